@@ -1,0 +1,1 @@
+//! What finance knows: customers, subscriptions, invoices, payments and what was returned.

@@ -1,0 +1,1 @@
+//! The database: where it runs, connections to it, its schema.
