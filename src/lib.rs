@@ -2,6 +2,30 @@
 //!
 //! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
 
+pub mod app;
+pub mod audit;
+pub mod auth;
 pub mod billing;
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod db;
+pub mod dump;
+pub mod error;
+pub mod export;
+pub mod health;
+pub mod http;
+pub mod ids;
+pub mod logging;
+pub mod metrics;
+pub mod openapi;
+pub mod page;
+pub mod realm;
+pub mod routes;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod schema;
+pub mod server;
 pub mod stripe;
+pub mod time;
+pub mod verify;
+pub mod workers;

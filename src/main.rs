@@ -1,1 +1,5 @@
-fn main(){}
+//! The `coulomb` command.
+
+fn main() -> std::process::ExitCode {
+    coulomb::cli::main()
+}

@@ -1,10 +1,13 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 
-/// The Stripe world that an object lives in. The same id in two realms names two objects.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Realm {
-    /// Connected account (`acct_…`), empty for the platform's own.
-    pub account: String,
-    /// Live or test mode, as the Stripe event says.
-    pub livemode: bool,
-}
+pub mod admin;
+pub mod effects;
+pub mod event;
+pub mod http;
+pub mod inbox;
+pub mod order;
+pub mod project;
+pub mod shape;
+pub mod signature;
+
+pub use crate::realm::Realm;

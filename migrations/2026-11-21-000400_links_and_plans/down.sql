@@ -1,0 +1,1 @@
+DROP TABLE plan_stripe_prices, plans, stripe_customer_links;

@@ -1,0 +1,40 @@
+//! The running program's parts, for the daemon and for tests alike.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::metrics::Metrics;
+use crate::stripe::inbox::InboxWriter;
+use crate::stripe::signature::SigningSecrets;
+use crate::time::Clock;
+use crate::workers::Wake;
+
+/// Everything that a request may need.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// Connections for requests.
+    pub db: Db,
+    /// Counters and gauges.
+    pub metrics: Metrics,
+    /// The way into the Stripe inbox.
+    pub inbox: InboxWriter,
+    /// Secrets that Stripe may sign with.
+    pub signing_secrets: SigningSecrets,
+    /// Wakes the workers.
+    pub wake: Arc<Wake>,
+}
+
+impl App {
+    /// Puts the parts together over a migrated database.
+    #[must_use]
+    pub fn new(config: Config, clock: Clock, db: Db) -> Self {
+        let wake = Arc::new(Wake::default());
+        let inbox = InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
+        let signing_secrets = SigningSecrets::new(config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret));
+        Self { config, clock, db, metrics: Metrics::default(), inbox, signing_secrets, wake }
+    }
+}

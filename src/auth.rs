@@ -1,0 +1,230 @@
+//! API keys, and what their bearer may do.
+//!
+//! A key reads `clb_live_<id>_<secret><crc>`: a public id to find it by, a secret of 190 random bits, and a checksum so that a
+//! mistyped or truncated key is told from a wrong one without asking the database. Only the SHA-256 of the secret is stored.
+
+pub mod http;
+mod scope;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+use crate::schema::{api_keys, orgs};
+pub use scope::{Principal, Scope};
+
+/// `org_id` of rows that belong to the platform itself.
+pub const PLATFORM: i64 = 0;
+const PREFIX: &str = "clb_live_";
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const ID_LEN: usize = 16;
+const SECRET_LEN: usize = 32;
+const CRC_LEN: usize = 6;
+
+/// What a new key is to be.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// Public id of the org that it is for; `None`: the platform.
+    pub org: Option<String>,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it stops working.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A key as it is listed: everything but the secret.
+#[derive(Clone, Debug, Queryable)]
+pub struct Key {
+    /// Public id.
+    pub key_id: String,
+    /// Public id of its org; `None`: the platform's.
+    pub org: Option<String>,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Option<String>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it stops working.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Makes a key and returns its id and its full text, which is never shown again.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such org; [`Error::Invalid`] when an org's key asks for `admin`.
+pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Result<(String, String), Error> {
+    if new.scopes.is_empty() {
+        return Err(Error::invalid("scopes", "must name at least one scope"));
+    }
+    let org_id = match &new.org {
+        None => PLATFORM,
+        Some(_) if new.scopes.contains(&Scope::Admin) => {
+            return Err(Error::invalid("scopes", "`admin` is for the platform's keys: leave `org` out or drop the scope"));
+        }
+        Some(public_id) => {
+            orgs::table.filter(orgs::public_id.eq(public_id)).select(orgs::org_id).first(conn).optional()?.ok_or(Error::NotFound("org"))?
+        }
+    };
+    let id = random_text(ID_LEN)?;
+    let secret = random_text(SECRET_LEN)?;
+    diesel::insert_into(api_keys::table)
+        .values((
+            api_keys::org_id.eq(org_id),
+            api_keys::key_id.eq(&id),
+            api_keys::secret_sha256.eq(Sha256::digest(&secret).as_slice()),
+            api_keys::name.eq(&new.name),
+            api_keys::scopes.eq(new.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>()),
+            api_keys::created_at.eq(now),
+            api_keys::expires_at.eq(new.expires_at),
+        ))
+        .execute(conn)?;
+    let text = format!("{PREFIX}{id}_{secret}");
+    let crc = checksum(&text);
+    Ok((id, text + &crc))
+}
+
+/// All keys, newest first; `org_id` keeps one org's.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(conn: &mut PgConnection, org_id: Option<i64>) -> Result<Vec<Key>, Error> {
+    let mut query = api_keys::table
+        .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
+        .select((
+            api_keys::key_id,
+            orgs::public_id.nullable(),
+            api_keys::name,
+            api_keys::scopes,
+            api_keys::created_at,
+            api_keys::expires_at,
+            api_keys::revoked_at,
+        ))
+        .order((api_keys::created_at.desc(), api_keys::key_id))
+        .into_boxed();
+    if let Some(org_id) = org_id {
+        query = query.filter(api_keys::org_id.eq(org_id));
+    }
+    Ok(query.load(conn)?)
+}
+
+/// Revokes a key; revoking twice changes nothing.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such key.
+pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Result<(), Error> {
+    let revoked_at = diesel::dsl::sql::<diesel::sql_types::Nullable<diesel::sql_types::Timestamptz>>("coalesce(revoked_at, ")
+        .bind::<diesel::sql_types::Timestamptz, _>(now)
+        .sql(")");
+    let changed = diesel::update(api_keys::table.filter(api_keys::key_id.eq(key_id)))
+        .set(api_keys::revoked_at.eq(revoked_at))
+        .execute(conn)?;
+    if changed == 0 { Err(Error::NotFound("API key")) } else { Ok(()) }
+}
+
+/// True when no key was ever made: a first start.
+///
+/// # Errors
+/// When the database fails.
+pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
+    Ok(!diesel::select(diesel::dsl::exists(api_keys::table)).get_result::<bool>(conn)?)
+}
+
+/// Finds whose key this is.
+///
+/// # Errors
+/// [`Error::Unauthorized`] saying whether the text is no key at all, unknown, expired or revoked.
+pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> Result<Principal, Error> {
+    let (id, secret) = split(text).ok_or(Error::Unauthorized(
+        "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
+    ))?;
+    let rows: Vec<(i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>)> = api_keys::table
+        .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
+        .filter(api_keys::key_id.eq(id))
+        .select((
+            api_keys::org_id,
+            api_keys::secret_sha256,
+            api_keys::scopes,
+            api_keys::expires_at,
+            api_keys::revoked_at,
+            orgs::public_id.nullable(),
+        ))
+        .load(conn)?;
+    let digest = Sha256::digest(secret);
+    // Digests are compared, not secrets: timing tells nothing that helps.
+    let Some((org_id, _, scopes, expires_at, revoked_at, org)) =
+        rows.into_iter().find(|(_, stored, ..)| stored.as_slice() == digest.as_slice())
+    else {
+        return Err(Error::Unauthorized("this API key is not known here"));
+    };
+    if revoked_at.is_some() {
+        return Err(Error::Unauthorized("this API key was revoked"));
+    }
+    if expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::Unauthorized("this API key has expired"));
+    }
+    let scopes = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
+    let rows = if org_id == PLATFORM { RowScope::Platform } else { RowScope::Org(org_id) };
+    Ok(Principal { key_id: id.to_owned(), rows, org, scopes })
+}
+
+/// Id and secret of a well-formed key.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let body = text.strip_prefix(PREFIX)?;
+    if !text.is_ascii() || body.len() != ID_LEN + 1 + SECRET_LEN + CRC_LEN {
+        return None;
+    }
+    let (start, crc) = text.split_at(text.len() - CRC_LEN);
+    if checksum(start) != crc {
+        return None;
+    }
+    let (id, secret) = body[..body.len() - CRC_LEN].split_once('_')?;
+    (id.len() == ID_LEN).then_some((id, secret))
+}
+
+/// CRC-32 of the key's text so far, in six letters.
+fn checksum(text: &str) -> String {
+    let mut rest = crc32fast::hash(text.as_bytes()) as usize;
+    let mut letters = [0_u8; CRC_LEN];
+    for letter in letters.iter_mut().rev() {
+        *letter = ALPHABET[rest % ALPHABET.len()];
+        rest /= ALPHABET.len();
+    }
+    letters.iter().map(|&letter| char::from(letter)).collect()
+}
+
+fn random_text(len: usize) -> Result<String, Error> {
+    let mut text = String::with_capacity(len);
+    let mut bytes = [0_u8; 64];
+    while text.len() < len {
+        getrandom::fill(&mut bytes).map_err(|error| Error::Internal(format!("no random numbers: {error}")))?;
+        // 248 = 4 × 62: bytes above would make some letters likelier.
+        let letters = bytes.iter().filter(|&&byte| byte < 248).map(|&byte| char::from(ALPHABET[usize::from(byte) % 62]));
+        text.extend(letters.take(len - text.len()));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_one_letter_changed_is_no_key() {
+        let start = format!("{PREFIX}{}_{}", random_text(ID_LEN).expect("random"), random_text(SECRET_LEN).expect("random"));
+        let key = format!("{start}{}", checksum(&start));
+        assert!(split(&key).is_some());
+        for at in 0..key.len() {
+            let mut bytes = key.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'x' { b'y' } else { b'x' };
+            assert_eq!(split(&String::from_utf8(bytes).expect("ascii")), None, "position {at}");
+        }
+        assert_eq!(split(&key[..key.len() - 1]), None);
+    }
+}

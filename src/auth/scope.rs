@@ -1,0 +1,96 @@
+//! Scopes: what a key may do.
+
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+
+/// One permission of an API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Post usage.
+    UsageWrite,
+    /// Read usage, quotas and balances.
+    UsageRead,
+    /// Read orgs, invoices, payments and exports.
+    BillingRead,
+    /// Change orgs, links and plans.
+    BillingWrite,
+    /// Everything, keys and the Stripe inbox included. The platform's keys only.
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 5] = [Self::UsageWrite, Self::UsageRead, Self::BillingRead, Self::BillingWrite, Self::Admin];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UsageWrite => "usage:write",
+            Self::UsageRead => "usage:read",
+            Self::BillingRead => "billing:read",
+            Self::BillingWrite => "billing:write",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The scope of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name)
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::parse(name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("`{name}` is no scope; the scopes are {known}")
+        })
+    }
+}
+
+/// The bearer of a valid key.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// Public id of the key.
+    pub key_id: String,
+    /// Whose rows it may see.
+    pub rows: RowScope,
+    /// Public id of its org; `None`: the platform.
+    pub org: Option<String>,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+impl Principal {
+    /// # Errors
+    /// [`Error::Forbidden`] without `scope` (or `admin`, which includes all).
+    pub fn require(&self, scope: Scope) -> Result<(), Error> {
+        if self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
+            Ok(())
+        } else {
+            Err(Error::Forbidden(scope.name()))
+        }
+    }
+
+    /// As [`Principal::require`], and the key must be the platform's.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] otherwise.
+    pub fn require_platform(&self, scope: Scope) -> Result<(), Error> {
+        self.require(scope)?;
+        if self.rows == RowScope::Platform { Ok(()) } else { Err(Error::Forbidden("of a platform key")) }
+    }
+
+    /// The key's own org, 0 for the platform.
+    #[must_use]
+    pub fn org_id(&self) -> i64 {
+        match self.rows {
+            RowScope::Platform => crate::auth::PLATFORM,
+            RowScope::Org(org_id) => org_id,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Which org a Stripe customer belongs to.
+//!
+//! A link names its org by a *ref*: the org's public id or its external id. It is resolved when it is read, so customer, session,
+//! org and link may come in any order. Of several sources the strongest counts: an explicit call, then the customer's
+//! `metadata.org_id`, then `client_reference_id` of its latest checkout session, then the org made for it.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Bool, Nullable, Text};
+
+use super::orgs;
+use crate::error::Error;
+use crate::schema::stripe_customer_links as t;
+use crate::realm::Realm;
+
+/// What one Stripe object says of its customer's org.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Account and mode of the customer.
+    pub realm: Realm,
+    /// The customer.
+    pub customer_id: String,
+    /// Who says it.
+    pub source: Source,
+    /// What to call an org made for it.
+    pub name: Option<String>,
+}
+
+/// Who says which org a customer belongs to.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The customer's metadata.
+    Metadata {
+        /// `metadata.org_id`.
+        org: Option<String>,
+    },
+    /// A checkout session.
+    Session {
+        /// `client_reference_id`.
+        org: Option<String>,
+        /// Orders the sessions of a customer.
+        key: String,
+    },
+}
+
+/// Writes what the batch says. With `org_per_customer`, makes an org for each customer that names none.
+///
+/// # Errors
+/// When the database fails.
+pub fn write(conn: &mut PgConnection, links: &[Link], org_per_customer: bool, now: DateTime<Utc>) -> Result<(), Error> {
+    // In key order: two batches then never wait for each other. A customer's own word comes before its sessions'.
+    let mut links: Vec<&Link> = links.iter().collect();
+    links.sort_by(|a, b| (&a.realm, &a.customer_id).cmp(&(&b.realm, &b.customer_id)));
+    let metadata: Vec<(&Link, Option<&String>)> = links
+        .iter()
+        .filter_map(|link| match &link.source {
+            Source::Metadata { org } => Some((*link, org.as_ref())),
+            Source::Session { .. } => None,
+        })
+        .collect();
+    write_metadata(conn, &metadata)?;
+    for link in &links {
+        if let Source::Session { org: Some(org), key } = &link.source {
+            write_session(conn, link, org, key)?;
+        }
+    }
+    if org_per_customer {
+        for (link, _) in metadata {
+            make_own_org(conn, link, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -> Result<(), Error> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    diesel::sql_query(
+        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref)
+         SELECT * FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[])
+         ON CONFLICT (account, livemode, customer_id) DO UPDATE SET metadata_ref = excluded.metadata_ref
+         WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref",
+    )
+    .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.realm.account.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(links.iter().map(|(link, _)| link.realm.livemode).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.customer_id.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(links.iter().map(|(_, org)| org.map(String::as_str)).collect::<Vec<_>>())
+    .execute(conn)?;
+    Ok(())
+}
+
+fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> Result<(), Error> {
+    diesel::sql_query(
+        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref, session_key) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (account, livemode, customer_id) DO UPDATE SET session_ref = excluded.session_ref, session_key = excluded.session_key
+         WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key",
+    )
+    .bind::<Text, _>(&link.realm.account)
+    .bind::<Bool, _>(link.realm.livemode)
+    .bind::<Text, _>(&link.customer_id)
+    .bind::<Text, _>(org)
+    .bind::<Text, _>(key)
+    .execute(conn)?;
+    Ok(())
+}
+
+/// One org for a customer without any other ref, known by the customer's id.
+fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Result<(), Error> {
+    let own = t::table.find((&link.realm.account, link.realm.livemode, &link.customer_id));
+    let unnamed: Option<String> = own.select(t::ref_).first(conn)?;
+    if unnamed.is_some() {
+        return Ok(());
+    }
+    let external_id = if link.realm.account.is_empty() { link.customer_id.clone() } else { format!("{}/{}", link.realm.account, link.customer_id) };
+    orgs::ensure(conn, &external_id, link.name.as_deref().unwrap_or(&link.customer_id), now)?;
+    diesel::update(own).set(t::own_ref.eq(external_id)).execute(conn)?;
+    Ok(())
+}
+
+/// Links a customer to an org by an explicit word, which beats every other source; `None` takes the word back.
+/// The customer need not be known yet.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_explicit(conn: &mut PgConnection, realm: &Realm, customer_id: &str, org: Option<&str>) -> Result<(), Error> {
+    diesel::insert_into(t::table)
+        .values((t::account.eq(&realm.account), t::livemode.eq(realm.livemode), t::customer_id.eq(customer_id), t::api_ref.eq(org)))
+        .on_conflict((t::account, t::livemode, t::customer_id))
+        .do_update()
+        .set(t::api_ref.eq(org))
+        .execute(conn)?;
+    Ok(())
+}

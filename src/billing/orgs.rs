@@ -1,0 +1,345 @@
+//! Orgs: who is billed. An org's plan is what its Stripe subscriptions buy.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::error::Error;
+use crate::ids;
+use crate::schema::{org_refs, orgs};
+
+/// An org.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Org {
+    /// `org_…`.
+    pub id: String,
+    /// The id that your own systems know it by; Stripe's metadata may use it too.
+    pub external_id: Option<String>,
+    /// What people call it.
+    pub name: String,
+    /// IANA zone in which its days and months begin.
+    pub time_zone: String,
+    /// When it was made here.
+    pub created_at: DateTime<Utc>,
+    /// Whatever you keep with it.
+    #[schema(value_type = Object)]
+    pub metadata: Value,
+    /// Its plan: that of its subscription, while that is `trialing`, `active` or `past_due`.
+    pub plan: Option<String>,
+    /// The subscription that counts: the best standing, then the latest.
+    pub subscription: Option<OrgSubscription>,
+    /// Stripe customers linked to it.
+    pub customers: Vec<CustomerRef>,
+}
+
+/// The subscription of an org, in short.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OrgSubscription {
+    /// Stripe's id.
+    pub id: String,
+    /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled, unpaid, paused.
+    pub status: String,
+}
+
+/// A Stripe customer.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CustomerRef {
+    /// Connected account, empty for our own.
+    #[serde(default)]
+    pub account: String,
+    /// Live or test mode.
+    #[serde(default)]
+    pub livemode: bool,
+    /// Stripe's id.
+    pub id: String,
+}
+
+/// What a new org is to be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOrg {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// The id that your own systems know it by.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    pub external_id: Option<String>,
+    /// IANA zone such as `Europe/Berlin`; `UTC` when left out.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// Whatever you keep with it.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub metadata: serde_json::Map<String, Value>,
+}
+
+/// Changes to an org; what is left out stays.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrgPatch {
+    /// A new name.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: Option<String>,
+    /// Another zone.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// Replaces the metadata.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<serde_json::Map<String, Value>>,
+}
+
+const NAME_LIMIT: usize = 200;
+
+fn check_text(field: &'static str, text: &str) -> Result<(), Error> {
+    let length = text.chars().count();
+    if text.trim().is_empty() || length > NAME_LIMIT || text.contains('\0') {
+        return Err(Error::invalid(field, format!("must be 1 to {NAME_LIMIT} characters, and not blank")));
+    }
+    Ok(())
+}
+
+fn check_zone(conn: &mut PgConnection, zone: &str) -> Result<(), Error> {
+    let known: bool = diesel::select(diesel::dsl::sql::<Bool>("EXISTS (SELECT FROM pg_timezone_names WHERE name = ").bind::<Text, _>(zone).sql(")"))
+        .get_result(conn)?;
+    if known { Ok(()) } else { Err(Error::invalid("time_zone", format!("`{zone}` is not an IANA time zone such as Europe/Berlin"))) }
+}
+
+/// PostgreSQL's jsonb cannot hold NUL.
+fn check_metadata(metadata: &serde_json::Map<String, Value>) -> Result<Value, Error> {
+    let value = Value::Object(metadata.clone());
+    if value.to_string().contains("\\u0000") {
+        return Err(Error::invalid("metadata", "must not contain the NUL character"));
+    }
+    Ok(value)
+}
+
+/// Makes an org and returns its row id and public id.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when the external id is taken.
+pub fn create(conn: &mut PgConnection, new: &NewOrg, now: DateTime<Utc>) -> Result<(i64, String), Error> {
+    check_text("name", &new.name)?;
+    if let Some(external_id) = &new.external_id {
+        check_text("external_id", external_id)?;
+    }
+    let zone = new.time_zone.as_deref().unwrap_or("UTC");
+    check_zone(conn, zone)?;
+    insert(conn, &new.name, new.external_id.as_deref(), zone, &check_metadata(&new.metadata)?, now)
+}
+
+/// The org with this external id, made when it is not there.
+///
+/// # Errors
+/// When the database fails.
+pub fn ensure(conn: &mut PgConnection, external_id: &str, name: &str, now: DateTime<Utc>) -> Result<(), Error> {
+    let there: bool = diesel::select(diesel::dsl::exists(org_refs::table.find(external_id))).get_result(conn)?;
+    if there {
+        return Ok(());
+    }
+    let name: String = name.chars().take(NAME_LIMIT).collect();
+    insert(conn, &name, Some(external_id), "UTC", &Value::Object(serde_json::Map::new()), now).map(drop)
+}
+
+fn insert(
+    conn: &mut PgConnection,
+    name: &str,
+    external_id: Option<&str>,
+    zone: &str,
+    metadata: &Value,
+    now: DateTime<Utc>,
+) -> Result<(i64, String), Error> {
+    let public_id = ids::fresh("org");
+    let taken = |error: Error| match error.constraint() {
+        Some("orgs_external_id_key" | "org_refs_pkey") => {
+            Error::conflict("external_id_taken", "another org has this external_id: use that org, or another id")
+        }
+        _ => error,
+    };
+    let org_id: i64 = diesel::insert_into(orgs::table)
+        .values((
+            orgs::public_id.eq(&public_id),
+            orgs::external_id.eq(external_id),
+            orgs::name.eq(name),
+            orgs::time_zone.eq(zone),
+            orgs::created_at.eq(now),
+            orgs::metadata.eq(metadata),
+        ))
+        .returning(orgs::org_id)
+        .get_result(conn)
+        .map_err(|error| taken(error.into()))?;
+    let refs: Vec<_> =
+        [Some(public_id.as_str()), external_id].into_iter().flatten().map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id))).collect();
+    diesel::insert_into(org_refs::table).values(refs).execute(conn).map_err(|error| taken(error.into()))?;
+    Ok((org_id, public_id))
+}
+
+/// Changes an org; returns its row id.
+///
+/// # Errors
+/// [`Error::NotFound`], or [`Error::Invalid`] for a bad field.
+pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Result<i64, Error> {
+    if let Some(name) = &patch.name {
+        check_text("name", name)?;
+    }
+    if let Some(zone) = &patch.time_zone {
+        check_zone(conn, zone)?;
+    }
+    let metadata = patch.metadata.as_ref().map(check_metadata).transpose()?;
+    let org_id = row_id(conn, public_id)?;
+    if let Some(name) = &patch.name {
+        diesel::update(orgs::table.find(org_id)).set(orgs::name.eq(name)).execute(conn)?;
+    }
+    if let Some(zone) = &patch.time_zone {
+        diesel::update(orgs::table.find(org_id)).set(orgs::time_zone.eq(zone)).execute(conn)?;
+    }
+    if let Some(metadata) = metadata {
+        diesel::update(orgs::table.find(org_id)).set(orgs::metadata.eq(metadata)).execute(conn)?;
+    }
+    Ok(org_id)
+}
+
+/// The row id of an org.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn row_id(conn: &mut PgConnection, public_id: &str) -> Result<i64, Error> {
+    orgs::table.filter(orgs::public_id.eq(public_id)).select(orgs::org_id).first(conn).optional()?.ok_or(Error::NotFound("org"))
+}
+
+/// What a list of orgs may be narrowed by.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this public id.
+    pub id: Option<String>,
+    /// Only this external id.
+    pub external_id: Option<String>,
+    /// Only orgs on this plan.
+    pub plan: Option<String>,
+    /// Made at or after.
+    pub created_from: Option<DateTime<Utc>>,
+    /// Made before.
+    pub created_before: Option<DateTime<Utc>>,
+    /// Only those that come after this one in the list: its `created_at` and row id.
+    pub after: Option<(DateTime<Utc>, i64)>,
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(embed)]
+    org: OrgRow,
+    #[diesel(sql_type = Nullable<Text>)]
+    plan_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    subscription_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    subscription_status: Option<String>,
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = orgs)]
+struct OrgRow {
+    org_id: i64,
+    public_id: String,
+    external_id: Option<String>,
+    name: String,
+    time_zone: String,
+    created_at: DateTime<Utc>,
+    metadata: Value,
+}
+
+/// Per org, the subscription that counts and the plan that it buys. A status that grants nothing buys no plan.
+const WITH_PLAN: &str = "SELECT o.*, s.plan_id, s.subscription_id, s.subscription_status FROM orgs o LEFT JOIN LATERAL (
+    SELECT s.id AS subscription_id, s.status AS subscription_status,
+           CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN (
+               SELECT min(p.plan_id) FROM subscription_items i JOIN plan_stripe_prices p USING (price_id)
+               WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)) END AS plan_id
+    FROM org_refs r JOIN stripe_customer_links l USING (ref)
+    JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+    WHERE r.org_id = o.org_id
+    ORDER BY array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete', 'canceled', 'incomplete_expired'], s.status),
+             s.livemode DESC, s.created DESC, s.id LIMIT 1) s ON true";
+
+/// Orgs, newest first, at most `limit`, each with its row id.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(i64, Org)>, Error> {
+    let sql = format!(
+        "SELECT * FROM ({WITH_PLAN}) o
+         WHERE ($1::text IS NULL OR public_id = $1) AND ($2::text IS NULL OR external_id = $2) AND ($3::text IS NULL OR plan_id = $3)
+           AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
+           AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
+         ORDER BY created_at DESC, org_id DESC LIMIT $8"
+    );
+    let rows: Vec<Row> = diesel::sql_query(sql)
+        .bind::<Nullable<Text>, _>(&filter.id)
+        .bind::<Nullable<Text>, _>(&filter.external_id)
+        .bind::<Nullable<Text>, _>(&filter.plan)
+        .bind::<Nullable<Timestamptz>, _>(filter.created_from)
+        .bind::<Nullable<Timestamptz>, _>(filter.created_before)
+        .bind::<Nullable<Timestamptz>, _>(filter.after.map(|(at, _)| at))
+        .bind::<Nullable<BigInt>, _>(filter.after.map(|(_, id)| id))
+        .bind::<BigInt, _>(limit)
+        .load(conn)?;
+    let mut customers = customers_of(conn, &rows.iter().map(|row| row.org.org_id).collect::<Vec<_>>())?;
+    Ok(rows.into_iter().map(|row| (row.org.org_id, org_of(row, &mut customers))).collect())
+}
+
+/// One org.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is not yours.
+pub fn find(conn: &mut PgConnection, public_id: &str) -> Result<Org, Error> {
+    let filter = Filter { id: Some(public_id.to_owned()), ..Filter::default() };
+    list(conn, &filter, 1)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
+}
+
+fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
+    let subscription = row.subscription_id.zip(row.subscription_status).map(|(id, status)| OrgSubscription { id, status });
+    Org {
+        customers: customers.remove(&row.org.org_id).unwrap_or_default(),
+        id: row.org.public_id,
+        external_id: row.org.external_id,
+        name: row.org.name,
+        time_zone: row.org.time_zone,
+        created_at: row.org.created_at,
+        metadata: row.org.metadata,
+        plan: row.plan_id,
+        subscription,
+    }
+}
+
+#[derive(QueryableByName)]
+struct CustomerRow {
+    #[diesel(sql_type = BigInt)]
+    org_id: i64,
+    #[diesel(sql_type = Text)]
+    account: String,
+    #[diesel(sql_type = Bool)]
+    livemode: bool,
+    #[diesel(sql_type = Text)]
+    customer_id: String,
+}
+
+fn customers_of(conn: &mut PgConnection, org_ids: &[i64]) -> Result<BTreeMap<i64, Vec<CustomerRef>>, Error> {
+    let rows: Vec<CustomerRow> = diesel::sql_query(
+        "SELECT r.org_id, l.account, l.livemode, l.customer_id FROM org_refs r JOIN stripe_customer_links l USING (ref)
+         WHERE r.org_id = ANY ($1) ORDER BY r.org_id, l.account, l.livemode, l.customer_id",
+    )
+    .bind::<Array<BigInt>, _>(org_ids)
+    .load(conn)?;
+    let mut customers: BTreeMap<i64, Vec<CustomerRef>> = BTreeMap::new();
+    for row in rows {
+        customers.entry(row.org_id).or_default().push(CustomerRef { account: row.account, livemode: row.livemode, id: row.customer_id });
+    }
+    Ok(customers)
+}

@@ -1,0 +1,158 @@
+//! `/v1/orgs`.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::IntoParams;
+
+use super::links;
+use super::orgs::{self, Filter, NewOrg, Org, OrgPatch};
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::commands::{self, Answer, Audit};
+use crate::error::Error;
+use crate::http::Body;
+use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::realm::Realm;
+
+/// Narrows the list of orgs.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only the org with this external id.
+    external_id: Option<String>,
+    /// Only orgs on this plan.
+    plan: Option<String>,
+    /// Made at or after (RFC 3339).
+    created_from: Option<DateTime<Utc>>,
+    /// Made before (RFC 3339).
+    created_before: Option<DateTime<Utc>>,
+}
+
+/// Lists orgs, newest first.
+#[utoipa::path(
+    get, path = "/v1/orgs", tag = "orgs", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<Org>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<ListQuery>, page: web::Query<PageQuery>) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let (query, limit) = (query.into_inner(), page.limit()?);
+    let filter = Filter {
+        id: None,
+        external_id: query.external_id,
+        plan: query.plan,
+        created_from: query.created_from,
+        created_before: query.created_before,
+        after: page.after()?,
+    };
+    if [&filter.external_id, &filter.plan].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(Error::invalid("query", "must not contain the NUL character"));
+    }
+    let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1)).await?;
+    let page = Page::of(rows, limit, |(org_id, org)| (org.created_at, *org_id))?;
+    let data: Vec<Org> = page.data.into_iter().map(|(_, org)| org).collect();
+    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+}
+
+/// Shows an org.
+#[utoipa::path(
+    get, path = "/v1/orgs/{id}", tag = "orgs", params(("id" = String, Path, description = "`org_…`")), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The org", body = Org), FindErrors)
+)]
+pub async fn show(app: web::Data<App>, principal: Principal, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let id = printable(id.into_inner(), "org")?;
+    Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| orgs::find(conn, &id)).await?))
+}
+
+/// Makes an org.
+#[utoipa::path(
+    post, path = "/v1/orgs", tag = "orgs", params(IdempotencyKey), request_body = NewOrg, security(("key" = ["billing:write"])),
+    responses((status = 201, description = "The org", body = Org), CommandErrors)
+)]
+pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let new: NewOrg = commands::parse(&body.0)?;
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let (org_id, public_id) = orgs::create(conn, &new, now)?;
+        let detail = json!({ "name": new.name, "external_id": new.external_id });
+        let audit = Audit { org_id, action: "org.create", target: public_id.clone(), detail };
+        Answer::new(StatusCode::CREATED, &orgs::find(conn, &public_id)?, audit)
+    })
+    .await
+}
+
+/// Changes an org.
+#[utoipa::path(
+    patch, path = "/v1/orgs/{id}", tag = "orgs", params(("id" = String, Path, description = "`org_…`"), IdempotencyKey), request_body = OrgPatch,
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
+)]
+pub async fn update(app: web::Data<App>, principal: Principal, id: web::Path<String>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let id = printable(id.into_inner(), "org")?;
+    let patch: OrgPatch = commands::parse(&body.0)?;
+    commands::run(&app, &principal, &request, &body.0, move |conn, _| {
+        let org_id = orgs::update(conn, &id, &patch)?;
+        let detail = json!({ "name": patch.name, "time_zone": patch.time_zone, "metadata": patch.metadata });
+        let audit = Audit { org_id, action: "org.update", target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &orgs::find(conn, &id)?, audit)
+    })
+    .await
+}
+
+/// Which customer is linked.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RealmQuery {
+    /// Connected account of the customer; our own when left out.
+    #[serde(default)]
+    account: String,
+    /// True for live mode; false when left out.
+    #[serde(default)]
+    livemode: bool,
+}
+
+/// Links a Stripe customer to an org. This beats what the customer's metadata and its checkout sessions say; the customer may come later.
+#[utoipa::path(
+    put, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
+    params(("id" = String, Path, description = "`org_…`"), ("customer_id" = String, Path, description = "`cus_…`"), RealmQuery, IdempotencyKey),
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
+)]
+pub async fn link(app: web::Data<App>, principal: Principal, path: web::Path<(String, String)>, realm: web::Query<RealmQuery>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, true).await
+}
+
+/// Takes an explicit link back; what metadata and sessions say counts again.
+#[utoipa::path(
+    delete, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
+    params(("id" = String, Path, description = "`org_…`"), ("customer_id" = String, Path, description = "`cus_…`"), RealmQuery, IdempotencyKey),
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
+)]
+pub async fn unlink(app: web::Data<App>, principal: Principal, path: web::Path<(String, String)>, realm: web::Query<RealmQuery>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, false).await
+}
+
+async fn set_link(app: &App, principal: &Principal, (id, customer_id): (String, String), realm: RealmQuery, request: &HttpRequest, body: &Body, on: bool) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, customer_id) = (printable(id, "org")?, printable(customer_id, "customer")?);
+    let realm = Realm { account: printable(realm.account, "account")?, livemode: realm.livemode };
+    commands::run(app, principal, request, &body.0, move |conn, _| {
+        let org_id = orgs::row_id(conn, &id)?;
+        links::set_explicit(conn, &realm, &customer_id, on.then_some(id.as_str()))?;
+        let detail = json!({ "customer": customer_id, "account": realm.account, "livemode": realm.livemode });
+        let audit = Audit { org_id, action: if on { "org.link" } else { "org.unlink" }, target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &orgs::find(conn, &id)?, audit)
+    })
+    .await
+}
+
+/// An id that could name something: NUL cannot even be asked for.
+fn printable(id: String, what: &'static str) -> Result<String, Error> {
+    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
+}

@@ -1,0 +1,184 @@
+//! The command line: one subcommand, one function.
+
+mod doctor;
+mod inbox;
+mod keys;
+mod open;
+mod serve;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::db::embedded::{self, GuardArgs};
+use crate::{db, dump, logging, openapi, verify};
+
+/// What went wrong, as the last line on standard error; the exit code tells the kind.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The exit codes, for scripts.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed (the last line says why); 2 the command line or a setting is wrong; \
+3 a check found something to mend (doctor, verify).";
+
+/// A billing and metering daemon: one binary beside one PostgreSQL.
+#[derive(Parser)]
+#[command(name = "coulomb", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// TOML file with settings; the environment beats it [env: COULOMB_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    ///
+    /// Without DATABASE_URL it runs a PostgreSQL of its own in COULOMB_DATA_DIR. Migrates first, then listens on
+    /// COULOMB_LISTEN. SIGTERM and Ctrl-C end it once the requests under way are answered.
+    Serve,
+    /// Bring the database schema up to this binary
+    ///
+    /// `serve` does so by itself; this is for those who migrate apart from it.
+    Migrate {
+        /// Only say what would be applied
+        #[arg(long)]
+        plan: bool,
+        /// Take back the newest N migrations, with all data in them
+        #[arg(long, value_name = "N", conflicts_with = "plan")]
+        revert: Option<usize>,
+    },
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
+    /// Look into the Stripe inbox and have events projected again
+    #[command(subcommand)]
+    Stripe(inbox::StripeCommand),
+    /// Print the effective settings, where each comes from, and what it means; secrets are hidden
+    Config,
+    /// Check database, clock, secrets and backlog, and say what to do
+    Doctor,
+    /// Print all derived state as canonical JSON lines
+    ///
+    /// One line a row, keys and rows sorted, without row ids and times of arrival: two databases that were sent the same
+    /// give the same bytes. Stripe objects are {"kind":"stripe_object","object":…,"id":…,"snapshot":…}.
+    Dump,
+    /// Rebuild all derived state from its inputs beside the stored one, and compare
+    ///
+    /// Nothing is changed. Exit code 3 when there is a difference; each is printed.
+    Verify,
+    /// Throw the mirrors away and have the daemon project the whole inbox again
+    Rebuild {
+        /// Do it: without this it only says how many events would be projected
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Print the OpenAPI description of the API
+    Openapi,
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Run the private PostgreSQL server of a data directory until standard input ends
+    #[command(hide = true)]
+    Postgres(GuardArgs),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Postgres(args) = &cli.command {
+        return embedded::run_guard(args);
+    }
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(2, &error),
+    };
+    logging::start(&config);
+    match run(cli.command, config) {
+        Ok(code) => code,
+        Err(error) if error.is::<crate::config::ConfigError>() => fail(2, error.as_ref()),
+        Err(error) => fail(1, error.as_ref()),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("coulomb: {error}");
+    ExitCode::from(code)
+}
+
+fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve => serve::run(config)?,
+        Command::Migrate { plan, revert } => migrate(&config, plan, revert)?,
+        Command::Key(command) => keys::run(&config, command)?,
+        Command::Stripe(command) => inbox::run(&config, command)?,
+        Command::Config => show_config(&config)?,
+        Command::Doctor => return doctor::run(&config),
+        Command::Dump => {
+            let mut database = open::Database::open(&config)?;
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            dump::write(&mut database.conn, &mut out)?;
+            out.flush()?;
+        }
+        Command::Verify => return run_verify(&config),
+        Command::Rebuild { yes } => rebuild(&config, yes)?,
+        Command::Openapi => println!("{}", openapi::document()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut std::io::stdout());
+        }
+        Command::Postgres(_) => unreachable!("handled before the settings are read"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn migrate(config: &Config, plan: bool, revert: Option<usize>) -> Result<(), Failure> {
+    let (_server, mut conn) = open::owner(config)?;
+    let (verb, versions) = match revert {
+        Some(steps) => ("took back", db::migrate::revert(&mut conn, steps)?),
+        None if plan => ("would apply", db::migrate::plan(&mut conn)?),
+        None => ("applied", db::migrate::run(&mut conn)?.applied),
+    };
+    match versions.as_slice() {
+        [] => println!("nothing to do: the schema is this binary's"),
+        versions => println!("{verb} {}", versions.join(", ")),
+    }
+    Ok(())
+}
+
+fn show_config(config: &Config) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for setting in config.shown() {
+        let doc = setting.doc.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        writeln!(out, "# {doc}\n# file key: {}; from: {}\n{}={}\n", setting.key, setting.source, setting.env, setting.value)?;
+    }
+    Ok(())
+}
+
+fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
+    let mut database = open::Database::open(config)?;
+    let report = verify::run(&mut database.conn, config)?;
+    for difference in &report.differences {
+        println!("{difference}");
+    }
+    eprintln!("{} Stripe events replayed, {} rows compared, {} differences", report.events, report.rows, report.differences.len());
+    Ok(ExitCode::from(if report.differences.is_empty() { 0 } else { 3 }))
+}
+
+fn rebuild(config: &Config, yes: bool) -> Result<(), Failure> {
+    let mut database = open::Database::open(config)?;
+    if yes {
+        let events = verify::rebuild(&mut database.conn)?;
+        println!("the mirrors are empty; {events} events wait to be projected by the daemon");
+    } else {
+        let events = verify::stored_events(&mut database.conn)?;
+        println!("{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it");
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `coulomb doctor`: looks at everything that a daemon needs, and says what to do about what is wrong.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text, Timestamptz};
+
+use super::{Failure, open};
+use crate::config::Config;
+use crate::db::migrate;
+use crate::error::Error;
+
+/// What a check found.
+enum Finding {
+    Good(String),
+    /// It works, but somebody should know.
+    Note(String),
+    /// What is wrong and what to do.
+    Bad(String),
+}
+
+/// A clock further off than this makes Stripe's signatures fail sooner or later, in seconds.
+const CLOCK_SLACK_S: i64 = 60;
+
+pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let mut findings = vec![("secrets", secrets(config))];
+    match open::owner(config) {
+        Err(error) => findings.push(("database", Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")))),
+        Ok((server, mut conn)) => {
+            let checks: [(&str, Check); 6] = [
+                ("database", version),
+                ("durability", durability),
+                ("clock", clock),
+                ("schema", schema),
+                ("roles", roles),
+                ("inbox", inbox),
+            ];
+            for (name, check) in checks {
+                let finding = check(&mut conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+                findings.push((name, finding));
+            }
+            drop(conn);
+            drop(server);
+        }
+    }
+    let mut bad = false;
+    for (name, finding) in findings {
+        let (mark, text) = match finding {
+            Finding::Good(text) => ("ok  ", text),
+            Finding::Note(text) => ("note", text),
+            Finding::Bad(text) => {
+                bad = true;
+                ("BAD ", text)
+            }
+        };
+        println!("{mark} {name}: {text}");
+    }
+    Ok(ExitCode::from(if bad { 3 } else { 0 }))
+}
+
+type Check = fn(&mut PgConnection) -> Result<Finding, Error>;
+
+fn secrets(config: &Config) -> Finding {
+    use secrecy::ExposeSecret;
+    if config.stripe_webhook_secret.is_empty() {
+        return Finding::Note("STRIPE_WEBHOOK_SECRET is not set: Stripe's webhooks are refused".to_owned());
+    }
+    if config.stripe_webhook_secret.iter().any(|secret| !secret.expose_secret().starts_with("whsec_")) {
+        return Finding::Bad("STRIPE_WEBHOOK_SECRET has a value that does not begin with whsec_: copy the endpoint's signing secret, not an API key".to_owned());
+    }
+    Finding::Good(format!("{} webhook signing secret(s)", config.stripe_webhook_secret.len()))
+}
+
+#[derive(QueryableByName)]
+struct Setting {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+fn setting(conn: &mut PgConnection, name: &str) -> Result<String, Error> {
+    let setting: Setting = diesel::sql_query("SELECT current_setting($1) AS value").bind::<Text, _>(name).get_result(conn)?;
+    Ok(setting.value)
+}
+
+fn version(conn: &mut PgConnection) -> Result<Finding, Error> {
+    Ok(Finding::Good(format!("PostgreSQL {}", setting(conn, "server_version")?)))
+}
+
+fn durability(conn: &mut PgConnection) -> Result<Finding, Error> {
+    for name in ["fsync", "full_page_writes", "synchronous_commit"] {
+        let value = setting(conn, name)?;
+        if value == "off" {
+            return Ok(Finding::Bad(format!("{name} is off: a crash of the server can lose what was acknowledged; set {name} = on")));
+        }
+    }
+    if setting(conn, "data_checksums")? != "on" {
+        return Ok(Finding::Note("data checksums are off: a disk fault would go unnoticed; `pg_checksums --enable` turns them on".to_owned()));
+    }
+    Ok(Finding::Good("fsync, full_page_writes, synchronous_commit and data checksums are on".to_owned()))
+}
+
+#[derive(QueryableByName)]
+struct ServerTime {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
+}
+
+fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
+    let server: ServerTime = diesel::sql_query("SELECT clock_timestamp() AS now").get_result(conn)?;
+    let apart = (Utc::now() - server.now).num_seconds();
+    Ok(if apart.abs() > CLOCK_SLACK_S {
+        Finding::Bad(format!("this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will be refused"))
+    } else {
+        Finding::Good(format!("{apart} s from the database's"))
+    })
+}
+
+fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
+    match migrate::plan(conn) {
+        Ok(pending) if pending.is_empty() => Ok(Finding::Good("is this binary's".to_owned())),
+        Ok(pending) => Ok(Finding::Note(format!("{} migration(s) to apply: `coulomb migrate`, or start the daemon", pending.len()))),
+        Err(error) => Ok(Finding::Bad(error.to_string())),
+    }
+}
+
+fn roles(conn: &mut PgConnection) -> Result<Finding, Error> {
+    Ok(if migrate::roles_usable(conn)? {
+        Finding::Good("the daemon does not own its tables; row-level security holds".to_owned())
+    } else {
+        Finding::Note(
+            "coulomb_platform and coulomb_org are missing or not ours: code alone keeps orgs apart; give this user CREATEROLE, or have an administrator create both and grant them to it"
+                .to_owned(),
+        )
+    })
+}
+
+#[derive(QueryableByName)]
+struct Backlog {
+    #[diesel(sql_type = BigInt)]
+    pending: i64,
+    #[diesel(sql_type = BigInt)]
+    quarantined: i64,
+}
+
+fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
+    let there: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>("to_regclass('stripe_inbox_queue') IS NOT NULL")).get_result(conn)?;
+    if !there {
+        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+    }
+    let backlog: Backlog = diesel::sql_query(
+        "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined FROM stripe_inbox_queue",
+    )
+    .get_result(conn)?;
+    Ok(if backlog.quarantined > 0 {
+        let n = backlog.quarantined;
+        Finding::Bad(format!("{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry --quarantined` tries again"))
+    } else {
+        Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
+    })
+}

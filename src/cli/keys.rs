@@ -1,0 +1,73 @@
+//! `coulomb key …`
+
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use diesel::Connection;
+use serde_json::json;
+
+use super::{Failure, open};
+use crate::auth::{self, NewKey, PLATFORM, Scope};
+use crate::audit;
+use crate::config::Config;
+use crate::error::Error;
+
+/// What to do with keys.
+#[derive(Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key and print it: the only time that it is shown
+    Create {
+        /// What people call it
+        #[arg(long, default_value = "unnamed")]
+        name: String,
+        /// What it may do, separated by commas: usage:write, usage:read, billing:read, billing:write, admin
+        #[arg(long, value_delimiter = ',', required = true)]
+        scopes: Vec<Scope>,
+        /// The org that it is for (`org_…`); the platform when left out
+        #[arg(long)]
+        org: Option<String>,
+        /// When it stops working, such as 2030-01-01T00:00:00Z; never when left out
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<DateTime<Utc>>,
+    },
+    /// List all keys, newest first, as JSON lines
+    List,
+    /// Revoke a key, at once and for good
+    Revoke {
+        /// Its public id: the part of the key between `clb_live_` and the next `_`
+        id: String,
+    },
+}
+
+pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
+    let mut database = open::Database::open(config)?;
+    let conn = &mut database.conn;
+    let now = Utc::now();
+    match command {
+        KeyCommand::Create { name, scopes, org, expires_at } => {
+            let new = NewKey { org, name, scopes, expires_at };
+            let key = conn.transaction(|conn| {
+                let (id, key) = auth::create(conn, &new, now)?;
+                let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();
+                let detail = json!({ "name": new.name, "org": new.org, "scopes": scopes });
+                record(conn, "api_key.create", &id, detail, now)?;
+                Ok::<_, Error>(key)
+            })?;
+            println!("{key}");
+        }
+        KeyCommand::List => {
+            for key in auth::list(conn, None)? {
+                println!("{}", serde_json::to_string(&auth::http::KeyView::from(key))?);
+            }
+        }
+        KeyCommand::Revoke { id } => conn.transaction(|conn| {
+            auth::revoke(conn, &id, now)?;
+            record(conn, "api_key.revoke", &id, json!({}), now)
+        })?,
+    }
+    Ok(())
+}
+
+fn record(conn: &mut diesel::PgConnection, action: &str, target: &str, detail: serde_json::Value, now: DateTime<Utc>) -> Result<(), Error> {
+    let actor = format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()));
+    Ok(audit::record(conn, &audit::Entry { org_id: PLATFORM, at: now, actor: &actor, action, target, detail, request_id: None })?)
+}

@@ -1,0 +1,297 @@
+//! Every setting: its name, meaning, unit and default, on one page.
+//!
+//! A setting is read from the environment, else from the TOML file named by `--config` or `COULOMB_CONFIG`
+//! (same name in lower case without `COULOMB_`), else it has its default. Secrets may also come from a
+//! file named by `<NAME>_FILE`. A wrong value, an unknown key in the file or an unreadable secret file is
+//! one [`ConfigError`] that names the setting.
+
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+pub use value::LogFormat;
+use value::Value;
+
+/// A setting that is wrong, as one sentence that names it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{name} {problem}")]
+pub struct ConfigError {
+    /// The setting's name in the environment, or the file's path.
+    pub name: String,
+    /// What is wrong and what is expected.
+    pub problem: String,
+}
+
+/// One setting as `coulomb config` lists it.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Name in the environment.
+    pub env: &'static str,
+    /// Key in the file.
+    pub key: String,
+    /// Effective value; secrets are hidden.
+    pub value: String,
+    /// Where it came from: `environment`, `file` or `default`.
+    pub source: &'static str,
+    /// Meaning, unit.
+    pub doc: &'static str,
+}
+
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $field:ident : $type:ty = $env:literal, $default:expr; )+) => {
+        /// The effective settings.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ #[doc = concat!("\n\nSetting `", $env, "`, default `", stringify!($default), "`.")] pub $field: $type, )+
+            sources: BTreeMap<&'static str, &'static str>,
+        }
+
+        impl Config {
+            fn read(env: &dyn Fn(&str) -> Option<String>, file: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+                let mut sources = BTreeMap::new();
+                Ok(Self { $( $field: {
+                    let (text, source) = lookup::<$type>($env, env, file)?.unwrap_or_else(|| (String::from($default), "default"));
+                    sources.insert($env, source);
+                    <$type as Value>::parse(&text).map_err(|problem| ConfigError { name: $env.to_owned(), problem })?
+                }, )+ sources })
+            }
+
+            /// All settings with their effective values, secrets hidden.
+            #[must_use]
+            pub fn shown(&self) -> Vec<Shown> {
+                vec![ $( Shown { env: $env, key: file_key($env), value: Value::show(&self.$field), source: self.sources[$env], doc: concat!($($doc, "\n"),+).trim() }, )+ ]
+            }
+        }
+
+        const NAMES: &[&str] = &[ $($env),+ ];
+    };
+}
+
+settings! {
+    /// Address and port to listen on.
+    listen: SocketAddr = "COULOMB_LISTEN", "127.0.0.1:8080";
+    /// Directory of the embedded PostgreSQL and of what else the daemon keeps on disk.
+    /// Default: `/var/lib/coulomb` for root, else `$XDG_DATA_HOME/coulomb` or `~/.local/share/coulomb`.
+    data_dir: Option<PathBuf> = "COULOMB_DATA_DIR", "";
+    /// URL of the PostgreSQL server (15 or newer). Unset: an embedded one is run in the data directory.
+    database_url: Option<SecretString> = "DATABASE_URL", "";
+    /// URL with the rights to create tables and roles, when `DATABASE_URL` has fewer. Used for migrations only.
+    database_owner_url: Option<SecretString> = "COULOMB_DATABASE_OWNER_URL", "";
+    /// Directory of `initdb` and `postgres` for the embedded server. Unset: searched in the usual places.
+    postgres_bin_dir: Option<PathBuf> = "COULOMB_POSTGRES_BIN_DIR", "";
+    /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas; several while one is rotated.
+    stripe_webhook_secret: Vec<SecretString> = "STRIPE_WEBHOOK_SECRET", "";
+    /// Stripe API key (`sk_…` or `rk_…`) with which referenced objects are fetched. Unset: Stripe is never called.
+    stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
+    /// How far a signature's time may lie from now, in seconds.
+    stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
+    /// Create an org for each Stripe customer that names none (`metadata.org_id`, `client_reference_id`).
+    stripe_org_per_customer: bool = "COULOMB_STRIPE_ORG_PER_CUSTOMER", "false";
+    /// Threads that write webhooks to the inbox; each holds a database connection.
+    inbox_writers: u16 = "COULOMB_INBOX_WRITERS", "2";
+    /// Webhooks that may wait for a writer before further ones are answered 503.
+    inbox_queue: u32 = "COULOMB_INBOX_QUEUE", "4096";
+    /// Threads that project the inbox; each holds a database connection. 0: this daemon projects nothing.
+    projectors: u16 = "COULOMB_PROJECTORS", "1";
+    /// Stripe events projected in one transaction, at most.
+    projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "250";
+    /// Failed attempts after which a Stripe event is quarantined.
+    projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
+    /// Connections for API requests.
+    pool_size: u16 = "COULOMB_POOL_SIZE", "8";
+    /// How long an API request waits for a connection before it is answered 503, in milliseconds.
+    pool_wait_ms: u32 = "COULOMB_POOL_WAIT_MS", "1000";
+    /// Longest statement of an API request, in milliseconds. Exports are exempt.
+    statement_timeout_ms: u32 = "COULOMB_STATEMENT_TIMEOUT_MS", "30000";
+    /// HTTP threads. 0: one per core.
+    http_workers: u16 = "COULOMB_HTTP_WORKERS", "0";
+    /// Open connections at most.
+    max_connections: u32 = "COULOMB_MAX_CONNECTIONS", "10000";
+    /// Largest webhook body, in bytes.
+    webhook_body_limit: u32 = "COULOMB_WEBHOOK_BODY_LIMIT", "4194304";
+    /// Largest body of any other request, in bytes.
+    body_limit: u32 = "COULOMB_BODY_LIMIT", "1048576";
+    /// Time within which a client must send its request, in seconds.
+    request_timeout_s: u32 = "COULOMB_REQUEST_TIMEOUT_S", "15";
+    /// How long an idle connection is kept, in seconds.
+    keep_alive_s: u32 = "COULOMB_KEEP_ALIVE_S", "75";
+    /// How long requests under way may take after SIGTERM, in seconds.
+    drain_s: u32 = "COULOMB_DRAIN_S", "20";
+    /// Certificate chain (PEM). With `COULOMB_TLS_KEY`: HTTPS instead of HTTP.
+    tls_cert: Option<PathBuf> = "COULOMB_TLS_CERT", "";
+    /// Private key (PEM) of the certificate.
+    tls_key: Option<PathBuf> = "COULOMB_TLS_KEY", "";
+    /// What is logged, as `level` or `target=level,…` (error, warn, info, debug, trace).
+    log: String = "COULOMB_LOG", "info";
+    /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.
+    log_format: LogFormat = "COULOMB_LOG_FORMAT", "auto";
+}
+
+impl Config {
+    /// Reads environment and file.
+    ///
+    /// # Errors
+    /// The first wrong setting.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let env = |name: &str| std::env::var(name).ok();
+        let named = env("COULOMB_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = match file.map(Path::to_path_buf).or(named) {
+            Some(path) => read_file(&path)?,
+            None => BTreeMap::new(),
+        };
+        Self::from_sources(&env, &file)
+    }
+
+    /// Reads from given sources: what [`Config::load`] does, without the process's environment.
+    ///
+    /// # Errors
+    /// The first wrong setting.
+    pub fn from_sources(
+        env: &dyn Fn(&str) -> Option<String>,
+        file: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let config = Self::read(env, file)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |name: &str, problem: &str| Err(ConfigError { name: name.to_owned(), problem: problem.to_owned() });
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return wrong("COULOMB_TLS_CERT", "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP");
+        }
+        for (name, value) in [
+            ("COULOMB_INBOX_WRITERS", u32::from(self.inbox_writers)),
+            ("COULOMB_INBOX_QUEUE", self.inbox_queue),
+            ("COULOMB_PROJECTION_BATCH", self.projection_batch),
+            ("COULOMB_PROJECTION_ATTEMPTS", u32::from(self.projection_attempts)),
+            ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
+            ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),
+            ("COULOMB_STRIPE_TOLERANCE_S", self.stripe_tolerance_s),
+        ] {
+            if value == 0 {
+                return wrong(name, "is 0, but must be at least 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// The data directory: as set, else the platform's place for it.
+    ///
+    /// # Errors
+    /// When it is not set and there is no home directory to put it under.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
+        }
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if crate::db::embedded::running_as_root() {
+            return Ok(PathBuf::from("/var/lib/coulomb"));
+        }
+        set("XDG_DATA_HOME")
+            .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+            .map(|base| base.join("coulomb"))
+            .ok_or_else(|| ConfigError {
+                name: "COULOMB_DATA_DIR".to_owned(),
+                problem: "is not set and there is no HOME to choose a place under: set it to a directory".to_owned(),
+            })
+    }
+}
+
+type Found = Option<(String, &'static str)>;
+
+/// The text of a setting and where it came from.
+fn lookup<T: Value>(
+    name: &'static str,
+    env: &dyn Fn(&str) -> Option<String>,
+    file: &BTreeMap<String, String>,
+) -> Result<Found, ConfigError> {
+    if let Some(text) = env(name) {
+        return Ok(Some((text, "environment")));
+    }
+    if T::SECRET {
+        let pointer = format!("{name}_FILE");
+        let path = env(&pointer).or_else(|| file.get(&file_key(&pointer)).cloned()).filter(|path| !path.is_empty());
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| ConfigError { name: pointer, problem: format!("names {path}, which cannot be read: {error}") })?;
+            return Ok(Some((text.trim_end_matches(['\r', '\n']).to_owned(), "secret file")));
+        }
+    }
+    Ok(file.get(&file_key(name)).map(|text| (text.clone(), "file")))
+}
+
+/// `COULOMB_POOL_SIZE` is `pool_size` in the file, `DATABASE_URL` is `database_url`.
+fn file_key(env: &str) -> String {
+    env.strip_prefix("COULOMB_").unwrap_or(env).to_ascii_lowercase()
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError { name: name.clone(), problem: format!("cannot be read: {error}") })?;
+    parse_file(&name, &text)
+}
+
+/// The file's keys as text. Unknown keys are refused: a typo must not silently leave a default in force.
+fn parse_file(name: &str, text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let wrong = |problem: String| ConfigError { name: name.to_owned(), problem };
+    let table: toml::Table =
+        toml::from_str(text).map_err(|error| wrong(format!("is not valid TOML: {}", error.message())))?;
+    let mut settings = BTreeMap::new();
+    for (key, value) in table {
+        let secret_file = key.strip_suffix("_file").is_some_and(|key| NAMES.iter().any(|known| file_key(known) == key));
+        if !secret_file && !NAMES.iter().any(|known| file_key(known) == key) {
+            return Err(wrong(format!("has the unknown key {key}: `coulomb config` lists the known ones")));
+        }
+        let text = value::from_toml(&value).ok_or_else(|| wrong(format!("has a table at {key}, where one value is expected")))?;
+        settings.insert(key, text);
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn load(env: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+        Config::from_sources(&|name| env.get(name).cloned(), &parse_file("coulomb.toml", file)?)
+    }
+
+    #[test]
+    fn environment_beats_file_beats_default() {
+        let config = load(&[("COULOMB_POOL_SIZE", "3")], "pool_size = 5\nlisten = '0.0.0.0:1'").expect("loads");
+        assert_eq!((config.pool_size, config.listen.port(), config.projectors), (3, 1, 1));
+    }
+
+    #[test]
+    fn every_mistake_is_one_sentence_that_names_the_setting() {
+        let cases: &[(&[(&str, &str)], &str, &str)] = &[
+            (&[("COULOMB_LISTEN", "8080")], "", "COULOMB_LISTEN is `8080`, but must be an address with a port such as 127.0.0.1:8080"),
+            (&[("COULOMB_POOL_SIZE", "many")], "", "COULOMB_POOL_SIZE is `many`, but must be a whole number from 0 to 65535"),
+            (&[("COULOMB_POOL_SIZE", "0")], "", "COULOMB_POOL_SIZE is 0, but must be at least 1"),
+            (&[], "pol_size = 1", "coulomb.toml has the unknown key pol_size: `coulomb config` lists the known ones"),
+            (&[("STRIPE_WEBHOOK_SECRET_FILE", "/nonexistent/secret")], "", "STRIPE_WEBHOOK_SECRET_FILE names /nonexistent/secret, which cannot be read: No such file or directory (os error 2)"),
+            (&[("COULOMB_TLS_CERT", "a.pem")], "", "COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP"),
+            (&[("COULOMB_STRIPE_ORG_PER_CUSTOMER", "si")], "", "COULOMB_STRIPE_ORG_PER_CUSTOMER is `si`, but must be true or false"),
+        ];
+        for (env, file, sentence) in cases {
+            assert_eq!(load(env, file).expect_err("is wrong").to_string(), *sentence);
+        }
+    }
+
+    #[test]
+    fn secrets_split_at_commas_and_are_hidden() {
+        let config = load(&[("STRIPE_WEBHOOK_SECRET", "whsec_a, whsec_b")], "").expect("loads");
+        let secrets: Vec<_> = config.stripe_webhook_secret.iter().map(ExposeSecret::expose_secret).collect();
+        assert_eq!(secrets, ["whsec_a", "whsec_b"]);
+        let shown = format!("{config:?} {:?}", config.shown());
+        assert!(!shown.contains("whsec_a"), "{shown}");
+    }
+}

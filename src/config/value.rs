@@ -1,0 +1,138 @@
+//! How a setting's text becomes its type, and how it is shown.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// A type that a setting can have.
+pub(super) trait Value: Sized {
+    /// Secrets are hidden when shown and may come from a file.
+    const SECRET: bool = false;
+    /// Reads the text; the error continues the sentence "NAME …".
+    fn parse(text: &str) -> Result<Self, String>;
+    /// For `coulomb config`.
+    fn show(&self) -> String;
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Value for LogFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("is `{text}`, but must be auto, pretty or json")),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
+macro_rules! whole_numbers {
+    ($($type:ty),+) => { $(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self, String> {
+                text.trim().parse().map_err(|_| format!("is `{text}`, but must be a whole number from 0 to {}", Self::MAX))
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+ };
+}
+whole_numbers!(u16, u32);
+
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(format!("is `{text}`, but must be true or false")),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for SocketAddr {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.trim().parse().map_err(|_| format!("is `{text}`, but must be an address with a port such as 127.0.0.1:8080"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for String {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Value for Option<PathBuf> {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+impl Value for Option<SecretString> {
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        Ok((!text.is_empty()).then(|| SecretString::from(text)))
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map(|_| "(hidden)".to_owned()).unwrap_or_default()
+    }
+}
+
+impl Value for Vec<SecretString> {
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(SecretString::from).collect())
+    }
+
+    fn show(&self) -> String {
+        let hidden = self.iter().map(|secret| if secret.expose_secret().is_empty() { "" } else { "(hidden)" });
+        hidden.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A scalar, or an array of scalars joined by commas; `None` for anything deeper.
+pub(super) fn from_toml(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Array(parts) => parts.iter().map(from_toml).collect::<Option<Vec<_>>>().map(|parts| parts.join(",")),
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}

@@ -1,0 +1,229 @@
+//! Migrations: embedded in the binary, run under an advisory lock, never on a database that is newer than the binary
+//! or whose applied migrations differ from ours.
+
+use std::collections::BTreeMap;
+
+use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Integer, Text};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use sha2::{Digest, Sha256};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
+/// The texts once more, for their checksums: diesel keeps no way to read them back.
+const TEXTS: &[(&str, &str)] = &[
+    ("2026-11-21-000100", include_str!("../../migrations/2026-11-21-000100_foundation/up.sql")),
+    ("2026-11-21-000200", include_str!("../../migrations/2026-11-21-000200_stripe_inbox/up.sql")),
+    ("2026-11-21-000300", include_str!("../../migrations/2026-11-21-000300_mirrors/up.sql")),
+    ("2026-11-21-000400", include_str!("../../migrations/2026-11-21-000400_links_and_plans/up.sql")),
+];
+const ROLES: &str = include_str!("roles.sql");
+/// Any number that nobody else uses: "coulomb" on a phone's keys.
+const LOCK: i64 = 2_685_662;
+const OLDEST_SERVER: i32 = 150_000;
+
+/// Why the schema was left alone.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The server is older than PostgreSQL 15.
+    #[error("DATABASE_URL names a PostgreSQL {0} server, but Coulomb needs version 15 or newer")]
+    OldServer(String),
+    /// A newer Coulomb has already migrated this database.
+    #[error("the database is newer than this binary (it has migration {0}): run the newer binary, or restore a backup")]
+    NewerDatabase(String),
+    /// An applied migration is not the one in this binary.
+    #[error("migration {0} was applied with another text than this binary has: run the binary that applied it, or restore a backup")]
+    Changed(String),
+    /// A migration's SQL failed; it was rolled back.
+    #[error("migrating failed: {0}")]
+    Failed(String),
+    /// The connection failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] diesel::result::Error),
+}
+
+/// What [`run`] did.
+#[derive(Debug)]
+pub struct Migrated {
+    /// Versions applied now, oldest first.
+    pub applied: Vec<String>,
+    /// Whether the daemon's own roles exist, so that row-level security holds. False: the server does not let us create them.
+    pub roles: bool,
+}
+
+#[derive(QueryableByName)]
+struct Applied {
+    #[diesel(sql_type = Text)]
+    version: String,
+    #[diesel(sql_type = Text)]
+    sha256: String,
+}
+
+#[derive(QueryableByName)]
+struct Server {
+    #[diesel(sql_type = Integer)]
+    number: i32,
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+/// Brings the schema up to this binary's. Daemons that start together wait for one another.
+///
+/// # Errors
+/// See [`MigrateError`]; the database is as it was before the failing migration.
+pub fn run(conn: &mut PgConnection) -> Result<Migrated, MigrateError> {
+    check_server(conn)?;
+    locked(conn, |conn| {
+        check_applied(conn)?;
+        let mut applied = Vec::new();
+        for migration in pending(conn)? {
+            let version = migration.name().version().to_string();
+            conn.run_migration(&migration).map_err(|error| MigrateError::Failed(error.to_string()))?;
+            diesel::sql_query("INSERT INTO coulomb_migrations (version, sha256) VALUES ($1, $2)")
+                .bind::<Text, _>(&version)
+                .bind::<Text, _>(checksum(&version))
+                .execute(conn)?;
+            applied.push(version);
+        }
+        let roles = ensure_roles(conn)?;
+        Ok(Migrated { applied, roles })
+    })
+}
+
+/// The versions that [`run`] would apply.
+///
+/// # Errors
+/// As [`run`].
+pub fn plan(conn: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
+    check_server(conn)?;
+    locked(conn, |conn| {
+        check_applied(conn)?;
+        Ok(pending(conn)?.iter().map(|migration| migration.name().version().to_string()).collect())
+    })
+}
+
+/// Takes back the newest `steps` migrations, with all their data.
+///
+/// # Errors
+/// As [`run`].
+pub fn revert(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {
+    locked(conn, |conn| {
+        check_applied(conn)?;
+        let mut reverted = Vec::new();
+        for _ in 0..steps {
+            let version = conn.revert_last_migration(MIGRATIONS).map_err(|error| MigrateError::Failed(error.to_string()))?.to_string();
+            diesel::sql_query("DELETE FROM coulomb_migrations WHERE version = $1").bind::<Text, _>(&version).execute(conn)?;
+            reverted.push(version);
+        }
+        Ok(reverted)
+    })
+}
+
+fn locked<T>(conn: &mut PgConnection, work: impl FnOnce(&mut PgConnection) -> Result<T, MigrateError>) -> Result<T, MigrateError> {
+    diesel::sql_query(format!("SELECT pg_advisory_lock({LOCK})")).execute(conn)?;
+    let result = work(conn);
+    diesel::sql_query(format!("SELECT pg_advisory_unlock({LOCK})")).execute(conn)?;
+    result
+}
+
+fn check_server(conn: &mut PgConnection) -> Result<(), MigrateError> {
+    let server: Server = diesel::sql_query(
+        "SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version",
+    )
+    .get_result(conn)?;
+    if server.number < OLDEST_SERVER { Err(MigrateError::OldServer(server.version)) } else { Ok(()) }
+}
+
+fn check_applied(conn: &mut PgConnection) -> Result<(), MigrateError> {
+    conn.batch_execute(
+        "SET client_min_messages = warning;
+         CREATE TABLE IF NOT EXISTS coulomb_migrations (version text PRIMARY KEY, sha256 text NOT NULL);
+         RESET client_min_messages",
+    )?;
+    let applied: Vec<Applied> =
+        diesel::sql_query("SELECT version, sha256 FROM coulomb_migrations ORDER BY version").load(conn)?;
+    let known: BTreeMap<&str, String> = TEXTS.iter().map(|(version, _)| (*version, checksum(version))).collect();
+    for row in applied {
+        match known.get(squeeze(&row.version).as_str()) {
+            None => return Err(MigrateError::NewerDatabase(row.version)),
+            Some(sha256) if *sha256 != row.sha256 => return Err(MigrateError::Changed(row.version)),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn pending(conn: &mut PgConnection) -> Result<Vec<Box<dyn Migration<Pg>>>, MigrateError> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| MigrateError::Failed(error.to_string());
+    let applied = conn.applied_migrations().map_err(failed)?;
+    let mut all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failed)?;
+    all.sort_by_key(|migration| migration.name().version().to_string());
+    Ok(all.into_iter().filter(|migration| !applied.contains(&migration.name().version())).collect())
+}
+
+/// Diesel drops the dashes of a version; [`TEXTS`] keeps them for the eye.
+fn squeeze(version: &str) -> String {
+    TEXTS.iter().find(|(dashed, _)| dashed.replace('-', "") == version.replace('-', "")).map_or_else(|| version.to_owned(), |(dashed, _)| (*dashed).to_owned())
+}
+
+fn checksum(version: &str) -> String {
+    let text = TEXTS.iter().find(|(dashed, _)| *dashed == squeeze(version)).map_or("", |(_, text)| text);
+    hex::encode(Sha256::digest(text))
+}
+
+#[derive(QueryableByName)]
+struct RoleState {
+    #[diesel(sql_type = Bool)]
+    usable: bool,
+}
+
+/// Creates the daemon's roles and gives them their rights. A server that refuses leaves the daemon running as owner.
+fn ensure_roles(conn: &mut PgConnection) -> Result<bool, MigrateError> {
+    for role in ["coulomb_platform", "coulomb_org"] {
+        // Roles belong to the whole server: another database's daemon may be creating them now.
+        let created = conn.batch_execute(&format!(
+            "DO $$ BEGIN
+                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} NOLOGIN NOBYPASSRLS; END IF;
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+             DO $$ BEGIN
+                 IF NOT pg_has_role(current_user, '{role}', 'MEMBER') THEN EXECUTE format('GRANT {role} TO %I', current_user); END IF;
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        ));
+        if let Err(error) = created {
+            tracing::warn!(%error, role, "this server does not let us create our roles: row-level security is off, code alone keeps orgs apart");
+            return Ok(false);
+        }
+    }
+    conn.transaction(|conn| conn.batch_execute(ROLES))?;
+    roles_usable(conn).map_err(Into::into)
+}
+
+/// Whether the connection's user may act as the daemon's roles.
+///
+/// # Errors
+/// When the connection fails.
+pub fn roles_usable(conn: &mut PgConnection) -> QueryResult<bool> {
+    diesel::sql_query(
+        "SELECT count(*) = 2 AS usable FROM pg_roles
+         WHERE rolname IN ('coulomb_platform', 'coulomb_org') AND pg_has_role(current_user, oid, 'MEMBER')",
+    )
+    .get_result::<RoleState>(conn)
+    .map(|state| state.usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_has_its_text_for_the_checksum() {
+        let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().expect("readable");
+        assert_eq!(all.len(), TEXTS.len());
+        for migration in all {
+            let version = migration.name().version().to_string();
+            assert!(TEXTS.iter().any(|(dashed, _)| *dashed == squeeze(&version)), "{version} has no text in TEXTS");
+        }
+    }
+}

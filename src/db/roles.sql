@@ -1,0 +1,43 @@
+-- Who may do what, applied after every migration (idempotent).
+-- The owner migrates. `coulomb_platform` is the daemon: it may not change what must never change.
+-- `coulomb_org` answers one org: it reads, under row-level security, what `coulomb.org_id` names.
+GRANT USAGE ON SCHEMA public TO coulomb_platform, coulomb_org;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO coulomb_platform;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO coulomb_platform;
+REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audit_log FROM coulomb_platform;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
+REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys, coulomb_migrations,
+    __diesel_schema_migrations FROM coulomb_org;
+
+DO $$
+DECLARE
+    relation text;
+    rule text;
+    own_org constant text := 'org_id = current_setting(''coulomb.org_id'')::bigint';
+    own_customer constant text := 'EXISTS (SELECT FROM stripe_customer_links l WHERE (l.account, l.livemode, l.customer_id) = '
+        '(%1$I.account, %1$I.livemode, %1$I.customer_id))';
+    own_payment constant text := 'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
+        'AND p.id = coalesce(%1$I.payment_intent_id, %1$I.charge_id))';
+    own_invoice constant text := 'EXISTS (SELECT FROM invoices i WHERE (i.account, i.livemode, i.id) = '
+        '(%1$I.account, %1$I.livemode, %1$I.invoice_id))';
+    own_subscription constant text := 'EXISTS (SELECT FROM subscriptions s WHERE (s.account, s.livemode, s.id) = '
+        '(%1$I.account, %1$I.livemode, %1$I.subscription_id))';
+BEGIN
+    FOR relation, rule IN VALUES
+        ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
+        ('stripe_customer_links', 'EXISTS (SELECT FROM org_refs r WHERE r.ref = stripe_customer_links.ref)'),
+        ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
+        ('subscriptions', own_customer), ('subscription_items', own_subscription),
+        ('invoices', own_customer), ('invoice_lines', own_invoice),
+        ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice), ('payments', own_customer),
+        ('refunds', own_payment), ('disputes', own_payment),
+        ('credit_notes', own_customer), ('checkout_sessions', own_customer)
+    LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', relation);
+        EXECUTE format('DROP POLICY IF EXISTS platform ON %I', relation);
+        EXECUTE format('DROP POLICY IF EXISTS own_org ON %I', relation);
+        EXECUTE format('CREATE POLICY platform ON %I TO coulomb_platform USING (true) WITH CHECK (true)', relation);
+        EXECUTE format('CREATE POLICY own_org ON %I FOR SELECT TO coulomb_org USING (' || rule || ')', relation);
+    END LOOP;
+END $$;

@@ -1,0 +1,234 @@
+//! What can go wrong, and how it is told: every error answer is `application/problem+json` (RFC 9457) with a stable `code`.
+
+use std::borrow::Cow;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An operation's failure, in the caller's terms.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request breaks a rule. `field` names the place, `rule` the rule and what to do.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// Dotted path, query parameter or header name.
+        field: Cow<'static, str>,
+        /// A sentence: what must hold.
+        rule: String,
+    },
+    /// The body could not be read at all (not JSON, wrong encoding, …).
+    #[error("{0}")]
+    Malformed(String),
+    /// The `Stripe-Signature` header does not prove that Stripe sent this body.
+    #[error("{0}")]
+    Signature(String),
+    /// No key, or not a valid one.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// The key is valid, but lacks a scope.
+    #[error("this API key lacks the scope {0}")]
+    Forbidden(&'static str),
+    /// There is no such thing, or it is not yours.
+    #[error("there is no {0} here with this id")]
+    NotFound(&'static str),
+    /// The route exists, the method does not, or there is no such route.
+    #[error("{0}")]
+    NoRoute(&'static str),
+    /// The request contradicts what is already there.
+    #[error("{detail}")]
+    Conflict {
+        /// Stable name of the contradiction.
+        code: &'static str,
+        /// A sentence for people.
+        detail: String,
+    },
+    /// The body is over the limit.
+    #[error("the body is larger than {limit_bytes} bytes, the limit of this route")]
+    TooLarge {
+        /// The limit in bytes.
+        limit_bytes: usize,
+    },
+    /// The client sent too slowly.
+    #[error("the request did not arrive within {0} seconds")]
+    TooSlow(u64),
+    /// Overload: try again soon. Nothing was done.
+    #[error("{0}")]
+    Busy(&'static str),
+    /// The route needs a setting that is not set.
+    #[error("{0}")]
+    NotConfigured(&'static str),
+    /// The database refused or is away.
+    #[error("the database failed: {0}")]
+    Database(DieselError),
+    /// A broken assumption of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What `?` makes of a database error: connection trouble is told apart so that callers may retry.
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Error {
+    /// An [`Error::Invalid`] about `field`.
+    pub fn invalid(field: impl Into<Cow<'static, str>>, rule: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), rule: rule.into() }
+    }
+
+    /// An [`Error::Conflict`] named `code`.
+    pub fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Conflict { code, detail: detail.into() }
+    }
+
+    /// The violated constraint's name, when this is a constraint violation.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            Self::Database(DieselError::DatabaseError(_, info)) => info.constraint_name(),
+            _ => None,
+        }
+    }
+
+    /// True when the transaction lost to another one or to a lost connection, and may simply be run again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
+    }
+
+    /// True when the connection itself is gone.
+    #[must_use]
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Database(error) if is_disconnected(error))
+    }
+
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_request", "The request breaks a rule"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_body", "The body cannot be read"),
+            Self::Signature(_) => (StatusCode::BAD_REQUEST, "invalid_signature", "The signature does not hold"),
+            Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
+            Self::Conflict { code, .. } => (StatusCode::CONFLICT, code, "The request contradicts what is there"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Try again in a moment"),
+            Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing"),
+            Self::Database(error) if is_transient(error) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "Try again in a moment")
+            }
+            Self::Database(_) | Self::Internal(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something failed on our side")
+            }
+        }
+    }
+}
+
+/// The error body of every route (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URI reference for the kind of problem: `about:blank#` and the code.
+    pub r#type: String,
+    /// The kind of problem, for people.
+    pub title: &'static str,
+    /// The HTTP status.
+    #[schema(value_type = u16, minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// The kind of problem, for programs. Stable.
+    pub code: String,
+    /// What happened this time and what to do.
+    pub detail: String,
+    /// The field, parameter or header at fault, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        self.parts().0
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let (status, code, title) = self.parts();
+        let detail = if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = %self, "request failed");
+            "the failure is in the log under this request's id".to_owned()
+        } else if let Self::Database(error) = self {
+            tracing::warn!(%error, "database unavailable");
+            "the database is away for the moment; nothing was done, send the request again".to_owned()
+        } else if let Self::Invalid { rule, .. } = self {
+            rule.clone()
+        } else {
+            self.to_string()
+        };
+        let field = match self {
+            Self::Invalid { field, .. } => Some(field.to_string()),
+            Self::Signature(_) => Some("Stripe-Signature".to_owned()),
+            _ => None,
+        };
+        let mut response = HttpResponseBuilder::new(status);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        problem(&mut response, Problem { r#type: format!("about:blank#{code}"), title, status: status.as_u16(), code: code.to_owned(), detail, field })
+    }
+}
+
+/// Serialised by hand: a problem must not depend on the JSON extractor's own error path.
+fn problem(response: &mut HttpResponseBuilder, problem: Problem) -> HttpResponse {
+    let body = serde_json::to_string(&problem).unwrap_or_else(|_| "{}".to_owned());
+    response.insert_header((header::CONTENT_TYPE, "application/problem+json")).body(body)
+}
+
+/// Losing a race or the connection: running the same transaction again is the remedy.
+fn is_transient(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            let message = info.message();
+            ["deadlock detected", "the database system is", "terminating connection", "too many clients", "canceling statement"]
+                .iter()
+                .any(|part| message.contains(part))
+                || is_disconnected(error)
+        }
+        _ => is_disconnected(error),
+    }
+}
+
+/// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
+fn is_disconnected(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) | DieselError::BrokenTransactionManager => true,
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::UnableToSendCommand, info) => {
+            let message = info.message();
+            ["server closed the connection", "connection to server", "no connection to the server", "could not receive data", "could not send data", "terminating connection", "SSL connection"]
+                .iter()
+                .any(|part| message.contains(part))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_fault_is_not_told_to_the_caller() {
+        let secret = DieselError::QueryBuilderError("password=hunter2".into());
+        let response = Error::Database(secret).error_response();
+        assert_eq!(response.status(), 500);
+        let body = actix_web::body::MessageBody::try_into_bytes(response.into_body()).expect("bytes");
+        assert!(!String::from_utf8_lossy(&body).contains("hunter2"));
+    }
+}

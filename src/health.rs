@@ -1,0 +1,82 @@
+//! `/healthz`, `/readyz`, `/metrics`: for probes and Prometheus. They do not wait for the API's connections.
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, web};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable};
+
+use crate::app::App;
+use crate::error::{Error, Problem};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says that the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "Running", body = String, content_type = "text/plain")))]
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// Says whether the daemon can do its work: the database answers.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    responses(
+        (status = 200, description = "Ready", body = String, content_type = "text/plain"),
+        (status = 503, description = "The database is away", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    ask(&app).await?;
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
+}
+
+/// Metrics in OpenMetrics text. While the database is away the gauges that it feeds keep their last value and `coulomb_database_up` is 0.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
+)]
+pub async fn metrics(app: web::Data<App>) -> HttpResponse {
+    let answer = ask(&app).await;
+    let m = &app.metrics;
+    m.database_up.set(i64::from(answer.is_ok()));
+    if let Ok(backlog) = answer {
+        m.inbox_pending.set(backlog.pending);
+        m.inbox_quarantined.set(backlog.quarantined);
+        m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
+    }
+    m.pool_in_use.set(i64::from(app.db.load().0));
+    HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(m.render())
+}
+
+#[derive(QueryableByName)]
+struct Backlog {
+    #[diesel(sql_type = BigInt)]
+    pending: i64,
+    #[diesel(sql_type = BigInt)]
+    quarantined: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest_s: Option<i64>,
+}
+
+/// The state of the inbox, over the connection that is kept for probes.
+async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
+    let now = app.clock.now();
+    let asked = app.db.probe(move |conn| {
+        diesel::sql_query(
+            "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined,
+                    (SELECT extract(epoch FROM $1 - received_at)::bigint FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)) AS oldest_s
+             FROM stripe_inbox_queue q",
+        )
+        .bind::<diesel::sql_types::Timestamptz, _>(now)
+        .get_result(conn)
+        .map_err(Error::from)
+    });
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Busy("the database does not answer")),
+    }
+}

@@ -1,0 +1,144 @@
+//! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the caller's key.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web::{Bytes, BytesMut};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use futures_util::StreamExt;
+use tracing::Instrument;
+
+use crate::app::App;
+use crate::auth::{self, Principal};
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in the answer.
+#[derive(Clone, Debug)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// The id given to `request`, empty outside the server.
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> String {
+        request.extensions().get::<Self>().map(|id| id.0.clone()).unwrap_or_default()
+    }
+
+    fn choose(request: &ServiceRequest) -> Self {
+        let sent = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+        let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+        Self(sent.filter(plain).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned))
+    }
+}
+
+/// Gives each request an id and a span, and writes one access log line for it. Deliveries and probes that went well are told
+/// at `debug`: the inbox and the metrics hold them already.
+///
+/// # Errors
+/// Passes on what the service says.
+pub async fn observe<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let app = request.app_data::<web::Data<App>>().cloned();
+    let id = RequestId::choose(&request);
+    let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = %request.path());
+    let quiet = matches!(request.path(), "/webhooks/stripe" | "/healthz" | "/readyz" | "/metrics");
+    let header = HeaderValue::from_str(&id.0).ok();
+    request.extensions_mut().insert(id);
+    let started = Instant::now();
+    let result = next.call(request).instrument(span.clone()).await;
+    let elapsed = started.elapsed();
+    result.map(|mut response| {
+        if let Some(header) = header {
+            response.headers_mut().insert(REQUEST_ID, header);
+        }
+        if let Some(app) = app {
+            let route = response.request().match_pattern().unwrap_or_else(|| "(none)".to_owned());
+            app.metrics.answered(&route, response.status(), elapsed);
+        }
+        span.in_scope(|| log_access(response.status(), elapsed, quiet));
+        response
+    })
+}
+
+fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
+    let (status, micros) = (status.as_u16(), u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
+    if quiet && status < 400 {
+        tracing::debug!(target: "coulomb::access", status, micros, "answered");
+    } else {
+        tracing::info!(target: "coulomb::access", status, micros, "answered");
+    }
+}
+
+/// Reads a whole body of at most `limit_bytes` within `deadline`.
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::TooSlow`], or [`Error::Malformed`] when the client broke off.
+pub async fn read_body(payload: &mut Payload, limit_bytes: usize, deadline: Duration) -> Result<Bytes, Error> {
+    let read = async {
+        let mut first = Bytes::new();
+        let mut rest: Option<BytesMut> = None;
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| Error::Malformed(format!("the body broke off: {error}")))?;
+            if first.len().max(rest.as_ref().map_or(0, BytesMut::len)) + chunk.len() > limit_bytes {
+                return Err(Error::TooLarge { limit_bytes });
+            }
+            match &mut rest {
+                None if first.is_empty() => first = chunk,
+                None => rest = Some([first.as_ref(), chunk.as_ref()].concat().as_slice().into()),
+                Some(body) => body.extend_from_slice(&chunk),
+            }
+        }
+        Ok(rest.map_or(first, BytesMut::freeze))
+    };
+    tokio::time::timeout(deadline, read).await.map_err(|_| Error::TooSlow(deadline.as_secs()))?
+}
+
+/// A command's whole body, within the limits of the settings.
+pub struct Body(pub Bytes);
+
+impl FromRequest for Body {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let mut payload = payload.take();
+        let app = request.app_data::<web::Data<App>>().cloned();
+        Box::pin(async move {
+            let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
+            let (limit, deadline) = (app.config.body_limit as usize, u64::from(app.config.request_timeout_s));
+            read_body(&mut payload, limit, Duration::from_secs(deadline)).await.map(Body)
+        })
+    }
+}
+
+impl FromRequest for Principal {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let app = request.app_data::<web::Data<App>>().cloned();
+        let key = bearer(request).map(str::to_owned);
+        Box::pin(async move {
+            let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
+            let key = key.ok_or(Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`"))?;
+            let now = app.clock.now();
+            app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &key, now)).await
+        })
+    }
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}

@@ -1,0 +1,104 @@
+//! Prometheus metrics. What the database knows is asked when the metrics are read.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Labels of an answer.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Route {
+    route: String,
+    status: u16,
+}
+
+/// How something ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Every metric of the process.
+pub struct Metrics {
+    registry: Registry,
+    answers: Family<Route, Counter>,
+    seconds: Family<Route, Histogram>,
+    deliveries: Family<Outcome, Counter>,
+    projected: Family<Outcome, Counter>,
+    /// Stripe events stored, not yet projected, quarantined ones left out.
+    pub inbox_pending: Gauge,
+    /// Age of the oldest of them.
+    pub inbox_oldest_s: Gauge,
+    /// Quarantined Stripe events.
+    pub inbox_quarantined: Gauge,
+    /// API connections in use.
+    pub pool_in_use: Gauge,
+    /// 1 while the database answers.
+    pub database_up: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("coulomb"),
+            answers: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
+            deliveries: Family::default(),
+            projected: Family::default(),
+            inbox_pending: Gauge::default(),
+            inbox_oldest_s: Gauge::default(),
+            inbox_quarantined: Gauge::default(),
+            pool_in_use: Gauge::default(),
+            database_up: Gauge::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register("http_requests", "Answers by route and status", self.answers.clone());
+        r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.seconds.clone());
+        r.register("stripe_deliveries", "Webhook deliveries by outcome: stored, duplicate, refused", self.deliveries.clone());
+        r.register("stripe_projected", "Projected Stripe events by outcome: applied, superseded, without_object, failed", self.projected.clone());
+        r.register("stripe_inbox_pending", "Stripe events stored, not yet projected", self.inbox_pending.clone());
+        r.register_with_unit("stripe_inbox_oldest", "Age of the oldest Stripe event not yet projected", Unit::Seconds, self.inbox_oldest_s.clone());
+        r.register("stripe_inbox_quarantined", "Stripe events whose projection was given up until retried by hand", self.inbox_quarantined.clone());
+        r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
+        r.register("database_up", "1 while the database answers", self.database_up.clone());
+        self
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, route: &str, status: StatusCode, elapsed: Duration) {
+        let labels = Route { route: route.to_owned(), status: status.as_u16() };
+        self.answers.get_or_create(&labels).inc();
+        self.seconds.get_or_create(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a webhook delivery.
+    pub fn delivered(&self, outcome: &'static str) {
+        self.deliveries.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts projected Stripe events.
+    pub fn projected(&self, outcome: &'static str, events: u64) {
+        self.projected.get_or_create(&Outcome { outcome }).inc_by(events);
+    }
+
+    /// The text exposition (OpenMetrics 1.0).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

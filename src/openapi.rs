@@ -1,0 +1,117 @@
+//! The API's description, generated from the code, and the page that shows it.
+
+use actix_web::HttpResponse;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
+
+use crate::error::Problem;
+use crate::{auth, billing, health, stripe};
+
+/// The whole description.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Coulomb", description = "Billing and metering beside one PostgreSQL. Send `Authorization: Bearer clb_live_…`."),
+    paths(
+        health::healthz,
+        health::readyz,
+        health::metrics,
+        stripe::http::receive,
+        stripe::admin::list,
+        stripe::admin::types,
+        stripe::admin::show,
+        stripe::admin::retry,
+        stripe::admin::retry_all,
+        auth::http::list,
+        auth::http::create,
+        auth::http::revoke,
+        billing::orgs_http::list,
+        billing::orgs_http::create,
+        billing::orgs_http::show,
+        billing::orgs_http::update,
+        billing::orgs_http::link,
+        billing::orgs_http::unlink,
+        billing::plans_http::list,
+        billing::plans_http::show,
+        billing::plans_http::put,
+    ),
+    modifiers(&Key)
+)]
+pub struct Api;
+
+struct Key;
+
+impl Modify for Key {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let key = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("clb_live_…").build());
+        api.components.get_or_insert_default().add_security_scheme("key", key);
+    }
+}
+
+/// The header that makes a command safe to repeat.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first answer again.
+    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 255, pattern = r"^[!-~]+$")]
+    #[allow(dead_code, reason = "describes a header")]
+    idempotency_key: Option<String>,
+}
+
+macro_rules! errors {
+    ($(#[doc = $doc:literal])+ $name:ident: $($status:literal $variant:ident $what:literal),+) => {
+        $(#[doc = $doc])+
+        #[derive(IntoResponses)]
+        #[allow(dead_code, reason = "describes answers")]
+        pub enum $name { $(
+            #[doc = $what]
+            #[response(status = $status, description = $what, content_type = "application/problem+json")]
+            $variant(#[to_schema] Problem),
+        )+ }
+    };
+}
+
+errors!(
+    /// Errors of a list.
+    ReadErrors:
+    400 Invalid "A parameter breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    503 Busy "Overloaded or the database is away: try again"
+);
+errors!(
+    /// Errors of a look-up.
+    FindErrors:
+    400 Invalid "A parameter breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    404 NotFound "Not there, or not yours",
+    503 Busy "Overloaded or the database is away: try again"
+);
+errors!(
+    /// Errors of a command.
+    CommandErrors:
+    400 Invalid "The request breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    404 NotFound "Not there, or not yours",
+    408 TooSlow "The body came too slowly",
+    409 Conflict "It contradicts what is there, or the Idempotency-Key was used for another request",
+    413 TooLarge "The body is over the limit",
+    503 Busy "Overloaded or the database is away: try again"
+);
+
+/// The description as JSON.
+#[must_use]
+pub fn document() -> String {
+    Api::openapi().to_pretty_json().unwrap_or_default()
+}
+
+/// `GET /openapi.json`.
+pub async fn json() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(document())
+}
+
+/// `GET /docs`: one page, nothing fetched from elsewhere.
+pub async fn page() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(include_str!("openapi/docs.html"))
+}

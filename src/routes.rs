@@ -1,0 +1,44 @@
+//! Every route, on one page.
+
+use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, route};
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::error::Error;
+use crate::{auth, billing, export, health, openapi, stripe};
+
+/// Registers all routes.
+pub fn all(config: &mut ServiceConfig) {
+    config
+        // Probes and metrics
+        .service(resource("/healthz").route(get().to(health::healthz)))
+        .service(resource("/readyz").route(get().to(health::readyz)))
+        .service(resource("/metrics").route(get().to(health::metrics)))
+        // Stripe
+        .service(resource("/webhooks/stripe").route(post().to(stripe::http::receive)))
+        .service(resource("/v1/stripe/inbox").route(get().to(stripe::admin::list)))
+        .service(resource("/v1/stripe/inbox/types").route(get().to(stripe::admin::types)))
+        .service(resource("/v1/stripe/inbox/retry").route(post().to(stripe::admin::retry_all)))
+        .service(resource("/v1/stripe/inbox/{inbox_id}").route(get().to(stripe::admin::show)))
+        .service(resource("/v1/stripe/inbox/{inbox_id}/retry").route(post().to(stripe::admin::retry)))
+        // Keys
+        .service(resource("/v1/keys").route(get().to(auth::http::list)).route(post().to(auth::http::create)))
+        .service(resource("/v1/keys/{id}").route(delete().to(auth::http::revoke)))
+        // Orgs and plans
+        .service(resource("/v1/orgs").route(get().to(billing::orgs_http::list)).route(post().to(billing::orgs_http::create)))
+        .service(resource("/v1/orgs/{id}").route(get().to(billing::orgs_http::show)).route(patch().to(billing::orgs_http::update)))
+        .service(
+            resource("/v1/orgs/{id}/stripe_customers/{customer_id}")
+                .route(put().to(billing::orgs_http::link))
+                .route(delete().to(billing::orgs_http::unlink)),
+        )
+        .service(resource("/v1/plans").route(get().to(billing::plans_http::list)))
+        .service(resource("/v1/plans/{id}").route(get().to(billing::plans_http::show)).route(put().to(billing::plans_http::put)))
+        // The API's own description
+        .service(resource("/openapi.json").route(get().to(openapi::json)))
+        .service(resource("/docs").route(get().to(openapi::page)))
+        .default_service(route().to(nowhere));
+}
+
+async fn nowhere(_: HttpRequest) -> Result<HttpResponse, Error> {
+    Err(Error::NoRoute("there is no such route: /docs lists them"))
+}

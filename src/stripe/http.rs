@@ -1,0 +1,94 @@
+//! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx.
+
+use std::time::Duration;
+
+use actix_web::http::header::USER_AGENT;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::inbox::{Delivery, Refused, Stored};
+use super::{event, signature};
+use crate::app::App;
+use crate::error::Error;
+use crate::http::read_body;
+
+const SIGNATURE: &str = "Stripe-Signature";
+
+/// The answer to a delivery.
+#[derive(Serialize, ToSchema)]
+pub struct Received {
+    /// Always true: the event is durable.
+    pub received: bool,
+    /// True when it had been delivered before.
+    pub duplicate: bool,
+}
+
+/// Takes a Stripe webhook delivery.
+///
+/// The body is stored as it came before the answer is given; it is projected afterwards. Deliveries of an event that is
+/// already stored are counted and answered alike.
+#[utoipa::path(
+    post,
+    path = "/webhooks/stripe",
+    tag = "stripe",
+    params(("Stripe-Signature" = String, Header, description = "`t=…,v1=…` as Stripe signs it")),
+    request_body(content = Object, description = "A Stripe event", content_type = "application/json"),
+    responses(
+        (status = 200, description = "Stored", body = Received),
+        (status = 400, description = "The signature does not hold, or the body is not a JSON object", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn receive(app: web::Data<App>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Error> {
+    let result = take(&app, &request, payload).await;
+    app.metrics.delivered(match &result {
+        Ok(Stored::New) => "stored",
+        Ok(Stored::Duplicate) => "duplicate",
+        Err(_) => "refused",
+    });
+    result.map(|stored| HttpResponse::Ok().json(Received { received: true, duplicate: stored == Stored::Duplicate }))
+}
+
+async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<Stored, Error> {
+    let body = verified_body(app, request, payload).await?;
+    let envelope = event::read(&body).ok_or_else(|| Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned()))?;
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let delivery = Delivery {
+        envelope,
+        signature: header(SIGNATURE).unwrap_or_default(),
+        user_agent: header(USER_AGENT.as_str()),
+        received_at: app.clock.now(),
+        body,
+    };
+    app.inbox.store(delivery).await.map_err(|refused| {
+        Error::Busy(match refused {
+            Refused::Full => "more deliveries wait than are allowed to: send it again",
+            Refused::Unavailable => "the database is away for the moment: send it again",
+        })
+    })
+}
+
+/// The body, when its signature holds.
+///
+/// # Errors
+/// [`Error::Signature`], [`Error::NotConfigured`] without a signing secret, and those of [`read_body`].
+pub async fn verified_body(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Error> {
+    if app.signing_secrets.is_empty() {
+        return Err(Error::NotConfigured("STRIPE_WEBHOOK_SECRET is not set, so no delivery can be told from a forged one"));
+    }
+    let mut headers = request.headers().get_all(SIGNATURE);
+    let header = headers.next().ok_or_else(|| Error::Signature("the header is missing".to_owned()))?;
+    if headers.next().is_some() {
+        return Err(Error::Signature("the header is there twice".to_owned()));
+    }
+    let limit = app.config.webhook_body_limit as usize;
+    let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
+    let body = read_body(&mut payload.into_inner(), limit, deadline).await?;
+    let (now, tolerance) = (app.clock.now().timestamp(), i64::from(app.config.stripe_tolerance_s));
+    signature::verify(header.as_bytes(), &body, &app.signing_secrets, now, tolerance)
+        .map_err(|error| Error::Signature(error.to_string()))?;
+    Ok(body)
+}

@@ -1,0 +1,158 @@
+//! Threads that drain the waiting deliveries into the inbox: whatever came during the last commit goes into the next.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diesel::pg::PgConnection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Delivery, Stored};
+use crate::db::Db;
+use crate::error::Error;
+use crate::workers::Wake;
+
+/// Deliveries that share one commit at most, and their bytes: bounds the memory of a burst.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 8 << 20;
+/// How long a batch is tried again while the database is away; Stripe itself retries for days.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Job = (Delivery, oneshot::Sender<Stored>);
+
+/// The way into the inbox. Dropping it lets the writers finish what waits.
+pub struct InboxWriter {
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why a delivery was not stored: Stripe is told to send it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many deliveries wait.
+    Full,
+    /// The database is away.
+    Unavailable,
+}
+
+impl InboxWriter {
+    /// Starts `threads` writers over a queue of `capacity` deliveries; `wake` is told after each commit.
+    #[must_use]
+    pub fn start(db: &Db, threads: usize, capacity: usize, wake: &Arc<Wake>) -> Self {
+        let (queue, jobs) = mpsc::channel(capacity);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let threads = (0..threads).map(|n| {
+            let (db, jobs, wake) = (db.clone(), Arc::clone(&jobs), Arc::clone(wake));
+            let thread = std::thread::Builder::new().name(format!("inbox-writer-{n}"));
+            thread.spawn(move || Writer { db, conn: None }.drain(&jobs, &wake)).expect("the system starts a thread")
+        });
+        let threads = Mutex::new(threads.collect());
+        Self { queue: Mutex::new(Some(queue)), threads }
+    }
+
+    /// Stores a delivery; returns when it is durable.
+    ///
+    /// # Errors
+    /// [`Refused`]: it may or may not have been stored, and must be sent again.
+    pub async fn store(&self, delivery: Delivery) -> Result<Stored, Refused> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refused::Unavailable)?;
+        let (answer, stored) = oneshot::channel();
+        queue.try_send((delivery, answer)).map_err(|_| Refused::Full)?;
+        drop(queue);
+        stored.await.map_err(|_| Refused::Unavailable)
+    }
+
+    /// Takes no more deliveries, writes those that wait, ends the threads.
+    pub fn stop(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A panic in a writer was reported when it happened; its senders have been told `Unavailable`.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    db: Db,
+    conn: Option<PgConnection>,
+}
+
+impl Writer {
+    fn drain(mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake) {
+        let away = AtomicBool::new(false);
+        while let Some(batch) = next_batch(jobs) {
+            let (deliveries, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            match self.store(&deliveries, &away) {
+                Ok(stored) => {
+                    wake.all();
+                    for (answer, stored) in answers.into_iter().zip(stored) {
+                        // A client that went away is told nothing.
+                        let _ = answer.send(stored);
+                    }
+                }
+                // Dropping the answers tells the handlers.
+                Err(error) => tracing::error!(%error, deliveries = deliveries.len(), "deliveries not stored, Stripe will send them again"),
+            }
+        }
+    }
+
+    /// Stores a batch, over again on a fresh connection when the old one broke: a repeat finds what was committed.
+    fn store(&mut self, deliveries: &[Delivery], away: &AtomicBool) -> Result<Vec<Stored>, Error> {
+        let started = Instant::now();
+        loop {
+            match self.try_store(deliveries) {
+                Err(error) if error.is_transient() => {
+                    if error.is_disconnected() {
+                        self.conn = None;
+                    }
+                    // While the database is known to be away, later batches fail at once instead of queueing up.
+                    if away.load(Ordering::Relaxed) || started.elapsed() > PATIENCE {
+                        away.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => {
+                    away.store(false, Ordering::Relaxed);
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn try_store(&mut self, deliveries: &[Delivery]) -> Result<Vec<Stored>, Error> {
+        let conn = match &mut self.conn {
+            Some(conn) => conn,
+            none => none.insert(self.db.dedicated()?),
+        };
+        match super::store(conn, deliveries) {
+            Ok(stored) => Ok(stored),
+            Err(error) => {
+                // One delivery that the database cannot hold must not refuse its neighbours.
+                let error = Error::from(error);
+                if error.is_transient() || deliveries.len() == 1 {
+                    return Err(error);
+                }
+                let (left, right) = deliveries.split_at(deliveries.len() / 2);
+                let mut stored = self.try_store(left)?;
+                stored.extend(self.try_store(right)?);
+                Ok(stored)
+            }
+        }
+    }
+}
+
+/// Waits for a delivery and takes those that came with it; `None` when there will be no more.
+fn next_batch(jobs: &Mutex<mpsc::Receiver<Job>>) -> Option<Vec<Job>> {
+    let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = jobs.blocking_recv()?;
+    let mut bytes = first.0.body.len();
+    let mut batch = vec![first];
+    while batch.len() < BATCH && bytes < BATCH_BYTES {
+        let Ok(job) = jobs.try_recv() else { break };
+        bytes += job.0.body.len();
+        batch.push(job);
+    }
+    Some(batch)
+}

@@ -1,0 +1,164 @@
+//! Background work: one table of workers, each a thread with its own connection.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diesel::pg::PgConnection;
+
+use crate::app::App;
+use crate::commands;
+use crate::error::Error;
+use crate::stripe::project;
+
+/// What a turn of a worker came to.
+enum Turn {
+    /// There is more to do at once.
+    More,
+    /// Rest until woken or the interval is over.
+    Rest,
+}
+
+/// A line of the table.
+struct Worker {
+    name: &'static str,
+    /// How many threads run it.
+    threads: fn(&App) -> u16,
+    /// How long it rests when there is nothing to do.
+    interval: Duration,
+    /// Rests shorter when something was put into the inbox.
+    woken: bool,
+    turn: fn(&App, &mut PgConnection) -> Result<Turn, Error>,
+}
+
+/// Every worker. Each may run on any number of replicas at once: rows are claimed with SKIP LOCKED, or the work may be done twice.
+const WORKERS: &[Worker] = &[
+    Worker { name: "projector", threads: |app| app.config.projectors, interval: Duration::from_millis(500), woken: true, turn: project_inbox },
+    Worker { name: "key-sweeper", threads: |_| 1, interval: Duration::from_secs(600), woken: false, turn: forget_idempotency_keys },
+];
+
+fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let options = project::Options {
+        batch: app.config.projection_batch,
+        attempts: app.config.projection_attempts,
+        org_per_customer: app.config.stripe_org_per_customer,
+    };
+    let step = project::step(conn, &options, app.clock.now())?;
+    for (outcome, events) in
+        [("applied", step.applied), ("superseded", step.superseded), ("without_object", step.without_object), ("failed", step.failed)]
+    {
+        app.metrics.projected(outcome, events);
+    }
+    Ok(if step.taken() == 0 { Turn::Rest } else { Turn::More })
+}
+
+fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let forgotten = commands::forget_old(conn, app.clock.now())?;
+    Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
+}
+
+/// Wakes resting workers: something was put into the inbox, or the daemon stops.
+#[derive(Default)]
+pub struct Wake {
+    generation: Mutex<u64>,
+    changed: Condvar,
+    stopped: AtomicBool,
+}
+
+impl Wake {
+    /// Wakes every resting worker.
+    pub fn all(&self) {
+        *self.generation.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    fn generation(&self) -> u64 {
+        *self.generation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rests for `time`, or until stopped, or (when `woken`) until the generation is no longer `seen`.
+    fn rest(&self, seen: u64, time: Duration, woken: bool) {
+        let until = Instant::now() + time;
+        let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.is_stopped() && !(woken && *generation != seen) {
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { return };
+            generation = self.changed.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Running workers.
+pub struct Workers {
+    wake: Arc<Wake>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts the table's workers.
+    #[must_use]
+    pub fn start(app: &Arc<App>) -> Self {
+        let mut threads = Vec::new();
+        for worker in WORKERS {
+            for n in 0..(worker.threads)(app) {
+                let app = Arc::clone(app);
+                let thread = std::thread::Builder::new().name(format!("{}-{n}", worker.name));
+                threads.push(thread.spawn(move || run(worker, &app)).expect("the system starts a thread"));
+            }
+        }
+        Self { wake: Arc::clone(&app.wake), threads }
+    }
+
+    /// Lets each worker finish its turn, then ends it.
+    pub fn stop(self) {
+        self.wake.stop();
+        for thread in self.threads {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(worker: &Worker, app: &App) {
+    let mut conn = None;
+    let mut failures = 0_u32;
+    while !app.wake.is_stopped() {
+        let seen = app.wake.generation();
+        match turn(worker, app, &mut conn) {
+            Ok(Turn::More) => failures = 0,
+            Ok(Turn::Rest) => {
+                failures = 0;
+                app.wake.rest(seen, worker.interval, worker.woken);
+            }
+            Err(error) => {
+                // A lost race is tried again at once, a lost database with growing rests.
+                if error.is_disconnected() {
+                    conn = None;
+                }
+                failures += 1;
+                if failures > 1 {
+                    tracing::warn!(worker = worker.name, %error, failures, "a worker's turn failed, it goes on");
+                }
+                let rest = Duration::from_millis(50 << failures.min(6));
+                app.wake.rest(app.wake.generation(), rest, false);
+            }
+        }
+    }
+}
+
+fn turn(worker: &Worker, app: &App, conn: &mut Option<PgConnection>) -> Result<Turn, Error> {
+    let conn = match conn {
+        Some(conn) => conn,
+        none => none.insert(app.db.dedicated()?),
+    };
+    (worker.turn)(app, conn)
+}
