@@ -4,4 +4,6 @@
 
 pub mod billing;
 pub mod db;
+#[allow(missing_docs, unreachable_pub)] // generated
+pub mod schema;
 pub mod stripe;
