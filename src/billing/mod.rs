@@ -1,1 +1,114 @@
 //! What finance knows: customers, subscriptions, invoices, payments and what was returned.
+//!
+//! The tables here mirror Stripe objects. A row follows from the winning snapshot of its object alone.
+
+pub mod catalog;
+pub mod checkout_sessions;
+pub mod credit_notes;
+pub mod customers;
+pub mod disputes;
+pub mod invoices;
+mod mirror;
+pub mod payments;
+pub mod refunds;
+pub mod subscriptions;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use diesel::prelude::*;
+
+use catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
+use checkout_sessions::CheckoutSession;
+use credit_notes::CreditNoteWithLines;
+use customers::{Customer, CustomerTaxId, Discount};
+use disputes::Dispute;
+use invoices::InvoiceWithLines;
+use mirror::{Mirror, upsert};
+use payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
+use refunds::Refund;
+use subscriptions::SubscriptionWithItems;
+
+/// Rows to be stored together. Each is the new truth for its key; of equal keys the last one counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MirrorBatch {
+    /// Customers.
+    pub customers: Vec<Customer>,
+    /// Tax ids of customers.
+    pub customer_tax_ids: Vec<CustomerTaxId>,
+    /// Discounts.
+    pub discounts: Vec<Discount>,
+    /// Subscriptions; their items replace those stored.
+    pub subscriptions: Vec<SubscriptionWithItems>,
+    /// Invoices; their lines replace those stored.
+    pub invoices: Vec<InvoiceWithLines>,
+    /// Payment intents.
+    pub payment_intents: Vec<PaymentIntent>,
+    /// Charges; refunds that were read from a charge's list and are not in this batch are forgotten.
+    pub charges: Vec<Charge>,
+    /// Invoice payments.
+    pub invoice_payments: Vec<InvoicePayment>,
+    /// Refunds of both sources.
+    pub refunds: Vec<Refund>,
+    /// Disputes.
+    pub disputes: Vec<Dispute>,
+    /// Credit notes; their lines replace those stored.
+    pub credit_notes: Vec<CreditNoteWithLines>,
+    /// Checkout sessions.
+    pub checkout_sessions: Vec<CheckoutSession>,
+    /// Products.
+    pub products: Vec<Product>,
+    /// Prices.
+    pub prices: Vec<Price>,
+    /// Coupons.
+    pub coupons: Vec<Coupon>,
+    /// Promotion codes.
+    pub promotion_codes: Vec<PromotionCode>,
+    /// Tax rates.
+    pub tax_rates: Vec<TaxRate>,
+    /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it commits.
+    pub payment_keys: BTreeSet<PaymentKey>,
+}
+
+impl MirrorBatch {
+    /// The payments that rows of this batch take part in as they are stored now. An object may change its payment
+    /// (an invoice gets another intent): lock and add these keys as well, so that the old payment is recomputed.
+    ///
+    /// Ask while the objects themselves are locked.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub fn stored_payment_keys(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
+        payments::stored_keys(conn, &self.invoices, &self.charges, &self.invoice_payments)
+    }
+
+    /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a fixed
+    /// order and rows in the order of their keys, so that two writers do not wait for each other in a circle.
+    ///
+    /// # Errors
+    /// What the database answers; the transaction is then to be rolled back.
+    pub fn write(&self, conn: &mut PgConnection) -> QueryResult<()> {
+        upsert(conn, &self.products)?;
+        upsert(conn, &self.prices)?;
+        upsert(conn, &self.coupons)?;
+        upsert(conn, &self.promotion_codes)?;
+        upsert(conn, &self.tax_rates)?;
+        upsert(conn, &self.customers)?;
+        upsert(conn, &self.customer_tax_ids)?;
+        upsert(conn, &self.discounts)?;
+        subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()))?;
+        invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()))?;
+        upsert(conn, &self.payment_intents)?;
+        upsert(conn, &self.charges)?;
+        upsert(conn, &self.invoice_payments)?;
+        refunds::write(conn, &self.refunds, &self.charges)?;
+        upsert(conn, &self.disputes)?;
+        credit_notes::write(conn, &latest(&self.credit_notes, |row| row.credit_note.key()))?;
+        upsert(conn, &self.checkout_sessions)?;
+        payments::combine(conn, &self.payment_keys)
+    }
+}
+
+/// The last row given of each key, in the order of keys.
+fn latest<'a, T>(rows: &'a [T], key: impl Fn(&'a T) -> mirror::Key<'a>) -> Vec<&'a T> {
+    rows.iter().map(|row| (key(row), row)).collect::<BTreeMap<_, _>>().into_values().collect()
+}

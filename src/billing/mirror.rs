@@ -1,0 +1,180 @@
+//! One way to store rows of any mirror: columns travel as arrays, so a batch is one prepared statement of any size.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{Array, Bool, HasSqlType, Integer, Text, Untyped};
+
+/// Account, live mode, object id, and the number within that object for rows which belong to a parent (else 0).
+pub(super) type Key<'a> = (&'a str, bool, &'a str, i32);
+
+/// A row of a mirror table; [`mirror!`] implements it.
+pub(super) trait Mirror: 'static {
+    /// The table.
+    const TABLE: &'static str;
+    /// The columns of the primary key.
+    const KEY: &'static [&'static str];
+    /// Every column of the row, in the order of [`Mirror::columns`].
+    const COLUMNS: &'static [&'static str];
+    /// Which stored row an update may replace; empty for any.
+    const GUARD: &'static str = "";
+    /// The primary key of this row.
+    fn key(&self) -> Key<'_>;
+    /// The values of each column over all rows.
+    fn columns<'a>(rows: &[&'a Self]) -> Vec<Box<dyn QueryFragment<Pg> + 'a>>;
+}
+
+/// The values of one column, sent as one array.
+pub(super) struct Column<ST, T> {
+    values: Vec<T>,
+    sql_type: PhantomData<ST>,
+}
+
+impl<ST, T> Column<ST, T> {
+    pub(super) fn new(values: Vec<T>) -> Self {
+        Self { values, sql_type: PhantomData }
+    }
+}
+
+impl<ST, T> QueryFragment<Pg> for Column<ST, T>
+where
+    ST: 'static,
+    Pg: HasSqlType<Array<ST>>,
+    Vec<T>: ToSql<Array<ST>, Pg>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<Array<ST>, Vec<T>>(&self.values)
+    }
+}
+
+/// `INSERT … SELECT FROM UNNEST … ON CONFLICT DO UPDATE`. Its text depends on the table alone, so diesel prepares it
+/// once per connection.
+struct Upsert<'a, M> {
+    columns: Vec<Box<dyn QueryFragment<Pg> + 'a>>,
+    row: PhantomData<M>,
+}
+
+impl<M: Mirror> QueryFragment<Pg> for Upsert<'_, M> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("INSERT INTO ");
+        out.push_sql(M::TABLE);
+        push_list(&mut out, " (", M::COLUMNS)?;
+        out.push_sql(") SELECT * FROM UNNEST(");
+        for (index, column) in self.columns.iter().enumerate() {
+            if index > 0 {
+                out.push_sql(", ");
+            }
+            column.walk_ast(out.reborrow())?;
+        }
+        push_list(&mut out, ") ON CONFLICT (", M::KEY)?;
+        let mut before = ") DO UPDATE SET ";
+        for column in M::COLUMNS.iter().filter(|column| !M::KEY.contains(column)) {
+            out.push_sql(before);
+            out.push_identifier(column)?;
+            out.push_sql(" = excluded.");
+            out.push_identifier(column)?;
+            before = ", ";
+        }
+        out.push_sql(M::GUARD);
+        Ok(())
+    }
+}
+
+fn push_list(out: &mut AstPass<'_, '_, Pg>, before: &str, columns: &[&str]) -> QueryResult<()> {
+    let mut before = before;
+    for column in columns {
+        out.push_sql(before);
+        out.push_identifier(column)?;
+        before = ", ";
+    }
+    Ok(())
+}
+
+impl<M: Mirror> QueryId for Upsert<'_, M> {
+    type QueryId = Upsert<'static, M>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<M> Query for Upsert<'_, M> {
+    type SqlType = Untyped;
+}
+
+impl<M> RunQueryDsl<PgConnection> for Upsert<'_, M> {}
+
+/// Stores rows, sorted by key so that two writers lock in the same order; of equal keys the last one given counts.
+pub(super) fn upsert<'a, M: Mirror>(
+    conn: &mut PgConnection,
+    rows: impl IntoIterator<Item = &'a M>,
+) -> QueryResult<()> {
+    let sorted: BTreeMap<Key<'a>, &'a M> = rows.into_iter().map(|row| (row.key(), row)).collect();
+    if sorted.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<&M> = sorted.into_values().collect();
+    Upsert::<M> { columns: M::columns(&rows), row: PhantomData }.execute(conn).map(|_| ())
+}
+
+/// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`: what is
+/// left of an older, longer list.
+pub(super) fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let [_, _, parent, number] = M::KEY else { unreachable!("only numbered rows belong to a parent") };
+    let delete = format!(
+        "DELETE FROM {table} t USING UNNEST($1, $2, $3, $4) AS p (account, livemode, id, kept)
+         WHERE t.account = p.account AND t.livemode = p.livemode AND t.{parent} = p.id AND t.{number} >= p.kept",
+        table = M::TABLE
+    );
+    diesel::sql_query(delete)
+        .bind::<Array<Text>, _>(parents.iter().map(|key| key.0).collect::<Vec<_>>())
+        .bind::<Array<Bool>, _>(parents.iter().map(|key| key.1).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(parents.iter().map(|key| key.2).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(parents.iter().map(|key| key.3).collect::<Vec<_>>())
+        .execute(conn)
+        .map(|_| ())
+}
+
+/// Declares the row of a mirror table: a struct whose fields are the table's columns, and how to store it.
+macro_rules! mirror {
+    (
+        $(#[$doc:meta])*
+        $name:ident in $table:ident, key (account, livemode, $id:ident $(, $number:ident)?) $(, guard $guard:literal)? {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable)]
+        #[diesel(table_name = crate::schema::$table)]
+        #[diesel(check_for_backend(diesel::pg::Pg))]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $crate::billing::mirror::Mirror for $name {
+            const TABLE: &'static str = stringify!($table);
+            const KEY: &'static [&'static str] =
+                &["account", "livemode", stringify!($id) $(, stringify!($number))?];
+            const COLUMNS: &'static [&'static str] =
+                &[$(<crate::schema::$table::$field as diesel::Column>::NAME),*];
+            $(const GUARD: &'static str = $guard;)?
+
+            fn key(&self) -> $crate::billing::mirror::Key<'_> {
+                (&self.account, self.livemode, &self.$id, 0 $(+ self.$number)?)
+            }
+
+            fn columns<'a>(
+                rows: &[&'a Self],
+            ) -> Vec<Box<dyn diesel::query_builder::QueryFragment<diesel::pg::Pg> + 'a>> {
+                vec![$(Box::new($crate::billing::mirror::Column::<
+                    diesel::dsl::SqlTypeOf<crate::schema::$table::$field>, &'a $type,
+                >::new(rows.iter().map(|row| &row.$field).collect()))),*]
+            }
+        }
+    };
+}
+pub(super) use mirror;

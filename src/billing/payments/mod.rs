@@ -1,0 +1,219 @@
+//! Payments: one row per money movement, and the Stripe objects it is computed from.
+
+mod combine;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::mirror::mirror;
+pub(super) use combine::{combine, stored_keys};
+
+/// A money movement. Several Stripe objects take part in one; all writers of these objects hold a lock on the key, so
+/// that the payment can be recomputed from what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PaymentKey {
+    /// Connected account, empty for the platform's own.
+    pub account: String,
+    /// Live or test mode.
+    pub livemode: bool,
+    /// Id of the payment intent, else of the charge, else of the payment record, else of the invoice payment.
+    pub id: String,
+}
+
+mirror! {
+    /// Stripe's intent to collect a payment. Amounts are minor units of `currency`.
+    PaymentIntent in payment_intents, key (account, livemode, id) {
+        /// Connected account, empty for the platform's own.
+        account: String,
+        /// Live or test mode.
+        livemode: bool,
+        /// `pi_…`
+        id: String,
+        /// Who pays.
+        customer_id: Option<String>,
+        /// Invoice it pays, in older shapes.
+        invoice_id: Option<String>,
+        /// Its latest charge.
+        latest_charge_id: Option<String>,
+        /// `requires_payment_method`, `processing`, `requires_capture`, `succeeded`, `canceled`, …
+        status: Option<String>,
+        /// Amount to collect.
+        amount: Option<i64>,
+        /// Amount collected.
+        amount_received: Option<i64>,
+        /// Currency, lower case.
+        currency: Option<String>,
+        /// Kind of payment method, where the snapshot leaves no choice.
+        payment_method_type: Option<String>,
+        /// Code of the last error.
+        failure_code: Option<String>,
+        /// Message of the last error.
+        failure_message: Option<String>,
+        /// Description.
+        description: Option<String>,
+        /// When it was canceled.
+        canceled_at: Option<DateTime<Utc>>,
+        /// When it was created.
+        created: Option<DateTime<Utc>>,
+        /// Metadata, an object.
+        metadata: Value,
+    }
+}
+
+mirror! {
+    /// One attempt to move money. Amounts are minor units of `currency`.
+    Charge in charges, key (account, livemode, id) {
+        /// Connected account, empty for the platform's own.
+        account: String,
+        /// Live or test mode.
+        livemode: bool,
+        /// `ch_…` or `py_…`
+        id: String,
+        /// Intent it belongs to.
+        payment_intent_id: Option<String>,
+        /// Who pays.
+        customer_id: Option<String>,
+        /// Invoice it pays, in older shapes.
+        invoice_id: Option<String>,
+        /// `pending`, `succeeded` or `failed`.
+        status: Option<String>,
+        /// Amount to collect.
+        amount: Option<i64>,
+        /// Amount captured; older shapes leave it out.
+        amount_captured: Option<i64>,
+        /// Amount given back.
+        amount_refunded: Option<i64>,
+        /// Currency, lower case.
+        currency: Option<String>,
+        /// Whether the money was taken, not only reserved.
+        captured: Option<bool>,
+        /// Whether all of it was given back.
+        refunded: Option<bool>,
+        /// Whether it is or was disputed.
+        disputed: Option<bool>,
+        /// Kind of payment method: `card`, `sepa_debit`, …
+        payment_method_type: Option<String>,
+        /// Why it failed.
+        failure_code: Option<String>,
+        /// Why it failed, for people.
+        failure_message: Option<String>,
+        /// Receipt for the customer.
+        receipt_url: Option<String>,
+        /// Description.
+        description: Option<String>,
+        /// When it was created.
+        created: Option<DateTime<Utc>>,
+        /// Metadata, an object.
+        metadata: Value,
+    }
+}
+
+mirror! {
+    /// What ties a payment to an invoice, in newer shapes. Amounts are minor units of `currency`.
+    InvoicePayment in invoice_payments, key (account, livemode, id) {
+        /// Connected account, empty for the platform's own.
+        account: String,
+        /// Live or test mode.
+        livemode: bool,
+        /// `inpay_…`
+        id: String,
+        /// Invoice paid.
+        invoice_id: Option<String>,
+        /// `payment_intent`, `charge`, `payment_record`, …
+        type_: Option<String>,
+        /// Payment intent that pays.
+        payment_intent_id: Option<String>,
+        /// Charge that pays, where there is no intent.
+        charge_id: Option<String>,
+        /// Record of a payment made outside Stripe.
+        payment_record_id: Option<String>,
+        /// `open`, `paid` or `canceled`.
+        status: Option<String>,
+        /// Amount to pay.
+        amount_requested: Option<i64>,
+        /// Amount paid.
+        amount_paid: Option<i64>,
+        /// Currency, lower case.
+        currency: Option<String>,
+        /// Whether it is the invoice's default payment.
+        is_default: Option<bool>,
+        /// When it was paid.
+        paid_at: Option<DateTime<Utc>>,
+        /// When it was canceled.
+        canceled_at: Option<DateTime<Utc>>,
+        /// When it was created.
+        created: Option<DateTime<Utc>>,
+    }
+}
+
+impl PaymentIntent {
+    /// The payment this intent is.
+    pub fn payment_id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Charge {
+    /// The payment this charge belongs to.
+    pub fn payment_id(&self) -> &str {
+        self.payment_intent_id.as_deref().unwrap_or(&self.id)
+    }
+}
+
+impl InvoicePayment {
+    /// The payment this object ties to an invoice.
+    pub fn payment_id(&self) -> &str {
+        let named = [&self.payment_intent_id, &self.charge_id, &self.payment_record_id];
+        named.into_iter().find_map(|id| id.as_deref()).unwrap_or(&self.id)
+    }
+}
+
+/// One money movement, computed from intent, charge, invoice payment and invoice, whichever are known.
+/// Amounts are minor units of `currency`.
+#[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable)]
+#[diesel(table_name = crate::schema::payments)]
+#[diesel(check_for_backend(diesel::pg::Pg))]
+pub struct Payment {
+    /// Connected account, empty for the platform's own.
+    pub account: String,
+    /// Live or test mode.
+    pub livemode: bool,
+    /// See [`PaymentKey::id`].
+    pub id: String,
+    /// Payment intent.
+    pub payment_intent_id: Option<String>,
+    /// The charge that succeeded, else the latest.
+    pub charge_id: Option<String>,
+    /// The invoice payment that was paid, else the oldest.
+    pub invoice_payment_id: Option<String>,
+    /// Invoice it pays.
+    pub invoice_id: Option<String>,
+    /// Who pays; absent when only an invoice payment is known: then the invoice tells.
+    pub customer_id: Option<String>,
+    /// Status of the intent; without one `succeeded`, `requires_capture`, `pending`, `failed` or `canceled`.
+    pub status: Option<String>,
+    /// Amount to collect.
+    pub amount: Option<i64>,
+    /// Amount collected.
+    pub amount_received: i64,
+    /// Amount given back, as the charge says.
+    pub amount_refunded: i64,
+    /// Currency, lower case.
+    pub currency: Option<String>,
+    /// Kind of payment method.
+    pub payment_method_type: Option<String>,
+    /// Why it failed; empty once it succeeded.
+    pub failure_code: Option<String>,
+    /// Why it failed, for people; empty once it succeeded.
+    pub failure_message: Option<String>,
+    /// Whether it is or was disputed.
+    pub disputed: bool,
+    /// When it was begun.
+    pub created: Option<DateTime<Utc>>,
+    /// When the money moved, as far as known: invoice payment, else charge, else the begin of the intent.
+    pub paid_at: Option<DateTime<Utc>>,
+    /// Description.
+    pub description: Option<String>,
+    /// Metadata of the intent, else of the charge.
+    pub metadata: Value,
+}

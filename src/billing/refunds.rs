@@ -1,0 +1,76 @@
+//! Refunds: money returned.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Bool, Text};
+use serde_json::Value;
+
+use super::mirror::{self, mirror};
+use super::payments::Charge;
+
+/// [`Refund::source`] of a refund object.
+pub const FROM_REFUND: &str = "refund";
+/// [`Refund::source`] of an entry in the list inside a charge (API versions before 2022-11-15).
+pub const FROM_CHARGE: &str = "charge";
+
+mirror! {
+    /// A refund of a charge. A refund object always replaces the entry of a charge's list, never the other way round.
+    Refund in refunds, key (account, livemode, id),
+        guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'" {
+        /// Connected account, empty for the platform's own.
+        account: String,
+        /// Live or test mode.
+        livemode: bool,
+        /// `re_…` or `pyr_…`
+        id: String,
+        /// [`FROM_REFUND`] or [`FROM_CHARGE`].
+        source: String,
+        /// Charge refunded.
+        charge_id: Option<String>,
+        /// Payment intent refunded.
+        payment_intent_id: Option<String>,
+        /// Amount in minor units.
+        amount: Option<i64>,
+        /// Currency, lower case.
+        currency: Option<String>,
+        /// `pending`, `requires_action`, `succeeded`, `failed` or `canceled`.
+        status: Option<String>,
+        /// `duplicate`, `fraudulent`, `requested_by_customer` or `expired_uncaptured_charge`.
+        reason: Option<String>,
+        /// Why it failed.
+        failure_reason: Option<String>,
+        /// When it was created.
+        created: Option<DateTime<Utc>>,
+        /// Metadata, an object.
+        metadata: Value,
+    }
+}
+
+/// Stores refunds, of one id the refund object before the entry of a charge's list. What the charges given no longer
+/// list is deleted, so that such rows follow from the charge's winning snapshot alone.
+pub(super) fn write(conn: &mut PgConnection, rows: &[Refund], charges: &[Charge]) -> QueryResult<()> {
+    let (embedded, objects): (Vec<&Refund>, Vec<&Refund>) =
+        rows.iter().partition(|row| row.source == FROM_CHARGE);
+    forget_unlisted(conn, charges, &embedded)?;
+    mirror::upsert(conn, embedded.into_iter().chain(objects))
+}
+
+fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]) -> QueryResult<()> {
+    if charges.is_empty() {
+        return Ok(());
+    }
+    diesel::sql_query(
+        "DELETE FROM refunds r USING UNNEST($1, $2, $3) AS c (account, livemode, id)
+         WHERE r.charge_id = c.id AND r.account = c.account AND r.livemode = c.livemode AND r.source = 'charge'
+           AND NOT EXISTS (SELECT FROM UNNEST($4, $5, $6) AS k (account, livemode, id)
+                           WHERE k.account = r.account AND k.livemode = r.livemode AND k.id = r.id)",
+    )
+    .bind::<Array<Text>, _>(charges.iter().map(|row| &*row.account).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(charges.iter().map(|row| row.livemode).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(charges.iter().map(|row| &*row.id).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(kept.iter().map(|row| &*row.account).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(kept.iter().map(|row| row.livemode).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(kept.iter().map(|row| &*row.id).collect::<Vec<_>>())
+    .execute(conn)
+    .map(|_| ())
+}

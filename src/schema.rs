@@ -1,0 +1,514 @@
+// @generated automatically by Diesel CLI.
+
+diesel::table! {
+    charges (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        payment_intent_id -> Nullable<Text>,
+        customer_id -> Nullable<Text>,
+        invoice_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        amount_captured -> Nullable<Int8>,
+        amount_refunded -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        captured -> Nullable<Bool>,
+        refunded -> Nullable<Bool>,
+        disputed -> Nullable<Bool>,
+        payment_method_type -> Nullable<Text>,
+        failure_code -> Nullable<Text>,
+        failure_message -> Nullable<Text>,
+        receipt_url -> Nullable<Text>,
+        description -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    checkout_sessions (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        mode -> Nullable<Text>,
+        status -> Nullable<Text>,
+        payment_status -> Nullable<Text>,
+        customer_id -> Nullable<Text>,
+        customer_email -> Nullable<Text>,
+        client_reference_id -> Nullable<Text>,
+        payment_intent_id -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
+        invoice_id -> Nullable<Text>,
+        payment_link_id -> Nullable<Text>,
+        amount_subtotal -> Nullable<Int8>,
+        amount_discount -> Nullable<Int8>,
+        amount_tax -> Nullable<Int8>,
+        amount_total -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        expires_at -> Nullable<Timestamptz>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    coupons (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        name -> Nullable<Text>,
+        percent_off -> Nullable<Numeric>,
+        amount_off -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        duration -> Nullable<Text>,
+        duration_in_months -> Nullable<Int4>,
+        max_redemptions -> Nullable<Int8>,
+        times_redeemed -> Nullable<Int8>,
+        redeem_by -> Nullable<Timestamptz>,
+        valid -> Nullable<Bool>,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    credit_note_lines (account, livemode, credit_note_id, line_number) {
+        account -> Text,
+        livemode -> Bool,
+        credit_note_id -> Text,
+        line_number -> Int4,
+        id -> Nullable<Text>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        invoice_line_id -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        quantity -> Nullable<Int8>,
+        description -> Nullable<Text>,
+        unit_amount_decimal -> Nullable<Numeric>,
+        discount_amount -> Nullable<Int8>,
+        tax_amount -> Nullable<Int8>,
+    }
+}
+
+diesel::table! {
+    credit_notes (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        invoice_id -> Nullable<Text>,
+        customer_id -> Nullable<Text>,
+        number -> Nullable<Text>,
+        status -> Nullable<Text>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        memo -> Nullable<Text>,
+        currency -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        subtotal -> Nullable<Int8>,
+        discount_total -> Nullable<Int8>,
+        tax_total -> Nullable<Int8>,
+        total -> Nullable<Int8>,
+        out_of_band_amount -> Nullable<Int8>,
+        refund_ids -> Jsonb,
+        pdf -> Nullable<Text>,
+        effective_at -> Nullable<Timestamptz>,
+        voided_at -> Nullable<Timestamptz>,
+        lines_complete -> Bool,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    customer_tax_ids (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        customer_id -> Nullable<Text>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        value -> Nullable<Text>,
+        country -> Nullable<Text>,
+        verification_status -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+    }
+}
+
+diesel::table! {
+    customers (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        name -> Nullable<Text>,
+        email -> Nullable<Text>,
+        description -> Nullable<Text>,
+        phone -> Nullable<Text>,
+        currency -> Nullable<Text>,
+        balance -> Nullable<Int8>,
+        delinquent -> Nullable<Bool>,
+        tax_exempt -> Nullable<Text>,
+        country -> Nullable<Text>,
+        address -> Nullable<Jsonb>,
+        default_payment_method_id -> Nullable<Text>,
+        default_source_id -> Nullable<Text>,
+        invoice_prefix -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    discounts (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        customer_id -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
+        invoice_id -> Nullable<Text>,
+        coupon_id -> Nullable<Text>,
+        promotion_code_id -> Nullable<Text>,
+        starts_at -> Nullable<Timestamptz>,
+        ends_at -> Nullable<Timestamptz>,
+        deleted -> Bool,
+    }
+}
+
+diesel::table! {
+    disputes (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        charge_id -> Nullable<Text>,
+        payment_intent_id -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        status -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        evidence_due_by -> Nullable<Timestamptz>,
+        is_charge_refundable -> Nullable<Bool>,
+        funds_withdrawn -> Nullable<Int8>,
+        funds_net -> Nullable<Int8>,
+        funds_currency -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    invoice_lines (account, livemode, invoice_id, line_number) {
+        account -> Text,
+        livemode -> Bool,
+        invoice_id -> Text,
+        line_number -> Int4,
+        id -> Nullable<Text>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        quantity -> Nullable<Int8>,
+        description -> Nullable<Text>,
+        period_start -> Nullable<Timestamptz>,
+        period_end -> Nullable<Timestamptz>,
+        price_id -> Nullable<Text>,
+        product_id -> Nullable<Text>,
+        unit_amount_decimal -> Nullable<Numeric>,
+        subscription_id -> Nullable<Text>,
+        subscription_item_id -> Nullable<Text>,
+        invoice_item_id -> Nullable<Text>,
+        proration -> Nullable<Bool>,
+        discount_amount -> Nullable<Int8>,
+        tax_amount -> Nullable<Int8>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    invoice_payments (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        invoice_id -> Nullable<Text>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        payment_intent_id -> Nullable<Text>,
+        charge_id -> Nullable<Text>,
+        payment_record_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        amount_requested -> Nullable<Int8>,
+        amount_paid -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        is_default -> Nullable<Bool>,
+        paid_at -> Nullable<Timestamptz>,
+        canceled_at -> Nullable<Timestamptz>,
+        created -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    invoices (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        customer_id -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
+        number -> Nullable<Text>,
+        status -> Nullable<Text>,
+        billing_reason -> Nullable<Text>,
+        collection_method -> Nullable<Text>,
+        currency -> Nullable<Text>,
+        subtotal -> Nullable<Int8>,
+        discount_total -> Nullable<Int8>,
+        tax_total -> Nullable<Int8>,
+        total -> Nullable<Int8>,
+        amount_due -> Nullable<Int8>,
+        amount_paid -> Nullable<Int8>,
+        amount_remaining -> Nullable<Int8>,
+        starting_balance -> Nullable<Int8>,
+        ending_balance -> Nullable<Int8>,
+        pre_payment_credit_notes_amount -> Nullable<Int8>,
+        post_payment_credit_notes_amount -> Nullable<Int8>,
+        period_start -> Nullable<Timestamptz>,
+        period_end -> Nullable<Timestamptz>,
+        finalized_at -> Nullable<Timestamptz>,
+        due_at -> Nullable<Timestamptz>,
+        paid_at -> Nullable<Timestamptz>,
+        voided_at -> Nullable<Timestamptz>,
+        marked_uncollectible_at -> Nullable<Timestamptz>,
+        next_payment_attempt -> Nullable<Timestamptz>,
+        attempt_count -> Nullable<Int4>,
+        payment_intent_id -> Nullable<Text>,
+        charge_id -> Nullable<Text>,
+        paid_out_of_band -> Nullable<Bool>,
+        hosted_invoice_url -> Nullable<Text>,
+        invoice_pdf -> Nullable<Text>,
+        description -> Nullable<Text>,
+        customer_name -> Nullable<Text>,
+        customer_email -> Nullable<Text>,
+        lines_complete -> Bool,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    payment_intents (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        customer_id -> Nullable<Text>,
+        invoice_id -> Nullable<Text>,
+        latest_charge_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        amount_received -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        payment_method_type -> Nullable<Text>,
+        failure_code -> Nullable<Text>,
+        failure_message -> Nullable<Text>,
+        description -> Nullable<Text>,
+        canceled_at -> Nullable<Timestamptz>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    payments (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        payment_intent_id -> Nullable<Text>,
+        charge_id -> Nullable<Text>,
+        invoice_payment_id -> Nullable<Text>,
+        invoice_id -> Nullable<Text>,
+        customer_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        amount_received -> Int8,
+        amount_refunded -> Int8,
+        currency -> Nullable<Text>,
+        payment_method_type -> Nullable<Text>,
+        failure_code -> Nullable<Text>,
+        failure_message -> Nullable<Text>,
+        disputed -> Bool,
+        created -> Nullable<Timestamptz>,
+        paid_at -> Nullable<Timestamptz>,
+        description -> Nullable<Text>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    prices (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        product_id -> Nullable<Text>,
+        active -> Nullable<Bool>,
+        #[sql_name = "type"]
+        type_ -> Nullable<Text>,
+        billing_scheme -> Nullable<Text>,
+        currency -> Nullable<Text>,
+        unit_amount -> Nullable<Int8>,
+        unit_amount_decimal -> Nullable<Numeric>,
+        recurring_interval -> Nullable<Text>,
+        recurring_interval_count -> Nullable<Int4>,
+        recurring_usage_type -> Nullable<Text>,
+        tiers_mode -> Nullable<Text>,
+        tax_behavior -> Nullable<Text>,
+        lookup_key -> Nullable<Text>,
+        nickname -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    products (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        name -> Nullable<Text>,
+        description -> Nullable<Text>,
+        active -> Nullable<Bool>,
+        unit_label -> Nullable<Text>,
+        tax_code -> Nullable<Text>,
+        default_price_id -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        deleted -> Bool,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    promotion_codes (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        code -> Nullable<Text>,
+        coupon_id -> Nullable<Text>,
+        customer_id -> Nullable<Text>,
+        active -> Nullable<Bool>,
+        max_redemptions -> Nullable<Int8>,
+        times_redeemed -> Nullable<Int8>,
+        expires_at -> Nullable<Timestamptz>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    refunds (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        source -> Text,
+        charge_id -> Nullable<Text>,
+        payment_intent_id -> Nullable<Text>,
+        amount -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        status -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        failure_reason -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    subscription_items (account, livemode, subscription_id, item_number) {
+        account -> Text,
+        livemode -> Bool,
+        subscription_id -> Text,
+        item_number -> Int4,
+        id -> Nullable<Text>,
+        price_id -> Nullable<Text>,
+        product_id -> Nullable<Text>,
+        quantity -> Nullable<Int8>,
+        current_period_start -> Nullable<Timestamptz>,
+        current_period_end -> Nullable<Timestamptz>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    subscriptions (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        customer_id -> Nullable<Text>,
+        status -> Nullable<Text>,
+        currency -> Nullable<Text>,
+        collection_method -> Nullable<Text>,
+        current_period_start -> Nullable<Timestamptz>,
+        current_period_end -> Nullable<Timestamptz>,
+        cancel_at -> Nullable<Timestamptz>,
+        cancel_at_period_end -> Nullable<Bool>,
+        canceled_at -> Nullable<Timestamptz>,
+        ended_at -> Nullable<Timestamptz>,
+        trial_start -> Nullable<Timestamptz>,
+        trial_end -> Nullable<Timestamptz>,
+        start_date -> Nullable<Timestamptz>,
+        billing_cycle_anchor -> Nullable<Timestamptz>,
+        latest_invoice_id -> Nullable<Text>,
+        schedule_id -> Nullable<Text>,
+        default_payment_method_id -> Nullable<Text>,
+        pause_collection -> Nullable<Text>,
+        pause_resumes_at -> Nullable<Timestamptz>,
+        description -> Nullable<Text>,
+        items_complete -> Bool,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    tax_rates (account, livemode, id) {
+        account -> Text,
+        livemode -> Bool,
+        id -> Text,
+        display_name -> Nullable<Text>,
+        description -> Nullable<Text>,
+        percentage -> Nullable<Numeric>,
+        inclusive -> Nullable<Bool>,
+        active -> Nullable<Bool>,
+        country -> Nullable<Text>,
+        state -> Nullable<Text>,
+        jurisdiction -> Nullable<Text>,
+        tax_type -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    charges,
+    checkout_sessions,
+    coupons,
+    credit_note_lines,
+    credit_notes,
+    customer_tax_ids,
+    customers,
+    discounts,
+    disputes,
+    invoice_lines,
+    invoice_payments,
+    invoices,
+    payment_intents,
+    payments,
+    prices,
+    products,
+    promotion_codes,
+    refunds,
+    subscription_items,
+    subscriptions,
+    tax_rates,
+);

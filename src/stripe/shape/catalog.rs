@@ -1,0 +1,105 @@
+//! Products, prices, coupons, promotion codes, tax rates.
+
+use super::{Fields, ShapeError};
+use crate::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
+
+pub(super) fn product(from: Fields<'_>) -> Product {
+    Product {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        name: from.text("name"),
+        description: from.text("description"),
+        active: from.flag("active"),
+        unit_label: from.text("unit_label"),
+        tax_code: from.id("tax_code"),
+        default_price_id: from.id("default_price"),
+        created: from.time("created"),
+        deleted: from.object.deleted,
+        metadata: from.metadata(),
+    }
+}
+
+pub(super) fn price(from: Fields<'_>) -> Result<Price, ShapeError> {
+    let recurring = from.at("recurring");
+    Ok(Price {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        product_id: from.id("product"),
+        active: from.flag("active"),
+        type_: from.text("type"),
+        billing_scheme: from.text("billing_scheme"),
+        currency: from.text("currency"),
+        unit_amount: from.money("unit_amount")?,
+        unit_amount_decimal: from.money_decimal("unit_amount_decimal")?,
+        recurring_interval: recurring.text("interval"),
+        recurring_interval_count: recurring.small("interval_count"),
+        recurring_usage_type: recurring.text("usage_type"),
+        tiers_mode: from.text("tiers_mode"),
+        tax_behavior: from.text("tax_behavior"),
+        lookup_key: from.text("lookup_key"),
+        nickname: from.text("nickname"),
+        created: from.time("created"),
+        deleted: from.object.deleted,
+        metadata: from.metadata(),
+    })
+}
+
+pub(super) fn coupon(from: Fields<'_>) -> Result<Coupon, ShapeError> {
+    Ok(Coupon {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        name: from.text("name"),
+        percent_off: from.percent("percent_off")?,
+        amount_off: from.money("amount_off")?,
+        currency: from.text("currency"),
+        duration: from.text("duration"),
+        duration_in_months: from.small("duration_in_months"),
+        max_redemptions: from.integer("max_redemptions"),
+        times_redeemed: from.integer("times_redeemed"),
+        redeem_by: from.time("redeem_by"),
+        valid: from.flag("valid"),
+        created: from.time("created"),
+        deleted: from.object.deleted,
+        metadata: from.metadata(),
+    })
+}
+
+pub(super) fn promotion_code(from: Fields<'_>) -> PromotionCode {
+    PromotionCode {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        code: from.text("code"),
+        // Since 2025-09-30 the coupon lies in `promotion`.
+        coupon_id: from.id("coupon").or_else(|| from.at("promotion").id("coupon")),
+        customer_id: from.id("customer"),
+        active: from.flag("active"),
+        max_redemptions: from.integer("max_redemptions"),
+        times_redeemed: from.integer("times_redeemed"),
+        expires_at: from.time("expires_at"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    }
+}
+
+pub(super) fn tax_rate(from: Fields<'_>) -> Result<TaxRate, ShapeError> {
+    Ok(TaxRate {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        display_name: from.text("display_name"),
+        description: from.text("description"),
+        percentage: from.percent("percentage")?,
+        inclusive: from.flag("inclusive"),
+        active: from.flag("active"),
+        country: from.text("country"),
+        state: from.text("state"),
+        jurisdiction: from.text("jurisdiction"),
+        tax_type: from.text("tax_type"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}

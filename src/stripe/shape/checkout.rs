@@ -1,0 +1,32 @@
+//! Checkout sessions.
+
+use super::{Fields, ShapeError};
+use crate::billing::checkout_sessions::CheckoutSession;
+
+pub(super) fn session(from: Fields<'_>) -> Result<CheckoutSession, ShapeError> {
+    let totals = from.at("total_details");
+    let given = from.at("customer_details");
+    Ok(CheckoutSession {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        mode: from.text("mode"),
+        status: from.text("status"),
+        payment_status: from.text("payment_status"),
+        customer_id: from.id("customer"),
+        customer_email: given.text("email").or_else(|| from.text("customer_email")),
+        client_reference_id: from.text("client_reference_id"),
+        payment_intent_id: from.id("payment_intent"),
+        subscription_id: from.id("subscription"),
+        invoice_id: from.id("invoice"),
+        payment_link_id: from.id("payment_link"),
+        amount_subtotal: from.money("amount_subtotal")?,
+        amount_discount: totals.money("amount_discount")?,
+        amount_tax: totals.money("amount_tax")?,
+        amount_total: from.money("amount_total")?,
+        currency: from.text("currency"),
+        expires_at: from.time("expires_at"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}

@@ -1,0 +1,189 @@
+//! Reads single fields out of a snapshot, whatever Stripe put there.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde_json::{Map, Value};
+
+use super::{ObjectRef, ShapeError};
+
+static NOTHING: Value = Value::Null;
+
+/// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page of text.
+const LONGEST_ID: usize = 255;
+
+/// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is strict.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a> {
+    pub(super) object: &'a ObjectRef<'a>,
+    /// Where it lies in the snapshot, for messages; empty at the top.
+    place: &'static str,
+    value: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(object: &'a ObjectRef<'a>, snapshot: &'a Value) -> Self {
+        Self { object, place: "", value: snapshot }
+    }
+
+    fn get(&self, field: &str) -> &'a Value {
+        self.value.get(field).unwrap_or(&NOTHING)
+    }
+
+    pub(super) fn has(&self, field: &str) -> bool {
+        !self.get(field).is_null()
+    }
+
+    /// The object within `field`; reads as empty when it is absent or only an id.
+    pub(super) fn at(&self, field: &'static str) -> Self {
+        Self { place: field, value: self.get(field), ..*self }
+    }
+
+    /// The entries of an array, or of a Stripe list's `data`.
+    pub(super) fn list(&self, field: &'static str) -> Vec<Self> {
+        let value = self.get(field);
+        let entries = value.as_array().or_else(|| value.get("data")?.as_array());
+        entries.into_iter().flatten().map(|value| Self { place: field, value, ..*self }).collect()
+    }
+
+    /// Whether a Stripe list is all there.
+    pub(super) fn list_complete(&self, field: &'static str) -> bool {
+        let list = self.get(field);
+        list.is_array()
+            || (list.get("data").is_some_and(Value::is_array) && list.get("has_more") != Some(&true.into()))
+    }
+
+    pub(super) fn text(&self, field: &str) -> Option<String> {
+        self.get(field).as_str().map(storable)
+    }
+
+    /// An id, of the object itself where Stripe expanded it.
+    pub(super) fn id(&self, field: &str) -> Option<String> {
+        id_of(self.get(field))
+    }
+
+    /// The id when this entry itself is an id or an object.
+    pub(super) fn own_id(&self) -> Option<String> {
+        id_of(self.value)
+    }
+
+    pub(super) fn flag(&self, field: &str) -> Option<bool> {
+        self.get(field).as_bool()
+    }
+
+    pub(super) fn integer(&self, field: &str) -> Option<i64> {
+        self.get(field).as_i64()
+    }
+
+    pub(super) fn small(&self, field: &str) -> Option<i32> {
+        self.integer(field)?.try_into().ok()
+    }
+
+    /// Seconds since 1970 as Stripe sends them, or RFC 3339; years 1 to 9999.
+    pub(super) fn time(&self, field: &str) -> Option<DateTime<Utc>> {
+        let time = match self.get(field) {
+            Value::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
+            Value::String(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
+            _ => return None,
+        };
+        (-62_135_596_800..253_402_300_800).contains(&time.timestamp()).then_some(time)
+    }
+
+    /// An amount in minor units.
+    pub(super) fn money(&self, field: &'static str) -> Result<Option<i64>, ShapeError> {
+        match self.get(field) {
+            Value::Null => Ok(None),
+            value => value
+                .as_i64()
+                .map(Some)
+                .ok_or_else(|| self.error(field, value, "a whole number within 64 bits")),
+        }
+    }
+
+    /// The sum of `amount` over a list; absent when there is no list.
+    pub(super) fn money_sum(
+        &self,
+        list: &'static str,
+        amount: &'static str,
+    ) -> Result<Option<i64>, ShapeError> {
+        if !self.has(list) {
+            return Ok(None);
+        }
+        let mut sum = 0_i64;
+        for entry in self.list(list) {
+            let overflow = || entry.error(amount, &NOTHING, "a list of amounts whose sum is within 64 bits");
+            sum = sum.checked_add(entry.money(amount)?.unwrap_or(0)).ok_or_else(overflow)?;
+        }
+        Ok(Some(sum))
+    }
+
+    /// A price in minor units with decimal places, sent as text. A JSON fraction is refused: it may be rounded already.
+    pub(super) fn money_decimal(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
+        let value = self.get(field);
+        let decimal = match value {
+            Value::Null => return Ok(None),
+            Value::String(text) => Decimal::from_str_exact(text).ok(),
+            value => value.as_i64().map(Decimal::from),
+        };
+        decimal.map(Some).ok_or_else(|| self.error(field, value, "a decimal number of at most 28 digits"))
+    }
+
+    /// A percentage, which Stripe sends as a JSON number.
+    pub(super) fn percent(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
+        let value = self.get(field);
+        let decimal = match value {
+            Value::Null => return Ok(None),
+            Value::String(text) => Decimal::from_str(text).ok(),
+            Value::Number(number) => {
+                let text = number.to_string();
+                Decimal::from_str(&text).or_else(|_| Decimal::from_scientific(&text)).ok()
+            }
+            _ => None,
+        };
+        decimal.map(Some).ok_or_else(|| self.error(field, value, "a number"))
+    }
+
+    /// An object as it is, such as an address.
+    pub(super) fn json(&self, field: &str) -> Option<Value> {
+        let value = self.get(field);
+        value.is_object().then(|| storable_json(value))
+    }
+
+    /// Metadata: always an object.
+    pub(super) fn metadata(&self) -> Value {
+        self.json("metadata").unwrap_or_else(|| Value::Object(Map::new()))
+    }
+
+    fn error(&self, field: &'static str, found: &Value, expected: &'static str) -> ShapeError {
+        let field = if self.place.is_empty() { field.to_owned() } else { format!("{}.{field}", self.place) };
+        let mut found = found.to_string();
+        if let Some((end, _)) = found.char_indices().nth(40) {
+            found.truncate(end);
+            found.push('…');
+        }
+        let ObjectRef { object, id, .. } = self.object;
+        ShapeError { object: (*object).to_owned(), id: (*id).to_owned(), field, expected, found }
+    }
+}
+
+fn id_of(value: &Value) -> Option<String> {
+    let id = value.as_str().or_else(|| value.get("id")?.as_str())?;
+    (!id.is_empty() && id.len() <= LONGEST_ID).then(|| storable(id))
+}
+
+/// PostgreSQL stores no NUL, neither in text nor in jsonb.
+fn storable(text: &str) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+}
+
+fn storable_json(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(storable(text)),
+        Value::Array(entries) => entries.iter().map(storable_json).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (storable(key), storable_json(value))).collect()
+        }
+        other => other.clone(),
+    }
+}

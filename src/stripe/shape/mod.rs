@@ -1,0 +1,91 @@
+//! Reads the snapshot of a Stripe object into rows, in both generations of Stripe's shapes: before the API version
+//! `2025-03-31.basil` and since. The shape itself is looked at, never the version that an event names.
+
+mod catalog;
+mod checkout;
+mod customers;
+mod fields;
+mod invoices;
+mod payments;
+mod returns;
+mod subscriptions;
+
+use serde_json::Value;
+
+use super::Realm;
+use crate::billing::MirrorBatch;
+use crate::billing::payments::PaymentKey;
+use fields::Fields;
+
+/// Which object a snapshot shows.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectRef<'a> {
+    /// Account and mode it lives in.
+    pub realm: &'a Realm,
+    /// Its kind, as its field `object` says: `invoice`, `checkout.session`, …
+    pub object: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// The snapshot comes from the event of its deletion.
+    pub deleted: bool,
+}
+
+/// A snapshot holds an amount that cannot be read. Nothing of the object is stored then: a guess would be worse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{object} {id}: the field `{field}` must be {expected} but is {found}; fetch the object from Stripe again"
+)]
+pub struct ShapeError {
+    /// Kind of the object.
+    pub object: String,
+    /// Its id.
+    pub id: String,
+    /// The field, with the list or object that it lies in.
+    pub field: String,
+    /// What could have been read.
+    pub expected: &'static str,
+    /// What was found, shortened.
+    pub found: String,
+}
+
+/// Reads a snapshot and adds its rows, and the payments it takes part in, to the batch. Kinds that have no mirror add
+/// nothing.
+///
+/// # Errors
+/// An amount that is not a whole number within 64 bits; the batch is left as it was.
+pub fn read(object: &ObjectRef<'_>, snapshot: &Value, batch: &mut MirrorBatch) -> Result<(), ShapeError> {
+    let from = Fields::of(object, snapshot);
+    match object.object {
+        "customer" => batch.customers.push(customers::customer(from)?),
+        "tax_id" => batch.customer_tax_ids.push(customers::tax_id(from)),
+        "discount" => batch.discounts.push(customers::discount(from)),
+        "subscription" => batch.subscriptions.push(subscriptions::subscription(from)),
+        "invoice" => batch.invoices.push(invoices::invoice(from)?),
+        "payment_intent" => batch.payment_intents.push(payments::payment_intent(from)?),
+        "charge" => {
+            let charge = payments::charge(from)?;
+            batch.refunds.extend(returns::embedded_refunds(from, &charge)?);
+            batch.charges.push(charge);
+        }
+        "invoice_payment" => batch.invoice_payments.push(payments::invoice_payment(from)?),
+        "refund" => batch.refunds.push(returns::refund(from)?),
+        "dispute" => batch.disputes.push(returns::dispute(from)?),
+        "credit_note" => batch.credit_notes.push(returns::credit_note(from)?),
+        "checkout.session" => batch.checkout_sessions.push(checkout::session(from)?),
+        "product" => batch.products.push(catalog::product(from)),
+        "price" => batch.prices.push(catalog::price(from)?),
+        "coupon" => batch.coupons.push(catalog::coupon(from)?),
+        "promotion_code" => batch.promotion_codes.push(catalog::promotion_code(from)),
+        "tax_rate" => batch.tax_rates.push(catalog::tax_rate(from)?),
+        _ => {}
+    }
+    batch.payment_keys.extend(payment_keys(object, snapshot));
+    Ok(())
+}
+
+/// Keys of the payments that this object takes part in. The caller locks them before it writes a batch.
+///
+/// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
+pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<PaymentKey> {
+    payments::key(Fields::of(object, snapshot)).into_iter().collect()
+}

@@ -1,0 +1,110 @@
+//! Payment intents, charges, and what ties them to invoices.
+
+use super::{Fields, ShapeError};
+use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
+
+/// The payment an object takes part in. An invoice names it in the older shapes only.
+pub(super) fn key(from: Fields<'_>) -> Option<PaymentKey> {
+    let own = || Some(from.object.id.to_owned());
+    let id = match from.object.object {
+        "payment_intent" => own(),
+        "charge" => from.id("payment_intent").or_else(own),
+        "invoice" => from.id("payment_intent").or_else(|| from.id("charge")),
+        "invoice_payment" => {
+            let payment = from.at("payment");
+            ["payment_intent", "charge", "payment_record"]
+                .into_iter()
+                .find_map(|kind| payment.id(kind))
+                .or_else(own)
+        }
+        _ => None,
+    }?;
+    let realm = from.object.realm;
+    Some(PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id })
+}
+
+pub(super) fn payment_intent(from: Fields<'_>) -> Result<PaymentIntent, ShapeError> {
+    let error = from.at("last_payment_error");
+    // Before 2022-11-15 the intent lists its charges, the newest first.
+    let newest_charge = || from.list("charges").first().and_then(Fields::own_id);
+    Ok(PaymentIntent {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        customer_id: from.id("customer"),
+        invoice_id: from.id("invoice"),
+        latest_charge_id: from.id("latest_charge").or_else(newest_charge),
+        status: from.text("status"),
+        amount: from.money("amount")?,
+        amount_received: from.money("amount_received")?,
+        currency: from.text("currency"),
+        payment_method_type: intent_method(from),
+        failure_code: error.text("code"),
+        failure_message: error.text("message"),
+        description: from.text("description"),
+        canceled_at: from.time("canceled_at"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}
+
+/// The kind of payment method, if the intent leaves no choice.
+fn intent_method(from: Fields<'_>) -> Option<String> {
+    let chosen = from.at("payment_method").text("type");
+    let only = || match &*from.list("payment_method_types") {
+        [only] => only.own_id(),
+        _ => None,
+    };
+    chosen.or_else(only)
+}
+
+pub(super) fn charge(from: Fields<'_>) -> Result<Charge, ShapeError> {
+    let source = from.at("source");
+    Ok(Charge {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        payment_intent_id: from.id("payment_intent"),
+        customer_id: from.id("customer"),
+        invoice_id: from.id("invoice"),
+        status: from.text("status"),
+        amount: from.money("amount")?,
+        amount_captured: from.money("amount_captured")?,
+        amount_refunded: from.money("amount_refunded")?,
+        currency: from.text("currency"),
+        captured: from.flag("captured"),
+        refunded: from.flag("refunded"),
+        // Older shapes have no flag but name the dispute.
+        disputed: from.flag("disputed").or_else(|| from.has("dispute").then_some(true)),
+        payment_method_type: from.at("payment_method_details").text("type").or_else(|| source.text("object")),
+        failure_code: from.text("failure_code"),
+        failure_message: from.text("failure_message"),
+        receipt_url: from.text("receipt_url"),
+        description: from.text("description"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}
+
+pub(super) fn invoice_payment(from: Fields<'_>) -> Result<InvoicePayment, ShapeError> {
+    let payment = from.at("payment");
+    let transitions = from.at("status_transitions");
+    Ok(InvoicePayment {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        invoice_id: from.id("invoice"),
+        type_: payment.text("type"),
+        payment_intent_id: payment.id("payment_intent"),
+        charge_id: payment.id("charge"),
+        payment_record_id: payment.id("payment_record"),
+        status: from.text("status"),
+        amount_requested: from.money("amount_requested")?,
+        amount_paid: from.money("amount_paid")?,
+        currency: from.text("currency"),
+        is_default: from.flag("is_default"),
+        paid_at: transitions.time("paid_at"),
+        canceled_at: transitions.time("canceled_at"),
+        created: from.time("created"),
+    })
+}

@@ -1,0 +1,134 @@
+//! Money on its way back: refunds, disputes, credit notes.
+
+use super::{Fields, ShapeError};
+use crate::billing::credit_notes::{CreditNote, CreditNoteLine, CreditNoteWithLines};
+use crate::billing::disputes::Dispute;
+use crate::billing::payments::Charge;
+use crate::billing::refunds::{FROM_CHARGE, FROM_REFUND, Refund};
+
+pub(super) fn refund(from: Fields<'_>) -> Result<Refund, ShapeError> {
+    one_refund(from, from.object.id.to_owned(), FROM_REFUND)
+}
+
+/// The refunds listed in a charge, as API versions before 2022-11-15 send it.
+pub(super) fn embedded_refunds(from: Fields<'_>, charge: &Charge) -> Result<Vec<Refund>, ShapeError> {
+    let mut refunds = Vec::new();
+    for entry in from.list("refunds") {
+        let Some(id) = entry.own_id() else { continue };
+        let mut refund = one_refund(entry, id, FROM_CHARGE)?;
+        refund.charge_id = Some(charge.id.clone());
+        refund.payment_intent_id = refund.payment_intent_id.or_else(|| charge.payment_intent_id.clone());
+        refunds.push(refund);
+    }
+    Ok(refunds)
+}
+
+fn one_refund(from: Fields<'_>, id: String, source: &str) -> Result<Refund, ShapeError> {
+    Ok(Refund {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id,
+        source: source.to_owned(),
+        charge_id: from.id("charge"),
+        payment_intent_id: from.id("payment_intent"),
+        amount: from.money("amount")?,
+        currency: from.text("currency"),
+        status: from.text("status"),
+        reason: from.text("reason"),
+        failure_reason: from.text("failure_reason"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}
+
+pub(super) fn dispute(from: Fields<'_>) -> Result<Dispute, ShapeError> {
+    let moved = from.money_sum("balance_transactions", "amount")?;
+    let funds_currency = from.list("balance_transactions").first().and_then(|entry| entry.text("currency"));
+    Ok(Dispute {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        charge_id: from.id("charge"),
+        payment_intent_id: from.id("payment_intent"),
+        amount: from.money("amount")?,
+        currency: from.text("currency"),
+        status: from.text("status"),
+        reason: from.text("reason"),
+        evidence_due_by: from.at("evidence_details").time("due_by"),
+        is_charge_refundable: from.flag("is_charge_refundable"),
+        funds_withdrawn: moved.map(i64::saturating_neg),
+        funds_net: from.money_sum("balance_transactions", "net")?,
+        funds_currency,
+        created: from.time("created"),
+        metadata: from.metadata(),
+    })
+}
+
+pub(super) fn credit_note(from: Fields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
+    let lines = (0..)
+        .zip(from.list("lines"))
+        .map(|(number, entry)| credit_note_line(entry, number))
+        .collect::<Result<_, _>>()?;
+    // Since 2025-03-31 several refunds can belong to one note.
+    let mut refund_ids: Vec<String> =
+        from.list("refunds").iter().filter_map(|entry| entry.id("refund")).collect();
+    if refund_ids.is_empty() {
+        refund_ids.extend(from.id("refund"));
+    }
+    let credit_note = CreditNote {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        invoice_id: from.id("invoice"),
+        customer_id: from.id("customer"),
+        number: from.text("number"),
+        status: from.text("status"),
+        type_: from.text("type"),
+        reason: from.text("reason"),
+        memo: from.text("memo"),
+        currency: from.text("currency"),
+        amount: from.money("amount")?,
+        subtotal: from.money("subtotal")?,
+        discount_total: match from.money("discount_amount")? {
+            Some(amount) => Some(amount),
+            None => from.money_sum("discount_amounts", "amount")?,
+        },
+        tax_total: tax(from, "total_taxes")?,
+        total: from.money("total")?,
+        out_of_band_amount: from.money("out_of_band_amount")?,
+        refund_ids: refund_ids.into(),
+        pdf: from.text("pdf"),
+        effective_at: from.time("effective_at"),
+        voided_at: from.time("voided_at"),
+        lines_complete: from.list_complete("lines"),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    };
+    Ok(CreditNoteWithLines { credit_note, lines })
+}
+
+/// Taxes, under the newer name where there is one.
+fn tax(from: Fields<'_>, newer: &'static str) -> Result<Option<i64>, ShapeError> {
+    from.money_sum(if from.has(newer) { newer } else { "tax_amounts" }, "amount")
+}
+
+fn credit_note_line(from: Fields<'_>, line_number: i32) -> Result<CreditNoteLine, ShapeError> {
+    Ok(CreditNoteLine {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        credit_note_id: from.object.id.to_owned(),
+        line_number,
+        id: from.own_id(),
+        type_: from.text("type"),
+        invoice_line_id: from.id("invoice_line_item"),
+        amount: from.money("amount")?,
+        quantity: from.integer("quantity"),
+        description: from.text("description"),
+        unit_amount_decimal: from.money_decimal("unit_amount_decimal")?,
+        discount_amount: match from.money("discount_amount")? {
+            Some(amount) => Some(amount),
+            None => from.money_sum("discount_amounts", "amount")?,
+        },
+        tax_amount: tax(from, "taxes")?,
+    })
+}

@@ -1,0 +1,70 @@
+//! Subscriptions. Since `2025-03-31.basil` each item has a period of its own.
+
+use super::Fields;
+use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
+
+pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
+    let listed = from.list("items");
+    // A subscription may name one plan and have no list.
+    let entries = if listed.is_empty() && from.has("plan") { vec![from] } else { listed };
+    let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
+    let currency = || entries.iter().find_map(|entry| price(*entry).text("currency"));
+    let pause = from.at("pause_collection");
+    let subscription = Subscription {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        id: from.object.id.to_owned(),
+        customer_id: from.id("customer"),
+        status: from.text("status"),
+        currency: from.text("currency").or_else(currency),
+        collection_method: from.text("collection_method").or_else(|| from.text("billing")),
+        current_period_start: from
+            .time("current_period_start")
+            .or_else(|| items.iter().filter_map(|item| item.current_period_start).min()),
+        current_period_end: from
+            .time("current_period_end")
+            .or_else(|| items.iter().filter_map(|item| item.current_period_end).max()),
+        cancel_at: from.time("cancel_at"),
+        cancel_at_period_end: from.flag("cancel_at_period_end"),
+        canceled_at: from.time("canceled_at"),
+        ended_at: from.time("ended_at"),
+        trial_start: from.time("trial_start"),
+        trial_end: from.time("trial_end"),
+        start_date: from.time("start_date").or_else(|| from.time("start")),
+        billing_cycle_anchor: from.time("billing_cycle_anchor"),
+        latest_invoice_id: from.id("latest_invoice"),
+        schedule_id: from.id("schedule"),
+        default_payment_method_id: from.id("default_payment_method"),
+        pause_collection: pause.text("behavior"),
+        pause_resumes_at: pause.time("resumes_at"),
+        description: from.text("description"),
+        items_complete: from.list_complete("items") || (!from.has("items") && from.has("plan")),
+        created: from.time("created"),
+        metadata: from.metadata(),
+    };
+    SubscriptionWithItems { subscription, items }
+}
+
+/// The price of an item, or its plan in older shapes.
+fn price<'a>(entry: Fields<'a>) -> Fields<'a> {
+    entry.at(if entry.has("price") { "price" } else { "plan" })
+}
+
+/// `entry` is an item, or the subscription itself (`from`), which then stands for its only item.
+fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionItem {
+    let listed = entry.text("object").as_deref() != Some("subscription");
+    SubscriptionItem {
+        account: from.object.realm.account.clone(),
+        livemode: from.object.realm.livemode,
+        subscription_id: from.object.id.to_owned(),
+        item_number,
+        id: entry.own_id().filter(|_| listed),
+        price_id: entry.id("price").or_else(|| entry.id("plan")),
+        product_id: price(entry).id("product"),
+        quantity: entry.integer("quantity"),
+        current_period_start: entry.time("current_period_start"),
+        current_period_end: entry.time("current_period_end"),
+        created: entry.time("created"),
+        metadata: if listed { entry.metadata() } else { serde_json::json!({}) },
+    }
+}
