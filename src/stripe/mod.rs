@@ -1,5 +1,7 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 
+pub mod signature;
+
 /// The Stripe world that an object lives in. The same id in two realms names two objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Realm {
