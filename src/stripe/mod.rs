@@ -1,5 +1,6 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 
+pub mod order;
 pub mod signature;
 
 /// The Stripe world that an object lives in. The same id in two realms names two objects.
