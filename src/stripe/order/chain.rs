@@ -1,0 +1,245 @@
+//! The snapshots of a group as nodes, the changes between them as edges.
+//!
+//! `previous_attributes` holds the old values of changed keys: nested for hashes, whole for lists, null for a key that did not
+//! exist. Written over the snapshot of its event they give the snapshot before. Source:
+//! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings, in which this
+//! equals the snapshot of the event before once nulls are dropped.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value};
+
+use super::{Candidate, rank::is_creation};
+
+/// Changes between numbered nodes.
+pub(super) struct Graph {
+    /// A snapshot of an object that has just been created: no other can come before.
+    pub(super) born: Vec<bool>,
+    /// How often each change `(from, to)` happened.
+    pub(super) edges: BTreeMap<(usize, usize), usize>,
+}
+
+impl Graph {
+    /// `events` are `(from, to, event type)`; an event without a change has `from == to`.
+    ///
+    /// The same change told by two types of event (`refund.updated` and `charge.refund.updated`) happened once; told twice by
+    /// one type it happened twice.
+    fn new<'a>(nodes: usize, events: impl Iterator<Item = (usize, usize, &'a str)>) -> Self {
+        let mut born = vec![false; nodes];
+        let mut told: HashMap<(usize, usize, &str), usize> = HashMap::new();
+        for (from, to, event_type) in events {
+            born[to] |= is_creation(event_type);
+            if from != to {
+                *told.entry((from, to, event_type)).or_default() += 1;
+            }
+        }
+        let mut edges = BTreeMap::new();
+        for ((from, to, _), times) in told {
+            let most = edges.entry((from, to)).or_insert(0);
+            *most = times.max(*most);
+        }
+        Self { born, edges }
+    }
+
+    /// Changes into and out of each node.
+    pub(super) fn degrees(&self) -> Vec<(usize, usize)> {
+        let mut degrees = vec![(0, 0); self.born.len()];
+        for (&(from, to), &times) in &self.edges {
+            degrees[from].1 += times;
+            degrees[to].0 += times;
+        }
+        degrees
+    }
+
+    /// The nodes that may be the last state.
+    ///
+    /// A history walks every change once. So of the nodes that hang together the last is the one entered more often than
+    /// left; where there is none, the walk was a circle and ended where it began, which is known if the creation is on it.
+    /// One single `true` is proof, if no event is missing.
+    pub(super) fn ends(&self) -> Vec<bool> {
+        let (component, degrees) = (self.components(), self.degrees());
+        let count = self.born.len();
+        let (mut entered, mut created) = (vec![false; count], vec![false; count]);
+        for node in 0..count {
+            entered[component[node]] |= degrees[node].0 > degrees[node].1;
+            created[component[node]] |= self.born[node];
+        }
+        (0..count)
+            .map(|node| match component[node] {
+                whole if entered[whole] => degrees[node].0 > degrees[node].1,
+                whole if created[whole] => self.born[node],
+                _ => true,
+            })
+            .collect()
+    }
+
+    /// For each node the least node that it hangs together with.
+    fn components(&self) -> Vec<usize> {
+        let mut component: Vec<usize> = (0..self.born.len()).collect();
+        for &(from, to) in self.edges.keys() {
+            let (a, b) = (component[from], component[to]);
+            for mark in &mut component {
+                if *mark == a || *mark == b {
+                    *mark = a.min(b);
+                }
+            }
+        }
+        component
+    }
+}
+
+/// A group of events with the graph of its snapshots.
+pub(super) struct Chain {
+    pub(super) graph: Graph,
+    /// Normalised snapshot of each node.
+    pub(super) nodes: Vec<Value>,
+    /// For each event the node that it reports.
+    pub(super) node_of: Vec<usize>,
+}
+
+impl Chain {
+    pub(super) fn new(events: &[&Candidate]) -> Self {
+        let mut numbers = HashMap::new();
+        let mut nodes = Vec::new();
+        let mut number = |snapshot: Value| {
+            *numbers.entry(snapshot.to_string()).or_insert_with(|| {
+                nodes.push(snapshot);
+                nodes.len() - 1
+            })
+        };
+        let moves: Vec<(usize, usize)> = events
+            .iter()
+            .map(|event| {
+                let to = number(normalise(event.snapshot));
+                let from =
+                    event.previous.map_or(to, |previous| number(normalise(&undo(event.snapshot, previous))));
+                (from, to)
+            })
+            .collect();
+        let typed = moves.iter().zip(events).map(|(&(from, to), event)| (from, to, event.event_type));
+        let graph = Graph::new(nodes.len(), typed);
+        Self { graph, nodes, node_of: moves.into_iter().map(|(_, to)| to).collect() }
+    }
+}
+
+/// The status at the end, where the changes of `status` alone form a chain that leaves no other.
+///
+/// This holds where links of whole snapshots are broken by another field, and it knows that `past_due` may become `active` again.
+pub(super) fn last_status<'a>(events: &[&Candidate<'a>]) -> Option<&'a str> {
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut number = |status: &'a str| {
+        let next = numbers.len();
+        *numbers.entry(status).or_insert(next)
+    };
+    let moves: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let to = number(status(event.snapshot));
+            let before = event.previous.and_then(|previous| previous.get("status"));
+            let from = before.map_or(to, |before| number(before.as_str().unwrap_or("")));
+            (from, to, event.event_type)
+        })
+        .collect();
+    let graph = Graph::new(numbers.len(), moves.into_iter());
+    let ends = graph.ends();
+    let mut left = numbers.into_iter().filter(|&(_, number)| ends[number]);
+    match (left.next(), left.next()) {
+        (Some((status, _)), None) => Some(status),
+        _ => None,
+    }
+}
+
+/// The `status` of a snapshot, empty where it has none.
+pub(super) fn status(snapshot: &Value) -> &str {
+    snapshot["status"].as_str().unwrap_or("")
+}
+
+/// The snapshot as it was before the change.
+fn undo(snapshot: &Value, previous: &Value) -> Value {
+    let (Value::Object(now), Value::Object(old)) = (snapshot, previous) else {
+        return previous.clone();
+    };
+    let mut before = now.clone();
+    for (key, value) in old {
+        before.insert(key.clone(), undo(snapshot.get(key).unwrap_or(&Value::Null), value));
+    }
+    Value::Object(before)
+}
+
+/// Without what does not tell two states apart: nulls and hashes of nothing else, and `webhooks_delivered_at`, which Stripe
+/// sets without an event. Keys come in one order.
+fn normalise(snapshot: &Value) -> Value {
+    let mut normal = match snapshot {
+        Value::Object(fields) => Value::Object(
+            fields
+                .iter()
+                .filter(|(key, _)| *key != "webhooks_delivered_at")
+                .map(|(key, value)| (key.clone(), normalise(value)))
+                .filter(|(_, value)| !value.is_null() && !value.as_object().is_some_and(Map::is_empty))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.iter().map(normalise).collect()),
+        scalar => scalar.clone(),
+    };
+    normal.sort_all_objects();
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn undo_writes_old_values_over_new_ones() {
+        let now = json!({"a": 1, "h": {"x": 1, "y": 2}, "l": [1, 2], "m": {"k": "v"}, "p": null});
+        let old = json!({"a": 0, "h": {"x": 7}, "l": [3], "m": {"k": null}, "p": {"q": 1}});
+        let before = json!({"a": 0, "h": {"x": 7, "y": 2}, "l": [3], "p": {"q": 1}});
+        assert_eq!(normalise(&undo(&now, &old)), before);
+    }
+
+    #[test]
+    fn normalise_drops_what_tells_nothing() {
+        let value = json!({"b": null, "a": {"c": {"d": null}}, "webhooks_delivered_at": 5, "l": [null, {"x": null}], "z": 0});
+        assert_eq!(normalise(&value), json!({"l": [null, {}], "z": 0}));
+    }
+
+    /// Edges as `AB`, the creation as `>A`; the expected ends as letters.
+    #[test]
+    fn ends_of_walks() {
+        for (walk, expected) in [
+            ("AB BC", "C"),
+            ("AB BA AB", "B"),
+            ("AB BA", "AB"),
+            ("AB BA >A", "A"),
+            ("AB BC CA AD", "D"),
+            ("AB CD", "BD"),
+            ("AB CC", "BC"),
+            ("AB BC DE ED >D", "CD"),
+            ("AA", "A"),
+        ] {
+            let number = |letter: u8| usize::from(letter - b'A');
+            let events: Vec<_> = walk
+                .split(' ')
+                .map(|step| match step.as_bytes() {
+                    [b'>', born] => (number(*born), number(*born), "x.created"),
+                    [from, to] => (number(*from), number(*to), "x.updated"),
+                    _ => unreachable!(),
+                })
+                .collect();
+            let nodes = walk.bytes().filter(u8::is_ascii_uppercase).max().map_or(0, number) + 1;
+            let ends = Graph::new(nodes, events.into_iter()).ends();
+            let found: String =
+                (b'A'..).zip(ends).filter(|(_, end)| *end).map(|(letter, _)| letter as char).collect();
+            assert_eq!(found, expected, "{walk}");
+        }
+    }
+
+    #[test]
+    fn one_change_told_by_two_types_happened_once() {
+        let told = [(0, 1, "refund.updated"), (0, 1, "charge.refund.updated"), (1, 0, "refund.updated")];
+        assert_eq!(Graph::new(2, told.into_iter()).edges, [((0, 1), 1), ((1, 0), 1)].into());
+        let told = [(0, 1, "refund.updated"), (0, 1, "refund.updated"), (1, 0, "refund.updated")];
+        assert_eq!(Graph::new(2, told.into_iter()).edges, [((0, 1), 2), ((1, 0), 1)].into());
+    }
+}

@@ -1,0 +1,71 @@
+//! Whole decisions: tables for each kind, life-cycles as Stripe sends them, and properties over random histories.
+
+mod kinds;
+mod lives;
+mod properties;
+mod recorded;
+
+use serde_json::Value;
+
+use super::*;
+
+/// An event that owns its parts.
+#[derive(Clone, Debug)]
+struct Stored {
+    id: String,
+    event_type: String,
+    created: i64,
+    snapshot: Value,
+    previous: Option<Value>,
+}
+
+fn candidates<'a>(events: impl IntoIterator<Item = &'a Stored>) -> Vec<Candidate<'a>> {
+    events
+        .into_iter()
+        .map(|event| Candidate {
+            event_id: &event.id,
+            event_type: &event.event_type,
+            created: event.created,
+            snapshot: &event.snapshot,
+            previous: event.previous.as_ref(),
+        })
+        .collect()
+}
+
+/// The index of the winner, and whether it was a guess.
+fn winner(object: &str, events: &[Stored]) -> (usize, bool) {
+    let verdict = choose(object, &candidates(events));
+    (verdict.winner, verdict.ambiguous)
+}
+
+/// Hash-like: says nothing about time.
+fn event_id(seed: u64) -> String {
+    format!("evt_{:016x}", mix(seed))
+}
+
+/// A bijection that scatters (splitmix64).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Calls `visit` with every order of `0..count` (Heap's algorithm).
+fn every_order(count: usize, mut visit: impl FnMut(&[usize])) {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut swaps = vec![0; count];
+    visit(&order);
+    let mut at = 0;
+    while at < count {
+        if swaps[at] < at {
+            order.swap(if at % 2 == 0 { 0 } else { swaps[at] }, at);
+            visit(&order);
+            swaps[at] += 1;
+            at = 0;
+        } else {
+            swaps[at] = 0;
+            at += 1;
+        }
+    }
+}
