@@ -33,8 +33,13 @@ impl App {
     #[must_use]
     pub fn new(config: Config, clock: Clock, db: Db) -> Self {
         let wake = Arc::new(Wake::default());
-        let inbox = InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
-        let signing_secrets = SigningSecrets::new(config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret));
+        let inbox =
+            InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
+        let signing_secrets = {
+            let secrets: Vec<&str> =
+                config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
+            SigningSecrets::new(&secrets)
+        };
         Self { config, clock, db, metrics: Metrics::default(), inbox, signing_secrets, wake }
     }
 }

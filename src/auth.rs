@@ -66,11 +66,17 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
     let org_id = match &new.org {
         None => PLATFORM,
         Some(_) if new.scopes.contains(&Scope::Admin) => {
-            return Err(Error::invalid("scopes", "`admin` is for the platform's keys: leave `org` out or drop the scope"));
+            return Err(Error::invalid(
+                "scopes",
+                "`admin` is for the platform's keys: leave `org` out or drop the scope",
+            ));
         }
-        Some(public_id) => {
-            orgs::table.filter(orgs::public_id.eq(public_id)).select(orgs::org_id).first(conn).optional()?.ok_or(Error::NotFound("org"))?
-        }
+        Some(public_id) => orgs::table
+            .filter(orgs::public_id.eq(public_id))
+            .select(orgs::org_id)
+            .first(conn)
+            .optional()?
+            .ok_or(Error::NotFound("org"))?,
     };
     let id = random_text(ID_LEN)?;
     let secret = random_text(SECRET_LEN)?;
@@ -119,9 +125,11 @@ pub fn list(conn: &mut PgConnection, org_id: Option<i64>) -> Result<Vec<Key>, Er
 /// # Errors
 /// [`Error::NotFound`] when there is no such key.
 pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Result<(), Error> {
-    let revoked_at = diesel::dsl::sql::<diesel::sql_types::Nullable<diesel::sql_types::Timestamptz>>("coalesce(revoked_at, ")
-        .bind::<diesel::sql_types::Timestamptz, _>(now)
-        .sql(")");
+    let revoked_at = diesel::dsl::sql::<diesel::sql_types::Nullable<diesel::sql_types::Timestamptz>>(
+        "coalesce(revoked_at, ",
+    )
+    .bind::<diesel::sql_types::Timestamptz, _>(now)
+    .sql(")");
     let changed = diesel::update(api_keys::table.filter(api_keys::key_id.eq(key_id)))
         .set(api_keys::revoked_at.eq(revoked_at))
         .execute(conn)?;
@@ -133,7 +141,8 @@ pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Resu
 /// # Errors
 /// When the database fails.
 pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
-    Ok(!diesel::select(diesel::dsl::exists(api_keys::table)).get_result::<bool>(conn)?)
+    Ok(!diesel::select(diesel::dsl::exists(api_keys::table.select(api_keys::key_id)))
+        .get_result::<bool>(conn)?)
 }
 
 /// Finds whose key this is.
@@ -144,7 +153,14 @@ pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> 
     let (id, secret) = split(text).ok_or(Error::Unauthorized(
         "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
     ))?;
-    let rows: Vec<(i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>)> = api_keys::table
+    let rows: Vec<(
+        i64,
+        Vec<u8>,
+        Vec<Option<String>>,
+        Option<DateTime<Utc>>,
+        Option<DateTime<Utc>>,
+        Option<String>,
+    )> = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
         .filter(api_keys::key_id.eq(id))
         .select((
@@ -203,9 +219,13 @@ fn random_text(len: usize) -> Result<String, Error> {
     let mut text = String::with_capacity(len);
     let mut bytes = [0_u8; 64];
     while text.len() < len {
-        getrandom::fill(&mut bytes).map_err(|error| Error::Internal(format!("no random numbers: {error}")))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::Internal(format!("no random numbers: {error}")))?;
         // 248 = 4 × 62: bytes above would make some letters likelier.
-        let letters = bytes.iter().filter(|&&byte| byte < 248).map(|&byte| char::from(ALPHABET[usize::from(byte) % 62]));
+        let letters = bytes
+            .iter()
+            .filter(|&&byte| byte < 248)
+            .map(|&byte| char::from(ALPHABET[usize::from(byte) % 62]));
         text.extend(letters.take(len - text.len()));
     }
     Ok(text)
@@ -217,7 +237,11 @@ mod tests {
 
     #[test]
     fn a_key_with_one_letter_changed_is_no_key() {
-        let start = format!("{PREFIX}{}_{}", random_text(ID_LEN).expect("random"), random_text(SECRET_LEN).expect("random"));
+        let start = format!(
+            "{PREFIX}{}_{}",
+            random_text(ID_LEN).expect("random"),
+            random_text(SECRET_LEN).expect("random")
+        );
         let key = format!("{start}{}", checksum(&start));
         assert!(split(&key).is_some());
         for at in 0..key.len() {

@@ -156,7 +156,11 @@ fn show_config(config: &Config) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for setting in config.shown() {
         let doc = setting.doc.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        writeln!(out, "# {doc}\n# file key: {}; from: {}\n{}={}\n", setting.key, setting.source, setting.env, setting.value)?;
+        writeln!(
+            out,
+            "# {doc}\n# file key: {}; from: {}\n{}={}\n",
+            setting.key, setting.source, setting.env, setting.value
+        )?;
     }
     Ok(())
 }
@@ -167,7 +171,12 @@ fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
     for difference in &report.differences {
         println!("{difference}");
     }
-    eprintln!("{} Stripe events replayed, {} rows compared, {} differences", report.events, report.rows, report.differences.len());
+    eprintln!(
+        "{} Stripe events replayed, {} rows compared, {} differences",
+        report.events,
+        report.rows,
+        report.differences.len()
+    );
     Ok(ExitCode::from(if report.differences.is_empty() { 0 } else { 3 }))
 }
 
@@ -178,7 +187,9 @@ fn rebuild(config: &Config, yes: bool) -> Result<(), Failure> {
         println!("the mirrors are empty; {events} events wait to be projected by the daemon");
     } else {
         let events = verify::stored_events(&mut database.conn)?;
-        println!("{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it");
+        println!(
+            "{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it"
+        );
     }
     Ok(())
 }

@@ -70,7 +70,13 @@ type Stored = (Vec<u8>, Option<i16>, Option<String>);
 ///
 /// # Errors
 /// What `work` says; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`] for a bad key.
-pub async fn run<F>(app: &App, principal: &Principal, request: &HttpRequest, body: &[u8], work: F) -> Result<HttpResponse, Error>
+pub async fn run<F>(
+    app: &App,
+    principal: &Principal,
+    request: &HttpRequest,
+    body: &[u8],
+    work: F,
+) -> Result<HttpResponse, Error>
 where
     F: Fn(&mut PgConnection, DateTime<Utc>) -> Result<Answer, Error> + Send + 'static,
 {
@@ -96,7 +102,8 @@ where
             request_id: Some(&request_id),
         };
         audit::record(conn, &entry)?;
-        let text = if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
+        let text =
+            if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
         if let Some(key) = &key {
             let kept = answer.replay.as_ref().map_or_else(|| text.clone(), Value::to_string);
             keep(conn, org_id, key, answer.status, &kept)?;
@@ -108,7 +115,11 @@ where
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
-    Ok(if text.is_empty() { response.finish() } else { response.insert_header((CONTENT_TYPE, "application/json")).body(text) })
+    Ok(if text.is_empty() {
+        response.finish()
+    } else {
+        response.insert_header((CONTENT_TYPE, "application/json")).body(text)
+    })
 }
 
 /// Reads a command's JSON body, naming the field that is wrong.
@@ -124,7 +135,13 @@ pub fn parse<T: DeserializeOwned>(body: &web::Bytes) -> Result<T, Error> {
 }
 
 /// Claims the key: `None` when it is ours, else what is stored. Waits while another transaction holds it.
-fn claim(conn: &mut PgConnection, org_id: i64, key: &str, sha256: &[u8], now: DateTime<Utc>) -> Result<Option<Stored>, Error> {
+fn claim(
+    conn: &mut PgConnection,
+    org_id: i64,
+    key: &str,
+    sha256: &[u8],
+    now: DateTime<Utc>,
+) -> Result<Option<Stored>, Error> {
     let claimed = diesel::insert_into(idempotency_keys::table)
         .values((
             idempotency_keys::org_id.eq(org_id),
@@ -146,14 +163,26 @@ fn claim(conn: &mut PgConnection, org_id: i64, key: &str, sha256: &[u8], now: Da
 
 fn replay((sha256, status, body): Stored, asked: &[u8]) -> Result<(StatusCode, String, bool), Error> {
     if sha256 != asked {
-        return Err(Error::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request: use a fresh key"));
+        return Err(Error::conflict(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another request: use a fresh key",
+        ));
     }
-    let status = status.and_then(|status| u16::try_from(status).ok()).and_then(|status| StatusCode::from_u16(status).ok());
-    let status = status.ok_or_else(|| Error::Internal("an idempotency key was stored without its answer".to_owned()))?;
+    let status = status
+        .and_then(|status| u16::try_from(status).ok())
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status
+        .ok_or_else(|| Error::Internal("an idempotency key was stored without its answer".to_owned()))?;
     Ok((status, body.unwrap_or_default(), true))
 }
 
-fn keep(conn: &mut PgConnection, org_id: i64, key: &str, status: StatusCode, body: &str) -> Result<(), Error> {
+fn keep(
+    conn: &mut PgConnection,
+    org_id: i64,
+    key: &str,
+    status: StatusCode,
+    body: &str,
+) -> Result<(), Error> {
     let status = i16::try_from(status.as_u16()).map_err(|error| Error::Internal(error.to_string()))?;
     diesel::update(idempotency_keys::table.find((org_id, key)))
         .set((idempotency_keys::status.eq(status), idempotency_keys::body.eq(body)))
@@ -165,7 +194,10 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Error> {
     let Some(value) = request.headers().get("Idempotency-Key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if !key.trim().is_empty() && key.len() <= KEY_LIMIT => Ok(Some(key.to_owned())),
-        _ => Err(Error::invalid("Idempotency-Key", format!("must be 1 to {KEY_LIMIT} visible ASCII characters"))),
+        _ => Err(Error::invalid(
+            "Idempotency-Key",
+            format!("must be 1 to {KEY_LIMIT} visible ASCII characters"),
+        )),
     }
 }
 

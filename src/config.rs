@@ -159,9 +159,14 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |name: &str, problem: &str| Err(ConfigError { name: name.to_owned(), problem: problem.to_owned() });
+        let wrong = |name: &str, problem: &str| {
+            Err(ConfigError { name: name.to_owned(), problem: problem.to_owned() })
+        };
         if self.tls_cert.is_some() != self.tls_key.is_some() {
-            return wrong("COULOMB_TLS_CERT", "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP");
+            return wrong(
+                "COULOMB_TLS_CERT",
+                "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
+            );
         }
         for (name, value) in [
             ("COULOMB_INBOX_WRITERS", u32::from(self.inbox_writers)),
@@ -196,7 +201,8 @@ impl Config {
             .map(|base| base.join("coulomb"))
             .ok_or_else(|| ConfigError {
                 name: "COULOMB_DATA_DIR".to_owned(),
-                problem: "is not set and there is no HOME to choose a place under: set it to a directory".to_owned(),
+                problem: "is not set and there is no HOME to choose a place under: set it to a directory"
+                    .to_owned(),
             })
     }
 }
@@ -214,10 +220,13 @@ fn lookup<T: Value>(
     }
     if T::SECRET {
         let pointer = format!("{name}_FILE");
-        let path = env(&pointer).or_else(|| file.get(&file_key(&pointer)).cloned()).filter(|path| !path.is_empty());
+        let path =
+            env(&pointer).or_else(|| file.get(&file_key(&pointer)).cloned()).filter(|path| !path.is_empty());
         if let Some(path) = path {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| ConfigError { name: pointer, problem: format!("names {path}, which cannot be read: {error}") })?;
+            let text = std::fs::read_to_string(&path).map_err(|error| ConfigError {
+                name: pointer,
+                problem: format!("names {path}, which cannot be read: {error}"),
+            })?;
             return Ok(Some((text.trim_end_matches(['\r', '\n']).to_owned(), "secret file")));
         }
     }
@@ -243,11 +252,13 @@ fn parse_file(name: &str, text: &str) -> Result<BTreeMap<String, String>, Config
         toml::from_str(text).map_err(|error| wrong(format!("is not valid TOML: {}", error.message())))?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {
-        let secret_file = key.strip_suffix("_file").is_some_and(|key| NAMES.iter().any(|known| file_key(known) == key));
+        let secret_file =
+            key.strip_suffix("_file").is_some_and(|key| NAMES.iter().any(|known| file_key(known) == key));
         if !secret_file && !NAMES.iter().any(|known| file_key(known) == key) {
             return Err(wrong(format!("has the unknown key {key}: `coulomb config` lists the known ones")));
         }
-        let text = value::from_toml(&value).ok_or_else(|| wrong(format!("has a table at {key}, where one value is expected")))?;
+        let text = value::from_toml(&value)
+            .ok_or_else(|| wrong(format!("has a table at {key}, where one value is expected")))?;
         settings.insert(key, text);
     }
     Ok(settings)
@@ -266,20 +277,45 @@ mod tests {
 
     #[test]
     fn environment_beats_file_beats_default() {
-        let config = load(&[("COULOMB_POOL_SIZE", "3")], "pool_size = 5\nlisten = '0.0.0.0:1'").expect("loads");
+        let config =
+            load(&[("COULOMB_POOL_SIZE", "3")], "pool_size = 5\nlisten = '0.0.0.0:1'").expect("loads");
         assert_eq!((config.pool_size, config.listen.port(), config.projectors), (3, 1, 1));
     }
 
     #[test]
     fn every_mistake_is_one_sentence_that_names_the_setting() {
         let cases: &[(&[(&str, &str)], &str, &str)] = &[
-            (&[("COULOMB_LISTEN", "8080")], "", "COULOMB_LISTEN is `8080`, but must be an address with a port such as 127.0.0.1:8080"),
-            (&[("COULOMB_POOL_SIZE", "many")], "", "COULOMB_POOL_SIZE is `many`, but must be a whole number from 0 to 65535"),
+            (
+                &[("COULOMB_LISTEN", "8080")],
+                "",
+                "COULOMB_LISTEN is `8080`, but must be an address with a port such as 127.0.0.1:8080",
+            ),
+            (
+                &[("COULOMB_POOL_SIZE", "many")],
+                "",
+                "COULOMB_POOL_SIZE is `many`, but must be a whole number from 0 to 65535",
+            ),
             (&[("COULOMB_POOL_SIZE", "0")], "", "COULOMB_POOL_SIZE is 0, but must be at least 1"),
-            (&[], "pol_size = 1", "coulomb.toml has the unknown key pol_size: `coulomb config` lists the known ones"),
-            (&[("STRIPE_WEBHOOK_SECRET_FILE", "/nonexistent/secret")], "", "STRIPE_WEBHOOK_SECRET_FILE names /nonexistent/secret, which cannot be read: No such file or directory (os error 2)"),
-            (&[("COULOMB_TLS_CERT", "a.pem")], "", "COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP"),
-            (&[("COULOMB_STRIPE_ORG_PER_CUSTOMER", "si")], "", "COULOMB_STRIPE_ORG_PER_CUSTOMER is `si`, but must be true or false"),
+            (
+                &[],
+                "pol_size = 1",
+                "coulomb.toml has the unknown key pol_size: `coulomb config` lists the known ones",
+            ),
+            (
+                &[("STRIPE_WEBHOOK_SECRET_FILE", "/nonexistent/secret")],
+                "",
+                "STRIPE_WEBHOOK_SECRET_FILE names /nonexistent/secret, which cannot be read: No such file or directory (os error 2)",
+            ),
+            (
+                &[("COULOMB_TLS_CERT", "a.pem")],
+                "",
+                "COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
+            ),
+            (
+                &[("COULOMB_STRIPE_ORG_PER_CUSTOMER", "si")],
+                "",
+                "COULOMB_STRIPE_ORG_PER_CUSTOMER is `si`, but must be true or false",
+            ),
         ];
         for (env, file, sentence) in cases {
             assert_eq!(load(env, file).expect_err("is wrong").to_string(), *sentence);

@@ -111,16 +111,26 @@ impl Error {
         match self {
             Self::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_request", "The request breaks a rule"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_body", "The body cannot be read"),
-            Self::Signature(_) => (StatusCode::BAD_REQUEST, "invalid_signature", "The signature does not hold"),
+            Self::Signature(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_signature", "The signature does not hold")
+            }
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
-            Self::Conflict { code, .. } => (StatusCode::CONFLICT, code, "The request contradicts what is there"),
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly"),
+            Self::Conflict { code, .. } => {
+                (StatusCode::CONFLICT, code, "The request contradicts what is there")
+            }
+            Self::TooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
+            }
+            Self::TooSlow(_) => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly")
+            }
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Try again in a moment"),
-            Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing"),
+            Self::NotConfigured(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing")
+            }
             Self::Database(error) if is_transient(error) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "Try again in a moment")
             }
@@ -180,7 +190,17 @@ impl ResponseError for Error {
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        problem(&mut response, Problem { r#type: format!("about:blank#{code}"), title, status: status.as_u16(), code: code.to_owned(), detail, field })
+        problem(
+            &mut response,
+            Problem {
+                r#type: format!("about:blank#{code}"),
+                title,
+                status: status.as_u16(),
+                code: code.to_owned(),
+                detail,
+                field,
+            },
+        )
     }
 }
 
@@ -196,9 +216,15 @@ fn is_transient(error: &DieselError) -> bool {
         DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
             let message = info.message();
-            ["deadlock detected", "the database system is", "terminating connection", "too many clients", "canceling statement"]
-                .iter()
-                .any(|part| message.contains(part))
+            [
+                "deadlock detected",
+                "the database system is",
+                "terminating connection",
+                "too many clients",
+                "canceling statement",
+            ]
+            .iter()
+            .any(|part| message.contains(part))
                 || is_disconnected(error)
         }
         _ => is_disconnected(error),
@@ -208,12 +234,24 @@ fn is_transient(error: &DieselError) -> bool {
 /// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
 fn is_disconnected(error: &DieselError) -> bool {
     match error {
-        DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) | DieselError::BrokenTransactionManager => true,
-        DieselError::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::UnableToSendCommand, info) => {
+        DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _)
+        | DieselError::BrokenTransactionManager => true,
+        DieselError::DatabaseError(
+            DatabaseErrorKind::Unknown | DatabaseErrorKind::UnableToSendCommand,
+            info,
+        ) => {
             let message = info.message();
-            ["server closed the connection", "connection to server", "no connection to the server", "could not receive data", "could not send data", "terminating connection", "SSL connection"]
-                .iter()
-                .any(|part| message.contains(part))
+            [
+                "server closed the connection",
+                "connection to server",
+                "no connection to the server",
+                "could not receive data",
+                "could not send data",
+                "terminating connection",
+                "SSL connection",
+            ]
+            .iter()
+            .any(|part| message.contains(part))
         }
         _ => false,
     }

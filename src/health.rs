@@ -49,7 +49,9 @@ pub async fn metrics(app: web::Data<App>) -> HttpResponse {
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
-    HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(m.render())
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(m.render())
 }
 
 #[derive(QueryableByName)]

@@ -83,7 +83,11 @@ fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooSlow`], or [`Error::Malformed`] when the client broke off.
-pub async fn read_body(payload: &mut Payload, limit_bytes: usize, deadline: Duration) -> Result<Bytes, Error> {
+pub async fn read_body(
+    payload: &mut Payload,
+    limit_bytes: usize,
+    deadline: Duration,
+) -> Result<Bytes, Error> {
     let read = async {
         let mut first = Bytes::new();
         let mut rest: Option<BytesMut> = None;
@@ -130,7 +134,8 @@ impl FromRequest for Principal {
         let key = bearer(request).map(str::to_owned);
         Box::pin(async move {
             let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
-            let key = key.ok_or(Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`"))?;
+            let key =
+                key.ok_or(Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`"))?;
             let now = app.clock.now();
             app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &key, now)).await
         })

@@ -16,5 +16,9 @@ pub fn start(config: &Config) {
     let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error here means that a test has started logging already.
-    let _ = if pretty { subscriber.compact().try_init() } else { subscriber.json().flatten_event(true).try_init() };
+    let _ = if pretty {
+        subscriber.compact().try_init()
+    } else {
+        subscriber.json().flatten_event(true).try_init()
+    };
 }

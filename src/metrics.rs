@@ -66,11 +66,32 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("http_requests", "Answers by route and status", self.answers.clone());
         r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.seconds.clone());
-        r.register("stripe_deliveries", "Webhook deliveries by outcome: stored, duplicate, refused", self.deliveries.clone());
-        r.register("stripe_projected", "Projected Stripe events by outcome: applied, superseded, without_object, failed", self.projected.clone());
-        r.register("stripe_inbox_pending", "Stripe events stored, not yet projected", self.inbox_pending.clone());
-        r.register_with_unit("stripe_inbox_oldest", "Age of the oldest Stripe event not yet projected", Unit::Seconds, self.inbox_oldest_s.clone());
-        r.register("stripe_inbox_quarantined", "Stripe events whose projection was given up until retried by hand", self.inbox_quarantined.clone());
+        r.register(
+            "stripe_deliveries",
+            "Webhook deliveries by outcome: stored, duplicate, refused",
+            self.deliveries.clone(),
+        );
+        r.register(
+            "stripe_projected",
+            "Projected Stripe events by outcome: applied, superseded, without_object, failed",
+            self.projected.clone(),
+        );
+        r.register(
+            "stripe_inbox_pending",
+            "Stripe events stored, not yet projected",
+            self.inbox_pending.clone(),
+        );
+        r.register_with_unit(
+            "stripe_inbox_oldest",
+            "Age of the oldest Stripe event not yet projected",
+            Unit::Seconds,
+            self.inbox_oldest_s.clone(),
+        );
+        r.register(
+            "stripe_inbox_quarantined",
+            "Stripe events whose projection was given up until retried by hand",
+            self.inbox_quarantined.clone(),
+        );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register("database_up", "1 while the database answers", self.database_up.clone());
         self

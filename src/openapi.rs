@@ -42,7 +42,9 @@ struct Key;
 
 impl Modify for Key {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        let key = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("clb_live_…").build());
+        let key = SecurityScheme::Http(
+            Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("clb_live_…").build(),
+        );
         api.components.get_or_insert_default().add_security_scheme("key", key);
     }
 }
@@ -52,7 +54,13 @@ impl Modify for Key {
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
     /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first answer again.
-    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 255, pattern = r"^[!-~]+$")]
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[!-~]+$"
+    )]
     #[allow(dead_code, reason = "describes a header")]
     idempotency_key: Option<String>,
 }

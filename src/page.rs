@@ -72,7 +72,9 @@ pub fn decode<T: DeserializeOwned>(cursor: &str) -> Result<T, Error> {
     bytes
         .filter(|bytes| !bytes.contains(&0) && !bytes.windows(6).any(|part| part == b"\\u0000"))
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .ok_or_else(|| Error::invalid("cursor", "must be the `next` of an earlier page of this list, unchanged"))
+        .ok_or_else(|| {
+            Error::invalid("cursor", "must be the `next` of an earlier page of this list, unchanged")
+        })
 }
 
 impl<T> Page<T> {

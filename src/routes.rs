@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, stripe};
+use crate::{auth, billing, health, openapi, stripe};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -24,15 +24,27 @@ pub fn all(config: &mut ServiceConfig) {
         .service(resource("/v1/keys").route(get().to(auth::http::list)).route(post().to(auth::http::create)))
         .service(resource("/v1/keys/{id}").route(delete().to(auth::http::revoke)))
         // Orgs and plans
-        .service(resource("/v1/orgs").route(get().to(billing::orgs_http::list)).route(post().to(billing::orgs_http::create)))
-        .service(resource("/v1/orgs/{id}").route(get().to(billing::orgs_http::show)).route(patch().to(billing::orgs_http::update)))
+        .service(
+            resource("/v1/orgs")
+                .route(get().to(billing::orgs_http::list))
+                .route(post().to(billing::orgs_http::create)),
+        )
+        .service(
+            resource("/v1/orgs/{id}")
+                .route(get().to(billing::orgs_http::show))
+                .route(patch().to(billing::orgs_http::update)),
+        )
         .service(
             resource("/v1/orgs/{id}/stripe_customers/{customer_id}")
                 .route(put().to(billing::orgs_http::link))
                 .route(delete().to(billing::orgs_http::unlink)),
         )
         .service(resource("/v1/plans").route(get().to(billing::plans_http::list)))
-        .service(resource("/v1/plans/{id}").route(get().to(billing::plans_http::show)).route(put().to(billing::plans_http::put)))
+        .service(
+            resource("/v1/plans/{id}")
+                .route(get().to(billing::plans_http::show))
+                .route(put().to(billing::plans_http::put)),
+        )
         // The API's own description
         .service(resource("/openapi.json").route(get().to(openapi::json)))
         .service(resource("/docs").route(get().to(openapi::page)))

@@ -1,6 +1,32 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
+    api_keys (org_id, key_id) {
+        org_id -> Int8,
+        key_id -> Text,
+        secret_sha256 -> Bytea,
+        name -> Text,
+        scopes -> Array<Nullable<Text>>,
+        created_at -> Timestamptz,
+        expires_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    audit_log (org_id, audit_id) {
+        org_id -> Int8,
+        audit_id -> Int8,
+        at -> Timestamptz,
+        actor -> Text,
+        action -> Text,
+        target -> Text,
+        detail -> Jsonb,
+        request_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     charges (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -200,6 +226,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency_keys (org_id, idempotency_key) {
+        org_id -> Int8,
+        idempotency_key -> Text,
+        request_sha256 -> Bytea,
+        status -> Nullable<Int2>,
+        body -> Nullable<Text>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     invoice_lines (account, livemode, invoice_id, line_number) {
         account -> Text,
         livemode -> Bool,
@@ -297,6 +334,26 @@ diesel::table! {
 }
 
 diesel::table! {
+    org_refs (ref_) {
+        #[sql_name = "ref"]
+        ref_ -> Text,
+        org_id -> Int8,
+    }
+}
+
+diesel::table! {
+    orgs (org_id) {
+        org_id -> Int8,
+        public_id -> Text,
+        external_id -> Nullable<Text>,
+        name -> Text,
+        time_zone -> Text,
+        created_at -> Timestamptz,
+        metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
     payment_intents (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -341,6 +398,24 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         description -> Nullable<Text>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    plan_stripe_prices (price_id) {
+        price_id -> Text,
+        plan_id -> Text,
+    }
+}
+
+diesel::table! {
+    plans (plan_id) {
+        plan_id -> Text,
+        name -> Text,
+        description -> Nullable<Text>,
+        active -> Bool,
+        metadata -> Jsonb,
+        created_at -> Timestamptz,
     }
 }
 
@@ -423,6 +498,73 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_customer_links (account, livemode, customer_id) {
+        account -> Text,
+        livemode -> Bool,
+        customer_id -> Text,
+        api_ref -> Nullable<Text>,
+        metadata_ref -> Nullable<Text>,
+        session_ref -> Nullable<Text>,
+        session_key -> Nullable<Text>,
+        own_ref -> Nullable<Text>,
+        #[sql_name = "ref"]
+        ref_ -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    stripe_inbox (inbox_id) {
+        inbox_id -> Int8,
+        account -> Text,
+        livemode -> Bool,
+        event_id -> Text,
+        event_type -> Text,
+        api_version -> Nullable<Text>,
+        created -> Int8,
+        object -> Nullable<Text>,
+        object_id -> Nullable<Text>,
+        thin -> Bool,
+        twin_event_id -> Nullable<Text>,
+        signature -> Text,
+        user_agent -> Nullable<Text>,
+        received_at -> Timestamptz,
+        body -> Bytea,
+    }
+}
+
+diesel::table! {
+    stripe_inbox_queue (inbox_id) {
+        inbox_id -> Int8,
+        attempts -> Int2,
+        next_attempt_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+        quarantined_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    stripe_inbox_redeliveries (inbox_id, redelivery_id) {
+        inbox_id -> Int8,
+        redelivery_id -> Int8,
+        received_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    stripe_objects (account, livemode, object, object_id) {
+        account -> Text,
+        livemode -> Bool,
+        object -> Text,
+        object_id -> Text,
+        inbox_id -> Nullable<Int8>,
+        standing -> Int2,
+        created -> Int8,
+        ambiguous -> Bool,
+        deleted -> Bool,
+    }
+}
+
+diesel::table! {
     subscription_items (account, livemode, subscription_id, item_number) {
         account -> Text,
         livemode -> Bool,
@@ -490,6 +632,8 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
+    api_keys,
+    audit_log,
     charges,
     checkout_sessions,
     coupons,
@@ -499,15 +643,25 @@ diesel::allow_tables_to_appear_in_same_query!(
     customers,
     discounts,
     disputes,
+    idempotency_keys,
     invoice_lines,
     invoice_payments,
     invoices,
+    org_refs,
+    orgs,
     payment_intents,
     payments,
+    plan_stripe_prices,
+    plans,
     prices,
     products,
     promotion_codes,
     refunds,
+    stripe_customer_links,
+    stripe_inbox,
+    stripe_inbox_queue,
+    stripe_inbox_redeliveries,
+    stripe_objects,
     subscription_items,
     subscriptions,
     tax_rates,

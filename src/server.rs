@@ -46,8 +46,14 @@ pub fn bind(app: &Arc<App>) -> Result<(Server, std::net::SocketAddr), ServeError
     let server = HttpServer::new(move || {
         actix_web::App::new()
             .app_data(data.clone())
-            .app_data(web::PathConfig::default().error_handler(|error, _| Error::invalid("path", error.to_string()).into()))
-            .app_data(web::QueryConfig::default().error_handler(|error, _| Error::invalid("query", error.to_string()).into()))
+            .app_data(
+                web::PathConfig::default()
+                    .error_handler(|error, _| Error::invalid("path", error.to_string()).into()),
+            )
+            .app_data(
+                web::QueryConfig::default()
+                    .error_handler(|error, _| Error::invalid("query", error.to_string()).into()),
+            )
             .wrap(Compress::default())
             .wrap(from_fn(http::observe))
             .configure(routes::all)
@@ -58,7 +64,8 @@ pub fn bind(app: &Arc<App>) -> Result<(Server, std::net::SocketAddr), ServeError
     .shutdown_timeout(u64::from(config.drain_s))
     .max_connections(config.max_connections as usize)
     .disable_signals();
-    let server = if config.http_workers == 0 { server } else { server.workers(usize::from(config.http_workers)) };
+    let server =
+        if config.http_workers == 0 { server } else { server.workers(usize::from(config.http_workers)) };
     let address = config.listen;
     let server = match tls {
         Some(tls) => server.bind_rustls_0_23(address, tls),
@@ -77,10 +84,13 @@ fn tls(cert: &Path, key: &Path) -> Result<ServerConfig, ConfigError> {
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| wrong("COULOMB_TLS_CERT", cert, error.to_string()))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("COULOMB_TLS_KEY", key, error.to_string()))?;
+    let key_der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| wrong("COULOMB_TLS_KEY", key, error.to_string()))?;
     ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der).map_err(|error| error.to_string()))
+        .and_then(|builder| {
+            builder.with_no_client_auth().with_single_cert(chain, key_der).map_err(|error| error.to_string())
+        })
         .map_err(|error| wrong("COULOMB_TLS_CERT", cert, error))
 }

@@ -34,8 +34,20 @@ struct Worker {
 
 /// Every worker. Each may run on any number of replicas at once: rows are claimed with SKIP LOCKED, or the work may be done twice.
 const WORKERS: &[Worker] = &[
-    Worker { name: "projector", threads: |app| app.config.projectors, interval: Duration::from_millis(500), woken: true, turn: project_inbox },
-    Worker { name: "key-sweeper", threads: |_| 1, interval: Duration::from_secs(600), woken: false, turn: forget_idempotency_keys },
+    Worker {
+        name: "projector",
+        threads: |app| app.config.projectors,
+        interval: Duration::from_millis(500),
+        woken: true,
+        turn: project_inbox,
+    },
+    Worker {
+        name: "key-sweeper",
+        threads: |_| 1,
+        interval: Duration::from_secs(600),
+        woken: false,
+        turn: forget_idempotency_keys,
+    },
 ];
 
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
@@ -45,9 +57,12 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
         org_per_customer: app.config.stripe_org_per_customer,
     };
     let step = project::step(conn, &options, app.clock.now())?;
-    for (outcome, events) in
-        [("applied", step.applied), ("superseded", step.superseded), ("without_object", step.without_object), ("failed", step.failed)]
-    {
+    for (outcome, events) in [
+        ("applied", step.applied),
+        ("superseded", step.superseded),
+        ("without_object", step.without_object),
+        ("failed", step.failed),
+    ] {
         app.metrics.projected(outcome, events);
     }
     Ok(if step.taken() == 0 { Turn::Rest } else { Turn::More })
@@ -91,8 +106,12 @@ impl Wake {
         let until = Instant::now() + time;
         let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.is_stopped() && !(woken && *generation != seen) {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { return };
-            generation = self.changed.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            generation =
+                self.changed.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

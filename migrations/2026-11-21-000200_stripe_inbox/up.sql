@@ -33,9 +33,10 @@ CREATE INDEX stripe_inbox_thin ON stripe_inbox (inbox_id) WHERE thin;
 
 CREATE TABLE stripe_inbox_redeliveries (
     inbox_id bigint NOT NULL,
-    received_at timestamptz NOT NULL
+    redelivery_id bigint GENERATED ALWAYS AS IDENTITY,
+    received_at timestamptz NOT NULL,
+    PRIMARY KEY (inbox_id, redelivery_id)
 );
-CREATE INDEX stripe_inbox_redeliveries_inbox ON stripe_inbox_redeliveries (inbox_id);
 
 CREATE TABLE stripe_inbox_queue (
     inbox_id bigint PRIMARY KEY,

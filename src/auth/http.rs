@@ -93,7 +93,12 @@ pub async fn list(app: web::Data<App>, principal: Principal) -> Result<HttpRespo
     post, path = "/v1/keys", tag = "keys", security(("key" = ["admin"])), params(IdempotencyKey), request_body = KeyBody,
     responses((status = 201, description = "The key, shown once", body = NewKeyView), CommandErrors)
 )]
-pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn create(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let asked: KeyBody = commands::parse(&body.0)?;
     if asked.name.trim().is_empty() || asked.name.chars().count() > 200 || asked.name.contains('\0') {
@@ -107,7 +112,8 @@ pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequ
         let names: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();
         let detail = json!({ "name": new.name, "org": new.org, "scopes": names });
         let audit = Audit { org_id: PLATFORM, action: "api_key.create", target: id.clone(), detail };
-        let mut answer = Answer::new(StatusCode::CREATED, &NewKeyView { id: id.clone(), key: Some(key) }, audit)?;
+        let mut answer =
+            Answer::new(StatusCode::CREATED, &NewKeyView { id: id.clone(), key: Some(key) }, audit)?;
         answer.replay = Some(json!({ "id": id, "key": null }));
         Ok(answer)
     })
@@ -120,12 +126,19 @@ pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequ
     params(("id" = String, Path, description = "Public id of the key"), IdempotencyKey),
     responses((status = 204, description = "Revoked"), CommandErrors)
 )]
-pub async fn revoke(app: web::Data<App>, principal: Principal, id: web::Path<String>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn revoke(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let id = id.into_inner();
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         super::revoke(conn, &id, now)?;
-        let audit = Audit { org_id: PLATFORM, action: "api_key.revoke", target: id.clone(), detail: json!({}) };
+        let audit =
+            Audit { org_id: PLATFORM, action: "api_key.revoke", target: id.clone(), detail: json!({}) };
         Answer::new(StatusCode::NO_CONTENT, &json!({}), audit)
     })
     .await

@@ -20,7 +20,8 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 5] = [Self::UsageWrite, Self::UsageRead, Self::BillingRead, Self::BillingWrite, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::UsageWrite, Self::UsageRead, Self::BillingRead, Self::BillingWrite, Self::Admin];
 
     /// Its name on the wire.
     #[must_use]

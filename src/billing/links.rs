@@ -11,8 +11,8 @@ use diesel::sql_types::{Array, Bool, Nullable, Text};
 
 use super::orgs;
 use crate::error::Error;
-use crate::schema::stripe_customer_links as t;
 use crate::realm::Realm;
+use crate::schema::stripe_customer_links as t;
 
 /// What one Stripe object says of its customer's org.
 #[derive(Clone, Debug)]
@@ -48,7 +48,12 @@ pub enum Source {
 ///
 /// # Errors
 /// When the database fails.
-pub fn write(conn: &mut PgConnection, links: &[Link], org_per_customer: bool, now: DateTime<Utc>) -> Result<(), Error> {
+pub fn write(
+    conn: &mut PgConnection,
+    links: &[Link],
+    org_per_customer: bool,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
     // In key order: two batches then never wait for each other. A customer's own word comes before its sessions'.
     let mut links: Vec<&Link> = links.iter().collect();
     links.sort_by(|a, b| (&a.realm, &a.customer_id).cmp(&(&b.realm, &b.customer_id)));
@@ -86,7 +91,9 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
     .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(links.iter().map(|(link, _)| link.realm.livemode).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.customer_id.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Nullable<Text>>, _>(links.iter().map(|(_, org)| org.map(String::as_str)).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(
+        links.iter().map(|(_, org)| org.map(String::as_str)).collect::<Vec<_>>(),
+    )
     .execute(conn)?;
     Ok(())
 }
@@ -113,7 +120,11 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
     if unnamed.is_some() {
         return Ok(());
     }
-    let external_id = if link.realm.account.is_empty() { link.customer_id.clone() } else { format!("{}/{}", link.realm.account, link.customer_id) };
+    let external_id = if link.realm.account.is_empty() {
+        link.customer_id.clone()
+    } else {
+        format!("{}/{}", link.realm.account, link.customer_id)
+    };
     orgs::ensure(conn, &external_id, link.name.as_deref().unwrap_or(&link.customer_id), now)?;
     diesel::update(own).set(t::own_ref.eq(external_id)).execute(conn)?;
     Ok(())
@@ -124,9 +135,19 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
 ///
 /// # Errors
 /// When the database fails.
-pub fn set_explicit(conn: &mut PgConnection, realm: &Realm, customer_id: &str, org: Option<&str>) -> Result<(), Error> {
+pub fn set_explicit(
+    conn: &mut PgConnection,
+    realm: &Realm,
+    customer_id: &str,
+    org: Option<&str>,
+) -> Result<(), Error> {
     diesel::insert_into(t::table)
-        .values((t::account.eq(&realm.account), t::livemode.eq(realm.livemode), t::customer_id.eq(customer_id), t::api_ref.eq(org)))
+        .values((
+            t::account.eq(&realm.account),
+            t::livemode.eq(realm.livemode),
+            t::customer_id.eq(customer_id),
+            t::api_ref.eq(org),
+        ))
         .on_conflict((t::account, t::livemode, t::customer_id))
         .do_update()
         .set(t::api_ref.eq(org))

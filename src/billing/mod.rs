@@ -8,8 +8,13 @@ pub mod credit_notes;
 pub mod customers;
 pub mod disputes;
 pub mod invoices;
+pub mod links;
 mod mirror;
+pub mod orgs;
+pub mod orgs_http;
 pub mod payments;
+pub mod plans;
+pub mod plans_http;
 pub mod refunds;
 pub mod subscriptions;
 

@@ -108,9 +108,17 @@ fn check_text(field: &'static str, text: &str) -> Result<(), Error> {
 }
 
 fn check_zone(conn: &mut PgConnection, zone: &str) -> Result<(), Error> {
-    let known: bool = diesel::select(diesel::dsl::sql::<Bool>("EXISTS (SELECT FROM pg_timezone_names WHERE name = ").bind::<Text, _>(zone).sql(")"))
-        .get_result(conn)?;
-    if known { Ok(()) } else { Err(Error::invalid("time_zone", format!("`{zone}` is not an IANA time zone such as Europe/Berlin"))) }
+    let known: bool = diesel::select(
+        diesel::dsl::sql::<Bool>("EXISTS (SELECT FROM pg_timezone_names WHERE name = ")
+            .bind::<Text, _>(zone)
+            .sql(")"),
+    )
+    .get_result(conn)?;
+    if known {
+        Ok(())
+    } else {
+        Err(Error::invalid("time_zone", format!("`{zone}` is not an IANA time zone such as Europe/Berlin")))
+    }
 }
 
 /// PostgreSQL's jsonb cannot hold NUL.
@@ -140,8 +148,14 @@ pub fn create(conn: &mut PgConnection, new: &NewOrg, now: DateTime<Utc>) -> Resu
 ///
 /// # Errors
 /// When the database fails.
-pub fn ensure(conn: &mut PgConnection, external_id: &str, name: &str, now: DateTime<Utc>) -> Result<(), Error> {
-    let there: bool = diesel::select(diesel::dsl::exists(org_refs::table.find(external_id))).get_result(conn)?;
+pub fn ensure(
+    conn: &mut PgConnection,
+    external_id: &str,
+    name: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let there: bool =
+        diesel::select(diesel::dsl::exists(org_refs::table.find(external_id))).get_result(conn)?;
     if there {
         return Ok(());
     }
@@ -159,9 +173,10 @@ fn insert(
 ) -> Result<(i64, String), Error> {
     let public_id = ids::fresh("org");
     let taken = |error: Error| match error.constraint() {
-        Some("orgs_external_id_key" | "org_refs_pkey") => {
-            Error::conflict("external_id_taken", "another org has this external_id: use that org, or another id")
-        }
+        Some("orgs_external_id_key" | "org_refs_pkey") => Error::conflict(
+            "external_id_taken",
+            "another org has this external_id: use that org, or another id",
+        ),
         _ => error,
     };
     let org_id: i64 = diesel::insert_into(orgs::table)
@@ -176,8 +191,11 @@ fn insert(
         .returning(orgs::org_id)
         .get_result(conn)
         .map_err(|error| taken(error.into()))?;
-    let refs: Vec<_> =
-        [Some(public_id.as_str()), external_id].into_iter().flatten().map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id))).collect();
+    let refs: Vec<_> = [Some(public_id.as_str()), external_id]
+        .into_iter()
+        .flatten()
+        .map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id)))
+        .collect();
     diesel::insert_into(org_refs::table).values(refs).execute(conn).map_err(|error| taken(error.into()))?;
     Ok((org_id, public_id))
 }
@@ -212,7 +230,12 @@ pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Res
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn row_id(conn: &mut PgConnection, public_id: &str) -> Result<i64, Error> {
-    orgs::table.filter(orgs::public_id.eq(public_id)).select(orgs::org_id).first(conn).optional()?.ok_or(Error::NotFound("org"))
+    orgs::table
+        .filter(orgs::public_id.eq(public_id))
+        .select(orgs::org_id)
+        .first(conn)
+        .optional()?
+        .ok_or(Error::NotFound("org"))
 }
 
 /// What a list of orgs may be narrowed by.
@@ -304,7 +327,8 @@ pub fn find(conn: &mut PgConnection, public_id: &str) -> Result<Org, Error> {
 }
 
 fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
-    let subscription = row.subscription_id.zip(row.subscription_status).map(|(id, status)| OrgSubscription { id, status });
+    let subscription =
+        row.subscription_id.zip(row.subscription_status).map(|(id, status)| OrgSubscription { id, status });
     Org {
         customers: customers.remove(&row.org.org_id).unwrap_or_default(),
         id: row.org.public_id,
@@ -339,7 +363,11 @@ fn customers_of(conn: &mut PgConnection, org_ids: &[i64]) -> Result<BTreeMap<i64
     .load(conn)?;
     let mut customers: BTreeMap<i64, Vec<CustomerRef>> = BTreeMap::new();
     for row in rows {
-        customers.entry(row.org_id).or_default().push(CustomerRef { account: row.account, livemode: row.livemode, id: row.customer_id });
+        customers.entry(row.org_id).or_default().push(CustomerRef {
+            account: row.account,
+            livemode: row.livemode,
+            id: row.customer_id,
+        });
     }
     Ok(customers)
 }

@@ -37,7 +37,12 @@ pub struct ListQuery {
     get, path = "/v1/orgs", tag = "orgs", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Org>), ReadErrors)
 )]
-pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<ListQuery>, page: web::Query<PageQuery>) -> Result<HttpResponse, Error> {
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    query: web::Query<ListQuery>,
+    page: web::Query<PageQuery>,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let (query, limit) = (query.into_inner(), page.limit()?);
     let filter = Filter {
@@ -62,7 +67,11 @@ pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<L
     get, path = "/v1/orgs/{id}", tag = "orgs", params(("id" = String, Path, description = "`org_…`")), security(("key" = ["billing:read"])),
     responses((status = 200, description = "The org", body = Org), FindErrors)
 )]
-pub async fn show(app: web::Data<App>, principal: Principal, id: web::Path<String>) -> Result<HttpResponse, Error> {
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let id = printable(id.into_inner(), "org")?;
     Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| orgs::find(conn, &id)).await?))
@@ -73,7 +82,12 @@ pub async fn show(app: web::Data<App>, principal: Principal, id: web::Path<Strin
     post, path = "/v1/orgs", tag = "orgs", params(IdempotencyKey), request_body = NewOrg, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The org", body = Org), CommandErrors)
 )]
-pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn create(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let new: NewOrg = commands::parse(&body.0)?;
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
@@ -91,7 +105,13 @@ pub async fn create(app: web::Data<App>, principal: Principal, request: HttpRequ
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
-pub async fn update(app: web::Data<App>, principal: Principal, id: web::Path<String>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn update(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let id = printable(id.into_inner(), "org")?;
     let patch: OrgPatch = commands::parse(&body.0)?;
@@ -123,7 +143,14 @@ pub struct RealmQuery {
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
-pub async fn link(app: web::Data<App>, principal: Principal, path: web::Path<(String, String)>, realm: web::Query<RealmQuery>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn link(
+    app: web::Data<App>,
+    principal: Principal,
+    path: web::Path<(String, String)>,
+    realm: web::Query<RealmQuery>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, true).await
 }
 
@@ -134,11 +161,26 @@ pub async fn link(app: web::Data<App>, principal: Principal, path: web::Path<(St
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
-pub async fn unlink(app: web::Data<App>, principal: Principal, path: web::Path<(String, String)>, realm: web::Query<RealmQuery>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn unlink(
+    app: web::Data<App>,
+    principal: Principal,
+    path: web::Path<(String, String)>,
+    realm: web::Query<RealmQuery>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, false).await
 }
 
-async fn set_link(app: &App, principal: &Principal, (id, customer_id): (String, String), realm: RealmQuery, request: &HttpRequest, body: &Body, on: bool) -> Result<HttpResponse, Error> {
+async fn set_link(
+    app: &App,
+    principal: &Principal,
+    (id, customer_id): (String, String),
+    realm: RealmQuery,
+    request: &HttpRequest,
+    body: &Body,
+    on: bool,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let (id, customer_id) = (printable(id, "org")?, printable(customer_id, "customer")?);
     let realm = Realm { account: printable(realm.account, "account")?, livemode: realm.livemode };
@@ -146,7 +188,8 @@ async fn set_link(app: &App, principal: &Principal, (id, customer_id): (String, 
         let org_id = orgs::row_id(conn, &id)?;
         links::set_explicit(conn, &realm, &customer_id, on.then_some(id.as_str()))?;
         let detail = json!({ "customer": customer_id, "account": realm.account, "livemode": realm.livemode });
-        let audit = Audit { org_id, action: if on { "org.link" } else { "org.unlink" }, target: id.clone(), detail };
+        let audit =
+            Audit { org_id, action: if on { "org.link" } else { "org.unlink" }, target: id.clone(), detail };
         Answer::new(StatusCode::OK, &orgs::find(conn, &id)?, audit)
     })
     .await

@@ -96,7 +96,8 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
         .do_update()
         .set(values)
         .execute(conn)?;
-    diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id))).execute(conn)?;
+    diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id)))
+        .execute(conn)?;
     let prices: Vec<_> = body
         .stripe_prices
         .iter()
@@ -105,7 +106,9 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
     diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(|error| {
         let error = Error::from(error);
         match error.constraint() {
-            Some("plan_stripe_prices_pkey") => Error::conflict("price_taken", "one of stripe_prices buys another plan, or is named twice"),
+            Some("plan_stripe_prices_pkey") => {
+                Error::conflict("price_taken", "one of stripe_prices buys another plan, or is named twice")
+            }
             _ => error,
         }
     })?;
@@ -116,7 +119,12 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(conn: &mut PgConnection, active: Option<bool>, after: Option<&str>, limit: i64) -> Result<Vec<Plan>, Error> {
+pub fn list(
+    conn: &mut PgConnection,
+    active: Option<bool>,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Plan>, Error> {
     let mut query = plans::table.order(plans::plan_id).limit(limit).into_boxed();
     if let Some(active) = active {
         query = query.filter(plans::active.eq(active));
@@ -144,7 +152,9 @@ fn with_prices(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Err
         .order(plan_stripe_prices::price_id)
         .select((plan_stripe_prices::plan_id, plan_stripe_prices::price_id))
         .load(conn)?;
-    let of = |plan_id: &str| prices.iter().filter(|(id, _)| id == plan_id).map(|(_, price)| price.clone()).collect();
+    let of = |plan_id: &str| {
+        prices.iter().filter(|(id, _)| id == plan_id).map(|(_, price)| price.clone()).collect()
+    };
     Ok(rows
         .into_iter()
         .map(|row| Plan {

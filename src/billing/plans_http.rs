@@ -28,10 +28,18 @@ pub struct ListQuery {
     get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Plan>), ReadErrors)
 )]
-pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<ListQuery>, page: web::Query<PageQuery>) -> Result<HttpResponse, Error> {
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    query: web::Query<ListQuery>,
+    page: web::Query<PageQuery>,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let (active, limit, after) = (query.active, page.limit()?, page.after::<String>()?);
-    let rows = app.db.run(principal.rows, move |conn| plans::list(conn, active, after.as_deref(), limit + 1)).await?;
+    let rows = app
+        .db
+        .run(principal.rows, move |conn| plans::list(conn, active, after.as_deref(), limit + 1))
+        .await?;
     Ok(HttpResponse::Ok().json(Page::of(rows, limit, |plan| plan.id.clone())?))
 }
 
@@ -40,7 +48,11 @@ pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<L
     get, path = "/v1/plans/{id}", tag = "plans", params(("id" = String, Path, description = "Key of the plan")), security(("key" = ["billing:read"])),
     responses((status = 200, description = "The plan", body = Plan), FindErrors)
 )]
-pub async fn show(app: web::Data<App>, principal: Principal, id: web::Path<String>) -> Result<HttpResponse, Error> {
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let id = id.into_inner();
     if id.contains('\0') {
@@ -55,7 +67,13 @@ pub async fn show(app: web::Data<App>, principal: Principal, id: web::Path<Strin
     request_body = PlanBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The plan as it is now", body = Plan), CommandErrors)
 )]
-pub async fn put(app: web::Data<App>, principal: Principal, id: web::Path<String>, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn put(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let (id, plan): (String, PlanBody) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {

@@ -26,7 +26,10 @@ const CLOCK_SLACK_S: i64 = 60;
 pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mut findings = vec![("secrets", secrets(config))];
     match open::owner(config) {
-        Err(error) => findings.push(("database", Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")))),
+        Err(error) => findings.push((
+            "database",
+            Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
+        )),
         Ok((server, mut conn)) => {
             let checks: [(&str, Check); 6] = [
                 ("database", version),
@@ -37,7 +40,8 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
                 ("inbox", inbox),
             ];
             for (name, check) in checks {
-                let finding = check(&mut conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+                let finding = check(&mut conn)
+                    .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
                 findings.push((name, finding));
             }
             drop(conn);
@@ -79,7 +83,8 @@ struct Setting {
 }
 
 fn setting(conn: &mut PgConnection, name: &str) -> Result<String, Error> {
-    let setting: Setting = diesel::sql_query("SELECT current_setting($1) AS value").bind::<Text, _>(name).get_result(conn)?;
+    let setting: Setting =
+        diesel::sql_query("SELECT current_setting($1) AS value").bind::<Text, _>(name).get_result(conn)?;
     Ok(setting.value)
 }
 
@@ -91,11 +96,16 @@ fn durability(conn: &mut PgConnection) -> Result<Finding, Error> {
     for name in ["fsync", "full_page_writes", "synchronous_commit"] {
         let value = setting(conn, name)?;
         if value == "off" {
-            return Ok(Finding::Bad(format!("{name} is off: a crash of the server can lose what was acknowledged; set {name} = on")));
+            return Ok(Finding::Bad(format!(
+                "{name} is off: a crash of the server can lose what was acknowledged; set {name} = on"
+            )));
         }
     }
     if setting(conn, "data_checksums")? != "on" {
-        return Ok(Finding::Note("data checksums are off: a disk fault would go unnoticed; `pg_checksums --enable` turns them on".to_owned()));
+        return Ok(Finding::Note(
+            "data checksums are off: a disk fault would go unnoticed; `pg_checksums --enable` turns them on"
+                .to_owned(),
+        ));
     }
     Ok(Finding::Good("fsync, full_page_writes, synchronous_commit and data checksums are on".to_owned()))
 }
@@ -110,7 +120,9 @@ fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
     let server: ServerTime = diesel::sql_query("SELECT clock_timestamp() AS now").get_result(conn)?;
     let apart = (Utc::now() - server.now).num_seconds();
     Ok(if apart.abs() > CLOCK_SLACK_S {
-        Finding::Bad(format!("this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will be refused"))
+        Finding::Bad(format!(
+            "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will be refused"
+        ))
     } else {
         Finding::Good(format!("{apart} s from the database's"))
     })
@@ -119,7 +131,10 @@ fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
 fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
     match migrate::plan(conn) {
         Ok(pending) if pending.is_empty() => Ok(Finding::Good("is this binary's".to_owned())),
-        Ok(pending) => Ok(Finding::Note(format!("{} migration(s) to apply: `coulomb migrate`, or start the daemon", pending.len()))),
+        Ok(pending) => Ok(Finding::Note(format!(
+            "{} migration(s) to apply: `coulomb migrate`, or start the daemon",
+            pending.len()
+        ))),
         Err(error) => Ok(Finding::Bad(error.to_string())),
     }
 }
@@ -144,7 +159,10 @@ struct Backlog {
 }
 
 fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
-    let there: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>("to_regclass('stripe_inbox_queue') IS NOT NULL")).get_result(conn)?;
+    let there: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(
+        "to_regclass('stripe_inbox_queue') IS NOT NULL",
+    ))
+    .get_result(conn)?;
     if !there {
         return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
     }
@@ -154,7 +172,9 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     .get_result(conn)?;
     Ok(if backlog.quarantined > 0 {
         let n = backlog.quarantined;
-        Finding::Bad(format!("{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry --quarantined` tries again"))
+        Finding::Bad(format!(
+            "{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry --quarantined` tries again"
+        ))
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
     })

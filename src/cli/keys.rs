@@ -6,8 +6,8 @@ use diesel::Connection;
 use serde_json::json;
 
 use super::{Failure, open};
-use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::audit;
+use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::config::Config;
 use crate::error::Error;
 
@@ -67,7 +67,16 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-fn record(conn: &mut diesel::PgConnection, action: &str, target: &str, detail: serde_json::Value, now: DateTime<Utc>) -> Result<(), Error> {
+fn record(
+    conn: &mut diesel::PgConnection,
+    action: &str,
+    target: &str,
+    detail: serde_json::Value,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
     let actor = format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()));
-    Ok(audit::record(conn, &audit::Entry { org_id: PLATFORM, at: now, actor: &actor, action, target, detail, request_id: None })?)
+    Ok(audit::record(
+        conn,
+        &audit::Entry { org_id: PLATFORM, at: now, actor: &actor, action, target, detail, request_id: None },
+    )?)
 }

@@ -22,7 +22,10 @@ pub(super) struct Server {
 pub(super) fn server(config: &Config) -> Result<Server, Failure> {
     if let Some(url) = &config.database_url {
         let url = url.expose_secret().to_owned();
-        let owner_url = config.database_owner_url.as_ref().map_or_else(|| url.clone(), |owner| owner.expose_secret().to_owned());
+        let owner_url = config
+            .database_owner_url
+            .as_ref()
+            .map_or_else(|| url.clone(), |owner| owner.expose_secret().to_owned());
         return Ok(Server { embedded: None, url, owner_url });
     }
     let options = options(config)?;
@@ -33,7 +36,7 @@ pub(super) fn server(config: &Config) -> Result<Server, Failure> {
 
 fn options(config: &Config) -> Result<embedded::Options, Failure> {
     let mut options = embedded::Options::new(config.data_dir()?);
-    options.postgres_bin_dir.clone_from(&config.postgres_bin_dir);
+    options.bin_dir.clone_from(&config.postgres_bin_dir);
     Ok(options)
 }
 

@@ -13,9 +13,9 @@ use crate::auth::{self, NewKey, Scope};
 use crate::config::Config;
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
+use crate::server;
 use crate::time::Clock;
 use crate::workers::Workers;
-use crate::server;
 
 pub(super) fn run(config: Config) -> Result<(), Failure> {
     let server = open::server(&config)?;
@@ -82,11 +82,19 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     let mut conn = db::connect(url, roles)?;
     let made = db::retrying(&mut conn, |conn| {
         // Two daemons may start at once on an empty database.
-        diesel::connection::SimpleConnection::batch_execute(conn, "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")?;
+        diesel::connection::SimpleConnection::batch_execute(
+            conn,
+            "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE",
+        )?;
         if !auth::none_yet(conn)? {
             return Ok(None);
         }
-        let new = NewKey { org: None, name: "first admin key".to_owned(), scopes: vec![Scope::Admin], expires_at: None };
+        let new = NewKey {
+            org: None,
+            name: "first admin key".to_owned(),
+            scopes: vec![Scope::Admin],
+            expires_at: None,
+        };
         auth::create(conn, &new, Utc::now()).map(|(_, key)| Some(key))
     });
     made.map_err(|error: Error| error.into())
@@ -99,7 +107,10 @@ fn greet(app: &App, address: SocketAddr, place: &str, admin_key: Option<&str>) -
     let mut out = std::io::stdout().lock();
     writeln!(out, "Coulomb listens on {base} (API: {base}/docs), data in {place}.")?;
     if app.signing_secrets.is_empty() {
-        writeln!(out, "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at {base}/webhooks/stripe.")?;
+        writeln!(
+            out,
+            "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at {base}/webhooks/stripe."
+        )?;
     }
     if let Some(key) = admin_key {
         writeln!(

@@ -72,7 +72,9 @@ impl Value for bool {
 
 impl Value for SocketAddr {
     fn parse(text: &str) -> Result<Self, String> {
-        text.trim().parse().map_err(|_| format!("is `{text}`, but must be an address with a port such as 127.0.0.1:8080"))
+        text.trim()
+            .parse()
+            .map_err(|_| format!("is `{text}`, but must be an address with a port such as 127.0.0.1:8080"))
     }
 
     fn show(&self) -> String {
@@ -121,7 +123,8 @@ impl Value for Vec<SecretString> {
     }
 
     fn show(&self) -> String {
-        let hidden = self.iter().map(|secret| if secret.expose_secret().is_empty() { "" } else { "(hidden)" });
+        let hidden =
+            self.iter().map(|secret| if secret.expose_secret().is_empty() { "" } else { "(hidden)" });
         hidden.collect::<Vec<_>>().join(",")
     }
 }
@@ -132,7 +135,9 @@ pub(super) fn from_toml(value: &toml::Value) -> Option<String> {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Boolean(truth) => Some(truth.to_string()),
-        toml::Value::Array(parts) => parts.iter().map(from_toml).collect::<Option<Vec<_>>>().map(|parts| parts.join(",")),
+        toml::Value::Array(parts) => {
+            parts.iter().map(from_toml).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
+        }
         toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
 }

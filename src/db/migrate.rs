@@ -31,10 +31,14 @@ pub enum MigrateError {
     #[error("DATABASE_URL names a PostgreSQL {0} server, but Coulomb needs version 15 or newer")]
     OldServer(String),
     /// A newer Coulomb has already migrated this database.
-    #[error("the database is newer than this binary (it has migration {0}): run the newer binary, or restore a backup")]
+    #[error(
+        "the database is newer than this binary (it has migration {0}): run the newer binary, or restore a backup"
+    )]
     NewerDatabase(String),
     /// An applied migration is not the one in this binary.
-    #[error("migration {0} was applied with another text than this binary has: run the binary that applied it, or restore a backup")]
+    #[error(
+        "migration {0} was applied with another text than this binary has: run the binary that applied it, or restore a backup"
+    )]
     Changed(String),
     /// A migration's SQL failed; it was rolled back.
     #[error("migrating failed: {0}")]
@@ -113,15 +117,23 @@ pub fn revert(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, Migr
         check_applied(conn)?;
         let mut reverted = Vec::new();
         for _ in 0..steps {
-            let version = conn.revert_last_migration(MIGRATIONS).map_err(|error| MigrateError::Failed(error.to_string()))?.to_string();
-            diesel::sql_query("DELETE FROM coulomb_migrations WHERE version = $1").bind::<Text, _>(&version).execute(conn)?;
+            let version = conn
+                .revert_last_migration(MIGRATIONS)
+                .map_err(|error| MigrateError::Failed(error.to_string()))?
+                .to_string();
+            diesel::sql_query("DELETE FROM coulomb_migrations WHERE version = $1")
+                .bind::<Text, _>(&version)
+                .execute(conn)?;
             reverted.push(version);
         }
         Ok(reverted)
     })
 }
 
-fn locked<T>(conn: &mut PgConnection, work: impl FnOnce(&mut PgConnection) -> Result<T, MigrateError>) -> Result<T, MigrateError> {
+fn locked<T>(
+    conn: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, MigrateError>,
+) -> Result<T, MigrateError> {
     diesel::sql_query(format!("SELECT pg_advisory_lock({LOCK})")).execute(conn)?;
     let result = work(conn);
     diesel::sql_query(format!("SELECT pg_advisory_unlock({LOCK})")).execute(conn)?;
@@ -144,7 +156,8 @@ fn check_applied(conn: &mut PgConnection) -> Result<(), MigrateError> {
     )?;
     let applied: Vec<Applied> =
         diesel::sql_query("SELECT version, sha256 FROM coulomb_migrations ORDER BY version").load(conn)?;
-    let known: BTreeMap<&str, String> = TEXTS.iter().map(|(version, _)| (*version, checksum(version))).collect();
+    let known: BTreeMap<&str, String> =
+        TEXTS.iter().map(|(version, _)| (*version, checksum(version))).collect();
     for row in applied {
         match known.get(squeeze(&row.version).as_str()) {
             None => return Err(MigrateError::NewerDatabase(row.version)),
@@ -165,7 +178,10 @@ fn pending(conn: &mut PgConnection) -> Result<Vec<Box<dyn Migration<Pg>>>, Migra
 
 /// Diesel drops the dashes of a version; [`TEXTS`] keeps them for the eye.
 fn squeeze(version: &str) -> String {
-    TEXTS.iter().find(|(dashed, _)| dashed.replace('-', "") == version.replace('-', "")).map_or_else(|| version.to_owned(), |(dashed, _)| (*dashed).to_owned())
+    TEXTS
+        .iter()
+        .find(|(dashed, _)| dashed.replace('-', "") == version.replace('-', ""))
+        .map_or_else(|| version.to_owned(), |(dashed, _)| (*dashed).to_owned())
 }
 
 fn checksum(version: &str) -> String {
@@ -223,7 +239,10 @@ mod tests {
         assert_eq!(all.len(), TEXTS.len());
         for migration in all {
             let version = migration.name().version().to_string();
-            assert!(TEXTS.iter().any(|(dashed, _)| *dashed == squeeze(&version)), "{version} has no text in TEXTS");
+            assert!(
+                TEXTS.iter().any(|(dashed, _)| *dashed == squeeze(&version)),
+                "{version} has no text in TEXTS"
+            );
         }
     }
 }

@@ -155,7 +155,9 @@ pub fn scoped<T>(
 ) -> Result<T, Error> {
     retrying(conn, |conn| {
         if let (Scope::Org(org_id), true) = (scope, roles) {
-            conn.batch_execute(&format!("SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'"))?;
+            conn.batch_execute(&format!(
+                "SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'"
+            ))?;
         }
         work(conn)
     })
@@ -195,7 +197,10 @@ pub fn connect(url: &str, roles: bool) -> Result<PgConnection, Error> {
 pub fn establish(url: &str) -> Result<PgConnection, Error> {
     PgConnection::establish(url).map_err(|error| {
         let info: Box<String> = Box::new(format!("connection to server: {error}"));
-        Error::Database(diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::UnableToSendCommand, info))
+        Error::Database(diesel::result::Error::DatabaseError(
+            diesel::result::DatabaseErrorKind::UnableToSendCommand,
+            info,
+        ))
     })
 }
 

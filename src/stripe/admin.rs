@@ -62,14 +62,23 @@ pub struct InboxEvent {
     security(("key" = ["admin"])),
     responses((status = 200, description = "A page", body = InboxPage), crate::openapi::ReadErrors)
 )]
-pub async fn list(app: web::Data<App>, principal: Principal, query: web::Query<ListQuery>) -> Result<HttpResponse, Error> {
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    query: web::Query<ListQuery>,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let query = query.into_inner();
     let limit = query.limit.unwrap_or(50);
     if !(1..=500).contains(&limit) {
         return Err(Error::invalid("limit", "must be from 1 to 500"));
     }
-    let data = app.db.run(principal.rows, move |conn| inbox::list(conn, query.state, query.about.as_deref(), query.cursor, limit)).await?;
+    let data = app
+        .db
+        .run(principal.rows, move |conn| {
+            inbox::list(conn, query.state, query.about.as_deref(), query.cursor, limit)
+        })
+        .await?;
     let full = i64::try_from(data.len()).is_ok_and(|len| len == limit);
     let next = data.last().map(|entry| entry.inbox_id).filter(|_| full);
     Ok(HttpResponse::Ok().json(InboxPage { data, next }))
@@ -97,10 +106,15 @@ pub async fn types(app: web::Data<App>, principal: Principal) -> Result<HttpResp
     security(("key" = ["admin"])),
     responses((status = 200, description = "The event", body = InboxEvent), crate::openapi::FindErrors)
 )]
-pub async fn show(app: web::Data<App>, principal: Principal, inbox_id: web::Path<i64>) -> Result<HttpResponse, Error> {
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    inbox_id: web::Path<i64>,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let inbox_id = inbox_id.into_inner();
-    let (entry, bytes, redeliveries) = app.db.run(principal.rows, move |conn| inbox::find(conn, inbox_id)).await?;
+    let (entry, bytes, redeliveries) =
+        app.db.run(principal.rows, move |conn| inbox::find(conn, inbox_id)).await?;
     let (body, body_base64) = match String::from_utf8(bytes) {
         Ok(text) => (Some(text), None),
         Err(error) => (None, Some(base64::prelude::BASE64_STANDARD.encode(error.as_bytes()))),
@@ -128,7 +142,12 @@ pub async fn retry(
     let inbox_id = inbox_id.into_inner();
     let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
         inbox::retry(conn, inbox_id)?;
-        let audit = Audit { org_id: PLATFORM, action: "stripe_event.retry", target: inbox_id.to_string(), detail: json!({}) };
+        let audit = Audit {
+            org_id: PLATFORM,
+            action: "stripe_event.retry",
+            target: inbox_id.to_string(),
+            detail: json!({}),
+        };
         Answer::new(StatusCode::ACCEPTED, &json!({ "retried": 1 }), audit)
     });
     let answer = done.await?;
@@ -145,11 +164,21 @@ pub async fn retry(
     security(("key" = ["admin"])),
     responses((status = 202, description = "They are on the queue"), crate::openapi::CommandErrors)
 )]
-pub async fn retry_all(app: web::Data<App>, principal: Principal, request: HttpRequest, body: Body) -> Result<HttpResponse, Error> {
+pub async fn retry_all(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let done = commands::run(&app, &principal, &request, &body.0, |conn, _| {
         let retried = inbox::retry_all(conn)?;
-        let audit = Audit { org_id: PLATFORM, action: "stripe_event.retry_all", target: "quarantine".to_owned(), detail: json!({ "events": retried }) };
+        let audit = Audit {
+            org_id: PLATFORM,
+            action: "stripe_event.retry_all",
+            target: "quarantine".to_owned(),
+            detail: json!({ "events": retried }),
+        };
         Answer::new(StatusCode::ACCEPTED, &json!({ "retried": retried }), audit)
     });
     let answer = done.await?;

@@ -92,8 +92,10 @@ fn envelope(raw: &Raw<'_>, body: &[u8]) -> Envelope {
             account: text(raw.account).or_else(|| text(raw.context)).unwrap_or_default().into_owned(),
             livemode: raw.livemode.is_some_and(|value| value.get() == "true"),
         },
-        event_id: event_id.map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), |id| storable(&id)),
-        thin: raw.data.is_none_or(|data| inner_object(data).is_none()) && text(raw.object).as_deref() == Some("v2.core.event"),
+        event_id: event_id
+            .map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), |id| storable(&id)),
+        thin: raw.data.is_none_or(|data| inner_object(data).is_none())
+            && text(raw.object).as_deref() == Some("v2.core.event"),
         twin_event_id: text(raw.snapshot_event).map(|id| storable(&id)),
         api_version: text(raw.api_version).map(|version| storable(&version)),
         created: raw.created.map_or(0, seconds),
@@ -110,7 +112,10 @@ fn inner_object(data: &RawValue) -> Option<Raw<'_>> {
         #[serde(borrow)]
         object: Option<&'a RawValue>,
     }
-    serde_json::from_str::<Data<'_>>(data.get()).ok()?.object.and_then(|object| serde_json::from_str(object.get()).ok())
+    serde_json::from_str::<Data<'_>>(data.get())
+        .ok()?
+        .object
+        .and_then(|object| serde_json::from_str(object.get()).ok())
 }
 
 /// An object's id. An entitlement summary has none: there is one per customer.
@@ -189,7 +194,10 @@ mod tests {
         let envelope = read(body.as_bytes()).expect("an event");
         assert_eq!(envelope.realm, Realm { account: "acct_1".into(), livemode: true });
         assert_eq!((envelope.created, envelope.thin), (12, false));
-        assert_eq!((envelope.object.as_deref(), envelope.object_id.as_deref()), (Some("invoice"), Some("in_é")));
+        assert_eq!(
+            (envelope.object.as_deref(), envelope.object_id.as_deref()),
+            (Some("invoice"), Some("in_é"))
+        );
     }
 
     #[test]
@@ -197,6 +205,9 @@ mod tests {
         let body = r#"{"id":"evt_2","object":"v2.core.event","type":"v1.invoice.paid","created":"2026-01-02T03:04:05.678Z",
             "snapshot_event":"evt_1","related_object":{"id":"in_1","type":"invoice"}}"#;
         let envelope = read(body.as_bytes()).expect("an event");
-        assert_eq!((envelope.thin, envelope.twin_event_id.as_deref(), envelope.created), (true, Some("evt_1"), 1_767_323_045));
+        assert_eq!(
+            (envelope.thin, envelope.twin_event_id.as_deref(), envelope.created),
+            (true, Some("evt_1"), 1_767_323_045)
+        );
     }
 }

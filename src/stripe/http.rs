@@ -7,8 +7,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::event;
 use super::inbox::{Delivery, Refused, Stored};
-use super::{event, signature};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::read_body;
@@ -42,20 +42,29 @@ pub struct Received {
         (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
     )
 )]
-pub async fn receive(app: web::Data<App>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Error> {
+pub async fn receive(
+    app: web::Data<App>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
     let result = take(&app, &request, payload).await;
     app.metrics.delivered(match &result {
         Ok(Stored::New) => "stored",
         Ok(Stored::Duplicate) => "duplicate",
         Err(_) => "refused",
     });
-    result.map(|stored| HttpResponse::Ok().json(Received { received: true, duplicate: stored == Stored::Duplicate }))
+    result.map(|stored| {
+        HttpResponse::Ok().json(Received { received: true, duplicate: stored == Stored::Duplicate })
+    })
 }
 
 async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<Stored, Error> {
     let body = verified_body(app, request, payload).await?;
-    let envelope = event::read(&body).ok_or_else(|| Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned()))?;
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let envelope = event::read(&body).ok_or_else(|| {
+        Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned())
+    })?;
+    let header =
+        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let delivery = Delivery {
         envelope,
         signature: header(SIGNATURE).unwrap_or_default(),
@@ -75,9 +84,15 @@ async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result
 ///
 /// # Errors
 /// [`Error::Signature`], [`Error::NotConfigured`] without a signing secret, and those of [`read_body`].
-pub async fn verified_body(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Error> {
+pub async fn verified_body(
+    app: &App,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<web::Bytes, Error> {
     if app.signing_secrets.is_empty() {
-        return Err(Error::NotConfigured("STRIPE_WEBHOOK_SECRET is not set, so no delivery can be told from a forged one"));
+        return Err(Error::NotConfigured(
+            "STRIPE_WEBHOOK_SECRET is not set, so no delivery can be told from a forged one",
+        ));
     }
     let mut headers = request.headers().get_all(SIGNATURE);
     let header = headers.next().ok_or_else(|| Error::Signature("the header is missing".to_owned()))?;
@@ -88,7 +103,8 @@ pub async fn verified_body(app: &App, request: &HttpRequest, payload: web::Paylo
     let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
     let body = read_body(&mut payload.into_inner(), limit, deadline).await?;
     let (now, tolerance) = (app.clock.now().timestamp(), i64::from(app.config.stripe_tolerance_s));
-    signature::verify(header.as_bytes(), &body, &app.signing_secrets, now, tolerance)
+    app.signing_secrets
+        .verify(header.as_bytes(), &body, now, tolerance)
         .map_err(|error| Error::Signature(error.to_string()))?;
     Ok(body)
 }

@@ -51,10 +51,16 @@ pub fn store(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<Ve
     let new: Vec<Key> = Insert::of(deliveries).load(conn)?;
     let mut new: std::collections::HashSet<Key> = new.into_iter().collect();
     // Of two deliveries of one new event in this batch, the first is the new one.
-    let stored: Vec<Stored> =
-        deliveries.iter().map(|delivery| if new.remove(&key(delivery)) { Stored::New } else { Stored::Duplicate }).collect();
-    let repeats: Vec<&Delivery> =
-        deliveries.iter().zip(&stored).filter(|(_, stored)| **stored == Stored::Duplicate).map(|(delivery, _)| delivery).collect();
+    let stored: Vec<Stored> = deliveries
+        .iter()
+        .map(|delivery| if new.remove(&key(delivery)) { Stored::New } else { Stored::Duplicate })
+        .collect();
+    let repeats: Vec<&Delivery> = deliveries
+        .iter()
+        .zip(&stored)
+        .filter(|(_, stored)| **stored == Stored::Duplicate)
+        .map(|(delivery, _)| delivery)
+        .collect();
     if !repeats.is_empty() {
         count_redeliveries(conn, &repeats)?;
     }

@@ -72,7 +72,12 @@ pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> R
 }
 
 /// A batch that failed as a whole: its events go alone, so that only the culprit fails.
-fn one_by_one(conn: &mut PgConnection, options: &Options, claimed: &[Claim], now: DateTime<Utc>) -> Result<Step, Error> {
+fn one_by_one(
+    conn: &mut PgConnection,
+    options: &Options,
+    claimed: &[Claim],
+    now: DateTime<Utc>,
+) -> Result<Step, Error> {
     let mut all = Step::default();
     for claim in claimed {
         let step = match attempt_one(conn, options, claim.inbox_id, now) {
@@ -97,7 +102,12 @@ struct Attempt {
     claimed: Vec<Claim>,
 }
 
-fn attempt(conn: &mut PgConnection, options: &Options, limit: u32, now: DateTime<Utc>) -> Result<Step, Attempt> {
+fn attempt(
+    conn: &mut PgConnection,
+    options: &Options,
+    limit: u32,
+    now: DateTime<Utc>,
+) -> Result<Step, Attempt> {
     let claimed = RefCell::new(Vec::new());
     let result = conn.transaction(|conn| {
         let events = claim::next(conn, limit, now)?;
@@ -107,7 +117,12 @@ fn attempt(conn: &mut PgConnection, options: &Options, limit: u32, now: DateTime
     result.map_err(|error| Attempt { error, claimed: claimed.into_inner() })
 }
 
-fn attempt_one(conn: &mut PgConnection, options: &Options, inbox_id: i64, now: DateTime<Utc>) -> Result<Step, Error> {
+fn attempt_one(
+    conn: &mut PgConnection,
+    options: &Options,
+    inbox_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Step, Error> {
     conn.transaction(|conn| {
         let events = claim::one(conn, inbox_id)?;
         project(conn, options, &events, now)
@@ -125,10 +140,16 @@ struct Change<'a> {
     same: bool,
 }
 
-fn project(conn: &mut PgConnection, options: &Options, events: &[Event], now: DateTime<Utc>) -> Result<Step, Error> {
+fn project(
+    conn: &mut PgConnection,
+    options: &Options,
+    events: &[Event],
+    now: DateTime<Utc>,
+) -> Result<Step, Error> {
     let by_object = by_object(events);
     let held = objects::lock(conn, by_object.keys())?;
-    let level: Vec<(&ObjectKey, i64)> = by_object.iter().filter_map(|(key, own)| level_with(key, own, held.get(key)?)).collect();
+    let level: Vec<(&ObjectKey, i64)> =
+        by_object.iter().filter_map(|(key, own)| level_with(key, own, held.get(key)?)).collect();
     let rivals = claim::rivals(conn, &level)?;
 
     let mut batch = MirrorBatch::default();
@@ -179,7 +200,12 @@ fn level_with<'a>(key: &'a ObjectKey, own: &[&Event], held: &Held) -> Option<(&'
 }
 
 /// Chooses among the events of an object's highest standing and latest second; `None` when what is held beats them all.
-fn winner<'a>(key: &'a ObjectKey, own: &[&Event], field: &[&'a Event], held: Option<&Held>) -> Option<Change<'a>> {
+fn winner<'a>(
+    key: &'a ObjectKey,
+    own: &[&Event],
+    field: &[&'a Event],
+    held: Option<&Held>,
+) -> Option<Change<'a>> {
     let held = held.filter(|held| held.inbox_id.is_some());
     let top = field.iter().map(|event| event.level(key)).max()?;
     if held.is_some_and(|held| (held.standing, held.created) > top) {
@@ -200,11 +226,13 @@ fn winner<'a>(key: &'a ObjectKey, own: &[&Event], field: &[&'a Event], held: Opt
     })
 }
 
-fn mirror(change: &Change<'_>, batch: &mut MirrorBatch, effects: &mut Effects) -> Result<(), shape::ShapeError> {
+fn mirror(
+    change: &Change<'_>,
+    batch: &mut MirrorBatch,
+    effects: &mut Effects,
+) -> Result<(), shape::ShapeError> {
     let object = change.key.as_ref(change.deleted);
-    let mut mirrored = MirrorBatch::default();
-    shape::read(&object, &change.event.snapshot, &mut mirrored)?;
-    batch.append(mirrored);
+    shape::read(&object, &change.event.snapshot, batch)?;
     effects.consider(&object, &change.event.snapshot);
     Ok(())
 }
@@ -214,5 +242,10 @@ fn count(events: &[Event], changes: &[Change<'_>], failures: &[Failure]) -> Step
     let without_object = len(events.iter().filter(|event| event.key.is_none()).count());
     let applied = len(changes.iter().filter(|change| !change.same).count());
     let failed = len(failures.len());
-    Step { applied, failed, without_object, superseded: len(events.len()).saturating_sub(applied + failed + without_object) }
+    Step {
+        applied,
+        failed,
+        without_object,
+        superseded: len(events.len()).saturating_sub(applied + failed + without_object),
+    }
 }

@@ -104,6 +104,12 @@ impl SigningSecrets {
         Self { keys }
     }
 
+    /// Whether there is no secret to check against.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Checks one delivery: `header` is the value of `Stripe-Signature`, `body` the raw bytes received.
     /// Answers `t`, the second of signing; see [`verify`] for the rule.
     ///

@@ -153,14 +153,22 @@ const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.ev
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(conn: &mut PgConnection, state: Option<State>, needle: Option<&str>, before: Option<i64>, limit: i64) -> Result<Vec<Entry>, Error> {
+pub fn list(
+    conn: &mut PgConnection,
+    state: Option<State>,
+    needle: Option<&str>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Entry>, Error> {
     let wanted = match state {
         None => "true",
         Some(State::Pending) => "q.inbox_id IS NOT NULL AND q.quarantined_at IS NULL",
         Some(State::Quarantined) => "q.quarantined_at IS NOT NULL",
         Some(State::Done) => "q.inbox_id IS NULL",
-        Some(State::NeedsFetch) => "i.thin AND q.inbox_id IS NULL AND NOT EXISTS (SELECT FROM stripe_inbox t
-            WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))",
+        Some(State::NeedsFetch) => {
+            "i.thin AND q.inbox_id IS NULL AND NOT EXISTS (SELECT FROM stripe_inbox t
+            WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))"
+        }
     };
     let sql = format!(
         "{SELECT} WHERE {wanted} AND i.inbox_id < $1 AND ($2::text IS NULL OR $2 IN (i.event_id, i.object_id, i.event_type))
@@ -180,10 +188,16 @@ pub fn list(conn: &mut PgConnection, state: Option<State>, needle: Option<&str>,
 /// [`Error::NotFound`] when there is no such entry.
 pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i64), Error> {
     let sql = format!("{SELECT} WHERE i.inbox_id = $1");
-    let row: Row = diesel::sql_query(sql).bind::<BigInt, _>(inbox_id).get_result(conn).optional()?.ok_or(Error::NotFound("Stripe event"))?;
+    let row: Row = diesel::sql_query(sql)
+        .bind::<BigInt, _>(inbox_id)
+        .get_result(conn)
+        .optional()?
+        .ok_or(Error::NotFound("Stripe event"))?;
     let body = stripe_inbox::table.find(inbox_id).select(stripe_inbox::body).first(conn)?;
-    let redeliveries =
-        stripe_inbox_redeliveries::table.filter(stripe_inbox_redeliveries::inbox_id.eq(inbox_id)).count().get_result(conn)?;
+    let redeliveries = stripe_inbox_redeliveries::table
+        .filter(stripe_inbox_redeliveries::inbox_id.eq(inbox_id))
+        .count()
+        .get_result(conn)?;
     Ok((row.into(), body, redeliveries))
 }
 
@@ -192,7 +206,8 @@ pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i
 /// # Errors
 /// [`Error::NotFound`] when there is no such entry.
 pub fn retry(conn: &mut PgConnection, inbox_id: i64) -> Result<(), Error> {
-    let there: bool = diesel::select(diesel::dsl::exists(stripe_inbox::table.find(inbox_id))).get_result(conn)?;
+    let there: bool =
+        diesel::select(diesel::dsl::exists(stripe_inbox::table.find(inbox_id))).get_result(conn)?;
     if !there {
         return Err(Error::NotFound("Stripe event"));
     }

@@ -45,7 +45,9 @@ impl InboxWriter {
         let threads = (0..threads).map(|n| {
             let (db, jobs, wake) = (db.clone(), Arc::clone(&jobs), Arc::clone(wake));
             let thread = std::thread::Builder::new().name(format!("inbox-writer-{n}"));
-            thread.spawn(move || Writer { db, conn: None }.drain(&jobs, &wake)).expect("the system starts a thread")
+            thread
+                .spawn(move || Writer { db, conn: None }.drain(&jobs, &wake))
+                .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
         Self { queue: Mutex::new(Some(queue)), threads }
@@ -56,7 +58,8 @@ impl InboxWriter {
     /// # Errors
     /// [`Refused`]: it may or may not have been stored, and must be sent again.
     pub async fn store(&self, delivery: Delivery) -> Result<Stored, Refused> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refused::Unavailable)?;
+        let queue =
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refused::Unavailable)?;
         let (answer, stored) = oneshot::channel();
         queue.try_send((delivery, answer)).map_err(|_| Refused::Full)?;
         drop(queue);
@@ -92,7 +95,9 @@ impl Writer {
                     }
                 }
                 // Dropping the answers tells the handlers.
-                Err(error) => tracing::error!(%error, deliveries = deliveries.len(), "deliveries not stored, Stripe will send them again"),
+                Err(error) => {
+                    tracing::error!(%error, deliveries = deliveries.len(), "deliveries not stored, Stripe will send them again")
+                }
             }
         }
     }

@@ -92,7 +92,8 @@ struct Data {
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
         let data = serde_json::from_slice::<Body>(event::without_bom(&row.body)).ok().map(|body| body.data);
-        let (snapshot, previous) = data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
+        let (snapshot, previous) =
+            data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
         let realm = Realm { account: row.account, livemode: row.livemode };
         let key = match (row.object, row.object_id) {
             (Some(object), Some(id)) if snapshot.is_object() => Some(ObjectKey { realm, object, id }),
@@ -139,7 +140,10 @@ pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Eve
 }
 
 /// The events of these objects in these seconds that were projected before.
-pub(super) fn rivals(conn: &mut PgConnection, level: &[(&ObjectKey, i64)]) -> QueryResult<BTreeMap<ObjectKey, Vec<Event>>> {
+pub(super) fn rivals(
+    conn: &mut PgConnection,
+    level: &[(&ObjectKey, i64)],
+) -> QueryResult<BTreeMap<ObjectKey, Vec<Event>>> {
     if level.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -167,8 +171,11 @@ pub(super) fn rivals(conn: &mut PgConnection, level: &[(&ObjectKey, i64)]) -> Qu
 /// Takes the events off the queue, but for the failures, which are put off.
 pub(super) fn finish(conn: &mut PgConnection, events: &[Event], failures: &[Failure]) -> QueryResult<()> {
     let failed = |event: &&Event| failures.iter().any(|failure| failure.inbox_id == event.claim.inbox_id);
-    let done: Vec<i64> = events.iter().filter(|event| !failed(event)).map(|event| event.claim.inbox_id).collect();
-    diesel::sql_query("DELETE FROM stripe_inbox_queue WHERE inbox_id = ANY ($1)").bind::<Array<BigInt>, _>(done).execute(conn)?;
+    let done: Vec<i64> =
+        events.iter().filter(|event| !failed(event)).map(|event| event.claim.inbox_id).collect();
+    diesel::sql_query("DELETE FROM stripe_inbox_queue WHERE inbox_id = ANY ($1)")
+        .bind::<Array<BigInt>, _>(done)
+        .execute(conn)?;
     record_failures(conn, failures)
 }
 
@@ -188,7 +195,13 @@ impl Failure {
         let attempts = claim.attempts.saturating_add(1);
         let wait = 4_i64.saturating_pow(u32::from(claim.attempts.unsigned_abs())).min(3600);
         let given_up = i32::from(attempts) >= i32::from(limit);
-        tracing::warn!(inbox_id = claim.inbox_id, attempts, given_up, error, "a Stripe event could not be projected");
+        tracing::warn!(
+            inbox_id = claim.inbox_id,
+            attempts,
+            given_up,
+            error,
+            "a Stripe event could not be projected"
+        );
         Self {
             inbox_id: claim.inbox_id,
             attempts,
@@ -220,5 +233,8 @@ pub(super) fn record_failures(conn: &mut PgConnection, failures: &[Failure]) -> 
 /// # Errors
 /// When the database fails.
 pub fn requeue_everything(conn: &mut PgConnection) -> Result<usize, Error> {
-    Ok(diesel::sql_query("INSERT INTO stripe_inbox_queue (inbox_id) SELECT inbox_id FROM stripe_inbox ON CONFLICT DO NOTHING").execute(conn)?)
+    Ok(diesel::sql_query(
+        "INSERT INTO stripe_inbox_queue (inbox_id) SELECT inbox_id FROM stripe_inbox ON CONFLICT DO NOTHING",
+    )
+    .execute(conn)?)
 }

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text};
 
 use super::Change;
-use crate::billing::PaymentKey;
+use crate::billing::payments::PaymentKey;
 use crate::error::Error;
 use crate::stripe::Realm;
 use crate::stripe::shape::ObjectRef;
@@ -74,7 +74,10 @@ impl<'a> FromIterator<&'a ObjectKey> for Columns<'a> {
 }
 
 /// Locks the objects, making rows for new ones. `keys` come in order, so two transactions never wait for each other.
-pub(super) fn lock<'a>(conn: &mut PgConnection, keys: impl Iterator<Item = &'a ObjectKey>) -> QueryResult<BTreeMap<ObjectKey, Held>> {
+pub(super) fn lock<'a>(
+    conn: &mut PgConnection,
+    keys: impl Iterator<Item = &'a ObjectKey>,
+) -> QueryResult<BTreeMap<ObjectKey, Held>> {
     let Columns { account, livemode, object, object_id } = keys.collect();
     diesel::sql_query(
         "INSERT INTO stripe_objects (account, livemode, object, object_id, standing, created, ambiguous, deleted)
@@ -114,7 +117,7 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
         return Ok(());
     }
     let names: Vec<String> =
-        keys.iter().map(|key| format!("payment {} {} {}", key.realm.account, key.realm.livemode, key.id)).collect();
+        keys.iter().map(|key| format!("payment {} {} {}", key.account, key.livemode, key.id)).collect();
     // Sorted by what is locked, not by name: equal hashes aside, everybody takes them in the same order.
     diesel::sql_query(
         "SELECT pg_advisory_xact_lock(lock) FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name) ORDER BY 1) AS l",

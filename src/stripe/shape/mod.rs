@@ -6,6 +6,7 @@ mod checkout;
 mod customers;
 mod fields;
 mod invoices;
+mod links;
 mod payments;
 mod returns;
 mod subscriptions;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use super::Realm;
 use crate::billing::MirrorBatch;
+use crate::billing::links::Link;
 use crate::billing::payments::PaymentKey;
 use fields::Fields;
 
@@ -88,4 +90,9 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Value, batch: &mut MirrorBatch) -
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
 pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<PaymentKey> {
     payments::key(Fields::of(object, snapshot)).into_iter().collect()
+}
+
+/// What a customer or a checkout session says of the customer's org.
+pub fn link(object: &ObjectRef<'_>, snapshot: &Value) -> Option<Link> {
+    links::link(Fields::of(object, snapshot))
 }

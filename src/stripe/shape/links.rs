@@ -1,0 +1,32 @@
+//! What Stripe objects say of the org behind a customer.
+
+use super::fields::Fields;
+use crate::billing::links::{Link, Source};
+
+/// `metadata.org_id` of a customer, or `client_reference_id` of a checkout session that has a customer.
+pub(super) fn link(from: Fields<'_>) -> Option<Link> {
+    let realm = from.object.realm.clone();
+    match from.object.object {
+        "customer" => Some(Link {
+            realm,
+            customer_id: from.object.id.to_owned(),
+            source: Source::Metadata { org: org(from.at("metadata").text("org_id")) },
+            name: from.text("name").or_else(|| from.text("email")),
+        }),
+        "checkout.session" => Some(Link {
+            realm,
+            customer_id: from.id("customer")?,
+            source: Source::Session {
+                org: org(from.text("client_reference_id")),
+                // Later sessions count more; the id decides within a second.
+                key: format!("{:012} {}", from.integer("created").unwrap_or(0), from.object.id),
+            },
+            name: None,
+        }),
+        _ => None,
+    }
+}
+
+fn org(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
