@@ -1,0 +1,12 @@
+//! One test binary: real daemons over a real PostgreSQL, asked over real HTTP.
+
+mod support;
+
+mod architecture;
+mod auth;
+mod commands;
+mod inbox;
+mod links;
+mod migrations;
+mod projection;
+mod webhooks;
