@@ -98,7 +98,7 @@ fn fold(object: &str, events: &[Stored]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// With every event at hand the last state wins, however often the object went back and forth within its last second.
     /// Only a circle that closes within that second is left open, and never silently.
