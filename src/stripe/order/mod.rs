@@ -13,10 +13,13 @@
 //! 7. the [path](path) through all events of the group that contradicts itself least, for links that are not exact;
 //! 8. what tends to grow, then the event id: the choice is then `ambiguous`, and Stripe should be asked.
 //!
+//! A change and its reverse within one group, without what came before, are `ambiguous` as well, whatever decides.
+//!
 //! The rank of one event ([`rank()`]) carries what needs no comparison. Since 1 and 2 decide alone, a caller may keep only the
 //! winner and its rank, and call [`choose`] for the group when an event with equal standing and second arrives.
 
 mod chain;
+mod difference;
 mod path;
 mod rank;
 
@@ -75,12 +78,14 @@ pub fn choose(object: &str, candidates: &[Candidate]) -> Verdict {
     if !agree(&chain, &left) {
         let mut wanted = vec![false; chain.nodes.len()];
         left.iter().for_each(|&at| wanted[chain.node_of[at]] = true);
-        let last = path::last_nodes(&chain, &wanted);
+        let previous: Vec<_> = events.iter().map(|event| event.previous).collect();
+        let told = difference::told(&chain, &previous);
+        let last = path::last_nodes(&chain, &told, &wanted);
         narrow(&mut left, |at| last.contains(&chain.node_of[at]));
     }
-    let ambiguous = !agree(&chain, &left);
     let guess = left.iter().max_by_key(|&&at| (growth(events[at].snapshot), events[at].event_id));
     let node = chain.node_of[*guess.expect("no step leaves nothing")];
+    let ambiguous = !agree(&chain, &left) || chain.graph.circles_through(node);
 
     // Several events may report the winning snapshot; which of them stands for it must not depend on their order.
     let reports = (0..events.len()).filter(|&at| chain.node_of[at] == node);
