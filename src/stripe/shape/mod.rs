@@ -9,6 +9,8 @@ mod invoices;
 mod payments;
 mod returns;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 
