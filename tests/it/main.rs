@@ -5,6 +5,7 @@ mod support;
 mod architecture;
 mod auth;
 mod commands;
+mod embedded;
 mod inbox;
 mod links;
 mod migrations;

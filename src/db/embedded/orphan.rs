@@ -1,0 +1,140 @@
+//! Processes that an earlier guard or a killed postmaster left behind on our cluster.
+//!
+//! Whoever calls this holds the lock of the data directory, so whatever still runs there runs for nobody.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{EmbeddedError, Result, say};
+
+/// Ends them: the postmaster by an immediate shutdown, what remains by force. Crash recovery follows at the
+/// next start, and no commit is lost.
+pub(super) fn end(pgdata: &Path) -> Result<()> {
+    let file = pgdata.join("postmaster.pid");
+    let postmaster = fs::read_to_string(&file).ok().and_then(|text| pid(text.lines().next()?));
+    if living(pgdata, postmaster).is_empty() {
+        // The server takes any process with this id for a postmaster, even one that merely got the number
+        // after a reboot. Nothing runs here, so the file says nothing.
+        if postmaster.is_some_and(exists) && cfg!(target_os = "linux") {
+            let _ = fs::remove_file(&file);
+        }
+        return Ok(());
+    }
+    if let Some(postmaster) = postmaster.filter(|pid| living(pgdata, Some(*pid)).contains(pid)) {
+        say(format_args!(
+            "stopping the PostgreSQL server (process {}) that an earlier coulomb left behind",
+            postmaster.as_raw_nonzero()
+        ));
+        let _ = kill_process(postmaster, Signal::QUIT);
+        if gone(pgdata, Some(postmaster), Duration::from_secs(10)) {
+            return Ok(());
+        }
+    }
+    kill(pgdata, postmaster)
+}
+
+/// Ends what an `initdb` of a killed guard still does: a directory that is not a cluster yet has nothing to lose.
+pub(super) fn end_initdb(partial: &Path) -> Result<()> {
+    kill(partial, None)
+}
+
+fn kill(dir: &Path, postmaster: Option<Pid>) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        // One that dies may just have started another one.
+        let living = living(dir, postmaster);
+        let Some(first) = living.first() else { return Ok(()) };
+        if Instant::now() > until {
+            return Err(EmbeddedError::new(format!(
+                "a PostgreSQL process still runs on {} and does not end (process {}): end it, then start again",
+                dir.display(),
+                first.as_raw_nonzero()
+            )));
+        }
+        for pid in living {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn gone(pgdata: &Path, postmaster: Option<Pid>, at_most: Duration) -> bool {
+    let until = Instant::now() + at_most;
+    while !living(pgdata, postmaster).is_empty() {
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+fn pid(text: &str) -> Option<Pid> {
+    // Negative while a single-user server runs.
+    Pid::from_raw(text.trim().parse::<i32>().ok()?.abs())
+}
+
+fn exists(pid: Pid) -> bool {
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}
+
+/// All server processes on the cluster, and `initdb`: each has the data as its working directory.
+#[cfg(target_os = "linux")]
+fn living(pgdata: &Path, _postmaster: Option<Pid>) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ours = processes.filter(|process| {
+        let link = |name| fs::read_link(process.path().join(name)).unwrap_or_default();
+        let exe = link("exe");
+        let program = exe.file_name().unwrap_or_default().to_string_lossy();
+        link("cwd") == pgdata && (program.starts_with("postgres") || program.starts_with("initdb"))
+    });
+    ours.filter_map(|process| pid(process.file_name().to_str()?)).collect()
+}
+
+/// The postmaster alone: its command line names the data.
+#[cfg(not(target_os = "linux"))]
+fn living(pgdata: &Path, postmaster: Option<Pid>) -> Vec<Pid> {
+    let Some(pid) = postmaster else { return vec![] };
+    let number = pid.as_raw_nonzero().to_string();
+    let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &number]).output();
+    let line = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    match line.contains("postgres") && line.contains(&*pgdata.to_string_lossy()) {
+        true => vec![pid],
+        false => vec![],
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recycled_process_id_is_no_postmaster() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("postmaster.pid");
+        fs::write(&file, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
+        end(dir.path()).unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn only_servers_in_the_directory_are_meant() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().canonicalize().unwrap();
+        // Somebody's shell that stands in the directory, and something that bears the name `postgres`.
+        let sleep =
+            |program: &Path| std::process::Command::new(program).arg("60").current_dir(&dir).spawn().unwrap();
+        fs::copy("/bin/sleep", dir.join("postgres")).unwrap();
+        let (mut shell, mut server) = (sleep(Path::new("/bin/sleep")), sleep(&dir.join("postgres")));
+        end(&dir).unwrap();
+        let ended = server.wait().unwrap();
+        assert!(!ended.success());
+        assert_eq!(shell.try_wait().unwrap(), None);
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+}

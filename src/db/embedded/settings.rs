@@ -1,0 +1,97 @@
+//! The server's settings: what is fixed on its command line, and defaults the operator may overrule.
+
+use std::fs;
+use std::path::Path;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Replaces the `postgresql.conf` that `initdb` writes.
+pub(super) const POSTGRESQL_CONF: &str = "\
+# The private PostgreSQL server of coulomb.
+# Defaults for this machine, written anew at every start:
+include_if_exists 'coulomb.conf'
+# Settings below overrule them. Durability, sockets, logging and the time zone are fixed by coulomb.
+";
+
+/// Settings that neither a file nor ALTER SYSTEM can overrule: the command line wins.
+pub(super) fn fixed(socket_dir: &Path) -> Vec<String> {
+    let mut arguments = vec![];
+    let sockets = format!("unix_socket_directories={}", socket_dir.display());
+    for setting in [
+        // An acknowledgement is a commit only if a commit is on the disk.
+        "fsync=on",
+        "full_page_writes=on",
+        "synchronous_commit=on",
+        // Reachable through the socket alone, by its owner alone.
+        "listen_addresses=",
+        "port=5432",
+        &sockets,
+        "unix_socket_permissions=0700",
+        // The guard reads standard error and bounds the log.
+        "logging_collector=off",
+        "log_destination=stderr",
+        "log_line_prefix=%m [%p] %q%u %a ",
+        "log_timezone=UTC",
+        "timezone=UTC",
+    ] {
+        arguments.extend(["-c".to_owned(), setting.to_owned()]);
+    }
+    arguments
+}
+
+/// The text of `coulomb.conf` for a machine with so many bytes of memory.
+pub(super) fn defaults(memory: u64, lz4: bool) -> String {
+    let shared_buffers = if memory < 2048 * MIB { 128 } else { 256 };
+    let cache = (memory / 2 / MIB).max(256);
+    let wal_compression = if lz4 { "lz4" } else { "on" };
+    format!(
+        "# Written by coulomb at every start; put your own settings into postgresql.conf.\n\
+         max_connections = 100\n\
+         shared_buffers = {shared_buffers}MB\n\
+         effective_cache_size = {cache}MB\n\
+         huge_pages = off\n\
+         max_wal_size = 2GB\n\
+         wal_compression = {wal_compression}\n\
+         random_page_cost = 1.1\n\
+         jit = off\n"
+    )
+}
+
+/// Bytes of memory this process may use: of the machine, or of the control group if that is less.
+/// 1 GiB where neither is told.
+pub(super) fn memory() -> u64 {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let machine = machine_memory(&read("/proc/meminfo"));
+    limits
+        .into_iter()
+        .filter_map(|path| read(path).trim().parse().ok())
+        .chain(machine)
+        .min()
+        .unwrap_or(1024 * MIB)
+}
+
+fn machine_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_memory() {
+        assert!(defaults(1024 * MIB, true).contains("shared_buffers = 128MB\n"));
+        let large = defaults(8192 * MIB, false);
+        assert!(large.contains("shared_buffers = 256MB\neffective_cache_size = 4096MB\n"));
+        assert!(large.contains("wal_compression = on\n"));
+    }
+
+    #[test]
+    fn reads_meminfo() {
+        assert_eq!(machine_memory("MemTotal:       24682416 kB\nMemFree: 1 kB\n"), Some(24682416 * 1024));
+        assert_eq!(machine_memory(""), None);
+        assert!(memory() >= 64 * MIB);
+    }
+}
