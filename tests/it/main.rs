@@ -1,5 +1,8 @@
 //! One test binary: real daemons over a real PostgreSQL, asked over real HTTP.
 
+#![recursion_limit = "256"]
+
+
 mod support;
 
 mod architecture;
