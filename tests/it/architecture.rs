@@ -28,7 +28,12 @@ fn offenders(module: &str, words: &[&str], except: fn(&Path) -> bool) -> Vec<Str
         for (n, line) in fs::read_to_string(file).expect("readable").lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             if words.iter().any(|word| code.contains(word)) {
-                found.push(format!("{}:{}: {}", file.strip_prefix(&src).expect("below src").display(), n + 1, line.trim()));
+                found.push(format!(
+                    "{}:{}: {}",
+                    file.strip_prefix(&src).expect("below src").display(),
+                    n + 1,
+                    line.trim()
+                ));
             }
         }
     }
@@ -56,6 +61,7 @@ fn dependencies_point_one_way() {
         ("export", &["crate::stripe"], nobody),
         ("realm", &["crate::"], nobody),
     ];
-    let broken: Vec<String> = rules.iter().flat_map(|(module, words, except)| offenders(module, words, *except)).collect();
+    let broken: Vec<String> =
+        rules.iter().flat_map(|(module, words, except)| offenders(module, words, *except)).collect();
     assert!(broken.is_empty(), "these know what they must not:\n{}", broken.join("\n"));
 }

@@ -11,7 +11,8 @@ async fn keys_are_made_used_and_revoked() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     let admin = database.key("admin", None);
-    let (status, made) = daemon.post("/v1/keys", &admin, &json!({ "name": "reader", "scopes": ["billing:read"] })).await;
+    let (status, made) =
+        daemon.post("/v1/keys", &admin, &json!({ "name": "reader", "scopes": ["billing:read"] })).await;
     assert_eq!(status, 201, "{made}");
     let key = made["key"].as_str().expect("shown once").to_owned();
     assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200);
@@ -22,8 +23,16 @@ async fn keys_are_made_used_and_revoked() {
     let path = format!("/v1/keys/{}", made["id"].as_str().expect("an id"));
     assert_eq!(answer(daemon.request(Method::DELETE, &path, &admin)).await.0, 204);
     assert_eq!(daemon.get("/v1/orgs", &key).await.0, 401);
-    assert_eq!(database.value("SELECT string_agg(action, ' ' ORDER BY audit_id) FROM audit_log WHERE actor LIKE 'key:%'").as_deref(), Some("api_key.create api_key.revoke"));
-    assert_eq!(database.number("SELECT count(*) FROM api_keys WHERE encode(secret_sha256, 'escape') LIKE '%clb%'"), 0);
+    assert_eq!(
+        database
+            .value("SELECT string_agg(action, ' ' ORDER BY audit_id) FROM audit_log WHERE actor LIKE 'key:%'")
+            .as_deref(),
+        Some("api_key.create api_key.revoke")
+    );
+    assert_eq!(
+        database.number("SELECT count(*) FROM api_keys WHERE encode(secret_sha256, 'escape') LIKE '%clb%'"),
+        0
+    );
 }
 
 #[tokio::test]
@@ -31,7 +40,8 @@ async fn what_is_no_key_is_refused() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     let good = database.key("admin", None);
-    let expired = database.run(&["key", "create", "--scopes", "admin", "--expires-at", "2020-01-01T00:00:00Z"]);
+    let expired =
+        database.run(&["key", "create", "--scopes", "admin", "--expires-at", "2020-01-01T00:00:00Z"]);
     let mut mistyped = good.clone();
     mistyped.replace_range(20..21, if &good[20..21] == "x" { "y" } else { "x" });
     for key in ["", "clb_live_", "x", &mistyped, &good[..good.len() - 1], expired.trim()] {
@@ -39,7 +49,10 @@ async fn what_is_no_key_is_refused() {
         assert_eq!((status.as_u16(), problem["code"].as_str()), (401, Some("unauthorized")), "{key}");
     }
     let bare = daemon.http.get(format!("{}/v1/orgs", daemon.base)).send().await.expect("an answer");
-    assert_eq!((bare.status().as_u16(), bare.headers()["www-authenticate"].to_str().expect("text")), (401, "Bearer"));
+    assert_eq!(
+        (bare.status().as_u16(), bare.headers()["www-authenticate"].to_str().expect("text")),
+        (401, "Bearer")
+    );
     assert_eq!(daemon.get("/nowhere", &good).await.1["code"], "no_route");
 }
 
@@ -65,7 +78,8 @@ async fn an_org_sees_only_itself() {
     assert_eq!(daemon.get("/v1/keys", key).await.0, 403);
 
     let mut conn = database.platform();
-    conn.batch_execute("BEGIN; SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '1'").expect("takes on an org");
+    conn.batch_execute("BEGIN; SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '1'")
+        .expect("takes on an org");
     let seen: i64 = coulomb::schema::orgs::table.count().get_result(&mut conn).expect("counts");
     let keys: i64 = coulomb::schema::api_keys::table.count().get_result(&mut conn).expect("counts");
     assert_eq!((seen, keys), (1, 1));
@@ -79,6 +93,7 @@ async fn an_org_key_is_never_admin() {
     let daemon = Daemon::start(&database);
     let admin = database.key("admin", None);
     let (_, org) = daemon.post("/v1/orgs", &admin, &json!({ "name": "one" })).await;
-    let (status, problem) = daemon.post("/v1/keys", &admin, &json!({ "name": "k", "org": org["id"], "scopes": ["admin"] })).await;
+    let (status, problem) =
+        daemon.post("/v1/keys", &admin, &json!({ "name": "k", "org": org["id"], "scopes": ["admin"] })).await;
     assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some("scopes")));
 }

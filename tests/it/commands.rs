@@ -13,7 +13,12 @@ async fn a_key_makes_a_command_safe_to_repeat() {
     let key = database.key("billing:write", None);
     let body = json!({ "name": "Acme" });
     let send = |n: usize, body: serde_json::Value| {
-        answer(daemons[n % 2].request(Method::POST, "/v1/orgs", &key).header("Idempotency-Key", "k1").json(&body))
+        answer(
+            daemons[n % 2]
+                .request(Method::POST, "/v1/orgs", &key)
+                .header("Idempotency-Key", "k1")
+                .json(&body),
+        )
     };
     let answers = futures_util::future::join_all((0..16).map(|n| send(n, body.clone()))).await;
     for (status, answer) in &answers {
@@ -30,7 +35,9 @@ async fn a_failed_command_leaves_nothing_and_may_be_tried_again() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     let key = database.key("billing:write", None);
-    let send = |body: serde_json::Value| answer(daemon.request(Method::POST, "/v1/orgs", &key).header("Idempotency-Key", "k1").json(&body));
+    let send = |body: serde_json::Value| {
+        answer(daemon.request(Method::POST, "/v1/orgs", &key).header("Idempotency-Key", "k1").json(&body))
+    };
     let (status, _) = send(json!({ "name": "Acme", "time_zone": "Mars/Olympus" })).await;
     assert_eq!(status, 400);
     assert_eq!(database.number("SELECT count(*) FROM idempotency_keys"), 0);
@@ -52,10 +59,15 @@ async fn errors_name_the_field() {
         (json!({ "name": "x", "external_id": "acme" }), 409, "external_id_taken", None),
     ] {
         let (got, problem) = daemon.post("/v1/orgs", &key, &body).await;
-        assert_eq!((got.as_u16(), problem["code"].as_str(), problem["field"].as_str()), (status, Some(code), field), "{body}: {problem}");
+        assert_eq!(
+            (got.as_u16(), problem["code"].as_str(), problem["field"].as_str()),
+            (status, Some(code), field),
+            "{body}: {problem}"
+        );
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
     }
-    for path in ["/v1/orgs?limit=0", "/v1/orgs?cursor=%00", "/v1/orgs?limit=many", "/v1/orgs?external_id=%00"] {
+    for path in ["/v1/orgs?limit=0", "/v1/orgs?cursor=%00", "/v1/orgs?limit=many", "/v1/orgs?external_id=%00"]
+    {
         assert_eq!(daemon.get(path, &key).await.0, 400, "{path}");
     }
 }

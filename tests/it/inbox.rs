@@ -10,7 +10,9 @@ async fn an_operator_lists_shows_and_retries() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     for n in 1..=3 {
-        daemon.deliver(&event(&format!("evt_{n}"), "customer.created", n, customer(&format!("cus_{n}"), None))).await;
+        daemon
+            .deliver(&event(&format!("evt_{n}"), "customer.created", n, customer(&format!("cus_{n}"), None)))
+            .await;
     }
     daemon.projected().await;
     let key = database.key("admin", None);
@@ -51,6 +53,9 @@ async fn the_daemon_cannot_change_what_must_not_change() {
         "ALTER TABLE invoices DISABLE ROW LEVEL SECURITY",
     ] {
         let error = conn.batch_execute(statement).expect_err(statement).to_string();
-        assert!(error.contains("permission denied") || error.contains("must be owner"), "{statement}: {error}");
+        assert!(
+            error.contains("permission denied") || error.contains("must be owner"),
+            "{statement}: {error}"
+        );
     }
 }

@@ -23,9 +23,17 @@ async fn links_come_in_any_order_and_the_strongest_counts() {
     daemon.deliver(&session("cs_3", 30, "cus_2", Some("acme"))).await;
     daemon.deliver(&session("cs_1", 10, "cus_2", Some("late"))).await;
     daemon.projected().await;
-    let (status, acme) = daemon.post("/v1/orgs", &key, &json!({ "name": "Acme", "external_id": "acme" })).await;
+    let (status, acme) =
+        daemon.post("/v1/orgs", &key, &json!({ "name": "Acme", "external_id": "acme" })).await;
     assert_eq!(status, 201, "{acme}");
-    let ids = |org: &Value| org["customers"].as_array().expect("a list").iter().map(|c| c["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>();
+    let ids = |org: &Value| {
+        org["customers"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|c| c["id"].as_str().expect("an id").to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&acme), ["cus_1", "cus_2"], "metadata beats a session, a later session an earlier one");
     let (_, late) = daemon.post("/v1/orgs", &key, &json!({ "name": "Late", "external_id": "late" })).await;
     assert_eq!(ids(&late), [""; 0]);
@@ -46,7 +54,12 @@ async fn the_plan_follows_the_subscription() {
     let key = database.key("billing:read,billing:write", None);
     let (_, org) = daemon.post("/v1/orgs", &key, &json!({ "name": "Acme", "external_id": "acme" })).await;
     let path = format!("/v1/orgs/{}", org["id"].as_str().expect("an id"));
-    let (status, plan) = answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&json!({ "name": "Pro", "stripe_prices": ["price_pro"] }))).await;
+    let (status, plan) = answer(
+        daemon
+            .request(Method::PUT, "/v1/plans/pro", &key)
+            .json(&json!({ "name": "Pro", "stripe_prices": ["price_pro"] })),
+    )
+    .await;
     assert_eq!(status, 200, "{plan}");
     daemon.deliver(&event("evt_c", "customer.created", 1, customer("cus_1", Some("acme")))).await;
     let statuses = [
@@ -60,12 +73,26 @@ async fn the_plan_follows_the_subscription() {
     ];
     for (n, (status, plan)) in statuses.into_iter().enumerate() {
         let created = 10 + i64::try_from(n).expect("small");
-        daemon.deliver(&event(&format!("evt_{n}"), "customer.subscription.updated", created, subscription("sub_1", "cus_1", status, "price_pro"))).await;
+        daemon
+            .deliver(&event(
+                &format!("evt_{n}"),
+                "customer.subscription.updated",
+                created,
+                subscription("sub_1", "cus_1", status, "price_pro"),
+            ))
+            .await;
         daemon.projected().await;
         let (_, org) = daemon.get(&path, &key).await;
         assert_eq!((org["plan"].as_str(), org["subscription"]["status"].as_str()), (plan, Some(status)));
     }
-    daemon.deliver(&event("evt_x", "customer.subscription.updated", 10, subscription("sub_2", "cus_1", "incomplete_expired", "price_pro"))).await;
+    daemon
+        .deliver(&event(
+            "evt_x",
+            "customer.subscription.updated",
+            10,
+            subscription("sub_2", "cus_1", "incomplete_expired", "price_pro"),
+        ))
+        .await;
     daemon.projected().await;
     let (_, org) = daemon.get(&path, &key).await;
     assert_eq!((org["plan"].as_str(), org["subscription"]["id"].as_str()), (None, Some("sub_1")));
@@ -80,6 +107,9 @@ async fn by_setting_a_customer_without_an_org_gets_one() {
     daemon.deliver(&event("evt_2", "customer.updated", 2, customer("cus_1", None))).await;
     daemon.projected().await;
     let (_, orgs) = daemon.get("/v1/orgs?external_id=cus_1", &key).await;
-    assert_eq!((orgs["data"].as_array().map(Vec::len), orgs["data"][0]["name"].as_str()), (Some(1), Some("Customer cus_1")));
+    assert_eq!(
+        (orgs["data"].as_array().map(Vec::len), orgs["data"][0]["name"].as_str()),
+        (Some(1), Some("Customer cus_1"))
+    );
     assert_eq!(orgs["data"][0]["customers"][0]["id"], "cus_1");
 }

@@ -2,7 +2,7 @@
 
 #![recursion_limit = "256"]
 
-
+#[allow(unreachable_pub, reason = "a library to the tests")]
 mod support;
 
 mod architecture;

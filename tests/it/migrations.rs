@@ -7,7 +7,8 @@ use crate::support::Database;
 fn shape(database: &Database) -> String {
     let sql = "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || coalesce(column_default, ''), E'\\n' ORDER BY table_name, column_name)
         FROM information_schema.columns WHERE table_schema = 'public'";
-    let indexes = "SELECT string_agg(indexdef, E'\\n' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public'";
+    let indexes =
+        "SELECT string_agg(indexdef, E'\\n' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public'";
     database.value(sql).unwrap_or_default() + &database.value(indexes).unwrap_or_default()
 }
 
@@ -19,7 +20,9 @@ fn up_down_up() {
     let there = shape(&database);
     let all = first.split(", ").count();
     database.run(&["migrate", "--revert", &all.to_string()]);
-    let left = database.value("SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'");
+    let left = database.value(
+        "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'",
+    );
     assert_eq!(left.as_deref(), Some("__diesel_schema_migrations coulomb_migrations"));
     database.run(&["migrate"]);
     assert_eq!(shape(&database), there);
@@ -45,9 +48,15 @@ fn a_newer_database_and_a_changed_migration_are_refused() {
 fn many_migrate_at_once() {
     let database = Database::empty();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..6).map(|_| scope.spawn(|| migrate::run(&mut database.owner()).expect("migrates").applied.len())).collect();
+        let threads: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| migrate::run(&mut database.owner()).expect("migrates").applied.len()))
+            .collect();
         let applied: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
-        assert!(applied > 0 && database.number("SELECT count(*) FROM coulomb_migrations") == i64::try_from(applied).expect("small"));
+        assert!(
+            applied > 0
+                && database.number("SELECT count(*) FROM coulomb_migrations")
+                    == i64::try_from(applied).expect("small")
+        );
     });
 }
 
@@ -56,8 +65,16 @@ fn many_migrate_at_once() {
 fn a_wrong_setting_is_one_sentence() {
     let database = Database::new();
     for (name, value, told) in [
-        ("COULOMB_LISTEN", "everywhere", "coulomb: COULOMB_LISTEN is `everywhere`, but must be an address with a port such as 127.0.0.1:8080\n"),
-        ("COULOMB_TLS_CERT", "/nonexistent", "coulomb: COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP\n"),
+        (
+            "COULOMB_LISTEN",
+            "everywhere",
+            "coulomb: COULOMB_LISTEN is `everywhere`, but must be an address with a port such as 127.0.0.1:8080\n",
+        ),
+        (
+            "COULOMB_TLS_CERT",
+            "/nonexistent",
+            "coulomb: COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP\n",
+        ),
     ] {
         let output = database.command(&["serve"]).env(name, value).output().expect("runs");
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(2), told));

@@ -31,10 +31,14 @@ async fn a_purchase_ends_paid_in_its_mirrors() {
     daemon.projected().await;
     let invoice = database.value("SELECT status || ' ' || amount_paid || ' ' || (paid_at IS NOT NULL) || ' ' || subscription_id FROM invoices");
     assert_eq!(invoice.as_deref(), Some("paid 2000 true sub_1"));
-    let line = database.value("SELECT amount || ' ' || price_id || ' ' || product_id || ' ' || quantity FROM invoice_lines");
+    let line = database
+        .value("SELECT amount || ' ' || price_id || ' ' || product_id || ' ' || quantity FROM invoice_lines");
     assert_eq!(line.as_deref(), Some("2000 price_pro prod_1 1"));
     assert_eq!(database.value("SELECT status FROM subscriptions").as_deref(), Some("active"));
-    assert_eq!(database.value("SELECT status || ' ' || amount_received FROM payments").as_deref(), Some("succeeded 2000"));
+    assert_eq!(
+        database.value("SELECT status || ' ' || amount_received FROM payments").as_deref(),
+        Some("succeeded 2000")
+    );
     assert_eq!(database.value("SELECT name FROM customers").as_deref(), Some("Customer cus_1"));
     assert!(database.run(&["verify"]).is_empty());
 }
@@ -50,7 +54,8 @@ async fn order_repeats_and_replicas_do_not_matter() {
     let mut numbers = Numbers(7);
     // Each shuffle is a world of its own: the same objects in an account of their own.
     for world in 0..300 {
-        let mut events: Vec<Value> = purchase().into_iter().flat_map(|event| [event.clone(), event]).collect();
+        let mut events: Vec<Value> =
+            purchase().into_iter().flat_map(|event| [event.clone(), event]).collect();
         events.push(events[numbers.below(16)].clone());
         numbers.shuffle(&mut events);
         for event in &mut events {
@@ -73,7 +78,12 @@ async fn order_repeats_and_replicas_do_not_matter() {
     }
     assert_eq!(worlds.len(), 300);
     let distinct: BTreeSet<&String> = worlds.values().collect();
-    assert_eq!(distinct.len(), 1, "two worlds differ:\n{}", distinct.into_iter().take(2).cloned().collect::<Vec<_>>().join("\n---\n"));
+    assert_eq!(
+        distinct.len(),
+        1,
+        "two worlds differ:\n{}",
+        distinct.into_iter().take(2).cloned().collect::<Vec<_>>().join("\n---\n")
+    );
     let world = worlds.values().next().expect("a world");
     assert!(world.contains(r#""status":"paid""#) && !world.contains(r#""status":"open""#), "{world}");
     assert_eq!(daemons[0].metric("coulomb_stripe_inbox_quarantined").await, Some(0));
@@ -114,7 +124,10 @@ async fn poison_blocks_only_itself() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     daemon.projected().await;
-    assert_eq!(database.value("SELECT string_agg(id || ' ' || status, ', ' ORDER BY id) FROM invoices").as_deref(), Some("in_1 open, in_2 paid"));
+    assert_eq!(
+        database.value("SELECT string_agg(id || ' ' || status, ', ' ORDER BY id) FROM invoices").as_deref(),
+        Some("in_1 open, in_2 paid")
+    );
     let listed = database.run(&["stripe", "inbox", "list", "--state", "quarantined"]);
     let listed: Value = serde_json::from_str(&listed).expect("one line");
     assert_eq!((listed["event_id"].as_str(), listed["attempts"].as_i64()), (Some("evt_poison"), Some(2)));
@@ -139,7 +152,10 @@ async fn verify_finds_what_was_changed_and_rebuild_mends_it() {
     let verify = database.command(&["verify"]).output().expect("runs");
     let told = String::from_utf8_lossy(&verify.stdout).into_owned();
     assert_eq!(verify.status.code(), Some(3), "{told}");
-    assert!(told.contains("invoices: only stored") && told.contains("subscription_items: only rebuilt"), "{told}");
+    assert!(
+        told.contains("invoices: only stored") && told.contains("subscription_items: only rebuilt"),
+        "{told}"
+    );
     database.run(&["rebuild", "--yes"]);
     let started = std::time::Instant::now();
     while database.number("SELECT count(*) FROM stripe_inbox_queue") > 0 {
@@ -157,9 +173,25 @@ async fn status_comes_from_the_object_and_terminal_ones_absorb() {
     let daemon = Daemon::start(&database);
     let events = [
         event("evt_1", "invoice.finalized", 10, invoice("in_1", "cus_1", "paid", 100)),
-        updated("evt_2", "invoice.updated", 30, invoice("in_1", "cus_1", "open", 100), json!({ "metadata": {} })),
-        event("evt_3", "customer.subscription.deleted", 10, subscription("sub_1", "cus_1", "canceled", "price_pro")),
-        event("evt_4", "customer.subscription.updated", 99, subscription("sub_1", "cus_1", "active", "price_pro")),
+        updated(
+            "evt_2",
+            "invoice.updated",
+            30,
+            invoice("in_1", "cus_1", "open", 100),
+            json!({ "metadata": {} }),
+        ),
+        event(
+            "evt_3",
+            "customer.subscription.deleted",
+            10,
+            subscription("sub_1", "cus_1", "canceled", "price_pro"),
+        ),
+        event(
+            "evt_4",
+            "customer.subscription.updated",
+            99,
+            subscription("sub_1", "cus_1", "active", "price_pro"),
+        ),
     ];
     daemon.deliver_all(&events).await;
     daemon.projected().await;

@@ -12,14 +12,26 @@ async fn signatures_are_accepted_or_refused_as_documented() {
     let database = Database::new();
     let daemon = Daemon::with(&database, &[("STRIPE_WEBHOOK_SECRET", "whsec_old, whsec_test")]);
     let body = event("evt_1", "invoice.paid", 1, invoice("in_1", "cus_1", "paid", 100)).to_string();
-    let reserialised = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(&body).expect("json")).expect("json");
+    let reserialised =
+        serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(&body).expect("json"))
+            .expect("json");
     let t = now();
     let good = |t: i64| v1(SECRET, t, body.as_bytes());
     let junk = "0".repeat(64);
     let cases: Vec<(&str, Vec<u8>, &str, u16)> = vec![
         ("valid", format!("t={t},v1={}", good(t)).into(), &body, 200),
-        ("signed with the older of two secrets", format!("t={t},v1={}", v1("whsec_old", t, body.as_bytes())).into(), &body, 200),
-        ("signed with both secrets", format!("t={t},v1={},v1={}", v1("whsec_old", t, body.as_bytes()), good(t)).into(), &body, 200),
+        (
+            "signed with the older of two secrets",
+            format!("t={t},v1={}", v1("whsec_old", t, body.as_bytes())).into(),
+            &body,
+            200,
+        ),
+        (
+            "signed with both secrets",
+            format!("t={t},v1={},v1={}", v1("whsec_old", t, body.as_bytes()), good(t)).into(),
+            &body,
+            200,
+        ),
         ("junk before good", format!("t={t},v1={junk},v0={junk},v1={}", good(t)).into(), &body, 200),
         ("t twice, the same", format!("t={t},t={t},v1={}", good(t)).into(), &body, 200),
         ("stale within tolerance", format!("t={},v1={}", t - 290, good(t - 290)).into(), &body, 200),
@@ -42,16 +54,24 @@ async fn signatures_are_accepted_or_refused_as_documented() {
         ("non-ASCII", [format!("t={t},v1={}", good(t)).as_bytes(), b",v9=\xc3\xa9"].concat(), &body, 400),
     ];
     for (name, header, body, status) in cases {
-        let before = database.number("SELECT count(*) FROM stripe_inbox_redeliveries") + database.number("SELECT count(*) FROM stripe_inbox");
+        let before = database.number("SELECT count(*) FROM stripe_inbox_redeliveries")
+            + database.number("SELECT count(*) FROM stripe_inbox");
         let (got, answer) = daemon.deliver_raw(body.as_bytes().to_vec(), &header).await;
         assert_eq!(got, status, "{name}: {answer}");
-        let after = database.number("SELECT count(*) FROM stripe_inbox_redeliveries") + database.number("SELECT count(*) FROM stripe_inbox");
+        let after = database.number("SELECT count(*) FROM stripe_inbox_redeliveries")
+            + database.number("SELECT count(*) FROM stripe_inbox");
         assert_eq!(after - before, i64::from(status == 200), "{name}: what is refused is not stored");
         if status == 400 {
             assert_eq!(answer["code"], "invalid_signature", "{name}: {answer}");
         }
     }
-    let no_header = daemon.http.post(format!("{}/webhooks/stripe", daemon.base)).body(body).send().await.expect("an answer");
+    let no_header = daemon
+        .http
+        .post(format!("{}/webhooks/stripe", daemon.base))
+        .body(body)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(no_header.status(), 400);
     assert_eq!(no_header.headers()["content-type"], "application/problem+json");
 }
@@ -85,14 +105,21 @@ async fn a_repeat_is_counted_and_answered_alike() {
     assert!(daemon.deliver(&first).await);
     assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 1);
     assert_eq!(database.number("SELECT count(*) FROM stripe_inbox_redeliveries"), 2);
-    assert_eq!(database.value("SELECT convert_from(body, 'UTF8')::json ->> 'pending_webhooks' FROM stripe_inbox").as_deref(), Some("1"));
+    assert_eq!(
+        database
+            .value("SELECT convert_from(body, 'UTF8')::json ->> 'pending_webhooks' FROM stripe_inbox")
+            .as_deref(),
+        Some("1")
+    );
 }
 
 #[tokio::test]
 async fn accounts_and_modes_never_mix() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
-    for (account, livemode, total) in [(None, false, 1), (None, true, 2), (Some("acct_a"), false, 3), (Some("acct_b"), true, 4)] {
+    for (account, livemode, total) in
+        [(None, false, 1), (None, true, 2), (Some("acct_a"), false, 3), (Some("acct_b"), true, 4)]
+    {
         let mut one = event("evt_1", "invoice.paid", 1, invoice("in_1", "cus_1", "paid", total));
         one["livemode"] = json!(livemode);
         if let Some(account) = account {
@@ -101,7 +128,9 @@ async fn accounts_and_modes_never_mix() {
         assert!(!daemon.deliver(&one).await, "the same id elsewhere is another event");
     }
     daemon.projected().await;
-    let rows = database.value("SELECT string_agg(account || ' ' || livemode || ' ' || total, ', ' ORDER BY total) FROM invoices");
+    let rows = database.value(
+        "SELECT string_agg(account || ' ' || livemode || ' ' || total, ', ' ORDER BY total) FROM invoices",
+    );
     assert_eq!(rows.as_deref(), Some(" false 1,  true 2, acct_a false 3, acct_b true 4"));
 }
 
@@ -137,7 +166,10 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
 #[tokio::test]
 async fn limits_are_told_before_anything_is_read() {
     let database = Database::new();
-    let daemon = Daemon::with(&database, &[("COULOMB_WEBHOOK_BODY_LIMIT", "1000"), ("COULOMB_REQUEST_TIMEOUT_S", "1")]);
+    let daemon = Daemon::with(
+        &database,
+        &[("COULOMB_WEBHOOK_BODY_LIMIT", "1000"), ("COULOMB_REQUEST_TIMEOUT_S", "1")],
+    );
     let body = vec![b' '; 2000];
     let (status, answer) = daemon.deliver_raw(body.clone(), signature(&body).as_bytes()).await;
     assert_eq!((status.as_u16(), answer["code"].as_str()), (413, Some("body_too_large")));
@@ -148,8 +180,15 @@ async fn limits_are_told_before_anything_is_read() {
     tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes()).await.expect("sends");
     let mut answer = vec![0; 200];
     let read = tokio::io::AsyncReadExt::read(&mut slow, &mut answer);
-    let n = tokio::time::timeout(std::time::Duration::from_secs(10), read).await.expect("ends the slow client").expect("reads");
-    assert!(String::from_utf8_lossy(&answer[..n]).starts_with("HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer[..n]));
+    let n = tokio::time::timeout(std::time::Duration::from_secs(10), read)
+        .await
+        .expect("ends the slow client")
+        .expect("reads");
+    assert!(
+        String::from_utf8_lossy(&answer[..n]).starts_with("HTTP/1.1 408"),
+        "{}",
+        String::from_utf8_lossy(&answer[..n])
+    );
 }
 
 #[tokio::test]
@@ -169,7 +208,8 @@ async fn recorded_events_are_all_taken() {
     let mut taken = 0;
     for (n, file) in files(&dir).iter().enumerate() {
         let text = std::fs::read_to_string(file).expect("readable");
-        let mut event: serde_json::Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).expect("JSON");
+        let mut event: serde_json::Value =
+            serde_json::from_str(text.trim_start_matches('\u{feff}')).expect("JSON");
         event["id"] = json!(format!("evt_recorded_{n}"));
         daemon.deliver(&event).await;
         taken += 1;
@@ -184,7 +224,9 @@ async fn recorded_events_are_all_taken() {
     assert_eq!(invoice.as_deref(), Some("paid 48000 48000 usd cus_07240605e6902a 1 48000 price_NORMALIZED"));
     let payment = database.value("SELECT status || ' ' || amount || ' ' || amount_received FROM payments WHERE id = 'pi_32c921987006ff8913482f0f'");
     assert_eq!(payment.as_deref(), Some("succeeded 48000 48000"));
-    let customer = database.value("SELECT currency || ' ' || default_payment_method_id FROM customers WHERE id = 'cus_256e0c5410aa50'");
+    let customer = database.value(
+        "SELECT currency || ' ' || default_payment_method_id FROM customers WHERE id = 'cus_256e0c5410aa50'",
+    );
     assert_eq!(customer.as_deref(), Some("usd pm_NORMALIZED"));
     assert!(database.run(&["verify"]).is_empty());
 }
