@@ -110,7 +110,8 @@ impl Cluster {
         fs::remove_file(&pwfile).map_err(cannot("remove", &pwfile))?;
         made?;
         let conf = partial.join("postgresql.conf");
-        fs::write(&conf, settings::POSTGRESQL_CONF).map_err(cannot("write", &conf))?;
+        let initial = fs::read_to_string(&conf).map_err(cannot("read", &conf))?;
+        fs::write(&conf, settings::postgresql_conf(&initial)).map_err(cannot("write", &conf))?;
         File::open(&conf).and_then(|file| file.sync_all()).map_err(cannot("write", &conf))?;
         fs::rename(&partial, &self.pgdata).map_err(cannot("move the new cluster to", &self.pgdata))?;
         File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(cannot("write", data_dir))
@@ -215,7 +216,7 @@ fn socket_dir(data_dir: &Path, temp: &Path) -> PathBuf {
     let fits = |dir: &Path| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(byte);
         // The setting is a list: commas, quotes and blanks would have to be quoted.
-        dir.as_os_str().len() <= LONGEST && dir.as_os_str().as_encoded_bytes().iter().all(|byte| plain(byte))
+        dir.as_os_str().len() <= LONGEST && dir.as_os_str().as_encoded_bytes().iter().all(plain)
     };
     let own = data_dir.join("run");
     if fits(&own) {
