@@ -36,7 +36,7 @@ pub struct GuardArgs {
 }
 
 /// The one line on standard output: the server is ready, or why not.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
     Ready { url: String, data_dir: PathBuf, version: String, pid: u32 },
@@ -75,7 +75,7 @@ fn guard(args: &GuardArgs, stop: &Stop) -> Result<()> {
 
 /// Starts the server, keeps it running until the stop, and stops it.
 fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
-    let (account, binaries) = match programs(args, data_dir)? {
+    let programs = match programs(args, data_dir)? {
         (account, Some(binaries)) => (account, binaries),
         _ if args.no_install => return Err(install::missing()),
         _ => {
@@ -84,7 +84,7 @@ fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
             (account, binaries.ok_or_else(install::missing)?)
         }
     };
-    let cluster = Cluster::open(data_dir, account, binaries, stop)?;
+    let cluster = Cluster::open(data_dir, programs, args.temporary, stop)?;
     let log = Log::new(data_dir.join("postgres.log"));
     let server = Server::start(&cluster, &log, stop)?;
     report(&Report::Ready {
@@ -200,7 +200,7 @@ fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     }
     fs::write(&marker, "This directory is deleted when its coulomb stops.\n")
         .map_err(cannot("write", &marker))?;
-    orphan::end(&data_dir.join("pgdata"))?;
+    orphan::end(&data_dir.join("pgdata"), &Account::for_data(data_dir)?)?;
     cluster::remove_all(&data_dir.join("pgdata"))?;
     cluster::remove_all(&data_dir.join("password"))
 }
