@@ -178,9 +178,10 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         Err(TryLockError::Error(error)) => return Err(cannot("lock", &path)(error)),
     }
     let this = format!("{} {}\n", process::id(), parent_id());
-    file.set_len(0)
-        .and_then(|()| file.rewind())
+    // Written before it is cut: whoever reads meanwhile finds a holder.
+    file.rewind()
         .and_then(|()| file.write_all(this.as_bytes()))
+        .and_then(|()| file.set_len(this.len() as u64))
         .map_err(cannot("write", &path))?;
     Ok((file, daemon.parse().ok()))
 }
