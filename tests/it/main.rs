@@ -13,6 +13,7 @@ mod embedded;
 mod inbox;
 mod links;
 mod migrations;
+mod mirrors;
 mod projection;
 mod serving;
 mod webhooks;
