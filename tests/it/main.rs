@@ -13,4 +13,5 @@ mod inbox;
 mod links;
 mod migrations;
 mod projection;
+mod schema;
 mod webhooks;
