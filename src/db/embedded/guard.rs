@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Account;
 use super::cluster::{self, Cluster, NAME};
+use super::find::{self, Binaries};
 use super::log::Log;
 use super::server::{Mode, Server};
 use super::stop::Stop;
-use super::{EmbeddedError, Result, cannot, find, install, orphan, say};
+use super::{EmbeddedError, Result, cannot, install, orphan, say};
 
 /// The options of the hidden command `coulomb postgres`.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +36,7 @@ pub struct GuardArgs {
 }
 
 /// The one line on standard output: the server is ready, or why not.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
     Ready { url: String, data_dir: PathBuf, version: String, pid: u32 },
@@ -74,18 +75,16 @@ fn guard(args: &GuardArgs, stop: &Stop) -> Result<()> {
 
 /// Starts the server, keeps it running until the stop, and stops it.
 fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
-    let account = Account::for_data(data_dir)?;
-    let major = cluster::major(data_dir);
-    let find = || find::find(args.bin_dir.as_deref(), major, &account, &install::unpacked(data_dir));
-    let binaries = match find()? {
-        Some(binaries) => binaries,
-        None if args.no_install => return Err(install::missing()),
-        None => {
+    let programs = match programs(args, data_dir)? {
+        (account, Some(binaries)) => (account, binaries),
+        _ if args.no_install => return Err(install::missing()),
+        _ => {
             install::install(data_dir, stop)?;
-            find()?.ok_or_else(install::missing)?
+            let (account, binaries) = programs(args, data_dir)?;
+            (account, binaries.ok_or_else(install::missing)?)
         }
     };
-    let cluster = Cluster::open(data_dir, account, binaries, stop)?;
+    let cluster = Cluster::open(data_dir, programs, args.temporary, stop)?;
     let log = Log::new(data_dir.join("postgres.log"));
     let server = Server::start(&cluster, &log, stop)?;
     report(&Report::Ready {
@@ -104,6 +103,14 @@ fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
         let _ = fs::remove_dir(&cluster.socket_dir);
     }
     stopped
+}
+
+/// Who runs the server, and what there is to run; an installation may bring both.
+fn programs(args: &GuardArgs, data_dir: &Path) -> Result<(Account, Option<Binaries>)> {
+    let account = Account::for_data(data_dir)?;
+    let unpacked = install::unpacked(data_dir);
+    let found = find::find(args.bin_dir.as_deref(), cluster::major(data_dir), &account, &unpacked)?;
+    Ok((account, found))
 }
 
 /// Starts the server again whenever it dies, until the stop is requested. Returns the one that runs then.
@@ -193,7 +200,7 @@ fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     }
     fs::write(&marker, "This directory is deleted when its coulomb stops.\n")
         .map_err(cannot("write", &marker))?;
-    orphan::end(&data_dir.join("pgdata"))?;
+    orphan::end(&data_dir.join("pgdata"), &Account::for_data(data_dir)?)?;
     cluster::remove_all(&data_dir.join("pgdata"))?;
     cluster::remove_all(&data_dir.join("password"))
 }
