@@ -9,6 +9,7 @@ mod architecture;
 mod auth;
 mod commands;
 mod crashes;
+mod documents;
 mod embedded;
 mod inbox;
 mod links;
