@@ -44,7 +44,13 @@ fn serve() {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
     migrate::run(&mut db::establish(&url).expect("connects")).expect("migrates");
     let config = Config::load(None).expect("settings");
-    let db = Db::new(DbOptions { url, size: 4, wait: Duration::from_secs(1), statement_timeout: Duration::ZERO, roles: true });
+    let db = Db::new(DbOptions {
+        url,
+        size: 4,
+        wait: Duration::from_secs(1),
+        statement_timeout: Duration::ZERO,
+        roles: true,
+    });
     let app = Arc::new(App::new(config, Clock::system(), db));
     actix_web::rt::System::new().block_on(async {
         let (server, address) = server::bind_with(&app, |config| {
@@ -58,7 +64,11 @@ fn serve() {
     });
 }
 
-async fn signature_only(app: web::Data<App>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Error> {
+async fn signature_only(
+    app: web::Data<App>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
     verified_body(&app, &request, payload).await?;
     Ok(HttpResponse::Ok().json(coulomb::stripe::http::Received { received: true, duplicate: false }))
 }
@@ -113,11 +123,14 @@ async fn run(requests: usize) {
     let left = pending(&postgres);
     drained(&postgres).await;
     let projected = requests as f64 / started.elapsed().as_secs_f64();
-    println!("projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; {left} were left when the burst ended");
+    println!(
+        "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; {left} were left when the burst ended"
+    );
     println!("  of the acknowledged rate: {:.2}", projected / acknowledged.rate());
 
     let rate = acknowledged.rate() * 0.7;
-    let paced = load(address, &deliveries("/webhooks/stripe", "paced", requests), CONNECTIONS, Some(rate)).await;
+    let paced =
+        load(address, &deliveries("/webhooks/stripe", "paced", requests), CONNECTIONS, Some(rate)).await;
     print("at 70 % of that", &paced);
     drained(&postgres).await;
 
@@ -128,7 +141,10 @@ async fn run(requests: usize) {
     let steady = load(address, &trickle, CONNECTIONS, Some(acknowledged.rate() * 0.25)).await;
     let after = pending(&postgres);
     print("trickle at 25 %", &steady);
-    println!("  backlog of the burst: {before} before, {after} after {:.1} s of trickle", at.elapsed().as_secs_f64());
+    println!(
+        "  backlog of the burst: {before} before, {after} after {:.1} s of trickle",
+        at.elapsed().as_secs_f64()
+    );
     drained(&postgres).await;
 }
 
@@ -152,7 +168,10 @@ struct Count {
 fn pending(postgres: &Postgres) -> i64 {
     use diesel::RunQueryDsl;
     let mut conn = db::establish(&postgres.url).expect("connects");
-    diesel::sql_query("SELECT count(*) AS count FROM stripe_inbox_queue").get_result::<Count>(&mut conn).expect("counts").count
+    diesel::sql_query("SELECT count(*) AS count FROM stripe_inbox_queue")
+        .get_result::<Count>(&mut conn)
+        .expect("counts")
+        .count
 }
 
 async fn drained(postgres: &Postgres) {
@@ -208,7 +227,13 @@ fn body(phase: &str, n: usize) -> String {
     let mut filler = serde_json::Map::new();
     while text.len() + 60 < BODY_BYTES {
         let wanted = (BODY_BYTES - text.len() - 60).min(48);
-        filler.insert(format!("field_{:02}_{}", filler.len(), n % 7), serde_json::json!(format!("{:.wanted$}", "null, \"account_tax_ids\": null, \"x\": false, \"y\": []")));
+        filler.insert(
+            format!("field_{:02}_{}", filler.len(), n % 7),
+            serde_json::json!(format!(
+                "{:.wanted$}",
+                "null, \"account_tax_ids\": null, \"x\": false, \"y\": []"
+            )),
+        );
         event["data"]["object"]["payment_settings"] = serde_json::Value::Object(filler.clone());
         text = event.to_string();
     }

@@ -44,7 +44,10 @@ pub fn bind(app: &Arc<App>) -> Result<(Server, std::net::SocketAddr), ServeError
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn bind_with(app: &Arc<App>, further: fn(&mut web::ServiceConfig)) -> Result<(Server, std::net::SocketAddr), ServeError> {
+pub fn bind_with(
+    app: &Arc<App>,
+    further: fn(&mut web::ServiceConfig),
+) -> Result<(Server, std::net::SocketAddr), ServeError> {
     let config = &app.config;
     let tls = match (&config.tls_cert, &config.tls_key) {
         (Some(cert), Some(key)) => Some(tls(cert, key)?),

@@ -85,7 +85,13 @@ pub async fn load(address: &str, requests: &[Vec<u8>], connections: usize, rate:
     all
 }
 
-async fn worker(address: &str, requests: &[Vec<u8>], next: &AtomicUsize, started: Instant, rate: Option<f64>) -> (usize, usize, Vec<Duration>) {
+async fn worker(
+    address: &str,
+    requests: &[Vec<u8>],
+    next: &AtomicUsize,
+    started: Instant,
+    rate: Option<f64>,
+) -> (usize, usize, Vec<Duration>) {
     let mut stream = TcpStream::connect(address).await.expect("the server listens");
     stream.set_nodelay(true).expect("TCP");
     let (mut good, mut bad, mut latencies) = (0, 0, Vec::new());
@@ -98,7 +104,11 @@ async fn worker(address: &str, requests: &[Vec<u8>], next: &AtomicUsize, started
             tokio::time::sleep_until(due.into()).await;
         }
         stream.write_all(request).await.expect("sends");
-        if answered(&mut stream, &mut buffer).await { good += 1 } else { bad += 1 }
+        if answered(&mut stream, &mut buffer).await {
+            good += 1
+        } else {
+            bad += 1
+        }
         latencies.push(due.elapsed());
     }
 }
@@ -122,6 +132,7 @@ fn end_of_answer(text: &[u8]) -> Option<usize> {
     let head = text.windows(4).position(|part| part == b"\r\n\r\n")? + 4;
     let lower = text[..head].to_ascii_lowercase();
     let at = lower.windows(16).position(|part| part == b"content-length: ")? + 16;
-    let length: usize = lower[at..].iter().take_while(|b| b.is_ascii_digit()).fold(0, |n, b| n * 10 + usize::from(b - b'0'));
+    let length: usize =
+        lower[at..].iter().take_while(|b| b.is_ascii_digit()).fold(0, |n, b| n * 10 + usize::from(b - b'0'));
     Some(head + length)
 }

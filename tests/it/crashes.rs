@@ -28,7 +28,8 @@ impl Embedded {
         let dir = tempfile::tempdir().expect("a directory");
         // As root the server runs as another user, who must get through.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("ours");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let mut embedded = Self { dir, address: free.to_string(), daemon: None };
         embedded.revive();
         embedded
@@ -41,7 +42,10 @@ impl Embedded {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env_remove("DATABASE_URL").env("COULOMB_DATA_DIR", self.dir.path().join("data"));
-        command.env("STRIPE_WEBHOOK_SECRET", SECRET).env("COULOMB_LISTEN", &self.address).env("COULOMB_LOG", "off");
+        command
+            .env("STRIPE_WEBHOOK_SECRET", SECRET)
+            .env("COULOMB_LISTEN", &self.address)
+            .env("COULOMB_LOG", "off");
         command
     }
 
@@ -51,7 +55,9 @@ impl Embedded {
 
     fn kill_postgres(&self) {
         let pid_file = self.dir.path().join("data/pgdata/postmaster.pid");
-        if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
+        if let Some(pid) =
+            std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned))
+        {
             let _ = Command::new("kill").args(["-KILL", &pid]).status();
         }
     }
@@ -81,12 +87,20 @@ async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<
     let sender = || async {
         while let Some(event) = deliveries.get(next.fetch_add(1, Ordering::Relaxed)) {
             let body = event.to_string();
-            let request = || http.post(format!("{base}/webhooks/stripe")).header("Stripe-Signature", signature(body.as_bytes())).body(body.clone());
+            let request = || {
+                http.post(format!("{base}/webhooks/stripe"))
+                    .header("Stripe-Signature", signature(body.as_bytes()))
+                    .body(body.clone())
+            };
             while !request().send().await.is_ok_and(|answer| answer.status().is_success()) {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
             sent.fetch_add(1, Ordering::Relaxed);
-            let id = format!("{} {}", event["account"].as_str().expect("text"), event["id"].as_str().expect("text"));
+            let id = format!(
+                "{} {}",
+                event["account"].as_str().expect("text"),
+                event["id"].as_str().expect("text")
+            );
             acknowledged.lock().expect("no panic").insert(id);
         }
     };
@@ -132,13 +146,20 @@ async fn campaign(worlds: usize, kills: usize) {
     };
     let (acknowledged, ()) = futures_util::future::join(send(&base, &deliveries, &sent), storm).await;
     let started = Instant::now();
-    while embedded.daemon().metric("coulomb_stripe_inbox_pending").await != Some(0) || embedded.daemon().metric("coulomb_database_up").await != Some(1) {
+    while embedded.daemon().metric("coulomb_stripe_inbox_pending").await != Some(0)
+        || embedded.daemon().metric("coulomb_database_up").await != Some(1)
+    {
         assert!(started.elapsed() < Duration::from_secs(180), "not projected");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let run = |args: &[&str]| {
         let output = embedded.command(args).output().expect("runs");
-        assert!(output.status.success(), "{args:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     assert_eq!(acknowledged.len(), worlds * 8);
@@ -147,7 +168,11 @@ async fn campaign(worlds: usize, kills: usize) {
         .map(|line| {
             let entry: Value = serde_json::from_str(line).expect("JSON");
             assert_eq!(entry["state"], "done", "{entry}");
-            format!("{} {}", entry["account"].as_str().expect("text"), entry["event_id"].as_str().expect("text"))
+            format!(
+                "{} {}",
+                entry["account"].as_str().expect("text"),
+                entry["event_id"].as_str().expect("text")
+            )
         })
         .collect();
     assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox, and done");

@@ -20,10 +20,17 @@ async fn an_exhausted_pool_sheds_api_requests_only() {
     let meanwhile = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let shed = daemon.request(reqwest::Method::GET, "/v1/orgs", &key).send().await.expect("an answer");
-        assert_eq!((shed.status().as_u16(), shed.headers()["retry-after"].to_str().expect("text")), (503, "1"));
+        assert_eq!(
+            (shed.status().as_u16(), shed.headers()["retry-after"].to_str().expect("text")),
+            (503, "1")
+        );
         assert!(!daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_1", None))).await);
         for probe in ["healthz", "readyz", "metrics"] {
-            assert_eq!(daemon.http.get(format!("{}/{probe}", daemon.base)).send().await.expect("an answer").status(), 200, "{probe}");
+            assert_eq!(
+                daemon.http.get(format!("{}/{probe}", daemon.base)).send().await.expect("an answer").status(),
+                200,
+                "{probe}"
+            );
         }
         blocker.batch_execute("COMMIT").expect("unlocks");
     };
@@ -52,14 +59,22 @@ async fn sigterm_drains() {
 async fn every_answer_carries_the_request_id() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
-    let ask = |id: &str| daemon.http.get(format!("{}/healthz", daemon.base)).header("X-Request-Id", id.to_owned()).send();
+    let ask = |id: &str| {
+        daemon.http.get(format!("{}/healthz", daemon.base)).header("X-Request-Id", id.to_owned()).send()
+    };
     assert_eq!(ask("abc-1").await.expect("an answer").headers()["x-request-id"], "abc-1");
     let odd = ask("a b").await.expect("an answer").headers()["x-request-id"].clone();
     assert_eq!(odd.len(), 32);
     let key = database.key("billing:write", None);
-    let request = daemon.request(reqwest::Method::POST, "/v1/orgs", &key).header("X-Request-Id", "my-request").json(&json!({ "name": "Acme" }));
+    let request = daemon
+        .request(reqwest::Method::POST, "/v1/orgs", &key)
+        .header("X-Request-Id", "my-request")
+        .json(&json!({ "name": "Acme" }));
     assert_eq!(request.send().await.expect("an answer").status(), 201);
-    assert_eq!(database.value("SELECT request_id FROM audit_log WHERE action = 'org.create'").as_deref(), Some("my-request"));
+    assert_eq!(
+        database.value("SELECT request_id FROM audit_log WHERE action = 'org.create'").as_deref(),
+        Some("my-request")
+    );
 }
 
 /// HTTPS with a certificate of one's own.
@@ -68,7 +83,19 @@ async fn tls_when_a_certificate_is_set() {
     let dir = tempfile::tempdir().expect("a directory");
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=localhost"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+        ])
         .arg("-addext")
         .arg("subjectAltName=DNS:localhost,IP:127.0.0.1")
         .arg("-keyout")
@@ -80,11 +107,20 @@ async fn tls_when_a_certificate_is_set() {
         return println!("skipped: no openssl to make a certificate with");
     }
     let database = Database::new();
-    let settings = [("COULOMB_TLS_CERT", cert.to_str().expect("UTF-8")), ("COULOMB_TLS_KEY", key.to_str().expect("UTF-8"))];
+    let settings = [
+        ("COULOMB_TLS_CERT", cert.to_str().expect("UTF-8")),
+        ("COULOMB_TLS_KEY", key.to_str().expect("UTF-8")),
+    ];
     let daemon = Daemon::with(&database, &settings);
-    let curl = std::process::Command::new("curl").args(["-sS", "--cacert"]).arg(&cert).arg(format!("{}/readyz", daemon.base)).output();
+    let curl = std::process::Command::new("curl")
+        .args(["-sS", "--cacert"])
+        .arg(&cert)
+        .arg(format!("{}/readyz", daemon.base))
+        .output();
     match curl {
-        Ok(output) if output.status.success() => assert_eq!(String::from_utf8_lossy(&output.stdout), "ready\n"),
+        Ok(output) if output.status.success() => {
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "ready\n")
+        }
         Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
         Err(_) => println!("skipped: no curl"),
     }

@@ -18,6 +18,10 @@ use super::server::{Mode, Server};
 use super::stop::Stop;
 use super::{EmbeddedError, Result, cannot, install, orphan, say};
 
+/// How long a guard is waited for whose daemon is there, and is gone.
+const LIVING: Duration = Duration::from_secs(2);
+const DYING: Duration = Duration::from_secs(60);
+
 /// The options of the hidden command `coulomb postgres`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GuardArgs {
@@ -160,9 +164,7 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         .mode(0o600)
         .open(&path)
         .map_err(cannot("open", &path))?;
-    let locked = file.try_lock();
-    let mut holder = String::new();
-    let _ = file.read_to_string(&mut holder);
+    let (locked, holder) = patiently(&mut file);
     let (guard, daemon) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
     match locked {
         Ok(()) => {}
@@ -176,11 +178,30 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         Err(TryLockError::Error(error)) => return Err(cannot("lock", &path)(error)),
     }
     let this = format!("{} {}\n", process::id(), parent_id());
-    file.set_len(0)
-        .and_then(|()| file.rewind())
+    // Written before it is cut: whoever reads meanwhile finds a holder.
+    file.rewind()
         .and_then(|()| file.write_all(this.as_bytes()))
+        .and_then(|()| file.set_len(this.len() as u64))
         .map_err(cannot("write", &path))?;
     Ok((file, daemon.parse().ok()))
+}
+
+/// Tries to lock. A guard whose daemon was killed is about to stop: it is waited for, so that a daemon may be started again
+/// at once. Also returns what the file says of the holder.
+fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String) {
+    let started = Instant::now();
+    loop {
+        let locked = file.try_lock();
+        let mut holder = String::new();
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+        let daemon = holder.trim().split_once(' ').and_then(|(_, daemon)| daemon.parse().ok());
+        // One that has just been killed may still be there, as a zombie that nobody has waited for.
+        let patience = if daemon.is_some_and(orphan::is_there) { LIVING } else { DYING };
+        if !matches!(locked, Err(TryLockError::WouldBlock)) || started.elapsed() > patience {
+            return (locked, holder);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Marks a directory as one to be deleted; refuses one that holds something of value. What an earlier temporary

@@ -73,6 +73,11 @@ fn pid(text: &str) -> Option<Pid> {
     Pid::from_raw(text.trim().parse::<i32>().ok()?.abs())
 }
 
+/// Whether a process of that number is there.
+pub(super) fn is_there(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(exists)
+}
+
 fn exists(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }

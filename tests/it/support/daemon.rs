@@ -45,11 +45,6 @@ impl Daemon {
         Self { child, base, http: reqwest::Client::new() }
     }
 
-    /// Process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -88,7 +83,9 @@ impl Daemon {
     /// Waits until the inbox is projected.
     pub async fn projected(&self) {
         let started = Instant::now();
-        while self.metric("coulomb_stripe_inbox_pending").await != Some(0) {
+        while self.metric("coulomb_database_up").await != Some(1)
+            || self.metric("coulomb_stripe_inbox_pending").await != Some(0)
+        {
             assert!(
                 started.elapsed() < Duration::from_secs(120),
                 "the inbox is not projected after two minutes"
