@@ -139,7 +139,8 @@ pub(super) fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> Q
         .map(|_| ())
 }
 
-/// Declares the row of a mirror table: a struct whose fields are the table's columns, and how to store it.
+/// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how the API
+/// shows it.
 macro_rules! mirror {
     (
         $(#[$doc:meta])*
@@ -148,7 +149,9 @@ macro_rules! mirror {
         }
     ) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable)]
+        #[derive(
+            Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable, serde::Serialize, utoipa::ToSchema,
+        )]
         #[diesel(table_name = crate::schema::$table)]
         #[diesel(check_for_backend(diesel::pg::Pg))]
         pub struct $name {
