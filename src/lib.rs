@@ -20,6 +20,7 @@ pub mod logging;
 pub mod metrics;
 pub mod openapi;
 pub mod page;
+pub mod params;
 pub mod realm;
 pub mod routes;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
