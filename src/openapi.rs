@@ -5,7 +5,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
-use crate::{auth, billing, health, stripe};
+use crate::export::http::Columns;
+use crate::{auth, billing, export, health, stripe};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -33,8 +34,10 @@ use crate::{auth, billing, health, stripe};
         billing::plans_http::list,
         billing::plans_http::show,
         billing::plans_http::put,
+        export::http::export,
+        export::http::totals,
     ),
-    modifiers(&Key)
+    modifiers(&Key, &Columns)
 )]
 pub struct Api;
 

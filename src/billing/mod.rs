@@ -7,6 +7,7 @@ pub mod checkout_sessions;
 pub mod credit_notes;
 pub mod customers;
 pub mod disputes;
+pub mod exports;
 pub mod invoices;
 pub mod links;
 mod mirror;
