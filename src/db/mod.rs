@@ -101,19 +101,22 @@ impl Db {
     /// Runs `work` over the one connection kept for probes, which no load of requests can take.
     ///
     /// # Errors
-    /// When the database is away; the next probe connects afresh.
+    /// When the database is away. A connection that was lost since the last probe is made again.
     pub async fn probe<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+        F: Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
         let db = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut held = db.probe.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut conn = match held.take() {
-                Some(conn) => conn,
-                None => db.dedicated()?,
-            };
+            if let Some(mut conn) = held.take()
+                && let Ok(answer) = work(&mut conn)
+            {
+                *held = Some(conn);
+                return Ok(answer);
+            }
+            let mut conn = db.dedicated()?;
             let answer = work(&mut conn)?;
             *held = Some(conn);
             Ok(answer)

@@ -73,6 +73,12 @@ impl Graph {
             .collect()
     }
 
+    /// Is this possible end on a circle of changes of which nobody knows where it began?
+    pub(super) fn circles_through(&self, end: usize) -> bool {
+        let (entered, left) = self.degrees()[end];
+        entered == left && left > 0 && !self.born[end]
+    }
+
     /// For each node the least node that it hangs together with.
     fn components(&self) -> Vec<usize> {
         let mut component: Vec<usize> = (0..self.born.len()).collect();
@@ -95,6 +101,8 @@ pub(super) struct Chain {
     pub(super) nodes: Vec<Value>,
     /// For each event the node that it reports.
     pub(super) node_of: Vec<usize>,
+    /// For each event the node before its change; the same where it tells none.
+    pub(super) before_of: Vec<usize>,
 }
 
 impl Chain {
@@ -118,7 +126,8 @@ impl Chain {
             .collect();
         let typed = moves.iter().zip(events).map(|(&(from, to), event)| (from, to, event.event_type));
         let graph = Graph::new(nodes.len(), typed);
-        Self { graph, nodes, node_of: moves.into_iter().map(|(_, to)| to).collect() }
+        let (before_of, node_of) = moves.into_iter().unzip();
+        Self { graph, nodes, node_of, before_of }
     }
 }
 

@@ -6,16 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::chain::Chain;
+use super::{
+    chain::Chain,
+    difference::{Cost, difference},
+};
 
 /// More pieces than this are not tried: the work doubles with each. Real groups of even one object per second have a few.
 const MAX_PIECES: usize = 12;
-
-/// What differs: fields in the high half, and the single leaves inside lists in the low half to tell equals apart.
-type Cost = u64;
-const FIELD: Cost = 1 << 32;
 
 /// A stretch of exact links, from the node before its first change to the node after its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +23,18 @@ struct Piece {
     to: usize,
 }
 
-/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces.
-pub(super) fn last_nodes(chain: &Chain, wanted: &[bool]) -> Vec<usize> {
-    let pieces = pieces(chain, wanted);
+/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces. `told` are the fields
+/// that some event tells to have changed, see [`told`](super::difference::told).
+pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<usize> {
+    let mut pieces = pieces(chain, |_| false);
+    if pieces.len() > MAX_PIECES {
+        let degrees = chain.graph.degrees();
+        pieces = self::pieces(chain, |node| degrees[node] == (1, 1) && !wanted[node]);
+    }
     if pieces.is_empty() || pieces.len() > MAX_PIECES {
         return Vec::new();
     }
-    let totals = cheapest_orders(chain, &pieces);
+    let totals = cheapest_orders(chain, told, &pieces);
     let ends = || pieces.iter().zip(&totals).filter(|(piece, _)| wanted[piece.to]);
     let least = ends().map(|(_, &total)| total).min();
     let mut nodes: Vec<usize> =
@@ -40,10 +44,8 @@ pub(super) fn last_nodes(chain: &Chain, wanted: &[bool]) -> Vec<usize> {
     nodes
 }
 
-/// Changes joined where a node is entered once and left once, so that nothing else fits between; and nodes without a change.
-fn pieces(chain: &Chain, wanted: &[bool]) -> Vec<Piece> {
-    let degrees = chain.graph.degrees();
-    let inner = |node: usize| degrees[node] == (1, 1) && !wanted[node];
+/// The changes, those joined that meet in an `inner` node (entered once and left once), and the nodes without a change.
+fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     let next: BTreeMap<usize, usize> =
         chain.graph.edges.keys().filter(|(from, _)| inner(*from)).copied().collect();
     let mut pieces = Vec::new();
@@ -56,17 +58,18 @@ fn pieces(chain: &Chain, wanted: &[bool]) -> Vec<Piece> {
         }
         pieces.extend(std::iter::repeat_n(Piece { from, to }, times));
     }
+    let degrees = chain.graph.degrees();
     let alone = (0..degrees.len()).filter(|&node| degrees[node] == (0, 0));
     pieces.extend(alone.map(|node| Piece { from: node, to: node }));
     pieces
 }
 
 /// For each piece the least cost of an order of all pieces that ends with it. The creation, if known, comes first.
-fn cheapest_orders(chain: &Chain, pieces: &[Piece]) -> Vec<Cost> {
+fn cheapest_orders(chain: &Chain, told: &Value, pieces: &[Piece]) -> Vec<Cost> {
     let count = pieces.len();
     let joint: Vec<Vec<Cost>> = pieces
         .iter()
-        .map(|e| pieces.iter().map(|f| difference(&chain.nodes[e.to], &chain.nodes[f.from])).collect())
+        .map(|e| pieces.iter().map(|f| difference(told, &chain.nodes[e.to], &chain.nodes[f.from])).collect())
         .collect();
     let born = |piece: &Piece| chain.graph.born[piece.from];
     let any_born = pieces.iter().any(born);
@@ -75,7 +78,7 @@ fn cheapest_orders(chain: &Chain, pieces: &[Piece]) -> Vec<Cost> {
     let mut best = vec![vec![Cost::MAX; count]; 1 << count];
     for (first, piece) in pieces.iter().enumerate() {
         if born(piece) || !any_born {
-            best[1 << first][first] = 0;
+            best[1 << first][first] = Cost::default();
         }
     }
     for set in 1..1_usize << count {
@@ -91,29 +94,4 @@ fn cheapest_orders(chain: &Chain, pieces: &[Piece]) -> Vec<Cost> {
         }
     }
     best.pop().unwrap_or_default()
-}
-
-/// How much two normalised values differ. A list counts as one field, as in `previous_attributes`.
-fn difference(a: &Value, b: &Value) -> Cost {
-    let nothing = Map::new();
-    match (a, b) {
-        _ if a == b => 0,
-        (Value::Object(a), Value::Object(b)) => fields(a, b),
-        (Value::Object(a), _) => fields(a, &nothing),
-        (_, Value::Object(b)) => fields(&nothing, b),
-        (Value::Array(a), Value::Array(b)) => {
-            let leaves = (0..a.len().max(b.len()))
-                .map(|at| difference(a.get(at).unwrap_or(&Value::Null), b.get(at).unwrap_or(&Value::Null)))
-                .map(|cost| cost / FIELD + cost % FIELD);
-            FIELD + leaves.sum::<Cost>()
-        }
-        _ => FIELD,
-    }
-}
-
-fn fields(a: &Map<String, Value>, b: &Map<String, Value>) -> Cost {
-    let both = a.iter().map(|(key, value)| difference(value, b.get(key).unwrap_or(&Value::Null)));
-    let only_b =
-        b.iter().filter(|(key, _)| !a.contains_key(*key)).map(|(_, value)| difference(&Value::Null, value));
-    both.chain(only_b).sum()
 }

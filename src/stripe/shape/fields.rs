@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The sum of `amount` over a list; absent when there is no list.
+    /// The sum of `amount` over a list; absent when there is no list, or when an entry does not tell.
     pub(super) fn money_sum(
         &self,
         list: &'static str,
@@ -112,8 +112,10 @@ impl<'a> Fields<'a> {
         }
         let mut sum = 0_i64;
         for entry in self.list(list) {
-            let overflow = || entry.error(amount, &NOTHING, "a list of amounts whose sum is within 64 bits");
-            sum = sum.checked_add(entry.money(amount)?.unwrap_or(0)).ok_or_else(overflow)?;
+            let Some(more) = entry.money(amount)? else { return Ok(None) };
+            let overflow =
+                || entry.error(amount, &more.into(), "small enough for the sum to stay within 64 bits");
+            sum = sum.checked_add(more).ok_or_else(overflow)?;
         }
         Ok(Some(sum))
     }

@@ -12,7 +12,7 @@ pub(super) fn invoice(from: Fields<'_>) -> Result<InvoiceWithLines, ShapeError> 
     let parent = from.at("parent").at("subscription_details");
     let transitions = from.at("status_transitions");
     let status = status(from);
-    let (amount_due, amount_paid, amount_remaining) = amounts(from)?;
+    let [amount_due, amount_paid, amount_remaining] = amounts(from)?;
     let invoice = Invoice {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -78,13 +78,13 @@ fn status(from: Fields<'_>) -> Option<String> {
 }
 
 /// Due, paid and remaining. The shapes before 2018 know only what is due, and whether all of it is paid.
-fn amounts(from: Fields<'_>) -> Result<(Option<i64>, Option<i64>, Option<i64>), ShapeError> {
+fn amounts(from: Fields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
     let due = from.money("amount_due")?;
     let settled = from.flag("paid").filter(|_| !from.has("status"));
     let all_or_nothing = due.zip(settled).map(|(due, paid)| if paid { due } else { 0 });
     let paid = from.money("amount_paid")?.or(all_or_nothing);
     let remaining = || settled.and(due?.checked_sub(paid?));
-    Ok((due, paid, from.money("amount_remaining")?.or_else(remaining)))
+    Ok([due, paid, from.money("amount_remaining")?.or_else(remaining)])
 }
 
 /// Inclusive and exclusive taxes together, as `tax` had them before basil.

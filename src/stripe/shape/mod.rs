@@ -10,6 +10,8 @@ mod links;
 mod payments;
 mod returns;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 

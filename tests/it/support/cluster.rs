@@ -1,0 +1,136 @@
+//! One PostgreSQL for all tests, a fresh database for each.
+//!
+//! The server is the daemon's own embedded one. It ends, and its directory goes, when this process ends in whatever way: its
+//! guard waits for the end of its standard input, which this process holds.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use coulomb::db::{self, migrate};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+
+struct Cluster {
+    url: String,
+    /// Held open: its end is the server's.
+    _stdin: ChildStdin,
+}
+
+const TEMPLATE: &str = "coulomb_template";
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("coulomb-it-{}", std::process::id()));
+        let mut guard = Command::new(env!("CARGO_BIN_EXE_coulomb"))
+            .arg("postgres")
+            .arg("--temporary")
+            .arg("--data-dir")
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the coulomb binary runs");
+        let mut line = String::new();
+        BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("the guard reports");
+        let report: serde_json::Value = serde_json::from_str(&line).expect("the guard reports JSON");
+        let url = report["url"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}"))
+            .to_owned();
+        let mut conn = PgConnection::establish(&url).expect("the cluster answers");
+        conn.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).expect("a template");
+        migrate::run(&mut PgConnection::establish(&named(&url, TEMPLATE)).expect("the template answers"))
+            .expect("migrates");
+        Cluster { url, _stdin: guard.stdin.take().expect("piped") }
+    })
+}
+
+/// The URL of another database on the same server.
+fn named(url: &str, database: &str) -> String {
+    let (server, _) = url.rsplit_once('/').expect("a URL names a database");
+    format!("{server}/{database}")
+}
+
+/// A test's own database.
+pub struct Database {
+    /// Its URL, as the owner.
+    pub url: String,
+    name: String,
+}
+
+impl Database {
+    /// A migrated database.
+    pub fn new() -> Self {
+        Self::create(&format!("TEMPLATE {TEMPLATE}"))
+    }
+
+    /// A database with nothing in it.
+    pub fn empty() -> Self {
+        Self::create("TEMPLATE template0")
+    }
+
+    fn create(how: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let cluster = cluster();
+        let mut conn = PgConnection::establish(&cluster.url).expect("the cluster answers");
+        conn.batch_execute(&format!("CREATE DATABASE {name} {how}")).expect("a database");
+        Self { url: named(&cluster.url, &name), name }
+    }
+
+    /// A connection as the owner.
+    pub fn owner(&self) -> PgConnection {
+        PgConnection::establish(&self.url).expect("the database answers")
+    }
+
+    /// A connection as the daemon's workers have it.
+    pub fn platform(&self) -> PgConnection {
+        db::connect(&self.url, true).expect("the database answers")
+    }
+
+    /// One value out of one row, as text.
+    pub fn value(&self, sql: &str) -> Option<String> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+            value: Option<String>,
+        }
+        let sql = format!("SELECT (SELECT ({sql})::text) AS value");
+        diesel::sql_query(sql).get_result::<Row>(&mut self.owner()).expect("the query runs").value
+    }
+
+    /// As [`Database::value`], a number.
+    pub fn number(&self, sql: &str) -> i64 {
+        self.value(sql).expect("a value").parse().expect("a number")
+    }
+
+    /// Runs statements as the owner.
+    pub fn execute(&self, sql: &str) {
+        self.owner().batch_execute(sql).expect("the statements run");
+    }
+
+    /// A `coulomb` command on this database.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
+        command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
+        command
+    }
+
+    /// What a `coulomb` command prints; it must succeed.
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().expect("the coulomb binary runs");
+        assert!(output.status.success(), "coulomb {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Ok(mut conn) = PgConnection::establish(&cluster().url) else { return };
+        // Whatever is left goes with the cluster.
+        let _ = conn.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+    }
+}

@@ -1,0 +1,124 @@
+//! A running daemon, as a user starts it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+
+use super::{Database, SECRET};
+
+/// A daemon of its own process; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    /// `http://127.0.0.1:…`
+    pub base: String,
+    /// Sends requests.
+    pub http: reqwest::Client,
+}
+
+impl Daemon {
+    /// A daemon over `database`, with the tests' signing secret.
+    pub fn start(database: &Database) -> Self {
+        Self::with(database, &[])
+    }
+
+    /// As [`Daemon::start`], with further settings.
+    pub fn with(database: &Database, settings: &[(&str, &str)]) -> Self {
+        let mut command = database.command(&["serve"]);
+        command.env("STRIPE_WEBHOOK_SECRET", SECRET).env("COULOMB_LISTEN", "127.0.0.1:0");
+        command.envs(settings.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// Runs `command`, waits until it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the coulomb binary runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let listens = lines
+            .find_map(|line| line.ok()?.strip_prefix("Coulomb listens on ").map(str::to_owned))
+            .expect("the daemon listens");
+        let base = listens.split(' ').next().expect("an address").to_owned();
+        // The greeting must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, base, http: reqwest::Client::new() }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to stop, and waits; the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.child.wait().expect("it ends").code()
+    }
+
+    /// A request with `key`.
+    pub fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(key)
+    }
+
+    /// `GET` with `key`: status and JSON.
+    pub async fn get(&self, path: &str, key: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::GET, path, key)).await
+    }
+
+    /// `POST` of JSON with `key`: status and JSON.
+    pub async fn post(&self, path: &str, key: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.request(Method::POST, path, key).json(body)).await
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> Option<i64> {
+        let text = self.http.get(format!("{}/metrics", self.base)).send().await.ok()?.text().await.ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.parse().ok()
+    }
+
+    /// Waits until the inbox is projected.
+    pub async fn projected(&self) {
+        let started = Instant::now();
+        while self.metric("coulomb_database_up").await != Some(1)
+            || self.metric("coulomb_stripe_inbox_pending").await != Some(0)
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "the inbox is not projected after two minutes"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Sends a request; status and JSON (null when there is no body).
+pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let text = response.text().await.expect("a body");
+    let body = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
+    };
+    (status, body)
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Database {
+    /// A key with `scopes`, of the platform or of an org.
+    pub fn key(&self, scopes: &str, org: Option<&str>) -> String {
+        let mut args = vec!["key", "create", "--scopes", scopes];
+        args.extend(org.map(|org| ["--org", org]).into_iter().flatten());
+        self.run(&args).trim().to_owned()
+    }
+}

@@ -1,0 +1,59 @@
+//! Stripe's side: signs and delivers.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::StatusCode;
+use serde_json::Value;
+use sha2::Sha256;
+
+use super::{Daemon, SECRET};
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
+        .expect("in range")
+}
+
+/// The `v1` signature of `body` at `t`.
+pub fn v1(secret: &str, t: i64, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(format!("{t}.").as_bytes());
+    mac.update(body);
+    hex::encode(mac.finalize().into_bytes())
+}
+
+/// The header that Stripe sends with `body` now.
+pub fn signature(body: &[u8]) -> String {
+    let t = now();
+    format!("t={t},v1={}", v1(SECRET, t, body))
+}
+
+impl Daemon {
+    /// Delivers raw bytes with a header of one's own.
+    pub async fn deliver_raw(&self, body: Vec<u8>, signature: &[u8]) -> (StatusCode, Value) {
+        let header = reqwest::header::HeaderValue::from_bytes(signature).expect("a header");
+        let request = self
+            .http
+            .post(format!("{}/webhooks/stripe", self.base))
+            .header("Stripe-Signature", header)
+            .body(body);
+        super::daemon::answer(request).await
+    }
+
+    /// Delivers an event as Stripe does; it must be answered 200. True when it had been delivered before.
+    pub async fn deliver(&self, event: &Value) -> bool {
+        let body = event.to_string().into_bytes();
+        let header = signature(&body);
+        let (status, answer) = self.deliver_raw(body, header.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["duplicate"] == true
+    }
+
+    /// Delivers events, at most eight at once.
+    pub async fn deliver_all(&self, events: &[Value]) {
+        for chunk in events.chunks(8) {
+            futures_util::future::join_all(chunk.iter().map(|event| self.deliver(event))).await;
+        }
+    }
+}
