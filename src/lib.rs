@@ -18,8 +18,10 @@ pub mod http;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod money;
 pub mod openapi;
 pub mod page;
+pub mod params;
 pub mod realm;
 pub mod routes;
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -5,7 +5,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
-use crate::{auth, billing, health, stripe};
+use crate::export::http::Columns;
+use crate::{auth, billing, export, health, stripe};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -33,8 +34,28 @@ use crate::{auth, billing, health, stripe};
         billing::plans_http::list,
         billing::plans_http::show,
         billing::plans_http::put,
+        billing::customers_http::list,
+        billing::customers_http::show,
+        billing::subscriptions_http::list,
+        billing::subscriptions_http::show,
+        billing::invoices_http::list,
+        billing::invoices_http::show,
+        billing::payments_http::list,
+        billing::payments_http::show,
+        billing::refunds_http::list,
+        billing::refunds_http::show,
+        billing::disputes_http::list,
+        billing::disputes_http::show,
+        billing::credit_notes_http::list,
+        billing::credit_notes_http::show,
+        billing::products_http::list,
+        billing::products_http::show,
+        billing::prices_http::list,
+        billing::prices_http::show,
+        export::http::export,
+        export::http::totals,
     ),
-    modifiers(&Key)
+    modifiers(&Key, &Columns)
 )]
 pub struct Api;
 

@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, health, openapi, stripe};
+use crate::{auth, billing, export, health, openapi, stripe};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -45,6 +45,28 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(billing::plans_http::show))
                 .route(put().to(billing::plans_http::put)),
         )
+        // Exports
+        .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
+        .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))
+        // What Stripe said, for finance
+        .service(resource("/v1/customers").route(get().to(billing::customers_http::list)))
+        .service(resource("/v1/customers/{id}").route(get().to(billing::customers_http::show)))
+        .service(resource("/v1/subscriptions").route(get().to(billing::subscriptions_http::list)))
+        .service(resource("/v1/subscriptions/{id}").route(get().to(billing::subscriptions_http::show)))
+        .service(resource("/v1/invoices").route(get().to(billing::invoices_http::list)))
+        .service(resource("/v1/invoices/{id}").route(get().to(billing::invoices_http::show)))
+        .service(resource("/v1/payments").route(get().to(billing::payments_http::list)))
+        .service(resource("/v1/payments/{id}").route(get().to(billing::payments_http::show)))
+        .service(resource("/v1/refunds").route(get().to(billing::refunds_http::list)))
+        .service(resource("/v1/refunds/{id}").route(get().to(billing::refunds_http::show)))
+        .service(resource("/v1/disputes").route(get().to(billing::disputes_http::list)))
+        .service(resource("/v1/disputes/{id}").route(get().to(billing::disputes_http::show)))
+        .service(resource("/v1/credit_notes").route(get().to(billing::credit_notes_http::list)))
+        .service(resource("/v1/credit_notes/{id}").route(get().to(billing::credit_notes_http::show)))
+        .service(resource("/v1/products").route(get().to(billing::products_http::list)))
+        .service(resource("/v1/products/{id}").route(get().to(billing::products_http::show)))
+        .service(resource("/v1/prices").route(get().to(billing::prices_http::list)))
+        .service(resource("/v1/prices/{id}").route(get().to(billing::prices_http::show)))
         // The API's own description
         .service(resource("/openapi.json").route(get().to(openapi::json)))
         .service(resource("/docs").route(get().to(openapi::page)))

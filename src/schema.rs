@@ -119,7 +119,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    credit_notes (account, livemode, id) {
+    credit_notes (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -165,7 +165,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    customers (account, livemode, id) {
+    customers (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -205,7 +205,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    disputes (account, livemode, id) {
+    disputes (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -287,7 +287,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    invoices (account, livemode, id) {
+    invoices (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -376,7 +376,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    payments (account, livemode, id) {
+    payments (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -420,7 +420,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    prices (account, livemode, id) {
+    prices (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -446,7 +446,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    products (account, livemode, id) {
+    products (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -480,7 +480,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    refunds (account, livemode, id) {
+    refunds (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,
@@ -582,7 +582,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    subscriptions (account, livemode, id) {
+    subscriptions (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
         id -> Text,

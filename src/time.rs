@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Where "now" comes from. Cloning shares the source.
 #[derive(Clone)]
@@ -24,5 +26,22 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)().trunc_subsecs(6)
+    }
+}
+
+/// An instant that a request names: RFC 3339 with its offset from UTC, to the microsecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, format = DateTime, examples("2026-01-31T00:00:00Z"))]
+pub struct Moment(pub DateTime<Utc>);
+
+impl TryFrom<String> for Moment {
+    type Error = &'static str;
+
+    /// RFC 3339 has four digits for the year, so every instant fits into PostgreSQL's `timestamptz`.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        DateTime::parse_from_rfc3339(&text)
+            .map(|at| Self(at.with_timezone(&Utc).trunc_subsecs(6)))
+            .map_err(|_| "must be an RFC 3339 time such as 2026-01-31T00:00:00Z")
     }
 }

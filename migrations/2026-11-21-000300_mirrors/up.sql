@@ -3,6 +3,8 @@
 -- Indexes that the writer looks keys up in hold the whole key: without statistics the planner would else prefer the
 -- first two columns of a primary key, which are the same for every row of an account.
 -- `account` is empty for the platform's own Stripe account. Money is in the minor unit of `currency`.
+-- Where the API looks objects up, the primary key starts with the id, as a reader may know no more. Lists are sorted by
+-- created and id, what has no `created` last.
 
 CREATE TABLE customers (
     account text COLLATE "C" NOT NULL,
@@ -24,9 +26,9 @@ CREATE TABLE customers (
     created timestamptz,
     deleted boolean NOT NULL,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX customers_created ON customers (created, id);
+CREATE INDEX customers_created ON customers ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE customer_tax_ids (
     account text COLLATE "C" NOT NULL,
@@ -86,10 +88,11 @@ CREATE TABLE subscriptions (
     items_complete boolean NOT NULL,
     created timestamptz,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX subscriptions_customer ON subscriptions (customer_id);
-CREATE INDEX subscriptions_created ON subscriptions (created, id);
+CREATE INDEX subscriptions_status ON subscriptions (status, (coalesce(created, '-infinity')), id);
+CREATE INDEX subscriptions_created ON subscriptions ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE subscription_items (
     account text COLLATE "C" NOT NULL,
@@ -106,6 +109,7 @@ CREATE TABLE subscription_items (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (account, livemode, subscription_id, item_number)
 );
+CREATE INDEX subscription_items_price ON subscription_items (price_id);
 
 CREATE TABLE invoices (
     account text COLLATE "C" NOT NULL,
@@ -150,11 +154,13 @@ CREATE TABLE invoices (
     created timestamptz,
     deleted boolean NOT NULL,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX invoices_customer ON invoices (customer_id);
+CREATE INDEX invoices_customer ON invoices (customer_id, (coalesce(created, '-infinity')), id);
 CREATE INDEX invoices_subscription ON invoices (subscription_id);
-CREATE INDEX invoices_created ON invoices (created, id);
+CREATE INDEX invoices_created ON invoices ((coalesce(created, '-infinity')), id);
+CREATE INDEX invoices_status ON invoices (status, (coalesce(created, '-infinity')), id);
+CREATE INDEX invoices_number ON invoices (number);
 CREATE INDEX invoices_finalized ON invoices (finalized_at, id) WHERE finalized_at IS NOT NULL;
 CREATE INDEX invoices_paid ON invoices (paid_at, id) WHERE paid_at IS NOT NULL;
 -- The payment that an invoice of the older shapes names.
@@ -281,11 +287,15 @@ CREATE TABLE payments (
     paid_at timestamptz,
     description text,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX payments_customer ON payments (customer_id);
+CREATE INDEX payments_customer ON payments (customer_id, (coalesce(created, '-infinity')), id);
 CREATE INDEX payments_invoice ON payments (invoice_id);
-CREATE INDEX payments_created ON payments (created, id);
+CREATE INDEX payments_charge ON payments (charge_id);
+CREATE INDEX payments_status ON payments (status, (coalesce(created, '-infinity')), id);
+-- The customer of such a payment is that of its invoice.
+CREATE INDEX payments_nameless ON payments (invoice_id) WHERE customer_id IS NULL;
+CREATE INDEX payments_created ON payments ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE refunds (
     account text COLLATE "C" NOT NULL,
@@ -302,11 +312,11 @@ CREATE TABLE refunds (
     failure_reason text,
     created timestamptz,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX refunds_charge ON refunds (charge_id, account, livemode);
 CREATE INDEX refunds_payment_intent ON refunds (payment_intent_id);
-CREATE INDEX refunds_created ON refunds (created, id);
+CREATE INDEX refunds_created ON refunds ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE disputes (
     account text COLLATE "C" NOT NULL,
@@ -326,7 +336,7 @@ CREATE TABLE disputes (
     funds_currency text,
     created timestamptz,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX disputes_charge ON disputes (charge_id);
 CREATE INDEX disputes_payment_intent ON disputes (payment_intent_id);
@@ -357,11 +367,11 @@ CREATE TABLE credit_notes (
     lines_complete boolean NOT NULL,
     created timestamptz,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX credit_notes_invoice ON credit_notes (invoice_id);
 CREATE INDEX credit_notes_customer ON credit_notes (customer_id);
-CREATE INDEX credit_notes_created ON credit_notes (created, id);
+CREATE INDEX credit_notes_created ON credit_notes ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE credit_note_lines (
     account text COLLATE "C" NOT NULL,
@@ -421,7 +431,7 @@ CREATE TABLE products (
     created timestamptz,
     deleted boolean NOT NULL,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 
 CREATE TABLE prices (
@@ -446,7 +456,7 @@ CREATE TABLE prices (
     created timestamptz,
     deleted boolean NOT NULL,
     metadata jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (account, livemode, id)
+    PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX prices_product ON prices (product_id);
 

@@ -1,5 +1,7 @@
 //! What is sold: products, prices, coupons, promotion codes and tax rates.
 
+pub mod read;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::Value;
@@ -32,6 +34,7 @@ mirror! {
         /// Deleted at Stripe.
         deleted: bool,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -50,6 +53,7 @@ mirror! {
         /// Whether it can be bought.
         active: Option<bool>,
         /// `one_time` or `recurring`.
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// `per_unit` or `tiered`.
         billing_scheme: Option<String>,
@@ -58,6 +62,7 @@ mirror! {
         /// Price of one in minor units, when it is whole.
         unit_amount: Option<i64>,
         /// Price of one in minor units, with up to 12 decimal places.
+        #[schema(value_type = Option<String>)]
         unit_amount_decimal: Option<Decimal>,
         /// `day`, `week`, `month` or `year`.
         recurring_interval: Option<String>,
@@ -78,6 +83,7 @@ mirror! {
         /// Deleted at Stripe.
         deleted: bool,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -94,6 +100,7 @@ mirror! {
         /// Name shown to customers.
         name: Option<String>,
         /// Percentage off.
+        #[schema(value_type = Option<String>)]
         percent_off: Option<Decimal>,
         /// Amount off, in minor units of `currency`.
         amount_off: Option<i64>,
@@ -116,6 +123,7 @@ mirror! {
         /// Deleted at Stripe.
         deleted: bool,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -146,6 +154,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -164,6 +173,7 @@ mirror! {
         /// Text for the account's staff.
         description: Option<String>,
         /// Percentage.
+        #[schema(value_type = Option<String>)]
         percentage: Option<Decimal>,
         /// Whether amounts already contain the tax.
         inclusive: Option<bool>,
@@ -180,6 +190,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }

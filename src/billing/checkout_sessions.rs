@@ -49,6 +49,7 @@ mirror! {
         /// When it was created; older shapes leave it out.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }

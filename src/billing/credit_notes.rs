@@ -3,9 +3,14 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
+use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use crate::error::Error;
 
 mirror! {
     /// A document that reduces an invoice. Amounts are minor units of `currency`.
@@ -25,6 +30,7 @@ mirror! {
         /// `issued` or `void`.
         status: Option<String>,
         /// `pre_payment`, `post_payment` or `mixed`.
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// `duplicate`, `fraudulent`, `order_change` or `product_unsatisfactory`.
         reason: Option<String>,
@@ -45,6 +51,7 @@ mirror! {
         /// Returned outside Stripe.
         out_of_band_amount: Option<i64>,
         /// Ids of the refunds it names, an array of strings.
+        #[schema(value_type = Vec<String>)]
         refund_ids: Value,
         /// Link to the document.
         pdf: Option<String>,
@@ -57,6 +64,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -75,6 +83,7 @@ mirror! {
         /// `cnli_…`
         id: Option<String>,
         /// `invoice_line_item` or `custom_line_item`.
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// Invoice line it reduces.
         invoice_line_id: Option<String>,
@@ -85,6 +94,7 @@ mirror! {
         /// Text of the line.
         description: Option<String>,
         /// Price of one, in minor units with up to 12 decimal places.
+        #[schema(value_type = Option<String>)]
         unit_amount_decimal: Option<Decimal>,
         /// Sum of the discounts on the line.
         discount_amount: Option<i64>,
@@ -118,4 +128,96 @@ pub(super) fn write(conn: &mut PgConnection, rows: &[&CreditNoteWithLines]) -> Q
         .collect();
     mirror::trim::<CreditNoteLine>(conn, &parents)?;
     mirror::upsert(conn, rows.iter().flat_map(|row| &row.lines))
+}
+
+readable!(CreditNote in credit_notes, "credit note", Belongs::By("customer_id"));
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: `issued` or `void`.
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those that reduce this invoice (`in_…`).
+    pub invoice: Option<String>,
+    /// Only with this number, as the customer sees it.
+    pub number: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+    /// What to show inside the rows, separated by commas; pages then have at most 100 rows.
+    #[serde(default)]
+    #[param(style = Form, explode = false, required = false)]
+    pub expand: Vec<ListPart>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "credit_notes.status = {}");
+        rows.when(self.invoice.as_deref(), "credit_notes.invoice_id = {}");
+        rows.when(self.number.as_deref(), "credit_notes.number = {}");
+        rows.when(self.currency.as_deref(), "credit_notes.currency = {}");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+}
+
+/// A credit note as the API shows it. Amounts are minor units of `currency`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CreditNoteView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: CreditNote,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// Its lines; null unless they are asked for.
+    pub lines: Option<Vec<CreditNoteLine>>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(CreditNoteView, "credit_note");
+
+/// A page of credit notes, newest first, and one more when another page follows.
+///
+/// # Errors
+/// [`Error::Invalid`] when the page is too large for rows with lines.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, CreditNoteView)>, Error> {
+    let lines = !listing.filter.expand.is_empty();
+    if lines {
+        read::check_limit_with_lines(listing.limit)?;
+    }
+    let found = read::list::<CreditNote, _>(conn, listing)?;
+    with_lines(conn, found, lines)
+}
+
+/// One credit note.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CreditNoteView, Error> {
+    let found = read::find::<CreditNote>(conn, lookup)?;
+    let mut views = with_lines(conn, vec![found], lookup.lines)?;
+    views.pop().map(|(_, view)| view).ok_or(Error::NotFound(CreditNote::NAME))
+}
+
+fn with_lines(
+    conn: &mut PgConnection,
+    found: Vec<Owned<CreditNote>>,
+    wanted: bool,
+) -> Result<Vec<(Position, CreditNoteView)>, Error> {
+    let mut lines =
+        if wanted { Some(read::children::<CreditNote, CreditNoteLine>(conn, &found)?) } else { None };
+    let view = |found: Owned<CreditNote>| {
+        let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
+        (found.position(), CreditNoteView { row: found.row, org: found.org, lines, raw: None })
+    };
+    Ok(found.into_iter().map(view).collect())
 }

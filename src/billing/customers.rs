@@ -1,9 +1,15 @@
 //! Customers, their tax ids and their discounts.
 
 use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::mirror;
+use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
+use crate::error::Error;
 
 mirror! {
     /// A Stripe customer.
@@ -33,6 +39,7 @@ mirror! {
         /// Two-letter country of the address.
         country: Option<String>,
         /// The address as Stripe gives it.
+        #[schema(value_type = Option<Object>)]
         address: Option<Value>,
         /// Payment method for invoices.
         default_payment_method_id: Option<String>,
@@ -45,6 +52,7 @@ mirror! {
         /// Deleted at Stripe.
         deleted: bool,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -61,6 +69,7 @@ mirror! {
         /// Customer it belongs to.
         customer_id: Option<String>,
         /// Kind, such as `eu_vat`.
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// The number itself.
         value: Option<String>,
@@ -101,4 +110,70 @@ mirror! {
         /// Removed at Stripe.
         deleted: bool,
     }
+}
+
+readable!(Customer in customers, "customer", Belongs::By("id"));
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this e-mail address, as it is written at Stripe.
+    pub email: Option<String>,
+    /// Only those charged in this currency, three lower-case letters.
+    pub currency: Option<String>,
+    /// Only those whose latest charge or invoice failed (true) or did not (false).
+    pub delinquent: Option<bool>,
+    /// True: only what was deleted at Stripe. Otherwise only what was not.
+    pub deleted: Option<bool>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.email.as_deref(), "customers.email = {}");
+        rows.when(self.currency.as_deref(), "customers.currency = {}");
+        rows.when(self.delinquent, "customers.delinquent = {}");
+        rows.when(Some(self.deleted.unwrap_or(false)), "customers.deleted = {}");
+    }
+}
+
+/// A customer as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CustomerView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Customer,
+    /// Public id of the org that it is linked to; null while it is not.
+    pub org: Option<String>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(CustomerView, "customer");
+
+impl From<Owned<Customer>> for CustomerView {
+    fn from(found: Owned<Customer>) -> Self {
+        Self { row: found.row, org: found.org, raw: None }
+    }
+}
+
+/// A page of customers, newest first, and one more when another page follows.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, CustomerView)>, Error> {
+    let found = read::list::<Customer, _>(conn, listing)?;
+    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
+}
+
+/// One customer.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CustomerView, Error> {
+    read::find::<Customer>(conn, lookup).map(Into::into)
 }

@@ -1,9 +1,15 @@
 //! Disputes: money claimed back through the customer's bank.
 
 use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::mirror;
+use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
+use crate::error::Error;
 
 mirror! {
     /// A dispute of a charge.
@@ -40,6 +46,87 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
+}
+
+readable!(Dispute in disputes, "dispute", Belongs::ThroughPayment);
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: `needs_response`, `under_review`, `won`, `lost`, …; `warning_…` for inquiries.
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those whose payment pays this invoice (`in_…`).
+    pub invoice: Option<String>,
+    /// Only of this payment intent (`pi_…`).
+    pub payment_intent: Option<String>,
+    /// Only of this charge (`ch_…`, `py_…`).
+    pub charge: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "disputes.status = {}");
+        rows.when(self.payment_intent.as_deref(), "disputes.payment_intent_id = {}");
+        rows.when(self.charge.as_deref(), "disputes.charge_id = {}");
+        rows.when(self.currency.as_deref(), "disputes.currency = {}");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+
+    fn invoice_of_payment(&self) -> Option<&str> {
+        self.invoice.as_deref()
+    }
+}
+
+/// A dispute as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DisputeView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Dispute,
+    /// Customer whose payment it was; null while the payment is not known.
+    pub customer_id: Option<String>,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(DisputeView, "dispute");
+
+impl From<Owned<Dispute>> for DisputeView {
+    fn from(found: Owned<Dispute>) -> Self {
+        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: None }
+    }
+}
+
+/// A page of disputes, newest first, and one more when another page follows.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, DisputeView)>, Error> {
+    let found = read::list::<Dispute, _>(conn, listing)?;
+    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
+}
+
+/// One dispute.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<DisputeView, Error> {
+    read::find::<Dispute>(conn, lookup).map(Into::into)
 }

@@ -3,9 +3,15 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
+use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use crate::error::Error;
+use crate::time::Moment;
 
 mirror! {
     /// A Stripe invoice. Amounts are minor units of `currency`.
@@ -93,6 +99,7 @@ mirror! {
         /// A draft deleted at Stripe.
         deleted: bool,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -111,6 +118,7 @@ mirror! {
         /// `il_…`; older shapes may give the subscription or invoice item here.
         id: Option<String>,
         /// `subscription` or `invoiceitem`, in both generations.
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// Amount before discounts on the line and exclusive tax.
         amount: Option<i64>,
@@ -129,6 +137,7 @@ mirror! {
         /// Product of the price.
         product_id: Option<String>,
         /// Price of one, in minor units with up to 12 decimal places.
+        #[schema(value_type = Option<String>)]
         unit_amount_decimal: Option<Decimal>,
         /// Subscription billed.
         subscription_id: Option<String>,
@@ -143,6 +152,7 @@ mirror! {
         /// Sum of the taxes on the line.
         tax_amount: Option<i64>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -165,4 +175,116 @@ pub(super) fn write(conn: &mut PgConnection, rows: &[&InvoiceWithLines]) -> Quer
         .collect();
     mirror::trim::<InvoiceLine>(conn, &parents)?;
     mirror::upsert(conn, rows.iter().flat_map(|row| &row.lines))
+}
+
+readable!(Invoice in invoices, "invoice", Belongs::By("customer_id"));
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: `draft`, `open`, `paid`, `void` or `uncollectible`.
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those that bill this subscription (`sub_…`).
+    pub subscription: Option<String>,
+    /// Only with this number, as the customer sees it.
+    pub number: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+    /// Issued (finalized) at or after.
+    pub issued_from: Option<Moment>,
+    /// Issued (finalized) before.
+    pub issued_before: Option<Moment>,
+    /// Paid at or after.
+    pub paid_from: Option<Moment>,
+    /// Paid before.
+    pub paid_before: Option<Moment>,
+    /// Whose period begins at or after.
+    pub period_from: Option<Moment>,
+    /// Whose period begins before.
+    pub period_before: Option<Moment>,
+    /// True: only what was deleted at Stripe. Otherwise only what was not.
+    pub deleted: Option<bool>,
+    /// What to show inside the rows, separated by commas; pages then have at most 100 rows.
+    #[serde(default)]
+    #[param(style = Form, explode = false, required = false)]
+    pub expand: Vec<ListPart>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "invoices.status = {}");
+        rows.when(self.subscription.as_deref(), "invoices.subscription_id = {}");
+        rows.when(self.number.as_deref(), "invoices.number = {}");
+        rows.when(self.currency.as_deref(), "invoices.currency = {}");
+        rows.when(self.issued_from, "invoices.finalized_at >= {}");
+        rows.when(self.issued_before, "invoices.finalized_at < {}");
+        rows.when(self.paid_from, "invoices.paid_at >= {}");
+        rows.when(self.paid_before, "invoices.paid_at < {}");
+        rows.when(self.period_from, "invoices.period_start >= {}");
+        rows.when(self.period_before, "invoices.period_start < {}");
+        rows.when(Some(self.deleted.unwrap_or(false)), "invoices.deleted = {}");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+}
+
+/// An invoice as the API shows it. Amounts are minor units of `currency`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct InvoiceView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Invoice,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// Its lines; null unless they are asked for.
+    pub lines: Option<Vec<InvoiceLine>>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(InvoiceView, "invoice");
+
+/// A page of invoices, newest first, and one more when another page follows.
+///
+/// # Errors
+/// [`Error::Invalid`] when the page is too large for rows with lines.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, InvoiceView)>, Error> {
+    let lines = !listing.filter.expand.is_empty();
+    if lines {
+        read::check_limit_with_lines(listing.limit)?;
+    }
+    let found = read::list::<Invoice, _>(conn, listing)?;
+    with_lines(conn, found, lines)
+}
+
+/// One invoice.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<InvoiceView, Error> {
+    let found = read::find::<Invoice>(conn, lookup)?;
+    let mut views = with_lines(conn, vec![found], lookup.lines)?;
+    views.pop().map(|(_, view)| view).ok_or(Error::NotFound(Invoice::NAME))
+}
+
+fn with_lines(
+    conn: &mut PgConnection,
+    found: Vec<Owned<Invoice>>,
+    wanted: bool,
+) -> Result<Vec<(Position, InvoiceView)>, Error> {
+    let mut lines = if wanted { Some(read::children::<Invoice, InvoiceLine>(conn, &found)?) } else { None };
+    let view = |found: Owned<Invoice>| {
+        let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
+        (found.position(), InvoiceView { row: found.row, org: found.org, lines, raw: None })
+    };
+    Ok(found.into_iter().map(view).collect())
 }

@@ -174,7 +174,8 @@ fn for_parents<'a>(sql: String, parents: &[Key<'a>]) -> BoxedSqlQuery<'a, Pg, Sq
         .bind::<Array<Integer>, _>(parents.iter().map(|key| key.3).collect::<Vec<_>>())
 }
 
-/// Declares the row of a mirror table: a struct whose fields are the table's columns, and how to store it.
+/// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how the API
+/// shows it.
 macro_rules! mirror {
     (
         $(#[$doc:meta])*
@@ -183,7 +184,9 @@ macro_rules! mirror {
         }
     ) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable)]
+        #[derive(
+            Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable, serde::Serialize, utoipa::ToSchema,
+        )]
         #[diesel(table_name = crate::schema::$table)]
         #[diesel(check_for_backend(diesel::pg::Pg))]
         pub struct $name {

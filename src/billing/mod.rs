@@ -5,18 +5,31 @@
 pub mod catalog;
 pub mod checkout_sessions;
 pub mod credit_notes;
+pub mod credit_notes_http;
 pub mod customers;
+pub mod customers_http;
 pub mod disputes;
+pub mod disputes_http;
+pub mod exports;
 pub mod invoices;
+pub mod invoices_http;
 pub mod links;
 mod mirror;
 pub mod orgs;
 pub mod orgs_http;
 pub mod payments;
+pub mod payments_http;
 pub mod plans;
 pub mod plans_http;
+pub mod prices_http;
+pub mod products_http;
+mod raw;
+pub mod read;
+pub mod read_http;
 pub mod refunds;
+pub mod refunds_http;
 pub mod subscriptions;
+pub mod subscriptions_http;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,10 +3,15 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Bool, Text};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
 use super::payments::Charge;
+use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
+use crate::error::Error;
 
 /// [`Refund::source`] of a refund object.
 pub const FROM_REFUND: &str = "refund";
@@ -42,6 +47,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -73,4 +79,84 @@ fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]
     .bind::<Array<Text>, _>(kept.iter().map(|row| &*row.id).collect::<Vec<_>>())
     .execute(conn)
     .map(|_| ())
+}
+
+readable!(Refund in refunds, "refund", Belongs::ThroughPayment);
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: `pending`, `requires_action`, `succeeded`, `failed` or `canceled`.
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those whose payment pays this invoice (`in_…`).
+    pub invoice: Option<String>,
+    /// Only of this payment intent (`pi_…`).
+    pub payment_intent: Option<String>,
+    /// Only of this charge (`ch_…`, `py_…`).
+    pub charge: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "refunds.status = {}");
+        rows.when(self.payment_intent.as_deref(), "refunds.payment_intent_id = {}");
+        rows.when(self.charge.as_deref(), "refunds.charge_id = {}");
+        rows.when(self.currency.as_deref(), "refunds.currency = {}");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+
+    fn invoice_of_payment(&self) -> Option<&str> {
+        self.invoice.as_deref()
+    }
+}
+
+/// A refund as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RefundView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Refund,
+    /// Customer whose payment it was; null while the payment is not known.
+    pub customer_id: Option<String>,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(RefundView, "refund");
+
+impl From<Owned<Refund>> for RefundView {
+    fn from(found: Owned<Refund>) -> Self {
+        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: None }
+    }
+}
+
+/// A page of refunds, newest first, and one more when another page follows.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, RefundView)>, Error> {
+    let found = read::list::<Refund, _>(conn, listing)?;
+    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
+}
+
+/// One refund.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<RefundView, Error> {
+    read::find::<Refund>(conn, lookup).map(Into::into)
 }

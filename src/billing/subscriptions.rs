@@ -2,9 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
+use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use crate::error::Error;
 
 mirror! {
     /// A Stripe subscription.
@@ -60,6 +65,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -90,6 +96,7 @@ mirror! {
         /// When it was added.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -119,4 +126,86 @@ pub(super) fn write(conn: &mut PgConnection, rows: &[&SubscriptionWithItems]) ->
         .collect();
     mirror::trim::<SubscriptionItem>(conn, &parents)?;
     mirror::upsert(conn, rows.iter().flat_map(|row| &row.items))
+}
+
+readable!(Subscription in subscriptions, "subscription", Belongs::By("customer_id"));
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: `incomplete`, `incomplete_expired`, `trialing`, `active`, `past_due`, `canceled`, `unpaid` or `paused`.
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those with an item of this price (`price_…`).
+    pub price: Option<String>,
+    /// Only those with an item whose price buys this plan.
+    pub plan: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "subscriptions.status = {}");
+        rows.when(self.currency.as_deref(), "subscriptions.currency = {}");
+        rows.when(self.price.as_deref(), "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
+              AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND i.price_id = {})");
+        rows.when(self.plan.as_deref(), "EXISTS (SELECT FROM subscription_items i JOIN plan_stripe_prices p USING (price_id) WHERE i.account = subscriptions.account
+              AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND p.plan_id = {})");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+}
+
+/// A subscription as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SubscriptionView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Subscription,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// What it consists of.
+    pub items: Vec<SubscriptionItem>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(SubscriptionView, "subscription");
+
+/// A page of subscriptions, newest first, and one more when another page follows.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, SubscriptionView)>, Error> {
+    let found = read::list::<Subscription, _>(conn, listing)?;
+    with_items(conn, found)
+}
+
+/// One subscription.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<SubscriptionView, Error> {
+    let found = read::find::<Subscription>(conn, lookup)?;
+    with_items(conn, vec![found])?.pop().map(|(_, view)| view).ok_or(Error::NotFound(Subscription::NAME))
+}
+
+fn with_items(
+    conn: &mut PgConnection,
+    found: Vec<Owned<Subscription>>,
+) -> Result<Vec<(Position, SubscriptionView)>, Error> {
+    let items = read::children::<Subscription, SubscriptionItem>(conn, &found)?;
+    let view = |(found, items): (Owned<Subscription>, _)| {
+        (found.position(), SubscriptionView { row: found.row, org: found.org, items, raw: None })
+    };
+    Ok(found.into_iter().zip(items).map(view).collect())
 }

@@ -157,13 +157,34 @@ pub fn scoped<T>(
     work: &dyn Fn(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     retrying(conn, |conn| {
-        if let (Scope::Org(org_id), true) = (scope, roles) {
-            conn.batch_execute(&format!(
-                "SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'"
-            ))?;
-        }
+        act_for(conn, scope, roles)?;
         work(conn)
     })
+}
+
+/// One read-only transaction in `scope` over a single snapshot, for what takes many statements to read. It is not run again.
+///
+/// # Errors
+/// What `work` says.
+pub fn snapshot<T>(
+    conn: &mut PgConnection,
+    scope: Scope,
+    roles: bool,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    conn.build_transaction().repeatable_read().read_only().run(|conn| {
+        act_for(conn, scope, roles)?;
+        work(conn)
+    })
+}
+
+/// Holds the rest of the transaction to `scope`.
+fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()> {
+    match (scope, roles) {
+        (Scope::Org(org_id), true) => conn
+            .batch_execute(&format!("SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'")),
+        _ => Ok(()),
+    }
 }
 
 /// One transaction, run again (at most three times) when it lost a race for locks.

@@ -17,10 +17,13 @@ DECLARE
     own_org constant text := 'org_id = current_setting(''coulomb.org_id'')::bigint';
     own_customer constant text := 'EXISTS (SELECT FROM stripe_customer_links l WHERE (l.account, l.livemode, l.customer_id) = '
         '(%1$I.account, %1$I.livemode, %1$I.customer_id))';
+    -- What names only its charge belongs to the payment of that charge, whatever the payment is called.
     own_payment constant text := 'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
-        'AND p.id = coalesce(%1$I.payment_intent_id, %1$I.charge_id))';
+        'AND (p.id = %1$I.payment_intent_id OR (%1$I.payment_intent_id IS NULL AND p.charge_id = %1$I.charge_id)))';
     own_invoice constant text := 'EXISTS (SELECT FROM invoices i WHERE (i.account, i.livemode, i.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.invoice_id))';
+    own_credit_note constant text := 'EXISTS (SELECT FROM credit_notes n WHERE (n.account, n.livemode, n.id) = '
+        '(%1$I.account, %1$I.livemode, %1$I.credit_note_id))';
     own_subscription constant text := 'EXISTS (SELECT FROM subscriptions s WHERE (s.account, s.livemode, s.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.subscription_id))';
 BEGIN
@@ -30,9 +33,11 @@ BEGIN
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
         ('invoices', own_customer), ('invoice_lines', own_invoice),
-        ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice), ('payments', own_customer),
+        ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice),
+        ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),
         ('refunds', own_payment), ('disputes', own_payment),
-        ('credit_notes', own_customer), ('checkout_sessions', own_customer)
+        ('credit_notes', own_customer), ('credit_note_lines', own_credit_note), ('checkout_sessions', own_customer),
+        ('promotion_codes', 'promotion_codes.customer_id IS NULL OR ' || own_customer)
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', relation);
         EXECUTE format('DROP POLICY IF EXISTS platform ON %I', relation);

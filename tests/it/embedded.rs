@@ -395,7 +395,7 @@ struct Count {
 #[test]
 fn the_stop_does_not_wait_for_open_transactions() {
     let dir = scratch();
-    let embedded = start_temporary(&dir.path().join("data"));
+    let embedded = start(&dir.path().join("data"));
     let mut open = PgConnection::establish(embedded.url()).unwrap();
     diesel::sql_query("BEGIN").execute(&mut open).unwrap();
     let rows: Vec<Count> = diesel::sql_query("SELECT count(*) FROM pg_class").load(&mut open).unwrap();

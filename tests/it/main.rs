@@ -14,6 +14,7 @@ mod embedded;
 mod inbox;
 mod links;
 mod migrations;
+mod mirrors;
 mod projection;
 mod schema;
 mod serving;

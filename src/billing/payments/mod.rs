@@ -1,9 +1,12 @@
 //! Payments: one row per money movement, and the Stripe objects it is computed from.
 
 mod combine;
+pub mod read;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::mirror::mirror;
 pub(super) use combine::{combine, stored_keys};
@@ -56,6 +59,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -104,6 +108,7 @@ mirror! {
         /// When it was created.
         created: Option<DateTime<Utc>>,
         /// Metadata, an object.
+        #[schema(value_type = Object)]
         metadata: Value,
     }
 }
@@ -120,6 +125,7 @@ mirror! {
         /// Invoice paid.
         invoice_id: Option<String>,
         /// `payment_intent`, `charge`, `payment_record`, …
+        #[serde(rename = "type")]
         type_: Option<String>,
         /// Payment intent that pays.
         payment_intent_id: Option<String>,
@@ -170,7 +176,7 @@ impl InvoicePayment {
 
 /// One money movement, computed from intent, charge, invoice payment and invoice, whichever are known.
 /// Amounts are minor units of `currency`.
-#[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable)]
+#[derive(Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable, Serialize, ToSchema)]
 #[diesel(table_name = crate::schema::payments)]
 #[diesel(check_for_backend(diesel::pg::Pg))]
 pub struct Payment {
@@ -215,5 +221,6 @@ pub struct Payment {
     /// Description.
     pub description: Option<String>,
     /// Metadata of the intent, else of the charge.
+    #[schema(value_type = Object)]
     pub metadata: Value,
 }

@@ -145,8 +145,8 @@ fn select(simulation: &mut Command, updated: Result<String>, stop: &Stop) -> Res
     let Some(server) = packages.iter().find(of_server).cloned() else { return Err(missing()) };
     match major(&server.name, "postgresql-") {
         Some(major) if major < OLDEST => Err(EmbeddedError::new(format!(
-            "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it from \
-             apt.postgresql.org, or set DATABASE_URL to a server that runs elsewhere"
+            "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it from the \
+             packages of the PostgreSQL project (PGDG), or set DATABASE_URL to a server that runs elsewhere"
         ))),
         _ => Ok((server, packages)),
     }
@@ -221,7 +221,7 @@ Conf postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
     #[test]
     fn refuses_what_is_too_old_before_it_is_installed() {
         let error = simulate(&SIMULATION.replace("-15 ", "-13 ")).unwrap_err().to_string();
-        assert!(error.contains("offer PostgreSQL 13") && error.contains("apt.postgresql.org"), "{error}");
+        assert!(error.contains("offer PostgreSQL 13") && error.contains("PGDG"), "{error}");
         assert_eq!(simulate("").unwrap_err(), missing());
     }
 

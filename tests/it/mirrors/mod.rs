@@ -1,5 +1,4 @@
-//! Mirrors as a real PostgreSQL stores them. Needs `COULOMB_TEST_DATABASE_URL`; every test works in temporary tables
-//! of its own.
+//! Mirrors as a real PostgreSQL stores them.
 
 mod payments;
 mod rows;
@@ -7,20 +6,16 @@ mod rows;
 use coulomb::billing::MirrorBatch;
 use coulomb::stripe::Realm;
 use coulomb::stripe::shape::{ObjectRef, read};
-use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use serde_json::Value;
 
-/// A connection to empty mirror tables, or nothing where no database is given.
-fn database() -> Option<PgConnection> {
-    let Ok(url) = std::env::var("COULOMB_TEST_DATABASE_URL") else {
-        println!("skipped: set COULOMB_TEST_DATABASE_URL to a PostgreSQL database");
-        return None;
-    };
-    let mut conn = PgConnection::establish(&url).expect("COULOMB_TEST_DATABASE_URL names a database");
-    conn.batch_execute("SET search_path TO pg_temp").unwrap();
-    conn.batch_execute(include_str!("../../migrations/2026-11-21-000300_mirrors/up.sql")).unwrap();
-    Some(conn)
+use crate::support::Database;
+
+/// Empty mirror tables.
+fn database() -> (Database, PgConnection) {
+    let database = Database::new();
+    let conn = database.platform();
+    (database, conn)
 }
 
 /// Adds an object to a batch, in the live mode of an account.

@@ -1,0 +1,37 @@
+//! `/v1/credit_notes`.
+
+use actix_web::{HttpResponse, web};
+
+use super::credit_notes::{self, CreditNoteView, Filter};
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, ExpandWithLines};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists credit notes, newest first.
+#[utoipa::path(
+    get, path = "/v1/credit_notes", tag = "credit_notes", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<CreditNoteView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, credit_notes::list).await
+}
+
+/// Shows a credit note.
+#[utoipa::path(
+    get, path = "/v1/credit_notes/{id}", tag = "credit_notes", params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The credit note", body = CreditNoteView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show_with_lines(&app, principal, id.into_inner(), params, credit_notes::find).await
+}

@@ -1,0 +1,37 @@
+//! `/v1/customers`.
+
+use actix_web::{HttpResponse, web};
+
+use super::customers::{self, CustomerView, Filter};
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, Expand};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists customers, newest first.
+#[utoipa::path(
+    get, path = "/v1/customers", tag = "customers", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<CustomerView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, customers::list).await
+}
+
+/// Shows a customer.
+#[utoipa::path(
+    get, path = "/v1/customers/{id}", tag = "customers", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The customer", body = CustomerView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show(&app, principal, id.into_inner(), params, customers::find).await
+}

@@ -1,0 +1,37 @@
+//! `/v1/disputes`.
+
+use actix_web::{HttpResponse, web};
+
+use super::disputes::{self, DisputeView, Filter};
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, Expand};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists disputes, newest first.
+#[utoipa::path(
+    get, path = "/v1/disputes", tag = "disputes", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<DisputeView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, disputes::list).await
+}
+
+/// Shows a dispute.
+#[utoipa::path(
+    get, path = "/v1/disputes/{id}", tag = "disputes", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The dispute", body = DisputeView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show(&app, principal, id.into_inner(), params, disputes::find).await
+}

@@ -1,0 +1,37 @@
+//! `/v1/invoices`.
+
+use actix_web::{HttpResponse, web};
+
+use super::invoices::{self, Filter, InvoiceView};
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, ExpandWithLines};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists invoices, newest first.
+#[utoipa::path(
+    get, path = "/v1/invoices", tag = "invoices", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<InvoiceView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, invoices::list).await
+}
+
+/// Shows an invoice.
+#[utoipa::path(
+    get, path = "/v1/invoices/{id}", tag = "invoices", params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The invoice", body = InvoiceView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show_with_lines(&app, principal, id.into_inner(), params, invoices::find).await
+}

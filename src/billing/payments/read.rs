@@ -1,0 +1,83 @@
+//! Payments as the API shows them.
+
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Payment;
+use crate::billing::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
+use crate::error::Error;
+
+readable!(Payment in payments, "payment", Belongs::LikePayments);
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only with this status: of the intent (`requires_payment_method`, `processing`, `succeeded`, `canceled`, …) or of the charge (`failed`, …).
+    pub status: Option<String>,
+    /// Only of this customer (`cus_…`).
+    pub customer: Option<String>,
+    /// Only those that pay this invoice (`in_…`).
+    pub invoice: Option<String>,
+    /// Only that of this charge (`ch_…`, `py_…`).
+    pub charge: Option<String>,
+    /// Only in this currency, three lower-case letters.
+    pub currency: Option<String>,
+}
+
+impl read::Filter for Filter {
+    fn narrow(&self, rows: &mut Where) {
+        rows.when(self.status.as_deref(), "payments.status = {}");
+        rows.when(self.invoice.as_deref(), "payments.invoice_id = {}");
+        rows.when(self.charge.as_deref(), "payments.charge_id = {}");
+        rows.when(self.currency.as_deref(), "payments.currency = {}");
+    }
+
+    fn customer(&self) -> Option<&str> {
+        self.customer.as_deref()
+    }
+}
+
+/// A payment as the API shows it. Amounts are minor units of `currency`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PaymentView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Payment,
+    /// Public id of the org that its customer is linked to; null while it is not.
+    pub org: Option<String>,
+    /// The Stripe object as it was sent; null unless it is asked for.
+    #[schema(value_type = Option<Object>)]
+    pub raw: Option<Box<RawValue>>,
+}
+
+shown!(PaymentView, "payment_intent" | "charge" | "invoice_payment");
+
+impl From<Owned<Payment>> for PaymentView {
+    fn from(found: Owned<Payment>) -> Self {
+        let row = Payment { customer_id: found.customer_id, ..found.row };
+        Self { row, org: found.org, raw: None }
+    }
+}
+
+/// A page of payments, newest first, and one more when another page follows.
+///
+/// # Errors
+/// When the database fails.
+pub(in crate::billing) fn list(
+    conn: &mut PgConnection,
+    listing: &Listing<Filter>,
+) -> Result<Vec<(Position, PaymentView)>, Error> {
+    let found = read::list::<Payment, _>(conn, listing)?;
+    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
+}
+
+/// One payment.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none, or it is another org's.
+pub(in crate::billing) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<PaymentView, Error> {
+    read::find::<Payment>(conn, lookup).map(Into::into)
+}

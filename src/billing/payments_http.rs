@@ -1,0 +1,37 @@
+//! `/v1/payments`.
+
+use actix_web::{HttpResponse, web};
+
+use super::payments::read::{self, Filter, PaymentView};
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, Expand};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists payments, newest first.
+#[utoipa::path(
+    get, path = "/v1/payments", tag = "payments", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<PaymentView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, read::list).await
+}
+
+/// Shows a payment.
+#[utoipa::path(
+    get, path = "/v1/payments/{id}", tag = "payments", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The payment", body = PaymentView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show(&app, principal, id.into_inner(), params, read::find).await
+}

@@ -1,0 +1,216 @@
+//! Whose a row is: its customer, and the org that the customer is linked to.
+
+use std::collections::BTreeMap;
+
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Bool, Text};
+
+use super::select::{Bind, Where};
+use super::{Belongs, Listing, Read};
+use crate::error::Error;
+use crate::realm::Realm;
+
+/// Whose rows a list may show.
+pub(super) enum Whose<'a> {
+    /// Everybody's.
+    Any,
+    /// One org's.
+    Org(&'a str),
+    /// None: an org's key asks for another org.
+    Nobodys,
+}
+
+pub(super) fn whose<T: Read, F>(listing: &Listing<F>) -> Whose<'_> {
+    if matches!(T::BELONGS, Belongs::ToNobody) {
+        return Whose::Any;
+    }
+    match (&listing.own, &listing.owners.org) {
+        (None, None) => Whose::Any,
+        (Some(own), Some(asked)) if own != asked => Whose::Nobodys,
+        (Some(org), _) | (None, Some(org)) => Whose::Org(org),
+    }
+}
+
+/// SQL of a payment's customer; `p` is the payment.
+const PAYER: &str = "coalesce(p.customer_id, (SELECT i.customer_id FROM invoices i
+    WHERE (i.account, i.livemode, i.id) = (p.account, p.livemode, p.invoice_id)))";
+
+/// SQL of the row's customer.
+pub(super) fn customer<T: Read>() -> String {
+    let table = T::TABLE;
+    match T::BELONGS {
+        Belongs::ToNobody => "NULL".to_owned(),
+        Belongs::By(column) => format!("{table}.{column}"),
+        Belongs::LikePayments => PAYER.replace("p.", &format!("{table}.")),
+        Belongs::ThroughPayment => format!(
+            "(SELECT {PAYER} FROM payments p WHERE p.account = {table}.account AND p.livemode = {table}.livemode
+              AND (p.id = {table}.payment_intent_id OR ({table}.payment_intent_id IS NULL AND p.charge_id = {table}.charge_id))
+              ORDER BY p.customer_id IS NULL, p.id LIMIT 1)"
+        ),
+    }
+}
+
+/// SQL of the public id of the row's org.
+pub(super) fn org<T: Read>() -> String {
+    match T::BELONGS {
+        Belongs::ToNobody => "NULL".to_owned(),
+        _ => format!(
+            "(SELECT o.public_id FROM stripe_customer_links l JOIN org_refs r USING (ref) JOIN orgs o USING (org_id)
+              WHERE l.account = {table}.account AND l.livemode = {table}.livemode AND l.customer_id = {customer})",
+            table = T::TABLE,
+            customer = customer::<T>()
+        ),
+    }
+}
+
+/// Adds: only rows that are, or are not, linked to an org.
+pub(super) fn linked<T: Read>(rows: &mut Where, linked: bool) {
+    let not = if linked { "" } else { "NOT " };
+    rows.sql(&format!(
+        " AND {not}EXISTS (SELECT FROM stripe_customer_links l JOIN org_refs r USING (ref)
+          WHERE l.account = {table}.account AND l.livemode = {table}.livemode AND l.customer_id = {customer})",
+        table = T::TABLE,
+        customer = customer::<T>()
+    ));
+}
+
+/// Ids by the realm that they are of; without a realm they are of any.
+#[derive(Debug, Default)]
+pub(super) struct Customers(BTreeMap<Option<Realm>, Vec<String>>);
+
+impl Customers {
+    /// The customer with this id in any realm.
+    pub(super) fn anywhere(id: &str) -> Self {
+        Self([(None, vec![id.to_owned()])].into())
+    }
+
+    /// The condition that `alias.column` is one of these.
+    fn named_by(&self, alias: &str, column: &str) -> Where {
+        let mut any = Where::default();
+        any.sql("(false");
+        for (realm, ids) in &self.0 {
+            any.sql(" OR (");
+            if let Some(Realm { account, livemode }) = realm {
+                let sql = format!("{alias}.account = {{}} AND {alias}.livemode = {{}} AND ");
+                any.with(&sql, [account.into(), (*livemode).into()]);
+            }
+            // One id is compared as such: then an index on it also gives the order.
+            match ids.as_slice() {
+                [id] => any.with(&format!("{alias}.{column} = {{}})"), [id.into()]),
+                ids => any.with(&format!("{alias}.{column} = ANY ({{}}))"), [Bind::Texts(ids.to_vec())]),
+            };
+        }
+        any.sql(")");
+        any
+    }
+}
+
+/// The customers linked to the org with this public id.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn customers_of(conn: &mut PgConnection, org: &str) -> QueryResult<Customers> {
+    let query = Where::of(
+        "SELECT l.account, l.livemode, l.customer_id FROM orgs o JOIN org_refs r USING (org_id)
+         JOIN stripe_customer_links l USING (ref) WHERE o.public_id = {}",
+        [org.into()],
+    );
+    keys(conn, query)
+}
+
+/// Invoices of these customers that a payment without a customer of its own pays.
+fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> QueryResult<Customers> {
+    let mut query = Where::default();
+    query
+        .sql(
+            "SELECT DISTINCT i.account, i.livemode, i.id FROM payments p JOIN invoices i
+             ON i.account = p.account AND i.livemode = p.livemode AND i.id = p.invoice_id WHERE p.customer_id IS NULL AND ",
+        )
+        .append(&customers.named_by("i", "customer_id"));
+    keys(conn, query)
+}
+
+/// Adds: only rows of these customers.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn only<T: Read>(
+    conn: &mut PgConnection,
+    rows: &mut Where,
+    customers: &Customers,
+) -> Result<(), Error> {
+    let table = T::TABLE;
+    match T::BELONGS {
+        Belongs::ToNobody => {}
+        Belongs::By(column) => {
+            rows.sql(" AND ").append(&customers.named_by(table, column));
+        }
+        Belongs::LikePayments => {
+            rows.sql(" AND ").append(&paid_by(conn, table, customers)?);
+        }
+        Belongs::ThroughPayment => {
+            let payments = paid_by(conn, "p", customers)?;
+            through_payments::<T>(rows, &payments);
+        }
+    }
+    Ok(())
+}
+
+/// The condition that one of these customers made the payment `alias`.
+fn paid_by(conn: &mut PgConnection, alias: &str, customers: &Customers) -> Result<Where, Error> {
+    let invoices = invoices_paid_namelessly(conn, customers)?;
+    let mut any = customers.named_by(alias, "customer_id");
+    if !invoices.0.is_empty() {
+        let mut both = Where::default();
+        both.sql("(").append(&any).sql(&format!(" OR ({alias}.customer_id IS NULL AND "));
+        both.append(&invoices.named_by(alias, "invoice_id")).sql("))");
+        any = both;
+    }
+    Ok(any)
+}
+
+/// Adds: only rows whose payment `p` fulfils the condition. The two ways to a payment are looked up apart, each by its index.
+pub(super) fn through_payments<T: Read>(rows: &mut Where, payment: &Where) {
+    let table = T::TABLE;
+    let join = format!(
+        "SELECT x.account, x.livemode, x.id FROM payments p JOIN {table} x
+        ON x.account = p.account AND x.livemode = p.livemode"
+    );
+    rows.sql(&format!(" AND ({table}.account, {table}.livemode, {table}.id) IN ({join} AND x.payment_intent_id = p.id WHERE "))
+        .append(payment)
+        .sql(&format!(" UNION ALL {join} AND x.payment_intent_id IS NULL AND x.charge_id = p.charge_id WHERE "))
+        .append(payment)
+        .sql(")");
+}
+
+/// A query of keys: account, live mode, id.
+struct Keys(Where);
+
+impl QueryFragment<Pg> for Keys {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        self.0.walk_ast(out)
+    }
+}
+
+impl QueryId for Keys {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Keys {
+    type SqlType = (Text, Bool, Text);
+}
+
+impl RunQueryDsl<PgConnection> for Keys {}
+
+fn keys(conn: &mut PgConnection, query: Where) -> QueryResult<Customers> {
+    let found: Vec<(String, bool, String)> = Keys(query).load(conn)?;
+    let mut ids: BTreeMap<Option<Realm>, Vec<String>> = BTreeMap::new();
+    for (account, livemode, id) in found {
+        ids.entry(Some(Realm { account, livemode })).or_default().push(id);
+    }
+    Ok(Customers(ids))
+}

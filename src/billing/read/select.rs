@@ -1,0 +1,251 @@
+//! The SQL of reading a mirror.
+
+use diesel::dsl::SqlTypeOf;
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Array, Bool, Nullable, Text, Timestamptz};
+
+use super::super::mirror::Mirror;
+use super::{Read, owners};
+use crate::time::Moment;
+
+/// Conditions that all hold.
+#[derive(Clone, Debug, Default)]
+pub(in crate::billing) struct Where(Vec<Piece>);
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Sql(String),
+    Bind(Bind),
+}
+
+/// A value sent beside the SQL.
+#[derive(Clone, Debug)]
+pub(in crate::billing) enum Bind {
+    /// Text.
+    Text(String),
+    /// Several texts.
+    Texts(Vec<String>),
+    /// A yes or no.
+    Flag(bool),
+    /// An instant.
+    At(Moment),
+}
+
+impl From<&str> for Bind {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<&String> for Bind {
+    fn from(text: &String) -> Self {
+        Self::Text(text.clone())
+    }
+}
+
+impl From<bool> for Bind {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl From<Moment> for Bind {
+    fn from(at: Moment) -> Self {
+        Self::At(at)
+    }
+}
+
+impl Where {
+    /// Adds a condition that has `value` in the place of `{}`; none where there is no value.
+    pub(in crate::billing) fn when(&mut self, value: Option<impl Into<Bind>>, condition: &str) -> &mut Self {
+        if let Some(value) = value {
+            self.sql(" AND (").with(condition, [value.into()]).sql(")");
+        }
+        self
+    }
+
+    /// SQL with a value in the place of each `{}`.
+    pub(super) fn of(sql: &str, values: impl IntoIterator<Item = Bind>) -> Self {
+        let mut made = Self::default();
+        made.with(sql, values);
+        made
+    }
+
+    /// Appends SQL as it stands.
+    pub(super) fn sql(&mut self, sql: &str) -> &mut Self {
+        self.0.push(Piece::Sql(sql.to_owned()));
+        self
+    }
+
+    /// Appends SQL with a value in the place of each `{}`.
+    pub(super) fn with(&mut self, sql: &str, values: impl IntoIterator<Item = Bind>) -> &mut Self {
+        let mut values = values.into_iter();
+        for (index, part) in sql.split("{}").enumerate() {
+            if index > 0 {
+                self.0.extend(values.next().map(Piece::Bind));
+            }
+            self.sql(part);
+        }
+        self
+    }
+
+    /// Appends conditions made elsewhere.
+    pub(super) fn append(&mut self, other: &Self) -> &mut Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+}
+
+impl QueryFragment<Pg> for Where {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        for piece in &self.0 {
+            match piece {
+                Piece::Sql(sql) => out.push_sql(sql),
+                Piece::Bind(Bind::Text(text)) => out.push_bind_param::<Text, _>(text)?,
+                Piece::Bind(Bind::Texts(texts)) => out.push_bind_param::<Array<Text>, _>(texts)?,
+                Piece::Bind(Bind::Flag(flag)) => out.push_bind_param::<Bool, _>(flag)?,
+                Piece::Bind(Bind::At(at)) => out.push_bind_param::<Timestamptz, _>(&at.0)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lists are sorted by; the migrations have an index on the same words.
+pub(super) fn created(table: &str) -> String {
+    format!("coalesce({table}.created, '-infinity'::timestamptz)")
+}
+
+/// Adds: only rows that come after this place.
+pub(super) fn after(
+    rows: &mut Where,
+    table: &str,
+    at: Option<Moment>,
+    id: &str,
+    account: &str,
+    livemode: bool,
+) {
+    let key = format!(" AND ({}, {table}.id, {table}.account, {table}.livemode) < (", created(table));
+    match at {
+        Some(at) => rows.with(&format!("{key}{{}}, "), [at.into()]),
+        None => rows.sql(&format!("{key}'-infinity', ")),
+    };
+    rows.with("{}, {}, {})", [id.into(), account.into(), livemode.into()]);
+}
+
+/// Rows of a mirror, each with its customer's id and its org's public id.
+///
+/// Never kept as a prepared statement: the plan is to fit the values, and there are as many texts as sets of filters.
+pub(in crate::billing) struct Select<T: Selectable<Pg>> {
+    columns: T::SelectExpression,
+    rows: Where,
+    end: String,
+}
+
+impl<T: Read> Select<T> {
+    pub(super) fn newest_first(rows: Where, limit: i64) -> Self {
+        let (table, created) = (T::TABLE, created(T::TABLE));
+        let end = format!(
+            " ORDER BY {created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC LIMIT {limit}"
+        );
+        Self { columns: T::construct_selection(), rows, end }
+    }
+
+    pub(super) fn own_account_first(rows: Where) -> Self {
+        let end = " ORDER BY account, livemode DESC LIMIT 1".to_owned();
+        Self { columns: T::construct_selection(), rows, end }
+    }
+}
+
+impl<T: Read> QueryFragment<Pg> for Select<T>
+where
+    T::SelectExpression: QueryFragment<Pg>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        out.push_sql("SELECT ");
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(&format!(
+            ", {}, {} FROM {} WHERE true",
+            owners::customer::<T>(),
+            owners::org::<T>(),
+            T::TABLE
+        ));
+        self.rows.walk_ast(out.reborrow())?;
+        out.push_sql(&self.end);
+        Ok(())
+    }
+}
+
+impl<T: Selectable<Pg>> QueryId for Select<T> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<T: Read> Query for Select<T>
+where
+    T::SelectExpression: Expression,
+{
+    type SqlType = (SqlTypeOf<T::SelectExpression>, Nullable<Text>, Nullable<Text>);
+}
+
+impl<T: Selectable<Pg>> RunQueryDsl<PgConnection> for Select<T> {}
+
+/// The numbered rows that belong to some parents.
+pub(in crate::billing) struct Children<C: Selectable<Pg>> {
+    columns: C::SelectExpression,
+    accounts: Vec<String>,
+    livemodes: Vec<bool>,
+    ids: Vec<String>,
+}
+
+impl<C: Selectable<Pg>> Children<C> {
+    /// Of the parents with these accounts, modes and ids.
+    pub(super) fn of(parents: &[(String, bool, String)]) -> Self {
+        Self {
+            columns: C::construct_selection(),
+            accounts: parents.iter().map(|key| key.0.clone()).collect(),
+            livemodes: parents.iter().map(|key| key.1).collect(),
+            ids: parents.iter().map(|key| key.2.clone()).collect(),
+        }
+    }
+}
+
+impl<C: Mirror + Selectable<Pg>> QueryFragment<Pg> for Children<C>
+where
+    C::SelectExpression: QueryFragment<Pg>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let (table, parent, number) = (C::TABLE, C::KEY[2], C::KEY[3]);
+        out.unsafe_to_cache_prepared();
+        out.push_sql("SELECT ");
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(" FROM unnest(");
+        out.push_bind_param::<Array<Text>, _>(&self.accounts)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bool>, _>(&self.livemodes)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.ids)?;
+        out.push_sql(&format!(
+            ") AS p (account, livemode, id) JOIN {table} ON {table}.account = p.account
+             AND {table}.livemode = p.livemode AND {table}.{parent} = p.id ORDER BY {table}.{number}"
+        ));
+        Ok(())
+    }
+}
+
+impl<C: Selectable<Pg>> QueryId for Children<C> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<C: Mirror + Selectable<Pg>> Query for Children<C>
+where
+    C::SelectExpression: Expression,
+{
+    type SqlType = SqlTypeOf<C::SelectExpression>;
+}
+
+impl<C: Selectable<Pg>> RunQueryDsl<PgConnection> for Children<C> {}

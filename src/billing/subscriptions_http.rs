@@ -1,0 +1,37 @@
+//! `/v1/subscriptions`.
+
+use actix_web::{HttpResponse, web};
+
+use super::read::{Basics, Owners, RealmQuery};
+use super::read_http::{self, Expand};
+use super::subscriptions::{self, Filter, SubscriptionView};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::openapi::{FindErrors, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// Lists subscriptions, newest first, with their items.
+#[utoipa::path(
+    get, path = "/v1/subscriptions", tag = "subscriptions", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<SubscriptionView>), ReadErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    read_http::list(&app, principal, params, subscriptions::list).await
+}
+
+/// Shows a subscription.
+#[utoipa::path(
+    get, path = "/v1/subscriptions/{id}", tag = "subscriptions", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The subscription", body = SubscriptionView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    read_http::show(&app, principal, id.into_inner(), params, subscriptions::find).await
+}

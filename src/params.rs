@@ -1,0 +1,275 @@
+//! The query string of a request, read so that whatever is wrong with it names its parameter.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use actix_web::dev::Payload;
+use actix_web::web::Query;
+use actix_web::{FromRequest, HttpRequest};
+use serde::de::value::{SeqDeserializer, StrDeserializer};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::forward_to_deserialize_any;
+
+use crate::error::Error;
+
+/// Parameters that nobody has taken yet.
+#[derive(Debug)]
+pub struct Params(BTreeMap<String, String>);
+
+impl Params {
+    /// The parameters of a query string.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a parameter given twice or with the NUL character in it, which PostgreSQL cannot hold.
+    pub fn parse(query: &str) -> Result<Self, Error> {
+        let pairs = Query::<Vec<(String, String)>>::from_query(query)
+            .map_err(|error| Error::invalid("query", error.to_string()))?;
+        let mut params = BTreeMap::new();
+        for (name, text) in pairs.into_inner() {
+            if name.contains('\0') || text.contains('\0') {
+                return Err(Error::invalid(name.replace('\0', ""), "must not contain the NUL character"));
+            }
+            if params.insert(name.clone(), text).is_some() {
+                return Err(Error::invalid(name, "is given twice: give it once"));
+            }
+        }
+        Ok(Self(params))
+    }
+
+    /// Takes the parameters that are fields of `T`; absent ones must be `Option` or have a default.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the parameter whose value does not fit.
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        T::deserialize(Fields(&mut self.0)).map_err(|wrong| Error::invalid(wrong.field, wrong.rule))
+    }
+
+    /// Refuses what is left: a filter that is not understood must not be ignored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first unknown parameter.
+    pub fn done(self) -> Result<(), Error> {
+        match self.0.into_keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(
+                name,
+                "is no parameter of this route: leave it out (/docs lists those there are)",
+            )),
+        }
+    }
+}
+
+impl FromRequest for Params {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(Self::parse(request.query_string()))
+    }
+}
+
+/// What is wrong with which parameter.
+#[derive(Debug)]
+struct Wrong {
+    field: String,
+    rule: String,
+}
+
+impl Display for Wrong {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: {}", self.field, self.rule)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+impl serde::de::Error for Wrong {
+    fn custom<T: Display>(rule: T) -> Self {
+        Self { field: "query".to_owned(), rule: rule.to_string() }
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(format!("`{variant}` is none of {}", expected.join(", ")))
+    }
+}
+
+/// Gives a struct those parameters that it has fields for.
+struct Fields<'a>(&'a mut BTreeMap<String, String>);
+
+impl<'de> Deserializer<'de> for Fields<'_> {
+    type Error = Wrong;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        let taken: Vec<_> =
+            fields.iter().filter_map(|&name| Some((name, Param(self.0.remove(name)?)))).collect();
+        visitor.visit_map(Taken { rest: taken.into_iter(), next: None })
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Wrong> {
+        Err(serde::de::Error::custom("parameters are read into structs"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
+        seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// The parameters of one struct; an error in a value gets the parameter's name here.
+struct Taken {
+    rest: std::vec::IntoIter<(&'static str, Param)>,
+    next: Option<(&'static str, Param)>,
+}
+
+impl<'de> MapAccess<'de> for Taken {
+    type Error = Wrong;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Wrong> {
+        self.next = self.rest.next();
+        let name = self.next.as_ref().map(|(name, _)| StrDeserializer::new(name));
+        name.map(|name| seed.deserialize(name)).transpose()
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
+        let (name, param) =
+            self.next.take().ok_or_else(|| <Wrong as serde::de::Error>::custom("no value"))?;
+        seed.deserialize(param).map_err(|wrong| Wrong { field: name.to_owned(), ..wrong })
+    }
+}
+
+/// One parameter, whose text is read as the type that its field has.
+struct Param(String);
+
+fn wrong<T>(rule: &str) -> Result<T, Wrong> {
+    Err(serde::de::Error::custom(rule))
+}
+
+impl<'de> IntoDeserializer<'de, Wrong> for Param {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Param {
+    type Error = Wrong;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        visitor.visit_string(self.0)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        match self.0.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => wrong("must be true or false"),
+        }
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.0.parse().map_or_else(|_| wrong("must be a whole number"), |number| visitor.visit_i64(number))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    /// A list is separated by commas.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        visitor.visit_seq(SeqDeserializer::new(self.0.split(',').map(|item| Self(item.to_owned()))))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        visitor.visit_enum(self.0.into_deserializer())
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct
+        identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::time::Moment;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "snake_case")]
+    enum Part {
+        Lines,
+        Raw,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Wanted {
+        status: Option<String>,
+        livemode: Option<bool>,
+        limit: Option<i64>,
+        created_from: Option<Moment>,
+        #[serde(default)]
+        expand: Vec<Part>,
+    }
+
+    fn read(query: &str) -> Result<Wanted, String> {
+        let say = |error: Error| match error {
+            Error::Invalid { field, .. } => field.into_owned(),
+            other => panic!("{other}"),
+        };
+        let mut params = Params::parse(query).map_err(say)?;
+        let wanted = params.take().map_err(say)?;
+        params.done().map_err(say).map(|()| wanted)
+    }
+
+    #[test]
+    fn values_are_read_as_their_fields_want() {
+        let wanted = read(
+            "status=a%20b&livemode=true&limit=7&created_from=2026-01-31T01:00:00%2B01:00&expand=lines,raw",
+        )
+        .expect("all fit");
+        assert_eq!(wanted.status.as_deref(), Some("a b"));
+        assert_eq!((wanted.livemode, wanted.limit), (Some(true), Some(7)));
+        assert_eq!(wanted.created_from.expect("given").0.to_rfc3339(), "2026-01-31T00:00:00+00:00");
+        assert_eq!(wanted.expand, [Part::Lines, Part::Raw]);
+        assert!(read("").expect("nothing is needed").expand.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_names_its_parameter() {
+        for (query, field) in [
+            ("livemode=yes", "livemode"),
+            ("limit=1.5", "limit"),
+            ("limit=99999999999999999999", "limit"),
+            ("created_from=yesterday", "created_from"),
+            ("created_from=2026-01-31", "created_from"),
+            ("created_from=%2B12026-01-31T00:00:00Z", "created_from"),
+            ("expand=lines,all", "expand"),
+            ("status=a&status=b", "status"),
+            ("status=%00", "status"),
+            ("colour=red", "colour"),
+        ] {
+            assert_eq!(read(query).map(|wanted| format!("{wanted:?}")), Err(field.to_owned()), "{query}");
+        }
+    }
+}
