@@ -170,3 +170,28 @@ fn the_docs_page_fetches_nothing_from_elsewhere() {
     }
     assert!(page.contains("default-src 'none'"));
 }
+
+/// Every `$ref` of the description is in it: generators and the documentation page resolve them.
+#[test]
+fn the_description_holds_what_it_names() {
+    fn refs<'a>(value: &'a serde_json::Value, found: &mut BTreeSet<&'a str>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(serde_json::Value::as_str));
+                fields.values().for_each(|value| refs(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|value| refs(value, found)),
+            _ => {}
+        }
+    }
+    let description: serde_json::Value =
+        serde_json::from_str(&coulomb::openapi::document()).expect("the description is JSON");
+    let mut named = BTreeSet::new();
+    refs(&description, &mut named);
+    assert!(named.len() > 10, "{named:?}");
+    let dangling: Vec<_> = named
+        .into_iter()
+        .filter(|name| name.strip_prefix('#').and_then(|at| description.pointer(at)).is_none())
+        .collect();
+    assert!(dangling.is_empty(), "named and not there: {dangling:?}");
+}
