@@ -1,6 +1,6 @@
 //! What the benchmarks share: a PostgreSQL of their own, and a load generator on one thread.
 
-#![allow(dead_code, reason = "each benchmark uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "a library to the benchmarks, each of which uses its part")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
