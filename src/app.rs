@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
@@ -26,6 +28,8 @@ pub struct App {
     pub signing_secrets: SigningSecrets,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
+    /// Places for exports: each holds a database connection of its own.
+    pub exports: Arc<Semaphore>,
 }
 
 impl App {
@@ -40,6 +44,7 @@ impl App {
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
             SigningSecrets::new(&secrets)
         };
-        Self { config, clock, db, metrics: Metrics::default(), inbox, signing_secrets, wake }
+        let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
+        Self { config, clock, db, metrics: Metrics::default(), inbox, signing_secrets, wake, exports }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one subcommand, one function.
 
 mod doctor;
+mod export;
 mod inbox;
 mod keys;
 mod open;
@@ -77,6 +78,9 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Write invoices, their lines, payments or refunds to a file for finance
+    #[command(subcommand)]
+    Export(export::ExportCommand),
     /// Print the OpenAPI description of the API
     Openapi,
     /// Print a completion script for a shell
@@ -129,6 +133,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         }
         Command::Verify => return run_verify(&config),
         Command::Rebuild { yes } => rebuild(&config, yes)?,
+        Command::Export(command) => export::run(&config, command)?,
         Command::Openapi => println!("{}", openapi::document()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut std::io::stdout());

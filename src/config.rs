@@ -106,6 +106,8 @@ settings! {
     pool_wait_ms: u32 = "COULOMB_POOL_WAIT_MS", "1000";
     /// Longest statement of an API request, in milliseconds. Exports are exempt.
     statement_timeout_ms: u32 = "COULOMB_STATEMENT_TIMEOUT_MS", "30000";
+    /// Exports at the same time, each with a database connection of its own; further ones are answered 503.
+    exports: u16 = "COULOMB_EXPORTS", "2";
     /// HTTP threads. 0: one per core.
     http_workers: u16 = "COULOMB_HTTP_WORKERS", "0";
     /// Open connections at most.
@@ -174,6 +176,7 @@ impl Config {
             ("COULOMB_PROJECTION_BATCH", self.projection_batch),
             ("COULOMB_PROJECTION_ATTEMPTS", u32::from(self.projection_attempts)),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
+            ("COULOMB_EXPORTS", u32::from(self.exports)),
             ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),
             ("COULOMB_STRIPE_TOLERANCE_S", self.stripe_tolerance_s),
         ] {

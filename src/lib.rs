@@ -18,6 +18,7 @@ pub mod http;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod money;
 pub mod openapi;
 pub mod page;
 pub mod params;

@@ -5,7 +5,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
-use crate::{auth, billing, health, stripe};
+use crate::export::http::Columns;
+use crate::{auth, billing, export, health, stripe};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -51,8 +52,10 @@ use crate::{auth, billing, health, stripe};
         billing::products_http::show,
         billing::prices_http::list,
         billing::prices_http::show,
+        export::http::export,
+        export::http::totals,
     ),
-    modifiers(&Key, &OperationIds)
+    modifiers(&Key, &Columns, &OperationIds)
 )]
 pub struct Api;
 

@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, health, openapi, stripe};
+use crate::{auth, billing, export, health, openapi, stripe};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -45,6 +45,9 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(billing::plans_http::show))
                 .route(put().to(billing::plans_http::put)),
         )
+        // Exports
+        .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
+        .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))
         // What Stripe said, for finance
         .service(resource("/v1/customers").route(get().to(billing::customers_http::list)))
         .service(resource("/v1/customers/{id}").route(get().to(billing::customers_http::show)))

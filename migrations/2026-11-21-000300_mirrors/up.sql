@@ -1,5 +1,7 @@
 -- Mirrors of Stripe objects. A row is a pure function of the winning snapshot of its object, so there are no row ids,
 -- arrival times or volatile defaults. Objects arrive in any order, so there are no foreign keys between mirrors.
+-- Indexes that the writer looks keys up in hold the whole key: without statistics the planner would else prefer the
+-- first two columns of a primary key, which are the same for every row of an account.
 -- `account` is empty for the platform's own Stripe account. Money is in the minor unit of `currency`.
 -- Where the API looks objects up, the primary key starts with the id, as a reader may know no more. Lists are sorted by
 -- created and id, what has no `created` last.
@@ -163,7 +165,7 @@ CREATE INDEX invoices_number ON invoices (number);
 CREATE INDEX invoices_finalized ON invoices (finalized_at, id) WHERE finalized_at IS NOT NULL;
 CREATE INDEX invoices_paid ON invoices (paid_at, id) WHERE paid_at IS NOT NULL;
 -- The payment that an invoice of the older shapes names.
-CREATE INDEX invoices_payment ON invoices ((coalesce(payment_intent_id, charge_id)))
+CREATE INDEX invoices_payment ON invoices ((coalesce(payment_intent_id, charge_id)), account, livemode)
     WHERE coalesce(payment_intent_id, charge_id) IS NOT NULL;
 
 CREATE TABLE invoice_lines (
@@ -238,7 +240,7 @@ CREATE TABLE charges (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (account, livemode, id)
 );
-CREATE INDEX charges_payment ON charges ((coalesce(payment_intent_id, id)));
+CREATE INDEX charges_payment ON charges ((coalesce(payment_intent_id, id)), account, livemode);
 
 CREATE TABLE invoice_payments (
     account text COLLATE "C" NOT NULL,
@@ -261,7 +263,7 @@ CREATE TABLE invoice_payments (
 );
 CREATE INDEX invoice_payments_invoice ON invoice_payments (invoice_id);
 CREATE INDEX invoice_payments_payment
-    ON invoice_payments ((coalesce(payment_intent_id, charge_id, payment_record_id, id)));
+    ON invoice_payments ((coalesce(payment_intent_id, charge_id, payment_record_id, id)), account, livemode);
 
 -- One row per money movement, computed from payment_intents, charges, invoice_payments and invoices.
 CREATE TABLE payments (
@@ -313,7 +315,7 @@ CREATE TABLE refunds (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX refunds_charge ON refunds (charge_id);
+CREATE INDEX refunds_charge ON refunds (charge_id, account, livemode);
 CREATE INDEX refunds_payment_intent ON refunds (payment_intent_id);
 CREATE INDEX refunds_created ON refunds ((coalesce(created, '-infinity')), id);
 

@@ -10,6 +10,7 @@ pub mod customers;
 pub mod customers_http;
 pub mod disputes;
 pub mod disputes_http;
+pub mod exports;
 pub mod invoices;
 pub mod invoices_http;
 pub mod links;

@@ -20,6 +20,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-000400", include_str!("../../migrations/2026-11-21-000400_links_and_plans/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
+const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN
+    FOR p IN SELECT policyname, tablename FROM pg_policies WHERE schemaname = 'public' AND policyname IN ('platform', 'own_org') LOOP
+        EXECUTE format('DROP POLICY %I ON %I', p.policyname, p.tablename);
+    END LOOP; END $$";
 /// Any number that nobody else uses: "coulomb" on a phone's keys.
 const LOCK: i64 = 2_685_662;
 const OLDEST_SERVER: i32 = 150_000;
@@ -115,6 +119,8 @@ pub fn plan(conn: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
 pub fn revert(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {
     locked(conn, |conn| {
         check_applied(conn)?;
+        // Policies tie tables of different migrations together; migrating again brings them back.
+        conn.batch_execute(DROP_POLICIES)?;
         let mut reverted = Vec::new();
         for _ in 0..steps {
             let version = conn

@@ -101,19 +101,22 @@ impl Db {
     /// Runs `work` over the one connection kept for probes, which no load of requests can take.
     ///
     /// # Errors
-    /// When the database is away; the next probe connects afresh.
+    /// When the database is away. A connection that was lost since the last probe is made again.
     pub async fn probe<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+        F: Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
         let db = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut held = db.probe.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut conn = match held.take() {
-                Some(conn) => conn,
-                None => db.dedicated()?,
-            };
+            if let Some(mut conn) = held.take()
+                && let Ok(answer) = work(&mut conn)
+            {
+                *held = Some(conn);
+                return Ok(answer);
+            }
+            let mut conn = db.dedicated()?;
             let answer = work(&mut conn)?;
             *held = Some(conn);
             Ok(answer)
@@ -154,13 +157,34 @@ pub fn scoped<T>(
     work: &dyn Fn(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     retrying(conn, |conn| {
-        if let (Scope::Org(org_id), true) = (scope, roles) {
-            conn.batch_execute(&format!(
-                "SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'"
-            ))?;
-        }
+        act_for(conn, scope, roles)?;
         work(conn)
     })
+}
+
+/// One read-only transaction in `scope` over a single snapshot, for what takes many statements to read. It is not run again.
+///
+/// # Errors
+/// What `work` says.
+pub fn snapshot<T>(
+    conn: &mut PgConnection,
+    scope: Scope,
+    roles: bool,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    conn.build_transaction().repeatable_read().read_only().run(|conn| {
+        act_for(conn, scope, roles)?;
+        work(conn)
+    })
+}
+
+/// Holds the rest of the transaction to `scope`.
+fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()> {
+    match (scope, roles) {
+        (Scope::Org(org_id), true) => conn
+            .batch_execute(&format!("SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'")),
+        _ => Ok(()),
+    }
 }
 
 /// One transaction, run again (at most three times) when it lost a race for locks.

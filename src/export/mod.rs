@@ -1,1 +1,95 @@
-//! Exports.
+//! Exports for finance: which rows, in which format, with control totals that the rows must add up to.
+//!
+//! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages, written
+//! one by one, added up, and compared. An export that does not add up fails; it never ends as if it were whole.
+
+mod csv;
+pub mod http;
+mod jsonl;
+mod pages;
+mod params;
+mod parquet;
+mod query;
+mod row;
+mod totals;
+mod xlsx;
+
+use std::io::Write;
+
+use diesel::pg::PgConnection;
+
+use crate::db::{self, Scope};
+use crate::error::Error;
+pub use params::{Format, Params, Request};
+use query::Query;
+pub use totals::Totals;
+
+/// Writes rows in one format.
+trait Writer {
+    /// Writes a row: one cell per column.
+    fn row(&mut self, cells: &[row::Cell<'_>]) -> Result<(), Error>;
+    /// Writes what comes after the last row. Without it the output is not whole.
+    fn finish(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// Where an export goes.
+pub type Output<'a> = Box<dyn Write + Send + 'a>;
+
+/// Writes what `request` asks for, as far as `scope` may see it. Before the first row `begin` gets the control totals and
+/// gives the output; `wrote` is told the number of rows so far after each.
+///
+/// # Errors
+/// [`Error::Invalid`] or [`Error::NotFound`] for what `request` names and is not there; otherwise when the database or the
+/// output fails, or the rows written do not add up to the totals: then the output is not whole.
+pub fn write<'a>(
+    conn: &mut PgConnection,
+    (scope, roles): (Scope, bool),
+    request: &Request,
+    begin: impl FnOnce(&Totals) -> Result<Output<'a>, Error>,
+    mut wrote: impl FnMut(u64),
+) -> Result<Totals, Error> {
+    db::snapshot(conn, scope, roles, |conn| {
+        let query = Query::build(conn, request, scope)?;
+        let expected = totals::compute(conn, &query)?;
+        let mut writer = writer(request, expected.rows, begin(&expected)?)?;
+        let mut written = Totals::none(request.kind);
+        pages::each_row(conn, &query, |cells| {
+            writer.row(cells)?;
+            written.add(cells);
+            wrote(written.rows);
+            Ok(())
+        })?;
+        written.must_be(&expected)?;
+        writer.finish()?;
+        Ok(written)
+    })
+}
+
+/// The control totals of what `request` asks for, without its rows.
+///
+/// # Errors
+/// As [`write`].
+pub fn totals(
+    conn: &mut PgConnection,
+    (scope, roles): (Scope, bool),
+    request: &Request,
+) -> Result<Totals, Error> {
+    db::snapshot(conn, scope, roles, |conn| {
+        let query = Query::build(conn, request, scope)?;
+        totals::compute(conn, &query)
+    })
+}
+
+fn writer<'a>(request: &Request, rows: u64, out: Output<'a>) -> Result<Box<dyn Writer + 'a>, Error> {
+    let columns = request.kind.columns();
+    Ok(match request.format {
+        Format::Csv => Box::new(csv::Csv::new(out, columns, request.header, request.bom)?),
+        Format::Jsonl => Box::new(jsonl::Jsonl::new(out, columns)),
+        Format::Xlsx => Box::new(xlsx::Xlsx::new(out, request.kind.name(), columns, rows)?),
+        Format::Parquet => Box::new(parquet::Parquet::new(out, request.kind.name(), columns)?),
+    })
+}
+
+fn output_failed(error: impl std::fmt::Display) -> Error {
+    Error::Internal(format!("the output failed: {error}"))
+}

@@ -67,6 +67,10 @@ struct Raw<'a> {
 #[must_use]
 pub fn read(body: &[u8]) -> Option<Envelope> {
     let text = std::str::from_utf8(without_bom(body)).ok()?;
+    // serde would read an array as a struct, field by field.
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
     if let Ok(raw) = serde_json::from_str::<Raw<'_>>(text) {
         return Some(envelope(&raw, body));
     }

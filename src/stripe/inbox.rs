@@ -29,7 +29,7 @@ pub struct Delivery {
     /// When it arrived.
     pub received_at: DateTime<Utc>,
     /// The bytes that were signed.
-    pub body: actix_web::web::Bytes,
+    pub body: bytes::Bytes,
 }
 
 /// What became of a delivery.

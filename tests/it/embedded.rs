@@ -37,6 +37,11 @@ fn start(data_dir: &Path) -> Embedded {
     Embedded::start(&options(data_dir)).unwrap()
 }
 
+/// For tests to which it does not matter what is left.
+fn start_temporary(data_dir: &Path) -> Embedded {
+    Embedded::start(&Options { temporary: true, ..options(data_dir) }).unwrap()
+}
+
 fn try_value(url: &str, sql: &str) -> Result<String, String> {
     let mut connection = PgConnection::establish(url).map_err(|error| error.to_string())?;
     let rows: Vec<Value> = diesel::sql_query(format!("SELECT ({sql})::text AS value"))
@@ -99,7 +104,7 @@ fn keeps_its_data_over_a_restart() {
 fn commits_are_durable_and_nothing_listens_on_the_network() {
     let dir = scratch();
     let data_dir = dir.path().join("data");
-    let embedded = start(&data_dir);
+    let embedded = start_temporary(&data_dir);
     for (setting, expected) in [
         ("fsync", "on"),
         ("full_page_writes", "on"),
@@ -144,7 +149,7 @@ fn settings_that_lose_commits_are_refused_or_overruled() {
 fn recovers_from_a_killed_postmaster() {
     let dir = scratch();
     let data_dir = dir.path().join("data");
-    let embedded = start(&data_dir);
+    let embedded = start_temporary(&data_dir);
     execute(embedded.url(), "CREATE TABLE kept (n bigint)");
     let mut busy = PgConnection::establish(embedded.url()).unwrap();
     execute(embedded.url(), "INSERT INTO kept SELECT generate_series(1, 1000)");
@@ -238,7 +243,7 @@ fn stops_a_server_whose_daemon_and_guard_were_killed() {
 fn a_second_daemon_on_the_directory_is_refused() {
     let dir = scratch();
     let data_dir = dir.path().join("data");
-    let first = start(&data_dir);
+    let first = start_temporary(&data_dir);
     let error = Embedded::start(&options(&data_dir)).unwrap_err().to_string();
     assert!(error.contains("in use by another coulomb"), "{error}");
     assert!(error.contains(&format!("(process {}", std::process::id())), "{error}");
@@ -249,7 +254,7 @@ fn a_second_daemon_on_the_directory_is_refused() {
 fn root_runs_the_server_as_another_user() {
     let dir = scratch();
     let data_dir = dir.path().join("data");
-    let _embedded = start(&data_dir);
+    let _embedded = start_temporary(&data_dir);
     let own = rustix::process::geteuid().as_raw();
     let owner = fs::metadata(data_dir.join("pgdata")).unwrap().uid();
     assert_ne!(owner, 0);
@@ -288,7 +293,7 @@ fn temporary_leaves_nothing_behind() {
     let dir = scratch();
     // Too long for a socket, so that the one in the temporary directory is looked at as well.
     let data_dir = dir.path().join("x".repeat(100));
-    let embedded = Embedded::start(&Options { temporary: true, ..options(&data_dir) }).unwrap();
+    let embedded = start_temporary(&data_dir);
     let socket_dir = PathBuf::from(value(embedded.url(), "current_setting('unix_socket_directories')"));
     assert!(socket_dir.exists() && !socket_dir.starts_with(&data_dir));
     embedded.stop().unwrap();

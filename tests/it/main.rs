@@ -1,13 +1,21 @@
 //! One test binary: real daemons over a real PostgreSQL, asked over real HTTP.
 
+#![recursion_limit = "256"]
+
+#[allow(unreachable_pub, reason = "a library to the tests")]
 mod support;
 
 mod architecture;
 mod auth;
 mod commands;
+mod crashes;
+mod documents;
 mod embedded;
 mod inbox;
 mod links;
 mod migrations;
+mod mirrors;
 mod projection;
+mod schema;
+mod serving;
 mod webhooks;

@@ -31,8 +31,8 @@ impl Cluster {
     /// Opens the cluster of a data directory whose lock is held; makes it where there is none.
     pub(super) fn open(
         data_dir: &Path,
-        account: Account,
-        binaries: Binaries,
+        (account, binaries): (Account, Binaries),
+        temporary: bool,
         stop: &Stop,
     ) -> Result<Cluster> {
         account.reaches(data_dir)?;
@@ -42,7 +42,7 @@ impl Cluster {
         let socket_dir = socket_dir(data_dir, &std::env::temp_dir());
         let cluster = Cluster { account, binaries, pgdata, socket_dir, password };
         if !made {
-            cluster.make(data_dir, stop)?;
+            cluster.make(data_dir, temporary, stop)?;
         }
         cluster.make_socket_dir()?;
         Ok(cluster)
@@ -69,7 +69,7 @@ impl Cluster {
 
     /// Makes the cluster beside its place and moves it there when it is whole, so that a crash in the middle
     /// leaves nothing that looks like a cluster.
-    fn make(&self, data_dir: &Path, stop: &Stop) -> Result<()> {
+    fn make(&self, data_dir: &Path, temporary: bool, stop: &Stop) -> Result<()> {
         match fs::remove_dir(&self.pgdata) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 return Err(EmbeddedError::new(format!(
@@ -86,7 +86,7 @@ impl Cluster {
             self.pgdata.display()
         ));
         let partial = data_dir.join("pgdata.partial");
-        orphan::end_initdb(&partial)?;
+        orphan::end_initdb(&partial, &self.account)?;
         remove_all(&partial)?;
         make_private(&partial)?;
         self.account.own(&partial)?;
@@ -105,11 +105,16 @@ impl Cluster {
             .args(["--username", NAME]);
         initdb.args(["--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=scram-sha-256"]);
         initdb.arg("--no-instructions");
+        if temporary {
+            // No crash of the machine is survived anyway. The server itself runs as it always does.
+            initdb.arg("--no-sync");
+        }
         let made = tool::must("making the PostgreSQL cluster", &mut initdb, Some(stop));
         fs::remove_file(&pwfile).map_err(cannot("remove", &pwfile))?;
         made?;
         let conf = partial.join("postgresql.conf");
-        fs::write(&conf, settings::POSTGRESQL_CONF).map_err(cannot("write", &conf))?;
+        let initial = fs::read_to_string(&conf).map_err(cannot("read", &conf))?;
+        fs::write(&conf, settings::postgresql_conf(&initial)).map_err(cannot("write", &conf))?;
         File::open(&conf).and_then(|file| file.sync_all()).map_err(cannot("write", &conf))?;
         fs::rename(&partial, &self.pgdata).map_err(cannot("move the new cluster to", &self.pgdata))?;
         File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(cannot("write", data_dir))
@@ -214,7 +219,7 @@ pub(super) fn socket_dir(data_dir: &Path, temp: &Path) -> PathBuf {
     let fits = |dir: &Path| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(byte);
         // The setting is a list: commas, quotes and blanks would have to be quoted.
-        dir.as_os_str().len() <= LONGEST && dir.as_os_str().as_encoded_bytes().iter().all(|byte| plain(byte))
+        dir.as_os_str().len() <= LONGEST && dir.as_os_str().as_encoded_bytes().iter().all(plain)
     };
     let own = data_dir.join("run");
     if fits(&own) {

@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Account;
 use super::cluster::{self, Cluster, NAME};
+use super::find::{self, Binaries};
 use super::log::Log;
 use super::server::{Mode, Server};
 use super::stop::Stop;
-use super::{EmbeddedError, Result, cannot, find, install, orphan, say};
+use super::{EmbeddedError, Result, cannot, install, orphan, say};
+
+/// How long a guard is waited for whose daemon is there, and is gone.
+const LIVING: Duration = Duration::from_secs(2);
+const DYING: Duration = Duration::from_secs(60);
 
 /// The options of the hidden command `coulomb postgres`.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +40,7 @@ pub struct GuardArgs {
 }
 
 /// The one line on standard output: the server is ready, or why not.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
     Ready { url: String, data_dir: PathBuf, version: String, pid: u32 },
@@ -74,18 +79,16 @@ fn guard(args: &GuardArgs, stop: &Stop) -> Result<()> {
 
 /// Starts the server, keeps it running until the stop, and stops it.
 fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
-    let account = Account::for_data(data_dir)?;
-    let major = cluster::major(data_dir);
-    let find = || find::find(args.bin_dir.as_deref(), major, &account, &install::unpacked(data_dir));
-    let binaries = match find()? {
-        Some(binaries) => binaries,
-        None if args.no_install => return Err(install::missing()),
-        None => {
+    let programs = match programs(args, data_dir)? {
+        (account, Some(binaries)) => (account, binaries),
+        _ if args.no_install => return Err(install::missing()),
+        _ => {
             install::install(data_dir, stop)?;
-            find()?.ok_or_else(install::missing)?
+            let (account, binaries) = programs(args, data_dir)?;
+            (account, binaries.ok_or_else(install::missing)?)
         }
     };
-    let cluster = Cluster::open(data_dir, account, binaries, stop)?;
+    let cluster = Cluster::open(data_dir, programs, args.temporary, stop)?;
     let log = Log::new(data_dir.join("postgres.log"));
     let server = Server::start(&cluster, &log, stop)?;
     report(&Report::Ready {
@@ -104,6 +107,14 @@ fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
         let _ = fs::remove_dir(&cluster.socket_dir);
     }
     stopped
+}
+
+/// Who runs the server, and what there is to run; an installation may bring both.
+fn programs(args: &GuardArgs, data_dir: &Path) -> Result<(Account, Option<Binaries>)> {
+    let account = Account::for_data(data_dir)?;
+    let unpacked = install::unpacked(data_dir);
+    let found = find::find(args.bin_dir.as_deref(), cluster::major(data_dir), &account, &unpacked)?;
+    Ok((account, found))
 }
 
 /// Starts the server again whenever it dies, until the stop is requested. Returns the one that runs then.
@@ -153,9 +164,7 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         .mode(0o600)
         .open(&path)
         .map_err(cannot("open", &path))?;
-    let locked = file.try_lock();
-    let mut holder = String::new();
-    let _ = file.read_to_string(&mut holder);
+    let (locked, holder) = patiently(&mut file);
     let (guard, daemon) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
     match locked {
         Ok(()) => {}
@@ -169,11 +178,30 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         Err(TryLockError::Error(error)) => return Err(cannot("lock", &path)(error)),
     }
     let this = format!("{} {}\n", process::id(), parent_id());
-    file.set_len(0)
-        .and_then(|()| file.rewind())
+    // Written before it is cut: whoever reads meanwhile finds a holder.
+    file.rewind()
         .and_then(|()| file.write_all(this.as_bytes()))
+        .and_then(|()| file.set_len(this.len() as u64))
         .map_err(cannot("write", &path))?;
     Ok((file, daemon.parse().ok()))
+}
+
+/// Tries to lock. A guard whose daemon was killed is about to stop: it is waited for, so that a daemon may be started again
+/// at once. Also returns what the file says of the holder.
+fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String) {
+    let started = Instant::now();
+    loop {
+        let locked = file.try_lock();
+        let mut holder = String::new();
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+        let daemon = holder.trim().split_once(' ').and_then(|(_, daemon)| daemon.parse().ok());
+        // One that has just been killed may still be there, as a zombie that nobody has waited for.
+        let patience = if daemon.is_some_and(orphan::is_there) { LIVING } else { DYING };
+        if !matches!(locked, Err(TryLockError::WouldBlock)) || started.elapsed() > patience {
+            return (locked, holder);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Marks a directory as one to be deleted; refuses one that holds something of value. What an earlier temporary
@@ -193,7 +221,7 @@ fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     }
     fs::write(&marker, "This directory is deleted when its coulomb stops.\n")
         .map_err(cannot("write", &marker))?;
-    orphan::end(&data_dir.join("pgdata"))?;
+    orphan::end(&data_dir.join("pgdata"), &Account::for_data(data_dir)?)?;
     cluster::remove_all(&data_dir.join("pgdata"))?;
     cluster::remove_all(&data_dir.join("password"))
 }

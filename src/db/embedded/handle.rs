@@ -1,5 +1,6 @@
 //! The daemon's side: starts the guard, listens for its word, and starts it again when it dies.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,11 @@ use super::{EmbeddedError, Options, Result, say};
 const STOP: Duration = Duration::from_secs(60);
 
 /// A running private cluster; dropping it stops it.
-#[derive(Debug)]
 pub struct Embedded {
     url: String,
     data_dir: PathBuf,
     shared: Arc<Shared>,
-    ended: Receiver<Result<()>>,
+    ended: Mutex<Receiver<Result<()>>>,
 }
 
 /// What the handle and the thread that watches the guard both know.
@@ -80,7 +80,7 @@ impl Embedded {
         thread::spawn(move || {
             let _ = tell_end.send(watched.watch(guard, &options, &same_url, &woken));
         });
-        Ok(Embedded { url, data_dir, shared, ended })
+        Ok(Embedded { url, data_dir, shared, ended: Mutex::new(ended) })
     }
 
     /// The URL, for libpq, of the role `coulomb` on the database `coulomb`. The role is a superuser of this
@@ -112,7 +112,8 @@ impl Embedded {
             state.pipe = None;
             state.wake = None;
         }
-        match self.ended.recv_timeout(STOP) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match ended.recv_timeout(STOP) {
             Ok(result) => result,
             Err(RecvTimeoutError::Disconnected) => Ok(()),
             Err(RecvTimeoutError::Timeout) => {
@@ -122,6 +123,13 @@ impl Embedded {
                 Err(EmbeddedError::new("the database guard did not end in time and was killed"))
             }
         }
+    }
+}
+
+impl fmt::Debug for Embedded {
+    /// Without the URL, which holds the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("data_dir", &self.data_dir).finish_non_exhaustive()
     }
 }
 

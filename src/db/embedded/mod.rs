@@ -11,11 +11,14 @@
 //! | `coulomb.lock` | held by the guard; the process ids of guard and daemon |
 //! | `password` | of the role `coulomb`, mode 0600 |
 //! | `pgdata/` | the cluster; `pgdata.partial/` while it is being made |
+//! | `cache/` | PostgreSQL itself, where it was downloaded and the user has no home |
 //! | `run/` | the Unix socket, if the path is short enough for one |
+//! | `temporary` | marks a directory that is deleted after the stop |
 //! | `postgres.log`, `postgres.log.1` | the server's log, at most 10 MiB each |
 
 mod account;
 mod cluster;
+mod debian;
 mod find;
 mod guard;
 mod handle;

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::account::Account;
 use super::{EmbeddedError, Result, say};
 
 /// Ends them: the postmaster by an immediate shutdown, what remains by force. Crash recovery follows at the
 /// next start, and no commit is lost.
-pub(super) fn end(pgdata: &Path) -> Result<()> {
+pub(super) fn end(pgdata: &Path, account: &Account) -> Result<()> {
     let file = pgdata.join("postmaster.pid");
     let postmaster = fs::read_to_string(&file).ok().and_then(|text| pid(text.lines().next()?));
-    if living(pgdata, postmaster).is_empty() {
+    let living = |pid| living(pgdata, account, pid);
+    if living(postmaster).is_empty() {
         // The server takes any process with this id for a postmaster, even one that merely got the number
         // after a reboot. Nothing runs here, so the file says nothing.
         if postmaster.is_some_and(exists) && cfg!(target_os = "linux") {
@@ -24,29 +26,33 @@ pub(super) fn end(pgdata: &Path) -> Result<()> {
         }
         return Ok(());
     }
-    if let Some(postmaster) = postmaster.filter(|pid| living(pgdata, Some(*pid)).contains(pid)) {
+    if let Some(postmaster) = postmaster.filter(|pid| living(Some(*pid)).contains(pid)) {
         say(format_args!(
             "stopping the PostgreSQL server (process {}) that an earlier coulomb left behind",
             postmaster.as_raw_nonzero()
         ));
         let _ = kill_process(postmaster, Signal::QUIT);
-        if gone(pgdata, Some(postmaster), Duration::from_secs(10)) {
-            return Ok(());
+        let until = Instant::now() + Duration::from_secs(10);
+        while !living(Some(postmaster)).is_empty() {
+            if Instant::now() > until {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
-    kill(pgdata, postmaster)
+    kill(pgdata, account, postmaster)
 }
 
 /// Ends what an `initdb` of a killed guard still does: a directory that is not a cluster yet has nothing to lose.
-pub(super) fn end_initdb(partial: &Path) -> Result<()> {
-    kill(partial, None)
+pub(super) fn end_initdb(partial: &Path, account: &Account) -> Result<()> {
+    kill(partial, account, None)
 }
 
-fn kill(dir: &Path, postmaster: Option<Pid>) -> Result<()> {
+fn kill(dir: &Path, account: &Account, postmaster: Option<Pid>) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         // One that dies may just have started another one.
-        let living = living(dir, postmaster);
+        let living = living(dir, account, postmaster);
         let Some(first) = living.first() else { return Ok(()) };
         if Instant::now() > until {
             return Err(EmbeddedError::new(format!(
@@ -62,20 +68,14 @@ fn kill(dir: &Path, postmaster: Option<Pid>) -> Result<()> {
     }
 }
 
-fn gone(pgdata: &Path, postmaster: Option<Pid>, at_most: Duration) -> bool {
-    let until = Instant::now() + at_most;
-    while !living(pgdata, postmaster).is_empty() {
-        if Instant::now() > until {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    true
-}
-
 fn pid(text: &str) -> Option<Pid> {
     // Negative while a single-user server runs.
     Pid::from_raw(text.trim().parse::<i32>().ok()?.abs())
+}
+
+/// Whether a process of that number is there.
+pub(super) fn is_there(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(exists)
 }
 
 fn exists(pid: Pid) -> bool {
@@ -84,20 +84,23 @@ fn exists(pid: Pid) -> bool {
 
 /// All server processes on the cluster, and `initdb`: each has the data as its working directory.
 #[cfg(target_os = "linux")]
-fn living(pgdata: &Path, _postmaster: Option<Pid>) -> Vec<Pid> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ours = processes.filter(|process| {
-        let link = |name| fs::read_link(process.path().join(name)).unwrap_or_default();
-        let exe = link("exe");
-        let program = exe.file_name().unwrap_or_default().to_string_lossy();
-        link("cwd") == pgdata && (program.starts_with("postgres") || program.starts_with("initdb"))
-    });
-    ours.filter_map(|process| pid(process.file_name().to_str()?)).collect()
+fn living(dir: &Path, account: &Account, _postmaster: Option<Pid>) -> Vec<Pid> {
+    // The account asks, not root: in a container root may not look at the processes of others, see ptrace(2).
+    let mut ask = std::process::Command::new("/bin/sh");
+    ask.args(["-c", "for p in /proc/[0-9]*; do [ $p/cwd -ef \"$1\" ] && echo ${p#/proc/}; done; :", "sh"]);
+    ask.arg(dir).env_clear().current_dir("/").stdin(std::process::Stdio::null());
+    account.apply(&mut ask);
+    let output = ask.output().map(|output| output.stdout).unwrap_or_default();
+    let is_server = |pid: &Pid| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+        ["postgres", "initdb"].contains(&name.trim())
+    };
+    String::from_utf8_lossy(&output).lines().filter_map(pid).filter(is_server).collect()
 }
 
 /// The postmaster alone: its command line names the data.
 #[cfg(not(target_os = "linux"))]
-fn living(pgdata: &Path, postmaster: Option<Pid>) -> Vec<Pid> {
+fn living(pgdata: &Path, _account: &Account, postmaster: Option<Pid>) -> Vec<Pid> {
     let Some(pid) = postmaster else { return vec![] };
     let number = pid.as_raw_nonzero().to_string();
     let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &number]).output();
@@ -112,12 +115,16 @@ fn living(pgdata: &Path, postmaster: Option<Pid>) -> Vec<Pid> {
 mod tests {
     use super::*;
 
+    fn own() -> Account {
+        Account::Own { uid: rustix::process::geteuid().as_raw() }
+    }
+
     #[test]
     fn a_recycled_process_id_is_no_postmaster() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("postmaster.pid");
         fs::write(&file, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
-        end(dir.path()).unwrap();
+        end(dir.path(), &own()).unwrap();
         assert!(!file.exists());
     }
 
@@ -130,7 +137,7 @@ mod tests {
             |program: &Path| std::process::Command::new(program).arg("60").current_dir(&dir).spawn().unwrap();
         fs::copy("/bin/sleep", dir.join("postgres")).unwrap();
         let (mut shell, mut server) = (sleep(Path::new("/bin/sleep")), sleep(&dir.join("postgres")));
-        end(&dir).unwrap();
+        end(&dir, &own()).unwrap();
         let ended = server.wait().unwrap();
         assert!(!ended.success());
         assert_eq!(shell.try_wait().unwrap(), None);

@@ -39,7 +39,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts the server on the cluster and returns once it accepts and has been checked.
     pub(super) fn start(cluster: &Cluster, log: &Log, stop: &Stop) -> Result<Server> {
-        orphan::end(&cluster.pgdata)?;
+        orphan::end(&cluster.pgdata, &cluster.account)?;
         cluster.configure()?;
         log.forget();
         let mut command = cluster.binaries.command("postgres", &cluster.account);

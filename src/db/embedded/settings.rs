@@ -5,13 +5,19 @@ use std::path::Path;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Replaces the `postgresql.conf` that `initdb` writes.
-pub(super) const POSTGRESQL_CONF: &str = "\
-# The private PostgreSQL server of coulomb.
-# Defaults for this machine, written anew at every start:
-include_if_exists 'coulomb.conf'
-# Settings below overrule them. Durability, sockets, logging and the time zone are fixed by coulomb.
-";
+/// The text that replaces the `postgresql.conf` of `initdb`. Its choice of shared memory stays: it has tried what
+/// works on this machine.
+pub(super) fn postgresql_conf(of_initdb: &str) -> String {
+    let memory =
+        of_initdb.lines().find(|line| line.starts_with("dynamic_shared_memory_type")).unwrap_or_default();
+    format!(
+        "# The private PostgreSQL server of coulomb.\n\
+         # Defaults for this machine, written anew at every start:\n\
+         include_if_exists 'coulomb.conf'\n\
+         # Settings below overrule them. Durability, sockets, logging and the time zone are fixed by coulomb.\n\
+         {memory}\n"
+    )
+}
 
 /// Settings that neither a file nor ALTER SYSTEM can overrule: the command line wins.
 pub(super) fn fixed(socket_dir: &Path) -> Vec<String> {
@@ -86,6 +92,14 @@ mod tests {
         let large = defaults(8192 * MIB, false);
         assert!(large.contains("shared_buffers = 256MB\neffective_cache_size = 4096MB\n"));
         assert!(large.contains("wal_compression = on\n"));
+    }
+
+    #[test]
+    fn the_kind_of_shared_memory_is_kept() {
+        let conf =
+            postgresql_conf("max_connections = 100\ndynamic_shared_memory_type = sysv\t# tried\n#port = 1\n");
+        assert!(conf.ends_with("coulomb.\ndynamic_shared_memory_type = sysv\t# tried\n"), "{conf}");
+        assert!(!conf.contains("max_connections"));
     }
 
     #[test]

@@ -17,8 +17,7 @@ pub(super) struct Output {
     pub(super) text: String,
 }
 
-/// Runs the command with an environment of its own: secrets of the daemon and `PG*` variables stay out.
-/// A requested stop kills the tool; without `stop` it runs to its end.
+/// Runs the command. A requested stop kills the tool; without `stop` it runs to its end.
 pub(super) fn run(command: &mut Command, stop: Option<&Stop>) -> io::Result<Output> {
     let mut capture = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(capture.try_clone()?).stderr(capture.try_clone()?);

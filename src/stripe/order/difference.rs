@@ -12,30 +12,20 @@ pub(super) struct Cost {
     /// Fields told to change by some event of the group, where the changes explain all values, or the difference is more than
     /// another name or time. What nobody told to change differs for a reason that says nothing about order.
     told: u32,
-    /// Fields told to change.
-    told_names: u32,
     /// Any fields.
     fields: u32,
-    /// Single values inside lists.
-    leaves: u32,
 }
 
 impl Cost {
     /// More than any difference.
-    pub(super) const MAX: Self =
-        Self { told: u32::MAX, told_names: u32::MAX, fields: u32::MAX, leaves: u32::MAX };
+    pub(super) const MAX: Self = Self { told: u32::MAX, fields: u32::MAX };
 }
 
 impl Add for Cost {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            told: self.told.saturating_add(other.told),
-            told_names: self.told_names.saturating_add(other.told_names),
-            fields: self.fields.saturating_add(other.fields),
-            leaves: self.leaves.saturating_add(other.leaves),
-        }
+        Self { told: self.told.saturating_add(other.told), fields: self.fields.saturating_add(other.fields) }
     }
 }
 
@@ -102,7 +92,7 @@ pub(super) fn difference(told: &Value, a: &Value, b: &Value) -> Cost {
         (_, Value::Object(b)) => fields(told, &empty, b),
         _ => {
             let sure = told.as_bool().is_some_and(|explained| explained || !alike(a, b));
-            Cost { told: sure.into(), told_names: told.is_boolean().into(), fields: 1, leaves: leaves(a, b) }
+            Cost { told: sure.into(), fields: 1 }
         }
     }
 }
@@ -133,21 +123,5 @@ fn is_name(value: &Value) -> bool {
         Value::String(text) => !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
         Value::Number(number) => number.as_i64().is_some_and(|number| number >= 1_000_000_000),
         _ => false,
-    }
-}
-
-/// Single values that differ between two lists.
-fn leaves(a: &Value, b: &Value) -> u32 {
-    match (a, b) {
-        _ if a == b => 0,
-        (Value::Array(a), Value::Array(b)) => (0..a.len().max(b.len()))
-            .map(|at| leaves(a.get(at).unwrap_or(&Value::Null), b.get(at).unwrap_or(&Value::Null)))
-            .fold(0, u32::saturating_add),
-        (Value::Object(a), Value::Object(b)) => {
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.map(|key| leaves(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null)))
-                .fold(0, u32::saturating_add)
-        }
-        _ => 1,
     }
 }

@@ -6,11 +6,11 @@
 //! 1. *standing*: a terminal status or a deletion for good beats anything else, whatever the clock says;
 //! 2. `created` of the event. The events equal so far are the *group*; nothing outside it matters any more;
 //! 3. a tombstone;
-//! 4. the [chain](chain): `previous_attributes` undone gives the snapshot before, so exact links between the events of the
+//! 4. the chain: `previous_attributes` undone gives the snapshot before, so exact links between the events of the
 //!    group show which snapshots were left again. If one remains, it wins;
 //! 5. where the changes of `status` alone form a chain, the status at its end;
 //! 6. the level of the status in the life of its kind, then the type of event;
-//! 7. the [path](path) through all events of the group that contradicts itself least, for links that are not exact;
+//! 7. the path through all events of the group that contradicts itself least, for links that are not exact;
 //! 8. what tends to grow, then the event id: the choice is then `ambiguous`, and Stripe should be asked.
 //!
 //! A change and its reverse within one group, without what came before, are `ambiguous` as well, whatever decides.
@@ -60,6 +60,9 @@ pub struct Verdict {
 pub fn choose(object: &str, candidates: &[Candidate]) -> Verdict {
     let group = group(object, candidates);
     assert!(!group.is_empty(), "choose needs at least one event of the object");
+    if let [(winner, _)] = group[..] {
+        return Verdict { winner, ambiguous: false };
+    }
     let events: Vec<&Candidate> = group.iter().map(|&(index, _)| &candidates[index]).collect();
     let chain = Chain::new(&events);
 

@@ -23,7 +23,8 @@ struct Piece {
     to: usize,
 }
 
-/// `told` are the fields that some event tells to have changed ([`told`](super::difference::told)). The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces.
+/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces. `told` are the fields
+/// that some event tells to have changed, see [`told`](super::difference::told).
 pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<usize> {
     let mut pieces = pieces(chain, |_| false);
     if pieces.len() > MAX_PIECES {

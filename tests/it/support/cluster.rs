@@ -36,10 +36,14 @@ fn cluster() -> &'static Cluster {
         let mut line = String::new();
         BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("the guard reports");
         let report: serde_json::Value = serde_json::from_str(&line).expect("the guard reports JSON");
-        let url = report["url"].as_str().unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}")).to_owned();
+        let url = report["url"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}"))
+            .to_owned();
         let mut conn = PgConnection::establish(&url).expect("the cluster answers");
         conn.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).expect("a template");
-        migrate::run(&mut PgConnection::establish(&named(&url, TEMPLATE)).expect("the template answers")).expect("migrates");
+        migrate::run(&mut PgConnection::establish(&named(&url, TEMPLATE)).expect("the template answers"))
+            .expect("migrates");
         Cluster { url, _stdin: guard.stdin.take().expect("piped") }
     })
 }

@@ -36,16 +36,13 @@ impl Daemon {
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the coulomb binary runs");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let listens = lines.find_map(|line| line.ok()?.strip_prefix("Coulomb listens on ").map(str::to_owned)).expect("the daemon listens");
+        let listens = lines
+            .find_map(|line| line.ok()?.strip_prefix("Coulomb listens on ").map(str::to_owned))
+            .expect("the daemon listens");
         let base = listens.split(' ').next().expect("an address").to_owned();
         // The greeting must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, base, http: reqwest::Client::new() }
-    }
-
-    /// Process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Ends it at once, as a crash would.
@@ -86,8 +83,13 @@ impl Daemon {
     /// Waits until the inbox is projected.
     pub async fn projected(&self) {
         let started = Instant::now();
-        while self.metric("coulomb_stripe_inbox_pending").await != Some(0) {
-            assert!(started.elapsed() < Duration::from_secs(120), "the inbox is not projected after two minutes");
+        while self.metric("coulomb_database_up").await != Some(1)
+            || self.metric("coulomb_stripe_inbox_pending").await != Some(0)
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "the inbox is not projected after two minutes"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -98,7 +100,11 @@ pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.expect("an answer");
     let status = response.status();
     let text = response.text().await.expect("a body");
-    let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")) };
+    let body = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
+    };
     (status, body)
 }
 

@@ -71,10 +71,22 @@ pub fn purchase() -> Vec<Value> {
         event("evt_zz", "customer.created", 1_760_000_000, customer("cus_1", Some("acme"))),
         event("evt_yy", "customer.subscription.created", 1_760_000_001, incomplete),
         event("evt_xx", "invoice.created", 1_760_000_001, draft),
-        updated("evt_ww", "invoice.updated", 1_760_000_001, open, json!({ "status": "draft", "status_transitions": { "finalized_at": null } })),
+        updated(
+            "evt_ww",
+            "invoice.updated",
+            1_760_000_001,
+            open,
+            json!({ "status": "draft", "status_transitions": { "finalized_at": null } }),
+        ),
         event("evt_vv", "payment_intent.created", 1_760_000_001, intent("requires_payment_method", 0)),
         event("evt_uu", "payment_intent.succeeded", 1_760_000_002, intent("succeeded", 2000)),
         event("evt_tt", "invoice.paid", 1_760_000_002, paid),
-        updated("evt_ss", "customer.subscription.updated", 1_760_000_002, active, json!({ "status": "incomplete" })),
+        updated(
+            "evt_ss",
+            "customer.subscription.updated",
+            1_760_000_002,
+            active,
+            json!({ "status": "incomplete" }),
+        ),
     ]
 }

@@ -18,6 +18,9 @@ pub fn recorded_events() -> Option<std::path::PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    println!("skipped: no recorded Stripe events at {} (COULOMB_STRIPE_EVENTS names another place)", dir.display());
+    println!(
+        "skipped: no recorded Stripe events at {} (COULOMB_STRIPE_EVENTS names another place)",
+        dir.display()
+    );
     None
 }

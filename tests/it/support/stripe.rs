@@ -11,7 +11,8 @@ use super::{Daemon, SECRET};
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()).expect("in range")
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
+        .expect("in range")
 }
 
 /// The `v1` signature of `body` at `t`.
@@ -32,7 +33,11 @@ impl Daemon {
     /// Delivers raw bytes with a header of one's own.
     pub async fn deliver_raw(&self, body: Vec<u8>, signature: &[u8]) -> (StatusCode, Value) {
         let header = reqwest::header::HeaderValue::from_bytes(signature).expect("a header");
-        let request = self.http.post(format!("{}/webhooks/stripe", self.base)).header("Stripe-Signature", header).body(body);
+        let request = self
+            .http
+            .post(format!("{}/webhooks/stripe", self.base))
+            .header("Stripe-Signature", header)
+            .body(body);
         super::daemon::answer(request).await
     }
 

@@ -1,5 +1,6 @@
 //! Whole decisions: tables for each kind, life-cycles as Stripe sends them, and properties over random histories.
 
+mod decisions;
 mod kinds;
 mod lives;
 mod properties;

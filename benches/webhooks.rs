@@ -1,0 +1,241 @@
+//! How fast deliveries are acknowledged and projected, as ratios within one run.
+//!
+//! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same server that reads the
+//! body and checks the signature, and does nothing else. Run it with `cargo bench --bench webhooks`; the number of requests of
+//! a phase can be given: `-- 40000`.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use coulomb::app::App;
+use coulomb::config::Config;
+use coulomb::db::{self, Db, DbOptions, migrate};
+use coulomb::error::Error;
+use coulomb::server;
+use coulomb::stripe::http::verified_body;
+use coulomb::time::Clock;
+use coulomb::workers::Workers;
+use diesel::connection::SimpleConnection;
+use hmac::{Hmac, KeyInit, Mac};
+use support::{Load, Postgres, load};
+
+const SECRET: &str = "whsec_bench";
+const CONNECTIONS: usize = 64;
+const BODY_BYTES: usize = 4096;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == "--serve") {
+        return serve();
+    }
+    let requests = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(30_000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(run(requests));
+}
+
+/// The daemon, with the baseline's route.
+fn serve() {
+    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
+    migrate::run(&mut db::establish(&url).expect("connects")).expect("migrates");
+    let config = Config::load(None).expect("settings");
+    let db = Db::new(DbOptions {
+        url,
+        size: 4,
+        wait: Duration::from_secs(1),
+        statement_timeout: Duration::ZERO,
+        roles: true,
+    });
+    let app = Arc::new(App::new(config, Clock::system(), db));
+    actix_web::rt::System::new().block_on(async {
+        let (server, address) = server::bind_with(&app, |config| {
+            config.service(web::resource("/bench/signature").route(web::post().to(signature_only)));
+        })
+        .expect("binds");
+        let _workers = Workers::start(&app);
+        println!("{address}");
+        std::io::stdout().flush().expect("prints");
+        server.await.expect("serves");
+    });
+}
+
+async fn signature_only(
+    app: web::Data<App>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    verified_body(&app, &request, payload).await?;
+    Ok(HttpResponse::Ok().json(coulomb::stripe::http::Received { received: true, duplicate: false }))
+}
+
+struct Server {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Server {
+    fn start(postgres: &Postgres, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("a path"))
+            .arg("--serve")
+            .env("DATABASE_URL", &postgres.url)
+            .env("STRIPE_WEBHOOK_SECRET", SECRET)
+            .env("COULOMB_LISTEN", "127.0.0.1:0")
+            .env("COULOMB_LOG", "error")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs itself");
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut address).expect("it listens");
+        Self { child, address: address.trim().to_owned() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn run(requests: usize) {
+    let postgres = Postgres::start();
+    let server = Server::start(&postgres, &[]);
+    let address = server.address.as_str();
+    println!("{requests} requests a phase, {CONNECTIONS} connections, {BODY_BYTES}-byte bodies");
+
+    load(address, &deliveries("/bench/signature", "warm", 2000), CONNECTIONS, None).await;
+    let signature = load(address, &deliveries("/bench/signature", "base", requests), CONNECTIONS, None).await;
+    print("signature only", &signature);
+
+    load(address, &deliveries("/webhooks/stripe", "warm", 2000), CONNECTIONS, None).await;
+    drained(&postgres).await;
+    let sent = deliveries("/webhooks/stripe", "ack", requests);
+    let started = Instant::now();
+    let acknowledged = load(address, &sent, CONNECTIONS, None).await;
+    print("acknowledged", &acknowledged);
+    println!("  of the signature-only rate: {:.2}", acknowledged.rate() / signature.rate());
+    let left = pending(&postgres);
+    drained(&postgres).await;
+    let projected = requests as f64 / started.elapsed().as_secs_f64();
+    println!(
+        "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; {left} were left when the burst ended"
+    );
+    println!("  of the acknowledged rate: {:.2}", projected / acknowledged.rate());
+
+    let rate = acknowledged.rate() * 0.7;
+    let paced =
+        load(address, &deliveries("/webhooks/stripe", "paced", requests), CONNECTIONS, Some(rate)).await;
+    print("at 70 % of that", &paced);
+    drained(&postgres).await;
+
+    // A burst, then a steady trickle at a quarter of the acknowledged rate: the backlog must shrink under it.
+    load(address, &deliveries("/webhooks/stripe", "burst", requests), CONNECTIONS, None).await;
+    let (before, at) = (pending(&postgres), Instant::now());
+    let trickle = deliveries("/webhooks/stripe", "trickle", requests / 2);
+    let steady = load(address, &trickle, CONNECTIONS, Some(acknowledged.rate() * 0.25)).await;
+    let after = pending(&postgres);
+    print("trickle at 25 %", &steady);
+    println!(
+        "  backlog of the burst: {before} before, {after} after {:.1} s of trickle",
+        at.elapsed().as_secs_f64()
+    );
+    drained(&postgres).await;
+}
+
+fn print(name: &str, load: &Load) {
+    println!(
+        "{name:<19} {:>9.0}/s  p50 {:>6.2} ms  p99 {:>6.2} ms  p99.9 {:>6.2} ms{}",
+        load.rate(),
+        load.quantile_ms(0.5),
+        load.quantile_ms(0.99),
+        load.quantile_ms(0.999),
+        if load.bad > 0 { format!("  {} REFUSED", load.bad) } else { String::new() }
+    );
+}
+
+#[derive(diesel::QueryableByName)]
+struct Count {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    count: i64,
+}
+
+fn pending(postgres: &Postgres) -> i64 {
+    use diesel::RunQueryDsl;
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    diesel::sql_query("SELECT count(*) AS count FROM stripe_inbox_queue")
+        .get_result::<Count>(&mut conn)
+        .expect("counts")
+        .count
+}
+
+async fn drained(postgres: &Postgres) {
+    while pending(postgres) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Each phase starts alike: no checkpoint of the phase before in its midst.
+    db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
+}
+
+/// Signed deliveries of distinct paid invoices of `phase`, as whole HTTP requests.
+fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
+    let t = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let key = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length");
+    (0..count)
+        .map(|n| {
+            let body = body(phase, n);
+            let mut mac = key.clone();
+            mac.update(format!("{t}.").as_bytes());
+            mac.update(body.as_bytes());
+            let v1 = hex::encode(mac.finalize().into_bytes());
+            let length = body.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n\
+                 Stripe-Signature: t={t},v1={v1}\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        })
+        .collect()
+}
+
+/// An `invoice.paid` with one line, as long as Stripe's usually are.
+fn body(phase: &str, n: usize) -> String {
+    let (created, id) = (1_760_000_000 + n / 50, format!("{phase}{n:08}"));
+    let line = serde_json::json!({ "id": format!("il_{id}"), "object": "line_item", "amount": 2000, "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
+        "discountable": true, "livemode": false, "metadata": {}, "period": { "start": created, "end": created + 2_592_000 }, "taxes": [], "discount_amounts": [],
+        "pricing": { "type": "price_details", "price_details": { "price": "price_pro", "product": "prod_pro" }, "unit_amount_decimal": "2000" },
+        "parent": { "type": "subscription_item_details", "subscription_item_details": { "subscription": format!("sub_{id}"), "subscription_item": format!("si_{id}"), "proration": false } } });
+    let status = serde_json::json!({ "finalized_at": created, "paid_at": created, "voided_at": null, "marked_uncollectible_at": null });
+    let mut invoice = serde_json::json!({ "id": format!("in_{id}"), "object": "invoice", "created": created, "customer": format!("cus_{}", n % 5000), "customer_email": "someone@example.com",
+        "status": "paid", "currency": "usd", "billing_reason": "subscription_cycle", "collection_method": "charge_automatically", "number": format!("A-{id}") });
+    let rest = serde_json::json!({ "subtotal": 2000, "total": 2000, "amount_due": 2000, "amount_paid": 2000, "amount_remaining": 0, "attempt_count": 1, "attempted": true,
+        "period_start": created - 2_592_000, "period_end": created, "hosted_invoice_url": format!("https://invoice.example.com/i/acct_1/test_{id}"), "status_transitions": status,
+        "parent": { "type": "subscription_details", "subscription_details": { "subscription": format!("sub_{id}") } }, "lines": { "object": "list", "has_more": false, "data": [line] },
+        "metadata": {}, "total_taxes": [], "total_discount_amounts": [], "livemode": false });
+    if let (Some(invoice), serde_json::Value::Object(rest)) = (invoice.as_object_mut(), rest) {
+        invoice.extend(rest);
+    }
+    let mut event = serde_json::json!({ "id": format!("evt_{id}"), "object": "event", "type": "invoice.paid", "created": created, "livemode": false, "api_version": "2025-11-17.clover",
+        "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "data": { "object": invoice } });
+    // The rest of a real invoice is fields that nobody here reads.
+    let mut text = event.to_string();
+    let mut filler = serde_json::Map::new();
+    while text.len() + 60 < BODY_BYTES {
+        let wanted = (BODY_BYTES - text.len() - 60).min(48);
+        filler.insert(
+            format!("field_{:02}_{}", filler.len(), n % 7),
+            serde_json::json!(format!(
+                "{:.wanted$}",
+                "null, \"account_tax_ids\": null, \"x\": false, \"y\": []"
+            )),
+        );
+        event["data"]["object"]["payment_settings"] = serde_json::Value::Object(filler.clone());
+        text = event.to_string();
+    }
+    text
+}

@@ -1,0 +1,116 @@
+//! `coulomb export …`
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use diesel::pg::PgConnection;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Failure, open};
+use crate::config::Config;
+use crate::db::{Scope, migrate};
+use crate::error::Error;
+use crate::export::{self, Output, Params, Request, Totals};
+
+/// What to export.
+#[derive(Subcommand)]
+pub(super) enum ExportCommand {
+    /// Invoices; with --of also their lines, payments or refunds
+    ///
+    /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds how many rows
+    /// and which sums per currency it must have. Without --out the rows go to standard output and the totals to standard error.
+    Invoices(ExportArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ExportArgs {
+    /// The file to write; its extension says the format where --format does not
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: Params,
+}
+
+pub(super) fn run(config: &Config, ExportCommand::Invoices(args): ExportCommand) -> Result<(), Failure> {
+    let ExportArgs { out, mut params } = args;
+    if params.format.is_none() {
+        let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
+        params.format = extension.map(str::to_owned);
+    }
+    let request = params.check()?;
+    let mut database = open::Database::open(config)?;
+    let roles = migrate::roles_usable(&mut database.conn)?;
+    let conn = &mut database.conn;
+    match out {
+        Some(path) => to_file(conn, roles, &request, &path),
+        None => {
+            let totals = write(conn, roles, &request, || Ok(Box::new(io::stdout())))?;
+            eprintln!("{}", totals.json()?);
+            Ok(())
+        }
+    }
+}
+
+/// Writes FILE.part, then gives it its name: a file of that name is always whole.
+fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
+    let part = beside(path, ".part");
+    let written = write(conn, roles, request, || {
+        let file = File::create(&part).map_err(|error| Error::Internal(failed(error)))?;
+        Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))
+    });
+    let totals = match written {
+        Ok(totals) => totals,
+        Err(error) => {
+            // What is there is of no use; if it cannot be removed, its name says what it is.
+            drop(fs::remove_file(&part));
+            return Err(error.into());
+        }
+    };
+    fs::write(beside(path, ".totals.json"), totals.json()? + "\n").map_err(failed)?;
+    File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(&part, path).map_err(failed)?;
+    eprintln!("{}: {} {}", path.display(), totals.rows, request.kind.name());
+    Ok(())
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn write<'a>(
+    conn: &mut PgConnection,
+    roles: bool,
+    request: &Request,
+    open: impl FnOnce() -> Result<Output<'a>, Error>,
+) -> Result<Totals, Error> {
+    let bar = ProgressBar::with_draw_target(None, target());
+    let begin = |totals: &Totals| {
+        bar.set_length(totals.rows);
+        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} rows, {eta} left");
+        bar.set_style(style.map_err(|error| Error::Internal(error.to_string()))?);
+        open()
+    };
+    let totals = export::write(conn, (Scope::Platform, roles), request, begin, |rows| bar.set_position(rows));
+    bar.finish_and_clear();
+    totals
+}
+
+/// A bar is for people who watch.
+fn target() -> ProgressDrawTarget {
+    if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_side_files_keep_the_whole_name() {
+        assert_eq!(beside(Path::new("/a/b.csv"), ".part"), Path::new("/a/b.csv.part"));
+    }
+}

@@ -1,0 +1,238 @@
+//! PostgreSQL from the packages of Debian and its kin: installed by root, unpacked by anyone else.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::cluster::remove_all;
+use super::find::OLDEST;
+use super::install::{announce, missing, system};
+use super::stop::Stop;
+use super::{EmbeddedError, Result, cannot, tool};
+
+/// Read by postgresql-common when it is installed; without it a cluster is created and started at once.
+const CREATECLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
+/// Name of an unpacked root in the cache: this and the version.
+const ROOT: &str = "postgresql-";
+
+/// A package that is to be installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Package {
+    name: String,
+    version: String,
+}
+
+/// Installs the system's package, as root, without a cluster of the system.
+pub(super) fn install(stop: &Stop) -> Result<()> {
+    announce("installing the package `postgresql` with apt-get, without a cluster of the system");
+    let apt = |arguments: &[&str]| {
+        let mut apt = system("/usr/bin/apt-get");
+        // Its own answer to a changed file (createcluster.conf) is to keep it.
+        apt.env("UCF_FORCE_CONFFOLD", "1")
+            .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=120"])
+            .args(arguments);
+        apt
+    };
+    let updated = tool::must("updating the package lists", &mut apt(&["update"]), Some(stop));
+    select(
+        &mut apt(&[
+            "-s",
+            "-oAPT::Get::Show-User-Simulation-Note=no",
+            "--no-install-recommends",
+            "install",
+            "postgresql",
+        ]),
+        updated,
+        stop,
+    )?;
+    let conf = Path::new(CREATECLUSTER);
+    if !conf.exists() {
+        fs::create_dir_all("/etc/postgresql-common")
+            .and_then(|()| fs::write(conf, "create_main_cluster = false\n"))
+            .map_err(cannot("write", conf))?;
+    }
+    // Not to be cut short: a killed dpkg leaves half a package.
+    let mut install = apt(&["--no-install-recommends", "install", "postgresql"]);
+    tool::must("installing the package `postgresql`", &mut install, None).map(drop)
+}
+
+/// The unpacked roots in a cache directory, newest name first.
+pub(super) fn roots(cache: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    let mut roots: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(ROOT))
+        .map(|entry| entry.path())
+        .collect();
+    roots.sort_unstable_by(|a, b| b.cmp(a));
+    roots
+}
+
+/// Downloads the server's packages and those libraries that the system lacks, and unpacks them into the cache.
+/// apt checks the signatures; its own lists and locks are left alone.
+pub(super) fn unpack(cache: &Path, stop: &Stop) -> Result<()> {
+    if !Path::new("/usr/share/zoneinfo/UTC").exists() {
+        // Debian's server looks for them there and nowhere else.
+        return Err(EmbeddedError::new(
+            "PostgreSQL cannot run here because the system has no time zones in /usr/share/zoneinfo: install the \
+             package `tzdata`, or set DATABASE_URL to a server that runs elsewhere",
+        ));
+    }
+    let before = roots(cache);
+    let _lock = lock(&cache.join("install.lock"), stop)?;
+    if roots(cache) != before {
+        return Ok(()); // Another one has done it meanwhile.
+    }
+    announce(format_args!("downloading its packages with apt-get into {}, about 100 MB", cache.display()));
+    let work = cache.join("install.partial");
+    remove_all(&work)?;
+    let (lists, archives, root) = (work.join("lists"), work.join("cache/archives"), work.join("root"));
+    for dir in [lists.join("partial"), archives.join("partial"), root.clone()] {
+        fs::create_dir_all(&dir).map_err(cannot("create", &dir))?;
+    }
+    let apt = || {
+        let mut apt = system("/usr/bin/apt-get");
+        apt.current_dir(&archives).args([
+            "-q",
+            "-y",
+            "-o",
+            "Debug::NoLocking=true",
+            "-o",
+            "Acquire::Languages=none",
+        ]);
+        apt.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
+        apt.arg("-o").arg(format!("Dir::Cache={}", work.join("cache").display()));
+        apt
+    };
+    let updated = tool::must("updating the package lists", apt().arg("update"), Some(stop));
+    let mut simulation = apt();
+    simulation.args([
+        "-s",
+        "-oAPT::Get::Show-User-Simulation-Note=no",
+        "--no-install-recommends",
+        "install",
+        "postgresql",
+    ]);
+    let (server, packages) = select(&mut simulation, updated, stop)?;
+    let names = packages.iter().filter(|package| needed(&package.name)).map(|package| &package.name);
+    tool::must("downloading PostgreSQL", apt().arg("download").args(names), Some(stop))?;
+    for archive in fs::read_dir(&archives).map_err(cannot("read", &archives))?.flatten() {
+        if archive.path().extension().is_some_and(|extension| extension == "deb") {
+            let mut dpkg = system("/usr/bin/dpkg");
+            tool::must("unpacking PostgreSQL", dpkg.arg("-x").arg(archive.path()).arg(&root), Some(stop))?;
+        }
+    }
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-+".contains(c) { c } else { '_' };
+    let version: String = server.version.chars().map(plain).collect();
+    let target = cache.join(format!("{ROOT}{version}-{}", std::env::consts::ARCH));
+    remove_all(&target)?;
+    fs::rename(&root, &target).map_err(cannot("move PostgreSQL to", &target))?;
+    remove_all(&work)
+}
+
+/// Asks apt what an installation of the server would take; returns the server's package and all of them.
+fn select(simulation: &mut Command, updated: Result<String>, stop: &Stop) -> Result<(Package, Vec<Package>)> {
+    let lists = updated.as_deref().unwrap_or_default().to_owned();
+    let output =
+        tool::must("looking for the package `postgresql`", simulation, Some(stop)).map_err(|error| {
+            // Lists that could not be fetched explain why a package is not known, and apt calls that a success.
+            updated
+                .err()
+                .unwrap_or_else(|| EmbeddedError::new(format!("{error}\n{}", tool::last_lines(&lists, 4))))
+        })?;
+    let packages = parse(&output);
+    let of_server = |package: &&Package| major(&package.name, "postgresql-").is_some();
+    let Some(server) = packages.iter().find(of_server).cloned() else { return Err(missing()) };
+    match major(&server.name, "postgresql-") {
+        Some(major) if major < OLDEST => Err(EmbeddedError::new(format!(
+            "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it from the \
+             packages of the PostgreSQL project (PGDG), or set DATABASE_URL to a server that runs elsewhere"
+        ))),
+        _ => Ok((server, packages)),
+    }
+}
+
+/// Reads lines such as `Inst libpq5 [15.1-1] (15.18-0+deb12u1 Debian:12/stable [amd64])`; the version in
+/// brackets is the installed one, if any.
+fn parse(simulation: &str) -> Vec<Package> {
+    let packages = simulation.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
+        let version = rest.split_once('(')?.1.split_whitespace().next()?;
+        Some(Package { name: name.to_owned(), version: version.to_owned() })
+    });
+    packages.collect()
+}
+
+/// Whether the unpacked server needs it. Not needed are Debian's scripts around the server, the compiler of
+/// `jit`, which is off, and the C library, which only works together with the system's loader.
+fn needed(package: &str) -> bool {
+    let superfluous = ["libllvm", "libz3", "libperl", "libjson-perl", "libgdbm", "libc6", "libc-"];
+    major(package, "postgresql-").or(major(package, "postgresql-client-")).is_some()
+        || package.starts_with("lib") && !superfluous.iter().any(|prefix| package.starts_with(prefix))
+}
+
+fn major(package: &str, prefix: &str) -> Option<u32> {
+    package.strip_prefix(prefix)?.parse().ok()
+}
+
+/// Waits for the lock, as somebody else may be downloading the same.
+fn lock(path: &Path, stop: &Stop) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path).map_err(cannot("open", path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", path)(error)),
+            Err(TryLockError::WouldBlock) if stop.requested() => {
+                return Err(EmbeddedError::new("stopped on request"));
+            }
+            Err(TryLockError::WouldBlock) => stop.pause(Duration::from_millis(200)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIMULATION: &str = "\
+NOTE: This is only a simulation!
+Inst libllvm14 (1:14.0.6-12 Debian:12.15/oldstable [amd64])
+Inst libpq5 [15.1-1] (15.18-0+deb12u1 Debian:12.15/oldstable [amd64])
+Inst postgresql-common (248+deb12u1 Debian:12.15/oldstable [all])
+Inst postgresql-client-15 (15.18-0+deb12u1 Debian:12.15/oldstable [amd64])
+Inst postgresql-15 (15.18-0+deb12u1 Debian:12.15/oldstable [amd64])
+Inst postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
+Conf postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
+";
+
+    fn simulate(output: &str) -> Result<(Package, Vec<Package>)> {
+        select(Command::new("/usr/bin/printf").args(["%s", output]), Ok(String::new()), &Stop::default())
+    }
+
+    #[test]
+    fn takes_the_server_and_its_libraries() {
+        let (server, packages) = simulate(SIMULATION).unwrap();
+        assert_eq!(server, Package { name: "postgresql-15".into(), version: "15.18-0+deb12u1".into() });
+        let names = packages.iter().map(|package| package.name.as_str()).filter(|name| needed(name));
+        assert_eq!(names.collect::<Vec<_>>(), ["libpq5", "postgresql-client-15", "postgresql-15"]);
+        assert!(!needed("libc6") && !needed("locales") && needed("libicu72") && needed("libssl3t64"));
+    }
+
+    #[test]
+    fn refuses_what_is_too_old_before_it_is_installed() {
+        let error = simulate(&SIMULATION.replace("-15 ", "-13 ")).unwrap_err().to_string();
+        assert!(error.contains("offer PostgreSQL 13") && error.contains("PGDG"), "{error}");
+        assert_eq!(simulate("").unwrap_err(), missing());
+    }
+
+    #[test]
+    fn says_that_the_lists_could_not_be_fetched() {
+        let unreachable = Err(EmbeddedError::new("updating the package lists failed:\nno network"));
+        let mut unknown = Command::new("/bin/sh");
+        unknown.args(["-c", "echo E: Unable to locate package; exit 100"]);
+        for updated in [unreachable, Ok("W: Failed to fetch: no network\n".to_owned())] {
+            let error = select(&mut unknown, updated, &Stop::default()).unwrap_err().to_string();
+            assert!(error.contains("no network"), "{error}");
+        }
+    }
+}

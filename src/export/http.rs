@@ -1,0 +1,246 @@
+//! `/v1/invoices/export` and `/v1/invoices/export/totals`.
+
+use std::io::{self, Write};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
+};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::stream::{self, Stream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use utoipa::Modify;
+use utoipa::openapi::OpenApi;
+
+use super::{Format, Output, Params, Request, Totals, output_failed};
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::billing::exports::Kind;
+use crate::error::Error;
+use crate::openapi::FindErrors;
+
+const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
+/// Bytes that travel together.
+const CHUNK: usize = 64 << 10;
+/// Chunks that may wait for the client.
+const CHUNKS_WAITING: usize = 4;
+/// How long a client may take nothing before the export ends: it holds a snapshot open.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Exports invoices, their lines, payments or refunds as a file. Rows are in the order of `created`, then `id`; the same state gives
+/// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow; a download that fails half-way breaks off, and goes on
+/// with `after`.
+#[utoipa::path(
+    get, path = "/v1/invoices/export", tag = "exports", params(Params), security(("key" = ["billing:read"])),
+    responses(
+        (status = 200, description = "The rows", headers(
+            ("Coulomb-Control-Totals" = String, description = "As `/v1/invoices/export/totals` answers, of the rows in this file; with very many currencies only `of` and `rows`"),
+            ("Content-Disposition" = String, description = "A file name")
+        ), content(
+            (String = "text/csv"),
+            (String = "application/x-ndjson"),
+            (String = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+            (String = "application/vnd.apache.parquet"),
+        )),
+        FindErrors
+    )
+)]
+pub async fn export(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let wanted = Params::from_query(request.query_string())?.check()?;
+    let (format, name) = (wanted.format, wanted.kind.name());
+    let (totals, body) = start(&app, &principal, wanted).await?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((CONTENT_TYPE, content_type(format)))
+        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.{}\"", format.name())))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONTROL_TOTALS, totals.header()?));
+    if matches!(format, Format::Xlsx | Format::Parquet) {
+        // Compressed already.
+        response.insert_header((CONTENT_ENCODING, "identity"));
+    }
+    Ok(response.streaming(body))
+}
+
+/// Counts and sums what an export with the same parameters holds now, per currency, in minor units.
+#[utoipa::path(
+    get, path = "/v1/invoices/export/totals", tag = "exports", params(Params), security(("key" = ["billing:read"])),
+    responses(
+        (status = 200, description = "Control totals: `{\"of\":\"invoices\",\"rows\":2,\"currencies\":{\"eur\":{\"rows\":2,\"total\":300,…}}}`", body = Object),
+        FindErrors
+    )
+)]
+pub async fn totals(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let wanted = Params::from_query(request.query_string())?.check()?;
+    let (permit, db, rows) = (permit(&app)?, app.db.clone(), principal.rows);
+    let counted = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        super::totals(&mut db.dedicated()?, (rows, db.has_roles()), &wanted)
+    });
+    let totals = counted.await.map_err(|error| Error::Internal(format!("an export failed: {error}")))??;
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(totals))
+}
+
+/// The place that a running export takes: each holds a database connection of its own.
+fn permit(app: &App) -> Result<OwnedSemaphorePermit, Error> {
+    Arc::clone(&app.exports)
+        .try_acquire_owned()
+        .map_err(|_| Error::Busy("as many exports as allowed are running: try again when one has ended"))
+}
+
+/// Starts an export on a thread of its own; returns once its totals are known.
+async fn start(
+    app: &App,
+    principal: &Principal,
+    wanted: Request,
+) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
+    let (permit, db, rows) = (permit(app)?, app.db.clone(), principal.rows);
+    let (told, totals) = oneshot::channel();
+    let (parts, arriving) = mpsc::channel(CHUNKS_WAITING);
+    let (span, runtime) = (tracing::Span::current(), Handle::current());
+    tokio::task::spawn_blocking(move || {
+        let _entered = span.entered();
+        let _permit = permit;
+        let mut told = Some(told);
+        let out = Chunks { parts, runtime, chunk: Vec::new() };
+        let mut end = out.clone();
+        let written = db.dedicated().and_then(|mut conn| {
+            let begin = |totals: &Totals| match told.take().map(|told| told.send(Ok(totals.clone()))) {
+                Some(Ok(())) => Ok(Box::new(out) as Output<'_>),
+                _ => Err(output_failed("the client has gone")),
+            };
+            super::write(&mut conn, (rows, db.has_roles()), &wanted, begin, |_| ())
+        });
+        match (written, told) {
+            (Ok(totals), _) => {
+                tracing::info!(rows = totals.rows, of = wanted.kind.name(), "exported");
+                // Without it the stream breaks off: an end must be told from a thread that died.
+                drop(end.send(Part::End));
+            }
+            // Nothing was sent yet: it can be an answer. If nobody waits for it any more, so be it.
+            (Err(error), Some(told)) => drop(told.send(Err(error))),
+            (Err(error), None) => tracing::warn!(%error, of = wanted.kind.name(), "an export broke off"),
+        }
+    });
+    let totals = totals.await.map_err(|_| Error::Internal("an export ended without a word".to_owned()))??;
+    Ok((totals, stream_of(arriving)))
+}
+
+/// What travels from the exporting thread to the response.
+enum Part {
+    Chunk(Bytes),
+    End,
+}
+
+/// Gathers bytes into chunks and waits, within reason, until the client takes them.
+#[derive(Clone)]
+struct Chunks {
+    parts: mpsc::Sender<Part>,
+    runtime: Handle,
+    chunk: Vec<u8>,
+}
+
+impl Chunks {
+    fn send(&mut self, part: Part) -> io::Result<()> {
+        self.runtime.block_on(self.parts.send_timeout(part, PATIENCE)).map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => {
+                io::Error::new(io::ErrorKind::TimedOut, "the client took nothing for a minute")
+            }
+            SendTimeoutError::Closed(_) => io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone"),
+        })
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK + CHUNK / 4));
+        self.send(Part::Chunk(chunk.into()))
+    }
+}
+
+fn stream_of(arriving: mpsc::Receiver<Part>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::unfold(Some(arriving), |arriving| async move {
+        let mut arriving = arriving?;
+        match arriving.recv().await {
+            Some(Part::Chunk(chunk)) => Some((Ok(chunk), Some(arriving))),
+            Some(Part::End) => None,
+            None => Some((Err(io::Error::other("the export broke off")), None)),
+        }
+    })
+}
+
+fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Csv => "text/csv; charset=utf-8",
+        Format::Jsonl => "application/x-ndjson",
+        Format::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        Format::Parquet => "application/vnd.apache.parquet",
+    }
+}
+
+/// Adds the tables of columns to the API's description.
+pub struct Columns;
+
+impl Modify for Columns {
+    fn modify(&self, api: &mut OpenApi) {
+        let operation =
+            api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
+        if let Some(operation) = operation {
+            let text = operation.description.get_or_insert_default();
+            for kind in Kind::ALL {
+                text.push_str(&format!("\n\n### Columns of `of={}`\n\n{}", kind.name(), column_table(kind)));
+            }
+        }
+    }
+}
+
+/// The columns of a kind as a Markdown table.
+fn column_table(kind: Kind) -> String {
+    let rows: Vec<String> = kind
+        .columns()
+        .iter()
+        .map(|column| {
+            let sum = if column.summed { "yes" } else { "" };
+            format!("| `{}` | {} | {} | {sum} |", column.name, column.holds.unit(), column.meaning)
+        })
+        .collect();
+    format!("| Column | Unit | Meaning | In the control totals |\n|---|---|---|---|\n{}\n", rows.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_for_finance_has_the_columns_of_the_code() {
+        let page = include_str!("../../docs/exports.md");
+        for kind in Kind::ALL {
+            let table = column_table(kind);
+            assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", kind.name());
+        }
+    }
+
+    #[test]
+    fn the_description_has_the_columns() {
+        let text = crate::openapi::document();
+        assert!(text.contains("Columns of `of=refunds`") && text.contains("amount_remaining_major"));
+    }
+}

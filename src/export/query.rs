@@ -1,0 +1,239 @@
+//! From a request to SQL: what is wanted, in which order, from where on.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+
+use super::params::{Period, Request};
+use crate::auth::PLATFORM;
+use crate::billing::exports::Kind;
+use crate::billing::orgs;
+use crate::db::Scope;
+use crate::error::Error;
+
+/// A value for a placeholder.
+enum Bind {
+    Text(String),
+    Texts(Vec<String>),
+    Bool(bool),
+    Time(DateTime<Utc>),
+    Number(i64),
+}
+
+/// Conditions, and the values of their placeholders.
+#[derive(Default)]
+struct Conditions {
+    all: Vec<String>,
+    binds: Vec<Bind>,
+}
+
+impl Conditions {
+    /// Adds a condition in which each `?` stands for the value of its place.
+    fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
+        let mut sql = String::new();
+        let mut values = values.into_iter();
+        for part in condition.split_inclusive('?') {
+            match part.strip_suffix('?') {
+                Some(text) => {
+                    self.binds.extend(values.next());
+                    sql = format!("{sql}{text}${}", self.binds.len());
+                }
+                None => sql.push_str(part),
+            }
+        }
+        self.all.push(sql);
+    }
+
+    fn add_period(&mut self, column: &str, period: Period) {
+        for (sign, time) in [(">=", period.from), ("<", period.before)] {
+            if let Some(time) = time {
+                self.add(&format!("{column} {sign} ?"), [Bind::Time(time)]);
+            }
+        }
+    }
+}
+
+/// What is exported, as SQL.
+pub(super) struct Query {
+    pub(super) kind: Kind,
+    conditions: Conditions,
+}
+
+impl Query {
+    /// Resolves what the request names. `scope` is checked here, and again by row-level security.
+    pub(super) fn build(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Self, Error> {
+        let kind = request.kind;
+        let mut conditions = realm_and_org(conn, request, scope)?;
+        let after = request.after.as_deref().map(|after| find(conn, kind, &conditions, after)).transpose()?;
+        conditions.add(kind.kept(), []);
+        conditions.add_period("d.created", request.created);
+        if matches!(kind, Kind::Invoices | Kind::Lines) {
+            conditions.add_period("d.finalized_at", request.issued);
+        }
+        if kind != Kind::Refunds {
+            conditions.add_period("d.paid_at", request.paid);
+        }
+        if let Some(statuses) = &request.statuses {
+            conditions.add("d.status = ANY (?)", [Bind::Texts(statuses.clone())]);
+        }
+        if let Some(currencies) = &request.currencies {
+            conditions.add("d.currency = ANY (?)", [Bind::Texts(currencies.clone())]);
+        }
+        if let Some(customer) = &request.customer {
+            conditions.add(&format!("{} = ?", kind.customer()), [Bind::Text(customer.clone())]);
+        }
+        if let Some(key) = after {
+            add_after(&mut conditions, kind, key);
+        }
+        Ok(Self { kind, conditions })
+    }
+
+    /// The rows in order, one SQL column for each column of the kind.
+    pub(super) fn declare_cursor(&self, name: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+        let columns: Vec<&str> = self.kind.columns().iter().map(|column| column.sql).collect();
+        let order = format!("ORDER BY {}", self.kind.order());
+        self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
+    }
+
+    /// One row per currency: `currency`, the number of rows, and the sums of the summed columns as texts.
+    pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+        let columns = self.kind.columns();
+        let sums: Vec<String> = columns
+            .iter()
+            .filter(|column| column.summed)
+            .map(|column| format!("coalesce(sum({}), 0)::text", column.sql))
+            .collect();
+        let currency = columns.iter().find(|column| column.name == "currency").map_or("NULL", |column| column.sql);
+        let select =
+            format!("SELECT {currency} AS currency, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
+        self.bound(&select, "GROUP BY 1")
+    }
+
+    fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+        let conditions = self.conditions.all.join(" AND ");
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.kind.from());
+        bind(sql, &self.conditions.binds)
+    }
+}
+
+/// The conditions that never change for a row: what `after` may name stays to be found when its status changes.
+fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Conditions, Error> {
+    let mut conditions = Conditions::default();
+    if let Some(account) = &request.account {
+        conditions.add("d.account = ?", [Bind::Text(account.clone())]);
+    }
+    if let Some(livemode) = request.livemode {
+        conditions.add("d.livemode = ?", [Bind::Bool(livemode)]);
+    }
+    let asked = request.org.as_deref().map(|org| orgs::row_id(conn, org)).transpose()?;
+    let own = match scope {
+        Scope::Platform => None,
+        Scope::Org(org_id) => Some(org_id),
+    };
+    debug_assert!(own != Some(PLATFORM), "the platform has a scope of its own");
+    if asked.is_some() && own.is_some() && asked != own {
+        return Err(Error::NotFound("org"));
+    }
+    if let Some(org_id) = own.or(asked) {
+        conditions.add("o.org_id = ?", [Bind::Number(org_id)]);
+    }
+    Ok(conditions)
+}
+
+/// The place of a row in the order.
+#[derive(QueryableByName)]
+struct Place {
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    created: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = Text)]
+    account: String,
+    #[diesel(sql_type = Bool)]
+    livemode: bool,
+}
+
+/// Finds the row that `after` names, and for lines the number of the line.
+fn find(
+    conn: &mut PgConnection,
+    kind: Kind,
+    conditions: &Conditions,
+    after: &str,
+) -> Result<(Place, Option<i64>), Error> {
+    let (id, number) = match (kind, after.rsplit_once('/')) {
+        (Kind::Lines, Some((id, number))) => (id, number.parse().ok()),
+        _ => (after, None),
+    };
+    if kind == Kind::Lines && number.is_none() {
+        return Err(Error::invalid("after", "must be `invoice_id/line_number` of a line, such as in_1/0"));
+    }
+    // The document alone: a line is placed by its number, whether or not it is still there.
+    let of = if kind == Kind::Lines { Kind::Invoices } else { kind };
+    let mut wanted = conditions.all.clone();
+    wanted.push(format!("d.id = ${}", conditions.binds.len() + 1));
+    let sql = format!(
+        "SELECT d.created, d.id, d.account, d.livemode FROM {} WHERE {} LIMIT 2",
+        of.from(),
+        wanted.join(" AND ")
+    );
+    let mut found: Vec<Place> = bind(sql, &conditions.binds).bind::<Text, _>(id.to_owned()).load(conn)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(place), true) => Ok((place, number)),
+        (Some(_), false) => {
+            Err(Error::invalid("after", "names several rows: narrow the export by `account` and `livemode`"))
+        }
+        (None, _) => Err(Error::invalid(
+            "after",
+            "names no row here: give the id of the last row that arrived whole, as it stands in the export",
+        )),
+    }
+}
+
+/// Rows without a time come last, as PostgreSQL sorts them.
+fn add_after(conditions: &mut Conditions, kind: Kind, (place, number): (Place, Option<i64>)) {
+    let mut rest = vec![Bind::Text(place.id), Bind::Text(place.account), Bind::Bool(place.livemode)];
+    rest.extend(number.map(Bind::Number));
+    let order = kind.order();
+    let marks = if number.is_some() { "?, ?, ?, ?" } else { "?, ?, ?" };
+    match place.created {
+        Some(created) => {
+            let condition = format!("(d.created IS NULL OR ({order}) > (?, {marks}))");
+            conditions.add(&condition, std::iter::once(Bind::Time(created)).chain(rest));
+        }
+        None => {
+            let order = order.trim_start_matches("d.created, ");
+            conditions.add(&format!("d.created IS NULL AND ({order}) > ({marks})"), rest);
+        }
+    }
+}
+
+fn bind(sql: String, binds: &[Bind]) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    let mut query = diesel::sql_query(sql).into_boxed::<Pg>();
+    for value in binds {
+        query = match value {
+            Bind::Text(text) => query.bind::<Text, _>(text.clone()),
+            Bind::Texts(texts) => query.bind::<Array<Text>, _>(texts.clone()),
+            Bind::Bool(flag) => query.bind::<Bool, _>(*flag),
+            Bind::Time(time) => query.bind::<Timestamptz, _>(*time),
+            Bind::Number(number) => query.bind::<BigInt, _>(*number),
+        };
+    }
+    query
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_numbered_through() {
+        let mut conditions = Conditions::default();
+        conditions.add("a = ?", [Bind::Number(1)]);
+        conditions.add("(b, c) > (?, ?)", [Bind::Number(2), Bind::Number(3)]);
+        conditions.add("NOT d", []);
+        assert_eq!(conditions.all, ["a = $1", "(b, c) > ($2, $3)", "NOT d"]);
+        assert_eq!(conditions.binds.len(), 3);
+    }
+}

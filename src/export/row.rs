@@ -1,0 +1,159 @@
+//! One row: cells decoded from PostgreSQL's binary form without copies, and their text.
+
+use chrono::{DateTime, Datelike, Timelike};
+use diesel::deserialize;
+use diesel::pg::Pg;
+use diesel::row::{Field, NamedRow, Row};
+
+use crate::billing::exports::{Column, Type};
+use crate::error::Error;
+use crate::money::{Major, decimal_places};
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
+const EPOCH_OF_POSTGRES: i64 = 946_684_800_000_000;
+
+/// A value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Cell<'a> {
+    /// There is none.
+    Null,
+    /// Text, as it is.
+    Text(&'a str),
+    /// A whole number or an amount in minor units.
+    Integer(i64),
+    /// An amount in major units.
+    Major(Major),
+    /// Digits.
+    Decimal(&'a str),
+    /// True or false.
+    Boolean(bool),
+    /// Microseconds since 1970, UTC.
+    Time(i64),
+    /// A JSON object's text.
+    Json(&'a str),
+}
+
+/// A row as it came: for each column the length (-1: null) and the bytes.
+pub(super) struct Packed(Vec<u8>);
+
+impl diesel::QueryableByName<Pg> for Packed {
+    fn build<'a>(row: &impl NamedRow<'a, Pg>) -> deserialize::Result<Self> {
+        let mut bytes = Vec::with_capacity(1024);
+        for index in 0..row.field_count() {
+            let field = Row::get(row, index).ok_or("a column is missing")?;
+            match field.value() {
+                None => bytes.extend_from_slice(&(-1_i32).to_ne_bytes()),
+                Some(value) => {
+                    let value = value.as_bytes();
+                    bytes.extend_from_slice(&i32::try_from(value.len())?.to_ne_bytes());
+                    bytes.extend_from_slice(value);
+                }
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Packed {
+    /// Its size in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Decodes the cells into `cells`.
+    pub(super) fn unpack<'a>(&'a self, columns: &[Column], cells: &mut Vec<Cell<'a>>) -> Result<(), Error> {
+        cells.clear();
+        let mut rest = self.0.as_slice();
+        let mut places = None;
+        for column in columns {
+            let cell = take(&mut rest)
+                .and_then(|value| decode(column.holds, value, places))
+                .ok_or_else(|| Error::Internal(format!("the column {} cannot be read", column.name)))?;
+            if let (Cell::Text(currency), "currency") = (cell, column.name) {
+                places = Some(decimal_places(currency));
+            }
+            cells.push(cell);
+        }
+        Ok(())
+    }
+}
+
+/// The next value; `None`: the row is broken.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let (length, after) = rest.split_first_chunk()?;
+    let Ok(length) = usize::try_from(i32::from_ne_bytes(*length)) else {
+        *rest = after;
+        return Some(None);
+    };
+    let (value, after) = after.split_at_checked(length)?;
+    *rest = after;
+    Some(Some(value))
+}
+
+fn decode(holds: Type, value: Option<&[u8]>, places: Option<u8>) -> Option<Cell<'_>> {
+    let Some(value) = value else { return Some(Cell::Null) };
+    let text = || std::str::from_utf8(value).ok();
+    let number = || value.try_into().ok().map(i64::from_be_bytes);
+    match holds {
+        Type::Text => text().map(Cell::Text),
+        Type::Decimal => text().map(Cell::Decimal),
+        Type::Json => text().map(Cell::Json),
+        Type::Integer | Type::Amount => number().map(Cell::Integer),
+        // Without a currency nobody knows the unit.
+        Type::Major => number().map(|minor| places.map_or(Cell::Null, |places| Cell::Major(Major { minor, places }))),
+        Type::Boolean => value.first().map(|byte| Cell::Boolean(*byte != 0)),
+        Type::Time => number()?.checked_add(EPOCH_OF_POSTGRES).map(Cell::Time),
+    }
+}
+
+/// Appends an instant as RFC 3339 in UTC, with six places of a second only where it has them.
+pub(super) fn push_time(out: &mut Vec<u8>, micros: i64) {
+    let Some(time) = DateTime::from_timestamp_micros(micros) else { return };
+    let mut put = |number: u32, digits: u32, end: &[u8]| {
+        for place in (0..digits).rev() {
+            out.push(b'0' + u8::try_from(number / 10_u32.pow(place) % 10).unwrap_or(0));
+        }
+        out.extend_from_slice(end);
+    };
+    put(time.year().unsigned_abs(), 4, b"-");
+    put(time.month(), 2, b"-");
+    put(time.day(), 2, b"T");
+    put(time.hour(), 2, b":");
+    put(time.minute(), 2, b":");
+    let fraction = time.timestamp_subsec_micros();
+    put(time.second(), 2, if fraction == 0 { b"Z" } else { b"." });
+    if fraction != 0 {
+        put(fraction, 6, b"Z");
+    }
+}
+
+/// Appends a whole number.
+pub(super) fn push_integer(out: &mut Vec<u8>, number: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_700_000_000_000_000, "2023-11-14T22:13:20Z"),
+            (1_700_000_000_000_001, "2023-11-14T22:13:20.000001Z"),
+            (951_782_400_000_000, "2000-02-29T00:00:00Z"),
+        ] {
+            let mut out = Vec::new();
+            push_time(&mut out, micros);
+            assert_eq!(String::from_utf8(out).expect("ascii"), text);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_too_short_is_an_error() {
+        let columns = crate::billing::exports::Kind::Refunds.columns();
+        let row = Packed(vec![0; 4]);
+        assert!(row.unpack(columns, &mut Vec::new()).is_err());
+    }
+}

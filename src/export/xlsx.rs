@@ -1,0 +1,178 @@
+//! An Excel workbook. Rows go to a temporary file as they come; the workbook is put together from it at the end.
+//!
+//! Excel keeps 15 significant digits of a number: what has more is written as text. Text that starts a formula gets an
+//! apostrophe, as in CSV. The same rows give the same bytes: the file's own dates are fixed.
+
+use std::borrow::Cow;
+
+use rust_xlsxwriter::{DocProperties, ExcelDateTime, Format, Workbook, Worksheet, XlsxError};
+
+use super::csv::neutral;
+use super::row::Cell;
+use super::{Output, Writer, output_failed};
+use crate::billing::exports::{Column, Type};
+use crate::error::Error;
+
+/// Rows of a sheet, the header included.
+const SHEET_ROWS: u32 = 1_048_576;
+/// Characters (UTF-16 units) of a cell.
+const CELL_LIMIT: usize = 32_767;
+const MICROS_OF_DAY: f64 = 86_400e6;
+/// Excel's number of 1970-01-01.
+const UNIX_EPOCH: f64 = 25_569.0;
+
+pub(super) struct Xlsx<'a> {
+    out: Output<'a>,
+    workbook: Workbook,
+    name: &'static str,
+    columns: &'static [Column],
+    sheets: usize,
+    next_row: u32,
+    formats: Formats,
+}
+
+struct Formats {
+    time: Format,
+    /// By decimal places.
+    places: [Format; 4],
+}
+
+impl<'a> Xlsx<'a> {
+    pub(super) fn new(
+        out: Output<'a>,
+        name: &'static str,
+        columns: &'static [Column],
+        rows: u64,
+    ) -> Result<Self, Error> {
+        let mut workbook = Workbook::new();
+        let epoch = ExcelDateTime::from_ymd(2000, 1, 1).map_err(output_failed)?;
+        workbook.set_properties(&DocProperties::new().set_creation_datetime(&epoch));
+        // A sheet of more than 4 GiB needs the longer form; not every reader of smaller ones knows it.
+        workbook.use_zip_large_file(rows > 500_000);
+        let places = ["0", "0.0", "0.00", "0.000"].map(|form| Format::new().set_num_format(form));
+        let time = Format::new().set_num_format("yyyy-mm-dd hh:mm:ss");
+        let formats = Formats { time, places };
+        let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, formats };
+        xlsx.add_sheet().map_err(output_failed)?;
+        Ok(xlsx)
+    }
+
+    /// Begins the next sheet with the names of the columns.
+    fn add_sheet(&mut self) -> Result<(), XlsxError> {
+        self.sheets += 1;
+        let sheet = self.workbook.add_worksheet_with_constant_memory()?;
+        let name = self.name;
+        sheet.set_name(if self.sheets == 1 { name.to_owned() } else { format!("{name} {}", self.sheets) })?;
+        sheet.set_freeze_panes(1, 0)?;
+        for (index, column) in (0..).zip(self.columns) {
+            if column.holds == Type::Time {
+                sheet.set_column_width(index, 19)?;
+            }
+            sheet.write_string(0, index, column.name)?;
+        }
+        self.next_row = 1;
+        Ok(())
+    }
+
+    fn add_row(&mut self, cells: &[Cell<'_>]) -> Result<(), XlsxError> {
+        if self.next_row == SHEET_ROWS {
+            self.add_sheet()?;
+        }
+        let sheet = self.workbook.worksheet_from_index(self.sheets - 1)?;
+        for (index, cell) in (0..).zip(cells) {
+            put(sheet, (self.next_row, index), cell, &self.formats)?;
+        }
+        self.next_row += 1;
+        Ok(())
+    }
+}
+
+impl Writer for Xlsx<'_> {
+    fn row(&mut self, cells: &[Cell<'_>]) -> Result<(), Error> {
+        self.add_row(cells).map_err(output_failed)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), Error> {
+        self.workbook.save_to_writer(&mut self.out).map_err(output_failed)?;
+        self.out.flush().map_err(output_failed)
+    }
+}
+
+fn put(
+    sheet: &mut Worksheet,
+    (row, column): (u32, u16),
+    cell: &Cell<'_>,
+    formats: &Formats,
+) -> Result<(), XlsxError> {
+    match *cell {
+        Cell::Null => {}
+        Cell::Text(text) => {
+            sheet.write_string(row, column, fitting(&neutral(text)))?;
+        }
+        Cell::Json(text) => {
+            sheet.write_string(row, column, fitting(text))?;
+        }
+        Cell::Boolean(flag) => {
+            sheet.write_boolean(row, column, flag)?;
+        }
+        Cell::Time(micros) => {
+            let days = micros as f64 / MICROS_OF_DAY + UNIX_EPOCH;
+            sheet.write_number_with_format(row, column, days, &formats.time)?;
+        }
+        Cell::Integer(number) => put_digits(sheet, (row, column), &number.to_string(), &formats.places[0])?,
+        Cell::Decimal(text) => put_digits(sheet, (row, column), text, &Format::default())?,
+        Cell::Major(major) => {
+            put_digits(sheet, (row, column), &major.to_string(), &formats.places[usize::from(major.places)])?;
+        }
+    }
+    Ok(())
+}
+
+/// A number where Excel keeps it exactly, else its text.
+fn put_digits(
+    sheet: &mut Worksheet,
+    (row, column): (u32, u16),
+    text: &str,
+    format: &Format,
+) -> Result<(), XlsxError> {
+    let digits = text.bytes().filter(u8::is_ascii_digit).skip_while(|digit| *digit == b'0').count();
+    // The nearest double to at most 15 digits is written as these digits again.
+    match text.parse::<f64>() {
+        Ok(number) if digits <= 15 => sheet.write_number_with_format(row, column, number, format)?,
+        _ => sheet.write_string(row, column, text)?,
+    };
+    Ok(())
+}
+
+/// Text that a cell can hold: cut with an ellipsis where it is too long, without what XML forbids.
+fn fitting(text: &str) -> Cow<'_, str> {
+    let text = if text.contains(['\u{fffe}', '\u{ffff}']) {
+        Cow::Owned(text.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    };
+    if text.len() <= CELL_LIMIT || text.encode_utf16().count() <= CELL_LIMIT {
+        return text;
+    }
+    let mut units = 0;
+    let fits = |letter: &char| {
+        units += letter.len_utf16();
+        units < CELL_LIMIT
+    };
+    Cow::Owned(text.chars().take_while(fits).chain(['…']).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_to_what_a_cell_holds() {
+        let fits = "ü".repeat(CELL_LIMIT);
+        assert_eq!(fitting(&fits), fits);
+        let long = "😀".repeat(CELL_LIMIT);
+        let cut = fitting(&long);
+        assert!(cut.ends_with('…') && cut.encode_utf16().count() <= CELL_LIMIT);
+        assert_eq!(fitting("a\u{ffff}"), "a\u{fffd}");
+    }
+}

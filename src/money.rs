@@ -1,0 +1,93 @@
+//! Amounts of money as text: minor units become major units exactly, never through a float.
+//!
+//! Source of the table: Stripe, "Supported currencies": zero-decimal currencies, three-decimal currencies and special cases
+//! (<https://docs.stripe.com/currencies>). It says how Stripe *sends* amounts, which is not always how a country counts.
+
+use std::fmt;
+
+/// Amounts in these are whole units already.
+const ZERO_DECIMAL: [&str; 15] = [
+    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf",
+];
+/// A thousand minor units make one unit.
+const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
+
+/// How many decimal places of a unit Stripe's amounts in `currency` have: 0, 2 or 3. `currency` is an ISO 4217 code in either case.
+///
+/// ISK and UGX have no subunit in use, yet Stripe goes on sending them with two places ("special cases").
+#[must_use]
+pub fn decimal_places(currency: &str) -> u8 {
+    let is = |known: &&str| known.eq_ignore_ascii_case(currency);
+    if ZERO_DECIMAL.iter().any(|known| is(&known)) {
+        0
+    } else if THREE_DECIMAL.iter().any(|known| is(&known)) {
+        3
+    } else {
+        2
+    }
+}
+
+/// An amount in major units; its text is exact: `-12.30`, `500`, `1.005`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Major {
+    /// Amount in minor units.
+    pub minor: i64,
+    /// Decimal places of the currency, as [`decimal_places`] says.
+    pub places: u8,
+}
+
+impl Major {
+    /// `minor` units of `currency`.
+    #[must_use]
+    pub fn of(minor: i64, currency: &str) -> Self {
+        Self { minor, places: decimal_places(currency) }
+    }
+}
+
+impl fmt::Display for Major {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.minor < 0 { "-" } else { "" };
+        let units = self.minor.unsigned_abs();
+        let scale = 10_u64.pow(u32::from(self.places));
+        match self.places {
+            0 => write!(out, "{sign}{units}"),
+            places => {
+                write!(out, "{sign}{}.{:0width$}", units / scale, units % scale, width = usize::from(places))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn major_units_are_exact_text() {
+        for (minor, currency, text) in [
+            (1050, "usd", "10.50"),
+            (-5, "eur", "-0.05"),
+            (0, "gbp", "0.00"),
+            (500, "jpy", "500"),
+            (-500, "XOF", "-500"),
+            (5120, "kwd", "5.120"),
+            (500, "isk", "5.00"),
+            (500, "ugx", "5.00"),
+            (1000, "huf", "10.00"),
+            (i64::MIN, "usd", "-92233720368547758.08"),
+            (9_007_199_254_740_993, "usd", "90071992547409.93"),
+        ] {
+            assert_eq!(Major::of(minor, currency).to_string(), text, "{minor} {currency}");
+        }
+    }
+
+    #[test]
+    fn every_listed_currency_has_its_places() {
+        for currency in ZERO_DECIMAL {
+            assert_eq!(decimal_places(currency), 0, "{currency}");
+        }
+        for currency in ["BHD", "JOD", "KWD", "OMR", "TND"] {
+            assert_eq!(decimal_places(currency), 3, "{currency}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The house's rules about who may know whom, read off the sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// `(file, line)` of every line in `src/<module>` that has one of `words` and whose file is none of `except`.
+fn offenders(module: &str, words: &[&str], except: fn(&Path) -> bool) -> Vec<String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (dir, file) = (src.join(module), src.join(format!("{module}.rs")));
+    let mut files = if dir.is_dir() { sources(&dir) } else { Vec::new() };
+    files.extend(file.is_file().then_some(file));
+    assert!(!files.is_empty(), "no module {module}");
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| !except(file)) {
+        for (n, line) in fs::read_to_string(file).expect("readable").lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if words.iter().any(|word| code.contains(word)) {
+                found.push(format!(
+                    "{}:{}: {}",
+                    file.strip_prefix(&src).expect("below src").display(),
+                    n + 1,
+                    line.trim()
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Handlers, and the delivery that keeps the bytes as the server gave them.
+fn at_the_wire(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name == "http.rs" || name == "admin.rs" || name.ends_with("_http.rs")
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let nobody: fn(&Path) -> bool = |_| false;
+    let rules: &[(&str, &[&str], fn(&Path) -> bool)] = &[
+        ("billing", &["crate::stripe", "crate::export"], nobody),
+        ("billing", &["actix_web"], at_the_wire),
+        ("stripe", &["crate::export", "crate::cli", "crate::routes"], nobody),
+        ("stripe", &["actix_web"], at_the_wire),
+        ("db", &["actix_web", "crate::billing", "crate::stripe", "crate::export", "crate::app"], nobody),
+        ("audit", &["actix_web", "crate::billing", "crate::stripe"], nobody),
+        ("auth", &["actix_web", "crate::billing", "crate::stripe"], at_the_wire),
+        ("config", &["actix_web", "crate::app", "crate::stripe", "crate::billing"], nobody),
+        ("export", &["crate::stripe"], nobody),
+        ("realm", &["crate::"], nobody),
+    ];
+    let broken: Vec<String> =
+        rules.iter().flat_map(|(module, words, except)| offenders(module, words, *except)).collect();
+    assert!(broken.is_empty(), "these know what they must not:\n{}", broken.join("\n"));
+}

@@ -1,0 +1,167 @@
+//! What the documents and examples name is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Every setting's name in the environment and in the file, as `coulomb config` prints them.
+fn settings() -> (BTreeSet<String>, BTreeSet<String>) {
+    let output = coulomb(&["config"]);
+    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    let plain = |line: &&str| !line.starts_with('#') && line.contains('=');
+    let env = shown.lines().filter(plain).filter_map(|line| Some(line.split_once('=')?.0.to_owned()));
+    let keys = shown
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("# file key: ")?.split_once(';')?.0.to_owned()));
+    (env.collect(), keys.collect())
+}
+
+fn coulomb(args: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
+    let kept = std::env::vars().filter(|(name, _)| name == "PATH" || name == "HOME");
+    command.env_clear().envs(kept).args(args).output().expect("the coulomb binary runs")
+}
+
+#[test]
+fn example_settings_are_known() {
+    let (env, keys) = settings();
+    assert!(env.contains("COULOMB_LISTEN") && keys.contains("listen"), "{env:?} {keys:?}");
+    for line in text("deploy/env.example").lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split('=').next().unwrap_or_default();
+        assert!(env.contains(name), "deploy/env.example: {name}");
+    }
+    // Commented ones too: `# key = value`.
+    for line in text("deploy/coulomb.toml.example").lines() {
+        let line = line.trim_start_matches("# ");
+        let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) else { continue };
+        assert!(keys.contains(key.trim_end_matches("_file")), "deploy/coulomb.toml.example: {key}");
+    }
+    let file = root().join("deploy/coulomb.toml.example");
+    let output = coulomb(&["--config", file.to_str().expect("UTF-8"), "config"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The example's values are said to be the defaults.
+#[test]
+fn example_file_holds_the_defaults() {
+    let file = root().join("deploy/coulomb.toml.example");
+    let values = |args: &[&str]| -> Vec<String> {
+        let shown = String::from_utf8(coulomb(args).stdout).expect("UTF-8");
+        shown.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    assert_eq!(values(&["--config", file.to_str().expect("UTF-8"), "config"]), values(&["config"]));
+}
+
+/// Names such as `COULOMB_LISTEN` in the documents are settings.
+#[test]
+fn settings_named_in_the_documents_exist() {
+    let (mut known, _) = settings();
+    // Of the command line, the tests and the examples themselves.
+    known.extend(["COULOMB_CONFIG", "COULOMB_STRIPE_EVENTS"].map(str::to_owned));
+    for file in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "deploy/Dockerfile",
+        "deploy/coulomb.service",
+    ] {
+        for word in text(file).split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            let about_us = word.starts_with("COULOMB_") || word.starts_with("STRIPE_");
+            let name = word.trim_end_matches("_FILE");
+            assert!(!about_us || known.contains(name), "{file}: {word}");
+        }
+    }
+}
+
+#[test]
+fn alerts_are_about_metrics_that_exist() {
+    let metrics = coulomb::metrics::Metrics::default().render();
+    let known: BTreeSet<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let alerts = text("deploy/prometheus-alerts.yml");
+    let named: BTreeSet<&str> = alerts
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("coulomb_"))
+        .map(|word| word.trim_end_matches("_total"))
+        .collect();
+    assert!(named.len() > 4, "{named:?}");
+    assert!(named.is_subset(&known), "{:?} of {known:?}", named.difference(&known).collect::<Vec<_>>());
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    dirs.iter().flat_map(|dir| sources(dir)).chain(files).collect()
+}
+
+/// ARCHITECTURE.md names the test that holds each promise: `file::test`, or the test alone for one below `src`.
+#[test]
+fn tests_named_in_the_architecture_exist() {
+    let document = text("ARCHITECTURE.md");
+    let (_, rest) = document.split_once("## The promises").expect("the section");
+    let (section, _) = rest.split_once("\n## ").expect("a section after it");
+    let units: String =
+        sources(&root().join("src")).iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let mut named = 0;
+    for word in section.split('`').skip(1).step_by(2) {
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let there = match word.split_once("::") {
+            Some((file, test)) if plain(file) && root().join(format!("tests/it/{file}.rs")).exists() => {
+                text(&format!("tests/it/{file}.rs")).contains(&format!("fn {test}("))
+            }
+            // Sentences of a name are tests; single words are tables and columns.
+            None if plain(word) && word.matches('_').count() >= 2 => units.contains(&format!("fn {word}(")),
+            _ => continue,
+        };
+        assert!(there, "ARCHITECTURE.md names the test {word}, which is not there");
+        named += 1;
+    }
+    assert!(named >= 15, "only {named} tests named");
+}
+
+/// Files and directories that ARCHITECTURE.md puts between backquotes are there.
+#[test]
+fn files_named_in_the_architecture_exist() {
+    for word in text("ARCHITECTURE.md").split('`').skip(1).step_by(2) {
+        let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
+        if is_file && !word.contains(['*', ' ']) {
+            let there = ["", "src/", "src/stripe/", "src/export/"]
+                .iter()
+                .any(|base| root().join(base).join(word).exists());
+            assert!(there, "ARCHITECTURE.md names {word}, which is not there");
+        }
+    }
+}
+
+/// The documentation page works offline and under a strict policy: API keys are typed into it.
+#[test]
+fn the_docs_page_fetches_nothing_from_elsewhere() {
+    let page = text("src/openapi/docs.html");
+    for forbidden in [
+        "http://",
+        "https://",
+        "//cdn",
+        "@import",
+        "url(",
+        "eval(",
+        "new Function",
+        "innerHTML",
+        "localStorage",
+        "document.cookie",
+        " onclick",
+        " style=\"",
+    ] {
+        assert!(!page.contains(forbidden), "docs.html has {forbidden}");
+    }
+    assert!(page.contains("default-src 'none'"));
+}

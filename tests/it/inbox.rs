@@ -1,0 +1,61 @@
+//! The operator's routes over the inbox, and that its rows never change.
+
+use serde_json::json;
+
+use crate::support::events::{customer, event};
+use crate::support::{Daemon, Database};
+
+#[tokio::test]
+async fn an_operator_lists_shows_and_retries() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    for n in 1..=3 {
+        daemon
+            .deliver(&event(&format!("evt_{n}"), "customer.created", n, customer(&format!("cus_{n}"), None)))
+            .await;
+    }
+    daemon.projected().await;
+    let key = database.key("admin", None);
+    let (status, page) = daemon.get("/v1/stripe/inbox?limit=2", &key).await;
+    assert_eq!(status, 200, "{page}");
+    assert_eq!(page["data"][0]["event_id"], "evt_3");
+    let (_, rest) = daemon.get(&format!("/v1/stripe/inbox?limit=2&cursor={}", page["next"]), &key).await;
+    assert_eq!((rest["data"].as_array().map(Vec::len), &rest["next"]), (Some(1), &json!(null)));
+    let (_, about) = daemon.get("/v1/stripe/inbox?about=cus_2&state=done", &key).await;
+    let inbox_id = about["data"][0]["inbox_id"].as_i64().expect("one event");
+    let (_, shown) = daemon.get(&format!("/v1/stripe/inbox/{inbox_id}"), &key).await;
+    assert!(shown["body"].as_str().expect("a body").contains("cus_2"));
+    let (status, _) = daemon.post(&format!("/v1/stripe/inbox/{inbox_id}/retry"), &key, &json!({})).await;
+    assert_eq!(status, 202);
+    daemon.projected().await;
+    assert_eq!(daemon.get("/v1/stripe/inbox/999999", &key).await.0, 404);
+    let (_, types) = daemon.get("/v1/stripe/inbox/types", &key).await;
+    assert_eq!(types, json!([{ "event_type": "customer.created", "stored": 3, "quarantined": 0 }]));
+    let billing = database.key("billing:read", None);
+    assert_eq!(daemon.get("/v1/stripe/inbox", &billing).await.0, 403);
+}
+
+/// Inbox and audit rows are inserted, never changed: the daemon's own role may not.
+#[tokio::test]
+async fn the_daemon_cannot_change_what_must_not_change() {
+    use diesel::connection::SimpleConnection;
+    let database = Database::new();
+    let mut conn = database.platform();
+    for statement in [
+        "UPDATE stripe_inbox SET event_type = ''",
+        "DELETE FROM stripe_inbox",
+        "TRUNCATE stripe_inbox",
+        "UPDATE audit_log SET actor = ''",
+        "DELETE FROM audit_log",
+        "DELETE FROM stripe_inbox_redeliveries",
+        "DELETE FROM coulomb_migrations",
+        "DROP TABLE invoices",
+        "ALTER TABLE invoices DISABLE ROW LEVEL SECURITY",
+    ] {
+        let error = conn.batch_execute(statement).expect_err(statement).to_string();
+        assert!(
+            error.contains("permission denied") || error.contains("must be owner"),
+            "{statement}: {error}"
+        );
+    }
+}
