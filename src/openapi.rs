@@ -62,7 +62,7 @@ use crate::{auth, billing, export, health, stripe};
         billing::read_http::Part,
         billing::read_http::PartWithLines,
     )),
-    modifiers(&Key, &Columns)
+    modifiers(&Key, &Columns, &OperationIds)
 )]
 pub struct Api;
 
@@ -74,6 +74,30 @@ impl Modify for Key {
             Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("clb_live_…").build(),
         );
         api.components.get_or_insert_default().add_security_scheme("key", key);
+    }
+}
+
+/// Names every operation by its method and path: handlers are called `list` in many modules, and names must be unique.
+struct OperationIds;
+
+impl Modify for OperationIds {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut api.paths.paths {
+            let place = path.trim_start_matches("/v1").replace(['/', '.', '{', '}'], " ");
+            let place = place.split_whitespace().collect::<Vec<_>>().join("_");
+            let operations = [
+                ("get", &mut item.get),
+                ("put", &mut item.put),
+                ("post", &mut item.post),
+                ("patch", &mut item.patch),
+                ("delete", &mut item.delete),
+            ];
+            for (method, operation) in operations {
+                if let Some(operation) = operation {
+                    operation.operation_id = Some(format!("{method}_{place}"));
+                }
+            }
+        }
     }
 }
 

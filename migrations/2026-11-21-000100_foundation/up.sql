@@ -12,6 +12,7 @@ CREATE TABLE orgs (
     metadata jsonb NOT NULL,
     CONSTRAINT orgs_external_id_is_short CHECK (length(external_id) BETWEEN 1 AND 200)
 );
+CREATE INDEX orgs_created ON orgs (created_at, org_id);
 
 -- Every name by which Stripe's metadata may call an org: its public id and its external id.
 CREATE TABLE org_refs (

@@ -28,6 +28,7 @@ CREATE TABLE customers (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (id, account, livemode)
 );
+CREATE INDEX customers_email ON customers (email);
 CREATE INDEX customers_created ON customers ((coalesce(created, '-infinity')), id);
 
 CREATE TABLE customer_tax_ids (

@@ -228,6 +228,11 @@ impl read::Filter for Filter {
         rows.when(Some(self.deleted.unwrap_or(false)), "invoices.deleted = {}");
     }
 
+    fn picks_few(&self) -> bool {
+        (self.issued_from.is_some() && self.issued_before.is_some())
+            || (self.paid_from.is_some() && self.paid_before.is_some())
+    }
+
     fn customer(&self) -> Option<&str> {
         self.customer.as_deref()
     }

@@ -145,6 +145,15 @@ pub fn find(conn: &mut PgConnection, plan_id: &str) -> Result<Plan, Error> {
     with_prices(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
 }
 
+/// Ids of the Stripe prices that buy a plan.
+///
+/// # Errors
+/// When the database fails.
+pub fn prices(conn: &mut PgConnection, plan_id: &str) -> QueryResult<Vec<String>> {
+    let of_plan = plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id));
+    of_plan.select(plan_stripe_prices::price_id).load(conn)
+}
+
 fn with_prices(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.plan_id.as_str()).collect();
     let prices: Vec<(String, String)> = plan_stripe_prices::table

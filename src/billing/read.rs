@@ -81,6 +81,20 @@ pub struct Listing<F> {
     pub limit: i64,
 }
 
+impl<F> Listing<F> {
+    /// The same page, narrowed otherwise.
+    pub(super) fn narrowed_by<G>(&self, filter: G) -> Listing<G> {
+        Listing {
+            own: self.own.clone(),
+            basics: self.basics.clone(),
+            owners: self.owners.clone(),
+            filter,
+            after: self.after.clone(),
+            limit: self.limit,
+        }
+    }
+}
+
 /// One object as asked for.
 #[derive(Clone, Debug)]
 pub struct Lookup {
@@ -102,6 +116,12 @@ pub struct Position(Option<Moment>, String, String, bool);
 pub(super) trait Filter {
     /// Adds those on the row itself.
     fn narrow(&self, rows: &mut Where);
+
+    /// True when the conditions pick few rows by an index of their own. These are sorted then, where otherwise the newest
+    /// rows are searched for those that fulfil the conditions.
+    fn picks_few(&self) -> bool {
+        false
+    }
 
     /// Only rows of this customer.
     fn customer(&self) -> Option<&str> {
@@ -225,7 +245,7 @@ where
         owners::only::<T>(conn, &mut rows, &owners::Customers::anywhere(id))?;
     }
     if let Some(invoice) = listing.filter.invoice_of_payment() {
-        owners::through_payments::<T>(&mut rows, &Where::of("p.invoice_id = {}", [invoice.into()]));
+        owners::through_few_payments::<T>(&mut rows, &Where::of("p.invoice_id = {}", [invoice.into()]));
     }
     match owners::whose::<T, F>(listing) {
         owners::Whose::Any => {}
@@ -241,7 +261,7 @@ where
     if let Some(Position(created, id, account, livemode)) = &listing.after {
         select::after(&mut rows, table, *created, id, account, *livemode);
     }
-    load(conn, Select::newest_first(rows, listing.limit + 1))
+    load(conn, Select::newest_first(rows, listing.filter.picks_few(), listing.limit + 1))
 }
 
 /// Refuses pages with lines that would be too large.

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
+use super::plans;
 use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
 use crate::error::Error;
 
@@ -146,18 +147,26 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-impl read::Filter for Filter {
+/// The filter, with the prices that buy the plan asked for: as values, so that PostgreSQL knows how many items have them.
+struct Narrowed<'a> {
+    filter: &'a Filter,
+    plan_prices: Option<Vec<String>>,
+}
+
+/// SQL: some item has one of these prices.
+const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
+    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND i.price_id = ANY ({}))";
+
+impl read::Filter for Narrowed<'_> {
     fn narrow(&self, rows: &mut Where) {
-        rows.when(self.status.as_deref(), "subscriptions.status = {}");
-        rows.when(self.currency.as_deref(), "subscriptions.currency = {}");
-        rows.when(self.price.as_deref(), "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
-              AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND i.price_id = {})");
-        rows.when(self.plan.as_deref(), "EXISTS (SELECT FROM subscription_items i JOIN plan_stripe_prices p USING (price_id) WHERE i.account = subscriptions.account
-              AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND p.plan_id = {})");
+        rows.when(self.filter.status.as_deref(), "subscriptions.status = {}");
+        rows.when(self.filter.currency.as_deref(), "subscriptions.currency = {}");
+        rows.when(self.filter.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
+        rows.when(self.plan_prices.clone(), HAS_PRICE);
     }
 
     fn customer(&self) -> Option<&str> {
-        self.customer.as_deref()
+        self.filter.customer.as_deref()
     }
 }
 
@@ -186,7 +195,11 @@ pub(super) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, SubscriptionView)>, Error> {
-    let found = read::list::<Subscription, _>(conn, listing)?;
+    let plan_prices = listing.filter.plan.as_deref().map(|plan| plans::prices(conn, plan)).transpose()?;
+    let found = read::list::<Subscription, _>(
+        conn,
+        &listing.narrowed_by(Narrowed { filter: &listing.filter, plan_prices }),
+    )?;
     with_items(conn, found)
 }
 

@@ -15,8 +15,9 @@ DECLARE
     relation text;
     rule text;
     own_org constant text := 'org_id = current_setting(''coulomb.org_id'')::bigint';
-    own_customer constant text := 'EXISTS (SELECT FROM stripe_customer_links l WHERE (l.account, l.livemode, l.customer_id) = '
-        '(%1$I.account, %1$I.livemode, %1$I.customer_id))';
+    -- Neither this nor the rule of the links names the row that is asked about in its subquery: each is computed once a statement.
+    own_customer constant text := '(%1$I.account, %1$I.livemode, %1$I.customer_id) IN '
+        '(SELECT l.account, l.livemode, l.customer_id FROM stripe_customer_links l)';
     -- What names only its charge belongs to the payment of that charge, whatever the payment is called.
     own_payment constant text := 'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
         'AND (p.id = %1$I.payment_intent_id OR (%1$I.payment_intent_id IS NULL AND p.charge_id = %1$I.charge_id)))';
@@ -29,7 +30,7 @@ DECLARE
 BEGIN
     FOR relation, rule IN VALUES
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
-        ('stripe_customer_links', 'EXISTS (SELECT FROM org_refs r WHERE r.ref = stripe_customer_links.ref)'),
+        ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
         ('invoices', own_customer), ('invoice_lines', own_invoice),

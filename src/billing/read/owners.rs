@@ -1,11 +1,12 @@
 //! Whose a row is: its customer, and the org that the customer is linked to.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::select::{Bind, Where};
 use super::{Belongs, Listing, Read};
@@ -45,9 +46,9 @@ pub(super) fn customer<T: Read>() -> String {
         Belongs::By(column) => format!("{table}.{column}"),
         Belongs::LikePayments => PAYER.replace("p.", &format!("{table}.")),
         Belongs::ThroughPayment => format!(
-            "(SELECT {PAYER} FROM payments p WHERE p.account = {table}.account AND p.livemode = {table}.livemode
-              AND (p.id = {table}.payment_intent_id OR ({table}.payment_intent_id IS NULL AND p.charge_id = {table}.charge_id))
-              ORDER BY p.customer_id IS NULL, p.id LIMIT 1)"
+            "(SELECT {PAYER} FROM payments p WHERE {tie}
+              ORDER BY p.customer_id IS NULL, p.invoice_id IS NULL, p.id LIMIT 1)",
+            tie = tie(table)
         ),
     }
 }
@@ -152,7 +153,11 @@ pub(super) fn only<T: Read>(
         }
         Belongs::ThroughPayment => {
             let payments = paid_by(conn, "p", customers)?;
-            through_payments::<T>(rows, &payments);
+            if at_most_few(conn, &payments)? {
+                through_few_payments::<T>(rows, &payments);
+            } else {
+                through_many_payments::<T>(rows, &payments);
+            }
         }
     }
     Ok(())
@@ -171,12 +176,31 @@ fn paid_by(conn: &mut PgConnection, alias: &str, customers: &Customers) -> Resul
     Ok(any)
 }
 
-/// Adds: only rows whose payment `p` fulfils the condition. The two ways to a payment are looked up apart, each by its index.
-pub(super) fn through_payments<T: Read>(rows: &mut Where, payment: &Where) {
+/// SQL that ties a payment `p` to a row of the table.
+fn tie(table: &str) -> String {
+    format!(
+        "p.account = {table}.account AND p.livemode = {table}.livemode
+         AND (p.id = {table}.payment_intent_id OR ({table}.payment_intent_id IS NULL AND p.charge_id = {table}.charge_id))"
+    )
+}
+
+/// Payments from which on their refunds are better searched among the newest of all than collected and sorted.
+const FEW: i64 = 10_000;
+
+fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
+    let mut query = Where::default();
+    query.sql("SELECT count(*) FROM (SELECT FROM payments p WHERE ").append(payment);
+    query.sql(&format!(" LIMIT {FEW} + 1) AS found"));
+    Written::<BigInt>(query, PhantomData).get_result(conn).map(|count: i64| count <= FEW)
+}
+
+/// Adds: only rows whose payment `p` fulfils the condition, as few payments do. The two ways from a payment to a row are taken
+/// apart, each by its index.
+pub(super) fn through_few_payments<T: Read>(rows: &mut Where, payment: &Where) {
     let table = T::TABLE;
     let join = format!(
-        "SELECT x.account, x.livemode, x.id FROM payments p JOIN {table} x
-        ON x.account = p.account AND x.livemode = p.livemode"
+        "SELECT x.account, x.livemode, x.id FROM payments p
+         JOIN {table} x ON x.account = p.account AND x.livemode = p.livemode"
     );
     rows.sql(&format!(" AND ({table}.account, {table}.livemode, {table}.id) IN ({join} AND x.payment_intent_id = p.id WHERE "))
         .append(payment)
@@ -185,29 +209,36 @@ pub(super) fn through_payments<T: Read>(rows: &mut Where, payment: &Where) {
         .sql(")");
 }
 
-/// A query of keys: account, live mode, id.
-struct Keys(Where);
+/// Adds the same, where many payments fulfil the condition.
+fn through_many_payments<T: Read>(rows: &mut Where, payment: &Where) {
+    rows.sql(&format!(" AND EXISTS (SELECT FROM payments p WHERE {} AND ", tie(T::TABLE)));
+    rows.append(payment).sql(")");
+}
 
-impl QueryFragment<Pg> for Keys {
+/// A query that is written by hand and whose columns are of these types; planned for its values each time.
+struct Written<ST>(Where, PhantomData<ST>);
+
+impl<ST> QueryFragment<Pg> for Written<ST> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         self.0.walk_ast(out)
     }
 }
 
-impl QueryId for Keys {
+impl<ST> QueryId for Written<ST> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl Query for Keys {
-    type SqlType = (Text, Bool, Text);
+impl<ST> Query for Written<ST> {
+    type SqlType = ST;
 }
 
-impl RunQueryDsl<PgConnection> for Keys {}
+impl<ST> RunQueryDsl<PgConnection> for Written<ST> {}
 
 fn keys(conn: &mut PgConnection, query: Where) -> QueryResult<Customers> {
-    let found: Vec<(String, bool, String)> = Keys(query).load(conn)?;
+    let query = Written::<(Text, Bool, Text)>(query, PhantomData);
+    let found: Vec<(String, bool, String)> = query.load(conn)?;
     let mut ids: BTreeMap<Option<Realm>, Vec<String>> = BTreeMap::new();
     for (account, livemode, id) in found {
         ids.entry(Some(Realm { account, livemode })).or_default().push(id);
