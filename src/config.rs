@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_one_sentence_that_names_the_setting() {
-        let cases: &[(&[(&str, &str)], &str, &str)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+        let cases: &[Case<'_>] = &[
             (
                 &[("COULOMB_LISTEN", "8080")],
                 "",

@@ -62,8 +62,9 @@ impl<'a> Parquet<'a> {
     fn write_group(&mut self) -> Result<(), ParquetError> {
         let mut group = self.file.next_row_group()?;
         for buffer in &mut self.buffers {
-            let mut column =
-                group.next_column()?.ok_or_else(|| ParquetError::General("a column is missing".to_owned()))?;
+            let mut column = group
+                .next_column()?
+                .ok_or_else(|| ParquetError::General("a column is missing".to_owned()))?;
             let defined = Some(buffer.defined.as_slice());
             match &mut buffer.values {
                 Values::Numbers(numbers) => {
@@ -97,7 +98,7 @@ impl Writer for Parquet<'_> {
         }
         self.rows += 1;
         let heavy = || self.buffers.iter().map(Buffer::weight).sum::<usize>() >= GROUP_BYTES;
-        if self.rows >= GROUP_ROWS || (self.rows % 256 == 0 && heavy()) {
+        if self.rows >= GROUP_ROWS || (self.rows.is_multiple_of(256) && heavy()) {
             self.write_group().map_err(output_failed)?;
         }
         Ok(())
