@@ -50,9 +50,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
         FindErrors
     )
 )]
-pub async fn export(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+pub async fn export(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = Params::from_query(request.query_string())?.check()?;
+    let wanted = asked(&request)?;
     let (format, name) = (wanted.format, wanted.kind.name());
     let (totals, body) = start(&app, &principal, wanted).await?;
     let mut response = HttpResponse::Ok();
@@ -76,9 +80,13 @@ pub async fn export(app: web::Data<App>, principal: Principal, request: HttpRequ
         FindErrors
     )
 )]
-pub async fn totals(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+pub async fn totals(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = Params::from_query(request.query_string())?.check()?;
+    let wanted = asked(&request)?;
     let (permit, db, rows) = (permit(&app)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -86,6 +94,12 @@ pub async fn totals(app: web::Data<App>, principal: Principal, request: HttpRequ
     });
     let totals = counted.await.map_err(|error| Error::Internal(format!("an export failed: {error}")))??;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(totals))
+}
+
+fn asked(request: &HttpRequest) -> Result<Request, Error> {
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
+        .map_err(|error| Error::invalid("query", format!("cannot be read: {error}")))?;
+    Params::from_pairs(pairs.into_inner())?.check()
 }
 
 /// The place that a running export takes: each holds a database connection of its own.
@@ -201,8 +215,7 @@ pub struct Columns;
 
 impl Modify for Columns {
     fn modify(&self, api: &mut OpenApi) {
-        let operation =
-            api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
+        let operation = api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
         if let Some(operation) = operation {
             let text = operation.description.get_or_insert_default();
             for kind in Kind::ALL {

@@ -10,6 +10,7 @@ mod auth;
 mod commands;
 mod crashes;
 mod embedded;
+mod exports;
 mod inbox;
 mod links;
 mod migrations;
