@@ -186,9 +186,14 @@ async fn drained(postgres: &Postgres) {
 fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
     let t = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let key = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length");
+    let template = template();
     (0..count)
         .map(|n| {
-            let body = body(phase, n);
+            let (created, customer) = (1_760_000_000 + n / 50, n % 5000);
+            let body = template
+                .replace("\"CREATED\"", &created.to_string())
+                .replace("CUSTOMER", &format!("{customer:08}"))
+                .replace("UNIQUE", &format!("{phase}{n:08}"));
             let mut mac = key.clone();
             mac.update(format!("{t}.").as_bytes());
             mac.update(body.as_bytes());
@@ -203,39 +208,30 @@ fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An `invoice.paid` with one line, as long as Stripe's usually are.
-fn body(phase: &str, n: usize) -> String {
-    let (created, id) = (1_760_000_000 + n / 50, format!("{phase}{n:08}"));
-    let line = serde_json::json!({ "id": format!("il_{id}"), "object": "line_item", "amount": 2000, "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
-        "discountable": true, "livemode": false, "metadata": {}, "period": { "start": created, "end": created + 2_592_000 }, "taxes": [], "discount_amounts": [],
+/// An `invoice.paid` with one line, as long as Stripe's usually are; what differs from event to event stands in capitals.
+fn template() -> String {
+    let line = serde_json::json!({ "id": "il_UNIQUE", "object": "line_item", "amount": 2000, "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
+        "discountable": true, "livemode": false, "metadata": {}, "period": { "start": "CREATED", "end": "CREATED" }, "taxes": [], "discount_amounts": [],
         "pricing": { "type": "price_details", "price_details": { "price": "price_pro", "product": "prod_pro" }, "unit_amount_decimal": "2000" },
-        "parent": { "type": "subscription_item_details", "subscription_item_details": { "subscription": format!("sub_{id}"), "subscription_item": format!("si_{id}"), "proration": false } } });
-    let status = serde_json::json!({ "finalized_at": created, "paid_at": created, "voided_at": null, "marked_uncollectible_at": null });
-    let mut invoice = serde_json::json!({ "id": format!("in_{id}"), "object": "invoice", "created": created, "customer": format!("cus_{}", n % 5000), "customer_email": "someone@example.com",
-        "status": "paid", "currency": "usd", "billing_reason": "subscription_cycle", "collection_method": "charge_automatically", "number": format!("A-{id}") });
+        "parent": { "type": "subscription_item_details", "subscription_item_details": { "subscription": "sub_CUSTOMER", "subscription_item": "si_CUSTOMER", "proration": false } } });
+    let status = serde_json::json!({ "finalized_at": "CREATED", "paid_at": "CREATED", "voided_at": null, "marked_uncollectible_at": null });
+    let mut invoice = serde_json::json!({ "id": "in_UNIQUE", "object": "invoice", "created": "CREATED", "customer": "cus_CUSTOMER", "customer_email": "someone@example.com",
+        "status": "paid", "currency": "usd", "billing_reason": "subscription_cycle", "collection_method": "charge_automatically", "number": "A-UNIQUE" });
     let rest = serde_json::json!({ "subtotal": 2000, "total": 2000, "amount_due": 2000, "amount_paid": 2000, "amount_remaining": 0, "attempt_count": 1, "attempted": true,
-        "period_start": created - 2_592_000, "period_end": created, "hosted_invoice_url": format!("https://invoice.example.com/i/acct_1/test_{id}"), "status_transitions": status,
-        "parent": { "type": "subscription_details", "subscription_details": { "subscription": format!("sub_{id}") } }, "lines": { "object": "list", "has_more": false, "data": [line] },
+        "period_start": "CREATED", "period_end": "CREATED", "hosted_invoice_url": "https://invoice.example.com/i/acct_1/test_UNIQUE", "status_transitions": status,
+        "parent": { "type": "subscription_details", "subscription_details": { "subscription": "sub_CUSTOMER" } }, "lines": { "object": "list", "has_more": false, "data": [line] },
         "metadata": {}, "total_taxes": [], "total_discount_amounts": [], "livemode": false });
     if let (Some(invoice), serde_json::Value::Object(rest)) = (invoice.as_object_mut(), rest) {
         invoice.extend(rest);
     }
-    let mut event = serde_json::json!({ "id": format!("evt_{id}"), "object": "event", "type": "invoice.paid", "created": created, "livemode": false, "api_version": "2025-11-17.clover",
+    let mut event = serde_json::json!({ "id": "evt_UNIQUE", "object": "event", "type": "invoice.paid", "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
         "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "data": { "object": invoice } });
     // The rest of a real invoice is fields that nobody here reads.
-    let mut text = event.to_string();
-    let mut filler = serde_json::Map::new();
-    while text.len() + 60 < BODY_BYTES {
-        let wanted = (BODY_BYTES - text.len() - 60).min(48);
-        filler.insert(
-            format!("field_{:02}_{}", filler.len(), n % 7),
-            serde_json::json!(format!(
-                "{:.wanted$}",
-                "null, \"account_tax_ids\": null, \"x\": false, \"y\": []"
-            )),
-        );
-        event["data"]["object"]["payment_settings"] = serde_json::Value::Object(filler.clone());
-        text = event.to_string();
+    let filler = ["account_tax_ids", "amount_shipping", "application", "automatically_finalizes_at", "custom_fields", "customer_address", "customer_phone", "customer_shipping", "customer_tax_ids"];
+    let mut n = 0;
+    while event.to_string().len() < BODY_BYTES {
+        event["data"]["object"][format!("{}_{n}", filler[n % filler.len()])] = serde_json::json!({ "type": null, "enabled": n % 3 == 0, "amount": n * 7919 });
+        n += 1;
     }
-    text
+    event.to_string()
 }

@@ -69,9 +69,10 @@ impl Kind {
         }
     }
 
-    /// `FROM …`: the rows, with who is billed. `d` is the document whose time, status and realm count; `w` is who it is for;
+    /// `FROM …`: the rows, with who is billed. `d` is the document whose time, status and realm count;
     /// `o` is the org, absent when the customer has none. Each join finds at most one row.
-    pub(crate) fn from(self) -> &'static str {
+    #[must_use]
+    pub fn from(self) -> &'static str {
         match self {
             Self::Invoices => {
                 "invoices d
@@ -112,7 +113,8 @@ impl Kind {
     }
 
     /// The order of rows, which no two rows share. Its start is an index of each table, so that rows stream without a sort.
-    pub(crate) fn order(self) -> &'static str {
+    #[must_use]
+    pub fn order(self) -> &'static str {
         match self {
             Self::Lines => "d.created, d.id, d.account, d.livemode, n.line_number",
             _ => "d.created, d.id, d.account, d.livemode",

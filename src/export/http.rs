@@ -56,7 +56,7 @@ pub async fn export(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = Params::from_query(request.query_string())?.check()?;
+    let wanted = asked(&request)?;
     let (format, name) = (wanted.format, wanted.kind.name());
     let (totals, body) = start(&app, &principal, wanted).await?;
     let mut response = HttpResponse::Ok();
@@ -86,7 +86,7 @@ pub async fn totals(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = Params::from_query(request.query_string())?.check()?;
+    let wanted = asked(&request)?;
     let (permit, db, rows) = (permit(&app)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -94,6 +94,12 @@ pub async fn totals(
     });
     let totals = counted.await.map_err(|error| Error::Internal(format!("an export failed: {error}")))??;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(totals))
+}
+
+fn asked(request: &HttpRequest) -> Result<Request, Error> {
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
+        .map_err(|error| Error::invalid("query", format!("cannot be read: {error}")))?;
+    Params::from_pairs(pairs.into_inner())?.check()
 }
 
 /// The place that a running export takes: each holds a database connection of its own.

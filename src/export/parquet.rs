@@ -11,7 +11,6 @@ use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::types::{Type as Schema, TypePtr};
-use actix_web::web::Bytes;
 
 use super::row::Cell;
 use super::{Output, Writer, output_failed};
@@ -76,9 +75,9 @@ impl<'a> Parquet<'a> {
                     flags.clear();
                 }
                 Values::Texts(bytes, ranges) => {
-                    let bytes = Bytes::from(mem::take(bytes));
+                    let all = ByteArray::from(mem::take(bytes));
                     let texts: Vec<ByteArray> =
-                        ranges.drain(..).map(|range| ByteArray::from(bytes.slice(range))).collect();
+                        ranges.drain(..).map(|range| all.slice(range.start, range.len())).collect();
                     column.typed::<ByteArrayType>().write_batch(&texts, defined, None)?;
                 }
             }

@@ -11,6 +11,7 @@ mod commands;
 mod crashes;
 mod documents;
 mod embedded;
+mod exports;
 mod inbox;
 mod links;
 mod migrations;

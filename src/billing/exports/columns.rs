@@ -49,7 +49,8 @@ pub struct Column {
     pub meaning: &'static str,
     /// Whether the control totals have its sum.
     pub summed: bool,
-    pub(crate) sql: &'static str,
+    /// Where it comes from, in terms of [`super::Kind::from`].
+    pub sql: &'static str,
 }
 
 const fn column(holds: Type, name: &'static str, sql: &'static str, meaning: &'static str) -> Column {

@@ -1,0 +1,218 @@
+//! Exports: every format says what the database says, twice the same, to its owner only, and never a part as if it were whole.
+
+mod formats;
+mod streams;
+
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+use crate::support::{Daemon, Database};
+
+/// Two orgs with a customer each, a customer without an org, and documents of all kinds: ties in `created`, none at all,
+/// several currencies, accounts and modes, text that would break a careless writer.
+const BOOKS: &str = r#"
+INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES
+    ('org_a', '=acme', 'Acme', 'UTC', '2026-01-01', '{}'), ('org_b', NULL, 'Bolt', 'UTC', '2026-01-01', '{}');
+INSERT INTO org_refs SELECT public_id, org_id FROM orgs;
+INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', true, 'cus_a', 'org_a'), ('', true, 'cus_b', 'org_b');
+INSERT INTO invoices (account, livemode, id, customer_id, number, status, currency, subtotal, discount_total, tax_total, total, amount_due,
+    amount_paid, amount_remaining, finalized_at, paid_at, customer_name, description, lines_complete, created, deleted, metadata)
+SELECT CASE WHEN n % 50 = 0 THEN 'acct_1' ELSE '' END, n % 40 <> 0, 'in_' || lpad((n * 7919 % 1000)::text, 4, '0'),
+    (ARRAY['cus_a', 'cus_b', 'cus_c'])[1 + n % 3], 'N-' || n, (ARRAY['paid', 'open', 'draft', 'void', 'uncollectible'])[1 + n % 5],
+    (ARRAY['eur', 'usd', 'jpy', 'kwd'])[1 + n % 4], n * 100, 0, n * 19, n * 119, n * 119, CASE WHEN n % 5 = 0 THEN n * 119 ELSE 0 END,
+    CASE WHEN n % 5 = 0 THEN 0 ELSE n * 119 END, CASE WHEN n % 5 <> 2 THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day' END,
+    CASE WHEN n % 5 = 0 THEN '2026-01-02'::timestamptz + n / 10 * interval '1 day' END,
+    (ARRAY['=1+1', '  @SUM(A1)', 'Müller, "Söhne"', 'plain', E'two\r\nlines'])[1 + n % 5], CASE WHEN n % 7 = 0 THEN '' WHEN n % 7 = 1 THEN E'\t-x' END,
+    true, CASE WHEN n % 100 <> 99 THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day' END, n % 333 = 1, jsonb_build_object('n', n::text)
+FROM generate_series(0, 999) n;
+INSERT INTO invoice_lines (account, livemode, invoice_id, line_number, id, type, amount, currency, quantity, description, unit_amount_decimal, proration, tax_amount)
+SELECT account, livemode, id, line, 'il_' || line, 'subscription', (total - tax_total) / 2, currency, 2, '+line', 0.125, line = 1, tax_total / 2
+FROM invoices, generate_series(0, 1) line;
+INSERT INTO payments (account, livemode, id, customer_id, invoice_id, payment_intent_id, status, amount, amount_received, amount_refunded, currency, disputed, created, paid_at)
+SELECT account, livemode, 'pi_' || id, customer_id, id, 'pi_' || id, 'succeeded', total, total, total / 2, currency, false, created, paid_at FROM invoices WHERE status = 'paid';
+INSERT INTO refunds (account, livemode, id, source, payment_intent_id, amount, currency, status, reason, created)
+SELECT account, livemode, 're_' || id, 'refund', id, amount_refunded, currency, 'succeeded', '-duplicate', created FROM payments;
+"#;
+
+fn books() -> Database {
+    let database = Database::new();
+    database.execute(BOOKS);
+    database
+}
+
+/// Asks for an export; it must begin well.
+async fn download(daemon: &Daemon, key: &str, query: &str) -> Response {
+    let response = daemon.request(Method::GET, &format!("/v1/invoices/export?{query}"), key).send().await;
+    let response = response.expect("an answer");
+    assert_eq!(response.status(), 200, "{query}: {}", response.text().await.unwrap_or_default());
+    response
+}
+
+async fn bytes(daemon: &Daemon, key: &str, query: &str) -> Vec<u8> {
+    download(daemon, key, query).await.bytes().await.expect("a whole body").to_vec()
+}
+
+/// The rows of a CSV export, by the names of its columns.
+fn rows(csv: &[u8]) -> Vec<std::collections::BTreeMap<String, String>> {
+    csv::Reader::from_reader(csv).deserialize().collect::<Result<_, _>>().expect("CSV")
+}
+
+#[tokio::test]
+async fn the_totals_are_those_of_the_database_and_of_the_rows() {
+    let database = books();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read", None);
+    for (query, table, amount) in [
+        ("of=invoices", "invoices WHERE NOT deleted", "total"),
+        (
+            "of=lines",
+            "invoice_lines l JOIN invoices i ON (i.account, i.livemode, i.id) = (l.account, l.livemode, l.invoice_id) WHERE NOT deleted",
+            "amount",
+        ),
+        ("of=payments", "payments", "amount_received"),
+        ("of=refunds", "refunds", "amount"),
+        (
+            "status=paid,void&currency=EUR",
+            "invoices WHERE NOT deleted AND status IN ('paid', 'void') AND currency = 'eur'",
+            "amount_paid",
+        ),
+        (
+            "issued_from=2026-02-01&issued_before=2026-03-01T00:00:00Z",
+            "invoices WHERE NOT deleted AND finalized_at >= '2026-02-01' AND finalized_at < '2026-03-01'",
+            "total",
+        ),
+        ("of=payments&paid_from=2026-02-01", "payments WHERE paid_at >= '2026-02-01'", "amount_received"),
+        ("of=refunds&created_before=2026-02-01", "refunds WHERE created < '2026-02-01'", "amount"),
+        (
+            "customer=cus_b&livemode=false",
+            "invoices WHERE NOT deleted AND customer_id = 'cus_b' AND NOT livemode",
+            "total",
+        ),
+        ("account=acct_1", "invoices WHERE NOT deleted AND account = 'acct_1'", "total"),
+        (
+            "org=org_a",
+            "invoices WHERE NOT deleted AND customer_id = 'cus_a' AND livemode AND account = ''",
+            "total",
+        ),
+        (
+            "of=refunds&org=org_b",
+            "refunds r WHERE livemode AND account = '' AND EXISTS (SELECT FROM payments WHERE id = r.payment_intent_id AND customer_id = 'cus_b')",
+            "amount",
+        ),
+    ] {
+        let response = download(&daemon, &key, query).await;
+        let told = response.headers()["coulomb-control-totals"].to_str().expect("text").to_owned();
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let rows = rows(&response.bytes().await.expect("a body"));
+        let count = |filter: &str| database.number(&format!("SELECT count(*) FROM {table} {filter}"));
+        assert!(count("") > 0, "{query} tests nothing");
+        assert_eq!(told["rows"], count(""), "{query}");
+        assert_eq!(rows.len() as i64, count(""), "{query}");
+        for currency in ["eur", "usd", "jpy", "kwd"] {
+            let column = if query == "of=lines" { format!("l.{amount}") } else { amount.to_owned() };
+            let of = if query == "of=lines" { "l.currency" } else { "currency" };
+            let sum = database.number(&format!(
+                "SELECT coalesce(sum({column}), 0) FROM {table}{} {of} = '{currency}'",
+                if table.contains("WHERE") { " AND" } else { " WHERE" }
+            ));
+            assert_eq!(told["currencies"][currency][amount].as_i64().unwrap_or(0), sum, "{query} {currency}");
+            let written: i64 = rows
+                .iter()
+                .filter(|row| row["currency"] == currency)
+                .map(|row| row[amount].parse::<i64>().expect("a number"))
+                .sum();
+            assert_eq!(written, sum, "{query} {currency}");
+        }
+        let (status, alone) = daemon.get(&format!("/v1/invoices/export/totals?{query}"), &key).await;
+        assert_eq!((status.as_u16(), alone), (200, told), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn an_org_sees_its_own_and_nothing_else() {
+    let database = books();
+    let daemon = Daemon::start(&database);
+    let own = database.key("billing:read", Some("org_a"));
+    let platform = database.key("billing:read", None);
+    for of in ["invoices", "lines", "payments", "refunds"] {
+        let seen = rows(&bytes(&daemon, &own, &format!("of={of}")).await);
+        assert!(
+            !seen.is_empty()
+                && seen.iter().all(|row| row["org_id"] == "org_a" && row["customer_id"] == "cus_a"),
+            "{of}"
+        );
+        let asked = bytes(&daemon, &platform, &format!("of={of}&org=org_a")).await;
+        assert_eq!(rows(&asked), seen, "{of}");
+        let all = rows(&bytes(&daemon, &platform, &format!("of={of}")).await);
+        assert!(all.len() > 2 * seen.len(), "{of}");
+        assert!(
+            bytes(&daemon, &own, &format!("of={of}&customer=cus_b&header=false")).await.is_empty(),
+            "{of}"
+        );
+    }
+    let status = |key: String, path: &'static str| {
+        let daemon = &daemon;
+        async move { daemon.get(path, &key).await.0.as_u16() }
+    };
+    assert_eq!(status(own.clone(), "/v1/invoices/export?org=org_b").await, 404);
+    assert_eq!(status(platform, "/v1/invoices/export?org=org_x").await, 404);
+    assert_eq!(status(database.key("usage:read", None), "/v1/invoices/export").await, 403);
+    assert_eq!(status(database.key("usage:read", None), "/v1/invoices/export/totals").await, 403);
+    // A row of another org gives no place to go on from.
+    let foreign = database
+        .value("SELECT id FROM invoices WHERE customer_id = 'cus_b' AND livemode AND NOT deleted LIMIT 1");
+    let (status, problem) =
+        daemon.get(&format!("/v1/invoices/export?after={}", foreign.expect("one")), &own).await;
+    assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some("after")));
+}
+
+#[tokio::test]
+async fn a_wrong_parameter_is_named() {
+    let database = books();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read", None);
+    for (query, field) in [
+        ("colour=red", "colour"),
+        ("status=payed", "status"),
+        ("of=refunds&issued_from=2026-01-01", "issued_from"),
+        ("format=xlsx&after=in_0001", "after"),
+        ("after=in_nowhere", "after"),
+        ("of=lines&after=in_0001", "after"),
+        ("bom=1", "bom"),
+    ] {
+        for path in ["/v1/invoices/export", "/v1/invoices/export/totals"] {
+            let (status, problem) = daemon.get(&format!("{path}?{query}"), &key).await;
+            assert_eq!(
+                (status.as_u16(), problem["field"].as_str()),
+                (400, Some(field)),
+                "{query}: {problem}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_command_writes_the_same_file_and_its_totals() {
+    let database = books();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read", None);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("paid.jsonl");
+    let file = path.to_str().expect("UTF-8");
+    database.run(&["export", "invoices", "--status", "paid", "--out", file]);
+    let written = std::fs::read(&path).expect("the file");
+    let response = download(&daemon, &key, "status=paid&format=jsonl").await;
+    let told = response.headers()["coulomb-control-totals"].to_str().expect("text").to_owned();
+    assert_eq!(written, response.bytes().await.expect("a body"));
+    let totals = std::fs::read_to_string(dir.path().join("paid.jsonl.totals.json")).expect("the totals");
+    assert_eq!(totals.trim_end(), told);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 2, "nothing else is left");
+    let printed = database.run(&["export", "invoices", "--of", "refunds", "--bom"]);
+    assert_eq!(printed.into_bytes(), bytes(&daemon, &key, "of=refunds&bom=true").await);
+    let wrong = database.command(&["export", "invoices", "--status", "payed"]).output().expect("runs");
+    assert_eq!(
+        String::from_utf8_lossy(&wrong.stderr),
+        "coulomb: status: must be of draft, open, paid, void, uncollectible\n"
+    );
+    assert_eq!(wrong.status.code(), Some(1));
+}
