@@ -181,8 +181,9 @@ pub fn snapshot<T>(
 /// Holds the rest of the transaction to `scope`.
 fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()> {
     match (scope, roles) {
-        (Scope::Org(org_id), true) => conn
-            .batch_execute(&format!("SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'")),
+        (Scope::Org(org_id), true) => {
+            conn.batch_execute(&format!("SET LOCAL ROLE coulomb_org; SET LOCAL coulomb.org_id = '{org_id}'"))
+        }
         _ => Ok(()),
     }
 }

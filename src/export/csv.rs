@@ -80,7 +80,9 @@ impl Writer for Csv<'_> {
 pub(super) fn neutral(text: &str) -> Cow<'_, str> {
     let starts_formula = text.starts_with(['\t', '\r', '\n'])
         || text
-            .trim_start_matches(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '\u{feff}')
+            .trim_start_matches(|letter: char| {
+                letter.is_whitespace() || letter.is_control() || letter == '\u{feff}'
+            })
             .starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
     if starts_formula { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
@@ -93,7 +95,20 @@ mod tests {
 
     #[test]
     fn what_starts_a_formula_is_neutralised() {
-        for text in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", "  =1", "\u{a0}=1", "＝1", "\u{feff}=1", "\0=1"] {
+        for text in [
+            "=1+1",
+            "+1",
+            "-1",
+            "@SUM(A1)",
+            "\t=1",
+            "\rx",
+            "\nx",
+            "  =1",
+            "\u{a0}=1",
+            "＝1",
+            "\u{feff}=1",
+            "\0=1",
+        ] {
             assert_eq!(neutral(text), format!("'{text}"));
         }
         for text in ["", "a=1", "'=1", "1-2", "  a", "Ünï"] {
@@ -103,8 +118,9 @@ mod tests {
 
     fn csv(header: bool, bom: bool, rows: &[&[Cell<'_>]]) -> String {
         let mut out = Vec::new();
-        let mut writer: Box<Csv<'_>> =
-            Box::new(Csv::new(Box::new(&mut out), &Kind::Invoices.columns()[..2], header, bom).expect("starts"));
+        let mut writer: Box<Csv<'_>> = Box::new(
+            Csv::new(Box::new(&mut out), &Kind::Invoices.columns()[..2], header, bom).expect("starts"),
+        );
         for row in rows {
             writer.row(row).expect("writes");
         }

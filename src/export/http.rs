@@ -50,7 +50,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
         FindErrors
     )
 )]
-pub async fn export(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+pub async fn export(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let wanted = Params::from_query(request.query_string())?.check()?;
     let (format, name) = (wanted.format, wanted.kind.name());
@@ -76,7 +80,11 @@ pub async fn export(app: web::Data<App>, principal: Principal, request: HttpRequ
         FindErrors
     )
 )]
-pub async fn totals(app: web::Data<App>, principal: Principal, request: HttpRequest) -> Result<HttpResponse, Error> {
+pub async fn totals(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let wanted = Params::from_query(request.query_string())?.check()?;
     let (permit, db, rows) = (permit(&app)?, app.db.clone(), principal.rows);
@@ -201,8 +209,7 @@ pub struct Columns;
 
 impl Modify for Columns {
     fn modify(&self, api: &mut OpenApi) {
-        let operation =
-            api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
+        let operation = api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
         if let Some(operation) = operation {
             let text = operation.description.get_or_insert_default();
             for kind in Kind::ALL {

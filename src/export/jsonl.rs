@@ -64,8 +64,17 @@ mod tests {
     fn a_row_is_one_line_of_json() {
         let mut out = Vec::new();
         let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4]));
-        writer.row(&[Cell::Text("=\"\n\u{7f}"), Cell::Null, Cell::Major(Major::of(1230, "eur")), Cell::Time(1)]).expect("writes");
-        writer.row(&[Cell::Integer(i64::MIN), Cell::Boolean(false), Cell::Json("{\"a\": 1}"), Cell::Decimal("0.5")]).expect("writes");
+        writer
+            .row(&[Cell::Text("=\"\n\u{7f}"), Cell::Null, Cell::Major(Major::of(1230, "eur")), Cell::Time(1)])
+            .expect("writes");
+        writer
+            .row(&[
+                Cell::Integer(i64::MIN),
+                Cell::Boolean(false),
+                Cell::Json("{\"a\": 1}"),
+                Cell::Decimal("0.5"),
+            ])
+            .expect("writes");
         writer.finish().expect("ends");
         assert_eq!(
             String::from_utf8(out).expect("utf-8"),

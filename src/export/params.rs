@@ -129,7 +129,8 @@ impl Params {
     /// # Errors
     /// [`Error::Invalid`] naming the parameter.
     pub fn from_query(query: &str) -> Result<Self, Error> {
-        let wrong = |error: &dyn std::fmt::Display| Error::invalid("query", format!("cannot be read: {error}"));
+        let wrong =
+            |error: &dyn std::fmt::Display| Error::invalid("query", format!("cannot be read: {error}"));
         let pairs = actix_web::web::Query::<Vec<(String, String)>>::from_query(query)
             .map_err(|error| wrong(&error))?
             .into_inner();
@@ -139,7 +140,10 @@ impl Params {
             if known.get(&name).is_none() {
                 let names: Vec<&str> =
                     known.as_object().into_iter().flat_map(|all| all.keys().map(String::as_str)).collect();
-                return Err(Error::invalid(name, format!("is not a parameter; those are {}", names.join(", "))));
+                return Err(Error::invalid(
+                    name,
+                    format!("is not a parameter; those are {}", names.join(", ")),
+                ));
             }
             if given.insert(name.clone(), value.into()).is_some() {
                 return Err(Error::invalid(name, "is given twice: give it once"));
@@ -192,7 +196,8 @@ impl Params {
         let not_of_format = |name: &'static str, given: &Option<String>, formats: &[Format]| match given {
             Some(_) if !formats.contains(&format) => {
                 let formats: Vec<&str> = formats.iter().map(|format| format.name()).collect();
-                let rule = format!("applies to {} only: leave it out for {}", formats.join(", "), format.name());
+                let rule =
+                    format!("applies to {} only: leave it out for {}", formats.join(", "), format.name());
                 Err(Error::invalid(name, rule))
             }
             _ => Ok(()),
@@ -322,7 +327,8 @@ mod tests {
 
     #[test]
     fn times_are_instants_or_dates_in_utc() {
-        let request = check("issued_from=2026-01-31&issued_before=2026-02-01T00:00:00%2B02:00").expect("valid");
+        let request =
+            check("issued_from=2026-01-31&issued_before=2026-02-01T00:00:00%2B02:00").expect("valid");
         assert_eq!(request.issued.from.map(|time| time.timestamp()), Some(1_769_817_600));
         assert_eq!(request.issued.before.map(|time| time.timestamp()), Some(1_769_896_800));
     }

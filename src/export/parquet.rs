@@ -62,8 +62,9 @@ impl<'a> Parquet<'a> {
     fn write_group(&mut self) -> Result<(), ParquetError> {
         let mut group = self.file.next_row_group()?;
         for buffer in &mut self.buffers {
-            let mut column =
-                group.next_column()?.ok_or_else(|| ParquetError::General("a column is missing".to_owned()))?;
+            let mut column = group
+                .next_column()?
+                .ok_or_else(|| ParquetError::General("a column is missing".to_owned()))?;
             let defined = Some(buffer.defined.as_slice());
             match &mut buffer.values {
                 Values::Numbers(numbers) => {

@@ -105,7 +105,8 @@ impl Query {
             .filter(|column| column.summed)
             .map(|column| format!("coalesce(sum({}), 0)::text", column.sql))
             .collect();
-        let currency = columns.iter().find(|column| column.name == "currency").map_or("NULL", |column| column.sql);
+        let currency =
+            columns.iter().find(|column| column.name == "currency").map_or("NULL", |column| column.sql);
         let select =
             format!("SELECT {currency} AS currency, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
         self.bound(&select, "GROUP BY 1")

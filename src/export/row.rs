@@ -100,7 +100,9 @@ fn decode(holds: Type, value: Option<&[u8]>, places: Option<u8>) -> Option<Cell<
         Type::Json => text().map(Cell::Json),
         Type::Integer | Type::Amount => number().map(Cell::Integer),
         // Without a currency nobody knows the unit.
-        Type::Major => number().map(|minor| places.map_or(Cell::Null, |places| Cell::Major(Major { minor, places }))),
+        Type::Major => {
+            number().map(|minor| places.map_or(Cell::Null, |places| Cell::Major(Major { minor, places })))
+        }
         Type::Boolean => value.first().map(|byte| Cell::Boolean(*byte != 0)),
         Type::Time => number()?.checked_add(EPOCH_OF_POSTGRES).map(Cell::Time),
     }

@@ -124,8 +124,11 @@ impl Serialize for Totals {
         let mut map = serializer.serialize_map(Some(3))?;
         map.serialize_entry("of", self.kind.name())?;
         map.serialize_entry("rows", &self.rows)?;
-        let currencies: BTreeMap<&str, Named<'_>> =
-            self.by_currency.iter().map(|(currency, sums)| (currency.as_str(), Named(self.kind, sums))).collect();
+        let currencies: BTreeMap<&str, Named<'_>> = self
+            .by_currency
+            .iter()
+            .map(|(currency, sums)| (currency.as_str(), Named(self.kind, sums)))
+            .collect();
         map.serialize_entry("currencies", &currencies)?;
         map.end()
     }

@@ -16,6 +16,7 @@ mod links;
 mod migrations;
 mod mirrors;
 mod projection;
+mod reads;
 mod schema;
 mod serving;
 mod webhooks;

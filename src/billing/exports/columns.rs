@@ -84,11 +84,14 @@ const fn boolean(name: &'static str, sql: &'static str, meaning: &'static str) -
     column(Type::Boolean, name, sql, meaning)
 }
 
-const ORG_ID: Column = text("org_id", "o.public_id", "The org billed (`org_…`); empty when the customer has none");
+const ORG_ID: Column =
+    text("org_id", "o.public_id", "The org billed (`org_…`); empty when the customer has none");
 const ORG_EXTERNAL_ID: Column = text("org_external_id", "o.external_id", "The org's id in your own systems");
-const ACCOUNT: Column = text("account", "d.account", "Connected Stripe account; empty for the platform's own");
+const ACCOUNT: Column =
+    text("account", "d.account", "Connected Stripe account; empty for the platform's own");
 const LIVEMODE: Column = boolean("livemode", "d.livemode", "False for Stripe's test mode");
-const CURRENCY: Column = text("currency", "d.currency", "ISO 4217 code, lower case, of the amounts in this row");
+const CURRENCY: Column =
+    text("currency", "d.currency", "ISO 4217 code, lower case, of the amounts in this row");
 const METADATA: Column =
     column(Type::Json, "metadata", "d.metadata::text", "Metadata at Stripe, an object of texts");
 
@@ -118,7 +121,11 @@ pub(super) const INVOICES: &[Column] = &[
     major("amount_due_major", "d.amount_due", "`amount_due`"),
     major("amount_paid_major", "d.amount_paid", "`amount_paid`"),
     major("amount_remaining_major", "d.amount_remaining", "`amount_remaining`"),
-    amount("starting_balance", "d.starting_balance", "The customer's balance before the invoice; negative: credit"),
+    amount(
+        "starting_balance",
+        "d.starting_balance",
+        "The customer's balance before the invoice; negative: credit",
+    ),
     amount("ending_balance", "d.ending_balance", "The customer's balance after it was issued"),
     amount(
         "pre_payment_credit_notes_amount",
@@ -140,7 +147,11 @@ pub(super) const INVOICES: &[Column] = &[
     time("period_end", "d.period_end", "End of that period, not included"),
     text("payment_intent_id", "d.payment_intent_id", "Payment intent, in older Stripe versions"),
     text("charge_id", "d.charge_id", "Latest charge, in older Stripe versions"),
-    boolean("paid_out_of_band", "d.paid_out_of_band", "Marked as paid outside Stripe, in older Stripe versions"),
+    boolean(
+        "paid_out_of_band",
+        "d.paid_out_of_band",
+        "Marked as paid outside Stripe, in older Stripe versions",
+    ),
     boolean("lines_complete", "d.lines_complete", "False when Stripe sent only some of its lines"),
     text("hosted_invoice_url", "d.hosted_invoice_url", "Page for the customer"),
     text("invoice_pdf", "d.invoice_pdf", "Link to the document"),
@@ -161,7 +172,11 @@ pub(super) const LINES: &[Column] = &[
     text("customer_id", "d.customer_id", "Stripe customer billed"),
     text("type", "n.type", "subscription or invoiceitem"),
     text("description", "n.description", "Text of the line"),
-    text("currency", "coalesce(n.currency, d.currency)", "ISO 4217 code, lower case, of the amounts in this row"),
+    text(
+        "currency",
+        "coalesce(n.currency, d.currency)",
+        "ISO 4217 code, lower case, of the amounts in this row",
+    ),
     integer("quantity", "n.quantity", "How many"),
     column(
         Type::Decimal,
@@ -184,7 +199,11 @@ pub(super) const LINES: &[Column] = &[
     time("invoice_created", "d.created", "When the invoice was made"),
     time("invoice_finalized_at", "d.finalized_at", "When the invoice was issued"),
     time("invoice_paid_at", "d.paid_at", "When the invoice was paid"),
-    boolean("invoice_lines_complete", "d.lines_complete", "False when Stripe sent only some lines of the invoice"),
+    boolean(
+        "invoice_lines_complete",
+        "d.lines_complete",
+        "False when Stripe sent only some lines of the invoice",
+    ),
     column(Type::Json, "metadata", "n.metadata::text", "Metadata of the line at Stripe, an object of texts"),
 ];
 
