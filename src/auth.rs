@@ -145,6 +145,10 @@ pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
         .get_result::<bool>(conn)?)
 }
 
+/// What is stored of a key: org, digest of the secret, scopes, expiry, revocation, public id of the org.
+type Stored =
+    (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>);
+
 /// Finds whose key this is.
 ///
 /// # Errors
@@ -153,14 +157,7 @@ pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> 
     let (id, secret) = split(text).ok_or(Error::Unauthorized(
         "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
     ))?;
-    let rows: Vec<(
-        i64,
-        Vec<u8>,
-        Vec<Option<String>>,
-        Option<DateTime<Utc>>,
-        Option<DateTime<Utc>>,
-        Option<String>,
-    )> = api_keys::table
+    let rows: Vec<Stored> = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
         .filter(api_keys::key_id.eq(id))
         .select((

@@ -84,7 +84,8 @@ settings! {
     postgres_bin_dir: Option<PathBuf> = "COULOMB_POSTGRES_BIN_DIR", "";
     /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas; several while one is rotated.
     stripe_webhook_secret: Vec<SecretString> = "STRIPE_WEBHOOK_SECRET", "";
-    /// Stripe API key (`sk_…` or `rk_…`) with which referenced objects are fetched. Unset: Stripe is never called.
+    /// Stripe API key (`sk_…` or `rk_…`), for fetching objects that thin events only name. Nothing calls Stripe yet: such events are
+    /// listed as `needs_fetch`.
     stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
     /// How far a signature's time may lie from now, in seconds.
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
@@ -287,7 +288,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_one_sentence_that_names_the_setting() {
-        let cases: &[(&[(&str, &str)], &str, &str)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+        let cases: &[Case<'_>] = &[
             (
                 &[("COULOMB_LISTEN", "8080")],
                 "",

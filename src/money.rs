@@ -17,9 +17,9 @@ const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 #[must_use]
 pub fn decimal_places(currency: &str) -> u8 {
     let is = |known: &&str| known.eq_ignore_ascii_case(currency);
-    if ZERO_DECIMAL.iter().any(|known| is(&known)) {
+    if ZERO_DECIMAL.iter().any(&is) {
         0
-    } else if THREE_DECIMAL.iter().any(|known| is(&known)) {
+    } else if THREE_DECIMAL.iter().any(is) {
         3
     } else {
         2

@@ -55,6 +55,13 @@ use crate::{auth, billing, export, health, stripe};
         export::http::export,
         export::http::totals,
     ),
+    // Named by query parameters alone, from where they are not collected.
+    components(schemas(
+        crate::time::Moment,
+        billing::read::ListPart,
+        billing::read_http::Part,
+        billing::read_http::PartWithLines,
+    )),
     modifiers(&Key, &Columns, &OperationIds)
 )]
 pub struct Api;

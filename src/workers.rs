@@ -105,7 +105,7 @@ impl Wake {
     fn rest(&self, seen: u64, time: Duration, woken: bool) {
         let until = Instant::now() + time;
         let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
-        while !self.is_stopped() && !(woken && *generation != seen) {
+        while !(self.is_stopped() || woken && *generation != seen) {
             let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
             else {
                 return;

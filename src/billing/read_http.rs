@@ -60,12 +60,15 @@ fn own_org(principal: &Principal) -> Option<String> {
     }
 }
 
+/// The operation behind a list: rows, each with its place.
+type List<F, V> = fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>;
+
 /// A page of what belongs to customers.
 pub(super) async fn list<F, V>(
     app: &web::Data<App>,
     principal: Principal,
     mut params: Params,
-    work: fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>,
+    work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
     F: DeserializeOwned + Send + 'static,
@@ -80,7 +83,7 @@ pub(super) async fn list_catalogue<F, V>(
     app: &web::Data<App>,
     principal: Principal,
     params: Params,
-    work: fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>,
+    work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
     F: DeserializeOwned + Send + 'static,
@@ -94,7 +97,7 @@ async fn list_owned<F, V>(
     principal: Principal,
     mut params: Params,
     owners: Owners,
-    work: fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>,
+    work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
     F: DeserializeOwned + Send + 'static,

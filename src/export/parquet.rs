@@ -98,7 +98,7 @@ impl Writer for Parquet<'_> {
         }
         self.rows += 1;
         let heavy = || self.buffers.iter().map(Buffer::weight).sum::<usize>() >= GROUP_BYTES;
-        if self.rows >= GROUP_ROWS || (self.rows % 256 == 0 && heavy()) {
+        if self.rows >= GROUP_ROWS || (self.rows.is_multiple_of(256) && heavy()) {
             self.write_group().map_err(output_failed)?;
         }
         Ok(())

@@ -85,9 +85,14 @@ fn settings_named_in_the_documents_exist() {
 
 #[test]
 fn alerts_are_about_metrics_that_exist() {
-    let metrics = coulomb::metrics::Metrics::default().render();
+    let metrics = coulomb::metrics::Metrics::default();
+    // Those with labels are told once something was counted.
+    metrics.answered("/", actix_web::http::StatusCode::OK, std::time::Duration::ZERO);
+    metrics.delivered("stored");
+    metrics.projected("applied", 1);
+    let text_form = metrics.render();
     let known: BTreeSet<&str> =
-        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        text_form.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let alerts = text("deploy/prometheus-alerts.yml");
     let named: BTreeSet<&str> = alerts
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
@@ -164,4 +169,29 @@ fn the_docs_page_fetches_nothing_from_elsewhere() {
         assert!(!page.contains(forbidden), "docs.html has {forbidden}");
     }
     assert!(page.contains("default-src 'none'"));
+}
+
+/// Every `$ref` of the description is in it: generators and the documentation page resolve them.
+#[test]
+fn the_description_holds_what_it_names() {
+    fn refs<'a>(value: &'a serde_json::Value, found: &mut BTreeSet<&'a str>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(serde_json::Value::as_str));
+                fields.values().for_each(|value| refs(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|value| refs(value, found)),
+            _ => {}
+        }
+    }
+    let description: serde_json::Value =
+        serde_json::from_str(&coulomb::openapi::document()).expect("the description is JSON");
+    let mut named = BTreeSet::new();
+    refs(&description, &mut named);
+    assert!(named.len() > 10, "{named:?}");
+    let dangling: Vec<_> = named
+        .into_iter()
+        .filter(|name| name.strip_prefix('#').and_then(|at| description.pointer(at)).is_none())
+        .collect();
+    assert!(dangling.is_empty(), "named and not there: {dangling:?}");
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coulomb::db::embedded::{Embedded, Options};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::Text;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// Names a data directory to [`holds_a_cluster_until_killed`].
@@ -386,20 +386,13 @@ fn the_guard_speaks_one_line_and_ends_with_its_input() {
     assert_eq!(rest, "");
 }
 
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
-
 #[test]
 fn the_stop_does_not_wait_for_open_transactions() {
     let dir = scratch();
     let embedded = start(&dir.path().join("data"));
     let mut open = PgConnection::establish(embedded.url()).unwrap();
     diesel::sql_query("BEGIN").execute(&mut open).unwrap();
-    let rows: Vec<Count> = diesel::sql_query("SELECT count(*) FROM pg_class").load(&mut open).unwrap();
-    assert!(rows[0].count > 0);
+    diesel::sql_query("CREATE TABLE unfinished (n bigint)").execute(&mut open).unwrap();
     let at = Instant::now();
     embedded.stop().unwrap();
     assert!(at.elapsed() < Duration::from_secs(10), "{:?}", at.elapsed());

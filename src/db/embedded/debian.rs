@@ -16,6 +16,10 @@ const CREATECLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
 /// Name of an unpacked root in the cache: this and the version.
 const ROOT: &str = "postgresql-";
 
+/// Arguments of apt-get that tell what an installation would take.
+const SIMULATE: &str =
+    "-s -o APT::Get::Show-User-Simulation-Note=no --no-install-recommends install postgresql";
+
 /// A package that is to be installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Package {
@@ -26,26 +30,15 @@ struct Package {
 /// Installs the system's package, as root, without a cluster of the system.
 pub(super) fn install(stop: &Stop) -> Result<()> {
     announce("installing the package `postgresql` with apt-get, without a cluster of the system");
-    let apt = |arguments: &[&str]| {
+    let apt = |arguments: &str| {
         let mut apt = system("/usr/bin/apt-get");
         // Its own answer to a changed file (createcluster.conf) is to keep it.
-        apt.env("UCF_FORCE_CONFFOLD", "1")
-            .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=120"])
-            .args(arguments);
+        apt.env("UCF_FORCE_CONFFOLD", "1").args("-q -y -o DPkg::Lock::Timeout=120".split(' '));
+        apt.args(arguments.split(' '));
         apt
     };
-    let updated = tool::must("updating the package lists", &mut apt(&["update"]), Some(stop));
-    select(
-        &mut apt(&[
-            "-s",
-            "-oAPT::Get::Show-User-Simulation-Note=no",
-            "--no-install-recommends",
-            "install",
-            "postgresql",
-        ]),
-        updated,
-        stop,
-    )?;
+    let updated = tool::must("updating the package lists", &mut apt("update"), Some(stop));
+    select(&mut apt(SIMULATE), &updated, stop)?.ok_or_else(missing)?;
     let conf = Path::new(CREATECLUSTER);
     if !conf.exists() {
         fs::create_dir_all("/etc/postgresql-common")
@@ -53,7 +46,7 @@ pub(super) fn install(stop: &Stop) -> Result<()> {
             .map_err(cannot("write", conf))?;
     }
     // Not to be cut short: a killed dpkg leaves half a package.
-    let mut install = apt(&["--no-install-recommends", "install", "postgresql"]);
+    let mut install = apt("--no-install-recommends install postgresql");
     tool::must("installing the package `postgresql`", &mut install, None).map(drop)
 }
 
@@ -86,36 +79,11 @@ pub(super) fn unpack(cache: &Path, stop: &Stop) -> Result<()> {
     announce(format_args!("downloading its packages with apt-get into {}, about 100 MB", cache.display()));
     let work = cache.join("install.partial");
     remove_all(&work)?;
-    let (lists, archives, root) = (work.join("lists"), work.join("cache/archives"), work.join("root"));
-    for dir in [lists.join("partial"), archives.join("partial"), root.clone()] {
+    let (archives, root) = (work.join("cache/archives"), work.join("root"));
+    for dir in [work.join("lists/partial"), archives.join("partial"), root.clone()] {
         fs::create_dir_all(&dir).map_err(cannot("create", &dir))?;
     }
-    let apt = || {
-        let mut apt = system("/usr/bin/apt-get");
-        apt.current_dir(&archives).args([
-            "-q",
-            "-y",
-            "-o",
-            "Debug::NoLocking=true",
-            "-o",
-            "Acquire::Languages=none",
-        ]);
-        apt.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
-        apt.arg("-o").arg(format!("Dir::Cache={}", work.join("cache").display()));
-        apt
-    };
-    let updated = tool::must("updating the package lists", apt().arg("update"), Some(stop));
-    let mut simulation = apt();
-    simulation.args([
-        "-s",
-        "-oAPT::Get::Show-User-Simulation-Note=no",
-        "--no-install-recommends",
-        "install",
-        "postgresql",
-    ]);
-    let (server, packages) = select(&mut simulation, updated, stop)?;
-    let names = packages.iter().filter(|package| needed(&package.name)).map(|package| &package.name);
-    tool::must("downloading PostgreSQL", apt().arg("download").args(names), Some(stop))?;
+    let server = download(&work, &archives, stop)?;
     for archive in fs::read_dir(&archives).map_err(cannot("read", &archives))?.flatten() {
         if archive.path().extension().is_some_and(|extension| extension == "deb") {
             let mut dpkg = system("/usr/bin/dpkg");
@@ -130,25 +98,56 @@ pub(super) fn unpack(cache: &Path, stop: &Stop) -> Result<()> {
     remove_all(&work)
 }
 
-/// Asks apt what an installation of the server would take; returns the server's package and all of them.
-fn select(simulation: &mut Command, updated: Result<String>, stop: &Stop) -> Result<(Package, Vec<Package>)> {
-    let lists = updated.as_deref().unwrap_or_default().to_owned();
-    let output =
-        tool::must("looking for the package `postgresql`", simulation, Some(stop)).map_err(|error| {
-            // Lists that could not be fetched explain why a package is not known, and apt calls that a success.
-            updated
-                .err()
-                .unwrap_or_else(|| EmbeddedError::new(format!("{error}\n{}", tool::last_lines(&lists, 4))))
-        })?;
+/// Downloads what is needed into the archives, with package lists in the directory of the work. Returns the
+/// server's package.
+fn download(work: &Path, archives: &Path, stop: &Stop) -> Result<Package> {
+    let lists = format!("Dir::State::Lists={}", work.join("lists").display());
+    let cache = format!("Dir::Cache={}", work.join("cache").display());
+    let apt = |arguments: &str| {
+        let mut apt = system("/usr/bin/apt-get");
+        apt.current_dir(archives)
+            .args("-q -y -o Debug::NoLocking=true -o Acquire::Languages=none".split(' '));
+        apt.args(["-o", &lists, "-o", &cache]).args(arguments.split(' '));
+        apt
+    };
+    let updated = tool::must("updating the package lists", &mut apt("update"), Some(stop));
+    let mut selected = select(&mut apt(SIMULATE), &updated, stop)?;
+    if selected.is_none() {
+        // The system believes to have it, though its programs are gone: suppose a system that has nothing.
+        let nothing = work.join("status");
+        File::create(&nothing).map_err(cannot("create", &nothing))?;
+        let mut simulation = apt(SIMULATE);
+        simulation.arg("-o").arg(format!("Dir::State::Status={}", nothing.display()));
+        selected = select(&mut simulation, &updated, stop)?;
+    }
+    let (server, packages) = selected.ok_or_else(missing)?;
+    let names = packages.iter().filter(|package| needed(&package.name)).map(|package| &package.name);
+    tool::must("downloading PostgreSQL", apt("download").args(names), Some(stop))?;
+    Ok(server)
+}
+
+/// Asks apt what an installation of the server would take; returns the server's package and all of them, or
+/// `None` if apt believes that it is there.
+fn select(
+    simulation: &mut Command,
+    updated: &Result<String>,
+    stop: &Stop,
+) -> Result<Option<(Package, Vec<Package>)>> {
+    let looking = "looking for the package `postgresql`";
+    // Lists that could not be fetched explain why a package is not known, and apt calls that a success.
+    let output = tool::must(looking, simulation, Some(stop)).map_err(|error| match updated {
+        Err(unreachable) => unreachable.clone(),
+        Ok(lists) => EmbeddedError::new(format!("{error}\n{}", tool::last_lines(lists, 4))),
+    })?;
     let packages = parse(&output);
     let of_server = |package: &&Package| major(&package.name, "postgresql-").is_some();
-    let Some(server) = packages.iter().find(of_server).cloned() else { return Err(missing()) };
+    let Some(server) = packages.iter().find(of_server).cloned() else { return Ok(None) };
     match major(&server.name, "postgresql-") {
         Some(major) if major < OLDEST => Err(EmbeddedError::new(format!(
             "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it from the \
              packages of the PostgreSQL project (PGDG), or set DATABASE_URL to a server that runs elsewhere"
         ))),
-        _ => Ok((server, packages)),
+        _ => Ok(Some((server, packages))),
     }
 }
 
@@ -205,13 +204,13 @@ Inst postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
 Conf postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
 ";
 
-    fn simulate(output: &str) -> Result<(Package, Vec<Package>)> {
-        select(Command::new("/usr/bin/printf").args(["%s", output]), Ok(String::new()), &Stop::default())
+    fn simulate(output: &str) -> Result<Option<(Package, Vec<Package>)>> {
+        select(Command::new("/usr/bin/printf").args(["%s", output]), &Ok(String::new()), &Stop::default())
     }
 
     #[test]
     fn takes_the_server_and_its_libraries() {
-        let (server, packages) = simulate(SIMULATION).unwrap();
+        let (server, packages) = simulate(SIMULATION).unwrap().unwrap();
         assert_eq!(server, Package { name: "postgresql-15".into(), version: "15.18-0+deb12u1".into() });
         let names = packages.iter().map(|package| package.name.as_str()).filter(|name| needed(name));
         assert_eq!(names.collect::<Vec<_>>(), ["libpq5", "postgresql-client-15", "postgresql-15"]);
@@ -222,7 +221,7 @@ Conf postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
     fn refuses_what_is_too_old_before_it_is_installed() {
         let error = simulate(&SIMULATION.replace("-15 ", "-13 ")).unwrap_err().to_string();
         assert!(error.contains("offer PostgreSQL 13") && error.contains("PGDG"), "{error}");
-        assert_eq!(simulate("").unwrap_err(), missing());
+        assert_eq!(simulate("").unwrap(), None);
     }
 
     #[test]
@@ -231,7 +230,7 @@ Conf postgresql (15+248+deb12u1 Debian:12.15/oldstable [all])
         let mut unknown = Command::new("/bin/sh");
         unknown.args(["-c", "echo E: Unable to locate package; exit 100"]);
         for updated in [unreachable, Ok("W: Failed to fetch: no network\n".to_owned())] {
-            let error = select(&mut unknown, updated, &Stop::default()).unwrap_err().to_string();
+            let error = select(&mut unknown, &updated, &Stop::default()).unwrap_err().to_string();
             assert!(error.contains("no network"), "{error}");
         }
     }
