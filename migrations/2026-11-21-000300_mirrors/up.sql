@@ -4,7 +4,7 @@
 -- first two columns of a primary key, which are the same for every row of an account.
 -- `account` is empty for the platform's own Stripe account. Money is in the minor unit of `currency`.
 -- Where the API looks objects up, the primary key starts with the id, as a reader may know no more. Lists are sorted by
--- created and id, what has no `created` last.
+-- `created` and id.
 
 CREATE TABLE customers (
     account text COLLATE "C" NOT NULL,
@@ -29,7 +29,7 @@ CREATE TABLE customers (
     PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX customers_email ON customers (email);
-CREATE INDEX customers_created ON customers ((coalesce(created, '-infinity')), id);
+CREATE INDEX customers_created ON customers (created, id);
 
 CREATE TABLE customer_tax_ids (
     account text COLLATE "C" NOT NULL,
@@ -92,8 +92,8 @@ CREATE TABLE subscriptions (
     PRIMARY KEY (id, account, livemode)
 );
 CREATE INDEX subscriptions_customer ON subscriptions (customer_id);
-CREATE INDEX subscriptions_status ON subscriptions (status, (coalesce(created, '-infinity')), id);
-CREATE INDEX subscriptions_created ON subscriptions ((coalesce(created, '-infinity')), id);
+CREATE INDEX subscriptions_status ON subscriptions (status, created, id);
+CREATE INDEX subscriptions_created ON subscriptions (created, id);
 
 CREATE TABLE subscription_items (
     account text COLLATE "C" NOT NULL,
@@ -157,10 +157,10 @@ CREATE TABLE invoices (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX invoices_customer ON invoices (customer_id, (coalesce(created, '-infinity')), id);
+CREATE INDEX invoices_customer ON invoices (customer_id, created, id);
 CREATE INDEX invoices_subscription ON invoices (subscription_id);
-CREATE INDEX invoices_created ON invoices ((coalesce(created, '-infinity')), id);
-CREATE INDEX invoices_status ON invoices (status, (coalesce(created, '-infinity')), id);
+CREATE INDEX invoices_created ON invoices (created, id);
+CREATE INDEX invoices_status ON invoices (status, created, id);
 CREATE INDEX invoices_number ON invoices (number);
 CREATE INDEX invoices_finalized ON invoices (finalized_at, id) WHERE finalized_at IS NOT NULL;
 CREATE INDEX invoices_paid ON invoices (paid_at, id) WHERE paid_at IS NOT NULL;
@@ -290,13 +290,13 @@ CREATE TABLE payments (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (id, account, livemode)
 );
-CREATE INDEX payments_customer ON payments (customer_id, (coalesce(created, '-infinity')), id);
+CREATE INDEX payments_customer ON payments (customer_id, created, id);
 CREATE INDEX payments_invoice ON payments (invoice_id);
 CREATE INDEX payments_charge ON payments (charge_id);
-CREATE INDEX payments_status ON payments (status, (coalesce(created, '-infinity')), id);
+CREATE INDEX payments_status ON payments (status, created, id);
 -- The customer of such a payment is that of its invoice.
 CREATE INDEX payments_nameless ON payments (invoice_id) WHERE customer_id IS NULL;
-CREATE INDEX payments_created ON payments ((coalesce(created, '-infinity')), id);
+CREATE INDEX payments_created ON payments (created, id);
 
 CREATE TABLE refunds (
     account text COLLATE "C" NOT NULL,
@@ -317,7 +317,7 @@ CREATE TABLE refunds (
 );
 CREATE INDEX refunds_charge ON refunds (charge_id, account, livemode);
 CREATE INDEX refunds_payment_intent ON refunds (payment_intent_id);
-CREATE INDEX refunds_created ON refunds ((coalesce(created, '-infinity')), id);
+CREATE INDEX refunds_created ON refunds (created, id);
 
 CREATE TABLE disputes (
     account text COLLATE "C" NOT NULL,
@@ -341,6 +341,7 @@ CREATE TABLE disputes (
 );
 CREATE INDEX disputes_charge ON disputes (charge_id);
 CREATE INDEX disputes_payment_intent ON disputes (payment_intent_id);
+CREATE INDEX disputes_created ON disputes (created, id);
 
 CREATE TABLE credit_notes (
     account text COLLATE "C" NOT NULL,
@@ -372,7 +373,7 @@ CREATE TABLE credit_notes (
 );
 CREATE INDEX credit_notes_invoice ON credit_notes (invoice_id);
 CREATE INDEX credit_notes_customer ON credit_notes (customer_id);
-CREATE INDEX credit_notes_created ON credit_notes ((coalesce(created, '-infinity')), id);
+CREATE INDEX credit_notes_created ON credit_notes (created, id);
 
 CREATE TABLE credit_note_lines (
     account text COLLATE "C" NOT NULL,

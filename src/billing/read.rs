@@ -19,6 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::mirror::Mirror;
 use crate::error::Error;
 use crate::time::Moment;
+use select::Part;
 pub(super) use select::{Children, Select, Where};
 
 /// Narrows any list.
@@ -235,11 +236,8 @@ where
     let (table, basics) = (T::TABLE, &listing.basics);
     rows.when(basics.account.as_deref(), &format!("{table}.account = {{}}"));
     rows.when(basics.livemode, &format!("{table}.livemode = {{}}"));
-    rows.when(basics.created_from, &format!("{} >= {{}}", select::created(table)));
-    rows.when(
-        basics.created_before,
-        &format!("{} < {{}} AND {table}.created IS NOT NULL", select::created(table)),
-    );
+    rows.when(basics.created_from, &format!("{table}.created >= {{}}"));
+    rows.when(basics.created_before, &format!("{table}.created < {{}}"));
     listing.filter.narrow(&mut rows);
     if let Some(id) = listing.filter.customer() {
         owners::only::<T>(conn, &mut rows, &owners::Customers::anywhere(id))?;
@@ -258,10 +256,19 @@ where
     if let Some(linked) = listing.owners.linked {
         owners::linked::<T>(&mut rows, linked);
     }
-    if let Some(Position(created, id, account, livemode)) = &listing.after {
-        select::after(&mut rows, table, *created, id, account, *livemode);
+    let few = listing.filter.picks_few();
+    let mut found = Vec::new();
+    let mut missing = listing.limit + 1;
+    for part in Part::after(listing.after.as_ref()) {
+        let mut rows = rows.clone();
+        part.only(&mut rows, table, listing.after.as_ref());
+        found.extend(load::<T>(conn, Select::newest_first(rows, few, missing))?);
+        missing = listing.limit + 1 - found.len() as i64;
+        if missing == 0 {
+            break;
+        }
     }
-    load(conn, Select::newest_first(rows, listing.filter.picks_few(), listing.limit + 1))
+    Ok(found)
 }
 
 /// Refuses pages with lines that would be too large.

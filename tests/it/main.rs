@@ -17,6 +17,7 @@ mod links;
 mod migrations;
 mod mirrors;
 mod projection;
+mod reads;
 mod schema;
 mod serving;
 mod webhooks;

@@ -7,7 +7,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Bool, Nullable, Text, Timestamptz};
 
 use super::super::mirror::Mirror;
-use super::{Read, owners};
+use super::{Position, Read, owners};
 use crate::time::Moment;
 
 /// Conditions that all hold.
@@ -119,26 +119,40 @@ impl QueryFragment<Pg> for Where {
     }
 }
 
-/// What lists are sorted by; the migrations have an index on the same words.
-pub(super) fn created(table: &str) -> String {
-    format!("coalesce({table}.created, '-infinity'::timestamptz)")
+/// A part of a list. Rows without `created` come after all others; apart, each part is in the order of an index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Rows with `created`.
+    Dated,
+    /// Rows without.
+    Undated,
 }
 
-/// Adds: only rows that come after this place.
-pub(super) fn after(
-    rows: &mut Where,
-    table: &str,
-    at: Option<Moment>,
-    id: &str,
-    account: &str,
-    livemode: bool,
-) {
-    let key = format!(" AND ({}, {table}.id, {table}.account, {table}.livemode) < (", created(table));
-    match at {
-        Some(at) => rows.with(&format!("{key}{{}}, "), [at.into()]),
-        None => rows.sql(&format!("{key}'-infinity', ")),
-    };
-    rows.with("{}, {}, {})", [id.into(), account.into(), livemode.into()]);
+impl Part {
+    /// The parts that a page after `place` may show.
+    pub(super) fn after(place: Option<&Position>) -> &'static [Self] {
+        match place {
+            Some(Position(None, ..)) => &[Self::Undated],
+            _ => &[Self::Dated, Self::Undated],
+        }
+    }
+
+    /// Adds: only rows of this part, of those only such that come after `place`.
+    pub(super) fn only(self, rows: &mut Where, table: &str, place: Option<&Position>) {
+        let key = format!("{table}.id, {table}.account, {table}.livemode");
+        rows.sql(&format!(" AND {table}.created IS {}NULL", if self == Self::Dated { "NOT " } else { "" }));
+        match place {
+            Some(Position(Some(at), id, account, livemode)) if self == Self::Dated => {
+                let sql = format!(" AND ({table}.created, {key}) < ({{}}, {{}}, {{}}, {{}})");
+                rows.with(&sql, [(*at).into(), id.into(), account.into(), (*livemode).into()]);
+            }
+            Some(Position(None, id, account, livemode)) if self == Self::Undated => {
+                let sql = format!(" AND ({key}) < ({{}}, {{}}, {{}})");
+                rows.with(&sql, [id.into(), account.into(), (*livemode).into()]);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Rows of a mirror, each with its customer's id and its org's public id.
@@ -156,9 +170,9 @@ impl<T: Read> Select<T> {
         let table = T::TABLE;
         // PostgreSQL does not know that issue follows creation and would walk the index of creation in search of an old
         // month. Written like this the order has no index.
-        let created = created(table) + if few { " + interval '0'" } else { "" };
+        let created = if few { "created + interval '0'" } else { "created" };
         let end = format!(
-            " ORDER BY {created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC LIMIT {limit}"
+            " ORDER BY {table}.{created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC LIMIT {limit}"
         );
         Self { columns: T::construct_selection(), rows, end }
     }
