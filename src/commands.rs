@@ -193,10 +193,12 @@ fn keep(
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Error> {
     let Some(value) = request.headers().get("Idempotency-Key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if !key.trim().is_empty() && key.len() <= KEY_LIMIT => Ok(Some(key.to_owned())),
+        Ok(key) if (1..=KEY_LIMIT).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Some(key.to_owned()))
+        }
         _ => Err(Error::invalid(
             "Idempotency-Key",
-            format!("must be 1 to {KEY_LIMIT} visible ASCII characters"),
+            format!("must be 1 to {KEY_LIMIT} visible ASCII characters, without spaces"),
         )),
     }
 }
