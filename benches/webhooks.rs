@@ -227,10 +227,21 @@ fn template() -> String {
     let mut event = serde_json::json!({ "id": "evt_UNIQUE", "object": "event", "type": "invoice.paid", "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
         "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "data": { "object": invoice } });
     // The rest of a real invoice is fields that nobody here reads.
-    let filler = ["account_tax_ids", "amount_shipping", "application", "automatically_finalizes_at", "custom_fields", "customer_address", "customer_phone", "customer_shipping", "customer_tax_ids"];
+    let filler = [
+        "account_tax_ids",
+        "amount_shipping",
+        "application",
+        "automatically_finalizes_at",
+        "custom_fields",
+        "customer_address",
+        "customer_phone",
+        "customer_shipping",
+        "customer_tax_ids",
+    ];
     let mut n = 0;
     while event.to_string().len() < BODY_BYTES {
-        event["data"]["object"][format!("{}_{n}", filler[n % filler.len()])] = serde_json::json!({ "type": null, "enabled": n % 3 == 0, "amount": n * 7919 });
+        event["data"]["object"][format!("{}_{n}", filler[n % filler.len()])] =
+            serde_json::json!({ "type": null, "enabled": n % 3 == 0, "amount": n * 7919 });
         n += 1;
     }
     event.to_string()

@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 
-use chrono::DateTime;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::Realm;
+
+mod lenient;
+
+use lenient::{Fields, Scalar};
 
 /// What the inbox keeps beside the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,32 +37,48 @@ pub struct Envelope {
     pub twin_event_id: Option<String>,
 }
 
-/// Fields of an envelope or an object, each left unread: one of an unexpected type must not lose the others.
+/// The fields of an envelope. One of an unexpected type reads as absent, and must not lose the others.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Raw<'a> {
     #[serde(borrow)]
-    id: Option<&'a RawValue>,
+    id: Scalar<'a>,
     #[serde(borrow)]
-    object: Option<&'a RawValue>,
+    object: Scalar<'a>,
     #[serde(borrow)]
-    r#type: Option<&'a RawValue>,
+    r#type: Scalar<'a>,
     #[serde(borrow)]
-    api_version: Option<&'a RawValue>,
+    api_version: Scalar<'a>,
     #[serde(borrow)]
-    created: Option<&'a RawValue>,
+    created: Scalar<'a>,
     #[serde(borrow)]
-    account: Option<&'a RawValue>,
+    account: Scalar<'a>,
     #[serde(borrow)]
-    context: Option<&'a RawValue>,
+    context: Scalar<'a>,
     #[serde(borrow)]
-    livemode: Option<&'a RawValue>,
+    livemode: Scalar<'a>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    snapshot_event: Scalar<'a>,
     #[serde(borrow)]
-    snapshot_event: Option<&'a RawValue>,
+    data: Fields<Data<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Data<'a> {
     #[serde(borrow)]
-    customer: Option<&'a RawValue>,
+    object: Fields<Object<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Object<'a> {
+    #[serde(borrow)]
+    id: Scalar<'a>,
+    #[serde(borrow)]
+    object: Scalar<'a>,
+    #[serde(borrow)]
+    customer: Scalar<'a>,
 }
 
 /// Reads the envelope of `body`; `None` when it is not a JSON object.
@@ -72,12 +90,12 @@ pub fn read(body: &[u8]) -> Option<Envelope> {
         return None;
     }
     if let Ok(raw) = serde_json::from_str::<Raw<'_>>(text) {
-        return Some(envelope(&raw, body));
+        return Some(envelope(raw, body));
     }
     // A field twice: JSON allows it, the strict reader does not. The last one counts, as in most readers.
     let value: serde_json::Value = serde_json::from_str(text).ok().filter(serde_json::Value::is_object)?;
     let tidy = value.to_string();
-    serde_json::from_str(&tidy).ok().map(|raw| envelope(&raw, body))
+    serde_json::from_str(&tidy).ok().map(|raw| envelope(raw, body))
 }
 
 /// The body without the byte order mark that some tools put before it.
@@ -86,53 +104,41 @@ pub fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-fn envelope(raw: &Raw<'_>, body: &[u8]) -> Envelope {
-    let event_id = text(raw.id).filter(|id| !id.is_empty());
-    let event_type = text(raw.r#type).unwrap_or_default().into_owned();
-    let object = raw.data.and_then(inner_object).unwrap_or_default();
-    let kind = text(object.object).filter(|kind| !kind.is_empty()).or_else(|| kind_of_type(&event_type));
+fn envelope(raw: Raw<'_>, body: &[u8]) -> Envelope {
+    let event_id = raw.id.text().filter(|id| !id.is_empty());
+    let event_type = raw.r#type.text().unwrap_or_default();
+    let object = raw.data.0.unwrap_or_default().object.0;
+    let thin = object.is_none() && raw.object.text() == Some("v2.core.event");
+    let object = object.unwrap_or_default();
+    let kind = object.object.text().filter(|kind| !kind.is_empty()).map(Cow::Borrowed);
+    let kind = kind.or_else(|| kind_of_type(event_type));
     Envelope {
         realm: Realm {
-            account: text(raw.account).or_else(|| text(raw.context)).unwrap_or_default().into_owned(),
-            livemode: raw.livemode.is_some_and(|value| value.get() == "true"),
+            account: raw.account.text().or_else(|| raw.context.text()).map(storable).unwrap_or_default(),
+            livemode: matches!(raw.livemode, Scalar::Flag(true)),
         },
-        event_id: event_id
-            .map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), |id| storable(&id)),
-        thin: raw.data.is_none_or(|data| inner_object(data).is_none())
-            && text(raw.object).as_deref() == Some("v2.core.event"),
-        twin_event_id: text(raw.snapshot_event).map(|id| storable(&id)),
-        api_version: text(raw.api_version).map(|version| storable(&version)),
-        created: raw.created.map_or(0, seconds),
+        event_id: event_id.map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), storable),
+        thin,
+        twin_event_id: raw.snapshot_event.text().map(storable),
+        api_version: raw.api_version.text().map(storable),
+        created: raw.created.seconds(),
         object_id: object_key(kind.as_deref(), &object),
         object: kind.map(|kind| storable(&kind)),
-        event_type: storable(&event_type),
+        event_type: storable(event_type),
     }
-}
-
-/// `data.object`, where it is an object.
-fn inner_object(data: &RawValue) -> Option<Raw<'_>> {
-    #[derive(Deserialize)]
-    struct Data<'a> {
-        #[serde(borrow)]
-        object: Option<&'a RawValue>,
-    }
-    serde_json::from_str::<Data<'_>>(data.get())
-        .ok()?
-        .object
-        .and_then(|object| serde_json::from_str(object.get()).ok())
 }
 
 /// An object's id. An entitlement summary has none: there is one per customer.
-fn object_key(kind: Option<&str>, object: &Raw<'_>) -> Option<String> {
-    let id = text(object.id).or_else(|| match kind {
-        Some("entitlements.active_entitlement_summary") => text(object.customer),
+fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
+    let id = object.id.text().or_else(|| match kind {
+        Some("entitlements.active_entitlement_summary") => object.customer.text(),
         _ => None,
     });
-    id.filter(|id| !id.is_empty()).map(|id| storable(&id))
+    id.filter(|id| !id.is_empty()).map(storable)
 }
 
 /// Old fixtures leave out `object`: the type tells (`invoice.paid` → `invoice`, `customer.subscription.created` → `subscription`).
-fn kind_of_type(event_type: &str) -> Option<Cow<'static, str>> {
+fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     let (kind, _) = event_type.rsplit_once('.')?;
     Some(match kind {
         "customer.subscription" => "subscription".into(),
@@ -141,31 +147,13 @@ fn kind_of_type(event_type: &str) -> Option<Cow<'static, str>> {
         "customer.source" => "source".into(),
         "charge.dispute" => "dispute".into(),
         "charge.refund" => "refund".into(),
-        other => other.to_owned().into(),
+        other => other.into(),
     })
-}
-
-fn text(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text<'_>>(raw?.get()).ok().map(|text| text.0)
 }
 
 /// PostgreSQL text cannot hold NUL.
 fn storable(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
-}
-
-/// Unix seconds, from a number or (v2 events) an RFC 3339 text.
-fn seconds(raw: &RawValue) -> i64 {
-    if let Ok(seconds) = serde_json::from_str::<i64>(raw.get()) {
-        return seconds;
-    }
-    if let Ok(seconds) = serde_json::from_str::<f64>(raw.get()) {
-        #[allow(clippy::cast_possible_truncation, reason = "a float's seconds; saturates")]
-        return seconds as i64;
-    }
-    text(Some(raw)).and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map_or(0, |at| at.timestamp())
 }
 
 #[cfg(test)]

@@ -154,7 +154,19 @@ fn project(
 
     let mut batch = MirrorBatch::default();
     let mut effects = Effects::default();
-    let (mut changes, mut failures) = (Vec::new(), Vec::new());
+    let mut changes = Vec::new();
+    let mut failures: Vec<Failure> = events
+        .iter()
+        .filter_map(|event| {
+            let error = event.unreadable.as_ref()?;
+            Some(Failure::of(
+                &event.claim,
+                options.attempts,
+                now,
+                format!("the body cannot be read: {error}"),
+            ))
+        })
+        .collect();
     for (key, own) in &by_object {
         let earlier = rivals.get(key).map(Vec::as_slice).unwrap_or_default();
         let mut field: Vec<&Event> = own.iter().copied().chain(earlier).collect();
@@ -239,7 +251,8 @@ fn mirror(
 
 fn count(events: &[Event], changes: &[Change<'_>], failures: &[Failure]) -> Step {
     let len = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let without_object = len(events.iter().filter(|event| event.key.is_none()).count());
+    let without_object =
+        len(events.iter().filter(|event| event.key.is_none() && event.unreadable.is_none()).count());
     let applied = len(changes.iter().filter(|change| !change.same).count());
     let failed = len(failures.len());
     Step {

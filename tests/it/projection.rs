@@ -134,6 +134,18 @@ async fn poison_blocks_only_itself() {
     assert!(listed["last_error"].as_str().expect("an error").contains("`total`"), "{listed}");
     let doctor = database.command(&["doctor"]).output().expect("runs");
     assert_eq!(doctor.status.code(), Some(3), "{}", String::from_utf8_lossy(&doctor.stdout));
+    // A number that no reader can hold, in a field that nobody reads.
+    let unreadable = r#"{"id":"evt_big","type":"invoice.paid","created":1,"data":{"object":{"id":"in_3","object":"invoice","x":1e999}}}"#;
+    let header = crate::support::stripe::signature(unreadable.as_bytes());
+    assert_eq!(daemon.deliver_raw(unreadable.into(), header.as_bytes()).await.0, 200);
+    let started = std::time::Instant::now();
+    while database
+        .number("SELECT count(*) FROM stripe_inbox_queue WHERE last_error LIKE 'the body cannot be read%'")
+        != 1
+    {
+        assert!(started.elapsed().as_secs() < 30, "it must not pass for an event without an object");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     // Another try, by hand: it fails again, and its neighbours stay as they are.
     assert!(database.run(&["stripe", "inbox", "retry", "--quarantined"]).starts_with("1 event"));
     let body = database.run(&["stripe", "inbox", "show", &listed["inbox_id"].to_string(), "--body"]);

@@ -26,6 +26,8 @@ pub(super) struct Event {
     pub(super) claim: Claim,
     /// The object that it is about; `None` when there is none that we can name.
     pub(super) key: Option<ObjectKey>,
+    /// Why its body cannot be read.
+    pub(super) unreadable: Option<String>,
     pub(super) event_id: String,
     pub(super) event_type: String,
     pub(super) created: i64,
@@ -91,7 +93,10 @@ struct Data {
 
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
-        let data = serde_json::from_slice::<Body>(event::without_bom(&row.body)).ok().map(|body| body.data);
+        let read = serde_json::from_slice::<Body>(event::without_bom(&row.body));
+        // An object was seen when the event came in: that it cannot be read whole now must not pass for its absence.
+        let unreadable = read.as_ref().err().filter(|_| row.object_id.is_some()).map(ToString::to_string);
+        let data = read.ok().map(|body| body.data);
         let (snapshot, previous) =
             data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
         let realm = Realm { account: row.account, livemode: row.livemode };
@@ -102,6 +107,7 @@ impl From<Row> for Event {
         Self {
             claim: Claim { inbox_id: row.inbox_id, attempts: row.attempts },
             key,
+            unreadable,
             event_id: row.event_id,
             event_type: row.event_type,
             created: row.created,
