@@ -16,10 +16,10 @@ const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 /// ISK and UGX have no subunit in use, yet Stripe goes on sending them with two places ("special cases").
 #[must_use]
 pub fn decimal_places(currency: &str) -> u8 {
-    let is = |known: &&str| known.eq_ignore_ascii_case(currency);
-    if ZERO_DECIMAL.iter().any(|known| is(&known)) {
+    let is = |known: &&'static str| known.eq_ignore_ascii_case(currency);
+    if ZERO_DECIMAL.iter().any(is) {
         0
-    } else if THREE_DECIMAL.iter().any(|known| is(&known)) {
+    } else if THREE_DECIMAL.iter().any(is) {
         3
     } else {
         2

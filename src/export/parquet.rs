@@ -18,9 +18,9 @@ use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
 /// Rows of a group: what is held in memory.
-const GROUP_ROWS: usize = 10_000;
+const GROUP_ROWS: usize = 5_000;
 /// A group ends early when its text weighs this much, in bytes.
-const GROUP_BYTES: usize = 8 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 pub(super) struct Parquet<'a> {
     file: SerializedFileWriter<Output<'a>>,
@@ -97,7 +97,7 @@ impl Writer for Parquet<'_> {
         }
         self.rows += 1;
         let heavy = || self.buffers.iter().map(Buffer::weight).sum::<usize>() >= GROUP_BYTES;
-        if self.rows >= GROUP_ROWS || (self.rows % 256 == 0 && heavy()) {
+        if self.rows >= GROUP_ROWS || (self.rows.is_multiple_of(256) && heavy()) {
             self.write_group().map_err(output_failed)?;
         }
         Ok(())
