@@ -21,7 +21,7 @@ pub(super) enum ExportCommand {
     ///
     /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds how many rows
     /// and which sums per currency it must have. Without --out the rows go to standard output and the totals to standard error.
-    Invoices(ExportArgs),
+    Invoices(Box<ExportArgs>),
 }
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn run(config: &Config, ExportCommand::Invoices(args): ExportCommand) -> Result<(), Failure> {
-    let ExportArgs { out, mut params } = args;
+    let ExportArgs { out, mut params } = *args;
     if params.format.is_none() {
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
         params.format = extension.map(str::to_owned);
@@ -95,7 +95,11 @@ fn write<'a>(
         bar.set_style(style.map_err(|error| Error::Internal(error.to_string()))?);
         open()
     };
-    let totals = export::write(conn, (Scope::Platform, roles), request, begin, |rows| bar.set_position(rows));
+    let wrote = |rows| {
+        bar.set_position(rows);
+        Ok(())
+    };
+    let totals = export::write(conn, (Scope::Platform, roles), request, begin, wrote);
     bar.finish_and_clear();
     totals
 }

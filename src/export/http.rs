@@ -126,11 +126,14 @@ async fn start(
         let out = Chunks { parts, runtime, chunk: Vec::new() };
         let mut end = out.clone();
         let written = db.dedicated().and_then(|mut conn| {
+            let gone = || output_failed("the client has gone");
             let begin = |totals: &Totals| match told.take().map(|told| told.send(Ok(totals.clone()))) {
                 Some(Ok(())) => Ok(Box::new(out) as Output<'_>),
-                _ => Err(output_failed("the client has gone")),
+                _ => Err(gone()),
             };
-            super::write(&mut conn, (rows, db.has_roles()), &wanted, begin, |_| ())
+            // A workbook sends nothing until its last row is written.
+            let wrote = |_| if end.parts.is_closed() { Err(gone()) } else { Ok(()) };
+            super::write(&mut conn, (rows, db.has_roles()), &wanted, begin, wrote)
         });
         match (written, told) {
             (Ok(totals), _) => {

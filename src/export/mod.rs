@@ -36,7 +36,7 @@ trait Writer {
 pub type Output<'a> = Box<dyn Write + Send + 'a>;
 
 /// Writes what `request` asks for, as far as `scope` may see it. Before the first row `begin` gets the control totals and
-/// gives the output; `wrote` is told the number of rows so far after each.
+/// gives the output; `wrote` is told the number of rows so far after each, and may stop it by an error.
 ///
 /// # Errors
 /// [`Error::Invalid`] or [`Error::NotFound`] for what `request` names and is not there; otherwise when the database or the
@@ -46,7 +46,7 @@ pub fn write<'a>(
     (scope, roles): (Scope, bool),
     request: &Request,
     begin: impl FnOnce(&Totals) -> Result<Output<'a>, Error>,
-    mut wrote: impl FnMut(u64),
+    mut wrote: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Totals, Error> {
     db::snapshot(conn, scope, roles, |conn| {
         let query = Query::build(conn, request, scope)?;
@@ -56,8 +56,7 @@ pub fn write<'a>(
         pages::each_row(conn, &query, |cells| {
             writer.row(cells)?;
             written.add(cells);
-            wrote(written.rows);
-            Ok(())
+            wrote(written.rows)
         })?;
         written.must_be(&expected)?;
         writer.finish()?;

@@ -18,9 +18,9 @@ use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
 /// Rows of a group: what is held in memory.
-const GROUP_ROWS: usize = 10_000;
+const GROUP_ROWS: usize = 5_000;
 /// A group ends early when its text weighs this much, in bytes.
-const GROUP_BYTES: usize = 8 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 pub(super) struct Parquet<'a> {
     file: SerializedFileWriter<Output<'a>>,

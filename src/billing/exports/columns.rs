@@ -278,4 +278,17 @@ mod tests {
             }
         }
     }
+    #[test]
+    fn a_column_has_the_name_of_what_it_holds() {
+        for column in Kind::ALL.iter().flat_map(|kind| kind.columns()) {
+            let source = column.sql.trim_end_matches("::text").trim_end_matches("::bigint");
+            let Some((_, source)) = source.split_once('.').filter(|_| !source.contains('(')) else {
+                continue;
+            };
+            let name = column.name.trim_end_matches("_major");
+            let name = name.strip_prefix("org_").unwrap_or(name).to_owned();
+            let named = [source.to_owned(), format!("invoice_{source}"), source.replace("public_", "")];
+            assert!(named.contains(&name), "{} is {}", column.name, column.sql);
+        }
+    }
 }
