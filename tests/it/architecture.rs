@@ -49,7 +49,8 @@ fn at_the_wire(file: &Path) -> bool {
 #[test]
 fn dependencies_point_one_way() {
     let nobody: fn(&Path) -> bool = |_| false;
-    let rules: &[(&str, &[&str], fn(&Path) -> bool)] = &[
+    type Rule<'a> = (&'a str, &'a [&'a str], fn(&Path) -> bool);
+    let rules: &[Rule<'_>] = &[
         ("billing", &["crate::stripe", "crate::export"], nobody),
         ("billing", &["actix_web"], at_the_wire),
         ("stripe", &["crate::export", "crate::cli", "crate::routes"], nobody),

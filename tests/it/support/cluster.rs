@@ -20,6 +20,7 @@ struct Cluster {
 
 const TEMPLATE: &str = "coulomb_template";
 
+#[allow(clippy::zombie_processes, reason = "it outlives every test, and ends with this process")]
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
