@@ -16,6 +16,7 @@ mod inbox;
 mod links;
 mod migrations;
 mod mirrors;
+mod openapi;
 mod projection;
 mod reads;
 mod schema;

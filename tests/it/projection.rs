@@ -90,6 +90,37 @@ async fn order_repeats_and_replicas_do_not_matter() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
+/// Changes of one second that are projected one after another, in the wrong order: each choice weighs all events of that second.
+#[tokio::test]
+async fn a_second_is_weighed_as_a_whole() {
+    let with = |email: Option<&str>, phone: Option<&str>| {
+        let mut customer = customer("cus_1", None);
+        customer["email"] = json!(email);
+        customer["phone"] = json!(phone);
+        customer
+    };
+    let events = [
+        event("evt_9", "customer.created", 5, with(None, None)),
+        updated("evt_1", "customer.updated", 5, with(Some("a@x"), None), json!({ "email": null })),
+        updated("evt_8", "customer.updated", 5, with(Some("b@x"), None), json!({ "email": "a@x" })),
+        updated("evt_2", "customer.updated", 5, with(Some("b@x"), Some("1")), json!({ "phone": null })),
+    ];
+    for order in [[3, 2, 1, 0], [2, 3, 0, 1], [0, 3, 1, 2]] {
+        let database = Database::new();
+        let daemon = Daemon::start(&database);
+        for n in order {
+            daemon.deliver(&events[n]).await;
+            daemon.projected().await;
+        }
+        assert_eq!(
+            database.value("SELECT email || ' ' || phone FROM customers").as_deref(),
+            Some("b@x 1"),
+            "{order:?}"
+        );
+        assert_eq!(database.number("SELECT count(*) FROM stripe_objects WHERE ambiguous"), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_customer_stays_deleted_and_a_recreated_product_lives() {
     let database = Database::new();
