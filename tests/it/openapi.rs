@@ -8,5 +8,8 @@ fn the_description_is_the_committed_one() {
     let generated = database.run(&["openapi"]);
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     let committed = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(generated == committed, "the API has changed: `cargo run -- openapi > docs/openapi.json`, and look at the difference");
+    assert!(
+        generated == committed,
+        "the API has changed: `cargo run -- openapi > docs/openapi.json`, and look at the difference"
+    );
 }
