@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::billing::directory::Directory;
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
+use crate::usage::catalog::Held;
 use crate::workers::Wake;
 
 /// Everything that a request may need.
@@ -28,6 +30,10 @@ pub struct App {
     pub signing_secrets: SigningSecrets,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
+    /// Orgs, held for a second.
+    pub directory: Directory,
+    /// What decides how usage is counted.
+    pub catalog: Held,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -45,6 +51,17 @@ impl App {
             SigningSecrets::new(&secrets)
         };
         let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
-        Self { config, clock, db, metrics: Metrics::default(), inbox, signing_secrets, wake, exports }
+        Self {
+            config,
+            clock,
+            db,
+            metrics: Metrics::default(),
+            inbox,
+            signing_secrets,
+            wake,
+            directory: Directory::default(),
+            catalog: Held::default(),
+            exports,
+        }
     }
 }

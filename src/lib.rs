@@ -22,6 +22,7 @@ pub mod money;
 pub mod openapi;
 pub mod page;
 pub mod params;
+pub mod quota;
 pub mod realm;
 pub mod routes;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -29,5 +30,6 @@ pub mod schema;
 pub mod server;
 pub mod stripe;
 pub mod time;
+pub mod usage;
 pub mod verify;
 pub mod workers;

@@ -27,6 +27,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    catalog (name) {
+        name -> Text,
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     charges (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -189,6 +196,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    daily_summaries (org_id, series_id, day) {
+        org_id -> Int8,
+        series_id -> Int8,
+        day -> Date,
+        quantity -> Numeric,
+        count -> Int8,
+        cost -> Numeric,
+        battery_units -> Numeric,
+        latest_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     discounts (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -330,6 +350,29 @@ diesel::table! {
         created -> Nullable<Timestamptz>,
         deleted -> Bool,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    meter_versions (meter_id, version) {
+        meter_id -> Int4,
+        version -> Int4,
+        name -> Text,
+        event_name -> Text,
+        value_field -> Nullable<Text>,
+        dimensions -> Array<Nullable<Text>>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    meters (meter_id) {
+        meter_id -> Int4,
+        key -> Text,
+        aggregation -> Text,
+        unit -> Text,
+        created_at -> Timestamptz,
+        archived_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -476,6 +519,59 @@ diesel::table! {
         expires_at -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    quota_counters (org_id, slot_id, subject, period) {
+        org_id -> Int8,
+        slot_id -> Int4,
+        subject -> Text,
+        period -> Date,
+        used -> Numeric,
+        reserved -> Numeric,
+    }
+}
+
+diesel::table! {
+    quota_slot_orgs (slot_id, org_id) {
+        slot_id -> Int4,
+        org_id -> Int8,
+    }
+}
+
+diesel::table! {
+    quota_slots (slot_id) {
+        slot_id -> Int4,
+        meter_id -> Int4,
+        filter -> Jsonb,
+        per_subject -> Bool,
+        period -> Text,
+        everywhere -> Bool,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    rate_cards (rate_card_id) {
+        rate_card_id -> Int4,
+        meter_id -> Int4,
+        version -> Int4,
+        valid_from -> Timestamptz,
+        currency -> Text,
+        rates -> Jsonb,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    rating_counters (org_id, meter_id, rate_card_id, rate, month) {
+        org_id -> Int8,
+        meter_id -> Int4,
+        rate_card_id -> Int4,
+        rate -> Int2,
+        month -> Date,
+        quantity -> Numeric,
     }
 }
 
@@ -631,9 +727,80 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    usage_closings (org_id, month) {
+        org_id -> Int8,
+        month -> Date,
+        closed_at -> Timestamptz,
+        actor -> Text,
+    }
+}
+
+diesel::table! {
+    usage_corrections (org_id, event_key, correction) {
+        org_id -> Int8,
+        event_key -> Uuid,
+        correction -> Int2,
+        at -> Timestamptz,
+        actor -> Text,
+        reason -> Text,
+    }
+}
+
+diesel::table! {
+    usage_keys (org_id, event_key) {
+        org_id -> Int8,
+        event_key -> Uuid,
+        occurred_at -> Timestamptz,
+        content -> Int8,
+    }
+}
+
+diesel::table! {
+    usage_records (org_id, occurred_at, event_key, meter_id, correction) {
+        org_id -> Int8,
+        series_id -> Int8,
+        occurred_at -> Timestamptz,
+        received_at -> Timestamptz,
+        event_key -> Uuid,
+        meter_id -> Int4,
+        rate_card_id -> Nullable<Int4>,
+        day -> Date,
+        billing_period -> Nullable<Date>,
+        correction -> Int2,
+        quantity -> Numeric,
+        cost -> Numeric,
+        battery_units -> Numeric,
+        event_id -> Text,
+        source -> Text,
+        subject -> Nullable<Text>,
+        value -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    usage_series (org_id, series_id) {
+        org_id -> Int8,
+        series_id -> Int8,
+        meter_id -> Int4,
+        member -> Nullable<Text>,
+        dimensions -> Jsonb,
+    }
+}
+
+diesel::table! {
+    usage_uniques (org_id, series_id, day, value_digest) {
+        org_id -> Int8,
+        series_id -> Int8,
+        day -> Date,
+        value_digest -> Uuid,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     api_keys,
     audit_log,
+    catalog,
     charges,
     checkout_sessions,
     coupons,
@@ -641,12 +808,15 @@ diesel::allow_tables_to_appear_in_same_query!(
     credit_notes,
     customer_tax_ids,
     customers,
+    daily_summaries,
     discounts,
     disputes,
     idempotency_keys,
     invoice_lines,
     invoice_payments,
     invoices,
+    meter_versions,
+    meters,
     org_refs,
     orgs,
     payment_intents,
@@ -656,6 +826,11 @@ diesel::allow_tables_to_appear_in_same_query!(
     prices,
     products,
     promotion_codes,
+    quota_counters,
+    quota_slot_orgs,
+    quota_slots,
+    rate_cards,
+    rating_counters,
     refunds,
     stripe_customer_links,
     stripe_inbox,
@@ -665,4 +840,10 @@ diesel::allow_tables_to_appear_in_same_query!(
     subscription_items,
     subscriptions,
     tax_rates,
+    usage_closings,
+    usage_corrections,
+    usage_keys,
+    usage_records,
+    usage_series,
+    usage_uniques,
 );

@@ -24,7 +24,7 @@ pub struct KeyBody {
     /// What people call it.
     #[schema(min_length = 1, max_length = 200)]
     name: String,
-    /// `usage:write`, `usage:read`, `billing:read`, `billing:write`, `admin`.
+    /// `usage:write`, `usage:backfill`, `usage:price`, `usage:read`, `billing:read`, `billing:write`, `admin`.
     #[schema(min_items = 1)]
     scopes: Vec<String>,
     /// When it stops working; never when left out.

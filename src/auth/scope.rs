@@ -8,6 +8,10 @@ use crate::error::Error;
 pub enum Scope {
     /// Post usage.
     UsageWrite,
+    /// Post usage older than the window allows.
+    UsageBackfill,
+    /// Set the cost of usage that it posts.
+    UsagePrice,
     /// Read usage, quotas and balances.
     UsageRead,
     /// Read orgs, invoices, payments and exports.
@@ -20,14 +24,23 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 5] =
-        [Self::UsageWrite, Self::UsageRead, Self::BillingRead, Self::BillingWrite, Self::Admin];
+    pub const ALL: [Self; 7] = [
+        Self::UsageWrite,
+        Self::UsageBackfill,
+        Self::UsagePrice,
+        Self::UsageRead,
+        Self::BillingRead,
+        Self::BillingWrite,
+        Self::Admin,
+    ];
 
     /// Its name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::UsageWrite => "usage:write",
+            Self::UsageBackfill => "usage:backfill",
+            Self::UsagePrice => "usage:price",
             Self::UsageRead => "usage:read",
             Self::BillingRead => "billing:read",
             Self::BillingWrite => "billing:write",

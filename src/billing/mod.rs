@@ -8,6 +8,7 @@ pub mod credit_notes;
 pub mod credit_notes_http;
 pub mod customers;
 pub mod customers_http;
+pub mod directory;
 pub mod disputes;
 pub mod disputes_http;
 pub mod exports;

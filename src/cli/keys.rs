@@ -19,7 +19,7 @@ pub(super) enum KeyCommand {
         /// What people call it
         #[arg(long, default_value = "unnamed")]
         name: String,
-        /// What it may do, separated by commas: usage:write, usage:read, billing:read, billing:write, admin
+        /// What it may do, separated by commas: usage:write, usage:backfill, usage:price, usage:read, billing:read, billing:write, admin
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
         /// The org that it is for (`org_…`); the platform when left out

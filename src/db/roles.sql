@@ -5,9 +5,18 @@ GRANT USAGE ON SCHEMA public TO coulomb_platform, coulomb_org;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO coulomb_platform;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audit_log FROM coulomb_platform;
+REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings FROM coulomb_platform;
+-- COPY is refused where row-level security is in force: usage is copied into the partitions themselves, which only the daemon sees.
+REVOKE INSERT ON usage_records FROM coulomb_platform;
+GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
+GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA usage_partitions TO coulomb_platform;
+REVOKE INSERT ON usage_partitions.usage_records_default FROM coulomb_platform;
+REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
-REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys, coulomb_migrations,
+REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys, usage_keys, usage_uniques,
+    rating_counters, quota_slot_orgs, coulomb_migrations,
     __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -30,6 +39,8 @@ DECLARE
 BEGIN
     FOR relation, rule IN VALUES
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
+        ('usage_series', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
+        ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),

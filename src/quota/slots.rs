@@ -1,0 +1,106 @@
+//! Slots: what is counted for quotas. Owns `quota_slots` and `quota_slot_orgs`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::Error;
+use crate::schema::{quota_slot_orgs, quota_slots};
+
+/// How long a counter runs before the next begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PeriodKind {
+    /// A local day of the org.
+    Day,
+    /// A calendar month in the org's zone.
+    Month,
+    /// The billing period of the org's subscription; a calendar month while it has none.
+    Billing,
+}
+
+impl PeriodKind {
+    /// Its name in the database and on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::Billing => "billing",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Day, Self::Month, Self::Billing].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Row id.
+    pub slot_id: i32,
+    /// The meter; its aggregation is additive.
+    pub meter_id: i32,
+    /// Dimension to value: only usage that has them all.
+    pub filter: BTreeMap<String, String>,
+    /// One counter per subject instead of one for the org.
+    pub per_subject: bool,
+    /// The counter's period.
+    pub period: PeriodKind,
+    /// The orgs that it counts for; `None`: every org.
+    pub orgs: Option<HashSet<i64>>,
+}
+
+impl Slot {
+    /// Whether usage of this org with these dimensions is counted.
+    #[must_use]
+    pub fn counts(&self, org_id: i64, dimensions: &[(String, String)]) -> bool {
+        self.orgs.as_ref().is_none_or(|orgs| orgs.contains(&org_id))
+            && self.filter.iter().all(|(name, value)| dimensions.iter().any(|(n, v)| n == name && v == value))
+    }
+}
+
+/// Every slot.
+///
+/// # Errors
+/// When the database fails.
+pub fn all(conn: &mut PgConnection) -> Result<Vec<Slot>, Error> {
+    type Row = (i32, i32, serde_json::Value, bool, String, bool);
+    let rows: Vec<Row> = quota_slots::table
+        .select((
+            quota_slots::slot_id,
+            quota_slots::meter_id,
+            quota_slots::filter,
+            quota_slots::per_subject,
+            quota_slots::period,
+            quota_slots::everywhere,
+        ))
+        .order(quota_slots::slot_id)
+        .load(conn)?;
+    let mut orgs: BTreeMap<i32, HashSet<i64>> = BTreeMap::new();
+    for (slot_id, org_id) in quota_slot_orgs::table
+        .select((quota_slot_orgs::slot_id, quota_slot_orgs::org_id))
+        .load::<(i32, i64)>(conn)?
+    {
+        orgs.entry(slot_id).or_default().insert(org_id);
+    }
+    rows.into_iter()
+        .map(|(slot_id, meter_id, filter, per_subject, period, everywhere)| {
+            let broken = |what: String| Error::Internal(format!("quota slot {slot_id}: {what}"));
+            Ok(Slot {
+                slot_id,
+                meter_id,
+                filter: serde_json::from_value(filter).map_err(|error| broken(error.to_string()))?,
+                per_subject,
+                period: PeriodKind::parse(&period).ok_or_else(|| broken(period.clone()))?,
+                orgs: (!everywhere).then(|| orgs.remove(&slot_id).unwrap_or_default()),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,10 @@
+//! Usage: what services report, metered, priced and summed up in the transaction that answers them.
+//!
+//! A batch walks `http` → `event` (read and validate) → `resolve` (meters, series, days; `rating`) → `ingest` (one transaction:
+//! claims, records, summaries, counters).
+
+pub mod catalog;
+pub mod event;
+pub mod meters;
+pub mod rates;
+pub mod rating;

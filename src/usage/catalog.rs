@@ -1,0 +1,131 @@
+//! The catalogue: everything that decides how a usage event is counted, held in memory under one version.
+//!
+//! Whoever changes a meter, a rate card, a slot or a closing does so between [`change`] and the commit; whoever writes usage holds
+//! the lock shared ([`hold`]) and learns the version that is in force until it commits. So no usage is counted by an older
+//! catalogue than the one that is committed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chrono::NaiveDate;
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use super::meters::{self, Meter};
+use super::rates::{self, RateCard};
+use crate::error::Error;
+use crate::quota::slots::{self, Slot};
+use crate::schema::{catalog, usage_closings};
+
+/// Advisory lock of the catalogue: shared while usage is written, exclusive while the catalogue changes.
+const LOCK: i64 = 2_685_664;
+const NAME: &str = "metering";
+
+/// The catalogue at one version.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Which one it is; grows with every change.
+    pub version: i64,
+    /// Meters that count, by id; archived ones are left out.
+    pub meters: HashMap<i32, Arc<Meter>>,
+    /// Meters by the event name that they count, in the order of their ids.
+    pub by_event_name: HashMap<String, Vec<Arc<Meter>>>,
+    /// Rate cards of a meter, the one that counts first: latest `valid_from`, then newest version.
+    pub rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
+    /// Slots of a meter that quotas count.
+    pub slots: HashMap<i32, Vec<Arc<Slot>>>,
+    /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to the open month.
+    pub closed: HashMap<i64, NaiveDate>,
+}
+
+impl Catalog {
+    /// The last month closed for this org.
+    #[must_use]
+    pub fn closed_month(&self, org_id: i64) -> Option<NaiveDate> {
+        self.closed.get(&org_id).copied().max(self.closed.get(&0).copied())
+    }
+}
+
+/// The catalogue as this process last saw it.
+#[derive(Default)]
+pub struct Held(RwLock<Arc<Catalog>>);
+
+impl Held {
+    /// What is held. Version 0: nothing was loaded yet.
+    #[must_use]
+    pub fn get(&self) -> Arc<Catalog> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Loads what the database has, unless a newer one is held already.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        let loaded = Arc::new(load(conn)?);
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if held.version < loaded.version {
+            *held = loaded;
+        }
+        Ok(Arc::clone(&held))
+    }
+}
+
+/// Starts a change of the catalogue inside the caller's transaction: waits for usage that is being written, keeps further
+/// usage waiting until the commit, and counts the version up.
+///
+/// # Errors
+/// When the database fails.
+pub fn change(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+    diesel::update(catalog::table.find(NAME)).set(catalog::version.eq(catalog::version + 1)).execute(conn)?;
+    Ok(())
+}
+
+/// Holds the catalogue as it is until the caller's transaction ends, and tells its version.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(conn: &mut PgConnection) -> Result<i64, Error> {
+    // Two statements: the second must not see the state from before the wait.
+    conn.batch_execute(&format!("SELECT pg_advisory_xact_lock_shared({LOCK})"))?;
+    version(conn)
+}
+
+/// The committed version.
+///
+/// # Errors
+/// When the database fails.
+pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
+    Ok(catalog::table.find(NAME).select(catalog::version).first(conn)?)
+}
+
+/// Reads all of it in one snapshot.
+fn load(conn: &mut PgConnection) -> Result<Catalog, Error> {
+    conn.build_transaction().repeatable_read().read_only().run(|conn| {
+        let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
+        for meter in meters::active(conn)? {
+            let meter = Arc::new(meter);
+            loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
+            loaded.meters.insert(meter.meter_id, meter);
+        }
+        for card in rates::all(conn)? {
+            loaded.rate_cards.entry(card.meter_id).or_default().push(Arc::new(card));
+        }
+        for cards in loaded.rate_cards.values_mut() {
+            cards.sort_by_key(|card| std::cmp::Reverse((card.valid_from, card.version)));
+        }
+        for slot in slots::all(conn)? {
+            loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));
+        }
+        loaded.closed = usage_closings::table
+            .group_by(usage_closings::org_id)
+            .select((usage_closings::org_id, diesel::dsl::max(usage_closings::month)))
+            .load::<(i64, Option<NaiveDate>)>(conn)?
+            .into_iter()
+            .filter_map(|(org_id, month)| Some((org_id, month?)))
+            .collect();
+        Ok(loaded)
+    })
+}
