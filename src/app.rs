@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::auth::keyring::Keyring;
 use crate::billing::directory::Directory;
 use crate::config::Config;
 use crate::db::Db;
@@ -12,6 +13,7 @@ use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
 use crate::usage::catalog::Held;
+use crate::usage::ingest::Ingest;
 use crate::workers::Wake;
 
 /// Everything that a request may need.
@@ -30,10 +32,14 @@ pub struct App {
     pub signing_secrets: SigningSecrets,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
+    /// API keys, believed for two seconds.
+    pub keyring: Keyring,
     /// Orgs, held for a second.
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
     /// What decides how usage is counted.
-    pub catalog: Held,
+    pub catalog: Arc<Held>,
+    /// The way in for usage.
+    pub usage: Ingest,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -45,6 +51,7 @@ impl App {
         let wake = Arc::new(Wake::default());
         let inbox =
             InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
+        let usage = Ingest::start(&db, usize::from(config.usage_writers), config.usage_queue);
         let signing_secrets = {
             let secrets: Vec<&str> =
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
@@ -59,8 +66,10 @@ impl App {
             inbox,
             signing_secrets,
             wake,
-            directory: Directory::default(),
-            catalog: Held::default(),
+            keyring: Keyring::default(),
+            directory: Arc::default(),
+            catalog: Arc::default(),
+            usage,
             exports,
         }
     }

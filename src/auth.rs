@@ -4,6 +4,7 @@
 //! mistyped or truncated key is told from a wrong one without asking the database. Only the SHA-256 of the secret is stored.
 
 pub mod http;
+pub mod keyring;
 mod scope;
 
 use chrono::{DateTime, Utc};
@@ -149,11 +150,15 @@ pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
 type Stored =
     (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>);
 
-/// Finds whose key this is.
+/// Finds whose key this is, and when it expires.
 ///
 /// # Errors
 /// [`Error::Unauthorized`] saying whether the text is no key at all, unknown, expired or revoked.
-pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> Result<Principal, Error> {
+pub fn authenticate(
+    conn: &mut PgConnection,
+    text: &str,
+    now: DateTime<Utc>,
+) -> Result<(Principal, Option<DateTime<Utc>>), Error> {
     let (id, secret) = split(text).ok_or(Error::Unauthorized(
         "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
     ))?;
@@ -184,7 +189,7 @@ pub fn authenticate(conn: &mut PgConnection, text: &str, now: DateTime<Utc>) -> 
     }
     let scopes = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
     let rows = if org_id == PLATFORM { RowScope::Platform } else { RowScope::Org(org_id) };
-    Ok(Principal { key_id: id.to_owned(), rows, org, scopes })
+    Ok((Principal { key_id: id.to_owned(), rows, org, scopes }, expires_at))
 }
 
 /// Id and secret of a well-formed key.

@@ -101,6 +101,14 @@ settings! {
     projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "250";
     /// Failed attempts after which a Stripe event is quarantined.
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
+    /// Threads that write usage; each holds a database connection.
+    usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
+    /// Usage events that may wait for a writer before further requests are answered 429.
+    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
+    /// How old usage may be when it comes, in days. Older usage needs a key with the scope `usage:backfill`.
+    usage_window_back_days: u32 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
+    /// How far ahead of now usage may lie, in seconds: clocks differ.
+    usage_window_ahead_s: u32 = "COULOMB_USAGE_WINDOW_AHEAD_S", "300";
     /// Connections for API requests.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.
@@ -176,6 +184,8 @@ impl Config {
             ("COULOMB_INBOX_QUEUE", self.inbox_queue),
             ("COULOMB_PROJECTION_BATCH", self.projection_batch),
             ("COULOMB_PROJECTION_ATTEMPTS", u32::from(self.projection_attempts)),
+            ("COULOMB_USAGE_WRITERS", u32::from(self.usage_writers)),
+            ("COULOMB_USAGE_QUEUE", self.usage_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
             ("COULOMB_EXPORTS", u32::from(self.exports)),
             ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),

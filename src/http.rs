@@ -137,7 +137,14 @@ impl FromRequest for Principal {
             let key =
                 key.ok_or(Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`"))?;
             let now = app.clock.now();
-            app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &key, now)).await
+            if let Some(principal) = app.keyring.get(&key, now) {
+                return Ok(principal);
+            }
+            let (text, since) = (key.clone(), Instant::now());
+            let (principal, expires_at) =
+                app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &text, now)).await?;
+            app.keyring.put(&key, &principal, expires_at, since);
+            Ok(principal)
         })
     }
 }

@@ -4,7 +4,12 @@
 //! claims, records, summaries, counters).
 
 pub mod catalog;
+mod data;
 pub mod event;
+pub mod ingest;
 pub mod meters;
+pub mod partitions;
 pub mod rates;
 pub mod rating;
+pub mod resolve;
+pub mod series;

@@ -121,7 +121,7 @@ pub async fn create(
     .await
 }
 
-/// Revokes an API key, at once and for good.
+/// Revokes an API key for good: at once on the daemon that is asked, within two seconds on its replicas.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", security(("key" = ["admin"])),
     params(("id" = String, Path, description = "Public id of the key"), IdempotencyKey),
@@ -136,11 +136,13 @@ pub async fn revoke(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let id = id.into_inner();
-    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+    let revoked = commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         super::revoke(conn, &id, now)?;
         let audit =
             Audit { org_id: PLATFORM, action: "api_key.revoke", target: id.clone(), detail: json!({}) };
         Answer::new(StatusCode::NO_CONTENT, &json!({}), audit)
     })
-    .await
+    .await;
+    app.keyring.forget();
+    revoked
 }

@@ -2,6 +2,7 @@
 
 pub mod embedded;
 pub mod migrate;
+pub mod prepared;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,13 +79,22 @@ impl Db {
         T: Send + 'static,
         F: Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        let roles = self.roles;
+        self.on_connection(move |conn| scoped(conn, scope, roles, &work)).await
+    }
+
+    async fn on_connection<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
         const BUSY: Error = Error::Busy("all database connections are in use: try again in a second");
         let permits = Arc::clone(&self.permits);
         let permit = match tokio::time::timeout(self.wait, permits.acquire_owned()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(BUSY),
         };
-        let (pool, roles) = (self.pool.clone(), self.roles);
+        let pool = self.pool.clone();
         let span = tracing::Span::current();
         let task = tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
@@ -93,9 +103,21 @@ impl Db {
                 tracing::warn!(%error, "no database connection");
                 Error::Busy("the database is away for the moment: try again in a second")
             })?;
-            scoped(&mut conn, scope, roles, &work)
+            work(&mut conn)
         });
         task.await.map_err(|error| Error::Internal(format!("a database task failed: {error}")))?
+    }
+
+    /// Runs `work`, which opens its own transactions, on a blocking thread as the platform.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn run_plain<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        self.on_connection(move |conn| work(conn)).await
     }
 
     /// Runs `work` over the one connection kept for probes, which no load of requests can take.
@@ -186,6 +208,17 @@ fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()
         }
         _ => Ok(()),
     }
+}
+
+/// One transaction, run once.
+///
+/// # Errors
+/// What `work` says, after a rollback.
+pub fn once<T>(
+    conn: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    conn.transaction(work)
 }
 
 /// One transaction, run again (at most three times) when it lost a race for locks.

@@ -2,28 +2,17 @@
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use super::catalog::Catalog;
 use super::rates::{Rate, RateCard, TierMode, Tiers};
-use chrono::{DateTime, Utc};
-use std::sync::Arc;
 
 /// Decimal places of a record's cost and battery units. Half goes to the even neighbour.
 pub const PLACES: u32 = 9;
 
-/// The rate card and the index of its rate that price this usage; `None`: it has no price.
+/// The index of the card's rate for usage with these dimensions; `None`: it has no price.
 #[must_use]
-pub fn rate_for<'a>(
-    catalog: &'a Catalog,
-    meter_id: i32,
-    occurred_at: DateTime<Utc>,
-    dimensions: &[(String, String)],
-) -> Option<(&'a Arc<RateCard>, usize)> {
-    let card = catalog.rate_cards.get(&meter_id)?.iter().find(|card| card.valid_from <= occurred_at)?;
-    let fits = |rate: &Rate| {
+pub fn rate_for(card: &RateCard, dimensions: &[(String, String)]) -> Option<usize> {
+    card.rates.iter().position(|rate| {
         rate.when.iter().all(|(name, value)| dimensions.iter().any(|(n, v)| n == name && v == value))
-    };
-    let rate = card.rates.iter().position(fits)?;
-    Some((card, rate))
+    })
 }
 
 /// What `quantity` more costs, rounded, when the month's quantity was `before`; `before` matters to tiers only.
@@ -43,7 +32,8 @@ pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Decimal> {
     round(rate.battery_units.checked_mul(quantity)?)
 }
 
-fn round(amount: Decimal) -> Option<Decimal> {
+/// To [`PLACES`]; the one rounding of costs.
+pub(super) fn round(amount: Decimal) -> Option<Decimal> {
     Some(amount.round_dp_with_strategy(PLACES, RoundingStrategy::MidpointNearestEven))
 }
 

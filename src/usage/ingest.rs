@@ -1,0 +1,269 @@
+//! Ingest: usage from many requests into few commits. Nobody is answered before the commit.
+
+mod records;
+mod store;
+mod totals;
+mod writer;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::store::Stored;
+use self::writer::{Job, Writer};
+use super::catalog::Catalog;
+use super::event::{Outcome, Rejection, UsageEvent};
+use super::resolve::{Caller, Resolver, Usage, Window};
+use super::series;
+use crate::app::App;
+use crate::billing::directory::OrgContext;
+use crate::db::{Db, Scope};
+use crate::error::Error;
+
+pub use self::totals::{period, value_digest};
+
+/// How often a request is resolved again because the catalogue changed under it.
+const TRIES: usize = 10;
+
+/// How a request wants to be taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Store nothing when one event is rejected or in conflict.
+    pub all_or_nothing: bool,
+}
+
+/// The way in. Dropping it lets the writers finish what waits.
+pub struct Ingest {
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    /// Events that may wait; a request takes as many places as it has events.
+    places: Arc<Semaphore>,
+    capacity: u32,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    series: series::Held,
+}
+
+const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
+
+impl Ingest {
+    /// Starts `threads` writers over a queue of `capacity` usage events.
+    #[must_use]
+    pub fn start(db: &Db, threads: usize, capacity: u32) -> Self {
+        let (queue, jobs) = mpsc::channel(capacity as usize);
+        let (jobs, held) = (Arc::new(Mutex::new(jobs)), Arc::new(Mutex::new(None)));
+        let threads = (0..threads).map(|n| {
+            let (db, jobs, held) = (db.clone(), Arc::clone(&jobs), Arc::clone(&held));
+            let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
+            thread
+                .spawn(move || Writer { db, conn: None }.drain(&jobs, &held))
+                .expect("the system starts a thread")
+        });
+        let threads = Mutex::new(threads.collect());
+        Self {
+            queue: Mutex::new(Some(queue)),
+            places: Arc::new(Semaphore::new(capacity as usize)),
+            capacity,
+            threads,
+            series: series::Held::default(),
+        }
+    }
+
+    /// Takes no more usage, writes what waits, ends the threads.
+    pub fn stop(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A panic in a writer was reported when it happened; its callers have been told.
+            let _ = thread.join();
+        }
+    }
+
+    /// Usage events that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.places.available_permits())
+    }
+
+    /// Stores usage events and says what became of each, in their order; those that were rejected before stay so. Returns when
+    /// all that is accepted is durable.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away. It may or may not have been stored then,
+    /// and must be sent again.
+    pub async fn take(
+        &self,
+        app: &App,
+        caller: &Caller,
+        events: Vec<Result<UsageEvent<'_>, Rejection>>,
+        options: Options,
+    ) -> Result<Vec<Outcome>, Error> {
+        let mut catalog = app.catalog.get();
+        if catalog.version == 0 {
+            catalog = refresh(app).await?;
+        }
+        for _ in 0..TRIES {
+            let orgs = Orgs::of(app, caller, &events).await?;
+            let resolved = self.resolve(app, &catalog, caller, &events, &orgs);
+            // Another replica may have made the meter that this one does not know.
+            let unknown = resolved
+                .iter()
+                .any(|one| matches!(one, Err(rejection) if rejection.rule == "unknown_event_name"));
+            if unknown && current_version(app).await? != catalog.version {
+                catalog = refresh(app).await?;
+                continue;
+            }
+            match self.store(&catalog, resolved, options).await? {
+                Some(outcomes) => return Ok(outcomes),
+                None => catalog = refresh(app).await?,
+            }
+        }
+        Err(Error::Busy("the meters change faster than usage can be counted: send it again in a second"))
+    }
+
+    fn resolve(
+        &self,
+        app: &App,
+        catalog: &Catalog,
+        caller: &Caller,
+        events: &[Result<UsageEvent<'_>, Rejection>],
+        orgs: &Orgs,
+    ) -> Vec<Result<Usage, Rejection>> {
+        let window = Window {
+            back: chrono::Duration::days(i64::from(app.config.usage_window_back_days)),
+            ahead: chrono::Duration::seconds(i64::from(app.config.usage_window_ahead_s)),
+        };
+        let resolver =
+            Resolver { catalog, series: &self.series, caller: *caller, window, now: app.clock.now() };
+        let one = |event: &Result<UsageEvent<'_>, Rejection>| {
+            let event = event.as_ref().map_err(Clone::clone)?;
+            resolver.resolve(event, orgs.find(caller, event)?)
+        };
+        events.iter().map(one).collect()
+    }
+
+    /// `None`: the catalogue is out of date.
+    async fn store(
+        &self,
+        catalog: &Catalog,
+        resolved: Vec<Result<Usage, Rejection>>,
+        options: Options,
+    ) -> Result<Option<Vec<Outcome>>, Error> {
+        let good = resolved.iter().filter(|one| one.is_ok()).count();
+        let refused = options.all_or_nothing && good < resolved.len();
+        let mut rejections: Vec<Option<Rejection>> = Vec::with_capacity(resolved.len());
+        let mut usage = Vec::with_capacity(good);
+        for one in resolved {
+            match one {
+                Ok(one) => {
+                    rejections.push(None);
+                    usage.push(one);
+                }
+                Err(rejection) => rejections.push(Some(rejection)),
+            }
+        }
+        let mut stored = if usage.is_empty() || refused {
+            vec![Outcome::Accepted; usage.len()]
+        } else {
+            match self.send(catalog.version, usage, options.all_or_nothing).await? {
+                Stored::Done(outcomes) => outcomes,
+                Stored::Stale => return Ok(None),
+            }
+        }
+        .into_iter();
+        let mut next = || stored.next().expect("one outcome for each stored event");
+        Ok(Some(rejections.into_iter().map(|one| one.map_or_else(&mut next, Outcome::Rejected)).collect()))
+    }
+
+    async fn send(&self, version: i64, usage: Vec<Usage>, all_or_nothing: bool) -> Result<Stored, Error> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = queue.ok_or(Error::Busy("this daemon is stopping: send it again in a second"))?;
+        let events = u32::try_from(usage.len()).unwrap_or(u32::MAX).min(self.capacity);
+        let place = Arc::clone(&self.places).try_acquire_many_owned(events).map_err(|_| FULL)?;
+        let (answer, stored) = oneshot::channel();
+        let job = Job { usage, version, all_or_nothing, answer, _place: place };
+        queue.try_send(job).map_err(|_| FULL)?;
+        drop(queue);
+        stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
+    }
+}
+
+async fn refresh(app: &App) -> Result<Arc<Catalog>, Error> {
+    let held = Arc::clone(&app.catalog);
+    app.db.run_plain(move |conn| held.refresh(conn)).await
+}
+
+async fn current_version(app: &App) -> Result<i64, Error> {
+    app.db.run(Scope::Platform, super::catalog::version).await
+}
+
+/// The orgs that a request's events name.
+struct Orgs {
+    /// The key's own.
+    own: Option<Arc<OrgContext>>,
+    /// By the name used.
+    named: std::collections::HashMap<String, Arc<OrgContext>>,
+}
+
+impl Orgs {
+    async fn of(
+        app: &App,
+        caller: &Caller,
+        events: &[Result<UsageEvent<'_>, Rejection>],
+    ) -> Result<Self, Error> {
+        let mut orgs = Self { own: None, named: std::collections::HashMap::new() };
+        let mut missing: Vec<String> = Vec::new();
+        for name in events.iter().flatten().filter_map(|event| event.org.as_deref()) {
+            if orgs.named.contains_key(name) || missing.last().is_some_and(|last| last == name) {
+                continue;
+            }
+            match app.directory.by_ref(name) {
+                Some(org) => drop(orgs.named.insert(name.to_owned(), org)),
+                None => missing.push(name.to_owned()),
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        orgs.own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
+        let own: Vec<i64> = caller.org_id.filter(|_| orgs.own.is_none()).into_iter().collect();
+        if missing.is_empty() && own.is_empty() {
+            return Ok(orgs);
+        }
+        let directory = Arc::clone(&app.directory);
+        let loaded = app.db.run(Scope::Platform, move |conn| directory.load(conn, &missing, &own)).await?;
+        for (name, org) in loaded {
+            if name.is_empty() {
+                orgs.own = Some(org);
+            } else {
+                orgs.named.insert(name, org);
+            }
+        }
+        Ok(orgs)
+    }
+
+    fn find(&self, caller: &Caller, event: &UsageEvent<'_>) -> Result<&OrgContext, Rejection> {
+        let unknown = |name: &str| {
+            Rejection::new(
+                "org",
+                "unknown_org",
+                format!("there is no org `{name}`: create it, or correct the name"),
+            )
+        };
+        match (&event.org, caller.org_id) {
+            (None, None) => Err(Rejection::new(
+                "org",
+                "no_org",
+                "a platform key must name the org, by its id or external id",
+            )),
+            (None, Some(_)) => self.own.as_deref().ok_or_else(|| unknown("")),
+            (Some(name), None) => {
+                self.named.get(name.as_ref()).map(|org| &**org).ok_or_else(|| unknown(name))
+            }
+            // Whose the name is if not the key's is not told.
+            (Some(name), Some(own)) => self
+                .named
+                .get(name.as_ref())
+                .map(|org| &**org)
+                .filter(|org| org.org_id == own)
+                .ok_or_else(|| unknown(name)),
+        }
+    }
+}

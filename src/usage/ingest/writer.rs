@@ -1,0 +1,181 @@
+//! Threads that drain the waiting usage: whatever came during the last commit goes into the next.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use diesel::pg::PgConnection;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::records::month_of;
+use super::store::{self, Stored};
+use crate::db::{self, Db};
+use crate::error::Error;
+use crate::usage::event::{Outcome, Rejection};
+use crate::usage::resolve::Usage;
+use crate::usage::{partitions, series};
+
+/// Usage events that share one commit at most, unless a single request has more.
+const BATCH: usize = 5_000;
+/// How long a batch is tried again while the database is away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request's usage on its way.
+pub(super) struct Job {
+    /// What is to be stored.
+    pub(super) usage: Vec<Usage>,
+    /// The catalogue that resolved it.
+    pub(super) version: i64,
+    /// Whether a conflict leaves all of it out.
+    pub(super) all_or_nothing: bool,
+    /// Where the outcomes go.
+    pub(super) answer: oneshot::Sender<Stored>,
+    /// Its place in the queue, given back when it is answered.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+/// One writer.
+pub(super) struct Writer {
+    /// Where it gets its connection.
+    pub(super) db: Db,
+    /// That connection.
+    pub(super) conn: Option<PgConnection>,
+}
+
+impl Writer {
+    /// Stores what comes until the queue is closed and empty.
+    pub(super) fn drain(mut self, jobs: &Mutex<mpsc::Receiver<Job>>, held: &Mutex<Option<Job>>) {
+        let away = AtomicBool::new(false);
+        while let Some(batch) = next_batch(jobs, held) {
+            // Requests that an older catalogue resolved go back to be resolved again.
+            let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
+            let (mut batch, stale): (Vec<Job>, Vec<Job>) =
+                batch.into_iter().partition(|job| job.version == version);
+            stale.into_iter().for_each(|job| drop(job.answer.send(Stored::Stale)));
+            let lengths: Vec<usize> = batch.iter().map(|job| job.usage.len()).collect();
+            let mut usage: Vec<Usage> = match batch.as_mut_slice() {
+                [job] => std::mem::take(&mut job.usage),
+                jobs => jobs.iter_mut().flat_map(|job| job.usage.drain(..)).collect(),
+            };
+            let all_or_nothing = batch.len() == 1 && batch[0].all_or_nothing;
+            match self.store_patiently(version, &mut usage, all_or_nothing, &away) {
+                Ok(Stored::Stale) => batch.into_iter().for_each(|job| drop(job.answer.send(Stored::Stale))),
+                Ok(Stored::Done(outcomes)) => {
+                    let mut outcomes = outcomes.into_iter();
+                    for (job, length) in batch.into_iter().zip(lengths) {
+                        // A client that went away is told nothing.
+                        let _ = job.answer.send(Stored::Done(outcomes.by_ref().take(length).collect()));
+                    }
+                }
+                // Dropping the answers tells the handlers.
+                Err(error) => {
+                    tracing::error!(%error, events = usage.len(), "usage not stored, its callers are told to send it again");
+                }
+            }
+        }
+    }
+
+    /// Stores a batch, over again on a fresh connection when the old one broke: a repeat finds what was committed.
+    fn store_patiently(
+        &mut self,
+        version: i64,
+        usage: &mut [Usage],
+        all_or_nothing: bool,
+        away: &AtomicBool,
+    ) -> Result<Stored, Error> {
+        let started = Instant::now();
+        loop {
+            match self.store(version, usage, all_or_nothing) {
+                Err(error) if error.is_transient() => {
+                    if error.is_disconnected() {
+                        self.conn = None;
+                    }
+                    // While the database is known to be away, later batches fail at once instead of queueing up.
+                    if away.load(Ordering::Relaxed) || started.elapsed() > PATIENCE {
+                        away.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => {
+                    away.store(false, Ordering::Relaxed);
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones without it.
+    fn store(&mut self, version: i64, usage: &mut [Usage], all_or_nothing: bool) -> Result<Stored, Error> {
+        let conn = match &mut self.conn {
+            Some(conn) => conn,
+            none => none.insert(self.db.dedicated()?),
+        };
+        match prepare_and_store(conn, version, usage, all_or_nothing) {
+            Err(error) if !error.is_transient() && is_poison(&error) => {
+                if let [one] = usage {
+                    tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold");
+                    let detail = "the database cannot hold this event: its numbers or texts are out of range";
+                    let rejection = Rejection::new("data", "not_storable", detail);
+                    return Ok(Stored::Done(vec![Outcome::Rejected(rejection)]));
+                }
+                if all_or_nothing {
+                    return Err(error);
+                }
+                let (left, right) = usage.split_at_mut(usage.len() / 2);
+                match (self.store(version, left, false)?, self.store(version, right, false)?) {
+                    (Stored::Done(mut left), Stored::Done(right)) => {
+                        left.extend(right);
+                        Ok(Stored::Done(left))
+                    }
+                    // What the first half stored is found again as what it is.
+                    _ => Ok(Stored::Stale),
+                }
+            }
+            result => result,
+        }
+    }
+}
+
+/// Series and partitions first, then the transaction.
+fn prepare_and_store(
+    conn: &mut PgConnection,
+    version: i64,
+    usage: &mut [Usage],
+    all_or_nothing: bool,
+) -> Result<Stored, Error> {
+    series::store(conn, usage.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series)))?;
+    let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
+    months.sort_unstable();
+    months.dedup();
+    partitions::ensure(conn, &months)?;
+    db::once(conn, |conn| store::store(conn, version, usage, all_or_nothing))
+}
+
+/// Whether the statement itself was refused (data out of range, a check): others of the batch may well be stored.
+fn is_poison(error: &Error) -> bool {
+    matches!(error, Error::Database(_) | Error::Invalid { .. })
+}
+
+/// Waits for a request and takes those that came with it; `None` when there will be no more. What asks for all or nothing goes
+/// alone.
+fn next_batch(jobs: &Mutex<mpsc::Receiver<Job>>, held: &Mutex<Option<Job>>) -> Option<Vec<Job>> {
+    let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = match held.take() {
+        Some(job) => job,
+        None => jobs.blocking_recv()?,
+    };
+    let mut events = first.usage.len();
+    let mut batch = vec![first];
+    while !batch[0].all_or_nothing {
+        let Ok(job) = jobs.try_recv() else { break };
+        if job.all_or_nothing || events + job.usage.len() > BATCH {
+            *held = Some(job);
+            break;
+        }
+        events += job.usage.len();
+        batch.push(job);
+    }
+    Some(batch)
+}

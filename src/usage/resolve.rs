@@ -1,0 +1,339 @@
+//! From a usage event as it was sent to what will be written: its org, key, day, and a quantity for each meter that counts it.
+//! Pure: the same event under the same catalogue gives the same rows.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::{DateTime, Duration, NaiveDate, SubsecRound, Utc};
+use rust_decimal::Decimal;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::catalog::Catalog;
+use super::data;
+use super::event::{Rejection, UsageEvent};
+use super::meters::{Aggregation, Meter};
+use super::rating;
+use super::series::{self, Series};
+use crate::billing::directory::OrgContext;
+
+/// What a caller may do beyond posting usage.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The key's org; `None`: a key of the platform.
+    pub org_id: Option<i64>,
+    /// Whether usage may be older than the window.
+    pub backfill: bool,
+    /// Whether it may set the cost.
+    pub price: bool,
+}
+
+/// Which times are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// How far back.
+    pub back: Duration,
+    /// How far ahead.
+    pub ahead: Duration,
+}
+
+/// The oldest time that a backfill may name.
+const OLDEST: &str = "2000-01-01T00:00:00Z";
+
+/// A usage event, ready to be written.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// The org.
+    pub org_id: i64,
+    /// Digest of source and id.
+    pub event_key: Uuid,
+    /// Digest of what the event says.
+    pub content: i64,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// When it came.
+    pub received_at: DateTime<Utc>,
+    /// The local day that it is counted to.
+    pub day: NaiveDate,
+    /// First day of the billing period that it is counted to.
+    pub billing_period: Option<NaiveDate>,
+    /// The caller's id.
+    pub event_id: Box<str>,
+    /// Who reported it.
+    pub source: Box<str>,
+    /// What a quota per subject counts it to.
+    pub subject: Option<Box<str>>,
+    /// 0 as reported, see `usage_records.correction`.
+    pub correction: i16,
+    /// A quantity for each meter.
+    pub metered: Vec<Metered>,
+}
+
+/// What one meter makes of a usage event.
+#[derive(Clone, Debug)]
+pub struct Metered {
+    /// The series that it is counted to.
+    pub series: Arc<Series>,
+    /// How much; negative when usage is taken back.
+    pub quantity: Decimal,
+    /// What it costs; that of tiers is known only when it is written.
+    pub cost: Decimal,
+    /// Battery units.
+    pub battery_units: Decimal,
+    /// The index in the series' `rates` of the card that priced it.
+    pub card: Option<usize>,
+    /// Whether the price depends on the month's quantity.
+    pub tiered: bool,
+    /// What a meter of unique values saw.
+    pub value: Option<Box<str>>,
+}
+
+impl Metered {
+    /// Row id of the rate card that priced it.
+    #[must_use]
+    pub fn rate_card_id(&self) -> Option<i32> {
+        self.card.map(|card| self.series.rates[card].0.rate_card_id)
+    }
+}
+
+/// What resolving needs beside the event.
+pub struct Resolver<'a> {
+    /// The catalogue.
+    pub catalog: &'a Catalog,
+    /// Series seen lately.
+    pub series: &'a series::Held,
+    /// Who posts it.
+    pub caller: Caller,
+    /// Which times are taken.
+    pub window: Window,
+    /// The time of arrival.
+    pub now: DateTime<Utc>,
+}
+
+impl Resolver<'_> {
+    /// What is to be written for an event of `org`.
+    ///
+    /// # Errors
+    /// The field and rule that the event breaks.
+    pub fn resolve(&self, event: &UsageEvent<'_>, org: &OrgContext) -> Result<Usage, Rejection> {
+        let occurred_at = self.occurred_at(event)?;
+        let meters = self.catalog.by_event_name.get(event.event_name.as_ref()).ok_or_else(|| {
+            Rejection::new(
+                "event_name",
+                "unknown_event_name",
+                format!("no meter counts `{}`: create one, or correct the name", event.event_name),
+            )
+        })?;
+        let fields = data::fields(event.data)?;
+        let mut metered = Vec::with_capacity(1);
+        for meter in meters {
+            if let Some(one) = self.meter(meter, event, org, &fields, occurred_at)? {
+                metered.push(one);
+            }
+        }
+        if metered.is_empty() {
+            let wanted: Vec<_> = meters.iter().filter_map(|meter| meter.value_field.as_deref()).collect();
+            return Err(Rejection::new(
+                format!("data.{}", wanted.first().unwrap_or(&"")),
+                "no_value",
+                format!("`data` has no value that a meter reads ({})", wanted.join(", ")),
+            ));
+        }
+        if let Some(cost) = event.cost {
+            self.set_cost(cost, &mut metered)?;
+        }
+        let counted_at = self.open(org, occurred_at);
+        Ok(Usage {
+            org_id: org.org_id,
+            event_key: event_key(&event.source, &event.id),
+            content: content(event, &fields),
+            occurred_at,
+            received_at: self.now,
+            day: counted_at.1,
+            billing_period: org.billing_period(counted_at.0),
+            event_id: event.id.as_ref().into(),
+            source: event.source.as_ref().into(),
+            subject: event.subject.as_deref().map(Into::into),
+            correction: 0,
+            metered,
+        })
+    }
+
+    fn occurred_at(&self, event: &UsageEvent<'_>) -> Result<DateTime<Utc>, Rejection> {
+        let Some(at) = event.occurred_at else { return Ok(self.now) };
+        let at = at.trunc_subsecs(6);
+        if at > self.now + self.window.ahead {
+            return Err(Rejection::new(
+                "occurred_at",
+                "in_the_future",
+                format!("is more than {} seconds ahead of now", self.window.ahead.num_seconds()),
+            ));
+        }
+        if at < self.now - self.window.back && !self.caller.backfill {
+            return Err(Rejection::new(
+                "occurred_at",
+                "too_old",
+                format!(
+                    "is more than {} days ago: a key with the scope usage:backfill may post it",
+                    self.window.back.num_days()
+                ),
+            ));
+        }
+        if at < OLDEST.parse::<DateTime<Utc>>().expect("a time") {
+            return Err(Rejection::new("occurred_at", "too_old", format!("must not be before {OLDEST}")));
+        }
+        Ok(at)
+    }
+
+    /// The instant and the local day that usage of `at` is counted to: its own, or, in a closed month, now; where the present
+    /// month is closed too, the first day after it.
+    #[must_use]
+    pub fn open(&self, org: &OrgContext, at: DateTime<Utc>) -> (DateTime<Utc>, NaiveDate) {
+        let day = org.day(at);
+        let Some(closed) = self.catalog.closed_month(org.org_id) else { return (at, day) };
+        let first_open = closed.checked_add_months(chrono::Months::new(1)).unwrap_or(NaiveDate::MAX);
+        if day >= first_open { (at, day) } else { (self.now, org.day(self.now).max(first_open)) }
+    }
+
+    fn meter(
+        &self,
+        meter: &Arc<Meter>,
+        event: &UsageEvent<'_>,
+        org: &OrgContext,
+        fields: &[(Cow<'_, str>, &RawValue)],
+        occurred_at: DateTime<Utc>,
+    ) -> Result<Option<Metered>, Rejection> {
+        let field = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
+        let mut value = None;
+        let quantity = match (meter.aggregation, &meter.value_field) {
+            (Aggregation::Count, _) | (_, None) => Decimal::ONE,
+            (Aggregation::Unique, Some(name)) => {
+                let Some(text) = field(name).map(|raw| data::text(name, raw)).transpose()?.flatten() else {
+                    return Ok(None);
+                };
+                value = Some(text.as_ref().into());
+                Decimal::ONE
+            }
+            (_, Some(name)) => match field(name).map(|raw| data::decimal(name, raw)).transpose()?.flatten() {
+                Some(quantity) => quantity,
+                None => return Ok(None),
+            },
+        };
+        let mut dimensions: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(meter.dimensions.len());
+        for name in &meter.dimensions {
+            if let Some(text) = field(name).map(|raw| data::text(name, raw)).transpose()?.flatten() {
+                dimensions.push((name, text));
+            }
+        }
+        let dimensions: Vec<(&str, &str)> =
+            dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+        let series = self.series.of(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
+        priced(series, quantity, occurred_at, value).map(Some)
+    }
+
+    fn set_cost(&self, cost: Decimal, metered: &mut [Metered]) -> Result<(), Rejection> {
+        if !self.caller.price {
+            return Err(Rejection::new(
+                "cost",
+                "missing_scope",
+                "only a key with the scope usage:price may set a cost",
+            ));
+        }
+        match metered {
+            [one] if one.series.meter.aggregation.is_additive() => {
+                one.cost = rating::round(cost).ok_or_else(too_large)?;
+                (one.tiered, one.card) = (false, None);
+                Ok(())
+            }
+            _ => Err(Rejection::new(
+                "cost",
+                "ambiguous_cost",
+                "a cost can be set only where one meter, of sum or count, counts the event",
+            )),
+        }
+    }
+}
+
+/// `quantity` more of a series, priced as of `occurred_at`.
+///
+/// # Errors
+/// When the cost has no place in a decimal.
+pub fn priced(
+    series: Arc<Series>,
+    quantity: Decimal,
+    occurred_at: DateTime<Utc>,
+    value: Option<Box<str>>,
+) -> Result<Metered, Rejection> {
+    let mut metered = Metered {
+        quantity,
+        cost: Decimal::ZERO,
+        battery_units: Decimal::ZERO,
+        card: None,
+        tiered: false,
+        value,
+        series,
+    };
+    if !metered.series.meter.aggregation.is_additive() {
+        return Ok(metered);
+    }
+    let valid = metered.series.rates.iter().position(|(card, _)| card.valid_from <= occurred_at);
+    if let Some(place) = valid
+        && let (card, Some(rate)) = &metered.series.rates[place]
+    {
+        let rate = &card.rates[*rate];
+        metered.tiered = rate.tiers.is_some();
+        if !metered.tiered {
+            metered.cost = rating::cost(rate, Decimal::ZERO, quantity).ok_or_else(too_large)?;
+        }
+        metered.battery_units = rating::battery_units(rate, quantity).ok_or_else(too_large)?;
+        metered.card = Some(place);
+    }
+    Ok(metered)
+}
+
+fn too_large() -> Rejection {
+    Rejection::new("data", "too_large", "its cost is too large a number")
+}
+
+/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front: keys that come
+/// together then lie together in the index (RFC 9562, section 5.7).
+#[must_use]
+pub fn event_key(source: &str, id: &str) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(u32::try_from(source.len()).unwrap_or(u32::MAX).to_be_bytes());
+    hash.update(source);
+    hash.update(id);
+    let digest = hash.finalize();
+    let mut key: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
+    if let Ok(uuid) = Uuid::try_parse(id)
+        && uuid.get_version_num() == 7
+    {
+        key[..6].copy_from_slice(&uuid.as_bytes()[..6]);
+    }
+    Uuid::from_bytes(key)
+}
+
+/// 64 bits of a digest over what the event says; a time that the caller left out is not part of it. The fields of `data` count in
+/// any order.
+fn content(event: &UsageEvent<'_>, fields: &[(Cow<'_, str>, &RawValue)]) -> i64 {
+    let mut bytes = Vec::with_capacity(256);
+    let mut text = |text: Option<&str>| {
+        let length = text.map_or(u32::MAX, |text| u32::try_from(text.len()).unwrap_or(u32::MAX - 1));
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    text(Some(&event.event_name));
+    text(event.member.as_deref());
+    text(event.subject.as_deref());
+    text(event.cost.map(|cost| cost.normalize().to_string()).as_deref());
+    for (name, value) in fields {
+        text(Some(name));
+        text(Some(value.get()));
+    }
+    if let Some(at) = event.occurred_at {
+        bytes.extend_from_slice(&at.timestamp_micros().to_be_bytes());
+    }
+    let digest = Sha256::digest(&bytes);
+    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
