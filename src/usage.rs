@@ -4,6 +4,7 @@
 //! claims, records, summaries, counters).
 
 pub mod catalog;
+pub mod correct;
 mod data;
 pub mod event;
 pub mod ingest;

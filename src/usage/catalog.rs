@@ -58,17 +58,32 @@ impl Held {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Holds the catalogue alone until the caller's transaction ends: no usage is written meanwhile.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn alone(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+        let held = self.get();
+        if held.version == version(conn)? { Ok(held) } else { Ok(self.keep(read(conn)?)) }
+    }
+
     /// Loads what the database has, unless a newer one is held already.
     ///
     /// # Errors
     /// When the database fails.
     pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
-        let loaded = Arc::new(load(conn)?);
+        let loaded = conn.build_transaction().repeatable_read().read_only().run(read)?;
+        Ok(self.keep(loaded))
+    }
+
+    fn keep(&self, loaded: Catalog) -> Arc<Catalog> {
+        let loaded = Arc::new(loaded);
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if held.version < loaded.version {
             *held = loaded;
         }
-        Ok(Arc::clone(&held))
+        Arc::clone(&held)
     }
 }
 
@@ -101,31 +116,29 @@ pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(catalog::table.find(NAME).select(catalog::version).first(conn)?)
 }
 
-/// Reads all of it in one snapshot.
-fn load(conn: &mut PgConnection) -> Result<Catalog, Error> {
-    conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
-        for meter in meters::active(conn)? {
-            let meter = Arc::new(meter);
-            loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
-            loaded.meters.insert(meter.meter_id, meter);
-        }
-        for card in rates::all(conn)? {
-            loaded.rate_cards.entry(card.meter_id).or_default().push(Arc::new(card));
-        }
-        for cards in loaded.rate_cards.values_mut() {
-            cards.sort_by_key(|card| std::cmp::Reverse((card.valid_from, card.version)));
-        }
-        for slot in slots::all(conn)? {
-            loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));
-        }
-        loaded.closed = usage_closings::table
-            .group_by(usage_closings::org_id)
-            .select((usage_closings::org_id, diesel::dsl::max(usage_closings::month)))
-            .load::<(i64, Option<NaiveDate>)>(conn)?
-            .into_iter()
-            .filter_map(|(org_id, month)| Some((org_id, month?)))
-            .collect();
-        Ok(loaded)
-    })
+/// Reads all of it; the caller has one snapshot, or the lock.
+fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
+    let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
+    for meter in meters::active(conn)? {
+        let meter = Arc::new(meter);
+        loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
+        loaded.meters.insert(meter.meter_id, meter);
+    }
+    for card in rates::all(conn)? {
+        loaded.rate_cards.entry(card.meter_id).or_default().push(Arc::new(card));
+    }
+    for cards in loaded.rate_cards.values_mut() {
+        cards.sort_by_key(|card| std::cmp::Reverse((card.valid_from, card.version)));
+    }
+    for slot in slots::all(conn)? {
+        loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));
+    }
+    loaded.closed = usage_closings::table
+        .group_by(usage_closings::org_id)
+        .select((usage_closings::org_id, diesel::dsl::max(usage_closings::month)))
+        .load::<(i64, Option<NaiveDate>)>(conn)?
+        .into_iter()
+        .filter_map(|(org_id, month)| Some((org_id, month?)))
+        .collect();
+    Ok(loaded)
 }

@@ -21,6 +21,7 @@ use crate::billing::directory::OrgContext;
 use crate::db::{Db, Scope};
 use crate::error::Error;
 
+pub(super) use self::store::write;
 pub use self::totals::{period, value_digest};
 
 /// How often a request is resolved again because the catalogue changed under it.

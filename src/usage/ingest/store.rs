@@ -85,7 +85,11 @@ pub(super) fn store(
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn write(conn: &mut PgConnection, new: &mut [&mut Usage], sign: i64) -> Result<(), Error> {
+pub(in crate::usage) fn write(
+    conn: &mut PgConnection,
+    new: &mut [&mut Usage],
+    sign: i64,
+) -> Result<(), Error> {
     if new.is_empty() {
         return Ok(());
     }

@@ -20,7 +20,7 @@ use crate::quota::counters::CounterKey;
 use crate::quota::slots::PeriodKind;
 use crate::usage::meters::Aggregation;
 use crate::usage::rating;
-use crate::usage::resolve::Usage;
+use crate::usage::resolve::{Metered, Usage};
 
 /// (org, series, local day).
 type Day = (i64, i64, NaiveDate);
@@ -61,7 +61,9 @@ pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> 
     let mut days: [BTreeMap<Day, Added>; 3] = Default::default();
     let mut uniques: BTreeSet<(Day, Uuid)> = BTreeSet::new();
     for one in usage {
-        for metered in &one.metered {
+        // What takes away from a meter that does not add up is found anew from the records.
+        let adds = |metered: &&Metered| sign > 0 || metered.series.meter.aggregation.is_additive();
+        for metered in one.metered.iter().filter(adds) {
             let series = &metered.series;
             let day = (series.org_id, series.series_id, one.day);
             let kind = match series.meter.aggregation {
@@ -215,7 +217,7 @@ pub(super) fn price_tiers(conn: &mut PgConnection, usage: &mut [&mut Usage]) -> 
     Ok(())
 }
 
-fn tier_of(usage: &Usage, metered: &crate::usage::resolve::Metered) -> Option<Tier> {
+fn tier_of(usage: &Usage, metered: &Metered) -> Option<Tier> {
     let (card, rate) = metered.card.map(|card| &metered.series.rates[card])?;
     let rate = i16::try_from((*rate)?).ok()?;
     Some((usage.org_id, card.meter_id, card.rate_card_id, rate, first_of_month(usage.day)))
