@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, stripe};
+use crate::{auth, billing, export, health, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -52,6 +52,10 @@ use crate::{auth, billing, export, health, stripe};
         billing::products_http::show,
         billing::prices_http::list,
         billing::prices_http::show,
+        usage::correct_http::void,
+        usage::correct_http::amend,
+        usage::correct_http::close,
+        usage::correct_http::closed,
         export::http::export,
         export::http::totals,
     ),

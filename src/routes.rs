@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, stripe};
+use crate::{auth, billing, export, health, openapi, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -44,6 +44,14 @@ pub fn all(config: &mut ServiceConfig) {
             resource("/v1/plans/{id}")
                 .route(get().to(billing::plans_http::show))
                 .route(put().to(billing::plans_http::put)),
+        )
+        // Usage
+        .service(resource("/v1/usage/void").route(post().to(usage::correct_http::void)))
+        .service(resource("/v1/usage/amend").route(post().to(usage::correct_http::amend)))
+        .service(
+            resource("/v1/usage/closings")
+                .route(get().to(usage::correct_http::closed))
+                .route(post().to(usage::correct_http::close)),
         )
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))

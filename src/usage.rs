@@ -4,7 +4,9 @@
 //! claims, records, summaries, counters).
 
 pub mod catalog;
+pub mod closings;
 pub mod correct;
+pub mod correct_http;
 mod data;
 pub mod event;
 pub mod ingest;

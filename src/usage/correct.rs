@@ -16,7 +16,7 @@ use super::catalog::{self, Catalog};
 use super::event::{Rejection, UsageEvent};
 use super::ingest;
 use super::meters::Aggregation;
-use super::resolve::{Metered, Resolver, Usage};
+use super::resolve::{Caller, Metered, Resolver, Usage, Window};
 use super::series;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -55,11 +55,13 @@ pub fn void(
 /// Puts `event` in the place of the one that is stored under its key. Returns the number of the correction.
 ///
 /// # Errors
-/// As [`void`]; [`Error::Invalid`] when the new event is rejected or names another time.
+/// As [`void`]; [`Error::Invalid`] when the new event is rejected, names another time, or sets a cost without the right to
+/// (`price`).
 pub fn amend(
     conn: &mut PgConnection,
     held: &catalog::Held,
-    resolver: &dyn for<'a> Fn(&'a Catalog) -> Resolver<'a>,
+    series: &series::Held,
+    price: bool,
     correction: &Correction<'_>,
     event: &UsageEvent<'_>,
     now: DateTime<Utc>,
@@ -70,8 +72,11 @@ pub fn amend(
         let rule = "cannot be amended: take the event back and send it under another id";
         return Err(Error::invalid("event.occurred_at", rule));
     }
-    let resolver = resolver(&catalog);
-    let taken = stored.take_back(conn, &catalog, resolver.series, correction, now)?;
+    // Its time was taken when it was first reported, so it is not asked about again.
+    let caller = Caller { org_id: Some(correction.org.org_id), backfill: true, price };
+    let window = Window { back: chrono::Duration::zero(), ahead: chrono::Duration::days(36_500) };
+    let resolver = Resolver { catalog: &catalog, series, caller, window, now };
+    let taken = stored.take_back(conn, &catalog, series, correction, now)?;
     let mut event = event.clone();
     event.occurred_at = Some(stored.occurred_at);
     let refused = |rejection: Rejection| {

@@ -41,7 +41,8 @@ pub struct Ingest {
     places: Arc<Semaphore>,
     capacity: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    series: series::Held,
+    /// Series seen lately.
+    pub series: Arc<series::Held>,
 }
 
 const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
@@ -65,7 +66,7 @@ impl Ingest {
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             threads,
-            series: series::Held::default(),
+            series: Arc::default(),
         }
     }
 

@@ -1,0 +1,75 @@
+//! Closed months: what comes for them later is counted to the open one. Owns `usage_closings`.
+
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::catalog;
+use crate::error::Error;
+use crate::schema::{orgs, usage_closings};
+
+/// A closed month.
+#[derive(Clone, Debug, Serialize, Queryable, ToSchema)]
+pub struct Closing {
+    /// The org whose month it is; null: every org's.
+    pub org: Option<String>,
+    /// First day of the month, in the org's zone.
+    pub month: NaiveDate,
+    /// When it was closed.
+    pub closed_at: DateTime<Utc>,
+    /// By whom.
+    pub actor: String,
+}
+
+/// Closes a month, and with it all before, for one org or (`org_id` 0) for every org. Closing twice changes nothing. There is no
+/// opening again: what was told to others stays as it was told.
+///
+/// # Errors
+/// [`Error::Invalid`] when `month` is no first day, or has not ended everywhere on earth.
+pub fn close(
+    conn: &mut PgConnection,
+    org_id: i64,
+    month: NaiveDate,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    if month.day() != 1 {
+        return Err(Error::invalid("month", "must be the first day of a month, such as 2026-01-01"));
+    }
+    let next = month.checked_add_months(chrono::Months::new(1));
+    // The last zone to turn is 12 hours behind UTC.
+    if next.is_none_or(|next| (now - chrono::Duration::hours(12)).date_naive() < next) {
+        return Err(Error::invalid("month", "has not ended in every time zone: close it when it has"));
+    }
+    catalog::change(conn)?;
+    diesel::insert_into(usage_closings::table)
+        .values((
+            usage_closings::org_id.eq(org_id),
+            usage_closings::month.eq(month),
+            usage_closings::closed_at.eq(now),
+            usage_closings::actor.eq(actor),
+        ))
+        .on_conflict_do_nothing()
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Closed months, the latest first.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(conn: &mut PgConnection, limit: i64) -> Result<Vec<Closing>, Error> {
+    Ok(usage_closings::table
+        .left_join(orgs::table.on(orgs::org_id.eq(usage_closings::org_id)))
+        .select((
+            orgs::public_id.nullable(),
+            usage_closings::month,
+            usage_closings::closed_at,
+            usage_closings::actor,
+        ))
+        .order((usage_closings::month.desc(), usage_closings::org_id))
+        .limit(limit)
+        .load(conn)?)
+}
