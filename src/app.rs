@@ -40,6 +40,8 @@ pub struct App {
     pub catalog: Arc<Held>,
     /// The way in for usage.
     pub usage: Ingest,
+    /// Memory for bodies of usage, in KiB.
+    pub usage_memory: Arc<Semaphore>,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -51,7 +53,13 @@ impl App {
         let wake = Arc::new(Wake::default());
         let inbox =
             InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
-        let usage = Ingest::start(&db, usize::from(config.usage_writers), config.usage_queue);
+        let usage = Ingest::start(
+            &db,
+            usize::from(config.usage_writers),
+            config.usage_batch as usize,
+            config.usage_queue,
+        );
+        let usage_memory = Arc::new(Semaphore::new(config.usage_memory_mib as usize * 1024));
         let signing_secrets = {
             let secrets: Vec<&str> =
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
@@ -70,6 +78,7 @@ impl App {
             directory: Arc::default(),
             catalog: Arc::default(),
             usage,
+            usage_memory,
             exports,
         }
     }

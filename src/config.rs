@@ -103,8 +103,14 @@ settings! {
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
     /// Threads that write usage; each holds a database connection.
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
+    /// Usage events that share one commit at most, unless a single request has more.
+    usage_batch: u32 = "COULOMB_USAGE_BATCH", "5000";
     /// Usage events that may wait for a writer before further requests are answered 429.
     usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
+    /// Largest body of usage, unpacked, in bytes.
+    usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
+    /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.
+    usage_memory_mib: u32 = "COULOMB_USAGE_MEMORY_MIB", "48";
     /// How old usage may be when it comes, in days. Older usage needs a key with the scope `usage:backfill`.
     usage_window_back_days: u32 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
     /// How far ahead of now usage may lie, in seconds: clocks differ.
@@ -185,6 +191,8 @@ impl Config {
             ("COULOMB_PROJECTION_BATCH", self.projection_batch),
             ("COULOMB_PROJECTION_ATTEMPTS", u32::from(self.projection_attempts)),
             ("COULOMB_USAGE_WRITERS", u32::from(self.usage_writers)),
+            ("COULOMB_USAGE_MEMORY_MIB", self.usage_memory_mib),
+            ("COULOMB_USAGE_BATCH", self.usage_batch),
             ("COULOMB_USAGE_QUEUE", self.usage_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
             ("COULOMB_EXPORTS", u32::from(self.exports)),

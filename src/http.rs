@@ -2,16 +2,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::app::App;
@@ -51,7 +54,10 @@ pub async fn observe<B: MessageBody>(
     let app = request.app_data::<web::Data<App>>().cloned();
     let id = RequestId::choose(&request);
     let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = %request.path());
-    let quiet = matches!(request.path(), "/webhooks/stripe" | "/healthz" | "/readyz" | "/metrics");
+    let quiet = matches!(
+        request.path(),
+        "/webhooks/stripe" | "/v1/usage" | "/api/v1/events" | "/healthz" | "/readyz" | "/metrics"
+    );
     let header = HeaderValue::from_str(&id.0).ok();
     request.extensions_mut().insert(id);
     let started = Instant::now();
@@ -83,19 +89,63 @@ fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooSlow`], or [`Error::Malformed`] when the client broke off.
-pub async fn read_body(
-    payload: &mut Payload,
+pub async fn read_body<S>(payload: &mut S, limit_bytes: usize, deadline: Duration) -> Result<Bytes, Error>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    read_growing(payload, limit_bytes, deadline, |_| Ok(())).await
+}
+
+/// As [`read_body`], out of a memory that all such bodies share, in KiB; the place is given back when the permit is dropped.
+///
+/// # Errors
+/// As [`read_body`], and [`Error::TooMany`] when that memory is used up.
+pub async fn read_body_within<S>(
+    payload: &mut S,
     limit_bytes: usize,
     deadline: Duration,
-) -> Result<Bytes, Error> {
+    memory_kib: &Arc<Semaphore>,
+) -> Result<(Bytes, OwnedSemaphorePermit), Error>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let more = |kib: u32| {
+        Arc::clone(memory_kib).try_acquire_many_owned(kib).map_err(|_| {
+            Error::TooMany("requests take as much memory as they may: send it again in a second")
+        })
+    };
+    let (mut place, mut held) = (more(1)?, 1);
+    let body = read_growing(payload, limit_bytes, deadline, |bytes| {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        if kib > held {
+            place.merge(more(kib - held)?);
+            held = kib;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok((body, place))
+}
+
+async fn read_growing<S>(
+    payload: &mut S,
+    limit_bytes: usize,
+    deadline: Duration,
+    mut grow: impl FnMut(usize) -> Result<(), Error>,
+) -> Result<Bytes, Error>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
     let read = async {
         let mut first = Bytes::new();
         let mut rest: Option<BytesMut> = None;
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|error| Error::Malformed(format!("the body broke off: {error}")))?;
-            if first.len().max(rest.as_ref().map_or(0, BytesMut::len)) + chunk.len() > limit_bytes {
+            let length = first.len().max(rest.as_ref().map_or(0, BytesMut::len)) + chunk.len();
+            if length > limit_bytes {
                 return Err(Error::TooLarge { limit_bytes });
             }
+            grow(length)?;
             match &mut rest {
                 None if first.is_empty() => first = chunk,
                 None => rest = Some([first.as_ref(), chunk.as_ref()].concat().as_slice().into()),

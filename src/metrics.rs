@@ -31,6 +31,7 @@ pub struct Metrics {
     seconds: Family<Route, Histogram>,
     deliveries: Family<Outcome, Counter>,
     projected: Family<Outcome, Counter>,
+    usage: Family<Outcome, Counter>,
     /// Stripe events stored, not yet projected, quarantined ones left out.
     pub inbox_pending: Gauge,
     /// Age of the oldest of them.
@@ -51,6 +52,7 @@ impl Default for Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
             deliveries: Family::default(),
             projected: Family::default(),
+            usage: Family::default(),
             inbox_pending: Gauge::default(),
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
@@ -75,6 +77,11 @@ impl Metrics {
             "stripe_projected",
             "Projected Stripe events by outcome: applied, superseded, without_object, failed",
             self.projected.clone(),
+        );
+        r.register(
+            "usage_events",
+            "Usage events by outcome: accepted, duplicate, conflict, rejected",
+            self.usage.clone(),
         );
         r.register(
             "stripe_inbox_pending",
@@ -112,6 +119,24 @@ impl Metrics {
     /// Counts projected Stripe events.
     pub fn projected(&self, outcome: &'static str, events: u64) {
         self.projected.get_or_create(&Outcome { outcome }).inc_by(events);
+    }
+
+    /// Counts usage events by what became of them.
+    pub fn usage(&self, outcomes: &[crate::usage::event::Outcome]) {
+        use crate::usage::event::Outcome as Usage;
+        let mut counts = [("accepted", 0), ("duplicate", 0), ("conflict", 0), ("rejected", 0)];
+        for outcome in outcomes {
+            let at = match outcome {
+                Usage::Accepted => 0,
+                Usage::Duplicate => 1,
+                Usage::Conflict => 2,
+                Usage::Rejected(_) => 3,
+            };
+            counts[at].1 += 1;
+        }
+        for (outcome, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.usage.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
     }
 
     /// The text exposition (OpenMetrics 1.0).

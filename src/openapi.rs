@@ -52,6 +52,7 @@ use crate::{auth, billing, export, health, stripe, usage};
         billing::products_http::show,
         billing::prices_http::list,
         billing::prices_http::show,
+        usage::http::post,
         usage::correct_http::void,
         usage::correct_http::amend,
         usage::correct_http::close,

@@ -46,6 +46,7 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(put().to(billing::plans_http::put)),
         )
         // Usage
+        .service(resource("/v1/usage").route(post().to(usage::http::post)))
         .service(resource("/v1/usage/void").route(post().to(usage::correct_http::void)))
         .service(resource("/v1/usage/amend").route(post().to(usage::correct_http::amend)))
         .service(

@@ -9,6 +9,7 @@ pub mod correct;
 pub mod correct_http;
 mod data;
 pub mod event;
+pub mod http;
 pub mod ingest;
 pub mod meters;
 pub mod partitions;

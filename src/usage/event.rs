@@ -1,10 +1,14 @@
-//! A usage event as a caller sent it, read from any of the accepted forms.
+//! A usage event as a caller sent it, whatever its form. `parse` reads it.
+
+mod parse;
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
+
+pub use self::parse::{Form, Parsed, parse};
 
 /// A usage event, borrowed from the request's body.
 #[derive(Clone, Debug)]

@@ -48,16 +48,16 @@ pub struct Ingest {
 const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
 
 impl Ingest {
-    /// Starts `threads` writers over a queue of `capacity` usage events.
+    /// Starts `threads` writers over a queue of `capacity` usage events; `batch` share a commit at most.
     #[must_use]
-    pub fn start(db: &Db, threads: usize, capacity: u32) -> Self {
+    pub fn start(db: &Db, threads: usize, batch: usize, capacity: u32) -> Self {
         let (queue, jobs) = mpsc::channel(capacity as usize);
         let (jobs, held) = (Arc::new(Mutex::new(jobs)), Arc::new(Mutex::new(None)));
         let threads = (0..threads).map(|n| {
             let (db, jobs, held) = (db.clone(), Arc::clone(&jobs), Arc::clone(&held));
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || Writer { db, conn: None }.drain(&jobs, &held))
+                .spawn(move || Writer { db, conn: None }.drain(&jobs, &held, batch))
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());

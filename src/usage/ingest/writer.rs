@@ -15,8 +15,6 @@ use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
 use crate::usage::{partitions, series};
 
-/// Usage events that share one commit at most, unless a single request has more.
-const BATCH: usize = 5_000;
 /// How long a batch is tried again while the database is away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -44,9 +42,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Stores what comes until the queue is closed and empty.
-    pub(super) fn drain(mut self, jobs: &Mutex<mpsc::Receiver<Job>>, held: &Mutex<Option<Job>>) {
+    pub(super) fn drain(
+        mut self,
+        jobs: &Mutex<mpsc::Receiver<Job>>,
+        held: &Mutex<Option<Job>>,
+        at_most: usize,
+    ) {
         let away = AtomicBool::new(false);
-        while let Some(batch) = next_batch(jobs, held) {
+        while let Some(batch) = next_batch(jobs, held, at_most) {
             // Requests that an older catalogue resolved go back to be resolved again.
             let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
             let (mut batch, stale): (Vec<Job>, Vec<Job>) =
@@ -159,7 +162,11 @@ fn is_poison(error: &Error) -> bool {
 
 /// Waits for a request and takes those that came with it; `None` when there will be no more. What asks for all or nothing goes
 /// alone.
-fn next_batch(jobs: &Mutex<mpsc::Receiver<Job>>, held: &Mutex<Option<Job>>) -> Option<Vec<Job>> {
+fn next_batch(
+    jobs: &Mutex<mpsc::Receiver<Job>>,
+    held: &Mutex<Option<Job>>,
+    at_most: usize,
+) -> Option<Vec<Job>> {
     let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
     let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
     let first = match held.take() {
@@ -170,7 +177,7 @@ fn next_batch(jobs: &Mutex<mpsc::Receiver<Job>>, held: &Mutex<Option<Job>>) -> O
     let mut batch = vec![first];
     while !batch[0].all_or_nothing {
         let Ok(job) = jobs.try_recv() else { break };
-        if job.all_or_nothing || events + job.usage.len() > BATCH {
+        if job.all_or_nothing || events + job.usage.len() > at_most {
             *held = Some(job);
             break;
         }

@@ -1,0 +1,431 @@
+//! How fast usage is taken, as ratios within one run.
+//!
+//! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are drawn evenly and by Zipf's law. Each event has
+//! one record, one daily summary and one quota counter, and is priced by a rate card. Baselines: raw binary COPY of the same rows
+//! by two connections into a copy of the table without indexes; a route that only reads and checks what was sent; the same server
+//! with one transaction for each request. `cargo bench --bench usage` runs all; `-- ORGS EVENTS` sets the sizes, `-- --fill N`
+//! puts N rows and keys there first and compares the rate before and after.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use coulomb::app::App;
+use coulomb::auth::{self, NewKey, Principal, Scope};
+use coulomb::config::Config;
+use coulomb::db::{self, Db, DbOptions, migrate};
+use coulomb::error::Error;
+use coulomb::server;
+use coulomb::time::Clock;
+use coulomb::workers::Workers;
+use diesel::connection::SimpleConnection;
+use diesel::pg::CopyFormat;
+use diesel::prelude::*;
+use support::{Load, Postgres, load};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == "--serve") {
+        return serve();
+    }
+    let fill = args.iter().position(|arg| arg == "--fill").and_then(|at| args.get(at + 1)?.parse().ok());
+    let mut numbers = args.iter().filter_map(|arg| arg.parse::<usize>().ok());
+    let sizes = match fill {
+        Some(_) => (1000, 400_000),
+        None => (numbers.next().unwrap_or(1000), numbers.next().unwrap_or(400_000)),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        match fill {
+            Some(rows) => filled(sizes, rows).await,
+            None => compare(sizes).await,
+        }
+    });
+}
+
+/// The daemon, with the baseline's route.
+fn serve() {
+    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
+    let config = Config::load(None).expect("settings");
+    let db = Db::new(DbOptions {
+        url,
+        size: 8,
+        wait: Duration::from_secs(1),
+        statement_timeout: Duration::ZERO,
+        roles: true,
+    });
+    let app = Arc::new(App::new(config, Clock::system(), db));
+    actix_web::rt::System::new().block_on(async {
+        let (server, address) = server::bind_with(&app, |config| {
+            config.service(web::resource("/bench/parse").route(web::post().to(parse_only)));
+        })
+        .expect("binds");
+        let _workers = Workers::start(&app);
+        println!("{address}");
+        std::io::stdout().flush().expect("prints");
+        server.await.expect("serves");
+    });
+}
+
+/// What `POST /v1/usage` does before it stores anything, and an answer of the same size.
+async fn parse_only(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    coulomb::usage::http::parse_only(&app, &principal, &request, payload).await
+}
+
+struct Server {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Server {
+    fn start(postgres: &Postgres, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("a path"))
+            .arg("--serve")
+            .env("DATABASE_URL", &postgres.url)
+            .env("COULOMB_LISTEN", "127.0.0.1:0")
+            .env("COULOMB_LOG", "error")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs itself");
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut address).expect("it listens");
+        Self { child, address: address.trim().to_owned() }
+    }
+
+    /// Resident memory of the daemon at its highest, in MiB.
+    fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A migrated database with orgs, a priced meter, a quota slot and a key.
+fn prepare(postgres: &Postgres, orgs: usize) -> String {
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    migrate::run(&mut conn).expect("migrates");
+    conn.batch_execute(&format!(
+        r#"INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
+               SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'Europe/Berlin', now(), '{{}}' FROM generate_series(0, {orgs} - 1) n;
+           INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
+           INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now());
+           INSERT INTO meter_versions VALUES (1, 1, 'Tokens', 'api.request', 'tokens', '{{model}}', now());
+           INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'usd',
+               '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003","battery_units":"0.1"}},{{"when":{{"model":"m-2"}},"unit_cost":"0.000015","battery_units":"0.5"}},
+                 {{"unit_cost":"0.000001","battery_units":"0.05"}}]', now());
+           INSERT INTO quota_slots VALUES (1, 1, '{{}}', false, 'month', true, now());
+           UPDATE catalog SET version = version + 1"#
+    ))
+    .expect("the catalogue");
+    let new = NewKey {
+        org: None,
+        name: "bench".to_owned(),
+        scopes: vec![Scope::UsageWrite, Scope::UsageRead, Scope::UsageBackfill],
+        expires_at: None,
+    };
+    auth::create(&mut conn, &new, chrono::Utc::now()).expect("a key").1
+}
+
+/// How orgs are drawn.
+#[derive(Clone, Copy)]
+enum Orgs {
+    Even,
+    /// The n-th org has a share of 1/n.
+    Zipf,
+}
+
+/// Requests of `size` events, `events` in all.
+fn requests(path: &str, key: &str, orgs: (Orgs, usize), events: usize, size: usize) -> Vec<Vec<u8>> {
+    let mut draw = Draw::new(orgs);
+    let now = chrono::Utc::now();
+    (0..events / size)
+        .map(|_| {
+            let mut body = String::with_capacity(size * 200);
+            for n in 0..size {
+                let (org, model, tokens) = (draw.org(), draw.below(4), draw.below(4000));
+                body.push(if n > 0 { ',' } else if size > 1 { '[' } else { ' ' });
+                let at = (now - chrono::Duration::milliseconds(i64::try_from(draw.below(60_000)).expect("small")))
+                    .to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+                write!(
+                    body,
+                    r#"{{"specversion":"1.0","type":"api.request","id":"{}","source":"gateway","time":"{at}","subject":"customer-{org}","data":{{"tokens":{tokens},"model":"m-{model}","path":"/v1/x"}}}}"#,
+                    uuid::Uuid::now_v7()
+                )
+                .expect("a String takes it");
+            }
+            if size > 1 {
+                body.push(']');
+            }
+            post(path, key, &body)
+        })
+        .collect()
+}
+
+fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Draws numbers, the same in every run.
+struct Draw {
+    state: u64,
+    /// Sums of the orgs' shares.
+    shares: Vec<f64>,
+}
+
+impl Draw {
+    fn new((kind, orgs): (Orgs, usize)) -> Self {
+        let share = |n: usize| match kind {
+            Orgs::Even => 1.0,
+            Orgs::Zipf => 1.0 / (n + 1) as f64,
+        };
+        let mut sum = 0.0;
+        let shares = (0..orgs)
+            .map(|n| {
+                sum += share(n);
+                sum
+            })
+            .collect();
+        Self { state: 7, shares }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.state >> 33
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn org(&mut self) -> usize {
+        let at = self.next() as f64 / f64::from(1_u32 << 31) * self.shares.last().expect("orgs");
+        self.shares.partition_point(|sum| *sum <= at).min(self.shares.len() - 1)
+    }
+}
+
+async fn compare((orgs, events): (usize, usize)) {
+    let postgres = Postgres::start();
+    let key = prepare(&postgres, orgs);
+    let server = Server::start(&postgres, &[]);
+    println!("{orgs} orgs, {events} events a phase, 4 models; one priced meter and one quota slot");
+    for (name, kind) in [("evenly", Orgs::Even), ("by Zipf's law", Orgs::Zipf)] {
+        println!("\nOrgs drawn {name}");
+        let draw = (kind, orgs);
+        load(&server.address, &requests("/v1/usage", &key, draw, 50_000, 1000), 8, None).await;
+        checkpoint(&postgres);
+        let raw = raw_copy(&postgres, events);
+        println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
+        for size in [10_000, 1000, 100] {
+            let sent = requests("/v1/usage", &key, draw, events, size);
+            let taken = load(&server.address, &sent, if size < 1000 { 32 } else { 12 }, None).await;
+            print(&format!("requests of {size}"), &taken, size);
+            println!("  of raw COPY: {:.2}", taken.rate() * size as f64 / raw);
+            checkpoint(&postgres);
+        }
+        singles(&postgres, &server, &key, draw, events / 4).await;
+    }
+    println!("\nDaemon's memory at its highest: {} MiB", server.peak_mib());
+}
+
+async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, usize), events: usize) {
+    const CONNECTIONS: usize = 256;
+    let parsed =
+        load(&server.address, &requests("/bench/parse", key, draw, events, 1), CONNECTIONS, None).await;
+    print("single events, parsed only", &parsed, 1);
+    let taken = load(&server.address, &requests("/v1/usage", key, draw, events, 1), CONNECTIONS, None).await;
+    print("single events", &taken, 1);
+    println!("  of parsed only: {:.2}", taken.rate() / parsed.rate());
+    checkpoint(postgres);
+    let apart = Server::start(postgres, &[("COULOMB_USAGE_BATCH", "1"), ("COULOMB_USAGE_WRITERS", "8")]);
+    load(&apart.address, &requests("/v1/usage", key, draw, 500, 1), CONNECTIONS, None).await;
+    let alone =
+        load(&apart.address, &requests("/v1/usage", key, draw, events / 5, 1), CONNECTIONS, None).await;
+    print("a transaction for each", &alone, 1);
+    println!("  together they are {:.2} x as fast", taken.rate() / alone.rate());
+    checkpoint(postgres);
+}
+
+/// The rate in requests of 1,000 and alone with few rows there, then with `rows` rows and keys.
+async fn filled((orgs, events): (usize, usize), rows: i64) {
+    let postgres = Postgres::start();
+    let key = prepare(&postgres, orgs);
+    let server = Server::start(&postgres, &[]);
+    let draw = (Orgs::Even, orgs);
+    let mut before = Vec::new();
+    for there in [1_000_000, rows] {
+        fill(&postgres, there);
+        load(&server.address, &requests("/v1/usage", &key, draw, 50_000, 1000), 8, None).await;
+        checkpoint(&postgres);
+        for (n, (size, connections)) in [(1000, 12), (1, 256)].into_iter().enumerate() {
+            let sent = requests("/v1/usage", &key, draw, if size == 1 { events / 4 } else { events }, size);
+            let taken = load(&server.address, &sent, connections, None).await;
+            print(&format!("{there} rows, requests of {size}"), &taken, size);
+            match before.get(n) {
+                None => before.push(taken.rate()),
+                Some(rate) => println!("  of the rate before: {:.2}", taken.rate() / rate),
+            }
+            checkpoint(&postgres);
+        }
+    }
+    println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
+}
+
+/// Puts rows and keys there until there are `rows`, spread over the orgs and the last 30 days.
+fn fill(postgres: &Postgres, rows: i64) {
+    let started = Instant::now();
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    let there: i64 = count(&mut conn, "SELECT count(*) AS count FROM usage_keys");
+    conn.batch_execute(
+        "SELECT make_usage_partition((now() - make_interval(days => n))::date) FROM generate_series(0, 31) n",
+    )
+    .expect("partitions");
+    let mut from = there;
+    while from < rows {
+        let to = (from + 2_000_000).min(rows);
+        conn.batch_execute(&format!(
+            "CREATE TEMP TABLE fill ON COMMIT DROP AS SELECT o.org_id, (hashint8(n) % 4 + 4) % 4 AS model, n,
+                 now() - make_interval(secs => (n % 2592000)::double precision) AS at, md5(n::text)::uuid AS key
+             FROM generate_series({from}, {to} - 1) n JOIN orgs o ON o.org_id = 1 + n % (SELECT count(*) FROM orgs);
+             INSERT INTO usage_keys SELECT org_id, key, at, n FROM fill ORDER BY org_id, key;
+             INSERT INTO usage_records SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, key::text, 'gateway', NULL, NULL
+                 FROM fill ORDER BY org_id, at;
+             DROP TABLE fill"
+        ).replace("ON COMMIT DROP", ""))
+        .expect("fills");
+        from = to;
+    }
+    conn.batch_execute("ANALYZE usage_keys; ANALYZE usage_records; CHECKPOINT").expect("analyses");
+    println!("filled to {rows} rows and keys in {:.0} s", started.elapsed().as_secs_f64());
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    count: i64,
+}
+
+fn count(conn: &mut PgConnection, sql: &str) -> i64 {
+    diesel::sql_query(sql).get_result::<Count>(conn).expect("counts").count
+}
+
+fn checkpoint(postgres: &Postgres) {
+    db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
+}
+
+diesel::table! {
+    /// Where raw rows go.
+    bench_raw (org_id) {
+        /// The first of its columns.
+        org_id -> BigInt,
+    }
+}
+
+/// Rows a second of binary COPY of stored rows into a copy of the table without indexes, 1,000 rows a commit.
+fn raw_copy(postgres: &Postgres, rows: usize) -> f64 {
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    conn.batch_execute("DROP TABLE IF EXISTS bench_raw; CREATE TABLE bench_raw (LIKE usage_records)")
+        .expect("a table");
+    let mut bytes = Vec::new();
+    diesel::copy_to(coulomb::schema::usage_records::table)
+        .with_format(CopyFormat::Binary)
+        .load_raw(&mut conn)
+        .expect("copies")
+        .read_to_end(&mut bytes)
+        .expect("reads");
+    let batches = Arc::new(split(&bytes, 1000));
+    let each = rows / 2000;
+    let started = Instant::now();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let (url, batches) = (postgres.url.clone(), Arc::clone(&batches));
+            std::thread::spawn(move || {
+                let mut conn = db::establish(&url).expect("connects");
+                for batch in batches.iter().cycle().take(each) {
+                    diesel::copy_from(bench_raw::table)
+                        .from_raw_data(Raw, |out| {
+                            out.write_all(batch)
+                                .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+                        })
+                        .with_format(CopyFormat::Binary)
+                        .execute(&mut conn)
+                        .expect("copies");
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("copies"));
+    let rate = (each * 2000) as f64 / started.elapsed().as_secs_f64();
+    conn.batch_execute("DROP TABLE bench_raw; CHECKPOINT").expect("drops");
+    rate
+}
+
+/// All columns of `bench_raw`.
+struct Raw;
+
+impl diesel::pg::CopyTarget for Raw {
+    type Table = bench_raw::table;
+    type SqlType = bench_raw::SqlType;
+
+    fn walk_target(mut out: diesel::query_builder::AstPass<'_, '_, diesel::pg::Pg>) -> QueryResult<()> {
+        out.push_sql("bench_raw");
+        Ok(())
+    }
+}
+
+/// The rows of a binary COPY as several of `size` rows.
+fn split(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let (head, mut rest) = bytes.split_at(19);
+    let mut batches = Vec::new();
+    loop {
+        let mut batch = head.to_vec();
+        for _ in 0..size {
+            let fields = i16::from_be_bytes([rest[0], rest[1]]);
+            if fields < 0 {
+                return batches;
+            }
+            let mut at = 2;
+            for _ in 0..fields {
+                let length = i32::from_be_bytes(rest[at..at + 4].try_into().expect("four bytes"));
+                at += 4 + usize::try_from(length).unwrap_or(0);
+            }
+            batch.extend_from_slice(&rest[..at]);
+            rest = &rest[at..];
+        }
+        batch.extend_from_slice(&(-1_i16).to_be_bytes());
+        batches.push(batch);
+    }
+}
+
+fn print(name: &str, load: &Load, size: usize) {
+    println!(
+        "{name:<35} {:>9.0} events/s  p50 {:>7.2} ms  p99 {:>7.2} ms{}",
+        load.rate() * size as f64,
+        load.quantile_ms(0.5),
+        load.quantile_ms(0.99),
+        if load.bad > 0 { format!("  {} REFUSED", load.bad) } else { String::new() }
+    );
+}
