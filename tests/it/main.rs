@@ -21,4 +21,6 @@ mod projection;
 mod reads;
 mod schema;
 mod serving;
+mod usage;
+mod usage_storm;
 mod webhooks;

@@ -73,6 +73,11 @@ impl Database {
         Self::create("TEMPLATE template0")
     }
 
+    /// A database that somebody else runs, and keeps.
+    pub fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), name: String::new() }
+    }
+
     fn create(how: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -130,6 +135,9 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        if self.name.is_empty() {
+            return;
+        }
         let Ok(mut conn) = PgConnection::establish(&cluster().url) else { return };
         // Whatever is left goes with the cluster.
         let _ = conn.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));

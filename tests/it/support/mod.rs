@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod events;
 pub mod stripe;
+pub mod usage;
 
 pub use cluster::Database;
 pub use daemon::Daemon;

@@ -1,0 +1,102 @@
+//! Orgs, meters and slots to send usage to, and the books that must balance.
+
+use serde_json::{Value, json};
+
+use super::{Daemon, Database};
+
+impl Database {
+    /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since 2020.
+    pub fn meter(
+        &self,
+        id: i32,
+        event_name: &str,
+        aggregation: &str,
+        dimensions: &str,
+        prices: Option<&Value>,
+    ) {
+        let field = if aggregation == "count" { "NULL" } else { "'value'" };
+        self.execute(&format!(
+            "INSERT INTO meters VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
+             INSERT INTO meter_versions VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
+             UPDATE catalog SET version = version + 1"
+        ));
+        if let Some(prices) = prices {
+            self.execute(&format!(
+                "INSERT INTO rate_cards VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now())"
+            ));
+        }
+    }
+
+    /// A slot that is counted for every org.
+    pub fn slot(&self, id: i32, meter_id: i32, filter: &Value, per_subject: bool, period: &str) {
+        self.execute(&format!(
+            "INSERT INTO quota_slots VALUES ({id}, {meter_id}, '{filter}', {per_subject}, '{period}', true, now());
+             UPDATE catalog SET version = version + 1"
+        ));
+    }
+
+    /// What does not balance: keys without records, summaries and counters that are not the sums of the records.
+    pub fn unbalanced(&self) -> Vec<String> {
+        const CHECKS: [(&str, &str); 5] = [
+            (
+                "keys and records",
+                "SELECT count(*) FROM usage_keys k FULL JOIN (SELECT DISTINCT org_id, event_key FROM usage_records WHERE correction = 0) r
+                     USING (org_id, event_key) WHERE k.content IS NULL OR r.org_id IS NULL",
+            ),
+            (
+                "records and daily summaries",
+                "SELECT count(*) FROM daily_summaries d FULL JOIN (
+                     SELECT org_id, series_id, day, sum(quantity) AS quantity, sum(1 - 2 * (correction % 2)) AS count, sum(cost) AS cost,
+                            sum(battery_units) AS battery_units
+                     FROM usage_records JOIN meters USING (meter_id) WHERE aggregation IN ('sum', 'count') GROUP BY 1, 2, 3) r
+                     USING (org_id, series_id, day)
+                 WHERE (d.org_id IS NULL OR (SELECT aggregation IN ('sum', 'count') FROM usage_series s JOIN meters USING (meter_id)
+                            WHERE (s.org_id, s.series_id) = (d.org_id, d.series_id)))
+                   AND (d.quantity, d.count, d.cost, d.battery_units) IS DISTINCT FROM (r.quantity, r.count, r.cost, r.battery_units)",
+            ),
+            (
+                "records and counters",
+                "SELECT count(*) FROM (SELECT * FROM quota_counters WHERE used <> 0) c FULL JOIN (
+                     SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
+                            CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN date_trunc('month', r.day)::date
+                                 ELSE coalesce(r.billing_period, date_trunc('month', r.day)::date) END AS period, sum(r.quantity) AS used
+                     FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s USING (org_id, series_id)
+                     WHERE s.dimensions @> q.filter GROUP BY 1, 2, 3, 4 HAVING sum(r.quantity) <> 0) r USING (org_id, slot_id, subject, period)
+                 WHERE c.used IS DISTINCT FROM r.used",
+            ),
+            ("series", "SELECT count(*) FROM usage_records r WHERE NOT EXISTS (SELECT FROM usage_series s WHERE (s.org_id, s.series_id) = (r.org_id, r.series_id))"),
+            ("the default partition", "SELECT count(*) FROM usage_partitions.usage_records_default"),
+        ];
+        let wrong = |(name, sql): (&str, &str)| {
+            let count = self.number(sql);
+            (count != 0).then(|| format!("{name}: {count}"))
+        };
+        CHECKS.into_iter().filter_map(wrong).collect()
+    }
+}
+
+impl Daemon {
+    /// Makes an org, and gives its public id.
+    pub async fn org(&self, key: &str, external_id: &str, zone: &str) -> String {
+        let body = json!({ "name": external_id, "external_id": external_id, "time_zone": zone });
+        let (status, org) = self.post("/v1/orgs", key, &body).await;
+        assert_eq!(status, 201, "{org}");
+        org["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Sends usage that must be taken as a whole, and gives the statuses of the events.
+    pub async fn usage(&self, key: &str, events: &Value) -> Vec<String> {
+        let (status, answer) = self.post("/v1/usage", key, events).await;
+        assert_eq!(status, 200, "{answer}");
+        let results = answer["results"].as_array().expect("results");
+        results
+            .iter()
+            .map(|one| match one["rule"].as_str() {
+                Some(rule) if one["status"] == "rejected" => {
+                    format!("{} {rule}", one["field"].as_str().expect("a field"))
+                }
+                _ => one["status"].as_str().expect("a status").to_owned(),
+            })
+            .collect()
+    }
+}
