@@ -12,6 +12,8 @@ use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
 use crate::usage::catalog::Held;
+use crate::usage::partitions::Known;
+use crate::usage::refresh::Refresher;
 use crate::workers::Wake;
 
 /// Everything that a request may need.
@@ -34,6 +36,10 @@ pub struct App {
     pub directory: Directory,
     /// What decides how usage is counted.
     pub catalog: Held,
+    /// Partitions of usage records that are known to be there.
+    pub partitions: Known,
+    /// Where the look at past days has come to.
+    pub refresher: Refresher,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -61,6 +67,8 @@ impl App {
             wake,
             directory: Directory::default(),
             catalog: Held::default(),
+            partitions: Known::default(),
+            refresher: Refresher::default(),
             exports,
         }
     }

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, stripe};
+use crate::{auth, billing, export, health, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -52,6 +52,9 @@ use crate::{auth, billing, export, health, stripe};
         billing::products_http::show,
         billing::prices_http::list,
         billing::prices_http::show,
+        usage::reads_http::daily,
+        usage::reads_http::list_records,
+        usage::reads_http::show_current,
         export::http::export,
         export::http::totals,
     ),
@@ -61,6 +64,7 @@ use crate::{auth, billing, export, health, stripe};
         billing::read::ListPart,
         billing::read_http::Part,
         billing::read_http::PartWithLines,
+        usage::reads_http::Format,
     )),
     modifiers(&Key, &Columns, &OperationIds)
 )]

@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, stripe};
+use crate::{auth, billing, export, health, openapi, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -45,6 +45,10 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(billing::plans_http::show))
                 .route(put().to(billing::plans_http::put)),
         )
+        // Usage as it was counted
+        .service(resource("/v1/usage/daily").route(get().to(usage::reads_http::daily)))
+        .service(resource("/v1/usage/records").route(get().to(usage::reads_http::list_records)))
+        .service(resource("/v1/usage/current").route(get().to(usage::reads_http::show_current)))
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

@@ -3,8 +3,15 @@
 //! A batch walks `http` → `event` (read and validate) → `resolve` (meters, series, days; `rating`) → `ingest` (one transaction:
 //! claims, records, summaries, counters).
 
+pub mod books;
 pub mod catalog;
+pub mod current;
 pub mod event;
 pub mod meters;
+pub mod partitions;
 pub mod rates;
 pub mod rating;
+pub mod reads_http;
+pub mod records;
+pub mod refresh;
+pub mod summaries;
