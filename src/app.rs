@@ -14,6 +14,8 @@ use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
 use crate::usage::catalog::Held;
 use crate::usage::ingest::Ingest;
+use crate::usage::partitions::Known;
+use crate::usage::refresh::Refresher;
 use crate::workers::Wake;
 
 /// Everything that a request may need.
@@ -42,6 +44,10 @@ pub struct App {
     pub usage: Ingest,
     /// Memory for bodies of usage, in KiB.
     pub usage_memory: Arc<Semaphore>,
+    /// Partitions of usage records that are known to be there.
+    pub partitions: Known,
+    /// Where the look at past days has come to.
+    pub refresher: Refresher,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -53,8 +59,10 @@ impl App {
         let wake = Arc::new(Wake::default());
         let inbox =
             InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
+        let partitions = Arc::new(Known::default());
         let usage = Ingest::start(
             &db,
+            &partitions,
             usize::from(config.usage_writers),
             config.usage_batch as usize,
             config.usage_queue,
@@ -79,6 +87,8 @@ impl App {
             catalog: Arc::default(),
             usage,
             usage_memory,
+            partitions: Known::default(),
+            refresher: Refresher::default(),
             exports,
         }
     }

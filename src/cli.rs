@@ -5,6 +5,7 @@ mod export;
 mod inbox;
 mod keys;
 mod open;
+mod rebuild;
 mod serve;
 
 use std::io::Write;
@@ -73,12 +74,9 @@ enum Command {
     ///
     /// Nothing is changed. Exit code 3 when there is a difference; each is printed.
     Verify,
-    /// Throw the mirrors away and have the daemon project the whole inbox again
-    Rebuild {
-        /// Do it: without this it only says how many events would be projected
-        #[arg(long)]
-        yes: bool,
-    },
+    /// Make derived state anew from its inputs
+    #[command(subcommand)]
+    Rebuild(rebuild::RebuildCommand),
     /// Write invoices, their lines, payments or refunds to a file for finance
     #[command(subcommand)]
     Export(export::ExportCommand),
@@ -133,7 +131,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
             out.flush()?;
         }
         Command::Verify => return run_verify(&config),
-        Command::Rebuild { yes } => rebuild(&config, yes)?,
+        Command::Rebuild(command) => rebuild::run(&config, &command)?,
         Command::Export(command) => export::run(&config, command)?,
         Command::Openapi => println!("{}", openapi::document()),
         Command::Completions { shell } => {
@@ -177,25 +175,14 @@ fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
     for difference in &report.differences {
         println!("{difference}");
     }
-    eprintln!(
-        "{} Stripe events replayed, {} rows compared, {} differences",
-        report.events,
-        report.rows,
-        report.differences.len()
-    );
-    Ok(ExitCode::from(if report.differences.is_empty() { 0 } else { 3 }))
-}
-
-fn rebuild(config: &Config, yes: bool) -> Result<(), Failure> {
-    let mut database = open::Database::open(config)?;
-    if yes {
-        let events = verify::rebuild(&mut database.conn)?;
-        println!("the mirrors are empty; {events} events wait to be projected by the daemon");
-    } else {
-        let events = verify::stored_events(&mut database.conn)?;
-        println!(
-            "{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it"
-        );
+    let usage = verify::usage::verify(&mut database.conn)?;
+    for difference in &usage.differences {
+        println!("{difference}");
     }
-    Ok(())
+    let differences = report.differences.len() + usage.differences.len();
+    eprintln!(
+        "{} Stripe events replayed, {} rows compared, usage of {} orgs in {} months counted anew, {differences} differences",
+        report.events, report.rows, usage.orgs, usage.months
+    );
+    Ok(ExitCode::from(if differences == 0 { 0 } else { 3 }))
 }

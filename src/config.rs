@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
-pub use value::LogFormat;
 use value::Value;
+pub use value::{LogFormat, RetentionMode};
 
 /// A setting that is wrong, as one sentence that names it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -111,16 +111,22 @@ settings! {
     usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
     /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.
     usage_memory_mib: u32 = "COULOMB_USAGE_MEMORY_MIB", "48";
-    /// How old usage may be when it comes, in days. Older usage needs a key with the scope `usage:backfill`.
-    usage_window_back_days: u32 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
-    /// How far ahead of now usage may lie, in seconds: clocks differ.
-    usage_window_ahead_s: u32 = "COULOMB_USAGE_WINDOW_AHEAD_S", "300";
     /// Connections for API requests.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.
     pool_wait_ms: u32 = "COULOMB_POOL_WAIT_MS", "1000";
     /// Longest statement of an API request, in milliseconds. Exports are exempt.
     statement_timeout_ms: u32 = "COULOMB_STATEMENT_TIMEOUT_MS", "30000";
+    /// How far back usage may have happened, in days; older usage needs a key with `usage:backfill`.
+    usage_window_back_days: u16 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
+    /// How far ahead of now usage may have happened, in seconds: clocks differ.
+    usage_window_ahead_s: u32 = "COULOMB_USAGE_WINDOW_AHEAD_S", "300";
+    /// Months for which usage records are kept beside the running one; older usage is not taken either. 0: for ever. Daily
+    /// summaries and counters stay.
+    usage_retention_months: u16 = "COULOMB_USAGE_RETENTION_MONTHS", "0";
+    /// What becomes of the records of older months: `detach` (they stay in a table of their own in the schema usage_partitions) or
+    /// `drop`, with their keys.
+    usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
     /// Exports at the same time, each with a database connection of its own; further ones are answered 503.
     exports: u16 = "COULOMB_EXPORTS", "2";
     /// HTTP threads. 0: one per core.
@@ -202,6 +208,15 @@ impl Config {
             if value == 0 {
                 return wrong(name, "is 0, but must be at least 1");
             }
+        }
+        // A month has 28 days at least.
+        if self.usage_retention_months > 0
+            && u32::from(self.usage_retention_months) * 28 < u32::from(self.usage_window_back_days)
+        {
+            return wrong(
+                "COULOMB_USAGE_RETENTION_MONTHS",
+                "is shorter than COULOMB_USAGE_WINDOW_BACK_DAYS: raise it, or lower the window",
+            );
         }
         Ok(())
     }

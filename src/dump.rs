@@ -1,7 +1,7 @@
 //! All derived state as canonical JSON lines: what tests compare and people grep.
 //!
 //! One line a row: keys sorted, rows sorted, no row ids, no times of arrival. Two databases that were sent the same set of
-//! Stripe events give the same bytes, whatever the order.
+//! Stripe events and usage give the same bytes, whatever the order.
 
 use std::io::Write;
 
@@ -39,6 +39,30 @@ const ORGS: &str = "SELECT jsonb_build_object('kind', 'org', 'external_id', o.ex
         (SELECT coalesce(jsonb_agg(l.customer_id ORDER BY l.account, l.livemode, l.customer_id), '[]') FROM org_refs r JOIN stripe_customer_links l USING (ref) WHERE r.org_id = o.org_id))::text AS line
     FROM orgs o ORDER BY o.external_id COLLATE \"C\", o.name COLLATE \"C\", o.org_id";
 
+/// What was counted of usage. Rows of zeros say the same as none; what is reserved is no result of usage.
+const USAGE: [&str; 4] = [
+    "SELECT jsonb_build_object('kind', 'daily_summary', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'member', s.member,
+            'dimensions', s.dimensions, 'day', d.day, 'quantity', trim_scale(d.quantity)::text, 'count', d.count, 'cost', trim_scale(d.cost)::text,
+            'battery_units', trim_scale(d.battery_units)::text, 'latest_at', d.latest_at)::text AS line
+        FROM daily_summaries d JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
+        WHERE (d.quantity, d.count, d.cost, d.battery_units) <> (0, 0, 0, 0)
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST, s.dimensions::text COLLATE \"C\", d.day, d.org_id",
+    "SELECT jsonb_build_object('kind', 'usage_unique', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'member', s.member,
+            'dimensions', s.dimensions, 'day', u.day, 'value_digest', u.value_digest)::text AS line
+        FROM usage_uniques u JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST, s.dimensions::text COLLATE \"C\", u.day, u.value_digest, u.org_id",
+    "SELECT jsonb_build_object('kind', 'rating_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'rate_card_version', c.version,
+            'rate', r.rate, 'month', r.month, 'quantity', trim_scale(r.quantity)::text)::text AS line
+        FROM rating_counters r JOIN orgs o USING (org_id) JOIN meters m ON m.meter_id = r.meter_id JOIN rate_cards c USING (rate_card_id)
+        WHERE r.quantity <> 0
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.month, r.org_id",
+    "SELECT jsonb_build_object('kind', 'quota_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'filter', q.filter,
+            'per_subject', q.per_subject, 'period_kind', q.period, 'subject', c.subject, 'period', c.period, 'used', trim_scale(c.used)::text)::text AS line
+        FROM quota_counters c JOIN orgs o USING (org_id) JOIN quota_slots q USING (slot_id) JOIN meters m USING (meter_id)
+        WHERE c.used <> 0
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\", q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.org_id",
+];
+
 /// Writes everything, kind by kind.
 ///
 /// # Errors
@@ -55,6 +79,9 @@ pub fn write(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> 
             lines(conn, &sql, out)?;
         }
         lines(conn, ORGS, out)?;
+        for sql in USAGE {
+            lines(conn, sql, out)?;
+        }
         objects(conn, out)
     })
 }

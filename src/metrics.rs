@@ -42,6 +42,8 @@ pub struct Metrics {
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
     pub database_up: Gauge,
+    /// Rows of daily summaries and unique values that did not say what their records say.
+    pub usage_summaries_repaired: Counter,
 }
 
 impl Default for Metrics {
@@ -58,6 +60,7 @@ impl Default for Metrics {
             inbox_quarantined: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
+            usage_summaries_repaired: Counter::default(),
         };
         metrics.registered()
     }
@@ -100,6 +103,11 @@ impl Metrics {
             self.inbox_quarantined.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
+        r.register(
+            "usage_summaries_repaired",
+            "Rows of daily summaries and unique values that did not say what their records say",
+            self.usage_summaries_repaired.clone(),
+        );
         r.register("database_up", "1 while the database answers", self.database_up.clone());
         self
     }

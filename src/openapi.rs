@@ -57,6 +57,9 @@ use crate::{auth, billing, export, health, stripe, usage};
         usage::correct_http::amend,
         usage::correct_http::close,
         usage::correct_http::closed,
+        usage::reads_http::daily,
+        usage::reads_http::list_records,
+        usage::reads_http::show_current,
         export::http::export,
         export::http::totals,
     ),
@@ -66,6 +69,7 @@ use crate::{auth, billing, export, health, stripe, usage};
         billing::read::ListPart,
         billing::read_http::Part,
         billing::read_http::PartWithLines,
+        usage::reads_http::Format,
     )),
     modifiers(&Key, &Columns, &OperationIds)
 )]

@@ -44,6 +44,15 @@ impl Params {
         T::deserialize(Fields(&mut self.0)).map_err(|wrong| Error::invalid(wrong.field, wrong.rule))
     }
 
+    /// Takes the parameters whose names begin with `prefix`, which is cut off.
+    pub fn take_prefixed(&mut self, prefix: &str) -> BTreeMap<String, String> {
+        let (taken, rest) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(name, _)| name.strip_prefix(prefix).is_some_and(|name| !name.is_empty()));
+        self.0 = rest;
+        BTreeMap::into_iter(taken).map(|(name, text)| (name[prefix.len()..].to_owned(), text)).collect()
+    }
+
     /// Refuses what is left: a filter that is not understood must not be ignored.
     ///
     /// # Errors

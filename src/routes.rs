@@ -54,6 +54,10 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(usage::correct_http::closed))
                 .route(post().to(usage::correct_http::close)),
         )
+        // Usage as it was counted
+        .service(resource("/v1/usage/daily").route(get().to(usage::reads_http::daily)))
+        .service(resource("/v1/usage/records").route(get().to(usage::reads_http::list_records)))
+        .service(resource("/v1/usage/current").route(get().to(usage::reads_http::show_current)))
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

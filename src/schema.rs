@@ -757,6 +757,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    usage_months_gone (month) {
+        month -> Date,
+        mode -> Text,
+        records -> Int8,
+        last_day -> Nullable<Date>,
+        gone_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     usage_records (org_id, occurred_at, event_key, meter_id, correction) {
         org_id -> Int8,
         series_id -> Int8,
@@ -843,6 +853,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     usage_closings,
     usage_corrections,
     usage_keys,
+    usage_months_gone,
     usage_records,
     usage_series,
     usage_uniques,

@@ -3,10 +3,12 @@
 //! A batch walks `http` → `event` (read and validate) → `resolve` (meters, series, days; `rating`) → `ingest` (one transaction:
 //! claims, records, summaries, counters).
 
+pub mod books;
 pub mod catalog;
 pub mod closings;
 pub mod correct;
 pub mod correct_http;
+pub mod current;
 mod data;
 pub mod event;
 pub mod http;
@@ -15,5 +17,9 @@ pub mod meters;
 pub mod partitions;
 pub mod rates;
 pub mod rating;
+pub mod reads_http;
+pub mod records;
+pub mod refresh;
 pub mod resolve;
 pub mod series;
+pub mod summaries;

@@ -2,6 +2,10 @@
 //! code that projects it live, and shadow and mirrors are compared row by row.
 //!
 //! The shadow is made of temporary tables of the same names: they come first in the search path of this one connection.
+//!
+//! The books of usage are compared with its records by [`usage`].
+
+pub mod usage;
 
 use chrono::Utc;
 use diesel::connection::SimpleConnection;

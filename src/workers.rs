@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::commands;
 use crate::error::Error;
 use crate::stripe::project;
+use crate::usage::partitions;
 
 /// What a turn of a worker came to.
 enum Turn {
@@ -48,6 +49,20 @@ const WORKERS: &[Worker] = &[
         woken: false,
         turn: forget_idempotency_keys,
     },
+    Worker {
+        name: "usage-partitions",
+        threads: |_| 1,
+        interval: Duration::from_secs(600),
+        woken: false,
+        turn: keep_partitions,
+    },
+    Worker {
+        name: "usage-refresh",
+        threads: |_| 1,
+        interval: Duration::from_secs(5),
+        woken: false,
+        turn: refresh_usage,
+    },
 ];
 
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
@@ -71,6 +86,22 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let forgotten = commands::forget_old(conn, app.clock.now())?;
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
+}
+
+fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let now = app.clock.now();
+    partitions::keep_ahead(conn, now, app.config.usage_window_back_days)?;
+    let retired = partitions::retire(conn, &app.config, now)?;
+    if retired.is_some() {
+        app.partitions.forget();
+    }
+    Ok(if retired.is_some() { Turn::More } else { Turn::Rest })
+}
+
+fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let turn = app.refresher.turn(conn, app.clock.now())?;
+    app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
+    Ok(Turn::Rest)
 }
 
 /// Wakes resting workers: something was put into the inbox, or the daemon stops.

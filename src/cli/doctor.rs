@@ -10,6 +10,7 @@ use super::{Failure, open};
 use crate::config::Config;
 use crate::db::migrate;
 use crate::error::Error;
+use crate::usage::partitions;
 
 /// What a check found.
 enum Finding {
@@ -44,6 +45,9 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
                     .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
                 findings.push((name, finding));
             }
+            let finding = usage(&mut conn, config)
+                .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+            findings.push(("usage", finding));
             drop(conn);
             drop(server);
         }
@@ -159,11 +163,7 @@ struct Backlog {
 }
 
 fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
-    let there: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(
-        "to_regclass('stripe_inbox_queue') IS NOT NULL",
-    ))
-    .get_result(conn)?;
-    if !there {
+    if !is_there(conn, "stripe_inbox_queue")? {
         return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
     }
     let backlog: Backlog = diesel::sql_query(
@@ -178,4 +178,32 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
     })
+}
+
+fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
+    if !is_there(conn, "usage_records")? {
+        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+    }
+    let (lacking, strays) = partitions::state(conn, Utc::now(), config.usage_window_back_days)?;
+    Ok(if strays {
+        Finding::Bad(
+            "usage_partitions.usage_records_default holds rows, which nothing of ours writes: move them into the month's partition by hand"
+                .to_owned(),
+        )
+    } else if lacking > 0 {
+        Finding::Note(format!(
+            "{lacking} month(s) from the window to {} ahead have no partition: the daemon makes them when it runs",
+            partitions::AHEAD
+        ))
+    } else {
+        Finding::Good(format!(
+            "every month from the window to {} ahead has a partition, and the default one is empty",
+            partitions::AHEAD
+        ))
+    })
+}
+
+fn is_there(conn: &mut PgConnection, table: &str) -> Result<bool, Error> {
+    let there = diesel::dsl::sql::<diesel::sql_types::Bool>("to_regclass(").bind::<Text, _>(table);
+    Ok(diesel::select(there.sql(") IS NOT NULL")).get_result(conn)?)
 }

@@ -41,6 +41,29 @@ impl Value for LogFormat {
     }
 }
 
+/// What becomes of usage records that are older than the retention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetentionMode {
+    /// Their partition is taken out of the table and kept.
+    Detach,
+    /// They are deleted.
+    Drop,
+}
+
+impl Value for RetentionMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "detach" => Ok(Self::Detach),
+            "drop" => Ok(Self::Drop),
+            _ => Err(format!("is `{text}`, but must be detach or drop")),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
 macro_rules! whole_numbers {
     ($($type:ty),+) => { $(
         impl Value for $type {

@@ -15,8 +15,8 @@ REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (da
 GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
-REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys, usage_keys, usage_uniques,
-    rating_counters, quota_slot_orgs, coulomb_migrations,
+REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
+    rating_counters, quota_slot_orgs, usage_months_gone, coulomb_migrations,
     __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -39,7 +39,7 @@ DECLARE
 BEGIN
     FOR relation, rule IN VALUES
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
-        ('usage_series', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
+        ('usage_series', own_org), ('usage_keys', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
         ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),

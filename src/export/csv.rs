@@ -77,7 +77,7 @@ impl Writer for Csv<'_> {
 
 /// Text that no spreadsheet takes for a formula: with an apostrophe in front where one could. What counts is the first
 /// character that is no space; spreadsheets differ in whether they skip spaces and whether they know the full-width twins.
-pub(super) fn neutral(text: &str) -> Cow<'_, str> {
+pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
     let starts_formula = text.starts_with(['\t', '\r', '\n'])
         || text
             .trim_start_matches(|letter: char| {

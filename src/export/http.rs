@@ -1,23 +1,19 @@
 //! `/v1/invoices/export` and `/v1/invoices/export/totals`.
 
-use std::io::{self, Write};
-use std::mem;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
 };
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
-use futures_util::stream::{self, Stream};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::SendTimeoutError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use futures_util::stream::Stream;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 
-use super::{Format, Output, Params, Request, Totals, output_failed};
+use super::{Format, Output, Params, Request, Totals, output_failed, stream};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::billing::exports::Kind;
@@ -25,12 +21,6 @@ use crate::error::Error;
 use crate::openapi::FindErrors;
 
 const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
-/// Bytes that travel together.
-const CHUNK: usize = 64 << 10;
-/// Chunks that may wait for the client.
-const CHUNKS_WAITING: usize = 4;
-/// How long a client may take nothing before the export ends: it holds a snapshot open.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exports invoices, their lines, payments or refunds as a file. Rows are in the order of `created`, then `id`; the same state gives
 /// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow; a download that fails half-way breaks off, and goes on
@@ -103,7 +93,7 @@ fn asked(request: &HttpRequest) -> Result<Request, Error> {
 }
 
 /// The place that a running export takes: each holds a database connection of its own.
-fn permit(app: &App) -> Result<OwnedSemaphorePermit, Error> {
+pub(crate) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Error> {
     Arc::clone(&app.exports)
         .try_acquire_owned()
         .map_err(|_| Error::Busy("as many exports as allowed are running: try again when one has ended"))
@@ -117,13 +107,12 @@ async fn start(
 ) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
     let (permit, db, rows) = (permit(app)?, app.db.clone(), principal.rows);
     let (told, totals) = oneshot::channel();
-    let (parts, arriving) = mpsc::channel(CHUNKS_WAITING);
-    let (span, runtime) = (tracing::Span::current(), Handle::current());
+    let (out, body) = stream::open();
+    let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || {
         let _entered = span.entered();
         let _permit = permit;
         let mut told = Some(told);
-        let out = Chunks { parts, runtime, chunk: Vec::new() };
         let mut end = out.clone();
         let written = db.dedicated().and_then(|mut conn| {
             let gone = || output_failed("the client has gone");
@@ -132,14 +121,13 @@ async fn start(
                 _ => Err(gone()),
             };
             // A workbook sends nothing until its last row is written.
-            let wrote = |_| if end.parts.is_closed() { Err(gone()) } else { Ok(()) };
+            let wrote = |_| if end.is_abandoned() { Err(gone()) } else { Ok(()) };
             super::write(&mut conn, (rows, db.has_roles()), &wanted, begin, wrote)
         });
         match (written, told) {
             (Ok(totals), _) => {
                 tracing::info!(rows = totals.rows, of = wanted.kind.name(), "exported");
-                // Without it the stream breaks off: an end must be told from a thread that died.
-                drop(end.send(Part::End));
+                end.end();
             }
             // Nothing was sent yet: it can be an answer. If nobody waits for it any more, so be it.
             (Err(error), Some(told)) => drop(told.send(Err(error))),
@@ -147,61 +135,7 @@ async fn start(
         }
     });
     let totals = totals.await.map_err(|_| Error::Internal("an export ended without a word".to_owned()))??;
-    Ok((totals, stream_of(arriving)))
-}
-
-/// What travels from the exporting thread to the response.
-enum Part {
-    Chunk(Bytes),
-    End,
-}
-
-/// Gathers bytes into chunks and waits, within reason, until the client takes them.
-#[derive(Clone)]
-struct Chunks {
-    parts: mpsc::Sender<Part>,
-    runtime: Handle,
-    chunk: Vec<u8>,
-}
-
-impl Chunks {
-    fn send(&mut self, part: Part) -> io::Result<()> {
-        self.runtime.block_on(self.parts.send_timeout(part, PATIENCE)).map_err(|error| match error {
-            SendTimeoutError::Timeout(_) => {
-                io::Error::new(io::ErrorKind::TimedOut, "the client took nothing for a minute")
-            }
-            SendTimeoutError::Closed(_) => io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone"),
-        })
-    }
-}
-
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.chunk.extend_from_slice(bytes);
-        if self.chunk.len() >= CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        let chunk = mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK + CHUNK / 4));
-        self.send(Part::Chunk(chunk.into()))
-    }
-}
-
-fn stream_of(arriving: mpsc::Receiver<Part>) -> impl Stream<Item = io::Result<Bytes>> {
-    stream::unfold(Some(arriving), |arriving| async move {
-        let mut arriving = arriving?;
-        match arriving.recv().await {
-            Some(Part::Chunk(chunk)) => Some((Ok(chunk), Some(arriving))),
-            Some(Part::End) => None,
-            None => Some((Err(io::Error::other("the export broke off")), None)),
-        }
-    })
+    Ok((totals, body))
 }
 
 fn content_type(format: Format) -> &'static str {

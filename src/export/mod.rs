@@ -3,7 +3,7 @@
 //! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages, written
 //! one by one, added up, and compared. An export that does not add up fails; it never ends as if it were whole.
 
-mod csv;
+pub(crate) mod csv;
 pub mod http;
 mod jsonl;
 mod pages;
@@ -11,6 +11,7 @@ mod params;
 mod parquet;
 mod query;
 mod row;
+pub(crate) mod stream;
 mod totals;
 mod xlsx;
 

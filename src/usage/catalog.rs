@@ -108,6 +108,14 @@ pub fn hold(conn: &mut PgConnection) -> Result<i64, Error> {
     version(conn)
 }
 
+/// Keeps usage from being written until the caller's transaction ends, changing nothing.
+///
+/// # Errors
+/// When the database fails.
+pub fn freeze(conn: &mut PgConnection) -> Result<(), Error> {
+    Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?)
+}
+
 /// The committed version.
 ///
 /// # Errors

@@ -74,7 +74,8 @@ pub fn amend(
     }
     // Its time was taken when it was first reported, so it is not asked about again.
     let caller = Caller { org_id: Some(correction.org.org_id), backfill: true, price };
-    let window = Window { back: chrono::Duration::zero(), ahead: chrono::Duration::days(36_500) };
+    let window =
+        Window { back: chrono::Duration::zero(), horizon: None, ahead: chrono::Duration::days(36_500) };
     let resolver = Resolver { catalog: &catalog, series, caller, window, now };
     let taken = stored.take_back(conn, &catalog, series, correction, now)?;
     let mut event = event.clone();

@@ -14,6 +14,7 @@ use self::store::Stored;
 use self::writer::{Job, Writer};
 use super::catalog::Catalog;
 use super::event::{Outcome, Rejection, UsageEvent};
+use super::partitions::{self, Known};
 use super::resolve::{Caller, Resolver, Usage, Window};
 use super::series;
 use crate::app::App;
@@ -50,14 +51,15 @@ const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: 
 impl Ingest {
     /// Starts `threads` writers over a queue of `capacity` usage events; `batch` share a commit at most.
     #[must_use]
-    pub fn start(db: &Db, threads: usize, batch: usize, capacity: u32) -> Self {
+    pub fn start(db: &Db, partitions: &Arc<Known>, threads: usize, batch: usize, capacity: u32) -> Self {
         let (queue, jobs) = mpsc::channel(capacity as usize);
         let (jobs, held) = (Arc::new(Mutex::new(jobs)), Arc::new(Mutex::new(None)));
         let threads = (0..threads).map(|n| {
             let (db, jobs, held) = (db.clone(), Arc::clone(&jobs), Arc::clone(&held));
+            let partitions = Arc::clone(partitions);
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || Writer { db, conn: None }.drain(&jobs, &held, batch))
+                .spawn(move || Writer { db, partitions, conn: None }.drain(&jobs, &held, batch))
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
@@ -129,12 +131,13 @@ impl Ingest {
         events: &[Result<UsageEvent<'_>, Rejection>],
         orgs: &Orgs,
     ) -> Vec<Result<Usage, Rejection>> {
+        let now = app.clock.now();
         let window = Window {
+            horizon: partitions::horizon(&app.config, now),
             back: chrono::Duration::days(i64::from(app.config.usage_window_back_days)),
             ahead: chrono::Duration::seconds(i64::from(app.config.usage_window_ahead_s)),
         };
-        let resolver =
-            Resolver { catalog, series: &self.series, caller: *caller, window, now: app.clock.now() };
+        let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |event: &Result<UsageEvent<'_>, Rejection>| {
             let event = event.as_ref().map_err(Clone::clone)?;
             resolver.resolve(event, orgs.find(caller, event)?)

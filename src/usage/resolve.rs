@@ -34,6 +34,8 @@ pub struct Caller {
 pub struct Window {
     /// How far back.
     pub back: Duration,
+    /// Before this nothing is taken, whoever sends it: its records would not be kept.
+    pub horizon: Option<DateTime<Utc>>,
     /// How far ahead.
     pub ahead: Duration,
 }
@@ -179,6 +181,10 @@ impl Resolver<'_> {
                     self.window.back.num_days()
                 ),
             ));
+        }
+        if let Some(horizon) = self.window.horizon.filter(|horizon| at < *horizon) {
+            let detail = format!("is before {horizon}, and records of that time are no longer kept");
+            return Err(Rejection::new("occurred_at", "not_kept", detail));
         }
         if at < OLDEST.parse::<DateTime<Utc>>().expect("a time") {
             return Err(Rejection::new("occurred_at", "too_old", format!("must not be before {OLDEST}")));

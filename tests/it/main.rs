@@ -17,10 +17,15 @@ mod links;
 mod migrations;
 mod mirrors;
 mod openapi;
+mod partitions;
 mod projection;
 mod reads;
 mod schema;
 mod serving;
 mod usage;
+mod usage_reads;
+mod usage_rebuild;
+#[allow(unreachable_pub, reason = "a library to the tests")]
+mod usage_rows;
 mod usage_storm;
 mod webhooks;

@@ -1,7 +1,7 @@
 //! Threads that drain the waiting usage: whatever came during the last commit goes into the next.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
@@ -12,8 +12,9 @@ use super::store::{self, Stored};
 use crate::db::{self, Db};
 use crate::error::Error;
 use crate::usage::event::{Outcome, Rejection};
+use crate::usage::partitions::Known;
 use crate::usage::resolve::Usage;
-use crate::usage::{partitions, series};
+use crate::usage::series;
 
 /// How long a batch is tried again while the database is away.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(super) struct Job {
 pub(super) struct Writer {
     /// Where it gets its connection.
     pub(super) db: Db,
+    /// Partitions that are there.
+    pub(super) partitions: Arc<Known>,
     /// That connection.
     pub(super) conn: Option<PgConnection>,
 }
@@ -114,7 +117,16 @@ impl Writer {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
         };
+        let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
+        months.sort_unstable();
+        months.dedup();
+        self.partitions.ensure(&months, || self.db.dedicated())?;
         match prepare_and_store(conn, version, usage, all_or_nothing) {
+            // Another replica dropped or detached what this one believed to be there.
+            Err(error) if error.to_string().contains("usage_partitions.") => {
+                self.partitions.forget();
+                Err(Error::Busy("a partition went away"))
+            }
             Err(error) if !error.is_transient() && is_poison(&error) => {
                 if let [one] = usage {
                     tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold");
@@ -140,7 +152,7 @@ impl Writer {
     }
 }
 
-/// Series and partitions first, then the transaction.
+/// Series first, then the transaction.
 fn prepare_and_store(
     conn: &mut PgConnection,
     version: i64,
@@ -148,10 +160,6 @@ fn prepare_and_store(
     all_or_nothing: bool,
 ) -> Result<Stored, Error> {
     series::store(conn, usage.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series)))?;
-    let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
-    months.sort_unstable();
-    months.dedup();
-    partitions::ensure(conn, &months)?;
     db::once(conn, |conn| store::store(conn, version, usage, all_or_nothing))
 }
 

@@ -1,0 +1,285 @@
+//! Usage records as they are asked for: newest first, in the order of their primary key, page by page.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::time::Moment;
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Occurred at or after.
+    pub from: Option<Moment>,
+    /// Occurred before.
+    pub to: Option<Moment>,
+    /// Only of these meters, by their keys, separated by commas.
+    #[serde(default)]
+    #[param(style = Form, explode = false, required = false)]
+    pub meter: Vec<String>,
+    /// Only of this member.
+    pub member: Option<String>,
+    /// Only with this subject.
+    pub subject: Option<String>,
+    /// Only the usage event with this id: all that became of it, voids and amendments too.
+    pub id: Option<String>,
+    /// Who reported the event of that `id`; empty when left out.
+    pub source: Option<String>,
+}
+
+/// What one meter counted of one usage event, or took back.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Record {
+    /// The caller's id of the usage event.
+    pub id: String,
+    /// Who reported it.
+    pub source: String,
+    /// Key of the meter.
+    pub meter: String,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// When it came.
+    pub received_at: DateTime<Utc>,
+    /// The local day that it was counted to: that of `occurred_at`, or, where its month was closed, an open one.
+    pub day: NaiveDate,
+    /// First day of the subscription's period that it was counted to.
+    pub billing_period: Option<NaiveDate>,
+    /// Who in the org caused it.
+    pub member: Option<String>,
+    /// What quotas per subject counted it to.
+    pub subject: Option<String>,
+    /// The meter's dimensions that it has.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub dimensions: Value,
+    /// A decimal; negative where usage was taken back.
+    pub quantity: String,
+    /// What a `unique` meter saw.
+    pub value: Option<String>,
+    /// What it costs in `currency` (major units), a decimal.
+    pub cost: String,
+    /// Currency of the rate card that priced it, else of the meter's.
+    pub currency: Option<String>,
+    /// Battery units, a decimal.
+    pub battery_units: String,
+    /// Version of the meter's rate card that priced it.
+    pub rate_card_version: Option<i32>,
+    /// 0: as reported; 1, 3, …: takes back the one before; 2, 4, …: takes its place.
+    pub correction: i16,
+    /// Why it was taken back or replaced.
+    pub reason: Option<String>,
+    /// Who did so.
+    pub actor: Option<String>,
+}
+
+/// A record's place in the list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Position(Moment, String, i32, i16);
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    event_id: String,
+    #[diesel(sql_type = Text)]
+    source: String,
+    #[diesel(sql_type = Text)]
+    event_key: String,
+    #[diesel(sql_type = Integer)]
+    meter_id: i32,
+    #[diesel(sql_type = Text)]
+    meter: String,
+    #[diesel(sql_type = Timestamptz)]
+    occurred_at: DateTime<Utc>,
+    #[diesel(sql_type = Timestamptz)]
+    received_at: DateTime<Utc>,
+    #[diesel(sql_type = Date)]
+    day: NaiveDate,
+    #[diesel(sql_type = Nullable<Date>)]
+    billing_period: Option<NaiveDate>,
+    #[diesel(sql_type = Nullable<Text>)]
+    member: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    subject: Option<String>,
+    #[diesel(sql_type = Jsonb)]
+    dimensions: Value,
+    #[diesel(sql_type = Text)]
+    quantity: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    value: Option<String>,
+    #[diesel(sql_type = Text)]
+    cost: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    currency: Option<String>,
+    #[diesel(sql_type = Text)]
+    battery_units: String,
+    #[diesel(sql_type = Nullable<Integer>)]
+    rate_card_version: Option<i32>,
+    #[diesel(sql_type = SmallInt)]
+    correction: i16,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    actor: Option<String>,
+}
+
+/// Records of an org, at most `limit` after `after`, newest first.
+///
+/// # Errors
+/// [`Error::Invalid`] for a meter that there is not, or a source without an id.
+pub fn list(
+    conn: &mut PgConnection,
+    org_id: i64,
+    filter: &Filter,
+    after: Option<&Position>,
+    limit: i64,
+) -> Result<Vec<(Position, Record)>, Error> {
+    if filter.source.is_some() && filter.id.is_none() {
+        return Err(Error::invalid("id", "must be given with `source`: the two name one usage event"));
+    }
+    if after.is_some_and(|after| Uuid::try_parse(&after.1).is_err()) {
+        return Err(Error::invalid(
+            "cursor",
+            "must be the `next` of an earlier page of this list, unchanged",
+        ));
+    }
+    let mut from = filter.from.map(|from| from.0);
+    let mut to = filter.to.map(|to| to.0);
+    let mut key = None;
+    if let Some(id) = &filter.id {
+        let wanted = event_key(filter.source.as_deref().unwrap_or_default(), id);
+        let Some(at) = occurred_at(conn, org_id, wanted)? else { return Ok(Vec::new()) };
+        if from.is_some_and(|from| at < from) || to.is_some_and(|to| at >= to) {
+            return Ok(Vec::new());
+        }
+        // What became of an event has its time, so one partition is looked at.
+        (from, to, key) = (Some(at), Some(at + chrono::TimeDelta::microseconds(1)), Some(wanted.to_string()));
+    }
+    let meters = meters(conn, &filter.meter)?;
+    let mut conditions = String::new();
+    for (given, condition) in [
+        (from.is_some(), "r.occurred_at >= $2"),
+        (to.is_some(), "r.occurred_at < $3"),
+        (!filter.meter.is_empty(), "r.meter_id = ANY ($4)"),
+        (filter.member.is_some(), "s.member = $5"),
+        (filter.subject.is_some(), "r.subject = $6"),
+        (key.is_some(), "r.event_key = $7::uuid"),
+        // The first alone is what partitions are left out by.
+        (
+            after.is_some(),
+            "r.occurred_at <= $8 AND (r.occurred_at, r.event_key, r.meter_id, r.correction) < ($8, $9::uuid, $10, $11)",
+        ),
+    ] {
+        if given {
+            let _ = write!(conditions, " AND {condition}");
+        }
+    }
+    let member = if filter.member.is_some() {
+        "JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id"
+    } else {
+        ""
+    };
+    let rows: Vec<Row> = diesel::sql_query(format!(
+        "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter, r.occurred_at, r.received_at, r.day,
+             r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions, trim_scale(r.quantity)::text AS quantity, r.value,
+             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, k.version AS rate_card_version, r.correction, c.reason, c.actor,
+             coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id ORDER BY l.version DESC LIMIT 1)) AS currency
+         FROM (SELECT r.* FROM usage_records r {member} WHERE r.org_id = $1{conditions}
+               ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT {limit}) r
+         JOIN meters m ON m.meter_id = r.meter_id
+         LEFT JOIN usage_series s ON s.org_id = $1 AND s.series_id = r.series_id
+         LEFT JOIN rate_cards k ON k.rate_card_id = r.rate_card_id
+         LEFT JOIN usage_corrections c ON c.org_id = $1 AND c.event_key = r.event_key AND c.correction = r.correction
+         ORDER BY r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC"
+    ))
+    .bind::<BigInt, _>(org_id)
+    .bind::<Nullable<Timestamptz>, _>(from)
+    .bind::<Nullable<Timestamptz>, _>(to)
+    .bind::<Array<Integer>, _>(meters)
+    .bind::<Nullable<Text>, _>(&filter.member)
+    .bind::<Nullable<Text>, _>(&filter.subject)
+    .bind::<Nullable<Text>, _>(key)
+    .bind::<Nullable<Timestamptz>, _>(after.map(|after| after.0.0))
+    .bind::<Nullable<Text>, _>(after.map(|after| after.1.as_str()))
+    .bind::<Nullable<Integer>, _>(after.map(|after| after.2))
+    .bind::<Nullable<SmallInt>, _>(after.map(|after| after.3))
+    .load(conn)?;
+    Ok(rows.into_iter().map(record).collect())
+}
+
+/// When the event of a key happened; `None`: there is no such event.
+fn occurred_at(conn: &mut PgConnection, org_id: i64, key: Uuid) -> Result<Option<DateTime<Utc>>, Error> {
+    #[derive(QueryableByName)]
+    struct Key {
+        #[diesel(sql_type = Timestamptz)]
+        occurred_at: DateTime<Utc>,
+    }
+    let key: Option<Key> =
+        diesel::sql_query("SELECT occurred_at FROM usage_keys WHERE org_id = $1 AND event_key = $2::uuid")
+            .bind::<BigInt, _>(org_id)
+            .bind::<Text, _>(key.to_string())
+            .get_result(conn)
+            .optional()?;
+    Ok(key.map(|key| key.occurred_at))
+}
+
+fn meters(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<i32>, Error> {
+    use crate::schema::meters;
+    let found: Vec<(i32, String)> =
+        meters::table.filter(meters::key.eq_any(keys)).select((meters::meter_id, meters::key)).load(conn)?;
+    match keys.iter().find(|key| !found.iter().any(|(_, known)| known == *key)) {
+        Some(key) => Err(Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))),
+        None => Ok(found.into_iter().map(|(meter_id, _)| meter_id).collect()),
+    }
+}
+
+fn record(row: Row) -> (Position, Record) {
+    let position = Position(Moment(row.occurred_at), row.event_key, row.meter_id, row.correction);
+    let record = Record {
+        id: row.event_id,
+        source: row.source,
+        meter: row.meter,
+        occurred_at: row.occurred_at,
+        received_at: row.received_at,
+        day: row.day,
+        billing_period: row.billing_period,
+        member: row.member,
+        subject: row.subject,
+        dimensions: row.dimensions,
+        quantity: row.quantity,
+        value: row.value,
+        cost: row.cost,
+        currency: row.currency,
+        battery_units: row.battery_units,
+        rate_card_version: row.rate_card_version,
+        correction: row.correction,
+        reason: row.reason,
+        actor: row.actor,
+    };
+    (position, record)
+}
+
+/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front (RFC 9562, section 5.7).
+#[must_use]
+pub fn event_key(source: &str, id: &str) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(u32::try_from(source.len()).unwrap_or(u32::MAX).to_be_bytes());
+    hash.update(source);
+    hash.update(id);
+    let digest = hash.finalize();
+    let mut key: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
+    if let Ok(uuid) = Uuid::try_parse(id)
+        && uuid.get_version_num() == 7
+    {
+        key[..6].copy_from_slice(&uuid.as_bytes()[..6]);
+    }
+    Uuid::from_bytes(key)
+}

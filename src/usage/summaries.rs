@@ -1,0 +1,404 @@
+//! Daily summaries as they are asked for: filtered, grouped, rolled up. They are all that is read, so a query costs as much as its
+//! days have series, however many usage events there were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use chrono::NaiveDate;
+use diesel::connection::SimpleConnection;
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Jsonb, Nullable, Text};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::meters::Aggregation;
+use crate::error::Error;
+
+/// Dimensions to group by at most.
+const DIMENSIONS: usize = 10;
+
+/// What rows are made of beside the meter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grouping {
+    /// A row for each day, or each month.
+    pub time: Option<Time>,
+    /// A row for each member.
+    pub member: bool,
+    /// A row for each value of these dimensions.
+    pub dimensions: Vec<String>,
+}
+
+/// A stretch of time that a row stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// A local day.
+    Day,
+    /// A local month.
+    Month,
+}
+
+impl Time {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+}
+
+impl Grouping {
+    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension of one of these names is written
+    /// `dimension.member`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is there twice or contradicts itself.
+    pub fn parse(names: &[String]) -> Result<Self, Error> {
+        let mut grouping = Self::default();
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                return Err(Error::invalid("group_by", format!("has `{name}` twice")));
+            }
+            match name.as_str() {
+                "day" | "month" if grouping.time.is_some() => {
+                    return Err(Error::invalid("group_by", "has both day and month: keep one"));
+                }
+                "day" => grouping.time = Some(Time::Day),
+                "month" => grouping.time = Some(Time::Month),
+                // Quantities of different meters never add up.
+                "meter" => {}
+                "member" => grouping.member = true,
+                name => grouping.dimensions.push(name.strip_prefix("dimension.").unwrap_or(name).to_owned()),
+            }
+        }
+        if grouping.dimensions.len() > DIMENSIONS {
+            return Err(Error::invalid("group_by", format!("has more than {DIMENSIONS} dimensions")));
+        }
+        Ok(grouping)
+    }
+}
+
+/// Which summaries are asked for.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Row id of the org.
+    pub org_id: i64,
+    /// First local day.
+    pub from: NaiveDate,
+    /// The local day after the last.
+    pub before: NaiveDate,
+    /// Keys of meters; empty: all.
+    pub meters: Vec<String>,
+    /// Only of this member.
+    pub member: Option<String>,
+    /// Only with these values of dimensions.
+    pub dimensions: BTreeMap<String, String>,
+    /// What rows are made of.
+    pub grouping: Grouping,
+}
+
+/// Usage of a meter over the days, members and dimensions that were asked for.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Usage {
+    /// The local day, when grouped by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day: Option<NaiveDate>,
+    /// The local month (`2026-11`), when grouped by it. Of a month that is only partly asked for, that part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub month: Option<String>,
+    /// Key of the meter.
+    pub meter: String,
+    /// What the quantity is counted in.
+    pub unit: String,
+    /// How values became the quantity.
+    pub aggregation: Aggregation,
+    /// The member, when grouped by it; null where usage names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<Option<String>>,
+    /// The dimensions grouped by; null where usage has none of that name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dimensions: BTreeMap<String, Option<String>>,
+    /// A decimal. Over several days, members or dimensions: of `sum` and `count` meters the sum, of `max` the largest, of `latest`
+    /// the one measured last, of `unique` how many different values there were in all (not the sum of those of the days).
+    pub quantity: String,
+    /// Usage events, those taken back not counted.
+    pub count: i64,
+    /// What it costs in `currency` (major units), a decimal.
+    pub cost: String,
+    /// Currency of the meter's rate cards, lower case; null while it has none.
+    pub currency: Option<String>,
+    /// Battery units, a decimal.
+    pub battery_units: String,
+}
+
+/// A row's place among the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Position {
+    time: Option<NaiveDate>,
+    meter: String,
+    /// Member, if grouped by it, then dimensions. None come first.
+    rest: Vec<Option<String>>,
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Nullable<Date>)]
+    time: Option<NaiveDate>,
+    #[diesel(sql_type = Integer)]
+    meter_id: i32,
+    #[diesel(sql_type = Array<Nullable<Text>>)]
+    rest: Vec<Option<String>>,
+    #[diesel(sql_type = Text)]
+    quantity: String,
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+    #[diesel(sql_type = Text)]
+    cost: String,
+    #[diesel(sql_type = Text)]
+    battery_units: String,
+}
+
+#[derive(QueryableByName)]
+struct Meter {
+    #[diesel(sql_type = Integer)]
+    meter_id: i32,
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Text)]
+    aggregation: String,
+    #[diesel(sql_type = Text)]
+    unit: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    currency: Option<String>,
+}
+
+/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`.
+///
+/// # Errors
+/// [`Error::Invalid`] for a meter or a dimension that there is not.
+pub fn list(
+    conn: &mut PgConnection,
+    query: &Query,
+    after: Option<&Position>,
+    limit: i64,
+) -> Result<Vec<(Position, Usage)>, Error> {
+    let meters = meters(conn, query)?;
+    let rows: Vec<Row> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
+    rows.into_iter().map(|row| usage(query, &meters, row)).collect()
+}
+
+/// Hands every row, in order, to `each`, which may stop by an error. Rows are fetched a thousand at a time; the caller's transaction
+/// should be a snapshot.
+///
+/// # Errors
+/// As [`list`], and what `each` says.
+pub fn each(
+    conn: &mut PgConnection,
+    query: &Query,
+    mut each: impl FnMut(&Usage) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let meters = meters(conn, query)?;
+    // A slow reader leaves the transaction idle; who bounds that is the output, not the server.
+    conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
+    statement(query, &meters, None, "").execute(conn)?;
+    loop {
+        let rows: Vec<Row> = diesel::sql_query("FETCH FORWARD 1000 FROM coulomb_usage").load(conn)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in rows {
+            each(&usage(query, &meters, row)?.1)?;
+        }
+    }
+}
+
+/// The meters that are asked for, and checks the names of the query.
+fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
+    let meters: Vec<Meter> = diesel::sql_query(
+        "SELECT m.meter_id, m.key, m.aggregation, m.unit,
+             (SELECT c.currency FROM rate_cards c WHERE c.meter_id = m.meter_id ORDER BY c.version DESC LIMIT 1) AS currency
+         FROM meters m WHERE $1 = '{}' OR m.key = ANY ($1)",
+    )
+    .bind::<Array<Text>, _>(&query.meters)
+    .load(conn)?;
+    if let Some(key) = query.meters.iter().find(|key| !meters.iter().any(|meter| meter.key == **key)) {
+        return Err(Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them")));
+    }
+    let names: Vec<&String> = query.dimensions.keys().chain(&query.grouping.dimensions).collect();
+    if names.is_empty() {
+        return Ok(meters);
+    }
+    #[derive(QueryableByName)]
+    struct Name {
+        #[diesel(sql_type = Text)]
+        name: String,
+    }
+    let unknown: Vec<Name> = diesel::sql_query(
+        "SELECT name FROM unnest($1) AS n (name) WHERE NOT EXISTS (
+             SELECT FROM meter_versions v WHERE v.meter_id = ANY ($2) AND v.dimensions @> ARRAY[n.name])",
+    )
+    .bind::<Array<Text>, _>(names)
+    .bind::<Array<Integer>, _>(meters.iter().map(|meter| meter.meter_id).collect::<Vec<_>>())
+    .load(conn)?;
+    match unknown.into_iter().next() {
+        None => Ok(meters),
+        Some(Name { name }) if query.dimensions.contains_key(&name) => Err(Error::invalid(
+            format!("dimension.{name}"),
+            "is no dimension of these meters: /v1/meters lists what they have",
+        )),
+        Some(Name { name }) => Err(Error::invalid(
+            "group_by",
+            format!(
+                "has `{name}`, which is none of day, month, meter, member and no dimension of these meters"
+            ),
+        )),
+    }
+}
+
+/// The statement for the rows; `end` is its end, empty for a cursor over all of them. Binds: $1 org, $2 and $3 days, $4 meters, $5 unique
+/// meters, $6 member, $7 dimensions, $8 names of the dimensions grouped by, then the place to go on from.
+fn statement<'a>(
+    query: &'a Query,
+    meters: &'a [Meter],
+    after: Option<&'a Position>,
+    end: &str,
+) -> BoxedSqlQuery<'a, Pg, SqlQuery> {
+    let of = |aggregation: Aggregation| -> Vec<i32> {
+        let fits = |meter: &&Meter| meter.aggregation == aggregation.name();
+        meters.iter().filter(fits).map(|meter| meter.meter_id).collect()
+    };
+    let (max, latest, unique) = (of(Aggregation::Max), of(Aggregation::Latest), of(Aggregation::Unique));
+    let time = match query.grouping.time {
+        None => "NULL::date",
+        Some(Time::Day) => "day",
+        Some(Time::Month) => "date_trunc('month', day::timestamp)::date",
+    };
+    let grouping = &query.grouping;
+    let mut columns: Vec<String> = grouping.member.then(|| "member".to_owned()).into_iter().collect();
+    columns.extend((1..=grouping.dimensions.len()).map(|n| format!("dimensions ->> ($8)[{n}] AS d{n}")));
+    let mut names: Vec<String> = grouping.member.then(|| "w.member".to_owned()).into_iter().collect();
+    names.extend((1..=grouping.dimensions.len()).map(|n| format!("w.d{n}")));
+    let wanted = columns.iter().fold(String::new(), |mut text, column| {
+        let _ = write!(text, ", {column}");
+        text
+    });
+    let keys: String = names.iter().map(|name| format!(", {name}")).collect();
+    let plain: Vec<&str> = names.iter().map(|name| name.trim_start_matches("w.")).collect();
+    let order: String = plain.iter().map(|name| format!(", {name} COLLATE \"C\" NULLS FIRST")).collect();
+    // Only what these meters need: putting values in order costs time.
+    let mut quantity = String::from("CASE");
+    for (ids, how) in [
+        (&max, "coalesce(max(quantity) FILTER (WHERE count > 0), 0)"),
+        (
+            &latest,
+            "coalesce((array_agg(quantity ORDER BY latest_at DESC, quantity DESC) FILTER (WHERE latest_at IS NOT NULL))[1], 0)",
+        ),
+        (&unique, "count(DISTINCT value_digest)"),
+    ] {
+        if !ids.is_empty() {
+            let ids: Vec<String> = ids.iter().map(i32::to_string).collect();
+            let _ = write!(quantity, " WHEN meter_id IN ({}) THEN {how}", ids.join(", "));
+        }
+    }
+    quantity.push_str(if quantity == "CASE" {
+        " WHEN true THEN sum(quantity) END"
+    } else {
+        " ELSE sum(quantity) END"
+    });
+    let uniques = if unique.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " UNION ALL SELECT {time}, w.meter_id, w.key{keys}, 0, 0, 0, 0, NULL, u.value_digest
+               FROM usage_uniques u JOIN wanted w USING (series_id)
+               WHERE u.org_id = $1 AND u.day >= $2 AND u.day < $3 AND w.meter_id = ANY ($5)"
+        )
+    };
+    let group: String = plain.iter().map(|name| format!(", {name}")).collect();
+    let place = after.map_or_else(String::new, |_| beyond(&plain));
+    let declare = if end.is_empty() { "DECLARE coulomb_usage NO SCROLL CURSOR FOR " } else { "" };
+    let sql = format!(
+        "{declare}WITH wanted AS (
+             SELECT s.series_id, s.meter_id, m.key{wanted} FROM usage_series s JOIN meters m USING (meter_id)
+             WHERE s.org_id = $1 AND s.meter_id = ANY ($4) AND ($6::text IS NULL OR s.member = $6) AND ($7 = '{{}}' OR s.dimensions @> $7)),
+         days AS (
+             SELECT {time} AS time, w.meter_id, w.key{keys}, d.quantity, d.count, d.cost, d.battery_units, d.latest_at, NULL::uuid AS value_digest
+             FROM daily_summaries d JOIN wanted w USING (series_id) WHERE d.org_id = $1 AND d.day >= $2 AND d.day < $3{uniques})
+         SELECT time, meter_id, ARRAY[{array}]::text[] AS rest, trim_scale({quantity})::text AS quantity, sum(count)::bigint AS count,
+             trim_scale(sum(cost))::text AS cost, trim_scale(sum(battery_units))::text AS battery_units
+         FROM days WHERE true{place} GROUP BY time, meter_id, key{group} ORDER BY time, key{order} {end}",
+        array = plain.join(", "),
+    );
+    let from = after.and_then(|after| after.time).filter(|day| *day > query.from).unwrap_or(query.from);
+    let statement = diesel::sql_query(sql)
+        .into_boxed()
+        .bind::<BigInt, _>(query.org_id)
+        .bind::<Date, _>(from)
+        .bind::<Date, _>(query.before)
+        .bind::<Array<Integer>, _>(meters.iter().map(|meter| meter.meter_id).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(unique)
+        .bind::<Nullable<Text>, _>(query.member.as_deref())
+        .bind::<Jsonb, _>(object(&query.dimensions))
+        .bind::<Array<Text>, _>(&grouping.dimensions);
+    match after {
+        None => statement,
+        Some(after) => after.rest.iter().fold(
+            statement.bind::<Nullable<Date>, _>(after.time).bind::<Text, _>(&after.meter),
+            |statement, value| {
+                statement
+                    .bind::<Bool, _>(value.is_some())
+                    .bind::<Text, _>(value.as_deref().unwrap_or_default())
+            },
+        ),
+    }
+}
+
+/// The condition for rows beyond a place. Rows of no time all have the same.
+fn beyond(names: &[&str]) -> String {
+    let (mut left, mut right) =
+        ("coalesce(time, 'epoch'), key".to_owned(), "coalesce($9, 'epoch'), $10".to_owned());
+    for (n, name) in names.iter().enumerate() {
+        let _ = write!(left, ", {name} IS NOT NULL, coalesce({name}, '') COLLATE \"C\"");
+        let _ = write!(right, ", ${}, ${}", 11 + 2 * n, 12 + 2 * n);
+    }
+    format!(" AND ({left}) > ({right})")
+}
+
+fn object(dimensions: &BTreeMap<String, String>) -> Value {
+    dimensions.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect()
+}
+
+fn usage(query: &Query, meters: &[Meter], row: Row) -> Result<(Position, Usage), Error> {
+    let meter = meters.iter().find(|meter| meter.meter_id == row.meter_id).ok_or_else(|| {
+        Error::Internal(format!("a summary of the meter {}, which was not asked for", row.meter_id))
+    })?;
+    let aggregation = Aggregation::parse(&meter.aggregation).ok_or_else(|| {
+        Error::Internal(format!("meter {} has the aggregation {}", meter.key, meter.aggregation))
+    })?;
+    let position = Position { time: row.time, meter: meter.key.clone(), rest: row.rest.clone() };
+    let mut rest = row.rest.into_iter();
+    let grouping = &query.grouping;
+    let usage = Usage {
+        day: row.time.filter(|_| grouping.time == Some(Time::Day)),
+        month: row
+            .time
+            .filter(|_| grouping.time == Some(Time::Month))
+            .map(|day| day.format("%Y-%m").to_string()),
+        meter: meter.key.clone(),
+        unit: meter.unit.clone(),
+        aggregation,
+        member: if grouping.member { rest.next() } else { None },
+        dimensions: grouping.dimensions.iter().cloned().zip(rest).collect(),
+        quantity: row.quantity,
+        count: row.count,
+        cost: row.cost,
+        currency: meter.currency.clone(),
+        battery_units: row.battery_units,
+    };
+    Ok((position, usage))
+}
