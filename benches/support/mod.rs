@@ -114,9 +114,12 @@ async fn worker(
 }
 
 /// Reads one answer that has a Content-Length; true when it is 2xx.
-async fn answered(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
+async fn answered(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
     let mut filled = 0;
     loop {
+        if filled == buffer.len() {
+            buffer.resize(filled * 2, 0);
+        }
         let n = stream.read(&mut buffer[filled..]).await.expect("reads");
         assert!(n > 0, "the server closed the connection");
         filled += n;

@@ -46,18 +46,29 @@ impl Pair {
         self.dir.path().join("data")
     }
 
-    fn url(&self) -> String {
-        embedded::running_url(&self.data()).expect("it runs")
+    /// Starts a daemon again, as its supervisor would: over and over while its database is away.
+    fn revive(&mut self, n: usize) {
+        self.daemons[n] = std::iter::repeat_with(|| {
+            let daemon = self.command(n).and_then(Daemon::try_spawn);
+            if daemon.is_none() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            daemon
+        })
+        .take(300)
+        .flatten()
+        .next();
+        assert!(self.daemons[n].is_some(), "daemon {n} does not come back");
     }
 
-    fn revive(&mut self, n: usize) {
+    fn command(&self, n: usize) -> Option<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.arg("serve").env_remove("DATABASE_URL").env("COULOMB_DATA_DIR", self.data());
         command.env("COULOMB_LISTEN", &self.addresses[n]).env("COULOMB_LOG", "off");
         if n == 1 {
-            command.env("DATABASE_URL", self.url());
+            command.env("DATABASE_URL", embedded::running_url(&self.data())?);
         }
-        self.daemons[n] = Some(Daemon::spawn(command));
+        Some(command)
     }
 
     fn kill(&mut self, n: usize) {
@@ -108,7 +119,7 @@ impl Stream {
 
 async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     let mut pair = Pair::start();
-    let url = pair.url();
+    let url = embedded::running_url(&pair.data()).expect("it runs");
     let database = Database::at(&url);
     database.meter(1, "work", "sum", "model", Some(&json!([{ "when": { "model": "m1" }, "unit_cost": "0.003", "battery_units": "2" }, { "unit_cost": "0.001" }])));
     database.slot(1, 1, &json!({}), false, "month");

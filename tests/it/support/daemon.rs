@@ -33,16 +33,24 @@ impl Daemon {
     }
 
     /// Runs `command`, waits until it listens.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::try_spawn(command).expect("the daemon listens")
+    }
+
+    /// As [`Daemon::spawn`]; `None` when it ends instead, as it does where its database is away.
+    pub fn try_spawn(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the coulomb binary runs");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let listens = lines
-            .find_map(|line| line.ok()?.strip_prefix("Coulomb listens on ").map(str::to_owned))
-            .expect("the daemon listens");
+        let Some(listens) =
+            lines.find_map(|line| line.ok()?.strip_prefix("Coulomb listens on ").map(str::to_owned))
+        else {
+            let _ = child.wait();
+            return None;
+        };
         let base = listens.split(' ').next().expect("an address").to_owned();
         // The greeting must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, base, http: reqwest::Client::new() }
+        Some(Self { child, base, http: reqwest::Client::new() })
     }
 
     /// Ends it at once, as a crash would.
