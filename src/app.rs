@@ -8,6 +8,7 @@ use crate::billing::directory::Directory;
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
+use crate::quota::{Parts, Quotas};
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
@@ -31,9 +32,11 @@ pub struct App {
     /// Wakes the workers.
     pub wake: Arc<Wake>,
     /// Orgs, held for a second.
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
     /// What decides how usage is counted.
-    pub catalog: Held,
+    pub catalog: Arc<Held>,
+    /// The way to ask about quotas.
+    pub quotas: Quotas,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -50,6 +53,15 @@ impl App {
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
             SigningSecrets::new(&secrets)
         };
+        let (directory, catalog) = (Arc::<Directory>::default(), Arc::<Held>::default());
+        let parts = Parts {
+            directory: Arc::clone(&directory),
+            catalog: Arc::clone(&catalog),
+            limits: Arc::default(),
+            clock: clock.clone(),
+        };
+        let quotas =
+            Quotas::start(&db, parts, usize::from(config.quota_writers), config.quota_queue as usize);
         let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
         Self {
             config,
@@ -59,8 +71,9 @@ impl App {
             inbox,
             signing_secrets,
             wake,
-            directory: Directory::default(),
-            catalog: Held::default(),
+            directory,
+            catalog,
+            quotas,
             exports,
         }
     }

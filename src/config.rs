@@ -101,6 +101,14 @@ settings! {
     projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "250";
     /// Failed attempts after which a Stripe event is quarantined.
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
+    /// Threads that make and settle reservations; each holds a database connection.
+    quota_writers: u16 = "COULOMB_QUOTA_WRITERS", "2";
+    /// Requests about quotas that may wait for a thread before further ones are answered 429.
+    quota_queue: u32 = "COULOMB_QUOTA_QUEUE", "4096";
+    /// How long the counters of past quota periods are kept, in days. Those of billing periods are kept three years longer.
+    quota_retention_days: u16 = "COULOMB_QUOTA_RETENTION_DAYS", "400";
+    /// How long the counters of single subjects are kept after their period, in days.
+    quota_subject_retention_days: u16 = "COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "7";
     /// Connections for API requests.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.
@@ -171,11 +179,17 @@ impl Config {
                 "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
             );
         }
+        // A counter of a running month must not be forgotten.
+        if self.quota_retention_days < 35 {
+            return wrong("COULOMB_QUOTA_RETENTION_DAYS", "must be at least 35");
+        }
         for (name, value) in [
             ("COULOMB_INBOX_WRITERS", u32::from(self.inbox_writers)),
             ("COULOMB_INBOX_QUEUE", self.inbox_queue),
             ("COULOMB_PROJECTION_BATCH", self.projection_batch),
             ("COULOMB_PROJECTION_ATTEMPTS", u32::from(self.projection_attempts)),
+            ("COULOMB_QUOTA_WRITERS", u32::from(self.quota_writers)),
+            ("COULOMB_QUOTA_QUEUE", self.quota_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
             ("COULOMB_EXPORTS", u32::from(self.exports)),
             ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),

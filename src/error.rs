@@ -57,6 +57,9 @@ pub enum Error {
     /// Overload: try again soon. Nothing was done.
     #[error("{0}")]
     Busy(&'static str),
+    /// More requests wait than may: try again soon. Nothing was done.
+    #[error("{0}")]
+    TooMany(&'static str),
     /// The route needs a setting that is not set.
     #[error("{0}")]
     NotConfigured(&'static str),
@@ -128,6 +131,9 @@ impl Error {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly")
             }
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Try again in a moment"),
+            Self::TooMany(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests wait")
+            }
             Self::NotConfigured(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing")
             }
@@ -184,7 +190,7 @@ impl ResponseError for Error {
             _ => None,
         };
         let mut response = HttpResponseBuilder::new(status);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
         if status == StatusCode::UNAUTHORIZED {

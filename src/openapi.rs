@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, stripe};
+use crate::{auth, billing, export, health, quota, stripe};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -52,6 +52,22 @@ use crate::{auth, billing, export, health, stripe};
         billing::products_http::show,
         billing::prices_http::list,
         billing::prices_http::show,
+        quota::quotas_http::show_plan,
+        quota::quotas_http::put_plan,
+        quota::quotas_http::list,
+        quota::quotas_http::create,
+        quota::quotas_http::show,
+        quota::quotas_http::update,
+        quota::quotas_http::delete,
+        quota::quotas_http::history,
+        quota::exemptions_http::list,
+        quota::exemptions_http::create,
+        quota::exemptions_http::delete,
+        quota::check_http::check,
+        quota::check_http::reserve,
+        quota::check_http::settle,
+        quota::check_http::release,
+        quota::messages_http::list,
         export::http::export,
         export::http::totals,
     ),
