@@ -209,7 +209,7 @@ impl Fill<'_> {
     fn sql(&self) -> String {
         let records = self.counted.per_subject || self.counted.period == PeriodKind::Billing;
         let table = if records { "usage_records" } else { "daily_summaries" };
-        let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''" };
+        let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
         let label = match self.counted.period {
             PeriodKind::Day => "u.day",
             PeriodKind::Month => "date_trunc('month', u.day)::date",
@@ -221,7 +221,7 @@ impl Fill<'_> {
              FROM unnest($1, $2) AS k (org_id, label) JOIN usage_series s ON s.org_id = k.org_id
              JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id AND {label} >= k.label
              WHERE s.meter_id = $4 AND s.dimensions @> $5
-             GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3 COLLATE \"C\", 4
+             GROUP BY 1, 2, 3, 4
              ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = excluded.used"
         )
     }

@@ -1,5 +1,6 @@
 //! The orgs that a batch of requests is about.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -66,8 +67,8 @@ impl Orgs {
         ids: impl Iterator<Item = i64>,
     ) -> Result<(), Error> {
         for id in ids {
-            if !self.by_id.contains_key(&id) {
-                self.by_id.insert(id, directory.find(conn, id)?);
+            if let Entry::Vacant(place) = self.by_id.entry(id) {
+                place.insert(directory.find(conn, id)?);
             }
         }
         Ok(())

@@ -64,6 +64,8 @@ fn some<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<Quant
     Option::deserialize(from).map(Some)
 }
 
+/// Row ids of a quota's org and slot.
+pub type Place = (i64, i32);
 type CountedRow = (String, Value, bool, String);
 type TermsRow = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
 
@@ -139,8 +141,8 @@ pub struct Filter {
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<((i64, i32), Quota)>, Error> {
-    type Row = ((i64, i32), (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
+pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
+    type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quotas::slot_id)))
@@ -180,7 +182,7 @@ pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is not yours.
-pub fn find(conn: &mut PgConnection, id: &str, org_id: Option<i64>) -> Result<((i64, i32), Quota), Error> {
+pub fn find(conn: &mut PgConnection, id: &str, org_id: Option<i64>) -> Result<(Place, Quota), Error> {
     let filter = Filter { id: Some(id.to_owned()), org_id, ..Filter::default() };
     list(conn, &filter, 1)?.pop().ok_or(Error::NotFound("quota"))
 }

@@ -18,6 +18,8 @@ mod migrations;
 mod mirrors;
 mod openapi;
 mod projection;
+mod quota;
+mod quota_race;
 mod reads;
 mod schema;
 mod serving;
