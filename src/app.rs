@@ -9,6 +9,7 @@ use crate::billing::directory::Directory;
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
+use crate::quota::{Parts, Quotas};
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
@@ -45,9 +46,11 @@ pub struct App {
     /// Memory for bodies of usage, in KiB.
     pub usage_memory: Arc<Semaphore>,
     /// Partitions of usage records that are known to be there.
-    pub partitions: Known,
+    pub partitions: Arc<Known>,
     /// Where the look at past days has come to.
     pub refresher: Refresher,
+    /// The way to ask about quotas.
+    pub quotas: Quotas,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -73,6 +76,15 @@ impl App {
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
             SigningSecrets::new(&secrets)
         };
+        let (directory, catalog) = (Arc::<Directory>::default(), Arc::<Held>::default());
+        let parts = Parts {
+            directory: Arc::clone(&directory),
+            catalog: Arc::clone(&catalog),
+            limits: Arc::default(),
+            clock: clock.clone(),
+        };
+        let quotas =
+            Quotas::start(&db, parts, usize::from(config.quota_writers), config.quota_queue as usize);
         let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
         Self {
             config,
@@ -83,12 +95,13 @@ impl App {
             signing_secrets,
             wake,
             keyring: Keyring::default(),
-            directory: Arc::default(),
-            catalog: Arc::default(),
             usage,
             usage_memory,
-            partitions: Known::default(),
+            partitions,
             refresher: Refresher::default(),
+            directory,
+            catalog,
+            quotas,
             exports,
         }
     }

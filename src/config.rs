@@ -111,6 +111,14 @@ settings! {
     usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
     /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.
     usage_memory_mib: u32 = "COULOMB_USAGE_MEMORY_MIB", "48";
+    /// Threads that make and settle reservations; each holds a database connection.
+    quota_writers: u16 = "COULOMB_QUOTA_WRITERS", "2";
+    /// Requests about quotas that may wait for a thread before further ones are answered 429.
+    quota_queue: u32 = "COULOMB_QUOTA_QUEUE", "4096";
+    /// How long the counters of past quota periods are kept, in days. Those of billing periods are kept three years longer.
+    quota_retention_days: u16 = "COULOMB_QUOTA_RETENTION_DAYS", "400";
+    /// How long the counters of single subjects are kept after their period, in days.
+    quota_subject_retention_days: u16 = "COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "7";
     /// Connections for API requests.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.
@@ -191,6 +199,10 @@ impl Config {
                 "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
             );
         }
+        // A counter of a running month must not be forgotten.
+        if self.quota_retention_days < 35 {
+            return wrong("COULOMB_QUOTA_RETENTION_DAYS", "must be at least 35");
+        }
         for (name, value) in [
             ("COULOMB_INBOX_WRITERS", u32::from(self.inbox_writers)),
             ("COULOMB_INBOX_QUEUE", self.inbox_queue),
@@ -200,6 +212,8 @@ impl Config {
             ("COULOMB_USAGE_MEMORY_MIB", self.usage_memory_mib),
             ("COULOMB_USAGE_BATCH", self.usage_batch),
             ("COULOMB_USAGE_QUEUE", self.usage_queue),
+            ("COULOMB_QUOTA_WRITERS", u32::from(self.quota_writers)),
+            ("COULOMB_QUOTA_QUEUE", self.quota_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
             ("COULOMB_EXPORTS", u32::from(self.exports)),
             ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, stripe, usage};
+use crate::{auth, billing, export, health, quota, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -60,6 +60,22 @@ use crate::{auth, billing, export, health, stripe, usage};
         usage::reads_http::daily,
         usage::reads_http::list_records,
         usage::reads_http::show_current,
+        quota::quotas_http::show_plan,
+        quota::quotas_http::put_plan,
+        quota::quotas_http::list,
+        quota::quotas_http::create,
+        quota::quotas_http::show,
+        quota::quotas_http::update,
+        quota::quotas_http::delete,
+        quota::quotas_http::history,
+        quota::exemptions_http::list,
+        quota::exemptions_http::create,
+        quota::exemptions_http::delete,
+        quota::check_http::check,
+        quota::check_http::reserve,
+        quota::check_http::settle,
+        quota::check_http::release,
+        quota::messages_http::list,
         export::http::export,
         export::http::totals,
     ),

@@ -1,7 +1,132 @@
 //! Quotas: limits on what a meter counts in a period.
 //!
 //! Counting is apart from limiting. A *slot* says what is counted (a meter, a filter, a period); its counters are kept by the
-//! transaction that writes the usage, whether or not a limit applies. A quota puts a limit on a slot.
+//! transaction that writes the usage, whether or not a limit applies. A quota (of an org, or of its plan) puts a limit on a slot.
+//! So a change of plan or of a quota changes the limit and never what was counted.
+//!
+//! Who changes a counter has locked it, and counters are locked in the order of their keys. A reservation sets an amount aside at
+//! the counters of the periods in which it is made; what is admitted under a hard limit (used and reserved) is at most the limit.
 
+pub mod admit;
+mod book;
+pub mod check;
+pub mod check_http;
 pub mod counters;
+pub mod define;
+pub mod desk;
+pub mod exemptions;
+pub mod exemptions_http;
+mod lane;
+pub mod limits;
+pub mod messages;
+pub mod messages_http;
+pub mod orgs;
+pub mod periods;
+pub mod plan_quotas;
+pub mod quantity;
+pub mod quotas;
+pub mod quotas_http;
+pub mod reservations;
+pub mod settle;
 pub mod slots;
+mod sql;
+pub mod standing;
+
+use std::sync::Arc;
+
+use diesel::pg::PgConnection;
+
+use crate::billing::directory::Directory;
+use crate::db::Db;
+use crate::error::Error;
+use crate::time::Clock;
+use crate::usage::catalog::{self, Catalog};
+use lane::Lane;
+use limits::Limits;
+
+/// What is held in memory to decide about quotas.
+pub struct Parts {
+    /// Orgs.
+    pub directory: Arc<Directory>,
+    /// What is counted.
+    pub catalog: Arc<catalog::Held>,
+    /// What limits it.
+    pub limits: Arc<limits::Held>,
+    /// The time.
+    pub clock: Clock,
+}
+
+type Versioned = (Arc<Catalog>, Arc<Limits>);
+
+impl Parts {
+    /// Catalogue and limits, when both are held at the same version.
+    fn held(&self) -> Option<Versioned> {
+        let (catalog, limits) = (self.catalog.get(), self.limits.get());
+        (catalog.version == limits.version && catalog.version != 0).then_some((catalog, limits))
+    }
+
+    /// Catalogue and limits, when both are held at this version.
+    fn at(&self, version: i64) -> Option<Versioned> {
+        self.held().filter(|(catalog, _)| catalog.version == version)
+    }
+
+    fn refresh(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        self.catalog.refresh(conn)?;
+        self.limits.refresh(conn).map(drop)
+    }
+
+    /// Catalogue and limits as the database has them.
+    fn refreshed(&self, conn: &mut PgConnection) -> Result<Versioned, Error> {
+        // The two are read one after the other: a change in between is met by reading again.
+        for _ in 0..20 {
+            self.refresh(conn)?;
+            if let Some(held) = self.held() {
+                return Ok(held);
+            }
+        }
+        Err(Error::Busy("the catalogue changes all the time: try again in a second"))
+    }
+}
+
+/// The way to ask about quotas: requests that come together share a transaction.
+pub struct Quotas {
+    desk: Lane<desk::Job, desk::Done>,
+    checks: Lane<check::Items, Vec<check::Verdict>>,
+    /// What is held in memory.
+    pub parts: Arc<Parts>,
+}
+
+impl Quotas {
+    /// Starts `writers` threads for reservations and one for checks, each with a queue of `capacity`.
+    #[must_use]
+    pub fn start(db: &Db, parts: Parts, writers: usize, capacity: usize) -> Self {
+        let parts = Arc::new(parts);
+        let desk =
+            Lane::start("quota-writer", writers, capacity, db, Arc::new(desk::Desk(Arc::clone(&parts))));
+        let checks =
+            Lane::start("quota-reader", 1, capacity, db, Arc::new(check::Checks(Arc::clone(&parts))));
+        Self { desk, checks, parts }
+    }
+
+    /// Has a request done at the desk; returns when it is durable.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`], [`Error::Busy`], or what is wrong with the request.
+    pub async fn ask(&self, job: desk::Job) -> Result<desk::Done, Error> {
+        self.desk.ask(job).await
+    }
+
+    /// Asks whether this may be used.
+    ///
+    /// # Errors
+    /// As [`Quotas::ask`].
+    pub async fn check(&self, items: check::Items) -> Result<Vec<check::Verdict>, Error> {
+        self.checks.ask(items).await
+    }
+
+    /// Takes no more requests, does those that wait, ends the threads.
+    pub fn stop(&self) {
+        self.desk.stop();
+        self.checks.stop();
+    }
+}

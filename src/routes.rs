@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, stripe, usage};
+use crate::{auth, billing, export, health, openapi, quota, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -58,6 +58,35 @@ pub fn all(config: &mut ServiceConfig) {
         .service(resource("/v1/usage/daily").route(get().to(usage::reads_http::daily)))
         .service(resource("/v1/usage/records").route(get().to(usage::reads_http::list_records)))
         .service(resource("/v1/usage/current").route(get().to(usage::reads_http::show_current)))
+        // Quotas
+        .service(
+            resource("/v1/plans/{id}/quotas")
+                .route(get().to(quota::quotas_http::show_plan))
+                .route(put().to(quota::quotas_http::put_plan)),
+        )
+        .service(
+            resource("/v1/quotas")
+                .route(get().to(quota::quotas_http::list))
+                .route(post().to(quota::quotas_http::create)),
+        )
+        .service(
+            resource("/v1/quotas/{id}")
+                .route(get().to(quota::quotas_http::show))
+                .route(patch().to(quota::quotas_http::update))
+                .route(delete().to(quota::quotas_http::delete)),
+        )
+        .service(resource("/v1/quotas/{id}/history").route(get().to(quota::quotas_http::history)))
+        .service(
+            resource("/v1/quota_exemptions")
+                .route(get().to(quota::exemptions_http::list))
+                .route(post().to(quota::exemptions_http::create)),
+        )
+        .service(resource("/v1/quota_exemptions/{id}").route(delete().to(quota::exemptions_http::delete)))
+        .service(resource("/v1/quota/check").route(post().to(quota::check_http::check)))
+        .service(resource("/v1/quota/reserve").route(post().to(quota::check_http::reserve)))
+        .service(resource("/v1/quota/{id}/settle").route(post().to(quota::check_http::settle)))
+        .service(resource("/v1/quota/{id}/release").route(post().to(quota::check_http::release)))
+        .service(resource("/v1/messages").route(get().to(quota::messages_http::list)))
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

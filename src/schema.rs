@@ -397,6 +397,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    outbox_messages (org_id, message_id) {
+        org_id -> Int8,
+        message_id -> Text,
+        #[sql_name = "type"]
+        type_ -> Text,
+        dedupe_key -> Text,
+        payload -> Jsonb,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     payment_intents (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -441,6 +453,17 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         description -> Nullable<Text>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    plan_quotas (plan_id, slot_id) {
+        plan_id -> Text,
+        slot_id -> Int4,
+        limit_quantity -> Nullable<Numeric>,
+        enforcement -> Text,
+        refuse_usage -> Bool,
+        thresholds -> Array<Nullable<Numeric>>,
     }
 }
 
@@ -534,6 +557,35 @@ diesel::table! {
 }
 
 diesel::table! {
+    quota_exemptions (org_id, exemption_id) {
+        org_id -> Int8,
+        exemption_id -> Text,
+        slot_id -> Int4,
+        subject -> Text,
+        reason -> Text,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    quota_reservations (org_id, reservation_id) {
+        org_id -> Int8,
+        reservation_id -> Text,
+        meter_id -> Int4,
+        amount -> Numeric,
+        dimensions -> Jsonb,
+        subject -> Nullable<Text>,
+        member -> Nullable<Text>,
+        held -> Jsonb,
+        state -> Text,
+        made_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+        settled_quantity -> Nullable<Numeric>,
+    }
+}
+
+diesel::table! {
     quota_slot_orgs (slot_id, org_id) {
         slot_id -> Int4,
         org_id -> Int8,
@@ -549,6 +601,20 @@ diesel::table! {
         period -> Text,
         everywhere -> Bool,
         created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    quotas (org_id, quota_id) {
+        org_id -> Int8,
+        quota_id -> Text,
+        slot_id -> Int4,
+        limit_quantity -> Nullable<Numeric>,
+        enforcement -> Text,
+        refuse_usage -> Bool,
+        thresholds -> Array<Nullable<Numeric>>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
     }
 }
 
@@ -829,16 +895,21 @@ diesel::allow_tables_to_appear_in_same_query!(
     meters,
     org_refs,
     orgs,
+    outbox_messages,
     payment_intents,
     payments,
+    plan_quotas,
     plan_stripe_prices,
     plans,
     prices,
     products,
     promotion_codes,
     quota_counters,
+    quota_exemptions,
+    quota_reservations,
     quota_slot_orgs,
     quota_slots,
+    quotas,
     rate_cards,
     rating_counters,
     refunds,

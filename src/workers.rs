@@ -5,11 +5,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use diesel::pg::PgConnection;
 
 use crate::app::App;
 use crate::commands;
 use crate::error::Error;
+use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
 use crate::usage::partitions;
 
@@ -63,7 +65,46 @@ const WORKERS: &[Worker] = &[
         woken: false,
         turn: refresh_usage,
     },
+    Worker {
+        name: "reservation-sweeper",
+        threads: |_| 1,
+        interval: Duration::from_secs(1),
+        woken: false,
+        turn: end_overdue_reservations,
+    },
+    Worker {
+        name: "quota-cleaner",
+        threads: |_| 1,
+        interval: Duration::from_secs(600),
+        woken: false,
+        turn: forget_quota_periods,
+    },
 ];
+
+fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let ended = desk::sweep(conn, app.clock.now())?;
+    Ok(if ended == 0 { Turn::Rest } else { Turn::More })
+}
+
+/// Ended reservations are remembered as long as usage may come late.
+const RESERVATIONS_DAYS: i64 = 35;
+/// A billing period lasts three years at most.
+const BILLING_DAYS: i64 = 3 * 366;
+
+fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let now = app.clock.now();
+    // A day more: local days begin before those of UTC.
+    let before = |days: i64| (now - TimeDelta::days(days + 1)).date_naive();
+    let days = i64::from(app.config.quota_retention_days);
+    let oldest = counters::Oldest {
+        org: before(days),
+        subject: before(i64::from(app.config.quota_subject_retention_days)),
+        billing: before(days + BILLING_DAYS),
+    };
+    let forgotten = counters::forget_old(conn, oldest)?
+        + reservations::forget_old(conn, now - TimeDelta::days(RESERVATIONS_DAYS))?;
+    Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
+}
 
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let options = project::Options {

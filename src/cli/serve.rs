@@ -42,6 +42,7 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
     let served = actix_web::rt::System::new().block_on(listen(&app, &place, admin_key.as_deref()));
     app.inbox.stop();
     app.usage.stop();
+    app.quotas.stop();
     drop(app);
     if let Some(embedded) = server.embedded {
         embedded.stop()?;

@@ -19,6 +19,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-000300", include_str!("../../migrations/2026-11-21-000300_mirrors/up.sql")),
     ("2026-11-21-000400", include_str!("../../migrations/2026-11-21-000400_links_and_plans/up.sql")),
     ("2026-11-21-000500", include_str!("../../migrations/2026-11-21-000500_metering/up.sql")),
+    ("2026-11-21-000600", include_str!("../../migrations/2026-11-21-000600_quotas/up.sql")),
     ("2026-11-21-000700", include_str!("../../migrations/2026-11-21-000700_usage_upkeep/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");

@@ -41,6 +41,7 @@ BEGIN
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
         ('usage_series', own_org), ('usage_keys', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
         ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
+        ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org), ('outbox_messages', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),

@@ -19,6 +19,8 @@ mod mirrors;
 mod openapi;
 mod partitions;
 mod projection;
+mod quota;
+mod quota_race;
 mod reads;
 mod schema;
 mod serving;

@@ -1,0 +1,276 @@
+//! The book of a batch: counters and reservations that are locked, as they become while requests are decided one after the other.
+//! In memory; what has changed is written at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use rust_decimal::Decimal;
+
+use super::counters::{self, Count, CounterKey, Moved};
+use super::desk::Done;
+use super::limits::Limits;
+use super::orgs::Orgs;
+use super::reservations::{self, Name, Row, State};
+use super::settle::{Claim, Usage};
+use super::standing::{self, Ask, Standing};
+use crate::billing::directory::OrgContext;
+use crate::error::Error;
+use crate::usage::catalog::Catalog;
+use crate::usage::meters::Aggregation;
+
+/// Counters and reservations of a batch, locked, as they become while its requests are decided.
+pub(super) struct Book<'a> {
+    catalog: &'a Catalog,
+    limits: &'a Limits,
+    now: DateTime<Utc>,
+    counts: BTreeMap<CounterKey, Count>,
+    /// What is to be added to the counters.
+    changes: BTreeMap<CounterKey, Count>,
+    rows: BTreeMap<Name, Row>,
+    /// Reservations that were not there before.
+    fresh: BTreeSet<Name>,
+    /// Reservations that were, and have changed.
+    touched: BTreeSet<Name>,
+}
+
+impl<'a> Book<'a> {
+    /// Opens the book and ends what is overdue, before anything is decided. `None`: a reservation made since the caller looked is
+    /// held by counters that it has not locked.
+    pub(super) fn open(
+        catalog: &'a Catalog,
+        limits: &'a Limits,
+        now: DateTime<Utc>,
+        counts: BTreeMap<CounterKey, Count>,
+        rows: BTreeMap<Name, Row>,
+    ) -> Option<Self> {
+        if rows.values().any(|row| row.held.iter().any(|key| !counts.contains_key(key))) {
+            return None;
+        }
+        let (changes, fresh, touched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut book = Self { catalog, limits, now, counts, changes, rows, fresh, touched };
+        let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(Row::name);
+        for name in overdue.collect::<Vec<_>>() {
+            book.end(&name, State::Expired, None);
+        }
+        Some(book)
+    }
+
+    /// How many reservations ended.
+    pub(super) fn ended(&self) -> usize {
+        self.touched.len()
+    }
+
+    pub(super) fn count(&self, key: &CounterKey) -> Count {
+        self.counts.get(key).copied().unwrap_or_default()
+    }
+
+    pub(super) fn add(&mut self, key: &CounterKey, used: Decimal, reserved: Decimal) {
+        for counts in [&mut self.counts, &mut self.changes] {
+            let count = counts.entry(key.clone()).or_default();
+            count.used += used;
+            count.reserved += reserved;
+        }
+    }
+
+    /// Ends an open reservation: its amount leaves its counters.
+    fn end(&mut self, name: &Name, state: State, settled: Option<Decimal>) {
+        let Some(row) = self.rows.get_mut(name) else { return };
+        let (held, amount) = (std::mem::take(&mut row.held), row.amount);
+        let was_open = row.state == State::Open;
+        (row.state, row.ended_at, row.settled) = (state, Some(self.now), settled);
+        if was_open {
+            for key in &held {
+                self.add(key, Decimal::ZERO, -amount);
+            }
+        }
+        if let Some(row) = self.rows.get_mut(name) {
+            row.held = held;
+        }
+        self.touched.insert(name.clone());
+    }
+
+    pub(super) fn reserve(
+        &mut self,
+        org: &OrgContext,
+        ask: &Ask,
+        member: Option<&String>,
+        id: &str,
+        expires_at: DateTime<Utc>,
+    ) -> Result<Done, Error> {
+        let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| no_such_meter(&ask.meter))?;
+        if meter.aggregation == Aggregation::Count && !ask.amount.is_integer() {
+            return Err(Error::invalid(
+                "amount",
+                "must be a whole number, for the meter counts usage events",
+            ));
+        }
+        let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
+        let applying = standing::applying(self.catalog, self.limits, org, meter.meter_id, at, self.now);
+        let name = (org.org_id, id.to_owned());
+        if let Some(row) = self.rows.get(&name) {
+            let same = (row.meter_id, row.amount, &row.dimensions, &row.subject, row.member.as_ref())
+                == (meter.meter_id, ask.amount, &ask.dimensions, &ask.subject, member);
+            if !same {
+                return Err(Error::conflict(
+                    "reservation_id_reused",
+                    "this id was used for another reservation: use a fresh one",
+                ));
+            }
+        } else {
+            if let Some(over) = applying.iter().find(|at| !at.fits(self.count(&at.key), ask.amount)) {
+                let standing = over.standing(meter, org, self.count(&over.key));
+                return standing.map(|standing| Done::Exceeded(Box::new(standing))).ok_or_else(no_standing);
+            }
+            let row = Row {
+                org_id: org.org_id,
+                id: id.to_owned(),
+                meter_id: meter.meter_id,
+                meter: meter.key.clone(),
+                amount: ask.amount,
+                dimensions: ask.dimensions.clone(),
+                subject: ask.subject.clone(),
+                member: member.cloned(),
+                held: applying.iter().map(|at| at.key.clone()).collect(),
+                state: State::Open,
+                made_at: self.now,
+                expires_at,
+                ended_at: None,
+                settled: None,
+            };
+            for at in &applying {
+                self.add(&at.key, Decimal::ZERO, ask.amount);
+            }
+            self.rows.insert(name.clone(), row);
+            self.fresh.insert(name.clone());
+        }
+        let standings = applying.iter().filter_map(|at| at.standing(meter, org, self.count(&at.key)));
+        let row = self.rows.get(&name).ok_or(Error::NotFound("reservation"))?;
+        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, standings.collect()))))
+    }
+
+    pub(super) fn release(&mut self, name: &Name, orgs: &Orgs) -> Result<Done, Error> {
+        if self.rows.get(name).ok_or(Error::NotFound("reservation"))?.state == State::Open {
+            self.end(name, State::Released, None);
+        }
+        self.shown(name, orgs)
+    }
+
+    /// Settles, and says whether the claimed usage is to be stored.
+    pub(super) fn settle(
+        &mut self,
+        name: &Name,
+        orgs: &Orgs,
+        usage: &Usage<'_>,
+        claim: &Claim,
+    ) -> Result<(Done, bool), Error> {
+        let row = self.rows.get(name).ok_or(Error::NotFound("reservation"))?;
+        let settled_otherwise = || {
+            Error::conflict(
+                "already_settled",
+                "this reservation was settled with other usage, which stays as it is",
+            )
+        };
+        match claim {
+            Claim::Rejected(why) => Err(Error::invalid(why.field.clone(), why.detail.clone())),
+            Claim::Conflict if row.state == State::Settled => Err(settled_otherwise()),
+            Claim::Conflict => Err(Error::conflict(
+                "usage_event_conflict",
+                "another usage event is recorded under this source and id: the reservation stays",
+            )),
+            Claim::Duplicate { quantity } => {
+                if row.state == State::Settled && row.settled != Some(*quantity) {
+                    return Err(settled_otherwise());
+                }
+                if row.state != State::Settled {
+                    // The usage is counted already.
+                    self.end(name, State::Settled, Some(*quantity));
+                }
+                Ok((self.shown(name, orgs)?, false))
+            }
+            Claim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
+            Claim::New { quantity, counters } => {
+                if let Some(over) = self.over(row, usage, counters)? {
+                    return Ok((Done::Exceeded(Box::new(over)), false));
+                }
+                self.end(name, State::Settled, Some(*quantity));
+                for (key, added) in counters {
+                    self.add(key, *added, Decimal::ZERO);
+                }
+                Ok((self.shown(name, orgs)?, true))
+            }
+        }
+    }
+
+    /// The first limit under which usage in a reservation's place does not fit. What was set aside at a counter fits there.
+    fn over(
+        &self,
+        row: &Row,
+        usage: &Usage<'_>,
+        counters: &[(CounterKey, Decimal)],
+    ) -> Result<Option<Standing>, Error> {
+        let slots = self.catalog.slots.values().flatten();
+        for (key, added) in counters {
+            let Some(slot) = slots.clone().find(|slot| slot.slot_id == key.slot_id) else { continue };
+            let Some(meter) = self.catalog.meters.get(&slot.meter_id) else { continue };
+            let subject = Some(key.subject.as_str()).filter(|subject| !subject.is_empty()).or(usage.subject);
+            let at = standing::Applying {
+                key: key.clone(),
+                slot: Arc::clone(slot),
+                limit: self.limits.of(&usage.org, key.slot_id),
+                exempt: self.limits.is_exempt(key.org_id, key.slot_id, subject),
+            };
+            let own =
+                if row.state == State::Open && row.held.contains(key) { row.amount } else { Decimal::ZERO };
+            if *added > own && !at.fits(self.count(key), *added - own) {
+                return at.standing(meter, &usage.org, self.count(key)).map(Some).ok_or_else(no_standing);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A settlement whose meter no longer counts.
+    pub(super) fn unrecordable(&self, name: &Name, orgs: &Orgs) -> Result<Done, Error> {
+        let row = self.rows.get(name).ok_or(Error::NotFound("reservation"))?;
+        if row.state == State::Settled {
+            return self.shown(name, orgs);
+        }
+        Err(no_such_meter(&row.meter))
+    }
+
+    fn shown(&self, name: &Name, orgs: &Orgs) -> Result<Done, Error> {
+        let row = self.rows.get(name).ok_or(Error::NotFound("reservation"))?;
+        let org = orgs.by_id(row.org_id).ok_or(Error::NotFound("org"))?;
+        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, Vec::new()))))
+    }
+
+    /// Writes what has changed; tells the counters that usage was added to. `None`: another transaction has made one of the
+    /// reservations meanwhile, roll back.
+    pub(super) fn write(&self, conn: &mut PgConnection) -> Result<Option<Vec<Moved>>, Error> {
+        let zero = Count::default();
+        let changes: BTreeMap<_, _> =
+            self.changes.iter().filter(|(_, by)| **by != zero).map(|(key, by)| (key.clone(), *by)).collect();
+        counters::change(conn, &changes)?;
+        let fresh: Vec<&Row> = self.fresh.iter().filter_map(|name| self.rows.get(name)).collect();
+        if !reservations::insert(conn, &fresh)? {
+            return Ok(None);
+        }
+        let touched: Vec<&Row> = self.touched.iter().filter_map(|name| self.rows.get(name)).collect();
+        reservations::update(conn, &touched)?;
+        let moved = changes.into_iter().filter(|(_, by)| !by.used.is_zero());
+        let moved = moved.map(|(key, by)| Moved { added: by.used, used: self.count(&key).used, key });
+        Ok(Some(moved.collect()))
+    }
+}
+
+fn no_such_meter(key: &str) -> Error {
+    Error::invalid(
+        "meter",
+        format!("`{key}` is no meter of kind sum or count that counts: /v1/meters lists them"),
+    )
+}
+
+fn no_standing() -> Error {
+    Error::Internal("a limit refused that is not there".to_owned())
+}

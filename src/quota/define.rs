@@ -1,0 +1,228 @@
+//! Defining what is counted. A slot that is new, or new to an org, is filled in from what was recorded in the running period, in the
+//! transaction that defines it: from then on it is as if it had always been there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::periods;
+use super::slots::PeriodKind;
+use crate::billing::directory::{Directory, OrgContext};
+use crate::error::Error;
+use crate::schema::{quota_slot_orgs, quota_slots, usage_series};
+use crate::usage::{catalog, meters};
+
+/// Orgs filled in by one statement.
+const CHUNK: usize = 1000;
+const TEXT_LIMIT: usize = 200;
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counted {
+    /// Key of the meter: one of kind `sum` or `count`.
+    pub meter: String,
+    /// Dimension to value: only usage that has them all. Empty: all usage of the meter.
+    #[serde(default)]
+    pub filter: BTreeMap<String, String>,
+    /// One counter, and so one limit, for each subject.
+    #[serde(default)]
+    pub per_subject: bool,
+    /// How long a counter runs.
+    pub period: PeriodKind,
+}
+
+/// Whom it is counted for.
+#[derive(Clone, Copy, Debug)]
+pub enum For {
+    /// Every org, as plans limit it.
+    Everybody,
+    /// One org.
+    Org(i64),
+}
+
+/// The slot that counts this for them, made and filled in where it is not there. It begins with the catalogue's lock, so call it
+/// first in the transaction.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the field that is wrong.
+pub fn define(
+    conn: &mut PgConnection,
+    directory: &Directory,
+    counted: &Counted,
+    whose: For,
+    now: DateTime<Utc>,
+) -> Result<i32, Error> {
+    catalog::change(conn)?;
+    let meter_id = check(conn, counted)?;
+    let (slot_id, everywhere) = match find(conn, meter_id, counted)? {
+        Some(found) => found,
+        None => (insert(conn, meter_id, counted, now)?, false),
+    };
+    let slot = Fill { slot_id, meter_id, counted, now };
+    match whose {
+        _ if everywhere => {}
+        For::Org(org_id) => {
+            let joined = diesel::insert_into(quota_slot_orgs::table)
+                .values((quota_slot_orgs::slot_id.eq(slot_id), quota_slot_orgs::org_id.eq(org_id)))
+                .on_conflict_do_nothing()
+                .execute(conn)?;
+            if joined == 1 {
+                slot.run(conn, directory, &[org_id])?;
+            }
+        }
+        For::Everybody => {
+            diesel::update(quota_slots::table.find(slot_id))
+                .set(quota_slots::everywhere.eq(true))
+                .execute(conn)?;
+            // Orgs that have it already are reckoned once more, with the same result.
+            let org_ids: Vec<i64> = usage_series::table
+                .filter(usage_series::meter_id.eq(meter_id))
+                .select(usage_series::org_id)
+                .distinct()
+                .order(usage_series::org_id)
+                .load(conn)?;
+            for chunk in org_ids.chunks(CHUNK) {
+                slot.run(conn, directory, chunk)?;
+            }
+        }
+    }
+    Ok(slot_id)
+}
+
+fn check(conn: &mut PgConnection, counted: &Counted) -> Result<i32, Error> {
+    let meter =
+        meters::active(conn)?.into_iter().find(|meter| meter.key == counted.meter).ok_or_else(|| {
+            Error::invalid(
+                "meter",
+                format!("`{}` is no meter that counts: /v1/meters lists them", counted.meter),
+            )
+        })?;
+    if !meter.aggregation.is_additive() {
+        let kind = meter.aggregation.name();
+        return Err(Error::invalid(
+            "meter",
+            format!(
+                "`{}` has the aggregation {kind}, but only meters of kind sum or count can be limited",
+                meter.key
+            ),
+        ));
+    }
+    for (name, value) in &counted.filter {
+        if !meter.dimensions.contains(name) {
+            return Err(Error::invalid(
+                format!("filter.{name}"),
+                format!("is no dimension of this meter; it has: {}", meter.dimensions.join(", ")),
+            ));
+        }
+        if value.contains('\0') || value.chars().count() > TEXT_LIMIT {
+            return Err(Error::invalid(
+                format!("filter.{name}"),
+                format!("must be at most {TEXT_LIMIT} characters, without NUL"),
+            ));
+        }
+    }
+    Ok(meter.meter_id)
+}
+
+fn filter_of(counted: &Counted) -> Value {
+    Value::Object(counted.filter.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect())
+}
+
+fn find(conn: &mut PgConnection, meter_id: i32, counted: &Counted) -> Result<Option<(i32, bool)>, Error> {
+    let found = quota_slots::table
+        .filter(quota_slots::meter_id.eq(meter_id))
+        .filter(quota_slots::filter.eq(filter_of(counted)))
+        .filter(quota_slots::per_subject.eq(counted.per_subject))
+        .filter(quota_slots::period.eq(counted.period.name()))
+        .select((quota_slots::slot_id, quota_slots::everywhere))
+        .first(conn)
+        .optional()?;
+    Ok(found)
+}
+
+/// The slot that counts this, if there is one.
+///
+/// # Errors
+/// [`Error::Invalid`] for what no slot can count.
+pub fn existing(conn: &mut PgConnection, counted: &Counted) -> Result<Option<i32>, Error> {
+    let meter_id = check(conn, counted)?;
+    Ok(find(conn, meter_id, counted)?.map(|(slot_id, _)| slot_id))
+}
+
+fn insert(
+    conn: &mut PgConnection,
+    meter_id: i32,
+    counted: &Counted,
+    now: DateTime<Utc>,
+) -> Result<i32, Error> {
+    // The catalogue's lock keeps others from taking the same number.
+    let last: Option<i32> = quota_slots::table.select(diesel::dsl::max(quota_slots::slot_id)).first(conn)?;
+    let slot_id = last.unwrap_or(0) + 1;
+    diesel::insert_into(quota_slots::table)
+        .values((
+            quota_slots::slot_id.eq(slot_id),
+            quota_slots::meter_id.eq(meter_id),
+            quota_slots::filter.eq(filter_of(counted)),
+            quota_slots::per_subject.eq(counted.per_subject),
+            quota_slots::period.eq(counted.period.name()),
+            quota_slots::everywhere.eq(false),
+            quota_slots::created_at.eq(now),
+        ))
+        .execute(conn)?;
+    Ok(slot_id)
+}
+
+/// A slot that is to be filled in.
+struct Fill<'a> {
+    slot_id: i32,
+    meter_id: i32,
+    counted: &'a Counted,
+    now: DateTime<Utc>,
+}
+
+impl Fill<'_> {
+    /// Sets the counters of these orgs to what was recorded, from the running period on (usage may lie a little ahead).
+    fn run(&self, conn: &mut PgConnection, directory: &Directory, org_ids: &[i64]) -> Result<(), Error> {
+        let orgs: Vec<(String, Arc<OrgContext>)> = directory.load(conn, &[], org_ids)?;
+        let from: Vec<(i64, NaiveDate)> = orgs
+            .iter()
+            .map(|(_, org)| (org.org_id, periods::label_at(self.counted.period, org, self.now)))
+            .collect();
+        diesel::sql_query(self.sql())
+            .bind::<Array<BigInt>, _>(from.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+            .bind::<Array<Date>, _>(from.iter().map(|(_, label)| *label).collect::<Vec<_>>())
+            .bind::<Integer, _>(self.slot_id)
+            .bind::<Integer, _>(self.meter_id)
+            .bind::<Jsonb, _>(filter_of(self.counted))
+            .execute(conn)?;
+        Ok(())
+    }
+
+    /// The summaries know the day of all usage, but neither its subject nor its billing period: those are read off the records.
+    fn sql(&self) -> String {
+        let records = self.counted.per_subject || self.counted.period == PeriodKind::Billing;
+        let table = if records { "usage_records" } else { "daily_summaries" };
+        let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
+        let label = match self.counted.period {
+            PeriodKind::Day => "u.day",
+            PeriodKind::Month => "date_trunc('month', u.day)::date",
+            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.day)::date)",
+        };
+        format!(
+            "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved)
+             SELECT u.org_id, $3, {subject}, {label}, sum(u.quantity), 0
+             FROM unnest($1, $2) AS k (org_id, label) JOIN usage_series s ON s.org_id = k.org_id
+             JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id AND {label} >= k.label
+             WHERE s.meter_id = $4 AND s.dimensions @> $5
+             GROUP BY 1, 2, 3, 4
+             ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = excluded.used"
+        )
+    }
+}

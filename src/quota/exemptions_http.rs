@@ -1,0 +1,128 @@
+//! `/v1/quota_exemptions`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::check_http::check_text;
+use super::define::Counted;
+use super::exemptions::{self, Exemption};
+use super::quotas_http::{org_id, plain};
+use super::slots::PeriodKind;
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::commands::{self, Answer, Audit};
+use crate::error::Error;
+use crate::http::Body;
+use crate::openapi::{CommandErrors, IdempotencyKey, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// What an exemption is to be. Meter, filter, per_subject and period name the limits, as they do in a quota.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewExemption {
+    /// Public or external id of the org.
+    pub org: String,
+    /// Key of the meter.
+    pub meter: String,
+    /// The quota's filter.
+    #[serde(default)]
+    pub filter: BTreeMap<String, String>,
+    /// Whether the quota has one counter for each subject.
+    #[serde(default)]
+    pub per_subject: bool,
+    /// The quota's period.
+    pub period: PeriodKind,
+    /// Who is exempt.
+    #[schema(min_length = 1, max_length = 200)]
+    pub subject: String,
+    /// Why, for people.
+    #[schema(min_length = 1, max_length = 200)]
+    pub reason: String,
+}
+
+/// Narrows the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only those of this org, by public or external id.
+    org: Option<String>,
+}
+
+/// Lists exemptions by id.
+#[utoipa::path(
+    get, path = "/v1/quota_exemptions", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
+    responses((status = 200, description = "A page", body = Page<Exemption>), ReadErrors)
+)]
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    mut params: Params,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (parts, own) = (app.clone(), principal.rows);
+    let rows = app.db.run(principal.rows, move |conn| {
+        let org_id = org_id(conn, &parts, own, query.org.as_deref())?;
+        exemptions::list(conn, org_id, None, after.as_deref(), limit + 1)
+    });
+    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, |row| row.id.clone())?))
+}
+
+/// Exempts a subject of an org from the limits on this. It holds at once; its usage is counted all the same.
+#[utoipa::path(
+    post, path = "/v1/quota_exemptions", tag = "quotas", params(IdempotencyKey), request_body = NewExemption,
+    security(("key" = ["billing:write"])), responses((status = 201, description = "The exemption", body = Exemption), CommandErrors)
+)]
+pub async fn create(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let sent: NewExemption = commands::parse(&body.0)?;
+    check_text("subject", &sent.subject)?;
+    check_text("reason", &sent.reason)?;
+    let NewExemption { org, meter, filter, per_subject, period, subject, reason } = sent;
+    let counted = Counted { meter, filter, per_subject, period };
+    let directory = Arc::clone(&app.directory);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org_id = directory.find_ref(conn, &org)?.org_id;
+        let id = exemptions::create(conn, org_id, &counted, (&subject, &reason), now)?;
+        let made = exemptions::list(conn, Some(org_id), Some(&id), None, 1)?.pop();
+        let made = made.ok_or(Error::NotFound("exemption"))?;
+        let audit = Audit { org_id, action: "quota_exemption.create", target: id, detail: json!(made) };
+        Answer::new(StatusCode::CREATED, &made, audit)
+    })
+    .await
+}
+
+/// Ends an exemption: limits hold the subject again, with all that it used.
+#[utoipa::path(
+    delete, path = "/v1/quota_exemptions/{id}", tag = "quotas", params(("id" = String, Path, description = "`qex_…`"), IdempotencyKey),
+    security(("key" = ["billing:write"])), responses((status = 204, description = "It is gone"), CommandErrors)
+)]
+pub async fn delete(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let id = plain(id, "exemption")?;
+    commands::run(&app, &principal, &request, &[], move |conn, _| {
+        let org_id = exemptions::delete(conn, &id)?;
+        let audit = Audit { org_id, action: "quota_exemption.delete", target: id.clone(), detail: json!({}) };
+        Answer::new(StatusCode::NO_CONTENT, &(), audit)
+    })
+    .await
+}

@@ -1,0 +1,104 @@
+//! Quantities on the wire: decimals as strings; numbers are taken where they are exact.
+
+use std::borrow::Cow;
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+
+/// Decimal places at most.
+const PLACES: u32 = 12;
+/// Below this, whatever the sign.
+const LIMIT: i64 = 1_000_000_000_000_000;
+/// Digits that a JSON number carries through a double without loss.
+const EXACT_DIGITS: usize = 15;
+
+/// A quantity of a meter: at most 12 decimal places, below 10^15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quantity(pub Decimal);
+
+impl Quantity {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.'));
+        let parsed = if plain { Decimal::from_str_exact(text) } else { Decimal::from_scientific(text) };
+        let number = parsed.map_err(|_| "a decimal such as \"12.5\" is expected")?.normalize();
+        if number.scale() > PLACES || number.abs() >= Decimal::from(LIMIT) {
+            return Err("a decimal has at most 12 places and is below 10^15");
+        }
+        Ok(Self(number))
+    }
+}
+
+impl Serialize for Quantity {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0.normalize())
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Sent<'a> {
+            Text(#[serde(borrow)] Cow<'a, str>),
+            Number(serde_json::Number),
+        }
+        let exact = match Sent::deserialize(from) {
+            Ok(Sent::Text(text)) => Self::parse(&text),
+            Ok(Sent::Number(number)) => {
+                let text = number.to_string();
+                let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+                let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+                if number.is_f64() && digits > EXACT_DIGITS + 1 {
+                    Err("a number with so many digits may not be exact: send it as a string")
+                } else {
+                    Self::parse(&text)
+                }
+            }
+            Err(_) => Err("a decimal such as \"12.5\" is expected"),
+        };
+        exact.map_err(serde::de::Error::custom)
+    }
+}
+
+impl utoipa::PartialSchema for Quantity {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).description(Some(
+            "A decimal as a string, at most 12 places and below 10^15. A JSON number is taken too.",
+        ));
+        text.into()
+    }
+}
+
+impl utoipa::ToSchema for Quantity {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_exact_is_taken_and_nothing_else() {
+        for (sent, kept) in [
+            ("\"12.50\"", Some("12.5")),
+            ("12", Some("12")),
+            ("0.1", Some("0.1")),
+            ("-3", Some("-3")),
+            ("1e3", Some("1000")),
+            ("\"0.000000000001\"", Some("0.000000000001")),
+            ("\"0.0000000000001\"", None),
+            ("\"999999999999999.999999999999\"", Some("999999999999999.999999999999")),
+            ("\"1000000000000000\"", None),
+            ("0.12345678901234567", None),
+            ("\"NaN\"", None),
+            ("\"\"", None),
+            ("1e400", None),
+            ("true", None),
+            ("null", None),
+        ] {
+            let quantity = serde_json::from_str::<Quantity>(sent).ok();
+            let text = quantity.map(|quantity| serde_json::to_value(quantity).expect("text"));
+            assert_eq!(text.as_ref().and_then(|text| text.as_str()), kept, "{sent}");
+        }
+    }
+}

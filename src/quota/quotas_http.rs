@@ -1,0 +1,325 @@
+//! `/v1/quotas` and `/v1/plans/{id}/quotas`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::define::Counted;
+use super::limits::{Enforcement, Terms};
+use super::plan_quotas::{self, PlanQuota};
+use super::quantity::Quantity;
+use super::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch};
+use super::slots::PeriodKind;
+use crate::app::App;
+use crate::auth::{PLATFORM, Principal, Scope};
+use crate::commands::{self, Answer, Audit};
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+use crate::http::Body;
+use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::params::Params;
+
+/// What a limit of an org or a plan is to be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLimit {
+    /// Public or external id of the org. For quotas of orgs only.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// Key of the meter: one of kind `sum` or `count`.
+    pub meter: String,
+    /// Dimension to value: only usage that has them all. Empty: all usage of the meter.
+    #[serde(default)]
+    pub filter: BTreeMap<String, String>,
+    /// One counter, and so one limit, for each subject.
+    #[serde(default)]
+    pub per_subject: bool,
+    /// How long a counter runs.
+    pub period: PeriodKind,
+    /// The limit; null: no limit. 0 allows nothing.
+    #[serde(deserialize_with = "given")]
+    #[schema(required)]
+    pub limit: Option<Quantity>,
+    /// `hard` (when left out): what does not fit is refused. `soft`: it is recorded as overage.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
+    /// Refuse usage over the limit when it is reported; otherwise it is recorded as overage. For hard limits only.
+    #[serde(default)]
+    pub refuse_usage: bool,
+    /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once a period.
+    #[serde(default)]
+    pub thresholds: Vec<Quantity>,
+}
+
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
+    Option::deserialize(from)
+}
+
+impl NewLimit {
+    fn split(self) -> Result<(Option<String>, Counted, Terms), Error> {
+        let Self { org, meter, filter, per_subject, period, limit, enforcement, refuse_usage, thresholds } =
+            self;
+        let enforcement = enforcement.unwrap_or(Enforcement::Hard);
+        let mut terms = Terms { limit, enforcement, refuse_usage, thresholds };
+        terms.check()?;
+        Ok((org, Counted { meter, filter, per_subject, period }, terms))
+    }
+}
+
+/// Narrows the list of quotas.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only those of this org, by public or external id.
+    org: Option<String>,
+    /// Only those on this meter.
+    meter: Option<String>,
+}
+
+/// The row id of the org that a request is about: the key's own, or the one that it names.
+pub(super) fn org_id(
+    conn: &mut diesel::PgConnection,
+    app: &App,
+    own: RowScope,
+    named: Option<&str>,
+) -> Result<Option<i64>, Error> {
+    let named = named.map(|name| app.directory.find_ref(conn, name).map(|org| org.org_id)).transpose()?;
+    match (own, named) {
+        (RowScope::Org(own), Some(named)) if own != named => Err(Error::NotFound("org")),
+        (RowScope::Org(own), _) => Ok(Some(own)),
+        (RowScope::Platform, named) => Ok(named),
+    }
+}
+
+/// Lists quotas of orgs by id. Limits that come from a plan are under `/v1/plans/{id}/quotas`.
+#[utoipa::path(
+    get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
+    responses((status = 200, description = "A page", body = Page<Quota>), ReadErrors)
+)]
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    mut params: Params,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (parts, own) = (app.clone(), principal.rows);
+    let rows = app.db.run(principal.rows, move |conn| {
+        let org_id = org_id(conn, &parts, own, query.org.as_deref())?;
+        let filter = Filter { id: None, org_id, meter: query.meter.clone(), after: after.clone() };
+        quotas::list(conn, &filter, limit + 1)
+    });
+    let rows: Vec<Quota> = rows.await?.into_iter().map(|(_, quota)| quota).collect();
+    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |quota| quota.id.clone())?))
+}
+
+/// Makes a quota. What it counts is filled in from the usage of the running period.
+#[utoipa::path(
+    post, path = "/v1/quotas", tag = "quotas", params(IdempotencyKey), request_body = NewLimit, security(("key" = ["billing:write"])),
+    responses((status = 201, description = "The quota", body = Quota), CommandErrors)
+)]
+pub async fn create(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (org, counted, terms) = commands::parse::<NewLimit>(&body.0)?.split()?;
+    let org = org.ok_or_else(|| Error::invalid("org", "must name an org by its public or external id"))?;
+    let directory = Arc::clone(&app.directory);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org_id = directory.find_ref(conn, &org)?.org_id;
+        let id = quotas::create(conn, &directory, org_id, &counted, &terms, now)?;
+        let (_, quota) = quotas::find(conn, &id, Some(org_id))?;
+        let audit = Audit { org_id, action: "quota.create", target: id, detail: json!(quota) };
+        Answer::new(StatusCode::CREATED, &quota, audit)
+    })
+    .await
+}
+
+/// Shows a quota.
+#[utoipa::path(
+    get, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`")), security(("key" = ["usage:read"])),
+    responses((status = 200, description = "The quota", body = Quota), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let (id, own) = (plain(id, "quota")?, own(principal.rows));
+    let quota = app.db.run(principal.rows, move |conn| quotas::find(conn, &id, own)).await?.1;
+    Ok(HttpResponse::Ok().json(quota))
+}
+
+/// An id from the path; PostgreSQL cannot look for NUL.
+pub(super) fn plain(id: web::Path<String>, what: &'static str) -> Result<String, Error> {
+    let id = id.into_inner();
+    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
+}
+
+/// The org that a key is kept to.
+pub(super) fn own(rows: RowScope) -> Option<i64> {
+    match rows {
+        RowScope::Platform => None,
+        RowScope::Org(org_id) => Some(org_id),
+    }
+}
+
+/// Changes a quota. It holds at once; what was counted stays.
+#[utoipa::path(
+    patch, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
+    request_body = QuotaPatch, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The quota as it is now", body = Quota), CommandErrors)
+)]
+pub async fn update(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, patch): (String, QuotaPatch) = (plain(id, "quota")?, commands::parse(&body.0)?);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let (org_id, quota) = quotas::update(conn, &id, &patch, now)?;
+        let audit = Audit { org_id, action: "quota.update", target: id.clone(), detail: json!(quota) };
+        Answer::new(StatusCode::OK, &quota, audit)
+    })
+    .await
+}
+
+/// Takes a quota away: its plan's limit holds again, if there is one. Counting goes on.
+#[utoipa::path(
+    delete, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
+    security(("key" = ["billing:write"])), responses((status = 204, description = "It is gone"), CommandErrors)
+)]
+pub async fn delete(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let id = plain(id, "quota")?;
+    commands::run(&app, &principal, &request, &[], move |conn, _| {
+        let org_id = quotas::delete(conn, &id)?;
+        let audit = Audit { org_id, action: "quota.delete", target: id.clone(), detail: json!({}) };
+        Answer::new(StatusCode::NO_CONTENT, &(), audit)
+    })
+    .await
+}
+
+/// Narrows a history.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryQuery {
+    /// Only this subject.
+    subject: Option<String>,
+}
+
+/// What was used in each period, newest first, the running one included, as far back as the retention goes.
+#[utoipa::path(
+    get, path = "/v1/quotas/{id}/history", tag = "quotas", security(("key" = ["usage:read"])),
+    params(("id" = String, Path, description = "`quo_…`"), HistoryQuery, PageQuery),
+    responses((status = 200, description = "A page", body = Page<PeriodUsage>), FindErrors)
+)]
+pub async fn history(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    mut params: Params,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let (query, page): (HistoryQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let (limit, after) = (page.limit()?, page.after::<HistoryCursor>()?);
+    let (id, own, directory) = (plain(id, "quota")?, own(principal.rows), Arc::clone(&app.directory));
+    let rows = app.db.run(principal.rows, move |conn| {
+        quotas::history(conn, &directory, (&id, own), query.subject.as_deref(), after.clone(), limit + 1)
+    });
+    let key = |row: &PeriodUsage| (row.period, row.subject.clone().unwrap_or_default());
+    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, key)?))
+}
+
+/// A plan's quotas as they are put: the whole list.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanQuotasBody {
+    /// At most 100.
+    pub quotas: Vec<NewLimit>,
+}
+
+/// A plan's quotas.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PlanQuotas {
+    /// All of them.
+    pub quotas: Vec<PlanQuota>,
+}
+
+/// Puts a plan's whole list of quotas. They hold at once for every org on the plan that has no quota of its own on the same.
+#[utoipa::path(
+    put, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
+    request_body = PlanQuotasBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The list as it is now", body = PlanQuotas), CommandErrors)
+)]
+pub async fn put_plan(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, sent): (String, PlanQuotasBody) = (plain(id, "plan")?, commands::parse(&body.0)?);
+    if sent.quotas.len() > 100 {
+        return Err(Error::invalid("quotas", "must be at most 100"));
+    }
+    let split = |(n, limit): (usize, NewLimit)| {
+        let at = |field: &str| format!("quotas.{n}.{field}");
+        let (org, counted, terms) = limit.split().map_err(|error| match error {
+            Error::Invalid { field, rule } => Error::invalid(at(&field), rule),
+            other => other,
+        })?;
+        match org {
+            None => Ok((counted, terms)),
+            Some(_) => Err(Error::invalid(at("org"), "is not for plans: leave it out")),
+        }
+    };
+    let list = sent.quotas.into_iter().enumerate().map(split).collect::<Result<Vec<_>, _>>()?;
+    let directory = Arc::clone(&app.directory);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        plan_quotas::put(conn, &directory, &id, &list, now)?;
+        let quotas = PlanQuotas { quotas: plan_quotas::list(conn, &id)? };
+        let audit =
+            Audit { org_id: PLATFORM, action: "plan.put_quotas", target: id.clone(), detail: json!(quotas) };
+        Answer::new(StatusCode::OK, &quotas, audit)
+    })
+    .await
+}
+
+/// Shows a plan's quotas.
+#[utoipa::path(
+    get, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan")),
+    security(("key" = ["usage:read"])), responses((status = 200, description = "All of them", body = PlanQuotas), FindErrors)
+)]
+pub async fn show_plan(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let id = plain(id, "plan")?;
+    let quotas = app.db.run(principal.rows, move |conn| plan_quotas::list(conn, &id)).await?;
+    Ok(HttpResponse::Ok().json(PlanQuotas { quotas }))
+}

@@ -1,0 +1,328 @@
+//! Reservations: amounts set aside until a deadline. Owns `quota_reservations`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz, Untyped};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::counters::CounterKey;
+use super::quantity::Quantity;
+use super::sql::{Statement, sql};
+use super::standing::Standing;
+use crate::error::Error;
+
+/// Overdue reservations ended in one transaction, at most.
+const OVERDUE: &str = "1000";
+
+/// What has become of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its amount is set aside.
+    Open,
+    /// Usage took its place.
+    Settled,
+    /// Given back.
+    Released,
+    /// Its deadline passed.
+    Expired,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Settled => "settled",
+            Self::Released => "released",
+            Self::Expired => "expired",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, Error> {
+        let all = [Self::Open, Self::Settled, Self::Released, Self::Expired];
+        let found = all.into_iter().find(|state| state.name() == name);
+        found.ok_or_else(|| Error::Internal(format!("a reservation has the state {name}")))
+    }
+}
+
+/// A row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    pub org_id: i64,
+    pub id: String,
+    pub meter_id: i32,
+    pub meter: String,
+    pub amount: Decimal,
+    pub dimensions: Vec<(String, String)>,
+    pub subject: Option<String>,
+    pub member: Option<String>,
+    /// The counters that hold the amount, in their order.
+    pub held: Vec<CounterKey>,
+    pub state: State,
+    pub made_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub settled: Option<Decimal>,
+}
+
+/// Names a reservation.
+pub(super) type Name = (i64, String);
+
+impl Row {
+    pub(super) fn name(&self) -> Name {
+        (self.org_id, self.id.clone())
+    }
+
+    /// Open, but past its deadline.
+    pub(super) fn is_overdue(&self, now: DateTime<Utc>) -> bool {
+        self.state == State::Open && self.expires_at <= now
+    }
+
+    /// As it is shown.
+    pub(super) fn shown(&self, org: &str, quotas: Vec<Standing>) -> Reservation {
+        Reservation {
+            id: self.id.clone(),
+            org: org.to_owned(),
+            meter: self.meter.clone(),
+            amount: Quantity(self.amount),
+            dimensions: self.dimensions.iter().cloned().collect(),
+            subject: self.subject.clone(),
+            member: self.member.clone(),
+            state: self.state,
+            made_at: self.made_at,
+            expires_at: self.expires_at,
+            ended_at: self.ended_at,
+            settled_amount: self.settled.map(Quantity),
+            quotas,
+        }
+    }
+}
+
+/// A reservation.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Reservation {
+    /// `res_…`, or the id that the caller chose.
+    pub id: String,
+    /// Public id of its org.
+    pub org: String,
+    /// Key of the meter.
+    pub meter: String,
+    /// What was set aside.
+    pub amount: Quantity,
+    /// Dimensions of the usage that is to come.
+    pub dimensions: BTreeMap<String, String>,
+    /// Whom quotas per subject count it to.
+    pub subject: Option<String>,
+    /// Who in the org it is for.
+    pub member: Option<String>,
+    /// What has become of it.
+    pub state: State,
+    /// When it was made; it belongs to the periods of that instant.
+    pub made_at: DateTime<Utc>,
+    /// When it expires by itself.
+    pub expires_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// The usage that took its place.
+    pub settled_amount: Option<Quantity>,
+    /// How the org stands under each limit now; only when it is made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quotas: Vec<Standing>,
+}
+
+type Types = (
+    (BigInt, Text, Integer, Text),
+    (Numeric, Jsonb, Nullable<Text>, Nullable<Text>, Jsonb),
+    (Text, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Numeric>),
+);
+type Loaded = (
+    (i64, String, i32, String),
+    (Decimal, Value, Option<String>, Option<String>, Value),
+    (String, DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>, Option<Decimal>),
+);
+
+/// The columns of a row, of the table named `r`.
+macro_rules! columns {
+    () => {
+        "SELECT r.org_id, r.reservation_id, r.meter_id, (SELECT m.key FROM meters m WHERE m.meter_id = r.meter_id),
+         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity "
+    };
+}
+
+struct Named;
+impl super::sql::Sql for Named {
+    // An org of 0 stands for any.
+    const PARTS: &'static [&'static str] = &[
+        concat!(columns!(), "FROM unnest("),
+        ", ",
+        ") AS k (o, i) JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)",
+    ];
+    type Row = Types;
+}
+
+struct Overdue;
+impl super::sql::Sql for Overdue {
+    const PARTS: &'static [&'static str] = &[
+        concat!(columns!(), "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY ("),
+        ") AND r.expires_at <= ",
+        " ORDER BY r.expires_at LIMIT 1000",
+    ];
+    type Row = Types;
+}
+
+struct Lock;
+impl super::sql::Sql for Lock {
+    const PARTS: &'static [&'static str] = &[
+        concat!(columns!(), "FROM quota_reservations r JOIN unnest("),
+        ", ",
+        ") AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i) ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r",
+    ];
+    type Row = Types;
+}
+
+sql!(Insert returns Untyped:
+    "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at)
+     SELECT o, i, m, a, d, s, u, h, 'open', f, e FROM unnest(", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
+    ") AS t (o, i, m, a, d, s, u, h, f, e) ON CONFLICT DO NOTHING");
+sql!(Update returns Untyped:
+    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q FROM unnest(", ", ", ", ", ", ", ", ",
+    ") AS t (o, i, s, e, q) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
+
+fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
+    let (org_id, id, meter_id, meter) = names;
+    let (amount, dimensions, subject, member, held) = what;
+    let (state, made_at, expires_at, ended_at, settled) = state;
+    let broken = |error: serde_json::Error| Error::Internal(format!("reservation {id}: {error}"));
+    let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
+    let held: Vec<(i32, String, NaiveDate)> = serde_json::from_value(held).map_err(broken)?;
+    let held =
+        held.into_iter().map(|(slot_id, subject, period)| CounterKey { org_id, slot_id, subject, period });
+    let held = held.collect();
+    let (dimensions, state) = (dimensions.into_iter().collect(), State::parse(&state)?);
+    Ok(Row {
+        org_id,
+        id,
+        meter_id,
+        meter,
+        amount,
+        dimensions,
+        subject,
+        member,
+        held,
+        state,
+        made_at,
+        expires_at,
+        ended_at,
+        settled,
+    })
+}
+
+/// Reservations by org (0: any) and id, not locked.
+pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<Vec<Row>, Error> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<Loaded> = Statement::<Named>::new()
+        .bind::<Array<BigInt>, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
+        .load(conn)?;
+    rows.into_iter().map(row_of).collect()
+}
+
+/// Open reservations of these orgs that are past their deadline, not locked; the longest overdue first, a bounded number.
+pub(super) fn overdue(
+    conn: &mut PgConnection,
+    org_ids: &BTreeSet<i64>,
+    now: DateTime<Utc>,
+) -> Result<Vec<Row>, Error> {
+    let rows: Vec<Loaded> = Statement::<Overdue>::new()
+        .bind::<Array<BigInt>, _>(org_ids.iter().copied().collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(now)
+        .load(conn)?;
+    rows.into_iter().map(row_of).collect()
+}
+
+/// As [`overdue`], of every org.
+pub(super) fn overdue_anywhere(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<Row>, Error> {
+    let sql = concat!(columns!(), "FROM quota_reservations r WHERE r.state = 'open' AND r.expires_at <= ");
+    let rows: Vec<Loaded> = diesel::dsl::sql::<Types>(sql)
+        .bind::<Timestamptz, _>(now)
+        .sql(" ORDER BY r.expires_at LIMIT ")
+        .sql(OVERDUE)
+        .load(conn)?;
+    rows.into_iter().map(row_of).collect()
+}
+
+/// Locks reservations in the order of their names and reads them as they are now. The caller holds their counters.
+pub(super) fn lock(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<BTreeMap<Name, Row>, Error> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<Loaded> = Statement::<Lock>::new()
+        .bind::<Array<BigInt>, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
+        .load(conn)?;
+    rows.into_iter().map(|row| row_of(row).map(|row| (row.name(), row))).collect()
+}
+
+/// Stores new reservations; false when another transaction has made one of them meanwhile.
+pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Error> {
+    if rows.is_empty() {
+        return Ok(true);
+    }
+    let held = |row: &Row| {
+        let keys = row.held.iter().map(|key| json!([key.slot_id, key.subject, key.period]));
+        Value::Array(keys.collect())
+    };
+    let dimensions = |row: &Row| {
+        Value::Object(row.dimensions.iter().map(|(name, value)| (name.clone(), json!(value))).collect())
+    };
+    let inserted = Statement::<Insert>::new()
+        .bind::<Array<BigInt>, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(rows.iter().map(|row| row.meter_id).collect::<Vec<_>>())
+        .bind::<Array<Numeric>, _>(rows.iter().map(|row| row.amount).collect::<Vec<_>>())
+        .bind::<Array<Jsonb>, _>(rows.iter().map(|row| dimensions(row)).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Text>>, _>(rows.iter().map(|row| row.subject.as_deref()).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Text>>, _>(rows.iter().map(|row| row.member.as_deref()).collect::<Vec<_>>())
+        .bind::<Array<Jsonb>, _>(rows.iter().map(|row| held(row)).collect::<Vec<_>>())
+        .bind::<Array<Timestamptz>, _>(rows.iter().map(|row| row.made_at).collect::<Vec<_>>())
+        .bind::<Array<Timestamptz>, _>(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
+        .execute(conn)?;
+    Ok(inserted == rows.len())
+}
+
+/// Stores what has become of reservations.
+pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    Statement::<Update>::new()
+        .bind::<Array<BigInt>, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows.iter().map(|row| row.state.name()).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Timestamptz>>, _>(rows.iter().map(|row| row.ended_at).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Numeric>>, _>(rows.iter().map(|row| row.settled).collect::<Vec<_>>())
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Forgets reservations that ended and were made before `oldest`, a bounded batch at a time.
+///
+/// # Errors
+/// When the database fails.
+pub fn forget_old(conn: &mut PgConnection, oldest: DateTime<Utc>) -> Result<usize, Error> {
+    let deleted = diesel::sql_query(
+        "DELETE FROM quota_reservations WHERE ctid = ANY (ARRAY (
+            SELECT ctid FROM quota_reservations WHERE made_at < $1 AND state <> 'open' LIMIT 5000 FOR UPDATE SKIP LOCKED))",
+    )
+    .bind::<Timestamptz, _>(oldest)
+    .execute(conn)?;
+    Ok(deleted)
+}

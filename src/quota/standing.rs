@@ -1,0 +1,135 @@
+//! How an org stands under the limits that hold for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::counters::{Count, CounterKey, slots_for};
+use super::limits::{Enforcement, Limit, Limits, Source};
+use super::periods;
+use super::quantity::Quantity;
+use super::slots::{PeriodKind, Slot};
+use crate::billing::directory::OrgContext;
+use crate::usage::catalog::Catalog;
+use crate::usage::meters::Meter;
+
+/// What somebody asks to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Key of the meter.
+    pub meter: String,
+    /// How much.
+    pub amount: Decimal,
+    /// Dimensions of the usage, sorted by name.
+    pub dimensions: Vec<(String, String)>,
+    /// Whom quotas per subject count it to.
+    pub subject: Option<String>,
+}
+
+/// How an org stands under one limit.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Standing {
+    /// The org's own quota; null: the limit is its plan's.
+    pub quota: Option<String>,
+    /// The plan whose limit it is; null: the org's own quota.
+    pub plan: Option<String>,
+    /// The meter.
+    pub meter: String,
+    /// Dimension to value: only usage that has them all counts.
+    pub filter: BTreeMap<String, String>,
+    /// The subject counted, where the limit is one per subject.
+    pub subject: Option<String>,
+    /// How long the counter runs.
+    pub period: PeriodKind,
+    /// What the limit does.
+    pub enforcement: Enforcement,
+    /// The limit; null: none.
+    pub limit: Option<Quantity>,
+    /// Used in this period.
+    pub used: Quantity,
+    /// Set aside by open reservations.
+    pub reserved: Quantity,
+    /// What is left, 0 when nothing is; null: no limit.
+    pub remaining: Option<Quantity>,
+    /// The limit does not hold this subject.
+    pub exempt: bool,
+    /// When the next period begins.
+    pub resets_at: DateTime<Utc>,
+}
+
+/// A counter that usage would go to, with the limit on it.
+pub(super) struct Applying<'a> {
+    pub key: CounterKey,
+    pub slot: Arc<Slot>,
+    pub limit: Option<&'a Limit>,
+    pub exempt: bool,
+}
+
+impl Applying<'_> {
+    /// The quantity that must not be exceeded here.
+    pub(super) fn hard(&self) -> Option<Decimal> {
+        self.limit.filter(|_| !self.exempt).and_then(Limit::hard)
+    }
+
+    /// Whether `more` beside what is counted fits.
+    pub(super) fn fits(&self, count: Count, more: Decimal) -> bool {
+        self.hard().is_none_or(|limit| count.used + count.reserved + more <= limit)
+    }
+
+    /// How the org stands here; `None` where there is no limit, not even an absent one.
+    pub(super) fn standing(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<Standing> {
+        let limit = self.limit?;
+        let quantity = limit.terms.limit.map(|limit| limit.0);
+        let remaining =
+            quantity.map(|limit| Quantity((limit - count.used - count.reserved).max(Decimal::ZERO)));
+        let (quota, plan) = match &limit.source {
+            Source::Quota(id) => (Some(id.clone()), None),
+            Source::Plan(id) => (None, Some(id.clone())),
+        };
+        Some(Standing {
+            quota,
+            plan,
+            meter: meter.key.clone(),
+            filter: self.slot.filter.clone(),
+            subject: self.slot.per_subject.then(|| self.key.subject.clone()),
+            period: self.slot.period,
+            enforcement: limit.terms.enforcement,
+            limit: limit.terms.limit,
+            used: Quantity(count.used),
+            reserved: Quantity(count.reserved),
+            remaining,
+            exempt: self.exempt,
+            resets_at: periods::bounds(self.slot.period, self.key.period, org).1,
+        })
+    }
+}
+
+/// The meter of that key, when it counts and may be limited.
+pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter>> {
+    catalog.meters.values().find(|meter| meter.key == key && meter.aggregation.is_additive())
+}
+
+/// Every counter that usage as asked for goes to at `now`, limited or not.
+pub(super) fn applying<'a>(
+    catalog: &Catalog,
+    limits: &'a Limits,
+    org: &OrgContext,
+    meter_id: i32,
+    ask: (&[(String, String)], Option<&str>),
+    now: DateTime<Utc>,
+) -> Vec<Applying<'a>> {
+    let (dimensions, subject) = ask;
+    let (day, billing) = (org.day(now), org.billing_period(now));
+    slots_for(catalog, org.org_id, meter_id, dimensions)
+        .map(|slot| Applying {
+            key: CounterKey::of(slot, org.org_id, subject, day, billing),
+            slot: Arc::clone(slot),
+            limit: limits.of(org, slot.slot_id),
+            exempt: limits.is_exempt(org.org_id, slot.slot_id, subject),
+        })
+        .collect()
+}
