@@ -17,6 +17,8 @@ use super::meters::Aggregation;
 use crate::error::Error;
 use sql::statement;
 
+/// Starting helpers takes longer than a page of a list does.
+pub(super) const ALONE: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 /// Dimensions to group by at most.
 const DIMENSIONS: usize = 10;
 
@@ -188,6 +190,7 @@ pub fn list(
     limit: i64,
 ) -> Result<Vec<(Position, Usage)>, Error> {
     let meters = meters(conn, query)?;
+    conn.batch_execute(ALONE)?;
     let rows: Vec<Row> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
     rows.into_iter().map(|row| usage(query, &meters, row)).collect()
 }
