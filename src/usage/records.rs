@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz};
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::summaries::ALONE;
 use crate::error::Error;
 use crate::time::Moment;
 
@@ -169,7 +171,10 @@ pub fn list(
         (from.is_some(), "r.occurred_at >= $2"),
         (to.is_some(), "r.occurred_at < $3"),
         (!filter.meter.is_empty(), "r.meter_id = ANY ($4)"),
-        (filter.member.is_some(), "s.member = $5"),
+        (
+            filter.member.is_some(),
+            "r.series_id = ANY (ARRAY(SELECT s.series_id FROM usage_series s WHERE s.org_id = $1 AND s.member = $5))",
+        ),
         (filter.subject.is_some(), "r.subject = $6"),
         (key.is_some(), "r.event_key = $7::uuid"),
         // The first alone is what partitions are left out by.
@@ -182,17 +187,13 @@ pub fn list(
             let _ = write!(conditions, " AND {condition}");
         }
     }
-    let member = if filter.member.is_some() {
-        "JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id"
-    } else {
-        ""
-    };
+    conn.batch_execute(ALONE)?;
     let rows: Vec<Row> = diesel::sql_query(format!(
         "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter, r.occurred_at, r.received_at, r.day,
              r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions, trim_scale(r.quantity)::text AS quantity, r.value,
              trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, k.version AS rate_card_version, r.correction, c.reason, c.actor,
              coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id ORDER BY l.version DESC LIMIT 1)) AS currency
-         FROM (SELECT r.* FROM usage_records r {member} WHERE r.org_id = $1{conditions}
+         FROM (SELECT r.* FROM usage_records r WHERE r.org_id = $1{conditions}
                ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT {limit}) r
          JOIN meters m ON m.meter_id = r.meter_id
          LEFT JOIN usage_series s ON s.org_id = $1 AND s.series_id = r.series_id

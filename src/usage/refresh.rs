@@ -32,6 +32,8 @@ const ROUND: Duration = Duration::from_secs(300);
 const LONGEST: &str = "SET LOCAL statement_timeout = '60s'";
 /// Rows of a day mended in one transaction.
 const ROWS: usize = 1_000;
+/// Rows of a day told in the log.
+const TOLD: usize = 10;
 /// Advisory lock of the one connection that looks.
 const LOCK: i64 = 2_685_665;
 
@@ -183,10 +185,11 @@ pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result
         if found.is_empty() {
             continue;
         }
-        for difference in &found {
-            tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say: repaired");
+        for difference in found.iter().take(TOLD) {
+            tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say");
         }
         let mended = books::mend(conn, rules, book, part, &found)?;
+        tracing::warn!(table = book.table(), org_id = part.org_id, day = %part.from, rows = mended, "repaired");
         repaired += u64::try_from(mended).unwrap_or_default();
     }
     Ok(repaired)

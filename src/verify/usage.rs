@@ -51,7 +51,8 @@ pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
 /// When the database fails; what is mended by then stays so.
 pub fn rebuild(conn: &mut PgConnection, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     let mut report = Report::default();
-    let rules = Rules::load(conn)?;
+    let mut rules = Rules::load(conn)?;
+    rules.past_counters = true;
     let orgs = books::orgs(conn)?;
     let all = u64::try_from(orgs.len()).unwrap_or(u64::MAX);
     for org_id in orgs {

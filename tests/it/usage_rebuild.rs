@@ -84,14 +84,15 @@ fn the_books_are_what_the_records_say() {
     assert_eq!(of("level", "quantity::text || '/' || (latest_at IS NULL)"), "50/false");
     assert_eq!(of("calls", "quantity::text || '/' || (latest_at IS NULL)"), "1/true");
     assert_eq!(database.number("SELECT count(DISTINCT value_digest) FROM usage_uniques"), 1);
-    // Six times 10 and what came late, each by the second rate; the first has no tiers.
-    assert_eq!(database.value("SELECT sum(quantity) || ' ' || min(rate) || ' ' || max(rate) FROM rating_counters WHERE org_id = 1").as_deref(), Some("60.0 1 1"));
+    // Six times 10 by the second rate; the first has no tiers.
+    assert_eq!(database.value("SELECT sum(quantity) || ' ' || min(rate) || ' ' || max(rate) FROM rating_counters WHERE org_id = 1").as_deref(), Some("60 1 1"));
     let used = |slot: i32| {
         database.value(&format!(
             "SELECT trim_scale(sum(used)) FROM quota_counters WHERE org_id = 1 AND slot_id = {slot}"
         ))
     };
-    // What is past is counted as far as the slot goes back; per subject a week; for no other org; nothing without an org.
+    // What is past is counted as far as the slot goes back; per subject for a week; nothing where no org is on the slot.
+    assert_eq!((used(1).as_deref(), used(2).as_deref()), (Some("78.5"), Some("12")));
     assert_eq!(used(4), None);
     assert_eq!(database.value("SELECT string_agg(DISTINCT subject, ' ') FROM quota_counters WHERE slot_id = 2 AND org_id = 1 AND used = 3").as_deref(), Some("s1"));
     assert_eq!(database.number("SELECT count(*) FROM quota_counters WHERE slot_id = 3 AND org_id <> 1"), 0);

@@ -1,0 +1,80 @@
+//! How records are counted: which meters add up, which rate cards have tiers, which slots count what.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use crate::error::Error;
+use crate::quota::slots::PeriodKind;
+use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
+use crate::usage::meters::Aggregation;
+use crate::usage::partitions;
+
+/// The rules by which records are counted, as they are now.
+#[derive(Debug)]
+pub struct Rules {
+    pub(super) additive: Vec<i32>,
+    pub(super) others: Vec<i32>,
+    pub(super) uniques: Vec<i32>,
+    pub(super) tiered_cards: Vec<i32>,
+    pub(super) slots: Vec<SlotRule>,
+    /// Whether counters of past periods should be there, too: they may have been cleaned away.
+    pub past_counters: bool,
+    /// The first local day of which every record is there.
+    pub first_whole_day: Option<NaiveDate>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SlotRule {
+    pub(super) slot_id: i32,
+    pub(super) per_subject: bool,
+    pub(super) period: PeriodKind,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) orgs: Option<Vec<i64>>,
+}
+
+impl Rules {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn load(conn: &mut PgConnection) -> Result<Self, Error> {
+        let all: Vec<(i32, String)> =
+            meters::table.select((meters::meter_id, meters::aggregation)).load(conn)?;
+        let of = |wanted: &dyn Fn(Aggregation) -> bool| -> Vec<i32> {
+            let fits = |name: &str| Aggregation::parse(name).is_some_and(wanted);
+            all.iter().filter(|(_, name)| fits(name)).map(|(id, _)| *id).collect()
+        };
+        let (additive, others) = (of(&Aggregation::is_additive), of(&|a| !a.is_additive()));
+        let uniques = of(&|a| a == Aggregation::Unique);
+        let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
+        let tiered_cards = rate_cards::table.filter(tiers).select(rate_cards::rate_card_id).load(conn)?;
+        let slots = slots(conn)?;
+        let first_whole_day = partitions::first_whole_day(conn)?;
+        Ok(Self { additive, others, uniques, tiered_cards, slots, past_counters: false, first_whole_day })
+    }
+}
+
+fn slots(conn: &mut PgConnection) -> Result<Vec<SlotRule>, Error> {
+    type Row = (i32, bool, String, bool, DateTime<Utc>);
+    let rows: Vec<Row> = quota_slots::table
+        .select((
+            quota_slots::slot_id,
+            quota_slots::per_subject,
+            quota_slots::period,
+            quota_slots::everywhere,
+            quota_slots::created_at,
+        ))
+        .order(quota_slots::slot_id)
+        .load(conn)?;
+    let orgs: Vec<(i32, i64)> =
+        quota_slot_orgs::table.select((quota_slot_orgs::slot_id, quota_slot_orgs::org_id)).load(conn)?;
+    rows.into_iter()
+        .map(|(slot_id, per_subject, period, everywhere, created_at)| {
+            let period = PeriodKind::parse(&period)
+                .ok_or_else(|| Error::Internal(format!("quota slot {slot_id} has the period {period}")))?;
+            let own = || orgs.iter().filter(|(slot, _)| *slot == slot_id).map(|(_, org)| *org).collect();
+            Ok(SlotRule { slot_id, per_subject, period, created_at, orgs: (!everywhere).then(own) })
+        })
+        .collect()
+}
