@@ -63,13 +63,6 @@ impl App {
         let inbox =
             InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
         let partitions = Arc::new(Known::default());
-        let usage = Ingest::start(
-            &db,
-            &partitions,
-            usize::from(config.usage_writers),
-            config.usage_batch as usize,
-            config.usage_queue,
-        );
         let usage_memory = Arc::new(Semaphore::new(config.usage_memory_mib as usize * 1024));
         let signing_secrets = {
             let secrets: Vec<&str> =
@@ -82,9 +75,19 @@ impl App {
             catalog: Arc::clone(&catalog),
             limits: Arc::default(),
             clock: clock.clone(),
+            series: Arc::default(),
+            partitions: Arc::clone(&partitions),
+            db: db.clone(),
         };
         let quotas =
             Quotas::start(&db, parts, usize::from(config.quota_writers), config.quota_queue as usize);
+        let usage = Ingest::start(
+            &db,
+            &quotas.parts,
+            usize::from(config.usage_writers),
+            config.usage_batch as usize,
+            config.usage_queue,
+        );
         let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
         Self {
             config,

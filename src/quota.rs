@@ -41,6 +41,8 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::time::Clock;
 use crate::usage::catalog::{self, Catalog};
+use crate::usage::partitions::Known;
+use crate::usage::series;
 use lane::Lane;
 use limits::Limits;
 
@@ -54,9 +56,15 @@ pub struct Parts {
     pub limits: Arc<limits::Held>,
     /// The time.
     pub clock: Clock,
+    /// Series seen lately.
+    pub series: Arc<series::Held>,
+    /// Partitions of usage records that are known to be there.
+    pub partitions: Arc<Known>,
+    /// Where a partition that is missing is made.
+    pub db: Db,
 }
 
-type Versioned = (Arc<Catalog>, Arc<Limits>);
+pub(crate) type Versioned = (Arc<Catalog>, Arc<Limits>);
 
 impl Parts {
     /// Catalogue and limits, when both are held at the same version.
@@ -66,7 +74,7 @@ impl Parts {
     }
 
     /// Catalogue and limits, when both are held at this version.
-    fn at(&self, version: i64) -> Option<Versioned> {
+    pub(crate) fn at(&self, version: i64) -> Option<Versioned> {
         self.held().filter(|(catalog, _)| catalog.version == version)
     }
 
@@ -76,7 +84,7 @@ impl Parts {
     }
 
     /// Catalogue and limits as the database has them.
-    fn refreshed(&self, conn: &mut PgConnection) -> Result<Versioned, Error> {
+    pub(crate) fn refreshed(&self, conn: &mut PgConnection) -> Result<Versioned, Error> {
         // The two are read one after the other: a change in between is met by reading again.
         for _ in 0..20 {
             self.refresh(conn)?;

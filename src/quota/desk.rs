@@ -21,6 +21,7 @@ use super::standing::{self, Ask, Standing};
 use super::{Parts, messages};
 use crate::error::Error;
 use crate::usage::catalog::{self, Catalog};
+use crate::usage::partitions;
 
 /// Times that a batch starts over: the catalogue changed, or a reservation came up meanwhile.
 const STARTS: u32 = 20;
@@ -108,6 +109,8 @@ pub(super) struct Desk(pub(super) Arc<Parts>);
 impl Work<Job, Done> for Desk {
     fn run(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
         for _ in 0..STARTS {
+            let month = partitions::month_of(self.0.clock.now().date_naive());
+            self.0.partitions.ensure(&[month], || self.0.db.dedicated())?;
             let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().filter_map(Job::org))?;
             match conn.transaction(|conn| self.transact(conn, jobs, orgs)) {
                 Ok(done) => return Ok(done),
@@ -166,7 +169,7 @@ impl Desk {
                 });
             }
         }
-        let (recorder, claims) = Recorder::claim(conn, &catalog, &usages, now)?;
+        let (recorder, claims) = Recorder::claim(conn, &self.0.series, &catalog, &usages, now)?;
 
         let mut keys: BTreeSet<CounterKey> = rows.iter().flat_map(|row| row.held.iter().cloned()).collect();
         for job in jobs {
@@ -212,11 +215,11 @@ impl Desk {
                 },
             });
         }
-        // A claim that is given back may have made another request's event look like a repeat.
+        // A claim that is given back may have made another request's event look like a repeat, or cost what it does not.
         let given_back =
             claims.iter().zip(&kept).any(|(claim, kept)| matches!(claim, Claim::New { .. }) && !kept);
         let repeats = claims.iter().any(|claim| matches!(claim, Claim::Duplicate { .. } | Claim::Conflict));
-        if given_back && repeats && jobs.len() > 1 {
+        if given_back && (repeats || recorder.has_tiers()) && jobs.len() > 1 {
             return Err(Stop::Singly);
         }
         let moved = book.write(conn)?.ok_or(Stop::Raced)?;

@@ -1,25 +1,21 @@
 //! Usage that settles a reservation, recorded in the transaction that settles it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::dsl::sql;
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Text, Timestamptz};
 use rust_decimal::Decimal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
-use super::counters::{CounterKey, slots_for};
+use super::counters::CounterKey;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::schema::usage_keys;
 use crate::usage::catalog::Catalog;
-use crate::usage::event::Rejection;
+use crate::usage::event::{self, Form, Outcome, Rejection};
 use crate::usage::meters::Meter;
+use crate::usage::resolve::{Caller, Resolver, Usage as Recorded, Window, event_key, priced};
+use crate::usage::{ingest, series};
 
 /// Source of usage events that are made for a settlement; their id is the reservation's.
 pub const SOURCE: &str = "coulomb:reservation";
@@ -68,145 +64,144 @@ pub enum Claim {
 /// Usage whose keys are claimed and which is not yet stored. The transaction claims first, then locks counters, then stores:
 /// the order that all who write usage keep.
 pub struct Recorder {
-    rows: Vec<Option<Row>>,
-}
-
-struct Row {
-    org_id: i64,
-    event_key: Uuid,
-    occurred_at: DateTime<Utc>,
-    content: i64,
+    /// What was claimed; none where it was not.
+    claimed: Vec<Option<Recorded>>,
 }
 
 impl Recorder {
-    /// Claims the keys of usage, one answer for each. The caller holds the catalogue.
+    /// Claims the keys of usage, one answer for each, and prices it. The caller holds the catalogue.
     ///
     /// # Errors
     /// When the database fails.
     pub fn claim(
         conn: &mut PgConnection,
+        series: &series::Held,
         catalog: &Catalog,
         usages: &[Usage<'_>],
         now: DateTime<Utc>,
     ) -> Result<(Self, Vec<Claim>), Error> {
-        let mut claims = Vec::with_capacity(usages.len());
-        let mut rows: Vec<Option<Row>> = Vec::with_capacity(usages.len());
-        for usage in usages {
-            match resolve(catalog, usage, now) {
-                Ok((row, quantity, counters)) => {
-                    claims.push(Claim::New { quantity, counters });
-                    rows.push(Some(row));
+        let resolved: Vec<Result<Recorded, Rejection>> =
+            usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
+        let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
+        let mut outcomes = ingest::claim(conn, &good)?.into_iter();
+        let (mut claims, mut claimed) = (Vec::new(), Vec::new());
+        for (one, usage) in resolved.into_iter().zip(usages) {
+            let (claim, kept) = match one {
+                Err(rejection) => (Claim::Rejected(rejection), None),
+                Ok(one) => {
+                    let quantity = quantity(&one, &usage.meter);
+                    match outcomes.next().expect("one outcome for each") {
+                        Outcome::Accepted => {
+                            (Claim::New { quantity, counters: ingest::counted(&one).collect() }, Some(one))
+                        }
+                        Outcome::Duplicate => (Claim::Duplicate { quantity }, None),
+                        Outcome::Conflict | Outcome::Rejected(_) => (Claim::Conflict, None),
+                    }
                 }
-                Err(rejection) => {
-                    claims.push(Claim::Rejected(rejection));
-                    rows.push(None);
-                }
-            }
-        }
-        // In the order of their keys, so that two claims never wait for each other.
-        let mut order: Vec<usize> = (0..rows.len()).filter(|&n| rows[n].is_some()).collect();
-        order.sort_by_key(|&n| rows[n].as_ref().map(|row| (row.org_id, row.event_key)));
-        for n in order {
-            let Some(row) = &rows[n] else { continue };
-            let claimed = diesel::sql_query(
-                "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) VALUES ($1, $2::uuid, $3, $4) ON CONFLICT DO NOTHING",
-            )
-            .bind::<BigInt, _>(row.org_id)
-            .bind::<Text, _>(row.event_key.to_string())
-            .bind::<Timestamptz, _>(row.occurred_at)
-            .bind::<BigInt, _>(row.content)
-            .execute(conn)?;
-            if claimed == 1 {
-                continue;
-            }
-            let content: i64 = usage_keys::table
-                .filter(usage_keys::org_id.eq(row.org_id))
-                .filter(sql::<Bool>("event_key = ").bind::<Text, _>(row.event_key.to_string()).sql("::uuid"))
-                .select(usage_keys::content)
-                .first(conn)?;
-            claims[n] = match &claims[n] {
-                Claim::New { quantity, .. } if content == row.content => {
-                    Claim::Duplicate { quantity: *quantity }
-                }
-                _ => Claim::Conflict,
             };
-            rows[n] = None;
+            claims.push(claim);
+            claimed.push(kept);
         }
-        Ok((Self { rows }, claims))
+        ingest::price_tiers(conn, &mut claimed.iter_mut().flatten().collect::<Vec<_>>())?;
+        Ok((Self { claimed }, claims))
     }
 
-    /// Stores the usage that is `kept` and gives back the keys of the rest. Counters are the caller's.
+    /// Whether the price of any of it hangs on what is stored before it.
+    #[must_use]
+    pub fn has_tiers(&self) -> bool {
+        self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
+    }
+
+    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters are the caller's.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn store(self, conn: &mut PgConnection, kept: &[bool]) -> Result<(), Error> {
-        let back: Vec<&Row> =
-            self.rows.iter().zip(kept).filter_map(|(row, kept)| row.as_ref().filter(|_| !kept)).collect();
-        if back.is_empty() {
-            return Ok(());
+    pub fn store(mut self, conn: &mut PgConnection, kept: &[bool]) -> Result<(), Error> {
+        let mut back: Vec<&mut Recorded> = self
+            .claimed
+            .iter_mut()
+            .zip(kept)
+            .filter_map(|(one, kept)| one.as_mut().filter(|_| !kept))
+            .collect();
+        for metered in back.iter_mut().flat_map(|one| one.metered.iter_mut()) {
+            metered.quantity = -metered.quantity;
         }
-        diesel::sql_query("DELETE FROM usage_keys WHERE (org_id, event_key) IN (SELECT o, k::uuid FROM unnest($1, $2) AS t (o, k))")
-            .bind::<Array<BigInt>, _>(back.iter().map(|row| row.org_id).collect::<Vec<_>>())
-            .bind::<Array<Text>, _>(back.iter().map(|row| row.event_key.to_string()).collect::<Vec<_>>())
-            .execute(conn)?;
-        Ok(())
+        ingest::price_tiers(conn, &mut back)?;
+        ingest::unclaim(conn, back.iter().map(|one| ingest::key(one)).collect())?;
+        let kept: Vec<&Recorded> =
+            self.claimed.iter().zip(kept).filter_map(|(one, kept)| one.as_ref().filter(|_| *kept)).collect();
+        let series = kept.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
+        series::store_within(conn, series)?;
+        ingest::write_rows(conn, &kept, 1)
     }
 }
 
-type Resolved = (Row, Decimal, Vec<(CounterKey, Decimal)>);
+/// Its quantity on the reserved meter.
+fn quantity(usage: &Recorded, meter: &Meter) -> Decimal {
+    let on_meter = usage.metered.iter().filter(|metered| metered.series.meter.meter_id == meter.meter_id);
+    on_meter.map(|metered| metered.quantity).sum()
+}
 
-/// Reads what is to be recorded: its key, its quantity, the counters that it moves.
-fn resolve(catalog: &Catalog, usage: &Usage<'_>, now: DateTime<Utc>) -> Result<Resolved, Rejection> {
-    let org = &usage.org;
-    let mut dimensions = usage.dimensions.to_vec();
-    let (mut quantity, mut subject) = (usage.amount, usage.subject);
-    let (mut id, mut source) = (usage.reservation, SOURCE);
-    if let Some(event) = usage.event {
-        let text = |name: &str| event.get(name).and_then(Value::as_str);
-        id = text("id").ok_or_else(|| Rejection::new("event.id", "missing", "the event needs an id"))?;
-        source = text("source").unwrap_or_default();
-        subject = text("subject");
-        let data: BTreeMap<String, Value> =
-            event.get("data").cloned().and_then(|data| serde_json::from_value(data).ok()).unwrap_or_default();
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        dimensions = usage
-            .meter
-            .dimensions
-            .iter()
-            .filter_map(|name| Some((name.clone(), plain(data.get(name)?))))
-            .collect();
-        quantity = match &usage.meter.value_field {
-            None => Decimal::ONE,
-            Some(field) => {
-                let value = data.get(field).map(plain).and_then(|value| Decimal::from_str_exact(&value).ok());
-                value.ok_or_else(|| {
-                    Rejection::new("event.data", "no_value", format!("data.{field} must be a decimal"))
-                })?
-            }
-        };
+/// What is to be recorded: the caller's event, or one made of the reservation.
+fn resolve(
+    series: &series::Held,
+    catalog: &Catalog,
+    usage: &Usage<'_>,
+    now: DateTime<Utc>,
+) -> Result<Recorded, Rejection> {
+    let caller = Caller { org_id: Some(usage.org.org_id), backfill: false, price: false };
+    // An event says when it happened; one of the future or of long ago does not settle what was reserved just now.
+    let window =
+        Window { back: chrono::Duration::days(1), horizon: None, ahead: chrono::Duration::minutes(5) };
+    let resolver = Resolver { catalog, series, caller, window, now };
+    let in_event =
+        |rejection: Rejection| Rejection { field: format!("event.{}", rejection.field).into(), ..rejection };
+    let Some(event) = usage.event else {
+        return made(&resolver, usage);
+    };
+    let text = event.to_string();
+    let read = event::parse(text.as_bytes(), &Form::Json, 1, false).ok().and_then(|mut read| read.pop());
+    let event = read
+        .map_or_else(|| Err(Rejection::new("", "malformed", "must be one usage event")), |read| read.event);
+    let event = event.map_err(in_event)?;
+    if event.org.as_deref().is_some_and(|name| name != &*usage.org.public_id) {
+        return Err(Rejection::new(
+            "event.org",
+            "another_org",
+            "must be left out, or be the id of the reservation's org",
+        ));
     }
-    let digest = |parts: &[&str]| {
-        let mut digest = Sha256::new();
-        for part in parts {
-            digest.update(part.as_bytes());
-            digest.update([0]);
-        }
-        <[u8; 32]>::from(digest.finalize())
-    };
-    let mut key = [0; 16];
-    key.copy_from_slice(&digest(&[source, id])[..16]);
+    let resolved = resolver.resolve(&event, &usage.org).map_err(in_event)?;
+    let counted =
+        resolved.metered.iter().any(|metered| metered.series.meter.meter_id == usage.meter.meter_id);
+    if !counted {
+        let detail = format!("the reserved meter {} does not count this event", usage.meter.key);
+        return Err(Rejection::new("event.event_name", "another_meter", detail));
+    }
+    Ok(resolved)
+}
+
+/// A usage event of the reserved meter alone.
+fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejection> {
+    let org = &usage.org;
+    let dimensions: Vec<(&str, &str)> =
+        usage.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let series = resolver.series.of(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
+    let (counted_at, day) = resolver.open(org, resolver.now);
     let mut content = [0; 8];
-    let said = [quantity.normalize().to_string(), format!("{dimensions:?}"), format!("{subject:?}")];
-    content.copy_from_slice(&digest(&said.each_ref().map(String::as_str))[..8]);
-    let (day, billing) = (org.day(now), org.billing_period(now));
-    let counters = slots_for(catalog, org.org_id, usage.meter.meter_id, &dimensions)
-        .map(|slot| (CounterKey::of(slot, org.org_id, subject, day, billing), quantity))
-        .collect();
-    let row = Row {
-        org_id: org.org_id,
-        event_key: Uuid::from_bytes(key),
-        occurred_at: now,
+    content.copy_from_slice(&Sha256::digest(usage.amount.normalize().to_string())[..8]);
+    Ok(Recorded {
+        org: Arc::clone(org),
+        event_key: event_key(SOURCE, usage.reservation),
         content: i64::from_be_bytes(content),
-    };
-    Ok((row, quantity, counters))
+        occurred_at: resolver.now,
+        received_at: resolver.now,
+        day,
+        billing_period: org.billing_period(counted_at),
+        event_id: usage.reservation.into(),
+        source: SOURCE.into(),
+        subject: usage.subject.map(Into::into),
+        correction: 0,
+        metered: vec![priced(series, usage.amount, resolver.now, None)?],
+    })
 }

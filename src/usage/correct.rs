@@ -25,7 +25,7 @@ use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
 /// Which usage event is corrected, by whom and why.
 pub struct Correction<'a> {
     /// Whose it is.
-    pub org: &'a OrgContext,
+    pub org: &'a Arc<OrgContext>,
     /// Who reported it.
     pub source: &'a str,
     /// Its id there.
@@ -88,7 +88,7 @@ pub fn amend(
     };
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
     new.correction = taken + 1;
-    series::store(conn, new.metered.iter().map(|metered| &metered.series))?;
+    series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
     ingest::write(conn, &mut [&mut new], 1)?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
@@ -183,7 +183,7 @@ impl Stored {
                 _ => (record.day, record.billing_period),
             };
             taken.push(Usage {
-                org_id: org.org_id,
+                org: Arc::clone(org),
                 event_key: self.event_key,
                 content: 0,
                 occurred_at: self.occurred_at,

@@ -14,16 +14,19 @@ use self::store::Stored;
 use self::writer::{Job, Writer};
 use super::catalog::Catalog;
 use super::event::{Outcome, Rejection, UsageEvent};
-use super::partitions::{self, Known};
+use super::partitions;
 use super::resolve::{Caller, Resolver, Usage, Window};
 use super::series;
 use crate::app::App;
 use crate::billing::directory::OrgContext;
 use crate::db::{Db, Scope};
 use crate::error::Error;
+use crate::quota::Parts;
 
 pub(super) use self::store::write;
-pub use self::totals::{period, value_digest};
+pub(crate) use self::store::{claim, key, unclaim, write_rows};
+pub use self::totals::value_digest;
+pub(crate) use self::totals::{counted, price_tiers};
 
 /// How often a request is resolved again because the catalogue changed under it.
 const TRIES: usize = 10;
@@ -51,15 +54,15 @@ const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: 
 impl Ingest {
     /// Starts `threads` writers over a queue of `capacity` usage events; `batch` share a commit at most.
     #[must_use]
-    pub fn start(db: &Db, partitions: &Arc<Known>, threads: usize, batch: usize, capacity: u32) -> Self {
+    pub fn start(db: &Db, parts: &Arc<Parts>, threads: usize, batch: usize, capacity: u32) -> Self {
         let (queue, jobs) = mpsc::channel(capacity as usize);
         let (jobs, held) = (Arc::new(Mutex::new(jobs)), Arc::new(Mutex::new(None)));
         let threads = (0..threads).map(|n| {
             let (db, jobs, held) = (db.clone(), Arc::clone(&jobs), Arc::clone(&held));
-            let partitions = Arc::clone(partitions);
+            let parts = Arc::clone(parts);
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || Writer { db, partitions, conn: None }.drain(&jobs, &held, batch))
+                .spawn(move || Writer { db, parts, conn: None }.drain(&jobs, &held, batch))
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
@@ -68,7 +71,7 @@ impl Ingest {
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             threads,
-            series: Arc::default(),
+            series: Arc::clone(&parts.series),
         }
     }
 
@@ -101,7 +104,7 @@ impl Ingest {
         options: Options,
     ) -> Result<Vec<Outcome>, Error> {
         let mut catalog = app.catalog.get();
-        if catalog.version == 0 {
+        if app.quotas.parts.at(catalog.version).is_none() {
             catalog = refresh(app).await?;
         }
         for _ in 0..TRIES {
@@ -192,8 +195,8 @@ impl Ingest {
 }
 
 async fn refresh(app: &App) -> Result<Arc<Catalog>, Error> {
-    let held = Arc::clone(&app.catalog);
-    app.db.run_plain(move |conn| held.refresh(conn)).await
+    let parts = Arc::clone(&app.quotas.parts);
+    app.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
 }
 
 async fn current_version(app: &App) -> Result<i64, Error> {
@@ -244,7 +247,7 @@ impl Orgs {
         Ok(orgs)
     }
 
-    fn find(&self, caller: &Caller, event: &UsageEvent<'_>) -> Result<&OrgContext, Rejection> {
+    fn find(&self, caller: &Caller, event: &UsageEvent<'_>) -> Result<&Arc<OrgContext>, Rejection> {
         let unknown = |name: &str| {
             Rejection::new(
                 "org",
@@ -258,17 +261,12 @@ impl Orgs {
                 "no_org",
                 "a platform key must name the org, by its id or external id",
             )),
-            (None, Some(_)) => self.own.as_deref().ok_or_else(|| unknown("")),
-            (Some(name), None) => {
-                self.named.get(name.as_ref()).map(|org| &**org).ok_or_else(|| unknown(name))
-            }
+            (None, Some(_)) => self.own.as_ref().ok_or_else(|| unknown("")),
+            (Some(name), None) => self.named.get(name.as_ref()).ok_or_else(|| unknown(name)),
             // Whose the name is if not the key's is not told.
-            (Some(name), Some(own)) => self
-                .named
-                .get(name.as_ref())
-                .map(|org| &**org)
-                .filter(|org| org.org_id == own)
-                .ok_or_else(|| unknown(name)),
+            (Some(name), Some(own)) => {
+                self.named.get(name.as_ref()).filter(|org| org.org_id == own).ok_or_else(|| unknown(name))
+            }
         }
     }
 }

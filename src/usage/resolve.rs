@@ -47,7 +47,7 @@ const OLDEST: &str = "2000-01-01T00:00:00Z";
 #[derive(Clone, Debug)]
 pub struct Usage {
     /// The org.
-    pub org_id: i64,
+    pub org: Arc<OrgContext>,
     /// Digest of source and id.
     pub event_key: Uuid,
     /// Digest of what the event says.
@@ -118,7 +118,7 @@ impl Resolver<'_> {
     ///
     /// # Errors
     /// The field and rule that the event breaks.
-    pub fn resolve(&self, event: &UsageEvent<'_>, org: &OrgContext) -> Result<Usage, Rejection> {
+    pub fn resolve(&self, event: &UsageEvent<'_>, org: &Arc<OrgContext>) -> Result<Usage, Rejection> {
         let occurred_at = self.occurred_at(event)?;
         let meters = self.catalog.by_event_name.get(event.event_name.as_ref()).ok_or_else(|| {
             Rejection::new(
@@ -147,7 +147,7 @@ impl Resolver<'_> {
         }
         let counted_at = self.open(org, occurred_at);
         Ok(Usage {
-            org_id: org.org_id,
+            org: Arc::clone(org),
             event_key: event_key(&event.source, &event.id),
             content: content(event, &fields),
             occurred_at,

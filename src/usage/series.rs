@@ -119,6 +119,17 @@ statement!(Collisions -> Bool: "SELECT true FROM unnest(?, ?, ?, ?, ?) AS t (o, 
     JOIN usage_series k ON k.org_id = t.o AND k.series_id = t.s \
     WHERE k.meter_id <> t.m OR k.member IS DISTINCT FROM t.u OR k.dimensions <> t.d");
 
+/// As [`store`], inside the caller's transaction: as that may be rolled back, nothing is remembered.
+///
+/// # Errors
+/// As [`store`].
+pub fn store_within<'a>(
+    conn: &mut PgConnection,
+    series: impl Iterator<Item = &'a Arc<Series>>,
+) -> Result<(), Error> {
+    insert(conn, series).map(drop)
+}
+
 /// Stores those series that are not known to be stored, outside of any transaction: a series without usage harms nobody.
 ///
 /// # Errors
@@ -127,9 +138,19 @@ pub fn store<'a>(
     conn: &mut PgConnection,
     series: impl Iterator<Item = &'a Arc<Series>>,
 ) -> Result<(), Error> {
+    for series in insert(conn, series)? {
+        series.stored.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn insert<'a>(
+    conn: &mut PgConnection,
+    series: impl Iterator<Item = &'a Arc<Series>>,
+) -> Result<Vec<&'a Arc<Series>>, Error> {
     let mut new: Vec<&Arc<Series>> = series.filter(|series| !series.stored.load(Ordering::Relaxed)).collect();
     if new.is_empty() {
-        return Ok(());
+        return Ok(new);
     }
     new.sort_by_key(|series| (series.org_id, series.series_id));
     new.dedup_by_key(|series| (series.org_id, series.series_id));
@@ -137,10 +158,7 @@ pub fn store<'a>(
     if stored < new.len() && !bind(Prepared::<Collisions>::new(), &new).load::<bool>(conn)?.is_empty() {
         return Err(Error::Internal("two usage series share a number".to_owned()));
     }
-    for series in new {
-        series.stored.store(true, Ordering::Relaxed);
-    }
-    Ok(())
+    Ok(new)
 }
 
 fn bind<'a, Q: crate::db::prepared::Text>(

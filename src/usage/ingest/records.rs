@@ -103,7 +103,7 @@ fn encode<'a>(usage: impl Iterator<Item = &'a Usage>) -> Vec<u8> {
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered) {
     out.extend_from_slice(&17_i16.to_be_bytes());
-    field(out, &usage.org_id.to_be_bytes());
+    field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
     field(out, &micros(usage.received_at).to_be_bytes());

@@ -5,17 +5,24 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::{records, totals};
+use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::quota::counters;
-use crate::usage::catalog;
-use crate::usage::event::Outcome;
+use crate::quota::Parts;
+use crate::quota::admit::{Demand, Refusal, admit};
+use crate::quota::counters::{self, Moved};
+use crate::quota::limits::Limits;
+use crate::quota::messages;
+use crate::quota::quantity::Quantity;
+use crate::usage::catalog::{self, Catalog};
+use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
 
 /// What storing came to.
@@ -27,7 +34,8 @@ pub(super) enum Stored {
     Stale,
 }
 
-type Key = (i64, Uuid);
+/// Org and digest of an event.
+pub(crate) type Key = (i64, Uuid);
 
 statement!(Claim -> (BigInt, SqlUuid): "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, event_key");
@@ -35,53 +43,114 @@ statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key,
     JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e");
 statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e) WHERE k.org_id = t.o AND k.event_key = t.e");
 
-/// Stores events inside the caller's transaction, `version` being the catalogue that resolved them. With `all_or_nothing` a
-/// conflict leaves all of them out.
+/// What events are counted and limited by.
+pub(super) struct Rules<'a> {
+    /// What is held in memory.
+    pub(super) parts: &'a Parts,
+    /// The catalogue that resolved the events.
+    pub(super) version: i64,
+    /// Whether a conflict or a refusal leaves all of them out.
+    pub(super) all_or_nothing: bool,
+}
+
+/// Stores events inside the caller's transaction.
 ///
 /// # Errors
 /// When the database fails.
 pub(super) fn store(
     conn: &mut PgConnection,
-    version: i64,
+    rules: &Rules<'_>,
     usage: &mut [Usage],
-    all_or_nothing: bool,
 ) -> Result<Stored, Error> {
-    if catalog::hold(conn)? != version {
+    let version = catalog::hold(conn)?;
+    let Some((catalog, limits)) = rules.parts.at(version).filter(|_| version == rules.version) else {
         return Ok(Stored::Stale);
-    }
-    let (firsts, places) = distinct(usage);
-    let claims = claim(conn, usage, &firsts)?;
-    let outcomes: Vec<Outcome> = places
-        .iter()
-        .zip(&*usage)
-        .enumerate()
-        .map(|(place, (first, one))| match claims.get(*first) {
-            // Of equal keys in a batch the first is stored.
-            Claimed::Ours if place == firsts[*first] => Outcome::Accepted,
-            Claimed::Ours if one.content == usage[firsts[*first]].content => Outcome::Duplicate,
-            Claimed::Theirs(content) if one.content == content => Outcome::Duplicate,
-            Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
-        })
-        .collect();
-    if all_or_nothing && outcomes.contains(&Outcome::Conflict) {
-        let ours: Vec<Key> = (0..firsts.len())
-            .filter(|first| claims.get(*first) == Claimed::Ours)
-            .map(|first| key(&usage[firsts[first]]))
-            .collect();
-        unclaim(conn, ours)?;
+    };
+    let now = rules.parts.clock.now();
+    let mut outcomes = claim(conn, usage)?;
+    refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
+    let fails = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
+    if rules.all_or_nothing && outcomes.iter().any(fails) {
+        let ours = outcomes.iter().zip(&*usage).filter(|(outcome, _)| **outcome == Outcome::Accepted);
+        unclaim(conn, ours.map(|(_, one)| key(one)).collect())?;
         return Ok(Stored::Done(outcomes));
     }
-    let mut new: Vec<&mut Usage> = usage
-        .iter_mut()
-        .zip(&outcomes)
-        .filter(|(_, outcome)| **outcome == Outcome::Accepted)
-        .map(|(one, _)| one)
-        .collect();
-    write(conn, &mut new, 1)?;
+    let accepted = outcomes.iter().map(|outcome| *outcome == Outcome::Accepted);
+    let mut new: Vec<&mut Usage> =
+        usage.iter_mut().zip(accepted).filter_map(|(one, accepted)| accepted.then_some(one)).collect();
+    let moved = write(conn, &mut new, 1)?;
+    let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
+    messages::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
 }
 
-/// Writes what was claimed (or takes back what was stored, with `sign` -1): prices, counters, records, summaries.
+/// Claims the keys of events, and tells which are new (`Accepted`). Of equal keys the first is.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn claim(conn: &mut PgConnection, usage: &[Usage]) -> Result<Vec<Outcome>, Error> {
+    let (firsts, places) = distinct(usage);
+    let claims = claim_keys(conn, usage, &firsts)?;
+    let outcome = |(place, (first, one)): (usize, (&usize, &Usage))| match claims.get(*first) {
+        Claimed::Ours if place == firsts[*first] => Outcome::Accepted,
+        Claimed::Ours if one.content == usage[firsts[*first]].content => Outcome::Duplicate,
+        Claimed::Theirs(content) if one.content == content => Outcome::Duplicate,
+        Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
+    };
+    Ok(places.iter().zip(usage).enumerate().map(outcome).collect())
+}
+
+/// Has quotas that refuse usage decide on what is new; what they refuse gives its key back, and so do its repeats.
+fn refuse(
+    conn: &mut PgConnection,
+    catalog: &Catalog,
+    limits: &Limits,
+    usage: &[Usage],
+    outcomes: &mut [Outcome],
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    if !usage.iter().any(|one| limits.may_refuse(&one.org)) {
+        return Ok(());
+    }
+    let new: Vec<usize> = (0..usage.len()).filter(|place| outcomes[*place] == Outcome::Accepted).collect();
+    let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
+    let demand = |(place, counters): (&usize, _)| {
+        let one = &usage[*place];
+        Demand { org: &one.org, subject: one.subject.as_deref(), counters }
+    };
+    let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
+    let verdicts = admit(conn, catalog, limits, &demands, now)?;
+    let refused: HashMap<Key, Rejection> = new
+        .iter()
+        .zip(verdicts)
+        .filter_map(|(place, verdict)| Some((key(&usage[*place]), exceeded(&verdict?))))
+        .collect();
+    for (one, outcome) in usage.iter().zip(outcomes) {
+        if let Some(rejection) = refused.get(&key(one)) {
+            *outcome = Outcome::Rejected(rejection.clone());
+        }
+    }
+    unclaim(conn, refused.into_keys().collect())
+}
+
+fn exceeded(Refusal(standing): &Refusal) -> Rejection {
+    let quantity = |quantity: &Option<Quantity>| {
+        quantity.as_ref().map_or_else(|| "none".to_owned(), |q| q.0.to_string())
+    };
+    let detail = format!(
+        "the quota on {} is used up: limit {}, used {}, reserved {}, remaining {}, resets at {}",
+        standing.meter,
+        quantity(&standing.limit),
+        standing.used.0,
+        standing.reserved.0,
+        quantity(&standing.remaining),
+        standing.resets_at.to_rfc3339()
+    );
+    Rejection::new("data", "quota_exceeded", detail)
+}
+
+/// Writes what was claimed (or takes back what was stored, with `sign` -1): prices, counters, records, summaries. Tells which
+/// counters moved.
 ///
 /// # Errors
 /// When the database fails.
@@ -89,15 +158,27 @@ pub(in crate::usage) fn write(
     conn: &mut PgConnection,
     new: &mut [&mut Usage],
     sign: i64,
-) -> Result<(), Error> {
+) -> Result<Vec<Moved>, Error> {
     if new.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     totals::price_tiers(conn, new)?;
     let new: Vec<&Usage> = new.iter().map(|one| &**one).collect();
-    counters::add(conn, &totals::counter_changes(&new))?;
-    records::copy(conn, &new)?;
-    totals::add_days(conn, &new, sign)
+    let moved = counters::add(conn, &totals::counter_changes(&new))?;
+    write_rows(conn, &new, sign)?;
+    Ok(moved)
+}
+
+/// Writes records and summaries alone, for a caller who sees to prices and counters.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn write_rows(conn: &mut PgConnection, new: &[&Usage], sign: i64) -> Result<(), Error> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    records::copy(conn, new)?;
+    totals::add_days(conn, new, sign)
 }
 
 /// The places of the first event of each key, in the order of the keys; and for each event which of those is its own.
@@ -115,8 +196,9 @@ fn distinct(usage: &[Usage]) -> (Vec<usize>, Vec<usize>) {
     (firsts, places)
 }
 
-fn key(usage: &Usage) -> Key {
-    (usage.org_id, usage.event_key)
+/// The key of an event.
+pub(crate) fn key(usage: &Usage) -> Key {
+    (usage.org.org_id, usage.event_key)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,9 +218,9 @@ impl Claims {
     }
 }
 
-fn claim(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<Claims, Error> {
+fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<Claims, Error> {
     let claimed = Prepared::<Claim>::new()
-        .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].org_id).collect())
+        .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].org.org_id).collect())
         .bind::<SqlUuid, _>(firsts.iter().map(|place| usage[*place].event_key).collect())
         .bind::<Timestamptz, _>(firsts.iter().map(|place| usage[*place].occurred_at).collect())
         .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].content).collect())
@@ -167,7 +249,11 @@ fn claim(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<C
     Ok(Claims(firsts.iter().map(state).collect()))
 }
 
-fn unclaim(conn: &mut PgConnection, keys: Vec<Key>) -> Result<(), Error> {
+/// Gives keys back.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn unclaim(conn: &mut PgConnection, keys: Vec<Key>) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
     }

@@ -17,7 +17,6 @@ use uuid::Uuid;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::quota::counters::CounterKey;
-use crate::quota::slots::PeriodKind;
 use crate::usage::meters::Aggregation;
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage};
@@ -152,29 +151,14 @@ pub(super) fn counter_changes(usage: &[&Usage]) -> Vec<(CounterKey, Decimal)> {
 }
 
 /// The counters that a usage event adds to, and how much.
-pub(super) fn counted(usage: &Usage) -> impl Iterator<Item = (CounterKey, Decimal)> {
+pub(crate) fn counted(usage: &Usage) -> impl Iterator<Item = (CounterKey, Decimal)> {
     usage.metered.iter().flat_map(move |metered| {
         metered.series.slots.iter().map(move |slot| {
-            let subject = if slot.per_subject { usage.subject.as_deref().unwrap_or_default() } else { "" };
-            let key = CounterKey {
-                org_id: usage.org_id,
-                slot_id: slot.slot_id,
-                subject: subject.to_owned(),
-                period: period(slot.period, usage.day, usage.billing_period),
-            };
+            let subject = usage.subject.as_deref();
+            let key = CounterKey::of(slot, usage.org.org_id, subject, usage.day, usage.billing_period);
             (key, metered.quantity)
         })
     })
-}
-
-/// The label of the period that usage of a day is counted to.
-#[must_use]
-pub fn period(kind: PeriodKind, day: NaiveDate, billing_period: Option<NaiveDate>) -> NaiveDate {
-    match (kind, billing_period) {
-        (PeriodKind::Day, _) => day,
-        (PeriodKind::Billing, Some(start)) => start,
-        (PeriodKind::Month | PeriodKind::Billing, _) => first_of_month(day),
-    }
 }
 
 fn first_of_month(day: NaiveDate) -> NaiveDate {
@@ -189,7 +173,7 @@ type Tier = (i64, i32, i32, i16, NaiveDate);
 ///
 /// # Errors
 /// When the database fails, or a cost has no place in a decimal.
-pub(super) fn price_tiers(conn: &mut PgConnection, usage: &mut [&mut Usage]) -> Result<(), Error> {
+pub(crate) fn price_tiers(conn: &mut PgConnection, usage: &mut [&mut Usage]) -> Result<(), Error> {
     let mut sums: BTreeMap<Tier, Decimal> = BTreeMap::new();
     for one in usage.iter() {
         for metered in one.metered.iter().filter(|metered| metered.tiered) {
@@ -220,7 +204,7 @@ pub(super) fn price_tiers(conn: &mut PgConnection, usage: &mut [&mut Usage]) -> 
 fn tier_of(usage: &Usage, metered: &Metered) -> Option<Tier> {
     let (card, rate) = metered.card.map(|card| &metered.series.rates[card])?;
     let rate = i16::try_from((*rate)?).ok()?;
-    Some((usage.org_id, card.meter_id, card.rate_card_id, rate, first_of_month(usage.day)))
+    Some((usage.org.org_id, card.meter_id, card.rate_card_id, rate, first_of_month(usage.day)))
 }
 
 /// Adds the sums, and tells what each counter held before.

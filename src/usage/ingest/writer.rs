@@ -8,11 +8,11 @@ use diesel::pg::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::records::month_of;
-use super::store::{self, Stored};
+use super::store::{self, Rules, Stored};
 use crate::db::{self, Db};
 use crate::error::Error;
+use crate::quota::Parts;
 use crate::usage::event::{Outcome, Rejection};
-use crate::usage::partitions::Known;
 use crate::usage::resolve::Usage;
 use crate::usage::series;
 
@@ -37,8 +37,8 @@ pub(super) struct Job {
 pub(super) struct Writer {
     /// Where it gets its connection.
     pub(super) db: Db,
-    /// Partitions that are there.
-    pub(super) partitions: Arc<Known>,
+    /// What events are counted and limited by.
+    pub(super) parts: Arc<Parts>,
     /// That connection.
     pub(super) conn: Option<PgConnection>,
 }
@@ -120,11 +120,12 @@ impl Writer {
         let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
         months.sort_unstable();
         months.dedup();
-        self.partitions.ensure(&months, || self.db.dedicated())?;
-        match prepare_and_store(conn, version, usage, all_or_nothing) {
+        self.parts.partitions.ensure(&months, || self.db.dedicated())?;
+        let rules = Rules { parts: &self.parts, version, all_or_nothing };
+        match prepare_and_store(conn, &rules, usage) {
             // Another replica dropped or detached what this one believed to be there.
             Err(error) if error.to_string().contains("usage_partitions.") => {
-                self.partitions.forget();
+                self.parts.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
             Err(error) if !error.is_transient() && is_poison(&error) => {
@@ -155,12 +156,11 @@ impl Writer {
 /// Series first, then the transaction.
 fn prepare_and_store(
     conn: &mut PgConnection,
-    version: i64,
+    rules: &Rules<'_>,
     usage: &mut [Usage],
-    all_or_nothing: bool,
 ) -> Result<Stored, Error> {
     series::store(conn, usage.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series)))?;
-    db::once(conn, |conn| store::store(conn, version, usage, all_or_nothing))
+    db::once(conn, |conn| store::store(conn, rules, usage))
 }
 
 /// Whether the statement itself was refused (data out of range, a check): others of the batch may well be stored.
