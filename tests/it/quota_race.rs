@@ -127,7 +127,7 @@ impl Client {
 
     async fn reserve(&mut self, place: &Place, dice: &mut Dice, subject: u64, id: &str) -> Option<Held> {
         let amount = i64::try_from(1 + dice.roll(12)).expect("small");
-        let seconds = 1 + dice.roll(2) * 59;
+        let seconds = 1 + dice.roll(2) * 14;
         let body = json!({ "org": "acme", "meter": "tokens", "subject": format!("s{subject}"), "amount": amount, "id": id, "expires_in_s": seconds });
         let (status, answer) = place.post(dice, "/v1/quota/reserve", &body).await;
         let at = Utc::now();
