@@ -180,6 +180,8 @@ async fn an_org_sees_its_own_usage_alone() {
         database.key("usage:read", None),
     );
     let days = "from=2026-09-01&to=2026-11-01";
+    // The daemon holds the other org in memory now.
+    assert_eq!(daemon.get("/v1/usage/current?org=other", &platform).await.0, 200);
     for (path, key, status, field) in [
         (format!("/v1/usage/daily?{days}&org=other"), &own, 404, None),
         ("/v1/usage/records?org=org_other".to_owned(), &own, 404, None),

@@ -217,7 +217,15 @@ fn mending_does_not_race_with_usage() {
     let part = Part { org_id: 1, from: day, before: day.succ_opt().expect("a day") };
     let stop = std::sync::atomic::AtomicBool::new(false);
     let ordering = std::sync::atomic::Ordering::SeqCst;
+    /// Ends the writers when the test fails, too.
+    struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
     std::thread::scope(|scope| {
+        let _ends = Ends(&stop);
         for writer in 0..3 {
             let (database, stop) = (&database, &stop);
             scope.spawn(move || {
@@ -261,7 +269,6 @@ fn mending_does_not_race_with_usage() {
                 break;
             }
         }
-        stop.store(true, ordering);
     });
     assert_eq!(
         database.value("SELECT sum(quantity) || ' ' || sum(count) || ' ' || sum(cost) FROM daily_summaries"),
