@@ -41,7 +41,7 @@ pub struct RateCard {
 }
 
 /// The price of usage with certain dimensions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Dimension to value; usage must have them all. Empty: any usage.
