@@ -60,6 +60,8 @@ use crate::{auth, billing, export, health, stripe, usage};
         usage::rates_http::list,
         usage::rates_http::create,
         usage::http::post,
+        usage::wire_http::post,
+        usage::wire_http::batch,
         usage::correct_http::void,
         usage::correct_http::amend,
         usage::correct_http::close,

@@ -64,6 +64,8 @@ pub fn all(config: &mut ServiceConfig) {
         )
         // Usage
         .service(resource("/v1/usage").route(post().to(usage::http::post)))
+        .service(resource("/api/v1/events").route(post().to(usage::wire_http::post)))
+        .service(resource("/api/v1/events/batch").route(post().to(usage::wire_http::batch)))
         .service(resource("/v1/usage/void").route(post().to(usage::correct_http::void)))
         .service(resource("/v1/usage/amend").route(post().to(usage::correct_http::amend)))
         .service(

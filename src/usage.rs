@@ -25,3 +25,4 @@ pub mod refresh;
 pub mod resolve;
 pub mod series;
 pub mod summaries;
+pub mod wire_http;

@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::{records, totals};
+use super::{Options, records, totals};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::quota::counters;
@@ -35,8 +35,8 @@ statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key,
     JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e");
 statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e) WHERE k.org_id = t.o AND k.event_key = t.e");
 
-/// Stores events inside the caller's transaction, `version` being the catalogue that resolved them. With `all_or_nothing` a
-/// conflict leaves all of them out.
+/// Stores events inside the caller's transaction, `version` being the catalogue that resolved them. With
+/// `all_or_nothing` a conflict leaves all of them out, with `new_only` a duplicate too.
 ///
 /// # Errors
 /// When the database fails.
@@ -44,7 +44,7 @@ pub(super) fn store(
     conn: &mut PgConnection,
     version: i64,
     usage: &mut [Usage],
-    all_or_nothing: bool,
+    options: Options,
 ) -> Result<Stored, Error> {
     if catalog::hold(conn)? != version {
         return Ok(Stored::Stale);
@@ -63,7 +63,10 @@ pub(super) fn store(
             Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
         })
         .collect();
-    if all_or_nothing && outcomes.contains(&Outcome::Conflict) {
+    let unwanted = |outcome: &Outcome| {
+        *outcome == Outcome::Conflict || (options.new_only && *outcome == Outcome::Duplicate)
+    };
+    if options.all_or_nothing && outcomes.iter().any(unwanted) {
         let ours: Vec<Key> = (0..firsts.len())
             .filter(|first| claims.get(*first) == Claimed::Ours)
             .map(|first| key(&usage[firsts[first]]))
