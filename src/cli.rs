@@ -4,6 +4,7 @@ mod doctor;
 mod export;
 mod inbox;
 mod keys;
+mod meter;
 mod open;
 mod rebuild;
 mod serve;
@@ -58,6 +59,9 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Key(keys::KeyCommand),
+    /// Make, list and price meters: what turns usage events into quantities
+    #[command(subcommand)]
+    Meter(meter::MeterCommand),
     /// Look into the Stripe inbox and have events projected again
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
@@ -121,6 +125,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         Command::Serve => serve::run(config)?,
         Command::Migrate { plan, revert } => migrate(&config, plan, revert)?,
         Command::Key(command) => keys::run(&config, command)?,
+        Command::Meter(command) => meter::run(&config, command)?,
         Command::Stripe(command) => inbox::run(&config, command)?,
         Command::Config => show_config(&config)?,
         Command::Doctor => return doctor::run(&config),

@@ -56,7 +56,13 @@ pub async fn observe<B: MessageBody>(
     let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = %request.path());
     let quiet = matches!(
         request.path(),
-        "/webhooks/stripe" | "/v1/usage" | "/api/v1/events" | "/healthz" | "/readyz" | "/metrics"
+        "/webhooks/stripe"
+            | "/v1/usage"
+            | "/api/v1/events"
+            | "/api/v1/events/batch"
+            | "/healthz"
+            | "/readyz"
+            | "/metrics"
     );
     let header = HeaderValue::from_str(&id.0).ok();
     request.extensions_mut().insert(id);

@@ -45,8 +45,27 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(billing::plans_http::show))
                 .route(put().to(billing::plans_http::put)),
         )
+        // Meters and rate cards
+        .service(
+            resource("/v1/meters")
+                .route(get().to(usage::meters_http::list))
+                .route(post().to(usage::meters_http::create)),
+        )
+        .service(
+            resource("/v1/meters/{key}")
+                .route(get().to(usage::meters_http::show))
+                .route(patch().to(usage::meters_http::update))
+                .route(delete().to(usage::meters_http::archive)),
+        )
+        .service(
+            resource("/v1/meters/{key}/rate_cards")
+                .route(get().to(usage::rates_http::list))
+                .route(post().to(usage::rates_http::create)),
+        )
         // Usage
         .service(resource("/v1/usage").route(post().to(usage::http::post)))
+        .service(resource("/api/v1/events").route(post().to(usage::wire_http::post)))
+        .service(resource("/api/v1/events/batch").route(post().to(usage::wire_http::batch)))
         .service(resource("/v1/usage/void").route(post().to(usage::correct_http::void)))
         .service(resource("/v1/usage/amend").route(post().to(usage::correct_http::amend)))
         .service(

@@ -67,7 +67,8 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-fn record(
+/// Writes a command's line in the audit log of the platform, in the name of who runs it.
+pub(super) fn record(
     conn: &mut diesel::PgConnection,
     action: &str,
     target: &str,

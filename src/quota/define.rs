@@ -97,8 +97,10 @@ pub fn define(
 }
 
 fn check(conn: &mut PgConnection, counted: &Counted) -> Result<i32, Error> {
-    let meter =
-        meters::active(conn)?.into_iter().find(|meter| meter.key == counted.meter).ok_or_else(|| {
+    let meter = meters::all(conn)?
+        .into_iter()
+        .find(|meter| meter.key == counted.meter && meter.archived_at.is_none())
+        .ok_or_else(|| {
             Error::invalid(
                 "meter",
                 format!("`{}` is no meter that counts: /v1/meters lists them", counted.meter),

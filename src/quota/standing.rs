@@ -110,7 +110,10 @@ impl Applying<'_> {
 
 /// The meter of that key, when it counts and may be limited.
 pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter>> {
-    catalog.meters.values().find(|meter| meter.key == key && meter.aggregation.is_additive())
+    catalog
+        .meters
+        .values()
+        .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_additive())
 }
 
 /// Every counter that usage as asked for goes to at `now`, limited or not.

@@ -27,9 +27,9 @@ const NAME: &str = "metering";
 pub struct Catalog {
     /// Which one it is; grows with every change.
     pub version: i64,
-    /// Meters that count, by id; archived ones are left out.
+    /// Meters by id, archived ones too: what they counted can still be corrected.
     pub meters: HashMap<i32, Arc<Meter>>,
-    /// Meters by the event name that they count, in the order of their ids.
+    /// Meters that count, by their event name, in the order of their ids.
     pub by_event_name: HashMap<String, Vec<Arc<Meter>>>,
     /// Rate cards of a meter, the one that counts first: latest `valid_from`, then newest version.
     pub rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
@@ -127,9 +127,13 @@ pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
 /// Reads all of it; the caller has one snapshot, or the lock.
 fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
     let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
-    for meter in meters::active(conn)? {
+    let mut all = meters::all(conn)?;
+    all.sort_by_key(|meter| meter.meter_id);
+    for meter in all {
         let meter = Arc::new(meter);
-        loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
+        if meter.archived_at.is_none() {
+            loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
+        }
         loaded.meters.insert(meter.meter_id, meter);
     }
     for card in rates::all(conn)? {

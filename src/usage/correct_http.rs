@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::closings::{self, Closing};
 use super::correct::{self, Correction};
-use super::event::UsageEvent;
+use super::event::{Cost, UsageEvent};
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::billing::directory::{Directory, OrgContext};
@@ -217,7 +217,7 @@ pub async fn amend(
             member: asked.event.member.as_deref().map(Cow::Borrowed),
             subject: asked.event.subject.as_deref().map(Cow::Borrowed),
             data: asked.event.data.as_deref(),
-            cost: asked.event.cost,
+            cost: asked.event.cost.map(Cost::Major),
         };
         let number = correct::amend(conn, &catalog, &series, price, &correction, &event, now)?;
         answer(&correction, "usage.amend", number)

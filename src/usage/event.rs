@@ -1,5 +1,6 @@
 //! A usage event as a caller sent it, whatever its form. `parse` reads it.
 
+pub mod lago;
 mod parse;
 
 use std::borrow::Cow;
@@ -29,8 +30,17 @@ pub struct UsageEvent<'a> {
     pub subject: Option<Cow<'a, str>>,
     /// A JSON object with the values and dimensions that meters read.
     pub data: Option<&'a RawValue>,
-    /// A cost that the caller sets, in the meter's currency; only some keys may.
-    pub cost: Option<Decimal>,
+    /// A cost that the caller sets; only some keys may.
+    pub cost: Option<Cost>,
+}
+
+/// A cost in the meter's currency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// In whole units.
+    Major(Decimal),
+    /// In minor units, such as cents.
+    Minor(Decimal),
 }
 
 /// Why one usage event was not taken.

@@ -117,7 +117,7 @@ pub async fn post(
     let form = form(request.headers());
     let parsed = event::parse(&body, &form, EVENTS, caller.org_id.is_none())?;
     let (names, events) = apart(parsed);
-    let options = Options { all_or_nothing: query.all_or_nothing };
+    let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
     let outcomes = app.usage.take(&app, &caller, events, options).await?;
     app.metrics.usage(&outcomes);
     Ok(answer(&names, &outcomes, *query))

@@ -36,6 +36,8 @@ const TRIES: usize = 10;
 pub struct Options {
     /// Store nothing when one event is rejected or in conflict.
     pub all_or_nothing: bool,
+    /// With it: nor when one was stored before.
+    pub new_only: bool,
 }
 
 /// The way in. Dropping it lets the writers finish what waits.
@@ -171,7 +173,7 @@ impl Ingest {
         let mut stored = if usage.is_empty() || refused {
             vec![Outcome::Accepted; usage.len()]
         } else {
-            match self.send(catalog.version, usage, options.all_or_nothing).await? {
+            match self.send(catalog.version, usage, options).await? {
                 Stored::Done(outcomes) => outcomes,
                 Stored::Stale => return Ok(None),
             }
@@ -181,13 +183,13 @@ impl Ingest {
         Ok(Some(rejections.into_iter().map(|one| one.map_or_else(&mut next, Outcome::Rejected)).collect()))
     }
 
-    async fn send(&self, version: i64, usage: Vec<Usage>, all_or_nothing: bool) -> Result<Stored, Error> {
+    async fn send(&self, version: i64, usage: Vec<Usage>, options: Options) -> Result<Stored, Error> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let queue = queue.ok_or(Error::Busy("this daemon is stopping: send it again in a second"))?;
         let events = u32::try_from(usage.len()).unwrap_or(u32::MAX).min(self.capacity);
         let place = Arc::clone(&self.places).try_acquire_many_owned(events).map_err(|_| FULL)?;
         let (answer, stored) = oneshot::channel();
-        let job = Job { usage, version, all_or_nothing, answer, _place: place };
+        let job = Job { usage, version, options, answer, _place: place };
         queue.try_send(job).map_err(|_| FULL)?;
         drop(queue);
         stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))

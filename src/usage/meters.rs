@@ -1,5 +1,8 @@
 //! Meters: rules that turn usage events into a quantity. Owns `meters` and `meter_versions`.
 
+mod define;
+
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -7,6 +10,8 @@ use utoipa::ToSchema;
 
 use crate::error::Error;
 use crate::schema::{meter_versions, meters};
+
+pub use self::define::{MeterPatch, NewMeter, archive, create, update};
 
 /// How the values of a day become one quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -50,14 +55,15 @@ impl Aggregation {
     }
 }
 
-/// A meter as it counts now.
-#[derive(Clone, Debug)]
+/// A meter at its newest version.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Meter {
     /// Row id.
+    #[serde(skip)]
     pub meter_id: i32,
     /// What callers name it by.
     pub key: String,
-    /// Its version.
+    /// Counts up with each change.
     pub version: i32,
     /// What people call it.
     pub name: String,
@@ -71,66 +77,150 @@ pub struct Meter {
     pub unit: String,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
     pub dimensions: Vec<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ceased to count; what it had counted stays and can be corrected.
+    pub archived_at: Option<DateTime<Utc>>,
 }
 
-type Row = (i32, String, String, String, i32, String, String, Option<String>, Vec<Option<String>>);
+/// A meter with its history.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MeterHistory {
+    /// As it is now.
+    #[serde(flatten)]
+    pub meter: Meter,
+    /// What it was, the newest first. A version counted what came from its `created_at` on.
+    pub versions: Vec<MeterVersion>,
+}
 
-/// Meters that count, in the order of their ids, each at its newest version.
+/// What may change about a meter, as of one version.
+#[derive(Clone, Debug, Queryable, Serialize, ToSchema)]
+pub struct MeterVersion {
+    /// Its number, from 1.
+    pub version: i32,
+    /// What people called it.
+    pub name: String,
+    /// The usage events that it counted.
+    pub event_name: String,
+    /// Field of `data` that held the value.
+    pub value_field: Option<String>,
+    /// Fields of `data` kept for grouping, prices and quotas.
+    pub dimensions: Vec<Option<String>>,
+    /// When it began to count.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Which meters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter<'a> {
+    /// The one with this key.
+    pub key: Option<&'a str>,
+    /// Only those that are (true) or are not (false) archived.
+    pub archived: Option<bool>,
+    /// Only those whose key comes after this one.
+    pub after: Option<&'a str>,
+}
+
+/// Meters in the order of their keys, each at its newest version, at most `limit`.
 ///
 /// # Errors
 /// When the database fails.
-pub fn active(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
-    let rows: Vec<Row> = meters::table
+pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
+    type Row = (
+        (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
+        (i32, String, String, Option<String>, Vec<Option<String>>),
+    );
+    let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
-        .filter(meters::archived_at.is_null())
-        .distinct_on(meters::meter_id)
-        .order((meters::meter_id, meter_versions::version.desc()))
+        .distinct_on(meters::key)
+        .order((meters::key, meter_versions::version.desc()))
         .select((
-            meters::meter_id,
-            meters::key,
-            meters::aggregation,
-            meters::unit,
+            (
+                meters::meter_id,
+                meters::key,
+                meters::aggregation,
+                meters::unit,
+                meters::created_at,
+                meters::archived_at,
+            ),
+            (
+                meter_versions::version,
+                meter_versions::name,
+                meter_versions::event_name,
+                meter_versions::value_field,
+                meter_versions::dimensions,
+            ),
+        ))
+        .limit(limit)
+        .into_boxed();
+    if let Some(key) = filter.key {
+        query = query.filter(meters::key.eq(key));
+    }
+    match filter.archived {
+        Some(true) => query = query.filter(meters::archived_at.is_not_null()),
+        Some(false) => query = query.filter(meters::archived_at.is_null()),
+        None => {}
+    }
+    if let Some(after) = filter.after {
+        query = query.filter(meters::key.gt(after));
+    }
+    let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): Row| {
+        let aggregation = Aggregation::parse(&aggregation)
+            .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
+        let (version, name, event_name, value_field, dimensions) = version;
+        let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
+        dimensions.sort();
+        Ok(Meter {
+            meter_id,
+            key,
+            version,
+            name,
+            event_name,
+            aggregation,
+            value_field,
+            unit,
+            dimensions,
+            created_at,
+            archived_at,
+        })
+    };
+    query.load::<Row>(conn)?.into_iter().map(meter_of).collect()
+}
+
+/// Every meter, archived ones too: what they counted can still be corrected.
+///
+/// # Errors
+/// When the database fails.
+pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
+    list(conn, Filter::default(), i64::MAX)
+}
+
+/// The meter with this key.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
+    let key = Some(key).filter(|key| !key.contains('\0')).ok_or(Error::NotFound("meter"))?;
+    list(conn, Filter { key: Some(key), ..Filter::default() }, 1)?.pop().ok_or(Error::NotFound("meter"))
+}
+
+/// The meter with this key and all that it was.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn history(conn: &mut PgConnection, key: &str) -> Result<MeterHistory, Error> {
+    let meter = find(conn, key)?;
+    let versions = meter_versions::table
+        .filter(meter_versions::meter_id.eq(meter.meter_id))
+        .order(meter_versions::version.desc())
+        .select((
             meter_versions::version,
             meter_versions::name,
             meter_versions::event_name,
             meter_versions::value_field,
             meter_versions::dimensions,
+            meter_versions::created_at,
         ))
         .load(conn)?;
-    rows.into_iter().map(meter_of).collect()
-}
-
-fn meter_of(row: Row) -> Result<Meter, Error> {
-    let (meter_id, key, aggregation, unit, version, name, event_name, value_field, dimensions) = row;
-    let aggregation = Aggregation::parse(&aggregation)
-        .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
-    let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
-    dimensions.sort();
-    Ok(Meter { meter_id, key, version, name, event_name, aggregation, value_field, unit, dimensions })
-}
-
-/// What a new meter is to be.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewMeter {
-    /// What callers name it by: lower case letters, digits, `_`, `-`, `.`, at most 100.
-    #[schema(min_length = 1, max_length = 100, pattern = "^[a-z0-9][a-z0-9_.-]*$")]
-    pub key: String,
-    /// What people call it; its key when left out.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// The usage events that it counts.
-    #[schema(min_length = 1, max_length = 200)]
-    pub event_name: String,
-    /// How values become a quantity.
-    pub aggregation: Aggregation,
-    /// Field of `data` that holds the value; left out for `count`.
-    #[serde(default)]
-    pub value_field: Option<String>,
-    /// What the quantity is counted in, for people, such as `tokens`.
-    #[serde(default)]
-    pub unit: String,
-    /// Fields of `data` kept for grouping, prices and quotas, at most 10.
-    #[serde(default)]
-    pub dimensions: Vec<String>,
+    Ok(MeterHistory { meter, versions })
 }

@@ -1,23 +1,32 @@
 //! Rate cards: versioned prices of a meter. Owns `rate_cards`.
 
+mod define;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::error::Error;
 use crate::schema::rate_cards;
 
+pub use self::define::{NewRateCard, create};
+
 /// A rate card: what a unit of its meter costs from a time on.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Tiers are counted for each card on its own: a card that begins in the middle of a month begins at none.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RateCard {
     /// Row id; the record keeps it.
+    #[serde(skip)]
     pub rate_card_id: i32,
     /// Whose prices.
+    #[serde(skip)]
     pub meter_id: i32,
     /// Counts up with each card of the meter.
     pub version: i32,
@@ -27,21 +36,23 @@ pub struct RateCard {
     pub currency: String,
     /// The first rate whose `when` fits counts. Rates with more conditions come first.
     pub rates: Vec<Rate>,
+    /// When it was made: it prices what came from then on.
+    pub created_at: DateTime<Utc>,
 }
 
 /// The price of usage with certain dimensions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Dimension to value; usage must have them all. Empty: any usage.
     #[serde(default)]
     pub when: BTreeMap<String, String>,
     /// What a unit costs in the card's currency (major units), a decimal.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = String)]
     pub unit_cost: Decimal,
     /// Battery units per unit, a decimal.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = String)]
     pub battery_units: Decimal,
     /// Prices by the quantity of the org's local month, in place of `unit_cost`.
@@ -76,21 +87,74 @@ pub enum TierMode {
 #[serde(deny_unknown_fields)]
 pub struct Tier {
     /// Its upper end, included; none: no end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact_or_none", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub up_to: Option<Decimal>,
     /// What a unit (a package) costs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = String)]
     pub unit_cost: Decimal,
     /// What reaching the tier costs once.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = String)]
     pub flat_cost: Decimal,
     /// Units in a package; only for packages.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact_or_none", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub package_size: Option<Decimal>,
+}
+
+/// A decimal as a string or a number, to the last digit as it stands.
+fn exact<'de, D: Deserializer<'de>>(from: D) -> Result<Decimal, D::Error> {
+    exact_or_none(from)?.ok_or_else(|| serde::de::Error::custom("must be a decimal, not null"))
+}
+
+fn exact_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Decimal>, D::Error> {
+    let raw = Box::<RawValue>::deserialize(from)?;
+    let text = raw.get();
+    if text == "null" {
+        return Ok(None);
+    }
+    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let number = if digits.contains(['e', 'E']) {
+        Decimal::from_scientific(digits)
+    } else {
+        Decimal::from_str_exact(digits)
+    };
+    let number = number.map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text} is no decimal: write it as in \"0.25\", in at most 28 digits"
+        ))
+    })?;
+    Ok(Some(number.normalize()))
+}
+
+type Row = (i32, i32, i32, DateTime<Utc>, String, serde_json::Value, DateTime<Utc>);
+
+const COLUMNS: (
+    rate_cards::rate_card_id,
+    rate_cards::meter_id,
+    rate_cards::version,
+    rate_cards::valid_from,
+    rate_cards::currency,
+    rate_cards::rates,
+    rate_cards::created_at,
+) = (
+    rate_cards::rate_card_id,
+    rate_cards::meter_id,
+    rate_cards::version,
+    rate_cards::valid_from,
+    rate_cards::currency,
+    rate_cards::rates,
+    rate_cards::created_at,
+);
+
+fn card_of(
+    (rate_card_id, meter_id, version, valid_from, currency, rates, created_at): Row,
+) -> Result<RateCard, Error> {
+    let rates = serde_json::from_value(rates)
+        .map_err(|error| Error::Internal(format!("rate card {rate_card_id}: {error}")))?;
+    Ok(RateCard { rate_card_id, meter_id, version, valid_from, currency, rates, created_at })
 }
 
 /// Every rate card, in no order.
@@ -98,22 +162,31 @@ pub struct Tier {
 /// # Errors
 /// When the database fails.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<RateCard>, Error> {
-    type Row = (i32, i32, i32, DateTime<Utc>, String, serde_json::Value);
-    let rows: Vec<Row> = rate_cards::table
-        .select((
-            rate_cards::rate_card_id,
-            rate_cards::meter_id,
-            rate_cards::version,
-            rate_cards::valid_from,
-            rate_cards::currency,
-            rate_cards::rates,
-        ))
-        .load(conn)?;
-    rows.into_iter()
-        .map(|(rate_card_id, meter_id, version, valid_from, currency, rates)| {
-            let rates = serde_json::from_value(rates)
-                .map_err(|error| Error::Internal(format!("rate card {rate_card_id}: {error}")))?;
-            Ok(RateCard { rate_card_id, meter_id, version, valid_from, currency, rates })
-        })
-        .collect()
+    rate_cards::table.select(COLUMNS).load::<Row>(conn)?.into_iter().map(card_of).collect()
+}
+
+/// The rate cards of a meter, the newest version first.
+///
+/// # Errors
+/// When the database fails.
+pub fn of_meter(conn: &mut PgConnection, meter_id: i32) -> Result<Vec<RateCard>, Error> {
+    list(conn, meter_id, None, i64::MAX)
+}
+
+/// As [`of_meter`], those of a version below `before`, at most `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(
+    conn: &mut PgConnection,
+    meter_id: i32,
+    before: Option<i32>,
+    limit: i64,
+) -> Result<Vec<RateCard>, Error> {
+    let of_meter = rate_cards::table
+        .filter(rate_cards::meter_id.eq(meter_id))
+        .filter(rate_cards::version.lt(before.unwrap_or(i32::MAX)));
+    let rows: Vec<Row> =
+        of_meter.order(rate_cards::version.desc()).select(COLUMNS).limit(limit).load(conn)?;
+    rows.into_iter().map(card_of).collect()
 }

@@ -67,3 +67,200 @@ fn total(tiers: &Tiers, quantity: Decimal) -> Option<Decimal> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn decimal(text: &str) -> Decimal {
+        text.parse().expect("a decimal")
+    }
+
+    fn rate(json: serde_json::Value) -> Rate {
+        serde_json::from_value(json).expect("a rate")
+    }
+
+    fn graduated() -> Rate {
+        rate(json!({ "tiers": { "mode": "graduated", "tiers": [
+            { "up_to": "10", "unit_cost": "1" },
+            { "up_to": "20", "unit_cost": "0.5", "flat_cost": "3" },
+            { "unit_cost": "0.1" },
+        ] } }))
+    }
+
+    fn volume() -> Rate {
+        rate(json!({ "tiers": { "mode": "volume", "tiers": [
+            { "up_to": "10", "unit_cost": "1" },
+            { "up_to": "20", "unit_cost": "0.5", "flat_cost": "3" },
+            { "unit_cost": "0.1" },
+        ] } }))
+    }
+
+    fn package() -> Rate {
+        rate(
+            json!({ "tiers": { "mode": "package", "tiers": [{ "unit_cost": "7", "package_size": "1.5", "flat_cost": "2" }] } }),
+        )
+    }
+
+    /// By hand, from nothing.
+    #[test]
+    fn a_months_quantity_costs_what_its_tiers_say() {
+        let table: [(fn() -> Rate, &[(&str, &str)]); 3] = [
+            (
+                graduated,
+                &[
+                    ("0", "0"),
+                    ("0.5", "0.5"),
+                    ("10", "10"),
+                    // Above ten the second tier is reached: its flat cost, and half a unit's price for each.
+                    ("10.5", "13.25"),
+                    ("20", "18"),
+                    ("25", "18.5"),
+                    ("-3", "0"),
+                ],
+            ),
+            (
+                volume,
+                // At twenty-one all of it costs a tenth, so more can cost less.
+                &[("0", "0"), ("10", "10"), ("10.5", "8.25"), ("20", "13"), ("21", "2.1"), ("-3", "0")],
+            ),
+            (package, &[("0", "0"), ("0.1", "9"), ("1.5", "9"), ("1.6", "16"), ("3", "16"), ("3.01", "23")]),
+        ];
+        for (rate, rows) in table {
+            let rate = rate();
+            for (quantity, expected) in rows {
+                let mode = rate.tiers.as_ref().expect("tiers").mode;
+                assert_eq!(
+                    cost(&rate, Decimal::ZERO, decimal(quantity)),
+                    Some(decimal(expected)),
+                    "{mode:?} {quantity}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn more_costs_what_it_adds_to_the_month() {
+        for (rate, before, quantity, expected) in [
+            // 2 × 1, the flat 3, 5 × 0.5
+            (graduated(), "8", "7", "7.5"),
+            (graduated(), "20", "5", "0.5"),
+            // 13 in all, of which 10 were paid
+            (volume(), "10", "10", "3"),
+            // 2.1 in all, and 13 were paid
+            (volume(), "20", "1", "-10.9"),
+            (package(), "1", "0.5", "0"),
+            (package(), "1.5", "0.5", "7"),
+            // Taken back below nothing
+            (graduated(), "4", "-9", "-4"),
+        ] {
+            let got = cost(&rate, decimal(before), decimal(quantity));
+            assert_eq!(got, Some(decimal(expected)), "{:?}: {before} and {quantity}", rate.tiers);
+        }
+    }
+
+    #[test]
+    fn half_goes_to_the_even_neighbour_at_nine_places() {
+        for (price, expected) in [
+            ("0.0000000005", "0"),
+            ("0.0000000015", "0.000000002"),
+            ("0.0000000025", "0.000000002"),
+            ("0.000000000999", "0.000000001"),
+        ] {
+            let rate = rate(json!({ "unit_cost": price, "battery_units": price }));
+            assert_eq!(cost(&rate, Decimal::ZERO, Decimal::ONE), Some(decimal(expected)), "{price}");
+            assert_eq!(battery_units(&rate, Decimal::NEGATIVE_ONE), Some(-decimal(expected)), "{price}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_decimal_has_no_cost() {
+        let dear = rate(json!({ "unit_cost": "999999999999999" }));
+        assert_eq!(cost(&dear, Decimal::ZERO, decimal("999999999999999")), None);
+    }
+
+    #[test]
+    fn the_first_rate_that_fits_counts() {
+        let rates = json!([
+            { "when": { "model": "a", "cached": "true" }, "unit_cost": "1" },
+            { "when": { "model": "a" }, "unit_cost": "2" },
+            { "when": { "model": "b" }, "unit_cost": 3 },
+        ]);
+        let card = RateCard {
+            rate_card_id: 1,
+            meter_id: 1,
+            version: 1,
+            valid_from: chrono::DateTime::UNIX_EPOCH,
+            currency: "usd".to_owned(),
+            rates: serde_json::from_value(rates).expect("rates"),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let of = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            rate_for(&card, &pairs)
+        };
+        assert_eq!(of(&[("cached", "true"), ("model", "a")]), Some(0));
+        assert_eq!(of(&[("cached", "false"), ("model", "a")]), Some(1));
+        assert_eq!(of(&[("model", "b")]), Some(2));
+        assert_eq!(of(&[("model", "c")]), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    fn quantities() -> impl Strategy<Value = Vec<Decimal>> {
+        // Voids are negative parts.
+        prop::collection::vec(
+            (-2_000_i64..5_000, 0_u32..4).prop_map(|(n, scale)| Decimal::new(n, scale)),
+            1..20,
+        )
+    }
+
+    /// Prices that do not come out even.
+    fn crooked(mode: TierMode) -> Rate {
+        let tiers = match mode {
+            TierMode::Package => {
+                json!([{ "unit_cost": "0.333333333333", "package_size": "0.7", "flat_cost": "0.1" }])
+            }
+            _ => json!([
+                { "up_to": "3.333", "unit_cost": "0.333333333333", "flat_cost": "0.000000000007" },
+                { "up_to": "777", "unit_cost": "0.142857142857" },
+                { "unit_cost": "0.000000000001" },
+            ]),
+        };
+        rate(json!({ "tiers": { "mode": mode, "tiers": tiers } }))
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_a_quantity_costs_the_same_in_sum(
+            parts in quantities(),
+            mode in prop::sample::select(vec![TierMode::Graduated, TierMode::Volume, TierMode::Package]),
+        ) {
+            let rate = crooked(mode);
+            let (mut before, mut sum) = (Decimal::ZERO, Decimal::ZERO);
+            for part in &parts {
+                sum += cost(&rate, before, *part).expect("small");
+                before += part;
+            }
+            prop_assert_eq!(Some(sum), cost(&rate, Decimal::ZERO, before));
+        }
+
+        #[test]
+        fn what_is_taken_back_is_undone_exactly(
+            parts in quantities(),
+            mode in prop::sample::select(vec![None, Some(TierMode::Graduated), Some(TierMode::Volume), Some(TierMode::Package)]),
+        ) {
+            let rate = mode.map_or_else(|| rate(json!({ "unit_cost": "0.333333333333", "battery_units": "0.77" })), crooked);
+            let (mut before, mut costs, mut units) = (Decimal::ZERO, Decimal::ZERO, Decimal::ZERO);
+            let back = parts.iter().rev().map(|part| -part);
+            for part in parts.iter().copied().chain(back) {
+                costs += cost(&rate, before, part).expect("small");
+                units += battery_units(&rate, part).expect("small");
+                before += part;
+            }
+            prop_assert_eq!((before, costs, units), (Decimal::ZERO, Decimal::ZERO, Decimal::ZERO));
+        }
+    }
+}

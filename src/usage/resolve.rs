@@ -12,11 +12,12 @@ use uuid::Uuid;
 
 use super::catalog::Catalog;
 use super::data;
-use super::event::{Rejection, UsageEvent};
+use super::event::{Cost, Rejection, UsageEvent};
 use super::meters::{Aggregation, Meter};
 use super::rating;
 use super::series::{self, Series};
 use crate::billing::directory::OrgContext;
+use crate::money;
 
 /// What a caller may do beyond posting usage.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +239,7 @@ impl Resolver<'_> {
         priced(series, quantity, occurred_at, value).map(Some)
     }
 
-    fn set_cost(&self, cost: Decimal, metered: &mut [Metered]) -> Result<(), Rejection> {
+    fn set_cost(&self, cost: Cost, metered: &mut [Metered]) -> Result<(), Rejection> {
         if !self.caller.price {
             return Err(Rejection::new(
                 "cost",
@@ -248,7 +249,7 @@ impl Resolver<'_> {
         }
         match metered {
             [one] if one.series.meter.aggregation.is_additive() => {
-                one.cost = rating::round(cost).ok_or_else(too_large)?;
+                one.cost = major(cost, one).and_then(rating::round).ok_or_else(too_large)?;
                 (one.tiered, one.card) = (false, None);
                 Ok(())
             }
@@ -298,6 +299,17 @@ pub fn priced(
     Ok(metered)
 }
 
+/// A cost in whole units of the currency that the meter's cards are in; of a meter without cards, in hundredths.
+fn major(cost: Cost, metered: &Metered) -> Option<Decimal> {
+    match cost {
+        Cost::Major(cost) => Some(cost),
+        Cost::Minor(cost) => {
+            let currency = metered.series.rates.first().map_or("", |(card, _)| &card.currency);
+            cost.checked_mul(Decimal::new(1, u32::from(money::decimal_places(currency))))
+        }
+    }
+}
+
 fn too_large() -> Rejection {
     Rejection::new("data", "too_large", "its cost is too large a number")
 }
@@ -332,7 +344,11 @@ fn content(event: &UsageEvent<'_>, fields: &[(Cow<'_, str>, &RawValue)]) -> i64 
     text(Some(&event.event_name));
     text(event.member.as_deref());
     text(event.subject.as_deref());
-    text(event.cost.map(|cost| cost.normalize().to_string()).as_deref());
+    let cost = event.cost.map(|cost| match cost {
+        Cost::Major(cost) => cost.normalize().to_string(),
+        Cost::Minor(cost) => format!("{} minor", cost.normalize()),
+    });
+    text(cost.as_deref());
     for (name, value) in fields {
         text(Some(name));
         text(Some(value.get()));

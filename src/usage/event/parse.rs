@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Rejection, UsageEvent};
+use super::{Cost, Rejection, UsageEvent};
 use crate::error::Error;
 
 /// Characters of an id, a source, a name, a member or a subject at most.
@@ -302,7 +302,7 @@ impl<'a> Fields<'a> {
             member: self.text("member")?,
             subject: self.text("subject")?,
             data: self.get("data"),
-            cost: self.get("cost").map(cost).transpose()?,
+            cost: self.get("cost").map(cost).transpose()?.map(Cost::Major),
         };
         if cloud && event.org.is_none() && read.subject_names_org {
             event.org = event.subject.take();
@@ -311,7 +311,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn check(name: &'static str, text: &str) -> Result<(), Rejection> {
+pub(super) fn check(name: &'static str, text: &str) -> Result<(), Rejection> {
     if text.is_empty() {
         return Err(Rejection::new(name, "empty", "must not be empty: leave it out"));
     }
@@ -330,7 +330,7 @@ fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
     })
 }
 
-fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
+pub(super) fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
     let text = raw.get().trim_matches('"');
     let cost = Decimal::from_str_exact(text)
         .ok()

@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::{records, totals};
+use super::{Options, records, totals};
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -49,8 +49,8 @@ pub(super) struct Rules<'a> {
     pub(super) parts: &'a Parts,
     /// The catalogue that resolved the events.
     pub(super) version: i64,
-    /// Whether a conflict or a refusal leaves all of them out.
-    pub(super) all_or_nothing: bool,
+    /// What leaves all of them out.
+    pub(super) options: Options,
 }
 
 /// Stores events inside the caller's transaction.
@@ -69,8 +69,12 @@ pub(super) fn store(
     let now = rules.parts.clock.now();
     let mut outcomes = claim(conn, usage)?;
     refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
-    let fails = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
-    if rules.all_or_nothing && outcomes.iter().any(fails) {
+    let fails = |outcome: &Outcome| match outcome {
+        Outcome::Accepted => false,
+        Outcome::Duplicate => rules.options.new_only,
+        Outcome::Conflict | Outcome::Rejected(_) => true,
+    };
+    if rules.options.all_or_nothing && outcomes.iter().any(fails) {
         let ours = outcomes.iter().zip(&*usage).filter(|(outcome, _)| **outcome == Outcome::Accepted);
         unclaim(conn, ours.map(|(_, one)| key(one)).collect())?;
         return Ok(Stored::Done(outcomes));

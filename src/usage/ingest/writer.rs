@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::Options;
 use super::records::month_of;
 use super::store::{self, Rules, Stored};
 use crate::db::{self, Db};
@@ -25,8 +26,8 @@ pub(super) struct Job {
     pub(super) usage: Vec<Usage>,
     /// The catalogue that resolved it.
     pub(super) version: i64,
-    /// Whether a conflict leaves all of it out.
-    pub(super) all_or_nothing: bool,
+    /// What leaves all of it out.
+    pub(super) options: Options,
     /// Where the outcomes go.
     pub(super) answer: oneshot::Sender<Stored>,
     /// Its place in the queue, given back when it is answered.
@@ -63,8 +64,9 @@ impl Writer {
                 [job] => std::mem::take(&mut job.usage),
                 jobs => jobs.iter_mut().flat_map(|job| job.usage.drain(..)).collect(),
             };
-            let all_or_nothing = batch.len() == 1 && batch[0].all_or_nothing;
-            match self.store_patiently(version, &mut usage, all_or_nothing, &away) {
+            // What asks for all or nothing comes alone.
+            let options = batch[0].options;
+            match self.store_patiently(version, &mut usage, options, &away) {
                 Ok(Stored::Stale) => batch.into_iter().for_each(|job| drop(job.answer.send(Stored::Stale))),
                 Ok(Stored::Done(outcomes)) => {
                     let mut outcomes = outcomes.into_iter();
@@ -86,12 +88,12 @@ impl Writer {
         &mut self,
         version: i64,
         usage: &mut [Usage],
-        all_or_nothing: bool,
+        options: Options,
         away: &AtomicBool,
     ) -> Result<Stored, Error> {
         let started = Instant::now();
         loop {
-            match self.store(version, usage, all_or_nothing) {
+            match self.store(version, usage, options) {
                 Err(error) if error.is_transient() => {
                     if error.is_disconnected() {
                         self.conn = None;
@@ -112,7 +114,7 @@ impl Writer {
     }
 
     /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones without it.
-    fn store(&mut self, version: i64, usage: &mut [Usage], all_or_nothing: bool) -> Result<Stored, Error> {
+    fn store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
@@ -121,7 +123,7 @@ impl Writer {
         months.sort_unstable();
         months.dedup();
         self.parts.partitions.ensure(&months, || self.db.dedicated())?;
-        let rules = Rules { parts: &self.parts, version, all_or_nothing };
+        let rules = Rules { parts: &self.parts, version, options };
         match prepare_and_store(conn, &rules, usage) {
             // Another replica dropped or detached what this one believed to be there.
             Err(error) if error.to_string().contains("usage_partitions.") => {
@@ -135,11 +137,11 @@ impl Writer {
                     let rejection = Rejection::new("data", "not_storable", detail);
                     return Ok(Stored::Done(vec![Outcome::Rejected(rejection)]));
                 }
-                if all_or_nothing {
+                if options.all_or_nothing {
                     return Err(error);
                 }
                 let (left, right) = usage.split_at_mut(usage.len() / 2);
-                match (self.store(version, left, false)?, self.store(version, right, false)?) {
+                match (self.store(version, left, options)?, self.store(version, right, options)?) {
                     (Stored::Done(mut left), Stored::Done(right)) => {
                         left.extend(right);
                         Ok(Stored::Done(left))
@@ -183,9 +185,9 @@ fn next_batch(
     };
     let mut events = first.usage.len();
     let mut batch = vec![first];
-    while !batch[0].all_or_nothing {
+    while !batch[0].options.all_or_nothing {
         let Ok(job) = jobs.try_recv() else { break };
-        if job.all_or_nothing || events + job.usage.len() > at_most {
+        if job.options.all_or_nothing || events + job.usage.len() > at_most {
             *held = Some(job);
             break;
         }

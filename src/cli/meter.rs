@@ -1,0 +1,180 @@
+//! `coulomb meter …`
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use diesel::Connection;
+use rust_decimal::Decimal;
+use serde_json::json;
+
+use super::keys::record;
+use super::{Failure, open};
+use crate::config::Config;
+use crate::error::Error;
+use crate::time::{Clock, Moment};
+use crate::usage::meters::{self, Aggregation, Filter, NewMeter};
+use crate::usage::rates::{self, NewRateCard, Rate};
+
+/// What to do with meters.
+#[derive(Subcommand)]
+pub(super) enum MeterCommand {
+    /// List all meters by key, as JSON lines
+    List {
+        /// Archived ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make a meter; it counts usage that comes from then on
+    Create(CreateArgs),
+    /// Print a meter, its versions and its rate cards
+    Show {
+        /// Its key
+        key: String,
+    },
+    /// Give a meter a rate card: prices from a time on
+    ///
+    /// A price for all usage (--unit-cost, --battery-units), or a JSON file with the card as POST /v1/meters/{key}/rate_cards takes it.
+    Rate(RateArgs),
+}
+
+#[derive(Args)]
+pub(super) struct CreateArgs {
+    /// What callers name it by: a-z, 0-9, `-`, `_`, `.`
+    key: String,
+    /// The usage events that it counts
+    #[arg(long)]
+    event_name: String,
+    /// How values become a quantity: sum, count, max, unique or latest; only sum and count can be priced and limited
+    #[arg(long, value_parser = aggregation)]
+    aggregation: Aggregation,
+    /// Field of `data` that holds the value; none for count
+    #[arg(long)]
+    value_field: Option<String>,
+    /// What the quantity is counted in, such as tokens
+    #[arg(long, default_value = "")]
+    unit: String,
+    /// Fields of `data` kept for grouping, prices and quotas, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    dimensions: Vec<String>,
+    /// What people call it; its key when left out
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct RateArgs {
+    /// Key of the meter
+    key: String,
+    /// The whole card as JSON; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["currency", "unit_cost", "battery_units", "valid_from", "backdate"])]
+    file: Option<PathBuf>,
+    /// Currency of the price, such as usd
+    #[arg(long, required_unless_present = "file")]
+    currency: Option<String>,
+    /// What a unit costs, in whole units of the currency, such as 0.0025
+    #[arg(long, value_name = "DECIMAL")]
+    unit_cost: Option<Decimal>,
+    /// Battery units per unit
+    #[arg(long, value_name = "DECIMAL")]
+    battery_units: Option<Decimal>,
+    /// It prices usage that occurs from then on; now when left out
+    #[arg(long, value_name = "TIME")]
+    valid_from: Option<DateTime<Utc>>,
+    /// Let it start in the past, a year at most: it prices what comes from now on for that time
+    #[arg(long)]
+    backdate: bool,
+}
+
+fn aggregation(name: &str) -> Result<Aggregation, String> {
+    Aggregation::parse(name)
+        .ok_or_else(|| "the aggregations are sum, count, max, unique and latest".to_owned())
+}
+
+pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure> {
+    let mut database = open::Database::open(config)?;
+    let conn = &mut database.conn;
+    let now = Clock::system().now();
+    let mut out = std::io::stdout().lock();
+    match command {
+        MeterCommand::List { all } => {
+            let filter = Filter { archived: (!all).then_some(false), ..Filter::default() };
+            for meter in meters::list(conn, filter, i64::MAX)? {
+                writeln!(out, "{}", serde_json::to_string(&meter)?)?;
+            }
+        }
+        MeterCommand::Create(args) => {
+            let new = NewMeter {
+                key: args.key,
+                name: args.name,
+                event_name: args.event_name,
+                aggregation: args.aggregation,
+                value_field: args.value_field,
+                unit: args.unit,
+                dimensions: args.dimensions,
+            };
+            let meter = conn.transaction(|conn| {
+                let meter = meters::create(conn, &new, now)?;
+                let detail =
+                    serde_json::to_value(&meter).map_err(|error| Error::Internal(error.to_string()))?;
+                record(conn, "meter.create", &meter.key, detail, now)?;
+                Ok::<_, Error>(meter)
+            })?;
+            writeln!(out, "{}", serde_json::to_string(&meter)?)?;
+        }
+        MeterCommand::Show { key } => {
+            let found = meters::history(conn, &key)?;
+            let cards = rates::of_meter(conn, found.meter.meter_id)?;
+            let mut shown = serde_json::to_value(&found)?;
+            shown["rate_cards"] = serde_json::to_value(&cards)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
+        }
+        MeterCommand::Rate(args) => {
+            let key = args.key.clone();
+            let new = card(args)?;
+            let card = conn.transaction(|conn| {
+                let card = rates::create(conn, &key, &new, now)?;
+                let detail = json!({
+                    "version": card.version, "valid_from": card.valid_from, "currency": card.currency, "rates": card.rates,
+                });
+                record(conn, "rate_card.create", &key, detail, now)?;
+                Ok::<_, Error>(card)
+            })?;
+            writeln!(out, "{}", serde_json::to_string(&card)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn card(args: RateArgs) -> Result<NewRateCard, Failure> {
+    if let Some(file) = &args.file {
+        let text = read(file)?;
+        return serde_json::from_str(&text)
+            .map_err(|error| format!("{} is no rate card: {error}", file.display()).into());
+    }
+    if args.unit_cost.is_none() && args.battery_units.is_none() {
+        return Err("say --unit-cost, --battery-units or both, or give the card with --file".into());
+    }
+    let rate = Rate {
+        unit_cost: args.unit_cost.unwrap_or_default(),
+        battery_units: args.battery_units.unwrap_or_default(),
+        ..Rate::default()
+    };
+    Ok(NewRateCard {
+        valid_from: args.valid_from.map(Moment),
+        backdate: args.backdate,
+        currency: args.currency.unwrap_or_default(),
+        rates: vec![rate],
+    })
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()).into())
+}
