@@ -22,6 +22,7 @@ mod projection;
 mod quota;
 mod quota_race;
 mod reads;
+mod scenarios;
 mod schema;
 mod serving;
 mod usage;

@@ -1,17 +1,41 @@
 //! A running daemon, as a user starts it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use coulomb::app::App;
+use coulomb::config::Config;
+use coulomb::db::{Db, DbOptions};
+use coulomb::time::Clock;
+use coulomb::workers::Workers;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::{Database, SECRET};
 
+/// A clock that a test turns.
+pub struct TestClock(Arc<Mutex<DateTime<Utc>>>);
+
+impl TestClock {
+    /// A clock that stands at this time (RFC 3339).
+    pub fn at(time: &str) -> Self {
+        Self(Arc::new(Mutex::new(time.parse().expect("a time"))))
+    }
+
+    /// Turns it.
+    pub fn turn(&self, time: &str) {
+        *self.0.lock().expect("no panic") = time.parse().expect("a time");
+    }
+}
+
 /// A daemon of its own process; killed when dropped.
 pub struct Daemon {
-    child: Child,
+    child: Option<Child>,
     /// `http://127.0.0.1:…`
     pub base: String,
     /// Sends requests.
@@ -50,20 +74,53 @@ impl Daemon {
         let base = listens.split(' ').next().expect("an address").to_owned();
         // The greeting must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { child, base, http: reqwest::Client::new() })
+        Some(Self { child: Some(child), base, http: reqwest::Client::new() })
     }
 
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// A daemon in this process, on a clock that the test turns. It ends with the process.
+    pub fn clocked(database: &Database, clock: &TestClock) -> Self {
+        let settings = BTreeMap::from([
+            ("COULOMB_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
+        ]);
+        let config =
+            Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
+        let db = Db::new(DbOptions {
+            url: database.url.clone(),
+            size: 4,
+            wait: Duration::from_secs(5),
+            statement_timeout: Duration::ZERO,
+            roles: true,
+        });
+        let now = Arc::clone(&clock.0);
+        let clock = Clock::from_fn(move || *now.lock().expect("no panic"));
+        let (told, address) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let app = Arc::new(App::new(config, clock, db));
+                let (server, address) = coulomb::server::bind(&app).expect("binds");
+                let _workers = Workers::start(&app);
+                told.send(address).expect("the test waits");
+                server.await.expect("serves");
+            });
+        });
+        let base = format!("http://{}", address.recv().expect("it listens"));
+        Self { child: None, base, http: reqwest::Client::new() }
     }
 
     /// Asks it to stop, and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
-        self.child.wait().expect("it ends").code()
+        let child = self.child.as_mut().expect("a process of its own");
+        let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        child.wait().expect("it ends").code()
     }
 
     /// A request with `key`.

@@ -7,7 +7,7 @@ pub mod stripe;
 pub mod usage;
 
 pub use cluster::Database;
-pub use daemon::Daemon;
+pub use daemon::{Daemon, TestClock};
 
 /// The signing secret that test daemons know.
 pub const SECRET: &str = "whsec_test";

@@ -1,0 +1,49 @@
+//! What the products that use Coulomb do with it, step by step, each figure reckoned by hand. Time is turned by the test.
+
+mod cloudwa;
+mod fenta;
+mod gateway;
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Database, TestClock};
+
+/// A product's platform: its database, a daemon on a turned clock, and a key that may do all.
+struct Platform {
+    database: Database,
+    clock: TestClock,
+    daemon: Daemon,
+    key: String,
+}
+
+impl Platform {
+    fn at(time: &str) -> Self {
+        let (database, clock) = (Database::new(), TestClock::at(time));
+        let daemon = Daemon::clocked(&database, &clock);
+        let key = database.key("billing:write,billing:read,usage:read,usage:write,usage:backfill", None);
+        Self { database, clock, daemon, key }
+    }
+
+    /// `POST` that must be answered so.
+    async fn post(&self, path: &str, body: Value, expected: u16) -> Value {
+        let (status, answer) = self.daemon.post(path, &self.key, &body).await;
+        assert_eq!(status.as_u16(), expected, "{path} {body}: {answer}");
+        answer
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.daemon.get(path, &self.key).await;
+        assert_eq!(status.as_u16(), 200, "{path}: {answer}");
+        answer
+    }
+
+    async fn reserve(&self, org: &str, meter: &str, amount: i64, more: Value, expected: u16) -> Value {
+        let mut body = json!({ "org": org, "meter": meter, "amount": amount });
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        self.post("/v1/quota/reserve", body, expected).await
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("no text {name} in {value}"))
+}
