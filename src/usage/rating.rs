@@ -108,9 +108,9 @@ mod tests {
     /// By hand, from nothing.
     #[test]
     fn a_months_quantity_costs_what_its_tiers_say() {
-        let table: [(fn() -> Rate, &[(&str, &str)]); 3] = [
+        let table: [(Rate, &[(&str, &str)]); 3] = [
             (
-                graduated,
+                graduated(),
                 &[
                     ("0", "0"),
                     ("0.5", "0.5"),
@@ -123,14 +123,16 @@ mod tests {
                 ],
             ),
             (
-                volume,
+                volume(),
                 // At twenty-one all of it costs a tenth, so more can cost less.
                 &[("0", "0"), ("10", "10"), ("10.5", "8.25"), ("20", "13"), ("21", "2.1"), ("-3", "0")],
             ),
-            (package, &[("0", "0"), ("0.1", "9"), ("1.5", "9"), ("1.6", "16"), ("3", "16"), ("3.01", "23")]),
+            (
+                package(),
+                &[("0", "0"), ("0.1", "9"), ("1.5", "9"), ("1.6", "16"), ("3", "16"), ("3.01", "23")],
+            ),
         ];
         for (rate, rows) in table {
-            let rate = rate();
             for (quantity, expected) in rows {
                 let mode = rate.tiers.as_ref().expect("tiers").mode;
                 assert_eq!(

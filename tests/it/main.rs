@@ -14,6 +14,7 @@ mod embedded;
 mod exports;
 mod inbox;
 mod links;
+mod meters;
 mod migrations;
 mod mirrors;
 mod openapi;
@@ -31,4 +32,5 @@ mod usage_rebuild;
 #[allow(unreachable_pub, reason = "a library to the tests")]
 mod usage_rows;
 mod usage_storm;
+mod usage_wire;
 mod webhooks;
