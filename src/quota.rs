@@ -68,7 +68,7 @@ pub(crate) type Versioned = (Arc<Catalog>, Arc<Limits>);
 
 impl Parts {
     /// Catalogue and limits, when both are held at the same version.
-    fn held(&self) -> Option<Versioned> {
+    pub(crate) fn held(&self) -> Option<Versioned> {
         let (catalog, limits) = (self.catalog.get(), self.limits.get());
         (catalog.version == limits.version && catalog.version != 0).then_some((catalog, limits))
     }

@@ -9,6 +9,7 @@ use chrono::TimeDelta;
 use diesel::pg::PgConnection;
 
 use crate::app::App;
+use crate::billing::directory;
 use crate::commands;
 use crate::error::Error;
 use crate::quota::{counters, desk, reservations};
@@ -43,6 +44,13 @@ const WORKERS: &[Worker] = &[
         interval: Duration::from_millis(500),
         woken: true,
         turn: project_inbox,
+    },
+    Worker {
+        name: "org-listener",
+        threads: |_| 1,
+        interval: directory::HEARD_WITHIN,
+        woken: false,
+        turn: listen_for_orgs,
     },
     Worker {
         name: "key-sweeper",
@@ -122,6 +130,11 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
         app.metrics.projected(outcome, events);
     }
     Ok(if step.taken() == 0 { Turn::Rest } else { Turn::More })
+}
+
+fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    app.directory.listen(conn)?;
+    Ok(Turn::Rest)
 }
 
 fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {

@@ -1,20 +1,32 @@
-//! What usage and quotas need to know of an org, held in memory for a second: its zone, its plan, its billing period.
+//! What usage and quotas need to know of an org, held in memory: its zone, its plan, its billing period.
+//!
+//! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when that commits, and reads
+//! the orgs that it needs anew. A daemon that cannot hear believes nothing for longer than a second.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use chrono_tz::Tz;
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Text};
 use quick_cache::sync::Cache;
 
 use super::orgs;
+use crate::db::prepared::Prepared;
 use crate::error::Error;
 
-/// How long what is held counts: a change of plan, subscription or zone acts after this at the latest, on every replica.
-pub const HELD_FOR: Duration = Duration::from_secs(1);
+/// The channel on which changes are told.
+const CHANNEL: &str = "coulomb_orgs";
+/// How often a daemon listens: a change of plan, subscription or zone acts after this at the latest, on every replica.
+pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
+/// How long what is held counts when a daemon has not listened for as long.
+const HELD_UNHEARD: Duration = Duration::from_secs(1);
+/// How long it counts at all.
+const HELD_FOR: Duration = Duration::from_secs(60);
 /// Names held at most.
 const CAPACITY: usize = 100_000;
 
@@ -32,6 +44,7 @@ pub struct OrgContext {
     /// The present period of its subscription, `[start, end)`.
     pub billing: Option<(DateTime<Utc>, DateTime<Utc>)>,
     loaded: Instant,
+    generation: u64,
 }
 
 impl OrgContext {
@@ -104,29 +117,70 @@ impl Step {
 pub struct Directory {
     by_ref: Cache<String, Arc<OrgContext>>,
     by_id: Cache<i64, Arc<OrgContext>>,
+    /// Counts the changes heard of.
+    generation: AtomicU64,
+    listened: Mutex<Option<Instant>>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { by_ref: Cache::new(CAPACITY), by_id: Cache::new(CAPACITY) }
+        Self {
+            by_ref: Cache::new(CAPACITY),
+            by_id: Cache::new(CAPACITY),
+            generation: AtomicU64::new(0),
+            listened: Mutex::default(),
+        }
     }
 }
 
-fn fresh(context: Arc<OrgContext>) -> Option<Arc<OrgContext>> {
-    (context.loaded.elapsed() < HELD_FOR).then_some(context)
+/// Tells every daemon, when the caller's transaction commits, that orgs are not what they were.
+///
+/// # Errors
+/// When the database fails.
+pub fn changed(conn: &mut PgConnection) -> QueryResult<()> {
+    conn.batch_execute(&format!("NOTIFY {CHANNEL}"))
 }
 
 impl Directory {
     /// The org of that public or external id, when it is held and fresh.
     #[must_use]
     pub fn by_ref(&self, name: &str) -> Option<Arc<OrgContext>> {
-        self.by_ref.get(name).and_then(fresh)
+        self.by_ref.get(name).filter(|context| self.is_fresh(context))
     }
 
     /// The org of that row id, when it is held and fresh.
     #[must_use]
     pub fn by_id(&self, org_id: i64) -> Option<Arc<OrgContext>> {
-        self.by_id.get(&org_id).and_then(fresh)
+        self.by_id.get(&org_id).filter(|context| self.is_fresh(context))
+    }
+
+    fn is_fresh(&self, context: &OrgContext) -> bool {
+        let listened = *self.listened.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = listened.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
+        context.generation == self.generation.load(Ordering::Acquire)
+            && context.loaded.elapsed() < if heard { HELD_FOR } else { HELD_UNHEARD }
+    }
+
+    /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn listen(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        let channels: Count =
+            diesel::sql_query("SELECT count(*) AS count FROM pg_listening_channels()").get_result(conn)?;
+        let mut told = channels.count == 0;
+        if told {
+            conn.batch_execute(&format!("LISTEN {CHANNEL}"))?;
+        }
+        for notification in conn.notifications_iter() {
+            notification?;
+            told = true;
+        }
+        if told {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        *self.listened.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
     }
 
     /// Reads orgs by their names and row ids and holds them; names that nobody has are left out.
@@ -139,14 +193,16 @@ impl Directory {
         names: &[String],
         org_ids: &[i64],
     ) -> Result<Vec<(String, Arc<OrgContext>)>, Error> {
-        let rows: Vec<Row> = diesel::sql_query(orgs::CONTEXTS)
-            .bind::<Array<Text>, _>(names)
-            .bind::<Array<BigInt>, _>(org_ids)
+        // Of before the look: what changes meanwhile makes it stale.
+        let generation = self.generation.load(Ordering::Acquire);
+        let rows: Vec<Row> = Prepared::<orgs::Contexts>::new()
+            .bind::<Text, _>(names.to_vec())
+            .bind::<BigInt, _>(org_ids.to_vec())
             .load(conn)?;
         rows.into_iter()
             .map(|row| {
                 let name = row.name.clone();
-                let context = Arc::new(context_of(row)?);
+                let context = Arc::new(context_of(row, generation)?);
                 self.by_id.insert(context.org_id, Arc::clone(&context));
                 if !name.is_empty() {
                     self.by_ref.insert(name.clone(), Arc::clone(&context));
@@ -181,24 +237,23 @@ impl Directory {
 }
 
 #[derive(QueryableByName)]
-struct Row {
-    #[diesel(sql_type = Text)]
-    name: String,
+struct Count {
     #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+#[derive(Queryable)]
+struct Row {
+    name: String,
     org_id: i64,
-    #[diesel(sql_type = Text)]
     public_id: String,
-    #[diesel(sql_type = Text)]
     time_zone: String,
-    #[diesel(sql_type = Nullable<Text>)]
     plan_id: Option<String>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     period_start: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     period_end: Option<DateTime<Utc>>,
 }
 
-fn context_of(row: Row) -> Result<OrgContext, Error> {
+fn context_of(row: Row, generation: u64) -> Result<OrgContext, Error> {
     let zone = row.time_zone.parse().map_err(|_| {
         Error::Internal(format!("org {} has the unknown zone {}", row.public_id, row.time_zone))
     })?;
@@ -209,6 +264,7 @@ fn context_of(row: Row) -> Result<OrgContext, Error> {
         plan: row.plan_id,
         billing: row.period_start.zip(row.period_end),
         loaded: Instant::now(),
+        generation,
     })
 }
 
@@ -228,6 +284,7 @@ mod tests {
             plan: None,
             billing: Some((at(start), at(end))),
             loaded: Instant::now(),
+            generation: 0,
         }
     }
 

@@ -9,7 +9,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Bool, Nullable, Text};
 
-use super::orgs;
+use super::{directory, orgs};
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::schema::stripe_customer_links as t;
@@ -64,6 +64,9 @@ pub fn write(
             Source::Session { .. } => None,
         })
         .collect();
+    if !links.is_empty() {
+        directory::changed(conn)?;
+    }
     write_metadata(conn, &metadata)?;
     for link in &links {
         if let Source::Session { org: Some(org), key } = &link.source {
@@ -152,5 +155,6 @@ pub fn set_explicit(
         .do_update()
         .set(t::api_ref.eq(org))
         .execute(conn)?;
+    directory::changed(conn)?;
     Ok(())
 }

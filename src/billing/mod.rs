@@ -114,6 +114,9 @@ impl MirrorBatch {
         upsert(conn, &self.customers)?;
         upsert(conn, &self.customer_tax_ids)?;
         upsert(conn, &self.discounts)?;
+        if !self.subscriptions.is_empty() {
+            directory::changed(conn)?;
+        }
         subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()))?;
         invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()))?;
         upsert(conn, &self.payment_intents)?;

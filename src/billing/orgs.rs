@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::directory;
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{org_refs, orgs};
@@ -219,6 +220,7 @@ pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Res
     }
     if let Some(zone) = &patch.time_zone {
         diesel::update(orgs::table.find(org_id)).set(orgs::time_zone.eq(zone)).execute(conn)?;
+        directory::changed(conn)?;
     }
     if let Some(metadata) = metadata {
         diesel::update(orgs::table.find(org_id)).set(orgs::metadata.eq(metadata)).execute(conn)?;
@@ -298,14 +300,22 @@ macro_rules! with_plan { () => { "SELECT o.*, s.plan_id, s.subscription_id, s.su
              s.livemode DESC, s.created DESC, s.id LIMIT 1) s ON true" } }
 const WITH_PLAN: &str = with_plan!();
 
-/// Orgs by name (`$1`, public or external ids) and by row id (`$2`), as [`super::directory`] holds them. A subscription that grants
-/// nothing has no period.
-pub(super) const CONTEXTS: &str = concat!("WITH named AS (
-    SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY ($1) UNION ALL SELECT '', unnest($2))
- SELECT n.name, n.org_id, o.public_id, o.time_zone, o.plan_id,
-        CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_start END AS period_start,
-        CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_end END AS period_end
- FROM named n JOIN (", with_plan!(), ") o USING (org_id)");
+/// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. A subscription that grants nothing
+/// has no period.
+pub(super) struct Contexts;
+
+impl crate::db::prepared::Text for Contexts {
+    const SQL: &'static str = concat!(
+        "WITH named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL SELECT '', unnest(?))
+         SELECT n.name, n.org_id, o.public_id, o.time_zone, o.plan_id,
+                CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_start END,
+                CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_end END
+         FROM named n JOIN (",
+        with_plan!(),
+        ") o USING (org_id)"
+    );
+    type Row = (Text, BigInt, Text, Text, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>);
+}
 
 /// Orgs, newest first, at most `limit`, each with its row id.
 ///

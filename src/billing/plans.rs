@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::directory;
 use crate::error::Error;
 use crate::schema::{plan_stripe_prices, plans};
 
@@ -112,6 +113,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
             _ => error,
         }
     })?;
+    directory::changed(conn)?;
     Ok(())
 }
 

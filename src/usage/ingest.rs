@@ -47,6 +47,7 @@ pub struct Ingest {
     places: Arc<Semaphore>,
     capacity: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    refreshing: tokio::sync::Mutex<()>,
     /// Series seen lately.
     pub series: Arc<series::Held>,
 }
@@ -73,6 +74,7 @@ impl Ingest {
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             threads,
+            refreshing: tokio::sync::Mutex::default(),
             series: Arc::clone(&parts.series),
         }
     }
@@ -107,7 +109,7 @@ impl Ingest {
     ) -> Result<Vec<Outcome>, Error> {
         let mut catalog = app.catalog.get();
         if app.quotas.parts.at(catalog.version).is_none() {
-            catalog = refresh(app).await?;
+            catalog = self.refresh(app, catalog.version).await?;
         }
         for _ in 0..TRIES {
             let orgs = Orgs::of(app, caller, &events).await?;
@@ -117,15 +119,25 @@ impl Ingest {
                 .iter()
                 .any(|one| matches!(one, Err(rejection) if rejection.rule == "unknown_event_name"));
             if unknown && current_version(app).await? != catalog.version {
-                catalog = refresh(app).await?;
+                catalog = self.refresh(app, catalog.version).await?;
                 continue;
             }
             match self.store(&catalog, resolved, options).await? {
                 Some(outcomes) => return Ok(outcomes),
-                None => catalog = refresh(app).await?,
+                None => catalog = self.refresh(app, catalog.version).await?,
             }
         }
         Err(Error::Busy("the meters change faster than usage can be counted: send it again in a second"))
+    }
+
+    /// A newer catalogue than `old`. Of requests that ask together one reads it for all.
+    async fn refresh(&self, app: &App, old: i64) -> Result<Arc<Catalog>, Error> {
+        let _alone = self.refreshing.lock().await;
+        if let Some((catalog, _)) = app.quotas.parts.held().filter(|(catalog, _)| catalog.version > old) {
+            return Ok(catalog);
+        }
+        let parts = Arc::clone(&app.quotas.parts);
+        app.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
     }
 
     fn resolve(
@@ -194,11 +206,6 @@ impl Ingest {
         drop(queue);
         stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
     }
-}
-
-async fn refresh(app: &App) -> Result<Arc<Catalog>, Error> {
-    let parts = Arc::clone(&app.quotas.parts);
-    app.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
 }
 
 async fn current_version(app: &App) -> Result<i64, Error> {

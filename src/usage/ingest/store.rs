@@ -168,8 +168,10 @@ pub(in crate::usage) fn write(
     }
     totals::price_tiers(conn, new)?;
     let new: Vec<&Usage> = new.iter().map(|one| &**one).collect();
+    // Records first: nobody waits for them, while counters and days stay locked until the commit.
+    records::copy(conn, &new)?;
     let moved = counters::add(conn, &totals::counter_changes(&new))?;
-    write_rows(conn, &new, sign)?;
+    totals::add_days(conn, &new, sign)?;
     Ok(moved)
 }
 
