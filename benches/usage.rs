@@ -269,16 +269,16 @@ async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, u
     checkpoint(postgres);
 }
 
-/// The rate in requests of 1,000 and alone with few rows there, then with `rows` rows and keys.
-async fn filled((orgs, events): (usize, usize), rows: i64) {
-    let postgres = Postgres::start();
-    let key = prepare(&postgres, orgs);
-    let server = Server::start(&postgres, &[]);
-    let draw = (Orgs::Even, orgs);
+/// The rate in requests of 1,000 and alone over 1,000,000 rows and keys, then over `rows`.
+async fn filled((orgs, events): (usize, usize), rows: u64) {
     let mut before = Vec::new();
     for there in [1_000_000, rows] {
+        let postgres = Postgres::start();
+        let key = prepare(&postgres, orgs);
         fill(&postgres, there);
-        load(&server.address, &requests("/v1/usage", &key, draw, 50_000, 1000), 8, None).await;
+        let server = Server::start(&postgres, &[]);
+        let draw = (Orgs::Even, orgs);
+        load(&server.address, &requests("/v1/usage", &key, draw, 100_000, 1000), 8, None).await;
         checkpoint(&postgres);
         for (n, (size, connections)) in [(1000, 12), (1, 256)].into_iter().enumerate() {
             let sent = requests("/v1/usage", &key, draw, if size == 1 { events / 4 } else { events }, size);
@@ -286,50 +286,59 @@ async fn filled((orgs, events): (usize, usize), rows: i64) {
             print(&format!("{there} rows, requests of {size}"), &taken, size);
             match before.get(n) {
                 None => before.push(taken.rate()),
-                Some(rate) => println!("  of the rate before: {:.2}", taken.rate() / rate),
+                Some(rate) => println!("  of the rate over 1000000 rows: {:.2}", taken.rate() / rate),
             }
             checkpoint(&postgres);
         }
+        println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
     }
-    println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
 }
 
-/// Puts rows and keys there until there are `rows`, spread over the orgs and the last 30 days.
-fn fill(postgres: &Postgres, rows: i64) {
+/// Puts rows, keys, summaries and counters there, spread over the orgs and the running month; indexes are built afterwards.
+fn fill(postgres: &Postgres, rows: u64) {
     let started = Instant::now();
+    let month = chrono::Utc::now().format("%Y_%m");
     let mut conn = db::establish(&postgres.url).expect("connects");
-    let there: i64 = count(&mut conn, "SELECT count(*) AS count FROM usage_keys");
-    conn.batch_execute(
-        "SELECT make_usage_partition((now() - make_interval(days => n))::date) FROM generate_series(0, 31) n",
-    )
-    .expect("partitions");
-    let mut from = there;
-    while from < rows {
-        let to = (from + 2_000_000).min(rows);
-        conn.batch_execute(&format!(
-            "CREATE TEMP TABLE fill ON COMMIT DROP AS SELECT o.org_id, (hashint8(n) % 4 + 4) % 4 AS model, n,
-                 now() - make_interval(secs => (n % 2592000)::double precision) AS at, md5(n::text)::uuid AS key
-             FROM generate_series({from}, {to} - 1) n JOIN orgs o ON o.org_id = 1 + n % (SELECT count(*) FROM orgs);
-             INSERT INTO usage_keys SELECT org_id, key, at, n FROM fill ORDER BY org_id, key;
-             INSERT INTO usage_records SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, key::text, 'gateway', NULL, NULL
-                 FROM fill ORDER BY org_id, at;
-             DROP TABLE fill"
-        ).replace("ON COMMIT DROP", ""))
-        .expect("fills");
-        from = to;
-    }
-    conn.batch_execute("ANALYZE usage_keys; ANALYZE usage_records; CHECKPOINT").expect("analyses");
-    println!("filled to {rows} rows and keys in {:.0} s", started.elapsed().as_secs_f64());
-}
-
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
-    count: i64,
-}
-
-fn count(conn: &mut PgConnection, sql: &str) -> i64 {
-    diesel::sql_query(sql).get_result::<Count>(conn).expect("counts").count
+    conn.batch_execute(&format!(
+        "CREATE TABLE usage_partitions.usage_records_{month} (LIKE usage_records INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+         ALTER TABLE usage_keys DROP CONSTRAINT usage_keys_pkey"
+    ))
+    .expect("tables");
+    let half = |n: u64| {
+        let (url, month) = (postgres.url.clone(), month.to_string());
+        std::thread::spawn(move || {
+            let numbers = format!(
+                "SELECT n, 1 + n % (SELECT count(*) FROM orgs) AS org_id, n / (SELECT count(*) FROM orgs) % 4 AS model, md5(n::text)::uuid AS key,
+                     date_trunc('month', now()) + (now() - date_trunc('month', now())) * (n::float8 / {rows}) AS at
+                 FROM generate_series({} , {} - 1) n", rows / 2 * n, rows / 2 * (n + 1)
+            );
+            let mut conn = db::establish(&url).expect("connects");
+            conn.batch_execute(&format!(
+                "SET synchronous_commit = off;
+                 INSERT INTO usage_partitions.usage_records_{month} SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, 'e' || n, 'g', NULL, NULL
+                     FROM ({numbers}) n;
+                 INSERT INTO usage_keys SELECT org_id, key, at, n FROM ({numbers}) n"
+            ))
+            .expect("fills");
+        })
+    };
+    [half(0), half(1)].into_iter().for_each(|half| half.join().expect("fills"));
+    conn.batch_execute(&format!(
+        "SET maintenance_work_mem = '1GB'; SET synchronous_commit = off;
+         ALTER TABLE usage_keys ADD PRIMARY KEY (org_id, event_key);
+         ALTER TABLE usage_partitions.usage_records_{month} ADD PRIMARY KEY (org_id, occurred_at, event_key, meter_id, correction);
+         ALTER TABLE usage_records ATTACH PARTITION usage_partitions.usage_records_{month}
+             FOR VALUES FROM ('{first}') TO ('{next}');
+         GRANT SELECT, INSERT ON usage_partitions.usage_records_{month} TO coulomb_platform;
+         INSERT INTO usage_series SELECT org_id, org_id * 10 + model, 1, NULL, jsonb_build_object('model', 'f-' || model) FROM orgs, generate_series(0, 3) model;
+         INSERT INTO daily_summaries SELECT org_id, series_id, day, sum(quantity), count(*), sum(cost), sum(battery_units), NULL FROM usage_records GROUP BY 1, 2, 3;
+         INSERT INTO quota_counters SELECT org_id, 1, '', date_trunc('month', day)::date, sum(quantity), 0 FROM daily_summaries GROUP BY 1, 4;
+         ANALYZE; CHECKPOINT",
+        first = chrono::Utc::now().format("%Y-%m-01T00:00:00Z"),
+        next = chrono::Utc::now().date_naive().checked_add_months(chrono::Months::new(1)).expect("a month").format("%Y-%m-01T00:00:00Z"),
+    ))
+    .expect("indexes");
+    println!("{rows} rows and keys after {:.0} s", started.elapsed().as_secs_f64());
 }
 
 fn checkpoint(postgres: &Postgres) {
