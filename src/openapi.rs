@@ -91,6 +91,7 @@ use crate::{auth, billing, export, health, quota, stripe, usage};
     // Named by query parameters alone, from where they are not collected.
     components(schemas(
         crate::time::Moment,
+        usage::http::Results,
         billing::read::ListPart,
         billing::read_http::Part,
         billing::read_http::PartWithLines,
