@@ -119,7 +119,10 @@ pub async fn post(
     let (names, events) = apart(parsed);
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
     let outcomes = app.usage.take(&app, &caller, events, options).await?;
-    app.metrics.usage(&outcomes);
+    let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
+    if !(options.all_or_nothing && outcomes.iter().any(problem)) {
+        app.metrics.usage(&outcomes);
+    }
     Ok(answer(&names, &outcomes, *query))
 }
 

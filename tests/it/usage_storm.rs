@@ -163,7 +163,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
                         http.post(format!("http://{address}/v1/usage")).bearer_auth(key).body(body.clone());
                     match request.send().await {
                         // One answer in twenty is lost on its way, and the request is sent again, to whichever daemon.
-                        Ok(answer) if answer.status() == 200 && (random >> 50) % 20 != 0 => {
+                        Ok(answer) if answer.status() == 200 && !(random >> 50).is_multiple_of(20) => {
                             if let Ok(answer) = answer.json::<Value>().await {
                                 break answer;
                             }
