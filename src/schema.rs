@@ -851,6 +851,7 @@ diesel::table! {
         source -> Text,
         subject -> Nullable<Text>,
         value -> Nullable<Text>,
+        moved -> Bool,
     }
 }
 

@@ -1,3 +1,4 @@
+-- scale(numeric) is null for NaN and infinity alone, and cheaper to ask than two comparisons: so the checks of what is written often.
 -- Usage: what is metered, at which price, how much of it there was.
 -- Meters, rate cards and slots are catalogue (reference) tables: small, held in memory by every daemon under the version in
 -- `catalog`. The rest are tenant tables, keyed by org_id first.
@@ -98,18 +99,20 @@ CREATE TABLE usage_records (
     day date NOT NULL,
     billing_period date,
     correction smallint NOT NULL,
-    quantity numeric NOT NULL CHECK (quantity > '-Infinity' AND quantity < 'Infinity'),
-    cost numeric NOT NULL CHECK (cost > '-Infinity' AND cost < 'Infinity'),
-    battery_units numeric NOT NULL CHECK (battery_units > '-Infinity' AND battery_units < 'Infinity'),
+    quantity numeric NOT NULL CHECK (scale(quantity) IS NOT NULL),
+    cost numeric NOT NULL CHECK (scale(cost) IS NOT NULL),
+    battery_units numeric NOT NULL CHECK (scale(battery_units) IS NOT NULL),
     event_id text NOT NULL,
     source text NOT NULL,
     subject text COLLATE "C",
     value text,
+    moved boolean NOT NULL DEFAULT false,
     PRIMARY KEY (org_id, occurred_at, event_key, meter_id, correction)
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON COLUMN usage_records.day IS 'the local day of the org that it was counted to';
 COMMENT ON COLUMN usage_records.billing_period IS 'first day of the subscription''s period that it was counted to';
 COMMENT ON COLUMN usage_records.correction IS '0: as reported; 1, 3, …: takes back the one before; 2, 4, …: takes its place';
+COMMENT ON COLUMN usage_records.moved IS 'counted to a day more than one after its own, as its month was closed';
 COMMENT ON COLUMN usage_records.value IS 'what a meter of unique values counts';
 
 -- Partitions live in a schema of their own, where no org's role may look: they are read through their parent alone.
@@ -151,10 +154,10 @@ CREATE TABLE daily_summaries (
     org_id bigint NOT NULL,
     series_id bigint NOT NULL,
     day date NOT NULL,
-    quantity numeric NOT NULL CHECK (quantity > '-Infinity' AND quantity < 'Infinity'),
+    quantity numeric NOT NULL CHECK (scale(quantity) IS NOT NULL),
     count bigint NOT NULL,
-    cost numeric NOT NULL CHECK (cost > '-Infinity' AND cost < 'Infinity'),
-    battery_units numeric NOT NULL CHECK (battery_units > '-Infinity' AND battery_units < 'Infinity'),
+    cost numeric NOT NULL CHECK (scale(cost) IS NOT NULL),
+    battery_units numeric NOT NULL CHECK (scale(battery_units) IS NOT NULL),
     latest_at timestamptz,
     PRIMARY KEY (org_id, series_id, day)
 ) WITH (fillfactor = 50);
@@ -178,7 +181,7 @@ CREATE TABLE rating_counters (
     rate_card_id integer NOT NULL,
     rate smallint NOT NULL,
     month date NOT NULL,
-    quantity numeric NOT NULL CHECK (quantity > '-Infinity' AND quantity < 'Infinity'),
+    quantity numeric NOT NULL CHECK (scale(quantity) IS NOT NULL),
     PRIMARY KEY (org_id, meter_id, rate_card_id, rate, month)
 ) WITH (fillfactor = 50);
 
@@ -208,7 +211,7 @@ CREATE TABLE quota_counters (
     slot_id integer NOT NULL,
     subject text COLLATE "C" NOT NULL,
     period date NOT NULL,
-    used numeric NOT NULL CHECK (used > '-Infinity' AND used < 'Infinity'),
+    used numeric NOT NULL CHECK (scale(used) IS NOT NULL),
     reserved numeric NOT NULL CHECK (reserved >= 0 AND reserved < 'Infinity'),
     PRIMARY KEY (org_id, slot_id, subject, period)
 ) WITH (fillfactor = 50);

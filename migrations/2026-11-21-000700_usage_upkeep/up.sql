@@ -12,7 +12,7 @@ COMMENT ON COLUMN usage_months_gone.last_day IS 'the last local day that a recor
 
 -- A record lies within a day of the local day that it was counted to, whatever the zone, unless its own month was closed. Only those
 -- moved ones are here: the records of a day are then found by their times and by this.
-CREATE INDEX usage_records_moved ON usage_records (org_id, day) WHERE day - (occurred_at AT TIME ZONE 'UTC')::date > 1;
+CREATE INDEX usage_records_moved ON usage_records (org_id, day) WHERE moved;
 
 -- A partition that is kept gets another name: under its own, usage would go on being copied into it, where nobody looks.
 CREATE OR REPLACE FUNCTION drop_usage_partition(month date, keep boolean) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER

@@ -111,7 +111,7 @@ pub fn months(conn: &mut PgConnection, rules: &Rules, org_id: i64) -> Result<Vec
                 (SELECT (min(occurred_at) AT TIME ZONE 'UTC')::date - 1 FROM usage_records WHERE org_id = $1)) AS first,
             greatest((SELECT max(day) FROM daily_summaries WHERE org_id = $1), (SELECT max(month) FROM rating_counters WHERE org_id = $1),
                 (SELECT (max(occurred_at) AT TIME ZONE 'UTC')::date + 1 FROM usage_records WHERE org_id = $1),
-                (SELECT max(day) FROM usage_records WHERE org_id = $1 AND day - (occurred_at AT TIME ZONE 'UTC')::date > 1)) AS last",
+                (SELECT max(day) FROM usage_records WHERE org_id = $1 AND moved)) AS last",
     )
     .bind::<BigInt, _>(org_id)
     .get_result(conn)?;

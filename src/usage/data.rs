@@ -50,7 +50,12 @@ impl<'de> Visitor<'de> for Fields {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = Vec::with_capacity(8);
         while let Some(name) = map.next_key::<Name<'de>>()? {
-            fields.push((name.0, map.next_value()?));
+            // One too many tells; the rest need not take memory.
+            if fields.len() > FIELDS {
+                map.next_value::<serde::de::IgnoredAny>()?;
+            } else {
+                fields.push((name.0, map.next_value()?));
+            }
         }
         Ok(fields)
     }

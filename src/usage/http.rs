@@ -4,9 +4,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use actix_web::dev::Decompress;
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, ContentEncoding, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
@@ -168,8 +170,32 @@ pub(super) async fn body(
     payload: web::Payload,
 ) -> Result<(web::Bytes, OwnedSemaphorePermit), Error> {
     let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
-    let mut unpacked = Decompress::from_headers(payload.into_inner(), request.headers());
-    read_body_within(&mut unpacked, app.config.usage_body_limit as usize, deadline, &app.usage_memory).await
+    let (limit, memory) = (app.config.usage_body_limit as usize, &app.usage_memory);
+    let encoding = match request.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => {
+            return read_body_within(&mut payload.into_inner(), limit, deadline, memory).await;
+        }
+        Some(b"gzip") => ContentEncoding::Gzip,
+        Some(b"zstd") => ContentEncoding::Zstd,
+        Some(_) => return Err(Error::invalid("Content-Encoding", "must be gzip or zstd, or be left out")),
+    };
+    let slices = payload.into_inner().flat_map(|chunk| stream::iter(sliced(chunk)));
+    read_body_within(&mut Decompress::new(slices, encoding), limit, deadline, memory).await
+}
+
+/// Packed bytes in small pieces: the decoder unpacks a whole piece before anybody can look how large it has become.
+fn sliced(chunk: Result<web::Bytes, PayloadError>) -> Vec<Result<web::Bytes, PayloadError>> {
+    const SLICE: usize = 256;
+    match chunk {
+        Ok(mut bytes) => {
+            let mut slices = Vec::with_capacity(bytes.len() / SLICE + 1);
+            while !bytes.is_empty() {
+                slices.push(Ok(bytes.split_to(bytes.len().min(SLICE))));
+            }
+            slices
+        }
+        Err(error) => vec![Err(error)],
+    }
 }
 
 /// How the body holds its events, by its headers.

@@ -114,11 +114,9 @@ impl Ingest {
         for _ in 0..TRIES {
             let orgs = Orgs::of(app, caller, &events).await?;
             let resolved = self.resolve(app, &catalog, caller, &events, &orgs);
-            // Another replica may have made the meter that this one does not know.
-            let unknown = resolved
-                .iter()
-                .any(|one| matches!(one, Err(rejection) if rejection.rule == "unknown_event_name"));
-            if unknown && current_version(app).await? != catalog.version {
+            // Another replica may have changed what this one judges by.
+            let judged = events.iter().zip(&resolved).any(|(event, one)| event.is_ok() && one.is_err());
+            if judged && current_version(app).await? != catalog.version {
                 catalog = self.refresh(app, catalog.version).await?;
                 continue;
             }

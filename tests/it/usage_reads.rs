@@ -352,7 +352,7 @@ async fn running_periods_say_when_they_begin_and_end() {
     put(&database, &row("acme", "tokens", "b", &(now - chrono::TimeDelta::days(1)).to_rfc3339(), "3"));
     put(&database, &row("acme", "tokens", "c", &(now - chrono::TimeDelta::days(2)).to_rfc3339(), "100"));
     database.run(&["rebuild", "summaries"]);
-    tokio::time::sleep(coulomb::billing::directory::HELD_FOR).await;
+    tokio::time::sleep(coulomb::billing::directory::HEARD_WITHIN * 2).await;
     let (_, current) = daemon.get("/v1/usage/current", &key).await;
     let yesterday = (tokyo - chrono::TimeDelta::days(1)).format("%Y-%m-%d").to_string();
     assert_eq!(current["billing"]["first_day"], json!(yesterday), "{current}");

@@ -62,7 +62,7 @@ fn records(part: Part, column: &str, ids: &[i32]) -> String {
     format!(
         "(SELECT * FROM usage_records WHERE {own} AND occurred_at >= {start} AND occurred_at < {end}
           UNION ALL
-          SELECT * FROM usage_records WHERE {own} AND occurred_at < {start} AND day - (occurred_at AT TIME ZONE 'UTC')::date > 1)"
+          SELECT * FROM usage_records WHERE {own} AND occurred_at < {start} AND moved)"
     )
 }
 

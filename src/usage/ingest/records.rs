@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -30,6 +30,7 @@ const COLUMNS: [&str; 17] = [
     "source",
     "subject",
     "value",
+    "moved",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -102,7 +103,7 @@ fn encode<'a>(usage: impl Iterator<Item = &'a Usage>) -> Vec<u8> {
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered) {
-    out.extend_from_slice(&17_i16.to_be_bytes());
+    out.extend_from_slice(&18_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -130,6 +131,8 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered) {
             None => null(out),
         }
     }
+    let moved = usage.day.signed_duration_since(usage.occurred_at.date_naive()).num_days() > 1;
+    field(out, &[u8::from(moved)]);
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
