@@ -41,6 +41,8 @@ pub struct Window {
     pub ahead: Duration,
 }
 
+/// How sources of usage begin that the daemon makes by itself.
+const OURS: &str = "coulomb:";
 /// The oldest time that a backfill may name.
 const OLDEST: &str = "2000-01-01T00:00:00Z";
 
@@ -121,6 +123,10 @@ impl Resolver<'_> {
     /// The field and rule that the event breaks.
     pub fn resolve(&self, event: &UsageEvent<'_>, org: &Arc<OrgContext>) -> Result<Usage, Rejection> {
         let occurred_at = self.occurred_at(event)?;
+        if event.source.starts_with(OURS) {
+            let detail = format!("sources that begin with `{OURS}` are made by the daemon itself");
+            return Err(Rejection::new("source", "reserved_source", detail));
+        }
         let meters = self.catalog.by_event_name.get(event.event_name.as_ref()).ok_or_else(|| {
             Rejection::new(
                 "event_name",

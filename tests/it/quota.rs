@@ -318,7 +318,8 @@ async fn a_change_of_plan_changes_the_limit_and_not_the_count() {
         house.database.execute(&format!(
             "DELETE FROM subscriptions; DELETE FROM subscription_items;
              INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created) VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now());
-             INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id) VALUES ('', false, 'sub_1', 0, 'si_1', 'price_{plan}')"
+             INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id) VALUES ('', false, 'sub_1', 0, 'si_1', 'price_{plan}');
+             NOTIFY coulomb_orgs"
         ));
     };
     let standing = || async {
@@ -677,7 +678,8 @@ async fn a_billing_period_follows_the_subscription() {
     house.database.execute(
         "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
          INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created, current_period_start, current_period_end)
-         VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(), date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days')",
+         VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(), date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days');
+         NOTIFY coulomb_orgs",
     );
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let verdict = house.check(ask).await;

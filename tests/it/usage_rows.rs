@@ -74,6 +74,6 @@ pub fn put(database: &Database, row: &Row) {
                     ON CONFLICT (org_id, series_id) DO UPDATE SET meter_id = x.meter_id RETURNING org_id, series_id),
               k AS (INSERT INTO usage_keys SELECT org_id, '{key}', '{at}', 1 FROM o ON CONFLICT DO NOTHING)
          INSERT INTO usage_records SELECT org_id, series_id, '{at}', now(), '{key}', meter_id, {card}, coalesce({day}::date, ('{at}'::timestamptz AT TIME ZONE time_zone)::date), NULL, {correction},
-             {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value} FROM o JOIN s USING (org_id), m"
+             {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value}, coalesce({day}::date - ('{at}'::timestamptz AT TIME ZONE 'UTC')::date > 1, false) FROM o JOIN s USING (org_id), m"
     ));
 }

@@ -66,7 +66,7 @@ async fn three_messages_a_day_to_a_number() {
     // A daemon that starts when the counters are old clears them away, and keeps the usage.
     let counters = || gateway.database.number("SELECT count(*) FROM quota_counters WHERE subject <> ''");
     assert_eq!(counters(), 4);
-    gateway.clock.turn("2027-02-11T18:00:00Z");
+    gateway.clock.turn("2027-02-12T01:00:00Z");
     let _fresh = Daemon::clocked(&gateway.database, &gateway.clock);
     for _ in 0..200 {
         if counters() == 1 {
