@@ -248,7 +248,41 @@ async fn compare((orgs, events): (usize, usize)) {
         }
         singles(&postgres, &server, &key, draw, events / 4).await;
     }
+    checks(&postgres, &server, &key, orgs).await;
     println!("\nDaemon's memory at its highest: {} MiB", server.peak_mib());
+}
+
+/// The latency of a quota check beside that of `/healthz`, both asked at the same rate.
+async fn checks(postgres: &Postgres, server: &Server, key: &str, orgs: usize) {
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    conn.batch_execute(
+        "INSERT INTO quotas SELECT org_id, 'quo_' || org_id, 1, 1000000000, 'hard', false, '{}', now(), now() FROM orgs;
+         UPDATE catalog SET version = version + 1",
+    )
+    .expect("quotas");
+    let mut draw = Draw::new((Orgs::Even, orgs));
+    let check = |_| {
+        let body =
+            format!(r#"{{"items":[{{"org":"customer-{}","meter":"tokens","amount":1}}]}}"#, draw.org());
+        post("/v1/quota/check", key, &body)
+    };
+    let checks: Vec<Vec<u8>> = (0..40_000).map(check).collect();
+    let health = vec![b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(); 40_000];
+    println!();
+    load(&server.address, &checks[..5_000], 64, None).await;
+    let fastest = load(&server.address, &checks, 64, None).await;
+    print("quota checks, as fast as may be", &fastest, 1);
+    for share in [0.25, 0.5, 0.75] {
+        let rate = fastest.rate() * share;
+        let alive = load(&server.address, &health, 64, Some(rate)).await;
+        let asked = load(&server.address, &checks, 64, Some(rate)).await;
+        print(&format!("/healthz at {rate:.0}/s"), &alive, 1);
+        print("quota checks at the same rate", &asked, 1);
+        println!(
+            "  p99 of a check to that of /healthz: {:.2}",
+            asked.quantile_ms(0.99) / alive.quantile_ms(0.99)
+        );
+    }
 }
 
 async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, usize), events: usize) {

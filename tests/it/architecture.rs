@@ -55,7 +55,7 @@ fn dependencies_point_one_way() {
     let nobody: fn(&Path) -> bool = |_| false;
     type Rule<'a> = (&'a str, &'a [&'a str], fn(&Path) -> bool);
     let rules: &[Rule<'_>] = &[
-        ("billing", &["crate::stripe", "crate::export"], nobody),
+        ("billing", &["crate::stripe", "crate::export", "crate::usage", "crate::quota"], nobody),
         ("billing", &["actix_web"], at_the_wire),
         ("stripe", &["crate::export", "crate::cli", "crate::routes"], nobody),
         ("stripe", &["actix_web"], at_the_wire),
@@ -63,6 +63,10 @@ fn dependencies_point_one_way() {
         ("audit", &["actix_web", "crate::billing", "crate::stripe"], nobody),
         ("auth", &["actix_web", "crate::billing", "crate::stripe"], at_the_wire),
         ("config", &["actix_web", "crate::app", "crate::stripe", "crate::billing"], nobody),
+        ("usage", &["crate::stripe", "crate::cli", "crate::routes"], nobody),
+        ("usage", &["actix_web"], at_the_wire),
+        ("quota", &["crate::stripe", "crate::export", "crate::cli", "crate::routes"], nobody),
+        ("quota", &["actix_web"], at_the_wire),
         ("export", &["crate::stripe"], nobody),
         ("export", &["actix_web"], at_the_wire),
         ("usage", &["crate::stripe", "crate::cli", "crate::routes"], nobody),

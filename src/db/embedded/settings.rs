@@ -47,7 +47,8 @@ pub(super) fn fixed(socket_dir: &Path) -> Vec<String> {
 
 /// The text of `coulomb.conf` for a machine with so many bytes of memory.
 pub(super) fn defaults(memory: u64, lz4: bool) -> String {
-    let shared_buffers = if memory < 2048 * MIB { 128 } else { 256 };
+    // An eighth: usage finds its keys in an index of all that ever came.
+    let shared_buffers = (memory / 8 / MIB).clamp(128, 2048);
     let cache = (memory / 2 / MIB).max(256);
     let wal_compression = if lz4 { "lz4" } else { "on" };
     format!(
@@ -90,7 +91,7 @@ mod tests {
     fn sizes_follow_the_memory() {
         assert!(defaults(1024 * MIB, true).contains("shared_buffers = 128MB\n"));
         let large = defaults(8192 * MIB, false);
-        assert!(large.contains("shared_buffers = 256MB\neffective_cache_size = 4096MB\n"));
+        assert!(large.contains("shared_buffers = 1024MB\neffective_cache_size = 4096MB\n"));
         assert!(large.contains("wal_compression = on\n"));
     }
 
