@@ -6,8 +6,9 @@ use std::marker::PhantomData;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, BoxedSqlQuery, Query, QueryFragment, QueryId, SqlQuery};
-use diesel::serialize::ToSql;
-use diesel::sql_types::{Array, Bool, HasSqlType, Integer, Text, Untyped};
+use diesel::sql_types::{Array, Bool, Integer, Text, Untyped};
+
+pub(super) use crate::db::prepared::Column;
 
 /// Account, live mode, object id, and the number within that object for rows which belong to a parent (else 0).
 pub(super) type Key<'a> = (&'a str, bool, &'a str, i32);
@@ -26,29 +27,6 @@ pub(super) trait Mirror: 'static {
     fn key(&self) -> Key<'_>;
     /// The values of each column over all rows.
     fn columns<'a>(rows: &[&'a Self]) -> Vec<Box<dyn QueryFragment<Pg> + 'a>>;
-}
-
-/// The values of one column, sent as one array.
-pub(super) struct Column<ST, T> {
-    values: Vec<T>,
-    sql_type: PhantomData<ST>,
-}
-
-impl<ST, T> Column<ST, T> {
-    pub(super) fn new(values: Vec<T>) -> Self {
-        Self { values, sql_type: PhantomData }
-    }
-}
-
-impl<ST, T> QueryFragment<Pg> for Column<ST, T>
-where
-    ST: 'static,
-    Pg: HasSqlType<Array<ST>>,
-    Vec<T>: ToSql<Array<ST>, Pg>,
-{
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_bind_param::<Array<ST>, Vec<T>>(&self.values)
-    }
 }
 
 /// `INSERT … SELECT FROM UNNEST … ON CONFLICT DO UPDATE`. Its text depends on the table alone, so diesel prepares it
