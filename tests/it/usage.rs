@@ -183,6 +183,15 @@ async fn every_form_and_packing_is_read() {
     assert!(bomb.len() < 100_000);
     let (status, refused) = answer(post("application/json", bomb).header("Content-Encoding", "gzip")).await;
     assert_eq!((status.as_u16(), refused["code"].as_str()), (413, Some("body_too_large")));
+    // And does not even take the memory: a gigabyte of blocks that repeat one byte (RFC 8878, 3.1.1.2).
+    let mut bomb = hex::decode("28b52ffd0038").expect("hex");
+    (0..8000).for_each(|_| bomb.extend([0x02, 0x00, 0x10, b' ']));
+    let before = daemon.peak_mib();
+    let (status, _) = answer(post("application/json", bomb).header("Content-Encoding", "zstd")).await;
+    assert_eq!(status.as_u16(), 413);
+    if let (Some(before), Some(after)) = (before, daemon.peak_mib()) {
+        assert!(after < before + 100, "from {before} to {after} MiB");
+    }
     let many: Vec<Value> = (0..10_001).map(|n| event(&n.to_string(), 1)).collect();
     assert_eq!(daemon.post("/v1/usage", &key, &json!(many)).await.0, 400);
 }

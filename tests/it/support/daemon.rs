@@ -116,6 +116,14 @@ impl Daemon {
         Self { child: None, base, http: reqwest::Client::new() }
     }
 
+    /// The most memory that its process has held, in MiB, where the system tells.
+    pub fn peak_mib(&self) -> Option<u64> {
+        let pid = self.child.as_ref()?.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().split(' ').next()?.parse::<u64>().ok()? / 1024)
+    }
+
     /// Asks it to stop, and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let child = self.child.as_mut().expect("a process of its own");
