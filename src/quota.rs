@@ -29,7 +29,6 @@ pub mod quotas_http;
 pub mod reservations;
 pub mod settle;
 pub mod slots;
-mod sql;
 pub mod standing;
 
 use std::sync::Arc;

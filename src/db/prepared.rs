@@ -67,6 +67,35 @@ impl<'a, Q: Text> Prepared<'a, Q> {
     }
 }
 
+impl<'a, Q: Text> Prepared<'a, Q> {
+    /// Binds a single value.
+    #[must_use]
+    pub fn bind_one<ST, T>(mut self, value: T) -> Self
+    where
+        ST: 'static,
+        T: ToSql<ST, Pg> + 'a,
+        Pg: HasSqlType<ST>,
+    {
+        self.columns.push(Box::new(One::<ST, T> { value, sql_type: PhantomData }));
+        self
+    }
+}
+
+struct One<ST, T> {
+    value: T,
+    sql_type: PhantomData<ST>,
+}
+
+impl<ST, T> QueryFragment<Pg> for One<ST, T>
+where
+    T: ToSql<ST, Pg>,
+    Pg: HasSqlType<ST>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<ST, T>(&self.value)
+    }
+}
+
 impl<Q: Text> Default for Prepared<'_, Q> {
     fn default() -> Self {
         Self::new()

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::NaiveDate;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Date, Integer, Nullable, Numeric, Text, Untyped};
+use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Untyped};
 use rust_decimal::Decimal;
 
-use super::sql::{Statement, sql};
 use super::{periods, slots::Slot};
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
 
@@ -75,33 +75,30 @@ pub struct Moved {
 type KeyTypes = (BigInt, Integer, Text, Date);
 type KeyRow = (i64, i32, String, NaiveDate);
 
-sql!(Add returns (KeyTypes, Numeric, Numeric):
-    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, u, 0 FROM unnest(", ", ", ", ", ", ", ", ",
-    ") AS t (o, s, j, p, u) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used + excluded.used
+statement!(Add -> (KeyTypes, Numeric, Numeric):
+    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, u, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, u) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used + excluded.used
       RETURNING org_id, slot_id, subject, period, used, used");
 // The row that is there is locked and not written. Rows are taken in the order of the arrays.
-sql!(Lock returns Untyped:
-    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, 0, 0 FROM unnest(", ", ", ", ", ", ",
-    ") AS t (o, s, j, p) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used WHERE false");
-sql!(Read returns (KeyTypes, Numeric, Numeric):
-    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.used, c.reserved FROM unnest(", ", ", ", ", ", ",
-    ") AS t (o, s, j, p) JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
+statement!(Lock -> Untyped:
+    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, 0, 0 FROM unnest(?, ?, ?, ?) AS t (o, s, j, p) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used WHERE false");
+statement!(Read -> (KeyTypes, Numeric, Numeric):
+    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.used, c.reserved FROM unnest(?, ?, ?, ?) AS t (o, s, j, p) JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
 // In one statement, so in one snapshot: an answer goes by the limits that were in force with what was used.
-sql!(Look returns (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
-    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved FROM unnest(", ", ", ", ", ", ",
-    ") WITH ORDINALITY AS t (o, s, j, p, n)
+statement!(Look -> (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
+    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, n)
       LEFT JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
-sql!(Change returns Untyped:
-    "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r FROM unnest(", ", ", ", ", ", ", ", ", ", ",
-    ") AS t (o, s, j, p, u, r) WHERE (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
+statement!(Change -> Untyped:
+    "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, s, j, p, u, r) WHERE (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
 
 /// Binds the four columns of the keys.
-fn keyed<'a, S: super::sql::Sql>(keys: impl Iterator<Item = &'a CounterKey> + Clone) -> Statement<'a, S> {
-    Statement::new()
-        .bind::<Array<BigInt>, _>(keys.clone().map(|key| key.org_id).collect::<Vec<_>>())
-        .bind::<Array<Integer>, _>(keys.clone().map(|key| key.slot_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(keys.clone().map(|key| key.subject.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Date>, _>(keys.map(|key| key.period).collect::<Vec<_>>())
+fn keyed<'a, S: crate::db::prepared::Text>(
+    keys: impl Iterator<Item = &'a CounterKey> + Clone,
+) -> Prepared<'a, S> {
+    Prepared::new()
+        .bind::<BigInt, _>(keys.clone().map(|key| key.org_id).collect::<Vec<_>>())
+        .bind::<Integer, _>(keys.clone().map(|key| key.slot_id).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| key.subject.as_str()).collect::<Vec<_>>())
+        .bind::<Date, _>(keys.map(|key| key.period).collect::<Vec<_>>())
 }
 
 fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
@@ -119,7 +116,7 @@ pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Decimal)]) -> Result
     }
     debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
     let rows: Vec<(KeyRow, Decimal, Decimal)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
-        .bind::<Array<Numeric>, _>(changes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
+        .bind::<Numeric, _>(changes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
         .load(conn)?;
     let added: BTreeMap<&CounterKey, Decimal> = changes.iter().map(|(key, added)| (key, *added)).collect();
     let moved = rows.into_iter().map(|(key, used, _)| {
@@ -184,8 +181,8 @@ pub fn change(conn: &mut PgConnection, changes: &BTreeMap<CounterKey, Count>) ->
         return Ok(());
     }
     let changed = keyed::<Change>(changes.keys())
-        .bind::<Array<Numeric>, _>(changes.values().map(|by| by.used).collect::<Vec<_>>())
-        .bind::<Array<Numeric>, _>(changes.values().map(|by| by.reserved).collect::<Vec<_>>())
+        .bind::<Numeric, _>(changes.values().map(|by| by.used).collect::<Vec<_>>())
+        .bind::<Numeric, _>(changes.values().map(|by| by.reserved).collect::<Vec<_>>())
         .execute(conn)?;
     if changed == changes.len() {
         Ok(())

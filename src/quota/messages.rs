@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Jsonb, Text, Timestamptz, Untyped};
+use diesel::sql_types::{BigInt, Jsonb, Text, Timestamptz, Untyped};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,8 +15,8 @@ use super::counters::Moved;
 use super::limits::Limits;
 use super::periods;
 use super::quantity::Quantity;
-use super::sql::{Statement, sql};
 use crate::billing::directory::OrgContext;
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{orgs, outbox_messages};
@@ -51,9 +51,8 @@ pub struct NewMessage {
     pub data: Value,
 }
 
-sql!(Insert returns Untyped:
-    "INSERT INTO outbox_messages (org_id, message_id, type, dedupe_key, payload, created_at) SELECT o, m, t, k, p, ",
-    " FROM unnest(", ", ", ", ", ", ", ", ", ") AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
+statement!(Insert -> Untyped:
+    "INSERT INTO outbox_messages (org_id, message_id, type, dedupe_key, payload, created_at) SELECT o, m, t, k, p, ? FROM unnest(?, ?, ?, ?, ?) AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
 
 /// Writes messages; those that were told before are left out.
 ///
@@ -68,13 +67,13 @@ pub fn write(
         return Ok(());
     }
     messages.sort_by(|a, b| (a.org_id, &a.dedupe_key).cmp(&(b.org_id, &b.dedupe_key)));
-    Statement::<Insert>::new()
-        .bind::<Timestamptz, _>(now)
-        .bind::<Array<BigInt>, _>(messages.iter().map(|m| m.org_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(messages.iter().map(|_| ids::fresh("msg")).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(messages.iter().map(|m| m.kind).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(messages.iter().map(|m| m.dedupe_key.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Jsonb>, _>(messages.iter().map(|m| m.data.clone()).collect::<Vec<_>>())
+    Prepared::<Insert>::new()
+        .bind_one::<Timestamptz, _>(now)
+        .bind::<BigInt, _>(messages.iter().map(|m| m.org_id).collect::<Vec<_>>())
+        .bind::<Text, _>(messages.iter().map(|_| ids::fresh("msg")).collect::<Vec<_>>())
+        .bind::<Text, _>(messages.iter().map(|m| m.kind).collect::<Vec<_>>())
+        .bind::<Text, _>(messages.iter().map(|m| m.dedupe_key.as_str()).collect::<Vec<_>>())
+        .bind::<Jsonb, _>(messages.iter().map(|m| m.data.clone()).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(())
 }

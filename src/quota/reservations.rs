@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz, Untyped};
+use diesel::sql_types::{BigInt, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz, Untyped};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 
 use super::counters::CounterKey;
 use super::quantity::Quantity;
-use super::sql::{Statement, sql};
 use super::standing::Standing;
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
 /// Overdue reservations ended in one transaction, at most.
@@ -156,43 +156,38 @@ macro_rules! columns {
 }
 
 struct Named;
-impl super::sql::Sql for Named {
+impl crate::db::prepared::Text for Named {
     // An org of 0 stands for any.
-    const PARTS: &'static [&'static str] = &[
-        concat!(columns!(), "FROM unnest("),
-        ", ",
-        ") AS k (o, i) JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)",
-    ];
+    const SQL: &'static str = concat!(
+        columns!(),
+        "FROM unnest(?, ?) AS k (o, i) JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)"
+    );
     type Row = Types;
 }
 
 struct Overdue;
-impl super::sql::Sql for Overdue {
-    const PARTS: &'static [&'static str] = &[
-        concat!(columns!(), "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY ("),
-        ") AND r.expires_at <= ",
-        " ORDER BY r.expires_at LIMIT 1000",
-    ];
+impl crate::db::prepared::Text for Overdue {
+    const SQL: &'static str = concat!(
+        columns!(),
+        "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY (?) AND r.expires_at <= ? ORDER BY r.expires_at LIMIT 1000"
+    );
     type Row = Types;
 }
 
 struct Lock;
-impl super::sql::Sql for Lock {
-    const PARTS: &'static [&'static str] = &[
-        concat!(columns!(), "FROM quota_reservations r JOIN unnest("),
-        ", ",
-        ") AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i) ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r",
-    ];
+impl crate::db::prepared::Text for Lock {
+    const SQL: &'static str = concat!(
+        columns!(),
+        "FROM quota_reservations r JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i) ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r"
+    );
     type Row = Types;
 }
 
-sql!(Insert returns Untyped:
+statement!(Insert -> Untyped:
     "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at)
-     SELECT o, i, m, a, d, s, u, h, 'open', f, e FROM unnest(", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
-    ") AS t (o, i, m, a, d, s, u, h, f, e) ON CONFLICT DO NOTHING");
-sql!(Update returns Untyped:
-    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q FROM unnest(", ", ", ", ", ", ", ", ",
-    ") AS t (o, i, s, e, q) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
+     SELECT o, i, m, a, d, s, u, h, 'open', f, e FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e) ON CONFLICT DO NOTHING");
+statement!(Update -> Untyped:
+    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q FROM unnest(?, ?, ?, ?, ?) AS t (o, i, s, e, q) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
 fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
     let (org_id, id, meter_id, meter) = names;
@@ -228,9 +223,9 @@ pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<V
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<Loaded> = Statement::<Named>::new()
-        .bind::<Array<BigInt>, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
+    let rows: Vec<Loaded> = Prepared::<Named>::new()
+        .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+        .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
     rows.into_iter().map(row_of).collect()
 }
@@ -241,9 +236,9 @@ pub(super) fn overdue(
     org_ids: &BTreeSet<i64>,
     now: DateTime<Utc>,
 ) -> Result<Vec<Row>, Error> {
-    let rows: Vec<Loaded> = Statement::<Overdue>::new()
-        .bind::<Array<BigInt>, _>(org_ids.iter().copied().collect::<Vec<_>>())
-        .bind::<Timestamptz, _>(now)
+    let rows: Vec<Loaded> = Prepared::<Overdue>::new()
+        .bind::<BigInt, _>(org_ids.iter().copied().collect::<Vec<_>>())
+        .bind_one::<Timestamptz, _>(now)
         .load(conn)?;
     rows.into_iter().map(row_of).collect()
 }
@@ -264,9 +259,9 @@ pub(super) fn lock(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<BT
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let rows: Vec<Loaded> = Statement::<Lock>::new()
-        .bind::<Array<BigInt>, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
+    let rows: Vec<Loaded> = Prepared::<Lock>::new()
+        .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+        .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
     rows.into_iter().map(|row| row_of(row).map(|row| (row.name(), row))).collect()
 }
@@ -283,17 +278,17 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Err
     let dimensions = |row: &Row| {
         Value::Object(row.dimensions.iter().map(|(name, value)| (name.clone(), json!(value))).collect())
     };
-    let inserted = Statement::<Insert>::new()
-        .bind::<Array<BigInt>, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Integer>, _>(rows.iter().map(|row| row.meter_id).collect::<Vec<_>>())
-        .bind::<Array<Numeric>, _>(rows.iter().map(|row| row.amount).collect::<Vec<_>>())
-        .bind::<Array<Jsonb>, _>(rows.iter().map(|row| dimensions(row)).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Text>>, _>(rows.iter().map(|row| row.subject.as_deref()).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Text>>, _>(rows.iter().map(|row| row.member.as_deref()).collect::<Vec<_>>())
-        .bind::<Array<Jsonb>, _>(rows.iter().map(|row| held(row)).collect::<Vec<_>>())
-        .bind::<Array<Timestamptz>, _>(rows.iter().map(|row| row.made_at).collect::<Vec<_>>())
-        .bind::<Array<Timestamptz>, _>(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
+    let inserted = Prepared::<Insert>::new()
+        .bind::<BigInt, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
+        .bind::<Text, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
+        .bind::<Integer, _>(rows.iter().map(|row| row.meter_id).collect::<Vec<_>>())
+        .bind::<Numeric, _>(rows.iter().map(|row| row.amount).collect::<Vec<_>>())
+        .bind::<Jsonb, _>(rows.iter().map(|row| dimensions(row)).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(rows.iter().map(|row| row.subject.as_deref()).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(rows.iter().map(|row| row.member.as_deref()).collect::<Vec<_>>())
+        .bind::<Jsonb, _>(rows.iter().map(|row| held(row)).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(rows.iter().map(|row| row.made_at).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(inserted == rows.len())
 }
@@ -303,12 +298,12 @@ pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error
     if rows.is_empty() {
         return Ok(());
     }
-    Statement::<Update>::new()
-        .bind::<Array<BigInt>, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(rows.iter().map(|row| row.state.name()).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Timestamptz>>, _>(rows.iter().map(|row| row.ended_at).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Numeric>>, _>(rows.iter().map(|row| row.settled).collect::<Vec<_>>())
+    Prepared::<Update>::new()
+        .bind::<BigInt, _>(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
+        .bind::<Text, _>(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())
+        .bind::<Text, _>(rows.iter().map(|row| row.state.name()).collect::<Vec<_>>())
+        .bind::<Nullable<Timestamptz>, _>(rows.iter().map(|row| row.ended_at).collect::<Vec<_>>())
+        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| row.settled).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(())
 }
