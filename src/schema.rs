@@ -27,6 +27,66 @@ diesel::table! {
 }
 
 diesel::table! {
+    battery_accounts (org_id) {
+        org_id -> Int8,
+        balance -> Numeric,
+        reserved -> Numeric,
+        entries -> Int8,
+        grants -> Int8,
+        last_at -> Nullable<Timestamptz>,
+        daily -> Nullable<Date>,
+    }
+}
+
+diesel::table! {
+    battery_entries (org_id, sequence) {
+        org_id -> Int8,
+        sequence -> Int8,
+        at -> Timestamptz,
+        kind -> Text,
+        amount -> Numeric,
+        balance_after -> Numeric,
+        source -> Text,
+        grant_number -> Nullable<Int8>,
+        batch -> Nullable<Int8>,
+        draws -> Jsonb,
+        link -> Nullable<Jsonb>,
+        reason -> Nullable<Text>,
+        actor -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    battery_grants (org_id, grant_number) {
+        org_id -> Int8,
+        grant_number -> Int8,
+        grant_id -> Text,
+        source -> Text,
+        source_key -> Text,
+        state -> Text,
+        priority -> Int2,
+        created_at -> Timestamptz,
+        effective_at -> Timestamptz,
+        expires_at -> Nullable<Timestamptz>,
+        amount -> Numeric,
+        remaining -> Numeric,
+        burned -> Numeric,
+        clawed -> Numeric,
+        lapsed -> Numeric,
+        link -> Nullable<Jsonb>,
+        reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    battery_settings (org_id) {
+        org_id -> Int8,
+        debt_limit -> Nullable<Numeric>,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     catalog (name) {
         name -> Text,
         version -> Int8,
@@ -354,6 +414,24 @@ diesel::table! {
 }
 
 diesel::table! {
+    local_subscriptions (org_id, subscription_id) {
+        org_id -> Int8,
+        subscription_id -> Text,
+        plan_id -> Text,
+        version -> Int4,
+        status -> Text,
+        interval_months -> Int4,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+        trial_end -> Nullable<Timestamptz>,
+        period_start -> Timestamptz,
+        valid_until -> Timestamptz,
+        cancel_at_period_end -> Bool,
+        ended_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     meter_versions (meter_id, version) {
         meter_id -> Int4,
         version -> Int4,
@@ -457,13 +535,14 @@ diesel::table! {
 }
 
 diesel::table! {
-    plan_quotas (plan_id, slot_id) {
+    plan_quotas (plan_id, version, slot_id) {
         plan_id -> Text,
         slot_id -> Int4,
         limit_quantity -> Nullable<Numeric>,
         enforcement -> Text,
         refuse_usage -> Bool,
         thresholds -> Array<Nullable<Numeric>>,
+        version -> Int4,
     }
 }
 
@@ -471,6 +550,31 @@ diesel::table! {
     plan_stripe_prices (price_id) {
         price_id -> Text,
         plan_id -> Text,
+    }
+}
+
+diesel::table! {
+    plan_stripe_products (product_id) {
+        product_id -> Text,
+        plan_id -> Text,
+    }
+}
+
+diesel::table! {
+    plan_versions (plan_id, version) {
+        plan_id -> Text,
+        version -> Int4,
+        created_at -> Timestamptz,
+        currency -> Nullable<Text>,
+        monthly_amount -> Nullable<Int8>,
+        annual_amount -> Nullable<Int8>,
+        trial_days -> Int4,
+        features -> Jsonb,
+        battery_units -> Numeric,
+        annual_battery_units -> Nullable<Numeric>,
+        trial_battery_units -> Nullable<Numeric>,
+        daily_battery -> Numeric,
+        battery_debt_limit -> Nullable<Numeric>,
     }
 }
 
@@ -582,6 +686,7 @@ diesel::table! {
         expires_at -> Timestamptz,
         ended_at -> Nullable<Timestamptz>,
         settled_quantity -> Nullable<Numeric>,
+        battery_units -> Numeric,
     }
 }
 
@@ -744,6 +849,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    subscription_moves (account, livemode, subscription_id, plan_id) {
+        account -> Text,
+        livemode -> Bool,
+        subscription_id -> Text,
+        plan_id -> Text,
+        version -> Int4,
+        moved_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    subscription_prices (account, livemode, subscription_id, price_id) {
+        account -> Text,
+        livemode -> Bool,
+        subscription_id -> Text,
+        price_id -> Text,
+        since -> Timestamptz,
+    }
+}
+
+diesel::table! {
     subscriptions (id, account, livemode) {
         account -> Text,
         livemode -> Bool,
@@ -852,6 +978,7 @@ diesel::table! {
         subject -> Nullable<Text>,
         value -> Nullable<Text>,
         moved -> Bool,
+        battery_batch -> Nullable<Int8>,
     }
 }
 
@@ -877,6 +1004,10 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(
     api_keys,
     audit_log,
+    battery_accounts,
+    battery_entries,
+    battery_grants,
+    battery_settings,
     catalog,
     charges,
     checkout_sessions,
@@ -892,6 +1023,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     invoice_lines,
     invoice_payments,
     invoices,
+    local_subscriptions,
     meter_versions,
     meters,
     org_refs,
@@ -901,6 +1033,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     payments,
     plan_quotas,
     plan_stripe_prices,
+    plan_stripe_products,
+    plan_versions,
     plans,
     prices,
     products,
@@ -920,6 +1054,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_inbox_redeliveries,
     stripe_objects,
     subscription_items,
+    subscription_moves,
+    subscription_prices,
     subscriptions,
     tax_rates,
     usage_closings,

@@ -41,6 +41,8 @@ pub struct OrgContext {
     pub zone: Tz,
     /// Its plan.
     pub plan: Option<String>,
+    /// The version of it that its subscription bought.
+    pub plan_version: i32,
     /// The present period of its subscription, `[start, end)`.
     pub billing: Option<(DateTime<Utc>, DateTime<Utc>)>,
     loaded: Instant,
@@ -249,6 +251,7 @@ struct Row {
     public_id: String,
     time_zone: String,
     plan_id: Option<String>,
+    plan_version: Option<i32>,
     period_start: Option<DateTime<Utc>>,
     period_end: Option<DateTime<Utc>>,
 }
@@ -262,6 +265,7 @@ fn context_of(row: Row, generation: u64) -> Result<OrgContext, Error> {
         public_id: row.public_id.into(),
         zone,
         plan: row.plan_id,
+        plan_version: row.plan_version.unwrap_or(1),
         billing: row.period_start.zip(row.period_end),
         loaded: Instant::now(),
         generation,
@@ -282,6 +286,7 @@ mod tests {
             public_id: "org_1".into(),
             zone: Tz::UTC,
             plan: None,
+            plan_version: 1,
             billing: Some((at(start), at(end))),
             loaded: Instant::now(),
             generation: 0,

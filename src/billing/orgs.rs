@@ -307,14 +307,23 @@ pub(super) struct Contexts;
 impl crate::db::prepared::Text for Contexts {
     const SQL: &'static str = concat!(
         "WITH named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL SELECT '', unnest(?))
-         SELECT n.name, n.org_id, o.public_id, o.time_zone, o.plan_id,
+         SELECT n.name, n.org_id, o.public_id, o.time_zone, o.plan_id, (SELECT max(v.version) FROM plan_versions v WHERE v.plan_id = o.plan_id),
                 CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_start END,
                 CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_end END
          FROM named n JOIN (",
         with_plan!(),
         ") o USING (org_id)"
     );
-    type Row = (Text, BigInt, Text, Text, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>);
+    type Row = (
+        Text,
+        BigInt,
+        Text,
+        Text,
+        Nullable<Text>,
+        Nullable<diesel::sql_types::Integer>,
+        Nullable<Timestamptz>,
+        Nullable<Timestamptz>,
+    );
 }
 
 /// Orgs, newest first, at most `limit`, each with its row id.

@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::directory;
 use crate::error::Error;
-use crate::schema::{plan_stripe_prices, plans};
+use crate::schema::{plan_stripe_prices, plan_versions, plans};
 
 /// A plan.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -97,6 +98,18 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
         .do_update()
         .set(values)
         .execute(conn)?;
+    diesel::insert_into(plan_versions::table)
+        .values((
+            plan_versions::plan_id.eq(plan_id),
+            plan_versions::version.eq(1),
+            plan_versions::created_at.eq(now),
+            plan_versions::trial_days.eq(0),
+            plan_versions::features.eq(Value::Object(serde_json::Map::new())),
+            plan_versions::battery_units.eq(Decimal::ZERO),
+            plan_versions::daily_battery.eq(Decimal::ZERO),
+        ))
+        .on_conflict_do_nothing()
+        .execute(conn)?;
     diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id)))
         .execute(conn)?;
     let prices: Vec<_> = body
@@ -145,6 +158,16 @@ pub fn list(
 pub fn find(conn: &mut PgConnection, plan_id: &str) -> Result<Plan, Error> {
     let row: Option<Row> = plans::table.find(plan_id).first(conn).optional()?;
     with_prices(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
+}
+
+/// The newest version of a plan; 1 when there is none.
+///
+/// # Errors
+/// When the database fails.
+pub fn newest_version(conn: &mut PgConnection, plan_id: &str) -> QueryResult<i32> {
+    let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
+    let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
+    Ok(newest.unwrap_or(1))
 }
 
 /// Ids of the Stripe prices that buy a plan.

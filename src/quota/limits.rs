@@ -151,7 +151,8 @@ pub struct Limits {
     /// The catalogue's version.
     pub version: i64,
     of_org: HashMap<(i64, i32), Limit>,
-    of_plan: HashMap<String, BTreeMap<i32, Limit>>,
+    /// By plan, version and slot.
+    of_plan: HashMap<String, BTreeMap<(i32, i32), Limit>>,
     refusing_orgs: HashSet<i64>,
     refusing_plans: HashSet<String>,
     exempt: HashMap<(i64, i32), HashSet<String>>,
@@ -161,7 +162,7 @@ impl Limits {
     /// The limit that holds for an org on a slot: its own quota, else its plan's, else none.
     #[must_use]
     pub fn of(&self, org: &OrgContext, slot_id: i32) -> Option<&Limit> {
-        let of_plan = || self.of_plan.get(org.plan.as_deref()?)?.get(&slot_id);
+        let of_plan = || self.of_plan.get(org.plan.as_deref()?)?.get(&(org.plan_version, slot_id));
         self.of_org.get(&(org.org_id, slot_id)).or_else(of_plan)
     }
 
@@ -228,10 +229,10 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
             }
             loaded.of_org.insert((org_id, slot_id), limit);
         }
-        let plans: Vec<(String, i32, Settings)> = plan_quotas::table
+        let plans: Vec<(String, (i32, i32), Settings)> = plan_quotas::table
             .select((
                 plan_quotas::plan_id,
-                plan_quotas::slot_id,
+                (plan_quotas::version, plan_quotas::slot_id),
                 (
                     plan_quotas::limit_quantity,
                     plan_quotas::enforcement,
@@ -240,12 +241,12 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
                 ),
             ))
             .load(conn)?;
-        for (plan, slot_id, settings) in plans {
+        for (plan, slot, settings) in plans {
             let limit = limit(Source::Plan(plan.clone()), settings)?;
             if limit.refusing().is_some() {
                 loaded.refusing_plans.insert(plan.clone());
             }
-            loaded.of_plan.entry(plan).or_default().insert(slot_id, limit);
+            loaded.of_plan.entry(plan).or_default().insert(slot, limit);
         }
         let exempt = (quota_exemptions::org_id, quota_exemptions::slot_id, quota_exemptions::subject);
         for (org_id, slot_id, subject) in

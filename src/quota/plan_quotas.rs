@@ -44,7 +44,10 @@ pub fn put(
 ) -> Result<(), Error> {
     catalog::change(conn)?;
     plans::find(conn, plan_id)?;
-    diesel::delete(plan_quotas::table.filter(plan_quotas::plan_id.eq(plan_id))).execute(conn)?;
+    let version = plans::newest_version(conn, plan_id)?;
+    let old =
+        plan_quotas::table.filter(plan_quotas::plan_id.eq(plan_id)).filter(plan_quotas::version.eq(version));
+    diesel::delete(old).execute(conn)?;
     let mut taken = BTreeSet::new();
     for (n, (counted, terms)) in list.iter().enumerate() {
         let here = |error| match error {
@@ -61,6 +64,7 @@ pub fn put(
         diesel::insert_into(plan_quotas::table)
             .values((
                 plan_quotas::plan_id.eq(plan_id),
+                plan_quotas::version.eq(version),
                 plan_quotas::slot_id.eq(slot_id),
                 plan_quotas::limit_quantity.eq(terms.limit.map(|limit| limit.0)),
                 plan_quotas::enforcement.eq(terms.enforcement.name()),
@@ -83,10 +87,12 @@ pub fn put(
 pub fn list(conn: &mut PgConnection, plan_id: &str) -> Result<Vec<PlanQuota>, Error> {
     type Row = ((String, Value, bool, String), (Option<Decimal>, String, bool, Vec<Option<Decimal>>));
     plans::find(conn, plan_id)?;
+    let version = plans::newest_version(conn, plan_id)?;
     let rows: Vec<Row> = plan_quotas::table
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(plan_quotas::slot_id)))
         .inner_join(meters::table.on(meters::meter_id.eq(quota_slots::meter_id)))
         .filter(plan_quotas::plan_id.eq(plan_id))
+        .filter(plan_quotas::version.eq(version))
         .order(plan_quotas::slot_id)
         .select((
             (meters::key, quota_slots::filter, quota_slots::per_subject, quota_slots::period),
