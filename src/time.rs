@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +28,25 @@ impl Clock {
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)().trunc_subsecs(6)
     }
+}
+
+/// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where it comes twice, the first.
+#[must_use]
+pub fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
+    let midnight = day.and_time(NaiveTime::MIN);
+    if let Some(start) = zone.from_local_datetime(&midnight).earliest() {
+        return start.with_timezone(&Utc);
+    }
+    // Clocks skip forward over midnight, by a day at most (Samoa left out 30 December 2011): the change is the first instant whose
+    // local time is past it.
+    let is_past = |at: DateTime<Utc>| at.with_timezone(&zone).naive_local() >= midnight;
+    let (mut before, mut after) =
+        (midnight.and_utc() - TimeDelta::hours(26), midnight.and_utc() + TimeDelta::hours(26));
+    while after - before > TimeDelta::seconds(1) {
+        let middle = before + TimeDelta::seconds((after - before).num_seconds() / 2);
+        if is_past(middle) { after = middle } else { before = middle }
+    }
+    after
 }
 
 /// An instant that a request names: RFC 3339 with its offset from UTC, to the microsecond.

@@ -27,7 +27,7 @@ CREATE TABLE battery_grants (
     priority smallint NOT NULL,
     created_at timestamptz NOT NULL,
     effective_at timestamptz NOT NULL,
-    expires_at timestamptz CHECK (expires_at > effective_at),
+    expires_at timestamptz,
     amount numeric NOT NULL CHECK (amount > 0 AND amount < 'Infinity'),
     remaining numeric NOT NULL CHECK (remaining >= 0),
     burned numeric NOT NULL CHECK (burned >= 0),

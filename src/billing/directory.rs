@@ -18,6 +18,7 @@ use quick_cache::sync::Cache;
 use super::orgs;
 use crate::db::prepared::Prepared;
 use crate::error::Error;
+use crate::time::day_start;
 
 /// The channel on which changes are told.
 const CHANNEL: &str = "coulomb_orgs";
@@ -54,6 +55,13 @@ impl OrgContext {
     #[must_use]
     pub fn day(&self, at: DateTime<Utc>) -> NaiveDate {
         at.with_timezone(&self.zone).date_naive()
+    }
+
+    /// The local day of an instant, and when it ends.
+    #[must_use]
+    pub fn today(&self, at: DateTime<Utc>) -> (NaiveDate, DateTime<Utc>) {
+        let day = self.day(at);
+        (day, day_start(self.zone, day.succ_opt().unwrap_or(day)))
     }
 
     /// First day (UTC) of the subscription's period that an instant lies in; `None` while there is no subscription. Periods before

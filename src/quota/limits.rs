@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::quantity::Quantity;
+use crate::battery::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::schema::{plan_quotas, quota_exemptions, quotas};
@@ -150,6 +151,8 @@ impl Limit {
 pub struct Limits {
     /// The catalogue's version.
     pub version: i64,
+    /// What plans and orgs say of batteries.
+    pub battery: AllTerms,
     of_org: HashMap<(i64, i32), Limit>,
     /// By plan, version and slot.
     of_plan: HashMap<String, BTreeMap<(i32, i32), Limit>>,
@@ -173,7 +176,13 @@ impl Limits {
         exempt.zip(subject).is_some_and(|(exempt, subject)| exempt.contains(subject))
     }
 
-    /// Whether any limit of this org may refuse reported usage. False: [`super::admit::admit`] need not be asked.
+    /// Whether the battery of this org may refuse what it does not hold.
+    #[must_use]
+    pub fn battery_may_refuse(&self, org: &OrgContext) -> bool {
+        self.battery.debt_limit(org).is_some()
+    }
+
+    /// Whether any quota of this org may refuse reported usage. False: [`super::admit::admit`] need not be asked.
     #[must_use]
     pub fn may_refuse(&self, org: &OrgContext) -> bool {
         self.refusing_orgs.contains(&org.org_id)
@@ -213,7 +222,8 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
         Ok::<_, Error>(Limit { source, terms: Terms::of_row(limit, &enforcement, refuse, thresholds)? })
     };
     conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        let mut loaded = Limits { version: catalog::version(conn)?, ..Limits::default() };
+        let mut loaded =
+            Limits { version: catalog::version(conn)?, battery: AllTerms::load(conn)?, ..Limits::default() };
         let own: Vec<(i64, i32, String, Settings)> = quotas::table
             .select((
                 quotas::org_id,

@@ -4,11 +4,11 @@
 //! and an idle daemon is never behind. Labels of days and months are local dates: after a change of zone the same date goes on
 //! being counted. Only the instants at which a period begins and ends move with the zone.
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
 
 use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
+use crate::time::day_start;
 
 /// Label of the period that usage counted to this local day belongs to; `billing`: first day of the subscription's period, as
 /// [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar month.
@@ -49,24 +49,6 @@ pub fn bounds(kind: PeriodKind, label: NaiveDate, org: &OrgContext) -> (DateTime
             org.billing_bounds(inside).filter(|(start, _)| start.date_naive() == label).unwrap_or_else(month)
         }
     }
-}
-
-/// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where it comes twice, the first.
-fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
-    let midnight = day.and_time(NaiveTime::MIN);
-    if let Some(start) = zone.from_local_datetime(&midnight).earliest() {
-        return start.with_timezone(&Utc);
-    }
-    // Clocks skip forward over midnight, by a day at most (Samoa left out 30 December 2011): the change is the first instant whose
-    // local time is past it.
-    let is_past = |at: DateTime<Utc>| at.with_timezone(&zone).naive_local() >= midnight;
-    let (mut before, mut after) =
-        (midnight.and_utc() - TimeDelta::hours(26), midnight.and_utc() + TimeDelta::hours(26));
-    while after - before > TimeDelta::seconds(1) {
-        let middle = before + TimeDelta::seconds((after - before).num_seconds() / 2);
-        if is_past(middle) { after = middle } else { before = middle }
-    }
-    after
 }
 
 #[cfg(test)]

@@ -1,0 +1,514 @@
+//! An org's battery in memory: what is decided under the lock of its account. Pure.
+//!
+//! Every change keeps: balance = Σ entries = Σ remaining of open grants − debt, and debt only while nothing remains.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use super::entries::{Entry, Kind};
+use super::grants::{Grant, Source, State};
+use crate::ids;
+
+/// What an entry says beside its amount.
+#[derive(Clone, Debug, Default)]
+pub struct Note {
+    /// What caused it: `usage`, `refund`, `dispute`, …
+    pub source: String,
+    /// The usage that it burns.
+    pub batch: Option<i64>,
+    /// What it comes from: a Stripe object as `{"object", "id"}`, or a reservation.
+    pub link: Option<Value>,
+    /// Why, where a person made it.
+    pub reason: Option<String>,
+    /// Who made it.
+    pub actor: Option<String>,
+}
+
+impl Note {
+    /// A note that names the cause alone.
+    #[must_use]
+    pub fn of(source: &str) -> Self {
+        Self { source: source.to_owned(), ..Self::default() }
+    }
+}
+
+/// A grant to be made.
+#[derive(Clone, Debug)]
+pub struct NewGrant {
+    /// What it comes from.
+    pub source: Source,
+    /// What it is granted for: once an org.
+    pub key: String,
+    /// Units, above zero.
+    pub amount: Decimal,
+    /// Lower is burned first; none: that of its source.
+    pub priority: Option<i16>,
+    /// From when on it may be used; none: now.
+    pub effective_at: Option<DateTime<Utc>>,
+    /// When what remains lapses.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What it comes from, for whoever asks later.
+    pub link: Option<Value>,
+    /// Why, where a person made it.
+    pub reason: Option<String>,
+    /// Who made it.
+    pub actor: Option<String>,
+}
+
+/// An org's battery. See the module for what it keeps.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The org.
+    pub org_id: i64,
+    pub(super) balance: Decimal,
+    pub(super) reserved: Decimal,
+    /// Admitted in this transaction, and not yet burned.
+    pending: Decimal,
+    pub(super) sequence: i64,
+    pub(super) last_grant: i64,
+    pub(super) last_at: Option<DateTime<Utc>>,
+    pub(super) daily: Option<NaiveDate>,
+    pub(super) grants: Vec<Grant>,
+    /// Entries since it was read.
+    pub(super) entries: Vec<Entry>,
+    /// The number of the last grant that was there when it was read.
+    pub(super) known: i64,
+    /// Numbers of the grants that changed.
+    pub(super) touched: Vec<i64>,
+    pub(super) changed: bool,
+}
+
+impl Account {
+    /// An account as it is stored. `grants` come in any order.
+    #[must_use]
+    pub(super) fn stored(
+        org_id: i64,
+        (balance, reserved): (Decimal, Decimal),
+        (sequence, last_grant): (i64, i64),
+        last_at: Option<DateTime<Utc>>,
+        daily: Option<NaiveDate>,
+    ) -> Self {
+        Self {
+            org_id,
+            balance,
+            reserved,
+            pending: Decimal::ZERO,
+            sequence,
+            last_grant,
+            last_at,
+            daily,
+            grants: Vec::new(),
+            entries: Vec::new(),
+            known: last_grant,
+            touched: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// An account that nothing was written to.
+    #[must_use]
+    pub fn empty(org_id: i64) -> Self {
+        Self::stored(org_id, (Decimal::ZERO, Decimal::ZERO), (0, 0), None, None)
+    }
+
+    /// The sum of its entries; below zero it is debt.
+    #[must_use]
+    pub fn balance(&self) -> Decimal {
+        self.balance
+    }
+
+    /// Set aside by open reservations.
+    #[must_use]
+    pub fn reserved(&self) -> Decimal {
+        self.reserved
+    }
+
+    /// What may be used: the balance less what is set aside.
+    #[must_use]
+    pub fn available(&self) -> Decimal {
+        self.balance - self.reserved - self.pending
+    }
+
+    /// Whether `units` more fit; `debt_limit` is how far below zero the battery may be used, none: without limit.
+    #[must_use]
+    pub fn fits(&self, units: Decimal, debt_limit: Option<Decimal>) -> bool {
+        debt_limit.is_none_or(|limit| self.available() - units >= -limit)
+    }
+
+    /// The grants that were read, and those made since.
+    #[must_use]
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
+    }
+
+    /// The grant that was made for this, if it was read.
+    #[must_use]
+    pub fn granted(&self, key: &str) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.key == key)
+    }
+
+    /// The entries written since it was read.
+    #[must_use]
+    pub fn written(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of their times.
+    pub fn catch_up(&mut self, now: DateTime<Utc>) {
+        let due = |grant: &Grant| match grant.state {
+            State::Scheduled => Some(grant.effective_at),
+            State::Open => grant.expires_at,
+            State::Closed => None,
+        };
+        loop {
+            let next = self.grants.iter().enumerate().filter_map(|(place, grant)| {
+                due(grant).filter(|at| *at <= now).map(|at| (at, grant.number, place))
+            });
+            let Some((at, _, place)) = next.min() else { return };
+            if self.grants[place].state == State::Scheduled {
+                self.activate(place, at, None);
+            } else {
+                self.lapse(place, at);
+            }
+        }
+    }
+
+    fn activate(&mut self, place: usize, at: DateTime<Utc>, actor: Option<String>) {
+        // What is owed already is paid first.
+        let debt = (-self.balance).max(Decimal::ZERO);
+        let grant = &mut self.grants[place];
+        let paid = debt.min(grant.remaining);
+        grant.state = if paid == grant.remaining { State::Closed } else { State::Open };
+        grant.remaining -= paid;
+        grant.burned += paid;
+        let (number, amount, source) = (grant.number, grant.amount - grant.clawed, grant.source);
+        let note = Note {
+            source: source.name().to_owned(),
+            batch: None,
+            link: grant.link.clone(),
+            reason: grant.reason.clone(),
+            actor,
+        };
+        let draws = if paid.is_zero() { Vec::new() } else { vec![(number, paid)] };
+        self.touch(number);
+        self.post(at, source.kind(), amount, Some(number), draws, note);
+    }
+
+    fn lapse(&mut self, place: usize, at: DateTime<Utc>) {
+        let grant = &mut self.grants[place];
+        let (number, lost) = (grant.number, grant.remaining);
+        (grant.remaining, grant.state) = (Decimal::ZERO, State::Closed);
+        grant.lapsed += lost;
+        let note = Note { link: grant.link.clone(), ..Note::of(grant.source.name()) };
+        self.touch(number);
+        if !lost.is_zero() {
+            self.post(at, Kind::Expiry, -lost, Some(number), vec![(number, lost)], note);
+        }
+    }
+
+    /// Grants a local day's allowance, unless that day (or a later one) has had it. `end` is when the day ends.
+    pub fn allow(&mut self, day: NaiveDate, end: DateTime<Utc>, units: Decimal, now: DateTime<Utc>) {
+        if units <= Decimal::ZERO || self.daily.is_some_and(|last| last >= day) || end <= now {
+            return;
+        }
+        self.daily = Some(day);
+        self.changed = true;
+        let grant = NewGrant {
+            source: Source::DailyAllowance,
+            key: format!("daily:{day}"),
+            amount: units,
+            priority: None,
+            effective_at: None,
+            expires_at: Some(end),
+            link: None,
+            reason: None,
+            actor: None,
+        };
+        self.grant(grant, now);
+    }
+
+    /// Makes a grant; returns its number. The caller knows that its key is new, and its amount above zero.
+    pub fn grant(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
+        assert!(new.amount > Decimal::ZERO, "a grant adds units");
+        self.last_grant += 1;
+        let number = self.last_grant;
+        let effective_at = new.effective_at.unwrap_or(now);
+        self.grants.push(Grant {
+            number,
+            id: ids::fresh("grt"),
+            source: new.source,
+            key: new.key,
+            state: State::Scheduled,
+            priority: new.priority.unwrap_or(new.source.priority()),
+            created_at: now,
+            effective_at,
+            expires_at: new.expires_at,
+            amount: new.amount,
+            remaining: new.amount,
+            burned: Decimal::ZERO,
+            clawed: Decimal::ZERO,
+            lapsed: Decimal::ZERO,
+            link: new.link,
+            reason: new.reason,
+        });
+        self.changed = true;
+        if effective_at <= now {
+            self.activate(self.grants.len() - 1, now, new.actor);
+            // One that comes after its end lapses at once.
+            self.catch_up(now);
+        }
+        number
+    }
+
+    /// Takes note of units that are admitted; [`Account::burn_pending`] burns them.
+    pub fn pend(&mut self, units: Decimal) {
+        self.pending += units;
+    }
+
+    /// Burns (below zero: gives back) what was admitted, as one entry.
+    pub fn burn_pending(&mut self, note: Note, now: DateTime<Utc>) {
+        let units = std::mem::take(&mut self.pending);
+        self.use_up(units, note, now);
+    }
+
+    /// Burns units of usage; below zero it gives them back.
+    pub fn use_up(&mut self, units: Decimal, note: Note, now: DateTime<Utc>) {
+        if units > Decimal::ZERO {
+            self.burn(Kind::Usage, units, note, now);
+        } else if units < Decimal::ZERO {
+            self.give_back(Kind::Refund, -units, None, note, now);
+        }
+    }
+
+    /// Takes units from the grants in burn order; what they do not have becomes debt.
+    pub fn burn(&mut self, kind: Kind, units: Decimal, note: Note, now: DateTime<Utc>) {
+        let mut draws = Vec::new();
+        self.draw(units, &mut draws);
+        self.post(now, kind, -units, None, draws, note);
+    }
+
+    /// Takes up to `units` from the open grants in burn order.
+    fn draw(&mut self, units: Decimal, draws: &mut Vec<(i64, Decimal)>) {
+        let mut open: Vec<usize> = (0..self.grants.len())
+            .filter(|place| {
+                self.grants[*place].state == State::Open && self.grants[*place].remaining > Decimal::ZERO
+            })
+            .collect();
+        open.sort_by_key(|place| self.grants[*place].burn_order());
+        let mut left = units;
+        for place in open {
+            if left.is_zero() {
+                break;
+            }
+            let grant = &mut self.grants[place];
+            let taken = left.min(grant.remaining);
+            grant.remaining -= taken;
+            grant.burned += taken;
+            if grant.remaining.is_zero() {
+                grant.state = State::Closed;
+            }
+            left -= taken;
+            let number = grant.number;
+            draws.push((number, taken));
+            self.touch(number);
+        }
+    }
+
+    /// Takes back units of a grant: first what remains of it, then what other grants have, then as debt. Returns false when the
+    /// grant was not read.
+    pub fn claw_back(&mut self, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
+        self.take_from(Kind::Clawback, number, units, note, now)
+    }
+
+    /// Takes away what remains of a grant; returns how much.
+    pub fn void(&mut self, number: i64, note: Note, now: DateTime<Utc>) -> Option<Decimal> {
+        let remaining = self.grants.iter().find(|grant| grant.number == number)?.remaining;
+        self.take_from(Kind::Adjustment, number, remaining, note, now).then_some(remaining)
+    }
+
+    fn take_from(&mut self, kind: Kind, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
+        let Some(place) = self.grants.iter().position(|grant| grant.number == number) else { return false };
+        if self.grants[place].state == State::Scheduled {
+            // It is in no balance yet: it just becomes less.
+            let grant = &mut self.grants[place];
+            let taken = units.min(grant.remaining);
+            grant.remaining -= taken;
+            grant.clawed += taken;
+            if grant.remaining.is_zero() {
+                grant.state = State::Closed;
+            }
+            self.touch(number);
+            return true;
+        }
+        let grant = &mut self.grants[place];
+        let own = units.min(grant.remaining);
+        grant.remaining -= own;
+        grant.clawed += own;
+        if grant.remaining.is_zero() {
+            grant.state = State::Closed;
+        }
+        let mut draws = if own.is_zero() { Vec::new() } else { vec![(number, own)] };
+        self.touch(number);
+        self.draw(units - own, &mut draws);
+        if !units.is_zero() {
+            self.post(now, kind, -units, Some(number), draws, note);
+        }
+        true
+    }
+
+    /// Gives units back: to debt first, then to the grant they were taken back from (`own`), then to the grants that were burned
+    /// last; what none of them has room for is a grant of its own.
+    pub fn give_back(
+        &mut self,
+        kind: Kind,
+        units: Decimal,
+        own: Option<i64>,
+        note: Note,
+        now: DateTime<Utc>,
+    ) {
+        let mut left = units - units.min((-self.balance).max(Decimal::ZERO));
+        let mut draws: Vec<(i64, Decimal)> = Vec::new();
+        if let Some(place) = own.and_then(|own| self.grants.iter().position(|grant| grant.number == own)) {
+            let grant = &mut self.grants[place];
+            let given = left.min(grant.clawed);
+            grant.clawed -= given;
+            left -= given;
+            self.refill(place, given, &mut draws);
+        }
+        let mut burned: Vec<usize> = (0..self.grants.len())
+            .filter(|place| {
+                let grant = &self.grants[*place];
+                grant.burned > Decimal::ZERO && grant.state != State::Scheduled && !grant.is_over(now)
+            })
+            .collect();
+        burned.sort_by_key(|place| std::cmp::Reverse(self.grants[*place].burn_order()));
+        for place in burned {
+            let given = left.min(self.grants[place].burned);
+            self.grants[place].burned -= given;
+            left -= given;
+            self.refill(place, given, &mut draws);
+        }
+        if left > Decimal::ZERO {
+            draws.push((self.room_for(left, &note, now), -left));
+        }
+        self.post(now, kind, units, own, draws, note);
+        // What came back to a grant that is over lapses at once.
+        self.catch_up(now);
+    }
+
+    fn refill(&mut self, place: usize, given: Decimal, draws: &mut Vec<(i64, Decimal)>) {
+        if given.is_zero() {
+            return;
+        }
+        let grant = &mut self.grants[place];
+        grant.remaining += given;
+        grant.state = State::Open;
+        let number = grant.number;
+        draws.push((number, -given));
+        self.touch(number);
+    }
+
+    /// A grant that holds what no other has room for. Its units are in the entry of what is given back.
+    fn room_for(&mut self, units: Decimal, note: &Note, now: DateTime<Utc>) -> i64 {
+        self.last_grant += 1;
+        let number = self.last_grant;
+        self.grants.push(Grant {
+            number,
+            id: ids::fresh("grt"),
+            source: Source::Adjustment,
+            key: format!("given_back:{}", self.sequence + 1),
+            state: State::Open,
+            priority: Source::Adjustment.priority(),
+            created_at: now,
+            effective_at: now,
+            expires_at: None,
+            amount: units,
+            remaining: units,
+            burned: Decimal::ZERO,
+            clawed: Decimal::ZERO,
+            lapsed: Decimal::ZERO,
+            link: note.link.clone(),
+            reason: Some("given back".to_owned()),
+        });
+        self.changed = true;
+        number
+    }
+
+    /// Sets units aside for a reservation.
+    pub fn hold(&mut self, units: Decimal) {
+        self.reserved += units;
+        self.changed |= !units.is_zero();
+    }
+
+    /// Gives up what a reservation has set aside.
+    pub fn release(&mut self, units: Decimal) {
+        self.reserved -= units;
+        self.changed |= !units.is_zero();
+    }
+
+    fn touch(&mut self, number: i64) {
+        self.changed = true;
+        if number <= self.known && !self.touched.contains(&number) {
+            self.touched.push(number);
+        }
+    }
+
+    fn post(
+        &mut self,
+        at: DateTime<Utc>,
+        kind: Kind,
+        amount: Decimal,
+        grant: Option<i64>,
+        draws: Vec<(i64, Decimal)>,
+        note: Note,
+    ) {
+        // Replicas' clocks differ a little; the ledger's time does not go back.
+        let at = self.last_at.map_or(at, |last| last.max(at));
+        self.sequence += 1;
+        self.balance += amount;
+        self.last_at = Some(at);
+        self.changed = true;
+        let Note { source, batch, link, reason, actor } = note;
+        let sequence = self.sequence;
+        let balance_after = self.balance;
+        self.entries.push(Entry {
+            sequence,
+            at,
+            kind,
+            amount,
+            balance_after,
+            source,
+            grant,
+            batch,
+            draws,
+            link,
+            reason,
+            actor,
+        });
+        debug_assert!(self.is_sound(), "{self:#?}");
+    }
+
+    /// Whether what must always hold does.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let remaining: Decimal = self
+            .grants
+            .iter()
+            .filter(|grant| grant.state != State::Scheduled)
+            .map(|grant| grant.remaining)
+            .sum();
+        let debt = (-self.balance).max(Decimal::ZERO);
+        let whole = |grant: &Grant| {
+            grant.remaining + grant.burned + grant.clawed + grant.lapsed == grant.amount
+                && grant.remaining >= Decimal::ZERO
+        };
+        remaining - debt == self.balance && self.grants.iter().all(whole)
+    }
+}
+
+/// Draws as they are stored: `[[grant number, units], …]`.
+#[must_use]
+pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
+    Value::Array(draws.iter().map(|(number, units)| json!([number, units.normalize().to_string()])).collect())
+}
