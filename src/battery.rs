@@ -12,6 +12,8 @@ pub mod accounts;
 pub mod entries;
 pub mod grants;
 pub mod terms;
+#[cfg(test)]
+mod tests;
 
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};

@@ -261,15 +261,14 @@ impl Account {
         number
     }
 
-    /// Takes note of units that are admitted; [`Account::burn_pending`] burns them.
+    /// Takes note of units that are admitted and will be used up together, later in this transaction.
     pub fn pend(&mut self, units: Decimal) {
         self.pending += units;
     }
 
-    /// Burns (below zero: gives back) what was admitted, as one entry.
-    pub fn burn_pending(&mut self, note: Note, now: DateTime<Utc>) {
-        let units = std::mem::take(&mut self.pending);
-        self.use_up(units, note, now);
+    /// They are used up now.
+    pub fn forget_pending(&mut self) {
+        self.pending = Decimal::ZERO;
     }
 
     /// Burns units of usage; below zero it gives them back.

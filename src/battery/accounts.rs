@@ -156,6 +156,11 @@ impl Accounts {
         }
     }
 
+    /// Holds an account of nothing for an org that has none; for reading alone.
+    pub fn ensure(&mut self, org_id: i64) {
+        self.by_org.entry(org_id).or_insert_with(|| Account::empty(org_id));
+    }
+
     /// Whether none is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -11,7 +11,8 @@ use super::book::Book;
 use super::counters::{self, CounterKey};
 use super::limits::{Limit, Limits};
 use super::reservations::{self, Row};
-use super::standing::{Applying, Standing};
+use super::standing::{Applying, Battery, Standing};
+use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
@@ -25,19 +26,27 @@ pub struct Demand<'a> {
     pub subject: Option<&'a str>,
     /// What it adds to counters, on whatever meter.
     pub counters: &'a [(CounterKey, Decimal)],
+    /// What it burns of the battery.
+    pub units: Decimal,
 }
 
-/// Why a usage event is refused: the limit that it does not fit under.
+/// Why a usage event is refused.
 #[derive(Clone, Debug)]
-pub struct Refusal(pub Box<Standing>);
+pub enum Refusal {
+    /// The limit that it does not fit under.
+    Quota(Box<Standing>),
+    /// The battery does not hold enough.
+    Battery(Box<Battery>),
+}
 
 /// Decides, in order, which usage events are admitted: an event is refused when it would bring a counter of a quota with
-/// `refuse_usage` over its limit, reservations included. Exempt subjects and corrections downwards are always admitted. What is
-/// refused adds nothing.
+/// `refuse_usage` over its limit, or the battery under its debt limit, reservations included. Exempt subjects and corrections
+/// downwards are always admitted. What is refused adds nothing.
 ///
 /// Runs inside the transaction that then adds the admitted usage with [`counters::add`], after it claimed its keys. All counters of
 /// all `demands` are locked here, so give it every new event of the batch, also those of orgs that no quota refuses: then
-/// [`counters::add`] waits for nobody, and two batches cannot wait for each other. Reservations past their deadline are ended.
+/// [`counters::add`] waits for nobody, and two batches cannot wait for each other. The batteries of all demands are locked too, and
+/// given back for the caller to burn what was admitted. Reservations past their deadline are ended.
 /// `catalog` and `limits` are of the version that the transaction holds.
 ///
 /// # Errors
@@ -48,31 +57,49 @@ pub fn admit(
     limits: &Limits,
     demands: &[Demand<'_>],
     now: DateTime<Utc>,
-) -> Result<Vec<Option<Refusal>>, Error> {
-    let refusing = demands.iter().map(|demand| demand.org).filter(|org| limits.may_refuse(org));
+) -> Result<(Vec<Option<Refusal>>, Accounts), Error> {
+    let may_refuse = |org: &&OrgContext| limits.may_refuse(org) || limits.battery_may_refuse(org);
+    let refusing = demands.iter().map(|demand| demand.org).filter(may_refuse);
     let org_ids: BTreeSet<i64> = refusing.map(|org| org.org_id).collect();
     let overdue = reservations::overdue(conn, &org_ids, now)?;
     let mut keys: BTreeSet<CounterKey> = overdue.iter().flat_map(|row| row.held.iter().cloned()).collect();
     keys.extend(demands.iter().flat_map(|demand| demand.counters.iter().map(|(key, _)| key.clone())));
     let counts = counters::lock(conn, &keys)?;
     let rows = reservations::lock(conn, &overdue.iter().map(Row::name).collect())?;
+    let burning = demands.iter().filter(|demand| !demand.units.is_zero());
+    let holding = overdue.iter().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
+    let org_ids: BTreeSet<i64> = burning.clone().map(|demand| demand.org.org_id).chain(holding).collect();
+    let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
+    accounts.allow(burning.map(|demand| demand.org), &limits.battery, now);
     let raced = || Error::Internal("a reservation changed its counters".to_owned());
-    let mut book = Book::open(catalog, limits, now, counts, rows).ok_or_else(raced)?;
+    let mut book = Book::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
     book.write(conn)?;
     let mut verdicts = Vec::with_capacity(demands.len());
     for demand in demands {
         let over = demand
             .counters
             .iter()
-            .find_map(|(key, added)| refusal(&book, limits, catalog, demand, key, *added));
+            .find_map(|(key, added)| refusal(&book, limits, catalog, demand, key, *added))
+            .or_else(|| exhausted(&book, limits, demand));
         if over.is_none() {
             for (key, added) in demand.counters {
                 book.add(key, *added, Decimal::ZERO);
             }
+            if let Some(account) = book.accounts.get_mut(demand.org.org_id) {
+                account.pend(demand.units);
+            }
         }
         verdicts.push(over);
     }
-    Ok(verdicts)
+    Ok((verdicts, book.accounts))
+}
+
+/// Why the battery refuses it; `None`: it does not.
+fn exhausted(book: &Book<'_>, limits: &Limits, demand: &Demand<'_>) -> Option<Refusal> {
+    let account = book.accounts.get(demand.org.org_id).filter(|_| demand.units > Decimal::ZERO)?;
+    let debt_limit = limits.battery.debt_limit(demand.org);
+    let refuses = !account.fits(demand.units, debt_limit);
+    refuses.then(|| Refusal::Battery(Box::new(Battery::of(account, debt_limit, demand.units))))
 }
 
 /// Why `added` is refused at this counter; `None`: it is not.
@@ -96,5 +123,5 @@ fn refusal(
         return None;
     }
     let meter = catalog.meters.get(&slot.meter_id)?;
-    at.standing(meter, demand.org, count).map(|standing| Refusal(Box::new(standing)))
+    at.standing(meter, demand.org, count).map(|standing| Refusal::Quota(Box::new(standing)))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
+use serde_json::json;
 
 use super::counters::{self, Count, CounterKey, Moved};
 use super::desk::Done;
@@ -14,10 +15,12 @@ use super::limits::Limits;
 use super::orgs::Orgs;
 use super::reservations::{self, Name, Row, State};
 use super::settle::{Claim, Usage};
-use super::standing::{self, Ask, Standing};
+use super::standing::{self, Ask, Battery, Standing};
+use crate::battery::{Accounts, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
+use crate::usage::ingest;
 use crate::usage::meters::Aggregation;
 
 /// Counters and reservations of a batch, locked, as they become while its requests are decided.
@@ -25,10 +28,14 @@ pub(super) struct Book<'a> {
     catalog: &'a Catalog,
     limits: &'a Limits,
     now: DateTime<Utc>,
+    /// Names the usage that is recorded with it.
+    pub(super) batch: i64,
     counts: BTreeMap<CounterKey, Count>,
     /// What is to be added to the counters.
     changes: BTreeMap<CounterKey, Count>,
     rows: BTreeMap<Name, Row>,
+    /// Batteries, locked; written by whoever opened the book.
+    pub(super) accounts: Accounts,
     /// Reservations that were not there before.
     fresh: BTreeSet<Name>,
     /// Reservations that were, and have changed.
@@ -37,19 +44,25 @@ pub(super) struct Book<'a> {
 
 impl<'a> Book<'a> {
     /// Opens the book and ends what is overdue, before anything is decided. `None`: a reservation made since the caller looked is
-    /// held by counters that it has not locked.
+    /// held by counters or a battery that it has not locked.
     pub(super) fn open(
         catalog: &'a Catalog,
         limits: &'a Limits,
         now: DateTime<Utc>,
         counts: BTreeMap<CounterKey, Count>,
         rows: BTreeMap<Name, Row>,
+        accounts: Accounts,
     ) -> Option<Self> {
-        if rows.values().any(|row| row.held.iter().any(|key| !counts.contains_key(key))) {
+        let locked = |row: &Row| {
+            row.held.iter().all(|key| counts.contains_key(key))
+                && (row.battery_units.is_zero() || accounts.get(row.org_id).is_some())
+        };
+        if !rows.values().all(locked) {
             return None;
         }
         let (changes, fresh, touched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let mut book = Self { catalog, limits, now, counts, changes, rows, fresh, touched };
+        let batch = ingest::batch(now);
+        let mut book = Self { catalog, limits, now, batch, counts, changes, rows, accounts, fresh, touched };
         let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(Row::name);
         for name in overdue.collect::<Vec<_>>() {
             book.end(&name, State::Expired, None);
@@ -77,12 +90,15 @@ impl<'a> Book<'a> {
     /// Ends an open reservation: its amount leaves its counters.
     fn end(&mut self, name: &Name, state: State, settled: Option<Decimal>) {
         let Some(row) = self.rows.get_mut(name) else { return };
-        let (held, amount) = (std::mem::take(&mut row.held), row.amount);
+        let (held, amount, battery_units) = (std::mem::take(&mut row.held), row.amount, row.battery_units);
         let was_open = row.state == State::Open;
         (row.state, row.ended_at, row.settled) = (state, Some(self.now), settled);
         if was_open {
             for key in &held {
                 self.add(key, Decimal::ZERO, -amount);
+            }
+            if let Some(account) = self.accounts.get_mut(name.0) {
+                account.release(battery_units);
             }
         }
         if let Some(row) = self.rows.get_mut(name) {
@@ -106,6 +122,8 @@ impl<'a> Book<'a> {
                 "must be a whole number, for the meter counts usage events",
             ));
         }
+        let units = standing::battery_units(self.catalog, meter.meter_id, ask, self.now)?;
+        let debt_limit = self.limits.battery.debt_limit(org);
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
         let applying = standing::applying(self.catalog, self.limits, org, meter.meter_id, at, self.now);
         let name = (org.org_id, id.to_owned());
@@ -123,6 +141,9 @@ impl<'a> Book<'a> {
                 let standing = over.standing(meter, org, self.count(&over.key));
                 return standing.map(|standing| Done::Exceeded(Box::new(standing))).ok_or_else(no_standing);
             }
+            if let Some(battery) = self.exhausted(org, units) {
+                return Ok(Done::Exhausted(Box::new(battery)));
+            }
             let row = Row {
                 org_id: org.org_id,
                 id: id.to_owned(),
@@ -138,7 +159,11 @@ impl<'a> Book<'a> {
                 expires_at,
                 ended_at: None,
                 settled: None,
+                battery_units: units,
             };
+            if let Some(account) = self.accounts.get_mut(org.org_id) {
+                account.hold(units);
+            }
             for at in &applying {
                 self.add(&at.key, Decimal::ZERO, ask.amount);
             }
@@ -147,7 +172,16 @@ impl<'a> Book<'a> {
         }
         let standings = applying.iter().filter_map(|at| at.standing(meter, org, self.count(&at.key)));
         let row = self.rows.get(&name).ok_or(Error::NotFound("reservation"))?;
-        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, standings.collect()))))
+        let battery = self.accounts.get(org.org_id).filter(|_| !units.is_zero());
+        let battery = battery.map(|account| Battery::of(account, debt_limit, units));
+        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, standings.collect(), battery))))
+    }
+
+    /// How the battery stands, if `units` more do not fit.
+    fn exhausted(&self, org: &OrgContext, units: Decimal) -> Option<Battery> {
+        let account = self.accounts.get(org.org_id).filter(|_| units > Decimal::ZERO)?;
+        let debt_limit = self.limits.battery.debt_limit(org);
+        (!account.fits(units, debt_limit)).then(|| Battery::of(account, debt_limit, units))
     }
 
     pub(super) fn release(&mut self, name: &Name, orgs: &Orgs) -> Result<Done, Error> {
@@ -190,11 +224,20 @@ impl<'a> Book<'a> {
                 Ok((self.shown(name, orgs)?, false))
             }
             Claim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
-            Claim::New { quantity, counters } => {
+            Claim::New { quantity, counters, units } => {
                 if let Some(over) = self.over(row, usage, counters)? {
                     return Ok((Done::Exceeded(Box::new(over)), false));
                 }
+                let own = if row.state == State::Open { row.battery_units } else { Decimal::ZERO };
+                if let Some(battery) = self.exhausted(&usage.org, *units - own) {
+                    return Ok((Done::Exhausted(Box::new(battery)), false));
+                }
                 self.end(name, State::Settled, Some(*quantity));
+                if let Some(account) = self.accounts.get_mut(name.0) {
+                    let link = Some(json!({ "object": "reservation", "id": name.1 }));
+                    let note = Note { batch: Some(self.batch), link, ..Note::of("reservation") };
+                    account.use_up(*units, note, self.now);
+                }
                 for (key, added) in counters {
                     self.add(key, *added, Decimal::ZERO);
                 }
@@ -242,7 +285,7 @@ impl<'a> Book<'a> {
     fn shown(&self, name: &Name, orgs: &Orgs) -> Result<Done, Error> {
         let row = self.rows.get(name).ok_or(Error::NotFound("reservation"))?;
         let org = orgs.by_id(row.org_id).ok_or(Error::NotFound("org"))?;
-        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, Vec::new()))))
+        Ok(Done::Reservation(Box::new(row.shown(&org.public_id, Vec::new(), None))))
     }
 
     /// Writes what has changed; tells the counters that usage was added to. `None`: another transaction has made one of the

@@ -13,8 +13,10 @@ use super::lane::Work;
 use super::limits::Limits;
 use super::orgs::{OrgRef, Orgs};
 use super::quantity::Quantity;
-use super::standing::{self, Ask, Standing};
+use super::standing::{self, Ask, Battery, Standing};
 use super::{Parts, reservations};
+use crate::battery::{Accounts, Depth};
+use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::{self, Catalog};
 
@@ -24,7 +26,7 @@ pub type Items = Vec<(OrgRef, Ask)>;
 /// The answer to one item.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Verdict {
-    /// Whether it fits under every hard limit.
+    /// Whether it fits under every hard limit, and the battery holds enough.
     pub allowed: bool,
     /// Public id of the org.
     pub org: String,
@@ -34,6 +36,9 @@ pub struct Verdict {
     pub amount: Quantity,
     /// How the org stands under each limit; empty: nothing limits this.
     pub quotas: Vec<Standing>,
+    /// How its battery stands, where the usage burns any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub battery: Option<Battery>,
 }
 
 pub(super) struct Checks(pub(super) Arc<Parts>);
@@ -52,10 +57,18 @@ impl Work<Items, Vec<Verdict>> for Checks {
         };
         loop {
             let keys = keys(&catalog, &limits, &orgs, jobs, now);
+            let accounts = batteries(conn, &catalog, &limits, &orgs, jobs, now)?;
             let (version, counts) = look(conn, &keys, &orgs, now)?;
             if version == catalog.version {
-                let verdicts =
-                    jobs.iter().map(|items| verdicts(&catalog, &limits, &orgs, &counts, items, now));
+                let book = Held {
+                    catalog: &catalog,
+                    limits: &limits,
+                    orgs: &orgs,
+                    counts: &counts,
+                    accounts: &accounts,
+                    now,
+                };
+                let verdicts = jobs.iter().map(|items| book.verdicts(items));
                 return Ok(verdicts.collect());
             }
             (catalog, limits) = self.0.refreshed(conn)?;
@@ -105,19 +118,61 @@ fn look(
     Ok((version, counts))
 }
 
-fn verdicts(
+/// The batteries that matter to these checks, as they are but for overdue reservations.
+fn batteries(
+    conn: &mut PgConnection,
     catalog: &Catalog,
     limits: &Limits,
     orgs: &Orgs,
-    counts: &BTreeMap<CounterKey, Count>,
-    items: &Items,
+    jobs: &[Items],
     now: DateTime<Utc>,
-) -> Result<Vec<Verdict>, Error> {
-    let verdict = |(n, (org, ask)): (usize, &(OrgRef, Ask))| {
-        let context = orgs.get(org).ok_or_else(|| {
+) -> Result<Accounts, Error> {
+    let mut burning: BTreeMap<i64, &OrgContext> = BTreeMap::new();
+    for (org, ask) in jobs.iter().flatten() {
+        if let (Some(org), Some(meter)) = (orgs.get(org), standing::meter(catalog, &ask.meter))
+            && standing::battery_units(catalog, meter.meter_id, ask, now).is_ok_and(|units| !units.is_zero())
+        {
+            burning.insert(org.org_id, org);
+        }
+    }
+    if burning.is_empty() {
+        return Ok(Accounts::default());
+    }
+    let mut accounts = Accounts::read(conn, burning.keys().copied().collect(), Depth::Live, now)?;
+    for org_id in burning.keys() {
+        accounts.ensure(*org_id);
+    }
+    accounts.allow(burning.values().copied(), &limits.battery, now);
+    if accounts.iter_mut().any(|account| !account.reserved().is_zero()) {
+        for row in reservations::overdue(conn, &burning.keys().copied().collect(), now)? {
+            if let Some(account) = accounts.get_mut(row.org_id) {
+                account.release(row.battery_units);
+            }
+        }
+    }
+    Ok(accounts)
+}
+
+/// What checks are decided by.
+struct Held<'a> {
+    catalog: &'a Catalog,
+    limits: &'a Limits,
+    orgs: &'a Orgs,
+    counts: &'a BTreeMap<CounterKey, Count>,
+    accounts: &'a Accounts,
+    now: DateTime<Utc>,
+}
+
+impl Held<'_> {
+    fn verdicts(&self, items: &Items) -> Result<Vec<Verdict>, Error> {
+        items.iter().enumerate().map(|(n, (org, ask))| self.verdict(n, org, ask)).collect()
+    }
+
+    fn verdict(&self, n: usize, org: &OrgRef, ask: &Ask) -> Result<Verdict, Error> {
+        let context = self.orgs.get(org).ok_or_else(|| {
             Error::invalid(format!("items.{n}.org"), "is no org here: use its public or external id")
         })?;
-        let meter = standing::meter(catalog, &ask.meter).ok_or_else(|| {
+        let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| {
             let rule = format!(
                 "`{}` is no meter of kind sum or count that counts: /v1/meters lists them",
                 ask.meter
@@ -125,15 +180,19 @@ fn verdicts(
             Error::invalid(format!("items.{n}.meter"), rule)
         })?;
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-        let applying = standing::applying(catalog, limits, context, meter.meter_id, at, now);
-        let count = |key: &CounterKey| counts.get(key).copied().unwrap_or_default();
+        let applying = standing::applying(self.catalog, self.limits, context, meter.meter_id, at, self.now);
+        let count = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default();
+        let units = standing::battery_units(self.catalog, meter.meter_id, ask, self.now)?;
+        let account = self.accounts.get(context.org_id).filter(|_| !units.is_zero());
+        let debt_limit = self.limits.battery.debt_limit(context);
+        let holds = account.is_none_or(|account| account.fits(units, debt_limit));
         Ok(Verdict {
-            allowed: applying.iter().all(|at| at.fits(count(&at.key), ask.amount)),
+            allowed: holds && applying.iter().all(|at| at.fits(count(&at.key), ask.amount)),
             org: context.public_id.to_string(),
             meter: meter.key.clone(),
             amount: Quantity(ask.amount),
             quotas: applying.iter().filter_map(|at| at.standing(meter, context, count(&at.key))).collect(),
+            battery: account.map(|account| Battery::of(account, debt_limit, units)),
         })
-    };
-    items.iter().enumerate().map(verdict).collect()
+    }
 }

@@ -16,7 +16,7 @@ use super::desk::{Done, Job};
 use super::orgs::OrgRef;
 use super::quantity::Quantity;
 use super::reservations::Reservation;
-use super::standing::{Ask, Standing};
+use super::standing::{Ask, Battery, Standing};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::commands;
@@ -143,6 +143,27 @@ pub struct QuotaExceeded {
     pub standing: Standing,
 }
 
+/// A problem that says how the battery stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatteryExhausted {
+    /// The problem; its code is `battery_exhausted`.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// How the battery stands.
+    #[serde(flatten)]
+    pub battery: Battery,
+}
+
+/// What does not fit.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum DoesNotFit {
+    /// Under a limit.
+    Quota(QuotaExceeded),
+    /// Into the battery.
+    Battery(BatteryExhausted),
+}
+
 /// # Errors
 /// [`Error::Invalid`] when it is empty, too long or has control characters.
 pub(super) fn check_text(field: &str, text: &str) -> Result<(), Error> {
@@ -256,7 +277,7 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
     post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody, security(("key" = ["usage:write"])),
     responses(
         (status = 201, description = "The reservation", body = Reservation),
-        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), or the id was used for another one", body = QuotaExceeded, content_type = "application/problem+json"),
+        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or the id was used for another one", body = DoesNotFit, content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -285,6 +306,17 @@ pub async fn reserve(
 fn answer(done: Done, status: StatusCode) -> HttpResponse {
     match done {
         Done::Reservation(reservation) => HttpResponse::build(status).json(reservation),
+        Done::Exhausted(battery) => {
+            let problem = Problem {
+                r#type: "about:blank#battery_exhausted".to_owned(),
+                title: "The battery does not hold enough",
+                status: StatusCode::CONFLICT.as_u16(),
+                code: "battery_exhausted".to_owned(),
+                detail: format!("{battery}; nothing was changed"),
+                field: None,
+            };
+            refused(&DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
+        }
         Done::Exceeded(standing) => {
             let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
             let detail = format!(
@@ -300,12 +332,15 @@ fn answer(done: Done, status: StatusCode) -> HttpResponse {
                 detail,
                 field: None,
             };
-            let body = serde_json::to_string(&QuotaExceeded { problem, standing: *standing });
-            HttpResponse::Conflict()
-                .insert_header((header::CONTENT_TYPE, "application/problem+json"))
-                .body(body.unwrap_or_else(|_| json!({}).to_string()))
+            refused(&DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
         }
     }
+}
+
+fn refused(problem: &DoesNotFit) -> HttpResponse {
+    HttpResponse::Conflict()
+        .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+        .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
 }
 
 /// Puts usage in a reservation's place and records it, in one transaction. More than was reserved must fit under the limits, and so
@@ -315,7 +350,7 @@ fn answer(done: Done, status: StatusCode) -> HttpResponse {
     request_body = SettleBody, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), or it was settled with other usage", body = QuotaExceeded, content_type = "application/problem+json"),
+        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or it was settled with other usage", body = DoesNotFit, content_type = "application/problem+json"),
         CommandErrors
     )
 )]

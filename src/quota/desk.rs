@@ -17,8 +17,10 @@ use super::limits::Limits;
 use super::orgs::{OrgRef, Orgs};
 use super::reservations::{self, Name, Reservation, Row};
 use super::settle::{Claim, Recorder, Usage};
-use super::standing::{self, Ask, Standing};
+use super::standing::{self, Ask, Battery, Standing};
 use super::{Parts, messages};
+use crate::battery::{Accounts, Depth};
+use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions;
@@ -84,6 +86,8 @@ pub enum Done {
     Reservation(Box<Reservation>),
     /// It does not fit under this limit; nothing changed.
     Exceeded(Box<Standing>),
+    /// The battery does not hold enough; nothing changed.
+    Exhausted(Box<Battery>),
 }
 
 /// Why a batch was rolled back.
@@ -190,7 +194,23 @@ impl Desk {
         let mut names: BTreeSet<Name> = rows.iter().map(Row::name).collect();
         names.extend(of_job.iter().flatten().cloned());
         let locked = reservations::lock(conn, &names)?;
-        let mut book = Book::open(&catalog, &limits, now, counts, locked).ok_or(Stop::Raced)?;
+        let asked = jobs.iter().filter_map(|job| match job {
+            Job::Reserve { org, ask, .. } => Some((orgs.get(org)?, ask)),
+            _ => None,
+        });
+        let burning = |(org, ask): (&Arc<OrgContext>, &Ask)| {
+            let meter = standing::meter(&catalog, &ask.meter)?;
+            let units = standing::battery_units(&catalog, meter.meter_id, ask, now).ok()?;
+            (!units.is_zero()).then_some(org.org_id)
+        };
+        let mut with_battery: BTreeSet<i64> = asked.filter_map(burning).collect();
+        with_battery.extend(locked.values().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id));
+        let settled = claims.iter().zip(&usages).filter(|(claim, _)| claim.burns());
+        with_battery.extend(settled.map(|(_, usage)| usage.org.org_id));
+        let mut accounts = Accounts::lock(conn, with_battery.iter().copied(), Depth::Live, now)?;
+        let contexts = with_battery.iter().filter_map(|org_id| orgs.by_id(*org_id));
+        accounts.allow(contexts.map(|org| &**org), &limits.battery, now);
+        let mut book = Book::open(&catalog, &limits, now, counts, locked, accounts).ok_or(Stop::Raced)?;
 
         let mut kept = vec![false; claims.len()];
         let mut done = Vec::with_capacity(jobs.len());
@@ -223,7 +243,8 @@ impl Desk {
             return Err(Stop::Singly);
         }
         let moved = book.write(conn)?.ok_or(Stop::Raced)?;
-        recorder.store(conn, &kept)?;
+        book.accounts.write(conn)?;
+        recorder.store(conn, &kept, book.batch)?;
         let org = |org_id: i64| orgs.by_id(org_id).map(|org| &**org);
         messages::thresholds(conn, &catalog, &limits, org, &moved, now)?;
         Ok(done)
@@ -254,8 +275,11 @@ pub fn sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error
         let counts =
             counters::lock(conn, &overdue.iter().flat_map(|row| row.held.iter().cloned()).collect())?;
         let rows = reservations::lock(conn, &overdue.iter().map(Row::name).collect())?;
-        let Some(book) = Book::open(&catalog, &limits, now, counts, rows) else { return Ok(0) };
+        let with_battery = rows.values().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
+        let accounts = Accounts::lock(conn, with_battery, Depth::Live, now)?;
+        let Some(book) = Book::open(&catalog, &limits, now, counts, rows, accounts) else { return Ok(0) };
         book.write(conn)?;
+        book.accounts.write(conn)?;
         Ok(book.ended())
     })
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::counters::CounterKey;
 use super::quantity::Quantity;
-use super::standing::Standing;
+use super::standing::{Battery, Standing};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
@@ -69,6 +69,8 @@ pub(super) struct Row {
     pub expires_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub settled: Option<Decimal>,
+    /// Set aside of the battery.
+    pub battery_units: Decimal,
 }
 
 /// Names a reservation.
@@ -85,7 +87,7 @@ impl Row {
     }
 
     /// As it is shown.
-    pub(super) fn shown(&self, org: &str, quotas: Vec<Standing>) -> Reservation {
+    pub(super) fn shown(&self, org: &str, quotas: Vec<Standing>, battery: Option<Battery>) -> Reservation {
         Reservation {
             id: self.id.clone(),
             org: org.to_owned(),
@@ -99,7 +101,9 @@ impl Row {
             expires_at: self.expires_at,
             ended_at: self.ended_at,
             settled_amount: self.settled.map(Quantity),
+            battery_units: Quantity(self.battery_units),
             quotas,
+            battery,
         }
     }
 }
@@ -131,27 +135,32 @@ pub struct Reservation {
     pub ended_at: Option<DateTime<Utc>>,
     /// The usage that took its place.
     pub settled_amount: Option<Quantity>,
+    /// What was set aside of the battery.
+    pub battery_units: Quantity,
     /// How the org stands under each limit now; only when it is made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quotas: Vec<Standing>,
+    /// How its battery stands now; only when it is made, and where the usage burns any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub battery: Option<Battery>,
 }
 
 type Types = (
     (BigInt, Text, Integer, Text),
     (Numeric, Jsonb, Nullable<Text>, Nullable<Text>, Jsonb),
-    (Text, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Numeric>),
+    (Text, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Numeric>, Numeric),
 );
 type Loaded = (
     (i64, String, i32, String),
     (Decimal, Value, Option<String>, Option<String>, Value),
-    (String, DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>, Option<Decimal>),
+    (String, DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>, Option<Decimal>, Decimal),
 );
 
 /// The columns of a row, of the table named `r`.
 macro_rules! columns {
     () => {
         "SELECT r.org_id, r.reservation_id, r.meter_id, (SELECT m.key FROM meters m WHERE m.meter_id = r.meter_id),
-         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity "
+         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity, r.battery_units "
     };
 }
 
@@ -184,15 +193,15 @@ impl crate::db::prepared::Text for Lock {
 }
 
 statement!(Insert -> Untyped:
-    "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at)
-     SELECT o, i, m, a, d, s, u, h, 'open', f, e FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e) ON CONFLICT DO NOTHING");
+    "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at, battery_units)
+     SELECT o, i, m, a, d, s, u, h, 'open', f, e, b FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b) ON CONFLICT DO NOTHING");
 statement!(Update -> Untyped:
     "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q FROM unnest(?, ?, ?, ?, ?) AS t (o, i, s, e, q) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
 fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
-    let (state, made_at, expires_at, ended_at, settled) = state;
+    let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
     let broken = |error: serde_json::Error| Error::Internal(format!("reservation {id}: {error}"));
     let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
     let held: Vec<(i32, String, NaiveDate)> = serde_json::from_value(held).map_err(broken)?;
@@ -215,6 +224,7 @@ fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
         expires_at,
         ended_at,
         settled,
+        battery_units,
     })
 }
 
@@ -289,6 +299,7 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Err
         .bind::<Jsonb, _>(rows.iter().map(|row| held(row)).collect::<Vec<_>>())
         .bind::<Timestamptz, _>(rows.iter().map(|row| row.made_at).collect::<Vec<_>>())
         .bind::<Timestamptz, _>(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
+        .bind::<Numeric, _>(rows.iter().map(|row| row.battery_units).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(inserted == rows.len())
 }

@@ -49,6 +49,8 @@ pub enum Claim {
         quantity: Decimal,
         /// What it adds to counters, on whatever meter.
         counters: Vec<(CounterKey, Decimal)>,
+        /// What it burns of the battery.
+        units: Decimal,
     },
     /// The event is recorded already.
     Duplicate {
@@ -59,6 +61,14 @@ pub enum Claim {
     Conflict,
     /// It cannot be recorded.
     Rejected(Rejection),
+}
+
+impl Claim {
+    /// Whether it may change the battery.
+    #[must_use]
+    pub fn burns(&self) -> bool {
+        matches!(self, Self::New { units, .. } if !units.is_zero())
+    }
 }
 
 /// Usage whose keys are claimed and which is not yet stored. The transaction claims first, then locks counters, then stores:
@@ -92,7 +102,8 @@ impl Recorder {
                     let quantity = quantity(&one, &usage.meter);
                     match outcomes.next().expect("one outcome for each") {
                         Outcome::Accepted => {
-                            (Claim::New { quantity, counters: ingest::counted(&one).collect() }, Some(one))
+                            let (counters, units) = (ingest::counted(&one).collect(), ingest::units(&one));
+                            (Claim::New { quantity, counters, units }, Some(one))
                         }
                         Outcome::Duplicate => (Claim::Duplicate { quantity }, None),
                         Outcome::Conflict | Outcome::Rejected(_) => (Claim::Conflict, None),
@@ -112,11 +123,11 @@ impl Recorder {
         self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
     }
 
-    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters are the caller's.
+    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and batteries are the caller's.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn store(mut self, conn: &mut PgConnection, kept: &[bool]) -> Result<(), Error> {
+    pub fn store(mut self, conn: &mut PgConnection, kept: &[bool], batch: i64) -> Result<(), Error> {
         let mut back: Vec<&mut Recorded> = self
             .claimed
             .iter_mut()
@@ -132,7 +143,7 @@ impl Recorder {
             self.claimed.iter().zip(kept).filter_map(|(one, kept)| one.as_ref().filter(|_| *kept)).collect();
         let series = kept.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
         series::store_within(conn, series)?;
-        ingest::write_rows(conn, &kept, 1)
+        ingest::write_rows(conn, &kept, 1, batch)
     }
 }
 

@@ -13,9 +13,12 @@ use super::limits::{Enforcement, Limit, Limits, Source};
 use super::periods;
 use super::quantity::Quantity;
 use super::slots::{PeriodKind, Slot};
+use crate::battery::Account;
 use crate::billing::directory::OrgContext;
+use crate::error::Error;
 use crate::usage::catalog::Catalog;
 use crate::usage::meters::Meter;
+use crate::usage::rating;
 
 /// What somebody asks to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,47 @@ pub struct Standing {
     pub exempt: bool,
     /// When the next period begins.
     pub resets_at: DateTime<Utc>,
+}
+
+/// How an org's battery stands to what is asked for.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Battery {
+    /// Units that are asked for.
+    pub units: Quantity,
+    /// The sum of its ledger; below zero it is debt.
+    pub balance: Quantity,
+    /// Set aside by open reservations.
+    pub reserved: Quantity,
+    /// What may be used: the balance less what is set aside.
+    pub available: Quantity,
+    /// How far below zero it may be used; null: without limit.
+    pub debt_limit: Option<Quantity>,
+}
+
+impl Battery {
+    /// Of an account, asked for `units`.
+    pub(super) fn of(account: &Account, debt_limit: Option<Decimal>, units: Decimal) -> Self {
+        Self {
+            units: Quantity(units),
+            balance: Quantity(account.balance()),
+            reserved: Quantity(account.reserved()),
+            available: Quantity(account.available()),
+            debt_limit: debt_limit.map(Quantity),
+        }
+    }
+}
+
+impl std::fmt::Display for Battery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit =
+            self.debt_limit.map_or_else(|| "none".to_owned(), |limit| limit.0.normalize().to_string());
+        let (units, available) = (self.units.0.normalize(), self.available.0.normalize());
+        let reserved = self.reserved.0.normalize();
+        write!(
+            f,
+            "the battery does not hold enough: needed {units}, available {available}, reserved {reserved}, debt limit {limit}"
+        )
+    }
 }
 
 /// A counter that usage would go to, with the limit on it.
@@ -114,6 +158,20 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
         .meters
         .values()
         .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_additive())
+}
+
+/// The battery units that usage as asked for burns at `now`.
+pub(super) fn battery_units(
+    catalog: &Catalog,
+    meter_id: i32,
+    ask: &Ask,
+    now: DateTime<Utc>,
+) -> Result<Decimal, Error> {
+    let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
+    let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
+    let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
+    let units = rate.map_or(Some(Decimal::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    units.ok_or_else(|| Error::invalid("amount", "burns more battery units than there can be"))
 }
 
 /// Every counter that usage as asked for goes to at `now`, limited or not.

@@ -18,6 +18,7 @@ use super::ingest;
 use super::meters::Aggregation;
 use super::resolve::{Caller, Metered, Resolver, Usage, Window};
 use super::series;
+use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
@@ -89,7 +90,7 @@ pub fn amend(
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
     new.correction = taken + 1;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
-    ingest::write(conn, &mut [&mut new], 1)?;
+    ingest::write(conn, &mut [&mut new], 1, burn(now))?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
 }
@@ -197,7 +198,7 @@ impl Stored {
                 metered: vec![negative(catalog, held, org.org_id, record)?],
             });
         }
-        ingest::write(conn, &mut taken.iter_mut().collect::<Vec<_>>(), -1)?;
+        ingest::write(conn, &mut taken.iter_mut().collect::<Vec<_>>(), -1, burn(now))?;
         for one in &taken {
             for metered in
                 one.metered.iter().filter(|metered| !metered.series.meter.aggregation.is_additive())
@@ -209,6 +210,11 @@ impl Stored {
         record(conn, correction, self.event_key, number, now)?;
         Ok(number)
     }
+}
+
+/// What a correction takes back may go to any grant.
+fn burn(now: DateTime<Utc>) -> ingest::Burn<'static> {
+    ingest::Burn { terms: None, locked: None, depth: Depth::All, now }
 }
 
 fn next_month(month: NaiveDate) -> NaiveDate {

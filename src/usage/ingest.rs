@@ -1,5 +1,6 @@
 //! Ingest: usage from many requests into few commits. Nobody is answered before the commit.
 
+mod burn;
 mod records;
 mod store;
 mod totals;
@@ -23,6 +24,8 @@ use crate::db::{Db, Scope};
 use crate::error::Error;
 use crate::quota::Parts;
 
+pub(super) use self::burn::Burn;
+pub(crate) use self::burn::{batch, units};
 pub(super) use self::store::write;
 pub(crate) use self::store::{claim, key, unclaim, write_rows};
 pub use self::totals::value_digest;

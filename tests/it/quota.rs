@@ -642,13 +642,20 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let asked =
         [(60, None), (38, None), (37, None), (1, None), (500, Some("staff")), (-600, None), (1, None)];
     let all: Vec<_> = asked.iter().map(|(amount, subject)| (uses(*amount), *subject)).collect();
-    let demands: Vec<Demand<'_>> =
-        all.iter().map(|(counters, subject)| Demand { org: &org, subject: *subject, counters }).collect();
-    let verdicts = admit(&mut conn, &catalog, &limits, &demands, now).expect("decides");
+    let demands: Vec<Demand<'_>> = all
+        .iter()
+        .map(|(counters, subject)| Demand {
+            org: &org,
+            subject: *subject,
+            counters,
+            units: rust_decimal::Decimal::ZERO,
+        })
+        .collect();
+    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands, now).expect("decides");
     let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
     // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
     assert_eq!(refused, [false, true, false, true, false, false, false]);
-    let why = &verdicts[1].as_ref().expect("refused").0;
+    let Some(coulomb::quota::admit::Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
     assert_eq!(
         (why.used.0, why.reserved.0, why.remaining.map(|left| left.0)),
         (60.into(), 3.into(), Some(37.into()))
@@ -656,7 +663,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     assert_eq!(house.counters(), "0/3 0/3", "to decide changes nothing");
     // What is overdue counts no longer, and is ended.
     let later = now + chrono::TimeDelta::hours(2);
-    let verdicts = admit(&mut conn, &catalog, &limits, &demands[1..2], later).expect("decides");
+    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands[1..2], later).expect("decides");
     assert!(verdicts[0].is_none());
     assert_eq!(house.counters(), "0/0 0/0");
     let moved = counters::add(&mut conn, &uses(98)).expect("adds");

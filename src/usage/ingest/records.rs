@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -31,6 +31,7 @@ const COLUMNS: [&str; 18] = [
     "subject",
     "value",
     "moved",
+    "battery_batch",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -66,16 +67,17 @@ impl CopyTarget for Partition {
     }
 }
 
-/// Copies the records of these usage events. The partitions are there.
+/// Copies the records of these usage events; `batch` names the ledger entries that burn their battery units. The partitions are
+/// there.
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage]) -> Result<(), Error> {
+pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
     let mut months: Vec<NaiveDate> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
     months.sort_unstable();
     months.dedup();
     for month in months {
-        let bytes = encode(usage.iter().copied().filter(|one| month_of(one.occurred_at) == month));
+        let bytes = encode(usage.iter().copied().filter(|one| month_of(one.occurred_at) == month), batch);
         MONTH.with(|held| held.set(month));
         diesel::copy_from(usage_records::table)
             .from_raw_data(Partition, |out| out.write_all(&bytes).map_err(sent))
@@ -90,20 +92,20 @@ fn sent(error: std::io::Error) -> diesel::result::Error {
 }
 
 /// The binary format of COPY (PostgreSQL manual, "COPY", "Binary Format").
-fn encode<'a>(usage: impl Iterator<Item = &'a Usage>) -> Vec<u8> {
+fn encode<'a>(usage: impl Iterator<Item = &'a Usage>, batch: i64) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 * 1024);
     out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
     for one in usage {
         for metered in &one.metered {
-            row(&mut out, one, metered);
+            row(&mut out, one, metered, batch);
         }
     }
     out.extend_from_slice(&(-1_i16).to_be_bytes());
     out
 }
 
-fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered) {
-    out.extend_from_slice(&18_i16.to_be_bytes());
+fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
+    out.extend_from_slice(&19_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -133,6 +135,7 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered) {
     }
     let moved = usage.day.signed_duration_since(usage.occurred_at.date_naive()).num_days() > 1;
     field(out, &[u8::from(moved)]);
+    if metered.battery_units.is_zero() { null(out) } else { field(out, &batch.to_be_bytes()) }
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {

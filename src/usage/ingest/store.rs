@@ -1,7 +1,8 @@
 //! The transaction that stores a batch: keys claimed, records, summaries and counters written, all or nothing of it. Owns the
 //! rows of `usage_keys`.
 //!
-//! Locks are taken in one order everywhere: the catalogue, keys, tiers, counters of quotas, daily summaries; within each by key.
+//! Locks are taken in one order everywhere: the catalogue, keys, tiers, counters of quotas, batteries, daily summaries; within each
+//! by key.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,9 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
+use super::burn::{self, Burn};
 use super::{Options, records, totals};
+use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -68,7 +71,7 @@ pub(super) fn store(
     };
     let now = rules.parts.clock.now();
     let mut outcomes = claim(conn, usage)?;
-    refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
+    let locked = refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
     let fails = |outcome: &Outcome| match outcome {
         Outcome::Accepted => false,
         Outcome::Duplicate => rules.options.new_only,
@@ -82,7 +85,8 @@ pub(super) fn store(
     let accepted = outcomes.iter().map(|outcome| *outcome == Outcome::Accepted);
     let mut new: Vec<&mut Usage> =
         usage.iter_mut().zip(accepted).filter_map(|(one, accepted)| accepted.then_some(one)).collect();
-    let moved = write(conn, &mut new, 1)?;
+    let burn = Burn { terms: Some(&limits.battery), locked, depth: Depth::Live, now };
+    let moved = write(conn, &mut new, 1, burn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
     messages::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
@@ -104,7 +108,8 @@ pub(crate) fn claim(conn: &mut PgConnection, usage: &[Usage]) -> Result<Vec<Outc
     Ok(places.iter().zip(usage).enumerate().map(outcome).collect())
 }
 
-/// Has quotas that refuse usage decide on what is new; what they refuse gives its key back, and so do its repeats.
+/// Has quotas and batteries that refuse usage decide on what is new; what they refuse gives its key back, and so do its repeats.
+/// Gives the batteries that are locked then; `None`: nothing may refuse.
 fn refuse(
     conn: &mut PgConnection,
     catalog: &Catalog,
@@ -112,18 +117,21 @@ fn refuse(
     usage: &[Usage],
     outcomes: &mut [Outcome],
     now: DateTime<Utc>,
-) -> Result<(), Error> {
-    if !usage.iter().any(|one| limits.may_refuse(&one.org)) {
-        return Ok(());
+) -> Result<Option<Accounts>, Error> {
+    let may = |one: &Usage| {
+        limits.may_refuse(&one.org) || limits.battery_may_refuse(&one.org) && !burn::units(one).is_zero()
+    };
+    if !usage.iter().any(may) {
+        return Ok(None);
     }
     let new: Vec<usize> = (0..usage.len()).filter(|place| outcomes[*place] == Outcome::Accepted).collect();
     let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
     let demand = |(place, counters): (&usize, _)| {
         let one = &usage[*place];
-        Demand { org: &one.org, subject: one.subject.as_deref(), counters }
+        Demand { org: &one.org, subject: one.subject.as_deref(), counters, units: burn::units(one) }
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
-    let verdicts = admit(conn, catalog, limits, &demands, now)?;
+    let (verdicts, accounts) = admit(conn, catalog, limits, &demands, now)?;
     let refused: HashMap<Key, Rejection> = new
         .iter()
         .zip(verdicts)
@@ -134,10 +142,17 @@ fn refuse(
             *outcome = Outcome::Rejected(rejection.clone());
         }
     }
-    unclaim(conn, refused.into_keys().collect())
+    unclaim(conn, refused.into_keys().collect())?;
+    Ok(Some(accounts))
 }
 
-fn exceeded(Refusal(standing): &Refusal) -> Rejection {
+fn exceeded(refusal: &Refusal) -> Rejection {
+    let standing = match refusal {
+        Refusal::Quota(standing) => standing,
+        Refusal::Battery(battery) => {
+            return Rejection::new("data", "battery_exhausted", battery.to_string());
+        }
+    };
     let quantity = |quantity: &Option<Quantity>| {
         quantity.as_ref().map_or_else(|| "none".to_owned(), |q| q.0.to_string())
     };
@@ -162,28 +177,36 @@ pub(in crate::usage) fn write(
     conn: &mut PgConnection,
     new: &mut [&mut Usage],
     sign: i64,
+    burn: Burn<'_>,
 ) -> Result<Vec<Moved>, Error> {
     if new.is_empty() {
         return Ok(Vec::new());
     }
+    let batch = burn::batch(burn.now);
     totals::price_tiers(conn, new)?;
     let new: Vec<&Usage> = new.iter().map(|one| &**one).collect();
     // Records first: nobody waits for them, while counters and days stay locked until the commit.
-    records::copy(conn, &new)?;
+    records::copy(conn, &new, batch)?;
     let moved = counters::add(conn, &totals::counter_changes(&new))?;
+    burn.post(conn, &new, batch)?;
     totals::add_days(conn, &new, sign)?;
     Ok(moved)
 }
 
-/// Writes records and summaries alone, for a caller who sees to prices and counters.
+/// Writes records and summaries alone, for a caller who sees to prices, counters and batteries.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) fn write_rows(conn: &mut PgConnection, new: &[&Usage], sign: i64) -> Result<(), Error> {
+pub(crate) fn write_rows(
+    conn: &mut PgConnection,
+    new: &[&Usage],
+    sign: i64,
+    batch: i64,
+) -> Result<(), Error> {
     if new.is_empty() {
         return Ok(());
     }
-    records::copy(conn, new)?;
+    records::copy(conn, new, batch)?;
     totals::add_days(conn, new, sign)
 }
 

@@ -1,5 +1,6 @@
 //! What tests are built from: a shared cluster with a database each, daemons, signed deliveries, events.
 
+pub mod battery;
 pub mod cluster;
 pub mod daemon;
 pub mod events;

@@ -35,7 +35,7 @@ impl Database {
         ));
     }
 
-    /// What does not balance: keys without records, summaries and counters that are not the sums of the records.
+    /// What does not balance: keys without records, summaries, counters and ledgers that are not the sums of the records.
     pub fn unbalanced(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 5] = [
             (
@@ -71,7 +71,7 @@ impl Database {
             let count = self.number(sql);
             (count != 0).then(|| format!("{name}: {count}"))
         };
-        CHECKS.into_iter().filter_map(wrong).collect()
+        CHECKS.into_iter().filter_map(wrong).chain(self.unsound_batteries()).collect()
     }
 }
 
