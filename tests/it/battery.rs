@@ -179,7 +179,8 @@ async fn usage_taken_back_gives_its_units_back() {
     let void = json!({ "org": "acme", "source": "t", "id": "1", "reason": "a mistake" });
     let (status, answer) = place.post("/v1/usage/void", void).await;
     assert_eq!(status, 200, "{answer}");
-    let amended = json!({ "org": "acme", "source": "t", "id": "2", "reason": "a mistake", "event": event("2", "acme", 7, "yes") });
+    let event = json!({ "event_name": "llm", "data": { "value": 7, "cached": "yes" } });
+    let amended = json!({ "org": "acme", "source": "t", "id": "2", "reason": "a mistake", "event": event });
     let (status, answer) = place.post("/v1/usage/amend", amended).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(

@@ -129,8 +129,14 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     database.execute(&format!(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
              SELECT 'org_' || n, 'org-' || n, 'Org', (ARRAY['UTC', 'America/New_York', 'Asia/Kolkata'])[1 + n % 3], now(), '{{}}' FROM generate_series(0, {ORGS} - 1) n;
-         INSERT INTO org_refs SELECT external_id, org_id FROM orgs"
+         INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
+         INSERT INTO battery_settings SELECT org_id, 0, now() FROM orgs WHERE org_id % 2 = 0"
     ));
+    // Half of the orgs may use no more than they were granted, which is enough: each of their batteries is asked.
+    for org_id in (2..=ORGS as i64).step_by(2) {
+        database.grant(org_id, "first", "1000");
+        database.grant(org_id, "second", "1000000000");
+    }
     let key = database.key("usage:write,usage:backfill", None);
     let distinct = events * 9 / 10;
     let stream = Stream { distinct, start: "2026-03-30T00:00:00Z".parse().expect("a time") };
@@ -231,6 +237,10 @@ fn check(database: &Database, stream: &Stream, events: usize, told: &HashMap<usi
     assert_eq!(database.number("SELECT count(*) FROM usage_keys"), stream.distinct as i64);
     assert_eq!(database.number("SELECT count(*) FROM usage_records"), stream.distinct as i64);
     assert_eq!(database.unbalanced(), [] as [String; 0]);
+    let units = database.number("SELECT -sum(amount)::bigint FROM battery_entries WHERE kind = 'usage'");
+    assert_eq!(units, database.number("SELECT sum(battery_units)::bigint FROM daily_summaries"));
+    assert!(units > 0);
+    println!("{units} battery units burned");
     let mut conn = database.owner();
     let stored: Vec<(String, rust_decimal::Decimal)> = coulomb::schema::usage_records::table
         .select((coulomb::schema::usage_records::event_id, coulomb::schema::usage_records::quantity))
