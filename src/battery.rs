@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod accounts;
+pub mod audit;
 pub mod entries;
 pub mod grants;
 pub mod terms;

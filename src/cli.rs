@@ -184,7 +184,11 @@ fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
     for difference in &usage.differences {
         println!("{difference}");
     }
-    let differences = report.differences.len() + usage.differences.len();
+    let battery = crate::battery::audit::differences(&mut database.conn)?;
+    for difference in &battery {
+        println!("{difference}");
+    }
+    let differences = report.differences.len() + usage.differences.len() + battery.len();
     eprintln!(
         "{} Stripe events replayed, {} rows compared, usage of {} orgs in {} months counted anew, {differences} differences",
         report.events, report.rows, usage.orgs, usage.months

@@ -63,6 +63,15 @@ const USAGE: [&str; 4] = [
         ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\", q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.org_id",
 ];
 
+/// Grants and balances. What remains of which grant hangs on when usage came, so it is left out.
+const BATTERY: [&str; 2] = [
+    "SELECT jsonb_build_object('kind', 'battery', 'org', coalesce(o.external_id, o.name), 'balance', trim_scale(a.balance)::text)::text AS line
+        FROM battery_accounts a JOIN orgs o USING (org_id) WHERE a.entries > 0 ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", a.org_id",
+    "SELECT jsonb_build_object('kind', 'battery_grant', 'org', coalesce(o.external_id, o.name), 'source', g.source, 'for', g.source_key,
+            'amount', trim_scale(g.amount)::text, 'expires_at', g.expires_at)::text AS line
+        FROM battery_grants g JOIN orgs o USING (org_id) ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", g.source_key, g.org_id",
+];
+
 /// Writes everything, kind by kind.
 ///
 /// # Errors
@@ -79,7 +88,7 @@ pub fn write(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> 
             lines(conn, &sql, out)?;
         }
         lines(conn, ORGS, out)?;
-        for sql in USAGE {
+        for sql in USAGE.into_iter().chain(BATTERY) {
             lines(conn, sql, out)?;
         }
         objects(conn, out)

@@ -293,3 +293,49 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
 async fn a_battery_is_burned_to_its_last_unit_and_no_further() {
     to_the_last_unit(64, 20_000).await;
 }
+
+#[tokio::test]
+async fn verify_finds_what_does_not_add_up() {
+    let place = Place::new().await;
+    place.database.grant(1, "one", "100");
+    place.daemon.usage(&place.key, &json!([event("1", "acme", 10, "no")])).await;
+    let verify = || {
+        let output = place.database.command(&["verify"]).output().expect("runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    assert_eq!(verify(), (Some(0), String::new()));
+    for (wrong, right, told) in [
+        (
+            "UPDATE battery_accounts SET balance = 81",
+            "UPDATE battery_accounts SET balance = 80",
+            ["battery_accounts", "battery_grants"].as_slice(),
+        ),
+        (
+            "UPDATE battery_grants SET remaining = 79, burned = 21",
+            "UPDATE battery_grants SET remaining = 80, burned = 20",
+            &["battery_grants", "battery_grants"],
+        ),
+        (
+            "UPDATE battery_entries SET batch = batch + 1 WHERE kind = 'usage'",
+            "UPDATE battery_entries SET batch = batch - 1 WHERE kind = 'usage'",
+            &["battery_entries", "battery_entries"],
+        ),
+        (
+            "UPDATE battery_accounts SET reserved = 1",
+            "UPDATE battery_accounts SET reserved = 0",
+            &["battery_accounts"],
+        ),
+        (
+            "UPDATE battery_entries SET sequence = 3 WHERE sequence = 2",
+            "UPDATE battery_entries SET sequence = 2 WHERE sequence = 3",
+            &["battery_entries"],
+        ),
+    ] {
+        place.database.execute(wrong);
+        let (status, lines) = verify();
+        let tables: Vec<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!((status, tables.as_slice()), (Some(3), told), "{wrong}: {lines}");
+        place.database.execute(right);
+    }
+    assert_eq!(verify(), (Some(0), String::new()));
+}

@@ -48,6 +48,8 @@ async fn the_daemon_cannot_change_what_must_not_change() {
         "UPDATE audit_log SET actor = ''",
         "DELETE FROM audit_log",
         "DELETE FROM stripe_inbox_redeliveries",
+        "UPDATE battery_entries SET amount = 1",
+        "DELETE FROM battery_entries",
         "DELETE FROM coulomb_migrations",
         "DROP TABLE invoices",
         "ALTER TABLE invoices DISABLE ROW LEVEL SECURITY",
