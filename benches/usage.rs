@@ -4,7 +4,8 @@
 //! one record, one daily summary and one quota counter, and is priced by a rate card. Baselines: raw binary COPY of the same rows
 //! by two connections into a copy of the table without indexes; a route that only reads and checks what was sent; the same server
 //! with one transaction for each request. `cargo bench --bench usage` runs all; `-- ORGS EVENTS` sets the sizes, `-- --fill N`
-//! puts N rows and keys there first and compares the rate before and after.
+//! puts N rows and keys there first and compares the rate before and after; `-- --hot` burns batteries: one org's alone, beside the
+//! same stream over 10,000 orgs.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -44,6 +45,7 @@ fn main() {
     runtime.block_on(async {
         match fill {
             Some(rows) => filled(sizes, rows).await,
+            None if args.iter().any(|arg| arg == "--hot") => hot(sizes.1).await,
             None => compare(sizes).await,
         }
     });
@@ -130,8 +132,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
            INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now());
            INSERT INTO meter_versions VALUES (1, 1, 'Tokens', 'api.request', 'tokens', '{{model}}', now());
            INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'usd',
-               '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003","battery_units":"0.1"}},{{"when":{{"model":"m-2"}},"unit_cost":"0.000015","battery_units":"0.5"}},
-                 {{"unit_cost":"0.000001","battery_units":"0.05"}}]', now());
+               '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003"}},{{"when":{{"model":"m-2"}},"unit_cost":"0.000015"}},{{"unit_cost":"0.000001"}}]', now());
            INSERT INTO quota_slots VALUES (1, 1, '{{}}', false, 'month', true, now());
            UPDATE catalog SET version = version + 1"#
     ))
@@ -303,6 +304,52 @@ async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, u
     checkpoint(postgres);
 }
 
+/// What one org takes that uses everything, to what 10,000 take together: with batteries that may be overdrawn, and with batteries
+/// that are asked whether they hold enough.
+async fn hot(events: usize) {
+    const SPREAD: usize = 10_000;
+    let postgres = Postgres::start();
+    let key = prepare(&postgres, SPREAD);
+    let mut conn = db::establish(&postgres.url).expect("connects");
+    conn.batch_execute(
+        r#"UPDATE rate_cards SET rates = '[{"when":{"model":"m-1"},"unit_cost":"0.000003","battery_units":"0.1"},{"unit_cost":"0.000001","battery_units":"0.05"}]';
+           INSERT INTO battery_accounts SELECT org_id, 2000000000, 0, 2, 2, now(), NULL FROM orgs;
+           INSERT INTO battery_grants SELECT org_id, n, 'grt_' || n, 'bonus', 'b' || n, 'open', 30, now(), now(), NULL, 1000000000, 1000000000, 0, 0, 0, NULL, NULL
+               FROM orgs, generate_series(1, 2) n;
+           INSERT INTO battery_entries SELECT org_id, n, now(), 'bonus', 1000000000, n * 1000000000, 'bonus', n, NULL, '[]', NULL, NULL, NULL FROM orgs, generate_series(1, 2) n;
+           UPDATE catalog SET version = version + 1; ANALYZE"#,
+    )
+    .expect("batteries");
+    let server = Server::start(&postgres, &[]);
+    println!("{events} events a phase; one priced meter, one quota slot, one battery an org");
+    for (name, setting) in [
+        ("batteries that may be overdrawn", "DELETE FROM battery_settings"),
+        ("batteries that refuse", "INSERT INTO battery_settings SELECT org_id, 0, now() FROM orgs"),
+    ] {
+        conn.batch_execute(&format!("{setting}; UPDATE catalog SET version = version + 1"))
+            .expect("settings");
+        println!("\nWith {name}");
+        let spread = (Orgs::Even, SPREAD);
+        load(&server.address, &requests("/v1/usage", &key, spread, 50_000, 1000), 8, None).await;
+        for (size, connections) in [(1000, 12), (100, 32), (1, 256)] {
+            let events = if size == 1 { events / 4 } else { events };
+            checkpoint(&postgres);
+            let even =
+                load(&server.address, &requests("/v1/usage", &key, spread, events, size), connections, None)
+                    .await;
+            print(&format!("over {SPREAD} orgs, requests of {size}"), &even, size);
+            checkpoint(&postgres);
+            let one = (Orgs::Even, 1);
+            let alone =
+                load(&server.address, &requests("/v1/usage", &key, one, events, size), connections, None)
+                    .await;
+            print(&format!("one org, requests of {size}"), &alone, size);
+            println!("  one org to {SPREAD}: {:.2}", alone.rate() / even.rate());
+        }
+    }
+    println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
+}
+
 /// The rate in requests of 1,000 and alone over 1,000,000 rows and keys, then over `rows`.
 async fn filled((orgs, events): (usize, usize), rows: u64) {
     let mut before = Vec::new();
@@ -349,7 +396,7 @@ fn fill(postgres: &Postgres, rows: u64) {
             let mut conn = db::establish(&url).expect("connects");
             conn.batch_execute(&format!(
                 "SET synchronous_commit = off;
-                 INSERT INTO usage_partitions.usage_records_{month} SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, 'e' || n, 'g', NULL, NULL
+                 INSERT INTO usage_partitions.usage_records_{month} SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, 'e' || n, 'g', NULL, NULL, false, NULL
                      FROM ({numbers}) n;
                  INSERT INTO usage_keys SELECT org_id, key, at, n FROM ({numbers}) n"
             ))
