@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::store::Stored;
-use self::writer::{Job, Writer};
+use self::writer::{Job, Trust, Writer};
 use super::catalog::Catalog;
 use super::event::{Outcome, Rejection, UsageEvent};
 use super::partitions;
@@ -68,7 +68,9 @@ impl Ingest {
             let parts = Arc::clone(parts);
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || Writer { db, parts, conn: None }.drain(&jobs, &held, batch))
+                .spawn(move || {
+                    Writer { db, parts, conn: None, trust: Trust::default() }.drain(&jobs, &held, batch)
+                })
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());

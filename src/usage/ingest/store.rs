@@ -16,7 +16,7 @@ use super::burn::{self, Burn};
 use super::{Options, records, totals};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
-use crate::db::prepared::{Prepared, statement};
+use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
 use crate::quota::Parts;
 use crate::quota::admit::{Demand, Refusal, admit};
@@ -42,6 +42,8 @@ pub(crate) type Key = (i64, Uuid);
 
 statement!(Claim -> (BigInt, SqlUuid): "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, event_key");
+// Without ON CONFLICT a key is looked up once instead of twice, and costs half.
+statement!(ClaimNew -> Untyped: "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) SELECT * FROM unnest(?, ?, ?, ?)");
 statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key, k.content FROM unnest(?, ?) AS t (o, e) \
     JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e");
 statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e) WHERE k.org_id = t.o AND k.event_key = t.e");
@@ -54,6 +56,13 @@ pub(super) struct Rules<'a> {
     pub(super) version: i64,
     /// What leaves all of them out.
     pub(super) options: Options,
+    /// Expect that none was stored before: one that was fails the transaction, see [`is_repeat`].
+    pub(super) all_new: bool,
+}
+
+/// Whether a transaction that expected new events alone met one that was stored before. Nothing was stored.
+pub(super) fn is_repeat(error: &Error) -> bool {
+    error.constraint() == Some("usage_keys_pkey")
 }
 
 /// Stores events inside the caller's transaction.
@@ -70,7 +79,7 @@ pub(super) fn store(
         return Ok(Stored::Stale);
     };
     let now = rules.parts.clock.now();
-    let mut outcomes = claim(conn, usage)?;
+    let mut outcomes = claim_as(conn, usage, rules.all_new)?;
     let locked = refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
     let fails = |outcome: &Outcome| match outcome {
         Outcome::Accepted => false,
@@ -97,8 +106,17 @@ pub(super) fn store(
 /// # Errors
 /// When the database fails.
 pub(crate) fn claim(conn: &mut PgConnection, usage: &[Usage]) -> Result<Vec<Outcome>, Error> {
+    claim_as(conn, usage, false)
+}
+
+fn claim_as(conn: &mut PgConnection, usage: &[Usage], all_new: bool) -> Result<Vec<Outcome>, Error> {
     let (firsts, places) = distinct(usage);
-    let claims = claim_keys(conn, usage, &firsts)?;
+    let claims = if all_new {
+        columns::<ClaimNew>(usage, &firsts).execute(conn)?;
+        Claims(Vec::new())
+    } else {
+        claim_keys(conn, usage, &firsts)?
+    };
     let outcome = |(place, (first, one)): (usize, (&usize, &Usage))| match claims.get(*first) {
         Claimed::Ours if place == firsts[*first] => Outcome::Accepted,
         Claimed::Ours if one.content == usage[firsts[*first]].content => Outcome::Duplicate,
@@ -247,13 +265,17 @@ impl Claims {
     }
 }
 
-fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<Claims, Error> {
-    let claimed = Prepared::<Claim>::new()
+/// The columns of the keys to be claimed.
+fn columns<'a, Q: Sql>(usage: &[Usage], firsts: &[usize]) -> Prepared<'a, Q> {
+    Prepared::<Q>::new()
         .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].org.org_id).collect())
         .bind::<SqlUuid, _>(firsts.iter().map(|place| usage[*place].event_key).collect())
         .bind::<Timestamptz, _>(firsts.iter().map(|place| usage[*place].occurred_at).collect())
         .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].content).collect())
-        .load::<Key>(conn)?;
+}
+
+fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<Claims, Error> {
+    let claimed = columns::<Claim>(usage, firsts).load::<Key>(conn)?;
     if claimed.len() == firsts.len() {
         return Ok(Claims(Vec::new()));
     }

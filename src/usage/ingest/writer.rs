@@ -17,6 +17,8 @@ use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
 use crate::usage::series;
 
+/// Of fewer events the way of claiming makes no difference.
+const TRUSTED_FROM: usize = 100;
 /// How long a batch is tried again while the database is away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,37 @@ pub(super) struct Writer {
     pub(super) parts: Arc<Parts>,
     /// That connection.
     pub(super) conn: Option<PgConnection>,
+    /// How it claims keys.
+    pub(super) trust: Trust,
+}
+
+/// Whether a batch is expected to be all new, which is cheaper where it is true. After a repeat that is not expected for a while, and
+/// for longer the more often it comes.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    /// Batches to go with care.
+    careful: u32,
+    /// How many the next repeat will cost.
+    penalty: u32,
+}
+
+impl Trust {
+    fn next(&mut self, events: usize) -> bool {
+        if events < TRUSTED_FROM {
+            return false;
+        }
+        if self.careful == 0 {
+            self.penalty = self.penalty.saturating_sub(1);
+            return true;
+        }
+        self.careful -= 1;
+        false
+    }
+
+    fn disappointed(&mut self) {
+        self.penalty = (self.penalty * 2).clamp(4, 256);
+        self.careful = self.penalty;
+    }
 }
 
 impl Writer {
@@ -123,8 +156,13 @@ impl Writer {
         months.sort_unstable();
         months.dedup();
         self.parts.partitions.ensure(&months, || self.db.dedicated())?;
-        let rules = Rules { parts: &self.parts, version, options };
+        let all_new = self.trust.next(usage.len());
+        let rules = Rules { parts: &self.parts, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
+            Err(error) if all_new && store::is_repeat(&error) => {
+                self.trust.disappointed();
+                self.store(version, usage, options)
+            }
             // Another replica dropped or detached what this one believed to be there.
             Err(error) if error.to_string().contains("usage_partitions.") => {
                 self.parts.partitions.forget();
