@@ -77,7 +77,11 @@ pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Res
     months.sort_unstable();
     months.dedup();
     for month in months {
-        let bytes = encode(usage.iter().copied().filter(|one| month_of(one.occurred_at) == month), batch);
+        let mut rows: Vec<&Usage> =
+            usage.iter().copied().filter(|one| month_of(one.occurred_at) == month).collect();
+        // As the index has them: neighbours in it are then neighbours in time.
+        rows.sort_by_key(|one| (one.org.org_id, one.occurred_at));
+        let bytes = encode(rows.into_iter(), batch);
         MONTH.with(|held| held.set(month));
         diesel::copy_from(usage_records::table)
             .from_raw_data(Partition, |out| out.write_all(&bytes).map_err(sent))
