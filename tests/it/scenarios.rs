@@ -3,6 +3,7 @@
 mod cloudwa;
 mod fenta;
 mod gateway;
+mod omnichat;
 
 use serde_json::{Value, json};
 
@@ -29,6 +30,26 @@ impl Platform {
         let (status, answer) = self.daemon.post(path, &self.key, &body).await;
         assert_eq!(status.as_u16(), expected, "{path} {body}: {answer}");
         answer
+    }
+
+    /// `PUT` that must be taken.
+    async fn put(&self, path: &str, body: Value) -> Value {
+        let request = self.daemon.request(reqwest::Method::PUT, path, &self.key).json(&body);
+        let (status, answer) = crate::support::daemon::answer(request).await;
+        assert_eq!(status.as_u16(), 200, "{path} {body}: {answer}");
+        answer
+    }
+
+    /// Waits until the org is on this plan for every part of the daemon.
+    async fn plan_of(&self, org: &str, plan: Option<&str>) {
+        for _ in 0..100 {
+            let entitled = self.get(&format!("/v1/orgs/{org}/entitlements")).await;
+            if entitled["plan"]["id"].as_str() == plan {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{org} is not on {plan:?}");
     }
 
     async fn get(&self, path: &str) -> Value {

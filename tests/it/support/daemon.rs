@@ -90,6 +90,7 @@ impl Daemon {
         let settings = BTreeMap::from([
             ("COULOMB_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
+            ("STRIPE_WEBHOOK_SECRET".to_owned(), SECRET.to_owned()),
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");

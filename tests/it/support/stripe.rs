@@ -25,7 +25,11 @@ pub fn v1(secret: &str, t: i64, body: &[u8]) -> String {
 
 /// The header that Stripe sends with `body` now.
 pub fn signature(body: &[u8]) -> String {
-    let t = now();
+    signature_at(body, now())
+}
+
+/// The header that Stripe sends with `body` at unix second `t`.
+pub fn signature_at(body: &[u8], t: i64) -> String {
     format!("t={t},v1={}", v1(SECRET, t, body))
 }
 
@@ -48,6 +52,14 @@ impl Daemon {
         let (status, answer) = self.deliver_raw(body, header.as_bytes()).await;
         assert_eq!(status, 200, "{answer}");
         answer["duplicate"] == true
+    }
+
+    /// As [`Daemon::deliver`], at unix second `at` of a turned clock.
+    pub async fn deliver_at(&self, event: &Value, at: i64) {
+        let body = event.to_string().into_bytes();
+        let header = signature_at(&body, at);
+        let (status, answer) = self.deliver_raw(body, header.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
     }
 
     /// Delivers events, at most eight at once.
