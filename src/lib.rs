@@ -22,6 +22,8 @@ pub mod money;
 pub mod openapi;
 pub mod page;
 pub mod params;
+pub mod plans;
+pub mod quantity;
 pub mod quota;
 pub mod realm;
 pub mod routes;
