@@ -32,9 +32,18 @@ pub use diff::Change;
 pub fn changes(conn: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     for plan in wanted {
-        changes.extend(diff::change(conn, plan)?);
+        changes.extend(diff::change(conn, plan).map_err(|error| of_plan(&plan.id, error))?);
     }
     Ok(changes)
+}
+
+/// The error, saying which of several plans it is about.
+fn of_plan(id: &str, error: Error) -> Error {
+    match error {
+        Error::Invalid { field, rule } => Error::invalid(format!("plan {id}: {field}"), rule),
+        Error::Conflict { code, detail } => Error::conflict(code, format!("plan {id}: {detail}")),
+        other => other,
+    }
 }
 
 /// Makes plans what is wanted of them, and tells what that changed. Where the terms or quotas differ from those of the newest
@@ -50,21 +59,51 @@ pub fn apply(
 ) -> Result<Vec<Change>, Error> {
     catalog::change(conn)?;
     let changes = changes(conn, wanted)?;
+    // What goes from one of them to another is no contradiction.
     let changed: Vec<&str> = changes.iter().map(|change| change.plan.as_str()).collect();
     plans::release(conn, &changed)?;
     for change in &changes {
-        let Some(plan) = wanted.iter().find(|plan| plan.id == change.plan) else { continue };
-        plans::put(conn, &plan.id, &plan.facts, now)?;
-        if change.new_version.is_none() {
-            continue;
-        }
-        let version = plans::add_version(conn, &plan.id, &plan.terms, now)?;
-        match &plan.quotas {
-            Some(quotas) => plan_quotas::put(conn, directory, (&plan.id, version), quotas, now)?,
-            None => plan_quotas::copy(conn, &plan.id, (version - 1, version))?,
+        if let Some(plan) = wanted.iter().find(|plan| plan.id == change.plan) {
+            write(conn, directory, plan, change, now).map_err(|error| of_plan(&plan.id, error))?;
         }
     }
     Ok(changes)
+}
+
+/// As [`apply`], of one plan; errors name the field alone.
+///
+/// # Errors
+/// As [`apply`].
+pub fn put(
+    conn: &mut PgConnection,
+    directory: &Directory,
+    wanted: &Wanted,
+    now: DateTime<Utc>,
+) -> Result<Option<Change>, Error> {
+    catalog::change(conn)?;
+    let change = diff::change(conn, wanted)?;
+    if let Some(change) = &change {
+        write(conn, directory, wanted, change, now)?;
+    }
+    Ok(change)
+}
+
+fn write(
+    conn: &mut PgConnection,
+    directory: &Directory,
+    plan: &Wanted,
+    change: &Change,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    plans::put(conn, &plan.id, &plan.facts, now)?;
+    if change.new_version.is_none() {
+        return Ok(());
+    }
+    let version = plans::add_version(conn, &plan.id, &plan.terms, now)?;
+    match &plan.quotas {
+        Some(quotas) => plan_quotas::put(conn, directory, (&plan.id, version), quotas, now),
+        None => Ok(plan_quotas::copy(conn, &plan.id, (version - 1, version))?),
+    }
 }
 
 /// Moves every subscription, of Stripe or local, that has not ended from one version of a plan to another; returns how many.

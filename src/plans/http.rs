@@ -146,8 +146,7 @@ pub async fn put(
     let (id, plan): (String, PlanBody) = (id.into_inner(), commands::parse(&body.0)?);
     let (wanted, directory) = (plan.wanted(&id)?, Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let changes = super::apply(conn, &directory, std::slice::from_ref(&wanted), now)?;
-        let detail = json!({ "changes": changes });
+        let detail = json!({ "change": super::put(conn, &directory, &wanted, now)? });
         let audit = Audit { org_id: PLATFORM, action: "plan.put", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &view(conn, &id)?, audit)
     })

@@ -45,13 +45,14 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     let quota = json!({ "org": "acme", "meter": "meter-1", "filter": { "model": "a" }, "period": "day", "limit": "50" });
     let (_, quota) = daemon.post("/v1/quotas", &key, &quota).await;
     assert_eq!(daemon.post("/v1/orgs/acme/subscription", &key, &json!({ "plan": "pro" })).await.0, 201);
-    let used = json!([{ "id": "1", "org": "acme", "event_name": "work", "timestamp": "2026-03-10T11:00:00Z", "data": { "value": 30, "model": "a" } },
-        { "id": "2", "org": "acme", "event_name": "sent", "subject": "s1", "timestamp": "2026-03-10T11:00:00Z", "data": {} }]);
+    // What is held of the org hears of it within a moment: its billing period begins now.
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let used = json!([{ "id": "1", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z", "data": { "value": 30, "model": "a" } },
+        { "id": "2", "org": "acme", "event_name": "sent", "subject": "s1", "occurred_at": "2026-03-10T12:00:00Z", "data": {} }]);
     assert_eq!(daemon.usage(&key, &used).await, ["accepted", "accepted"]);
     let reserve = json!({ "org": "acme", "meter": "meter-1", "amount": 5, "dimensions": { "model": "a" } });
     let (status, reservation) = daemon.post("/v1/quota/reserve", &key, &reserve).await;
     assert!(status.is_success(), "{reservation}");
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
 
     let (status, tag, text) = ask(&daemon, path, &key, None).await;
     assert_eq!(status, 200, "{text}");
@@ -127,7 +128,7 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     clock.turn("2026-03-10T12:06:00Z");
     let (status, later, text) = ask(&daemon, path, &key, Some(&tag)).await;
     assert!(status == 200 && later != tag && text.contains(r#""reserved":"0""#), "{text}");
-    let more = json!([{ "id": "3", "org": "acme", "event_name": "work", "timestamp": "2026-03-10T11:00:00Z", "data": { "value": 1, "model": "b" } }]);
+    let more = json!([{ "id": "3", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z", "data": { "value": 1, "model": "b" } }]);
     assert_eq!(daemon.usage(&key, &more).await, ["accepted"]);
     let (status, _, text) = ask(&daemon, path, &key, Some(&later)).await;
     assert!(status == 200 && text.contains(r#""used":"31""#), "as of the last acknowledged event: {text}");
