@@ -6,70 +6,24 @@
 //! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to `trial_end`; when it is paid
 //! for while it runs, the first paid period begins with its end.
 
-use chrono::{DateTime, Months, TimeDelta, Utc};
+mod read;
+mod row;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Timestamptz};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{directory, plans};
 use crate::error::Error;
 use crate::ids;
-use crate::schema::{local_subscriptions as t, orgs};
+use crate::schema::local_subscriptions as t;
+use read::last;
+pub use read::{Cursor, Ended, current, end_due, history, owed};
+use row::Row;
+pub use row::{LocalSubscription, Owed};
 
 /// Whole intervals paid at once, at most.
 const MAX_PERIODS: u32 = 120;
-
-/// A subscription of an org that does not pay through Stripe.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LocalSubscription {
-    /// `lsub_…`
-    pub id: String,
-    /// The plan.
-    pub plan: String,
-    /// Its version.
-    pub version: i32,
-    /// `trial`, `active`, `expired` or `cancelled`.
-    pub status: String,
-    /// Months that a paid period lasts.
-    pub interval_months: i32,
-    /// When it began.
-    pub created_at: DateTime<Utc>,
-    /// End of its trial; null: it had none.
-    pub trial_end: Option<DateTime<Utc>>,
-    /// Start of the present period; of the last one when it is over.
-    pub current_period_start: DateTime<Utc>,
-    /// End of that period.
-    pub current_period_end: DateTime<Utc>,
-    /// Until when it is paid for, or on trial.
-    pub valid_until: DateTime<Utc>,
-    /// Whether it ends then as cancelled.
-    pub cancel_at_period_end: bool,
-    /// When it ended.
-    pub ended_at: Option<DateTime<Utc>>,
-}
-
-/// A period for which a subscription is owed its plan's battery units.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owed {
-    /// Row id of the org.
-    pub org_id: i64,
-    /// `lsub_…`
-    pub subscription_id: String,
-    /// The plan that the subscription has now.
-    pub plan_id: String,
-    /// Its version.
-    pub version: i32,
-    /// A trial, or a paid period.
-    pub trial: bool,
-    /// When the period began.
-    pub period_start: DateTime<Utc>,
-    /// When it ends: short of a whole interval where it was paid for to a day within.
-    pub period_end: DateTime<Utc>,
-    /// Months that a whole paid period lasts.
-    pub interval_months: i32,
-}
 
 /// How a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,115 +41,6 @@ pub enum Paid {
     Periods(u32),
     /// Until then.
     Until(DateTime<Utc>),
-}
-
-/// A subscription that a worker found over.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// Row id of the org.
-    pub org_id: i64,
-    /// Public id of the org.
-    pub org: String,
-    /// What it was.
-    pub subscription: LocalSubscription,
-}
-
-#[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
-#[diesel(table_name = t)]
-struct Row {
-    org_id: i64,
-    subscription_id: String,
-    plan_id: String,
-    version: i32,
-    status: String,
-    interval_months: i32,
-    created_at: DateTime<Utc>,
-    trial_end: Option<DateTime<Utc>>,
-    period_start: DateTime<Utc>,
-    valid_until: DateTime<Utc>,
-    cancel_at_period_end: bool,
-    ended_at: Option<DateTime<Utc>>,
-}
-
-impl Row {
-    /// Whether it was under way when it was last written.
-    fn is_open(&self) -> bool {
-        matches!(self.status.as_str(), "trial" | "active")
-    }
-
-    /// The status at `now`, whoever has written it.
-    fn status_at(&self, now: DateTime<Utc>) -> &str {
-        match self.is_open() && self.valid_until <= now {
-            true if self.cancel_at_period_end => "cancelled",
-            true => "expired",
-            false => &self.status,
-        }
-    }
-
-    fn nth(&self, n: u32) -> Option<DateTime<Utc>> {
-        let months = u32::try_from(self.interval_months).ok()?.checked_mul(n)?;
-        self.period_start.checked_add_months(Months::new(months))
-    }
-
-    /// Its periods in order: of each, whether it is the trial, and `[start, end)`.
-    fn periods(&self) -> Vec<(bool, DateTime<Utc>, DateTime<Utc>)> {
-        let mut periods = Vec::new();
-        let trial_end = self.trial_end.unwrap_or(self.created_at);
-        if self.created_at < trial_end {
-            periods.push((true, self.created_at, trial_end));
-        }
-        // A trial that nobody paid for has no other period.
-        if self.valid_until > trial_end {
-            let starts = (0..).map_while(|n| self.nth(n)).take_while(|start| *start < self.valid_until);
-            let paid = starts.zip((1..).map_while(|n| self.nth(n)));
-            periods.extend(paid.map(|(start, end)| (false, start, end.min(self.valid_until))));
-        }
-        periods
-    }
-
-    /// The periods of it that had begun by `now`, before it ended.
-    fn owed(&self, now: DateTime<Utc>) -> Vec<Owed> {
-        let begun = |start: &DateTime<Utc>| *start <= now && self.ended_at.is_none_or(|ended| *start < ended);
-        let owed = |(trial, period_start, period_end)| Owed {
-            org_id: self.org_id,
-            subscription_id: self.subscription_id.clone(),
-            plan_id: self.plan_id.clone(),
-            version: self.version,
-            trial,
-            period_start,
-            period_end,
-            interval_months: self.interval_months,
-        };
-        self.periods().into_iter().filter(|(_, start, _)| begun(start)).map(owed).collect()
-    }
-
-    fn shown(self, now: DateTime<Utc>) -> LocalSubscription {
-        let status = self.status_at(now).to_owned();
-        let until = self.ended_at.unwrap_or(self.valid_until).min(now);
-        // Of equal ends the later one: a period that begins now is the present one.
-        let present = self.periods().into_iter().filter(|(_, start, _)| *start <= until).next_back();
-        let (_, start, end) = present.filter(|(_, start, _)| *start < self.valid_until).unwrap_or((
-            false,
-            self.period_start,
-            self.valid_until,
-        ));
-        let ended_at =
-            self.ended_at.or((status == "expired" || status == "cancelled").then_some(self.valid_until));
-        LocalSubscription {
-            id: self.subscription_id,
-            plan: self.plan_id,
-            version: self.version,
-            status,
-            interval_months: self.interval_months,
-            created_at: self.created_at,
-            trial_end: self.trial_end,
-            current_period_start: start,
-            current_period_end: end,
-            valid_until: self.valid_until,
-            cancel_at_period_end: self.cancel_at_period_end,
-            ended_at,
-        }
-    }
 }
 
 /// What a command on a subscription came to: how it stands, and the periods that are owed battery units, each under the key
@@ -384,7 +229,7 @@ pub fn activate(
         row.period_start = row.valid_until;
     }
     row.valid_until = in_range(match paid {
-        Paid::Periods(periods) => extended(&row, periods),
+        Paid::Periods(periods) => row.extended(periods),
         Paid::Until(until) if until > row.valid_until => Some(until),
         Paid::Until(_) => {
             let rule = format!("must be after {}, until when it is paid for", row.valid_until.to_rfc3339());
@@ -397,18 +242,6 @@ pub fn activate(
     let mut done = changed(conn, row, now)?;
     done.ended = ended;
     Ok(done)
-}
-
-/// So many intervals on. Counted from the start where what was paid for ends with an interval: 31 January, 28 February, 31 March.
-fn extended(row: &Row, periods: u32) -> Option<DateTime<Utc>> {
-    let whole = (0..).map_while(|n| Some((n, row.nth(n)?))).find(|(_, end)| *end >= row.valid_until);
-    match whole {
-        Some((n, end)) if end == row.valid_until => row.nth(n + periods),
-        _ => {
-            let months = u32::try_from(row.interval_months).ok()?.checked_mul(periods)?;
-            row.valid_until.checked_add_months(Months::new(months))
-        }
-    }
 }
 
 /// Cancels the one under way: at once, or with the end of what was paid for.
@@ -494,100 +327,4 @@ pub fn move_all(
         .execute(conn)?;
     directory::changed(conn)?;
     Ok(moved)
-}
-
-fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
-    let newest =
-        t::table.filter(t::org_id.eq(org_id)).order((t::created_at.desc(), t::subscription_id.desc()));
-    newest.select(Row::as_select()).first(conn).optional()
-}
-
-/// The one under way, else the last one.
-///
-/// # Errors
-/// [`Error::NotFound`] when the org never had one.
-pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<LocalSubscription, Error> {
-    last(conn, org_id)?.map(|row| row.shown(now)).ok_or(Error::NotFound("subscription"))
-}
-
-/// Where a page of the history goes on: when the last one given began, and its id.
-pub type Cursor = (DateTime<Utc>, String);
-
-/// All of an org, newest first, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
-pub fn history(
-    conn: &mut PgConnection,
-    org_id: i64,
-    after: Option<Cursor>,
-    limit: i64,
-    now: DateTime<Utc>,
-) -> Result<Vec<LocalSubscription>, Error> {
-    let mut query = t::table
-        .filter(t::org_id.eq(org_id))
-        .order((t::created_at.desc(), t::subscription_id.desc()))
-        .select(Row::as_select())
-        .limit(limit)
-        .into_boxed();
-    if let Some((at, id)) = after {
-        query = query.filter(t::created_at.lt(at).or(t::created_at.eq(at).and(t::subscription_id.lt(id))));
-    }
-    let rows: Vec<Row> = query.load(conn)?;
-    Ok(rows.into_iter().map(|row| row.shown(now)).collect())
-}
-
-/// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do so at once.
-///
-/// # Errors
-/// When the database fails.
-pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
-    let rows: Vec<Row> = diesel::sql_query(
-        "UPDATE local_subscriptions l
-         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END, ended_at = l.valid_until, updated_at = $1
-         FROM (SELECT org_id, subscription_id FROM local_subscriptions WHERE status IN ('trial', 'active') AND valid_until <= $1
-               ORDER BY valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
-         WHERE (l.org_id, l.subscription_id) = (due.org_id, due.subscription_id) RETURNING l.*",
-    )
-    .bind::<Timestamptz, _>(now)
-    .bind::<BigInt, _>(limit)
-    .load(conn)?;
-    let ids: Vec<i64> = rows.iter().map(|row| row.org_id).collect();
-    let names: std::collections::HashMap<i64, String> = orgs::table
-        .filter(orgs::org_id.eq_any(ids))
-        .select((orgs::org_id, orgs::public_id))
-        .load(conn)?
-        .into_iter()
-        .collect();
-    let ended = rows.into_iter().filter_map(|row| {
-        let (org_id, org) = (row.org_id, names.get(&row.org_id)?.clone());
-        Some(Ended { org_id, org, subscription: row.shown(now) })
-    });
-    Ok(ended.collect())
-}
-
-/// Periods that are owed their plan's battery units: those that began in `[from, now]` and not after their subscription ended, of
-/// the subscriptions after `after` (org, id), at most `limit` subscriptions. Which of them were granted already is for the caller to
-/// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
-///
-/// # Errors
-/// When the database fails.
-pub fn owed(
-    conn: &mut PgConnection,
-    (from, now): (DateTime<Utc>, DateTime<Utc>),
-    after: Option<(i64, &str)>,
-    limit: i64,
-) -> Result<Vec<Owed>, Error> {
-    let mut query = t::table
-        .filter(t::valid_until.gt(from).and(t::ended_at.is_null().or(t::ended_at.gt(from))))
-        .order((t::org_id, t::subscription_id))
-        .select(Row::as_select())
-        .limit(limit)
-        .into_boxed();
-    if let Some((org_id, id)) = after {
-        query = query.filter(t::org_id.gt(org_id).or(t::org_id.eq(org_id).and(t::subscription_id.gt(id))));
-    }
-    let rows: Vec<Row> = query.load(conn)?;
-    let owed = rows.iter().flat_map(|row| row.owed(now)).filter(|owed| owed.period_start >= from);
-    Ok(owed.collect())
 }
