@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::keyring::Keyring;
 use crate::billing::directory::Directory;
+use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
@@ -69,7 +70,8 @@ impl App {
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
             SigningSecrets::new(&secrets)
         };
-        let (directory, catalog) = (Arc::<Directory>::default(), Arc::<Held>::default());
+        let directory = Arc::new(Directory::new(clock.clone(), config.past_due_grace_days));
+        let catalog = Arc::<Held>::default();
         let parts = Parts {
             directory: Arc::clone(&directory),
             catalog: Arc::clone(&catalog),
@@ -107,5 +109,11 @@ impl App {
             quotas,
             exports,
         }
+    }
+
+    /// By what time and rule the plans of orgs are told.
+    #[must_use]
+    pub fn as_of(&self) -> AsOf {
+        self.directory.as_of()
     }
 }

@@ -6,6 +6,7 @@ mod inbox;
 mod keys;
 mod meter;
 mod open;
+mod plans;
 mod rebuild;
 mod serve;
 
@@ -62,6 +63,9 @@ enum Command {
     /// Make, list and price meters: what turns usage events into quantities
     #[command(subcommand)]
     Meter(meter::MeterCommand),
+    /// Make plans what a file says, or what Stripe's products say
+    #[command(subcommand)]
+    Plans(plans::PlansCommand),
     /// Look into the Stripe inbox and have events projected again
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
@@ -126,6 +130,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         Command::Migrate { plan, revert } => migrate(&config, plan, revert)?,
         Command::Key(command) => keys::run(&config, command)?,
         Command::Meter(command) => meter::run(&config, command)?,
+        Command::Plans(command) => plans::run(&config, command)?,
         Command::Stripe(command) => inbox::run(&config, command)?,
         Command::Config => show_config(&config)?,
         Command::Doctor => return doctor::run(&config),

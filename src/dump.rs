@@ -144,6 +144,7 @@ fn sort_key(table: &str) -> &'static str {
     match table {
         "invoice_lines" => "account, livemode, invoice_id, line_number",
         "credit_note_lines" => "account, livemode, credit_note_id, line_number",
+        "subscription_prices" => "account, livemode, subscription_id, price_id",
         "subscription_items" => "account, livemode, subscription_id, item_number",
         _ => "account, livemode, id",
     }

@@ -23,6 +23,8 @@ pub mod money;
 pub mod openapi;
 pub mod page;
 pub mod params;
+pub mod plans;
+pub mod quantity;
 pub mod quota;
 pub mod realm;
 pub mod routes;

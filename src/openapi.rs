@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, quota, stripe, usage};
+use crate::{auth, billing, export, health, plans, quota, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -31,9 +31,20 @@ use crate::{auth, billing, export, health, quota, stripe, usage};
         billing::orgs_http::update,
         billing::orgs_http::link,
         billing::orgs_http::unlink,
-        billing::plans_http::list,
-        billing::plans_http::show,
-        billing::plans_http::put,
+        plans::http::list,
+        plans::http::show,
+        plans::http::put,
+        plans::http::versions,
+        plans::http::move_all,
+        plans::http::import,
+        plans::subscriptions_http::start,
+        plans::subscriptions_http::activate,
+        plans::subscriptions_http::cancel,
+        plans::subscriptions_http::change,
+        plans::subscriptions_http::show,
+        plans::subscriptions_http::history,
+        plans::subscriptions_http::move_one,
+        plans::entitlements_http::show,
         billing::customers_http::list,
         billing::customers_http::show,
         billing::subscriptions_http::list,

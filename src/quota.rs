@@ -21,9 +21,9 @@ pub mod limits;
 pub mod messages;
 pub mod messages_http;
 pub mod orgs;
+pub mod overview;
 pub mod periods;
 pub mod plan_quotas;
-pub mod quantity;
 pub mod quotas;
 pub mod quotas_http;
 pub mod reservations;
@@ -32,6 +32,8 @@ pub mod slots;
 pub mod standing;
 
 use std::sync::Arc;
+
+pub use crate::quantity;
 
 use diesel::pg::PgConnection;
 
@@ -99,12 +101,13 @@ impl Parts {
 pub struct Quotas {
     desk: Lane<desk::Job, desk::Done>,
     checks: Lane<check::Items, Vec<check::Verdict>>,
+    overviews: Lane<orgs::OrgRef, overview::Overview>,
     /// What is held in memory.
     pub parts: Arc<Parts>,
 }
 
 impl Quotas {
-    /// Starts `writers` threads for reservations and one for checks, each with a queue of `capacity`.
+    /// Starts `writers` threads for reservations, one for checks and one for overviews, each with a queue of `capacity`.
     #[must_use]
     pub fn start(db: &Db, parts: Parts, writers: usize, capacity: usize) -> Self {
         let parts = Arc::new(parts);
@@ -112,7 +115,14 @@ impl Quotas {
             Lane::start("quota-writer", writers, capacity, db, Arc::new(desk::Desk(Arc::clone(&parts))));
         let checks =
             Lane::start("quota-reader", 1, capacity, db, Arc::new(check::Checks(Arc::clone(&parts))));
-        Self { desk, checks, parts }
+        let overviews = Lane::start(
+            "quota-overviews",
+            1,
+            capacity,
+            db,
+            Arc::new(overview::Overviews(Arc::clone(&parts))),
+        );
+        Self { desk, checks, overviews, parts }
     }
 
     /// Has a request done at the desk; returns when it is durable.
@@ -131,9 +141,18 @@ impl Quotas {
         self.checks.ask(items).await
     }
 
+    /// Tells all that an org is entitled to. The caller has checked whose org it is.
+    ///
+    /// # Errors
+    /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
+    pub async fn overview(&self, org: orgs::OrgRef) -> Result<overview::Overview, Error> {
+        self.overviews.ask(org).await
+    }
+
     /// Takes no more requests, does those that wait, ends the threads.
     pub fn stop(&self) {
         self.desk.stop();
         self.checks.stop();
+        self.overviews.stop();
     }
 }

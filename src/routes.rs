@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, quota, stripe, usage};
+use crate::{auth, billing, export, health, openapi, plans, quota, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -23,7 +23,7 @@ pub fn all(config: &mut ServiceConfig) {
         // Keys
         .service(resource("/v1/keys").route(get().to(auth::http::list)).route(post().to(auth::http::create)))
         .service(resource("/v1/keys/{id}").route(delete().to(auth::http::revoke)))
-        // Orgs and plans
+        // Orgs
         .service(
             resource("/v1/orgs")
                 .route(get().to(billing::orgs_http::list))
@@ -39,12 +39,34 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(put().to(billing::orgs_http::link))
                 .route(delete().to(billing::orgs_http::unlink)),
         )
-        .service(resource("/v1/plans").route(get().to(billing::plans_http::list)))
+        // Plans, local subscriptions, entitlements
+        .service(resource("/v1/plans").route(get().to(plans::http::list)))
+        .service(resource("/v1/plans/import").route(post().to(plans::http::import)))
         .service(
-            resource("/v1/plans/{id}")
-                .route(get().to(billing::plans_http::show))
-                .route(put().to(billing::plans_http::put)),
+            resource("/v1/plans/{id}").route(get().to(plans::http::show)).route(put().to(plans::http::put)),
         )
+        .service(resource("/v1/plans/{id}/versions").route(get().to(plans::http::versions)))
+        .service(resource("/v1/plans/{id}/move").route(post().to(plans::http::move_all)))
+        .service(
+            resource("/v1/subscriptions/{id}/move").route(post().to(plans::subscriptions_http::move_one)),
+        )
+        .service(
+            resource("/v1/orgs/{id}/subscription")
+                .route(get().to(plans::subscriptions_http::show))
+                .route(post().to(plans::subscriptions_http::start)),
+        )
+        .service(
+            resource("/v1/orgs/{id}/subscription/activate")
+                .route(post().to(plans::subscriptions_http::activate)),
+        )
+        .service(
+            resource("/v1/orgs/{id}/subscription/cancel").route(post().to(plans::subscriptions_http::cancel)),
+        )
+        .service(
+            resource("/v1/orgs/{id}/subscription/change").route(post().to(plans::subscriptions_http::change)),
+        )
+        .service(resource("/v1/orgs/{id}/subscriptions").route(get().to(plans::subscriptions_http::history)))
+        .service(resource("/v1/orgs/{id}/entitlements").route(get().to(plans::entitlements_http::show)))
         // Meters and rate cards
         .service(
             resource("/v1/meters")

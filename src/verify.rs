@@ -39,6 +39,7 @@ pub const DERIVED: &[&str] = &[
     "refunds",
     "stripe_objects",
     "subscription_items",
+    "subscription_prices",
     "subscriptions",
     "tax_rates",
 ];

@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::billing::directory;
 use crate::commands;
 use crate::error::Error;
+use crate::plans::subscriptions;
 use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
 use crate::usage::partitions;
@@ -81,6 +82,13 @@ const WORKERS: &[Worker] = &[
         turn: end_overdue_reservations,
     },
     Worker {
+        name: "subscription-ender",
+        threads: |_| 1,
+        interval: Duration::from_secs(60),
+        woken: false,
+        turn: end_local_subscriptions,
+    },
+    Worker {
         name: "quota-cleaner",
         threads: |_| 1,
         interval: Duration::from_secs(600),
@@ -88,6 +96,11 @@ const WORKERS: &[Worker] = &[
         turn: forget_quota_periods,
     },
 ];
+
+fn end_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let ended = subscriptions::end_due(conn, app.clock.now())?;
+    Ok(if ended == 0 { Turn::Rest } else { Turn::More })
+}
 
 fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let ended = desk::sweep(conn, app.clock.now())?;

@@ -1,6 +1,7 @@
 //! What is sold: products, prices, coupons, promotion codes and tax rates.
 
 pub mod read;
+pub mod sold;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;

@@ -1,7 +1,8 @@
 //! What usage and quotas need to know of an org, held in memory: its zone, its plan, its billing period.
 //!
 //! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when that commits, and reads
-//! the orgs that it needs anew. A daemon that cannot hear believes nothing for longer than a second.
+//! the orgs that it needs anew. A daemon that cannot hear believes nothing for longer than a second. What ends by itself (a grace, a
+//! local subscription) is not believed past that instant.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +13,13 @@ use chrono_tz::Tz;
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 use quick_cache::sync::Cache;
 
-use super::orgs;
+use super::org_plan::{AsOf, Contexts};
 use crate::db::prepared::Prepared;
 use crate::error::Error;
-use crate::time::day_start;
+use crate::time::{Clock, day_start};
 
 /// The channel on which changes are told.
 const CHANNEL: &str = "coulomb_orgs";
@@ -44,10 +45,33 @@ pub struct OrgContext {
     pub plan: Option<String>,
     /// The version of it that its subscription bought.
     pub plan_version: i32,
-    /// The present period of its subscription, `[start, end)`.
+    /// When the plan ends by itself: a grace is over, or a local subscription.
+    pub plan_until: Option<DateTime<Utc>>,
+    /// A period of its subscription, `[start, end)`: the present one, or one that the present one is counted from.
     pub billing: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The subscription that counts, whether or not it gives a plan.
+    pub subscription: Option<Subscribed>,
+    /// When what is said here stops being true by itself.
+    fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
     generation: u64,
+}
+
+/// The subscription of an org that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// Stripe's id, or `lsub_…`.
+    pub id: String,
+    /// `stripe` or `local`.
+    pub source: String,
+    /// As Stripe says it; of a local one: trial, active, expired or cancelled.
+    pub status: String,
+    /// End of its trial, also of a past one.
+    pub trial_end: Option<DateTime<Utc>>,
+    /// Whether it ends with its period.
+    pub cancel_at_period_end: bool,
+    /// When it will be canceled.
+    pub cancel_at: Option<DateTime<Utc>>,
 }
 
 impl OrgContext {
@@ -130,15 +154,28 @@ pub struct Directory {
     /// Counts the changes heard of.
     generation: AtomicU64,
     listened: Mutex<Option<Instant>>,
+    clock: Clock,
+    grace_days: u16,
 }
 
+/// By the machine's clock, with the grace that is usual.
 impl Default for Directory {
     fn default() -> Self {
+        Self::new(Clock::system(), 14)
+    }
+}
+
+impl Directory {
+    /// An empty one. `past_due` subscriptions keep their plan for `grace_days` from the start of their period.
+    #[must_use]
+    pub fn new(clock: Clock, grace_days: u16) -> Self {
         Self {
             by_ref: Cache::new(CAPACITY),
             by_id: Cache::new(CAPACITY),
             generation: AtomicU64::new(0),
             listened: Mutex::default(),
+            clock,
+            grace_days,
         }
     }
 }
@@ -168,6 +205,7 @@ impl Directory {
         let listened = *self.listened.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = listened.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
         context.generation == self.generation.load(Ordering::Acquire)
+            && context.fresh_until.is_none_or(|until| self.clock.now() < until)
             && context.loaded.elapsed() < if heard { HELD_FOR } else { HELD_UNHEARD }
     }
 
@@ -193,6 +231,12 @@ impl Directory {
         Ok(())
     }
 
+    /// By what time and rule plans are told here.
+    #[must_use]
+    pub fn as_of(&self) -> AsOf {
+        AsOf { now: self.clock.now(), grace_days: self.grace_days }
+    }
+
     /// Reads orgs by their names and row ids and holds them; names that nobody has are left out.
     ///
     /// # Errors
@@ -205,13 +249,16 @@ impl Directory {
     ) -> Result<Vec<(String, Arc<OrgContext>)>, Error> {
         // Of before the look: what changes meanwhile makes it stale.
         let generation = self.generation.load(Ordering::Acquire);
-        let rows: Vec<Row> = Prepared::<orgs::Contexts>::new()
+        let as_of = self.as_of();
+        let rows: Vec<Row> = Prepared::<Contexts>::new()
+            .bind_one::<Timestamptz, _>(as_of.now)
+            .bind_one::<Integer, _>(i32::from(as_of.grace_days))
             .bind::<Text, _>(names.to_vec())
             .bind::<BigInt, _>(org_ids.to_vec())
             .load(conn)?;
         rows.into_iter()
             .map(|row| {
-                let name = row.name.clone();
+                let name = row.org.0.clone();
                 let context = Arc::new(context_of(row, generation)?);
                 self.by_id.insert(context.org_id, Arc::clone(&context));
                 if !name.is_empty() {
@@ -252,29 +299,40 @@ struct Count {
     count: i64,
 }
 
+type When = Option<DateTime<Utc>>;
+
 #[derive(Queryable)]
 struct Row {
-    name: String,
-    org_id: i64,
-    public_id: String,
-    time_zone: String,
-    plan_id: Option<String>,
-    plan_version: Option<i32>,
-    period_start: Option<DateTime<Utc>>,
-    period_end: Option<DateTime<Utc>>,
+    org: (String, i64, String, String),
+    plan: (Option<String>, Option<i32>, When, When),
+    period: (When, When),
+    subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
 }
 
 fn context_of(row: Row, generation: u64) -> Result<OrgContext, Error> {
-    let zone = row.time_zone.parse().map_err(|_| {
-        Error::Internal(format!("org {} has the unknown zone {}", row.public_id, row.time_zone))
-    })?;
+    let (_, org_id, public_id, zone) = row.org;
+    let zone =
+        zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
+    let (plan, version, plan_until, changes_at) = row.plan;
+    let (source, id, status, trial_end, cancel_at_period_end, cancel_at) = row.subscription;
+    let subscription = id.zip(source).map(|(id, source)| Subscribed {
+        id,
+        source,
+        status: status.unwrap_or_default(),
+        trial_end,
+        cancel_at_period_end: cancel_at_period_end.unwrap_or(false),
+        cancel_at,
+    });
     Ok(OrgContext {
-        org_id: row.org_id,
-        public_id: row.public_id.into(),
+        org_id,
+        public_id: public_id.into(),
         zone,
-        plan: row.plan_id,
-        plan_version: row.plan_version.unwrap_or(1),
-        billing: row.period_start.zip(row.period_end),
+        plan,
+        plan_version: version.unwrap_or(1),
+        plan_until,
+        billing: row.period.0.zip(row.period.1),
+        subscription,
+        fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
         generation,
     })
@@ -295,6 +353,9 @@ mod tests {
             zone: Tz::UTC,
             plan: None,
             plan_version: 1,
+            plan_until: None,
+            subscription: None,
+            fresh_until: None,
             billing: Some((at(start), at(end))),
             loaded: Instant::now(),
             generation: 0,

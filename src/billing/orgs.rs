@@ -1,16 +1,17 @@
-//! Orgs: who is billed. An org's plan is what its Stripe subscriptions buy.
+//! Orgs: who is billed. Which plan an org has is told by [`super::org_plan`].
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::directory;
+use super::org_plan::{AsOf, clock, with_plan};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{org_refs, orgs};
@@ -31,9 +32,12 @@ pub struct Org {
     /// Whatever you keep with it.
     #[schema(value_type = Object)]
     pub metadata: Value,
-    /// Its plan: that of its subscription, while that is `trialing`, `active` or `past_due`.
+    /// Its plan: that of its Stripe subscription while that is `trialing` or `active` (`past_due`: for a grace), else that of its
+    /// local subscription while that runs.
     pub plan: Option<String>,
-    /// The subscription that counts: the best standing, then the latest.
+    /// The version of the plan that its subscription bought, or was moved to.
+    pub plan_version: Option<i32>,
+    /// The subscription that counts: one that gives a plan, of Stripe before local, then the best standing, then the latest.
     pub subscription: Option<OrgSubscription>,
     /// Stripe customers linked to it.
     pub customers: Vec<CustomerRef>,
@@ -42,9 +46,12 @@ pub struct Org {
 /// The subscription of an org, in short.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct OrgSubscription {
-    /// Stripe's id.
+    /// Stripe's id, or `lsub_…`.
     pub id: String,
-    /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled, unpaid, paused.
+    /// `stripe` or `local`.
+    pub source: String,
+    /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled, unpaid, paused. Of a
+    /// local one: trial, active, expired, cancelled.
     pub status: String,
 }
 
@@ -264,6 +271,10 @@ struct Row {
     org: OrgRow,
     #[diesel(sql_type = Nullable<Text>)]
     plan_id: Option<String>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    plan_version: Option<i32>,
+    #[diesel(sql_type = Nullable<Text>)]
+    source: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     subscription_id: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -282,63 +293,28 @@ struct OrgRow {
     metadata: Value,
 }
 
-/// Per org, the subscription that counts and the plan that it buys. A status that grants nothing buys no plan.
-macro_rules! with_plan { () => { "SELECT o.*, s.plan_id, s.subscription_id, s.subscription_status, s.period_start, s.period_end FROM orgs o LEFT JOIN LATERAL (
-    SELECT s.id AS subscription_id, s.status AS subscription_status,
-           -- Newer shapes have the period on the items.
-           coalesce(s.current_period_start, (SELECT min(i.current_period_start) FROM subscription_items i
-               WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id))) AS period_start,
-           coalesce(s.current_period_end, (SELECT min(i.current_period_end) FROM subscription_items i
-               WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id))) AS period_end,
-           CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN (
-               SELECT min(p.plan_id) FROM subscription_items i JOIN plan_stripe_prices p USING (price_id)
-               WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)) END AS plan_id
-    FROM org_refs r JOIN stripe_customer_links l USING (ref)
-    JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
-    WHERE r.org_id = o.org_id
-    ORDER BY array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete', 'canceled', 'incomplete_expired'], s.status),
-             s.livemode DESC, s.created DESC, s.id LIMIT 1) s ON true" } }
-const WITH_PLAN: &str = with_plan!();
-
-/// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. A subscription that grants nothing
-/// has no period.
-pub(super) struct Contexts;
-
-impl crate::db::prepared::Text for Contexts {
-    const SQL: &'static str = concat!(
-        "WITH named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL SELECT '', unnest(?))
-         SELECT n.name, n.org_id, o.public_id, o.time_zone, o.plan_id, (SELECT max(v.version) FROM plan_versions v WHERE v.plan_id = o.plan_id),
-                CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_start END,
-                CASE WHEN o.subscription_status IN ('trialing', 'active', 'past_due') THEN o.period_end END
-         FROM named n JOIN (",
-        with_plan!(),
-        ") o USING (org_id)"
-    );
-    type Row = (
-        Text,
-        BigInt,
-        Text,
-        Text,
-        Nullable<Text>,
-        Nullable<diesel::sql_types::Integer>,
-        Nullable<Timestamptz>,
-        Nullable<Timestamptz>,
-    );
-}
-
 /// Orgs, newest first, at most `limit`, each with its row id.
 ///
 /// # Errors
 /// When the database fails.
-pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(i64, Org)>, Error> {
-    let sql = format!(
-        "SELECT * FROM ({WITH_PLAN}) o
+pub fn list(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    limit: i64,
+    as_of: AsOf,
+) -> Result<Vec<(i64, Org)>, Error> {
+    const SQL: &str = concat!(
+        "WITH ",
+        clock!("$9", "$10"),
+        " SELECT * FROM (",
+        with_plan!(),
+        ") o
          WHERE ($1::text IS NULL OR public_id = $1) AND ($2::text IS NULL OR external_id = $2) AND ($3::text IS NULL OR plan_id = $3)
            AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
            AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
          ORDER BY created_at DESC, org_id DESC LIMIT $8"
     );
-    let rows: Vec<Row> = diesel::sql_query(sql)
+    let rows: Vec<Row> = diesel::sql_query(SQL)
         .bind::<Nullable<Text>, _>(&filter.id)
         .bind::<Nullable<Text>, _>(&filter.external_id)
         .bind::<Nullable<Text>, _>(&filter.plan)
@@ -347,6 +323,8 @@ pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<
         .bind::<Nullable<Timestamptz>, _>(filter.after.map(|(at, _)| at))
         .bind::<Nullable<BigInt>, _>(filter.after.map(|(_, id)| id))
         .bind::<BigInt, _>(limit)
+        .bind::<Timestamptz, _>(as_of.now)
+        .bind::<Integer, _>(i32::from(as_of.grace_days))
         .load(conn)?;
     let mut customers = customers_of(conn, &rows.iter().map(|row| row.org.org_id).collect::<Vec<_>>())?;
     Ok(rows.into_iter().map(|row| (row.org.org_id, org_of(row, &mut customers))).collect())
@@ -356,14 +334,16 @@ pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is not yours.
-pub fn find(conn: &mut PgConnection, public_id: &str) -> Result<Org, Error> {
+pub fn find(conn: &mut PgConnection, public_id: &str, as_of: AsOf) -> Result<Org, Error> {
     let filter = Filter { id: Some(public_id.to_owned()), ..Filter::default() };
-    list(conn, &filter, 1)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
+    list(conn, &filter, 1, as_of)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
 }
 
 fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
-    let subscription =
-        row.subscription_id.zip(row.subscription_status).map(|(id, status)| OrgSubscription { id, status });
+    let subscription = row
+        .subscription_id
+        .zip(row.source.zip(row.subscription_status))
+        .map(|(id, (source, status))| OrgSubscription { id, source, status });
     Org {
         customers: customers.remove(&row.org.org_id).unwrap_or_default(),
         id: row.org.public_id,
@@ -373,6 +353,7 @@ fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
         created_at: row.org.created_at,
         metadata: row.org.metadata,
         plan: row.plan_id,
+        plan_version: row.plan_version,
         subscription,
     }
 }

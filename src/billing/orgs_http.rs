@@ -56,7 +56,8 @@ pub async fn list(
     if [&filter.external_id, &filter.plan].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(Error::invalid("query", "must not contain the NUL character"));
     }
-    let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1)).await?;
+    let as_of = app.as_of();
+    let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1, as_of)).await?;
     let page = Page::of(rows, limit, |(org_id, org)| (org.created_at, *org_id))?;
     let data: Vec<Org> = page.data.into_iter().map(|(_, org)| org).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
@@ -74,7 +75,9 @@ pub async fn show(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let id = printable(id.into_inner(), "org")?;
-    Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| orgs::find(conn, &id)).await?))
+    let as_of = app.as_of();
+    let found = app.db.run(principal.rows, move |conn| orgs::find(conn, &id, as_of));
+    Ok(HttpResponse::Ok().json(found.await?))
 }
 
 /// Makes an org.
@@ -90,11 +93,12 @@ pub async fn create(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let new: NewOrg = commands::parse(&body.0)?;
+    let as_of = app.as_of();
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let (org_id, public_id) = orgs::create(conn, &new, now)?;
         let detail = json!({ "name": new.name, "external_id": new.external_id });
         let audit = Audit { org_id, action: "org.create", target: public_id.clone(), detail };
-        Answer::new(StatusCode::CREATED, &orgs::find(conn, &public_id)?, audit)
+        Answer::new(StatusCode::CREATED, &orgs::find(conn, &public_id, as_of)?, audit)
     })
     .await
 }
@@ -115,11 +119,12 @@ pub async fn update(
     principal.require_platform(Scope::BillingWrite)?;
     let id = printable(id.into_inner(), "org")?;
     let patch: OrgPatch = commands::parse(&body.0)?;
+    let as_of = app.as_of();
     commands::run(&app, &principal, &request, &body.0, move |conn, _| {
         let org_id = orgs::update(conn, &id, &patch)?;
         let detail = json!({ "name": patch.name, "time_zone": patch.time_zone, "metadata": patch.metadata });
         let audit = Audit { org_id, action: "org.update", target: id.clone(), detail };
-        Answer::new(StatusCode::OK, &orgs::find(conn, &id)?, audit)
+        Answer::new(StatusCode::OK, &orgs::find(conn, &id, as_of)?, audit)
     })
     .await
 }
@@ -184,13 +189,14 @@ async fn set_link(
     principal.require_platform(Scope::BillingWrite)?;
     let (id, customer_id) = (printable(id, "org")?, printable(customer_id, "customer")?);
     let realm = Realm { account: printable(realm.account, "account")?, livemode: realm.livemode };
+    let as_of = app.as_of();
     commands::run(app, principal, request, &body.0, move |conn, _| {
         let org_id = orgs::row_id(conn, &id)?;
         links::set_explicit(conn, &realm, &customer_id, on.then_some(id.as_str()))?;
         let detail = json!({ "customer": customer_id, "account": realm.account, "livemode": realm.livemode });
         let audit =
             Audit { org_id, action: if on { "org.link" } else { "org.unlink" }, target: id.clone(), detail };
-        Answer::new(StatusCode::OK, &orgs::find(conn, &id)?, audit)
+        Answer::new(StatusCode::OK, &orgs::find(conn, &id, as_of)?, audit)
     })
     .await
 }

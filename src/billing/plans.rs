@@ -1,18 +1,26 @@
-//! Plans: what an org can be on, and the Stripe prices that buy it.
+//! Plans: what an org can be on, what each version of them offers, and the Stripe prices and products that buy them.
+//!
+//! Name, description and the prices of a plan are the plan's; its terms belong to a version, which never changes. Whoever bought one
+//! keeps it until it is moved ([`super::moves`]).
+
+mod versions;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::directory;
 use crate::error::Error;
-use crate::schema::{plan_stripe_prices, plan_versions, plans};
+use crate::schema::{plan_stripe_prices, plan_stripe_products, plans};
+use versions::has_nul;
+pub use versions::{
+    PlanTerms, PlanVersion, add_version, all_versions, check_version, newest_version, versions,
+};
 
-/// A plan.
+/// A plan, with its newest version.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Plan {
     /// Its key, such as `pro`.
@@ -30,104 +38,136 @@ pub struct Plan {
     pub created_at: DateTime<Utc>,
     /// Stripe prices (`price_…`, or legacy plan ids) that buy it.
     pub stripe_prices: Vec<String>,
+    /// Stripe products (`prod_…`) any price of which buys it.
+    pub stripe_products: Vec<String>,
+    /// Number of the newest version.
+    pub version: i32,
+    /// What the newest version offers.
+    #[serde(flatten)]
+    pub terms: PlanTerms,
 }
 
-/// A plan as it is put: the whole of it.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlanBody {
+/// What of a plan is the same in all of its versions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
     /// What people call it.
-    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// What it is.
-    #[serde(default)]
     pub description: Option<String>,
     /// Whether it is still offered.
-    #[serde(default = "yes")]
     pub active: bool,
-    /// Whatever you keep with it.
-    #[serde(default)]
-    #[schema(value_type = Object)]
-    pub metadata: serde_json::Map<String, Value>,
-    /// Stripe prices that buy it. A price buys one plan.
-    #[serde(default)]
+    /// Whatever is kept with it.
+    pub metadata: Map<String, Value>,
+    /// Stripe prices that buy it.
     pub stripe_prices: Vec<String>,
+    /// Stripe products any price of which buys it.
+    pub stripe_products: Vec<String>,
 }
 
-fn yes() -> bool {
-    true
-}
-
-#[derive(Queryable)]
-struct Row {
-    plan_id: String,
-    name: String,
-    description: Option<String>,
-    active: bool,
-    metadata: Value,
-    created_at: DateTime<Utc>,
-}
-
-/// Makes the plan or replaces it.
-///
 /// # Errors
-/// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when a price buys another plan already.
-pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTime<Utc>) -> Result<(), Error> {
+/// [`Error::Invalid`] when it cannot be the key of a plan.
+pub fn check_id(plan_id: &str) -> Result<(), Error> {
     let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
     if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(key) {
         return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
     }
-    let texts = [Some(&body.name), body.description.as_ref()];
-    if body.name.trim().is_empty() || body.name.chars().count() > 200 {
-        return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
+    // A route of its own has that place.
+    if plan_id == "import" {
+        return Err(Error::invalid("id", "must not be `import`"));
     }
-    let metadata = Value::Object(body.metadata.clone());
-    let nul = texts.into_iter().flatten().chain(&body.stripe_prices).any(|text| text.contains('\0'));
-    if nul || metadata.to_string().contains("\\u0000") {
-        return Err(Error::invalid("body", "must not contain the NUL character"));
+    Ok(())
+}
+
+impl Facts {
+    /// # Errors
+    /// [`Error::Invalid`] naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.name.trim().is_empty() || self.name.chars().count() > 200 {
+            return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
+        }
+        let texts = [Some(&self.name), self.description.as_ref()].into_iter().flatten();
+        let mut texts = texts.chain(&self.stripe_prices).chain(&self.stripe_products);
+        if texts.any(|text| text.contains('\0')) || has_nul(&self.metadata) {
+            return Err(Error::invalid("body", "must not contain the NUL character"));
+        }
+        for (field, ids) in
+            [("stripe_prices", &self.stripe_prices), ("stripe_products", &self.stripe_products)]
+        {
+            if ids.iter().any(|id| id.is_empty() || id.len() > 255) {
+                return Err(Error::invalid(field, "must be ids of 1 to 255 characters"));
+            }
+        }
+        Ok(())
     }
+}
+
+/// Makes the plan, or replaces what is the same in all of its versions. A new plan needs a version with it.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when a price or product buys another plan already.
+pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<Utc>) -> Result<(), Error> {
+    check_id(plan_id)?;
+    facts.check()?;
     let values = (
-        plans::name.eq(&body.name),
-        plans::description.eq(&body.description),
-        plans::active.eq(body.active),
-        plans::metadata.eq(&metadata),
+        plans::name.eq(&facts.name),
+        plans::description.eq(&facts.description),
+        plans::active.eq(facts.active),
+        plans::metadata.eq(Value::Object(facts.metadata.clone())),
     );
     diesel::insert_into(plans::table)
-        .values((plans::plan_id.eq(plan_id), values, plans::created_at.eq(now)))
+        .values((plans::plan_id.eq(plan_id), values.clone(), plans::created_at.eq(now)))
         .on_conflict(plans::plan_id)
         .do_update()
         .set(values)
         .execute(conn)?;
-    diesel::insert_into(plan_versions::table)
-        .values((
-            plan_versions::plan_id.eq(plan_id),
-            plan_versions::version.eq(1),
-            plan_versions::created_at.eq(now),
-            plan_versions::trial_days.eq(0),
-            plan_versions::features.eq(Value::Object(serde_json::Map::new())),
-            plan_versions::battery_units.eq(Decimal::ZERO),
-            plan_versions::daily_battery.eq(Decimal::ZERO),
-        ))
-        .on_conflict_do_nothing()
-        .execute(conn)?;
-    diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id)))
-        .execute(conn)?;
-    let prices: Vec<_> = body
-        .stripe_prices
-        .iter()
-        .map(|price| (plan_stripe_prices::price_id.eq(price), plan_stripe_prices::plan_id.eq(plan_id)))
-        .collect();
-    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(|error| {
+    release(conn, &[plan_id])?;
+    let taken = |error: diesel::result::Error| {
         let error = Error::from(error);
         match error.constraint() {
             Some("plan_stripe_prices_pkey") => {
                 Error::conflict("price_taken", "one of stripe_prices buys another plan, or is named twice")
             }
+            Some("plan_stripe_products_pkey") => Error::conflict(
+                "product_taken",
+                "one of stripe_products buys another plan, or is named twice",
+            ),
             _ => error,
         }
-    })?;
+    };
+    let prices: Vec<_> = facts
+        .stripe_prices
+        .iter()
+        .map(|price| (plan_stripe_prices::price_id.eq(price), plan_stripe_prices::plan_id.eq(plan_id)))
+        .collect();
+    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(taken)?;
+    let products: Vec<_> = facts
+        .stripe_products
+        .iter()
+        .map(|id| (plan_stripe_products::product_id.eq(id), plan_stripe_products::plan_id.eq(plan_id)))
+        .collect();
+    diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(taken)?;
     directory::changed(conn)?;
     Ok(())
+}
+
+/// Takes the prices and products from these plans, so that they may be given to others of them.
+///
+/// # Errors
+/// When the database fails.
+pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
+    diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq_any(plan_ids)))
+        .execute(conn)?;
+    diesel::delete(plan_stripe_products::table.filter(plan_stripe_products::plan_id.eq_any(plan_ids)))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Ids of all plans.
+///
+/// # Errors
+/// When the database fails.
+pub fn ids(conn: &mut PgConnection) -> QueryResult<Vec<String>> {
+    plans::table.order(plans::plan_id).select(plans::plan_id).load(conn)
 }
 
 /// Plans by id, those after `after`, at most `limit`.
@@ -148,7 +188,7 @@ pub fn list(
         query = query.filter(plans::plan_id.gt(after));
     }
     let rows: Vec<Row> = query.load(conn)?;
-    with_prices(conn, rows)
+    complete(conn, rows)
 }
 
 /// One plan.
@@ -157,48 +197,65 @@ pub fn list(
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, plan_id: &str) -> Result<Plan, Error> {
     let row: Option<Row> = plans::table.find(plan_id).first(conn).optional()?;
-    with_prices(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
+    complete(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
 }
 
-/// The newest version of a plan; 1 when there is none.
+/// Ids of the Stripe prices and of the Stripe products that buy a plan.
 ///
 /// # Errors
 /// When the database fails.
-pub fn newest_version(conn: &mut PgConnection, plan_id: &str) -> QueryResult<i32> {
-    let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
-    let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
-    Ok(newest.unwrap_or(1))
+pub fn bought_by(conn: &mut PgConnection, plan_id: &str) -> QueryResult<(Vec<String>, Vec<String>)> {
+    let prices = plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id));
+    let products = plan_stripe_products::table.filter(plan_stripe_products::plan_id.eq(plan_id));
+    Ok((
+        prices.select(plan_stripe_prices::price_id).load(conn)?,
+        products.select(plan_stripe_products::product_id).load(conn)?,
+    ))
 }
 
-/// Ids of the Stripe prices that buy a plan.
-///
-/// # Errors
-/// When the database fails.
-pub fn prices(conn: &mut PgConnection, plan_id: &str) -> QueryResult<Vec<String>> {
-    let of_plan = plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id));
-    of_plan.select(plan_stripe_prices::price_id).load(conn)
+#[derive(Queryable)]
+struct Row {
+    plan_id: String,
+    name: String,
+    description: Option<String>,
+    active: bool,
+    metadata: Value,
+    created_at: DateTime<Utc>,
 }
 
-fn with_prices(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error> {
+/// Adds prices, products and the newest version.
+fn complete(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.plan_id.as_str()).collect();
     let prices: Vec<(String, String)> = plan_stripe_prices::table
-        .filter(plan_stripe_prices::plan_id.eq_any(ids))
+        .filter(plan_stripe_prices::plan_id.eq_any(&ids))
         .order(plan_stripe_prices::price_id)
         .select((plan_stripe_prices::plan_id, plan_stripe_prices::price_id))
         .load(conn)?;
-    let of = |plan_id: &str| {
-        prices.iter().filter(|(id, _)| id == plan_id).map(|(_, price)| price.clone()).collect()
+    let products: Vec<(String, String)> = plan_stripe_products::table
+        .filter(plan_stripe_products::plan_id.eq_any(&ids))
+        .order(plan_stripe_products::product_id)
+        .select((plan_stripe_products::plan_id, plan_stripe_products::product_id))
+        .load(conn)?;
+    let mut versions = versions::newest(conn, &ids)?;
+    let of = |all: &[(String, String)], plan_id: &str| {
+        all.iter().filter(|(id, _)| id == plan_id).map(|(_, bought)| bought.clone()).collect()
     };
-    Ok(rows
-        .into_iter()
-        .map(|row| Plan {
-            stripe_prices: of(&row.plan_id),
+    let whole = |row: Row| {
+        let newest = versions
+            .remove(&row.plan_id)
+            .ok_or_else(|| Error::Internal(format!("plan {} has no version", row.plan_id)))?;
+        Ok(Plan {
+            stripe_prices: of(&prices, &row.plan_id),
+            stripe_products: of(&products, &row.plan_id),
             id: row.plan_id,
             name: row.name,
             description: row.description,
             active: row.active,
             metadata: row.metadata,
             created_at: row.created_at,
+            version: newest.version,
+            terms: newest.terms,
         })
-        .collect())
+    };
+    rows.into_iter().map(whole).collect()
 }

@@ -1,16 +1,21 @@
 //! Subscriptions and their items.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{Bool, Text, Timestamptz};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
-use super::plans;
 use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use super::{directory, plans};
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::realm::Realm;
 
 mirror! {
     /// A Stripe subscription.
@@ -111,6 +116,51 @@ pub struct SubscriptionWithItems {
     pub items: Vec<SubscriptionItem>,
 }
 
+/// That a Stripe event of then shows a subscription with a price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenPrice {
+    /// Account and mode.
+    pub realm: Realm,
+    /// The subscription.
+    pub subscription_id: String,
+    /// The price.
+    pub price_id: String,
+    /// When the event was made.
+    pub at: DateTime<Utc>,
+}
+
+type PriceKey = (Text, Bool, Text, Text);
+statement!(Seen -> PriceKey:
+    "INSERT INTO subscription_prices AS p (account, livemode, subscription_id, price_id, since) SELECT a, l, s, i, t FROM unnest(?, ?, ?, ?, ?) AS n (a, l, s, i, t) ON CONFLICT (account, livemode, subscription_id, price_id) DO UPDATE SET since = excluded.since WHERE excluded.since < p.since
+      RETURNING account, livemode, subscription_id, price_id");
+
+/// Writes since when subscriptions have had their prices: the earliest of all events that show one, in whatever order they come.
+/// The caller holds the subscriptions.
+///
+/// # Errors
+/// When the database fails.
+pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<()> {
+    let mut earliest: BTreeMap<(&Realm, &str, &str), DateTime<Utc>> = BTreeMap::new();
+    for price in seen {
+        let key = (&price.realm, price.subscription_id.as_str(), price.price_id.as_str());
+        let since = earliest.entry(key).or_insert(price.at);
+        *since = price.at.min(*since);
+    }
+    if earliest.is_empty() {
+        return Ok(());
+    }
+    let keys = earliest.keys();
+    let changed: Vec<(String, bool, String, String)> = Prepared::<Seen>::new()
+        .bind::<Text, _>(keys.clone().map(|(realm, _, _)| realm.account.as_str()).collect::<Vec<_>>())
+        .bind::<Bool, _>(keys.clone().map(|(realm, _, _)| realm.livemode).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|(_, id, _)| *id).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.map(|(_, _, price)| *price).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(earliest.values().copied().collect::<Vec<_>>())
+        .load(conn)?;
+    // Another time may mean another version of the plan.
+    if changed.is_empty() { Ok(()) } else { directory::changed(conn) }
+}
+
 /// Stores subscriptions and replaces their items.
 pub(super) fn write(conn: &mut PgConnection, rows: &[&SubscriptionWithItems]) -> QueryResult<()> {
     mirror::upsert(conn, rows.iter().map(|row| &row.subscription))?;
@@ -147,12 +197,15 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-/// The filter, with the prices that buy the plan asked for: as values, so that PostgreSQL knows how many items have them.
+/// The filter, with the prices and products that buy the plan asked for: as values, so that PostgreSQL knows how many items have them.
 struct Narrowed<'a> {
     filter: &'a Filter,
-    plan_prices: Option<Vec<String>>,
+    plan: Option<(Vec<String>, Vec<String>)>,
 }
 
+/// SQL: some item has one of these prices, or is of one of these products.
+const BUYS: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
+    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND (i.price_id = ANY ({}) OR i.product_id = ANY ({})))";
 /// SQL: some item has one of these prices.
 const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
     AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND i.price_id = ANY ({}))";
@@ -162,7 +215,9 @@ impl read::Filter for Narrowed<'_> {
         rows.when(self.filter.status.as_deref(), "subscriptions.status = {}");
         rows.when(self.filter.currency.as_deref(), "subscriptions.currency = {}");
         rows.when(self.filter.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
-        rows.when(self.plan_prices.clone(), HAS_PRICE);
+        if let Some((prices, products)) = self.plan.clone() {
+            rows.sql(" AND ").with(BUYS, [prices.into(), products.into()]);
+        }
     }
 
     fn customer(&self) -> Option<&str> {
@@ -195,10 +250,10 @@ pub(super) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, SubscriptionView)>, Error> {
-    let plan_prices = listing.filter.plan.as_deref().map(|plan| plans::prices(conn, plan)).transpose()?;
+    let plan = listing.filter.plan.as_deref().map(|plan| plans::bought_by(conn, plan)).transpose()?;
     let found = read::list::<Subscription, _>(
         conn,
-        &listing.narrowed_by(Narrowed { filter: &listing.filter, plan_prices }),
+        &listing.narrowed_by(Narrowed { filter: &listing.filter, plan }),
     )?;
     with_items(conn, found)
 }

@@ -16,7 +16,7 @@ GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (dat
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
 REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
-    rating_counters, quota_slot_orgs, usage_months_gone, subscription_prices, subscription_moves, coulomb_migrations,
+    rating_counters, quota_slot_orgs, usage_months_gone, coulomb_migrations,
     __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -47,6 +47,7 @@ BEGIN
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
+        ('subscription_prices', own_subscription), ('subscription_moves', own_subscription),
         ('invoices', own_customer), ('invoice_lines', own_invoice),
         ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice),
         ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),

@@ -96,7 +96,7 @@ fn keys(
 }
 
 /// The catalogue's version, and counters as they are but for overdue reservations, which count no longer.
-fn look(
+pub(super) fn look(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
     orgs: &Orgs,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::quantity::Quantity;
 use crate::battery::terms::AllTerms;
 use crate::billing::directory::OrgContext;
+use crate::billing::plans::{self, PlanVersion};
 use crate::error::Error;
 use crate::schema::{plan_quotas, quota_exemptions, quotas};
 use crate::usage::catalog;
@@ -146,7 +147,7 @@ impl Limit {
     }
 }
 
-/// Every limit and exemption, at one version of the catalogue.
+/// Every limit and exemption, and the terms of every plan, at one version of the catalogue.
 #[derive(Debug, Default)]
 pub struct Limits {
     /// The catalogue's version.
@@ -159,9 +160,26 @@ pub struct Limits {
     refusing_orgs: HashSet<i64>,
     refusing_plans: HashSet<String>,
     exempt: HashMap<(i64, i32), HashSet<String>>,
+    /// By plan and version.
+    plans: HashMap<String, BTreeMap<i32, Arc<HeldPlan>>>,
+}
+
+/// A plan in one of its versions.
+#[derive(Debug)]
+pub struct HeldPlan {
+    /// What people call the plan.
+    pub name: String,
+    /// Number and terms.
+    pub version: PlanVersion,
 }
 
 impl Limits {
+    /// The version of a plan that an org has.
+    #[must_use]
+    pub fn plan(&self, org: &OrgContext) -> Option<&Arc<HeldPlan>> {
+        self.plans.get(org.plan.as_deref()?)?.get(&org.plan_version)
+    }
+
     /// The limit that holds for an org on a slot: its own quota, else its plan's, else none.
     #[must_use]
     pub fn of(&self, org: &OrgContext, slot_id: i32) -> Option<&Limit> {
@@ -239,7 +257,7 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
             }
             loaded.of_org.insert((org_id, slot_id), limit);
         }
-        let plans: Vec<(String, (i32, i32), Settings)> = plan_quotas::table
+        let of_plans: Vec<(String, (i32, i32), Settings)> = plan_quotas::table
             .select((
                 plan_quotas::plan_id,
                 (plan_quotas::version, plan_quotas::slot_id),
@@ -251,12 +269,16 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
                 ),
             ))
             .load(conn)?;
-        for (plan, slot, settings) in plans {
+        for (plan, slot, settings) in of_plans {
             let limit = limit(Source::Plan(plan.clone()), settings)?;
             if limit.refusing().is_some() {
                 loaded.refusing_plans.insert(plan.clone());
             }
             loaded.of_plan.entry(plan).or_default().insert(slot, limit);
+        }
+        for (plan, name, version) in plans::all_versions(conn)? {
+            let held = Arc::new(HeldPlan { name, version });
+            loaded.plans.entry(plan).or_default().insert(held.version.version, held);
         }
         let exempt = (quota_exemptions::org_id, quota_exemptions::slot_id, quota_exemptions::subject);
         for (org_id, slot_id, subject) in

@@ -1,10 +1,11 @@
-//! Quotas that a plan brings. Owns `plan_quotas`.
+//! Quotas that a version of a plan brings. Owns `plan_quotas`.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::sql_types::{Integer, Text};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
@@ -14,13 +15,12 @@ use super::define::{self, Counted, For};
 use super::limits::Terms;
 use super::quotas::{counted_of, terms_of};
 use crate::billing::directory::Directory;
-use crate::billing::plans;
 use crate::error::Error;
 use crate::schema::{meters, plan_quotas, quota_slots};
 use crate::usage::catalog;
 
 /// A limit that every org on the plan has, unless it has a quota of its own on the same.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PlanQuota {
     /// What is counted.
     #[serde(flatten)]
@@ -30,21 +30,19 @@ pub struct PlanQuota {
     pub terms: Terms,
 }
 
-/// Puts a plan's whole list of quotas in place of the one before. What is counted for them is counted for every org, so that a
+/// Puts the whole list of quotas of a version of a plan in place of the one before: for everybody who has that version. What is counted for them is counted for every org, so that a
 /// change of plan changes the limit alone.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan; [`Error::Invalid`] naming the place in the list.
+/// [`Error::Invalid`] naming the place in the list.
 pub fn put(
     conn: &mut PgConnection,
     directory: &Directory,
-    plan_id: &str,
+    (plan_id, version): (&str, i32),
     list: &[(Counted, Terms)],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     catalog::change(conn)?;
-    plans::find(conn, plan_id)?;
-    let version = plans::newest_version(conn, plan_id)?;
     let old =
         plan_quotas::table.filter(plan_quotas::plan_id.eq(plan_id)).filter(plan_quotas::version.eq(version));
     diesel::delete(old).execute(conn)?;
@@ -80,14 +78,28 @@ pub fn put(
     Ok(())
 }
 
-/// A plan's quotas, in the order in which what they count was defined.
+/// Gives a version of a plan the quotas of another one, as they are now.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan.
-pub fn list(conn: &mut PgConnection, plan_id: &str) -> Result<Vec<PlanQuota>, Error> {
+/// When the database fails.
+pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> QueryResult<()> {
+    diesel::sql_query(
+        "INSERT INTO plan_quotas (plan_id, version, slot_id, limit_quantity, enforcement, refuse_usage, thresholds)
+         SELECT plan_id, $3, slot_id, limit_quantity, enforcement, refuse_usage, thresholds FROM plan_quotas WHERE plan_id = $1 AND version = $2",
+    )
+    .bind::<Text, _>(plan_id)
+    .bind::<Integer, _>(from)
+    .bind::<Integer, _>(to)
+    .execute(conn)
+    .map(drop)
+}
+
+/// Quotas of a version of a plan, in the order in which what they count was defined.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<PlanQuota>, Error> {
     type Row = ((String, Value, bool, String), (Option<Decimal>, String, bool, Vec<Option<Decimal>>));
-    plans::find(conn, plan_id)?;
-    let version = plans::newest_version(conn, plan_id)?;
     let rows: Vec<Row> = plan_quotas::table
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(plan_quotas::slot_id)))
         .inner_join(meters::table.on(meters::meter_id.eq(quota_slots::meter_id)))

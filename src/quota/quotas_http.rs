@@ -17,6 +17,7 @@ use super::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch}
 use super::slots::PeriodKind;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::plans;
 use crate::commands::{self, Answer, Audit};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
@@ -24,6 +25,7 @@ use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
+use crate::usage::catalog;
 
 /// What a limit of an org or a plan is to be.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -267,7 +269,31 @@ pub struct PlanQuotas {
     pub quotas: Vec<PlanQuota>,
 }
 
-/// Puts a plan's whole list of quotas. They hold at once for every org on the plan that has no quota of its own on the same.
+/// The limits of a plan as they are put, checked.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the place in the list.
+pub(crate) fn limits_of_plan(limits: Vec<NewLimit>) -> Result<Vec<(Counted, Terms)>, Error> {
+    if limits.len() > 100 {
+        return Err(Error::invalid("quotas", "must be at most 100"));
+    }
+    let split = |(n, limit): (usize, NewLimit)| {
+        let at = |field: &str| format!("quotas.{n}.{field}");
+        let (org, counted, terms) = limit.split().map_err(|error| match error {
+            Error::Invalid { field, rule } => Error::invalid(at(&field), rule),
+            other => other,
+        })?;
+        match org {
+            None => Ok((counted, terms)),
+            Some(_) => Err(Error::invalid(at("org"), "is not for plans: leave it out")),
+        }
+    };
+    limits.into_iter().enumerate().map(split).collect()
+}
+
+/// Puts the whole list of quotas of a plan's newest version, in place: they hold at once for every org on that version that has no
+/// quota of its own on the same. Whoever bought an earlier version keeps what that has. To leave everybody what they bought, put the
+/// plan with its `quotas` instead, which makes a new version.
 #[utoipa::path(
     put, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
     request_body = PlanQuotasBody, security(("key" = ["billing:write"])),
@@ -282,33 +308,21 @@ pub async fn put_plan(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let (id, sent): (String, PlanQuotasBody) = (plain(id, "plan")?, commands::parse(&body.0)?);
-    if sent.quotas.len() > 100 {
-        return Err(Error::invalid("quotas", "must be at most 100"));
-    }
-    let split = |(n, limit): (usize, NewLimit)| {
-        let at = |field: &str| format!("quotas.{n}.{field}");
-        let (org, counted, terms) = limit.split().map_err(|error| match error {
-            Error::Invalid { field, rule } => Error::invalid(at(&field), rule),
-            other => other,
-        })?;
-        match org {
-            None => Ok((counted, terms)),
-            Some(_) => Err(Error::invalid(at("org"), "is not for plans: leave it out")),
-        }
-    };
-    let list = sent.quotas.into_iter().enumerate().map(split).collect::<Result<Vec<_>, _>>()?;
+    let list = limits_of_plan(sent.quotas)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        plan_quotas::put(conn, &directory, &id, &list, now)?;
-        let quotas = PlanQuotas { quotas: plan_quotas::list(conn, &id)? };
-        let audit =
-            Audit { org_id: PLATFORM, action: "plan.put_quotas", target: id.clone(), detail: json!(quotas) };
+        catalog::change(conn)?;
+        let version = plans::newest_version(conn, &id)?;
+        plan_quotas::put(conn, &directory, (&id, version), &list, now)?;
+        let quotas = PlanQuotas { quotas: plan_quotas::list(conn, &id, version)? };
+        let detail = json!({ "version": version, "quotas": quotas.quotas });
+        let audit = Audit { org_id: PLATFORM, action: "plan.put_quotas", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &quotas, audit)
     })
     .await
 }
 
-/// Shows a plan's quotas.
+/// Shows the quotas of a plan's newest version.
 #[utoipa::path(
     get, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan")),
     security(("key" = ["usage:read"])), responses((status = 200, description = "All of them", body = PlanQuotas), FindErrors)
@@ -320,6 +334,10 @@ pub async fn show_plan(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
     let id = plain(id, "plan")?;
-    let quotas = app.db.run(principal.rows, move |conn| plan_quotas::list(conn, &id)).await?;
+    let quotas = app.db.run(principal.rows, move |conn| {
+        let version = plans::newest_version(conn, &id)?;
+        plan_quotas::list(conn, &id, version)
+    });
+    let quotas = quotas.await?;
     Ok(HttpResponse::Ok().json(PlanQuotas { quotas }))
 }

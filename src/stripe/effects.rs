@@ -1,23 +1,37 @@
-//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org.
+//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org, and since when a
+//! subscription has had its prices.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
 use serde_json::Value;
 
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
+use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
 
 /// The effects of a batch, gathered before they are written.
 #[derive(Default)]
 pub struct Effects {
     links: Vec<Link>,
+    prices: Vec<SeenPrice>,
 }
 
 impl Effects {
     /// Takes note of what the winning `snapshot` of `object` causes.
     pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Value) {
         self.links.extend(shape::link(object, snapshot));
+    }
+
+    /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of the event.
+    pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Value, created: i64) {
+        let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
+        else {
+            return;
+        };
+        self.prices.extend(shape::subscribed_prices(object, snapshot).into_iter().map(|price_id| {
+            SeenPrice { realm: object.realm.clone(), subscription_id: object.id.to_owned(), price_id, at }
+        }));
     }
 
     /// Writes them, in the caller's transaction.
@@ -30,6 +44,7 @@ impl Effects {
         org_per_customer: bool,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
+        subscriptions::write_prices(conn, &self.prices)?;
         links::write(conn, &self.links, org_per_customer, now)
     }
 }

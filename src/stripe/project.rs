@@ -168,6 +168,9 @@ fn project(
         })
         .collect();
     for (key, own) in &by_object {
+        for event in own {
+            effects.witness(&key.as_ref(false), &event.snapshot, event.created);
+        }
         let earlier = rivals.get(key).map(Vec::as_slice).unwrap_or_default();
         let mut field: Vec<&Event> = own.iter().copied().chain(earlier).collect();
         while let Some(change) = winner(key, own, &field, held.get(key)) {

@@ -72,6 +72,13 @@ fn dependencies_point_one_way() {
         ("usage", &["crate::stripe", "crate::cli", "crate::routes"], nobody),
         ("usage", &["actix_web", "crate::export"], at_the_wire),
         ("quota", &["actix_web"], at_the_wire),
+        ("plans", &["crate::stripe", "crate::export", "crate::cli", "crate::routes"], nobody),
+        ("plans", &["actix_web"], at_the_wire),
+        ("billing", &["crate::plans"], nobody),
+        ("quota", &["crate::plans"], nobody),
+        ("usage", &["crate::plans"], nobody),
+        ("stripe", &["crate::plans"], nobody),
+        ("quantity", &["crate::"], nobody),
         ("realm", &["crate::"], nobody),
     ];
     let broken: Vec<String> =

@@ -50,7 +50,8 @@ async fn links_come_in_any_order_and_the_strongest_counts() {
 #[tokio::test]
 async fn the_plan_follows_the_subscription() {
     let database = Database::new();
-    let daemon = Daemon::start(&database);
+    // Its period began long ago.
+    let daemon = Daemon::with(&database, &[("COULOMB_PAST_DUE_GRACE_DAYS", "36500")]);
     let key = database.key("billing:read,billing:write", None);
     let (_, org) = daemon.post("/v1/orgs", &key, &json!({ "name": "Acme", "external_id": "acme" })).await;
     let path = format!("/v1/orgs/{}", org["id"].as_str().expect("an id"));

@@ -80,13 +80,17 @@ impl Where {
     }
 
     /// Appends SQL as it stands.
-    pub(super) fn sql(&mut self, sql: &str) -> &mut Self {
+    pub(in crate::billing) fn sql(&mut self, sql: &str) -> &mut Self {
         self.0.push(Piece::Sql(sql.to_owned()));
         self
     }
 
     /// Appends SQL with a value in the place of each `{}`.
-    pub(super) fn with(&mut self, sql: &str, values: impl IntoIterator<Item = Bind>) -> &mut Self {
+    pub(in crate::billing) fn with(
+        &mut self,
+        sql: &str,
+        values: impl IntoIterator<Item = Bind>,
+    ) -> &mut Self {
         let mut values = values.into_iter();
         for (index, part) in sql.split("{}").enumerate() {
             if index > 0 {

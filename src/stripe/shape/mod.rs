@@ -98,3 +98,12 @@ pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<PaymentKey>
 pub fn link(object: &ObjectRef<'_>, snapshot: &Value) -> Option<Link> {
     links::link(Fields::of(object, snapshot))
 }
+
+/// Ids of the prices that a snapshot of a subscription shows; of any other object none.
+pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<String> {
+    if object.object != "subscription" {
+        return Vec::new();
+    }
+    let read = subscriptions::subscription(Fields::of(object, snapshot));
+    read.items.into_iter().filter_map(|item| item.price_id).collect()
+}

@@ -14,7 +14,7 @@ const LIMIT: i64 = 1_000_000_000_000_000;
 /// Digits that a JSON number carries through a double without loss.
 const EXACT_DIGITS: usize = 15;
 
-/// A quantity of a meter: at most 12 decimal places, below 10^15.
+/// A quantity of a meter or of battery units: at most 12 decimal places, below 10^15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(pub Decimal);
 

@@ -1,0 +1,330 @@
+//! Subscriptions of orgs that do not pay through Stripe: trial, active, expired or cancelled. Owns `local_subscriptions`.
+//!
+//! `valid_until` decides: what is later counts as over, whether or not a worker has written so yet. At most one of an org is under
+//! way; one that is over never comes back, a new one takes its place.
+//!
+//! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to `trial_end`; when it is paid
+//! for while it runs, the first paid period begins with its end.
+
+mod read;
+mod row;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use super::{directory, plans};
+use crate::error::Error;
+use crate::ids;
+use crate::schema::local_subscriptions as t;
+use read::last;
+pub use read::{Cursor, Ended, current, end_due, history, owed};
+use row::Row;
+pub use row::{LocalSubscription, Owed};
+
+/// Whole intervals paid at once, at most.
+const MAX_PERIODS: u32 = 120;
+
+/// How a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With a trial of so many days.
+    Trial(i32),
+    /// With a paid interval.
+    Paid,
+}
+
+/// Up to when it is paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paid {
+    /// For so many intervals more.
+    Periods(u32),
+    /// Until then.
+    Until(DateTime<Utc>),
+}
+
+/// What a command on a subscription came to: how it stands, and the periods that are owed battery units, each under the key
+/// `local:{subscription_id}:{period_start}` once.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The subscription as it is now.
+    pub subscription: LocalSubscription,
+    /// Its periods that have begun.
+    pub owed: Vec<Owed>,
+    /// The one before it, when the command found it over and wrote so.
+    pub ended: Option<LocalSubscription>,
+}
+
+fn changed(conn: &mut PgConnection, row: Row, now: DateTime<Utc>) -> Result<Changed, Error> {
+    directory::changed(conn)?;
+    let owed = row.owed(now);
+    Ok(Changed { subscription: row.shown(now), owed, ended: None })
+}
+
+/// The newest version of a plan that is offered.
+fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error> {
+    let plan = plans::find(conn, plan_id)?;
+    if !plan.active {
+        return Err(Error::conflict("plan_inactive", "this plan is no longer offered: name another one"));
+    }
+    Ok(plan)
+}
+
+/// Begins a subscription. `start`: `None` for a trial of as many days as the plan says.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when one is under way already or the plan is no longer
+/// offered, [`Error::Invalid`] for a bad field.
+pub fn start(
+    conn: &mut PgConnection,
+    org_id: i64,
+    plan_id: &str,
+    interval_months: i32,
+    start: Option<Start>,
+    now: DateTime<Utc>,
+) -> Result<Changed, Error> {
+    if !(1..=36).contains(&interval_months) {
+        return Err(Error::invalid("interval_months", "must be from 1 to 36"));
+    }
+    let plan = offered(conn, plan_id)?;
+    let start = start.unwrap_or(Start::Trial(plan.terms.trial_days));
+    let trial = match start {
+        Start::Trial(days @ 1..=730) => Some(now + TimeDelta::days(i64::from(days))),
+        Start::Trial(0) => {
+            let rule = "is 0, and so is that of the plan: say `paid`, or give the days of a trial";
+            return Err(Error::invalid("trial_days", rule));
+        }
+        Start::Trial(_) => return Err(Error::invalid("trial_days", "must be from 1 to 730")),
+        Start::Paid => None,
+    };
+    let ended = end_if_over(conn, org_id, now)?;
+    let row = insert(conn, org_id, (plan_id, plan.version), interval_months, trial, now)?;
+    let mut done = changed(conn, row, now)?;
+    done.ended = ended;
+    Ok(done)
+}
+
+fn insert(
+    conn: &mut PgConnection,
+    org_id: i64,
+    (plan_id, version): (&str, i32),
+    interval_months: i32,
+    trial_end: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<Row, Error> {
+    let mut row = Row {
+        org_id,
+        subscription_id: ids::fresh("lsub"),
+        plan_id: plan_id.to_owned(),
+        version,
+        status: if trial_end.is_some() { "trial" } else { "active" }.to_owned(),
+        interval_months,
+        created_at: now,
+        trial_end,
+        period_start: now,
+        valid_until: now,
+        cancel_at_period_end: false,
+        ended_at: None,
+    };
+    row.valid_until = trial_end.map_or_else(|| in_range(row.nth(1)), Ok)?;
+    let values = (
+        (t::org_id.eq(org_id), t::subscription_id.eq(&row.subscription_id)),
+        (t::plan_id.eq(plan_id), t::version.eq(version), t::status.eq(&row.status)),
+        (t::interval_months.eq(interval_months), t::created_at.eq(now), t::updated_at.eq(now)),
+        (t::trial_end.eq(trial_end), t::period_start.eq(now), t::valid_until.eq(row.valid_until)),
+        t::cancel_at_period_end.eq(false),
+    );
+    diesel::insert_into(t::table).values(values).execute(conn).map_err(|error| {
+        let error = Error::from(error);
+        match error.constraint() {
+            Some("local_subscriptions_running") => Error::conflict(
+                "subscription_running",
+                "this org has a subscription under way: change, extend or cancel that one",
+            ),
+            _ => error,
+        }
+    })?;
+    Ok(row)
+}
+
+fn in_range(at: Option<DateTime<Utc>>) -> Result<DateTime<Utc>, Error> {
+    at.filter(|at| at.timestamp() < 253_402_300_800)
+        .ok_or_else(|| Error::invalid("until", "must be before the year 10000"))
+}
+
+/// The one that was under way when it was last written, held until the transaction ends.
+fn lock_open(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
+    let open = t::table.filter(t::org_id.eq(org_id)).filter(t::status.eq_any(["trial", "active"]));
+    open.select(Row::as_select()).for_update().first(conn).optional()
+}
+
+/// The one that is under way now, held until the transaction ends.
+fn lock_running(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<Row, Error> {
+    let running = lock_open(conn, org_id)?.filter(|row| row.valid_until > now);
+    running.ok_or_else(|| {
+        Error::conflict(
+            "no_subscription_running",
+            "this org has no subscription under way: activate or begin one",
+        )
+    })
+}
+
+/// Writes that the one under way is over, when it is.
+fn end_if_over(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Option<LocalSubscription>, Error> {
+    let Some(mut row) = lock_open(conn, org_id)?.filter(|row| row.valid_until <= now) else {
+        return Ok(None);
+    };
+    row.status = row.status_at(now).to_owned();
+    row.ended_at = Some(row.valid_until);
+    write(conn, &row, now)?;
+    Ok(Some(row.shown(now)))
+}
+
+fn write(conn: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> QueryResult<()> {
+    diesel::update(t::table.find((row.org_id, &row.subscription_id)))
+        .set((
+            (t::plan_id.eq(&row.plan_id), t::version.eq(row.version), t::status.eq(&row.status)),
+            (t::period_start.eq(row.period_start), t::valid_until.eq(row.valid_until)),
+            (t::cancel_at_period_end.eq(row.cancel_at_period_end), t::ended_at.eq(row.ended_at)),
+            t::updated_at.eq(now),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// It was paid for. The one under way goes on from the end of what was paid for, a trial from its end, and a cancellation that was
+/// to come is taken back. Where the last one is over a new one begins now, with the newest version of its plan.
+///
+/// # Errors
+/// [`Error::NotFound`] when the org never had one, [`Error::Conflict`] when the plan of one that is over is no longer offered,
+/// [`Error::Invalid`] for a bad field.
+pub fn activate(
+    conn: &mut PgConnection,
+    org_id: i64,
+    paid: Paid,
+    now: DateTime<Utc>,
+) -> Result<Changed, Error> {
+    if let Paid::Periods(periods) = paid
+        && !(1..=MAX_PERIODS).contains(&periods)
+    {
+        return Err(Error::invalid("periods", format!("must be from 1 to {MAX_PERIODS}")));
+    }
+    let ended = end_if_over(conn, org_id, now)?;
+    let mut row = match lock_open(conn, org_id)? {
+        Some(row) => row,
+        None => {
+            let last = last(conn, org_id)?.ok_or(Error::NotFound("subscription"))?;
+            let version = offered(conn, &last.plan_id)?.version;
+            let mut row = insert(conn, org_id, (&last.plan_id, version), last.interval_months, None, now)?;
+            // Nothing is paid for yet.
+            row.valid_until = now;
+            row
+        }
+    };
+    if row.status == "trial" {
+        row.period_start = row.valid_until;
+    }
+    row.valid_until = in_range(match paid {
+        Paid::Periods(periods) => row.extended(periods),
+        Paid::Until(until) if until > row.valid_until => Some(until),
+        Paid::Until(_) => {
+            let rule = format!("must be after {}, until when it is paid for", row.valid_until.to_rfc3339());
+            return Err(Error::invalid("until", rule));
+        }
+    })?;
+    row.status = "active".to_owned();
+    row.cancel_at_period_end = false;
+    write(conn, &row, now)?;
+    let mut done = changed(conn, row, now)?;
+    done.ended = ended;
+    Ok(done)
+}
+
+/// Cancels the one under way: at once, or with the end of what was paid for.
+///
+/// # Errors
+/// [`Error::Conflict`] when none is under way.
+pub fn cancel(
+    conn: &mut PgConnection,
+    org_id: i64,
+    at_period_end: bool,
+    now: DateTime<Utc>,
+) -> Result<Changed, Error> {
+    let mut row = lock_running(conn, org_id, now)?;
+    if at_period_end {
+        row.cancel_at_period_end = true;
+    } else {
+        row.status = "cancelled".to_owned();
+        row.ended_at = Some(now);
+    }
+    write(conn, &row, now)?;
+    changed(conn, row, now)
+}
+
+/// Puts the one under way on another plan, in its newest version; its periods stay.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when none is under way or the plan is no longer offered.
+pub fn change(
+    conn: &mut PgConnection,
+    org_id: i64,
+    plan_id: &str,
+    now: DateTime<Utc>,
+) -> Result<Changed, Error> {
+    let plan = offered(conn, plan_id)?;
+    let mut row = lock_running(conn, org_id, now)?;
+    row.plan_id = plan.id;
+    row.version = plan.version;
+    write(conn, &row, now)?;
+    changed(conn, row, now)
+}
+
+/// Puts a subscription on a version of its plan (`plan`: which that must be); gives the row id of its org.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such subscription or version; [`Error::Invalid`] when its plan is another one.
+pub fn move_one(
+    conn: &mut PgConnection,
+    subscription_id: &str,
+    plan: Option<&str>,
+    version: i32,
+    now: DateTime<Utc>,
+) -> Result<i64, Error> {
+    let (org_id, plan_id): (i64, String) = t::table
+        .filter(t::subscription_id.eq(subscription_id))
+        .select((t::org_id, t::plan_id))
+        .first(conn)
+        .optional()?
+        .ok_or(Error::NotFound("subscription"))?;
+    if plan.is_some_and(|plan| plan != plan_id) {
+        return Err(Error::invalid("plan", format!("is not that of the subscription, which is `{plan_id}`")));
+    }
+    plans::check_version(conn, &plan_id, version)?;
+    diesel::update(t::table.find((org_id, subscription_id)))
+        .set((t::version.eq(version), t::updated_at.eq(now)))
+        .execute(conn)?;
+    directory::changed(conn)?;
+    Ok(org_id)
+}
+
+/// Puts every subscription under way that has version `from` of a plan on version `to`; returns how many.
+///
+/// # Errors
+/// When the database fails.
+pub fn move_all(
+    conn: &mut PgConnection,
+    plan_id: &str,
+    (from, to): (i32, i32),
+    now: DateTime<Utc>,
+) -> Result<usize, Error> {
+    let on = t::table.filter(t::plan_id.eq(plan_id)).filter(t::version.eq(from));
+    let moved = diesel::update(on.filter(t::status.eq_any(["trial", "active"])))
+        .set((t::version.eq(to), t::updated_at.eq(now)))
+        .execute(conn)?;
+    directory::changed(conn)?;
+    Ok(moved)
+}

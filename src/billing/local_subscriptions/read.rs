@@ -1,0 +1,119 @@
+//! Reading local subscriptions, and ending those that are over.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Timestamptz};
+
+use super::row::{LocalSubscription, Owed, Row};
+use crate::error::Error;
+use crate::schema::{local_subscriptions as t, orgs};
+
+/// A subscription that a worker found over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Row id of the org.
+    pub org_id: i64,
+    /// Public id of the org.
+    pub org: String,
+    /// What it was.
+    pub subscription: LocalSubscription,
+}
+
+pub(super) fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
+    let newest =
+        t::table.filter(t::org_id.eq(org_id)).order((t::created_at.desc(), t::subscription_id.desc()));
+    newest.select(Row::as_select()).first(conn).optional()
+}
+
+/// The one under way, else the last one.
+///
+/// # Errors
+/// [`Error::NotFound`] when the org never had one.
+pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<LocalSubscription, Error> {
+    last(conn, org_id)?.map(|row| row.shown(now)).ok_or(Error::NotFound("subscription"))
+}
+
+/// Where a page of the history goes on: when the last one given began, and its id.
+pub type Cursor = (DateTime<Utc>, String);
+
+/// All of an org, newest first, at most `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub fn history(
+    conn: &mut PgConnection,
+    org_id: i64,
+    after: Option<Cursor>,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<LocalSubscription>, Error> {
+    let mut query = t::table
+        .filter(t::org_id.eq(org_id))
+        .order((t::created_at.desc(), t::subscription_id.desc()))
+        .select(Row::as_select())
+        .limit(limit)
+        .into_boxed();
+    if let Some((at, id)) = after {
+        query = query.filter(t::created_at.lt(at).or(t::created_at.eq(at).and(t::subscription_id.lt(id))));
+    }
+    let rows: Vec<Row> = query.load(conn)?;
+    Ok(rows.into_iter().map(|row| row.shown(now)).collect())
+}
+
+/// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do so at once.
+///
+/// # Errors
+/// When the database fails.
+pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
+    let rows: Vec<Row> = diesel::sql_query(
+        "UPDATE local_subscriptions l
+         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END, ended_at = l.valid_until, updated_at = $1
+         FROM (SELECT org_id, subscription_id FROM local_subscriptions WHERE status IN ('trial', 'active') AND valid_until <= $1
+               ORDER BY valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
+         WHERE (l.org_id, l.subscription_id) = (due.org_id, due.subscription_id) RETURNING l.*",
+    )
+    .bind::<Timestamptz, _>(now)
+    .bind::<BigInt, _>(limit)
+    .load(conn)?;
+    let ids: Vec<i64> = rows.iter().map(|row| row.org_id).collect();
+    let names: HashMap<i64, String> = orgs::table
+        .filter(orgs::org_id.eq_any(ids))
+        .select((orgs::org_id, orgs::public_id))
+        .load(conn)?
+        .into_iter()
+        .collect();
+    let ended = rows.into_iter().filter_map(|row| {
+        let (org_id, org) = (row.org_id, names.get(&row.org_id)?.clone());
+        Some(Ended { org_id, org, subscription: row.shown(now) })
+    });
+    Ok(ended.collect())
+}
+
+/// Periods that are owed their plan's battery units: those that began in `[from, now]` and not after their subscription ended, of
+/// the subscriptions after `after` (org, id), at most `limit` subscriptions. Which of them were granted already is for the caller to
+/// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
+///
+/// # Errors
+/// When the database fails.
+pub fn owed(
+    conn: &mut PgConnection,
+    (from, now): (DateTime<Utc>, DateTime<Utc>),
+    after: Option<(i64, &str)>,
+    limit: i64,
+) -> Result<Vec<Owed>, Error> {
+    let mut query = t::table
+        .filter(t::valid_until.gt(from).and(t::ended_at.is_null().or(t::ended_at.gt(from))))
+        .order((t::org_id, t::subscription_id))
+        .select(Row::as_select())
+        .limit(limit)
+        .into_boxed();
+    if let Some((org_id, id)) = after {
+        query = query.filter(t::org_id.gt(org_id).or(t::org_id.eq(org_id).and(t::subscription_id.gt(id))));
+    }
+    let rows: Vec<Row> = query.load(conn)?;
+    let owed = rows.iter().flat_map(|row| row.owed(now)).filter(|owed| owed.period_start >= from);
+    Ok(owed.collect())
+}

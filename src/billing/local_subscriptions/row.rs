@@ -1,0 +1,168 @@
+//! One local subscription: its periods, how it stands at a time, and what is owed for it.
+
+use chrono::{DateTime, Months, Utc};
+use diesel::prelude::*;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::schema::local_subscriptions as t;
+
+/// A subscription of an org that does not pay through Stripe.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LocalSubscription {
+    /// `lsub_…`
+    pub id: String,
+    /// The plan.
+    pub plan: String,
+    /// Its version.
+    pub version: i32,
+    /// `trial`, `active`, `expired` or `cancelled`.
+    pub status: String,
+    /// Months that a paid period lasts.
+    pub interval_months: i32,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// End of its trial; null: it had none.
+    pub trial_end: Option<DateTime<Utc>>,
+    /// Start of the present period; of the last one when it is over.
+    pub current_period_start: DateTime<Utc>,
+    /// End of that period.
+    pub current_period_end: DateTime<Utc>,
+    /// Until when it is paid for, or on trial.
+    pub valid_until: DateTime<Utc>,
+    /// Whether it ends then as cancelled.
+    pub cancel_at_period_end: bool,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// A period for which a subscription is owed its plan's battery units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Row id of the org.
+    pub org_id: i64,
+    /// `lsub_…`
+    pub subscription_id: String,
+    /// The plan that the subscription has now.
+    pub plan_id: String,
+    /// Its version.
+    pub version: i32,
+    /// A trial, or a paid period.
+    pub trial: bool,
+    /// When the period began.
+    pub period_start: DateTime<Utc>,
+    /// When it ends: short of a whole interval where it was paid for to a day within.
+    pub period_end: DateTime<Utc>,
+    /// Months that a whole paid period lasts.
+    pub interval_months: i32,
+}
+
+#[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
+#[diesel(table_name = t)]
+pub(super) struct Row {
+    pub(super) org_id: i64,
+    pub(super) subscription_id: String,
+    pub(super) plan_id: String,
+    pub(super) version: i32,
+    pub(super) status: String,
+    pub(super) interval_months: i32,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) trial_end: Option<DateTime<Utc>>,
+    pub(super) period_start: DateTime<Utc>,
+    pub(super) valid_until: DateTime<Utc>,
+    pub(super) cancel_at_period_end: bool,
+    pub(super) ended_at: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    /// Whether it was under way when it was last written.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.status.as_str(), "trial" | "active")
+    }
+
+    /// The status at `now`, whoever has written it.
+    pub(super) fn status_at(&self, now: DateTime<Utc>) -> &str {
+        match self.is_open() && self.valid_until <= now {
+            true if self.cancel_at_period_end => "cancelled",
+            true => "expired",
+            false => &self.status,
+        }
+    }
+
+    pub(super) fn nth(&self, n: u32) -> Option<DateTime<Utc>> {
+        let months = u32::try_from(self.interval_months).ok()?.checked_mul(n)?;
+        self.period_start.checked_add_months(Months::new(months))
+    }
+
+    /// Its periods in order: of each, whether it is the trial, and `[start, end)`.
+    pub(super) fn periods(&self) -> Vec<(bool, DateTime<Utc>, DateTime<Utc>)> {
+        let mut periods = Vec::new();
+        let trial_end = self.trial_end.unwrap_or(self.created_at);
+        if self.created_at < trial_end {
+            periods.push((true, self.created_at, trial_end));
+        }
+        // A trial that nobody paid for has no other period.
+        if self.valid_until > trial_end {
+            let starts = (0..).map_while(|n| self.nth(n)).take_while(|start| *start < self.valid_until);
+            let paid = starts.zip((1..).map_while(|n| self.nth(n)));
+            periods.extend(paid.map(|(start, end)| (false, start, end.min(self.valid_until))));
+        }
+        periods
+    }
+
+    /// The periods of it that had begun by `now`, before it ended.
+    pub(super) fn owed(&self, now: DateTime<Utc>) -> Vec<Owed> {
+        let begun = |start: &DateTime<Utc>| *start <= now && self.ended_at.is_none_or(|ended| *start < ended);
+        let owed = |(trial, period_start, period_end)| Owed {
+            org_id: self.org_id,
+            subscription_id: self.subscription_id.clone(),
+            plan_id: self.plan_id.clone(),
+            version: self.version,
+            trial,
+            period_start,
+            period_end,
+            interval_months: self.interval_months,
+        };
+        self.periods().into_iter().filter(|(_, start, _)| begun(start)).map(owed).collect()
+    }
+
+    pub(super) fn shown(self, now: DateTime<Utc>) -> LocalSubscription {
+        let status = self.status_at(now).to_owned();
+        let until = self.ended_at.unwrap_or(self.valid_until).min(now);
+        // Of equal ends the later one: a period that begins now is the present one.
+        let present = self.periods().into_iter().rfind(|(_, start, _)| *start <= until);
+        let (_, start, end) = present.filter(|(_, start, _)| *start < self.valid_until).unwrap_or((
+            false,
+            self.period_start,
+            self.valid_until,
+        ));
+        let ended_at =
+            self.ended_at.or((status == "expired" || status == "cancelled").then_some(self.valid_until));
+        LocalSubscription {
+            id: self.subscription_id,
+            plan: self.plan_id,
+            version: self.version,
+            status,
+            interval_months: self.interval_months,
+            created_at: self.created_at,
+            trial_end: self.trial_end,
+            current_period_start: start,
+            current_period_end: end,
+            valid_until: self.valid_until,
+            cancel_at_period_end: self.cancel_at_period_end,
+            ended_at,
+        }
+    }
+
+    /// So many intervals on. Counted from the start where what was paid for ends with an interval: 31 January, 28 February, 31 March.
+    pub(super) fn extended(&self, periods: u32) -> Option<DateTime<Utc>> {
+        let whole = (0..).map_while(|n| Some((n, self.nth(n)?))).find(|(_, end)| *end >= self.valid_until);
+        match whole {
+            Some((n, end)) if end == self.valid_until => self.nth(n + periods),
+            _ => {
+                let months = u32::try_from(self.interval_months).ok()?.checked_mul(periods)?;
+                self.valid_until.checked_add_months(Months::new(months))
+            }
+        }
+    }
+}

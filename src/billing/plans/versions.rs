@@ -1,0 +1,226 @@
+//! Versions of plans: what each offers. Owns `plan_versions`.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::billing::directory;
+use crate::error::Error;
+use crate::quantity::Quantity;
+use crate::schema::{plan_versions, plans};
+
+/// What a version of a plan offers.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PlanTerms {
+    /// Currency of the amounts, three lower-case letters.
+    pub currency: Option<String>,
+    /// Price of a month in minor units of the currency.
+    pub monthly_amount: Option<i64>,
+    /// Price of a year in minor units of the currency.
+    pub annual_amount: Option<i64>,
+    /// Days of a trial; 0: none.
+    pub trial_days: i32,
+    /// Feature to whatever it means to your services.
+    #[schema(value_type = Object)]
+    pub features: Map<String, Value>,
+    /// Battery units granted with each paid period.
+    pub battery_units: Quantity,
+    /// In their place with each paid year.
+    pub annual_battery_units: Option<Quantity>,
+    /// In their place with a trial.
+    pub trial_battery_units: Option<Quantity>,
+    /// Battery units granted each local day, and gone with it.
+    pub daily_battery: Quantity,
+    /// How far below zero the battery may be used; null: without limit.
+    pub battery_debt_limit: Option<Quantity>,
+}
+
+/// A version of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PlanVersion {
+    /// 1, 2, 3, …
+    pub version: i32,
+    /// Sold from then on; the first version also before.
+    pub created_at: DateTime<Utc>,
+    /// What it offers.
+    #[serde(flatten)]
+    pub terms: PlanTerms,
+}
+
+/// PostgreSQL's jsonb cannot hold NUL.
+pub(super) fn has_nul(map: &Map<String, Value>) -> bool {
+    Value::Object(map.clone()).to_string().contains("\\u0000")
+}
+
+impl PlanTerms {
+    /// # Errors
+    /// [`Error::Invalid`] naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        if !(0..=730).contains(&self.trial_days) {
+            return Err(Error::invalid("trial_days", "must be from 0 to 730"));
+        }
+        for (field, amount) in
+            [("monthly.amount", self.monthly_amount), ("annual.amount", self.annual_amount)]
+        {
+            if amount.is_some_and(|amount| amount < 0) {
+                return Err(Error::invalid(field, "must be 0 or more, in minor units"));
+            }
+        }
+        let letters = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
+        if !self.currency.as_ref().is_none_or(letters) {
+            return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
+        }
+        for (field, units) in [
+            ("battery_units", Some(self.battery_units)),
+            ("annual_battery_units", self.annual_battery_units),
+            ("trial_battery_units", self.trial_battery_units),
+            ("daily_battery", Some(self.daily_battery)),
+            ("battery_debt_limit", self.battery_debt_limit),
+        ] {
+            if units.is_some_and(|units| units.0 < Decimal::ZERO) {
+                return Err(Error::invalid(field, "must be 0 or more"));
+            }
+        }
+        if self.features.len() > 200 || has_nul(&self.features) {
+            return Err(Error::invalid("features", "must be at most 200, without the NUL character"));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the next version of a plan, and gives its number. The caller keeps others from doing so at the same time.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad field.
+pub fn add_version(
+    conn: &mut PgConnection,
+    plan_id: &str,
+    terms: &PlanTerms,
+    now: DateTime<Utc>,
+) -> Result<i32, Error> {
+    terms.check()?;
+    let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
+    let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
+    let version = newest.unwrap_or(0) + 1;
+    diesel::insert_into(plan_versions::table)
+        .values((
+            (plan_versions::plan_id.eq(plan_id), plan_versions::version.eq(version)),
+            plan_versions::created_at.eq(now),
+            plan_versions::currency.eq(&terms.currency),
+            plan_versions::monthly_amount.eq(terms.monthly_amount),
+            plan_versions::annual_amount.eq(terms.annual_amount),
+            plan_versions::trial_days.eq(terms.trial_days),
+            plan_versions::features.eq(Value::Object(terms.features.clone())),
+            plan_versions::battery_units.eq(terms.battery_units.0),
+            plan_versions::annual_battery_units.eq(terms.annual_battery_units.map(|units| units.0)),
+            plan_versions::trial_battery_units.eq(terms.trial_battery_units.map(|units| units.0)),
+            plan_versions::daily_battery.eq(terms.daily_battery.0),
+            plan_versions::battery_debt_limit.eq(terms.battery_debt_limit.map(|units| units.0)),
+        ))
+        .execute(conn)?;
+    directory::changed(conn)?;
+    Ok(version)
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = plan_versions)]
+struct Row {
+    plan_id: String,
+    version: i32,
+    created_at: DateTime<Utc>,
+    currency: Option<String>,
+    monthly_amount: Option<i64>,
+    annual_amount: Option<i64>,
+    trial_days: i32,
+    features: Value,
+    battery_units: Decimal,
+    annual_battery_units: Option<Decimal>,
+    trial_battery_units: Option<Decimal>,
+    daily_battery: Decimal,
+    battery_debt_limit: Option<Decimal>,
+}
+
+impl Row {
+    fn version(self) -> PlanVersion {
+        let terms = PlanTerms {
+            currency: self.currency,
+            monthly_amount: self.monthly_amount,
+            annual_amount: self.annual_amount,
+            trial_days: self.trial_days,
+            features: if let Value::Object(features) = self.features { features } else { Map::new() },
+            battery_units: Quantity(self.battery_units),
+            annual_battery_units: self.annual_battery_units.map(Quantity),
+            trial_battery_units: self.trial_battery_units.map(Quantity),
+            daily_battery: Quantity(self.daily_battery),
+            battery_debt_limit: self.battery_debt_limit.map(Quantity),
+        };
+        PlanVersion { version: self.version, created_at: self.created_at, terms }
+    }
+}
+
+/// The newest version of each of these plans.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn newest(
+    conn: &mut PgConnection,
+    plan_ids: &[&str],
+) -> QueryResult<BTreeMap<String, PlanVersion>> {
+    let rows: Vec<Row> = plan_versions::table
+        .filter(plan_versions::plan_id.eq_any(plan_ids))
+        .distinct_on(plan_versions::plan_id)
+        .order((plan_versions::plan_id, plan_versions::version.desc()))
+        .select(Row::as_select())
+        .load(conn)?;
+    Ok(rows.into_iter().map(|row| (row.plan_id.clone(), row.version())).collect())
+}
+
+/// Every version of a plan, newest first.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such plan.
+pub fn versions(conn: &mut PgConnection, plan_id: &str) -> Result<Vec<PlanVersion>, Error> {
+    let of_plan = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
+    let rows: Vec<Row> = of_plan.order(plan_versions::version.desc()).select(Row::as_select()).load(conn)?;
+    if rows.is_empty() {
+        return Err(Error::NotFound("plan"));
+    }
+    Ok(rows.into_iter().map(Row::version).collect())
+}
+
+/// Every version of every plan, with the plan's id and name.
+///
+/// # Errors
+/// When the database fails.
+pub fn all_versions(conn: &mut PgConnection) -> QueryResult<Vec<(String, String, PlanVersion)>> {
+    let rows: Vec<(String, Row)> = plan_versions::table
+        .inner_join(plans::table.on(plans::plan_id.eq(plan_versions::plan_id)))
+        .select((plans::name, Row::as_select()))
+        .load(conn)?;
+    let named = rows.into_iter().map(|(name, row)| (row.plan_id.clone(), name, row.version()));
+    Ok(named.collect())
+}
+
+/// The newest version of a plan.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such plan.
+pub fn newest_version(conn: &mut PgConnection, plan_id: &str) -> Result<i32, Error> {
+    let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
+    let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
+    newest.ok_or(Error::NotFound("plan"))
+}
+
+/// # Errors
+/// [`Error::NotFound`] when the plan has no such version.
+pub fn check_version(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<(), Error> {
+    let there = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
+    let there: bool = diesel::select(there).get_result(conn)?;
+    if there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
+}

@@ -1,0 +1,162 @@
+//! `coulomb plans …`
+
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use diesel::pg::PgConnection;
+use serde_json::json;
+
+use super::keys::record;
+use super::{Failure, open};
+use crate::billing::directory::Directory;
+use crate::billing::plans as stored;
+use crate::config::Config;
+use crate::db;
+use crate::error::Error;
+use crate::plans::file::PlansFile;
+use crate::plans::{self, Change, Wanted, import};
+use crate::realm::Realm;
+use crate::time::Clock;
+
+/// What to do with plans.
+#[derive(Subcommand)]
+pub(super) enum PlansCommand {
+    /// Make the plans what a TOML file says, after showing what that changes
+    ///
+    /// The file has [[plans]] with an id and what PUT /v1/plans/{id} takes. Where terms or quotas differ from a plan's newest version
+    /// a new version is made; subscriptions keep the one that they bought. Plans that the file does not name are left alone.
+    Apply {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Make plans of the Stripe products whose metadata names one, after showing what that changes
+    ///
+    /// Metadata of a product: coulomb_plan (key of the plan), battery_units, annual_battery_units, trial_battery_units,
+    /// daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those of its active monthly and yearly prices.
+    /// What a product does not say stays as it is.
+    ImportStripe {
+        /// Products of live mode, instead of test mode
+        #[arg(long)]
+        live: bool,
+        /// Products of this connected account
+        #[arg(long, default_value = "", hide_default_value = true)]
+        account: String,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct How {
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    /// Only say what would change
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+}
+
+pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure> {
+    match command {
+        PlansCommand::Apply { file, how } => {
+            let name = file.display().to_string();
+            let read = PlansFile::read(&text(&file)?).map_err(|error| format!("{name}: {error}"))?;
+            let mut database = open::Database::open(config)?;
+            let conn = &mut database.conn;
+            let others: Vec<String> = stored::ids(conn)?
+                .into_iter()
+                .filter(|id| !read.plans.iter().any(|plan| plan.id == *id))
+                .collect();
+            if !others.is_empty() {
+                println!("left alone, for {name} does not name them: {}", others.join(", "));
+            }
+            settle(conn, config, &read.plans, how, ("plans.apply", &name))
+        }
+        PlansCommand::ImportStripe { live, account, how } => {
+            let mut database = open::Database::open(config)?;
+            let conn = &mut database.conn;
+            let (wanted, problems) = import::read(conn, &Realm { account, livemode: live })?;
+            for problem in &problems {
+                println!("{problem}");
+            }
+            if !problems.is_empty() {
+                return Err(
+                    "the metadata above cannot be read: mend it in Stripe; nothing was changed".into()
+                );
+            }
+            settle(conn, config, &wanted, how, ("plans.import", "stripe"))
+        }
+    }
+}
+
+/// Shows what would change, asks, and does it.
+fn settle(
+    conn: &mut PgConnection,
+    config: &Config,
+    wanted: &[Wanted],
+    how: How,
+    (action, target): (&str, &str),
+) -> Result<(), Failure> {
+    let shown = db::retrying(conn, |conn| plans::changes(conn, wanted))?;
+    if shown.is_empty() {
+        println!("nothing to do");
+        return Ok(());
+    }
+    for change in &shown {
+        print!("{change}");
+    }
+    if how.dry_run {
+        return Ok(());
+    }
+    if !how.yes && !confirmed()? {
+        return Err("nothing was changed".into());
+    }
+    let clock = Clock::system();
+    let directory = Directory::new(clock.clone(), config.past_due_grace_days);
+    db::retrying(conn, |conn| {
+        let now = clock.now();
+        let done = plans::apply(conn, &directory, wanted, now)?;
+        as_shown(&done, &shown)?;
+        record(conn, action, target, json!({ "changes": done }), now)
+    })?;
+    println!("applied");
+    Ok(())
+}
+
+/// What was not shown must not be done.
+fn as_shown(done: &[Change], shown: &[Change]) -> Result<(), Error> {
+    if done == shown {
+        return Ok(());
+    }
+    Err(Error::conflict(
+        "plans_changed",
+        "the plans were changed meanwhile: run it again, nothing was changed",
+    ))
+}
+
+fn confirmed() -> Result<bool, Failure> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(
+            "there is no terminal to ask at: say --yes to apply this, or --dry-run to only see it".into()
+        );
+    }
+    print!("Apply this? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()).into())
+}

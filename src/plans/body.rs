@@ -1,0 +1,161 @@
+//! A plan as somebody wants it.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::billing::plans::{self, Facts, PlanTerms};
+use crate::error::Error;
+use crate::quantity::Quantity;
+use crate::quota::define::Counted;
+use crate::quota::limits::Terms;
+use crate::quota::quotas_http::{NewLimit, limits_of_plan};
+
+/// A price of a plan.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PriceBody {
+    /// In minor units of the currency.
+    #[schema(minimum = 0)]
+    pub amount: i64,
+    /// Three lower-case letters.
+    #[schema(pattern = "^[a-z]{3}$")]
+    pub currency: String,
+    /// The Stripe price at which it is sold; it buys the plan.
+    #[serde(default)]
+    pub stripe_price: Option<String>,
+}
+
+/// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `metadata`, `stripe_prices` and
+/// `stripe_products` differs from the newest version, a new version is made, and whoever bought an earlier one keeps that.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanBody {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// What it is.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Whether it is still offered.
+    #[serde(default = "yes")]
+    pub active: bool,
+    /// Whatever you keep with it.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Value>,
+    /// Stripe prices that buy it. A price buys one plan.
+    #[serde(default)]
+    pub stripe_prices: Vec<String>,
+    /// Stripe products any price of which buys it, unless that price buys another plan.
+    #[serde(default)]
+    pub stripe_products: Vec<String>,
+    /// Price of a month.
+    #[serde(default)]
+    pub monthly: Option<PriceBody>,
+    /// Price of a year.
+    #[serde(default)]
+    pub annual: Option<PriceBody>,
+    /// Days of a trial; 0: none.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 730)]
+    pub trial_days: i32,
+    /// Feature to whatever it means to your services.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub features: Map<String, Value>,
+    /// Battery units granted with each paid period; none when left out.
+    #[serde(default)]
+    pub battery_units: Option<Quantity>,
+    /// In their place with each paid year.
+    #[serde(default)]
+    pub annual_battery_units: Option<Quantity>,
+    /// In their place with a trial.
+    #[serde(default)]
+    pub trial_battery_units: Option<Quantity>,
+    /// Battery units granted each local day, and gone with it; none when left out.
+    #[serde(default)]
+    pub daily_battery: Option<Quantity>,
+    /// How far below zero the battery may be used; without limit when left out.
+    #[serde(default)]
+    pub battery_debt_limit: Option<Quantity>,
+    /// The whole list of its quotas, at most 100; left out: those of the newest version stay.
+    #[serde(default)]
+    pub quotas: Option<Vec<NewLimit>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A plan as it is wanted, checked.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its key.
+    pub id: String,
+    /// What is the same in all versions.
+    pub facts: Facts,
+    /// What the newest version is to offer.
+    pub terms: PlanTerms,
+    /// Its quotas; `None`: as they are.
+    pub quotas: Option<Vec<(Counted, Terms)>>,
+}
+
+impl Wanted {
+    /// # Errors
+    /// [`Error::Invalid`] naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        plans::check_id(&self.id)?;
+        self.facts.check()?;
+        self.terms.check()
+    }
+}
+
+impl PlanBody {
+    /// What it asks for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the field.
+    pub fn wanted(self, id: &str) -> Result<Wanted, Error> {
+        let (monthly, annual) = (self.monthly, self.annual);
+        let mut stripe_prices = self.stripe_prices;
+        for price in [&monthly, &annual].into_iter().flatten().filter_map(|price| price.stripe_price.as_ref())
+        {
+            if !stripe_prices.contains(price) {
+                stripe_prices.push(price.clone());
+            }
+        }
+        let currencies = [&monthly, &annual].map(|price| price.as_ref().map(|price| price.currency.clone()));
+        let [ours, theirs] = currencies;
+        if ours.is_some() && theirs.is_some() && ours != theirs {
+            return Err(Error::invalid("annual.currency", "must be that of the monthly price"));
+        }
+        let none = Quantity(rust_decimal::Decimal::ZERO);
+        let wanted = Wanted {
+            id: id.to_owned(),
+            facts: Facts {
+                name: self.name,
+                description: self.description,
+                active: self.active,
+                metadata: self.metadata,
+                stripe_prices,
+                stripe_products: self.stripe_products,
+            },
+            terms: PlanTerms {
+                currency: ours.or(theirs),
+                monthly_amount: monthly.map(|price| price.amount),
+                annual_amount: annual.map(|price| price.amount),
+                trial_days: self.trial_days,
+                features: self.features,
+                battery_units: self.battery_units.unwrap_or(none),
+                annual_battery_units: self.annual_battery_units,
+                trial_battery_units: self.trial_battery_units,
+                daily_battery: self.daily_battery.unwrap_or(none),
+                battery_debt_limit: self.battery_debt_limit,
+            },
+            quotas: self.quotas.map(limits_of_plan).transpose()?,
+        };
+        wanted.check()?;
+        Ok(wanted)
+    }
+}

@@ -1,0 +1,57 @@
+//! `/v1/orgs/{id}/entitlements`.
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use actix_web::{HttpRequest, HttpResponse, web};
+use utoipa::IntoParams;
+
+use super::entitlements::{self, Entitlements};
+use super::http::plain;
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+use crate::openapi::FindErrors;
+use crate::quota::orgs::OrgRef;
+
+/// The header that asks for news only.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IfNoneMatch {
+    /// `ETag` of an earlier answer.
+    #[param(rename = "If-None-Match", required = false)]
+    #[allow(dead_code, reason = "describes a header")]
+    if_none_match: Option<String>,
+}
+
+/// Tells what an org is entitled to: its plan with features, its subscription, and every quota with what was used of it. Fast enough
+/// to ask with each request; with `If-None-Match` the answer is 304 as long as nothing has changed.
+#[utoipa::path(
+    get, path = "/v1/orgs/{id}/entitlements", tag = "orgs", params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
+    security(("key" = ["usage:read"])),
+    responses((status = 200, description = "All of it", body = Entitlements), (status = 304, description = "As it was"), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let overview = app.quotas.overview(OrgRef::Named(plain(id, "org")?)).await?;
+    // Another org's is not there for this key.
+    if matches!(principal.rows, RowScope::Org(own) if own != overview.org.org_id) {
+        return Err(Error::NotFound("org"));
+    }
+    let body = serde_json::to_vec(&Entitlements::of(overview, app.clock.now()))
+        .map_err(|error| Error::Internal(error.to_string()))?;
+    let tag = entitlements::etag(&body);
+    let asked = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    if asked.is_some_and(|named| entitlements::is_named_by(&tag, named)) {
+        return Ok(HttpResponse::NotModified().insert_header((ETAG, tag)).finish());
+    }
+    Ok(HttpResponse::Ok()
+        .insert_header((ETAG, tag))
+        .insert_header((CACHE_CONTROL, "private, no-cache"))
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .body(body))
+}

@@ -1,0 +1,257 @@
+//! `/v1/plans`.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use diesel::pg::PgConnection;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::PlanBody;
+use super::diff::Change;
+use super::import;
+use crate::app::App;
+use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::plans::{self, Plan, PlanVersion};
+use crate::commands::{self, Answer, Audit};
+use crate::error::Error;
+use crate::http::Body;
+use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::page::{Page, PageQuery};
+use crate::quota::plan_quotas::{self, PlanQuota};
+use crate::realm::Realm;
+
+/// Narrows the list of plans.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only plans that are (true) or are no longer (false) offered.
+    active: Option<bool>,
+}
+
+/// A plan with the quotas of its newest version.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PlanView {
+    /// The plan.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// Quotas of its newest version.
+    pub quotas: Vec<PlanQuota>,
+}
+
+/// A version of a plan with its quotas.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct VersionView {
+    /// The version.
+    #[serde(flatten)]
+    pub version: PlanVersion,
+    /// Its quotas.
+    pub quotas: Vec<PlanQuota>,
+}
+
+/// All versions of a plan.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Versions {
+    /// Newest first.
+    pub versions: Vec<VersionView>,
+}
+
+fn view(conn: &mut PgConnection, id: &str) -> Result<PlanView, Error> {
+    let plan = plans::find(conn, id)?;
+    let quotas = plan_quotas::list(conn, id, plan.version)?;
+    Ok(PlanView { plan, quotas })
+}
+
+/// An id that could name something: NUL cannot even be asked for.
+pub(super) fn plain(id: web::Path<String>, what: &'static str) -> Result<String, Error> {
+    let id = id.into_inner();
+    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
+}
+
+/// Lists plans by id, each with the terms of its newest version.
+#[utoipa::path(
+    get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<Plan>), ReadErrors)
+)]
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    query: web::Query<ListQuery>,
+    page: web::Query<PageQuery>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let (active, limit, after) = (query.active, page.limit()?, page.after::<String>()?);
+    let rows = app
+        .db
+        .run(principal.rows, move |conn| plans::list(conn, active, after.as_deref(), limit + 1))
+        .await?;
+    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |plan| plan.id.clone())?))
+}
+
+/// Shows a plan with the terms and quotas of its newest version.
+#[utoipa::path(
+    get, path = "/v1/plans/{id}", tag = "plans", params(("id" = String, Path, description = "Key of the plan")), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The plan", body = PlanView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let id = plain(id, "plan")?;
+    Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| view(conn, &id)).await?))
+}
+
+/// Shows every version of a plan, newest first.
+#[utoipa::path(
+    get, path = "/v1/plans/{id}/versions", tag = "plans", params(("id" = String, Path, description = "Key of the plan")),
+    security(("key" = ["billing:read"])), responses((status = 200, description = "All of them", body = Versions), FindErrors)
+)]
+pub async fn versions(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let id = plain(id, "plan")?;
+    let versions = app.db.run(principal.rows, move |conn| {
+        let found = plans::versions(conn, &id)?;
+        let with_quotas = |version: PlanVersion| {
+            let quotas = plan_quotas::list(conn, &id, version.version)?;
+            Ok(VersionView { version, quotas })
+        };
+        found.into_iter().map(with_quotas).collect::<Result<Vec<_>, Error>>()
+    });
+    Ok(HttpResponse::Ok().json(Versions { versions: versions.await? }))
+}
+
+/// Makes a plan or replaces it, with the Stripe prices and products that buy it. Where terms or quotas differ from those of the
+/// newest version a new version is made; subscriptions keep the one that they bought until they are moved.
+#[utoipa::path(
+    put, path = "/v1/plans/{id}", tag = "plans", params(("id" = String, Path, description = "Key of the plan: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
+    request_body = PlanBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The plan as it is now", body = PlanView), CommandErrors)
+)]
+pub async fn put(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, plan): (String, PlanBody) = (id.into_inner(), commands::parse(&body.0)?);
+    let (wanted, directory) = (plan.wanted(&id)?, Arc::clone(&app.directory));
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let detail = json!({ "change": super::put(conn, &directory, &wanted, now)? });
+        let audit = Audit { org_id: PLATFORM, action: "plan.put", target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &view(conn, &id)?, audit)
+    })
+    .await
+}
+
+/// Which version goes to which.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveBody {
+    /// Subscriptions that have this version …
+    pub from: i32,
+    /// … get this one.
+    pub to: i32,
+}
+
+/// How many were moved.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct Moved {
+    /// Subscriptions.
+    pub moved: usize,
+}
+
+/// Moves every subscription that has one version of a plan, and has not ended, to another version.
+#[utoipa::path(
+    post, path = "/v1/plans/{id}/move", tag = "plans", params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
+    request_body = MoveBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "Done", body = Moved), CommandErrors)
+)]
+pub async fn move_all(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, sent): (String, MoveBody) = (plain(id, "plan")?, commands::parse(&body.0)?);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let moved = super::move_all(conn, &id, (sent.from, sent.to), now)?;
+        let detail = json!({ "from": sent.from, "to": sent.to, "moved": moved });
+        let audit = Audit { org_id: PLATFORM, action: "plan.move", target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &Moved { moved }, audit)
+    })
+    .await
+}
+
+/// From where to import.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportBody {
+    /// True for products of live mode; false when left out.
+    #[serde(default)]
+    pub livemode: bool,
+    /// Connected account of the products; our own when left out.
+    #[serde(default)]
+    pub account: String,
+    /// Only tell what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What an import did, or would do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Imported {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Plans that differ; none: nothing to do.
+    pub changes: Vec<Change>,
+}
+
+/// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes those that are there. The
+/// other keys of the metadata: `battery_units`, `annual_battery_units`, `trial_battery_units`, `daily_battery`,
+/// `battery_debt_limit`, `trial_days` and `feature_<name>`; what a product does not say stays as it is. Amounts are those of its
+/// active monthly and yearly prices.
+#[utoipa::path(
+    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = ImportBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "What was, or would be, done", body = Imported), CommandErrors)
+)]
+pub async fn import(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let sent: ImportBody = commands::parse(&body.0)?;
+    if sent.account.contains('\0') {
+        return Err(Error::invalid("account", "must not contain the NUL character"));
+    }
+    let directory = Arc::clone(&app.directory);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let realm = Realm { account: sent.account.clone(), livemode: sent.livemode };
+        let (wanted, problems) = import::read(conn, &realm)?;
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem.into());
+        }
+        let changes = if sent.dry_run {
+            super::changes(conn, &wanted)?
+        } else {
+            super::apply(conn, &directory, &wanted, now)?
+        };
+        let detail = json!({ "livemode": sent.livemode, "account": sent.account, "dry_run": sent.dry_run, "changes": changes });
+        let audit = Audit { org_id: PLATFORM, action: "plans.import", target: String::new(), detail };
+        Answer::new(StatusCode::OK, &Imported { applied: !sent.dry_run, changes }, audit)
+    })
+    .await
+}

@@ -1,0 +1,61 @@
+//! Local subscriptions with what follows from them: messages to the outside, and the battery.
+
+use chrono::{DateTime, Utc};
+use diesel::Connection;
+use diesel::pg::PgConnection;
+use serde_json::json;
+
+use crate::billing::local_subscriptions::{self, Changed, Ended, LocalSubscription};
+use crate::error::Error;
+use crate::quota::messages::{self, NewMessage};
+
+/// Subscriptions ended in one transaction, at most.
+const BATCH: i64 = 500;
+
+/// Writes what follows from a command on a subscription of an org (row id and public id), in the command's transaction.
+///
+/// # Errors
+/// When the database fails.
+pub fn follow(
+    conn: &mut PgConnection,
+    (org_id, org): (i64, &str),
+    done: Changed,
+    now: DateTime<Utc>,
+) -> Result<LocalSubscription, Error> {
+    // Here the battery grants `done.owed`, each under its key `local:{subscription_id}:{period_start}`.
+    let Changed { subscription, ended, .. } = done;
+    let over = ended.iter().chain((subscription.status == "cancelled").then_some(&subscription));
+    let messages = over.map(|subscription| told(org_id, org, subscription)).collect();
+    messages::write(conn, messages, now)?;
+    Ok(subscription)
+}
+
+/// That a subscription has ended: told once.
+fn told(org_id: i64, org: &str, subscription: &LocalSubscription) -> NewMessage {
+    NewMessage {
+        org_id,
+        kind: if subscription.status == "cancelled" {
+            "subscription.cancelled"
+        } else {
+            "subscription.expired"
+        },
+        dedupe_key: format!("subscription:{}:ended", subscription.id),
+        data: json!({
+            "org": org, "subscription": subscription.id, "plan": subscription.plan, "version": subscription.version,
+            "ended_at": subscription.ended_at,
+        }),
+    }
+}
+
+/// Writes which subscriptions are over, and tells so; a bounded batch at a time. Returns how many.
+///
+/// # Errors
+/// When the database fails.
+pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
+    conn.transaction(|conn| {
+        let ended = local_subscriptions::end_due(conn, now, BATCH)?;
+        let told = |Ended { org_id, org, subscription }: &Ended| told(*org_id, org, subscription);
+        messages::write(conn, ended.iter().map(told).collect(), now)?;
+        Ok(ended.len())
+    })
+}

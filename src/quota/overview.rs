@@ -1,0 +1,158 @@
+//! Overviews: an org's plan with every limit that holds for it, and how it stands under each. Those asked for together share one
+//! query; limits, catalogue and orgs come from memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Parts;
+use super::check;
+use super::counters::{Count, CounterKey};
+use super::lane::Work;
+use super::limits::{Enforcement, HeldPlan, Limits, Source};
+use super::orgs::{OrgRef, Orgs};
+use super::periods;
+use super::quantity::Quantity;
+use super::slots::{PeriodKind, Slot};
+use crate::billing::directory::OrgContext;
+use crate::error::Error;
+use crate::usage::catalog::Catalog;
+
+/// A limit that holds for an org.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Entitled {
+    /// The org's own quota; null: the limit is its plan's.
+    pub quota: Option<String>,
+    /// Key of the meter.
+    pub meter: String,
+    /// Dimension to value: only usage that has them all counts.
+    pub filter: BTreeMap<String, String>,
+    /// Each subject has a counter of its own: `used`, `reserved` and `remaining` are null then.
+    pub per_subject: bool,
+    /// How long the counter runs.
+    pub period: PeriodKind,
+    /// What the limit does.
+    pub enforcement: Enforcement,
+    /// The limit; null: none.
+    pub limit: Option<Quantity>,
+    /// Used in this period.
+    pub used: Option<Quantity>,
+    /// Set aside by open reservations.
+    pub reserved: Option<Quantity>,
+    /// What is left, 0 when nothing is; null: no limit.
+    pub remaining: Option<Quantity>,
+    /// When the next period begins.
+    pub resets_at: DateTime<Utc>,
+}
+
+/// What an org has.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// The org.
+    pub org: Arc<OrgContext>,
+    /// Its plan.
+    pub plan: Option<Arc<HeldPlan>>,
+    /// Every limit, in the order of meters and slots.
+    pub quotas: Vec<Entitled>,
+}
+
+pub(super) struct Overviews(pub(super) Arc<Parts>);
+
+impl Work<OrgRef, Overview> for Overviews {
+    fn run(&self, conn: &mut PgConnection, jobs: &[OrgRef]) -> Result<Vec<Result<Overview, Error>>, Error> {
+        let orgs = Orgs::find(conn, &self.0.directory, jobs.iter())?;
+        let now = self.0.clock.now();
+        let (mut catalog, mut limits) = match self.0.held() {
+            Some(held) => held,
+            None => self.0.refreshed(conn)?,
+        };
+        loop {
+            let keys: BTreeSet<CounterKey> = jobs
+                .iter()
+                .filter_map(|job| orgs.get(job))
+                .flat_map(|org| {
+                    let of_org = limited(&catalog, &limits, org).filter(|(_, slot)| !slot.per_subject);
+                    of_org.map(|(_, slot)| key(slot, org, now))
+                })
+                .collect();
+            let (version, counts) = check::look(conn, &keys, &orgs, now)?;
+            if version == catalog.version {
+                let overview = |job: &OrgRef| {
+                    let org = orgs.get(job).ok_or(Error::NotFound("org"))?;
+                    let quotas = limited(&catalog, &limits, org)
+                        .filter_map(|(meter, slot)| entitled(&limits, org, meter, slot, &counts, now));
+                    Ok(Overview {
+                        org: Arc::clone(org),
+                        plan: limits.plan(org).cloned(),
+                        quotas: quotas.collect(),
+                    })
+                };
+                return Ok(jobs.iter().map(overview).collect());
+            }
+            (catalog, limits) = self.0.refreshed(conn)?;
+        }
+    }
+}
+
+/// The slots that count for an org and have a limit for it, by the key of their meter.
+fn limited<'a>(
+    catalog: &'a Catalog,
+    limits: &'a Limits,
+    org: &'a OrgContext,
+) -> impl Iterator<Item = (&'a str, &'a Arc<Slot>)> {
+    let meters: BTreeMap<&str, i32> = catalog
+        .meters
+        .values()
+        .filter(|meter| meter.archived_at.is_none())
+        .map(|meter| (meter.key.as_str(), meter.meter_id))
+        .collect();
+    meters.into_iter().flat_map(move |(meter, id)| {
+        let slots = catalog.slots.get(&id).map(Vec::as_slice).unwrap_or_default();
+        let counts = |slot: &&Arc<Slot>| slot.orgs.as_ref().is_none_or(|orgs| orgs.contains(&org.org_id));
+        slots
+            .iter()
+            .filter(counts)
+            .filter(|slot| limits.of(org, slot.slot_id).is_some())
+            .map(move |slot| (meter, slot))
+    })
+}
+
+fn key(slot: &Slot, org: &OrgContext, now: DateTime<Utc>) -> CounterKey {
+    CounterKey::of(slot, org.org_id, None, org.day(now), org.billing_period(now))
+}
+
+fn entitled(
+    limits: &Limits,
+    org: &OrgContext,
+    meter: &str,
+    slot: &Slot,
+    counts: &BTreeMap<CounterKey, Count>,
+    now: DateTime<Utc>,
+) -> Option<Entitled> {
+    let limit = limits.of(org, slot.slot_id)?;
+    let key = key(slot, org, now);
+    let count = (!slot.per_subject).then(|| counts.get(&key).copied().unwrap_or_default());
+    let remaining = limit.terms.limit.zip(count).map(|(limit, count)| {
+        Quantity((limit.0 - count.used - count.reserved).max(rust_decimal::Decimal::ZERO))
+    });
+    Some(Entitled {
+        quota: match &limit.source {
+            Source::Quota(id) => Some(id.clone()),
+            Source::Plan(_) => None,
+        },
+        meter: meter.to_owned(),
+        filter: slot.filter.clone(),
+        per_subject: slot.per_subject,
+        period: slot.period,
+        enforcement: limit.terms.enforcement,
+        limit: limit.terms.limit,
+        used: count.map(|count| Quantity(count.used)),
+        reserved: count.map(|count| Quantity(count.reserved)),
+        remaining,
+        resets_at: periods::bounds(slot.period, key.period, org).1,
+    })
+}
