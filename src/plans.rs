@@ -5,6 +5,7 @@
 //! [`apply`] makes the difference.
 
 pub mod body;
+pub mod charge;
 pub mod diff;
 pub mod entitlements;
 pub mod entitlements_http;

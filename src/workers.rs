@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::billing::directory;
 use crate::commands;
 use crate::error::Error;
-use crate::plans::subscriptions;
+use crate::plans::{charge, subscriptions};
 use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
 use crate::usage::partitions;
@@ -82,11 +82,11 @@ const WORKERS: &[Worker] = &[
         turn: end_overdue_reservations,
     },
     Worker {
-        name: "subscription-ender",
+        name: "local-subscriptions",
         threads: |_| 1,
         interval: Duration::from_secs(60),
         woken: false,
-        turn: end_local_subscriptions,
+        turn: keep_local_subscriptions,
     },
     Worker {
         name: "quota-cleaner",
@@ -97,9 +97,18 @@ const WORKERS: &[Worker] = &[
     },
 ];
 
-fn end_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let ended = subscriptions::end_due(conn, app.clock.now())?;
-    Ok(if ended == 0 { Turn::Rest } else { Turn::More })
+fn keep_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let now = app.clock.now();
+    if subscriptions::end_due(conn, now)? > 0 {
+        return Ok(Turn::More);
+    }
+    let mut after = None;
+    loop {
+        after = charge::grant_begun(conn, after, now)?;
+        if after.is_none() {
+            return Ok(Turn::Rest);
+        }
+    }
 }
 
 fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {

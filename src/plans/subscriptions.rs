@@ -5,6 +5,7 @@ use diesel::Connection;
 use diesel::pg::PgConnection;
 use serde_json::json;
 
+use super::charge;
 use crate::billing::local_subscriptions::{self, Changed, Ended, LocalSubscription};
 use crate::error::Error;
 use crate::quota::messages::{self, NewMessage};
@@ -22,8 +23,8 @@ pub fn follow(
     done: Changed,
     now: DateTime<Utc>,
 ) -> Result<LocalSubscription, Error> {
-    // Here the battery grants `done.owed`, each under its key `local:{subscription_id}:{period_start}`.
-    let Changed { subscription, ended, .. } = done;
+    let Changed { subscription, owed, ended } = done;
+    charge::grant(conn, &owed, now)?;
     let over = ended.iter().chain((subscription.status == "cancelled").then_some(&subscription));
     let messages = over.map(|subscription| told(org_id, org, subscription)).collect();
     messages::write(conn, messages, now)?;

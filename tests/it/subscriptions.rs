@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coulomb::billing::local_subscriptions;
+use coulomb::plans::charge;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -325,44 +325,39 @@ async fn a_local_subscription_lives_and_comes_back() {
     assert_eq!(house.daemon.post(&path, &house.key, &json!({ "plan": "pro", "version": 1 })).await.0, 400);
 }
 
-/// Periods for which the battery is to be filled, each once whatever happens to the subscription.
+/// Each period charges the battery once when it begins, the trial with what the plan says of trials.
 #[tokio::test]
-async fn begun_periods_are_owed() {
+async fn begun_periods_charge_the_battery() {
     let house = House::at("2026-01-17T10:00:00Z").await;
-    plan(&house.daemon, &house.key, "pro", json!({ "name": "Pro", "trial_days": 14 })).await;
+    let terms =
+        json!({ "name": "Pro", "trial_days": 14, "battery_units": "100", "trial_battery_units": "10" });
+    plan(&house.daemon, &house.key, "pro", terms).await;
+    let org_id = house.database.number("SELECT min(org_id) FROM orgs");
+    let ledger = || house.database.ledger(org_id);
     house.command("", json!({ "plan": "pro" })).await;
+    assert_eq!(ledger(), ["grant 10 → 10"]);
     house.command("/activate", json!({ "periods": 3 })).await;
-    let mut conn = house.database.platform();
-    let mut owed = |from: &str, now: &str| {
-        let at = |text: &str| text.parse().expect("a time");
-        let owed = local_subscriptions::owed(&mut conn, (at(from), at(now)), None, 100).expect("reads");
-        owed.into_iter()
-            .map(|owed| {
-                (
-                    owed.trial,
-                    owed.period_start.to_rfc3339()[..10].to_owned(),
-                    owed.period_end.to_rfc3339()[..10].to_owned(),
-                )
-            })
-            .collect::<Vec<_>>()
+    assert_eq!(ledger().len(), 1, "the paid periods have not begun");
+    // A worker sees to it; two of them at once change nothing.
+    let charge = |now: &str| {
+        let now = now.parse().expect("a time");
+        for _ in 0..2 {
+            charge::grant_begun(&mut house.database.platform(), None, now).expect("grants");
+        }
     };
-    let all = [
-        (true, "2026-01-17", "2026-01-31"),
-        (false, "2026-01-31", "2026-02-28"),
-        (false, "2026-02-28", "2026-03-31"),
-        (false, "2026-03-31", "2026-04-30"),
-    ]
-    .map(|(trial, start, end)| (trial, start.to_owned(), end.to_owned()));
-    assert_eq!(owed("2026-01-01T00:00:00Z", "2026-01-31T09:59:59Z"), all[..1]);
-    assert_eq!(owed("2026-01-01T00:00:00Z", "2026-01-31T10:00:00Z"), all[..2]);
-    assert_eq!(owed("2026-02-15T00:00:00Z", "2027-01-01T00:00:00Z"), all[2..]);
+    charge("2026-01-31T09:59:59Z");
+    assert_eq!(ledger().len(), 1);
+    charge("2026-01-31T10:00:00Z");
+    assert_eq!(ledger(), ["grant 10 → 10", "expiry -10 → 0", "grant 100 → 100"]);
+    charge("2026-03-01T00:00:00Z");
+    assert_eq!(ledger()[3..], ["expiry -100 → 0", "grant 100 → 100"]);
+    let ends = house.database.value("SELECT max(expires_at) AT TIME ZONE 'UTC' FROM battery_grants");
+    assert_eq!(ends.as_deref(), Some("2026-03-31 10:00:00"));
     house.clock.turn("2026-03-05T00:00:00Z");
     house.command("/cancel", json!({ "at_period_end": false })).await;
-    assert_eq!(
-        owed("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
-        all[..3],
-        "none that would have begun after it was cancelled"
-    );
+    charge("2026-04-01T00:00:00Z");
+    assert_eq!(ledger().len(), 5, "none that would have begun after it was cancelled");
+    assert_eq!(house.database.unsound_batteries(), [] as [String; 0]);
 }
 
 #[tokio::test]

@@ -92,20 +92,20 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
     Ok(ended.collect())
 }
 
-/// Periods that are owed their plan's battery units: those that began in `[from, now]` and not after their subscription ended, of
-/// the subscriptions after `after` (org, id), at most `limit` subscriptions. Which of them were granted already is for the caller to
-/// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
+/// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit` subscriptions, and where to go on. Which
+/// of them were granted their units already is for the caller to know: a period is owed once, under
+/// `local:{subscription_id}:{period_start}`.
 ///
 /// # Errors
 /// When the database fails.
 pub fn owed(
     conn: &mut PgConnection,
-    (from, now): (DateTime<Utc>, DateTime<Utc>),
     after: Option<(i64, &str)>,
     limit: i64,
-) -> Result<Vec<Owed>, Error> {
+    now: DateTime<Utc>,
+) -> Result<(Vec<Owed>, Option<(i64, String)>), Error> {
     let mut query = t::table
-        .filter(t::valid_until.gt(from).and(t::ended_at.is_null().or(t::ended_at.gt(from))))
+        .filter(t::status.eq_any(["trial", "active"]).and(t::valid_until.gt(now)))
         .order((t::org_id, t::subscription_id))
         .select(Row::as_select())
         .limit(limit)
@@ -114,6 +114,6 @@ pub fn owed(
         query = query.filter(t::org_id.gt(org_id).or(t::org_id.eq(org_id).and(t::subscription_id.gt(id))));
     }
     let rows: Vec<Row> = query.load(conn)?;
-    let owed = rows.iter().flat_map(|row| row.owed(now)).filter(|owed| owed.period_start >= from);
-    Ok(owed.collect())
+    let last = rows.last().map(|row| (row.org_id, row.subscription_id.clone()));
+    Ok((rows.iter().flat_map(|row| row.owed(now)).collect(), last))
 }

@@ -1,0 +1,89 @@
+//! What local subscriptions charge the battery with: the units of their plan, once for each period.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::Connection;
+use diesel::pg::PgConnection;
+use rust_decimal::Decimal;
+use serde_json::json;
+
+use crate::battery::terms::{AllTerms, Terms};
+use crate::battery::{Accounts, Depth, NewGrant, Source};
+use crate::billing::local_subscriptions::{self, Owed};
+use crate::error::Error;
+
+/// Subscriptions looked at in one transaction.
+const BATCH: i64 = 200;
+
+/// Grants what these periods are owed, in the caller's transaction. Those that are over, or were granted before, are left out. Returns how
+/// many were granted.
+///
+/// # Errors
+/// When the database fails.
+pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Result<usize, Error> {
+    let present: Vec<&Owed> = owed.iter().filter(|owed| owed.period_end > now).collect();
+    if present.is_empty() {
+        return Ok(0);
+    }
+    let terms = AllTerms::load(conn)?;
+    let mut due: BTreeMap<i64, Vec<(&Owed, Decimal)>> = BTreeMap::new();
+    for owed in present {
+        let units =
+            terms.of_plan(&owed.plan_id, owed.version).map_or(Decimal::ZERO, |terms| units(terms, owed));
+        if units > Decimal::ZERO {
+            due.entry(owed.org_id).or_default().push((owed, units));
+        }
+    }
+    let mut accounts = Accounts::lock(conn, due.keys().copied(), Depth::All, now)?;
+    let mut granted = 0;
+    for (owed, units) in due.values().flatten() {
+        let key = format!("local:{}:{}", owed.subscription_id, owed.period_start.to_rfc3339());
+        let Some(account) = accounts.get_mut(owed.org_id) else { continue };
+        if account.granted(&key).is_some() {
+            continue;
+        }
+        let new = NewGrant {
+            source: Source::Subscription,
+            key,
+            amount: *units,
+            priority: None,
+            effective_at: None,
+            expires_at: Some(owed.period_end),
+            link: Some(json!({ "object": "local_subscription", "id": owed.subscription_id })),
+            reason: None,
+            actor: None,
+        };
+        account.grant(new, now);
+        granted += 1;
+    }
+    accounts.write(conn)?;
+    Ok(granted)
+}
+
+fn units(terms: &Terms, owed: &Owed) -> Decimal {
+    let instead = match owed {
+        owed if owed.trial => terms.trial_units,
+        owed if owed.interval_months >= 12 => terms.annual_units,
+        _ => None,
+    };
+    instead.unwrap_or(terms.units)
+}
+
+/// Grants what periods that began meanwhile are owed, of the subscriptions after `after` (org, id); tells where to go on, or that all were
+/// looked at.
+///
+/// # Errors
+/// When the database fails.
+pub fn grant_begun(
+    conn: &mut PgConnection,
+    after: Option<(i64, String)>,
+    now: DateTime<Utc>,
+) -> Result<Option<(i64, String)>, Error> {
+    conn.transaction(|conn| {
+        let after = after.as_ref().map(|(org_id, id)| (*org_id, id.as_str()));
+        let (owed, last) = local_subscriptions::owed(conn, after, BATCH, now)?;
+        grant(conn, &owed, now)?;
+        Ok(last)
+    })
+}
