@@ -11,6 +11,8 @@ use diesel::sql_types::{Bool, Integer, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use sha2::{Digest, Sha256};
 
+use crate::error::Error;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 /// The texts once more, for their checksums: diesel keeps no way to read them back.
 const TEXTS: &[(&str, &str)] = &[
@@ -224,7 +226,11 @@ fn ensure_roles(conn: &mut PgConnection) -> Result<bool, MigrateError> {
             return Ok(false);
         }
     }
-    conn.transaction(|conn| conn.batch_execute(ROLES))?;
+    // It takes table after table for itself, and a running daemon may hold them the other way round.
+    super::retrying(conn, |conn| Ok(conn.batch_execute(ROLES)?)).map_err(|error| match error {
+        Error::Database(error) => error.into(),
+        other => MigrateError::Failed(other.to_string()),
+    })?;
     roles_usable(conn).map_err(Into::into)
 }
 

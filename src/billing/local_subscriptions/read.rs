@@ -78,6 +78,10 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(limit)
     .load(conn)?;
+    // Mostly nothing is, and then no other table need be held.
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<i64> = rows.iter().map(|row| row.org_id).collect();
     let names: HashMap<i64, String> = orgs::table
         .filter(orgs::org_id.eq_any(ids))
