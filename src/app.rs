@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::auth::keyring::Keyring;
+use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
 use crate::config::Config;
 use crate::db::Db;
@@ -51,6 +52,8 @@ pub struct App {
     pub refresher: Refresher,
     /// The way to ask about quotas.
     pub quotas: Quotas,
+    /// Where the daily allowances of batteries have come to.
+    pub allowances: Allowances,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -105,6 +108,7 @@ impl App {
             directory,
             catalog,
             quotas,
+            allowances: Allowances::default(),
             exports,
         }
     }

@@ -9,9 +9,15 @@
 
 pub mod account;
 pub mod accounts;
+pub mod by_hand;
+pub mod by_hand_http;
 pub mod entries;
+pub mod exports;
 pub mod grants;
+pub mod reads;
+pub mod reads_http;
 pub mod terms;
+pub mod upkeep;
 
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};

@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one function.
 
+mod battery;
 mod doctor;
 mod export;
 mod inbox;
@@ -62,6 +63,9 @@ enum Command {
     /// Make, list and price meters: what turns usage events into quantities
     #[command(subcommand)]
     Meter(meter::MeterCommand),
+    /// Look into an org's battery, and grant it units
+    #[command(subcommand)]
+    Battery(battery::BatteryCommand),
     /// Look into the Stripe inbox and have events projected again
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
@@ -81,7 +85,7 @@ enum Command {
     /// Make derived state anew from its inputs
     #[command(subcommand)]
     Rebuild(rebuild::RebuildCommand),
-    /// Write invoices, their lines, payments or refunds to a file for finance
+    /// Write invoices, their lines, payments or refunds, or entries of batteries to a file for finance
     #[command(subcommand)]
     Export(export::ExportCommand),
     /// Print the OpenAPI description of the API
@@ -126,6 +130,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         Command::Migrate { plan, revert } => migrate(&config, plan, revert)?,
         Command::Key(command) => keys::run(&config, command)?,
         Command::Meter(command) => meter::run(&config, command)?,
+        Command::Battery(command) => battery::run(&config, command)?,
         Command::Stripe(command) => inbox::run(&config, command)?,
         Command::Config => show_config(&config)?,
         Command::Doctor => return doctor::run(&config),

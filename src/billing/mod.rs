@@ -16,6 +16,7 @@ pub mod invoices;
 pub mod invoices_http;
 pub mod links;
 mod mirror;
+pub mod org_query_http;
 pub mod orgs;
 pub mod orgs_http;
 pub mod payments;
