@@ -7,6 +7,8 @@ mod support;
 
 mod architecture;
 mod auth;
+mod battery_commands;
+mod battery_reads;
 mod commands;
 mod crashes;
 mod documents;
