@@ -133,10 +133,8 @@ pub(super) fn conditions(
         conditions.add("d.source = ANY (?)", [Bind::Texts(entries.sources.clone())]);
     }
     if let Some(number) = entries.grant {
-        conditions.add(
-            "(d.grant_number = ? OR d.draws @> jsonb_build_array(jsonb_build_array(?)))",
-            [Bind::Number(number), Bind::Number(number)],
-        );
+        let drawn = Bind::Text(format!("[[{number}]]"));
+        conditions.add("(d.grant_number = ? OR d.draws @> ?::text::jsonb)", [Bind::Number(number), drawn]);
     }
     if let Some(after) = &request.after {
         let place = after.rsplit_once('/').and_then(|(org, number)| Some((org, number.parse().ok()?)));

@@ -331,6 +331,37 @@ async fn entries_and_grants_are_narrowed_and_name_each_other() {
 }
 
 #[tokio::test]
+async fn what_is_due_is_written_before_it_is_read() {
+    let platform = Platform::at("2026-03-01T00:00:00Z");
+    let mut ids = Vec::new();
+    for day in 2..8 {
+        let expires_at = format!("2026-03-{day:02}T00:00:00Z");
+        ids.push(platform.grant("acme", "1", json!({ "expires_at": expires_at })).await);
+    }
+    // Asked at once, sooner than a worker comes by.
+    let turn = |day: u32| platform.clock.turn(&format!("2026-03-{day:02}T00:00:00Z"));
+    turn(2);
+    let entries = platform.get("/v1/battery/entries?org=acme").await;
+    assert_eq!([&entries["data"][0]["kind"], &entries["data"][0]["balance_after"]], ["expiry", "5"]);
+    turn(3);
+    let grants = platform.get("/v1/battery/grants?org=acme&state=closed").await;
+    assert_eq!(grants["data"].as_array().map(Vec::len), Some(2));
+    turn(4);
+    let grant = platform.get(&format!("/v1/battery/grants/{}", ids[2])).await;
+    assert_eq!([&grant["lapsed"], &grant["entries"][0]["kind"]], ["1", "expiry"]);
+    turn(5);
+    let statement = platform.get("/v1/battery/statement?org=acme").await;
+    assert_eq!([&statement["closing"], &statement["kinds"]["expiry"]["amount"]], ["2", "-4"]);
+    turn(6);
+    let (told, _) = platform.download("/v1/battery/export", &platform.key).await;
+    assert_eq!(told["kinds"]["expiry"], json!({ "rows": 5, "amount": "-5" }));
+    turn(7);
+    // The balance is reckoned without writing.
+    let held = platform.get("/v1/battery?org=acme").await;
+    assert_eq!([&held["balance"], &held["available"], &held["reserved"]], ["0", "0", "0"]);
+}
+
+#[tokio::test]
 async fn files_hold_what_the_lists_show() {
     let platform = Platform::at("2026-03-01T00:00:00Z");
     history(&platform).await;
