@@ -11,6 +11,8 @@ use diesel::sql_types::{Bool, Integer, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use sha2::{Digest, Sha256};
 
+use crate::error::Error;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 /// The texts once more, for their checksums: diesel keeps no way to read them back.
 const TEXTS: &[(&str, &str)] = &[
@@ -223,8 +225,21 @@ fn ensure_roles(conn: &mut PgConnection) -> Result<bool, MigrateError> {
             return Ok(false);
         }
     }
-    conn.transaction(|conn| conn.batch_execute(ROLES))?;
+    apply_roles(conn)?;
     roles_usable(conn).map_err(Into::into)
+}
+
+/// Daemons that run meanwhile lock these tables in orders of their own: whoever loses a deadlock tries again.
+fn apply_roles(conn: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut tries = 1;
+    loop {
+        match conn.transaction(|conn| conn.batch_execute(ROLES)).map_err(Error::from) {
+            Err(error) if tries < 10 && error.is_transient() && !error.is_disconnected() => tries += 1,
+            Err(Error::Database(error)) => return Err(error.into()),
+            Err(error) => return Err(MigrateError::Failed(error.to_string())),
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 /// Whether the connection's user may act as the daemon's roles.

@@ -277,7 +277,7 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
         ("member=bob", json!(["c", "c"])),
         ("subject=nobody", json!([])),
         ("battery_batch=9007199254740993", json!(["d"])),
-        ("battery_batch=1&meter=tokens", json!([])),
+        ("battery_batch=9007199254740994", json!([])),
         ("meter=level,users&to=2026-10-01T10:30:00Z", json!(["u1", "l1"])),
     ] {
         let page = get(query).await;
