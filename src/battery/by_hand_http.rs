@@ -32,6 +32,7 @@ const PRIORITIES: std::ops::RangeInclusive<i16> = 0..=1000;
 /// What an operator grants.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewBatteryGrant)]
 pub struct NewGrantBody {
     /// Public or external id of the org.
     pub org: String,
@@ -62,6 +63,7 @@ pub struct NewGrantBody {
 /// A correction by hand.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewBatteryAdjustment)]
 pub struct AdjustmentBody {
     /// Public or external id of the org.
     pub org: String,
@@ -75,6 +77,7 @@ pub struct AdjustmentBody {
 
 /// What an adjustment came to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryAdjustment)]
 pub struct Adjusted {
     /// The entry; `balance_after` below zero is debt.
     pub entry: Posted,
@@ -85,6 +88,7 @@ pub struct Adjusted {
 /// Why a grant is voided.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BatteryVoid)]
 pub struct VoidBody {
     /// Why, for people.
     #[schema(min_length = 1, max_length = 200)]
@@ -94,6 +98,7 @@ pub struct VoidBody {
 /// An org's own word on its battery.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewBatterySettings)]
 pub struct SettingsBody {
     /// How far below zero the battery may be used: "0" refuses what it does not hold; null: without limit.
     #[serde(deserialize_with = "given")]
@@ -103,6 +108,7 @@ pub struct SettingsBody {
 
 /// What holds for an org's battery in place of its plan's word.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatterySettings)]
 pub struct Settings {
     /// Public id of the org.
     pub org: String,

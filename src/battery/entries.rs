@@ -11,6 +11,7 @@ use crate::error::Error;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EntryKind)]
 pub enum Kind {
     /// Units of a subscription, a pack, a daily allowance.
     Grant,

@@ -123,6 +123,7 @@ pub async fn list_grants(
 
 /// A grant with what became of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryGrantWithEntries)]
 pub struct GrantWithEntries {
     /// The grant.
     #[serde(flatten)]

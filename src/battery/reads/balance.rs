@@ -16,6 +16,7 @@ use crate::schema::battery_entries;
 
 /// What an org's battery holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryBalance)]
 pub struct Balance {
     /// Public id of the org.
     pub org: String,
@@ -35,6 +36,7 @@ pub struct Balance {
 
 /// The allowance of the running local day.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = DailyAllowance)]
 pub struct Allowance {
     /// The org's local day.
     pub day: NaiveDate,

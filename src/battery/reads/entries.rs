@@ -35,6 +35,7 @@ pub struct Filter {
 
 /// A signed change of a battery. Entries never change.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryEntry)]
 pub struct Posted {
     /// 1, 2, 3, … for each org, without gaps.
     pub sequence: i64,
@@ -65,6 +66,7 @@ pub struct Posted {
 
 /// What an entry took from a grant.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryDraw)]
 pub struct Draw {
     /// `grt_…`
     pub grant: String,

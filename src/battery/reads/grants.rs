@@ -32,6 +32,7 @@ pub struct Filter {
 
 /// Units added to a battery. `amount` is `remaining`, `burned`, `taken_back` and `lapsed` together.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryGrant)]
 pub struct Granted {
     /// `grt_…`
     pub id: String,

@@ -16,6 +16,7 @@ use crate::error::Error;
 
 /// An account of a battery over `[from, to)`: `opening` and the amounts of all kinds make `closing`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryStatement)]
 pub struct Statement {
     /// Public id of the org.
     pub org: String,
@@ -37,6 +38,7 @@ pub struct Statement {
 
 /// All entries of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BatterySum)]
 pub struct Sum {
     /// How many.
     pub entries: i64,
