@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::auth::keyring::Keyring;
+use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
@@ -52,6 +53,8 @@ pub struct App {
     pub refresher: Refresher,
     /// The way to ask about quotas.
     pub quotas: Quotas,
+    /// Where the daily allowances of batteries have come to.
+    pub allowances: Allowances,
     /// Places for exports: each holds a database connection of its own.
     pub exports: Arc<Semaphore>,
 }
@@ -107,6 +110,7 @@ impl App {
             directory,
             catalog,
             quotas,
+            allowances: Allowances::default(),
             exports,
         }
     }

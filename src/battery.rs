@@ -10,11 +10,17 @@
 pub mod account;
 pub mod accounts;
 pub mod audit;
+pub mod by_hand;
+pub mod by_hand_http;
 pub mod entries;
+pub mod exports;
 pub mod grants;
+pub mod reads;
+pub mod reads_http;
 pub mod terms;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};

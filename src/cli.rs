@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one function.
 
+mod battery;
 mod doctor;
 mod export;
 mod inbox;
@@ -66,6 +67,9 @@ enum Command {
     /// Make plans what a file says, or what Stripe's products say
     #[command(subcommand)]
     Plans(plans::PlansCommand),
+    /// Look into an org's battery, and grant it units
+    #[command(subcommand)]
+    Battery(battery::BatteryCommand),
     /// Look into the Stripe inbox and have events projected again
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
@@ -85,7 +89,7 @@ enum Command {
     /// Make derived state anew from its inputs
     #[command(subcommand)]
     Rebuild(rebuild::RebuildCommand),
-    /// Write invoices, their lines, payments or refunds to a file for finance
+    /// Write invoices, their lines, payments or refunds, or entries of batteries to a file for finance
     #[command(subcommand)]
     Export(export::ExportCommand),
     /// Print the OpenAPI description of the API
@@ -131,6 +135,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         Command::Key(command) => keys::run(&config, command)?,
         Command::Meter(command) => meter::run(&config, command)?,
         Command::Plans(command) => plans::run(&config, command)?,
+        Command::Battery(command) => battery::run(&config, command)?,
         Command::Stripe(command) => inbox::run(&config, command)?,
         Command::Config => show_config(&config)?,
         Command::Doctor => return doctor::run(&config),

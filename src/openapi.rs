@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, plans, quota, stripe, usage};
+use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -96,6 +96,19 @@ use crate::{auth, billing, export, health, plans, quota, stripe, usage};
         quota::check_http::settle,
         quota::check_http::release,
         quota::messages_http::list,
+        battery::reads_http::show,
+        battery::reads_http::list_grants,
+        battery::reads_http::show_grant,
+        battery::reads_http::list_entries,
+        battery::reads_http::show_entry,
+        battery::reads_http::show_statement,
+        battery::by_hand_http::grant,
+        battery::by_hand_http::adjust,
+        battery::by_hand_http::void,
+        battery::by_hand_http::put_settings,
+        battery::by_hand_http::delete_settings,
+        export::battery_http::export,
+        export::battery_http::totals,
         export::http::export,
         export::http::totals,
     ),
@@ -107,6 +120,10 @@ use crate::{auth, billing, export, health, plans, quota, stripe, usage};
         billing::read_http::Part,
         billing::read_http::PartWithLines,
         usage::reads_http::Format,
+        battery::reads_http::Format,
+        battery::entries::Kind,
+        battery::grants::Source,
+        battery::grants::State,
     )),
     modifiers(&Key, &Columns, &OperationIds)
 )]

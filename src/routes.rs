@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, plans, quota, stripe, usage};
+use crate::{auth, battery, billing, export, health, openapi, plans, quota, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -128,6 +128,26 @@ pub fn all(config: &mut ServiceConfig) {
         .service(resource("/v1/quota/{id}/settle").route(post().to(quota::check_http::settle)))
         .service(resource("/v1/quota/{id}/release").route(post().to(quota::check_http::release)))
         .service(resource("/v1/messages").route(get().to(quota::messages_http::list)))
+        // Batteries
+        .service(resource("/v1/battery").route(get().to(battery::reads_http::show)))
+        .service(
+            resource("/v1/battery/grants")
+                .route(get().to(battery::reads_http::list_grants))
+                .route(post().to(battery::by_hand_http::grant)),
+        )
+        .service(resource("/v1/battery/grants/{id}").route(get().to(battery::reads_http::show_grant)))
+        .service(resource("/v1/battery/grants/{id}/void").route(post().to(battery::by_hand_http::void)))
+        .service(resource("/v1/battery/adjustments").route(post().to(battery::by_hand_http::adjust)))
+        .service(resource("/v1/battery/entries").route(get().to(battery::reads_http::list_entries)))
+        .service(resource("/v1/battery/entries/{sequence}").route(get().to(battery::reads_http::show_entry)))
+        .service(resource("/v1/battery/statement").route(get().to(battery::reads_http::show_statement)))
+        .service(
+            resource("/v1/battery/settings/{org}")
+                .route(put().to(battery::by_hand_http::put_settings))
+                .route(delete().to(battery::by_hand_http::delete_settings)),
+        )
+        .service(resource("/v1/battery/export").route(get().to(export::battery_http::export)))
+        .service(resource("/v1/battery/export/totals").route(get().to(export::battery_http::totals)))
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

@@ -5,17 +5,19 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 
 use crate::app::App;
+use crate::battery::upkeep;
 use crate::billing::directory;
 use crate::commands;
+use crate::db;
 use crate::error::Error;
 use crate::plans::{charge, subscriptions};
 use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
-use crate::usage::partitions;
+use crate::usage::{catalog, partitions};
 
 /// What a turn of a worker came to.
 enum Turn {
@@ -89,6 +91,13 @@ const WORKERS: &[Worker] = &[
         turn: keep_local_subscriptions,
     },
     Worker {
+        name: "battery-upkeep",
+        threads: |_| 1,
+        interval: Duration::from_secs(1),
+        woken: false,
+        turn: keep_batteries,
+    },
+    Worker {
         name: "quota-cleaner",
         threads: |_| 1,
         interval: Duration::from_secs(600),
@@ -114,6 +123,35 @@ fn keep_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, 
 fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let ended = desk::sweep(conn, app.clock.now())?;
     Ok(if ended == 0 { Turn::Rest } else { Turn::More })
+}
+
+/// What is due in batteries that nobody uses, and the allowances of days that have begun.
+fn keep_batteries(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let now = app.clock.now();
+    let posted = db::once(conn, |conn| upkeep::post_due(conn, now))?;
+    Ok(if grant_allowances(app, conn, now)? || posted > 0 { Turn::More } else { Turn::Rest })
+}
+
+/// Grants some orgs the allowance of their day; tells whether there are more.
+fn grant_allowances(app: &App, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<bool, Error> {
+    let parts = &app.quotas.parts;
+    let version = catalog::version(conn)?;
+    let (_, limits) = parts.at(version).map_or_else(|| parts.refreshed(conn), Ok)?;
+    if !limits.battery.any_daily() {
+        return Ok(false);
+    }
+    let Some(step) = app.allowances.next(conn, now)? else { return Ok(false) };
+    let granted = db::once(conn, |conn| {
+        // By the plans as they are when it commits.
+        if catalog::hold(conn)? != limits.version {
+            return Ok(None);
+        }
+        upkeep::grant(conn, &app.directory, &limits.battery, step, now).map(Some)
+    })?;
+    if let Some(reached) = granted {
+        app.allowances.done(step, reached);
+    }
+    Ok(true)
 }
 
 /// Ended reservations are remembered as long as usage may come late.

@@ -47,6 +47,7 @@ COMMENT ON COLUMN battery_grants.priority IS 'lower is burned first; then the so
 COMMENT ON COLUMN battery_grants.burned IS 'used, or gone into debt that was there before it';
 COMMENT ON COLUMN battery_grants.clawed IS 'taken back';
 COMMENT ON COLUMN battery_grants.lapsed IS 'expired unused';
+CREATE INDEX battery_grants_id ON battery_grants (grant_id);
 CREATE INDEX battery_grants_live ON battery_grants (org_id) WHERE state <> 'closed';
 CREATE INDEX battery_grants_expiring ON battery_grants (expires_at) WHERE state <> 'closed';
 CREATE INDEX battery_grants_scheduled ON battery_grants (effective_at) WHERE state = 'scheduled';

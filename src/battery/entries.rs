@@ -11,6 +11,7 @@ use crate::error::Error;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EntryKind)]
 pub enum Kind {
     /// Units of a subscription, a pack, a daily allowance.
     Grant,
@@ -29,7 +30,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
+    /// Every kind.
+    pub const ALL: [Self; 7] =
         [Self::Grant, Self::Usage, Self::Expiry, Self::Clawback, Self::Refund, Self::Bonus, Self::Adjustment];
 
     /// Its name in the database and on the wire.
@@ -51,8 +53,13 @@ impl Kind {
     /// # Errors
     /// When there is none.
     pub fn parse(name: &str) -> Result<Self, Error> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        found.ok_or_else(|| Error::Internal(format!("a ledger entry has the kind {name}")))
+        Self::named(name).ok_or_else(|| Error::Internal(format!("a ledger entry has the kind {name}")))
+    }
+
+    /// The kind that callers name so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

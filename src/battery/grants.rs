@@ -11,6 +11,7 @@ use crate::error::Error;
 /// What a grant comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantSource)]
 pub enum Source {
     /// A paid period (or a trial) of a subscription.
     Subscription,
@@ -75,6 +76,7 @@ impl Source {
 /// Whether a grant may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantState)]
 pub enum State {
     /// Not effective yet, and in no balance.
     Scheduled,

@@ -34,33 +34,67 @@ pub struct AllTerms {
     of_org: HashMap<i64, Option<Decimal>>,
 }
 
+type Row = (String, i32, Decimal, Option<Decimal>, Option<Decimal>, Decimal, Option<Decimal>);
+
+type Columns = (
+    plan_versions::plan_id,
+    plan_versions::version,
+    plan_versions::battery_units,
+    plan_versions::annual_battery_units,
+    plan_versions::trial_battery_units,
+    plan_versions::daily_battery,
+    plan_versions::battery_debt_limit,
+);
+const COLUMNS: Columns = (
+    plan_versions::plan_id,
+    plan_versions::version,
+    plan_versions::battery_units,
+    plan_versions::annual_battery_units,
+    plan_versions::trial_battery_units,
+    plan_versions::daily_battery,
+    plan_versions::battery_debt_limit,
+);
+
 impl AllTerms {
     /// Reads all of it.
     ///
     /// # Errors
     /// When the database fails.
     pub fn load(conn: &mut PgConnection) -> Result<Self, Error> {
-        type Row = (String, i32, Decimal, Option<Decimal>, Option<Decimal>, Decimal, Option<Decimal>);
-        let rows: Vec<Row> = plan_versions::table
-            .select((
-                plan_versions::plan_id,
-                plan_versions::version,
-                plan_versions::battery_units,
-                plan_versions::annual_battery_units,
-                plan_versions::trial_battery_units,
-                plan_versions::daily_battery,
-                plan_versions::battery_debt_limit,
-            ))
-            .load(conn)?;
-        let mut all = Self::default();
+        let rows = plan_versions::table.select(COLUMNS).load(conn)?;
+        let settings =
+            battery_settings::table.select((battery_settings::org_id, battery_settings::debt_limit));
+        Ok(Self::of_rows(rows, settings.load(conn)?))
+    }
+
+    /// Reads what concerns one org, for whoever is asked about it alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn load_for(conn: &mut PgConnection, org: &OrgContext) -> Result<Self, Error> {
+        let rows = match &org.plan {
+            Some(plan) => plan_versions::table.find((plan, org.plan_version)).select(COLUMNS).load(conn)?,
+            None => Vec::new(),
+        };
+        let settings = battery_settings::table
+            .find(org.org_id)
+            .select((battery_settings::org_id, battery_settings::debt_limit));
+        Ok(Self::of_rows(rows, settings.load(conn)?))
+    }
+
+    fn of_rows(rows: Vec<Row>, settings: Vec<(i64, Option<Decimal>)>) -> Self {
+        let mut all = Self { of_org: settings.into_iter().collect(), ..Self::default() };
         for (plan, version, units, annual_units, trial_units, daily, debt_limit) in rows {
             let terms = Terms { units, annual_units, trial_units, daily, debt_limit };
             all.of_plan.entry(plan).or_default().insert(version, terms);
         }
-        let settings =
-            battery_settings::table.select((battery_settings::org_id, battery_settings::debt_limit));
-        all.of_org = settings.load::<(i64, Option<Decimal>)>(conn)?.into_iter().collect();
-        Ok(all)
+        all
+    }
+
+    /// Whether any plan has a daily allowance.
+    #[must_use]
+    pub fn any_daily(&self) -> bool {
+        self.of_plan.values().flat_map(HashMap::values).any(|terms| terms.daily > Decimal::ZERO)
     }
 
     /// What the org's plan says.

@@ -19,6 +19,7 @@ pub mod local_subscriptions;
 mod mirror;
 pub mod moves;
 pub mod org_plan;
+pub mod org_query_http;
 pub mod orgs;
 pub mod orgs_http;
 pub mod payments;

@@ -248,6 +248,15 @@ pub fn row_id(conn: &mut PgConnection, public_id: &str) -> Result<i64, Error> {
         .ok_or(Error::NotFound("org"))
 }
 
+/// The row id of an org by its public or external id.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn row_id_of(conn: &mut PgConnection, name: &str) -> Result<i64, Error> {
+    let found = org_refs::table.find(name).select(org_refs::org_id).first(conn).optional()?;
+    found.ok_or(Error::NotFound("org"))
+}
+
 /// What a list of orgs may be narrowed by.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {

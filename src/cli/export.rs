@@ -9,10 +9,12 @@ use diesel::pg::PgConnection;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Failure, open};
+use crate::battery::upkeep;
 use crate::config::Config;
-use crate::db::{Scope, migrate};
+use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, Output, Params, Request, Totals};
+use crate::export::{self, BatteryParams, Of, Output, Params, Request, Totals};
+use crate::time::Clock;
 
 /// What to export.
 #[derive(Subcommand)]
@@ -22,6 +24,8 @@ pub(super) enum ExportCommand {
     /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds how many rows
     /// and which sums per currency it must have. Without --out the rows go to standard output and the totals to standard error.
     Invoices(Box<ExportArgs>),
+    /// Entries of the batteries' ledgers, as `export invoices` writes its rows
+    Battery(Box<BatteryArgs>),
 }
 
 #[derive(Args)]
@@ -33,16 +37,40 @@ pub(super) struct ExportArgs {
     params: Params,
 }
 
-pub(super) fn run(config: &Config, ExportCommand::Invoices(args): ExportCommand) -> Result<(), Failure> {
-    let ExportArgs { out, mut params } = *args;
-    if params.format.is_none() {
+#[derive(Args)]
+pub(super) struct BatteryArgs {
+    /// The file to write; its extension says the format where --format does not
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: BatteryParams,
+}
+
+pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure> {
+    let format_of = |out: &Option<PathBuf>| {
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
-        params.format = extension.map(str::to_owned);
-    }
-    let request = params.check()?;
+        extension.map(str::to_owned)
+    };
+    let (request, out) = match command {
+        ExportCommand::Invoices(args) => {
+            let ExportArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check()?, out)
+        }
+        ExportCommand::Battery(args) => {
+            let BatteryArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check()?, out)
+        }
+    };
     let mut database = open::Database::open(config)?;
     let roles = migrate::roles_usable(&mut database.conn)?;
     let conn = &mut database.conn;
+    if request.of == Of::Battery {
+        // What has become due is in the file.
+        let now = Clock::system().now();
+        while db::once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
+    }
     match out {
         Some(path) => to_file(conn, roles, &request, &path),
         None => {
@@ -72,7 +100,7 @@ fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path)
     fs::write(beside(path, ".totals.json"), totals.json()? + "\n").map_err(failed)?;
     File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
     fs::rename(&part, path).map_err(failed)?;
-    eprintln!("{}: {} {}", path.display(), totals.rows, request.kind.name());
+    eprintln!("{}: {} {}", path.display(), totals.rows, request.of.name());
     Ok(())
 }
 

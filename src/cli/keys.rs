@@ -67,6 +67,11 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Who runs this process, as audit log and ledgers name him.
+pub(super) fn actor() -> String {
+    format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
+}
+
 /// Writes a command's line in the audit log of the platform, in the name of who runs it.
 pub(super) fn record(
     conn: &mut diesel::PgConnection,
@@ -75,9 +80,16 @@ pub(super) fn record(
     detail: serde_json::Value,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let actor = format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()));
     Ok(audit::record(
         conn,
-        &audit::Entry { org_id: PLATFORM, at: now, actor: &actor, action, target, detail, request_id: None },
+        &audit::Entry {
+            org_id: PLATFORM,
+            at: now,
+            actor: &actor(),
+            action,
+            target,
+            detail,
+            request_id: None,
+        },
     )?)
 }

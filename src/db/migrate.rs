@@ -103,7 +103,7 @@ pub fn run(conn: &mut PgConnection) -> Result<Migrated, MigrateError> {
                 .execute(conn)?;
             applied.push(version);
         }
-        let roles = ensure_roles(conn)?;
+        let roles = ensure_roles(conn, !applied.is_empty())?;
         Ok(Migrated { applied, roles })
     })
 }
@@ -129,6 +129,7 @@ pub fn revert(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, Migr
         check_applied(conn)?;
         // Policies tie tables of different migrations together; migrating again brings them back.
         conn.batch_execute(DROP_POLICIES)?;
+        conn.batch_execute("COMMENT ON TABLE coulomb_migrations IS NULL")?;
         let mut reverted = Vec::new();
         for _ in 0..steps {
             let version = conn
@@ -210,7 +211,7 @@ struct RoleState {
 }
 
 /// Creates the daemon's roles and gives them their rights. A server that refuses leaves the daemon running as owner.
-fn ensure_roles(conn: &mut PgConnection) -> Result<bool, MigrateError> {
+fn ensure_roles(conn: &mut PgConnection, migrated: bool) -> Result<bool, MigrateError> {
     for role in ["coulomb_platform", "coulomb_org"] {
         // Roles belong to the whole server: another database's daemon may be creating them now.
         let created = conn.batch_execute(&format!(
@@ -226,12 +227,38 @@ fn ensure_roles(conn: &mut PgConnection) -> Result<bool, MigrateError> {
             return Ok(false);
         }
     }
-    // It takes table after table for itself, and a running daemon may hold them the other way round.
-    super::retrying(conn, |conn| Ok(conn.batch_execute(ROLES)?)).map_err(|error| match error {
-        Error::Database(error) => error.into(),
-        other => MigrateError::Failed(other.to_string()),
-    })?;
+    // Giving rights locks every table, which a running daemon would feel: so only where something is new.
+    let rights = hex::encode(Sha256::digest(ROLES));
+    if migrated || !has_rights(conn, &rights)? {
+        apply_roles(conn, &rights)?;
+    }
     roles_usable(conn).map_err(Into::into)
+}
+
+/// Whether these rights were given, and are there: a dump may have been restored without them.
+fn has_rights(conn: &mut PgConnection, rights: &str) -> QueryResult<bool> {
+    diesel::sql_query(
+        "SELECT coalesce(obj_description('coulomb_migrations'::regclass, 'pg_class') = $1, false)
+            AND has_table_privilege('coulomb_platform', 'stripe_inbox', 'INSERT') AND has_table_privilege('coulomb_org', 'orgs', 'SELECT')
+            AND (SELECT count(*) > 0 FROM pg_policies WHERE schemaname = 'public' AND policyname = 'own_org') AS usable",
+    )
+    .bind::<Text, _>(rights)
+    .get_result::<RoleState>(conn)
+    .map(|state| state.usable)
+}
+
+/// Daemons that run meanwhile lock these tables in orders of their own: whoever loses a deadlock tries again.
+fn apply_roles(conn: &mut PgConnection, rights: &str) -> Result<(), MigrateError> {
+    let sql = format!("{ROLES}; COMMENT ON TABLE coulomb_migrations IS '{rights}'");
+    let mut tries = 1;
+    loop {
+        match conn.transaction(|conn| conn.batch_execute(&sql)).map_err(Error::from) {
+            Err(error) if tries < 10 && error.is_transient() && !error.is_disconnected() => tries += 1,
+            Err(Error::Database(error)) => return Err(error.into()),
+            Err(error) => return Err(MigrateError::Failed(error.to_string())),
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 /// Whether the connection's user may act as the daemon's roles.

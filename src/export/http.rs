@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 
-use super::{Format, Output, Params, Request, Totals, output_failed, stream};
+use super::{Format, Of, Output, Params, Request, Totals, output_failed, stream};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::billing::exports::Kind;
@@ -46,20 +46,7 @@ pub async fn export(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = asked(&request)?;
-    let (format, name) = (wanted.format, wanted.kind.name());
-    let (totals, body) = start(&app, &principal, wanted).await?;
-    let mut response = HttpResponse::Ok();
-    response
-        .insert_header((CONTENT_TYPE, content_type(format)))
-        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.{}\"", format.name())))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((CONTROL_TOTALS, totals.header()?));
-    if matches!(format, Format::Xlsx | Format::Parquet) {
-        // Compressed already.
-        response.insert_header((CONTENT_ENCODING, "identity"));
-    }
-    Ok(response.streaming(body))
+    respond(&app, &principal, asked(&request)?).await
 }
 
 /// Counts and sums what an export with the same parameters holds now, per currency, in minor units.
@@ -76,8 +63,40 @@ pub async fn totals(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = asked(&request)?;
-    let (permit, db, rows) = (permit(&app)?, app.db.clone(), principal.rows);
+    respond_totals(&app, &principal, asked(&request)?).await
+}
+
+/// A download of what is wanted, as far as the key may see it.
+///
+/// # Errors
+/// As [`super::write`], before the first row; [`Error::Busy`] when no place is free.
+pub(crate) async fn respond(
+    app: &App,
+    principal: &Principal,
+    wanted: Request,
+) -> Result<HttpResponse, Error> {
+    let (format, name) = (wanted.format, wanted.of.name());
+    let (totals, body) = start(app, principal, wanted).await?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((CONTENT_TYPE, content_type(format)))
+        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.{}\"", format.name())))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONTROL_TOTALS, totals.header()?));
+    if matches!(format, Format::Xlsx | Format::Parquet) {
+        // Compressed already.
+        response.insert_header((CONTENT_ENCODING, "identity"));
+    }
+    Ok(response.streaming(body))
+}
+
+/// The totals of what is wanted.
+pub(super) async fn respond_totals(
+    app: &App,
+    principal: &Principal,
+    wanted: Request,
+) -> Result<HttpResponse, Error> {
+    let (permit, db, rows) = (permit(app)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         super::totals(&mut db.dedicated()?, (rows, db.has_roles()), &wanted)
@@ -87,9 +106,14 @@ pub async fn totals(
 }
 
 fn asked(request: &HttpRequest) -> Result<Request, Error> {
-    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
-        .map_err(|error| Error::invalid("query", format!("cannot be read: {error}")))?;
-    Params::from_pairs(pairs.into_inner())?.check()
+    Params::from_pairs(pairs(request)?)?.check()
+}
+
+/// Names and values of the query string.
+pub(super) fn pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Error> {
+    web::Query::<Vec<(String, String)>>::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| Error::invalid("query", format!("cannot be read: {error}")))
 }
 
 /// The place that a running export takes: each holds a database connection of its own.
@@ -126,12 +150,12 @@ async fn start(
         });
         match (written, told) {
             (Ok(totals), _) => {
-                tracing::info!(rows = totals.rows, of = wanted.kind.name(), "exported");
+                tracing::info!(rows = totals.rows, of = wanted.of.name(), "exported");
                 end.end();
             }
             // Nothing was sent yet: it can be an answer. If nobody waits for it any more, so be it.
             (Err(error), Some(told)) => drop(told.send(Err(error))),
-            (Err(error), None) => tracing::warn!(%error, of = wanted.kind.name(), "an export broke off"),
+            (Err(error), None) => tracing::warn!(%error, of = wanted.of.name(), "an export broke off"),
         }
     });
     let totals = totals.await.map_err(|_| Error::Internal("an export ended without a word".to_owned()))??;
@@ -152,19 +176,24 @@ pub struct Columns;
 
 impl Modify for Columns {
     fn modify(&self, api: &mut OpenApi) {
-        let operation = api.paths.paths.get_mut("/v1/invoices/export").and_then(|path| path.get.as_mut());
-        if let Some(operation) = operation {
-            let text = operation.description.get_or_insert_default();
-            for kind in Kind::ALL {
-                text.push_str(&format!("\n\n### Columns of `of={}`\n\n{}", kind.name(), column_table(kind)));
+        let mut describe = |path: &str, text: &str| {
+            let operation = api.paths.paths.get_mut(path).and_then(|path| path.get.as_mut());
+            if let Some(operation) = operation {
+                operation.description.get_or_insert_default().push_str(text);
             }
+        };
+        for kind in Kind::ALL {
+            let table = column_table(kind);
+            describe("/v1/invoices/export", &format!("\n\n### Columns of `of={}`\n\n{table}", kind.name()));
         }
+        describe("/v1/battery/export", &format!("\n\n### Columns\n\n{}", column_table(Of::Battery)));
     }
 }
 
 /// The columns of a kind as a Markdown table.
-fn column_table(kind: Kind) -> String {
-    let rows: Vec<String> = kind
+fn column_table(of: impl Into<Of>) -> String {
+    let rows: Vec<String> = of
+        .into()
         .columns()
         .iter()
         .map(|column| {
@@ -182,9 +211,9 @@ mod tests {
     #[test]
     fn the_page_for_finance_has_the_columns_of_the_code() {
         let page = include_str!("../../docs/exports.md");
-        for kind in Kind::ALL {
-            let table = column_table(kind);
-            assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", kind.name());
+        for of in Kind::ALL.map(Of::Billing).into_iter().chain([Of::Battery]) {
+            let table = column_table(of);
+            assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", of.name());
         }
     }
 

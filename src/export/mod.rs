@@ -3,9 +3,12 @@
 //! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages, written
 //! one by one, added up, and compared. An export that does not add up fails; it never ends as if it were whole.
 
+mod battery;
+pub mod battery_http;
 pub(crate) mod csv;
 pub mod http;
 mod jsonl;
+mod of;
 mod pages;
 mod params;
 mod parquet;
@@ -21,6 +24,8 @@ use diesel::pg::PgConnection;
 
 use crate::db::{self, Scope};
 use crate::error::Error;
+pub use battery::{BatteryParams, Entries};
+pub use of::Of;
 pub use params::{Format, Params, Request};
 use query::Query;
 pub use totals::Totals;
@@ -53,7 +58,7 @@ pub fn write<'a>(
         let query = Query::build(conn, request, scope)?;
         let expected = totals::compute(conn, &query)?;
         let mut writer = writer(request, expected.rows, begin(&expected)?)?;
-        let mut written = Totals::none(request.kind);
+        let mut written = Totals::none(request.of);
         pages::each_row(conn, &query, |cells| {
             writer.row(cells)?;
             written.add(cells);
@@ -81,12 +86,12 @@ pub fn totals(
 }
 
 fn writer<'a>(request: &Request, rows: u64, out: Output<'a>) -> Result<Box<dyn Writer + 'a>, Error> {
-    let columns = request.kind.columns();
+    let columns = request.of.columns();
     Ok(match request.format {
         Format::Csv => Box::new(csv::Csv::new(out, columns, request.header, request.bom)?),
         Format::Jsonl => Box::new(jsonl::Jsonl::new(out, columns)),
-        Format::Xlsx => Box::new(xlsx::Xlsx::new(out, request.kind.name(), columns, rows)?),
-        Format::Parquet => Box::new(parquet::Parquet::new(out, request.kind.name(), columns)?),
+        Format::Xlsx => Box::new(xlsx::Xlsx::new(out, request.of.name(), columns, rows)?),
+        Format::Parquet => Box::new(parquet::Parquet::new(out, request.of.name(), columns)?),
     })
 }
 

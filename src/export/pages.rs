@@ -24,7 +24,7 @@ pub(super) fn each_row(
     query: &Query,
     mut each: impl FnMut(&[Cell<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let columns = query.kind.columns();
+    let columns = query.of.columns();
     // A slow reader leaves the transaction idle between pages; who bounds that is the output, not the server.
     conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
     query.declare_cursor(CURSOR).execute(conn)?;

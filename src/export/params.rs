@@ -1,9 +1,12 @@
 //! What may be asked of an export, and the rules for it. The HTTP query and the command line share this one list.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
+use super::Of;
+use super::battery::Entries;
 use crate::billing::exports::Kind;
 use crate::error::Error;
 
@@ -106,7 +109,7 @@ pub(super) struct Period {
 #[derive(Clone, Debug)]
 pub struct Request {
     /// What.
-    pub kind: Kind,
+    pub of: Of,
     /// How.
     pub format: Format,
     pub(super) issued: Period,
@@ -121,6 +124,16 @@ pub struct Request {
     pub(super) after: Option<String>,
     pub(super) header: bool,
     pub(super) bom: bool,
+    /// For batteries alone.
+    pub entries: Entries,
+}
+
+impl Request {
+    /// The same, of these entries alone.
+    #[must_use]
+    pub fn narrowed(self, entries: Entries) -> Self {
+        Self { entries, ..self }
+    }
 }
 
 impl Params {
@@ -129,23 +142,7 @@ impl Params {
     /// # Errors
     /// [`Error::Invalid`] naming the parameter.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let broken = |error: serde_json::Error| Error::Internal(error.to_string());
-        let known = serde_json::to_value(Self::default()).map_err(broken)?;
-        let mut given = serde_json::Map::new();
-        for (name, value) in pairs {
-            if known.get(&name).is_none() {
-                let names: Vec<&str> =
-                    known.as_object().into_iter().flat_map(|all| all.keys().map(String::as_str)).collect();
-                return Err(Error::invalid(
-                    name,
-                    format!("is not a parameter; those are {}", names.join(", ")),
-                ));
-            }
-            if given.insert(name.clone(), value.into()).is_some() {
-                return Err(Error::invalid(name, "is given twice: give it once"));
-            }
-        }
-        serde_json::from_value(given.into()).map_err(broken)
+        named(pairs)
     }
 
     /// Checks every parameter.
@@ -157,7 +154,7 @@ impl Params {
         let format = choice("format", self.format.as_deref().unwrap_or("csv"), &Format::ALL, Format::name)?;
         self.refuse_inapplicable(kind, format)?;
         Ok(Request {
-            kind,
+            of: kind.into(),
             format,
             issued: period(("issued_from", &self.issued_from), ("issued_before", &self.issued_before))?,
             paid: period(("paid_from", &self.paid_from), ("paid_before", &self.paid_before))?,
@@ -171,6 +168,7 @@ impl Params {
             after: id("after", &self.after)?,
             header: boolean("header", &self.header)?.unwrap_or(true),
             bom: boolean("bom", &self.bom)?.unwrap_or(false),
+            entries: Entries::default(),
         })
     }
 
@@ -227,6 +225,26 @@ impl Params {
     }
 }
 
+/// Reads named values into the parameters of those names. Unknown and repeated names are refused.
+pub(super) fn named<T: Default + Serialize + DeserializeOwned>(
+    pairs: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, Error> {
+    let broken = |error: serde_json::Error| Error::Internal(error.to_string());
+    let known = serde_json::to_value(T::default()).map_err(broken)?;
+    let mut given = serde_json::Map::new();
+    for (name, value) in pairs {
+        if known.get(&name).is_none() {
+            let names: Vec<&str> =
+                known.as_object().into_iter().flat_map(|all| all.keys().map(String::as_str)).collect();
+            return Err(Error::invalid(name, format!("is not a parameter; those are {}", names.join(", "))));
+        }
+        if given.insert(name.clone(), value.into()).is_some() {
+            return Err(Error::invalid(name, "is given twice: give it once"));
+        }
+    }
+    serde_json::from_value(given.into()).map_err(broken)
+}
+
 fn choice<T: Copy>(
     name: &'static str,
     text: &str,
@@ -241,7 +259,10 @@ fn choice<T: Copy>(
 
 type Given<'a> = (&'static str, &'a Option<String>);
 
-fn period((from_name, from): Given<'_>, (before_name, before): Given<'_>) -> Result<Period, Error> {
+pub(super) fn period(
+    (from_name, from): Given<'_>,
+    (before_name, before): Given<'_>,
+) -> Result<Period, Error> {
     let period = Period { from: instant(from_name, from)?, before: instant(before_name, before)? };
     match (period.from, period.before) {
         (Some(from), Some(before)) if from >= before => {
@@ -334,7 +355,7 @@ mod tests {
     #[test]
     fn the_defaults_are_all_invoices_as_csv_with_a_header() {
         let request = check("").expect("valid");
-        assert_eq!((request.kind, request.format), (Kind::Invoices, Format::Csv));
+        assert_eq!((request.of, request.format), (Of::Billing(Kind::Invoices), Format::Csv));
         assert!(request.header && !request.bom && request.statuses.is_none());
     }
 }

@@ -7,14 +7,15 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 
 use super::params::{Period, Request};
+use super::{Of, battery};
 use crate::auth::PLATFORM;
-use crate::billing::exports::Kind;
+use crate::billing::exports::{Column, Kind, Type};
 use crate::billing::orgs;
 use crate::db::Scope;
 use crate::error::Error;
 
 /// A value for a placeholder.
-enum Bind {
+pub(super) enum Bind {
     Text(String),
     Texts(Vec<String>),
     Bool(bool),
@@ -24,14 +25,14 @@ enum Bind {
 
 /// Conditions, and the values of their placeholders.
 #[derive(Default)]
-struct Conditions {
+pub(super) struct Conditions {
     all: Vec<String>,
     binds: Vec<Bind>,
 }
 
 impl Conditions {
     /// Adds a condition in which each `?` stands for the value of its place.
-    fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
+    pub(super) fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
         let mut sql = String::new();
         let mut values = values.into_iter();
         for part in condition.split_inclusive('?') {
@@ -46,7 +47,7 @@ impl Conditions {
         self.all.push(sql);
     }
 
-    fn add_period(&mut self, column: &str, period: Period) {
+    pub(super) fn add_period(&mut self, column: &str, period: Period) {
         for (sign, time) in [(">=", period.from), ("<", period.before)] {
             if let Some(time) = time {
                 self.add(&format!("{column} {sign} ?"), [Bind::Time(time)]);
@@ -57,14 +58,16 @@ impl Conditions {
 
 /// What is exported, as SQL.
 pub(super) struct Query {
-    pub(super) kind: Kind,
+    pub(super) of: Of,
     conditions: Conditions,
 }
 
 impl Query {
     /// Resolves what the request names. `scope` is checked here, and again by row-level security.
     pub(super) fn build(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Self, Error> {
-        let kind = request.kind;
+        let Of::Billing(kind) = request.of else {
+            return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
+        };
         let mut conditions = realm_and_org(conn, request, scope)?;
         let after = request.after.as_deref().map(|after| find(conn, kind, &conditions, after)).transpose()?;
         conditions.add(kind.kept(), []);
@@ -87,34 +90,34 @@ impl Query {
         if let Some(key) = after {
             add_after(&mut conditions, kind, key);
         }
-        Ok(Self { kind, conditions })
+        Ok(Self { of: request.of, conditions })
     }
 
     /// The rows in order, one SQL column for each column of the kind.
     pub(super) fn declare_cursor(&self, name: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
-        let columns: Vec<&str> = self.kind.columns().iter().map(|column| column.sql).collect();
-        let order = format!("ORDER BY {}", self.kind.order());
+        let columns: Vec<&str> = self.of.columns().iter().map(|column| column.sql).collect();
+        let order = format!("ORDER BY {}", self.of.order());
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// One row per currency: `currency`, the number of rows, and the sums of the summed columns as texts.
+    /// One row per group (currency, for batteries kind of entry): `name`, the number of rows, and the sums of the summed columns as
+    /// texts.
     pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
-        let columns = self.kind.columns();
-        let sums: Vec<String> = columns
-            .iter()
-            .filter(|column| column.summed)
-            .map(|column| format!("coalesce(sum({}), 0)::text", column.sql))
-            .collect();
-        let currency =
-            columns.iter().find(|column| column.name == "currency").map_or("NULL", |column| column.sql);
-        let select =
-            format!("SELECT {currency} AS currency, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
+        let columns = self.of.columns();
+        let sum = |column: &Column| match column.holds {
+            Type::Decimal => format!("coalesce(sum(({})::numeric), 0)::text", column.sql),
+            _ => format!("coalesce(sum({}), 0)::text", column.sql),
+        };
+        let sums: Vec<String> = columns.iter().filter(|column| column.summed).map(sum).collect();
+        let (by, _) = self.of.summed_by();
+        let name = columns.iter().find(|column| column.name == by).map_or("NULL", |column| column.sql);
+        let select = format!("SELECT {name} AS name, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
         self.bound(&select, "GROUP BY 1")
     }
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let conditions = self.conditions.all.join(" AND ");
-        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.kind.from());
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.from());
         bind(sql, &self.conditions.binds)
     }
 }

@@ -8,19 +8,21 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use super::Of;
 use super::query::Query;
 use super::row::Cell;
-use crate::billing::exports::Kind;
+use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
 /// Count and sums of some rows. As JSON: `{"of":"invoices","rows":2,"currencies":{"eur":{"rows":2,"total":300,…}}}`, sums in
-/// minor units; rows without a currency are under `""`.
+/// minor units; rows without a currency are under `""`. Of batteries: `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`,
+/// decimals as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
-    kind: Kind,
+    of: Of,
     /// How many rows.
     pub rows: u64,
-    by_currency: BTreeMap<String, Sums>,
+    by_name: BTreeMap<String, Sums>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +38,7 @@ const HEADER_LIMIT: usize = 3_500;
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = Nullable<Text>)]
-    currency: Option<String>,
+    name: Option<String>,
     #[diesel(sql_type = BigInt)]
     rows: i64,
     #[diesel(sql_type = Array<Text>)]
@@ -45,43 +47,49 @@ struct Row {
 
 /// Has PostgreSQL compute the totals of a query.
 pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, Error> {
-    let mut totals = Totals::none(query.kind);
+    let mut totals = Totals::none(query.of);
     for row in query.totals().load::<Row>(conn)? {
         let rows = u64::try_from(row.rows).unwrap_or(0);
-        let sums = row.sums.iter().map(|sum| sum.parse()).collect::<Result<_, _>>();
-        let sums = sums.map_err(|error| Error::Internal(format!("a sum cannot be read: {error}")))?;
+        let summed = query.of.columns().iter().filter(|column| column.summed);
+        let sums = summed.zip(&row.sums).map(|(column, sum)| scaled(sum, places(column)));
+        let sums = sums.collect::<Option<_>>();
+        let sums = sums.ok_or_else(|| Error::Internal(format!("sums cannot be read: {:?}", row.sums)))?;
         totals.rows += rows;
-        totals.by_currency.insert(row.currency.unwrap_or_default(), Sums { rows, sums });
+        totals.by_name.insert(row.name.unwrap_or_default(), Sums { rows, sums });
     }
     Ok(totals)
 }
 
 impl Totals {
     /// Of no rows.
-    pub(super) fn none(kind: Kind) -> Self {
-        Self { kind, rows: 0, by_currency: BTreeMap::new() }
+    pub(super) fn none(of: impl Into<Of>) -> Self {
+        Self { of: of.into(), rows: 0, by_name: BTreeMap::new() }
     }
 
     /// Adds a row.
     pub(super) fn add(&mut self, cells: &[Cell<'_>]) {
-        let columns = self.kind.columns();
-        let currency = columns.iter().zip(cells).find_map(|(column, cell)| match (column.name, cell) {
-            ("currency", Cell::Text(currency)) => Some(*currency),
+        let columns = self.of.columns();
+        let (by, _) = self.of.summed_by();
+        let name = columns.iter().zip(cells).find_map(|(column, cell)| match cell {
+            Cell::Text(name) if column.name == by => Some(*name),
             _ => None,
         });
-        let currency = currency.unwrap_or("");
-        if !self.by_currency.contains_key(currency) {
+        let name = name.unwrap_or("");
+        if !self.by_name.contains_key(name) {
             let sums = vec![0; columns.iter().filter(|column| column.summed).count()];
-            self.by_currency.insert(currency.to_owned(), Sums { rows: 0, sums });
+            self.by_name.insert(name.to_owned(), Sums { rows: 0, sums });
         }
         self.rows += 1;
-        let Some(sums) = self.by_currency.get_mut(currency) else { return };
+        let Some(sums) = self.by_name.get_mut(name) else { return };
         sums.rows += 1;
         let summed = columns.iter().zip(cells).filter(|(column, _)| column.summed);
-        for (sum, (_, cell)) in sums.sums.iter_mut().zip(summed) {
-            if let Cell::Integer(amount) = cell {
-                *sum += i128::from(*amount);
-            }
+        for (sum, (column, cell)) in sums.sums.iter_mut().zip(summed) {
+            *sum += match *cell {
+                Cell::Integer(amount) => i128::from(amount),
+                // What cannot be read is missing in the sum, which then differs from the database's.
+                Cell::Decimal(text) => scaled(text, places(column)).unwrap_or(0),
+                _ => 0,
+            };
         }
     }
 
@@ -115,37 +123,63 @@ impl Totals {
         if whole.len() <= HEADER_LIMIT && whole.is_ascii() {
             return Ok(whole);
         }
-        Ok(format!(r#"{{"of":"{}","rows":{}}}"#, self.kind.name(), self.rows))
+        Ok(format!(r#"{{"of":"{}","rows":{}}}"#, self.of.name(), self.rows))
+    }
+}
+
+/// Decimal places that sums of a column are kept with: entries of batteries have nine.
+fn places(column: &Column) -> u32 {
+    if column.holds == Type::Decimal { 12 } else { 0 }
+}
+
+/// A decimal's text in units of its last kept place; `None` where it has more places, or is no decimal.
+fn scaled(text: &str, places: u32) -> Option<i128> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let missing = usize::try_from(places).ok()?.checked_sub(fraction.len())?;
+    format!("{whole}{fraction}{}", "0".repeat(missing)).parse().ok()
+}
+
+/// The text of what [`scaled`] read.
+fn unscaled(sum: i128, places: u32) -> String {
+    let one = 10_u128.pow(places);
+    let (whole, fraction) = (sum.unsigned_abs() / one, sum.unsigned_abs() % one);
+    let sign = if sum < 0 { "-" } else { "" };
+    let digits = format!("{fraction:0places$}", places = places as usize);
+    match digits.trim_end_matches('0') {
+        "" => format!("{sign}{whole}"),
+        digits => format!("{sign}{whole}.{digits}"),
     }
 }
 
 impl Serialize for Totals {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("of", self.kind.name())?;
+        map.serialize_entry("of", self.of.name())?;
         map.serialize_entry("rows", &self.rows)?;
-        let currencies: BTreeMap<&str, Named<'_>> = self
-            .by_currency
-            .iter()
-            .map(|(currency, sums)| (currency.as_str(), Named(self.kind, sums)))
-            .collect();
-        map.serialize_entry("currencies", &currencies)?;
+        let named: BTreeMap<&str, Named<'_>> =
+            self.by_name.iter().map(|(name, sums)| (name.as_str(), Named(self.of, sums))).collect();
+        map.serialize_entry(self.of.summed_by().1, &named)?;
         map.end()
     }
 }
 
 /// Sums under the names of their columns.
-struct Named<'a>(Kind, &'a Sums);
+struct Named<'a>(Of, &'a Sums);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(kind, sums) = self;
+        let Self(of, sums) = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("rows", &sums.rows)?;
-        for (column, sum) in kind.columns().iter().filter(|column| column.summed).zip(&sums.sums) {
+        for (column, sum) in of.columns().iter().filter(|column| column.summed).zip(&sums.sums) {
             // Digits as they are: a sum may be wider than serde_json's numbers.
-            let digits = RawValue::from_string(sum.to_string()).map_err(S::Error::custom)?;
-            map.serialize_entry(column.name, &digits)?;
+            match places(column) {
+                0 => {
+                    let digits = RawValue::from_string(sum.to_string()).map_err(S::Error::custom)?;
+                    map.serialize_entry(column.name, &digits)?;
+                }
+                places => map.serialize_entry(column.name, &unscaled(*sum, places))?,
+            }
         }
         map.end()
     }
@@ -154,6 +188,7 @@ impl Serialize for Named<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::billing::exports::Kind;
 
     fn refund(currency: Option<&'static str>, amount: i64) -> Vec<Cell<'static>> {
         let columns = Kind::Refunds.columns();
@@ -204,5 +239,23 @@ mod tests {
             totals.add(&row);
         }
         assert_eq!(totals.header().expect("json"), r#"{"of":"refunds","rows":200}"#);
+    }
+
+    #[test]
+    fn decimals_are_summed_exactly() {
+        for (text, shown) in [
+            ("0", "0"),
+            ("12.5", "12.5"),
+            ("-0.000000000001", "-0.000000000001"),
+            ("999999999999999.999999999", "999999999999999.999999999"),
+            ("-7", "-7"),
+        ] {
+            assert_eq!(scaled(text, 12).map(|sum| unscaled(sum, 12)).as_deref(), Some(shown));
+        }
+        assert_eq!(
+            scaled("0.1", 12).expect("read") + scaled("0.2", 12).expect("read"),
+            scaled("0.3", 12).expect("read")
+        );
+        assert_eq!((scaled("0.0000000000001", 12), scaled("NaN", 12), scaled("1.5", 0)), (None, None, None));
     }
 }

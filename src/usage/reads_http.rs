@@ -1,7 +1,6 @@
 //! `/v1/usage/daily`, `/v1/usage/records`, `/v1/usage/current`.
 
 use std::io::Write;
-use std::sync::Arc;
 
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -15,8 +14,8 @@ use super::records::{self, Filter, Record};
 use super::summaries::{self, Grouping, Query, Usage};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
-use crate::billing::directory::OrgContext;
-use crate::db::{self, Scope as RowScope};
+use crate::billing::org_query_http::OrgQuery;
+use crate::db;
 use crate::error::Error;
 use crate::export::csv::neutral;
 use crate::export::http::permit;
@@ -27,14 +26,6 @@ use crate::params::Params;
 
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
-
-/// Whose usage.
-#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct OrgQuery {
-    /// The org, by its id (`org_…`) or your own id of it. An org's key may leave it out; a key of the platform must not.
-    pub org: Option<String>,
-}
 
 /// How the answer looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
@@ -117,7 +108,7 @@ struct Asked {
 
 impl Asked {
     fn query(&self, app: &App, conn: &mut PgConnection, principal: &Principal) -> Result<Query, Error> {
-        let org = find_org(app, conn, principal, &self.org)?;
+        let org = self.org.find(&app.directory, conn, principal)?;
         let today = org.day(app.clock.now());
         let from = self.asked.from.unwrap_or_else(|| super::partitions::month_of(today));
         let before = self.asked.to.or_else(|| today.succ_opt()).unwrap_or(today);
@@ -139,26 +130,6 @@ impl Asked {
             dimensions: self.dimensions.clone(),
             grouping: self.grouping.clone(),
         })
-    }
-}
-
-/// The org that a request is about. What is not the key's own is not there.
-fn find_org(
-    app: &App,
-    conn: &mut PgConnection,
-    principal: &Principal,
-    asked: &OrgQuery,
-) -> Result<Arc<OrgContext>, Error> {
-    match (principal.rows, &asked.org) {
-        (RowScope::Org(org_id), None) => app.directory.find(conn, org_id),
-        (RowScope::Org(org_id), Some(name)) => {
-            let org = app.directory.find_ref(conn, name)?;
-            if org.org_id == org_id { Ok(org) } else { Err(Error::NotFound("org")) }
-        }
-        (RowScope::Platform, Some(name)) => app.directory.find_ref(conn, name),
-        (RowScope::Platform, None) => {
-            Err(Error::invalid("org", "must be given with a key of the platform: name the org"))
-        }
     }
 }
 
@@ -251,7 +222,7 @@ pub async fn list_records(
     let (limit, after) = (page.limit()?, page.after()?);
     let (shared, caller) = (app.clone(), principal.clone());
     let rows = app.db.run(principal.rows, move |conn| {
-        let org = find_org(&shared, conn, &caller, &org)?;
+        let org = org.find(&shared.directory, conn, &caller)?;
         records::list(conn, org.org_id, &filter, after.as_ref(), limit + 1)
     });
     let page = Page::of(rows.await?, limit, |(position, _)| position.clone())?;
@@ -274,7 +245,7 @@ pub async fn show_current(
     params.done()?;
     let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
     let current = app.db.run(principal.rows, move |conn| {
-        let org = find_org(&shared, conn, &caller, &org)?;
+        let org = org.find(&shared.directory, conn, &caller)?;
         current::of(conn, &org, now)
     });
     Ok(HttpResponse::Ok().json(current.await?))

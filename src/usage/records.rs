@@ -40,6 +40,8 @@ pub struct Filter {
     pub id: Option<String>,
     /// Who reported the event of that `id`; empty when left out.
     pub source: Option<String>,
+    /// Only what the ledger entry of a battery with this `batch` burned. `from` and `to` make it quick.
+    pub battery_batch: Option<i64>,
 }
 
 /// What one meter counted of one usage event, or took back.
@@ -76,6 +78,8 @@ pub struct Record {
     pub currency: Option<String>,
     /// Battery units, a decimal.
     pub battery_units: String,
+    /// `batch` of the entry in the battery's ledger that burned them.
+    pub battery_batch: Option<String>,
     /// Version of the meter's rate card that priced it.
     pub rate_card_version: Option<i32>,
     /// 0: as reported; 1, 3, …: takes back the one before; 2, 4, …: takes its place.
@@ -126,6 +130,8 @@ struct Row {
     currency: Option<String>,
     #[diesel(sql_type = Text)]
     battery_units: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    battery_batch: Option<i64>,
     #[diesel(sql_type = Nullable<Integer>)]
     rate_card_version: Option<i32>,
     #[diesel(sql_type = SmallInt)]
@@ -185,6 +191,7 @@ pub fn list(
             after.is_some(),
             "r.occurred_at <= $8 AND (r.occurred_at, r.event_key, r.meter_id, r.correction) < ($8, $9::uuid, $10, $11)",
         ),
+        (filter.battery_batch.is_some(), "r.battery_batch = $12"),
     ] {
         if given {
             let _ = write!(conditions, " AND {condition}");
@@ -194,7 +201,7 @@ pub fn list(
     let rows: Vec<Row> = diesel::sql_query(format!(
         "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter, r.occurred_at, r.received_at, r.day,
              r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions, trim_scale(r.quantity)::text AS quantity, r.value,
-             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, k.version AS rate_card_version, r.correction, c.reason, c.actor,
+             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, r.battery_batch, k.version AS rate_card_version, r.correction, c.reason, c.actor,
              coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id ORDER BY l.version DESC LIMIT 1)) AS currency
          FROM (SELECT r.* FROM usage_records r WHERE r.org_id = $1{conditions}
                ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT {limit}) r
@@ -215,6 +222,7 @@ pub fn list(
     .bind::<Nullable<Text>, _>(after.map(|after| after.1.as_str()))
     .bind::<Nullable<Integer>, _>(after.map(|after| after.2))
     .bind::<Nullable<SmallInt>, _>(after.map(|after| after.3))
+    .bind::<Nullable<BigInt>, _>(filter.battery_batch)
     .load(conn)?;
     Ok(rows.into_iter().map(record).collect())
 }
@@ -263,6 +271,7 @@ fn record(row: Row) -> (Position, Record) {
         cost: row.cost,
         currency: row.currency,
         battery_units: row.battery_units,
+        battery_batch: row.battery_batch.map(|batch| batch.to_string()),
         rate_card_version: row.rate_card_version,
         correction: row.correction,
         reason: row.reason,

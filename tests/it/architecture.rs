@@ -67,6 +67,8 @@ fn dependencies_point_one_way() {
         ("usage", &["actix_web"], at_the_wire),
         ("quota", &["crate::stripe", "crate::export", "crate::cli", "crate::routes"], nobody),
         ("quota", &["actix_web"], at_the_wire),
+        ("battery", &["crate::stripe", "crate::cli", "crate::routes"], nobody),
+        ("battery", &["actix_web", "crate::usage", "crate::quota", "crate::export"], at_the_wire),
         ("export", &["crate::stripe"], nobody),
         ("export", &["actix_web"], at_the_wire),
         ("usage", &["crate::stripe", "crate::cli", "crate::routes"], nobody),

@@ -8,6 +8,8 @@ mod support;
 mod architecture;
 mod auth;
 mod battery;
+mod battery_commands;
+mod battery_reads;
 mod commands;
 mod crashes;
 mod documents;

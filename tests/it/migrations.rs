@@ -1,6 +1,7 @@
 //! Migrations: up, down and up again; refused where the database is newer or was changed.
 
 use coulomb::db::migrate;
+use diesel::Connection as _;
 
 use crate::support::Database;
 
@@ -79,4 +80,28 @@ fn a_wrong_setting_is_one_sentence() {
         let output = database.command(&["serve"]).env(name, value).output().expect("runs");
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(2), told));
     }
+}
+
+#[test]
+fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
+    use diesel::connection::SimpleConnection;
+    let database = Database::new();
+    let mut reader = database.owner();
+    // Policies of quotas come before those of battery_settings. Who is checked for deadlocks is the other.
+    reader
+        .batch_execute(
+            "SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE",
+        )
+        .expect("locks");
+    let url = database.url.clone();
+    let migrating = std::thread::spawn(move || {
+        let mut owner = diesel::PgConnection::establish(&url).expect("the database answers");
+        migrate::run(&mut owner).map(|done| done.roles).map_err(|error| error.to_string())
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'battery_settings'::regclass";
+    while database.number(waits) == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    reader.batch_execute("LOCK TABLE quotas IN ACCESS SHARE MODE; COMMIT").expect("the other one gives way");
+    assert_eq!(migrating.join().expect("no panic"), Ok(true));
 }

@@ -239,6 +239,7 @@ async fn an_org_sees_its_own_usage_alone() {
 async fn records_come_newest_first_and_an_event_with_its_history() {
     let database = Database::new();
     books(&database);
+    database.execute("UPDATE usage_records SET battery_batch = 9007199254740993 WHERE event_id = 'd'");
     let daemon = Daemon::start(&database);
     let key = database.key("usage:read", Some("org_acme"));
     let get = async |query: &str| {
@@ -246,6 +247,9 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
         assert_eq!(status, 200, "{query}: {page}");
         page
     };
+    let page = get("battery_batch=9007199254740993").await;
+    // A double could not hold it.
+    assert_eq!(page["data"][0]["battery_batch"], "9007199254740993");
     let page = get("id=c&source=test").await;
     assert_eq!(
         figures(
@@ -272,6 +276,8 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
         ("to=2026-09-30T22:30:00Z", json!(["a"])),
         ("member=bob", json!(["c", "c"])),
         ("subject=nobody", json!([])),
+        ("battery_batch=9007199254740993", json!(["d"])),
+        ("battery_batch=9007199254740994", json!([])),
         ("meter=level,users&to=2026-10-01T10:30:00Z", json!(["u1", "l1"])),
     ] {
         let page = get(query).await;

@@ -1,0 +1,94 @@
+//! A statement: what a battery held before a stretch of time, what happened in it, and what it held then.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Numeric, Text, Timestamptz};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::entries::Posted;
+use super::text;
+use crate::error::Error;
+
+/// An account of a battery over `[from, to)`: `opening` and the amounts of all kinds make `closing`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BatteryStatement)]
+pub struct Statement {
+    /// Public id of the org.
+    pub org: String,
+    /// From then on.
+    pub from: DateTime<Utc>,
+    /// Until before then.
+    pub to: DateTime<Utc>,
+    /// What the battery held before the first entry.
+    pub opening: String,
+    /// What happened, by the kind of entry. Kinds without an entry are left out.
+    pub kinds: BTreeMap<String, Sum>,
+    /// What it held after the last entry.
+    pub closing: String,
+    /// A page of the entries, oldest first.
+    pub entries: Vec<Posted>,
+    /// `cursor` of the next page; null on the last.
+    pub next: Option<String>,
+}
+
+/// All entries of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BatterySum)]
+pub struct Sum {
+    /// How many.
+    pub entries: i64,
+    /// Their units together.
+    pub amount: String,
+}
+
+/// Opening balance, sums by kind, closing balance.
+pub type Figures = (String, BTreeMap<String, Sum>, String);
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Numeric)]
+    opening: Decimal,
+    #[diesel(sql_type = Numeric)]
+    closing: Decimal,
+    #[diesel(sql_type = Array<Text>)]
+    kinds: Vec<String>,
+    #[diesel(sql_type = Array<BigInt>)]
+    entries: Vec<i64>,
+    #[diesel(sql_type = Array<Numeric>)]
+    amounts: Vec<Decimal>,
+}
+
+/// The figures of `[from, to)`, of one moment: one statement reads them all.
+///
+/// # Errors
+/// When the database fails, or the ledger does not add up.
+pub fn figures(
+    conn: &mut PgConnection,
+    org_id: i64,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
+) -> Result<Figures, Error> {
+    let row: Row = diesel::sql_query(
+        "WITH sums AS (SELECT kind, count(*) AS entries, sum(amount) AS amount FROM battery_entries
+             WHERE org_id = $1 AND at >= $2 AND at < $3 GROUP BY kind)
+         SELECT coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $2 ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS opening,
+                coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $3 ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS closing,
+                ARRAY(SELECT kind FROM sums ORDER BY kind) AS kinds, ARRAY(SELECT entries FROM sums ORDER BY kind) AS entries,
+                ARRAY(SELECT amount FROM sums ORDER BY kind) AS amounts",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Timestamptz, _>(from)
+    .bind::<Timestamptz, _>(to)
+    .get_result(conn)?;
+    let sum: Decimal = row.amounts.iter().sum();
+    if row.opening + sum != row.closing {
+        return Err(Error::Internal(format!("the ledger of org {org_id} does not add up")));
+    }
+    let sums = row.entries.into_iter().zip(row.amounts);
+    let sums = sums.map(|(entries, amount)| Sum { entries, amount: text(amount) });
+    Ok((text(row.opening), row.kinds.into_iter().zip(sums).collect(), text(row.closing)))
+}

@@ -1,0 +1,132 @@
+//! `coulomb battery …`
+
+use std::io::Write;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use diesel::Connection;
+use rust_decimal::Decimal;
+use serde_json::json;
+
+use super::keys::{actor, record};
+use super::{Failure, open};
+use crate::battery::by_hand::{self, ManualGrant};
+use crate::battery::grants::{Source, State};
+use crate::battery::reads::{balance, entries, grants};
+use crate::battery::upkeep;
+use crate::billing::directory::Directory;
+use crate::config::Config;
+use crate::error::Error;
+use crate::time::Clock;
+
+/// What to do with batteries.
+#[derive(Subcommand)]
+pub(super) enum BatteryCommand {
+    /// Print an org's balance, the grants that may still be used, and the last entries, as JSON
+    Show {
+        /// The org, by its id or your own id of it
+        #[arg(long)]
+        org: String,
+        /// How many entries, 500 at most
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(0..=500))]
+        entries: i64,
+    },
+    /// Grant units to an org's battery
+    Grant(GrantArgs),
+}
+
+#[derive(Args)]
+pub(super) struct GrantArgs {
+    /// The org, by its id or your own id of it
+    #[arg(long)]
+    org: String,
+    /// Units, above 0, at most 9 decimal places
+    #[arg(long, value_parser = units)]
+    amount: Decimal,
+    /// Why, for people
+    #[arg(long, value_parser = reason)]
+    reason: String,
+    /// What it comes from: bonus, adjustment or purchase
+    #[arg(long, default_value = "bonus", value_parser = source)]
+    source: Source,
+    /// Lower is burned first, 0 to 1000; that of the source when left out
+    #[arg(long, value_parser = clap::value_parser!(i16).range(0..=1000))]
+    priority: Option<i16>,
+    /// From when on it may be used; now when left out
+    #[arg(long, value_name = "TIME")]
+    effective_at: Option<DateTime<Utc>>,
+    /// When what remains lapses; never when left out
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<DateTime<Utc>>,
+    /// What it is granted for: an org is granted nothing twice under one key
+    #[arg(long, value_parser = reason)]
+    key: Option<String>,
+}
+
+fn units(text: &str) -> Result<Decimal, String> {
+    let rule = || "an amount is a decimal above 0 and below 10^15, with at most 9 places".to_owned();
+    let units = Decimal::from_str_exact(text).map_err(|_| rule())?;
+    let fits = units > Decimal::ZERO
+        && units < Decimal::from(1_000_000_000_000_000_i64)
+        && units.normalize().scale() <= 9;
+    if fits { Ok(units) } else { Err(rule()) }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
+        return Err("1 to 200 characters are expected, not blank, without control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn source(name: &str) -> Result<Source, String> {
+    [Source::Bonus, Source::Adjustment, Source::Purchase]
+        .into_iter()
+        .find(|source| source.name() == name)
+        .ok_or_else(|| "the sources are bonus, adjustment and purchase".to_owned())
+}
+
+pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failure> {
+    let mut database = open::Database::open(config)?;
+    let conn = &mut database.conn;
+    let (now, directory) = (Clock::system().now(), Directory::default());
+    let mut out = std::io::stdout().lock();
+    match command {
+        BatteryCommand::Show { org, entries } => {
+            let shown = conn.transaction(|conn| {
+                let org = directory.find_ref(conn, &org)?;
+                upkeep::post(conn, [org.org_id], now)?;
+                let filter = grants::Filter {
+                    state: vec![State::Open, State::Scheduled],
+                    ..grants::Filter::default()
+                };
+                let live = grants::list(conn, org.org_id, &filter, None, i64::MAX)?;
+                let live: Vec<_> = live.into_iter().map(|(_, grant)| grant).collect();
+                let all = entries::Filter::default();
+                let last = entries::list(conn, org.org_id, &all, entries::Order::NewestFirst, None, entries)?;
+                let balance = balance::now(conn, &org, now)?;
+                Ok::<_, Error>(json!({ "balance": balance, "grants": live, "entries": last }))
+            })?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
+        }
+        BatteryCommand::Grant(args) => {
+            let new = ManualGrant {
+                amount: args.amount,
+                source: args.source,
+                priority: args.priority,
+                effective_at: args.effective_at,
+                expires_at: args.expires_at,
+                reason: args.reason,
+                key: args.key,
+            };
+            let grant = conn.transaction(|conn| {
+                let org_id = directory.find_ref(conn, &args.org)?.org_id;
+                let grant = by_hand::grant(conn, org_id, &new, &actor(), now)?;
+                record(conn, "battery.grant", &grant.id, json!(grant), now)?;
+                Ok::<_, Error>(grant)
+            })?;
+            writeln!(out, "{}", serde_json::to_string(&grant)?)?;
+        }
+    }
+    Ok(())
+}

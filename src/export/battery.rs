@@ -1,0 +1,150 @@
+//! What may be asked of an export of batteries, and its conditions.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+
+use super::params::{self, Period, Request};
+use super::query::{Bind, Conditions};
+use super::{Of, Params};
+use crate::battery::Kind;
+use crate::billing::orgs;
+use crate::db::Scope;
+use crate::error::Error;
+
+/// Which entries, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first instant in UTC.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub struct BatteryParams {
+    /// csv, jsonl, xlsx or parquet; csv when left out
+    #[arg(long)]
+    pub format: Option<String>,
+    /// At or after this time
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only the org with this id (`org_…`, or your own id of it)
+    #[arg(long)]
+    pub org: Option<String>,
+    /// Only entries of this kind, or several separated by commas
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// Only entries from this source, or several separated by commas
+    #[arg(long)]
+    pub source: Option<String>,
+    /// csv and jsonl: go on after the entry `org_id/sequence`, the last one that arrived whole
+    #[arg(long, value_name = "ENTRY")]
+    pub after: Option<String>,
+    /// csv: whether to begin with a line of column names; true when left out
+    #[arg(long, value_name = "BOOL")]
+    pub header: Option<String>,
+    /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without it; false when left out
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub bom: Option<String>,
+}
+
+/// Narrows an export of batteries further.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    /// At or after.
+    pub from: Option<DateTime<Utc>>,
+    /// Before.
+    pub before: Option<DateTime<Utc>>,
+    /// Only of these kinds; empty: of all.
+    pub kinds: Vec<Kind>,
+    /// Only from these sources; empty: from all.
+    pub sources: Vec<String>,
+    /// Only those of an org that name this grant or draw on it.
+    pub grant: Option<i64>,
+}
+
+impl BatteryParams {
+    /// Reads named values, as [`Params::from_pairs`] does.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the parameter.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        params::named(pairs)
+    }
+
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first that breaks a rule.
+    pub fn check(&self) -> Result<Request, Error> {
+        let common = Params {
+            format: self.format.clone(),
+            org: self.org.clone(),
+            after: self.after.clone(),
+            header: self.header.clone(),
+            bom: self.bom.clone(),
+            ..Params::default()
+        };
+        let kinds = list(&self.kind).map(|name| Kind::named(&name).ok_or(name)).collect::<Result<_, _>>();
+        let kinds = kinds.map_err(|_| {
+            let known = Kind::ALL.map(Kind::name).join(", ");
+            Error::invalid("kind", format!("must be of {known}"))
+        })?;
+        let sources = list(&self.source).collect::<Vec<_>>();
+        if sources.iter().any(|source| source.contains('\0')) {
+            return Err(Error::invalid("source", "must not contain the NUL character"));
+        }
+        let period = params::period(("from", &self.from), ("to", &self.to))?;
+        let entries = Entries { from: period.from, before: period.before, kinds, sources, grant: None };
+        Ok(Request { of: Of::Battery, entries, ..common.check()? })
+    }
+}
+
+fn list(text: &Option<String>) -> impl Iterator<Item = String> {
+    let parts = text.iter().flat_map(|text| text.split(',')).map(|part| part.trim().to_owned());
+    parts.collect::<Vec<_>>().into_iter()
+}
+
+/// The conditions of a request. `scope` is checked here, and again by row-level security.
+pub(super) fn conditions(
+    conn: &mut PgConnection,
+    request: &Request,
+    scope: Scope,
+) -> Result<Conditions, Error> {
+    let mut conditions = Conditions::default();
+    conditions.add("true", []);
+    let asked = request.org.as_deref().map(|org| orgs::row_id_of(conn, org)).transpose()?;
+    let own = match scope {
+        Scope::Platform => None,
+        Scope::Org(org_id) => Some(org_id),
+    };
+    if asked.is_some() && own.is_some() && asked != own {
+        return Err(Error::NotFound("org"));
+    }
+    if let Some(org_id) = own.or(asked) {
+        conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
+    }
+    let entries = &request.entries;
+    conditions.add_period("d.at", Period { from: entries.from, before: entries.before });
+    if !entries.kinds.is_empty() {
+        let kinds = entries.kinds.iter().map(|kind| kind.name().to_owned()).collect();
+        conditions.add("d.kind = ANY (?)", [Bind::Texts(kinds)]);
+    }
+    if !entries.sources.is_empty() {
+        conditions.add("d.source = ANY (?)", [Bind::Texts(entries.sources.clone())]);
+    }
+    if let Some(number) = entries.grant {
+        let drawn = Bind::Text(format!("[[{number}]]"));
+        conditions.add("(d.grant_number = ? OR d.draws @> ?::text::jsonb)", [Bind::Number(number), drawn]);
+    }
+    if let Some(after) = &request.after {
+        let place = after.rsplit_once('/').and_then(|(org, number)| Some((org, number.parse().ok()?)));
+        let (org, sequence): (&str, i64) = place.ok_or_else(|| {
+            Error::invalid("after", "must be `org_id/sequence` of an entry, such as org_1/12")
+        })?;
+        let org_id = orgs::row_id(conn, org).ok().filter(|org_id| own.is_none_or(|own| own == *org_id));
+        let org_id =
+            org_id.ok_or_else(|| Error::invalid("after", "names an org that there is none of here"))?;
+        conditions.add("(d.org_id, d.sequence) > (?, ?)", [Bind::Number(org_id), Bind::Number(sequence)]);
+    }
+    Ok(conditions)
+}
