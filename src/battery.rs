@@ -9,8 +9,12 @@
 
 pub mod account;
 pub mod accounts;
+pub mod effects;
+pub mod effects_http;
 pub mod entries;
 pub mod grants;
+pub mod packs;
+pub mod packs_http;
 pub mod terms;
 
 pub use account::{Account, NewGrant, Note};

@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one function.
 
+mod battery;
 mod doctor;
 mod export;
 mod inbox;
@@ -65,6 +66,9 @@ enum Command {
     /// Look into the Stripe inbox and have events projected again
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
+    /// Look at what Stripe's payments could not do to batteries yet
+    #[command(subcommand)]
+    Battery(battery::BatteryCommand),
     /// Print the effective settings, where each comes from, and what it means; secrets are hidden
     Config,
     /// Check database, clock, secrets and backlog, and say what to do
@@ -127,6 +131,7 @@ fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
         Command::Key(command) => keys::run(&config, command)?,
         Command::Meter(command) => meter::run(&config, command)?,
         Command::Stripe(command) => inbox::run(&config, command)?,
+        Command::Battery(command) => battery::run(&config, &command)?,
         Command::Config => show_config(&config)?,
         Command::Doctor => return doctor::run(&config),
         Command::Dump => {

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use crate::error::Problem;
 use crate::export::http::Columns;
-use crate::{auth, billing, export, health, quota, stripe, usage};
+use crate::{auth, battery, billing, export, health, quota, stripe, usage};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -85,6 +85,12 @@ use crate::{auth, billing, export, health, quota, stripe, usage};
         quota::check_http::settle,
         quota::check_http::release,
         quota::messages_http::list,
+        battery::packs_http::list,
+        battery::packs_http::show,
+        battery::packs_http::put,
+        battery::effects_http::list,
+        battery::effects_http::dismiss,
+        battery::effects_http::assign,
         export::http::export,
         export::http::totals,
     ),

@@ -4,7 +4,7 @@ use actix_web::web::{ServiceConfig, delete, get, patch, post, put, resource, rou
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::error::Error;
-use crate::{auth, billing, export, health, openapi, quota, stripe, usage};
+use crate::{auth, battery, billing, export, health, openapi, quota, stripe, usage};
 
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
@@ -106,6 +106,22 @@ pub fn all(config: &mut ServiceConfig) {
         .service(resource("/v1/quota/{id}/settle").route(post().to(quota::check_http::settle)))
         .service(resource("/v1/quota/{id}/release").route(post().to(quota::check_http::release)))
         .service(resource("/v1/messages").route(get().to(quota::messages_http::list)))
+        // Batteries: packs, and effects of Stripe's payments that wait
+        .service(resource("/v1/battery/packs").route(get().to(battery::packs_http::list)))
+        .service(
+            resource("/v1/battery/packs/{id}")
+                .route(get().to(battery::packs_http::show))
+                .route(put().to(battery::packs_http::put)),
+        )
+        .service(resource("/v1/battery/effects/waiting").route(get().to(battery::effects_http::list)))
+        .service(
+            resource("/v1/battery/effects/waiting/{id}/dismiss")
+                .route(post().to(battery::effects_http::dismiss)),
+        )
+        .service(
+            resource("/v1/battery/effects/waiting/{id}/assign")
+                .route(post().to(battery::effects_http::assign)),
+        )
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

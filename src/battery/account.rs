@@ -367,6 +367,13 @@ impl Account {
         note: Note,
         now: DateTime<Utc>,
     ) {
+        let units = match own {
+            Some(own) => units - self.unclaw_scheduled(own, units, now),
+            None => units,
+        };
+        if units.is_zero() {
+            return;
+        }
         let mut left = units - units.min((-self.balance).max(Decimal::ZERO));
         let mut draws: Vec<(i64, Decimal)> = Vec::new();
         if let Some(place) = own.and_then(|own| self.grants.iter().position(|grant| grant.number == own)) {
@@ -395,6 +402,24 @@ impl Account {
         self.post(now, kind, units, own, draws, note);
         // What came back to a grant that is over lapses at once.
         self.catch_up(now);
+    }
+
+    /// Gives units back to a grant that is not effective yet: it is in no balance, so there is no entry. Returns how many.
+    fn unclaw_scheduled(&mut self, number: i64, units: Decimal, now: DateTime<Utc>) -> Decimal {
+        let Some(grant) = self.grants.iter_mut().find(|grant| grant.number == number) else {
+            return Decimal::ZERO;
+        };
+        // One that was taken back as a whole was closed before its time.
+        let ahead = grant.state == State::Closed && grant.clawed == grant.amount && grant.effective_at > now;
+        if grant.state != State::Scheduled && !ahead {
+            return Decimal::ZERO;
+        }
+        let given = units.min(grant.clawed);
+        grant.clawed -= given;
+        grant.remaining += given;
+        grant.state = State::Scheduled;
+        self.touch(number);
+        given
     }
 
     fn refill(&mut self, place: usize, given: Decimal, draws: &mut Vec<(i64, Decimal)>) {

@@ -15,6 +15,7 @@ pub mod exports;
 pub mod invoices;
 pub mod invoices_http;
 pub mod links;
+pub mod markers;
 mod mirror;
 pub mod orgs;
 pub mod orgs_http;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::directory;
+use super::{directory, markers};
 use crate::error::Error;
 use crate::schema::{plan_stripe_prices, plan_versions, plans};
 
@@ -127,6 +127,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, body: &PlanBody, now: DateTim
         }
     })?;
     directory::changed(conn)?;
+    markers::mapping_changed(conn)?;
     Ok(())
 }
 
