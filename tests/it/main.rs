@@ -7,6 +7,7 @@ mod support;
 
 mod architecture;
 mod auth;
+mod battery_effects;
 mod commands;
 mod crashes;
 mod documents;

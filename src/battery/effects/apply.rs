@@ -10,8 +10,9 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
-use super::targets::{self, CauseKind, Counted, Expiry, NewClaim, Outcome, Take};
-use super::{Source, mark, mark_siblings, waiting};
+use super::returns::{CauseKind, Counted};
+use super::targets::{self, Expiry, NewClaim, Outcome, Take};
+use super::{Source, judge, mark, mark_siblings, waiting};
 use crate::battery::account::{Account, NewGrant, Note};
 use crate::battery::{Accounts, Kind as EntryKind};
 use crate::config::Proration;
@@ -69,7 +70,7 @@ pub(super) fn apply(
         Work { book: book(conn, &grants.collect())?, claims: Vec::new(), returns: Vec::new(), now };
     let (mut again, mut subscriptions, mut granted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for (source, facts) in facts {
-        let outcome = targets::outcome(source, facts, proration, now)?;
+        let outcome = judge::outcome(source, facts, proration, now)?;
         let account = match targets::org_of(facts).map(|org| accounts.get_mut(org)) {
             Some(Some(account)) => Some(account),
             // It has come to belong to another org since the look without locks.
@@ -79,7 +80,11 @@ pub(super) fn apply(
             }
             None => None,
         };
-        subscriptions.extend(facts.lines.iter().filter_map(|line| line.subscription.clone()));
+        // Only what is new may help others, or two that wait would wake each other for ever.
+        let known = |line: &str| facts.waiting.iter().any(|waiting| waiting.line == line);
+        if !outcome.grants.is_empty() || outcome.waits.iter().any(|wait| !known(&wait.line)) {
+            subscriptions.extend(facts.lines.iter().filter_map(|line| line.subscription.clone()));
+        }
         granted.extend(
             outcome
                 .grants

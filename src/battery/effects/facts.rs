@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Source;
-use super::targets::Cause;
+use super::returns::Cause;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
@@ -335,7 +335,7 @@ statement!(Returned -> DocTypes:
 ///
 /// # Errors
 /// When the database fails.
-pub fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
+pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
     let (invoices, payments): (Vec<&Source>, Vec<&Source>) =
         sources.iter().partition(|source| source.kind == super::Kind::Invoice);
     let all: Vec<&Source> = sources.iter().collect();
@@ -362,8 +362,8 @@ pub fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Sour
     for doc in bound(Prepared::<Returned>::new(), &all, true).load::<Doc>(conn)? {
         let (source, value) = named(doc)?;
         if let Some(facts) = facts.get_mut(&source) {
-            let returned: Vec<super::targets::Returned> = read(value)?;
-            facts.returned = returned.iter().map(super::targets::Returned::cause).collect();
+            let returned: Vec<super::returns::Returned> = read(value)?;
+            facts.returned = returned.iter().map(super::returns::Returned::cause).collect();
             facts.returned.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         }
     }

@@ -9,6 +9,9 @@
 
 mod apply;
 mod facts;
+mod judge;
+mod prorations;
+pub mod returns;
 pub mod targets;
 pub mod verify;
 pub mod waiting;
