@@ -537,3 +537,35 @@ impl Account {
 pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
     Value::Array(draws.iter().map(|(number, units)| json!([number, units.normalize().to_string()])).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not effective yet is in no balance: taking from it and giving back to it leaves no entry.
+    #[test]
+    fn a_scheduled_grant_gets_back_what_was_taken_from_it() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
+        let (now, later) = (at("2026-03-01T00:00:00Z"), at("2026-04-01T00:00:00Z"));
+        for taken in [40, 100] {
+            let mut account = Account::empty(1);
+            let grant = NewGrant {
+                source: Source::Subscription,
+                key: "k".to_owned(),
+                amount: 100.into(),
+                priority: None,
+                effective_at: Some(later),
+                expires_at: None,
+                link: None,
+                reason: None,
+                actor: None,
+            };
+            let number = account.grant(grant, now);
+            assert!(account.claw_back(number, taken.into(), Note::of("refund"), now));
+            account.give_back(Kind::Clawback, taken.into(), Some(number), Note::of("refund"), now);
+            assert!(account.is_sound() && account.written().is_empty(), "{account:#?}");
+            account.catch_up(later);
+            assert_eq!(account.balance(), 100.into());
+        }
+    }
+}

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn every_instant_lies_within_the_day_of_its_label() {
         for zone in ["Europe/Berlin", "Africa/Cairo", "America/Havana", "Pacific/Apia", "Asia/Kathmandu"] {
-            let zone: Tz = zone.parse().expect("a zone");
+            let zone: chrono_tz::Tz = zone.parse().expect("a zone");
             for hour in 0..24 * 400 {
                 let at =
                     "2011-06-01T00:30:00Z".parse::<DateTime<Utc>>().expect("a time") + TimeDelta::hours(hour);

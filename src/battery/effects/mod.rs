@@ -13,6 +13,8 @@ mod judge;
 mod prorations;
 pub mod returns;
 pub mod targets;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod waiting;
 

@@ -101,6 +101,12 @@ fn find(conn: &mut PgConnection, id: i64) -> Result<WaitingEffect, Error> {
         .ok_or(Error::NotFound("waiting effect"))
 }
 
+/// Waits until no worker is deciding on what waits.
+fn settled(conn: &mut PgConnection) -> Result<(), Error> {
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
+    Ok(())
+}
+
 /// Lets an effect never happen; returns it.
 ///
 /// # Errors
@@ -114,6 +120,7 @@ pub fn dismiss(
     if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
         return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
     }
+    settled(conn)?;
     let effect = find(conn, id)?;
     diesel::sql_query(
         "UPDATE battery_effects_waiting SET dismissed_at = $2, dismissed_reason = $3, next_try = NULL WHERE waiting_id = $1",
@@ -135,8 +142,7 @@ pub fn assign(
     org_id: Option<i64>,
     pack: Option<&str>,
 ) -> Result<WaitingEffect, Error> {
-    // The answer of a worker that looks at it meanwhile comes first.
-    diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
+    settled(conn)?;
     let effect = find(conn, id)?;
     if let Some(pack) = pack {
         let known: bool =
