@@ -10,8 +10,8 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Source;
 use super::returns::Cause;
+use super::{Source, each};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
@@ -219,6 +219,7 @@ macro_rules! session {
     };
 }
 
+// Look-ups by one column do not compare the account with `=`: see `each`.
 statement!(Invoices -> DocTypes: concat!(
     "SELECT k.account, k.livemode, 'invoice', k.id, jsonb_build_object(
         'invoice', jsonb_build_object('status', i.status, 'billing_reason', i.billing_reason, 'currency', i.currency, 'amount_paid', i.amount_paid,
@@ -226,11 +227,11 @@ statement!(Invoices -> DocTypes: concat!(
         'customer_id', i.customer_id, 'org_ref', link.ref, 'org_id', r.org_id,
         'owned_elsewhere', EXISTS (
             SELECT FROM battery_effects e WHERE e.source_kind = 'payment_intent' AND e.account = k.account AND e.livemode = k.livemode AND e.source_id IN (
-                SELECT p.payment_intent_id FROM payments p WHERE p.invoice_id = k.id AND p.account = k.account AND p.livemode = k.livemode
-                UNION ALL SELECT x.payment_intent_id FROM invoice_payments x WHERE x.invoice_id = k.id AND x.account = k.account AND x.livemode = k.livemode
-                UNION ALL SELECT x.payment_intent_id FROM checkout_sessions x WHERE x.invoice_id = k.id AND x.account = k.account AND x.livemode = k.livemode
+                SELECT p.payment_intent_id FROM payments p WHERE p.invoice_id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode
+                UNION ALL SELECT x.payment_intent_id FROM invoice_payments x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
+                UNION ALL SELECT x.payment_intent_id FROM checkout_sessions x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
                 UNION ALL SELECT i.payment_intent_id)),
-        'session', (SELECT ", session!(), " FROM checkout_sessions s WHERE s.invoice_id = k.id AND s.account = k.account AND s.livemode = k.livemode
+        'session', (SELECT ", session!(), " FROM checkout_sessions s WHERE s.invoice_id = k.id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode
             ORDER BY s.payment_status = 'paid' DESC NULLS LAST, s.created, s.id LIMIT 1),
         'lines', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.id, 'kind', l.type, 'amount', l.amount, 'quantity', l.quantity, 'description', l.description,
             'start', l.period_start, 'end', l.period_end, 'price', l.price_id, 'product', l.product_id, 'subscription', l.subscription_id, 'proration', l.proration,
@@ -242,15 +243,15 @@ statement!(Invoices -> DocTypes: concat!(
                     FROM plan_versions v WHERE v.plan_id = m.plan_id), '[]')) END,
             'pack', (SELECT ", pack!(), " FROM battery_pack_stripe_prices q JOIN battery_packs b USING (pack_id) WHERE q.price_id = l.price_id),
             'mirrored', (SELECT jsonb_build_object('trial_start', s.trial_start, 'trial_end', s.trial_end) FROM subscriptions s
-                WHERE s.id = l.subscription_id AND s.account = k.account AND s.livemode = k.livemode),
+                WHERE s.id = l.subscription_id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode),
             'full', CASE WHEN l.proration THEN (SELECT jsonb_build_object('start', f.period_start, 'end', f.period_end)
                 FROM invoices j JOIN invoice_lines f ON f.account = j.account AND f.livemode = j.livemode AND f.invoice_id = j.id
-                WHERE j.subscription_id = l.subscription_id AND j.account = k.account AND j.livemode = k.livemode AND j.status = 'paid'
+                WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account AND j.livemode IS NOT DISTINCT FROM k.livemode AND j.status = 'paid'
                   AND f.subscription_id = l.subscription_id AND f.proration IS NOT TRUE AND f.type IS DISTINCT FROM 'invoiceitem'
                   AND f.period_start <= l.period_start AND f.period_end >= l.period_end AND f.period_start < f.period_end
                 ORDER BY f.period_end - f.period_start, f.period_start LIMIT 1) END,
             'holder', CASE WHEN l.proration THEN (SELECT e.grant_number FROM battery_effects e
-                WHERE e.subscription_id = l.subscription_id AND e.account = k.account AND e.livemode = k.livemode AND e.plan_id = m.plan_id AND e.units > 0
+                WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode AND e.plan_id = m.plan_id AND e.units > 0
                   AND e.source_id <> k.id AND e.period_start <= l.period_start AND e.period_end >= l.period_end
                   AND e.org_id = coalesce((SELECT min(o.org_id) FROM battery_effects o WHERE o.source_id = k.id AND o.source_kind = 'invoice'
                       AND o.account = k.account AND o.livemode = k.livemode), r.org_id)
@@ -262,9 +263,9 @@ statement!(Invoices -> DocTypes: concat!(
                 (SELECT q.plan_id FROM plan_stripe_products q WHERE q.product_id = l.product_id)) AS plan_id) m ON true
             WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'))
      FROM unnest(?, ?, ?) AS k (account, livemode, id)
-     JOIN invoices i ON i.id = k.id AND i.account = k.account AND i.livemode = k.livemode AND NOT i.deleted
-     LEFT JOIN stripe_customer_links link ON link.account = k.account AND link.livemode = k.livemode AND link.customer_id = i.customer_id
-     LEFT JOIN org_refs r ON r.ref = link.ref"));
+     CROSS JOIN LATERAL (SELECT * FROM invoices i WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i
+     LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l WHERE l.account = k.account AND l.livemode = k.livemode AND l.customer_id = i.customer_id OFFSET 0) link ON true
+     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = link.ref OFFSET 0) r ON true"));
 
 statement!(Payments -> DocTypes: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, jsonb_build_object(
@@ -272,21 +273,21 @@ statement!(Payments -> DocTypes: concat!(
             'named', ", named!("i.metadata", "NULL"), ") END,
         'session', CASE WHEN s.id IS NOT NULL THEN ", session!(), " END,
         'owned_elsewhere', k.kind = 'payment_intent' AND (i.invoice_id IS NOT NULL
-            OR EXISTS (SELECT FROM checkout_sessions x WHERE x.payment_intent_id = k.id AND x.account = k.account AND x.livemode = k.livemode AND x.invoice_id IS NOT NULL)
-            OR EXISTS (SELECT FROM payments p WHERE p.id = k.id AND p.account = k.account AND p.livemode = k.livemode AND p.invoice_id IS NOT NULL)),
+            OR EXISTS (SELECT FROM checkout_sessions x WHERE x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode AND x.invoice_id IS NOT NULL OFFSET 0)
+            OR EXISTS (SELECT FROM payments p WHERE p.id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode AND p.invoice_id IS NOT NULL OFFSET 0)),
         'customer_id', c.id, 'org_ref', coalesce(l.ref, given.ref), 'org_id', r.org_id)
      FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
-     LEFT JOIN payment_intents i ON k.kind = 'payment_intent' AND i.id = k.id AND i.account = k.account AND i.livemode = k.livemode
+     LEFT JOIN LATERAL (SELECT * FROM payment_intents i WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode AND i.id = k.id OFFSET 0) i ON true
      LEFT JOIN LATERAL (
         SELECT * FROM (
-            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account = k.account AND x.livemode = k.livemode
+            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
             UNION ALL
             SELECT x.* FROM checkout_sessions x WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account AND x.livemode = k.livemode) x
         ORDER BY x.payment_status = 'paid' DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
      CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
      CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''), nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
-     LEFT JOIN stripe_customer_links l ON l.account = k.account AND l.livemode = k.livemode AND l.customer_id = c.id
-     LEFT JOIN org_refs r ON r.ref = coalesce(l.ref, given.ref)
+     LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l ON true
+     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true
      WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
 
 statement!(Standing -> DocTypes: concat!(
@@ -298,38 +299,41 @@ statement!(Standing -> DocTypes: concat!(
             FROM battery_effects_waiting w WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode), '[]'))
      FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)"));
 
+/// What a refund or a dispute says.
+macro_rules! returned {
+    ($cause:literal, $table:literal, $by:literal, $doc:literal) => {
+        concat!(
+            "SELECT n.account, n.livemode, n.kind, n.source, '",
+            $cause,
+            "' AS cause, x.id, x.created, ",
+            $doc,
+            " AS doc FROM ",
+            each!("n", $table, $by)
+        )
+    };
+}
+
 // A refund names its intent, or its charge alone; a charge belongs to an intent or stands alone.
-statement!(Returned -> DocTypes:
+statement!(Returned -> DocTypes: concat!(
     "WITH k AS MATERIALIZED (SELECT * FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)),
      paid AS MATERIALIZED (
         SELECT account, livemode, kind, id AS source, id FROM k WHERE kind = 'payment_intent'
-        UNION SELECT k.account, k.livemode, k.kind, k.id, p.id FROM k JOIN payments p ON p.invoice_id = k.id AND p.account = k.account AND p.livemode = k.livemode WHERE kind = 'invoice'
-        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM k
-            JOIN invoice_payments x ON x.invoice_id = k.id AND x.account = k.account AND x.livemode = k.livemode WHERE kind = 'invoice'
-        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM k
-            JOIN invoices x ON x.id = k.id AND x.account = k.account AND x.livemode = k.livemode WHERE kind = 'invoice'
-        UNION SELECT k.account, k.livemode, k.kind, k.id, x.payment_intent_id FROM k
-            JOIN checkout_sessions x ON x.invoice_id = k.id AND x.account = k.account AND x.livemode = k.livemode WHERE kind = 'invoice'),
-     names AS MATERIALIZED (
+        UNION SELECT k.account, k.livemode, k.kind, k.id, x.id FROM ", each!("k", "payments", "y.invoice_id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM ", each!("k", "invoice_payments", "y.invoice_id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM ", each!("k", "invoices", "y.id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, x.payment_intent_id FROM ", each!("k", "checkout_sessions", "y.invoice_id"), " WHERE k.kind = 'invoice'),
+     n AS MATERIALIZED (
         SELECT * FROM paid WHERE id IS NOT NULL
-        UNION SELECT p.account, p.livemode, p.kind, p.source, c.id FROM paid p
-            JOIN charges c ON coalesce(c.payment_intent_id, c.id) = p.id AND c.account = p.account AND c.livemode = p.livemode),
-     causes AS (
-        SELECT n.account, n.livemode, n.kind, n.source, 'refund' AS cause, r.id, r.created,
-               jsonb_build_object('amount', r.amount, 'status', r.status) AS doc
-            FROM names n JOIN refunds r ON r.payment_intent_id = n.id AND r.account = n.account AND r.livemode = n.livemode
-        UNION SELECT n.account, n.livemode, n.kind, n.source, 'refund', r.id, r.created, jsonb_build_object('amount', r.amount, 'status', r.status)
-            FROM names n JOIN refunds r ON r.charge_id = n.id AND r.account = n.account AND r.livemode = n.livemode
-        UNION SELECT n.account, n.livemode, n.kind, n.source, 'dispute', d.id, d.created, jsonb_build_object('amount', d.amount, 'status', d.status,
-               'currency', d.currency, 'funds_withdrawn', d.funds_withdrawn, 'funds_currency', d.funds_currency)
-            FROM names n JOIN disputes d ON d.payment_intent_id = n.id AND d.account = n.account AND d.livemode = n.livemode
-        UNION SELECT n.account, n.livemode, n.kind, n.source, 'dispute', d.id, d.created, jsonb_build_object('amount', d.amount, 'status', d.status,
-               'currency', d.currency, 'funds_withdrawn', d.funds_withdrawn, 'funds_currency', d.funds_currency)
-            FROM names n JOIN disputes d ON d.charge_id = n.id AND d.account = n.account AND d.livemode = n.livemode
-        UNION SELECT k.account, k.livemode, k.kind, k.id, 'credit_note', c.id, c.created, jsonb_build_object('amount', coalesce(c.total, c.amount), 'status', c.status,
-               'type', c.type, 'out_of_band', c.out_of_band_amount, 'refunds', jsonb_array_length(c.refund_ids))
-            FROM k JOIN credit_notes c ON c.invoice_id = k.id AND c.account = k.account AND c.livemode = k.livemode WHERE k.kind = 'invoice')
-     SELECT account, livemode, kind, source, jsonb_agg(doc || jsonb_build_object('cause', cause, 'id', id, 'created', created)) FROM causes GROUP BY 1, 2, 3, 4");
+        UNION SELECT paid.account, paid.livemode, paid.kind, paid.source, x.id FROM ", each!("paid", "charges", "coalesce(y.payment_intent_id, y.id)"), "),
+     causes AS (",
+        returned!("refund", "refunds", "y.payment_intent_id", "jsonb_build_object('amount', x.amount, 'status', x.status)"), " UNION ",
+        returned!("refund", "refunds", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status)"), " UNION ",
+        returned!("dispute", "disputes", "y.payment_intent_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), " UNION ",
+        returned!("dispute", "disputes", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), "
+        UNION SELECT k.account, k.livemode, k.kind, k.id, 'credit_note', x.id, x.created, jsonb_build_object('amount', coalesce(x.total, x.amount), 'status', x.status,
+               'type', x.type, 'out_of_band', x.out_of_band_amount, 'refunds', jsonb_array_length(x.refund_ids))
+            FROM ", each!("k", "credit_notes", "y.invoice_id"), " WHERE k.kind = 'invoice')
+     SELECT account, livemode, kind, source, jsonb_agg(doc || jsonb_build_object('cause', cause, 'id', id, 'created', created)) FROM causes GROUP BY 1, 2, 3, 4"));
 
 /// Reads these sources. Those that no mirror knows are as good as empty.
 ///
