@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use value::Value;
-pub use value::{LogFormat, RetentionMode};
+pub use value::{LogFormat, Proration, RetentionMode};
 
 /// A setting that is wrong, as one sentence that names it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -122,6 +122,9 @@ settings! {
     quota_retention_days: u16 = "COULOMB_QUOTA_RETENTION_DAYS", "400";
     /// How long the counters of single subjects are kept after their period, in days.
     quota_subject_retention_days: u16 = "COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "7";
+    /// What a change of plan within a period does to the battery: `prorate` (units of the new plan for what is left of the period,
+    /// less those of the old one), `difference` (what a whole period has more, at once) or `none` (nothing before the next period).
+    battery_proration: Proration = "COULOMB_BATTERY_PRORATION", "prorate";
     /// Connections for API requests.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.

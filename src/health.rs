@@ -69,7 +69,7 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
     let now = app.clock.now();
     let asked = app.db.probe(move |conn| {
         diesel::sql_query(
-            "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined,
+            "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) + (SELECT count(*) FROM battery_effects_queue) AS pending, count(quarantined_at) AS quarantined,
                     (SELECT extract(epoch FROM $1 - received_at)::bigint FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)) AS oldest_s
              FROM stripe_inbox_queue q",
         )

@@ -32,7 +32,7 @@ pub struct Metrics {
     deliveries: Family<Outcome, Counter>,
     projected: Family<Outcome, Counter>,
     usage: Family<Outcome, Counter>,
-    /// Stripe events stored, not yet projected, quarantined ones left out.
+    /// Stripe events stored, not yet projected, quarantined ones left out, and markers of effects that have not happened.
     pub inbox_pending: Gauge,
     /// Age of the oldest of them.
     pub inbox_oldest_s: Gauge,
@@ -88,7 +88,7 @@ impl Metrics {
         );
         r.register(
             "stripe_inbox_pending",
-            "Stripe events stored, not yet projected",
+            "Stripe events stored, not yet projected, and effects of them that have not happened",
             self.inbox_pending.clone(),
         );
         r.register_with_unit(

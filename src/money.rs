@@ -5,6 +5,17 @@
 
 use std::fmt;
 
+use rust_decimal::{Decimal, RoundingStrategy};
+
+/// Decimal places of battery units and of costs of usage.
+pub const UNIT_PLACES: u32 = 9;
+
+/// Rounds to [`UNIT_PLACES`]; half goes to the even neighbour.
+#[must_use]
+pub fn round_units(units: Decimal) -> Decimal {
+    units.round_dp_with_strategy(UNIT_PLACES, RoundingStrategy::MidpointNearestEven)
+}
+
 /// Amounts in these are whole units already.
 const ZERO_DECIMAL: [&str; 15] =
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"];

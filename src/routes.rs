@@ -148,6 +148,22 @@ pub fn all(config: &mut ServiceConfig) {
         )
         .service(resource("/v1/battery/export").route(get().to(export::battery_http::export)))
         .service(resource("/v1/battery/export/totals").route(get().to(export::battery_http::totals)))
+        // Batteries: packs, and effects of Stripe's payments that wait
+        .service(resource("/v1/battery/packs").route(get().to(battery::packs_http::list)))
+        .service(
+            resource("/v1/battery/packs/{id}")
+                .route(get().to(battery::packs_http::show))
+                .route(put().to(battery::packs_http::put)),
+        )
+        .service(resource("/v1/battery/effects/waiting").route(get().to(battery::effects_http::list)))
+        .service(
+            resource("/v1/battery/effects/waiting/{id}/dismiss")
+                .route(post().to(battery::effects_http::dismiss)),
+        )
+        .service(
+            resource("/v1/battery/effects/waiting/{id}/assign")
+                .route(post().to(battery::effects_http::assign)),
+        )
         // Exports
         .service(resource("/v1/invoices/export").route(get().to(export::http::export)))
         .service(resource("/v1/invoices/export/totals").route(get().to(export::http::totals)))

@@ -39,6 +39,68 @@ diesel::table! {
 }
 
 diesel::table! {
+    battery_effects (source_id, source_kind, account, livemode, line) {
+        account -> Text,
+        livemode -> Bool,
+        source_kind -> Text,
+        source_id -> Text,
+        line -> Text,
+        org_id -> Int8,
+        what -> Text,
+        grant_number -> Nullable<Int8>,
+        units -> Numeric,
+        paid_minor -> Int8,
+        currency -> Nullable<Text>,
+        plan_id -> Nullable<Text>,
+        plan_version -> Nullable<Int4>,
+        pack_id -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
+        price_id -> Nullable<Text>,
+        quantity -> Nullable<Int8>,
+        period_start -> Nullable<Timestamptz>,
+        period_end -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    battery_effects_queue (effect_id) {
+        effect_id -> Int8,
+        account -> Text,
+        livemode -> Bool,
+        kind -> Text,
+        object_id -> Text,
+        attempts -> Int2,
+        next_attempt_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    battery_effects_waiting (waiting_id) {
+        waiting_id -> Int8,
+        account -> Text,
+        livemode -> Bool,
+        source_kind -> Text,
+        source_id -> Text,
+        line -> Text,
+        reason -> Text,
+        detail -> Text,
+        since -> Timestamptz,
+        next_try -> Nullable<Timestamptz>,
+        customer_id -> Nullable<Text>,
+        org_ref -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
+        price_id -> Nullable<Text>,
+        product_id -> Nullable<Text>,
+        assigned_org -> Nullable<Int8>,
+        assigned_pack -> Nullable<Text>,
+        dismissed_at -> Nullable<Timestamptz>,
+        dismissed_reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     battery_entries (org_id, sequence) {
         org_id -> Int8,
         sequence -> Int8,
@@ -75,6 +137,43 @@ diesel::table! {
         lapsed -> Numeric,
         link -> Nullable<Jsonb>,
         reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    battery_pack_payment_links (payment_link_id) {
+        payment_link_id -> Text,
+        pack_id -> Text,
+    }
+}
+
+diesel::table! {
+    battery_pack_stripe_prices (price_id) {
+        price_id -> Text,
+        pack_id -> Text,
+    }
+}
+
+diesel::table! {
+    battery_packs (pack_id) {
+        pack_id -> Text,
+        name -> Text,
+        units -> Numeric,
+        expires_after_days -> Nullable<Int4>,
+        priority -> Nullable<Int2>,
+        active -> Bool,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    battery_returns (org_id, grant_number, cause_kind, cause_id) {
+        org_id -> Int8,
+        grant_number -> Int8,
+        cause_kind -> Text,
+        cause_id -> Text,
+        minor -> Int8,
+        units -> Numeric,
     }
 }
 
@@ -1005,8 +1104,15 @@ diesel::allow_tables_to_appear_in_same_query!(
     api_keys,
     audit_log,
     battery_accounts,
+    battery_effects,
+    battery_effects_queue,
+    battery_effects_waiting,
     battery_entries,
     battery_grants,
+    battery_pack_payment_links,
+    battery_pack_stripe_prices,
+    battery_packs,
+    battery_returns,
     battery_settings,
     catalog,
     charges,

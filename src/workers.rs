@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 
 use crate::app::App;
-use crate::battery::upkeep;
+use crate::battery::{effects, upkeep};
 use crate::billing::directory;
 use crate::commands;
 use crate::db;
@@ -174,6 +174,9 @@ fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Erro
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
 }
 
+/// Few, as accounts are locked meanwhile that usage waits for.
+const EFFECTS_BATCH: u32 = 100;
+
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let options = project::Options {
         batch: app.config.projection_batch,
@@ -189,7 +192,10 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     ] {
         app.metrics.projected(outcome, events);
     }
-    Ok(if step.taken() == 0 { Turn::Rest } else { Turn::More })
+    // What was projected acts at once; what others have projected, or a command has let happen, does too.
+    let options = effects::Options { batch: EFFECTS_BATCH, proration: app.config.battery_proration };
+    let effects = effects::step(conn, &options, app.clock.now())?;
+    Ok(if step.taken() == 0 && effects == 0 { Turn::Rest } else { Turn::More })
 }
 
 fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {

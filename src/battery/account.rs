@@ -366,6 +366,13 @@ impl Account {
         note: Note,
         now: DateTime<Utc>,
     ) {
+        let units = match own {
+            Some(own) => units - self.unclaw_scheduled(own, units, now),
+            None => units,
+        };
+        if units.is_zero() {
+            return;
+        }
         let mut left = units - units.min((-self.balance).max(Decimal::ZERO));
         let mut draws: Vec<(i64, Decimal)> = Vec::new();
         if let Some(place) = own.and_then(|own| self.grants.iter().position(|grant| grant.number == own)) {
@@ -394,6 +401,24 @@ impl Account {
         self.post(now, kind, units, own, draws, note);
         // What came back to a grant that is over lapses at once.
         self.catch_up(now);
+    }
+
+    /// Gives units back to a grant that is not effective yet: it is in no balance, so there is no entry. Returns how many.
+    fn unclaw_scheduled(&mut self, number: i64, units: Decimal, now: DateTime<Utc>) -> Decimal {
+        let Some(grant) = self.grants.iter_mut().find(|grant| grant.number == number) else {
+            return Decimal::ZERO;
+        };
+        // One that was taken back as a whole was closed before its time.
+        let ahead = grant.state == State::Closed && grant.clawed == grant.amount && grant.effective_at > now;
+        if grant.state != State::Scheduled && !ahead {
+            return Decimal::ZERO;
+        }
+        let given = units.min(grant.clawed);
+        grant.clawed -= given;
+        grant.remaining += given;
+        grant.state = State::Scheduled;
+        self.touch(number);
+        given
     }
 
     fn refill(&mut self, place: usize, given: Decimal, draws: &mut Vec<(i64, Decimal)>) {
@@ -510,4 +535,36 @@ impl Account {
 #[must_use]
 pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
     Value::Array(draws.iter().map(|(number, units)| json!([number, units.normalize().to_string()])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not effective yet is in no balance: taking from it and giving back to it leaves no entry.
+    #[test]
+    fn a_scheduled_grant_gets_back_what_was_taken_from_it() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
+        let (now, later) = (at("2026-03-01T00:00:00Z"), at("2026-04-01T00:00:00Z"));
+        for taken in [40, 100] {
+            let mut account = Account::empty(1);
+            let grant = NewGrant {
+                source: Source::Subscription,
+                key: "k".to_owned(),
+                amount: 100.into(),
+                priority: None,
+                effective_at: Some(later),
+                expires_at: None,
+                link: None,
+                reason: None,
+                actor: None,
+            };
+            let number = account.grant(grant, now);
+            assert!(account.claw_back(number, taken.into(), Note::of("refund"), now));
+            account.give_back(Kind::Clawback, taken.into(), Some(number), Note::of("refund"), now);
+            assert!(account.is_sound() && account.written().is_empty(), "{account:#?}");
+            account.catch_up(later);
+            assert_eq!(account.balance(), 100.into());
+        }
+    }
 }

@@ -9,7 +9,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Bool, Nullable, Text};
 
-use super::{directory, orgs};
+use super::{directory, markers, orgs};
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::schema::stripe_customer_links as t;
@@ -156,5 +156,6 @@ pub fn set_explicit(
         .set(t::api_ref.eq(org))
         .execute(conn)?;
     directory::changed(conn)?;
+    markers::customer_changed(conn, realm, customer_id)?;
     Ok(())
 }

@@ -16,6 +16,7 @@ pub mod invoices;
 pub mod invoices_http;
 pub mod links;
 pub mod local_subscriptions;
+pub mod markers;
 mod mirror;
 pub mod moves;
 pub mod org_plan;

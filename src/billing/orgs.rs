@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::directory;
 use super::org_plan::{AsOf, clock, with_plan};
+use super::{directory, markers};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{org_refs, orgs};
@@ -206,6 +206,7 @@ fn insert(
         .map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id)))
         .collect();
     diesel::insert_into(org_refs::table).values(refs).execute(conn).map_err(|error| taken(error.into()))?;
+    markers::org_named(conn, [Some(public_id.as_str()), external_id].into_iter().flatten())?;
     Ok((org_id, public_id))
 }
 

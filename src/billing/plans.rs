@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::directory;
+use super::{directory, markers};
 use crate::error::Error;
 use crate::schema::{plan_stripe_prices, plan_stripe_products, plans};
 use versions::has_nul;
@@ -147,6 +147,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
         .collect();
     diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(taken)?;
     directory::changed(conn)?;
+    markers::mapping_changed(conn)?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::keys::{actor, record};
 use super::{Failure, open};
 use crate::battery::by_hand::{self, ManualGrant};
+use crate::battery::effects::waiting;
 use crate::battery::grants::{Source, State};
 use crate::battery::reads::{balance, entries, grants};
 use crate::battery::upkeep;
@@ -33,6 +34,15 @@ pub(super) enum BatteryCommand {
     },
     /// Grant units to an org's battery
     Grant(GrantArgs),
+    /// List effects of Stripe's payments that cannot happen yet, oldest first, as JSON lines
+    Waiting {
+        /// Only those that wait for this reason, such as no_org or unknown_pack
+        #[arg(long)]
+        reason: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 500)]
+        limit: i64,
+    },
 }
 
 #[derive(Args)]
@@ -108,6 +118,11 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 Ok::<_, Error>(json!({ "balance": balance, "grants": live, "entries": last }))
             })?;
             writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
+        }
+        BatteryCommand::Waiting { reason, limit } => {
+            for effect in waiting::list(conn, reason.as_deref(), None, limit)? {
+                writeln!(out, "{}", serde_json::to_string(&effect)?)?;
+            }
         }
         BatteryCommand::Grant(args) => {
             let new = ManualGrant {

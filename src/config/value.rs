@@ -64,6 +64,32 @@ impl Value for RetentionMode {
     }
 }
 
+/// What a change of plan within a period does to the battery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proration {
+    /// The new plan's units for what is left of the period, less those of the old plan.
+    Prorate,
+    /// What the new plan has more for a whole period, at once.
+    Difference,
+    /// Nothing before the next period.
+    None,
+}
+
+impl Value for Proration {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "prorate" => Ok(Self::Prorate),
+            "difference" => Ok(Self::Difference),
+            "none" => Ok(Self::None),
+            _ => Err(format!("is `{text}`, but must be prorate, difference or none")),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
 macro_rules! whole_numbers {
     ($($type:ty),+) => { $(
         impl Value for $type {

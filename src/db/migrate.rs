@@ -25,6 +25,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-000700", include_str!("../../migrations/2026-11-21-000700_usage_upkeep/up.sql")),
     ("2026-11-21-000800", include_str!("../../migrations/2026-11-21-000800_plans/up.sql")),
     ("2026-11-21-000900", include_str!("../../migrations/2026-11-21-000900_battery/up.sql")),
+    ("2026-11-21-001000", include_str!("../../migrations/2026-11-21-001000_battery_effects/up.sql")),
     ("2026-11-21-001100", include_str!("../../migrations/2026-11-21-001100_records_index/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");

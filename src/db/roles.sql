@@ -16,7 +16,7 @@ GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (dat
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
 REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
-    rating_counters, quota_slot_orgs, usage_months_gone, coulomb_migrations,
+    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_waiting, coulomb_migrations,
     __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -43,7 +43,7 @@ BEGIN
         ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org), ('outbox_messages', own_org),
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org), ('battery_entries', own_org),
-        ('battery_settings', own_org),
+        ('battery_settings', own_org), ('battery_returns', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),

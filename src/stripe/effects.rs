@@ -1,5 +1,7 @@
-//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org, and since when a
-//! subscription has had its prices.
+//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org, since when a subscription has
+//! had its prices, and a marker for whoever works on effects (see [`markers`]).
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
@@ -7,20 +9,46 @@ use serde_json::Value;
 
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
+use crate::billing::markers::{self, Marker};
 use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
+
+/// Objects that may have effects on batteries.
+const MARKED: [&str; 9] = [
+    "charge",
+    "checkout.session",
+    "credit_note",
+    "dispute",
+    "invoice",
+    "invoice_payment",
+    "payment_intent",
+    "refund",
+    "subscription",
+];
 
 /// The effects of a batch, gathered before they are written.
 #[derive(Default)]
 pub struct Effects {
     links: Vec<Link>,
     prices: Vec<SeenPrice>,
+    markers: BTreeSet<Marker>,
 }
 
 impl Effects {
     /// Takes note of what the winning `snapshot` of `object` causes.
     pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Value) {
-        self.links.extend(shape::link(object, snapshot));
+        let marker = |kind: &str, id: &str| Marker {
+            realm: object.realm.clone(),
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+        };
+        if MARKED.contains(&object.object) {
+            self.markers.insert(marker(object.object, object.id));
+        }
+        if let Some(link) = shape::link(object, snapshot) {
+            self.markers.insert(marker(markers::CUSTOMER, &link.customer_id));
+            self.links.push(link);
+        }
     }
 
     /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of the event.
@@ -45,6 +73,7 @@ impl Effects {
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         subscriptions::write_prices(conn, &self.prices)?;
-        links::write(conn, &self.links, org_per_customer, now)
+        links::write(conn, &self.links, org_per_customer, now)?;
+        Ok(markers::write(conn, &self.markers)?)
     }
 }

@@ -9,6 +9,7 @@ mod architecture;
 mod auth;
 mod battery;
 mod battery_commands;
+mod battery_effects;
 mod battery_reads;
 mod commands;
 mod crashes;

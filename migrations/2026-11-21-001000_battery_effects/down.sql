@@ -1,0 +1,2 @@
+DROP INDEX checkout_sessions_invoice;
+DROP TABLE battery_pack_payment_links, battery_pack_stripe_prices, battery_packs, battery_effects_waiting, battery_returns, battery_effects, battery_effects_queue;

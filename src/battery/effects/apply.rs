@@ -1,0 +1,313 @@
+//! Applies what sources are worth to the locked accounts, and writes down what was applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Jsonb, Numeric, Text};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use super::facts::Facts;
+use super::returns::{CauseKind, Counted};
+use super::targets::{self, Expiry, NewClaim, Outcome, Take};
+use super::{Source, judge, mark, mark_siblings, waiting};
+use crate::battery::account::{Account, NewGrant, Note};
+use crate::battery::{Accounts, Kind as EntryKind};
+use crate::config::Proration;
+use crate::db::prepared::{Prepared, statement};
+use crate::error::Error;
+
+/// What is counted against the grants of this transaction, by org and number of the grant.
+pub(super) type Book = BTreeMap<(i64, i64), Counted>;
+
+statement!(Grants -> (BigInt, BigInt, Numeric, BigInt):
+    "SELECT e.org_id, e.grant_number, e.units, e.paid_minor FROM unnest(?, ?) AS k (o, n)
+     JOIN battery_effects e ON e.org_id = k.o AND e.grant_number = k.n WHERE e.units > 0");
+statement!(Returns -> (BigInt, BigInt, Text, Text, BigInt, Numeric):
+    "SELECT r.org_id, r.grant_number, r.cause_kind, r.cause_id, r.minor, r.units FROM unnest(?, ?) AS k (o, n)
+     JOIN battery_returns r ON r.org_id = k.o AND r.grant_number = k.n");
+
+/// What is counted against these grants.
+pub(super) fn book(conn: &mut PgConnection, grants: &BTreeSet<(i64, i64)>) -> Result<Book, Error> {
+    let mut book = Book::new();
+    if grants.is_empty() {
+        return Ok(book);
+    }
+    let orgs = || grants.iter().map(|(org, _)| *org).collect::<Vec<_>>();
+    let numbers = || grants.iter().map(|(_, number)| *number).collect::<Vec<_>>();
+    let rows: Vec<(i64, i64, Decimal, i64)> =
+        Prepared::<Grants>::new().bind::<BigInt, _>(orgs()).bind::<BigInt, _>(numbers()).load(conn)?;
+    for (org, number, amount, paid) in rows {
+        book.insert((org, number), Counted { amount, paid, causes: BTreeMap::new() });
+    }
+    let rows: Vec<(i64, i64, String, String, i64, Decimal)> =
+        Prepared::<Returns>::new().bind::<BigInt, _>(orgs()).bind::<BigInt, _>(numbers()).load(conn)?;
+    for (org, number, kind, id, minor, units) in rows {
+        if let Some(counted) = book.get_mut(&(org, number)) {
+            counted.causes.insert((CauseKind::parse(&kind)?, id), (minor, units));
+        }
+    }
+    Ok(book)
+}
+
+/// Applies the sources to the accounts, which are written by the caller.
+pub(super) fn apply(
+    conn: &mut PgConnection,
+    accounts: &mut Accounts,
+    facts: &BTreeMap<Source, Facts>,
+    proration: Proration,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let grants = facts.values().flat_map(|facts| {
+        let org = targets::org_of(facts);
+        let claimed = facts.claims.iter().filter_map(|claim| Some((claim.org_id, claim.grant?)));
+        let holders = facts.lines.iter().filter_map(move |line| Some((org?, line.holder?)));
+        claimed.chain(holders)
+    });
+    let mut work =
+        Work { book: book(conn, &grants.collect())?, claims: Vec::new(), returns: Vec::new(), now };
+    let (mut again, mut subscriptions, mut granted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    for (source, facts) in facts {
+        let outcome = judge::outcome(source, facts, proration, now)?;
+        let account = match targets::org_of(facts).map(|org| accounts.get_mut(org)) {
+            Some(Some(account)) => Some(account),
+            // It has come to belong to another org since the look without locks.
+            Some(None) => {
+                again.push(source.clone());
+                continue;
+            }
+            None => None,
+        };
+        // Only what is new may help others, or two that wait would wake each other for ever.
+        let known = |line: &str| facts.waiting.iter().any(|waiting| waiting.line == line);
+        if !outcome.grants.is_empty() || outcome.waits.iter().any(|wait| !known(&wait.line)) {
+            subscriptions.extend(facts.lines.iter().filter_map(|line| line.subscription.clone()));
+        }
+        granted.extend(
+            outcome
+                .grants
+                .iter()
+                .filter(|grant| !grant.units.is_zero())
+                .filter_map(|grant| grant.subscription.clone()),
+        );
+        if let Some(account) = account {
+            work.source(account, source, facts, &outcome)?;
+        }
+        waiting::write(conn, source, facts, &outcome.waits, now)?;
+    }
+    work.write(conn)?;
+    if !subscriptions.is_empty() {
+        waiting::wake_subscriptions(conn, &subscriptions.into_iter().collect::<Vec<_>>())?;
+    }
+    if !granted.is_empty() {
+        mark_siblings(conn, &granted.into_iter().collect::<Vec<_>>())?;
+    }
+    mark(conn, again)
+}
+
+struct Work {
+    book: Book,
+    /// Rows of `battery_effects`.
+    claims: Vec<Value>,
+    /// What changed of `battery_returns`.
+    returns: Vec<(i64, i64, CauseKind, String)>,
+    now: DateTime<Utc>,
+}
+
+impl Work {
+    fn source(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        facts: &Facts,
+        outcome: &Outcome,
+    ) -> Result<(), Error> {
+        let mut own: Vec<i64> = facts
+            .claims
+            .iter()
+            .filter(|claim| claim.units > Decimal::ZERO)
+            .filter_map(|claim| claim.grant)
+            .collect();
+        let paid = targets::paid(facts);
+        for new in &outcome.grants {
+            own.extend(self.grant(account, source, &paid, new)?);
+        }
+        for take in &outcome.takes {
+            self.take(account, source, &paid, take)?;
+        }
+        for cause in &facts.returned {
+            let link = link(source, cause.kind.name(), &cause.id);
+            for number in &own {
+                self.count(account, *number, (cause.kind, &cause.id), (cause.minor, Decimal::ZERO), &link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn grant(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        paid: &(i64, Option<String>),
+        new: &NewClaim,
+    ) -> Result<Option<i64>, Error> {
+        let number = if new.units > Decimal::ZERO {
+            let expires_at = match new.expires {
+                Expiry::Never => None,
+                Expiry::At(at) => Some(at),
+                Expiry::Days(days) => Some(self.now + TimeDelta::days(i64::from(days))),
+            };
+            let number = account.grant(
+                NewGrant {
+                    source: new.source,
+                    key: key(source, &new.line),
+                    amount: new.units,
+                    priority: new.priority,
+                    effective_at: new.effective_at,
+                    expires_at,
+                    link: Some(link(source, source.kind.name(), &source.id)),
+                    reason: None,
+                    actor: None,
+                },
+                self.now,
+            );
+            let counted = Counted { amount: new.units, paid: paid.0, causes: BTreeMap::new() };
+            self.book.insert((account.org_id, number), counted);
+            Some(number)
+        } else {
+            None
+        };
+        self.claims.push(json!({
+            "account": source.realm.account, "livemode": source.realm.livemode, "source_kind": source.kind.name(), "source_id": source.id,
+            "line": new.line, "org_id": account.org_id, "what": new.what, "grant_number": number, "units": new.units, "paid_minor": paid.0,
+            "currency": paid.1, "plan_id": new.plan.as_ref().map(|plan| &plan.0), "plan_version": new.plan.as_ref().map(|plan| plan.1),
+            "pack_id": new.pack, "subscription_id": new.subscription, "price_id": new.price, "quantity": new.quantity,
+            "period_start": new.period.map(|period| period.0), "period_end": new.period.map(|period| period.1), "created_at": self.now,
+        }));
+        Ok(number)
+    }
+
+    fn take(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        paid: &(i64, Option<String>),
+        take: &Take,
+    ) -> Result<(), Error> {
+        let cause = key(source, &take.line);
+        let link = link(source, source.kind.name(), &source.id);
+        if let Some(before) = take.before {
+            self.count(account, before, (CauseKind::Proration, &cause), (0, Decimal::ZERO), &link)?;
+        }
+        if let Some(holder) = take.holder {
+            self.count(account, holder, (CauseKind::Proration, &cause), (0, take.units), &link)?;
+        }
+        self.claims.push(json!({
+            "account": source.realm.account, "livemode": source.realm.livemode, "source_kind": source.kind.name(), "source_id": source.id,
+            "line": take.line, "org_id": account.org_id, "what": "proration_back", "grant_number": take.holder, "units": -take.units,
+            "paid_minor": paid.0, "currency": paid.1, "plan_id": take.plan.as_ref().map(|plan| &plan.0),
+            "plan_version": take.plan.as_ref().map(|plan| plan.1), "subscription_id": take.subscription, "price_id": take.price,
+            "quantity": take.quantity, "period_start": take.period.map(|period| period.0), "period_end": take.period.map(|period| period.1),
+            "created_at": self.now, "known": take.known,
+        }));
+        Ok(())
+    }
+
+    /// Counts a cause at a grant, and moves the units that it makes a difference of.
+    fn count(
+        &mut self,
+        account: &mut Account,
+        number: i64,
+        (kind, id): (CauseKind, &str),
+        (minor, units): (i64, Decimal),
+        link: &Value,
+    ) -> Result<(), Error> {
+        let Some(counted) = self.book.get_mut(&(account.org_id, number)) else { return Ok(()) };
+        let Some(more) = counted.count(kind, id, minor, units)? else { return Ok(()) };
+        self.returns.push((account.org_id, number, kind, id.to_owned()));
+        let note = Note { link: Some(link.clone()), ..Note::of(kind.name()) };
+        if more > Decimal::ZERO {
+            if !account.claw_back(number, more, note, self.now) {
+                return Err(Error::Internal(format!("grant {number} of org {} is gone", account.org_id)));
+            }
+        } else if more < Decimal::ZERO {
+            account.give_back(EntryKind::Clawback, -more, Some(number), note, self.now);
+        }
+        Ok(())
+    }
+
+    fn write(self, conn: &mut PgConnection) -> Result<(), Error> {
+        let (known, new): (Vec<Value>, Vec<Value>) =
+            self.claims.into_iter().partition(|claim| claim["known"] == true);
+        if !new.is_empty() {
+            // A second claim of the same line is refused by the primary key.
+            diesel::sql_query(
+                "INSERT INTO battery_effects SELECT * FROM jsonb_populate_recordset(NULL::battery_effects, $1)",
+            )
+            .bind::<Jsonb, _>(Value::Array(new))
+            .execute(conn)?;
+        }
+        if !known.is_empty() {
+            diesel::sql_query(
+                "UPDATE battery_effects e SET grant_number = n.grant_number FROM jsonb_populate_recordset(NULL::battery_effects, $1) n
+                 WHERE (e.source_id, e.source_kind, e.account, e.livemode, e.line) = (n.source_id, n.source_kind, n.account, n.livemode, n.line)",
+            )
+            .bind::<Jsonb, _>(Value::Array(known))
+            .execute(conn)?;
+        }
+        let changed: BTreeSet<(i64, i64, CauseKind, String)> = self.returns.into_iter().collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let now_counted = |(org, number, kind, id): &(i64, i64, CauseKind, String)| {
+            self.book[&(*org, *number)].causes[&(*kind, id.clone())]
+        };
+        diesel::sql_query(
+            "INSERT INTO battery_returns (org_id, grant_number, cause_kind, cause_id, minor, units)
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::numeric[])
+             ON CONFLICT (org_id, grant_number, cause_kind, cause_id) DO UPDATE SET minor = excluded.minor, units = excluded.units",
+        )
+        .bind::<Array<BigInt>, _>(changed.iter().map(|row| row.0).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(changed.iter().map(|row| row.1).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(changed.iter().map(|row| row.2.name()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(changed.iter().map(|row| row.3.as_str()).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(changed.iter().map(|row| now_counted(row).0).collect::<Vec<_>>())
+        .bind::<Array<Numeric>, _>(changed.iter().map(|row| now_counted(row).1).collect::<Vec<_>>())
+        .execute(conn)?;
+        Ok(())
+    }
+}
+
+/// What a grant is made for: once an org. Objects of other accounts and of test mode say so.
+fn key(source: &Source, line: &str) -> String {
+    let mut key = String::new();
+    if !source.realm.account.is_empty() {
+        key.push_str(&source.realm.account);
+        key.push('/');
+    }
+    if !source.realm.livemode {
+        key.push_str("test/");
+    }
+    key.push_str(source.kind.name());
+    key.push(':');
+    key.push_str(&source.id);
+    if !line.is_empty() {
+        key.push(':');
+        key.push_str(line);
+    }
+    key
+}
+
+/// The Stripe object that a grant or an entry comes from.
+fn link(source: &Source, object: &str, id: &str) -> Value {
+    let mut link = json!({ "object": object, "id": id });
+    if !source.realm.account.is_empty() {
+        link["account"] = source.realm.account.clone().into();
+    }
+    if !source.realm.livemode {
+        link["livemode"] = false.into();
+    }
+    link
+}

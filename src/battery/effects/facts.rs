@@ -1,0 +1,401 @@
+//! What the mirrors, the catalogue and earlier effects say of economic sources, read as they are now. Reads only.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Jsonb, Text};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::returns::Cause;
+use super::{Source, each};
+use crate::db::prepared::{Prepared, statement};
+use crate::error::Error;
+
+/// Of one source.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The invoice, where the source is one.
+    pub invoice: Option<Invoice>,
+    /// Its lines in order.
+    pub lines: Vec<Line>,
+    /// The checkout session that it was paid in, or that is the source: of several the first that is paid.
+    pub session: Option<Session>,
+    /// The payment intent, where the source is one.
+    pub intent: Option<Intent>,
+    /// An invoice owns the payment, or (of an invoice) the payment has granted already.
+    pub owned_elsewhere: bool,
+    /// The org that its customer is linked to.
+    pub org_id: Option<i64>,
+    /// Its customer.
+    pub customer_id: Option<String>,
+    /// The name under which its org is looked for.
+    pub org_ref: Option<String>,
+    /// What it came to before.
+    pub claims: Vec<Claim>,
+    /// What is known of its lines that wait.
+    pub waiting: Vec<Waiting>,
+    /// Money returned.
+    #[serde(skip)]
+    pub returned: Vec<Cause>,
+}
+
+/// An invoice. Money is in minor units.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Invoice {
+    pub status: Option<String>,
+    pub billing_reason: Option<String>,
+    pub currency: Option<String>,
+    pub amount_paid: Option<i64>,
+    pub created: Option<DateTime<Utc>>,
+    /// When it was paid, as far as known.
+    pub paid_at: Option<DateTime<Utc>>,
+    pub lines_complete: bool,
+}
+
+/// A line of an invoice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Line {
+    pub id: Option<String>,
+    pub kind: Option<String>,
+    pub amount: Option<i64>,
+    pub quantity: Option<i64>,
+    pub description: Option<String>,
+    pub start: Option<DateTime<Utc>>,
+    pub end: Option<DateTime<Utc>>,
+    pub price: Option<String>,
+    pub product: Option<String>,
+    pub subscription: Option<String>,
+    pub proration: Option<bool>,
+    /// The plan that its price or product buys.
+    pub plan: Option<Plan>,
+    /// The pack that its price buys.
+    pub pack: Option<Pack>,
+    /// What the mirror says of its subscription.
+    pub mirrored: Option<Mirrored>,
+    /// Of a proration: the whole period that it is a part of.
+    pub full: Option<Period>,
+    /// Of a proration: the grant that holds the units of its plan and time.
+    pub holder: Option<i64>,
+    /// Of a proration: the interval of its price, `month`, `year`, … and how many of them.
+    pub interval: Option<(String, i32)>,
+}
+
+/// A plan as a subscription may have it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Plan {
+    pub id: String,
+    /// The version that an operator has moved the subscription to.
+    pub moved: Option<i32>,
+    /// Since when the subscription has had the price.
+    pub since: Option<DateTime<Utc>>,
+    /// Oldest first.
+    pub versions: Vec<Version>,
+}
+
+/// A version of a plan.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Version {
+    pub version: i32,
+    pub created_at: DateTime<Utc>,
+    pub units: Decimal,
+    pub annual: Option<Decimal>,
+    pub trial: Option<Decimal>,
+}
+
+/// A pack.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Pack {
+    /// None: units that are named without a pack.
+    pub id: Option<String>,
+    pub units: Decimal,
+    pub days: Option<i32>,
+    pub priority: Option<i16>,
+}
+
+/// The trial of a subscription.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Mirrored {
+    pub trial_start: Option<DateTime<Utc>>,
+    pub trial_end: Option<DateTime<Utc>>,
+}
+
+/// `[start, end)`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Period {
+    pub start: DateTime<Utc>,
+    pub end: DateTime<Utc>,
+}
+
+/// A checkout session.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    pub mode: Option<String>,
+    pub payment_status: Option<String>,
+    pub amount_total: Option<i64>,
+    pub currency: Option<String>,
+    pub payment_link: Option<String>,
+    pub named: Named,
+}
+
+/// A payment intent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Intent {
+    pub status: Option<String>,
+    pub amount_received: Option<i64>,
+    pub currency: Option<String>,
+    pub named: Named,
+}
+
+/// What metadata names, and the packs that are found by that.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    pub metadata: Value,
+    /// By `battery_pack`.
+    pub pack: Option<Pack>,
+    /// By `price` or `price_id`.
+    pub priced: Option<Pack>,
+    /// By the payment link.
+    pub linked: Option<Pack>,
+}
+
+/// What a line came to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Claim {
+    pub line: String,
+    pub org_id: i64,
+    pub grant: Option<i64>,
+    pub units: Decimal,
+    pub what: String,
+}
+
+/// A line that waits.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Waiting {
+    pub line: String,
+    pub since: DateTime<Utc>,
+    pub dismissed: bool,
+    pub org: Option<i64>,
+    pub pack: Option<Pack>,
+}
+
+type DocTypes = (Text, Bool, Text, Text, Jsonb);
+type Doc = (String, bool, String, String, Value);
+
+/// The pack `$p` as JSON.
+macro_rules! pack {
+    () => {
+        "jsonb_build_object('id', b.pack_id, 'units', b.units::text, 'days', b.expires_after_days, 'priority', b.priority)"
+    };
+}
+
+/// What metadata `$m` names.
+macro_rules! named {
+    ($m:literal, $link:literal) => {
+        concat!(
+            "jsonb_build_object('metadata', ", $m,
+            ", 'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = ", $m, "->>'battery_pack'), ",
+            "'priced', (SELECT ", pack!(), " FROM battery_pack_stripe_prices m JOIN battery_packs b USING (pack_id) ",
+                "WHERE m.price_id = coalesce(", $m, "->>'price', ", $m, "->>'price_id')), ",
+            "'linked', (SELECT ", pack!(), " FROM battery_pack_payment_links m JOIN battery_packs b USING (pack_id) WHERE m.payment_link_id = ", $link, "))"
+        )
+    };
+}
+
+macro_rules! session {
+    () => {
+        concat!(
+            "jsonb_build_object('mode', s.mode, 'payment_status', s.payment_status, 'amount_total', s.amount_total, 'currency', s.currency, ",
+            "'payment_link', s.payment_link_id, 'named', ", named!("s.metadata", "s.payment_link_id"), ")"
+        )
+    };
+}
+
+// Look-ups by one column do not compare the account with `=`: see `each`.
+statement!(Invoices -> DocTypes: concat!(
+    "SELECT k.account, k.livemode, 'invoice', k.id, jsonb_build_object(
+        'invoice', jsonb_build_object('status', i.status, 'billing_reason', i.billing_reason, 'currency', i.currency, 'amount_paid', i.amount_paid,
+            'created', i.created, 'paid_at', coalesce(i.paid_at, i.finalized_at, i.created), 'lines_complete', i.lines_complete),
+        'customer_id', i.customer_id, 'org_ref', link.ref, 'org_id', r.org_id,
+        'owned_elsewhere', EXISTS (
+            SELECT FROM battery_effects e WHERE e.source_kind = 'payment_intent' AND e.account = k.account AND e.livemode = k.livemode AND e.source_id IN (
+                SELECT p.payment_intent_id FROM payments p WHERE p.invoice_id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode
+                UNION ALL SELECT x.payment_intent_id FROM invoice_payments x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
+                UNION ALL SELECT x.payment_intent_id FROM checkout_sessions x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
+                UNION ALL SELECT i.payment_intent_id)),
+        'session', (SELECT ", session!(), " FROM checkout_sessions s WHERE s.invoice_id = k.id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode
+            ORDER BY s.payment_status = 'paid' DESC NULLS LAST, s.created, s.id LIMIT 1),
+        'lines', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.id, 'kind', l.type, 'amount', l.amount, 'quantity', l.quantity, 'description', l.description,
+            'start', l.period_start, 'end', l.period_end, 'price', l.price_id, 'product', l.product_id, 'subscription', l.subscription_id, 'proration', l.proration,
+            'plan', CASE WHEN m.plan_id IS NOT NULL THEN jsonb_build_object('id', m.plan_id,
+                'moved', (SELECT v.version FROM subscription_moves v WHERE (v.account, v.livemode, v.subscription_id, v.plan_id) = (k.account, k.livemode, l.subscription_id, m.plan_id)),
+                'since', (SELECT v.since FROM subscription_prices v WHERE (v.account, v.livemode, v.subscription_id, v.price_id) = (k.account, k.livemode, l.subscription_id, l.price_id)),
+                'versions', coalesce((SELECT jsonb_agg(jsonb_build_object('version', v.version, 'created_at', v.created_at, 'units', v.battery_units::text,
+                    'annual', v.annual_battery_units::text, 'trial', v.trial_battery_units::text) ORDER BY v.version)
+                    FROM plan_versions v WHERE v.plan_id = m.plan_id), '[]')) END,
+            'pack', (SELECT ", pack!(), " FROM battery_pack_stripe_prices q JOIN battery_packs b USING (pack_id) WHERE q.price_id = l.price_id),
+            'mirrored', (SELECT jsonb_build_object('trial_start', s.trial_start, 'trial_end', s.trial_end) FROM subscriptions s
+                WHERE s.id = l.subscription_id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode),
+            'full', CASE WHEN l.proration THEN (SELECT jsonb_build_object('start', f.period_start, 'end', f.period_end)
+                FROM invoices j JOIN invoice_lines f ON f.account = j.account AND f.livemode = j.livemode AND f.invoice_id = j.id
+                WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account AND j.livemode IS NOT DISTINCT FROM k.livemode AND j.status = 'paid'
+                  AND f.subscription_id = l.subscription_id AND f.proration IS NOT TRUE AND f.type IS DISTINCT FROM 'invoiceitem'
+                  AND f.period_start <= l.period_start AND f.period_end >= l.period_end AND f.period_start < f.period_end
+                ORDER BY f.period_end - f.period_start, f.period_start LIMIT 1) END,
+            'holder', CASE WHEN l.proration THEN (SELECT e.grant_number FROM battery_effects e
+                WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode AND e.plan_id = m.plan_id AND e.units > 0
+                  AND e.source_id <> k.id AND e.period_start <= l.period_start AND e.period_end >= l.period_end
+                  AND e.org_id = coalesce((SELECT min(o.org_id) FROM battery_effects o WHERE o.source_id = k.id AND o.source_kind = 'invoice'
+                      AND o.account = k.account AND o.livemode = k.livemode), r.org_id)
+                ORDER BY e.period_start DESC, e.source_id, e.line LIMIT 1) END,
+            'interval', CASE WHEN l.proration THEN (SELECT jsonb_build_array(p.recurring_interval, coalesce(p.recurring_interval_count, 1)) FROM prices p
+                WHERE p.id = l.price_id AND p.account = k.account AND p.livemode = k.livemode AND p.recurring_interval IS NOT NULL) END
+            ) ORDER BY l.line_number)
+            FROM invoice_lines l LEFT JOIN LATERAL (SELECT coalesce((SELECT q.plan_id FROM plan_stripe_prices q WHERE q.price_id = l.price_id),
+                (SELECT q.plan_id FROM plan_stripe_products q WHERE q.product_id = l.product_id)) AS plan_id) m ON true
+            WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'))
+     FROM unnest(?, ?, ?) AS k (account, livemode, id)
+     CROSS JOIN LATERAL (SELECT * FROM invoices i WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i
+     LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l WHERE l.account = k.account AND l.livemode = k.livemode AND l.customer_id = i.customer_id OFFSET 0) link ON true
+     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = link.ref OFFSET 0) r ON true"));
+
+statement!(Payments -> DocTypes: concat!(
+    "SELECT k.account, k.livemode, k.kind, k.id, jsonb_build_object(
+        'intent', CASE WHEN i.id IS NOT NULL THEN jsonb_build_object('status', i.status, 'amount_received', i.amount_received, 'currency', i.currency,
+            'named', ", named!("i.metadata", "NULL"), ") END,
+        'session', CASE WHEN s.id IS NOT NULL THEN ", session!(), " END,
+        'owned_elsewhere', k.kind = 'payment_intent' AND (i.invoice_id IS NOT NULL
+            OR EXISTS (SELECT FROM checkout_sessions x WHERE x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode AND x.invoice_id IS NOT NULL OFFSET 0)
+            OR EXISTS (SELECT FROM payments p WHERE p.id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode AND p.invoice_id IS NOT NULL OFFSET 0)),
+        'customer_id', c.id, 'org_ref', coalesce(l.ref, given.ref), 'org_id', r.org_id)
+     FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
+     LEFT JOIN LATERAL (SELECT * FROM payment_intents i WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode AND i.id = k.id OFFSET 0) i ON true
+     LEFT JOIN LATERAL (
+        SELECT * FROM (
+            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
+            UNION ALL
+            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account AND x.livemode = k.livemode) x
+        ORDER BY x.payment_status = 'paid' DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
+     CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
+     CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''), nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
+     LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l ON true
+     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true
+     WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
+
+statement!(Standing -> DocTypes: concat!(
+    "SELECT k.account, k.livemode, k.kind, k.id, jsonb_build_object(
+        'claims', coalesce((SELECT jsonb_agg(jsonb_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what) ORDER BY e.line)
+            FROM battery_effects e WHERE e.source_id = k.id AND e.source_kind = k.kind AND e.account = k.account AND e.livemode = k.livemode), '[]'),
+        'waiting', coalesce((SELECT jsonb_agg(jsonb_build_object('line', w.line, 'since', w.since, 'dismissed', w.dismissed_at IS NOT NULL, 'org', w.assigned_org,
+            'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack)))
+            FROM battery_effects_waiting w WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode), '[]'))
+     FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)"));
+
+/// What a refund or a dispute says.
+macro_rules! returned {
+    ($cause:literal, $table:literal, $by:literal, $doc:literal) => {
+        concat!(
+            "SELECT n.account, n.livemode, n.kind, n.source, '",
+            $cause,
+            "' AS cause, x.id, x.created, ",
+            $doc,
+            " AS doc FROM ",
+            each!("n", $table, $by)
+        )
+    };
+}
+
+// A refund names its intent, or its charge alone; a charge belongs to an intent or stands alone.
+statement!(Returned -> DocTypes: concat!(
+    "WITH k AS MATERIALIZED (SELECT * FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)),
+     paid AS MATERIALIZED (
+        SELECT account, livemode, kind, id AS source, id FROM k WHERE kind = 'payment_intent'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, x.id FROM ", each!("k", "payments", "y.invoice_id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM ", each!("k", "invoice_payments", "y.invoice_id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, coalesce(x.payment_intent_id, x.charge_id) FROM ", each!("k", "invoices", "y.id"), " WHERE k.kind = 'invoice'
+        UNION SELECT k.account, k.livemode, k.kind, k.id, x.payment_intent_id FROM ", each!("k", "checkout_sessions", "y.invoice_id"), " WHERE k.kind = 'invoice'),
+     n AS MATERIALIZED (
+        SELECT * FROM paid WHERE id IS NOT NULL
+        UNION SELECT paid.account, paid.livemode, paid.kind, paid.source, x.id FROM ", each!("paid", "charges", "coalesce(y.payment_intent_id, y.id)"), "),
+     causes AS (",
+        returned!("refund", "refunds", "y.payment_intent_id", "jsonb_build_object('amount', x.amount, 'status', x.status)"), " UNION ",
+        returned!("refund", "refunds", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status)"), " UNION ",
+        returned!("dispute", "disputes", "y.payment_intent_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), " UNION ",
+        returned!("dispute", "disputes", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), "
+        UNION SELECT k.account, k.livemode, k.kind, k.id, 'credit_note', x.id, x.created, jsonb_build_object('amount', coalesce(x.total, x.amount), 'status', x.status,
+               'type', x.type, 'out_of_band', x.out_of_band_amount, 'refunds', jsonb_array_length(x.refund_ids))
+            FROM ", each!("k", "credit_notes", "y.invoice_id"), " WHERE k.kind = 'invoice')
+     SELECT account, livemode, kind, source, jsonb_agg(doc || jsonb_build_object('cause', cause, 'id', id, 'created', created)) FROM causes GROUP BY 1, 2, 3, 4"));
+
+/// Reads these sources. Those that no mirror knows are as good as empty.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
+    let (invoices, payments): (Vec<&Source>, Vec<&Source>) =
+        sources.iter().partition(|source| source.kind == super::Kind::Invoice);
+    let all: Vec<&Source> = sources.iter().collect();
+    let mut docs: Vec<Doc> = Vec::new();
+    if !invoices.is_empty() {
+        docs.extend(bound(Prepared::<Invoices>::new(), &invoices, false).load::<Doc>(conn)?);
+    }
+    if !payments.is_empty() {
+        docs.extend(bound(Prepared::<Payments>::new(), &payments, true).load::<Doc>(conn)?);
+    }
+    let mut facts: BTreeMap<Source, Facts> =
+        sources.iter().map(|source| (source.clone(), Facts::default())).collect();
+    for doc in docs {
+        let (source, value) = named(doc)?;
+        facts.insert(source, read(value)?);
+    }
+    for doc in bound(Prepared::<Standing>::new(), &all, true).load::<Doc>(conn)? {
+        let (source, value) = named(doc)?;
+        let standing: Facts = read(value)?;
+        if let Some(facts) = facts.get_mut(&source) {
+            (facts.claims, facts.waiting) = (standing.claims, standing.waiting);
+        }
+    }
+    for doc in bound(Prepared::<Returned>::new(), &all, true).load::<Doc>(conn)? {
+        let (source, value) = named(doc)?;
+        if let Some(facts) = facts.get_mut(&source) {
+            let returned: Vec<super::returns::Returned> = read(value)?;
+            facts.returned = returned.iter().map(super::returns::Returned::cause).collect();
+            facts.returned.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        }
+    }
+    Ok(facts)
+}
+
+/// Binds sources as columns.
+pub(super) fn bound<'a, Q: crate::db::prepared::Text>(
+    statement: Prepared<'a, Q>,
+    sources: &[&'a Source],
+    kinds: bool,
+) -> Prepared<'a, Q> {
+    let statement = statement
+        .bind::<Text, _>(sources.iter().map(|source| &*source.realm.account).collect::<Vec<_>>())
+        .bind::<Bool, _>(sources.iter().map(|source| source.realm.livemode).collect::<Vec<_>>());
+    let statement = if kinds {
+        statement.bind::<Text, _>(sources.iter().map(|source| source.kind.name()).collect::<Vec<_>>())
+    } else {
+        statement
+    };
+    statement.bind::<Text, _>(sources.iter().map(|source| &*source.id).collect::<Vec<_>>())
+}
+
+fn named((account, livemode, kind, id, value): Doc) -> Result<(Source, Value), Error> {
+    let realm = crate::realm::Realm { account, livemode };
+    Ok((Source { realm, kind: super::Kind::parse(&kind)?, id }, value))
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::Internal(format!("facts of an effect: {error}")))
+}

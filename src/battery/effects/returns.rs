@@ -1,0 +1,182 @@
+//! What is taken back of a grant: the share of the money that was returned, and unused time. Pure.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+
+use super::judge::too_large;
+use crate::error::Error;
+use crate::money::round_units;
+
+/// What took money back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CauseKind {
+    /// A refund.
+    Refund,
+    /// A dispute.
+    Dispute,
+    /// A credit note.
+    CreditNote,
+    /// Unused time of a plan.
+    Proration,
+}
+
+impl CauseKind {
+    /// Its name in the database; that of the Stripe object.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refund => "refund",
+            Self::Dispute => "dispute",
+            Self::CreditNote => "credit_note",
+            Self::Proration => "proration",
+        }
+    }
+
+    /// The kind of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        [Self::Refund, Self::Dispute, Self::CreditNote, Self::Proration]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| Error::Internal(format!("no cause is called {name}")))
+    }
+}
+
+/// Money returned by one object, in minor units.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cause {
+    /// What it is.
+    pub kind: CauseKind,
+    /// Stripe's id.
+    pub id: String,
+    /// When it was made.
+    pub created: Option<DateTime<Utc>>,
+    /// How much counts.
+    pub minor: i64,
+}
+
+/// A refund, dispute or credit note as the mirror has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "columns of the mirrors")]
+pub struct Returned {
+    pub cause: String,
+    pub id: String,
+    pub created: Option<DateTime<Utc>>,
+    pub amount: Option<i64>,
+    pub status: Option<String>,
+    pub currency: Option<String>,
+    pub funds_withdrawn: Option<i64>,
+    pub funds_currency: Option<String>,
+    #[serde(rename = "type")]
+    pub type_: Option<String>,
+    pub out_of_band: Option<i64>,
+    pub refunds: i64,
+}
+
+impl Returned {
+    /// How much of it counts.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        let (kind, minor) = match self.cause.as_str() {
+            "dispute" => (CauseKind::Dispute, self.disputed()),
+            "credit_note" => (CauseKind::CreditNote, self.credited()),
+            _ => (CauseKind::Refund, self.refunded()),
+        };
+        Cause { kind, id: self.id.clone(), created: self.created, minor: minor.max(0) }
+    }
+
+    fn refunded(&self) -> i64 {
+        match self.status.as_deref() {
+            Some("failed" | "canceled") => 0,
+            _ => self.amount.unwrap_or(0),
+        }
+    }
+
+    /// Inquiries move nothing; what was withdrawn and not reinstated counts.
+    fn disputed(&self) -> i64 {
+        let amount = self.amount.unwrap_or(0);
+        match self.status.as_deref() {
+            Some("won" | "prevented") => 0,
+            Some("lost") => amount,
+            Some(status) if status.starts_with("warning_") => 0,
+            _ => match self.funds_withdrawn {
+                Some(withdrawn) if withdrawn > 0 && self.funds_currency == self.currency => {
+                    amount.min(withdrawn)
+                }
+                Some(withdrawn) if withdrawn > 0 => amount,
+                _ => 0,
+            },
+        }
+    }
+
+    /// Beside its refunds only what was returned outside Stripe counts. One from before the payment lowered what was paid.
+    fn credited(&self) -> i64 {
+        match (self.status.as_deref(), self.type_.as_deref()) {
+            (Some("void"), _) | (_, Some("pre_payment")) => 0,
+            (_, Some("post_payment")) if self.refunds == 0 => self.amount.unwrap_or(0),
+            _ => self.out_of_band.unwrap_or(0),
+        }
+    }
+}
+
+/// What is counted against one grant.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// Units granted.
+    pub amount: Decimal,
+    /// What was paid for the source, in minor units.
+    pub paid: i64,
+    /// By cause: money returned, and units of unused time.
+    pub causes: BTreeMap<(CauseKind, String), (i64, Decimal)>,
+}
+
+impl Counted {
+    /// Units that are taken back: the same in whatever order the causes came.
+    ///
+    /// # Errors
+    /// When they have no place in a decimal.
+    pub fn taken(&self) -> Result<Decimal, Error> {
+        let (mut minor, mut units) = (Decimal::ZERO, Decimal::ZERO);
+        for (money, time) in self.causes.values() {
+            minor += Decimal::from(*money);
+            units += time;
+        }
+        let of_money = if self.paid <= 0 || minor.is_zero() {
+            Decimal::ZERO
+        } else if minor >= Decimal::from(self.paid) {
+            self.amount
+        } else {
+            let product =
+                self.amount.checked_mul(minor).and_then(|units| units.checked_div(Decimal::from(self.paid)));
+            round_units(product.ok_or_else(too_large)?)
+        };
+        Ok(self.amount.min(of_money + units))
+    }
+
+    /// Counts a cause with what it is now; gives what more is taken back (below zero: given again), or none when it was counted so.
+    ///
+    /// # Errors
+    /// As [`Counted::taken`].
+    pub fn count(
+        &mut self,
+        kind: CauseKind,
+        id: &str,
+        minor: i64,
+        units: Decimal,
+    ) -> Result<Option<Decimal>, Error> {
+        let key = (kind, id.to_owned());
+        let before = self.causes.get(&key).copied().unwrap_or_default();
+        if before == (minor, units) {
+            return Ok(None);
+        }
+        let taken = self.taken()?;
+        self.causes.insert(key, (minor, units));
+        Ok(Some(self.taken()? - taken))
+    }
+}

@@ -1,0 +1,186 @@
+//! What a source is worth: which grants, what is taken back, what has to wait. Pure.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+
+use super::facts::{Facts, Named};
+use crate::battery::grants;
+
+/// How long facts that should come soon are waited for, before it is done without them.
+pub const GRACE: TimeDelta = TimeDelta::days(1);
+
+/// What a source comes to beyond what it came to before.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// New grants, and lines that come to nothing.
+    pub grants: Vec<NewClaim>,
+    /// Unused time of plans.
+    pub takes: Vec<Take>,
+    /// What cannot happen yet.
+    pub waits: Vec<Wait>,
+}
+
+/// What a line comes to.
+#[derive(Clone, Debug)]
+pub struct NewClaim {
+    /// The line; empty: the source as a whole.
+    pub line: String,
+    /// `subscription`, `trial`, `pack`, `proration`.
+    pub what: &'static str,
+    /// Units; none are zero.
+    pub units: Decimal,
+    /// What the grant comes from.
+    pub source: grants::Source,
+    /// Lower is burned first; none: that of its source.
+    pub priority: Option<i16>,
+    /// When it may be used, where that is not at once.
+    pub effective_at: Option<DateTime<Utc>>,
+    /// When it lapses.
+    pub expires: Expiry,
+    /// Plan and version.
+    pub plan: Option<(String, i32)>,
+    /// Pack.
+    pub pack: Option<String>,
+    /// Subscription.
+    pub subscription: Option<String>,
+    /// Price.
+    pub price: Option<String>,
+    /// How many.
+    pub quantity: i64,
+    /// The time that is paid for.
+    pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// When a grant lapses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// Then.
+    At(DateTime<Utc>),
+    /// So many days after it is made.
+    Days(i32),
+}
+
+/// Units of unused time, to be taken back from a grant.
+#[derive(Clone, Debug)]
+pub struct Take {
+    /// The line.
+    pub line: String,
+    /// The grant that holds them now; none: they come to nothing.
+    pub holder: Option<i64>,
+    /// The grant they were counted at before.
+    pub before: Option<i64>,
+    /// Whether the line was counted before.
+    pub known: bool,
+    /// Units, above zero.
+    pub units: Decimal,
+    /// Plan and version.
+    pub plan: Option<(String, i32)>,
+    /// Subscription.
+    pub subscription: Option<String>,
+    /// Price.
+    pub price: Option<String>,
+    /// How many.
+    pub quantity: i64,
+    /// The unused time.
+    pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// Why something cannot happen yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The customer belongs to no org.
+    NoOrg,
+    /// No plan is bought by the price.
+    UnknownPrice,
+    /// The session names no pack.
+    UnknownPack,
+    /// The subscription is not mirrored yet, and it matters.
+    UnknownSubscription,
+    /// The whole period of a proration is not known yet.
+    UnknownPeriod,
+    /// The grant that unused time is taken from is not there yet.
+    NoGrant,
+    /// Stripe's event had some of the invoice's lines only.
+    IncompleteLines,
+}
+
+impl Reason {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoOrg => "no_org",
+            Self::UnknownPrice => "unknown_price",
+            Self::UnknownPack => "unknown_pack",
+            Self::UnknownSubscription => "unknown_subscription",
+            Self::UnknownPeriod => "unknown_period",
+            Self::NoGrant => "no_grant",
+            Self::IncompleteLines => "incomplete_lines",
+        }
+    }
+
+    /// Whether it is done without what is missing in the end.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        matches!(self, Self::UnknownSubscription | Self::UnknownPeriod | Self::NoGrant)
+    }
+}
+
+/// Something that cannot happen yet.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// The line; empty: the source as a whole.
+    pub line: String,
+    /// Why.
+    pub reason: Reason,
+    /// Why, as a sentence.
+    pub detail: String,
+    /// What would let it happen.
+    pub price: Option<String>,
+    /// What would let it happen.
+    pub product: Option<String>,
+    /// What would let it happen.
+    pub subscription: Option<String>,
+}
+
+/// Whether anything could come of the source: what else is known of it does not matter otherwise.
+#[must_use]
+pub fn matters(facts: &Facts) -> bool {
+    let paid = facts.invoice.as_ref().is_some_and(|invoice| invoice.status.as_deref() == Some("paid"));
+    let session =
+        facts.session.as_ref().is_some_and(|session| session.payment_status.as_deref() == Some("paid"));
+    let intent = facts
+        .intent
+        .as_ref()
+        .is_some_and(|intent| intent.status.as_deref() == Some("succeeded") && opted_in(&intent.named));
+    paid || session || intent || !facts.claims.is_empty()
+}
+
+/// The org that a source belongs to: for ever that of its first effect; else as assigned, else as linked.
+#[must_use]
+pub fn org_of(facts: &Facts) -> Option<i64> {
+    let claimed = facts.claims.first().map(|claim| claim.org_id);
+    let assigned = || facts.waiting.iter().find_map(|waiting| waiting.org);
+    claimed.or_else(assigned).or(facts.org_id)
+}
+
+/// What was paid for a source, in minor units, and in what.
+#[must_use]
+pub fn paid(facts: &Facts) -> (i64, Option<String>) {
+    if let Some(invoice) = &facts.invoice {
+        return (invoice.amount_paid.unwrap_or(0), invoice.currency.clone());
+    }
+    let (session, intent) = (facts.session.as_ref(), facts.intent.as_ref());
+    let amount =
+        session.and_then(|session| session.amount_total).or(intent.and_then(|intent| intent.amount_received));
+    let currency = session
+        .and_then(|session| session.currency.clone())
+        .or(intent.and_then(|intent| intent.currency.clone()));
+    (amount.unwrap_or(0), currency)
+}
+
+pub(super) fn opted_in(named: &Named) -> bool {
+    ["battery_pack", "battery_units"].iter().any(|key| named.metadata.get(*key).is_some())
+}

@@ -1,0 +1,148 @@
+//! What was counted against grants is what the mirrors say, and the ledger has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
+use rust_decimal::Decimal;
+
+use super::{Kind, Source, apply, facts};
+use crate::error::Error;
+use crate::realm::Realm;
+
+/// Sources looked at together.
+const PAGE: i64 = 500;
+
+#[derive(QueryableByName)]
+struct Claimed {
+    #[diesel(sql_type = Text)]
+    account: String,
+    #[diesel(sql_type = Bool)]
+    livemode: bool,
+    #[diesel(sql_type = Text)]
+    source_kind: String,
+    #[diesel(sql_type = Text)]
+    source_id: String,
+}
+
+#[derive(QueryableByName)]
+struct Ledger {
+    #[diesel(sql_type = BigInt)]
+    org_id: i64,
+    #[diesel(sql_type = BigInt)]
+    grant_number: i64,
+    #[diesel(sql_type = Nullable<Numeric>)]
+    amount: Option<Decimal>,
+    /// Effective when it was made: one that was not loses units without an entry.
+    #[diesel(sql_type = Bool)]
+    at_once: bool,
+    #[diesel(sql_type = Numeric)]
+    taken: Decimal,
+}
+
+/// What the check found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Economic sources looked at.
+    pub sources: u64,
+    /// One line each.
+    pub differences: Vec<String>,
+}
+
+/// Reckons every claimed source anew from the mirrors. Run it while nothing waits for an exact answer.
+///
+/// # Errors
+/// When the database fails.
+pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
+    let mut report = Report::default();
+    let mut after = (String::new(), String::new(), String::new(), false);
+    loop {
+        let page: Vec<Claimed> = diesel::sql_query(
+            "SELECT DISTINCT source_id, source_kind, account, livemode FROM battery_effects
+             WHERE (source_id, source_kind, account, livemode) > ($1, $2, $3, $4) ORDER BY 1, 2, 3, 4 LIMIT $5",
+        )
+        .bind::<Text, _>(&after.0)
+        .bind::<Text, _>(&after.1)
+        .bind::<Text, _>(&after.2)
+        .bind::<Bool, _>(after.3)
+        .bind::<BigInt, _>(PAGE)
+        .load(conn)?;
+        let Some(last) = page.last() else { return Ok(report) };
+        after = (last.source_id.clone(), last.source_kind.clone(), last.account.clone(), last.livemode);
+        report.sources += u64::try_from(page.len()).unwrap_or(0);
+        let sources: Result<Vec<Source>, Error> = page
+            .into_iter()
+            .map(|row| {
+                let realm = Realm { account: row.account, livemode: row.livemode };
+                Ok(Source { realm, kind: Kind::parse(&row.source_kind)?, id: row.source_id })
+            })
+            .collect();
+        compare(conn, &sources?, &mut report)?;
+    }
+}
+
+fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> Result<(), Error> {
+    let facts = facts::load(conn, sources)?;
+    let claims = || {
+        facts.iter().flat_map(|(source, facts)| facts.claims.iter().map(move |claim| (source, facts, claim)))
+    };
+    let numbers: BTreeSet<(i64, i64)> =
+        claims().filter_map(|(_, _, claim)| Some((claim.org_id, claim.grant?))).collect();
+    let mut book = apply::book(conn, &numbers)?;
+    let ledger = ledger(conn, &numbers)?;
+    for (source, facts, claim) in claims().filter(|(_, _, claim)| claim.units > Decimal::ZERO) {
+        let place = (claim.org_id, claim.grant.unwrap_or(0));
+        let name = format!("battery effect of {} {} {}", source.kind.name(), source.id, claim.line);
+        let Some(counted) = book.get_mut(&place) else {
+            report.differences.push(format!("{name}: it names no grant"));
+            continue;
+        };
+        let stored = counted.taken()?;
+        for cause in &facts.returned {
+            let counted_so =
+                counted.causes.get(&(cause.kind, cause.id.clone())).map_or(0, |(minor, _)| *minor);
+            if counted.count(cause.kind, &cause.id, cause.minor, Decimal::ZERO)?.is_some()
+                && counted_so != cause.minor
+            {
+                report.differences.push(format!(
+                    "{name}: {} {} is counted with {counted_so}, the mirror says {}",
+                    cause.kind.name(),
+                    cause.id,
+                    cause.minor
+                ));
+            }
+        }
+        match ledger.get(&place) {
+            None => report.differences.push(format!("{name}: its grant is not there")),
+            Some(row) if row.amount != Some(claim.units) => {
+                report
+                    .differences
+                    .push(format!("{name}: its grant is not of {} units", claim.units.normalize()));
+            }
+            Some(row) if row.at_once && row.taken != stored => report.differences.push(format!(
+                "{name}: {} units are taken back, the ledger says {}",
+                stored.normalize(),
+                row.taken.normalize()
+            )),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn ledger(
+    conn: &mut PgConnection,
+    numbers: &BTreeSet<(i64, i64)>,
+) -> Result<BTreeMap<(i64, i64), Ledger>, Error> {
+    let rows: Vec<Ledger> = diesel::sql_query(
+        "SELECT k.o AS org_id, k.n AS grant_number, g.amount, g.effective_at <= g.created_at AS at_once,
+                coalesce((SELECT -sum(e.amount) FROM battery_entries e
+                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'dispute', 'credit_note', 'proration')), 0) AS taken
+         FROM unnest($1::bigint[], $2::bigint[]) AS k (o, n) JOIN battery_grants g ON g.org_id = k.o AND g.grant_number = k.n",
+    )
+    .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(org, _)| *org).collect::<Vec<_>>())
+    .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(_, number)| *number).collect::<Vec<_>>())
+    .load(conn)?;
+    Ok(rows.into_iter().map(|row| ((row.org_id, row.grant_number), row)).collect())
+}

@@ -1,0 +1,257 @@
+//! Packs: units that are bought at once, and the Stripe prices and payment links that buy them. Owns `battery_packs`,
+//! `battery_pack_stripe_prices` and `battery_pack_payment_links`.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::billing::markers;
+use crate::error::Error;
+use crate::money::round_units;
+use crate::schema::{
+    battery_pack_payment_links, battery_pack_stripe_prices, battery_packs, plan_stripe_prices,
+};
+
+/// A pack.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Pack {
+    /// Its key, such as `credits-5000`.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Units of one.
+    #[schema(value_type = String)]
+    pub units: Decimal,
+    /// Days after which what remains lapses; null: never.
+    pub expires_after_days: Option<i32>,
+    /// Lower is burned first; null: as purchases are.
+    pub priority: Option<i16>,
+    /// Whether it is still offered. What is paid for is granted either way.
+    pub active: bool,
+    /// When it was made here.
+    pub created_at: DateTime<Utc>,
+    /// Stripe prices (`price_…`) that buy it.
+    pub stripe_prices: Vec<String>,
+    /// Stripe payment links (`plink_…`) that buy it.
+    pub payment_links: Vec<String>,
+}
+
+/// A pack as it is put: the whole of it. What was granted before stays as it is.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackBody {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// Units of one, above zero, with at most nine decimal places.
+    #[schema(value_type = String)]
+    pub units: Decimal,
+    /// Days after which what remains lapses, from 1 to 36500; left out: never.
+    #[serde(default)]
+    pub expires_after_days: Option<i32>,
+    /// Lower is burned first; left out: as purchases are.
+    #[serde(default)]
+    pub priority: Option<i16>,
+    /// Whether it is still offered.
+    #[serde(default = "yes")]
+    pub active: bool,
+    /// Stripe prices that buy it. A price buys one pack.
+    #[serde(default)]
+    pub stripe_prices: Vec<String>,
+    /// Stripe payment links that buy it. A link buys one pack.
+    #[serde(default)]
+    pub payment_links: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Queryable)]
+struct Row {
+    pack_id: String,
+    name: String,
+    units: Decimal,
+    expires_after_days: Option<i32>,
+    priority: Option<i16>,
+    active: bool,
+    created_at: DateTime<Utc>,
+}
+
+/// Longest lapse, in days: a century.
+const LONGEST_DAYS: i32 = 36_500;
+/// Units of a pack stay below this, so that shares of them can be reckoned.
+const LARGEST: i64 = 1_000_000_000_000_000;
+
+fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
+    let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if pack_id.is_empty() || pack_id.len() > 64 || !pack_id.chars().all(key) {
+        return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
+    }
+    if body.name.trim().is_empty() || body.name.chars().count() > 200 {
+        return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
+    }
+    let fits = body.units > Decimal::ZERO
+        && body.units < Decimal::from(LARGEST)
+        && body.units == round_units(body.units);
+    if !fits {
+        return Err(Error::invalid(
+            "units",
+            "must be above zero and below 10^15, with at most nine decimal places",
+        ));
+    }
+    if body.expires_after_days.is_some_and(|days| !(1..=LONGEST_DAYS).contains(&days)) {
+        return Err(Error::invalid(
+            "expires_after_days",
+            format!("must be from 1 to {LONGEST_DAYS}, or left out"),
+        ));
+    }
+    for (field, ids) in [("stripe_prices", &body.stripe_prices), ("payment_links", &body.payment_links)] {
+        if ids.iter().any(|id| id.is_empty() || id.len() > 255 || id.contains('\0')) {
+            return Err(Error::invalid(field, "must be ids of 1 to 255 characters"));
+        }
+    }
+    if body.name.contains('\0') {
+        return Err(Error::invalid("name", "must not contain the NUL character"));
+    }
+    Ok(())
+}
+
+/// Makes the pack or replaces it. Payments that waited for it are looked at again.
+///
+/// # Errors
+/// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when a price or link buys something else already.
+pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTime<Utc>) -> Result<(), Error> {
+    check(pack_id, body)?;
+    let values = (
+        battery_packs::name.eq(&body.name),
+        battery_packs::units.eq(body.units),
+        battery_packs::expires_after_days.eq(body.expires_after_days),
+        battery_packs::priority.eq(body.priority),
+        battery_packs::active.eq(body.active),
+    );
+    diesel::insert_into(battery_packs::table)
+        .values((battery_packs::pack_id.eq(pack_id), values, battery_packs::created_at.eq(now)))
+        .on_conflict(battery_packs::pack_id)
+        .do_update()
+        .set(values)
+        .execute(conn)?;
+    let of_plan = plan_stripe_prices::table.filter(plan_stripe_prices::price_id.eq_any(&body.stripe_prices));
+    let bought: Option<String> = of_plan.select(plan_stripe_prices::price_id).first(conn).optional()?;
+    if let Some(price) = bought {
+        return Err(Error::conflict(
+            "price_taken",
+            format!("the price {price} buys a plan: give the pack a price of its own"),
+        ));
+    }
+    put_prices(conn, pack_id, &body.stripe_prices)?;
+    put_links(conn, pack_id, &body.payment_links)?;
+    markers::mapping_changed(conn)?;
+    Ok(())
+}
+
+fn put_prices(conn: &mut PgConnection, pack_id: &str, prices: &[String]) -> Result<(), Error> {
+    use battery_pack_stripe_prices as t;
+    diesel::delete(t::table.filter(t::pack_id.eq(pack_id))).execute(conn)?;
+    let rows: Vec<_> = prices.iter().map(|price| (t::price_id.eq(price), t::pack_id.eq(pack_id))).collect();
+    diesel::insert_into(t::table)
+        .values(rows)
+        .execute(conn)
+        .map_err(|error| taken(error, "price_taken", "stripe_prices"))?;
+    Ok(())
+}
+
+fn put_links(conn: &mut PgConnection, pack_id: &str, links: &[String]) -> Result<(), Error> {
+    use battery_pack_payment_links as t;
+    diesel::delete(t::table.filter(t::pack_id.eq(pack_id))).execute(conn)?;
+    let rows: Vec<_> =
+        links.iter().map(|link| (t::payment_link_id.eq(link), t::pack_id.eq(pack_id))).collect();
+    diesel::insert_into(t::table)
+        .values(rows)
+        .execute(conn)
+        .map_err(|error| taken(error, "payment_link_taken", "payment_links"))?;
+    Ok(())
+}
+
+fn taken(error: diesel::result::Error, code: &'static str, field: &str) -> Error {
+    let error = Error::from(error);
+    match error.constraint() {
+        Some("battery_pack_stripe_prices_pkey" | "battery_pack_payment_links_pkey") => {
+            Error::conflict(code, format!("one of {field} buys another pack, or is named twice"))
+        }
+        _ => error,
+    }
+}
+
+/// Packs by id, those after `after`, at most `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(
+    conn: &mut PgConnection,
+    active: Option<bool>,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Pack>, Error> {
+    let mut query = battery_packs::table.order(battery_packs::pack_id).limit(limit).into_boxed();
+    if let Some(active) = active {
+        query = query.filter(battery_packs::active.eq(active));
+    }
+    if let Some(after) = after {
+        query = query.filter(battery_packs::pack_id.gt(after));
+    }
+    let rows: Vec<Row> = query.load(conn)?;
+    whole(conn, rows)
+}
+
+/// One pack.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn find(conn: &mut PgConnection, pack_id: &str) -> Result<Pack, Error> {
+    let row: Option<Row> = battery_packs::table.find(pack_id).first(conn).optional()?;
+    whole(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("pack"))
+}
+
+/// Rows with what buys them.
+fn whole(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Pack>, Error> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.pack_id.as_str()).collect();
+    let prices: Vec<(String, String)> = battery_pack_stripe_prices::table
+        .filter(battery_pack_stripe_prices::pack_id.eq_any(&ids))
+        .order(battery_pack_stripe_prices::price_id)
+        .select((battery_pack_stripe_prices::pack_id, battery_pack_stripe_prices::price_id))
+        .load(conn)?;
+    let links: Vec<(String, String)> = battery_pack_payment_links::table
+        .filter(battery_pack_payment_links::pack_id.eq_any(&ids))
+        .order(battery_pack_payment_links::payment_link_id)
+        .select((battery_pack_payment_links::pack_id, battery_pack_payment_links::payment_link_id))
+        .load(conn)?;
+    let (mut prices, mut links) = (by_pack(prices), by_pack(links));
+    Ok(rows
+        .into_iter()
+        .map(|row| Pack {
+            stripe_prices: prices.remove(&row.pack_id).unwrap_or_default(),
+            payment_links: links.remove(&row.pack_id).unwrap_or_default(),
+            id: row.pack_id,
+            name: row.name,
+            units: row.units.normalize(),
+            expires_after_days: row.expires_after_days,
+            priority: row.priority,
+            active: row.active,
+            created_at: row.created_at,
+        })
+        .collect())
+}
+
+fn by_pack(rows: Vec<(String, String)>) -> BTreeMap<String, Vec<String>> {
+    let mut by_pack: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (pack, id) in rows {
+        by_pack.entry(pack).or_default().push(id);
+    }
+    by_pack
+}

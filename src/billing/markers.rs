@@ -1,0 +1,78 @@
+//! What changed and may have effects beyond the mirrors. Owns `battery_effects_queue`: markers are written in the transaction of the
+//! change, and taken by whoever works on effects once that is committed.
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Bool, Text};
+
+use crate::realm::Realm;
+
+/// Which Stripe customer an org has may have changed.
+pub const CUSTOMER: &str = "customer";
+/// An org may have come to have a name.
+pub const ORG: &str = "org";
+/// What a price buys may have changed.
+pub const MAPPING: &str = "mapping";
+
+/// Says that something changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Marker {
+    /// Account and mode.
+    pub realm: Realm,
+    /// Kind of the Stripe object, or one of the constants here.
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// Writes markers in the caller's transaction.
+///
+/// # Errors
+/// When the database fails.
+pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a Marker>) -> QueryResult<()> {
+    let markers: Vec<&Marker> = markers.into_iter().collect();
+    if markers.is_empty() {
+        return Ok(());
+    }
+    diesel::sql_query(
+        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+         SELECT * FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[])",
+    )
+    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.realm.account).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(markers.iter().map(|marker| marker.realm.livemode).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.kind).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.id).collect::<Vec<_>>())
+    .execute(conn)?;
+    Ok(())
+}
+
+/// Says that a customer's org may be another.
+///
+/// # Errors
+/// When the database fails.
+pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &str) -> QueryResult<()> {
+    let marker = Marker { realm: realm.clone(), kind: CUSTOMER.to_owned(), id: customer_id.to_owned() };
+    write(conn, [&marker])
+}
+
+/// Says that these names belong to an org now.
+///
+/// # Errors
+/// When the database fails.
+pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'a str>) -> QueryResult<()> {
+    let of = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
+    let markers: Vec<Marker> = names.into_iter().map(of).collect();
+    write(conn, &markers)
+}
+
+/// Says that what prices buy (plans, versions of plans, packs) may be something else.
+///
+/// # Errors
+/// When the database fails.
+pub fn mapping_changed(conn: &mut PgConnection) -> QueryResult<()> {
+    write(conn, [&Marker { realm: nowhere(), kind: MAPPING.to_owned(), id: String::new() }])
+}
+
+fn nowhere() -> Realm {
+    Realm { account: String::new(), livemode: true }
+}

@@ -1,0 +1,537 @@
+//! What Stripe's payments do to batteries: a table of cases with ledgers reckoned by hand, each in every order, twice, over two
+//! daemons.
+
+#[allow(unreachable_pub, reason = "a library to these tests")]
+mod build;
+mod waits;
+
+use std::collections::BTreeMap;
+
+use coulomb::battery::effects::verify;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use self::build::{Line, Run, month, part};
+use crate::support::{Daemon, Database};
+
+/// What must come of a case in whatever order.
+struct Case {
+    name: &'static str,
+    events: fn(&Run) -> Vec<Value>,
+    balance: &'static str,
+    /// Source, amount and what remains, sorted.
+    grants: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const BASIC: &[(&str, &str, &str)] = &[("subscription", "1000", "1000")];
+const PACK: &[(&str, &str, &str)] = &[("purchase", "500", "500")];
+
+const CASES: &[Case] = &[
+    Case {
+        name: "purchase",
+        events: |run| {
+            let open = run.invoice("a", "subscription_create", "open", 0, &[month("price_basic", 2000)]);
+            vec![
+                run.customer(),
+                run.subscription("active", "price_basic"),
+                run.event("open", "invoice.finalized", 1, open),
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+            ]
+        },
+        balance: "1000",
+        grants: BASIC,
+    },
+    Case {
+        name: "quantity and two lines",
+        events: |run| {
+            let lines = [Line { quantity: 3, ..month("price_basic", 6000) }, month("price_pack", 900)];
+            vec![
+                run.customer(),
+                run.paid("a", "subscription_create", 0, &lines),
+                run.invoice_payment("a", 6900),
+            ]
+        },
+        balance: "3500",
+        grants: &[("purchase", "500", "500"), ("subscription", "3000", "3000")],
+    },
+    Case {
+        name: "cycles",
+        events: |run| {
+            let earlier = Line { days: (-30, 0), ..month("price_basic", 2000) };
+            vec![
+                run.customer(),
+                run.paid("a", "subscription_create", -30, &[earlier]),
+                run.paid("b", "subscription_cycle", 0, &[month("price_basic", 2000)]),
+            ]
+        },
+        balance: "1000",
+        grants: &[("subscription", "1000", "0"), ("subscription", "1000", "1000")],
+    },
+    Case {
+        name: "a year",
+        events: |run| {
+            let year = Line { days: (0, 365), ..month("price_basic", 20_000) };
+            vec![run.customer(), run.paid("a", "subscription_create", 0, &[year])]
+        },
+        balance: "11000",
+        grants: &[("subscription", "11000", "11000")],
+    },
+    Case {
+        name: "trial",
+        events: |run| {
+            vec![
+                run.customer(),
+                run.subscription("trialing", "price_basic"),
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 0)]),
+            ]
+        },
+        balance: "100",
+        grants: &[("subscription", "100", "100")],
+    },
+    Case {
+        name: "pack by session, with opt-in on the intent too",
+        events: |run| {
+            let pack = json!({ "battery_pack": "pack-500" });
+            vec![
+                run.customer(),
+                run.session("paid", None, &pack, 0),
+                run.intent("x", 2000, &pack),
+                run.charge("x", 2000),
+            ]
+        },
+        balance: "500",
+        grants: PACK,
+    },
+    Case {
+        name: "pack paid later, named by its price",
+        events: |run| {
+            let price = json!({ "price": "price_pack", "quantity": "2" });
+            vec![run.customer(), run.session("unpaid", None, &price, 0), run.session("paid", None, &price, 1)]
+        },
+        balance: "1000",
+        grants: &[("purchase", "1000", "1000")],
+    },
+    Case {
+        name: "pack with an invoice",
+        events: |run| {
+            let lines = [Line { quantity: 2, ..month("price_pack", 2000) }];
+            vec![
+                run.customer(),
+                run.session("paid", Some("x"), &json!({ "battery_pack": "pack-500" }), 0),
+                run.paid("x", "manual", 0, &lines),
+                run.invoice_payment("x", 2000),
+                run.intent("x", 2000, &json!({})),
+            ]
+        },
+        balance: "1000",
+        grants: &[("purchase", "1000", "1000")],
+    },
+    Case {
+        name: "pack with an invoice whose line says nothing",
+        events: |run| {
+            vec![
+                run.customer(),
+                run.session("paid", Some("x"), &json!({ "battery_units": "12.5", "quantity": 2 }), 0),
+                run.paid("x", "manual", 0, &[month("price_other", 2000)]),
+                run.invoice_payment("x", 2000),
+            ]
+        },
+        balance: "25",
+        grants: &[("purchase", "25", "25")],
+    },
+    Case {
+        name: "a bare intent with opt-in",
+        events: |run| {
+            vec![
+                run.customer(),
+                run.intent("x", 2000, &json!({ "battery_units": "70" })),
+                run.refund("r", "x", 500, "succeeded", 0),
+            ]
+        },
+        balance: "52.5",
+        grants: &[("purchase", "70", "52.5")],
+    },
+    Case {
+        name: "a bare intent without it",
+        events: |run| {
+            vec![run.customer(), run.intent("x", 2000, &json!({})), run.refund("r", "x", 500, "succeeded", 0)]
+        },
+        balance: "",
+        grants: &[],
+    },
+    Case {
+        name: "upgrade after ten days of thirty",
+        // Of basic 1000 × 20/30 are unused, of pro 3000 × 20/30 are new.
+        events: |run| {
+            vec![
+                run.customer(),
+                run.subscription("active", "price_pro"),
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.paid(
+                    "b",
+                    "subscription_update",
+                    10,
+                    &[part("price_basic", -1333, 10), part("price_pro", 3333, 10)],
+                ),
+            ]
+        },
+        balance: "2333.333333333",
+        grants: &[("subscription", "1000", "333.333333333"), ("subscription", "2000", "2000")],
+    },
+    Case {
+        name: "more seats, and more again",
+        // 1000, then a third in all is unused of one seat and new of two, then a sixth of two seats is unused and new of four.
+        events: |run| {
+            let two = |amount, from| Line { quantity: 2, ..part("price_basic", amount, from) };
+            let four = |amount, from| Line { quantity: 4, ..part("price_basic", amount, from) };
+            vec![
+                run.customer(),
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.paid("b", "subscription_update", 10, &[part("price_basic", -1333, 10), two(2666, 10)]),
+                run.paid("c", "subscription_update", 20, &[two(-1333, 20), four(2666, 20)]),
+                run.invoice_payment("c", 1333),
+            ]
+        },
+        balance: "2333.333333332",
+        grants: &[
+            ("subscription", "1000", "333.333333333"),
+            ("subscription", "1333.333333333", "666.666666666"),
+            ("subscription", "1333.333333333", "1333.333333333"),
+        ],
+    },
+    Case {
+        name: "refund in three parts",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.refund("1", "a", 333, "succeeded", 0),
+                run.refund("2", "a", 667, "succeeded", 0),
+                run.refund("3", "a", 999, "pending", 0),
+            ]
+        },
+        // One minor unit of 2000 is left.
+        balance: "0.5",
+        grants: &[("subscription", "1000", "0.5")],
+    },
+    Case {
+        name: "refund of an upgraded period",
+        // 666.666666667 are unused time; what was paid for basic came back as a whole: no more than the grant is taken.
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.paid(
+                    "b",
+                    "subscription_update",
+                    10,
+                    &[part("price_basic", -1333, 10), part("price_pro", 3333, 10)],
+                ),
+                run.refund("1", "a", 1000, "succeeded", 0),
+                run.refund("2", "a", 1000, "succeeded", 0),
+            ]
+        },
+        balance: "2000",
+        grants: &[("subscription", "1000", "0"), ("subscription", "2000", "2000")],
+    },
+    Case {
+        name: "failed refund",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.refund("1", "a", 800, "succeeded", 0),
+                run.refund("2", "a", 1000, "pending", 0),
+                run.refund("2", "a", 1000, "failed", 1),
+            ]
+        },
+        balance: "600",
+        grants: &[("subscription", "1000", "600")],
+    },
+    Case {
+        name: "dispute won",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.charge("a", 2000),
+                run.dispute("a", "needs_response", &[-2000], 1),
+                run.dispute("a", "won", &[-2000, 2000], 2),
+            ]
+        },
+        balance: "1000",
+        grants: BASIC,
+    },
+    Case {
+        name: "dispute lost",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.dispute("a", "needs_response", &[], 0),
+                run.dispute("a", "under_review", &[-2000], 1),
+                run.dispute("a", "lost", &[-2000], 2),
+            ]
+        },
+        balance: "0",
+        grants: &[("subscription", "1000", "0")],
+    },
+    Case {
+        name: "dispute under way",
+        events: |run| {
+            vec![
+                run.customer(),
+                run.session("paid", None, &json!({ "battery_pack": "pack-500" }), 0),
+                run.charge("x", 2000),
+                run.dispute("x", "needs_response", &[-2000], 1),
+            ]
+        },
+        balance: "0",
+        grants: &[("purchase", "500", "0")],
+    },
+    Case {
+        name: "an inquiry",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.dispute("a", "warning_needs_response", &[], 0),
+                run.dispute("a", "warning_closed", &[], 2),
+            ]
+        },
+        balance: "1000",
+        grants: BASIC,
+    },
+    Case {
+        name: "credit note with its refund, and more outside Stripe",
+        // 800 by the refund, 200 beside it.
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.refund("1", "a", 800, "succeeded", 0),
+                run.credit_note("a", 1000, 200, &["1"]),
+            ]
+        },
+        balance: "500",
+        grants: &[("subscription", "1000", "500")],
+    },
+    Case {
+        name: "credit note alone",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.credit_note("a", 500, 0, &[]),
+            ]
+        },
+        balance: "750",
+        grants: &[("subscription", "1000", "750")],
+    },
+    Case {
+        name: "the older shapes",
+        events: |run| {
+            let mut invoice = run.invoice("a", "subscription", "paid", 0, &[]);
+            (invoice["charge"], invoice["subscription"]) = (run.id("ch_a").into(), run.id("sub").into());
+            (invoice["total"], invoice["amount_paid"], invoice["amount_due"]) =
+                (2000.into(), 2000.into(), 2000.into());
+            invoice["lines"]["data"] = json!([{ "id": run.id("sub"), "object": "line_item", "type": "subscription", "amount": 2000, "currency": "usd", "quantity": 1,
+                "proration": false, "period": { "start": build::start(), "end": build::start() + 30 * build::DAY }, "plan": { "id": "price_basic", "product": "prod_1" } }]);
+            let mut charge = run.charge("a", 2000)["data"]["object"].clone();
+            charge["payment_intent"] = Value::Null;
+            charge["refunds"] = json!({ "object": "list", "has_more": false, "data": [
+                { "id": run.id("re_1"), "object": "refund", "amount": 500, "currency": "usd", "created": build::start(), "status": "succeeded", "charge": run.id("ch_a") }] });
+            vec![
+                run.event("paid", "invoice.payment_succeeded", 2, invoice),
+                run.charge("a", 2000),
+                run.event("refunded", "charge.refunded", 9, charge),
+            ]
+        },
+        balance: "750",
+        grants: &[("subscription", "1000", "750")],
+    },
+];
+
+/// Every order of so many things where they are few; else some, and the reverse.
+fn orders(things: usize) -> Vec<Vec<usize>> {
+    assert!(things <= 5, "all orders of {things}");
+    let mut all = vec![Vec::new()];
+    for thing in 0..things {
+        all = all
+            .into_iter()
+            .flat_map(|order: Vec<usize>| {
+                (0..=order.len()).map(move |place| {
+                    let mut order = order.clone();
+                    order.insert(place, thing);
+                    order
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// Plans and a pack, and orgs of these names.
+fn furnish(database: &Database, names: &[String]) {
+    database.execute(
+        "INSERT INTO plans VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL, true, '{}', '2020-01-01'), ('free', 'Free', NULL, true, '{}', '2020-01-01');
+         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units, annual_battery_units, trial_battery_units, daily_battery)
+             VALUES ('basic', 1, '2020-01-01', 0, '{}', 1000, 11000, 100, 0), ('pro', 1, '2020-01-01', 0, '{}', 3000, NULL, NULL, 0), ('free', 1, '2020-01-01', 0, '{}', 0, NULL, NULL, 0);
+         INSERT INTO plan_stripe_prices VALUES ('price_basic', 'basic'), ('price_pro', 'pro'), ('price_free', 'free');
+         INSERT INTO battery_packs VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
+         INSERT INTO battery_pack_stripe_prices VALUES ('price_pack', 'pack-500')",
+    );
+    let names = names.join("','");
+    database.execute(&format!(
+        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) SELECT 'org_' || n, n, n, 'UTC', now(), '{{}}' FROM unnest(ARRAY['{names}']) n;
+         INSERT INTO org_refs (ref, org_id) SELECT external_id, org_id FROM orgs UNION SELECT public_id, org_id FROM orgs"
+    ));
+}
+
+/// Balance and grants of the org of that name.
+fn battery(database: &Database, name: &str) -> (String, Vec<(String, String, String)>) {
+    let text = |sql: &str| database.value(sql).unwrap_or_default();
+    let org = format!("(SELECT org_id FROM orgs WHERE external_id = '{name}')");
+    let balance = text(&format!("SELECT trim_scale(balance) FROM battery_accounts WHERE org_id = {org}"));
+    let grants = text(&format!(
+        "SELECT json_agg(json_build_array(source, trim_scale(amount)::text, trim_scale(remaining)::text) ORDER BY source, amount, remaining) FROM battery_grants WHERE org_id = {org}"
+    ));
+    let grants = if grants.is_empty() { Vec::new() } else { serde_json::from_str(&grants).expect("rows") };
+    (balance, grants)
+}
+
+/// Ledgers that do not chain, or do not sum up to their balance.
+fn unsound(database: &Database) -> i64 {
+    database.number(
+        "SELECT count(*) FROM battery_accounts a LEFT JOIN LATERAL (
+             SELECT count(*) AS entries, max(sequence) AS last, coalesce(sum(amount), 0) AS total, coalesce(bool_and(balance_after = running), true) AS chained
+             FROM (SELECT *, sum(amount) OVER (ORDER BY sequence) AS running FROM battery_entries e WHERE e.org_id = a.org_id) e) e ON true
+         LEFT JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS remaining FROM battery_grants g WHERE g.org_id = a.org_id AND state <> 'scheduled') g ON true
+         WHERE e.entries <> a.entries OR coalesce(e.last, 0) <> a.entries OR e.total <> a.balance OR NOT e.chained
+            OR g.remaining <> greatest(a.balance, 0)",
+    )
+}
+
+/// Differences between claims, mirrors and ledger.
+fn differences(database: &Database) -> Vec<String> {
+    verify::verify(&mut database.platform()).expect("verifies").differences
+}
+
+#[tokio::test]
+async fn effects_are_the_same_in_every_order() {
+    let database = Database::new();
+    // Each place of all orders is delivered and projected before the next one is.
+    let mut runs: Vec<(&Case, String, Vec<usize>)> = Vec::new();
+    for (n, case) in CASES.iter().enumerate() {
+        let events = (case.events)(&Run { tag: "count".to_owned() }).len();
+        runs.extend(
+            orders(events).into_iter().enumerate().map(|(k, order)| (case, format!("o{n}x{k}"), order)),
+        );
+    }
+    furnish(&database, &runs.iter().map(|run| run.1.clone()).collect::<Vec<_>>());
+    let daemons = [Daemon::start(&database), Daemon::start(&database)];
+    let mut steps: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
+    for (case, tag, order) in &runs {
+        let run = Run { tag: tag.clone() };
+        let events = (case.events)(&run);
+        for (place, event) in order.iter().enumerate() {
+            steps.entry(place + 1).or_default().push(events[*event].clone());
+        }
+        // Where the link is no part of the order it is there before.
+        if !events.iter().any(|event| event["type"] == "customer.created") {
+            steps.entry(0).or_default().push(run.customer());
+        }
+    }
+    for events in steps.values() {
+        for chunk in events.chunks(16) {
+            join_all(chunk.iter().flat_map(|event| daemons.iter().map(move |daemon| daemon.deliver(event))))
+                .await;
+        }
+        daemons[0].projected().await;
+    }
+    for (case, tag, order) in &runs {
+        let (balance, grants) = battery(&database, tag);
+        let expected: Vec<_> =
+            case.grants.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect();
+        assert_eq!(
+            (balance.as_str(), &grants),
+            (case.balance, &expected),
+            "{} in the order {order:?}",
+            case.name
+        );
+    }
+    assert_eq!(unsound(&database), 0);
+    assert_eq!(differences(&database), Vec::<String>::new());
+    assert_eq!(database.run(&["battery", "waiting"]), "");
+}
+
+/// The same events all at once: nothing is projected between them on purpose.
+#[tokio::test]
+async fn effects_are_the_same_when_all_comes_at_once() {
+    let database = Database::new();
+    let runs: Vec<(&Case, String)> = (0..8)
+        .flat_map(|k| CASES.iter().enumerate().map(move |(n, case)| (case, format!("s{n}x{k}"))))
+        .collect();
+    furnish(&database, &runs.iter().map(|run| run.1.clone()).collect::<Vec<_>>());
+    let daemons = [Daemon::start(&database), Daemon::start(&database)];
+    let mut events: Vec<Value> = runs
+        .iter()
+        .flat_map(|(case, tag)| {
+            let run = Run { tag: tag.clone() };
+            let mut events = (case.events)(&run);
+            events.push(run.customer());
+            events
+        })
+        .collect();
+    // Mixed, the same way each time.
+    events.sort_by_key(|event| {
+        let id = event["id"].as_str().expect("an id");
+        id.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)))
+    });
+    for chunk in events.chunks(16) {
+        join_all(chunk.iter().flat_map(|event| daemons.iter().map(move |daemon| daemon.deliver(event))))
+            .await;
+    }
+    daemons[1].projected().await;
+    for (case, tag) in &runs {
+        let (balance, grants) = battery(&database, tag);
+        let expected: Vec<_> =
+            case.grants.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect();
+        assert_eq!((balance.as_str(), &grants), (case.balance, &expected), "{} as {tag}", case.name);
+    }
+    assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
+}
+
+/// The ledger of one sale in the order in which things happened.
+#[tokio::test]
+async fn entries_name_what_caused_them() {
+    let database = Database::new();
+    furnish(&database, &["one".to_owned()]);
+    let daemon = Daemon::start(&database);
+    let run = Run { tag: "one".to_owned() };
+    for event in [
+        run.customer(),
+        run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+        run.invoice_payment("a", 2000),
+        run.refund("1", "a", 500, "succeeded", 0),
+        run.refund("1", "a", 500, "failed", 1),
+        run.dispute("a", "lost", &[-2000], 2),
+    ] {
+        daemon.deliver(&event).await;
+        daemon.projected().await;
+    }
+    let entries = database.value("SELECT json_agg(json_build_array(kind, trim_scale(amount)::text, source, link) ORDER BY sequence) FROM battery_entries");
+    let entries: Value = serde_json::from_str(&entries.expect("entries")).expect("JSON");
+    let of = |object: &str, id: &str| json!({ "object": object, "id": id, "livemode": false });
+    assert_eq!(
+        entries,
+        json!([
+            ["grant", "1000", "subscription", of("invoice", "in_a_one")],
+            ["clawback", "-250", "refund", of("refund", "re_1_one")],
+            ["clawback", "250", "refund", of("refund", "re_1_one")],
+            ["clawback", "-1000", "dispute", of("dispute", "du_one")],
+        ])
+    );
+    let key = database.value("SELECT source_key || ' ' || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end) FROM battery_effects)) FROM battery_grants");
+    assert_eq!(key.as_deref(), Some("test/invoice:in_a_one:il_0_in_a_one true"));
+}
