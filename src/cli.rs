@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::battery as battery_ledger;
 use crate::config::Config;
 use crate::db::embedded::{self, GuardArgs};
 use crate::{db, dump, logging, openapi, verify};
@@ -194,7 +195,8 @@ fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
     for difference in &usage.differences {
         println!("{difference}");
     }
-    let battery = crate::battery::audit::differences(&mut database.conn)?;
+    let mut battery = battery_ledger::audit::differences(&mut database.conn)?;
+    battery.extend(battery_ledger::effects::verify::verify(&mut database.conn)?.differences);
     for difference in &battery {
         println!("{difference}");
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::billing::directory::OrgContext;
-use crate::quota::overview::{Entitled, Overview};
+use crate::quota::overview::{Charge, Entitled, Overview};
 
 /// What an org is entitled to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -27,7 +27,8 @@ pub struct Entitlements {
     pub subscription: Option<SubscriptionInForce>,
     /// Every limit that holds for it.
     pub quotas: Vec<Entitled>,
-    // The battery's standing is a field here; `Overview` reads it with the counters.
+    /// What its battery holds.
+    pub battery: Charge,
 }
 
 /// A plan in the version that the org has.
@@ -66,7 +67,7 @@ impl Entitlements {
     /// The answer for an overview of `now`.
     #[must_use]
     pub fn of(overview: Overview, now: DateTime<Utc>) -> Self {
-        let Overview { org, plan, quotas } = overview;
+        let Overview { org, plan, quotas, battery } = overview;
         let in_force = plan.as_ref().map(|plan| PlanInForce {
             id: org.plan.clone().unwrap_or_default(),
             name: plan.name.clone(),
@@ -79,6 +80,7 @@ impl Entitlements {
             features: plan.map(|plan| plan.version.terms.features.clone()).unwrap_or_default(),
             subscription: subscription(&org, now),
             quotas,
+            battery,
         }
     }
 }

@@ -57,7 +57,7 @@ impl Work<Items, Vec<Verdict>> for Checks {
         };
         loop {
             let keys = keys(&catalog, &limits, &orgs, jobs, now);
-            let accounts = batteries(conn, &catalog, &limits, &orgs, jobs, now)?;
+            let accounts = asked(conn, &catalog, &limits, &orgs, jobs, now)?;
             let (version, counts) = look(conn, &keys, &orgs, now)?;
             if version == catalog.version {
                 let book = Held {
@@ -118,8 +118,8 @@ pub(super) fn look(
     Ok((version, counts))
 }
 
-/// The batteries that matter to these checks, as they are but for overdue reservations.
-fn batteries(
+/// The batteries that matter to these checks.
+fn asked(
     conn: &mut PgConnection,
     catalog: &Catalog,
     limits: &Limits,
@@ -135,6 +135,16 @@ fn batteries(
             burning.insert(org.org_id, org);
         }
     }
+    batteries(conn, limits, &burning, now)
+}
+
+/// The batteries of these orgs, with today's allowance, as they are but for overdue reservations.
+pub(super) fn batteries(
+    conn: &mut PgConnection,
+    limits: &Limits,
+    burning: &BTreeMap<i64, &OrgContext>,
+    now: DateTime<Utc>,
+) -> Result<Accounts, Error> {
     if burning.is_empty() {
         return Ok(Accounts::default());
     }

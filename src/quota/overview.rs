@@ -18,6 +18,7 @@ use super::orgs::{OrgRef, Orgs};
 use super::periods;
 use super::quantity::Quantity;
 use super::slots::{PeriodKind, Slot};
+use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
@@ -49,6 +50,22 @@ pub struct Entitled {
     pub resets_at: DateTime<Utc>,
 }
 
+/// What an org's battery holds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = EntitledBattery)]
+pub struct Charge {
+    /// The sum of its ledger, today's allowance included; below zero it is debt.
+    pub balance: Quantity,
+    /// Set aside by open reservations.
+    pub reserved: Quantity,
+    /// What may be used: the balance less what is set aside.
+    pub available: Quantity,
+    /// How far below zero it may be used; null: without limit.
+    pub debt_limit: Option<Quantity>,
+    /// Units that the plan grants each local day.
+    pub daily_allowance: Quantity,
+}
+
 /// What an org has.
 #[derive(Clone, Debug)]
 pub struct Overview {
@@ -58,6 +75,8 @@ pub struct Overview {
     pub plan: Option<Arc<HeldPlan>>,
     /// Every limit, in the order of meters and slots.
     pub quotas: Vec<Entitled>,
+    /// Its battery.
+    pub battery: Charge,
 }
 
 pub(super) struct Overviews(pub(super) Arc<Parts>);
@@ -79,6 +98,7 @@ impl Work<OrgRef, Overview> for Overviews {
                     of_org.map(|(_, slot)| key(slot, org, now))
                 })
                 .collect();
+            let batteries = batteries(conn, &limits, jobs.iter().filter_map(|job| orgs.get(job)), now)?;
             let (version, counts) = check::look(conn, &keys, &orgs, now)?;
             if version == catalog.version {
                 let overview = |job: &OrgRef| {
@@ -89,12 +109,36 @@ impl Work<OrgRef, Overview> for Overviews {
                         org: Arc::clone(org),
                         plan: limits.plan(org).cloned(),
                         quotas: quotas.collect(),
+                        battery: charge(&limits, org, &batteries),
                     })
                 };
                 return Ok(jobs.iter().map(overview).collect());
             }
             (catalog, limits) = self.0.refreshed(conn)?;
         }
+    }
+}
+
+/// The batteries of these orgs, with today's allowance, but for overdue reservations.
+fn batteries<'a>(
+    conn: &mut PgConnection,
+    limits: &Limits,
+    orgs: impl Iterator<Item = &'a Arc<OrgContext>>,
+    now: DateTime<Utc>,
+) -> Result<Accounts, Error> {
+    let orgs: BTreeMap<i64, &OrgContext> = orgs.map(|org| (org.org_id, &**org)).collect();
+    check::batteries(conn, limits, &orgs, now)
+}
+
+fn charge(limits: &Limits, org: &OrgContext, batteries: &Accounts) -> Charge {
+    let none = Account::empty(org.org_id);
+    let account = batteries.get(org.org_id).unwrap_or(&none);
+    Charge {
+        balance: Quantity(account.balance()),
+        reserved: Quantity(account.reserved()),
+        available: Quantity(account.available()),
+        debt_limit: limits.battery.debt_limit(org).map(Quantity),
+        daily_allowance: Quantity(limits.battery.daily(org)),
     }
 }
 
