@@ -140,9 +140,18 @@ fn files_named_in_the_architecture_exist() {
     for word in text("ARCHITECTURE.md").split('`').skip(1).step_by(2) {
         let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
         if is_file && !word.contains(['*', ' ']) {
-            let there = ["", "src/", "src/stripe/", "src/export/", "src/usage/", "src/quota/"]
-                .iter()
-                .any(|base| root().join(base).join(word).exists());
+            let there = [
+                "",
+                "src/",
+                "src/stripe/",
+                "src/export/",
+                "src/usage/",
+                "src/quota/",
+                "src/battery/",
+                "src/battery/effects/",
+            ]
+            .iter()
+            .any(|base| root().join(base).join(word).exists());
             assert!(there, "ARCHITECTURE.md names {word}, which is not there");
         }
     }

@@ -34,7 +34,8 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     assert_eq!(status, 200, "{bare}");
     assert_eq!(
         bare,
-        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null, "quotas": [] })
+        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null, "quotas": [],
+                "battery": { "balance": "0", "reserved": "0", "available": "0", "debt_limit": null, "daily_allowance": "0" } })
     );
     let body = json!({
         "name": "Pro", "trial_days": 14, "features": { "sso": true, "seats": 5 },

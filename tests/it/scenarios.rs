@@ -21,7 +21,8 @@ impl Platform {
     fn at(time: &str) -> Self {
         let (database, clock) = (Database::new(), TestClock::at(time));
         let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key("billing:write,billing:read,usage:read,usage:write,usage:backfill", None);
+        let key =
+            database.key("admin,billing:write,billing:read,usage:read,usage:write,usage:backfill", None);
         Self { database, clock, daemon, key }
     }
 
@@ -38,6 +39,12 @@ impl Platform {
         let (status, answer) = crate::support::daemon::answer(request).await;
         assert_eq!(status.as_u16(), 200, "{path} {body}: {answer}");
         answer
+    }
+
+    /// Puts an org that does not pay through Stripe on a plan, paid for a month.
+    async fn on_plan(&self, org: &str, plan: &str) {
+        self.post(&format!("/v1/orgs/{org}/subscription"), json!({ "plan": plan, "paid": true }), 201).await;
+        self.plan_of(org, Some(plan)).await;
     }
 
     /// Waits until the org is on this plan for every part of the daemon.

@@ -15,11 +15,13 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
     let meter = json!({ "key": "ai_calls", "event_name": "ai.call", "aggregation": "count", "dimensions": ["provider", "model"] });
     flow.post("/v1/meters", meter, 201).await;
     // What the product kept as 0, unlimited, is a limit of null here.
-    for (provider, limit) in [("openai", json!("5")), ("deepseek", json!(null))] {
-        let quota = json!({ "org": "shop", "meter": "ai_calls", "filter": { "provider": provider }, "period": "month", "limit": limit,
-                            "enforcement": "hard", "refuse_usage": !limit.is_null() });
-        flow.post("/v1/quotas", quota, 201).await;
-    }
+    let quota = |(provider, limit): (&str, Value)| {
+        json!({ "meter": "ai_calls", "filter": { "provider": provider }, "period": "month", "limit": limit,
+                "enforcement": "hard", "refuse_usage": !limit.is_null() })
+    };
+    let quotas = [("openai", json!("5")), ("deepseek", json!(null))].map(quota);
+    flow.put("/v1/plans/business", json!({ "name": "Business", "quotas": quotas })).await;
+    flow.on_plan("shop", "business").await;
     let key = flow.database.key("usage:write,usage:read,billing:read", Some(&shop));
     let call = |n: usize, provider: &str| json!({ "id": format!("{provider}-{n}"), "event_name": "ai.call", "data": { "provider": provider, "model": "m" } });
     let calls: Vec<Value> = (0..8).flat_map(|n| [call(n, "openai"), call(n, "deepseek")]).collect();
@@ -46,7 +48,13 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
 
     // The other tenant sees and moves nothing of it.
     let other = flow.database.key("usage:write,usage:read,billing:read", Some(&rival));
-    for path in ["/v1/usage/records", "/v1/quotas", "/v1/usage/daily?from=2027-05-01&to=2027-06-01"] {
+    assert_eq!(flow.daemon.get("/v1/orgs/shop/entitlements", &other).await.0, 404);
+    for path in [
+        "/v1/usage/records",
+        "/v1/quotas",
+        "/v1/battery/entries",
+        "/v1/usage/daily?from=2027-05-01&to=2027-06-01",
+    ] {
         let (status, seen) = flow.daemon.get(path, &other).await;
         assert_eq!(
             (status.as_u16(), seen["data"].as_array().map(Vec::len)),

@@ -29,8 +29,22 @@ async fn tokens_run_out_and_come_again_with_the_month() {
     studio.post("/v1/meters/llm_tokens/rate_cards", card, 201).await;
     let card = json!({ "currency": "usd", "rates": [{ "when": { "profile": "4k" }, "unit_cost": "0.05" }, { "unit_cost": "0.02" }] });
     studio.post("/v1/meters/render_seconds/rate_cards", card, 201).await;
-    let quota = json!({ "org": "studio", "meter": "llm_tokens", "period": "month", "limit": "100000", "enforcement": "hard" });
-    studio.post("/v1/quotas", quota, 201).await;
+    // The limit comes with the plan that the studio pays for at Stripe.
+    let quota = json!({ "meter": "llm_tokens", "period": "month", "limit": "100000", "enforcement": "hard" });
+    let plan = json!({ "name": "Studio", "stripe_prices": ["price_studio"], "quotas": [quota] });
+    studio.put("/v1/plans/studio", plan).await;
+    let at = "2027-03-10T15:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp();
+    let mut customer = crate::support::events::customer("cus_studio", Some(&org));
+    customer["name"] = json!("Studio");
+    let subscription =
+        crate::support::events::subscription("sub_studio", "cus_studio", "active", "price_studio");
+    for (id, kind, object) in
+        [("evt_1", "customer.created", customer), ("evt_2", "customer.subscription.created", subscription)]
+    {
+        studio.daemon.deliver_at(&event(id, kind, 1_760_000_000, object), at).await;
+    }
+    studio.daemon.projected().await;
+    studio.plan_of("studio", Some("studio")).await;
 
     // A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the reservation.
     let job = studio.reserve("studio", "llm_tokens", 60_000, json!({}), 201).await;
@@ -93,12 +107,9 @@ async fn tokens_run_out_and_come_again_with_the_month() {
 
     // Stripe delivers to a daemon on the clock of the world.
     let billing = Daemon::start(&studio.database);
-    let mut customer = crate::support::events::customer("cus_studio", Some(&org));
-    customer["name"] = json!("Studio");
-    billing.deliver(&event("evt_1", "customer.created", 1_760_000_000, customer)).await;
     billing
         .deliver(&event(
-            "evt_2",
+            "evt_3",
             "invoice.paid",
             1_760_000_100,
             invoice("in_studio", "cus_studio", "paid", 4_900),

@@ -13,12 +13,11 @@ async fn three_messages_a_day_to_a_number() {
     gateway.daemon.org(&gateway.key, "tenant", "Asia/Jakarta").await;
     let meter = json!({ "key": "messages", "event_name": "message.sent", "aggregation": "count" });
     gateway.post("/v1/meters", meter, 201).await;
-    let limit = json!({ "org": "tenant", "meter": "messages", "period": "day", "per_subject": true });
-    let mut quota = limit.clone();
-    (quota["limit"], quota["enforcement"]) = (json!("3"), json!("hard"));
-    gateway.post("/v1/quotas", quota, 201).await;
-    let mut friend = limit;
-    (friend["subject"], friend["reason"]) = (json!("+62-800"), json!("our own phone"));
+    // The limit is that of the tenant's plan.
+    let quota = json!({ "meter": "messages", "period": "day", "per_subject": true, "limit": "3", "enforcement": "hard" });
+    gateway.put("/v1/plans/gateway", json!({ "name": "Gateway", "quotas": [quota] })).await;
+    gateway.on_plan("tenant", "gateway").await;
+    let friend = json!({ "org": "tenant", "meter": "messages", "period": "day", "per_subject": true, "subject": "+62-800", "reason": "our own phone" });
     gateway.post("/v1/quota_exemptions", friend, 201).await;
 
     // A message is sent when a place for it was set aside, and then it takes the place.
