@@ -111,7 +111,7 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
     chat.0.post("/v1/meters", meter, 201).await;
     let card = json!({ "currency": "usd", "rates": [{ "when": { "cached": "yes" }, "battery_units": "0.002" }, { "battery_units": "0.01" }] });
     chat.0.post("/v1/meters/tokens/rate_cards", card, 201).await;
-    let plan = json!({ "name": "Power", "monthly": { "amount": 2000, "stripe_price": "price_power" }, "currency": "usd",
+    let plan = json!({ "name": "Power", "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_power" },
                        "battery_units": "1000", "daily_battery": "50", "battery_debt_limit": "0", "features": { "voice": true } });
     chat.0.put("/v1/plans/power", plan).await;
     chat.0.put("/v1/battery/packs/boost", json!({ "name": "Boost", "units": "500" })).await;
