@@ -49,7 +49,7 @@ CREATE INDEX battery_effects_subscription ON battery_effects (subscription_id) W
 CREATE TABLE battery_returns (
     org_id bigint NOT NULL,
     grant_number bigint NOT NULL,
-    cause_kind text NOT NULL CHECK (cause_kind IN ('refund', 'dispute', 'credit_note', 'proration')),
+    cause_kind text NOT NULL CHECK (cause_kind IN ('refund', 'charge', 'dispute', 'credit_note', 'proration')),
     cause_id text COLLATE "C" NOT NULL,
     minor bigint NOT NULL,
     units numeric NOT NULL CHECK (units >= 0 AND units < 'Infinity'),

@@ -179,6 +179,9 @@ async fn entries_name_what_caused_them() {
         run.invoice_payment("a", 2000),
         run.refund("1", "a", 500, "succeeded", 0),
         run.refund("1", "a", 500, "failed", 1),
+        // The charge tells first of another one; the refund itself then moves nothing more.
+        run.refunded("a", 2000, 900),
+        run.refund("2", "a", 400, "succeeded", 0),
         run.dispute("a", "lost", &[-2000], 2),
     ] {
         daemon.deliver(&event).await;
@@ -193,7 +196,8 @@ async fn entries_name_what_caused_them() {
             ["grant", "1000", "subscription", of("invoice", "in_a_one")],
             ["clawback", "-250", "refund", of("refund", "re_1_one")],
             ["clawback", "250", "refund", of("refund", "re_1_one")],
-            ["clawback", "-1000", "dispute", of("dispute", "du_one")],
+            ["clawback", "-200", "charge", of("charge", "ch_a_one")],
+            ["clawback", "-800", "dispute", of("dispute", "du_one")],
         ])
     );
     let key = database.value("SELECT source_key || ' ' || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end) FROM battery_effects)) FROM battery_grants");

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use coulomb::db;
 use serde_json::{Value, json};
 
 use crate::support::events::purchase;
@@ -108,10 +109,23 @@ async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<
     acknowledged.into_inner().expect("no panic")
 }
 
+/// The org that all customers name, and the plan that their invoices pay for: each charges its battery once.
+fn furnish(database: &Database) {
+    database.execute(
+        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
+         INSERT INTO org_refs SELECT 'acme', org_id FROM orgs;
+         INSERT INTO plans VALUES ('pro', 'Pro', NULL, true, '{}', now());
+         INSERT INTO plan_versions VALUES ('pro', 1, now(), NULL, NULL, NULL, 0, '{}', 100, NULL, NULL, 0, 0);
+         INSERT INTO plan_stripe_prices VALUES ('price_pro', 'pro');
+         UPDATE catalog SET version = version + 1",
+    );
+}
+
 async fn campaign(worlds: usize, kills: usize) {
     let deliveries = deliveries(worlds);
     let calm = {
         let database = Database::new();
+        furnish(&database);
         let daemon = Daemon::with(&database, &[("COULOMB_LOG", "off")]);
         send(&daemon.base, &deliveries, &AtomicUsize::new(0)).await;
         daemon.projected().await;
@@ -120,6 +134,8 @@ async fn campaign(worlds: usize, kills: usize) {
 
     let mut embedded = Embedded::start();
     let base = embedded.daemon().base.clone();
+    let url = db::embedded::running_url(&embedded.dir.path().join("data")).expect("it runs");
+    furnish(&Database::at(&url));
     let sent = AtomicUsize::new(0);
     let storm = async {
         let mut random = 0x9e37_79b9_u64;
@@ -176,7 +192,11 @@ async fn campaign(worlds: usize, kills: usize) {
         })
         .collect();
     assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox, and done");
-    assert!(run(&["dump"]) == calm, "the end differs from that of an undisturbed run");
+    let end = run(&["dump"]);
+    assert!(end == calm, "the end differs from that of an undisturbed run");
+    let granted =
+        |line: &&str| line.contains(r#""kind":"battery_grant""#) && line.contains(r#""amount":"100""#);
+    assert_eq!(end.lines().filter(granted).count(), worlds, "each purchase charges the battery once");
     assert_eq!(run(&["verify"]), "");
     assert!(is_gone_after_stop(&mut embedded));
 }

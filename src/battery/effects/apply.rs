@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
-use super::returns::{CauseKind, Counted};
+use super::returns::{Cause, CauseKind, Counted};
 use super::targets::{self, Expiry, NewClaim, Outcome, Take};
 use super::{Source, judge, mark, mark_siblings, waiting};
 use crate::battery::account::{Account, NewGrant, Note};
@@ -137,11 +137,33 @@ impl Work {
         for take in &outcome.takes {
             self.take(account, source, &paid, take)?;
         }
-        for cause in &facts.returned {
+        for number in &own {
+            self.count_returned(account, source, *number, &facts.returned)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what was returned at a grant.
+    fn count_returned(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        number: i64,
+        returned: &[Cause],
+    ) -> Result<(), Error> {
+        let Some(counted) = self.book.get_mut(&(account.org_id, number)) else { return Ok(()) };
+        let before = |cause: &Cause| {
+            counted.causes.get(&(cause.kind, cause.id.clone())).map_or(0, |(minor, _)| *minor)
+        };
+        let changed: Vec<&Cause> = returned.iter().filter(|cause| before(cause) != cause.minor).collect();
+        if changed.len() > 1 && counted.relabel(&changed)? {
+            let names = changed.iter().map(|cause| (account.org_id, number, cause.kind, cause.id.clone()));
+            self.returns.extend(names);
+            return Ok(());
+        }
+        for cause in changed {
             let link = link(source, cause.kind.name(), &cause.id);
-            for number in &own {
-                self.count(account, *number, (cause.kind, &cause.id), (cause.minor, Decimal::ZERO), &link)?;
-            }
+            self.count(account, number, (cause.kind, &cause.id), (cause.minor, Decimal::ZERO), &link)?;
         }
         Ok(())
     }

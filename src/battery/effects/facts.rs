@@ -330,6 +330,12 @@ statement!(Returned -> DocTypes: concat!(
         returned!("refund", "refunds", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status)"), " UNION ",
         returned!("dispute", "disputes", "y.payment_intent_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), " UNION ",
         returned!("dispute", "disputes", "y.charge_id", "jsonb_build_object('amount', x.amount, 'status', x.status, 'currency', x.currency, 'funds_withdrawn', x.funds_withdrawn, 'funds_currency', x.funds_currency)"), "
+        UNION SELECT n.account, n.livemode, n.kind, n.source, 'charge', x.id, x.created, jsonb_build_object('amount', greatest(0, x.amount_refunded -
+               (SELECT coalesce(sum(r.amount), 0) FROM (SELECT y.* FROM refunds y WHERE y.charge_id = x.id AND y.account IS NOT DISTINCT FROM x.account
+                    AND y.livemode IS NOT DISTINCT FROM x.livemode OFFSET 0) r) -
+               (SELECT coalesce(sum(r.amount), 0) FROM (SELECT y.* FROM refunds y WHERE y.payment_intent_id = x.payment_intent_id AND y.charge_id IS NULL
+                    AND y.account IS NOT DISTINCT FROM x.account AND y.livemode IS NOT DISTINCT FROM x.livemode OFFSET 0) r)))
+            FROM ", each!("n", "charges", "y.id"), " WHERE x.amount_refunded > 0
         UNION SELECT k.account, k.livemode, k.kind, k.id, 'credit_note', x.id, x.created, jsonb_build_object('amount', coalesce(x.total, x.amount), 'status', x.status,
                'type', x.type, 'out_of_band', x.out_of_band_amount, 'refunds', jsonb_array_length(x.refund_ids))
             FROM ", each!("k", "credit_notes", "y.invoice_id"), " WHERE k.kind = 'invoice')

@@ -15,6 +15,8 @@ use crate::money::round_units;
 pub enum CauseKind {
     /// A refund.
     Refund,
+    /// What a charge says was refunded beyond the refunds that are known: newer shapes do not list them.
+    Charge,
     /// A dispute.
     Dispute,
     /// A credit note.
@@ -29,6 +31,7 @@ impl CauseKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Refund => "refund",
+            Self::Charge => "charge",
             Self::Dispute => "dispute",
             Self::CreditNote => "credit_note",
             Self::Proration => "proration",
@@ -40,7 +43,7 @@ impl CauseKind {
     /// # Errors
     /// When there is none.
     pub fn parse(name: &str) -> Result<Self, Error> {
-        [Self::Refund, Self::Dispute, Self::CreditNote, Self::Proration]
+        [Self::Refund, Self::Charge, Self::Dispute, Self::CreditNote, Self::Proration]
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| Error::Internal(format!("no cause is called {name}")))
@@ -84,6 +87,7 @@ impl Returned {
     #[must_use]
     pub fn cause(&self) -> Cause {
         let (kind, minor) = match self.cause.as_str() {
+            "charge" => (CauseKind::Charge, self.amount.unwrap_or(0)),
             "dispute" => (CauseKind::Dispute, self.disputed()),
             "credit_note" => (CauseKind::CreditNote, self.credited()),
             _ => (CauseKind::Refund, self.refunded()),
@@ -157,6 +161,23 @@ impl Counted {
             round_units(product.ok_or_else(too_large)?)
         };
         Ok(self.amount.min(of_money + units))
+    }
+
+    /// Counts causes that only change places, such as a refund that a charge had told of: no units move. False when they do, and
+    /// then nothing is counted.
+    ///
+    /// # Errors
+    /// As [`Counted::taken`].
+    pub fn relabel(&mut self, causes: &[&Cause]) -> Result<bool, Error> {
+        let mut after = self.clone();
+        for cause in causes {
+            after.causes.insert((cause.kind, cause.id.clone()), (cause.minor, Decimal::ZERO));
+        }
+        let same = after.taken()? == self.taken()?;
+        if same {
+            *self = after;
+        }
+        Ok(same)
     }
 
     /// Counts a cause with what it is now; gives what more is taken back (below zero: given again), or none when it was counted so.

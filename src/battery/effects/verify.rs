@@ -138,7 +138,7 @@ fn ledger(
     let rows: Vec<Ledger> = diesel::sql_query(
         "SELECT k.o AS org_id, k.n AS grant_number, g.amount, g.effective_at <= g.created_at AS at_once,
                 coalesce((SELECT -sum(e.amount) FROM battery_entries e
-                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'dispute', 'credit_note', 'proration')), 0) AS taken
+                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'charge', 'dispute', 'credit_note', 'proration')), 0) AS taken
          FROM unnest($1::bigint[], $2::bigint[]) AS k (o, n) JOIN battery_grants g ON g.org_id = k.o AND g.grant_number = k.n",
     )
     .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(org, _)| *org).collect::<Vec<_>>())

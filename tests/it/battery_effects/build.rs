@@ -112,6 +112,13 @@ impl Run {
         self.event(&format!("ch_{name}"), "charge.succeeded", 4, object)
     }
 
+    /// The charge of that name, of which so much was refunded; the refunds are not listed, as in the shape of today.
+    pub fn refunded(&self, name: &str, amount: i64, refunded: i64) -> Value {
+        let mut object = self.charge(name, amount)["data"]["object"].clone();
+        object["amount_refunded"] = refunded.into();
+        self.event(&format!("ch_{name}_refunded"), "charge.refunded", 9, object)
+    }
+
     /// A refund of the intent `of`; `second` tells its events apart.
     pub fn refund(&self, name: &str, of: &str, amount: i64, status: &str, second: i64) -> Value {
         let object = json!({ "id": self.id(&format!("re_{name}")), "object": "refund", "created": start() + 10, "amount": amount, "currency": "usd", "status": status,

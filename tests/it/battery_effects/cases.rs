@@ -319,6 +319,45 @@ pub(super) const CASES: &[Case] = &[
         grants: &[("subscription", "1000", "750")],
     },
     Case {
+        name: "a charge tells of a refund that nobody lists",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.charge("a", 2000),
+                run.refunded("a", 2000, 500),
+            ]
+        },
+        balance: "750",
+        grants: &[("subscription", "1000", "750")],
+    },
+    Case {
+        name: "a charge tells of a refund, and so does the refund",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.refunded("a", 2000, 500),
+                run.refund("1", "a", 500, "succeeded", 0),
+            ]
+        },
+        balance: "750",
+        grants: &[("subscription", "1000", "750")],
+    },
+    Case {
+        name: "a charge tells of a refund that has failed since",
+        events: |run| {
+            vec![
+                run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
+                run.invoice_payment("a", 2000),
+                run.refunded("a", 2000, 500),
+                run.refund("1", "a", 500, "failed", 1),
+            ]
+        },
+        balance: "1000",
+        grants: &[("subscription", "1000", "1000")],
+    },
+    Case {
         name: "the older shapes",
         events: |run| {
             let mut invoice = run.invoice("a", "subscription", "paid", 0, &[]);
