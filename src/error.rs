@@ -51,6 +51,9 @@ pub enum Error {
         /// The limit in bytes.
         limit_bytes: usize,
     },
+    /// The body has more events than one request may.
+    #[error("the body must have at most {0} events: send them in several requests")]
+    TooManyEvents(usize),
     /// The client sent too slowly.
     #[error("the request did not arrive within {0} seconds")]
     TooSlow(u64),
@@ -126,6 +129,9 @@ impl Error {
             }
             Self::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
+            }
+            Self::TooManyEvents(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_events", "The body has too many events")
             }
             Self::TooSlow(_) => {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly")

@@ -18,7 +18,7 @@ use super::ingest::Options;
 use super::resolve::Caller;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::http::read_body_within;
 
 /// Usage events of a request at most.
@@ -63,6 +63,17 @@ pub struct Taken {
     results: Vec<EventResult>,
 }
 
+/// A problem that says what became of each event.
+#[derive(Serialize, ToSchema)]
+pub struct NotStored {
+    /// The problem; its code is `not_stored`.
+    #[serde(flatten)]
+    problem: Problem,
+    /// The events.
+    #[serde(flatten)]
+    taken: Taken,
+}
+
 /// What became of one usage event.
 #[derive(Serialize, ToSchema)]
 pub struct EventResult {
@@ -97,12 +108,12 @@ pub struct EventResult {
     ), description = "Usage events: id, event_name, and what else they have of source, org, occurred_at, member, subject, data, cost"),
     responses(
         (status = 200, description = "What became of each event", body = Taken),
-        (status = 400, description = "The body cannot be read, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body cannot be read", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored", body = Taken),
+        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored (`not_stored`)", body = NotStored, content_type = "application/problem+json"),
         (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
     )
@@ -229,10 +240,13 @@ fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery) -> HttpRes
     let accepted = if refused { 0 } else { count(|one| matches!(one, Outcome::Accepted)) };
     let duplicate = count(|one| matches!(one, Outcome::Duplicate));
     let mut out = Vec::with_capacity(120 + outcomes.len() * 80);
-    // Writing to a Vec cannot fail.
+    out.push(b'{');
+    if refused {
+        refusal(&mut out, conflict + rejected, outcomes.len());
+    }
     let _ = write!(
         out,
-        r#"{{"accepted":{accepted},"duplicate":{duplicate},"conflict":{conflict},"rejected":{rejected},"results":["#
+        r#""accepted":{accepted},"duplicate":{duplicate},"conflict":{conflict},"rejected":{rejected},"results":["#
     );
     let mut before = "";
     for (index, (id, outcome)) in names.iter().zip(outcomes).enumerate() {
@@ -268,7 +282,17 @@ fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery) -> HttpRes
     }
     out.extend_from_slice(b"]}");
     let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    HttpResponse::build(status).content_type("application/json").body(out)
+    let content_type = if refused { "application/problem+json" } else { "application/json" };
+    HttpResponse::build(status).content_type(content_type).body(out)
+}
+
+/// The members of a problem, before those of the answer.
+fn refusal(out: &mut Vec<u8>, bad: usize, events: usize) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        out,
+        r#""type":"about:blank#not_stored","title":"Nothing was stored","status":422,"code":"not_stored","detail":"{bad} of {events} events cannot be stored, so none was: mend or leave out those that the results name","#
+    );
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

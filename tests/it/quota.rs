@@ -1,5 +1,8 @@
 //! Quotas: what is counted, what is limited, what is set aside.
 
+mod admission;
+mod reservations;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
@@ -106,122 +109,6 @@ fn exceeded(answer: &Value) -> (&str, &str, &str, &str) {
     assert_eq!(answer["code"], "quota_exceeded", "{answer}");
     assert!(text("resets_at").parse::<DateTime<Utc>>().expect("a time") > Utc::now());
     (text("limit"), text("used"), text("reserved"), text("remaining"))
-}
-
-#[tokio::test]
-async fn a_reservation_is_settled_by_what_was_used() {
-    let house = House::new().await;
-    let quota = house.quota(json!("100"), json!({})).await;
-    let id = house.reserved(json!(60), json!({})).await;
-    let verdict = house.check(json!({ "org": "acme", "meter": "tokens", "amount": "41" })).await;
-    assert_eq!((&verdict["allowed"], &verdict["quotas"][0]["remaining"]), (&json!(false), &json!("40")));
-    assert_eq!(verdict["quotas"][0]["quota"], json!(quota));
-    assert_eq!(house.check(json!({ "org": "acme", "meter": "tokens", "amount": 40 })).await["allowed"], true);
-    let (status, refused) = house.reserve(json!("40.5"), json!({})).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "60", "40")));
-    assert_eq!(refused["quota"], json!(quota));
-
-    let settle = format!("/v1/quota/{id}/settle");
-    let (status, settled) = house.post(&settle, &json!({ "amount": "25.5" })).await;
-    assert_eq!(
-        (status, &settled["state"], &settled["settled_amount"]),
-        (200, &json!("settled"), &json!("25.5"))
-    );
-    assert_eq!(house.counters(), "25.5/0");
-    // A repeat changes nothing and is told the same; other usage is not taken for a repeat.
-    assert_eq!(house.post(&settle, &json!({ "amount": 25.5 })).await, (200, settled.clone()));
-    assert_eq!(house.post(&format!("/v1/quota/{id}/release"), &json!({})).await, (200, settled));
-    let (status, other) = house.post(&settle, &json!({ "amount": 30 })).await;
-    assert_eq!((status, &other["code"]), (409, &json!("already_settled")));
-    assert_eq!(house.counters(), "25.5/0");
-
-    let id = house.reserved(json!(10), json!({})).await;
-    let release = format!("/v1/quota/{id}/release");
-    let (status, released) = house.post(&release, &json!({})).await;
-    assert_eq!((status, &released["state"]), (200, &json!("released")));
-    assert_eq!(house.post(&release, &json!({})).await, (200, released));
-    assert_eq!(house.counters(), "25.5/0");
-    // It was used all the same, and it fits.
-    assert_eq!(house.post(&format!("/v1/quota/{id}/settle"), &json!({ "amount": 74.5 })).await.0, 200);
-    assert_eq!(house.counters(), "100/0");
-    assert_eq!(house.post("/v1/quota/res_none/settle", &json!({})).await.0, 404);
-}
-
-#[tokio::test]
-async fn more_than_was_reserved_must_fit() {
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let (a, b) = (house.reserved(json!(50), json!({})).await, house.reserved(json!(40), json!({})).await);
-    let (status, refused) = house.post(&format!("/v1/quota/{a}/settle"), &json!({ "amount": 61 })).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "90", "10")));
-    assert_eq!(house.counters(), "0/90", "the reservation stays");
-    assert_eq!(house.post(&format!("/v1/quota/{a}/settle"), &json!({ "amount": 60 })).await.0, 200);
-    // Its key was given back with the refusal.
-    assert_eq!(house.database.number("SELECT count(*) FROM usage_keys"), 1);
-    assert_eq!(house.counters(), "60/40");
-    // Overage that was recorded meanwhile does not take away what was set aside.
-    house.database.execute("UPDATE quota_counters SET used = 500");
-    assert_eq!(house.post(&format!("/v1/quota/{b}/settle"), &json!({})).await.0, 200);
-    assert_eq!(house.counters(), "540/0");
-}
-
-#[tokio::test]
-async fn reservations_expire_by_themselves() {
-    // The sweeper alone, then whoever looks.
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let id = house.reserved(json!(100), json!({ "expires_in_s": 1 })).await;
-    assert_eq!(house.reserve(json!(1), json!({})).await.0, 409);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(house.counters(), "0/0");
-    assert_eq!(house.database.value("SELECT state FROM quota_reservations").as_deref(), Some("expired"));
-    let (status, late) = house.post(&format!("/v1/quota/{id}/release"), &json!({})).await;
-    assert_eq!((status, &late["state"]), (200, &json!("expired")));
-    // As another daemon has left it: nobody has swept it yet.
-    house.reserved(json!(100), json!({ "id": "late", "expires_in_s": 600 })).await;
-    let overdue = "BEGIN; UPDATE quota_reservations SET expires_at = now() - interval '1 s' WHERE reservation_id = 'late';";
-    for look in ["check", "reserve"] {
-        house.database.execute(&format!("{overdue} COMMIT"));
-        let seen = match look {
-            "check" => {
-                house.check(json!({ "org": "acme", "meter": "tokens", "amount": 100 })).await["allowed"]
-                    .clone()
-            }
-            _ => json!(house.reserve(json!(100), json!({})).await.0 == 201),
-        };
-        assert_eq!(seen, true, "{look}");
-    }
-    assert_eq!(house.counters(), "0/100");
-    // It was used after all, but does not fit any more.
-    assert_eq!(house.post("/v1/quota/late/settle", &json!({})).await.0, 409);
-}
-
-#[tokio::test]
-async fn a_reservations_id_makes_it_safe_to_repeat() {
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let first = house.reserve(json!(30), json!({ "id": "r-1" })).await;
-    assert_eq!(first.0, 201, "{}", first.1);
-    assert_eq!(house.reserve(json!(30), json!({ "id": "r-1" })).await, first);
-    let (status, reused) = house.reserve(json!(31), json!({ "id": "r-1" })).await;
-    assert_eq!((status, &reused["code"]), (409, &json!("reservation_id_reused")));
-    assert_eq!(house.counters(), "0/30");
-    let by_header = || {
-        let body = json!({ "org": "acme", "meter": "tokens", "amount": 5 });
-        answer(
-            house
-                .daemon
-                .request(Method::POST, "/v1/quota/reserve", &house.key)
-                .header("Idempotency-Key", "a b")
-                .json(&body),
-        )
-    };
-    let answers = futures_util::future::join_all((0..8).map(|_| by_header())).await;
-    assert!(
-        answers.iter().all(|(status, body)| *status == 201 && body["id"] == answers[0].1["id"]),
-        "{answers:?}"
-    );
-    assert_eq!(house.counters(), "0/35");
 }
 
 #[tokio::test]
@@ -452,37 +339,6 @@ async fn a_zone_moves_the_ends_of_a_period_and_not_its_count() {
 
 /// The period of a reservation is that in which it was made; usage counts to the one in which it happens.
 #[tokio::test]
-async fn a_reservation_stays_in_its_period() {
-    let house = House::new().await;
-    let quota = house.quota(json!(100), json!({})).await;
-    let (a, b) = (house.reserved(json!(70), json!({})).await, house.reserved(json!(30), json!({})).await);
-    // The night passes: what was made today was made yesterday.
-    house.database.execute(
-        "UPDATE quota_counters SET period = period - 1;
-         UPDATE quota_reservations SET held = jsonb_set(held, '{0,2}', to_jsonb((held->0->>2)::date - 1))",
-    );
-    let fresh = house.check(json!({ "org": "acme", "meter": "tokens", "amount": 100 })).await;
-    assert_eq!((&fresh["allowed"], &fresh["quotas"][0]["reserved"]), (&json!(true), &json!("0")));
-    house.reserved(json!(80), json!({})).await;
-    assert_eq!(house.counters(), "0/100 0/80");
-    let (status, refused) = house.post(&format!("/v1/quota/{b}/settle"), &json!({})).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "80", "20")), "today it does not fit");
-    assert_eq!(house.post(&format!("/v1/quota/{b}/settle"), &json!({ "amount": 20 })).await.0, 200);
-    assert_eq!(house.counters(), "0/70 20/80");
-    assert_eq!(house.post(&format!("/v1/quota/{a}/release"), &json!({})).await.0, 200);
-    assert_eq!(house.counters(), "0/0 20/80");
-    let (_, history) = house.daemon.get(&format!("/v1/quotas/{quota}/history?limit=1"), &house.key).await;
-    assert_eq!((&history["data"][0]["used"], &history["data"][0]["reserved"]), (&json!("20"), &json!("80")));
-    let next = history["next"].as_str().expect("another page");
-    let (_, history) =
-        house.daemon.get(&format!("/v1/quotas/{quota}/history?cursor={next}"), &house.key).await;
-    let yesterday = Utc::now().date_naive().pred_opt().expect("a day");
-    assert_eq!(history["data"][0]["period"], json!(yesterday));
-    assert_eq!(history["data"][0]["start"], json!(format!("{yesterday}T00:00:00Z")));
-    assert_eq!((history["data"].as_array().map(Vec::len), &history["next"]), (Some(1), &Value::Null));
-}
-
-#[tokio::test]
 async fn an_org_asks_for_itself_only() {
     let house = House::new().await;
     let (_, other) = house.post("/v1/orgs", &json!({ "name": "Other", "external_id": "other" })).await;
@@ -608,68 +464,6 @@ async fn old_periods_are_forgotten() {
 }
 
 /// Reported usage is refused by the event, in order, where a quota says so.
-#[tokio::test]
-async fn usage_over_a_refusing_limit_is_not_admitted() {
-    use coulomb::quota::admit::{Demand, admit};
-    use coulomb::quota::counters::{self, CounterKey};
-    use rust_decimal::Decimal;
-
-    let house = House::new().await;
-    house.quota(json!(100), json!({ "refuse_usage": true })).await;
-    house.quota(json!(5), json!({ "period": "month" })).await;
-    house.database.execute(&format!(
-        "INSERT INTO quota_exemptions SELECT org_id, 'qex_1', 1, 'staff', 'ours', now() FROM orgs;
-         UPDATE catalog SET version = version + 1; SELECT '{}'",
-        house.org
-    ));
-    house.reserved(json!(3), json!({ "expires_in_s": 1, "id": "short" })).await;
-    house.database.execute("UPDATE quota_reservations SET expires_at = now() + interval '1 hour'");
-    let mut conn = house.database.platform();
-    let (catalog, limits) =
-        (coulomb::usage::catalog::Held::default(), coulomb::quota::limits::Held::default());
-    let (catalog, limits) =
-        (catalog.refresh(&mut conn).expect("reads"), limits.refresh(&mut conn).expect("reads"));
-    let org =
-        coulomb::billing::directory::Directory::default().find_ref(&mut conn, "acme").expect("is there");
-    assert!(limits.may_refuse(&org));
-    let now = Utc::now();
-    let uses = |amount: i64| -> Vec<(CounterKey, Decimal)> {
-        let slots = counters::slots_for(&catalog, org.org_id, 1, &[]);
-        slots
-            .map(|slot| (CounterKey::of(slot, org.org_id, None, org.day(now), None), Decimal::from(amount)))
-            .collect()
-    };
-    let asked =
-        [(60, None), (38, None), (37, None), (1, None), (500, Some("staff")), (-600, None), (1, None)];
-    let all: Vec<_> = asked.iter().map(|(amount, subject)| (uses(*amount), *subject)).collect();
-    let demands: Vec<Demand<'_>> = all
-        .iter()
-        .map(|(counters, subject)| Demand {
-            org: &org,
-            subject: *subject,
-            counters,
-            units: rust_decimal::Decimal::ZERO,
-        })
-        .collect();
-    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands, now).expect("decides");
-    let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
-    // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
-    assert_eq!(refused, [false, true, false, true, false, false, false]);
-    let Some(coulomb::quota::admit::Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
-    assert_eq!(
-        (why.used.0, why.reserved.0, why.remaining.map(|left| left.0)),
-        (60.into(), 3.into(), Some(37.into()))
-    );
-    assert_eq!(house.counters(), "0/3 0/3", "to decide changes nothing");
-    // What is overdue counts no longer, and is ended.
-    let later = now + chrono::TimeDelta::hours(2);
-    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands[1..2], later).expect("decides");
-    assert!(verdicts[0].is_none());
-    assert_eq!(house.counters(), "0/0 0/0");
-    let moved = counters::add(&mut conn, &uses(98)).expect("adds");
-    assert_eq!(moved.iter().map(|moved| moved.used).collect::<Vec<_>>(), [98.into(), 98.into()]);
-}
-
 /// The subscription's period, and a month while there is none.
 #[tokio::test]
 async fn a_billing_period_follows_the_subscription() {

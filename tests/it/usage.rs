@@ -110,7 +110,11 @@ async fn a_bad_event_does_not_lose_the_others() {
     let all = "/v1/usage?all_or_nothing=true";
     for events in [json!([event("x", 1), 7]), json!([event("y", 1), event("c", 5)])] {
         let (status, answer) = daemon.post(all, &key, &events).await;
-        assert_eq!((status.as_u16(), &answer["accepted"]), (422, &json!(0)), "{answer}");
+        assert_eq!(
+            (status.as_u16(), &answer["accepted"], &answer["code"]),
+            (422, &json!(0), &json!("not_stored")),
+            "{answer}"
+        );
     }
     let (status, answer) = daemon.post(all, &key, &json!([event("x", 1), event("c", 4)])).await;
     assert_eq!((status.as_u16(), &answer["accepted"], &answer["duplicate"]), (200, &json!(1), &json!(1)));
@@ -193,7 +197,8 @@ async fn every_form_and_packing_is_read() {
         assert!(after < before + 100, "from {before} to {after} MiB");
     }
     let many: Vec<Value> = (0..10_001).map(|n| event(&n.to_string(), 1)).collect();
-    assert_eq!(daemon.post("/v1/usage", &key, &json!(many)).await.0, 400);
+    let (status, problem) = daemon.post("/v1/usage", &key, &json!(many)).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (413, &json!("too_many_events")));
 }
 
 #[tokio::test]

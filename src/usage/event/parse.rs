@@ -77,10 +77,7 @@ fn malformed(error: serde_json::Error) -> Error {
 
 fn bounded(events: Vec<Parsed<'_>>, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
     if events.len() > limit {
-        return Err(Error::invalid(
-            "body",
-            format!("must have at most {limit} events: send them in several requests"),
-        ));
+        return Err(Error::TooManyEvents(limit));
     }
     Ok(events)
 }
