@@ -28,7 +28,9 @@ pub struct IfNoneMatch {
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/entitlements", tag = "orgs", params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
     security(("key" = ["usage:read"])),
-    responses((status = 200, description = "All of it", body = Entitlements), (status = 304, description = "As it was"), FindErrors)
+    responses((status = 200, description = "All of it", body = Entitlements), (status = 304, description = "As it was"),
+        (status = 429, description = "Too many requests wait: try again", body = crate::error::Problem, content_type = "application/problem+json"),
+        FindErrors)
 )]
 pub async fn show(
     app: web::Data<App>,

@@ -175,6 +175,9 @@ pub(super) fn check_text(field: &str, text: &str) -> Result<(), Error> {
 }
 
 fn whose(principal: &Principal, named: Option<String>) -> Result<Option<OrgRef>, Error> {
+    if let Some(named) = &named {
+        check_text("org", named)?;
+    }
     match (principal.rows, named) {
         (RowScope::Platform, named) => Ok(named.map(OrgRef::Named)),
         // Its public id is all that an org's key may call it.
@@ -215,7 +218,11 @@ fn ask(
 /// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
 #[utoipa::path(
     post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody, security(("key" = ["usage:read"])),
-    responses((status = 200, description = "The answers", body = CheckAnswer), CommandErrors)
+    responses(
+        (status = 200, description = "The answers", body = CheckAnswer),
+        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        CommandErrors
+    )
 )]
 pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
@@ -278,6 +285,7 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
     responses(
         (status = 201, description = "The reservation", body = Reservation),
         (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or the id was used for another one", body = DoesNotFit, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -351,6 +359,7 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
     responses(
         (status = 200, description = "The reservation", body = Reservation),
         (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or it was settled with other usage", body = DoesNotFit, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -383,7 +392,11 @@ pub async fn settle(
 #[utoipa::path(
     post, path = "/v1/quota/{id}/release", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
     request_body = ReleaseBody, security(("key" = ["usage:write"])),
-    responses((status = 200, description = "The reservation", body = Reservation), CommandErrors)
+    responses(
+        (status = 200, description = "The reservation", body = Reservation),
+        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        CommandErrors
+    )
 )]
 pub async fn release(
     app: web::Data<App>,

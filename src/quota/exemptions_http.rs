@@ -19,7 +19,7 @@ use crate::auth::{Principal, Scope};
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
-use crate::openapi::{CommandErrors, IdempotencyKey, ReadErrors};
+use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 
@@ -58,7 +58,7 @@ pub struct ListQuery {
 /// Lists exemptions by id.
 #[utoipa::path(
     get, path = "/v1/quota_exemptions", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
-    responses((status = 200, description = "A page", body = Page<Exemption>), ReadErrors)
+    responses((status = 200, description = "A page", body = Page<Exemption>), FindErrors)
 )]
 pub async fn list(
     app: web::Data<App>,

@@ -22,7 +22,7 @@ use crate::commands::{self, Answer, Audit};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::http::Body;
-use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 use crate::usage::catalog;
@@ -102,7 +102,7 @@ pub(super) fn org_id(
 /// Lists quotas of orgs by id. Limits that come from a plan are under `/v1/plans/{id}/quotas`.
 #[utoipa::path(
     get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
-    responses((status = 200, description = "A page", body = Page<Quota>), ReadErrors)
+    responses((status = 200, description = "A page", body = Page<Quota>), FindErrors)
 )]
 pub async fn list(
     app: web::Data<App>,

@@ -411,6 +411,8 @@ async fn what_is_wrong_names_its_field() {
         ("/v1/quotas", quota(json!({ "thresholds": [0] })), "thresholds"),
         ("/v1/quotas", quota(json!({ "limit": "unlimited" })), "body"),
         ("/v1/quotas", json!({ "org": "acme", "meter": "tokens", "period": "day" }), "body"),
+        ("/v1/quota/reserve", reserve(json!({ "org": "a\u{0}" })), "org"),
+        ("/v1/quota/res_1/settle", json!({ "org": "a\u{0}" }), "org"),
         ("/v1/quota/reserve", reserve(json!({ "amount": 0 })), "amount"),
         ("/v1/quota/reserve", reserve(json!({ "amount": -1 })), "amount"),
         ("/v1/quota/reserve", reserve(json!({ "meter": "calls", "amount": 0.5 })), "amount"),
