@@ -1,11 +1,9 @@
-//! Rating: what a quantity costs, in memory, from a rate card. The one place where costs are rounded.
+//! Rating: what a quantity costs, in memory, from a rate card.
 
-use rust_decimal::{Decimal, RoundingStrategy};
+use rust_decimal::Decimal;
 
 use super::rates::{Rate, RateCard, TierMode, Tiers};
-
-/// Decimal places of a record's cost and battery units. Half goes to the even neighbour.
-pub const PLACES: u32 = 9;
+use crate::money;
 
 /// The index of the card's rate for usage with these dimensions; `None`: it has no price.
 #[must_use]
@@ -32,9 +30,9 @@ pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Decimal> {
     round(rate.battery_units.checked_mul(quantity)?)
 }
 
-/// To [`PLACES`]; the one rounding of costs.
+/// The one rounding of costs.
 pub(super) fn round(amount: Decimal) -> Option<Decimal> {
-    Some(amount.round_dp_with_strategy(PLACES, RoundingStrategy::MidpointNearestEven))
+    Some(money::round_units(amount))
 }
 
 /// What a month's `quantity` costs in all.
