@@ -46,6 +46,7 @@ pub async fn metrics(app: web::Data<App>) -> HttpResponse {
     if let Ok(backlog) = answer {
         m.inbox_pending.set(backlog.pending);
         m.inbox_quarantined.set(backlog.quarantined);
+        m.effects_waiting.set(backlog.waiting);
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
@@ -60,6 +61,8 @@ struct Backlog {
     pending: i64,
     #[diesel(sql_type = BigInt)]
     quarantined: i64,
+    #[diesel(sql_type = BigInt)]
+    waiting: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     oldest_s: Option<i64>,
 }
@@ -70,6 +73,7 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
     let asked = app.db.probe(move |conn| {
         diesel::sql_query(
             "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) + (SELECT count(*) FROM battery_effects_queue) AS pending, count(quarantined_at) AS quarantined,
+                    (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
                     (SELECT extract(epoch FROM $1 - received_at)::bigint FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)) AS oldest_s
              FROM stripe_inbox_queue q",
         )

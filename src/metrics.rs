@@ -38,6 +38,8 @@ pub struct Metrics {
     pub inbox_oldest_s: Gauge,
     /// Quarantined Stripe events.
     pub inbox_quarantined: Gauge,
+    /// Effects of Stripe's payments that wait for an org, a price or a pack.
+    pub effects_waiting: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
@@ -58,6 +60,7 @@ impl Default for Metrics {
             inbox_pending: Gauge::default(),
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
+            effects_waiting: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
             usage_summaries_repaired: Counter::default(),
@@ -101,6 +104,11 @@ impl Metrics {
             "stripe_inbox_quarantined",
             "Stripe events whose projection was given up until retried by hand",
             self.inbox_quarantined.clone(),
+        );
+        r.register(
+            "battery_effects_waiting",
+            "Effects of Stripe's payments on batteries that wait for an org, a price or a pack",
+            self.effects_waiting.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::ids;
 use crate::schema::local_subscriptions as t;
 use read::last;
-pub use read::{Cursor, Ended, current, end_due, history, owed};
+pub use read::{Cursor, Ended, Name, current, end_due, history, owed};
 use row::Row;
 pub use row::{LocalSubscription, Owed};
 

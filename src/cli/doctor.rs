@@ -32,13 +32,14 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
             Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
         )),
         Ok((server, mut conn)) => {
-            let checks: [(&str, Check); 6] = [
+            let checks: [(&str, Check); 7] = [
                 ("database", version),
                 ("durability", durability),
                 ("clock", clock),
                 ("schema", schema),
                 ("roles", roles),
                 ("inbox", inbox),
+                ("payments", payments),
             ];
             for (name, check) in checks {
                 let finding = check(&mut conn)
@@ -177,6 +178,28 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
         ))
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
+    })
+}
+
+#[derive(QueryableByName)]
+struct Waiting {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    waiting: i64,
+}
+
+fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "battery_effects_waiting")? {
+        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+    }
+    let found: Waiting = diesel::sql_query(
+        "SELECT count(*) AS waiting FROM battery_effects_waiting WHERE dismissed_at IS NULL",
+    )
+    .get_result(conn)?;
+    Ok(match found.waiting {
+        0 => Finding::Good("every payment has charged its battery".to_owned()),
+        n => Finding::Note(format!(
+            "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, name, assign or dismiss them"
+        )),
     })
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::battery::terms::{AllTerms, Terms};
 use crate::battery::{Accounts, Depth, NewGrant, Source};
-use crate::billing::local_subscriptions::{self, Owed};
+use crate::billing::local_subscriptions::{self, Name, Owed};
 use crate::error::Error;
 
 /// Subscriptions looked at in one transaction.
@@ -77,9 +77,9 @@ fn units(terms: &Terms, owed: &Owed) -> Decimal {
 /// When the database fails.
 pub fn grant_begun(
     conn: &mut PgConnection,
-    after: Option<(i64, String)>,
+    after: Option<Name>,
     now: DateTime<Utc>,
-) -> Result<Option<(i64, String)>, Error> {
+) -> Result<Option<Name>, Error> {
     conn.transaction(|conn| {
         let after = after.as_ref().map(|(org_id, id)| (*org_id, id.as_str()));
         let (owed, last) = local_subscriptions::owed(conn, after, BATCH, now)?;

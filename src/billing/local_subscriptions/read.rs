@@ -96,6 +96,9 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
     Ok(ended.collect())
 }
 
+/// A subscription by its org's row id and its own id.
+pub type Name = (i64, String);
+
 /// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit` subscriptions, and where to go on. Which
 /// of them were granted their units already is for the caller to know: a period is owed once, under
 /// `local:{subscription_id}:{period_start}`.
@@ -107,7 +110,7 @@ pub fn owed(
     after: Option<(i64, &str)>,
     limit: i64,
     now: DateTime<Utc>,
-) -> Result<(Vec<Owed>, Option<(i64, String)>), Error> {
+) -> Result<(Vec<Owed>, Option<Name>), Error> {
     let mut query = t::table
         .filter(t::status.eq_any(["trial", "active"]).and(t::valid_until.gt(now)))
         .order((t::org_id, t::subscription_id))

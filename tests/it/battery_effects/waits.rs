@@ -49,6 +49,8 @@ async fn what_has_no_org_happens_once_it_has() {
     daemon.projected().await;
     let rows = waiting(&daemon, &key).await;
     assert_eq!(reasons(&rows), ["no_org"; 3], "{rows:?}");
+    assert_eq!(daemon.metric("coulomb_battery_effects_waiting").await, Some(3));
+    assert!(database.run(&["doctor"]).contains("note payments: 3 effect(s)"));
     assert_eq!(database.number("SELECT count(*) FROM battery_grants"), 0);
     for name in ["later", "guest"] {
         daemon.org(&key, name, "UTC").await;
