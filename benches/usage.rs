@@ -7,11 +7,13 @@
 //! puts N rows and keys there first and compares the rate before and after; `-- --hot` burns batteries: one org's alone, beside the
 //! same stream over 10,000 orgs.
 
+#[path = "support/raw_copy.rs"]
+mod raw_copy;
 #[path = "support/mod.rs"]
 mod support;
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +28,6 @@ use coulomb::server;
 use coulomb::time::Clock;
 use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
-use diesel::pg::CopyFormat;
-use diesel::prelude::*;
 use support::{Load, Postgres, load};
 
 fn main() {
@@ -238,7 +238,7 @@ async fn compare((orgs, events): (usize, usize)) {
         let draw = (kind, orgs);
         load(&server.address, &requests("/v1/usage", &key, draw, 50_000, 1000), 8, None).await;
         checkpoint(&postgres);
-        let raw = raw_copy(&postgres, events);
+        let raw = raw_copy::rate(&postgres, events);
         println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
         for size in [10_000, 1000, 100] {
             let sent = requests("/v1/usage", &key, draw, events, size);
@@ -424,93 +424,6 @@ fn fill(postgres: &Postgres, rows: u64) {
 
 fn checkpoint(postgres: &Postgres) {
     db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
-}
-
-diesel::table! {
-    /// Where raw rows go.
-    bench_raw (org_id) {
-        /// The first of its columns.
-        org_id -> BigInt,
-    }
-}
-
-/// Rows a second of binary COPY of stored rows into a copy of the table without indexes, 1,000 rows a commit.
-fn raw_copy(postgres: &Postgres, rows: usize) -> f64 {
-    let mut conn = db::establish(&postgres.url).expect("connects");
-    conn.batch_execute("DROP TABLE IF EXISTS bench_raw; CREATE TABLE bench_raw (LIKE usage_records)")
-        .expect("a table");
-    // A partitioned table cannot be copied from: one of the same name comes first in the search path.
-    conn.batch_execute("CREATE TEMP TABLE usage_records AS SELECT * FROM public.usage_records LIMIT 100000")
-        .expect("a copy");
-    let mut bytes = Vec::new();
-    diesel::copy_to(coulomb::schema::usage_records::table)
-        .with_format(CopyFormat::Binary)
-        .load_raw(&mut conn)
-        .expect("copies")
-        .read_to_end(&mut bytes)
-        .expect("reads");
-    let batches = Arc::new(split(&bytes, 1000));
-    let each = rows / 2000;
-    let started = Instant::now();
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let (url, batches) = (postgres.url.clone(), Arc::clone(&batches));
-            std::thread::spawn(move || {
-                let mut conn = db::establish(&url).expect("connects");
-                for batch in batches.iter().cycle().take(each) {
-                    diesel::copy_from(bench_raw::table)
-                        .from_raw_data(Raw, |out| {
-                            out.write_all(batch)
-                                .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
-                        })
-                        .with_format(CopyFormat::Binary)
-                        .execute(&mut conn)
-                        .expect("copies");
-                }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("copies"));
-    let rate = (each * 2000) as f64 / started.elapsed().as_secs_f64();
-    conn.batch_execute("DROP TABLE bench_raw; CHECKPOINT").expect("drops");
-    rate
-}
-
-/// All columns of `bench_raw`.
-struct Raw;
-
-impl diesel::pg::CopyTarget for Raw {
-    type Table = bench_raw::table;
-    type SqlType = bench_raw::SqlType;
-
-    fn walk_target(mut out: diesel::query_builder::AstPass<'_, '_, diesel::pg::Pg>) -> QueryResult<()> {
-        out.push_sql("bench_raw");
-        Ok(())
-    }
-}
-
-/// The rows of a binary COPY as several of `size` rows.
-fn split(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
-    let (head, mut rest) = bytes.split_at(19);
-    let mut batches = Vec::new();
-    loop {
-        let mut batch = head.to_vec();
-        for _ in 0..size {
-            let fields = i16::from_be_bytes([rest[0], rest[1]]);
-            if fields < 0 {
-                return batches;
-            }
-            let mut at = 2;
-            for _ in 0..fields {
-                let length = i32::from_be_bytes(rest[at..at + 4].try_into().expect("four bytes"));
-                at += 4 + usize::try_from(length).unwrap_or(0);
-            }
-            batch.extend_from_slice(&rest[..at]);
-            rest = &rest[at..];
-        }
-        batch.extend_from_slice(&(-1_i16).to_be_bytes());
-        batches.push(batch);
-    }
 }
 
 fn print(name: &str, load: &Load, size: usize) {
