@@ -203,3 +203,70 @@ async fn entries_name_what_caused_them() {
     let key = database.value("SELECT source_key || ' ' || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end) FROM battery_effects)) FROM battery_grants");
     assert_eq!(key.as_deref(), Some("test/invoice:in_a_one:il_0_in_a_one true"));
 }
+
+/// Adds to every time in an event.
+fn shift(value: &mut Value, by: i64) {
+    match value {
+        Value::Number(number) => {
+            if let Some(at) = number.as_i64().filter(|at| (1_750_000_000..1_770_000_000).contains(at)) {
+                *value = (at + by).into();
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|one| shift(one, by)),
+        Value::Object(fields) => fields.values_mut().for_each(|one| shift(one, by)),
+        _ => {}
+    }
+}
+
+/// The eight events of a purchase, twice each over two daemons, in forty orders: one grant, one entry.
+#[tokio::test]
+async fn a_whole_purchase_charges_once_in_any_order() {
+    const ORDERS: usize = 40;
+    let database = Database::new();
+    let tags: Vec<String> = (0..ORDERS).map(|n| format!("p{n}")).collect();
+    furnish(&database, &tags);
+    let daemons = [Daemon::start(&database), Daemon::start(&database)];
+    let by = crate::support::stripe::now() - 1_760_000_000 - 5 * 86_400;
+    let mut random = 0x9e37_79b9_u64;
+    let mut purchases: Vec<Vec<Value>> = Vec::new();
+    for (n, tag) in tags.iter().enumerate() {
+        let mut events = crate::support::events::purchase();
+        for event in &mut events {
+            shift(event, by);
+            // Each in an account of its own, so that the ids may be the same.
+            event["account"] = json!(format!("acct_{n}"));
+            if event["type"] == "customer.created" {
+                event["data"]["object"]["metadata"]["org_id"] = json!(tag);
+            }
+        }
+        let mut twice: Vec<Value> = events.iter().chain(&events).cloned().collect();
+        match n {
+            0 => {}
+            1 => twice.reverse(),
+            _ => {
+                for last in (1..twice.len()).rev() {
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    twice.swap(last, usize::try_from(random >> 33).expect("small") % (last + 1));
+                }
+            }
+        }
+        purchases.push(twice);
+    }
+    for step in 0..purchases[0].len() {
+        let deliver = |(n, events): (usize, &Vec<Value>)| {
+            let (daemon, event) = (&daemons[(n + step) % 2], events[step].clone());
+            async move { daemon.deliver(&event).await }
+        };
+        join_all(purchases.iter().enumerate().map(deliver)).await;
+        daemons[0].projected().await;
+    }
+    for tag in &tags {
+        let one = ("subscription".to_owned(), "3000".to_owned(), "3000".to_owned());
+        assert_eq!(battery(&database, tag), ("3000".to_owned(), vec![one]), "{tag}");
+    }
+    assert_eq!(database.number("SELECT count(*) FROM battery_entries"), i64::try_from(ORDERS).expect("few"));
+    assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
+    assert_eq!(database.run(&["battery", "waiting"]), "");
+}
