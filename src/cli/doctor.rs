@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text, Timestamptz};
 
 use super::{Failure, open};
+use crate::battery::effects::waiting;
 use crate::config::Config;
 use crate::db::migrate;
 use crate::error::Error;
@@ -181,21 +182,11 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     })
 }
 
-#[derive(QueryableByName)]
-struct Waiting {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
-    waiting: i64,
-}
-
 fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "battery_effects_waiting")? {
         return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
     }
-    let found: Waiting = diesel::sql_query(
-        "SELECT count(*) AS waiting FROM battery_effects_waiting WHERE dismissed_at IS NULL",
-    )
-    .get_result(conn)?;
-    Ok(match found.waiting {
+    Ok(match waiting::count(conn)? {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
         n => Finding::Note(format!(
             "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, name, assign or dismiss them"

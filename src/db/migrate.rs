@@ -251,15 +251,10 @@ fn has_rights(conn: &mut PgConnection, rights: &str) -> QueryResult<bool> {
 /// Daemons that run meanwhile lock these tables in orders of their own: whoever loses a deadlock tries again.
 fn apply_roles(conn: &mut PgConnection, rights: &str) -> Result<(), MigrateError> {
     let sql = format!("{ROLES}; COMMENT ON TABLE coulomb_migrations IS '{rights}'");
-    let mut tries = 1;
-    loop {
-        match conn.transaction(|conn| conn.batch_execute(&sql)).map_err(Error::from) {
-            Err(error) if tries < 10 && error.is_transient() && !error.is_disconnected() => tries += 1,
-            Err(Error::Database(error)) => return Err(error.into()),
-            Err(error) => return Err(MigrateError::Failed(error.to_string())),
-            Ok(()) => return Ok(()),
-        }
-    }
+    super::retrying(conn, |conn| Ok(conn.batch_execute(&sql)?)).map_err(|error| match error {
+        Error::Database(error) => error.into(),
+        other => MigrateError::Failed(other.to_string()),
+    })
 }
 
 /// Whether the connection's user may act as the daemon's roles.

@@ -15,7 +15,7 @@ use super::targets::{GRACE, Wait};
 use super::{LOCK, Source};
 use crate::billing::markers::{self, Marker};
 use crate::error::Error;
-use crate::schema::battery_packs;
+use crate::schema::{battery_effects_waiting, battery_packs};
 
 /// An effect of Stripe that cannot happen yet.
 #[derive(Clone, Debug, Serialize, ToSchema, QueryableByName)]
@@ -91,6 +91,15 @@ pub fn list(
         .bind::<BigInt, _>(after.unwrap_or(0))
         .bind::<BigInt, _>(limit)
         .load(conn)?)
+}
+
+/// How many wait.
+///
+/// # Errors
+/// When the database fails.
+pub fn count(conn: &mut PgConnection) -> QueryResult<i64> {
+    let waiting = battery_effects_waiting::table.filter(battery_effects_waiting::dismissed_at.is_null());
+    waiting.count().get_result(conn)
 }
 
 fn find(conn: &mut PgConnection, id: i64) -> Result<WaitingEffect, Error> {
