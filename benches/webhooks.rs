@@ -70,7 +70,7 @@ async fn signature_only(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     verified_body(&app, &request, payload).await?;
-    Ok(HttpResponse::Ok().json(coulomb::stripe::http::Received { received: true, duplicate: false }))
+    Ok(HttpResponse::Ok().json(coulomb::stripe::http::Received { received: true }))
 }
 
 struct Server {
@@ -168,15 +168,19 @@ struct Count {
 fn pending(postgres: &Postgres) -> i64 {
     use diesel::RunQueryDsl;
     let mut conn = db::establish(&postgres.url).expect("connects");
-    diesel::sql_query("SELECT count(*) AS count FROM stripe_inbox_queue")
+    diesel::sql_query(
+        "SELECT (SELECT coalesce(sum(deliveries), 0) FROM stripe_arrivals)::bigint + (SELECT count(*) FROM stripe_inbox_queue)
+             + (SELECT count(*) FROM battery_effects_queue) AS count",
+    )
         .get_result::<Count>(&mut conn)
         .expect("counts")
         .count
 }
 
 async fn drained(postgres: &Postgres) {
+    // Seldom, as counting takes from what is measured.
     while pending(postgres) > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Each phase starts alike: no checkpoint of the phase before in its midst.
     db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");

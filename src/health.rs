@@ -72,9 +72,13 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
     let now = app.clock.now();
     let asked = app.db.probe(move |conn| {
         diesel::sql_query(
-            "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) + (SELECT count(*) FROM battery_effects_queue) AS pending, count(quarantined_at) AS quarantined,
+            "SELECT (SELECT coalesce(sum(deliveries), 0)::bigint FROM stripe_arrivals) + count(*) FILTER (WHERE quarantined_at IS NULL)
+                        + (SELECT count(*) FROM battery_effects_queue) AS pending,
+                    count(quarantined_at) AS quarantined,
                     (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
-                    (SELECT extract(epoch FROM $1 - received_at)::bigint FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)) AS oldest_s
+                    extract(epoch FROM $1 - least(
+                        (SELECT received_at FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
+                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint AS oldest_s
              FROM stripe_inbox_queue q",
         )
         .bind::<diesel::sql_types::Timestamptz, _>(now)

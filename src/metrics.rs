@@ -76,12 +76,12 @@ impl Metrics {
         r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.seconds.clone());
         r.register(
             "stripe_deliveries",
-            "Webhook deliveries by outcome: stored, duplicate, refused",
+            "Webhook deliveries by outcome: stored, refused",
             self.deliveries.clone(),
         );
         r.register(
             "stripe_projected",
-            "Projected Stripe events by outcome: applied, superseded, without_object, failed",
+            "Projected Stripe events by outcome: applied, superseded, without_object, failed; repeated: deliveries of events that were there",
             self.projected.clone(),
         );
         r.register(

@@ -864,6 +864,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_arrivals (arrival_id) {
+        arrival_id -> Int8,
+        deliveries -> Int4,
+        received_at -> Array<Nullable<Timestamptz>>,
+        signatures -> Array<Nullable<Text>>,
+        user_agents -> Array<Nullable<Text>>,
+        bodies -> Array<Nullable<Bytea>>,
+        attempts -> Int2,
+        next_attempt_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     stripe_customer_links (account, livemode, customer_id) {
         account -> Text,
         livemode -> Bool,
@@ -1154,6 +1167,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     rate_cards,
     rating_counters,
     refunds,
+    stripe_arrivals,
     stripe_customer_links,
     stripe_inbox,
     stripe_inbox_queue,

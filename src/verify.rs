@@ -103,9 +103,12 @@ pub fn run(conn: &mut PgConnection, config: &Config) -> Result<Report, Error> {
 }
 
 fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
-    for table in
-        DERIVED.iter().chain(&["stripe_inbox_queue", "stripe_customer_links", "battery_effects_queue"])
-    {
+    for table in DERIVED.iter().chain(&[
+        "stripe_arrivals",
+        "stripe_inbox_queue",
+        "stripe_customer_links",
+        "battery_effects_queue",
+    ]) {
         conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)"))?;
     }
     conn.batch_execute(

@@ -25,6 +25,8 @@ enum Turn {
     More,
     /// Rest until woken or the interval is over.
     Rest,
+    /// There is more to do, after as long a pause.
+    Pause(Duration),
 }
 
 /// A line of the table.
@@ -177,7 +179,14 @@ fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Erro
 /// Few, as accounts are locked meanwhile that usage waits for.
 const EFFECTS_BATCH: u32 = 100;
 
+/// While many deliveries wait for their answer, a projector rests so many times as long as its turn took: Stripe waits for answers, and
+/// nobody for a projection by some tenths of a second.
+const YIELDING: u32 = 8;
+/// But no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    let begun = Instant::now();
     let options = project::Options {
         batch: app.config.projection_batch,
         attempts: app.config.projection_attempts,
@@ -189,13 +198,20 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
         ("superseded", step.superseded),
         ("without_object", step.without_object),
         ("failed", step.failed),
+        ("repeated", step.repeated),
     ] {
         app.metrics.projected(outcome, events);
     }
     // What was projected acts at once; what others have projected, or a command has let happen, does too.
     let options = effects::Options { batch: EFFECTS_BATCH, proration: app.config.battery_proration };
     let effects = effects::step(conn, &options, app.clock.now())?;
-    Ok(if step.taken() == 0 && effects == 0 { Turn::Rest } else { Turn::More })
+    Ok(if step.taken() == 0 && effects == 0 {
+        Turn::Rest
+    } else if app.inbox.is_pressed() {
+        Turn::Pause((begun.elapsed() * YIELDING).min(LONGEST_PAUSE))
+    } else {
+        Turn::More
+    })
 }
 
 fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
@@ -308,6 +324,10 @@ fn run(worker: &Worker, app: &App) {
             Ok(Turn::Rest) => {
                 failures = 0;
                 app.wake.rest(seen, worker.interval, worker.woken);
+            }
+            Ok(Turn::Pause(pause)) => {
+                failures = 0;
+                app.wake.rest(seen, pause, false);
             }
             Err(error) => {
                 // A lost race is tried again at once, a lost database with growing rests.

@@ -5,6 +5,9 @@ GRANT USAGE ON SCHEMA public TO coulomb_platform, coulomb_org;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO coulomb_platform;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audit_log FROM coulomb_platform;
+-- Arrivals may be locked and put off, not altered.
+REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
+GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries FROM coulomb_platform;
 -- COPY is refused where row-level security is in force: usage is copied into the partitions themselves, which only the daemon sees.
 REVOKE INSERT ON usage_records FROM coulomb_platform;
@@ -15,7 +18,7 @@ REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (da
 GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
-REVOKE ALL ON stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
+REVOKE ALL ON stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_waiting, coulomb_migrations,
     __diesel_schema_migrations FROM coulomb_org;
 

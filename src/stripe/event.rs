@@ -19,7 +19,7 @@ use lenient::{Fields, Scalar};
 pub struct Envelope {
     /// Account and mode.
     pub realm: Realm,
-    /// The event's id; for an event without one, `sha256:` and the digest of the body.
+    /// The event's id; for an event without one, `sha256:` and the digest of the body; for a longer one than Stripe's, of the id.
     pub event_id: String,
     /// Such as `invoice.paid`; empty when absent.
     pub event_type: String,
@@ -98,6 +98,13 @@ pub fn read(body: &[u8]) -> Option<Envelope> {
     serde_json::from_str(&tidy).ok().map(|raw| envelope(raw, body))
 }
 
+/// Reads the envelope of a stored body. One that is no event any more, by a newer reader's judgement, keeps its place: it has a name and
+/// nothing else.
+#[must_use]
+pub fn read_stored(body: &[u8]) -> Envelope {
+    read(body).unwrap_or_else(|| envelope(Raw::default(), body))
+}
+
 /// The body without the byte order mark that some tools put before it.
 #[must_use]
 pub fn without_bom(body: &[u8]) -> &[u8] {
@@ -105,7 +112,7 @@ pub fn without_bom(body: &[u8]) -> &[u8] {
 }
 
 fn envelope(raw: Raw<'_>, body: &[u8]) -> Envelope {
-    let event_id = raw.id.text().filter(|id| !id.is_empty());
+    let event_id = raw.id.text().filter(|id| !id.is_empty()).map(name);
     let event_type = raw.r#type.text().unwrap_or_default();
     let object = raw.data.0.unwrap_or_default().object.0;
     let thin = object.is_none() && raw.object.text() == Some("v2.core.event");
@@ -114,16 +121,16 @@ fn envelope(raw: Raw<'_>, body: &[u8]) -> Envelope {
     let kind = kind.or_else(|| kind_of_type(event_type));
     Envelope {
         realm: Realm {
-            account: raw.account.text().or_else(|| raw.context.text()).map(storable).unwrap_or_default(),
+            account: raw.account.text().or_else(|| raw.context.text()).map(name).unwrap_or_default(),
             livemode: matches!(raw.livemode, Scalar::Flag(true)),
         },
-        event_id: event_id.map_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(body))), storable),
+        event_id: event_id.unwrap_or_else(|| digest(body)),
         thin,
-        twin_event_id: raw.snapshot_event.text().map(storable),
+        twin_event_id: raw.snapshot_event.text().map(name),
         api_version: raw.api_version.text().map(storable),
         created: raw.created.seconds(),
         object_id: object_key(kind.as_deref(), &object),
-        object: kind.map(|kind| storable(&kind)),
+        object: kind.map(|kind| name(&kind)),
         event_type: storable(event_type),
     }
 }
@@ -134,7 +141,7 @@ fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
         Some("entitlements.active_entitlement_summary") => object.customer.text(),
         _ => None,
     });
-    id.filter(|id| !id.is_empty()).map(storable)
+    id.filter(|id| !id.is_empty()).map(name)
 }
 
 /// Old fixtures leave out `object`: the type tells (`invoice.paid` → `invoice`, `customer.subscription.created` → `subscription`).
@@ -149,6 +156,15 @@ fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
         "charge.refund" => "refund".into(),
         other => other.into(),
     })
+}
+
+/// Stripe's ids have 255 characters at most. Longer ones, which an index might not hold, are named by their digest.
+fn name(text: &str) -> String {
+    if text.chars().count() > 255 { digest(text.as_bytes()) } else { storable(text) }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// PostgreSQL text cannot hold NUL.

@@ -1,4 +1,4 @@
-//! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx.
+//! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx. Whether the event had been delivered before is found later.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::event;
-use super::inbox::{Delivery, Refused, Stored};
+use super::inbox::{Delivery, Refused};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::read_body;
@@ -20,14 +20,12 @@ const SIGNATURE: &str = "Stripe-Signature";
 pub struct Received {
     /// Always true: the event is durable.
     pub received: bool,
-    /// True when it had been delivered before.
-    pub duplicate: bool,
 }
 
 /// Takes a Stripe webhook delivery.
 ///
-/// The body is stored as it came before the answer is given; it is projected afterwards. Deliveries of an event that is
-/// already stored are counted and answered alike.
+/// The body is stored as it came before the answer is given; all else happens afterwards. Deliveries of an event that is already
+/// stored are answered alike, and counted.
 #[utoipa::path(
     post,
     path = "/webhooks/stripe",
@@ -48,25 +46,18 @@ pub async fn receive(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let result = take(&app, &request, payload).await;
-    app.metrics.delivered(match &result {
-        Ok(Stored::New) => "stored",
-        Ok(Stored::Duplicate) => "duplicate",
-        Err(_) => "refused",
-    });
-    result.map(|stored| {
-        HttpResponse::Ok().json(Received { received: true, duplicate: stored == Stored::Duplicate })
-    })
+    app.metrics.delivered(if result.is_ok() { "stored" } else { "refused" });
+    result.map(|()| HttpResponse::Ok().json(Received { received: true }))
 }
 
-async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<Stored, Error> {
+async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<(), Error> {
     let body = verified_body(app, request, payload).await?;
-    let envelope = event::read(&body).ok_or_else(|| {
-        Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned())
-    })?;
+    if event::read(&body).is_none() {
+        return Err(Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned()));
+    }
     let header =
         |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let delivery = Delivery {
-        envelope,
         signature: header(SIGNATURE).unwrap_or_default(),
         user_agent: header(USER_AGENT.as_str()),
         received_at: app.clock.now(),

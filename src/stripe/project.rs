@@ -1,25 +1,26 @@
 //! The projection: stored Stripe events become the state of their objects.
 //!
-//! One transaction takes a batch of waiting events, locks the objects that they are about in key order, lets [`order`] choose
-//! each object's winning snapshot, writes the mirrors and effects of those that changed, and takes the events off the queue.
-//! Any number of workers on any number of replicas may do so at once: the queue is claimed with SKIP LOCKED, and an object's
-//! lock makes its events meet one after another. Order does not matter, as the choice is a function of the set.
+//! One transaction takes a batch of arrivals and files their events in the inbox, takes those events off the queue whose time has come,
+//! locks the objects that they are about in key order, lets [`order`] choose each object's winning snapshot, and writes the mirrors
+//! and effects of those that changed. Any number of workers on any number of replicas may do so at once: arrivals and queue are
+//! claimed with SKIP LOCKED, and an object's lock makes its events meet one after another. Order does not matter, as the choice is a
+//! function of the set.
 //!
 //! An event that fails is tried again later and at last quarantined; its neighbours and other events of its object go on.
 
 mod claim;
 mod objects;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use diesel::Connection;
 use diesel::pg::PgConnection;
+use diesel::{Connection, QueryResult};
 
 use self::claim::{Claim, Event};
-use self::objects::{Held, ObjectKey};
+use self::objects::{Given, Held, ObjectKey};
 use super::effects::Effects;
+use super::inbox::{self, Arrival};
 use super::order::{self, Candidate};
 use super::shape;
 use crate::billing::MirrorBatch;
@@ -49,72 +50,113 @@ pub struct Step {
     pub without_object: u64,
     /// Events that failed.
     pub failed: u64,
+    /// Deliveries of events that were there already.
+    pub repeated: u64,
 }
 
 impl Step {
-    /// Events taken.
+    /// What was taken: events, and deliveries of those that were there.
     #[must_use]
     pub fn taken(&self) -> u64 {
-        self.applied + self.superseded + self.without_object + self.failed
+        self.applied + self.superseded + self.without_object + self.failed + self.repeated
+    }
+
+    fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.superseded += other.superseded;
+        self.without_object += other.without_object;
+        self.failed += other.failed;
+        self.repeated += other.repeated;
     }
 }
 
 /// Projects the next events; takes none when none waits.
 ///
 /// # Errors
-/// Only when the database is away or locks were lost: nothing has changed then, and the next call tries again.
+/// When the database is away or locks were lost: nothing has changed then, and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<Step, Error> {
-    match attempt(conn, options, options.batch, now) {
-        Err(Attempt { error, .. }) if error.is_transient() => Err(error),
-        Err(Attempt { claimed, .. }) => one_by_one(conn, options, &claimed, now),
+    let mut taken = Taken::default();
+    match conn.transaction(|conn| attempt(conn, options, &mut taken, now)) {
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) if taken.arrivals.is_empty() && taken.queued.is_empty() => Err(error),
+        Err(_) => one_by_one(conn, options, &taken, now),
         Ok(step) => Ok(step),
     }
 }
 
-/// A batch that failed as a whole: its events go alone, so that only the culprit fails.
-fn one_by_one(
-    conn: &mut PgConnection,
-    options: &Options,
-    claimed: &[Claim],
-    now: DateTime<Utc>,
-) -> Result<Step, Error> {
-    let mut all = Step::default();
-    for claim in claimed {
-        let step = match attempt_one(conn, options, claim.inbox_id, now) {
-            Ok(step) => step,
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => {
-                let failure = Failure::of(claim, options.attempts, now, error.to_string());
-                claim::record_failures(conn, &[failure])?;
-                Step { failed: 1, ..Step::default() }
-            }
-        };
-        all.applied += step.applied;
-        all.superseded += step.superseded;
-        all.without_object += step.without_object;
-        all.failed += step.failed;
-    }
-    Ok(all)
-}
-
-struct Attempt {
-    error: Error,
-    claimed: Vec<Claim>,
+/// What a transaction took, to be taken apart when it fails.
+#[derive(Default)]
+struct Taken {
+    arrivals: Vec<i64>,
+    queued: Vec<Claim>,
 }
 
 fn attempt(
     conn: &mut PgConnection,
     options: &Options,
-    limit: u32,
+    taken: &mut Taken,
     now: DateTime<Utc>,
-) -> Result<Step, Attempt> {
-    let claimed = RefCell::new(Vec::new());
-    let result = conn.transaction(|conn| {
-        let events = claim::next(conn, limit, now)?;
-        *claimed.borrow_mut() = events.iter().map(|event| event.claim).collect();
-        project(conn, options, &events, now)
-    });
-    result.map_err(|error| Attempt { error, claimed: claimed.into_inner() })
+) -> Result<Step, Error> {
+    let arrivals = inbox::take(conn, options.batch, now)?;
+    taken.arrivals = arrivals.iter().map(|arrival| arrival.arrival_id).collect();
+    let filing = file(conn, arrivals)?;
+    let mut events: Vec<Event> = filing.new.into_iter().map(Event::from).collect();
+    let room = options.batch.saturating_sub(u32::try_from(events.len()).unwrap_or(u32::MAX));
+    if room > 0 {
+        let queued = claim::next(conn, room, now)?;
+        taken.queued = queued.iter().map(|event| event.claim).collect();
+        events.extend(queued);
+    }
+    let step = project(conn, options, &events, now)?;
+    Ok(Step { repeated: u64::try_from(filing.repeated).unwrap_or(u64::MAX), ..step })
+}
+
+fn file(conn: &mut PgConnection, arrivals: Vec<Arrival>) -> QueryResult<inbox::Filing> {
+    inbox::file(conn, arrivals.into_iter().flat_map(|arrival| arrival.deliveries).collect())
+}
+
+/// A batch that failed as a whole: its events go alone, so that only the culprit fails. Those that had arrived are filed first, and
+/// wait on the queue.
+fn one_by_one(
+    conn: &mut PgConnection,
+    options: &Options,
+    taken: &Taken,
+    now: DateTime<Utc>,
+) -> Result<Step, Error> {
+    let mut all = Step::default();
+    let mut claimed = taken.queued.clone();
+    for arrival_id in &taken.arrivals {
+        let filed = conn.transaction(|conn| {
+            let arrival = inbox::take_these(conn, &[*arrival_id])?;
+            let filing = file(conn, arrival)?;
+            let claims: Vec<Claim> = filing.new.iter().map(|filed| Claim::fresh(filed.inbox_id)).collect();
+            claim::queue(conn, &claims)?;
+            Ok((claims, filing.repeated))
+        });
+        match filed {
+            Ok((claims, repeated)) => {
+                claimed.extend(claims);
+                all.repeated += u64::try_from(repeated).unwrap_or(u64::MAX);
+            }
+            Err(error) if Error::is_transient(&error) => return Err(error),
+            Err(error) => {
+                inbox::set_aside(conn, *arrival_id, &error, now)?;
+                all.failed += 1;
+            }
+        }
+    }
+    for claim in claimed {
+        all.add(match attempt_one(conn, options, claim.inbox_id, now) {
+            Ok(step) => step,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                let failure = Failure::of(&claim, options.attempts, now, error.to_string());
+                claim::record_failures(conn, &[failure])?;
+                Step { failed: 1, ..Step::default() }
+            }
+        });
+    }
+    Ok(all)
 }
 
 fn attempt_one(
@@ -147,10 +189,15 @@ fn project(
     now: DateTime<Utc>,
 ) -> Result<Step, Error> {
     let by_object = by_object(events);
-    let held = objects::lock(conn, by_object.keys())?;
+    let given: Vec<(&ObjectKey, Given)> = by_object
+        .iter()
+        .map(|(key, own)| (key, winner(key, own, own, None).map_or_else(Given::default, |own| (&own).into())))
+        .collect();
+    let locked = objects::lock(conn, &given)?;
+    let held = &locked.held;
     let level: Vec<(&ObjectKey, i64)> =
         by_object.iter().filter_map(|(key, own)| level_with(key, own, held.get(key)?)).collect();
-    let rivals = claim::rivals(conn, &level)?;
+    let rivals = claim::rivals(conn, &level, events)?;
 
     let mut batch = MirrorBatch::default();
     let mut effects = Effects::default();
@@ -188,11 +235,13 @@ fn project(
         }
     }
     // Payments are made of several objects: whoever changes one of those holds the payment too.
-    batch.payment_keys.append(&mut batch.stored_payment_keys(conn)?);
+    if !held.is_empty() {
+        batch.payment_keys.append(&mut batch.stored_payment_keys(conn)?);
+    }
     objects::lock_payments(conn, &batch.payment_keys)?;
     batch.write(conn)?;
     effects.write(conn, options.org_per_customer, now)?;
-    objects::record(conn, &changes)?;
+    objects::record(conn, &given, &locked, &changes)?;
     claim::finish(conn, events, &failures)?;
     Ok(count(events, &changes, &failures))
 }
@@ -263,5 +312,6 @@ fn count(events: &[Event], changes: &[Change<'_>], failures: &[Failure]) -> Step
         failed,
         without_object,
         superseded: len(events.len()).saturating_sub(applied + failed + without_object),
+        repeated: 0,
     }
 }

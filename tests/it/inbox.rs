@@ -35,6 +35,52 @@ async fn an_operator_lists_shows_and_retries() {
     assert_eq!(daemon.get("/v1/stripe/inbox", &billing).await.0, 403);
 }
 
+/// What was acknowledged is filed by whoever projects next, however the daemon that took it ended.
+#[tokio::test]
+async fn what_arrived_is_filed_by_another_daemon() {
+    let database = Database::new();
+    let taker = Daemon::with(&database, &[("COULOMB_PROJECTORS", "0")]);
+    let one = |n: i64| event(&format!("evt_{n}"), "customer.created", n, customer(&format!("cus_{n}"), None));
+    taker.deliver_all(&[one(1), one(2), one(2), one(3)]).await;
+    assert_eq!(taker.metric("coulomb_stripe_inbox_pending").await, Some(4));
+    drop(taker);
+    assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 0);
+    let projector = Daemon::start(&database);
+    projector.projected().await;
+    assert_eq!(database.number("SELECT count(*) FROM stripe_arrivals"), 0);
+    assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 3);
+    assert_eq!(database.number("SELECT count(*) FROM stripe_inbox_redeliveries"), 1);
+    assert_eq!(database.number("SELECT count(*) FROM customers"), 3);
+}
+
+/// A delivery that the inbox cannot hold waits, and its neighbours go on.
+#[tokio::test]
+async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
+    let database = Database::new();
+    database.execute("ALTER TABLE stripe_inbox ADD CONSTRAINT test CHECK (event_type <> 'customer.bad')");
+    let taker = Daemon::with(&database, &[("COULOMB_PROJECTORS", "0"), ("COULOMB_INBOX_WRITERS", "1")]);
+    let one = |n: i64| {
+        let kind = if n == 5 { "customer.bad" } else { "customer.created" };
+        event(&format!("evt_{n}"), kind, n, customer(&format!("cus_{n}"), None))
+    };
+    taker.deliver_all(&(1..=16).map(one).collect::<Vec<_>>()).await;
+    drop(taker);
+    let daemon = Daemon::start(&database);
+    let wait = async |sql: &str, number: i64| {
+        let started = std::time::Instant::now();
+        while database.number(sql) != number {
+            assert!(started.elapsed().as_secs() < 60, "{sql} does not become {number}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    wait("SELECT count(*) FROM customers", 15).await;
+    wait("SELECT count(*) FROM stripe_arrivals WHERE attempts > 0", 1).await;
+    assert_eq!(daemon.metric("coulomb_stripe_inbox_pending").await, Some(1));
+    database.execute("ALTER TABLE stripe_inbox DROP CONSTRAINT test");
+    wait("SELECT count(*) FROM customers", 16).await;
+    daemon.projected().await;
+}
+
 /// Inbox and audit rows are inserted, never changed: the daemon's own role may not.
 #[tokio::test]
 async fn the_daemon_cannot_change_what_must_not_change() {
@@ -48,6 +94,7 @@ async fn the_daemon_cannot_change_what_must_not_change() {
         "UPDATE audit_log SET actor = ''",
         "DELETE FROM audit_log",
         "DELETE FROM stripe_inbox_redeliveries",
+        "UPDATE stripe_arrivals SET bodies = '{}'",
         "UPDATE battery_entries SET amount = 1",
         "DELETE FROM battery_entries",
         "DELETE FROM coulomb_migrations",

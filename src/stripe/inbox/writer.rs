@@ -1,6 +1,6 @@
-//! Threads that drain the waiting deliveries into the inbox: whatever came during the last commit goes into the next.
+//! Threads that store the waiting deliveries: whatever came during the last commit goes into the next.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Delivery, Stored};
+use super::{Delivery, arrivals};
 use crate::db::Db;
 use crate::error::Error;
 use crate::workers::Wake;
@@ -19,12 +19,33 @@ const BATCH_BYTES: usize = 8 << 20;
 /// How long a batch is tried again while the database is away; Stripe itself retries for days.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type Job = (Delivery, oneshot::Sender<Stored>);
+/// Deliveries under way from which on answering them goes before projecting what was answered.
+const MANY: usize = 16;
+
+type Job = (Delivery, oneshot::Sender<()>);
 
 /// The way into the inbox. Dropping it lets the writers finish what waits.
 pub struct InboxWriter {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Deliveries that have not been answered yet.
+    under_way: AtomicUsize,
+}
+
+/// One of [`InboxWriter::under_way`].
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a delivery was not stored: Stripe is told to send it again.
@@ -50,14 +71,21 @@ impl InboxWriter {
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
-        Self { queue: Mutex::new(Some(queue)), threads }
+        Self { queue: Mutex::new(Some(queue)), threads, under_way: AtomicUsize::new(0) }
+    }
+
+    /// Whether so many deliveries wait for their answer that other work should let them go first.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) >= MANY
     }
 
     /// Stores a delivery; returns when it is durable.
     ///
     /// # Errors
     /// [`Refused`]: it may or may not have been stored, and must be sent again.
-    pub async fn store(&self, delivery: Delivery) -> Result<Stored, Refused> {
+    pub async fn store(&self, delivery: Delivery) -> Result<(), Refused> {
+        let _under_way = UnderWay::begin(&self.under_way);
         let queue =
             self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refused::Unavailable)?;
         let (answer, stored) = oneshot::channel();
@@ -87,11 +115,11 @@ impl Writer {
         while let Some(batch) = next_batch(jobs) {
             let (deliveries, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             match self.store(&deliveries, &away) {
-                Ok(stored) => {
+                Ok(()) => {
                     wake.all();
-                    for (answer, stored) in answers.into_iter().zip(stored) {
+                    for answer in answers {
                         // A client that went away is told nothing.
-                        let _ = answer.send(stored);
+                        let _ = answer.send(());
                     }
                 }
                 // Dropping the answers tells the handlers.
@@ -102,8 +130,8 @@ impl Writer {
         }
     }
 
-    /// Stores a batch, over again on a fresh connection when the old one broke: a repeat finds what was committed.
-    fn store(&mut self, deliveries: &[Delivery], away: &AtomicBool) -> Result<Vec<Stored>, Error> {
+    /// Stores a batch, over again on a fresh connection when the old one broke: what is stored twice is found when it is filed.
+    fn store(&mut self, deliveries: &[Delivery], away: &AtomicBool) -> Result<(), Error> {
         let started = Instant::now();
         loop {
             match self.try_store(deliveries) {
@@ -126,25 +154,12 @@ impl Writer {
         }
     }
 
-    fn try_store(&mut self, deliveries: &[Delivery]) -> Result<Vec<Stored>, Error> {
+    fn try_store(&mut self, deliveries: &[Delivery]) -> Result<(), Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
         };
-        match super::store(conn, deliveries) {
-            Ok(stored) => Ok(stored),
-            Err(error) => {
-                // One delivery that the database cannot hold must not refuse its neighbours.
-                let error = Error::from(error);
-                if error.is_transient() || deliveries.len() == 1 {
-                    return Err(error);
-                }
-                let (left, right) = deliveries.split_at(deliveries.len() / 2);
-                let mut stored = self.try_store(left)?;
-                stored.extend(self.try_store(right)?);
-                Ok(stored)
-            }
-        }
+        Ok(arrivals::land(conn, deliveries)?)
     }
 }
 

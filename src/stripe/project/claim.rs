@@ -11,14 +11,25 @@ use serde_json::Value;
 
 use super::objects::ObjectKey;
 use crate::error::Error;
+use crate::stripe::Realm;
+use crate::stripe::event::{self, Envelope};
+use crate::stripe::inbox::Filed;
 use crate::stripe::order::{self, Candidate, Rank};
-use crate::stripe::{Realm, event};
 
-/// A claimed queue row.
+/// An event in a transaction's hands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) inbox_id: i64,
     pub(super) attempts: i16,
+    /// It has a row on the queue.
+    queued: bool,
+}
+
+impl Claim {
+    /// Of an event that was filed just now.
+    pub(super) fn fresh(inbox_id: i64) -> Self {
+        Self { inbox_id, attempts: 0, queued: false }
+    }
 }
 
 /// A stored event, read for projection.
@@ -93,24 +104,42 @@ struct Data {
 
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
-        let read = serde_json::from_slice::<Body>(event::without_bom(&row.body));
+        let realm = Realm { account: row.account, livemode: row.livemode };
+        let claim = Claim { inbox_id: row.inbox_id, attempts: row.attempts, queued: true };
+        let named = row.object.zip(row.object_id);
+        Self::read(claim, (realm, named), (row.event_id, row.event_type, row.created), &row.body)
+    }
+}
+
+impl From<Filed> for Event {
+    fn from(filed: Filed) -> Self {
+        let Envelope { realm, event_id, event_type, created, object, object_id, .. } = filed.envelope;
+        let claim = Claim::fresh(filed.inbox_id);
+        Self::read(claim, (realm, object.zip(object_id)), (event_id, event_type, created), &filed.body)
+    }
+}
+
+impl Event {
+    fn read(
+        claim: Claim,
+        (realm, named): (Realm, Option<(String, String)>),
+        (event_id, event_type, created): (String, String, i64),
+        body: &[u8],
+    ) -> Self {
+        let read = serde_json::from_slice::<Body>(event::without_bom(body));
         // An object was seen when the event came in: that it cannot be read whole now must not pass for its absence.
-        let unreadable = read.as_ref().err().filter(|_| row.object_id.is_some()).map(ToString::to_string);
+        let unreadable = read.as_ref().err().filter(|_| named.is_some()).map(ToString::to_string);
         let data = read.ok().map(|body| body.data);
         let (snapshot, previous) =
             data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
-        let realm = Realm { account: row.account, livemode: row.livemode };
-        let key = match (row.object, row.object_id) {
-            (Some(object), Some(id)) if snapshot.is_object() => Some(ObjectKey { realm, object, id }),
-            _ => None,
-        };
+        let key = named.filter(|_| snapshot.is_object()).map(|(object, id)| ObjectKey { realm, object, id });
         Self {
-            claim: Claim { inbox_id: row.inbox_id, attempts: row.attempts },
+            claim,
             key,
             unreadable,
-            event_id: row.event_id,
-            event_type: row.event_type,
-            created: row.created,
+            event_id,
+            event_type,
+            created,
             snapshot,
             previous: previous.filter(Value::is_object),
         }
@@ -145,10 +174,11 @@ pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Eve
     Ok(rows.into_iter().map(Event::from).collect())
 }
 
-/// The events of these objects in these seconds that were projected before.
+/// The events of these objects in these seconds that were projected before, without our `own`.
 pub(super) fn rivals(
     conn: &mut PgConnection,
     level: &[(&ObjectKey, i64)],
+    own: &[Event],
 ) -> QueryResult<BTreeMap<ObjectKey, Vec<Event>>> {
     if level.is_empty() {
         return Ok(BTreeMap::new());
@@ -157,13 +187,14 @@ pub(super) fn rivals(
         "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object, object_id, body
          FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[]) AS k (account, livemode, object, object_id, created)
          JOIN stripe_inbox i USING (account, livemode, object, object_id, created)
-         WHERE NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
+         WHERE inbox_id <> ALL ($6) AND NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
     )
     .bind::<Array<Text>, _>(level.iter().map(|(key, _)| key.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(level.iter().map(|(key, _)| key.realm.livemode).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(level.iter().map(|(key, _)| key.object.as_str()).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(level.iter().map(|(key, _)| key.id.as_str()).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(level.iter().map(|(_, created)| *created).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(own.iter().map(|event| event.claim.inbox_id).collect::<Vec<_>>())
     .load(conn)?;
     let mut rivals: BTreeMap<ObjectKey, Vec<Event>> = BTreeMap::new();
     for event in rows.into_iter().map(Event::from) {
@@ -174,14 +205,27 @@ pub(super) fn rivals(
     Ok(rivals)
 }
 
+/// Puts events on the queue that have no place on it.
+pub(super) fn queue(conn: &mut PgConnection, claims: &[Claim]) -> QueryResult<()> {
+    diesel::sql_query("INSERT INTO stripe_inbox_queue (inbox_id) SELECT * FROM unnest($1)")
+        .bind::<Array<BigInt>, _>(claims.iter().map(|claim| claim.inbox_id).collect::<Vec<_>>())
+        .execute(conn)
+        .map(drop)
+}
+
 /// Takes the events off the queue, but for the failures, which are put off.
 pub(super) fn finish(conn: &mut PgConnection, events: &[Event], failures: &[Failure]) -> QueryResult<()> {
     let failed = |event: &&Event| failures.iter().any(|failure| failure.inbox_id == event.claim.inbox_id);
-    let done: Vec<i64> =
-        events.iter().filter(|event| !failed(event)).map(|event| event.claim.inbox_id).collect();
-    diesel::sql_query("DELETE FROM stripe_inbox_queue WHERE inbox_id = ANY ($1)")
-        .bind::<Array<BigInt>, _>(done)
-        .execute(conn)?;
+    let done: Vec<i64> = events
+        .iter()
+        .filter(|event| event.claim.queued && !failed(event))
+        .map(|event| event.claim.inbox_id)
+        .collect();
+    if !done.is_empty() {
+        diesel::sql_query("DELETE FROM stripe_inbox_queue WHERE inbox_id = ANY ($1)")
+            .bind::<Array<BigInt>, _>(done)
+            .execute(conn)?;
+    }
     record_failures(conn, failures)
 }
 
@@ -222,7 +266,9 @@ impl Failure {
 pub(super) fn record_failures(conn: &mut PgConnection, failures: &[Failure]) -> QueryResult<()> {
     for failure in failures {
         diesel::sql_query(
-            "UPDATE stripe_inbox_queue SET attempts = $2, last_error = $3, next_attempt_at = $4, quarantined_at = $5 WHERE inbox_id = $1",
+            "INSERT INTO stripe_inbox_queue (inbox_id, attempts, last_error, next_attempt_at, quarantined_at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (inbox_id) DO UPDATE SET attempts = excluded.attempts, last_error = excluded.last_error,
+                 next_attempt_at = excluded.next_attempt_at, quarantined_at = excluded.quarantined_at",
         )
         .bind::<BigInt, _>(failure.inbox_id)
         .bind::<SmallInt, _>(failure.attempts)

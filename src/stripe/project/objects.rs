@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Untyped};
 
 use super::Change;
 use crate::billing::payments::PaymentKey;
+use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
 use crate::stripe::Realm;
 use crate::stripe::shape::ObjectRef;
@@ -33,82 +34,101 @@ pub(super) struct Held {
     pub(super) created: i64,
 }
 
-#[derive(QueryableByName)]
-struct Row {
-    #[diesel(sql_type = Text)]
-    account: String,
-    #[diesel(sql_type = Bool)]
-    livemode: bool,
-    #[diesel(sql_type = Text)]
-    object: String,
-    #[diesel(sql_type = Text)]
-    object_id: String,
-    #[diesel(sql_type = Nullable<BigInt>)]
+/// What the objects of a transaction were before it.
+pub(super) struct Locked {
+    /// Those that were known.
+    pub(super) held: BTreeMap<ObjectKey, Held>,
+    /// Those that were not, which have a row now that says what was [`Given`].
+    new: BTreeSet<ObjectKey>,
+}
+
+/// Whose row an object is to have: that of a winner, or of nobody yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
     inbox_id: Option<i64>,
-    #[diesel(sql_type = SmallInt)]
     standing: i16,
-    #[diesel(sql_type = BigInt)]
     created: i64,
+    ambiguous: bool,
+    deleted: bool,
 }
 
-/// A set of keys as arrays, one a column.
-#[derive(Default)]
-struct Columns<'a> {
-    account: Vec<&'a str>,
-    livemode: Vec<bool>,
-    object: Vec<&'a str>,
-    object_id: Vec<&'a str>,
-}
-
-impl<'a> FromIterator<&'a ObjectKey> for Columns<'a> {
-    fn from_iter<I: IntoIterator<Item = &'a ObjectKey>>(keys: I) -> Self {
-        let mut columns = Self::default();
-        for key in keys {
-            columns.account.push(&key.realm.account);
-            columns.livemode.push(key.realm.livemode);
-            columns.object.push(&key.object);
-            columns.object_id.push(&key.id);
+impl From<&Change<'_>> for Given {
+    fn from(change: &Change<'_>) -> Self {
+        Self {
+            inbox_id: Some(change.event.claim.inbox_id),
+            standing: change.standing,
+            created: change.event.created,
+            ambiguous: change.ambiguous,
+            deleted: change.deleted,
         }
-        columns
     }
 }
 
-/// Locks the objects, making rows for new ones. `keys` come in order, so two transactions never wait for each other.
-pub(super) fn lock<'a>(
-    conn: &mut PgConnection,
-    keys: impl Iterator<Item = &'a ObjectKey>,
-) -> QueryResult<BTreeMap<ObjectKey, Held>> {
-    let Columns { account, livemode, object, object_id } = keys.collect();
-    diesel::sql_query(
-        "INSERT INTO stripe_objects (account, livemode, object, object_id, standing, created, ambiguous, deleted)
-         SELECT account, livemode, object, object_id, 0, 0, false, false
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[]) AS k (account, livemode, object, object_id)
-         ON CONFLICT DO NOTHING",
-    )
-    .bind::<Array<Text>, _>(&account)
-    .bind::<Array<Bool>, _>(&livemode)
-    .bind::<Array<Text>, _>(&object)
-    .bind::<Array<Text>, _>(&object_id)
-    .execute(conn)?;
-    let rows: Vec<Row> = diesel::sql_query(
-        "SELECT o.account, o.livemode, o.object, o.object_id, o.inbox_id, o.standing, o.created
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[]) AS k (account, livemode, object, object_id)
-         JOIN stripe_objects o USING (account, livemode, object, object_id)
-         ORDER BY o.account, o.livemode, o.object, o.object_id FOR UPDATE OF o",
-    )
-    .bind::<Array<Text>, _>(&account)
-    .bind::<Array<Bool>, _>(&livemode)
-    .bind::<Array<Text>, _>(&object)
-    .bind::<Array<Text>, _>(&object_id)
-    .load(conn)?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let realm = Realm { account: row.account, livemode: row.livemode };
-            let key = ObjectKey { realm, object: row.object, id: row.object_id };
-            (key, Held { inbox_id: row.inbox_id, standing: row.standing, created: row.created })
-        })
-        .collect())
+statement!(Make -> (Text, Bool, Text, Text): "INSERT INTO stripe_objects (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING account, livemode, object, object_id");
+statement!(Lock -> (Text, Bool, Text, Text, Nullable<BigInt>, SmallInt, BigInt): "SELECT o.account, o.livemode, o.object, o.object_id, o.inbox_id, o.standing, o.created
+    FROM unnest(?, ?, ?, ?) AS k (account, livemode, object, object_id) JOIN stripe_objects o USING (account, livemode, object, object_id)
+    ORDER BY o.account, o.livemode, o.object, o.object_id FOR UPDATE OF o");
+statement!(Record -> Untyped: "UPDATE stripe_objects o SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous, deleted = k.deleted
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
+    WHERE (o.account, o.livemode, o.object, o.object_id) = (k.account, k.livemode, k.object, k.object_id)");
+
+/// Locks the objects. New ones get a row as `given`, which is right unless an event turns out to be unreadable. Keys come in order, so
+/// two transactions never wait for each other in a circle.
+pub(super) fn lock(conn: &mut PgConnection, objects: &[(&ObjectKey, Given)]) -> QueryResult<Locked> {
+    if objects.is_empty() {
+        return Ok(Locked { held: BTreeMap::new(), new: BTreeSet::new() });
+    }
+    let made = written::<Make>(objects).load::<(String, bool, String, String)>(conn)?;
+    let mut made = made.into_iter().map(|(account, livemode, object, id)| ObjectKey {
+        realm: Realm { account, livemode },
+        object,
+        id,
+    });
+    let mut next = made.next();
+    let mut locked = Locked { held: BTreeMap::new(), new: BTreeSet::new() };
+    let mut known: Vec<&ObjectKey> = Vec::new();
+    for (key, _) in objects {
+        if next.as_ref() == Some(*key) {
+            locked.new.extend(next);
+            next = made.next();
+        } else {
+            known.push(key);
+        }
+    }
+    assert!(next.is_none(), "rows come back in the order of their keys");
+    if !known.is_empty() {
+        let rows = named::<Lock>(known.into_iter())
+            .load::<(String, bool, String, String, Option<i64>, i16, i64)>(conn)?;
+        locked.held = rows
+            .into_iter()
+            .map(|(account, livemode, object, id, inbox_id, standing, created)| {
+                let key = ObjectKey { realm: Realm { account, livemode }, object, id };
+                (key, Held { inbox_id, standing, created })
+            })
+            .collect();
+    }
+    Ok(locked)
+}
+
+/// A statement whose first columns are these keys.
+fn named<'a, Q: Sql>(keys: impl Iterator<Item = &'a ObjectKey> + Clone) -> Prepared<'a, Q> {
+    Prepared::<Q>::new()
+        .bind::<Text, _>(keys.clone().map(|key| &*key.realm.account).collect::<Vec<_>>())
+        .bind::<Bool, _>(keys.clone().map(|key| key.realm.livemode).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| &*key.object).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.map(|key| &*key.id).collect::<Vec<_>>())
+}
+
+/// A statement whose columns are whole rows.
+fn written<'a, Q: Sql>(objects: &[(&'a ObjectKey, Given)]) -> Prepared<'a, Q> {
+    let given = || objects.iter().map(|(_, given)| given);
+    named::<Q>(objects.iter().map(|(key, _)| *key))
+        .bind::<Nullable<BigInt>, _>(given().map(|given| given.inbox_id).collect::<Vec<_>>())
+        .bind::<SmallInt, _>(given().map(|given| given.standing).collect::<Vec<_>>())
+        .bind::<BigInt, _>(given().map(|given| given.created).collect::<Vec<_>>())
+        .bind::<Bool, _>(given().map(|given| given.ambiguous).collect::<Vec<_>>())
+        .bind::<Bool, _>(given().map(|given| given.deleted).collect::<Vec<_>>())
 }
 
 /// Locks the payments until the transaction ends. A payment may have no row yet, so it is its name that is locked.
@@ -127,27 +147,26 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     Ok(())
 }
 
-/// Writes down who holds the objects now.
-pub(super) fn record(conn: &mut PgConnection, changes: &[Change<'_>]) -> QueryResult<()> {
-    if changes.is_empty() {
+/// Writes down who holds the objects now, where their rows do not say so already.
+pub(super) fn record(
+    conn: &mut PgConnection,
+    given: &[(&ObjectKey, Given)],
+    locked: &Locked,
+    changes: &[Change<'_>],
+) -> QueryResult<()> {
+    let mut wanted: BTreeMap<&ObjectKey, Given> =
+        changes.iter().map(|change| (change.key, change.into())).collect();
+    for (key, given) in given.iter().filter(|(key, _)| locked.new.contains(*key)) {
+        match wanted.get(key) {
+            Some(wanted_too) if wanted_too == given => drop(wanted.remove(key)),
+            Some(_) => {}
+            // None of its events can be read.
+            None => drop(wanted.insert(key, Given::default())),
+        }
+    }
+    if wanted.is_empty() {
         return Ok(());
     }
-    let Columns { account, livemode, object, object_id } = changes.iter().map(|change| change.key).collect();
-    diesel::sql_query(
-        "UPDATE stripe_objects o SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous, deleted = k.deleted
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[], $6::smallint[], $7::bigint[], $8::boolean[], $9::boolean[])
-              AS k (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
-         WHERE (o.account, o.livemode, o.object, o.object_id) = (k.account, k.livemode, k.object, k.object_id)",
-    )
-    .bind::<Array<Text>, _>(account)
-    .bind::<Array<Bool>, _>(livemode)
-    .bind::<Array<Text>, _>(object)
-    .bind::<Array<Text>, _>(object_id)
-    .bind::<Array<BigInt>, _>(changes.iter().map(|change| change.event.claim.inbox_id).collect::<Vec<_>>())
-    .bind::<Array<SmallInt>, _>(changes.iter().map(|change| change.standing).collect::<Vec<_>>())
-    .bind::<Array<BigInt>, _>(changes.iter().map(|change| change.event.created).collect::<Vec<_>>())
-    .bind::<Array<Bool>, _>(changes.iter().map(|change| change.ambiguous).collect::<Vec<_>>())
-    .bind::<Array<Bool>, _>(changes.iter().map(|change| change.deleted).collect::<Vec<_>>())
-    .execute(conn)
-    .map(drop)
+    let wanted: Vec<(&ObjectKey, Given)> = wanted.into_iter().collect();
+    written::<Record>(&wanted).execute(conn).map(drop)
 }

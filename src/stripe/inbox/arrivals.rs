@@ -1,0 +1,131 @@
+//! Deliveries between their answer and the inbox. Owns the rows of `stripe_arrivals`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text, Timestamptz};
+
+use super::Delivery;
+use crate::db::prepared::{Prepared, statement};
+use crate::error::Error;
+use crate::schema::stripe_arrivals;
+
+/// The deliveries of one commit.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its number.
+    pub arrival_id: i64,
+    /// Failed attempts to file it.
+    pub attempts: i16,
+    /// What arrived, in order.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// As the database gives it back.
+type Row = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
+type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
+
+// How many arrivals make the wanted number of deliveries is guessed from the largest of those that are next.
+statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
+    SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ? ORDER BY arrival_id
+    LIMIT (SELECT greatest(1, ? / greatest(1, max(deliveries))) FROM (SELECT deliveries FROM stripe_arrivals ORDER BY arrival_id LIMIT 64) AS next)
+    FOR UPDATE SKIP LOCKED))
+    RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
+statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
+    SELECT arrival_id FROM stripe_arrivals WHERE arrival_id = ANY (?) ORDER BY arrival_id FOR UPDATE SKIP LOCKED))
+    RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
+
+/// Stores deliveries in one row. Durable when it returns, unless the caller has a transaction open.
+///
+/// # Errors
+/// When the database fails: then nothing is known to be stored, and the same call may be made again.
+pub fn land(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<()> {
+    land_after(conn, deliveries, 0, None)
+}
+
+fn land_after(
+    conn: &mut PgConnection,
+    deliveries: &[Delivery],
+    attempts: i16,
+    next_attempt_at: Option<DateTime<Utc>>,
+) -> QueryResult<()> {
+    let count = i32::try_from(deliveries.len()).expect("a batch is small");
+    diesel::insert_into(stripe_arrivals::table)
+        .values((
+            stripe_arrivals::deliveries.eq(count),
+            stripe_arrivals::received_at.eq(deliveries.iter().map(|one| one.received_at).collect::<Vec<_>>()),
+            stripe_arrivals::signatures.eq(deliveries.iter().map(|one| &*one.signature).collect::<Vec<_>>()),
+            stripe_arrivals::user_agents
+                .eq(deliveries.iter().map(|one| one.user_agent.as_deref()).collect::<Vec<_>>()),
+            stripe_arrivals::bodies.eq(deliveries.iter().map(|one| &*one.body).collect::<Vec<_>>()),
+            stripe_arrivals::attempts.eq(attempts),
+            stripe_arrivals::next_attempt_at.eq(next_attempt_at),
+        ))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Takes the oldest arrivals that nobody else has, of about `deliveries` deliveries and at least one arrival. They are gone with the
+/// caller's transaction.
+///
+/// # Errors
+/// When the database fails.
+pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> QueryResult<Vec<Arrival>> {
+    let rows = Prepared::<Take>::new()
+        .bind_one::<Timestamptz, _>(now)
+        .bind_one::<BigInt, _>(i64::from(deliveries))
+        .load::<Row>(conn)?;
+    Ok(arrivals(rows))
+}
+
+/// Takes these arrivals, unless somebody else has them.
+///
+/// # Errors
+/// When the database fails.
+pub fn take_these(conn: &mut PgConnection, ids: &[i64]) -> QueryResult<Vec<Arrival>> {
+    Ok(arrivals(Prepared::<TakeThese>::new().bind::<BigInt, _>(ids.to_vec()).load::<Row>(conn)?))
+}
+
+fn arrivals(mut rows: Vec<Row>) -> Vec<Arrival> {
+    rows.sort_unstable_by_key(|row| row.0);
+    rows.into_iter()
+        .map(|(arrival_id, attempts, received_at, signatures, user_agents, bodies)| {
+            let each = received_at.into_iter().zip(signatures).zip(user_agents).zip(bodies);
+            let deliveries = each.map(|(((received_at, signature), user_agent), body)| Delivery {
+                signature,
+                user_agent,
+                received_at,
+                body: body.into(),
+            });
+            Arrival { arrival_id, attempts, deliveries: deliveries.collect() }
+        })
+        .collect()
+}
+
+/// Puts off an arrival that could not be filed: of several deliveries each goes on alone, so that only the culprit waits. The next attempt
+/// of one comes after 1, 4, 16, … seconds, at most an hour.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_aside(
+    conn: &mut PgConnection,
+    arrival_id: i64,
+    error: &Error,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    conn.transaction(|conn| {
+        for Arrival { attempts, deliveries, .. } in take_these(conn, &[arrival_id])? {
+            if let [_] = deliveries.as_slice() {
+                tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into the inbox");
+                let wait = 4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600);
+                let next = now + TimeDelta::seconds(wait);
+                land_after(conn, &deliveries, attempts.saturating_add(1), Some(next))?;
+                continue;
+            }
+            for one in deliveries {
+                land(conn, &[one])?;
+            }
+        }
+        Ok(())
+    })
+}

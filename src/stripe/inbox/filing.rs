@@ -1,0 +1,105 @@
+//! From the arrivals into the inbox. Owns the rows of `stripe_inbox` and `stripe_inbox_redeliveries`.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyped};
+
+use super::Delivery;
+use crate::db::prepared::{Prepared, statement};
+use crate::stripe::event::{self, Envelope};
+
+/// An event that is in the inbox now.
+#[derive(Debug)]
+pub struct Filed {
+    /// Its number there.
+    pub inbox_id: i64,
+    /// What was read from its body.
+    pub envelope: Envelope,
+    /// The bytes that were signed.
+    pub body: bytes::Bytes,
+}
+
+/// What became of deliveries.
+#[derive(Debug, Default)]
+pub struct Filing {
+    /// Those that were new.
+    pub new: Vec<Filed>,
+    /// How many were repeats of events that were there, which are counted.
+    pub repeated: usize,
+}
+
+// Rows in key order: two transactions with the same events then wait for, and never deadlock, each other.
+statement!(File -> (BigInt, Text, Bool, Text): "INSERT INTO stripe_inbox (account, livemode, event_id, event_type, api_version, created, object, \
+    object_id, thin, twin_event_id, signature, user_agent, received_at, body) SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+    ON CONFLICT (account, livemode, event_id) DO NOTHING RETURNING inbox_id, account, livemode, event_id");
+statement!(Repeat -> Untyped: "INSERT INTO stripe_inbox_redeliveries (inbox_id, received_at) \
+    SELECT i.inbox_id, d.received_at FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
+    JOIN stripe_inbox i USING (account, livemode, event_id)");
+
+/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one.
+///
+/// # Errors
+/// When the database fails or cannot hold one of them.
+pub fn file(conn: &mut PgConnection, deliveries: Vec<Delivery>) -> QueryResult<Filing> {
+    if deliveries.is_empty() {
+        return Ok(Filing::default());
+    }
+    let mut read: Vec<(Envelope, Delivery)> =
+        deliveries.into_iter().map(|delivery| (event::read_stored(&delivery.body), delivery)).collect();
+    read.sort_by(|(a, _), (b, _)| (&a.realm, &a.event_id).cmp(&(&b.realm, &b.event_id)));
+    let mut new = insert(conn, &read)?.into_iter().peekable();
+    let (mut filing, mut repeats) = (Filing::default(), Vec::new());
+    for (envelope, delivery) in read {
+        let is_new = |(_, account, livemode, event_id): &(i64, String, bool, String)| {
+            (account, *livemode, event_id)
+                == (&envelope.realm.account, envelope.realm.livemode, &envelope.event_id)
+        };
+        match new.next_if(is_new) {
+            Some((inbox_id, ..)) => filing.new.push(Filed { inbox_id, envelope, body: delivery.body }),
+            None => repeats.push((envelope, delivery.received_at)),
+        }
+    }
+    assert!(new.next().is_none(), "new events come back in the order of their keys");
+    filing.repeated = repeats.len();
+    count(conn, &repeats)?;
+    filing.new.sort_unstable_by_key(|filed| filed.inbox_id);
+    Ok(filing)
+}
+
+fn insert(
+    conn: &mut PgConnection,
+    read: &[(Envelope, Delivery)],
+) -> QueryResult<Vec<(i64, String, bool, String)>> {
+    let envelopes = || read.iter().map(|(envelope, _)| envelope);
+    let deliveries = || read.iter().map(|(_, delivery)| delivery);
+    Prepared::<File>::new()
+        .bind::<Text, _>(envelopes().map(|one| &*one.realm.account).collect::<Vec<_>>())
+        .bind::<Bool, _>(envelopes().map(|one| one.realm.livemode).collect::<Vec<_>>())
+        .bind::<Text, _>(envelopes().map(|one| &*one.event_id).collect::<Vec<_>>())
+        .bind::<Text, _>(envelopes().map(|one| &*one.event_type).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(envelopes().map(|one| one.api_version.as_deref()).collect::<Vec<_>>())
+        .bind::<BigInt, _>(envelopes().map(|one| one.created).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(envelopes().map(|one| one.object.as_deref()).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(envelopes().map(|one| one.object_id.as_deref()).collect::<Vec<_>>())
+        .bind::<Bool, _>(envelopes().map(|one| one.thin).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(envelopes().map(|one| one.twin_event_id.as_deref()).collect::<Vec<_>>())
+        .bind::<Text, _>(deliveries().map(|one| &*one.signature).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(deliveries().map(|one| one.user_agent.as_deref()).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(deliveries().map(|one| one.received_at).collect::<Vec<_>>())
+        .bind::<Binary, _>(deliveries().map(|one| &*one.body).collect::<Vec<_>>())
+        .load(conn)
+}
+
+fn count(conn: &mut PgConnection, repeats: &[(Envelope, DateTime<Utc>)]) -> QueryResult<()> {
+    if repeats.is_empty() {
+        return Ok(());
+    }
+    Prepared::<Repeat>::new()
+        .bind::<Text, _>(repeats.iter().map(|(one, _)| &*one.realm.account).collect::<Vec<_>>())
+        .bind::<Bool, _>(repeats.iter().map(|(one, _)| one.realm.livemode).collect::<Vec<_>>())
+        .bind::<Text, _>(repeats.iter().map(|(one, _)| &*one.event_id).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(repeats.iter().map(|(_, received_at)| *received_at).collect::<Vec<_>>())
+        .execute(conn)
+        .map(drop)
+}
