@@ -240,9 +240,10 @@ async fn compare((orgs, events): (usize, usize)) {
         checkpoint(&postgres);
         let raw = raw_copy::rate(&postgres, events);
         println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
-        for size in [10_000, 1000, 100] {
+        // Twelve times 10,000 events are more than may wait.
+        for (size, connections) in [(10_000, 8), (1000, 64), (100, 64)] {
             let sent = requests("/v1/usage", &key, draw, events, size);
-            let taken = load(&server.address, &sent, if size < 1000 { 32 } else { 12 }, None).await;
+            let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("requests of {size}"), &taken, size);
             println!("  of raw COPY: {:.2}", taken.rate() * size as f64 / raw);
             checkpoint(&postgres);
@@ -331,7 +332,7 @@ async fn hot(events: usize) {
         println!("\nWith {name}");
         let spread = (Orgs::Even, SPREAD);
         load(&server.address, &requests("/v1/usage", &key, spread, 50_000, 1000), 8, None).await;
-        for (size, connections) in [(1000, 12), (100, 32), (1, 256)] {
+        for (size, connections) in [(1000, 64), (100, 64), (1, 256)] {
             let events = if size == 1 { events / 4 } else { events };
             checkpoint(&postgres);
             let even =
@@ -361,7 +362,7 @@ async fn filled((orgs, events): (usize, usize), rows: u64) {
         let draw = (Orgs::Even, orgs);
         load(&server.address, &requests("/v1/usage", &key, draw, 100_000, 1000), 8, None).await;
         checkpoint(&postgres);
-        for (n, (size, connections)) in [(1000, 12), (1, 256)].into_iter().enumerate() {
+        for (n, (size, connections)) in [(1000, 64), (1, 256)].into_iter().enumerate() {
             let sent = requests("/v1/usage", &key, draw, if size == 1 { events / 4 } else { events }, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("{there} rows, requests of {size}"), &taken, size);

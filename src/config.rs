@@ -107,7 +107,7 @@ settings! {
     /// Threads that write usage; each holds a database connection.
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
     /// Usage events that share one commit at most, unless a single request has more.
-    usage_batch: u32 = "COULOMB_USAGE_BATCH", "5000";
+    usage_batch: u32 = "COULOMB_USAGE_BATCH", "20000";
     /// Usage events that may wait for a writer before further requests are answered 429.
     usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
     /// Largest body of usage, unpacked, in bytes.

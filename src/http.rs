@@ -1,18 +1,20 @@
 //! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the caller's key.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
@@ -23,6 +25,9 @@ use crate::db::Scope as RowScope;
 use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start a packer takes longer
+/// than to store an event.
+const SMALL: u64 = 16 << 10;
 
 /// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in the answer.
 #[derive(Clone, Debug)]
@@ -38,7 +43,15 @@ impl RequestId {
     fn choose(request: &ServiceRequest) -> Self {
         let sent = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
         let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        Self(sent.filter(plain).map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned))
+        Self(sent.filter(plain).map_or_else(Self::fresh, str::to_owned))
+    }
+
+    /// 64 random bits of this process and the request's number in it: random bits for each would be a system call for each.
+    fn fresh() -> String {
+        static PROCESS: LazyLock<u64> =
+            LazyLock::new(|| getrandom::u64().expect("the system has random numbers"));
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        format!("{:016x}{:016x}", *PROCESS, NUMBER.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -48,7 +61,7 @@ impl RequestId {
 /// # Errors
 /// Passes on what the service says.
 pub async fn observe<B: MessageBody>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let app = request.app_data::<web::Data<App>>().cloned();
@@ -64,6 +77,9 @@ pub async fn observe<B: MessageBody>(
             | "/readyz"
             | "/metrics"
     );
+    if request.method() == Method::POST && sent_bytes(&request).is_some_and(|bytes| bytes <= SMALL) {
+        request.headers_mut().remove(ACCEPT_ENCODING);
+    }
     let header = HeaderValue::from_str(&id.0).ok();
     request.extensions_mut().insert(id);
     let started = Instant::now();
@@ -75,11 +91,16 @@ pub async fn observe<B: MessageBody>(
         }
         if let Some(app) = app {
             let route = response.request().match_pattern().unwrap_or_else(|| "(none)".to_owned());
-            app.metrics.answered(&route, response.status(), elapsed);
+            app.metrics.answered(route, response.status(), elapsed);
         }
         span.in_scope(|| log_access(response.status(), elapsed, quiet));
         response
     })
+}
+
+/// How long the body is that follows, by its header.
+fn sent_bytes(request: &ServiceRequest) -> Option<u64> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
@@ -183,25 +204,28 @@ impl FromRequest for Body {
 
 impl FromRequest for Principal {
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+    type Future = Either<Ready<Result<Self, Error>>, Pin<Box<dyn Future<Output = Result<Self, Error>>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let app = request.app_data::<web::Data<App>>().cloned();
-        let key = bearer(request).map(str::to_owned);
-        Box::pin(async move {
-            let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
-            let key =
-                key.ok_or(Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`"))?;
-            let now = app.clock.now();
-            if let Some(principal) = app.keyring.get(&key, now) {
-                return Ok(principal);
-            }
+        let Some(app) = request.app_data::<web::Data<App>>() else {
+            return Either::Left(ready(Err(Error::Internal("no App in the server".to_owned()))));
+        };
+        let Some(key) = bearer(request) else {
+            let error = Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`");
+            return Either::Left(ready(Err(error)));
+        };
+        let now = app.clock.now();
+        if let Some(principal) = app.keyring.get(key, now) {
+            return Either::Left(ready(Ok(principal)));
+        }
+        let (app, key) = (app.clone(), key.to_owned());
+        Either::Right(Box::pin(async move {
             let (text, since) = (key.clone(), Instant::now());
             let (principal, expires_at) =
                 app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &text, now)).await?;
             app.keyring.put(&key, &principal, expires_at, since);
             Ok(principal)
-        })
+        }))
     }
 }
 

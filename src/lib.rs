@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
 
+pub mod answers;
 pub mod app;
 pub mod audit;
 pub mod auth;

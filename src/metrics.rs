@@ -121,8 +121,8 @@ impl Metrics {
     }
 
     /// Counts an answer.
-    pub fn answered(&self, route: &str, status: StatusCode, elapsed: Duration) {
-        let labels = Route { route: route.to_owned(), status: status.as_u16() };
+    pub fn answered(&self, route: impl Into<String>, status: StatusCode, elapsed: Duration) {
+        let labels = Route { route: route.into(), status: status.as_u16() };
         self.answers.get_or_create(&labels).inc();
         self.seconds.get_or_create(&labels).observe(elapsed.as_secs_f64());
     }

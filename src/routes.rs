@@ -9,12 +9,21 @@ use crate::{auth, battery, billing, export, health, openapi, plans, quota, strip
 /// Registers all routes.
 pub fn all(config: &mut ServiceConfig) {
     config
-        // Probes and metrics
+        // Asked most often: a request tries one route after the other, and patterns last
+        .service(resource("/webhooks/stripe").route(post().to(stripe::http::receive)))
+        .service(resource("/v1/usage").route(post().to(usage::http::post)))
+        .service(resource("/api/v1/events").route(post().to(usage::wire_http::post)))
+        .service(resource("/api/v1/events/batch").route(post().to(usage::wire_http::batch)))
+        .service(resource("/v1/quota/check").route(post().to(quota::check_http::check)))
+        .service(resource("/v1/quota/reserve").route(post().to(quota::check_http::reserve)))
         .service(resource("/healthz").route(get().to(health::healthz)))
+        .service(resource("/v1/quota/{id}/settle").route(post().to(quota::check_http::settle)))
+        .service(resource("/v1/quota/{id}/release").route(post().to(quota::check_http::release)))
+        .service(resource("/v1/orgs/{id}/entitlements").route(get().to(plans::entitlements_http::show)))
+        // Probes and metrics
         .service(resource("/readyz").route(get().to(health::readyz)))
         .service(resource("/metrics").route(get().to(health::metrics)))
         // Stripe
-        .service(resource("/webhooks/stripe").route(post().to(stripe::http::receive)))
         .service(resource("/v1/stripe/inbox").route(get().to(stripe::admin::list)))
         .service(resource("/v1/stripe/inbox/types").route(get().to(stripe::admin::types)))
         .service(resource("/v1/stripe/inbox/retry").route(post().to(stripe::admin::retry_all)))
@@ -39,7 +48,7 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(put().to(billing::orgs_http::link))
                 .route(delete().to(billing::orgs_http::unlink)),
         )
-        // Plans, local subscriptions, entitlements
+        // Plans, local subscriptions
         .service(resource("/v1/plans").route(get().to(plans::http::list)))
         .service(resource("/v1/plans/import").route(post().to(plans::http::import)))
         .service(
@@ -66,7 +75,6 @@ pub fn all(config: &mut ServiceConfig) {
             resource("/v1/orgs/{id}/subscription/change").route(post().to(plans::subscriptions_http::change)),
         )
         .service(resource("/v1/orgs/{id}/subscriptions").route(get().to(plans::subscriptions_http::history)))
-        .service(resource("/v1/orgs/{id}/entitlements").route(get().to(plans::entitlements_http::show)))
         // Meters and rate cards
         .service(
             resource("/v1/meters")
@@ -84,10 +92,7 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(get().to(usage::rates_http::list))
                 .route(post().to(usage::rates_http::create)),
         )
-        // Usage
-        .service(resource("/v1/usage").route(post().to(usage::http::post)))
-        .service(resource("/api/v1/events").route(post().to(usage::wire_http::post)))
-        .service(resource("/api/v1/events/batch").route(post().to(usage::wire_http::batch)))
+        // Usage, taken back
         .service(resource("/v1/usage/void").route(post().to(usage::correct_http::void)))
         .service(resource("/v1/usage/amend").route(post().to(usage::correct_http::amend)))
         .service(
@@ -123,10 +128,6 @@ pub fn all(config: &mut ServiceConfig) {
                 .route(post().to(quota::exemptions_http::create)),
         )
         .service(resource("/v1/quota_exemptions/{id}").route(delete().to(quota::exemptions_http::delete)))
-        .service(resource("/v1/quota/check").route(post().to(quota::check_http::check)))
-        .service(resource("/v1/quota/reserve").route(post().to(quota::check_http::reserve)))
-        .service(resource("/v1/quota/{id}/settle").route(post().to(quota::check_http::settle)))
-        .service(resource("/v1/quota/{id}/release").route(post().to(quota::check_http::release)))
         .service(resource("/v1/messages").route(get().to(quota::messages_http::list)))
         // Batteries
         .service(resource("/v1/battery").route(get().to(battery::reads_http::show)))

@@ -40,7 +40,7 @@ pub fn bind(app: &Arc<App>) -> Result<(Server, std::net::SocketAddr), ServeError
     bind_with(app, |_| {})
 }
 
-/// As [`bind`], with further routes: a benchmark compares ours with one that does less.
+/// As [`bind`], with further routes, which are tried before ours: a benchmark compares ours with one that does less.
 ///
 /// # Errors
 /// See [`ServeError`].

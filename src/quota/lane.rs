@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use diesel::pg::PgConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use crate::answers::{self, Batch, Ticket};
 use crate::db::Db;
 use crate::error::Error;
 
@@ -15,7 +16,7 @@ const BATCH: usize = 512;
 const ATTEMPTS: u32 = 5;
 
 type Answer<A> = Result<A, Error>;
-type Waiting<J, A> = (J, oneshot::Sender<Answer<A>>);
+type Waiting<J, A> = (J, Ticket<Answer<A>>);
 
 /// What does a batch. All of it or nothing is done; `Ok` has one answer for each job, in order.
 pub(super) trait Work<J, A>: Send + Sync + 'static {
@@ -58,7 +59,7 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     pub(super) async fn ask(&self, job: J) -> Answer<A> {
         const AWAY: Error = Error::Busy("the database is away for the moment: try again in a second");
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(AWAY)?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = answers::ticket();
         queue
             .try_send((job, answer))
             .map_err(|_| Error::TooMany("too many requests about quotas wait: try again in a second"))?;
@@ -82,10 +83,12 @@ fn drain<J, A>(db: &Db, jobs: &Mutex<mpsc::Receiver<Waiting<J, A>>>, work: &impl
         let (batch, answers): (Vec<J>, Vec<_>) = batch.into_iter().unzip();
         match attempt(db, &mut conn, &batch, work) {
             Ok(done) => {
+                let mut told = Batch::new();
                 for (answer, done) in answers.into_iter().zip(done) {
                     // A client that went away is told nothing.
-                    let _ = answer.send(done);
+                    told.push(answer, done);
                 }
+                told.send();
             }
             // Dropping the answers tells the handlers.
             Err(error) => tracing::error!(%error, jobs = batch.len(), "requests about quotas were not done"),

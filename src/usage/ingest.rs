@@ -9,7 +9,7 @@ mod writer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use self::store::Stored;
 use self::writer::{Job, Trust, Writer};
@@ -18,6 +18,7 @@ use super::event::{Outcome, Rejection, UsageEvent};
 use super::partitions;
 use super::resolve::{Caller, Resolver, Usage, Window};
 use super::series;
+use crate::answers;
 use crate::app::App;
 use crate::billing::directory::OrgContext;
 use crate::db::{Db, Scope};
@@ -203,7 +204,7 @@ impl Ingest {
         let queue = queue.ok_or(Error::Busy("this daemon is stopping: send it again in a second"))?;
         let events = u32::try_from(usage.len()).unwrap_or(u32::MAX).min(self.capacity);
         let place = Arc::clone(&self.places).try_acquire_many_owned(events).map_err(|_| FULL)?;
-        let (answer, stored) = oneshot::channel();
+        let (answer, stored) = answers::ticket();
         let job = Job { usage, version, options, answer, _place: place };
         queue.try_send(job).map_err(|_| FULL)?;
         drop(queue);

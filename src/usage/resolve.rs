@@ -44,7 +44,7 @@ pub struct Window {
 /// How sources of usage begin that the daemon makes by itself.
 const OURS: &str = "coulomb:";
 /// The oldest time that a backfill may name.
-const OLDEST: &str = "2000-01-01T00:00:00Z";
+const OLDEST: DateTime<Utc> = DateTime::from_timestamp(946_684_800, 0).expect("in range");
 
 /// A usage event, ready to be written.
 #[derive(Clone, Debug)]
@@ -193,8 +193,9 @@ impl Resolver<'_> {
             let detail = format!("is before {horizon}, and records of that time are no longer kept");
             return Err(Rejection::new("occurred_at", "not_kept", detail));
         }
-        if at < OLDEST.parse::<DateTime<Utc>>().expect("a time") {
-            return Err(Rejection::new("occurred_at", "too_old", format!("must not be before {OLDEST}")));
+        if at < OLDEST {
+            let oldest = OLDEST.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            return Err(Rejection::new("occurred_at", "too_old", format!("must not be before {oldest}")));
         }
         Ok(at)
     }

@@ -65,6 +65,7 @@ async fn every_answer_carries_the_request_id() {
     assert_eq!(ask("abc-1").await.expect("an answer").headers()["x-request-id"], "abc-1");
     let odd = ask("a b").await.expect("an answer").headers()["x-request-id"].clone();
     assert_eq!(odd.len(), 32);
+    assert_ne!(ask("a b").await.expect("an answer").headers()["x-request-id"], odd);
     let key = database.key("billing:write", None);
     let request = daemon
         .request(reqwest::Method::POST, "/v1/orgs", &key)
@@ -75,6 +76,24 @@ async fn every_answer_carries_the_request_id() {
         database.value("SELECT request_id FROM audit_log WHERE action = 'org.create'").as_deref(),
         Some("my-request")
     );
+}
+
+/// Packing a short answer would take longer than the work that it tells of.
+#[tokio::test]
+async fn answers_to_short_reports_are_not_packed() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("usage:write,billing:read", None);
+    let report = |events: usize| {
+        let event = json!({ "id": "1", "org": "acme", "event_name": "work", "data": {} });
+        let request = daemon.request(reqwest::Method::POST, "/v1/usage", &key);
+        request.header("Accept-Encoding", "gzip").json(&vec![event; events]).send()
+    };
+    let encoding = |answer: &reqwest::Response| answer.headers().get("content-encoding").cloned();
+    assert_eq!(encoding(&report(1).await.expect("an answer")), None);
+    assert_eq!(encoding(&report(1000).await.expect("an answer")).expect("packed"), "gzip");
+    let list = daemon.request(reqwest::Method::GET, "/v1/orgs", &key).header("Accept-Encoding", "gzip");
+    assert_eq!(encoding(&list.send().await.expect("an answer")).expect("packed"), "gzip");
 }
 
 /// HTTPS with a certificate of one's own.

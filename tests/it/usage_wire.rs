@@ -52,7 +52,7 @@ fn replay(daemon: &Daemon, key: &str, name: &str) -> (u16, String, Value) {
     }
 }
 
-/// The body, unpacked, once all of it has come. The clients ask for gzip, and get it.
+/// The body, unpacked, once all of it has come. The clients ask for gzip, and get it where the answer is long.
 fn whole_body(head: &str, sent: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if header(head, "transfer-encoding").is_some() {

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Options;
 use super::records::month_of;
 use super::store::{self, Rules, Stored};
+use crate::answers::{Batch, Ticket};
 use crate::db::{self, Db};
 use crate::error::Error;
 use crate::quota::Parts;
@@ -31,7 +32,7 @@ pub(super) struct Job {
     /// What leaves all of it out.
     pub(super) options: Options,
     /// Where the outcomes go.
-    pub(super) answer: oneshot::Sender<Stored>,
+    pub(super) answer: Ticket<Stored>,
     /// Its place in the queue, given back when it is answered.
     pub(super) _place: OwnedSemaphorePermit,
 }
@@ -91,7 +92,7 @@ impl Writer {
             let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
             let (mut batch, stale): (Vec<Job>, Vec<Job>) =
                 batch.into_iter().partition(|job| job.version == version);
-            stale.into_iter().for_each(|job| drop(job.answer.send(Stored::Stale)));
+            tell(stale, || Stored::Stale);
             let lengths: Vec<usize> = batch.iter().map(|job| job.usage.len()).collect();
             let mut usage: Vec<Usage> = match batch.as_mut_slice() {
                 [job] => std::mem::take(&mut job.usage),
@@ -100,13 +101,13 @@ impl Writer {
             // What asks for all or nothing comes alone.
             let options = batch[0].options;
             match self.store_patiently(version, &mut usage, options, &away) {
-                Ok(Stored::Stale) => batch.into_iter().for_each(|job| drop(job.answer.send(Stored::Stale))),
+                Ok(Stored::Stale) => tell(batch, || Stored::Stale),
                 Ok(Stored::Done(outcomes)) => {
-                    let mut outcomes = outcomes.into_iter();
-                    for (job, length) in batch.into_iter().zip(lengths) {
-                        // A client that went away is told nothing.
-                        let _ = job.answer.send(Stored::Done(outcomes.by_ref().take(length).collect()));
-                    }
+                    let (mut outcomes, mut lengths) = (outcomes.into_iter(), lengths.into_iter());
+                    tell(batch, || {
+                        let length = lengths.next().unwrap_or_default();
+                        Stored::Done(outcomes.by_ref().take(length).collect())
+                    });
                 }
                 // Dropping the answers tells the handlers.
                 Err(error) => {
@@ -191,6 +192,15 @@ impl Writer {
             result => result,
         }
     }
+}
+
+/// Answers all of them together, one by one with what comes next. A client that went away is told nothing.
+fn tell(jobs: Vec<Job>, mut next: impl FnMut() -> Stored) {
+    let mut answers = Batch::new();
+    for job in jobs {
+        answers.push(job.answer, next());
+    }
+    answers.send();
 }
 
 /// Series first, then the transaction.
