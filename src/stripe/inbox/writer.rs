@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{Delivery, arrivals};
+use crate::answers::{self, Ticket};
 use crate::db::Db;
 use crate::error::Error;
 use crate::workers::Wake;
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Deliveries under way from which on answering them goes before projecting what was answered.
 const MANY: usize = 16;
 
-type Job = (Delivery, oneshot::Sender<()>);
+type Job = (Delivery, Ticket<()>);
 
 /// The way into the inbox. Dropping it lets the writers finish what waits.
 pub struct InboxWriter {
@@ -88,8 +89,8 @@ impl InboxWriter {
         let _under_way = UnderWay::begin(&self.under_way);
         let queue =
             self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refused::Unavailable)?;
-        let (answer, stored) = oneshot::channel();
-        queue.try_send((delivery, answer)).map_err(|_| Refused::Full)?;
+        let (ticket, stored) = answers::ticket();
+        queue.try_send((delivery, ticket)).map_err(|_| Refused::Full)?;
         drop(queue);
         stored.await.map_err(|_| Refused::Unavailable)
     }
@@ -113,16 +114,15 @@ impl Writer {
     fn drain(mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake) {
         let away = AtomicBool::new(false);
         while let Some(batch) = next_batch(jobs) {
-            let (deliveries, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let (deliveries, tickets): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             match self.store(&deliveries, &away) {
                 Ok(()) => {
+                    let mut answers = answers::Batch::new();
+                    tickets.into_iter().for_each(|ticket| answers.push(ticket, ()));
+                    answers.send();
                     wake.all();
-                    for answer in answers {
-                        // A client that went away is told nothing.
-                        let _ = answer.send(());
-                    }
                 }
-                // Dropping the answers tells the handlers.
+                // Dropping the tickets tells the handlers.
                 Err(error) => {
                     tracing::error!(%error, deliveries = deliveries.len(), "deliveries not stored, Stripe will send them again")
                 }
