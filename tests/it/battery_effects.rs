@@ -4,6 +4,7 @@
 #[allow(unreachable_pub, reason = "a library to these tests")]
 mod build;
 mod cases;
+mod locks;
 mod skipped;
 mod waits;
 
