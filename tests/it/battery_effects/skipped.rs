@@ -9,12 +9,12 @@ use super::{battery, differences, orgs, unsound};
 use crate::support::daemon::answer;
 use crate::support::{Daemon, Database};
 
-pub async fn put(daemon: &Daemon, key: &str, path: &str, body: &Value) {
+pub(super) async fn put(daemon: &Daemon, key: &str, path: &str, body: &Value) {
     let (status, shown) = answer(daemon.request(Method::PUT, path, key).json(body)).await;
     assert_eq!(status.as_u16(), 200, "{shown}");
 }
 
-pub fn plan(price: &str) -> Value {
+pub(super) fn plan(price: &str) -> Value {
     json!({ "name": "Plan", "stripe_prices": [price], "battery_units": "1000" })
 }
 
