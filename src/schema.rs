@@ -77,6 +77,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    battery_effects_skipped (kind) {
+        kind -> Text,
+        since -> Timestamptz,
+    }
+}
+
+diesel::table! {
     battery_effects_waiting (waiting_id) {
         waiting_id -> Int8,
         account -> Text,
@@ -1119,6 +1126,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     battery_accounts,
     battery_effects,
     battery_effects_queue,
+    battery_effects_skipped,
     battery_effects_waiting,
     battery_entries,
     battery_grants,

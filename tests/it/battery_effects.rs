@@ -4,6 +4,8 @@
 #[allow(unreachable_pub, reason = "a library to these tests")]
 mod build;
 mod cases;
+mod locks;
+mod skipped;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,11 @@ fn furnish(database: &Database, names: &[String]) {
          INSERT INTO battery_packs VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
          INSERT INTO battery_pack_stripe_prices VALUES ('price_pack', 'pack-500')",
     );
+    orgs(database, names);
+}
+
+/// Orgs of these names.
+fn orgs(database: &Database, names: &[String]) {
     let names = names.join("','");
     database.execute(&format!(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) SELECT 'org_' || n, n, n, 'UTC', now(), '{{}}' FROM unnest(ARRAY['{names}']) n;

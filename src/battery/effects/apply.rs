@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::facts::Facts;
 use super::returns::{Cause, CauseKind, Counted};
 use super::targets::{self, Expiry, NewClaim, Outcome, Take};
-use super::{Source, judge, mark, mark_siblings, waiting};
+use super::waiting::{self, Waits};
+use super::{Source, judge, mark, mark_siblings};
 use crate::battery::account::{Account, NewGrant, Note};
 use crate::battery::{Accounts, Kind as EntryKind};
 use crate::config::Proration;
@@ -69,13 +70,15 @@ pub(super) fn apply(
     let mut work =
         Work { book: book(conn, &grants.collect())?, claims: Vec::new(), returns: Vec::new(), now };
     let (mut again, mut subscriptions, mut granted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-    for (source, facts) in facts {
-        let outcome = judge::outcome(source, facts, proration, now)?;
+    let judged = |(source, facts)| Ok((source, facts, judge::outcome(source, facts, proration, now)?));
+    let judged: Vec<(&Source, &Facts, Outcome)> = facts.iter().map(judged).collect::<Result<_, Error>>()?;
+    let mut waits = Waits::default();
+    for (source, facts, outcome) in &judged {
         let account = match targets::org_of(facts).map(|org| accounts.get_mut(org)) {
             Some(Some(account)) => Some(account),
             // It has come to belong to another org since the look without locks.
             Some(None) => {
-                again.push(source.clone());
+                again.push((*source).clone());
                 continue;
             }
             None => None,
@@ -93,16 +96,17 @@ pub(super) fn apply(
                 .filter_map(|grant| grant.subscription.clone()),
         );
         if let Some(account) = account {
-            work.source(account, source, facts, &outcome)?;
+            work.source(account, source, facts, outcome)?;
         }
-        waiting::write(conn, source, facts, &outcome.waits, now)?;
+        waits.add(source, facts, &outcome.waits);
     }
+    waits.write(conn, now)?;
     work.write(conn)?;
     if !subscriptions.is_empty() {
-        waiting::wake_subscriptions(conn, &subscriptions.into_iter().collect::<Vec<_>>())?;
+        waiting::wake_subscriptions(conn, subscriptions.into_iter().collect())?;
     }
     if !granted.is_empty() {
-        mark_siblings(conn, &granted.into_iter().collect::<Vec<_>>())?;
+        mark_siblings(conn, granted.into_iter().collect())?;
     }
     mark(conn, again)
 }

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Jsonb, Text};
+use diesel::sql_types::{Bool, Json, Jsonb, Text};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::look::{invoices, payments};
 use super::returns::Cause;
-use super::{Source, each};
+use super::trace::{bound, each};
+use super::{Source, targets};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
@@ -187,13 +189,15 @@ pub struct Waiting {
     pub pack: Option<Pack>,
 }
 
-type DocTypes = (Text, Bool, Text, Text, Jsonb);
+// Not jsonb: PostgreSQL would take it apart and put it together again for each object within another.
+type DocTypes = (Text, Bool, Text, Text, Json);
+type ReturnedTypes = (Text, Bool, Text, Text, Jsonb);
 type Doc = (String, bool, String, String, Value);
 
 /// The pack `$p` as JSON.
 macro_rules! pack {
     () => {
-        "jsonb_build_object('id', b.pack_id, 'units', b.units::text, 'days', b.expires_after_days, 'priority', b.priority)"
+        "json_build_object('id', b.pack_id, 'units', b.units::text, 'days', b.expires_after_days, 'priority', b.priority)"
     };
 }
 
@@ -201,7 +205,7 @@ macro_rules! pack {
 macro_rules! named {
     ($m:literal, $link:literal) => {
         concat!(
-            "jsonb_build_object('metadata', ", $m,
+            "json_build_object('metadata', ", $m,
             ", 'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = ", $m, "->>'battery_pack'), ",
             "'priced', (SELECT ", pack!(), " FROM battery_pack_stripe_prices m JOIN battery_packs b USING (pack_id) ",
                 "WHERE m.price_id = coalesce(", $m, "->>'price', ", $m, "->>'price_id')), ",
@@ -213,7 +217,7 @@ macro_rules! named {
 macro_rules! session {
     () => {
         concat!(
-            "jsonb_build_object('mode', s.mode, 'payment_status', s.payment_status, 'amount_total', s.amount_total, 'currency', s.currency, ",
+            "json_build_object('mode', s.mode, 'payment_status', s.payment_status, 'amount_total', s.amount_total, 'currency', s.currency, ",
             "'payment_link', s.payment_link_id, 'named', ", named!("s.metadata", "s.payment_link_id"), ")"
         )
     };
@@ -221,30 +225,31 @@ macro_rules! session {
 
 // Look-ups by one column do not compare the account with `=`: see `each`.
 statement!(Invoices -> DocTypes: concat!(
-    "SELECT k.account, k.livemode, 'invoice', k.id, jsonb_build_object(
-        'invoice', jsonb_build_object('status', i.status, 'billing_reason', i.billing_reason, 'currency', i.currency, 'amount_paid', i.amount_paid,
+    "SELECT k.account, k.livemode, 'invoice', k.id, json_build_object(
+        'invoice', json_build_object('status', i.status, 'billing_reason', i.billing_reason, 'currency', i.currency, 'amount_paid', i.amount_paid,
             'created', i.created, 'paid_at', coalesce(i.paid_at, i.finalized_at, i.created), 'lines_complete', i.lines_complete),
         'customer_id', i.customer_id, 'org_ref', link.ref, 'org_id', r.org_id,
         'owned_elsewhere', EXISTS (
-            SELECT FROM battery_effects e WHERE e.source_kind = 'payment_intent' AND e.account = k.account AND e.livemode = k.livemode AND e.source_id IN (
-                SELECT p.payment_intent_id FROM payments p WHERE p.invoice_id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode
+            SELECT FROM (
+                SELECT p.payment_intent_id AS id FROM payments p WHERE p.invoice_id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode
                 UNION ALL SELECT x.payment_intent_id FROM invoice_payments x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
                 UNION ALL SELECT x.payment_intent_id FROM checkout_sessions x WHERE x.invoice_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
-                UNION ALL SELECT i.payment_intent_id)),
+                UNION ALL SELECT i.payment_intent_id) p
+            CROSS JOIN LATERAL (SELECT FROM battery_effects e WHERE e.source_id = p.id AND e.source_kind = 'payment_intent' AND e.account = k.account AND e.livemode = k.livemode OFFSET 0) e),
         'session', (SELECT ", session!(), " FROM checkout_sessions s WHERE s.invoice_id = k.id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode
             ORDER BY s.payment_status = 'paid' DESC NULLS LAST, s.created, s.id LIMIT 1),
-        'lines', coalesce((SELECT jsonb_agg(jsonb_build_object('id', l.id, 'kind', l.type, 'amount', l.amount, 'quantity', l.quantity, 'description', l.description,
+        'lines', coalesce((SELECT json_agg(json_build_object('id', l.id, 'kind', l.type, 'amount', l.amount, 'quantity', l.quantity, 'description', l.description,
             'start', l.period_start, 'end', l.period_end, 'price', l.price_id, 'product', l.product_id, 'subscription', l.subscription_id, 'proration', l.proration,
-            'plan', CASE WHEN m.plan_id IS NOT NULL THEN jsonb_build_object('id', m.plan_id,
+            'plan', CASE WHEN m.plan_id IS NOT NULL THEN json_build_object('id', m.plan_id,
                 'moved', (SELECT v.version FROM subscription_moves v WHERE (v.account, v.livemode, v.subscription_id, v.plan_id) = (k.account, k.livemode, l.subscription_id, m.plan_id)),
                 'since', (SELECT v.since FROM subscription_prices v WHERE (v.account, v.livemode, v.subscription_id, v.price_id) = (k.account, k.livemode, l.subscription_id, l.price_id)),
-                'versions', coalesce((SELECT jsonb_agg(jsonb_build_object('version', v.version, 'created_at', v.created_at, 'units', v.battery_units::text,
+                'versions', coalesce((SELECT json_agg(json_build_object('version', v.version, 'created_at', v.created_at, 'units', v.battery_units::text,
                     'annual', v.annual_battery_units::text, 'trial', v.trial_battery_units::text) ORDER BY v.version)
                     FROM plan_versions v WHERE v.plan_id = m.plan_id), '[]')) END,
             'pack', (SELECT ", pack!(), " FROM battery_pack_stripe_prices q JOIN battery_packs b USING (pack_id) WHERE q.price_id = l.price_id),
-            'mirrored', (SELECT jsonb_build_object('trial_start', s.trial_start, 'trial_end', s.trial_end) FROM subscriptions s
+            'mirrored', (SELECT json_build_object('trial_start', s.trial_start, 'trial_end', s.trial_end) FROM subscriptions s
                 WHERE s.id = l.subscription_id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode),
-            'full', CASE WHEN l.proration THEN (SELECT jsonb_build_object('start', f.period_start, 'end', f.period_end)
+            'full', CASE WHEN l.proration THEN (SELECT json_build_object('start', f.period_start, 'end', f.period_end)
                 FROM invoices j JOIN invoice_lines f ON f.account = j.account AND f.livemode = j.livemode AND f.invoice_id = j.id
                 WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account AND j.livemode IS NOT DISTINCT FROM k.livemode AND j.status = 'paid'
                   AND f.subscription_id = l.subscription_id AND f.proration IS NOT TRUE AND f.type IS DISTINCT FROM 'invoiceitem'
@@ -256,48 +261,35 @@ statement!(Invoices -> DocTypes: concat!(
                   AND e.org_id = coalesce((SELECT min(o.org_id) FROM battery_effects o WHERE o.source_id = k.id AND o.source_kind = 'invoice'
                       AND o.account = k.account AND o.livemode = k.livemode), r.org_id)
                 ORDER BY e.period_start DESC, e.source_id, e.line LIMIT 1) END,
-            'interval', CASE WHEN l.proration THEN (SELECT jsonb_build_array(p.recurring_interval, coalesce(p.recurring_interval_count, 1)) FROM prices p
+            'interval', CASE WHEN l.proration THEN (SELECT json_build_array(p.recurring_interval, coalesce(p.recurring_interval_count, 1)) FROM prices p
                 WHERE p.id = l.price_id AND p.account = k.account AND p.livemode = k.livemode AND p.recurring_interval IS NOT NULL) END
             ) ORDER BY l.line_number)
             FROM invoice_lines l LEFT JOIN LATERAL (SELECT coalesce((SELECT q.plan_id FROM plan_stripe_prices q WHERE q.price_id = l.price_id),
                 (SELECT q.plan_id FROM plan_stripe_products q WHERE q.product_id = l.product_id)) AS plan_id) m ON true
             WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'))
-     FROM unnest(?, ?, ?) AS k (account, livemode, id)
-     CROSS JOIN LATERAL (SELECT * FROM invoices i WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i
-     LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l WHERE l.account = k.account AND l.livemode = k.livemode AND l.customer_id = i.customer_id OFFSET 0) link ON true
-     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = link.ref OFFSET 0) r ON true"));
+    ", invoices!(), " WHERE i.id IS NOT NULL"));
 
 statement!(Payments -> DocTypes: concat!(
-    "SELECT k.account, k.livemode, k.kind, k.id, jsonb_build_object(
-        'intent', CASE WHEN i.id IS NOT NULL THEN jsonb_build_object('status', i.status, 'amount_received', i.amount_received, 'currency', i.currency,
+    "SELECT k.account, k.livemode, k.kind, k.id, json_build_object(
+        'intent', CASE WHEN i.id IS NOT NULL THEN json_build_object('status', i.status, 'amount_received', i.amount_received, 'currency', i.currency,
             'named', ", named!("i.metadata", "NULL"), ") END,
         'session', CASE WHEN s.id IS NOT NULL THEN ", session!(), " END,
         'owned_elsewhere', k.kind = 'payment_intent' AND (i.invoice_id IS NOT NULL
             OR EXISTS (SELECT FROM checkout_sessions x WHERE x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode AND x.invoice_id IS NOT NULL OFFSET 0)
             OR EXISTS (SELECT FROM payments p WHERE p.id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode AND p.invoice_id IS NOT NULL OFFSET 0)),
         'customer_id', c.id, 'org_ref', coalesce(l.ref, given.ref), 'org_id', r.org_id)
-     FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
-     LEFT JOIN LATERAL (SELECT * FROM payment_intents i WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode AND i.id = k.id OFFSET 0) i ON true
-     LEFT JOIN LATERAL (
-        SELECT * FROM (
-            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
-            UNION ALL
-            SELECT x.* FROM checkout_sessions x WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account AND x.livemode = k.livemode) x
-        ORDER BY x.payment_status = 'paid' DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
-     CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
-     CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''), nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
-     LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l ON true
-     LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true
-     WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
+    ", payments!(), " WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
 
+// Of those of which there is anything.
 statement!(Standing -> DocTypes: concat!(
-    "SELECT k.account, k.livemode, k.kind, k.id, jsonb_build_object(
-        'claims', coalesce((SELECT jsonb_agg(jsonb_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what) ORDER BY e.line)
-            FROM battery_effects e WHERE e.source_id = k.id AND e.source_kind = k.kind AND e.account = k.account AND e.livemode = k.livemode), '[]'),
-        'waiting', coalesce((SELECT jsonb_agg(jsonb_build_object('line', w.line, 'since', w.since, 'dismissed', w.dismissed_at IS NOT NULL, 'org', w.assigned_org,
-            'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack)))
-            FROM battery_effects_waiting w WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode), '[]'))
-     FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)"));
+    "SELECT k.account, k.livemode, k.kind, k.id, json_build_object('claims', coalesce(c.claims, '[]'), 'waiting', coalesce(w.waiting, '[]'))
+     FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
+     CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what) ORDER BY e.line) AS claims
+        FROM battery_effects e WHERE e.source_id = k.id AND e.source_kind = k.kind AND e.account = k.account AND e.livemode = k.livemode) c
+     CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', w.line, 'since', w.since, 'dismissed', w.dismissed_at IS NOT NULL, 'org', w.assigned_org,
+            'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack))) AS waiting
+        FROM battery_effects_waiting w WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode) w
+     WHERE c.claims IS NOT NULL OR w.waiting IS NOT NULL"));
 
 /// What a refund or a dispute says.
 macro_rules! returned {
@@ -314,7 +306,7 @@ macro_rules! returned {
 }
 
 // A refund names its intent, or its charge alone; a charge belongs to an intent or stands alone.
-statement!(Returned -> DocTypes: concat!(
+statement!(Returned -> ReturnedTypes: concat!(
     "WITH k AS MATERIALIZED (SELECT * FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)),
      paid AS MATERIALIZED (
         SELECT account, livemode, kind, id AS source, id FROM k WHERE kind = 'payment_intent'
@@ -369,7 +361,13 @@ pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeM
             (facts.claims, facts.waiting) = (standing.claims, standing.waiting);
         }
     }
-    for doc in bound(Prepared::<Returned>::new(), &all, true).load::<Doc>(conn)? {
+    // Of what has no org nothing was granted that could be taken back.
+    let with_org: Vec<&Source> =
+        all.into_iter().filter(|source| targets::org_of(&facts[*source]).is_some()).collect();
+    if with_org.is_empty() {
+        return Ok(facts);
+    }
+    for doc in bound(Prepared::<Returned>::new(), &with_org, true).load::<Doc>(conn)? {
         let (source, value) = named(doc)?;
         if let Some(facts) = facts.get_mut(&source) {
             let returned: Vec<super::returns::Returned> = read(value)?;
@@ -378,23 +376,6 @@ pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeM
         }
     }
     Ok(facts)
-}
-
-/// Binds sources as columns.
-pub(super) fn bound<'a, Q: crate::db::prepared::Text>(
-    statement: Prepared<'a, Q>,
-    sources: &[&'a Source],
-    kinds: bool,
-) -> Prepared<'a, Q> {
-    let statement = statement
-        .bind::<Text, _>(sources.iter().map(|source| &*source.realm.account).collect::<Vec<_>>())
-        .bind::<Bool, _>(sources.iter().map(|source| source.realm.livemode).collect::<Vec<_>>());
-    let statement = if kinds {
-        statement.bind::<Text, _>(sources.iter().map(|source| source.kind.name()).collect::<Vec<_>>())
-    } else {
-        statement
-    };
-    statement.bind::<Text, _>(sources.iter().map(|source| &*source.id).collect::<Vec<_>>())
 }
 
 fn named((account, livemode, kind, id, value): Doc) -> Result<(Source, Value), Error> {

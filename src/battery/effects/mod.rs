@@ -1,31 +1,39 @@
 //! What Stripe's payments do to batteries: grants for what was paid, clawbacks for what was returned.
 //!
 //! Whoever writes mirrors leaves markers ([`markers`]). They are taken once that is committed, each is traced to its *economic
-//! source* (an invoice, a payment intent, a checkout session), the account of the source's org is locked, and only then everything
-//! is read: so whoever holds the lock last sees all there is, and the order of events does not matter. What a source is worth
-//! ([`targets`]) is a function of what is read, and the differences to what was done before are applied ([`apply`]).
+//! source* (an invoice, a payment intent, a checkout session), a look without locks ([`look`]) tells whose it is, the account of
+//! that org is locked, and only then everything is read, once: so whoever holds the lock last sees all there is, and the order of
+//! events does not matter. What a source is worth ([`targets`]) is a function of what is read, and the differences to what was done
+//! before are applied ([`apply`]).
 //!
-//! What cannot happen yet waits ([`waiting`]), and is tried again when what is missing appears.
+//! What cannot happen yet waits ([`waiting`]), and is tried again when what is missing appears. Markers of what may be missing (a
+//! link, an org, a mapping, a subscription) are worked on apart, in a short transaction that holds the lock of effects alone, while
+//! those of payments share it. So the former sees all that was let wait by those who could not see what it stands for, and those
+//! who come later see that. The same holds for what was passed over as nothing is sold ([`skipped`]), and for what has no org: two
+//! that decide on it at once may write the older of two judgements, but whatever made the difference has a marker to come.
 
 mod apply;
 mod facts;
 mod judge;
+mod look;
 mod prorations;
 pub mod returns;
+mod skipped;
 pub mod targets;
 #[cfg(test)]
 mod tests;
+mod trace;
 pub mod verify;
 pub mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, SmallInt, Text, Timestamptz, Untyped};
 
-use self::facts::Facts;
 use super::{Accounts, Depth};
 use crate::billing::markers::{self, Marker};
 use crate::config::Proration;
@@ -35,7 +43,7 @@ use crate::realm::Realm;
 
 /// Failed attempts after which a marker is parked.
 const ATTEMPTS: i16 = 5;
-/// Lock under which what waits is looked through: any number that nobody else uses.
+/// Lock of effects, under which what waits is looked through: any number that nobody else uses.
 const LOCK: i64 = 2_685_663;
 
 /// How effects are worked on.
@@ -120,21 +128,27 @@ impl Taken {
 /// # Errors
 /// Only when the database is away or locks were lost: nothing has changed then, and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<usize, Error> {
+    Ok(turn::<TakeWakers>(conn, options, now)? + turn::<TakeOthers>(conn, options, now)?)
+}
+
+/// Works on the next markers of the ones or the others.
+fn turn<T: Take>(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<usize, Error> {
     let mut ids = Vec::new();
     let done = conn.transaction(|conn| {
-        let mut taken = take(conn, options.batch, now)?;
-        if taken.is_empty() && waiting::wake_due(conn, now)? > 0 {
-            taken = take(conn, options.batch, now)?;
+        look_up(conn)?;
+        let mut taken = take::<T>(conn, options.batch, now)?;
+        if taken.is_empty() && !T::WAKES && waiting::wake_due(conn, now)? > 0 {
+            taken = take::<T>(conn, options.batch, now)?;
         }
         ids = taken.iter().map(|marker| marker.effect_id).collect();
-        work(conn, options, &taken, now)
+        if T::WAKES { wake(conn, &taken) } else { work(conn, options, &taken, now) }
     });
     match done {
         Ok(()) => Ok(ids.len()),
         Err(error) if error.is_transient() => Err(error),
         Err(_) => {
             for effect_id in &ids {
-                alone(conn, options, *effect_id, now)?;
+                alone(conn, options, *effect_id, T::WAKES, now)?;
             }
             Ok(ids.len())
         }
@@ -146,11 +160,13 @@ fn alone(
     conn: &mut PgConnection,
     options: &Options,
     effect_id: i64,
+    wakes: bool,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let done = conn.transaction(|conn| {
+        look_up(conn)?;
         let taken = take_one(conn, effect_id)?;
-        work(conn, options, &taken, now)
+        if wakes { wake(conn, &taken) } else { work(conn, options, &taken, now) }
     });
     match done {
         Err(error) if error.is_transient() => Err(error),
@@ -159,16 +175,61 @@ fn alone(
     }
 }
 
-fn take(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> Result<Vec<Taken>, Error> {
-    Ok(diesel::sql_query(
-        "DELETE FROM battery_effects_queue WHERE effect_id = ANY (ARRAY (
-             SELECT effect_id FROM battery_effects_queue WHERE next_attempt_at IS NULL OR next_attempt_at <= $1
-             ORDER BY effect_id LIMIT $2 FOR UPDATE SKIP LOCKED))
-         RETURNING effect_id, account, livemode, kind, object_id, attempts",
-    )
-    .bind::<Timestamptz, _>(now)
-    .bind::<BigInt, _>(i64::from(limit))
-    .load(conn)?)
+/// Everything here is looked up by an index. Statements are planned once for long, and a table that happened to be empty then would
+/// be read as a whole for each row.
+fn look_up(conn: &mut PgConnection) -> QueryResult<()> {
+    conn.batch_execute("SET LOCAL enable_seqscan = off")
+}
+
+type TakenTypes = (BigInt, Text, Bool, Text, Text, SmallInt);
+type TakenRow = (i64, String, bool, String, String, i16);
+
+/// The next markers of the kinds `$which`. The condition is that of `battery_effects_queue_wakers`.
+macro_rules! take {
+    ($which:literal) => {
+        concat!(
+            "DELETE FROM battery_effects_queue WHERE effect_id = ANY (ARRAY (
+                 SELECT effect_id FROM battery_effects_queue WHERE kind ",
+            $which,
+            " IN ('customer', 'mapping', 'org', 'subscription')
+                     AND (next_attempt_at IS NULL OR next_attempt_at <= ?)
+                 ORDER BY effect_id LIMIT ? FOR UPDATE SKIP LOCKED))
+             RETURNING effect_id, account, livemode, kind, object_id, attempts"
+        )
+    };
+}
+
+statement!(TakeWakers -> TakenTypes: take!(""));
+statement!(TakeOthers -> TakenTypes: take!("NOT"));
+
+/// Which markers are taken.
+trait Take: crate::db::prepared::Text<Row = TakenTypes> {
+    /// Whether they are about what others wait for, and not about payments.
+    const WAKES: bool;
+}
+
+impl Take for TakeWakers {
+    const WAKES: bool = true;
+}
+
+impl Take for TakeOthers {
+    const WAKES: bool = false;
+}
+
+fn take<T: Take>(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> Result<Vec<Taken>, Error> {
+    let rows: Vec<TakenRow> = Prepared::<T>::new()
+        .bind_one::<Timestamptz, _>(now)
+        .bind_one::<BigInt, _>(i64::from(limit))
+        .load(conn)?;
+    let taken = |(effect_id, account, livemode, kind, object_id, attempts)| Taken {
+        effect_id,
+        account,
+        livemode,
+        kind,
+        object_id,
+        attempts,
+    };
+    Ok(rows.into_iter().map(taken).collect())
 }
 
 fn take_one(conn: &mut PgConnection, effect_id: i64) -> Result<Vec<Taken>, Error> {
@@ -208,6 +269,22 @@ fn put_off(conn: &mut PgConnection, effect_id: i64, error: &Error, now: DateTime
     })
 }
 
+/// Has tried again what these markers may let happen.
+fn wake(conn: &mut PgConnection, taken: &[Taken]) -> Result<(), Error> {
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let markers: BTreeSet<Marker> = taken.iter().map(Taken::marker).collect();
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
+    waiting::unpark(conn, &markers)?;
+    waiting::wake(conn, &markers)?;
+    if markers.iter().any(|marker| marker.kind == markers::MAPPING) {
+        skipped::resume(conn)?;
+    }
+    Ok(())
+}
+
+/// Works on markers of payments.
 fn work(
     conn: &mut PgConnection,
     options: &Options,
@@ -218,100 +295,26 @@ fn work(
         return Ok(());
     }
     let markers: BTreeSet<Marker> = taken.iter().map(Taken::marker).collect();
-    // Whoever wakes what waits must see what others are about to let wait; those meanwhile see what it was woken for.
-    let wakes = markers.iter().any(|marker| {
-        matches!(marker.kind.as_str(), markers::CUSTOMER | markers::ORG | markers::MAPPING | "subscription")
-    });
-    let lock = if wakes { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
-    diesel::sql_query(format!("SELECT {lock}($1)")).bind::<BigInt, _>(LOCK).execute(conn)?;
-    if wakes {
-        waiting::wake(conn, &markers)?;
-    }
+    diesel::sql_query("SELECT pg_advisory_xact_lock_shared($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
     waiting::unpark(conn, &markers)?;
-    let sources = sources_of(conn, &markers)?;
+    for marker in &markers {
+        skipped::walk(conn, marker)?;
+    }
+    let sources = trace::sources(conn, &markers)?;
     if sources.is_empty() {
         return Ok(());
     }
-    // A look without locks, for the orgs alone. A source of which nothing can come yet has a marker to come.
-    let seen = facts::load(conn, &sources)?;
-    let sources: Vec<Source> = sources.into_iter().filter(|source| targets::matters(&seen[source])).collect();
-    if sources.is_empty() {
+    // A source of which nothing can come yet has a marker to come.
+    let sells = skipped::sells(conn)?;
+    let seen = look::look(conn, &sources, sells)?;
+    skipped::note(conn, &seen.skipped, now)?;
+    if seen.sources.is_empty() {
         return Ok(());
     }
-    let orgs: BTreeSet<i64> = sources.iter().filter_map(|source| targets::org_of(&seen[source])).collect();
-    let mut accounts = Accounts::lock(conn, orgs, Depth::All, now)?;
-    let facts: BTreeMap<Source, Facts> = facts::load(conn, &sources)?;
+    let mut accounts = Accounts::lock(conn, seen.orgs, Depth::All, now)?;
+    let facts = facts::load(conn, &seen.sources)?;
     apply::apply(conn, &mut accounts, &facts, options.proration, now)?;
     accounts.write(conn)
-}
-
-/// A look-up by one column for each row of `$of`. OFFSET 0 keeps the planner at one index look-up for each, also before it has
-/// statistics; and it must not take the account, which is the same for all rows, for a good key.
-macro_rules! each {
-    ($of:literal, $table:literal, $by:literal) => {
-        concat!(
-            $of,
-            " CROSS JOIN LATERAL (SELECT y.* FROM ",
-            $table,
-            " y WHERE ",
-            $by,
-            " = ",
-            $of,
-            ".id AND y.account IS NOT DISTINCT FROM ",
-            $of,
-            ".account AND y.livemode IS NOT DISTINCT FROM ",
-            $of,
-            ".livemode OFFSET 0) x"
-        )
-    };
-}
-use each;
-
-// What a marker is about, by the names of its payments where it is about those.
-statement!(Trace -> (Text, Bool, Text, Text): concat!(
-    "WITH m AS MATERIALIZED (SELECT * FROM unnest(?, ?, ?, ?) AS m (account, livemode, kind, id)),
-     named AS MATERIALIZED (
-        SELECT m.account, m.livemode, NULL AS intent, m.id AS charge FROM m WHERE m.kind = 'charge'
-        UNION ALL SELECT m.account, m.livemode, x.payment_intent_id, x.charge_id FROM ", each!("m", "refunds", "y.id"), " WHERE m.kind = 'refund'
-        UNION ALL SELECT m.account, m.livemode, x.payment_intent_id, x.charge_id FROM ", each!("m", "disputes", "y.id"), " WHERE m.kind = 'dispute'
-        UNION ALL SELECT m.account, m.livemode, x.payment_intent_id, x.charge_id FROM m CROSS JOIN LATERAL (SELECT * FROM invoice_payments y
-            WHERE y.account = m.account AND y.livemode = m.livemode AND y.id = m.id OFFSET 0) x WHERE m.kind = 'invoice_payment'),
-     p AS MATERIALIZED (
-        SELECT account, livemode, id FROM m WHERE kind = 'payment_intent'
-        UNION SELECT n.account, n.livemode, coalesce(n.intent, c.payment_intent_id, n.charge) FROM named n LEFT JOIN LATERAL (
-            SELECT y.payment_intent_id FROM charges y WHERE y.account = n.account AND y.livemode = n.livemode AND y.id = n.charge OFFSET 0) c ON true),
-     s AS MATERIALIZED (
-        SELECT x.account, x.livemode, x.id, x.invoice_id, x.payment_intent_id FROM m CROSS JOIN LATERAL (SELECT * FROM checkout_sessions y
-            WHERE y.account = m.account AND y.livemode = m.livemode AND y.id = m.id OFFSET 0) x WHERE m.kind IN ('checkout.session', 'checkout_session')
-        UNION SELECT x.account, x.livemode, x.id, x.invoice_id, x.payment_intent_id FROM ", each!("p", "checkout_sessions", "y.payment_intent_id"), ")
-     SELECT account, livemode, kind, id FROM (
-        SELECT account, livemode, 'invoice' AS kind, id FROM m WHERE m.kind = 'invoice'
-        UNION SELECT m.account, m.livemode, 'invoice', x.invoice_id FROM m CROSS JOIN LATERAL (SELECT * FROM invoice_payments y
-            WHERE y.account = m.account AND y.livemode = m.livemode AND y.id = m.id OFFSET 0) x WHERE m.kind = 'invoice_payment'
-        UNION SELECT m.account, m.livemode, 'invoice', x.invoice_id FROM ", each!("m", "credit_notes", "y.id"), " WHERE m.kind = 'credit_note'
-        UNION SELECT s.account, s.livemode, 'invoice', s.invoice_id FROM s
-        UNION SELECT p.account, p.livemode, 'invoice', x.invoice_id FROM ", each!("p", "payments", "y.id"), "
-        UNION SELECT p.account, p.livemode, 'invoice', x.invoice_id FROM ", each!("p", "invoice_payments", "coalesce(y.payment_intent_id, y.charge_id, y.payment_record_id, y.id)"), "
-        UNION SELECT p.account, p.livemode, 'invoice', x.id FROM ", each!("p", "invoices", "coalesce(y.payment_intent_id, y.charge_id)"), "
-        UNION SELECT account, livemode, 'payment_intent', id FROM p
-        UNION SELECT s.account, s.livemode, 'payment_intent', s.payment_intent_id FROM s
-        UNION SELECT s.account, s.livemode, 'checkout_session', s.id FROM s WHERE s.payment_intent_id IS NULL AND s.invoice_id IS NULL) t
-     WHERE id IS NOT NULL"));
-
-fn sources_of(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Result<Vec<Source>, Error> {
-    let rows: Vec<(String, bool, String, String)> = Prepared::<Trace>::new()
-        .bind::<Text, _>(markers.iter().map(|marker| &*marker.realm.account).collect::<Vec<_>>())
-        .bind::<Bool, _>(markers.iter().map(|marker| marker.realm.livemode).collect::<Vec<_>>())
-        .bind::<Text, _>(markers.iter().map(|marker| &*marker.kind).collect::<Vec<_>>())
-        .bind::<Text, _>(markers.iter().map(|marker| &*marker.id).collect::<Vec<_>>())
-        .load(conn)?;
-    let sources: Result<BTreeSet<Source>, Error> = rows
-        .into_iter()
-        .map(|(account, livemode, kind, id)| {
-            Ok(Source { realm: Realm { account, livemode }, kind: Kind::parse(&kind)?, id })
-        })
-        .collect();
-    Ok(sources?.into_iter().collect())
 }
 
 /// Markers for these sources, so that they are looked at again.
@@ -323,13 +326,13 @@ fn mark(conn: &mut PgConnection, sources: impl IntoIterator<Item = Source>) -> R
     Ok(markers::write(conn, &markers)?)
 }
 
+statement!(Siblings -> Untyped:
+    "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+     SELECT DISTINCT x.account, x.livemode, 'invoice', x.source_id FROM unnest(?) AS k (id)
+     CROSS JOIN LATERAL (SELECT y.* FROM battery_effects y WHERE y.subscription_id = k.id AND y.what = 'proration_back' OFFSET 0) x");
+
 /// Other invoices of these subscriptions that count unused time: a new grant may be the one that holds it.
-fn mark_siblings(conn: &mut PgConnection, subscriptions: &[String]) -> Result<(), Error> {
-    diesel::sql_query(
-        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-         SELECT DISTINCT account, livemode, 'invoice', source_id FROM battery_effects WHERE subscription_id = ANY ($1) AND what = 'proration_back'",
-    )
-    .bind::<Array<Text>, _>(subscriptions)
-    .execute(conn)?;
+fn mark_siblings(conn: &mut PgConnection, subscriptions: Vec<String>) -> Result<(), Error> {
+    Prepared::<Siblings>::new().bind::<Text, _>(subscriptions).execute(conn)?;
     Ok(())
 }

@@ -145,24 +145,11 @@ pub struct Wait {
     pub subscription: Option<String>,
 }
 
-/// Whether anything could come of the source: what else is known of it does not matter otherwise.
-#[must_use]
-pub fn matters(facts: &Facts) -> bool {
-    let paid = facts.invoice.as_ref().is_some_and(|invoice| invoice.status.as_deref() == Some("paid"));
-    let session =
-        facts.session.as_ref().is_some_and(|session| session.payment_status.as_deref() == Some("paid"));
-    let intent = facts
-        .intent
-        .as_ref()
-        .is_some_and(|intent| intent.status.as_deref() == Some("succeeded") && opted_in(&intent.named));
-    paid || session || intent || !facts.claims.is_empty()
-}
-
 /// The org that a source belongs to: for ever that of its first effect; else as assigned, else as linked.
 #[must_use]
 pub fn org_of(facts: &Facts) -> Option<i64> {
     let claimed = facts.claims.first().map(|claim| claim.org_id);
-    let assigned = || facts.waiting.iter().find_map(|waiting| waiting.org);
+    let assigned = || facts.waiting.iter().filter_map(|waiting| waiting.org).min();
     claimed.or_else(assigned).or(facts.org_id)
 }
 

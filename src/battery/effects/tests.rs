@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::facts::Facts;
 use super::judge::{line_keys, outcome};
 use super::returns::{CauseKind, Counted, Returned};
 use super::targets::{Outcome, Reason, org_of, paid};

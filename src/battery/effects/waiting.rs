@@ -1,19 +1,19 @@
 //! Effects that cannot happen yet. Owns `battery_effects_waiting`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz, Untyped};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::facts::Facts;
 use super::targets::{GRACE, Wait};
 use super::{LOCK, Source};
 use crate::billing::markers::{self, Marker};
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::schema::{battery_effects_waiting, battery_packs};
 
@@ -68,6 +68,20 @@ pub struct Assignment {
     /// The pack that was bought; left out: as named.
     #[serde(default)]
     pub pack: Option<String>,
+}
+
+/// Reason and line of a marker that failed.
+const FAILED: &str = "failed";
+
+/// What waits and is not dismissed, by an index for each row before it; see `each` for OFFSET 0.
+macro_rules! waits {
+    ($by:literal) => {
+        concat!(
+            "CROSS JOIN LATERAL (SELECT y.* FROM battery_effects_waiting y WHERE ",
+            $by,
+            " AND y.dismissed_at IS NULL OFFSET 0) x"
+        )
+    };
 }
 
 const COLUMNS: &str = "SELECT waiting_id AS id, account, livemode, source_kind AS object, source_id AS object_id, line, reason, detail, since, customer_id,
@@ -173,60 +187,92 @@ pub fn assign(
     Ok(effect)
 }
 
-/// Writes what of a source waits, and forgets what does no more.
-pub(super) fn write(
-    conn: &mut PgConnection,
-    source: &Source,
-    facts: &Facts,
-    waits: &[Wait],
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
-    let gone: Vec<&str> = facts
-        .waiting
-        .iter()
-        .filter(|known| !known.dismissed && waits.iter().all(|wait| wait.line != known.line))
-        .map(|known| known.line.as_str())
-        .collect();
-    if !gone.is_empty() {
-        diesel::sql_query(
-            "DELETE FROM battery_effects_waiting WHERE source_id = $1 AND source_kind = $2 AND account = $3 AND livemode = $4 AND line = ANY ($5) AND dismissed_at IS NULL",
-        )
-        .bind::<Text, _>(&source.id)
-        .bind::<Text, _>(source.kind.name())
-        .bind::<Text, _>(&source.realm.account)
-        .bind::<Bool, _>(source.realm.livemode)
-        .bind::<Array<Text>, _>(gone)
-        .execute(conn)?;
-    }
-    for wait in waits {
-        let row = json!({
-            "account": source.realm.account, "livemode": source.realm.livemode, "source_kind": source.kind.name(), "source_id": source.id,
-            "line": wait.line, "reason": wait.reason.name(), "detail": wait.detail, "since": now,
-            "next_try": wait.reason.passes().then(|| now + GRACE), "customer_id": facts.customer_id, "org_ref": facts.org_ref,
-            "subscription_id": wait.subscription, "price_id": wait.price, "product_id": wait.product,
-        });
-        put(conn, &row)?;
-    }
-    Ok(())
+/// A row of what waits, by source and line.
+type Key<'a> = (&'a str, bool, &'a str, &'a str, &'a str);
+
+/// What of some sources waits, and what does no more.
+#[derive(Default)]
+pub(super) struct Waits<'a> {
+    gone: BTreeSet<Key<'a>>,
+    rows: BTreeMap<Key<'a>, (&'a Wait, &'a Facts)>,
 }
 
-/// One that waits already keeps the time since when, and when it is tried again for the same reason.
-fn put(conn: &mut PgConnection, row: &Value) -> Result<(), Error> {
-    diesel::sql_query(
-        "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, reason, detail, since, next_try, customer_id, org_ref,
-             subscription_id, price_id, product_id)
-         SELECT account, livemode, source_kind, source_id, line, reason, detail, since, next_try, customer_id, org_ref, subscription_id, price_id, product_id
-         FROM jsonb_populate_record(NULL::battery_effects_waiting, $1)
-         ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET
-             since = CASE WHEN w.reason = excluded.reason THEN w.since ELSE excluded.since END,
-             next_try = CASE WHEN w.reason = excluded.reason THEN w.next_try ELSE excluded.next_try END,
-             reason = excluded.reason, detail = excluded.detail, customer_id = excluded.customer_id, org_ref = excluded.org_ref,
-             subscription_id = excluded.subscription_id, price_id = excluded.price_id, product_id = excluded.product_id
-         WHERE w.dismissed_at IS NULL",
-    )
-    .bind::<diesel::sql_types::Jsonb, _>(row)
-    .execute(conn)?;
-    Ok(())
+statement!(Forget -> Untyped:
+    "DELETE FROM battery_effects_waiting w USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
+     WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
+// One that waits already keeps the time since when, and when it is tried again for the same reason.
+statement!(Put -> Untyped:
+    "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, since, reason, detail, next_try, customer_id, org_ref,
+         subscription_id, price_id, product_id)
+     SELECT k.account, k.livemode, k.kind, k.id, k.line, ?, k.reason, k.detail, k.next_try, k.customer, k.ref, k.subscription, k.price, k.product
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line, reason, detail, next_try, customer, ref, subscription, price, product)
+     ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET
+         since = CASE WHEN w.reason = excluded.reason THEN w.since ELSE excluded.since END,
+         next_try = CASE WHEN w.reason = excluded.reason THEN w.next_try ELSE excluded.next_try END,
+         reason = excluded.reason, detail = excluded.detail, customer_id = excluded.customer_id, org_ref = excluded.org_ref,
+         subscription_id = excluded.subscription_id, price_id = excluded.price_id, product_id = excluded.product_id
+     WHERE w.dismissed_at IS NULL AND (w.reason, w.detail, w.customer_id, w.org_ref, w.subscription_id, w.price_id, w.product_id)
+         IS DISTINCT FROM (excluded.reason, excluded.detail, excluded.customer_id, excluded.org_ref, excluded.subscription_id, excluded.price_id, excluded.product_id)");
+
+impl<'a> Waits<'a> {
+    /// Adds what of a source waits.
+    pub(super) fn add(&mut self, source: &'a Source, facts: &'a Facts, waits: &'a [Wait]) {
+        let key = |line: &'a str| {
+            (
+                source.realm.account.as_str(),
+                source.realm.livemode,
+                source.kind.name(),
+                source.id.as_str(),
+                line,
+            )
+        };
+        let known = facts.waiting.iter().filter(|known| !known.dismissed);
+        self.gone.extend(known.map(|known| key(&known.line)));
+        for wait in waits {
+            self.gone.remove(&key(&wait.line));
+            self.rows.insert(key(&wait.line), (wait, facts));
+        }
+    }
+
+    /// Writes what waits, and forgets what does no more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(super) fn write(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<(), Error> {
+        if !self.gone.is_empty() {
+            keyed(Prepared::<Forget>::new(), self.gone.iter()).execute(conn)?;
+        }
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let waits = || self.rows.values().map(|(wait, _)| *wait);
+        let facts = || self.rows.values().map(|(_, facts)| *facts);
+        let next_try = |wait: &Wait| wait.reason.passes().then(|| now + GRACE);
+        keyed(Prepared::<Put>::new().bind_one::<Timestamptz, _>(now), self.rows.keys())
+            .bind::<Text, _>(waits().map(|wait| wait.reason.name()).collect::<Vec<_>>())
+            .bind::<Text, _>(waits().map(|wait| wait.detail.as_str()).collect::<Vec<_>>())
+            .bind::<Nullable<Timestamptz>, _>(waits().map(next_try).collect::<Vec<_>>())
+            .bind::<Nullable<Text>, _>(facts().map(|facts| facts.customer_id.as_deref()).collect::<Vec<_>>())
+            .bind::<Nullable<Text>, _>(facts().map(|facts| facts.org_ref.as_deref()).collect::<Vec<_>>())
+            .bind::<Nullable<Text>, _>(waits().map(|wait| wait.subscription.as_deref()).collect::<Vec<_>>())
+            .bind::<Nullable<Text>, _>(waits().map(|wait| wait.price.as_deref()).collect::<Vec<_>>())
+            .bind::<Nullable<Text>, _>(waits().map(|wait| wait.product.as_deref()).collect::<Vec<_>>())
+            .execute(conn)?;
+        Ok(())
+    }
+}
+
+/// Binds keys as columns.
+fn keyed<'a, Q: crate::db::prepared::Text>(
+    statement: Prepared<'a, Q>,
+    keys: impl Iterator<Item = &'a Key<'a>> + Clone,
+) -> Prepared<'a, Q> {
+    statement
+        .bind::<Text, _>(keys.clone().map(|key| key.0).collect::<Vec<_>>())
+        .bind::<Bool, _>(keys.clone().map(|key| key.1).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| key.2).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| key.3).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.map(|key| key.4).collect::<Vec<_>>())
 }
 
 /// Lets a marker wait that fails again and again.
@@ -236,64 +282,80 @@ pub(super) fn park(
     error: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let row = json!({
-        "account": marker.realm.account, "livemode": marker.realm.livemode, "source_kind": marker.kind, "source_id": marker.id, "line": "failed",
-        "reason": "failed", "detail": error, "since": now,
-    });
-    put(conn, &row)
-}
-
-/// Forgets that these markers failed: they are tried again.
-pub(super) fn unpark(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Result<(), Error> {
     diesel::sql_query(
-        "DELETE FROM battery_effects_waiting w USING unnest($1::text[], $2::boolean[], $3::text[], $4::text[]) AS k (account, livemode, kind, id)
-         WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode AND w.line = 'failed' AND w.dismissed_at IS NULL",
+        "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, reason, detail, since) VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
+         ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET detail = excluded.detail WHERE w.dismissed_at IS NULL",
     )
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.realm.account).collect::<Vec<_>>())
-    .bind::<Array<Bool>, _>(markers.iter().map(|marker| marker.realm.livemode).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.kind).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.id).collect::<Vec<_>>())
+    .bind::<Text, _>(&marker.realm.account)
+    .bind::<Bool, _>(marker.realm.livemode)
+    .bind::<Text, _>(&marker.kind)
+    .bind::<Text, _>(&marker.id)
+    .bind::<Text, _>(FAILED)
+    .bind::<Text, _>(error)
+    .bind::<Timestamptz, _>(now)
     .execute(conn)?;
     Ok(())
 }
 
-/// Has everything tried again that these markers may let happen.
+// Mostly there is none, so that is asked first.
+statement!(Unpark -> Untyped:
+    "DELETE FROM battery_effects_waiting w USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
+     WHERE EXISTS (SELECT FROM battery_effects_waiting f WHERE f.reason = 'failed')
+         AND w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
+
+/// Forgets that these markers failed: they are tried again.
+pub(super) fn unpark(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Result<(), Error> {
+    let keys: Vec<Key<'_>> = markers
+        .iter()
+        .map(|marker| {
+            let realm = &marker.realm;
+            (realm.account.as_str(), realm.livemode, marker.kind.as_str(), marker.id.as_str(), FAILED)
+        })
+        .collect();
+    keyed(Prepared::<Unpark>::new(), keys.iter()).execute(conn)?;
+    Ok(())
+}
+
+// The same id in two realms is woken twice at most.
+statement!(Wake -> Untyped: concat!(
+    "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+     SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.customer_id = k.id AND y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.org_ref = k.id AND y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) JOIN stripe_customer_links l ON l.ref = k.id ",
+         waits!("y.customer_id = l.customer_id AND y.account = l.account AND y.livemode = l.livemode AND y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.subscription_id = k.id")));
+statement!(WakeMapped -> Untyped:
+    "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+     SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting w WHERE dismissed_at IS NULL
+         AND (reason = 'unknown_pack' OR reason = 'unknown_price' AND (
+             EXISTS (SELECT FROM plan_stripe_prices p WHERE p.price_id = w.price_id)
+             OR EXISTS (SELECT FROM plan_stripe_products p WHERE p.product_id = w.product_id)
+             OR EXISTS (SELECT FROM battery_pack_stripe_prices p WHERE p.price_id = w.price_id)))");
+statement!(WakeSubscriptions -> Untyped: concat!(
+    "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+     SELECT DISTINCT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ",
+    waits!("y.subscription_id = k.id AND y.reason IN ('unknown_period', 'no_grant')")));
+
+/// Has everything tried again that these markers may let happen. The caller holds the lock alone.
 pub(super) fn wake(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Result<(), Error> {
     let ids = |kind: &str| -> Vec<&str> {
         markers.iter().filter(|marker| marker.kind == kind).map(|marker| marker.id.as_str()).collect()
     };
-    // The same id in two realms is woken twice at most.
-    diesel::sql_query(
-        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-         SELECT account, livemode, source_kind, source_id FROM battery_effects_waiting WHERE dismissed_at IS NULL AND customer_id = ANY ($1) AND reason = 'no_org'
-         UNION SELECT account, livemode, source_kind, source_id FROM battery_effects_waiting WHERE dismissed_at IS NULL AND org_ref = ANY ($2) AND reason = 'no_org'
-         UNION SELECT w.account, w.livemode, w.source_kind, w.source_id FROM stripe_customer_links l
-             JOIN battery_effects_waiting w ON w.customer_id = l.customer_id AND w.account = l.account AND w.livemode = l.livemode
-             WHERE l.ref = ANY ($2) AND w.dismissed_at IS NULL AND w.reason = 'no_org'
-         UNION SELECT account, livemode, source_kind, source_id FROM battery_effects_waiting WHERE dismissed_at IS NULL AND subscription_id = ANY ($3)
-         UNION SELECT account, livemode, source_kind, source_id FROM battery_effects_waiting w WHERE $4 AND dismissed_at IS NULL
-             AND (reason = 'unknown_pack' OR reason = 'unknown_price' AND (
-                 EXISTS (SELECT FROM plan_stripe_prices p WHERE p.price_id = w.price_id)
-                 OR EXISTS (SELECT FROM plan_stripe_products p WHERE p.product_id = w.product_id)
-                 OR EXISTS (SELECT FROM battery_pack_stripe_prices p WHERE p.price_id = w.price_id)))",
-    )
-    .bind::<Array<Text>, _>(ids(markers::CUSTOMER))
-    .bind::<Array<Text>, _>(ids(markers::ORG))
-    .bind::<Array<Text>, _>(ids("subscription"))
-    .bind::<Bool, _>(!ids(markers::MAPPING).is_empty())
-    .execute(conn)?;
+    Prepared::<Wake>::new()
+        .bind::<Text, _>(ids(markers::CUSTOMER))
+        .bind::<Text, _>(ids(markers::ORG))
+        .bind::<Text, _>(ids(markers::ORG))
+        .bind::<Text, _>(ids("subscription"))
+        .execute(conn)?;
+    if !ids(markers::MAPPING).is_empty() {
+        Prepared::<WakeMapped>::new().execute(conn)?;
+    }
     Ok(())
 }
 
 /// Has invoices tried again that wait for a grant or a period of these subscriptions.
-pub(super) fn wake_subscriptions(conn: &mut PgConnection, subscriptions: &[String]) -> Result<(), Error> {
-    diesel::sql_query(
-        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-         SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting
-         WHERE subscription_id = ANY ($1) AND reason IN ('unknown_period', 'no_grant') AND dismissed_at IS NULL",
-    )
-    .bind::<Array<Text>, _>(subscriptions)
-    .execute(conn)?;
+pub(super) fn wake_subscriptions(conn: &mut PgConnection, subscriptions: Vec<String>) -> Result<(), Error> {
+    Prepared::<WakeSubscriptions>::new().bind::<Text, _>(subscriptions).execute(conn)?;
     Ok(())
 }
 

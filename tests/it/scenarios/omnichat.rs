@@ -104,8 +104,9 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
         ("charge.succeeded", charge("pi_plan", 2000, 0)),
     ];
     chat.deliver(BOUGHT, &purchase).await;
+    // Nothing is sold, so nothing waits.
     let waiting = chat.0.get("/v1/battery/effects/waiting").await;
-    assert_eq!(waiting["data"].as_array().map(Vec::len), Some(1), "{waiting}");
+    assert_eq!(waiting["data"].as_array().map(Vec::len), Some(0), "{waiting}");
 
     let meter = json!({ "key": "tokens", "event_name": "api.usage", "aggregation": "sum", "value_field": "tokens", "unit": "tokens", "dimensions": ["model", "cached"] });
     chat.0.post("/v1/meters", meter, 201).await;

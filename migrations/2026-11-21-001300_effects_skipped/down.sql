@@ -1,0 +1,2 @@
+DROP INDEX battery_effects_queue_wakers;
+DROP TABLE battery_effects_skipped;
