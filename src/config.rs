@@ -91,8 +91,8 @@ settings! {
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
     /// Create an org for each Stripe customer that names none (`metadata.org_id`, `client_reference_id`).
     stripe_org_per_customer: bool = "COULOMB_STRIPE_ORG_PER_CUSTOMER", "false";
-    /// Threads that write webhooks to the inbox; each holds a database connection.
-    inbox_writers: u16 = "COULOMB_INBOX_WRITERS", "2";
+    /// Threads that store webhooks; each holds a database connection. One is the fastest unless commits take long, as over a network.
+    inbox_writers: u16 = "COULOMB_INBOX_WRITERS", "1";
     /// Webhooks that may wait for a writer before further ones are answered 503.
     inbox_queue: u32 = "COULOMB_INBOX_QUEUE", "4096";
     /// Threads that project the inbox; each holds a database connection. 0: this daemon projects nothing.

@@ -181,9 +181,9 @@ const EFFECTS_BATCH: u32 = 250;
 
 /// While many deliveries wait for their answer, a projector rests so many times as long as its turn took: Stripe waits for answers, and
 /// nobody for a projection by some tenths of a second.
-const YIELDING: u32 = 8;
+const YIELDING: u32 = 15;
 /// But no longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let begun = Instant::now();
@@ -250,12 +250,15 @@ fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 #[derive(Default)]
 pub struct Wake {
     generation: Mutex<u64>,
+    /// Told of everything, for those who rest until woken.
     changed: Condvar,
+    /// Told of the end alone: a commit wakes nobody whom it does not concern.
+    ended: Condvar,
     stopped: AtomicBool,
 }
 
 impl Wake {
-    /// Wakes every resting worker.
+    /// Wakes every worker that rests until woken.
     pub fn all(&self) {
         *self.generation.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.changed.notify_all();
@@ -264,6 +267,7 @@ impl Wake {
     fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.all();
+        self.ended.notify_all();
     }
 
     fn is_stopped(&self) -> bool {
@@ -283,8 +287,8 @@ impl Wake {
             else {
                 return;
             };
-            generation =
-                self.changed.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
+            let told = if woken { &self.changed } else { &self.ended };
+            generation = told.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

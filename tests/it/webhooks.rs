@@ -153,6 +153,18 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
         let (status, answer) = daemon.deliver_raw(body.into(), signature(body.as_bytes()).as_bytes()).await;
         assert_eq!((status.as_u16(), answer["code"].as_str()), (400, Some("malformed_body")), "{body}");
     }
+    // What is no JSON inside is stored, and set aside when it is read.
+    let (broken, sql) = (
+        b"{\"id\":}",
+        "SELECT count(*) FROM stripe_inbox_queue WHERE last_error LIKE 'the body cannot be read%'",
+    );
+    assert_eq!(daemon.deliver_raw(broken.to_vec(), signature(broken).as_bytes()).await.0, 200);
+    let started = std::time::Instant::now();
+    while database.number(sql) != 1 {
+        assert!(started.elapsed().as_secs() < 30, "not set aside");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    database.execute("DELETE FROM stripe_inbox_queue");
     let odd = [
         json!({}),
         json!({ "id": "evt_a", "type": "invoice.paid" }),
@@ -165,7 +177,7 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
         daemon.deliver(event).await;
     }
     daemon.projected().await;
-    assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 6);
+    assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 7);
     assert_eq!(daemon.metric("coulomb_stripe_inbox_quarantined").await, Some(0));
     let fetch = database.run(&["stripe", "inbox", "list", "--state", "needs_fetch"]);
     assert!(fetch.contains("evt_e"), "{fetch}");

@@ -3,12 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Nullable, SmallInt, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, SmallInt, Text, Timestamptz, Untyped};
 
 use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::schema::stripe_arrivals;
 
 /// The deliveries of one commit.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub struct Arrival {
 type Row = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
 type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
 
+statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, bodies, attempts, next_attempt_at) \
+    VALUES (?, ?, ?, ?, ?, ?, ?)");
 // How many arrivals make the wanted number of deliveries is guessed from the largest of those that are next.
 statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
     SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ? ORDER BY arrival_id
@@ -50,17 +51,14 @@ fn land_after(
     next_attempt_at: Option<DateTime<Utc>>,
 ) -> QueryResult<()> {
     let count = i32::try_from(deliveries.len()).expect("a batch is small");
-    diesel::insert_into(stripe_arrivals::table)
-        .values((
-            stripe_arrivals::deliveries.eq(count),
-            stripe_arrivals::received_at.eq(deliveries.iter().map(|one| one.received_at).collect::<Vec<_>>()),
-            stripe_arrivals::signatures.eq(deliveries.iter().map(|one| &*one.signature).collect::<Vec<_>>()),
-            stripe_arrivals::user_agents
-                .eq(deliveries.iter().map(|one| one.user_agent.as_deref()).collect::<Vec<_>>()),
-            stripe_arrivals::bodies.eq(deliveries.iter().map(|one| &*one.body).collect::<Vec<_>>()),
-            stripe_arrivals::attempts.eq(attempts),
-            stripe_arrivals::next_attempt_at.eq(next_attempt_at),
-        ))
+    Prepared::<Land>::new()
+        .bind_one::<Integer, _>(count)
+        .bind::<Timestamptz, _>(deliveries.iter().map(|one| one.received_at).collect())
+        .bind::<Text, _>(deliveries.iter().map(|one| &*one.signature).collect())
+        .bind::<Nullable<Text>, _>(deliveries.iter().map(|one| one.user_agent.as_deref()).collect())
+        .bind::<Binary, _>(deliveries.iter().map(|one| &*one.body).collect())
+        .bind_one::<SmallInt, _>(attempts)
+        .bind_one::<Nullable<Timestamptz>, _>(next_attempt_at)
         .execute(conn)
         .map(drop)
 }

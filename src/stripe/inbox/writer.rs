@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Deliveries under way from which on answering them goes before projecting what was answered.
-const MANY: usize = 16;
+const MANY: usize = 32;
 
 type Job = (Delivery, Ticket<()>);
 

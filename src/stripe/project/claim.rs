@@ -127,8 +127,9 @@ impl Event {
         body: &[u8],
     ) -> Self {
         let read = serde_json::from_slice::<Body>(event::without_bom(body));
-        // An object was seen when the event came in: that it cannot be read whole now must not pass for its absence.
-        let unreadable = read.as_ref().err().filter(|_| named.is_some()).map(ToString::to_string);
+        // That the object cannot be read must not pass for its absence: it was seen by the reader of envelopes, or nothing can be.
+        let is_told = |error: &&serde_json::Error| named.is_some() || !error.is_data();
+        let unreadable = read.as_ref().err().filter(is_told).map(ToString::to_string);
         let data = read.ok().map(|body| body.data);
         let (snapshot, previous) =
             data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
