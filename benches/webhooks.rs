@@ -22,6 +22,7 @@ use coulomb::stripe::http::verified_body;
 use coulomb::time::Clock;
 use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
 use hmac::{Hmac, KeyInit, Mac};
 use support::{Load, Postgres, load};
 
@@ -106,6 +107,7 @@ impl Drop for Server {
 async fn run(requests: usize) {
     let postgres = Postgres::start();
     let server = Server::start(&postgres, &[]);
+    let mut conn = db::establish(&postgres.url).expect("connects");
     let address = server.address.as_str();
     println!("{requests} requests a phase, {CONNECTIONS} connections, {BODY_BYTES}-byte bodies");
 
@@ -114,14 +116,14 @@ async fn run(requests: usize) {
     print("signature only", &signature);
 
     load(address, &deliveries("/webhooks/stripe", "warm", 2000), CONNECTIONS, None).await;
-    drained(&postgres).await;
+    drained(&mut conn).await;
     let sent = deliveries("/webhooks/stripe", "ack", requests);
     let started = Instant::now();
     let acknowledged = load(address, &sent, CONNECTIONS, None).await;
     print("acknowledged", &acknowledged);
     println!("  of the signature-only rate: {:.2}", acknowledged.rate() / signature.rate());
-    let left = pending(&postgres);
-    drained(&postgres).await;
+    let left = pending(&mut conn);
+    drained(&mut conn).await;
     let projected = requests as f64 / started.elapsed().as_secs_f64();
     println!(
         "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; {left} were left when the burst ended"
@@ -132,20 +134,20 @@ async fn run(requests: usize) {
     let paced =
         load(address, &deliveries("/webhooks/stripe", "paced", requests), CONNECTIONS, Some(rate)).await;
     print("at 70 % of that", &paced);
-    drained(&postgres).await;
+    drained(&mut conn).await;
 
     // A burst, then a steady trickle at a quarter of the acknowledged rate: the backlog must shrink under it.
     load(address, &deliveries("/webhooks/stripe", "burst", requests), CONNECTIONS, None).await;
-    let (before, at) = (pending(&postgres), Instant::now());
+    let (before, at) = (pending(&mut conn), Instant::now());
     let trickle = deliveries("/webhooks/stripe", "trickle", requests / 2);
     let steady = load(address, &trickle, CONNECTIONS, Some(acknowledged.rate() * 0.25)).await;
-    let after = pending(&postgres);
+    let after = pending(&mut conn);
     print("trickle at 25 %", &steady);
     println!(
         "  backlog of the burst: {before} before, {after} after {:.1} s of trickle",
         at.elapsed().as_secs_f64()
     );
-    drained(&postgres).await;
+    drained(&mut conn).await;
 }
 
 fn print(name: &str, load: &Load) {
@@ -165,25 +167,25 @@ struct Count {
     count: i64,
 }
 
-fn pending(postgres: &Postgres) -> i64 {
+/// What is stored and not projected. Over one connection: to start a server process takes from what is measured.
+fn pending(conn: &mut PgConnection) -> i64 {
     use diesel::RunQueryDsl;
-    let mut conn = db::establish(&postgres.url).expect("connects");
     diesel::sql_query(
         "SELECT (SELECT coalesce(sum(deliveries), 0) FROM stripe_arrivals)::bigint + (SELECT count(*) FROM stripe_inbox_queue)
              + (SELECT count(*) FROM battery_effects_queue) AS count",
     )
-        .get_result::<Count>(&mut conn)
-        .expect("counts")
-        .count
+    .get_result::<Count>(conn)
+    .expect("counts")
+    .count
 }
 
-async fn drained(postgres: &Postgres) {
-    // Seldom, as counting takes from what is measured.
-    while pending(postgres) > 0 {
+async fn drained(conn: &mut PgConnection) {
+    // Seldom, as counting takes from it, too.
+    while pending(conn) > 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Each phase starts alike: no checkpoint of the phase before in its midst.
-    db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
+    conn.batch_execute("CHECKPOINT").expect("a checkpoint");
 }
 
 /// Signed deliveries of distinct paid invoices of `phase`, as whole HTTP requests.

@@ -96,7 +96,7 @@ settings! {
     /// Webhooks that may wait for a writer before further ones are answered 503.
     inbox_queue: u32 = "COULOMB_INBOX_QUEUE", "4096";
     /// Threads that project the inbox; each holds a database connection. 0: this daemon projects nothing.
-    projectors: u16 = "COULOMB_PROJECTORS", "2";
+    projectors: u16 = "COULOMB_PROJECTORS", "3";
     /// Stripe events projected in one transaction, at most.
     projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "250";
     /// Failed attempts after which a Stripe event is quarantined.
@@ -336,7 +336,7 @@ mod tests {
     fn environment_beats_file_beats_default() {
         let config =
             load(&[("COULOMB_POOL_SIZE", "3")], "pool_size = 5\nlisten = '0.0.0.0:1'").expect("loads");
-        assert_eq!((config.pool_size, config.listen.port(), config.projectors), (3, 1, 2));
+        assert_eq!((config.pool_size, config.listen.port(), config.projectors), (3, 1, 3));
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl Server {
         cluster.configure()?;
         log.forget();
         let mut command = cluster.binaries.command("postgres", &cluster.account);
+        command.envs(KEEP_MEMORY);
         command.arg("-D").arg(&cluster.pgdata).args(settings::fixed(&cluster.socket_dir));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
@@ -177,6 +178,14 @@ fn check(cluster: &Cluster) -> Result<()> {
         ))),
     }
 }
+
+/// Batches of usage and webhooks are messages of megabytes. glibc gives what they took back to the system after each, and has every page
+/// cleared again for the next, unless told otherwise (mallopt(3)); other C libraries know none of these.
+const KEEP_MEMORY: [(&str, &str); 3] = [
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+    ("MALLOC_TRIM_THRESHOLD_", "67108864"),
+    ("MALLOC_TOP_PAD_", "1048576"),
+];
 
 fn connect(cluster: &Cluster, database: &str) -> Result<PgConnection> {
     PgConnection::establish(&cluster.url(database)).map_err(refused)
