@@ -136,13 +136,13 @@ async fn run(requests: usize) {
     print("at 70 % of that", &paced);
     drained(&mut conn).await;
 
-    // A burst, then a steady trickle at a quarter of the acknowledged rate: the backlog must shrink under it.
+    // A burst, then a steady trickle at a tenth of the acknowledged rate: the backlog must shrink under it.
     load(address, &deliveries("/webhooks/stripe", "burst", requests), CONNECTIONS, None).await;
     let (before, at) = (pending(&mut conn), Instant::now());
-    let trickle = deliveries("/webhooks/stripe", "trickle", requests / 2);
-    let steady = load(address, &trickle, CONNECTIONS, Some(acknowledged.rate() * 0.25)).await;
+    let trickle = deliveries("/webhooks/stripe", "trickle", requests / 3);
+    let steady = load(address, &trickle, CONNECTIONS, Some(acknowledged.rate() * 0.1)).await;
     let after = pending(&mut conn);
-    print("trickle at 25 %", &steady);
+    print("trickle at 10 %", &steady);
     println!(
         "  backlog of the burst: {before} before, {after} after {:.1} s of trickle",
         at.elapsed().as_secs_f64()

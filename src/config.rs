@@ -109,7 +109,7 @@ settings! {
     /// Usage events that share one commit at most, unless a single request has more.
     usage_batch: u32 = "COULOMB_USAGE_BATCH", "20000";
     /// Usage events that may wait for a writer before further requests are answered 429.
-    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
+    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "60000";
     /// Largest body of usage, unpacked, in bytes.
     usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
     /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.

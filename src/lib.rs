@@ -2,9 +2,6 @@
 //!
 //! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub mod answers;
 pub mod app;
 pub mod audit;

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Realm;
@@ -40,7 +41,8 @@ pub struct Envelope {
 /// The fields of an envelope. One of an unexpected type reads as absent, and must not lose the others.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Raw<'a> {
+#[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
+struct Raw<'a, D> {
     #[serde(borrow)]
     id: Scalar<'a>,
     #[serde(borrow)]
@@ -59,8 +61,7 @@ struct Raw<'a> {
     livemode: Scalar<'a>,
     #[serde(borrow)]
     snapshot_event: Scalar<'a>,
-    #[serde(borrow)]
-    data: Fields<Data<'a>>,
+    data: Fields<D>,
 }
 
 #[derive(Deserialize, Default)]
@@ -89,13 +90,82 @@ pub fn read(body: &[u8]) -> Option<Envelope> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
-    if let Ok(raw) = serde_json::from_str::<Raw<'_>>(text) {
-        return Some(envelope(raw, body));
+    if let Ok(raw) = serde_json::from_str::<Raw<'_, Data<'_>>>(text) {
+        return Some(light(raw, body));
     }
     // A field twice: JSON allows it, the strict reader does not. The last one counts, as in most readers.
-    let value: serde_json::Value = serde_json::from_str(text).ok().filter(serde_json::Value::is_object)?;
+    let value: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
     let tidy = value.to_string();
-    serde_json::from_str(&tidy).ok().map(|raw| envelope(raw, body))
+    serde_json::from_str(&tidy).ok().map(|raw| light(raw, body))
+}
+
+fn light(mut raw: Raw<'_, Data<'_>>, body: &[u8]) -> Envelope {
+    let object = raw.data.0.take().and_then(|data| data.object.0);
+    envelope(&raw, object, body)
+}
+
+/// An event with what it says of its object.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the inbox keeps beside the bytes.
+    pub envelope: Envelope,
+    /// The object; null when there is none.
+    pub snapshot: Value,
+    /// What it was before.
+    pub previous: Option<Value>,
+    /// Why the body cannot be read.
+    pub unreadable: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Snapshots {
+    object: Value,
+    previous_attributes: Option<Value>,
+}
+
+/// Reads a stored body whole, in one pass where it is as usual. One that is no event keeps its place: it has a name and nothing else.
+#[must_use]
+pub fn open(body: &[u8]) -> Opened {
+    // serde would read an array as a struct, field by field.
+    let raw = looks_like_one(body).then(|| serde_json::from_slice::<Raw<'_, Snapshots>>(without_bom(body)));
+    let Some(Ok(mut raw)) = raw else {
+        let envelope = read(body).unwrap_or_else(|| light(Raw::default(), body));
+        let (snapshot, previous, unreadable) = contents(body, envelope.object_id.is_some());
+        return Opened { envelope, snapshot, previous, unreadable };
+    };
+    let Snapshots { object, previous_attributes } = raw.data.0.take().unwrap_or_default();
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let scalar = |name: &str| text(name).map_or(Scalar::Other, |text| Scalar::Text(text.into()));
+    let named = object.is_object().then(|| Object {
+        id: scalar("id"),
+        object: scalar("object"),
+        customer: scalar("customer"),
+    });
+    let envelope = envelope(&raw, named, body);
+    Opened { envelope, snapshot: object, previous: previous_attributes, unreadable: None }
+}
+
+/// The object that a body holds and what it was before; and why they cannot be read, where one was seen (`named`) or the text is no JSON.
+/// That it cannot be read must not pass for its absence.
+#[must_use]
+pub fn contents(body: &[u8], named: bool) -> (Value, Option<Value>, Option<String>) {
+    #[derive(Deserialize)]
+    struct Body {
+        data: Contents,
+    }
+    #[derive(Deserialize)]
+    struct Contents {
+        object: Value,
+        previous_attributes: Option<Value>,
+    }
+    match serde_json::from_slice::<Body>(without_bom(body)) {
+        Ok(body) => (body.data.object, body.data.previous_attributes, None),
+        Err(error) => {
+            let told = named || !error.is_data();
+            (Value::Null, None, told.then(|| error.to_string()))
+        }
+    }
 }
 
 /// Whether `body` has the outside of a JSON object. That it is one inside, too, is left to whoever reads it: Stripe signs nothing else,
@@ -106,22 +176,15 @@ pub fn looks_like_one(body: &[u8]) -> bool {
     text.starts_with(b"{") && text.ends_with(b"}")
 }
 
-/// Reads the envelope of a stored body. One that is no event keeps its place: it has a name and nothing else.
-#[must_use]
-pub fn read_stored(body: &[u8]) -> Envelope {
-    read(body).unwrap_or_else(|| envelope(Raw::default(), body))
-}
-
 /// The body without the byte order mark that some tools put before it.
 #[must_use]
 pub fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-fn envelope(raw: Raw<'_>, body: &[u8]) -> Envelope {
+fn envelope<D>(raw: &Raw<'_, D>, object: Option<Object<'_>>, body: &[u8]) -> Envelope {
     let event_id = raw.id.text().filter(|id| !id.is_empty()).map(name);
     let event_type = raw.r#type.text().unwrap_or_default();
-    let object = raw.data.0.unwrap_or_default().object.0;
     let thin = object.is_none() && raw.object.text() == Some("v2.core.event");
     let object = object.unwrap_or_default();
     let kind = object.object.text().filter(|kind| !kind.is_empty()).map(Cow::Borrowed);

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz, Untyp
 
 use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
-use crate::stripe::event::{self, Envelope};
+use crate::stripe::event::{self, Envelope, Opened};
 
 /// An event that is in the inbox now.
 #[derive(Debug)]
@@ -15,9 +15,7 @@ pub struct Filed {
     /// Its number there.
     pub inbox_id: i64,
     /// What was read from its body.
-    pub envelope: Envelope,
-    /// The bytes that were signed.
-    pub body: bytes::Bytes,
+    pub opened: Opened,
 }
 
 /// What became of deliveries.
@@ -45,19 +43,23 @@ pub fn file(conn: &mut PgConnection, deliveries: Vec<Delivery>) -> QueryResult<F
     if deliveries.is_empty() {
         return Ok(Filing::default());
     }
-    let mut read: Vec<(Envelope, Delivery)> =
-        deliveries.into_iter().map(|delivery| (event::read_stored(&delivery.body), delivery)).collect();
-    read.sort_by(|(a, _), (b, _)| (&a.realm, &a.event_id).cmp(&(&b.realm, &b.event_id)));
+    let mut read: Vec<(Opened, Delivery)> =
+        deliveries.into_iter().map(|delivery| (event::open(&delivery.body), delivery)).collect();
+    read.sort_by(|(a, _), (b, _)| {
+        let (a, b) = (&a.envelope, &b.envelope);
+        (&a.realm, &a.event_id).cmp(&(&b.realm, &b.event_id))
+    });
     let mut new = insert(conn, &read)?.into_iter().peekable();
     let (mut filing, mut repeats) = (Filing::default(), Vec::new());
-    for (envelope, delivery) in read {
+    for (opened, delivery) in read {
+        let envelope = &opened.envelope;
         let is_new = |(_, account, livemode, event_id): &(i64, String, bool, String)| {
             (account, *livemode, event_id)
                 == (&envelope.realm.account, envelope.realm.livemode, &envelope.event_id)
         };
         match new.next_if(is_new) {
-            Some((inbox_id, ..)) => filing.new.push(Filed { inbox_id, envelope, body: delivery.body }),
-            None => repeats.push((envelope, delivery.received_at)),
+            Some((inbox_id, ..)) => filing.new.push(Filed { inbox_id, opened }),
+            None => repeats.push((opened.envelope, delivery.received_at)),
         }
     }
     assert!(new.next().is_none(), "new events come back in the order of their keys");
@@ -69,9 +71,9 @@ pub fn file(conn: &mut PgConnection, deliveries: Vec<Delivery>) -> QueryResult<F
 
 fn insert(
     conn: &mut PgConnection,
-    read: &[(Envelope, Delivery)],
+    read: &[(Opened, Delivery)],
 ) -> QueryResult<Vec<(i64, String, bool, String)>> {
-    let envelopes = || read.iter().map(|(envelope, _)| envelope);
+    let envelopes = || read.iter().map(|(opened, _)| &opened.envelope);
     let deliveries = || read.iter().map(|(_, delivery)| delivery);
     Prepared::<File>::new()
         .bind::<Text, _>(envelopes().map(|one| &*one.realm.account).collect::<Vec<_>>())

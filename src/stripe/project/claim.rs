@@ -6,13 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text, Timestamptz};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::objects::ObjectKey;
 use crate::error::Error;
 use crate::stripe::Realm;
-use crate::stripe::event::{self, Envelope};
+use crate::stripe::event::{self, Envelope, Opened};
 use crate::stripe::inbox::Filed;
 use crate::stripe::order::{self, Candidate, Rank};
 
@@ -91,52 +90,32 @@ struct Row {
     body: Vec<u8>,
 }
 
-#[derive(Deserialize)]
-struct Body {
-    data: Data,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    object: Value,
-    previous_attributes: Option<Value>,
-}
-
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
         let realm = Realm { account: row.account, livemode: row.livemode };
         let claim = Claim { inbox_id: row.inbox_id, attempts: row.attempts, queued: true };
         let named = row.object.zip(row.object_id);
-        Self::read(claim, (realm, named), (row.event_id, row.event_type, row.created), &row.body)
+        let (snapshot, previous, unreadable) = event::contents(&row.body, named.is_some());
+        Self {
+            claim,
+            key: key(realm, named, &snapshot),
+            unreadable,
+            event_id: row.event_id,
+            event_type: row.event_type,
+            created: row.created,
+            snapshot,
+            previous: previous.filter(Value::is_object),
+        }
     }
 }
 
 impl From<Filed> for Event {
     fn from(filed: Filed) -> Self {
-        let Envelope { realm, event_id, event_type, created, object, object_id, .. } = filed.envelope;
-        let claim = Claim::fresh(filed.inbox_id);
-        Self::read(claim, (realm, object.zip(object_id)), (event_id, event_type, created), &filed.body)
-    }
-}
-
-impl Event {
-    fn read(
-        claim: Claim,
-        (realm, named): (Realm, Option<(String, String)>),
-        (event_id, event_type, created): (String, String, i64),
-        body: &[u8],
-    ) -> Self {
-        let read = serde_json::from_slice::<Body>(event::without_bom(body));
-        // That the object cannot be read must not pass for its absence: it was seen by the reader of envelopes, or nothing can be.
-        let is_told = |error: &&serde_json::Error| named.is_some() || !error.is_data();
-        let unreadable = read.as_ref().err().filter(is_told).map(ToString::to_string);
-        let data = read.ok().map(|body| body.data);
-        let (snapshot, previous) =
-            data.map_or((Value::Null, None), |data| (data.object, data.previous_attributes));
-        let key = named.filter(|_| snapshot.is_object()).map(|(object, id)| ObjectKey { realm, object, id });
+        let Opened { envelope, snapshot, previous, unreadable } = filed.opened;
+        let Envelope { realm, event_id, event_type, created, object, object_id, .. } = envelope;
         Self {
-            claim,
-            key,
+            claim: Claim::fresh(filed.inbox_id),
+            key: key(realm, object.zip(object_id), &snapshot),
             unreadable,
             event_id,
             event_type,
@@ -145,6 +124,11 @@ impl Event {
             previous: previous.filter(Value::is_object),
         }
     }
+}
+
+fn key(realm: Realm, named: Option<(String, String)>, snapshot: &Value) -> Option<ObjectKey> {
+    let (object, id) = named.filter(|_| snapshot.is_object())?;
+    Some(ObjectKey { realm, object, id })
 }
 
 /// The oldest waiting events, locked until the transaction ends; those that others hold are passed over.

@@ -81,7 +81,8 @@ async fn what_has_no_org_happens_once_it_has() {
 async fn what_nobody_sells_happens_once_it_is_named() {
     let database = Database::new();
     furnish(&database, &["p".to_owned(), "q".to_owned(), "r".to_owned(), "s".to_owned()]);
-    let daemon = Daemon::start(&database);
+    // One projector, so that what waits is listed in the order of its coming.
+    let daemon = Daemon::with(&database, &[("COULOMB_PROJECTORS", "1")]);
     let key = database.key("admin,billing:read,billing:write", None);
     let run = |tag: &str| Run { tag: tag.to_owned() };
     for tag in ["p", "q", "r", "s"] {
