@@ -82,9 +82,9 @@ struct Object<'a> {
     customer: Scalar<'a>,
 }
 
-/// Reads the envelope of `body`; `None` when it is not a JSON object.
-#[must_use]
-pub fn read(body: &[u8]) -> Option<Envelope> {
+/// Reads the envelope alone, where the body cannot be read whole: a number that no reader can hold is skipped here. `None` when it is not
+/// a JSON object.
+fn read(body: &[u8]) -> Option<Envelope> {
     let text = std::str::from_utf8(without_bom(body)).ok()?;
     // serde would read an array as a struct, field by field.
     if !text.trim_start().starts_with('{') {
@@ -259,7 +259,9 @@ mod tests {
             r#"{"id":"evt_1","id":"evt_2","type":"a.b"}"#,
         ];
         for body in odd {
-            assert!(read(body.as_bytes()).is_some(), "{body}");
+            let alone = read(body.as_bytes());
+            assert!(alone.is_some(), "{body}");
+            assert_eq!(Some(open(body.as_bytes()).envelope), alone, "both readers see the same in {body}");
         }
         assert_eq!(read(odd[4].as_bytes()).expect("an event").event_id, "evt_2");
         assert!(read(odd[0].as_bytes()).expect("an event").event_id.starts_with("sha256:"));
@@ -269,7 +271,8 @@ mod tests {
     fn the_usual_envelope() {
         let body = "\u{feff}{\"id\":\"evt_1\",\"type\":\"invoice.paid\",\"created\":12,\"livemode\":true,\"account\":\"acct_1\",
             \"api_version\":\"2020-08-27\",\"data\":{\"object\":{\"id\":\"in_\\u00e9\",\"object\":\"invoice\"}}}";
-        let envelope = read(body.as_bytes()).expect("an event");
+        let envelope = open(body.as_bytes()).envelope;
+        assert_eq!(read(body.as_bytes()).as_ref(), Some(&envelope));
         assert_eq!(envelope.realm, Realm { account: "acct_1".into(), livemode: true });
         assert_eq!((envelope.created, envelope.thin), (12, false));
         assert_eq!(
@@ -279,10 +282,28 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_whole_keeps_its_name() {
+        let named = br#"{"id":"evt_1","data":{"object":{"id":"in_1","object":"invoice","x":1e999}}}"#;
+        let opened = open(named);
+        assert_eq!(
+            (&*opened.envelope.event_id, opened.envelope.object_id.as_deref()),
+            ("evt_1", Some("in_1"))
+        );
+        assert!(opened.unreadable.is_some() && opened.snapshot.is_null());
+        let broken = open(b"{\"id\":}");
+        assert!(broken.unreadable.is_some() && broken.envelope.event_id.starts_with("sha256:"));
+        // No object at all is nothing unreadable.
+        assert_eq!(open(br#"{"id":"evt_1"}"#).unreadable, None);
+        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(256));
+        assert!(open(long.as_bytes()).envelope.event_id.starts_with("sha256:"));
+    }
+
+    #[test]
     fn a_thin_event_names_its_twin() {
         let body = r#"{"id":"evt_2","object":"v2.core.event","type":"v1.invoice.paid","created":"2026-01-02T03:04:05.678Z",
             "snapshot_event":"evt_1","related_object":{"id":"in_1","type":"invoice"}}"#;
-        let envelope = read(body.as_bytes()).expect("an event");
+        let envelope = open(body.as_bytes()).envelope;
+        assert_eq!(read(body.as_bytes()).as_ref(), Some(&envelope));
         assert_eq!(
             (envelope.thin, envelope.twin_event_id.as_deref(), envelope.created),
             (true, Some("evt_1"), 1_767_323_045)
