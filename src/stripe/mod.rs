@@ -5,6 +5,7 @@ pub mod effects;
 pub mod event;
 pub mod http;
 pub mod inbox;
+pub mod json;
 pub mod order;
 pub mod project;
 pub mod shape;

@@ -1,0 +1,89 @@
+//! JSON read into a tree that borrows its texts from what was read: a Stripe object has a hundred fields, and we look at some.
+
+use serde::{Deserialize, Deserializer};
+pub use serde_json_borrow::Value as Json;
+
+/// A field of an object; null where there is none. Of a field given twice the last one counts, as in [`serde_json::Value`]; the tree's own
+/// `get` would find the first.
+#[must_use]
+pub fn field<'a>(json: &'a Json<'a>, name: &str) -> &'a Json<'a> {
+    static NOTHING: Json<'_> = Json::Null;
+    let Json::Object(fields) = json else { return &NOTHING };
+    let found = fields.as_vec().iter().rev().find(|(other, _)| **other == *name);
+    found.map_or(&NOTHING, |(_, value)| value)
+}
+
+/// A tree as the field of a struct that derives its reader: this wants `'de` to outlive `'a`, where [`Json`] itself wants them equal.
+#[derive(Debug, Default)]
+pub struct Tree<'a>(pub Json<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tree<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Json::deserialize(deserializer).map(Tree)
+    }
+}
+
+/// Reads JSON. That it is UTF-8 is found out at once, which is cheaper than at each text; what is not may still be readable where nobody
+/// looks at the place.
+///
+/// # Errors
+/// When it is no JSON, or none that `T` can hold.
+pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    match std::str::from_utf8(json) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IgnoredAny;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Whoever reads an event, be it the projection or a dump, must see the same.
+    #[test]
+    fn of_a_field_given_twice_the_last_one_counts() {
+        let text = r#"{"a": 1, "b": {"c": "x", "d": [{"e": 1, "f": 2, "e": 3}], "c": "y"}, "a": 2, "a": null, "g": 0, "g": 4}"#;
+        let (tree, value): (Json<'_>, Value) =
+            (read(text.as_bytes()).unwrap(), serde_json::from_str(text).unwrap());
+        assert_eq!(Value::from(&tree), value);
+        assert_eq!(tree.to_string(), value.to_string());
+        for name in ["a", "b", "g", "nothing"] {
+            assert_eq!(Value::from(field(&tree, name)), value[name], "{name}");
+        }
+        let entry = &field(field(&tree, "b"), "d").as_array().unwrap()[0];
+        assert_eq!((field(entry, "e").as_i64(), field(entry, "f").as_i64()), (Some(3), Some(2)));
+        assert!(field(&Json::Null, "a").is_null() && field(entry, "c").is_null());
+    }
+
+    #[test]
+    fn numbers_are_those_of_serde_json() {
+        let whole = "0 -0 7 -7 9223372036854775807 9223372036854775808 -9223372036854775808 -9223372036854775809 18446744073709551615";
+        let others = "-0.0 12.0 12.5 0.1 1e3 1e21 1e-7 5e-324 18446744073709551616 2.2250738585072011e-308 0.30000000000000004";
+        for text in whole.split(' ').chain(others.split(' ')) {
+            let (tree, value): (Json<'_>, Value) =
+                (read(text.as_bytes()).unwrap(), serde_json::from_str(text).unwrap());
+            assert_eq!(tree.to_string(), value.to_string());
+            assert_eq!((tree.as_i64(), Value::from(&tree)), (value.as_i64(), value), "{text}");
+        }
+        assert!(read::<Json<'_>>(b"1e999").is_err());
+    }
+
+    #[test]
+    fn texts_are_borrowed_unless_they_have_escapes() {
+        let json = r#"{"plain":"é","esc\u0061ped":"\ud83d\ude00"}"#.as_bytes();
+        let tree: Json<'_> = read(json).unwrap();
+        let inside = |text: &str| json.as_ptr_range().contains(&text.as_ptr());
+        assert!(inside(field(&tree, "plain").as_str().unwrap()));
+        assert_eq!(field(&tree, "escaped").as_str(), Some("😀"));
+        assert!(read::<IgnoredAny>(b"\"\xff\"").is_ok(), "nobody looks at it");
+        for (broken, readable) in
+            [(&b"{\"a\":\"\xff\"}"[..], false), (b"{\"a\":\"\\ud83d\"}", false), (b"{\"a\":\"b\"}", true)]
+        {
+            assert_eq!(read::<Json<'_>>(broken).is_ok(), readable);
+            assert_eq!(serde_json::from_slice::<Value>(broken).is_ok(), readable);
+        }
+    }
+}
