@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
-use serde_json::Value;
 
+use super::json::Json;
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
 use crate::billing::markers::{self, Marker};
@@ -36,7 +36,7 @@ pub struct Effects {
 
 impl Effects {
     /// Takes note of what the winning `snapshot` of `object` causes.
-    pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Value) {
+    pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
         let marker = |kind: &str, id: &str| Marker {
             realm: object.realm.clone(),
             kind: kind.to_owned(),
@@ -52,7 +52,7 @@ impl Effects {
     }
 
     /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of the event.
-    pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Value, created: i64) {
+    pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {
             return;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Realm;
+use super::json::{self, Json, Tree};
 
 mod lenient;
 
@@ -106,64 +107,81 @@ fn light(mut raw: Raw<'_, Data<'_>>, body: &[u8]) -> Envelope {
 
 /// An event with what it says of its object.
 #[derive(Debug)]
-pub struct Opened {
+pub struct Opened<'a> {
     /// What the inbox keeps beside the bytes.
     pub envelope: Envelope,
+    /// What the body holds.
+    pub contents: Contents<'a>,
+}
+
+/// What an event says of its object.
+#[derive(Debug, Default)]
+pub struct Contents<'a> {
     /// The object; null when there is none.
-    pub snapshot: Value,
+    pub snapshot: Json<'a>,
     /// What it was before.
-    pub previous: Option<Value>,
-    /// Why the body cannot be read.
+    pub previous: Option<Json<'a>>,
+    /// Why the body cannot be read. That it cannot must not pass for the object's absence.
     pub unreadable: Option<String>,
+}
+
+impl<'a> Contents<'a> {
+    fn new(snapshot: Json<'a>, previous: Option<Tree<'a>>) -> Self {
+        Self { snapshot, previous: previous.map(|Tree(previous)| previous), unreadable: None }
+    }
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Snapshots {
-    object: Value,
-    previous_attributes: Option<Value>,
+struct Snapshots<'a> {
+    #[serde(borrow)]
+    object: Tree<'a>,
+    #[serde(borrow)]
+    previous_attributes: Option<Tree<'a>>,
 }
 
 /// Reads a stored body whole, in one pass where it is as usual. One that is no event keeps its place: it has a name and nothing else.
 #[must_use]
-pub fn open(body: &[u8]) -> Opened {
+pub fn open(body: &[u8]) -> Opened<'_> {
     // serde would read an array as a struct, field by field.
-    let raw = looks_like_one(body).then(|| serde_json::from_slice::<Raw<'_, Snapshots>>(without_bom(body)));
+    let raw = looks_like_one(body).then(|| json::read::<Raw<'_, Snapshots<'_>>>(without_bom(body)));
     let Some(Ok(mut raw)) = raw else {
         let envelope = read(body).unwrap_or_else(|| light(Raw::default(), body));
-        let (snapshot, previous, unreadable) = contents(body, envelope.object_id.is_some());
-        return Opened { envelope, snapshot, previous, unreadable };
+        let contents = contents(body, envelope.object_id.is_some());
+        return Opened { envelope, contents };
     };
-    let Snapshots { object, previous_attributes } = raw.data.0.take().unwrap_or_default();
-    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let Snapshots { object: Tree(snapshot), previous_attributes } = raw.data.0.take().unwrap_or_default();
+    let text = |name: &str| json::field(&snapshot, name).as_str();
     let scalar = |name: &str| text(name).map_or(Scalar::Other, |text| Scalar::Text(text.into()));
-    let named = object.is_object().then(|| Object {
+    let named = snapshot.is_object().then(|| Object {
         id: scalar("id"),
         object: scalar("object"),
         customer: scalar("customer"),
     });
     let envelope = envelope(&raw, named, body);
-    Opened { envelope, snapshot: object, previous: previous_attributes, unreadable: None }
+    Opened { envelope, contents: Contents::new(snapshot, previous_attributes) }
 }
 
-/// The object that a body holds and what it was before; and why they cannot be read, where one was seen (`named`) or the text is no JSON.
-/// That it cannot be read must not pass for its absence.
+/// What a stored body says of its object; that it cannot be read where an object was seen (`named`) or the text is no JSON.
 #[must_use]
-pub fn contents(body: &[u8], named: bool) -> (Value, Option<Value>, Option<String>) {
+pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     #[derive(Deserialize)]
-    struct Body {
-        data: Contents,
+    struct Body<'a> {
+        #[serde(borrow)]
+        data: Data<'a>,
     }
     #[derive(Deserialize)]
-    struct Contents {
-        object: Value,
-        previous_attributes: Option<Value>,
+    struct Data<'a> {
+        #[serde(borrow)]
+        object: Tree<'a>,
+        #[serde(borrow)]
+        previous_attributes: Option<Tree<'a>>,
     }
-    match serde_json::from_slice::<Body>(without_bom(body)) {
-        Ok(body) => (body.data.object, body.data.previous_attributes, None),
+    match json::read::<Body<'_>>(without_bom(body)) {
+        Ok(Body { data }) => Contents::new(data.object.0, data.previous_attributes),
         Err(error) => {
             let told = named || !error.is_data();
-            (Value::Null, None, told.then(|| error.to_string()))
+            Contents { unreadable: told.then(|| error.to_string()), ..Contents::default() }
         }
     }
 }
@@ -282,6 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn of_an_object_s_field_given_twice_the_last_one_counts() {
+        let body = br#"{"id":"evt_1","data":{"object":{"id":"in_1","object":"invoice","id":"in_2","lines":{"data":[],"data":[{"a":1,"a":2}]}},
+            "previous_attributes":{"status":"draft","status":"open"}}}"#;
+        let opened = open(body);
+        assert_eq!(read(body).as_ref(), Some(&opened.envelope));
+        assert_eq!(opened.envelope.object_id.as_deref(), Some("in_2"));
+        let whole: Value = serde_json::from_slice(body).unwrap();
+        for Contents { snapshot, previous, unreadable } in [opened.contents, contents(body, true)] {
+            assert_eq!(json::field(&snapshot, "id").as_str(), Some("in_2"));
+            assert_eq!(Value::from(&snapshot), whole["data"]["object"]);
+            assert_eq!(previous.map(Value::from), Some(whole["data"]["previous_attributes"].clone()));
+            assert_eq!(unreadable, None);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_whole_keeps_its_name() {
         let named = br#"{"id":"evt_1","data":{"object":{"id":"in_1","object":"invoice","x":1e999}}}"#;
         let opened = open(named);
@@ -289,11 +323,12 @@ mod tests {
             (&*opened.envelope.event_id, opened.envelope.object_id.as_deref()),
             ("evt_1", Some("in_1"))
         );
-        assert!(opened.unreadable.is_some() && opened.snapshot.is_null());
+        let contents = &opened.contents;
+        assert!(contents.unreadable.is_some() && contents.snapshot.is_null());
         let broken = open(b"{\"id\":}");
-        assert!(broken.unreadable.is_some() && broken.envelope.event_id.starts_with("sha256:"));
+        assert!(broken.contents.unreadable.is_some() && broken.envelope.event_id.starts_with("sha256:"));
         // No object at all is nothing unreadable.
-        assert_eq!(open(br#"{"id":"evt_1"}"#).unreadable, None);
+        assert_eq!(open(br#"{"id":"evt_1"}"#).contents.unreadable, None);
         let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(256));
         assert!(open(long.as_bytes()).envelope.event_id.starts_with("sha256:"));
     }

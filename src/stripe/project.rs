@@ -11,18 +11,18 @@
 mod claim;
 mod objects;
 
-use std::collections::BTreeMap;
+use std::iter::zip;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::{Connection, QueryResult};
 
-use self::claim::{Claim, Event};
+use self::claim::{Claim, Event, Row};
 use self::objects::{Given, Held, ObjectKey};
 use super::effects::Effects;
 use super::inbox::{self, Arrival};
 use super::order::{self, Candidate};
-use super::shape;
+use super::shape::{self, ShapeError};
 use crate::billing::MirrorBatch;
 use crate::error::Error;
 
@@ -99,20 +99,18 @@ fn attempt(
 ) -> Result<Step, Error> {
     let arrivals = inbox::take(conn, options.batch, now)?;
     taken.arrivals = arrivals.iter().map(|arrival| arrival.arrival_id).collect();
-    let filing = file(conn, arrivals)?;
-    let mut events: Vec<Event> = filing.new.into_iter().map(Event::from).collect();
-    let room = options.batch.saturating_sub(u32::try_from(events.len()).unwrap_or(u32::MAX));
-    if room > 0 {
-        let queued = claim::next(conn, room, now)?;
-        taken.queued = queued.iter().map(|event| event.claim).collect();
-        events.extend(queued);
-    }
+    let filing = file(conn, &arrivals)?;
+    let room = options.batch.saturating_sub(u32::try_from(filing.new.len()).unwrap_or(u32::MAX));
+    let queued = if room > 0 { claim::next(conn, room, now)? } else { Vec::new() };
+    taken.queued = queued.iter().map(Row::claim).collect();
+    let filed = filing.new.into_iter().map(Event::from);
+    let events: Vec<Event<'_>> = filed.chain(queued.iter().map(Event::from)).collect();
     let step = project(conn, options, &events, now)?;
     Ok(Step { repeated: u64::try_from(filing.repeated).unwrap_or(u64::MAX), ..step })
 }
 
-fn file(conn: &mut PgConnection, arrivals: Vec<Arrival>) -> QueryResult<inbox::Filing> {
-    inbox::file(conn, arrivals.into_iter().flat_map(|arrival| arrival.deliveries).collect())
+fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inbox::Filing<'a>> {
+    inbox::file(conn, arrivals.iter().flat_map(|arrival| &arrival.deliveries))
 }
 
 /// A batch that failed as a whole: its events go alone, so that only the culprit fails. Those that had arrived are filed first, and
@@ -128,7 +126,7 @@ fn one_by_one(
     for arrival_id in &taken.arrivals {
         let filed = conn.transaction(|conn| {
             let arrival = inbox::take_these(conn, &[*arrival_id])?;
-            let filing = file(conn, arrival)?;
+            let filing = file(conn, &arrival)?;
             let claims: Vec<Claim> = filing.new.iter().map(|filed| Claim::fresh(filed.inbox_id)).collect();
             claim::queue(conn, &claims)?;
             Ok((claims, filing.repeated))
@@ -166,146 +164,161 @@ fn attempt_one(
     now: DateTime<Utc>,
 ) -> Result<Step, Error> {
     conn.transaction(|conn| {
-        let events = claim::one(conn, inbox_id)?;
+        let rows = claim::one(conn, inbox_id)?;
+        let events: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
         project(conn, options, &events, now)
     })
 }
 
 /// What the events of one object come to.
+#[derive(Clone, Copy)]
 struct Change<'a> {
-    key: &'a ObjectKey,
-    event: &'a Event,
-    standing: i16,
-    deleted: bool,
+    event: &'a Event<'a>,
     ambiguous: bool,
     /// The winner is the one that was held: only the flag may differ.
     same: bool,
 }
 
+/// An object with its events of this transaction.
+struct Object<'a> {
+    key: &'a ObjectKey,
+    own: &'a [&'a Event<'a>],
+    /// What they come to without others.
+    alone: Change<'a>,
+}
+
 fn project(
     conn: &mut PgConnection,
     options: &Options,
-    events: &[Event],
+    events: &[Event<'_>],
     now: DateTime<Utc>,
 ) -> Result<Step, Error> {
-    let by_object = by_object(events);
-    let given: Vec<(&ObjectKey, Given)> = by_object
-        .iter()
-        .map(|(key, own)| (key, winner(key, own, own, None).map_or_else(Given::default, |own| (&own).into())))
-        .collect();
-    let locked = objects::lock(conn, &given)?;
-    let held = &locked.held;
-    let level: Vec<(&ObjectKey, i64)> =
-        by_object.iter().filter_map(|(key, own)| level_with(key, own, held.get(key)?)).collect();
-    let rivals = claim::rivals(conn, &level, events)?;
+    let sorted = in_key_order(events);
+    let objects: Vec<Object<'_>> = sorted.chunk_by(|a, b| a.key == b.key).filter_map(Object::of).collect();
+    let given: Vec<(&ObjectKey, Given)> =
+        objects.iter().map(|object| (object.key, object.alone.into())).collect();
+    let held = objects::lock(conn, &given)?;
+    let level = zip(&objects, &held).filter_map(|(object, held)| object.level_with(held.as_ref()?));
+    let rows = claim::rivals(conn, &level.collect::<Vec<_>>(), events)?;
+    let rivals: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
+    let rivals = in_key_order(&rivals);
 
     let mut batch = MirrorBatch::default();
     let mut effects = Effects::default();
-    let mut changes = Vec::new();
+    let fail = |claim: &Claim, error: String| Failure::of(claim, options.attempts, now, error);
     let mut failures: Vec<Failure> = events
         .iter()
         .filter_map(|event| {
             let error = event.unreadable.as_ref()?;
-            Some(Failure::of(
-                &event.claim,
-                options.attempts,
-                now,
-                format!("the body cannot be read: {error}"),
-            ))
+            Some(fail(&event.claim, format!("the body cannot be read: {error}")))
         })
         .collect();
-    for (key, own) in &by_object {
-        for event in own {
-            effects.witness(&key.as_ref(false), &event.snapshot, event.created);
+    let mut changes = Vec::with_capacity(objects.len());
+    for (object, held) in zip(&objects, &held) {
+        for event in object.own {
+            effects.witness(&object.key.as_ref(false), &event.snapshot, event.rank.created);
         }
-        let earlier = rivals.get(key).map(Vec::as_slice).unwrap_or_default();
-        let mut field: Vec<&Event> = own.iter().copied().chain(earlier).collect();
-        while let Some(change) = winner(key, own, &field, held.get(key)) {
-            if !change.same
-                && let Err(error) = mirror(&change, &mut batch, &mut effects)
-            {
-                // Without it, the object is what its other events make of it.
-                let culprit = change.event.claim;
-                failures.push(Failure::of(&culprit, options.attempts, now, error.to_string()));
-                field.retain(|event| event.claim.inbox_id != culprit.inbox_id);
-                continue;
-            }
-            changes.push(change);
-            break;
-        }
+        let read = |event: &Event<'_>| mirror(object.key, event, &mut batch, &mut effects);
+        let (change, failed) = object.decide(held.as_ref(), of(&rivals, object.key), read);
+        changes.push(change);
+        failures.extend(failed.iter().map(|(claim, error)| fail(claim, error.to_string())));
     }
     // Payments are made of several objects: whoever changes one of those holds the payment too.
-    if !held.is_empty() {
+    if held.iter().any(Option::is_some) {
         batch.payment_keys.append(&mut batch.stored_payment_keys(conn)?);
     }
     objects::lock_payments(conn, &batch.payment_keys)?;
     batch.write(conn)?;
     effects.write(conn, options.org_per_customer, now)?;
-    objects::record(conn, &given, &locked, &changes)?;
+    let rows = zip(zip(&given, &held), &changes).map(|(((key, given), held), change)| {
+        (*key, held.is_none().then_some(*given), change.map(Given::from))
+    });
+    objects::record(conn, rows)?;
     claim::finish(conn, events, &failures)?;
     Ok(count(events, &changes, &failures))
 }
 
-/// The events of each object, in key order: the order in which locks are taken.
-fn by_object(events: &[Event]) -> BTreeMap<ObjectKey, Vec<&Event>> {
-    let mut by_object: BTreeMap<ObjectKey, Vec<&Event>> = BTreeMap::new();
-    for event in events {
-        if let Some(key) = &event.key {
-            by_object.entry(key.clone()).or_default().push(event);
+/// The events that are about an object, in the order of its key, in which locks are taken.
+fn in_key_order<'a>(events: &'a [Event<'a>]) -> Vec<&'a Event<'a>> {
+    let mut sorted: Vec<&Event<'_>> = events.iter().filter(|event| event.key.is_some()).collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    sorted
+}
+
+/// Those of one object.
+fn of<'a, 'b>(sorted: &'b [&'a Event<'a>], key: &ObjectKey) -> &'b [&'a Event<'a>] {
+    let from = sorted.partition_point(|event| event.key.as_ref() < Some(key));
+    let upto = sorted.partition_point(|event| event.key.as_ref() <= Some(key));
+    &sorted[from..upto]
+}
+
+impl<'a> Object<'a> {
+    fn of(own: &'a [&'a Event<'a>]) -> Option<Self> {
+        Some(Self { key: own.first()?.key.as_ref()?, own, alone: winner(own)? })
+    }
+
+    /// The second of the held snapshot, when one of our events stands level with it: the choice then needs all events of then.
+    fn level_with(&self, held: &Held) -> Option<(&'a ObjectKey, i64)> {
+        let level = held.level()?;
+        self.own.iter().any(|event| event.level() == level).then_some((self.key, level.1))
+    }
+
+    /// Chooses among its events and the `earlier` ones; no change when what is held beats them all. An event that `mirror` cannot read is
+    /// passed over: without it, the object is what its other events make of it.
+    fn decide(
+        &self,
+        held: Option<&Held>,
+        earlier: &[&'a Event<'a>],
+        mut mirror: impl FnMut(&'a Event<'a>) -> Result<(), ShapeError>,
+    ) -> (Option<Change<'a>>, Vec<(Claim, ShapeError)>) {
+        let mut failed = Vec::new();
+        let mut best = if earlier.is_empty() { Some(self.alone) } else { self.best_with(earlier, &failed) };
+        let beaten = |level| held.and_then(Held::level).is_some_and(|held| held > level);
+        while let Some(mut change) = best.filter(|best| !beaten(best.event.level())) {
+            let id = change.event.claim.inbox_id;
+            change.same = held.is_some_and(|held| held.inbox_id == Some(id))
+                && !self.own.iter().any(|own| own.claim.inbox_id == id);
+            let Err(error) = (if change.same { Ok(()) } else { mirror(change.event) }) else {
+                return (Some(change), failed);
+            };
+            failed.push((change.event.claim, error));
+            best = self.best_with(earlier, &failed);
         }
+        (None, failed)
     }
-    by_object
+
+    /// What its events and the `earlier` ones come to without those that failed.
+    fn best_with(&self, earlier: &[&'a Event<'a>], failed: &[(Claim, ShapeError)]) -> Option<Change<'a>> {
+        let stands =
+            |event: &&Event<'_>| failed.iter().all(|(claim, _)| claim.inbox_id != event.claim.inbox_id);
+        winner(&self.own.iter().chain(earlier).copied().filter(stands).collect::<Vec<_>>())
+    }
 }
 
-/// The second of the held snapshot, when one of our events stands level with it: the choice then needs all events of then.
-fn level_with<'a>(key: &'a ObjectKey, own: &[&Event], held: &Held) -> Option<(&'a ObjectKey, i64)> {
-    held.inbox_id?;
-    own.iter().any(|event| event.level(key) == (held.standing, held.created)).then_some((key, held.created))
-}
-
-/// Chooses among the events of an object's highest standing and latest second; `None` when what is held beats them all.
-fn winner<'a>(
-    key: &'a ObjectKey,
-    own: &[&Event],
-    field: &[&'a Event],
-    held: Option<&Held>,
-) -> Option<Change<'a>> {
-    let held = held.filter(|held| held.inbox_id.is_some());
-    let top = field.iter().map(|event| event.level(key)).max()?;
-    if held.is_some_and(|held| (held.standing, held.created) > top) {
-        return None;
-    }
-    let field: Vec<&Event> = field.iter().copied().filter(|event| event.level(key) == top).collect();
+/// Chooses among events of one object; there may be none.
+fn winner<'a>(field: &[&'a Event<'a>]) -> Option<Change<'a>> {
     let candidates: Vec<Candidate<'_>> = field.iter().map(|event| event.candidate()).collect();
-    let verdict = order::choose(&key.object, &candidates);
-    let event = field[verdict.winner];
-    Some(Change {
-        key,
-        event,
-        standing: top.0,
-        deleted: event.rank(key).tombstone,
-        ambiguous: verdict.ambiguous,
-        same: held.is_some_and(|held| held.inbox_id == Some(event.claim.inbox_id))
-            && !own.iter().any(|own| own.claim.inbox_id == event.claim.inbox_id),
-    })
+    let verdict = (!candidates.is_empty()).then(|| order::choose(&candidates))?;
+    Some(Change { event: field[verdict.winner], ambiguous: verdict.ambiguous, same: false })
 }
 
 fn mirror(
-    change: &Change<'_>,
+    key: &ObjectKey,
+    event: &Event<'_>,
     batch: &mut MirrorBatch,
     effects: &mut Effects,
-) -> Result<(), shape::ShapeError> {
-    let object = change.key.as_ref(change.deleted);
-    shape::read(&object, &change.event.snapshot, batch)?;
-    effects.consider(&object, &change.event.snapshot);
+) -> Result<(), ShapeError> {
+    let object = key.as_ref(event.rank.tombstone);
+    shape::read(&object, &event.snapshot, batch)?;
+    effects.consider(&object, &event.snapshot);
     Ok(())
 }
 
-fn count(events: &[Event], changes: &[Change<'_>], failures: &[Failure]) -> Step {
+fn count(events: &[Event<'_>], changes: &[Option<Change<'_>>], failures: &[Failure]) -> Step {
     let len = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let without_object =
         len(events.iter().filter(|event| event.key.is_none() && event.unreadable.is_none()).count());
-    let applied = len(changes.iter().filter(|change| !change.same).count());
+    let applied = len(changes.iter().flatten().filter(|change| !change.same).count());
     let failed = len(failures.len());
     Step {
         applied,

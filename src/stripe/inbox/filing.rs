@@ -11,18 +11,18 @@ use crate::stripe::event::{self, Envelope, Opened};
 
 /// An event that is in the inbox now.
 #[derive(Debug)]
-pub struct Filed {
+pub struct Filed<'a> {
     /// Its number there.
     pub inbox_id: i64,
     /// What was read from its body.
-    pub opened: Opened,
+    pub opened: Opened<'a>,
 }
 
 /// What became of deliveries.
 #[derive(Debug, Default)]
-pub struct Filing {
+pub struct Filing<'a> {
     /// Those that were new.
-    pub new: Vec<Filed>,
+    pub new: Vec<Filed<'a>>,
     /// How many were repeats of events that were there, which are counted.
     pub repeated: usize,
 }
@@ -35,16 +35,19 @@ statement!(Repeat -> Untyped: "INSERT INTO stripe_inbox_redeliveries (inbox_id, 
     SELECT i.inbox_id, d.received_at FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
     JOIN stripe_inbox i USING (account, livemode, event_id)");
 
-/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one.
+/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one. What is filed borrows from their bodies.
 ///
 /// # Errors
 /// When the database fails or cannot hold one of them.
-pub fn file(conn: &mut PgConnection, deliveries: Vec<Delivery>) -> QueryResult<Filing> {
-    if deliveries.is_empty() {
+pub fn file<'a>(
+    conn: &mut PgConnection,
+    deliveries: impl IntoIterator<Item = &'a Delivery>,
+) -> QueryResult<Filing<'a>> {
+    let mut read: Vec<(Opened<'a>, &Delivery)> =
+        deliveries.into_iter().map(|delivery| (event::open(&delivery.body), delivery)).collect();
+    if read.is_empty() {
         return Ok(Filing::default());
     }
-    let mut read: Vec<(Opened, Delivery)> =
-        deliveries.into_iter().map(|delivery| (event::open(&delivery.body), delivery)).collect();
     read.sort_by(|(a, _), (b, _)| {
         let (a, b) = (&a.envelope, &b.envelope);
         (&a.realm, &a.event_id).cmp(&(&b.realm, &b.event_id))
@@ -71,10 +74,10 @@ pub fn file(conn: &mut PgConnection, deliveries: Vec<Delivery>) -> QueryResult<F
 
 fn insert(
     conn: &mut PgConnection,
-    read: &[(Opened, Delivery)],
+    read: &[(Opened<'_>, &Delivery)],
 ) -> QueryResult<Vec<(i64, String, bool, String)>> {
     let envelopes = || read.iter().map(|(opened, _)| &opened.envelope);
-    let deliveries = || read.iter().map(|(_, delivery)| delivery);
+    let deliveries = || read.iter().map(|(_, delivery)| *delivery);
     Prepared::<File>::new()
         .bind::<Text, _>(envelopes().map(|one| &*one.realm.account).collect::<Vec<_>>())
         .bind::<Bool, _>(envelopes().map(|one| one.realm.livemode).collect::<Vec<_>>())

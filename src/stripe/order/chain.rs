@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
-use super::{Candidate, rank::is_creation};
+use super::{Member, rank::is_creation};
 
 /// Changes between numbered nodes.
 pub(super) struct Graph {
@@ -106,7 +106,7 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub(super) fn new(events: &[&Candidate]) -> Self {
+    pub(super) fn new(events: &[Member]) -> Self {
         let mut numbers = HashMap::new();
         let mut nodes = Vec::new();
         let mut number = |snapshot: Value| {
@@ -118,13 +118,13 @@ impl Chain {
         let moves: Vec<(usize, usize)> = events
             .iter()
             .map(|event| {
-                let to = number(normalise(event.snapshot));
-                let from =
-                    event.previous.map_or(to, |previous| number(normalise(&undo(event.snapshot, previous))));
+                let to = number(normalise(&event.snapshot));
+                let before = event.previous.as_ref().map(|previous| undo(&event.snapshot, previous));
+                let from = before.map_or(to, |before| number(normalise(&before)));
                 (from, to)
             })
             .collect();
-        let typed = moves.iter().zip(events).map(|(&(from, to), event)| (from, to, event.event_type));
+        let typed = moves.iter().zip(events).map(|(&(from, to), told)| (from, to, told.event.event_type));
         let graph = Graph::new(nodes.len(), typed);
         let (before_of, node_of) = moves.into_iter().unzip();
         Self { graph, nodes, node_of, before_of }
@@ -134,7 +134,7 @@ impl Chain {
 /// The status at the end, where the changes of `status` alone form a chain that leaves no other.
 ///
 /// This holds where links of whole snapshots are broken by another field, and it knows that `past_due` may become `active` again.
-pub(super) fn last_status<'a>(events: &[&Candidate<'a>]) -> Option<&'a str> {
+pub(super) fn last_status<'a>(events: &'a [Member]) -> Option<&'a str> {
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut number = |status: &'a str| {
         let next = numbers.len();
@@ -143,10 +143,10 @@ pub(super) fn last_status<'a>(events: &[&Candidate<'a>]) -> Option<&'a str> {
     let moves: Vec<_> = events
         .iter()
         .map(|event| {
-            let to = number(status(event.snapshot));
-            let before = event.previous.and_then(|previous| previous.get("status"));
+            let to = number(status(&event.snapshot));
+            let before = event.previous.as_ref().and_then(|previous| previous.get("status"));
             let from = before.map_or(to, |before| number(before.as_str().unwrap_or("")));
-            (from, to, event.event_type)
+            (from, to, event.event.event_type)
         })
         .collect();
     let graph = Graph::new(numbers.len(), moves.into_iter());

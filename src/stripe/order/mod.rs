@@ -25,6 +25,7 @@ mod rank;
 
 use serde_json::Value;
 
+use super::json::Json;
 use chain::Chain;
 pub use rank::{Rank, rank};
 
@@ -35,12 +36,21 @@ pub struct Candidate<'a> {
     pub event_id: &'a str,
     /// `type` of the event, such as `invoice.paid`.
     pub event_type: &'a str,
-    /// `created` of the event, in unix seconds.
-    pub created: i64,
+    /// What [`rank()`] makes of it.
+    pub rank: Rank,
     /// `data.object`.
-    pub snapshot: &'a Value,
+    pub snapshot: &'a Json<'a>,
     /// `data.previous_attributes`: the old values of what changed.
-    pub previous: Option<&'a Value>,
+    pub previous: Option<&'a Json<'a>>,
+}
+
+/// A candidate of the group, with its JSON as what can be changed and compared.
+struct Member<'a> {
+    /// Index of the candidate.
+    index: usize,
+    event: &'a Candidate<'a>,
+    snapshot: Value,
+    previous: Option<Value>,
 }
 
 /// Which candidate holds the state of the object.
@@ -52,28 +62,36 @@ pub struct Verdict {
     pub ambiguous: bool,
 }
 
-/// The winner among the events of one object of the kind `object` (`data.object.object`). The answer depends on the set of
-/// events alone: their order and repeats change nothing.
+/// The winner among the events of one object. The answer depends on the set of events alone: their order and repeats change
+/// nothing.
 ///
 /// # Panics
 /// Where there are no candidates: nothing can win.
-pub fn choose(object: &str, candidates: &[Candidate]) -> Verdict {
-    let group = group(object, candidates);
+pub fn choose(candidates: &[Candidate]) -> Verdict {
+    // By far the most objects of a transaction have one event in it.
+    if let [_] = candidates {
+        return Verdict { winner: 0, ambiguous: false };
+    }
+    let group = group(candidates);
     assert!(!group.is_empty(), "choose needs at least one event of the object");
-    if let [(winner, _)] = group[..] {
+    if let [winner] = group[..] {
         return Verdict { winner, ambiguous: false };
     }
-    let events: Vec<&Candidate> = group.iter().map(|&(index, _)| &candidates[index]).collect();
-    let chain = Chain::new(&events);
+    among(&group.into_iter().map(|index| Member::new(index, &candidates[index])).collect::<Vec<_>>())
+}
 
-    // Positions in `group` that may still win; every step keeps at least one.
+/// [`choose`], for the events of the group.
+fn among(events: &[Member]) -> Verdict {
+    let chain = Chain::new(events);
+
+    // Positions in `events` that may still win; every step keeps at least one.
     let mut left: Vec<usize> = (0..events.len()).collect();
     let ends = chain.graph.ends();
     narrow(&mut left, |at| ends[chain.node_of[at]]);
-    if let Some(status) = chain::last_status(&events) {
-        narrow(&mut left, |at| chain::status(events[at].snapshot) == status);
+    if let Some(status) = chain::last_status(events) {
+        narrow(&mut left, |at| chain::status(&events[at].snapshot) == status);
     }
-    let degree = |at: usize| (group[at].1.status, group[at].1.type_rank);
+    let degree = |at: usize| (events[at].event.rank.status, events[at].event.rank.type_rank);
     if !agree(&chain, &left) {
         let top = left.iter().map(|&at| degree(at)).max();
         narrow(&mut left, |at| Some(degree(at)) == top);
@@ -81,32 +99,40 @@ pub fn choose(object: &str, candidates: &[Candidate]) -> Verdict {
     if !agree(&chain, &left) {
         let mut wanted = vec![false; chain.nodes.len()];
         left.iter().for_each(|&at| wanted[chain.node_of[at]] = true);
-        let previous: Vec<_> = events.iter().map(|event| event.previous).collect();
+        let previous: Vec<_> = events.iter().map(|event| event.previous.as_ref()).collect();
         let told = difference::told(&chain, &previous);
         let last = path::last_nodes(&chain, &told, &wanted);
         narrow(&mut left, |at| last.contains(&chain.node_of[at]));
     }
-    let guess = left.iter().max_by_key(|&&at| (growth(events[at].snapshot), events[at].event_id));
+    let event_id = |at: usize| events[at].event.event_id;
+    let guess = left.iter().max_by_key(|&&at| (growth(&events[at].snapshot), event_id(at)));
     let node = chain.node_of[*guess.expect("no step leaves nothing")];
     let ambiguous = !agree(&chain, &left) || chain.graph.circles_through(node);
 
     // Several events may report the winning snapshot; which of them stands for it must not depend on their order.
     let reports = (0..events.len()).filter(|&at| chain.node_of[at] == node);
     let winner = reports
-        .max_by_key(|&at| (group[at].1.type_rank, delivered_at(events[at].snapshot), events[at].event_id))
-        .map_or(0, |at| group[at].0);
+        .max_by_key(|&at| (events[at].event.rank.type_rank, delivered_at(&events[at].snapshot), event_id(at)))
+        .map_or(0, |at| events[at].index);
     Verdict { winner, ambiguous }
 }
 
-/// The candidates that standing, `created` and tombstone leave, each event once, with their rank: index and rank, by event id.
-fn group(object: &str, candidates: &[Candidate]) -> Vec<(usize, Rank)> {
-    let ranked = candidates.iter().map(|event| rank(object, event.event_type, event.created, event.snapshot));
-    let mut group: Vec<(usize, Rank)> = ranked.enumerate().collect();
-    let above = |rank: &Rank| (rank.group(), rank.tombstone);
-    let top = group.iter().map(|(_, rank)| above(rank)).max();
-    group.retain(|(_, rank)| Some(above(rank)) == top);
-    group.sort_unstable_by_key(|&(index, _)| (candidates[index].event_id, index));
-    group.dedup_by_key(|&mut (index, _)| candidates[index].event_id);
+impl<'a> Member<'a> {
+    fn new(index: usize, event: &'a Candidate<'a>) -> Self {
+        Self { index, event, snapshot: event.snapshot.into(), previous: event.previous.map(Value::from) }
+    }
+}
+
+/// The candidates that standing, `created` and tombstone leave, each event once: their indexes, by event id.
+fn group(candidates: &[Candidate]) -> Vec<usize> {
+    let above = |index: usize| {
+        let rank = &candidates[index].rank;
+        (rank.group(), rank.tombstone)
+    };
+    let top = (0..candidates.len()).map(above).max();
+    let mut group: Vec<usize> = (0..candidates.len()).filter(|&index| Some(above(index)) == top).collect();
+    group.sort_unstable_by_key(|&index| (candidates[index].event_id, index));
+    group.dedup_by_key(|index| candidates[*index].event_id);
     group
 }
 

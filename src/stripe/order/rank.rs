@@ -1,6 +1,6 @@
 //! What one event alone tells about its place among the events of its object.
 
-use serde_json::Value;
+use crate::stripe::json::{Json, field};
 
 /// An object that has reached the end of its life: nothing but another end can follow.
 const TERMINAL: i16 = 1;
@@ -35,7 +35,7 @@ impl Rank {
 
 /// The rank of one event. `object` is the kind (`data.object.object`, such as `invoice`), `created` the unix second of the
 /// event, `snapshot` its `data.object`. Allocates nothing; an unknown kind, type or status ranks low and never fails.
-pub fn rank(object: &str, event_type: &str, created: i64, snapshot: &Value) -> Rank {
+pub fn rank(object: &str, event_type: &str, created: i64, snapshot: &Json<'_>) -> Rank {
     let tombstone = is_tombstone(object, event_type, snapshot);
     let (terminal, status) = progress(object, snapshot);
     let standing = match (tombstone, terminal) {
@@ -52,8 +52,8 @@ pub(super) fn is_creation(event_type: &str) -> bool {
 }
 
 /// `customer.subscription.deleted` is no tombstone: a subscription stays readable as `canceled`.
-fn is_tombstone(object: &str, event_type: &str, snapshot: &Value) -> bool {
-    object != "subscription" && (event_type.ends_with(".deleted") || snapshot["deleted"] == true)
+fn is_tombstone(object: &str, event_type: &str, snapshot: &Json<'_>) -> bool {
+    object != "subscription" && (event_type.ends_with(".deleted") || flag(snapshot, "deleted") == Some(true))
 }
 
 /// Kinds whose id the caller may choose, and who may thus delete and create it again; `discount` had no id of its own
@@ -74,7 +74,7 @@ fn type_rank(event_type: &str) -> i16 {
 
 /// Is the snapshot terminal, and how far has it come? Statuses stand in the order of a life; those that exclude each
 /// other share a level. Source: the `status` of each object in <https://docs.stripe.com/api>.
-fn progress(object: &str, snapshot: &Value) -> (bool, i64) {
+fn progress(object: &str, snapshot: &Json<'_>) -> (bool, i64) {
     let status = text(snapshot, "status");
     match object {
         "invoice" => invoice(snapshot),
@@ -103,7 +103,7 @@ fn progress(object: &str, snapshot: &Value) -> (bool, i64) {
                 "won" | "lost" | "prevented" | "charge_refunded" => 6,
                 _ => 0,
             };
-            let moved = snapshot["balance_transactions"].as_array().map_or(0, Vec::len);
+            let moved = field(snapshot, "balance_transactions").as_array().map_or(0, <[_]>::len);
             (false, at(level, i64::try_from(moved).unwrap_or(i64::MAX)))
         }
         "checkout.session" => {
@@ -147,16 +147,16 @@ fn plain_level(object: &str, status: &str) -> i64 {
 ///
 /// Before API version 2018-11-08 there is no `status` but `paid`, `closed` and `forgiven`. A closed invoice could be
 /// opened again, so that is not terminal.
-fn invoice(snapshot: &Value) -> (bool, i64) {
-    let level = match snapshot["status"].as_str() {
+fn invoice(snapshot: &Json<'_>) -> (bool, i64) {
+    let level = match field(snapshot, "status").as_str() {
         Some("draft") => 1,
         Some("open") => 2,
         Some("uncollectible") => 3,
         Some("paid" | "void") => 4,
         Some(_) => 0,
-        None if snapshot["paid"] == true => 4,
-        None if snapshot["forgiven"] == true || snapshot["closed"] == true => 3,
-        None if snapshot["paid"] == false => 2,
+        None if flag(snapshot, "paid") == Some(true) => 4,
+        None if flag(snapshot, "forgiven") == Some(true) || flag(snapshot, "closed") == Some(true) => 3,
+        None if flag(snapshot, "paid") == Some(false) => 2,
         None => 0,
     };
     let attempts = number(snapshot, "attempt_count").min(0x7fff);
@@ -166,7 +166,7 @@ fn invoice(snapshot: &Value) -> (bool, i64) {
 
 /// An intent goes back to `requires_payment_method` when an attempt fails, so the number of attempts comes first.
 /// The names with `source` are those before API version 2019-02-11.
-fn intent(snapshot: &Value) -> (bool, i64) {
+fn intent(snapshot: &Json<'_>) -> (bool, i64) {
     let level = match text(snapshot, "status") {
         "requires_payment_method" | "requires_source" => 1,
         "requires_confirmation" => 2,
@@ -176,20 +176,21 @@ fn intent(snapshot: &Value) -> (bool, i64) {
         "succeeded" | "canceled" => 6,
         _ => 0,
     };
-    let attempted = !snapshot["latest_charge"].is_null() || !snapshot["latest_attempt"].is_null();
-    let attempts = number(&snapshot["charges"], "total_count").max(attempted.into());
+    let attempted =
+        !field(snapshot, "latest_charge").is_null() || !field(snapshot, "latest_attempt").is_null();
+    let attempts = number(field(snapshot, "charges"), "total_count").max(attempted.into());
     (level == 6, at(attempts.min(MAX_LEVEL), level))
 }
 
 /// Captured, then more refunded. The oldest charges have no `status` that fits, but `paid`.
-fn charge(snapshot: &Value) -> i64 {
+fn charge(snapshot: &Json<'_>) -> i64 {
     let level = match text(snapshot, "status") {
         "pending" => 1,
         "succeeded" | "failed" | "paid" => 2,
-        _ if snapshot["paid"] == true => 2,
+        _ if flag(snapshot, "paid") == Some(true) => 2,
         _ => 0,
     };
-    let captured = i64::from(snapshot["captured"] == true);
+    let captured = i64::from(flag(snapshot, "captured") == Some(true));
     at(level, captured << 50 | number(snapshot, "amount_refunded").min((1 << 50) - 1))
 }
 
@@ -202,11 +203,15 @@ fn at(level: i64, amount: i64) -> i64 {
     level << LEVEL_SHIFT | amount.clamp(0, (1 << LEVEL_SHIFT) - 1)
 }
 
-fn text<'a>(snapshot: &'a Value, key: &str) -> &'a str {
-    snapshot[key].as_str().unwrap_or("")
+fn text<'a>(snapshot: &'a Json<'a>, key: &str) -> &'a str {
+    field(snapshot, key).as_str().unwrap_or("")
+}
+
+fn flag(snapshot: &Json<'_>, key: &str) -> Option<bool> {
+    field(snapshot, key).as_bool()
 }
 
 /// A count or amount; what is missing or below zero counts as none.
-fn number(snapshot: &Value, key: &str) -> i64 {
-    snapshot[key].as_i64().unwrap_or(0).max(0)
+fn number(snapshot: &Json<'_>, key: &str) -> i64 {
+    field(snapshot, key).as_i64().unwrap_or(0).max(0)
 }

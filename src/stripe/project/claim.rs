@@ -1,18 +1,18 @@
 //! The queue of the projection: taking events, finishing them, putting failures off.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text, Timestamptz};
-use serde_json::Value;
 
 use super::objects::ObjectKey;
 use crate::error::Error;
 use crate::stripe::Realm;
-use crate::stripe::event::{self, Envelope, Opened};
+use crate::stripe::event::{self, Contents, Envelope};
 use crate::stripe::inbox::Filed;
+use crate::stripe::json::Json;
 use crate::stripe::order::{self, Candidate, Rank};
 
 /// An event in a transaction's hands.
@@ -32,42 +32,66 @@ impl Claim {
 }
 
 /// A stored event, read for projection.
-pub(super) struct Event {
+pub(super) struct Event<'a> {
     pub(super) claim: Claim,
     /// The object that it is about; `None` when there is none that we can name.
     pub(super) key: Option<ObjectKey>,
+    /// Its place among the events of that object.
+    pub(super) rank: Rank,
     /// Why its body cannot be read.
     pub(super) unreadable: Option<String>,
-    pub(super) event_id: String,
-    pub(super) event_type: String,
-    pub(super) created: i64,
-    pub(super) snapshot: Value,
-    pub(super) previous: Option<Value>,
+    event_id: Cow<'a, str>,
+    event_type: Cow<'a, str>,
+    pub(super) snapshot: Json<'a>,
+    previous: Option<Json<'a>>,
 }
 
-impl Event {
-    pub(super) fn rank(&self, key: &ObjectKey) -> Rank {
-        order::rank(&key.object, &self.event_type, self.created, &self.snapshot)
+impl<'a> Event<'a> {
+    fn new(claim: Claim, named: Named<'a>, contents: Contents<'a>) -> Self {
+        let Contents { snapshot, previous, unreadable } = contents;
+        let Named { event_id, event_type, created, key } = named;
+        let key = key.filter(|_| snapshot.is_object());
+        let kind = key.as_ref().map_or("", |key| &key.object);
+        Self {
+            claim,
+            rank: order::rank(kind, &event_type, created, &snapshot),
+            key,
+            unreadable,
+            event_id,
+            event_type,
+            snapshot,
+            previous: previous.filter(Json::is_object),
+        }
     }
 
     /// Standing and second: what is compared before anything else.
-    pub(super) fn level(&self, key: &ObjectKey) -> (i16, i64) {
-        self.rank(key).group()
+    pub(super) fn level(&self) -> (i16, i64) {
+        self.rank.group()
     }
 
     pub(super) fn candidate(&self) -> Candidate<'_> {
         Candidate {
             event_id: &self.event_id,
             event_type: &self.event_type,
-            created: self.created,
+            rank: self.rank,
             snapshot: &self.snapshot,
             previous: self.previous.as_ref(),
         }
     }
 }
 
+/// What is known of an event without its object.
+struct Named<'a> {
+    event_id: Cow<'a, str>,
+    event_type: Cow<'a, str>,
+    created: i64,
+    /// The object that it names.
+    key: Option<ObjectKey>,
+}
+
+/// An event as it is stored. The [`Event`] that is made of it borrows its body.
 #[derive(QueryableByName)]
-struct Row {
+pub(super) struct Row {
     #[diesel(sql_type = BigInt)]
     inbox_id: i64,
     #[diesel(sql_type = SmallInt)]
@@ -90,50 +114,38 @@ struct Row {
     body: Vec<u8>,
 }
 
-impl From<Row> for Event {
-    fn from(row: Row) -> Self {
-        let realm = Realm { account: row.account, livemode: row.livemode };
-        let claim = Claim { inbox_id: row.inbox_id, attempts: row.attempts, queued: true };
-        let named = row.object.zip(row.object_id);
-        let (snapshot, previous, unreadable) = event::contents(&row.body, named.is_some());
-        Self {
-            claim,
-            key: key(realm, named, &snapshot),
-            unreadable,
-            event_id: row.event_id,
-            event_type: row.event_type,
-            created: row.created,
-            snapshot,
-            previous: previous.filter(Value::is_object),
-        }
+impl Row {
+    pub(super) fn claim(&self) -> Claim {
+        Claim { inbox_id: self.inbox_id, attempts: self.attempts, queued: true }
     }
 }
 
-impl From<Filed> for Event {
-    fn from(filed: Filed) -> Self {
-        let Opened { envelope, snapshot, previous, unreadable } = filed.opened;
-        let Envelope { realm, event_id, event_type, created, object, object_id, .. } = envelope;
-        Self {
-            claim: Claim::fresh(filed.inbox_id),
-            key: key(realm, object.zip(object_id), &snapshot),
-            unreadable,
-            event_id,
-            event_type,
-            created,
-            snapshot,
-            previous: previous.filter(Value::is_object),
-        }
+impl<'a> From<&'a Row> for Event<'a> {
+    fn from(row: &'a Row) -> Self {
+        let realm = Realm { account: row.account.clone(), livemode: row.livemode };
+        let key = key(realm, row.object.clone().zip(row.object_id.clone()));
+        let contents = event::contents(&row.body, key.is_some());
+        let (event_id, event_type) = (row.event_id.as_str().into(), row.event_type.as_str().into());
+        Self::new(row.claim(), Named { event_id, event_type, created: row.created, key }, contents)
     }
 }
 
-fn key(realm: Realm, named: Option<(String, String)>, snapshot: &Value) -> Option<ObjectKey> {
-    let (object, id) = named.filter(|_| snapshot.is_object())?;
-    Some(ObjectKey { realm, object, id })
+impl<'a> From<Filed<'a>> for Event<'a> {
+    fn from(filed: Filed<'a>) -> Self {
+        let Envelope { realm, event_id, event_type, created, object, object_id, .. } = filed.opened.envelope;
+        let key = key(realm, object.zip(object_id));
+        let named = Named { event_id: event_id.into(), event_type: event_type.into(), created, key };
+        Self::new(Claim::fresh(filed.inbox_id), named, filed.opened.contents)
+    }
+}
+
+fn key(realm: Realm, named: Option<(String, String)>) -> Option<ObjectKey> {
+    named.map(|(object, id)| ObjectKey { realm, object, id })
 }
 
 /// The oldest waiting events, locked until the transaction ends; those that others hold are passed over.
-pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> QueryResult<Vec<Event>> {
-    let rows: Vec<Row> = diesel::sql_query(
+pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> QueryResult<Vec<Row>> {
+    diesel::sql_query(
         "WITH claimed AS MATERIALIZED (
              SELECT inbox_id, attempts FROM stripe_inbox_queue
              WHERE quarantined_at IS NULL AND (next_attempt_at IS NULL OR next_attempt_at <= $1)
@@ -143,32 +155,30 @@ pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> Q
     )
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(i64::from(limit))
-    .load(conn)?;
-    Ok(rows.into_iter().map(Event::from).collect())
+    .load(conn)
 }
 
 /// One event by its number, if nobody else has it.
-pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Event>> {
-    let rows: Vec<Row> = diesel::sql_query(
+pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Row>> {
+    diesel::sql_query(
         "WITH claimed AS MATERIALIZED (SELECT inbox_id, attempts FROM stripe_inbox_queue WHERE inbox_id = $1 FOR UPDATE SKIP LOCKED)
          SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
          FROM claimed JOIN stripe_inbox USING (inbox_id)",
     )
     .bind::<BigInt, _>(inbox_id)
-    .load(conn)?;
-    Ok(rows.into_iter().map(Event::from).collect())
+    .load(conn)
 }
 
 /// The events of these objects in these seconds that were projected before, without our `own`.
 pub(super) fn rivals(
     conn: &mut PgConnection,
     level: &[(&ObjectKey, i64)],
-    own: &[Event],
-) -> QueryResult<BTreeMap<ObjectKey, Vec<Event>>> {
+    own: &[Event<'_>],
+) -> QueryResult<Vec<Row>> {
     if level.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Vec::new());
     }
-    let rows: Vec<Row> = diesel::sql_query(
+    diesel::sql_query(
         "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object, object_id, body
          FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[]) AS k (account, livemode, object, object_id, created)
          JOIN stripe_inbox i USING (account, livemode, object, object_id, created)
@@ -180,14 +190,7 @@ pub(super) fn rivals(
     .bind::<Array<Text>, _>(level.iter().map(|(key, _)| key.id.as_str()).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(level.iter().map(|(_, created)| *created).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(own.iter().map(|event| event.claim.inbox_id).collect::<Vec<_>>())
-    .load(conn)?;
-    let mut rivals: BTreeMap<ObjectKey, Vec<Event>> = BTreeMap::new();
-    for event in rows.into_iter().map(Event::from) {
-        if let Some(key) = &event.key {
-            rivals.entry(key.clone()).or_default().push(event);
-        }
-    }
-    Ok(rivals)
+    .load(conn)
 }
 
 /// Puts events on the queue that have no place on it.
@@ -199,8 +202,8 @@ pub(super) fn queue(conn: &mut PgConnection, claims: &[Claim]) -> QueryResult<()
 }
 
 /// Takes the events off the queue, but for the failures, which are put off.
-pub(super) fn finish(conn: &mut PgConnection, events: &[Event], failures: &[Failure]) -> QueryResult<()> {
-    let failed = |event: &&Event| failures.iter().any(|failure| failure.inbox_id == event.claim.inbox_id);
+pub(super) fn finish(conn: &mut PgConnection, events: &[Event<'_>], failures: &[Failure]) -> QueryResult<()> {
+    let failed = |event: &&Event<'_>| failures.iter().any(|failure| failure.inbox_id == event.claim.inbox_id);
     let done: Vec<i64> = events
         .iter()
         .filter(|event| event.claim.queued && !failed(event))

@@ -1,6 +1,6 @@
 //! `stripe_objects`: which event holds each object, and the locks under which that changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -22,24 +22,28 @@ pub(super) struct ObjectKey {
 }
 
 impl ObjectKey {
+    fn is(&self, (account, livemode, object, id): &(String, bool, String, String)) -> bool {
+        (&self.id, &self.object, &self.realm.account, self.realm.livemode) == (id, object, account, *livemode)
+    }
+
     pub(super) fn as_ref(&self, deleted: bool) -> ObjectRef<'_> {
         ObjectRef { realm: &self.realm, object: &self.object, id: &self.id, deleted }
     }
 }
 
-/// What is known of an object before this transaction.
+/// What is known of an object before this transaction; by default that nobody holds it yet.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
     pub(super) inbox_id: Option<i64>,
     pub(super) standing: i16,
     pub(super) created: i64,
 }
 
-/// What the objects of a transaction were before it.
-pub(super) struct Locked {
-    /// Those that were known.
-    pub(super) held: BTreeMap<ObjectKey, Held>,
-    /// Those that were not, which have a row now that says what was [`Given`].
-    new: BTreeSet<ObjectKey>,
+impl Held {
+    /// Standing and second of the event that holds it.
+    pub(super) fn level(&self) -> Option<(i16, i64)> {
+        self.inbox_id.map(|_| (self.standing, self.created))
+    }
 }
 
 /// Whose row an object is to have: that of a winner, or of nobody yet.
@@ -52,63 +56,53 @@ pub(super) struct Given {
     deleted: bool,
 }
 
-impl From<&Change<'_>> for Given {
-    fn from(change: &Change<'_>) -> Self {
+impl From<Change<'_>> for Given {
+    fn from(change: Change<'_>) -> Self {
         Self {
             inbox_id: Some(change.event.claim.inbox_id),
-            standing: change.standing,
-            created: change.event.created,
+            standing: change.event.rank.standing,
+            created: change.event.rank.created,
             ambiguous: change.ambiguous,
-            deleted: change.deleted,
+            deleted: change.event.rank.tombstone,
         }
     }
 }
 
 statement!(Make -> (Text, Bool, Text, Text): "INSERT INTO stripe_objects (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING account, livemode, object, object_id");
-statement!(Lock -> (Text, Bool, Text, Text, Nullable<BigInt>, SmallInt, BigInt): "SELECT o.account, o.livemode, o.object, o.object_id, o.inbox_id, o.standing, o.created
-    FROM unnest(?, ?, ?, ?) AS k (account, livemode, object, object_id) JOIN stripe_objects o USING (account, livemode, object, object_id)
+statement!(Lock -> (BigInt, Nullable<BigInt>, SmallInt, BigInt): "SELECT k.place, o.inbox_id, o.standing, o.created
+    FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS k (account, livemode, object, object_id, place) JOIN stripe_objects o USING (account, livemode, object, object_id)
     ORDER BY o.account, o.livemode, o.object, o.object_id FOR UPDATE OF o");
 statement!(Record -> Untyped: "UPDATE stripe_objects o SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous, deleted = k.deleted
     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
     WHERE (o.account, o.livemode, o.object, o.object_id) = (k.account, k.livemode, k.object, k.object_id)");
 
-/// Locks the objects. New ones get a row as `given`, which is right unless an event turns out to be unreadable. Keys come in order, so
-/// two transactions never wait for each other in a circle.
-pub(super) fn lock(conn: &mut PgConnection, objects: &[(&ObjectKey, Given)]) -> QueryResult<Locked> {
+/// Locks the objects, and says of each by whom it was held; `None` for those that were not known. These get a row as `given`, which is
+/// right unless an event turns out to be unreadable. Keys come in order, so two transactions never wait for each other in a circle.
+pub(super) fn lock(
+    conn: &mut PgConnection,
+    objects: &[(&ObjectKey, Given)],
+) -> QueryResult<Vec<Option<Held>>> {
     if objects.is_empty() {
-        return Ok(Locked { held: BTreeMap::new(), new: BTreeSet::new() });
+        return Ok(Vec::new());
     }
     let made = written::<Make>(objects).load::<(String, bool, String, String)>(conn)?;
-    let mut made = made.into_iter().map(|(account, livemode, object, id)| ObjectKey {
-        realm: Realm { account, livemode },
-        object,
-        id,
-    });
-    let mut next = made.next();
-    let mut locked = Locked { held: BTreeMap::new(), new: BTreeSet::new() };
-    let mut known: Vec<&ObjectKey> = Vec::new();
-    for (key, _) in objects {
-        if next.as_ref() == Some(*key) {
-            locked.new.extend(next);
-            next = made.next();
-        } else {
-            known.push(key);
+    let mut made = made.iter().peekable();
+    let mut held: Vec<Option<Held>> = objects
+        .iter()
+        .map(|(key, _)| made.next_if(|made| key.is(made)).is_none().then(Held::default))
+        .collect();
+    assert!(made.next().is_none(), "rows come back in the order of their keys");
+    let known: Vec<usize> = (0..objects.len()).filter(|&at| held[at].is_some()).collect();
+    if !known.is_empty() {
+        let rows = named::<Lock>(known.iter().map(|&at| objects[at].0))
+            .load::<(i64, Option<i64>, i16, i64)>(conn)?;
+        for (place, inbox_id, standing, created) in rows {
+            let place = usize::try_from(place - 1).expect("places count from 1");
+            held[known[place]] = Some(Held { inbox_id, standing, created });
         }
     }
-    assert!(next.is_none(), "rows come back in the order of their keys");
-    if !known.is_empty() {
-        let rows = named::<Lock>(known.into_iter())
-            .load::<(String, bool, String, String, Option<i64>, i16, i64)>(conn)?;
-        locked.held = rows
-            .into_iter()
-            .map(|(account, livemode, object, id, inbox_id, standing, created)| {
-                let key = ObjectKey { realm: Realm { account, livemode }, object, id };
-                (key, Held { inbox_id, standing, created })
-            })
-            .collect();
-    }
-    Ok(locked)
+    Ok(held)
 }
 
 /// A statement whose first columns are these keys.
@@ -147,26 +141,23 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     Ok(())
 }
 
-/// Writes down who holds the objects now, where their rows do not say so already.
-pub(super) fn record(
+/// Writes down who holds the objects now: of each its key, what it was given where it was new, and what became of it.
+pub(super) fn record<'a>(
     conn: &mut PgConnection,
-    given: &[(&ObjectKey, Given)],
-    locked: &Locked,
-    changes: &[Change<'_>],
+    objects: impl Iterator<Item = (&'a ObjectKey, Option<Given>, Option<Given>)>,
 ) -> QueryResult<()> {
-    let mut wanted: BTreeMap<&ObjectKey, Given> =
-        changes.iter().map(|change| (change.key, change.into())).collect();
-    for (key, given) in given.iter().filter(|(key, _)| locked.new.contains(*key)) {
-        match wanted.get(key) {
-            Some(wanted_too) if wanted_too == given => drop(wanted.remove(key)),
-            Some(_) => {}
-            // None of its events can be read.
-            None => drop(wanted.insert(key, Given::default())),
-        }
-    }
+    let wanted: Vec<(&ObjectKey, Given)> = objects
+        .filter_map(|(key, given, became)| {
+            let wanted = match given {
+                // Without a change, none of its events can be read.
+                Some(given) => Some(became.unwrap_or_default()).filter(|wanted| *wanted != given),
+                None => became,
+            };
+            Some((key, wanted?))
+        })
+        .collect();
     if wanted.is_empty() {
         return Ok(());
     }
-    let wanted: Vec<(&ObjectKey, Given)> = wanted.into_iter().collect();
     written::<Record>(&wanted).execute(conn).map(drop)
 }

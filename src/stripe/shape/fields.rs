@@ -4,11 +4,10 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use super::{ObjectRef, ShapeError};
-
-static NOTHING: Value = Value::Null;
+use super::{Json, ObjectRef, ShapeError};
+use crate::stripe::json;
 
 /// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page of text.
 const LONGEST_ID: usize = 255;
@@ -19,16 +18,16 @@ pub(super) struct Fields<'a> {
     pub(super) object: &'a ObjectRef<'a>,
     /// Where it lies in the snapshot, for messages; empty at the top.
     place: &'static str,
-    value: &'a Value,
+    value: &'a Json<'a>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(object: &'a ObjectRef<'a>, snapshot: &'a Value) -> Self {
+    pub(super) fn of(object: &'a ObjectRef<'a>, snapshot: &'a Json<'a>) -> Self {
         Self { object, place: "", value: snapshot }
     }
 
-    fn get(&self, field: &str) -> &'a Value {
-        self.value.get(field).unwrap_or(&NOTHING)
+    fn get(&self, field: &str) -> &'a Json<'a> {
+        json::field(self.value, field)
     }
 
     pub(super) fn has(&self, field: &str) -> bool {
@@ -43,7 +42,7 @@ impl<'a> Fields<'a> {
     /// The entries of an array, or of a Stripe list's `data`.
     pub(super) fn list(&self, field: &'static str) -> Vec<Self> {
         let value = self.get(field);
-        let entries = value.as_array().or_else(|| value.get("data")?.as_array());
+        let entries = value.as_array().or_else(|| json::field(value, "data").as_array());
         entries.into_iter().flatten().map(|value| Self { place: field, value, ..*self }).collect()
     }
 
@@ -51,7 +50,7 @@ impl<'a> Fields<'a> {
     pub(super) fn list_complete(&self, field: &'static str) -> bool {
         let list = self.get(field);
         list.is_array()
-            || (list.get("data").is_some_and(Value::is_array) && list.get("has_more") != Some(&true.into()))
+            || (json::field(list, "data").is_array() && json::field(list, "has_more").as_bool() != Some(true))
     }
 
     pub(super) fn text(&self, field: &str) -> Option<String> {
@@ -83,8 +82,8 @@ impl<'a> Fields<'a> {
     /// Seconds since 1970 as Stripe sends them, or RFC 3339; years 1 to 9999.
     pub(super) fn time(&self, field: &str) -> Option<DateTime<Utc>> {
         let time = match self.get(field) {
-            Value::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
-            Value::String(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
+            Json::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
+            Json::Str(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
             _ => return None,
         };
         (-62_135_596_800..253_402_300_800).contains(&time.timestamp()).then_some(time)
@@ -93,7 +92,7 @@ impl<'a> Fields<'a> {
     /// An amount in minor units.
     pub(super) fn money(&self, field: &'static str) -> Result<Option<i64>, ShapeError> {
         match self.get(field) {
-            Value::Null => Ok(None),
+            Json::Null => Ok(None),
             value => value
                 .as_i64()
                 .map(Some)
@@ -124,8 +123,8 @@ impl<'a> Fields<'a> {
     pub(super) fn money_decimal(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
         let value = self.get(field);
         let decimal = match value {
-            Value::Null => return Ok(None),
-            Value::String(text) => Decimal::from_str_exact(text).ok(),
+            Json::Null => return Ok(None),
+            Json::Str(text) => Decimal::from_str_exact(text).ok(),
             value => value.as_i64().map(Decimal::from),
         };
         decimal.map(Some).ok_or_else(|| self.error(field, value, "a decimal number of at most 28 digits"))
@@ -135,10 +134,10 @@ impl<'a> Fields<'a> {
     pub(super) fn percent(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
         let value = self.get(field);
         let decimal = match value {
-            Value::Null => return Ok(None),
-            Value::String(text) => Decimal::from_str(text).ok(),
-            Value::Number(number) => {
-                let text = number.to_string();
+            Json::Null => return Ok(None),
+            Json::Str(text) => Decimal::from_str(text).ok(),
+            Json::Number(number) => {
+                let text = Number::from(*number).to_string();
                 Decimal::from_str(&text).or_else(|_| Decimal::from_scientific(&text)).ok()
             }
             _ => None,
@@ -157,7 +156,7 @@ impl<'a> Fields<'a> {
         self.json("metadata").unwrap_or_else(|| Value::Object(Map::new()))
     }
 
-    fn error(&self, field: &'static str, found: &Value, expected: &'static str) -> ShapeError {
+    fn error(&self, field: &'static str, found: &Json<'_>, expected: &'static str) -> ShapeError {
         let field = if self.place.is_empty() { field.to_owned() } else { format!("{}.{field}", self.place) };
         let mut found = found.to_string();
         if let Some((end, _)) = found.char_indices().nth(40) {
@@ -169,8 +168,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn id_of(value: &Value) -> Option<String> {
-    let id = value.as_str().or_else(|| value.get("id")?.as_str())?;
+fn id_of(value: &Json<'_>) -> Option<String> {
+    let id = value.as_str().or_else(|| json::field(value, "id").as_str())?;
     (!id.is_empty() && id.len() <= LONGEST_ID).then(|| storable(id))
 }
 
@@ -179,13 +178,13 @@ fn storable(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
 }
 
-fn storable_json(value: &Value) -> Value {
+fn storable_json(value: &Json<'_>) -> Value {
     match value {
-        Value::String(text) => Value::String(storable(text)),
-        Value::Array(entries) => entries.iter().map(storable_json).collect(),
-        Value::Object(fields) => {
+        Json::Str(text) => Value::String(storable(text)),
+        Json::Array(entries) => entries.iter().map(storable_json).collect(),
+        Json::Object(fields) => {
             fields.iter().map(|(key, value)| (storable(key), storable_json(value))).collect()
         }
-        other => other.clone(),
+        scalar => scalar.into(),
     }
 }

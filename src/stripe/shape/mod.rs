@@ -13,9 +13,8 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
-
 use super::Realm;
+use super::json::Json;
 use crate::billing::MirrorBatch;
 use crate::billing::links::Link;
 use crate::billing::payments::PaymentKey;
@@ -57,7 +56,7 @@ pub struct ShapeError {
 ///
 /// # Errors
 /// An amount that is not a whole number within 64 bits; the batch is left as it was.
-pub fn read(object: &ObjectRef<'_>, snapshot: &Value, batch: &mut MirrorBatch) -> Result<(), ShapeError> {
+pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch) -> Result<(), ShapeError> {
     let from = Fields::of(object, snapshot);
     match object.object {
         "customer" => batch.customers.push(customers::customer(from)?),
@@ -90,20 +89,19 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Value, batch: &mut MirrorBatch) -
 /// Keys of the payments that this object takes part in. The caller locks them before it writes a batch.
 ///
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
-pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<PaymentKey> {
+pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
     payments::key(Fields::of(object, snapshot)).into_iter().collect()
 }
 
 /// What a customer or a checkout session says of the customer's org.
-pub fn link(object: &ObjectRef<'_>, snapshot: &Value) -> Option<Link> {
+pub fn link(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Option<Link> {
     links::link(Fields::of(object, snapshot))
 }
 
 /// Ids of the prices that a snapshot of a subscription shows; of any other object none.
-pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Value) -> Vec<String> {
+pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<String> {
     if object.object != "subscription" {
         return Vec::new();
     }
-    let read = subscriptions::subscription(Fields::of(object, snapshot));
-    read.items.into_iter().filter_map(|item| item.price_id).collect()
+    subscriptions::price_ids(Fields::of(object, snapshot))
 }

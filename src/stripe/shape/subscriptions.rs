@@ -4,9 +4,7 @@ use super::Fields;
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
 pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
-    let listed = from.list("items");
-    // A subscription may name one plan and have no list.
-    let entries = if listed.is_empty() && from.has("plan") { vec![from] } else { listed };
+    let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
     let currency = || entries.iter().find_map(|entry| price(*entry).text("currency"));
     let pause = from.at("pause_collection");
@@ -45,9 +43,24 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
     SubscriptionWithItems { subscription, items }
 }
 
+/// Ids of the prices of its items.
+pub(super) fn price_ids(from: Fields<'_>) -> Vec<String> {
+    entries(from).into_iter().filter_map(price_id).collect()
+}
+
+/// The items; a subscription may name one plan and have no list.
+fn entries(from: Fields<'_>) -> Vec<Fields<'_>> {
+    let listed = from.list("items");
+    if listed.is_empty() && from.has("plan") { vec![from] } else { listed }
+}
+
 /// The price of an item, or its plan in older shapes.
 fn price<'a>(entry: Fields<'a>) -> Fields<'a> {
     entry.at(if entry.has("price") { "price" } else { "plan" })
+}
+
+fn price_id(entry: Fields<'_>) -> Option<String> {
+    entry.id("price").or_else(|| entry.id("plan"))
 }
 
 /// `entry` is an item, or the subscription itself (`from`), which then stands for its only item.
@@ -59,7 +72,7 @@ fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionIt
         subscription_id: from.object.id.to_owned(),
         item_number,
         id: entry.own_id().filter(|_| listed),
-        price_id: entry.id("price").or_else(|| entry.id("plan")),
+        price_id: price_id(entry),
         product_id: price(entry).id("product"),
         quantity: entry.integer("quantity"),
         current_period_start: entry.time("current_period_start"),

@@ -23,7 +23,7 @@ fn add(batch: &mut MirrorBatch, account: &str, snapshot: &Value) {
     let realm = Realm { account: account.to_owned(), livemode: true };
     let field = |name: &str| snapshot[name].as_str().expect(name);
     let object = ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted: false };
-    read(&object, snapshot, batch).expect("a readable snapshot");
+    read(&object, &snapshot.into(), batch).expect("a readable snapshot");
 }
 
 fn batch(snapshots: &[Value]) -> MirrorBatch {

@@ -108,5 +108,5 @@ fn long_chains_with_a_broken_link_are_still_put_together() {
 #[test]
 #[should_panic(expected = "at least one event")]
 fn nothing_cannot_win() {
-    choose("invoice", &[]);
+    choose("invoice", &[] as &[Stored]);
 }

@@ -379,16 +379,15 @@ fn eight_events_in_any_of_40320_orders_give_one_result() {
         .updates("customer.subscription.updated", json!({"status": "active", "quantity": 2}));
     let (bills, _) = bill.told(1, 1);
     let (plans, _) = plan.told(2, 1);
-    let (bills, plans) = (candidates(&bills), candidates(&plans));
     let mut orders = 0;
     let mut results = std::collections::BTreeSet::new();
     every_order(8, |order| {
         orders += 1;
-        let bills: Vec<Candidate> = order.iter().filter(|&&at| at < 4).map(|&at| bills[at]).collect();
-        let plans: Vec<Candidate> = order.iter().filter(|&&at| at >= 4).map(|&at| plans[at - 4]).collect();
+        let bills: Vec<&Stored> = order.iter().filter(|&&at| at < 4).map(|&at| &bills[at]).collect();
+        let plans: Vec<&Stored> = order.iter().filter(|&&at| at >= 4).map(|&at| &plans[at - 4]).collect();
         let (bill, plan) = (choose("invoice", &bills), choose("subscription", &plans));
         let (bill, plan) = (bills[bill.winner], plans[plan.winner]);
-        results.insert((bill.event_id, plan.event_id));
+        results.insert((bill.id.clone(), plan.id.clone()));
         assert_eq!(
             (bill.snapshot["status"].as_str(), plan.snapshot["quantity"].as_i64()),
             (Some("paid"), Some(2))

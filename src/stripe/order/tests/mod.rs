@@ -6,6 +6,8 @@ mod lives;
 mod properties;
 mod recorded;
 
+use std::borrow::Borrow;
+
 use serde_json::Value;
 
 use super::*;
@@ -20,22 +22,30 @@ struct Stored {
     previous: Option<Value>,
 }
 
-fn candidates<'a>(events: impl IntoIterator<Item = &'a Stored>) -> Vec<Candidate<'a>> {
-    events
-        .into_iter()
-        .map(|event| Candidate {
-            event_id: &event.id,
-            event_type: &event.event_type,
-            created: event.created,
-            snapshot: &event.snapshot,
-            previous: event.previous.as_ref(),
-        })
-        .collect()
+/// [`super::choose`] among these events of a kind of object.
+fn choose(object: &str, events: &[impl Borrow<Stored>]) -> Verdict {
+    let events: Vec<&Stored> = events.iter().map(Borrow::borrow).collect();
+    let read: Vec<(Json<'_>, Option<Json<'_>>)> = events
+        .iter()
+        .map(|event| ((&event.snapshot).into(), event.previous.as_ref().map(Json::from)))
+        .collect();
+    let candidates = events.iter().zip(&read).map(|(event, (snapshot, previous))| Candidate {
+        event_id: &event.id,
+        event_type: &event.event_type,
+        rank: super::rank(object, &event.event_type, event.created, snapshot),
+        snapshot,
+        previous: previous.as_ref(),
+    });
+    super::choose(&candidates.collect::<Vec<_>>())
+}
+
+fn rank(object: &str, event_type: &str, created: i64, snapshot: &Value) -> Rank {
+    super::rank(object, event_type, created, &snapshot.into())
 }
 
 /// The index of the winner, and whether it was a guess.
 fn winner(object: &str, events: &[Stored]) -> (usize, bool) {
-    let verdict = choose(object, &candidates(events));
+    let verdict = choose(object, events);
     (verdict.winner, verdict.ambiguous)
 }
 

@@ -87,7 +87,7 @@ fn fold(object: &str, events: &[Stored]) -> String {
             Some((best, _)) if new.group() == best.group() => {
                 let same = events[..=at].iter().filter(|other| rank_of(other).group() == new.group());
                 let group: Vec<Stored> = same.cloned().collect();
-                let winner = choose(object, &candidates(&group)).winner;
+                let winner = choose(object, &group).winner;
                 (rank_of(&group[winner]), group[winner].id.clone())
             }
             _ => (new, event.id.clone()),

@@ -35,7 +35,7 @@ fn try_read(snapshot: &Value, deleted: bool) -> Result<MirrorBatch, ShapeError> 
     let mut batch = MirrorBatch::default();
     read(
         &ObjectRef { realm: &realm, object: field("object"), id: field("id"), deleted },
-        snapshot,
+        &snapshot.into(),
         &mut batch,
     )?;
     Ok(batch)

@@ -57,7 +57,7 @@ fn every_real_object_reads() {
         let (realm, id) = (realm(), snapshot["id"].as_str().unwrap());
         let object = ObjectRef { realm: &realm, object: kind, id, deleted: false };
         assert!(
-            payment_keys(&object, snapshot).into_iter().eq(batch.payment_keys.clone()),
+            payment_keys(&object, &snapshot.into()).into_iter().eq(batch.payment_keys.clone()),
             "{}",
             file.display()
         );

@@ -59,7 +59,7 @@ fn an_unreadable_object_adds_nothing() {
     let object = ObjectRef { realm: &realm, object: "charge", id: "ch_0", deleted: false };
     let mut batch = MirrorBatch::default();
     let broken = with(fixture!("charge_2016"), "/refunds/data/0/amount", json!("300"));
-    let error = read(&object, &broken, &mut batch).unwrap_err();
+    let error = read(&object, &(&broken).into(), &mut batch).unwrap_err();
     assert_eq!(batch, MirrorBatch::default());
     assert_eq!(
         error.to_string(),
@@ -90,6 +90,13 @@ fn decimals_are_exact_or_an_error() {
     for value in ["0.000000000001", "-12.5", "79228162514264337593543950335"] {
         let price = read_live(with(fixture!("price"), "/unit_amount_decimal", json!(value)));
         assert_eq!(price.prices[0].unit_amount_decimal.unwrap().to_string(), value);
+    }
+    for (text, percent) in
+        [("12.0", "12.0"), ("33.3", "33.3"), ("1e-7", "0.0000001"), ("7", "7"), ("1e2", "100.0")]
+    {
+        let value = serde_json::from_str(text).unwrap();
+        let coupon = read_live(with(fixture!("coupon"), "/percent_off", value));
+        assert_eq!(coupon.coupons[0].percent_off.unwrap().to_string(), percent);
     }
     let broken = with(fixture!("coupon"), "/percent_off", json!("many"));
     assert_eq!(try_read(&broken, false).unwrap_err().field, "percent_off");
