@@ -181,7 +181,7 @@ const EFFECTS_BATCH: u32 = 250;
 
 /// While many deliveries wait for their answer, a projector rests so many times as long as its turn took: Stripe waits for answers, and
 /// nobody for a projection by some tenths of a second.
-const YIELDING: u32 = 15;
+const YIELDING: u32 = 11;
 /// But no longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 

@@ -113,20 +113,26 @@ pub struct CreditNoteWithLines {
 }
 
 /// Stores credit notes and replaces their lines.
-pub(super) fn write(conn: &mut PgConnection, rows: &[&CreditNoteWithLines]) -> QueryResult<()> {
+pub(super) fn write(
+    conn: &mut PgConnection,
+    rows: &[&CreditNoteWithLines],
+    replaces: bool,
+) -> QueryResult<()> {
     mirror::upsert(conn, rows.iter().map(|row| &row.credit_note))?;
-    let parents: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            (
-                &*row.credit_note.account,
-                row.credit_note.livemode,
-                &*row.credit_note.id,
-                row.lines.len() as i32,
-            )
-        })
-        .collect();
-    mirror::trim::<CreditNoteLine>(conn, &parents)?;
+    if replaces {
+        let parents: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (
+                    &*row.credit_note.account,
+                    row.credit_note.livemode,
+                    &*row.credit_note.id,
+                    row.lines.len() as i32,
+                )
+            })
+            .collect();
+        mirror::trim::<CreditNoteLine>(conn, &parents)?;
+    }
     mirror::upsert(conn, rows.iter().flat_map(|row| &row.lines))
 }
 

@@ -3,8 +3,9 @@
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Text};
+use diesel::sql_types::{Bool, Text, Untyped};
 
+use crate::db::prepared::{Prepared, statement};
 use crate::realm::Realm;
 
 /// Which Stripe customer an org has may have changed.
@@ -25,6 +26,8 @@ pub struct Marker {
     pub id: String,
 }
 
+statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT * FROM unnest(?, ?, ?, ?)");
+
 /// Writes markers in the caller's transaction.
 ///
 /// # Errors
@@ -34,15 +37,12 @@ pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a 
     if markers.is_empty() {
         return Ok(());
     }
-    diesel::sql_query(
-        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-         SELECT * FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[])",
-    )
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.realm.account).collect::<Vec<_>>())
-    .bind::<Array<Bool>, _>(markers.iter().map(|marker| marker.realm.livemode).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.kind).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(markers.iter().map(|marker| &*marker.id).collect::<Vec<_>>())
-    .execute(conn)?;
+    Prepared::<Write>::new()
+        .bind::<Text, _>(markers.iter().map(|marker| &*marker.realm.account).collect())
+        .bind::<Bool, _>(markers.iter().map(|marker| marker.realm.livemode).collect())
+        .bind::<Text, _>(markers.iter().map(|marker| &*marker.kind).collect())
+        .bind::<Text, _>(markers.iter().map(|marker| &*marker.id).collect())
+        .execute(conn)?;
     Ok(())
 }
 

@@ -105,11 +105,12 @@ impl MirrorBatch {
     }
 
     /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a fixed
-    /// order and rows in the order of their keys, so that two writers do not wait for each other in a circle.
+    /// order and rows in the order of their keys, so that two writers do not wait for each other in a circle. `replaces`: some of it
+    /// may be there already, with more lines than now.
     ///
     /// # Errors
     /// What the database answers; the transaction is then to be rolled back.
-    pub fn write(&self, conn: &mut PgConnection) -> QueryResult<()> {
+    pub fn write(&self, conn: &mut PgConnection, replaces: bool) -> QueryResult<()> {
         upsert(conn, &self.products)?;
         upsert(conn, &self.prices)?;
         upsert(conn, &self.coupons)?;
@@ -121,14 +122,14 @@ impl MirrorBatch {
         if !self.subscriptions.is_empty() {
             directory::changed(conn)?;
         }
-        subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()))?;
-        invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()))?;
+        subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()), replaces)?;
+        invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()), replaces)?;
         upsert(conn, &self.payment_intents)?;
         upsert(conn, &self.charges)?;
         upsert(conn, &self.invoice_payments)?;
         refunds::write(conn, &self.refunds, &self.charges)?;
         upsert(conn, &self.disputes)?;
-        credit_notes::write(conn, &latest(&self.credit_notes, |row| row.credit_note.key()))?;
+        credit_notes::write(conn, &latest(&self.credit_notes, |row| row.credit_note.key()), replaces)?;
         upsert(conn, &self.checkout_sessions)?;
         payments::combine(conn, &self.payment_keys)
     }

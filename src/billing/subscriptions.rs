@@ -162,20 +162,26 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
 }
 
 /// Stores subscriptions and replaces their items.
-pub(super) fn write(conn: &mut PgConnection, rows: &[&SubscriptionWithItems]) -> QueryResult<()> {
+pub(super) fn write(
+    conn: &mut PgConnection,
+    rows: &[&SubscriptionWithItems],
+    replaces: bool,
+) -> QueryResult<()> {
     mirror::upsert(conn, rows.iter().map(|row| &row.subscription))?;
-    let parents: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            (
-                &*row.subscription.account,
-                row.subscription.livemode,
-                &*row.subscription.id,
-                row.items.len() as i32,
-            )
-        })
-        .collect();
-    mirror::trim::<SubscriptionItem>(conn, &parents)?;
+    if replaces {
+        let parents: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (
+                    &*row.subscription.account,
+                    row.subscription.livemode,
+                    &*row.subscription.id,
+                    row.items.len() as i32,
+                )
+            })
+            .collect();
+        mirror::trim::<SubscriptionItem>(conn, &parents)?;
+    }
     mirror::upsert(conn, rows.iter().flat_map(|row| &row.items))
 }
 

@@ -224,11 +224,12 @@ fn project(
         failures.extend(failed.iter().map(|(claim, error)| fail(claim, error.to_string())));
     }
     // Payments are made of several objects: whoever changes one of those holds the payment too.
-    if held.iter().any(Option::is_some) {
+    let replaces = held.iter().any(Option::is_some);
+    if replaces {
         batch.payment_keys.append(&mut batch.stored_payment_keys(conn)?);
     }
     objects::lock_payments(conn, &batch.payment_keys)?;
-    batch.write(conn)?;
+    batch.write(conn, replaces)?;
     effects.write(conn, options.org_per_customer, now)?;
     let rows = zip(zip(&given, &held), &changes).map(|(((key, given), held), change)| {
         (*key, held.is_none().then_some(*given), change.map(Given::from))

@@ -39,7 +39,7 @@ fn write(conn: &mut PgConnection, mut batch: MirrorBatch) {
     conn.transaction(|conn| {
         let stored = batch.stored_payment_keys(conn)?;
         batch.payment_keys.extend(stored);
-        batch.write(conn)
+        batch.write(conn, true)
     })
     .unwrap();
 }
