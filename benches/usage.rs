@@ -241,7 +241,7 @@ async fn compare((orgs, events): (usize, usize)) {
         let raw = raw_copy::rate(&postgres, events);
         println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
         // Twelve times 10,000 events are more than may wait.
-        for (size, connections) in [(10_000, 5), (1000, 56), (100, 64)] {
+        for (size, connections) in [(10_000, 9), (1000, 96), (100, 64)] {
             let sent = requests("/v1/usage", &key, draw, events, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("requests of {size}"), &taken, size);

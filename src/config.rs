@@ -98,7 +98,7 @@ settings! {
     /// Threads that project the inbox; each holds a database connection. 0: this daemon projects nothing.
     projectors: u16 = "COULOMB_PROJECTORS", "3";
     /// Stripe events projected in one transaction, at most.
-    projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "250";
+    projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "500";
     /// Failed attempts after which a Stripe event is quarantined.
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
     /// How long an org whose Stripe subscription is `past_due` keeps its plan, in days from the start of the subscription's current
@@ -107,9 +107,9 @@ settings! {
     /// Threads that write usage; each holds a database connection.
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
     /// Usage events that share one commit at most, unless a single request has more.
-    usage_batch: u32 = "COULOMB_USAGE_BATCH", "20000";
+    usage_batch: u32 = "COULOMB_USAGE_BATCH", "40000";
     /// Usage events that may wait for a writer before further requests are answered 429.
-    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "60000";
+    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
     /// Largest body of usage, unpacked, in bytes.
     usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
     /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.

@@ -29,6 +29,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001100", include_str!("../../migrations/2026-11-21-001100_records_index/up.sql")),
     ("2026-11-21-001200", include_str!("../../migrations/2026-11-21-001200_stripe_arrivals/up.sql")),
     ("2026-11-21-001300", include_str!("../../migrations/2026-11-21-001300_effects_skipped/up.sql")),
+    ("2026-11-21-001400", include_str!("../../migrations/2026-11-21-001400_copied_keys/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

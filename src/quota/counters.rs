@@ -75,9 +75,8 @@ pub struct Moved {
 type KeyTypes = (BigInt, Integer, Text, Date);
 type KeyRow = (i64, i32, String, NaiveDate);
 
-statement!(Add -> (KeyTypes, Numeric, Numeric):
-    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, u, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, u) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used + excluded.used
-      RETURNING org_id, slot_id, subject, period, used, used");
+statement!(Add -> (BigInt, Integer, Numeric):
+    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, u, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, u) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used + excluded.used RETURNING org_id, slot_id, used");
 // The row that is there is locked and not written. Rows are taken in the order of the arrays.
 statement!(Lock -> Untyped:
     "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, 0, 0 FROM unnest(?, ?, ?, ?) AS t (o, s, j, p) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used WHERE false");
@@ -115,13 +114,18 @@ pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Decimal)]) -> Result
         return Ok(Vec::new());
     }
     debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
-    let rows: Vec<(KeyRow, Decimal, Decimal)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
+    let rows: Vec<(i64, i32, Decimal)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
         .bind::<Numeric, _>(changes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
         .load(conn)?;
-    let added: BTreeMap<&CounterKey, Decimal> = changes.iter().map(|(key, added)| (key, *added)).collect();
-    let moved = rows.into_iter().map(|(key, used, _)| {
-        let key = key_of(key);
-        Moved { added: added.get(&key).copied().unwrap_or_default(), key, used }
+    // One row for each, in their order: rows are inserted or updated as they are read.
+    assert_eq!(rows.len(), changes.len(), "every counter is there now");
+    let moved = changes.iter().zip(rows).map(|((key, added), (org_id, slot_id, used))| {
+        assert_eq!(
+            (org_id, slot_id),
+            (key.org_id, key.slot_id),
+            "counters come back in the order of their keys"
+        );
+        Moved { key: key.clone(), added: *added, used }
     });
     Ok(moved.collect())
 }

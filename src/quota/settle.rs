@@ -213,6 +213,6 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
         source: SOURCE.into(),
         subject: usage.subject.map(Into::into),
         correction: 0,
-        metered: vec![priced(series, usage.amount, resolver.now, None)?],
+        metered: [priced(series, usage.amount, resolver.now, None)?].into(),
     })
 }

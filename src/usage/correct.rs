@@ -195,7 +195,7 @@ impl Stored {
                 source: correction.source.into(),
                 subject: record.subject.as_deref().map(Into::into),
                 correction: number,
-                metered: vec![negative(catalog, held, org.org_id, record)?],
+                metered: [negative(catalog, held, org.org_id, record)?].into(),
             });
         }
         ingest::write(conn, &mut taken.iter_mut().collect::<Vec<_>>(), -1, burn(now))?;

@@ -128,10 +128,14 @@ pub async fn post(
     let caller = caller(&principal)?;
     let (body, _place) = body(&app, &request, payload).await?;
     let form = form(request.headers());
-    let parsed = event::parse(&body, &form, EVENTS, caller.org_id.is_none())?;
-    let (names, events) = apart(parsed);
+    let mut names = Names::new();
+    let read = || {
+        let (ids, events) = apart(event::parse(&body, &form, EVENTS, caller.org_id.is_none())?);
+        names = ids;
+        Ok(events)
+    };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
-    let outcomes = app.usage.take(&app, &caller, events, options).await?;
+    let outcomes = app.usage.take(&app, &caller, options, read).await?;
     let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
     if !(options.all_or_nothing && outcomes.iter().any(problem)) {
         app.metrics.usage(&outcomes);

@@ -1,6 +1,8 @@
 //! Ingest: usage from many requests into few commits. Nobody is answered before the commit.
 
+mod binary;
 mod burn;
+mod keys;
 mod records;
 mod store;
 mod totals;
@@ -27,8 +29,9 @@ use crate::quota::Parts;
 
 pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
+pub(crate) use self::keys::{claim, key, unclaim};
 pub(super) use self::store::write;
-pub(crate) use self::store::{claim, key, unclaim, write_rows};
+pub(crate) use self::store::write_rows;
 pub use self::totals::value_digest;
 pub(crate) use self::totals::{counted, price_tiers};
 
@@ -100,24 +103,26 @@ impl Ingest {
         (self.capacity as usize).saturating_sub(self.places.available_permits())
     }
 
-    /// Stores usage events and says what became of each, in their order; those that were rejected before stay so. Returns when
-    /// all that is accepted is durable.
+    /// Stores the usage events that `read` gives and says what became of each, in their order; those that were rejected before stay
+    /// so. Returns when all that is accepted is durable. `read` is asked again when the catalogue has changed meanwhile: what
+    /// waits is smaller than what was read, and nothing else is kept.
     ///
     /// # Errors
     /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away. It may or may not have been stored then,
-    /// and must be sent again.
-    pub async fn take(
+    /// and must be sent again. And what `read` says.
+    pub async fn take<'a>(
         &self,
         app: &App,
         caller: &Caller,
-        events: Vec<Result<UsageEvent<'_>, Rejection>>,
         options: Options,
+        mut read: impl FnMut() -> Result<Vec<Result<UsageEvent<'a>, Rejection>>, Error>,
     ) -> Result<Vec<Outcome>, Error> {
         let mut catalog = app.catalog.get();
         if app.quotas.parts.at(catalog.version).is_none() {
             catalog = self.refresh(app, catalog.version).await?;
         }
         for _ in 0..TRIES {
+            let events = read()?;
             let orgs = Orgs::of(app, caller, &events).await?;
             let resolved = self.resolve(app, &catalog, caller, &events, &orgs);
             // Another replica may have changed what this one judges by.
@@ -126,6 +131,7 @@ impl Ingest {
                 catalog = self.refresh(app, catalog.version).await?;
                 continue;
             }
+            drop((events, orgs));
             match self.store(&catalog, resolved, options).await? {
                 Some(outcomes) => return Ok(outcomes),
                 None => catalog = self.refresh(app, catalog.version).await?,

@@ -234,12 +234,13 @@ fn occurred_at(conn: &mut PgConnection, org_id: i64, key: Uuid) -> Result<Option
         #[diesel(sql_type = Timestamptz)]
         occurred_at: DateTime<Utc>,
     }
-    let key: Option<Key> =
-        diesel::sql_query("SELECT occurred_at FROM usage_keys WHERE org_id = $1 AND event_key = $2::uuid")
-            .bind::<BigInt, _>(org_id)
-            .bind::<Text, _>(key.to_string())
-            .get_result(conn)
-            .optional()?;
+    let key: Option<Key> = diesel::sql_query(
+        "SELECT occurred_at FROM usage_key_times WHERE org_id = $1 AND event_key = $2::uuid",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Text, _>(key.to_string())
+    .get_result(conn)
+    .optional()?;
     Ok(key.map(|key| key.occurred_at))
 }
 

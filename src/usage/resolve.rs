@@ -8,6 +8,7 @@ use chrono::{DateTime, Duration, NaiveDate, SubsecRound, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::catalog::Catalog;
@@ -71,8 +72,8 @@ pub struct Usage {
     pub subject: Option<Box<str>>,
     /// 0 as reported, see `usage_records.correction`.
     pub correction: i16,
-    /// A quantity for each meter.
-    pub metered: Vec<Metered>,
+    /// A quantity for each meter: nearly always one.
+    pub metered: SmallVec<[Metered; 1]>,
 }
 
 /// What one meter makes of a usage event.
@@ -135,7 +136,7 @@ impl Resolver<'_> {
             )
         })?;
         let fields = data::fields(event.data)?;
-        let mut metered = Vec::with_capacity(1);
+        let mut metered = SmallVec::new();
         for meter in meters {
             if let Some(one) = self.meter(meter, event, org, &fields, occurred_at)? {
                 metered.push(one);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::event::lago::{self, LagoEvent, SOURCE};
-use super::event::{self, Outcome, Rejection, UsageEvent};
+use super::event::{self, Outcome};
 use super::http::{EVENTS, body, caller, form};
 use super::ingest::Options;
 use super::resolve::{Caller, event_key};
@@ -114,7 +114,7 @@ pub async fn post(
         return openmeter(&app, &caller, &request, &body).await;
     }
     let (sent, now) = (lago::one(&body)?, app.clock.now());
-    let outcomes = app.usage.take(&app, &caller, vec![sent.read(now)], Options::default()).await?;
+    let outcomes = app.usage.take(&app, &caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
     app.metrics.usage(&outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
@@ -149,9 +149,9 @@ pub async fn batch(
         let rule = if sent.is_empty() { "no_events" } else { "too_many_events" };
         return Ok(refused(json!({ "events": [rule] }), format!("send 1 to {BATCH} events")));
     }
-    let events = sent.iter().map(|event| event.read(now)).collect();
+    let read = || Ok(sent.iter().map(|event| event.read(now)).collect());
     let options = Options { all_or_nothing: true, new_only: true };
-    let mut outcomes = app.usage.take(&app, &caller, events, options).await?;
+    let mut outcomes = app.usage.take(&app, &caller, options, read).await?;
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
     let Some((place, first)) = refusals.first_key_value() else {
@@ -182,10 +182,14 @@ async fn openmeter(
     body: &[u8],
 ) -> Result<HttpResponse, Error> {
     let form = form(request.headers());
-    let parsed = event::parse(body, &form, EVENTS, caller.org_id.is_none())?;
-    type Events<'a> = Vec<Result<UsageEvent<'a>, Rejection>>;
-    let (ids, events): (Vec<_>, Events<'_>) = parsed.into_iter().map(|one| (one.id, one.event)).unzip();
-    let outcomes = app.usage.take(app, caller, events, Options::default()).await?;
+    let mut ids = Vec::new();
+    let read = || {
+        let parsed = event::parse(body, &form, EVENTS, caller.org_id.is_none())?;
+        let events;
+        (ids, events) = parsed.into_iter().map(|one| (one.id, one.event)).unzip();
+        Ok(events)
+    };
+    let outcomes = app.usage.take(app, caller, Options::default(), read).await?;
     app.metrics.usage(&outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {

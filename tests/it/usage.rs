@@ -56,6 +56,26 @@ async fn an_event_counts_once_whatever_its_time() {
     assert_eq!(database.unbalanced(), [] as [String; 0]);
 }
 
+/// Many events that are expected to be new are stored in another way than those of which one turns out to be a repeat.
+#[tokio::test]
+async fn a_large_request_with_a_repeat_in_it_stores_the_rest() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = acme(&database, &daemon).await;
+    let request = |from: i64, to: i64| (from..to).map(|n| event(&n.to_string(), 1)).collect::<Vec<_>>();
+    let all = |outcomes: Vec<String>, wanted: &str| outcomes.iter().filter(|one| *one == wanted).count();
+    assert_eq!(all(daemon.usage(&key, &json!(request(0, 600))).await, "accepted"), 600);
+    // One transaction: had the database refused the whole, it would have been taken apart.
+    assert_eq!(database.number("SELECT count(DISTINCT xmin::text) FROM usage_keys"), 1);
+    let mut second = request(590, 1200);
+    second.push(event("7", 2));
+    let outcomes = daemon.usage(&key, &json!(second)).await;
+    assert_eq!(outcomes.last().map(String::as_str), Some("conflict"));
+    assert_eq!((all(outcomes.clone(), "duplicate"), all(outcomes, "accepted")), (10, 600));
+    assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), 1200);
+    assert_eq!(database.unbalanced(), [] as [String; 0]);
+}
+
 #[tokio::test]
 async fn a_bad_event_does_not_lose_the_others() {
     let database = Database::new();

@@ -220,7 +220,7 @@ async fn an_org_sees_its_own_usage_alone() {
     }
     // Row-level security holds even where a query forgets the org.
     let mut conn = database.platform();
-    let tables = ["usage_records", "daily_summaries", "usage_series", "usage_keys", "usage_uniques"];
+    let tables = ["usage_records", "daily_summaries", "usage_series", "usage_key_times", "usage_uniques"];
     let seen = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
         use diesel::prelude::*;
         tables
@@ -233,6 +233,11 @@ async fn an_org_sees_its_own_usage_alone() {
             .collect::<Result<Vec<_>, _>>()
     });
     assert_eq!(seen.expect("readable"), [0; 5]);
+    let keys = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
+        use diesel::connection::SimpleConnection;
+        Ok(conn.batch_execute("SELECT FROM usage_keys LIMIT 1")?)
+    });
+    assert!(keys.expect_err("no org's role sees it").to_string().contains("permission denied"));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use diesel::pg::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Options;
+use super::keys;
 use super::records::month_of;
 use super::store::{self, Rules, Stored};
 use crate::answers::{Batch, Ticket};
@@ -96,7 +97,11 @@ impl Writer {
             let lengths: Vec<usize> = batch.iter().map(|job| job.usage.len()).collect();
             let mut usage: Vec<Usage> = match batch.as_mut_slice() {
                 [job] => std::mem::take(&mut job.usage),
-                jobs => jobs.iter_mut().flat_map(|job| job.usage.drain(..)).collect(),
+                jobs => {
+                    let mut all = Vec::with_capacity(lengths.iter().sum());
+                    jobs.iter_mut().for_each(|job| all.append(&mut std::mem::take(&mut job.usage)));
+                    all
+                }
             };
             // What asks for all or nothing comes alone.
             let options = batch[0].options;
@@ -160,7 +165,7 @@ impl Writer {
         let all_new = self.trust.next(usage.len());
         let rules = Rules { parts: &self.parts, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
-            Err(error) if all_new && store::is_repeat(&error) => {
+            Err(error) if all_new && keys::is_repeat(&error) => {
                 self.trust.disappointed();
                 self.store(version, usage, options)
             }

@@ -1,0 +1,2 @@
+DROP VIEW usage_key_times;
+ALTER TABLE usage_keys ENABLE ROW LEVEL SECURITY;
