@@ -25,7 +25,7 @@ enum Turn {
     More,
     /// Rest until woken or the interval is over.
     Rest,
-    /// There is more to do, after as long a pause.
+    /// There is more to do, after as long a pause, or when fewer deliveries come.
     Pause(Duration),
 }
 
@@ -181,14 +181,20 @@ const EFFECTS_BATCH: u32 = 250;
 
 /// While many deliveries wait for their answer, a projector rests so many times as long as its turn took: Stripe waits for answers, and
 /// nobody for a projection by some tenths of a second.
-const YIELDING: u32 = 11;
+const YIELDING: u32 = 15;
 /// But no longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// And no longer than deliveries come so fast: when there were few at so many looks, one after the other, it goes on.
+const LULLS: u32 = 3;
+/// How far the looks are apart.
+const LOOK: Duration = Duration::from_millis(10);
 
 fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let begun = Instant::now();
+    // The same share of the time, in shorter turns.
+    let shorter = if app.inbox.is_pressed() { 2 } else { 1 };
     let options = project::Options {
-        batch: app.config.projection_batch,
+        batch: (app.config.projection_batch / shorter).max(1),
         attempts: app.config.projection_attempts,
         org_per_customer: app.config.stripe_org_per_customer,
     };
@@ -337,7 +343,7 @@ fn run(worker: &Worker, app: &App) {
             }
             Ok(Turn::Pause(pause)) => {
                 failures = 0;
-                app.wake.rest(seen, pause, false);
+                pause_while_pressed(app, pause);
             }
             Err(error) => {
                 // A lost race is tried again at once, a lost database with growing rests.
@@ -352,6 +358,15 @@ fn run(worker: &Worker, app: &App) {
                 app.wake.rest(app.wake.generation(), rest, false);
             }
         }
+    }
+}
+
+/// Rests for `pause`, or until few deliveries wait for their answer.
+fn pause_while_pressed(app: &App, pause: Duration) {
+    let (begun, mut lulls) = (Instant::now(), 0);
+    while begun.elapsed() < pause && lulls < LULLS && !app.wake.is_stopped() {
+        app.wake.rest(0, LOOK, false);
+        lulls = if app.inbox.is_pressed() { 0 } else { lulls + 1 };
     }
 }
 
