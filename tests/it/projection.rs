@@ -43,6 +43,23 @@ async fn a_purchase_ends_paid_in_its_mirrors() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
+#[tokio::test]
+async fn a_line_that_a_later_event_has_no_more_is_gone() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let after = invoice("in_1", "cus_1", "draft", 2000);
+    let mut before = after.clone();
+    let mut second = before["lines"]["data"][0].clone();
+    second["id"] = json!("il_second");
+    before["lines"]["data"].as_array_mut().expect("lines").push(second);
+    daemon.deliver(&event("evt_1", "invoice.created", 100, before)).await;
+    daemon.projected().await;
+    assert_eq!(database.number("SELECT count(*) FROM invoice_lines"), 2);
+    daemon.deliver(&event("evt_2", "invoice.updated", 200, after)).await;
+    daemon.projected().await;
+    assert_eq!(database.number("SELECT count(*) FROM invoice_lines"), 1);
+}
+
 /// 300 shuffles with repeats, over HTTP, eight at once, to two daemons on one database: one canonical dump.
 #[tokio::test]
 async fn order_repeats_and_replicas_do_not_matter() {
