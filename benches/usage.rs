@@ -30,6 +30,9 @@ use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
 use support::{Load, Postgres, load};
 
+/// Connections that send requests of 1,000 events. Not many more may wait at a time.
+const THOUSANDS: usize = 96;
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|arg| arg == "--serve") {
@@ -240,8 +243,7 @@ async fn compare((orgs, events): (usize, usize)) {
         checkpoint(&postgres);
         let raw = raw_copy::rate(&postgres, events);
         println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
-        // Twelve times 10,000 events are more than may wait.
-        for (size, connections) in [(10_000, 9), (1000, 96), (100, 64)] {
+        for (size, connections) in [(10_000, 9), (1000, THOUSANDS), (100, 64)] {
             let sent = requests("/v1/usage", &key, draw, events, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("requests of {size}"), &taken, size);
@@ -332,7 +334,7 @@ async fn hot(events: usize) {
         println!("\nWith {name}");
         let spread = (Orgs::Even, SPREAD);
         load(&server.address, &requests("/v1/usage", &key, spread, 50_000, 1000), 8, None).await;
-        for (size, connections) in [(1000, 56), (100, 64), (1, 256)] {
+        for (size, connections) in [(1000, THOUSANDS), (100, 64), (1, 256)] {
             let events = if size == 1 { events / 4 } else { events };
             checkpoint(&postgres);
             let even =
@@ -362,7 +364,7 @@ async fn filled((orgs, events): (usize, usize), rows: u64) {
         let draw = (Orgs::Even, orgs);
         load(&server.address, &requests("/v1/usage", &key, draw, 100_000, 1000), 8, None).await;
         checkpoint(&postgres);
-        for (n, (size, connections)) in [(1000, 56), (1, 256)].into_iter().enumerate() {
+        for (n, (size, connections)) in [(1000, THOUSANDS), (1, 256)].into_iter().enumerate() {
             let sent = requests("/v1/usage", &key, draw, if size == 1 { events / 4 } else { events }, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("{there} rows, requests of {size}"), &taken, size);

@@ -118,22 +118,7 @@ pub(super) fn write(
     rows: &[&CreditNoteWithLines],
     replaces: bool,
 ) -> QueryResult<()> {
-    mirror::upsert(conn, rows.iter().map(|row| &row.credit_note))?;
-    if replaces {
-        let parents: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                (
-                    &*row.credit_note.account,
-                    row.credit_note.livemode,
-                    &*row.credit_note.id,
-                    row.lines.len() as i32,
-                )
-            })
-            .collect();
-        mirror::trim::<CreditNoteLine>(conn, &parents)?;
-    }
-    mirror::upsert(conn, rows.iter().flat_map(|row| &row.lines))
+    mirror::upsert_with(conn, rows.iter().map(|row| (&row.credit_note, &*row.lines)), replaces)
 }
 
 readable!(CreditNote in credit_notes, "credit note", Belongs::By("customer_id"));

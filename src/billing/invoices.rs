@@ -168,17 +168,7 @@ pub struct InvoiceWithLines {
 
 /// Stores invoices and replaces their lines.
 pub(super) fn write(conn: &mut PgConnection, rows: &[&InvoiceWithLines], replaces: bool) -> QueryResult<()> {
-    mirror::upsert(conn, rows.iter().map(|row| &row.invoice))?;
-    if replaces {
-        let parents: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                (&*row.invoice.account, row.invoice.livemode, &*row.invoice.id, row.lines.len() as i32)
-            })
-            .collect();
-        mirror::trim::<InvoiceLine>(conn, &parents)?;
-    }
-    mirror::upsert(conn, rows.iter().flat_map(|row| &row.lines))
+    mirror::upsert_with(conn, rows.iter().map(|row| (&row.invoice, &*row.lines)), replaces)
 }
 
 readable!(Invoice in invoices, "invoice", Belongs::By("customer_id"));

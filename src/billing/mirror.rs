@@ -96,9 +96,26 @@ pub(super) fn upsert<'a, M: Mirror>(
     Upsert::<M> { columns: M::columns(&rows), row: PhantomData }.execute(conn).map(|_| ())
 }
 
+/// Stores rows, each with the numbered rows that belong to it, which replace those stored. `replaces`: some may be stored already.
+pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
+    conn: &mut PgConnection,
+    rows: impl Iterator<Item = (&'a P, &'a [M])> + Clone,
+    replaces: bool,
+) -> QueryResult<()> {
+    upsert(conn, rows.clone().map(|(parent, _)| parent))?;
+    if replaces {
+        let kept = |(parent, numbered): (&'a P, &[M])| {
+            let (account, livemode, id, _) = parent.key();
+            (account, livemode, id, numbered.len() as i32)
+        };
+        trim::<M>(conn, &rows.clone().map(kept).collect::<Vec<_>>())?;
+    }
+    upsert(conn, rows.flat_map(|(_, numbered)| numbered))
+}
+
 /// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`: what is
 /// left of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
-pub(super) fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
+fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
     if parents.is_empty() {
         return Ok(());
     }

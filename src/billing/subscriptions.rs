@@ -167,22 +167,7 @@ pub(super) fn write(
     rows: &[&SubscriptionWithItems],
     replaces: bool,
 ) -> QueryResult<()> {
-    mirror::upsert(conn, rows.iter().map(|row| &row.subscription))?;
-    if replaces {
-        let parents: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                (
-                    &*row.subscription.account,
-                    row.subscription.livemode,
-                    &*row.subscription.id,
-                    row.items.len() as i32,
-                )
-            })
-            .collect();
-        mirror::trim::<SubscriptionItem>(conn, &parents)?;
-    }
-    mirror::upsert(conn, rows.iter().flat_map(|row| &row.items))
+    mirror::upsert_with(conn, rows.iter().map(|row| (&row.subscription, &*row.items)), replaces)
 }
 
 readable!(Subscription in subscriptions, "subscription", Belongs::By("customer_id"));

@@ -228,10 +228,11 @@ pub(super) fn form(headers: &HeaderMap) -> Form {
     }
 }
 
-type Names<'a> = Vec<std::borrow::Cow<'a, str>>;
-type Events<'a> = Vec<Result<event::UsageEvent<'a>, event::Rejection>>;
+pub(super) type Names<'a> = Vec<std::borrow::Cow<'a, str>>;
+pub(super) type Events<'a> = Vec<Result<event::UsageEvent<'a>, event::Rejection>>;
 
-fn apart(parsed: Vec<Parsed<'_>>) -> (Names<'_>, Events<'_>) {
+/// The ids of events, and the events.
+pub(super) fn apart(parsed: Vec<Parsed<'_>>) -> (Names<'_>, Events<'_>) {
     parsed.into_iter().map(|one| (one.id, one.event)).unzip()
 }
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::event::lago::{self, LagoEvent, SOURCE};
 use super::event::{self, Outcome};
-use super::http::{EVENTS, body, caller, form};
+use super::http::{EVENTS, Names, apart, body, caller, form};
 use super::ingest::Options;
 use super::resolve::{Caller, event_key};
 use crate::app::App;
@@ -182,11 +182,10 @@ async fn openmeter(
     body: &[u8],
 ) -> Result<HttpResponse, Error> {
     let form = form(request.headers());
-    let mut ids = Vec::new();
+    let mut ids = Names::new();
     let read = || {
-        let parsed = event::parse(body, &form, EVENTS, caller.org_id.is_none())?;
         let events;
-        (ids, events) = parsed.into_iter().map(|one| (one.id, one.event)).unzip();
+        (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?);
         Ok(events)
     };
     let outcomes = app.usage.take(app, caller, Options::default(), read).await?;
