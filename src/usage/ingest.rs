@@ -8,6 +8,7 @@ mod store;
 mod totals;
 mod writer;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -165,11 +166,11 @@ impl Ingest {
             ahead: chrono::Duration::seconds(i64::from(app.config.usage_window_ahead_s)),
         };
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
-        let one = |event: &Result<UsageEvent<'_>, Rejection>| {
+        let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
-            resolver.resolve(event, orgs.find(caller, event)?)
+            resolver.resolve(event, orgs.find(place, caller, event)?)
         };
-        events.iter().map(one).collect()
+        events.iter().enumerate().map(one).collect()
     }
 
     /// `None`: the catalogue is out of date.
@@ -226,8 +227,8 @@ async fn current_version(app: &App) -> Result<i64, Error> {
 struct Orgs {
     /// The key's own.
     own: Option<Arc<OrgContext>>,
-    /// By the name used.
-    named: std::collections::HashMap<String, Arc<OrgContext>>,
+    /// What each event names, in their order; `None` also where there is no such org.
+    named: Vec<Option<Arc<OrgContext>>>,
 }
 
 impl Orgs {
@@ -236,37 +237,43 @@ impl Orgs {
         caller: &Caller,
         events: &[Result<UsageEvent<'_>, Rejection>],
     ) -> Result<Self, Error> {
-        let mut orgs = Self { own: None, named: std::collections::HashMap::new() };
+        let own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
+        let mut orgs = Self { own, named: Vec::with_capacity(events.len()) };
         let mut missing: Vec<String> = Vec::new();
-        for name in events.iter().flatten().filter_map(|event| event.org.as_deref()) {
-            if orgs.named.contains_key(name) || missing.last().is_some_and(|last| last == name) {
+        for event in events {
+            let Some(name) = named(event) else {
+                orgs.named.push(None);
                 continue;
+            };
+            let org = app.directory.by_ref(name);
+            if org.is_none() {
+                missing.push(name.to_owned());
             }
-            match app.directory.by_ref(name) {
-                Some(org) => drop(orgs.named.insert(name.to_owned(), org)),
-                None => missing.push(name.to_owned()),
-            }
+            orgs.named.push(org);
         }
-        missing.sort_unstable();
-        missing.dedup();
-        orgs.own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
         let own: Vec<i64> = caller.org_id.filter(|_| orgs.own.is_none()).into_iter().collect();
         if missing.is_empty() && own.is_empty() {
             return Ok(orgs);
         }
+        missing.sort_unstable();
+        missing.dedup();
         let directory = Arc::clone(&app.directory);
         let loaded = app.db.run(Scope::Platform, move |conn| directory.load(conn, &missing, &own)).await?;
-        for (name, org) in loaded {
-            if name.is_empty() {
-                orgs.own = Some(org);
-            } else {
-                orgs.named.insert(name, org);
-            }
+        let loaded: HashMap<String, Arc<OrgContext>> = loaded.into_iter().collect();
+        orgs.own = orgs.own.or_else(|| loaded.get("").cloned());
+        for (event, org) in events.iter().zip(&mut orgs.named).filter(|(_, org)| org.is_none()) {
+            *org = named(event).and_then(|name| loaded.get(name).cloned());
         }
         Ok(orgs)
     }
 
-    fn find(&self, caller: &Caller, event: &UsageEvent<'_>) -> Result<&Arc<OrgContext>, Rejection> {
+    /// The org of the event at that place.
+    fn find(
+        &self,
+        place: usize,
+        caller: &Caller,
+        event: &UsageEvent<'_>,
+    ) -> Result<&Arc<OrgContext>, Rejection> {
         let unknown = |name: &str| {
             Rejection::new(
                 "org",
@@ -274,6 +281,7 @@ impl Orgs {
                 format!("there is no org `{name}`: create it, or correct the name"),
             )
         };
+        let named = self.named[place].as_ref();
         match (&event.org, caller.org_id) {
             (None, None) => Err(Rejection::new(
                 "org",
@@ -281,11 +289,14 @@ impl Orgs {
                 "a platform key must name the org, by its id or external id",
             )),
             (None, Some(_)) => self.own.as_ref().ok_or_else(|| unknown("")),
-            (Some(name), None) => self.named.get(name.as_ref()).ok_or_else(|| unknown(name)),
+            (Some(name), None) => named.ok_or_else(|| unknown(name)),
             // Whose the name is if not the key's is not told.
-            (Some(name), Some(own)) => {
-                self.named.get(name.as_ref()).filter(|org| org.org_id == own).ok_or_else(|| unknown(name))
-            }
+            (Some(name), Some(own)) => named.filter(|org| org.org_id == own).ok_or_else(|| unknown(name)),
         }
     }
+}
+
+/// What an event names as its org.
+fn named<'a>(event: &'a Result<UsageEvent<'_>, Rejection>) -> Option<&'a str> {
+    event.as_ref().ok()?.org.as_deref()
 }

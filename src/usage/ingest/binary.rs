@@ -46,11 +46,14 @@ pub(super) fn pieces<T>(
     out.write_all(&piece).map_err(sent)
 }
 
+// Inlined, so that the length of a number is known where it is written.
+#[inline]
 pub(super) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&i32::try_from(bytes.len()).expect("a field is short").to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
+#[inline]
 pub(super) fn null(out: &mut Vec<u8>) {
     out.extend_from_slice(&(-1_i32).to_be_bytes());
 }

@@ -2,7 +2,7 @@
 //! rows in key order so that no two batches wait for each other. Owns the rows of `daily_summaries`, `usage_uniques` and
 //! `rating_counters`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use diesel::pg::PgConnection;
@@ -57,7 +57,7 @@ statement!(AddTiers -> (BigInt, Integer, Integer, SmallInt, Date, Numeric): "INS
 /// # Errors
 /// When the database fails.
 pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Result<(), Error> {
-    let mut days: [BTreeMap<Day, Added>; 3] = Default::default();
+    let mut days: [HashMap<Day, Added>; 3] = Default::default();
     let mut uniques: BTreeSet<(Day, Uuid)> = BTreeSet::new();
     for one in usage {
         // What takes away from a meter that does not add up is found anew from the records.
@@ -97,9 +97,16 @@ pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> 
             added.entry(day).or_default().quantity += Decimal::ONE;
         }
     }
-    write_days::<AddDays>(conn, &added)?;
-    write_days::<RaiseDays>(conn, &raised)?;
-    write_days::<RenewDays>(conn, &renewed)
+    write_days::<AddDays>(conn, in_order(added))?;
+    write_days::<RaiseDays>(conn, in_order(raised))?;
+    write_days::<RenewDays>(conn, in_order(renewed))
+}
+
+/// What was summed up, in the order of its keys.
+fn in_order<K: Ord, V>(sums: HashMap<K, V>) -> Vec<(K, V)> {
+    let mut sums: Vec<(K, V)> = sums.into_iter().collect();
+    sums.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    sums
 }
 
 /// 16 bytes of a digest over a unique value.
@@ -118,7 +125,7 @@ fn add_uniques(conn: &mut PgConnection, uniques: &BTreeSet<(Day, Uuid)>) -> Resu
     Ok(new)
 }
 
-fn write_days<Q>(conn: &mut PgConnection, days: &BTreeMap<Day, Added>) -> Result<(), Error>
+fn write_days<Q>(conn: &mut PgConnection, days: Vec<(Day, Added)>) -> Result<(), Error>
 where
     Q: crate::db::prepared::Text<Row = Untyped>,
 {
@@ -126,14 +133,14 @@ where
         return Ok(());
     }
     Prepared::<Q>::new()
-        .bind::<BigInt, _>(days.keys().map(|(org, _, _)| *org).collect())
-        .bind::<BigInt, _>(days.keys().map(|(_, series, _)| *series).collect())
-        .bind::<Date, _>(days.keys().map(|(_, _, day)| *day).collect())
-        .bind::<Numeric, _>(days.values().map(|added| added.quantity).collect())
-        .bind::<BigInt, _>(days.values().map(|added| added.count).collect())
-        .bind::<Numeric, _>(days.values().map(|added| added.cost).collect())
-        .bind::<Numeric, _>(days.values().map(|added| added.battery_units).collect())
-        .bind::<Nullable<Timestamptz>, _>(days.values().map(|added| added.latest_at).collect())
+        .bind::<BigInt, _>(days.iter().map(|((org, _, _), _)| *org).collect())
+        .bind::<BigInt, _>(days.iter().map(|((_, series, _), _)| *series).collect())
+        .bind::<Date, _>(days.iter().map(|((_, _, day), _)| *day).collect())
+        .bind::<Numeric, _>(days.iter().map(|(_, added)| added.quantity).collect())
+        .bind::<BigInt, _>(days.iter().map(|(_, added)| added.count).collect())
+        .bind::<Numeric, _>(days.iter().map(|(_, added)| added.cost).collect())
+        .bind::<Numeric, _>(days.iter().map(|(_, added)| added.battery_units).collect())
+        .bind::<Nullable<Timestamptz>, _>(days.iter().map(|(_, added)| added.latest_at).collect())
         .execute(conn)?;
     Ok(())
 }
@@ -141,13 +148,13 @@ where
 /// What a batch adds to the counters of quotas, in the order of their keys.
 #[must_use]
 pub(super) fn counter_changes(usage: &[&Usage]) -> Vec<(CounterKey, Decimal)> {
-    let mut changes: BTreeMap<CounterKey, Decimal> = BTreeMap::new();
+    let mut changes: HashMap<CounterKey, Decimal> = HashMap::new();
     for one in usage {
         for (key, quantity) in counted(one) {
             *changes.entry(key).or_default() += quantity;
         }
     }
-    changes.into_iter().collect()
+    in_order(changes)
 }
 
 /// The counters that a usage event adds to, and how much.

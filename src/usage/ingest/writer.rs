@@ -20,7 +20,7 @@ use crate::usage::resolve::Usage;
 use crate::usage::series;
 
 /// Of fewer events the way of claiming makes no difference.
-const TRUSTED_FROM: usize = 100;
+const TRUSTED_FROM: usize = 16;
 /// How long a batch is tried again while the database is away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
