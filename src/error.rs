@@ -107,7 +107,18 @@ impl Error {
         matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
     }
 
-    /// True when the connection itself is gone.
+    /// True when what was to be stored is at fault (out of range, against a check), and would be another time: others may well
+    /// be stored. Of an error that is not known nothing of the kind is believed, as whose fault it is decides who tries again.
+    #[must_use]
+    pub fn is_about_data(&self) -> bool {
+        match self {
+            Self::Invalid { .. } => true,
+            Self::Database(error) => is_about_data(error),
+            _ => false,
+        }
+    }
+
+    /// True when the connection itself is gone, or of no use.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Database(error) if is_disconnected(error))
@@ -234,6 +245,9 @@ fn is_transient(error: &DieselError) -> bool {
                 "terminating connection",
                 "too many clients",
                 "canceling statement",
+                "No space left on device",
+                "out of memory",
+                "out of shared memory",
             ]
             .iter()
             .any(|part| message.contains(part))
@@ -246,7 +260,11 @@ fn is_transient(error: &DieselError) -> bool {
 /// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
 fn is_disconnected(error: &DieselError) -> bool {
     match error {
-        DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _)
+        // Read-only: a server that has become a standby. The next connection may reach the one that took over.
+        DieselError::DatabaseError(
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::ReadOnlyTransaction,
+            _,
+        )
         | DieselError::BrokenTransactionManager => true,
         DieselError::DatabaseError(
             DatabaseErrorKind::Unknown | DatabaseErrorKind::UnableToSendCommand,
@@ -263,6 +281,31 @@ fn is_disconnected(error: &DieselError) -> bool {
                 "SSL connection",
             ]
             .iter()
+            .any(|part| message.contains(part))
+        }
+        _ => false,
+    }
+}
+
+/// diesel tells neither SQLSTATE nor class; the words are those of class 22 and of what is too long for an index or a page.
+fn is_about_data(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(
+            DatabaseErrorKind::CheckViolation | DatabaseErrorKind::NotNullViolation,
+            _,
+        ) => true,
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            let message = info.message();
+            [
+                "out of range",
+                "overflow",
+                "invalid byte sequence",
+                "Unicode escape",
+                "in external",
+                "index row ",
+            ]
+            .iter()
+            .chain(&["row is too big", "value too long"])
             .any(|part| message.contains(part))
         }
         _ => false,

@@ -33,9 +33,10 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
             Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
         )),
         Ok((server, mut conn)) => {
-            let checks: [(&str, Check); 7] = [
+            let checks: [(&str, Check); 8] = [
                 ("database", version),
                 ("durability", durability),
+                ("messages", messages),
                 ("clock", clock),
                 ("schema", schema),
                 ("roles", roles),
@@ -114,6 +115,25 @@ fn durability(conn: &mut PgConnection) -> Result<Finding, Error> {
         ));
     }
     Ok(Finding::Good("fsync, full_page_writes, synchronous_commit and data checksums are on".to_owned()))
+}
+
+/// Whose fault an error is, is told by the server's words.
+fn messages(conn: &mut PgConnection) -> Result<Finding, Error> {
+    let language = setting(conn, "lc_messages")?;
+    Ok(if is_english(&language) {
+        Finding::Good("the server tells errors in English".to_owned())
+    } else {
+        Finding::Bad(format!(
+            "the server tells errors in another language ({language}), in which those that pass by themselves are not known: \
+             have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this user, and restart the daemon"
+        ))
+    })
+}
+
+/// Whether a locale's messages are those of the source code.
+fn is_english(locale: &str) -> bool {
+    ["", "C", "POSIX"].contains(&locale)
+        || ["C.", "en", "English"].iter().any(|start| locale.starts_with(start))
 }
 
 #[derive(QueryableByName)]
@@ -220,4 +240,17 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
 fn is_there(conn: &mut PgConnection, table: &str) -> Result<bool, Error> {
     let there = diesel::dsl::sql::<diesel::sql_types::Bool>("to_regclass(").bind::<Text, _>(table);
     Ok(diesel::select(there.sql(") IS NOT NULL")).get_result(conn)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn locales_with_messages_in_english_are_known() {
+        for locale in ["C", "C.UTF-8", "POSIX", "", "en_US.UTF-8", "en_GB", "English_United States.1252"] {
+            assert!(super::is_english(locale), "{locale}");
+        }
+        for locale in ["de_DE.UTF-8", "fr_FR", "ca_ES", "German_Germany.1252"] {
+            assert!(!super::is_english(locale), "{locale}");
+        }
+    }
 }

@@ -36,6 +36,7 @@ mod subscriptions;
 mod usage;
 mod usage_reads;
 mod usage_rebuild;
+mod usage_refused;
 #[allow(unreachable_pub, reason = "a library to the tests")]
 mod usage_rows;
 mod usage_storm;

@@ -174,9 +174,9 @@ impl Writer {
                 self.parts.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
-            Err(error) if !error.is_transient() && is_poison(&error) => {
+            Err(error) if error.is_about_data() => {
                 if let [one] = usage {
-                    tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold");
+                    tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold is refused");
                     let detail = "the database cannot hold this event: its numbers or texts are out of range";
                     let rejection = Rejection::new("data", "not_storable", detail);
                     return Ok(Stored::Done(vec![Outcome::Rejected(rejection)]));
@@ -216,11 +216,6 @@ fn prepare_and_store(
 ) -> Result<Stored, Error> {
     series::store(conn, usage.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series)))?;
     db::once(conn, |conn| store::store(conn, rules, usage))
-}
-
-/// Whether the statement itself was refused (data out of range, a check): others of the batch may well be stored.
-fn is_poison(error: &Error) -> bool {
-    matches!(error, Error::Database(_) | Error::Invalid { .. })
 }
 
 /// Waits for a request and takes those that came with it; `None` when there will be no more. What asks for all or nothing goes
