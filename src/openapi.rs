@@ -18,6 +18,7 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
         health::metrics,
         stripe::http::receive,
         stripe::admin::list,
+        stripe::admin::unfiled,
         stripe::admin::types,
         stripe::admin::show,
         stripe::admin::retry,

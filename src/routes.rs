@@ -25,6 +25,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(resource("/metrics").route(get().to(health::metrics)))
         // Stripe
         .service(resource("/v1/stripe/inbox").route(get().to(stripe::admin::list)))
+        .service(resource("/v1/stripe/inbox/unfiled").route(get().to(stripe::admin::unfiled)))
         .service(resource("/v1/stripe/inbox/types").route(get().to(stripe::admin::types)))
         .service(resource("/v1/stripe/inbox/retry").route(post().to(stripe::admin::retry_all)))
         .service(resource("/v1/stripe/inbox/{inbox_id}").route(get().to(stripe::admin::show)))

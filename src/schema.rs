@@ -880,6 +880,7 @@ diesel::table! {
         bodies -> Array<Nullable<Bytea>>,
         attempts -> Int2,
         next_attempt_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::battery::effects::waiting;
 use crate::config::Config;
 use crate::db::migrate;
 use crate::error::Error;
+use crate::stripe::inbox;
 use crate::usage::partitions;
 
 /// What a check found.
@@ -192,7 +193,12 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
         "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined FROM stripe_inbox_queue",
     )
     .get_result(conn)?;
-    Ok(if backlog.quarantined > 0 {
+    let unfiled = if is_there(conn, "stripe_arrivals")? { inbox::count_failed(conn)? } else { 0 };
+    Ok(if unfiled > 0 {
+        Finding::Bad(format!(
+            "{unfiled} acknowledged delivery(ies) cannot be put into the inbox: `coulomb stripe inbox unfiled` says why"
+        ))
+    } else if backlog.quarantined > 0 {
         let n = backlog.quarantined;
         Finding::Bad(format!(
             "{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry --quarantined` tries again"

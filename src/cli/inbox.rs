@@ -20,6 +20,12 @@ pub(super) enum StripeCommand {
 pub(super) enum InboxCommand {
     /// List events, newest first, as JSON lines
     List(ListArgs),
+    /// List deliveries that were acknowledged and are not in the inbox yet, as JSON lines; those that failed first
+    Unfiled {
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+    },
     /// Count stored and quarantined events by type
     Types,
     /// Print an event, why it failed, and its body as received
@@ -62,6 +68,11 @@ pub(super) fn run(config: &Config, StripeCommand::Inbox(command): StripeCommand)
         InboxCommand::List(args) => {
             for entry in inbox::list(conn, args.state, args.about.as_deref(), None, args.limit)? {
                 writeln!(out, "{}", serde_json::to_string(&entry)?)?;
+            }
+        }
+        InboxCommand::Unfiled { limit } => {
+            for delivery in inbox::unfiled(conn, limit)? {
+                writeln!(out, "{}", serde_json::to_string(&delivery)?)?;
             }
         }
         InboxCommand::Types => {

@@ -30,6 +30,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001200", include_str!("../../migrations/2026-11-21-001200_stripe_arrivals/up.sql")),
     ("2026-11-21-001300", include_str!("../../migrations/2026-11-21-001300_effects_skipped/up.sql")),
     ("2026-11-21-001400", include_str!("../../migrations/2026-11-21-001400_copied_keys/up.sql")),
+    ("2026-11-21-001500", include_str!("../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

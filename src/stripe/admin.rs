@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::inbox::{self, Entry, State, TypeCount};
+use super::inbox::{self, Entry, State, TypeCount, Unfiled};
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::commands::{self, Answer, Audit};
@@ -82,6 +82,42 @@ pub async fn list(
     let full = i64::try_from(data.len()).is_ok_and(|len| len == limit);
     let next = data.last().map(|entry| entry.inbox_id).filter(|_| full);
     Ok(HttpResponse::Ok().json(InboxPage { data, next }))
+}
+
+/// How many.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct UnfiledQuery {
+    /// At most this many, 1 to 100; 50 when left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
+}
+
+/// Lists deliveries that were acknowledged and are not in the inbox yet.
+///
+/// Normally there are some for a few milliseconds. Those that could not be filed come first, with the reason; they are tried again,
+/// after an hour at most.
+#[utoipa::path(
+    get,
+    path = "/v1/stripe/inbox/unfiled",
+    tag = "stripe",
+    params(UnfiledQuery),
+    security(("key" = ["admin"])),
+    responses((status = 200, description = "The deliveries", body = Vec<Unfiled>), crate::openapi::ReadErrors)
+)]
+pub async fn unfiled(
+    app: web::Data<App>,
+    principal: Principal,
+    query: web::Query<UnfiledQuery>,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::Admin)?;
+    let limit = query.limit.unwrap_or(50);
+    if !(1..=100).contains(&limit) {
+        return Err(Error::invalid("limit", "must be from 1 to 100"));
+    }
+    let deliveries = app.db.run(principal.rows, move |conn| inbox::unfiled(conn, limit)).await?;
+    Ok(HttpResponse::Ok().json(deliveries))
 }
 
 /// Counts the Stripe inbox by type of event.

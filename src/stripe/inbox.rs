@@ -7,6 +7,7 @@
 mod arrivals;
 mod filing;
 mod operator;
+mod unfiled;
 mod writer;
 
 use chrono::{DateTime, Utc};
@@ -14,6 +15,7 @@ use chrono::{DateTime, Utc};
 pub use arrivals::{Arrival, land, set_aside, take, take_these};
 pub use filing::{Filed, Filing, file};
 pub use operator::{Entry, State, TypeCount, count_by_type, find, list, retry, retry_all};
+pub use unfiled::{Unfiled, count_failed, unfiled};
 pub use writer::{InboxWriter, Refused};
 
 /// A delivery whose signature held.

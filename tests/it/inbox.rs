@@ -76,9 +76,28 @@ async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     wait("SELECT count(*) FROM customers", 15).await;
     wait("SELECT count(*) FROM stripe_arrivals WHERE attempts > 0", 1).await;
     assert_eq!(daemon.metric("coulomb_stripe_inbox_pending").await, Some(1));
+    // Whoever looks is told which, and why.
+    let listed = database.run(&["stripe", "inbox", "unfiled"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("one line of JSON");
+    assert_eq!(
+        (listed["event_id"].as_str(), listed["event_type"].as_str()),
+        (Some("evt_5"), Some("customer.bad"))
+    );
+    let why = listed["last_error"].as_str().expect("a reason");
+    assert!(why.contains("violates check constraint"), "{why}");
+    let key = database.key("admin", None);
+    let (status, told) = daemon.get("/v1/stripe/inbox/unfiled", &key).await;
+    assert_eq!((status.as_u16(), told[0]["event_id"].as_str()), (200, Some("evt_5")), "{told}");
+    let doctor = database.command(&["doctor"]).output().expect("runs");
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        doctor.contains("BAD  inbox: 1 acknowledged delivery(ies) cannot be put into the inbox"),
+        "{doctor}"
+    );
     database.execute("ALTER TABLE stripe_inbox DROP CONSTRAINT test");
     wait("SELECT count(*) FROM customers", 16).await;
     daemon.projected().await;
+    assert_eq!(database.run(&["stripe", "inbox", "unfiled"]), "");
 }
 
 /// Inbox and audit rows are inserted, never changed: the daemon's own role may not.

@@ -24,8 +24,8 @@ pub struct Arrival {
 type Row = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
 type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
 
-statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, bodies, attempts, next_attempt_at) \
-    VALUES (?, ?, ?, ?, ?, ?, ?)");
+statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, bodies, attempts, next_attempt_at, last_error) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
 // How many arrivals make the wanted number of deliveries is guessed from the largest of those that are next.
 statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
     SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ? ORDER BY arrival_id
@@ -41,15 +41,18 @@ statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id 
 /// # Errors
 /// When the database fails: then nothing is known to be stored, and the same call may be made again.
 pub fn land(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<()> {
-    land_after(conn, deliveries, 0, None)
+    land_after(conn, deliveries, Failure::default())
 }
 
-fn land_after(
-    conn: &mut PgConnection,
-    deliveries: &[Delivery],
+/// Failed attempts to file a delivery.
+#[derive(Default)]
+struct Failure {
     attempts: i16,
     next_attempt_at: Option<DateTime<Utc>>,
-) -> QueryResult<()> {
+    last_error: Option<String>,
+}
+
+fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure) -> QueryResult<()> {
     let count = i32::try_from(deliveries.len()).expect("a batch is small");
     Prepared::<Land>::new()
         .bind_one::<Integer, _>(count)
@@ -57,8 +60,9 @@ fn land_after(
         .bind::<Text, _>(deliveries.iter().map(|one| &*one.signature).collect())
         .bind::<Nullable<Text>, _>(deliveries.iter().map(|one| one.user_agent.as_deref()).collect())
         .bind::<Binary, _>(deliveries.iter().map(|one| &*one.body).collect())
-        .bind_one::<SmallInt, _>(attempts)
-        .bind_one::<Nullable<Timestamptz>, _>(next_attempt_at)
+        .bind_one::<SmallInt, _>(failure.attempts)
+        .bind_one::<Nullable<Timestamptz>, _>(failure.next_attempt_at)
+        .bind_one::<Nullable<Text>, _>(failure.last_error)
         .execute(conn)
         .map(drop)
 }
@@ -116,8 +120,12 @@ pub fn set_aside(
             if let [_] = deliveries.as_slice() {
                 tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into the inbox");
                 let wait = 4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600);
-                let next = now + TimeDelta::seconds(wait);
-                land_after(conn, &deliveries, attempts.saturating_add(1), Some(next))?;
+                let failure = Failure {
+                    attempts: attempts.saturating_add(1),
+                    next_attempt_at: Some(now + TimeDelta::seconds(wait)),
+                    last_error: Some(error.to_string().replace('\0', "\u{fffd}")),
+                };
+                land_after(conn, &deliveries, failure)?;
                 continue;
             }
             for one in deliveries {

@@ -1,0 +1,1 @@
+ALTER TABLE stripe_arrivals DROP COLUMN last_error;
