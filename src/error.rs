@@ -316,6 +316,38 @@ fn is_about_data(error: &DieselError) -> bool {
 mod tests {
     use super::*;
 
+    /// Messages as PostgreSQL 15 and libpq write them.
+    #[test]
+    fn whose_fault_it_is_is_told_by_the_words() {
+        let transient = [
+            "deadlock detected",
+            "terminating connection due to administrator command",
+            "could not extend file \"base/16384/17214.1\": No space left on device",
+            "out of shared memory",
+        ];
+        let about_data = [
+            "integer out of range",
+            "value overflows numeric format",
+            "invalid byte sequence for encoding \"UTF8\": 0x00",
+            "unsupported Unicode escape sequence",
+            "index row size 2808 exceeds btree version 4 maximum 2704 for index \"usage_uniques_pkey\"",
+        ];
+        let neither = [
+            "permission denied for table usage_keys",
+            "relation \"usage_keys\" does not exist",
+            "invalid page in block 7 of relation base/16384/17214",
+            "temporary file size exceeds temp_file_limit (1024kB)",
+        ];
+        let told = |message: &str| {
+            let info = Box::new(message.to_owned());
+            let error = Error::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, info));
+            (error.is_transient(), error.is_about_data())
+        };
+        transient.iter().for_each(|message| assert_eq!(told(message), (true, false), "{message}"));
+        about_data.iter().for_each(|message| assert_eq!(told(message), (false, true), "{message}"));
+        neither.iter().for_each(|message| assert_eq!(told(message), (false, false), "{message}"));
+    }
+
     #[test]
     fn a_database_fault_is_not_told_to_the_caller() {
         let secret = DieselError::QueryBuilderError("password=hunter2".into());
