@@ -102,12 +102,13 @@ pub struct Quotas {
     desk: Lane<desk::Job, desk::Done>,
     checks: Lane<check::Items, Vec<check::Verdict>>,
     overviews: Lane<orgs::OrgRef, overview::Overview>,
+    lookups: Lane<Vec<orgs::OrgRef>, orgs::Found>,
     /// What is held in memory.
     pub parts: Arc<Parts>,
 }
 
 impl Quotas {
-    /// Starts `writers` threads for reservations, one for checks and one for overviews, each with a queue of `capacity`.
+    /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue of `capacity`.
     #[must_use]
     pub fn start(db: &Db, parts: Parts, writers: usize, capacity: usize) -> Self {
         let parts = Arc::new(parts);
@@ -122,7 +123,8 @@ impl Quotas {
             db,
             Arc::new(overview::Overviews(Arc::clone(&parts))),
         );
-        Self { desk, checks, overviews, parts }
+        let lookups = Lane::start("org-reader", 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
+        Self { desk, checks, overviews, lookups, parts }
     }
 
     /// Has a request done at the desk; returns when it is durable.
@@ -149,10 +151,19 @@ impl Quotas {
         self.overviews.ask(org).await
     }
 
+    /// Looks orgs up, which are held then.
+    ///
+    /// # Errors
+    /// As [`Quotas::ask`].
+    pub async fn orgs(&self, wanted: Vec<orgs::OrgRef>) -> Result<orgs::Found, Error> {
+        self.lookups.ask(wanted).await
+    }
+
     /// Takes no more requests, does those that wait, ends the threads.
     pub fn stop(&self) {
         self.desk.stop();
         self.checks.stop();
         self.overviews.stop();
+        self.lookups.stop();
     }
 }

@@ -27,8 +27,9 @@ const CHANNEL: &str = "coulomb_orgs";
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// How long what is held counts when a daemon has not listened for as long.
 const HELD_UNHEARD: Duration = Duration::from_secs(1);
-/// How long it counts at all.
+/// How long it counts at all: up to so many seconds less, so that what was read together is not read again together.
 const HELD_FOR: Duration = Duration::from_secs(60);
+const SPREAD_S: u64 = 20;
 /// Names held at most.
 const CAPACITY: usize = 100_000;
 
@@ -206,7 +207,7 @@ impl Directory {
         let heard = listened.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
         context.generation == self.generation.load(Ordering::Acquire)
             && context.fresh_until.is_none_or(|until| self.clock.now() < until)
-            && context.loaded.elapsed() < if heard { HELD_FOR } else { HELD_UNHEARD }
+            && context.loaded.elapsed() < if heard { held_for(context.org_id) } else { HELD_UNHEARD }
     }
 
     /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.
@@ -291,6 +292,10 @@ impl Directory {
         let found = self.load(conn, &[name.to_owned()], &[])?.pop();
         found.map(|(_, context)| context).ok_or(Error::NotFound("org"))
     }
+}
+
+fn held_for(org_id: i64) -> Duration {
+    HELD_FOR - Duration::from_secs(org_id.unsigned_abs() % SPREAD_S)
 }
 
 #[derive(QueryableByName)]

@@ -62,7 +62,7 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
         let (answer, answered) = answers::ticket();
         queue
             .try_send((job, answer))
-            .map_err(|_| Error::TooMany("too many requests about quotas wait: try again in a second"))?;
+            .map_err(|_| Error::TooMany("too many such requests wait: try again in a second"))?;
         drop(queue);
         answered.await.map_err(|_| AWAY)?
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use diesel::pg::PgConnection;
 
+use super::Parts;
+use super::lane::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 
@@ -88,5 +90,23 @@ impl Orgs {
 
     pub(super) fn ids(&self) -> BTreeSet<i64> {
         self.by_id.keys().copied().collect()
+    }
+}
+
+/// Orgs by how they were asked for; those that are not there are left out.
+pub type Found = HashMap<OrgRef, Arc<OrgContext>>;
+
+/// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a change, those that come
+/// together share a query.
+pub(super) struct Lookups(pub(super) Arc<Parts>);
+
+impl Work<Vec<OrgRef>, Found> for Lookups {
+    fn run(&self, conn: &mut PgConnection, jobs: &[Vec<OrgRef>]) -> Result<Vec<Result<Found, Error>>, Error> {
+        let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten())?;
+        let found = |wanted: &Vec<OrgRef>| {
+            let context = |org: &OrgRef| Some((org.clone(), Arc::clone(orgs.get(org)?)));
+            Ok(wanted.iter().filter_map(context).collect())
+        };
+        Ok(jobs.iter().map(found).collect())
     }
 }

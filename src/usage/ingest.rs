@@ -8,7 +8,7 @@ mod store;
 mod totals;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -27,6 +27,7 @@ use crate::billing::directory::OrgContext;
 use crate::db::{Db, Scope};
 use crate::error::Error;
 use crate::quota::Parts;
+use crate::quota::orgs::OrgRef;
 
 pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
@@ -239,30 +240,27 @@ impl Orgs {
     ) -> Result<Self, Error> {
         let own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
         let mut orgs = Self { own, named: Vec::with_capacity(events.len()) };
-        let mut missing: Vec<String> = Vec::new();
+        let mut missing: HashSet<OrgRef> = HashSet::new();
+        missing.extend(caller.org_id.filter(|_| orgs.own.is_none()).map(OrgRef::Own));
         for event in events {
-            let Some(name) = named(event) else {
-                orgs.named.push(None);
-                continue;
-            };
-            let org = app.directory.by_ref(name);
-            if org.is_none() {
-                missing.push(name.to_owned());
-            }
+            let org = named(event).and_then(|name| {
+                let held = app.directory.by_ref(name);
+                if held.is_none() {
+                    missing.insert(OrgRef::Named(name.to_owned()));
+                }
+                held
+            });
             orgs.named.push(org);
         }
-        let own: Vec<i64> = caller.org_id.filter(|_| orgs.own.is_none()).into_iter().collect();
-        if missing.is_empty() && own.is_empty() {
+        if missing.is_empty() {
             return Ok(orgs);
         }
-        missing.sort_unstable();
-        missing.dedup();
-        let directory = Arc::clone(&app.directory);
-        let loaded = app.db.run(Scope::Platform, move |conn| directory.load(conn, &missing, &own)).await?;
-        let loaded: HashMap<String, Arc<OrgContext>> = loaded.into_iter().collect();
-        orgs.own = orgs.own.or_else(|| loaded.get("").cloned());
+        let found = app.quotas.orgs(missing.into_iter().collect()).await?;
+        if orgs.own.is_none() {
+            orgs.own = caller.org_id.and_then(|org_id| found.get(&OrgRef::Own(org_id)).cloned());
+        }
         for (event, org) in events.iter().zip(&mut orgs.named).filter(|(_, org)| org.is_none()) {
-            *org = named(event).and_then(|name| loaded.get(name).cloned());
+            *org = named(event).and_then(|name| found.get(&OrgRef::Named(name.to_owned())).cloned());
         }
         Ok(orgs)
     }
