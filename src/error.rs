@@ -101,7 +101,7 @@ impl Error {
         }
     }
 
-    /// True when the transaction lost to another one or to a lost connection, and may simply be run again.
+    /// True when the transaction lost to another one, to a lost connection or to want of room, and may simply be run again.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
@@ -233,7 +233,7 @@ fn problem(response: &mut HttpResponseBuilder, problem: Problem) -> HttpResponse
     response.insert_header((header::CONTENT_TYPE, "application/problem+json")).body(body)
 }
 
-/// Losing a race or the connection: running the same transaction again is the remedy.
+/// Losing a race or the connection, or a server without room: running the same transaction again is the remedy.
 fn is_transient(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
@@ -300,12 +300,14 @@ fn is_about_data(error: &DieselError) -> bool {
                 "out of range",
                 "overflow",
                 "invalid byte sequence",
+                "invalid input syntax",
                 "Unicode escape",
                 "in external",
                 "index row ",
+                "row is too big",
+                "value too long",
             ]
             .iter()
-            .chain(&["row is too big", "value too long"])
             .any(|part| message.contains(part))
         }
         _ => false,
@@ -330,6 +332,7 @@ mod tests {
             "value overflows numeric format",
             "invalid byte sequence for encoding \"UTF8\": 0x00",
             "unsupported Unicode escape sequence",
+            "invalid input syntax for type json",
             "index row size 2808 exceeds btree version 4 maximum 2704 for index \"usage_uniques_pkey\"",
         ];
         let neither = [

@@ -27,8 +27,9 @@ const CHANNEL: &str = "coulomb_orgs";
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// How long what is held counts when a daemon has not listened for as long.
 const HELD_UNHEARD: Duration = Duration::from_secs(1);
-/// How long it counts at all: up to so many seconds less, so that what was read together is not read again together.
+/// How long it counts at all, at most.
 const HELD_FOR: Duration = Duration::from_secs(60);
+/// For some orgs it is up to so many seconds less: what was read together is then not read again together.
 const SPREAD_S: u64 = 20;
 /// Names held at most.
 const CAPACITY: usize = 100_000;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::Error;
+use crate::schema::stripe_arrivals;
 use crate::stripe::event;
 
 /// A delivery that was acknowledged and is not in the inbox yet: normally for some milliseconds.
@@ -82,6 +83,5 @@ pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Erro
 /// # Errors
 /// When the database fails.
 pub fn count_failed(conn: &mut PgConnection) -> Result<i64, Error> {
-    use crate::schema::stripe_arrivals;
     Ok(stripe_arrivals::table.filter(stripe_arrivals::attempts.gt(0)).count().get_result(conn)?)
 }
