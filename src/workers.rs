@@ -228,7 +228,7 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 
 fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     app.directory.listen(conn)?;
-    Ok(Turn::Rest)
+    Ok(if app.directory.renew(conn)? { Turn::More } else { Turn::Rest })
 }
 
 fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {

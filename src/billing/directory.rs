@@ -1,36 +1,42 @@
 //! What usage and quotas need to know of an org, held in memory: its zone, its plan, its billing period.
 //!
 //! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when that commits, and reads
-//! the orgs that it needs anew. A daemon that cannot hear believes nothing for longer than a second. What ends by itself (a grace, a
-//! local subscription) is not believed past that instant.
+//! the orgs concerned anew when it needs them. A daemon that cannot hear believes nothing for longer than a second. What ends by
+//! itself (a grace, a local subscription) is not believed past that instant. What is in use is read again before it is too old, so
+//! that no request waits for it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod changes;
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use chrono_tz::Tz;
-use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 use quick_cache::sync::Cache;
 
+pub use self::changes::{Change, all_changed, changed};
+use self::changes::{Heard, Stale};
 use super::org_plan::{AsOf, Contexts};
 use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
 
-/// The channel on which changes are told.
-const CHANNEL: &str = "coulomb_orgs";
 /// How often a daemon listens: a change of plan, subscription or zone acts after this at the latest, on every replica.
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// How long what is held counts when a daemon has not listened for as long.
 const HELD_UNHEARD: Duration = Duration::from_secs(1);
 /// How long it counts at all, at most.
 const HELD_FOR: Duration = Duration::from_secs(60);
-/// For some orgs it is up to so many seconds less: what was read together is then not read again together.
-const SPREAD_S: u64 = 20;
+/// How old it is when it is read again ahead of that, if it is in use; for some orgs it is up to two thirds more: what was read
+/// together is then not read again together.
+const RENEWED_FROM: Duration = Duration::from_secs(30);
+/// Orgs read again at once.
+const RENEWED: usize = 500;
 /// Names held at most.
 const CAPACITY: usize = 100_000;
 
@@ -56,7 +62,8 @@ pub struct OrgContext {
     /// When what is said here stops being true by itself.
     fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
-    generation: u64,
+    /// As of which number of [`Heard`].
+    heard: u64,
 }
 
 /// The subscription of an org that counts.
@@ -153,11 +160,18 @@ impl Step {
 pub struct Directory {
     by_ref: Cache<String, Arc<OrgContext>>,
     by_id: Cache<i64, Arc<OrgContext>>,
-    /// Counts the changes heard of.
-    generation: AtomicU64,
-    listened: Mutex<Option<Instant>>,
+    heard: RwLock<Heard>,
+    aging: Mutex<Aging>,
+    renewed_from: Duration,
     clock: Clock,
     grace_days: u16,
+}
+
+/// What is in use and will soon be too old.
+#[derive(Debug, Default)]
+struct Aging {
+    names: HashSet<String>,
+    org_ids: HashSet<i64>,
 }
 
 /// By the machine's clock, with the grace that is usual.
@@ -174,41 +188,71 @@ impl Directory {
         Self {
             by_ref: Cache::new(CAPACITY),
             by_id: Cache::new(CAPACITY),
-            generation: AtomicU64::new(0),
-            listened: Mutex::default(),
+            heard: RwLock::default(),
+            aging: Mutex::default(),
+            renewed_from: RENEWED_FROM,
             clock,
             grace_days,
         }
     }
-}
 
-/// Tells every daemon, when the caller's transaction commits, that orgs are not what they were.
-///
-/// # Errors
-/// When the database fails.
-pub fn changed(conn: &mut PgConnection) -> QueryResult<()> {
-    conn.batch_execute(&format!("NOTIFY {CHANNEL}"))
+    /// Has what is in use read again from another age on.
+    #[must_use]
+    pub fn renewed_from(self, age: Duration) -> Self {
+        Self { renewed_from: age, ..self }
+    }
 }
 
 impl Directory {
     /// The org of that public or external id, when it is held and fresh.
     #[must_use]
     pub fn by_ref(&self, name: &str) -> Option<Arc<OrgContext>> {
-        self.by_ref.get(name).filter(|context| self.is_fresh(context))
+        let context = self.by_ref.get(name)?;
+        match self.freshness(&context) {
+            Freshness::Fresh => {}
+            Freshness::Aging => {
+                let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
+                if !aging.names.contains(name) {
+                    aging.names.insert(name.to_owned());
+                }
+            }
+            Freshness::Stale => return None,
+        }
+        Some(context)
     }
 
     /// The org of that row id, when it is held and fresh.
     #[must_use]
     pub fn by_id(&self, org_id: i64) -> Option<Arc<OrgContext>> {
-        self.by_id.get(&org_id).filter(|context| self.is_fresh(context))
+        let context = self.by_id.get(&org_id)?;
+        match self.freshness(&context) {
+            Freshness::Fresh => {}
+            Freshness::Aging => {
+                self.aging.lock().unwrap_or_else(PoisonError::into_inner).org_ids.insert(org_id);
+            }
+            Freshness::Stale => return None,
+        }
+        Some(context)
     }
 
-    fn is_fresh(&self, context: &OrgContext) -> bool {
-        let listened = *self.listened.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = listened.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
-        context.generation == self.generation.load(Ordering::Acquire)
-            && context.fresh_until.is_none_or(|until| self.clock.now() < until)
-            && context.loaded.elapsed() < if heard { held_for(context.org_id) } else { HELD_UNHEARD }
+    fn freshness(&self, context: &OrgContext) -> Freshness {
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let hears = heard.at.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
+        let holds = heard.holds(context.org_id, context.heard);
+        drop(heard);
+        let age = context.loaded.elapsed();
+        if !holds
+            || age >= if hears { HELD_FOR } else { HELD_UNHEARD }
+            || context.fresh_until.is_some_and(|until| until <= self.clock.now())
+        {
+            Freshness::Stale
+        } else if age
+            < self.renewed_from + self.renewed_from / 30 * (context.org_id.unsigned_abs() % 20) as u32
+        {
+            Freshness::Fresh
+        } else {
+            Freshness::Aging
+        }
     }
 
     /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.
@@ -216,21 +260,34 @@ impl Directory {
     /// # Errors
     /// When the database fails.
     pub fn listen(&self, conn: &mut PgConnection) -> Result<(), Error> {
-        let channels: Count =
-            diesel::sql_query("SELECT count(*) AS count FROM pg_listening_channels()").get_result(conn)?;
-        let mut told = channels.count == 0;
-        if told {
-            conn.batch_execute(&format!("LISTEN {CHANNEL}"))?;
-        }
-        for notification in conn.notifications_iter() {
-            notification?;
-            told = true;
-        }
-        if told {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-        }
-        *self.listened.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let began = changes::listen(conn)?;
+        let told = conn.notifications_iter().collect::<QueryResult<Vec<_>>>();
+        let stale = match &told {
+            Ok(told) if !began => changes::stale(conn, told.iter().map(|told| told.payload.as_str())),
+            _ => Ok(Stale::All),
+        };
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be made out may concern anybody.
+        heard.note(stale.as_ref().unwrap_or(&Stale::All));
+        told?;
+        stale?;
+        heard.at = Some(Instant::now());
         Ok(())
+    }
+
+    /// Reads again what is in use and will soon be too old, a bounded number; tells whether more is left.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn renew(&self, conn: &mut PgConnection) -> Result<bool, Error> {
+        let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (names, org_ids) = (some_of(&mut aging.names), some_of(&mut aging.org_ids));
+        let more = !aging.names.is_empty() || !aging.org_ids.is_empty();
+        drop(aging);
+        if !names.is_empty() || !org_ids.is_empty() {
+            self.load(conn, &names, &org_ids)?;
+        }
+        Ok(more)
     }
 
     /// By what time and rule plans are told here.
@@ -250,7 +307,7 @@ impl Directory {
         org_ids: &[i64],
     ) -> Result<Vec<(String, Arc<OrgContext>)>, Error> {
         // Of before the look: what changes meanwhile makes it stale.
-        let generation = self.generation.load(Ordering::Acquire);
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner).number;
         let as_of = self.as_of();
         let rows: Vec<Row> = Prepared::<Contexts>::new()
             .bind_one::<Timestamptz, _>(as_of.now)
@@ -261,7 +318,7 @@ impl Directory {
         rows.into_iter()
             .map(|row| {
                 let name = row.org.0.clone();
-                let context = Arc::new(context_of(row, generation)?);
+                let context = Arc::new(context_of(row, heard)?);
                 self.by_id.insert(context.org_id, Arc::clone(&context));
                 if !name.is_empty() {
                     self.by_ref.insert(name.clone(), Arc::clone(&context));
@@ -295,14 +352,21 @@ impl Directory {
     }
 }
 
-fn held_for(org_id: i64) -> Duration {
-    HELD_FOR - Duration::from_secs(org_id.unsigned_abs() % SPREAD_S)
+/// Whether what is held may be believed.
+enum Freshness {
+    Fresh,
+    /// Yes, and it is time to read it again.
+    Aging,
+    Stale,
 }
 
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
+/// Takes some out of a set.
+fn some_of<T: Clone + Eq + Hash>(set: &mut HashSet<T>) -> Vec<T> {
+    let some: Vec<T> = set.iter().take(RENEWED).cloned().collect();
+    some.iter().for_each(|one| {
+        set.remove(one);
+    });
+    some
 }
 
 type When = Option<DateTime<Utc>>;
@@ -315,7 +379,7 @@ struct Row {
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
 }
 
-fn context_of(row: Row, generation: u64) -> Result<OrgContext, Error> {
+fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
     let (_, org_id, public_id, zone) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
@@ -340,7 +404,7 @@ fn context_of(row: Row, generation: u64) -> Result<OrgContext, Error> {
         subscription,
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
-        generation,
+        heard,
     })
 }
 
@@ -364,7 +428,7 @@ mod tests {
             fresh_until: None,
             billing: Some((at(start), at(end))),
             loaded: Instant::now(),
-            generation: 0,
+            heard: 0,
         }
     }
 

@@ -4,12 +4,16 @@
 //! org and link may come in any order. Of several sources the strongest counts: an explicit call, then the customer's
 //! `metadata.org_id`, then `client_reference_id` of its latest checkout session, then the org made for it.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Nullable, Text};
+use diesel::sql_types::{Array, Bool, Nullable, Text, Untyped};
 
-use super::{directory, markers, orgs};
+use super::directory::{self, Change};
+use super::{markers, orgs};
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::schema::stripe_customer_links as t;
@@ -64,9 +68,8 @@ pub fn write(
             Source::Session { .. } => None,
         })
         .collect();
-    if !links.is_empty() {
-        directory::changed(conn)?;
-    }
+    let says = |link: &&&Link| !matches!(link.source, Source::Session { org: None, .. });
+    let watch = Watch::begin(conn, links.iter().filter(says).map(|link| (&link.realm, &*link.customer_id)))?;
     write_metadata(conn, &metadata)?;
     for link in &links {
         if let Source::Session { org: Some(org), key } = &link.source {
@@ -78,7 +81,53 @@ pub fn write(
             make_own_org(conn, link, now)?;
         }
     }
-    Ok(())
+    watch.end(conn)
+}
+
+statement!(Make -> Untyped: "INSERT INTO stripe_customer_links (account, livemode, customer_id) SELECT * FROM unnest(?, ?, ?) ON CONFLICT DO NOTHING");
+statement!(Refs -> Nullable<Text>: "SELECT l.ref FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
+    JOIN stripe_customer_links l USING (account, livemode, customer_id) ORDER BY account, livemode, customer_id FOR UPDATE OF l");
+
+/// Links that are being written: the orgs that lose and get a customer are told to have changed.
+struct Watch<'a> {
+    /// Account, live mode and customer, in the order in which links are locked.
+    keys: BTreeSet<(&'a str, bool, &'a str)>,
+    /// What each is linked to, before.
+    refs: Vec<Option<String>>,
+}
+
+impl<'a> Watch<'a> {
+    /// Locks the links, making those that are not there.
+    fn begin(
+        conn: &mut PgConnection,
+        customers: impl Iterator<Item = (&'a Realm, &'a str)>,
+    ) -> QueryResult<Self> {
+        let keys = customers.map(|(realm, id)| (realm.account.as_str(), realm.livemode, id)).collect();
+        let mut watch = Self { keys, refs: Vec::new() };
+        if !watch.keys.is_empty() {
+            watch.bound::<Make>().execute(conn)?;
+            watch.refs = watch.bound::<Refs>().load(conn)?;
+        }
+        Ok(watch)
+    }
+
+    /// Tells what has changed since.
+    fn end(self, conn: &mut PgConnection) -> Result<(), Error> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let now: Vec<Option<String>> = self.bound::<Refs>().load(conn)?;
+        let moved = self.refs.iter().zip(&now).filter(|(before, now)| before != now);
+        let refs = moved.flat_map(|(before, now)| before.iter().chain(now));
+        Ok(directory::changed(conn, refs.cloned().map(Change::Ref))?)
+    }
+
+    fn bound<Q: crate::db::prepared::Text>(&self) -> Prepared<'a, Q> {
+        Prepared::new()
+            .bind::<Text, _>(self.keys.iter().map(|key| key.0).collect())
+            .bind::<Bool, _>(self.keys.iter().map(|key| key.1).collect())
+            .bind::<Text, _>(self.keys.iter().map(|key| key.2).collect())
+    }
 }
 
 fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -> Result<(), Error> {
@@ -144,18 +193,11 @@ pub fn set_explicit(
     customer_id: &str,
     org: Option<&str>,
 ) -> Result<(), Error> {
-    diesel::insert_into(t::table)
-        .values((
-            t::account.eq(&realm.account),
-            t::livemode.eq(realm.livemode),
-            t::customer_id.eq(customer_id),
-            t::api_ref.eq(org),
-        ))
-        .on_conflict((t::account, t::livemode, t::customer_id))
-        .do_update()
+    let watch = Watch::begin(conn, std::iter::once((realm, customer_id)))?;
+    diesel::update(t::table.find((&realm.account, realm.livemode, customer_id)))
         .set(t::api_ref.eq(org))
         .execute(conn)?;
-    directory::changed(conn)?;
+    watch.end(conn)?;
     markers::customer_changed(conn, realm, customer_id)?;
     Ok(())
 }

@@ -13,7 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
-use super::{directory, plans};
+use super::directory::{self, Change};
+use super::plans;
 use crate::error::Error;
 use crate::ids;
 use crate::schema::local_subscriptions as t;
@@ -56,7 +57,7 @@ pub struct Changed {
 }
 
 fn changed(conn: &mut PgConnection, row: Row, now: DateTime<Utc>) -> Result<Changed, Error> {
-    directory::changed(conn)?;
+    directory::changed(conn, [Change::Org(row.org_id)])?;
     let owed = row.owed(now);
     Ok(Changed { subscription: row.shown(now), owed, ended: None })
 }
@@ -307,7 +308,7 @@ pub fn move_one(
     diesel::update(t::table.find((org_id, subscription_id)))
         .set((t::version.eq(version), t::updated_at.eq(now)))
         .execute(conn)?;
-    directory::changed(conn)?;
+    directory::changed(conn, [Change::Org(org_id)])?;
     Ok(org_id)
 }
 
@@ -325,6 +326,6 @@ pub fn move_all(
     let moved = diesel::update(on.filter(t::status.eq_any(["trial", "active"])))
         .set((t::version.eq(to), t::updated_at.eq(now)))
         .execute(conn)?;
-    directory::changed(conn)?;
+    directory::all_changed(conn)?;
     Ok(moved)
 }

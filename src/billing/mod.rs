@@ -119,9 +119,7 @@ impl MirrorBatch {
         upsert(conn, &self.customers)?;
         upsert(conn, &self.customer_tax_ids)?;
         upsert(conn, &self.discounts)?;
-        if !self.subscriptions.is_empty() {
-            directory::changed(conn)?;
-        }
+        directory::changed(conn, self.subscriptions.iter().map(|row| row.subscription.change()))?;
         subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()), replaces)?;
         invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()), replaces)?;
         upsert(conn, &self.payment_intents)?;

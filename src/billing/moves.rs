@@ -5,8 +5,9 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text, Timestamptz};
 
+use super::directory::{self, Change};
 use super::org_plan::{clock, stripe_plans};
-use super::{directory, plans};
+use super::plans;
 use crate::error::Error;
 use crate::realm::Realm;
 use crate::schema::{subscription_moves, subscriptions};
@@ -52,7 +53,8 @@ pub fn one(
         .do_update()
         .set((subscription_moves::version.eq(version), subscription_moves::moved_at.eq(now)))
         .execute(conn)?;
-    directory::changed(conn)?;
+    let moved = Change::Subscription(realm.account.clone(), realm.livemode, subscription_id.to_owned());
+    directory::changed(conn, [moved])?;
     Ok(())
 }
 
@@ -86,6 +88,6 @@ pub fn all(
         .bind::<Integer, _>(from)
         .bind::<Integer, _>(to)
         .execute(conn)?;
-    directory::changed(conn)?;
+    directory::all_changed(conn)?;
     Ok(moved)
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::directory::{self, Change};
+use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
-use super::{directory, markers};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{org_refs, orgs};
@@ -228,7 +229,7 @@ pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Res
     }
     if let Some(zone) = &patch.time_zone {
         diesel::update(orgs::table.find(org_id)).set(orgs::time_zone.eq(zone)).execute(conn)?;
-        directory::changed(conn)?;
+        directory::changed(conn, [Change::Org(org_id)])?;
     }
     if let Some(metadata) = metadata {
         diesel::update(orgs::table.find(org_id)).set(orgs::metadata.eq(metadata)).execute(conn)?;

@@ -146,7 +146,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
         .map(|id| (plan_stripe_products::product_id.eq(id), plan_stripe_products::plan_id.eq(plan_id)))
         .collect();
     diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(taken)?;
-    directory::changed(conn)?;
+    directory::all_changed(conn)?;
     markers::mapping_changed(conn)?;
     Ok(())
 }

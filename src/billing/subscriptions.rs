@@ -10,9 +10,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::directory::{self, Change};
 use super::mirror::{self, mirror};
+use super::plans;
 use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
-use super::{directory, plans};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;
@@ -107,6 +108,13 @@ mirror! {
     }
 }
 
+impl Subscription {
+    /// Says that it has changed.
+    pub(super) fn change(&self) -> Change {
+        Change::Subscription(self.account.clone(), self.livemode, self.id.clone())
+    }
+}
+
 /// A subscription and all items of its snapshot, numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubscriptionWithItems {
@@ -158,7 +166,10 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
         .bind::<Timestamptz, _>(earliest.values().copied().collect::<Vec<_>>())
         .load(conn)?;
     // Another time may mean another version of the plan.
-    if changed.is_empty() { Ok(()) } else { directory::changed(conn) }
+    directory::changed(
+        conn,
+        changed.into_iter().map(|(account, livemode, id, _)| Change::Subscription(account, livemode, id)),
+    )
 }
 
 /// Stores subscriptions and replaces their items.

@@ -13,6 +13,7 @@ mod battery_effects;
 mod battery_reads;
 mod commands;
 mod crashes;
+mod directory;
 mod documents;
 mod embedded;
 mod entitlements;

@@ -124,7 +124,7 @@ pub fn add_version(
             plan_versions::battery_debt_limit.eq(terms.battery_debt_limit.map(|units| units.0)),
         ))
         .execute(conn)?;
-    directory::changed(conn)?;
+    directory::all_changed(conn)?;
     Ok(version)
 }
 

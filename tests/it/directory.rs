@@ -1,0 +1,168 @@
+//! What a daemon holds in memory of orgs, and when it no longer believes it.
+
+use std::time::Duration;
+
+use coulomb::billing::directory::Directory;
+use coulomb::time::Clock;
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::daemon::answer;
+use crate::support::events::{customer, event, subscription};
+use crate::support::{Daemon, Database};
+
+/// A directory that holds the orgs of these names, and the connection on which it listens.
+struct Listener {
+    directory: Directory,
+    conn: PgConnection,
+    names: Vec<String>,
+}
+
+impl Listener {
+    fn of(database: &Database, names: &[&str]) -> Self {
+        let directory = Directory::new(Clock::system(), 14);
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut listener = Self { directory, conn: database.platform(), names };
+        listener.dropped();
+        listener
+    }
+
+    /// The orgs that are no longer believed after what was told; all are read again then.
+    fn dropped(&mut self) -> String {
+        self.directory.listen(&mut self.conn).expect("listens");
+        let gone = |name: &&String| self.directory.by_ref(name).is_none();
+        let dropped: Vec<&str> = self.names.iter().filter(gone).map(String::as_str).collect();
+        let dropped = dropped.join(" ");
+        self.directory.load(&mut self.conn, &self.names, &[]).expect("reads");
+        dropped
+    }
+}
+
+/// A change of one org does not make a daemon read all of them again.
+#[tokio::test]
+async fn only_the_orgs_that_changed_are_read_again() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read,billing:write", None);
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        ids.push(daemon.org(&key, name, "UTC").await);
+    }
+    let mut held = Listener::of(&database, &["a", "b", "c"]);
+    assert_eq!(held.dropped(), "", "nothing was told");
+
+    // Links: new ones, one that stays, one that goes elsewhere, and a word that beats it.
+    daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_a", Some("a")))).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "a");
+    daemon.deliver(&event("evt_2", "customer.updated", 2, customer("cus_a", Some("a")))).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "", "it is linked as before");
+    daemon.deliver(&event("evt_3", "customer.created", 1, customer("cus_b", Some("a")))).await;
+    daemon.deliver(&event("evt_4", "customer.updated", 2, customer("cus_b", Some("b")))).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "a b", "who loses a customer, and who gets one");
+    let path = format!("/v1/orgs/{}/stripe_customers/cus_b", ids[2]);
+    answer(daemon.request(Method::PUT, &path, &key)).await;
+    assert_eq!(held.dropped(), "b c");
+    answer(daemon.request(Method::DELETE, &path, &key)).await;
+    assert_eq!(held.dropped(), "b c");
+
+    // Subscriptions, of a customer that is linked and of one that is not.
+    for (n, (id, of, dropped)) in
+        [("sub_a", "cus_a", "a"), ("sub_b", "cus_b", "b"), ("sub_n", "cus_n", "")].into_iter().enumerate()
+    {
+        let object = subscription(id, of, "active", "price_pro");
+        daemon.deliver(&event(&format!("evt_s{n}"), "customer.subscription.created", 10, object)).await;
+        daemon.projected().await;
+        assert_eq!(held.dropped(), dropped, "{id}");
+    }
+    let past_due = subscription("sub_a", "cus_a", "past_due", "price_pro");
+    daemon.deliver(&event("evt_s9", "customer.subscription.updated", 11, past_due)).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "a", "its price is the same");
+    // The customer is linked when its subscription has long been there.
+    daemon.deliver(&event("evt_5", "customer.created", 20, customer("cus_n", Some("c")))).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "c");
+
+    let zone = json!({ "time_zone": "Europe/Berlin" });
+    answer(daemon.request(Method::PATCH, &format!("/v1/orgs/{}", ids[1]), &key).json(&zone)).await;
+    assert_eq!(held.dropped(), "b");
+    let plan = json!({ "name": "Pro", "stripe_prices": ["price_pro"] });
+    answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&plan)).await;
+    assert_eq!(held.dropped(), "a b c", "what is bought concerns all");
+    database.execute("NOTIFY coulomb_orgs, 'of a later release'");
+    assert_eq!(held.dropped(), "a b c", "what is not understood may concern anybody");
+}
+
+/// A link and a subscription written at the same time, by transactions that do not see each other's.
+#[tokio::test]
+async fn a_link_and_a_subscription_that_are_written_at_once_reach_the_org() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read,billing:write", None);
+    daemon.org(&key, "a", "UTC").await;
+    let plan = json!({ "name": "Pro", "stripe_prices": ["price_pro"] });
+    answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&plan)).await;
+    for (n, link_first) in [true, false].into_iter().enumerate() {
+        let mut held = Listener::of(&database, &["a"]);
+        let (cus, sub) = (format!("cus_{n}"), format!("sub_{n}"));
+        // One waits with its message while the other is committed and heard.
+        let mut slow = database.platform();
+        let link = format!(
+            "INSERT INTO stripe_customer_links (account, livemode, customer_id, metadata_ref) VALUES ('', false, '{cus}', 'a');
+             NOTIFY coulomb_orgs, '{{\"ref\":\"a\"}}'"
+        );
+        let subscribe = event(
+            &format!("evt_{n}"),
+            "customer.subscription.created",
+            10,
+            subscription(&sub, &cus, "active", "price_pro"),
+        );
+        slow.batch_execute(&format!("BEGIN; {link}")).expect("writes");
+        if link_first {
+            daemon.deliver(&subscribe).await;
+            daemon.projected().await;
+            assert_eq!(held.dropped(), "", "it is nobody's yet");
+            slow.batch_execute("COMMIT").expect("commits");
+        } else {
+            slow.batch_execute("COMMIT").expect("commits");
+            assert_eq!(held.dropped(), "a");
+            daemon.deliver(&subscribe).await;
+            daemon.projected().await;
+        }
+        assert_eq!(held.dropped(), "a");
+        let context = held.directory.by_ref("a").expect("held");
+        assert_eq!(context.plan.as_deref(), Some("pro"));
+        database.execute("DELETE FROM stripe_customer_links");
+    }
+}
+
+/// What is in use is read again before it is too old to be believed, so that no request waits for it.
+#[tokio::test]
+async fn what_is_in_use_is_renewed_ahead() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read,billing:write", None);
+    for name in ["a", "b", "c"] {
+        daemon.org(&key, name, "UTC").await;
+    }
+    let org_id =
+        |name: &str| database.number(&format!("SELECT org_id FROM orgs WHERE external_id = '{name}'"));
+    let mut held = Listener::of(&database, &["a", "b", "c"]);
+    held.directory = Directory::new(Clock::system(), 14).renewed_from(Duration::ZERO);
+    held.dropped();
+    let (b, c) = (org_id("b"), org_id("c"));
+    // Nobody is told.
+    database.execute("UPDATE orgs SET time_zone = 'Asia/Tokyo'");
+    let zone = |held: &Listener, name: &str| held.directory.by_ref(name).expect("held").zone.to_string();
+    assert_eq!(zone(&held, "a"), "UTC", "asked for, and believed");
+    assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "UTC");
+    assert!(!held.directory.renew(&mut held.conn).expect("reads"), "no more is left");
+    assert_eq!(zone(&held, "a"), "Asia/Tokyo");
+    assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "Asia/Tokyo");
+    assert_eq!(held.directory.by_id(c).expect("held").zone.to_string(), "UTC", "it is not in use");
+}
