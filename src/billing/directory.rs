@@ -8,7 +8,6 @@
 mod changes;
 
 use std::collections::HashSet;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -207,35 +206,23 @@ impl Directory {
     /// The org of that public or external id, when it is held and fresh.
     #[must_use]
     pub fn by_ref(&self, name: &str) -> Option<Arc<OrgContext>> {
-        let context = self.by_ref.get(name)?;
-        match self.freshness(&context) {
-            Freshness::Fresh => {}
-            Freshness::Aging => {
-                let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
-                if !aging.names.contains(name) {
-                    aging.names.insert(name.to_owned());
-                }
+        self.believed(self.by_ref.get(name)?, |aging| {
+            if !aging.names.contains(name) {
+                aging.names.insert(name.to_owned());
             }
-            Freshness::Stale => return None,
-        }
-        Some(context)
+        })
     }
 
     /// The org of that row id, when it is held and fresh.
     #[must_use]
     pub fn by_id(&self, org_id: i64) -> Option<Arc<OrgContext>> {
-        let context = self.by_id.get(&org_id)?;
-        match self.freshness(&context) {
-            Freshness::Fresh => {}
-            Freshness::Aging => {
-                self.aging.lock().unwrap_or_else(PoisonError::into_inner).org_ids.insert(org_id);
-            }
-            Freshness::Stale => return None,
-        }
-        Some(context)
+        self.believed(self.by_id.get(&org_id)?, |aging| {
+            aging.org_ids.insert(org_id);
+        })
     }
 
-    fn freshness(&self, context: &OrgContext) -> Freshness {
+    /// What is held, if it is fresh; when it is time to read it again, `note` says so.
+    fn believed(&self, context: Arc<OrgContext>, note: impl FnOnce(&mut Aging)) -> Option<Arc<OrgContext>> {
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let hears = heard.at.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
         let holds = heard.holds(context.org_id, context.heard);
@@ -245,14 +232,13 @@ impl Directory {
             || age >= if hears { HELD_FOR } else { HELD_UNHEARD }
             || context.fresh_until.is_some_and(|until| until <= self.clock.now())
         {
-            Freshness::Stale
-        } else if age
-            < self.renewed_from + self.renewed_from / 30 * (context.org_id.unsigned_abs() % 20) as u32
-        {
-            Freshness::Fresh
-        } else {
-            Freshness::Aging
+            return None;
         }
+        let spread = self.renewed_from / 30 * (context.org_id.unsigned_abs() % 20) as u32;
+        if age >= self.renewed_from + spread {
+            note(&mut self.aging.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        Some(context)
     }
 
     /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.
@@ -281,7 +267,8 @@ impl Directory {
     /// When the database fails.
     pub fn renew(&self, conn: &mut PgConnection) -> Result<bool, Error> {
         let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
-        let (names, org_ids) = (some_of(&mut aging.names), some_of(&mut aging.org_ids));
+        let names: Vec<String> = aging.names.extract_if(|_| true).take(RENEWED).collect();
+        let org_ids: Vec<i64> = aging.org_ids.extract_if(|_| true).take(RENEWED).collect();
         let more = !aging.names.is_empty() || !aging.org_ids.is_empty();
         drop(aging);
         if !names.is_empty() || !org_ids.is_empty() {
@@ -350,23 +337,6 @@ impl Directory {
         let found = self.load(conn, &[name.to_owned()], &[])?.pop();
         found.map(|(_, context)| context).ok_or(Error::NotFound("org"))
     }
-}
-
-/// Whether what is held may be believed.
-enum Freshness {
-    Fresh,
-    /// Yes, and it is time to read it again.
-    Aging,
-    Stale,
-}
-
-/// Takes some out of a set.
-fn some_of<T: Clone + Eq + Hash>(set: &mut HashSet<T>) -> Vec<T> {
-    let some: Vec<T> = set.iter().take(RENEWED).cloned().collect();
-    some.iter().for_each(|one| {
-        set.remove(one);
-    });
-    some
 }
 
 type When = Option<DateTime<Utc>>;

@@ -61,6 +61,8 @@ async fn only_the_orgs_that_changed_are_read_again() {
     daemon.projected().await;
     assert_eq!(held.dropped(), "", "it is linked as before");
     daemon.deliver(&event("evt_3", "customer.created", 1, customer("cus_b", Some("a")))).await;
+    daemon.projected().await;
+    assert_eq!(held.dropped(), "a");
     daemon.deliver(&event("evt_4", "customer.updated", 2, customer("cus_b", Some("b")))).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "a b", "who loses a customer, and who gets one");
@@ -138,16 +140,18 @@ async fn what_is_in_use_is_renewed_ahead() {
     }
     let org_id =
         |name: &str| database.number(&format!("SELECT org_id FROM orgs WHERE external_id = '{name}'"));
+    let (b, c) = (org_id("b"), org_id("c"));
     let mut held = Listener::of(&database, &["a", "b", "c"]);
     held.directory = Directory::new(Clock::system(), 14).renewed_from(Duration::ZERO);
     held.dropped();
-    let (b, c) = (org_id("b"), org_id("c"));
     // Nobody is told.
     database.execute("UPDATE orgs SET time_zone = 'Asia/Tokyo'");
+    held.directory.listen(&mut held.conn).expect("listens");
     let zone = |held: &Listener, name: &str| held.directory.by_ref(name).expect("held").zone.to_string();
     assert_eq!(zone(&held, "a"), "UTC", "asked for, and believed");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "UTC");
     assert!(!held.directory.renew(&mut held.conn).expect("reads"), "no more is left");
+    held.directory.listen(&mut held.conn).expect("listens");
     assert_eq!(zone(&held, "a"), "Asia/Tokyo");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "Asia/Tokyo");
     assert_eq!(held.directory.by_id(c).expect("held").zone.to_string(), "UTC", "it is not in use");

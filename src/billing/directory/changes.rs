@@ -35,7 +35,7 @@ pub enum Change {
     Subscription(String, bool, String),
 }
 
-statement!(Tell -> Untyped: "SELECT pg_notify('coulomb_orgs', message) FROM unnest(?) AS m (message)");
+statement!(Tell -> Untyped: "SELECT pg_notify(?, message) FROM unnest(?) AS m (message)");
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
     SELECT l.ref FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
@@ -62,7 +62,7 @@ pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change
         return all_changed(conn);
     }
     if !messages.is_empty() {
-        Prepared::<Tell>::new().bind::<Text, _>(messages).execute(conn)?;
+        Prepared::<Tell>::new().bind_one::<Text, _>(CHANNEL).bind::<Text, _>(messages).execute(conn)?;
     }
     Ok(())
 }
