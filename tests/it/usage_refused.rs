@@ -25,6 +25,17 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
          CREATE INDEX test ON usage_records (((CASE event_id WHEN '23' THEN 3000000000 ELSE 1 END)::integer))",
     );
     let at_fault = |n: usize| n == 17 || n == 23;
+    // All or nothing: told which are at fault, and nothing is stored.
+    let (status, answer) = daemon.post("/v1/usage?all_or_nothing=true", &key, &events).await;
+    assert_eq!((status.as_u16(), answer["code"].as_str()), (422, Some("not_stored")), "{answer}");
+    for (n, told) in answer["results"].as_array().expect("results").iter().enumerate() {
+        assert_eq!(told["status"], if at_fault(n) { "rejected" } else { "not_stored" }, "event {n}: {told}");
+    }
+    assert_eq!(
+        database.number("SELECT (SELECT count(*) FROM usage_keys) + (SELECT count(*) FROM usage_records)"),
+        0
+    );
+
     for (n, told) in daemon.usage(&key, &events).await.iter().enumerate() {
         assert_eq!(told, if at_fault(n) { "data not_storable" } else { "accepted" }, "event {n}");
     }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Options;
@@ -17,7 +19,7 @@ use crate::error::Error;
 use crate::quota::Parts;
 use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
-use crate::usage::series;
+use crate::usage::series::{self, Series};
 
 /// Of fewer events the way of claiming makes no difference.
 const TRUSTED_FROM: usize = 16;
@@ -154,6 +156,17 @@ impl Writer {
 
     /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones without it.
     fn store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
+        if !options.all_or_nothing {
+            return piecewise(usage, &mut |usage| self.store_whole(version, usage, options));
+        }
+        match self.store_whole(version, usage, options) {
+            Err(error) if error.is_about_data() => self.find_faults(version, usage),
+            result => result,
+        }
+    }
+
+    /// Stores usage in one transaction.
+    fn store_whole(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
@@ -167,35 +180,65 @@ impl Writer {
         match prepare_and_store(conn, &rules, usage) {
             Err(error) if all_new && keys::is_repeat(&error) => {
                 self.trust.disappointed();
-                self.store(version, usage, options)
+                self.store_whole(version, usage, options)
             }
             // Another replica dropped or detached what this one believed to be there.
             Err(error) if error.to_string().contains("usage_partitions.") => {
                 self.parts.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
-            Err(error) if error.is_about_data() => {
-                if let [one] = usage {
-                    tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold is refused");
-                    let detail = "the database cannot hold this event: its numbers or texts are out of range";
-                    let rejection = Rejection::new("data", "not_storable", detail);
-                    return Ok(Stored::Done(vec![Outcome::Rejected(rejection)]));
-                }
-                if options.all_or_nothing {
-                    return Err(error);
-                }
-                let (left, right) = usage.split_at_mut(usage.len() / 2);
-                match (self.store(version, left, options)?, self.store(version, right, options)?) {
-                    (Stored::Done(mut left), Stored::Done(right)) => {
-                        left.extend(right);
-                        Ok(Stored::Done(left))
-                    }
-                    // What the first half stored is found again as what it is.
-                    _ => Ok(Stored::Stale),
-                }
-            }
             result => result,
         }
+    }
+
+    /// Tells which events the database cannot hold, and what would become of the others, of which none is stored: pieces follow
+    /// each other in a transaction that is rolled back.
+    fn find_faults(&mut self, version: i64, usage: &mut [Usage]) -> Result<Stored, Error> {
+        let conn = self.conn.as_mut().ok_or(Error::Busy("the connection went away"))?;
+        let rules = Rules { parts: &self.parts, version, options: Options::default(), all_new: false };
+        let mut found = Err(Error::Busy("the connection went away"));
+        let _rolled_back = conn.transaction::<(), Error, _>(|conn| {
+            found = piecewise(usage, &mut |usage| {
+                conn.transaction(|conn| {
+                    series::store_within(conn, usage.iter().flat_map(series_of))?;
+                    store::store(conn, &rules, usage)
+                })
+            });
+            Err(DieselError::RollbackTransaction.into())
+        });
+        match found {
+            Ok(Stored::Done(outcomes)) if !outcomes.iter().any(|one| matches!(one, Outcome::Rejected(_))) => {
+                Err(Error::Busy("what could not be stored can be now"))
+            }
+            found => found,
+        }
+    }
+}
+
+/// Stores events together, or where one of them cannot be held, by halves, until it is alone and is refused.
+fn piecewise(
+    usage: &mut [Usage],
+    store: &mut impl FnMut(&mut [Usage]) -> Result<Stored, Error>,
+) -> Result<Stored, Error> {
+    match (store(usage), usage) {
+        (Err(error), [one]) if error.is_about_data() => {
+            tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold is refused");
+            let detail = "the database cannot hold this event: its numbers or texts are out of range";
+            let rejection = Rejection::new("data", "not_storable", detail);
+            Ok(Stored::Done(vec![Outcome::Rejected(rejection)]))
+        }
+        (Err(error), usage) if error.is_about_data() => {
+            let (left, right) = usage.split_at_mut(usage.len() / 2);
+            match (piecewise(left, store)?, piecewise(right, store)?) {
+                (Stored::Done(mut left), Stored::Done(right)) => {
+                    left.extend(right);
+                    Ok(Stored::Done(left))
+                }
+                // What the first half stored is found again as what it is.
+                _ => Ok(Stored::Stale),
+            }
+        }
+        (result, _) => result,
     }
 }
 
@@ -214,8 +257,12 @@ fn prepare_and_store(
     rules: &Rules<'_>,
     usage: &mut [Usage],
 ) -> Result<Stored, Error> {
-    series::store(conn, usage.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series)))?;
+    series::store(conn, usage.iter().flat_map(series_of))?;
     db::once(conn, |conn| store::store(conn, rules, usage))
+}
+
+fn series_of(usage: &Usage) -> impl Iterator<Item = &Arc<Series>> {
+    usage.metered.iter().map(|metered| &metered.series)
 }
 
 /// Waits for a request and takes those that came with it; `None` when there will be no more. What asks for all or nothing goes
