@@ -25,6 +25,8 @@ enum Turn {
     More,
     /// Rest until woken or the interval is over.
     Rest,
+    /// Rest so long, or until the daemon stops.
+    RestFor(Duration),
     /// There is more to do, after as long a pause, or when fewer deliveries come.
     Pause(Duration),
 }
@@ -249,7 +251,7 @@ fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let turn = app.refresher.turn(conn, app.clock.now())?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
-    Ok(Turn::Rest)
+    Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
 }
 
 /// Wakes resting workers: something was put into the inbox, or the daemon stops.
@@ -340,6 +342,10 @@ fn run(worker: &Worker, app: &App) {
             Ok(Turn::Rest) => {
                 failures = 0;
                 app.wake.rest(seen, worker.interval, worker.woken);
+            }
+            Ok(Turn::RestFor(rest)) => {
+                failures = 0;
+                app.wake.rest(seen, rest, false);
             }
             Ok(Turn::Pause(pause)) => {
                 failures = 0;

@@ -43,6 +43,7 @@ impl Drop for Postgres {
 }
 
 /// What a run of requests came to.
+#[derive(Default)]
 pub struct Load {
     /// Answered 2xx.
     pub good: usize,
@@ -58,6 +59,15 @@ impl Load {
     /// Good answers a second.
     pub fn rate(&self) -> f64 {
         self.good as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Adds another run, which came after this one.
+    pub fn add(&mut self, other: Self) {
+        self.good += other.good;
+        self.bad += other.bad;
+        self.elapsed += other.elapsed;
+        self.latencies.extend(other.latencies);
+        self.latencies.sort_unstable();
     }
 
     /// The latency that `share` of the requests stayed within, in milliseconds.

@@ -3,7 +3,7 @@
 //! Usage is summed up in the transaction that stores it, so no crash puts a day in doubt; a fault of the program, a hand in the
 //! database or a damaged page does. Nothing tells of those, so every day is looked at: round after round, org by org, the last
 //! few days each time and an older one in [`OLDER`] in its turn. A round after a start begins with a day by chance. Only one daemon does
-//! so at a time, and it rests [`RESTS`] times as long as it worked.
+//! so at a time, a little now and then, and rests [`RESTS`] times as long as it worked.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +22,8 @@ use crate::error::Error;
 const OLDER: i32 = 32;
 /// Days that every round looks at: a zone may be a day ahead of UTC or behind.
 const RECENT: u64 = 3;
-/// How long a turn works before it rests.
-const WORK: Duration = Duration::from_millis(500);
+/// How long a turn works before it rests: no longer than a request may well wait for a processor.
+const WORK: Duration = Duration::from_millis(20);
 /// How many times as long it rests.
 const RESTS: u32 = 20;
 /// Rounds are at least so far apart.
@@ -47,7 +47,6 @@ struct State {
     orgs: VecDeque<i64>,
     days: VecDeque<Part>,
     begun: Option<Instant>,
-    not_before: Option<Instant>,
 }
 
 /// What a turn did.
@@ -57,6 +56,8 @@ pub struct Turn {
     pub days: u64,
     /// Rows that were mended.
     pub repaired: u64,
+    /// How long to rest before there is more to do; `None`: the round is over, or another daemon's.
+    pub rest: Option<Duration>,
 }
 
 impl Refresher {
@@ -67,17 +68,17 @@ impl Refresher {
     pub fn turn(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Turn, Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let started = Instant::now();
-        if state.not_before.is_some_and(|at| started < at) || !is_ours(conn)? {
+        if !is_ours(conn)? {
             return Ok(Turn::default());
         }
         let rules = Rules::load(conn)?;
         let mut turn = Turn::default();
         while started.elapsed() < WORK {
-            let Some(part) = state.next(conn, &rules, now)? else { break };
+            let Some(part) = state.next(conn, &rules, now)? else { return Ok(turn) };
             turn.days += 1;
             turn.repaired += refresh_day(conn, &rules, part)?;
         }
-        state.not_before = Some(Instant::now() + started.elapsed() * RESTS);
+        turn.rest = Some(started.elapsed() * RESTS);
         Ok(turn)
     }
 }
