@@ -3,6 +3,7 @@
 mod binary;
 mod burn;
 mod keys;
+mod queue;
 mod records;
 mod store;
 mod totals;
@@ -12,8 +13,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
+use self::queue::Queue;
 use self::store::Stored;
 use self::writer::{Job, Trust, Writer};
 use super::catalog::Catalog;
@@ -51,7 +53,7 @@ pub struct Options {
 
 /// The way in. Dropping it lets the writers finish what waits.
 pub struct Ingest {
-    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    queue: Arc<Queue<Job>>,
     /// Events that may wait; a request takes as many places as it has events.
     places: Arc<Semaphore>,
     capacity: u32,
@@ -67,21 +69,17 @@ impl Ingest {
     /// Starts `threads` writers over a queue of `capacity` usage events; `batch` share a commit at most.
     #[must_use]
     pub fn start(db: &Db, parts: &Arc<Parts>, threads: usize, batch: usize, capacity: u32) -> Self {
-        let (queue, jobs) = mpsc::channel(capacity as usize);
-        let (jobs, held) = (Arc::new(Mutex::new(jobs)), Arc::new(Mutex::new(None)));
+        let queue = Arc::new(Queue::new(batch));
         let threads = (0..threads).map(|n| {
-            let (db, jobs, held) = (db.clone(), Arc::clone(&jobs), Arc::clone(&held));
-            let parts = Arc::clone(parts);
+            let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || {
-                    Writer { db, parts, conn: None, trust: Trust::default() }.drain(&jobs, &held, batch)
-                })
+                .spawn(move || Writer { db, parts, conn: None, trust: Trust::default() }.drain(&queue))
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
         Self {
-            queue: Mutex::new(Some(queue)),
+            queue,
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             threads,
@@ -92,7 +90,7 @@ impl Ingest {
 
     /// Takes no more usage, writes what waits, ends the threads.
     pub fn stop(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.close();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A panic in a writer was reported when it happened; its callers have been told.
             let _ = thread.join();
@@ -208,14 +206,14 @@ impl Ingest {
     }
 
     async fn send(&self, version: i64, usage: Vec<Usage>, options: Options) -> Result<Stored, Error> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let queue = queue.ok_or(Error::Busy("this daemon is stopping: send it again in a second"))?;
-        let events = u32::try_from(usage.len()).unwrap_or(u32::MAX).min(self.capacity);
-        let place = Arc::clone(&self.places).try_acquire_many_owned(events).map_err(|_| FULL)?;
+        let events = usage.len();
+        let places = u32::try_from(events).unwrap_or(u32::MAX).min(self.capacity);
+        let place = Arc::clone(&self.places).try_acquire_many_owned(places).map_err(|_| FULL)?;
         let (answer, stored) = answers::ticket();
         let job = Job { usage, version, options, answer, _place: place };
-        queue.try_send(job).map_err(|_| FULL)?;
-        drop(queue);
+        self.queue
+            .push(job, events, options.all_or_nothing)
+            .map_err(|_| Error::Busy("this daemon is stopping: send it again in a second"))?;
         stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
     }
 }

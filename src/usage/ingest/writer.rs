@@ -1,16 +1,17 @@
 //! Threads that drain the waiting usage: whatever came during the last commit goes into the next.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Options;
 use super::keys;
+use super::queue::Queue;
 use super::records::month_of;
 use super::store::{self, Rules, Stored};
 use crate::answers::{Batch, Ticket};
@@ -83,14 +84,9 @@ impl Trust {
 
 impl Writer {
     /// Stores what comes until the queue is closed and empty.
-    pub(super) fn drain(
-        mut self,
-        jobs: &Mutex<mpsc::Receiver<Job>>,
-        held: &Mutex<Option<Job>>,
-        at_most: usize,
-    ) {
+    pub(super) fn drain(mut self, queue: &Queue<Job>) {
         let away = AtomicBool::new(false);
-        while let Some(batch) = next_batch(jobs, held, at_most) {
+        while let Some((batch, storing)) = queue.take() {
             // Requests that an older catalogue resolved go back to be resolved again.
             let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
             let (mut batch, stale): (Vec<Job>, Vec<Job>) =
@@ -107,7 +103,9 @@ impl Writer {
             };
             // What asks for all or nothing comes alone.
             let options = batch[0].options;
-            match self.store_patiently(version, &mut usage, options, &away) {
+            let stored = self.store_patiently(version, &mut usage, options, &away);
+            drop(storing);
+            match stored {
                 Ok(Stored::Stale) => tell(batch, || Stored::Stale),
                 Ok(Stored::Done(outcomes)) => {
                     let (mut outcomes, mut lengths) = (outcomes.into_iter(), lengths.into_iter());
@@ -263,31 +261,4 @@ fn prepare_and_store(
 
 fn series_of(usage: &Usage) -> impl Iterator<Item = &Arc<Series>> {
     usage.metered.iter().map(|metered| &metered.series)
-}
-
-/// Waits for a request and takes those that came with it; `None` when there will be no more. What asks for all or nothing goes
-/// alone.
-fn next_batch(
-    jobs: &Mutex<mpsc::Receiver<Job>>,
-    held: &Mutex<Option<Job>>,
-    at_most: usize,
-) -> Option<Vec<Job>> {
-    let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = match held.take() {
-        Some(job) => job,
-        None => jobs.blocking_recv()?,
-    };
-    let mut events = first.usage.len();
-    let mut batch = vec![first];
-    while !batch[0].options.all_or_nothing {
-        let Ok(job) = jobs.try_recv() else { break };
-        if job.options.all_or_nothing || events + job.usage.len() > at_most {
-            *held = Some(job);
-            break;
-        }
-        events += job.usage.len();
-        batch.push(job);
-    }
-    Some(batch)
 }
