@@ -74,7 +74,10 @@ impl Ingest {
             let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
             let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
             thread
-                .spawn(move || Writer { db, parts, conn: None, trust: Trust::default() }.drain(&queue))
+                .spawn(move || {
+                    let _end = queue.writer();
+                    Writer { db, parts, conn: None, trust: Trust::default() }.drain(&queue);
+                })
                 .expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
@@ -215,6 +218,12 @@ impl Ingest {
             .push(job, events, options.all_or_nothing)
             .map_err(|_| Error::Busy("this daemon is stopping: send it again in a second"))?;
         stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 

@@ -32,6 +32,8 @@ struct State<T> {
     waiting: usize,
     /// Events that writers have in hand.
     storing: usize,
+    /// Writers that have not ended.
+    writers: usize,
     /// Whether the writer that gathers wants to be told.
     asleep: bool,
     closed: bool,
@@ -53,7 +55,8 @@ impl<T> State<T> {
 impl<T> Queue<T> {
     /// An empty queue; `at_most` events share a batch.
     pub(super) fn new(at_most: usize) -> Self {
-        let state = State { jobs: VecDeque::new(), waiting: 0, storing: 0, asleep: false, closed: false };
+        let state =
+            State { jobs: VecDeque::new(), waiting: 0, storing: 0, writers: 0, asleep: false, closed: false };
         Self { state: Mutex::new(state), told: Condvar::new(), turn: Mutex::default(), at_most }
     }
 
@@ -114,10 +117,34 @@ impl<T> Queue<T> {
         (!batch.is_empty()).then(|| (batch, Storing { queue: self, events }))
     }
 
+    /// Counts a writer until what it gives goes: when the last one has ended, be it by a panic, nobody waits for it any more.
+    pub(super) fn writer(&self) -> Registered<'_, T> {
+        self.state().writers += 1;
+        Registered(self)
+    }
+
     /// Takes no more jobs; those that wait can still be taken.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.told.notify_one();
+    }
+}
+
+/// A writer is there, until this goes.
+pub(super) struct Registered<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for Registered<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.writers -= 1;
+        if state.writers == 0 {
+            state.closed = true;
+            let left = std::mem::take(&mut state.jobs);
+            state.waiting = 0;
+            drop(state);
+            // Their callers are told so.
+            drop(left);
+        }
     }
 }
 
@@ -161,6 +188,18 @@ mod tests {
         }
         assert_eq!(batches, [vec![0, 1], vec![2], vec![3], vec![4], vec![5, 6]]);
         assert_eq!(queue.push(7, 1, false), Err(7));
+    }
+
+    #[test]
+    fn nobody_waits_for_writers_that_are_gone() {
+        let queue = with(10, &[]);
+        let (first, second) = (queue.writer(), queue.writer());
+        queue.push(1, 1, false).expect("it is open");
+        drop(first);
+        queue.push(2, 1, false).expect("one is left");
+        drop(second);
+        assert_eq!(queue.push(3, 1, false), Err(3));
+        assert!(queue.take().is_none());
     }
 
     /// Seconds may pass on a busy machine; what is shorter than it should be shows at once.
