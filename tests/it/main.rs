@@ -18,6 +18,7 @@ mod documents;
 mod embedded;
 mod entitlements;
 mod exports;
+mod faults;
 mod inbox;
 mod links;
 mod meters;
