@@ -4,6 +4,9 @@
 //! that key and the answer stored under it. A repeat with the same body gets the stored answer; one with another body gets
 //! 409; a repeat while the first is still running waits for it. A command that fails leaves nothing, so it may be tried again.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -17,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::app::App;
 use crate::audit;
 use crate::auth::Principal;
+use crate::billing::directory::{self, Stale};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::http::RequestId;
@@ -85,13 +89,16 @@ where
     let request_id = RequestId::of(request);
     let actor = format!("key:{}", principal.key_id);
     let (org_id, now) = (principal.org_id(), app.clock.now());
+    let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
+    let told = Arc::clone(&changed);
     let done = app.db.run(RowScope::Platform, move |conn| {
         if let Some(key) = &key
             && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
         {
             return replay(stored, &request_sha256);
         }
-        let answer = work(conn, now)?;
+        let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = stale;
         let entry = audit::Entry {
             org_id: answer.audit.org_id,
             at: now,
@@ -110,7 +117,10 @@ where
         }
         Ok((answer.status, text, false))
     });
-    let (status, text, replayed) = done.await?;
+    let done = done.await;
+    // Whether or not the outcome is known: what was acknowledged counts from the answer on.
+    app.directory.forget(&changed.lock().unwrap_or_else(PoisonError::into_inner));
+    let (status, text, replayed) = done?;
     let mut response = HttpResponse::build(status);
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));

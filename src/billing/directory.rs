@@ -18,8 +18,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 use quick_cache::sync::Cache;
 
-pub use self::changes::{Change, all_changed, changed};
-use self::changes::{Heard, Stale};
+use self::changes::Heard;
+pub use self::changes::{Change, Stale, all_changed, changed, gathered};
 use super::org_plan::{AsOf, Contexts};
 use crate::db::prepared::Prepared;
 use crate::error::Error;
@@ -239,6 +239,12 @@ impl Directory {
             note(&mut self.aging.lock().unwrap_or_else(PoisonError::into_inner));
         }
         Some(context)
+    }
+
+    /// Believes nothing any more that was read of these orgs before now: what changes them has been committed. The daemon that makes
+    /// a change knows so before it answers, and need not wait until it hears of it.
+    pub fn forget(&self, stale: &Stale) {
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).note(stale);
     }
 
     /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.

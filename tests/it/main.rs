@@ -26,6 +26,7 @@ mod migrations;
 mod mirrors;
 mod openapi;
 mod partitions;
+mod plan_changes;
 mod plans;
 mod projection;
 mod quota;

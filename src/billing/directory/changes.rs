@@ -3,6 +3,7 @@
 //! What is told is what was changed; whose it is, is asked when it is heard. A link and a subscription may be written by two
 //! transactions at once, neither of which sees the other's: when the later message is heard, both have committed.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
@@ -41,11 +42,50 @@ statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT l.ref FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id)) n JOIN org_refs r USING (ref)");
 
+thread_local! {
+    /// What the work of [`gathered`] has told so far on this thread; `None` outside of it.
+    static TOLD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` and gives, beside its result, whose orgs it told to have changed. A transaction is run by one thread from its begin to
+/// its end, so what is told on this thread meanwhile is what it told.
+///
+/// # Errors
+/// When the database fails; what `work` says is its own.
+pub fn gathered<T, E: From<diesel::result::Error>>(
+    conn: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, E>,
+) -> Result<(T, Stale), E> {
+    /// Ends the gathering, also where `work` panics.
+    struct Gathering;
+    impl Drop for Gathering {
+        fn drop(&mut self) {
+            TOLD.set(None);
+        }
+    }
+    TOLD.set(Some(Vec::new()));
+    let gathering = Gathering;
+    let done = work(conn)?;
+    let told = TOLD.take().unwrap_or_default();
+    drop(gathering);
+    let stale = stale(conn, told.iter().map(String::as_str))?;
+    Ok((done, stale))
+}
+
+fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
+    TOLD.with_borrow_mut(|told| {
+        if let Some(told) = told {
+            told.extend(messages.into_iter().map(str::to_owned));
+        }
+    });
+}
+
 /// Tells every daemon, when the caller's transaction commits, that no org may be what it was.
 ///
 /// # Errors
 /// When the database fails.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
+    gather([""]);
     conn.batch_execute(&format!("NOTIFY {CHANNEL}"))
 }
 
@@ -62,6 +102,7 @@ pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change
         return all_changed(conn);
     }
     if !messages.is_empty() {
+        gather(messages.iter().map(String::as_str));
         Prepared::<Tell>::new().bind_one::<Text, _>(CHANNEL).bind::<Text, _>(messages).execute(conn)?;
     }
     Ok(())
@@ -69,8 +110,10 @@ pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change
 
 /// Which orgs may not be what they were.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stale {
+pub enum Stale {
+    /// Any.
     All,
+    /// Those of these row ids.
     Orgs(BTreeSet<i64>),
 }
 
