@@ -109,6 +109,12 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let code = begin(cli);
+    logging::flush();
+    code
+}
+
+fn begin(cli: Cli) -> ExitCode {
     if let Command::Postgres(args) = &cli.command {
         return embedded::run_guard(args);
     }
@@ -125,7 +131,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("coulomb: {error}");
+    logging::say(error);
     ExitCode::from(code)
 }
 

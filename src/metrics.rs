@@ -116,6 +116,11 @@ impl Metrics {
             "Rows of daily summaries and unique values that did not say what their records say",
             self.usage_summaries_repaired.clone(),
         );
+        r.register(
+            "log_lines_dropped",
+            "Log lines that found no reader, no room on the disk, or too many lines before them",
+            crate::logging::dropped(),
+        );
         r.register("database_up", "1 while the database answers", self.database_up.clone());
         self
     }

@@ -56,7 +56,7 @@ async fn listen(app: &Arc<App>, place: &str, admin_key: Option<&str>) -> Result<
     let handle = server.handle();
     let workers = Workers::start(app);
     tracing::info!(%address, data = place, "listening");
-    greet(app, address, place, admin_key)?;
+    say_where(greeting(app, address, place, admin_key), admin_key.is_some());
     actix_web::rt::spawn(async move {
         ask_to_stop().await;
         tracing::info!("draining");
@@ -102,27 +102,39 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     made.map_err(|error: Error| error.into())
 }
 
-/// Tells a person where things are; on the first start also the key and three commands that work.
-fn greet(app: &App, address: SocketAddr, place: &str, admin_key: Option<&str>) -> Result<(), Failure> {
+/// Tells it on standard output, on a thread of its own: the reader may be gone or may not read, and the daemon runs all the same.
+fn say_where(greeting: String, has_key: bool) {
+    let say = move || {
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = out.write_all(greeting.as_bytes()).and_then(|()| out.flush()) {
+            tracing::warn!(%error, "the greeting could not be written to standard output");
+            if has_key {
+                tracing::warn!(
+                    "nobody has seen the first admin key: make another one with `coulomb key create`"
+                );
+            }
+        }
+    };
+    let _ = std::thread::Builder::new().name("greeting".to_owned()).spawn(say);
+}
+
+/// Where things are; on the first start also the key and three commands that work.
+fn greeting(app: &App, address: SocketAddr, place: &str, admin_key: Option<&str>) -> String {
     let scheme = if app.config.tls_cert.is_some() { "https" } else { "http" };
     let base = format!("{scheme}://{address}");
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "Coulomb listens on {base} (API: {base}/docs), data in {place}.")?;
+    let mut text = format!("Coulomb listens on {base} (API: {base}/docs), data in {place}.\n");
     if app.signing_secrets.is_empty() {
-        writeln!(
-            out,
-            "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at {base}/webhooks/stripe."
-        )?;
+        text += &format!(
+            "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at {base}/webhooks/stripe.\n"
+        );
     }
     if let Some(key) = admin_key {
-        writeln!(
-            out,
+        text += &format!(
             "\nAdmin key, shown this once:\n  {key}\n\nTry:\n  \
              curl {base}/readyz\n  \
              curl -H 'Authorization: Bearer {key}' {base}/v1/invoices\n  \
-             curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"name\":\"Acme\",\"external_id\":\"acme\"}}' {base}/v1/orgs\n"
-        )?;
+             curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"name\":\"Acme\",\"external_id\":\"acme\"}}' {base}/v1/orgs\n\n"
+        );
     }
-    out.flush()?;
-    Ok(())
+    text
 }

@@ -34,6 +34,8 @@ mod tool;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+use crate::logging::say;
+
 pub use guard::{GuardArgs, run_guard};
 pub use handle::Embedded;
 pub use running::{running_as_root, running_url};
@@ -77,10 +79,4 @@ impl EmbeddedError {
 /// Builds the error of a file operation: "cannot create /srv/x: No space left on device".
 fn cannot(what: impl fmt::Display, path: &Path) -> impl FnOnce(io::Error) -> EmbeddedError {
     move |error| EmbeddedError(format!("cannot {what} {}: {error}", path.display()))
-}
-
-/// Says something to whoever reads standard error. The reader may be gone, which is no reason to stop.
-fn say(message: impl fmt::Display) {
-    use io::Write as _;
-    let _ = writeln!(io::stderr(), "coulomb: {message}");
 }
