@@ -139,7 +139,7 @@ settings! {
     /// summaries and counters stay.
     usage_retention_months: u16 = "COULOMB_USAGE_RETENTION_MONTHS", "0";
     /// What becomes of the records of older months: `detach` (they stay in a table of their own in the schema usage_partitions) or
-    /// `drop`, with their keys.
+    /// `drop`, with their keys, once every org that has usage in the month has closed it.
     usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
     /// Exports at the same time, each with a database connection of its own; further ones are answered 503.
     exports: u16 = "COULOMB_EXPORTS", "2";

@@ -63,6 +63,11 @@ pub enum Error {
     /// More was sent than may wait: try again soon. Nothing was done.
     #[error("{0}")]
     TooMany(&'static str),
+    /// The machine's clock jumped by so many seconds: what is written now would have a wrong date. Nothing was done.
+    #[error(
+        "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, or in half a minute"
+    )]
+    ClockJumped(i64),
     /// The route needs a setting that is not set.
     #[error("{0}")]
     NotConfigured(&'static str),
@@ -150,6 +155,9 @@ impl Error {
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Try again in a moment"),
             Self::TooMany(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too much waits, send it again soon")
+            }
+            Self::ClockJumped(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "clock_jumped", "The clock cannot be believed")
             }
             Self::NotConfigured(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing")

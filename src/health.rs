@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Nullable};
 
 use crate::app::App;
 use crate::error::{Error, Problem};
+use crate::time::Belief;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -28,6 +29,9 @@ pub async fn healthz() -> HttpResponse {
     )
 )]
 pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    if let Belief::Doubted(jump) = app.clock.belief() {
+        return Err(Error::ClockJumped(jump.num_seconds()));
+    }
     ask(&app).await?;
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use actix_web::body::MessageBody;
+use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
-use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
 use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::auth::{self, Principal};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::time::Belief;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start a packer takes longer
@@ -96,6 +97,25 @@ pub async fn observe<B: MessageBody>(
         span.in_scope(|| log_access(response.status(), elapsed, quiet));
         response
     })
+}
+
+/// Lets nothing be written while the clock is doubted: entries never change, so a wrong date would stay. It answers
+/// [`Error::ClockJumped`].
+///
+/// # Errors
+/// Passes on what the service says.
+pub async fn refuse_when_clock_jumped<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    if !request.method().is_safe()
+        && let Some(app) = request.app_data::<web::Data<App>>()
+        && let Belief::Doubted(jump) = app.clock.belief()
+    {
+        let refused = Error::ClockJumped(jump.num_seconds()).error_response();
+        return Ok(request.into_response(refused.map_into_right_body()));
+    }
+    Ok(next.call(request).await?.map_into_left_body())
 }
 
 /// How long the body is that follows, by its header.

@@ -65,6 +65,7 @@ pub fn bind_with(
                 web::QueryConfig::default()
                     .error_handler(|error, _| Error::invalid("query", error.to_string()).into()),
             )
+            .wrap(from_fn(http::refuse_when_clock_jumped))
             .wrap(Compress::default())
             .wrap(from_fn(http::observe))
             .configure(further)

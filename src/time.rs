@@ -1,6 +1,12 @@
 //! Time, as the program sees it: one injected clock, so that tests can turn it.
 
+mod watch;
+
 use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::watch::Belief;
+use self::watch::ClockWatch;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -9,25 +15,53 @@ use utoipa::ToSchema;
 
 /// Where "now" comes from. Cloning shares the source.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
+pub struct Clock {
+    source: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    /// `None`: whatever it says is believed.
+    watch: Option<Arc<ClockWatch>>,
+}
 
 impl Clock {
-    /// The machine's clock.
+    /// The machine's clock, watched for jumps.
     #[must_use]
     pub fn system() -> Self {
-        Self::from_fn(Utc::now)
+        Self::from_fn(Utc::now).watched()
     }
 
-    /// A clock that asks `now`; tests turn it by hand.
+    /// A clock that asks `now`; tests turn it by hand, and it is believed.
     pub fn from_fn(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        Self { source: Arc::new(now), watch: None }
+    }
+
+    /// This clock, watched for jumps from now on.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let watched = Self { watch: Some(Arc::default()), ..self };
+        let _first_look = watched.belief();
+        watched
     }
 
     /// The present instant, to the microsecond: what PostgreSQL can hold.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
-        (self.0)().trunc_subsecs(6)
+        (self.source)().trunc_subsecs(6)
     }
+
+    /// How far it may be believed at this moment.
+    #[must_use]
+    pub fn belief(&self) -> Belief {
+        self.watch.as_ref().map_or(Belief::Settled, |watch| watch.look(self.now(), passed()))
+    }
+}
+
+/// The time that passed since the machine started, sleep included; nobody can set it.
+fn passed() -> Duration {
+    #[cfg(target_os = "linux")]
+    let id = rustix::time::ClockId::Boottime;
+    // Elsewhere this one counts sleep.
+    #[cfg(not(target_os = "linux"))]
+    let id = rustix::time::ClockId::Monotonic;
+    Duration::try_from(rustix::time::clock_gettime(id)).unwrap_or_default()
 }
 
 /// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where it comes twice, the first.

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::plans::{charge, subscriptions};
 use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
+use crate::time::Belief;
 use crate::usage::{catalog, partitions};
 
 /// What a turn of a worker came to.
@@ -164,6 +165,9 @@ const RESERVATIONS_DAYS: i64 = 35;
 const BILLING_DAYS: i64 = 3 * 366;
 
 fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    if !may_delete(app) {
+        return Ok(Turn::Rest);
+    }
     let now = app.clock.now();
     // A day more: local days begin before those of UTC.
     let before = |days: i64| (now - TimeDelta::days(days + 1)).date_naive();
@@ -233,7 +237,18 @@ fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     Ok(if app.directory.renew(conn)? { Turn::More } else { Turn::Rest })
 }
 
+/// How long a worker rests before it looks again at a clock that jumped.
+const DOUBTED_CLOCK_REST: Duration = Duration::from_secs(1);
+
+/// Whether old rows may be deleted by the clock. A daemon that starts with a wrong clock must not delete what is not old.
+fn may_delete(app: &App) -> bool {
+    app.clock.belief() == Belief::Settled
+}
+
 fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
+    if !may_delete(app) {
+        return Ok(Turn::Rest);
+    }
     let forgotten = commands::forget_old(conn, app.clock.now())?;
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
 }
@@ -241,7 +256,7 @@ fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, E
 fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let now = app.clock.now();
     partitions::keep_ahead(conn, now, app.config.usage_window_back_days)?;
-    let retired = partitions::retire(conn, &app.config, now)?;
+    let retired = if may_delete(app) { partitions::retire(conn, &app.config, now)? } else { None };
     if retired.is_some() {
         app.partitions.forget();
     }
@@ -337,6 +352,10 @@ fn run(worker: &Worker, app: &App) {
     let mut failures = 0_u32;
     while !app.wake.is_stopped() {
         let seen = app.wake.generation();
+        if matches!(app.clock.belief(), Belief::Doubted(_)) {
+            app.wake.rest(seen, DOUBTED_CLOCK_REST, false);
+            continue;
+        }
         match turn(worker, app, &mut conn) {
             Ok(Turn::More) => failures = 0,
             Ok(Turn::Rest) => {

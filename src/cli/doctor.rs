@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Text};
 
 use super::{Failure, open};
 use crate::battery::effects::waiting;
 use crate::config::Config;
-use crate::db::migrate;
+use crate::db::{self, migrate};
 use crate::error::Error;
 use crate::stripe::inbox;
 use crate::usage::partitions;
@@ -137,15 +137,8 @@ fn is_english(locale: &str) -> bool {
         || ["C.", "en", "English"].iter().any(|start| locale.starts_with(start))
 }
 
-#[derive(QueryableByName)]
-struct ServerTime {
-    #[diesel(sql_type = Timestamptz)]
-    now: DateTime<Utc>,
-}
-
 fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
-    let server: ServerTime = diesel::sql_query("SELECT clock_timestamp() AS now").get_result(conn)?;
-    let apart = (Utc::now() - server.now).num_seconds();
+    let apart = (Utc::now() - db::server_time(conn)?).num_seconds();
     Ok(if apart.abs() > CLOCK_SLACK_S {
         Finding::Bad(format!(
             "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will be refused"
@@ -224,12 +217,20 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "usage_records")? {
         return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
     }
-    let (lacking, strays) = partitions::state(conn, Utc::now(), config.usage_window_back_days)?;
+    let now = Utc::now();
+    let (lacking, strays) = partitions::state(conn, now, config.usage_window_back_days)?;
+    let unclosed = partitions::waits_for_closing(conn, config, now)?;
     Ok(if strays {
         Finding::Bad(
             "usage_partitions.usage_records_default holds rows, which nothing of ours writes: move them into the month's partition by hand"
                 .to_owned(),
         )
+    } else if let Some(month) = unclosed {
+        Finding::Note(format!(
+            "{} is older than the retention, but not every org has closed it: close it \
+             (POST /v1/usage/closings), and its records are dropped",
+            month.format("%Y-%m")
+        ))
     } else if lacking > 0 {
         Finding::Note(format!(
             "{lacking} month(s) from the window to {} ahead have no partition: the daemon makes them when it runs",

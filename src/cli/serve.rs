@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 
 use super::{Failure, open};
 use crate::app::App;
@@ -17,6 +17,9 @@ use crate::server;
 use crate::time::Clock;
 use crate::workers::Workers;
 
+/// How far the clocks of daemon and database may be apart at the start. Stripe's signatures may be as old.
+const CLOCKS_APART: TimeDelta = TimeDelta::seconds(300);
+
 pub(super) fn run(config: Config) -> Result<(), Failure> {
     let server = open::server(&config)?;
     let mut owner = db::establish(&server.owner_url)?;
@@ -24,6 +27,8 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
     if !migrated.applied.is_empty() {
         tracing::info!(applied = migrated.applied.join(", "), "migrated");
     }
+    let clock = Clock::system();
+    check_clock(&mut owner, &clock)?;
     drop(owner);
     let admin_key = first_key(&server.url, migrated.roles)?;
 
@@ -34,7 +39,7 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
         statement_timeout: Duration::from_millis(u64::from(config.statement_timeout_ms)),
         roles: migrated.roles,
     });
-    let app = Arc::new(App::new(config, Clock::system(), db));
+    let app = Arc::new(App::new(config, clock, db));
     let place = server.embedded.as_ref().map_or_else(
         || "the server of DATABASE_URL".to_owned(),
         |embedded| format!("{} (embedded PostgreSQL)", embedded.data_dir().display()),
@@ -49,6 +54,20 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
     }
     tracing::info!("stopped");
     served
+}
+
+/// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay.
+fn check_clock(conn: &mut diesel::pg::PgConnection, clock: &Clock) -> Result<(), Failure> {
+    let apart = clock.now() - db::server_time(conn)?;
+    if apart.abs() < CLOCKS_APART {
+        return Ok(());
+    }
+    let side = if apart > TimeDelta::zero() { "ahead of" } else { "behind" };
+    Err(format!(
+        "the clock of this machine is {} s {side} the database's: set both by NTP, then start again",
+        apart.num_seconds().abs()
+    )
+    .into())
 }
 
 async fn listen(app: &Arc<App>, place: &str, admin_key: Option<&str>) -> Result<(), Failure> {

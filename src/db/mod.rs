@@ -7,6 +7,7 @@ pub mod prepared;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -260,6 +261,14 @@ pub fn establish(url: &str) -> Result<PgConnection, Error> {
             info,
         ))
     })
+}
+
+/// The time by the server's clock.
+///
+/// # Errors
+/// When the server does not answer.
+pub fn server_time(conn: &mut PgConnection) -> QueryResult<DateTime<Utc>> {
+    diesel::select(diesel::dsl::sql::<diesel::sql_types::Timestamptz>("clock_timestamp()")).get_result(conn)
 }
 
 #[derive(Debug)]

@@ -77,11 +77,12 @@ impl Writer for Csv<'_> {
 
 /// Text that no spreadsheet takes for a formula: with an apostrophe in front where one could. What counts is the first
 /// character that is no space; spreadsheets differ in whether they skip spaces and whether they know the full-width twins.
+/// A semicolon is skipped too: a spreadsheet that takes it for the separator makes a cell of what follows.
 pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
     let starts_formula = text.starts_with(['\t', '\r', '\n'])
         || text
             .trim_start_matches(|letter: char| {
-                letter.is_whitespace() || letter.is_control() || letter == '\u{feff}'
+                letter.is_whitespace() || letter.is_control() || ['\u{feff}', ';'].contains(&letter)
             })
             .starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
     if starts_formula { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
@@ -108,6 +109,8 @@ mod tests {
             "＝1",
             "\u{feff}=1",
             "\0=1",
+            ";=1",
+            "; +1",
         ] {
             assert_eq!(neutral(text), format!("'{text}"));
         }

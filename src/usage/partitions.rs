@@ -14,6 +14,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Nullable, Text, Timestamptz};
 
+use super::closings;
 use crate::config::{Config, RetentionMode};
 use crate::error::Error;
 
@@ -143,7 +144,8 @@ fn first_kept(config: &Config, now: DateTime<Utc>) -> Option<NaiveDate> {
     (months > 0).then(|| month_of(now.date_naive()).checked_sub_months(Months::new(months))).flatten()
 }
 
-/// Takes away the oldest month that is older than the retention, if there is one; returns which.
+/// Takes away the oldest month that is older than the retention, if there is one; returns which. Records are dropped
+/// only from a month that is closed: a daemon with a wrong clock must not delete what is still open.
 ///
 /// # Errors
 /// When the database fails, or readers of the month do not end within a few seconds (transient).
@@ -152,20 +154,44 @@ pub fn retire(
     config: &Config,
     now: DateTime<Utc>,
 ) -> Result<Option<NaiveDate>, Error> {
-    // A day late, so that no daemon whose clock is behind still takes usage of that month.
-    let Some(first_kept) = now.checked_sub_days(Days::new(1)).and_then(|then| first_kept(config, then))
-    else {
-        return Ok(None);
-    };
-    let Some(month) = oldest(conn)?.filter(|month| *month < first_kept) else { return Ok(None) };
+    let Some(month) = overdue(conn, config, now)? else { return Ok(None) };
     let mode = config.usage_retention_mode;
     if mode == RetentionMode::Drop {
+        if !closings::is_closed_by_all(conn, month)? {
+            return Ok(None);
+        }
         forget_keys(conn, month)?;
     }
     let records = crate::db::retrying(conn, |conn| take_away(conn, month, mode, now))?;
     let (month_name, mode) = (month.format("%Y-%m").to_string(), mode_name(mode));
     tracing::info!(month = month_name, mode, records, "took away usage records older than the retention");
     Ok(Some(month))
+}
+
+/// The oldest month that is older than the retention.
+fn overdue(conn: &mut PgConnection, config: &Config, now: DateTime<Utc>) -> Result<Option<NaiveDate>, Error> {
+    // A day late, so that no daemon whose clock is behind still takes usage of that month.
+    let Some(first_kept) = now.checked_sub_days(Days::new(1)).and_then(|then| first_kept(config, then))
+    else {
+        return Ok(None);
+    };
+    Ok(oldest(conn)?.filter(|month| *month < first_kept))
+}
+
+/// The oldest month whose records would be dropped if every org had closed it.
+///
+/// # Errors
+/// When the database fails.
+pub fn waits_for_closing(
+    conn: &mut PgConnection,
+    config: &Config,
+    now: DateTime<Utc>,
+) -> Result<Option<NaiveDate>, Error> {
+    if config.usage_retention_mode != RetentionMode::Drop {
+        return Ok(None);
+    }
+    let Some(month) = overdue(conn, config, now)? else { return Ok(None) };
+    Ok(if closings::is_closed_by_all(conn, month)? { None } else { Some(month) })
 }
 
 fn mode_name(mode: RetentionMode) -> &'static str {

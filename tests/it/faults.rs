@@ -2,3 +2,4 @@
 //! back within ten seconds of the fault's end, and SIGTERM ends it throughout.
 
 mod log;
+mod clock;

@@ -129,6 +129,18 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     let config = retention("2", "drop");
     // On the first of the month a clock may still be behind.
     assert_eq!(retire_all(&database, &config, "2026-04-01T12:00:00Z"), 0);
+    // Whoever has not closed a month may still correct it: a clock that is months ahead drops nothing.
+    let close = |month: &str| {
+        database.execute(&format!("INSERT INTO usage_closings VALUES (1, '{month}', now(), 'test')"));
+    };
+    close("2025-12-01");
+    assert_eq!(retire_all(&database, &config, "2027-12-01T12:00:00Z"), 0);
+    assert_eq!(
+        partitions::waits_for_closing(&mut database.platform(), &config, at("2026-04-02T12:00:00Z"))
+            .expect("told"),
+        Some("2026-01-01".parse().expect("a day"))
+    );
+    close("2026-01-01");
     assert_eq!(retire_all(&database, &config, "2026-04-02T12:00:00Z"), 1);
     assert_eq!(names(&database), "2026_02 2026_03");
     assert_eq!(database.number("SELECT count(*) FROM usage_keys"), 2);

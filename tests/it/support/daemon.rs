@@ -31,6 +31,11 @@ impl TestClock {
     pub fn turn(&self, time: &str) {
         *self.0.lock().expect("no panic") = time.parse().expect("a time");
     }
+
+    fn clock(&self) -> Clock {
+        let now = Arc::clone(&self.0);
+        Clock::from_fn(move || *now.lock().expect("no panic"))
+    }
 }
 
 /// A daemon of its own process; killed when dropped.
@@ -87,6 +92,15 @@ impl Daemon {
 
     /// A daemon in this process, on a clock that the test turns. It ends with the process.
     pub fn clocked(database: &Database, clock: &TestClock) -> Self {
+        Self::on_clock(database, clock.clock())
+    }
+
+    /// As [`Daemon::clocked`], with a clock that the daemon watches for jumps, as it does its machine's.
+    pub fn watching(database: &Database, clock: &TestClock) -> Self {
+        Self::on_clock(database, clock.clock().watched())
+    }
+
+    fn on_clock(database: &Database, clock: Clock) -> Self {
         let settings = BTreeMap::from([
             ("COULOMB_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
@@ -101,8 +115,6 @@ impl Daemon {
             statement_timeout: Duration::ZERO,
             roles: true,
         });
-        let now = Arc::clone(&clock.0);
-        let clock = Clock::from_fn(move || *now.lock().expect("no panic"));
         let (told, address) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
