@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::auth::{self, Principal};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::params;
 use crate::time::Belief;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -235,8 +236,10 @@ impl FromRequest for Principal {
             return Either::Left(ready(Err(error)));
         };
         let now = app.clock.now();
+        // Told to those who have a key: no handler sees a request with a parameter that nobody reads.
+        let named = params::check_names(request);
         if let Some(principal) = app.keyring.get(key, now) {
-            return Either::Left(ready(Ok(principal)));
+            return Either::Left(ready(named.map(|()| principal)));
         }
         let (app, key) = (app.clone(), key.to_owned());
         Either::Right(Box::pin(async move {
@@ -244,7 +247,7 @@ impl FromRequest for Principal {
             let (principal, expires_at) =
                 app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &text, now)).await?;
             app.keyring.put(&key, &principal, expires_at, since);
-            Ok(principal)
+            named.map(|()| principal)
         }))
     }
 }

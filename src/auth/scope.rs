@@ -75,6 +75,8 @@ pub struct Principal {
     pub rows: RowScope,
     /// Public id of its org; `None`: the platform.
     pub org: Option<String>,
+    /// External id of its org, where that has one.
+    pub external_id: Option<String>,
     /// What it may do.
     pub scopes: Vec<Scope>,
 }
@@ -97,6 +99,12 @@ impl Principal {
     pub fn require_platform(&self, scope: Scope) -> Result<(), Error> {
         self.require(scope)?;
         if self.rows == RowScope::Platform { Ok(()) } else { Err(Error::Forbidden("of a platform key")) }
+    }
+
+    /// Whether this is the public or external id of the key's own org.
+    #[must_use]
+    pub fn is_own(&self, name: &str) -> bool {
+        [&self.org, &self.external_id].into_iter().flatten().any(|own| own == name)
     }
 
     /// The key's own org, 0 for the platform.
