@@ -13,14 +13,13 @@ use super::by_hand::{self, Act, ManualGrant};
 use super::grants::Source;
 use super::reads::entries::{self, Posted};
 use super::reads::grants::Granted;
-use super::reads_http::plain;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, IdempotencyKey};
-use crate::quota::quantity::Quantity;
+use crate::quantity::{Quantity, UnitsAboveZero, UnitsFromZero, UnitsNotZero};
 use crate::time::Moment;
 use crate::usage::catalog;
 
@@ -37,6 +36,7 @@ pub struct NewGrantBody {
     /// Public or external id of the org.
     pub org: String,
     /// Units, above 0, at most 9 decimal places.
+    #[schema(value_type = UnitsAboveZero)]
     pub amount: Quantity,
     /// `bonus` (when left out), `adjustment` or `purchase`.
     #[serde(default)]
@@ -69,6 +69,7 @@ pub struct AdjustmentBody {
     pub org: String,
     /// Units, at most 9 decimal places, not 0. Above zero they are granted and never expire. Below zero they are burned as usage would burn
     /// them; what the grants do not have becomes debt, whatever the debt limit.
+    #[schema(value_type = UnitsNotZero)]
     pub amount: Quantity,
     /// Why, for people.
     #[schema(min_length = 1, max_length = 200)]
@@ -102,7 +103,7 @@ pub struct VoidBody {
 pub struct SettingsBody {
     /// How far below zero the battery may be used: "0" refuses what it does not hold; null: without limit.
     #[serde(deserialize_with = "given")]
-    #[schema(required)]
+    #[schema(required, value_type = Option<UnitsFromZero>)]
     pub debt_limit: Option<Quantity>,
 }
 
@@ -236,7 +237,7 @@ pub async fn void(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, sent): (String, VoidBody) = (plain(id)?, commands::parse(&body.0)?);
+    let (id, sent): (String, VoidBody) = (id.into_inner(), commands::parse(&body.0)?);
     check_text("reason", &sent.reason)?;
     let actor = format!("key:{}", principal.key_id);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
@@ -263,7 +264,7 @@ pub async fn put_settings(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (name, sent): (String, SettingsBody) = (plain(org)?, commands::parse(&body.0)?);
+    let (name, sent): (String, SettingsBody) = (org.into_inner(), commands::parse(&body.0)?);
     if let Some(limit) = sent.debt_limit
         && check_places("debt_limit", limit.0)? < Decimal::ZERO
     {
@@ -295,7 +296,7 @@ pub async fn delete_settings(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (name, directory) = (plain(org)?, Arc::clone(&app.directory));
+    let (name, directory) = (org.into_inner(), Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &[], move |conn, _| {
         catalog::change(conn)?;
         let org = directory.find_ref(conn, &name)?;

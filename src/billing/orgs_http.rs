@@ -2,7 +2,6 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
@@ -16,7 +15,9 @@ use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
 use crate::page::{Page, PageQuery};
+use crate::params::Params;
 use crate::realm::Realm;
+use crate::time::Moment;
 
 /// Narrows the list of orgs.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -27,9 +28,9 @@ pub struct ListQuery {
     /// Only orgs on this plan.
     plan: Option<String>,
     /// Made at or after (RFC 3339).
-    created_from: Option<DateTime<Utc>>,
+    created_from: Option<Moment>,
     /// Made before (RFC 3339).
-    created_before: Option<DateTime<Utc>>,
+    created_before: Option<Moment>,
 }
 
 /// Lists orgs, newest first.
@@ -40,25 +41,23 @@ pub struct ListQuery {
 pub async fn list(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<ListQuery>,
-    page: web::Query<PageQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let (query, limit) = (query.into_inner(), page.limit()?);
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let limit = page.limit()?;
     let filter = Filter {
         id: None,
         external_id: query.external_id,
         plan: query.plan,
-        created_from: query.created_from,
-        created_before: query.created_before,
-        after: page.after()?,
+        created_from: query.created_from.map(|at| at.0),
+        created_before: query.created_before.map(|at| at.0),
+        after: page.after::<(Moment, i64)>("orgs")?.map(|(at, id)| (at.0, id)),
     };
-    if [&filter.external_id, &filter.plan].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(Error::invalid("query", "must not contain the NUL character"));
-    }
     let as_of = app.as_of();
     let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1, as_of)).await?;
-    let page = Page::of(rows, limit, |(org_id, org)| (org.created_at, *org_id))?;
+    let page = Page::of("orgs", rows, limit, |(org_id, org)| (Moment(org.created_at), *org_id))?;
     let data: Vec<Org> = page.data.into_iter().map(|(_, org)| org).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
@@ -74,7 +73,7 @@ pub async fn show(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let id = printable(id.into_inner(), "org")?;
+    let id = id.into_inner();
     let as_of = app.as_of();
     let found = app.db.run(principal.rows, move |conn| orgs::find(conn, &id, as_of));
     Ok(HttpResponse::Ok().json(found.await?))
@@ -117,7 +116,7 @@ pub async fn update(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let id = printable(id.into_inner(), "org")?;
+    let id = id.into_inner();
     let patch: OrgPatch = commands::parse(&body.0)?;
     let as_of = app.as_of();
     commands::run(&app, &principal, &request, &body.0, move |conn, _| {
@@ -152,11 +151,11 @@ pub async fn link(
     app: web::Data<App>,
     principal: Principal,
     path: web::Path<(String, String)>,
-    realm: web::Query<RealmQuery>,
+    params: Params,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
-    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, true).await
+    set_link(&app, &principal, path.into_inner(), params, &request, &body, true).await
 }
 
 /// Takes an explicit link back; what metadata and sessions say counts again.
@@ -170,25 +169,31 @@ pub async fn unlink(
     app: web::Data<App>,
     principal: Principal,
     path: web::Path<(String, String)>,
-    realm: web::Query<RealmQuery>,
+    params: Params,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
-    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, false).await
+    set_link(&app, &principal, path.into_inner(), params, &request, &body, false).await
 }
 
 async fn set_link(
     app: &App,
     principal: &Principal,
     (id, customer_id): (String, String),
-    realm: RealmQuery,
+    mut params: Params,
     request: &HttpRequest,
     body: &Body,
     on: bool,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, customer_id) = (printable(id, "org")?, printable(customer_id, "customer")?);
-    let realm = Realm { account: printable(realm.account, "account")?, livemode: realm.livemode };
+    let realm: RealmQuery = params.take()?;
+    params.done()?;
+    for (field, text) in [("account", &realm.account), ("customer_id", &customer_id)] {
+        if text.len() > 255 {
+            return Err(Error::invalid(field, "must be at most 255 characters, as Stripe's ids are"));
+        }
+    }
+    let realm = Realm { account: realm.account, livemode: realm.livemode };
     let as_of = app.as_of();
     commands::run(app, principal, request, &body.0, move |conn, _| {
         let org_id = orgs::row_id(conn, &id)?;
@@ -199,9 +204,4 @@ async fn set_link(
         Answer::new(StatusCode::OK, &orgs::find(conn, &id, as_of)?, audit)
     })
     .await
-}
-
-/// An id that could name something: NUL cannot even be asked for.
-fn printable(id: String, what: &'static str) -> Result<String, Error> {
-    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
 }

@@ -109,9 +109,9 @@ where
     params.done()?;
     let limit = page.limit()?;
     let own = own_org(&principal);
-    let listing = Listing { own, basics, owners, filter, after: page.after()?, limit };
+    let listing = Listing { own, basics, owners, filter, after: page.after(V::OBJECTS[0])?, limit };
     let rows = app.db.run(principal.rows, move |conn| work(conn, &listing)).await?;
-    let page = Page::of(rows, limit, |(position, _)| position.clone())?;
+    let page = Page::of(V::OBJECTS[0], rows, limit, |(position, _)| position.clone())?;
     let data: Vec<V> = page.data.into_iter().map(|(_, view)| view).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
@@ -156,9 +156,6 @@ async fn show_parts<V: Shown>(
     }
     let realm: RealmQuery = params.take()?;
     params.done()?;
-    if id.contains('\0') {
-        return Err(Error::invalid("id", "must not contain the NUL character"));
-    }
     let lookup = Lookup { own: own_org(&principal), id, realm, lines };
     let found = app.db.run(principal.rows, move |conn| {
         let mut view = work(conn, &lookup)?;

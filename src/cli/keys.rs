@@ -10,6 +10,7 @@ use crate::audit;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::config::Config;
 use crate::error::Error;
+use crate::time::Moment;
 
 /// What to do with keys.
 #[derive(Subcommand)]
@@ -27,7 +28,7 @@ pub(super) enum KeyCommand {
         org: Option<String>,
         /// When it stops working, such as 2030-01-01T00:00:00Z; never when left out
         #[arg(long, value_name = "TIME")]
-        expires_at: Option<DateTime<Utc>>,
+        expires_at: Option<Moment>,
     },
     /// List all keys, newest first, as JSON lines
     List,
@@ -44,7 +45,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     let now = Utc::now();
     match command {
         KeyCommand::Create { name, scopes, org, expires_at } => {
-            let new = NewKey { org, name, scopes, expires_at };
+            let new = NewKey { org, name, scopes, expires_at: expires_at.map(|at| at.0) };
             let key = conn.transaction(|conn| {
                 let (id, key) = auth::create(conn, &new, now)?;
                 let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();

@@ -5,7 +5,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
 use super::entitlements::{self, Entitlements};
-use super::http::plain;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::db::Scope as RowScope;
@@ -39,7 +38,7 @@ pub async fn show(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let overview = app.quotas.overview(OrgRef::Named(plain(id, "org")?)).await?;
+    let overview = app.quotas.overview(OrgRef::Named(id.into_inner())).await?;
     // Another org's is not there for this key.
     if matches!(principal.rows, RowScope::Org(own) if own != overview.org.org_id) {
         return Err(Error::NotFound("org"));

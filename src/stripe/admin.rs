@@ -13,10 +13,10 @@ use crate::auth::{PLATFORM, Principal, Scope};
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
+use crate::params::Params;
 
 /// Narrows the list.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only events that stand there.
@@ -65,10 +65,11 @@ pub struct InboxEvent {
 pub async fn list(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<ListQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
-    let query = query.into_inner();
+    let query: ListQuery = params.take()?;
+    params.done()?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=500).contains(&limit) {
         return Err(Error::invalid("limit", "must be from 1 to 500"));
@@ -86,7 +87,6 @@ pub async fn list(
 
 /// How many.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UnfiledQuery {
     /// At most this many, 1 to 100; 50 when left out.
@@ -109,9 +109,11 @@ pub struct UnfiledQuery {
 pub async fn unfiled(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<UnfiledQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
+    let query: UnfiledQuery = params.take()?;
+    params.done()?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=100).contains(&limit) {
         return Err(Error::invalid("limit", "must be from 1 to 100"));
@@ -158,6 +160,13 @@ pub async fn show(
     Ok(HttpResponse::Ok().json(InboxEvent { entry, redeliveries, body, body_base64 }))
 }
 
+/// How many are to be projected again.
+#[derive(Serialize, ToSchema)]
+pub struct Retried {
+    /// Events.
+    retried: usize,
+}
+
 /// Has one event projected again.
 #[utoipa::path(
     post,
@@ -165,7 +174,7 @@ pub async fn show(
     tag = "stripe",
     params(("inbox_id" = i64, Path, description = "Number in the inbox"), crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "It is on the queue"), crate::openapi::CommandErrors)
+    responses((status = 202, description = "It is on the queue", body = Retried), crate::openapi::CommandErrors)
 )]
 pub async fn retry(
     app: web::Data<App>,
@@ -184,7 +193,7 @@ pub async fn retry(
             target: inbox_id.to_string(),
             detail: json!({}),
         };
-        Answer::new(StatusCode::ACCEPTED, &json!({ "retried": 1 }), audit)
+        Answer::new(StatusCode::ACCEPTED, &Retried { retried: 1 }, audit)
     });
     let answer = done.await?;
     app.wake.all();
@@ -198,7 +207,7 @@ pub async fn retry(
     tag = "stripe",
     params(crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "They are on the queue"), crate::openapi::CommandErrors)
+    responses((status = 202, description = "They are on the queue", body = Retried), crate::openapi::CommandErrors)
 )]
 pub async fn retry_all(
     app: web::Data<App>,
@@ -215,7 +224,7 @@ pub async fn retry_all(
             target: "quarantine".to_owned(),
             detail: json!({ "events": retried }),
         };
-        Answer::new(StatusCode::ACCEPTED, &json!({ "retried": retried }), audit)
+        Answer::new(StatusCode::ACCEPTED, &Retried { retried }, audit)
     });
     let answer = done.await?;
     app.wake.all();
