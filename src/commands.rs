@@ -24,6 +24,7 @@ use crate::billing::directory::{self, Stale};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::http::RequestId;
+use crate::json;
 use crate::schema::idempotency_keys;
 
 /// How long an idempotency key is remembered, in days.
@@ -132,16 +133,20 @@ where
     })
 }
 
-/// Reads a command's JSON body, naming the field that is wrong.
+/// Reads a command's JSON body, whatever its `Content-Type`.
 ///
 /// # Errors
-/// [`Error::Malformed`] for what is not JSON, [`Error::Invalid`] for what does not fit.
+/// [`Error::Malformed`] for what is not JSON, [`Error::Invalid`] naming the field that does not fit.
 pub fn parse<T: DeserializeOwned>(body: &web::Bytes) -> Result<T, Error> {
-    let text = if body.is_empty() { b"{}" } else { body.as_ref() };
-    serde_json::from_slice(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Error::invalid("body", format!("does not fit: {error}")),
-        _ => Error::Malformed(format!("the body is not valid JSON: {error}")),
-    })
+    json::read(body)
+}
+
+/// As [`parse`], of a body that may be left out because all of its fields may.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_optional<T: DeserializeOwned + Default>(body: &web::Bytes) -> Result<T, Error> {
+    if body.is_empty() { Ok(T::default()) } else { json::read(body) }
 }
 
 /// Claims the key: `None` when it is ours, else what is stored. Waits while another transaction holds it.

@@ -40,9 +40,12 @@ pub enum Error {
     /// segment that names it.
     #[error("{0}: {UNKNOWN_ORG}")]
     UnknownOrg(Cow<'static, str>),
-    /// The route exists, the method does not, or there is no such route.
+    /// There is no such route.
     #[error("{0}")]
     NoRoute(&'static str),
+    /// The path exists, but not with this method. Holds the methods that it has, separated by commas.
+    #[error("this path has not this method: use {0}")]
+    WrongMethod(String),
     /// The request contradicts what is already there.
     #[error("{detail}")]
     Conflict {
@@ -146,6 +149,9 @@ impl Error {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
             Self::NotFound(_) | Self::UnknownOrg(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
+            Self::WrongMethod(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path has not this method")
+            }
             Self::Conflict { code, .. } => {
                 (StatusCode::CONFLICT, code, "The request contradicts what is there")
             }
@@ -228,6 +234,9 @@ impl ResponseError for Error {
         }
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Self::WrongMethod(allowed) = self {
+            response.insert_header((header::ALLOW, allowed.as_str()));
         }
         problem(
             &mut response,

@@ -119,6 +119,22 @@ pub async fn refuse_when_clock_jumped<B: MessageBody>(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
+/// Answers that a path with the NUL character names nothing: PostgreSQL can hold it in no text. Queries are looked at in
+/// [`crate::params`], bodies in [`crate::json`], cursors in [`crate::page`].
+///
+/// # Errors
+/// Passes on what the service says.
+pub async fn refuse_nul<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    if request.path().contains("%00") {
+        let refusal = Error::NotFound("thing").error_response();
+        return Ok(request.into_response(refusal).map_into_right_body());
+    }
+    next.call(request).await.map(ServiceResponse::map_into_left_body)
+}
+
 /// How long the body is that follows, by its header.
 fn sent_bytes(request: &ServiceRequest) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()

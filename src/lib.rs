@@ -18,6 +18,7 @@ pub mod export;
 pub mod health;
 pub mod http;
 pub mod ids;
+pub mod json;
 pub mod logging;
 pub mod metrics;
 pub mod money;

@@ -9,14 +9,32 @@ use actix_web::http::Method;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest};
 use serde::de::value::{SeqDeserializer, StrDeserializer};
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, Unexpected,
+    Visitor,
+};
 use serde::forward_to_deserialize_any;
 use utoipa::OpenApi;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use crate::error::Error;
+use crate::json;
 use crate::openapi;
+
+/// Names and values of a query string, in their order.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is no query string, or has the NUL character, which PostgreSQL can hold in no text.
+pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
+    let pairs = Query::<Vec<(String, String)>>::from_query(query)
+        .map_err(|_| Error::invalid("query", "must be name=value&name=value, percent-encoded"))?
+        .into_inner();
+    match pairs.iter().find(|(name, text)| name.contains('\0') || text.contains('\0')) {
+        Some((name, _)) => Err(Error::invalid(name.replace('\0', ""), "must not contain the NUL character")),
+        None => Ok(pairs),
+    }
+}
 
 /// Names of query parameters by method and path, as the description has them. A list is short: it is searched
 /// through.
@@ -82,15 +100,10 @@ impl Params {
     /// The parameters of a query string.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a parameter given twice or with the NUL character in it, which PostgreSQL cannot hold.
+    /// As [`pairs`], and [`Error::Invalid`] for a parameter given twice.
     pub fn parse(query: &str) -> Result<Self, Error> {
-        let pairs = Query::<Vec<(String, String)>>::from_query(query)
-            .map_err(|error| Error::invalid("query", error.to_string()))?;
         let mut params = BTreeMap::new();
-        for (name, text) in pairs.into_inner() {
-            if name.contains('\0') || text.contains('\0') {
-                return Err(Error::invalid(name.replace('\0', ""), "must not contain the NUL character"));
-            }
+        for (name, text) in pairs(query)? {
             if params.insert(name.clone(), text).is_some() {
                 return Err(Error::invalid(name, "is given twice: give it once"));
             }
@@ -159,8 +172,20 @@ impl serde::de::Error for Wrong {
         Self { field: "query".to_owned(), rule: rule.to_string() }
     }
 
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format!("`{variant}` is none of {}", expected.join(", ")))
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(format!("must be one of {}", expected.join(", ")))
+    }
+
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(json::wanted(&expected.to_string()))
+    }
+
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(json::wanted(&expected.to_string()))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { field: field.to_owned(), rule: "is missing: it must be given".to_owned() }
     }
 }
 
@@ -228,6 +253,17 @@ impl<'de> IntoDeserializer<'de, Wrong> for Param {
     }
 }
 
+macro_rules! whole_numbers {
+    ($($name:ident $type:ident $visit:ident),+) => {
+        $(fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+            match self.0.parse() {
+                Ok(number) => visitor.$visit(number),
+                Err(_) => wrong(&json::wanted(stringify!($type))),
+            }
+        })+
+    };
+}
+
 impl<'de> Deserializer<'de> for Param {
     type Error = Wrong;
 
@@ -243,8 +279,9 @@ impl<'de> Deserializer<'de> for Param {
         }
     }
 
-    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        self.0.parse().map_or_else(|_| wrong("must be a whole number"), |number| visitor.visit_i64(number))
+    whole_numbers! {
+        deserialize_i8 i8 visit_i8, deserialize_i16 i16 visit_i16, deserialize_i32 i32 visit_i32, deserialize_i64 i64 visit_i64,
+        deserialize_u8 u8 visit_u8, deserialize_u16 u16 visit_u16, deserialize_u32 u32 visit_u32, deserialize_u64 u64 visit_u64
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
@@ -274,8 +311,7 @@ impl<'de> Deserializer<'de> for Param {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct
-        identifier ignored_any
+        f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier ignored_any
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 
 /// Decimal places at most.
@@ -22,9 +22,9 @@ impl Quantity {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.'));
         let parsed = if plain { Decimal::from_str_exact(text) } else { Decimal::from_scientific(text) };
-        let number = parsed.map_err(|_| "a decimal such as \"12.5\" is expected")?.normalize();
+        let number = parsed.map_err(|_| "must be a decimal such as \"12.5\"")?.normalize();
         if number.scale() > PLACES || number.abs() >= Decimal::from(LIMIT) {
-            return Err("a decimal has at most 12 places and is below 10^15");
+            return Err("must be a decimal of at most 12 places, below 10^15");
         }
         Ok(Self(number))
     }
@@ -51,23 +51,63 @@ impl<'de> Deserialize<'de> for Quantity {
                 let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
                 let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
                 if number.is_f64() && digits > EXACT_DIGITS + 1 {
-                    Err("a number with so many digits may not be exact: send it as a string")
+                    Err("must be a string: a number with so many digits may not be exact")
                 } else {
                     Self::parse(&text)
                 }
             }
-            Err(_) => Err("a decimal such as \"12.5\" is expected"),
+            Err(_) => Err("must be a decimal such as \"12.5\""),
         };
         exact.map_err(serde::de::Error::custom)
     }
 }
 
+/// A quantity in the API's description: a decimal as a string, or a whole number.
+fn described(text: &str, pattern: &str, least: i64) -> RefOr<Schema> {
+    let kinds = SchemaType::from_iter([Type::String, Type::Integer]);
+    let description = format!("{text}. Answers have a string; a JSON number that is exact is taken too.");
+    let object =
+        ObjectBuilder::new().schema_type(kinds).pattern(Some(pattern)).description(Some(description));
+    object.minimum(Some(least)).maximum(Some(LIMIT - 1)).into()
+}
+
+macro_rules! described {
+    ($(#[$doc:meta] $name:ident: $text:literal, $pattern:literal, $least:expr;)+) => {
+        $(
+            #[$doc]
+            #[allow(dead_code, reason = "describes a field")]
+            pub struct $name;
+
+            impl utoipa::PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    described($text, $pattern, $least)
+                }
+            }
+
+            impl utoipa::ToSchema for $name {}
+        )+
+    };
+}
+
+described! {
+    /// Describes a [`Quantity`] that is 0 or more.
+    QuantityFromZero: "A decimal, 0 or more, of at most 12 places, below 10^15", r"^[0-9]{1,15}(\.[0-9]{1,12})?$", 0;
+    /// Describes a [`Quantity`] above 0.
+    QuantityAboveZero: "A decimal above 0, of at most 12 places, below 10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,12})?|0\.[0-9]{0,11}[1-9])$", 1;
+    /// Describes a [`Quantity`] of battery units that is 0 or more.
+    UnitsFromZero: "Units, 0 or more, of at most 9 decimal places, below 10^15", r"^[0-9]{1,15}(\.[0-9]{1,9})?$", 0;
+    /// Describes a [`Quantity`] of battery units above 0.
+    UnitsAboveZero: "Units above 0, of at most 9 decimal places, below 10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1;
+    /// Describes a [`Quantity`] of battery units that are added or taken.
+    UnitsNotZero: "Units, not 0, of at most 9 decimal places, below 10^15 either way", r"^-?([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1 - LIMIT;
+    /// Describes a percentage of a limit.
+    Percent: "Percent, above 0 and at most 1000, of at most 12 decimal places", r"^([1-9][0-9]{0,2}(\.[0-9]{1,12})?|1000|0\.[0-9]{0,11}[1-9])$", 1;
+}
+
 impl utoipa::PartialSchema for Quantity {
     fn schema() -> RefOr<Schema> {
-        let text = ObjectBuilder::new().schema_type(Type::String).description(Some(
-            "A decimal as a string, at most 12 places and below 10^15. A JSON number is taken too.",
-        ));
-        text.into()
+        let text = "A decimal of at most 12 places, below 10^15 either way";
+        described(text, r"^-?[0-9]{1,15}(\.[0-9]{1,12})?$", 1 - LIMIT)
     }
 }
 

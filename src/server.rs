@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::app::App;
 use crate::config::ConfigError;
 use crate::error::Error;
-use crate::{http, routes};
+use crate::{http, json, routes};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +59,12 @@ pub fn bind_with(
             .app_data(data.clone())
             .app_data(
                 web::PathConfig::default()
-                    .error_handler(|error, _| Error::invalid("path", error.to_string()).into()),
-            )
-            .app_data(
-                web::QueryConfig::default()
-                    .error_handler(|error, _| Error::invalid("query", error.to_string()).into()),
+                    // Ids in paths are texts, or numbers of 64 bits
+                    .error_handler(|_, _| Error::invalid("path", json::wanted("i64")).into()),
             )
             .wrap(from_fn(http::refuse_when_clock_jumped))
             .wrap(Compress::default())
+            .wrap(from_fn(http::refuse_nul))
             .wrap(from_fn(http::observe))
             .configure(further)
             .configure(routes::all)

@@ -2,16 +2,20 @@
 
 mod watch;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::watch::Belief;
 use self::watch::ClockWatch;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// Where "now" comes from. Cloning shares the source.
 #[derive(Clone)]
@@ -83,19 +87,168 @@ pub fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
     after
 }
 
-/// An instant that a request names: RFC 3339 with its offset from UTC, to the microsecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Instants that people may mean: the years 1 to 9999. Whatever computes with them stays within what PostgreSQL and chrono hold.
+const SPAN_S: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
+
+/// An instant that somebody outside names: RFC 3339 with its offset from UTC, to the microsecond, in the years 1 to 9999 of UTC.
+/// Every time in a query, a body, a path or a cursor is read as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, format = DateTime, examples("2026-01-31T00:00:00Z"))]
 pub struct Moment(pub DateTime<Utc>);
 
-impl TryFrom<String> for Moment {
-    type Error = &'static str;
+impl Moment {
+    /// The instant, where it is one that people may mean.
+    #[must_use]
+    pub fn within_span(at: DateTime<Utc>) -> Option<Self> {
+        SPAN_S.contains(&at.timestamp()).then(|| Self(at.trunc_subsecs(6)))
+    }
+}
 
-    /// RFC 3339 has four digits for the year, so every instant fits into PostgreSQL's `timestamptz`.
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        DateTime::parse_from_rfc3339(&text)
-            .map(|at| Self(at.with_timezone(&Utc).trunc_subsecs(6)))
-            .map_err(|_| "must be an RFC 3339 time such as 2026-01-31T00:00:00Z")
+impl FromStr for Moment {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let at = DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc));
+        at.and_then(Self::within_span).ok_or(
+            "must be an RFC 3339 time of the years 1 to 9999, such as 2026-01-31T00:00:00Z (in a URL write the + of an offset as %2B)",
+        )
+    }
+}
+
+/// A day of a calendar, `2026-10-01`, in the years 1 to 9999.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, format = Date, examples("2026-10-01"))]
+pub struct Day(pub NaiveDate);
+
+impl FromStr for Day {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let day = digits(text, &[4, 2, 2]).and_then(|_| text.parse::<NaiveDate>().ok());
+        day.filter(|day| day.year() >= 1)
+            .map(Self)
+            .ok_or("must be a day of the years 1 to 9999, such as 2026-10-01")
+    }
+}
+
+/// A month of a calendar, `2026-10`, in the years 1 to 9999; holds its first day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Month(NaiveDate);
+
+impl Month {
+    /// The month that a day lies in.
+    #[must_use]
+    pub fn of(day: NaiveDate) -> Self {
+        Self(day.with_day(1).unwrap_or(day))
+    }
+
+    /// Its first day.
+    #[must_use]
+    pub fn first_day(self) -> NaiveDate {
+        self.0
+    }
+}
+
+impl FromStr for Month {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let day = digits(text, &[4, 2]).and_then(|_| format!("{text}-01").parse::<NaiveDate>().ok());
+        day.filter(|day| day.year() >= 1)
+            .map(Self)
+            .ok_or("must be a month of the years 1 to 9999, such as 2026-10")
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0.format("%Y-%m"))
+    }
+}
+
+impl Serialize for Month {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl PartialSchema for Month {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{4}-(0[1-9]|1[0-2])$"));
+        text.examples(["2026-10"]).into()
+    }
+}
+
+impl ToSchema for Month {}
+
+macro_rules! from_text {
+    ($($type:ident),+) => {
+        $(impl TryFrom<String> for $type {
+            type Error = &'static str;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        })+
+    };
+}
+from_text!(Moment, Day, Month);
+
+/// Whether a text is groups of so many digits with hyphens between: chrono also takes signs, blanks and single digits.
+fn digits(text: &str, groups: &[usize]) -> Option<()> {
+    let found =
+        text.split('-').map(|group| group.bytes().all(|byte| byte.is_ascii_digit()).then_some(group.len()));
+    found.eq(groups.iter().map(|length| Some(*length))).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_one_way_and_lie_within_a_span() {
+        for (text, taken) in [
+            ("2026-10-01T00:00:00Z", true),
+            ("0001-01-01T00:00:00Z", true),
+            ("9999-12-31T23:59:59.999999Z", true),
+            ("0001-01-01T00:00:00+00:01", false),
+            ("9999-12-31T23:59:59-00:01", false),
+            ("0000-06-01T00:00:00Z", false),
+            ("-0001-06-01T00:00:00Z", false),
+            ("+262142-01-01T00:00:00Z", false),
+            ("-200000-01-01T00:00:00Z", false),
+            ("2026-10-01", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<Moment>().is_ok(), taken, "{text}");
+        }
+        for (text, taken) in [
+            ("2026-10-01", true),
+            ("2024-02-29", true),
+            ("2026-02-29", false),
+            ("2026-10-1", false),
+            ("0000-10-01", false),
+            ("+2026-10-01", false),
+            (" 2026-10-01", false),
+            ("2026-10", false),
+            ("262142-01-01", false),
+            ("-200000-01-01", false),
+        ] {
+            assert_eq!(text.parse::<Day>().is_ok(), taken, "{text}");
+        }
+        for (text, taken) in [
+            ("2026-10", true),
+            ("2026-13", false),
+            ("2026-1", false),
+            ("2026-10-01", false),
+            ("0000-10", false),
+            ("262142-01", false),
+        ] {
+            assert_eq!(text.parse::<Month>().is_ok(), taken, "{text}");
+        }
+        assert_eq!("2026-10".parse::<Month>().expect("a month").to_string(), "2026-10");
     }
 }

@@ -16,6 +16,7 @@ use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, IdempotencyKey, ReadErrors};
+use crate::time::Moment;
 
 /// What a new key is to be.
 #[derive(Deserialize, ToSchema)]
@@ -32,7 +33,7 @@ pub struct KeyBody {
     scopes: Vec<String>,
     /// When it stops working; never when left out.
     #[serde(default)]
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Moment>,
 }
 
 /// A key, without its secret.
@@ -105,12 +106,13 @@ pub async fn create(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let asked: KeyBody = commands::parse(&body.0)?;
-    if asked.name.trim().is_empty() || asked.name.chars().count() > 200 || asked.name.contains('\0') {
+    if asked.name.trim().is_empty() || asked.name.chars().count() > 200 {
         return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
     }
     let scopes = asked.scopes.iter().map(|name| name.parse()).collect::<Result<Vec<Scope>, _>>();
     let scopes = scopes.map_err(|error| Error::invalid("scopes", error))?;
-    let new = NewKey { org_id: PLATFORM, name: asked.name, scopes, expires_at: asked.expires_at };
+    let expires_at = asked.expires_at.map(|at| at.0);
+    let new = NewKey { org_id: PLATFORM, name: asked.name, scopes, expires_at };
     let (org, directory) = (OrgName::of(&principal, asked.org, "org")?, Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;

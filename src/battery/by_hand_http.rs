@@ -13,7 +13,6 @@ use super::by_hand::{self, Act, ManualGrant};
 use super::grants::Source;
 use super::reads::entries::{self, Posted};
 use super::reads::grants::Granted;
-use super::reads_http::plain;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
@@ -21,7 +20,7 @@ use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, IdempotencyKey};
-use crate::quota::quantity::Quantity;
+use crate::quantity::{Quantity, UnitsAboveZero, UnitsFromZero, UnitsNotZero};
 use crate::time::Moment;
 use crate::usage::catalog;
 
@@ -38,6 +37,7 @@ pub struct NewGrantBody {
     /// Public or external id of the org.
     pub org: String,
     /// Units, above 0, at most 9 decimal places.
+    #[schema(value_type = UnitsAboveZero)]
     pub amount: Quantity,
     /// `bonus` (when left out), `adjustment` or `purchase`.
     #[serde(default)]
@@ -70,6 +70,7 @@ pub struct AdjustmentBody {
     pub org: String,
     /// Units, at most 9 decimal places, not 0. Above zero they are granted and never expire. Below zero they are burned as usage would burn
     /// them; what the grants do not have becomes debt, whatever the debt limit.
+    #[schema(value_type = UnitsNotZero)]
     pub amount: Quantity,
     /// Why, for people.
     #[schema(min_length = 1, max_length = 200)]
@@ -103,7 +104,7 @@ pub struct VoidBody {
 pub struct SettingsBody {
     /// How far below zero the battery may be used: "0" refuses what it does not hold; null: without limit.
     #[serde(deserialize_with = "given")]
-    #[schema(required)]
+    #[schema(required, value_type = Option<UnitsFromZero>)]
     pub debt_limit: Option<Quantity>,
 }
 
@@ -239,7 +240,7 @@ pub async fn void(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, sent): (String, VoidBody) = (plain(id)?, commands::parse(&body.0)?);
+    let (id, sent): (String, VoidBody) = (id.into_inner(), commands::parse(&body.0)?);
     check_text("reason", &sent.reason)?;
     let actor = format!("key:{}", principal.key_id);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {

@@ -47,12 +47,12 @@ pub async fn list(
     principal.require_platform(Scope::Admin)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<i64>()?);
+    let (limit, after) = (page.limit()?, page.after::<i64>("battery_effects_waiting")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| waiting::list(conn, query.reason.as_deref(), after, limit + 1))
         .await?;
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |effect| effect.id)?))
+    Ok(HttpResponse::Ok().json(Page::of("battery_effects_waiting", rows, limit, |effect| effect.id)?))
 }
 
 /// Lets an effect that waits never happen.

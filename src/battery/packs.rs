@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::billing::markers;
 use crate::error::Error;
 use crate::money::round_units;
+use crate::quantity::{Quantity, UnitsAboveZero};
 use crate::schema::{
     battery_pack_payment_links, battery_pack_stripe_prices, battery_packs, plan_stripe_prices,
 };
@@ -49,13 +50,15 @@ pub struct PackBody {
     #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// Units of one, above zero, with at most nine decimal places.
-    #[schema(value_type = String)]
-    pub units: Decimal,
+    #[schema(value_type = UnitsAboveZero)]
+    pub units: Quantity,
     /// Days after which what remains lapses, from 1 to 36500; left out: never.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 36500)]
     pub expires_after_days: Option<i32>,
     /// Lower is burned first; left out: as purchases are.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1000)]
     pub priority: Option<i16>,
     /// Whether it is still offered.
     #[serde(default = "yes")]
@@ -96,9 +99,8 @@ fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
     if body.name.trim().is_empty() || body.name.chars().count() > 200 {
         return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
     }
-    let fits = body.units > Decimal::ZERO
-        && body.units < Decimal::from(LARGEST)
-        && body.units == round_units(body.units);
+    let units = body.units.0;
+    let fits = units > Decimal::ZERO && units < Decimal::from(LARGEST) && units == round_units(units);
     if !fits {
         return Err(Error::invalid(
             "units",
@@ -130,7 +132,7 @@ pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTim
     check(pack_id, body)?;
     let values = (
         battery_packs::name.eq(&body.name),
-        battery_packs::units.eq(body.units),
+        battery_packs::units.eq(body.units.0),
         battery_packs::expires_after_days.eq(body.expires_after_days),
         battery_packs::priority.eq(body.priority),
         battery_packs::active.eq(body.active),

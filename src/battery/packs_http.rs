@@ -37,12 +37,12 @@ pub async fn list(
     principal.require(Scope::BillingRead)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (limit, after) = (page.limit()?, page.after::<String>("battery_packs")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| packs::list(conn, query.active, after.as_deref(), limit + 1))
         .await?;
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |pack| pack.id.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("battery_packs", rows, limit, |pack| pack.id.clone())?))
 }
 
 /// Shows a pack.
@@ -57,9 +57,6 @@ pub async fn show(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
     let id = id.into_inner();
-    if id.contains('\0') {
-        return Err(Error::NotFound("pack"));
-    }
     Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| packs::find(conn, &id)).await?))
 }
 

@@ -17,9 +17,10 @@ use super::upkeep;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::billing::directory::OrgContext;
+use crate::billing::org_name::OrgRef;
 use crate::billing::org_query_http::OrgQuery;
 use crate::db::Scope as RowScope;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::export::{self, BatteryParams, Entries};
 use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
@@ -73,7 +74,7 @@ pub struct AtQuery {
 /// Shows what a battery holds: units granted, less what was used, taken back or has lapsed. With `usage:read` or `billing:read`.
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery), security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = Balance), FindErrors)
+    responses((status = 200, description = "The balance", body = Balance), (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"), FindErrors)
 )]
 pub async fn show(
     app: web::Data<App>,
@@ -88,14 +89,18 @@ pub async fn show(
         return Err(Error::invalid("at", "must not be in the future: leave it out for now"));
     }
     let (shared, caller) = (app.clone(), principal.clone());
-    let balance = app.db.run(principal.rows, move |conn| {
+    let found = app.db.run(principal.rows, move |conn| {
         let org = asked.find(&shared.directory, conn, &caller)?;
-        match at.at {
-            Some(at) => balance::as_of(conn, &org, at.0),
-            None => balance::now(conn, &org, now),
-        }
+        let past = at.at.map(|at| balance::as_of(conn, &org, at.0)).transpose()?;
+        let last_allowance = balance::last_allowance(conn, org.org_id)?;
+        Ok((org, past, last_allowance))
     });
-    Ok(HttpResponse::Ok().json(balance.await?))
+    let (org, past, last_allowance) = found.await?;
+    if let Some(past) = past {
+        return Ok(HttpResponse::Ok().json(past));
+    }
+    let charge = app.quotas.overview(OrgRef::Own(org.org_id)).await?.battery;
+    Ok(HttpResponse::Ok().json(balance::now(&org, charge.into(), last_allowance, now)))
 }
 
 /// Lists grants, newest first.
@@ -113,10 +118,10 @@ pub async fn list_grants(
     let (asked, filter, page): (OrgQuery, grants::Filter, PageQuery) =
         (params.take()?, params.take()?, params.take()?);
     params.done()?;
-    let (limit, before) = (page.limit()?, page.after::<i64>()?);
+    let (limit, before) = (page.limit()?, page.after::<i64>("battery_grants")?);
     let org_id = settled(&app, &principal, asked).await?.org_id;
     let rows = app.db.run(principal.rows, move |conn| grants::list(conn, org_id, &filter, before, limit + 1));
-    let page = Page::of(rows.await?, limit, |(place, _)| place.number)?;
+    let page = Page::of("battery_grants", rows.await?, limit, |(place, _)| place.number)?;
     let data: Vec<Granted> = page.data.into_iter().map(|(_, grant)| grant).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
@@ -144,7 +149,7 @@ pub async fn show_grant(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     require(&principal)?;
-    let (id, own, now) = (plain(id)?, own(principal.rows), app.clock.now());
+    let (id, own, now) = (id.into_inner(), own(principal.rows), app.clock.now());
     let find = {
         let id = id.clone();
         move |conn: &mut diesel::PgConnection| {
@@ -164,12 +169,6 @@ pub async fn show_grant(
         Ok(GrantWithEntries { grant, entries })
     });
     Ok(HttpResponse::Ok().json(found.await?))
-}
-
-/// An id from the path; PostgreSQL cannot look for NUL.
-pub(super) fn plain(id: web::Path<String>) -> Result<String, Error> {
-    let id = id.into_inner();
-    if id.contains('\0') { Err(Error::NotFound("grant")) } else { Ok(id) }
 }
 
 /// How the answer looks.
@@ -224,7 +223,7 @@ pub async fn list_entries(
     if query.from.zip(query.to).is_some_and(|(from, to)| from.0 >= to.0) {
         return Err(Error::invalid("to", "must be after `from`"));
     }
-    let (limit, after) = (page.limit()?, page.after::<Position>()?);
+    let (limit, after) = (page.limit()?, page.after::<Position>("battery_entries")?);
     let org = settled(&app, &principal, asked).await?;
     let grant = match query.grant.clone() {
         None => None,
@@ -256,7 +255,7 @@ pub async fn list_entries(
     let rows = app.db.run(principal.rows, move |conn| {
         entries::list(conn, org.org_id, &filter, Order::NewestFirst, after, limit + 1)
     });
-    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, Position::of)?))
+    Ok(HttpResponse::Ok().json(Page::of("battery_entries", rows.await?, limit, Position::of)?))
 }
 
 /// Shows an entry by its sequence.
@@ -309,7 +308,7 @@ pub async fn show_statement(
     let (asked, query, page): (OrgQuery, StatementQuery, PageQuery) =
         (params.take()?, params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<Position>()?);
+    let (limit, after) = (page.limit()?, page.after::<Position>("battery_statement")?);
     let org = settled(&app, &principal, asked).await?;
     let today = org.day(app.clock.now());
     let month = today.with_day(1).unwrap_or(today);
@@ -322,7 +321,7 @@ pub async fn show_statement(
         let (opening, kinds, closing) = statement::figures(conn, org.org_id, (from, to))?;
         let filter = entries::Filter { from: Some(from), to: Some(to), ..entries::Filter::default() };
         let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, after, limit + 1)?;
-        let page = Page::of(rows, limit, Position::of)?;
+        let page = Page::of("battery_statement", rows, limit, Position::of)?;
         let org = org.public_id.to_string();
         Ok(Statement { org, from, to, opening, kinds, closing, entries: page.data, next: page.next })
     });

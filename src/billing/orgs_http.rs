@@ -56,11 +56,11 @@ pub async fn list(
         plan: query.plan,
         created_from: query.created_from.map(|at| at.0),
         created_before: query.created_before.map(|at| at.0),
-        after: page.after()?,
+        after: page.after::<(Moment, i64)>("orgs")?.map(|(at, id)| (at.0, id)),
     };
     let as_of = app.as_of();
     let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1, as_of)).await?;
-    let page = Page::of(rows, limit, |(org_id, org)| (org.created_at, *org_id))?;
+    let page = Page::of("orgs", rows, limit, |(org_id, org)| (Moment(org.created_at), *org_id))?;
     let data: Vec<Org> = page.data.into_iter().map(|(_, org)| org).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }

@@ -15,7 +15,6 @@ use utoipa::ToSchema;
 use super::{directory, markers};
 use crate::error::Error;
 use crate::schema::{plan_stripe_prices, plan_stripe_products, plans};
-use versions::has_nul;
 pub use versions::{
     PlanTerms, PlanVersion, add_version, all_versions, check_version, newest_version, versions,
 };
@@ -84,11 +83,6 @@ impl Facts {
     pub fn check(&self) -> Result<(), Error> {
         if self.name.trim().is_empty() || self.name.chars().count() > 200 {
             return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
-        }
-        let texts = [Some(&self.name), self.description.as_ref()].into_iter().flatten();
-        let mut texts = texts.chain(&self.stripe_prices).chain(&self.stripe_products);
-        if texts.any(|text| text.contains('\0')) || has_nul(&self.metadata) {
-            return Err(Error::invalid("body", "must not contain the NUL character"));
         }
         for (field, ids) in
             [("stripe_prices", &self.stripe_prices), ("stripe_products", &self.stripe_products)]

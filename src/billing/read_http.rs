@@ -113,13 +113,14 @@ where
     let limit = page.limit()?;
     let org = OrgName::of(&principal, owners.org, "org")?;
     let directory = Arc::clone(&app.directory);
-    let listing = Listing { org: None, linked: owners.linked, basics, filter, after: page.after()?, limit };
+    let after = page.after(V::OBJECTS[0])?;
+    let listing = Listing { org: None, linked: owners.linked, basics, filter, after, limit };
     let rows = app.db.run(principal.rows, move |conn| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
         work(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
     });
     let rows = rows.await?;
-    let page = Page::of(rows, limit, |(position, _)| position.clone())?;
+    let page = Page::of(V::OBJECTS[0], rows, limit, |(position, _)| position.clone())?;
     let data: Vec<V> = page.data.into_iter().map(|(_, view)| view).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
@@ -164,9 +165,6 @@ async fn show_parts<V: Shown>(
     }
     let realm: RealmQuery = params.take()?;
     params.done()?;
-    if id.contains('\0') {
-        return Err(Error::invalid("id", "must not contain the NUL character"));
-    }
     let lookup = Lookup { own: own_org(&principal), id, realm, lines };
     let found = app.db.run(principal.rows, move |conn| {
         let mut view = work(conn, &lookup)?;

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use diesel::Connection;
 use rust_decimal::Decimal;
@@ -19,7 +18,8 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::error::Error;
-use crate::time::Clock;
+use crate::quota::overview;
+use crate::time::{Clock, Moment};
 
 /// What to do with batteries.
 #[derive(Subcommand)]
@@ -65,10 +65,10 @@ pub(super) struct GrantArgs {
     priority: Option<i16>,
     /// From when on it may be used; now when left out
     #[arg(long, value_name = "TIME")]
-    effective_at: Option<DateTime<Utc>>,
+    effective_at: Option<Moment>,
     /// When what remains lapses; never when left out
     #[arg(long, value_name = "TIME")]
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Moment>,
     /// What it is granted for: an org is granted nothing twice under one key
     #[arg(long, value_parser = reason)]
     key: Option<String>,
@@ -115,7 +115,12 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 let live: Vec<_> = live.into_iter().map(|(_, grant)| grant).collect();
                 let all = entries::Filter::default();
                 let last = entries::list(conn, org.org_id, &all, entries::Order::NewestFirst, None, entries)?;
-                let balance = balance::now(conn, &org, now)?;
+                let balance = balance::now(
+                    &org,
+                    overview::charge_of(conn, &org, now)?.into(),
+                    balance::last_allowance(conn, org.org_id)?,
+                    now,
+                );
                 Ok::<_, Error>(json!({ "balance": balance, "grants": live, "entries": last }))
             })?;
             writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
@@ -130,8 +135,8 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 amount: args.amount,
                 source: args.source,
                 priority: args.priority,
-                effective_at: args.effective_at,
-                expires_at: args.expires_at,
+                effective_at: args.effective_at.map(|at| at.0),
+                expires_at: args.expires_at.map(|at| at.0),
                 reason: args.reason,
                 key: args.key,
             };

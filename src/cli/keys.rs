@@ -12,6 +12,7 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::error::Error;
+use crate::time::Moment;
 
 /// What to do with keys.
 #[derive(Subcommand)]
@@ -29,7 +30,7 @@ pub(super) enum KeyCommand {
         org: Option<String>,
         /// When it stops working, such as 2030-01-01T00:00:00Z; never when left out
         #[arg(long, value_name = "TIME")]
-        expires_at: Option<DateTime<Utc>>,
+        expires_at: Option<Moment>,
     },
     /// List all keys, newest first, as JSON lines
     List,
@@ -47,6 +48,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     match command {
         KeyCommand::Create { name, scopes, org, expires_at } => {
             let directory = Directory::default();
+            let expires_at = expires_at.map(|at| at.0);
             let key = conn.transaction(|conn| {
                 let org = org.map(|org| OrgName::of_any(org, "--org").find(&directory, conn)).transpose()?;
                 let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);

@@ -90,9 +90,6 @@ impl BatteryParams {
             Error::invalid("kind", format!("must be of {known}"))
         })?;
         let sources = list(&self.source).collect::<Vec<_>>();
-        if sources.iter().any(|source| source.contains('\0')) {
-            return Err(Error::invalid("source", "must not contain the NUL character"));
-        }
         let period = params::period(("from", &self.from), ("to", &self.to))?;
         let entries = Entries { from: period.from, before: period.before, kinds, sources, grant: None };
         Ok(Request { of: Of::Battery, entries, ..common.check()? })

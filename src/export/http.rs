@@ -19,6 +19,7 @@ use crate::auth::{Principal, Scope};
 use crate::billing::exports::Kind;
 use crate::error::Error;
 use crate::openapi::FindErrors;
+use crate::params;
 
 const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
 
@@ -113,9 +114,7 @@ fn asked(request: &HttpRequest) -> Result<Request, Error> {
 
 /// Names and values of the query string.
 pub(super) fn pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Error> {
-    web::Query::<Vec<(String, String)>>::from_query(request.query_string())
-        .map(web::Query::into_inner)
-        .map_err(|error| Error::invalid("query", format!("cannot be read: {error}")))
+    params::pairs(request.query_string())
 }
 
 /// The place that a running export takes: each holds a database connection of its own.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::billing::plans::{self, Facts, PlanTerms};
 use crate::error::Error;
-use crate::quantity::Quantity;
+use crate::quantity::{Quantity, QuantityFromZero};
 use crate::quota::define::Counted;
 use crate::quota::limits::Terms;
 use crate::quota::quotas_http::{NewLimit, limits_of_plan};
@@ -66,18 +66,23 @@ pub struct PlanBody {
     pub features: Map<String, Value>,
     /// Battery units granted with each paid period; none when left out.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub battery_units: Option<Quantity>,
     /// In their place with each paid year.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub annual_battery_units: Option<Quantity>,
     /// In their place with a trial.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub trial_battery_units: Option<Quantity>,
     /// Battery units granted each local day, and gone with it; none when left out.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub daily_battery: Option<Quantity>,
     /// How far below zero the battery may be used; without limit when left out.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub battery_debt_limit: Option<Quantity>,
     /// The whole list of its quotas, at most 100; left out: those of the newest version stay.
     #[serde(default)]

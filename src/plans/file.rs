@@ -60,7 +60,7 @@ fn plan(n: i32, mut table: toml::Table) -> Result<Wanted, String> {
             }
         }
     }
-    let body: PlanBody = serde_json::from_value(body).map_err(|error| format!("plan {id}: {error}"))?;
+    let body: PlanBody = crate::json::read_tree(body).map_err(|error| format!("plan {id}: {error}"))?;
     body.wanted(&id).map_err(|error: Error| format!("plan {id}: {error}"))
 }
 

@@ -65,12 +65,6 @@ fn view(conn: &mut PgConnection, id: &str) -> Result<PlanView, Error> {
     Ok(PlanView { plan, quotas })
 }
 
-/// An id that could name something: NUL cannot even be asked for.
-pub(super) fn plain(id: web::Path<String>, what: &'static str) -> Result<String, Error> {
-    let id = id.into_inner();
-    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
-}
-
 /// Lists plans by id, each with the terms of its newest version.
 #[utoipa::path(
     get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
@@ -84,12 +78,12 @@ pub async fn list(
     principal.require(Scope::BillingRead)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (active, limit, after) = (query.active, page.limit()?, page.after::<String>()?);
+    let (active, limit, after) = (query.active, page.limit()?, page.after::<String>("plans")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| plans::list(conn, active, after.as_deref(), limit + 1))
         .await?;
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |plan| plan.id.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("plans", rows, limit, |plan| plan.id.clone())?))
 }
 
 /// Shows a plan with the terms and quotas of its newest version.
@@ -103,7 +97,7 @@ pub async fn show(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let id = plain(id, "plan")?;
+    let id = id.into_inner();
     Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| view(conn, &id)).await?))
 }
 
@@ -118,7 +112,7 @@ pub async fn versions(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let id = plain(id, "plan")?;
+    let id = id.into_inner();
     let versions = app.db.run(principal.rows, move |conn| {
         let found = plans::versions(conn, &id)?;
         let with_quotas = |version: PlanVersion| {
@@ -158,6 +152,7 @@ pub async fn put(
 /// Which version goes to which.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MovePlan)]
 pub struct MoveBody {
     /// Subscriptions that have this version …
     pub from: i32,
@@ -186,7 +181,7 @@ pub async fn move_all(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, sent): (String, MoveBody) = (plain(id, "plan")?, commands::parse(&body.0)?);
+    let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let moved = super::move_all(conn, &id, (sent.from, sent.to), now)?;
         let detail = json!({ "from": sent.from, "to": sent.to, "moved": moved });
@@ -225,7 +220,7 @@ pub struct Imported {
 /// `battery_debt_limit`, `trial_days` and `feature_<name>`; what a product does not say stays as it is. Amounts are those of its
 /// active monthly and yearly prices.
 #[utoipa::path(
-    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = ImportBody, security(("key" = ["billing:write"])),
+    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = Option<ImportBody>, security(("key" = ["billing:write"])),
     responses((status = 200, description = "What was, or would be, done", body = Imported), CommandErrors)
 )]
 pub async fn import(
@@ -235,10 +230,7 @@ pub async fn import(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let sent: ImportBody = commands::parse(&body.0)?;
-    if sent.account.contains('\0') {
-        return Err(Error::invalid("account", "must not contain the NUL character"));
-    }
+    let sent: ImportBody = commands::parse_optional(&body.0)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let realm = Realm { account: sent.account.clone(), livemode: sent.livemode };

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::http::plain;
 use super::subscriptions;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
@@ -154,7 +153,7 @@ pub async fn start(
     let sent: StartBody = commands::parse(&body.0)?;
     let (months, start) = (sent.months()?, sent.start()?);
     let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days, "paid": sent.paid });
-    let plan = plain(web::Path::from(sent.plan), "plan")?;
+    let plan = sent.plan;
     let work = move |conn: &mut PgConnection, org_id, now| {
         local_subscriptions::start(conn, org_id, &plan, months, start, now)
     };
@@ -165,7 +164,7 @@ pub async fn start(
 /// cancellation that was to come is taken back. Where the last one is over a new one begins now.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/activate", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
-    request_body = ActivateBody, security(("key" = ["billing:write"])),
+    request_body = Option<ActivateBody>, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
 pub async fn activate(
@@ -176,7 +175,7 @@ pub async fn activate(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let sent: ActivateBody = commands::parse(&body.0)?;
+    let sent: ActivateBody = commands::parse_optional(&body.0)?;
     let paid = match (sent.periods, sent.until) {
         (Some(_), Some(_)) => {
             return Err(Error::invalid("until", "is in place of `periods`: leave one of them out"));
@@ -228,7 +227,6 @@ pub async fn change(
     principal.require_platform(Scope::BillingWrite)?;
     let ChangeBody { plan } = commands::parse(&body.0)?;
     let detail = json!({ "plan": plan });
-    let plan = plain(web::Path::from(plan), "plan")?;
     let work =
         move |conn: &mut PgConnection, org_id, now| local_subscriptions::change(conn, org_id, &plan, now);
     command(app, principal, id, (request, body), ("subscription.change", detail), work).await
@@ -267,18 +265,21 @@ pub async fn history(
     principal.require(Scope::BillingRead)?;
     let page: PageQuery = params.take()?;
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<Cursor>()?);
+    let (limit, after) = (page.limit()?, page.after::<Cursor>("subscriptions_of_org")?);
     let (org, now) = (OrgName::must(&principal, Some(id.into_inner()), "id")?, app.clock.now());
     let found = app.db.run(principal.rows, move |conn| {
         let org_id = org.row_id(conn)?;
         local_subscriptions::history(conn, org_id, after.clone(), limit + 1, now)
     });
-    Ok(HttpResponse::Ok().json(Page::of(found.await?, limit, |row| (row.created_at, row.id.clone()))?))
+    Ok(HttpResponse::Ok().json(Page::of("subscriptions_of_org", found.await?, limit, |row| {
+        (Moment(row.created_at), row.id.clone())
+    })?))
 }
 
 /// Which version a subscription is to have.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MoveSubscription)]
 pub struct MoveBody {
     /// Key of the plan. For a local subscription it is the one that it has, and may be left out.
     #[serde(default)]
@@ -326,10 +327,7 @@ pub async fn move_one(
     let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
     let meant = MeantRealm { account, livemode };
-    let (id, sent): (String, MoveBody) = (plain(id, "subscription")?, commands::parse(&body.0)?);
-    if sent.plan.as_ref().is_some_and(|plan| plan.contains('\0')) {
-        return Err(Error::NotFound("version of a plan"));
-    }
+    let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         catalog::change(conn)?;
         let (org_id, realm) = if id.starts_with("lsub_") {

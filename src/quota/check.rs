@@ -15,6 +15,7 @@ use super::orgs::Orgs;
 use super::quantity::Quantity;
 use super::standing::{self, Ask, Battery, Standing};
 use super::{Parts, reservations};
+use crate::battery::terms::AllTerms;
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
@@ -136,13 +137,13 @@ fn asked(
             burning.insert(org.org_id, org);
         }
     }
-    batteries(conn, limits, &burning, now)
+    batteries(conn, &limits.battery, &burning, now)
 }
 
 /// The batteries of these orgs, with today's allowance, as they are but for overdue reservations.
 pub(super) fn batteries(
     conn: &mut PgConnection,
-    limits: &Limits,
+    terms: &AllTerms,
     burning: &BTreeMap<i64, &OrgContext>,
     now: DateTime<Utc>,
 ) -> Result<Accounts, Error> {
@@ -153,7 +154,7 @@ pub(super) fn batteries(
     for org_id in burning.keys() {
         accounts.ensure(*org_id);
     }
-    accounts.allow(burning.values().copied(), &limits.battery, now);
+    accounts.allow(burning.values().copied(), terms, now);
     if accounts.iter_mut().any(|account| !account.reserved().is_zero()) {
         for row in reservations::overdue(conn, &burning.keys().copied().collect(), now)? {
             if let Some(account) = accounts.get_mut(row.org_id) {

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 use super::check::Verdict;
 use super::desk::{Done, Job};
-use super::quantity::Quantity;
 use super::reservations::Reservation;
 use super::standing::{Ask, Battery, Standing};
 use crate::app::App;
@@ -24,6 +23,7 @@ use crate::error::{Error, Problem};
 use crate::http::Body;
 use crate::ids;
 use crate::openapi::{CommandErrors, IdempotencyKey};
+use crate::quantity::{Quantity, QuantityAboveZero, QuantityFromZero};
 
 /// Checks in one request, at most.
 const MAX_ITEMS: usize = 1000;
@@ -45,6 +45,7 @@ pub struct CheckItem {
     pub meter: String,
     /// How much; 1 when left out. 0 asks how the org stands.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Quantity>,
     /// Dimensions of the usage.
     #[serde(default)]
@@ -84,6 +85,7 @@ pub struct ReserveBody {
     /// Key of the meter: one of kind `sum` or `count`.
     pub meter: String,
     /// How much, above 0.
+    #[schema(value_type = QuantityAboveZero)]
     pub amount: Quantity,
     /// Dimensions of the usage that is to come.
     #[serde(default)]
@@ -115,6 +117,7 @@ pub struct SettleBody {
     /// The actual amount, 0 or more; what was reserved when left out. It is recorded as a usage event with the reservation's id and
     /// the source `coulomb:reservation`.
     #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Quantity>,
     /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter is the amount.
     #[serde(default)]
@@ -367,14 +370,14 @@ pub async fn settle(
     }
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let amount = sent.amount.map(|amount| amount.0);
-    let job = Job::Settle { org, id: reservation(id)?, amount, event: sent.event };
+    let job = Job::Settle { org, id: id.into_inner(), amount, event: sent.event };
     app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
 }
 
 /// Gives a reservation back. Of one that has ended already nothing changes.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/release", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
-    request_body = ReleaseBody, security(("key" = ["usage:write"])),
+    request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
         (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
@@ -388,12 +391,8 @@ pub async fn release(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: ReleaseBody = commands::parse(&body.0)?;
+    let sent: ReleaseBody = commands::parse_optional(&body.0)?;
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
-    let job = Job::Release { org, id: reservation(id)? };
+    let job = Job::Release { org, id: id.into_inner() };
     app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
-}
-
-fn reservation(id: web::Path<String>) -> Result<String, Error> {
-    super::quotas_http::plain(id, "reservation")
 }

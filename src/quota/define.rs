@@ -123,10 +123,10 @@ fn check(conn: &mut PgConnection, counted: &Counted) -> Result<i32, Error> {
                 format!("is no dimension of this meter; it has: {}", meter.dimensions.join(", ")),
             ));
         }
-        if value.contains('\0') || value.chars().count() > TEXT_LIMIT {
+        if value.chars().count() > TEXT_LIMIT {
             return Err(Error::invalid(
                 format!("filter.{name}"),
-                format!("must be at most {TEXT_LIMIT} characters, without NUL"),
+                format!("must be at most {TEXT_LIMIT} characters"),
             ));
         }
     }

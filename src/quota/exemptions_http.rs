@@ -11,7 +11,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::check_http::check_text;
 use super::define::Counted;
 use super::exemptions::{self, Exemption};
-use super::quotas_http::plain;
 use super::slots::PeriodKind;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -68,13 +67,13 @@ pub async fn list(
     principal.require(Scope::UsageRead)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (limit, after) = (page.limit()?, page.after::<String>("quota_exemptions")?);
     let org = OrgName::of(&principal, query.org, "org")?;
     let rows = app.db.run(principal.rows, move |conn| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         exemptions::list(conn, org_id, None, after.as_deref(), limit + 1)
     });
-    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, |row| row.id.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("quota_exemptions", rows.await?, limit, |row| row.id.clone())?))
 }
 
 /// Exempts a subject of an org from the limits on this. It holds at once; its usage is counted all the same.
@@ -118,7 +117,7 @@ pub async fn delete(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let id = plain(id, "exemption")?;
+    let id = id.into_inner();
     commands::run(&app, &principal, &request, &[], move |conn, _| {
         let org_id = exemptions::delete(conn, &id)?;
         let audit = Audit { org_id, action: "quota_exemption.delete", target: id.clone(), detail: json!({}) };

@@ -48,7 +48,6 @@ impl Enforcement {
 
 /// How much, and what then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Terms {
     /// The limit; null: no limit. 0 allows nothing.
     #[serde(deserialize_with = "given")]

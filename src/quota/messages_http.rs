@@ -24,8 +24,8 @@ pub async fn list(
     principal.require(Scope::UsageRead)?;
     let page: PageQuery = params.take()?;
     params.done()?;
-    let (limit, before, own) = (page.limit()?, page.after::<String>()?, own(principal.rows));
+    let (limit, before, own) = (page.limit()?, page.after::<String>("messages")?, own(principal.rows));
     let rows =
         app.db.run(principal.rows, move |conn| messages::list(conn, own, before.as_deref(), limit + 1));
-    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, |message| message.id.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("messages", rows.await?, limit, |message| message.id.clone())?))
 }

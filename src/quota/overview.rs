@@ -18,6 +18,8 @@ use super::orgs::Orgs;
 use super::periods;
 use super::quantity::Quantity;
 use super::slots::{PeriodKind, Slot};
+use crate::battery::reads::balance::Figures;
+use crate::battery::terms::AllTerms;
 use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
@@ -67,6 +69,18 @@ pub struct Charge {
     pub daily_allowance: Quantity,
 }
 
+impl From<Charge> for Figures {
+    fn from(charge: Charge) -> Self {
+        Self {
+            balance: charge.balance.0,
+            reserved: charge.reserved.0,
+            available: charge.available.0,
+            debt_limit: charge.debt_limit.map(|limit| limit.0),
+            daily: charge.daily_allowance.0,
+        }
+    }
+}
+
 /// What an org has.
 #[derive(Clone, Debug)]
 pub struct Overview {
@@ -110,7 +124,7 @@ impl Work<OrgRef, Overview> for Overviews {
                         org: Arc::clone(org),
                         plan: limits.plan(org).cloned(),
                         quotas: quotas.collect(),
-                        battery: charge(&limits, org, &batteries),
+                        battery: charge(&limits.battery, org, &batteries),
                     })
                 };
                 return Ok(jobs.iter().map(overview).collect());
@@ -128,18 +142,28 @@ fn batteries<'a>(
     now: DateTime<Utc>,
 ) -> Result<Accounts, Error> {
     let orgs: BTreeMap<i64, &OrgContext> = orgs.map(|org| (org.org_id, &**org)).collect();
-    check::batteries(conn, limits, &orgs, now)
+    check::batteries(conn, &limits.battery, &orgs, now)
 }
 
-fn charge(limits: &Limits, org: &OrgContext, batteries: &Accounts) -> Charge {
+/// What an org's battery holds now, for who has no overview at hand.
+///
+/// # Errors
+/// When the database fails.
+pub fn charge_of(conn: &mut PgConnection, org: &OrgContext, now: DateTime<Utc>) -> Result<Charge, Error> {
+    let terms = AllTerms::load_for(conn, org)?;
+    let batteries = check::batteries(conn, &terms, &BTreeMap::from([(org.org_id, org)]), now)?;
+    Ok(charge(&terms, org, &batteries))
+}
+
+fn charge(terms: &AllTerms, org: &OrgContext, batteries: &Accounts) -> Charge {
     let none = Account::empty(org.org_id);
     let account = batteries.get(org.org_id).unwrap_or(&none);
     Charge {
         balance: Quantity(account.balance()),
         reserved: Quantity(account.reserved()),
         available: Quantity(account.available()),
-        debt_limit: limits.battery.debt_limit(org).map(Quantity),
-        daily_allowance: Quantity(limits.battery.daily(org)),
+        debt_limit: terms.debt_limit(org).map(Quantity),
+        daily_allowance: Quantity(terms.daily(org)),
     }
 }
 

@@ -13,12 +13,13 @@ use utoipa::ToSchema;
 use super::define::{self, Counted, For};
 use super::limits::{Enforcement, Terms};
 use super::periods;
-use super::quantity::Quantity;
 use super::slots::PeriodKind;
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::ids;
+use crate::quantity::{Percent, Quantity, QuantityFromZero};
 use crate::schema::{meters, orgs, quota_counters, quota_slots, quotas};
+use crate::time::Day;
 use crate::usage::catalog;
 
 /// An org's own limit on what a meter counts. It stands in place of its plan's.
@@ -46,7 +47,7 @@ pub struct Quota {
 pub struct QuotaPatch {
     /// The limit; null: no limit.
     #[serde(default, deserialize_with = "some")]
-    #[schema(value_type = Option<Quantity>)]
+    #[schema(value_type = Option<QuantityFromZero>)]
     pub limit: Option<Option<Quantity>>,
     /// What the limit does.
     #[serde(default)]
@@ -56,6 +57,7 @@ pub struct QuotaPatch {
     pub refuse_usage: Option<bool>,
     /// Percent of the limit at which a message is sent.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<Percent>>)]
     pub thresholds: Option<Vec<Quantity>>,
 }
 
@@ -249,7 +251,7 @@ pub struct PeriodUsage {
 }
 
 /// Where a page of the history goes on: period and subject of the last row given.
-pub type HistoryCursor = (NaiveDate, String);
+pub type HistoryCursor = (Day, String);
 
 /// Periods of a quota's counters, newest first, at most `limit`; the running one included.
 ///
@@ -279,7 +281,7 @@ pub fn history(
     if let Some(subject) = subject {
         query = query.filter(quota_counters::subject.eq(subject));
     }
-    if let Some((period, subject)) = after {
+    if let Some((Day(period), subject)) = after {
         let same = quota_counters::period.eq(period).and(quota_counters::subject.gt(subject));
         query = query.filter(quota_counters::period.lt(period).or(same));
     }

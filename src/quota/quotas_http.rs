@@ -12,7 +12,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::define::Counted;
 use super::limits::{Enforcement, Terms};
 use super::plan_quotas::{self, PlanQuota};
-use super::quantity::Quantity;
 use super::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch};
 use super::slots::PeriodKind;
 use crate::app::App;
@@ -26,6 +25,8 @@ use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
+use crate::quantity::{Percent, Quantity, QuantityFromZero};
+use crate::time::Day;
 use crate::usage::catalog;
 
 /// What a limit of an org or a plan is to be.
@@ -47,7 +48,7 @@ pub struct NewLimit {
     pub period: PeriodKind,
     /// The limit; null: no limit. 0 allows nothing.
     #[serde(deserialize_with = "given")]
-    #[schema(required)]
+    #[schema(required, value_type = Option<QuantityFromZero>)]
     pub limit: Option<Quantity>,
     /// `hard` (when left out): what does not fit is refused. `soft`: it is recorded as overage.
     #[serde(default)]
@@ -57,6 +58,7 @@ pub struct NewLimit {
     pub refuse_usage: bool,
     /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once a period.
     #[serde(default)]
+    #[schema(value_type = Vec<Percent>)]
     pub thresholds: Vec<Quantity>,
 }
 
@@ -98,7 +100,7 @@ pub async fn list(
     principal.require(Scope::UsageRead)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (limit, after) = (page.limit()?, page.after::<String>("quotas")?);
     let org = OrgName::of(&principal, query.org, "org")?;
     let rows = app.db.run(principal.rows, move |conn| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
@@ -106,7 +108,7 @@ pub async fn list(
         quotas::list(conn, &filter, limit + 1)
     });
     let rows: Vec<Quota> = rows.await?.into_iter().map(|(_, quota)| quota).collect();
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |quota| quota.id.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("quotas", rows, limit, |quota| quota.id.clone())?))
 }
 
 /// Makes a quota. What it counts is filled in from the usage of the running period.
@@ -145,15 +147,9 @@ pub async fn show(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let (id, own) = (plain(id, "quota")?, own(principal.rows));
+    let (id, own) = (id.into_inner(), own(principal.rows));
     let quota = app.db.run(principal.rows, move |conn| quotas::find(conn, &id, own)).await?.1;
     Ok(HttpResponse::Ok().json(quota))
-}
-
-/// An id from the path; PostgreSQL cannot look for NUL.
-pub(super) fn plain(id: web::Path<String>, what: &'static str) -> Result<String, Error> {
-    let id = id.into_inner();
-    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
 }
 
 /// The org that a key is kept to.
@@ -178,7 +174,7 @@ pub async fn update(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, patch): (String, QuotaPatch) = (plain(id, "quota")?, commands::parse(&body.0)?);
+    let (id, patch): (String, QuotaPatch) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let (org_id, quota) = quotas::update(conn, &id, &patch, now)?;
         let audit = Audit { org_id, action: "quota.update", target: id.clone(), detail: json!(quota) };
@@ -199,7 +195,7 @@ pub async fn delete(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let id = plain(id, "quota")?;
+    let id = id.into_inner();
     commands::run(&app, &principal, &request, &[], move |conn, _| {
         let org_id = quotas::delete(conn, &id)?;
         let audit = Audit { org_id, action: "quota.delete", target: id.clone(), detail: json!({}) };
@@ -231,13 +227,13 @@ pub async fn history(
     principal.require(Scope::UsageRead)?;
     let (query, page): (HistoryQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<HistoryCursor>()?);
-    let (id, own, directory) = (plain(id, "quota")?, own(principal.rows), Arc::clone(&app.directory));
+    let (limit, after) = (page.limit()?, page.after::<HistoryCursor>("quota_history")?);
+    let (id, own, directory) = (id.into_inner(), own(principal.rows), Arc::clone(&app.directory));
     let rows = app.db.run(principal.rows, move |conn| {
         quotas::history(conn, &directory, (&id, own), query.subject.as_deref(), after.clone(), limit + 1)
     });
-    let key = |row: &PeriodUsage| (row.period, row.subject.clone().unwrap_or_default());
-    Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, key)?))
+    let key = |row: &PeriodUsage| (Day(row.period), row.subject.clone().unwrap_or_default());
+    Ok(HttpResponse::Ok().json(Page::of("quota_history", rows.await?, limit, key)?))
 }
 
 /// A plan's quotas as they are put: the whole list.
@@ -293,7 +289,7 @@ pub async fn put_plan(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, sent): (String, PlanQuotasBody) = (plain(id, "plan")?, commands::parse(&body.0)?);
+    let (id, sent): (String, PlanQuotasBody) = (id.into_inner(), commands::parse(&body.0)?);
     let list = limits_of_plan(sent.quotas)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
@@ -319,7 +315,7 @@ pub async fn show_plan(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let id = plain(id, "plan")?;
+    let id = id.into_inner();
     let quotas = app.db.run(principal.rows, move |conn| {
         let version = plans::newest_version(conn, &id)?;
         plan_quotas::list(conn, &id, version)

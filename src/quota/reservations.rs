@@ -23,6 +23,7 @@ const OVERDUE: &str = "1000";
 /// What has become of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ReservationState)]
 pub enum State {
     /// Its amount is set aside.
     Open,

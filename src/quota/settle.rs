@@ -171,7 +171,8 @@ fn resolve(
         return made(&resolver, usage);
     };
     let text = event.to_string();
-    let read = event::parse(text.as_bytes(), &Form::Json, 1, false).ok().and_then(|mut read| read.pop());
+    let read =
+        event::parse(text.as_bytes(), &Form::Json, 1, false).ok().and_then(|mut read| read.events.pop());
     let event = read
         .map_or_else(|| Err(Rejection::new("", "malformed", "must be one usage event")), |read| read.event);
     let event = event.map_err(in_event)?;

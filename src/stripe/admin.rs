@@ -160,6 +160,13 @@ pub async fn show(
     Ok(HttpResponse::Ok().json(InboxEvent { entry, redeliveries, body, body_base64 }))
 }
 
+/// How many are to be projected again.
+#[derive(Serialize, ToSchema)]
+pub struct Retried {
+    /// Events.
+    retried: usize,
+}
+
 /// Has one event projected again.
 #[utoipa::path(
     post,
@@ -167,7 +174,7 @@ pub async fn show(
     tag = "stripe",
     params(("inbox_id" = i64, Path, description = "Number in the inbox"), crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "It is on the queue"), crate::openapi::CommandErrors)
+    responses((status = 202, description = "It is on the queue", body = Retried), crate::openapi::CommandErrors)
 )]
 pub async fn retry(
     app: web::Data<App>,
@@ -186,7 +193,7 @@ pub async fn retry(
             target: inbox_id.to_string(),
             detail: json!({}),
         };
-        Answer::new(StatusCode::ACCEPTED, &json!({ "retried": 1 }), audit)
+        Answer::new(StatusCode::ACCEPTED, &Retried { retried: 1 }, audit)
     });
     let answer = done.await?;
     app.wake.all();
@@ -200,7 +207,7 @@ pub async fn retry(
     tag = "stripe",
     params(crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "They are on the queue"), crate::openapi::CommandErrors)
+    responses((status = 202, description = "They are on the queue", body = Retried), crate::openapi::CommandErrors)
 )]
 pub async fn retry_all(
     app: web::Data<App>,
@@ -217,7 +224,7 @@ pub async fn retry_all(
             target: "quarantine".to_owned(),
             detail: json!({ "events": retried }),
         };
-        Answer::new(StatusCode::ACCEPTED, &json!({ "retried": retried }), audit)
+        Answer::new(StatusCode::ACCEPTED, &Retried { retried }, audit)
     });
     let answer = done.await?;
     app.wake.all();

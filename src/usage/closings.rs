@@ -1,6 +1,6 @@
 //! Closed months: what comes for them later is counted to the open one. Owns `usage_closings`.
 
-use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Date};
@@ -10,14 +10,15 @@ use utoipa::ToSchema;
 use super::catalog;
 use crate::error::Error;
 use crate::schema::{orgs, usage_closings};
+use crate::time::Month;
 
 /// A closed month.
-#[derive(Clone, Debug, Serialize, Queryable, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Closing {
     /// The org whose month it is; null: every org's.
     pub org: Option<String>,
-    /// First day of the month, in the org's zone.
-    pub month: NaiveDate,
+    /// The month, in the org's zone.
+    pub month: Month,
     /// When it was closed.
     pub closed_at: DateTime<Utc>,
     /// By whom.
@@ -28,17 +29,15 @@ pub struct Closing {
 /// opening again: what was told to others stays as it was told.
 ///
 /// # Errors
-/// [`Error::Invalid`] when `month` is no first day, or has not ended everywhere on earth.
+/// [`Error::Invalid`] when `month` has not ended everywhere on earth.
 pub fn close(
     conn: &mut PgConnection,
     org_id: i64,
-    month: NaiveDate,
+    month: Month,
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    if month.day() != 1 {
-        return Err(Error::invalid("month", "must be the first day of a month, such as 2026-01-01"));
-    }
+    let month = month.first_day();
     let next = month.checked_add_months(chrono::Months::new(1));
     // The last zone to turn is 12 hours behind UTC.
     if next.is_none_or(|next| (now - chrono::Duration::hours(12)).date_naive() < next) {
@@ -88,7 +87,8 @@ pub fn is_closed_by_all(conn: &mut PgConnection, month: NaiveDate) -> QueryResul
 /// # Errors
 /// When the database fails.
 pub fn list(conn: &mut PgConnection, limit: i64) -> Result<Vec<Closing>, Error> {
-    Ok(usage_closings::table
+    type Row = (Option<String>, NaiveDate, DateTime<Utc>, String);
+    let rows: Vec<Row> = usage_closings::table
         .left_join(orgs::table.on(orgs::org_id.eq(usage_closings::org_id)))
         .select((
             orgs::public_id.nullable(),
@@ -98,5 +98,12 @@ pub fn list(conn: &mut PgConnection, limit: i64) -> Result<Vec<Closing>, Error> 
         ))
         .order((usage_closings::month.desc(), usage_closings::org_id))
         .limit(limit)
-        .load(conn)?)
+        .load(conn)?;
+    let shown = rows.into_iter().map(|(org, month, closed_at, actor)| Closing {
+        org,
+        month: Month::of(month),
+        closed_at,
+        actor,
+    });
+    Ok(shown.collect())
 }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::NaiveDate;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -23,6 +21,8 @@ use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
 use crate::page::{MAX_LIMIT, Page};
+use crate::quantity::Quantity;
+use crate::time::Month;
 
 /// Names the usage event that is wrong.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -81,8 +81,7 @@ pub struct Replacement {
     data: Option<Box<RawValue>>,
     /// A cost to set; needs the scope usage:price.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    cost: Option<Decimal>,
+    cost: Option<Quantity>,
 }
 
 /// What a correction came to.
@@ -103,8 +102,22 @@ pub struct CloseBody {
     /// The org, by public or external id; every org when left out.
     #[serde(default)]
     org: Option<String>,
-    /// First day of the month.
-    month: NaiveDate,
+    /// The month, such as `2026-10`.
+    month: Month,
+}
+
+/// A month that is closed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Closed {
+    /// Public id of the org; null: every org's.
+    org: Option<String>,
+    /// The month.
+    month: Month,
+}
+
+/// A source may be empty, but is otherwise written like an id.
+fn check_source(source: &str) -> Result<(), Error> {
+    if source.is_empty() { Ok(()) } else { check("source", source, 200) }
 }
 
 fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
@@ -134,6 +147,7 @@ pub async fn void(
     principal.require(Scope::UsageWrite)?;
     let asked: VoidBody = commands::parse(&body.0)?;
     check("id", &asked.id, 200)?;
+    check_source(&asked.source)?;
     check("reason", &asked.reason, 500)?;
     let (catalog, directory, series) =
         (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
@@ -171,6 +185,7 @@ pub async fn amend(
     principal.require(Scope::UsageWrite)?;
     let asked: AmendBody = commands::parse(&body.0)?;
     check("id", &asked.id, 200)?;
+    check_source(&asked.source)?;
     check("reason", &asked.reason, 500)?;
     check("event.event_name", &asked.event.event_name, 200)?;
     for (field, text) in [("event.member", &asked.event.member), ("event.subject", &asked.event.subject)] {
@@ -199,7 +214,7 @@ pub async fn amend(
             member: asked.event.member.as_deref().map(Cow::Borrowed),
             subject: asked.event.subject.as_deref().map(Cow::Borrowed),
             data: asked.event.data.as_deref(),
-            cost: asked.event.cost.map(Cost::Major),
+            cost: asked.event.cost.map(|cost| Cost::Major(cost.0)),
         };
         let number = correct::amend(conn, &catalog, &series, price, &correction, &event, now)?;
         answer(&correction, "usage.amend", number)
@@ -218,7 +233,7 @@ fn answer(correction: &Correction<'_>, action: &'static str, number: i16) -> Res
 /// Closes a month: usage and corrections that come for it later are counted to the open one.
 #[utoipa::path(
     post, path = "/v1/usage/closings", tag = "usage", params(IdempotencyKey), request_body = CloseBody, security(("key" = ["billing:write"])),
-    responses((status = 200, description = "It is closed"), FindErrors, CommandErrors)
+    responses((status = 200, description = "It is closed", body = Closed), FindErrors, CommandErrors)
 )]
 pub async fn close(
     app: web::Data<App>,
@@ -234,14 +249,14 @@ pub async fn close(
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
         let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
         closings::close(conn, org_id, asked.month, &actor, now)?;
-        let told = json!({ "org": org.as_ref().map(|org| &*org.public_id), "month": asked.month });
+        let closed = Closed { org: org.as_ref().map(|org| org.public_id.to_string()), month: asked.month };
         let audit = Audit {
             org_id,
             action: "usage_month.close",
             target: asked.month.to_string(),
-            detail: told.clone(),
+            detail: json!(closed),
         };
-        Answer::new(StatusCode::OK, &told, audit)
+        Answer::new(StatusCode::OK, &closed, audit)
     })
     .await
 }

@@ -25,9 +25,9 @@ const BOUND: Decimal = Decimal::from_parts(2_764_472_320, 232_830, 0, false, 0);
 pub(super) fn fields(data: Option<&RawValue>) -> Result<Vec<(Cow<'_, str>, &RawValue)>, Rejection> {
     let Some(data) = data else { return Ok(Vec::new()) };
     let mut json = serde_json::Deserializer::from_str(data.get());
-    let mut fields = json.deserialize_map(Fields).map_err(|error| {
-        Rejection::new("data", "not_an_object", format!("must be a JSON object: {error}"))
-    })?;
+    let mut fields = json
+        .deserialize_map(Fields)
+        .map_err(|_| Rejection::new("data", "not_an_object", "must be a JSON object"))?;
     if fields.len() > FIELDS {
         return Err(Rejection::new("data", "too_many_fields", format!("has more than {FIELDS} fields")));
     }

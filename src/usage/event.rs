@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-pub use self::parse::{Form, Parsed, parse};
+pub use self::parse::{Form, Parsed, Sent, parse};
 
 /// A usage event, borrowed from the request's body.
 #[derive(Clone, Debug)]

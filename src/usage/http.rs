@@ -1,5 +1,6 @@
 //! `POST /v1/usage`.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::Duration;
 
@@ -21,9 +22,15 @@ use crate::auth::{PLATFORM, Principal, Scope};
 use crate::error::{Error, Problem};
 use crate::http::read_body_within;
 use crate::params::Params;
+use crate::quantity::Quantity;
+use crate::time::Moment;
 
 /// Usage events of a request at most.
 pub const EVENTS: usize = 10_000;
+
+const KEY_REUSED: &str = "key_reused";
+const KEY_REUSED_DETAIL: &str =
+    "another event is stored under this org, source and id: correct it with an amendment, or use another id";
 
 /// How usage is to be taken, and told.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -48,6 +55,91 @@ pub enum Results {
     Problems,
 }
 
+/// A usage event as it is sent. A CloudEvent has `type` and `time` for `event_name` and `occurred_at`, and may have attributes of its
+/// own.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+#[schema(as = UsageEvent)]
+pub struct EventBody {
+    /// Your id of it: with `source` and the org its key.
+    #[schema(min_length = 1, max_length = 200)]
+    id: String,
+    /// Who reports it; empty when left out.
+    #[schema(min_length = 1, max_length = 200)]
+    source: Option<String>,
+    /// The org, by its id or your own id of it; the key's own when left out.
+    #[schema(min_length = 1, max_length = 200)]
+    org: Option<String>,
+    /// Which meters count it.
+    #[schema(min_length = 1, max_length = 200)]
+    event_name: String,
+    /// When it happened; now when left out.
+    #[schema(value_type = Option<Moment>)]
+    occurred_at: Option<Moment>,
+    /// Who in the org caused it.
+    #[schema(min_length = 1, max_length = 200)]
+    member: Option<String>,
+    /// What a quota per subject counts it to.
+    #[schema(min_length = 1, max_length = 200)]
+    subject: Option<String>,
+    /// The values and dimensions that meters read.
+    #[schema(value_type = Option<Object>)]
+    data: Option<()>,
+    /// A cost to set; needs the scope usage:price.
+    cost: Option<Quantity>,
+}
+
+/// Usage events in one body.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+#[schema(as = UsageEvents)]
+pub struct EventsBody {
+    /// At most 10,000.
+    #[schema(max_items = 10000)]
+    events: Vec<EventBody>,
+}
+
+/// One usage event or many.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+#[serde(untagged)]
+#[schema(as = UsageEventOrEvents)]
+pub enum OneOrMany {
+    /// One.
+    One(EventBody),
+    /// Many.
+    Many(Vec<EventBody>),
+    /// Many, in an object.
+    Wrapped(EventsBody),
+}
+
+/// A CloudEvent 1.0 with usage.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+pub struct CloudEvent {
+    /// `1.0`.
+    #[schema(pattern = r"^1\.0$")]
+    specversion: String,
+    /// Your id of it.
+    #[schema(min_length = 1, max_length = 200)]
+    id: String,
+    /// Who reports it.
+    #[schema(min_length = 1, max_length = 200)]
+    source: Option<String>,
+    /// Which meters count it.
+    #[schema(min_length = 1, max_length = 200)]
+    r#type: String,
+    /// When it happened; now when left out.
+    #[schema(value_type = Option<Moment>)]
+    time: Option<Moment>,
+    /// With a key of the platform the org, unless there is an attribute `org`.
+    #[schema(min_length = 1, max_length = 200)]
+    subject: Option<String>,
+    /// The values and dimensions that meters read.
+    #[schema(value_type = Option<Object>)]
+    data: Option<()>,
+}
+
 /// What became of a request's usage events.
 #[derive(Serialize, ToSchema)]
 pub struct Taken {
@@ -66,7 +158,7 @@ pub struct Taken {
 /// A problem that says what became of each event.
 #[derive(Serialize, ToSchema)]
 pub struct NotStored {
-    /// The problem; its code is `not_stored`.
+    /// The problem; its code is `not_stored`, or of an event sent alone its rule.
     #[serde(flatten)]
     problem: Problem,
     /// The events.
@@ -100,17 +192,23 @@ pub struct EventResult {
 /// or zstd by `Content-Encoding`; at most 10,000 events. An event's key is its org, source and id, whatever its time: it counts
 /// once however often it is sent. Answered when all that is accepted is durable, with one result for each event. The subject of a
 /// CloudEvent names the org where the key is the platform's and there is no `org` attribute.
+///
+/// An event that is sent alone (not in an array, `{"events": […]}` or lines) and is not taken is answered with a problem whose `code`
+/// is the event's `rule`: 404 for `unknown_org`, 403 for `missing_scope`, 409 for `key_reused`, `quota_exceeded` and
+/// `battery_exhausted`, else 400. A batch is answered with 200 whatever became of its events.
 #[utoipa::path(
     post, path = "/v1/usage", tag = "usage", params(UsageQuery), security(("key" = ["usage:write"])),
     request_body(content(
-        (Object = "application/json"), (Object = "application/cloudevents+json"),
-        (Vec<Object> = "application/cloudevents-batch+json"), (String = "application/x-ndjson")
-    ), description = "Usage events: id, event_name, and what else they have of source, org, occurred_at, member, subject, data, cost"),
+        (OneOrMany = "application/json"), (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"), (String = "application/x-ndjson")
+    ), description = "Usage events"),
     responses(
         (status = 200, description = "What became of each event", body = Taken),
-        (status = 400, description = "The body cannot be read", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body cannot be read; or the one event was rejected, and the problem is as with 409", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key may not; or the one event has a cost that the key may not set", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such org as the one event names", body = NotStored, content_type = "application/problem+json"),
+        (status = 409, description = "The one event is in conflict with another of its id, over a limit that refuses it, or more than the battery holds", body = NotStored, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored (`not_stored`)", body = NotStored, content_type = "application/problem+json"),
@@ -130,10 +228,11 @@ pub async fn post(
     params.done()?;
     let (body, _place) = body(&app, &request, payload).await?;
     let form = form(request.headers());
-    let mut names = Names::new();
+    let (mut names, mut alone) = (Names::new(), false);
     let read = || {
-        let (ids, events) = apart(event::parse(&body, &form, EVENTS, caller.org_id.is_none())?);
-        names = ids;
+        let sent = event::parse(&body, &form, EVENTS, caller.org_id.is_none())?;
+        let (ids, events) = apart(sent.events);
+        (names, alone) = (ids, sent.alone);
         Ok(events)
     };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
@@ -142,7 +241,7 @@ pub async fn post(
     if !(options.all_or_nothing && outcomes.iter().any(problem)) {
         app.metrics.usage(&outcomes);
     }
-    Ok(answer(&names, &outcomes, query))
+    Ok(answer(&names, &outcomes, query, alone))
 }
 
 /// What [`post`] does before anything is stored, for a benchmark to compare with.
@@ -158,10 +257,10 @@ pub async fn parse_only(
     let caller = caller(principal)?;
     let (body, _place) = body(app, request, payload).await?;
     let form = form(request.headers());
-    let (names, events) = apart(event::parse(&body, &form, EVENTS, caller.org_id.is_none())?);
+    let (names, events) = apart(event::parse(&body, &form, EVENTS, caller.org_id.is_none())?.events);
     let outcome = |event: Result<_, _>| event.map_or_else(Outcome::Rejected, |_| Outcome::Accepted);
     let outcomes: Vec<Outcome> = events.into_iter().map(outcome).collect();
-    Ok(answer(&names, &outcomes, UsageQuery::default()))
+    Ok(answer(&names, &outcomes, UsageQuery::default(), false))
 }
 
 /// What the key may do with usage.
@@ -239,17 +338,23 @@ pub(super) fn apart(parsed: Vec<Parsed<'_>>) -> (Names<'_>, Events<'_>) {
 }
 
 /// Written by hand: ten thousand results are no reason to build a tree.
-fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery) -> HttpResponse {
+fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery, alone: bool) -> HttpResponse {
     let count = |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|one| wanted(one)).count();
     let conflict = count(|one| matches!(one, Outcome::Conflict));
     let rejected = count(|one| matches!(one, Outcome::Rejected(_)));
-    let refused = query.all_or_nothing && conflict + rejected > 0;
+    let refusal = if alone {
+        outcomes.first().and_then(Refusal::of_one)
+    } else {
+        (query.all_or_nothing && conflict + rejected > 0)
+            .then(|| Refusal::of_all(conflict + rejected, outcomes.len()))
+    };
+    let refused = refusal.is_some();
     let accepted = if refused { 0 } else { count(|one| matches!(one, Outcome::Accepted)) };
     let duplicate = count(|one| matches!(one, Outcome::Duplicate));
     let mut out = Vec::with_capacity(120 + outcomes.len() * 80);
     out.push(b'{');
-    if refused {
-        refusal(&mut out, conflict + rejected, outcomes.len());
+    if let Some(refusal) = &refusal {
+        refusal.write(&mut out);
     }
     let _ = write!(
         out,
@@ -279,27 +384,87 @@ fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery) -> HttpRes
                 out.extend_from_slice(br#","detail":"#);
                 string(&mut out, &rejection.detail);
             }
-            Outcome::Conflict => out.extend_from_slice(
-                br#","field":"id","rule":"key_reused","detail":"another event is stored under this org, source and id: correct it with an amendment, or use another id""#,
-            ),
+            Outcome::Conflict => {
+                let _ = write!(out, r#","field":"id","rule":"{KEY_REUSED}","detail":"{KEY_REUSED_DETAIL}""#);
+            }
             Outcome::Accepted | Outcome::Duplicate => {}
         }
         out.push(b'}');
         before = ",";
     }
     out.extend_from_slice(b"]}");
-    let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let status = refusal.map_or(StatusCode::OK, |refusal| refusal.status);
     let content_type = if refused { "application/problem+json" } else { "application/json" };
     HttpResponse::build(status).content_type(content_type).body(out)
 }
 
-/// The members of a problem, before those of the answer.
-fn refusal(out: &mut Vec<u8>, bad: usize, events: usize) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(
-        out,
-        r#""type":"about:blank#not_stored","title":"Nothing was stored","status":422,"code":"not_stored","detail":"{bad} of {events} events cannot be stored, so none was: mend or leave out those that the results name","#
-    );
+/// Why a request as a whole is answered with a problem.
+struct Refusal<'a> {
+    status: StatusCode,
+    code: &'a str,
+    title: &'static str,
+    detail: Cow<'a, str>,
+    field: Option<&'a str>,
+}
+
+impl<'a> Refusal<'a> {
+    /// `all_or_nothing`, and some cannot be stored.
+    fn of_all(bad: usize, events: usize) -> Self {
+        let detail = format!(
+            "{bad} of {events} events cannot be stored, so none was: mend or leave out those that the results name"
+        );
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "not_stored",
+            title: "Nothing was stored",
+            detail: detail.into(),
+            field: None,
+        }
+    }
+
+    /// An event that was sent alone, and was not taken: its rule is the code of the problem.
+    fn of_one(outcome: &'a Outcome) -> Option<Self> {
+        let title = "The usage event was not taken";
+        match outcome {
+            Outcome::Accepted | Outcome::Duplicate => None,
+            Outcome::Conflict => Some(Self {
+                status: StatusCode::CONFLICT,
+                code: KEY_REUSED,
+                title,
+                detail: KEY_REUSED_DETAIL.into(),
+                field: Some("id"),
+            }),
+            Outcome::Rejected(rejection) => Some(Self {
+                status: match rejection.rule {
+                    "unknown_org" => StatusCode::NOT_FOUND,
+                    "quota_exceeded" | "battery_exhausted" => StatusCode::CONFLICT,
+                    "missing_scope" => StatusCode::FORBIDDEN,
+                    _ => StatusCode::BAD_REQUEST,
+                },
+                code: rejection.rule,
+                title,
+                detail: rejection.detail.as_str().into(),
+                field: Some(&*rejection.field).filter(|field| !field.is_empty()),
+            }),
+        }
+    }
+
+    /// The members of the problem, before those of the answer.
+    fn write(&self, out: &mut Vec<u8>) {
+        let (code, status) = (self.code, self.status.as_u16());
+        // Writing to a Vec cannot fail.
+        let _ = write!(
+            out,
+            r#""type":"about:blank#{code}","title":"{}","status":{status},"code":"{code}","detail":"#,
+            self.title
+        );
+        string(out, &self.detail);
+        if let Some(field) = self.field {
+            out.extend_from_slice(br#","field":"#);
+            string(out, field);
+        }
+        out.push(b',');
+    }
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

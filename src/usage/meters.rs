@@ -200,7 +200,6 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
-    let key = Some(key).filter(|key| !key.contains('\0')).ok_or(Error::NotFound("meter"))?;
     list(conn, Filter { key: Some(key), ..Filter::default() }, 1)?.pop().ok_or(Error::NotFound("meter"))
 }
 

@@ -37,7 +37,7 @@ pub async fn list(
     principal.require(Scope::UsageRead)?;
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<String>()?);
+    let (limit, after) = (page.limit()?, page.after::<String>("meters")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| {
@@ -45,7 +45,7 @@ pub async fn list(
             meters::list(conn, filter, limit + 1)
         })
         .await?;
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |meter| meter.key.clone())?))
+    Ok(HttpResponse::Ok().json(Page::of("meters", rows, limit, |meter| meter.key.clone())?))
 }
 
 /// Shows a meter, with all that it was.

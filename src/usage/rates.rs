@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::error::Error;
+use crate::quantity::{QuantityAboveZero, QuantityFromZero};
 use crate::schema::rate_cards;
 
 pub use self::define::{NewRateCard, create};
@@ -49,11 +50,11 @@ pub struct Rate {
     pub when: BTreeMap<String, String>,
     /// What a unit costs in the card's currency (major units), a decimal.
     #[serde(default, deserialize_with = "exact")]
-    #[schema(value_type = String)]
+    #[schema(value_type = QuantityFromZero)]
     pub unit_cost: Decimal,
     /// Battery units per unit, a decimal.
     #[serde(default, deserialize_with = "exact")]
-    #[schema(value_type = String)]
+    #[schema(value_type = QuantityFromZero)]
     pub battery_units: Decimal,
     /// Prices by the quantity of the org's local month, in place of `unit_cost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,19 +89,19 @@ pub enum TierMode {
 pub struct Tier {
     /// Its upper end, included; none: no end.
     #[serde(default, deserialize_with = "exact_or_none", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<QuantityAboveZero>)]
     pub up_to: Option<Decimal>,
     /// What a unit (a package) costs.
     #[serde(default, deserialize_with = "exact")]
-    #[schema(value_type = String)]
+    #[schema(value_type = QuantityFromZero)]
     pub unit_cost: Decimal,
     /// What reaching the tier costs once.
     #[serde(default, deserialize_with = "exact")]
-    #[schema(value_type = String)]
+    #[schema(value_type = QuantityFromZero)]
     pub flat_cost: Decimal,
     /// Units in a package; only for packages.
     #[serde(default, deserialize_with = "exact_or_none", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<QuantityAboveZero>)]
     pub package_size: Option<Decimal>,
 }
 
@@ -121,11 +122,8 @@ fn exact_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Decimal>, 
     } else {
         Decimal::from_str_exact(digits)
     };
-    let number = number.map_err(|_| {
-        serde::de::Error::custom(format!(
-            "{text} is no decimal: write it as in \"0.25\", in at most 28 digits"
-        ))
-    })?;
+    let number = number
+        .map_err(|_| serde::de::Error::custom("must be a decimal of at most 28 digits, such as \"0.25\""))?;
     Ok(Some(number.normalize()))
 }
 

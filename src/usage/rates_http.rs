@@ -32,7 +32,7 @@ pub async fn list(
     principal.require(Scope::UsageRead)?;
     let page: PageQuery = params.take()?;
     params.done()?;
-    let (limit, before) = (page.limit()?, page.after::<i32>()?);
+    let (limit, before) = (page.limit()?, page.after::<i32>("rate_cards")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| {
@@ -40,7 +40,7 @@ pub async fn list(
             rates::list(conn, meter.meter_id, before, limit + 1)
         })
         .await?;
-    Ok(HttpResponse::Ok().json(Page::of(rows, limit, |card| card.version)?))
+    Ok(HttpResponse::Ok().json(Page::of("rate_cards", rows, limit, |card| card.version)?))
 }
 
 /// Makes a rate card for a meter.

@@ -4,7 +4,6 @@ use std::io::Write;
 
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::NaiveDate;
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -23,6 +22,7 @@ use crate::export::stream;
 use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
+use crate::time::Day;
 
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
@@ -42,9 +42,9 @@ pub enum Format {
 #[into_params(parameter_in = Query)]
 pub struct DailyQuery {
     /// First local day of the org. Left out: the first of the running local month.
-    pub from: Option<NaiveDate>,
+    pub from: Option<Day>,
     /// The local day after the last. Left out: tomorrow.
-    pub to: Option<NaiveDate>,
+    pub to: Option<Day>,
     /// Only of these meters, by their keys, separated by commas.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false)]
@@ -86,13 +86,14 @@ pub async fn daily(
     if csv {
         return daily_csv(&app, &principal, asked).await;
     }
-    let (limit, after) = (page.limit()?, page.after()?);
+    let list = asked.grouping.list();
+    let (limit, after) = (page.limit()?, page.after(&list)?);
     let (shared, caller) = (app.clone(), principal.clone());
     let rows = app.db.run(principal.rows, move |conn| {
         let query = asked.query(&shared, conn, &caller)?;
         summaries::list(conn, &query, after.as_ref(), limit + 1)
     });
-    let page = Page::of(rows.await?, limit, |(position, _)| position.clone())?;
+    let page = Page::of(&list, rows.await?, limit, |(position, _)| position.clone())?;
     let data: Vec<Usage> = page.data.into_iter().map(|(_, usage)| usage).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
@@ -110,8 +111,8 @@ impl Asked {
     fn query(&self, app: &App, conn: &mut PgConnection, principal: &Principal) -> Result<Query, Error> {
         let org = self.org.find(&app.directory, conn, principal)?;
         let today = org.day(app.clock.now());
-        let from = self.asked.from.unwrap_or_else(|| super::partitions::month_of(today));
-        let before = self.asked.to.or_else(|| today.succ_opt()).unwrap_or(today);
+        let from = self.asked.from.map_or_else(|| super::partitions::month_of(today), |day| day.0);
+        let before = self.asked.to.map(|day| day.0).or_else(|| today.succ_opt()).unwrap_or(today);
         if from >= before {
             return Err(Error::invalid(
                 "to",
@@ -187,7 +188,7 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
     summaries::each(conn, query, |usage| {
         let mut cells: Vec<String> = Vec::with_capacity(header.len());
         cells.extend(usage.day.map(|day| day.to_string()));
-        cells.extend(usage.month.clone());
+        cells.extend(usage.month.map(|month| month.to_string()));
         cells.extend([usage.meter.clone(), neutral(&usage.unit).into_owned()]);
         let text = |value: &Option<String>| value.as_deref().map(neutral).unwrap_or_default().into_owned();
         cells.extend(usage.member.as_ref().map(text));
@@ -219,13 +220,13 @@ pub async fn list_records(
     principal.require(Scope::UsageRead)?;
     let (org, filter, page): (OrgQuery, Filter, PageQuery) = (params.take()?, params.take()?, params.take()?);
     params.done()?;
-    let (limit, after) = (page.limit()?, page.after()?);
+    let (limit, after) = (page.limit()?, page.after("usage_records")?);
     let (shared, caller) = (app.clone(), principal.clone());
     let rows = app.db.run(principal.rows, move |conn| {
         let org = org.find(&shared.directory, conn, &caller)?;
         records::list(conn, org.org_id, &filter, after.as_ref(), limit + 1)
     });
-    let page = Page::of(rows.await?, limit, |(position, _)| position.clone())?;
+    let page = Page::of("usage_records", rows.await?, limit, |(position, _)| position.clone())?;
     let data: Vec<Record> = page.data.into_iter().map(|(_, record)| record).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }

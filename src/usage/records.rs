@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::page;
 use crate::time::Moment;
 
 /// Records come out of their index in the order of the list; whoever thinks few of them fit fetches and sorts them all. Helpers take
@@ -157,10 +158,7 @@ pub fn list(
         return Err(Error::invalid("id", "must be given with `source`: the two name one usage event"));
     }
     if after.is_some_and(|after| Uuid::try_parse(&after.1).is_err()) {
-        return Err(Error::invalid(
-            "cursor",
-            "must be the `next` of an earlier page of this list, unchanged",
-        ));
+        return Err(page::wrong_cursor());
     }
     let mut from = filter.from.map(|from| from.0);
     let mut to = filter.to.map(|to| to.0);

@@ -15,6 +15,8 @@ use utoipa::ToSchema;
 
 use super::meters::Aggregation;
 use crate::error::Error;
+use crate::page;
+use crate::time::{Day, Month};
 use sql::statement;
 
 /// Starting helpers takes longer than a page of a list does.
@@ -83,6 +85,13 @@ impl Grouping {
         }
         Ok(grouping)
     }
+
+    /// The name of a list that is grouped so: rows of one grouping have no place in another.
+    #[must_use]
+    pub fn list(&self) -> String {
+        let Self { time, member, dimensions } = self;
+        format!("usage_daily {} {member} {}", time.map_or("none", Time::name), dimensions.join(","))
+    }
 }
 
 /// Which summaries are asked for.
@@ -112,7 +121,7 @@ pub struct Usage {
     pub day: Option<NaiveDate>,
     /// The local month (`2026-11`), when grouped by it. Of a month that is only partly asked for, that part.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub month: Option<String>,
+    pub month: Option<Month>,
     /// Key of the meter.
     pub meter: String,
     /// What the quantity is counted in.
@@ -141,10 +150,18 @@ pub struct Usage {
 /// A row's place among the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Position {
-    time: Option<NaiveDate>,
+    time: Option<Day>,
     meter: String,
     /// Member, if grouped by it, then dimensions. None come first.
     rest: Vec<Option<String>>,
+}
+
+impl Position {
+    /// Whether rows that are grouped so have such places.
+    fn fits(&self, grouping: &Grouping) -> bool {
+        let names = usize::from(grouping.member) + grouping.dimensions.len();
+        self.time.is_some() == grouping.time.is_some() && self.rest.len() == names
+    }
 }
 
 #[derive(QueryableByName)]
@@ -189,6 +206,9 @@ pub fn list(
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<(Position, Usage)>, Error> {
+    if after.is_some_and(|after| !after.fits(&query.grouping)) {
+        return Err(page::wrong_cursor());
+    }
     let meters = meters(conn, query)?;
     conn.batch_execute(ALONE)?;
     let rows: Vec<Row> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
@@ -270,15 +290,12 @@ fn usage(query: &Query, meters: &[Meter], row: Row) -> Result<(Position, Usage),
     let aggregation = Aggregation::parse(&meter.aggregation).ok_or_else(|| {
         Error::Internal(format!("meter {} has the aggregation {}", meter.key, meter.aggregation))
     })?;
-    let position = Position { time: row.time, meter: meter.key.clone(), rest: row.rest.clone() };
+    let position = Position { time: row.time.map(Day), meter: meter.key.clone(), rest: row.rest.clone() };
     let mut rest = row.rest.into_iter();
     let grouping = &query.grouping;
     let usage = Usage {
         day: row.time.filter(|_| grouping.time == Some(Time::Day)),
-        month: row
-            .time
-            .filter(|_| grouping.time == Some(Time::Month))
-            .map(|day| day.format("%Y-%m").to_string()),
+        month: row.time.filter(|_| grouping.time == Some(Time::Month)).map(Month::of),
         meter: meter.key.clone(),
         unit: meter.unit.clone(),
         aggregation,

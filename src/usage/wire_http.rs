@@ -13,15 +13,58 @@ use utoipa::ToSchema;
 
 use super::event::lago::{self, LagoEvent, SOURCE};
 use super::event::{self, Outcome};
-use super::http::{EVENTS, Names, apart, body, caller, form};
+use super::http::{CloudEvent, EVENTS, Names, apart, body, caller, form};
 use super::ingest::Options;
 use super::resolve::{Caller, event_key};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
+use crate::quantity::Quantity;
 
 /// Events of a batch at most, as in Lago.
 const BATCH: usize = 100;
+
+/// A usage event as Lago's clients send it; what else it has is ignored.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+pub struct LagoSent {
+    /// The caller's id of it.
+    #[schema(min_length = 1, max_length = 200)]
+    transaction_id: String,
+    /// The org, by its id or your own id of it.
+    #[schema(min_length = 1, max_length = 200)]
+    external_subscription_id: Option<String>,
+    /// The org where there is no subscription.
+    #[schema(min_length = 1, max_length = 200)]
+    external_customer_id: Option<String>,
+    /// The name that meters count.
+    #[schema(min_length = 1, max_length = 200)]
+    code: String,
+    /// Seconds since 1970; now when left out.
+    timestamp: Option<i64>,
+    /// The values and dimensions that meters read.
+    #[schema(value_type = Option<Object>)]
+    properties: Option<()>,
+    /// A cost in the minor unit of the meter's currency; needs the scope usage:price.
+    precise_total_amount_cents: Option<Quantity>,
+}
+
+/// One event of a client of Lago.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+pub struct LagoBody {
+    /// The event.
+    event: LagoSent,
+}
+
+/// Events of a client of Lago.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body")]
+pub struct LagoBatch {
+    /// 1 to 100.
+    #[schema(min_items = 1, max_items = 100)]
+    events: Vec<LagoSent>,
+}
 
 /// A usage event as Lago answers it.
 #[derive(Serialize, ToSchema)]
@@ -89,7 +132,7 @@ pub struct LagoRefusal {
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "usage", security(("key" = ["usage:write"])),
     request_body(content(
-        (Object = "application/cloudevents+json"), (Vec<Object> = "application/cloudevents-batch+json"), (Object = "application/json")
+        (CloudEvent = "application/cloudevents+json"), (Vec<CloudEvent> = "application/cloudevents-batch+json"), (LagoBody = "application/json")
     ), description = "CloudEvents 1.0, or `{\"event\": {…}}`"),
     responses(
         (status = 200, description = "To Lago's clients: it is stored and counted", body = LagoOne),
@@ -97,6 +140,8 @@ pub struct LagoRefusal {
         (status = 400, description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those that were not are stored", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
         (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
@@ -125,12 +170,14 @@ pub async fn post(
 /// Takes a batch of usage from clients of Lago, at most 100 events, all or none of them.
 #[utoipa::path(
     post, path = "/api/v1/events/batch", tag = "usage", security(("key" = ["usage:write"])),
-    request_body(content((Object = "application/json")), description = "`{\"events\": […]}`"),
+    request_body = LagoBatch,
     responses(
         (status = 200, description = "All are stored and counted", body = LagoMany),
         (status = 400, description = "The body cannot be read", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "One is rejected or known already: nothing was stored", body = LagoRefusal),
         (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
@@ -185,7 +232,7 @@ async fn openmeter(
     let mut ids = Names::new();
     let read = || {
         let events;
-        (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?);
+        (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
         Ok(events)
     };
     let outcomes = app.usage.take(app, caller, Options::default(), read).await?;

@@ -53,9 +53,9 @@ async fn errors_name_the_field() {
     daemon.post("/v1/orgs", &key, &json!({ "name": "Acme", "external_id": "acme" })).await;
     for (body, status, code, field) in [
         (json!({ "name": "" }), 400, "invalid_request", Some("name")),
-        (json!({ "name": "x", "zone": "UTC" }), 400, "invalid_request", Some("body")),
+        (json!({ "name": "x", "zone": "UTC" }), 400, "invalid_request", Some("zone")),
         (json!({ "name": "x", "time_zone": "Nowhere" }), 400, "invalid_request", Some("time_zone")),
-        (json!({ "name": "x", "metadata": { "a": "\u{0}" } }), 400, "invalid_request", Some("metadata")),
+        (json!({ "name": "x", "metadata": { "a": "\u{0}" } }), 400, "invalid_request", Some("metadata.a")),
         (json!({ "name": "x", "external_id": "acme" }), 409, "external_id_taken", None),
     ] {
         let (got, problem) = daemon.post("/v1/orgs", &key, &body).await;

@@ -5,6 +5,7 @@
 #[allow(unreachable_pub, reason = "a library to the tests")]
 mod support;
 
+mod answers;
 mod architecture;
 mod auth;
 mod battery;
@@ -19,6 +20,7 @@ mod embedded;
 mod entitlements;
 mod exports;
 mod faults;
+mod hostile;
 mod inbox;
 mod links;
 mod meters;

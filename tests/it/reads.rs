@@ -246,7 +246,6 @@ async fn a_wrong_parameter_is_named() {
         ("customers/cus_1?expand=lines", "expand"),
         ("disputes/dp_1?status=won", "status"),
         ("prices/price_1?account=%00", "account"),
-        ("prices/a%00b", "id"),
     ] {
         let (status, problem) = daemon.get(&format!("/v1/{path}"), &admin).await;
         assert_eq!((status.as_u16(), &problem["field"]), (400, &json!(field)), "{path}: {problem}");

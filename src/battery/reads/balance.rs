@@ -8,11 +8,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::accounts::{Accounts, Depth};
-use super::super::terms::AllTerms;
 use super::text;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::schema::battery_entries;
+use crate::schema::{battery_accounts, battery_entries};
 
 /// What an org's battery holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -22,7 +21,7 @@ pub struct Balance {
     pub org: String,
     /// The moment that this is true of.
     pub at: DateTime<Utc>,
-    /// Units that it holds, a decimal. Below zero it is debt.
+    /// Units that it holds, a decimal, today's allowance included. Below zero it is debt.
     pub balance: String,
     /// Units set aside by open reservations. Null for a moment in the past.
     pub reserved: Option<String>,
@@ -42,35 +41,61 @@ pub struct Allowance {
     pub day: NaiveDate,
     /// Units.
     pub units: String,
-    /// Whether it is in the balance. If not, it is granted as soon as something is used, at the latest shortly after the day began.
+    /// Whether it is written in the ledger. It is in the balance either way, and is written when something is used, at the latest
+    /// shortly after the day began.
     pub granted: bool,
     /// When the day ends, and what is left of it lapses.
     pub lapses_at: DateTime<Utc>,
 }
 
-/// What the battery holds now.
+/// What a battery holds at this moment, as whoever decides what may be used reckons it: with today's allowance, with all that has
+/// become due, and without reservations that are overdue, written or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// The balance.
+    pub balance: Decimal,
+    /// Set aside by open reservations.
+    pub reserved: Decimal,
+    /// What may be used.
+    pub available: Decimal,
+    /// How far below zero `available` may go.
+    pub debt_limit: Option<Decimal>,
+    /// Units that the plan grants each local day.
+    pub daily: Decimal,
+}
+
+/// The last local day whose allowance is written in the ledger.
 ///
 /// # Errors
 /// When the database fails.
-pub fn now(conn: &mut PgConnection, org: &OrgContext, now: DateTime<Utc>) -> Result<Balance, Error> {
-    let terms = AllTerms::load_for(conn, org)?;
-    let accounts = Accounts::read(conn, vec![org.org_id], Depth::Live, now)?;
-    let account = accounts.get(org.org_id);
-    let units = terms.daily(org);
+pub fn last_allowance(conn: &mut PgConnection, org_id: i64) -> Result<Option<NaiveDate>, Error> {
+    let daily =
+        battery_accounts::table.find(org_id).select(battery_accounts::daily).first(conn).optional()?;
+    Ok(daily.flatten())
+}
+
+/// What the battery holds now. `last_allowance` is the last day whose allowance is written.
+#[must_use]
+pub fn now(
+    org: &OrgContext,
+    figures: Figures,
+    last_allowance: Option<NaiveDate>,
+    now: DateTime<Utc>,
+) -> Balance {
     let (day, lapses_at) = org.today(now);
-    let granted = account.and_then(|account| account.daily).is_some_and(|last| last >= day);
+    let granted = last_allowance.is_some_and(|last| last >= day);
+    let units = figures.daily;
     let daily_allowance =
         (units > Decimal::ZERO).then(|| Allowance { day, units: text(units), granted, lapses_at });
-    let of = |part: fn(&super::super::Account) -> Decimal| account.map_or(Decimal::ZERO, part);
-    Ok(Balance {
+    Balance {
         org: org.public_id.to_string(),
         at: now,
-        balance: text(of(super::super::Account::balance)),
-        reserved: Some(text(of(super::super::Account::reserved))),
-        available: Some(text(of(super::super::Account::available))),
-        debt_limit: terms.debt_limit(org).map(text),
+        balance: text(figures.balance),
+        reserved: Some(text(figures.reserved)),
+        available: Some(text(figures.available)),
+        debt_limit: figures.debt_limit.map(text),
         daily_allowance,
-    })
+    }
 }
 
 /// What the battery held at a moment in the past, the moment included.

@@ -10,6 +10,7 @@ use diesel::sql_types::{BigInt, Timestamptz};
 use super::row::{LocalSubscription, Owed, Row};
 use crate::error::Error;
 use crate::schema::{local_subscriptions as t, orgs};
+use crate::time::Moment;
 
 /// A subscription that a worker found over.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Resu
 }
 
 /// Where a page of the history goes on: when the last one given began, and its id.
-pub type Cursor = (DateTime<Utc>, String);
+pub type Cursor = (Moment, String);
 
 /// All of an org, newest first, at most `limit`.
 ///
@@ -56,7 +57,7 @@ pub fn history(
         .select(Row::as_select())
         .limit(limit)
         .into_boxed();
-    if let Some((at, id)) = after {
+    if let Some((Moment(at), id)) = after {
         query = query.filter(t::created_at.lt(at).or(t::created_at.eq(at).and(t::subscription_id.lt(id))));
     }
     let rows: Vec<Row> = query.load(conn)?;

@@ -53,11 +53,6 @@ pub struct PlanVersion {
     pub terms: PlanTerms,
 }
 
-/// PostgreSQL's jsonb cannot hold NUL.
-pub(super) fn has_nul(map: &Map<String, Value>) -> bool {
-    Value::Object(map.clone()).to_string().contains("\\u0000")
-}
-
 impl PlanTerms {
     /// # Errors
     /// [`Error::Invalid`] naming the field.
@@ -87,8 +82,8 @@ impl PlanTerms {
                 return Err(Error::invalid(field, "must be 0 or more"));
             }
         }
-        if self.features.len() > 200 || has_nul(&self.features) {
-            return Err(Error::invalid("features", "must be at most 200, without the NUL character"));
+        if self.features.len() > 200 {
+            return Err(Error::invalid("features", "must be at most 200"));
         }
         Ok(())
     }

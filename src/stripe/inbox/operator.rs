@@ -13,6 +13,7 @@ use crate::schema::{stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries}
 /// Where a Stripe event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = InboxState)]
 pub enum State {
     /// Stored, waiting to be projected or for its next attempt.
     Pending,

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 
 use super::{Cost, Rejection, UsageEvent, parse};
 use crate::error::Error;
+use crate::json;
+use crate::time::Moment;
 use crate::usage::data;
 
 /// The source under which they are stored.
@@ -82,10 +84,7 @@ pub fn is_lago(body: &[u8]) -> bool {
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
-    match error.classify() {
-        serde_json::error::Category::Data => Error::invalid("body", format!("does not fit: {error}")),
-        _ => Error::Malformed(format!("the body is not valid JSON: {error}")),
-    }
+    json::unfit("", &error)
 }
 
 impl<'a> LagoEvent<'a> {
@@ -134,6 +133,8 @@ fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
     micros
         .and_then(|micros| i64::try_from(micros.trunc()).ok())
         .and_then(DateTime::from_timestamp_micros)
+        .and_then(Moment::within_span)
+        .map(|at| at.0)
         .ok_or_else(|| {
             Rejection::new(
                 "occurred_at",

@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 
 use super::{Cost, Rejection, UsageEvent};
 use crate::error::Error;
+use crate::json;
+use crate::time::Moment;
 
 /// Characters of an id, a source, a name, a member or a subject at most.
 const TEXT: usize = 200;
@@ -37,6 +39,15 @@ pub struct Parsed<'a> {
     pub event: Result<UsageEvent<'a>, Rejection>,
 }
 
+/// The events of a body.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// Each of them.
+    pub events: Vec<Parsed<'a>>,
+    /// True for one event that was sent as such, not as a batch of one: what becomes of it is what becomes of the request.
+    pub alone: bool,
+}
+
 /// Reads the events of a body, at most `limit`. With `subject_names_org` the subject of a CloudEvent without an `org` names its
 /// org.
 ///
@@ -47,24 +58,32 @@ pub fn parse<'a>(
     form: &'a Form,
     limit: usize,
     subject_names_org: bool,
-) -> Result<Vec<Parsed<'a>>, Error> {
+) -> Result<Sent<'a>, Error> {
     let read = Read { subject_names_org };
     match form {
-        Form::Json => json(text(body)?, read, limit),
+        Form::Json => any(text(body)?, read, limit),
         Form::Lines => {
             let lines = text(body)?.lines().filter(|line| !line.trim().is_empty());
             let events = lines.map(|line| {
-                one(line, read).unwrap_or_else(|error| {
-                    rejected(Rejection::new("", "malformed", format!("the line is not JSON: {error}")))
+                one(line, read).unwrap_or_else(|_| {
+                    rejected(Rejection::new(
+                        "",
+                        "malformed",
+                        "the line is not valid JSON: send one event a line",
+                    ))
                 })
             });
-            bounded(events.take(limit + 1).collect(), limit)
+            bounded(events.take(limit + 1).collect(), limit).map(batch)
         }
         Form::Binary(attributes) => {
             let data: &RawValue = serde_json::from_str(text(body)?).map_err(malformed)?;
-            Ok(vec![binary(attributes, data, read)])
+            Ok(Sent { events: vec![binary(attributes, data, read)], alone: true })
         }
     }
+}
+
+fn batch(events: Vec<Parsed<'_>>) -> Sent<'_> {
+    Sent { events, alone: false }
 }
 
 fn text(body: &[u8]) -> Result<&str, Error> {
@@ -72,7 +91,7 @@ fn text(body: &[u8]) -> Result<&str, Error> {
 }
 
 fn malformed(error: serde_json::Error) -> Error {
-    Error::Malformed(format!("the body is not valid JSON: {error}"))
+    json::unreadable(&error)
 }
 
 fn bounded(events: Vec<Parsed<'_>>, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
@@ -82,9 +101,9 @@ fn bounded(events: Vec<Parsed<'_>>, limit: usize) -> Result<Vec<Parsed<'_>>, Err
     Ok(events)
 }
 
-fn json(body: &str, read: Read, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
+fn any(body: &str, read: Read, limit: usize) -> Result<Sent<'_>, Error> {
     if body.trim_start().starts_with('[') {
-        return many(body, read, limit);
+        return many(body, read, limit).map(batch);
     }
     let event = one(body, read).map_err(malformed)?;
     if matches!(&event.event, Err(rejection) if rejection.rule == "unknown_field" && rejection.field == "events")
@@ -95,11 +114,10 @@ fn json(body: &str, read: Read, limit: usize) -> Result<Vec<Parsed<'_>>, Error> 
             #[serde(borrow)]
             events: &'a RawValue,
         }
-        let wrapped: Wrapped<'_> =
-            serde_json::from_str(body).map_err(|error| Error::invalid("body", error.to_string()))?;
-        return many(wrapped.events.get(), read, limit);
+        let wrapped: Wrapped<'_> = serde_json::from_str(body).map_err(|error| json::unfit("", &error))?;
+        return many(wrapped.events.get(), read, limit).map(batch);
     }
-    Ok(vec![event])
+    Ok(Sent { events: vec![event], alone: true })
 }
 
 fn many(array: &str, read: Read, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
@@ -322,7 +340,7 @@ pub(super) fn check(name: &'static str, text: &str) -> Result<(), Rejection> {
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
-    DateTime::parse_from_rfc3339(text).map(|at| at.with_timezone(&Utc)).map_err(|_| {
+    text.parse::<Moment>().map(|at| at.0).map_err(|_| {
         Rejection::new("occurred_at", "not_a_time", "must be RFC 3339, such as 2026-01-31T00:00:00Z")
     })
 }
@@ -373,7 +391,7 @@ mod tests {
     use super::*;
 
     fn rules(body: &str) -> Vec<String> {
-        let events = parse(body.as_bytes(), &Form::Json, 3, true).expect("JSON");
+        let events = parse(body.as_bytes(), &Form::Json, 3, true).expect("JSON").events;
         let rule = |one: Parsed<'_>| match one.event {
             Ok(event) => format!("{}/{}/{}", event.id, event.event_name, event.org.unwrap_or_default()),
             Err(rejection) => format!("{} {}", rejection.field, rejection.rule),
@@ -448,7 +466,7 @@ mod tests {
     #[test]
     fn lines_are_read_one_by_one() {
         let body = b"{\"id\":\"1\",\"type\":\"x\"}\n\nnonsense\r\n{\"id\":\"3\",\"type\":\"x\"}";
-        let events = parse(body, &Form::Lines, 3, true).expect("lines");
+        let events = parse(body, &Form::Lines, 3, true).expect("lines").events;
         let ids: Vec<&str> = events.iter().map(|one| one.id.as_ref()).collect();
         assert_eq!(ids, ["1", "", "3"]);
         assert_eq!(events[1].event.as_ref().expect_err("refused").rule, "malformed");
@@ -459,7 +477,7 @@ mod tests {
         let attributes =
             [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "x"), ("subject", "a")];
         let form = Form::Binary(attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect());
-        let events = parse(br#"{"n":1}"#, &form, 3, true).expect("JSON");
+        let events = parse(br#"{"n":1}"#, &form, 3, true).expect("JSON").events;
         let event = events[0].event.as_ref().expect("an event");
         assert_eq!((event.org.as_deref(), event.data.expect("data").get()), (Some("a"), r#"{"n":1}"#));
     }

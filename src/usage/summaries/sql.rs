@@ -86,7 +86,8 @@ pub(super) fn statement<'a>(
          HAVING sum(count) <> 0 OR sum(quantity) <> 0 OR sum(cost) <> 0 OR sum(battery_units) <> 0 ORDER BY time, key{order} {end}",
         array = plain.join(", "),
     );
-    let from = after.and_then(|after| after.time).filter(|day| *day > query.from).unwrap_or(query.from);
+    let from =
+        after.and_then(|after| Some(after.time?.0)).filter(|day| *day > query.from).unwrap_or(query.from);
     let statement = diesel::sql_query(sql)
         .into_boxed()
         .bind::<BigInt, _>(query.org_id)
@@ -100,7 +101,7 @@ pub(super) fn statement<'a>(
     match after {
         None => statement,
         Some(after) => after.rest.iter().fold(
-            statement.bind::<Nullable<Date>, _>(after.time).bind::<Text, _>(&after.meter),
+            statement.bind::<Nullable<Date>, _>(after.time.map(|day| day.0)).bind::<Text, _>(&after.meter),
             |statement, value| {
                 statement
                     .bind::<Bool, _>(value.is_some())

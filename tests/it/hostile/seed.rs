@@ -1,0 +1,172 @@
+//! A database in which most ids of requests name something, so that hostile values come as far as they can.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::daemon::answer;
+use crate::support::events::{customer, event, invoice, purchase, subscription};
+use crate::support::{Daemon, Database};
+
+/// What there is.
+pub(super) struct Seed {
+    /// A key that may do everything.
+    pub(super) key: String,
+    /// Cursors as the daemon gives them, and forged ones.
+    pub(super) cursors: Vec<String>,
+    acme: String,
+    quota: String,
+    grant: String,
+    reservation: String,
+}
+
+impl Seed {
+    /// Makes it.
+    pub(super) async fn make(database: &Database, daemon: &Daemon) -> Self {
+        let key = database.key("admin", None);
+        let send = async |method: Method, path: &str, body: Value| -> Value {
+            let (status, made) = answer(daemon.request(method, path, &key).json(&body)).await;
+            assert!(status.is_success(), "{path}: {status} {made}");
+            made
+        };
+        let mut acme = String::new();
+        for org in ["acme", "beta", "gamma"] {
+            let made = send(Method::POST, "/v1/orgs", json!({ "name": org, "external_id": org })).await;
+            let body = json!({ "org": made["id"], "name": org, "scopes": ["usage:read"] });
+            acme = if org == "acme" { text(&made["id"]) } else { acme };
+            send(Method::POST, "/v1/keys", body).await;
+        }
+        for meter in ["tokens", "calls"] {
+            let body = json!({ "key": meter, "event_name": "llm.call", "aggregation": "sum", "value_field": "tokens", "dimensions": ["model"] });
+            send(Method::POST, "/v1/meters", body).await;
+            for cost in ["0.5", "0.25"] {
+                let body =
+                    json!({ "currency": "usd", "rates": [{ "unit_cost": cost, "battery_units": "0.1" }] });
+                send(Method::POST, &format!("/v1/meters/{meter}/rate_cards"), body).await;
+            }
+            let event = json!({ "id": meter, "org": "acme", "event_name": "llm.call", "member": meter, "data": { "tokens": 12, "model": meter } });
+            send(Method::POST, "/v1/usage", event).await;
+        }
+        for plan in ["basic", "pro"] {
+            let price = json!({ "amount": 2000, "currency": "usd", "stripe_price": format!("price_{plan}") });
+            let body = json!({ "name": plan, "monthly": price, "battery_units": "10", "daily_battery": "1" });
+            send(Method::PUT, &format!("/v1/plans/{plan}"), body).await;
+            let body = json!({ "name": plan, "units": "5", "stripe_prices": [format!("price_pack_{plan}")] });
+            send(Method::PUT, &format!("/v1/battery/packs/{plan}"), body).await;
+        }
+        send(Method::POST, "/v1/orgs/acme/subscription", json!({ "plan": "basic", "paid": true })).await;
+        send(Method::POST, "/v1/orgs/acme/subscription/cancel", json!({ "at_period_end": false })).await;
+        send(Method::POST, "/v1/orgs/acme/subscription", json!({ "plan": "pro", "paid": true })).await;
+        let mut quota = String::new();
+        for period in ["day", "month"] {
+            let limit = json!({ "org": "acme", "meter": "tokens", "period": period, "limit": "1000000", "per_subject": true, "thresholds": ["0.000001"] });
+            quota = text(&send(Method::POST, "/v1/quotas", limit).await["id"]);
+            let exempt = json!({ "org": "acme", "meter": "tokens", "period": period, "per_subject": true, "subject": "s", "reason": "r" });
+            send(Method::POST, "/v1/quota_exemptions", exempt).await;
+            for subject in ["a", "b"] {
+                let event = json!({ "id": format!("{period}{subject}"), "org": "acme", "event_name": "llm.call", "subject": subject, "data": { "tokens": 1 } });
+                send(Method::POST, "/v1/usage", event).await;
+            }
+        }
+        let mut grant = String::new();
+        for reason in ["one", "two"] {
+            let body = json!({ "org": "acme", "amount": "100", "reason": reason });
+            grant = text(&send(Method::POST, "/v1/battery/grants", body).await["id"]);
+        }
+        let reserve =
+            json!({ "org": "acme", "meter": "tokens", "amount": "5", "subject": "a", "expires_in_s": 600 });
+        let reservation = text(&send(Method::POST, "/v1/quota/reserve", reserve).await["id"]);
+        mirrors(daemon).await;
+        Self { key, cursors: Vec::new(), acme, quota, grant, reservation }
+    }
+
+    /// The value of a path parameter.
+    pub(super) fn path(&self, path: &str, name: &str) -> String {
+        let known = match (path, name) {
+            (_, "key") => "tokens",
+            (_, "org") => "acme",
+            (_, "customer_id") => "cus_1",
+            (_, "inbox_id" | "sequence") => "1",
+            (path, _) if path.starts_with("/v1/orgs/") => &self.acme,
+            (path, _) if path.starts_with("/v1/plans/") => "pro",
+            (path, _) if path.starts_with("/v1/quotas/") => &self.quota,
+            (path, _) if path.starts_with("/v1/quota/") => &self.reservation,
+            (path, _) if path.starts_with("/v1/battery/grants/") => &self.grant,
+            (path, _) if path.starts_with("/v1/battery/packs/") => "pro",
+            (path, _) if path.starts_with("/v1/battery/effects/") => "1",
+            (path, _) if path.starts_with("/v1/customers/") => "cus_1",
+            (path, _) if path.starts_with("/v1/subscriptions/") => "sub_1",
+            (path, _) if path.starts_with("/v1/invoices/") => "in_1",
+            (path, _) if path.starts_with("/v1/payments/") => "pi_1",
+            _ => "some_1",
+        };
+        known.to_owned()
+    }
+
+    /// The value of a field in a body, where its name says what it is.
+    pub(super) fn field(&self, path: &str, name: &str) -> Option<Value> {
+        Some(match name {
+            "org" => json!("acme"),
+            "meter" => json!("tokens"),
+            "plan" => json!("pro"),
+            "event_name" | "type" => json!("llm.call"),
+            "reason" => json!("why"),
+            "amount" | "units" | "limit" | "debt_limit" => json!("1"),
+            "currency" => json!("usd"),
+            "scopes" => json!(["usage:read"]),
+            "month" => json!("2026-01"),
+            "id" if path.starts_with("/v1/usage/") => json!("calls"),
+            "key" if path == "/v1/meters" => json!("words"),
+            "aggregation" => json!("count"),
+            "version" | "from" | "to" => json!(1),
+            _ => return None,
+        })
+    }
+}
+
+async fn mirrors(daemon: &Daemon) {
+    let mut events = purchase();
+    let object = |kind: &str, id: &str, more: Value| {
+        let mut object = json!({ "id": id, "object": kind, "created": 1_760_000_000, "livemode": false, "currency": "usd", "metadata": {}, "amount": 5, "status": "succeeded" });
+        object.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        object
+    };
+    for n in 2..4 {
+        let id = |kind: &str| format!("{kind}_{n}");
+        let of =
+            json!({ "payment_intent": "pi_1", "charge": "ch_1", "customer": "cus_1", "invoice": "in_1" });
+        let product = object("product", &id("prod"), json!({ "name": "p", "active": true }));
+        let price = object(
+            "price",
+            &id("price"),
+            json!({ "product": "prod_2", "active": true, "unit_amount": 5, "type": "one_time" }),
+        );
+        let note = json!({ "customer": "cus_1", "invoice": "in_1", "status": "issued", "total": 5, "subtotal": 5, "number": "C" });
+        events.extend([
+            event(&id("evt_c"), "customer.created", 1_760_000_000, customer(&id("cus"), Some("acme"))),
+            event(
+                &id("evt_s"),
+                "customer.subscription.created",
+                1_760_000_000,
+                subscription(&id("sub"), "cus_1", "active", "price_pro"),
+            ),
+            event(&id("evt_i"), "invoice.created", 1_760_000_000, invoice(&id("in"), "cus_1", "open", 2000)),
+            event(
+                &id("evt_p"),
+                "payment_intent.created",
+                1_760_000_000,
+                object("payment_intent", &id("pi"), json!({ "customer": "cus_1" })),
+            ),
+            event(&id("evt_r"), "refund.created", 1_760_000_000, object("refund", &id("re"), of.clone())),
+            event(&id("evt_d"), "charge.dispute.created", 1_760_000_000, object("dispute", &id("dp"), of)),
+            event(&id("evt_n"), "credit_note.created", 1_760_000_000, object("credit_note", &id("cn"), note)),
+            event(&id("evt_o"), "product.created", 1_760_000_000, product),
+            event(&id("evt_q"), "price.created", 1_760_000_000, price),
+        ]);
+    }
+    daemon.deliver_all(&events).await;
+    daemon.projected().await;
+}
+
+fn text(id: &Value) -> String {
+    id.as_str().unwrap_or_else(|| panic!("an id: {id}")).to_owned()
+}
