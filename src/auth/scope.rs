@@ -2,6 +2,7 @@
 
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::shares::Holder;
 
 /// One permission of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +106,15 @@ impl Principal {
     #[must_use]
     pub fn is_own(&self, name: &str) -> bool {
         [&self.org, &self.external_id].into_iter().flatten().any(|own| own == name)
+    }
+
+    /// Who takes a share of what all have to share.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        match self.rows {
+            RowScope::Platform => Holder::key(&self.key_id),
+            RowScope::Org(org_id) => Holder::Org(org_id),
+        }
     }
 
     /// The key's own org, 0 for the platform.

@@ -99,7 +99,7 @@ pub async fn show(
     if let Some(past) = past {
         return Ok(HttpResponse::Ok().json(past));
     }
-    let charge = app.quotas.overview(OrgRef::Own(org.org_id)).await?.battery;
+    let charge = app.quotas.overview(principal.holder(), OrgRef::Own(org.org_id)).await?.battery;
     Ok(HttpResponse::Ok().json(balance::now(&org, charge.into(), last_allowance, now)))
 }
 

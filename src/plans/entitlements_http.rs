@@ -38,7 +38,7 @@ pub async fn show(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
     let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
-    let overview = app.quotas.overview(org.into_ref()).await?;
+    let overview = app.quotas.overview(principal.holder(), org.into_ref()).await?;
     let body = serde_json::to_vec(&Entitlements::of(overview, app.clock.now()))
         .map_err(|error| Error::Internal(error.to_string()))?;
     let tag = entitlements::etag(&body);

@@ -227,7 +227,7 @@ pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Res
         })
     };
     let items = sent.items.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(HttpResponse::Ok().json(CheckAnswer { results: app.quotas.check(items).await? }))
+    Ok(HttpResponse::Ok().json(CheckAnswer { results: app.quotas.check(principal.holder(), items).await? }))
 }
 
 /// The caller's id of a new reservation, from the body or the header; else a fresh one.
@@ -293,7 +293,7 @@ pub async fn reserve(
     }
     let ask = ask(sent.meter, sent.amount.0, sent.dimensions, sent.subject)?;
     let job = Job::Reserve { org, ask, member: sent.member, id, expires_at };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::CREATED))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::CREATED))
 }
 
 fn answer(done: Done, status: StatusCode) -> HttpResponse {
@@ -371,7 +371,7 @@ pub async fn settle(
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let amount = sent.amount.map(|amount| amount.0);
     let job = Job::Settle { org, id: id.into_inner(), amount, event: sent.event };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
 
 /// Gives a reservation back. Of one that has ended already nothing changes.
@@ -394,5 +394,5 @@ pub async fn release(
     let sent: ReleaseBody = commands::parse_optional(&body.0)?;
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let job = Job::Release { org, id: id.into_inner() };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
