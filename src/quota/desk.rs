@@ -22,6 +22,7 @@ use super::{Parts, messages};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::panics;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions;
 
@@ -191,6 +192,7 @@ impl Desk {
             }
         }
         let counts = counters::lock(conn, &keys)?;
+        jobs.iter().for_each(|job| panics::provoke("quota-writer", || format!("{job:?}")));
         let mut names: BTreeSet<Name> = rows.iter().map(Row::name).collect();
         names.extend(of_job.iter().flatten().cloned());
         let locked = reservations::lock(conn, &names)?;

@@ -21,6 +21,7 @@ mod exports;
 mod faults;
 mod inbox;
 mod links;
+mod logs;
 mod meters;
 mod migrations;
 mod mirrors;
