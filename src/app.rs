@@ -14,6 +14,7 @@ use crate::shares::Shares;
 use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
+use crate::threads::Threads;
 use crate::time::Clock;
 use crate::usage::catalog::Held;
 use crate::usage::ingest::Ingest;
@@ -35,6 +36,8 @@ pub struct App {
     pub inbox: InboxWriter,
     /// Secrets that Stripe may sign with.
     pub signing_secrets: SigningSecrets,
+    /// The daemon's own threads.
+    pub threads: Threads,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
     /// API keys, believed for two seconds.
@@ -68,8 +71,14 @@ impl App {
     #[must_use]
     pub fn new(config: Config, clock: Clock, db: Db) -> Self {
         let wake = Arc::new(Wake::default());
-        let inbox =
-            InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
+        let threads = Threads::default();
+        let inbox = InboxWriter::start(
+            &db,
+            &threads,
+            usize::from(config.inbox_writers),
+            config.inbox_queue as usize,
+            &wake,
+        );
         let partitions = Arc::new(Known::default());
         let usage_memory = Shares::new(config.usage_memory_mib as usize * 1024);
         let body_memory = Shares::new(config.body_memory_mib as usize * 1024);
@@ -90,11 +99,17 @@ impl App {
             partitions: Arc::clone(&partitions),
             db: db.clone(),
         };
-        let quotas =
-            Quotas::start(&db, parts, usize::from(config.quota_writers), config.quota_queue as usize);
+        let quotas = Quotas::start(
+            &db,
+            parts,
+            &threads,
+            usize::from(config.quota_writers),
+            config.quota_queue as usize,
+        );
         let usage = Ingest::start(
             &db,
             &quotas.parts,
+            &threads,
             usize::from(config.usage_writers),
             config.usage_batch as usize,
             config.usage_queue,
@@ -107,6 +122,7 @@ impl App {
             metrics: Metrics::default(),
             inbox,
             signing_secrets,
+            threads,
             wake,
             keyring: Keyring::default(),
             usage,

@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::battery as battery_ledger;
 use crate::config::Config;
 use crate::db::embedded::{self, GuardArgs};
-use crate::{db, dump, logging, openapi, verify};
+use crate::{db, dump, logging, openapi, panics, verify};
 
 /// What went wrong, as the last line on standard error; the exit code tells the kind.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +109,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    panics::report();
     let code = begin(cli);
     logging::flush();
     code

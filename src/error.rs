@@ -86,6 +86,12 @@ pub enum Error {
     /// A broken assumption of ours.
     #[error("{0}")]
     Internal(String),
+    /// A panic, caught: a fault of ours at this place.
+    #[error("a fault of ours at {0}")]
+    Panicked(String),
+    /// A thread has ended or hangs; says which.
+    #[error("{0}")]
+    Unwell(String),
 }
 
 /// What `?` makes of a database error: connection trouble is told apart so that callers may retry.
@@ -132,10 +138,32 @@ impl Error {
         }
     }
 
+    /// True when a panic was caught. Of several inputs one may be its cause.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(self, Self::Panicked(_))
+    }
+
     /// True when the connection itself is gone, or of no use.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Database(error) if is_disconnected(error))
+    }
+
+    /// The stable name of the kind of problem.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.parts().1
+    }
+
+    /// The field, parameter or header at fault, where there is one.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { field, .. } | Self::UnknownOrg(field) => Some(field),
+            Self::Signature(_) => Some("Stripe-Signature"),
+            _ => None,
+        }
     }
 
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
@@ -177,12 +205,19 @@ impl Error {
             Self::Database(error) if is_transient(error) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "Try again in a moment")
             }
-            Self::Database(_) | Self::Internal(_) => {
+            Self::Unwell(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "thread_unwell", "A thread does not do its work")
+            }
+            Self::Database(_) | Self::Internal(_) | Self::Panicked(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something failed on our side")
             }
         }
     }
 }
+
+/// The code of a problem, which its response carries for the access log.
+#[derive(Clone, Copy)]
+pub(crate) struct ProblemCode(pub(crate) &'static str);
 
 /// The error body of every route (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -223,11 +258,7 @@ impl ResponseError for Error {
         } else {
             self.to_string()
         };
-        let field = match self {
-            Self::Invalid { field, .. } | Self::UnknownOrg(field) => Some(field.to_string()),
-            Self::Signature(_) => Some("Stripe-Signature".to_owned()),
-            _ => None,
-        };
+        let field = self.field().map(str::to_owned);
         let mut response = HttpResponseBuilder::new(status);
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.insert_header((header::RETRY_AFTER, "1"));
@@ -238,7 +269,7 @@ impl ResponseError for Error {
         if let Self::WrongMethod(allowed) = self {
             response.insert_header((header::ALLOW, allowed.as_str()));
         }
-        problem(
+        let mut told = problem(
             &mut response,
             Problem {
                 r#type: format!("about:blank#{code}"),
@@ -248,7 +279,9 @@ impl ResponseError for Error {
                 detail,
                 field,
             },
-        )
+        );
+        told.extensions_mut().insert(ProblemCode(code));
+        told
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::http::header::ACCEPT;
+use actix_web::{HttpRequest, HttpResponse, web};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable};
 
@@ -18,14 +19,17 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// Says whether the daemon can do its work: the database answers.
+/// Says whether the daemon can do its work: the database answers, and each of its threads does its work.
+///
+/// A thread does not once it has ended, or when one turn of it takes longer than two minutes (threads that
+/// requests wait for) or fifteen (background work): far longer than any turn should take.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "operation",
     responses(
         (status = 200, description = "Ready", body = String, content_type = "text/plain"),
-        (status = 503, description = "The database is away", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is away, or a thread has ended or hangs (`thread_unwell`)", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
@@ -33,17 +37,21 @@ pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
         return Err(Error::ClockJumped(jump.num_seconds()));
     }
     ask(&app).await?;
+    app.threads.check()?;
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
 }
 
-/// Metrics in OpenMetrics text. While the database is away the gauges that it feeds keep their last value and `coulomb_database_up` is 0.
+/// Metrics in OpenMetrics text, or in Prometheus' older format for who does not accept it. While the database
+/// is away the gauges that it feeds keep their last value and `coulomb_database_up` is 0.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "operation",
-    responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
+    responses((status = 200, description = "The metrics", content(
+        (String = "application/openmetrics-text"), (String = "text/plain")
+    )))
 )]
-pub async fn metrics(app: web::Data<App>) -> HttpResponse {
+pub async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
     let answer = ask(&app).await;
     let m = &app.metrics;
     m.database_up.set(i64::from(answer.is_ok()));
@@ -54,9 +62,14 @@ pub async fn metrics(app: web::Data<App>) -> HttpResponse {
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
-    HttpResponse::Ok()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(m.render())
+    m.threads(&app.threads.states());
+    let accepted = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (content_type, text) = if accepted.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", m.render())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", m.render_classic())
+    };
+    HttpResponse::Ok().content_type(content_type).body(text)
 }
 
 #[derive(QueryableByName)]

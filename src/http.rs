@@ -1,5 +1,7 @@
 //! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the caller's key.
 
+pub(crate) mod access;
+
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
-use actix_web::error::PayloadError;
-use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::error::{InternalError, PayloadError};
+use actix_web::http::Method;
+use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
@@ -21,19 +23,22 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
+use self::access::{Begun, Told};
 use crate::app::App;
 use crate::auth::{self, Principal};
 use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
-use crate::params;
 use crate::shares::{Holder, Share, Shares};
 use crate::time::Belief;
+use crate::{panics, params};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start a packer takes longer
 /// than to store an event.
 const SMALL: u64 = 16 << 10;
+/// Longest path that is logged whole, in bytes.
+const PATH: usize = 1_000;
 
 /// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in the answer.
 #[derive(Clone, Debug)]
@@ -65,47 +70,56 @@ impl RequestId {
 /// for itself.
 pub struct Shared;
 
-/// Gives each request an id and a span, and writes one access log line for it. Deliveries and probes that went well are told
-/// at `debug`: the inbox and the metrics hold them already.
+/// Gives each request an id and a span, and writes one access log line for it. A handler that panics is
+/// answered for.
 ///
 /// # Errors
-/// Passes on what the service says.
-pub async fn observe<B: MessageBody>(
+/// Passes on what the service says; [`Error::Panicked`] as the answer to a panic.
+pub async fn observe<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, actix_web::Error> {
+) -> Result<ServiceResponse<Told>, actix_web::Error> {
     let app = request.app_data::<web::Data<App>>().cloned();
     let id = RequestId::choose(&request);
-    let span = tracing::info_span!("request", id = %id.0, method = %request.method(), path = %request.path());
-    let quiet = matches!(
-        request.path(),
-        "/webhooks/stripe"
-            | "/v1/usage"
-            | "/api/v1/events"
-            | "/api/v1/events/batch"
-            | "/healthz"
-            | "/readyz"
-            | "/metrics"
-    );
-    if request.method() == Method::POST && sent_bytes(&request).is_some_and(|bytes| bytes <= SMALL) {
+    // It is ASCII.
+    let path = request.path().get(..PATH).unwrap_or(request.path());
+    let span = tracing::info_span!("request", request_id = %id.0, method = %request.method(), path);
+    let route = request.match_pattern().unwrap_or_else(|| "(none)".to_owned());
+    let begun = Begun::of(&request);
+    if request.method() == Method::POST && access::sent_bytes(&request).is_some_and(|bytes| bytes <= SMALL) {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
     let header = HeaderValue::from_str(&id.0).ok();
     request.extensions_mut().insert(id);
-    let started = Instant::now();
-    let result = next.call(request).instrument(span.clone()).await;
-    let elapsed = started.elapsed();
-    result.map(|mut response| {
-        if let Some(header) = header {
-            response.headers_mut().insert(REQUEST_ID, header);
+    let answering = async {
+        panics::provoke("http", || request.path().to_owned());
+        next.call(request).await
+    };
+    let answered = panics::caught_in(answering).instrument(span.clone()).await;
+    let result = answered.unwrap_or_else(|| Err(panics::panicked().into()));
+    let count = |status| {
+        if let Some(app) = &app {
+            app.metrics.answered(&*route, status, begun.elapsed());
         }
-        if let Some(app) = app {
-            let route = response.request().match_pattern().unwrap_or_else(|| "(none)".to_owned());
-            app.metrics.answered(route, response.status(), elapsed);
+    };
+    match result {
+        Ok(mut response) => {
+            if let Some(header) = header {
+                response.headers_mut().insert(REQUEST_ID, header);
+            }
+            count(response.status());
+            Ok(begun.answered(span, &route, response))
         }
-        span.in_scope(|| log_access(response.status(), elapsed, quiet));
-        response
-    })
+        Err(error) => {
+            count(error.as_response_error().status_code());
+            begun.failed(&span, &route, &error);
+            let mut response = span.in_scope(|| error.error_response());
+            if let Some(header) = header {
+                response.headers_mut().insert(REQUEST_ID, header);
+            }
+            Err(InternalError::from_response(error, response).into())
+        }
+    }
 }
 
 /// Lets nothing be written while the clock is doubted: entries never change, so a wrong date would stay. It answers
@@ -141,20 +155,6 @@ pub async fn refuse_nul<B: MessageBody>(
         return Ok(request.into_response(refusal).map_into_right_body());
     }
     next.call(request).await.map(ServiceResponse::map_into_left_body)
-}
-
-/// How long the body is that follows, by its header.
-fn sent_bytes(request: &ServiceRequest) -> Option<u64> {
-    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
-    let (status, micros) = (status.as_u16(), u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
-    if quiet && status < 400 {
-        tracing::debug!(target: "coulomb::access", status, micros, "answered");
-    } else {
-        tracing::info!(target: "coulomb::access", status, micros, "answered");
-    }
 }
 
 /// How a body is to be read.
@@ -282,6 +282,7 @@ impl FromRequest for Principal {
         let named = params::check_names(request);
         if let Some(principal) = app.keyring.get(key, app.clock.now()) {
             known(request);
+            access::note_caller(request, &principal);
             return Either::Left(ready(named.map(|()| principal)));
         }
         let (app, key, request) = (app.clone(), key.to_owned(), request.clone());
@@ -289,6 +290,7 @@ impl FromRequest for Principal {
             let looked_up = looked_up(&request);
             let principal = looked_up.get_or_try_init(|| look_up(&app, &key)).await?.clone();
             known(&request);
+            access::note_caller(&request, &principal);
             named.map(|()| principal)
         }))
     }

@@ -1,5 +1,6 @@
 //! Logs: pretty on a terminal, one JSON object a line otherwise, on standard error.
 
+mod json;
 mod lines;
 
 use std::fmt::Display;
@@ -22,7 +23,10 @@ pub fn start(config: &Config) {
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Its errors are about connections: what strangers send that is no HTTP, and what they do not read.
+    let quieter = if config.log.contains("actix_http") { "" } else { ",actix_http=off" };
+    let filter = EnvFilter::try_new(format!("{}{quieter}", config.log));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info,actix_http=off"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -33,7 +37,7 @@ pub fn start(config: &Config) {
     let _ = if pretty {
         subscriber.compact().try_init()
     } else {
-        subscriber.json().flatten_event(true).try_init()
+        subscriber.event_format(json::Json).fmt_fields(json::Members).try_init()
     };
 }
 

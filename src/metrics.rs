@@ -1,5 +1,7 @@
 //! Prometheus metrics. What the database knows is asked when the metrics are read.
 
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -11,12 +13,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::threads::State;
+use crate::usage::event::Tally;
+
 /// Labels of an answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Route {
     route: String,
     status: u16,
 }
+
+/// A thread of ours.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Worker {
+    worker: String,
+}
+
+/// What becomes of webhook deliveries, of projected Stripe events, and of usage events.
+const DELIVERIES: [&str; 2] = ["stored", "refused"];
+const PROJECTED: [&str; 5] = ["applied", "superseded", "without_object", "failed", "repeated"];
+const USAGE: [&str; 4] = ["accepted", "duplicate", "conflict", "rejected"];
+
+type Seconds = Gauge<f64, AtomicU64>;
 
 /// How something ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -32,6 +50,9 @@ pub struct Metrics {
     deliveries: Family<Outcome, Counter>,
     projected: Family<Outcome, Counter>,
     usage: Family<Outcome, Counter>,
+    alive: Family<Worker, Gauge>,
+    last_turn_s: Family<Worker, Seconds>,
+    turn_s: Family<Worker, Seconds>,
     /// Stripe events stored, not yet projected, quarantined ones left out, and markers of effects that have not happened.
     pub inbox_pending: Gauge,
     /// Age of the oldest of them.
@@ -57,6 +78,9 @@ impl Default for Metrics {
             deliveries: Family::default(),
             projected: Family::default(),
             usage: Family::default(),
+            alive: Family::default(),
+            last_turn_s: Family::default(),
+            turn_s: Family::default(),
             inbox_pending: Gauge::default(),
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
@@ -65,6 +89,14 @@ impl Default for Metrics {
             database_up: Gauge::default(),
             usage_summaries_repaired: Counter::default(),
         };
+        // A counter that appears with its first count hides that count from `increase`.
+        for (family, outcomes) in [
+            (&metrics.deliveries, &DELIVERIES[..]),
+            (&metrics.projected, &PROJECTED),
+            (&metrics.usage, &USAGE),
+        ] {
+            outcomes.iter().for_each(|outcome| drop(family.get_or_create(&Outcome { outcome })));
+        }
         metrics.registered()
     }
 }
@@ -117,6 +149,28 @@ impl Metrics {
             self.usage_summaries_repaired.clone(),
         );
         r.register(
+            "worker_alive",
+            "1 while a thread has not ended and its turn takes no longer than it may",
+            self.alive.clone(),
+        );
+        r.register_with_unit(
+            "worker_last_turn_age",
+            "Time since the end of a thread's last turn; those that wait for requests have turns only with them",
+            Unit::Seconds,
+            self.last_turn_s.clone(),
+        );
+        r.register_with_unit(
+            "worker_turn",
+            "How long the present turn of a thread has taken; 0 while it rests",
+            Unit::Seconds,
+            self.turn_s.clone(),
+        );
+        r.register(
+            "panics",
+            "Panics by kind of thread: faults in Coulomb that its log tells more about",
+            crate::panics::count(),
+        );
+        r.register(
             "log_lines_dropped",
             "Log lines that found no reader, no room on the disk, or too many lines before them",
             crate::logging::dropped(),
@@ -143,20 +197,20 @@ impl Metrics {
     }
 
     /// Counts usage events by what became of them.
-    pub fn usage(&self, outcomes: &[crate::usage::event::Outcome]) {
-        use crate::usage::event::Outcome as Usage;
-        let mut counts = [("accepted", 0), ("duplicate", 0), ("conflict", 0), ("rejected", 0)];
-        for outcome in outcomes {
-            let at = match outcome {
-                Usage::Accepted => 0,
-                Usage::Duplicate => 1,
-                Usage::Conflict => 2,
-                Usage::Rejected(_) => 3,
-            };
-            counts[at].1 += 1;
-        }
-        for (outcome, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+    pub fn usage(&self, tally: Tally) {
+        let counts = [tally.accepted, tally.duplicate, tally.conflict, tally.rejected];
+        for (outcome, count) in USAGE.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
             self.usage.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
+    }
+
+    /// Shows how each of the daemon's threads is.
+    pub fn threads(&self, states: &[State]) {
+        for state in states {
+            let worker = Worker { worker: state.name.clone() };
+            self.alive.get_or_create(&worker).set(i64::from(state.alive));
+            self.last_turn_s.get_or_create(&worker).set(state.since.as_secs_f64());
+            self.turn_s.get_or_create(&worker).set(state.turn.as_secs_f64());
         }
     }
 
@@ -167,5 +221,30 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// The older text format of Prometheus (0.0.4), in which a counter's own name ends in `_total`.
+    #[must_use]
+    pub fn render_classic(&self) -> String {
+        let text = self.render();
+        let describes = |line: &str| -> Option<String> {
+            let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;
+            Some(name.to_owned())
+        };
+        let counters: HashSet<String> = text.lines().filter_map(describes).collect();
+        let mut classic = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                    classic += &format!("# {what} {name}_total {rest}\n");
+                }
+                _ => {
+                    classic += line;
+                    classic.push('\n');
+                }
+            }
+        }
+        classic
     }
 }

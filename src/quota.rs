@@ -42,6 +42,7 @@ use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
 use crate::shares::Holder;
+use crate::threads::Threads;
 use crate::time::Clock;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions::Known;
@@ -112,20 +113,34 @@ pub struct Quotas {
 impl Quotas {
     /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue of `capacity`.
     #[must_use]
-    pub fn start(db: &Db, parts: Parts, writers: usize, capacity: usize) -> Self {
+    pub fn start(db: &Db, parts: Parts, threads: &Threads, writers: usize, capacity: usize) -> Self {
         let parts = Arc::new(parts);
-        let desk =
-            Lane::start("quota-writer", writers, capacity, db, Arc::new(desk::Desk(Arc::clone(&parts))));
-        let checks =
-            Lane::start("quota-reader", 1, capacity, db, Arc::new(check::Checks(Arc::clone(&parts))));
+        let desk = Lane::start(
+            "quota-writer",
+            threads,
+            writers,
+            capacity,
+            db,
+            Arc::new(desk::Desk(Arc::clone(&parts))),
+        );
+        let checks = Lane::start(
+            "quota-reader",
+            threads,
+            1,
+            capacity,
+            db,
+            Arc::new(check::Checks(Arc::clone(&parts))),
+        );
         let overviews = Lane::start(
             "quota-overviews",
+            threads,
             1,
             capacity,
             db,
             Arc::new(overview::Overviews(Arc::clone(&parts))),
         );
-        let lookups = Lane::start("org-reader", 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
+        let lookups =
+            Lane::start("org-reader", threads, 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
         Self { desk, checks, overviews, lookups, parts }
     }
 

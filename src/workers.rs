@@ -14,9 +14,11 @@ use crate::billing::directory;
 use crate::commands;
 use crate::db;
 use crate::error::Error;
+use crate::panics;
 use crate::plans::{charge, subscriptions};
 use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
+use crate::threads::Pulse;
 use crate::time::Belief;
 use crate::usage::{catalog, partitions};
 
@@ -31,6 +33,10 @@ enum Turn {
     /// There is more to do, after as long a pause, or when fewer deliveries come.
     Pause(Duration),
 }
+
+/// No worker has as much to do at once: each looks at its connection again, and whether to stop, after some
+/// seconds.
+const LONGEST_TURN: Duration = Duration::from_secs(900);
 
 /// A line of the table.
 struct Worker {
@@ -328,10 +334,10 @@ impl Workers {
     pub fn start(app: &Arc<App>) -> Self {
         let mut threads = Vec::new();
         for worker in WORKERS {
-            for n in 0..(worker.threads)(app) {
-                let app = Arc::clone(app);
-                let thread = std::thread::Builder::new().name(format!("{}-{n}", worker.name));
-                threads.push(thread.spawn(move || run(worker, &app)).expect("the system starts a thread"));
+            for n in 0..usize::from((worker.threads)(app)) {
+                let daemon = Arc::clone(app);
+                let body = move |pulse: &Pulse| pulse.go_on(|| run(worker, &daemon, pulse));
+                threads.push(app.threads.spawn(worker.name, n, LONGEST_TURN, body));
             }
         }
         Self { wake: Arc::clone(&app.wake), threads }
@@ -347,7 +353,7 @@ impl Workers {
     }
 }
 
-fn run(worker: &Worker, app: &App) {
+fn run(worker: &Worker, app: &App, pulse: &Pulse) {
     let mut conn = None;
     let mut failures = 0_u32;
     while !app.wake.is_stopped() {
@@ -356,7 +362,7 @@ fn run(worker: &Worker, app: &App) {
             app.wake.rest(seen, DOUBTED_CLOCK_REST, false);
             continue;
         }
-        match turn(worker, app, &mut conn) {
+        match turn(worker, app, &mut conn, pulse) {
             Ok(Turn::More) => failures = 0,
             Ok(Turn::Rest) => {
                 failures = 0;
@@ -395,10 +401,21 @@ fn pause_while_pressed(app: &App, pause: Duration) {
     }
 }
 
-fn turn(worker: &Worker, app: &App, conn: &mut Option<PgConnection>) -> Result<Turn, Error> {
-    let conn = match conn {
+fn turn(worker: &Worker, app: &App, held: &mut Option<PgConnection>, pulse: &Pulse) -> Result<Turn, Error> {
+    let _turn = pulse.turn();
+    let conn = match &mut *held {
         Some(conn) => conn,
         none => none.insert(app.db.dedicated()?),
     };
-    (worker.turn)(app, conn)
+    let panics = panics::seen();
+    let done = panics::catch(|| {
+        let done = (worker.turn)(app, conn);
+        panics::provoke(worker.name, || "turn");
+        done
+    });
+    // Also where the turn itself went on after one: the connection had a transaction open.
+    if panics::seen() != panics {
+        *held = None;
+    }
+    done
 }

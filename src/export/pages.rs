@@ -11,6 +11,7 @@ use diesel::prelude::*;
 use super::query::Query;
 use super::row::{Cell, Packed};
 use crate::error::Error;
+use crate::panics;
 
 const CURSOR: &str = "coulomb_export";
 /// What a page may weigh, in bytes: rows with much metadata come in shorter pages.
@@ -34,6 +35,7 @@ pub(super) fn each_row(
         for page in arrived {
             let page: Vec<Packed> = page;
             let mut cells = Vec::with_capacity(columns.len());
+            panics::provoke("export", || query.of.name());
             for row in &page {
                 row.unpack(columns, &mut cells)?;
                 each(&cells)?;

@@ -5,6 +5,7 @@
 //! closed terminal must never fail or stop those who log. `tracing-appender` would do for a slow reader; but
 //! it does not count lines whose writing fails.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -68,9 +69,9 @@ pub(super) fn flush(patience: Duration) {
 pub(super) struct Output;
 
 impl Write for Output {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        put(line);
-        Ok(line.len())
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        put(&one_line(event));
+        Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -164,6 +165,20 @@ fn write(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> u64 {
     0
 }
 
+/// An event as one line: a newline in what a stranger sent must not begin another.
+fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
+    let text = event.strip_suffix(b"\n").unwrap_or(event);
+    if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return Cow::Borrowed(event);
+    }
+    let escaped = text.iter().flat_map(|byte| match byte {
+        b'\n' => &b"\\n"[..],
+        b'\r' => b"\\r",
+        byte => std::slice::from_ref(byte),
+    });
+    Cow::Owned(escaped.chain(b"\n").copied().collect())
+}
+
 /// How many lines end in these bytes.
 fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
@@ -199,6 +214,12 @@ mod tests {
         disk.1 = 100;
         assert_eq!(write(&mut disk, b"six\n", &mut torn), 0);
         assert_eq!(String::from_utf8_lossy(&disk.0), "one\ntwo\nsix\n");
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(&*one_line(b"said\n"), b"said\n");
+        assert_eq!(&*one_line(b"said\r\n ERROR forged\n"), b"said\\r\\n ERROR forged\n");
     }
 
     #[test]

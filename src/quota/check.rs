@@ -20,6 +20,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::panics;
 use crate::usage::catalog::{self, Catalog};
 
 /// What is asked: each item may name another org.
@@ -51,6 +52,7 @@ impl Work<Items, Vec<Verdict>> for Checks {
         conn: &mut PgConnection,
         jobs: &[Items],
     ) -> Result<Vec<Result<Vec<Verdict>, Error>>, Error> {
+        jobs.iter().for_each(|job| panics::provoke("quota-reader", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten().map(|(org, _)| org))?;
         let now = self.0.clock.now();
         let (mut catalog, mut limits) = match self.0.held() {

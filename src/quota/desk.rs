@@ -23,6 +23,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::panics;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions;
 
@@ -192,6 +193,7 @@ impl Desk {
             }
         }
         let counts = counters::lock(conn, &keys)?;
+        jobs.iter().for_each(|job| panics::provoke("quota-writer", || format!("{job:?}")));
         let mut names: BTreeSet<Name> = rows.iter().map(Row::name).collect();
         names.extend(of_job.iter().flatten().cloned());
         let locked = reservations::lock(conn, &names)?;

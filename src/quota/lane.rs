@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use diesel::pg::PgConnection;
 use tokio::sync::mpsc;
@@ -9,12 +10,16 @@ use tokio::sync::mpsc;
 use crate::answers::{self, Batch, Ticket};
 use crate::db::Db;
 use crate::error::Error;
+use crate::panics;
 use crate::shares::{Holder, Shares};
+use crate::threads::{Pulse, Threads};
 
 /// Requests of one transaction, at most.
 const BATCH: usize = 512;
 /// Attempts at a batch: a lost connection or race, a catalogue that changed meanwhile.
 const ATTEMPTS: u32 = 5;
+/// Longest turn of a thread that is believed to be work.
+const LONGEST: Duration = Duration::from_secs(120);
 
 type Answer<A> = Result<A, Error>;
 type Waiting<J, A> = (J, Ticket<Answer<A>>);
@@ -38,18 +43,19 @@ pub(super) struct Lane<J, A> {
 
 impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     pub(super) fn start(
-        name: &str,
-        threads: usize,
+        name: &'static str,
+        threads: &Threads,
+        workers: usize,
         capacity: usize,
         db: &Db,
         work: Arc<impl Work<J, A>>,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(capacity);
         let jobs = Arc::new(Mutex::new(jobs));
-        let threads = (0..threads).map(|n| {
+        let threads = (0..workers).map(|n| {
             let (db, jobs, work) = (db.clone(), Arc::clone(&jobs), Arc::clone(&work));
-            let thread = std::thread::Builder::new().name(format!("{name}-{n}"));
-            thread.spawn(move || drain(&db, &jobs, &*work)).expect("the system starts a thread")
+            let body = move |pulse: &Pulse| pulse.go_on(|| drain(&db, &jobs, &*work, pulse));
+            threads.spawn(name, n, LONGEST, body)
         });
         let threads = Mutex::new(threads.collect());
         Self { queue: Mutex::new(Some(queue)), places: Shares::new(capacity), threads }
@@ -81,9 +87,10 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     }
 }
 
-fn drain<J, A>(db: &Db, jobs: &Mutex<mpsc::Receiver<Waiting<J, A>>>, work: &impl Work<J, A>) {
+fn drain<J, A>(db: &Db, jobs: &Mutex<mpsc::Receiver<Waiting<J, A>>>, work: &impl Work<J, A>, pulse: &Pulse) {
     let mut conn = None;
     while let Some(batch) = next_batch(jobs) {
+        let _turn = pulse.turn();
         let (batch, answers): (Vec<J>, Vec<_>) = batch.into_iter().unzip();
         match attempt(db, &mut conn, &batch, work) {
             Ok(done) => {
@@ -108,30 +115,17 @@ fn attempt<J, A>(
 ) -> Result<Vec<Answer<A>>, Error> {
     let mut tries = 0;
     loop {
-        if held.is_none() {
-            *held = Some(db.dedicated()?);
-        }
-        let Some(conn) = held.as_mut() else { continue };
-        match work.run(conn, jobs) {
-            Err(error) if error.is_transient() && tries < ATTEMPTS => {
+        match run(db, held, jobs, work) {
+            Err(error) if held.is_some() && error.is_transient() && tries < ATTEMPTS => {
                 if error.is_disconnected() {
                     *held = None;
                 }
                 tries += 1;
             }
-            // What the database refuses in one job must not refuse its neighbours.
+            // What is refused in one job, or makes us panic, must not refuse its neighbours.
             Err(error) if !error.is_transient() && jobs.len() > 1 => {
                 tracing::warn!(%error, jobs = jobs.len(), "a batch failed, its requests are done one by one");
-                let mut done = Vec::with_capacity(jobs.len());
-                for job in jobs {
-                    done.push(match work.run(conn, std::slice::from_ref(job)) {
-                        Ok(mut answers) => {
-                            answers.pop().unwrap_or_else(|| Err(Error::Internal("no answer".to_owned())))
-                        }
-                        Err(error) => Err(error),
-                    });
-                }
-                return Ok(done);
+                return Ok(jobs.iter().map(|job| run_alone(db, held, job, work)).collect());
             }
             Err(error) if jobs.len() == 1 && !error.is_transient() => return Ok(vec![Err(error)]),
             result => {
@@ -142,6 +136,29 @@ fn attempt<J, A>(
             }
         }
     }
+}
+
+/// Does the jobs over the connection that is held. After a panic nothing is known of it, and it is dropped.
+fn run<J, A>(
+    db: &Db,
+    held: &mut Option<PgConnection>,
+    jobs: &[J],
+    work: &impl Work<J, A>,
+) -> Result<Vec<Answer<A>>, Error> {
+    let conn = match &mut *held {
+        Some(conn) => conn,
+        none => none.insert(db.dedicated()?),
+    };
+    let done = panics::catch(|| work.run(conn, jobs));
+    if done.as_ref().is_err_and(Error::is_panic) {
+        *held = None;
+    }
+    done
+}
+
+fn run_alone<J, A>(db: &Db, held: &mut Option<PgConnection>, job: &J, work: &impl Work<J, A>) -> Answer<A> {
+    let mut answers = run(db, held, std::slice::from_ref(job), work)?;
+    answers.pop().unwrap_or_else(|| Err(Error::Internal("no answer".to_owned())))
 }
 
 /// Waits for a job and takes those that came with it; `None` when there will be no more.

@@ -11,6 +11,7 @@ use super::lane::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::panics;
 
 /// Orgs by what they are called.
 #[derive(Default)]
@@ -94,6 +95,7 @@ pub(super) struct Lookups(pub(super) Arc<Parts>);
 
 impl Work<Vec<OrgRef>, Found> for Lookups {
     fn run(&self, conn: &mut PgConnection, jobs: &[Vec<OrgRef>]) -> Result<Vec<Result<Found, Error>>, Error> {
+        jobs.iter().for_each(|job| panics::provoke("org-reader", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten())?;
         let found = |wanted: &Vec<OrgRef>| {
             let context = |org: &OrgRef| Some((org.clone(), Arc::clone(orgs.get(org)?)));

@@ -24,6 +24,7 @@ use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::panics;
 use crate::usage::catalog::Catalog;
 
 /// A limit that holds for an org.
@@ -98,6 +99,7 @@ pub(super) struct Overviews(pub(super) Arc<Parts>);
 
 impl Work<OrgRef, Overview> for Overviews {
     fn run(&self, conn: &mut PgConnection, jobs: &[OrgRef]) -> Result<Vec<Result<Overview, Error>>, Error> {
+        jobs.iter().for_each(|job| panics::provoke("quota-overviews", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter())?;
         let now = self.0.clock.now();
         let (mut catalog, mut limits) = match self.0.held() {

@@ -25,6 +25,7 @@ use super::order::{self, Candidate};
 use super::shape::{self, ShapeError};
 use crate::billing::MirrorBatch;
 use crate::error::Error;
+use crate::panics;
 
 pub use claim::{Failure, requeue_everything};
 
@@ -76,7 +77,7 @@ impl Step {
 /// When the database is away or locks were lost: nothing has changed then, and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<Step, Error> {
     let mut taken = Taken::default();
-    match conn.transaction(|conn| attempt(conn, options, &mut taken, now)) {
+    match conn.transaction(|conn| panics::catch(|| attempt(conn, options, &mut taken, now))) {
         Err(error) if error.is_transient() => Err(error),
         Err(error) if taken.arrivals.is_empty() && taken.queued.is_empty() => Err(error),
         Err(_) => one_by_one(conn, options, &taken, now),
@@ -110,7 +111,9 @@ fn attempt(
 }
 
 fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inbox::Filing<'a>> {
-    inbox::file(conn, arrivals.iter().flat_map(|arrival| &arrival.deliveries))
+    let deliveries = arrivals.iter().flat_map(|arrival| &arrival.deliveries);
+    deliveries.clone().for_each(|one| panics::provoke("filing", || &*one.body));
+    inbox::file(conn, deliveries)
 }
 
 /// A batch that failed as a whole: its events go alone, so that only the culprit fails. Those that had arrived are filed first, and
@@ -124,13 +127,7 @@ fn one_by_one(
     let mut all = Step::default();
     let mut claimed = taken.queued.clone();
     for arrival_id in &taken.arrivals {
-        let filed = conn.transaction(|conn| {
-            let arrival = inbox::take_these(conn, &[*arrival_id])?;
-            let filing = file(conn, &arrival)?;
-            let claims: Vec<Claim> = filing.new.iter().map(|filed| Claim::fresh(filed.inbox_id)).collect();
-            claim::queue(conn, &claims)?;
-            Ok((claims, filing.repeated))
-        });
+        let filed = conn.transaction(|conn| panics::catch(|| file_alone(conn, *arrival_id)));
         match filed {
             Ok((claims, repeated)) => {
                 claimed.extend(claims);
@@ -157,6 +154,15 @@ fn one_by_one(
     Ok(all)
 }
 
+/// Puts an arrival's events into the inbox and on the queue. Tells which are new, and how many were there.
+fn file_alone(conn: &mut PgConnection, arrival_id: i64) -> Result<(Vec<Claim>, usize), Error> {
+    let arrival = inbox::take_these(conn, &[arrival_id])?;
+    let filing = file(conn, &arrival)?;
+    let claims: Vec<Claim> = filing.new.iter().map(|filed| Claim::fresh(filed.inbox_id)).collect();
+    claim::queue(conn, &claims)?;
+    Ok((claims, filing.repeated))
+}
+
 fn attempt_one(
     conn: &mut PgConnection,
     options: &Options,
@@ -164,9 +170,11 @@ fn attempt_one(
     now: DateTime<Utc>,
 ) -> Result<Step, Error> {
     conn.transaction(|conn| {
-        let rows = claim::one(conn, inbox_id)?;
-        let events: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
-        project(conn, options, &events, now)
+        panics::catch(|| {
+            let rows = claim::one(conn, inbox_id)?;
+            let events: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
+            project(conn, options, &events, now)
+        })
     })
 }
 
@@ -310,6 +318,7 @@ fn mirror(
     effects: &mut Effects,
 ) -> Result<(), ShapeError> {
     let object = key.as_ref(event.rank.tombstone);
+    panics::provoke("projector", || event.snapshot.to_string());
     shape::read(&object, &event.snapshot, batch)?;
     effects.consider(&object, &event.snapshot);
     Ok(())

@@ -61,6 +61,36 @@ impl Rejection {
     }
 }
 
+/// How many usage events became what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Stored and counted.
+    pub accepted: u64,
+    /// Stored before.
+    pub duplicate: u64,
+    /// Another event is stored under their key.
+    pub conflict: u64,
+    /// Not taken.
+    pub rejected: u64,
+}
+
+impl Tally {
+    /// Counts outcomes.
+    #[must_use]
+    pub fn of(outcomes: &[Outcome]) -> Self {
+        let mut tally = Self::default();
+        for outcome in outcomes {
+            *match outcome {
+                Outcome::Accepted => &mut tally.accepted,
+                Outcome::Duplicate => &mut tally.duplicate,
+                Outcome::Conflict => &mut tally.conflict,
+                Outcome::Rejected(_) => &mut tally.rejected,
+            } += 1;
+        }
+        tally
+    }
+}
+
 /// What became of one usage event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

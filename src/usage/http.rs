@@ -12,12 +12,13 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::event::{self, Form, Outcome, Parsed};
+use super::event::{self, Form, Outcome, Parsed, Tally};
 use super::ingest::Options;
 use super::resolve::Caller;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, ProblemCode};
+use crate::http::access::note_usage;
 use crate::http::{Bounds, Memory, read_body};
 use crate::params::Params;
 use crate::quantity::Quantity;
@@ -237,10 +238,21 @@ pub async fn post(
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
     let outcomes = app.usage.take(&app, (principal.holder(), &caller), options, read).await?;
     let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
-    if !(options.all_or_nothing && outcomes.iter().any(problem)) {
-        app.metrics.usage(&outcomes);
+    if options.all_or_nothing && outcomes.iter().any(problem) {
+        // The others were not stored.
+        let stored = |outcome: &&Outcome| **outcome != Outcome::Accepted;
+        note_usage(&request, Tally::of(&outcomes.iter().filter(stored).cloned().collect::<Vec<_>>()));
+    } else {
+        count(&app, &request, &outcomes);
     }
     Ok(answer(&names, &outcomes, query, alone))
+}
+
+/// Counts what became of a request's events.
+pub(super) fn count(app: &App, request: &HttpRequest, outcomes: &[Outcome]) {
+    let tally = Tally::of(outcomes);
+    app.metrics.usage(tally);
+    note_usage(request, tally);
 }
 
 /// What [`post`] does before anything is stored, for a benchmark to compare with.
@@ -395,7 +407,11 @@ fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery, alone: boo
     out.extend_from_slice(b"]}");
     let status = refusal.map_or(StatusCode::OK, |refusal| refusal.status);
     let content_type = if refused { "application/problem+json" } else { "application/json" };
-    HttpResponse::build(status).content_type(content_type).body(out)
+    let mut response = HttpResponse::build(status).content_type(content_type).body(out);
+    if refused {
+        response.extensions_mut().insert(ProblemCode("not_stored"));
+    }
+    response
 }
 
 /// Why a request as a whole is answered with a problem.

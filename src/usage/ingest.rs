@@ -12,6 +12,7 @@ mod writer;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use self::queue::Queue;
 use self::store::Stored;
@@ -29,6 +30,7 @@ use crate::db::{Db, Scope};
 use crate::error::Error;
 use crate::quota::Parts;
 use crate::shares::{Holder, Shares};
+use crate::threads::Threads;
 
 pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
@@ -38,6 +40,8 @@ pub(crate) use self::store::write_rows;
 pub use self::totals::value_digest;
 pub(crate) use self::totals::{counted, price_tiers};
 
+/// Longest turn of a writer that is believed to be work.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a request is resolved again because the catalogue changed under it.
 const TRIES: usize = 10;
 
@@ -65,19 +69,24 @@ pub struct Ingest {
 const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
 
 impl Ingest {
-    /// Starts `threads` writers over a queue of `capacity` usage events; `batch` share a commit at most.
+    /// Starts `writers` threads over a queue of `capacity` usage events; `batch` share a commit at most.
     #[must_use]
-    pub fn start(db: &Db, parts: &Arc<Parts>, threads: usize, batch: usize, capacity: u32) -> Self {
+    pub fn start(
+        db: &Db,
+        parts: &Arc<Parts>,
+        threads: &Threads,
+        writers: usize,
+        batch: usize,
+        capacity: u32,
+    ) -> Self {
         let queue = Arc::new(Queue::new(batch));
-        let threads = (0..threads).map(|n| {
+        let threads = (0..writers).map(|n| {
             let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
-            let thread = std::thread::Builder::new().name(format!("usage-writer-{n}"));
-            thread
-                .spawn(move || {
-                    let _end = queue.writer();
-                    Writer { db, parts, conn: None, trust: Trust::default() }.drain(&queue);
-                })
-                .expect("the system starts a thread")
+            threads.spawn("usage-writer", n, PATIENCE, move |pulse| {
+                let _end = queue.writer();
+                let mut writer = Writer { db, parts, conn: None, trust: Trust::default() };
+                pulse.go_on(|| writer.drain(&queue, pulse));
+            })
         });
         let threads = Mutex::new(threads.collect());
         Self {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::event::lago::{self, LagoEvent, SOURCE};
 use super::event::{self, Outcome};
-use super::http::{CloudEvent, EVENTS, Names, apart, body, caller, form};
+use super::http::{CloudEvent, EVENTS, Names, apart, body, caller, count, form};
 use super::ingest::Options;
 use super::resolve::{Caller, event_key};
 use crate::app::App;
@@ -162,7 +162,7 @@ pub async fn post(
     let (sent, now) = (lago::one(&body)?, app.clock.now());
     let caller = (principal.holder(), &caller);
     let outcomes = app.usage.take(&app, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
-    app.metrics.usage(&outcomes);
+    count(&app, &request, &outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
         Some(refusal) => Ok(refused(json!({ refusal.field: [refusal.rule] }), refusal.detail)),
@@ -204,13 +204,13 @@ pub async fn batch(
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
     let Some((place, first)) = refusals.first_key_value() else {
-        app.metrics.usage(&outcomes);
+        count(&app, &request, &outcomes);
         let events = sent.iter().map(|event| answer(event, now)).collect::<Result<_, _>>()?;
         return Ok(HttpResponse::Ok().json(LagoMany { events }));
     };
     // The others were not stored.
     outcomes.retain(|outcome| *outcome != Outcome::Accepted);
-    app.metrics.usage(&outcomes);
+    count(&app, &request, &outcomes);
     let detail = format!("nothing was stored; event {place}: {}", first.detail);
     let details =
         refusals.iter().map(|(place, one)| (place.to_string(), json!({ one.field.as_str(): [one.rule] })));
@@ -238,7 +238,7 @@ async fn openmeter(
         Ok(events)
     };
     let outcomes = app.usage.take(app, (holder, caller), Options::default(), read).await?;
-    app.metrics.usage(&outcomes);
+    count(app, request, &outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {
             Outcome::Rejected(rejection) => Some((place, id, rejection)),

@@ -86,10 +86,14 @@ fn settings_named_in_the_documents_exist() {
 #[test]
 fn alerts_are_about_metrics_that_exist() {
     let metrics = coulomb::metrics::Metrics::default();
-    // Those with labels are told once something was counted.
+    // Those of answers and threads are told once there are some.
     metrics.answered("/", actix_web::http::StatusCode::OK, std::time::Duration::ZERO);
-    metrics.delivered("stored");
-    metrics.projected("applied", 1);
+    metrics.threads(&[coulomb::threads::State {
+        name: "projector-0".to_owned(),
+        alive: true,
+        turn: std::time::Duration::ZERO,
+        since: std::time::Duration::ZERO,
+    }]);
     let text_form = metrics.render();
     let known: BTreeSet<&str> =
         text_form.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -23,6 +23,7 @@ mod faults;
 mod hostile;
 mod inbox;
 mod links;
+mod logs;
 mod meters;
 mod migrations;
 mod mirrors;

@@ -39,6 +39,7 @@ use crate::billing::markers::{self, Marker};
 use crate::config::Proration;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::panics;
 use crate::realm::Realm;
 
 /// Failed attempts after which a marker is parked.
@@ -141,7 +142,7 @@ fn turn<T: Take>(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>)
             taken = take::<T>(conn, options.batch, now)?;
         }
         ids = taken.iter().map(|marker| marker.effect_id).collect();
-        if T::WAKES { wake(conn, &taken) } else { work(conn, options, &taken, now) }
+        panics::catch(|| if T::WAKES { wake(conn, &taken) } else { work(conn, options, &taken, now) })
     });
     match done {
         Ok(()) => Ok(ids.len()),
@@ -166,7 +167,7 @@ fn alone(
     let done = conn.transaction(|conn| {
         look_up(conn)?;
         let taken = take_one(conn, effect_id)?;
-        if wakes { wake(conn, &taken) } else { work(conn, options, &taken, now) }
+        panics::catch(|| if wakes { wake(conn, &taken) } else { work(conn, options, &taken, now) })
     });
     match done {
         Err(error) if error.is_transient() => Err(error),
@@ -294,6 +295,7 @@ fn work(
     if taken.is_empty() {
         return Ok(());
     }
+    taken.iter().for_each(|one| panics::provoke("effects", || &*one.object_id));
     let markers: BTreeSet<Marker> = taken.iter().map(Taken::marker).collect();
     diesel::sql_query("SELECT pg_advisory_xact_lock_shared($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
     waiting::unpark(conn, &markers)?;

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::guard::Report;
 use super::{EmbeddedError, Options, Result, say};
+use crate::panics;
 
 /// Longest wait for a guard that was told to stop; its own bounds add up to less.
 const STOP: Duration = Duration::from_secs(60);
@@ -77,9 +78,18 @@ impl Embedded {
         shared.lock().wake = Some(wake);
         let watched = shared.clone();
         let same_url = url.clone();
-        thread::spawn(move || {
-            let _ = tell_end.send(watched.watch(guard, &options, &same_url, &woken));
-        });
+        let watch = move || {
+            loop {
+                // After a panic it waits for the same guard again, which may have ended meanwhile.
+                match panics::caught(|| watched.watch(&mut guard, &options, &same_url, &woken)) {
+                    Some(ended) => break drop(tell_end.send(ended)),
+                    None => thread::sleep(Duration::from_secs(1)),
+                }
+            }
+        };
+        thread::Builder::new().name("postgres-watch".to_owned()).spawn(watch).map_err(|error| {
+            EmbeddedError::new(format!("cannot start the thread that watches the database: {error}"))
+        })?;
         Ok(Embedded { url, data_dir, shared, ended: Mutex::new(ended) })
     }
 
@@ -191,7 +201,7 @@ impl Shared {
 
     /// Waits for the guard's end. Unless it was told to stop, another one takes its place: it stops the server
     /// that the first one left behind and starts it again.
-    fn watch(&self, mut guard: Child, options: &Options, url: &str, woken: &Receiver<()>) -> Result<()> {
+    fn watch(&self, guard: &mut Child, options: &Options, url: &str, woken: &Receiver<()>) -> Result<()> {
         let mut delay = Duration::from_millis(50);
         loop {
             let status = guard.wait();
@@ -210,7 +220,7 @@ impl Shared {
                 state.pipe = None;
             }
             tracing::error!(?status, "the database guard ended, starting another one");
-            guard = loop {
+            *guard = loop {
                 match self.start_guard(options) {
                     Ok((guard, Report::Ready { url: now, .. })) => {
                         if now != url {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use crate::panics;
+
 /// Size in bytes at which a log file is put aside. One older file is kept.
 const FULL: u64 = 10 * 1024 * 1024;
 /// How many last lines are held for error messages.
@@ -56,7 +58,10 @@ impl Log {
             loop {
                 line.clear();
                 match (&mut stream).take(LINE).read_until(b'\n', &mut line) {
-                    Ok(1..) => log.0.lock().unwrap_or_else(PoisonError::into_inner).add(&line),
+                    // Nothing may end the reading.
+                    Ok(1..) => drop(panics::caught(|| {
+                        log.0.lock().unwrap_or_else(PoisonError::into_inner).add(&line);
+                    })),
                     Ok(0) | Err(_) => return,
                 }
             }

@@ -8,6 +8,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, SmallInt, Text
 use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::panics;
 
 /// The deliveries of one commit.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ struct Failure {
 }
 
 fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure) -> QueryResult<()> {
+    deliveries.iter().for_each(|one| panics::provoke("inbox-writer", || &*one.body));
     let count = i32::try_from(deliveries.len()).expect("a batch is small");
     Prepared::<Land>::new()
         .bind_one::<Integer, _>(count)

@@ -12,6 +12,8 @@ use super::{Delivery, arrivals};
 use crate::answers::{self, Ticket};
 use crate::db::Db;
 use crate::error::Error;
+use crate::panics;
+use crate::threads::{Pulse, Threads};
 use crate::workers::Wake;
 
 /// Deliveries that share one commit at most, and their bytes: bounds the memory of a burst.
@@ -20,6 +22,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// How long a batch is tried again while the database is away; Stripe itself retries for days.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longest turn of a writer that is believed to be work.
+const LONGEST: Duration = Duration::from_secs(120);
 /// Deliveries under way from which on answering them goes before projecting what was answered.
 const MANY: usize = 32;
 
@@ -59,17 +63,17 @@ pub enum Refused {
 }
 
 impl InboxWriter {
-    /// Starts `threads` writers over a queue of `capacity` deliveries; `wake` is told after each commit.
+    /// Starts `writers` threads over a queue of `capacity` deliveries; `wake` is told after each commit.
     #[must_use]
-    pub fn start(db: &Db, threads: usize, capacity: usize, wake: &Arc<Wake>) -> Self {
+    pub fn start(db: &Db, threads: &Threads, writers: usize, capacity: usize, wake: &Arc<Wake>) -> Self {
         let (queue, jobs) = mpsc::channel(capacity);
         let jobs = Arc::new(Mutex::new(jobs));
-        let threads = (0..threads).map(|n| {
+        let threads = (0..writers).map(|n| {
             let (db, jobs, wake) = (db.clone(), Arc::clone(&jobs), Arc::clone(wake));
-            let thread = std::thread::Builder::new().name(format!("inbox-writer-{n}"));
-            thread
-                .spawn(move || Writer { db, conn: None }.drain(&jobs, &wake))
-                .expect("the system starts a thread")
+            threads.spawn("inbox-writer", n, LONGEST, move |pulse| {
+                let mut writer = Writer { db, conn: None };
+                pulse.go_on(|| writer.drain(&jobs, &wake, pulse));
+            })
         });
         let threads = Mutex::new(threads.collect());
         Self { queue: Mutex::new(Some(queue)), threads, under_way: AtomicUsize::new(0) }
@@ -111,21 +115,21 @@ struct Writer {
 }
 
 impl Writer {
-    fn drain(mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake) {
+    fn drain(&mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake, pulse: &Pulse) {
+        // After a panic it may be within a transaction.
+        self.conn = None;
         let away = AtomicBool::new(false);
         while let Some(batch) = next_batch(jobs) {
+            let _turn = pulse.turn();
             let (deliveries, tickets): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             match self.store(&deliveries, &away) {
-                Ok(()) => {
-                    let mut answers = answers::Batch::new();
-                    tickets.into_iter().for_each(|ticket| answers.push(ticket, ()));
-                    answers.send();
-                    wake.all();
+                Err(error) if error.is_panic() && deliveries.len() > 1 => {
+                    for (delivery, ticket) in deliveries.into_iter().zip(tickets) {
+                        let stored = self.store(std::slice::from_ref(&delivery), &away);
+                        answer(stored, vec![ticket], wake);
+                    }
                 }
-                // Dropping the tickets tells the handlers.
-                Err(error) => {
-                    tracing::error!(%error, deliveries = deliveries.len(), "deliveries not stored, Stripe will send them again")
-                }
+                stored => answer(stored, tickets, wake),
             }
         }
     }
@@ -159,7 +163,27 @@ impl Writer {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
         };
-        Ok(arrivals::land(conn, deliveries)?)
+        let landed = panics::catch(|| Ok(arrivals::land(conn, deliveries)?));
+        if landed.as_ref().is_err_and(Error::is_panic) {
+            self.conn = None;
+        }
+        landed
+    }
+}
+
+fn answer(stored: Result<(), Error>, tickets: Vec<Ticket<()>>, wake: &Wake) {
+    match stored {
+        Ok(()) => {
+            let mut answers = answers::Batch::new();
+            tickets.into_iter().for_each(|ticket| answers.push(ticket, ()));
+            answers.send();
+            wake.all();
+        }
+        // Dropping the tickets tells the handlers.
+        Err(error) => {
+            let deliveries = tickets.len();
+            tracing::error!(%error, deliveries, "deliveries not stored, Stripe will send them again");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Options, records, totals};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::panics;
 use crate::quota::Parts;
 use crate::quota::admit::{Demand, Refusal, admit};
 use crate::quota::counters::{self, Moved};
@@ -60,6 +61,7 @@ pub(super) fn store(
     };
     let now = rules.parts.clock.now();
     let mut outcomes = claim_as(conn, usage, rules.all_new)?;
+    usage.iter().for_each(|one| panics::provoke("usage-writer", || &*one.event_id));
     let locked = refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
     let fails = |outcome: &Outcome| match outcome {
         Outcome::Accepted => false,

@@ -16,8 +16,10 @@ use super::store::{self, Rules, Stored};
 use crate::answers::{Batch, Ticket};
 use crate::db::{self, Db};
 use crate::error::Error;
+use crate::panics;
 use crate::quota::Parts;
 use crate::shares::Share;
+use crate::threads::Pulse;
 use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
 use crate::usage::series::{self, Series};
@@ -84,9 +86,12 @@ impl Trust {
 
 impl Writer {
     /// Stores what comes until the queue is closed and empty.
-    pub(super) fn drain(mut self, queue: &Queue<Job>) {
+    pub(super) fn drain(&mut self, queue: &Queue<Job>, pulse: &Pulse) {
+        // After a panic it may be within a transaction.
+        self.conn = None;
         let away = AtomicBool::new(false);
         while let Some((batch, storing)) = queue.take() {
+            let _turn = pulse.turn();
             // Requests that an older catalogue resolved go back to be resolved again.
             let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
             let (mut batch, stale): (Vec<Job>, Vec<Job>) =
@@ -157,14 +162,40 @@ impl Writer {
         if !options.all_or_nothing {
             return piecewise(usage, &mut |usage| self.store_whole(version, usage, options));
         }
-        match self.store_whole(version, usage, options) {
-            Err(error) if error.is_about_data() => self.find_faults(version, usage),
-            result => result,
+        let stored = match self.store_whole(version, usage, options) {
+            Err(error) if error.is_about_data() => self.guarded(|writer| writer.find_faults(version, usage)),
+            stored => stored,
+        };
+        match stored {
+            Err(error) if error.is_panic() => only_refusals(piecewise(usage, &mut |usage| {
+                self.guarded(|writer| writer.try_only(version, usage))
+            })),
+            stored => stored,
+        }
+    }
+
+    /// Does `work`. After a panic, nothing is known of the connection, and another one takes its place.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        let done = panics::catch(|| work(self));
+        if done.as_ref().is_err_and(Error::is_panic) {
+            self.conn = None;
+        }
+        done
+    }
+
+    fn connection(&mut self) -> Result<&mut PgConnection, Error> {
+        match &mut self.conn {
+            Some(conn) => Ok(conn),
+            none => Ok(none.insert(self.db.dedicated()?)),
         }
     }
 
     /// Stores usage in one transaction.
     fn store_whole(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
+        self.guarded(|writer| writer.try_store(version, usage, options))
+    }
+
+    fn try_store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
             none => none.insert(self.db.dedicated()?),
@@ -178,7 +209,7 @@ impl Writer {
         match prepare_and_store(conn, &rules, usage) {
             Err(error) if all_new && keys::is_repeat(&error) => {
                 self.trust.disappointed();
-                self.store_whole(version, usage, options)
+                self.try_store(version, usage, options)
             }
             // Another replica dropped or detached what this one believed to be there.
             Err(error) if error.to_string().contains("usage_partitions.") => {
@@ -204,12 +235,31 @@ impl Writer {
             });
             Err(DieselError::RollbackTransaction.into())
         });
-        match found {
-            Ok(Stored::Done(outcomes)) if !outcomes.iter().any(|one| matches!(one, Outcome::Rejected(_))) => {
-                Err(Error::Busy("what could not be stored can be now"))
-            }
-            found => found,
+        only_refusals(found)
+    }
+
+    /// Tells what would become of usage, and stores none of it: a transaction that is rolled back.
+    fn try_only(&mut self, version: i64, usage: &mut [Usage]) -> Result<Stored, Error> {
+        let parts = Arc::clone(&self.parts);
+        let rules = Rules { parts: &parts, version, options: Options::default(), all_new: false };
+        let mut found = Err(Error::Busy("the connection went away"));
+        let _rolled_back = self.connection()?.transaction::<(), Error, _>(|conn| {
+            series::store_within(conn, usage.iter().flat_map(series_of))?;
+            found = store::store(conn, &rules, usage);
+            Err(DieselError::RollbackTransaction.into())
+        });
+        found
+    }
+}
+
+/// What was found while nothing was stored. It must refuse something: else all of it has to be stored after
+/// all.
+fn only_refusals(found: Result<Stored, Error>) -> Result<Stored, Error> {
+    match found {
+        Ok(Stored::Done(outcomes)) if !outcomes.iter().any(|one| matches!(one, Outcome::Rejected(_))) => {
+            Err(Error::Busy("what could not be stored can be now"))
         }
+        found => found,
     }
 }
 
@@ -220,12 +270,22 @@ fn piecewise(
 ) -> Result<Stored, Error> {
     match (store(usage), usage) {
         (Err(error), [one]) if error.is_about_data() => {
-            tracing::warn!(%error, event_id = %one.event_id, "a usage event that the database cannot hold is refused");
+            tracing::warn!(%error, event_id = ?one.event_id, "a usage event that the database cannot hold is refused");
             let detail = "the database cannot hold this event: its numbers or texts are out of range";
             let rejection = Rejection::new("data", "not_storable", detail);
             Ok(Stored::Done(vec![Outcome::Rejected(rejection)]))
         }
-        (Err(error), usage) if error.is_about_data() => {
+        // Alone, and once more: it need not have been the cause.
+        (Err(error), [one]) if error.is_panic() => match store(std::slice::from_mut(one)) {
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, event_id = ?one.event_id, "a usage event that we fail on is refused");
+                let detail =
+                    "we fail on this event, and on no other one sent with it: the operator's log says where";
+                Ok(Stored::Done(vec![Outcome::Rejected(Rejection::new("data", "not_storable", detail))]))
+            }
+            result => result,
+        },
+        (Err(error), usage) if error.is_about_data() || error.is_panic() => {
             let (left, right) = usage.split_at_mut(usage.len() / 2);
             match (piecewise(left, store)?, piecewise(right, store)?) {
                 (Stored::Done(mut left), Stored::Done(right)) => {

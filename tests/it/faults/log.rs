@@ -136,10 +136,10 @@ async fn the_reader_never_reads() {
     let mut log = server.child.stderr.take().expect("piped");
     // The pipe holds 64 KiB, the daemon a mebibyte and as much again; each request writes a line with its
     // path.
-    let long = "x".repeat(30_000);
+    let long = "x".repeat(900);
     let begun = Instant::now();
     while server.dropped().await == 0 {
-        let asked = (0..20).map(|_| server.http.get(format!("{}/{long}", server.base)).send());
+        let asked = (0..100).map(|_| server.http.get(format!("{}/{long}", server.base)).send());
         for answer in futures_util::future::join_all(asked).await {
             assert_eq!(answer.expect("an answer").status(), 404);
         }
@@ -167,9 +167,9 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
     })
     .await;
     let _kept_open = server.child.stderr.take().expect("piped");
-    let long = "x".repeat(30_000);
+    let long = "x".repeat(900);
     while server.dropped().await == 0 {
-        let asked = (0..20).map(|_| server.http.get(format!("{}/{long}", server.base)).send());
+        let asked = (0..100).map(|_| server.http.get(format!("{}/{long}", server.base)).send());
         futures_util::future::join_all(asked).await;
     }
     server.works_and_ends(&database, &key).await;
