@@ -109,11 +109,11 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
         "stripe_customer_links",
         "battery_effects_queue",
     ]) {
-        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)"))?;
+        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE coulomb.{table} INCLUDING ALL)"))?;
     }
     conn.batch_execute(
         "INSERT INTO pg_temp.stripe_inbox_queue (inbox_id) SELECT inbox_id FROM stripe_inbox i
-         WHERE NOT EXISTS (SELECT FROM public.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id);
+         WHERE NOT EXISTS (SELECT FROM coulomb.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id);
          ANALYZE pg_temp.stripe_inbox_queue",
     )?;
     Ok(())
@@ -121,12 +121,12 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
 
 fn compare(conn: &mut PgConnection, table: &str, select: &str, report: &mut Report) -> Result<(), Error> {
     let count: Count =
-        diesel::sql_query(format!("SELECT count(*) AS count FROM public.{table}")).get_result(conn)?;
+        diesel::sql_query(format!("SELECT count(*) AS count FROM coulomb.{table}")).get_result(conn)?;
     report.rows += count.count;
     let rows: Vec<Difference> = diesel::sql_query(format!(
-        "(SELECT 'stored' AS side, to_jsonb(t)::text AS row FROM ({select} FROM public.{table} EXCEPT {select} FROM pg_temp.{table}) t LIMIT {TOLD})
+        "(SELECT 'stored' AS side, to_jsonb(t)::text AS row FROM ({select} FROM coulomb.{table} EXCEPT {select} FROM pg_temp.{table}) t LIMIT {TOLD})
          UNION ALL
-         (SELECT 'rebuilt', to_jsonb(t)::text FROM ({select} FROM pg_temp.{table} EXCEPT {select} FROM public.{table}) t LIMIT {TOLD})
+         (SELECT 'rebuilt', to_jsonb(t)::text FROM ({select} FROM pg_temp.{table} EXCEPT {select} FROM coulomb.{table}) t LIMIT {TOLD})
          ORDER BY 1, 2"
     ))
     .load(conn)?;

@@ -1,5 +1,5 @@
 //! Faults of the world around the daemon, each against the built binary: nothing acknowledged is lost or doubled, the daemon is
 //! back within ten seconds of the fault's end, and SIGTERM ends it throughout.
 
-mod log;
 mod clock;
+mod log;
