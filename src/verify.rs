@@ -111,11 +111,11 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
         "stripe_customer_links",
         "battery_effects_queue",
     ]) {
-        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)"))?;
+        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE coulomb.{table} INCLUDING ALL)"))?;
     }
     conn.batch_execute(
         "INSERT INTO pg_temp.stripe_inbox_queue (inbox_id) SELECT inbox_id FROM stripe_inbox i
-         WHERE NOT EXISTS (SELECT FROM public.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id);
+         WHERE NOT EXISTS (SELECT FROM coulomb.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id);
          ANALYZE pg_temp.stripe_inbox_queue",
     )?;
     Ok(())
@@ -130,11 +130,11 @@ fn compare(
     report: &mut Report,
 ) -> Result<(), Error> {
     let (stored, rebuilt) = (
-        format!("SELECT {columns} FROM public.{table} WHERE {meant}"),
+        format!("SELECT {columns} FROM coulomb.{table} WHERE {meant}"),
         format!("SELECT {columns} FROM pg_temp.{table} WHERE {meant}"),
     );
     let count: Count =
-        diesel::sql_query(format!("SELECT count(*) AS count FROM public.{table}")).get_result(conn)?;
+        diesel::sql_query(format!("SELECT count(*) AS count FROM coulomb.{table}")).get_result(conn)?;
     report.rows += count.count;
     let rows: Vec<Difference> = diesel::sql_query(format!(
         "(SELECT 'stored' AS side, to_jsonb(t)::text AS row FROM ({stored} EXCEPT {rebuilt}) t LIMIT {TOLD})
