@@ -11,7 +11,6 @@ pub mod billing;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod connections;
 pub mod db;
 pub mod dump;
 pub mod error;
@@ -33,7 +32,6 @@ pub mod routes;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod schema;
 pub mod server;
-pub mod shares;
 pub mod stripe;
 pub mod time;
 pub mod usage;

@@ -1,7 +1,6 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 
 pub mod admin;
-pub mod bodies;
 pub mod effects;
 pub mod event;
 pub mod http;
