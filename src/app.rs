@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::auth::keyring::Keyring;
 use crate::battery::upkeep::Allowances;
 use crate::billing::directory::Directory;
@@ -12,6 +10,8 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
 use crate::quota::{Parts, Quotas};
+use crate::shares::Shares;
+use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::time::Clock;
@@ -46,7 +46,11 @@ pub struct App {
     /// The way in for usage.
     pub usage: Ingest,
     /// Memory for bodies of usage, in KiB.
-    pub usage_memory: Arc<Semaphore>,
+    pub usage_memory: Arc<Shares>,
+    /// Memory for bodies of other requests with a key, in KiB.
+    pub body_memory: Arc<Shares>,
+    /// Memory for bodies of deliveries.
+    pub delivery_memory: Arc<Bodies>,
     /// Partitions of usage records that are known to be there.
     pub partitions: Arc<Known>,
     /// Where the look at past days has come to.
@@ -56,7 +60,7 @@ pub struct App {
     /// Where the daily allowances of batteries have come to.
     pub allowances: Allowances,
     /// Places for exports: each holds a database connection of its own.
-    pub exports: Arc<Semaphore>,
+    pub exports: Arc<Shares>,
 }
 
 impl App {
@@ -67,7 +71,9 @@ impl App {
         let inbox =
             InboxWriter::start(&db, usize::from(config.inbox_writers), config.inbox_queue as usize, &wake);
         let partitions = Arc::new(Known::default());
-        let usage_memory = Arc::new(Semaphore::new(config.usage_memory_mib as usize * 1024));
+        let usage_memory = Shares::new(config.usage_memory_mib as usize * 1024);
+        let body_memory = Shares::new(config.body_memory_mib as usize * 1024);
+        let delivery_memory = Bodies::new(config.webhook_memory_mib as usize * 1024 * 1024);
         let signing_secrets = {
             let secrets: Vec<&str> =
                 config.stripe_webhook_secret.iter().map(secrecy::ExposeSecret::expose_secret).collect();
@@ -93,7 +99,7 @@ impl App {
             config.usage_batch as usize,
             config.usage_queue,
         );
-        let exports = Arc::new(Semaphore::new(usize::from(config.exports)));
+        let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
             clock,
@@ -105,6 +111,8 @@ impl App {
             keyring: Keyring::default(),
             usage,
             usage_memory,
+            body_memory,
+            delivery_memory,
             partitions,
             refresher: Refresher::default(),
             directory,

@@ -150,6 +150,18 @@ pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
 type Stored =
     (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>);
 
+const NO_KEY: Error = Error::Unauthorized(
+    "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
+);
+
+/// Tells what cannot be a key from what may be one, without the database.
+///
+/// # Errors
+/// [`Error::Unauthorized`] where it cannot be one.
+pub fn check_form(text: &str) -> Result<(), Error> {
+    split(text).map(drop).ok_or(NO_KEY)
+}
+
 /// Finds whose key this is, and when it expires.
 ///
 /// # Errors
@@ -159,9 +171,7 @@ pub fn authenticate(
     text: &str,
     now: DateTime<Utc>,
 ) -> Result<(Principal, Option<DateTime<Utc>>), Error> {
-    let (id, secret) = split(text).ok_or(Error::Unauthorized(
-        "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
-    ))?;
+    let (id, secret) = split(text).ok_or(NO_KEY)?;
     let rows: Vec<Stored> = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
         .filter(api_keys::key_id.eq(id))

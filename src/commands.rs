@@ -91,7 +91,7 @@ where
     let (org_id, now) = (principal.org_id(), app.clock.now());
     let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
     let told = Arc::clone(&changed);
-    let done = app.db.run(RowScope::Platform, move |conn| {
+    let done = app.db.run_for(principal.holder(), RowScope::Platform, move |conn| {
         if let Some(key) = &key
             && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
         {

@@ -108,15 +108,18 @@ settings! {
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
     /// Usage events that share one commit at most, unless a single request has more.
     usage_batch: u32 = "COULOMB_USAGE_BATCH", "40000";
-    /// Usage events that may wait for a writer before further requests are answered 429.
-    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "100000";
+    /// Usage events that may wait for a writer before further requests are answered 429. Nobody takes more
+    /// places than are still free then: one key or org alone gets half.
+    usage_queue: u32 = "COULOMB_USAGE_QUEUE", "200000";
     /// Largest body of usage, unpacked, in bytes.
     usage_body_limit: u32 = "COULOMB_USAGE_BODY_LIMIT", "16777216";
-    /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered 429.
-    usage_memory_mib: u32 = "COULOMB_USAGE_MEMORY_MIB", "48";
+    /// Memory that the bodies of usage under way may take together, in MiB; beyond it requests are answered
+    /// 429. Nobody takes more of it than is still free then: one key or org alone gets half.
+    usage_memory_mib: u32 = "COULOMB_USAGE_MEMORY_MIB", "64";
     /// Threads that make and settle reservations; each holds a database connection.
     quota_writers: u16 = "COULOMB_QUOTA_WRITERS", "2";
-    /// Requests about quotas that may wait for a thread before further ones are answered 429.
+    /// Requests about quotas that may wait for a thread before further ones are answered 429; one key or org
+    /// alone gets half.
     quota_queue: u32 = "COULOMB_QUOTA_QUEUE", "4096";
     /// How long the counters of past quota periods are kept, in days. Those of billing periods are kept three years longer.
     quota_retention_days: u16 = "COULOMB_QUOTA_RETENTION_DAYS", "400";
@@ -125,7 +128,7 @@ settings! {
     /// What a change of plan within a period does to the battery: `prorate` (units of the new plan for what is left of the period,
     /// less those of the old one), `difference` (what a whole period has more, at once) or `none` (nothing before the next period).
     battery_proration: Proration = "COULOMB_BATTERY_PRORATION", "prorate";
-    /// Connections for API requests.
+    /// Connections for API requests. One org has half of them at most at the same time.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
     /// How long an API request waits for a connection before it is answered 503, in milliseconds.
     pool_wait_ms: u32 = "COULOMB_POOL_WAIT_MS", "1000";
@@ -142,17 +145,30 @@ settings! {
     /// `drop`, with their keys, once every org that has usage in the month has closed it.
     usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
     /// Exports at the same time, each with a database connection of its own; further ones are answered 503.
+    /// One key or org alone gets half.
     exports: u16 = "COULOMB_EXPORTS", "2";
     /// HTTP threads. 0: one per core.
     http_workers: u16 = "COULOMB_HTTP_WORKERS", "0";
-    /// Open connections at most.
+    /// Open connections at most. A newcomer beyond it takes the place of the one that has waited longest for
+    /// its client.
     max_connections: u32 = "COULOMB_MAX_CONNECTIONS", "10000";
     /// Largest webhook body, in bytes.
     webhook_body_limit: u32 = "COULOMB_WEBHOOK_BODY_LIMIT", "4194304";
+    /// Memory that the bodies of webhooks under way may take together, in MiB. Where it is not enough, those
+    /// are refused (503) that have been arriving longest.
+    webhook_memory_mib: u32 = "COULOMB_WEBHOOK_MEMORY_MIB", "32";
     /// Largest body of any other request, in bytes.
     body_limit: u32 = "COULOMB_BODY_LIMIT", "1048576";
+    /// Memory that the bodies of other requests under way may take together, in MiB; beyond it they are
+    /// answered 503. One key or org alone gets half.
+    body_memory_mib: u32 = "COULOMB_BODY_MEMORY_MIB", "32";
     /// Time within which a client must send its request, in seconds.
     request_timeout_s: u32 = "COULOMB_REQUEST_TIMEOUT_S", "15";
+    /// Time within which a client must take the next part of its answer (about 100 KiB), in seconds.
+    answer_timeout_s: u32 = "COULOMB_ANSWER_TIMEOUT_S", "30";
+    /// Memory for answers that clients do not take, and for heads of requests that do not end, in MiB. Beyond
+    /// it connections are closed that have held it longest.
+    answer_memory_mib: u32 = "COULOMB_ANSWER_MEMORY_MIB", "64";
     /// How long an idle connection is kept, in seconds.
     keep_alive_s: u32 = "COULOMB_KEEP_ALIVE_S", "75";
     /// How long requests under way may take after SIGTERM, in seconds.
@@ -222,12 +238,22 @@ impl Config {
             ("COULOMB_QUOTA_QUEUE", self.quota_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
             ("COULOMB_EXPORTS", u32::from(self.exports)),
+            ("COULOMB_BODY_MEMORY_MIB", self.body_memory_mib),
+            ("COULOMB_MAX_CONNECTIONS", self.max_connections),
             ("COULOMB_REQUEST_TIMEOUT_S", self.request_timeout_s),
+            ("COULOMB_ANSWER_TIMEOUT_S", self.answer_timeout_s),
+            ("COULOMB_ANSWER_MEMORY_MIB", self.answer_memory_mib),
             ("COULOMB_STRIPE_TOLERANCE_S", self.stripe_tolerance_s),
         ] {
             if value == 0 {
                 return wrong(name, "is 0, but must be at least 1");
             }
+        }
+        if self.webhook_body_limit > self.webhook_memory_mib.saturating_mul(1 << 20) {
+            return wrong(
+                "COULOMB_WEBHOOK_MEMORY_MIB",
+                "is less than COULOMB_WEBHOOK_BODY_LIMIT: raise it, or lower the limit",
+            );
         }
         // A month has 28 days at least.
         if self.usage_retention_months > 0

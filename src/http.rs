@@ -2,6 +2,7 @@
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -14,15 +15,18 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
+use diesel::pg::PgConnection;
 use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use crate::app::App;
 use crate::auth::{self, Principal};
+use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::shares::{Holder, Share, Shares};
 use crate::time::Belief;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,6 +59,10 @@ impl RequestId {
         format!("{:016x}{:016x}", *PROCESS, NUMBER.fetch_add(1, Ordering::Relaxed))
     }
 }
+
+/// Marks, among the extensions of a response, that its body is the same bytes for all: no answer holds them
+/// for itself.
+pub struct Shared;
 
 /// Gives each request an id and a span, and writes one access log line for it. Deliveries and probes that went well are told
 /// at `debug`: the inbox and the metrics hold them already.
@@ -132,52 +140,64 @@ fn log_access(status: StatusCode, elapsed: Duration, quiet: bool) {
     }
 }
 
-/// Reads a whole body of at most `limit_bytes` within `deadline`.
-///
-/// # Errors
-/// [`Error::TooLarge`], [`Error::TooSlow`], or [`Error::Malformed`] when the client broke off.
-pub async fn read_body<S>(payload: &mut S, limit_bytes: usize, deadline: Duration) -> Result<Bytes, Error>
-where
-    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
-{
-    read_growing(payload, limit_bytes, deadline, |_| Ok(())).await
+/// How a body is to be read.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of it at most.
+    pub limit_bytes: usize,
+    /// Time within which it must have come.
+    pub deadline: Duration,
 }
 
-/// As [`read_body`], out of a memory that all such bodies share, in KiB; the place is given back when the permit is dropped.
+impl Bounds {
+    /// A body of at most `limit_bytes`, in the time that a request may take to come.
+    #[must_use]
+    pub fn new(app: &App, limit_bytes: u32) -> Self {
+        let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
+        Self { limit_bytes: limit_bytes as usize, deadline }
+    }
+}
+
+/// Memory that bodies share, in KiB: each takes it as it comes, and none more than the share of its holder.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    /// All of it.
+    pub kib: &'a Arc<Shares>,
+    /// Whose the body is.
+    pub holder: Holder,
+    /// What is answered where there is not enough.
+    pub full: fn(&'static str) -> Error,
+}
+
+/// Reads a whole body. It gives its memory back when the share is dropped.
 ///
 /// # Errors
-/// As [`read_body`], and [`Error::TooMany`] when that memory is used up.
-pub async fn read_body_within<S>(
+/// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Malformed`] when the client broke off, and what
+/// [`Memory::full`] says.
+pub async fn read_body<S>(
+    request: &HttpRequest,
     payload: &mut S,
-    limit_bytes: usize,
-    deadline: Duration,
-    memory_kib: &Arc<Semaphore>,
-) -> Result<(Bytes, OwnedSemaphorePermit), Error>
+    bounds: Bounds,
+    memory: Memory<'_>,
+) -> Result<(Bytes, Share), Error>
 where
     S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {
-    let more = |kib: u32| {
-        Arc::clone(memory_kib).try_acquire_many_owned(kib).map_err(|_| {
-            Error::TooMany("requests take as much memory as they may: send it again in a second")
-        })
-    };
-    let (mut place, mut held) = (more(1)?, 1);
-    let body = read_growing(payload, limit_bytes, deadline, |bytes| {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        if kib > held {
-            place.merge(more(kib - held)?);
-            held = kib;
-        }
-        Ok(())
-    })
-    .await?;
+    let full = || (memory.full)("requests take as much memory as they may: send it again in a second");
+    let mut place = memory.kib.take(memory.holder, 1).ok_or_else(full)?;
+    let grow = |bytes: usize| if place.grow(bytes / 1024 + 1) { Ok(()) } else { Err(full()) };
+    let body = read_growing(request, payload, bounds, grow).await?;
     Ok((body, place))
 }
 
-async fn read_growing<S>(
+/// Reads a whole body, and asks `grow` for room for so many bytes before it keeps them.
+///
+/// # Errors
+/// As [`read_body`], and what `grow` says.
+pub async fn read_growing<S>(
+    request: &HttpRequest,
     payload: &mut S,
-    limit_bytes: usize,
-    deadline: Duration,
+    Bounds { limit_bytes, deadline }: Bounds,
     mut grow: impl FnMut(usize) -> Result<(), Error>,
 ) -> Result<Bytes, Error>
 where
@@ -201,23 +221,30 @@ where
         }
         Ok(rest.map_or(first, BytesMut::freeze))
     };
-    tokio::time::timeout(deadline, read).await.map_err(|_| Error::TooSlow(deadline.as_secs()))?
+    let connection = request.conn_data::<Rc<Connection>>();
+    connection.inspect(|connection| connection.awaits_body());
+    let read = tokio::time::timeout(deadline, read).await;
+    connection.inspect(|connection| connection.works());
+    read.map_err(|_| Error::TooSlow(deadline.as_secs()))?
 }
 
-/// A command's whole body, within the limits of the settings.
-pub struct Body(pub Bytes);
+/// A command's whole body, within the limits of the settings. It is read once the key is known to be valid.
+pub struct Body(pub Bytes, #[allow(dead_code, reason = "its drop gives the memory back")] Share);
 
 impl FromRequest for Body {
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let mut payload = payload.take();
-        let app = request.app_data::<web::Data<App>>().cloned();
+        let (request, mut payload) = (request.clone(), payload.take());
         Box::pin(async move {
+            let principal = Principal::from_request(&request, &mut Payload::None).await?;
+            let app = request.app_data::<web::Data<App>>();
             let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
-            let (limit, deadline) = (app.config.body_limit as usize, u64::from(app.config.request_timeout_s));
-            read_body(&mut payload, limit, Duration::from_secs(deadline)).await.map(Body)
+            let bounds = Bounds::new(app, app.config.body_limit);
+            let memory = Memory { kib: &app.body_memory, holder: principal.holder(), full: Error::Busy };
+            let (body, share) = read_body(&request, &mut payload, bounds, memory).await?;
+            Ok(Self(body, share))
         })
     }
 }
@@ -234,19 +261,47 @@ impl FromRequest for Principal {
             let error = Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`");
             return Either::Left(ready(Err(error)));
         };
-        let now = app.clock.now();
-        if let Some(principal) = app.keyring.get(key, now) {
+        if let Some(principal) = app.keyring.get(key, app.clock.now()) {
+            known(request);
             return Either::Left(ready(Ok(principal)));
         }
-        let (app, key) = (app.clone(), key.to_owned());
+        let (app, key, request) = (app.clone(), key.to_owned(), request.clone());
         Either::Right(Box::pin(async move {
-            let (text, since) = (key.clone(), Instant::now());
-            let (principal, expires_at) =
-                app.db.run(RowScope::Platform, move |conn| auth::authenticate(conn, &text, now)).await?;
-            app.keyring.put(&key, &principal, expires_at, since);
+            let looked_up = looked_up(&request);
+            let principal = looked_up.get_or_try_init(|| look_up(&app, &key)).await?.clone();
+            known(&request);
             Ok(principal)
         }))
     }
+}
+
+/// Whose key a request carries: asked once, also when its body waits for the answer.
+type LookedUp = Rc<OnceCell<Principal>>;
+
+fn looked_up(request: &HttpRequest) -> LookedUp {
+    let mut held = request.extensions_mut();
+    if let Some(cell) = held.get::<LookedUp>() {
+        return Rc::clone(cell);
+    }
+    let cell = LookedUp::default();
+    held.insert(Rc::clone(&cell));
+    cell
+}
+
+async fn look_up(app: &App, key: &str) -> Result<Principal, Error> {
+    auth::check_form(key)?;
+    let (text, since, now) = (key.to_owned(), Instant::now(), app.clock.now());
+    // All who were never known share what strangers may take.
+    let holder = app.keyring.last(key).map_or(Holder::Stranger, |principal| principal.holder());
+    let find = move |conn: &mut PgConnection| auth::authenticate(conn, &text, now);
+    let (principal, expires_at) = app.db.run_for(holder, RowScope::Platform, find).await?;
+    app.keyring.put(key, &principal, expires_at, since);
+    Ok(principal)
+}
+
+/// The client has shown who it is: its connection is kept longer than a stranger's.
+pub fn known(request: &HttpRequest) {
+    request.conn_data::<Rc<Connection>>().inspect(|connection| connection.known());
 }
 
 fn bearer(request: &HttpRequest) -> Option<&str> {

@@ -11,6 +11,7 @@ pub mod billing;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod connections;
 pub mod db;
 pub mod dump;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod routes;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod schema;
 pub mod server;
+pub mod shares;
 pub mod stripe;
 pub mod time;
 pub mod usage;

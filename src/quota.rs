@@ -40,6 +40,7 @@ use diesel::pg::PgConnection;
 use crate::billing::directory::Directory;
 use crate::db::Db;
 use crate::error::Error;
+use crate::shares::Holder;
 use crate::time::Clock;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions::Known;
@@ -131,32 +132,32 @@ impl Quotas {
     ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::Busy`], or what is wrong with the request.
-    pub async fn ask(&self, job: desk::Job) -> Result<desk::Done, Error> {
-        self.desk.ask(job).await
+    pub async fn ask(&self, holder: Holder, job: desk::Job) -> Result<desk::Done, Error> {
+        self.desk.ask(holder, job).await
     }
 
     /// Asks whether this may be used.
     ///
     /// # Errors
     /// As [`Quotas::ask`].
-    pub async fn check(&self, items: check::Items) -> Result<Vec<check::Verdict>, Error> {
-        self.checks.ask(items).await
+    pub async fn check(&self, holder: Holder, items: check::Items) -> Result<Vec<check::Verdict>, Error> {
+        self.checks.ask(holder, items).await
     }
 
     /// Tells all that an org is entitled to. The caller has checked whose org it is.
     ///
     /// # Errors
     /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
-    pub async fn overview(&self, org: orgs::OrgRef) -> Result<overview::Overview, Error> {
-        self.overviews.ask(org).await
+    pub async fn overview(&self, holder: Holder, org: orgs::OrgRef) -> Result<overview::Overview, Error> {
+        self.overviews.ask(holder, org).await
     }
 
     /// Looks orgs up, which are held then.
     ///
     /// # Errors
     /// As [`Quotas::ask`].
-    pub async fn orgs(&self, wanted: Vec<orgs::OrgRef>) -> Result<orgs::Found, Error> {
-        self.lookups.ask(wanted).await
+    pub async fn orgs(&self, holder: Holder, wanted: Vec<orgs::OrgRef>) -> Result<orgs::Found, Error> {
+        self.lookups.ask(holder, wanted).await
     }
 
     /// Takes no more requests, does those that wait, ends the threads.

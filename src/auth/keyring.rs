@@ -38,6 +38,13 @@ impl Keyring {
         valid.then_some(held.principal)
     }
 
+    /// Who this key was when it was last found valid, however long ago: enough to say whose turn it is to
+    /// look it up again.
+    #[must_use]
+    pub fn last(&self, text: &str) -> Option<Principal> {
+        self.0.get(&digest(text)).map(|held| held.principal)
+    }
+
     /// Remembers a key that was found valid by a look that began at `since`.
     pub fn put(&self, text: &str, principal: &Principal, expires_at: Option<DateTime<Utc>>, since: Instant) {
         self.0.insert(digest(text), Believed { principal: principal.clone(), since, expires_at });

@@ -2,6 +2,7 @@
 
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::shares::Holder;
 
 /// One permission of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +98,15 @@ impl Principal {
     pub fn require_platform(&self, scope: Scope) -> Result<(), Error> {
         self.require(scope)?;
         if self.rows == RowScope::Platform { Ok(()) } else { Err(Error::Forbidden("of a platform key")) }
+    }
+
+    /// Who takes a share of what all have to share.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        match self.rows {
+            RowScope::Platform => Holder::key(&self.key_id),
+            RowScope::Org(org_id) => Holder::Org(org_id),
+        }
     }
 
     /// The key's own org, 0 for the platform.

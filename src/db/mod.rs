@@ -17,6 +17,7 @@ use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use tokio::sync::Semaphore;
 
 use crate::error::Error;
+use crate::shares::{Holder, Turns};
 
 /// On whose behalf a transaction runs; row-level security holds it to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +28,14 @@ pub enum Scope {
     Org(i64),
 }
 
+const BUSY: Error = Error::Busy("all database connections are in use: try again in a second");
+
 /// Connections for API requests: a bounded pool behind a bounded wait.
 #[derive(Clone)]
 pub struct Db {
     pool: Pool<ConnectionManager<PgConnection>>,
     permits: Arc<Semaphore>,
+    turns: Arc<Turns>,
     wait: Duration,
     url: Arc<str>,
     roles: bool,
@@ -66,6 +70,7 @@ impl Db {
         Self {
             pool,
             permits: Arc::new(Semaphore::new(options.size as usize)),
+            turns: Arc::new(Turns::new(options.size as usize / 2)),
             wait: options.wait,
             url: options.url.into(),
             roles: options.roles,
@@ -82,8 +87,29 @@ impl Db {
         T: Send + 'static,
         F: Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        let holder = match scope {
+            Scope::Platform => Holder::Platform,
+            Scope::Org(org_id) => Holder::Org(org_id),
+        };
+        self.run_for(holder, scope, work).await
+    }
+
+    /// As [`Db::run`], where not whose rows they are says whose turn it is.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn run_for<T, F>(&self, holder: Holder, scope: Scope, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        let turn = self.turns.wait(holder, self.wait).await.ok_or(BUSY)?;
         let roles = self.roles;
-        self.on_connection(move |conn| scoped(conn, scope, roles, &work)).await
+        let work = move |conn: &mut PgConnection| {
+            let _turn = &turn;
+            scoped(conn, scope, roles, &work)
+        };
+        self.on_connection(work).await
     }
 
     async fn on_connection<T, F>(&self, work: F) -> Result<T, Error>
@@ -91,7 +117,6 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
-        const BUSY: Error = Error::Busy("all database connections are in use: try again in a second");
         let permits = Arc::clone(&self.permits);
         let permit = match tokio::time::timeout(self.wait, permits.acquire_owned()).await {
             Ok(Ok(permit)) => permit,

@@ -1,7 +1,6 @@
 //! `/v1/invoices/export` and `/v1/invoices/export/totals`.
 
 use std::io;
-use std::sync::Arc;
 
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
@@ -9,7 +8,7 @@ use actix_web::http::header::{
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::stream::Stream;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 
@@ -19,6 +18,7 @@ use crate::auth::{Principal, Scope};
 use crate::billing::exports::Kind;
 use crate::error::Error;
 use crate::openapi::FindErrors;
+use crate::shares::Share;
 
 const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
 
@@ -96,7 +96,7 @@ pub(super) async fn respond_totals(
     principal: &Principal,
     wanted: Request,
 ) -> Result<HttpResponse, Error> {
-    let (permit, db, rows) = (permit(app)?, app.db.clone(), principal.rows);
+    let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         super::totals(&mut db.dedicated()?, (rows, db.has_roles()), &wanted)
@@ -117,10 +117,9 @@ pub(super) fn pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Erro
 }
 
 /// The place that a running export takes: each holds a database connection of its own.
-pub(crate) fn permit(app: &App) -> Result<OwnedSemaphorePermit, Error> {
-    Arc::clone(&app.exports)
-        .try_acquire_owned()
-        .map_err(|_| Error::Busy("as many exports as allowed are running: try again when one has ended"))
+pub(crate) fn permit(app: &App, principal: &Principal) -> Result<Share, Error> {
+    const FULL: Error = Error::Busy("as many exports as allowed are running: try again when one has ended");
+    app.exports.take(principal.holder(), 1).ok_or(FULL)
 }
 
 /// Starts an export on a thread of its own; returns once its totals are known.
@@ -129,7 +128,7 @@ async fn start(
     principal: &Principal,
     wanted: Request,
 ) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
-    let (permit, db, rows) = (permit(app)?, app.db.clone(), principal.rows);
+    let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
     let (told, totals) = oneshot::channel();
     let (out, body) = stream::open();
     let span = tracing::Span::current();

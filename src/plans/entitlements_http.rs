@@ -39,7 +39,7 @@ pub async fn show(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let overview = app.quotas.overview(OrgRef::Named(plain(id, "org")?)).await?;
+    let overview = app.quotas.overview(principal.holder(), OrgRef::Named(plain(id, "org")?)).await?;
     // Another org's is not there for this key.
     if matches!(principal.rows, RowScope::Org(own) if own != overview.org.org_id) {
         return Err(Error::NotFound("org"));

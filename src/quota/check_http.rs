@@ -242,7 +242,7 @@ pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Res
         })
     };
     let items = sent.items.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(HttpResponse::Ok().json(CheckAnswer { results: app.quotas.check(items).await? }))
+    Ok(HttpResponse::Ok().json(CheckAnswer { results: app.quotas.check(principal.holder(), items).await? }))
 }
 
 /// The caller's id of a new reservation, from the body or the header; else a fresh one.
@@ -308,7 +308,7 @@ pub async fn reserve(
     }
     let ask = ask(sent.meter, sent.amount.0, sent.dimensions, sent.subject)?;
     let job = Job::Reserve { org, ask, member: sent.member, id, expires_at };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::CREATED))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::CREATED))
 }
 
 fn answer(done: Done, status: StatusCode) -> HttpResponse {
@@ -385,7 +385,7 @@ pub async fn settle(
     }
     let (org, amount) = (whose(&principal, sent.org)?, sent.amount.map(|amount| amount.0));
     let job = Job::Settle { org, id: reservation(id)?, amount, event: sent.event };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
 
 /// Gives a reservation back. Of one that has ended already nothing changes.
@@ -407,7 +407,7 @@ pub async fn release(
     principal.require(Scope::UsageWrite)?;
     let sent: ReleaseBody = commands::parse(&body.0)?;
     let job = Job::Release { org: whose(&principal, sent.org)?, id: reservation(id)? };
-    app.quotas.ask(job).await.map(|done| answer(done, StatusCode::OK))
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
 
 fn reservation(id: web::Path<String>) -> Result<String, Error> {

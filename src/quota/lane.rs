@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::answers::{self, Batch, Ticket};
 use crate::db::Db;
 use crate::error::Error;
+use crate::shares::{Holder, Shares};
 
 /// Requests of one transaction, at most.
 const BATCH: usize = 512;
@@ -30,6 +31,8 @@ pub(super) trait Work<J, A>: Send + Sync + 'static {
 /// A queue with the threads that drain it. `J` is what is asked, `A` the answer.
 pub(super) struct Lane<J, A> {
     queue: Mutex<Option<mpsc::Sender<Waiting<J, A>>>>,
+    /// Places in the queue.
+    places: Arc<Shares>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -49,20 +52,21 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
             thread.spawn(move || drain(&db, &jobs, &*work)).expect("the system starts a thread")
         });
         let threads = Mutex::new(threads.collect());
-        Self { queue: Mutex::new(Some(queue)), threads }
+        Self { queue: Mutex::new(Some(queue)), places: Shares::new(capacity), threads }
     }
 
     /// Has a job done.
     ///
     /// # Errors
-    /// [`Error::TooMany`] when too many wait, [`Error::Busy`] when the database is away; else the job's own.
-    pub(super) async fn ask(&self, job: J) -> Answer<A> {
+    /// [`Error::TooMany`] when too many wait, or too many of `holder`; [`Error::Busy`] when the database is
+    /// away; else the job's own.
+    pub(super) async fn ask(&self, holder: Holder, job: J) -> Answer<A> {
+        const FULL: Error = Error::TooMany("too many such requests wait: try again in a second");
         const AWAY: Error = Error::Busy("the database is away for the moment: try again in a second");
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(AWAY)?;
+        let _place = self.places.take(holder, 1).ok_or(FULL)?;
         let (answer, answered) = answers::ticket();
-        queue
-            .try_send((job, answer))
-            .map_err(|_| Error::TooMany("too many such requests wait: try again in a second"))?;
+        queue.try_send((job, answer)).map_err(|_| FULL)?;
         drop(queue);
         answered.await.map_err(|_| AWAY)?
     }

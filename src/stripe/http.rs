@@ -1,17 +1,16 @@
 //! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx. Whether the event had been delivered before is found later.
 
-use std::time::Duration;
-
 use actix_web::http::header::USER_AGENT;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::bodies::Memory;
 use super::event;
 use super::inbox::{Delivery, Refused};
 use crate::app::App;
 use crate::error::Error;
-use crate::http::read_body;
+use crate::http::{self, Bounds, read_growing};
 
 const SIGNATURE: &str = "Stripe-Signature";
 
@@ -51,7 +50,7 @@ pub async fn receive(
 }
 
 async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result<(), Error> {
-    let body = verified_body(app, request, payload).await?;
+    let (body, _memory) = verified_body(app, request, payload).await?;
     if !event::looks_like_one(&body) {
         return Err(Error::Malformed("a Stripe event is a JSON object, and this body is not".to_owned()));
     }
@@ -71,15 +70,17 @@ async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result
     })
 }
 
-/// The body, when its signature holds.
+/// The body, when its signature holds, and the memory that it takes.
 ///
 /// # Errors
-/// [`Error::Signature`], [`Error::NotConfigured`] without a signing secret, and those of [`read_body`].
+/// [`Error::Signature`], [`Error::NotConfigured`] without a signing secret, [`Error::Busy`] when there is no
+/// memory for it, and those of [`read_growing`].
 pub async fn verified_body(
     app: &App,
     request: &HttpRequest,
     payload: web::Payload,
-) -> Result<web::Bytes, Error> {
+) -> Result<(web::Bytes, Memory), Error> {
+    const FULL: Error = Error::Busy("deliveries take as much memory as they may: send it again");
     if app.signing_secrets.is_empty() {
         return Err(Error::NotConfigured(
             "STRIPE_WEBHOOK_SECRET is not set, so no delivery can be told from a forged one",
@@ -90,12 +91,17 @@ pub async fn verified_body(
     if headers.next().is_some() {
         return Err(Error::Signature("the header is there twice".to_owned()));
     }
-    let limit = app.config.webhook_body_limit as usize;
-    let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
-    let body = read_body(&mut payload.into_inner(), limit, deadline).await?;
+    let (mut memory, mut payload) = (app.delivery_memory.begin(), payload.into_inner());
+    let grow = |bytes| if memory.grow(bytes) { Ok(()) } else { Err(FULL) };
+    let bounds = Bounds::new(app, app.config.webhook_body_limit);
+    let body = tokio::select! {
+        body = read_growing(request, &mut payload, bounds, grow) => body?,
+        () = memory.ended() => return Err(FULL),
+    };
     let (now, tolerance) = (app.clock.now().timestamp(), i64::from(app.config.stripe_tolerance_s));
     app.signing_secrets
         .verify(header.as_bytes(), &body, now, tolerance)
         .map_err(|error| Error::Signature(error.to_string()))?;
-    Ok(body)
+    http::known(request);
+    if memory.keep() { Ok((body, memory)) } else { Err(FULL) }
 }

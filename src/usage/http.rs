@@ -1,7 +1,6 @@
 //! `POST /v1/usage`.
 
 use std::io::Write;
-use std::time::Duration;
 
 use actix_web::dev::Decompress;
 use actix_web::error::PayloadError;
@@ -10,7 +9,6 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, ContentEncoding, H
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::event::{self, Form, Outcome, Parsed};
@@ -19,7 +17,8 @@ use super::resolve::Caller;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::error::{Error, Problem};
-use crate::http::read_body_within;
+use crate::http::{Bounds, Memory, read_body};
+use crate::shares::Share;
 
 /// Usage events of a request at most.
 pub const EVENTS: usize = 10_000;
@@ -126,7 +125,7 @@ pub async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &request, payload).await?;
+    let (body, _place) = body(&app, &principal, &request, payload).await?;
     let form = form(request.headers());
     let mut names = Names::new();
     let read = || {
@@ -135,7 +134,7 @@ pub async fn post(
         Ok(events)
     };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
-    let outcomes = app.usage.take(&app, &caller, options, read).await?;
+    let outcomes = app.usage.take(&app, (principal.holder(), &caller), options, read).await?;
     let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
     if !(options.all_or_nothing && outcomes.iter().any(problem)) {
         app.metrics.usage(&outcomes);
@@ -154,7 +153,7 @@ pub async fn parse_only(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(principal)?;
-    let (body, _place) = body(app, request, payload).await?;
+    let (body, _place) = body(app, principal, request, payload).await?;
     let form = form(request.headers());
     let (names, events) = apart(event::parse(&body, &form, EVENTS, caller.org_id.is_none())?);
     let outcome = |event: Result<_, _>| event.map_or_else(Outcome::Rejected, |_| Outcome::Accepted);
@@ -178,24 +177,25 @@ pub(super) fn caller(principal: &Principal) -> Result<Caller, Error> {
 /// The request's body, unpacked, with its place in the memory that bodies may take.
 ///
 /// # Errors
-/// Those of [`read_body_within`].
+/// Those of [`read_body`].
 pub(super) async fn body(
     app: &App,
+    principal: &Principal,
     request: &HttpRequest,
     payload: web::Payload,
-) -> Result<(web::Bytes, OwnedSemaphorePermit), Error> {
-    let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
-    let (limit, memory) = (app.config.usage_body_limit as usize, &app.usage_memory);
+) -> Result<(web::Bytes, Share), Error> {
+    let bounds = Bounds::new(app, app.config.usage_body_limit);
+    let memory = Memory { kib: &app.usage_memory, holder: principal.holder(), full: Error::TooMany };
     let encoding = match request.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"" | b"identity") => {
-            return read_body_within(&mut payload.into_inner(), limit, deadline, memory).await;
+            return read_body(request, &mut payload.into_inner(), bounds, memory).await;
         }
         Some(b"gzip") => ContentEncoding::Gzip,
         Some(b"zstd") => ContentEncoding::Zstd,
         Some(_) => return Err(Error::invalid("Content-Encoding", "must be gzip or zstd, or be left out")),
     };
     let slices = payload.into_inner().flat_map(|chunk| stream::iter(sliced(chunk)));
-    read_body_within(&mut Decompress::new(slices, encoding), limit, deadline, memory).await
+    read_body(request, &mut Decompress::new(slices, encoding), bounds, memory).await
 }
 
 /// Packed bytes in small pieces: the decoder unpacks a whole piece before anybody can look how large it has become.

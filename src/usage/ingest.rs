@@ -13,8 +13,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::Semaphore;
-
 use self::queue::Queue;
 use self::store::Stored;
 use self::writer::{Job, Trust, Writer};
@@ -30,6 +28,7 @@ use crate::db::{Db, Scope};
 use crate::error::Error;
 use crate::quota::Parts;
 use crate::quota::orgs::OrgRef;
+use crate::shares::{Holder, Shares};
 
 pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
@@ -55,8 +54,8 @@ pub struct Options {
 pub struct Ingest {
     queue: Arc<Queue<Job>>,
     /// Events that may wait; a request takes as many places as it has events.
-    places: Arc<Semaphore>,
-    capacity: u32,
+    places: Arc<Shares>,
+    capacity: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
     refreshing: tokio::sync::Mutex<()>,
     /// Series seen lately.
@@ -83,8 +82,8 @@ impl Ingest {
         let threads = Mutex::new(threads.collect());
         Self {
             queue,
-            places: Arc::new(Semaphore::new(capacity as usize)),
-            capacity,
+            places: Shares::new(capacity as usize),
+            capacity: capacity as usize,
             threads,
             refreshing: tokio::sync::Mutex::default(),
             series: Arc::clone(&parts.series),
@@ -103,7 +102,7 @@ impl Ingest {
     /// Usage events that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        (self.capacity as usize).saturating_sub(self.places.available_permits())
+        self.places.in_use()
     }
 
     /// Stores the usage events that `read` gives and says what became of each, in their order; those that were rejected before stay
@@ -116,7 +115,7 @@ impl Ingest {
     pub async fn take<'a>(
         &self,
         app: &App,
-        caller: &Caller,
+        (holder, caller): (Holder, &Caller),
         options: Options,
         mut read: impl FnMut() -> Result<Vec<Result<UsageEvent<'a>, Rejection>>, Error>,
     ) -> Result<Vec<Outcome>, Error> {
@@ -126,7 +125,7 @@ impl Ingest {
         }
         for _ in 0..TRIES {
             let events = read()?;
-            let orgs = Orgs::of(app, caller, &events).await?;
+            let orgs = Orgs::of(app, (holder, caller), &events).await?;
             let resolved = self.resolve(app, &catalog, caller, &events, &orgs);
             // Another replica may have changed what this one judges by.
             let judged = events.iter().zip(&resolved).any(|(event, one)| event.is_ok() && one.is_err());
@@ -135,7 +134,7 @@ impl Ingest {
                 continue;
             }
             drop((events, orgs));
-            match self.store(&catalog, resolved, options).await? {
+            match self.store(&catalog, holder, resolved, options).await? {
                 Some(outcomes) => return Ok(outcomes),
                 None => catalog = self.refresh(app, catalog.version).await?,
             }
@@ -179,6 +178,7 @@ impl Ingest {
     async fn store(
         &self,
         catalog: &Catalog,
+        holder: Holder,
         resolved: Vec<Result<Usage, Rejection>>,
         options: Options,
     ) -> Result<Option<Vec<Outcome>>, Error> {
@@ -198,7 +198,7 @@ impl Ingest {
         let mut stored = if usage.is_empty() || refused {
             vec![Outcome::Accepted; usage.len()]
         } else {
-            match self.send(catalog.version, usage, options).await? {
+            match self.send(catalog.version, holder, usage, options).await? {
                 Stored::Done(outcomes) => outcomes,
                 Stored::Stale => return Ok(None),
             }
@@ -208,14 +208,19 @@ impl Ingest {
         Ok(Some(rejections.into_iter().map(|one| one.map_or_else(&mut next, Outcome::Rejected)).collect()))
     }
 
-    async fn send(&self, version: i64, usage: Vec<Usage>, options: Options) -> Result<Stored, Error> {
+    async fn send(
+        &self,
+        version: i64,
+        holder: Holder,
+        usage: Vec<Usage>,
+        options: Options,
+    ) -> Result<Stored, Error> {
         let events = usage.len();
-        let places = u32::try_from(events).unwrap_or(u32::MAX).min(self.capacity);
-        let place = Arc::clone(&self.places).try_acquire_many_owned(places).map_err(|_| FULL)?;
+        let place = self.places.take(holder, events.min(self.capacity)).ok_or(FULL)?;
         let (answer, stored) = answers::ticket();
         let job = Job { usage, version, options, answer, _place: place };
         self.queue
-            .push(job, events, options.all_or_nothing)
+            .push(job, holder, events, options.all_or_nothing)
             .map_err(|_| Error::Busy("this daemon is stopping: send it again in a second"))?;
         stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
     }
@@ -242,7 +247,7 @@ struct Orgs {
 impl Orgs {
     async fn of(
         app: &App,
-        caller: &Caller,
+        (holder, caller): (Holder, &Caller),
         events: &[Result<UsageEvent<'_>, Rejection>],
     ) -> Result<Self, Error> {
         let own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
@@ -262,7 +267,7 @@ impl Orgs {
         if missing.is_empty() {
             return Ok(orgs);
         }
-        let found = app.quotas.orgs(missing.into_iter().collect()).await?;
+        let found = app.quotas.orgs(holder, missing.into_iter().collect()).await?;
         if orgs.own.is_none() {
             orgs.own = caller.org_id.and_then(|org_id| found.get(&OrgRef::Own(org_id)).cloned());
         }

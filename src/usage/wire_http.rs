@@ -19,6 +19,7 @@ use super::resolve::{Caller, event_key};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
+use crate::shares::Holder;
 
 /// Events of a batch at most, as in Lago.
 const BATCH: usize = 100;
@@ -109,12 +110,13 @@ pub async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &request, payload).await?;
+    let (body, _place) = body(&app, &principal, &request, payload).await?;
     if is_cloud(&request) || !lago::is_lago(&body) {
-        return openmeter(&app, &caller, &request, &body).await;
+        return openmeter(&app, (principal.holder(), &caller), &request, &body).await;
     }
     let (sent, now) = (lago::one(&body)?, app.clock.now());
-    let outcomes = app.usage.take(&app, &caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
+    let caller = (principal.holder(), &caller);
+    let outcomes = app.usage.take(&app, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
     app.metrics.usage(&outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
@@ -143,7 +145,7 @@ pub async fn batch(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &request, payload).await?;
+    let (body, _place) = body(&app, &principal, &request, payload).await?;
     let (sent, now) = (lago::many(&body)?, app.clock.now());
     if sent.is_empty() || sent.len() > BATCH {
         let rule = if sent.is_empty() { "no_events" } else { "too_many_events" };
@@ -151,7 +153,7 @@ pub async fn batch(
     }
     let read = || Ok(sent.iter().map(|event| event.read(now)).collect());
     let options = Options { all_or_nothing: true, new_only: true };
-    let mut outcomes = app.usage.take(&app, &caller, options, read).await?;
+    let mut outcomes = app.usage.take(&app, (principal.holder(), &caller), options, read).await?;
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
     let Some((place, first)) = refusals.first_key_value() else {
@@ -177,7 +179,7 @@ fn is_cloud(request: &HttpRequest) -> bool {
 /// What OpenMeter's clients sent. The same event twice is fine there, whatever it says.
 async fn openmeter(
     app: &App,
-    caller: &Caller,
+    (holder, caller): (Holder, &Caller),
     request: &HttpRequest,
     body: &[u8],
 ) -> Result<HttpResponse, Error> {
@@ -188,7 +190,7 @@ async fn openmeter(
         (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?);
         Ok(events)
     };
-    let outcomes = app.usage.take(app, caller, Options::default(), read).await?;
+    let outcomes = app.usage.take(app, (holder, caller), Options::default(), read).await?;
     app.metrics.usage(&outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {

@@ -2,5 +2,7 @@
 //! back within ten seconds of the fault's end, and SIGTERM ends it throughout.
 
 mod clock;
+mod flood;
+mod log;
 mod log;
 mod verify;

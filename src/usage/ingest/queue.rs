@@ -1,12 +1,18 @@
 //! What waits to be stored, and how much of it a writer takes when.
 //!
+//! Those who wait take turns: a batch has a job of each before it has a second one of anybody, so who sends
+//! much waits behind itself. Jobs of one holder stay in their order.
+//!
 //! Whatever came while a writer stored its last batch goes into the next. The more events there are the less each costs, so while
 //! others are storing a large batch a writer waits until as much has come as they have in hand, or they are done, but no longer
 //! than storing what it has may take.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::shares::Holder;
 
 /// With fewer events in others' hands the waiting costs more than it saves.
 const LARGE: usize = 500;
@@ -27,7 +33,10 @@ pub(super) struct Queue<T> {
 }
 
 struct State<T> {
+    /// The first job of each holder, in the order of their turns.
     jobs: VecDeque<Waiting<T>>,
+    /// For each holder of a first job, its further ones.
+    further: HashMap<Holder, VecDeque<Waiting<T>>>,
     /// Events of `jobs`.
     waiting: usize,
     /// Events that writers have in hand.
@@ -41,11 +50,32 @@ struct State<T> {
 
 struct Waiting<T> {
     job: T,
+    holder: Holder,
     events: usize,
     alone: bool,
 }
 
 impl<T> State<T> {
+    fn put(&mut self, waiting: Waiting<T>) {
+        match self.further.entry(waiting.holder) {
+            Entry::Occupied(further) => further.into_mut().push_back(waiting),
+            Entry::Vacant(none) => {
+                none.insert(VecDeque::new());
+                self.jobs.push_back(waiting);
+            }
+        }
+    }
+
+    /// Takes the job whose turn it is; the next of its holder waits for another turn.
+    fn take(&mut self) -> Option<Waiting<T>> {
+        let first = self.jobs.pop_front()?;
+        match self.further.get_mut(&first.holder).and_then(VecDeque::pop_front) {
+            Some(next) => self.jobs.push_back(next),
+            None => drop(self.further.remove(&first.holder)),
+        }
+        Some(first)
+    }
+
     fn is_ready(&self, at_most: usize) -> bool {
         let enough = self.storing < LARGE || self.waiting >= self.storing.min(at_most);
         self.closed || self.jobs.front().is_some_and(|first| first.alone || enough)
@@ -55,8 +85,15 @@ impl<T> State<T> {
 impl<T> Queue<T> {
     /// An empty queue; `at_most` events share a batch.
     pub(super) fn new(at_most: usize) -> Self {
-        let state =
-            State { jobs: VecDeque::new(), waiting: 0, storing: 0, writers: 0, asleep: false, closed: false };
+        let state = State {
+            jobs: VecDeque::new(),
+            further: HashMap::new(),
+            waiting: 0,
+            storing: 0,
+            writers: 0,
+            asleep: false,
+            closed: false,
+        };
         Self { state: Mutex::new(state), told: Condvar::new(), turn: Mutex::default(), at_most }
     }
 
@@ -64,14 +101,15 @@ impl<T> Queue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a job of so many events at the end; `alone`: no other shares its batch. Gives it back when the queue is closed.
-    pub(super) fn push(&self, job: T, events: usize, alone: bool) -> Result<(), T> {
+    /// Puts a job of so many events behind the others of its holder; `alone`: no other shares its batch.
+    /// Gives it back when the queue is closed.
+    pub(super) fn push(&self, job: T, holder: Holder, events: usize, alone: bool) -> Result<(), T> {
         let mut state = self.state();
         if state.closed {
             return Err(job);
         }
         let first = state.jobs.is_empty();
-        state.jobs.push_back(Waiting { job, events, alone });
+        state.put(Waiting { job, holder, events, alone });
         state.waiting += events;
         if state.asleep && (first || state.is_ready(self.at_most)) {
             state.asleep = false;
@@ -102,11 +140,11 @@ impl<T> Queue<T> {
         }
         state.asleep = false;
         let (mut batch, mut events, mut alone) = (Vec::new(), 0, false);
-        while let Some(next) = state.jobs.pop_front() {
+        while let Some(next) = state.jobs.front() {
             if !batch.is_empty() && (alone || next.alone || events + next.events > self.at_most) {
-                state.jobs.push_front(next);
                 break;
             }
+            let Some(next) = state.take() else { break };
             alone = next.alone;
             events += next.events;
             batch.push(next.job);
@@ -139,7 +177,7 @@ impl<T> Drop for Registered<'_, T> {
         state.writers -= 1;
         if state.writers == 0 {
             state.closed = true;
-            let left = std::mem::take(&mut state.jobs);
+            let left = (std::mem::take(&mut state.jobs), std::mem::take(&mut state.further));
             state.waiting = 0;
             drop(state);
             // Their callers are told so.
@@ -169,10 +207,12 @@ impl<T> Drop for Storing<'_, T> {
 mod tests {
     use super::*;
 
+    const A: Holder = Holder::Org(1);
+
     fn with(at_most: usize, jobs: &[(usize, bool)]) -> Queue<usize> {
         let queue = Queue::new(at_most);
         for (name, (events, alone)) in jobs.iter().enumerate() {
-            queue.push(name, *events, *alone).expect("it is open");
+            queue.push(name, A, *events, *alone).expect("it is open");
         }
         queue
     }
@@ -187,18 +227,33 @@ mod tests {
             batches.push(batch);
         }
         assert_eq!(batches, [vec![0, 1], vec![2], vec![3], vec![4], vec![5, 6]]);
-        assert_eq!(queue.push(7, 1, false), Err(7));
+        assert_eq!(queue.push(7, A, 1, false), Err(7));
+    }
+
+    #[test]
+    fn holders_take_turns_and_keep_their_own_order() {
+        let queue = with(10, &[(5, false), (5, false), (5, false)]);
+        for (job, org) in [(10, 2), (11, 2), (20, 3)] {
+            queue.push(job, Holder::Org(org), 1, false).expect("it is open");
+        }
+        queue.close();
+        let mut batches = Vec::new();
+        while let Some((batch, _storing)) = queue.take() {
+            batches.push(batch);
+        }
+        assert_eq!(batches, [vec![0, 10, 20], vec![1, 11], vec![2]]);
+        assert!(queue.state().further.is_empty());
     }
 
     #[test]
     fn nobody_waits_for_writers_that_are_gone() {
         let queue = with(10, &[]);
         let (first, second) = (queue.writer(), queue.writer());
-        queue.push(1, 1, false).expect("it is open");
+        queue.push(1, A, 1, false).expect("it is open");
         drop(first);
-        queue.push(2, 1, false).expect("one is left");
+        queue.push(2, A, 1, false).expect("one is left");
         drop(second);
-        assert_eq!(queue.push(3, 1, false), Err(3));
+        assert_eq!(queue.push(3, A, 1, false), Err(3));
         assert!(queue.take().is_none());
     }
 
@@ -212,7 +267,7 @@ mod tests {
             let take = || queue.take().map(|(batch, _storing)| batch);
             let next = scope.spawn(move || (take(), begun.elapsed()));
             for name in 1..=4 {
-                queue.push(name, 100_000, false).expect("it is open");
+                queue.push(name, A, 100_000, false).expect("it is open");
                 std::thread::sleep(Duration::from_millis(20));
             }
             let (batch, after) = next.join().expect("no panic");
@@ -236,14 +291,14 @@ mod tests {
         // By its own time it would have been four seconds.
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
-        queue.push(3, 1_000_000, false).expect("it is open");
+        queue.push(3, A, 1_000_000, false).expect("it is open");
         let _kept = queue.take().expect("a batch");
-        queue.push(4, 10, false).expect("it is open");
+        queue.push(4, A, 10, false).expect("it is open");
         let begun = Instant::now();
         assert_eq!(queue.take().expect("a batch").0, [4]);
         assert!(begun.elapsed() >= TRANSACTION, "{:?}", begun.elapsed());
         // What goes alone waits for nobody, and nobody for few.
-        queue.push(5, 10, true).expect("it is open");
+        queue.push(5, A, 10, true).expect("it is open");
         assert_eq!(queue.take().expect("a batch").0, [5]);
         let queue = with(1_000_000, &[(LARGE - 1, true), (1, false), (1, false)]);
         let _kept = queue.take().expect("a batch");

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Options;
 use super::keys;
@@ -18,6 +17,7 @@ use crate::answers::{Batch, Ticket};
 use crate::db::{self, Db};
 use crate::error::Error;
 use crate::quota::Parts;
+use crate::shares::Share;
 use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
 use crate::usage::series::{self, Series};
@@ -38,7 +38,7 @@ pub(super) struct Job {
     /// Where the outcomes go.
     pub(super) answer: Ticket<Stored>,
     /// Its place in the queue, given back when it is answered.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Share,
 }
 
 /// One writer.
