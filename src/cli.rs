@@ -9,9 +9,11 @@ mod keys;
 mod meter;
 mod open;
 mod plans;
+mod progress;
 mod rebuild;
 mod running;
 mod serve;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,12 +21,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::battery as battery_ledger;
 use crate::config::{Config, ConfigError};
 use crate::db::embedded::{self, GuardArgs};
 use crate::db::migrate::MigrateError;
 use crate::server::ServeError;
-use crate::{db, dump, logging, openapi, panics, verify};
+use crate::{db, dump, logging, openapi, panics};
 
 /// What went wrong, as the last line on standard error; the exit code tells the kind.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -105,8 +106,9 @@ enum Command {
     Dump,
     /// Rebuild all derived state from its inputs beside the stored one, and compare
     ///
-    /// Nothing is changed. Exit code 3 when there is a difference; each is printed.
-    Verify,
+    /// Nothing is changed, and the daemon may be at work meanwhile. Each difference is printed, with row, field, what is stored
+    /// and what the inputs say; the exit code is 3 then. With an org or a range only usage and quotas are looked at.
+    Verify(verify::VerifyArgs),
     /// Make derived state anew from its inputs
     #[command(subcommand)]
     Rebuild(rebuild::RebuildCommand),
@@ -201,7 +203,7 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
             dump::write(&mut database.conn, &mut out)?;
             out.flush()?;
         }
-        Command::Verify => return run_verify(config),
+        Command::Verify(args) => return verify::run(config, &args),
         Command::Rebuild(command) => rebuild::run(config, &command)?,
         Command::Export(command) => export::run(config, command)?,
         Command::Serve
@@ -247,27 +249,4 @@ fn show_config(config: &Config) -> Result<(), Failure> {
         )?;
     }
     Ok(())
-}
-
-fn run_verify(config: &Config) -> Result<ExitCode, Failure> {
-    let mut database = open::Database::open(config)?;
-    let report = verify::run(&mut database.conn, config)?;
-    for difference in &report.differences {
-        println!("{difference}");
-    }
-    let usage = verify::usage::verify(&mut database.conn)?;
-    for difference in &usage.differences {
-        println!("{difference}");
-    }
-    let mut battery = battery_ledger::audit::differences(&mut database.conn)?;
-    battery.extend(battery_ledger::effects::verify::verify(&mut database.conn)?.differences);
-    for difference in &battery {
-        println!("{difference}");
-    }
-    let differences = report.differences.len() + usage.differences.len() + battery.len();
-    eprintln!(
-        "{} Stripe events replayed, {} rows compared, usage of {} orgs in {} months counted anew, {differences} differences",
-        report.events, report.rows, usage.orgs, usage.months
-    );
-    Ok(ExitCode::from(if differences == 0 { 0 } else { 3 }))
 }

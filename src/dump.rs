@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::stripe::event;
-use crate::verify::DERIVED;
+use crate::verify::mirrors::DERIVED;
 
 #[derive(QueryableByName)]
 struct Object {

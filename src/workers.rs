@@ -270,7 +270,7 @@ fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 }
 
 fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let turn = app.refresher.turn(conn, app.clock.now())?;
+    let turn = app.refresher.turn(conn, app.as_of())?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
 }

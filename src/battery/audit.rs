@@ -4,6 +4,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
+use crate::db::pass;
 use crate::error::Error;
 
 /// Differences told per rule, at most.
@@ -50,17 +51,28 @@ struct Line {
     line: String,
 }
 
-/// What does not add up, a sentence each; a bounded number. In one snapshot, so that usage may go on.
+/// What was looked at and what does not add up.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Batteries.
+    pub accounts: u64,
+    /// A sentence each; a bounded number.
+    pub differences: Vec<String>,
+}
+
+/// Looks at all of it in one state of the database, so that usage may go on. `watch` is told how many of how many rules are done.
 ///
 /// # Errors
 /// When the database fails.
-pub fn differences(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
-    conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        let mut found = Vec::new();
-        for rule in RULES {
+pub fn verify(conn: &mut PgConnection, mut watch: impl FnMut(u64, u64)) -> Result<Report, Error> {
+    pass::over(conn, |conn| {
+        let accounts: i64 = crate::schema::battery_accounts::table.count().get_result(conn)?;
+        let mut report = Report { accounts: accounts.unsigned_abs(), differences: Vec::new() };
+        for (done, rule) in (0..).zip(RULES) {
+            watch(done, RULES.len() as u64);
             let lines: Vec<Line> = diesel::sql_query(format!("{rule} LIMIT {TOLD}")).load(conn)?;
-            found.extend(lines.into_iter().map(|row| row.line));
+            report.differences.extend(lines.into_iter().map(|row| row.line));
         }
-        Ok(found)
+        Ok(report)
     })
 }

@@ -1,12 +1,11 @@
 //! `coulomb rebuild`
 
-use std::io::IsTerminal;
-
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Failure, open};
+use super::{Failure, open, progress};
+use crate::billing::org_plan::AsOf;
 use crate::config::Config;
+use crate::time::Clock;
 use crate::verify;
 
 #[derive(Subcommand)]
@@ -28,39 +27,27 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
     let mut database = open::Database::open(config)?;
     match command {
         RebuildCommand::Mirrors { yes: true } => {
-            let events = verify::rebuild(&mut database.conn)?;
+            let events = verify::mirrors::rebuild(&mut database.conn)?;
             println!("the mirrors are empty; {events} events wait to be projected by the daemon");
         }
         RebuildCommand::Mirrors { yes: false } => {
-            let events = verify::stored_events(&mut database.conn)?;
+            let events = verify::mirrors::stored_events(&mut database.conn)?;
             println!(
                 "{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it"
             );
         }
         RebuildCommand::Summaries => {
-            let bar = bar();
-            let report = verify::usage::rebuild(&mut database.conn, |done, all| {
-                bar.set_length(all);
-                bar.set_position(done);
+            let as_of = AsOf { now: Clock::system().now(), grace_days: config.past_due_grace_days };
+            let bar = progress::Bar::new();
+            let report = verify::usage::rebuild(&mut database.conn, as_of, &mut |what, done, all| {
+                bar.show(what, done, all);
             })?;
-            bar.finish_and_clear();
-            for difference in &report.differences {
+            bar.end();
+            for difference in report.usage.iter().chain(&report.quotas) {
                 println!("{difference}");
             }
             println!("{} orgs, {} months, {} rows mended", report.orgs, report.months, report.mended);
         }
     }
     Ok(())
-}
-
-/// On a terminal a bar, otherwise nothing.
-fn bar() -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orgs, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(None, target).with_style(style)
 }

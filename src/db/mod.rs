@@ -1,9 +1,11 @@
 //! The database: where it runs, connections to it, its schema.
 
+pub mod apart;
 pub mod embedded;
 mod home;
 mod losses;
 pub mod migrate;
+pub mod pass;
 pub mod prepared;
 
 use std::sync::{Arc, Mutex, PoisonError};

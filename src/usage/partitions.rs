@@ -5,7 +5,7 @@
 //! older than [`horizon`] is not taken any more, so the keys of dropped months can go with their records: no event of that time
 //! can come again. The keys of detached months stay, as their records do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
@@ -22,6 +22,8 @@ use crate::error::Error;
 pub const AHEAD: u32 = 3;
 /// Attaching and detaching wait for readers, and whoever comes later waits behind them: not longer than this.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '3s'";
+/// Bytes of a record, about.
+const BYTES: u32 = 200;
 /// Keys deleted in one statement: those of one org, at most so many.
 const KEYS: i64 = 50_000;
 
@@ -217,6 +219,35 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<NaiveDate>, Error> {
     )
     .load(conn)?;
     Ok(rows.into_iter().map(|row| row.month).collect())
+}
+
+/// About how many records each month has, months without any left out.
+///
+/// # Errors
+/// When the database fails.
+pub fn sizes(conn: &mut PgConnection) -> Result<BTreeMap<NaiveDate, u64>, Error> {
+    #[derive(QueryableByName)]
+    struct Size {
+        #[diesel(sql_type = Date)]
+        month: NaiveDate,
+        #[diesel(sql_type = BigInt)]
+        records: i64,
+    }
+    let rows: Vec<Size> = diesel::sql_query(format!(
+        "SELECT to_date(substring(c.relname FROM '^usage_records_(\\d{{4}}_\\d{{2}})$'), 'YYYY_MM') AS month,
+             (pg_relation_size(c.oid) + {BYTES} - 1) / {BYTES} AS records
+         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'usage_records'::regclass AND c.relname ~ '^usage_records_\\d{{4}}_\\d{{2}}$'
+         UNION ALL
+         SELECT date_trunc('month', occurred_at AT TIME ZONE 'UTC')::date, count(*)
+         FROM usage_partitions.usage_records_default GROUP BY 1"
+    ))
+    .load(conn)?;
+    let mut sizes = BTreeMap::new();
+    for row in rows.into_iter().filter(|row| row.records > 0) {
+        *sizes.entry(row.month).or_default() += row.records.unsigned_abs();
+    }
+    Ok(sizes)
 }
 
 /// Deletes the keys of a month, org by org, a bounded number at a time. They go before the records do: if it ends in between, the

@@ -15,7 +15,9 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Date, Integer};
 
-use super::books::{self, Book, Part, Rules};
+use super::books::parts::{Orgs, Part};
+use super::books::{self, Book, Rules};
+use crate::billing::org_plan::AsOf;
 use crate::error::Error;
 
 /// A day older than [`RECENT`] is looked at in one round of so many.
@@ -65,16 +67,16 @@ impl Refresher {
     ///
     /// # Errors
     /// When the database fails; the day in hand is then looked at in the next round.
-    pub fn turn(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Turn, Error> {
+    pub fn turn(&self, conn: &mut PgConnection, as_of: AsOf) -> Result<Turn, Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let started = Instant::now();
         if !is_ours(conn)? {
             return Ok(Turn::default());
         }
-        let rules = Rules::load(conn)?;
+        let rules = Rules::load(conn, as_of)?;
         let mut turn = Turn::default();
         while started.elapsed() < WORK {
-            let Some(part) = state.next(conn, &rules, now)? else { return Ok(turn) };
+            let Some(part) = state.next(conn, &rules, as_of.now)? else { return Ok(turn) };
             turn.days += 1;
             turn.repaired += refresh_day(conn, &rules, part)?;
         }
@@ -168,7 +170,7 @@ fn days(
     Ok(rows
         .into_iter()
         .filter(|row| row.day >= whole)
-        .filter_map(|row| Some(Part { org_id, from: row.day, before: row.day.succ_opt()? }))
+        .filter_map(|row| Some(Part { orgs: Orgs::one(org_id), from: row.day, before: row.day.succ_opt()? }))
         .collect())
 }
 
@@ -190,7 +192,7 @@ pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result
             tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say");
         }
         let mended = books::mend(conn, rules, book, part, &found)?;
-        tracing::warn!(table = book.table(), org_id = part.org_id, day = %part.from, rows = mended, "repaired");
+        tracing::warn!(table = book.table(), org_id = part.orgs.first, day = %part.from, rows = mended, "repaired");
         repaired += u64::try_from(mended).unwrap_or_default();
     }
     Ok(repaired)

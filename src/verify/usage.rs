@@ -2,8 +2,13 @@
 
 use diesel::pg::PgConnection;
 
+use super::Watch;
+use crate::billing::org_plan::AsOf;
+use crate::db::pass;
 use crate::error::Error;
-use crate::usage::books::{self, Book, Difference, Part, Rules};
+use crate::usage::books::parts::{self, Part, Scope, Sized};
+use crate::usage::books::{self, Book, Difference, Rules};
+use crate::usage::partitions;
 
 /// Differences told per book and part, at most.
 const TOLD: usize = 20;
@@ -17,53 +22,125 @@ const TRIES: u32 = 20;
 pub struct Report {
     /// Orgs.
     pub orgs: u64,
-    /// Months of orgs.
+    /// Months.
     pub months: u64,
-    /// One line each.
-    pub differences: Vec<String>,
+    /// Slots of quotas.
+    pub slots: u64,
+    /// Differences of usage, one line each.
+    pub usage: Vec<String>,
+    /// Differences of quotas, one line each.
+    pub quotas: Vec<String>,
     /// Rows that were mended.
     pub mended: u64,
 }
 
-/// Compares everything; nothing is changed. Usage may go on being written meanwhile: each statement sees one state of it.
+/// A look at a part.
+#[derive(Clone, Copy)]
+enum Look {
+    Book(Book),
+    Keys,
+}
+
+/// Compares what is in the scope; nothing is changed. Usage may go on being written meanwhile: each look sees one state of it, rules
+/// and records and books.
 ///
 /// # Errors
 /// When the database fails.
-pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
-    let mut report = Report::default();
-    let rules = Rules::load(conn)?;
-    for org_id in books::orgs(conn)? {
-        report.orgs += 1;
-        for (book, part) in parts(conn, &rules, org_id)? {
-            report.months += u64::from(book == Book::Summaries);
-            let found = books::differences(conn, &rules, book, part, TOLD)?;
-            report.differences.extend(found.iter().map(|found| line(book, found)));
-        }
-        report.differences.extend(books::unmatched_keys(conn, org_id, TOLD)?);
+pub fn verify(
+    conn: &mut PgConnection,
+    as_of: AsOf,
+    scope: &Scope,
+    watch: Watch<'_>,
+) -> Result<Report, Error> {
+    let rules = Rules::load(conn, as_of)?;
+    let days = parts::by_days(conn, &rules, scope)?;
+    let mut looks: Vec<(Look, Sized)> = Vec::new();
+    for part in &days {
+        looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (Look::Book(book), *part)));
+    }
+    looks.extend(parts::by_org(conn, scope, true)?.into_iter().map(|part| (Look::Book(Book::Quotas), part)));
+    looks.extend(parts::by_org(conn, scope, false)?.into_iter().map(|part| (Look::Keys, part)));
+    let mut report = Report {
+        orgs: as_u64(books::orgs(conn, scope.orgs())?.len()),
+        months: parts::months(conn, scope)?,
+        slots: as_u64(rules.slots()),
+        ..Report::default()
+    };
+    let all = looks.iter().map(|(_, part)| part.records.max(1)).sum();
+    let mut done = 0;
+    for (look, Sized { part, records }) in looks {
+        watch(look.name(), done, all);
+        let found = look.run(conn, as_of, part)?;
+        let told =
+            if matches!(look, Look::Book(Book::Quotas)) { &mut report.quotas } else { &mut report.usage };
+        told.extend(found);
+        done += records.max(1);
     }
     Ok(report)
 }
 
-/// Counts everything anew from the records and mends what differs, org by org; `progress` is told how many of how many orgs are done.
-/// Usage may go on being written meanwhile.
+impl Look {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Book(book) => book.table(),
+            Self::Keys => "usage_keys",
+        }
+    }
+
+    fn run(self, conn: &mut PgConnection, as_of: AsOf, part: Part) -> Result<Vec<String>, Error> {
+        loop {
+            let (whole, found) = pass::over(conn, |conn| {
+                let rules = Rules::load(conn, as_of)?;
+                let found = match self {
+                    Self::Book(book) => {
+                        let from = rules.first_whole_day.map_or(part.from, |day| day.max(part.from));
+                        let found = books::differences(conn, &rules, book, Part { from, ..part }, TOLD)?;
+                        found.iter().map(|found| line(book, found)).collect()
+                    }
+                    Self::Keys => books::unmatched_keys(conn, part, TOLD)?,
+                };
+                Ok((rules.first_whole_day, found))
+            })?;
+            // Records that were taken away between the snapshot and the look are missed, and that is no difference.
+            if found.is_empty() || partitions::first_whole_day(conn)? == whole {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Counts everything anew from the records and mends what differs. Usage may go on being written meanwhile.
 ///
 /// # Errors
 /// When the database fails; what is mended by then stays so.
-pub fn rebuild(conn: &mut PgConnection, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
-    let mut report = Report::default();
-    let mut rules = Rules::load(conn)?;
+pub fn rebuild(conn: &mut PgConnection, as_of: AsOf, watch: Watch<'_>) -> Result<Report, Error> {
+    let (mut rules, scope) = (Rules::load(conn, as_of)?, Scope::default());
     rules.past_counters = true;
-    let orgs = books::orgs(conn)?;
-    let all = u64::try_from(orgs.len()).unwrap_or(u64::MAX);
-    for org_id in orgs {
-        progress(report.orgs, all);
-        for (book, part) in parts(conn, &rules, org_id)? {
-            report.months += u64::from(book == Book::Summaries);
-            mend(conn, &rules, book, part, &mut report)?;
-        }
-        report.orgs += 1;
+    let days = parts::by_days(conn, &rules, &scope)?;
+    let mut looks: Vec<(Book, Sized)> = Vec::new();
+    for part in &days {
+        looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (book, *part)));
     }
-    progress(report.orgs, all);
+    looks.extend(parts::by_org(conn, &scope, true)?.into_iter().map(|part| (Book::Quotas, part)));
+    let mut report = Report {
+        orgs: as_u64(books::orgs(conn, scope.orgs())?.len()),
+        months: parts::months(conn, &scope)?,
+        ..Report::default()
+    };
+    let all = looks.iter().map(|(_, part)| part.records.max(1)).sum();
+    let mut done = 0;
+    for (book, Sized { part, records }) in looks {
+        watch(book.table(), done, all);
+        // Most say what they should: one pass finds those that do not, and these are mended one by one.
+        for org_id in pass::over(conn, |conn| books::orgs_that_differ(conn, &rules, book, part))? {
+            let part = part.of(org_id);
+            let pieces = if book == Book::Quotas { vec![part] } else { part.months() };
+            for piece in pieces {
+                mend(conn, &rules, book, piece, &mut report)?;
+            }
+        }
+        done += records.max(1);
+    }
     Ok(report)
 }
 
@@ -75,12 +152,12 @@ fn mend(
     report: &mut Report,
 ) -> Result<(), Error> {
     for _ in 0..TRIES {
-        let found = books::differences(conn, rules, book, part, ROWS)?;
+        let found = pass::over(conn, |conn| books::differences(conn, rules, book, part, ROWS))?;
         let last = found.len() < ROWS;
-        report.differences.extend(found.iter().take(TOLD).map(|found| line(book, found)));
+        report.usage.extend(found.iter().take(TOLD).map(|found| line(book, found)));
         if !found.is_empty() {
             let mended = books::mend(conn, rules, book, part, &found)?;
-            report.mended += u64::try_from(mended).unwrap_or_default();
+            report.mended += as_u64(mended);
         }
         if last {
             return Ok(());
@@ -90,18 +167,10 @@ fn mend(
     Ok(())
 }
 
-/// What is looked at of an org: its months, and its quotas as a whole.
-fn parts(conn: &mut PgConnection, rules: &Rules, org_id: i64) -> Result<Vec<(Book, Part)>, Error> {
-    let months = books::months(conn, rules, org_id)?;
-    let mut parts: Vec<(Book, Part)> = Vec::with_capacity(3 * months.len() + 1);
-    for part in &months {
-        parts.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (book, *part)));
-    }
-    let never = chrono::NaiveDate::MIN;
-    parts.push((Book::Quotas, Part { org_id, from: never, before: never }));
-    Ok(parts)
+fn as_u64(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 fn line(book: Book, difference: &Difference) -> String {
-    format!("{}: {difference}", book.table())
+    format!("{} {difference}", book.table())
 }

@@ -85,7 +85,7 @@ fn unsound(database: &Database) -> i64 {
 
 /// Differences between claims, mirrors and ledger.
 fn differences(database: &Database) -> Vec<String> {
-    verify::verify(&mut database.platform()).expect("verifies").differences
+    verify::verify(&mut database.platform(), |_| {}).expect("verifies").differences
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     dirs.iter().flat_map(|dir| sources(dir)).chain(files).collect()
 }
 
-/// ARCHITECTURE.md names the test that holds each promise: `file::test`, or the test alone for one below `src`.
+/// ARCHITECTURE.md names the test that holds each promise: `file::test` or `dir::file::test`, or the test alone for one below `src`.
 #[test]
 fn tests_named_in_the_architecture_exist() {
     let document = text("ARCHITECTURE.md");
@@ -124,9 +124,12 @@ fn tests_named_in_the_architecture_exist() {
     let mut named = 0;
     for word in section.split('`').skip(1).step_by(2) {
         let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        let there = match word.split_once("::") {
-            Some((file, test)) if plain(file) && root().join(format!("tests/it/{file}.rs")).exists() => {
-                text(&format!("tests/it/{file}.rs")).contains(&format!("fn {test}("))
+        let file = |module: &str| format!("tests/it/{}.rs", module.replace("::", "/"));
+        let there = match word.rsplit_once("::") {
+            Some((module, test))
+                if plain(&module.replace("::", "_")) && root().join(file(module)).exists() =>
+            {
+                text(&file(module)).contains(&format!("fn {test}("))
             }
             // Sentences of a name are tests; single words are tables and columns.
             None if plain(word) && word.matches('_').count() >= 2 => units.contains(&format!("fn {word}(")),

@@ -4,6 +4,5 @@
 mod clock;
 mod flood;
 mod log;
-mod log;
-mod log;
 mod panics;
+mod verify;

@@ -7,7 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
 use rust_decimal::Decimal;
 
-use super::{Kind, Source, apply, facts};
+use super::{Kind, Source, apply, facts, trace};
+use crate::billing::markers::Marker;
 use crate::error::Error;
 use crate::realm::Realm;
 
@@ -50,11 +51,17 @@ pub struct Report {
     pub differences: Vec<String>,
 }
 
-/// Reckons every claimed source anew from the mirrors. Run it while nothing waits for an exact answer.
+/// Reckons every claimed source anew from the mirrors, in one state of the database. Sources that have a marker are left out: what
+/// the mirrors say of them is still to be done. `watch` is told how many sources are done.
 ///
 /// # Errors
 /// When the database fails.
-pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
+pub fn verify(conn: &mut PgConnection, mut watch: impl FnMut(u64)) -> Result<Report, Error> {
+    conn.build_transaction().repeatable_read().read_only().run(|conn| reckon(conn, &mut watch))
+}
+
+fn reckon(conn: &mut PgConnection, watch: &mut dyn FnMut(u64)) -> Result<Report, Error> {
+    let marked = marked(conn)?;
     let mut report = Report::default();
     let mut after = (String::new(), String::new(), String::new(), false);
     loop {
@@ -70,7 +77,7 @@ pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
         .load(conn)?;
         let Some(last) = page.last() else { return Ok(report) };
         after = (last.source_id.clone(), last.source_kind.clone(), last.account.clone(), last.livemode);
-        report.sources += u64::try_from(page.len()).unwrap_or(0);
+        watch(report.sources);
         let sources: Result<Vec<Source>, Error> = page
             .into_iter()
             .map(|row| {
@@ -78,7 +85,30 @@ pub fn verify(conn: &mut PgConnection) -> Result<Report, Error> {
                 Ok(Source { realm, kind: Kind::parse(&row.source_kind)?, id: row.source_id })
             })
             .collect();
-        compare(conn, &sources?, &mut report)?;
+        let mut sources = sources?;
+        sources.retain(|source| !marked.contains(source));
+        report.sources += u64::try_from(sources.len()).unwrap_or(0);
+        compare(conn, &sources, &mut report)?;
+    }
+}
+
+/// The sources whose markers are not worked on yet.
+fn marked(conn: &mut PgConnection) -> Result<BTreeSet<Source>, Error> {
+    use crate::schema::battery_effects_queue::dsl as q;
+    let mut marked = BTreeSet::new();
+    let mut after = i64::MIN;
+    loop {
+        let page: Vec<(i64, String, bool, String, String)> = q::battery_effects_queue
+            .filter(q::effect_id.gt(after))
+            .select((q::effect_id, q::account, q::livemode, q::kind, q::object_id))
+            .order(q::effect_id)
+            .limit(PAGE)
+            .load(conn)?;
+        let Some(last) = page.last() else { return Ok(marked) };
+        after = last.0;
+        let marker =
+            |(_, account, livemode, kind, id)| Marker { realm: Realm { account, livemode }, kind, id };
+        marked.extend(trace::sources(conn, &page.into_iter().map(marker).collect())?);
     }
 }
 

@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text, Untyped};
 use serde::{Deserialize, Serialize};
 
+use crate::db::apart::together;
 use crate::db::prepared::{Prepared, statement};
 
 /// The channel on which changes are told.
@@ -36,7 +37,7 @@ pub enum Change {
     Subscription(String, bool, String),
 }
 
-statement!(Tell -> Untyped: "SELECT pg_notify(?, message) FROM unnest(?) AS m (message)");
+statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message) WHERE ", together!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
     SELECT l.ref FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
@@ -80,13 +81,14 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
     });
 }
 
-/// Tells every daemon, when the caller's transaction commits, that no org may be what it was.
+/// Tells every daemon, when the caller's transaction commits, that no org may be what it was. A connection that works apart tells
+/// nobody.
 ///
 /// # Errors
 /// When the database fails.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
-    conn.batch_execute(&format!("NOTIFY {CHANNEL}"))
+    conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
 }
 
 /// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is nothing.

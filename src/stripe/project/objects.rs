@@ -8,6 +8,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Untyped};
 
 use super::Change;
 use crate::billing::payments::PaymentKey;
+use crate::db::apart::together;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
 use crate::stripe::Realm;
@@ -133,9 +134,12 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     let names: Vec<String> =
         keys.iter().map(|key| format!("payment {} {} {}", key.account, key.livemode, key.id)).collect();
     // Sorted by what is locked, not by name: equal hashes aside, everybody takes them in the same order.
-    diesel::sql_query(
-        "SELECT pg_advisory_xact_lock(lock) FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name) ORDER BY 1) AS l",
-    )
+    diesel::sql_query(concat!(
+        "SELECT pg_advisory_xact_lock(lock)
+         FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name) ORDER BY 1) AS l
+         WHERE ",
+        together!()
+    ))
     .bind::<Array<Text>, _>(names)
     .execute(conn)?;
     Ok(())

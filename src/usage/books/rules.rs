@@ -1,9 +1,12 @@
 //! How records are counted: which meters add up, which rate cards have tiers, which slots count what.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
+use crate::billing::org_plan::AsOf;
 use crate::error::Error;
 use crate::quota::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
@@ -14,14 +17,17 @@ use crate::usage::partitions;
 #[derive(Debug)]
 pub struct Rules {
     pub(super) additive: Vec<i32>,
-    pub(super) others: Vec<i32>,
+    pub(super) maxima: Vec<i32>,
     pub(super) uniques: Vec<i32>,
+    pub(super) latest: Vec<i32>,
     pub(super) tiered_cards: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
     /// Whether counters of past periods should be there, too: they may have been cleaned away.
     pub past_counters: bool,
     /// The first local day of which every record is there.
     pub first_whole_day: Option<NaiveDate>,
+    /// By what time, and by which plans, periods of quotas are told.
+    pub(super) as_of: AsOf,
 }
 
 #[derive(Clone, Debug)]
@@ -30,28 +36,53 @@ pub(super) struct SlotRule {
     pub(super) per_subject: bool,
     pub(super) period: PeriodKind,
     pub(super) created_at: DateTime<Utc>,
-    pub(super) orgs: Option<Vec<i64>>,
+    pub(super) orgs: Option<HashSet<i64>>,
+}
+
+impl SlotRule {
+    /// Whether it counts usage of this org.
+    pub(super) fn counts(&self, org_id: i64) -> bool {
+        self.orgs.as_ref().is_none_or(|orgs| orgs.contains(&org_id))
+    }
 }
 
 impl Rules {
-    /// Reads them.
+    /// Reads them. `as_of`: the program's time and setting, as the daemon has them that counts.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn load(conn: &mut PgConnection) -> Result<Self, Error> {
+    pub fn load(conn: &mut PgConnection, as_of: AsOf) -> Result<Self, Error> {
         let all: Vec<(i32, String)> =
             meters::table.select((meters::meter_id, meters::aggregation)).load(conn)?;
         let of = |wanted: &dyn Fn(Aggregation) -> bool| -> Vec<i32> {
             let fits = |name: &str| Aggregation::parse(name).is_some_and(wanted);
             all.iter().filter(|(_, name)| fits(name)).map(|(id, _)| *id).collect()
         };
-        let (additive, others) = (of(&Aggregation::is_additive), of(&|a| !a.is_additive()));
+        let additive = of(&Aggregation::is_additive);
+        let maxima = of(&|a| a == Aggregation::Max);
         let uniques = of(&|a| a == Aggregation::Unique);
+        let latest = of(&|a| a == Aggregation::Latest);
         let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
         let tiered_cards = rate_cards::table.filter(tiers).select(rate_cards::rate_card_id).load(conn)?;
         let slots = slots(conn)?;
         let first_whole_day = partitions::first_whole_day(conn)?;
-        Ok(Self { additive, others, uniques, tiered_cards, slots, past_counters: false, first_whole_day })
+        Ok(Self {
+            additive,
+            maxima,
+            uniques,
+            latest,
+            tiered_cards,
+            slots,
+            past_counters: false,
+            first_whole_day,
+            as_of,
+        })
+    }
+
+    /// How many slots of quotas there are.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 }
 

@@ -1,15 +1,15 @@
 //! What each book must say, as SQL over the records.
 
-use std::fmt::Write as _;
-
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 
+use super::parts::Part;
 use super::rules::SlotRule;
-use super::{Book, Part, Rules};
+use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::quota::slots::PeriodKind;
+use crate::time::Clock;
 use crate::usage::partitions::month_of;
 
 /// Past days in which counters of quotas are compared; older ones may have been cleaned away.
@@ -35,26 +35,28 @@ impl Book {
         rules: &Rules,
         part: Part,
     ) -> Result<Option<Sides>, Error> {
-        let days = format!("day >= '{}' AND day < '{}'", part.from, part.before);
-        let sides = |told: String, stored: String| Some(Sides { told, stored, must: "true" });
+        let days = |column: &str, part: Part| {
+            let Part { orgs, from, before } = part;
+            format!("{} AND {column} >= '{from}' AND {column} < '{before}'", orgs.sql("org_id"))
+        };
+        let sides = |told: String, stored: String| Sides { told, stored, must: "true" };
         Ok(match self {
-            Self::Summaries => sides(summaries(rules, part), days),
-            Self::Uniques => (!rules.uniques.is_empty()).then(|| Sides {
-                told: uniques(rules, part),
-                stored: days,
-                must: "true",
-            }),
-            Self::Rating => sides(rating(rules, part), days.replace("day", "month")),
-            Self::Quotas => quotas(conn, rules, part.org_id)?,
+            Self::Summaries => Some(sides(summaries(rules, part), days("day", part))),
+            Self::Uniques => {
+                (!rules.uniques.is_empty()).then(|| sides(uniques(rules, part), days("day", part)))
+            }
+            Self::Rating => part.whole_months().map(|part| sides(rating(rules, part), days("month", part))),
+            Self::Quotas => quotas(conn, rules, part)?,
         })
     }
 }
 
 /// The records that were counted to the days of `part` by these meters (or cards).
 fn records(part: Part, column: &str, ids: &[i32]) -> String {
-    let Part { org_id, from, before } = part;
+    let Part { orgs, from, before } = part;
     let own = format!(
-        "org_id = {org_id} AND day >= '{from}' AND day < '{before}' AND {column} = ANY ({})",
+        "{} AND day >= '{from}' AND day < '{before}' AND {column} = ANY ({})",
+        orgs.sql("org_id"),
         list(ids)
     );
     let instant = |days: &str| format!("(({days})::timestamp AT TIME ZONE 'UTC')");
@@ -72,34 +74,56 @@ fn list(ids: &[i32]) -> String {
 }
 
 /// Records of meters that do not add up, each with whether it stands: what was taken back on the same day does not. What a later
-/// day took back, because this one is in a closed month, stands here, and there is nothing to take it from there.
+/// day took back, because this one is in a closed month, stands here, and there is nothing to take it from there. It is told by
+/// sorting, not by looking for each one's correction: however many share an instant, it takes no longer.
 fn standing(part: Part, ids: &[i32]) -> String {
     format!(
-        "(SELECT *, correction % 2 = 0 AND coalesce(lead(correction) OVER (PARTITION BY series_id, day, meter_id, occurred_at, event_key
-                ORDER BY correction) <> correction + 1, true) AS stands FROM {} r)",
+        "(SELECT *, correction % 2 = 0 AND coalesce(lead(correction) OVER (
+                PARTITION BY org_id, series_id, day, meter_id, occurred_at, event_key ORDER BY correction)
+                <> correction + 1, true) AS stands
+          FROM {} r)",
         records(part, "meter_id", ids)
     )
 }
 
+/// A way for each aggregation, in which rows are gathered by hashing: of the values and the latest ones, none is sorted.
 fn summaries(rules: &Rules, part: Part) -> String {
-    const COUNT: &str = "sum(CASE correction % 2 WHEN 0 THEN 1 ELSE -1 END)::bigint AS count, sum(cost) AS cost, sum(battery_units) AS battery_units";
-    let mut told = format!(
-        "SELECT series_id, day, sum(quantity) AS quantity, {COUNT}, NULL::timestamptz AS latest_at FROM {} r GROUP BY series_id, day",
+    const SIGNED: &str = "CASE correction % 2 WHEN 0 THEN 1 ELSE -1 END";
+    const BY: &str = "GROUP BY org_id, series_id, day";
+    let sums =
+        format!("sum({SIGNED})::bigint AS count, sum(cost) AS cost, sum(battery_units) AS battery_units");
+    let mut ways = vec![format!(
+        "SELECT org_id, series_id, day, sum(quantity) AS quantity, {sums}, NULL::timestamptz AS latest_at
+         FROM {} r {BY}",
         records(part, "meter_id", &rules.additive)
-    );
-    if !rules.others.is_empty() {
-        let _ = write!(
-            told,
-            " UNION ALL SELECT series_id, day, CASE m.aggregation
-                WHEN 'max' THEN coalesce(max(quantity) FILTER (WHERE stands), 0)
-                WHEN 'unique' THEN count(DISTINCT value) FILTER (WHERE stands)
-                ELSE coalesce((array_agg(quantity ORDER BY occurred_at DESC, quantity DESC) FILTER (WHERE stands))[1], 0) END,
-                {COUNT}, CASE m.aggregation WHEN 'latest' THEN max(occurred_at) FILTER (WHERE stands) END
-             FROM {} r JOIN meters m USING (meter_id) GROUP BY series_id, day, m.aggregation",
-            standing(part, &rules.others)
-        );
+    )];
+    if !rules.maxima.is_empty() {
+        ways.push(format!(
+            "SELECT org_id, series_id, day, coalesce(max(quantity) FILTER (WHERE stands), 0), {sums}, NULL
+             FROM {} r {BY}",
+            standing(part, &rules.maxima)
+        ));
     }
-    told
+    if !rules.uniques.is_empty() {
+        ways.push(format!(
+            "SELECT org_id, series_id, day, count(value) FILTER (WHERE stands),
+                 sum(count)::bigint, sum(cost), sum(battery_units), NULL
+             FROM (SELECT org_id, series_id, day, value, bool_or(stands) AS stands, {sums}
+                   FROM {} r {BY}, value) r {BY}",
+            standing(part, &rules.uniques)
+        ));
+    }
+    if !rules.latest.is_empty() {
+        // Arrays are compared element by element: the latest, and of those the greatest.
+        ways.push(format!(
+            "SELECT org_id, series_id, day, coalesce(latest[2], 0), count, cost, battery_units, latest_at
+             FROM (SELECT org_id, series_id, day, {sums}, max(occurred_at) FILTER (WHERE stands) AS latest_at,
+                       max(ARRAY[extract(epoch FROM occurred_at), quantity]) FILTER (WHERE stands) AS latest
+                   FROM {} r {BY}) r",
+            standing(part, &rules.latest)
+        ));
+    }
+    ways.join(" UNION ALL ")
 }
 
 /// The first 16 bytes of a value's SHA-256, as SQL: what `usage_uniques` keeps of a value.
@@ -107,74 +131,115 @@ pub const VALUE_DIGEST: &str = "encode(substr(sha256(convert_to(value, 'UTF8')),
 
 fn uniques(rules: &Rules, part: Part) -> String {
     format!(
-        "SELECT DISTINCT series_id, day, {VALUE_DIGEST} AS value_digest, 1 AS n FROM {} r WHERE stands AND value IS NOT NULL",
+        "SELECT org_id, series_id, day, {VALUE_DIGEST} AS value_digest, 1 AS n
+         FROM (SELECT org_id, series_id, day, value FROM {} r WHERE stands AND value IS NOT NULL
+               GROUP BY org_id, series_id, day, value) r",
         standing(part, &rules.uniques)
     )
 }
 
-/// A record counts to the first rate of its card that fits its dimensions, if that has tiers.
+/// A record counts to the first rate of its card that fits its dimensions, if that has tiers. The sums come first, apart from the
+/// rest, so that they are planned as what they are: all of the work.
 fn rating(rules: &Rules, part: Part) -> String {
-    let org_id = part.org_id;
     format!(
-        "SELECT r.meter_id, r.rate_card_id, p.rate, r.month, sum(r.quantity) AS quantity
-         FROM (SELECT series_id, meter_id, rate_card_id, date_trunc('month', day::timestamp)::date AS month, sum(quantity) AS quantity
-               FROM {} r GROUP BY 1, 2, 3, 4) r
-         JOIN usage_series s ON s.org_id = {org_id} AND s.series_id = r.series_id
+        "WITH sums AS MATERIALIZED (
+             SELECT org_id, series_id, meter_id, rate_card_id, date_trunc('month', day::timestamp)::date AS month,
+                 sum(quantity) AS quantity
+             FROM {} r GROUP BY 1, 2, 3, 4, 5)
+         SELECT r.org_id, r.meter_id, r.rate_card_id, p.rate, r.month, sum(r.quantity) AS quantity
+         FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          CROSS JOIN LATERAL (
-             SELECT (e.place - 1)::smallint AS rate, coalesce(jsonb_typeof(e.rate -> 'tiers') = 'object', false) AS tiered
+             SELECT (e.place - 1)::smallint AS rate,
+                 coalesce(jsonb_typeof(e.rate -> 'tiers') = 'object', false) AS tiered
              FROM rate_cards c, jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
-             WHERE c.rate_card_id = r.rate_card_id AND s.dimensions @> coalesce(e.rate -> 'when', '{{}}') ORDER BY e.place LIMIT 1) p
-         WHERE p.tiered GROUP BY 1, 2, 3, 4",
+             WHERE c.rate_card_id = r.rate_card_id AND s.dimensions @> coalesce(e.rate -> 'when', '{{}}')
+             ORDER BY e.place LIMIT 1) p
+         WHERE p.tiered GROUP BY 1, 2, 3, 4, 5",
         records(part, "rate_card_id", &rules.tiered_cards)
     )
 }
 
 /// Slots are filled in for the period in which they are defined, so counters are true from that period on. Past ones may have been
-/// cleaned away: of those only what is there is compared.
-fn quotas(conn: &mut PgConnection, rules: &Rules, org_id: i64) -> Result<Option<Sides>, Error> {
-    let counted = |slot: &&SlotRule| slot.orgs.as_ref().is_none_or(|orgs| orgs.contains(&org_id));
-    let slots: Vec<&SlotRule> = rules.slots.iter().filter(counted).collect();
-    if slots.is_empty() {
+/// cleaned away: of those only what is there is compared. Of the days of `part`, periods that begin on them are compared.
+fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<Sides>, Error> {
+    if rules.slots.is_empty() {
         return Ok(None);
     }
-    let org = Directory::default().find(conn, org_id)?;
-    let now = Utc::now();
-    let (mut lines, mut first) = (Vec::new(), NaiveDate::MAX);
-    for slot in slots {
-        let days = if slot.per_subject { SUBJECT_DAYS } else { QUOTA_DAYS };
-        let kept = now.checked_sub_days(Days::new(days)).unwrap_or(now);
-        let mut since = label(&org, slot.period, slot.created_at).max(label(&org, slot.period, kept));
-        if let Some(whole) = rules.first_whole_day {
-            since = since.max(whole);
+    let now = rules.as_of.now;
+    let org_ids = super::orgs(conn, part.orgs)?;
+    let directory = Directory::new(Clock::from_fn(move || now), rules.as_of.grace_days);
+    let (mut lines, mut first, mut first_by_subject) = (Vec::new(), NaiveDate::MAX, NaiveDate::MAX);
+    for (_, org) in directory.load(conn, &[], &org_ids)? {
+        for slot in rules.slots.iter().filter(|slot| slot.counts(org.org_id)) {
+            let since = since(rules, &org, slot).max(part.from);
+            let earliest = if slot.per_subject { &mut first_by_subject } else { &mut first };
+            *earliest = since.min(*earliest);
+            let running = label(&org, slot.period, now);
+            lines.push(format!("({}, {}, '{since}'::date, '{running}'::date)", org.org_id, slot.slot_id));
         }
-        first = first.min(since);
-        lines.push(format!("({}, '{since}'::date, '{}'::date)", slot.slot_id, label(&org, slot.period, now)));
+    }
+    if lines.is_empty() {
+        return Ok(None);
     }
     // A billing period begins by UTC, up to a day after the local day on which it does.
-    let part = Part {
-        org_id,
-        from: first.pred_opt().unwrap_or(first),
-        before: NaiveDate::from_ymd_opt(9999, 1, 1).unwrap_or(first),
+    let day_before = |day: NaiveDate| day.pred_opt().unwrap_or(day);
+    let (subjects_from, ever) = (day_before(first_by_subject), NaiveDate::from_ymd_opt(9999, 1, 1));
+    let counted = Part {
+        orgs: part.orgs,
+        from: day_before(first).min(subjects_from),
+        before: ever.unwrap_or(NaiveDate::MAX),
     };
-    let slots = format!("(VALUES {}) AS k (slot_id, since, running)", lines.join(", "));
-    let meters: &[i32] = &rules.additive;
+    let begins = |column: &str| match ever.filter(|ever| part.before < *ever) {
+        Some(_) => format!("{column} < '{}'", part.before),
+        None => "true".to_owned(),
+    };
+    // Subjects are told apart where a slot counts them, as there may be as many as there are records.
+    let subject = if first_by_subject == NaiveDate::MAX {
+        "NULL::text".to_owned()
+    } else {
+        format!("CASE WHEN day >= '{subjects_from}' THEN subject END")
+    };
     let told = format!(
-        "SELECT slot_id, subject, period, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
-             SELECT q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject, k.since, k.running, r.quantity,
-                 CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN r.month ELSE coalesce(r.billing_period, r.month) END AS period
-             FROM (SELECT series_id, subject, day, date_trunc('month', day::timestamp)::date AS month, billing_period, sum(quantity) AS quantity
-                   FROM {records} r GROUP BY series_id, subject, day, billing_period) r
-             JOIN usage_series s ON s.org_id = {org_id} AND s.series_id = r.series_id
+        "WITH sums AS MATERIALIZED (
+             SELECT org_id, series_id, {subject} AS subject,
+                 day, date_trunc('month', day::timestamp)::date AS month, billing_period, sum(quantity) AS quantity
+             FROM {records} r GROUP BY 1, 2, 3, 4, billing_period)
+         SELECT org_id, slot_id, subject, period, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
+             SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
+                 k.since, k.running, r.quantity,
+                 CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN r.month
+                     ELSE coalesce(r.billing_period, r.month) END AS period
+             FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
-             JOIN {slots} USING (slot_id)) c
-         WHERE period >= since GROUP BY slot_id, subject, period",
-        records = records(part, "meter_id", meters)
+             JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id) c
+         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period",
+        records = records(counted, "meter_id", &rules.additive),
+        slots = slots(&lines),
+        begins = begins("period"),
     );
     let stored = format!(
-        "EXISTS (SELECT FROM {slots} WHERE k.slot_id = quota_counters.slot_id AND quota_counters.period >= k.since)"
+        "{own} AND {begins} AND EXISTS (
+             SELECT FROM {slots} WHERE (k.org_id, k.slot_id) = (quota_counters.org_id, quota_counters.slot_id)
+                 AND quota_counters.period >= k.since)",
+        own = part.orgs.sql("org_id"),
+        begins = begins("quota_counters.period"),
+        slots = slots(&lines),
     );
     let must = if rules.past_counters { "true" } else { "(s.used IS NOT NULL OR t.running)" };
     Ok(Some(Sides { told, stored, must }))
+}
+
+fn slots(lines: &[String]) -> String {
+    format!("(VALUES {}) AS k (org_id, slot_id, since, running)", lines.join(", "))
+}
+
+/// The first period in which the counters of a slot are to be compared.
+fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
+    let now = rules.as_of.now;
+    let days = if slot.per_subject { SUBJECT_DAYS } else { QUOTA_DAYS };
+    let kept = now.checked_sub_days(Days::new(days)).unwrap_or(now);
+    let since = label(org, slot.period, slot.created_at).max(label(org, slot.period, kept));
+    since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))
 }
 
 fn label(org: &OrgContext, kind: PeriodKind, at: DateTime<Utc>) -> NaiveDate {

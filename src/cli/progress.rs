@@ -1,0 +1,38 @@
+//! How far a long command has come.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often it is drawn anew while nothing is done: the time goes on.
+const TICK: Duration = Duration::from_millis(500);
+
+/// On a terminal a bar, otherwise nothing.
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template("{elapsed:>4} {bar:40} {percent:>3} % {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style);
+        if terminal {
+            bar.enable_steady_tick(TICK);
+        }
+        Self(bar)
+    }
+
+    /// What is being done, and how much of how much is.
+    pub(super) fn show(&self, what: &'static str, done: u64, all: u64) {
+        self.0.set_length(all);
+        self.0.set_position(done);
+        self.0.set_message(what);
+    }
+
+    /// Takes it away.
+    pub(super) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,172 @@
+//! Where a book differs from the records.
+
+use std::collections::BTreeMap;
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
+
+use super::parts::Part;
+use super::{Book, Rules, Sides};
+use crate::error::Error;
+
+/// A row that does not say what the records say.
+#[derive(Debug, QueryableByName)]
+pub struct Difference {
+    /// Whose it is.
+    #[diesel(sql_type = BigInt)]
+    pub org_id: i64,
+    /// Which row, as JSON.
+    #[diesel(sql_type = Text)]
+    pub key: String,
+    /// Which row, in words.
+    #[diesel(sql_type = Text)]
+    pub name: String,
+    /// What the records say, as JSON; `None`: nothing.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub told: Option<String>,
+    /// What is stored, as JSON; `None`: no row.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub stored: Option<String>,
+}
+
+/// The org, the row, and of each field what it is and what the records say.
+impl std::fmt::Display for Difference {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: ", self.name)?;
+        let side = |side: &Option<String>| fields(side.as_deref().unwrap_or("{}"));
+        let (told, stored) = (side(&self.told), side(&self.stored));
+        let list = |fields: Vec<String>| fields.join("; ");
+        if self.stored.is_none() {
+            let says = told
+                .iter()
+                .filter(|(_, value)| *value != "0")
+                .map(|(field, value)| format!("{field} {value}"));
+            return write!(out, "is not there, records say {}", list(says.collect()));
+        }
+        let nothing = "nothing".to_owned();
+        let differs = stored.iter().filter(|(field, value)| told.get(*field) != Some(value));
+        let differ = differs.map(|(field, value)| {
+            format!("{field} is {value}, records say {}", told.get(field).unwrap_or(&nothing))
+        });
+        let lacking = told.iter().filter(|(field, _)| !stored.contains_key(*field));
+        let lack = lacking.map(|(field, value)| format!("{field} is not set, records say {value}"));
+        write!(out, "{}", list(differ.chain(lack).collect()))
+    }
+}
+
+/// Those that say something.
+fn fields(json: &str) -> BTreeMap<String, String> {
+    let all: BTreeMap<String, Option<String>> = serde_json::from_str(json).unwrap_or_default();
+    all.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
+}
+
+/// Where `book` differs from the records in `part`, at most `limit` rows, in the order of their keys.
+///
+/// # Errors
+/// When the database fails.
+pub fn differences(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    book: Book,
+    part: Part,
+    limit: usize,
+) -> Result<Vec<Difference>, Error> {
+    let Some(sides) = book.told(conn, rules, part)? else { return Ok(Vec::new()) };
+    let keys = book.keys();
+    let pairs = |of: &str, as_text: fn(&str, &str) -> String, names: &[&str]| -> String {
+        names.iter().map(|name| format!("'{name}', {}", as_text(of, name))).collect::<Vec<_>>().join(", ")
+    };
+    let (values, first) = (book.values(), book.values()[0]);
+    Ok(diesel::sql_query(format!(
+        "SELECT d.*, {name} AS name FROM (
+             SELECT {key_names}, jsonb_build_object({key_pairs})::text AS key,
+                 CASE WHEN t.{first} IS NOT NULL THEN jsonb_build_object({of_told})::text END AS told,
+                 CASE WHEN s.{first} IS NOT NULL THEN jsonb_build_object({of_stored})::text END AS stored
+             FROM {differing} ORDER BY {key_names} LIMIT {limit}) d
+         ORDER BY {key_names}",
+        name = book.name(),
+        key_names = keys.join(", "),
+        key_pairs = pairs("", |_, name| name.to_owned(), keys),
+        of_told = pairs("t", as_text, values),
+        of_stored = pairs("s", as_text, values),
+        differing = differing(book, &sides),
+    ))
+    .load(conn)?)
+}
+
+/// The orgs of `part` in which `book` differs from the records, in order.
+///
+/// # Errors
+/// When the database fails.
+pub fn orgs_that_differ(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    book: Book,
+    part: Part,
+) -> Result<Vec<i64>, Error> {
+    #[derive(QueryableByName)]
+    struct Org {
+        #[diesel(sql_type = BigInt)]
+        org_id: i64,
+    }
+    let Some(sides) = book.told(conn, rules, part)? else { return Ok(Vec::new()) };
+    let sql = format!("SELECT DISTINCT org_id FROM {} ORDER BY org_id", differing(book, &sides));
+    let rows: Vec<Org> = diesel::sql_query(sql).load(conn)?;
+    Ok(rows.into_iter().map(|row| row.org_id).collect())
+}
+
+/// What the records say `t`, and what is stored `s`, where they differ.
+fn differing(book: Book, sides: &Sides) -> String {
+    let Sides { told, stored, must } = sides;
+    let (keys, table) = (book.keys().join(", "), book.table());
+    let differ: Vec<String> = book
+        .values()
+        .iter()
+        .map(|name| match *name {
+            "latest_at" => "t.latest_at IS DISTINCT FROM s.latest_at".to_owned(),
+            name => format!("coalesce(t.{name}, 0) <> coalesce(s.{name}, 0)"),
+        })
+        .collect();
+    format!(
+        "({told}) t FULL JOIN (SELECT {keys}, {values} FROM {table} WHERE {stored}) s USING ({keys})
+         WHERE ({any}) AND {must}",
+        values = if book == Book::Uniques { "1 AS n".to_owned() } else { book.values().join(", ") },
+        any = differ.join(" OR "),
+    )
+}
+
+/// A value as people read it.
+fn as_text(of: &str, name: &str) -> String {
+    match name {
+        "latest_at" => {
+            format!("to_char({of}.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+        }
+        "count" | "n" => format!("{of}.{name}::text"),
+        _ => format!("trim_scale({of}.{name})::text"),
+    }
+}
+
+impl Book {
+    /// Which row a difference `d` is about, in words, as SQL.
+    fn name(self) -> String {
+        const ORG: &str =
+            "coalesce((SELECT public_id FROM orgs o WHERE o.org_id = d.org_id), 'org ' || d.org_id)";
+        const SERIES: &str = "coalesce((
+            SELECT concat_ws(' ', m.key, s.member, nullif(s.dimensions, '{}')) FROM usage_series s JOIN meters m USING (meter_id)
+            WHERE (s.org_id, s.series_id) = (d.org_id, d.series_id)), 'series ' || d.series_id)";
+        const METER: &str = "(SELECT key FROM meters m WHERE m.meter_id = d.meter_id)";
+        const SLOT: &str = "(
+            SELECT concat_ws(' ', m.key, nullif(q.filter, '{}'), 'by ' || q.period)
+            FROM quota_slots q JOIN meters m USING (meter_id) WHERE q.slot_id = d.slot_id)";
+        let words = match self {
+            Self::Summaries => format!("{SERIES}, d.day"),
+            Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
+            Self::Rating => format!(
+                "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
+            ),
+            Self::Quotas => format!("{SLOT}, d.period, 'of ' || quote_literal(nullif(d.subject, ''))"),
+        };
+        format!("concat_ws(' ', {ORG}, {words})")
+    }
+}
