@@ -66,7 +66,7 @@ pub fn check(config: &Config) -> Result<(), ServeError> {
         tls(cert, key)?;
     }
     let address = config.listen;
-    std::net::TcpListener::bind(address).map(drop).map_err(|error| ServeError::Bind { address, error })
+    listen(address).map(drop).map_err(|error| ServeError::Bind { address, error })
 }
 
 /// A bound server, not yet running, and the address that it got.
