@@ -143,7 +143,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
     ))
     .expect("the catalogue");
     let new = NewKey {
-        org: None,
+        org_id: auth::PLATFORM,
         name: "bench".to_owned(),
         scopes: vec![Scope::UsageWrite, Scope::UsageRead, Scope::UsageBackfill],
         expires_at: None,

@@ -27,8 +27,8 @@ const CRC_LEN: usize = 6;
 /// What a new key is to be.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// Public id of the org that it is for; `None`: the platform.
-    pub org: Option<String>,
+    /// Row id of the org that it is for; [`PLATFORM`]: the platform.
+    pub org_id: i64,
     /// What people call it.
     pub name: String,
     /// What it may do.
@@ -59,31 +59,20 @@ pub struct Key {
 /// Makes a key and returns its id and its full text, which is never shown again.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such org; [`Error::Invalid`] when an org's key asks for `admin`.
+/// [`Error::Invalid`] when an org's key asks for `admin`, or a key for no scope.
 pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Result<(String, String), Error> {
     if new.scopes.is_empty() {
         return Err(Error::invalid("scopes", "must name at least one scope"));
     }
-    let org_id = match &new.org {
-        None => PLATFORM,
-        Some(_) if new.scopes.contains(&Scope::Admin) => {
-            return Err(Error::invalid(
-                "scopes",
-                "`admin` is for the platform's keys: leave `org` out or drop the scope",
-            ));
-        }
-        Some(public_id) => orgs::table
-            .filter(orgs::public_id.eq(public_id))
-            .select(orgs::org_id)
-            .first(conn)
-            .optional()?
-            .ok_or(Error::NotFound("org"))?,
-    };
+    if new.org_id != PLATFORM && new.scopes.contains(&Scope::Admin) {
+        let rule = "`admin` is for the platform's keys: leave `org` out or drop the scope";
+        return Err(Error::invalid("scopes", rule));
+    }
     let id = random_text(ID_LEN)?;
     let secret = random_text(SECRET_LEN)?;
     diesel::insert_into(api_keys::table)
         .values((
-            api_keys::org_id.eq(org_id),
+            api_keys::org_id.eq(new.org_id),
             api_keys::key_id.eq(&id),
             api_keys::secret_sha256.eq(Sha256::digest(&secret).as_slice()),
             api_keys::name.eq(&new.name),
@@ -146,9 +135,11 @@ pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
         .get_result::<bool>(conn)?)
 }
 
-/// What is stored of a key: org, digest of the secret, scopes, expiry, revocation, public id of the org.
+/// What the org of a key is called: its public id and its external id. Neither ever changes.
+type Names = (String, Option<String>);
+/// What is stored of a key: org, digest of the secret, scopes, expiry, revocation, names of the org.
 type Stored =
-    (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<String>);
+    (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<Names>);
 
 const NO_KEY: Error = Error::Unauthorized(
     "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
@@ -181,7 +172,7 @@ pub fn authenticate(
             api_keys::scopes,
             api_keys::expires_at,
             api_keys::revoked_at,
-            orgs::public_id.nullable(),
+            (orgs::public_id, orgs::external_id).nullable(),
         ))
         .load(conn)?;
     let digest = Sha256::digest(secret);
@@ -199,7 +190,10 @@ pub fn authenticate(
     }
     let scopes = scopes.iter().flatten().filter_map(|name| Scope::parse(name)).collect();
     let rows = if org_id == PLATFORM { RowScope::Platform } else { RowScope::Org(org_id) };
-    Ok((Principal { key_id: id.to_owned(), rows, org, scopes }, expires_at))
+    let (org, external_id) = org.unzip();
+    let principal =
+        Principal { key_id: id.to_owned(), rows, org, external_id: external_id.flatten(), scopes };
+    Ok((principal, expires_at))
 }
 
 /// Id and secret of a well-formed key.

@@ -8,6 +8,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+const UNKNOWN_ORG: &str = "there is no org here with this id or external id: correct it, or create the org";
+
 /// An operation's failure, in the caller's terms.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,6 +36,10 @@ pub enum Error {
     /// There is no such thing, or it is not yours.
     #[error("there is no {0} here with this id")]
     NotFound(&'static str),
+    /// There is no such org, or it is not yours: which of both is not told. The field, parameter or path
+    /// segment that names it.
+    #[error("{0}: {UNKNOWN_ORG}")]
+    UnknownOrg(Cow<'static, str>),
     /// The route exists, the method does not, or there is no such route.
     #[error("{0}")]
     NoRoute(&'static str),
@@ -138,7 +144,7 @@ impl Error {
             }
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::NotFound(_) | Self::UnknownOrg(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
             Self::Conflict { code, .. } => {
                 (StatusCode::CONFLICT, code, "The request contradicts what is there")
@@ -206,11 +212,13 @@ impl ResponseError for Error {
             "the database is away for the moment; nothing was done, send the request again".to_owned()
         } else if let Self::Invalid { rule, .. } = self {
             rule.clone()
+        } else if let Self::UnknownOrg(_) = self {
+            UNKNOWN_ORG.to_owned()
         } else {
             self.to_string()
         };
         let field = match self {
-            Self::Invalid { field, .. } => Some(field.to_string()),
+            Self::Invalid { field, .. } | Self::UnknownOrg(field) => Some(field.to_string()),
             Self::Signature(_) => Some("Stripe-Signature".to_owned()),
             _ => None,
         };

@@ -26,6 +26,7 @@ use crate::auth::{self, Principal};
 use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::params;
 use crate::shares::{Holder, Share, Shares};
 use crate::time::Belief;
 
@@ -261,16 +262,18 @@ impl FromRequest for Principal {
             let error = Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`");
             return Either::Left(ready(Err(error)));
         };
+        // Told to those who have a key: no handler sees a request with a parameter that nobody reads.
+        let named = params::check_names(request);
         if let Some(principal) = app.keyring.get(key, app.clock.now()) {
             known(request);
-            return Either::Left(ready(Ok(principal)));
+            return Either::Left(ready(named.map(|()| principal)));
         }
         let (app, key, request) = (app.clone(), key.to_owned(), request.clone());
         Either::Right(Box::pin(async move {
             let looked_up = looked_up(&request);
             let principal = looked_up.get_or_try_init(|| look_up(&app, &key)).await?.clone();
             known(&request);
-            Ok(principal)
+            named.map(|()| principal)
         }))
     }
 }

@@ -2,15 +2,77 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::LazyLock;
 
 use actix_web::dev::Payload;
+use actix_web::http::Method;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest};
 use serde::de::value::{SeqDeserializer, StrDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
+use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use crate::error::Error;
+use crate::openapi;
+
+/// Names of query parameters by method and path, as the description has them. A list is short: it is searched
+/// through.
+static KNOWN: LazyLock<BTreeMap<(&'static str, String), Vec<String>>> = LazyLock::new(|| {
+    let mut known = BTreeMap::new();
+    for (path, item) in openapi::Api::openapi().paths.paths {
+        let operations = [
+            ("GET", item.get),
+            ("PUT", item.put),
+            ("POST", item.post),
+            ("PATCH", item.patch),
+            ("DELETE", item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let name = |param| match param {
+                RefOr::T(Parameter { name, parameter_in: ParameterIn::Query, .. }) => Some(name),
+                _ => None,
+            };
+            let names = operation.parameters.unwrap_or_default().into_iter().filter_map(name);
+            known.insert((method, path.clone()), names.collect());
+        }
+    }
+    known
+});
+/// How names begin that stand for many, and where: `dimension.<name>`.
+const MANY: (&str, &str) = ("/v1/usage/daily", "dimension.");
+
+/// Refuses a parameter that the operation does not have, and one that is given twice: what is not understood
+/// must not be ignored. Which there are is read off the description, so that both are the same. Paths outside
+/// of `/v1` are other people's: what their clients add is left alone.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the parameter, and those that there are.
+pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
+    let (query, path) = (request.query_string(), request.match_pattern().unwrap_or_default());
+    if query.is_empty() || !path.starts_with("/v1/") {
+        return Ok(());
+    }
+    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
+    let Some((_, known)) = KNOWN.iter().find(|((of, at), _)| *of == method && *at == path) else {
+        return Ok(());
+    };
+    let many = |name: &str| path == MANY.0 && name.len() > MANY.1.len() && name.starts_with(MANY.1);
+    let params = Params::parse(query)?;
+    match params.0.into_keys().find(|name| !known.contains(name) && !many(name)) {
+        None => Ok(()),
+        Some(name) if known.is_empty() => {
+            Err(Error::invalid(name, "is no parameter of this route, which has none: leave it out"))
+        }
+        Some(name) => {
+            let rule = format!("is no parameter of this route: it has {}", known.join(", "));
+            Err(Error::invalid(name, rule))
+        }
+    }
+}
 
 /// Parameters that nobody has taken yet.
 #[derive(Debug)]

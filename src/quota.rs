@@ -38,6 +38,7 @@ pub use crate::quantity;
 use diesel::pg::PgConnection;
 
 use crate::billing::directory::Directory;
+use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
 use crate::shares::Holder;
@@ -102,8 +103,8 @@ impl Parts {
 pub struct Quotas {
     desk: Lane<desk::Job, desk::Done>,
     checks: Lane<check::Items, Vec<check::Verdict>>,
-    overviews: Lane<orgs::OrgRef, overview::Overview>,
-    lookups: Lane<Vec<orgs::OrgRef>, orgs::Found>,
+    overviews: Lane<OrgRef, overview::Overview>,
+    lookups: Lane<Vec<OrgRef>, orgs::Found>,
     /// What is held in memory.
     pub parts: Arc<Parts>,
 }
@@ -148,7 +149,7 @@ impl Quotas {
     ///
     /// # Errors
     /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
-    pub async fn overview(&self, holder: Holder, org: orgs::OrgRef) -> Result<overview::Overview, Error> {
+    pub async fn overview(&self, holder: Holder, org: OrgRef) -> Result<overview::Overview, Error> {
         self.overviews.ask(holder, org).await
     }
 
@@ -156,7 +157,7 @@ impl Quotas {
     ///
     /// # Errors
     /// As [`Quotas::ask`].
-    pub async fn orgs(&self, holder: Holder, wanted: Vec<orgs::OrgRef>) -> Result<orgs::Found, Error> {
+    pub async fn orgs(&self, holder: Holder, wanted: Vec<OrgRef>) -> Result<orgs::Found, Error> {
         self.lookups.ask(holder, wanted).await
     }
 

@@ -1,5 +1,7 @@
 //! Keys over the API: made, listed, revoked.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
@@ -9,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{Key, NewKey, PLATFORM, Principal, Scope};
 use crate::app::App;
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -18,7 +21,7 @@ use crate::openapi::{CommandErrors, IdempotencyKey, ReadErrors};
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyBody {
-    /// The org that it is for; the platform when left out.
+    /// Public or external id of the org that it is for; the platform when left out.
     #[serde(default)]
     org: Option<String>,
     /// What people call it.
@@ -107,11 +110,15 @@ pub async fn create(
     }
     let scopes = asked.scopes.iter().map(|name| name.parse()).collect::<Result<Vec<Scope>, _>>();
     let scopes = scopes.map_err(|error| Error::invalid("scopes", error))?;
-    let new = NewKey { org: asked.org, name: asked.name, scopes, expires_at: asked.expires_at };
+    let new = NewKey { org_id: PLATFORM, name: asked.name, scopes, expires_at: asked.expires_at };
+    let (org, directory) = (OrgName::of(&principal, asked.org, "org")?, Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
+        let new = NewKey { org_id: org.as_ref().map_or(PLATFORM, |org| org.org_id), ..new.clone() };
         let (id, key) = super::create(conn, &new, now)?;
         let names: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();
-        let detail = json!({ "name": new.name, "org": new.org, "scopes": names });
+        let detail =
+            json!({ "name": new.name, "org": org.as_ref().map(|org| &*org.public_id), "scopes": names });
         let audit = Audit { org_id: PLATFORM, action: "api_key.create", target: id.clone(), detail };
         let mut answer =
             Answer::new(StatusCode::CREATED, &NewKeyView { id: id.clone(), key: Some(key) }, audit)?;

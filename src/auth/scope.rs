@@ -76,6 +76,8 @@ pub struct Principal {
     pub rows: RowScope,
     /// Public id of its org; `None`: the platform.
     pub org: Option<String>,
+    /// External id of its org, where that has one.
+    pub external_id: Option<String>,
     /// What it may do.
     pub scopes: Vec<Scope>,
 }
@@ -107,6 +109,12 @@ impl Principal {
             RowScope::Platform => Holder::key(&self.key_id),
             RowScope::Org(org_id) => Holder::Org(org_id),
         }
+    }
+
+    /// Whether this is the public or external id of the key's own org.
+    #[must_use]
+    pub fn is_own(&self, name: &str) -> bool {
+        [&self.org, &self.external_id].into_iter().flatten().any(|own| own == name)
     }
 
     /// The key's own org, 0 for the platform.

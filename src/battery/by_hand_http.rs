@@ -16,6 +16,7 @@ use super::reads::grants::Granted;
 use super::reads_http::plain;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -180,9 +181,10 @@ pub async fn grant(
     principal.require_platform(Scope::BillingWrite)?;
     let sent: NewGrantBody = commands::parse(&body.0)?;
     let new = wanted(&sent)?;
+    let org = OrgName::of_any(sent.org.clone(), "org");
     let (directory, actor) = (Arc::clone(&app.directory), format!("key:{}", principal.key_id));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org_id = directory.find_ref(conn, &sent.org)?.org_id;
+        let org_id = org.find(&directory, conn)?.org_id;
         let grant = by_hand::grant(conn, org_id, &new, &actor, now)?;
         let (target, detail) = (grant.id.clone(), json!(grant));
         Answer::new(StatusCode::CREATED, &grant, Audit { org_id, action: "battery.grant", target, detail })
@@ -208,9 +210,10 @@ pub async fn adjust(
         return Err(Error::invalid("amount", "must not be 0"));
     }
     check_text("reason", &sent.reason)?;
+    let org = OrgName::of_any(sent.org.clone(), "org");
     let (directory, actor) = (Arc::clone(&app.directory), format!("key:{}", principal.key_id));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = directory.find_ref(conn, &sent.org)?;
+        let org = org.find(&directory, conn)?;
         let act = Act { actor: &actor, reason: &sent.reason };
         let (sequence, grant) = by_hand::adjust(conn, org.org_id, units, act, now)?;
         let entry = entries::find(conn, org.org_id, sequence)?;
@@ -263,7 +266,8 @@ pub async fn put_settings(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (name, sent): (String, SettingsBody) = (plain(org)?, commands::parse(&body.0)?);
+    let (name, sent): (_, SettingsBody) =
+        (OrgName::of_any(org.into_inner(), "org"), commands::parse(&body.0)?);
     if let Some(limit) = sent.debt_limit
         && check_places("debt_limit", limit.0)? < Decimal::ZERO
     {
@@ -272,7 +276,7 @@ pub async fn put_settings(
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         catalog::change(conn)?;
-        let org = directory.find_ref(conn, &name)?;
+        let org = name.find(&directory, conn)?;
         by_hand::set_debt_limit(conn, org.org_id, sent.debt_limit.map(|limit| limit.0), now)?;
         let settings = Settings { org: org.public_id.to_string(), debt_limit: sent.debt_limit };
         let (target, detail) = (settings.org.clone(), json!({ "debt_limit": settings.debt_limit }));
@@ -295,10 +299,10 @@ pub async fn delete_settings(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (name, directory) = (plain(org)?, Arc::clone(&app.directory));
+    let (name, directory) = (OrgName::of_any(org.into_inner(), "org"), Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &[], move |conn, _| {
         catalog::change(conn)?;
-        let org = directory.find_ref(conn, &name)?;
+        let org = name.find(&directory, conn)?;
         by_hand::clear_debt_limit(conn, org.org_id)?;
         let audit = Audit {
             org_id: org.org_id,

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::effects::waiting::{self, Assignment, WaitingEffect};
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
-use crate::billing::orgs;
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -94,8 +94,9 @@ pub async fn assign(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let (id, to): (i64, Assignment) = (id.into_inner(), commands::parse(&body.0)?);
+    let org = to.org.clone().map(|org| OrgName::of_any(org, "org"));
     let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
-        let org_id = to.org.as_deref().map(|org| orgs::row_id(conn, &org.replace('\0', ""))).transpose()?;
+        let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         let effect = waiting::assign(conn, id, org_id, to.pack.as_deref())?;
         let detail = json!({ "org": to.org, "pack": to.pack, "object": effect.object, "object_id": effect.object_id, "line": effect.line });
         let audit = Audit {

@@ -46,6 +46,8 @@ pub struct OrgContext {
     pub org_id: i64,
     /// `org_…`.
     pub public_id: Arc<str>,
+    /// The id that the caller's own systems know it by.
+    pub external_id: Option<String>,
     /// Where its days and months begin.
     pub zone: Tz,
     /// Its plan.
@@ -83,6 +85,12 @@ pub struct Subscribed {
 }
 
 impl OrgContext {
+    /// Whether this is its public or external id.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        *self.public_id == *name || self.external_id.as_deref() == Some(name)
+    }
+
     /// The local day of an instant.
     #[must_use]
     pub fn day(&self, at: DateTime<Utc>) -> NaiveDate {
@@ -305,7 +313,8 @@ impl Directory {
         let rows: Vec<Row> = Prepared::<Contexts>::new()
             .bind_one::<Timestamptz, _>(as_of.now)
             .bind_one::<Integer, _>(i32::from(as_of.grace_days))
-            .bind::<Text, _>(names.to_vec())
+            // PostgreSQL cannot even be asked for NUL.
+            .bind::<Text, _>(names.iter().filter(|name| !name.contains('\0')).cloned().collect())
             .bind::<BigInt, _>(org_ids.to_vec())
             .load(conn)?;
         rows.into_iter()
@@ -332,16 +341,19 @@ impl Directory {
         self.load(conn, &[], &[org_id])?.pop().map(|(_, context)| context).ok_or(Error::NotFound("org"))
     }
 
-    /// The org of that public or external id, held or read.
+    /// The org of that public or external id, held or read; `None`: nobody is called so.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none.
-    pub fn find_ref(&self, conn: &mut PgConnection, name: &str) -> Result<Arc<OrgContext>, Error> {
+    /// When the database fails.
+    pub(super) fn find_ref(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+    ) -> Result<Option<Arc<OrgContext>>, Error> {
         if let Some(context) = self.by_ref(name) {
-            return Ok(context);
+            return Ok(Some(context));
         }
-        let found = self.load(conn, &[name.to_owned()], &[])?.pop();
-        found.map(|(_, context)| context).ok_or(Error::NotFound("org"))
+        Ok(self.load(conn, &[name.to_owned()], &[])?.pop().map(|(_, context)| context))
     }
 }
 
@@ -349,14 +361,14 @@ type When = Option<DateTime<Utc>>;
 
 #[derive(Queryable)]
 struct Row {
-    org: (String, i64, String, String),
+    org: (String, i64, String, Option<String>, String),
     plan: (Option<String>, Option<i32>, When, When),
     period: (When, When),
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
 }
 
 fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
-    let (_, org_id, public_id, zone) = row.org;
+    let (_, org_id, public_id, external_id, zone) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
     let (plan, version, plan_until, changes_at) = row.plan;
@@ -372,6 +384,7 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
     Ok(OrgContext {
         org_id,
         public_id: public_id.into(),
+        external_id,
         zone,
         plan,
         plan_version: version.unwrap_or(1),
@@ -396,6 +409,7 @@ mod tests {
         OrgContext {
             org_id: 1,
             public_id: "org_1".into(),
+            external_id: None,
             zone: Tz::UTC,
             plan: None,
             plan_version: 1,

@@ -8,14 +8,14 @@ use super::read_http::{self, Expand};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::openapi::{FindErrors, ReadErrors};
+use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 
 /// Lists disputes, newest first.
 #[utoipa::path(
     get, path = "/v1/disputes", tag = "disputes", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<DisputeView>), ReadErrors)
+    responses((status = 200, description = "A page", body = Page<DisputeView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
     read_http::list(&app, principal, params, disputes::list).await

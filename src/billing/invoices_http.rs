@@ -8,14 +8,14 @@ use super::read_http::{self, ExpandWithLines};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::openapi::{FindErrors, ReadErrors};
+use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 
 /// Lists invoices, newest first.
 #[utoipa::path(
     get, path = "/v1/invoices", tag = "invoices", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<InvoiceView>), ReadErrors)
+    responses((status = 200, description = "A page", body = Page<InvoiceView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
     read_http::list(&app, principal, params, invoices::list).await

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Nullable, Text, Untyped};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Untyped};
 
 use super::directory::{self, Change};
 use super::{markers, orgs};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::realm::Realm;
+use crate::realm::{MeantRealm, Realm, Unclear};
 use crate::schema::stripe_customer_links as t;
 
 /// What one Stripe object says of its customer's org.
@@ -182,12 +182,135 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
     Ok(())
 }
 
-/// Links a customer to an org by an explicit word, which beats every other source; `None` takes the word back.
-/// The customer need not be known yet.
+/// Realms in which Stripe has told of a customer: the customer itself, or something of it.
 ///
 /// # Errors
 /// When the database fails.
-pub fn set_explicit(
+pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm>, Error> {
+    let rows: Vec<RealmRow> = diesel::sql_query(
+        "SELECT account, livemode FROM customers WHERE id = $1
+         UNION SELECT account, livemode FROM subscriptions WHERE customer_id = $1
+         UNION SELECT account, livemode FROM invoices WHERE customer_id = $1
+         UNION SELECT account, livemode FROM payments WHERE customer_id = $1
+         UNION SELECT account, livemode FROM checkout_sessions WHERE customer_id = $1",
+    )
+    .bind::<Text, _>(customer_id)
+    .load(conn)?;
+    Ok(rows.into_iter().map(RealmRow::realm).collect())
+}
+
+/// Realms in which an explicit word links a customer to an org.
+///
+/// # Errors
+/// When the database fails.
+pub fn linked_in(conn: &mut PgConnection, org_id: i64, customer_id: &str) -> Result<Vec<Realm>, Error> {
+    let rows: Vec<RealmRow> = diesel::sql_query(
+        "SELECT l.account, l.livemode FROM org_refs r JOIN stripe_customer_links l ON l.ref = r.ref
+         WHERE r.org_id = $1 AND l.customer_id = $2 AND l.api_ref IS NOT NULL",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Text, _>(customer_id)
+    .load(conn)?;
+    Ok(rows.into_iter().map(RealmRow::realm).collect())
+}
+
+#[derive(QueryableByName)]
+struct RealmRow {
+    #[diesel(sql_type = Text)]
+    account: String,
+    #[diesel(sql_type = Bool)]
+    livemode: bool,
+}
+
+impl RealmRow {
+    fn realm(self) -> Realm {
+        Realm { account: self.account, livemode: self.livemode }
+    }
+}
+
+/// Links a customer to an org by an explicit word, which beats every other source, and tells in which realm.
+/// Where the realm is not told it is the one in which Stripe has told of the customer. The customer need not
+/// be known yet: then the mode must be told.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant.
+pub fn link(
+    conn: &mut PgConnection,
+    meant: &MeantRealm,
+    customer_id: &str,
+    org: &str,
+) -> Result<Realm, Error> {
+    check_ids(meant, customer_id)?;
+    let realm = match meant.of(realms_of(conn, customer_id)?) {
+        Ok(realm) => realm,
+        Err(Unclear::Nowhere) => {
+            let livemode = meant.livemode.ok_or_else(|| {
+                let rule = "must be given, for Stripe has not told of this customer yet: true is live mode, \
+                    false test mode";
+                Error::invalid("livemode", rule)
+            })?;
+            Realm { account: meant.account.clone().unwrap_or_default(), livemode }
+        }
+        Err(unclear) => return Err(which(unclear)),
+    };
+    set_explicit(conn, &realm, customer_id, Some(org))?;
+    Ok(realm)
+}
+
+/// Takes the explicit word back that links a customer to an org, and tells in which realm: what metadata and
+/// sessions say counts again.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no such word; [`Error::Invalid`] as [`link`].
+pub fn unlink(
+    conn: &mut PgConnection,
+    meant: &MeantRealm,
+    customer_id: &str,
+    org_id: i64,
+) -> Result<Realm, Error> {
+    check_ids(meant, customer_id)?;
+    let realm = meant.of(linked_in(conn, org_id, customer_id)?).map_err(|unclear| match unclear {
+        Unclear::Nowhere => Error::NotFound("link of this org that was made over the API to a customer"),
+        unclear => which(unclear),
+    })?;
+    set_explicit(conn, &realm, customer_id, None)?;
+    Ok(realm)
+}
+
+/// # Errors
+/// [`Error::Invalid`] for ids that cannot be Stripe's.
+fn check_ids(meant: &MeantRealm, customer_id: &str) -> Result<(), Error> {
+    if !is_id(customer_id, "cus_") {
+        let rule = "must be the id of a Stripe customer: `cus_` with letters and digits after it";
+        return Err(Error::invalid("customer_id", rule));
+    }
+    if meant.account.as_deref().is_some_and(|account| !account.is_empty() && !is_id(account, "acct_")) {
+        let rule = "must be the id of a connected account (`acct_` with letters and digits after it), or \
+            empty for our own";
+        return Err(Error::invalid("account", rule));
+    }
+    Ok(())
+}
+
+/// Stripe's ids are at most 255 characters.
+fn is_id(text: &str, prefix: &str) -> bool {
+    let rest = text.strip_prefix(prefix).filter(|rest| !rest.is_empty() && text.len() <= 255);
+    rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+}
+
+/// What a caller must add where an id is known in several realms.
+#[must_use]
+pub fn which(unclear: Unclear) -> Error {
+    match unclear {
+        Unclear::Account => Error::invalid("account", "must be given: the id is known in several accounts"),
+        Unclear::Mode | Unclear::Nowhere => Error::invalid(
+            "livemode",
+            "must be given, for the id is known in both modes: true for live mode, false for test mode",
+        ),
+    }
+}
+
+fn set_explicit(
     conn: &mut PgConnection,
     realm: &Realm,
     customer_id: &str,

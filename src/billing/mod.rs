@@ -19,6 +19,7 @@ pub mod local_subscriptions;
 pub mod markers;
 mod mirror;
 pub mod moves;
+pub mod org_name;
 pub mod org_plan;
 pub mod org_query_http;
 pub mod orgs;

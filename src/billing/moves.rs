@@ -6,10 +6,11 @@ use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text, Timestamptz};
 
 use super::directory::{self, Change};
+use super::links;
 use super::org_plan::{clock, stripe_plans};
 use super::plans;
 use crate::error::Error;
-use crate::realm::Realm;
+use crate::realm::{MeantRealm, Realm, Unclear};
 use crate::schema::{subscription_moves, subscriptions};
 
 /// Moves a Stripe subscription to a version of a plan: it has that version for as long as it is on the plan, whatever was sold
@@ -19,21 +20,21 @@ use crate::schema::{subscription_moves, subscriptions};
 /// [`Error::NotFound`] when there is no such subscription, or the plan has no such version.
 pub fn one(
     conn: &mut PgConnection,
-    realm: &Realm,
+    meant: &MeantRealm,
     subscription_id: &str,
     (plan_id, version): (&str, i32),
     now: DateTime<Utc>,
-) -> Result<(), Error> {
-    let there: bool = diesel::select(diesel::dsl::exists(
-        subscriptions::table
-            .filter(subscriptions::account.eq(&realm.account))
-            .filter(subscriptions::livemode.eq(realm.livemode))
-            .filter(subscriptions::id.eq(subscription_id)),
-    ))
-    .get_result(conn)?;
-    if !there {
-        return Err(Error::NotFound("subscription"));
-    }
+) -> Result<Realm, Error> {
+    let known: Vec<(String, bool)> = subscriptions::table
+        .filter(subscriptions::id.eq(subscription_id))
+        .select((subscriptions::account, subscriptions::livemode))
+        .order((subscriptions::account, subscriptions::livemode))
+        .load(conn)?;
+    let known = known.into_iter().map(|(account, livemode)| Realm { account, livemode });
+    let realm = meant.of(known).map_err(|unclear| match unclear {
+        Unclear::Nowhere => Error::NotFound("subscription"),
+        unclear => links::which(unclear),
+    })?;
     plans::check_version(conn, plan_id, version)?;
     diesel::insert_into(subscription_moves::table)
         .values((
@@ -55,7 +56,7 @@ pub fn one(
         .execute(conn)?;
     let moved = Change::Subscription(realm.account.clone(), realm.livemode, subscription_id.to_owned());
     directory::changed(conn, [moved])?;
-    Ok(())
+    Ok(realm)
 }
 
 const ALL: &str = concat!(

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::directory::{Directory, OrgContext};
+use super::org_name::OrgName;
 use crate::auth::Principal;
-use crate::db::Scope as RowScope;
 use crate::error::Error;
 
 /// Whose.
@@ -20,26 +20,16 @@ pub struct OrgQuery {
 }
 
 impl OrgQuery {
-    /// The org. What is not the key's own is not there.
+    /// The org.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::Invalid`] when a key of the platform names none.
+    /// As [`OrgName::must`] and [`OrgName::find`].
     pub fn find(
         &self,
         directory: &Directory,
         conn: &mut PgConnection,
         principal: &Principal,
     ) -> Result<Arc<OrgContext>, Error> {
-        match (principal.rows, &self.org) {
-            (RowScope::Org(org_id), None) => directory.find(conn, org_id),
-            (RowScope::Org(org_id), Some(name)) => {
-                let org = directory.find_ref(conn, name)?;
-                if org.org_id == org_id { Ok(org) } else { Err(Error::NotFound("org")) }
-            }
-            (RowScope::Platform, Some(name)) => directory.find_ref(conn, name),
-            (RowScope::Platform, None) => {
-                Err(Error::invalid("org", "must be given with a key of the platform: name the org"))
-            }
-        }
+        OrgName::must(principal, self.org.clone(), "org")?.find(directory, conn)
     }
 }

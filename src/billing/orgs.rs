@@ -57,16 +57,17 @@ pub struct OrgSubscription {
 }
 
 /// A Stripe customer.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CustomerRef {
     /// Connected account, empty for our own.
-    #[serde(default)]
     pub account: String,
     /// Live or test mode.
-    #[serde(default)]
     pub livemode: bool,
     /// Stripe's id.
     pub id: String,
+    /// Whether Stripe has told of this customer, by an event of it or of something of it. False: it is linked
+    /// over the API, and nothing has come of it so far: is it the right id, and the right mode?
+    pub known: bool,
 }
 
 /// What a new org is to be.
@@ -211,11 +212,11 @@ fn insert(
     Ok((org_id, public_id))
 }
 
-/// Changes an org; returns its row id.
+/// Changes an org.
 ///
 /// # Errors
-/// [`Error::NotFound`], or [`Error::Invalid`] for a bad field.
-pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Result<i64, Error> {
+/// [`Error::Invalid`] for a bad field.
+pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<(), Error> {
     if let Some(name) = &patch.name {
         check_text("name", name)?;
     }
@@ -223,7 +224,6 @@ pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Res
         check_zone(conn, zone)?;
     }
     let metadata = patch.metadata.as_ref().map(check_metadata).transpose()?;
-    let org_id = row_id(conn, public_id)?;
     if let Some(name) = &patch.name {
         diesel::update(orgs::table.find(org_id)).set(orgs::name.eq(name)).execute(conn)?;
     }
@@ -234,36 +234,14 @@ pub fn update(conn: &mut PgConnection, public_id: &str, patch: &OrgPatch) -> Res
     if let Some(metadata) = metadata {
         diesel::update(orgs::table.find(org_id)).set(orgs::metadata.eq(metadata)).execute(conn)?;
     }
-    Ok(org_id)
-}
-
-/// The row id of an org.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none.
-pub fn row_id(conn: &mut PgConnection, public_id: &str) -> Result<i64, Error> {
-    orgs::table
-        .filter(orgs::public_id.eq(public_id))
-        .select(orgs::org_id)
-        .first(conn)
-        .optional()?
-        .ok_or(Error::NotFound("org"))
-}
-
-/// The row id of an org by its public or external id.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none.
-pub fn row_id_of(conn: &mut PgConnection, name: &str) -> Result<i64, Error> {
-    let found = org_refs::table.find(name).select(org_refs::org_id).first(conn).optional()?;
-    found.ok_or(Error::NotFound("org"))
+    Ok(())
 }
 
 /// What a list of orgs may be narrowed by.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this public id.
-    pub id: Option<String>,
+    /// Only the org of this row id.
+    pub org_id: Option<i64>,
     /// Only this external id.
     pub external_id: Option<String>,
     /// Only orgs on this plan.
@@ -320,13 +298,14 @@ pub fn list(
         " SELECT * FROM (",
         with_plan!(),
         ") o
-         WHERE ($1::text IS NULL OR public_id = $1) AND ($2::text IS NULL OR external_id = $2) AND ($3::text IS NULL OR plan_id = $3)
+         WHERE ($1::bigint IS NULL OR org_id = $1)
+           AND ($2::text IS NULL OR external_id = $2) AND ($3::text IS NULL OR plan_id = $3)
            AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
            AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
          ORDER BY created_at DESC, org_id DESC LIMIT $8"
     );
     let rows: Vec<Row> = diesel::sql_query(SQL)
-        .bind::<Nullable<Text>, _>(&filter.id)
+        .bind::<Nullable<BigInt>, _>(filter.org_id)
         .bind::<Nullable<Text>, _>(&filter.external_id)
         .bind::<Nullable<Text>, _>(&filter.plan)
         .bind::<Nullable<Timestamptz>, _>(filter.created_from)
@@ -344,9 +323,9 @@ pub fn list(
 /// One org.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is none, or it is not yours.
-pub fn find(conn: &mut PgConnection, public_id: &str, as_of: AsOf) -> Result<Org, Error> {
-    let filter = Filter { id: Some(public_id.to_owned()), ..Filter::default() };
+/// [`Error::NotFound`] when there is none.
+pub fn find(conn: &mut PgConnection, org_id: i64, as_of: AsOf) -> Result<Org, Error> {
+    let filter = Filter { org_id: Some(org_id), ..Filter::default() };
     list(conn, &filter, 1, as_of)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
 }
 
@@ -379,12 +358,28 @@ struct CustomerRow {
     livemode: bool,
     #[diesel(sql_type = Text)]
     customer_id: String,
+    #[diesel(sql_type = Bool)]
+    known: bool,
 }
 
 fn customers_of(conn: &mut PgConnection, org_ids: &[i64]) -> Result<BTreeMap<i64, Vec<CustomerRef>>, Error> {
     let rows: Vec<CustomerRow> = diesel::sql_query(
-        "SELECT r.org_id, l.account, l.livemode, l.customer_id FROM org_refs r JOIN stripe_customer_links l USING (ref)
-         WHERE r.org_id = ANY ($1) ORDER BY r.org_id, l.account, l.livemode, l.customer_id",
+        "SELECT r.org_id, l.account, l.livemode, l.customer_id,
+             num_nonnulls(l.metadata_ref, l.session_ref, l.own_ref) > 0
+             OR EXISTS (SELECT FROM customers x
+                 WHERE (x.account, x.livemode, x.id) = (l.account, l.livemode, l.customer_id))
+             OR EXISTS (SELECT FROM subscriptions x
+                 WHERE (x.account, x.livemode, x.customer_id) = (l.account, l.livemode, l.customer_id))
+             OR EXISTS (SELECT FROM invoices x
+                 WHERE (x.account, x.livemode, x.customer_id) = (l.account, l.livemode, l.customer_id))
+             OR EXISTS (SELECT FROM payments x
+                 WHERE (x.account, x.livemode, x.customer_id) = (l.account, l.livemode, l.customer_id))
+             OR EXISTS (SELECT FROM checkout_sessions x
+                 WHERE (x.account, x.livemode, x.customer_id) = (l.account, l.livemode, l.customer_id))
+             AS known
+         FROM org_refs r JOIN stripe_customer_links l USING (ref)
+         WHERE r.org_id = ANY ($1)
+         ORDER BY r.org_id, l.account, l.livemode, l.customer_id",
     )
     .bind::<Array<BigInt>, _>(org_ids)
     .load(conn)?;
@@ -394,6 +389,7 @@ fn customers_of(conn: &mut PgConnection, org_ids: &[i64]) -> Result<BTreeMap<i64
             account: row.account,
             livemode: row.livemode,
             id: row.customer_id,
+            known: row.known,
         });
     }
     Ok(customers)

@@ -1,35 +1,39 @@
 //! `/v1/orgs`.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 
 use super::links;
+use super::org_name::OrgName;
 use super::orgs::{self, Filter, NewOrg, Org, OrgPatch};
 use crate::app::App;
-use crate::auth::{Principal, Scope};
+use crate::auth::{PLATFORM, Principal, Scope};
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
 use crate::page::{Page, PageQuery};
-use crate::realm::Realm;
+use crate::params::Params;
+use crate::realm::MeantRealm;
+use crate::time::Moment;
 
 /// Narrows the list of orgs.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only the org with this external id.
+    /// Only the org with this external id; an empty page when none has it.
     external_id: Option<String>,
     /// Only orgs on this plan.
     plan: Option<String>,
     /// Made at or after (RFC 3339).
-    created_from: Option<DateTime<Utc>>,
+    created_from: Option<Moment>,
     /// Made before (RFC 3339).
-    created_before: Option<DateTime<Utc>>,
+    created_before: Option<Moment>,
 }
 
 /// Lists orgs, newest first.
@@ -40,22 +44,20 @@ pub struct ListQuery {
 pub async fn list(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<ListQuery>,
-    page: web::Query<PageQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let (query, limit) = (query.into_inner(), page.limit()?);
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let limit = page.limit()?;
     let filter = Filter {
-        id: None,
+        org_id: Some(principal.org_id()).filter(|org_id| *org_id != PLATFORM),
         external_id: query.external_id,
         plan: query.plan,
-        created_from: query.created_from,
-        created_before: query.created_before,
+        created_from: query.created_from.map(|at| at.0),
+        created_before: query.created_before.map(|at| at.0),
         after: page.after()?,
     };
-    if [&filter.external_id, &filter.plan].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(Error::invalid("query", "must not contain the NUL character"));
-    }
     let as_of = app.as_of();
     let rows = app.db.run(principal.rows, move |conn| orgs::list(conn, &filter, limit + 1, as_of)).await?;
     let page = Page::of(rows, limit, |(org_id, org)| (org.created_at, *org_id))?;
@@ -65,7 +67,8 @@ pub async fn list(
 
 /// Shows an org.
 #[utoipa::path(
-    get, path = "/v1/orgs/{id}", tag = "orgs", params(("id" = String, Path, description = "`org_…`")), security(("key" = ["billing:read"])),
+    get, path = "/v1/orgs/{id}", tag = "orgs",
+    params(("id" = String, Path, description = "Public or external id")), security(("key" = ["billing:read"])),
     responses((status = 200, description = "The org", body = Org), FindErrors)
 )]
 pub async fn show(
@@ -74,9 +77,12 @@ pub async fn show(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let id = printable(id.into_inner(), "org")?;
+    let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
     let as_of = app.as_of();
-    let found = app.db.run(principal.rows, move |conn| orgs::find(conn, &id, as_of));
+    let found = app.db.run(principal.rows, move |conn| {
+        let org_id = org.row_id(conn)?;
+        orgs::find(conn, org_id, as_of)
+    });
     Ok(HttpResponse::Ok().json(found.await?))
 }
 
@@ -97,15 +103,17 @@ pub async fn create(
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let (org_id, public_id) = orgs::create(conn, &new, now)?;
         let detail = json!({ "name": new.name, "external_id": new.external_id });
-        let audit = Audit { org_id, action: "org.create", target: public_id.clone(), detail };
-        Answer::new(StatusCode::CREATED, &orgs::find(conn, &public_id, as_of)?, audit)
+        let audit = Audit { org_id, action: "org.create", target: public_id, detail };
+        Answer::new(StatusCode::CREATED, &orgs::find(conn, org_id, as_of)?, audit)
     })
     .await
 }
 
 /// Changes an org.
 #[utoipa::path(
-    patch, path = "/v1/orgs/{id}", tag = "orgs", params(("id" = String, Path, description = "`org_…`"), IdempotencyKey), request_body = OrgPatch,
+    patch, path = "/v1/orgs/{id}", tag = "orgs",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    request_body = OrgPatch,
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
@@ -117,34 +125,42 @@ pub async fn update(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let id = printable(id.into_inner(), "org")?;
+    let org = OrgName::of_any(id.into_inner(), "id");
     let patch: OrgPatch = commands::parse(&body.0)?;
     let as_of = app.as_of();
     commands::run(&app, &principal, &request, &body.0, move |conn, _| {
-        let org_id = orgs::update(conn, &id, &patch)?;
+        let org_id = org.row_id(conn)?;
+        orgs::update(conn, org_id, &patch)?;
+        let org = orgs::find(conn, org_id, as_of)?;
         let detail = json!({ "name": patch.name, "time_zone": patch.time_zone, "metadata": patch.metadata });
-        let audit = Audit { org_id, action: "org.update", target: id.clone(), detail };
-        Answer::new(StatusCode::OK, &orgs::find(conn, &id, as_of)?, audit)
+        let audit = Audit { org_id, action: "org.update", target: org.id.clone(), detail };
+        Answer::new(StatusCode::OK, &org, audit)
     })
     .await
 }
 
-/// Which customer is linked.
+/// Which customer is meant: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
-    /// Connected account of the customer; our own when left out.
-    #[serde(default)]
-    account: String,
-    /// True for live mode; false when left out.
-    #[serde(default)]
-    livemode: bool,
+    /// Connected account of the customer; empty for our own. Left out: the one in which the customer is
+    /// known, else our own.
+    account: Option<String>,
+    /// Live (true) or test mode (false). Left out: the one in which the customer is known; of a customer that
+    /// Stripe has not told of it must be given.
+    livemode: Option<bool>,
 }
 
-/// Links a Stripe customer to an org. This beats what the customer's metadata and its checkout sessions say; the customer may come later.
+/// Links a Stripe customer to an org. This beats what the customer's metadata and its checkout sessions say.
+/// The customer may come later: then `known` is false in the answer.
 #[utoipa::path(
     put, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
-    params(("id" = String, Path, description = "`org_…`"), ("customer_id" = String, Path, description = "`cus_…`"), RealmQuery, IdempotencyKey),
+    params(
+        ("id" = String, Path, description = "Public or external id of the org"),
+        ("customer_id" = String, Path, description = "`cus_…`"),
+        RealmQuery,
+        IdempotencyKey
+    ),
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
@@ -152,17 +168,22 @@ pub async fn link(
     app: web::Data<App>,
     principal: Principal,
     path: web::Path<(String, String)>,
-    realm: web::Query<RealmQuery>,
+    params: Params,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
-    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, true).await
+    set_link(&app, &principal, path.into_inner(), params, &request, &body, true).await
 }
 
-/// Takes an explicit link back; what metadata and sessions say counts again.
+/// Takes back a link that was made over the API; what metadata and sessions say counts again.
 #[utoipa::path(
     delete, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
-    params(("id" = String, Path, description = "`org_…`"), ("customer_id" = String, Path, description = "`cus_…`"), RealmQuery, IdempotencyKey),
+    params(
+        ("id" = String, Path, description = "Public or external id of the org"),
+        ("customer_id" = String, Path, description = "`cus_…`"),
+        RealmQuery,
+        IdempotencyKey
+    ),
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "The org as it is now", body = Org), CommandErrors)
 )]
@@ -170,38 +191,40 @@ pub async fn unlink(
     app: web::Data<App>,
     principal: Principal,
     path: web::Path<(String, String)>,
-    realm: web::Query<RealmQuery>,
+    params: Params,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
-    set_link(&app, &principal, path.into_inner(), realm.into_inner(), &request, &body, false).await
+    set_link(&app, &principal, path.into_inner(), params, &request, &body, false).await
 }
 
 async fn set_link(
     app: &App,
     principal: &Principal,
     (id, customer_id): (String, String),
-    realm: RealmQuery,
+    mut params: Params,
     request: &HttpRequest,
     body: &Body,
     on: bool,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let (id, customer_id) = (printable(id, "org")?, printable(customer_id, "customer")?);
-    let realm = Realm { account: printable(realm.account, "account")?, livemode: realm.livemode };
+    let RealmQuery { account, livemode } = params.take()?;
+    params.done()?;
+    let (org, meant) = (OrgName::of_any(id, "id"), MeantRealm { account, livemode });
+    let directory = Arc::clone(&app.directory);
     let as_of = app.as_of();
     commands::run(app, principal, request, &body.0, move |conn, _| {
-        let org_id = orgs::row_id(conn, &id)?;
-        links::set_explicit(conn, &realm, &customer_id, on.then_some(id.as_str()))?;
+        let org = org.find(&directory, conn)?;
+        let org_id = org.org_id;
+        let realm = if on {
+            links::link(conn, &meant, &customer_id, &org.public_id)?
+        } else {
+            links::unlink(conn, &meant, &customer_id, org_id)?
+        };
         let detail = json!({ "customer": customer_id, "account": realm.account, "livemode": realm.livemode });
-        let audit =
-            Audit { org_id, action: if on { "org.link" } else { "org.unlink" }, target: id.clone(), detail };
-        Answer::new(StatusCode::OK, &orgs::find(conn, &id, as_of)?, audit)
+        let action = if on { "org.link" } else { "org.unlink" };
+        let audit = Audit { org_id, action, target: org.public_id.to_string(), detail };
+        Answer::new(StatusCode::OK, &orgs::find(conn, org_id, as_of)?, audit)
     })
     .await
-}
-
-/// An id that could name something: NUL cannot even be asked for.
-fn printable(id: String, what: &'static str) -> Result<String, Error> {
-    if id.contains('\0') { Err(Error::NotFound(what)) } else { Ok(id) }
 }

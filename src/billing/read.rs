@@ -40,7 +40,8 @@ pub struct Basics {
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Owners {
-    /// Only of customers linked to this org (`org_…`).
+    /// Only of customers linked to this org, by its id (`org_…`) or your own id of it. An org that there is
+    /// not is 404.
     pub org: Option<String>,
     /// Only what is (true) or is not (false) linked to an org.
     pub linked: Option<bool>,
@@ -68,12 +69,12 @@ pub enum ListPart {
 /// A page of a list as asked for.
 #[derive(Clone, Debug)]
 pub struct Listing<F> {
-    /// The org of an org's key, which sees nothing else; `None`: everything.
-    pub own: Option<String>,
+    /// Public id of the only org whose rows are meant; `None`: everybody's.
+    pub org: Option<String>,
+    /// Only what is (true) or is not (false) linked to an org.
+    pub linked: Option<bool>,
     /// What every list is narrowed by.
     pub basics: Basics,
-    /// What lists of customers' objects are narrowed by.
-    pub owners: Owners,
     /// What this list alone is narrowed by.
     pub filter: F,
     /// The row that the page comes after.
@@ -86,9 +87,9 @@ impl<F> Listing<F> {
     /// The same page, narrowed otherwise.
     pub(super) fn narrowed_by<G>(&self, filter: G) -> Listing<G> {
         Listing {
-            own: self.own.clone(),
+            org: self.org.clone(),
+            linked: self.linked,
             basics: self.basics.clone(),
-            owners: self.owners.clone(),
             filter,
             after: self.after.clone(),
             limit: self.limit,
@@ -99,7 +100,7 @@ impl<F> Listing<F> {
 /// One object as asked for.
 #[derive(Clone, Debug)]
 pub struct Lookup {
-    /// As in [`Listing`].
+    /// Public id of the org of an org's key, which sees nothing else; `None`: everything.
     pub own: Option<String>,
     /// Stripe's id.
     pub id: String,
@@ -245,15 +246,13 @@ where
     if let Some(invoice) = listing.filter.invoice_of_payment() {
         owners::through_few_payments::<T>(&mut rows, &Where::of("p.invoice_id = {}", [invoice.into()]));
     }
-    match owners::whose::<T, F>(listing) {
-        owners::Whose::Any => {}
-        owners::Whose::Nobodys => return Ok(Vec::new()),
-        owners::Whose::Org(org) => {
-            let customers = owners::customers_of(conn, org)?;
-            owners::only::<T>(conn, &mut rows, &customers)?;
-        }
+    if let Some(org) = &listing.org
+        && !matches!(T::BELONGS, Belongs::ToNobody)
+    {
+        let customers = owners::customers_of(conn, org)?;
+        owners::only::<T>(conn, &mut rows, &customers)?;
     }
-    if let Some(linked) = listing.owners.linked {
+    if let Some(linked) = listing.linked {
         owners::linked::<T>(&mut rows, linked);
     }
     let few = listing.filter.picks_few();

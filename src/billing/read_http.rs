@@ -1,11 +1,14 @@
 //! What the routes over mirrored objects share: parameters in, JSON out.
 
+use std::sync::Arc;
+
 use actix_web::{HttpResponse, web};
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::{IntoParams, ToSchema};
 
+use super::org_name::OrgName;
 use super::raw;
 use super::read::{Basics, Listing, Lookup, Owners, Position, RealmQuery, Shown};
 use crate::app::App;
@@ -71,7 +74,7 @@ pub(super) async fn list<F, V>(
     work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
-    F: DeserializeOwned + Send + 'static,
+    F: Clone + DeserializeOwned + Send + 'static,
     V: Shown,
 {
     let owners = params.take()?;
@@ -86,7 +89,7 @@ pub(super) async fn list_catalogue<F, V>(
     work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
-    F: DeserializeOwned + Send + 'static,
+    F: Clone + DeserializeOwned + Send + 'static,
     V: Shown,
 {
     list_owned(app, principal, params, Owners::default(), work).await
@@ -100,7 +103,7 @@ async fn list_owned<F, V>(
     work: List<F, V>,
 ) -> Result<HttpResponse, Error>
 where
-    F: DeserializeOwned + Send + 'static,
+    F: Clone + DeserializeOwned + Send + 'static,
     V: Shown,
 {
     principal.require(Scope::BillingRead)?;
@@ -108,9 +111,14 @@ where
     let (basics, filter): (Basics, F) = (params.take()?, params.take()?);
     params.done()?;
     let limit = page.limit()?;
-    let own = own_org(&principal);
-    let listing = Listing { own, basics, owners, filter, after: page.after()?, limit };
-    let rows = app.db.run(principal.rows, move |conn| work(conn, &listing)).await?;
+    let org = OrgName::of(&principal, owners.org, "org")?;
+    let directory = Arc::clone(&app.directory);
+    let listing = Listing { org: None, linked: owners.linked, basics, filter, after: page.after()?, limit };
+    let rows = app.db.run(principal.rows, move |conn| {
+        let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
+        work(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
+    });
+    let rows = rows.await?;
     let page = Page::of(rows, limit, |(position, _)| position.clone())?;
     let data: Vec<V> = page.data.into_iter().map(|(_, view)| view).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))

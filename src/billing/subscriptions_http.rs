@@ -8,14 +8,14 @@ use super::subscriptions::{self, Filter, SubscriptionView};
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::openapi::{FindErrors, ReadErrors};
+use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 
 /// Lists subscriptions, newest first, with their items.
 #[utoipa::path(
     get, path = "/v1/subscriptions", tag = "subscriptions", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<SubscriptionView>), ReadErrors)
+    responses((status = 200, description = "A page", body = Page<SubscriptionView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
     read_http::list(&app, principal, params, subscriptions::list).await

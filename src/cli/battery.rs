@@ -16,6 +16,7 @@ use crate::battery::grants::{Source, State};
 use crate::battery::reads::{balance, entries, grants};
 use crate::battery::upkeep;
 use crate::billing::directory::Directory;
+use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::error::Error;
 use crate::time::Clock;
@@ -104,7 +105,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
     match command {
         BatteryCommand::Show { org, entries } => {
             let shown = conn.transaction(|conn| {
-                let org = directory.find_ref(conn, &org)?;
+                let org = OrgName::of_any(org, "org").find(&directory, conn)?;
                 upkeep::post(conn, [org.org_id], now)?;
                 let filter = grants::Filter {
                     state: vec![State::Open, State::Scheduled],
@@ -135,7 +136,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 key: args.key,
             };
             let grant = conn.transaction(|conn| {
-                let org_id = directory.find_ref(conn, &args.org)?.org_id;
+                let org_id = OrgName::of_any(args.org, "org").find(&directory, conn)?.org_id;
                 let grant = by_hand::grant(conn, org_id, &new, &actor(), now)?;
                 record(conn, "battery.grant", &grant.id, json!(grant), now)?;
                 Ok::<_, Error>(grant)

@@ -8,6 +8,8 @@ use serde_json::json;
 use super::{Failure, open};
 use crate::audit;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
+use crate::billing::directory::Directory;
+use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -22,7 +24,7 @@ pub(super) enum KeyCommand {
         /// What it may do, separated by commas: usage:write, usage:backfill, usage:price, usage:read, billing:read, billing:write, admin
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
-        /// The org that it is for (`org_…`); the platform when left out
+        /// The org that it is for, by its id (`org_…`) or your own id of it; the platform when left out
         #[arg(long)]
         org: Option<String>,
         /// When it stops working, such as 2030-01-01T00:00:00Z; never when left out
@@ -44,11 +46,15 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     let now = Utc::now();
     match command {
         KeyCommand::Create { name, scopes, org, expires_at } => {
-            let new = NewKey { org, name, scopes, expires_at };
+            let directory = Directory::default();
             let key = conn.transaction(|conn| {
+                let org = org.map(|org| OrgName::of_any(org, "--org").find(&directory, conn)).transpose()?;
+                let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
+                let new = NewKey { org_id, name, scopes, expires_at };
                 let (id, key) = auth::create(conn, &new, now)?;
                 let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.name()).collect();
-                let detail = json!({ "name": new.name, "org": new.org, "scopes": scopes });
+                let org = org.as_ref().map(|org| &*org.public_id);
+                let detail = json!({ "name": new.name, "org": org, "scopes": scopes });
                 record(conn, "api_key.create", &id, detail, now)?;
                 Ok::<_, Error>(key)
             })?;

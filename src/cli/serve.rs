@@ -9,7 +9,7 @@ use chrono::{TimeDelta, Utc};
 
 use super::{Failure, open};
 use crate::app::App;
-use crate::auth::{self, NewKey, Scope};
+use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::config::Config;
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
@@ -111,7 +111,7 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
             return Ok(None);
         }
         let new = NewKey {
-            org: None,
+            org_id: PLATFORM,
             name: "first admin key".to_owned(),
             scopes: vec![Scope::Admin],
             expires_at: None,

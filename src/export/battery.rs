@@ -9,7 +9,7 @@ use super::params::{self, Period, Request};
 use super::query::{Bind, Conditions};
 use super::{Of, Params};
 use crate::battery::Kind;
-use crate::billing::orgs;
+use crate::billing::org_name::OrgName;
 use crate::db::Scope;
 use crate::error::Error;
 
@@ -112,13 +112,13 @@ pub(super) fn conditions(
 ) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     conditions.add("true", []);
-    let asked = request.org.as_deref().map(|org| orgs::row_id_of(conn, org)).transpose()?;
+    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
     let own = match scope {
         Scope::Platform => None,
         Scope::Org(org_id) => Some(org_id),
     };
     if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::NotFound("org"));
+        return Err(Error::UnknownOrg("org".into()));
     }
     if let Some(org_id) = own.or(asked) {
         conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
@@ -141,7 +141,8 @@ pub(super) fn conditions(
         let (org, sequence): (&str, i64) = place.ok_or_else(|| {
             Error::invalid("after", "must be `org_id/sequence` of an entry, such as org_1/12")
         })?;
-        let org_id = orgs::row_id(conn, org).ok().filter(|org_id| own.is_none_or(|own| own == *org_id));
+        let org_id = OrgName::of_any(org, "after").row_id(conn).ok();
+        let org_id = org_id.filter(|org_id| own.is_none_or(|own| own == *org_id));
         let org_id =
             org_id.ok_or_else(|| Error::invalid("after", "names an org that there is none of here"))?;
         conditions.add("(d.org_id, d.sequence) > (?, ?)", [Bind::Number(org_id), Bind::Number(sequence)]);

@@ -75,6 +75,7 @@ pub(crate) async fn respond(
     principal: &Principal,
     wanted: Request,
 ) -> Result<HttpResponse, Error> {
+    let wanted = wanted.within(principal)?;
     let (format, name) = (wanted.format, wanted.of.name());
     let (totals, body) = start(app, principal, wanted).await?;
     let mut response = HttpResponse::Ok();
@@ -96,6 +97,7 @@ pub(super) async fn respond_totals(
     principal: &Principal,
     wanted: Request,
 ) -> Result<HttpResponse, Error> {
+    let wanted = wanted.within(principal)?;
     let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;

@@ -7,7 +7,9 @@ use utoipa::IntoParams;
 
 use super::Of;
 use super::battery::Entries;
+use crate::auth::Principal;
 use crate::billing::exports::Kind;
+use crate::billing::org_name::OrgName;
 use crate::error::Error;
 
 /// Which rows, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first instant in UTC.
@@ -45,7 +47,7 @@ pub struct Params {
     /// Only this currency, such as eur, or several separated by commas
     #[arg(long)]
     pub currency: Option<String>,
-    /// Only the org with this id (`org_…`)
+    /// Only the org with this id (`org_…`, or your own id of it)
     #[arg(long)]
     pub org: Option<String>,
     /// Only this Stripe customer (`cus_…`)
@@ -117,7 +119,7 @@ pub struct Request {
     pub(super) created: Period,
     pub(super) statuses: Option<Vec<String>>,
     pub(super) currencies: Option<Vec<String>>,
-    pub(super) org: Option<String>,
+    pub(super) org: Option<OrgName>,
     pub(super) customer: Option<String>,
     pub(super) account: Option<String>,
     pub(super) livemode: Option<bool>,
@@ -129,6 +131,15 @@ pub struct Request {
 }
 
 impl Request {
+    /// The same, as far as `principal` may name what it names.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOrg`] when a key of an org names another.
+    pub fn within(self, principal: &Principal) -> Result<Self, Error> {
+        let org = self.org.map(|org| org.within(principal)).transpose()?;
+        Ok(Self { org, ..self })
+    }
+
     /// The same, of these entries alone.
     #[must_use]
     pub fn narrowed(self, entries: Entries) -> Self {
@@ -161,7 +172,7 @@ impl Params {
             created: period(("created_from", &self.created_from), ("created_before", &self.created_before))?,
             statuses: self.statuses(kind)?,
             currencies: self.currencies()?,
-            org: id("org", &self.org)?,
+            org: id("org", &self.org)?.map(|name| OrgName::of_any(name, "org")),
             customer: id("customer", &self.customer)?,
             account: id("account", &self.account)?,
             livemode: boolean("livemode", &self.livemode)?,

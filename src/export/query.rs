@@ -10,7 +10,6 @@ use super::params::{Period, Request};
 use super::{Of, battery};
 use crate::auth::PLATFORM;
 use crate::billing::exports::{Column, Kind, Type};
-use crate::billing::orgs;
 use crate::db::Scope;
 use crate::error::Error;
 
@@ -131,14 +130,14 @@ fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Re
     if let Some(livemode) = request.livemode {
         conditions.add("d.livemode = ?", [Bind::Bool(livemode)]);
     }
-    let asked = request.org.as_deref().map(|org| orgs::row_id(conn, org)).transpose()?;
+    let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
     let own = match scope {
         Scope::Platform => None,
         Scope::Org(org_id) => Some(org_id),
     };
     debug_assert!(own != Some(PLATFORM), "the platform has a scope of its own");
     if asked.is_some() && own.is_some() && asked != own {
-        return Err(Error::NotFound("org"));
+        return Err(Error::UnknownOrg("org".into()));
     }
     if let Some(org_id) = own.or(asked) {
         conditions.add("o.org_id = ?", [Bind::Number(org_id)]);

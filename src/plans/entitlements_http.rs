@@ -5,13 +5,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
 use super::entitlements::{self, Entitlements};
-use super::http::plain;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
-use crate::db::Scope as RowScope;
+use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::openapi::FindErrors;
-use crate::quota::orgs::OrgRef;
 
 /// The header that asks for news only.
 #[derive(IntoParams)]
@@ -39,11 +37,8 @@ pub async fn show(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let overview = app.quotas.overview(principal.holder(), OrgRef::Named(plain(id, "org")?)).await?;
-    // Another org's is not there for this key.
-    if matches!(principal.rows, RowScope::Org(own) if own != overview.org.org_id) {
-        return Err(Error::NotFound("org"));
-    }
+    let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
+    let overview = app.quotas.overview(principal.holder(), org.into_ref()).await?;
     let body = serde_json::to_vec(&Entitlements::of(overview, app.clock.now()))
         .map_err(|error| Error::Internal(error.to_string()))?;
     let tag = entitlements::etag(&body);

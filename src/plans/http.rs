@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
 use crate::page::{Page, PageQuery};
+use crate::params::Params;
 use crate::quota::plan_quotas::{self, PlanQuota};
 use crate::realm::Realm;
 
@@ -78,10 +79,11 @@ pub(super) fn plain(id: web::Path<String>, what: &'static str) -> Result<String,
 pub async fn list(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<ListQuery>,
-    page: web::Query<PageQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
     let (active, limit, after) = (query.active, page.limit()?, page.after::<String>()?);
     let rows = app
         .db

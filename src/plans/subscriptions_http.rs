@@ -14,17 +14,16 @@ use super::http::plain;
 use super::subscriptions;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
-use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, Changed, Cursor, LocalSubscription, Paid, Start};
 use crate::billing::moves;
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
-use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::http::Body;
 use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
-use crate::realm::Realm;
+use crate::realm::MeantRealm;
 use crate::time::Moment;
 use crate::usage::catalog;
 
@@ -112,15 +111,6 @@ pub struct ChangeBody {
     pub plan: String,
 }
 
-/// The org of that public or external id, when it is one that the key may ask about.
-fn org_of(conn: &mut PgConnection, app: &App, rows: RowScope, id: &str) -> Result<Arc<OrgContext>, Error> {
-    let org = app.directory.find_ref(conn, id)?;
-    match rows {
-        RowScope::Org(own) if own != org.org_id => Err(Error::NotFound("org")),
-        _ => Ok(org),
-    }
-}
-
 /// A command on an org's subscription.
 async fn command<F>(
     app: web::Data<App>,
@@ -133,11 +123,11 @@ async fn command<F>(
 where
     F: Fn(&mut PgConnection, i64, DateTime<Utc>) -> Result<Changed, Error> + Send + 'static,
 {
-    let id = plain(id, "org")?;
+    let org = OrgName::of_any(id.into_inner(), "id");
     let status = if action == "subscription.start" { StatusCode::CREATED } else { StatusCode::OK };
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = directory.find_ref(conn, &id)?;
+        let org = org.find(&directory, conn)?;
         let done = work(conn, org.org_id, now)?;
         let subscription = subscriptions::follow(conn, (org.org_id, &org.public_id), done, now)?;
         let (target, detail) = (subscription.id.clone(), detail.clone());
@@ -255,10 +245,10 @@ pub async fn show(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let (id, parts, rows, now) = (plain(id, "org")?, app.clone(), principal.rows, app.clock.now());
-    let found = app.db.run(rows, move |conn| {
-        let org = org_of(conn, &parts, rows, &id)?;
-        local_subscriptions::current(conn, org.org_id, now)
+    let (org, now) = (OrgName::must(&principal, Some(id.into_inner()), "id")?, app.clock.now());
+    let found = app.db.run(principal.rows, move |conn| {
+        let org_id = org.row_id(conn)?;
+        local_subscriptions::current(conn, org_id, now)
     });
     Ok(HttpResponse::Ok().json(found.await?))
 }
@@ -278,10 +268,10 @@ pub async fn history(
     let page: PageQuery = params.take()?;
     params.done()?;
     let (limit, after) = (page.limit()?, page.after::<Cursor>()?);
-    let (id, parts, rows, now) = (plain(id, "org")?, app.clone(), principal.rows, app.clock.now());
-    let found = app.db.run(rows, move |conn| {
-        let org = org_of(conn, &parts, rows, &id)?;
-        local_subscriptions::history(conn, org.org_id, after.clone(), limit + 1, now)
+    let (org, now) = (OrgName::must(&principal, Some(id.into_inner()), "id")?, app.clock.now());
+    let found = app.db.run(principal.rows, move |conn| {
+        let org_id = org.row_id(conn)?;
+        local_subscriptions::history(conn, org_id, after.clone(), limit + 1, now)
     });
     Ok(HttpResponse::Ok().json(Page::of(found.await?, limit, |row| (row.created_at, row.id.clone()))?))
 }
@@ -297,16 +287,14 @@ pub struct MoveBody {
     pub version: i32,
 }
 
-/// Where a Stripe subscription lives.
+/// Which Stripe subscription is meant: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
-    /// Connected account; our own when left out.
-    #[serde(default)]
-    account: String,
-    /// True for live mode; false when left out.
-    #[serde(default)]
-    livemode: bool,
+    /// Connected account; empty for our own. Left out: the one in which the subscription is known.
+    account: Option<String>,
+    /// Live (true) or test mode (false). Left out: the one in which the subscription is known.
+    livemode: Option<bool>,
 }
 
 /// What was moved.
@@ -335,25 +323,27 @@ pub async fn move_one(
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
-    let realm: RealmQuery = params.take()?;
+    let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
-    let realm = Realm { account: realm.account, livemode: realm.livemode };
+    let meant = MeantRealm { account, livemode };
     let (id, sent): (String, MoveBody) = (plain(id, "subscription")?, commands::parse(&body.0)?);
     if sent.plan.as_ref().is_some_and(|plan| plan.contains('\0')) {
         return Err(Error::NotFound("version of a plan"));
     }
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         catalog::change(conn)?;
-        let org_id = if id.starts_with("lsub_") {
-            local_subscriptions::move_one(conn, &id, sent.plan.as_deref(), sent.version, now)?
+        let (org_id, realm) = if id.starts_with("lsub_") {
+            let org_id = local_subscriptions::move_one(conn, &id, sent.plan.as_deref(), sent.version, now)?;
+            (org_id, None)
         } else {
             let plan = sent.plan.as_deref();
             let plan = plan.ok_or_else(|| Error::invalid("plan", "must name the plan of the version"))?;
-            moves::one(conn, &realm, &id, (plan, sent.version), now)?;
-            PLATFORM
+            (PLATFORM, Some(moves::one(conn, &meant, &id, (plan, sent.version), now)?))
         };
         let moved = MovedOne { subscription: id.clone(), plan: sent.plan.clone(), version: sent.version };
-        let detail = json!({ "account": realm.account, "livemode": realm.livemode, "plan": sent.plan, "version": sent.version });
+        let (account, livemode) = realm.map(|realm| (realm.account, realm.livemode)).unzip();
+        let detail =
+            json!({ "account": account, "livemode": livemode, "plan": sent.plan, "version": sent.version });
         let audit = Audit { org_id, action: "subscription.move", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &moved, audit)
     })

@@ -11,12 +11,13 @@ use utoipa::ToSchema;
 use super::counters::{self, Count, CounterKey};
 use super::lane::Work;
 use super::limits::Limits;
-use super::orgs::{OrgRef, Orgs};
+use super::orgs::Orgs;
 use super::quantity::Quantity;
 use super::standing::{self, Ask, Battery, Standing};
 use super::{Parts, reservations};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
+use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::usage::catalog::{self, Catalog};
 
@@ -179,9 +180,8 @@ impl Held<'_> {
     }
 
     fn verdict(&self, n: usize, org: &OrgRef, ask: &Ask) -> Result<Verdict, Error> {
-        let context = self.orgs.get(org).ok_or_else(|| {
-            Error::invalid(format!("items.{n}.org"), "is no org here: use its public or external id")
-        })?;
+        let unknown = || Error::UnknownOrg(format!("items.{n}.org").into());
+        let context = self.orgs.get(org).ok_or_else(unknown)?;
         let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| {
             let rule = format!(
                 "`{}` is no meter of kind sum or count that counts: /v1/meters lists them",

@@ -13,14 +13,13 @@ use utoipa::ToSchema;
 
 use super::check::Verdict;
 use super::desk::{Done, Job};
-use super::orgs::OrgRef;
 use super::quantity::Quantity;
 use super::reservations::Reservation;
 use super::standing::{Ask, Battery, Standing};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
+use crate::billing::org_name::OrgName;
 use crate::commands;
-use crate::db::Scope as RowScope;
 use crate::error::{Error, Problem};
 use crate::http::Body;
 use crate::ids;
@@ -174,24 +173,6 @@ pub(super) fn check_text(field: &str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn whose(principal: &Principal, named: Option<String>) -> Result<Option<OrgRef>, Error> {
-    if let Some(named) = &named {
-        check_text("org", named)?;
-    }
-    match (principal.rows, named) {
-        (RowScope::Platform, named) => Ok(named.map(OrgRef::Named)),
-        // Its public id is all that an org's key may call it.
-        (RowScope::Org(_), Some(named)) if principal.org.as_ref() != Some(&named) => {
-            Err(Error::NotFound("org"))
-        }
-        (RowScope::Org(org_id), _) => Ok(Some(OrgRef::Own(org_id))),
-    }
-}
-
-fn must_name(org: Option<OrgRef>) -> Result<OrgRef, Error> {
-    org.ok_or_else(|| Error::invalid("org", "must name an org, for this is a key of the platform"))
-}
-
 fn ask(
     meter: String,
     amount: Decimal,
@@ -232,12 +213,13 @@ pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Res
     }
     let read = |(n, item): (usize, CheckItem)| {
         let read = || {
-            let org = must_name(whose(&principal, item.org)?)?;
+            let org = OrgName::must(&principal, item.org, "org")?.into_ref();
             let amount = item.amount.map_or(Decimal::ONE, |amount| amount.0);
             Ok((org, ask(item.meter, amount, item.dimensions, item.subject)?))
         };
         read().map_err(|error| match error {
             Error::Invalid { field, rule } => Error::invalid(format!("items.{n}.{field}"), rule),
+            Error::UnknownOrg(field) => Error::UnknownOrg(format!("items.{n}.{field}").into()),
             other => other,
         })
     };
@@ -299,7 +281,7 @@ pub async fn reserve(
     let sent: ReserveBody = commands::parse(&body.0)?;
     let expires_at = deadline(&sent, app.clock.now())?;
     let id = reservation_id(&request, sent.id)?;
-    let org = must_name(whose(&principal, sent.org)?)?;
+    let org = OrgName::must(&principal, sent.org, "org")?.into_ref();
     if let Some(member) = &sent.member {
         check_text("member", member)?;
     }
@@ -383,7 +365,8 @@ pub async fn settle(
     if sent.event.as_ref().is_some_and(|event| !event.is_object()) {
         return Err(Error::invalid("event", "must be a usage event, a JSON object"));
     }
-    let (org, amount) = (whose(&principal, sent.org)?, sent.amount.map(|amount| amount.0));
+    let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
+    let amount = sent.amount.map(|amount| amount.0);
     let job = Job::Settle { org, id: reservation(id)?, amount, event: sent.event };
     app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
@@ -406,7 +389,8 @@ pub async fn release(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
     let sent: ReleaseBody = commands::parse(&body.0)?;
-    let job = Job::Release { org: whose(&principal, sent.org)?, id: reservation(id)? };
+    let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
+    let job = Job::Release { org, id: reservation(id)? };
     app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
 }
 

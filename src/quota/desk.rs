@@ -14,13 +14,14 @@ use super::book::Book;
 use super::counters::{self, CounterKey};
 use super::lane::Work;
 use super::limits::Limits;
-use super::orgs::{OrgRef, Orgs};
+use super::orgs::Orgs;
 use super::reservations::{self, Name, Reservation, Row};
 use super::settle::{Claim, Recorder, Usage};
 use super::standing::{self, Ask, Battery, Standing};
 use super::{Parts, messages};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
+use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::partitions;
@@ -218,8 +219,11 @@ impl Desk {
             done.push(match (job, &of_job[n]) {
                 (Job::Reserve { org, ask, member, id, expires_at }, _) => match orgs.get(org) {
                     Some(org) => book.reserve(org, ask, member.as_ref(), id, *expires_at),
-                    None => Err(Error::NotFound("org")),
+                    None => Err(Error::UnknownOrg("org".into())),
                 },
+                (_, None) if job.org().is_some_and(|org| orgs.get(org).is_none()) => {
+                    Err(Error::UnknownOrg("org".into()))
+                }
                 (_, None) if ambiguous(job, &named) => {
                     Err(Error::invalid("org", "must be named: several orgs have a reservation of this id"))
                 }

@@ -1,7 +1,6 @@
 //! `/v1/quota_exemptions`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,10 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::check_http::check_text;
 use super::define::Counted;
 use super::exemptions::{self, Exemption};
-use super::quotas_http::{org_id, plain};
+use super::quotas_http::plain;
 use super::slots::PeriodKind;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -69,9 +69,9 @@ pub async fn list(
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
     let (limit, after) = (page.limit()?, page.after::<String>()?);
-    let (parts, own) = (app.clone(), principal.rows);
+    let org = OrgName::of(&principal, query.org, "org")?;
     let rows = app.db.run(principal.rows, move |conn| {
-        let org_id = org_id(conn, &parts, own, query.org.as_deref())?;
+        let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         exemptions::list(conn, org_id, None, after.as_deref(), limit + 1)
     });
     Ok(HttpResponse::Ok().json(Page::of(rows.await?, limit, |row| row.id.clone())?))
@@ -94,9 +94,9 @@ pub async fn create(
     check_text("reason", &sent.reason)?;
     let NewExemption { org, meter, filter, per_subject, period, subject, reason } = sent;
     let counted = Counted { meter, filter, per_subject, period };
-    let directory = Arc::clone(&app.directory);
+    let org = OrgName::of_any(org, "org");
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org_id = directory.find_ref(conn, &org)?.org_id;
+        let org_id = org.row_id(conn)?;
         let id = exemptions::create(conn, org_id, &counted, (&subject, &reason), now)?;
         let made = exemptions::list(conn, Some(org_id), Some(&id), None, 1)?.pop();
         let made = made.ok_or(Error::NotFound("exemption"))?;

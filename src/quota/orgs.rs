@@ -9,16 +9,8 @@ use diesel::pg::PgConnection;
 use super::Parts;
 use super::lane::Work;
 use crate::billing::directory::{Directory, OrgContext};
+use crate::billing::org_name::OrgRef;
 use crate::error::Error;
-
-/// How a request names its org.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum OrgRef {
-    /// The key's own org, by row id.
-    Own(i64),
-    /// A public or external id.
-    Named(String),
-}
 
 /// Orgs by what they are called.
 #[derive(Default)]

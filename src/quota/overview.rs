@@ -14,12 +14,13 @@ use super::check;
 use super::counters::{Count, CounterKey};
 use super::lane::Work;
 use super::limits::{Enforcement, HeldPlan, Limits, Source};
-use super::orgs::{OrgRef, Orgs};
+use super::orgs::Orgs;
 use super::periods;
 use super::quantity::Quantity;
 use super::slots::{PeriodKind, Slot};
 use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
+use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
 
@@ -102,7 +103,7 @@ impl Work<OrgRef, Overview> for Overviews {
             let (version, counts) = check::look(conn, &keys, &orgs, now)?;
             if version == catalog.version {
                 let overview = |job: &OrgRef| {
-                    let org = orgs.get(job).ok_or(Error::NotFound("org"))?;
+                    let org = orgs.get(job).ok_or_else(|| Error::UnknownOrg("id".into()))?;
                     let quotas = limited(&catalog, &limits, org)
                         .filter_map(|(meter, slot)| entitled(&limits, org, meter, slot, &counts, now));
                     Ok(Overview {

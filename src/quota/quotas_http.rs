@@ -17,6 +17,7 @@ use super::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch}
 use super::slots::PeriodKind;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::org_name::OrgName;
 use crate::billing::plans;
 use crate::commands::{self, Answer, Audit};
 use crate::db::Scope as RowScope;
@@ -84,21 +85,6 @@ pub struct ListQuery {
     meter: Option<String>,
 }
 
-/// The row id of the org that a request is about: the key's own, or the one that it names.
-pub(super) fn org_id(
-    conn: &mut diesel::PgConnection,
-    app: &App,
-    own: RowScope,
-    named: Option<&str>,
-) -> Result<Option<i64>, Error> {
-    let named = named.map(|name| app.directory.find_ref(conn, name).map(|org| org.org_id)).transpose()?;
-    match (own, named) {
-        (RowScope::Org(own), Some(named)) if own != named => Err(Error::NotFound("org")),
-        (RowScope::Org(own), _) => Ok(Some(own)),
-        (RowScope::Platform, named) => Ok(named),
-    }
-}
-
 /// Lists quotas of orgs by id. Limits that come from a plan are under `/v1/plans/{id}/quotas`.
 #[utoipa::path(
     get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
@@ -113,9 +99,9 @@ pub async fn list(
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
     let (limit, after) = (page.limit()?, page.after::<String>()?);
-    let (parts, own) = (app.clone(), principal.rows);
+    let org = OrgName::of(&principal, query.org, "org")?;
     let rows = app.db.run(principal.rows, move |conn| {
-        let org_id = org_id(conn, &parts, own, query.org.as_deref())?;
+        let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         let filter = Filter { id: None, org_id, meter: query.meter.clone(), after: after.clone() };
         quotas::list(conn, &filter, limit + 1)
     });
@@ -137,9 +123,9 @@ pub async fn create(
     principal.require_platform(Scope::BillingWrite)?;
     let (org, counted, terms) = commands::parse::<NewLimit>(&body.0)?.split()?;
     let org = org.ok_or_else(|| Error::invalid("org", "must name an org by its public or external id"))?;
-    let directory = Arc::clone(&app.directory);
+    let (org, directory) = (OrgName::of_any(org, "org"), Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org_id = directory.find_ref(conn, &org)?.org_id;
+        let org_id = org.row_id(conn)?;
         let id = quotas::create(conn, &directory, org_id, &counted, &terms, now)?;
         let (_, quota) = quotas::find(conn, &id, Some(org_id))?;
         let audit = Audit { org_id, action: "quota.create", target: id, detail: json!(quota) };

@@ -175,11 +175,11 @@ fn resolve(
     let event = read
         .map_or_else(|| Err(Rejection::new("", "malformed", "must be one usage event")), |read| read.event);
     let event = event.map_err(in_event)?;
-    if event.org.as_deref().is_some_and(|name| name != &*usage.org.public_id) {
+    if event.org.as_deref().is_some_and(|name| !usage.org.is_called(name)) {
         return Err(Rejection::new(
             "event.org",
             "another_org",
-            "must be left out, or be the id of the reservation's org",
+            "must be left out, or be the id or external id of the reservation's org",
         ));
     }
     let resolved = resolver.resolve(&event, &usage.org).map_err(in_event)?;

@@ -13,10 +13,10 @@ use crate::auth::{PLATFORM, Principal, Scope};
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
+use crate::params::Params;
 
 /// Narrows the list.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only events that stand there.
@@ -65,10 +65,11 @@ pub struct InboxEvent {
 pub async fn list(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<ListQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
-    let query = query.into_inner();
+    let query: ListQuery = params.take()?;
+    params.done()?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=500).contains(&limit) {
         return Err(Error::invalid("limit", "must be from 1 to 500"));
@@ -86,7 +87,6 @@ pub async fn list(
 
 /// How many.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UnfiledQuery {
     /// At most this many, 1 to 100; 50 when left out.
@@ -109,9 +109,11 @@ pub struct UnfiledQuery {
 pub async fn unfiled(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<UnfiledQuery>,
+    mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
+    let query: UnfiledQuery = params.take()?;
+    params.done()?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=100).contains(&limit) {
         return Err(Error::invalid("limit", "must be from 1 to 100"));

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::NaiveDate;
-use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,7 +17,7 @@ use super::correct::{self, Correction};
 use super::event::{Cost, UsageEvent};
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
-use crate::billing::directory::{Directory, OrgContext};
+use crate::billing::org_name::OrgName;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -118,25 +117,6 @@ fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The org that a request is about: the one it names, if the key may, else the key's own.
-fn org_of(
-    conn: &mut PgConnection,
-    directory: &Directory,
-    own: Option<i64>,
-    name: Option<&str>,
-) -> Result<Arc<OrgContext>, Error> {
-    match (name, own) {
-        (Some(name), _) => {
-            let org = directory.find_ref(conn, name)?;
-            if own.is_none_or(|own| own == org.org_id) { Ok(org) } else { Err(Error::NotFound("org")) }
-        }
-        (None, Some(own)) => directory.find(conn, own),
-        (None, None) => {
-            Err(Error::invalid("org", "a platform key must name the org, by its id or external id"))
-        }
-    }
-}
-
 /// Takes a usage event back.
 ///
 /// The event stays visible, and a record with the negative quantity beside it; summaries, counters and cost follow at once. In a
@@ -157,9 +137,10 @@ pub async fn void(
     check("reason", &asked.reason, 500)?;
     let (catalog, directory, series) =
         (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
-    let (own, actor) = (own_org(&principal), format!("key:{}", principal.key_id));
+    let org = OrgName::must(&principal, asked.org.clone(), "org")?;
+    let actor = format!("key:{}", principal.key_id);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = org_of(conn, &directory, own, asked.org.as_deref())?;
+        let org = org.find(&directory, conn)?;
         let correction = Correction {
             org: &org,
             source: &asked.source,
@@ -197,10 +178,11 @@ pub async fn amend(
     }
     let (catalog, directory, series) =
         (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
-    let (own, actor) = (own_org(&principal), format!("key:{}", principal.key_id));
+    let org = OrgName::must(&principal, asked.org.clone(), "org")?;
+    let actor = format!("key:{}", principal.key_id);
     let price = principal.require(Scope::UsagePrice).is_ok();
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = org_of(conn, &directory, own, asked.org.as_deref())?;
+        let org = org.find(&directory, conn)?;
         let correction = Correction {
             org: &org,
             source: &asked.source,
@@ -225,10 +207,6 @@ pub async fn amend(
     .await
 }
 
-fn own_org(principal: &Principal) -> Option<i64> {
-    Some(principal.org_id()).filter(|org_id| *org_id != PLATFORM)
-}
-
 fn answer(correction: &Correction<'_>, action: &'static str, number: i16) -> Result<Answer, Error> {
     let corrected =
         Corrected { source: correction.source.to_owned(), id: correction.id.to_owned(), correction: number };
@@ -251,8 +229,9 @@ pub async fn close(
     principal.require_platform(Scope::BillingWrite)?;
     let asked: CloseBody = commands::parse(&body.0)?;
     let (directory, actor) = (Arc::clone(&app.directory), format!("key:{}", principal.key_id));
+    let org = OrgName::of(&principal, asked.org, "org")?;
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = asked.org.as_deref().map(|name| directory.find_ref(conn, name)).transpose()?;
+        let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
         let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
         closings::close(conn, org_id, asked.month, &actor, now)?;
         let told = json!({ "org": org.as_ref().map(|org| &*org.public_id), "month": asked.month });

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::error::{Error, Problem};
 use crate::http::{Bounds, Memory, read_body};
+use crate::params::Params;
 use crate::shares::Share;
 
 /// Usage events of a request at most.
@@ -26,7 +27,6 @@ pub const EVENTS: usize = 10_000;
 /// How usage is to be taken, and told.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
 pub struct UsageQuery {
     /// Store nothing when one event is rejected or in conflict.
     #[serde(default)]
@@ -120,11 +120,13 @@ pub struct EventResult {
 pub async fn post(
     app: web::Data<App>,
     principal: Principal,
-    query: web::Query<UsageQuery>,
+    mut params: Params,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
+    let query: UsageQuery = params.take()?;
+    params.done()?;
     let (body, _place) = body(&app, &principal, &request, payload).await?;
     let form = form(request.headers());
     let mut names = Names::new();
@@ -139,7 +141,7 @@ pub async fn post(
     if !(options.all_or_nothing && outcomes.iter().any(problem)) {
         app.metrics.usage(&outcomes);
     }
-    Ok(answer(&names, &outcomes, *query))
+    Ok(answer(&names, &outcomes, query))
 }
 
 /// What [`post`] does before anything is stored, for a benchmark to compare with.

@@ -24,10 +24,10 @@ use super::series;
 use crate::answers;
 use crate::app::App;
 use crate::billing::directory::OrgContext;
+use crate::billing::org_name::OrgRef;
 use crate::db::{Db, Scope};
 use crate::error::Error;
 use crate::quota::Parts;
-use crate::quota::orgs::OrgRef;
 use crate::shares::{Holder, Shares};
 
 pub(super) use self::burn::Burn;
@@ -169,7 +169,7 @@ impl Ingest {
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
-            resolver.resolve(event, orgs.find(place, caller, event)?)
+            resolver.resolve(event, orgs.find(place, event)?)
         };
         events.iter().enumerate().map(one).collect()
     }
@@ -236,12 +236,13 @@ async fn current_version(app: &App) -> Result<i64, Error> {
     app.db.run(Scope::Platform, super::catalog::version).await
 }
 
-/// The orgs that a request's events name.
-struct Orgs {
-    /// The key's own.
-    own: Option<Arc<OrgContext>>,
-    /// What each event names, in their order; `None` also where there is no such org.
-    named: Vec<Option<Arc<OrgContext>>>,
+/// The orgs that a request's events are about.
+enum Orgs {
+    /// An org's key: its own. What an event calls its org is compared with that org's names alone, so that
+    /// nothing, and no time that it takes, tells whether another name exists.
+    Own(Arc<OrgContext>),
+    /// A key of the platform: what each event names, in their order; `None` also where there is no such org.
+    Named(Vec<Option<Arc<OrgContext>>>),
 }
 
 impl Orgs {
@@ -250,40 +251,36 @@ impl Orgs {
         (holder, caller): (Holder, &Caller),
         events: &[Result<UsageEvent<'_>, Rejection>],
     ) -> Result<Self, Error> {
-        let own = caller.org_id.and_then(|org_id| app.directory.by_id(org_id));
-        let mut orgs = Self { own, named: Vec::with_capacity(events.len()) };
+        if let Some(org_id) = caller.org_id {
+            if let Some(own) = app.directory.by_id(org_id) {
+                return Ok(Self::Own(own));
+            }
+            let own = OrgRef::Own(org_id);
+            let found = app.quotas.orgs(holder, vec![own.clone()]).await?.remove(&own);
+            return found.map(Self::Own).ok_or(Error::NotFound("org"));
+        }
+        let mut named_orgs = Vec::with_capacity(events.len());
         let mut missing: HashSet<OrgRef> = HashSet::new();
-        missing.extend(caller.org_id.filter(|_| orgs.own.is_none()).map(OrgRef::Own));
         for event in events {
-            let org = named(event).and_then(|name| {
+            named_orgs.push(named(event).and_then(|name| {
                 let held = app.directory.by_ref(name);
                 if held.is_none() {
                     missing.insert(OrgRef::Named(name.to_owned()));
                 }
                 held
-            });
-            orgs.named.push(org);
+            }));
         }
-        if missing.is_empty() {
-            return Ok(orgs);
+        if !missing.is_empty() {
+            let found = app.quotas.orgs(holder, missing.into_iter().collect()).await?;
+            for (event, org) in events.iter().zip(&mut named_orgs).filter(|(_, org)| org.is_none()) {
+                *org = named(event).and_then(|name| found.get(&OrgRef::Named(name.to_owned())).cloned());
+            }
         }
-        let found = app.quotas.orgs(holder, missing.into_iter().collect()).await?;
-        if orgs.own.is_none() {
-            orgs.own = caller.org_id.and_then(|org_id| found.get(&OrgRef::Own(org_id)).cloned());
-        }
-        for (event, org) in events.iter().zip(&mut orgs.named).filter(|(_, org)| org.is_none()) {
-            *org = named(event).and_then(|name| found.get(&OrgRef::Named(name.to_owned())).cloned());
-        }
-        Ok(orgs)
+        Ok(Self::Named(named_orgs))
     }
 
     /// The org of the event at that place.
-    fn find(
-        &self,
-        place: usize,
-        caller: &Caller,
-        event: &UsageEvent<'_>,
-    ) -> Result<&Arc<OrgContext>, Rejection> {
+    fn find(&self, place: usize, event: &UsageEvent<'_>) -> Result<&Arc<OrgContext>, Rejection> {
         let unknown = |name: &str| {
             Rejection::new(
                 "org",
@@ -291,17 +288,16 @@ impl Orgs {
                 format!("there is no org `{name}`: create it, or correct the name"),
             )
         };
-        let named = self.named[place].as_ref();
-        match (&event.org, caller.org_id) {
-            (None, None) => Err(Rejection::new(
+        match (self, &event.org) {
+            (Self::Own(own), None) => Ok(own),
+            (Self::Own(own), Some(name)) if own.is_called(name) => Ok(own),
+            (Self::Named(named), Some(name)) => named[place].as_ref().ok_or_else(|| unknown(name)),
+            (Self::Own(_), Some(name)) => Err(unknown(name)),
+            (Self::Named(_), None) => Err(Rejection::new(
                 "org",
                 "no_org",
                 "a platform key must name the org, by its id or external id",
             )),
-            (None, Some(_)) => self.own.as_ref().ok_or_else(|| unknown("")),
-            (Some(name), None) => named.ok_or_else(|| unknown(name)),
-            // Whose the name is if not the key's is not told.
-            (Some(name), Some(own)) => named.filter(|org| org.org_id == own).ok_or_else(|| unknown(name)),
         }
     }
 }

@@ -6,6 +6,7 @@ use coulomb::battery::grants::Source;
 use coulomb::battery::reads::{balance, entries};
 use coulomb::battery::upkeep;
 use coulomb::billing::directory::Directory;
+use coulomb::billing::org_name::OrgName;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -110,7 +111,7 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     let database = Database::new();
     org(&database, "acme", "UTC");
     let (mut conn, directory) = (database.platform(), Directory::default());
-    let acme = directory.find_ref(&mut conn, "acme").expect("an org");
+    let acme = OrgName::of_any("acme", "org").find(&directory, &mut conn).expect("an org");
     let new = |amount: i64, effective_at: Option<&str>, expires_at: &str| ManualGrant {
         amount: amount.into(),
         source: Source::Bonus,
@@ -313,7 +314,7 @@ async fn entries_and_grants_are_narrowed_and_name_each_other() {
         ("entries?org=acme&kind=gift", 400, Some("kind")),
         ("entries?org=acme&grant=grt_x", 404, None),
         ("entries?org=acme&colour=red", 400, Some("colour")),
-        ("entries?org=nobody", 404, None),
+        ("entries?org=nobody", 404, Some("org")),
         ("entries", 400, Some("org")),
         ("grants/grt_x", 404, None),
         ("grants?org=acme&state=gone", 400, Some("state")),

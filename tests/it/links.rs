@@ -46,6 +46,65 @@ async fn links_come_in_any_order_and_the_strongest_counts() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
+/// A link over the API is of one realm, which is told or known; who is linked and not known is said to be so;
+/// the books stay clean.
+#[tokio::test]
+async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read,billing:write", None);
+    let acme = daemon.org(&key, "acme", "UTC").await;
+    daemon.org(&key, "bolt", "UTC").await;
+    let send = async |method: Method, what: &str| {
+        let path = format!("/v1/orgs/{what}");
+        let (status, answered) = answer(daemon.request(method, &path, &key)).await;
+        (status.as_u16(), answered)
+    };
+    for (what, field) in [
+        ("acme/stripe_customers/cus_far", "livemode"),
+        ("acme/stripe_customers/sub_1?livemode=true", "customer_id"),
+        ("acme/stripe_customers/cus_?livemode=true", "customer_id"),
+        ("acme/stripe_customers/cus_%20x?livemode=true", "customer_id"),
+        ("acme/stripe_customers/cus_far?livemode=true&account=cus_1", "account"),
+        ("acme/stripe_customers/cus_far?livemode=true&colour=red", "colour"),
+        ("acme/stripe_customers/cus_far?livemode=yes", "livemode"),
+    ] {
+        let (status, problem) = send(Method::PUT, what).await;
+        assert_eq!((status, &problem["field"]), (400, &json!(field)), "{what}: {problem}");
+    }
+    // Nobody has heard of it: the mode must be told, and the answer says so.
+    let (status, org) = send(Method::PUT, "acme/stripe_customers/cus_far?livemode=true").await;
+    let far = |known: bool| json!({ "account": "", "livemode": true, "id": "cus_far", "known": known });
+    assert_eq!((status, &org["id"], &org["customers"]), (200, &json!(acme), &json!([far(false)])), "{org}");
+    assert!(database.run(&["verify"]).is_empty(), "a link is an input: nothing is derived from it yet");
+    // Stripe tells of a customer in test mode, where it is then meant.
+    daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_1", None))).await;
+    daemon.projected().await;
+    let (status, org) = send(Method::PUT, "acme/stripe_customers/cus_1").await;
+    let known = json!({ "account": "", "livemode": false, "id": "cus_1", "known": true });
+    assert_eq!((status, &org["customers"]), (200, &json!([known, far(false)])), "{org}");
+    // In the other mode it is another customer, of whom nobody has heard.
+    let (_, org) = send(Method::PUT, "acme/stripe_customers/cus_1?livemode=true").await;
+    let unheard = json!({ "account": "", "livemode": true, "id": "cus_1", "known": false });
+    assert_eq!(org["customers"], json!([known, unheard, far(false)]), "{org}");
+    // What is taken back must be there, and which of two is meant must be told.
+    let (status, problem) = send(Method::DELETE, "acme/stripe_customers/cus_1").await;
+    assert_eq!((status, &problem["field"]), (400, &json!("livemode")), "{problem}");
+    for what in ["bolt/stripe_customers/cus_far", "acme/stripe_customers/cus_none"] {
+        assert_eq!(send(Method::DELETE, what).await.0, 404, "{what}");
+    }
+    for (what, left) in [
+        ("acme/stripe_customers/cus_1?livemode=true", json!([known, far(false)])),
+        ("acme/stripe_customers/cus_1", json!([far(false)])),
+        ("acme/stripe_customers/cus_far", json!([])),
+    ] {
+        let (status, org) = send(Method::DELETE, what).await;
+        assert_eq!((status, &org["customers"]), (200, &left), "{what}");
+    }
+    assert!(database.run(&["verify"]).is_empty(), "links that were taken back leave nothing to compare");
+    assert_eq!(send(Method::DELETE, "acme/stripe_customers/cus_far").await.0, 404, "it was taken back");
+}
+
 /// The org's plan through all eight statuses of Stripe.
 #[tokio::test]
 async fn the_plan_follows_the_subscription() {

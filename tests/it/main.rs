@@ -25,6 +25,7 @@ mod meters;
 mod migrations;
 mod mirrors;
 mod openapi;
+mod org_names;
 mod partitions;
 mod plan_changes;
 mod plans;

@@ -411,8 +411,6 @@ async fn what_is_wrong_names_its_field() {
         ("/v1/quotas", quota(json!({ "thresholds": [0] })), "thresholds"),
         ("/v1/quotas", quota(json!({ "limit": "unlimited" })), "body"),
         ("/v1/quotas", json!({ "org": "acme", "meter": "tokens", "period": "day" }), "body"),
-        ("/v1/quota/reserve", reserve(json!({ "org": "a\u{0}" })), "org"),
-        ("/v1/quota/res_1/settle", json!({ "org": "a\u{0}" }), "org"),
         ("/v1/quota/reserve", reserve(json!({ "amount": 0 })), "amount"),
         ("/v1/quota/reserve", reserve(json!({ "amount": -1 })), "amount"),
         ("/v1/quota/reserve", reserve(json!({ "meter": "calls", "amount": 0.5 })), "amount"),
@@ -425,12 +423,19 @@ async fn what_is_wrong_names_its_field() {
         ("/v1/quota/check", json!({ "items": [] }), "items"),
         ("/v1/quota/check", json!({ "items": [{ "meter": "tokens" }] }), "items.0.org"),
         ("/v1/quota/check", json!({ "items": [{ "org": "acme", "meter": "none" }] }), "items.0.meter"),
-        ("/v1/quota/check", json!({ "items": [{ "org": "nobody", "meter": "tokens" }] }), "items.0.org"),
         ("/v1/quota/x/settle", json!({ "amount": -1 }), "amount"),
         ("/v1/quota/x/settle", json!({ "event": 5 }), "event"),
     ] {
         let (status, problem) = house.post(path, &body).await;
         assert_eq!((status, problem["field"].as_str()), (400, Some(field)), "{path} {body}: {problem}");
+    }
+    for (path, body, field) in [
+        ("/v1/quota/check", json!({ "items": [{ "org": "nobody", "meter": "tokens" }] }), "items.0.org"),
+        ("/v1/quota/reserve", reserve(json!({ "org": "a\u{0}" })), "org"),
+        ("/v1/quota/res_1/settle", json!({ "org": "a\u{0}" }), "org"),
+    ] {
+        let (status, problem) = house.post(path, &body).await;
+        assert_eq!((status, problem["field"].as_str()), (404, Some(field)), "{path} {body}: {problem}");
     }
     house.quota(json!(1), json!({})).await;
     let (status, problem) = house.post("/v1/quotas", &quota(json!({}))).await;

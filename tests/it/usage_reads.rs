@@ -183,10 +183,10 @@ async fn an_org_sees_its_own_usage_alone() {
     // The daemon holds the other org in memory now.
     assert_eq!(daemon.get("/v1/usage/current?org=other", &platform).await.0, 200);
     for (path, key, status, field) in [
-        (format!("/v1/usage/daily?{days}&org=other"), &own, 404, None),
-        ("/v1/usage/records?org=org_other".to_owned(), &own, 404, None),
-        ("/v1/usage/current?org=other".to_owned(), &own, 404, None),
-        (format!("/v1/usage/daily?{days}&org=nobody"), &platform, 404, None),
+        (format!("/v1/usage/daily?{days}&org=other"), &own, 404, Some("org")),
+        ("/v1/usage/records?org=org_other".to_owned(), &own, 404, Some("org")),
+        ("/v1/usage/current?org=other".to_owned(), &own, 404, Some("org")),
+        (format!("/v1/usage/daily?{days}&org=nobody"), &platform, 404, Some("org")),
         (format!("/v1/usage/daily?{days}"), &platform, 400, Some("org")),
         ("/v1/usage/records".to_owned(), &platform, 400, Some("org")),
         ("/v1/usage/current".to_owned(), &blind, 403, None),

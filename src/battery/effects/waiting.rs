@@ -62,7 +62,7 @@ pub struct WaitingEffect {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
-    /// Public id of the org that it is for; left out: as linked.
+    /// Public or external id of the org that it is for; left out: as linked.
     #[serde(default)]
     pub org: Option<String>,
     /// The pack that was bought; left out: as named.

@@ -9,30 +9,9 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::select::{Bind, Where};
-use super::{Belongs, Listing, Read};
+use super::{Belongs, Read};
 use crate::error::Error;
 use crate::realm::Realm;
-
-/// Whose rows a list may show.
-pub(super) enum Whose<'a> {
-    /// Everybody's.
-    Any,
-    /// One org's.
-    Org(&'a str),
-    /// None: an org's key asks for another org.
-    Nobodys,
-}
-
-pub(super) fn whose<T: Read, F>(listing: &Listing<F>) -> Whose<'_> {
-    if matches!(T::BELONGS, Belongs::ToNobody) {
-        return Whose::Any;
-    }
-    match (&listing.own, &listing.owners.org) {
-        (None, None) => Whose::Any,
-        (Some(own), Some(asked)) if own != asked => Whose::Nobodys,
-        (Some(org), _) | (None, Some(org)) => Whose::Org(org),
-    }
-}
 
 /// SQL of a payment's customer; `p` is the payment.
 const PAYER: &str = "coalesce(p.customer_id, (SELECT i.customer_id FROM invoices i

@@ -1,6 +1,8 @@
 //! Usage over a limit that refuses it.
 
 use chrono::Utc;
+use coulomb::billing::directory::Directory;
+use coulomb::billing::org_name::OrgName;
 use serde_json::json;
 
 use super::House;
@@ -25,8 +27,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
         (coulomb::usage::catalog::Held::default(), coulomb::quota::limits::Held::default());
     let (catalog, limits) =
         (catalog.refresh(&mut conn).expect("reads"), limits.refresh(&mut conn).expect("reads"));
-    let org =
-        coulomb::billing::directory::Directory::default().find_ref(&mut conn, "acme").expect("is there");
+    let org = OrgName::of_any("acme", "org").find(&Directory::default(), &mut conn).expect("is there");
     assert!(limits.may_refuse(&org));
     let now = Utc::now();
     let uses = |amount: i64| -> Vec<(CounterKey, Decimal)> {

@@ -1,0 +1,413 @@
+//! Every operation that names an org takes its id and its external id, says 404 to a name that nobody has,
+//! and tells a key of an org nothing of others. Which operations those are is read off the API's description,
+//! so that a new one is asked too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Database};
+
+/// An external id that has to be written with care in a path.
+const EXTERNAL: &str = "acme/eu 1";
+const UNKNOWN: &str = "nobody";
+const EVERYTHING: &str = "admin,usage:write,usage:backfill,usage:price,usage:read,billing:read,billing:write";
+const OF_AN_ORG: &str = "usage:write,usage:read,billing:read";
+
+/// Where an operation names the org.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Path,
+    Query,
+    Body,
+}
+
+/// An operation that names an org.
+#[derive(Clone, Debug)]
+struct Operation {
+    method: Method,
+    path: String,
+    place: Place,
+    /// The field that a problem names.
+    field: String,
+    /// The words that a body must have beside the org.
+    body: Option<Value>,
+}
+
+impl Operation {
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+/// Operations whose body has a field `org` that names none: a plan's quotas are nobody's, and refuse it.
+const NO_ORG: [&str; 2] = ["PUT /v1/plans/{id}", "PUT /v1/plans/{id}/quotas"];
+
+fn with(mut all: Value, more: Value) -> Value {
+    all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    all
+}
+
+/// What a command is sent beside the org. A new one that names an org must be given here.
+fn bodies() -> BTreeMap<&'static str, Value> {
+    let limit = json!({ "meter": "meter-1", "period": "day", "limit": 5 });
+    let mut exemption = with(limit.clone(), json!({ "subject": "s-{n}", "reason": "why" }));
+    exemption.as_object_mut().expect("an object").remove("limit");
+    let amended = json!({ "event_name": "tokens", "data": { "value": 2 } });
+    BTreeMap::from([
+        ("PATCH /v1/orgs/{id}", json!({})),
+        ("PUT /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),
+        ("DELETE /v1/orgs/{id}/stripe_customers/{customer_id}", json!({})),
+        ("POST /v1/orgs/{id}/subscription", json!({ "plan": "pro", "paid": true })),
+        ("POST /v1/orgs/{id}/subscription/activate", json!({})),
+        ("POST /v1/orgs/{id}/subscription/cancel", json!({ "at_period_end": true })),
+        ("POST /v1/orgs/{id}/subscription/change", json!({ "plan": "pro" })),
+        ("PUT /v1/battery/settings/{org}", json!({ "debt_limit": "0" })),
+        ("DELETE /v1/battery/settings/{org}", json!({})),
+        ("POST /v1/battery/adjustments", json!({ "amount": "1", "reason": "why" })),
+        ("POST /v1/battery/grants", json!({ "amount": "1", "reason": "why" })),
+        // There is none of this number: what names it is looked at first.
+        ("POST /v1/battery/effects/waiting/{id}/assign", json!({})),
+        ("POST /v1/keys", json!({ "name": "k", "scopes": ["usage:read"] })),
+        ("POST /v1/quota/check", json!({ "items": [{ "meter": "meter-1", "org": "{org}" }] })),
+        ("POST /v1/quota/reserve", json!({ "meter": "meter-1", "amount": "0.1" })),
+        ("POST /v1/quota/{id}/settle", json!({})),
+        ("POST /v1/quota/{id}/release", json!({})),
+        ("POST /v1/quota_exemptions", exemption),
+        ("POST /v1/quotas", with(limit, json!({ "filter": { "model": "m-{n}" } }))),
+        ("POST /v1/usage/void", json!({ "id": "e-{n}", "reason": "why" })),
+        ("POST /v1/usage/amend", json!({ "id": "e-{n}", "reason": "why", "event": amended })),
+        ("POST /v1/usage/closings", json!({ "month": "2020-01-01" })),
+    ])
+}
+
+/// Where a schema has a field `org`, as a problem names it.
+fn field_of(api: &Value, schema: &Value, at: &str, seen: &BTreeSet<String>) -> Option<String> {
+    let mut seen = seen.clone();
+    let schema = match schema["$ref"].as_str() {
+        None => schema,
+        Some(path) if !seen.insert(path.to_owned()) => return None,
+        Some(path) => api.pointer(path.trim_start_matches('#')).expect("a schema"),
+    };
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        if name == "org" {
+            return Some(format!("{at}org"));
+        }
+        assert!(!name.contains("org"), "a field {at}{name} of a body: does it name an org?");
+        if let Some(found) = field_of(api, inner, &format!("{at}{name}."), &seen) {
+            return Some(found);
+        }
+    }
+    let variants = ["oneOf", "anyOf", "allOf"].into_iter().flat_map(|of| schema[of].as_array()).flatten();
+    let mut inner: Vec<(&Value, String)> = variants.map(|schema| (schema, at.to_owned())).collect();
+    if schema["items"].is_object() {
+        inner.push((&schema["items"], format!("{at}0.")));
+    }
+    inner.into_iter().find_map(|(schema, at)| field_of(api, schema, &at, &seen))
+}
+
+/// Every operation that names an org.
+fn operations(api: &Value) -> Vec<Operation> {
+    let (mut found, mut bodies) = (Vec::new(), bodies());
+    for (path, operations) in api["paths"].as_object().expect("paths") {
+        for (method, described) in operations.as_object().expect("operations") {
+            let method: Method = method.to_uppercase().parse().expect("a method");
+            let name = format!("{method} {path}");
+            let mut places = Vec::new();
+            if path.starts_with("/v1/orgs/{id}") {
+                places.push((Place::Path, "id".to_owned()));
+            }
+            for param in described["parameters"].as_array().into_iter().flatten() {
+                let (param, within) = (param["name"].as_str().expect("named"), &param["in"]);
+                match (param, within.as_str()) {
+                    ("org", Some("query")) => places.push((Place::Query, "org".to_owned())),
+                    ("org", Some("path")) => places.push((Place::Path, "org".to_owned())),
+                    (param, _) => assert!(!param.contains("org"), "{name} has {param}: does it name an org?"),
+                }
+            }
+            let schema = &described["requestBody"]["content"]["application/json"]["schema"];
+            let field =
+                (!NO_ORG.contains(&name.as_str())).then(|| field_of(api, schema, "", &BTreeSet::new()));
+            places.extend(field.flatten().map(|field| (Place::Body, field)));
+            assert!(places.len() < 2, "{name} names several orgs");
+            let Some((place, field)) = places.pop() else { continue };
+            let body = bodies.remove(name.as_str());
+            assert!(
+                body.is_some() || method == Method::GET,
+                "{name} names an org: say in `bodies` what it is sent"
+            );
+            found.push(Operation { method, path: path.clone(), place, field, body });
+        }
+    }
+    assert!(bodies.is_empty(), "no operation names an org here: {:?}", bodies.keys());
+    found
+}
+
+/// Percent-encoded, as a segment of a path or a value of a query.
+fn encoded(text: &str) -> String {
+    let letter = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(letter).collect()
+}
+
+/// A daemon with two orgs that have a bit of everything.
+struct House {
+    _database: Database,
+    daemon: Daemon,
+    platform: String,
+    of_org: String,
+    api: Value,
+    org: String,
+    number: std::cell::Cell<u32>,
+}
+
+impl House {
+    async fn new() -> Self {
+        let database = Database::new();
+        database.meter(1, "tokens", "sum", "model", None);
+        let daemon = Daemon::start(&database);
+        let platform = database.key(EVERYTHING, None);
+        let org = daemon.org(&platform, EXTERNAL, "UTC").await;
+        daemon.org(&platform, "other", "UTC").await;
+        // The command line takes either name, too.
+        let of_org = database.key(OF_AN_ORG, Some(EXTERNAL));
+        let text = daemon.http.get(format!("{}/openapi.json", daemon.base)).send().await.expect("an answer");
+        let api = serde_json::from_str(&text.text().await.expect("a body")).expect("JSON");
+        let house =
+            Self { _database: database, daemon, platform, of_org, api, org, number: std::cell::Cell::new(0) };
+        house.done("/v1/battery/grants", json!({ "org": house.org, "amount": "5", "reason": "why" })).await;
+        let limit = json!({ "org": house.org, "meter": "meter-1", "period": "day", "limit": 1000 });
+        house.done("/v1/quotas", limit).await;
+        for org in [EXTERNAL, "other"] {
+            let body = json!({ "plan": "pro", "paid": true });
+            let put = house.daemon.request(Method::PUT, "/v1/plans/pro", &house.platform);
+            let (status, _) = crate::support::daemon::answer(put.json(&json!({ "name": "Pro" }))).await;
+            assert_eq!(status, 200);
+            house.done(&format!("/v1/orgs/{}/subscription", encoded(org)), body).await;
+        }
+        house
+    }
+
+    async fn done(&self, path: &str, body: Value) -> Value {
+        let (status, answered) = self.daemon.post(path, &self.platform, &body).await;
+        assert!(status.is_success(), "{path}: {answered}");
+        answered
+    }
+
+    /// Sends an operation with this name of an org; status and text.
+    async fn send(&self, operation: &Operation, key: &str, name: &str) -> (StatusCode, String) {
+        let n = self.number.get() + 1;
+        self.number.set(n);
+        let wanted = operation.name();
+        if wanted.starts_with("POST /v1/usage/") {
+            let event = json!({ "id": format!("e-{n}"), "org": self.org, "event_name": "tokens" });
+            let event = with(event, json!({ "data": { "value": 1 } }));
+            self.done("/v1/usage", event).await;
+        }
+        if operation.path.starts_with("/v1/quota/{id}/") {
+            let body =
+                json!({ "id": format!("r-{n}"), "org": self.org, "meter": "meter-1", "amount": "0.1" });
+            self.done("/v1/quota/reserve", body).await;
+        }
+        if wanted.starts_with("DELETE /v1/battery/settings") {
+            let path = format!("/v1/battery/settings/{}", self.org);
+            let put = self.daemon.request(Method::PUT, &path, &self.platform);
+            let put = put.json(&json!({ "debt_limit": "0" })).send().await.expect("an answer");
+            assert!(put.status().is_success());
+        }
+        if wanted.starts_with("DELETE /v1/orgs") {
+            let path = format!("/v1/orgs/{}/stripe_customers/cus_1?livemode=false", self.org);
+            let put =
+                self.daemon.request(Method::PUT, &path, &self.platform).send().await.expect("an answer");
+            assert!(put.status().is_success());
+        }
+        let of_org = if operation.place == Place::Path { encoded(name) } else { format!("r-{n}") };
+        let mut path = operation.path.replace("{id}", &of_org).replace("{org}", &of_org);
+        if path.starts_with("/v1/battery/effects") {
+            path = operation.path.replace("{id}", "1");
+        }
+        path = path.replace("{customer_id}", "cus_1?livemode=false").replace("{sequence}", "1");
+        if operation.place == Place::Query {
+            path = format!("{path}?org={}", encoded(name));
+        }
+        let mut request = self.daemon.request(operation.method.clone(), &path, key);
+        if let Some(body) = &operation.body {
+            let text = body.to_string().replace("{n}", &n.to_string());
+            let mut body: Value = serde_json::from_str(&text).expect("JSON");
+            if operation.place == Place::Body {
+                match body.get_mut("items") {
+                    Some(items) => items[0]["org"] = json!(name),
+                    None => body["org"] = json!(name),
+                }
+            }
+            request = request.json(&body);
+        }
+        let answered = request.send().await.expect("an answer");
+        (answered.status(), answered.text().await.expect("a body"))
+    }
+}
+
+/// Whether the answer is that there is no such org, in the form that all have.
+fn is_unknown(operation: &Operation, (status, text): &(StatusCode, String)) -> bool {
+    let problem: Value = serde_json::from_str(text).unwrap_or_default();
+    *status == 404 && problem["code"] == "not_found" && problem["field"] == operation.field.as_str()
+}
+
+#[tokio::test]
+async fn every_operation_takes_both_names_of_an_org_and_no_other() {
+    let house = House::new().await;
+    let operations = operations(&house.api);
+    assert!(operations.len() > 40, "{} were found", operations.len());
+    let mut wrong = Vec::new();
+    for operation in &operations {
+        let wanted = operation.name();
+        for name in [house.org.as_str(), EXTERNAL] {
+            let answer = house.send(operation, &house.platform, name).await;
+            // What is there already is a contradiction: the org was found. There is no effect to assign.
+            let fine = answer.0.is_success()
+                || answer.0 == 409 && wanted.starts_with("POST /v1/orgs")
+                || answer.0 == 404 && wanted.contains("effects") && !is_unknown(operation, &answer);
+            wrong.extend((!fine).then(|| format!("{wanted} of {name}: {answer:?}")));
+        }
+        for name in [UNKNOWN, "org_0000000000000000", "a\u{0}b"] {
+            // A query with NUL is refused as such.
+            if name.contains('\0') && operation.place == Place::Query {
+                continue;
+            }
+            let answer = house.send(operation, &house.platform, name).await;
+            wrong
+                .extend((!is_unknown(operation, &answer)).then(|| format!("{wanted} of {name}: {answer:?}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A key of an org may call its org by both names. What others are called, and whether anybody is, it is not
+/// told.
+#[tokio::test]
+async fn a_key_of_an_org_is_told_nothing_of_other_names() {
+    let house = House::new().await;
+    let mut wrong = Vec::new();
+    let mut asked = 0;
+    for operation in &operations(&house.api) {
+        let wanted = operation.name();
+        let own = house.send(operation, &house.of_org, &house.org).await;
+        if own.0 == StatusCode::FORBIDDEN {
+            continue;
+        }
+        asked += 1;
+        let by_external_id = house.send(operation, &house.of_org, EXTERNAL).await;
+        for answer in [&own, &by_external_id] {
+            let fine = answer.0.is_success() || answer.0 == 409 && wanted.starts_with("POST /v1/orgs");
+            wrong.extend((!fine).then(|| format!("{wanted} of its own: {answer:?}")));
+        }
+        let (other, nobody) = (
+            house.send(operation, &house.of_org, "other").await,
+            house.send(operation, &house.of_org, UNKNOWN).await,
+        );
+        let same = is_unknown(operation, &other) && other == nobody;
+        wrong.extend((!same).then(|| format!("{wanted} of another: {other:?}, of nobody: {nobody:?}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(asked > 20, "{asked} were asked");
+}
+
+/// Usage that names an unknown org is rejected, event by event, in the words of whose wire it is.
+#[tokio::test]
+async fn usage_of_an_unknown_org_is_rejected_and_no_other() {
+    let house = House::new().await;
+    let keys = [&house.platform, &house.of_org];
+    for (n, (key, name, taken)) in [
+        (0, house.org.as_str(), true),
+        (0, EXTERNAL, true),
+        (0, UNKNOWN, false),
+        (1, house.org.as_str(), true),
+        (1, EXTERNAL, true),
+        (1, UNKNOWN, false),
+        (1, "other", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (key, source) = (keys[key], format!("s-{n}"));
+        let event = json!({ "id": "1", "source": source, "org": name, "event_name": "tokens" });
+        let event = with(event, json!({ "data": { "value": 1 } }));
+        let mut own = event.clone();
+        (own["id"], own["org"]) = (json!("2"), json!(house.org));
+        let (status, answered) = house.daemon.post("/v1/usage", key, &json!([event, own])).await;
+        let result = (&answered["results"][0]["status"], &answered["results"][0]["rule"]);
+        let wanted =
+            if taken { (json!("accepted"), json!(null)) } else { (json!("rejected"), json!("unknown_org")) };
+        assert_eq!((status.as_u16(), result), (200, (&wanted.0, &wanted.1)), "{name}: {answered}");
+        assert_eq!(answered["results"][1]["status"], "accepted", "{answered}");
+        let lago = json!({ "event": { "transaction_id": format!("t-{n}"), "external_subscription_id": name, "code": "tokens",
+            "properties": { "value": 1 } } });
+        let (status, answered) = house.daemon.post("/api/v1/events", key, &lago).await;
+        assert_eq!(status.as_u16(), if taken { 200 } else { 422 }, "{name}: {answered}");
+    }
+}
+
+/// What is not understood must not be ignored, and what is said twice has no one meaning.
+#[tokio::test]
+async fn no_operation_takes_an_unknown_parameter_or_one_twice() {
+    let house = House::new().await;
+    let mut wrong = Vec::new();
+    for (path, operations) in house.api["paths"].as_object().expect("paths") {
+        if !path.starts_with("/v1/") {
+            continue;
+        }
+        for (method, described) in operations.as_object().expect("operations") {
+            let method: Method = method.to_uppercase().parse().expect("a method");
+            let path = path.replace(['{', '}'], "");
+            let known = described["parameters"].as_array().into_iter().flatten();
+            let known = known.filter(|param| param["in"] == "query").map(|param| &param["name"]);
+            let twice =
+                known.clone().next().map(|name| format!("{0}=1&{0}=1", name.as_str().expect("a name")));
+            for query in std::iter::once("colour=red".to_owned()).chain(twice) {
+                let field = query.split('=').next().expect("a name").to_owned();
+                let request =
+                    house.daemon.request(method.clone(), &format!("{path}?{query}"), &house.platform);
+                let answered = request.json(&json!({})).send().await.expect("an answer");
+                let (status, text) = (answered.status(), answered.text().await.expect("a body"));
+                let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+                let detail = problem["detail"].as_str().unwrap_or_default();
+                let says = known.clone().all(|name| detail.contains(name.as_str().expect("a name")));
+                if status != 400 || problem["field"] != field.as_str() || field == "colour" && !says {
+                    wrong.push(format!("{method} {path}?{query}: {status} {text}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Those whose names begin as many do are known.
+    let path = format!("/v1/usage/daily?org={}&dimension.model=m", house.org);
+    assert_eq!(house.daemon.get(&path, &house.platform).await.0, 200);
+}
+
+/// The commands that name an org.
+#[test]
+fn commands_take_both_names_of_an_org_and_no_other() {
+    let database = Database::new();
+    crate::usage_rows::org(&database, "acme", "UTC");
+    let id = database.value("SELECT public_id AS value FROM orgs").expect("an org");
+    let commands: [&[&str]; 5] = [
+        &["battery", "show", "--org", "{org}"],
+        &["battery", "grant", "--org", "{org}", "--amount", "1", "--reason", "why"],
+        &["key", "create", "--scopes", "usage:read", "--org", "{org}"],
+        &["export", "invoices", "--org", "{org}"],
+        &["export", "battery", "--org", "{org}"],
+    ];
+    for command in commands {
+        for (name, there) in [(id.as_str(), true), ("acme", true), (UNKNOWN, false)] {
+            let args: Vec<&str> =
+                command.iter().map(|word| if *word == "{org}" { name } else { word }).collect();
+            let done = database.command(&args).output().expect("it runs");
+            let told = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert_eq!(done.status.code(), Some(if there { 0 } else { 1 }), "{args:?}: {told}");
+            assert_eq!(told.contains("there is no org here"), !there, "{args:?}: {told}");
+        }
+    }
+}
