@@ -2,16 +2,20 @@
 //!
 //! A setting is read from the environment, else from the TOML file named by `--config` or `COULOMB_CONFIG`
 //! (same name in lower case without `COULOMB_`), else it has its default. Secrets may also come from a
-//! file named by `<NAME>_FILE`. A wrong value, an unknown key in the file or an unreadable secret file is
-//! one [`ConfigError`] that names the setting.
+//! file named by `<NAME>_FILE`. An empty value is no value. A wrong value, an unknown name in the environment or
+//! the file, or an unreadable secret file is one [`ConfigError`] that names the setting, and its line in the file.
 
+mod database_url;
+mod log_filter;
+mod names;
 mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+pub use database_url::{redact, without_password};
+use secrecy::{ExposeSecret, SecretString};
 use value::Value;
 pub use value::{LogFormat, Proration, RetentionMode};
 
@@ -19,7 +23,7 @@ pub use value::{LogFormat, Proration, RetentionMode};
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{name} {problem}")]
 pub struct ConfigError {
-    /// The setting's name in the environment, or the file's path.
+    /// The setting's name in the environment, or the file, the line and the key.
     pub name: String,
     /// What is wrong and what is expected.
     pub problem: String,
@@ -45,28 +49,47 @@ macro_rules! settings {
         /// The effective settings.
         #[derive(Clone, Debug)]
         pub struct Config {
-            $( $(#[doc = $doc])+ #[doc = concat!("\n\nSetting `", $env, "`, default `", stringify!($default), "`.")] pub $field: $type, )+
-            sources: BTreeMap<&'static str, &'static str>,
+            $(
+                $(#[doc = $doc])+
+                #[doc = concat!("\n\nSetting `", $env, "`, default `", stringify!($default), "`.")]
+                pub $field: $type,
+            )+
+            sources: BTreeMap<&'static str, Source>,
+            from_file: bool,
         }
 
         impl Config {
-            fn read(env: &dyn Fn(&str) -> Option<String>, file: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+            fn read(env: &dyn Fn(&str) -> Option<String>, file: &FileSettings) -> Result<Self, ConfigError> {
                 let mut sources = BTreeMap::new();
-                Ok(Self { $( $field: {
-                    let (text, source) = lookup::<$type>($env, env, file)?.unwrap_or_else(|| (String::from($default), "default"));
-                    sources.insert($env, source);
-                    <$type as Value>::parse(&text).map_err(|problem| ConfigError { name: $env.to_owned(), problem })?
-                }, )+ sources })
+                Ok(Self {
+                    $( $field: {
+                        let found = lookup($env, <$type as Value>::SECRET, env, file)?;
+                        let (text, source) =
+                            found.unwrap_or_else(|| (String::from($default), Source::default($env)));
+                        let value = <$type as Value>::parse(&text).map_err(|problem| source.wrong(&problem))?;
+                        sources.insert($env, source);
+                        value
+                    }, )+
+                    sources,
+                    from_file: !file.is_empty(),
+                })
             }
 
             /// All settings with their effective values, secrets hidden.
             #[must_use]
             pub fn shown(&self) -> Vec<Shown> {
-                vec![ $( Shown { env: $env, key: file_key($env), value: Value::show(&self.$field), source: self.sources[$env], doc: concat!($($doc, "\n"),+).trim() }, )+ ]
+                vec![ $( Shown {
+                    env: $env,
+                    key: file_key($env),
+                    value: Value::show(&self.$field),
+                    source: self.sources[$env].kind,
+                    doc: concat!($($doc, "\n"),+).trim(),
+                }, )+ ]
             }
         }
 
-        const NAMES: &[&str] = &[ $($env),+ ];
+        /// Every setting's name in the environment, and whether it is a secret.
+        const NAMES: &[(&str, bool)] = &[ $(($env, <$type as Value>::SECRET)),+ ];
     };
 }
 
@@ -80,6 +103,9 @@ settings! {
     database_url: Option<SecretString> = "DATABASE_URL", "";
     /// URL with the rights to create tables and roles, when `DATABASE_URL` has fewer. Used for migrations only.
     database_owner_url: Option<SecretString> = "COULOMB_DATABASE_OWNER_URL", "";
+    /// Directory of the run file, by which commands find the running daemon. Default: `/run/coulomb` where root made
+    /// it, else `$XDG_RUNTIME_DIR/coulomb`, and the data directory of the embedded PostgreSQL.
+    run_dir: Option<PathBuf> = "COULOMB_RUN_DIR", "";
     /// Directory of `initdb` and `postgres` for the embedded server. Unset: searched in the usual places.
     postgres_bin_dir: Option<PathBuf> = "COULOMB_POSTGRES_BIN_DIR", "";
     /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas; several while one is rotated.
@@ -183,13 +209,52 @@ settings! {
     log_format: LogFormat = "COULOMB_LOG_FORMAT", "auto";
 }
 
+/// Where a setting comes from.
+#[derive(Clone, Debug)]
+struct Source {
+    /// `environment`, `secret file`, `file` or `default`.
+    kind: &'static str,
+    /// The setting as an error names it: its name, or the file, the line and the key.
+    place: String,
+}
+
+impl Source {
+    fn default(name: &str) -> Self {
+        Self { kind: "default", place: name.to_owned() }
+    }
+
+    fn wrong(&self, problem: &str) -> ConfigError {
+        ConfigError { name: self.place.clone(), problem: problem.to_owned() }
+    }
+}
+
+/// A value in the settings file.
+#[derive(Clone, Debug)]
+pub struct FileSetting {
+    text: String,
+    /// Such as `coulomb.toml, line 3: listen`.
+    place: String,
+}
+
+/// The settings file: its keys and values.
+pub type FileSettings = BTreeMap<String, FileSetting>;
+
 impl Config {
     /// Reads environment and file.
     ///
     /// # Errors
     /// The first wrong setting.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let env = |name: &str| std::env::var(name).ok();
+        Self::load_with(&names::environment()?, file)
+    }
+
+    /// As [`Config::load`], with the environment of another process.
+    ///
+    /// # Errors
+    /// The first wrong setting.
+    pub fn load_with(env: &BTreeMap<String, String>, file: Option<&Path>) -> Result<Self, ConfigError> {
+        names::check(env)?;
+        let env = |name: &str| env.get(name).cloned();
         let named = env("COULOMB_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         let file = match file.map(Path::to_path_buf).or(named) {
             Some(path) => read_file(&path)?,
@@ -204,21 +269,37 @@ impl Config {
     /// The first wrong setting.
     pub fn from_sources(
         env: &dyn Fn(&str) -> Option<String>,
-        file: &BTreeMap<String, String>,
+        file: &FileSettings,
     ) -> Result<Self, ConfigError> {
         let config = Self::read(env, file)?;
         config.check()?;
         Ok(config)
     }
 
+    /// Whether these settings say where the database is, or come from a file: nobody has to guess then.
+    #[must_use]
+    pub fn says_where(&self) -> bool {
+        self.from_file || self.database_url.is_some() || self.data_dir.is_some()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |name: &str, problem: &str| {
-            Err(ConfigError { name: name.to_owned(), problem: problem.to_owned() })
-        };
+        let wrong = |name: &str, problem: &str| Err(self.sources[name].wrong(problem));
+        for (name, url) in
+            [("DATABASE_URL", &self.database_url), ("COULOMB_DATABASE_OWNER_URL", &self.database_owner_url)]
+        {
+            if let Some(url) = url
+                && let Err(problem) = database_url::check(url.expose_secret())
+            {
+                return wrong(name, problem);
+            }
+        }
+        if let Err(problem) = log_filter::check(&self.log) {
+            return wrong("COULOMB_LOG", &problem);
+        }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return wrong(
-                "COULOMB_TLS_CERT",
-                "and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
+                if self.tls_cert.is_some() { "COULOMB_TLS_CERT" } else { "COULOMB_TLS_KEY" },
+                "stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or neither for HTTP",
             );
         }
         // A counter of a running month must not be forgotten.
@@ -290,30 +371,46 @@ impl Config {
     }
 }
 
-type Found = Option<(String, &'static str)>;
-
 /// The text of a setting and where it came from.
-fn lookup<T: Value>(
+fn lookup(
     name: &'static str,
+    secret: bool,
     env: &dyn Fn(&str) -> Option<String>,
-    file: &BTreeMap<String, String>,
-) -> Result<Found, ConfigError> {
+    file: &FileSettings,
+) -> Result<Option<(String, Source)>, ConfigError> {
+    let env = |name: &str| env(name).filter(|text| !text.trim().is_empty());
+    let in_file = |name: &str| file.get(&file_key(name)).filter(|setting| !setting.text.trim().is_empty());
     if let Some(text) = env(name) {
-        return Ok(Some((text, "environment")));
+        return Ok(Some((text, Source { kind: "environment", place: name.to_owned() })));
     }
-    if T::SECRET {
+    if secret {
         let pointer = format!("{name}_FILE");
-        let path =
-            env(&pointer).or_else(|| file.get(&file_key(&pointer)).cloned()).filter(|path| !path.is_empty());
-        if let Some(path) = path {
-            let text = std::fs::read_to_string(&path).map_err(|error| ConfigError {
-                name: pointer,
-                problem: format!("names {path}, which cannot be read: {error}"),
-            })?;
-            return Ok(Some((text.trim_end_matches(['\r', '\n']).to_owned(), "secret file")));
+        let named = env(&pointer).map(|path| (path, pointer.clone()));
+        let named =
+            named.or_else(|| in_file(&pointer).map(|setting| (setting.text.clone(), setting.place.clone())));
+        if let Some((path, place)) = named {
+            let source = Source { kind: "secret file", place };
+            return Ok(Some((read_secret(&path).map_err(|problem| source.wrong(&problem))?, source)));
         }
     }
-    Ok(file.get(&file_key(name)).map(|text| (text.clone(), "file")))
+    Ok(in_file(name)
+        .map(|setting| (setting.text.clone(), Source { kind: "file", place: setting.place.clone() })))
+}
+
+fn read_secret(path: &str) -> Result<String, String> {
+    // Somebody may have put the secret itself in the place of the file's name.
+    let shown = if path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
+        path
+    } else {
+        "a file"
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("names {shown}, which cannot be read: {error}"))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.trim().is_empty() {
+        return Err(format!("names {shown}, which is empty"));
+    }
+    Ok(text.to_owned())
 }
 
 /// `COULOMB_POOL_SIZE` is `pool_size` in the file, `DATABASE_URL` is `database_url`.
@@ -321,7 +418,7 @@ fn file_key(env: &str) -> String {
     env.strip_prefix("COULOMB_").unwrap_or(env).to_ascii_lowercase()
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+fn read_file(path: &Path) -> Result<FileSettings, ConfigError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError { name: name.clone(), problem: format!("cannot be read: {error}") })?;
@@ -329,32 +426,34 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
 }
 
 /// The file's keys as text. Unknown keys are refused: a typo must not silently leave a default in force.
-fn parse_file(name: &str, text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
-    let wrong = |problem: String| ConfigError { name: name.to_owned(), problem };
-    let table: toml::Table =
-        toml::from_str(text).map_err(|error| wrong(format!("is not valid TOML: {}", error.message())))?;
+fn parse_file(name: &str, text: &str) -> Result<FileSettings, ConfigError> {
+    let place = |at: usize| format!("{name}, line {}", 1 + text[..at.min(text.len())].matches('\n').count());
+    let table: BTreeMap<String, toml::Spanned<toml::Value>> =
+        toml::from_str(text).map_err(|error| ConfigError {
+            name: error.span().map_or_else(|| name.to_owned(), |span| place(span.start)),
+            problem: format!("is not valid TOML: {}", error.message()),
+        })?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {
-        let secret_file =
-            key.strip_suffix("_file").is_some_and(|key| NAMES.iter().any(|known| file_key(known) == key));
-        if !secret_file && !NAMES.iter().any(|known| file_key(known) == key) {
-            return Err(wrong(format!("has the unknown key {key}: `coulomb config` lists the known ones")));
+        let place = format!("{}: {key}", place(value.span().start));
+        let wrong = |problem: String| ConfigError { name: place.clone(), problem };
+        if !names::in_file(&key) {
+            return Err(wrong(format!("is not a setting: {}", names::hint(&key, names::file_keys()))));
         }
-        let text = value::from_toml(&value)
-            .ok_or_else(|| wrong(format!("has a table at {key}, where one value is expected")))?;
-        settings.insert(key, text);
+        let text = value::from_toml(value.get_ref())
+            .ok_or_else(|| wrong("must be one value or an array of values".to_owned()))?;
+        settings.insert(key, FileSetting { text, place });
     }
     Ok(settings)
 }
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     fn load(env: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+        names::check(&env)?;
         Config::from_sources(&|name| env.get(name).cloned(), &parse_file("coulomb.toml", file)?)
     }
 
@@ -380,11 +479,7 @@ mod tests {
                 "COULOMB_POOL_SIZE is `many`, but must be a whole number from 0 to 65535",
             ),
             (&[("COULOMB_POOL_SIZE", "0")], "", "COULOMB_POOL_SIZE is 0, but must be at least 1"),
-            (
-                &[],
-                "pol_size = 1",
-                "coulomb.toml has the unknown key pol_size: `coulomb config` lists the known ones",
-            ),
+            (&[], "pol_size = 1", "coulomb.toml, line 1: pol_size is not a setting: did you mean pool_size?"),
             (
                 &[("STRIPE_WEBHOOK_SECRET_FILE", "/nonexistent/secret")],
                 "",
@@ -393,7 +488,62 @@ mod tests {
             (
                 &[("COULOMB_TLS_CERT", "a.pem")],
                 "",
-                "COULOMB_TLS_CERT and COULOMB_TLS_KEY go together: set both for HTTPS or neither for HTTP",
+                "COULOMB_TLS_CERT stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or neither for HTTP",
+            ),
+            (
+                &[],
+                "\npool_size = 4\nlisten = '8080'",
+                "coulomb.toml, line 3: listen is `8080`, but must be an address with a port such as 127.0.0.1:8080",
+            ),
+            (
+                &[],
+                "pool_size = 4\nquota_retention_days = 3",
+                "coulomb.toml, line 2: quota_retention_days must be at least 35",
+            ),
+            (
+                &[],
+                "pool_size = 4\nlisten_file = '/x'",
+                "coulomb.toml, line 2: listen_file is not a setting: did you mean listen?",
+            ),
+            (
+                &[],
+                "pool_size = 4\n[more]",
+                "coulomb.toml, line 2: more is not a setting: `coulomb config` lists them",
+            ),
+            (
+                &[("COULOMB_POOLSIZE", "1")],
+                "",
+                "COULOMB_POOLSIZE is not a setting: did you mean COULOMB_POOL_SIZE?",
+            ),
+            (
+                &[("COULOMB_LISTEN_FILE", "/x")],
+                "",
+                "COULOMB_LISTEN_FILE is not a setting: did you mean COULOMB_LISTEN?",
+            ),
+            (
+                &[("COULOMB_LOG", "inof")],
+                "",
+                "COULOMB_LOG has `inof`, but must be error, warn, info, debug, trace or off, or target=level, separated by commas",
+            ),
+            (
+                &[("COULOMB_LOG", "info,coulomb=loud")],
+                "",
+                "COULOMB_LOG has `coulomb=loud`, but must be error, warn, info, debug, trace or off, or target=level, separated by commas",
+            ),
+            (
+                &[("DATABASE_URL", "mysql://coulomb:hunter2@db/coulomb")],
+                "",
+                "DATABASE_URL must begin with postgres:// or postgresql://",
+            ),
+            (
+                &[],
+                "\ndatabase_url = 'postgres://coulomb:hun/ter2@db/coulomb'",
+                "coulomb.toml, line 2: database_url has an @ after the first /: in a password write / as %2F, @ as %40 and % as %25",
+            ),
+            (
+                &[("STRIPE_WEBHOOK_SECRET_FILE", "whsec_hunter2")],
+                "",
+                "STRIPE_WEBHOOK_SECRET_FILE names a file, which cannot be read: No such file or directory (os error 2)",
             ),
             (
                 &[("COULOMB_STRIPE_ORG_PER_CUSTOMER", "si")],
@@ -404,6 +554,23 @@ mod tests {
         for (env, file, sentence) in cases {
             assert_eq!(load(env, file).expect_err("is wrong").to_string(), *sentence);
         }
+    }
+
+    /// What `deploy/env.example` leaves empty does not win over a file of secrets or the settings file.
+    #[test]
+    fn an_empty_value_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "whsec_from_file\n").expect("writes");
+        let named = ("STRIPE_WEBHOOK_SECRET_FILE", path.to_str().expect("UTF-8"));
+        let config =
+            load(&[("STRIPE_WEBHOOK_SECRET", ""), named], "stripe_webhook_secret = ''").expect("loads");
+        assert_eq!(config.stripe_webhook_secret[0].expose_secret(), "whsec_from_file");
+        let config = load(&[("COULOMB_LISTEN", " ")], "listen = '127.0.0.1:9'").expect("loads");
+        assert_eq!(config.listen.port(), 9);
+        std::fs::write(&path, "\n").expect("writes");
+        let error = load(&[named], "").expect_err("it is empty").to_string();
+        assert_eq!(error, format!("STRIPE_WEBHOOK_SECRET_FILE names {}, which is empty", path.display()));
     }
 
     #[test]
