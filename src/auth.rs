@@ -64,6 +64,9 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
     if new.scopes.is_empty() {
         return Err(Error::invalid("scopes", "must name at least one scope"));
     }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("expires_at", "must lie in the future: the key would never work"));
+    }
     let org_id = match &new.org {
         None => PLATFORM,
         Some(_) if new.scopes.contains(&Scope::Admin) => {

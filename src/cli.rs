@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one function.
 
+mod ask;
 mod battery;
 mod doctor;
 mod export;
@@ -10,6 +11,7 @@ mod open;
 mod plans;
 mod progress;
 mod rebuild;
+mod running;
 mod serve;
 mod verify;
 
@@ -19,12 +21,27 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::db::embedded::{self, GuardArgs};
+use crate::db::migrate::MigrateError;
+use crate::server::ServeError;
 use crate::{db, dump, logging, openapi};
 
 /// What went wrong, as the last line on standard error; the exit code tells the kind.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The command line or a setting is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl Usage {
+    /// Boxed, as commands return it.
+    #[allow(clippy::new_ret_no_self, reason = "nobody wants it unboxed")]
+    fn new(problem: impl Into<String>) -> Failure {
+        Box::new(Self(problem.into()))
+    }
+}
 
 /// The exit codes, for scripts.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed (the last line says why); 2 the command line or a setting is wrong; \
@@ -56,9 +73,12 @@ enum Command {
         /// Only say what would be applied
         #[arg(long)]
         plan: bool,
-        /// Take back the newest N migrations, with all data in them
+        /// Take back the newest N migrations; refused where that destroys data
         #[arg(long, value_name = "N", conflicts_with = "plan")]
         revert: Option<usize>,
+        /// With --revert: destroy the data of these migrations in the database of this name
+        #[arg(long, value_name = "DATABASE", requires = "revert")]
+        destroy_data_of: Option<String>,
     },
     /// Make, list and revoke API keys
     #[command(subcommand)]
@@ -120,15 +140,43 @@ fn begin(cli: Cli) -> ExitCode {
     if let Command::Postgres(args) = &cli.command {
         return embedded::run_guard(args);
     }
-    let config = match Config::load(cli.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return fail(2, &error),
-    };
-    logging::start(&config);
-    match run(cli.command, config) {
+    if !matches!(cli.command, Command::Serve) {
+        // A reader that has seen enough (`… | head`) ends a command quietly. The daemon must outlive its readers.
+        sigpipe::reset();
+    }
+    match load_and_run(cli) {
         Ok(code) => code,
-        Err(error) if error.is::<crate::config::ConfigError>() => fail(2, error.as_ref()),
+        Err(error) if is_of_settings(&error) => fail(2, error.as_ref()),
         Err(error) => fail(1, error.as_ref()),
+    }
+}
+
+fn is_of_settings(error: &Failure) -> bool {
+    error.is::<ConfigError>() || error.is::<ServeError>() || error.is::<Usage>()
+}
+
+fn load_and_run(cli: Cli) -> Result<ExitCode, Failure> {
+    let mut config = Config::load(cli.config.as_deref())?;
+    logging::start(&config);
+    let file = cli.config.or_else(|| std::env::var_os("COULOMB_CONFIG").map(PathBuf::from));
+    match cli.command {
+        Command::Serve => serve::run(config, file.as_deref()).map(|()| ExitCode::SUCCESS),
+        Command::Config => show_config(&config).map(|()| ExitCode::SUCCESS),
+        Command::Doctor => doctor::run(config),
+        Command::Openapi => {
+            println!("{}", openapi::document());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        command => {
+            if let Some(daemon) = running::find(&config)? {
+                config = daemon.settings(config)?;
+            }
+            run(command, &config)
+        }
     }
 }
 
@@ -137,39 +185,48 @@ fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(command: Command, config: Config) -> Result<ExitCode, Failure> {
+/// Runs a command on the database of the settings.
+fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
     match command {
-        Command::Serve => serve::run(config)?,
-        Command::Migrate { plan, revert } => migrate(&config, plan, revert)?,
-        Command::Key(command) => keys::run(&config, command)?,
-        Command::Meter(command) => meter::run(&config, command)?,
-        Command::Plans(command) => plans::run(&config, command)?,
-        Command::Battery(command) => battery::run(&config, command)?,
-        Command::Stripe(command) => inbox::run(&config, command)?,
-        Command::Config => show_config(&config)?,
-        Command::Doctor => return doctor::run(&config),
+        Command::Migrate { plan, revert, destroy_data_of } => {
+            migrate(config, plan, revert, destroy_data_of.as_deref())?;
+        }
+        Command::Key(command) => keys::run(config, command)?,
+        Command::Meter(command) => meter::run(config, command)?,
+        Command::Plans(command) => plans::run(config, command)?,
+        Command::Battery(command) => battery::run(config, command)?,
+        Command::Stripe(command) => inbox::run(config, command)?,
         Command::Dump => {
-            let mut database = open::Database::open(&config)?;
+            let mut database = open::Database::open(config)?;
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());
             dump::write(&mut database.conn, &mut out)?;
             out.flush()?;
         }
-        Command::Verify(args) => return verify::run(&config, &args),
-        Command::Rebuild(command) => rebuild::run(&config, &command)?,
-        Command::Export(command) => export::run(&config, command)?,
-        Command::Openapi => println!("{}", openapi::document()),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut std::io::stdout());
-        }
-        Command::Postgres(_) => unreachable!("handled before the settings are read"),
+        Command::Verify(args) => return verify::run(config, &args),
+        Command::Rebuild(command) => rebuild::run(config, &command)?,
+        Command::Export(command) => export::run(config, command)?,
+        Command::Serve
+        | Command::Config
+        | Command::Doctor
+        | Command::Openapi
+        | Command::Completions { .. }
+        | Command::Postgres(_) => unreachable!("they want no database, or more than one"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(config: &Config, plan: bool, revert: Option<usize>) -> Result<(), Failure> {
+fn migrate(config: &Config, plan: bool, revert: Option<usize>, destroy: Option<&str>) -> Result<(), Failure> {
     let (_server, mut conn) = open::owner(config)?;
     let (verb, versions) = match revert {
-        Some(steps) => ("took back", db::migrate::revert(&mut conn, steps)?),
+        Some(steps) => {
+            let reverted = db::migrate::revert(&mut conn, steps, destroy).map_err(|error| match error {
+                MigrateError::WouldDestroy { .. } | MigrateError::OtherDatabase { .. } => {
+                    Usage::new(error.to_string())
+                }
+                error => error.into(),
+            });
+            ("took back", reverted?)
+        }
         None if plan => ("would apply", db::migrate::plan(&mut conn)?),
         None => ("applied", db::migrate::run(&mut conn)?.applied),
     };

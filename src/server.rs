@@ -56,6 +56,19 @@ pub enum ServeError {
     Config(#[from] ConfigError),
 }
 
+/// Whether [`bind`] can succeed: the address is free, certificate and key can be used. The daemon asks before it
+/// makes anything.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
+        tls(cert, key)?;
+    }
+    let address = config.listen;
+    listen(address).map(drop).map_err(|error| ServeError::Bind { address, error })
+}
+
 /// A bound server, not yet running, and the address that it got.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ pub(crate) fn rate(postgres: &Postgres, rows: usize) -> f64 {
     conn.batch_execute("DROP TABLE IF EXISTS bench_raw; CREATE TABLE bench_raw (LIKE usage_records)")
         .expect("a table");
     // A partitioned table cannot be copied from: one of the same name comes first in the search path.
-    conn.batch_execute("CREATE TEMP TABLE usage_records AS SELECT * FROM public.usage_records LIMIT 100000")
+    conn.batch_execute("CREATE TEMP TABLE usage_records AS SELECT * FROM coulomb.usage_records LIMIT 100000")
         .expect("a copy");
     let mut bytes = Vec::new();
     diesel::copy_to(coulomb::schema::usage_records::table)

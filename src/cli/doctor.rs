@@ -6,10 +6,12 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
-use super::{Failure, open};
+use super::running::{self, Daemon};
+use super::{Failure, Usage, ask, open};
 use crate::battery::effects::waiting;
 use crate::config::Config;
-use crate::db::{self, migrate};
+use crate::db;
+use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::stripe::inbox;
 use crate::usage::partitions;
@@ -26,36 +28,65 @@ enum Finding {
 /// A clock further off than this makes Stripe's signatures fail sooner or later, in seconds.
 const CLOCK_SLACK_S: i64 = 60;
 
-pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let mut findings = vec![("secrets", secrets(config))];
-    match open::owner(config) {
+pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
+    let daemons = running::all(&own);
+    let mut findings = vec![("daemon", daemon(&daemons, &own))];
+    let settings = running::find(&own).and_then(|found| match found {
+        Some(daemon) => daemon.settings(own),
+        None => Ok(own),
+    });
+    let config = match settings {
+        Ok(config) => config,
+        Err(error) => {
+            tell(findings);
+            return Err(error);
+        }
+    };
+    findings.push(("secrets", secrets(&config)));
+    match open::owner(&config) {
+        Err(error) if error.is::<Usage>() => {
+            tell(findings);
+            return Err(error);
+        }
         Err(error) => findings.push((
             "database",
             Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
         )),
         Ok((server, mut conn)) => {
-            let checks: [(&str, Check); 8] = [
-                ("database", version),
-                ("durability", durability),
-                ("messages", messages),
-                ("clock", clock),
-                ("schema", schema),
-                ("roles", roles),
-                ("inbox", inbox),
-                ("payments", payments),
-            ];
-            for (name, check) in checks {
-                let finding = check(&mut conn)
-                    .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-                findings.push((name, finding));
-            }
-            let finding = usage(&mut conn, config)
-                .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-            findings.push(("usage", finding));
+            look_into(&mut conn, &config, &mut findings);
             drop(conn);
             drop(server);
         }
     }
+    Ok(ExitCode::from(if tell(findings) { 3 } else { 0 }))
+}
+
+type Findings = Vec<(&'static str, Finding)>;
+
+/// Checks what a database holds.
+fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
+    let checks: [(&str, Check); 8] = [
+        ("database", version),
+        ("durability", durability),
+        ("messages", messages),
+        ("clock", clock),
+        ("schema", schema),
+        ("roles", roles),
+        ("inbox", inbox),
+        ("payments", payments),
+    ];
+    for (name, check) in checks {
+        let finding =
+            check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+        findings.push((name, finding));
+    }
+    let finding =
+        usage(conn, config).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+    findings.push(("usage", finding));
+}
+
+/// Prints what was found; whether any of it is bad.
+fn tell(findings: Findings) -> bool {
     let mut bad = false;
     for (name, finding) in findings {
         let (mark, text) = match finding {
@@ -68,7 +99,46 @@ pub(super) fn run(config: &Config) -> Result<ExitCode, Failure> {
         };
         println!("{mark} {name}: {text}");
     }
-    Ok(ExitCode::from(if bad { 3 } else { 0 }))
+    bad
+}
+
+/// What the running daemon says of itself.
+fn daemon(daemons: &[Daemon], config: &Config) -> Finding {
+    let none = || Finding::Note("none runs on this machine: `coulomb serve` starts one".to_owned());
+    // Without a run file there may still be one where the settings say, or another program.
+    let (address, scheme, told) = match daemons {
+        [] if config.listen.port() == 0 => return none(),
+        [] => {
+            let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+            let address = ask::reachable(config.listen);
+            if std::net::TcpStream::connect(address).is_err() {
+                return none();
+            }
+            (address, scheme, format!("{scheme}://{address}"))
+        }
+        [daemon] => (daemon.address, daemon.scheme.as_str(), daemon.told()),
+        daemons => {
+            let told: Vec<String> = daemons.iter().map(Daemon::told).collect();
+            return Finding::Note(format!("{} run: {}", daemons.len(), told.join("; ")));
+        }
+    };
+    if scheme == "https" {
+        return match std::net::TcpStream::connect(ask::reachable(address)) {
+            Ok(_) => Finding::Good(format!("{told}: it listens; /readyz is asked without TLS only")),
+            Err(error) => Finding::Bad(format!("{told}: {error}")),
+        };
+    }
+    let version = match daemons {
+        [daemon] if daemon.version != env!("CARGO_PKG_VERSION") => {
+            format!("; it is version {}, this binary {}", daemon.version, env!("CARGO_PKG_VERSION"))
+        }
+        _ => String::new(),
+    };
+    match ask::get(address, "/readyz") {
+        Ok((200, _)) => Finding::Good(format!("{told}: ready{version}")),
+        Ok((status, body)) => Finding::Bad(format!("{told}: not ready ({status}): {body}{version}")),
+        Err(error) => Finding::Bad(format!("{told}: {error}{version}")),
+    }
 }
 
 type Check = fn(&mut PgConnection) -> Result<Finding, Error>;
@@ -149,14 +219,18 @@ fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
 }
 
 fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
-    match migrate::plan(conn) {
-        Ok(pending) if pending.is_empty() => Ok(Finding::Good("is this binary's".to_owned())),
-        Ok(pending) => Ok(Finding::Note(format!(
+    Ok(match migrate::state(conn) {
+        Ok(State::Current) => Finding::Good("is this binary's".to_owned()),
+        Ok(State::Absent) => Finding::Bad(
+            "the database has no tables of Coulomb: is it the daemon's? `coulomb serve` or `coulomb migrate` make them"
+                .to_owned(),
+        ),
+        Ok(State::Behind(lacking)) => Finding::Note(format!(
             "{} migration(s) to apply: `coulomb migrate`, or start the daemon",
-            pending.len()
-        ))),
-        Err(error) => Ok(Finding::Bad(error.to_string())),
-    }
+            lacking.len()
+        )),
+        Err(error) => Finding::Bad(error.to_string()),
+    })
 }
 
 fn roles(conn: &mut PgConnection) -> Result<Finding, Error> {
@@ -180,7 +254,7 @@ struct Backlog {
 
 fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "stripe_inbox_queue")? {
-        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
     let backlog: Backlog = diesel::sql_query(
         "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined FROM stripe_inbox_queue",
@@ -203,7 +277,7 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
 
 fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "battery_effects_waiting")? {
-        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
     Ok(match waiting::count(conn)? {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
@@ -215,7 +289,7 @@ fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
 
 fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "usage_records")? {
-        return Ok(Finding::Note("not there yet: the first start makes it".to_owned()));
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
     let now = Utc::now();
     let (lacking, strays) = partitions::state(conn, now, config.usage_window_back_days)?;

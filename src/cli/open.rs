@@ -1,11 +1,16 @@
-//! Reaching the database from a command: the one of the settings, that of a running daemon, or the embedded one.
+//! Reaching the database from a command: the one of the settings, that of a running daemon, or the embedded
+//! one.
+//!
+//! Only `serve` makes a cluster, and only `serve` and `migrate` change the schema. A command that finds
+//! neither a database nor our tables in it says so: an empty answer would be taken for a true one.
 
 use diesel::pg::PgConnection;
 use secrecy::ExposeSecret;
 
-use super::Failure;
-use crate::config::Config;
+use super::{Failure, Usage};
+use crate::config::{Config, without_password};
 use crate::db::embedded::{self, Embedded};
+use crate::db::migrate::State;
 use crate::db::{self, migrate};
 
 /// What keeps the server there while a command runs.
@@ -18,7 +23,7 @@ pub(super) struct Server {
     pub(super) owner_url: String,
 }
 
-/// Finds or starts the server.
+/// Finds or starts the server, and makes its cluster where there is none.
 pub(super) fn server(config: &Config) -> Result<Server, Failure> {
     if let Some(url) = &config.database_url {
         let url = url.expose_secret().to_owned();
@@ -40,24 +45,49 @@ fn options(config: &Config) -> Result<embedded::Options, Failure> {
     Ok(options)
 }
 
-/// As [`server`], but uses the embedded server of a daemon that runs on the data directory.
-fn server_or_running(config: &Config) -> Result<Server, Failure> {
-    if config.database_url.is_none()
-        && let Some(url) = embedded::running_url(&config.data_dir()?)
-    {
-        return Ok(Server { embedded: None, owner_url: url.clone(), url });
+/// As [`server`], but uses the embedded server of a daemon that runs on the data directory, and makes no
+/// cluster.
+fn existing_server(config: &Config) -> Result<Server, Failure> {
+    if config.database_url.is_none() {
+        let data_dir = config.data_dir()?;
+        if let Some(url) = embedded::running_url(&data_dir) {
+            return Ok(Server { embedded: None, owner_url: url.clone(), url });
+        }
+        let shown = data_dir.display();
+        match embedded::has_cluster(&data_dir) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Usage::new(format!(
+                    "no daemon runs here, and {shown} holds no database: set DATABASE_URL, COULOMB_DATA_DIR or \
+                     --config to what the daemon has, or start one with `coulomb serve`"
+                )));
+            }
+            Err(error) => {
+                return Err(Usage::new(format!(
+                    "{shown} cannot be looked into ({error}): run this as the daemon's user, or set DATABASE_URL"
+                )));
+            }
+        }
     }
     server(config)
 }
 
+/// Where the database of the settings is, for people.
+fn place(config: &Config, server: &Server) -> String {
+    match &config.database_url {
+        Some(_) => format!("the database {}", without_password(&server.url)),
+        None => "the embedded database".to_owned(),
+    }
+}
+
 /// A connection that may migrate.
 pub(super) fn owner(config: &Config) -> Result<(Server, PgConnection), Failure> {
-    let server = server_or_running(config)?;
+    let server = existing_server(config)?;
     let conn = db::establish(&server.owner_url)?;
     Ok((server, conn))
 }
 
-/// A migrated database and a connection to it, acting as the platform.
+/// A database of this binary's schema and a connection to it, acting as the platform.
 pub(super) struct Database {
     /// The connection; dropped before the server.
     pub(super) conn: PgConnection,
@@ -66,9 +96,27 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn open(config: &Config) -> Result<Self, Failure> {
-        let server = server_or_running(config)?;
-        let migrated = migrate::run(&mut db::establish(&server.owner_url)?)?;
-        let conn = db::connect(&server.url, migrated.roles)?;
+        let (server, mut owner) = owner(config)?;
+        match migrate::state(&mut owner)? {
+            State::Current => {}
+            State::Absent => {
+                return Err(Usage::new(format!(
+                    "{} has no tables of Coulomb: check DATABASE_URL, COULOMB_DATA_DIR or --config, or have \
+                     `coulomb serve` or `coulomb migrate` make them",
+                    place(config, &server)
+                )));
+            }
+            State::Behind(lacking) => {
+                return Err(format!(
+                    "{} lacks {} migration(s) of this binary: run `coulomb migrate`, or start this binary's daemon",
+                    place(config, &server),
+                    lacking.len()
+                )
+                .into());
+            }
+        }
+        let roles = migrate::roles_usable(&mut owner)?;
+        let conn = db::connect(&server.url, roles)?;
         Ok(Self { conn, _server: server })
     }
 }

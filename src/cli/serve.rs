@@ -1,16 +1,17 @@
 //! `coulomb serve`
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 
+use super::running::Daemon;
 use super::{Failure, open};
 use crate::app::App;
 use crate::auth::{self, NewKey, Scope};
-use crate::config::Config;
+use crate::config::{Config, without_password};
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
 use crate::server;
@@ -20,7 +21,9 @@ use crate::workers::Workers;
 /// How far the clocks of daemon and database may be apart at the start. Stripe's signatures may be as old.
 const CLOCKS_APART: TimeDelta = TimeDelta::seconds(300);
 
-pub(super) fn run(config: Config) -> Result<(), Failure> {
+/// `file`: the settings file, for those who look for this daemon.
+pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
+    server::check(&config)?;
     let server = open::server(&config)?;
     let mut owner = db::establish(&server.owner_url)?;
     let migrated = migrate::run(&mut owner)?;
@@ -40,11 +43,21 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
         roles: migrated.roles,
     });
     let app = Arc::new(App::new(config, clock, db));
-    let place = server.embedded.as_ref().map_or_else(
-        || "the server of DATABASE_URL".to_owned(),
-        |embedded| format!("{} (embedded PostgreSQL)", embedded.data_dir().display()),
+    let data_dir = server.embedded.as_ref().map(|embedded| embedded.data_dir().to_owned());
+    let place = data_dir.as_ref().map_or_else(
+        || without_password(&server.url),
+        |data_dir| format!("{} (embedded PostgreSQL)", data_dir.display()),
     );
-    let served = actix_web::rt::System::new().block_on(listen(&app, &place, admin_key.as_deref()));
+    let daemon = Daemon {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        scheme: if app.config.tls_cert.is_some() { "https" } else { "http" }.to_owned(),
+        address: app.config.listen,
+        database: place,
+        data_dir,
+        config: file.and_then(|file| file.canonicalize().ok()),
+    };
+    let served = actix_web::rt::System::new().block_on(listen(&app, daemon, admin_key.as_deref()));
     app.inbox.stop();
     app.usage.stop();
     app.quotas.stop();
@@ -70,12 +83,14 @@ fn check_clock(conn: &mut diesel::pg::PgConnection, clock: &Clock) -> Result<(),
     .into())
 }
 
-async fn listen(app: &Arc<App>, place: &str, admin_key: Option<&str>) -> Result<(), Failure> {
+async fn listen(app: &Arc<App>, mut daemon: Daemon, admin_key: Option<&str>) -> Result<(), Failure> {
     let (server, address) = server::bind(app)?;
+    daemon.address = address;
     let handle = server.handle();
     let workers = Workers::start(app);
-    tracing::info!(%address, data = place, "listening");
-    say_where(greeting(app, address, place, admin_key), admin_key.is_some());
+    tracing::info!(%address, data = daemon.database, "listening");
+    let _left = daemon.leave(&app.config);
+    say_where(greeting(app, &daemon, admin_key), admin_key.is_some());
     actix_web::rt::spawn(async move {
         ask_to_stop().await;
         tracing::info!("draining");
@@ -138,8 +153,8 @@ fn say_where(greeting: String, has_key: bool) {
 }
 
 /// Where things are; on the first start also the key and three commands that work.
-fn greeting(app: &App, address: SocketAddr, place: &str, admin_key: Option<&str>) -> String {
-    let scheme = if app.config.tls_cert.is_some() { "https" } else { "http" };
+fn greeting(app: &App, daemon: &Daemon, admin_key: Option<&str>) -> String {
+    let Daemon { scheme, address, database: place, .. } = daemon;
     let base = format!("{scheme}://{address}");
     let mut text = format!("Coulomb listens on {base} (API: {base}/docs), data in {place}.\n");
     if app.signing_secrets.is_empty() {

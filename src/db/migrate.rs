@@ -11,6 +11,8 @@ use diesel::sql_types::{Bool, Integer, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use sha2::{Digest, Sha256};
 
+use super::home;
+use super::losses;
 use crate::error::Error;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -31,10 +33,11 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001300", include_str!("../../migrations/2026-11-21-001300_effects_skipped/up.sql")),
     ("2026-11-21-001400", include_str!("../../migrations/2026-11-21-001400_copied_keys/up.sql")),
     ("2026-11-21-001500", include_str!("../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
+    ("2026-11-21-001800", include_str!("../../migrations/2026-11-21-001800_own_schema/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN
-    FOR p IN SELECT policyname, tablename FROM pg_policies WHERE schemaname = 'public' AND policyname IN ('platform', 'own_org') LOOP
+    FOR p IN SELECT policyname, tablename FROM pg_policies WHERE schemaname = current_schema() AND policyname IN ('platform', 'own_org') LOOP
         EXECUTE format('DROP POLICY %I ON %I', p.policyname, p.tablename);
     END LOOP; END $$";
 /// Any number that nobody else uses: "coulomb" on a phone's keys.
@@ -58,8 +61,37 @@ pub enum MigrateError {
     )]
     Changed(String),
     /// A migration's SQL failed; it was rolled back.
-    #[error("migrating failed: {0}")]
+    #[error("migrating failed, and nothing was changed: {0}")]
     Failed(String),
+    /// Somebody else has a schema of a name that we need.
+    #[error(
+        "the database has a schema {0} that is not Coulomb's: rename it, or give Coulomb a database of its own"
+    )]
+    Foreign(&'static str),
+    /// More migrations are to be taken back than there are.
+    #[error("only {0} migration(s) are applied")]
+    TooMany(usize),
+    /// Taking migrations back would destroy data, and nobody said that it may.
+    #[error(
+        "taking back {migrations} migration(s) destroys data: {lost}; back the database up first, then say \
+         `--destroy-data-of {database}` to have it done"
+    )]
+    WouldDestroy {
+        /// How many are to be taken back.
+        migrations: usize,
+        /// What would be lost, for people.
+        lost: String,
+        /// The database's name.
+        database: String,
+    },
+    /// The data of another database were given up.
+    #[error("`--destroy-data-of {told}` names another database: this one is {database}")]
+    OtherDatabase {
+        /// The name that was given.
+        told: String,
+        /// The database's name.
+        database: String,
+    },
     /// The connection failed.
     #[error("the database failed: {0}")]
     Database(#[from] diesel::result::Error),
@@ -90,64 +122,122 @@ struct Server {
     version: String,
 }
 
+/// How the database's schema stands to this binary's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum State {
+    /// There are no tables of ours.
+    Absent,
+    /// These migrations are lacking, oldest first.
+    Behind(Vec<String>),
+    /// It is this binary's.
+    Current,
+}
+
 /// Brings the schema up to this binary's. Daemons that start together wait for one another.
 ///
 /// # Errors
-/// See [`MigrateError`]; the database is as it was before the failing migration.
+/// See [`MigrateError`]; the database is as it was before.
 pub fn run(conn: &mut PgConnection) -> Result<Migrated, MigrateError> {
     check_server(conn)?;
     locked(conn, |conn| {
-        check_applied(conn)?;
-        let mut applied = Vec::new();
-        for migration in pending(conn)? {
-            let version = migration.name().version().to_string();
-            conn.run_migration(&migration).map_err(|error| MigrateError::Failed(error.to_string()))?;
-            diesel::sql_query("INSERT INTO coulomb_migrations (version, sha256) VALUES ($1, $2)")
-                .bind::<Text, _>(&version)
-                .bind::<Text, _>(checksum(&version))
-                .execute(conn)?;
-            applied.push(version);
-        }
+        let applied = conn.transaction(|conn| {
+            home::make(conn)?;
+            make_bookkeeping(conn)?;
+            let lacking = lacking(applied(conn)?)?;
+            let mut done = Vec::new();
+            for migration in all()? {
+                let version = migration.name().version().to_string();
+                if !lacking.contains(&version) {
+                    continue;
+                }
+                conn.run_migration(&migration).map_err(|error| MigrateError::Failed(error.to_string()))?;
+                diesel::sql_query("INSERT INTO coulomb_migrations (version, sha256) VALUES ($1, $2)")
+                    .bind::<Text, _>(&version)
+                    .bind::<Text, _>(checksum(&version))
+                    .execute(conn)?;
+                done.push(version);
+            }
+            Ok::<_, MigrateError>(done)
+        })?;
         let roles = ensure_roles(conn, !applied.is_empty())?;
         Ok(Migrated { applied, roles })
     })
 }
 
-/// The versions that [`run`] would apply.
+/// How far the schema is. Changes nothing.
+///
+/// # Errors
+/// As [`run`].
+pub fn state(conn: &mut PgConnection) -> Result<State, MigrateError> {
+    check_server(conn)?;
+    let applied = applied(conn)?;
+    let absent = applied.is_empty();
+    Ok(match lacking(applied)? {
+        _ if absent => State::Absent,
+        lacking if lacking.is_empty() => State::Current,
+        lacking => State::Behind(lacking),
+    })
+}
+
+/// The versions that [`run`] would apply. Changes nothing.
 ///
 /// # Errors
 /// As [`run`].
 pub fn plan(conn: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     check_server(conn)?;
-    locked(conn, |conn| {
-        check_applied(conn)?;
-        Ok(pending(conn)?.iter().map(|migration| migration.name().version().to_string()).collect())
-    })
+    lacking(applied(conn)?)
 }
 
-/// Takes back the newest `steps` migrations, with all their data.
+/// Takes back the newest `steps` migrations. Where that destroys data, the caller must name the database in
+/// `destroy`.
 ///
 /// # Errors
 /// As [`run`].
-pub fn revert(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {
+pub fn revert(
+    conn: &mut PgConnection,
+    steps: usize,
+    destroy: Option<&str>,
+) -> Result<Vec<String>, MigrateError> {
+    check_server(conn)?;
+    let database = losses::database(conn)?;
+    if let Some(told) = destroy.filter(|told| *told != database) {
+        return Err(MigrateError::OtherDatabase { told: told.to_owned(), database });
+    }
     locked(conn, |conn| {
-        check_applied(conn)?;
-        // Policies tie tables of different migrations together; migrating again brings them back.
-        conn.batch_execute(DROP_POLICIES)?;
-        conn.batch_execute("COMMENT ON TABLE coulomb_migrations IS NULL")?;
-        let mut reverted = Vec::new();
-        for _ in 0..steps {
-            let version = conn
-                .revert_last_migration(MIGRATIONS)
-                .map_err(|error| MigrateError::Failed(error.to_string()))?
-                .to_string();
-            diesel::sql_query("DELETE FROM coulomb_migrations WHERE version = $1")
-                .bind::<Text, _>(&version)
-                .execute(conn)?;
-            reverted.push(version);
+        let applied = applied(conn)?;
+        if steps > applied.len() {
+            return Err(MigrateError::TooMany(applied.len()));
         }
-        Ok(reverted)
+        lacking(applied)?;
+        conn.transaction(|conn| {
+            let lost = losses::of(conn, |conn| take_back(conn, steps).map(drop))?;
+            if !lost.is_empty() && destroy.is_none() {
+                let lost = lost.join(", ");
+                return Err(MigrateError::WouldDestroy { migrations: steps, lost, database });
+            }
+            take_back(conn, steps)
+        })
     })
+}
+
+fn take_back(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {
+    // Policies tie tables of different migrations together; migrating again brings them back.
+    conn.batch_execute(DROP_POLICIES)?;
+    conn.batch_execute("COMMENT ON TABLE coulomb_migrations IS NULL")?;
+    let mut reverted = Vec::new();
+    for _ in 0..steps {
+        let version = conn
+            .revert_last_migration(MIGRATIONS)
+            .map_err(|error| MigrateError::Failed(error.to_string()))?
+            .to_string();
+        diesel::sql_query("DELETE FROM coulomb_migrations WHERE version = $1")
+            .bind::<Text, _>(&version)
+            .execute(conn)?;
+        reverted.push(version);
+    }
+    let left: Vec<String> = applied(conn)?.into_iter().map(|row| row.version).collect();
+    home::leave(conn, &left)?;
+    Ok(reverted)
 }
 
 fn locked<T>(
@@ -168,32 +258,45 @@ fn check_server(conn: &mut PgConnection) -> Result<(), MigrateError> {
     if server.number < OLDEST_SERVER { Err(MigrateError::OldServer(server.version)) } else { Ok(()) }
 }
 
-fn check_applied(conn: &mut PgConnection) -> Result<(), MigrateError> {
+fn make_bookkeeping(conn: &mut PgConnection) -> Result<(), MigrateError> {
+    conn.batch_execute("SET LOCAL client_min_messages = warning")?;
     conn.batch_execute(
-        "SET client_min_messages = warning;
-         CREATE TABLE IF NOT EXISTS coulomb_migrations (version text PRIMARY KEY, sha256 text NOT NULL);
-         RESET client_min_messages",
+        "CREATE TABLE IF NOT EXISTS coulomb_migrations (version text PRIMARY KEY, sha256 text NOT NULL)",
     )?;
-    let applied: Vec<Applied> =
-        diesel::sql_query("SELECT version, sha256 FROM coulomb_migrations ORDER BY version").load(conn)?;
-    let known: BTreeMap<&str, String> =
-        TEXTS.iter().map(|(version, _)| (*version, checksum(version))).collect();
-    for row in applied {
-        match known.get(squeeze(&row.version).as_str()) {
-            None => return Err(MigrateError::NewerDatabase(row.version)),
-            Some(sha256) if *sha256 != row.sha256 => return Err(MigrateError::Changed(row.version)),
-            Some(_) => {}
-        }
-    }
+    // Asking makes diesel's own table where it is lacking.
+    conn.applied_migrations().map_err(|error| MigrateError::Failed(error.to_string()))?;
     Ok(())
 }
 
-fn pending(conn: &mut PgConnection) -> Result<Vec<Box<dyn Migration<Pg>>>, MigrateError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| MigrateError::Failed(error.to_string());
-    let applied = conn.applied_migrations().map_err(failed)?;
-    let mut all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failed)?;
+/// The applied migrations, oldest first; none where nothing of ours is there.
+fn applied(conn: &mut PgConnection) -> QueryResult<Vec<Applied>> {
+    if !home::find(conn)? {
+        return Ok(Vec::new());
+    }
+    diesel::sql_query("SELECT version, sha256 FROM coulomb_migrations ORDER BY version").load(conn)
+}
+
+/// The versions of this binary that are not among the applied ones, each of which must be one of ours.
+fn lacking(applied: Vec<Applied>) -> Result<Vec<String>, MigrateError> {
+    let known: BTreeMap<&str, String> =
+        TEXTS.iter().map(|(version, _)| (*version, checksum(version))).collect();
+    for row in &applied {
+        match known.get(squeeze(&row.version).as_str()) {
+            None => return Err(MigrateError::NewerDatabase(row.version.clone())),
+            Some(sha256) if *sha256 != row.sha256 => return Err(MigrateError::Changed(row.version.clone())),
+            Some(_) => {}
+        }
+    }
+    let versions = all()?.into_iter().map(|migration| migration.name().version().to_string());
+    Ok(versions.filter(|version| !applied.iter().any(|row| row.version == *version)).collect())
+}
+
+/// This binary's migrations, oldest first.
+fn all() -> Result<Vec<Box<dyn Migration<Pg>>>, MigrateError> {
+    let mut all: Vec<Box<dyn Migration<Pg>>> =
+        MIGRATIONS.migrations().map_err(|error| MigrateError::Failed(error.to_string()))?;
     all.sort_by_key(|migration| migration.name().version().to_string());
-    Ok(all.into_iter().filter(|migration| !applied.contains(&migration.name().version())).collect())
+    Ok(all)
 }
 
 /// Diesel drops the dashes of a version; [`TEXTS`] keeps them for the eye.
@@ -245,7 +348,7 @@ fn has_rights(conn: &mut PgConnection, rights: &str) -> QueryResult<bool> {
     diesel::sql_query(
         "SELECT coalesce(obj_description('coulomb_migrations'::regclass, 'pg_class') = $1, false)
             AND has_table_privilege('coulomb_platform', 'stripe_inbox', 'INSERT') AND has_table_privilege('coulomb_org', 'orgs', 'SELECT')
-            AND (SELECT count(*) > 0 FROM pg_policies WHERE schemaname = 'public' AND policyname = 'own_org') AS usable",
+            AND (SELECT count(*) > 0 FROM pg_policies WHERE schemaname = current_schema() AND policyname = 'own_org') AS usable",
     )
     .bind::<Text, _>(rights)
     .get_result::<RoleState>(conn)

@@ -2,6 +2,8 @@
 
 pub mod apart;
 pub mod embedded;
+mod home;
+mod losses;
 pub mod migrate;
 pub mod pass;
 pub mod prepared;
@@ -276,18 +278,21 @@ pub fn connect(url: &str, roles: bool) -> Result<PgConnection, Error> {
     Ok(conn)
 }
 
-/// Connects as the URL's own user.
+/// Connects as the URL's own user, and looks at our tables.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub fn establish(url: &str) -> Result<PgConnection, Error> {
-    PgConnection::establish(url).map_err(|error| {
-        let info: Box<String> = Box::new(format!("connection to server: {error}"));
+    let mut conn = PgConnection::establish(url).map_err(|error| {
+        let told = crate::config::redact(url, &error.to_string());
+        let info: Box<String> = Box::new(format!("connection to server: {told}"));
         Error::Database(diesel::result::Error::DatabaseError(
             diesel::result::DatabaseErrorKind::UnableToSendCommand,
             info,
         ))
-    })
+    })?;
+    conn.batch_execute(home::SEARCH_PATH)?;
+    Ok(conn)
 }
 
 /// The time by the server's clock.
@@ -315,7 +320,8 @@ impl CustomizeConnection<PgConnection, diesel::r2d2::Error> for Setup {
 fn prepare(conn: &mut PgConnection, statement_timeout: Duration, roles: bool) -> QueryResult<()> {
     let role = if roles { "SET ROLE coulomb_platform;" } else { "" };
     conn.batch_execute(&format!(
-        "SET TIME ZONE 'UTC'; SET synchronous_commit = on; SET jit = off; SET statement_timeout = {}; {role}",
+        "{} SET TIME ZONE 'UTC'; SET synchronous_commit = on; SET jit = off; SET statement_timeout = {}; {role}",
+        home::SEARCH_PATH,
         statement_timeout.as_millis()
     ))
 }

@@ -1,9 +1,9 @@
 -- Who may do what, applied after every migration (idempotent).
 -- The owner migrates. `coulomb_platform` is the daemon: it may not change what must never change.
 -- `coulomb_org` answers one org: it reads, under row-level security, what `coulomb.org_id` names.
-GRANT USAGE ON SCHEMA public TO coulomb_platform, coulomb_org;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO coulomb_platform;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO coulomb_platform;
+GRANT USAGE ON SCHEMA coulomb TO coulomb_platform, coulomb_org;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA coulomb TO coulomb_platform;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA coulomb TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audit_log FROM coulomb_platform;
 -- Arrivals may be locked and put off, not altered.
 REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
@@ -17,7 +17,7 @@ REVOKE INSERT ON usage_partitions.usage_records_default FROM coulomb_platform;
 REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) TO coulomb_platform;
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO coulomb_org;
+GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;
 REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_skipped, battery_effects_waiting,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;

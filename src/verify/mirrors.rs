@@ -119,7 +119,7 @@ fn replay(
         project_failed(conn, &options, now)?;
         watch("mirrors", report.events, report.events);
         pass::begin(conn)?;
-        report.waiting = count(conn, "public.stripe_inbox_queue")?;
+        report.waiting = count(conn, "coulomb.stripe_inbox_queue")?;
         report.differences = failed(conn)?;
         for table in DERIVED {
             let meant = match *table {
@@ -144,13 +144,13 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
         "stripe_customer_links",
         "battery_effects_queue",
     ]) {
-        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)"))?;
+        conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE coulomb.{table} INCLUDING ALL)"))?;
     }
     // Events that are not replayed must not be seen either.
     conn.batch_execute(
         "CREATE TEMPORARY TABLE verify_events (inbox_id bigint PRIMARY KEY);
          CREATE TEMPORARY VIEW stripe_inbox AS
-             SELECT i.* FROM public.stripe_inbox i
+             SELECT i.* FROM coulomb.stripe_inbox i
              WHERE EXISTS (SELECT FROM pg_temp.verify_events e WHERE e.inbox_id = i.inbox_id)",
     )?;
     Ok(())
@@ -161,8 +161,8 @@ fn enqueue(conn: &mut PgConnection) -> Result<u64, Error> {
     let new = diesel::sql_query(
         "WITH new AS (
              INSERT INTO pg_temp.verify_events
-             SELECT inbox_id FROM public.stripe_inbox i
-             WHERE NOT EXISTS (SELECT FROM public.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)
+             SELECT inbox_id FROM coulomb.stripe_inbox i
+             WHERE NOT EXISTS (SELECT FROM coulomb.stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)
                  AND NOT EXISTS (SELECT FROM pg_temp.verify_events e WHERE e.inbox_id = i.inbox_id)
              RETURNING inbox_id)
          INSERT INTO pg_temp.stripe_inbox_queue (inbox_id) SELECT inbox_id FROM new",
@@ -221,7 +221,7 @@ fn failed(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
         last_error: Option<String>,
     }
     let rows: Vec<Failed> = diesel::sql_query(
-        "SELECT event_id, last_error FROM pg_temp.stripe_inbox_queue JOIN public.stripe_inbox USING (inbox_id)
+        "SELECT event_id, last_error FROM pg_temp.stripe_inbox_queue JOIN coulomb.stripe_inbox USING (inbox_id)
          ORDER BY inbox_id LIMIT $1",
     )
     .bind::<BigInt, _>(TOLD)
@@ -251,12 +251,12 @@ fn compare(
     meant: &str,
     report: &mut Report,
 ) -> Result<(), Error> {
-    report.rows += count(conn, &format!("public.{table} WHERE {meant}"))?;
+    report.rows += count(conn, &format!("coulomb.{table} WHERE {meant}"))?;
     let keys = primary_key(conn, table)?;
     let pairs: Vec<String> = keys.iter().map(|key| format!("'{key}', {key}")).collect();
     let rows: Vec<Row> = diesel::sql_query(format!(
         "SELECT jsonb_build_object({pairs})::text AS key, to_jsonb(s)::text AS stored, to_jsonb(r)::text AS rebuilt
-         FROM (SELECT {columns} FROM public.{table} WHERE {meant}) s
+         FROM (SELECT {columns} FROM coulomb.{table} WHERE {meant}) s
              FULL JOIN (SELECT {columns} FROM pg_temp.{table} WHERE {meant}) r USING ({keys})
          WHERE s IS DISTINCT FROM r ORDER BY {keys} LIMIT {TOLD}",
         pairs = pairs.join(", "),
@@ -312,7 +312,7 @@ fn primary_key(conn: &mut PgConnection, table: &str) -> Result<Vec<String>, Erro
         "SELECT a.attname::text AS name
          FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (number, place)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-         WHERE i.indrelid = ('public.' || $1)::regclass AND i.indisprimary ORDER BY k.place",
+         WHERE i.indrelid = ('coulomb.' || $1)::regclass AND i.indisprimary ORDER BY k.place",
     )
     .bind::<Text, _>(table)
     .load(conn)?;

@@ -42,7 +42,11 @@ impl Embedded {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
-        command.args(args).env_remove("DATABASE_URL").env("COULOMB_DATA_DIR", self.dir.path().join("data"));
+        command
+            .args(args)
+            .env_remove("DATABASE_URL")
+            .env("COULOMB_DATA_DIR", self.dir.path().join("data"))
+            .env("COULOMB_RUN_DIR", self.dir.path().join("data"));
         command
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
             .env("COULOMB_LISTEN", &self.address)

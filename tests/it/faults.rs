@@ -5,4 +5,5 @@ mod clock;
 mod flood;
 mod log;
 mod log;
+mod log;
 mod verify;

@@ -12,6 +12,7 @@ mod battery_commands;
 mod battery_effects;
 mod battery_reads;
 mod commands;
+mod commands_line;
 mod crashes;
 mod directory;
 mod documents;

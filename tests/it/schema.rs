@@ -36,7 +36,7 @@ const COLUMNS: &str = "SELECT c.relname::text AS table,
               WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY place) AS key,
         a.attname::text AS column, t.typname::text AS udt, NOT a.attnotnull AS nullable
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    WHERE c.relnamespace = 'coulomb'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND a.attnum > 0 AND NOT a.attisdropped AND c.relname NOT IN ('__diesel_schema_migrations', 'coulomb_migrations')
     ORDER BY c.relname, a.attnum";
 

@@ -63,7 +63,11 @@ impl Pair {
 
     fn command(&self, n: usize) -> Option<Command> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
-        command.arg("serve").env_remove("DATABASE_URL").env("COULOMB_DATA_DIR", self.data());
+        command
+            .arg("serve")
+            .env_remove("DATABASE_URL")
+            .env("COULOMB_DATA_DIR", self.data())
+            .env("COULOMB_RUN_DIR", self.data());
         command.env("COULOMB_LISTEN", &self.addresses[n]).env("COULOMB_LOG", "off");
         // The stream lies months back, and its counters are to be compared.
         command.env("COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "400");

@@ -13,6 +13,7 @@
 //! | `pgdata/` | the cluster; `pgdata.partial/` while it is being made |
 //! | `cache/` | PostgreSQL itself, where it was downloaded and the user has no home |
 //! | `run/` | the Unix socket, if the path is short enough for one |
+//! | `daemon-*.json` | tells commands of the running daemon (`cli/running.rs`) |
 //! | `temporary` | marks a directory that is deleted after the stop |
 //! | `postgres.log`, `postgres.log.1` | the server's log, at most 10 MiB each |
 
@@ -38,7 +39,7 @@ use crate::logging::say;
 
 pub use guard::{GuardArgs, run_guard};
 pub use handle::Embedded;
-pub use running::{running_as_root, running_url};
+pub use running::{has_cluster, running_as_root, running_url};
 
 /// How to run the private server.
 #[derive(Debug, Clone)]

@@ -18,6 +18,14 @@ pub fn running_url(data_dir: &Path) -> Option<String> {
     Some(cluster::url(&cluster::socket_dir(&data_dir, &std::env::temp_dir()), &password, cluster::NAME))
 }
 
+/// Whether a cluster lies in `data_dir`.
+///
+/// # Errors
+/// When this user may not look into the directory.
+pub fn has_cluster(data_dir: &Path) -> std::io::Result<bool> {
+    data_dir.join("pgdata/PG_VERSION").try_exists()
+}
+
 /// Whether this process is root, whose places differ from a user's.
 #[must_use]
 pub fn running_as_root() -> bool {

@@ -14,6 +14,8 @@ use diesel::prelude::*;
 
 struct Cluster {
     url: String,
+    /// Its data directory, which goes with it.
+    dir: std::path::PathBuf,
     /// Held open: its end is the server's.
     _stdin: ChildStdin,
 }
@@ -45,7 +47,7 @@ fn cluster() -> &'static Cluster {
         conn.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).expect("a template");
         migrate::run(&mut PgConnection::establish(&named(&url, TEMPLATE)).expect("the template answers"))
             .expect("migrates");
-        Cluster { url, _stdin: guard.stdin.take().expect("piped") }
+        Cluster { url, dir, _stdin: guard.stdin.take().expect("piped") }
     })
 }
 
@@ -89,7 +91,7 @@ impl Database {
 
     /// A connection as the owner.
     pub fn owner(&self) -> PgConnection {
-        PgConnection::establish(&self.url).expect("the database answers")
+        db::establish(&self.url).expect("the database answers")
     }
 
     /// A connection as the daemon's workers have it.
@@ -118,10 +120,17 @@ impl Database {
         self.owner().batch_execute(sql).expect("the statements run");
     }
 
+    /// Where this database's daemons leave their run files: nobody else finds them.
+    pub fn run_dir(&self) -> std::path::PathBuf {
+        let name = if self.name.is_empty() { "other" } else { &self.name };
+        cluster().dir.join("daemons").join(name)
+    }
+
     /// A `coulomb` command on this database.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
+        command.env("COULOMB_RUN_DIR", self.run_dir());
         command
     }
 

@@ -1,0 +1,259 @@
+//! The command line: which database a command works on, what it refuses, how it ends.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::daemon::answer;
+use crate::support::{Daemon, Database};
+
+const COULOMB: &str = env!("CARGO_BIN_EXE_coulomb");
+
+/// A command in a shell that knows nothing of the daemon.
+fn elsewhere(args: &[&str], home: &Path) -> Command {
+    let mut command = Command::new(COULOMB);
+    command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("HOME", home).env("COULOMB_RUN_DIR", home.join("run")).env("XDG_DATA_HOME", home);
+    command
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs it: exit code, standard output, standard error.
+fn ran(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("the coulomb binary runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), told(&output))
+}
+
+const ON_A_DATABASE: &[&[&str]] = &[
+    &["key", "create", "--scopes", "admin"],
+    &["export", "invoices"],
+    &["doctor"],
+    &["dump"],
+    &["verify"],
+    &["migrate"],
+    &["migrate", "--revert", "1"],
+    &["stripe", "inbox", "list"],
+    &["rebuild", "mirrors", "--yes"],
+];
+
+#[test]
+fn only_serve_makes_a_cluster() {
+    let home = tempfile::tempdir().expect("a directory");
+    for args in ON_A_DATABASE {
+        let data_dir = home.path().join("data");
+        let (code, out, told) = ran(elsewhere(args, home.path()).env("COULOMB_DATA_DIR", &data_dir));
+        assert_eq!(code, Some(2), "{args:?}: {out}{told}");
+        assert!(told.contains("holds no database: set DATABASE_URL, COULOMB_DATA_DIR or --config"), "{told}");
+        assert!(*args == ["doctor"] || out.is_empty(), "{args:?}: {out}");
+        assert!(!data_dir.exists(), "{args:?} made a directory");
+    }
+}
+
+#[test]
+fn a_database_without_our_tables_is_said_to_be_so() {
+    let database = Database::empty();
+    for args in ON_A_DATABASE.iter().filter(|args| args[0] != "migrate" && args[0] != "doctor") {
+        let (code, out, told) = ran(&mut database.command(args));
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {told}");
+        assert!(told.contains("has no tables of Coulomb"), "{told}");
+    }
+    let (code, out, _) = ran(&mut database.command(&["doctor"]));
+    assert!(code == Some(3) && out.contains("BAD  schema: the database has no tables of Coulomb"), "{out}");
+    database.run(&["migrate", "--plan"]);
+    let relations = "SELECT count(*) FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace
+        WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))";
+    assert_eq!(database.number(relations), 0, "looking makes nothing");
+}
+
+#[test]
+fn a_command_does_not_migrate() {
+    let database = Database::new();
+    database.run(&["migrate", "--revert", "1"]);
+    let (code, _, told) = ran(&mut database.command(&["key", "list"]));
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("lacks 1 migration(s) of this binary: run `coulomb migrate`"), "{told}");
+}
+
+#[tokio::test]
+async fn commands_work_on_the_running_daemon() {
+    let (database, home) = (Database::new(), tempfile::tempdir().expect("a directory"));
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let run_dir = home.path().join("run");
+    let mut daemon = Daemon::with(&database, &[("COULOMB_RUN_DIR", run_dir.to_str().expect("UTF-8"))]);
+    let (code, key, told) = ran(&mut elsewhere(&["key", "create", "--scopes", "billing:read"], home.path()));
+    assert_eq!(code, Some(0), "{told}");
+    let (status, body) = daemon.get("/v1/invoices", key.trim()).await;
+    assert_eq!(status, 200, "{body}");
+    let (code, out, told) = ran(&mut elsewhere(&["doctor"], home.path()));
+    assert!(code == Some(0) && out.contains("ok   daemon: a daemon runs here"), "{out}{told}");
+
+    let left =
+        std::fs::read_dir(&run_dir).expect("a run directory").next().expect("a file").expect("readable");
+    let text = std::fs::read_to_string(left.path()).expect("readable");
+    let password = database.url.split(['@', ':']).nth(2).expect("a password");
+    assert!(!text.contains(password) && text.contains("\"pid\""), "{text}");
+
+    // A user who may not see the daemon's settings hears what to do.
+    if rustix::process::geteuid().is_root() {
+        let copy = home.path().join("coulomb");
+        std::fs::copy(COULOMB, &copy).expect("copies");
+        let mut other = Command::new(&copy);
+        other.args(["key", "list"]).env_clear().env("COULOMB_RUN_DIR", &run_dir).env("HOME", "/nonexistent");
+        let (code, _, told) = ran(other.uid(65534).gid(65534).current_dir("/"));
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains("a daemon runs here (process "), "{told}");
+        assert!(told.contains("run this as the daemon's user or as root, or set DATABASE_URL"), "{told}");
+    }
+
+    let second = Daemon::with(&database, &[("COULOMB_RUN_DIR", run_dir.to_str().expect("UTF-8"))]);
+    let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
+    assert!(code == Some(2) && told.contains("several daemons run"), "{told}");
+    drop(second);
+    assert_eq!(ran(&mut elsewhere(&["key", "list"], home.path())).0, Some(0), "a killed one does not count");
+    daemon.stop();
+    let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
+    assert!(code == Some(2) && told.contains("no daemon runs here"), "{told}");
+}
+
+#[test]
+fn a_revert_destroys_data_only_by_name() {
+    let database = Database::new();
+    database.key("admin", None);
+    let steps = database.number("SELECT count(*) FROM coulomb_migrations").to_string();
+    let name = database.value("SELECT current_database()").expect("a name");
+    let (code, _, told) = ran(&mut database.command(&["migrate", "--revert", &steps]));
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("1 api_keys") && told.contains(&format!("--destroy-data-of {name}")), "{told}");
+    let (code, _, told) =
+        ran(&mut database.command(&["migrate", "--revert", &steps, "--destroy-data-of", "other"]));
+    assert!(code == Some(2) && told.contains("names another database"), "{told}");
+    assert_eq!(database.number("SELECT count(*) FROM api_keys"), 1);
+    assert_eq!(database.run(&["migrate"]).trim(), "nothing to do: the schema is this binary's");
+    database.run(&["migrate", "--revert", &steps, "--destroy-data-of", &name]);
+    assert_eq!(database.value("SELECT to_regclass('api_keys')"), None);
+}
+
+/// A column is data as much as a table is.
+#[test]
+fn a_revert_sees_the_columns_that_go() {
+    let database = Database::new();
+    database.execute(
+        "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, bodies, last_error)
+         VALUES (1, '{}', '{}', '{}', '{}', 'broken')",
+    );
+    let steps = database.number("SELECT count(*) FROM coulomb_migrations WHERE version >= '20261121001500'");
+    let (code, _, told) = ran(&mut database.command(&["migrate", "--revert", &steps.to_string()]));
+    assert!(code == Some(2) && told.contains("1 stripe_arrivals (last_error)"), "{told}");
+}
+
+#[test]
+fn an_error_of_a_setting_shows_no_secret() {
+    let database = Database::new();
+    for (name, value) in [
+        ("DATABASE_URL", "mysql://coulomb:hunter2@127.0.0.1/coulomb"),
+        ("DATABASE_URL", "postgres://coulomb:hunter2@127.0.0.1:1/coulomb"),
+        ("DATABASE_URL", "postgres://coulomb:hunter2@nowhere.invalid/coulomb"),
+        ("DATABASE_URL", "postgres://coulomb:hun/ter2@127.0.0.1/coulomb"),
+        ("DATABASE_URL", "postgres://coulomb:hun@ter2@127.0.0.1/coulomb"),
+        ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "host=127.0.0.1 port=1 password=hunter2"),
+        ("COULOMB_DATABASE_OWNER_URL", "hunter2"),
+        ("STRIPE_WEBHOOK_SECRET_FILE", "hunter2"),
+    ] {
+        for args in [&["doctor"][..], &["key", "list"], &["serve"], &["config"], &["migrate"]] {
+            let (code, out, told) = ran(database.command(args).env(name, value));
+            let all = format!("{out}{told}");
+            assert!(!all.contains("hun") && !all.contains("ter2"), "{args:?} with {name}={value}: {all}");
+            assert!(code != Some(0) || args == ["config"], "{args:?} with {name}={value}");
+            assert_ne!(code, Some(101), "{all}");
+        }
+    }
+}
+
+#[test]
+fn misspelled_settings_are_refused() {
+    let database = Database::new();
+    for (name, value, sentence) in [
+        ("COULOMB_POOLSIZE", "4", "COULOMB_POOLSIZE is not a setting: did you mean COULOMB_POOL_SIZE?"),
+        ("COULOMB_LOG", "inof", "COULOMB_LOG has `inof`, but must be error, warn, info, debug, trace or off"),
+        ("COULOMB_PORT", "8080", "COULOMB_PORT is not a setting"),
+    ] {
+        for args in [&["serve"][..], &["key", "list"], &["config"]] {
+            let (code, _, told) = ran(database.command(args).env(name, value));
+            assert_eq!(code, Some(2), "{told}");
+            assert!(told.contains(sentence), "{told}");
+        }
+    }
+    // What Kubernetes sets for a service of our name.
+    let (code, _, told) = ran(database.command(&["config"]).env("COULOMB_PORT", "tcp://10.0.0.1:8080"));
+    assert_eq!(code, Some(0), "{told}");
+}
+
+#[test]
+fn address_and_certificate_are_checked_before_a_cluster_is_made() {
+    let home = tempfile::tempdir().expect("a directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let taken = taken.local_addr().map(|address| (address.to_string(), taken)).expect("an address");
+    for (settings, sentence) in [
+        (vec![("COULOMB_LISTEN", taken.0.as_str())], "where nothing can listen"),
+        (
+            vec![("COULOMB_TLS_CERT", "/nonexistent"), ("COULOMB_TLS_KEY", "/nonexistent")],
+            "COULOMB_TLS_CERT names /nonexistent, which cannot be used",
+        ),
+    ] {
+        let data_dir = home.path().join("data");
+        let mut serve = elsewhere(&["serve"], home.path());
+        let (code, _, told) = ran(serve.env("COULOMB_DATA_DIR", &data_dir).envs(settings));
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(sentence), "{told}");
+        assert!(!data_dir.exists(), "nothing is made");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let database = Database::new();
+    database.key("admin", None);
+    for args in [
+        &["openapi"][..],
+        &["config"],
+        &["completions", "bash"],
+        &["key", "list"],
+        &["dump"],
+        &["doctor"],
+        &["migrate", "--plan"],
+        &["export", "invoices"],
+        &["help"],
+    ] {
+        let mut command = database.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ends");
+        let told = told(&output);
+        assert!(!told.contains("panicked") && !told.contains("Broken pipe"), "{args:?}: {told}");
+        let quiet = output.status.signal() == Some(13) || output.status.code() == Some(0);
+        assert!(quiet, "{args:?}: {:?} {told}", output.status);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_is_not_made() {
+    let database = Database::new();
+    let past = ["key", "create", "--scopes", "admin", "--expires-at", "2020-01-01T00:00:00Z"];
+    let (code, out, told) = ran(&mut database.command(&past));
+    assert!(code == Some(1) && out.is_empty() && told.contains("expires_at"), "{told}");
+    let admin = database.key("admin", None);
+    let daemon = Daemon::start(&database);
+    let body = json!({ "name": "old", "scopes": ["billing:read"], "expires_at": "2020-01-01T00:00:00Z" });
+    let (status, refused) = answer(daemon.request(Method::POST, "/v1/keys", &admin).json(&body)).await;
+    assert_eq!(status, 400, "{refused}");
+    assert!(refused.to_string().contains("expires_at"), "{refused}");
+    assert_eq!(database.number("SELECT count(*) FROM api_keys"), 1);
+}
