@@ -416,7 +416,7 @@ fn fill(postgres: &Postgres, rows: u64) {
     conn.batch_execute(&format!(
         "SET maintenance_work_mem = '1GB'; SET synchronous_commit = off;
          ALTER TABLE usage_keys ADD PRIMARY KEY (org_id, event_key);
-         CREATE INDEX ON usage_partitions.usage_records_{month} (org_id, occurred_at);
+         CREATE INDEX ON usage_partitions.usage_records_{month} (org_id, occurred_at, event_key);
          ALTER TABLE usage_records ATTACH PARTITION usage_partitions.usage_records_{month}
              FOR VALUES FROM ('{first}') TO ('{next}');
          GRANT SELECT, INSERT ON usage_partitions.usage_records_{month} TO coulomb_platform;

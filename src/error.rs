@@ -54,6 +54,14 @@ pub enum Error {
         /// A sentence for people.
         detail: String,
     },
+    /// A battery would hold, owe or set aside more than is kept exactly. Nothing of it was done.
+    #[error(
+        "the org's battery would hold, owe or have set aside 10^16 units or more, which is more than it can keep"
+    )]
+    BatteryFull {
+        /// Row id of the org.
+        org_id: i64,
+    },
     /// The body is over the limit.
     #[error("the body is larger than {limit_bytes} bytes, the limit of this route")]
     TooLarge {
@@ -132,7 +140,7 @@ impl Error {
     #[must_use]
     pub fn is_about_data(&self) -> bool {
         match self {
-            Self::Invalid { .. } => true,
+            Self::Invalid { .. } | Self::BatteryFull { .. } => true,
             Self::Database(error) => is_about_data(error),
             _ => false,
         }
@@ -182,6 +190,9 @@ impl Error {
             }
             Self::Conflict { code, .. } => {
                 (StatusCode::CONFLICT, code, "The request contradicts what is there")
+            }
+            Self::BatteryFull { .. } => {
+                (StatusCode::CONFLICT, "amount_too_large", "The request contradicts what is there")
             }
             Self::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")

@@ -7,10 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 
-/// Decimal places at most.
-const PLACES: u32 = 12;
-/// Below this, whatever the sign.
-const LIMIT: i64 = 1_000_000_000_000_000;
+mod sum;
+
+pub use self::sum::Sum;
+
+/// Decimal places of a quantity at most.
+pub const PLACES: u32 = 12;
+/// 10^15. Every single quantity, cost and number of battery units stays below it, whatever its sign. With [`PLACES`] these are
+/// 27 digits, which a decimal (28 digits) holds exactly; no sum of them has a place beyond a [`Sum`], and none overflows.
+pub const LIMIT: Decimal = Decimal::from_parts(2_764_472_320, 232_830, 0, false, 0);
+/// The largest whole number below [`LIMIT`].
+const LARGEST: i64 = 999_999_999_999_999;
 /// Digits that a JSON number carries through a double without loss.
 const EXACT_DIGITS: usize = 15;
 
@@ -18,12 +25,18 @@ const EXACT_DIGITS: usize = 15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(pub Decimal);
 
+/// Whether a number is one that a single event, price or grant may have: below [`LIMIT`], with [`PLACES`] at most.
+#[must_use]
+pub fn is_bounded(number: Decimal) -> bool {
+    number.abs() < LIMIT && (number.scale() <= PLACES || number.normalize().scale() <= PLACES)
+}
+
 impl Quantity {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.'));
         let parsed = if plain { Decimal::from_str_exact(text) } else { Decimal::from_scientific(text) };
         let number = parsed.map_err(|_| "must be a decimal such as \"12.5\"")?.normalize();
-        if number.scale() > PLACES || number.abs() >= Decimal::from(LIMIT) {
+        if !is_bounded(number) {
             return Err("must be a decimal of at most 12 places, below 10^15");
         }
         Ok(Self(number))
@@ -68,7 +81,7 @@ fn described(text: &str, pattern: &str, least: i64) -> RefOr<Schema> {
     let description = format!("{text}. Answers have a string; a JSON number that is exact is taken too.");
     let object =
         ObjectBuilder::new().schema_type(kinds).pattern(Some(pattern)).description(Some(description));
-    object.minimum(Some(least)).maximum(Some(LIMIT - 1)).into()
+    object.minimum(Some(least)).maximum(Some(LARGEST)).into()
 }
 
 macro_rules! described {
@@ -99,7 +112,7 @@ described! {
     /// Describes a [`Quantity`] of battery units above 0.
     UnitsAboveZero: "Units above 0, of at most 9 decimal places, below 10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1;
     /// Describes a [`Quantity`] of battery units that are added or taken.
-    UnitsNotZero: "Units, not 0, of at most 9 decimal places, below 10^15 either way", r"^-?([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1 - LIMIT;
+    UnitsNotZero: "Units, not 0, of at most 9 decimal places, below 10^15 either way", r"^-?([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", -LARGEST;
     /// Describes a percentage of a limit.
     Percent: "Percent, above 0 and at most 1000, of at most 12 decimal places", r"^([1-9][0-9]{0,2}(\.[0-9]{1,12})?|1000|0\.[0-9]{0,11}[1-9])$", 1;
 }
@@ -107,7 +120,7 @@ described! {
 impl utoipa::PartialSchema for Quantity {
     fn schema() -> RefOr<Schema> {
         let text = "A decimal of at most 12 places, below 10^15 either way";
-        described(text, r"^-?[0-9]{1,15}(\.[0-9]{1,12})?$", 1 - LIMIT)
+        described(text, r"^-?[0-9]{1,15}(\.[0-9]{1,12})?$", -LARGEST)
     }
 }
 
@@ -116,6 +129,12 @@ impl utoipa::ToSchema for Quantity {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_is_what_it_says() {
+        assert_eq!(LIMIT, Decimal::from(10_i64.pow(15)));
+        assert_eq!(LIMIT, Decimal::from(LARGEST) + Decimal::ONE);
+    }
 
     #[test]
     fn what_is_exact_is_taken_and_nothing_else() {

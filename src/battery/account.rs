@@ -12,6 +12,10 @@ use super::entries::{Entry, Kind};
 use super::grants::{Grant, Source, State};
 use crate::ids;
 
+/// 10^16. What a battery holds, owes or has set aside stays below it: with the 12 decimal places that units have at most these are
+/// 28 digits, all that a decimal holds exactly.
+const LIMIT: Decimal = Decimal::from_parts(1_874_919_424, 2_328_306, 0, false, 0);
+
 /// What an entry says beside its amount.
 #[derive(Clone, Debug, Default)]
 pub struct Note {
@@ -79,6 +83,8 @@ pub struct Account {
     /// Numbers of the grants that changed.
     pub(super) touched: Vec<i64>,
     pub(super) changed: bool,
+    /// It was to hold, owe or set aside too much; what was decided since is not exact, and must not be stored.
+    pub(super) full: bool,
 }
 
 impl Account {
@@ -105,6 +111,7 @@ impl Account {
             known: last_grant,
             touched: Vec::new(),
             changed: false,
+            full: false,
         }
     }
 
@@ -156,14 +163,15 @@ impl Account {
         &self.entries
     }
 
-    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of their times.
+    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of their times. A grant
+    /// for which the battery has no room stays scheduled until it has.
     pub fn catch_up(&mut self, now: DateTime<Utc>) {
-        let due = |grant: &Grant| match grant.state {
-            State::Scheduled => Some(grant.effective_at),
-            State::Open => grant.expires_at,
-            State::Closed => None,
-        };
         loop {
+            let due = |grant: &Grant| match grant.state {
+                State::Scheduled => Some(grant.effective_at).filter(|_| self.has_room(grant.remaining)),
+                State::Open => grant.expires_at,
+                State::Closed => None,
+            };
             let next = self.grants.iter().enumerate().filter_map(|(place, grant)| {
                 due(grant).filter(|at| *at <= now).map(|at| (at, grant.number, place))
             });
@@ -211,7 +219,8 @@ impl Account {
 
     /// Grants a local day's allowance, unless that day (or a later one) has had it. `end` is when the day ends.
     pub fn allow(&mut self, day: NaiveDate, end: DateTime<Utc>, units: Decimal, now: DateTime<Utc>) {
-        if units <= Decimal::ZERO || self.daily.is_some_and(|last| last >= day) || end <= now {
+        let had = self.daily.is_some_and(|last| last >= day);
+        if units <= Decimal::ZERO || had || end <= now || !self.has_room(units) {
             return;
         }
         self.daily = Some(day);
@@ -266,6 +275,7 @@ impl Account {
     /// Sets units aside for a reservation.
     pub fn hold(&mut self, units: Decimal) {
         self.reserved += units;
+        self.full |= self.reserved >= LIMIT;
         self.changed |= !units.is_zero();
     }
 
@@ -294,7 +304,10 @@ impl Account {
         // Replicas' clocks differ a little; the ledger's time does not go back.
         let at = self.last_at.map_or(at, |last| last.max(at));
         self.sequence += 1;
+        let before = self.balance;
         self.balance += amount;
+        // What is over the limit already may become less.
+        self.full |= self.balance.abs() >= LIMIT && self.balance.abs() > before.abs();
         self.last_at = Some(at);
         self.changed = true;
         let Note { source, batch, link, reason, actor } = note;
@@ -314,7 +327,12 @@ impl Account {
             reason,
             actor,
         });
-        debug_assert!(self.is_sound(), "{self:#?}");
+        debug_assert!(self.full || self.is_sound(), "{self:#?}");
+    }
+
+    /// Whether it may hold so many units more.
+    fn has_room(&self, units: Decimal) -> bool {
+        self.balance + units < LIMIT
     }
 
     /// Whether what must always hold does.

@@ -183,16 +183,34 @@ impl Accounts {
         self.by_org.values_mut()
     }
 
+    /// Leaves out accounts that were to hold, owe or set aside more than is kept exactly: nothing that was decided on them is
+    /// stored. For work that nobody asked for; it is done when there is room.
+    pub fn leave_out_full(&mut self) {
+        self.by_org.retain(|org_id, account| {
+            if account.full {
+                tracing::warn!(
+                    org_id,
+                    "a battery has no room for what is due to it: its amounts stay below 10^16"
+                );
+            }
+            !account.full
+        });
+    }
+
     /// Stores what has changed, in the caller's transaction.
     ///
     /// # Errors
-    /// When the database fails; a grant that was made before is refused by `battery_grants_org_id_source_key_key`.
+    /// [`Error::BatteryFull`] when an account was to hold, owe or set aside more than is kept exactly. When the database fails; a
+    /// grant that was made before is refused by `battery_grants_org_id_source_key_key`.
     pub fn write(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let changed: Vec<&Account> = self.by_org.values().filter(|account| account.changed).collect();
         if changed.is_empty() {
             return Ok(());
         }
         for account in &changed {
+            if account.full {
+                return Err(Error::BatteryFull { org_id: account.org_id });
+            }
             assert!(account.is_sound(), "the battery of org {} does not add up", account.org_id);
         }
         insert_grants(conn, &changed)?;

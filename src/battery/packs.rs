@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::billing::markers;
 use crate::error::Error;
 use crate::money::round_units;
-use crate::quantity::{Quantity, UnitsAboveZero};
+use crate::quantity::{LIMIT, Quantity, UnitsAboveZero};
 use crate::schema::{
     battery_pack_payment_links, battery_pack_stripe_prices, battery_packs, plan_stripe_prices,
 };
@@ -88,8 +88,6 @@ struct Row {
 
 /// Longest lapse, in days: a century.
 const LONGEST_DAYS: i32 = 36_500;
-/// Units of a pack stay below this, so that shares of them can be reckoned.
-const LARGEST: i64 = 1_000_000_000_000_000;
 
 fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
     let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
@@ -100,7 +98,7 @@ fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
         return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
     }
     let units = body.units.0;
-    let fits = units > Decimal::ZERO && units < Decimal::from(LARGEST) && units == round_units(units);
+    let fits = units > Decimal::ZERO && units < LIMIT && units == round_units(units);
     if !fits {
         return Err(Error::invalid(
             "units",

@@ -60,6 +60,7 @@ pub fn post(
     now: DateTime<Utc>,
 ) -> Result<usize, Error> {
     let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
+    accounts.leave_out_full();
     accounts.write(conn)?;
     Ok(accounts.iter_mut().filter(|account| account.changed).count())
 }
@@ -164,6 +165,7 @@ pub fn grant(
         contexts.iter().map(|(_, org)| &**org).filter(|org| terms.daily(org) > Decimal::ZERO).collect();
     let mut accounts = Accounts::lock(conn, entitled.iter().map(|org| org.org_id), Depth::Live, now)?;
     accounts.allow(entitled.into_iter(), terms, now);
+    accounts.leave_out_full();
     accounts.write(conn)?;
     Ok(org_ids.last().copied().filter(|_| org_ids.len() == BATCH))
 }

@@ -77,9 +77,7 @@ pub(super) struct GrantArgs {
 fn units(text: &str) -> Result<Decimal, String> {
     let rule = || "an amount is a decimal above 0 and below 10^15, with at most 9 places".to_owned();
     let units = Decimal::from_str_exact(text).map_err(|_| rule())?;
-    let fits = units > Decimal::ZERO
-        && units < Decimal::from(1_000_000_000_000_000_i64)
-        && units.normalize().scale() <= 9;
+    let fits = units > Decimal::ZERO && units < crate::quantity::LIMIT && units.normalize().scale() <= 9;
     if fits { Ok(units) } else { Err(rule()) }
 }
 

@@ -57,6 +57,7 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
         account.grant(new, now);
         granted += 1;
     }
+    accounts.leave_out_full();
     accounts.write(conn)?;
     Ok(granted)
 }

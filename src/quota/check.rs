@@ -114,7 +114,7 @@ pub(super) fn look(
         for row in reservations::overdue(conn, &orgs.ids(), now)? {
             for key in &row.held {
                 if let Some(count) = counts.get_mut(key) {
-                    count.reserved -= row.amount;
+                    count.reserved = count.reserved - row.amount;
                 }
             }
         }

@@ -6,11 +6,13 @@ use chrono::NaiveDate;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Untyped};
-use rust_decimal::Decimal;
 
 use super::{periods, slots::Slot};
+use rust_decimal::Decimal;
+
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::quantity::Sum;
 use crate::usage::catalog::Catalog;
 
 /// Names one counter. Counters are locked and written in this order, so that no two transactions wait for each other.
@@ -56,9 +58,17 @@ pub fn slots_for<'a>(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Usage counted.
-    pub used: Decimal,
+    pub used: Sum,
     /// Set aside by reservations.
-    pub reserved: Decimal,
+    pub reserved: Sum,
+}
+
+impl Count {
+    /// What is left of a limit, nothing at least.
+    #[must_use]
+    pub fn remaining(self, limit: Decimal) -> Decimal {
+        (Sum::from(limit) - self.used - self.reserved).max(Sum::ZERO).shown()
+    }
 }
 
 /// A counter that usage was added to.
@@ -67,9 +77,9 @@ pub struct Moved {
     /// Which.
     pub key: CounterKey,
     /// By how much.
-    pub added: Decimal,
+    pub added: Sum,
     /// What it came to.
-    pub used: Decimal,
+    pub used: Sum,
 }
 
 type KeyTypes = (BigInt, Integer, Text, Date);
@@ -109,12 +119,12 @@ fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
 ///
 /// # Errors
 /// When the database fails.
-pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Decimal)]) -> Result<Vec<Moved>, Error> {
+pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec<Moved>, Error> {
     if changes.is_empty() {
         return Ok(Vec::new());
     }
     debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
-    let rows: Vec<(i64, i32, Decimal)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
+    let rows: Vec<(i64, i32, Sum)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
         .bind::<Numeric, _>(changes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
         .load(conn)?;
     // One row for each, in their order: rows are inserted or updated as they are read.
@@ -154,7 +164,7 @@ pub fn read(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
 ) -> Result<BTreeMap<CounterKey, Count>, Error> {
-    let rows: Vec<(KeyRow, Decimal, Decimal)> = keyed::<Read>(keys.iter()).load(conn)?;
+    let rows: Vec<(KeyRow, Sum, Sum)> = keyed::<Read>(keys.iter()).load(conn)?;
     Ok(rows.into_iter().map(|(key, used, reserved)| (key_of(key), Count { used, reserved })).collect())
 }
 
@@ -166,7 +176,7 @@ pub fn read_with_version(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
 ) -> Result<(i64, BTreeMap<CounterKey, Count>), Error> {
-    let rows: Vec<(i64, i64, Option<Decimal>, Option<Decimal>)> = keyed::<Look>(keys.iter()).load(conn)?;
+    let rows: Vec<(i64, i64, Option<Sum>, Option<Sum>)> = keyed::<Look>(keys.iter()).load(conn)?;
     let version = rows.first().map_or(0, |row| row.0);
     let counts: BTreeMap<i64, Count> = rows
         .into_iter()

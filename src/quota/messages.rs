@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::counters::Moved;
 use super::limits::Limits;
 use super::periods;
-use super::quantity::Quantity;
+use super::quantity::{Quantity, Sum};
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -92,7 +92,7 @@ pub fn thresholds<'a>(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let mut messages = Vec::new();
-    for Moved { key, used, .. } in moved.iter().filter(|moved| moved.added > Decimal::ZERO) {
+    for Moved { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
         let Some(org) = org(key.org_id) else { continue };
         let Some((limit, quantity)) =
             limits.of(org, key.slot_id).and_then(|limit| Some((limit, limit.terms.limit?.0)))
@@ -101,7 +101,8 @@ pub fn thresholds<'a>(
         };
         for percent in &limit.terms.thresholds {
             // A limit of nothing is reached by anything.
-            if *used * Decimal::ONE_HUNDRED < quantity * percent.0 {
+            let reached = quantity.checked_mul(percent.0).zip(used.shown().checked_mul(Decimal::ONE_HUNDRED));
+            if reached.is_none_or(|(threshold, used)| used < threshold) {
                 continue;
             }
             let Some((meter, slot)) = slot_of(catalog, key.slot_id) else { continue };
@@ -109,7 +110,7 @@ pub fn thresholds<'a>(
             let data = json!({
                 "org": &*org.public_id, "meter": meter, "filter": slot.filter, "subject": slot.per_subject.then_some(&key.subject),
                 "period": slot.period, "period_start": start, "period_end": end, "threshold": percent,
-                "limit": Quantity(quantity), "used": Quantity(*used), "enforcement": limit.terms.enforcement,
+                "limit": Quantity(quantity), "used": Quantity(used.shown()), "enforcement": limit.terms.enforcement,
             });
             let dedupe_key = format!("quota:{}:{}:{}:{}", key.slot_id, key.period, percent.0, key.subject);
             messages.push(NewMessage {

@@ -207,9 +207,7 @@ fn entitled(
     let limit = limits.of(org, slot.slot_id)?;
     let key = key(slot, org, now);
     let count = (!slot.per_subject).then(|| counts.get(&key).copied().unwrap_or_default());
-    let remaining = limit.terms.limit.zip(count).map(|(limit, count)| {
-        Quantity((limit.0 - count.used - count.reserved).max(rust_decimal::Decimal::ZERO))
-    });
+    let remaining = limit.terms.limit.zip(count).map(|(limit, count)| Quantity(count.remaining(limit.0)));
     Some(Entitled {
         quota: match &limit.source {
             Source::Quota(id) => Some(id.clone()),
@@ -221,8 +219,8 @@ fn entitled(
         period: slot.period,
         enforcement: limit.terms.enforcement,
         limit: limit.terms.limit,
-        used: count.map(|count| Quantity(count.used)),
-        reserved: count.map(|count| Quantity(count.reserved)),
+        used: count.map(|count| Quantity(count.used.shown())),
+        reserved: count.map(|count| Quantity(count.reserved.shown())),
         remaining,
         resets_at: periods::bounds(slot.period, key.period, org).1,
     })

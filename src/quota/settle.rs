@@ -93,18 +93,29 @@ impl Recorder {
         let resolved: Vec<Result<Recorded, Rejection>> =
             usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
-        let mut outcomes = ingest::claim(conn, &good)?.into_iter();
+        let outcomes = ingest::claim(conn, &good)?;
+        let ours = good.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
+        let mut tiers = ingest::Tiers::raise(conn, ours.map(|(one, _)| one))?;
+        let mut outcomes = outcomes.into_iter();
+        let mut too_large = Vec::new();
         let (mut claims, mut claimed) = (Vec::new(), Vec::new());
         for (one, usage) in resolved.into_iter().zip(usages) {
             let (claim, kept) = match one {
                 Err(rejection) => (Claim::Rejected(rejection), None),
-                Ok(one) => {
+                Ok(mut one) => {
                     let quantity = quantity(&one, &usage.meter);
                     match outcomes.next().expect("one outcome for each") {
-                        Outcome::Accepted => {
-                            let (counters, units) = (ingest::counted(&one).collect(), ingest::units(&one));
-                            (Claim::New { quantity, counters, units }, Some(one))
-                        }
+                        Outcome::Accepted => match tiers.price(&mut one) {
+                            Ok(()) => {
+                                let (counters, units) =
+                                    (ingest::counted(&one).collect(), ingest::units(&one));
+                                (Claim::New { quantity, counters, units }, Some(one))
+                            }
+                            Err(rejection) => {
+                                too_large.push(one);
+                                (Claim::Rejected(rejection), None)
+                            }
+                        },
                         Outcome::Duplicate => (Claim::Duplicate { quantity }, None),
                         Outcome::Conflict | Outcome::Rejected(_) => (Claim::Conflict, None),
                     }
@@ -113,7 +124,7 @@ impl Recorder {
             claims.push(claim);
             claimed.push(kept);
         }
-        ingest::price_tiers(conn, &mut claimed.iter_mut().flatten().collect::<Vec<_>>())?;
+        give_back(conn, &too_large.iter().collect::<Vec<_>>())?;
         Ok((Self { claimed }, claims))
     }
 
@@ -127,24 +138,20 @@ impl Recorder {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn store(mut self, conn: &mut PgConnection, kept: &[bool], batch: i64) -> Result<(), Error> {
-        let mut back: Vec<&mut Recorded> = self
-            .claimed
-            .iter_mut()
-            .zip(kept)
-            .filter_map(|(one, kept)| one.as_mut().filter(|_| !kept))
-            .collect();
-        for metered in back.iter_mut().flat_map(|one| one.metered.iter_mut()) {
-            metered.quantity = -metered.quantity;
-        }
-        ingest::price_tiers(conn, &mut back)?;
-        ingest::unclaim(conn, back.iter().map(|one| ingest::key(one)).collect())?;
-        let kept: Vec<&Recorded> =
-            self.claimed.iter().zip(kept).filter_map(|(one, kept)| one.as_ref().filter(|_| *kept)).collect();
+    pub fn store(self, conn: &mut PgConnection, kept: &[bool], batch: i64) -> Result<(), Error> {
+        let claimed = || self.claimed.iter().zip(kept).filter_map(|(one, kept)| Some((one.as_ref()?, *kept)));
+        give_back(conn, &claimed().filter(|(_, kept)| !kept).map(|(one, _)| one).collect::<Vec<_>>())?;
+        let kept: Vec<&Recorded> = claimed().filter(|(_, kept)| *kept).map(|(one, _)| one).collect();
         let series = kept.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
         series::store_within(conn, series)?;
         ingest::write_rows(conn, &kept, 1, batch)
     }
+}
+
+/// Gives back the keys and tiers of usage that is not stored.
+fn give_back(conn: &mut PgConnection, usage: &[&Recorded]) -> Result<(), Error> {
+    ingest::Tiers::lower(conn, usage.iter().copied())?;
+    ingest::unclaim(conn, usage.iter().map(|one| ingest::key(one)).collect())
 }
 
 /// Its quantity on the reserved meter.

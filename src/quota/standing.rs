@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::counters::{Count, CounterKey, slots_for};
 use super::limits::{Enforcement, Limit, Limits, Source};
 use super::periods;
-use super::quantity::Quantity;
+use super::quantity::{Quantity, Sum};
 use super::slots::{PeriodKind, Slot};
 use crate::battery::Account;
 use crate::billing::directory::OrgContext;
@@ -121,15 +121,14 @@ impl Applying<'_> {
 
     /// Whether `more` beside what is counted fits.
     pub(super) fn fits(&self, count: Count, more: Decimal) -> bool {
-        self.hard().is_none_or(|limit| count.used + count.reserved + more <= limit)
+        self.hard().is_none_or(|limit| count.used + count.reserved + more <= Sum::from(limit))
     }
 
     /// How the org stands here; `None` where there is no limit, not even an absent one.
     pub(super) fn standing(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<Standing> {
         let limit = self.limit?;
         let quantity = limit.terms.limit.map(|limit| limit.0);
-        let remaining =
-            quantity.map(|limit| Quantity((limit - count.used - count.reserved).max(Decimal::ZERO)));
+        let remaining = quantity.map(|limit| Quantity(count.remaining(limit)));
         let (quota, plan) = match &limit.source {
             Source::Quota(id) => (Some(id.clone()), None),
             Source::Plan(id) => (None, Some(id.clone())),
@@ -143,8 +142,8 @@ impl Applying<'_> {
             period: self.slot.period,
             enforcement: limit.terms.enforcement,
             limit: limit.terms.limit,
-            used: Quantity(count.used),
-            reserved: Quantity(count.reserved),
+            used: Quantity(count.used.shown()),
+            reserved: Quantity(count.reserved.shown()),
             remaining,
             exempt: self.exempt,
             resets_at: periods::bounds(self.slot.period, self.key.period, org).1,

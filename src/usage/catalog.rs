@@ -58,14 +58,15 @@ impl Held {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Holds the catalogue alone until the caller's transaction ends: no usage is written meanwhile.
+    /// Holds the catalogue as it is, as [`hold`] does, and gives it.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn alone(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
-        conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+    pub fn hold(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        let version = hold(conn)?;
         let held = self.get();
-        if held.version == version(conn)? { Ok(held) } else { Ok(self.keep(read(conn)?)) }
+        // Nobody changes it while it is held, so that the statements that read it agree.
+        if held.version == version { Ok(held) } else { Ok(self.keep(read(conn)?)) }
     }
 
     /// Loads what the database has, unless a newer one is held already.

@@ -1,27 +1,39 @@
 //! Corrections: taking back a usage event, or putting another in its place. Both stay visible. Owns `usage_corrections`.
 //!
 //! What is taken back is a record with the negative quantity, counted to the day of the original, or to an open one where that
-//! month is closed. No usage is written meanwhile: a correction holds the catalogue alone.
+//! month is closed.
+//!
+//! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do, and locks the event's
+//! key and then every row that it changes, in the order that they keep ([`ingest::lock_rows`]). Whoever wrote to such a row before
+//! has committed by then, records and all; whoever comes later adds to what the correction leaves. The corrections of one org
+//! follow each other, so that usage waits for few of them.
+
+mod recount;
 
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Date};
+use diesel::sql_types::{BigInt, Integer};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use super::catalog::{self, Catalog};
 use super::event::{Rejection, UsageEvent};
-use super::ingest;
-use super::meters::Aggregation;
+use super::ingest::{self, Tiers};
 use super::resolve::{Caller, Metered, Resolver, Usage, Window};
 use super::series;
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::quantity::is_bounded;
 use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
+
+/// Advisory locks of corrections, one for each org.
+const LOCK: i32 = 2_685_666;
+/// The number of the last correction that can be amended: two more have a place in `usage_records.correction`.
+const LAST: i16 = i16::MAX - 2;
 
 /// Which usage event is corrected, by whom and why.
 pub struct Correction<'a> {
@@ -48,9 +60,12 @@ pub fn void(
     correction: &Correction<'_>,
     now: DateTime<Utc>,
 ) -> Result<i16, Error> {
-    let catalog = held.alone(conn)?;
+    let catalog = begin(conn, held, correction)?;
     let stored = Stored::find(conn, correction)?;
-    stored.take_back(conn, &catalog, series, correction, now)
+    let mut taken = stored.taken_back(&catalog, series, correction, now)?;
+    ingest::lock_rows(conn, correction.org.org_id, &taken.iter().collect::<Vec<_>>(), Depth::All, now)?;
+    stored.take_back(conn, &mut taken, correction, now)?;
+    Ok(stored.correction + 1)
 }
 
 /// Puts `event` in the place of the one that is stored under its key. Returns the number of the correction.
@@ -67,8 +82,13 @@ pub fn amend(
     event: &UsageEvent<'_>,
     now: DateTime<Utc>,
 ) -> Result<i16, Error> {
-    let catalog = held.alone(conn)?;
+    let catalog = begin(conn, held, correction)?;
     let stored = Stored::find(conn, correction)?;
+    if stored.correction > LAST {
+        let detail =
+            "this usage event was amended as often as one can be: take it back, and send it under another id";
+        return Err(Error::conflict("too_many_corrections", detail));
+    }
     if event.occurred_at.is_some_and(|at| at != stored.occurred_at) {
         let rule = "cannot be amended: take the event back and send it under another id";
         return Err(Error::invalid("event.occurred_at", rule));
@@ -78,7 +98,6 @@ pub fn amend(
     let window =
         Window { back: chrono::Duration::zero(), horizon: None, ahead: chrono::Duration::days(36_500) };
     let resolver = Resolver { catalog: &catalog, series, caller, window, now };
-    let taken = stored.take_back(conn, &catalog, series, correction, now)?;
     let mut event = event.clone();
     event.occurred_at = Some(stored.occurred_at);
     let refused = |rejection: Rejection| {
@@ -88,11 +107,29 @@ pub fn amend(
         )
     };
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
-    new.correction = taken + 1;
+    new.correction = stored.correction + 2;
+    let mut taken = stored.taken_back(&catalog, series, correction, now)?;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
-    ingest::write(conn, &mut [&mut new], 1, burn(now))?;
+    let both: Vec<&Usage> = taken.iter().chain([&new]).collect();
+    ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
+    stored.take_back(conn, &mut taken, correction, now)?;
+    Tiers::raise(conn, [&new])?.price(&mut new).map_err(refused)?;
+    ingest::write(conn, &[&new], 1, burn(now))?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
+}
+
+/// Holds the catalogue, and has the org's corrections follow each other.
+fn begin(
+    conn: &mut PgConnection,
+    held: &catalog::Held,
+    correction: &Correction<'_>,
+) -> Result<Arc<Catalog>, Error> {
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1, hashint8($2))")
+        .bind::<Integer, _>(LOCK)
+        .bind::<BigInt, _>(correction.org.org_id)
+        .execute(conn)?;
+    held.hold(conn)
 }
 
 /// The event as it counts now.
@@ -165,25 +202,23 @@ impl Stored {
         Ok(Self { event_key, occurred_at, correction, records })
     }
 
-    fn take_back(
+    /// What takes the event back.
+    fn taken_back(
         &self,
-        conn: &mut PgConnection,
         catalog: &Catalog,
         held: &series::Held,
         correction: &Correction<'_>,
         now: DateTime<Utc>,
-    ) -> Result<i16, Error> {
-        let number = self.correction + 1;
+    ) -> Result<Vec<Usage>, Error> {
         let org = correction.org;
-        let mut taken = Vec::with_capacity(self.records.len());
-        for record in &self.records {
+        let taken = self.records.iter().map(|record| {
             let (day, billing_period) = match catalog.closed_month(org.org_id) {
                 Some(closed) if record.day < next_month(closed) => {
                     (org.day(now).max(next_month(closed)), org.billing_period(now))
                 }
                 _ => (record.day, record.billing_period),
             };
-            taken.push(Usage {
+            Ok(Usage {
                 org: Arc::clone(org),
                 event_key: self.event_key,
                 content: 0,
@@ -194,22 +229,38 @@ impl Stored {
                 event_id: correction.id.into(),
                 source: correction.source.into(),
                 subject: record.subject.as_deref().map(Into::into),
-                correction: number,
+                correction: self.correction + 1,
                 metered: [negative(catalog, held, org.org_id, record)?].into(),
-            });
+            })
+        });
+        taken.collect()
+    }
+
+    /// Writes what takes the event back. Every row that it changes is locked.
+    fn take_back(
+        &self,
+        conn: &mut PgConnection,
+        taken: &mut [Usage],
+        correction: &Correction<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let mut tiers = Tiers::raise(conn, taken.iter())?;
+        for one in &mut *taken {
+            tiers.price(one).map_err(|_| too_large())?;
         }
-        ingest::write(conn, &mut taken.iter_mut().collect::<Vec<_>>(), -1, burn(now))?;
-        for one in &taken {
-            for metered in
-                one.metered.iter().filter(|metered| !metered.series.meter.aggregation.is_additive())
-            {
-                let everywhere = catalog.closed_month(org.org_id).is_some();
-                recompute(conn, metered, org.org_id, one.day, everywhere)?;
+        ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
+        for (one, record) in taken.iter().zip(&self.records) {
+            // What a later day takes back out of a closed month goes on standing there.
+            if one.day == record.day {
+                recount::without(conn, one)?;
             }
         }
-        record(conn, correction, self.event_key, number, now)?;
-        Ok(number)
+        record(conn, correction, self.event_key, self.correction + 1, now)
     }
+}
+
+fn too_large() -> Error {
+    Error::conflict("amount_too_large", "what this would cost or give back is too large a number to be kept")
 }
 
 /// What a correction takes back may go to any grant.
@@ -239,6 +290,9 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         let (card, rate) = &series.rates[card];
         rate.is_some_and(|rate| card.rates[rate].tiers.is_some())
     });
+    if ![record.quantity, record.cost, record.battery_units].into_iter().all(is_bounded) {
+        return Err(too_large());
+    }
     Ok(Metered {
         quantity: -record.quantity,
         cost: -record.cost,
@@ -248,53 +302,6 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         value: record.value.as_deref().map(Into::into),
         series: Arc::clone(&series),
     })
-}
-
-/// Finds a day of a series that does not add up anew from its records. Nobody else writes usage now.
-fn recompute(
-    conn: &mut PgConnection,
-    metered: &Metered,
-    org_id: i64,
-    day: NaiveDate,
-    everywhere: bool,
-) -> Result<(), Error> {
-    const LIVE: &str = "WITH live AS (
-            SELECT quantity, occurred_at, value FROM usage_records r
-            WHERE org_id = $1 AND series_id = $2 AND day = $3 AND correction % 2 = 0
-              AND ($4 OR occurred_at BETWEEN $3::timestamp - interval '2 days' AND $3::timestamp + interval '3 days')
-              AND NOT EXISTS (SELECT FROM usage_records v WHERE (v.org_id, v.occurred_at, v.event_key, v.meter_id, v.correction)
-                              = (r.org_id, r.occurred_at, r.event_key, r.meter_id, (r.correction + 1)::smallint)))";
-    let unique = metered.series.meter.aggregation == Aggregation::Unique;
-    let sql = if unique {
-        format!(
-            "{LIVE}, kept AS (SELECT DISTINCT encode(substr(sha256(convert_to(value, 'UTF8')), 1, 16), 'hex')::uuid AS digest FROM live),
-             gone AS (DELETE FROM usage_uniques u WHERE org_id = $1 AND series_id = $2 AND day = $3 AND value_digest NOT IN (SELECT digest FROM kept))
-             UPDATE daily_summaries SET quantity = (SELECT count(*) FROM kept), count = (SELECT count(*) FROM live)
-             WHERE org_id = $1 AND series_id = $2 AND day = $3"
-        )
-    } else {
-        let best = match metered.series.meter.aggregation {
-            Aggregation::Max => "quantity DESC",
-            _ => "occurred_at DESC, quantity DESC",
-        };
-        format!(
-            "{LIVE}, best AS (SELECT quantity, occurred_at FROM live ORDER BY {best} LIMIT 1)
-             UPDATE daily_summaries SET quantity = coalesce((SELECT quantity FROM best), 0), count = (SELECT count(*) FROM live),
-                    latest_at = CASE WHEN $5 THEN (SELECT occurred_at FROM best) END
-             WHERE org_id = $1 AND series_id = $2 AND day = $3"
-        )
-    };
-    let query = diesel::sql_query(sql)
-        .bind::<BigInt, _>(org_id)
-        .bind::<BigInt, _>(metered.series.series_id)
-        .bind::<Date, _>(day)
-        .bind::<Bool, _>(everywhere);
-    if unique {
-        query.execute(conn)?;
-    } else {
-        query.bind::<Bool, _>(metered.series.meter.aggregation == Aggregation::Latest).execute(conn)?;
-    }
-    Ok(())
 }
 
 fn record(

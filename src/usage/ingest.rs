@@ -3,9 +3,11 @@
 mod binary;
 mod burn;
 mod keys;
+mod locks;
 mod queue;
 mod records;
 mod store;
+mod tiers;
 mod totals;
 mod writer;
 
@@ -35,10 +37,12 @@ use crate::threads::Threads;
 pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
 pub(crate) use self::keys::{claim, key, unclaim};
+pub(super) use self::locks::lock_rows;
 pub(super) use self::store::write;
 pub(crate) use self::store::write_rows;
+pub(crate) use self::tiers::Tiers;
+pub(crate) use self::totals::counted;
 pub use self::totals::value_digest;
-pub(crate) use self::totals::{counted, price_tiers};
 
 /// Longest turn of a writer that is believed to be work.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,6 +4,11 @@ use rust_decimal::Decimal;
 
 use super::rates::{Rate, RateCard, TierMode, Tiers};
 use crate::money;
+use crate::quantity::is_bounded;
+
+/// 10^18. What a month's quantity costs stays below it: with nine decimal places these are 27 digits, so that the difference of
+/// two such totals is exact.
+const TOTAL: Decimal = Decimal::from_parts(2_808_348_672, 232_830_643, 0, false, 0);
 
 /// The index of the card's rate for usage with these dimensions; `None`: it has no price.
 #[must_use]
@@ -14,25 +19,33 @@ pub fn rate_for(card: &RateCard, dimensions: &[(String, String)]) -> Option<usiz
 }
 
 /// What `quantity` more costs, rounded, when the month's quantity was `before`; `before` matters to tiers only.
-/// `None` when the number has no place in a decimal.
+/// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are exact.
 #[must_use]
 pub fn cost(rate: &Rate, before: Decimal, quantity: Decimal) -> Option<Decimal> {
     match &rate.tiers {
         None => round(rate.unit_cost.checked_mul(quantity)?),
         // Differences of rounded totals add up to the rounded total, whatever the steps were.
-        Some(tiers) => total(tiers, before.checked_add(quantity)?)?.checked_sub(total(tiers, before)?),
+        Some(tiers) => {
+            let after = total(tiers, before.checked_add(quantity)?)?;
+            after.checked_sub(total(tiers, before)?).filter(|cost| is_bounded(*cost))
+        }
     }
 }
 
-/// Battery units of `quantity`, rounded.
+/// Battery units of `quantity`, rounded. `None` when they are too many, see [`cost`].
 #[must_use]
 pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Decimal> {
     round(rate.battery_units.checked_mul(quantity)?)
 }
 
-/// The one rounding of costs.
+/// The one rounding of costs; `None` for one that is too large.
 pub(super) fn round(amount: Decimal) -> Option<Decimal> {
-    Some(money::round_units(amount))
+    Some(money::round_units(amount)).filter(|rounded| is_bounded(*rounded))
+}
+
+/// The same rounding of a month's total.
+fn round_total(amount: Decimal) -> Option<Decimal> {
+    Some(money::round_units(amount)).filter(|rounded| rounded.abs() < TOTAL)
 }
 
 /// What a month's `quantity` costs in all.
@@ -45,23 +58,23 @@ fn total(tiers: &Tiers, quantity: Decimal) -> Option<Decimal> {
             let (mut cost, mut from) = (Decimal::ZERO, Decimal::ZERO);
             for tier in &tiers.tiers {
                 let end = tier.up_to.map_or(quantity, |end| end.min(quantity));
-                cost =
-                    cost.checked_add(tier.unit_cost.checked_mul(end - from)?)?.checked_add(tier.flat_cost)?;
+                let within = tier.unit_cost.checked_mul(end.checked_sub(from)?)?;
+                cost = cost.checked_add(within)?.checked_add(tier.flat_cost)?;
                 from = end;
                 if from >= quantity {
                     break;
                 }
             }
-            round(cost)
+            round_total(cost)
         }
         TierMode::Volume => {
             let reached = tiers.tiers.iter().find(|tier| tier.up_to.is_none_or(|end| quantity <= end))?;
-            round(reached.unit_cost.checked_mul(quantity)?.checked_add(reached.flat_cost)?)
+            round_total(reached.unit_cost.checked_mul(quantity)?.checked_add(reached.flat_cost)?)
         }
         TierMode::Package => {
             let tier = tiers.tiers.first()?;
             let packages = quantity.checked_div(tier.package_size?)?.ceil();
-            round(tier.unit_cost.checked_mul(packages)?.checked_add(tier.flat_cost)?)
+            round_total(tier.unit_cost.checked_mul(packages)?.checked_add(tier.flat_cost)?)
         }
     }
 }
@@ -176,10 +189,43 @@ mod tests {
         }
     }
 
+    /// Extreme prices and quantities, and a month that has gone far: there is a cost below the limit, or none, and no panic.
     #[test]
-    fn what_has_no_place_in_a_decimal_has_no_cost() {
-        let dear = rate(json!({ "unit_cost": "999999999999999" }));
-        assert_eq!(cost(&dear, Decimal::ZERO, decimal("999999999999999")), None);
+    fn what_is_too_large_has_no_cost() {
+        const LARGEST: &str = "999999999999999.999999999999";
+        assert_eq!(TOTAL, Decimal::from(10_i64.pow(18)));
+        let tiers =
+            |mode: &str, tiers: serde_json::Value| rate(json!({ "tiers": { "mode": mode, "tiers": tiers } }));
+        let one_price =
+            |mode: &str, price: &str| tiers(mode, json!([{ "unit_cost": price, "flat_cost": price }]));
+        for price in [LARGEST, "999999999999999", "70000", "1", "0.000000000001"] {
+            let rates = [
+                rate(json!({ "unit_cost": price, "battery_units": price })),
+                one_price("graduated", price),
+                one_price("volume", price),
+                tiers("package", json!([{ "unit_cost": price, "package_size": LARGEST }])),
+                tiers("package", json!([{ "unit_cost": price, "package_size": "0.000000000001" }])),
+                tiers("volume", json!([{ "up_to": "1", "unit_cost": price }, { "unit_cost": "0" }])),
+            ];
+            for rate in rates {
+                for quantity in [LARGEST, "999999999999999", "70000000000000", "1", "0.000000000001"] {
+                    for before in
+                        ["0", "1", LARGEST, "79228162514264337593543950335", "-79228162514264337593543950335"]
+                    {
+                        for quantity in [decimal(quantity), -decimal(quantity)] {
+                            let cost = cost(&rate, decimal(before), quantity);
+                            assert!(cost.is_none_or(is_bounded), "{rate:?} {before} {quantity}: {cost:?}");
+                        }
+                    }
+                    let units = battery_units(&rate, decimal(quantity));
+                    assert!(units.is_none_or(is_bounded), "{rate:?} {quantity}: {units:?}");
+                }
+            }
+        }
+        let dear = rate(json!({ "unit_cost": "999999999999999", "battery_units": "100" }));
+        assert_eq!(cost(&dear, Decimal::ZERO, decimal("1")), Some(decimal("999999999999999")));
+        assert_eq!(cost(&dear, Decimal::ZERO, decimal("70000000000000")), None);
+        assert_eq!(battery_units(&dear, decimal("10000000000000")), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::catalog::Catalog;
 use super::data;
 use super::event::{Cost, Rejection, UsageEvent};
 use super::meters::{Aggregation, Meter};
+use super::rates::Rate;
 use super::rating;
 use super::series::{self, Series};
 use crate::billing::directory::OrgContext;
@@ -100,6 +101,13 @@ impl Metered {
     #[must_use]
     pub fn rate_card_id(&self) -> Option<i32> {
         self.card.map(|card| self.series.rates[card].0.rate_card_id)
+    }
+
+    /// The rate that prices it.
+    #[must_use]
+    pub fn rate(&self) -> Option<&Rate> {
+        let (card, rate) = self.series.rates.get(self.card?)?;
+        card.rates.get((*rate)?)
     }
 }
 
@@ -273,7 +281,7 @@ impl Resolver<'_> {
 /// `quantity` more of a series, priced as of `occurred_at`.
 ///
 /// # Errors
-/// When the cost has no place in a decimal.
+/// When the cost or the battery units are too large.
 pub fn priced(
     series: Arc<Series>,
     quantity: Decimal,
@@ -318,8 +326,10 @@ fn major(cost: Cost, metered: &Metered) -> Option<Decimal> {
     }
 }
 
-fn too_large() -> Rejection {
-    Rejection::new("data", "too_large", "its cost is too large a number")
+pub(crate) fn too_large() -> Rejection {
+    let detail =
+        "its cost, or what it burns of the battery, would be 10^15 or more: no single amount may be so large";
+    Rejection::new("data", "too_large", detail)
 }
 
 /// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front: keys that come

@@ -13,6 +13,7 @@ use crate::battery::grants;
 use crate::config::Proration;
 use crate::error::Error;
 use crate::money::round_units;
+use crate::quantity::is_bounded;
 
 /// A paid period longer than this is a year.
 const YEAR_FROM: TimeDelta = TimeDelta::days(300);
@@ -351,13 +352,14 @@ fn is_paid_for(session: &Session) -> bool {
 }
 
 pub(super) fn times(units: Decimal, quantity: i64) -> Result<Decimal, Error> {
-    units.checked_mul(Decimal::from(quantity)).map(round_units).ok_or_else(too_large)
+    let product = units.checked_mul(Decimal::from(quantity)).map(round_units);
+    product.filter(|units| is_bounded(*units)).ok_or_else(too_large)
 }
 
 pub(super) fn share(units: Decimal, part: i64, whole: i64) -> Result<Decimal, Error> {
     let product =
         units.checked_mul(Decimal::from(part)).and_then(|units| units.checked_div(Decimal::from(whole)));
-    product.map(round_units).ok_or_else(too_large)
+    product.map(round_units).filter(|units| is_bounded(*units)).ok_or_else(too_large)
 }
 
 pub(super) fn too_large() -> Error {

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{Cost, Rejection, UsageEvent};
 use crate::error::Error;
 use crate::json;
+use crate::quantity;
 use crate::time::Moment;
 
 /// Characters of an id, a source, a name, a member or a subject at most.
@@ -347,9 +348,7 @@ fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
 
 pub(super) fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
     let text = raw.get().trim_matches('"');
-    let cost = Decimal::from_str_exact(text)
-        .ok()
-        .filter(|cost| cost.scale() <= 12 && cost.abs() < Decimal::from(10_i64.pow(15)));
+    let cost = Decimal::from_str_exact(text).ok().filter(|cost| quantity::is_bounded(*cost));
     cost.ok_or_else(|| {
         Rejection::new("cost", "not_a_number", "must be a decimal of at most 12 places, below 10^15")
     })

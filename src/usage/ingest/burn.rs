@@ -11,6 +11,7 @@ use crate::battery::terms::AllTerms;
 use crate::battery::{Accounts, Depth, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::quantity::Sum;
 use crate::usage::resolve::Usage;
 
 /// How a batch burns.
@@ -44,7 +45,7 @@ impl Burn<'_> {
     /// # Errors
     /// When the database fails.
     pub(super) fn post(self, conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
-        let mut burned: BTreeMap<i64, Decimal> = BTreeMap::new();
+        let mut burned: BTreeMap<i64, Sum> = BTreeMap::new();
         let mut orgs: HashMap<i64, &OrgContext> = HashMap::new();
         for one in usage {
             let units = units(one);
@@ -66,6 +67,7 @@ impl Burn<'_> {
         for (org_id, units) in burned {
             let account = accounts.get_mut(org_id);
             let account = account.ok_or_else(|| Error::Internal("a battery was not locked".to_owned()))?;
+            let units = units.exact().ok_or(Error::BatteryFull { org_id })?;
             account.forget_pending();
             account.use_up(units, Note { batch: Some(batch), ..Note::of("usage") }, self.now);
         }

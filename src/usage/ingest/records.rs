@@ -80,7 +80,7 @@ pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Res
         let mut rows: Vec<&Usage> =
             usage.iter().copied().filter(|one| month_of(one.occurred_at) == month).collect();
         // As the index has them: neighbours in it are then neighbours in time.
-        rows.sort_by_key(|one| (one.org.org_id, one.occurred_at));
+        rows.sort_by_key(|one| (one.org.org_id, one.occurred_at, one.event_key));
         MONTH.with(|held| held.set(month));
         let records = || rows.iter().flat_map(|one| one.metered.iter().map(move |metered| (*one, metered)));
         let write = |out: &mut Vec<u8>, (one, metered): (&Usage, &Metered)| row(out, one, metered, batch);

@@ -10,6 +10,7 @@ use diesel::pg::PgConnection;
 
 use super::burn::{self, Burn};
 use super::keys::{Key, claim_as, key, unclaim};
+use super::tiers::Tiers;
 use super::{Options, records, totals};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
@@ -62,42 +63,91 @@ pub(super) fn store(
     let now = rules.parts.clock.now();
     let mut outcomes = claim_as(conn, usage, rules.all_new)?;
     usage.iter().for_each(|one| panics::provoke("usage-writer", || &*one.event_id));
-    let locked = refuse(conn, &catalog, &limits, usage, &mut outcomes, now)?;
+    let claimed = accepted(&outcomes);
+    let mut tiers = Tiers::raise(conn, chosen(usage, &claimed))?;
+    let (mut refused, locked) = refuse(conn, &catalog, &limits, usage, &outcomes, now)?;
+    price(&mut tiers, usage, &outcomes, &mut refused);
+    reject(conn, usage, &mut outcomes, refused)?;
     let fails = |outcome: &Outcome| match outcome {
         Outcome::Accepted => false,
         Outcome::Duplicate => rules.options.new_only,
         Outcome::Conflict | Outcome::Rejected(_) => true,
     };
     if rules.options.all_or_nothing && outcomes.iter().any(fails) {
-        let ours = outcomes.iter().zip(&*usage).filter(|(outcome, _)| **outcome == Outcome::Accepted);
-        unclaim(conn, ours.map(|(_, one)| key(one)).collect())?;
+        unclaim(conn, chosen(usage, &accepted(&outcomes)).map(key).collect())?;
+        Tiers::lower(conn, chosen(usage, &claimed))?;
         return Ok(Stored::Done(outcomes));
     }
-    let accepted = outcomes.iter().map(|outcome| *outcome == Outcome::Accepted);
-    let mut new: Vec<&mut Usage> =
-        usage.iter_mut().zip(accepted).filter_map(|(one, accepted)| accepted.then_some(one)).collect();
+    let stored = accepted(&outcomes);
+    let left_out: Vec<bool> =
+        claimed.iter().zip(&stored).map(|(claimed, stored)| claimed & !stored).collect();
+    Tiers::lower(conn, chosen(usage, &left_out))?;
+    let new: Vec<&Usage> = chosen(usage, &stored).collect();
     let burn = Burn { terms: Some(&limits.battery), locked, depth: Depth::Live, now };
-    let moved = write(conn, &mut new, 1, burn)?;
+    let moved = write(conn, &new, 1, burn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
     messages::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
 }
 
-/// Has quotas and batteries that refuse usage decide on what is new; what they refuse gives its key back, and so do its repeats.
-/// Gives the batteries that are locked then; `None`: nothing may refuse.
+/// Which events are accepted so far.
+fn accepted(outcomes: &[Outcome]) -> Vec<bool> {
+    outcomes.iter().map(|outcome| *outcome == Outcome::Accepted).collect()
+}
+
+/// The events that are marked.
+fn chosen<'a>(usage: &'a [Usage], marked: &[bool]) -> impl Iterator<Item = &'a Usage> {
+    usage.iter().zip(marked).filter_map(|(one, marked)| marked.then_some(one))
+}
+
+/// Events that are not stored after all, each with the reason.
+type Refused = HashMap<Key, Rejection>;
+
+/// Prices what depends on the month's quantity, and refuses what costs too much.
+fn price(tiers: &mut Tiers, usage: &mut [Usage], outcomes: &[Outcome], refused: &mut Refused) {
+    for (one, outcome) in usage.iter_mut().zip(outcomes) {
+        if *outcome == Outcome::Accepted
+            && !refused.contains_key(&key(one))
+            && let Err(rejection) = tiers.price(one)
+        {
+            refused.insert(key(one), rejection);
+        }
+    }
+}
+
+/// Rejects refused events and their repeats in the batch; their keys are given back.
+fn reject(
+    conn: &mut PgConnection,
+    usage: &[Usage],
+    outcomes: &mut [Outcome],
+    refused: Refused,
+) -> Result<(), Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    for (one, outcome) in usage.iter().zip(outcomes) {
+        if let Some(rejection) = refused.get(&key(one)) {
+            *outcome = Outcome::Rejected(rejection.clone());
+        }
+    }
+    unclaim(conn, refused.into_keys().collect())
+}
+
+/// Has quotas and batteries that refuse usage decide on what is new: what they refuse, and the batteries that are locked then;
+/// `None`: nothing may refuse.
 fn refuse(
     conn: &mut PgConnection,
     catalog: &Catalog,
     limits: &Limits,
     usage: &[Usage],
-    outcomes: &mut [Outcome],
+    outcomes: &[Outcome],
     now: DateTime<Utc>,
-) -> Result<Option<Accounts>, Error> {
+) -> Result<(Refused, Option<Accounts>), Error> {
     let may = |one: &Usage| {
         limits.may_refuse(&one.org) || limits.battery_may_refuse(&one.org) && !burn::units(one).is_zero()
     };
     if !usage.iter().any(may) {
-        return Ok(None);
+        return Ok((Refused::new(), None));
     }
     let new: Vec<usize> = (0..usage.len()).filter(|place| outcomes[*place] == Outcome::Accepted).collect();
     let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
@@ -107,18 +157,12 @@ fn refuse(
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
     let (verdicts, accounts) = admit(conn, catalog, limits, &demands, now)?;
-    let refused: HashMap<Key, Rejection> = new
+    let refused = new
         .iter()
         .zip(verdicts)
         .filter_map(|(place, verdict)| Some((key(&usage[*place]), exceeded(&verdict?))))
         .collect();
-    for (one, outcome) in usage.iter().zip(outcomes) {
-        if let Some(rejection) = refused.get(&key(one)) {
-            *outcome = Outcome::Rejected(rejection.clone());
-        }
-    }
-    unclaim(conn, refused.into_keys().collect())?;
-    Ok(Some(accounts))
+    Ok((refused, Some(accounts)))
 }
 
 fn exceeded(refusal: &Refusal) -> Rejection {
@@ -143,14 +187,14 @@ fn exceeded(refusal: &Refusal) -> Rejection {
     Rejection::new("data", "quota_exceeded", detail)
 }
 
-/// Writes what was claimed (or takes back what was stored, with `sign` -1): prices, counters, records, summaries. Tells which
-/// counters moved.
+/// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters, batteries, summaries.
+/// Tells which counters moved.
 ///
 /// # Errors
 /// When the database fails.
 pub(in crate::usage) fn write(
     conn: &mut PgConnection,
-    new: &mut [&mut Usage],
+    new: &[&Usage],
     sign: i64,
     burn: Burn<'_>,
 ) -> Result<Vec<Moved>, Error> {
@@ -158,13 +202,11 @@ pub(in crate::usage) fn write(
         return Ok(Vec::new());
     }
     let batch = burn::batch(burn.now);
-    totals::price_tiers(conn, new)?;
-    let new: Vec<&Usage> = new.iter().map(|one| &**one).collect();
     // Records first: nobody waits for them, while counters and days stay locked until the commit.
-    records::copy(conn, &new, batch)?;
-    let moved = counters::add(conn, &totals::counter_changes(&new))?;
-    burn.post(conn, &new, batch)?;
-    totals::add_days(conn, &new, sign)?;
+    records::copy(conn, new, batch)?;
+    let moved = counters::add(conn, &totals::counter_changes(new))?;
+    burn.post(conn, new, batch)?;
+    totals::add_days(conn, new, sign)?;
     Ok(moved)
 }
 

@@ -8,11 +8,11 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 
-use super::Options;
 use super::keys;
 use super::queue::Queue;
 use super::records::month_of;
 use super::store::{self, Rules, Stored};
+use super::{Options, burn};
 use crate::answers::{Batch, Ticket};
 use crate::db::{self, Db};
 use crate::error::Error;
@@ -269,6 +269,7 @@ fn piecewise(
     store: &mut impl FnMut(&mut [Usage]) -> Result<Stored, Error>,
 ) -> Result<Stored, Error> {
     match (store(usage), usage) {
+        (Err(Error::BatteryFull { org_id }), usage) => without_burning(usage, org_id, store),
         (Err(error), [one]) if error.is_about_data() => {
             tracing::warn!(%error, event_id = ?one.event_id, "a usage event that the database cannot hold is refused");
             let detail = "the database cannot hold this event: its numbers or texts are out of range";
@@ -298,6 +299,34 @@ fn piecewise(
         }
         (result, _) => result,
     }
+}
+
+/// Stores events but for those that burn the battery of this org, which has no room for them. All of them at once: by halves one
+/// org's events would keep the writer from everybody else's.
+fn without_burning(
+    usage: &mut [Usage],
+    org_id: i64,
+    store: &mut impl FnMut(&mut [Usage]) -> Result<Stored, Error>,
+) -> Result<Stored, Error> {
+    let burns = |one: &Usage| one.org.org_id == org_id && !burn::units(one).is_zero();
+    let mut rest: Vec<Usage> = usage.iter().filter(|one| !burns(one)).cloned().collect();
+    if rest.len() == usage.len() {
+        return Err(Error::Internal(format!("the battery of org {org_id} is full, and nothing burns it")));
+    }
+    let mut stored = match rest.as_mut_slice() {
+        [] => Vec::new(),
+        rest => match piecewise(rest, store)? {
+            Stored::Done(outcomes) => outcomes,
+            Stored::Stale => return Ok(Stored::Stale),
+        },
+    }
+    .into_iter();
+    let detail = Error::BatteryFull { org_id }.to_string();
+    let full = Rejection::new("data", "amount_too_large", detail);
+    let outcome =
+        |one: &Usage| if burns(one) { Some(Outcome::Rejected(full.clone())) } else { stored.next() };
+    let outcomes: Option<Vec<Outcome>> = usage.iter().map(outcome).collect();
+    outcomes.map(Stored::Done).ok_or_else(|| Error::Internal("an event has no outcome".to_owned()))
 }
 
 /// Answers all of them together, one by one with what comes next. A client that went away is told nothing.

@@ -12,15 +12,12 @@ use utoipa::ToSchema;
 
 use super::{Rate, RateCard, TierMode, Tiers, of_meter};
 use crate::error::Error;
+use crate::quantity::{LIMIT, PLACES};
 use crate::schema::rate_cards;
 use crate::time::Moment;
 use crate::usage::catalog;
 use crate::usage::meters::{self, Meter};
 
-/// Decimal places of a price at most.
-const PLACES: u32 = 12;
-/// A price or bound must be smaller.
-const BOUND: i64 = 1_000_000_000_000_000;
 /// Rates of a card at most.
 const RATES: usize = 1000;
 /// Tiers of a rate at most.
@@ -221,7 +218,7 @@ fn price(field: &str, amount: Decimal) -> Result<(), Error> {
         "must not be negative"
     } else if amount.normalize().scale() > PLACES {
         "must have at most 12 decimal places"
-    } else if amount >= Decimal::from(BOUND) {
+    } else if amount >= LIMIT {
         "must be less than 10^15"
     } else {
         return Ok(());

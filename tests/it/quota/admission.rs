@@ -63,6 +63,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands[1..2], later).expect("decides");
     assert!(verdicts[0].is_none());
     assert_eq!(house.counters(), "0/0 0/0");
-    let moved = counters::add(&mut conn, &uses(98)).expect("adds");
-    assert_eq!(moved.iter().map(|moved| moved.used).collect::<Vec<_>>(), [98.into(), 98.into()]);
+    let uses: Vec<_> = uses(98).into_iter().map(|(key, quantity)| (key, quantity.into())).collect();
+    let moved = counters::add(&mut conn, &uses).expect("adds");
+    assert_eq!(moved.iter().map(|moved| moved.used.shown()).collect::<Vec<_>>(), [98.into(), 98.into()]);
 }

@@ -15,16 +15,16 @@ impl Database {
         prices: Option<&Value>,
     ) {
         let field = if aggregation == "count" { "NULL" } else { "'value'" };
+        let card = prices.map_or_else(String::new, |prices| {
+            format!("INSERT INTO rate_cards VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now());")
+        });
+        // In one transaction: a daemon that reads the new version finds the prices there.
         self.execute(&format!(
             "INSERT INTO meters VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
              INSERT INTO meter_versions VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
+             {card}
              UPDATE catalog SET version = version + 1"
         ));
-        if let Some(prices) = prices {
-            self.execute(&format!(
-                "INSERT INTO rate_cards VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now())"
-            ));
-        }
     }
 
     /// A slot that is counted for every org.
