@@ -134,6 +134,7 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
     ),
     // Named by query parameters alone, from where they are not collected.
     components(schemas(
+        crate::time::Day,
         crate::time::Moment,
         usage::http::Results,
         billing::read::ListPart,

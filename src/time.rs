@@ -177,7 +177,9 @@ impl Serialize for Month {
 
 impl PartialSchema for Month {
     fn schema() -> RefOr<Schema> {
-        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{4}-(0[1-9]|1[0-2])$"));
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(0[1-9]|1[0-2])$"));
         text.examples(["2026-10"]).into()
     }
 }

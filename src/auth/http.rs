@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 
 use super::{Key, NewKey, PLATFORM, Principal, Scope};
 use crate::app::App;
@@ -26,14 +27,20 @@ pub struct KeyBody {
     #[serde(default)]
     org: Option<String>,
     /// What people call it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     name: String,
     /// `usage:write`, `usage:backfill`, `usage:price`, `usage:read`, `billing:read`, `billing:write`, `admin`.
-    #[schema(min_items = 1)]
+    #[schema(schema_with = scope_names)]
     scopes: Vec<String>,
     /// When it stops working; never when left out.
     #[serde(default)]
     expires_at: Option<Moment>,
+}
+
+fn scope_names() -> Array {
+    let names = Scope::ALL.map(|scope| scope.name());
+    let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
+    ArrayBuilder::new().items(name).min_items(Some(1)).build()
 }
 
 /// A key, without its secret.

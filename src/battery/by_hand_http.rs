@@ -29,6 +29,19 @@ const PLACES: u32 = 9;
 const TEXT_LIMIT: usize = 200;
 const PRIORITIES: std::ops::RangeInclusive<i16> = 0..=1000;
 
+/// Describes the sources of what an operator grants.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes a field")]
+pub enum ManualSource {
+    /// A present.
+    Bonus,
+    /// A correction.
+    Adjustment,
+    /// What was paid for elsewhere.
+    Purchase,
+}
+
 /// What an operator grants.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -39,8 +52,9 @@ pub struct NewGrantBody {
     /// Units, above 0, at most 9 decimal places.
     #[schema(value_type = UnitsAboveZero)]
     pub amount: Quantity,
-    /// `bonus` (when left out), `adjustment` or `purchase`.
+    /// `bonus` when left out.
     #[serde(default)]
+    #[schema(value_type = Option<ManualSource>)]
     pub source: Option<Source>,
     /// 0 to 1000; lower is burned first. Left out: 30, for `purchase` 40. Daily allowances have 10, subscriptions 20.
     #[serde(default)]
@@ -53,11 +67,19 @@ pub struct NewGrantBody {
     #[serde(default)]
     pub expires_at: Option<Moment>,
     /// Why, for people.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// What it is granted for, in your words, such as a ticket. An org is granted nothing twice under one key.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub key: Option<String>,
 }
 
@@ -73,7 +95,11 @@ pub struct AdjustmentBody {
     #[schema(value_type = UnitsNotZero)]
     pub amount: Quantity,
     /// Why, for people.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
 }
 
@@ -93,7 +119,11 @@ pub struct Adjusted {
 #[schema(as = BatteryVoid)]
 pub struct VoidBody {
     /// Why, for people.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
 }
 

@@ -47,7 +47,7 @@ pub struct Pack {
 #[serde(deny_unknown_fields)]
 pub struct PackBody {
     /// What people call it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     /// Units of one, above zero, with at most nine decimal places.
     #[schema(value_type = UnitsAboveZero)]

@@ -188,11 +188,11 @@ pub enum Format {
 pub struct EntryQuery {
     /// Only of these kinds, separated by commas: grant, usage, expiry, clawback, refund, bonus, adjustment.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     kind: Vec<Kind>,
     /// Only what these sources caused, separated by commas, such as usage or subscription.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     source: Vec<String>,
     /// At or after.
     from: Option<Moment>,

@@ -203,7 +203,7 @@ pub struct Filter {
     pub deleted: Option<bool>,
     /// What to show inside the rows, separated by commas; pages then have at most 100 rows.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub expand: Vec<ListPart>,
 }
 

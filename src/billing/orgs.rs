@@ -75,11 +75,11 @@ pub struct CustomerRef {
 #[serde(deny_unknown_fields)]
 pub struct NewOrg {
     /// What people call it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     /// The id that your own systems know it by.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub external_id: Option<String>,
     /// IANA zone such as `Europe/Berlin`; `UTC` when left out.
     #[serde(default)]
@@ -96,7 +96,7 @@ pub struct NewOrg {
 pub struct OrgPatch {
     /// A new name.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: Option<String>,
     /// Another zone.
     #[serde(default)]

@@ -42,7 +42,7 @@ pub enum PartWithLines {
 pub struct Expand {
     /// Separated by commas.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     expand: Vec<Part>,
 }
 
@@ -52,7 +52,7 @@ pub struct Expand {
 pub struct ExpandWithLines {
     /// Separated by commas.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     expand: Vec<PartWithLines>,
 }
 

@@ -20,6 +20,7 @@ use crate::error::Error;
 pub struct BatteryParams {
     /// csv, jsonl, xlsx or parquet; csv when left out
     #[arg(long)]
+    #[param(pattern = "^(csv|jsonl|xlsx|parquet)$")]
     pub format: Option<String>,
     /// At or after this time
     #[arg(long, value_name = "TIME")]
@@ -29,21 +30,28 @@ pub struct BatteryParams {
     pub to: Option<String>,
     /// Only the org with this id (`org_…`, or your own id of it)
     #[arg(long)]
+    #[param(min_length = 1)]
     pub org: Option<String>,
     /// Only entries of this kind, or several separated by commas
     #[arg(long)]
+    #[param(
+        pattern = "^(grant|usage|expiry|clawback|refund|bonus|adjustment)(,(grant|usage|expiry|clawback|refund|bonus|adjustment))*$"
+    )]
     pub kind: Option<String>,
     /// Only entries from this source, or several separated by commas
     #[arg(long)]
     pub source: Option<String>,
     /// csv and jsonl: go on after the entry `org_id/sequence`, the last one that arrived whole
     #[arg(long, value_name = "ENTRY")]
+    #[param(pattern = "^.+/[0-9]{1,18}$")]
     pub after: Option<String>,
     /// csv: whether to begin with a line of column names; true when left out
     #[arg(long, value_name = "BOOL")]
+    #[param(pattern = "^(true|false)$")]
     pub header: Option<String>,
     /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without it; false when left out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[param(pattern = "^(true|false)$")]
     pub bom: Option<String>,
 }
 

@@ -20,9 +20,11 @@ use crate::time::{Day, Moment};
 pub struct Params {
     /// What: invoices, lines (of invoices), payments or refunds; invoices when left out
     #[arg(long, value_name = "KIND")]
+    #[param(pattern = "^(invoices|lines|payments|refunds)$")]
     pub of: Option<String>,
     /// csv, jsonl, xlsx or parquet; csv when left out
     #[arg(long)]
+    #[param(pattern = "^(csv|jsonl|xlsx|parquet)$")]
     pub format: Option<String>,
     /// Invoices and lines: issued (`finalized_at`) at or after this time
     #[arg(long, value_name = "TIME")]
@@ -47,27 +49,35 @@ pub struct Params {
     pub status: Option<String>,
     /// Only this currency, such as eur, or several separated by commas
     #[arg(long)]
+    #[param(pattern = "^[A-Za-z]{3}(,[A-Za-z]{3})*$")]
     pub currency: Option<String>,
     /// Only the org with this id (`org_…`, or your own id of it)
     #[arg(long)]
+    #[param(min_length = 1)]
     pub org: Option<String>,
     /// Only this Stripe customer (`cus_…`)
     #[arg(long)]
+    #[param(min_length = 1)]
     pub customer: Option<String>,
     /// Only this connected Stripe account (`acct_…`)
     #[arg(long)]
+    #[param(min_length = 1)]
     pub account: Option<String>,
     /// true: only live mode; false: only test mode; both when left out
     #[arg(long)]
+    #[param(pattern = "^(true|false)$")]
     pub livemode: Option<String>,
     /// csv and jsonl: go on after the row with this `id`, the last one that arrived whole (lines: `invoice_id/line_number`)
     #[arg(long, value_name = "ID")]
+    #[param(min_length = 1)]
     pub after: Option<String>,
     /// csv: whether to begin with a line of column names; true when left out
     #[arg(long, value_name = "BOOL")]
+    #[param(pattern = "^(true|false)$")]
     pub header: Option<String>,
     /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without it; false when left out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[param(pattern = "^(true|false)$")]
     pub bom: Option<String>,
 }
 

@@ -32,7 +32,7 @@ pub struct PriceBody {
 #[serde(deny_unknown_fields)]
 pub struct PlanBody {
     /// What people call it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     /// What it is.
     #[serde(default)]

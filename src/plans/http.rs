@@ -155,8 +155,10 @@ pub async fn put(
 #[schema(as = MovePlan)]
 pub struct MoveBody {
     /// Subscriptions that have this version …
+    #[schema(minimum = 1, maximum = 2147483647)]
     pub from: i32,
     /// … get this one.
+    #[schema(minimum = 1, maximum = 2147483647)]
     pub to: i32,
 }
 

@@ -285,6 +285,7 @@ pub struct MoveBody {
     #[serde(default)]
     pub plan: Option<String>,
     /// The version of it.
+    #[schema(minimum = 1, maximum = 2147483647)]
     pub version: i32,
 }
 

@@ -52,7 +52,7 @@ pub struct CheckItem {
     pub dimensions: BTreeMap<String, String>,
     /// Whom quotas per subject count it to.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
 }
 
@@ -61,6 +61,7 @@ pub struct CheckItem {
 #[serde(deny_unknown_fields)]
 pub struct CheckBody {
     /// 1 to 1000.
+    #[schema(min_items = 1, max_items = 1000)]
     pub items: Vec<CheckItem>,
 }
 
@@ -92,11 +93,11 @@ pub struct ReserveBody {
     pub dimensions: BTreeMap<String, String>,
     /// Whom quotas per subject count it to.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
     /// Who in the org it is for.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub member: Option<String>,
     /// Seconds until it expires by itself, 1 to 604800; 300 when left out.
     #[serde(default)]

@@ -39,10 +39,10 @@ pub struct NewExemption {
     /// The quota's period.
     pub period: PeriodKind,
     /// Who is exempt.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: String,
     /// Why, for people.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub reason: String,
 }
 

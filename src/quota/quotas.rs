@@ -57,7 +57,7 @@ pub struct QuotaPatch {
     pub refuse_usage: Option<bool>,
     /// Percent of the limit at which a message is sent.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<Percent>>)]
+    #[schema(value_type = Option<Vec<Percent>>, max_items = 10)]
     pub thresholds: Option<Vec<Quantity>>,
 }
 

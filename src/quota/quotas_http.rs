@@ -58,7 +58,7 @@ pub struct NewLimit {
     pub refuse_usage: bool,
     /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once a period.
     #[serde(default)]
-    #[schema(value_type = Vec<Percent>)]
+    #[schema(value_type = Vec<Percent>, max_items = 10)]
     pub thresholds: Vec<Quantity>,
 }
 
@@ -241,6 +241,7 @@ pub async fn history(
 #[serde(deny_unknown_fields)]
 pub struct PlanQuotasBody {
     /// At most 100.
+    #[schema(max_items = 100)]
     pub quotas: Vec<NewLimit>,
 }
 

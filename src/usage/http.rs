@@ -62,25 +62,25 @@ pub enum Results {
 #[schema(as = UsageEvent)]
 pub struct EventBody {
     /// Your id of it: with `source` and the org its key.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     id: String,
     /// Who reports it; empty when left out.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     source: Option<String>,
     /// The org, by its id or your own id of it; the key's own when left out.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     org: Option<String>,
     /// Which meters count it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     event_name: String,
     /// When it happened; now when left out.
     #[schema(value_type = Option<Moment>)]
     occurred_at: Option<Moment>,
     /// Who in the org caused it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     member: Option<String>,
     /// What a quota per subject counts it to.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     subject: Option<String>,
     /// The values and dimensions that meters read.
     #[schema(value_type = Option<Object>)]
@@ -121,19 +121,19 @@ pub struct CloudEvent {
     #[schema(pattern = r"^1\.0$")]
     specversion: String,
     /// Your id of it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     id: String,
     /// Who reports it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     source: Option<String>,
     /// Which meters count it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     r#type: String,
     /// When it happened; now when left out.
     #[schema(value_type = Option<Moment>)]
     time: Option<Moment>,
     /// With a key of the platform the org, unless there is an attribute `org`.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     subject: Option<String>,
     /// The values and dimensions that meters read.
     #[schema(value_type = Option<Object>)]

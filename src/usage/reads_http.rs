@@ -47,13 +47,13 @@ pub struct DailyQuery {
     pub to: Option<Day>,
     /// Only of these meters, by their keys, separated by commas.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
     /// What rows are made of, separated by commas: `day` or `month`, `member`, names of dimensions (`dimension.day` for one that is called
     /// as one of these). Rows are always of one meter. Left out: `day`. `meter` alone: one row a meter for all days.
-    #[param(style = Form, explode = false)]
+    #[param(style = Form, explode = false, min_items = 1)]
     pub group_by: Option<Vec<String>>,
     /// `csv`: all rows, not a page of them; as `Accept: text/csv` does.
     pub format: Option<Format>,

@@ -31,7 +31,7 @@ pub struct Filter {
     pub to: Option<Moment>,
     /// Only of these meters, by their keys, separated by commas.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,

@@ -30,16 +30,16 @@ const BATCH: usize = 100;
 #[allow(dead_code, reason = "describes a body")]
 pub struct LagoSent {
     /// The caller's id of it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     transaction_id: String,
     /// The org, by its id or your own id of it.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     external_subscription_id: Option<String>,
     /// The org where there is no subscription.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     external_customer_id: Option<String>,
     /// The name that meters count.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     code: String,
     /// Seconds since 1970; now when left out.
     timestamp: Option<i64>,

@@ -20,11 +20,11 @@ use crate::time::Moment;
 pub struct Filter {
     /// Only from these sources, separated by commas: subscription, purchase, daily_allowance, bonus, adjustment.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub source: Vec<Source>,
     /// Only in these states, separated by commas: scheduled, open, closed.
     #[serde(default)]
-    #[param(style = Form, explode = false, required = false)]
+    #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub state: Vec<State>,
     /// Only those that expire before.
     pub expires_before: Option<Moment>,
