@@ -50,6 +50,8 @@ fn serve() {
         size: 4,
         wait: Duration::from_secs(1),
         statement_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
+        silence: Duration::from_secs(60),
         roles: true,
     });
     let app = Arc::new(App::new(config, Clock::system(), db));

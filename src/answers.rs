@@ -11,13 +11,27 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::error::Error;
+
 #[cfg(test)]
 mod tests;
+
+/// How long a caller waits for an answer. Those that call us give up soon after.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The answer, if it comes soon.
+///
+/// # Errors
+/// [`Error::OutcomeUnknown`] when it does not: the work goes on.
+pub async fn soon<T>(answer: Answer<T>) -> Result<Result<T, Lost>, Error> {
+    tokio::time::timeout(ANSWERED_WITHIN, answer).await.map_err(|_| Error::OutcomeUnknown)
+}
 
 /// A ticket for who does the work, and the answer to wait for.
 pub fn ticket<T>() -> (Ticket<T>, Answer<T>) {

@@ -26,10 +26,33 @@ pub struct Entry<'a> {
     pub request_id: Option<&'a str>,
 }
 
+/// An entry that was written, as long as its transaction is not rolled back.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    org_id: i64,
+    audit_id: i64,
+    at: DateTime<Utc>,
+}
+
+impl Written {
+    /// Whether it is there: then its command was done.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn is_there(self, conn: &mut PgConnection) -> QueryResult<bool> {
+        let entry = audit_log::table.find((self.org_id, self.audit_id)).filter(audit_log::at.eq(self.at));
+        diesel::select(diesel::dsl::exists(entry)).get_result(conn)
+    }
+}
+
 /// Writes the entry.
 ///
 /// # Errors
 /// When the database fails; the command then fails with it.
-pub fn record(conn: &mut PgConnection, entry: &Entry<'_>) -> QueryResult<()> {
-    diesel::insert_into(audit_log::table).values(entry).execute(conn).map(drop)
+pub fn record(conn: &mut PgConnection, entry: &Entry<'_>) -> QueryResult<Written> {
+    // As the database keeps it: microseconds.
+    let columns = (audit_log::org_id, audit_log::audit_id, audit_log::at);
+    let (org_id, audit_id, at) =
+        diesel::insert_into(audit_log::table).values(entry).returning(columns).get_result(conn)?;
+    Ok(Written { org_id, audit_id, at })
 }

@@ -3,6 +3,7 @@
 //! A command runs in one transaction with its audit entry and, when the caller sent an `Idempotency-Key`, with the claim of
 //! that key and the answer stored under it. A repeat with the same body gets the stored answer; one with another body gets
 //! 409; a repeat while the first is still running waits for it. A command that fails leaves nothing, so it may be tried again.
+//! When the answer to its COMMIT is lost, its audit entry tells whether it was done.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use crate::app::App;
 use crate::audit;
 use crate::auth::Principal;
 use crate::billing::directory::{self, Stale};
-use crate::db::Scope as RowScope;
+use crate::db::{Decided, Evidence};
 use crate::error::Error;
 use crate::http::RequestId;
 use crate::json;
@@ -92,11 +93,11 @@ where
     let (org_id, now) = (principal.org_id(), app.clock.now());
     let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
     let told = Arc::clone(&changed);
-    let done = app.db.run_for(principal.holder(), RowScope::Platform, move |conn| {
+    let done = app.db.run_decided(principal.holder(), move |conn| {
         if let Some(key) = &key
             && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
         {
-            return replay(stored, &request_sha256);
+            return Ok(Decided { value: replay(stored, &request_sha256)?, evidence: None });
         }
         let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
         *told.lock().unwrap_or_else(PoisonError::into_inner) = stale;
@@ -109,14 +110,15 @@ where
             detail: answer.audit.detail.clone(),
             request_id: Some(&request_id),
         };
-        audit::record(conn, &entry)?;
+        let written = audit::record(conn, &entry)?;
         let text =
             if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
         if let Some(key) = &key {
             let kept = answer.replay.as_ref().map_or_else(|| text.clone(), Value::to_string);
             keep(conn, org_id, key, answer.status, &kept)?;
         }
-        Ok((answer.status, text, false))
+        let evidence: Box<Evidence<'static>> = Box::new(move |conn| Ok(written.is_there(conn)?));
+        Ok(Decided { value: (answer.status, text, false), evidence: Some(evidence) })
     });
     let done = done.await;
     // Whether or not the outcome is known: what was acknowledged counts from the answer on.

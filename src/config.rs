@@ -160,6 +160,12 @@ settings! {
     pool_wait_ms: u32 = "COULOMB_POOL_WAIT_MS", "1000";
     /// Longest statement of an API request, in milliseconds. Exports are exempt.
     statement_timeout_ms: u32 = "COULOMB_STATEMENT_TIMEOUT_MS", "30000";
+    /// How long whatever a caller waits for (an API request, a webhook, usage) waits for a lock in the
+    /// database before it is answered 503, in milliseconds.
+    lock_timeout_ms: u32 = "COULOMB_LOCK_TIMEOUT_MS", "4000";
+    /// How long whatever a caller waits for goes on while the database gives no sign of life before its
+    /// connection is given up, in milliseconds.
+    database_silence_ms: u32 = "COULOMB_DATABASE_SILENCE_MS", "5000";
     /// How far back usage may have happened, in days; older usage needs a key with `usage:backfill`.
     usage_window_back_days: u16 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
     /// How far ahead of now usage may have happened, in seconds: clocks differ.
@@ -318,6 +324,8 @@ impl Config {
             ("COULOMB_QUOTA_WRITERS", u32::from(self.quota_writers)),
             ("COULOMB_QUOTA_QUEUE", self.quota_queue),
             ("COULOMB_POOL_SIZE", u32::from(self.pool_size)),
+            ("COULOMB_LOCK_TIMEOUT_MS", self.lock_timeout_ms),
+            ("COULOMB_DATABASE_SILENCE_MS", self.database_silence_ms),
             ("COULOMB_EXPORTS", u32::from(self.exports)),
             ("COULOMB_BODY_MEMORY_MIB", self.body_memory_mib),
             ("COULOMB_MAX_CONNECTIONS", self.max_connections),

@@ -85,6 +85,18 @@ pub enum Error {
         "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, or in half a minute"
     )]
     ClockJumped(i64),
+    /// The database answers, and nothing can be stored in it.
+    #[error("{0}: nothing can be stored")]
+    NotWritable(&'static str),
+    /// The daemon is about to end. Nothing was done.
+    #[error("this daemon is stopping: send it again in a second")]
+    Stopping,
+    /// The connection to the database was lost while it was being committed, or it is still under way.
+    #[error(
+        "it is not known whether this was done: the database did not say. Send it again with the same Idempotency-Key or id, \
+         which does nothing twice; without one look first, in the audit log under this request's id or where its effect shows"
+    )]
+    OutcomeUnknown,
     /// The route needs a setting that is not set.
     #[error("{0}")]
     NotConfigured(&'static str),
@@ -135,6 +147,19 @@ impl Error {
         matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
     }
 
+    /// True when it waited for a lock, or worked, for as long as it may.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Database(DieselError::DatabaseError(_, info))
+            if info.message().contains("canceling statement due to"))
+    }
+
+    /// True when the transaction lost to another one and may be run again at once, on the same connection.
+    #[must_use]
+    pub fn is_lost_race(&self) -> bool {
+        self.is_transient() && !self.is_disconnected() && !self.is_timeout()
+    }
+
     /// True when what was to be stored is at fault (out of range, against a check), and would be another time: others may well
     /// be stored. Of an error that is not known nothing of the kind is believed, as whose fault it is decides who tries again.
     #[must_use]
@@ -156,6 +181,7 @@ impl Error {
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Database(error) if is_disconnected(error))
+            || matches!(self, Self::OutcomeUnknown)
     }
 
     /// The stable name of the kind of problem.
@@ -210,6 +236,13 @@ impl Error {
             Self::ClockJumped(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "clock_jumped", "The clock cannot be believed")
             }
+            Self::NotWritable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "database_not_writable", "Nothing can be stored")
+            }
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "Try again in a moment"),
+            Self::OutcomeUnknown => {
+                (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "It is not known whether it was done")
+            }
             Self::NotConfigured(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not_configured", "A setting is missing")
             }
@@ -259,6 +292,8 @@ impl ResponseError for Error {
         let detail = if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(error = %self, "request failed");
             "the failure is in the log under this request's id".to_owned()
+        } else if self.is_timeout() {
+            "the database was busy for too long; nothing was done, send the request again".to_owned()
         } else if let Self::Database(error) = self {
             tracing::warn!(%error, "database unavailable");
             "the database is away for the moment; nothing was done, send the request again".to_owned()
@@ -326,8 +361,14 @@ fn is_transient(error: &DieselError) -> bool {
     }
 }
 
+/// The disk is full, or a quota on it is used up (`errcode_for_file_access` in elog.c).
+pub(crate) fn is_want_of_room(error: &DieselError) -> bool {
+    matches!(error, DieselError::DatabaseError(_, info)
+        if ["No space left on device", "Disk quota exceeded"].iter().any(|part| info.message().contains(part)))
+}
+
 /// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
-fn is_disconnected(error: &DieselError) -> bool {
+pub(crate) fn is_disconnected(error: &DieselError) -> bool {
     match error {
         // Read-only: a server that has become a standby. The next connection may reach the one that took over.
         DieselError::DatabaseError(

@@ -5,9 +5,10 @@ use std::time::Duration;
 use actix_web::http::header::ACCEPT;
 use actix_web::{HttpRequest, HttpResponse, web};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable};
+use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use crate::app::App;
+use crate::db;
 use crate::error::{Error, Problem};
 use crate::time::Belief;
 
@@ -19,7 +20,8 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// Says whether the daemon can do its work: the database answers, and each of its threads does its work.
+/// Says whether the daemon can do its work: the database answers and can
+/// be written, and each of its threads does its work.
 ///
 /// A thread does not once it has ended, or when one turn of it takes longer than two minutes (threads that
 /// requests wait for) or fifteen (background work): far longer than any turn should take.
@@ -29,14 +31,14 @@ pub async fn healthz() -> HttpResponse {
     tag = "operation",
     responses(
         (status = 200, description = "Ready", body = String, content_type = "text/plain"),
-        (status = 503, description = "The database is away, or a thread has ended or hangs (`thread_unwell`)", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is away or nothing can be stored in it (a standby, read-only, its disk full), or a thread has ended or hangs (`thread_unwell`)", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
     if let Belief::Doubted(jump) = app.clock.belief() {
         return Err(Error::ClockJumped(jump.num_seconds()));
     }
-    ask(&app).await?;
+    ask(&app).await?.writable()?;
     app.threads.check()?;
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
 }
@@ -55,6 +57,7 @@ pub async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse 
     let answer = ask(&app).await;
     let m = &app.metrics;
     m.database_up.set(i64::from(answer.is_ok()));
+    m.database_writable.set(i64::from(answer.as_ref().is_ok_and(|backlog| backlog.writable().is_ok())));
     if let Ok(backlog) = answer {
         m.inbox_pending.set(backlog.pending);
         m.inbox_quarantined.set(backlog.quarantined);
@@ -82,6 +85,22 @@ struct Backlog {
     waiting: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     oldest_s: Option<i64>,
+    #[diesel(sql_type = Bool)]
+    standby: bool,
+    #[diesel(sql_type = Bool)]
+    read_only: bool,
+}
+
+impl Backlog {
+    /// Whether the database can be written, as far as it says and as lately seen.
+    fn writable(&self) -> Result<(), Error> {
+        Err(Error::NotWritable(match (self.standby, self.read_only, db::has_no_room()) {
+            (true, ..) => "the database is a read-only standby",
+            (_, true, _) => "the database is read-only",
+            (.., true) => "the database has no room left on its disk",
+            _ => return Ok(()),
+        }))
+    }
 }
 
 /// The state of the inbox, over the connection that is kept for probes.
@@ -95,7 +114,8 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
                     (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
                     extract(epoch FROM $1 - least(
                         (SELECT received_at FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
-                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint AS oldest_s
+                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint AS oldest_s,
+                    pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::bool AS read_only
              FROM stripe_inbox_queue q",
         )
         .bind::<diesel::sql_types::Timestamptz, _>(now)

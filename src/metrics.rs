@@ -65,6 +65,8 @@ pub struct Metrics {
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
     pub database_up: Gauge,
+    /// 1 while it can be written: it is no standby, not read-only, and had room lately.
+    pub database_writable: Gauge,
     /// Rows of daily summaries and unique values that did not say what their records say.
     pub usage_summaries_repaired: Counter,
 }
@@ -87,6 +89,7 @@ impl Default for Metrics {
             effects_waiting: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
+            database_writable: Gauge::default(),
             usage_summaries_repaired: Counter::default(),
         };
         // A counter that appears with its first count hides that count from `increase`.
@@ -176,6 +179,11 @@ impl Metrics {
             crate::logging::dropped(),
         );
         r.register("database_up", "1 while the database answers", self.database_up.clone());
+        r.register(
+            "database_writable",
+            "1 while the database can be written: no standby, not read-only, with room lately",
+            self.database_writable.clone(),
+        );
         self
     }
 

@@ -17,6 +17,7 @@ use crate::battery::upkeep;
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
+use crate::db;
 use crate::error::Error;
 use crate::quota::overview;
 use crate::time::{Clock, Moment};
@@ -138,11 +139,11 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 reason: args.reason,
                 key: args.key,
             };
-            let grant = conn.transaction(|conn| {
+            let grant = db::once(conn, |conn| {
                 let org_id = OrgName::of_any(args.org, "org").find(&directory, conn)?.org_id;
                 let grant = by_hand::grant(conn, org_id, &new, &actor(), now)?;
                 record(conn, "battery.grant", &grant.id, json!(grant), now)?;
-                Ok::<_, Error>(grant)
+                Ok(grant)
             })?;
             writeln!(out, "{}", serde_json::to_string(&grant)?)?;
         }

@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use diesel::Connection;
 use serde_json::json;
 
 use super::{Failure, open};
@@ -11,6 +10,7 @@ use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
+use crate::db;
 use crate::error::Error;
 use crate::time::Moment;
 
@@ -49,7 +49,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
         KeyCommand::Create { name, scopes, org, expires_at } => {
             let directory = Directory::default();
             let expires_at = expires_at.map(|at| at.0);
-            let key = conn.transaction(|conn| {
+            let key = db::once(conn, |conn| {
                 let org = org.map(|org| OrgName::of_any(org, "--org").find(&directory, conn)).transpose()?;
                 let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
                 let new = NewKey { org_id, name, scopes, expires_at };
@@ -58,7 +58,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
                 let org = org.as_ref().map(|org| &*org.public_id);
                 let detail = json!({ "name": new.name, "org": org, "scopes": scopes });
                 record(conn, "api_key.create", &id, detail, now)?;
-                Ok::<_, Error>(key)
+                Ok(key)
             })?;
             println!("{key}");
         }
@@ -67,7 +67,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
                 println!("{}", serde_json::to_string(&auth::http::KeyView::from(key))?);
             }
         }
-        KeyCommand::Revoke { id } => conn.transaction(|conn| {
+        KeyCommand::Revoke { id } => db::once(conn, |conn| {
             auth::revoke(conn, &id, now)?;
             record(conn, "api_key.revoke", &id, json!({}), now)
         })?,
@@ -88,16 +88,8 @@ pub(super) fn record(
     detail: serde_json::Value,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    Ok(audit::record(
-        conn,
-        &audit::Entry {
-            org_id: PLATFORM,
-            at: now,
-            actor: &actor(),
-            action,
-            target,
-            detail,
-            request_id: None,
-        },
-    )?)
+    let entry =
+        audit::Entry { org_id: PLATFORM, at: now, actor: &actor(), action, target, detail, request_id: None };
+    audit::record(conn, &entry)?;
+    Ok(())
 }

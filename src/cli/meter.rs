@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use diesel::Connection;
 use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::keys::record;
 use super::{Failure, open};
 use crate::config::Config;
+use crate::db;
 use crate::error::Error;
 use crate::time::{Clock, Moment};
 use crate::usage::meters::{self, Aggregation, Filter, NewMeter};
@@ -114,12 +114,12 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 unit: args.unit,
                 dimensions: args.dimensions,
             };
-            let meter = conn.transaction(|conn| {
+            let meter = db::once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;
                 let detail =
                     serde_json::to_value(&meter).map_err(|error| Error::Internal(error.to_string()))?;
                 record(conn, "meter.create", &meter.key, detail, now)?;
-                Ok::<_, Error>(meter)
+                Ok(meter)
             })?;
             writeln!(out, "{}", serde_json::to_string(&meter)?)?;
         }
@@ -133,13 +133,13 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
         MeterCommand::Rate(args) => {
             let key = args.key.clone();
             let new = card(args)?;
-            let card = conn.transaction(|conn| {
+            let card = db::once(conn, |conn| {
                 let card = rates::create(conn, &key, &new, now)?;
                 let detail = json!({
                     "version": card.version, "valid_from": card.valid_from, "currency": card.currency, "rates": card.rates,
                 });
                 record(conn, "rate_card.create", &key, detail, now)?;
-                Ok::<_, Error>(card)
+                Ok(card)
             })?;
             writeln!(out, "{}", serde_json::to_string(&card)?)?;
         }

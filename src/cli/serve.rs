@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -40,6 +41,8 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
         size: u32::from(config.pool_size),
         wait: Duration::from_millis(u64::from(config.pool_wait_ms)),
         statement_timeout: Duration::from_millis(u64::from(config.statement_timeout_ms)),
+        lock_timeout: Duration::from_millis(u64::from(config.lock_timeout_ms)),
+        silence: Duration::from_millis(u64::from(config.database_silence_ms)),
         roles: migrated.roles,
     });
     let app = Arc::new(App::new(config, clock, db));
@@ -62,6 +65,7 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     app.usage.stop();
     app.quotas.stop();
     drop(app);
+    JOINED.store(true, Ordering::SeqCst);
     if let Some(embedded) = server.embedded {
         embedded.stop()?;
     }
@@ -91,15 +95,37 @@ async fn listen(app: &Arc<App>, mut daemon: Daemon, admin_key: Option<&str>) -> 
     tracing::info!(%address, data = daemon.database, "listening");
     let _left = daemon.leave(&app.config);
     say_where(greeting(app, &daemon, admin_key), admin_key.is_some());
+    let drain = Duration::from_secs(u64::from(app.config.drain_s));
     actix_web::rt::spawn(async move {
         ask_to_stop().await;
         tracing::info!("draining");
+        end_by_force_after(drain);
         handle.stop(true).await;
     });
     let served = server.await;
     // Joining threads blocks; there is nothing else left to run.
     workers.stop();
     served.map_err(Into::into)
+}
+
+/// Whether every thread that works has ended.
+static JOINED: AtomicBool = AtomicBool::new(false);
+/// How long threads have to end after the requests have.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
+/// How long they have without a database.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Sees to it that a database that does not answer keeps the daemon from ending no longer than this.
+fn end_by_force_after(drain: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(drain + ENDED_WITHIN);
+        db::close();
+        std::thread::sleep(LEFT_WITHIN);
+        if !JOINED.load(Ordering::SeqCst) {
+            tracing::error!("threads that do not end are left behind");
+            std::process::exit(1);
+        }
+    });
 }
 
 /// SIGTERM, or Ctrl-C on a terminal.

@@ -51,6 +51,11 @@ pub enum MigrateError {
     /// The server is older than PostgreSQL 15.
     #[error("DATABASE_URL names a PostgreSQL {0} server, but Coulomb needs version 15 or newer")]
     OldServer(String),
+    /// Nothing can be written to it.
+    #[error(
+        "DATABASE_URL names {0}, but Coulomb has to write: name the primary server, and a user and database that may"
+    )]
+    ReadOnly(&'static str),
     /// A newer Coulomb has already migrated this database.
     #[error(
         "the database is newer than this binary (it has migration {0}): run the newer binary, or restore a backup"
@@ -121,6 +126,10 @@ struct Server {
     number: i32,
     #[diesel(sql_type = Text)]
     version: String,
+    #[diesel(sql_type = Bool)]
+    standby: bool,
+    #[diesel(sql_type = Bool)]
+    read_only: bool,
 }
 
 /// How the database's schema stands to this binary's.
@@ -253,10 +262,18 @@ fn locked<T>(
 
 fn check_server(conn: &mut PgConnection) -> Result<(), MigrateError> {
     let server: Server = diesel::sql_query(
-        "SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version",
+        "SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
+             pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::bool AS read_only",
     )
     .get_result(conn)?;
-    if server.number < OLDEST_SERVER { Err(MigrateError::OldServer(server.version)) } else { Ok(()) }
+    if server.number < OLDEST_SERVER {
+        return Err(MigrateError::OldServer(server.version));
+    }
+    match (server.standby, server.read_only) {
+        (true, _) => Err(MigrateError::ReadOnly("a standby server")),
+        (_, true) => Err(MigrateError::ReadOnly("a database that is read-only")),
+        _ => Ok(()),
+    }
 }
 
 fn make_bookkeeping(conn: &mut PgConnection) -> Result<(), MigrateError> {

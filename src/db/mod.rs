@@ -1,5 +1,6 @@
 //! The database: where it runs, connections to it, its schema.
 
+mod address;
 pub mod apart;
 pub mod embedded;
 mod home;
@@ -7,17 +8,26 @@ mod losses;
 pub mod migrate;
 pub mod pass;
 pub mod prepared;
+mod socket;
+mod transaction;
+mod watch;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
+use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
 use tokio::sync::Semaphore;
 
+pub use self::transaction::{
+    Ended, Evidence, Lost, attempt, attempts, once, retrying, scoped, snapshot, told,
+};
+use self::watch::Patience;
+pub use self::watch::{close, has_no_room};
 use crate::error::Error;
 use crate::shares::{Holder, Turns};
 
@@ -35,12 +45,14 @@ const BUSY: Error = Error::Busy("all database connections are in use: try again 
 /// Connections for API requests: a bounded pool behind a bounded wait.
 #[derive(Clone)]
 pub struct Db {
-    pool: Pool<ConnectionManager<PgConnection>>,
+    pool: Pool<Manager>,
     permits: Arc<Semaphore>,
     turns: Arc<Turns>,
     wait: Duration,
     url: Arc<str>,
     roles: bool,
+    lock_timeout: Duration,
+    silence: Duration,
     probe: Arc<Mutex<Option<PgConnection>>>,
 }
 
@@ -54,21 +66,33 @@ pub struct DbOptions {
     pub wait: Duration,
     /// Longest statement; zero: no bound.
     pub statement_timeout: Duration,
+    /// Longest wait for a lock, of whatever a caller waits for; zero: no bound.
+    pub lock_timeout: Duration,
+    /// How long a statement that a caller waits for goes on while the server gives no sign of life.
+    pub silence: Duration,
     /// Whether the roles of `roles.sql` exist and may be taken on.
     pub roles: bool,
 }
+
+const AWAY: Error = Error::Busy("the database is away for the moment: try again in a second");
+/// How long a request looks for a connection that works.
+const FOUND_WITHIN: Duration = Duration::from_secs(3);
 
 impl Db {
     /// A pool that connects when it is first needed.
     #[must_use]
     pub fn new(options: DbOptions) -> Self {
-        let setup = Setup { statement_timeout: options.statement_timeout, roles: options.roles };
+        let bounds = Bounds {
+            statement: options.statement_timeout,
+            lock: options.lock_timeout,
+            patience: Patience { silence: options.silence, asked: true },
+        };
         let pool = Pool::builder()
             .max_size(options.size)
             .min_idle(Some(1))
             .connection_timeout(options.wait.max(Duration::from_millis(500)))
-            .connection_customizer(Box::new(setup))
-            .build_unchecked(ConnectionManager::new(&options.url));
+            .error_handler(Box::new(Unreachable))
+            .build_unchecked(Manager { url: options.url.clone(), bounds, roles: options.roles });
         Self {
             pool,
             permits: Arc::new(Semaphore::new(options.size as usize)),
@@ -76,11 +100,14 @@ impl Db {
             wait: options.wait,
             url: options.url.into(),
             roles: options.roles,
+            lock_timeout: options.lock_timeout,
+            silence: options.silence,
             probe: Arc::default(),
         }
     }
 
-    /// Runs `work` in one transaction on a blocking thread, again if it lost a race (at most three times).
+    /// Runs `work`, which reads or may be done twice, in one transaction on a blocking thread; again if it
+    /// lost a race or its connection.
     ///
     /// # Errors
     /// [`Error::Busy`] when no connection is free in time; otherwise what `work` says. Nothing is kept on an error.
@@ -107,35 +134,87 @@ impl Db {
     {
         let turn = self.turns.wait(holder, self.wait).await.ok_or(BUSY)?;
         let roles = self.roles;
-        let work = move |conn: &mut PgConnection| {
+        self.on_connection(move |conns| {
             let _turn = &turn;
-            scoped(conn, scope, roles, &work)
-        };
-        self.on_connection(work).await
+            let run = |conn: &mut PgConnection| {
+                attempts(conn, |conn| {
+                    act_for(conn, scope, roles)?;
+                    work(conn)
+                })
+            };
+            match conns.while_lost(run) {
+                Ok(value) | Err(Ended::Unsure(value, _)) => Ok(value),
+                Err(Ended::Failed(error)) => Err(error),
+            }
+        })
+        .await
     }
 
+    /// Runs `work` as the platform in one transaction whose outcome is told truly: when the answer to its
+    /// COMMIT is lost, the evidence that it gives is looked for. It is run again if it lost a race or its
+    /// connection, and nothing of it was done.
+    ///
+    /// # Errors
+    /// As [`Db::run`]; [`Error::OutcomeUnknown`] when the outcome could not be found out.
+    pub async fn run_decided<T, F>(&self, holder: Holder, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&mut PgConnection) -> Result<Decided<T>, Error> + Send + 'static,
+    {
+        let turn = self.turns.wait(holder, self.wait).await.ok_or(BUSY)?;
+        let db = self.clone();
+        self.on_connection(move |conns| {
+            let _turn = &turn;
+            loop {
+                match conns.while_lost(|conn| attempts(conn, &work)) {
+                    Ok(decided) => return Ok(decided.value),
+                    Err(Ended::Failed(error)) => return Err(error),
+                    Err(Ended::Unsure(Decided { value, evidence: None }, _)) => return Ok(value),
+                    Err(Ended::Unsure(Decided { value, evidence: Some(evidence) }, lost)) => {
+                        if db.decide(lost, &evidence)? {
+                            return Ok(value);
+                        }
+                        if conns.begun.elapsed() > FOUND_WITHIN {
+                            return Err(AWAY);
+                        }
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs `work` on a blocking thread once it has a connection.
     async fn on_connection<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&mut Conns) -> Result<T, Error> + Send + 'static,
     {
         let permits = Arc::clone(&self.permits);
         let permit = match tokio::time::timeout(self.wait, permits.acquire_owned()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(BUSY),
         };
-        let pool = self.pool.clone();
+        let mut conns = Conns { pool: self.pool.clone(), held: None, begun: Instant::now() };
         let span = tracing::Span::current();
-        let task = tokio::task::spawn_blocking(move || {
+        // Either the thread begins the work, or the caller has gone.
+        let begun = Arc::new(AtomicBool::new(false));
+        let thread = Arc::clone(&begun);
+        let mut task = tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
             let _permit = permit;
-            let mut conn = pool.get().map_err(|error| {
-                tracing::warn!(%error, "no database connection");
-                Error::Busy("the database is away for the moment: try again in a second")
-            })?;
-            work(&mut conn)
+            conns.fill()?;
+            if thread.swap(true, Ordering::SeqCst) {
+                return Err(AWAY);
+            }
+            work(&mut conns)
         });
-        task.await.map_err(|error| Error::Internal(format!("a database task failed: {error}")))?
+        let done = match tokio::time::timeout(FOUND_WITHIN, &mut task).await {
+            Ok(done) => done,
+            Err(_) if !begun.swap(true, Ordering::SeqCst) => return Err(AWAY),
+            Err(_) => task.await,
+        };
+        done.map_err(|error| Error::Internal(format!("a database task failed: {error}")))?
     }
 
     /// Runs `work`, which opens its own transactions, on a blocking thread as the platform.
@@ -147,13 +226,14 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
-        self.on_connection(move |conn| work(conn)).await
+        self.on_connection(move |conns| work(conns.get()?)).await
     }
 
     /// Runs `work` over the one connection kept for probes, which no load of requests can take.
     ///
     /// # Errors
-    /// When the database is away. A connection that was lost since the last probe is made again.
+    /// When the database is away, or another probe still waits for it. A connection that was lost since the
+    /// last probe is made again.
     pub async fn probe<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -161,14 +241,15 @@ impl Db {
     {
         let db = self.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let mut held = db.probe.lock().unwrap_or_else(PoisonError::into_inner);
+            // Probes come again and again: they must not queue up behind one that hangs.
+            let Ok(mut held) = db.probe.try_lock() else { return Err(UNANSWERED) };
             if let Some(mut conn) = held.take()
                 && let Ok(answer) = work(&mut conn)
             {
                 *held = Some(conn);
                 return Ok(answer);
             }
-            let mut conn = db.dedicated()?;
+            let mut conn = db.connected(PROBES)?;
             let answer = work(&mut conn)?;
             *held = Some(conn);
             Ok(answer)
@@ -176,12 +257,41 @@ impl Db {
         task.await.map_err(|error| Error::Internal(format!("a database task failed: {error}")))?
     }
 
-    /// A connection of its own for a worker or a long export, acting as the platform.
+    /// A connection of its own for a worker, acting as the platform.
     ///
     /// # Errors
     /// When the server cannot be reached.
     pub fn dedicated(&self) -> Result<PgConnection, Error> {
-        connect(&self.url, self.roles)
+        self.connected(WORKERS)
+    }
+
+    /// A connection of its own for a thread that callers wait for, acting as the platform.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn serving(&self) -> Result<PgConnection, Error> {
+        let patience = Patience { silence: self.silence, asked: true };
+        self.connected(Bounds { statement: SERVED_WITHIN, lock: self.lock_timeout, patience })
+    }
+
+    /// A connection of its own for a long read that a caller follows, acting as the platform.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn exporting(&self) -> Result<PgConnection, Error> {
+        self.connected(Bounds { lock: self.lock_timeout, ..EXPORTS })
+    }
+
+    fn connected(&self, bounds: Bounds) -> Result<PgConnection, Error> {
+        connect_within(&self.url, self.roles, bounds)
+    }
+
+    /// Finds out whether a transaction was committed whose answer was lost. Waits some seconds at most.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] when it cannot be found out.
+    pub fn decide(&self, lost: Lost, evidence: &Evidence<'_>) -> Result<bool, Error> {
+        transaction::decide(&self.url, self.roles, lost, evidence)
     }
 
     /// Whether row-level security is in force.
@@ -198,36 +308,93 @@ impl Db {
     }
 }
 
-/// One transaction in `scope` on a connection that the caller has.
-///
-/// # Errors
-/// What `work` says, after a rollback.
-pub fn scoped<T>(
-    conn: &mut PgConnection,
-    scope: Scope,
-    roles: bool,
-    work: &dyn Fn(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    retrying(conn, |conn| {
-        act_for(conn, scope, roles)?;
-        work(conn)
-    })
+/// What a transaction comes to, and how to see on another connection that it was committed.
+pub struct Decided<T> {
+    /// What it comes to.
+    pub value: T,
+    /// Something that it wrote, and nobody else; `None`: it wrote nothing.
+    pub evidence: Option<Box<Evidence<'static>>>,
 }
 
-/// One read-only transaction in `scope` over a single snapshot, for what takes many statements to read. It is not run again.
-///
-/// # Errors
-/// What `work` says.
-pub fn snapshot<T>(
-    conn: &mut PgConnection,
-    scope: Scope,
+/// The connections of a request, one after the other.
+struct Conns {
+    pool: Pool<Manager>,
+    held: Option<diesel::r2d2::PooledConnection<Manager>>,
+    begun: Instant,
+}
+
+impl Conns {
+    fn fill(&mut self) -> Result<(), Error> {
+        let conn = self.pool.get().map_err(|error| {
+            tracing::warn!(%error, "no database connection");
+            AWAY
+        })?;
+        self.held = Some(conn);
+        Ok(())
+    }
+
+    fn get(&mut self) -> Result<&mut PgConnection, Error> {
+        if self.held.is_none() {
+            self.fill()?;
+        }
+        self.held.as_deref_mut().ok_or(AWAY)
+    }
+
+    /// Runs `work`, on another connection when one was lost under it, for a while.
+    fn while_lost<T>(
+        &mut self,
+        work: impl Fn(&mut PgConnection) -> Result<T, Ended<T>>,
+    ) -> Result<T, Ended<T>> {
+        loop {
+            let conn = self.get().map_err(Ended::Failed)?;
+            let result = work(conn);
+            if conn.is_broken() {
+                self.held = None;
+            }
+            match result {
+                Err(Ended::Failed(error))
+                    if self.held.is_none()
+                        && error.is_disconnected()
+                        && self.begun.elapsed() < FOUND_WITHIN => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Makes the pool's connections.
+#[derive(Debug)]
+struct Manager {
+    url: String,
+    bounds: Bounds,
     roles: bool,
-    work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        act_for(conn, scope, roles)?;
-        work(conn)
-    })
+}
+
+impl ManageConnection for Manager {
+    type Connection = PgConnection;
+    type Error = Error;
+
+    fn connect(&self) -> Result<PgConnection, Error> {
+        connect_within(&self.url, self.roles, self.bounds)
+    }
+
+    fn is_valid(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        Ok(conn.ping()?)
+    }
+
+    fn has_broken(&self, conn: &mut PgConnection) -> bool {
+        std::thread::panicking() || conn.is_broken()
+    }
+}
+
+/// Says why the pool has no connection.
+#[derive(Debug)]
+struct Unreachable;
+
+impl diesel::r2d2::HandleError<Error> for Unreachable {
+    fn handle_error(&self, error: Error) {
+        tracing::warn!(%error, "the database cannot be reached");
+    }
 }
 
 /// Holds the rest of the transaction to `scope`.
@@ -240,41 +407,47 @@ fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()
     }
 }
 
-/// One transaction, run once.
-///
-/// # Errors
-/// What `work` says, after a rollback.
-pub fn once<T>(
-    conn: &mut PgConnection,
-    work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    conn.transaction(work)
+/// How long the statements of a connection may take; zero: no bound.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// The longest statement.
+    statement: Duration,
+    /// The longest wait for a lock.
+    lock: Duration,
+    /// How long the server may be silent.
+    patience: Patience,
 }
 
-/// One transaction, run again (at most three times) when it lost a race for locks.
-///
-/// # Errors
-/// What `work` says, after a rollback.
-pub fn retrying<T>(
-    conn: &mut PgConnection,
-    work: impl Fn(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let mut tries = 1;
-    loop {
-        match conn.transaction(|conn| work(conn)) {
-            Err(error) if tries < 3 && error.is_transient() && !error.is_disconnected() => tries += 1,
-            result => return result,
-        }
-    }
-}
+const UNANSWERED: Error = Error::Busy("the database does not answer");
+/// The longest statement of a batch that callers wait for.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
+/// What nobody waits for may take its time, but not for ever.
+const WORKERS: Bounds = Bounds {
+    statement: Duration::from_secs(1800),
+    lock: Duration::from_secs(60),
+    patience: Patience { silence: Duration::from_secs(60), asked: true },
+};
+const EXPORTS: Bounds = Bounds { statement: Duration::ZERO, ..WORKERS };
+const PROBES: Bounds = Bounds {
+    statement: Duration::from_secs(2),
+    lock: Duration::from_secs(1),
+    patience: Patience { silence: Duration::from_secs(2), asked: false },
+};
+/// People at a terminal end what takes too long for them.
+const COMMANDS: Bounds =
+    Bounds { statement: Duration::ZERO, lock: Duration::ZERO, patience: Patience::ENDLESS };
 
-/// Connects as a worker or a command does: no statement timeout, acting as the platform where roles are in force.
+/// Connects as a command does: no statement timeout, acting as the platform where roles are in force.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub fn connect(url: &str, roles: bool) -> Result<PgConnection, Error> {
-    let mut conn = establish(url)?;
-    prepare(&mut conn, Duration::ZERO, roles)?;
+    connect_within(url, roles, COMMANDS)
+}
+
+fn connect_within(url: &str, roles: bool, bounds: Bounds) -> Result<PgConnection, Error> {
+    let mut conn = watch::connect(url, bounds.patience)?;
+    prepare(&mut conn, bounds, roles)?;
     Ok(conn)
 }
 
@@ -283,14 +456,7 @@ pub fn connect(url: &str, roles: bool) -> Result<PgConnection, Error> {
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub fn establish(url: &str) -> Result<PgConnection, Error> {
-    let mut conn = PgConnection::establish(url).map_err(|error| {
-        let told = crate::config::redact(url, &error.to_string());
-        let info: Box<String> = Box::new(format!("connection to server: {told}"));
-        Error::Database(diesel::result::Error::DatabaseError(
-            diesel::result::DatabaseErrorKind::UnableToSendCommand,
-            info,
-        ))
-    })?;
+    let mut conn = watch::connect(url, Patience::ENDLESS)?;
     conn.batch_execute(home::SEARCH_PATH)?;
     Ok(conn)
 }
@@ -303,25 +469,20 @@ pub fn server_time(conn: &mut PgConnection) -> QueryResult<DateTime<Utc>> {
     diesel::select(diesel::dsl::sql::<diesel::sql_types::Timestamptz>("clock_timestamp()")).get_result(conn)
 }
 
-#[derive(Debug)]
-struct Setup {
-    statement_timeout: Duration,
-    roles: bool,
-}
-
-impl CustomizeConnection<PgConnection, diesel::r2d2::Error> for Setup {
-    fn on_acquire(&self, conn: &mut PgConnection) -> Result<(), diesel::r2d2::Error> {
-        prepare(conn, self.statement_timeout, self.roles).map_err(diesel::r2d2::Error::QueryError)
-    }
-}
-
 /// Session settings that results must not depend on the server for. Row-level security makes estimates so high that PostgreSQL
 /// would compile statements of a millisecond for half a second: not here.
-fn prepare(conn: &mut PgConnection, statement_timeout: Duration, roles: bool) -> QueryResult<()> {
+fn prepare(conn: &mut PgConnection, bounds: Bounds, roles: bool) -> QueryResult<()> {
     let role = if roles { "SET ROLE coulomb_platform;" } else { "" };
     conn.batch_execute(&format!(
-        "{} SET TIME ZONE 'UTC'; SET synchronous_commit = on; SET jit = off; SET statement_timeout = {}; {role}",
+        "{} SET TIME ZONE 'UTC'; SET synchronous_commit = on; SET jit = off;
+         SET statement_timeout = {}; SET lock_timeout = {};
+         {SERVER_NOTICES} {role}",
         home::SEARCH_PATH,
-        statement_timeout.as_millis()
+        bounds.statement.as_millis(),
+        bounds.lock.as_millis()
     ))
 }
+
+/// The server notices a daemon whose host is gone, too: its session may hold locks.
+const SERVER_NOTICES: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
+    SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;";

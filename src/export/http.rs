@@ -102,7 +102,7 @@ pub(super) async fn respond_totals(
     let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        super::totals(&mut db.dedicated()?, (rows, db.has_roles()), &wanted)
+        super::totals(&mut db.exporting()?, (rows, db.has_roles()), &wanted)
     });
     let totals = counted.await.map_err(|error| Error::Internal(format!("an export failed: {error}")))??;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(totals))
@@ -138,7 +138,7 @@ async fn start(
         let _permit = permit;
         let mut told = Some(told);
         let mut end = out.clone();
-        let written = db.dedicated().and_then(|mut conn| {
+        let written = db.exporting().and_then(|mut conn| {
             let gone = || output_failed("the client has gone");
             let begin = |totals: &Totals| match told.take().map(|told| told.send(Ok(totals.clone()))) {
                 Some(Ok(())) => Ok(Box::new(out) as Output<'_>),

@@ -22,6 +22,7 @@ use super::{Parts, messages};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
+use crate::db::{self, Ended};
 use crate::error::Error;
 use crate::panics;
 use crate::usage::catalog::{self, Catalog};
@@ -116,20 +117,15 @@ impl Work<Job, Done> for Desk {
     fn run(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
         for _ in 0..STARTS {
             let month = partitions::month_of(self.0.clock.now().date_naive());
-            self.0.partitions.ensure(&[month], || self.0.db.dedicated())?;
+            self.0.partitions.ensure(&[month], || self.0.db.serving())?;
             let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().filter_map(Job::org))?;
-            match conn.transaction(|conn| self.transact(conn, jobs, orgs)) {
+            match db::attempt(conn, |conn| self.transact(conn, jobs, orgs)) {
                 Ok(done) => return Ok(done),
-                Err(Stop::Stale) => self.0.refresh(conn)?,
-                Err(Stop::Raced) => {}
-                Err(Stop::Singly) => {
-                    let mut done = Vec::with_capacity(jobs.len());
-                    for job in jobs {
-                        done.extend(self.run(conn, std::slice::from_ref(job))?);
-                    }
-                    return Ok(done);
-                }
-                Err(Stop::Failed(error)) => return Err(error),
+                Err(Ended::Unsure(..)) => return Err(Error::OutcomeUnknown),
+                Err(Ended::Failed(Stop::Stale)) => self.0.refresh(conn)?,
+                Err(Ended::Failed(Stop::Raced)) => {}
+                Err(Ended::Failed(Stop::Singly)) => return self.singly(conn, jobs),
+                Err(Ended::Failed(Stop::Failed(error))) => return Err(db::told(conn, error)),
             }
         }
         Err(Error::Busy("the catalogue changes all the time: try again in a second"))
@@ -137,6 +133,19 @@ impl Work<Job, Done> for Desk {
 }
 
 impl Desk {
+    fn singly(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
+        let mut done = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match self.run(conn, std::slice::from_ref(job)) {
+                Ok(one) => done.extend(one),
+                // Some were done already.
+                Err(error) if error.is_transient() && !done.is_empty() => return Err(Error::OutcomeUnknown),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
     fn transact(
         &self,
         conn: &mut PgConnection,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
 use tokio::sync::mpsc;
@@ -20,6 +20,8 @@ const BATCH: usize = 512;
 const ATTEMPTS: u32 = 5;
 /// Longest turn of a thread that is believed to be work.
 const LONGEST: Duration = Duration::from_secs(120);
+/// How long a connection is looked for where it is not known whether the batch was done.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Answer<A> = Result<A, Error>;
 type Waiting<J, A> = (J, Ticket<Answer<A>>);
@@ -29,7 +31,8 @@ pub(super) trait Work<J, A>: Send + Sync + 'static {
     /// Does the jobs and answers them.
     ///
     /// # Errors
-    /// When none was done. A transient error makes the lane try again.
+    /// When none was done; a transient error makes the lane try again. [`Error::OutcomeUnknown`] does, too:
+    /// jobs that were done may be done again, and get the answer that they would have got.
     fn run(&self, conn: &mut PgConnection, jobs: &[J]) -> Result<Vec<Answer<A>>, Error>;
 }
 
@@ -65,7 +68,7 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     ///
     /// # Errors
     /// [`Error::TooMany`] when too many wait, or too many of `holder`; [`Error::Busy`] when the database is
-    /// away; else the job's own.
+    /// away, [`Error::OutcomeUnknown`] when it is not known whether the job was done; else the job's own.
     pub(super) async fn ask(&self, holder: Holder, job: J) -> Answer<A> {
         const FULL: Error = Error::TooMany("too many such requests wait: try again in a second");
         const AWAY: Error = Error::Busy("the database is away for the moment: try again in a second");
@@ -74,7 +77,7 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
         let (answer, answered) = answers::ticket();
         queue.try_send((job, answer)).map_err(|_| FULL)?;
         drop(queue);
-        answered.await.map_err(|_| AWAY)?
+        answers::soon(answered).await?.map_err(|_| AWAY)?
     }
 
     /// Takes no more jobs, does those that wait, ends the threads.
@@ -113,14 +116,31 @@ fn attempt<J, A>(
     jobs: &[J],
     work: &impl Work<J, A>,
 ) -> Result<Vec<Answer<A>>, Error> {
-    let mut tries = 0;
+    let (mut tries, mut unsure, started) = (0, false, Instant::now());
     loop {
         match run(db, held, jobs, work) {
-            Err(error) if held.is_some() && error.is_transient() && tries < ATTEMPTS => {
+            Err(error)
+                if (held.is_some() && error.is_transient() && !error.is_timeout()
+                    || matches!(error, Error::OutcomeUnknown))
+                    && tries < ATTEMPTS =>
+            {
+                unsure |= matches!(error, Error::OutcomeUnknown);
                 if error.is_disconnected() {
                     *held = None;
                 }
                 tries += 1;
+            }
+            // What was done may be found once there is a connection again.
+            Err(error)
+                if unsure && held.is_none() && error.is_transient() && started.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) if unsure => {
+                if error.is_disconnected() {
+                    *held = None;
+                }
+                return Ok(unknown(jobs));
             }
             // What is refused in one job, or makes us panic, must not refuse its neighbours.
             Err(error) if !error.is_transient() && jobs.len() > 1 => {
@@ -147,7 +167,7 @@ fn run<J, A>(
 ) -> Result<Vec<Answer<A>>, Error> {
     let conn = match &mut *held {
         Some(conn) => conn,
-        none => none.insert(db.dedicated()?),
+        none => none.insert(db.serving()?),
     };
     let done = panics::catch(|| work.run(conn, jobs));
     if done.as_ref().is_err_and(Error::is_panic) {
@@ -159,6 +179,11 @@ fn run<J, A>(
 fn run_alone<J, A>(db: &Db, held: &mut Option<PgConnection>, job: &J, work: &impl Work<J, A>) -> Answer<A> {
     let mut answers = run(db, held, std::slice::from_ref(job), work)?;
     answers.pop().unwrap_or_else(|| Err(Error::Internal("no answer".to_owned())))
+}
+
+/// The answer of all when nobody knows whether they were done.
+fn unknown<J, A>(jobs: &[J]) -> Vec<Answer<A>> {
+    jobs.iter().map(|_| Err(Error::OutcomeUnknown)).collect()
 }
 
 /// Waits for a job and takes those that came with it; `None` when there will be no more.

@@ -88,7 +88,8 @@ impl Ingest {
             let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
             threads.spawn("usage-writer", n, PATIENCE, move |pulse| {
                 let _end = queue.writer();
-                let mut writer = Writer { db, parts, conn: None, trust: Trust::default() };
+                let (trust, kept) = (Trust::default(), HashSet::new());
+                let mut writer = Writer { db, parts, conn: None, trust, kept };
                 pulse.go_on(|| writer.drain(&queue, pulse));
             })
         });
@@ -123,8 +124,9 @@ impl Ingest {
     /// waits is smaller than what was read, and nothing else is kept.
     ///
     /// # Errors
-    /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away. It may or may not have been stored then,
-    /// and must be sent again. And what `read` says.
+    /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away and nothing was
+    /// stored,
+    /// [`Error::OutcomeUnknown`] when that is not known. It must be sent again then. And what `read` says.
     pub async fn take<'a>(
         &self,
         app: &App,
@@ -214,6 +216,7 @@ impl Ingest {
             match self.send(catalog.version, holder, usage, options).await? {
                 Stored::Done(outcomes) => outcomes,
                 Stored::Stale => return Ok(None),
+                Stored::Unknown => return Err(Error::OutcomeUnknown),
             }
         }
         .into_iter();
@@ -235,7 +238,9 @@ impl Ingest {
         self.queue
             .push(job, holder, events, options.all_or_nothing)
             .map_err(|_| Error::Busy("this daemon is stopping: send it again in a second"))?;
-        stored.await.map_err(|_| Error::Busy("the database is away: send it again in a second"))
+        answers::soon(stored)
+            .await?
+            .map_err(|_| Error::Busy("the database is away: send it again in a second"))
     }
 }
 

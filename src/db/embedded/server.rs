@@ -13,6 +13,7 @@ use super::cluster::{Cluster, NAME};
 use super::log::Log;
 use super::stop::Stop;
 use super::{EmbeddedError, Result, orphan, say, settings};
+use crate::db::address::bounded;
 
 /// How long a server that is not ready yet is looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -151,7 +152,7 @@ struct Setting {
 /// Asks the server itself whether a commit is durable and damage is noticed, and makes the database if it is
 /// not there yet.
 fn check(cluster: &Cluster) -> Result<()> {
-    let mut connection = match PgConnection::establish(&cluster.url(NAME)) {
+    let mut connection = match PgConnection::establish(&bounded(&cluster.url(NAME))) {
         Err(error) if error.to_string().contains(&format!("database \"{NAME}\" does not exist")) => {
             let mut first = connect(cluster, "postgres")?;
             diesel::sql_query(format!("CREATE DATABASE {NAME}"))
@@ -188,7 +189,7 @@ const KEEP_MEMORY: [(&str, &str); 3] = [
 ];
 
 fn connect(cluster: &Cluster, database: &str) -> Result<PgConnection> {
-    PgConnection::establish(&cluster.url(database)).map_err(refused)
+    PgConnection::establish(&bounded(&cluster.url(database))).map_err(refused)
 }
 
 fn refused(error: ConnectionError) -> EmbeddedError {

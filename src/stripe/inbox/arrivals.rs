@@ -3,7 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, SmallInt, Text, Timestamptz, Untyped};
+use diesel::sql_types::{
+    Array, BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Untyped,
+};
 
 use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
@@ -43,6 +45,26 @@ statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id 
 /// When the database fails: then nothing is known to be stored, and the same call may be made again.
 pub fn land(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<()> {
     land_after(conn, deliveries, Failure::default())
+}
+
+#[derive(QueryableByName)]
+struct There {
+    #[diesel(sql_type = Bool)]
+    there: bool,
+}
+
+/// Whether this very delivery is the first of an arrival.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
+    diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM stripe_arrivals WHERE received_at[1] = $1 AND signatures[1] = $2) AS there",
+    )
+    .bind::<Timestamptz, _>(delivery.received_at)
+    .bind::<Text, _>(&delivery.signature)
+    .get_result::<There>(conn)
+    .map(|found| found.there)
 }
 
 /// Failed attempts to file a delivery.

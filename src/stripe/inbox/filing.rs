@@ -72,6 +72,35 @@ pub fn file<'a>(
     Ok(filing)
 }
 
+#[derive(QueryableByName)]
+struct There {
+    #[diesel(sql_type = Bool)]
+    there: bool,
+}
+
+/// Whether this very delivery was filed, as an event or as a repeat of one.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
+    let envelope = event::open(&delivery.body).envelope;
+    diesel::sql_query(
+        "SELECT EXISTS (
+             SELECT FROM stripe_inbox i
+             WHERE (account, livemode, event_id) = ($1, $2, $3)
+                 AND (received_at = $4 AND signature = $5 OR EXISTS (
+                     SELECT FROM stripe_inbox_redeliveries r
+                     WHERE r.inbox_id = i.inbox_id AND r.received_at = $4))) AS there",
+    )
+    .bind::<Text, _>(&envelope.realm.account)
+    .bind::<Bool, _>(envelope.realm.livemode)
+    .bind::<Text, _>(&envelope.event_id)
+    .bind::<Timestamptz, _>(delivery.received_at)
+    .bind::<Text, _>(&delivery.signature)
+    .get_result::<There>(conn)
+    .map(|found| found.there)
+}
+
 fn insert(
     conn: &mut PgConnection,
     read: &[(Opened<'_>, &Delivery)],

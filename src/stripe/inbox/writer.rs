@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use tokio::sync::mpsc;
 
-use super::{Delivery, arrivals};
+use super::{Delivery, arrivals, filing};
 use crate::answers::{self, Ticket};
-use crate::db::Db;
+use crate::db::{self, Db, Lost};
 use crate::error::Error;
 use crate::panics;
 use crate::threads::{Pulse, Threads};
@@ -60,6 +60,8 @@ pub enum Refused {
     Full,
     /// The database is away.
     Unavailable,
+    /// It is not known yet whether it was stored.
+    Slow,
 }
 
 impl InboxWriter {
@@ -96,7 +98,7 @@ impl InboxWriter {
         let (ticket, stored) = answers::ticket();
         queue.try_send((delivery, ticket)).map_err(|_| Refused::Full)?;
         drop(queue);
-        stored.await.map_err(|_| Refused::Unavailable)
+        answers::soon(stored).await.map_err(|_| Refused::Slow)?.map_err(|_| Refused::Unavailable)
     }
 
     /// Takes no more deliveries, writes those that wait, ends the threads.
@@ -134,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Stores a batch, over again on a fresh connection when the old one broke: what is stored twice is found when it is filed.
+    /// Stores a batch, over again on a fresh connection when the old one broke and nothing had been stored.
     fn store(&mut self, deliveries: &[Delivery], away: &AtomicBool) -> Result<(), Error> {
         let started = Instant::now();
         loop {
@@ -161,13 +163,21 @@ impl Writer {
     fn try_store(&mut self, deliveries: &[Delivery]) -> Result<(), Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            none => none.insert(self.db.dedicated()?),
+            none => none.insert(self.db.serving()?),
         };
+        // One statement is a transaction of its own.
+        let lost = Lost::with(conn);
         let landed = panics::catch(|| Ok(arrivals::land(conn, deliveries)?));
-        if landed.as_ref().is_err_and(Error::is_panic) {
+        let Err(error) = landed else { return Ok(()) };
+        if error.is_panic() {
             self.conn = None;
+            return Err(error);
         }
-        landed
+        let error = db::told(conn, error);
+        let Some(first) = deliveries.first().filter(|_| error.is_disconnected()) else { return Err(error) };
+        self.conn = None;
+        let found = self.db.decide(lost, &|conn| is_there(conn, first));
+        if found? { Ok(()) } else { Err(error) }
     }
 }
 
@@ -185,6 +195,11 @@ fn answer(stored: Result<(), Error>, tickets: Vec<Ticket<()>>, wake: &Wake) {
             tracing::error!(%error, deliveries, "deliveries not stored, Stripe will send them again");
         }
     }
+}
+
+/// Whether this very delivery is there: it arrived, or was filed meanwhile.
+fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool, Error> {
+    Ok(arrivals::is_there(conn, delivery)? || filing::is_there(conn, delivery)?)
 }
 
 /// Waits for a delivery and takes those that came with it; `None` when there will be no more.

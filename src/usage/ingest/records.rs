@@ -6,8 +6,10 @@ use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use diesel::pg::{CopyTarget, Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_builder::AstPass;
+use diesel::sql_types::{BigInt, Bool, Timestamptz, Uuid as SqlUuid};
 
 use super::binary::{self, days, field, micros, null, numeric};
+use super::keys::Key;
 use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
@@ -87,6 +89,34 @@ pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Res
         binary::copy!(conn, usage_records::table, Partition, records(), write)?;
     }
     Ok(())
+}
+
+#[derive(QueryableByName)]
+struct There {
+    #[diesel(sql_type = Bool)]
+    there: bool,
+}
+
+/// Whether this very record of a usage event is there: another request's of the same event came at another
+/// time.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn is_there(
+    conn: &mut PgConnection,
+    (org_id, event_key): Key,
+    (occurred_at, received_at): (DateTime<Utc>, DateTime<Utc>),
+) -> Result<bool, Error> {
+    let found: There = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM usage_records
+             WHERE org_id = $1 AND occurred_at = $2 AND event_key = $3 AND received_at = $4) AS there",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Timestamptz, _>(occurred_at)
+    .bind::<SqlUuid, _>(event_key)
+    .bind::<Timestamptz, _>(received_at)
+    .get_result(conn)?;
+    Ok(found.there)
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {

@@ -33,6 +33,8 @@ pub(super) enum Stored {
     Done(Vec<Outcome>),
     /// The events were resolved by an older catalogue than the one in force; nothing was stored.
     Stale,
+    /// Whether they were stored could not be found out.
+    Unknown,
 }
 
 /// What events are counted and limited by.

@@ -1,5 +1,6 @@
 //! Threads that drain the waiting usage: whatever came during the last commit goes into the next.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 
-use super::keys;
+use super::keys::{self, Key};
 use super::queue::Queue;
-use super::records::month_of;
+use super::records::{self, month_of};
 use super::store::{self, Rules, Stored};
 use super::{Options, burn};
 use crate::answers::{Batch, Ticket};
-use crate::db::{self, Db};
+use crate::db::{self, Db, Ended, Lost};
 use crate::error::Error;
 use crate::panics;
 use crate::quota::Parts;
@@ -53,6 +54,8 @@ pub(super) struct Writer {
     pub(super) conn: Option<PgConnection>,
     /// How it claims keys.
     pub(super) trust: Trust,
+    /// What it stored of the batch under way before that had to be tried again.
+    pub(super) kept: HashSet<Key>,
 }
 
 /// Whether a batch is expected to be all new, which is cheaper where it is true. After a repeat that is not expected for a while, and
@@ -112,6 +115,7 @@ impl Writer {
             drop(storing);
             match stored {
                 Ok(Stored::Stale) => tell(batch, || Stored::Stale),
+                Ok(Stored::Unknown) | Err(Error::OutcomeUnknown) => tell(batch, || Stored::Unknown),
                 Ok(Stored::Done(outcomes)) => {
                     let (mut outcomes, mut lengths) = (outcomes.into_iter(), lengths.into_iter());
                     tell(batch, || {
@@ -127,7 +131,8 @@ impl Writer {
         }
     }
 
-    /// Stores a batch, over again on a fresh connection when the old one broke: a repeat finds what was committed.
+    /// Stores a batch, over again on a fresh connection when the old one broke. What was committed before is
+    /// told as new all the same.
     fn store_patiently(
         &mut self,
         version: i64,
@@ -136,6 +141,7 @@ impl Writer {
         away: &AtomicBool,
     ) -> Result<Stored, Error> {
         let started = Instant::now();
+        self.kept.clear();
         loop {
             match self.store(version, usage, options) {
                 Err(error) if error.is_transient() => {
@@ -149,6 +155,11 @@ impl Writer {
                     }
                     std::thread::sleep(Duration::from_millis(20));
                 }
+                Ok(Stored::Done(mut outcomes)) => {
+                    away.store(false, Ordering::Relaxed);
+                    self.own(usage, &mut outcomes);
+                    return Ok(Stored::Done(outcomes));
+                }
                 result => {
                     away.store(false, Ordering::Relaxed);
                     return result;
@@ -160,7 +171,17 @@ impl Writer {
     /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones without it.
     fn store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         if !options.all_or_nothing {
-            return piecewise(usage, &mut |usage| self.store_whole(version, usage, options));
+            let all = usage.len();
+            return piecewise(usage, &mut |piece| {
+                let stored = self.store_whole(version, piece, options)?;
+                if let Stored::Done(outcomes) = &stored
+                    && piece.len() < all
+                {
+                    let new = piece.iter().zip(outcomes).filter(|(_, one)| **one == Outcome::Accepted);
+                    self.kept.extend(new.map(|(one, _)| keys::key(one)));
+                }
+                Ok(stored)
+            });
         }
         let stored = match self.store_whole(version, usage, options) {
             Err(error) if error.is_about_data() => self.guarded(|writer| writer.find_faults(version, usage)),
@@ -186,7 +207,7 @@ impl Writer {
     fn connection(&mut self) -> Result<&mut PgConnection, Error> {
         match &mut self.conn {
             Some(conn) => Ok(conn),
-            none => Ok(none.insert(self.db.dedicated()?)),
+            none => Ok(none.insert(self.db.serving()?)),
         }
     }
 
@@ -198,25 +219,58 @@ impl Writer {
     fn try_store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            none => none.insert(self.db.dedicated()?),
+            none => none.insert(self.db.serving()?),
         };
         let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
         months.sort_unstable();
         months.dedup();
-        self.parts.partitions.ensure(&months, || self.db.dedicated())?;
+        self.parts.partitions.ensure(&months, || self.db.serving())?;
         let all_new = self.trust.next(usage.len());
         let rules = Rules { parts: &self.parts, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
-            Err(error) if all_new && keys::is_repeat(&error) => {
+            Err(Ended::Failed(error)) if all_new && keys::is_repeat(&error) => {
                 self.trust.disappointed();
                 self.try_store(version, usage, options)
             }
             // Another replica dropped or detached what this one believed to be there.
-            Err(error) if error.to_string().contains("usage_partitions.") => {
+            Err(Ended::Failed(error)) if error.to_string().contains("usage_partitions.") => {
                 self.parts.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
-            result => result,
+            Err(Ended::Failed(error)) => Err(db::told(conn, error)),
+            Err(Ended::Unsure(stored, lost)) => self.decided(stored, lost, usage),
+            Ok(stored) => Ok(stored),
+        }
+    }
+
+    /// What storing came to whose commit was not answered.
+    fn decided(&mut self, stored: Stored, lost: Lost, usage: &[Usage]) -> Result<Stored, Error> {
+        self.conn = None;
+        let Stored::Done(outcomes) = stored else { return Ok(stored) };
+        let mut new = usage.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
+        // Without one that left a record nothing new was written.
+        let Some((one, _)) = new.find(|(one, _)| !one.metered.is_empty()) else {
+            return Ok(Stored::Done(outcomes));
+        };
+        let (key, times) = (keys::key(one), (one.occurred_at, one.received_at));
+        if self.db.decide(lost, &move |conn| records::is_there(conn, key, times))? {
+            Ok(Stored::Done(outcomes))
+        } else {
+            Err(Error::Busy("the connection went away before the commit"))
+        }
+    }
+
+    /// What an earlier attempt at this batch stored is new, not a repeat.
+    fn own(&mut self, usage: &[Usage], outcomes: &mut [Outcome]) {
+        if self.kept.is_empty() {
+            return;
+        }
+        for (one, outcome) in usage.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Accepted => drop(self.kept.remove(&keys::key(one))),
+                Outcome::Duplicate if self.kept.remove(&keys::key(one)) => *outcome = Outcome::Accepted,
+                _ => {}
+            }
         }
     }
 
@@ -317,7 +371,7 @@ fn without_burning(
         [] => Vec::new(),
         rest => match piecewise(rest, store)? {
             Stored::Done(outcomes) => outcomes,
-            Stored::Stale => return Ok(Stored::Stale),
+            undecided => return Ok(undecided),
         },
     }
     .into_iter();
@@ -343,9 +397,9 @@ fn prepare_and_store(
     conn: &mut PgConnection,
     rules: &Rules<'_>,
     usage: &mut [Usage],
-) -> Result<Stored, Error> {
-    series::store(conn, usage.iter().flat_map(series_of))?;
-    db::once(conn, |conn| store::store(conn, rules, usage))
+) -> Result<Stored, Ended<Stored>> {
+    series::store(conn, usage.iter().flat_map(series_of)).map_err(Ended::Failed)?;
+    db::attempt(conn, |conn| store::store(conn, rules, usage))
 }
 
 fn series_of(usage: &Usage) -> impl Iterator<Item = &Arc<Series>> {

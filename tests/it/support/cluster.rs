@@ -4,6 +4,7 @@
 //! guard waits for the end of its standard input, which this process holds.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,21 +13,23 @@ use coulomb::db::{self, migrate};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
-struct Cluster {
-    url: String,
-    /// Its data directory, which goes with it.
-    dir: std::path::PathBuf,
+/// A server that ends, with its directory, when this is dropped or this process ends.
+pub struct Server {
+    /// Its URL.
+    pub url: String,
+    /// Where its data lie.
+    pub dir: PathBuf,
     /// Held open: its end is the server's.
     _stdin: ChildStdin,
 }
 
 const TEMPLATE: &str = "coulomb_template";
 
-#[allow(clippy::zombie_processes, reason = "it outlives every test, and ends with this process")]
-fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        let dir = std::env::temp_dir().join(format!("coulomb-it-{}", std::process::id()));
+impl Server {
+    /// A server with nothing in it; `name` tells it from others.
+    #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
+    pub fn start(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id()));
         let mut guard = Command::new(env!("CARGO_BIN_EXE_coulomb"))
             .arg("postgres")
             .arg("--temporary")
@@ -43,11 +46,33 @@ fn cluster() -> &'static Cluster {
             .as_str()
             .unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}"))
             .to_owned();
-        let mut conn = PgConnection::establish(&url).expect("the cluster answers");
+        Self { url, dir, _stdin: guard.stdin.take().expect("piped") }
+    }
+
+    /// Its processes.
+    pub fn processes(&self) -> Vec<i32> {
+        let file = std::fs::read_to_string(self.dir.join("pgdata/postmaster.pid")).expect("it runs");
+        let postmaster = file.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("a process");
+        let parent = |pid: i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<i32>().ok()
+        };
+        let all = std::fs::read_dir("/proc").expect("Linux").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        std::iter::once(postmaster).chain(pids.filter(|pid| parent(*pid) == Some(postmaster))).collect()
+    }
+}
+
+fn cluster() -> &'static Server {
+    static CLUSTER: OnceLock<Server> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let server = Server::start("");
+        let mut conn = PgConnection::establish(&server.url).expect("the cluster answers");
         conn.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).expect("a template");
-        migrate::run(&mut PgConnection::establish(&named(&url, TEMPLATE)).expect("the template answers"))
+        let template = named(&server.url, TEMPLATE);
+        migrate::run(&mut PgConnection::establish(&template).expect("the template answers"))
             .expect("migrates");
-        Cluster { url, dir, _stdin: guard.stdin.take().expect("piped") }
+        server
     })
 }
 

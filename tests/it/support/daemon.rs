@@ -113,6 +113,8 @@ impl Daemon {
             size: 4,
             wait: Duration::from_secs(5),
             statement_timeout: Duration::ZERO,
+            lock_timeout: Duration::ZERO,
+            silence: Duration::from_secs(60),
             roles: true,
         });
         let (told, address) = std::sync::mpsc::channel();
@@ -152,6 +154,12 @@ impl Daemon {
     /// `GET` with `key`: status and JSON.
     pub async fn get(&self, path: &str, key: &str) -> (StatusCode, Value) {
         answer(self.request(Method::GET, path, key)).await
+    }
+
+    /// `GET` without a key: status and text.
+    pub async fn get_text(&self, path: &str) -> (u16, String) {
+        let response = self.http.get(format!("{}{path}", self.base)).send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a body"))
     }
 
     /// `POST` of JSON with `key`: status and JSON.

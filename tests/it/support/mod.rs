@@ -4,11 +4,13 @@ pub mod battery;
 pub mod cluster;
 pub mod daemon;
 pub mod events;
+pub mod proxy;
 pub mod stripe;
 pub mod usage;
 
-pub use cluster::Database;
+pub use cluster::{Database, Server};
 pub use daemon::{Daemon, TestClock};
+pub use proxy::Proxy;
 
 /// The signing secret that test daemons know.
 pub const SECRET: &str = "whsec_test";
