@@ -19,6 +19,8 @@ fn panicking(database: &Database, wanted: &str) -> Daemon {
     let one =
         ["COULOMB_USAGE_WRITERS", "COULOMB_INBOX_WRITERS", "COULOMB_QUOTA_WRITERS", "COULOMB_PROJECTORS"];
     let mut settings = vec![("TEST_PANIC", wanted), ("COULOMB_PROJECTION_ATTEMPTS", "1")];
+    // On a busy machine many at once may wait long for a connection.
+    settings.push(("COULOMB_POOL_WAIT_MS", "30000"));
     settings.extend(one.map(|setting| (setting, "1")));
     Daemon::with(database, &settings)
 }
