@@ -95,6 +95,8 @@ pub fn unfit(path: &str, error: &serde_json::Error) -> Error {
         (true, None) => "body".to_owned(),
         (true, Some(field)) => field.to_owned(),
         (false, None) => path.to_owned(),
+        // The name of an unknown field is part of the path already.
+        (false, Some(field)) if path.rsplit('.').next() == Some(field) => path.to_owned(),
         (false, Some(field)) => format!("{path}.{field}"),
     };
     Error::invalid(place, rule)
@@ -109,9 +111,8 @@ fn rule(message: &str) -> (Option<&str>, String) {
     if let Some(field) = quoted("duplicate field ").and_then(|rest| rest.strip_suffix('`')) {
         return (Some(field), "is there twice: give it once".to_owned());
     }
-    if let Some((field, known)) = quoted("unknown field ").and_then(|rest| rest.rsplit_once("`, ")) {
-        // Names of fields have no comma, so the last one before the list is not in what was sent.
-        let (field, known) = known_after(field, known);
+    if let Some(rest) = quoted("unknown field ") {
+        let (field, known) = sent_and_known(rest);
         let rule = if known.is_empty() {
             "is no field here: leave it out".to_owned()
         } else {
@@ -119,8 +120,8 @@ fn rule(message: &str) -> (Option<&str>, String) {
         };
         return (Some(field), rule);
     }
-    if let Some((sent, known)) = quoted("unknown variant ").and_then(|rest| rest.rsplit_once("`, ")) {
-        return (None, format!("must be one of {}", known_after(sent, known).1));
+    if let Some(rest) = quoted("unknown variant ") {
+        return (None, format!("must be one of {}", sent_and_known(rest).1));
     }
     if message.starts_with("invalid type: ") || message.starts_with("invalid value: ") {
         let expected = message.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
@@ -129,15 +130,16 @@ fn rule(message: &str) -> (Option<&str>, String) {
     (None, if message.starts_with("must ") { message.to_owned() } else { NO_FIT.to_owned() })
 }
 
-/// What was sent, and the names that there are, out of the two halves of serde's "`sent`, expected one of `a`, `b`", which was cut
-/// somewhere in the list.
-fn known_after<'a>(before: &'a str, after: &'a str) -> (&'a str, String) {
-    let (sent, list) = match before.split_once("`, expected ") {
-        Some((sent, list)) => (sent, format!("{list}`, {after}")),
-        None => (before, after.strip_prefix("expected ").unwrap_or_default().to_owned()),
-    };
-    let names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
-    (sent, names.join(", "))
+/// What was sent, and the names that there are, out of the rest of serde's "`sent`, expected one of `a`, `b`". What was
+/// sent may hold anything, our names hold no quote: so the last list counts.
+fn sent_and_known(rest: &str) -> (&str, String) {
+    match rest.rsplit_once("`, expected ") {
+        Some((sent, list)) => {
+            let names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+            (sent, names.join(", "))
+        }
+        None => (rest.rsplit_once('`').map_or(rest, |(sent, _)| sent), String::new()),
+    }
 }
 
 /// A rule for what serde expected.
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn what_is_no_json_is_said_to_be_none() {
         let deep = "[".repeat(1000);
-        let deep = format!(r#"{{"name":{deep}"#);
+        let deep = format!(r#"{{"name":"\u0000","raw":{deep}"#);
         for (body, told) in [
             ("", "the body is empty"),
             (" \n", "the body is empty"),

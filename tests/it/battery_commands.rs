@@ -111,11 +111,11 @@ async fn what_is_wrong_with_a_command_names_its_field() {
         (json!({ "amount": "0" }), "amount"),
         (json!({ "amount": "-1" }), "amount"),
         (json!({ "amount": "0.0000000001" }), "amount"),
-        (json!({ "amount": "1000000000000000" }), "body"),
-        (json!({ "amount": "many" }), "body"),
+        (json!({ "amount": "1000000000000000" }), "amount"),
+        (json!({ "amount": "many" }), "amount"),
         (json!({ "source": "subscription" }), "source"),
         (json!({ "source": "daily_allowance" }), "source"),
-        (json!({ "source": "gift" }), "body"),
+        (json!({ "source": "gift" }), "source"),
         (json!({ "priority": 1001 }), "priority"),
         (json!({ "priority": -1 }), "priority"),
         (json!({ "expires_at": "2026-03-01T00:00:00Z" }), "expires_at"),
@@ -123,11 +123,11 @@ async fn what_is_wrong_with_a_command_names_its_field() {
             json!({ "expires_at": "2026-03-02T00:00:00Z", "effective_at": "2026-03-02T00:00:00Z" }),
             "expires_at",
         ),
-        (json!({ "expires_at": "tomorrow" }), "body"),
+        (json!({ "expires_at": "tomorrow" }), "expires_at"),
         (json!({ "reason": " " }), "reason"),
         (json!({ "reason": "a\u{0}b" }), "reason"),
         (json!({ "key": "" }), "key"),
-        (json!({ "colour": "red" }), "body"),
+        (json!({ "colour": "red" }), "colour"),
     ] {
         let mut body = whole.clone();
         body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
@@ -138,7 +138,7 @@ async fn what_is_wrong_with_a_command_names_its_field() {
         (json!({ "org": "acme", "amount": "0", "reason": "x" }), "amount"),
         (json!({ "org": "acme", "amount": "0.0000000001", "reason": "x" }), "amount"),
         (json!({ "org": "acme", "amount": "1", "reason": "" }), "reason"),
-        (json!({ "org": "acme", "amount": "1" }), "body"),
+        (json!({ "org": "acme", "amount": "1" }), "reason"),
     ] {
         let problem = platform.post("/v1/battery/adjustments", body, 400).await;
         assert_eq!(problem["field"], field, "{problem}");
@@ -149,7 +149,7 @@ async fn what_is_wrong_with_a_command_names_its_field() {
     }
     // A limit forgotten is not "no limit".
     let (status, problem) = platform.send(Method::PUT, "/v1/battery/settings/acme", &json!({})).await;
-    assert_eq!((status, problem["field"].as_str()), (400, Some("body")));
+    assert_eq!((status, problem["field"].as_str()), (400, Some("debt_limit")));
     platform.post("/v1/battery/grants", json!({ "org": "x", "amount": "1", "reason": "x" }), 404).await;
     platform.post("/v1/battery/grants/grt_x/void", json!({ "reason": "x" }), 404).await;
     let own = platform.database.key("billing:write", Some("org_acme"));

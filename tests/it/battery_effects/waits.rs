@@ -175,8 +175,8 @@ async fn packs_are_put_by_the_platform_alone() {
         ("units", json!({ "name": "P", "units": "0.0000000001" })),
         ("name", json!({ "name": " ", "units": "1" })),
         ("expires_after_days", json!({ "name": "P", "units": "1", "expires_after_days": 0 })),
-        ("stripe_prices", json!({ "name": "P", "units": "1", "stripe_prices": ["a\u{0}"] })),
-        ("body", json!({ "name": "P", "units": "1", "colour": "red" })),
+        ("stripe_prices.0", json!({ "name": "P", "units": "1", "stripe_prices": ["a\u{0}"] })),
+        ("colour", json!({ "name": "P", "units": "1", "colour": "red" })),
     ] {
         let (status, problem) =
             answer(daemon.request(Method::PUT, "/v1/battery/packs/p", &key).json(&body)).await;
