@@ -1,6 +1,7 @@
 //! `/v1/invoices/export` and `/v1/invoices/export/totals`.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
@@ -21,6 +22,10 @@ use crate::openapi::FindErrors;
 use crate::params;
 use crate::shares::Share;
 
+/// How long an export waits for a place: that of the one before is given back a moment after its last byte.
+const PLACE_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks for one.
+const PLACE_LOOK: Duration = Duration::from_millis(20);
 const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
 
 /// Exports invoices, their lines, payments or refunds as a file. Rows are in the order of `created`, then `id`; the same state gives
@@ -99,7 +104,7 @@ pub(super) async fn respond_totals(
     wanted: Request,
 ) -> Result<HttpResponse, Error> {
     let wanted = wanted.within(principal)?;
-    let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
+    let (permit, db, rows) = (permit(app, principal).await?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         super::totals(&mut db.exporting()?, (rows, db.has_roles()), &wanted)
@@ -118,9 +123,18 @@ pub(super) fn pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Erro
 }
 
 /// The place that a running export takes: each holds a database connection of its own.
-pub(crate) fn permit(app: &App, principal: &Principal) -> Result<Share, Error> {
+pub(crate) async fn permit(app: &App, principal: &Principal) -> Result<Share, Error> {
     const FULL: Error = Error::Busy("as many exports as allowed are running: try again when one has ended");
-    app.exports.take(principal.holder(), 1).ok_or(FULL)
+    let until = Instant::now() + PLACE_WAIT;
+    loop {
+        if let Some(place) = app.exports.take(principal.holder(), 1) {
+            return Ok(place);
+        }
+        if Instant::now() >= until {
+            return Err(FULL);
+        }
+        tokio::time::sleep(PLACE_LOOK).await;
+    }
 }
 
 /// Starts an export on a thread of its own; returns once its totals are known.
@@ -129,7 +143,7 @@ async fn start(
     principal: &Principal,
     wanted: Request,
 ) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
-    let (permit, db, rows) = (permit(app, principal)?, app.db.clone(), principal.rows);
+    let (permit, db, rows) = (permit(app, principal).await?, app.db.clone(), principal.rows);
     let (told, totals) = oneshot::channel();
     let (out, body) = stream::open();
     let span = tracing::Span::current();

@@ -240,7 +240,7 @@ fn an_org_or_a_range_is_looked_at_alone() {
     assert_eq!(lines(&["--to", "2026-09-10"]), Vec::<String>::new());
     let unknown = verify(&database, &["--org", "nobody"]);
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no org nobody"));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("--org: there is no org here"));
     let wrong = verify(&database, &["--from", "2026-13"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("2026-10"), "it shows how to write it");
