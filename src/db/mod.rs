@@ -90,7 +90,7 @@ impl Db {
         let pool = Pool::builder()
             .max_size(options.size)
             .min_idle(Some(1))
-            .connection_timeout(options.wait.max(Duration::from_millis(500)))
+            .connection_timeout(FOUND_WITHIN)
             .error_handler(Box::new(Unreachable))
             .build_unchecked(Manager { url: options.url.clone(), bounds, roles: options.roles });
         Self {

@@ -9,6 +9,7 @@
 //!
 //! A session that we lost hold of is ended at the server: it may hold locks that its successor waits for.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// has accepted us.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(6);
 /// How long is waited for others to have connected.
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing is asked after a server could not be.
 const REST: Duration = Duration::from_millis(500);
 /// How long want of room is told after it was met: what is not tried is not met again.
@@ -182,9 +183,8 @@ struct Watch {
     lines: Mutex<Vec<Weak<Line>>>,
     work: Mutex<Work>,
     told: Condvar,
-    /// Who connects, since when, and what was open before: one at a time, as the socket is found by what is
-    /// new.
-    turn: Mutex<Option<(Instant, Arc<Open>)>>,
+    /// One connects at a time, as the socket is found by what is new.
+    turns: Mutex<Turns>,
     turned: Condvar,
     closed: AtomicBool,
     /// Until when connections are suspected, because one was silent.
@@ -203,7 +203,7 @@ static WATCH: LazyLock<Watch> = LazyLock::new(|| {
         lines: Mutex::default(),
         work: Mutex::default(),
         told: Condvar::new(),
-        turn: Mutex::default(),
+        turns: Mutex::default(),
         turned: Condvar::new(),
         closed: AtomicBool::new(false),
         alarm: AtomicU64::new(0),
@@ -235,28 +235,44 @@ impl Watch {
     }
 }
 
+/// Who connects, and who comes next: in the order in which they came, as a busy machine would else let some
+/// wait for ever.
+#[derive(Default)]
+struct Turns {
+    /// Since when somebody connects, and what was open before.
+    taken: Option<(Instant, Arc<Open>)>,
+    waiting: VecDeque<u64>,
+    next: u64,
+}
+
 /// A turn at connecting.
 struct Turn;
 
 impl Turn {
     fn take() -> Result<(Self, Arc<Open>), Error> {
-        let busy = |turn: &mut Option<_>| turn.is_some();
-        let turn = lock(&WATCH.turn);
-        let waited = WATCH.turned.wait_timeout_while(turn, TURN_PATIENCE, busy);
-        let (mut turn, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if turn.is_some() {
+        let mut turns = lock(&WATCH.turns);
+        turns.next += 1;
+        let mine = turns.next;
+        turns.waiting.push_back(mine);
+        let not_yet = |turns: &mut Turns| turns.taken.is_some() || turns.waiting.front() != Some(&mine);
+        let waited = WATCH.turned.wait_timeout_while(turns, TURN_PATIENCE, not_yet);
+        let (mut turns, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        turns.waiting.retain(|other| *other != mine);
+        if waited.timed_out() {
+            drop(turns);
+            WATCH.turned.notify_all();
             return Err(Error::Busy("the database does not take connections: try again in a second"));
         }
         let open = Arc::new(Open::now());
-        *turn = Some((Instant::now(), Arc::clone(&open)));
+        turns.taken = Some((Instant::now(), Arc::clone(&open)));
         Ok((Self, open))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *lock(&WATCH.turn) = None;
-        WATCH.turned.notify_one();
+        lock(&WATCH.turns).taken = None;
+        WATCH.turned.notify_all();
     }
 }
 
@@ -345,7 +361,7 @@ fn watch() {
                 looks.push(line);
             }
         }
-        let connecting = lock(&WATCH.turn).clone();
+        let connecting = lock(&WATCH.turns).taken.clone();
         if let Some((_, open)) = connecting.filter(|(since, _)| closed || since.elapsed() > CONNECT_PATIENCE)
         {
             open.since().iter().for_each(Socket::shut);

@@ -136,7 +136,7 @@ impl Asked {
 
 /// The rows as CSV. What is wrong with the query is answered before the first of them is sent.
 async fn daily_csv(app: &web::Data<App>, principal: &Principal, asked: Asked) -> Result<HttpResponse, Error> {
-    let permit = permit(app, principal)?;
+    let permit = permit(app, principal).await?;
     let (shared, caller, rows) = (app.clone(), principal.clone(), principal.rows);
     let checked = asked.clone();
     let query = app

@@ -139,22 +139,24 @@ fn uniques(rules: &Rules, part: Part) -> String {
 }
 
 /// A record counts to the first rate of its card that fits its dimensions, if that has tiers. The sums come first, apart from the
-/// rest, so that they are planned as what they are: all of the work.
+/// rest, so that they are planned as what they are: all of the work. The rate is looked up for each sum, and no join, so that it
+/// does not blur what the join of the series costs.
 fn rating(rules: &Rules, part: Part) -> String {
     format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, meter_id, rate_card_id, date_trunc('month', day::timestamp)::date AS month,
                  sum(quantity) AS quantity
              FROM {} r GROUP BY 1, 2, 3, 4, 5)
-         SELECT r.org_id, r.meter_id, r.rate_card_id, p.rate, r.month, sum(r.quantity) AS quantity
-         FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
-         CROSS JOIN LATERAL (
-             SELECT (e.place - 1)::smallint AS rate,
-                 coalesce(jsonb_typeof(e.rate -> 'tiers') = 'object', false) AS tiered
-             FROM rate_cards c, jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
-             WHERE c.rate_card_id = r.rate_card_id AND s.dimensions @> coalesce(e.rate -> 'when', '{{}}')
-             ORDER BY e.place LIMIT 1) p
-         WHERE p.tiered GROUP BY 1, 2, 3, 4, 5",
+         SELECT org_id, meter_id, rate_card_id, rate, month, sum(quantity) AS quantity
+         FROM (
+             SELECT r.org_id, r.meter_id, r.rate_card_id, r.month, r.quantity, (
+                 SELECT CASE WHEN jsonb_typeof(e.rate -> 'tiers') = 'object' THEN (e.place - 1)::smallint END
+                 FROM rate_cards c, jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
+                 WHERE c.rate_card_id = r.rate_card_id AND s.dimensions @> coalesce(e.rate -> 'when', '{{}}')
+                 ORDER BY e.place LIMIT 1) AS rate
+             FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
+             OFFSET 0) r
+         WHERE rate IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
         records(part, "rate_card_id", &rules.tiered_cards)
     )
 }
