@@ -41,8 +41,15 @@ impl Operation {
     }
 }
 
-/// Operations whose body has a field `org` that names none: a plan's quotas are nobody's, and refuse it.
-const NO_ORG: [&str; 2] = ["PUT /v1/plans/{id}", "PUT /v1/plans/{id}/quotas"];
+/// Operations whose body has a field `org` that is another thing: a plan's quotas are nobody's, and refuse it;
+/// of usage each event is rejected by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
+const NO_ORG: [&str; 5] = [
+    "PUT /v1/plans/{id}",
+    "PUT /v1/plans/{id}/quotas",
+    "POST /v1/usage",
+    "POST /api/v1/events",
+    "POST /api/v1/events/batch",
+];
 
 fn with(mut all: Value, more: Value) -> Value {
     all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
