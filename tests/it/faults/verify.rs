@@ -4,9 +4,7 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use diesel::Connection;
 use diesel::connection::SimpleConnection;
-use diesel::pg::PgConnection;
 use serde_json::json;
 
 use crate::support::events::{customer, event, invoice, purchase};
@@ -126,7 +124,7 @@ async fn nobody_notices() {
     listener.batch_execute("LISTEN coulomb_orgs").expect("listens");
     let catalog = "SELECT string_agg(name || version, ',') FROM catalog";
     let before = database.value(catalog);
-    let mut holder = PgConnection::establish(&database.url).expect("connects");
+    let mut holder = database.owner();
     holder
         .batch_execute(
             "SELECT pg_advisory_lock(hashtextextended(format('payment %s %s %s', account, livemode, id), 0)) FROM payments",
