@@ -96,7 +96,11 @@ pub fn unfit(path: &str, error: &serde_json::Error) -> Error {
         (true, Some(field)) => field.to_owned(),
         (false, None) => path.to_owned(),
         // The name of an unknown field is part of the path already.
-        (false, Some(field)) if path.rsplit('.').next() == Some(field) => path.to_owned(),
+        (false, Some(field))
+            if !message.starts_with("missing field") && path.rsplit('.').next() == Some(field) =>
+        {
+            path.to_owned()
+        }
         (false, Some(field)) => format!("{path}.{field}"),
     };
     Error::invalid(place, rule)

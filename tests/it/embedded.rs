@@ -115,7 +115,7 @@ fn commits_are_durable_and_nothing_listens_on_the_network() {
         ("lc_collate", "C"),
         ("TimeZone", "UTC"),
         ("max_wal_size", "2GB"),
-        ("max_connections", "100"),
+        ("max_connections", "400"),
     ] {
         assert_eq!(value(embedded.url(), &format!("current_setting('{setting}')")), expected, "{setting}");
     }

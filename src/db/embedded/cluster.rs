@@ -114,7 +114,12 @@ impl Cluster {
         made?;
         let conf = partial.join("postgresql.conf");
         let initial = fs::read_to_string(&conf).map_err(cannot("read", &conf))?;
-        fs::write(&conf, settings::postgresql_conf(&initial)).map_err(cannot("write", &conf))?;
+        let mut own = settings::postgresql_conf(&initial);
+        if temporary {
+            // The daemons of all tests share it, and those in the tests' own process stay to its end.
+            own.push_str("max_connections = 400\n");
+        }
+        fs::write(&conf, own).map_err(cannot("write", &conf))?;
         File::open(&conf).and_then(|file| file.sync_all()).map_err(cannot("write", &conf))?;
         fs::rename(&partial, &self.pgdata).map_err(cannot("move the new cluster to", &self.pgdata))?;
         File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(cannot("write", data_dir))
