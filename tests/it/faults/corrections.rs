@@ -72,10 +72,17 @@ async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
         let outcomes = daemon.usage(&key, &json!(events)).await;
         assert!(outcomes.iter().all(|outcome| outcome == "accepted"));
     }
+    let own = database.key("usage:write", Some("acme"));
     let correct = async |from: i64| {
         for n in from..from + 15 {
-            let (status, answer) = daemon.post("/v1/usage/void", &key, &void(n)).await;
-            assert_eq!(status, 200, "{answer}");
+            loop {
+                let (status, answer) = daemon.post("/v1/usage/void", &own, &void(n)).await;
+                // An org that asks for much at once may be told to ask again.
+                if status != 503 {
+                    assert_eq!(status, 200, "{answer}");
+                    break;
+                }
+            }
         }
     };
     let others = async {
