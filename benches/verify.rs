@@ -31,7 +31,7 @@ fn main() {
     migrate::run(&mut conn).expect("migrates");
     let sql = RECORDS.replace(":records", &records.to_string()).replace(":orgs", &orgs.to_string());
     // One statement at a time, each committed: all in one transaction would keep the server from its upkeep.
-    for statement in sql.split(";\n") {
+    for statement in sql.split(";\n").filter(|statement| !statement.trim().is_empty()) {
         conn.batch_execute(statement).expect("the records");
     }
     conn.batch_execute("VACUUM ANALYZE").expect("statistics");
