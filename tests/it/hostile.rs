@@ -140,9 +140,11 @@ impl Sweep<'_> {
                 add(format!("body {}", short(&String::from_utf8_lossy(&body))), with(body));
             }
             const MARKER: &str = "@@@";
-            for place in places(self.api, schema, 3) {
+            for (n, place) in places(self.api, schema, 3).into_iter().enumerate() {
                 let text = marked(fitting.clone(), &place, MARKER).to_string();
-                for value in values::json() {
+                // Below the first level one value in three, each place beginning with another: together all are tried.
+                let step = if place.len() == 1 { 1 } else { 3 };
+                for value in values::json().into_iter().skip(n % step).step_by(step) {
                     let body = text.replace(&format!("\"{MARKER}\""), &value).into_bytes();
                     add(format!("field {} = {}", place.join("."), short(&value)), with(body));
                 }
@@ -287,7 +289,7 @@ async fn no_hostile_value_is_a_failure_of_ours() {
     let settings = [("COULOMB_POOL_WAIT_MS", "30000"), ("COULOMB_EXPORTS", "32"), ("COULOMB_LOG", "error")];
     let daemon = Daemon::with(&database, &settings);
     let mut seed = Seed::make(&database, &daemon).await;
-    let api: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("JSON");
+    let api: Value = serde_json::from_str(&database.run(&["openapi"])).expect("JSON");
     let operations = operations(&api);
     seed.cursors = cursors(&daemon, &seed, &operations).await;
     let sweep = Sweep { api: &api, seed: &seed, daemon: &daemon };
