@@ -143,11 +143,6 @@ async fn ask_to_stop() {
 fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     let mut conn = db::connect(url, roles)?;
     let made = db::retrying(&mut conn, |conn| {
-        // Two daemons may start at once on an empty database.
-        diesel::connection::SimpleConnection::batch_execute(
-            conn,
-            "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE",
-        )?;
         if !auth::none_yet(conn)? {
             return Ok(None);
         }

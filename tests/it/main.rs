@@ -37,6 +37,7 @@ mod projection;
 mod quota;
 mod quota_race;
 mod reads;
+mod rights;
 mod scenarios;
 mod schema;
 mod serving;

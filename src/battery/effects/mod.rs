@@ -45,7 +45,7 @@ use crate::realm::Realm;
 /// Failed attempts after which a marker is parked.
 const ATTEMPTS: i16 = 5;
 /// Lock of effects, under which what waits is looked through: any number that nobody else uses.
-const LOCK: i64 = 2_685_663;
+const LOCK: i64 = 2_685_668;
 
 /// How effects are worked on.
 #[derive(Clone, Copy, Debug)]

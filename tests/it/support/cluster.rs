@@ -4,7 +4,7 @@
 //! guard waits for the end of its standard input, which this process holds.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,9 +27,14 @@ const TEMPLATE: &str = "coulomb_template";
 
 impl Server {
     /// A server with nothing in it; `name` tells it from others.
-    #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
     pub fn start(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id()));
+        Self::start_in(&std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id())))
+    }
+
+    /// A server with nothing in it, whose data lie in `dir`.
+    #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
+    pub fn start_in(dir: &Path) -> Self {
+        let dir = dir.to_owned();
         let mut guard = Command::new(env!("CARGO_BIN_EXE_coulomb"))
             .arg("postgres")
             .arg("--temporary")
@@ -47,6 +52,13 @@ impl Server {
             .unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}"))
             .to_owned();
         Self { url, dir, _stdin: guard.stdin.take().expect("piped") }
+    }
+
+    /// Starts it again as a standby that has nobody to follow.
+    pub fn becomes_standby(&self) {
+        std::fs::write(self.dir.join("pgdata/standby.signal"), "").expect("written");
+        let postmaster = rustix::process::Pid::from_raw(self.processes()[0]).expect("a process");
+        rustix::process::kill_process(postmaster, rustix::process::Signal::INT).expect("it ends");
     }
 
     /// Its processes.
