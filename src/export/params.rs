@@ -28,21 +28,27 @@ pub struct Params {
     pub format: Option<String>,
     /// Invoices and lines: issued (`finalized_at`) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_from: Option<String>,
     /// Invoices and lines: issued before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_before: Option<String>,
     /// Invoices, lines and payments: paid (`paid_at`) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub paid_from: Option<String>,
     /// Invoices, lines and payments: paid before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub paid_before: Option<String>,
     /// Made (`created`; for lines their invoice) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_from: Option<String>,
     /// Made before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_before: Option<String>,
     /// Only this status, or several separated by commas; for lines that of their invoice
     #[arg(long)]
