@@ -534,6 +534,8 @@ diesel::table! {
         valid_until -> Timestamptz,
         cancel_at_period_end -> Bool,
         ended_at -> Nullable<Timestamptz>,
+        grace_days -> Int4,
+        trial_plan_id -> Nullable<Text>,
     }
 }
 
@@ -681,6 +683,7 @@ diesel::table! {
         trial_battery_units -> Nullable<Numeric>,
         daily_battery -> Numeric,
         battery_debt_limit -> Nullable<Numeric>,
+        grace_days -> Int4,
     }
 }
 
@@ -692,6 +695,8 @@ diesel::table! {
         active -> Bool,
         metadata -> Jsonb,
         created_at -> Timestamptz,
+        rank -> Int4,
+        is_default -> Bool,
     }
 }
 
@@ -756,13 +761,14 @@ diesel::table! {
 }
 
 diesel::table! {
-    quota_counters (org_id, slot_id, subject, period) {
+    quota_counters (org_id, slot_id, subject, period, began) {
         org_id -> Int8,
         slot_id -> Int4,
         subject -> Text,
         period -> Date,
         used -> Numeric,
         reserved -> Numeric,
+        began -> Timestamptz,
     }
 }
 
@@ -980,6 +986,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    subscription_periods (account, livemode, subscription_id, price_id, period_start) {
+        account -> Text,
+        livemode -> Bool,
+        subscription_id -> Text,
+        price_id -> Text,
+        period_start -> Timestamptz,
+        period_end -> Timestamptz,
+        product_id -> Nullable<Text>,
+        item_number -> Int4,
+        first_seen -> Timestamptz,
+        last_seen -> Timestamptz,
+    }
+}
+
+diesel::table! {
     subscription_prices (account, livemode, subscription_id, price_id) {
         account -> Text,
         livemode -> Bool,
@@ -1099,6 +1120,7 @@ diesel::table! {
         value -> Nullable<Text>,
         moved -> Bool,
         battery_batch -> Nullable<Int8>,
+        billing_start -> Nullable<Timestamptz>,
     }
 }
 
@@ -1184,6 +1206,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_objects,
     subscription_items,
     subscription_moves,
+    subscription_periods,
     subscription_prices,
     subscriptions,
     tax_rates,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::directory::Change;
 use super::mirror::{self, mirror};
 use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
 use crate::error::Error;
@@ -154,6 +155,15 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+    }
+}
+
+impl Invoice {
+    /// Says that its subscription has changed: until when `past_due` keeps the plan goes by its invoices.
+    pub(super) fn change(&self) -> Option<Change> {
+        let subscription_id =
+            self.subscription_id.clone().filter(|_| self.status.as_deref() != Some("draft"))?;
+        Some(Change::Subscription(self.account.clone(), self.livemode, subscription_id))
     }
 }
 

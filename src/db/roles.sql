@@ -58,6 +58,7 @@ BEGIN
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
         ('subscription_prices', own_subscription), ('subscription_moves', own_subscription),
+        ('subscription_periods', own_subscription),
         ('invoices', own_customer), ('invoice_lines', own_invoice),
         ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice),
         ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 
 use super::counters::{Count, CounterKey, slots_for};
 use super::limits::{Enforcement, Limit, Limits, Source};
-use super::periods;
 use super::quantity::{Quantity, Sum};
 use super::slots::{PeriodKind, Slot};
 use crate::battery::Account;
@@ -146,7 +145,7 @@ impl Applying<'_> {
             reserved: Quantity(count.reserved.shown()),
             remaining,
             exempt: self.exempt,
-            resets_at: periods::bounds(self.slot.period, self.key.period, org).1,
+            resets_at: self.key.period.bounds(self.slot.period, org).1,
         })
     }
 }

@@ -84,7 +84,7 @@ impl Book {
             Self::Summaries => &["org_id", "series_id", "day"],
             Self::Uniques => &["org_id", "series_id", "day", "value_digest"],
             Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "month"],
-            Self::Quotas => &["org_id", "slot_id", "subject", "period"],
+            Self::Quotas => &["org_id", "slot_id", "subject", "period", "began"],
         }
     }
 

@@ -146,7 +146,7 @@ struct Record {
     meter_id: i32,
     rate_card_id: Option<i32>,
     day: NaiveDate,
-    billing_period: Option<NaiveDate>,
+    billing_start: Option<DateTime<Utc>>,
     correction: i16,
     quantity: Decimal,
     cost: Decimal,
@@ -181,7 +181,7 @@ impl Stored {
                 usage_records::meter_id,
                 usage_records::rate_card_id,
                 usage_records::day,
-                usage_records::billing_period,
+                usage_records::billing_start,
                 usage_records::correction,
                 usage_records::quantity,
                 usage_records::cost,
@@ -216,7 +216,7 @@ impl Stored {
                 Some(closed) if record.day < next_month(closed) => {
                     (org.day(now).max(next_month(closed)), org.billing_period(now))
                 }
-                _ => (record.day, record.billing_period),
+                _ => (record.day, record.billing_start),
             };
             Ok(Usage {
                 org: Arc::clone(org),

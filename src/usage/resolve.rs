@@ -63,8 +63,8 @@ pub struct Usage {
     pub received_at: DateTime<Utc>,
     /// The local day that it is counted to.
     pub day: NaiveDate,
-    /// First day of the billing period that it is counted to.
-    pub billing_period: Option<NaiveDate>,
+    /// When the billing period began that it is counted to.
+    pub billing_period: Option<DateTime<Utc>>,
     /// The caller's id.
     pub event_id: Box<str>,
     /// Who reported it.

@@ -41,6 +41,7 @@ pub const DERIVED: &[&str] = &[
     "refunds",
     "stripe_objects",
     "subscription_items",
+    "subscription_periods",
     "subscription_prices",
     "subscriptions",
     "tax_rates",

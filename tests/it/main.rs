@@ -12,6 +12,7 @@ mod battery;
 mod battery_commands;
 mod battery_effects;
 mod battery_reads;
+mod billing_periods;
 mod commands;
 mod commands_line;
 mod crashes;

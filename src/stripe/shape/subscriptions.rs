@@ -1,6 +1,9 @@
 //! Subscriptions. Since `2025-03-31.basil` each item has a period of its own.
 
+use chrono::{DateTime, Utc};
+
 use super::Fields;
+use crate::billing::subscription_periods::{Said, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
 pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
@@ -46,6 +49,27 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
 /// Ids of the prices of its items.
 pub(super) fn price_ids(from: Fields<'_>) -> Vec<String> {
     entries(from).into_iter().filter_map(price_id).collect()
+}
+
+/// The period of each item: its own, or, before `basil`, that of the subscription.
+pub(super) fn periods(from: Fields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+    let status = from.text("status");
+    if !matches!(status.as_deref(), Some("trialing" | "active" | "past_due" | "canceled")) {
+        return Vec::new();
+    }
+    let seen = |(item_number, entry): (i32, Fields<'_>)| {
+        let time = |field| entry.time(field).or_else(|| from.time(field));
+        let (start, end) = (time("current_period_start")?, time("current_period_end")?);
+        (start < end).then(|| SeenPeriod {
+            realm: from.object.realm.clone(),
+            subscription_id: from.object.id.to_owned(),
+            price_id: price_id(entry).unwrap_or_default(),
+            start,
+            said: Said { end, item_number, product_id: price(entry).id("product") },
+            at,
+        })
+    };
+    (0..).zip(entries(from)).filter_map(seen).collect()
 }
 
 /// The items; a subscription may name one plan and have no list.

@@ -159,13 +159,18 @@ impl Book {
         const SLOT: &str = "(
             SELECT concat_ws(' ', m.key, nullif(q.filter, '{}'), 'by ' || q.period)
             FROM quota_slots q JOIN meters m USING (meter_id) WHERE q.slot_id = d.slot_id)";
+        // Two periods may begin on one date.
+        const BEGAN: &str =
+            "to_char(nullif(d.began, 'epoch') AT TIME ZONE 'UTC', '\"from\" HH24:MI:SS \"UTC\"')";
         let words = match self {
             Self::Summaries => format!("{SERIES}, d.day"),
             Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
             Self::Rating => format!(
                 "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
-            Self::Quotas => format!("{SLOT}, d.period, 'of ' || quote_literal(nullif(d.subject, ''))"),
+            Self::Quotas => {
+                format!("{SLOT}, d.period, {BEGAN}, 'of ' || quote_literal(nullif(d.subject, ''))")
+            }
         };
         format!("concat_ws(' ', {ORG}, {words})")
     }

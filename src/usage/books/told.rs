@@ -1,6 +1,6 @@
 //! What each book must say, as SQL over the records.
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{Days, NaiveDate};
 use diesel::pg::PgConnection;
 
 use super::parts::Part;
@@ -8,9 +8,8 @@ use super::rules::SlotRule;
 use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::quota::slots::PeriodKind;
+use crate::quota::periods::Period;
 use crate::time::Clock;
-use crate::usage::partitions::month_of;
 
 /// Past days in which counters of quotas are compared; older ones may have been cleaned away.
 const QUOTA_DAYS: u64 = 365;
@@ -176,7 +175,7 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
             let since = since(rules, &org, slot).max(part.from);
             let earliest = if slot.per_subject { &mut first_by_subject } else { &mut first };
             *earliest = since.min(*earliest);
-            let running = label(&org, slot.period, now);
+            let running = Period::at(slot.period, &org, now).label;
             lines.push(format!("({}, {}, '{since}'::date, '{running}'::date)", org.org_id, slot.slot_id));
         }
     }
@@ -204,17 +203,19 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     let told = format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, {subject} AS subject,
-                 day, date_trunc('month', day::timestamp)::date AS month, billing_period, sum(quantity) AS quantity
-             FROM {records} r GROUP BY 1, 2, 3, 4, billing_period)
-         SELECT org_id, slot_id, subject, period, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
+                 day, date_trunc('month', day::timestamp)::date AS month, billing_period, billing_start,
+                 sum(quantity) AS quantity
+             FROM {records} r GROUP BY 1, 2, 3, 4, billing_period, billing_start)
+         SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
              SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                  k.since, k.running, r.quantity,
                  CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN r.month
-                     ELSE coalesce(r.billing_period, r.month) END AS period
+                     ELSE coalesce(r.billing_period, r.month) END AS period,
+                 coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
              JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id) c
-         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period",
+         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period, began",
         records = records(counted, "meter_id", &rules.additive),
         slots = slots(&lines),
         begins = begins("period"),
@@ -240,15 +241,7 @@ fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
     let now = rules.as_of.now;
     let days = if slot.per_subject { SUBJECT_DAYS } else { QUOTA_DAYS };
     let kept = now.checked_sub_days(Days::new(days)).unwrap_or(now);
-    let since = label(org, slot.period, slot.created_at).max(label(org, slot.period, kept));
+    let label = |at| Period::at(slot.period, org, at).label;
+    let since = label(slot.created_at).max(label(kept));
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))
-}
-
-fn label(org: &OrgContext, kind: PeriodKind, at: DateTime<Utc>) -> NaiveDate {
-    let day = org.day(at);
-    match kind {
-        PeriodKind::Day => day,
-        PeriodKind::Month => month_of(day),
-        PeriodKind::Billing => org.billing_period(at).unwrap_or_else(|| month_of(day)),
-    }
 }

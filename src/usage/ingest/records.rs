@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -34,6 +34,7 @@ const COLUMNS: [&str; 19] = [
     "value",
     "moved",
     "battery_batch",
+    "billing_start",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -120,7 +121,7 @@ pub(super) fn is_there(
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
-    out.extend_from_slice(&19_i16.to_be_bytes());
+    out.extend_from_slice(&20_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -133,7 +134,7 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
     }
     field(out, &days(usage.day).to_be_bytes());
     match usage.billing_period {
-        Some(day) => field(out, &days(day).to_be_bytes()),
+        Some(began) => field(out, &days(began.date_naive()).to_be_bytes()),
         None => null(out),
     }
     field(out, &usage.correction.to_be_bytes());
@@ -150,5 +151,13 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
     }
     let moved = usage.day.signed_duration_since(usage.occurred_at.date_naive()).num_days() > 1;
     field(out, &[u8::from(moved)]);
-    if metered.battery_units.is_zero() { null(out) } else { field(out, &batch.to_be_bytes()) }
+    if metered.battery_units.is_zero() {
+        null(out)
+    } else {
+        field(out, &batch.to_be_bytes())
+    }
+    match usage.billing_period {
+        Some(began) => field(out, &micros(began).to_be_bytes()),
+        None => null(out),
+    }
 }
