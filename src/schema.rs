@@ -546,6 +546,7 @@ diesel::table! {
         value_field -> Nullable<Text>,
         dimensions -> Array<Nullable<Text>>,
         created_at -> Timestamptz,
+        allows_negative -> Bool,
     }
 }
 
@@ -793,6 +794,8 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>,
         settled_quantity -> Nullable<Numeric>,
         battery_units -> Numeric,
+        overage -> Nullable<Numeric>,
+        debt -> Nullable<Numeric>,
     }
 }
 
