@@ -1,4 +1,5 @@
-//! Quantities on the wire: decimals as strings; numbers are taken where they are exact.
+//! Quantities on the wire: decimals as strings. What people set (limits, grants, prices) is exact or refused; what programs measured
+//! is rounded to the places that are kept ([`Amount`]).
 
 use std::borrow::Cow;
 
@@ -7,8 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 
+mod read;
 mod sum;
 
+pub use self::read::{Amount, Unread, rounded, written};
 pub use self::sum::Sum;
 
 /// Decimal places of a quantity at most.

@@ -548,6 +548,7 @@ diesel::table! {
         value_field -> Nullable<Text>,
         dimensions -> Array<Nullable<Text>>,
         created_at -> Timestamptz,
+        allows_negative -> Bool,
     }
 }
 
@@ -799,6 +800,8 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>,
         settled_quantity -> Nullable<Numeric>,
         battery_units -> Numeric,
+        overage -> Nullable<Numeric>,
+        debt -> Nullable<Numeric>,
     }
 }
 

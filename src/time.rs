@@ -98,9 +98,16 @@ const SPAN_S: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 pub struct Moment(pub DateTime<Utc>);
 
 impl Moment {
-    /// The instant, where it is one that people may mean.
+    /// The instant, where it is one that people may mean. A leap second, `23:59:60`, is the second after it, as POSIX counts (IEEE
+    /// 1003.1, 4.19): chrono keeps it as a 59th second with too many nanoseconds, which has the day, month and period of the
+    /// second before.
     #[must_use]
     pub fn within_span(at: DateTime<Utc>) -> Option<Self> {
+        const SECOND: u32 = 1_000_000_000;
+        let at = match at.timestamp_subsec_nanos().checked_sub(SECOND) {
+            Some(nanos) => DateTime::from_timestamp(at.timestamp() + 1, nanos)?,
+            None => at,
+        };
         SPAN_S.contains(&at.timestamp()).then(|| Self(at.trunc_subsecs(6)))
     }
 }
@@ -209,6 +216,29 @@ fn digits(text: &str, groups: &[usize]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leap_second_is_the_next_one() {
+        for (text, instant) in [
+            ("2016-12-31T23:59:60Z", Some("2017-01-01T00:00:00+00:00")),
+            ("2016-12-31T23:59:60.5Z", Some("2017-01-01T00:00:00.500+00:00")),
+            ("2016-12-31T23:59:60.9999999Z", Some("2017-01-01T00:00:00.999999+00:00")),
+            ("2017-01-01T00:59:60+01:00", Some("2017-01-01T00:00:00+00:00")),
+            ("2016-12-31T18:59:60-05:00", Some("2017-01-01T00:00:00+00:00")),
+            ("2015-06-30T23:59:60Z", Some("2015-07-01T00:00:00+00:00")),
+            ("2016-12-31T23:59:59.999999Z", Some("2016-12-31T23:59:59.999999+00:00")),
+            ("2016-12-31T23:59:61Z", None),
+            ("9999-12-31T23:59:60Z", None),
+        ] {
+            let read = text.parse::<Moment>().ok().map(|at| at.0);
+            assert_eq!(read.map(|at| at.to_rfc3339()).as_deref(), instant, "{text}");
+            // As one instant, to whoever counts seconds and to whoever asks for the day.
+            let day = read.map(|at| at.date_naive());
+            let counted =
+                read.and_then(|at| DateTime::from_timestamp(at.timestamp(), 0)).map(|at| at.date_naive());
+            assert_eq!(day, counted, "{text}");
+        }
+    }
 
     #[test]
     fn times_are_written_in_one_way_and_lie_within_a_span() {

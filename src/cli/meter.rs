@@ -58,6 +58,9 @@ pub(super) struct CreateArgs {
     /// Fields of `data` kept for grouping, prices and quotas, separated by commas
     #[arg(long, value_delimiter = ',')]
     dimensions: Vec<String>,
+    /// Let keys with the scope usage:price report values below zero
+    #[arg(long)]
+    allows_negative: bool,
     /// What people call it; its key when left out
     #[arg(long)]
     name: Option<String>,
@@ -113,6 +116,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 value_field: args.value_field,
                 unit: args.unit,
                 dimensions: args.dimensions,
+                allows_negative: args.allows_negative,
             };
             let meter = db::once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;

@@ -38,6 +38,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-27-000100", include_str!("../../migrations/2026-11-27-000100_narrow_rights/up.sql")),
     ("2026-11-27-030001", include_str!("../../migrations/2026-11-27-030001_billing_periods/up.sql")),
     ("2026-11-27-030002", include_str!("../../migrations/2026-11-27-030002_default_plan/up.sql")),
+    (
+        "2026-11-27-040001",
+        include_str!("../../migrations/2026-11-27-040001_usage_below_zero_and_over/up.sql"),
+    ),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

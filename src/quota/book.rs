@@ -2,7 +2,6 @@
 //! In memory; what has changed is written at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -13,9 +12,10 @@ use super::counters::{self, Count, CounterKey, Moved};
 use super::desk::Done;
 use super::limits::Limits;
 use super::orgs::Orgs;
-use super::reservations::{self, Name, Row, State};
+use super::quantity::Sum;
+use super::reservations::{self, Name, Over, Row, State};
 use super::settle::{Claim, Usage};
-use super::standing::{self, Ask, Battery, Standing};
+use super::standing::{self, Ask, Battery};
 use crate::battery::{Accounts, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -160,6 +160,7 @@ impl<'a> Book<'a> {
                 ended_at: None,
                 settled: None,
                 battery_units: units,
+                over: None,
             };
             if let Some(account) = self.accounts.get_mut(org.org_id) {
                 account.hold(units);
@@ -220,18 +221,15 @@ impl<'a> Book<'a> {
                 if row.state != State::Settled {
                     // The usage is counted already.
                     self.end(name, State::Settled, Some(*quantity));
+                    if let Some(row) = self.rows.get_mut(name) {
+                        row.over = Some(Over::default());
+                    }
                 }
                 Ok((self.shown(name, orgs)?, false))
             }
             Claim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
             Claim::New { quantity, counters, units } => {
-                if let Some(over) = self.over(row, usage, counters)? {
-                    return Ok((Done::Exceeded(Box::new(over)), false));
-                }
-                let own = if row.state == State::Open { row.battery_units } else { Decimal::ZERO };
-                if let Some(battery) = self.exhausted(&usage.org, *units - own) {
-                    return Ok((Done::Exhausted(Box::new(battery)), false));
-                }
+                let over = Over { overage: self.overage(usage, counters), debt: self.debt(name.0, *units) };
                 self.end(name, State::Settled, Some(*quantity));
                 if let Some(account) = self.accounts.get_mut(name.0) {
                     let link = Some(json!({ "object": "reservation", "id": name.1 }));
@@ -241,36 +239,31 @@ impl<'a> Book<'a> {
                 for (key, added) in counters {
                     self.add(key, *added, Decimal::ZERO);
                 }
+                if let Some(row) = self.rows.get_mut(name) {
+                    row.over = Some(over);
+                }
                 Ok((self.shown(name, orgs)?, true))
             }
         }
     }
 
-    /// The first limit under which usage in a reservation's place does not fit. What was set aside at a counter fits there.
-    fn over(
-        &self,
-        row: &Row,
-        usage: &Usage<'_>,
-        counters: &[(CounterKey, Decimal)],
-    ) -> Result<Option<Standing>, Error> {
-        let slots = self.catalog.slots.values().flatten();
-        for (key, added) in counters {
-            let Some(slot) = slots.clone().find(|slot| slot.slot_id == key.slot_id) else { continue };
-            let Some(meter) = self.catalog.meters.get(&slot.meter_id) else { continue };
+    /// Of usage that is about to be counted, how much goes over the limit that it exceeds the most. What was used is counted whatever
+    /// the limits say: to refuse it would make it free, as nobody can use it back. Limits decide on what is admitted beforehand.
+    fn overage(&self, usage: &Usage<'_>, counters: &[(CounterKey, Decimal)]) -> Decimal {
+        let over = counters.iter().filter_map(|(key, added)| {
+            let limit = self.limits.of(&usage.org, key.slot_id)?.terms.limit?;
             let subject = Some(key.subject.as_str()).filter(|subject| !subject.is_empty()).or(usage.subject);
-            let at = standing::Applying {
-                key: key.clone(),
-                slot: Arc::clone(slot),
-                limit: self.limits.of(&usage.org, key.slot_id),
-                exempt: self.limits.is_exempt(key.org_id, key.slot_id, subject),
-            };
-            let own =
-                if row.state == State::Open && row.held.contains(key) { row.amount } else { Decimal::ZERO };
-            if *added > own && !at.fits(self.count(key), *added - own) {
-                return at.standing(meter, &usage.org, self.count(key)).map(Some).ok_or_else(no_standing);
-            }
-        }
-        Ok(None)
+            let exempt = self.limits.is_exempt(key.org_id, key.slot_id, subject);
+            let beyond = (self.count(key).used + *added - limit.0).max(Sum::ZERO).min(Sum::from(*added));
+            (!exempt).then(|| beyond.shown())
+        });
+        over.max().unwrap_or_default().max(Decimal::ZERO)
+    }
+
+    /// Of units that are about to be burned, how many the battery does not hold.
+    fn debt(&self, org_id: i64, units: Decimal) -> Decimal {
+        let held = self.accounts.get(org_id).map_or(units, |account| account.balance().max(Decimal::ZERO));
+        (units - held).max(Decimal::ZERO)
     }
 
     /// A settlement whose meter no longer counts.

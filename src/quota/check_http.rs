@@ -7,7 +7,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
@@ -23,7 +24,7 @@ use crate::error::{Error, Problem};
 use crate::http::Body;
 use crate::ids;
 use crate::openapi::{CommandErrors, IdempotencyKey};
-use crate::quantity::{Quantity, QuantityAboveZero, QuantityFromZero};
+use crate::quantity::{Amount, QuantityAboveZero, QuantityFromZero};
 
 /// Checks in one request, at most.
 const MAX_ITEMS: usize = 1000;
@@ -46,7 +47,7 @@ pub struct CheckItem {
     /// How much; 1 when left out. 0 asks how the org stands.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
-    pub amount: Option<Quantity>,
+    pub amount: Option<Amount>,
     /// Dimensions of the usage.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
@@ -87,7 +88,7 @@ pub struct ReserveBody {
     pub meter: String,
     /// How much, above 0.
     #[schema(value_type = QuantityAboveZero)]
-    pub amount: Quantity,
+    pub amount: Amount,
     /// Dimensions of the usage that is to come.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
@@ -119,11 +120,11 @@ pub struct SettleBody {
     /// the source `coulomb:reservation`.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
-    pub amount: Option<Quantity>,
+    pub amount: Option<Amount>,
     /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter is the amount.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    pub event: Option<Value>,
+    pub event: Option<Box<RawValue>>,
 }
 
 /// Whose reservation is given back.
@@ -337,14 +338,15 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
         .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
 }
 
-/// Puts usage in a reservation's place and records it, in one transaction. More than was reserved must fit under the limits, and so
-/// must usage that comes after the reservation ended or after its period; else 409, and nothing changes. A repeat gets the same answer.
+/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever the limits say: more
+/// than was reserved, or after the reservation ended. The answer tells what of it went over a limit (`overage`) and what the battery
+/// did not hold (`debt`); the next reservation is refused for it. A repeat gets the same answer.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/settle", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
     request_body = SettleBody, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or it was settled with other usage", body = DoesNotFit, content_type = "application/problem+json"),
+        (status = 409, description = "It was settled with other usage (`already_settled`), or another event is recorded under the event's key", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
         CommandErrors
     )
@@ -366,7 +368,7 @@ pub async fn settle(
             "stands beside `event`, which has its own: leave one of them out",
         ));
     }
-    if sent.event.as_ref().is_some_and(|event| !event.is_object()) {
+    if sent.event.as_ref().is_some_and(|event| !event.get().starts_with('{')) {
         return Err(Error::invalid("event", "must be a usage event, a JSON object"));
     }
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use rust_decimal::Decimal;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::book::Book;
 use super::counters::{self, CounterKey};
@@ -56,7 +56,7 @@ pub enum Job {
         /// The actual amount; what was reserved, when left out.
         amount: Option<Decimal>,
         /// The usage event; made up when left out.
-        event: Option<Value>,
+        event: Option<Box<RawValue>>,
     },
     /// Give a reservation back.
     Release {
@@ -180,7 +180,8 @@ impl Desk {
                     dimensions: &row.dimensions,
                     subject: row.subject.as_deref(),
                     member: row.member.as_deref(),
-                    event: event.as_ref(),
+                    event: event.as_deref(),
+                    made_at: row.made_at,
                 });
             }
         }

@@ -73,6 +73,17 @@ pub(super) struct Row {
     pub settled: Option<Decimal>,
     /// Set aside of the battery.
     pub battery_units: Decimal,
+    /// How much of what was settled went over a limit, and how much of it the battery did not hold.
+    pub over: Option<Over>,
+}
+
+/// What a settlement used beyond what there was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Over {
+    /// Of its quantity, beyond the limit that it went beyond the most.
+    pub overage: Decimal,
+    /// Of its battery units, beyond what the battery held.
+    pub debt: Decimal,
 }
 
 /// Names a reservation.
@@ -104,6 +115,8 @@ impl Row {
             ended_at: self.ended_at,
             settled_amount: self.settled.map(Quantity),
             battery_units: Quantity(self.battery_units),
+            overage: self.over.map(|over| Quantity(over.overage)),
+            debt: self.over.map(|over| Quantity(over.debt)),
             quotas,
             battery,
         }
@@ -139,6 +152,10 @@ pub struct Reservation {
     pub settled_amount: Option<Quantity>,
     /// What was set aside of the battery.
     pub battery_units: Quantity,
+    /// Of what was settled, how much went over a limit (the one that it exceeds the most); null: it is not settled.
+    pub overage: Option<Quantity>,
+    /// Of the battery units that were settled, how many the battery did not hold: they are owed; null: it is not settled.
+    pub debt: Option<Quantity>,
     /// How the org stands under each limit now; only when it is made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quotas: Vec<Standing>,
@@ -151,18 +168,21 @@ type Types = (
     (BigInt, Text, Integer, Text),
     (Numeric, Jsonb, Nullable<Text>, Nullable<Text>, Jsonb),
     (Text, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Numeric>, Numeric),
+    (Nullable<Numeric>, Nullable<Numeric>),
 );
 type Loaded = (
     (i64, String, i32, String),
     (Decimal, Value, Option<String>, Option<String>, Value),
     (String, DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>, Option<Decimal>, Decimal),
+    (Option<Decimal>, Option<Decimal>),
 );
 
 /// The columns of a row, of the table named `r`.
 macro_rules! columns {
     () => {
         "SELECT r.org_id, r.reservation_id, r.meter_id, (SELECT m.key FROM meters m WHERE m.meter_id = r.meter_id),
-         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity, r.battery_units "
+         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity,
+         r.battery_units, r.overage, r.debt "
     };
 }
 
@@ -198,7 +218,8 @@ statement!(Insert -> Untyped:
     "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at, battery_units)
      SELECT o, i, m, a, d, s, u, h, 'open', f, e, b FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b) ON CONFLICT DO NOTHING");
 statement!(Update -> Untyped:
-    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q FROM unnest(?, ?, ?, ?, ?) AS t (o, i, s, e, q) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
+    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
+     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
 /// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a subscription's period
 /// began. One that ended before periods were told apart has no such instant.
@@ -219,7 +240,7 @@ impl Held {
     }
 }
 
-fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
+fn row_of((names, what, state, over): Loaded) -> Result<Row, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
     let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
@@ -244,6 +265,7 @@ fn row_of((names, what, state): Loaded) -> Result<Row, Error> {
         ended_at,
         settled,
         battery_units,
+        over: over.0.zip(over.1).map(|(overage, debt)| Over { overage, debt }),
     })
 }
 
@@ -335,6 +357,8 @@ pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error
         .bind::<Text, _>(rows.iter().map(|row| row.state.name()).collect::<Vec<_>>())
         .bind::<Nullable<Timestamptz>, _>(rows.iter().map(|row| row.ended_at).collect::<Vec<_>>())
         .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| row.settled).collect::<Vec<_>>())
+        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.over?.overage)).collect::<Vec<_>>())
+        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.over?.debt)).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(())
 }

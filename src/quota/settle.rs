@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::counters::CounterKey;
@@ -37,7 +37,9 @@ pub struct Usage<'a> {
     /// The reservation's member, likewise.
     pub member: Option<&'a str>,
     /// The usage event that the caller sent, in the native form of `POST /v1/usage`.
-    pub event: Option<&'a Value>,
+    pub event: Option<&'a RawValue>,
+    /// When the reservation was made: what was used under it happened about then, or later.
+    pub made_at: DateTime<Utc>,
 }
 
 /// What the claim of a usage event's key came to.
@@ -168,18 +170,17 @@ fn resolve(
     now: DateTime<Utc>,
 ) -> Result<Recorded, Rejection> {
     let caller = Caller { org_id: Some(usage.org.org_id), backfill: false, price: false };
-    // An event says when it happened; one of the future or of long ago does not settle what was reserved just now.
-    let window =
-        Window { back: chrono::Duration::days(1), horizon: None, ahead: chrono::Duration::minutes(5) };
+    // An event says when it happened; one of the future, or of long before, does not settle what was reserved.
+    let back = (now - usage.made_at).max(chrono::Duration::zero()) + chrono::Duration::days(1);
+    let window = Window { back, horizon: None, ahead: chrono::Duration::minutes(5) };
     let resolver = Resolver { catalog, series, caller, window, now };
     let in_event =
         |rejection: Rejection| Rejection { field: format!("event.{}", rejection.field).into(), ..rejection };
     let Some(event) = usage.event else {
         return made(&resolver, usage);
     };
-    let text = event.to_string();
-    let read =
-        event::parse(text.as_bytes(), &Form::Json, 1, false).ok().and_then(|mut read| read.events.pop());
+    let read = event::parse(event.get().as_bytes(), &Form::Json, 1, false);
+    let read = read.ok().and_then(|mut read| read.events.pop());
     let event = read
         .map_or_else(|| Err(Rejection::new("", "malformed", "must be one usage event")), |read| read.event);
     let event = event.map_err(in_event)?;
@@ -213,6 +214,7 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
         org: Arc::clone(org),
         event_key: event_key(SOURCE, usage.reservation),
         content: i64::from_be_bytes(content),
+        names_time: false,
         occurred_at: resolver.now,
         received_at: resolver.now,
         day,

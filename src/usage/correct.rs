@@ -222,6 +222,7 @@ impl Stored {
                 org: Arc::clone(org),
                 event_key: self.event_key,
                 content: 0,
+                names_time: true,
                 occurred_at: self.occurred_at,
                 received_at: now,
                 day,

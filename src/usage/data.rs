@@ -8,7 +8,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::event::Rejection;
-use crate::quantity::{LIMIT, PLACES};
+use crate::quantity::{self, Unread};
 
 /// Fields of `data` at most.
 const FIELDS: usize = 100;
@@ -62,30 +62,21 @@ impl<'de> Visitor<'de> for Fields {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A quantity: a JSON number, or a string with one. `None` for null.
+/// A quantity: a JSON number, or a string with one, rounded to the places that are kept. `None` for null.
 pub(super) fn decimal(name: &str, raw: &RawValue) -> Result<Option<Decimal>, Rejection> {
-    let text = raw.get();
-    if text == "null" {
+    if raw.get() == "null" {
         return Ok(None);
     }
-    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    let number = if digits.contains(['e', 'E']) {
-        Decimal::from_scientific(digits).ok()
-    } else {
-        Decimal::from_str_exact(digits).ok()
-    };
     let wrong = |rule, detail: &str| Err(Rejection::new(format!("data.{name}"), rule, detail));
-    match number.map(|number| number.normalize()) {
-        None => wrong("not_a_number", "must be a number, or a string with one, of at most 28 digits"),
-        Some(number) if number.abs() >= LIMIT => wrong("too_large", "must be less than 10^15 either way"),
-        Some(number) if number.scale() > PLACES => {
-            wrong("too_precise", "must have at most 12 decimal places")
-        }
-        Some(number) => Ok(Some(number)),
+    match quantity::rounded(&quantity::written(raw)) {
+        Ok(number) => Ok(Some(number)),
+        Err(Unread::NotANumber) => wrong("not_a_number", "must be a number, or a string with one"),
+        Err(Unread::TooLarge) => wrong("too_large", "must be less than 10^15 either way"),
     }
 }
 
-/// A dimension or a unique value as text: a string, number or boolean. `None` for null.
+/// A dimension or a unique value as text: a string, number or boolean. `None` for null. A number is its value, however it is
+/// written: `1`, `1.0` and `1e0` are one; a string is what it says, so the versions `"1.1"` and `"1.10"` are two.
 pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, str>>, Rejection> {
     let wrong = |rule, detail: &str| Err(Rejection::new(format!("data.{name}"), rule, detail));
     let json = raw.get();
@@ -97,7 +88,8 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
             Ok(text) => Cow::Owned(text),
             Err(_) => return wrong("not_text", "is not valid Unicode"),
         },
-        _ => Cow::Borrowed(json),
+        Some(b't' | b'f') => Cow::Borrowed(json),
+        _ => plain(json),
     };
     if text.len() > TEXT && text.chars().count() > TEXT {
         return wrong("too_long", "must be at most 200 characters");
@@ -106,6 +98,43 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
         return wrong("not_text", "must not contain the NUL character");
     }
     Ok(Some(text))
+}
+
+/// Digits that are written out; what needs more has an exponent.
+const WRITTEN_OUT: usize = 40;
+
+/// The one way to write a number of JSON's grammar: without zeros that say nothing and, up to [`WRITTEN_OUT`] digits, without
+/// exponent. No digit is lost: ids may be numbers too.
+pub(crate) fn plain(json: &str) -> Cow<'_, str> {
+    if json.len() <= WRITTEN_OUT && json.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Cow::Borrowed(json);
+    }
+    let (sign, number) = json.strip_prefix('-').map_or(("", json), |number| ("-", number));
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let digits = digits.trim_start_matches('0');
+    let kept = digits.trim_end_matches('0');
+    if kept.is_empty() {
+        return Cow::Borrowed("0");
+    }
+    // Where even the exponent has too many digits for one, the text stays as it is.
+    let Ok(exponent) = exponent.parse::<i64>() else { return Cow::Borrowed(json) };
+    let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
+    let Some(exponent) = exponent.checked_add(length(digits) - length(kept) - length(fraction)) else {
+        return Cow::Borrowed(json);
+    };
+    // Places after the point, or zeros before it.
+    let places = usize::try_from(-exponent.min(0)).unwrap_or(usize::MAX);
+    let zeros = usize::try_from(exponent.max(0)).unwrap_or(usize::MAX);
+    if kept.len().max(places).saturating_add(zeros) > WRITTEN_OUT {
+        return Cow::Owned(format!("{sign}{kept}e{exponent}"));
+    }
+    Cow::Owned(match kept.len().checked_sub(places) {
+        _ if places == 0 => format!("{sign}{kept}{}", "0".repeat(zeros)),
+        Some(point) if point > 0 => format!("{sign}{}.{}", &kept[..point], &kept[point..]),
+        _ => format!("{sign}0.{}{kept}", "0".repeat(places - kept.len())),
+    })
 }
 
 #[cfg(test)]
@@ -117,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn quantities_are_exact_or_refused() {
+    fn quantities_are_rounded_or_refused() {
         for (json, expected) in [
             ("1", Ok("1")),
             ("-2.50", Ok("-2.5")),
@@ -126,14 +155,18 @@ mod tests {
             ("1.5E-3", Ok("0.0015")),
             ("999999999999999.9", Ok("999999999999999.9")),
             ("1000000000000000", Err("too_large")),
-            ("0.0000000000001", Err("too_precise")),
-            ("1e400000", Err("not_a_number")),
+            ("0.0000000000001", Ok("0")),
+            ("0.30000000000000004", Ok("0.3")),
+            ("\"12.345678901234567\"", Ok("12.345678901235")),
+            ("\"\\u0035\"", Ok("5")),
+            ("1e400000", Err("too_large")),
             ("\"NaN\"", Err("not_a_number")),
             ("\"Infinity\"", Err("not_a_number")),
             ("\"\"", Err("not_a_number")),
             ("true", Err("not_a_number")),
             ("[1]", Err("not_a_number")),
-            ("123456789012345678901234567890123", Err("not_a_number")),
+            ("9007199254740993", Err("too_large")),
+            ("123456789012345678901234567890123", Err("too_large")),
         ] {
             let raw = raw(json);
             let read = decimal("v", &raw).map(|number| number.expect("not null").to_string());
@@ -148,7 +181,8 @@ mod tests {
             ("\"gpt\"", Ok(Some("gpt"))),
             ("\"a\\u0041\"", Ok(Some("aA"))),
             ("true", Ok(Some("true"))),
-            ("4.0", Ok(Some("4.0"))),
+            ("4.0", Ok(Some("4"))),
+            ("\"4.0\"", Ok(Some("4.0"))),
             ("null", Ok(None)),
             ("{}", Err("not_a_scalar")),
             ("\"a\\u0000\"", Err("not_text")),
@@ -158,6 +192,29 @@ mod tests {
             let read = text("d", &raw).map_err(|rejection| rejection.rule);
             assert_eq!(read.as_ref().map(|text| text.as_deref()).map_err(|rule| *rule), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn a_number_has_one_text() {
+        let ten_pow_41 = format!("1{}", "0".repeat(41));
+        for (same, text) in [
+            (&["1", "1.0", "1e0", "10e-1", "0.1E+1", "1.00"][..], "1"),
+            (&["0", "-0", "0.0", "0e5", "-0.00e-7"], "0"),
+            (&["-2.5", "-2.50", "-25e-1"], "-2.5"),
+            (&["1200", "1.2e3", "12e2", "1200.0"], "1200"),
+            (&["0.001", "1e-3", "0.0010"], "0.001"),
+            (&["0.30000000000000004", "30000000000000004e-17"], "0.30000000000000004"),
+            (&["12345678901234567890", "12345678901234567890.0"], "12345678901234567890"),
+            (&["1e41", ten_pow_41.as_str(), "10e40"], "1e41"),
+            (&["1e-41", "0.1e-40"], "1e-41"),
+            (&["1e400", "10E399"], "1e400"),
+        ] {
+            for json in same {
+                assert_eq!(plain(json), text, "{json}");
+            }
+        }
+        let beyond = "1e99999999999999999999";
+        assert_eq!(plain(beyond), beyond);
     }
 
     #[test]

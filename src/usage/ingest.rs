@@ -6,6 +6,7 @@ mod keys;
 mod locks;
 mod queue;
 mod records;
+mod retold;
 mod store;
 mod tiers;
 mod totals;

@@ -77,6 +77,9 @@ pub struct Meter {
     pub unit: String,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
     pub dimensions: Vec<String>,
+    /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and with every other key, a
+    /// value below zero is refused: it would give back quota and cost that nobody granted.
+    pub allows_negative: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it ceased to count; what it had counted stays and can be corrected.
@@ -106,6 +109,8 @@ pub struct MeterVersion {
     pub value_field: Option<String>,
     /// Fields of `data` kept for grouping, prices and quotas.
     pub dimensions: Vec<Option<String>>,
+    /// Whether a key with the scope `usage:price` could report values below zero.
+    pub allows_negative: bool,
     /// When it began to count.
     pub created_at: DateTime<Utc>,
 }
@@ -128,7 +133,7 @@ pub struct Filter<'a> {
 pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
     type Row = (
         (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
-        (i32, String, String, Option<String>, Vec<Option<String>>),
+        (i32, String, String, Option<String>, Vec<Option<String>>, bool),
     );
     let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
@@ -149,6 +154,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
                 meter_versions::event_name,
                 meter_versions::value_field,
                 meter_versions::dimensions,
+                meter_versions::allows_negative,
             ),
         ))
         .limit(limit)
@@ -167,7 +173,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
     let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): Row| {
         let aggregation = Aggregation::parse(&aggregation)
             .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
-        let (version, name, event_name, value_field, dimensions) = version;
+        let (version, name, event_name, value_field, dimensions, allows_negative) = version;
         let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
         dimensions.sort();
         Ok(Meter {
@@ -180,6 +186,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
             value_field,
             unit,
             dimensions,
+            allows_negative,
             created_at,
             archived_at,
         })
@@ -218,6 +225,7 @@ pub fn history(conn: &mut PgConnection, key: &str) -> Result<MeterHistory, Error
             meter_versions::event_name,
             meter_versions::value_field,
             meter_versions::dimensions,
+            meter_versions::allows_negative,
             meter_versions::created_at,
         ))
         .load(conn)?;

@@ -14,9 +14,32 @@ const TOTAL: Decimal = Decimal::from_parts(2_808_348_672, 232_830_643, 0, false,
 #[must_use]
 pub fn rate_for(card: &RateCard, dimensions: &[(String, String)]) -> Option<usize> {
     card.rates.iter().position(|rate| {
-        rate.when.iter().all(|(name, value)| dimensions.iter().any(|(n, v)| n == name && v == value))
+        let all = |plain: fn(&str) -> &str| {
+            let has = |(name, value): (&String, &String)| {
+                dimensions.iter().any(|(n, v)| n == name && v == plain(value))
+            };
+            rate.when.iter().all(has)
+        };
+        all(|value| value) || all(as_number)
     })
 }
+
+/// A condition that writes a whole number with a point, such as `1.0`, stands for the number `1` too, which is how usage keeps it
+/// ([`super::data::text`]): whoever wrote it had seen it in events. [`CONDITION`] says the same to the database.
+fn as_number(value: &str) -> &str {
+    let Some((whole, zeros)) = value.split_once('.') else { return value };
+    let digits = whole.strip_prefix('-').unwrap_or(whole);
+    let is_whole = (1..=15).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && (whole == "0" || !digits.starts_with('0'));
+    let is_zero = !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0');
+    if is_whole && is_zero { whole } else { value }
+}
+
+/// Whether the rate `e.rate` of a card fits the dimensions of the series `s`, as SQL: what [`rate_for`] asks.
+pub(super) const CONDITION: &str = r"(s.dimensions @> coalesce(e.rate -> 'when', '{}') OR s.dimensions @> (
+    SELECT coalesce(jsonb_object_agg(w.key, regexp_replace(w.value, '^(0|-?[1-9][0-9]{0,14})\.0+$', '\1')), '{}')
+    FROM jsonb_each_text(coalesce(e.rate -> 'when', '{}')) AS w))";
 
 /// What `quantity` more costs, rounded, when the month's quantity was `before`; `before` matters to tiers only.
 /// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are exact.

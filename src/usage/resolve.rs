@@ -55,8 +55,10 @@ pub struct Usage {
     pub org: Arc<OrgContext>,
     /// Digest of source and id.
     pub event_key: Uuid,
-    /// Digest of what the event says.
+    /// Digest of what is kept of the event, see [`content`].
     pub content: i64,
+    /// Whether the caller said when it happened.
+    pub names_time: bool,
     /// When it happened.
     pub occurred_at: DateTime<Utc>,
     /// When it came.
@@ -161,11 +163,13 @@ impl Resolver<'_> {
         if let Some(cost) = event.cost {
             self.set_cost(cost, &mut metered)?;
         }
+        let content = content(event, &metered);
         let counted_at = self.open(org, occurred_at);
         Ok(Usage {
             org: Arc::clone(org),
             event_key: event_key(&event.source, &event.id),
-            content: content(event, &fields),
+            content,
+            names_time: event.occurred_at.is_some(),
             occurred_at,
             received_at: self.now,
             day: counted_at.1,
@@ -239,6 +243,7 @@ impl Resolver<'_> {
                 Decimal::ONE
             }
             (_, Some(name)) => match field(name).map(|raw| data::decimal(name, raw)).transpose()?.flatten() {
+                Some(quantity) if quantity < Decimal::ZERO => self.below_zero(meter, name, quantity)?,
                 Some(quantity) => quantity,
                 None => return Ok(None),
             },
@@ -253,6 +258,21 @@ impl Resolver<'_> {
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let series = self.series.of(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
         priced(series, quantity, occurred_at, value).map(Some)
+    }
+
+    /// Whoever may only report usage could otherwise give itself back quota and cost. What was reported wrongly is taken back by a
+    /// correction.
+    fn below_zero(&self, meter: &Meter, name: &str, quantity: Decimal) -> Result<Decimal, Rejection> {
+        if meter.allows_negative && self.caller.price {
+            return Ok(quantity);
+        }
+        let what = if meter.allows_negative {
+            "only a key with the scope usage:price may report it"
+        } else {
+            "the meter does not take it: void or amend what was reported wrongly"
+        };
+        let detail = format!("is below zero, and {what}");
+        Err(Rejection::new(format!("data.{name}"), "negative_usage", detail))
     }
 
     fn set_cost(&self, cost: Cost, metered: &mut [Metered]) -> Result<(), Rejection> {
@@ -278,7 +298,7 @@ impl Resolver<'_> {
     }
 }
 
-/// `quantity` more of a series, priced as of `occurred_at`.
+/// `quantity` more of a series, priced as of `occurred_at`. Whatever its sign, usage gives nothing to a battery.
 ///
 /// # Errors
 /// When the cost or the battery units are too large.
@@ -309,7 +329,8 @@ pub fn priced(
         if !metered.tiered {
             metered.cost = rating::cost(rate, Decimal::ZERO, quantity).ok_or_else(too_large)?;
         }
-        metered.battery_units = rating::battery_units(rate, quantity).ok_or_else(too_large)?;
+        let burning = quantity.max(Decimal::ZERO);
+        metered.battery_units = rating::battery_units(rate, burning).ok_or_else(too_large)?;
         metered.card = Some(place);
     }
     Ok(metered)
@@ -350,26 +371,31 @@ pub fn event_key(source: &str, id: &str) -> Uuid {
     Uuid::from_bytes(key)
 }
 
-/// 64 bits of a digest over what the event says; a time that the caller left out is not part of it. The fields of `data` count in
-/// any order.
-fn content(event: &UsageEvent<'_>, fields: &[(Cow<'_, str>, &RawValue)]) -> i64 {
-    let mut bytes = Vec::with_capacity(256);
+/// 64 bits of a digest over what is kept of an event: the series that count it (meter, member, dimensions), the quantity or value of
+/// each, its subject, the cost that it sets, and its time, if the caller named one. So the same values are the same content, however
+/// they are written, and what no meter reads is no part of it.
+///
+/// The catalogue may change between an event and its repeat, and keys of older versions hold a digest of the event's text. So a
+/// digest that differs proves nothing yet: the claim of keys then asks the stored records (`ingest::keys`).
+fn content(event: &UsageEvent<'_>, metered: &[Metered]) -> i64 {
+    let mut bytes = Vec::with_capacity(128);
     let mut text = |text: Option<&str>| {
         let length = text.map_or(u32::MAX, |text| u32::try_from(text.len()).unwrap_or(u32::MAX - 1));
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
     };
-    text(Some(&event.event_name));
-    text(event.member.as_deref());
     text(event.subject.as_deref());
     let cost = event.cost.map(|cost| match cost {
         Cost::Major(cost) => cost.normalize().to_string(),
         Cost::Minor(cost) => format!("{} minor", cost.normalize()),
     });
     text(cost.as_deref());
-    for (name, value) in fields {
-        text(Some(name));
-        text(Some(value.get()));
+    for one in metered {
+        text(one.value.as_deref());
+    }
+    for one in metered {
+        bytes.extend_from_slice(&one.series.series_id.to_be_bytes());
+        bytes.extend_from_slice(&one.quantity.normalize().serialize());
     }
     if let Some(at) = event.occurred_at {
         bytes.extend_from_slice(&at.timestamp_micros().to_be_bytes());

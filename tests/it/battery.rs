@@ -139,15 +139,14 @@ async fn a_reservation_holds_battery_and_quota_in_one() {
     let release = format!("/v1/quota/{}/release", small["id"].as_str().expect("an id"));
     assert_eq!(place.post(&release, json!({})).await.0, 200);
     assert_eq!(place.database.number("SELECT reserved FROM battery_accounts WHERE org_id = 1"), 0);
-    // More than was set aside must fit into the battery as well.
+    // More than was set aside is burned as well, and what the battery does not hold is owed.
     place.database.execute("DELETE FROM quotas; UPDATE catalog SET version = version + 1");
     let (_, third) = place.post("/v1/quota/reserve", reserve(15, "no")).await;
     let settle = format!("/v1/quota/{}/settle", third["id"].as_str().expect("an id"));
-    let (status, exhausted) = place.post(&settle, json!({ "amount": "21" })).await;
-    assert_eq!((status, &exhausted["code"]), (409, &json!("battery_exhausted")), "{exhausted}");
-    assert_eq!((&exhausted["available"], &exhausted["units"]), (&json!("10"), &json!("12")));
-    assert_eq!(place.post(&settle, json!({ "amount": "20" })).await.0, 200);
-    assert_eq!(place.database.ledger(1).last().expect("entries"), "usage -40 → 0");
+    let (status, settled) = place.post(&settle, json!({ "amount": "21" })).await;
+    assert_eq!((status, &settled["debt"], &settled["overage"]), (200, &json!("2"), &json!("0")), "{settled}");
+    assert_eq!(place.post(&settle, json!({ "amount": "21" })).await.1, settled, "a repeat");
+    assert_eq!(place.database.ledger(1).last().expect("entries"), "usage -42 → -2");
     let (status, over) = place.post("/v1/quota/reserve", reserve(1, "yes")).await;
     assert_eq!((status, &over["code"]), (409, &json!("battery_exhausted")), "{over}");
     place.check();

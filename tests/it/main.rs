@@ -50,5 +50,6 @@ mod usage_refused;
 #[allow(unreachable_pub, reason = "a library to the tests")]
 mod usage_rows;
 mod usage_storm;
+mod usage_values;
 mod usage_wire;
 mod webhooks;

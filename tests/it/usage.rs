@@ -110,7 +110,7 @@ async fn a_bad_event_does_not_lose_the_others() {
             "org unknown_org",
             "event_name unknown_event_name",
             "data.value no_value",
-            "data.value not_a_number",
+            "data.value too_large",
             "data.model not_a_scalar",
             "occurred_at too_old",
             "occurred_at in_the_future",

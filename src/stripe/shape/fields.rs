@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{Json, ObjectRef, ShapeError};
 use crate::stripe::json;
+use crate::time::Moment;
 
 /// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page of text.
 const LONGEST_ID: usize = 255;
@@ -86,7 +87,7 @@ impl<'a> Fields<'a> {
             Json::Str(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
             _ => return None,
         };
-        (-62_135_596_800..253_402_300_800).contains(&time.timestamp()).then_some(time)
+        Moment::within_span(time).map(|at| at.0)
     }
 
     /// An amount in minor units.

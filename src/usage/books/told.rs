@@ -10,6 +10,7 @@ use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::quota::periods::Period;
 use crate::time::Clock;
+use crate::usage::rating::CONDITION;
 
 /// Past days in which counters of quotas are compared; older ones may have been cleaned away.
 const QUOTA_DAYS: u64 = 365;
@@ -151,7 +152,7 @@ fn rating(rules: &Rules, part: Part) -> String {
              SELECT r.org_id, r.meter_id, r.rate_card_id, r.month, r.quantity, (
                  SELECT CASE WHEN jsonb_typeof(e.rate -> 'tiers') = 'object' THEN (e.place - 1)::smallint END
                  FROM rate_cards c, jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
-                 WHERE c.rate_card_id = r.rate_card_id AND s.dimensions @> coalesce(e.rate -> 'when', '{{}}')
+                 WHERE c.rate_card_id = r.rate_card_id AND {CONDITION}
                  ORDER BY e.place LIMIT 1) AS rate
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              OFFSET 0) r

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{Cost, Rejection, UsageEvent};
 use crate::error::Error;
 use crate::json;
-use crate::quantity;
+use crate::quantity::{self, Unread};
 use crate::time::Moment;
 
 /// Characters of an id, a source, a name, a member or a subject at most.
@@ -347,10 +347,11 @@ fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
 }
 
 pub(super) fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
-    let text = raw.get().trim_matches('"');
-    let cost = Decimal::from_str_exact(text).ok().filter(|cost| quantity::is_bounded(*cost));
-    cost.ok_or_else(|| {
-        Rejection::new("cost", "not_a_number", "must be a decimal of at most 12 places, below 10^15")
+    quantity::rounded(&quantity::written(raw)).map_err(|unread| match unread {
+        Unread::NotANumber => {
+            Rejection::new("cost", "not_a_number", "must be a number, or a string with one")
+        }
+        Unread::TooLarge => Rejection::new("cost", "too_large", "must be less than 10^15 either way"),
     })
 }
 

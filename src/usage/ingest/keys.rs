@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::binary;
+use super::retold::retold;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
 use crate::schema::usage_keys;
@@ -59,7 +60,15 @@ pub(super) fn claim_as(
         Claimed::Theirs(content) if one.content == content => Outcome::Duplicate,
         Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
     };
-    Ok(places.iter().zip(usage).enumerate().map(outcome).collect())
+    let mut outcomes: Vec<Outcome> = places.iter().zip(usage).enumerate().map(outcome).collect();
+    let doubted = |place: &usize| {
+        outcomes[*place] == Outcome::Conflict && matches!(claims.get(places[*place]), Claimed::Theirs(_))
+    };
+    let doubted: Vec<usize> = (0..usage.len()).filter(doubted).collect();
+    for place in retold(conn, usage, &doubted)? {
+        outcomes[place] = Outcome::Duplicate;
+    }
+    Ok(outcomes)
 }
 
 /// The places of the first event of each key, in the order of the keys; and for each event which of those is its own.

@@ -43,6 +43,9 @@ pub struct NewMeter {
     /// Fields of `data` kept for grouping, prices and quotas, at most 10: letters, digits, `_`, `-`, `.`.
     #[serde(default)]
     pub dimensions: Vec<String>,
+    /// Whether a key with the scope `usage:price` may report values below zero.
+    #[serde(default)]
+    pub allows_negative: bool,
 }
 
 /// What is to change about a meter; what is left out stays.
@@ -61,6 +64,9 @@ pub struct MeterPatch {
     /// All the fields of `data` to keep.
     #[serde(default)]
     pub dimensions: Option<Vec<String>>,
+    /// Whether a key with the scope `usage:price` may report values below zero.
+    #[serde(default)]
+    pub allows_negative: Option<bool>,
     /// Refused: it never changes.
     #[serde(default)]
     #[schema(ignore)]
@@ -97,6 +103,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         value_field: new.value_field.clone(),
         unit: new.unit.clone(),
         dimensions: new.dimensions.clone(),
+        allows_negative: new.allows_negative,
         created_at: now,
         archived_at: None,
     };
@@ -154,13 +161,15 @@ pub fn update(
     new.event_name = patch.event_name.clone().unwrap_or(new.event_name);
     new.value_field = patch.value_field.clone().or(new.value_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
+    new.allows_negative = patch.allows_negative.unwrap_or(new.allows_negative);
     check(&new)?;
     new.dimensions.sort();
     for gone in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
         refuse_when_used(conn, old.meter_id, gone, now)?;
     }
     let parts = |meter: &Meter| {
-        (meter.name.clone(), meter.event_name.clone(), meter.value_field.clone(), meter.dimensions.clone())
+        let (name, event_name) = (meter.name.clone(), meter.event_name.clone());
+        (name, event_name, meter.value_field.clone(), meter.dimensions.clone(), meter.allows_negative)
     };
     if parts(&old) == parts(&new) {
         return Ok(old);
@@ -196,6 +205,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
             meter_versions::value_field.eq(&meter.value_field),
             meter_versions::dimensions.eq(dimensions),
             meter_versions::created_at.eq(now),
+            meter_versions::allows_negative.eq(meter.allows_negative),
         ))
         .execute(conn)?;
     Ok(())
@@ -236,6 +246,12 @@ fn check(meter: &Meter) -> Result<(), Error> {
             return Err(Error::invalid(
                 "value_field",
                 "is not for `count`, which counts events: leave it out",
+            ));
+        }
+        (Aggregation::Count | Aggregation::Unique, _) if meter.allows_negative => {
+            return Err(Error::invalid(
+                "allows_negative",
+                "is for meters whose values are numbers: leave it out for `count` and `unique`",
             ));
         }
         (Aggregation::Count, None) => {}

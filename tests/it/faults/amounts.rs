@@ -50,6 +50,9 @@ async fn no_price_and_no_quantity_stops_the_writers() {
         database.meter(id, &format!("work{id}"), "sum", "", Some(rates));
         database.slot(id, id, &json!({}), false, "month");
     }
+    database.execute(
+        "UPDATE meter_versions SET allows_negative = true; UPDATE catalog SET version = version + 1",
+    );
     let quantities = [LARGEST, "70000000000000", "99999", "1", "0.000000000001", "-999999999999999"];
     let mut events = Vec::new();
     for id in 2..2 + cards.len() {

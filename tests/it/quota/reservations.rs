@@ -49,21 +49,45 @@ async fn a_reservation_is_settled_by_what_was_used() {
 }
 
 #[tokio::test]
-async fn more_than_was_reserved_must_fit() {
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let (a, b) = (house.reserved(json!(50), json!({})).await, house.reserved(json!(40), json!({})).await);
-    let (status, refused) = house.post(&format!("/v1/quota/{a}/settle"), &json!({ "amount": 61 })).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "90", "10")));
-    assert_eq!(house.counters(), "0/90", "the reservation stays");
-    assert_eq!(house.post(&format!("/v1/quota/{a}/settle"), &json!({ "amount": 60 })).await.0, 200);
-    // Its key was given back with the refusal.
-    assert_eq!(house.database.number("SELECT count(*) FROM usage_keys"), 1);
-    assert_eq!(house.counters(), "60/40");
-    // Overage that was recorded meanwhile does not take away what was set aside.
-    house.database.execute("UPDATE quota_counters SET used = 500");
-    assert_eq!(house.post(&format!("/v1/quota/{b}/settle"), &json!({})).await.0, 200);
-    assert_eq!(house.counters(), "540/0");
+async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
+    // Reserved one after the other under a limit of 100, then settled in that order: the counters after each, and what of it went
+    // over.
+    type Case = (&'static [i64], &'static [(i64, &'static str, &'static str)]);
+    let cases: [Case; 5] = [
+        // 60 reserved, 130 used.
+        (&[60], &[(130, "130/0", "30")]),
+        // The second's 40 stay set aside; the first goes over nothing, used alone, and the second over all that is left.
+        (&[50, 40], &[(61, "61/40", "0"), (40, "101/0", "1")]),
+        // Once over, all of what follows is over.
+        (&[50, 50], &[(150, "150/50", "50"), (20, "170/0", "20")]),
+        // Exactly at the limit nothing is over.
+        (&[1], &[(100, "100/0", "0")]),
+        (&[30, 30, 30], &[(0, "0/60", "0"), (99, "99/30", "0"), (3, "102/0", "2")]),
+    ];
+    for (reserved, settled) in cases {
+        let house = House::new().await;
+        house.quota(json!(100), json!({ "refuse_usage": true })).await;
+        let mut ids = Vec::new();
+        for amount in reserved {
+            ids.push(house.reserved(json!(amount), json!({})).await);
+        }
+        for (id, (amount, counters, overage)) in ids.iter().zip(settled) {
+            let settle = format!("/v1/quota/{id}/settle");
+            let (status, told) = house.post(&settle, &json!({ "amount": amount })).await;
+            assert_eq!(
+                (status, &told["overage"], &told["debt"]),
+                (200, &json!(overage), &json!("0")),
+                "{told}"
+            );
+            assert_eq!(house.counters(), *counters, "{reserved:?}, {amount}");
+            assert_eq!(house.post(&settle, &json!({ "amount": amount })).await, (200, told), "a repeat");
+        }
+        let used: i64 = settled.iter().map(|(amount, ..)| amount).sum();
+        // Promise 8 is about what is admitted beforehand: nothing is any more.
+        assert_eq!(house.reserve(json!(1), json!({})).await.0, 409, "{used} used of 100");
+        let daily = house.database.value("SELECT trim_scale(sum(quantity))::text FROM usage_records");
+        assert_eq!(daily, Some(used.to_string()));
+    }
 }
 
 #[tokio::test]
@@ -93,8 +117,44 @@ async fn reservations_expire_by_themselves() {
         assert_eq!(seen, true, "{look}");
     }
     assert_eq!(house.counters(), "0/100");
-    // It was used after all, but does not fit any more.
-    assert_eq!(house.post("/v1/quota/late/settle", &json!({})).await.0, 409);
+    // Of the two that lapsed nobody has said what was used.
+    let lapsed = "coulomb_quota_reservations_lapsed";
+    assert_eq!(house.daemon.metric(lapsed).await, Some(2));
+    // It was used after all, beside what is set aside now.
+    let (status, late) = house.post("/v1/quota/late/settle", &json!({ "amount": 70 })).await;
+    assert_eq!((status, &late["state"], &late["overage"]), (200, &json!("settled"), &json!("0")));
+    assert_eq!(house.counters(), "70/100");
+    assert_eq!(house.daemon.metric(lapsed).await, Some(1));
+    // The one that was admitted after it uses all that it set aside: 70 and 100 of 100.
+    let open = house.database.value("SELECT reservation_id FROM quota_reservations WHERE state = 'open'");
+    let (_, told) = house.post(&format!("/v1/quota/{}/settle", open.expect("one")), &json!({})).await;
+    assert_eq!((house.counters().as_str(), &told["overage"]), ("170/0", &json!("70")));
+}
+
+#[tokio::test]
+async fn an_event_settles_as_late_as_it_may_come() {
+    let house = House::new().await;
+    house.quota(json!(100), json!({})).await;
+    house.reserved(json!(10), json!({ "id": "old", "expires_in_s": 600_000 })).await;
+    house.database.execute("UPDATE quota_reservations SET made_at = now() - interval '6 days'");
+    let event = |at: chrono::DateTime<Utc>, value: &str| {
+        let raw = format!(
+            r#"{{ "event": {{ "id": "e", "event_name": "llm", "occurred_at": "{}", "data": {{ "tokens": {value} }} }} }}"#,
+            at.to_rfc3339()
+        );
+        serde_json::from_str::<Value>(&raw).expect("JSON")
+    };
+    let settle = "/v1/quota/old/settle";
+    let (status, refused) = house.post(settle, &event(Utc::now() - chrono::TimeDelta::days(8), "12")).await;
+    assert_eq!(
+        (status, &refused["field"]),
+        (400, &json!("event.occurred_at")),
+        "long before it was reserved"
+    );
+    let (status, refused) = house.post(settle, &event(Utc::now(), "-5")).await;
+    assert_eq!((status, &refused["field"]), (400, &json!("event.data.tokens")), "{refused}");
+    let (status, settled) = house.post(settle, &event(Utc::now() - chrono::TimeDelta::days(5), "12")).await;
+    assert_eq!((status, &settled["settled_amount"]), (200, &json!("12")), "{settled}");
 }
 
 #[tokio::test]
@@ -139,8 +199,7 @@ async fn a_reservation_stays_in_its_period() {
     assert_eq!((&fresh["allowed"], &fresh["quotas"][0]["reserved"]), (&json!(true), &json!("0")));
     house.reserved(json!(80), json!({})).await;
     assert_eq!(house.counters(), "0/100 0/80");
-    let (status, refused) = house.post(&format!("/v1/quota/{b}/settle"), &json!({})).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "80", "20")), "today it does not fit");
+    // It is used today, beside what is set aside today.
     assert_eq!(house.post(&format!("/v1/quota/{b}/settle"), &json!({ "amount": 20 })).await.0, 200);
     assert_eq!(house.counters(), "0/70 20/80");
     assert_eq!(house.post(&format!("/v1/quota/{a}/release"), &json!({})).await.0, 200);

@@ -1,0 +1,3 @@
+DROP INDEX quota_reservations_lapsed;
+ALTER TABLE quota_reservations DROP COLUMN overage, DROP COLUMN debt;
+ALTER TABLE meter_versions DROP COLUMN allows_negative;
