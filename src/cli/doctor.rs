@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::running::{self, Daemon};
-use super::{Failure, Usage, ask, open};
+use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
 use crate::config::Config;
 use crate::db;
@@ -38,14 +38,14 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
     let config = match settings {
         Ok(config) => config,
         Err(error) => {
-            tell(findings);
+            tell(findings)?;
             return Err(error);
         }
     };
     findings.push(("secrets", secrets(&config)));
     match open::owner(&config) {
         Err(error) if error.is::<Usage>() => {
-            tell(findings);
+            tell(findings)?;
             return Err(error);
         }
         Err(error) => findings.push((
@@ -58,7 +58,7 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
             drop(server);
         }
     }
-    Ok(ExitCode::from(if tell(findings) { 3 } else { 0 }))
+    Ok(ExitCode::from(if tell(findings)? { 3 } else { 0 }))
 }
 
 type Findings = Vec<(&'static str, Finding)>;
@@ -86,7 +86,7 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
 }
 
 /// Prints what was found; whether any of it is bad.
-fn tell(findings: Findings) -> bool {
+fn tell(findings: Findings) -> Result<bool, Failure> {
     let mut bad = false;
     for (name, finding) in findings {
         let (mark, text) = match finding {
@@ -97,9 +97,9 @@ fn tell(findings: Findings) -> bool {
                 ("BAD ", text)
             }
         };
-        println!("{mark} {name}: {text}");
+        out::line(format_args!("{mark} {name}: {text}"))?;
     }
-    bad
+    Ok(bad)
 }
 
 /// What the running daemon says of itself.

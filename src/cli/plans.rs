@@ -1,6 +1,6 @@
 //! `coulomb plans …`
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -8,7 +8,7 @@ use diesel::pg::PgConnection;
 use serde_json::json;
 
 use super::keys::record;
-use super::{Failure, open};
+use super::{Failure, open, out};
 use crate::billing::directory::Directory;
 use crate::billing::plans as stored;
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
                 .filter(|id| !read.plans.iter().any(|plan| plan.id == *id))
                 .collect();
             if !others.is_empty() {
-                println!("left alone, for {name} does not name them: {}", others.join(", "));
+                out::line(format_args!("left alone, for {name} does not name them: {}", others.join(", ")))?;
             }
             settle(conn, config, &read.plans, how, ("plans.apply", &name))
         }
@@ -80,7 +80,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
             let conn = &mut database.conn;
             let (wanted, problems) = import::read(conn, &Realm { account, livemode: live })?;
             for problem in &problems {
-                println!("{problem}");
+                out::line(problem)?;
             }
             if !problems.is_empty() {
                 return Err(
@@ -102,11 +102,10 @@ fn settle(
 ) -> Result<(), Failure> {
     let shown = db::retrying(conn, |conn| plans::changes(conn, wanted))?;
     if shown.is_empty() {
-        println!("nothing to do");
-        return Ok(());
+        return out::line("nothing to do");
     }
     for change in &shown {
-        print!("{change}");
+        out::part(change)?;
     }
     if how.dry_run {
         return Ok(());
@@ -122,8 +121,7 @@ fn settle(
         as_shown(&done, &shown)?;
         record(conn, action, target, json!({ "changes": done }), now)
     })?;
-    println!("applied");
-    Ok(())
+    out::line_of("the changes were applied", "applied")
 }
 
 /// What was not shown must not be done.
@@ -144,8 +142,7 @@ fn confirmed() -> Result<bool, Failure> {
             "there is no terminal to ask at: say --yes to apply this, or --dry-run to only see it".into()
         );
     }
-    print!("Apply this? [y/N] ");
-    std::io::stdout().flush()?;
+    out::part("Apply this? [y/N] ")?;
     let mut answer = String::new();
     input.lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -7,7 +7,7 @@ use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Integer, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use sha2::{Digest, Sha256};
 
@@ -97,6 +97,12 @@ pub enum MigrateError {
         /// The database's name.
         database: String,
     },
+    /// Daemons or commands work on it.
+    #[error(
+        "{0} other connection(s) to this database are open, of a daemon or another program that works on its \
+         tables: end it first; nothing was changed"
+    )]
+    InUse(i64),
     /// The data of another database were given up.
     #[error("`--destroy-data-of {told}` names another database: this one is {database}")]
     OtherDatabase {
@@ -220,6 +226,10 @@ pub fn revert(
     if let Some(told) = destroy.filter(|told| *told != database) {
         return Err(MigrateError::OtherDatabase { told: told.to_owned(), database });
     }
+    let others = others(conn)?;
+    if others > 0 {
+        return Err(MigrateError::InUse(others));
+    }
     locked(conn, |conn| {
         let applied = applied(conn)?;
         if steps > applied.len() {
@@ -235,6 +245,18 @@ pub fn revert(
             take_back(conn, steps)
         })
     })
+}
+
+/// Connections to this database, beside this one, by whoever may be a daemon or a command.
+fn others(conn: &mut PgConnection) -> QueryResult<i64> {
+    diesel::select(diesel::dsl::sql::<BigInt>(
+        "(SELECT count(*) FROM pg_stat_activity a
+          WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+            AND (a.usename = session_user OR EXISTS (
+                SELECT FROM pg_roles r
+                WHERE r.rolname = 'coulomb_platform' AND pg_has_role(a.usesysid, r.oid, 'MEMBER'))))",
+    ))
+    .get_result(conn)
 }
 
 fn take_back(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {
