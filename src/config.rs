@@ -127,8 +127,8 @@ settings! {
     projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "500";
     /// Failed attempts after which a Stripe event is quarantined.
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
-    /// How long an org whose Stripe subscription is `past_due` keeps its plan, in days from the start of the subscription's current
-    /// period. 0: not at all.
+    /// How long an org whose Stripe subscription is `past_due` keeps its plan, in days from when the unpaid invoice was due. 0: not at
+    /// all.
     past_due_grace_days: u16 = "COULOMB_PAST_DUE_GRACE_DAYS", "14";
     /// Threads that write usage; each holds a database connection.
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";

@@ -182,6 +182,14 @@ pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
     Ok(())
 }
 
+/// The plan that orgs without one have; `None`: there is none.
+///
+/// # Errors
+/// When the database fails.
+pub fn default_plan(conn: &mut PgConnection) -> QueryResult<Option<String>> {
+    plans::table.filter(plans::is_default).select(plans::plan_id).first(conn).optional()
+}
+
 /// Ids of all plans.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! `coulomb doctor`: looks at everything that a daemon needs, and says what to do about what is wrong.
 
+mod plans;
+
 use std::process::ExitCode;
 
 use chrono::Utc;
@@ -61,6 +63,7 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if tell(findings)? { 3 } else { 0 }))
 }
 
+type Configured = fn(&mut PgConnection, &Config) -> Result<Finding, Error>;
 type Findings = Vec<(&'static str, Finding)>;
 
 /// Checks what a database holds.
@@ -80,9 +83,12 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
             check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
         findings.push((name, finding));
     }
-    let finding =
-        usage(conn, config).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-    findings.push(("usage", finding));
+    let configured: [(&str, Configured); 2] = [("plans", plans::look), ("usage", usage)];
+    for (name, check) in configured {
+        let finding = check(conn, config)
+            .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+        findings.push((name, finding));
+    }
 }
 
 /// Prints what was found; whether any of it is bad.

@@ -9,6 +9,10 @@ use crate::billing::subscriptions::{Subscription, SubscriptionItem, Subscription
 pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
     let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
+    // No item's period from one's start to another's end: items may be billed by the month and by the year.
+    let periods =
+        items.iter().filter_map(|item| Some((item.current_period_end?, item.current_period_start?)));
+    let period = periods.min_by_key(|(end, start)| (*end, std::cmp::Reverse(*start)));
     let currency = || entries.iter().find_map(|entry| price(*entry).text("currency"));
     let pause = from.at("pause_collection");
     let subscription = Subscription {
@@ -19,12 +23,8 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
         status: from.text("status"),
         currency: from.text("currency").or_else(currency),
         collection_method: from.text("collection_method").or_else(|| from.text("billing")),
-        current_period_start: from
-            .time("current_period_start")
-            .or_else(|| items.iter().filter_map(|item| item.current_period_start).min()),
-        current_period_end: from
-            .time("current_period_end")
-            .or_else(|| items.iter().filter_map(|item| item.current_period_end).max()),
+        current_period_start: from.time("current_period_start").or_else(|| period.map(|(_, start)| start)),
+        current_period_end: from.time("current_period_end").or_else(|| period.map(|(end, _)| end)),
         cancel_at: from.time("cancel_at"),
         cancel_at_period_end: from.flag("cancel_at_period_end"),
         canceled_at: from.time("canceled_at"),
