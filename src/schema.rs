@@ -35,6 +35,7 @@ diesel::table! {
         grants -> Int8,
         last_at -> Nullable<Timestamptz>,
         daily -> Nullable<Date>,
+        carried -> Numeric,
     }
 }
 
@@ -1099,6 +1100,7 @@ diesel::table! {
         value -> Nullable<Text>,
         moved -> Bool,
         battery_batch -> Nullable<Int8>,
+        own_day -> Nullable<Date>,
     }
 }
 

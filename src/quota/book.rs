@@ -229,7 +229,8 @@ impl<'a> Book<'a> {
                     return Ok((Done::Exceeded(Box::new(over)), false));
                 }
                 let own = if row.state == State::Open { row.battery_units } else { Decimal::ZERO };
-                if let Some(battery) = self.exhausted(&usage.org, *units - own) {
+                let more = (*units - own).rounded_up().unwrap_or(Decimal::MAX);
+                if let Some(battery) = self.exhausted(&usage.org, more) {
                     return Ok((Done::Exhausted(Box::new(battery)), false));
                 }
                 self.end(name, State::Settled, Some(*quantity));
