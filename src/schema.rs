@@ -35,6 +35,7 @@ diesel::table! {
         grants -> Int8,
         last_at -> Nullable<Timestamptz>,
         daily -> Nullable<Date>,
+        carried -> Numeric,
     }
 }
 
@@ -1124,6 +1125,7 @@ diesel::table! {
         moved -> Bool,
         battery_batch -> Nullable<Int8>,
         billing_start -> Nullable<Timestamptz>,
+        own_day -> Nullable<Date>,
     }
 }
 

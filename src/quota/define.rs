@@ -208,12 +208,19 @@ impl Fill<'_> {
     /// The summaries know the day of all usage, but neither its subject nor its billing period: those are read off the records.
     fn sql(&self) -> String {
         let records = self.counted.per_subject || self.counted.period == PeriodKind::Billing;
-        let table = if records { "usage_records" } else { "daily_summaries" };
+        // What was posted here and belongs elsewhere is told by its records.
+        let table = if records {
+            "(SELECT *, coalesce(own_day, day) AS own FROM usage_records)"
+        } else {
+            "(SELECT org_id, series_id, day AS own, quantity FROM daily_summaries
+              UNION ALL SELECT org_id, series_id, day, -quantity FROM usage_records WHERE own_day IS NOT NULL
+              UNION ALL SELECT org_id, series_id, own_day, quantity FROM usage_records WHERE own_day IS NOT NULL)"
+        };
         let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
         let label = match self.counted.period {
-            PeriodKind::Day => "u.day",
-            PeriodKind::Month => "date_trunc('month', u.day)::date",
-            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.day)::date)",
+            PeriodKind::Day => "u.own",
+            PeriodKind::Month => "date_trunc('month', u.own)::date",
+            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
         };
         let began = match self.counted.period {
             PeriodKind::Day | PeriodKind::Month => "timestamptz 'epoch'",

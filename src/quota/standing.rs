@@ -158,7 +158,7 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
         .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_additive())
 }
 
-/// The battery units that usage as asked for burns at `now`.
+/// The battery units that usage as asked for burns at `now`, rounded up to what the ledger has.
 pub(super) fn battery_units(
     catalog: &Catalog,
     meter_id: i32,
@@ -168,7 +168,8 @@ pub(super) fn battery_units(
     let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
     let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
     let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
-    let units = rate.map_or(Some(Decimal::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    let units = rate.map_or(Some(Sum::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    let units = units.and_then(Sum::rounded_up);
     units.ok_or_else(|| Error::invalid("amount", "burns more battery units than there can be"))
 }
 

@@ -46,6 +46,7 @@ mod schema;
 mod serving;
 mod subscriptions;
 mod usage;
+mod usage_corrected;
 mod usage_reads;
 mod usage_rebuild;
 mod usage_refused;

@@ -8,13 +8,13 @@ use diesel::prelude::*;
 use diesel::query_builder::AstPass;
 use diesel::sql_types::{BigInt, Bool, Timestamptz, Uuid as SqlUuid};
 
-use super::binary::{self, days, field, micros, null, numeric};
+use super::binary::{self, amount, days, field, micros, null, numeric};
 use super::keys::Key;
 use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 21] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -35,6 +35,7 @@ const COLUMNS: [&str; 20] = [
     "moved",
     "battery_batch",
     "billing_start",
+    "own_day",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -121,7 +122,7 @@ pub(super) fn is_there(
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
-    out.extend_from_slice(&20_i16.to_be_bytes());
+    out.extend_from_slice(&21_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -139,8 +140,8 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
     }
     field(out, &usage.correction.to_be_bytes());
     numeric(out, metered.quantity);
-    numeric(out, metered.cost);
-    numeric(out, metered.battery_units);
+    amount(out, metered.cost);
+    amount(out, metered.battery_units);
     field(out, usage.event_id.as_bytes());
     field(out, usage.source.as_bytes());
     for text in [&usage.subject, &metered.value] {
@@ -160,4 +161,5 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
         Some(began) => field(out, &micros(began).to_be_bytes()),
         None => null(out),
     }
+    if usage.own_day == usage.day { null(out) } else { field(out, &days(usage.own_day).to_be_bytes()) }
 }

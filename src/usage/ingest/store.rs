@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
+use rust_decimal::Decimal;
 
 use super::burn::{self, Burn};
 use super::keys::{Key, claim_as, key, unclaim};
@@ -155,7 +156,8 @@ fn refuse(
     let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
     let demand = |(place, counters): (&usize, _)| {
         let one = &usage[*place];
-        Demand { org: &one.org, subject: one.subject.as_deref(), counters, units: burn::units(one) }
+        let units = burn::units(one).rounded_up().unwrap_or(Decimal::MAX);
+        Demand { org: &one.org, subject: one.subject.as_deref(), counters, units }
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
     let (verdicts, accounts) = admit(conn, catalog, limits, &demands, now)?;
