@@ -299,6 +299,12 @@ impl Config {
                 return wrong(name, problem);
             }
         }
+        if self.database_owner_url.is_some() && self.database_url.is_none() {
+            return wrong(
+                "COULOMB_DATABASE_OWNER_URL",
+                "stands alone: set DATABASE_URL to the same database, or neither for the embedded one",
+            );
+        }
         if let Err(problem) = log_filter::check(&self.log) {
             return wrong("COULOMB_LOG", &problem);
         }

@@ -183,7 +183,7 @@ fn insert(
         match error.constraint() {
             Some("local_subscriptions_running") => Error::conflict(
                 "subscription_running",
-                "this org has a subscription under way: change, extend or cancel that one",
+                "this org has a subscription under way: activate that one for its next period, change or cancel it",
             ),
             _ => error,
         }

@@ -15,7 +15,7 @@ use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
 use crate::error::Error;
 use crate::ids;
-use crate::schema::{org_refs, orgs};
+use crate::schema::{org_refs, orgs, plans};
 
 /// An org.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -287,13 +287,19 @@ struct OrgRow {
 /// Orgs, newest first, at most `limit`, each with its row id.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::Invalid`] for a plan that there is not. When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     filter: &Filter,
     limit: i64,
     as_of: AsOf,
 ) -> Result<Vec<(i64, Org)>, Error> {
+    if let Some(plan) = &filter.plan
+        && !diesel::select(diesel::dsl::exists(plans::table.filter(plans::plan_id.eq(plan))))
+            .get_result(conn)?
+    {
+        return Err(Error::invalid("plan", "must be the id of a plan (`GET /v1/plans` lists them)"));
+    }
     const SQL: &str = concat!(
         "WITH ",
         clock!("$9", "$10"),

@@ -97,12 +97,23 @@ impl Facts {
         for (field, ids) in
             [("stripe_prices", &self.stripe_prices), ("stripe_products", &self.stripe_products)]
         {
-            if ids.iter().any(|id| id.is_empty() || id.len() > 255) {
-                return Err(Error::invalid(field, "must be ids of 1 to 255 characters"));
+            if !ids.iter().all(|id| is_stripe_id(id)) {
+                return Err(Error::invalid(field, STRIPE_ID));
             }
         }
         Ok(())
     }
+}
+
+/// What [`is_stripe_id`] asks of an id.
+pub const STRIPE_ID: &str =
+    "must be ids as Stripe writes them: 1 to 255 ASCII letters, digits and signs, without spaces";
+
+/// Whether a text may be the id of a Stripe object. Prices that were made as plans have names of their seller's
+/// choice; none has what a placeholder such as `price_…` has.
+#[must_use]
+pub fn is_stripe_id(id: &str) -> bool {
+    (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Makes the plan, or replaces what is the same in all of its versions. A new plan needs a version with it.

@@ -146,6 +146,13 @@ impl PlanBody {
                 stripe_prices.push(price.clone());
             }
         }
+        let sold_at = |price: &Option<PriceBody>| price.as_ref().and_then(|price| price.stripe_price.clone());
+        if sold_at(&monthly).is_some() && sold_at(&monthly) == sold_at(&annual) {
+            return Err(Error::invalid(
+                "annual.stripe_price",
+                "must not be that of the monthly price: Stripe has a price for each interval",
+            ));
+        }
         let currencies = [&monthly, &annual].map(|price| price.as_ref().map(|price| price.currency.clone()));
         let [ours, theirs] = currencies;
         if ours.is_some() && theirs.is_some() && ours != theirs {

@@ -142,9 +142,16 @@ pub struct Filter {
 /// Quotas by id, at most `limit`, each with the row ids of its org and slot.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::Invalid`] for a meter that there is not: a mistyped one would look like one without quotas. When the
+/// database fails.
 pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
     type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
+    if let Some(meter) = &filter.meter
+        && !diesel::select(diesel::dsl::exists(meters::table.filter(meters::key.eq(meter))))
+            .get_result(conn)?
+    {
+        return Err(Error::invalid("meter", "must be the key of a meter (`GET /v1/meters` lists them)"));
+    }
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quotas::slot_id)))

@@ -120,7 +120,8 @@ pub struct Corrected {
 #[serde(deny_unknown_fields)]
 pub struct CloseBody {
     /// The org, by public or external id; every org when left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::not_null")]
+    #[schema(nullable = false)]
     org: Option<String>,
     /// The month, such as `2026-10`.
     month: Month,
