@@ -35,6 +35,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001500", include_str!("../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
     ("2026-11-21-001600", include_str!("../../migrations/2026-11-21-001600_records_by_key/up.sql")),
     ("2026-11-21-001800", include_str!("../../migrations/2026-11-21-001800_own_schema/up.sql")),
+    ("2026-11-27-010001", include_str!("../../migrations/2026-11-27-010001_money_facts/up.sql")),
+    ("2026-11-27-010002", include_str!("../../migrations/2026-11-27-010002_trusted_realms/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

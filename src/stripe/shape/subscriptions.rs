@@ -1,6 +1,7 @@
 //! Subscriptions. Since `2025-03-31.basil` each item has a period of its own.
 
 use super::Fields;
+use super::invoices::usage_type;
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
 pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
@@ -79,5 +80,6 @@ fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionIt
         current_period_end: entry.time("current_period_end"),
         created: entry.time("created"),
         metadata: if listed { entry.metadata() } else { serde_json::json!({}) },
+        usage_type: usage_type(price(entry)),
     }
 }

@@ -156,6 +156,8 @@ impl Database {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
         command.env("COULOMB_RUN_DIR", self.run_dir());
+        // Most events of the tests are those of test mode.
+        command.env("COULOMB_STRIPE_MODE", "test").env("COULOMB_STRIPE_ACCOUNTS", "acct_1,acct_2,acct_9");
         command
     }
 
