@@ -79,6 +79,11 @@ fn battery(database: &Database, name: &str) -> (String, Vec<(String, String, Str
     (balance, grants)
 }
 
+/// The balance of a case: one that nothing was ever granted to may have an account or not.
+fn balance_of(told: &str) -> &str {
+    if told.is_empty() { "0" } else { told }
+}
+
 /// Ledgers that do not chain, or do not sum up to their balance.
 fn unsound(database: &Database) -> i64 {
     database.number(
@@ -133,8 +138,8 @@ async fn effects_are_the_same_in_every_order() {
         let expected: Vec<_> =
             case.grants.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect();
         assert_eq!(
-            (balance.as_str(), &grants),
-            (case.balance, &expected),
+            (balance_of(&balance), &grants),
+            (balance_of(case.balance), &expected),
             "{} in the order {order:?}",
             case.name
         );
@@ -175,7 +180,12 @@ async fn effects_are_the_same_when_all_comes_at_once() {
         let (balance, grants) = battery(&database, tag);
         let expected: Vec<_> =
             case.grants.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect();
-        assert_eq!((balance.as_str(), &grants), (case.balance, &expected), "{} as {tag}", case.name);
+        assert_eq!(
+            (balance_of(&balance), &grants),
+            (balance_of(case.balance), &expected),
+            "{} as {tag}",
+            case.name
+        );
     }
     assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
 }

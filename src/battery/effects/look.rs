@@ -71,10 +71,10 @@ macro_rules! opted_in {
 type Types = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
 type Row = (String, bool, String, String, Option<i64>, bool, bool);
 
-// The org; whether something was paid or done, in a realm that acts or did; whether something comes of it also where nothing is sold.
+// The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes of it also where nothing is sold.
 statement!(Invoices -> Types: concat!(
     "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id),
-            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL) AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
+            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL) AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR coalesce(s.named, false) ",
     invoices!(), done!("'invoice'"),
     " LEFT JOIN LATERAL (SELECT bool_or(y.payment_status = 'paid') AS paid, bool_or(", opted_in!("y"), ") AS named FROM checkout_sessions y
@@ -82,7 +82,7 @@ statement!(Invoices -> Types: concat!(
 statement!(Payments -> Types: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, coalesce(e.org_id, w.org_id, r.org_id),
             (coalesce(s.payment_status IN ('paid', 'no_payment_required'), false)
-                OR coalesce(i.status = 'succeeded', false) AND (s.id IS NOT NULL OR ", opted_in!("i"), ") OR e.org_id IS NOT NULL)
+                OR coalesce(i.status = 'succeeded', false) AND (s.id IS NOT NULL OR ", opted_in!("i"), ") OR e.org_id IS NOT NULL OR w.waits IS NOT NULL)
             AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", opted_in!("s"), " OR ", opted_in!("i"), " ",
     payments!(), done!("k.kind")));
