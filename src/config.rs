@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::realm::Trusted;
 pub use database_url::{redact, without_password};
 use secrecy::{ExposeSecret, SecretString};
 use value::Value;
-pub use value::{LogFormat, Proration, RetentionMode};
+pub use value::{LogFormat, Proration, RetentionMode, StripeMode};
 
 /// A setting that is wrong, as one sentence that names it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -115,6 +116,10 @@ settings! {
     stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
     /// How far a signature's time may lie from now, in seconds.
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
+    /// The mode that acts here, `live` or `test`. What Stripe sends of the other is mirrored, and links, grants and changes nothing.
+    stripe_mode: StripeMode = "COULOMB_STRIPE_MODE", "live";
+    /// Connected accounts (`acct_…`) that act beside your own, separated by commas. What Stripe sends of others is mirrored alone.
+    stripe_accounts: Vec<String> = "COULOMB_STRIPE_ACCOUNTS", "";
     /// Create an org for each Stripe customer that names none (`metadata.org_id`, `client_reference_id`).
     stripe_org_per_customer: bool = "COULOMB_STRIPE_ORG_PER_CUSTOMER", "false";
     /// Threads that store webhooks; each holds a database connection. One is the fastest unless commits take long, as over a network.
@@ -246,6 +251,12 @@ pub struct FileSetting {
 pub type FileSettings = BTreeMap<String, FileSetting>;
 
 impl Config {
+    /// The realms of Stripe that act, as the settings say.
+    #[must_use]
+    pub fn trusted(&self) -> Trusted {
+        Trusted::new(self.stripe_mode == StripeMode::Live, self.stripe_accounts.iter().cloned())
+    }
+
     /// Reads environment and file.
     ///
     /// # Errors

@@ -120,6 +120,12 @@ pub fn all(config: &mut ServiceConfig) {
         .service(at("/v1/battery/effects/waiting").get(battery::effects_http::list))
         .service(at("/v1/battery/effects/waiting/{id}/dismiss").post(battery::effects_http::dismiss))
         .service(at("/v1/battery/effects/waiting/{id}/assign").post(battery::effects_http::assign))
+        .service(at("/v1/battery/effects/ignored").get(battery::ignored_http::list))
+        .service(
+            at("/v1/battery/effects/ignored/{kind}/{id}")
+                .put(battery::ignored_http::put)
+                .delete(battery::ignored_http::delete),
+        )
         // Exports
         .service(at("/v1/invoices/export").get(export::http::export))
         .service(at("/v1/invoices/export/totals").get(export::http::totals))

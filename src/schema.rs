@@ -65,6 +65,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    battery_effects_ignored (kind, id) {
+        kind -> Text,
+        id -> Text,
+        reason -> Text,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     battery_effects_queue (effect_id) {
         effect_id -> Int8,
         account -> Text,
@@ -105,6 +114,7 @@ diesel::table! {
         assigned_pack -> Nullable<Text>,
         dismissed_at -> Nullable<Timestamptz>,
         dismissed_reason -> Nullable<Text>,
+        assigned_quantity -> Nullable<Int8>,
     }
 }
 
@@ -319,6 +329,10 @@ diesel::table! {
         lines_complete -> Bool,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        pre_payment_amount -> Nullable<Int8>,
+        post_payment_amount -> Nullable<Int8>,
+        refund_amount -> Nullable<Int8>,
+        balance_amount -> Nullable<Int8>,
     }
 }
 
@@ -448,6 +462,7 @@ diesel::table! {
         discount_amount -> Nullable<Int8>,
         tax_amount -> Nullable<Int8>,
         metadata -> Jsonb,
+        usage_type -> Nullable<Text>,
     }
 }
 
@@ -641,6 +656,7 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         description -> Nullable<Text>,
         metadata -> Jsonb,
+        outside_stripe -> Bool,
     }
 }
 
@@ -904,6 +920,7 @@ diesel::table! {
         session_ref -> Nullable<Text>,
         session_key -> Nullable<Text>,
         own_ref -> Nullable<Text>,
+        trusted -> Bool,
         #[sql_name = "ref"]
         ref_ -> Nullable<Text>,
     }
@@ -962,6 +979,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_trust (one) {
+        one -> Bool,
+        livemode -> Bool,
+        accounts -> Array<Nullable<Text>>,
+        since -> Timestamptz,
+    }
+}
+
+diesel::table! {
     subscription_items (account, livemode, subscription_id, item_number) {
         account -> Text,
         livemode -> Bool,
@@ -975,6 +1001,7 @@ diesel::table! {
         current_period_end -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        usage_type -> Nullable<Text>,
     }
 }
 
@@ -1153,6 +1180,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_log,
     battery_accounts,
     battery_effects,
+    battery_effects_ignored,
     battery_effects_queue,
     battery_effects_skipped,
     battery_effects_waiting,
@@ -1209,6 +1237,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_inbox_queue,
     stripe_inbox_redeliveries,
     stripe_objects,
+    stripe_trust,
     subscription_items,
     subscription_moves,
     subscription_periods,

@@ -39,6 +39,7 @@ pub mod refunds_http;
 pub mod subscription_periods;
 pub mod subscriptions;
 pub mod subscriptions_http;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,6 +107,17 @@ impl MirrorBatch {
     /// What the database answers.
     pub fn stored_payment_keys(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
         payments::stored_keys(conn, &self.invoices, &self.charges, &self.invoice_payments)
+    }
+
+    /// The payments of the charges that refunds and disputes of this batch name alone, as far as these are stored.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub fn payments_of_charges(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
+        if self.refunds.is_empty() && self.disputes.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        payments::of_charges(conn, self.payment_keys.iter())
     }
 
     /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a fixed

@@ -105,6 +105,8 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// `licensed` or `metered`, as its price says.
+        usage_type: Option<String>,
     }
 }
 

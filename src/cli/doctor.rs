@@ -11,10 +11,12 @@ use diesel::sql_types::{BigInt, Text};
 use super::running::{self, Daemon};
 use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
+use crate::billing::trust;
 use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
+use crate::realm::Trusted;
 use crate::stripe::inbox;
 use crate::usage::partitions;
 
@@ -83,7 +85,7 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
             check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
         findings.push((name, finding));
     }
-    let configured: [(&str, Configured); 2] = [("plans", plans::look), ("usage", usage)];
+    let configured: [(&str, Configured); 3] = [("realms", realms), ("plans", plans::look), ("usage", usage)];
     for (name, check) in configured {
         let finding = check(conn, config)
             .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
@@ -279,6 +281,48 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
     })
+}
+
+/// Which of Stripe's realms act, and what of others is mirrored and does nothing.
+fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
+    if !is_there(conn, "stripe_trust")? {
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+    }
+    let (acting, said) = (trust::load(conn)?, config.trusted());
+    if acting != said {
+        return Ok(Finding::Note(format!(
+            "{} acts, but the settings say {}: restart the daemon for them to count",
+            told(&acting),
+            told(&said)
+        )));
+    }
+    let idle = trust::idle(conn)?;
+    if idle.is_empty() {
+        return Ok(Finding::Good(format!("{} acts, and Stripe has told of nothing else", told(&acting))));
+    }
+    let idle: Vec<String> = idle
+        .iter()
+        .map(|(realm, objects)| {
+            let mode = if realm.livemode { "live" } else { "test" };
+            let account = if realm.account.is_empty() { "our own account" } else { &realm.account };
+            format!("{objects} object(s) of {account} in {mode} mode")
+        })
+        .collect();
+    Ok(Finding::Note(format!(
+        "{} acts; mirrored without any effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS name what acts",
+        told(&acting),
+        idle.join(", ")
+    )))
+}
+
+fn told(trusted: &Trusted) -> String {
+    let mode = if trusted.livemode() { "live" } else { "test" };
+    let connected: Vec<&str> =
+        trusted.accounts().iter().map(String::as_str).filter(|account| !account.is_empty()).collect();
+    match connected.as_slice() {
+        [] => format!("{mode} mode of our own account"),
+        connected => format!("{mode} mode of our own account and of {}", connected.join(", ")),
+    }
 }
 
 fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {

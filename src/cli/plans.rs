@@ -11,6 +11,7 @@ use super::keys::record;
 use super::{Failure, open, out};
 use crate::billing::directory::Directory;
 use crate::billing::plans as stored;
+use crate::billing::trust;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
@@ -38,7 +39,7 @@ pub(super) enum PlansCommand {
     /// daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those of its active monthly and yearly prices.
     /// What a product does not say stays as it is.
     ImportStripe {
-        /// Products of live mode, instead of test mode
+        /// Products of live mode; when left out, of the mode that acts
         #[arg(long)]
         live: bool,
         /// Products of this connected account
@@ -78,7 +79,8 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
         PlansCommand::ImportStripe { live, account, how } => {
             let mut database = open::Database::open(config)?;
             let conn = &mut database.conn;
-            let (wanted, problems) = import::read(conn, &Realm { account, livemode: live })?;
+            let livemode = live || trust::load(conn)?.livemode();
+            let (wanted, problems) = import::read(conn, &Realm { account, livemode })?;
             for problem in &problems {
                 out::line(problem)?;
             }

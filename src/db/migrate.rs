@@ -36,14 +36,16 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001600", include_str!("../../migrations/2026-11-21-001600_records_by_key/up.sql")),
     ("2026-11-21-001800", include_str!("../../migrations/2026-11-21-001800_own_schema/up.sql")),
     ("2026-11-27-000100", include_str!("../../migrations/2026-11-27-000100_narrow_rights/up.sql")),
+    ("2026-11-27-010001", include_str!("../../migrations/2026-11-27-010001_money_facts/up.sql")),
+    ("2026-11-27-010002", include_str!("../../migrations/2026-11-27-010002_trusted_realms/up.sql")),
+    ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
+    ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
     ("2026-11-27-030001", include_str!("../../migrations/2026-11-27-030001_billing_periods/up.sql")),
     ("2026-11-27-030002", include_str!("../../migrations/2026-11-27-030002_default_plan/up.sql")),
     (
         "2026-11-27-040001",
         include_str!("../../migrations/2026-11-27-040001_usage_below_zero_and_over/up.sql"),
     ),
-    ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
-    ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

@@ -26,7 +26,7 @@ GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (dat
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;
 REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
-    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_skipped, battery_effects_waiting,
+    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$

@@ -47,6 +47,10 @@ impl Effects {
         if MARKED.contains(&object.object) {
             self.markers.insert(marker(object.object, object.id));
         }
+        // What a price costs tells how many were bought with it.
+        if object.object == "price" {
+            self.markers.insert(markers::mapping());
+        }
         if let Some(link) = shape::link(object, snapshot) {
             self.markers.insert(marker(markers::CUSTOMER, &link.customer_id));
             self.links.push(link);

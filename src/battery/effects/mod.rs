@@ -13,12 +13,16 @@
 //! that decide on it at once may write the older of two judgements, but whatever made the difference has a marker to come.
 
 mod apply;
+mod bought;
 mod facts;
+pub mod ignored;
 mod judge;
 mod look;
 mod prorations;
+mod purchases;
 pub mod returns;
-mod skipped;
+mod sales;
+pub mod skipped;
 pub mod targets;
 #[cfg(test)]
 mod tests;

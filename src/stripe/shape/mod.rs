@@ -93,7 +93,7 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch
 ///
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
 pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
-    payments::key(Fields::of(object, snapshot)).into_iter().collect()
+    payments::keys(Fields::of(object, snapshot))
 }
 
 /// What a customer or a checkout session says of the customer's org.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::Fields;
+use super::invoices::usage_type;
 use crate::billing::subscription_periods::{Said, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
@@ -103,5 +104,6 @@ fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionIt
         current_period_end: entry.time("current_period_end"),
         created: entry.time("created"),
         metadata: if listed { entry.metadata() } else { serde_json::json!({}) },
+        usage_type: usage_type(price(entry)),
     }
 }

@@ -99,7 +99,12 @@ pub struct Database {
     /// Its URL, as the owner.
     pub url: String,
     name: String,
+    /// The mode and the connected accounts that act: most events of the tests are those of test mode.
+    pub realms: (&'static str, &'static str),
 }
+
+/// Those of most tests.
+const REALMS: (&str, &str) = ("test", "acct_1,acct_2,acct_9");
 
 impl Database {
     /// A migrated database.
@@ -114,7 +119,7 @@ impl Database {
 
     /// A database that somebody else runs, and keeps.
     pub fn at(url: &str) -> Self {
-        Self { url: url.to_owned(), name: String::new() }
+        Self { url: url.to_owned(), name: String::new(), realms: REALMS }
     }
 
     fn create(how: &str) -> Self {
@@ -123,7 +128,7 @@ impl Database {
         let cluster = cluster();
         let mut conn = PgConnection::establish(&cluster.url).expect("the cluster answers");
         conn.batch_execute(&format!("CREATE DATABASE {name} {how}")).expect("a database");
-        Self { url: named(&cluster.url, &name), name }
+        Self { url: named(&cluster.url, &name), name, realms: REALMS }
     }
 
     /// A connection as the owner.
@@ -168,6 +173,7 @@ impl Database {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
         command.env("COULOMB_RUN_DIR", self.run_dir());
+        command.env("COULOMB_STRIPE_MODE", self.realms.0).env("COULOMB_STRIPE_ACCOUNTS", self.realms.1);
         command
     }
 

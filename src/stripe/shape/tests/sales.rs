@@ -155,6 +155,7 @@ fn subscriptions_with_a_period_of_their_own() {
         current_period_end: None,
         created: at(1_600_000_007),
         metadata: json!({"seat": "yes"}),
+        usage_type: None,
     };
     let second = SubscriptionItem {
         item_number: 1,
