@@ -36,7 +36,34 @@ struct Stripe {
     until: Option<Micros>,
     ends_with_period: bool,
     goes_on: bool,
-    periods: Vec<(Micros, Micros, i32, Micros, Micros, Option<i32>)>,
+    /// Null: it never had any period.
+    prices: Option<Vec<Price>>,
+}
+
+/// The periods of items of one price, in one order.
+#[derive(Deserialize)]
+struct Price {
+    rank: Option<i32>,
+    starts: Vec<Micros>,
+    ends: Vec<Micros>,
+    item_numbers: Vec<i32>,
+    first_seen: Vec<Micros>,
+    last_seen: Vec<Micros>,
+}
+
+impl Price {
+    fn known(self) -> impl Iterator<Item = Known> {
+        let (bounds, seen) =
+            (self.starts.into_iter().zip(self.ends), self.first_seen.into_iter().zip(self.last_seen));
+        bounds.zip(seen).zip(self.item_numbers).map(move |((bounds, seen), item_number)| Known {
+            start: bounds.0.at(),
+            end: bounds.1.at(),
+            item_number,
+            first_seen: seen.0.at(),
+            last_seen: seen.1.at(),
+            rank: self.rank,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -73,16 +100,7 @@ impl From<Row> for Life {
 
 impl From<Stripe> for Life {
     fn from(row: Stripe) -> Self {
-        let known =
-            |(start, end, item_number, first, last, rank): (Micros, Micros, i32, Micros, Micros, _)| Known {
-                start: start.at(),
-                end: end.at(),
-                item_number,
-                first_seen: first.at(),
-                last_seen: last.at(),
-                rank,
-            };
-        let known: Vec<Known> = row.periods.into_iter().map(known).collect();
+        let known: Vec<Known> = row.prices.into_iter().flatten().flat_map(Price::known).collect();
         let newest = known.iter().filter(|known| known.rank.is_some()).max_by_key(|known| known.start);
         let rank = newest.and_then(|known| known.rank);
         Self {

@@ -152,7 +152,7 @@ pub(super) use over_at;
 /// SQL: an instant as microseconds since the epoch.
 macro_rules! micros {
     ($at:literal) => {
-        concat!("(extract(epoch FROM ", $at, ") * 1000000)::bigint")
+        concat!("(date_part('epoch', ", $at, ") * 1000000)::bigint")
     };
 }
 
@@ -168,24 +168,30 @@ macro_rules! lives {
             'until', ", $crate::billing::org_plan::micros!("s.cancel_at"), ",
             'ends_with_period', coalesce(s.cancel_at_period_end, false),
             'goes_on', s.status IN ('trialing', 'active', 'past_due'),
-            'periods', json_agg(json_build_array(", $crate::billing::org_plan::micros!("p.period_start"), ",
-                ", $crate::billing::org_plan::micros!("p.period_end"), ", p.item_number,
-                ", $crate::billing::org_plan::micros!("p.first_seen"), ",
-                ", $crate::billing::org_plan::micros!("p.last_seen"), ", pl.rank)))) AS life
+            'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'starts', g.starts, 'ends', g.ends,
+                    'item_numbers', g.item_numbers, 'first_seen', g.first_seen, 'last_seen', g.last_seen))
+                -- A column each, and a look at the plans for each price: rows of JSON cost four times as much.
+                FROM (SELECT p.price_id, p.product_id, array_agg(p.item_number) AS item_numbers,
+                          array_agg(", $crate::billing::org_plan::micros!("p.period_start"), ") AS starts,
+                          array_agg(", $crate::billing::org_plan::micros!("p.period_end"), ") AS ends,
+                          array_agg(", $crate::billing::org_plan::micros!("p.first_seen"), ") AS first_seen,
+                          array_agg(", $crate::billing::org_plan::micros!("p.last_seen"), ") AS last_seen
+                      FROM subscription_periods p
+                      WHERE (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
+                      GROUP BY p.price_id, p.product_id) g
+                LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = g.price_id
+                LEFT JOIN plan_stripe_products by_product ON by_product.product_id = g.product_id
+                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS life
         FROM org_refs r JOIN stripe_customer_links l USING (ref)
         JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
-        JOIN subscription_periods p ON (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
-        LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = p.price_id
-        LEFT JOIN plan_stripe_products by_product ON by_product.product_id = p.product_id
-        LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)
-        WHERE r.org_id = ", $org, " GROUP BY s.account, s.livemode, s.id
+        WHERE r.org_id = ", $org, "
         UNION ALL
         SELECT json_build_object('local', json_build_object(
             'created', ", $crate::billing::org_plan::micros!("l.created_at"), ",
             'trial_end', ", $crate::billing::org_plan::micros!("l.trial_end"), ",
             'start', ", $crate::billing::org_plan::micros!("l.period_start"), ",
             'valid_until', ", $crate::billing::org_plan::micros!("l.valid_until"), ",
-            'over', (extract(epoch FROM ", $crate::billing::org_plan::over_at!(), ") * 1000000)::bigint,
+            'over', (date_part('epoch', ", $crate::billing::org_plan::over_at!(), ") * 1000000)::bigint,
             'ended', ", $crate::billing::org_plan::micros!("l.ended_at"), ",
             'months', l.interval_months, 'rank', pl.rank))
         FROM local_subscriptions l LEFT JOIN plans pl USING (plan_id) WHERE l.org_id = ", $org, ") l)") };

@@ -67,7 +67,7 @@ pub struct SubscriptionInForce {
     /// When it will be canceled.
     pub cancel_at: Option<DateTime<Utc>>,
     /// Its invoices are not collected meanwhile, and the plan stays; null: they are.
-    pub pause: Option<Pause>,
+    pub pause_collection: Option<Pause>,
 }
 
 impl Entitlements {
@@ -110,7 +110,7 @@ fn subscription(org: &Arc<OrgContext>, now: DateTime<Utc>) -> Option<Subscriptio
         current_period_end: period.map(|(_, end)| end),
         cancel_at_period_end: of.cancel_at_period_end,
         cancel_at: of.cancel_at,
-        pause: of.pause,
+        pause_collection: of.pause,
     })
 }
 

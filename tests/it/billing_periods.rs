@@ -248,3 +248,54 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
     }
     assert_eq!(dump(), before);
 }
+
+/// What is known of periods is the same whatever order their events come in, and however often.
+#[tokio::test]
+async fn periods_are_of_the_set_of_events() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    // A trial, made longer; paid, at another price; the price before again, and a restart in the second of it.
+    let told = [
+        (10, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-15T00:00:00Z"),
+        (20, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-29T00:00:00Z"),
+        (30, "active", "price_b", "2026-03-29T00:00:00Z", "2026-04-29T00:00:00Z"),
+        (40, "active", "price_a", "2026-03-29T00:00:00Z", "2026-04-29T00:00:00Z"),
+        (40, "active", "price_a", "2026-04-02T00:00:00Z", "2026-05-02T00:00:00Z"),
+    ];
+    let mut orders: Vec<Vec<usize>> = vec![Vec::new()];
+    for n in 0..told.len() {
+        let with = |order: &Vec<usize>, place: usize| {
+            let mut order = order.clone();
+            order.insert(place, n);
+            order
+        };
+        orders =
+            orders.iter().flat_map(|order| (0..=order.len()).map(move |place| with(order, place))).collect();
+    }
+    assert_eq!(orders.len(), 120);
+    for (number, order) in orders.iter().enumerate() {
+        // Every third is told twice.
+        let again = order.iter().filter(|_| number % 3 == 0).rev();
+        for n in order.iter().chain(again) {
+            let (created, status, price, start, end) = told[*n];
+            let mut object = subscription(&format!("sub_{number}"), "cus_1", status, price);
+            let item = &mut object["items"]["data"][0];
+            item["current_period_start"] = second(start).into();
+            item["current_period_end"] = second(end).into();
+            let id = format!("evt_{number}_{n}");
+            daemon.deliver(&event(&id, "customer.subscription.updated", created, object)).await;
+        }
+    }
+    daemon.projected().await;
+    let rows = database.value(
+        "SELECT string_agg(told || ' × ' || number, E'\\n' ORDER BY told) FROM (
+             SELECT told, count(*) AS number FROM (
+                 SELECT string_agg(concat_ws(' ', price_id, to_char(period_start, 'MM-DD'), to_char(period_end, 'MM-DD'),
+                     extract(epoch FROM first_seen)::int, extract(epoch FROM last_seen)::int), ', '
+                     ORDER BY period_start, price_id) AS told
+                 FROM subscription_periods GROUP BY subscription_id) s GROUP BY told) n",
+    );
+    let expected = "price_a 03-01 03-29 10 20, price_a 03-29 04-29 40 40, price_b 03-29 04-29 30 30, price_a 04-02 05-02 40 40 × 120";
+    assert_eq!(rows.as_deref(), Some(expected));
+    database.run(&["verify"]);
+}

@@ -271,14 +271,14 @@ async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
     let mut paused = items("one", "active", &[month("price_pro")]);
     paused["pause_collection"] = json!({ "behavior": "void", "resumes_at": second("2026-07-01T00:00:00Z") });
     let told = event("evt_pause", "customer.subscription.updated", second(now) + 60, paused);
-    assert_eq!(house.entitled("one").await["subscription"]["pause"], Value::Null);
+    assert_eq!(house.entitled("one").await["subscription"]["pause_collection"], Value::Null);
     house.daemon.deliver_at(&told, second(now)).await;
     house.daemon.projected().await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     let entitled = house.entitled("one").await;
     assert_eq!(entitled["plan"]["id"], "pro", "a pause does not end it");
     let pause = json!({ "behavior": "void", "resumes_at": "2026-07-01T00:00:00Z" });
-    assert_eq!(entitled["subscription"]["pause"], pause);
+    assert_eq!(entitled["subscription"]["pause_collection"], pause);
 }
 
 /// Orgs without a plan have the default one: its limits hold.
