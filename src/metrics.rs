@@ -61,6 +61,8 @@ pub struct Metrics {
     pub inbox_quarantined: Gauge,
     /// Effects of Stripe's payments that wait for an org, a price or a pack.
     pub effects_waiting: Gauge,
+    /// Usage events that no rate of their meter fits.
+    pub usage_unpriced: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
@@ -87,6 +89,7 @@ impl Default for Metrics {
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
             effects_waiting: Gauge::default(),
+            usage_unpriced: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
             database_writable: Gauge::default(),
@@ -144,6 +147,11 @@ impl Metrics {
             "battery_effects_waiting",
             "Effects of Stripe's payments on batteries that wait for an org, a price or a pack",
             self.effects_waiting.clone(),
+        );
+        r.register(
+            "usage_unpriced_events",
+            "Usage events that no rate of their meter fits: they cost nothing until they are priced",
+            self.usage_unpriced.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(

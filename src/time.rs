@@ -101,7 +101,9 @@ impl Moment {
     /// The instant, where it is one that people may mean.
     #[must_use]
     pub fn within_span(at: DateTime<Utc>) -> Option<Self> {
-        SPAN_S.contains(&at.timestamp()).then(|| Self(at.trunc_subsecs(6)))
+        // A leap second (23:59:60) is the next second, as PostgreSQL reads it: chrono would leave it in the day before.
+        let at = DateTime::from_timestamp_micros(at.timestamp_micros())?;
+        SPAN_S.contains(&at.timestamp()).then_some(Self(at))
     }
 }
 

@@ -37,6 +37,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001800", include_str!("../../migrations/2026-11-21-001800_own_schema/up.sql")),
     ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
     ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
+    ("2026-11-27-020003", include_str!("../../migrations/2026-11-27-020003_unpriced/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Aggregation, Meter, find};
+use super::{Aggregation, Meter, Unpriced, find};
 use crate::error::Error;
 use crate::quota::slots;
 use crate::schema::{meter_versions, meters};
@@ -43,6 +43,10 @@ pub struct NewMeter {
     /// Fields of `data` kept for grouping, prices and quotas, at most 10: letters, digits, `_`, `-`, `.`.
     #[serde(default)]
     pub dimensions: Vec<String>,
+    /// Whether usage that no rate fits is recorded without a price (and told), or rejected. While the meter has no rate card
+    /// nothing is rejected.
+    #[serde(default)]
+    pub unpriced: Unpriced,
 }
 
 /// What is to change about a meter; what is left out stays.
@@ -61,6 +65,9 @@ pub struct MeterPatch {
     /// All the fields of `data` to keep.
     #[serde(default)]
     pub dimensions: Option<Vec<String>>,
+    /// What becomes of usage that no rate fits.
+    #[serde(default)]
+    pub unpriced: Option<Unpriced>,
     /// Refused: it never changes.
     #[serde(default)]
     #[schema(ignore)]
@@ -97,6 +104,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         value_field: new.value_field.clone(),
         unit: new.unit.clone(),
         dimensions: new.dimensions.clone(),
+        unpriced: new.unpriced,
         created_at: now,
         archived_at: None,
     };
@@ -154,13 +162,15 @@ pub fn update(
     new.event_name = patch.event_name.clone().unwrap_or(new.event_name);
     new.value_field = patch.value_field.clone().or(new.value_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
+    new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
     check(&new)?;
     new.dimensions.sort();
     for gone in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
         refuse_when_used(conn, old.meter_id, gone, now)?;
     }
     let parts = |meter: &Meter| {
-        (meter.name.clone(), meter.event_name.clone(), meter.value_field.clone(), meter.dimensions.clone())
+        let kept = (meter.value_field.clone(), meter.dimensions.clone(), meter.unpriced);
+        (meter.name.clone(), meter.event_name.clone(), kept)
     };
     if parts(&old) == parts(&new) {
         return Ok(old);
@@ -196,6 +206,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
             meter_versions::value_field.eq(&meter.value_field),
             meter_versions::dimensions.eq(dimensions),
             meter_versions::created_at.eq(now),
+            meter_versions::unpriced.eq(meter.unpriced.name()),
         ))
         .execute(conn)?;
     Ok(())
