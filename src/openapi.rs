@@ -84,6 +84,8 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
         usage::meters_http::archive,
         usage::rates_http::list,
         usage::rates_http::create,
+        usage::unpriced_http::list,
+        usage::unpriced_http::rate_usage,
         usage::http::post,
         usage::wire_http::post,
         usage::wire_http::batch,

@@ -71,6 +71,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(
             at("/v1/meters/{key}/rate_cards").get(usage::rates_http::list).post(usage::rates_http::create),
         )
+        .service(at("/v1/meters/{key}/rate_usage").post(usage::unpriced_http::rate_usage))
         // Usage, taken back
         .service(at("/v1/usage/void").post(usage::correct_http::void))
         .service(at("/v1/usage/amend").post(usage::correct_http::amend))
@@ -79,6 +80,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(at("/v1/usage/daily").get(usage::reads_http::daily))
         .service(at("/v1/usage/records").get(usage::reads_http::list_records))
         .service(at("/v1/usage/current").get(usage::reads_http::show_current))
+        .service(at("/v1/usage/unpriced").get(usage::unpriced_http::list))
         // Quotas
         .service(
             at("/v1/plans/{id}/quotas").get(quota::quotas_http::show_plan).put(quota::quotas_http::put_plan),

@@ -564,6 +564,7 @@ diesel::table! {
         value_field -> Nullable<Text>,
         dimensions -> Array<Nullable<Text>>,
         created_at -> Timestamptz,
+        unpriced -> Text,
         allows_negative -> Bool,
     }
 }
@@ -1092,6 +1093,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    unpriced_usage (org_id, series_id) {
+        org_id -> Int8,
+        series_id -> Int8,
+        events -> Int8,
+        quantity -> Numeric,
+        first_seen -> Nullable<Timestamptz>,
+        last_seen -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     usage_closings (org_id, month) {
         org_id -> Int8,
         month -> Date,
@@ -1151,8 +1163,9 @@ diesel::table! {
         value -> Nullable<Text>,
         moved -> Bool,
         battery_batch -> Nullable<Int8>,
-        billing_start -> Nullable<Timestamptz>,
         own_day -> Nullable<Date>,
+        pricing -> Int2,
+        billing_start -> Nullable<Timestamptz>,
     }
 }
 
@@ -1244,6 +1257,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     subscription_prices,
     subscriptions,
     tax_rates,
+    unpriced_usage,
     usage_closings,
     usage_corrections,
     usage_keys,

@@ -18,7 +18,7 @@ use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::realm::Trusted;
 use crate::stripe::inbox;
-use crate::usage::partitions;
+use crate::usage::{partitions, unpriced};
 
 /// What a check found.
 enum Finding {
@@ -70,7 +70,7 @@ type Findings = Vec<(&'static str, Finding)>;
 
 /// Checks what a database holds.
 fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("database", version),
         ("durability", durability),
         ("messages", messages),
@@ -79,6 +79,7 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
         ("roles", roles),
         ("inbox", inbox),
         ("payments", payments),
+        ("prices", prices),
     ];
     for (name, check) in checks {
         let finding =
@@ -333,6 +334,20 @@ fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
         n => Finding::Note(format!(
             "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, name, assign or dismiss them"
+        )),
+    })
+}
+
+fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "unpriced_usage")? {
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+    }
+    Ok(match unpriced::standing(conn)? {
+        (0, _) => Finding::Good("all usage of meters with rate cards has a price".to_owned()),
+        (events, meters) => Finding::Bad(format!(
+            "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; give the meter a rate \
+             card (backdated), then `coulomb meter rate-usage`",
+            meters.join(", ")
         )),
     })
 }

@@ -40,6 +40,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-27-010002", include_str!("../../migrations/2026-11-27-010002_trusted_realms/up.sql")),
     ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
     ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
+    ("2026-11-27-020003", include_str!("../../migrations/2026-11-27-020003_unpriced/up.sql")),
     ("2026-11-27-030001", include_str!("../../migrations/2026-11-27-030001_billing_periods/up.sql")),
     ("2026-11-27-030002", include_str!("../../migrations/2026-11-27-030002_default_plan/up.sql")),
     (

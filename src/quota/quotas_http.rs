@@ -152,7 +152,7 @@ pub async fn show(
 }
 
 /// The org that a key is kept to.
-pub(super) fn own(rows: RowScope) -> Option<i64> {
+pub(crate) fn own(rows: RowScope) -> Option<i64> {
     match rows {
         RowScope::Platform => None,
         RowScope::Org(org_id) => Some(org_id),

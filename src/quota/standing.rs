@@ -16,7 +16,7 @@ use crate::battery::Account;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
-use crate::usage::meters::Meter;
+use crate::usage::meters::{Meter, Unpriced};
 use crate::usage::rating;
 
 /// What somebody asks to use.
@@ -168,6 +168,12 @@ pub(super) fn battery_units(
     let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
     let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
     let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
+    let refuses = catalog.meters.get(&meter_id).is_some_and(|meter| meter.unpriced == Unpriced::Refuse);
+    if rate.is_none() && refuses && !card.rates.is_empty() {
+        let rule =
+            "fit no rate of this meter, which refuses usage without a price: give it one, or correct them";
+        return Err(Error::invalid("dimensions", rule));
+    }
     let units = rate.map_or(Some(Sum::ZERO), |rate| rating::battery_units(rate, ask.amount));
     let units = units.and_then(Sum::rounded_up);
     units.ok_or_else(|| Error::invalid("amount", "burns more battery units than there can be"))

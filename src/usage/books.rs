@@ -40,6 +40,8 @@ pub enum Book {
     Rating,
     /// `quota_counters.used`.
     Quotas,
+    /// `unpriced_usage`. Only over all days, while every record is there.
+    Unpriced,
 }
 
 /// The row ids of the orgs that there are, in order.
@@ -65,7 +67,7 @@ pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
 
 impl Book {
     /// Every book, in the order in which usage is written to them.
-    pub const ALL: [Self; 4] = [Self::Rating, Self::Quotas, Self::Uniques, Self::Summaries];
+    pub const ALL: [Self; 5] = [Self::Rating, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];
 
     /// Its table.
     #[must_use]
@@ -75,6 +77,7 @@ impl Book {
             Self::Uniques => "usage_uniques",
             Self::Rating => "rating_counters",
             Self::Quotas => "quota_counters",
+            Self::Unpriced => "unpriced_usage",
         }
     }
 
@@ -85,6 +88,7 @@ impl Book {
             Self::Uniques => &["org_id", "series_id", "day", "value_digest"],
             Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "month"],
             Self::Quotas => &["org_id", "slot_id", "subject", "period", "began"],
+            Self::Unpriced => &["org_id", "series_id"],
         }
     }
 
@@ -95,6 +99,7 @@ impl Book {
             Self::Uniques => &["n"],
             Self::Rating => &["quantity"],
             Self::Quotas => &["used"],
+            Self::Unpriced => &["events", "quantity", "first_seen", "last_seen"],
         }
     }
 }

@@ -10,14 +10,16 @@
 //! follow each other, so that usage waits for few of them.
 
 mod charged;
+pub mod rate;
 mod recount;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer};
+use diesel::sql_types::{BigInt, Bool, Integer};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -26,6 +28,7 @@ use super::event::{Rejection, UsageEvent};
 use super::ingest::{self, Tiers};
 use super::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
 use super::series;
+use super::unpriced::Pricing;
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -129,11 +132,24 @@ fn begin(
     held: &catalog::Held,
     correction: &Correction<'_>,
 ) -> Result<Arc<Catalog>, Error> {
+    alone(conn, correction.org.org_id)?;
+    held.hold(conn)
+}
+
+/// Has the org's corrections follow each other.
+fn alone(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
     diesel::sql_query("SELECT pg_advisory_xact_lock($1, hashint8($2))")
         .bind::<Integer, _>(LOCK)
-        .bind::<BigInt, _>(correction.org.org_id)
+        .bind::<BigInt, _>(org_id)
         .execute(conn)?;
-    held.hold(conn)
+    Ok(())
+}
+
+/// As [`alone`], without waiting: whether no other correction of the org is under way.
+fn alone_at_once(conn: &mut PgConnection, org_id: i64) -> Result<bool, Error> {
+    let lock = diesel::dsl::sql::<Bool>("pg_try_advisory_xact_lock(").bind::<Integer, _>(LOCK);
+    let lock = lock.sql(", hashint8(").bind::<BigInt, _>(org_id).sql("))");
+    Ok(diesel::select(lock).get_result(conn)?)
 }
 
 /// The event as it counts now.
@@ -149,6 +165,7 @@ struct Stored {
 struct Record {
     meter_id: i32,
     rate_card_id: Option<i32>,
+    pricing: i16,
     day: NaiveDate,
     own_day: Option<NaiveDate>,
     billing_start: Option<DateTime<Utc>>,
@@ -185,6 +202,7 @@ impl Stored {
             .select((
                 usage_records::meter_id,
                 usage_records::rate_card_id,
+                usage_records::pricing,
                 usage_records::day,
                 usage_records::own_day,
                 usage_records::billing_start,
@@ -204,7 +222,13 @@ impl Stored {
         if correction % 2 == 1 {
             return Err(Error::conflict("already_voided", "this usage event was taken back before"));
         }
-        records.retain(|record| record.correction == correction);
+        // What was priced later was replaced on one meter alone.
+        let mut last: HashMap<i32, i16> = HashMap::new();
+        for record in &records {
+            let of_meter = last.entry(record.meter_id).or_default();
+            *of_meter = record.correction.max(*of_meter);
+        }
+        records.retain(|record| record.correction % 2 == 0 && last[&record.meter_id] == record.correction);
         Ok(Self { event_key, occurred_at, correction, records })
     }
 
@@ -232,7 +256,7 @@ impl Stored {
                 event_id: correction.id.into(),
                 source: correction.source.into(),
                 subject: record.subject.as_deref().map(Into::into),
-                correction: self.correction + 1,
+                correction: record.correction + 1,
                 elsewhere: day != record.day,
                 metered: [negative(catalog, held, org.org_id, record)?].into(),
             })
@@ -276,7 +300,9 @@ impl Stored {
         for one in taken.iter().filter(|one| !one.elsewhere) {
             recount::without(conn, one)?;
         }
-        record(conn, correction, self.event_key, self.correction + 1, now)?;
+        for number in taken.iter().map(|one| one.correction) {
+            record(conn, correction, self.event_key, number, now)?;
+        }
         Ok(places)
     }
 }
@@ -317,6 +343,7 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         battery_units: -record.battery_units,
         card,
         tiered,
+        pricing: Pricing::of(record.pricing),
         value: record.value.as_deref().map(Into::into),
         series: Arc::clone(&series),
     })
@@ -338,6 +365,7 @@ fn record(
             usage_corrections::actor.eq(correction.actor),
             usage_corrections::reason.eq(correction.reason),
         ))
+        .on_conflict_do_nothing()
         .execute(conn)?;
     Ok(())
 }

@@ -141,7 +141,7 @@ fn check_source(source: &str) -> Result<(), Error> {
     if source.is_empty() { Ok(()) } else { check("source", source, 200) }
 }
 
-fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
+pub(super) fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
     if text.trim().is_empty() || text.chars().count() > limit || text.chars().any(char::is_control) {
         return Err(Error::invalid(
             field,

@@ -26,6 +26,7 @@ use super::event::{Outcome, Rejection, UsageEvent};
 use super::partitions;
 use super::resolve::{Caller, Resolver, Usage, Window};
 use super::series;
+use super::unpriced;
 use crate::answers;
 use crate::app::App;
 use crate::billing::directory::OrgContext;
@@ -188,7 +189,9 @@ impl Ingest {
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
-            resolver.resolve(event, orgs.find(place, event)?)
+            let usage = resolver.resolve(event, orgs.find(place, event)?)?;
+            unpriced::refuse(&usage)?;
+            Ok(usage)
         };
         events.iter().enumerate().map(one).collect()
     }

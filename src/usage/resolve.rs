@@ -18,6 +18,7 @@ use super::meters::{Aggregation, Meter};
 use super::rates::Rate;
 use super::rating;
 use super::series::{self, Series};
+use super::unpriced::Pricing;
 use crate::billing::directory::OrgContext;
 use crate::money;
 use crate::quantity::Sum;
@@ -99,6 +100,8 @@ pub struct Metered {
     pub card: Option<usize>,
     /// Whether the price depends on the month's quantity.
     pub tiered: bool,
+    /// By what it is priced.
+    pub pricing: Pricing,
     /// What a meter of unique values saw.
     pub value: Option<Box<str>>,
 }
@@ -289,7 +292,7 @@ impl Resolver<'_> {
             [one] if one.series.meter.aggregation.is_additive() => {
                 let cost = major(cost, one).map(Sum::from).filter(|cost| cost.is_bounded());
                 one.cost = cost.ok_or_else(too_large)?;
-                (one.tiered, one.card) = (false, None);
+                (one.tiered, one.card, one.pricing) = (false, None, Pricing::Caller);
                 Ok(())
             }
             _ => Err(Rejection::new(
@@ -340,12 +343,20 @@ pub fn priced_by(
         battery_units: Sum::ZERO,
         card: None,
         tiered: false,
+        pricing: Pricing::Card,
         value,
         series,
     };
     if !metered.series.meter.aggregation.is_additive() {
         return Ok(metered);
     }
+    metered.pricing = match card.and_then(|place| metered.series.rates.get(place)) {
+        Some((_, Some(_))) => Pricing::Card,
+        // A card without any rate says that there is no price.
+        Some((card, None)) if card.rates.is_empty() => Pricing::Free,
+        None if metered.series.rates.is_empty() => Pricing::NoCard,
+        _ => Pricing::NoRate,
+    };
     if let Some(place) = card
         && let (card, Some(rate)) = &metered.series.rates[place]
     {

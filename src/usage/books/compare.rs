@@ -124,7 +124,7 @@ fn differing(book: Book, sides: &Sides) -> String {
         .values()
         .iter()
         .map(|name| match *name {
-            "latest_at" => "t.latest_at IS DISTINCT FROM s.latest_at".to_owned(),
+            name if is_time(name) => format!("t.{name} IS DISTINCT FROM s.{name}"),
             name => format!("coalesce(t.{name}, 0) <> coalesce(s.{name}, 0)"),
         })
         .collect();
@@ -136,13 +136,18 @@ fn differing(book: Book, sides: &Sides) -> String {
     )
 }
 
+/// Whether a value is a time, which may be lacking.
+pub(super) fn is_time(name: &str) -> bool {
+    ["latest_at", "first_seen", "last_seen"].contains(&name)
+}
+
 /// A value as people read it.
 fn as_text(of: &str, name: &str) -> String {
     match name {
-        "latest_at" => {
+        name if is_time(name) => {
             format!("to_char({of}.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
         }
-        "count" | "n" => format!("{of}.{name}::text"),
+        "count" | "n" | "events" => format!("{of}.{name}::text"),
         _ => format!("trim_scale({of}.{name})::text"),
     }
 }
@@ -165,6 +170,7 @@ impl Book {
         let words = match self {
             Self::Summaries => format!("{SERIES}, d.day"),
             Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
+            Self::Unpriced => SERIES.to_owned(),
             Self::Rating => format!(
                 "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),

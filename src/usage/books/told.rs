@@ -52,6 +52,8 @@ impl Book {
                 must: "(s.quantity IS NOT NULL OR t.own)",
             }),
             Self::Quotas => quotas(conn, rules, part)?,
+            Self::Unpriced => (rules.first_whole_day.is_none() && part.is_all_days())
+                .then(|| sides(unpriced(part), part.orgs.sql("org_id"))),
         })
     }
 }
@@ -152,6 +154,16 @@ fn uniques(rules: &Rules, part: Part) -> String {
          FROM (SELECT org_id, series_id, day, value FROM {} r WHERE stands AND value IS NOT NULL
                GROUP BY org_id, series_id, day, value) r",
         standing(part, &rules.uniques)
+    )
+}
+
+/// Usage that no rate fits. What was taken back, or priced since, is a record with the negative quantity.
+fn unpriced(part: Part) -> String {
+    format!(
+        "SELECT org_id, series_id, sum(CASE correction % 2 WHEN 0 THEN 1 ELSE -1 END)::bigint AS events,
+             sum(quantity) AS quantity, min(occurred_at) AS first_seen, max(occurred_at) AS last_seen
+         FROM usage_records WHERE {} AND pricing = 2 GROUP BY org_id, series_id",
+        part.orgs.sql("org_id")
     )
 }
 

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 21] = [
+const COLUMNS: [&str; 22] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -36,6 +36,7 @@ const COLUMNS: [&str; 21] = [
     "battery_batch",
     "billing_start",
     "own_day",
+    "pricing",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -122,7 +123,7 @@ pub(super) fn is_there(
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
-    out.extend_from_slice(&21_i16.to_be_bytes());
+    out.extend_from_slice(&22_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -161,5 +162,10 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
         Some(began) => field(out, &micros(began).to_be_bytes()),
         None => null(out),
     }
-    if usage.own_day == usage.day { null(out) } else { field(out, &days(usage.own_day).to_be_bytes()) }
+    if usage.own_day == usage.day {
+        null(out)
+    } else {
+        field(out, &days(usage.own_day).to_be_bytes())
+    }
+    field(out, &(metered.pricing as i16).to_be_bytes());
 }

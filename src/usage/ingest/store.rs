@@ -26,6 +26,7 @@ use crate::quota::quantity::Quantity;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::event::{Outcome, Rejection};
 use crate::usage::resolve::Usage;
+use crate::usage::unpriced;
 
 /// What storing came to.
 #[derive(Debug)]
@@ -211,6 +212,7 @@ pub(in crate::usage) fn write(
     let moved = counters::add(conn, &totals::counter_changes(new))?;
     burn.post(conn, new, batch)?;
     totals::add_days(conn, new, sign)?;
+    unpriced::count(conn, new, sign)?;
     Ok(moved)
 }
 
@@ -228,5 +230,6 @@ pub(crate) fn write_rows(
         return Ok(());
     }
     records::copy(conn, new, batch)?;
-    totals::add_days(conn, new, sign)
+    totals::add_days(conn, new, sign)?;
+    unpriced::count(conn, new, sign)
 }

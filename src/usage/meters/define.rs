@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Aggregation, Meter, find};
+use super::{Aggregation, Meter, Unpriced, find};
 use crate::error::Error;
 use crate::quota::slots;
 use crate::schema::{meter_versions, meters};
@@ -46,6 +46,10 @@ pub struct NewMeter {
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: bool,
+    /// Whether usage that no rate fits is recorded without a price (and told), or rejected. While the meter has no rate card
+    /// nothing is rejected.
+    #[serde(default)]
+    pub unpriced: Unpriced,
 }
 
 /// What is to change about a meter; what is left out stays.
@@ -67,6 +71,9 @@ pub struct MeterPatch {
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: Option<bool>,
+    /// What becomes of usage that no rate fits.
+    #[serde(default)]
+    pub unpriced: Option<Unpriced>,
     /// Refused: it never changes.
     #[serde(default)]
     #[schema(ignore)]
@@ -104,6 +111,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         unit: new.unit.clone(),
         dimensions: new.dimensions.clone(),
         allows_negative: new.allows_negative,
+        unpriced: new.unpriced,
         created_at: now,
         archived_at: None,
     };
@@ -162,14 +170,15 @@ pub fn update(
     new.value_field = patch.value_field.clone().or(new.value_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
     new.allows_negative = patch.allows_negative.unwrap_or(new.allows_negative);
+    new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
     check(&new)?;
     new.dimensions.sort();
     for gone in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
         refuse_when_used(conn, old.meter_id, gone, now)?;
     }
     let parts = |meter: &Meter| {
-        let (name, event_name) = (meter.name.clone(), meter.event_name.clone());
-        (name, event_name, meter.value_field.clone(), meter.dimensions.clone(), meter.allows_negative)
+        let kept = (meter.value_field.clone(), meter.dimensions.clone());
+        (meter.name.clone(), meter.event_name.clone(), kept, (meter.allows_negative, meter.unpriced))
     };
     if parts(&old) == parts(&new) {
         return Ok(old);
@@ -206,6 +215,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
             meter_versions::dimensions.eq(dimensions),
             meter_versions::created_at.eq(now),
             meter_versions::allows_negative.eq(meter.allows_negative),
+            meter_versions::unpriced.eq(meter.unpriced.name()),
         ))
         .execute(conn)?;
     Ok(())
