@@ -87,6 +87,7 @@ struct Backlog {
     waiting: i64,
     #[diesel(sql_type = BigInt)]
     lapsed: i64,
+    #[diesel(sql_type = BigInt)]
     unpriced: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     oldest_s: Option<i64>,

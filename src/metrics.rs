@@ -155,6 +155,8 @@ impl Metrics {
             "quota_reservations_lapsed",
             "Reservations of the last 35 days that lapsed and that nobody has settled: usage may be missing",
             self.reservations_lapsed.clone(),
+        );
+        r.register(
             "usage_unpriced_events",
             "Usage events that no rate of their meter fits: they cost nothing until they are priced",
             self.usage_unpriced.clone(),

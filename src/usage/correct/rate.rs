@@ -74,8 +74,8 @@ struct Row {
     day: NaiveDate,
     #[diesel(sql_type = Nullable<Date>)]
     own_day: Option<NaiveDate>,
-    #[diesel(sql_type = Nullable<Date>)]
-    billing_period: Option<NaiveDate>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    billing_start: Option<DateTime<Utc>>,
     #[diesel(sql_type = SmallInt)]
     correction: i16,
     #[diesel(sql_type = SmallInt)]
@@ -219,7 +219,7 @@ fn rows(
     after: Option<(DateTime<Utc>, Uuid)>,
 ) -> Result<Vec<Row>, Error> {
     let sql = format!(
-        "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_period, r.correction, r.pricing, r.quantity,
+        "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_start, r.correction, r.pricing, r.quantity,
              r.event_id, r.source, r.subject, s.member, s.dimensions
          FROM usage_records r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          WHERE r.org_id = $1 AND r.meter_id = $2 AND {WITHOUT_PRICE}
@@ -262,11 +262,12 @@ fn priced_now(
         org: Arc::clone(org),
         event_key: row.event_key,
         content: 0,
+        names_time: true,
         occurred_at: row.occurred_at,
         received_at: now,
         day,
         own_day: row.own_day.unwrap_or(row.day),
-        billing_period: row.billing_period,
+        billing_period: row.billing_start,
         event_id: row.event_id.as_str().into(),
         source: row.source.as_str().into(),
         subject: row.subject.as_deref().map(Into::into),
