@@ -1,8 +1,9 @@
--- Billing periods are facts that are kept: usage that comes late is counted to the period that contained it, whatever became of
--- the subscription since.
+-- Billing periods are facts that are kept: usage that comes late is counted to the period that contained it,
+-- whatever became of the subscription since.
 
--- The billing periods that Stripe's events show subscriptions with, a row for each price and start: a function of the set of
--- events. Periods of local subscriptions follow from their own rows. Local, as the mirrors are.
+-- The billing periods that Stripe's events show subscriptions with, a row for each price and start: a
+-- function of the set of events. Periods of local subscriptions follow from their own rows. Local, as the
+-- mirrors are.
 CREATE TABLE subscription_periods (
     account text COLLATE "C" NOT NULL,
     livemode boolean NOT NULL,
@@ -44,7 +45,8 @@ ALTER TABLE quota_counters DROP CONSTRAINT quota_counters_pkey,
 ALTER TABLE usage_records ADD COLUMN billing_start timestamptz;
 COMMENT ON COLUMN usage_records.billing_start IS 'when the subscription''s period began that it was counted to; billing_period is its date by UTC';
 
--- What was counted so far is known by its date alone: to the present period of that date, else to one that begins with the date.
+-- What was counted so far is known by its date alone: to the present period of that date, else to one that
+-- begins with the date.
 CREATE TEMPORARY TABLE begun ON COMMIT DROP AS
 SELECT DISTINCT ON (org_id, day) org_id, start, (start AT TIME ZONE 'UTC')::date AS day
 FROM (SELECT r.org_id, p.period_start AS start

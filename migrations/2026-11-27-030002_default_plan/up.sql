@@ -1,4 +1,5 @@
--- Of several plans that an org pays for the one of the higher rank counts; an org without any has the default plan.
+-- Of several plans that an org pays for the one of the higher rank counts; an org without any has the default
+-- plan.
 ALTER TABLE plans ADD COLUMN rank integer NOT NULL DEFAULT 0;
 COMMENT ON COLUMN plans.rank IS 'of several plans that an org pays for the one of the highest rank counts';
 ALTER TABLE plans ADD COLUMN is_default boolean NOT NULL DEFAULT false;

@@ -1,5 +1,5 @@
-//! The lives of an org's subscriptions, as the database tells them: JSON of [`super::org_plan`]'s making, read into what
-//! [`super::periods`] reckons with.
+//! The lives of an org's subscriptions, as the database tells them: JSON of [`super::org_plan`]'s making,
+//! read into what [`super::periods`] reckons with.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -118,8 +118,8 @@ impl From<Stripe> for Life {
 }
 
 impl From<Local> for Life {
-    /// A trial from its creation, then whole intervals up to what is paid for and the days of grace: when it is paid for late, they are
-    /// what was paid for.
+    /// A trial from its creation, then whole intervals up to what is paid for and the days of grace: when it
+    /// is paid for late, they are what was paid for.
     fn from(row: Local) -> Self {
         let (created, valid_until) = (row.created.at(), row.valid_until.at());
         let trial_end = row.trial_end.map_or(created, Micros::at);

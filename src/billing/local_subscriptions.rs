@@ -1,11 +1,13 @@
-//! Subscriptions of orgs that do not pay through Stripe: trial, active, expired or cancelled. Owns `local_subscriptions`.
+//! Subscriptions of orgs that do not pay through Stripe: trial, active, expired or cancelled. Owns
+//! `local_subscriptions`.
 //!
-//! `valid_until` decides, and the days of grace that the plan gives after it, unless it was cancelled: what is later counts as over,
-//! whether or not a worker has written so yet. At most one of an org is under way; one that is over never comes back, a new one takes
-//! its place. What is paid within the days of grace is paid from `valid_until` on.
+//! `valid_until` decides, and the days of grace that the plan gives after it, unless it was cancelled: what
+//! is later counts as over, whether or not a worker has written so yet. At most one of an org is under way;
+//! one that is over never comes back, a new one takes its place. What is paid within the days of grace is
+//! paid from `valid_until` on.
 //!
-//! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to `trial_end`; when it is paid
-//! for while it runs, the first paid period begins with its end.
+//! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to
+//! `trial_end`; when it is paid for while it runs, the first paid period begins with its end.
 
 mod read;
 mod row;
@@ -48,8 +50,8 @@ pub enum Paid {
     Until(DateTime<Utc>),
 }
 
-/// What a command on a subscription came to: how it stands, and the periods that are owed battery units, each under the key
-/// `local:{subscription_id}:{period_start}` once.
+/// What a command on a subscription came to: how it stands, and the periods that are owed battery units, each
+/// under the key `local:{subscription_id}:{period_start}` once.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// The subscription as it is now.
@@ -78,8 +80,8 @@ fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error>
 /// Begins a subscription. `start`: `None` for a trial of as many days as the plan says.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when one is under way already or the plan is no longer
-/// offered, or the org had a trial of it, [`Error::Invalid`] for a bad field.
+/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when one is under way already or the
+/// plan is no longer offered, or the org had a trial of it, [`Error::Invalid`] for a bad field.
 pub fn start(
     conn: &mut PgConnection,
     org_id: i64,
@@ -241,12 +243,13 @@ fn write(conn: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> QueryResult<
         .map(drop)
 }
 
-/// It was paid for. The one under way goes on from the end of what was paid for, a trial from its end, and a cancellation that was
-/// to come is taken back. Where the last one is over a new one begins now, with the newest version of its plan.
+/// It was paid for. The one under way goes on from the end of what was paid for, a trial from its end, and a
+/// cancellation that was to come is taken back. Where the last one is over a new one begins now, with the
+/// newest version of its plan.
 ///
 /// # Errors
-/// [`Error::NotFound`] when the org never had one, [`Error::Conflict`] when the plan of one that is over is no longer offered,
-/// [`Error::Invalid`] for a bad field.
+/// [`Error::NotFound`] when the org never had one, [`Error::Conflict`] when the plan of one that is over is
+/// no longer offered, [`Error::Invalid`] for a bad field.
 pub fn activate(
     conn: &mut PgConnection,
     org_id: i64,
@@ -314,7 +317,8 @@ pub fn cancel(
 /// Puts the one under way on another plan, in its newest version; its periods stay.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when none is under way or the plan is no longer offered.
+/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when none is under way or the plan is
+/// no longer offered.
 pub fn change(
     conn: &mut PgConnection,
     org_id: i64,
@@ -333,7 +337,8 @@ pub fn change(
 /// Puts a subscription on a version of its plan (`plan`: which that must be); gives the row id of its org.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such subscription or version; [`Error::Invalid`] when its plan is another one.
+/// [`Error::NotFound`] when there is no such subscription or version; [`Error::Invalid`] when its plan is
+/// another one.
 pub fn move_one(
     conn: &mut PgConnection,
     subscription_id: &str,

@@ -1,9 +1,9 @@
 //! Which plan an org has, in which version, by which subscription: the SQL that decides.
 //!
-//! Of several subscriptions that give a plan that of the highest rank counts; of equal ones Stripe's before a local one. Stripe's
-//! statuses `trialing` and `active` give it, `past_due` for a grace; paused collection and a cancellation that is still to come change
-//! nothing. An org to which none gives a plan has the default one, if there is one. Everything is decided by the clock of the program,
-//! never by that of the database.
+//! Of several subscriptions that give a plan that of the highest rank counts; of equal ones Stripe's before a
+//! local one. Stripe's statuses `trialing` and `active` give it, `past_due` for a grace; paused collection
+//! and a cancellation that is still to come change nothing. An org to which none gives a plan has the default
+//! one, if there is one. Everything is decided by the clock of the program, never by that of the database.
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
@@ -31,10 +31,11 @@ macro_rules! clock {
 }
 pub(super) use clock;
 
-/// SQL: when the unpaid invoice of a subscription `s` was due that is `past_due`: the oldest one of those that came after the last
-/// invoice which was paid (an older one that nobody paid did not make it so). That is its due date, or, where Stripe charges by
-/// itself, when it was issued. Where no such invoice is known: the start of the latest period of any of its items, with which the
-/// last renewal was due. Stripe: "the payment on the latest finalized invoice either failed or wasn't attempted"
+/// SQL: when the unpaid invoice of a subscription `s` was due that is `past_due`: the oldest one of those
+/// that came after the last invoice which was paid (an older one that nobody paid did not make it so). That
+/// is its due date, or, where Stripe charges by itself, when it was issued. Where no such invoice is known:
+/// the start of the latest period of any of its items, with which the last renewal was due. Stripe: "the
+/// payment on the latest finalized invoice either failed or wasn't attempted"
 /// (<https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>).
 macro_rules! due {
     () => {
@@ -52,12 +53,13 @@ macro_rules! due {
 }
 pub(super) use due;
 
-/// SQL: subscriptions of Stripe as `s`, with the plan that each gives now as `p (plan_id, version)`: that of the first item that
-/// maps, by its price or else by its product. The version: the one it was moved to, else the newest that was sold when it got the
-/// price, else the first. `s.period_start` and `s.period_end` are the period of that item; where none maps, of the first one: items
-/// of one subscription may be billed by the month and by the year
-/// (<https://docs.stripe.com/billing/subscriptions/mixed-interval>). `s.grace_end`: when `past_due` no longer keeps the plan. `$of`
-/// narrows `s`, `$gives` says which of them give a plan; it refers to `clock`.
+/// SQL: subscriptions of Stripe as `s`, with the plan that each gives now as `p (plan_id, version)`: that of
+/// the first item that maps, by its price or else by its product. The version: the one it was moved to, else
+/// the newest that was sold when it got the price, else the first. `s.period_start` and `s.period_end` are
+/// the period of that item; where none maps, of the first one: items of one subscription may be billed by the
+/// month and by the year (<https://docs.stripe.com/billing/subscriptions/mixed-interval>). `s.grace_end`:
+/// when `past_due` no longer keeps the plan. `$of` narrows `s`, `$gives` says which of them give a plan; it
+/// refers to `clock`.
 macro_rules! stripe_plans {
     ($of:expr, $gives:expr) => { concat!("(
         SELECT s.*, f.maps_to, f.price_id AS mapped_price,
@@ -87,9 +89,9 @@ macro_rules! stripe_plans {
 }
 pub(super) use stripe_plans;
 
-/// SQL: per org, the subscription that counts and the plan that it gives, else the default plan: `by_default` says so. Of several
-/// that give a plan the one of the highest rank counts; `paying` lists all of them, as JSON, where there are several. It refers to
-/// `clock`.
+/// SQL: per org, the subscription that counts and the plan that it gives, else the default plan: `by_default`
+/// says so. Of several that give a plan the one of the highest rank counts; `paying` lists all of them, as
+/// JSON, where there are several. It refers to `clock`.
 macro_rules! with_plan {
     () => { concat!("SELECT o.*, s.source, s.subscription_id, s.subscription_status, s.plan_until, s.period_start, s.period_end,
         s.trial_end, s.cancel_at_period_end, s.cancel_at, s.changes_at, s.pause, s.pause_until, s.paying,
@@ -141,7 +143,8 @@ macro_rules! with_plan {
 }
 pub(super) use with_plan;
 
-/// SQL: when a local subscription `l` is over, if nothing is paid: after the days of grace, unless it was cancelled.
+/// SQL: when a local subscription `l` is over, if nothing is paid: after the days of grace, unless it was
+/// cancelled.
 macro_rules! over_at {
     () => {
         "l.valid_until + CASE WHEN l.cancel_at_period_end THEN interval '0' ELSE make_interval(days => l.grace_days) END"
@@ -156,8 +159,8 @@ macro_rules! micros {
     };
 }
 
-/// SQL: what [`super::lives`] reads of the subscriptions that an org has or had: JSON, one array each, Stripe's and local ones. `$org`
-/// is its row id.
+/// SQL: what [`super::lives`] reads of the subscriptions that an org has or had: JSON, one array each,
+/// Stripe's and local ones. `$org` is its row id.
 macro_rules! lives {
     ($org:literal) => { concat!("(SELECT json_agg(l.life)::text FROM (
         SELECT json_build_object('stripe', json_build_object(
@@ -170,7 +173,8 @@ macro_rules! lives {
             'goes_on', s.status IN ('trialing', 'active', 'past_due'),
             'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'starts', g.starts, 'ends', g.ends,
                     'item_numbers', g.item_numbers, 'first_seen', g.first_seen, 'last_seen', g.last_seen))
-                -- A column each, and a look at the plans for each price: rows of JSON cost four times as much.
+                -- A column each, and a look at the plans for each price: rows of JSON cost four times as
+                -- much.
                 FROM (SELECT p.price_id, p.product_id, array_agg(p.item_number) AS item_numbers,
                           array_agg(", $crate::billing::org_plan::micros!("p.period_start"), ") AS starts,
                           array_agg(", $crate::billing::org_plan::micros!("p.period_end"), ") AS ends,
@@ -198,8 +202,8 @@ macro_rules! lives {
 }
 pub(super) use micros;
 
-/// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. Bind now, the days of grace, the names,
-/// the row ids. A subscription that grants nothing has no period.
+/// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. Bind now, the days
+/// of grace, the names, the row ids. A subscription that grants nothing has no period.
 pub(super) struct Contexts;
 
 impl crate::db::prepared::Text for Contexts {

@@ -1,15 +1,18 @@
 //! Billing periods of an org: which one an instant lies in. Pure.
 //!
-//! Periods are facts: each one that a subscription had is known by the events (or commands) that tell of it, and an instant belongs to
-//! the period that contains it, also after the subscription has changed, restarted or ended. Where none is known one is reckoned by
-//! Stripe's rule: whole intervals from the anchor, whose day is clamped to the month's last one (31 January, 28 February, 31 March;
-//! <https://docs.stripe.com/billing/subscriptions/billing-cycle>). Before a subscription started and after it ended it has none.
+//! Periods are facts: each one that a subscription had is known by the events (or commands) that tell of it,
+//! and an instant belongs to the period that contains it, also after the subscription has changed, restarted
+//! or ended. Where none is known one is reckoned by Stripe's rule: whole intervals from the anchor, whose day
+//! is clamped to the month's last one (31 January, 28 February, 31 March;
+//! <https://docs.stripe.com/billing/subscriptions/billing-cycle>). Before a subscription started and after it
+//! ended it has none.
 
 use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
 
 type At = DateTime<Utc>;
 
-/// The billing periods of an org, as a process holds them: those that follow each other by one rule are one stretch.
+/// The billing periods of an org, as a process holds them: those that follow each other by one rule are one
+/// stretch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillingPeriods(Box<[Stretch]>);
 
@@ -18,7 +21,8 @@ pub struct BillingPeriods(Box<[Stretch]>);
 struct Stretch {
     from: At,
     to: At,
-    /// The first period does not begin before this: the subscription did not, or the period before went on until then.
+    /// The first period does not begin before this: the subscription did not, or the period before went on
+    /// until then.
     floor: At,
     /// The last period ends here at the latest.
     ceil: At,
@@ -76,7 +80,8 @@ pub struct Life {
     pub ends_with_period: bool,
     /// Stretches of periods told by a rule: of a local subscription.
     pub told: Vec<Told>,
-    /// Where subscriptions overlap the greater one counts: rank of the plan, Stripe before local, the later one.
+    /// Where subscriptions overlap the greater one counts: rank of the plan, Stripe before local, the later
+    /// one.
     pub precedence: (Option<i32>, bool, Option<At>),
 }
 
@@ -131,8 +136,9 @@ impl Stretch {
 }
 
 impl Cycle {
-    /// The cycle that a period is one of: whole months from the anchor where it fits them, else from the start, or back from the end
-    /// (28 February to 31 March is a month from the 31st); else the period's own length.
+    /// The cycle that a period is one of: whole months from the anchor where it fits them, else from the
+    /// start, or back from the end (28 February to 31 March is a month from the 31st); else the period's own
+    /// length.
     #[must_use]
     pub fn of(anchor: Option<At>, start: At, end: At) -> Self {
         let months = months_between(start, end);
@@ -232,8 +238,8 @@ impl Life {
         all
     }
 
-    /// `[start, end)` of the periods of the item that buys the plan; where none does, of the first item. Of several such items the
-    /// first in the list counts, as it does for the plan.
+    /// `[start, end)` of the periods of the item that buys the plan; where none does, of the first item. Of
+    /// several such items the first in the list counts, as it does for the plan.
     fn plan_periods(&self) -> Vec<(At, At)> {
         let buys = self.known.iter().any(|known| known.rank.is_some());
         let meant = |known: &&Known| if buys { known.rank.is_some() } else { known.item_number == 0 };

@@ -1,7 +1,8 @@
 //! The billing periods that Stripe's events show subscriptions with. Owns `subscription_periods`.
 //!
-//! A row is a function of the set of events that show the period: nothing hangs on their order, and no event is needed twice. What
-//! became of the subscription since takes no period away again: usage of it may come late.
+//! A row is a function of the set of events that show the period: nothing hangs on their order, and no event
+//! is needed twice. What became of the subscription since takes no period away again: usage of it may come
+//! late.
 
 use std::collections::BTreeMap;
 
@@ -62,8 +63,8 @@ struct Shown<'a> {
     last: (DateTime<Utc>, &'a Said),
 }
 
-/// Writes the periods that events show. Of events of one second the one counts that says the later end. The caller holds the
-/// subscriptions.
+/// Writes the periods that events show. Of events of one second the one counts that says the later end. The
+/// caller holds the subscriptions.
 ///
 /// # Errors
 /// When the database fails.

@@ -15,7 +15,8 @@ use crate::error::Error;
 use crate::quantity::Sum;
 use crate::usage::catalog::Catalog;
 
-/// Names one counter. Counters are locked and written in this order, so that no two transactions wait for each other.
+/// Names one counter. Counters are locked and written in this order, so that no two transactions wait for
+/// each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
     /// The org.
@@ -29,8 +30,8 @@ pub struct CounterKey {
 }
 
 impl CounterKey {
-    /// The counter of `slot` that usage of this subject, counted to this local day (and the billing period that began then), is
-    /// added to.
+    /// The counter of `slot` that usage of this subject, counted to this local day (and the billing period
+    /// that began then), is added to.
     #[must_use]
     pub fn of(
         slot: &Slot,
@@ -124,8 +125,8 @@ fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
     CounterKey { org_id, slot_id, subject, period: Period::of_row(period) }
 }
 
-/// Adds to counters, making those that are not there, and tells what they came to. `changes` are in the order of their keys,
-/// each key once.
+/// Adds to counters, making those that are not there, and tells what they came to. `changes` are in the order
+/// of their keys, each key once.
 ///
 /// # Errors
 /// When the database fails.

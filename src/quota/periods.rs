@@ -1,9 +1,10 @@
 //! Periods: which one an instant or a record belongs to, and when it begins and ends.
 //!
-//! A counter is named by its period, so nothing has to be turned: a new period is another counter, and an idle daemon is never
-//! behind. Days and months are named by their first local day (the *label*): after a change of zone the same date goes on being
-//! counted, and only the instants at which it begins and ends move. A subscription's period is named by the instant at which it
-//! began, as two of them may begin on one date; its label is that date by UTC.
+//! A counter is named by its period, so nothing has to be turned: a new period is another counter, and an
+//! idle daemon is never behind. Days and months are named by their first local day (the *label*): after a
+//! change of zone the same date goes on being counted, and only the instants at which it begins and ends
+//! move. A subscription's period is named by the instant at which it began, as two of them may begin on one
+//! date; its label is that date by UTC.
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
 
@@ -16,7 +17,8 @@ use crate::time::day_start;
 pub struct Period {
     /// Its first day: local; of a subscription's period by UTC.
     pub label: NaiveDate,
-    /// When the subscription's period began; `None`: it is a local day or month, which begins where the org's zone says.
+    /// When the subscription's period began; `None`: it is a local day or month, which begins where the org's
+    /// zone says.
     pub began: Option<DateTime<Utc>>,
 }
 
@@ -24,8 +26,9 @@ pub struct Period {
 const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 impl Period {
-    /// The period that usage counted to this local day belongs to; `billing`: when the subscription's period began, as
-    /// [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar month.
+    /// The period that usage counted to this local day belongs to; `billing`: when the subscription's period
+    /// began, as [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar
+    /// month.
     #[must_use]
     pub fn of(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
         let month = || day.with_day(1).unwrap_or(day);
@@ -55,7 +58,8 @@ impl Period {
         Self { label, began: Some(began).filter(|began| *began != NO_INSTANT) }
     }
 
-    /// When it begins and ends, `[start, end)`. One that began and that nothing tells of any more ends with the month after.
+    /// When it begins and ends, `[start, end)`. One that began and that nothing tells of any more ends with
+    /// the month after.
     #[must_use]
     pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
         if let Some(began) = self.began {

@@ -1,4 +1,5 @@
-//! Billing periods are kept: usage is counted to the period that contained it, whatever became of the subscription since.
+//! Billing periods are kept: usage is counted to the period that contained it, whatever became of the
+//! subscription since.
 
 use chrono::{DateTime, Utc};
 use reqwest::Method;
@@ -32,6 +33,9 @@ enum Then<'a> {
     /// So much usage of then.
     Used(&'a str, i64),
 }
+
+/// A name, what happens when, and the history in the end.
+type Case<'a> = (&'a str, Vec<(&'a str, Then<'a>)>, Vec<[&'a str; 4]>);
 
 impl House {
     async fn at(time: &str) -> Self {
@@ -104,7 +108,7 @@ impl House {
 #[tokio::test]
 async fn usage_is_counted_to_the_period_that_contained_it() {
     use Then::{Local, Told, Used};
-    let lives: [(&str, Vec<(&str, Then<'_>)>, Vec<[&str; 4]>); 3] = [
+    let lives: [Case<'_>; 3] = [
         (
             "every month on the 29th, cancelled at once in the second one",
             vec![
@@ -254,7 +258,8 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
 async fn periods_are_of_the_set_of_events() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
-    // A trial, made longer; paid, at another price; the price before again, and a restart in the second of it.
+    // A trial, made longer; paid, at another price; the price before again, and a restart in the second of
+    // it.
     let told = [
         (10, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-15T00:00:00Z"),
         (20, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-29T00:00:00Z"),

@@ -62,8 +62,8 @@ fn rows(rows: &[[&str; 4]]) -> Vec<[String; 4]> {
     rows.iter().map(|row| row.map(str::to_owned)).collect()
 }
 
-/// The first and last instants of months and days in which the clocks are changed, by hand: 1 at the last instant before, 2 at the
-/// first one, 4 at the last one, 8 at the first one after.
+/// The first and last instants of months and days in which the clocks are changed, by hand: 1 at the last
+/// instant before, 2 at the first one, 4 at the last one, 8 at the first one after.
 #[tokio::test]
 async fn months_and_days_begin_and_end_where_the_clocks_say() {
     let house = House::at("2026-12-31T12:00:00Z").await;

@@ -1,4 +1,5 @@
-//! Which plan an org has, and until when: by unpaid invoices, by the rank of several plans, by default, and by days of grace.
+//! Which plan an org has, and until when: by unpaid invoices, by the rank of several plans, by default, and
+//! by days of grace.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,8 @@ fn items(org: &str, status: &str, items: &[(&str, &str, &str)]) -> Value {
     told
 }
 
-/// An invoice of that subscription: number, status, when it was issued, when it is due, what remains of 20.00.
+/// An invoice of that subscription: number, status, when it was issued, when it is due, what remains of
+/// 20.00.
 fn billed(
     org: &str,
     n: i32,
@@ -98,6 +100,9 @@ fn billed(
     ("invoice.updated", told)
 }
 
+/// An org, its items (price and period), its invoices, and until when it has the plan.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], Vec<(&'a str, Value)>, Option<&'a str>);
+
 /// 14 days from when the unpaid invoice was due, reckoned by hand. Now is noon of 20 May.
 #[tokio::test]
 async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
@@ -106,7 +111,7 @@ async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
     house.plan("pro", json!({ "name": "Pro", "stripe_prices": ["price_pro"] })).await;
     let month = [("price_pro", "2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z")];
     let open = |org, n, issued| billed(org, n, "open", issued, None, 2000);
-    let cases: [(&str, &[(&str, &str, &str)], Vec<(&str, Value)>, Option<&str>); 8] = [
+    let cases: [Case<'_>; 8] = [
         // The renewal of 12 May was issued an hour later.
         ("renewal", &month, vec![open("renewal", 1, "2026-05-12T01:00:00Z")], Some("2026-05-26T01:00:00Z")),
         // It is sent, and was due on 19 May.
