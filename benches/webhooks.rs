@@ -87,6 +87,7 @@ impl Server {
             .arg("--serve")
             .env("DATABASE_URL", &postgres.url)
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
+            .env("COULOMB_STRIPE_MODE", "test")
             .env("COULOMB_LISTEN", "127.0.0.1:0")
             .env("COULOMB_LOG", "error")
             .envs(settings.iter().copied())

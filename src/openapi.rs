@@ -142,6 +142,8 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
         crate::time::Day,
         crate::time::Moment,
         usage::http::Results,
+        battery::effects::ignored::IgnoredKind,
+        billing::trust::ShownRealms,
         billing::read::ListPart,
         billing::read_http::Part,
         billing::read_http::PartWithLines,

@@ -34,8 +34,8 @@ pub async fn list(
     Ok(HttpResponse::Ok().json(Page::of("battery_effects_ignored", rows, limit, place)?))
 }
 
-/// Lets nothing wait that is sold by this price, product or payment link, unless it buys a plan or a pack here: another product of
-/// the same Stripe account sells it. What waits of it already waits no more.
+/// Lets nothing wait that is sold by this price, product or payment link, unless it buys a plan or a pack
+/// here: another product of the same Stripe account sells it. What waits of it already waits no more.
 #[utoipa::path(
     put, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
     params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"), ("id" = String, Path, description = "Stripe's id"), IdempotencyKey),

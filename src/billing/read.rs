@@ -32,7 +32,7 @@ pub struct Basics {
     /// Only live (true) or test mode (false). Left out: the mode that acts (`COULOMB_STRIPE_MODE`).
     pub livemode: Option<bool>,
     /// `all`: of every account and mode that is not named, those that do not act, too.
-    pub realms: Option<trust::Shown>,
+    pub realms: Option<trust::ShownRealms>,
     /// Created at Stripe at or after.
     pub created_from: Option<Moment>,
     /// Created at Stripe before.

@@ -1,10 +1,13 @@
-//! Which of Stripe's realms act: one mode, our own account, and connected accounts that are named. Owns `stripe_trust`.
+//! Which of Stripe's realms act: one mode, our own account, and connected accounts that are named. Owns
+//! `stripe_trust`.
 //!
-//! What happens in any other realm (test purchases beside live ones, connected accounts whose metadata is not ours) is mirrored, and
-//! links, grants and changes nothing; lists, sums and exports leave it out unless it is asked for. A Connect endpoint with the live
-//! secret also gets the connected accounts' test events (<https://docs.stripe.com/connect/webhooks>).
+//! What happens in any other realm (test purchases beside live ones, connected accounts whose metadata is not
+//! ours) is mirrored, and links, grants and changes nothing; lists, sums and exports leave it out unless it
+//! is asked for. A Connect endpoint with the live secret also gets the connected accounts' test events
+//! (<https://docs.stripe.com/connect/webhooks>).
 //!
-//! The settings say it when a daemon starts, the row says it to every statement: all daemons of a database act alike.
+//! The settings say it when a daemon starts, the row says it to every statement: all daemons of a database
+//! act alike.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -39,7 +42,7 @@ pub(crate) use acts;
 /// Which realms a list or export shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Shown {
+pub enum ShownRealms {
     /// Those that do not act, too.
     All,
 }
@@ -67,7 +70,8 @@ pub fn load(conn: &mut PgConnection) -> QueryResult<Trusted> {
     }))
 }
 
-/// Lets these realms act and no others, in the caller's transaction: customers of the others belong to nobody from now on.
+/// Lets these realms act and no others, in the caller's transaction: customers of the others belong to nobody
+/// from now on.
 ///
 /// # Errors
 /// When the database fails.

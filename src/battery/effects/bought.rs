@@ -25,8 +25,9 @@ pub(super) enum Bought {
 }
 
 impl Bought {
-    /// Units for `part` of the period `full`, portion by portion. A year of a plan without units for a year is granted month by
-    /// month, counted from the start of the year; everything else in one portion, by the share of the time.
+    /// Units for `part` of the period `full`, portion by portion. A year of a plan without units for a year
+    /// is granted month by month, counted from the start of the year; everything else in one portion, by the
+    /// share of the time.
     pub(super) fn portions(
         &self,
         quantity: i64,
@@ -160,8 +161,9 @@ pub(super) fn times(units: Decimal, quantity: i64) -> Result<Decimal, Error> {
     product.filter(|units| is_bounded(*units)).ok_or_else(too_large)
 }
 
-/// The share of the time, in whole hours: the instants of one change (the line's own, that of the invoice, that of the payment) lie
-/// seconds apart, and what a period consists of is to sum up to it. Periods of less than a day are told to the second.
+/// The share of the time, in whole hours: the instants of one change (the line's own, that of the invoice,
+/// that of the payment) lie seconds apart, and what a period consists of is to sum up to it. Periods of less
+/// than a day are told to the second.
 fn share(units: Decimal, part: Period, whole: Period) -> Result<Decimal, Error> {
     let seconds = |period: Period| (period.end - period.start).num_seconds();
     let unit = if seconds(whole) >= DAY_S { HOUR_S } else { 1 };

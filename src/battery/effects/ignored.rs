@@ -1,5 +1,5 @@
-//! What another product of the same Stripe account sells: prices, products and payment links about which nothing waits here. What
-//! buys a plan or a pack is never ignored. Owns `battery_effects_ignored`.
+//! What another product of the same Stripe account sells: prices, products and payment links about which
+//! nothing waits here. What buys a plan or a pack is never ignored. Owns `battery_effects_ignored`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;

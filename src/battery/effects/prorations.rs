@@ -1,7 +1,8 @@
 //! Changes of plan or quantity within a period: units for what is left of it, and those of unused time. Pure.
 //!
-//! Stripe invoices a change as two lines: "unused time" of the old quantity, below zero, and "remaining time" of the new one. The
-//! first takes the share of the time back from the grant that holds it, the second grants it.
+//! Stripe invoices a change as two lines: "unused time" of the old quantity, below zero, and "remaining time"
+//! of the new one. The first takes the share of the time back from the grant that holds it, the second grants
+//! it.
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 use rust_decimal::Decimal;
@@ -112,8 +113,8 @@ impl Judge<'_> {
         self.version(key, line).map(|(plan, version)| Bought::Plan(plan, version))
     }
 
-    /// Whether the changes of this item give more money back than they ask for: the buyer has fewer packs than before, and a net
-    /// credit adds no units.
+    /// Whether the changes of this item give more money back than they ask for: the buyer has fewer packs
+    /// than before, and a net credit adds no units.
     fn comes_to_a_credit(&self, line: &Line) -> bool {
         let changes = self.facts.lines.iter().filter(|other| {
             other.proration == Some(true)
@@ -142,7 +143,8 @@ impl Judge<'_> {
         });
     }
 
-    /// What a whole period of the new lines has more than one of the old, the old being set against the new in order.
+    /// What a whole period of the new lines has more than one of the old, the old being set against the new
+    /// in order.
     fn more_than_before(&mut self, wanted: &str, bought: &Bought) -> Result<Option<Decimal>, Error> {
         let facts = self.facts;
         let keys = line_keys(&facts.lines);
@@ -215,8 +217,8 @@ impl Line {
     }
 }
 
-/// Whether a prorated line is for what is left of the period (true) or gives back what was unused (false). Of lines over nothing
-/// only Stripe's words tell.
+/// Whether a prorated line is for what is left of the period (true) or gives back what was unused (false). Of
+/// lines over nothing only Stripe's words tell.
 fn is_for_time_to_come(line: &Line) -> Option<bool> {
     match line.amount? {
         0 => match line.description.as_deref()?.split_whitespace().next()? {

@@ -106,17 +106,19 @@ impl Judge<'_> {
 }
 
 impl Session {
-    /// Whether it is settled, also where a discount left nothing to pay. With manual capture it says `unpaid` for ever: then the
-    /// intent tells (<https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>).
+    /// Whether it is settled, also where a discount left nothing to pay. With manual capture it says `unpaid`
+    /// for ever: then the intent tells (<https://docs.stripe.com/payments/place-a-hold-on-a-payment-method>).
     pub(super) fn is_paid(&self) -> bool {
         matches!(self.payment_status.as_deref(), Some("paid" | "no_payment_required"))
     }
 }
 
-/// How many packs a session sold. Its events have no line items (<https://docs.stripe.com/checkout/fulfillment>), and the buyer may
-/// have changed the quantity. Where prices of the pack are known, the amount before discounts decides, if it is that of a whole
-/// number of packs by one of them alone. Where none is known, metadata counts: its quantity, or that it names the pack
-/// (`by_name`); of a pack that is found by a price or link it is waited for the price. One without any price is sold one by one.
+/// How many packs a session sold. Its events have no line items
+/// (<https://docs.stripe.com/checkout/fulfillment>), and the buyer may have changed the quantity. Where
+/// prices of the pack are known, the amount before discounts decides, if it is that of a whole number of
+/// packs by one of them alone. Where none is known, metadata counts: its quantity, or that it names the pack
+/// (`by_name`); of a pack that is found by a price or link it is waited for the price. One without any price
+/// is sold one by one.
 fn quantity_of(
     session: Option<&Session>,
     pack: &Pack,

@@ -1,9 +1,11 @@
 //! What a line of an invoice sells: which of them are sales, which are parts of one, which are usage. Pure.
 //!
-//! A period is sold once for each subscription item, by the item whose price buys the plan. The facts: sign and discount of the
-//! line, its item and period, whether its price is licensed or metered, whether the plan is bought by the price or by the product.
-//! Sources: <https://docs.stripe.com/subscriptions/pricing-models/usage-based-pricing> (a flat and a metered price in one product),
-//! <https://docs.stripe.com/products-prices/pricing-models#tiered-pricing> (a line for each tier).
+//! A period is sold once for each subscription item, by the item whose price buys the plan. The facts: sign
+//! and discount of the line, its item and period, whether its price is licensed or metered, whether the plan
+//! is bought by the price or by the product. Sources:
+//! <https://docs.stripe.com/subscriptions/pricing-models/usage-based-pricing> (a flat and a metered price in
+//! one product), <https://docs.stripe.com/products-prices/pricing-models#tiered-pricing> (a line for each
+//! tier).
 
 use super::facts::{Facts, Line};
 
@@ -46,7 +48,8 @@ impl Line {
             && (self.proration == Some(true) || self.kind.as_deref() != Some("invoiceitem"))
     }
 
-    /// It asks for nothing, but for a discount: Stripe's amounts are those before discounts, those of some shapes are not.
+    /// It asks for nothing, but for a discount: Stripe's amounts are those before discounts, those of some
+    /// shapes are not.
     fn is_given_by_discount(&self) -> bool {
         self.amount == Some(0) && self.discount.is_some_and(|discount| discount > 0)
     }
@@ -55,6 +58,7 @@ impl Line {
         let item = |line: &Self| line.item.clone().or_else(|| line.price.clone());
         self.subscription == other.subscription
             && item(self) == item(other)
+            && self.price == other.price
             && (self.start, self.end) == (other.start, other.end)
             && self.proration == other.proration
             && self.kind == other.kind
@@ -67,9 +71,9 @@ impl Line {
     }
 }
 
-/// Whether a line of a plan bills what was used. A metered price buys the plan only where it is named by itself and nothing
-/// licensed of the subscription does. Where no one has told of the price: what is billed for a time that is over, beside what buys
-/// the plan for the time to come.
+/// Whether a line of a plan bills what was used. A metered price buys the plan only where it is named by
+/// itself and nothing licensed of the subscription does. Where no one has told of the price: what is billed
+/// for a time that is over, beside what buys the plan for the time to come.
 pub(super) fn is_usage(facts: &Facts, line: &Line) -> bool {
     let beside = |fits: &dyn Fn(&Line) -> bool| {
         facts.lines.iter().any(|other| !std::ptr::eq(other, line) && other.same_plan(line) && fits(other))
@@ -99,8 +103,8 @@ fn is_beside_the_price(facts: &Facts, line: &Line) -> bool {
         })
 }
 
-/// What the line of this place is. Several lines of one item and period, as tiers make them, are one sale: the first of them stands
-/// for all. Only licensed prices have a quantity.
+/// What the line of this place is. Several lines of one item and period, as tiers make them, are one sale:
+/// the first of them stands for all. Only licensed prices have a quantity.
 pub(super) fn part(facts: &Facts, place: usize) -> Part {
     let line = &facts.lines[place];
     if is_usage(facts, line) || is_beside_the_price(facts, line) {

@@ -1,5 +1,6 @@
-//! Random lives of one subscription and its invoices against a reckoning of its own: who holds how many units. The rule is one
-//! line: of what an invoice granted, the share is held that was settled and did not come back, less what was unused of it.
+//! Random lives of one subscription and its invoices against a reckoning of its own: who holds how many
+//! units. The rule is one line: of what an invoice granted, the share is held that was settled and did not
+//! come back, less what was unused of it.
 //!
 //! `cargo test --test it lives -- --ignored` runs many more of them.
 
@@ -237,7 +238,8 @@ impl Teller<'_> {
     }
 }
 
-/// Units held: of each grant what was settled and did not come back, less what is unused of it: of packs alone, of the latest grant.
+/// Units held: of each grant what was settled and did not come back, less what is unused of it: of packs
+/// alone, of the latest grant.
 fn held(invoices: &[Invoice]) -> Decimal {
     let mut sum = Decimal::ZERO;
     for (n, invoice) in invoices.iter().enumerate().filter(|(_, invoice)| !invoice.undone) {

@@ -159,19 +159,6 @@ pub(super) const CASES: &[Case] = &[
         grants: &[],
     },
     Case {
-        name: "voided after it was paid, with a refund before",
-        events: |run| {
-            vec![
-                run.settled("a", &[month("price_basic", 2000)], 2, &json!({})),
-                run.invoice_payment("a", 2000),
-                run.refund("1", "a", 500, "succeeded", 0),
-                run.settled("a", &[month("price_basic", 2000)], 40, &json!({ "status": "void" })),
-            ]
-        },
-        balance: "0",
-        grants: &[("subscription", "1000", "0")],
-    },
-    Case {
         name: "a lost dispute under appeal, and won by it",
         events: |run| {
             vec![

@@ -15,8 +15,8 @@ fn of_account(mut event: Value, account: &str) -> Value {
     event
 }
 
-/// Purchases of test mode where live mode acts, and of a connected account that nobody named, do nothing and are not among what is
-/// listed, summed and exported; named, they act, also for what came before.
+/// Purchases of test mode where live mode acts, and of a connected account that nobody named, do nothing and
+/// are not among what is listed, summed and exported; named, they act, also for what came before.
 #[tokio::test]
 async fn what_is_not_named_is_mirrored_and_does_nothing() {
     let database = Database::new();

@@ -197,7 +197,8 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
 
 #[test]
 fn unused_time_of_a_year_is_taken_month_by_month() {
-    // From 16 March, the middle of a month of 31 days that begins on the 1st: 15.5 days of March (rounded to hours), then April on.
+    // From 16 March, the middle of a month of 31 days that begins on the 1st: 15.5 days of March (rounded to
+    // hours), then April on.
     let year = json!({ "start": "2026-03-01T00:00:00Z", "end": "2027-03-01T00:00:00Z" });
     let rest = ("2026-12-16T12:00:00Z", "2027-03-01T00:00:00Z");
     let holders = json!([
