@@ -137,7 +137,7 @@ impl FromStr for Day {
     }
 }
 
-/// A month of a calendar, `2026-10`, in the years 1 to 9999; holds its first day.
+/// A month of a calendar, `2026-10`, in the years 1 to 9999; holds its first day, by which it may be named too: `2026-10-01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Month(NaiveDate);
@@ -160,6 +160,7 @@ impl FromStr for Month {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.strip_suffix("-01").filter(|month| month.len() == 7).unwrap_or(text);
         let day = digits(text, &[4, 2]).and_then(|_| format!("{text}-01").parse::<NaiveDate>().ok());
         day.filter(|day| day.year() >= 1)
             .map(Self)
@@ -183,7 +184,7 @@ impl PartialSchema for Month {
     fn schema() -> RefOr<Schema> {
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
-            .pattern(Some("^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(0[1-9]|1[0-2])$"));
+            .pattern(Some("^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(0[1-9]|1[0-2])(-01)?$"));
         text.examples(["2026-10"]).into()
     }
 }
@@ -272,7 +273,7 @@ mod tests {
             ("2026-10", true),
             ("2026-13", false),
             ("2026-1", false),
-            ("2026-10-01", false),
+            ("2026-10-01", true),
             ("0000-10", false),
             ("262142-01", false),
         ] {

@@ -227,7 +227,7 @@ impl Place {
             "seed {seed}"
         );
         // A life that ends has cost nothing: whatever was charged is given back, in whatever order.
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             for (id, _) in events.iter().filter(|(_, event)| event.stands) {
                 self.post("/v1/usage/void", &json!({ "org": org, "source": "t", "id": id, "reason": "all" }))
                     .await;
