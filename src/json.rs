@@ -318,7 +318,7 @@ mod tests {
             (r#"{"name":"a","at":"yesterday"}"#, "at", "must be an RFC 3339 time"),
             (r#"{"name":"a","at":"+262142-01-01T00:00:00Z"}"#, "at", "must be an RFC 3339 time"),
             (r#"{"name":"a","day":"2026-10"}"#, "day", "must be a day"),
-            (r#"{"name":"a","month":"2026-10-01"}"#, "month", "must be a month"),
+            (r#"{"name":"a","month":"2026-10-02"}"#, "month", "must be a month"),
             (r#"{"name":"a","units":"many"}"#, "units", "must be a decimal"),
             (r#"{"name":"a","units":{}}"#, "units", "must be a decimal"),
         ] {
