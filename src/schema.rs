@@ -924,6 +924,7 @@ diesel::table! {
         trusted -> Bool,
         #[sql_name = "ref"]
         ref_ -> Nullable<Text>,
+        idle_ref -> Nullable<Text>,
     }
 }
 

@@ -88,7 +88,7 @@ pub fn write(
 statement!(Make -> Untyped: concat!(
     "INSERT INTO stripe_customer_links (account, livemode, customer_id, trusted)
      SELECT k.account, k.livemode, k.customer_id, ", acts!("k"), " FROM unnest(?, ?, ?) AS k (account, livemode, customer_id) ON CONFLICT DO NOTHING"));
-statement!(Refs -> Nullable<Text>: "SELECT l.ref FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
+statement!(Refs -> Nullable<Text>: "SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id) ORDER BY account, livemode, customer_id FOR UPDATE OF l");
 
 /// Links that are being written: the orgs that lose and get a customer are told to have changed.

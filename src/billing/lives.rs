@@ -36,6 +36,8 @@ struct Stripe {
     until: Option<Micros>,
     ends_with_period: bool,
     goes_on: bool,
+    /// Of the mode that does not act.
+    idle: bool,
     /// Null: it never had any period.
     prices: Option<Vec<Price>>,
 }
@@ -78,15 +80,26 @@ struct Local {
     rank: Option<i32>,
 }
 
-/// The periods of an org whose subscriptions the database tells so; `None`: it never had any.
+/// The periods of an org whose subscriptions the database tells so; `None`: it never had any. Those of the mode
+/// that does not act count while the org has no other: whoever tries Coulomb with Stripe's test mode sees the
+/// periods, and neither plan nor money.
 ///
 /// # Errors
 /// When the text is not of [`super::org_plan`]'s making.
 pub(super) fn periods(told: Option<&str>) -> Result<BillingPeriods, Error> {
     let Some(told) = told else { return Ok(BillingPeriods::default()) };
-    let rows: Vec<Row> = serde_json::from_str(told)
+    let mut rows: Vec<Row> = serde_json::from_str(told)
         .map_err(|error| Error::Internal(format!("subscriptions of an org cannot be read: {error}")))?;
+    if !rows.iter().all(Row::is_idle) {
+        rows.retain(|row| !row.is_idle());
+    }
     Ok(BillingPeriods::of(rows.into_iter().map(Life::from).collect()))
+}
+
+impl Row {
+    fn is_idle(&self) -> bool {
+        matches!(self, Self::Stripe(row) if row.idle)
+    }
 }
 
 impl From<Row> for Life {

@@ -160,7 +160,7 @@ macro_rules! micros {
 }
 
 /// SQL: what [`super::lives`] reads of the subscriptions that an org has or had: JSON, one array each,
-/// Stripe's and local ones. `$org` is its row id.
+/// Stripe's and local ones. `$org` is its row id. `idle`: of the mode that does not act, in our own account.
 macro_rules! lives {
     ($org:literal) => { concat!("(SELECT json_agg(l.life)::text FROM (
         SELECT json_build_object('stripe', json_build_object(
@@ -170,6 +170,7 @@ macro_rules! lives {
             'ended', ", $crate::billing::org_plan::micros!("s.ended_at"), ",
             'until', ", $crate::billing::org_plan::micros!("s.cancel_at"), ",
             'ends_with_period', coalesce(s.cancel_at_period_end, false),
+            'idle', l.idle,
             'goes_on', s.status IN ('trialing', 'active', 'past_due'),
             'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'starts', g.starts, 'ends', g.ends,
                     'item_numbers', g.item_numbers, 'first_seen', g.first_seen, 'last_seen', g.last_seen))
@@ -186,7 +187,11 @@ macro_rules! lives {
                 LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = g.price_id
                 LEFT JOIN plan_stripe_products by_product ON by_product.product_id = g.product_id
                 LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS life
-        FROM org_refs r JOIN stripe_customer_links l USING (ref)
+        FROM org_refs r JOIN (
+            SELECT ref, account, livemode, customer_id, false AS idle FROM stripe_customer_links
+            UNION ALL
+            SELECT idle_ref, account, livemode, customer_id, true FROM stripe_customer_links
+            WHERE idle_ref IS NOT NULL) l USING (ref)
         JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
         WHERE r.org_id = ", $org, "
         UNION ALL

@@ -38,6 +38,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-27-000100", include_str!("../../migrations/2026-11-27-000100_narrow_rights/up.sql")),
     ("2026-11-27-010001", include_str!("../../migrations/2026-11-27-010001_money_facts/up.sql")),
     ("2026-11-27-010002", include_str!("../../migrations/2026-11-27-010002_trusted_realms/up.sql")),
+    ("2026-11-27-010003", include_str!("../../migrations/2026-11-27-010003_idle_links/up.sql")),
     ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
     ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
     ("2026-11-27-020003", include_str!("../../migrations/2026-11-27-020003_unpriced/up.sql")),

@@ -39,7 +39,10 @@ type Case<'a> = (&'a str, Vec<(&'a str, Then<'a>)>, Vec<[&'a str; 4]>);
 
 impl House {
     async fn at(time: &str) -> Self {
-        let database = Database::new();
+        Self::on(Database::new(), time).await
+    }
+
+    async fn on(database: Database, time: &str) -> Self {
         database.meter(1, "tokens", "sum", "", None);
         let clock = TestClock::at(time);
         let daemon = Daemon::clocked(&database, &clock);
@@ -303,4 +306,45 @@ async fn periods_are_of_the_set_of_events() {
     let expected = "price_a 03-01 03-29 10 20, price_a 03-29 04-29 40 40, price_b 03-29 04-29 30 30, price_a 04-02 05-02 40 40 × 120";
     assert_eq!(rows.as_deref(), Some(expected));
     database.run(&["verify"]);
+}
+
+/// Whoever tries it with Stripe's test mode sees the periods, and no plan; a subscription that counts ends that.
+#[tokio::test]
+async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
+    let mut database = Database::new();
+    database.realms = ("live", "");
+    let house = House::on(database, "2026-03-10T09:00:00Z").await;
+    let (start, end) = ("2026-03-10T08:00:00Z", "2026-04-10T08:00:00Z");
+    house
+        .lives(&[
+            ("2026-03-10T09:00:00Z", Then::Told("active", start, end, None)),
+            ("2026-03-20T00:00:00Z", Then::Used("2026-03-20T00:00:00Z", 5)),
+        ])
+        .await;
+    let row = |start: &str, end: &str, used: &str| [&start[..10], start, end, used].map(str::to_owned);
+    assert_eq!(house.history().await, [row(start, end, "5")]);
+    let (status, org) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
+    assert_eq!((status.as_u16(), &org["plan"]), (200, &json!(null)), "{org}");
+    // One that acts counts alone from then on, for what happened before, too.
+    house.clock.turn("2026-03-21T00:00:00Z");
+    for (kind, mut object) in [
+        ("customer.created", customer("cus_2", Some("acme"))),
+        ("customer.subscription.updated", subscription("sub_2", "cus_2", "active", "price_pro")),
+    ] {
+        object["livemode"] = true.into();
+        if object["object"] == "subscription" {
+            let item = &mut object["items"]["data"][0];
+            item["current_period_start"] = second("2026-03-15T00:00:00Z").into();
+            item["current_period_end"] = second("2026-04-15T00:00:00Z").into();
+        }
+        let mut told = event(&format!("evt_live_{kind}"), kind, second("2026-03-20T23:00:00Z"), object);
+        told["livemode"] = true.into();
+        house.daemon.deliver_at(&told, second("2026-03-21T00:00:00Z")).await;
+    }
+    house.daemon.projected().await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    house.lives(&[("2026-03-21T00:00:00Z", Then::Used("2026-03-20T00:00:00Z", 2))]).await;
+    let acting = row("2026-03-15T00:00:00Z", "2026-04-15T00:00:00Z", "2");
+    assert!(house.history().await.contains(&acting), "{:?}", house.history().await);
+    house.database.run(&["verify"]);
 }

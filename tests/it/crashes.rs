@@ -50,6 +50,8 @@ impl Embedded {
         command
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
             .env("COULOMB_LISTEN", &self.address)
+            .env("COULOMB_STRIPE_MODE", "test")
+            .env("COULOMB_STRIPE_ACCOUNTS", "acct_1,acct_2,acct_9")
             .env("COULOMB_LOG", "off");
         command
     }

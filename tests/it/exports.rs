@@ -217,5 +217,49 @@ async fn the_command_writes_the_same_file_and_its_totals() {
         String::from_utf8_lossy(&wrong.stderr),
         "coulomb: status: must be of draft, open, paid, void, uncollectible\n"
     );
-    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(wrong.status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 2, "nothing else is left");
+}
+
+/// A file is replaced where it is, with the rights that it had; what is no file is written to, or refused.
+#[test]
+fn an_export_goes_to_what_its_name_names() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let database = books();
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    let export = |name: &str| {
+        let mut command = database.command(&["export", "invoices", "--realms", "all", "--format", "csv"]);
+        command.arg("--out").arg(at(name)).output().expect("runs")
+    };
+    assert!(export("whole.csv").status.success());
+    let whole = std::fs::read(at("whole.csv")).expect("the file");
+    std::fs::write(at("kept"), "before").expect("written");
+    std::fs::set_permissions(at("kept"), PermissionsExt::from_mode(0o640)).expect("set");
+    symlink("kept", at("link")).expect("a link");
+    assert!(export("link").status.success());
+    assert_eq!(std::fs::read(at("kept")).expect("the file"), whole);
+    assert!(std::fs::symlink_metadata(at("link")).expect("there").is_symlink());
+    assert_eq!(std::fs::metadata(at("kept")).expect("there").permissions().mode() & 0o777, 0o640);
+    // A pipe gets the rows, and stays a pipe.
+    let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo runs");
+    assert!(made.success());
+    let reader = std::thread::spawn({
+        let path = at("pipe");
+        move || std::fs::read(path).expect("the rows")
+    });
+    assert!(export("pipe").status.success());
+    assert_eq!(reader.join().expect("reads"), whole);
+    std::fs::create_dir(at("dir")).expect("a directory");
+    let refused = export("dir");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is a directory: --out names a file"));
+    let left = std::fs::read_dir(dir.path()).expect("a directory").flatten();
+    let left: std::collections::BTreeSet<_> = left.map(|entry| entry.file_name()).collect();
+    let names = ["dir", "kept", "kept.totals.json", "link", "pipe", "whole.csv", "whole.csv.totals.json"];
+    assert!(left.iter().eq(names), "{left:?}");
+    // Nobody can have seen a device that takes nothing as a file.
+    let full = database.command(&["export", "invoices", "--format", "csv", "--out", "/dev/full"]).output();
+    assert_eq!(full.expect("runs").status.code(), Some(1));
+    assert!(!std::fs::metadata("/dev/full").expect("there").is_file());
 }

@@ -40,7 +40,7 @@ pub enum Change {
 statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message) WHERE ", together!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
-    SELECT l.ref FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
+    SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id)) n JOIN org_refs r USING (ref)");
 
 thread_local! {

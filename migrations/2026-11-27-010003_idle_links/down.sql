@@ -1,0 +1,1 @@
+ALTER TABLE stripe_customer_links DROP COLUMN idle_ref;
