@@ -94,6 +94,7 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
         usage::reads_http::daily,
         usage::reads_http::list_records,
         usage::reads_http::show_current,
+        usage::reads_http::list_levels,
         quota::quotas_http::show_plan,
         quota::quotas_http::put_plan,
         quota::quotas_http::list,

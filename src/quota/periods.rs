@@ -10,6 +10,11 @@ use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
 use crate::time::day_start;
 
+/// Label of the one counter of a level, which has no period: usage is never older.
+pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date");
+/// A level never begins anew: the last second of the year 9999.
+const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("in range");
+
 /// Label of the period that usage counted to this local day belongs to; `billing`: first day of the subscription's period, as
 /// [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar month.
 #[must_use]
@@ -19,6 +24,7 @@ pub fn label(kind: PeriodKind, day: NaiveDate, billing: Option<NaiveDate>) -> Na
         PeriodKind::Day => day,
         PeriodKind::Month => month(),
         PeriodKind::Billing => billing.unwrap_or_else(month),
+        PeriodKind::Always => ALWAYS,
     }
 }
 
@@ -42,6 +48,7 @@ pub fn bounds(kind: PeriodKind, label: NaiveDate, org: &OrgContext) -> (DateTime
             day_start(org.zone, label.checked_add_days(Days::new(1)).unwrap_or(label)),
         ),
         PeriodKind::Month => month(),
+        PeriodKind::Always => (day_start(org.zone, ALWAYS), NEVER),
         PeriodKind::Billing => {
             // The label is the UTC date of the start, so the last moment of that date lies inside.
             let inside =

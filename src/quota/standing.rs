@@ -60,7 +60,7 @@ pub struct Standing {
     pub remaining: Option<Quantity>,
     /// The limit does not hold this subject.
     pub exempt: bool,
-    /// When the next period begins.
+    /// When the next period begins; of a level, which has no period, the end of the year 9999.
     pub resets_at: DateTime<Utc>,
 }
 
@@ -156,7 +156,7 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
     catalog
         .meters
         .values()
-        .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_additive())
+        .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_limited())
 }
 
 /// The battery units that usage as asked for burns at `now`.

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::catalog::{self, Catalog};
 use super::event::{Rejection, UsageEvent};
 use super::ingest::{self, Tiers};
+use super::levels::{self, Levels};
 use super::resolve::{Caller, Metered, Resolver, Usage, Window};
 use super::series;
 use crate::battery::Depth;
@@ -114,7 +115,10 @@ pub fn amend(
     ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
     stored.take_back(conn, &mut taken, correction, now)?;
     Tiers::raise(conn, [&new])?.price(&mut new).map_err(refused)?;
+    let mut levels = Levels::lock(conn, [&new])?;
+    levels.take(&mut new).map_err(refused)?;
     ingest::write(conn, &[&new], 1, burn(now))?;
+    levels.write(conn)?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
 }
@@ -248,6 +252,7 @@ impl Stored {
         let mut tiers = Tiers::raise(conn, taken.iter())?;
         for one in &mut *taken {
             tiers.price(one).map_err(|_| too_large())?;
+            levels::take_back(conn, one)?;
         }
         ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
         for (one, record) in taken.iter().zip(&self.records) {
@@ -301,6 +306,7 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         card,
         tiered,
         value: record.value.as_deref().map(Into::into),
+        moves: Decimal::ZERO,
         series: Arc::clone(&series),
     })
 }

@@ -42,8 +42,8 @@ pub(super) use self::locks::lock_rows;
 pub(super) use self::store::write;
 pub(crate) use self::store::write_rows;
 pub(crate) use self::tiers::Tiers;
-pub(crate) use self::totals::counted;
 pub use self::totals::value_digest;
+pub(crate) use self::totals::{counted, counted_by};
 
 /// Longest turn of a writer that is believed to be work.
 const PATIENCE: Duration = Duration::from_secs(120);

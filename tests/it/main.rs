@@ -42,6 +42,7 @@ mod schema;
 mod serving;
 mod subscriptions;
 mod usage;
+mod usage_levels;
 mod usage_reads;
 mod usage_rebuild;
 mod usage_refused;

@@ -124,7 +124,7 @@ fn differing(book: Book, sides: &Sides) -> String {
         .values()
         .iter()
         .map(|name| match *name {
-            "latest_at" => "t.latest_at IS DISTINCT FROM s.latest_at".to_owned(),
+            name if Book::is_time(name) => format!("t.{name} IS DISTINCT FROM s.{name}"),
             name => format!("coalesce(t.{name}, 0) <> coalesce(s.{name}, 0)"),
         })
         .collect();
@@ -139,7 +139,7 @@ fn differing(book: Book, sides: &Sides) -> String {
 /// A value as people read it.
 fn as_text(of: &str, name: &str) -> String {
     match name {
-        "latest_at" => {
+        name if Book::is_time(name) => {
             format!("to_char({of}.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
         }
         "count" | "n" => format!("{of}.{name}::text"),
@@ -165,6 +165,7 @@ impl Book {
             Self::Rating => format!(
                 "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
+            Self::Levels => format!("{SERIES}, 'of ' || quote_literal(nullif(d.subject, ''))"),
             Self::Quotas => format!("{SLOT}, d.period, 'of ' || quote_literal(nullif(d.subject, ''))"),
         };
         format!("concat_ws(' ', {ORG}, {words})")

@@ -51,7 +51,7 @@ fn mend_rows(
 ) -> Result<usize, Error> {
     let (table, keys, values) = (book.table(), book.keys().join(", "), book.values());
     let (named, told) = (named(table), &sides.told);
-    let zero = |name: &&str| if *name == "latest_at" { "NULL::timestamptz" } else { "0" };
+    let zero = |name: &&str| if Book::is_time(name) { "NULL::timestamptz" } else { "0" };
     let mut all_values: Vec<&str> = values.to_vec();
     if book == Book::Quotas {
         all_values.push("reserved");
@@ -69,8 +69,7 @@ fn mend_rows(
     }
     let mut set = String::new();
     for name in values {
-        let value =
-            if *name == "latest_at" { "t.latest_at".to_owned() } else { format!("coalesce(t.{name}, 0)") };
+        let value = if Book::is_time(name) { format!("t.{name}") } else { format!("coalesce(t.{name}, 0)") };
         let _ = write!(set, "{}{name} = {value}", if set.is_empty() { "" } else { ", " });
     }
     let same: Vec<String> = book.keys().iter().map(|key| format!("b.{key} = n.{key}")).collect();

@@ -20,6 +20,7 @@ pub struct Rules {
     pub(super) maxima: Vec<i32>,
     pub(super) uniques: Vec<i32>,
     pub(super) latest: Vec<i32>,
+    pub(super) levels: Vec<i32>,
     pub(super) tiered_cards: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
     /// Whether counters of past periods should be there, too: they may have been cleaned away.
@@ -62,6 +63,7 @@ impl Rules {
         let maxima = of(&|a| a == Aggregation::Max);
         let uniques = of(&|a| a == Aggregation::Unique);
         let latest = of(&|a| a == Aggregation::Latest);
+        let levels = of(&|a| a == Aggregation::Level);
         let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
         let tiered_cards = rate_cards::table.filter(tiers).select(rate_cards::rate_card_id).load(conn)?;
         let slots = slots(conn)?;
@@ -71,6 +73,7 @@ impl Rules {
             maxima,
             uniques,
             latest,
+            levels,
             tiered_cards,
             slots,
             past_counters: false,
