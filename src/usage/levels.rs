@@ -1,21 +1,25 @@
 //! Levels: how much there is (stored bytes, contacts, seats), across all periods. Owns `usage_levels`.
 //!
-//! **What an event says.** It *sets* the level of its series and subject to a value of 0 or more (the meter's `value_field`), or
-//! *changes* it by a signed amount (its `change_field`); one of the two. Each counts once, by its key, like any other usage.
+//! **What an event says.** It *sets* the level of its series and subject to a value of 0 or more (the meter's
+//! `value_field`), or *changes* it by a signed amount (its `change_field`); one of the two. Each counts once,
+//! by its key, like any other usage.
 //!
-//! **The level at an instant** is a function of the set of events that stand, whatever the order of their coming: the value of the
-//! last set at or before it, and the sum of the changes from the time of that set on; without a set, the sum of all changes. At one
-//! instant sets come before changes, so a change counts on top of a set of the same time; of several sets the largest counts. A
-//! change before the last set says nothing of the level after it. Taken back, an event is as if it had never come.
+//! **The level at an instant** is a function of the set of events that stand, whatever the order of their
+//! coming: the value of the last set at or before it, and the sum of the changes from the time of that set
+//! on; without a set, the sum of all changes. At one instant sets come before changes, so a change counts on
+//! top of a set of the same time; of several sets the largest counts. A change before the last set says
+//! nothing of the level after it. Taken back, an event is as if it had never come.
 //!
-//! **Below zero.** While changes are missing (the removal came, the addition did not) the sum may lie below zero. It is kept as it
-//! is, or the addition would count twice; but whoever asks how much there is gets 0 (Lago lost the sign at the border of periods and
-//! charged for what was not there: getlago/lago-api#5569).
+//! **Below zero.** While changes are missing (the removal came, the addition did not) the sum may lie below
+//! zero. It is kept as it is, or the addition would count twice; but whoever asks how much there is gets 0
+//! (Lago lost the sign at the border of periods and charged for what was not there: getlago/lago-api#5569).
 //!
-//! **What limits see.** A counter of the period `always` holds the sum of what is level now, over the series and subjects that its
-//! slot counts. An event moves it by what it moves the level by, which is nothing for one that comes late behind a set.
+//! **What limits see.** A counter of the period `always` holds the sum of what is level now, over the series
+//! and subjects that its slot counts. An event moves it by what it moves the level by, which is nothing for
+//! one that comes late behind a set.
 //!
-//! **Over a time** ([`course`]): the average weighs each level by how long it held; the peak is the highest at any instant of it.
+//! **Over a time** ([`course`]): the average weighs each level by how long it held; the peak is the highest
+//! at any instant of it.
 
 mod course;
 mod held;
@@ -69,8 +73,8 @@ impl State {
         self.set.is_none_or(|(set_at, _)| at >= set_at)
     }
 
-    /// What it is after one more event. `changes_from` gives the sum of the changes at and after a time, those of this event's own
-    /// batch included.
+    /// What it is after one more event. `changes_from` gives the sum of the changes at and after a time,
+    /// those of this event's own batch included.
     #[must_use]
     pub fn after(
         self,
@@ -94,7 +98,8 @@ impl State {
     }
 }
 
-/// The records of level meters that stand and match `conditions` (on `r`), as SQL: org, series, subject, time, value and quantity.
+/// The records of level meters that stand and match `conditions` (on `r`), as SQL: org, series, subject,
+/// time, value and quantity.
 #[must_use]
 pub fn standing(conditions: &str) -> String {
     format!(
@@ -106,7 +111,8 @@ pub fn standing(conditions: &str) -> String {
     )
 }
 
-/// What standing records (as of [`standing`]) make of each series and subject: the columns of `usage_levels`, as SQL.
+/// What standing records (as of [`standing`]) make of each series and subject: the columns of `usage_levels`,
+/// as SQL.
 #[must_use]
 pub fn states(standing: &str) -> String {
     format!(
@@ -170,7 +176,8 @@ mod tests {
             let mut order: Vec<Said> = events.to_vec();
             for _ in 0..order.len().max(1) {
                 assert_eq!(made(&order).level(), Sum::from(Decimal::from(level)), "{name}: {order:?}");
-                order.rotate_left(order.len().min(1));
+                let one = order.len().min(1);
+                order.rotate_left(one);
                 let mut back = order.clone();
                 back.reverse();
                 assert_eq!(made(&back).level(), Sum::from(Decimal::from(level)), "{name}: {back:?}");

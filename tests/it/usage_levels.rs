@@ -1,4 +1,5 @@
-//! Levels: sets and changes in any order, limits on them, what they were over a time. Figures are reckoned by hand.
+//! Levels: sets and changes in any order, limits on them, what they were over a time. Figures are reckoned by
+//! hand.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ impl Place {
 
     /// `used/reserved` of every counter, in the order of slot and subject.
     fn counters(&self) -> String {
-        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' ' ORDER BY slot_id, subject) FROM quota_counters";
+        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' ' ORDER BY slot_id, org_id, subject) FROM quota_counters";
         self.database.value(sql).unwrap_or_default()
     }
 
@@ -114,11 +115,15 @@ async fn levels_follow_from_the_set_of_events() {
             "5",
         ),
     ];
-    for (name, events, level) in table {
-        for way in ["in order", "backwards", "together"] {
-            let place = Place::new().await;
-            place.quota(1000, json!({})).await;
+    let place = Place::new().await;
+    let mut wanted = Vec::new();
+    for (n, (name, events, level)) in table.into_iter().enumerate() {
+        for way in ["in-order", "backwards", "together"] {
+            let org = format!("{way}-{n}");
+            place.daemon.org(&place.key, &org, "UTC").await;
+            place.quota(1000, json!({ "org": org })).await;
             let mut events = events.clone();
+            events.iter_mut().for_each(|event| event["org"] = json!(org));
             if way == "backwards" {
                 events.reverse();
             }
@@ -130,24 +135,38 @@ async fn levels_follow_from_the_set_of_events() {
                     assert_eq!(place.send(std::slice::from_ref(event)).await, ["accepted"], "{name}, {way}");
                 }
             }
-            assert_eq!(place.counters(), format!("{level}/0"), "{name}, {way}");
-            assert_eq!(place.levels("").await[0]["level"], level, "{name}, {way}");
+            let path = format!("/v1/usage/levels?org={org}");
+            let (_, page) = place.daemon.get(&path, &place.key).await;
+            assert_eq!(page["data"][0]["level"], level, "{name}, {way}");
             // Each counts once.
             assert_eq!(place.send(&events).await, vec!["duplicate"; all], "{name}, {way}");
-            assert_eq!(place.counters(), format!("{level}/0"), "{name}, {way}");
-            place.verified();
-            // A quota that is made now begins with what is there.
-            place.quota(7, json!({ "per_subject": true })).await;
-            assert_eq!(place.counters(), format!("{level}/0 {level}/0"), "{name}, {way}");
-            // The books can be made anew.
-            place.database.execute("UPDATE usage_levels SET changes = changes + 1, set_at = NULL; UPDATE quota_counters SET used = 77");
-            let output = place.database.command(&["verify"]).output().expect("runs");
-            assert!(!output.status.success(), "{name}");
-            place.database.run(&["rebuild", "summaries"]);
-            assert_eq!(place.counters(), format!("{level}/0 {level}/0"), "{name}, {way}");
-            place.verified();
+            wanted.push((org, format!("{level}/0")));
         }
     }
+    let counters = || place.counters().split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let once: Vec<String> = wanted.iter().map(|(_, counter)| counter.clone()).collect();
+    assert_eq!(counters(), once);
+    place.verified();
+    // A quota that is made now begins with what is there.
+    for (org, _) in &wanted {
+        place.quota(7, json!({ "org": org, "per_subject": true })).await;
+    }
+    let twice = [once.clone(), once].concat();
+    assert_eq!(counters(), twice);
+    place.verified();
+    // The books can be made anew.
+    let spoil =
+        "UPDATE usage_levels SET changes = changes + 1, set_at = NULL; UPDATE quota_counters SET used = 77";
+    place.database.execute(spoil);
+    let output = place.database.command(&["verify"]).output().expect("runs");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        !output.status.success() && told.contains("usage_levels") && told.contains("quota_counters"),
+        "{told}"
+    );
+    place.database.run(&["rebuild", "summaries"]);
+    assert_eq!(counters(), twice);
+    place.verified();
 }
 
 #[tokio::test]
@@ -197,8 +216,8 @@ async fn a_limit_on_a_level_refuses_what_does_not_fit_and_never_resets() {
     place.quota(10, json!({ "refuse_usage": true })).await;
     let october = "2026-10-05T00:00:00Z";
     assert_eq!(place.send(&[set("a", october, 8)]).await, ["accepted"]);
-    // In one batch each hangs on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits; a set to 11 is 2 too many; one
-    // to 4 leaves room for 6, of which 7 are too many.
+    // In one batch each hangs on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits; a set
+    // to 11 is 2 too many; one to 4 leaves room for 6, of which 7 are too many.
     let november = "2026-11-05T00:00:00Z";
     let batch = [
         change("b", november, 3),
@@ -288,7 +307,8 @@ async fn corrections_leave_the_level_of_what_stands() {
     assert_eq!(place.send(&events).await, ["accepted"; 5]);
     assert_eq!(place.counters(), "21/0");
     for (id, level) in [
-        // Behind the last set: nothing. The change on top of it. The last set: 10 + 4 of before. That set too: 50 + 4.
+        // Behind the last set: nothing. The change on top of it. The last set: 10 + 4 of before. That set
+        // too: 50 + 4.
         ("a", "21"),
         ("e", "20"),
         ("d", "14"),
@@ -326,7 +346,8 @@ async fn a_level_is_told_and_priced_over_a_time() {
     let burning = json!({ "currency": "usd", "rates": [{ "unit_cost": "2", "battery_units": "1" }] });
     let (status, refused) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &burning).await;
     assert_eq!((status.as_u16(), &refused["field"]), (400, &json!("rates[0].battery_units")));
-    // September has 30 days: 10 for ten days, 40 for five, 25 for fifteen: (100 + 200 + 375) / 30 = 22.5. October: 25 throughout.
+    // September has 30 days: 10 for ten days, 40 for five, 25 for fifteen: (100 + 200 + 375) / 30 = 22.5.
+    // October: 25 throughout.
     let events = [
         set("a", "2026-08-20T00:00:00Z", 10),
         change("b", "2026-09-11T00:00:00Z", 30),
@@ -345,7 +366,8 @@ async fn a_level_is_told_and_priced_over_a_time() {
     let costs = |levels: &[Value]| [levels[0]["cost"].clone(), levels[0]["currency"].clone()];
     assert_eq!(costs(&place.levels(&query("")).await), [json!("45"), json!("usd")]);
     assert_eq!(costs(&place.levels(&query("&price_by=peak")).await), [json!("80"), json!("usd")]);
-    // A late one: 30 more from 6 to 11 September, and the set at 11 takes its place: 10 × 5 + 40 × 5 + 35 × 5 + 375 = 800 / 30.
+    // A late one: 30 more from 6 to 11 September, and the set at 11 takes its place: 10 × 5 + 40 × 5 + 35 × 5
+    // + 375 = 800 / 30.
     let late = [change("late", "2026-09-06T00:00:00Z", 30), set("late2", "2026-09-11T00:00:00Z", 5)];
     assert_eq!(place.send(&late).await, ["accepted"; 2]);
     assert_eq!(place.course(september.0, september.1).await, ["25", "10", "25", "26.666666666667", "40"]);

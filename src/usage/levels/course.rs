@@ -22,8 +22,9 @@ pub(super) struct Course {
 /// An event that stands: its time, whether it sets the level, and its value.
 pub(super) type Said = (DateTime<Utc>, bool, Decimal);
 
-/// The course of a level over `[from, to)`, by its events in any order: those before `from` count as far as the level then hangs on
-/// them, those from `to` on do not count. `None`: the time is empty, or the sums are too large.
+/// The course of a level over `[from, to)`, by its events in any order: those before `from` count as far as
+/// the level then hangs on them, those from `to` on do not count. `None`: the time is empty, or the sums are
+/// too large.
 #[must_use]
 pub(super) fn course(events: &mut [Said], from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Course> {
     let whole = (to - from).num_microseconds().filter(|whole| *whole > 0)?;

@@ -44,12 +44,14 @@ struct Held {
     stored: usize,
 }
 
-/// The levels of a transaction. None where no level meter is counted, and then nothing is asked of the database.
+/// The levels of a transaction. None where no level meter is counted, and then nothing is asked of the
+/// database.
 #[derive(Default)]
 pub(crate) struct Levels(BTreeMap<Key, Held>);
 
 impl Levels {
-    /// Locks the levels that `usage` may move, until the caller's transaction ends. They come after tiers and before counters.
+    /// Locks the levels that `usage` may move, until the caller's transaction ends. They come after tiers and
+    /// before counters.
     ///
     /// # Errors
     /// When the database fails.
@@ -203,7 +205,8 @@ fn write<'a>(
     Ok(())
 }
 
-/// The stored changes of a level at and after a time. They are read where a set comes late, with changes behind it.
+/// The stored changes of a level at and after a time. They are read where a set comes late, with changes
+/// behind it.
 fn changes(
     conn: &mut PgConnection,
     (org_id, series_id, subject): &Key,
@@ -228,9 +231,10 @@ fn changes(
     Ok(rows.into_iter().map(|row| (row.occurred_at, row.quantity)).collect())
 }
 
-/// Takes back the levels of an event whose records `taken` take back, and notes on it what that moves. Its levels are locked, and its
-/// records are not taken back yet. A change leaves the sum; behind the last set, or as a set that is not the last, nothing
-/// changes; and where the last set goes, the records say what is left.
+/// Takes back the levels of an event whose records `taken` take back, and notes on it what that moves. Its
+/// levels are locked, and its records are not taken back yet. A change leaves the sum; behind the last set,
+/// or as a set that is not the last, nothing changes; and where the last set goes, the records say what is
+/// left.
 ///
 /// # Errors
 /// When the database fails; [`Error::Conflict`] when the level would be too large.

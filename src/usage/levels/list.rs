@@ -42,8 +42,9 @@ pub struct Level {
     pub average: Quantity,
     /// The highest at any instant of it.
     pub peak: Quantity,
-    /// What the average (or the peak, as `price_by` says) costs by the meter's rate card that holds at the end of the time: its unit
-    /// costs, and its tiers from none on, are for a unit over the whole time. Null: it has no price.
+    /// What the average (or the peak, as `price_by` says) costs by the meter's rate card that holds at the
+    /// end of the time: its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
+    /// it has no price.
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
     pub currency: Option<String>,

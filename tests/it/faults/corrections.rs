@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Database};
 
-const KEYS: &str = "usage:write,usage:read,billing:write,billing:read";
+const KEYS: &str = "usage:write,usage:price,usage:read,billing:write,billing:read";
 
 fn event(org: &str, id: impl std::fmt::Display, value: i64) -> Value {
     json!({ "id": id.to_string(), "source": "t", "org": org, "event_name": "work", "data": { "value": value } })
@@ -135,6 +135,9 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
     for (id, aggregation) in [(2, "count"), (3, "max"), (4, "unique"), (5, "latest")] {
         database.meter(id, "work", aggregation, "", None);
     }
+    database.execute(
+        "UPDATE meter_versions SET allows_negative = true; UPDATE catalog SET version = version + 1",
+    );
     database.slot(1, 1, &json!({}), false, "month");
     database.slot(2, 1, &json!({}), true, "day");
     database.grant(1, "start", "5000");
@@ -196,6 +199,9 @@ async fn a_day_that_was_emptied_begins_anew() {
     for (id, aggregation) in [(3, "max"), (4, "unique"), (5, "latest")] {
         database.meter(id, "work", aggregation, "", None);
     }
+    database.execute(
+        "UPDATE meter_versions SET allows_negative = true; UPDATE catalog SET version = version + 1",
+    );
     let day = || {
         let sql = "SELECT string_agg(meter_id || ':' || quantity || '/' || count, ' ' ORDER BY meter_id)
                    FROM daily_summaries JOIN usage_series USING (org_id, series_id)";
