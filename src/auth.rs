@@ -9,6 +9,7 @@ mod scope;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use sha2::{Digest, Sha256};
 
 use crate::db::Scope as RowScope;
@@ -129,14 +130,19 @@ pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Resu
     if changed == 0 { Err(Error::NotFound("API key")) } else { Ok(()) }
 }
 
-/// True when no key was ever made: a first start.
+/// True when no key was ever made: a first start. Until the transaction ends nobody else is told so: two
+/// daemons may start at once on an empty database.
 ///
 /// # Errors
 /// When the database fails.
 pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(FIRST_KEY_LOCK).execute(conn)?;
     Ok(!diesel::select(diesel::dsl::exists(api_keys::table.select(api_keys::key_id)))
         .get_result::<bool>(conn)?)
 }
+
+/// The advisory lock of whoever makes the first key.
+const FIRST_KEY_LOCK: i64 = 2_685_667;
 
 /// What the org of a key is called: its public id and its external id. Neither ever changes.
 type Names = (String, Option<String>);

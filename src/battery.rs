@@ -17,6 +17,7 @@ pub mod effects_http;
 pub mod entries;
 pub mod exports;
 pub mod grants;
+pub mod ignored_http;
 pub mod packs;
 pub mod packs_http;
 pub mod reads;

@@ -8,6 +8,7 @@ mod inbox;
 mod keys;
 mod meter;
 mod open;
+mod out;
 mod plans;
 mod progress;
 mod rebuild;
@@ -165,11 +166,13 @@ fn load_and_run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Config => show_config(&config).map(|()| ExitCode::SUCCESS),
         Command::Doctor => doctor::run(config),
         Command::Openapi => {
-            println!("{}", openapi::document());
+            out::line(openapi::document())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "coulomb", &mut script);
+            out::part(String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
         command => {
@@ -221,9 +224,9 @@ fn migrate(config: &Config, plan: bool, revert: Option<usize>, destroy: Option<&
     let (verb, versions) = match revert {
         Some(steps) => {
             let reverted = db::migrate::revert(&mut conn, steps, destroy).map_err(|error| match error {
-                MigrateError::WouldDestroy { .. } | MigrateError::OtherDatabase { .. } => {
-                    Usage::new(error.to_string())
-                }
+                MigrateError::WouldDestroy { .. }
+                | MigrateError::OtherDatabase { .. }
+                | MigrateError::InUse(_) => Usage::new(error.to_string()),
                 error => error.into(),
             });
             ("took back", reverted?)
@@ -232,10 +235,10 @@ fn migrate(config: &Config, plan: bool, revert: Option<usize>, destroy: Option<&
         None => ("applied", db::migrate::run(&mut conn)?.applied),
     };
     match versions.as_slice() {
-        [] => println!("nothing to do: the schema is this binary's"),
-        versions => println!("{verb} {}", versions.join(", ")),
+        [] if revert.is_some() => out::line("nothing to do: 0 migrations were to be taken back"),
+        [] => out::line("nothing to do: the schema is this binary's"),
+        versions => out::line(format_args!("{verb} {}", versions.join(", "))),
     }
-    Ok(())
 }
 
 fn show_config(config: &Config) -> Result<(), Failure> {

@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::realm::Trusted;
 pub use database_url::{redact, without_password};
 use secrecy::{ExposeSecret, SecretString};
 use value::Value;
-pub use value::{LogFormat, Proration, RetentionMode};
+pub use value::{LogFormat, Proration, RetentionMode, StripeMode};
 
 /// A setting that is wrong, as one sentence that names it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -115,6 +116,10 @@ settings! {
     stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
     /// How far a signature's time may lie from now, in seconds.
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
+    /// The mode that acts here, `live` or `test`. What Stripe sends of the other is mirrored, and links, grants and changes nothing.
+    stripe_mode: StripeMode = "COULOMB_STRIPE_MODE", "live";
+    /// Connected accounts (`acct_…`) that act beside your own, separated by commas. What Stripe sends of others is mirrored alone.
+    stripe_accounts: Vec<String> = "COULOMB_STRIPE_ACCOUNTS", "";
     /// Create an org for each Stripe customer that names none (`metadata.org_id`, `client_reference_id`).
     stripe_org_per_customer: bool = "COULOMB_STRIPE_ORG_PER_CUSTOMER", "false";
     /// Threads that store webhooks; each holds a database connection. One is the fastest unless commits take long, as over a network.
@@ -127,8 +132,8 @@ settings! {
     projection_batch: u32 = "COULOMB_PROJECTION_BATCH", "500";
     /// Failed attempts after which a Stripe event is quarantined.
     projection_attempts: u16 = "COULOMB_PROJECTION_ATTEMPTS", "5";
-    /// How long an org whose Stripe subscription is `past_due` keeps its plan, in days from the start of the subscription's current
-    /// period. 0: not at all.
+    /// How long an org whose Stripe subscription is `past_due` keeps its plan, in days from when the unpaid invoice was due. 0: not at
+    /// all.
     past_due_grace_days: u16 = "COULOMB_PAST_DUE_GRACE_DAYS", "14";
     /// Threads that write usage; each holds a database connection.
     usage_writers: u16 = "COULOMB_USAGE_WRITERS", "2";
@@ -246,6 +251,12 @@ pub struct FileSetting {
 pub type FileSettings = BTreeMap<String, FileSetting>;
 
 impl Config {
+    /// The realms of Stripe that act, as the settings say.
+    #[must_use]
+    pub fn trusted(&self) -> Trusted {
+        Trusted::new(self.stripe_mode == StripeMode::Live, self.stripe_accounts.iter().cloned())
+    }
+
     /// Reads environment and file.
     ///
     /// # Errors
@@ -298,6 +309,12 @@ impl Config {
             {
                 return wrong(name, problem);
             }
+        }
+        if self.database_owner_url.is_some() && self.database_url.is_none() {
+            return wrong(
+                "COULOMB_DATABASE_OWNER_URL",
+                "stands alone: set DATABASE_URL to the same database, or neither for the embedded one",
+            );
         }
         if let Err(problem) = log_filter::check(&self.log) {
             return wrong("COULOMB_LOG", &problem);

@@ -57,10 +57,11 @@ const USAGE: [&str; 4] = [
         WHERE r.quantity <> 0
         ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.month, r.org_id",
     "SELECT jsonb_build_object('kind', 'quota_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'filter', q.filter,
-            'per_subject', q.per_subject, 'period_kind', q.period, 'subject', c.subject, 'period', c.period, 'used', trim_scale(c.used)::text)::text AS line
+            'per_subject', q.per_subject, 'period_kind', q.period, 'subject', c.subject, 'period', c.period,
+            'began', nullif(c.began, 'epoch'), 'used', trim_scale(c.used)::text)::text AS line
         FROM quota_counters c JOIN orgs o USING (org_id) JOIN quota_slots q USING (slot_id) JOIN meters m USING (meter_id)
         WHERE c.used <> 0
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\", q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.org_id",
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\", q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.began, c.org_id",
 ];
 
 /// Grants and balances. What remains of which grant hangs on when usage came, so it is left out.
@@ -144,6 +145,7 @@ fn sort_key(table: &str) -> &'static str {
     match table {
         "invoice_lines" => "account, livemode, invoice_id, line_number",
         "credit_note_lines" => "account, livemode, credit_note_id, line_number",
+        "subscription_periods" => "account, livemode, subscription_id, price_id, period_start",
         "subscription_prices" => "account, livemode, subscription_id, price_id",
         "subscription_items" => "account, livemode, subscription_id, item_number",
         _ => "account, livemode, id",

@@ -63,6 +63,7 @@ pub async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse 
         m.inbox_quarantined.set(backlog.quarantined);
         m.effects_waiting.set(backlog.waiting);
         m.reservations_lapsed.set(backlog.lapsed);
+        m.usage_unpriced.set(backlog.unpriced);
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
@@ -86,6 +87,8 @@ struct Backlog {
     waiting: i64,
     #[diesel(sql_type = BigInt)]
     lapsed: i64,
+    #[diesel(sql_type = BigInt)]
+    unpriced: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     oldest_s: Option<i64>,
     #[diesel(sql_type = Bool)]
@@ -116,6 +119,7 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
                     count(quarantined_at) AS quarantined,
                     (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
                     (SELECT count(*) FROM quota_reservations WHERE state = 'expired') AS lapsed,
+                    (SELECT coalesce(sum(events), 0)::bigint FROM unpriced_usage) AS unpriced,
                     extract(epoch FROM $1 - least(
                         (SELECT received_at FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
                         (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint AS oldest_s,

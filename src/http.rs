@@ -13,7 +13,7 @@ use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::{InternalError, PayloadError};
 use actix_web::http::Method;
-use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue};
+use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
@@ -224,7 +224,7 @@ where
         let mut first = Bytes::new();
         let mut rest: Option<BytesMut> = None;
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| Error::Malformed(format!("the body broke off: {error}")))?;
+            let chunk = chunk.map_err(|error| Error::Malformed(broken(request, &error)))?;
             let length = first.len().max(rest.as_ref().map_or(0, BytesMut::len)) + chunk.len();
             if length > limit_bytes {
                 return Err(Error::TooLarge { limit_bytes });
@@ -243,6 +243,18 @@ where
     let read = tokio::time::timeout(deadline, read).await;
     connection.inspect(|connection| connection.works());
     read.map_err(|_| Error::TooSlow(deadline.as_secs()))?
+}
+
+/// Why a body ended before its end.
+fn broken(request: &HttpRequest, error: &PayloadError) -> String {
+    let encoding = request.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    match (error, encoding) {
+        // What the unpacker says is about its own insides.
+        (PayloadError::Io(_), Some(encoding)) => {
+            format!("the body is not whole or not `{}`, as Content-Encoding says", encoding.replace('`', "'"))
+        }
+        _ => format!("the body broke off: {error}"),
+    }
 }
 
 /// A command's whole body, within the limits of the settings. It is read once the key is known to be valid.

@@ -106,6 +106,16 @@ pub fn unfit(path: &str, error: &serde_json::Error) -> Error {
     Error::invalid(place, rule)
 }
 
+/// A field that may be left out, and is not null: a caller that has lost a value does not mean "all".
+///
+/// # Errors
+/// When it is null, or not a `T`.
+pub fn not_null<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
 /// The field that a message of serde's is about, where that is not the place of the error, and the rule.
 fn rule(message: &str) -> (Option<&str>, String) {
     let quoted = |text: &'static str| message.strip_prefix(text)?.strip_prefix('`');

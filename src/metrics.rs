@@ -63,6 +63,8 @@ pub struct Metrics {
     pub effects_waiting: Gauge,
     /// Reservations that lapsed and that nobody has settled, as long as they are remembered.
     pub reservations_lapsed: Gauge,
+    /// Usage events that no rate of their meter fits.
+    pub usage_unpriced: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
@@ -90,6 +92,7 @@ impl Default for Metrics {
             inbox_quarantined: Gauge::default(),
             effects_waiting: Gauge::default(),
             reservations_lapsed: Gauge::default(),
+            usage_unpriced: Gauge::default(),
             pool_in_use: Gauge::default(),
             database_up: Gauge::default(),
             database_writable: Gauge::default(),
@@ -152,6 +155,11 @@ impl Metrics {
             "quota_reservations_lapsed",
             "Reservations of the last 35 days that lapsed and that nobody has settled: usage may be missing",
             self.reservations_lapsed.clone(),
+        );
+        r.register(
+            "usage_unpriced_events",
+            "Usage events that no rate of their meter fits: they cost nothing until they are priced",
+            self.usage_unpriced.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(

@@ -7,7 +7,7 @@ use std::fmt;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-/// Decimal places of battery units and of costs of usage.
+/// Decimal places of the battery units that are granted, and taken back.
 pub const UNIT_PLACES: u32 = 9;
 
 /// Rounds to [`UNIT_PLACES`]; half goes to the even neighbour.

@@ -18,6 +18,7 @@ pub mod subscriptions_http;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 
+use crate::battery::packs;
 use crate::billing::directory::Directory;
 use crate::billing::{local_subscriptions, moves, plans};
 use crate::error::Error;
@@ -97,6 +98,12 @@ fn write(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     plans::put(conn, &plan.id, &plan.facts, now)?;
+    if let Some(price) = packs::sold_at(conn, &plan.facts.stripe_prices)? {
+        return Err(Error::conflict(
+            "price_taken",
+            format!("the price {price} buys a pack: give the plan a price of its own"),
+        ));
+    }
     if change.new_version.is_none() {
         return Ok(());
     }

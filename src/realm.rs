@@ -9,6 +9,50 @@ pub struct Realm {
     pub livemode: bool,
 }
 
+/// The realms that act: one mode, our own account, and connected accounts by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trusted {
+    livemode: bool,
+    /// Sorted; ours is empty and always among them.
+    accounts: Vec<String>,
+}
+
+/// Live mode, and our own account alone.
+impl Default for Trusted {
+    fn default() -> Self {
+        Self::new(true, [])
+    }
+}
+
+impl Trusted {
+    /// One mode, our own account and these connected ones.
+    #[must_use]
+    pub fn new(livemode: bool, connected: impl IntoIterator<Item = String>) -> Self {
+        let mut accounts: Vec<String> = connected.into_iter().chain([String::new()]).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        Self { livemode, accounts }
+    }
+
+    /// Live or test mode.
+    #[must_use]
+    pub fn livemode(&self) -> bool {
+        self.livemode
+    }
+
+    /// Our own account (empty) and the connected ones.
+    #[must_use]
+    pub fn accounts(&self) -> &[String] {
+        &self.accounts
+    }
+
+    /// Whether a realm acts.
+    #[must_use]
+    pub fn acts(&self, realm: &Realm) -> bool {
+        realm.livemode == self.livemode && self.accounts.contains(&realm.account)
+    }
+}
+
 /// Which realm a caller means; what is left out is taken from what is known of the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeantRealm {
@@ -59,6 +103,21 @@ mod tests {
 
     fn meant(account: Option<&str>, livemode: Option<bool>) -> MeantRealm {
         MeantRealm { account: account.map(str::to_owned), livemode }
+    }
+
+    #[test]
+    fn one_mode_acts_of_our_own_account_and_those_that_are_named() {
+        let live = Trusted::default();
+        let test = Trusted::new(false, ["acct_1".to_owned()]);
+        for (of, acts) in [
+            (realm("", true), (true, false)),
+            (realm("", false), (false, true)),
+            (realm("acct_1", true), (false, false)),
+            (realm("acct_1", false), (false, true)),
+            (realm("acct_2", false), (false, false)),
+        ] {
+            assert_eq!((live.acts(&of), test.acts(&of)), acts, "{of:?}");
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(
             at("/v1/meters/{key}/rate_cards").get(usage::rates_http::list).post(usage::rates_http::create),
         )
+        .service(at("/v1/meters/{key}/rate_usage").post(usage::unpriced_http::rate_usage))
         // Usage, taken back
         .service(at("/v1/usage/void").post(usage::correct_http::void))
         .service(at("/v1/usage/amend").post(usage::correct_http::amend))
@@ -80,6 +81,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(at("/v1/usage/records").get(usage::reads_http::list_records))
         .service(at("/v1/usage/current").get(usage::reads_http::show_current))
         .service(at("/v1/usage/levels").get(usage::reads_http::list_levels))
+        .service(at("/v1/usage/unpriced").get(usage::unpriced_http::list))
         // Quotas
         .service(
             at("/v1/plans/{id}/quotas").get(quota::quotas_http::show_plan).put(quota::quotas_http::put_plan),
@@ -121,6 +123,12 @@ pub fn all(config: &mut ServiceConfig) {
         .service(at("/v1/battery/effects/waiting").get(battery::effects_http::list))
         .service(at("/v1/battery/effects/waiting/{id}/dismiss").post(battery::effects_http::dismiss))
         .service(at("/v1/battery/effects/waiting/{id}/assign").post(battery::effects_http::assign))
+        .service(at("/v1/battery/effects/ignored").get(battery::ignored_http::list))
+        .service(
+            at("/v1/battery/effects/ignored/{kind}/{id}")
+                .put(battery::ignored_http::put)
+                .delete(battery::ignored_http::delete),
+        )
         // Exports
         .service(at("/v1/invoices/export").get(export::http::export))
         .service(at("/v1/invoices/export/totals").get(export::http::totals))

@@ -35,6 +35,7 @@ diesel::table! {
         grants -> Int8,
         last_at -> Nullable<Timestamptz>,
         daily -> Nullable<Date>,
+        carried -> Numeric,
     }
 }
 
@@ -59,6 +60,15 @@ diesel::table! {
         quantity -> Nullable<Int8>,
         period_start -> Nullable<Timestamptz>,
         period_end -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    battery_effects_ignored (kind, id) {
+        kind -> Text,
+        id -> Text,
+        reason -> Text,
         created_at -> Timestamptz,
     }
 }
@@ -104,6 +114,7 @@ diesel::table! {
         assigned_pack -> Nullable<Text>,
         dismissed_at -> Nullable<Timestamptz>,
         dismissed_reason -> Nullable<Text>,
+        assigned_quantity -> Nullable<Int8>,
     }
 }
 
@@ -318,6 +329,10 @@ diesel::table! {
         lines_complete -> Bool,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        pre_payment_amount -> Nullable<Int8>,
+        post_payment_amount -> Nullable<Int8>,
+        refund_amount -> Nullable<Int8>,
+        balance_amount -> Nullable<Int8>,
     }
 }
 
@@ -447,6 +462,7 @@ diesel::table! {
         discount_amount -> Nullable<Int8>,
         tax_amount -> Nullable<Int8>,
         metadata -> Jsonb,
+        usage_type -> Nullable<Text>,
     }
 }
 
@@ -534,6 +550,8 @@ diesel::table! {
         valid_until -> Timestamptz,
         cancel_at_period_end -> Bool,
         ended_at -> Nullable<Timestamptz>,
+        grace_days -> Int4,
+        trial_plan_id -> Nullable<Text>,
     }
 }
 
@@ -546,6 +564,7 @@ diesel::table! {
         value_field -> Nullable<Text>,
         dimensions -> Array<Nullable<Text>>,
         created_at -> Timestamptz,
+        unpriced -> Text,
         allows_negative -> Bool,
         change_field -> Nullable<Text>,
     }
@@ -639,6 +658,7 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         description -> Nullable<Text>,
         metadata -> Jsonb,
+        outside_stripe -> Bool,
     }
 }
 
@@ -683,6 +703,7 @@ diesel::table! {
         trial_battery_units -> Nullable<Numeric>,
         daily_battery -> Numeric,
         battery_debt_limit -> Nullable<Numeric>,
+        grace_days -> Int4,
     }
 }
 
@@ -694,6 +715,8 @@ diesel::table! {
         active -> Bool,
         metadata -> Jsonb,
         created_at -> Timestamptz,
+        rank -> Int4,
+        is_default -> Bool,
     }
 }
 
@@ -758,13 +781,14 @@ diesel::table! {
 }
 
 diesel::table! {
-    quota_counters (org_id, slot_id, subject, period) {
+    quota_counters (org_id, slot_id, subject, period, began) {
         org_id -> Int8,
         slot_id -> Int4,
         subject -> Text,
         period -> Date,
         used -> Numeric,
         reserved -> Numeric,
+        began -> Timestamptz,
     }
 }
 
@@ -898,6 +922,7 @@ diesel::table! {
         session_ref -> Nullable<Text>,
         session_key -> Nullable<Text>,
         own_ref -> Nullable<Text>,
+        trusted -> Bool,
         #[sql_name = "ref"]
         ref_ -> Nullable<Text>,
     }
@@ -956,6 +981,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    stripe_trust (one) {
+        one -> Bool,
+        livemode -> Bool,
+        accounts -> Array<Nullable<Text>>,
+        since -> Timestamptz,
+    }
+}
+
+diesel::table! {
     subscription_items (account, livemode, subscription_id, item_number) {
         account -> Text,
         livemode -> Bool,
@@ -969,6 +1003,7 @@ diesel::table! {
         current_period_end -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        usage_type -> Nullable<Text>,
     }
 }
 
@@ -980,6 +1015,21 @@ diesel::table! {
         plan_id -> Text,
         version -> Int4,
         moved_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    subscription_periods (account, livemode, subscription_id, price_id, period_start) {
+        account -> Text,
+        livemode -> Bool,
+        subscription_id -> Text,
+        price_id -> Text,
+        period_start -> Timestamptz,
+        period_end -> Timestamptz,
+        product_id -> Nullable<Text>,
+        item_number -> Int4,
+        first_seen -> Timestamptz,
+        last_seen -> Timestamptz,
     }
 }
 
@@ -1040,6 +1090,17 @@ diesel::table! {
         tax_type -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    unpriced_usage (org_id, series_id) {
+        org_id -> Int8,
+        series_id -> Int8,
+        events -> Int8,
+        quantity -> Numeric,
+        first_seen -> Nullable<Timestamptz>,
+        last_seen -> Nullable<Timestamptz>,
     }
 }
 
@@ -1115,6 +1176,9 @@ diesel::table! {
         value -> Nullable<Text>,
         moved -> Bool,
         battery_batch -> Nullable<Int8>,
+        own_day -> Nullable<Date>,
+        pricing -> Int2,
+        billing_start -> Nullable<Timestamptz>,
     }
 }
 
@@ -1142,6 +1206,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_log,
     battery_accounts,
     battery_effects,
+    battery_effects_ignored,
     battery_effects_queue,
     battery_effects_skipped,
     battery_effects_waiting,
@@ -1198,11 +1263,14 @@ diesel::allow_tables_to_appear_in_same_query!(
     stripe_inbox_queue,
     stripe_inbox_redeliveries,
     stripe_objects,
+    stripe_trust,
     subscription_items,
     subscription_moves,
+    subscription_periods,
     subscription_prices,
     subscriptions,
     tax_rates,
+    unpriced_usage,
     usage_closings,
     usage_corrections,
     usage_keys,

@@ -39,6 +39,8 @@ const BACKLOG: i32 = 1024;
 const SEND_BUFFER: usize = 192 << 10;
 /// Files that are open beside connections of clients: the database's, exports, logs.
 const OTHER_FILES: u64 = 256;
+/// With fewer connections the daemon serves nobody well.
+const LEAST_CONNECTIONS: u64 = 32;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,17 @@ pub enum ServeError {
         address: std::net::SocketAddr,
         /// What the system says.
         error: std::io::Error,
+    },
+    /// The process may open too few files.
+    #[error(
+        "the limit of open files is {limit}, and Coulomb needs {needed}: raise it (ulimit -n, LimitNOFILE), or set \
+         COULOMB_POOL_SIZE lower"
+    )]
+    Files {
+        /// The highest that this process may set.
+        limit: u64,
+        /// What the daemon opens itself, and for a few connections.
+        needed: u64,
     },
     /// Certificate or key cannot be used.
     #[error(transparent)]
@@ -65,6 +78,7 @@ pub fn check(config: &Config) -> Result<(), ServeError> {
     if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
         tls(cert, key)?;
     }
+    files(config)?;
     let address = config.listen;
     listen(address).map(drop).map_err(|error| ServeError::Bind { address, error })
 }
@@ -92,7 +106,7 @@ pub fn bind_with(
     };
     let (listener, address) =
         listen(config.listen).map_err(|error| ServeError::Bind { address: config.listen, error })?;
-    let connections = connections(config);
+    let connections = connections(config)?;
     let (data, at_most) = (web::Data::from(Arc::clone(app)), connections.at_most() + SPARE);
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     let (request_timeout, keep_alive) = (seconds(config.request_timeout_s), seconds(config.keep_alive_s));
@@ -204,17 +218,12 @@ fn listen(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// The place for connections: as many as set, if the system lets us have as many open files.
-fn connections(config: &Config) -> Arc<Connections> {
+///
+/// # Errors
+/// [`ServeError::Files`] when it lets us have too few.
+fn connections(config: &Config) -> Result<Arc<Connections>, ServeError> {
     let wanted = u64::from(config.max_connections);
-    let others = OTHER_FILES + SPARE as u64;
-    let mut files = getrlimit(Resource::Nofile);
-    if files.current.is_some_and(|current| current < wanted + others) {
-        let more = files.maximum.map_or(wanted + others, |maximum| maximum.min(wanted + others));
-        // If not, it stays as it is.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(more), maximum: files.maximum });
-        files = getrlimit(Resource::Nofile);
-    }
-    let possible = files.current.map_or(wanted, |current| current.saturating_sub(others).max(others));
+    let possible = files(config)?;
     if possible < wanted {
         tracing::warn!(
             wanted,
@@ -230,7 +239,26 @@ fn connections(config: &Config) -> Arc<Connections> {
     };
     let held = config.answer_memory_mib as usize * 1024 * 1024;
     let at_most = usize::try_from(possible.min(wanted)).unwrap_or(usize::MAX);
-    Arc::new(Connections::new(at_most, held, patience))
+    Ok(Arc::new(Connections::new(at_most, held, patience)))
+}
+
+/// For how many connections the limit of open files has room, once it is raised as far as may be.
+fn files(config: &Config) -> Result<u64, ServeError> {
+    let wanted = u64::from(config.max_connections);
+    let others = OTHER_FILES + SPARE as u64;
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|current| current < wanted + others) {
+        let more = files.maximum.map_or(wanted + others, |maximum| maximum.min(wanted + others));
+        // If not, it stays as it is.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(more), maximum: files.maximum });
+        files = getrlimit(Resource::Nofile);
+    }
+    let Some(limit) = files.current else { return Ok(wanted) };
+    let needed = others + LEAST_CONNECTIONS.min(wanted);
+    if limit < needed {
+        return Err(ServeError::Files { limit, needed });
+    }
+    Ok(limit - others)
 }
 
 fn tls(cert: &Path, key: &Path) -> Result<ServerConfig, ConfigError> {

@@ -103,12 +103,9 @@ impl Moment {
     /// second before.
     #[must_use]
     pub fn within_span(at: DateTime<Utc>) -> Option<Self> {
-        const SECOND: u32 = 1_000_000_000;
-        let at = match at.timestamp_subsec_nanos().checked_sub(SECOND) {
-            Some(nanos) => DateTime::from_timestamp(at.timestamp() + 1, nanos)?,
-            None => at,
-        };
-        SPAN_S.contains(&at.timestamp()).then(|| Self(at.trunc_subsecs(6)))
+        // A leap second (23:59:60) is the next second, as PostgreSQL reads it: chrono would leave it in the day before.
+        let at = DateTime::from_timestamp_micros(at.timestamp_micros())?;
+        SPAN_S.contains(&at.timestamp()).then_some(Self(at))
     }
 }
 

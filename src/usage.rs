@@ -26,4 +26,6 @@ pub mod refresh;
 pub mod resolve;
 pub mod series;
 pub mod summaries;
+pub mod unpriced;
+pub mod unpriced_http;
 pub mod wire_http;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::entries::{Entry, Kind};
 use super::grants::{Grant, Source, State};
 use crate::ids;
+use crate::quantity::Sum;
 
 /// 10^16. What a battery holds, owes or has set aside stays below it: with the 12 decimal places that units have at most these are
 /// 28 digits, all that a decimal holds exactly.
@@ -69,6 +70,8 @@ pub struct Account {
     pub org_id: i64,
     pub(super) balance: Decimal,
     pub(super) reserved: Decimal,
+    /// Used and not yet burned, as the ledger has no place for it: from 0 to below 10^-12.
+    pub(super) carried: Sum,
     /// Admitted in this transaction, and not yet burned.
     pending: Decimal,
     pub(super) sequence: i64,
@@ -92,7 +95,7 @@ impl Account {
     #[must_use]
     pub(super) fn stored(
         org_id: i64,
-        (balance, reserved): (Decimal, Decimal),
+        (balance, reserved, carried): (Decimal, Decimal, Sum),
         (sequence, last_grant): (i64, i64),
         last_at: Option<DateTime<Utc>>,
         daily: Option<NaiveDate>,
@@ -101,6 +104,7 @@ impl Account {
             org_id,
             balance,
             reserved,
+            carried,
             pending: Decimal::ZERO,
             sequence,
             last_grant,
@@ -118,7 +122,7 @@ impl Account {
     /// An account that nothing was written to.
     #[must_use]
     pub fn empty(org_id: i64) -> Self {
-        Self::stored(org_id, (Decimal::ZERO, Decimal::ZERO), (0, 0), None, None)
+        Self::stored(org_id, (Decimal::ZERO, Decimal::ZERO, Sum::ZERO), (0, 0), None, None)
     }
 
     /// The sum of its entries; below zero it is debt.

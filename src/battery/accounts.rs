@@ -16,6 +16,7 @@ use super::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
+use crate::quantity::Sum;
 
 /// Which grants are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ statement!(Lock -> Untyped:
 macro_rules! look {
     ($which:literal) => {
         concat!(
-            "SELECT a.org_id, a.balance, a.reserved, a.entries, a.grants, a.last_at, a.daily, g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority, \
+            "SELECT a.org_id, a.balance, a.reserved, a.carried, a.entries, a.grants, a.last_at, a.daily, g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority, \
              g.created_at, g.effective_at, g.expires_at, g.amount, g.remaining, g.burned, g.clawed, g.lapsed, g.link, g.reason \
              FROM unnest(?) AS k (o) JOIN battery_accounts a ON a.org_id = k.o LEFT JOIN battery_grants g ON g.org_id = a.org_id",
             $which
@@ -49,14 +50,15 @@ macro_rules! look {
     };
 }
 
-type AccountTypes = (BigInt, Numeric, Numeric, BigInt, BigInt, Nullable<Timestamptz>, Nullable<Date>);
+type AccountTypes =
+    (BigInt, Numeric, Numeric, Numeric, BigInt, BigInt, Nullable<Timestamptz>, Nullable<Date>);
 type GrantTypes = (
     (Nullable<BigInt>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<Text>, Nullable<SmallInt>),
     (Nullable<Timestamptz>, Nullable<Timestamptz>, Nullable<Timestamptz>),
     (Nullable<Numeric>, Nullable<Numeric>, Nullable<Numeric>, Nullable<Numeric>, Nullable<Numeric>),
     (Nullable<Jsonb>, Nullable<Text>),
 );
-type AccountRow = (i64, Decimal, Decimal, i64, i64, Option<DateTime<Utc>>, Option<NaiveDate>);
+type AccountRow = (i64, Decimal, Decimal, Sum, i64, i64, Option<DateTime<Utc>>, Option<NaiveDate>);
 type GrantRow = (
     (Option<i64>, Option<String>, Option<String>, Option<String>, Option<String>, Option<i16>),
     (Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>),
@@ -85,8 +87,8 @@ statement!(Post -> Untyped:
          SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)), \
      g AS (UPDATE battery_grants g SET state = t.s, remaining = t.r, burned = t.b, clawed = t.c, lapsed = t.l \
          FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, n, s, r, b, c, l) WHERE (g.org_id, g.grant_number) = (t.o, t.n)) \
-     UPDATE battery_accounts a SET balance = t.b, reserved = t.r, entries = t.e, grants = t.g, last_at = t.a, daily = t.d \
-         FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, b, r, e, g, a, d) WHERE a.org_id = t.o");
+     UPDATE battery_accounts a SET balance = t.b, reserved = t.r, carried = t.c, entries = t.e, grants = t.g, last_at = t.a, \
+         daily = t.d FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) AS t (o, b, r, c, e, g, a, d) WHERE a.org_id = t.o");
 
 impl Accounts {
     /// Locks the accounts of these orgs, making those that are not there, and writes (in memory) what has become due.
@@ -127,9 +129,9 @@ impl Accounts {
             Depth::All => Prepared::<LookAll>::new().bind::<BigInt, _>(org_ids).load(conn)?,
         };
         let mut by_org: BTreeMap<i64, Account> = BTreeMap::new();
-        for ((org_id, balance, reserved, entries, grants, last_at, daily), grant) in rows {
+        for ((org_id, balance, reserved, carried, entries, grants, last_at, daily), grant) in rows {
             let account = by_org.entry(org_id).or_insert_with(|| {
-                Account::stored(org_id, (balance, reserved), (entries, grants), last_at, daily)
+                Account::stored(org_id, (balance, reserved, carried), (entries, grants), last_at, daily)
             });
             account.grants.extend(grant_of(grant)?);
         }
@@ -290,6 +292,7 @@ fn post(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), Error> {
         .bind::<BigInt, _>(accounts.iter().map(|account| account.org_id).collect::<Vec<_>>())
         .bind::<Numeric, _>(accounts.iter().map(|account| account.balance).collect::<Vec<_>>())
         .bind::<Numeric, _>(accounts.iter().map(|account| account.reserved).collect::<Vec<_>>())
+        .bind::<Numeric, _>(accounts.iter().map(|account| account.carried).collect::<Vec<_>>())
         .bind::<BigInt, _>(accounts.iter().map(|account| account.sequence).collect::<Vec<_>>())
         .bind::<BigInt, _>(accounts.iter().map(|account| account.last_grant).collect::<Vec<_>>())
         .bind::<Nullable<Timestamptz>, _>(accounts.iter().map(|account| account.last_at).collect::<Vec<_>>())

@@ -11,7 +11,7 @@ use crate::error::Error;
 const TOLD: usize = 20;
 
 /// What must not be found: a sentence about each row that breaks a rule.
-const RULES: [&str; 6] = [
+const RULES: [&str; 7] = [
     // Entries are numbered without gaps, in the order of time, and each has the sum so far.
     "SELECT format('battery_entries: org %s, entry %s: number %s, balance after it %s instead of %s', o.public_id, e.sequence, n, balance_after, sum) AS line
      FROM (SELECT org_id, sequence, balance_after, at, row_number() OVER w AS n, sum(amount) OVER w AS sum, lag(at) OVER w AS before
@@ -42,7 +42,17 @@ const RULES: [&str; 6] = [
      FROM (SELECT org_id, battery_batch AS batch, sum(battery_units) AS units FROM usage_records, kept
            WHERE battery_batch > kept.batch GROUP BY 1, 2 HAVING sum(battery_units) <> 0) r
      FULL JOIN (SELECT e.org_id, e.batch, -sum(e.amount) AS units FROM battery_entries e, kept WHERE e.batch > kept.batch GROUP BY 1, 2) e USING (org_id, batch)
-     JOIN orgs o USING (org_id) WHERE r.units IS DISTINCT FROM e.units ORDER BY org_id, batch",
+     JOIN orgs o USING (org_id) WHERE abs(coalesce(r.units, 0) - coalesce(e.units, 0)) >= 0.000000000001 ORDER BY org_id, batch",
+    // What a batch leaves below the last place is carried to the next, and in sum nothing is lost.
+    "SELECT format('battery_entries: org %s: %s burned and %s carried, but its records come to %s',
+         o.public_id, coalesce(e.units, 0), a.carried, coalesce(r.units, 0)) AS line
+     FROM battery_accounts a JOIN orgs o USING (org_id)
+     LEFT JOIN (SELECT org_id, sum(battery_units) AS units FROM usage_records WHERE battery_batch IS NOT NULL
+                GROUP BY 1) r USING (org_id)
+     LEFT JOIN (SELECT org_id, -sum(amount) AS units FROM battery_entries WHERE batch IS NOT NULL GROUP BY 1) e
+         USING (org_id)
+     WHERE coalesce(e.units, 0) + a.carried <> coalesce(r.units, 0)
+       AND NOT EXISTS (SELECT FROM usage_months_gone) ORDER BY o.org_id",
 ];
 
 #[derive(QueryableByName)]

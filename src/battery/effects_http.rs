@@ -21,7 +21,7 @@ use crate::params::Params;
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only what waits for this reason: `no_org`, `unknown_price`, `unknown_pack`, `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
+    /// Only what waits for this reason: `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`, `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
     reason: Option<String>,
 }
 
@@ -97,8 +97,8 @@ pub async fn assign(
     let org = to.org.clone().map(|org| OrgName::of_any(org, "org"));
     let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-        let effect = waiting::assign(conn, id, org_id, to.pack.as_deref())?;
-        let detail = json!({ "org": to.org, "pack": to.pack, "object": effect.object, "object_id": effect.object_id, "line": effect.line });
+        let effect = waiting::assign(conn, id, org_id, to.pack.as_deref(), to.quantity)?;
+        let detail = json!({ "org": to.org, "pack": to.pack, "quantity": to.quantity, "object": effect.object, "object_id": effect.object_id, "line": effect.line });
         let audit = Audit {
             org_id: org_id.unwrap_or(PLATFORM),
             action: "battery_effect.assign",

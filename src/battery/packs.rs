@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::billing::markers;
+use crate::billing::plans::{STRIPE_ID, is_stripe_id};
 use crate::error::Error;
 use crate::money::round_units;
 use crate::quantity::{LIMIT, Quantity, UnitsAboveZero};
@@ -112,8 +113,8 @@ fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
         ));
     }
     for (field, ids) in [("stripe_prices", &body.stripe_prices), ("payment_links", &body.payment_links)] {
-        if ids.iter().any(|id| id.is_empty() || id.len() > 255 || id.contains('\0')) {
-            return Err(Error::invalid(field, "must be ids of 1 to 255 characters"));
+        if !ids.iter().all(|id| is_stripe_id(id)) {
+            return Err(Error::invalid(field, STRIPE_ID));
         }
     }
     if body.name.contains('\0') {
@@ -153,6 +154,15 @@ pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTim
     put_links(conn, pack_id, &body.payment_links)?;
     markers::mapping_changed(conn)?;
     Ok(())
+}
+
+/// A price among `prices` that buys a pack.
+///
+/// # Errors
+/// When the database fails.
+pub fn sold_at(conn: &mut PgConnection, prices: &[String]) -> QueryResult<Option<String>> {
+    use battery_pack_stripe_prices as t;
+    t::table.filter(t::price_id.eq_any(prices)).select(t::price_id).order(t::price_id).first(conn).optional()
 }
 
 fn put_prices(conn: &mut PgConnection, pack_id: &str, prices: &[String]) -> Result<(), Error> {

@@ -66,6 +66,15 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// What it takes off the amount that was still due.
+        pre_payment_amount: Option<i64>,
+        /// What it gives back of the amount that was settled: `refund_amount` + `balance_amount` +
+        /// `out_of_band_amount`.
+        post_payment_amount: Option<i64>,
+        /// Of that, by refunds at Stripe; null where it names a refund without saying its amount.
+        refund_amount: Option<i64>,
+        /// Of that, to the customer's credit balance; null as `refund_amount` is.
+        balance_amount: Option<i64>,
     }
 }
 

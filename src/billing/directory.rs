@@ -11,16 +11,20 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use self::changes::Heard;
 pub use self::changes::{Change, Stale, all_changed, changed, gathered};
+use super::lives;
 use super::org_plan::{AsOf, Contexts};
+use super::periods::BillingPeriods;
 use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
@@ -54,12 +58,16 @@ pub struct OrgContext {
     pub plan: Option<String>,
     /// The version of it that its subscription bought.
     pub plan_version: i32,
+    /// It has the plan because no subscription gives it one.
+    pub by_default: bool,
     /// When the plan ends by itself: a grace is over, or a local subscription.
     pub plan_until: Option<DateTime<Utc>>,
-    /// A period of its subscription, `[start, end)`: the present one, or one that the present one is counted from.
-    pub billing: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The billing periods of its subscriptions.
+    pub periods: BillingPeriods,
     /// The subscription that counts, whether or not it gives a plan.
     pub subscription: Option<Subscribed>,
+    /// All subscriptions that give it a plan, where there are several.
+    pub paying: Box<[Paying]>,
     /// When what is said here stops being true by itself.
     fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
@@ -74,7 +82,7 @@ pub struct Subscribed {
     pub id: String,
     /// `stripe` or `local`.
     pub source: String,
-    /// As Stripe says it; of a local one: trial, active, expired or cancelled.
+    /// As Stripe says it; of a local one: trial, active, past_due (its grace runs), expired or cancelled.
     pub status: String,
     /// End of its trial, also of a past one.
     pub trial_end: Option<DateTime<Utc>>,
@@ -82,6 +90,32 @@ pub struct Subscribed {
     pub cancel_at_period_end: bool,
     /// When it will be canceled.
     pub cancel_at: Option<DateTime<Utc>>,
+    /// Its invoices are not collected meanwhile.
+    pub pause: Option<Pause>,
+    /// The present period of the item that buys the plan; `None`: it gives nothing.
+    pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// That invoices of a subscription are not collected for a while: the plan stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Pause {
+    /// What becomes of the invoices: `void`, `keep_as_draft` or `mark_uncollectible`.
+    pub behavior: String,
+    /// When they are collected again; null: when somebody says so.
+    pub resumes_at: Option<DateTime<Utc>>,
+}
+
+/// One of several subscriptions that give an org a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Paying {
+    /// `sub_…` or `lsub_…`.
+    pub id: String,
+    /// `stripe` or `local`.
+    pub source: String,
+    /// As Stripe says it; of a local one: trial, active or past_due.
+    pub status: String,
+    /// The plan that it gives.
+    pub plan: String,
 }
 
 impl OrgContext {
@@ -104,62 +138,16 @@ impl OrgContext {
         (day, day_start(self.zone, day.succ_opt().unwrap_or(day)))
     }
 
-    /// First day (UTC) of the subscription's period that an instant lies in; `None` while there is no subscription. Periods before
-    /// and after the present one are told by counting its length on, in months where it is one of whole months.
+    /// When the subscription's period began that an instant lies in; `None`: it had no subscription then.
     #[must_use]
-    pub fn billing_period(&self, at: DateTime<Utc>) -> Option<NaiveDate> {
-        self.billing_bounds(at).map(|(start, _)| start.date_naive())
+    pub fn billing_period(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.billing_bounds(at).map(|(start, _)| start)
     }
 
     /// The subscription's period that an instant lies in, `[start, end)`.
     #[must_use]
     pub fn billing_bounds(&self, at: DateTime<Utc>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-        let (start, end) = self.billing.filter(|(start, end)| start < end)?;
-        if (start..end).contains(&at) {
-            return Some((start, end));
-        }
-        let step = Step::between(start, end);
-        // An estimate by the mean length, then the exact place beside it.
-        let length_s = (end - start).num_seconds().max(1);
-        let mut n = (at - start).num_seconds().div_euclid(length_s);
-        while step.nth(start, n)? > at {
-            n -= 1;
-        }
-        while step.nth(start, n + 1)? <= at {
-            n += 1;
-        }
-        Some((step.nth(start, n)?, step.nth(start, n + 1)?))
-    }
-}
-
-/// The length of a billing period.
-enum Step {
-    Months(i64),
-    Seconds(i64),
-}
-
-impl Step {
-    fn between(start: DateTime<Utc>, end: DateTime<Utc>) -> Self {
-        let months =
-            i64::from(end.year() - start.year()) * 12 + i64::from(end.month()) - i64::from(start.month());
-        let whole = u32::try_from(months).ok().filter(|months| *months > 0);
-        match whole.and_then(|months| start.checked_add_months(Months::new(months))) {
-            Some(reached) if reached == end => Self::Months(months),
-            _ => Self::Seconds((end - start).num_seconds()),
-        }
-    }
-
-    /// `start` and `n` steps.
-    fn nth(&self, start: DateTime<Utc>, n: i64) -> Option<DateTime<Utc>> {
-        match *self {
-            Self::Months(months) => {
-                let by = Months::new(u32::try_from((n * months).abs()).ok()?);
-                if n < 0 { start.checked_sub_months(by) } else { start.checked_add_months(by) }
-            }
-            Self::Seconds(seconds) => {
-                start.checked_add_signed(chrono::Duration::try_seconds(seconds.checked_mul(n)?)?)
-            }
-        }
+        self.periods.at(at)
     }
 }
 
@@ -365,6 +353,8 @@ struct Row {
     plan: (Option<String>, Option<i32>, When, When),
     period: (When, When),
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
+    further: (Option<String>, When, Option<String>, bool),
+    lives: Option<String>,
 }
 
 fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
@@ -373,6 +363,9 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
     let (plan, version, plan_until, changes_at) = row.plan;
     let (source, id, status, trial_end, cancel_at_period_end, cancel_at) = row.subscription;
+    let (pause, pause_until, paying, by_default) = row.further;
+    let paying: Vec<Paying> = serde_json::from_str(paying.as_deref().unwrap_or("[]"))
+        .map_err(|error| Error::Internal(format!("subscriptions of org {public_id}: {error}")))?;
     let subscription = id.zip(source).map(|(id, source)| Subscribed {
         id,
         source,
@@ -380,6 +373,8 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
         trial_end,
         cancel_at_period_end: cancel_at_period_end.unwrap_or(false),
         cancel_at,
+        pause: pause.map(|behavior| Pause { behavior, resumes_at: pause_until }),
+        period: row.period.0.zip(row.period.1),
     });
     Ok(OrgContext {
         org_id,
@@ -388,56 +383,13 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
         zone,
         plan,
         plan_version: version.unwrap_or(1),
+        by_default,
+        paying: paying.into(),
         plan_until,
-        billing: row.period.0.zip(row.period.1),
+        periods: lives::periods(row.lives.as_deref())?,
         subscription,
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
         heard,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> DateTime<Utc> {
-        text.parse().expect("a time")
-    }
-
-    fn org(start: &str, end: &str) -> OrgContext {
-        OrgContext {
-            org_id: 1,
-            public_id: "org_1".into(),
-            external_id: None,
-            zone: Tz::UTC,
-            plan: None,
-            plan_version: 1,
-            plan_until: None,
-            subscription: None,
-            fresh_until: None,
-            billing: Some((at(start), at(end))),
-            loaded: Instant::now(),
-            heard: 0,
-        }
-    }
-
-    #[test]
-    fn billing_periods_go_on_in_both_directions() {
-        let monthly = org("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z");
-        for (instant, start) in [
-            ("2026-02-01T00:00:00Z", "2026-01-31"),
-            ("2026-01-31T09:59:59Z", "2025-12-31"),
-            ("2026-02-28T10:00:00Z", "2026-02-28"),
-            ("2026-04-30T09:59:59Z", "2026-03-31"),
-            ("2026-04-30T10:00:00Z", "2026-04-30"),
-            ("2025-06-30T10:00:00Z", "2025-06-30"),
-        ] {
-            let period = monthly.billing_period(at(instant)).expect("a subscription").to_string();
-            assert_eq!(period, start, "{instant}");
-        }
-        let weekly = org("2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z");
-        assert_eq!(weekly.billing_period(at("2026-03-23T12:00:00Z")).expect("one").to_string(), "2026-03-23");
-        assert_eq!(weekly.billing_period(at("2026-03-01T12:00:00Z")).expect("one").to_string(), "2026-02-23");
-    }
 }

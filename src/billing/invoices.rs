@@ -1,5 +1,7 @@
 //! Invoices and their lines.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use rust_decimal::Decimal;
@@ -8,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::directory::Change;
 use super::mirror::{self, mirror};
 use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
 use crate::error::Error;
@@ -80,7 +83,7 @@ mirror! {
         payment_intent_id: Option<String>,
         /// Latest charge, in older shapes.
         charge_id: Option<String>,
-        /// Marked as paid outside Stripe, in older shapes.
+        /// Paid outside Stripe: as older shapes say, or as the record of such a payment does.
         paid_out_of_band: Option<bool>,
         /// Page for the customer.
         hosted_invoice_url: Option<String>,
@@ -154,6 +157,17 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// `licensed` or `metered`, where the snapshot holds the price; newer ones name it alone.
+        usage_type: Option<String>,
+    }
+}
+
+impl Invoice {
+    /// Says that its subscription has changed: until when `past_due` keeps the plan goes by its invoices.
+    pub(super) fn change(&self) -> Option<Change> {
+        let subscription_id =
+            self.subscription_id.clone().filter(|_| self.status.as_deref() != Some("draft"))?;
+        Some(Change::Subscription(self.account.clone(), self.livemode, subscription_id))
     }
 }
 
@@ -281,9 +295,35 @@ fn with_lines(
     wanted: bool,
 ) -> Result<Vec<(Position, InvoiceView)>, Error> {
     let mut lines = if wanted { Some(read::children::<Invoice, InvoiceLine>(conn, &found)?) } else { None };
+    let recorded = paid_by_record(conn, &found)?;
     let view = |found: Owned<Invoice>| {
         let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
-        (found.position(), InvoiceView { row: found.row, org: found.org, lines, raw: None })
+        let position = found.position();
+        let mut row = found.row;
+        if row.paid_out_of_band.is_none()
+            && recorded.contains(&(row.account.clone(), row.livemode, row.id.clone()))
+        {
+            row.paid_out_of_band = Some(true);
+        }
+        (position, InvoiceView { row, org: found.org, lines, raw: None })
     };
     Ok(found.into_iter().map(view).collect())
+}
+
+/// Which of these were paid, at least in part, by a payment that was made outside Stripe and recorded there: newer shapes of an
+/// invoice do not say so (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
+fn paid_by_record(
+    conn: &mut PgConnection,
+    found: &[Owned<Invoice>],
+) -> QueryResult<BTreeSet<(String, bool, String)>> {
+    use crate::schema::invoice_payments as p;
+    let ids: Vec<&str> = found.iter().map(|found| found.row.id.as_str()).collect();
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let rows: Vec<(String, bool, Option<String>)> = p::table
+        .filter(p::invoice_id.eq_any(ids).and(p::status.eq("paid")).and(p::payment_record_id.is_not_null()))
+        .select((p::account, p::livemode, p::invoice_id))
+        .load(conn)?;
+    Ok(rows.into_iter().filter_map(|(account, livemode, id)| Some((account, livemode, id?))).collect())
 }

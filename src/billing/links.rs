@@ -12,6 +12,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Untyped};
 
 use super::directory::{self, Change};
+use super::trust::{self, acts};
 use super::{markers, orgs};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -84,7 +85,9 @@ pub fn write(
     watch.end(conn)
 }
 
-statement!(Make -> Untyped: "INSERT INTO stripe_customer_links (account, livemode, customer_id) SELECT * FROM unnest(?, ?, ?) ON CONFLICT DO NOTHING");
+statement!(Make -> Untyped: concat!(
+    "INSERT INTO stripe_customer_links (account, livemode, customer_id, trusted)
+     SELECT k.account, k.livemode, k.customer_id, ", acts!("k"), " FROM unnest(?, ?, ?) AS k (account, livemode, customer_id) ON CONFLICT DO NOTHING"));
 statement!(Refs -> Nullable<Text>: "SELECT l.ref FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id) ORDER BY account, livemode, customer_id FOR UPDATE OF l");
 
@@ -135,10 +138,10 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
         return Ok(());
     }
     diesel::sql_query(
-        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref)
-         SELECT * FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[])
+        concat!("INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref, trusted)
+         SELECT k.*, ", acts!("k"), " FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[]) AS k (account, livemode, customer_id, metadata_ref)
          ON CONFLICT (account, livemode, customer_id) DO UPDATE SET metadata_ref = excluded.metadata_ref
-         WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref",
+         WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref"),
     )
     .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(links.iter().map(|(link, _)| link.realm.livemode).collect::<Vec<_>>())
@@ -152,9 +155,10 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
 
 fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> Result<(), Error> {
     diesel::sql_query(
-        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref, session_key) VALUES ($1, $2, $3, $4, $5)
+        concat!("INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref, session_key, trusted)
+         SELECT k.*, ", acts!("k"), " FROM (VALUES ($1, $2, $3, $4, $5)) AS k (account, livemode, customer_id, session_ref, session_key)
          ON CONFLICT (account, livemode, customer_id) DO UPDATE SET session_ref = excluded.session_ref, session_key = excluded.session_key
-         WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key",
+         WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key"),
     )
     .bind::<Text, _>(&link.realm.account)
     .bind::<Bool, _>(link.realm.livemode)
@@ -168,8 +172,8 @@ fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> 
 /// One org for a customer without any other ref, known by the customer's id.
 fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Result<(), Error> {
     let own = t::table.find((&link.realm.account, link.realm.livemode, &link.customer_id));
-    let unnamed: Option<String> = own.select(t::ref_).first(conn)?;
-    if unnamed.is_some() {
+    let (named, acts): (Option<String>, bool) = own.select((t::ref_, t::trusted)).first(conn)?;
+    if named.is_some() || !acts {
         return Ok(());
     }
     let external_id = if link.realm.account.is_empty() {
@@ -233,7 +237,8 @@ impl RealmRow {
 /// be known yet: then the mode must be told.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant.
+/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant; [`Error::Conflict`] in a
+/// realm that does not act.
 pub fn link(
     conn: &mut PgConnection,
     meant: &MeantRealm,
@@ -253,6 +258,11 @@ pub fn link(
         }
         Err(unclear) => return Err(which(unclear)),
     };
+    if !trust::load(conn)?.acts(&realm) {
+        let detail = "what Stripe sends of this account and mode is mirrored and does nothing: name it by \
+            COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS, and start the daemon again";
+        return Err(Error::conflict("realm_not_trusted", detail));
+    }
     set_explicit(conn, &realm, customer_id, Some(org))?;
     Ok(realm)
 }

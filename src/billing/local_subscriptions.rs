@@ -1,7 +1,8 @@
 //! Subscriptions of orgs that do not pay through Stripe: trial, active, expired or cancelled. Owns `local_subscriptions`.
 //!
-//! `valid_until` decides: what is later counts as over, whether or not a worker has written so yet. At most one of an org is under
-//! way; one that is over never comes back, a new one takes its place.
+//! `valid_until` decides, and the days of grace that the plan gives after it, unless it was cancelled: what is later counts as over,
+//! whether or not a worker has written so yet. At most one of an org is under way; one that is over never comes back, a new one takes
+//! its place. What is paid within the days of grace is paid from `valid_until` on.
 //!
 //! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to `trial_end`; when it is paid
 //! for while it runs, the first paid period begins with its end.
@@ -12,6 +13,7 @@ mod row;
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::directory::{self, Change};
 use super::plans;
@@ -29,8 +31,10 @@ const MAX_PERIODS: u32 = 120;
 /// How a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With a trial of so many days.
+    /// With a trial of so many days; an org has one of a plan.
     Trial(i32),
+    /// With a trial, whether or not it had one before; of so many days, or as many as the plan says.
+    ForcedTrial(Option<i32>),
     /// With a paid interval.
     Paid,
 }
@@ -75,7 +79,7 @@ fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error>
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when one is under way already or the plan is no longer
-/// offered, [`Error::Invalid`] for a bad field.
+/// offered, or the org had a trial of it, [`Error::Invalid`] for a bad field.
 pub fn start(
     conn: &mut PgConnection,
     org_id: i64,
@@ -88,27 +92,63 @@ pub fn start(
         return Err(Error::invalid("interval_months", "must be from 1 to 36"));
     }
     let plan = offered(conn, plan_id)?;
-    let start = start.unwrap_or(Start::Trial(plan.terms.trial_days));
+    let (start, forced) = match start {
+        None => (Start::Trial(plan.terms.trial_days), false),
+        Some(Start::ForcedTrial(days)) => (Start::Trial(days.unwrap_or(plan.terms.trial_days)), true),
+        Some(start) => (start, false),
+    };
     let trial = match start {
+        Start::Trial(1..=730) if !forced && had_trial(conn, org_id, plan_id)? => {
+            return Err(Error::conflict(
+                "trial_used",
+                "this org had a trial of this plan: say `paid`, or `force` another one",
+            ));
+        }
         Start::Trial(days @ 1..=730) => Some(now + TimeDelta::days(i64::from(days))),
         Start::Trial(0) => {
             let rule = "is 0, and so is that of the plan: say `paid`, or give the days of a trial";
             return Err(Error::invalid("trial_days", rule));
         }
-        Start::Trial(_) => return Err(Error::invalid("trial_days", "must be from 1 to 730")),
+        Start::Trial(_) | Start::ForcedTrial(_) => {
+            return Err(Error::invalid("trial_days", "must be from 1 to 730"));
+        }
         Start::Paid => None,
     };
     let ended = end_if_over(conn, org_id, now)?;
-    let row = insert(conn, org_id, (plan_id, plan.version), interval_months, trial, now)?;
+    let row = insert(conn, org_id, &plan, interval_months, trial, now)?;
     let mut done = changed(conn, row, now)?;
     done.ended = ended;
     Ok(done)
 }
 
+/// Whether the org ever had a trial of the plan, local or at Stripe, whatever became of it.
+fn had_trial(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Had {
+        #[diesel(sql_type = Bool)]
+        had: bool,
+    }
+    let had: Had = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM local_subscriptions
+             WHERE org_id = $1 AND trial_end IS NOT NULL AND $2 IN (trial_plan_id, plan_id))
+         OR EXISTS (SELECT FROM org_refs r JOIN stripe_customer_links l USING (ref)
+             JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+             JOIN subscription_periods p ON (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
+             LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = p.price_id
+             LEFT JOIN plan_stripe_products by_product ON by_product.product_id = p.product_id
+             WHERE r.org_id = $1 AND s.trial_start IS NOT NULL
+                 AND coalesce(by_price.plan_id, by_product.plan_id) = $2) AS had",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Text, _>(plan_id)
+    .get_result(conn)?;
+    Ok(had.had)
+}
+
 fn insert(
     conn: &mut PgConnection,
     org_id: i64,
-    (plan_id, version): (&str, i32),
+    plan: &plans::Plan,
     interval_months: i32,
     trial_end: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
@@ -116,8 +156,8 @@ fn insert(
     let mut row = Row {
         org_id,
         subscription_id: ids::fresh("lsub"),
-        plan_id: plan_id.to_owned(),
-        version,
+        plan_id: plan.id.clone(),
+        version: plan.version,
         status: if trial_end.is_some() { "trial" } else { "active" }.to_owned(),
         interval_months,
         created_at: now,
@@ -126,11 +166,14 @@ fn insert(
         valid_until: now,
         cancel_at_period_end: false,
         ended_at: None,
+        grace_days: plan.terms.grace_days,
+        trial_plan_id: trial_end.map(|_| plan.id.clone()),
     };
     row.valid_until = trial_end.map_or_else(|| in_range(row.nth(1)), Ok)?;
     let values = (
         (t::org_id.eq(org_id), t::subscription_id.eq(&row.subscription_id)),
-        (t::plan_id.eq(plan_id), t::version.eq(version), t::status.eq(&row.status)),
+        (t::plan_id.eq(&plan.id), t::version.eq(plan.version), t::status.eq(&row.status)),
+        (t::grace_days.eq(row.grace_days), t::trial_plan_id.eq(&row.trial_plan_id)),
         (t::interval_months.eq(interval_months), t::created_at.eq(now), t::updated_at.eq(now)),
         (t::trial_end.eq(trial_end), t::period_start.eq(now), t::valid_until.eq(row.valid_until)),
         t::cancel_at_period_end.eq(false),
@@ -140,7 +183,7 @@ fn insert(
         match error.constraint() {
             Some("local_subscriptions_running") => Error::conflict(
                 "subscription_running",
-                "this org has a subscription under way: change, extend or cancel that one",
+                "this org has a subscription under way: activate that one for its next period, change or cancel it",
             ),
             _ => error,
         }
@@ -161,7 +204,7 @@ fn lock_open(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
 
 /// The one that is under way now, held until the transaction ends.
 fn lock_running(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<Row, Error> {
-    let running = lock_open(conn, org_id)?.filter(|row| row.valid_until > now);
+    let running = lock_open(conn, org_id)?.filter(|row| row.over_at() > now);
     running.ok_or_else(|| {
         Error::conflict(
             "no_subscription_running",
@@ -176,11 +219,11 @@ fn end_if_over(
     org_id: i64,
     now: DateTime<Utc>,
 ) -> Result<Option<LocalSubscription>, Error> {
-    let Some(mut row) = lock_open(conn, org_id)?.filter(|row| row.valid_until <= now) else {
+    let Some(mut row) = lock_open(conn, org_id)?.filter(|row| row.over_at() <= now) else {
         return Ok(None);
     };
     row.status = row.status_at(now).to_owned();
-    row.ended_at = Some(row.valid_until);
+    row.ended_at = Some(row.over_at());
     write(conn, &row, now)?;
     Ok(Some(row.shown(now)))
 }
@@ -191,6 +234,7 @@ fn write(conn: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> QueryResult<
             (t::plan_id.eq(&row.plan_id), t::version.eq(row.version), t::status.eq(&row.status)),
             (t::period_start.eq(row.period_start), t::valid_until.eq(row.valid_until)),
             (t::cancel_at_period_end.eq(row.cancel_at_period_end), t::ended_at.eq(row.ended_at)),
+            t::grace_days.eq(row.grace_days),
             t::updated_at.eq(now),
         ))
         .execute(conn)
@@ -219,8 +263,8 @@ pub fn activate(
         Some(row) => row,
         None => {
             let last = last(conn, org_id)?.ok_or(Error::NotFound("subscription"))?;
-            let version = offered(conn, &last.plan_id)?.version;
-            let mut row = insert(conn, org_id, (&last.plan_id, version), last.interval_months, None, now)?;
+            let plan = offered(conn, &last.plan_id)?;
+            let mut row = insert(conn, org_id, &plan, last.interval_months, None, now)?;
             // Nothing is paid for yet.
             row.valid_until = now;
             row
@@ -256,7 +300,8 @@ pub fn cancel(
     now: DateTime<Utc>,
 ) -> Result<Changed, Error> {
     let mut row = lock_running(conn, org_id, now)?;
-    if at_period_end {
+    // In the days of grace the period has ended already.
+    if at_period_end && row.valid_until > now {
         row.cancel_at_period_end = true;
     } else {
         row.status = "cancelled".to_owned();
@@ -280,6 +325,7 @@ pub fn change(
     let mut row = lock_running(conn, org_id, now)?;
     row.plan_id = plan.id;
     row.version = plan.version;
+    row.grace_days = plan.terms.grace_days;
     write(conn, &row, now)?;
     changed(conn, row, now)
 }
@@ -304,9 +350,9 @@ pub fn move_one(
     if plan.is_some_and(|plan| plan != plan_id) {
         return Err(Error::invalid("plan", format!("is not that of the subscription, which is `{plan_id}`")));
     }
-    plans::check_version(conn, &plan_id, version)?;
+    let grace_days = plans::grace_days(conn, &plan_id, version)?;
     diesel::update(t::table.find((org_id, subscription_id)))
-        .set((t::version.eq(version), t::updated_at.eq(now)))
+        .set((t::version.eq(version), t::grace_days.eq(grace_days), t::updated_at.eq(now)))
         .execute(conn)?;
     directory::changed(conn, [Change::Org(org_id)])?;
     Ok(org_id)
@@ -315,16 +361,17 @@ pub fn move_one(
 /// Puts every subscription under way that has version `from` of a plan on version `to`; returns how many.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::NotFound`] when the plan has no such version.
 pub fn move_all(
     conn: &mut PgConnection,
     plan_id: &str,
     (from, to): (i32, i32),
     now: DateTime<Utc>,
 ) -> Result<usize, Error> {
+    let grace_days = plans::grace_days(conn, plan_id, to)?;
     let on = t::table.filter(t::plan_id.eq(plan_id)).filter(t::version.eq(from));
     let moved = diesel::update(on.filter(t::status.eq_any(["trial", "active"])))
-        .set((t::version.eq(to), t::updated_at.eq(now)))
+        .set((t::version.eq(to), t::grace_days.eq(grace_days), t::updated_at.eq(now)))
         .execute(conn)?;
     directory::all_changed(conn)?;
     Ok(moved)

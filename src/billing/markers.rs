@@ -70,7 +70,13 @@ pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'
 /// # Errors
 /// When the database fails.
 pub fn mapping_changed(conn: &mut PgConnection) -> QueryResult<()> {
-    write(conn, [&Marker { realm: nowhere(), kind: MAPPING.to_owned(), id: String::new() }])
+    write(conn, [&mapping()])
+}
+
+/// The word that what prices buy, or what they cost, may be something else.
+#[must_use]
+pub fn mapping() -> Marker {
+    Marker { realm: nowhere(), kind: MAPPING.to_owned(), id: String::new() }
 }
 
 fn nowhere() -> Realm {

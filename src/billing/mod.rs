@@ -15,6 +15,7 @@ pub mod exports;
 pub mod invoices;
 pub mod invoices_http;
 pub mod links;
+mod lives;
 pub mod local_subscriptions;
 pub mod markers;
 mod mirror;
@@ -26,6 +27,7 @@ pub mod orgs;
 pub mod orgs_http;
 pub mod payments;
 pub mod payments_http;
+pub mod periods;
 pub mod plans;
 pub mod prices_http;
 pub mod products_http;
@@ -34,8 +36,10 @@ pub mod read;
 pub mod read_http;
 pub mod refunds;
 pub mod refunds_http;
+pub mod subscription_periods;
 pub mod subscriptions;
 pub mod subscriptions_http;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,6 +109,17 @@ impl MirrorBatch {
         payments::stored_keys(conn, &self.invoices, &self.charges, &self.invoice_payments)
     }
 
+    /// The payments of the charges that refunds and disputes of this batch name alone, as far as these are stored.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub fn payments_of_charges(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
+        if self.refunds.is_empty() && self.disputes.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        payments::of_charges(conn, self.payment_keys.iter())
+    }
+
     /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a fixed
     /// order and rows in the order of their keys, so that two writers do not wait for each other in a circle. `replaces`: some of it
     /// may be there already, with more lines than now.
@@ -120,7 +135,9 @@ impl MirrorBatch {
         upsert(conn, &self.customers)?;
         upsert(conn, &self.customer_tax_ids)?;
         upsert(conn, &self.discounts)?;
-        directory::changed(conn, self.subscriptions.iter().map(|row| row.subscription.change()))?;
+        let by_invoice = self.invoices.iter().filter_map(|row| row.invoice.change());
+        let changes = self.subscriptions.iter().map(|row| row.subscription.change()).chain(by_invoice);
+        directory::changed(conn, changes)?;
         subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()), replaces)?;
         invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()), replaces)?;
         upsert(conn, &self.payment_intents)?;

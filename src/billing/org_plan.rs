@@ -1,8 +1,9 @@
 //! Which plan an org has, in which version, by which subscription: the SQL that decides.
 //!
-//! A running Stripe subscription that gives a plan counts before a local one. Stripe's statuses `trialing` and `active` give it,
-//! `past_due` for a grace; paused collection and a cancellation that is still to come change nothing. Everything is decided by the
-//! clock of the program, never by that of the database.
+//! Of several subscriptions that give a plan that of the highest rank counts; of equal ones Stripe's before a local one. Stripe's
+//! statuses `trialing` and `active` give it, `past_due` for a grace; paused collection and a cancellation that is still to come change
+//! nothing. An org to which none gives a plan has the default one, if there is one. Everything is decided by the clock of the program,
+//! never by that of the database.
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
@@ -12,7 +13,7 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 pub struct AsOf {
     /// Now.
     pub now: DateTime<Utc>,
-    /// Days for which `past_due` keeps the plan, from the start of the current period.
+    /// Days for which `past_due` keeps the plan, from when the unpaid invoice was due.
     pub grace_days: u16,
 }
 
@@ -30,71 +31,172 @@ macro_rules! clock {
 }
 pub(super) use clock;
 
+/// SQL: when the unpaid invoice of a subscription `s` was due that is `past_due`: the oldest one of those that came after the last
+/// invoice which was paid (an older one that nobody paid did not make it so). That is its due date, or, where Stripe charges by
+/// itself, when it was issued. Where no such invoice is known: the start of the latest period of any of its items, with which the
+/// last renewal was due. Stripe: "the payment on the latest finalized invoice either failed or wasn't attempted"
+/// (<https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>).
+macro_rules! due {
+    () => {
+        "coalesce(
+            (SELECT min(coalesce(i.due_at, i.finalized_at, i.created)) FROM invoices i
+             WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id) AND NOT i.deleted
+               AND i.status IN ('open', 'uncollectible') AND i.amount_remaining > 0
+               AND NOT EXISTS (SELECT FROM invoices paid
+                   WHERE (paid.account, paid.livemode, paid.subscription_id) = (s.account, s.livemode, s.id)
+                     AND paid.status = 'paid' AND paid.total > 0 AND paid.created > i.created)),
+            (SELECT max(i.current_period_start) FROM subscription_items i
+             WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)),
+            s.current_period_start)"
+    };
+}
+pub(super) use due;
+
 /// SQL: subscriptions of Stripe as `s`, with the plan that each gives now as `p (plan_id, version)`: that of the first item that
 /// maps, by its price or else by its product. The version: the one it was moved to, else the newest that was sold when it got the
-/// price, else the first. `$of` narrows `s`, `$gives` says which of them give a plan; it refers to `clock`.
+/// price, else the first. `s.period_start` and `s.period_end` are the period of that item; where none maps, of the first one: items
+/// of one subscription may be billed by the month and by the year
+/// (<https://docs.stripe.com/billing/subscriptions/mixed-interval>). `s.grace_end`: when `past_due` no longer keeps the plan. `$of`
+/// narrows `s`, `$gives` says which of them give a plan; it refers to `clock`.
 macro_rules! stripe_plans {
     ($of:expr, $gives:expr) => { concat!("(
-        SELECT s.*,
-               -- Newer shapes have the period on the items.
-               coalesce(s.current_period_start, (SELECT min(i.current_period_start) FROM subscription_items i
-                   WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id))) AS period_start,
-               coalesce(s.current_period_end, (SELECT min(i.current_period_end) FROM subscription_items i
-                   WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id))) AS period_end
-        FROM ", $of, ") s CROSS JOIN clock
+        SELECT s.*, f.maps_to, f.price_id AS mapped_price,
+               coalesce(f.item_start, s.current_period_start) AS period_start,
+               coalesce(f.item_end, s.current_period_end) AS period_end,
+               CASE WHEN s.status = 'past_due' THEN ", $crate::billing::org_plan::due!(), " + clock.grace END AS grace_end
+        FROM (SELECT s.* FROM ", $of, ") s CROSS JOIN clock
+        LEFT JOIN LATERAL (
+            SELECT coalesce(by_price.plan_id, by_product.plan_id) AS maps_to, i.price_id,
+                   i.current_period_start AS item_start, i.current_period_end AS item_end
+            FROM subscription_items i LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = i.price_id
+            LEFT JOIN plan_stripe_products by_product ON by_product.product_id = i.product_id
+            WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)
+            ORDER BY coalesce(by_price.plan_id, by_product.plan_id) IS NULL, i.item_number LIMIT 1) f ON true
+        ) s CROSS JOIN clock
      LEFT JOIN LATERAL (
-        SELECT f.plan_id, coalesce(
+        SELECT s.maps_to AS plan_id, coalesce(
                    (SELECT m.version FROM subscription_moves m
-                    WHERE (m.account, m.livemode, m.subscription_id, m.plan_id) = (s.account, s.livemode, s.id, f.plan_id)),
+                    WHERE (m.account, m.livemode, m.subscription_id, m.plan_id) = (s.account, s.livemode, s.id, s.maps_to)),
                    (SELECT max(v.version) FROM plan_versions v JOIN subscription_prices b
-                        ON (b.account, b.livemode, b.subscription_id, b.price_id) = (s.account, s.livemode, s.id, f.price_id)
-                    WHERE v.plan_id = f.plan_id AND v.created_at <= b.since),
-                   (SELECT min(v.version) FROM plan_versions v WHERE v.plan_id = f.plan_id)) AS version
-        FROM (SELECT coalesce(by_price.plan_id, by_product.plan_id) AS plan_id, i.price_id
-              FROM subscription_items i LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = i.price_id
-              LEFT JOIN plan_stripe_products by_product ON by_product.product_id = i.product_id
-              WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)
-                AND coalesce(by_price.plan_id, by_product.plan_id) IS NOT NULL
-              ORDER BY i.item_number LIMIT 1) f) p
+                        ON (b.account, b.livemode, b.subscription_id, b.price_id)
+                            = (s.account, s.livemode, s.id, s.mapped_price)
+                    WHERE v.plan_id = s.maps_to AND v.created_at <= b.since),
+                   (SELECT min(v.version) FROM plan_versions v WHERE v.plan_id = s.maps_to)) AS version
+        WHERE s.maps_to IS NOT NULL) p
         ON ", $gives) };
 }
 pub(super) use stripe_plans;
 
-/// SQL: per org, the subscription that counts and the plan that it gives. It refers to `clock`.
+/// SQL: per org, the subscription that counts and the plan that it gives, else the default plan: `by_default` says so. Of several
+/// that give a plan the one of the highest rank counts; `paying` lists all of them, as JSON, where there are several. It refers to
+/// `clock`.
 macro_rules! with_plan {
-    () => { concat!("SELECT o.*, s.* FROM orgs o LEFT JOIN LATERAL (SELECT c.* FROM (
+    () => { concat!("SELECT o.*, s.source, s.subscription_id, s.subscription_status, s.plan_until, s.period_start, s.period_end,
+        s.trial_end, s.cancel_at_period_end, s.cancel_at, s.changes_at, s.pause, s.pause_until, s.paying,
+        coalesce(s.plan_id, d.plan_id) AS plan_id, coalesce(s.plan_version, d.version) AS plan_version,
+        s.plan_id IS NULL AND d.plan_id IS NOT NULL AS by_default
+    FROM orgs o LEFT JOIN LATERAL (SELECT c.*, CASE WHEN count(c.plan_id) OVER () > 1 THEN
+        (json_agg(json_build_object('id', c.subscription_id, 'source', c.source, 'status', c.subscription_status,
+            'plan', c.plan_id)) FILTER (WHERE c.plan_id IS NOT NULL) OVER everyone)::text END AS paying
+    FROM (
     (SELECT 'stripe'::text AS source, s.id AS subscription_id, s.status AS subscription_status, p.plan_id, p.version AS plan_version,
-            CASE WHEN s.status = 'past_due' AND p.plan_id IS NOT NULL THEN s.period_start + clock.grace END AS plan_until,
+            CASE WHEN p.plan_id IS NOT NULL THEN s.grace_end END AS plan_until,
             CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN s.period_start END AS period_start,
             CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN s.period_end END AS period_end,
-            s.trial_end, coalesce(s.cancel_at_period_end, false) AS cancel_at_period_end, s.cancel_at, NULL::timestamptz AS changes_at
+            s.trial_end, coalesce(s.cancel_at_period_end, false) AS cancel_at_period_end, s.cancel_at, NULL::timestamptz AS changes_at,
+            s.pause_collection AS pause, s.pause_resumes_at AS pause_until, s.livemode, s.created
      FROM ", $crate::billing::org_plan::stripe_plans!("org_refs r JOIN stripe_customer_links l USING (ref)
         JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
         WHERE r.org_id = o.org_id",
         "s.status IN ('trialing', 'active')
-            OR s.status = 'past_due' AND (s.period_start IS NULL OR s.period_start + clock.grace > clock.now)"), "
-     ORDER BY p.plan_id IS NULL,
-              array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete', 'canceled', 'incomplete_expired'], s.status),
-              s.livemode DESC, s.created DESC, s.id LIMIT 1)
+            OR s.status = 'past_due' AND (s.grace_end IS NULL OR s.grace_end > clock.now)"), ")
     UNION ALL
     (SELECT 'local', l.subscription_id,
-            CASE WHEN l.running OR l.status NOT IN ('trial', 'active') THEN l.status
+            CASE WHEN l.running AND l.valid_until <= clock.now THEN 'past_due'
+                 WHEN l.running OR l.status NOT IN ('trial', 'active') THEN l.status
                  WHEN l.cancel_at_period_end THEN 'cancelled' ELSE 'expired' END,
             CASE WHEN l.running THEN l.plan_id END, CASE WHEN l.running THEN l.version END,
-            CASE WHEN l.running THEN l.valid_until END,
+            CASE WHEN l.running THEN l.over_at END,
             CASE WHEN NOT l.running THEN NULL WHEN l.in_trial THEN l.created_at ELSE l.period_start END,
             CASE WHEN NOT l.running THEN NULL WHEN l.in_trial THEN l.trial_end
-                 ELSE least(l.period_start + make_interval(months => l.interval_months), l.valid_until) END,
+                 ELSE least(l.period_start + make_interval(months => l.interval_months), l.over_at) END,
             l.trial_end, l.cancel_at_period_end, CASE WHEN l.cancel_at_period_end THEN l.valid_until END,
-            -- The first paid period begins.
-            CASE WHEN l.running AND l.in_trial THEN l.trial_end END
-     FROM (SELECT l.*, l.status IN ('trial', 'active') AND l.valid_until > clock.now AS running,
+            -- The first paid period begins, or the days of grace.
+            CASE WHEN l.running AND l.in_trial THEN l.trial_end WHEN l.running AND l.valid_until > clock.now THEN l.valid_until END,
+            NULL, NULL, true, l.created_at
+     FROM (SELECT l.*, l.status IN ('trial', 'active') AND l.over_at > clock.now AS running,
                   coalesce(l.trial_end > clock.now, false) AS in_trial
-           FROM local_subscriptions l, clock WHERE l.org_id = o.org_id
-           ORDER BY l.status IN ('trial', 'active') DESC, l.created_at DESC, l.subscription_id DESC LIMIT 1) l)
-    ) c ORDER BY c.plan_id IS NULL, c.source DESC LIMIT 1) s ON true") };
+           FROM clock CROSS JOIN (SELECT l.*, ", $crate::billing::org_plan::over_at!(), " AS over_at
+                 FROM local_subscriptions l WHERE l.org_id = o.org_id) l
+           ORDER BY l.status IN ('trial', 'active') DESC, l.created_at DESC, l.subscription_id DESC LIMIT 1) l CROSS JOIN clock)
+    ) c LEFT JOIN plans ranked USING (plan_id)
+    WINDOW everyone AS (ORDER BY ranked.rank DESC, c.source DESC, c.created DESC, c.subscription_id
+                        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+    ORDER BY c.plan_id IS NULL, ranked.rank DESC, c.source DESC,
+             array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete', 'canceled',
+                                  'incomplete_expired'], c.subscription_status),
+             c.livemode DESC, c.created DESC, c.subscription_id LIMIT 1) s ON true
+    LEFT JOIN (SELECT plan_id, (SELECT max(v.version) FROM plan_versions v WHERE v.plan_id = n.plan_id) AS version
+               FROM plans n WHERE n.is_default) d ON true") };
 }
 pub(super) use with_plan;
+
+/// SQL: when a local subscription `l` is over, if nothing is paid: after the days of grace, unless it was cancelled.
+macro_rules! over_at {
+    () => {
+        "l.valid_until + CASE WHEN l.cancel_at_period_end THEN interval '0' ELSE make_interval(days => l.grace_days) END"
+    };
+}
+pub(super) use over_at;
+
+/// SQL: an instant as microseconds since the epoch.
+macro_rules! micros {
+    ($at:literal) => {
+        concat!("(date_part('epoch', ", $at, ") * 1000000)::bigint")
+    };
+}
+
+/// SQL: what [`super::lives`] reads of the subscriptions that an org has or had: JSON, one array each, Stripe's and local ones. `$org`
+/// is its row id.
+macro_rules! lives {
+    ($org:literal) => { concat!("(SELECT json_agg(l.life)::text FROM (
+        SELECT json_build_object('stripe', json_build_object(
+            'created', ", $crate::billing::org_plan::micros!("s.created"), ",
+            'anchor', ", $crate::billing::org_plan::micros!("s.billing_cycle_anchor"), ",
+            'started', ", $crate::billing::org_plan::micros!("s.start_date"), ",
+            'ended', ", $crate::billing::org_plan::micros!("s.ended_at"), ",
+            'until', ", $crate::billing::org_plan::micros!("s.cancel_at"), ",
+            'ends_with_period', coalesce(s.cancel_at_period_end, false),
+            'goes_on', s.status IN ('trialing', 'active', 'past_due'),
+            'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'starts', g.starts, 'ends', g.ends,
+                    'item_numbers', g.item_numbers, 'first_seen', g.first_seen, 'last_seen', g.last_seen))
+                -- A column each, and a look at the plans for each price: rows of JSON cost four times as much.
+                FROM (SELECT p.price_id, p.product_id, array_agg(p.item_number) AS item_numbers,
+                          array_agg(", $crate::billing::org_plan::micros!("p.period_start"), ") AS starts,
+                          array_agg(", $crate::billing::org_plan::micros!("p.period_end"), ") AS ends,
+                          array_agg(", $crate::billing::org_plan::micros!("p.first_seen"), ") AS first_seen,
+                          array_agg(", $crate::billing::org_plan::micros!("p.last_seen"), ") AS last_seen
+                      FROM subscription_periods p
+                      WHERE (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
+                      GROUP BY p.price_id, p.product_id) g
+                LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = g.price_id
+                LEFT JOIN plan_stripe_products by_product ON by_product.product_id = g.product_id
+                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS life
+        FROM org_refs r JOIN stripe_customer_links l USING (ref)
+        JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+        WHERE r.org_id = ", $org, "
+        UNION ALL
+        SELECT json_build_object('local', json_build_object(
+            'created', ", $crate::billing::org_plan::micros!("l.created_at"), ",
+            'trial_end', ", $crate::billing::org_plan::micros!("l.trial_end"), ",
+            'start', ", $crate::billing::org_plan::micros!("l.period_start"), ",
+            'valid_until', ", $crate::billing::org_plan::micros!("l.valid_until"), ",
+            'over', (date_part('epoch', ", $crate::billing::org_plan::over_at!(), ") * 1000000)::bigint,
+            'ended', ", $crate::billing::org_plan::micros!("l.ended_at"), ",
+            'months', l.interval_months, 'rank', pl.rank))
+        FROM local_subscriptions l LEFT JOIN plans pl USING (plan_id) WHERE l.org_id = ", $org, ") l)") };
+}
+pub(super) use micros;
 
 /// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. Bind now, the days of grace, the names,
 /// the row ids. A subscription that grants nothing has no period.
@@ -107,7 +209,10 @@ impl crate::db::prepared::Text for Contexts {
         ", named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL SELECT '', unnest(?))
          SELECT n.name, n.org_id, o.public_id, o.external_id, o.time_zone,
                 o.plan_id, o.plan_version, o.plan_until, o.changes_at, o.period_start, o.period_end,
-                o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end, o.cancel_at
+                o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end, o.cancel_at,
+                o.pause, o.pause_until, o.paying, o.by_default, ",
+        lives!("n.org_id"),
+        "
          FROM named n JOIN (",
         with_plan!(),
         ") o USING (org_id)"
@@ -124,5 +229,7 @@ impl crate::db::prepared::Text for Contexts {
             Nullable<Bool>,
             Nullable<Timestamptz>,
         ),
+        (Nullable<Text>, Nullable<Timestamptz>, Nullable<Text>, Bool),
+        Nullable<Text>,
     );
 }

@@ -15,7 +15,7 @@ use super::markers;
 use super::org_plan::{AsOf, clock, with_plan};
 use crate::error::Error;
 use crate::ids;
-use crate::schema::{org_refs, orgs};
+use crate::schema::{org_refs, orgs, plans};
 
 /// An org.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -33,12 +33,13 @@ pub struct Org {
     /// Whatever you keep with it.
     #[schema(value_type = Object)]
     pub metadata: Value,
-    /// Its plan: that of its Stripe subscription while that is `trialing` or `active` (`past_due`: for a grace), else that of its
-    /// local subscription while that runs.
+    /// Its plan: that of its Stripe subscription while that is `trialing` or `active` (`past_due`: for a grace), or of its local
+    /// subscription while that runs; of several the one of the highest rank. Else the default plan.
     pub plan: Option<String>,
     /// The version of the plan that its subscription bought, or was moved to.
     pub plan_version: Option<i32>,
-    /// The subscription that counts: one that gives a plan, of Stripe before local, then the best standing, then the latest.
+    /// The subscription that counts: one that gives a plan, by its rank, then of Stripe before local, then the best standing, then
+    /// the latest.
     pub subscription: Option<OrgSubscription>,
     /// Stripe customers linked to it.
     pub customers: Vec<CustomerRef>,
@@ -52,7 +53,7 @@ pub struct OrgSubscription {
     /// `stripe` or `local`.
     pub source: String,
     /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled, unpaid, paused. Of a
-    /// local one: trial, active, expired, cancelled.
+    /// local one: trial, active, past_due (its grace runs), expired, cancelled.
     pub status: String,
 }
 
@@ -286,13 +287,19 @@ struct OrgRow {
 /// Orgs, newest first, at most `limit`, each with its row id.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::Invalid`] for a plan that there is not. When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     filter: &Filter,
     limit: i64,
     as_of: AsOf,
 ) -> Result<Vec<(i64, Org)>, Error> {
+    if let Some(plan) = &filter.plan
+        && !diesel::select(diesel::dsl::exists(plans::table.filter(plans::plan_id.eq(plan))))
+            .get_result(conn)?
+    {
+        return Err(Error::invalid("plan", "must be the id of a plan (`GET /v1/plans` lists them)"));
+    }
     const SQL: &str = concat!(
         "WITH ",
         clock!("$9", "$10"),
@@ -328,6 +335,37 @@ pub fn list(
 pub fn find(conn: &mut PgConnection, org_id: i64, as_of: AsOf) -> Result<Org, Error> {
     let filter = Filter { org_id: Some(org_id), ..Filter::default() };
     list(conn, &filter, 1, as_of)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
+}
+
+/// How many orgs have several subscriptions that give a plan, and the public ids of some, at most `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub fn pay_several_times(
+    conn: &mut PgConnection,
+    as_of: AsOf,
+    limit: i64,
+) -> QueryResult<(i64, Vec<String>)> {
+    #[derive(QueryableByName)]
+    struct Paying {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+        #[diesel(sql_type = Text)]
+        public_id: String,
+    }
+    const SQL: &str = concat!(
+        "WITH ",
+        clock!("$1", "$2"),
+        " SELECT count(*) OVER () AS number, public_id FROM (",
+        with_plan!(),
+        ") o WHERE paying IS NOT NULL ORDER BY org_id LIMIT $3"
+    );
+    let rows: Vec<Paying> = diesel::sql_query(SQL)
+        .bind::<Timestamptz, _>(as_of.now)
+        .bind::<Integer, _>(i32::from(as_of.grace_days))
+        .bind::<BigInt, _>(limit)
+        .load(conn)?;
+    Ok((rows.first().map_or(0, |row| row.number), rows.into_iter().map(|row| row.public_id).collect()))
 }
 
 fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {

@@ -16,7 +16,8 @@ use super::{directory, markers};
 use crate::error::Error;
 use crate::schema::{plan_stripe_prices, plan_stripe_products, plans};
 pub use versions::{
-    PlanTerms, PlanVersion, add_version, all_versions, check_version, newest_version, versions,
+    Features, PlanTerms, PlanVersion, add_version, all_versions, check_version, grace_days, newest_version,
+    versions,
 };
 
 /// A plan, with its newest version.
@@ -30,6 +31,11 @@ pub struct Plan {
     pub description: Option<String>,
     /// Whether it is still offered.
     pub active: bool,
+    /// Whether orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid. One plan at most.
+    #[serde(rename = "default")]
+    pub is_default: bool,
+    /// Of several plans that an org pays for the one of the highest rank counts.
+    pub rank: i32,
     /// Whatever you keep with it.
     #[schema(value_type = Object)]
     pub metadata: Value,
@@ -55,6 +61,10 @@ pub struct Facts {
     pub description: Option<String>,
     /// Whether it is still offered.
     pub active: bool,
+    /// Whether orgs without a plan have it.
+    pub is_default: bool,
+    /// Of several plans that an org pays for the one of the highest rank counts.
+    pub rank: i32,
     /// Whatever is kept with it.
     pub metadata: Map<String, Value>,
     /// Stripe prices that buy it.
@@ -87,12 +97,23 @@ impl Facts {
         for (field, ids) in
             [("stripe_prices", &self.stripe_prices), ("stripe_products", &self.stripe_products)]
         {
-            if ids.iter().any(|id| id.is_empty() || id.len() > 255) {
-                return Err(Error::invalid(field, "must be ids of 1 to 255 characters"));
+            if !ids.iter().all(|id| is_stripe_id(id)) {
+                return Err(Error::invalid(field, STRIPE_ID));
             }
         }
         Ok(())
     }
+}
+
+/// What [`is_stripe_id`] asks of an id.
+pub const STRIPE_ID: &str =
+    "must be ids as Stripe writes them: 1 to 255 ASCII letters, digits and signs, without spaces";
+
+/// Whether a text may be the id of a Stripe object. Prices that were made as plans have names of their seller's
+/// choice; none has what a placeholder such as `price_…` has.
+#[must_use]
+pub fn is_stripe_id(id: &str) -> bool {
+    (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Makes the plan, or replaces what is the same in all of its versions. A new plan needs a version with it.
@@ -102,10 +123,13 @@ impl Facts {
 pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<Utc>) -> Result<(), Error> {
     check_id(plan_id)?;
     facts.check()?;
+    release(conn, &[plan_id])?;
     let values = (
         plans::name.eq(&facts.name),
         plans::description.eq(&facts.description),
         plans::active.eq(facts.active),
+        plans::is_default.eq(facts.is_default),
+        plans::rank.eq(facts.rank),
         plans::metadata.eq(Value::Object(facts.metadata.clone())),
     );
     diesel::insert_into(plans::table)
@@ -113,8 +137,17 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
         .on_conflict(plans::plan_id)
         .do_update()
         .set(values)
-        .execute(conn)?;
-    release(conn, &[plan_id])?;
+        .execute(conn)
+        .map_err(|error| {
+            let error = Error::from(error);
+            match error.constraint() {
+                Some("plans_default") => Error::conflict(
+                    "default_taken",
+                    "another plan is the default one: take `default` from that first, or in the same file",
+                ),
+                _ => error,
+            }
+        })?;
     let taken = |error: diesel::result::Error| {
         let error = Error::from(error);
         match error.constraint() {
@@ -145,7 +178,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
     Ok(())
 }
 
-/// Takes the prices and products from these plans, so that they may be given to others of them.
+/// Takes the prices and products from these plans, and being the default one, so that they may be given to others of them.
 ///
 /// # Errors
 /// When the database fails.
@@ -154,7 +187,18 @@ pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
         .execute(conn)?;
     diesel::delete(plan_stripe_products::table.filter(plan_stripe_products::plan_id.eq_any(plan_ids)))
         .execute(conn)?;
+    diesel::update(plans::table.filter(plans::plan_id.eq_any(plan_ids)))
+        .set(plans::is_default.eq(false))
+        .execute(conn)?;
     Ok(())
+}
+
+/// The plan that orgs without one have; `None`: there is none.
+///
+/// # Errors
+/// When the database fails.
+pub fn default_plan(conn: &mut PgConnection) -> QueryResult<Option<String>> {
+    plans::table.filter(plans::is_default).select(plans::plan_id).first(conn).optional()
 }
 
 /// Ids of all plans.
@@ -216,6 +260,8 @@ struct Row {
     active: bool,
     metadata: Value,
     created_at: DateTime<Utc>,
+    rank: i32,
+    is_default: bool,
 }
 
 /// Adds prices, products and the newest version.
@@ -246,6 +292,8 @@ fn complete(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error>
             name: row.name,
             description: row.description,
             active: row.active,
+            is_default: row.is_default,
+            rank: row.rank,
             metadata: row.metadata,
             created_at: row.created_at,
             version: newest.version,

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::Mirror;
+use super::trust;
 use crate::error::Error;
 use crate::time::Moment;
 use select::Part;
@@ -26,10 +27,12 @@ pub(super) use select::{Children, Select, Where};
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Basics {
-    /// Only of this connected account; empty for our own.
+    /// Only of this connected account; empty for our own. Left out: our own and those that act (`COULOMB_STRIPE_ACCOUNTS`).
     pub account: Option<String>,
-    /// Only live (true) or test mode (false).
+    /// Only live (true) or test mode (false). Left out: the mode that acts (`COULOMB_STRIPE_MODE`).
     pub livemode: Option<bool>,
+    /// `all`: of every account and mode that is not named, those that do not act, too.
+    pub realms: Option<trust::Shown>,
     /// Created at Stripe at or after.
     pub created_from: Option<Moment>,
     /// Created at Stripe before.
@@ -237,6 +240,16 @@ where
     let (table, basics) = (T::TABLE, &listing.basics);
     rows.when(basics.account.as_deref(), &format!("{table}.account = {{}}"));
     rows.when(basics.livemode, &format!("{table}.livemode = {{}}"));
+    if basics.realms.is_none() && (basics.account.is_none() || basics.livemode.is_none()) {
+        let trusted = trust::load(conn)?;
+        if basics.livemode.is_none() {
+            rows.when(Some(trusted.livemode()), &format!("{table}.livemode = {{}}"));
+        }
+        if basics.account.is_none() {
+            let accounts = trusted.accounts().to_vec();
+            rows.with(&format!(" AND {table}.account = ANY ({{}})"), [select::Bind::Texts(accounts)]);
+        }
+    }
     rows.when(basics.created_from, &format!("{table}.created >= {{}}"));
     rows.when(basics.created_before, &format!("{table}.created < {{}}"));
     listing.filter.narrow(&mut rows);

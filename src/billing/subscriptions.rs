@@ -35,9 +35,9 @@ mirror! {
         currency: Option<String>,
         /// `charge_automatically` or `send_invoice`.
         collection_method: Option<String>,
-        /// Start of the current period; the earliest of the items in newer shapes.
+        /// Start of the current period; in newer shapes that of the item whose period ends first.
         current_period_start: Option<DateTime<Utc>>,
-        /// End of the current period; the latest of the items in newer shapes.
+        /// End of the current period; in newer shapes that of the item whose period ends first.
         current_period_end: Option<DateTime<Utc>>,
         /// When it will be canceled.
         cancel_at: Option<DateTime<Utc>>,
@@ -105,6 +105,8 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// `licensed` or `metered`, as its price says.
+        usage_type: Option<String>,
     }
 }
 

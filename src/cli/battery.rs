@@ -1,14 +1,12 @@
 //! `coulomb battery …`
 
-use std::io::Write;
-
 use clap::{Args, Subcommand};
 use diesel::Connection;
 use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::keys::{actor, record};
-use super::{Failure, open};
+use super::{Failure, open, out};
 use crate::battery::by_hand::{self, ManualGrant};
 use crate::battery::effects::waiting;
 use crate::battery::grants::{Source, State};
@@ -100,7 +98,6 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
     let mut database = open::Database::open(config)?;
     let conn = &mut database.conn;
     let (now, directory) = (Clock::system().now(), Directory::default());
-    let mut out = std::io::stdout().lock();
     match command {
         BatteryCommand::Show { org, entries } => {
             let shown = conn.transaction(|conn| {
@@ -122,11 +119,11 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 );
                 Ok::<_, Error>(json!({ "balance": balance, "grants": live, "entries": last }))
             })?;
-            writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
+            out::line(serde_json::to_string_pretty(&shown)?)?;
         }
         BatteryCommand::Waiting { reason, limit } => {
             for effect in waiting::list(conn, reason.as_deref(), None, limit)? {
-                writeln!(out, "{}", serde_json::to_string(&effect)?)?;
+                out::line(serde_json::to_string(&effect)?)?;
             }
         }
         BatteryCommand::Grant(args) => {
@@ -145,7 +142,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 record(conn, "battery.grant", &grant.id, json!(grant), now)?;
                 Ok(grant)
             })?;
-            writeln!(out, "{}", serde_json::to_string(&grant)?)?;
+            out::line_of(&format!("the grant {} was made", grant.id), serde_json::to_string(&grant)?)?;
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! `coulomb doctor`: looks at everything that a daemon needs, and says what to do about what is wrong.
 
+mod plans;
+
 use std::process::ExitCode;
 
 use chrono::Utc;
@@ -7,14 +9,16 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::running::{self, Daemon};
-use super::{Failure, Usage, ask, open};
+use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
+use crate::billing::trust;
 use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
+use crate::realm::Trusted;
 use crate::stripe::inbox;
-use crate::usage::partitions;
+use crate::usage::{partitions, unpriced};
 
 /// What a check found.
 enum Finding {
@@ -38,14 +42,14 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
     let config = match settings {
         Ok(config) => config,
         Err(error) => {
-            tell(findings);
+            tell(findings)?;
             return Err(error);
         }
     };
     findings.push(("secrets", secrets(&config)));
     match open::owner(&config) {
         Err(error) if error.is::<Usage>() => {
-            tell(findings);
+            tell(findings)?;
             return Err(error);
         }
         Err(error) => findings.push((
@@ -58,14 +62,15 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
             drop(server);
         }
     }
-    Ok(ExitCode::from(if tell(findings) { 3 } else { 0 }))
+    Ok(ExitCode::from(if tell(findings)? { 3 } else { 0 }))
 }
 
+type Configured = fn(&mut PgConnection, &Config) -> Result<Finding, Error>;
 type Findings = Vec<(&'static str, Finding)>;
 
 /// Checks what a database holds.
 fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("database", version),
         ("durability", durability),
         ("messages", messages),
@@ -74,19 +79,23 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
         ("roles", roles),
         ("inbox", inbox),
         ("payments", payments),
+        ("prices", prices),
     ];
     for (name, check) in checks {
         let finding =
             check(conn).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
         findings.push((name, finding));
     }
-    let finding =
-        usage(conn, config).unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
-    findings.push(("usage", finding));
+    let configured: [(&str, Configured); 3] = [("realms", realms), ("plans", plans::look), ("usage", usage)];
+    for (name, check) in configured {
+        let finding = check(conn, config)
+            .unwrap_or_else(|error| Finding::Bad(format!("could not be checked: {error}")));
+        findings.push((name, finding));
+    }
 }
 
 /// Prints what was found; whether any of it is bad.
-fn tell(findings: Findings) -> bool {
+fn tell(findings: Findings) -> Result<bool, Failure> {
     let mut bad = false;
     for (name, finding) in findings {
         let (mark, text) = match finding {
@@ -97,9 +106,9 @@ fn tell(findings: Findings) -> bool {
                 ("BAD ", text)
             }
         };
-        println!("{mark} {name}: {text}");
+        out::line(format_args!("{mark} {name}: {text}"))?;
     }
-    bad
+    Ok(bad)
 }
 
 /// What the running daemon says of itself.
@@ -275,6 +284,48 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     })
 }
 
+/// Which of Stripe's realms act, and what of others is mirrored and does nothing.
+fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
+    if !is_there(conn, "stripe_trust")? {
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+    }
+    let (acting, said) = (trust::load(conn)?, config.trusted());
+    if acting != said {
+        return Ok(Finding::Note(format!(
+            "{} acts, but the settings say {}: restart the daemon for them to count",
+            told(&acting),
+            told(&said)
+        )));
+    }
+    let idle = trust::idle(conn)?;
+    if idle.is_empty() {
+        return Ok(Finding::Good(format!("{} acts, and Stripe has told of nothing else", told(&acting))));
+    }
+    let idle: Vec<String> = idle
+        .iter()
+        .map(|(realm, objects)| {
+            let mode = if realm.livemode { "live" } else { "test" };
+            let account = if realm.account.is_empty() { "our own account" } else { &realm.account };
+            format!("{objects} object(s) of {account} in {mode} mode")
+        })
+        .collect();
+    Ok(Finding::Note(format!(
+        "{} acts; mirrored without any effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS name what acts",
+        told(&acting),
+        idle.join(", ")
+    )))
+}
+
+fn told(trusted: &Trusted) -> String {
+    let mode = if trusted.livemode() { "live" } else { "test" };
+    let connected: Vec<&str> =
+        trusted.accounts().iter().map(String::as_str).filter(|account| !account.is_empty()).collect();
+    match connected.as_slice() {
+        [] => format!("{mode} mode of our own account"),
+        connected => format!("{mode} mode of our own account and of {}", connected.join(", ")),
+    }
+}
+
 fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "battery_effects_waiting")? {
         return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
@@ -283,6 +334,20 @@ fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
         n => Finding::Note(format!(
             "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, name, assign or dismiss them"
+        )),
+    })
+}
+
+fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
+    if !is_there(conn, "unpriced_usage")? {
+        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+    }
+    Ok(match unpriced::standing(conn)? {
+        (0, _) => Finding::Good("all usage of meters with rate cards has a price".to_owned()),
+        (events, meters) => Finding::Bad(format!(
+            "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; give the meter a rate \
+             card (backdated), then `coulomb meter rate-usage`",
+            meters.join(", ")
         )),
     })
 }

@@ -1,6 +1,6 @@
 //! `coulomb export …`
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use diesel::pg::PgConnection;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Failure, open};
+use super::{Failure, Usage, open};
 use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
@@ -55,14 +55,15 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         ExportCommand::Invoices(args) => {
             let ExportArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check()?, out)
+            (params.check().map_err(wrong)?, out)
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check()?, out)
+            (params.check().map_err(wrong)?, out)
         }
     };
+    let target = out.as_deref().map(Target::of).transpose()?;
     let mut database = open::Database::open(config)?;
     let roles = migrate::roles_usable(&mut database.conn)?;
     let conn = &mut database.conn;
@@ -71,35 +72,80 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         let now = Clock::system().now();
         while db::once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
-    match out {
-        Some(path) => to_file(conn, roles, &request, &path),
-        None => {
-            let totals = write(conn, roles, &request, || Ok(Box::new(io::stdout())))?;
-            eprintln!("{}", totals.json()?);
-            Ok(())
+    let totals = match target {
+        Some(Target::File(path)) => return to_file(conn, roles, &request, &path),
+        Some(Target::Other(path, file)) => {
+            let buffered = BufWriter::with_capacity(1 << 20, file);
+            write(conn, roles, &request, || Ok(Box::new(buffered)))
+                .map_err(|error| format!("{} was not written whole: {error}", path.display()))?
         }
+        None => write(conn, roles, &request, || Ok(Box::new(io::stdout())))?,
+    };
+    eprintln!("{}", totals.json()?);
+    Ok(())
+}
+
+/// What is asked for cannot be.
+fn wrong(error: Error) -> Failure {
+    match error {
+        Error::Invalid { .. } => Usage::new(error.to_string()),
+        error => error.into(),
     }
 }
 
-/// Writes FILE.part, then gives it its name: a file of that name is always whole.
+/// Where the rows go.
+enum Target {
+    /// A file that is there or will be, links followed.
+    File(PathBuf),
+    /// A device or a pipe that is there: it is written to, and stays what it is.
+    Other(PathBuf, File),
+}
+
+impl Target {
+    /// # Errors
+    /// Nothing can be written there, which is found out before anything is read.
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Usage::new(format!("{} cannot be written: {error}", path.display()));
+        let kind = match fs::metadata(path) {
+            Ok(found) => found.file_type(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::File(path.to_owned())),
+            Err(error) => return Err(failed(error)),
+        };
+        if kind.is_dir() {
+            return Err(Usage::new(format!("{} is a directory: --out names a file", path.display())));
+        }
+        let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+        if !kind.is_file() {
+            return Ok(Self::Other(path.to_owned(), file));
+        }
+        fs::canonicalize(path).map(Self::File).map_err(failed)
+    }
+}
+
+/// Writes FILE.part, then gives it its name: a file of that name is always whole. One that is there keeps its
+/// rights.
 fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
     let part = beside(path, ".part");
+    let rights = fs::metadata(path).ok().map(|found| found.permissions());
     let written = write(conn, roles, request, || {
         let file = File::create(&part).map_err(|error| Error::Internal(failed(error)))?;
         Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))
     });
-    let totals = match written {
-        Ok(totals) => totals,
-        Err(error) => {
-            // What is there is of no use; if it cannot be removed, its name says what it is.
-            drop(fs::remove_file(&part));
-            return Err(error.into());
+    let done = written.map_err(Failure::from).and_then(|totals| {
+        let file = File::open(&part).map_err(failed)?;
+        if let Some(rights) = rights {
+            file.set_permissions(rights).map_err(failed)?;
         }
-    };
-    fs::write(beside(path, ".totals.json"), totals.json()? + "\n").map_err(failed)?;
-    File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(&part, path).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&part, path).map_err(failed)?;
+        fs::write(beside(path, ".totals.json"), totals.json()? + "\n").map_err(failed)?;
+        Ok(totals)
+    });
+    let totals = done.inspect_err(|_| {
+        // What is there is of no use; if it cannot be removed, its name says what it is.
+        drop(fs::remove_file(&part));
+    })?;
     eprintln!("{}: {} {}", path.display(), totals.rows, request.of.name());
     Ok(())
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, open};
+use super::{Failure, open, out};
 use crate::audit;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::billing::directory::Directory;
@@ -49,7 +49,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
         KeyCommand::Create { name, scopes, org, expires_at } => {
             let directory = Directory::default();
             let expires_at = expires_at.map(|at| at.0);
-            let key = db::once(conn, |conn| {
+            let (id, key) = db::once(conn, |conn| {
                 let org = org.map(|org| OrgName::of_any(org, "--org").find(&directory, conn)).transpose()?;
                 let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
                 let new = NewKey { org_id, name, scopes, expires_at };
@@ -58,13 +58,15 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
                 let org = org.as_ref().map(|org| &*org.public_id);
                 let detail = json!({ "name": new.name, "org": org, "scopes": scopes });
                 record(conn, "api_key.create", &id, detail, now)?;
-                Ok(key)
+                Ok((id, key))
             })?;
-            println!("{key}");
+            let lost =
+                format!("the key {id} was made and nobody has seen it (`coulomb key revoke {id}` ends it)");
+            out::line_of(&lost, key)?;
         }
         KeyCommand::List => {
             for key in auth::list(conn, None)? {
-                println!("{}", serde_json::to_string(&auth::http::KeyView::from(key))?);
+                out::line(serde_json::to_string(&auth::http::KeyView::from(key))?)?;
             }
         }
         KeyCommand::Revoke { id } => db::once(conn, |conn| {
@@ -77,7 +79,9 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
 
 /// Who runs this process, as audit log and ledgers name him.
 pub(super) fn actor() -> String {
-    format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
+    let named = std::env::var("USER").ok().filter(|name| !name.is_empty());
+    let user = || format!("uid {}", rustix::process::getuid().as_raw());
+    format!("cli:{}", named.unwrap_or_else(user))
 }
 
 /// Writes a command's line in the audit log of the platform, in the name of who runs it.

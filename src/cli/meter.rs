@@ -10,12 +10,16 @@ use serde_json::json;
 
 use super::keys::record;
 use super::{Failure, open};
+use crate::billing::directory::Directory;
+use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
 use crate::time::{Clock, Moment};
-use crate::usage::meters::{self, Aggregation, Filter, NewMeter};
+use crate::usage::correct::rate::{self, Later};
+use crate::usage::meters::{self, Aggregation, Filter, NewMeter, Unpriced};
 use crate::usage::rates::{self, NewRateCard, Rate};
+use crate::usage::{catalog, series};
 
 /// What to do with meters.
 #[derive(Subcommand)]
@@ -37,6 +41,28 @@ pub(super) enum MeterCommand {
     ///
     /// A price for all usage (--unit-cost, --battery-units), or a JSON file with the card as POST /v1/meters/{key}/rate_cards takes it.
     Rate(RateArgs),
+    /// Price usage that had no price when it came, by the rate cards that there are now
+    ///
+    /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time. What has a price keeps it.
+    RateUsage(RateUsageArgs),
+}
+
+#[derive(Args)]
+pub(super) struct RateUsageArgs {
+    /// Key of the meter
+    key: String,
+    /// Only of this org, by public or external id
+    #[arg(long)]
+    org: Option<String>,
+    /// Only usage that occurred at or after
+    #[arg(long, value_name = "TIME")]
+    from: Option<Moment>,
+    /// Only usage that occurred before
+    #[arg(long, value_name = "TIME")]
+    to: Option<Moment>,
+    /// Why, for whoever asks later
+    #[arg(long)]
+    reason: String,
 }
 
 #[derive(Args)]
@@ -67,6 +93,9 @@ pub(super) struct CreateArgs {
     /// What people call it; its key when left out
     #[arg(long)]
     name: Option<String>,
+    /// Reject usage that no rate fits, instead of recording it without a price
+    #[arg(long)]
+    refuse_unpriced: bool,
 }
 
 #[derive(Args)]
@@ -121,6 +150,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 unit: args.unit,
                 dimensions: args.dimensions,
                 allows_negative: args.allows_negative,
+                unpriced: if args.refuse_unpriced { Unpriced::Refuse } else { Unpriced::Record },
             };
             let meter = db::once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;
@@ -151,8 +181,44 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
             })?;
             writeln!(out, "{}", serde_json::to_string(&card)?)?;
         }
+        MeterCommand::RateUsage(args) => rate_usage(conn, &args, now, &mut out)?,
     }
     Ok(())
+}
+
+/// Transaction by transaction, until nothing is left that can be priced; a line for each.
+fn rate_usage(
+    conn: &mut diesel::PgConnection,
+    args: &RateUsageArgs,
+    now: DateTime<Utc>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let (held, series, directory) = (catalog::Held::default(), series::Held::default(), Directory::default());
+    let org_id = match &args.org {
+        Some(org) => Some(OrgName::of_any(org.clone(), "org").find(&directory, conn)?.org_id),
+        None => None,
+    };
+    let actor = super::keys::actor();
+    let later = Later {
+        meter: &args.key,
+        org_id,
+        from: args.from.map(|at| at.0),
+        before: args.to.map(|at| at.0),
+        reason: &args.reason,
+        actor: &actor,
+    };
+    loop {
+        let rated = db::once(conn, |conn| {
+            let rated = rate::later(conn, (&held, &series, &directory), &later, now)?;
+            let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
+            record(conn, "usage.rate", &args.key, detail, now)?;
+            Ok(rated)
+        })?;
+        writeln!(out, "{}", serde_json::to_string(&rated)?)?;
+        if !rated.more {
+            return Ok(());
+        }
+    }
 }
 
 fn card(args: RateArgs) -> Result<NewRateCard, Failure> {

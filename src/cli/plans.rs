@@ -1,6 +1,6 @@
 //! `coulomb plans …`
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -8,9 +8,10 @@ use diesel::pg::PgConnection;
 use serde_json::json;
 
 use super::keys::record;
-use super::{Failure, open};
+use super::{Failure, open, out};
 use crate::billing::directory::Directory;
 use crate::billing::plans as stored;
+use crate::billing::trust;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
@@ -38,7 +39,7 @@ pub(super) enum PlansCommand {
     /// daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those of its active monthly and yearly prices.
     /// What a product does not say stays as it is.
     ImportStripe {
-        /// Products of live mode, instead of test mode
+        /// Products of live mode; when left out, of the mode that acts
         #[arg(long)]
         live: bool,
         /// Products of this connected account
@@ -71,16 +72,17 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
                 .filter(|id| !read.plans.iter().any(|plan| plan.id == *id))
                 .collect();
             if !others.is_empty() {
-                println!("left alone, for {name} does not name them: {}", others.join(", "));
+                out::line(format_args!("left alone, for {name} does not name them: {}", others.join(", ")))?;
             }
             settle(conn, config, &read.plans, how, ("plans.apply", &name))
         }
         PlansCommand::ImportStripe { live, account, how } => {
             let mut database = open::Database::open(config)?;
             let conn = &mut database.conn;
-            let (wanted, problems) = import::read(conn, &Realm { account, livemode: live })?;
+            let livemode = live || trust::load(conn)?.livemode();
+            let (wanted, problems) = import::read(conn, &Realm { account, livemode })?;
             for problem in &problems {
-                println!("{problem}");
+                out::line(problem)?;
             }
             if !problems.is_empty() {
                 return Err(
@@ -102,11 +104,10 @@ fn settle(
 ) -> Result<(), Failure> {
     let shown = db::retrying(conn, |conn| plans::changes(conn, wanted))?;
     if shown.is_empty() {
-        println!("nothing to do");
-        return Ok(());
+        return out::line("nothing to do");
     }
     for change in &shown {
-        print!("{change}");
+        out::part(change)?;
     }
     if how.dry_run {
         return Ok(());
@@ -122,8 +123,7 @@ fn settle(
         as_shown(&done, &shown)?;
         record(conn, action, target, json!({ "changes": done }), now)
     })?;
-    println!("applied");
-    Ok(())
+    out::line_of("the changes were applied", "applied")
 }
 
 /// What was not shown must not be done.
@@ -144,8 +144,7 @@ fn confirmed() -> Result<bool, Failure> {
             "there is no terminal to ask at: say --yes to apply this, or --dry-run to only see it".into()
         );
     }
-    print!("Apply this? [y/N] ");
-    std::io::stdout().flush()?;
+    out::part("Apply this? [y/N] ")?;
     let mut answer = String::new();
     input.lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

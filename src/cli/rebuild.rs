@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Failure, open, progress};
+use super::{Failure, Usage, open, out, progress};
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::time::Clock;
@@ -28,13 +28,16 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
     match command {
         RebuildCommand::Mirrors { yes: true } => {
             let events = verify::mirrors::rebuild(&mut database.conn)?;
-            println!("the mirrors are empty; {events} events wait to be projected by the daemon");
+            out::line(format_args!(
+                "the mirrors are empty; {events} events wait to be projected by the daemon"
+            ))?;
         }
         RebuildCommand::Mirrors { yes: false } => {
             let events = verify::mirrors::stored_events(&mut database.conn)?;
-            println!(
-                "{events} events would be projected again, and the mirrors be incomplete meanwhile; say --yes to do it"
-            );
+            return Err(Usage::new(format!(
+                "{events} events would be projected again, and the mirrors be incomplete meanwhile: say --yes to \
+                 do it; nothing was changed"
+            )));
         }
         RebuildCommand::Summaries => {
             let as_of = AsOf { now: Clock::system().now(), grace_days: config.past_due_grace_days };
@@ -44,9 +47,12 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
             })?;
             bar.end();
             for difference in report.usage.iter().chain(&report.quotas) {
-                println!("{difference}");
+                out::line(difference)?;
             }
-            println!("{} orgs, {} months, {} rows mended", report.orgs, report.months, report.mended);
+            out::line(format_args!(
+                "{} orgs, {} months, {} rows mended",
+                report.orgs, report.months, report.mended
+            ))?;
         }
     }
     Ok(())

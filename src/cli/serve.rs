@@ -12,6 +12,8 @@ use super::running::Daemon;
 use super::{Failure, open};
 use crate::app::App;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
+use crate::battery::effects::skipped;
+use crate::billing::trust;
 use crate::config::{Config, without_password};
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
@@ -33,6 +35,7 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     }
     let clock = Clock::system();
     check_clock(&mut owner, &clock)?;
+    trust_realms(&mut owner, &config, clock.now())?;
     drop(owner);
     let admin_key = first_key(&server.url, migrated.roles)?;
 
@@ -71,6 +74,28 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     }
     tracing::info!("stopped");
     served
+}
+
+/// Lets the realms act that the settings name. Where others did so far, everything is looked at again.
+fn trust_realms(
+    conn: &mut diesel::pg::PgConnection,
+    config: &Config,
+    now: chrono::DateTime<Utc>,
+) -> Result<(), Failure> {
+    let change = db::retrying(conn, |conn| {
+        let change = trust::establish(conn, &config.trusted(), now)?;
+        match change {
+            trust::Change::None => {}
+            trust::Change::Said => skipped::try_waiting_again(conn)?,
+            trust::Change::Other => skipped::look_again(conn)?,
+        }
+        Ok(change)
+    })?;
+    if change == trust::Change::Other {
+        let (mode, accounts) = (config.stripe_mode, config.stripe_accounts.join(","));
+        tracing::warn!(?mode, accounts, "other realms of Stripe act than before");
+    }
+    Ok(())
 }
 
 /// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay.
@@ -143,11 +168,6 @@ async fn ask_to_stop() {
 fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     let mut conn = db::connect(url, roles)?;
     let made = db::retrying(&mut conn, |conn| {
-        // Two daemons may start at once on an empty database.
-        diesel::connection::SimpleConnection::batch_execute(
-            conn,
-            "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE",
-        )?;
         if !auth::none_yet(conn)? {
             return Ok(None);
         }

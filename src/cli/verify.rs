@@ -8,7 +8,7 @@ use clap::Args;
 use diesel::pg::PgConnection;
 
 use super::progress::Bar;
-use super::{Failure, open};
+use super::{Failure, Usage, open, out};
 use crate::battery::{audit, effects};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
@@ -49,6 +49,9 @@ struct Part {
 
 pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
+    if args.from.zip(args.to).is_some_and(|(from, to)| from >= to) {
+        return Err(Usage::new("--from must be before --to: nothing was looked at"));
+    }
     let mut database = open::Database::open(config)?;
     let clock = Clock::system();
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
@@ -100,7 +103,7 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
         });
     }
     bar.end();
-    Ok(tell(&parts, started))
+    tell(&parts, started)
 }
 
 fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> Result<Scope, Failure> {
@@ -110,11 +113,11 @@ fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> R
 }
 
 /// Differences on standard output, what was looked at on standard error.
-fn tell(parts: &[Part], started: Instant) -> ExitCode {
+fn tell(parts: &[Part], started: Instant) -> Result<ExitCode, Failure> {
     let mut differences = 0;
     for part in parts {
         for difference in &part.differences {
-            println!("{difference}");
+            out::line(difference)?;
         }
         differences += part.differences.len();
     }
@@ -122,7 +125,7 @@ fn tell(parts: &[Part], started: Instant) -> ExitCode {
         eprintln!("{}: {} differences; {}", part.name, part.differences.len(), part.looked_at);
     }
     eprintln!("{differences} differences in {:.1} s", started.elapsed().as_secs_f64());
-    ExitCode::from(if differences == 0 { 0 } else { 3 })
+    Ok(ExitCode::from(if differences == 0 { 0 } else { 3 }))
 }
 
 #[cfg(test)]

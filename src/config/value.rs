@@ -90,6 +90,52 @@ impl Value for Proration {
     }
 }
 
+/// Stripe's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StripeMode {
+    /// With money.
+    Live,
+    /// Without.
+    Test,
+}
+
+impl Value for StripeMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "live" => Ok(Self::Live),
+            "test" => Ok(Self::Test),
+            _ => Err(format!("is `{text}`, but must be live or test")),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
+/// Ids of connected accounts.
+impl Value for Vec<String> {
+    fn parse(text: &str) -> Result<Self, String> {
+        let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
+        ids.map(|id| match id.strip_prefix("acct_") {
+            Some(rest)
+                if !rest.is_empty()
+                    && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') =>
+            {
+                Ok(id.to_owned())
+            }
+            _ => Err(format!(
+                "names `{id}`, but must be ids of connected accounts (`acct_…`), separated by commas"
+            )),
+        })
+        .collect()
+    }
+
+    fn show(&self) -> String {
+        self.join(",")
+    }
+}
+
 macro_rules! whole_numbers {
     ($($type:ty),+) => { $(
         impl Value for $type {

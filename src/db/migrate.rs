@@ -7,7 +7,7 @@ use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Integer, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use sha2::{Digest, Sha256};
 
@@ -35,6 +35,14 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-21-001500", include_str!("../../migrations/2026-11-21-001500_arrival_errors/up.sql")),
     ("2026-11-21-001600", include_str!("../../migrations/2026-11-21-001600_records_by_key/up.sql")),
     ("2026-11-21-001800", include_str!("../../migrations/2026-11-21-001800_own_schema/up.sql")),
+    ("2026-11-27-000100", include_str!("../../migrations/2026-11-27-000100_narrow_rights/up.sql")),
+    ("2026-11-27-010001", include_str!("../../migrations/2026-11-27-010001_money_facts/up.sql")),
+    ("2026-11-27-010002", include_str!("../../migrations/2026-11-27-010002_trusted_realms/up.sql")),
+    ("2026-11-27-020001", include_str!("../../migrations/2026-11-27-020001_exact_amounts/up.sql")),
+    ("2026-11-27-020002", include_str!("../../migrations/2026-11-27-020002_own_days/up.sql")),
+    ("2026-11-27-020003", include_str!("../../migrations/2026-11-27-020003_unpriced/up.sql")),
+    ("2026-11-27-030001", include_str!("../../migrations/2026-11-27-030001_billing_periods/up.sql")),
+    ("2026-11-27-030002", include_str!("../../migrations/2026-11-27-030002_default_plan/up.sql")),
     (
         "2026-11-27-040001",
         include_str!("../../migrations/2026-11-27-040001_usage_below_zero_and_over/up.sql"),
@@ -95,6 +103,12 @@ pub enum MigrateError {
         /// The database's name.
         database: String,
     },
+    /// Daemons or commands work on it.
+    #[error(
+        "{0} other connection(s) to this database are open, of a daemon or another program that works on its \
+         tables: end it first; nothing was changed"
+    )]
+    InUse(i64),
     /// The data of another database were given up.
     #[error("`--destroy-data-of {told}` names another database: this one is {database}")]
     OtherDatabase {
@@ -218,6 +232,10 @@ pub fn revert(
     if let Some(told) = destroy.filter(|told| *told != database) {
         return Err(MigrateError::OtherDatabase { told: told.to_owned(), database });
     }
+    let others = others(conn)?;
+    if others > 0 {
+        return Err(MigrateError::InUse(others));
+    }
     locked(conn, |conn| {
         let applied = applied(conn)?;
         if steps > applied.len() {
@@ -233,6 +251,18 @@ pub fn revert(
             take_back(conn, steps)
         })
     })
+}
+
+/// Connections to this database, beside this one, by whoever may be a daemon or a command.
+fn others(conn: &mut PgConnection) -> QueryResult<i64> {
+    diesel::select(diesel::dsl::sql::<BigInt>(
+        "(SELECT count(*) FROM pg_stat_activity a
+          WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+            AND (a.usename = session_user OR EXISTS (
+                SELECT FROM pg_roles r
+                WHERE r.rolname = 'coulomb_platform' AND pg_has_role(a.usesysid, r.oid, 'MEMBER'))))",
+    ))
+    .get_result(conn)
 }
 
 fn take_back(conn: &mut PgConnection, steps: usize) -> Result<Vec<String>, MigrateError> {

@@ -40,7 +40,9 @@ pub enum Scope {
     Org(i64),
 }
 
-const BUSY: Error = Error::Busy("all database connections are in use: try again in a second");
+const BUSY: Error = Error::Busy(
+    "no database connection is free in time, or the database does not answer: try again in a second",
+);
 
 /// Connections for API requests: a bounded pool behind a bounded wait.
 #[derive(Clone)]

@@ -9,6 +9,13 @@ REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audi
 REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
 GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries FROM coulomb_platform;
+-- A version, once written, stays: a change is a new version.
+REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
+-- Orgs, keys and grants are not deleted; of a key only its end may be written, of a grant only what is left of it.
+REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
+GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
+GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
+GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
 -- COPY is refused where row-level security is in force: usage is copied into the partitions themselves, which only the daemon sees.
 REVOKE INSERT ON usage_records FROM coulomb_platform;
 GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
@@ -19,7 +26,7 @@ GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (dat
 REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;
 REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
-    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_skipped, battery_effects_waiting,
+    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -42,7 +49,7 @@ DECLARE
 BEGIN
     FOR relation, rule IN VALUES
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
-        ('usage_series', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
+        ('usage_series', own_org), ('unpriced_usage', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
         ('usage_levels', own_org), ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org), ('outbox_messages', own_org),
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org), ('battery_entries', own_org),
@@ -51,6 +58,7 @@ BEGIN
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
         ('subscription_prices', own_subscription), ('subscription_moves', own_subscription),
+        ('subscription_periods', own_subscription),
         ('invoices', own_customer), ('invoice_lines', own_invoice),
         ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice),
         ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),

@@ -24,9 +24,11 @@ pub struct BatteryParams {
     pub format: Option<String>,
     /// At or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub from: Option<String>,
     /// Before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub to: Option<String>,
     /// Only the org with this id (`org_…`, or your own id of it)
     #[arg(long)]

@@ -28,21 +28,27 @@ pub struct Params {
     pub format: Option<String>,
     /// Invoices and lines: issued (`finalized_at`) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_from: Option<String>,
     /// Invoices and lines: issued before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_before: Option<String>,
     /// Invoices, lines and payments: paid (`paid_at`) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub paid_from: Option<String>,
     /// Invoices, lines and payments: paid before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub paid_before: Option<String>,
     /// Made (`created`; for lines their invoice) at or after this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_from: Option<String>,
     /// Made before this time
     #[arg(long, value_name = "TIME")]
+    #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_before: Option<String>,
     /// Only this status, or several separated by commas; for lines that of their invoice
     #[arg(long)]
@@ -59,14 +65,18 @@ pub struct Params {
     #[arg(long)]
     #[param(min_length = 1)]
     pub customer: Option<String>,
-    /// Only this connected Stripe account (`acct_…`)
+    /// Only this connected Stripe account (`acct_…`); when left out, our own and those that act
     #[arg(long)]
     #[param(min_length = 1)]
     pub account: Option<String>,
-    /// true: only live mode; false: only test mode; both when left out
+    /// true: only live mode; false: only test mode; the mode that acts when left out
     #[arg(long)]
     #[param(pattern = "^(true|false)$")]
     pub livemode: Option<String>,
+    /// all: of every account and mode that is not named, those that do not act, too
+    #[arg(long, value_name = "all")]
+    #[param(pattern = "^all$")]
+    pub realms: Option<String>,
     /// csv and jsonl: go on after the row with this `id`, the last one that arrived whole (lines: `invoice_id/line_number`)
     #[arg(long, value_name = "ID")]
     #[param(min_length = 1)]
@@ -134,6 +144,7 @@ pub struct Request {
     pub(super) customer: Option<String>,
     pub(super) account: Option<String>,
     pub(super) livemode: Option<bool>,
+    pub(super) every_realm: bool,
     pub(super) after: Option<String>,
     pub(super) header: bool,
     pub(super) bom: bool,
@@ -187,6 +198,7 @@ impl Params {
             customer: id("customer", &self.customer)?,
             account: id("account", &self.account)?,
             livemode: boolean("livemode", &self.livemode)?,
+            every_realm: every_realm(&self.realms)?,
             after: id("after", &self.after)?,
             header: boolean("header", &self.header)?.unwrap_or(true),
             bom: boolean("bom", &self.bom)?.unwrap_or(false),
@@ -312,6 +324,14 @@ fn boolean(name: &'static str, text: &Option<String>) -> Result<Option<bool>, Er
         Some("true") => Ok(Some(true)),
         Some("false") => Ok(Some(false)),
         Some(_) => Err(Error::invalid(name, "must be true or false")),
+    }
+}
+
+fn every_realm(text: &Option<String>) -> Result<bool, Error> {
+    match text.as_deref() {
+        None => Ok(false),
+        Some("all") => Ok(true),
+        Some(_) => Err(Error::invalid("realms", "must be all, or left out")),
     }
 }
 

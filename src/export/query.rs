@@ -10,6 +10,7 @@ use super::params::{Period, Request};
 use super::{Of, battery};
 use crate::auth::PLATFORM;
 use crate::billing::exports::{Column, Kind, Type};
+use crate::billing::trust;
 use crate::db::Scope;
 use crate::error::Error;
 
@@ -129,6 +130,15 @@ fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Re
     }
     if let Some(livemode) = request.livemode {
         conditions.add("d.livemode = ?", [Bind::Bool(livemode)]);
+    }
+    if !request.every_realm && (request.account.is_none() || request.livemode.is_none()) {
+        let trusted = trust::load(conn)?;
+        if request.account.is_none() {
+            conditions.add("d.account = ANY (?)", [Bind::Texts(trusted.accounts().to_vec())]);
+        }
+        if request.livemode.is_none() {
+            conditions.add("d.livemode = ?", [Bind::Bool(trusted.livemode())]);
+        }
     }
     let asked = request.org.as_ref().map(|org| org.row_id(conn)).transpose()?;
     let own = match scope {

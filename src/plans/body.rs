@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::billing::plans::{self, Facts, PlanTerms};
+use crate::billing::plans::{self, Facts, Features, PlanTerms};
 use crate::error::Error;
 use crate::quantity::{Quantity, QuantityFromZero};
 use crate::quota::define::Counted;
@@ -26,8 +26,9 @@ pub struct PriceBody {
     pub stripe_price: Option<String>,
 }
 
-/// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `metadata`, `stripe_prices` and
-/// `stripe_products` differs from the newest version, a new version is made, and whoever bought an earlier one keeps that.
+/// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `default`, `rank`, `metadata`,
+/// `stripe_prices` and `stripe_products` differs from the newest version, a new version is made, and whoever bought an earlier one
+/// keeps that.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanBody {
@@ -40,6 +41,12 @@ pub struct PlanBody {
     /// Whether it is still offered.
     #[serde(default = "yes")]
     pub active: bool,
+    /// Orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid. One plan at most.
+    #[serde(default, rename = "default")]
+    pub is_default: bool,
+    /// Of several plans that an org pays for the one of the highest rank counts; 0 when left out.
+    #[serde(default)]
+    pub rank: i32,
     /// Whatever you keep with it.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -60,10 +67,15 @@ pub struct PlanBody {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 730)]
     pub trial_days: i32,
-    /// Feature to whatever it means to your services.
+    /// For so many days a local subscription keeps the plan after what was paid for, or after a trial; 0: none. One that was
+    /// cancelled ends without.
     #[serde(default)]
-    #[schema(value_type = Object)]
-    pub features: Map<String, Value>,
+    #[schema(minimum = 0, maximum = 365)]
+    pub grace_days: i32,
+    /// Feature to whatever it means to your services; or a list of names.
+    #[serde(default = "no_features")]
+    #[schema(value_type = Features)]
+    pub features: Value,
     /// Battery units granted with each paid period; none when left out.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
@@ -91,6 +103,10 @@ pub struct PlanBody {
 
 fn yes() -> bool {
     true
+}
+
+fn no_features() -> Value {
+    Value::Object(Map::new())
 }
 
 /// A plan as it is wanted, checked.
@@ -130,6 +146,13 @@ impl PlanBody {
                 stripe_prices.push(price.clone());
             }
         }
+        let sold_at = |price: &Option<PriceBody>| price.as_ref().and_then(|price| price.stripe_price.clone());
+        if sold_at(&monthly).is_some() && sold_at(&monthly) == sold_at(&annual) {
+            return Err(Error::invalid(
+                "annual.stripe_price",
+                "must not be that of the monthly price: Stripe has a price for each interval",
+            ));
+        }
         let currencies = [&monthly, &annual].map(|price| price.as_ref().map(|price| price.currency.clone()));
         let [ours, theirs] = currencies;
         if ours.is_some() && theirs.is_some() && ours != theirs {
@@ -142,6 +165,8 @@ impl PlanBody {
                 name: self.name,
                 description: self.description,
                 active: self.active,
+                is_default: self.is_default,
+                rank: self.rank,
                 metadata: self.metadata,
                 stripe_prices,
                 stripe_products: self.stripe_products,
@@ -151,6 +176,7 @@ impl PlanBody {
                 monthly_amount: monthly.map(|price| price.amount),
                 annual_amount: annual.map(|price| price.amount),
                 trial_days: self.trial_days,
+                grace_days: self.grace_days,
                 features: self.features,
                 battery_units: self.battery_units.unwrap_or(none),
                 annual_battery_units: self.annual_battery_units,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Months, Utc};
 use diesel::Connection;
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
@@ -27,12 +27,13 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
         return Ok(0);
     }
     let terms = AllTerms::load(conn)?;
-    let mut due: BTreeMap<i64, Vec<(&Owed, Decimal)>> = BTreeMap::new();
+    let mut due: BTreeMap<i64, Vec<(Owed, Decimal)>> = BTreeMap::new();
     for owed in present {
-        let units =
-            terms.of_plan(&owed.plan_id, owed.version).map_or(Decimal::ZERO, |terms| units(terms, owed));
+        let Some(terms) = terms.of_plan(&owed.plan_id, owed.version) else { continue };
+        let units = units(terms, owed);
         if units > Decimal::ZERO {
-            due.entry(owed.org_id).or_default().push((owed, units));
+            let portion = if is_monthly(terms, owed) { month_of(owed, now) } else { owed.clone() };
+            due.entry(owed.org_id).or_default().push((portion, units));
         }
     }
     let mut accounts = Accounts::lock(conn, due.keys().copied(), Depth::All, now)?;
@@ -60,6 +61,18 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
     accounts.leave_out_full();
     accounts.write(conn)?;
     Ok(granted)
+}
+
+/// Whether a year is granted month by month, as a yearly subscription at Stripe is: its plan has units for a month alone.
+fn is_monthly(terms: &Terms, owed: &Owed) -> bool {
+    !owed.trial && owed.interval_months >= 12 && terms.annual_units.is_none()
+}
+
+/// The month of a period that is under way, counted from its start.
+fn month_of(owed: &Owed, now: DateTime<Utc>) -> Owed {
+    let nth = |n: u32| owed.period_start.checked_add_months(Months::new(n)).unwrap_or(owed.period_end);
+    let n = (0..).take_while(|n| nth(*n) < owed.period_end && nth(*n) <= now).last().unwrap_or(0);
+    Owed { period_start: nth(n), period_end: nth(n + 1).min(owed.period_end), ..owed.clone() }
 }
 
 fn units(terms: &Terms, owed: &Owed) -> Decimal {

@@ -82,6 +82,8 @@ fn shared(facts: &Facts) -> Fields {
         ("name".to_owned(), json!(facts.name)),
         ("description".to_owned(), json!(facts.description)),
         ("active".to_owned(), json!(facts.active)),
+        ("default".to_owned(), json!(facts.is_default)),
+        ("rank".to_owned(), json!(facts.rank)),
         ("stripe_prices".to_owned(), sorted(&facts.stripe_prices)),
         ("stripe_products".to_owned(), sorted(&facts.stripe_products)),
     ]);
@@ -96,13 +98,17 @@ fn versioned(terms: &PlanTerms, quotas: Option<&[(Counted, Terms)]>) -> Fields {
         ("monthly.amount".to_owned(), json!(terms.monthly_amount)),
         ("annual.amount".to_owned(), json!(terms.annual_amount)),
         ("trial_days".to_owned(), json!(terms.trial_days)),
+        ("grace_days".to_owned(), json!(terms.grace_days)),
         ("battery_units".to_owned(), json!(terms.battery_units)),
         ("annual_battery_units".to_owned(), json!(terms.annual_battery_units)),
         ("trial_battery_units".to_owned(), json!(terms.trial_battery_units)),
         ("daily_battery".to_owned(), json!(terms.daily_battery)),
         ("battery_debt_limit".to_owned(), json!(terms.battery_debt_limit)),
     ]);
-    spread(&mut fields, "features", &terms.features);
+    match &terms.features {
+        Value::Object(named) => spread(&mut fields, "features", named),
+        listed => drop(fields.insert("features".to_owned(), listed.clone())),
+    }
     for (counted, terms) in quotas.unwrap_or_default() {
         fields.insert(quota_name(counted), json!(terms));
     }
@@ -161,6 +167,8 @@ pub(super) fn change(conn: &mut PgConnection, wanted: &Wanted) -> Result<Option<
         name: present.name,
         description: present.description,
         active: present.active,
+        is_default: present.is_default,
+        rank: present.rank,
         metadata: if let Value::Object(metadata) = present.metadata { metadata } else { Map::new() },
         stripe_prices: present.stripe_prices,
         stripe_products: present.stripe_products,

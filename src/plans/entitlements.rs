@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::billing::directory::OrgContext;
+use crate::billing::directory::{OrgContext, Pause, Paying};
+use crate::billing::plans::Features;
 use crate::quota::overview::{Charge, Entitled, Overview};
 
 /// What an org is entitled to.
@@ -20,11 +21,13 @@ pub struct Entitlements {
     pub plan: Option<PlanInForce>,
     /// When the plan ends by itself: a grace is over, or a local subscription.
     pub plan_until: Option<DateTime<Utc>>,
-    /// Features of the plan.
-    #[schema(value_type = Object)]
-    pub features: Map<String, Value>,
+    /// Features of the plan, as they were put: an object, or a list of names.
+    #[schema(value_type = Features)]
+    pub features: Value,
     /// The subscription that counts; null: the org has none.
     pub subscription: Option<SubscriptionInForce>,
+    /// Where several subscriptions give the org a plan, all of them: it pays more than once. The plan of the highest rank counts.
+    pub paying: Vec<Paying>,
     /// Every limit that holds for it.
     pub quotas: Vec<Entitled>,
     /// What its battery holds.
@@ -40,6 +43,8 @@ pub struct PlanInForce {
     pub name: String,
     /// The version that its subscription bought, or was moved to.
     pub version: i32,
+    /// No subscription gives the org a plan: this is the default one.
+    pub default: bool,
 }
 
 /// A subscription, in short.
@@ -49,7 +54,7 @@ pub struct SubscriptionInForce {
     pub id: String,
     /// `stripe` or `local`.
     pub source: String,
-    /// As Stripe says it; of a local one: trial, active, expired or cancelled.
+    /// As Stripe says it; of a local one: trial, active, past_due (its grace runs), expired or cancelled.
     pub status: String,
     /// End of its trial, also of a past one.
     pub trial_end: Option<DateTime<Utc>>,
@@ -61,6 +66,8 @@ pub struct SubscriptionInForce {
     pub cancel_at_period_end: bool,
     /// When it will be canceled.
     pub cancel_at: Option<DateTime<Utc>>,
+    /// Its invoices are not collected meanwhile, and the plan stays; null: they are.
+    pub pause_collection: Option<Pause>,
 }
 
 impl Entitlements {
@@ -72,13 +79,15 @@ impl Entitlements {
             id: org.plan.clone().unwrap_or_default(),
             name: plan.name.clone(),
             version: plan.version.version,
+            default: org.by_default,
         });
         Self {
             org: org.public_id.to_string(),
             plan: in_force,
             plan_until: org.plan_until,
-            features: plan.map(|plan| plan.version.terms.features.clone()).unwrap_or_default(),
+            features: plan.map_or_else(|| json!({}), |plan| plan.version.terms.features.clone()),
             subscription: subscription(&org, now),
+            paying: org.paying.to_vec(),
             quotas,
             battery,
         }
@@ -88,11 +97,9 @@ impl Entitlements {
 fn subscription(org: &Arc<OrgContext>, now: DateTime<Utc>) -> Option<SubscriptionInForce> {
     let of = org.subscription.clone()?;
     let period = if of.source == "local" {
-        // Counted on from its first period, up to what is paid for.
-        let bounds = org.billing_bounds(now);
-        bounds.map(|(start, end)| (start, org.plan_until.map_or(end, |until| until.min(end))))
+        org.billing_bounds(now).filter(|_| of.period.is_some())
     } else {
-        org.billing
+        of.period
     };
     Some(SubscriptionInForce {
         id: of.id,
@@ -103,6 +110,7 @@ fn subscription(org: &Arc<OrgContext>, now: DateTime<Utc>) -> Option<Subscriptio
         current_period_end: period.map(|(_, end)| end),
         cancel_at_period_end: of.cancel_at_period_end,
         cancel_at: of.cancel_at,
+        pause_collection: of.pause,
     })
 }
 

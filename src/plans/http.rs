@@ -15,6 +15,7 @@ use super::import;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::billing::plans::{self, Plan, PlanVersion};
+use crate::billing::trust;
 use crate::commands::{self, Answer, Audit};
 use crate::error::Error;
 use crate::http::Body;
@@ -197,9 +198,9 @@ pub async fn move_all(
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportBody {
-    /// True for products of live mode; false when left out.
+    /// True for products of live mode, false for those of test mode; left out: of the mode that acts.
     #[serde(default)]
-    pub livemode: bool,
+    pub livemode: Option<bool>,
     /// Connected account of the products; our own when left out.
     #[serde(default)]
     pub account: String,
@@ -235,7 +236,8 @@ pub async fn import(
     let sent: ImportBody = commands::parse_optional(&body.0)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let realm = Realm { account: sent.account.clone(), livemode: sent.livemode };
+        let livemode = sent.livemode.map_or_else(|| trust::load(conn).map(|acting| acting.livemode()), Ok)?;
+        let realm = Realm { account: sent.account.clone(), livemode };
         let (wanted, problems) = import::read(conn, &realm)?;
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem.into());
@@ -245,7 +247,7 @@ pub async fn import(
         } else {
             super::apply(conn, &directory, &wanted, now)?
         };
-        let detail = json!({ "livemode": sent.livemode, "account": sent.account, "dry_run": sent.dry_run, "changes": changes });
+        let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run, "changes": changes });
         let audit = Audit { org_id: PLATFORM, action: "plans.import", target: String::new(), detail };
         Answer::new(StatusCode::OK, &Imported { applied: !sent.dry_run, changes }, audit)
     })

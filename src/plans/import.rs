@@ -146,7 +146,7 @@ fn plan(
         let name = key.strip_prefix("feature_").filter(|name| !name.is_empty())?;
         Some((name.to_owned(), feature(value.as_str()?)))
     });
-    terms.features.extend(features);
+    extend(&mut terms.features, features);
     Wanted { id: plan_id.to_owned(), facts, terms, quotas: None }
 }
 
@@ -156,6 +156,8 @@ fn fresh(plan_id: &str) -> (Facts, PlanTerms) {
         name: plan_id.to_owned(),
         description: None,
         active: true,
+        is_default: false,
+        rank: 0,
         metadata: Map::new(),
         stripe_prices: Vec::new(),
         stripe_products: Vec::new(),
@@ -165,7 +167,8 @@ fn fresh(plan_id: &str) -> (Facts, PlanTerms) {
         monthly_amount: None,
         annual_amount: None,
         trial_days: 0,
-        features: Map::new(),
+        grace_days: 0,
+        features: Value::Object(Map::new()),
         battery_units: none,
         annual_battery_units: None,
         trial_battery_units: None,
@@ -180,6 +183,8 @@ fn parts(plan: plans::Plan) -> (Facts, PlanTerms) {
         name: plan.name,
         description: plan.description,
         active: plan.active,
+        is_default: plan.is_default,
+        rank: plan.rank,
         metadata: if let Value::Object(metadata) = plan.metadata { metadata } else { Map::new() },
         stripe_prices: plan.stripe_prices,
         stripe_products: plan.stripe_products,
@@ -201,6 +206,27 @@ fn of_months<'a>(prices: &'a [SoldPrice], months: i32, currency: Option<&str>) -
             && (currency.is_none() || price.currency.as_deref() == currency)
     };
     prices.iter().find(fits)
+}
+
+/// Adds features. A list of names stays one where all that is added is on.
+fn extend(features: &mut Value, more: impl Iterator<Item = (String, Value)>) {
+    let more: Vec<_> = more.collect();
+    if let Value::Array(listed) = features {
+        if more.iter().all(|(_, value)| *value == Value::Bool(true)) {
+            for (name, _) in more {
+                let name = Value::String(name);
+                if !listed.contains(&name) {
+                    listed.push(name);
+                }
+            }
+            return;
+        }
+        let named = listed.iter().filter_map(|name| Some((name.as_str()?.to_owned(), Value::Bool(true))));
+        *features = Value::Object(named.collect());
+    }
+    if let Value::Object(named) = features {
+        named.extend(more);
+    }
 }
 
 fn feature(said: &str) -> Value {

@@ -56,6 +56,9 @@ pub struct StartBody {
     /// The first period is paid for: there is no trial.
     #[serde(default)]
     pub paid: bool,
+    /// A trial is given although the org had one of the plan before: otherwise it has one of each plan.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl StartBody {
@@ -75,7 +78,11 @@ impl StartBody {
             (true, Some(_)) => {
                 Err(Error::invalid("trial_days", "is not for what is paid: leave one of them out"))
             }
+            (true, None) if self.force => {
+                Err(Error::invalid("force", "is for trials: leave it out where it is paid"))
+            }
             (true, None) => Ok(Some(Start::Paid)),
+            (false, days) if self.force => Ok(Some(Start::ForcedTrial(days))),
             (false, days) => Ok(days.map(Start::Trial)),
         }
     }
@@ -152,7 +159,8 @@ pub async fn start(
     principal.require_platform(Scope::BillingWrite)?;
     let sent: StartBody = commands::parse(&body.0)?;
     let (months, start) = (sent.months()?, sent.start()?);
-    let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days, "paid": sent.paid });
+    let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days, "paid": sent.paid,
+        "force": sent.force });
     let plan = sent.plan;
     let work = move |conn: &mut PgConnection, org_id, now| {
         local_subscriptions::start(conn, org_id, &plan, months, start, now)

@@ -1,7 +1,9 @@
 //! Sums that lose no digit.
 //!
-//! A `Decimal` has 28 digits and rounds what does not fit, without a word. So what is added up in memory and then written is
-//! added up here, as a whole number of 10^-12.
+//! A `Decimal` has 28 digits and rounds what does not fit, without a word. A quantity times a price has up to 24 decimal places, and
+//! no usage is too small to cost. So costs and battery units, and whatever is added up in memory and then written, are kept here: as
+//! a whole number of 10^-12, and what is below that as a whole number of 10^-24. Columns that hold them are `numeric` without a
+//! scale, which takes all of it.
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -11,37 +13,123 @@ use diesel::serialize::{self, Output, ToSql};
 use diesel::sql_types::Numeric;
 use rust_decimal::Decimal;
 
-use super::PLACES;
+use super::{LIMIT, PLACES};
 
 /// 10^12, what one is made of.
 const ONE: i128 = 1_000_000_000_000;
-/// Digits to the base of 10,000 after the point.
+/// Digits to the base of 10,000 after the point: those of 10^-12, and those of 10^-24.
 const GROUPS: i16 = 3;
+const FINE_GROUPS: i16 = 6;
 const BASE: i128 = 10_000;
+/// Decimal places at most: those of a quantity and of a price.
+const FINE_PLACES: u32 = 24;
+/// Digits to the base of 10,000 that a sum has at most: 27 decimal ones before the point, 24 after it.
+const DIGITS: usize = 14;
 
 /// A sum of quantities, costs or battery units, exact.
 ///
-/// Each part has at most 12 decimal places and is below 10^15 ([`super::is_bounded`]), so there is room for 10^11 parts. Beyond
+/// Each part has at most 24 decimal places and is below 10^15 ([`Sum::is_bounded`]), so there is room for 10^11 parts. Beyond
 /// that the sum stays at the largest number that it can hold: it neither wraps nor panics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromSqlRow, AsExpression)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Numeric)]
-pub struct Sum(i128);
+pub struct Sum {
+    /// Whole numbers of 10^-12, rounded down.
+    units: i128,
+    /// What is left of it: whole numbers of 10^-24, at least 0 and below 10^12.
+    fine: i64,
+}
 
 impl Sum {
     /// Nothing.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self { units: 0, fine: 0 };
+
+    /// Whole numbers of 10^-12.
+    const fn of(units: i128) -> Self {
+        Self { units, fine: 0 }
+    }
+
+    /// Whole numbers of 10^-24.
+    fn of_fine(fine: i128) -> Self {
+        let rest = i64::try_from(fine.rem_euclid(ONE)).unwrap_or_default();
+        Self { units: fine.div_euclid(ONE), fine: rest }
+    }
 
     /// Whether it is nothing.
     #[must_use]
     pub fn is_zero(self) -> bool {
-        self.0 == 0
+        self == Self::ZERO
+    }
+
+    /// Whether a single event may have so much: below 10^15 either way, whatever its places.
+    #[must_use]
+    pub fn is_bounded(self) -> bool {
+        let limit = Self::from(LIMIT);
+        self < limit && self > -limit
+    }
+
+    /// A quantity times a price, exact; `None` when it is beyond what a sum holds. Both have at most 12 decimal places.
+    #[must_use]
+    pub fn product(quantity: Decimal, price: Decimal) -> Option<Self> {
+        let (quantity, price) = (quantity.normalize(), price.normalize());
+        if let Some(missing) = PLACES.checked_sub(quantity.scale() + price.scale())
+            && let Some(product) = quantity.mantissa().checked_mul(price.mantissa())
+        {
+            return product.checked_mul(10_i128.pow(missing)).map(Self::of);
+        }
+        Self::from(quantity).times(price)
+    }
+
+    /// As often as a price says, exact; `None` when that is beyond what a sum holds. Neither has more than 12 decimal places.
+    #[must_use]
+    pub fn times(self, price: Decimal) -> Option<Self> {
+        debug_assert!(self.fine == 0, "{self:?} has more than {PLACES} places");
+        let price = Self::from(price).units;
+        if let Some(product) = self.units.checked_mul(price) {
+            return Some(Self::of_fine(product));
+        }
+        // (a + b) × (c + d), of which b and d are below one.
+        let (a, b) = (self.units.div_euclid(ONE), self.units.rem_euclid(ONE));
+        let (c, d) = (price.div_euclid(ONE), price.rem_euclid(ONE));
+        let Self { units: rest, fine } = Self::of_fine(b * d);
+        let units = a.checked_mul(price)?.checked_add(b.checked_mul(c)?)?.checked_add(rest)?;
+        Some(Self { units, fine })
+    }
+
+    /// How many packages of `size` it takes to hold it; a begun one is a whole one.
+    #[must_use]
+    pub fn packages(self, size: Decimal) -> Option<Decimal> {
+        let size = Self::from(size).units;
+        let whole = self.units.checked_div(size)?;
+        let begun = i128::from(self.units > whole.checked_mul(size)?);
+        Decimal::try_from_i128_with_scale(whole.checked_add(begun)?, 0).ok()
+    }
+
+    /// The lesser of two.
+    #[must_use]
+    pub fn at_most(self, other: Decimal) -> Self {
+        self.min(Self::from(other))
+    }
+
+    /// The same number rounded up to the 12 places of a quantity; `None` when it has too many digits for a decimal.
+    #[must_use]
+    pub fn rounded_up(self) -> Option<Decimal> {
+        Self::of(self.units.saturating_add(i128::from(self.fine > 0))).exact()
+    }
+
+    /// The whole numbers of 10^-12 in it, rounded down, and what is left: from 0 to below 10^-12.
+    #[must_use]
+    pub fn split(self) -> (Self, Self) {
+        (Self::of(self.units), Self { units: 0, fine: self.fine })
     }
 
     /// The same number as a decimal; `None` when it has too many digits for one.
     #[must_use]
     pub fn exact(self) -> Option<Decimal> {
-        let mut rest = self.0;
-        let mut places = PLACES;
+        let (mut rest, mut places) = if self.fine == 0 {
+            (self.units, PLACES)
+        } else {
+            (self.units.checked_mul(ONE)?.checked_add(i128::from(self.fine))?, FINE_PLACES)
+        };
         while places > 0 && rest % 10 == 0 {
             rest /= 10;
             places -= 1;
@@ -52,8 +140,8 @@ impl Sum {
     /// The number to show: as a decimal, to as many places as that has room for.
     #[must_use]
     pub fn shown(self) -> Decimal {
-        let mut rest = self.0;
-        let mut places = PLACES;
+        let whole = self.units.checked_mul(ONE).and_then(|units| units.checked_add(i128::from(self.fine)));
+        let (mut rest, mut places) = whole.map_or((self.units, PLACES), |fine| (fine, FINE_PLACES));
         loop {
             match Decimal::try_from_i128_with_scale(rest, places) {
                 Ok(number) => return number.normalize(),
@@ -61,21 +149,84 @@ impl Sum {
             }
         }
     }
+
+    /// As PostgreSQL has it: negative or not, the weight of the first digit, the decimal places, and the digits to the base of
+    /// 10,000 (the first of them, and how many).
+    #[must_use]
+    pub fn digits(self) -> (bool, i16, u16, [i16; DIGITS], usize) {
+        let negative = self.units < 0;
+        let Self { units, fine } = if negative { -self } else { self };
+        let (mut whole, below) = (units / ONE, (units % ONE, i128::from(fine)));
+        let mut digits = [0_i16; DIGITS];
+        let digit = |number: i128| i16::try_from(number).unwrap_or_default();
+        // From the last place to the first.
+        let mut all = [0_i16; DIGITS];
+        let mut count = 0;
+        for part in [below.1, below.0] {
+            let mut rest = part;
+            for _ in 0..GROUPS {
+                all[count] = digit(rest % BASE);
+                rest /= BASE;
+                count += 1;
+            }
+        }
+        while whole > 0 && count < DIGITS {
+            all[count] = digit(whole % BASE);
+            whole /= BASE;
+            count += 1;
+        }
+        while count > 0 && all[count - 1] == 0 {
+            count -= 1;
+        }
+        let zeros = all[..count].iter().take_while(|digit| **digit == 0).count();
+        let weight = if count == 0 { 0 } else { i16::try_from(count).unwrap_or_default() - FINE_GROUPS - 1 };
+        for (place, from) in (zeros..count).rev().enumerate() {
+            digits[place] = all[from];
+        }
+        (negative, weight, self.places(), digits, count - zeros)
+    }
+
+    /// Decimal places that are not zero.
+    fn places(self) -> u16 {
+        let trimmed = |number: i128, all: u16| {
+            let mut rest = u64::try_from(number.rem_euclid(ONE)).unwrap_or_default();
+            if rest == 0 {
+                return 0;
+            }
+            let mut places = all;
+            while rest % 10 == 0 {
+                rest /= 10;
+                places -= 1;
+            }
+            places
+        };
+        if self.fine == 0 { trimmed(self.units, 12) } else { trimmed(i128::from(self.fine), 24) }
+    }
 }
 
 impl From<Decimal> for Sum {
     fn from(part: Decimal) -> Self {
-        debug_assert!(part.normalize().scale() <= PLACES, "{part} has more than {PLACES} places");
+        let part = if part.scale() > PLACES { part.normalize() } else { part };
         let Some(missing) = PLACES.checked_sub(part.scale()) else {
-            return Self::from(part.round_dp(PLACES));
+            // What a product has left: up to 24 places, of few digits.
+            return match FINE_PLACES.checked_sub(part.scale()) {
+                Some(missing) => match part.mantissa().checked_mul(10_i128.pow(missing)) {
+                    Some(fine) => Self::of_fine(fine),
+                    None => Self::from(part.round_dp(PLACES)),
+                },
+                None => Self::from(part.round_dp(FINE_PLACES)),
+            };
         };
-        Self(part.mantissa().saturating_mul(10_i128.pow(missing)))
+        Self::of(part.mantissa().saturating_mul(10_i128.pow(missing)))
     }
 }
 
 impl std::ops::AddAssign for Sum {
     fn add_assign(&mut self, other: Self) {
-        self.0 = self.0.saturating_add(other.0);
+        let fine = i128::from(self.fine) + i128::from(other.fine);
+        let carried = i128::from(fine >= ONE);
+        self.units = self.units.saturating_add(other.units).saturating_add(carried);
+        self.fine = i64::try_from(fine - carried * ONE).unwrap_or_default();
     }
 }
 
@@ -98,7 +249,7 @@ impl<T: Into<Self>> std::ops::Sub<T> for Sum {
     type Output = Self;
 
     fn sub(self, other: T) -> Self {
-        Self(self.0.saturating_sub(other.into().0))
+        self + -other.into()
     }
 }
 
@@ -106,14 +257,23 @@ impl std::ops::Neg for Sum {
     type Output = Self;
 
     fn neg(self) -> Self {
-        Self(self.0.saturating_neg())
+        if self.fine == 0 {
+            return Self::of(self.units.saturating_neg());
+        }
+        let fine = i64::try_from(ONE - i128::from(self.fine)).unwrap_or_default();
+        Self { units: (-1_i128).saturating_sub(self.units), fine }
+    }
+}
+
+impl std::iter::Sum for Sum {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::ZERO, |sum, part| sum + part)
     }
 }
 
 impl ToSql<Numeric, Pg> for Sum {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let numeric = self.to_numeric()?;
-        ToSql::<Numeric, Pg>::to_sql(&numeric, &mut out.reborrow())
+        ToSql::<Numeric, Pg>::to_sql(&self.to_numeric(), &mut out.reborrow())
     }
 }
 
@@ -126,57 +286,37 @@ impl FromSql<Numeric, Pg> for Sum {
 }
 
 impl Sum {
-    fn to_numeric(self) -> Result<PgNumeric, std::num::TryFromIntError> {
-        let mut rest = self.0.unsigned_abs();
-        let base = BASE.unsigned_abs();
-        let mut digits = Vec::with_capacity(10);
-        while rest > 0 {
-            digits.push(i16::try_from(rest % base)?);
-            rest /= base;
-        }
-        let weight = i16::try_from(digits.len())?.saturating_sub(GROUPS).saturating_sub(1);
-        let zeros = digits.iter().take_while(|digit| **digit == 0).count();
-        digits.drain(..zeros);
-        digits.reverse();
-        let scale = u16::try_from(self.places())?;
-        let weight = if digits.is_empty() { 0 } else { weight };
-        Ok(if self.0 < 0 {
+    fn to_numeric(self) -> PgNumeric {
+        let (negative, weight, scale, digits, count) = self.digits();
+        let digits = digits[..count].to_vec();
+        if negative {
             PgNumeric::Negative { weight, scale, digits }
         } else {
             PgNumeric::Positive { weight, scale, digits }
-        })
-    }
-
-    /// Decimal places that are not zero.
-    fn places(self) -> u32 {
-        let mut rest = self.0 % ONE;
-        if rest == 0 {
-            return 0;
         }
-        let mut places = PLACES;
-        while rest % 10 == 0 {
-            rest /= 10;
-            places = places.saturating_sub(1);
-        }
-        places
     }
 
     fn from_numeric(numeric: &PgNumeric) -> Option<Self> {
-        let (sign, weight, digits) = match numeric {
-            PgNumeric::Positive { weight, digits, .. } => (1, *weight, digits),
-            PgNumeric::Negative { weight, digits, .. } => (-1, *weight, digits),
+        let (negative, weight, digits) = match numeric {
+            PgNumeric::Positive { weight, digits, .. } => (false, *weight, digits),
+            PgNumeric::Negative { weight, digits, .. } => (true, *weight, digits),
             PgNumeric::NaN => return None,
         };
-        let mut sum = 0_i128;
-        let mut power = weight.checked_add(GROUPS)?;
-        for digit in digits {
-            if *digit != 0 {
-                let worth = BASE.checked_pow(u32::try_from(power).ok()?)?;
-                sum = sum.checked_add(worth.checked_mul(i128::from(*digit))?)?;
+        let (mut units, mut fine) = (0_i128, 0_i128);
+        let mut place = weight;
+        for digit in digits.iter().map(|digit| i128::from(*digit)) {
+            if digit != 0 {
+                let worth = |groups: i16| BASE.checked_pow(u32::try_from(place.checked_add(groups)?).ok()?);
+                match worth(GROUPS) {
+                    Some(worth) => units = units.checked_add(worth.checked_mul(digit)?)?,
+                    None if place >= 0 => return None,
+                    None => fine = fine.checked_add(worth(FINE_GROUPS)?.checked_mul(digit)?)?,
+                }
             }
-            power = power.checked_sub(1)?;
+            place = place.checked_sub(1)?;
         }
-        Some(Self(sum.checked_mul(sign)?))
+        let sum = Self { units, fine: i64::try_from(fine).ok()? };
+        Some(if negative { -sum } else { sum })
     }
 }
 
@@ -194,12 +334,12 @@ mod tests {
         let largest = decimal("999999999999999.999999999999");
         let mut sum = Sum::ZERO;
         (0..10_000).for_each(|_| sum += largest);
-        assert_eq!(sum, Sum(9_999_999_999_999_999_999_999_999_990_000));
+        assert_eq!(sum, Sum::of(9_999_999_999_999_999_999_999_999_990_000));
         assert_eq!(sum.exact(), Some(decimal("9999999999999999999.99999999")));
         sum += decimal("0.000000000001");
         assert_eq!(sum.exact(), None);
         assert_eq!(sum.shown(), decimal("9999999999999999999.999999990"));
-        assert_eq!(sum - Sum::from(decimal("0.000000000001")) - Sum(sum.0 - 1), Sum::ZERO);
+        assert_eq!(sum - Sum::from(decimal("0.000000000001")) - Sum::of(sum.units - 1), Sum::ZERO);
     }
 
     #[test]
@@ -214,12 +354,15 @@ mod tests {
             ("0.0001", -1, 4, vec![1]),
             ("0.00001", -2, 5, vec![1000]),
             ("-0.000000000001", -3, 12, vec![1]),
+            ("0.0000000000001", -4, 13, vec![1000]),
+            ("-0.000000000000000000000001", -6, 24, vec![1]),
+            ("1234.000000000000000000000005", 0, 24, vec![1234, 0, 0, 0, 0, 0, 5]),
             ("123456.789", 1, 3, vec![12, 3456, 7890]),
             ("999999999999999.999999999999", 3, 12, vec![999, 9999, 9999, 9999, 9999, 9999, 9999]),
             ("-1000000000000000", 3, 0, vec![1000]),
         ] {
             let sum = Sum::from(decimal(text));
-            let numeric = sum.to_numeric().expect("digits");
+            let numeric = sum.to_numeric();
             let expected = if text.starts_with('-') {
                 PgNumeric::Negative { weight, scale, digits }
             } else {
@@ -231,19 +374,65 @@ mod tests {
             assert_eq!(Sum::from_numeric(&of_decimal), Some(sum), "{text}, as a decimal writes it");
             assert_eq!(sum.exact(), Some(decimal(text)), "{text}");
         }
-        let large = Sum(9_999_999_999_999_999_999_999_999_990_001);
-        assert_eq!(Sum::from_numeric(&large.to_numeric().expect("digits")), Some(large));
+        let large = Sum::of(9_999_999_999_999_999_999_999_999_990_001);
+        assert_eq!(Sum::from_numeric(&large.to_numeric()), Some(large));
         let beyond = PgNumeric::Positive { weight: 8, scale: 0, digits: vec![1] };
-        let precise = PgNumeric::Positive { weight: -4, scale: 13, digits: vec![1000] };
+        let precise = PgNumeric::Positive { weight: -7, scale: 25, digits: vec![1000] };
         assert_eq!((Sum::from_numeric(&beyond), Sum::from_numeric(&precise)), (None, None));
     }
 
     #[test]
     fn it_stays_at_its_end() {
-        let mut sum = Sum(i128::MAX);
+        let mut sum = Sum::of(i128::MAX);
         sum += Decimal::MAX.round();
-        assert_eq!(sum, Sum(i128::MAX));
-        assert_eq!(Sum(i128::MIN) - decimal("1"), Sum(i128::MIN));
+        assert_eq!(sum, Sum::of(i128::MAX));
+        assert_eq!(Sum::of(i128::MIN) - decimal("1"), Sum::of(i128::MIN));
         assert!(sum.shown() > decimal("100000000000000000000000000"));
+    }
+
+    /// By hand: what a product has left of 10^-12 is kept, carried and borrowed.
+    #[test]
+    fn products_are_exact() {
+        for (quantity, price, product) in [
+            ("5", "0.00000000009", "0.00000000045"),
+            ("0.5", "0.000000000001", "0.0000000000005"),
+            ("-0.5", "0.000000000001", "-0.0000000000005"),
+            ("0.000000000001", "0.000000000001", "0.000000000000000000000001"),
+            ("-0.000000000003", "0.000000000007", "-0.000000000000000000000021"),
+            ("12.345678901234", "0.000000000003", "0.000000000037037036703702"),
+            ("1000000", "0.00000015", "0.15"),
+        ] {
+            let made = Sum::product(decimal(quantity), decimal(price));
+            assert_eq!(made, Some(Sum::from(decimal(product))), "{quantity} × {price}");
+            assert_eq!(Sum::from(decimal(quantity)).times(decimal(price)), made, "{quantity} × {price}");
+            assert_eq!(made.and_then(Sum::exact), Some(decimal(product)), "{quantity} × {price}");
+            let numeric = made.expect("small").to_numeric();
+            assert_eq!(Sum::from_numeric(&numeric), made, "{quantity} × {price}");
+        }
+        // (10^15 − 10^-12)²: 10^30 − 2000 + 10^-24 is beyond 10^26; times a thousand of the smallest it is not.
+        let largest = decimal("999999999999999.999999999999");
+        assert_eq!(Sum::product(largest, largest), None);
+        let tiny = Sum::product(largest, decimal("0.000000000001")).expect("small");
+        assert_eq!(tiny, Sum { units: 999_999_999_999_999, fine: 999_999_999_999 });
+        assert_eq!(tiny - tiny, Sum::ZERO);
+        let mut sum = Sum::ZERO;
+        (0..1_000_000)
+            .for_each(|_| sum += Sum::product(decimal("0.4"), decimal("0.000000000001")).expect("small"));
+        assert_eq!(sum.exact(), Some(decimal("0.0000004")));
+    }
+
+    #[test]
+    fn what_a_battery_takes_and_what_is_left() {
+        for (sum, whole, left, up) in [
+            ("0.0000000000005", "0", "0.0000000000005", "0.000000000001"),
+            ("-0.0000000000005", "-0.000000000001", "0.0000000000005", "0"),
+            ("1.000000000001", "1.000000000001", "0", "1.000000000001"),
+        ] {
+            let sum = Sum::from(decimal(sum));
+            assert_eq!(sum.split(), (Sum::from(decimal(whole)), Sum::from(decimal(left))));
+            assert_eq!(sum.rounded_up(), Some(decimal(up)));
+        }
+        assert_eq!(Sum::from(decimal("3.01")).packages(decimal("1.5")), Some(decimal("3")));
+        assert_eq!(Sum::from(decimal("3")).packages(decimal("1.5")), Some(decimal("2")));
     }
 }

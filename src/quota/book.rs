@@ -229,7 +229,10 @@ impl<'a> Book<'a> {
             }
             Claim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
             Claim::New { quantity, counters, units } => {
-                let over = Over { overage: self.overage(usage, counters), debt: self.debt(name.0, *units) };
+                let over = Over {
+                    overage: self.overage(usage, counters),
+                    debt: self.debt(name.0, units.rounded_up().unwrap_or(Decimal::MAX)),
+                };
                 self.end(name, State::Settled, Some(*quantity));
                 if let Some(account) = self.accounts.get_mut(name.0) {
                     let link = Some(json!({ "object": "reservation", "id": name.1 }));

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Untyped};
+use diesel::sql_types::{BigInt, Date, Integer, Nullable, Numeric, Text, Timestamptz, Untyped};
 
-use super::{periods, slots::Slot};
+use super::{periods::Period, slots::Slot};
 use rust_decimal::Decimal;
 
 use crate::db::prepared::{Prepared, statement};
@@ -24,22 +24,23 @@ pub struct CounterKey {
     pub slot_id: i32,
     /// The subject; empty: the org as a whole.
     pub subject: String,
-    /// First local day of the period.
-    pub period: NaiveDate,
+    /// The period.
+    pub period: Period,
 }
 
 impl CounterKey {
-    /// The counter of `slot` that usage of this subject, counted to this local day (and this billing period), is added to.
+    /// The counter of `slot` that usage of this subject, counted to this local day (and the billing period that began then), is
+    /// added to.
     #[must_use]
     pub fn of(
         slot: &Slot,
         org_id: i64,
         subject: Option<&str>,
         day: NaiveDate,
-        billing: Option<NaiveDate>,
+        billing: Option<DateTime<Utc>>,
     ) -> Self {
         let subject = subject.filter(|_| slot.per_subject).unwrap_or_default().to_owned();
-        Self { org_id, slot_id: slot.slot_id, subject, period: periods::label(slot.period, day, billing) }
+        Self { org_id, slot_id: slot.slot_id, subject, period: Period::of(slot.period, day, billing) }
     }
 }
 
@@ -82,24 +83,32 @@ pub struct Moved {
     pub used: Sum,
 }
 
-type KeyTypes = (BigInt, Integer, Text, Date);
-type KeyRow = (i64, i32, String, NaiveDate);
+type KeyTypes = (BigInt, Integer, Text, (Date, Timestamptz));
+type KeyRow = (i64, i32, String, (NaiveDate, DateTime<Utc>));
 
 statement!(Add -> (BigInt, Integer, Numeric):
-    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, u, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, u) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used + excluded.used RETURNING org_id, slot_id, used");
+    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
+      SELECT o, s, j, p, b, u, 0 FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, u)
+      ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = c.used + excluded.used
+      RETURNING org_id, slot_id, used");
 // The row that is there is locked and not written. Rows are taken in the order of the arrays.
 statement!(Lock -> Untyped:
-    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved) SELECT o, s, j, p, 0, 0 FROM unnest(?, ?, ?, ?) AS t (o, s, j, p) ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = c.used WHERE false");
+    "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
+      SELECT o, s, j, p, b, 0, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
+      ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = c.used WHERE false");
 statement!(Read -> (KeyTypes, Numeric, Numeric):
-    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.used, c.reserved FROM unnest(?, ?, ?, ?) AS t (o, s, j, p) JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
+    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.began, c.used, c.reserved FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
+      JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 // In one statement, so in one snapshot: an answer goes by the limits that were in force with what was used.
 statement!(Look -> (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
-    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, n)
-      LEFT JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
+    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, b, n)
+      LEFT JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 statement!(Change -> Untyped:
-    "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, s, j, p, u, r) WHERE (c.org_id, c.slot_id, c.subject, c.period) = (t.o, t.s, t.j, t.p)");
+    "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r
+      FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, u, r)
+      WHERE (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 
-/// Binds the four columns of the keys.
+/// Binds the five columns of the keys.
 fn keyed<'a, S: crate::db::prepared::Text>(
     keys: impl Iterator<Item = &'a CounterKey> + Clone,
 ) -> Prepared<'a, S> {
@@ -107,11 +116,12 @@ fn keyed<'a, S: crate::db::prepared::Text>(
         .bind::<BigInt, _>(keys.clone().map(|key| key.org_id).collect::<Vec<_>>())
         .bind::<Integer, _>(keys.clone().map(|key| key.slot_id).collect::<Vec<_>>())
         .bind::<Text, _>(keys.clone().map(|key| key.subject.as_str()).collect::<Vec<_>>())
-        .bind::<Date, _>(keys.map(|key| key.period).collect::<Vec<_>>())
+        .bind::<Date, _>(keys.clone().map(|key| key.period.stored().0).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(keys.map(|key| key.period.stored().1).collect::<Vec<_>>())
 }
 
 fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
-    CounterKey { org_id, slot_id, subject, period }
+    CounterKey { org_id, slot_id, subject, period: Period::of_row(period) }
 }
 
 /// Adds to counters, making those that are not there, and tells what they came to. `changes` are in the order of their keys,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::periods;
+use super::periods::Period;
 use super::slots::PeriodKind;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
@@ -200,10 +200,8 @@ impl Fill<'_> {
     /// Sets the counters of these orgs to what was recorded, from the running period on (usage may lie a little ahead).
     fn run(&self, conn: &mut PgConnection, directory: &Directory, org_ids: &[i64]) -> Result<(), Error> {
         let orgs: Vec<(String, Arc<OrgContext>)> = directory.load(conn, &[], org_ids)?;
-        let from: Vec<(i64, NaiveDate)> = orgs
-            .iter()
-            .map(|(_, org)| (org.org_id, periods::label_at(self.counted.period, org, self.now)))
-            .collect();
+        let running = |org: &OrgContext| Period::at(self.counted.period, org, self.now).label;
+        let from: Vec<(i64, NaiveDate)> = orgs.iter().map(|(_, org)| (org.org_id, running(org))).collect();
         diesel::sql_query(self.sql())
             .bind::<Array<BigInt>, _>(from.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
             .bind::<Array<Date>, _>(from.iter().map(|(_, label)| *label).collect::<Vec<_>>())
@@ -217,26 +215,37 @@ impl Fill<'_> {
     /// The summaries know the day of all usage, but neither its subject nor its billing period: those are read off the records.
     fn sql(&self) -> String {
         let records = self.counted.per_subject || self.counted.period == PeriodKind::Billing;
-        let table = if records { "usage_records" } else { "daily_summaries" };
+        // What was posted here and belongs elsewhere is told by its records.
+        let table = if records {
+            "(SELECT *, coalesce(own_day, day) AS own FROM usage_records)"
+        } else {
+            "(SELECT org_id, series_id, day AS own, quantity FROM daily_summaries
+              UNION ALL SELECT org_id, series_id, day, -quantity FROM usage_records WHERE own_day IS NOT NULL
+              UNION ALL SELECT org_id, series_id, own_day, quantity FROM usage_records WHERE own_day IS NOT NULL)"
+        };
         let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
         let label = match self.counted.period {
-            PeriodKind::Day => "u.day",
-            PeriodKind::Month => "date_trunc('month', u.day)::date",
-            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.day)::date)",
+            PeriodKind::Day => "u.own",
+            PeriodKind::Month => "date_trunc('month', u.own)::date",
+            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
             PeriodKind::Always => "k.label",
+        };
+        let began = match self.counted.period {
+            PeriodKind::Day | PeriodKind::Month | PeriodKind::Always => "timestamptz 'epoch'",
+            PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')",
         };
         let (table, quantity) = match self.counted.period {
             PeriodKind::Always => ("usage_levels", "greatest(u.set_value + u.changes, 0)"),
             _ => (table, "u.quantity"),
         };
         format!(
-            "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, used, reserved)
-             SELECT u.org_id, $3, {subject}, {label}, sum({quantity}), 0
+            "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
+             SELECT u.org_id, $3, {subject}, {label}, {began}, sum({quantity}), 0
              FROM unnest($1, $2) AS k (org_id, label) JOIN usage_series s ON s.org_id = k.org_id
              JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id AND {label} >= k.label
              WHERE s.meter_id = $4 AND s.dimensions @> $5
-             GROUP BY 1, 2, 3, 4
-             ON CONFLICT (org_id, slot_id, subject, period) DO UPDATE SET used = excluded.used"
+             GROUP BY 1, 2, 3, 4, 5
+             ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = excluded.used"
         )
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! They are listed here; delivering them is another matter.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Jsonb, Text, Timestamptz, Untyped};
@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 use super::counters::Moved;
 use super::limits::Limits;
-use super::periods;
 use super::quantity::{Quantity, Sum};
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, statement};
@@ -29,7 +28,7 @@ pub struct Message {
     pub id: String,
     /// Public id of the org that it concerns.
     pub org: String,
-    /// What it tells of: `quota.threshold_reached`, `subscription.expired`, `subscription.cancelled`.
+    /// What it tells of: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`, `subscription.cancelled`.
     pub r#type: String,
     /// When it was written.
     pub created_at: DateTime<Utc>,
@@ -106,13 +105,17 @@ pub fn thresholds<'a>(
                 continue;
             }
             let Some((meter, slot)) = slot_of(catalog, key.slot_id) else { continue };
-            let (start, end) = periods::bounds(slot.period, key.period, org);
+            let (start, end) = key.period.bounds(slot.period, org);
             let data = json!({
                 "org": &*org.public_id, "meter": meter, "filter": slot.filter, "subject": slot.per_subject.then_some(&key.subject),
                 "period": slot.period, "period_start": start, "period_end": end, "threshold": percent,
                 "limit": Quantity(quantity), "used": Quantity(used.shown()), "enforcement": limit.terms.enforcement,
             });
-            let dedupe_key = format!("quota:{}:{}:{}:{}", key.slot_id, key.period, percent.0, key.subject);
+            let period = match key.period.began {
+                Some(began) => began.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+                None => key.period.label.to_string(),
+            };
+            let dedupe_key = format!("quota:{}:{period}:{}:{}", key.slot_id, percent.0, key.subject);
             messages.push(NewMessage {
                 org_id: key.org_id,
                 kind: "quota.threshold_reached",

@@ -15,7 +15,6 @@ use super::counters::{Count, CounterKey};
 use super::lane::Work;
 use super::limits::{Enforcement, HeldPlan, Limits, Source};
 use super::orgs::Orgs;
-use super::periods;
 use super::quantity::Quantity;
 use super::slots::{PeriodKind, Slot};
 use crate::battery::reads::balance::Figures;
@@ -222,6 +221,6 @@ fn entitled(
         used: count.map(|count| Quantity(count.used.shown())),
         reserved: count.map(|count| Quantity(count.reserved.shown())),
         remaining,
-        resets_at: periods::bounds(slot.period, key.period, org).1,
+        resets_at: key.period.bounds(slot.period, org).1,
     })
 }

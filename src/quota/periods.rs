@@ -1,10 +1,11 @@
 //! Periods: which one an instant or a record belongs to, and when it begins and ends.
 //!
-//! A counter is named by its period's first local day (the *label*), so nothing has to be turned: a new period is another counter,
-//! and an idle daemon is never behind. Labels of days and months are local dates: after a change of zone the same date goes on
-//! being counted. Only the instants at which a period begins and ends move with the zone.
+//! A counter is named by its period, so nothing has to be turned: a new period is another counter, and an idle daemon is never
+//! behind. Days and months are named by their first local day (the *label*): after a change of zone the same date goes on being
+//! counted, and only the instants at which it begins and ends move. A subscription's period is named by the instant at which it
+//! began, as two of them may begin on one date; its label is that date by UTC.
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
 
 use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
@@ -15,52 +16,73 @@ pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date
 /// A level never begins anew: the last second of the year 9999.
 const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("in range");
 
-/// Label of the period that usage counted to this local day belongs to; `billing`: first day of the subscription's period, as
-/// [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar month.
-#[must_use]
-pub fn label(kind: PeriodKind, day: NaiveDate, billing: Option<NaiveDate>) -> NaiveDate {
-    let month = || day.with_day(1).unwrap_or(day);
-    match kind {
-        PeriodKind::Day => day,
-        PeriodKind::Month => month(),
-        PeriodKind::Billing => billing.unwrap_or_else(month),
-        PeriodKind::Always => ALWAYS,
-    }
+/// Names a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Period {
+    /// Its first day: local; of a subscription's period by UTC; [`ALWAYS`] of a level, which has none.
+    pub label: NaiveDate,
+    /// When the subscription's period began; `None`: it is a local day or month, which begins where the org's zone says.
+    pub began: Option<DateTime<Utc>>,
 }
 
-/// Label of the period that an instant lies in.
-#[must_use]
-pub fn label_at(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
-    let billing = if kind == PeriodKind::Billing { org.billing_period(at) } else { None };
-    label(kind, org.day(at), billing)
-}
+/// What `quota_counters.began` says of a local day or month.
+const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-/// When the period of that label begins and ends, `[start, end)`.
-#[must_use]
-pub fn bounds(kind: PeriodKind, label: NaiveDate, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
-    let month = || {
-        let next = label.checked_add_months(Months::new(1)).unwrap_or(label);
-        (day_start(org.zone, label), day_start(org.zone, next.with_day(1).unwrap_or(next)))
-    };
-    match kind {
-        PeriodKind::Day => (
-            day_start(org.zone, label),
-            day_start(org.zone, label.checked_add_days(Days::new(1)).unwrap_or(label)),
-        ),
-        PeriodKind::Month => month(),
-        PeriodKind::Always => (day_start(org.zone, ALWAYS), NEVER),
-        PeriodKind::Billing => {
-            // The label is the UTC date of the start, so the last moment of that date lies inside.
-            let inside =
-                (label.and_time(NaiveTime::MIN) + TimeDelta::days(1)).and_utc() - TimeDelta::microseconds(1);
-            org.billing_bounds(inside).filter(|(start, _)| start.date_naive() == label).unwrap_or_else(month)
+impl Period {
+    /// The period that usage counted to this local day belongs to; `billing`: when the subscription's period began, as
+    /// [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar month.
+    #[must_use]
+    pub fn of(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
+        let month = || day.with_day(1).unwrap_or(day);
+        match (kind, billing) {
+            (PeriodKind::Always, _) => Self { label: ALWAYS, began: None },
+            (PeriodKind::Day, _) => Self { label: day, began: None },
+            (PeriodKind::Billing, Some(began)) => Self { label: began.date_naive(), began: Some(began) },
+            (PeriodKind::Month | PeriodKind::Billing, _) => Self { label: month(), began: None },
         }
+    }
+
+    /// The period that an instant lies in.
+    #[must_use]
+    pub fn at(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> Self {
+        let billing = if kind == PeriodKind::Billing { org.billing_period(at) } else { None };
+        Self::of(kind, org.day(at), billing)
+    }
+
+    /// As a row has it: `period` and `began`.
+    #[must_use]
+    pub fn stored(self) -> (NaiveDate, DateTime<Utc>) {
+        (self.label, self.began.unwrap_or(NO_INSTANT))
+    }
+
+    /// Of a row.
+    #[must_use]
+    pub fn of_row((label, began): (NaiveDate, DateTime<Utc>)) -> Self {
+        Self { label, began: Some(began).filter(|began| *began != NO_INSTANT) }
+    }
+
+    /// When it begins and ends, `[start, end)`. One that began and that nothing tells of any more ends with the month after.
+    #[must_use]
+    pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
+        if let Some(began) = self.began {
+            let end = org.billing_bounds(began).map(|(_, end)| end);
+            return (began, end.or_else(|| began.checked_add_months(Months::new(1))).unwrap_or(began));
+        }
+        let next = match kind {
+            PeriodKind::Day => self.label.checked_add_days(Days::new(1)),
+            PeriodKind::Month | PeriodKind::Billing => {
+                self.label.checked_add_months(Months::new(1)).and_then(|next| next.with_day(1))
+            }
+            PeriodKind::Always => return (day_start(org.zone, self.label), NEVER),
+        };
+        (day_start(org.zone, self.label), day_start(org.zone, next.unwrap_or(self.label)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::TimeDelta;
 
     fn day(text: &str) -> NaiveDate {
         text.parse().expect("a date")
@@ -110,10 +132,18 @@ mod tests {
 
     #[test]
     fn labels_are_first_days() {
-        let (late, billing) = (day("2026-02-28"), Some(day("2026-02-11")));
-        assert_eq!(label(PeriodKind::Day, late, billing), late);
-        assert_eq!(label(PeriodKind::Month, late, billing), day("2026-02-01"));
-        assert_eq!(label(PeriodKind::Billing, late, billing), day("2026-02-11"));
-        assert_eq!(label(PeriodKind::Billing, late, None), day("2026-02-01"));
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
+        let (late, billing) = (day("2026-02-28"), Some(at("2026-02-11T22:00:00Z")));
+        for (kind, billing, label, began) in [
+            (PeriodKind::Day, billing, "2026-02-28", None),
+            (PeriodKind::Month, billing, "2026-02-01", None),
+            (PeriodKind::Billing, billing, "2026-02-11", billing),
+            (PeriodKind::Billing, None, "2026-02-01", None),
+            (PeriodKind::Always, billing, "2000-01-01", None),
+        ] {
+            let period = Period::of(kind, late, billing);
+            assert_eq!(period, Period { label: day(label), began }, "{kind:?}");
+            assert_eq!(Period::of_row(period.stored()), period);
+        }
     }
 }

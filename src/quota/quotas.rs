@@ -12,14 +12,14 @@ use utoipa::ToSchema;
 
 use super::define::{self, Counted, For};
 use super::limits::{Enforcement, Terms};
-use super::periods;
+use super::periods::Period;
 use super::slots::PeriodKind;
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::ids;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
 use crate::schema::{meters, orgs, quota_counters, quota_slots, quotas};
-use crate::time::Day;
+use crate::time::{Day, Moment};
 use crate::usage::catalog;
 
 /// An org's own limit on what a meter counts. It stands in place of its plan's.
@@ -142,9 +142,16 @@ pub struct Filter {
 /// Quotas by id, at most `limit`, each with the row ids of its org and slot.
 ///
 /// # Errors
-/// When the database fails.
+/// [`Error::Invalid`] for a meter that there is not: a mistyped one would look like one without quotas. When the
+/// database fails.
 pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
     type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
+    if let Some(meter) = &filter.meter
+        && !diesel::select(diesel::dsl::exists(meters::table.filter(meters::key.eq(meter))))
+            .get_result(conn)?
+    {
+        return Err(Error::invalid("meter", "must be the key of a meter (`GET /v1/meters` lists them)"));
+    }
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quotas::slot_id)))
@@ -236,9 +243,12 @@ pub fn delete(conn: &mut PgConnection, id: &str) -> Result<i64, Error> {
 /// What was used in one period.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PeriodUsage {
-    /// First local day of the period.
+    /// Where a page goes on after it.
+    #[serde(skip)]
+    pub cursor: HistoryCursor,
+    /// First day of the period: local; of a subscription's period by UTC.
     pub period: NaiveDate,
-    /// When it began, by the zone that the org has now.
+    /// When it began: a local day or month by the zone that the org has now.
     pub start: DateTime<Utc>,
     /// When it ended or will end.
     pub end: DateTime<Utc>,
@@ -250,8 +260,8 @@ pub struct PeriodUsage {
     pub reserved: Quantity,
 }
 
-/// Where a page of the history goes on: period and subject of the last row given.
-pub type HistoryCursor = (Day, String);
+/// Where a page of the history goes on: period (first day, and when a subscription's began) and subject of the last row given.
+pub type HistoryCursor = (Day, Option<Moment>, String);
 
 /// Periods of a quota's counters, newest first, at most `limit`; the running one included.
 ///
@@ -269,9 +279,9 @@ pub fn history(
     let org = directory.find(conn, org_id)?;
     let mut query = quota_counters::table
         .filter(quota_counters::org_id.eq(org_id).and(quota_counters::slot_id.eq(slot_id)))
-        .order((quota_counters::period.desc(), quota_counters::subject))
+        .order((quota_counters::period.desc(), quota_counters::began.desc(), quota_counters::subject))
         .select((
-            quota_counters::period,
+            (quota_counters::period, quota_counters::began),
             quota_counters::subject,
             quota_counters::used,
             quota_counters::reserved,
@@ -281,16 +291,30 @@ pub fn history(
     if let Some(subject) = subject {
         query = query.filter(quota_counters::subject.eq(subject));
     }
-    if let Some((Day(period), subject)) = after {
-        let same = quota_counters::period.eq(period).and(quota_counters::subject.gt(subject));
-        query = query.filter(quota_counters::period.lt(period).or(same));
+    if let Some((Day(label), began, subject)) = after {
+        let (label, began) = Period { label, began: began.map(|Moment(began)| began) }.stored();
+        let same = quota_counters::began.eq(began).and(quota_counters::subject.gt(subject));
+        let on_that_day = quota_counters::period.eq(label).and(quota_counters::began.lt(began).or(same));
+        query = query.filter(quota_counters::period.lt(label).or(on_that_day));
     }
-    let rows: Vec<(NaiveDate, String, Decimal, Decimal)> = query.load(conn)?;
+    type Row = ((NaiveDate, DateTime<Utc>), String, Decimal, Decimal);
+    let rows: Vec<Row> = query.load(conn)?;
     let per_subject = quota.counted.per_subject;
     let shown = rows.into_iter().map(|(period, subject, used, reserved)| {
-        let (start, end) = periods::bounds(quota.counted.period, period, &org);
+        let period = Period::of_row(period);
+        let (start, end) = period.bounds(quota.counted.period, &org);
         let subject = per_subject.then_some(subject);
-        PeriodUsage { period, start, end, subject, used: Quantity(used), reserved: Quantity(reserved) }
+        let cursor = (Day(period.label), period.began.map(Moment), subject.clone().unwrap_or_default());
+        let period = period.label;
+        PeriodUsage {
+            cursor,
+            period,
+            start,
+            end,
+            subject,
+            used: Quantity(used),
+            reserved: Quantity(reserved),
+        }
     });
     Ok(shown.collect())
 }

@@ -26,7 +26,6 @@ use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
-use crate::time::Day;
 use crate::usage::catalog;
 
 /// What a limit of an org or a plan is to be.
@@ -153,7 +152,7 @@ pub async fn show(
 }
 
 /// The org that a key is kept to.
-pub(super) fn own(rows: RowScope) -> Option<i64> {
+pub(crate) fn own(rows: RowScope) -> Option<i64> {
     match rows {
         RowScope::Platform => None,
         RowScope::Org(org_id) => Some(org_id),
@@ -232,7 +231,7 @@ pub async fn history(
     let rows = app.db.run(principal.rows, move |conn| {
         quotas::history(conn, &directory, (&id, own), query.subject.as_deref(), after.clone(), limit + 1)
     });
-    let key = |row: &PeriodUsage| (Day(row.period), row.subject.clone().unwrap_or_default());
+    let key = |row: &PeriodUsage| row.cursor.clone();
     Ok(HttpResponse::Ok().json(Page::of("quota_history", rows.await?, limit, key)?))
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::counters::CounterKey;
+use super::periods::Period;
 use super::quantity::Quantity;
 use super::standing::{Battery, Standing};
 use crate::db::prepared::{Prepared, statement};
@@ -220,16 +221,33 @@ statement!(Update -> Untyped:
     "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
      FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
+/// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a subscription's period
+/// began. One that ended before periods were told apart has no such instant.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Held {
+    Began(i32, String, NaiveDate, Option<DateTime<Utc>>),
+    Dated(i32, String, NaiveDate),
+}
+
+impl Held {
+    fn counter(self, org_id: i64) -> CounterKey {
+        let (slot_id, subject, label, began) = match self {
+            Self::Began(slot_id, subject, label, began) => (slot_id, subject, label, began),
+            Self::Dated(slot_id, subject, label) => (slot_id, subject, label, None),
+        };
+        CounterKey { org_id, slot_id, subject, period: Period { label, began } }
+    }
+}
+
 fn row_of((names, what, state, over): Loaded) -> Result<Row, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
     let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
     let broken = |error: serde_json::Error| Error::Internal(format!("reservation {id}: {error}"));
     let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
-    let held: Vec<(i32, String, NaiveDate)> = serde_json::from_value(held).map_err(broken)?;
-    let held =
-        held.into_iter().map(|(slot_id, subject, period)| CounterKey { org_id, slot_id, subject, period });
-    let held = held.collect();
+    let held: Vec<Held> = serde_json::from_value(held).map_err(broken)?;
+    let held = held.into_iter().map(|held| held.counter(org_id)).collect();
     let (dimensions, state) = (dimensions.into_iter().collect(), State::parse(&state)?);
     Ok(Row {
         org_id,
@@ -305,7 +323,8 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Err
         return Ok(true);
     }
     let held = |row: &Row| {
-        let keys = row.held.iter().map(|key| json!([key.slot_id, key.subject, key.period]));
+        let keys =
+            row.held.iter().map(|key| json!([key.slot_id, key.subject, key.period.label, key.period.began]));
         Value::Array(keys.collect())
     };
     let dimensions = |row: &Row| {

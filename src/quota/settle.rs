@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::counters::CounterKey;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::quantity::Sum;
 use crate::usage::catalog::Catalog;
 use crate::usage::event::{self, Form, Outcome, Rejection};
 use crate::usage::levels::{CHANGE, Levels};
@@ -53,7 +54,7 @@ pub enum Claim {
         /// What it adds to counters, on whatever meter.
         counters: Vec<(CounterKey, Decimal)>,
         /// What it burns of the battery.
-        units: Decimal,
+        units: Sum,
     },
     /// The event is recorded already.
     Duplicate {
@@ -217,7 +218,6 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
     let dimensions: Vec<(&str, &str)> =
         usage.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let series = resolver.series.of(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
-    let (counted_at, day) = resolver.open(org, resolver.now);
     // What was set aside of a level comes on top of it.
     let changes = usage.meter.aggregation == Aggregation::Level;
     let mut content = [0; 8];
@@ -229,12 +229,14 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
         names_time: false,
         occurred_at: resolver.now,
         received_at: resolver.now,
-        day,
-        billing_period: org.billing_period(counted_at),
+        day: resolver.open(org, resolver.now),
+        own_day: org.day(resolver.now),
+        billing_period: org.billing_period(resolver.now),
         event_id: usage.reservation.into(),
         source: SOURCE.into(),
         subject: usage.subject.map(Into::into),
         correction: 0,
+        elsewhere: false,
         metered: [priced(series, usage.amount, resolver.now, changes.then(|| CHANGE.into()))?].into(),
     })
 }

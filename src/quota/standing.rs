@@ -10,14 +10,13 @@ use utoipa::ToSchema;
 
 use super::counters::{Count, CounterKey, slots_for};
 use super::limits::{Enforcement, Limit, Limits, Source};
-use super::periods;
 use super::quantity::{Quantity, Sum};
 use super::slots::{PeriodKind, Slot};
 use crate::battery::Account;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::usage::catalog::Catalog;
-use crate::usage::meters::Meter;
+use crate::usage::meters::{Meter, Unpriced};
 use crate::usage::rating;
 
 /// What somebody asks to use.
@@ -146,7 +145,7 @@ impl Applying<'_> {
             reserved: Quantity(count.reserved.shown()),
             remaining,
             exempt: self.exempt,
-            resets_at: periods::bounds(self.slot.period, self.key.period, org).1,
+            resets_at: self.key.period.bounds(self.slot.period, org).1,
         })
     }
 }
@@ -159,7 +158,7 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
         .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_limited())
 }
 
-/// The battery units that usage as asked for burns at `now`.
+/// The battery units that usage as asked for burns at `now`, rounded up to what the ledger has.
 pub(super) fn battery_units(
     catalog: &Catalog,
     meter_id: i32,
@@ -169,7 +168,16 @@ pub(super) fn battery_units(
     let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
     let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
     let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
-    let units = rate.map_or(Some(Decimal::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    // A level has its price over a time, not when it is reported.
+    let refuses = |meter: &Arc<Meter>| meter.aggregation.is_additive() && meter.unpriced == Unpriced::Refuse;
+    let refuses = catalog.meters.get(&meter_id).is_some_and(refuses);
+    if rate.is_none() && refuses && !card.rates.is_empty() {
+        let rule =
+            "fit no rate of this meter, which refuses usage without a price: give it one, or correct them";
+        return Err(Error::invalid("dimensions", rule));
+    }
+    let units = rate.map_or(Some(Sum::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    let units = units.and_then(Sum::rounded_up);
     units.ok_or_else(|| Error::invalid("amount", "burns more battery units than there can be"))
 }
 

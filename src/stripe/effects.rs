@@ -1,5 +1,5 @@
 //! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org, since when a subscription has
-//! had its prices, and a marker for whoever works on effects (see [`markers`]).
+//! had its prices, its billing periods, and a marker for whoever works on effects (see [`markers`]).
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,7 @@ use super::json::Json;
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
 use crate::billing::markers::{self, Marker};
+use crate::billing::subscription_periods::{self, SeenPeriod};
 use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
 
@@ -31,6 +32,7 @@ const MARKED: [&str; 9] = [
 pub struct Effects {
     links: Vec<Link>,
     prices: Vec<SeenPrice>,
+    periods: Vec<SeenPeriod>,
     markers: BTreeSet<Marker>,
 }
 
@@ -44,6 +46,10 @@ impl Effects {
         };
         if MARKED.contains(&object.object) {
             self.markers.insert(marker(object.object, object.id));
+        }
+        // What a price costs tells how many were bought with it.
+        if object.object == "price" {
+            self.markers.insert(markers::mapping());
         }
         if let Some(link) = shape::link(object, snapshot) {
             self.markers.insert(marker(markers::CUSTOMER, &link.customer_id));
@@ -60,6 +66,7 @@ impl Effects {
         self.prices.extend(shape::subscribed_prices(object, snapshot).into_iter().map(|price_id| {
             SeenPrice { realm: object.realm.clone(), subscription_id: object.id.to_owned(), price_id, at }
         }));
+        self.periods.extend(shape::billing_periods(object, snapshot, at));
     }
 
     /// Writes them, in the caller's transaction.
@@ -73,6 +80,7 @@ impl Effects {
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         subscriptions::write_prices(conn, &self.prices)?;
+        subscription_periods::write(conn, &self.periods)?;
         links::write(conn, &self.links, org_per_customer, now)?;
         Ok(markers::write(conn, &self.markers)?)
     }

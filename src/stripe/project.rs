@@ -236,6 +236,8 @@ fn project(
     if replaces {
         batch.payment_keys.append(&mut batch.stored_payment_keys(conn)?);
     }
+    let mut of_charges = batch.payments_of_charges(conn)?;
+    batch.payment_keys.append(&mut of_charges);
     objects::lock_payments(conn, &batch.payment_keys)?;
     batch.write(conn, replaces)?;
     effects.write(conn, options.org_per_customer, now)?;

@@ -42,6 +42,8 @@ pub enum Book {
     Levels,
     /// `quota_counters.used`; that of levels is counted from `usage_levels`.
     Quotas,
+    /// `unpriced_usage`. Only over all days, while every record is there.
+    Unpriced,
 }
 
 /// The row ids of the orgs that there are, in order.
@@ -67,7 +69,8 @@ pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
 
 impl Book {
     /// Every book, in the order in which usage is written to them.
-    pub const ALL: [Self; 5] = [Self::Rating, Self::Levels, Self::Quotas, Self::Uniques, Self::Summaries];
+    pub const ALL: [Self; 6] =
+        [Self::Rating, Self::Levels, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];
 
     /// Its table.
     #[must_use]
@@ -78,6 +81,7 @@ impl Book {
             Self::Rating => "rating_counters",
             Self::Levels => "usage_levels",
             Self::Quotas => "quota_counters",
+            Self::Unpriced => "unpriced_usage",
         }
     }
 
@@ -88,13 +92,9 @@ impl Book {
             Self::Uniques => &["org_id", "series_id", "day", "value_digest"],
             Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "month"],
             Self::Levels => &["org_id", "series_id", "subject"],
-            Self::Quotas => &["org_id", "slot_id", "subject", "period"],
+            Self::Quotas => &["org_id", "slot_id", "subject", "period", "began"],
+            Self::Unpriced => &["org_id", "series_id"],
         }
-    }
-
-    /// Whether a value is a time.
-    fn is_time(name: &str) -> bool {
-        name.ends_with("_at")
     }
 
     /// What is counted in it. A unique value is there or not: `n` stands for that.
@@ -105,6 +105,7 @@ impl Book {
             Self::Rating => &["quantity"],
             Self::Levels => &["set_value", "changes", "set_at"],
             Self::Quotas => &["used"],
+            Self::Unpriced => &["events", "quantity", "first_seen", "last_seen"],
         }
     }
 }

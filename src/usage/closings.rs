@@ -61,25 +61,8 @@ pub fn close(
 /// # Errors
 /// When the database fails.
 pub fn is_closed_by_all(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<bool> {
-    let next = month.checked_add_months(chrono::Months::new(1)).unwrap_or(month);
-    diesel::select(
-        diesel::dsl::sql::<Bool>(
-            "NOT EXISTS (
-                 SELECT FROM (SELECT DISTINCT org_id FROM daily_summaries WHERE day >= ",
-        )
-        .bind::<Date, _>(month)
-        .sql(" AND day < ")
-        .bind::<Date, _>(next)
-        .sql(
-            ") AS used
-                 WHERE NOT EXISTS (
-                     SELECT FROM usage_closings c
-                     WHERE c.org_id IN (0, used.org_id) AND c.month >= ",
-        )
-        .bind::<Date, _>(month)
-        .sql("))"),
-    )
-    .get_result(conn)
+    diesel::select(diesel::dsl::sql::<Bool>("usage_month_is_closed(").bind::<Date, _>(month).sql(")"))
+        .get_result(conn)
 }
 
 /// Closed months, the latest first.

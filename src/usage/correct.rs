@@ -1,21 +1,25 @@
 //! Corrections: taking back a usage event, or putting another in its place. Both stay visible. Owns `usage_corrections`.
 //!
-//! What is taken back is a record with the negative quantity, counted to the day of the original, or to an open one where that
-//! month is closed.
+//! What is taken back is a record with the negative quantity. It belongs to the day of the original, whose tiers and quotas it
+//! goes back to, and is posted to that day, or to an open one where that month is closed. Of meters that do not add up, what is
+//! taken back in a closed month changes nothing: the closed month stays as it was told, and nothing of it is in the open one.
 //!
 //! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do, and locks the event's
 //! key and then every row that it changes, in the order that they keep ([`ingest::lock_rows`]). Whoever wrote to such a row before
 //! has committed by then, records and all; whoever comes later adds to what the correction leaves. The corrections of one org
 //! follow each other, so that usage waits for few of them.
 
+mod charged;
+pub mod rate;
 mod recount;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer};
+use diesel::sql_types::{BigInt, Bool, Integer};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -23,12 +27,13 @@ use super::catalog::{self, Catalog};
 use super::event::{Rejection, UsageEvent};
 use super::ingest::{self, Tiers};
 use super::levels::{self, Levels};
-use super::resolve::{Caller, Metered, Resolver, Usage, Window};
+use super::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
 use super::series;
+use super::unpriced::Pricing;
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::quantity::is_bounded;
+use crate::quantity::{Sum, is_bounded};
 use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
 
 /// Advisory locks of corrections, one for each org.
@@ -109,12 +114,14 @@ pub fn amend(
     };
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
     new.correction = stored.correction + 2;
+    stored.place(&catalog, &mut new, event.cost.is_some()).map_err(refused)?;
     let mut taken = stored.taken_back(&catalog, series, correction, now)?;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
     let both: Vec<&Usage> = taken.iter().chain([&new]).collect();
     ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
-    stored.take_back(conn, &mut taken, correction, now)?;
-    Tiers::raise(conn, [&new])?.price(&mut new).map_err(refused)?;
+    let places = stored.take_back(conn, &mut taken, correction, now)?;
+    let mut tiers = Tiers::raise(conn, [&new])?;
+    charged::charge_again(&mut tiers, &mut new, &places)?;
     let mut levels = Levels::lock(conn, [&new])?;
     levels.take(&mut new).map_err(refused)?;
     ingest::write(conn, &[&new], 1, burn(now))?;
@@ -129,11 +136,24 @@ fn begin(
     held: &catalog::Held,
     correction: &Correction<'_>,
 ) -> Result<Arc<Catalog>, Error> {
+    alone(conn, correction.org.org_id)?;
+    held.hold(conn)
+}
+
+/// Has the org's corrections follow each other.
+fn alone(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
     diesel::sql_query("SELECT pg_advisory_xact_lock($1, hashint8($2))")
         .bind::<Integer, _>(LOCK)
-        .bind::<BigInt, _>(correction.org.org_id)
+        .bind::<BigInt, _>(org_id)
         .execute(conn)?;
-    held.hold(conn)
+    Ok(())
+}
+
+/// As [`alone`], without waiting: whether no other correction of the org is under way.
+fn alone_at_once(conn: &mut PgConnection, org_id: i64) -> Result<bool, Error> {
+    let lock = diesel::dsl::sql::<Bool>("pg_try_advisory_xact_lock(").bind::<Integer, _>(LOCK);
+    let lock = lock.sql(", hashint8(").bind::<BigInt, _>(org_id).sql("))");
+    Ok(diesel::select(lock).get_result(conn)?)
 }
 
 /// The event as it counts now.
@@ -149,12 +169,14 @@ struct Stored {
 struct Record {
     meter_id: i32,
     rate_card_id: Option<i32>,
+    pricing: i16,
     day: NaiveDate,
-    billing_period: Option<NaiveDate>,
+    own_day: Option<NaiveDate>,
+    billing_start: Option<DateTime<Utc>>,
     correction: i16,
     quantity: Decimal,
-    cost: Decimal,
-    battery_units: Decimal,
+    cost: Sum,
+    battery_units: Sum,
     subject: Option<String>,
     value: Option<String>,
     member: Option<String>,
@@ -184,8 +206,10 @@ impl Stored {
             .select((
                 usage_records::meter_id,
                 usage_records::rate_card_id,
+                usage_records::pricing,
                 usage_records::day,
-                usage_records::billing_period,
+                usage_records::own_day,
+                usage_records::billing_start,
                 usage_records::correction,
                 usage_records::quantity,
                 usage_records::cost,
@@ -202,7 +226,13 @@ impl Stored {
         if correction % 2 == 1 {
             return Err(Error::conflict("already_voided", "this usage event was taken back before"));
         }
-        records.retain(|record| record.correction == correction);
+        // What was priced later was replaced on one meter alone.
+        let mut last: HashMap<i32, i16> = HashMap::new();
+        for record in &records {
+            let of_meter = last.entry(record.meter_id).or_default();
+            *of_meter = record.correction.max(*of_meter);
+        }
+        records.retain(|record| record.correction % 2 == 0 && last[&record.meter_id] == record.correction);
         Ok(Self { event_key, occurred_at, correction, records })
     }
 
@@ -216,12 +246,7 @@ impl Stored {
     ) -> Result<Vec<Usage>, Error> {
         let org = correction.org;
         let taken = self.records.iter().map(|record| {
-            let (day, billing_period) = match catalog.closed_month(org.org_id) {
-                Some(closed) if record.day < next_month(closed) => {
-                    (org.day(now).max(next_month(closed)), org.billing_period(now))
-                }
-                _ => (record.day, record.billing_period),
-            };
+            let day = posted(catalog, org, record.day, now);
             Ok(Usage {
                 org: Arc::clone(org),
                 event_key: self.event_key,
@@ -230,38 +255,60 @@ impl Stored {
                 occurred_at: self.occurred_at,
                 received_at: now,
                 day,
-                billing_period,
+                own_day: record.own_day.unwrap_or(record.day),
+                billing_period: record.billing_start,
                 event_id: correction.id.into(),
                 source: correction.source.into(),
                 subject: record.subject.as_deref().map(Into::into),
-                correction: self.correction + 1,
+                correction: record.correction + 1,
+                elsewhere: day != record.day,
                 metered: [negative(catalog, held, org.org_id, record)?].into(),
             })
         });
         taken.collect()
     }
 
-    /// Writes what takes the event back. Every row that it changes is locked.
+    /// Puts what takes the event's place where that belongs, by the cards that priced it; what it is called may have changed, when
+    /// it happened has not. `has_cost`: the caller says what it costs.
+    fn place(&self, catalog: &Catalog, new: &mut Usage, has_cost: bool) -> Result<(), Rejection> {
+        let Some(first) = self.records.first() else { return Ok(()) };
+        new.own_day = first.own_day.unwrap_or(first.day);
+        new.day = posted(catalog, &new.org, first.day, new.received_at);
+        new.billing_period = first.billing_start;
+        for metered in new.metered.iter_mut().filter(|_| !has_cost) {
+            let of_meter = |record: &&Record| record.meter_id == metered.series.meter.meter_id;
+            let card = self.records.iter().find(of_meter).and_then(|record| record.rate_card_id);
+            let place = metered.series.rates.iter().position(|(rate, _)| Some(rate.rate_card_id) == card);
+            if place.is_some() {
+                let series = Arc::clone(&metered.series);
+                *metered = priced_by(series, metered.quantity, place, metered.value.take())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what takes the event back, and tells where it stood in its tiers. Every row that it changes is locked.
     fn take_back(
         &self,
         conn: &mut PgConnection,
         taken: &mut [Usage],
         correction: &Correction<'_>,
         now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<charged::Place>, Error> {
         let mut tiers = Tiers::raise(conn, taken.iter())?;
+        let mut places = Vec::new();
         for one in &mut *taken {
-            tiers.price(one).map_err(|_| too_large())?;
+            places.extend(charged::give_back(conn, &mut tiers, one)?);
             levels::take_back(conn, one)?;
         }
         ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
-        for (one, record) in taken.iter().zip(&self.records) {
-            // What a later day takes back out of a closed month goes on standing there.
-            if one.day == record.day {
-                recount::without(conn, one)?;
-            }
+        for one in taken.iter().filter(|one| !one.elsewhere) {
+            recount::without(conn, one)?;
         }
-        record(conn, correction, self.event_key, self.correction + 1, now)
+        for number in taken.iter().map(|one| one.correction) {
+            record(conn, correction, self.event_key, number, now)?;
+        }
+        Ok(places)
     }
 }
 
@@ -274,11 +321,7 @@ fn burn(now: DateTime<Utc>) -> ingest::Burn<'static> {
     ingest::Burn { terms: None, locked: None, depth: Depth::All, now }
 }
 
-fn next_month(month: NaiveDate) -> NaiveDate {
-    month.checked_add_months(chrono::Months::new(1)).unwrap_or(NaiveDate::MAX)
-}
-
-/// What takes a record back: the tiers are asked again, as other usage may have moved their bounds since.
+/// What takes a record back; what its tiers give back is asked when it is written.
 fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record) -> Result<Metered, Error> {
     let broken = |what: &str| Error::Internal(format!("a usage record of meter {}: {what}", record.meter_id));
     let meter = catalog.meters.get(&record.meter_id).ok_or_else(|| broken("no such meter"))?;
@@ -296,7 +339,7 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         let (card, rate) = &series.rates[card];
         rate.is_some_and(|rate| card.rates[rate].tiers.is_some())
     });
-    if ![record.quantity, record.cost, record.battery_units].into_iter().all(is_bounded) {
+    if !is_bounded(record.quantity) || ![record.cost, record.battery_units].into_iter().all(Sum::is_bounded) {
         return Err(too_large());
     }
     Ok(Metered {
@@ -305,6 +348,7 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         battery_units: -record.battery_units,
         card,
         tiered,
+        pricing: Pricing::of(record.pricing),
         value: record.value.as_deref().map(Into::into),
         moves: Decimal::ZERO,
         series: Arc::clone(&series),
@@ -327,6 +371,7 @@ fn record(
             usage_corrections::actor.eq(correction.actor),
             usage_corrections::reason.eq(correction.reason),
         ))
+        .on_conflict_do_nothing()
         .execute(conn)?;
     Ok(())
 }

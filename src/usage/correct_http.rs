@@ -120,7 +120,8 @@ pub struct Corrected {
 #[serde(deny_unknown_fields)]
 pub struct CloseBody {
     /// The org, by public or external id; every org when left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::not_null")]
+    #[schema(nullable = false)]
     org: Option<String>,
     /// The month, such as `2026-10`.
     month: Month,
@@ -140,7 +141,7 @@ fn check_source(source: &str) -> Result<(), Error> {
     if source.is_empty() { Ok(()) } else { check("source", source, 200) }
 }
 
-fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
+pub(super) fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
     if text.trim().is_empty() || text.chars().count() > limit || text.chars().any(char::is_control) {
         return Err(Error::invalid(
             field,

@@ -4,6 +4,7 @@ mod binary;
 mod burn;
 mod keys;
 mod locks;
+mod priced;
 mod queue;
 mod records;
 mod retold;
@@ -25,6 +26,7 @@ use super::event::{Outcome, Rejection, UsageEvent};
 use super::partitions;
 use super::resolve::{Caller, Resolver, Usage, Window};
 use super::series;
+use super::unpriced;
 use crate::answers;
 use crate::app::App;
 use crate::billing::directory::OrgContext;
@@ -39,9 +41,11 @@ pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
 pub(crate) use self::keys::{claim, key, unclaim};
 pub(super) use self::locks::lock_rows;
+pub(super) use self::priced::of_months;
 pub(super) use self::store::write;
 pub(crate) use self::store::write_rows;
 pub(crate) use self::tiers::Tiers;
+pub(super) use self::tiers::is_alone;
 pub use self::totals::value_digest;
 pub(crate) use self::totals::{counted, counted_by};
 
@@ -185,7 +189,9 @@ impl Ingest {
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
-            resolver.resolve(event, orgs.find(place, event)?)
+            let usage = resolver.resolve(event, orgs.find(place, event)?)?;
+            unpriced::refuse(&usage)?;
+            Ok(usage)
         };
         events.iter().enumerate().map(one).collect()
     }

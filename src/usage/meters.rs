@@ -71,6 +71,34 @@ impl Aggregation {
     }
 }
 
+/// What becomes of usage that none of the meter's rates fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unpriced {
+    /// It is recorded without a price, marked, and told.
+    #[default]
+    Record,
+    /// It is rejected.
+    Refuse,
+}
+
+impl Unpriced {
+    /// Its name in the database and on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Record, Self::Refuse].into_iter().find(|unpriced| unpriced.name() == name)
+    }
+}
+
 /// A meter at its newest version.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Meter {
@@ -98,6 +126,8 @@ pub struct Meter {
     /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and with every other key, a
     /// value below zero is refused: it would give back quota and cost that nobody granted.
     pub allows_negative: bool,
+    /// What becomes of usage that none of its rates fits, while it has any.
+    pub unpriced: Unpriced,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it ceased to count; what it had counted stays and can be corrected.
@@ -133,6 +163,8 @@ pub struct MeterVersion {
     pub change_field: Option<String>,
     /// When it began to count.
     pub created_at: DateTime<Utc>,
+    /// What became of usage that none of its rates fitted: `record` or `refuse`.
+    pub unpriced: String,
 }
 
 /// Which meters.
@@ -153,7 +185,7 @@ pub struct Filter<'a> {
 pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
     type Row = (
         (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
-        (i32, String, String, Option<String>, Vec<Option<String>>, bool, Option<String>),
+        (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
     );
     let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
@@ -175,6 +207,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
                 meter_versions::value_field,
                 meter_versions::dimensions,
                 meter_versions::allows_negative,
+                meter_versions::unpriced,
                 meter_versions::change_field,
             ),
         ))
@@ -194,7 +227,10 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
     let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): Row| {
         let aggregation = Aggregation::parse(&aggregation)
             .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
-        let (version, name, event_name, value_field, dimensions, allows_negative, change_field) = version;
+        let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
+            version;
+        let unpriced = Unpriced::parse(&unpriced)
+            .ok_or_else(|| Error::Internal(format!("meter {key}: unpriced usage is to be {unpriced}")))?;
         let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
         dimensions.sort();
         Ok(Meter {
@@ -209,6 +245,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
             unit,
             dimensions,
             allows_negative,
+            unpriced,
             created_at,
             archived_at,
         })
@@ -250,6 +287,7 @@ pub fn history(conn: &mut PgConnection, key: &str) -> Result<MeterHistory, Error
             meter_versions::allows_negative,
             meter_versions::change_field,
             meter_versions::created_at,
+            meter_versions::unpriced,
         ))
         .load(conn)?;
     Ok(MeterHistory { meter, versions })

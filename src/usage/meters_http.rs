@@ -137,7 +137,7 @@ fn audit(action: &'static str, meter: &Meter) -> Audit {
     let detail = json!({
         "version": meter.version, "name": meter.name, "event_name": meter.event_name, "aggregation": meter.aggregation,
         "value_field": meter.value_field, "unit": meter.unit, "dimensions": meter.dimensions,
-        "allows_negative": meter.allows_negative, "change_field": meter.change_field,
+        "allows_negative": meter.allows_negative, "unpriced": meter.unpriced, "change_field": meter.change_field,
     });
     Audit { org_id: PLATFORM, action, target: meter.key.clone(), detail }
 }

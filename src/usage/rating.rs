@@ -3,12 +3,7 @@
 use rust_decimal::Decimal;
 
 use super::rates::{Rate, RateCard, TierMode, Tiers};
-use crate::money;
-use crate::quantity::is_bounded;
-
-/// 10^18. What a month's quantity costs stays below it: with nine decimal places these are 27 digits, so that the difference of
-/// two such totals is exact.
-const TOTAL: Decimal = Decimal::from_parts(2_808_348_672, 232_830_643, 0, false, 0);
+use crate::quantity::Sum;
 
 /// The index of the card's rate for usage with these dimensions; `None`: it has no price.
 #[must_use]
@@ -41,63 +36,61 @@ pub(super) const CONDITION: &str = r"(s.dimensions @> coalesce(e.rate -> 'when',
     SELECT coalesce(jsonb_object_agg(w.key, regexp_replace(w.value, '^(0|-?[1-9][0-9]{0,14})\.0+$', '\1')), '{}')
     FROM jsonb_each_text(coalesce(e.rate -> 'when', '{}')) AS w))";
 
-/// What `quantity` more costs, rounded, when the month's quantity was `before`; `before` matters to tiers only.
+/// What `quantity` more costs, exact, when the month's quantity was `before`; `before` matters to tiers only.
 /// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are exact.
+///
+/// Nothing is rounded: what is too small for a cent, or for a billionth of one, is charged when there is enough of it.
 #[must_use]
-pub fn cost(rate: &Rate, before: Decimal, quantity: Decimal) -> Option<Decimal> {
-    match &rate.tiers {
-        None => round(rate.unit_cost.checked_mul(quantity)?),
-        // Differences of rounded totals add up to the rounded total, whatever the steps were.
-        Some(tiers) => {
-            let after = total(tiers, before.checked_add(quantity)?)?;
-            after.checked_sub(total(tiers, before)?).filter(|cost| is_bounded(*cost))
-        }
-    }
+pub fn cost(rate: &Rate, before: Sum, quantity: Decimal) -> Option<Sum> {
+    let cost = match &rate.tiers {
+        None => Sum::product(quantity, rate.unit_cost)?,
+        // Differences of exact totals add up to the total, whatever the steps were.
+        Some(tiers) => total(tiers, before + quantity)? - total(tiers, before)?,
+    };
+    Some(cost).filter(|cost| cost.is_bounded())
 }
 
-/// Battery units of `quantity`, rounded. `None` when they are too many, see [`cost`].
+/// What a month costs by the rate's tiers from one quantity to another; of a rate without tiers nothing. `None` when it is beyond
+/// what a sum holds.
 #[must_use]
-pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Decimal> {
-    round(rate.battery_units.checked_mul(quantity)?)
+pub fn between(rate: &Rate, from: Sum, to: Sum) -> Option<Sum> {
+    let Some(tiers) = &rate.tiers else { return Some(Sum::ZERO) };
+    Some(total(tiers, to)? - total(tiers, from)?)
 }
 
-/// The one rounding of costs; `None` for one that is too large.
-pub(super) fn round(amount: Decimal) -> Option<Decimal> {
-    Some(money::round_units(amount)).filter(|rounded| is_bounded(*rounded))
-}
-
-/// The same rounding of a month's total.
-fn round_total(amount: Decimal) -> Option<Decimal> {
-    Some(money::round_units(amount)).filter(|rounded| rounded.abs() < TOTAL)
+/// Battery units of `quantity`, exact. `None` when they are too many, see [`cost`].
+#[must_use]
+pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Sum> {
+    Sum::product(quantity, rate.battery_units).filter(|units| units.is_bounded())
 }
 
 /// What a month's `quantity` costs in all.
-fn total(tiers: &Tiers, quantity: Decimal) -> Option<Decimal> {
-    if quantity <= Decimal::ZERO {
-        return Some(Decimal::ZERO);
+fn total(tiers: &Tiers, quantity: Sum) -> Option<Sum> {
+    if quantity <= Sum::ZERO {
+        return Some(Sum::ZERO);
     }
     match tiers.mode {
         TierMode::Graduated => {
-            let (mut cost, mut from) = (Decimal::ZERO, Decimal::ZERO);
+            let (mut cost, mut from) = (Sum::ZERO, Sum::ZERO);
             for tier in &tiers.tiers {
-                let end = tier.up_to.map_or(quantity, |end| end.min(quantity));
-                let within = tier.unit_cost.checked_mul(end.checked_sub(from)?)?;
-                cost = cost.checked_add(within)?.checked_add(tier.flat_cost)?;
+                let end = tier.up_to.map_or(quantity, |end| quantity.at_most(end));
+                cost += (end - from).times(tier.unit_cost)? + tier.flat_cost;
                 from = end;
                 if from >= quantity {
                     break;
                 }
             }
-            round_total(cost)
+            Some(cost)
         }
         TierMode::Volume => {
-            let reached = tiers.tiers.iter().find(|tier| tier.up_to.is_none_or(|end| quantity <= end))?;
-            round_total(reached.unit_cost.checked_mul(quantity)?.checked_add(reached.flat_cost)?)
+            let fits = |end: Decimal| quantity <= Sum::from(end);
+            let reached = tiers.tiers.iter().find(|tier| tier.up_to.is_none_or(fits))?;
+            Some(quantity.times(reached.unit_cost)? + reached.flat_cost)
         }
         TierMode::Package => {
             let tier = tiers.tiers.first()?;
-            let packages = quantity.checked_div(tier.package_size?)?.ceil();
-            round_total(tier.unit_cost.checked_mul(packages)?.checked_add(tier.flat_cost)?)
+            let packages = quantity.packages(tier.package_size?)?;
+            Some(Sum::from(packages).times(tier.unit_cost)? + tier.flat_cost)
         }
     }
 }
@@ -170,8 +163,8 @@ mod tests {
             for (quantity, expected) in rows {
                 let mode = rate.tiers.as_ref().expect("tiers").mode;
                 assert_eq!(
-                    cost(&rate, Decimal::ZERO, decimal(quantity)),
-                    Some(decimal(expected)),
+                    cost(&rate, Sum::ZERO, decimal(quantity)),
+                    Some(Sum::from(decimal(expected))),
                     "{mode:?} {quantity}"
                 );
             }
@@ -193,22 +186,33 @@ mod tests {
             // Taken back below nothing
             (graduated(), "4", "-9", "-4"),
         ] {
-            let got = cost(&rate, decimal(before), decimal(quantity));
-            assert_eq!(got, Some(decimal(expected)), "{:?}: {before} and {quantity}", rate.tiers);
+            let got = cost(&rate, Sum::from(decimal(before)), decimal(quantity));
+            assert_eq!(got, Some(Sum::from(decimal(expected))), "{:?}: {before} and {quantity}", rate.tiers);
         }
     }
 
+    /// By hand: what one event costs is kept to the last place, and many of them come to what their sum costs.
     #[test]
-    fn half_goes_to_the_even_neighbour_at_nine_places() {
-        for (price, expected) in [
-            ("0.0000000005", "0"),
-            ("0.0000000015", "0.000000002"),
-            ("0.0000000025", "0.000000002"),
-            ("0.000000000999", "0.000000001"),
+    fn nothing_is_too_small_to_cost() {
+        for (price, quantity, one, million) in [
+            // 0.09 a GB, five bytes.
+            ("0.00000000009", "5", "0.00000000045", "0.00045"),
+            ("0.0000000004", "1", "0.0000000004", "0.0004"),
+            ("0.0000000006", "1", "0.0000000006", "0.0006"),
+            // Less than the twelfth place.
+            ("0.000000000001", "0.4", "0.0000000000004", "0.0000004"),
+            ("0.000000123457", "0.000001", "0.000000000000123457", "0.000000123457"),
+            ("0.00000015", "7", "0.00000105", "1.05"),
         ] {
             let rate = rate(json!({ "unit_cost": price, "battery_units": price }));
-            assert_eq!(cost(&rate, Decimal::ZERO, Decimal::ONE), Some(decimal(expected)), "{price}");
-            assert_eq!(battery_units(&rate, Decimal::NEGATIVE_ONE), Some(-decimal(expected)), "{price}");
+            let (mut costs, mut units) = (Sum::ZERO, Sum::ZERO);
+            for _ in 0..1_000_000 {
+                costs += cost(&rate, Sum::ZERO, decimal(quantity)).expect("small");
+                units += battery_units(&rate, decimal(quantity)).expect("small");
+            }
+            let once = cost(&rate, Sum::ZERO, decimal(quantity)).and_then(Sum::exact);
+            assert_eq!(once, Some(decimal(one)), "{price} × {quantity}");
+            assert_eq!([costs.exact(), units.exact()], [Some(decimal(million)); 2], "{price} × {quantity}");
         }
     }
 
@@ -216,7 +220,6 @@ mod tests {
     #[test]
     fn what_is_too_large_has_no_cost() {
         const LARGEST: &str = "999999999999999.999999999999";
-        assert_eq!(TOTAL, Decimal::from(10_i64.pow(18)));
         let tiers =
             |mode: &str, tiers: serde_json::Value| rate(json!({ "tiers": { "mode": mode, "tiers": tiers } }));
         let one_price =
@@ -236,18 +239,21 @@ mod tests {
                         ["0", "1", LARGEST, "79228162514264337593543950335", "-79228162514264337593543950335"]
                     {
                         for quantity in [decimal(quantity), -decimal(quantity)] {
-                            let cost = cost(&rate, decimal(before), quantity);
-                            assert!(cost.is_none_or(is_bounded), "{rate:?} {before} {quantity}: {cost:?}");
+                            let cost = cost(&rate, Sum::from(decimal(before)), quantity);
+                            assert!(
+                                cost.is_none_or(Sum::is_bounded),
+                                "{rate:?} {before} {quantity}: {cost:?}"
+                            );
                         }
                     }
                     let units = battery_units(&rate, decimal(quantity));
-                    assert!(units.is_none_or(is_bounded), "{rate:?} {quantity}: {units:?}");
+                    assert!(units.is_none_or(Sum::is_bounded), "{rate:?} {quantity}: {units:?}");
                 }
             }
         }
         let dear = rate(json!({ "unit_cost": "999999999999999", "battery_units": "100" }));
-        assert_eq!(cost(&dear, Decimal::ZERO, decimal("1")), Some(decimal("999999999999999")));
-        assert_eq!(cost(&dear, Decimal::ZERO, decimal("70000000000000")), None);
+        assert_eq!(cost(&dear, Sum::ZERO, decimal("1")), Some(Sum::from(decimal("999999999999999"))));
+        assert_eq!(cost(&dear, Sum::ZERO, decimal("70000000000000")), None);
         assert_eq!(battery_units(&dear, decimal("10000000000000")), None);
     }
 
@@ -308,12 +314,13 @@ mod tests {
             mode in prop::sample::select(vec![TierMode::Graduated, TierMode::Volume, TierMode::Package]),
         ) {
             let rate = crooked(mode);
-            let (mut before, mut sum) = (Decimal::ZERO, Decimal::ZERO);
+            let (mut before, mut sum, mut all) = (Sum::ZERO, Sum::ZERO, Decimal::ZERO);
             for part in &parts {
                 sum += cost(&rate, before, *part).expect("small");
-                before += part;
+                before += *part;
+                all += part;
             }
-            prop_assert_eq!(Some(sum), cost(&rate, Decimal::ZERO, before));
+            prop_assert_eq!(Some(sum), cost(&rate, Sum::ZERO, all));
         }
 
         #[test]
@@ -322,14 +329,14 @@ mod tests {
             mode in prop::sample::select(vec![None, Some(TierMode::Graduated), Some(TierMode::Volume), Some(TierMode::Package)]),
         ) {
             let rate = mode.map_or_else(|| rate(json!({ "unit_cost": "0.333333333333", "battery_units": "0.77" })), crooked);
-            let (mut before, mut costs, mut units) = (Decimal::ZERO, Decimal::ZERO, Decimal::ZERO);
+            let (mut before, mut costs, mut units) = (Sum::ZERO, Sum::ZERO, Sum::ZERO);
             let back = parts.iter().rev().map(|part| -part);
             for part in parts.iter().copied().chain(back) {
                 costs += cost(&rate, before, part).expect("small");
                 units += battery_units(&rate, part).expect("small");
                 before += part;
             }
-            prop_assert_eq!((before, costs, units), (Decimal::ZERO, Decimal::ZERO, Decimal::ZERO));
+            prop_assert_eq!((before, costs, units), (Sum::ZERO, Sum::ZERO, Sum::ZERO));
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct Record {
     pub battery_batch: Option<String>,
     /// Version of the meter's rate card that priced it.
     pub rate_card_version: Option<i32>,
+    /// The meter has prices, and none of them fits: it has no price.
+    pub unpriced: bool,
     /// 0: as reported; 1, 3, …: takes back the one before; 2, 4, …: takes its place.
     pub correction: i16,
     /// Why it was taken back or replaced.
@@ -135,6 +137,8 @@ struct Row {
     battery_batch: Option<i64>,
     #[diesel(sql_type = Nullable<Integer>)]
     rate_card_version: Option<i32>,
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    unpriced: bool,
     #[diesel(sql_type = SmallInt)]
     correction: i16,
     #[diesel(sql_type = Nullable<Text>)]
@@ -199,7 +203,7 @@ pub fn list(
     let rows: Vec<Row> = diesel::sql_query(format!(
         "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter, r.occurred_at, r.received_at, r.day,
              r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions, trim_scale(r.quantity)::text AS quantity, r.value,
-             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, r.battery_batch, k.version AS rate_card_version, r.correction, c.reason, c.actor,
+             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, r.battery_batch, k.version AS rate_card_version, r.pricing = 2 AS unpriced, r.correction, c.reason, c.actor,
              coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id ORDER BY l.version DESC LIMIT 1)) AS currency
          FROM (SELECT r.* FROM usage_records r WHERE r.org_id = $1{conditions}
                ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT {limit}) r
@@ -272,6 +276,7 @@ fn record(row: Row) -> (Position, Record) {
         battery_units: row.battery_units,
         battery_batch: row.battery_batch.map(|batch| batch.to_string()),
         rate_card_version: row.rate_card_version,
+        unpriced: row.unpriced,
         correction: row.correction,
         reason: row.reason,
         actor: row.actor,

@@ -19,8 +19,10 @@ use super::meters::{Aggregation, Meter};
 use super::rates::Rate;
 use super::rating;
 use super::series::{self, Series};
+use super::unpriced::Pricing;
 use crate::billing::directory::OrgContext;
 use crate::money;
+use crate::quantity::Sum;
 
 /// What a caller may do beyond posting usage.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +66,12 @@ pub struct Usage {
     pub occurred_at: DateTime<Utc>,
     /// When it came.
     pub received_at: DateTime<Utc>,
-    /// The local day that it is counted to.
+    /// The local day that its quantity and cost are posted to: its own, or, where that month is closed, an open one.
     pub day: NaiveDate,
-    /// First day of the billing period that it is counted to.
-    pub billing_period: Option<NaiveDate>,
+    /// The local day that it belongs to, posted there or not: its month is that of its tiers and quotas.
+    pub own_day: NaiveDate,
+    /// When the billing period began that it belongs to.
+    pub billing_period: Option<DateTime<Utc>>,
     /// The caller's id.
     pub event_id: Box<str>,
     /// Who reported it.
@@ -76,6 +80,8 @@ pub struct Usage {
     pub subject: Option<Box<str>>,
     /// 0 as reported, see `usage_records.correction`.
     pub correction: i16,
+    /// Whether it takes back what was posted to another day, as that month is closed. What does not add up then changes nowhere.
+    pub elsewhere: bool,
     /// A quantity for each meter: nearly always one.
     pub metered: SmallVec<[Metered; 1]>,
 }
@@ -87,14 +93,16 @@ pub struct Metered {
     pub series: Arc<Series>,
     /// How much; negative when usage is taken back.
     pub quantity: Decimal,
-    /// What it costs; that of tiers is known only when it is written.
-    pub cost: Decimal,
-    /// Battery units.
-    pub battery_units: Decimal,
+    /// What it costs, exact; that of tiers is known only when it is written.
+    pub cost: Sum,
+    /// Battery units, exact.
+    pub battery_units: Sum,
     /// The index in the series' `rates` of the card that priced it.
     pub card: Option<usize>,
     /// Whether the price depends on the month's quantity.
     pub tiered: bool,
+    /// By what it is priced.
+    pub pricing: Pricing,
     /// What a meter of unique values saw; of a level meter, whether it is set or changed.
     pub value: Option<Box<str>>,
     /// What it moves the present level by, see [`levels`]; told when it is written.
@@ -180,7 +188,6 @@ impl Resolver<'_> {
             self.set_cost(cost, &mut metered)?;
         }
         let content = content(event, &metered);
-        let counted_at = self.open(org, occurred_at);
         Ok(Usage {
             org: Arc::clone(org),
             event_key: event_key(&event.source, &event.id),
@@ -188,12 +195,14 @@ impl Resolver<'_> {
             names_time: event.occurred_at.is_some(),
             occurred_at,
             received_at: self.now,
-            day: counted_at.1,
-            billing_period: org.billing_period(counted_at.0),
+            day: self.open(org, occurred_at),
+            own_day: org.day(occurred_at),
+            billing_period: org.billing_period(occurred_at),
             event_id: event.id.as_ref().into(),
             source: event.source.as_ref().into(),
             subject: event.subject.as_deref().map(Into::into),
             correction: 0,
+            elsewhere: false,
             metered,
         })
     }
@@ -229,14 +238,10 @@ impl Resolver<'_> {
         Ok(at)
     }
 
-    /// The instant and the local day that usage of `at` is counted to: its own, or, in a closed month, now; where the present
-    /// month is closed too, the first day after it.
+    /// The local day that usage of `at` is posted to.
     #[must_use]
-    pub fn open(&self, org: &OrgContext, at: DateTime<Utc>) -> (DateTime<Utc>, NaiveDate) {
-        let day = org.day(at);
-        let Some(closed) = self.catalog.closed_month(org.org_id) else { return (at, day) };
-        let first_open = closed.checked_add_months(chrono::Months::new(1)).unwrap_or(NaiveDate::MAX);
-        if day >= first_open { (at, day) } else { (self.now, org.day(self.now).max(first_open)) }
+    pub fn open(&self, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
+        posted(self.catalog, org, org.day(at), self.now)
     }
 
     fn meter(
@@ -332,8 +337,9 @@ impl Resolver<'_> {
         }
         match metered {
             [one] if one.series.meter.aggregation.is_additive() => {
-                one.cost = major(cost, one).and_then(rating::round).ok_or_else(too_large)?;
-                (one.tiered, one.card) = (false, None);
+                let cost = major(cost, one).map(Sum::from).filter(|cost| cost.is_bounded());
+                one.cost = cost.ok_or_else(too_large)?;
+                (one.tiered, one.card, one.pricing) = (false, None, Pricing::Caller);
                 Ok(())
             }
             _ => Err(Rejection::new(
@@ -343,6 +349,15 @@ impl Resolver<'_> {
             )),
         }
     }
+}
+
+/// The local day that what belongs to `day` is posted to: that day, or, in a closed month, today; where the present month is closed
+/// too, the first day after it.
+#[must_use]
+pub fn posted(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime<Utc>) -> NaiveDate {
+    let Some(closed) = catalog.closed_month(org.org_id) else { return day };
+    let first_open = closed.checked_add_months(chrono::Months::new(1)).unwrap_or(NaiveDate::MAX);
+    if day >= first_open { day } else { org.day(now).max(first_open) }
 }
 
 /// `quantity` more of a series, priced as of `occurred_at`. Whatever its sign, usage gives nothing to a battery.
@@ -355,12 +370,27 @@ pub fn priced(
     occurred_at: DateTime<Utc>,
     value: Option<Box<str>>,
 ) -> Result<Metered, Rejection> {
+    let valid = series.rates.iter().position(|(card, _)| card.valid_from <= occurred_at);
+    priced_by(series, quantity, valid, value)
+}
+
+/// `quantity` more of a series, priced by the card at that place of its `rates`; tiers are asked when it is written.
+///
+/// # Errors
+/// As [`priced`].
+pub fn priced_by(
+    series: Arc<Series>,
+    quantity: Decimal,
+    card: Option<usize>,
+    value: Option<Box<str>>,
+) -> Result<Metered, Rejection> {
     let mut metered = Metered {
         quantity,
-        cost: Decimal::ZERO,
-        battery_units: Decimal::ZERO,
+        cost: Sum::ZERO,
+        battery_units: Sum::ZERO,
         card: None,
         tiered: false,
+        pricing: Pricing::Card,
         value,
         series,
         moves: Decimal::ZERO,
@@ -368,14 +398,20 @@ pub fn priced(
     if !metered.series.meter.aggregation.is_additive() {
         return Ok(metered);
     }
-    let valid = metered.series.rates.iter().position(|(card, _)| card.valid_from <= occurred_at);
-    if let Some(place) = valid
+    metered.pricing = match card.and_then(|place| metered.series.rates.get(place)) {
+        Some((_, Some(_))) => Pricing::Card,
+        // A card without any rate says that there is no price.
+        Some((card, None)) if card.rates.is_empty() => Pricing::Free,
+        None if metered.series.rates.is_empty() => Pricing::NoCard,
+        _ => Pricing::NoRate,
+    };
+    if let Some(place) = card
         && let (card, Some(rate)) = &metered.series.rates[place]
     {
         let rate = &card.rates[*rate];
         metered.tiered = rate.tiers.is_some();
         if !metered.tiered {
-            metered.cost = rating::cost(rate, Decimal::ZERO, quantity).ok_or_else(too_large)?;
+            metered.cost = rating::cost(rate, Sum::ZERO, quantity).ok_or_else(too_large)?;
         }
         let burning = quantity.max(Decimal::ZERO);
         metered.battery_units = rating::battery_units(rate, burning).ok_or_else(too_large)?;

@@ -40,7 +40,9 @@ pub struct Series {
     pub slots: Vec<Arc<Slot>>,
     /// The meter's rate cards, in the order in which they count, with the rate that fits if one does.
     pub rates: Vec<(Arc<RateCard>, Option<usize>)>,
-    /// Version of the catalogue that the two above are from.
+    /// Whether any of these rates has tiers.
+    pub has_tiers: bool,
+    /// Version of the catalogue that what is above is from.
     version: i64,
     stored: AtomicBool,
 }
@@ -77,13 +79,19 @@ impl Held {
             dimensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let slots = catalog.slots.get(&meter.meter_id).into_iter().flatten();
         let cards = catalog.rate_cards.get(&meter.meter_id).into_iter().flatten();
+        let rates: Vec<(Arc<RateCard>, Option<usize>)> =
+            cards.map(|card| (Arc::clone(card), super::rating::rate_for(card, &dimensions))).collect();
+        let tiered = |(card, rate): &(Arc<RateCard>, Option<usize>)| {
+            rate.is_some_and(|rate| card.rates[rate].tiers.is_some())
+        };
         let series = Arc::new(Series {
             org_id,
             series_id,
             meter: Arc::clone(meter),
             member: member.map(str::to_owned),
             slots: slots.filter(|slot| slot.counts(org_id, &dimensions)).cloned().collect(),
-            rates: cards.map(|card| (Arc::clone(card), super::rating::rate_for(card, &dimensions))).collect(),
+            has_tiers: rates.iter().any(tiered),
+            rates,
             dimensions,
             version: catalog.version,
             stored: AtomicBool::new(stored),

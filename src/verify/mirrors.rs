@@ -41,6 +41,7 @@ pub const DERIVED: &[&str] = &[
     "refunds",
     "stripe_objects",
     "subscription_items",
+    "subscription_periods",
     "subscription_prices",
     "subscriptions",
     "tax_rates",
@@ -130,7 +131,7 @@ fn replay(
             compare(conn, table, "*", meant, &mut report)?;
         }
         // What the API linked is an input, the rest of a link is derived.
-        let derived = "account, livemode, customer_id, metadata_ref, session_ref, session_key";
+        let derived = "account, livemode, customer_id, metadata_ref, session_ref, session_key, trusted";
         let meant = "coalesce(metadata_ref, session_ref, session_key) IS NOT NULL";
         compare(conn, "stripe_customer_links", derived, meant, &mut report)
     })?;

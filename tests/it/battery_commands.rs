@@ -37,11 +37,11 @@ fn daily(database: &Database, orgs: &[&str]) {
     );
     for org in orgs {
         database.execute(&format!(
-            "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', true, 'cus_{org}', '{org}');
+            "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_{org}', '{org}');
              INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created)
-                 VALUES ('', true, 'sub_{org}', 'cus_{org}', 'active', true, '2026-01-01');
+                 VALUES ('', false, 'sub_{org}', 'cus_{org}', 'active', true, '2026-01-01');
              INSERT INTO subscription_items (account, livemode, subscription_id, item_number, price_id)
-                 VALUES ('', true, 'sub_{org}', 0, 'price_day')"
+                 VALUES ('', false, 'sub_{org}', 0, 'price_day')"
         ));
     }
     database.execute("UPDATE catalog SET version = version + 1; NOTIFY coulomb_orgs");

@@ -34,7 +34,7 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     assert_eq!(status, 200, "{bare}");
     assert_eq!(
         bare,
-        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null, "quotas": [],
+        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null, "paying": [], "quotas": [],
                 "battery": { "balance": "0", "reserved": "0", "available": "0", "debt_limit": null, "daily_allowance": "0" } })
     );
     let body = json!({
@@ -61,7 +61,7 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     let line = |n: usize, fields: &[&str]| {
         fields.iter().map(|field| all["quotas"][n][*field].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(all["plan"], json!({ "id": "pro", "name": "Pro", "version": 1 }));
+    assert_eq!(all["plan"], json!({ "id": "pro", "name": "Pro", "version": 1, "default": false }));
     assert_eq!(
         (&all["features"], &all["plan_until"]),
         (&json!({ "sso": true, "seats": 5 }), &json!("2026-03-24T12:00:00Z"))
@@ -142,7 +142,7 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     let (_, all) = daemon.get(path, &key).await;
     assert_eq!(
         (&all["plan"], &all["features"]["sso"]),
-        (&json!({ "id": "pro", "name": "Pro 2", "version": 1 }), &json!(true))
+        (&json!({ "id": "pro", "name": "Pro 2", "version": 1, "default": false }), &json!(true))
     );
     assert_eq!(all["quotas"].as_array().map(Vec::len), Some(4));
     // The trial is over: the plan's limits are gone at once, the org's own stays.

@@ -5,6 +5,7 @@ mod amounts;
 mod clock;
 mod corrections;
 mod flood;
+mod full_disk;
 mod log;
 mod lost_commit;
 mod panics;

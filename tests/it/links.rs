@@ -73,28 +73,35 @@ async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
         assert_eq!((status, &problem["field"]), (400, &json!(field)), "{what}: {problem}");
     }
     // Nobody has heard of it: the mode must be told, and the answer says so.
-    let (status, org) = send(Method::PUT, "acme/stripe_customers/cus_far?livemode=true").await;
-    let far = |known: bool| json!({ "account": "", "livemode": true, "id": "cus_far", "known": known });
+    let (status, org) =
+        send(Method::PUT, "acme/stripe_customers/cus_far?account=acct_1&livemode=false").await;
+    let far =
+        |known: bool| json!({ "account": "acct_1", "livemode": false, "id": "cus_far", "known": known });
     assert_eq!((status, &org["id"], &org["customers"]), (200, &json!(acme), &json!([far(false)])), "{org}");
     assert!(database.run(&["verify"]).is_empty(), "a link is an input: nothing is derived from it yet");
+    // What does not act is linked to nobody.
+    for what in ["cus_far?livemode=true", "cus_far?livemode=false&account=acct_stranger"] {
+        let (status, problem) = send(Method::PUT, &format!("acme/stripe_customers/{what}")).await;
+        assert_eq!((status, &problem["code"]), (409, &json!("realm_not_trusted")), "{what}: {problem}");
+    }
     // Stripe tells of a customer in test mode, where it is then meant.
     daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_1", None))).await;
     daemon.projected().await;
     let (status, org) = send(Method::PUT, "acme/stripe_customers/cus_1").await;
     let known = json!({ "account": "", "livemode": false, "id": "cus_1", "known": true });
     assert_eq!((status, &org["customers"]), (200, &json!([known, far(false)])), "{org}");
-    // In the other mode it is another customer, of whom nobody has heard.
-    let (_, org) = send(Method::PUT, "acme/stripe_customers/cus_1?livemode=true").await;
-    let unheard = json!({ "account": "", "livemode": true, "id": "cus_1", "known": false });
+    // In another account it is another customer, of whom nobody has heard.
+    let (_, org) = send(Method::PUT, "acme/stripe_customers/cus_1?account=acct_1&livemode=false").await;
+    let unheard = json!({ "account": "acct_1", "livemode": false, "id": "cus_1", "known": false });
     assert_eq!(org["customers"], json!([known, unheard, far(false)]), "{org}");
     // What is taken back must be there, and which of two is meant must be told.
     let (status, problem) = send(Method::DELETE, "acme/stripe_customers/cus_1").await;
-    assert_eq!((status, &problem["field"]), (400, &json!("livemode")), "{problem}");
+    assert_eq!((status, &problem["field"]), (400, &json!("account")), "{problem}");
     for what in ["bolt/stripe_customers/cus_far", "acme/stripe_customers/cus_none"] {
         assert_eq!(send(Method::DELETE, what).await.0, 404, "{what}");
     }
     for (what, left) in [
-        ("acme/stripe_customers/cus_1?livemode=true", json!([known, far(false)])),
+        ("acme/stripe_customers/cus_1?account=acct_1&livemode=false", json!([known, far(false)])),
         ("acme/stripe_customers/cus_1", json!([far(false)])),
         ("acme/stripe_customers/cus_far", json!([])),
     ] {

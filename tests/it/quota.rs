@@ -487,6 +487,8 @@ async fn a_billing_period_follows_the_subscription() {
         "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
          INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created, current_period_start, current_period_end)
          VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(), date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days');
+         INSERT INTO subscription_periods
+         SELECT account, livemode, id, '', current_period_start, current_period_end, NULL, 0, created, created FROM subscriptions;
          NOTIFY coulomb_orgs",
     );
     tokio::time::sleep(Duration::from_millis(1100)).await;

@@ -356,9 +356,9 @@ async fn running_periods_say_when_they_begin_and_end() {
     assert_eq!(current["billing"], Value::Null);
     // A subscription whose period began yesterday, in the middle of a day: that day is counted to it as a whole.
     database.execute(
-        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', true, 'cus_1', 'acme');
+        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
          INSERT INTO subscriptions (account, livemode, id, customer_id, status, current_period_start, current_period_end, items_complete)
-         VALUES ('', true, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days', true);
+         VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days', true);
          NOTIFY coulomb_orgs",
     );
     put(&database, &row("acme", "tokens", "b", &(now - chrono::TimeDelta::days(1)).to_rfc3339(), "3"));

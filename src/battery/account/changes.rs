@@ -7,6 +7,7 @@ use super::{Account, Note};
 use crate::battery::entries::Kind;
 use crate::battery::grants::{Grant, Source, State};
 use crate::ids;
+use crate::quantity::Sum;
 
 impl Account {
     /// Takes note of units that are admitted and will be used up together, later in this transaction.
@@ -19,8 +20,16 @@ impl Account {
         self.pending = Decimal::ZERO;
     }
 
-    /// Burns units of usage; below zero it gives them back.
-    pub fn use_up(&mut self, units: Decimal, note: Note, now: DateTime<Utc>) {
+    /// Burns units of usage; below zero it gives them back. The ledger has 12 decimal places and usage up to 24: what is less than
+    /// the last of them is carried to the next burn, so that no usage is too small to burn.
+    pub fn use_up(&mut self, units: impl Into<Sum>, note: Note, now: DateTime<Utc>) {
+        let (whole, carried) = (units.into() + self.carried).split();
+        self.changed |= carried != self.carried;
+        self.carried = carried;
+        let Some(units) = whole.exact() else {
+            self.full = true;
+            return;
+        };
         if units > Decimal::ZERO {
             self.burn(Kind::Usage, units, note, now);
         } else if units < Decimal::ZERO {

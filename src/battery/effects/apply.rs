@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Jsonb, Numeric, Text};
+use diesel::sql_types::{Array, BigInt, Jsonb, Numeric, Text, Untyped};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::facts::Facts;
 use super::returns::{Cause, CauseKind, Counted};
 use super::targets::{self, Expiry, NewClaim, Outcome, Take};
 use super::waiting::{self, Waits};
-use super::{Source, judge, mark, mark_siblings};
+use super::{Source, judge, mark, mark_siblings, trace};
 use crate::battery::account::{Account, NewGrant, Note};
 use crate::battery::{Accounts, Kind as EntryKind};
 use crate::config::Proration;
@@ -29,6 +29,10 @@ statement!(Grants -> (BigInt, BigInt, Numeric, BigInt):
 statement!(Returns -> (BigInt, BigInt, Text, Text, BigInt, Numeric):
     "SELECT r.org_id, r.grant_number, r.cause_kind, r.cause_id, r.minor, r.units FROM unnest(?, ?) AS k (o, n)
      JOIN battery_returns r ON r.org_id = k.o AND r.grant_number = k.n");
+
+statement!(Settle -> Untyped:
+    "UPDATE battery_effects e SET paid_minor = k.paid FROM unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, paid)
+     WHERE (e.source_id, e.source_kind, e.account, e.livemode) = (k.id, k.kind, k.account, k.livemode)");
 
 /// What is counted against these grants.
 pub(super) fn book(conn: &mut PgConnection, grants: &BTreeSet<(i64, i64)>) -> Result<Book, Error> {
@@ -64,11 +68,17 @@ pub(super) fn apply(
     let grants = facts.values().flat_map(|facts| {
         let org = targets::org_of(facts);
         let claimed = facts.claims.iter().filter_map(|claim| Some((claim.org_id, claim.grant?)));
-        let holders = facts.lines.iter().filter_map(move |line| Some((org?, line.holder?)));
+        let holders = facts.lines.iter().flat_map(|line| &line.holders);
+        let holders = holders.filter_map(move |holder| Some((org?, holder.number)));
         claimed.chain(holders)
     });
-    let mut work =
-        Work { book: book(conn, &grants.collect())?, claims: Vec::new(), returns: Vec::new(), now };
+    let mut work = Work {
+        book: book(conn, &grants.collect())?,
+        claims: Vec::new(),
+        returns: Vec::new(),
+        settled: Vec::new(),
+        now,
+    };
     let (mut again, mut subscriptions, mut granted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let judged = |(source, facts)| Ok((source, facts, judge::outcome(source, facts, proration, now)?));
     let judged: Vec<(&Source, &Facts, Outcome)> = facts.iter().map(judged).collect::<Result<_, Error>>()?;
@@ -96,7 +106,10 @@ pub(super) fn apply(
                 .filter_map(|grant| grant.subscription.clone()),
         );
         if let Some(account) = account {
-            work.source(account, source, facts, outcome)?;
+            let undone = work.source(account, source, facts, outcome)?;
+            // Unused time is then held by another grant.
+            granted
+                .extend(facts.lines.iter().filter(|_| undone).filter_map(|line| line.subscription.clone()));
         }
         waits.add(source, facts, &outcome.waits);
     }
@@ -117,32 +130,88 @@ struct Work {
     claims: Vec<Value>,
     /// What changed of `battery_returns`.
     returns: Vec<(i64, i64, CauseKind, String)>,
+    /// Sources that were settled with another amount than was counted.
+    settled: Vec<(Source, i64)>,
     now: DateTime<Utc>,
 }
 
 impl Work {
+    /// Applies a source; whether it was found out now that nothing is left of it, or that something is.
     fn source(
         &mut self,
         account: &mut Account,
         source: &Source,
         facts: &Facts,
         outcome: &Outcome,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut own: Vec<i64> = facts
             .claims
             .iter()
             .filter(|claim| claim.units > Decimal::ZERO)
             .filter_map(|claim| claim.grant)
             .collect();
-        let paid = targets::paid(facts);
+        let paid = targets::settled(facts);
+        if facts.claims.iter().any(|claim| claim.paid != paid.0) {
+            self.settled.push((source.clone(), paid.0));
+        }
         for new in &outcome.grants {
             own.extend(self.grant(account, source, &paid, new)?);
         }
+        self.count_unused(account, source, facts)?;
         for take in &outcome.takes {
             self.take(account, source, &paid, take)?;
         }
+        let mut undone = false;
         for number in &own {
+            self.count_settled(account, source, *number, paid.0)?;
+            undone |= self.count_undone(account, source, *number, targets::is_undone(facts))?;
             self.count_returned(account, source, *number, &facts.returned)?;
+        }
+        Ok(undone)
+    }
+
+    /// Counts what the source of a grant was settled with.
+    fn count_settled(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        number: i64,
+        paid: i64,
+    ) -> Result<(), Error> {
+        let Some(counted) = self.book.get_mut(&(account.org_id, number)) else { return Ok(()) };
+        let more = counted.settle(paid)?;
+        let link = link(source, source.kind.name(), &source.id);
+        self.move_units(account, number, more, source.kind.name(), &link)
+    }
+
+    /// Counts that nothing of the sale of a grant is left, or that it stands; whether that is news.
+    fn count_undone(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        number: i64,
+        undone: bool,
+    ) -> Result<bool, Error> {
+        let Some(counted) = self.book.get(&(account.org_id, number)) else { return Ok(false) };
+        let units = if undone { counted.amount } else { Decimal::ZERO };
+        let before = counted
+            .causes
+            .get(&(CauseKind::Invoice, source.id.clone()))
+            .map_or(Decimal::ZERO, |cause| cause.1);
+        let link = link(source, source.kind.name(), &source.id);
+        self.count(account, number, (CauseKind::Invoice, &source.id), (0, units), &link)?;
+        Ok(before != units)
+    }
+
+    /// Counts the unused time that lines of the source took from other grants, unless nothing of the source is left.
+    fn count_unused(&mut self, account: &mut Account, source: &Source, facts: &Facts) -> Result<(), Error> {
+        let undone = targets::is_undone(facts);
+        for claim in facts.claims.iter().filter(|claim| claim.units < Decimal::ZERO) {
+            let Some(number) = claim.grant else { continue };
+            let units = if undone { Decimal::ZERO } else { -claim.units };
+            let cause = key(source, &claim.line);
+            let link = link(source, source.kind.name(), &source.id);
+            self.count(account, number, (CauseKind::Proration, &cause), (0, units), &link)?;
         }
         Ok(())
     }
@@ -253,7 +322,19 @@ impl Work {
         let Some(counted) = self.book.get_mut(&(account.org_id, number)) else { return Ok(()) };
         let Some(more) = counted.count(kind, id, minor, units)? else { return Ok(()) };
         self.returns.push((account.org_id, number, kind, id.to_owned()));
-        let note = Note { link: Some(link.clone()), ..Note::of(kind.name()) };
+        self.move_units(account, number, more, kind.name(), link)
+    }
+
+    /// Takes units of a grant back, or (below zero) gives them again.
+    fn move_units(
+        &mut self,
+        account: &mut Account,
+        number: i64,
+        more: Decimal,
+        cause: &str,
+        link: &Value,
+    ) -> Result<(), Error> {
+        let note = Note { link: Some(link.clone()), ..Note::of(cause) };
         if more > Decimal::ZERO {
             if !account.claw_back(number, more, note, self.now) {
                 return Err(Error::Internal(format!("grant {number} of org {} is gone", account.org_id)));
@@ -282,6 +363,11 @@ impl Work {
             )
             .bind::<Jsonb, _>(Value::Array(known))
             .execute(conn)?;
+        }
+        if !self.settled.is_empty() {
+            let (sources, paid): (Vec<&Source>, Vec<i64>) =
+                self.settled.iter().map(|(source, paid)| (source, *paid)).unzip();
+            trace::bound(Prepared::<Settle>::new(), &sources, true).bind::<BigInt, _>(paid).execute(conn)?;
         }
         let changed: BTreeSet<(i64, i64, CauseKind, String)> = self.returns.into_iter().collect();
         if changed.is_empty() {

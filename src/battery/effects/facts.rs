@@ -14,6 +14,7 @@ use super::look::{invoices, payments};
 use super::returns::Cause;
 use super::trace::{bound, each};
 use super::{Source, targets};
+use crate::billing::trust::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
@@ -27,12 +28,14 @@ pub struct Facts {
     pub lines: Vec<Line>,
     /// The checkout session that it was paid in, or that is the source: of several the first that is paid.
     pub session: Option<Session>,
-    /// The payment intent, where the source is one.
+    /// The payment intent, where the source is one or its session has one.
     pub intent: Option<Intent>,
     /// An invoice owns the payment, or (of an invoice) the payment has granted already.
     pub owned_elsewhere: bool,
     /// The org that its customer is linked to.
     pub org_id: Option<i64>,
+    /// Its realm does not act: nothing comes of it but of what came before.
+    pub idle: bool,
     /// Its customer.
     pub customer_id: Option<String>,
     /// The name under which its org is looked for.
@@ -53,6 +56,12 @@ pub struct Invoice {
     pub billing_reason: Option<String>,
     pub currency: Option<String>,
     pub amount_paid: Option<i64>,
+    /// What was asked, after discounts and with taxes.
+    pub total: Option<i64>,
+    /// What credit notes took off before it was paid, as it says itself.
+    pub reduced: Option<i64>,
+    /// The same as those credit notes say that are known.
+    pub notes: Option<i64>,
     pub created: Option<DateTime<Utc>>,
     /// When it was paid, as far as known.
     pub paid_at: Option<DateTime<Utc>>,
@@ -73,7 +82,19 @@ pub struct Line {
     pub price: Option<String>,
     pub product: Option<String>,
     pub subscription: Option<String>,
+    /// The subscription's item.
+    pub item: Option<String>,
     pub proration: Option<bool>,
+    /// Sum of its discounts.
+    pub discount: Option<i64>,
+    /// `licensed` or `metered`: as the line itself says, as the price does, as the item of the subscription does.
+    pub usage_type: Option<String>,
+    pub price_usage: Option<String>,
+    pub item_usage: Option<String>,
+    /// Whether one of its price costs something; none where no one has told.
+    pub costs: Option<bool>,
+    /// Another product of the same Stripe account sells it, unless its price buys something here.
+    pub ignored: bool,
     /// The plan that its price or product buys.
     pub plan: Option<Plan>,
     /// The pack that its price buys.
@@ -82,16 +103,29 @@ pub struct Line {
     pub mirrored: Option<Mirrored>,
     /// Of a proration: the whole period that it is a part of.
     pub full: Option<Period>,
-    /// Of a proration: the grant that holds the units of its plan and time.
-    pub holder: Option<i64>,
+    /// Of a proration: the grants that hold units of what it bought and of its time, the latest first.
+    pub holders: Vec<Holder>,
     /// Of a proration: the interval of its price, `month`, `year`, … and how many of them.
     pub interval: Option<(String, i32)>,
 }
 
+/// A grant that holds units of a time.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Holder {
+    pub number: i64,
+    pub start: DateTime<Utc>,
+    pub end: DateTime<Utc>,
+}
+
 /// A plan as a subscription may have it.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Plan {
     pub id: String,
+    /// It is the price that buys it, not the product.
+    pub by_price: bool,
+    /// An item of the subscription with a licensed price buys it.
+    pub licensed_beside: bool,
     /// The version that an operator has moved the subscription to.
     pub moved: Option<i32>,
     /// Since when the subscription has had the price.
@@ -118,6 +152,12 @@ pub struct Pack {
     pub units: Decimal,
     pub days: Option<i32>,
     pub priority: Option<i16>,
+    /// What one costs, in minor units of the session's currency, by each of its prices that is known.
+    #[serde(default)]
+    pub prices: Option<Vec<i64>>,
+    /// Whether it has prices at all, known or not.
+    #[serde(default)]
+    pub has_price: bool,
 }
 
 /// The trial of a subscription.
@@ -125,6 +165,14 @@ pub struct Pack {
 pub struct Mirrored {
     pub trial_start: Option<DateTime<Utc>>,
     pub trial_end: Option<DateTime<Utc>>,
+}
+
+impl Mirrored {
+    /// Whether a period that begins then is one of its trial.
+    pub(super) fn is_trial(&self, start: DateTime<Utc>) -> bool {
+        self.trial_start.is_some_and(|from| from <= start)
+            && self.trial_end.is_some_and(|until| start < until)
+    }
 }
 
 /// `[start, end)`.
@@ -140,9 +188,13 @@ pub struct Period {
 pub struct Session {
     pub mode: Option<String>,
     pub payment_status: Option<String>,
+    /// Before discounts and tax.
+    pub amount_subtotal: Option<i64>,
     pub amount_total: Option<i64>,
     pub currency: Option<String>,
     pub payment_link: Option<String>,
+    /// Another product of the same Stripe account sells by its payment link, or by the price that its metadata names.
+    pub ignored: bool,
     pub named: Named,
 }
 
@@ -154,6 +206,13 @@ pub struct Intent {
     pub amount_received: Option<i64>,
     pub currency: Option<String>,
     pub named: Named,
+}
+
+impl Intent {
+    /// Whether the money was taken.
+    pub(super) fn is_paid(&self) -> bool {
+        self.status.as_deref() == Some("succeeded")
+    }
 }
 
 /// What metadata names, and the packs that are found by that.
@@ -177,6 +236,14 @@ pub struct Claim {
     pub grant: Option<i64>,
     pub units: Decimal,
     pub what: String,
+    /// The time that it is for.
+    #[serde(default)]
+    pub start: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub end: Option<DateTime<Utc>>,
+    /// What the source was settled with when that was last counted.
+    #[serde(default)]
+    pub paid: i64,
 }
 
 /// A line that waits.
@@ -187,6 +254,8 @@ pub struct Waiting {
     pub dismissed: bool,
     pub org: Option<i64>,
     pub pack: Option<Pack>,
+    #[serde(default)]
+    pub quantity: Option<i64>,
 }
 
 // Not jsonb: PostgreSQL would take it apart and put it together again for each object within another.
@@ -201,15 +270,28 @@ macro_rules! pack {
     };
 }
 
+/// The same with what one costs in the currency of the session `s`.
+macro_rules! sold_pack {
+    ($only:literal) => {
+        concat!(
+            "json_build_object('id', b.pack_id, 'units', b.units::text, 'days', b.expires_after_days, 'priority', b.priority, ",
+            "'has_price', EXISTS (SELECT FROM battery_pack_stripe_prices o WHERE o.pack_id = b.pack_id), ",
+            "'prices', (SELECT json_agg(DISTINCT p.unit_amount) FROM battery_pack_stripe_prices o JOIN prices p ON p.id = o.price_id ",
+            "WHERE o.pack_id = b.pack_id AND p.account = k.account AND p.livemode = k.livemode AND p.currency = s.currency ",
+            "AND p.unit_amount > 0 AND p.recurring_interval IS NULL", $only, "))"
+        )
+    };
+}
+
 /// What metadata `$m` names.
 macro_rules! named {
-    ($m:literal, $link:literal) => {
+    ($m:literal, $link:literal, $pack:expr, $priced:expr) => {
         concat!(
             "json_build_object('metadata', ", $m,
-            ", 'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = ", $m, "->>'battery_pack'), ",
-            "'priced', (SELECT ", pack!(), " FROM battery_pack_stripe_prices m JOIN battery_packs b USING (pack_id) ",
+            ", 'pack', (SELECT ", $pack, " FROM battery_packs b WHERE b.pack_id = ", $m, "->>'battery_pack'), ",
+            "'priced', (SELECT ", $priced, " FROM battery_pack_stripe_prices m JOIN battery_packs b USING (pack_id) ",
                 "WHERE m.price_id = coalesce(", $m, "->>'price', ", $m, "->>'price_id')), ",
-            "'linked', (SELECT ", pack!(), " FROM battery_pack_payment_links m JOIN battery_packs b USING (pack_id) WHERE m.payment_link_id = ", $link, "))"
+            "'linked', (SELECT ", $pack, " FROM battery_pack_payment_links m JOIN battery_packs b USING (pack_id) WHERE m.payment_link_id = ", $link, "))"
         )
     };
 }
@@ -217,8 +299,11 @@ macro_rules! named {
 macro_rules! session {
     () => {
         concat!(
-            "json_build_object('mode', s.mode, 'payment_status', s.payment_status, 'amount_total', s.amount_total, 'currency', s.currency, ",
-            "'payment_link', s.payment_link_id, 'named', ", named!("s.metadata", "s.payment_link_id"), ")"
+            "json_build_object('mode', s.mode, 'payment_status', s.payment_status, 'amount_subtotal', s.amount_subtotal, ",
+            "'amount_total', s.amount_total, 'currency', s.currency, 'payment_link', s.payment_link_id, ",
+            "'ignored', EXISTS (SELECT FROM battery_effects_ignored n WHERE (n.kind, n.id) = ('payment_link', s.payment_link_id) ",
+                "OR (n.kind, n.id) = ('price', coalesce(s.metadata->>'price', s.metadata->>'price_id'))), ",
+            "'named', ", named!("s.metadata", "s.payment_link_id", sold_pack!(""), sold_pack!(" AND p.id = m.price_id")), ")"
         )
     };
 }
@@ -227,8 +312,11 @@ macro_rules! session {
 statement!(Invoices -> DocTypes: concat!(
     "SELECT k.account, k.livemode, 'invoice', k.id, json_build_object(
         'invoice', json_build_object('status', i.status, 'billing_reason', i.billing_reason, 'currency', i.currency, 'amount_paid', i.amount_paid,
+            'total', i.total, 'reduced', i.pre_payment_credit_notes_amount,
+            'notes', (SELECT sum(n.pre_payment_amount) FROM credit_notes n WHERE n.invoice_id = k.id AND n.account IS NOT DISTINCT FROM k.account
+                AND n.livemode IS NOT DISTINCT FROM k.livemode AND n.status IS DISTINCT FROM 'void'),
             'created', i.created, 'paid_at', coalesce(i.paid_at, i.finalized_at, i.created), 'lines_complete', i.lines_complete),
-        'customer_id', i.customer_id, 'org_ref', link.ref, 'org_id', r.org_id,
+        'customer_id', i.customer_id, 'org_ref', link.ref, 'org_id', r.org_id, 'idle', NOT ", acts!("k"), ",
         'owned_elsewhere', EXISTS (
             SELECT FROM (
                 SELECT p.payment_intent_id AS id FROM payments p WHERE p.invoice_id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode
@@ -237,10 +325,20 @@ statement!(Invoices -> DocTypes: concat!(
                 UNION ALL SELECT i.payment_intent_id) p
             CROSS JOIN LATERAL (SELECT FROM battery_effects e WHERE e.source_id = p.id AND e.source_kind = 'payment_intent' AND e.account = k.account AND e.livemode = k.livemode OFFSET 0) e),
         'session', (SELECT ", session!(), " FROM checkout_sessions s WHERE s.invoice_id = k.id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode
-            ORDER BY s.payment_status = 'paid' DESC NULLS LAST, s.created, s.id LIMIT 1),
+            ORDER BY s.payment_status IN ('paid', 'no_payment_required') DESC NULLS LAST, s.created, s.id LIMIT 1),
         'lines', coalesce((SELECT json_agg(json_build_object('id', l.id, 'kind', l.type, 'amount', l.amount, 'quantity', l.quantity, 'description', l.description,
             'start', l.period_start, 'end', l.period_end, 'price', l.price_id, 'product', l.product_id, 'subscription', l.subscription_id, 'proration', l.proration,
-            'plan', CASE WHEN m.plan_id IS NOT NULL THEN json_build_object('id', m.plan_id,
+            'item', l.subscription_item_id, 'discount', l.discount_amount, 'usage_type', l.usage_type, 'price_usage', c.usage_type, 'costs', c.costs,
+            'item_usage', (SELECT y.usage_type FROM subscription_items y WHERE y.account = k.account AND y.livemode = k.livemode
+                AND y.subscription_id = l.subscription_id AND y.id = l.subscription_item_id AND y.price_id = l.price_id LIMIT 1),
+            'ignored', EXISTS (SELECT FROM battery_effects_ignored n WHERE (n.kind, n.id) = ('price', l.price_id) OR (n.kind, n.id) = ('product', l.product_id)),
+            'plan', CASE WHEN m.plan_id IS NOT NULL THEN json_build_object('id', m.plan_id, 'by_price', m.by_price,
+                'licensed_beside', EXISTS (SELECT FROM subscription_items y
+                    LEFT JOIN prices p ON p.account = y.account AND p.livemode = y.livemode AND p.id = y.price_id
+                    LEFT JOIN plan_stripe_prices bp ON bp.price_id = y.price_id LEFT JOIN plan_stripe_products bo ON bo.product_id = y.product_id
+                    WHERE y.account = k.account AND y.livemode = k.livemode AND y.subscription_id = l.subscription_id
+                      AND y.id IS DISTINCT FROM l.subscription_item_id AND coalesce(bp.plan_id, bo.plan_id) = m.plan_id
+                      AND coalesce(y.usage_type, p.recurring_usage_type) = 'licensed'),
                 'moved', (SELECT v.version FROM subscription_moves v WHERE (v.account, v.livemode, v.subscription_id, v.plan_id) = (k.account, k.livemode, l.subscription_id, m.plan_id)),
                 'since', (SELECT v.since FROM subscription_prices v WHERE (v.account, v.livemode, v.subscription_id, v.price_id) = (k.account, k.livemode, l.subscription_id, l.price_id)),
                 'versions', coalesce((SELECT json_agg(json_build_object('version', v.version, 'created_at', v.created_at, 'units', v.battery_units::text,
@@ -254,40 +352,50 @@ statement!(Invoices -> DocTypes: concat!(
                 WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account AND j.livemode IS NOT DISTINCT FROM k.livemode AND j.status = 'paid'
                   AND f.subscription_id = l.subscription_id AND f.proration IS NOT TRUE AND f.type IS DISTINCT FROM 'invoiceitem'
                   AND f.period_start <= l.period_start AND f.period_end >= l.period_end AND f.period_start < f.period_end
-                ORDER BY f.period_end - f.period_start, f.period_start LIMIT 1) END,
-            'holder', CASE WHEN l.proration THEN (SELECT e.grant_number FROM battery_effects e
-                WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode AND e.plan_id = m.plan_id AND e.units > 0
-                  AND e.source_id <> k.id AND e.period_start <= l.period_start AND e.period_end >= l.period_end
+                ORDER BY f.subscription_item_id IS NOT DISTINCT FROM l.subscription_item_id DESC, f.period_end - f.period_start, f.period_start LIMIT 1) END,
+            'holders', CASE WHEN l.proration THEN (SELECT coalesce(json_agg(json_build_object('number', e.grant_number, 'start', e.period_start, 'end', e.period_end)
+                    ORDER BY e.period_start DESC, e.source_id, e.line), '[]') FROM battery_effects e
+                WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode
+                  AND (e.plan_id = m.plan_id OR e.pack_id = pk.pack_id AND e.price_id = l.price_id) AND e.units > 0 AND e.grant_number IS NOT NULL
+                  AND e.source_id <> k.id AND e.period_start < l.period_end AND e.period_end > l.period_start
+                  AND EXISTS (SELECT FROM invoices h WHERE h.id = e.source_id AND h.account IS NOT DISTINCT FROM k.account
+                      AND h.livemode IS NOT DISTINCT FROM k.livemode AND h.status = 'paid' OFFSET 0)
                   AND e.org_id = coalesce((SELECT min(o.org_id) FROM battery_effects o WHERE o.source_id = k.id AND o.source_kind = 'invoice'
-                      AND o.account = k.account AND o.livemode = k.livemode), r.org_id)
-                ORDER BY e.period_start DESC, e.source_id, e.line LIMIT 1) END,
+                      AND o.account = k.account AND o.livemode = k.livemode), r.org_id)) ELSE '[]' END,
             'interval', CASE WHEN l.proration THEN (SELECT json_build_array(p.recurring_interval, coalesce(p.recurring_interval_count, 1)) FROM prices p
                 WHERE p.id = l.price_id AND p.account = k.account AND p.livemode = k.livemode AND p.recurring_interval IS NOT NULL) END
             ) ORDER BY l.line_number)
-            FROM invoice_lines l LEFT JOIN LATERAL (SELECT coalesce((SELECT q.plan_id FROM plan_stripe_prices q WHERE q.price_id = l.price_id),
-                (SELECT q.plan_id FROM plan_stripe_products q WHERE q.product_id = l.product_id)) AS plan_id) m ON true
+            FROM invoice_lines l
+            LEFT JOIN LATERAL (SELECT coalesce(by_price, by_product) AS plan_id, by_price IS NOT NULL AS by_price
+                FROM (SELECT (SELECT q.plan_id FROM plan_stripe_prices q WHERE q.price_id = l.price_id) AS by_price,
+                    (SELECT q.plan_id FROM plan_stripe_products q WHERE q.product_id = l.product_id) AS by_product) m) m ON true
+            LEFT JOIN LATERAL (SELECT q.pack_id FROM battery_pack_stripe_prices q WHERE q.price_id = l.price_id OFFSET 0) pk ON true
+            LEFT JOIN LATERAL (SELECT p.recurring_usage_type AS usage_type,
+                    coalesce(p.billing_scheme = 'tiered', false) OR coalesce(p.unit_amount_decimal, p.unit_amount) > 0 AS costs
+                FROM prices p WHERE p.id = l.price_id AND p.account = k.account AND p.livemode = k.livemode OFFSET 0) c ON true
             WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'))
     ", invoices!(), " WHERE i.id IS NOT NULL"));
 
 statement!(Payments -> DocTypes: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, json_build_object(
         'intent', CASE WHEN i.id IS NOT NULL THEN json_build_object('status', i.status, 'amount_received', i.amount_received, 'currency', i.currency,
-            'named', ", named!("i.metadata", "NULL"), ") END,
+            'named', ", named!("i.metadata", "NULL", pack!(), pack!()), ") END,
         'session', CASE WHEN s.id IS NOT NULL THEN ", session!(), " END,
         'owned_elsewhere', k.kind = 'payment_intent' AND (i.invoice_id IS NOT NULL
             OR EXISTS (SELECT FROM checkout_sessions x WHERE x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode AND x.invoice_id IS NOT NULL OFFSET 0)
             OR EXISTS (SELECT FROM payments p WHERE p.id = k.id AND p.account IS NOT DISTINCT FROM k.account AND p.livemode IS NOT DISTINCT FROM k.livemode AND p.invoice_id IS NOT NULL OFFSET 0)),
-        'customer_id', c.id, 'org_ref', coalesce(l.ref, given.ref), 'org_id', r.org_id)
+        'customer_id', c.id, 'org_ref', coalesce(l.ref, given.ref), 'org_id', r.org_id, 'idle', NOT ", acts!("k"), ")
     ", payments!(), " WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
 
 // Of those of which there is anything.
 statement!(Standing -> DocTypes: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, json_build_object('claims', coalesce(c.claims, '[]'), 'waiting', coalesce(w.waiting, '[]'))
      FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
-     CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what) ORDER BY e.line) AS claims
+     CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what,
+            'start', e.period_start, 'end', e.period_end, 'paid', e.paid_minor) ORDER BY e.line) AS claims
         FROM battery_effects e WHERE e.source_id = k.id AND e.source_kind = k.kind AND e.account = k.account AND e.livemode = k.livemode) c
      CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', w.line, 'since', w.since, 'dismissed', w.dismissed_at IS NOT NULL, 'org', w.assigned_org,
-            'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack))) AS waiting
+            'quantity', w.assigned_quantity, 'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack))) AS waiting
         FROM battery_effects_waiting w WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode) w
      WHERE c.claims IS NOT NULL OR w.waiting IS NOT NULL"));
 
@@ -329,7 +437,10 @@ statement!(Returned -> ReturnedTypes: concat!(
                     AND y.account IS NOT DISTINCT FROM x.account AND y.livemode IS NOT DISTINCT FROM x.livemode OFFSET 0) r)))
             FROM ", each!("n", "charges", "y.id"), " WHERE x.amount_refunded > 0
         UNION SELECT k.account, k.livemode, k.kind, k.id, 'credit_note', x.id, x.created, jsonb_build_object('amount', coalesce(x.total, x.amount), 'status', x.status,
-               'type', x.type, 'out_of_band', x.out_of_band_amount, 'refunds', jsonb_array_length(x.refund_ids))
+               'type', x.type, 'out_of_band', x.out_of_band_amount, 'refunds', jsonb_array_length(x.refund_ids),
+               'after', x.post_payment_amount, 'refunded', x.refund_amount,
+               'known', (SELECT coalesce(sum(y.amount), 0) FROM jsonb_array_elements_text(x.refund_ids) r (id)
+                   JOIN refunds y ON y.account = x.account AND y.livemode = x.livemode AND y.id = r.id))
             FROM ", each!("k", "credit_notes", "y.invoice_id"), " WHERE k.kind = 'invoice')
      SELECT account, livemode, kind, source, jsonb_agg(doc || jsonb_build_object('cause', cause, 'id', id, 'created', created)) FROM causes GROUP BY 1, 2, 3, 4"));
 
@@ -371,7 +482,7 @@ pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeM
         let (source, value) = named(doc)?;
         if let Some(facts) = facts.get_mut(&source) {
             let returned: Vec<super::returns::Returned> = read(value)?;
-            facts.returned = returned.iter().map(super::returns::Returned::cause).collect();
+            facts.returned = super::returns::causes(&returned);
             facts.returned.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         }
     }

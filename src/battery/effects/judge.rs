@@ -2,21 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde_json::Value;
 
-use super::facts::{Facts, Line, Named, Pack, Session, Version};
-use super::targets::{Expiry, GRACE, NewClaim, Outcome, Reason, Wait, opted_in, org_of};
+use super::bought::{Bought, is_of, of_pack, of_plan, portion_key, times};
+use super::facts::{Facts, Line, Pack, Period, Version};
+use super::sales::{self, Part};
+use super::targets::{self, GRACE, NewClaim, Outcome, Reason, Wait, org_of};
 use super::{Kind, Source};
-use crate::battery::grants;
 use crate::config::Proration;
 use crate::error::Error;
-use crate::money::round_units;
-use crate::quantity::is_bounded;
-
-/// A paid period longer than this is a year.
-const YEAR_FROM: TimeDelta = TimeDelta::days(300);
 
 /// What the source comes to.
 ///
@@ -28,6 +23,9 @@ pub(super) fn outcome(
     proration: Proration,
     now: DateTime<Utc>,
 ) -> Result<Outcome, Error> {
+    if facts.idle {
+        return Ok(Outcome::default());
+    }
     let mut judge = Judge { facts, proration, now, outcome: Outcome::default() };
     match source.kind {
         Kind::Invoice => judge.invoice()?,
@@ -89,20 +87,20 @@ pub(super) fn line_keys(lines: &[Line]) -> Vec<String> {
 }
 
 /// Key under which a session's pack is claimed where an invoice owns it.
-const WHOLE: &str = "";
+pub(super) const WHOLE: &str = "";
 /// Key under which missing lines wait.
 const REST: &str = "…";
 
 impl Judge<'_> {
-    fn claimed(&self, line: &str) -> Option<&super::facts::Claim> {
+    pub(super) fn claimed(&self, line: &str) -> Option<&super::facts::Claim> {
         self.facts.claims.iter().find(|claim| claim.line == line)
     }
 
-    fn waiting(&self, line: &str) -> Option<&super::facts::Waiting> {
+    pub(super) fn waiting(&self, line: &str) -> Option<&super::facts::Waiting> {
         self.facts.waiting.iter().find(|waiting| waiting.line == line)
     }
 
-    fn dismissed(&self, line: &str) -> bool {
+    pub(super) fn dismissed(&self, line: &str) -> bool {
         self.waiting(line).is_some_and(|waiting| waiting.dismissed)
     }
 
@@ -124,40 +122,26 @@ impl Judge<'_> {
 
     fn invoice(&mut self) -> Result<(), Error> {
         let facts = self.facts;
-        let Some(invoice) =
-            facts.invoice.as_ref().filter(|invoice| invoice.status.as_deref() == Some("paid"))
-        else {
+        let Some(invoice) = facts.invoice.as_ref().filter(|_| !targets::is_undone(facts)) else {
             return Ok(());
         };
-        let reason = invoice.billing_reason.as_deref();
-        let periodic = matches!(
-            reason,
-            None | Some(
-                "subscription" | "subscription_create" | "subscription_cycle" | "subscription_update"
-            )
-        );
         let pack_elsewhere = self.claimed(WHOLE).is_some() || facts.owned_elsewhere;
         let mut packs = facts.claims.iter().any(|claim| claim.what == "pack");
-        for (key, line) in line_keys(&facts.lines).iter().zip(&facts.lines) {
-            let assigned = self.waiting(key).and_then(|waiting| waiting.pack.clone());
-            if let Some(claim) = self.claimed(key) {
-                if claim.units < Decimal::ZERO {
-                    self.take_again(key, line, claim.grant, -claim.units);
-                }
-            } else if self.dismissed(key) {
-            } else if let Some(pack) = assigned.or_else(|| line.pack.clone()) {
+        for (place, (key, line)) in line_keys(&facts.lines).iter().zip(&facts.lines).enumerate() {
+            if self.counted_before(key, line) {
+                continue;
+            }
+            if let Some(pack) = self.pack_of(key, line) {
                 packs = true;
                 if !pack_elsewhere {
-                    self.pack(key, &pack, line.quantity.unwrap_or(1), line.price.clone())?;
+                    self.pack_line(key, place, &pack)?;
                 }
-            } else if line.proration == Some(true) && line.subscription.is_some() {
-                self.prorated(key, line)?;
-            } else if periodic && line.subscription.is_some() && line.kind.as_deref() != Some("invoiceitem") {
-                self.period(key, line)?;
+            } else {
+                self.plan_line(key, place, invoice.billing_reason.as_deref())?;
             }
         }
         if let Some(session) = &facts.session
-            && is_paid_for(session)
+            && session.mode.as_deref() == Some("payment")
             && !(packs || pack_elsewhere || self.dismissed(WHOLE))
         {
             self.named_by_session(session)?;
@@ -171,105 +155,110 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn payment(&mut self) -> Result<(), Error> {
-        let facts = self.facts;
-        if facts.owned_elsewhere || self.claimed(WHOLE).is_some() || self.dismissed(WHOLE) {
+    /// The pack that a line buys: as an operator says, else as its price does.
+    pub(super) fn pack_of(&self, key: &str, line: &Line) -> Option<Pack> {
+        self.waiting(key).and_then(|waiting| waiting.pack.clone()).or_else(|| line.pack.clone())
+    }
+
+    /// Whether a line came to something before, or an operator has dismissed it.
+    fn counted_before(&mut self, key: &str, line: &Line) -> bool {
+        let mut found = false;
+        for claim in self.facts.claims.iter().filter(|claim| is_of(&claim.line, key)) {
+            found = true;
+            if claim.units < Decimal::ZERO {
+                self.take_again(line, claim);
+            }
+        }
+        found || self.dismissed(key)
+    }
+
+    /// A line whose price buys a pack: once, with every period, or the share of one.
+    fn pack_line(&mut self, key: &str, place: usize, pack: &Pack) -> Result<(), Error> {
+        let line = &self.facts.lines[place];
+        if line.proration == Some(true) && line.subscription.is_some() {
+            return self.prorated(key, line);
+        }
+        let Part::Sale { quantity, amount } = sales::part(self.facts, place) else { return Ok(()) };
+        // Nothing is given away: in a trial, too, a pack is granted when it is paid for.
+        if amount <= 0 || self.is_sold_by_another_line(line, key) {
             return Ok(());
         }
-        if let Some(session) = &facts.session {
-            return if is_paid_for(session) { self.named_by_session(session) } else { Ok(()) };
+        let quantity = self.waiting(key).and_then(|waiting| waiting.quantity).unwrap_or(quantity);
+        let recurring = line.is_recurring();
+        self.outcome.grants.push(NewClaim {
+            subscription: line.subscription.clone().filter(|_| recurring),
+            price: line.price.clone(),
+            period: line.start.zip(line.end).filter(|(start, end)| recurring && start < end),
+            ..of_pack(key, pack, quantity, times(pack.units, quantity)?)
+        });
+        Ok(())
+    }
+
+    fn plan_line(&mut self, key: &str, place: usize, reason: Option<&str>) -> Result<(), Error> {
+        let line = &self.facts.lines[place];
+        if line.subscription.is_none() {
+            return Ok(());
         }
-        match &facts.intent {
-            Some(intent) if intent.status.as_deref() == Some("succeeded") && opted_in(&intent.named) => {
-                self.named(&intent.named, None)
+        if line.proration == Some(true) {
+            return if sales::is_usage(self.facts, line) { Ok(()) } else { self.prorated(key, line) };
+        }
+        let periodic = matches!(
+            reason,
+            None | Some(
+                "subscription" | "subscription_create" | "subscription_cycle" | "subscription_update"
+            )
+        );
+        match sales::part(self.facts, place) {
+            Part::Sale { quantity, amount } if periodic && line.is_recurring() => {
+                self.period(key, line, quantity, amount)
             }
             _ => Ok(()),
         }
     }
 
-    fn named_by_session(&mut self, session: &Session) -> Result<(), Error> {
-        self.named(&session.named, session.payment_link.as_deref())
-    }
-
-    /// The pack that metadata (or the payment link) names.
-    fn named(&mut self, named: &Named, link: Option<&str>) -> Result<(), Error> {
-        let text = |key: &str| match named.metadata.get(key) {
-            Some(Value::String(text)) => Some(text.trim().to_owned()),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => None,
-        };
-        let assigned = self.waiting(WHOLE).and_then(|waiting| waiting.pack.clone());
-        let units = text("battery_units");
-        let said = units
-            .as_deref()
-            .and_then(|text| Decimal::from_str_exact(text).ok())
-            .filter(|units| *units > Decimal::ZERO && *units == round_units(*units));
-        let of_units = said.map(|units| Pack { id: None, units, days: None, priority: None });
-        let pack = match (assigned, text("battery_pack"), &units) {
-            (Some(pack), _, _) => Some(pack),
-            (None, Some(_), _) => named.pack.clone(),
-            (None, None, Some(_)) => of_units,
-            (None, None, None) => named.priced.clone().or_else(|| named.linked.clone()),
-        };
-        let quantity = text("quantity").map_or(Some(1), |text| text.parse::<i64>().ok().filter(|n| *n > 0));
-        let detail = match (&pack, text("battery_pack"), units, quantity) {
-            (Some(pack), _, _, Some(quantity)) => return self.pack(WHOLE, &pack.clone(), quantity, None),
-            (Some(_), _, _, None) => "metadata.quantity must be a whole number above zero".to_owned(),
-            (None, Some(id), _, _) => format!("there is no pack {id}, which metadata.battery_pack names"),
-            (None, None, Some(units), _) => format!(
-                "metadata.battery_units is `{units}`, but must be a number above zero with at most nine decimal places"
-            ),
-            (None, None, None, _) => format!(
-                "neither metadata (battery_pack, battery_units, price) nor the payment link ({}) names a pack: assign one, or dismiss it",
-                link.unwrap_or("none")
-            ),
-        };
-        self.wait(WHOLE, None, Reason::UnknownPack, detail);
-        Ok(())
-    }
-
-    fn pack(&mut self, key: &str, pack: &Pack, quantity: i64, price: Option<String>) -> Result<(), Error> {
-        self.outcome.grants.push(NewClaim {
-            line: key.to_owned(),
-            what: "pack",
-            units: times(pack.units, quantity)?,
-            source: grants::Source::Purchase,
-            priority: pack.priority,
-            effective_at: None,
-            expires: pack.days.map_or(Expiry::Never, Expiry::Days),
-            plan: None,
-            pack: pack.id.clone(),
-            subscription: None,
-            price,
-            quantity,
-            period: None,
-        });
-        Ok(())
+    /// Whether the sale that this line stands for was counted at another of its lines.
+    fn is_sold_by_another_line(&self, line: &Line, key: &str) -> bool {
+        let keys = line_keys(&self.facts.lines);
+        line.is_recurring()
+            && keys.iter().zip(&self.facts.lines).any(|(other_key, other)| {
+                other_key != key && other.same_item(line) && self.claimed(other_key).is_some()
+            })
     }
 
     /// A whole period of a subscription.
-    fn period(&mut self, key: &str, line: &Line) -> Result<(), Error> {
+    fn period(&mut self, key: &str, line: &Line, quantity: i64, amount: i64) -> Result<(), Error> {
+        if self.is_sold_by_another_line(line, key) {
+            return Ok(());
+        }
         let Some((plan, version)) = self.version(key, line) else { return Ok(()) };
         let Some((start, end)) = line.start.zip(line.end).filter(|(start, end)| start < end) else {
             return Ok(());
         };
-        let trial = line.amount == Some(0)
-            && line.mirrored.is_some_and(|sub| {
-                sub.trial_start.is_some_and(|from| from <= start)
-                    && sub.trial_end.is_some_and(|until| start < until)
-            });
-        let wants_mirror = line.amount == Some(0) && version.trial.is_some() && line.mirrored.is_none();
+        let costs = line.costs == Some(true);
+        let wants_mirror = amount == 0 && (version.trial.is_some() || costs) && line.mirrored.is_none();
         if wants_mirror && !self.is_overdue(key) {
             self.wait_for_subscription(key, line);
             return Ok(());
         }
-        let units = version.trial.filter(|_| trial).unwrap_or_else(|| version.of(end - start));
-        let quantity = line.quantity.unwrap_or(1).max(0);
-        self.outcome.grants.push(NewClaim {
-            what: if trial { "trial" } else { "subscription" },
-            effective_at: Some(start).filter(|start| *start > self.now),
-            ..of_plan(key, line, (plan, version.version), times(units, quantity)?, (start, end))
-        });
+        let trial = amount == 0 && line.mirrored.is_some_and(|sub| sub.is_trial(start));
+        // Its price is known to cost something, nothing was asked, and neither a trial nor a discount says why.
+        if amount == 0 && costs && !trial {
+            return Ok(());
+        }
+        let whole = Period { start, end };
+        let (number, units) = (version.version, version.trial.filter(|_| trial));
+        let portions = match units {
+            Some(units) => vec![(whole, times(units, quantity)?)],
+            None => Bought::Plan(plan.clone(), version).portions(quantity, whole, whole)?,
+        };
+        for (n, (portion, units)) in portions.into_iter().enumerate() {
+            self.outcome.grants.push(NewClaim {
+                what: if trial { "trial" } else { "subscription" },
+                effective_at: Some(portion.start).filter(|start| *start > self.now),
+                quantity,
+                ..of_plan(&portion_key(key, n), line, (plan.clone(), number), units, portion)
+            });
+        }
         Ok(())
     }
 
@@ -284,6 +273,9 @@ impl Judge<'_> {
     /// The plan and the version of it that the line pays for.
     pub(super) fn version(&mut self, key: &str, line: &Line) -> Option<(String, Version)> {
         let Some(plan) = &line.plan else {
+            if line.ignored {
+                return None;
+            }
             let price = line.price.as_deref().unwrap_or("none");
             let detail = format!(
                 "the price {price} buys no plan and no pack: name it in one, assign a pack, or dismiss it"
@@ -314,54 +306,4 @@ impl Judge<'_> {
         let version = sold.or(plan.versions.first())?;
         Some((plan.id.clone(), version.clone()))
     }
-}
-
-pub(super) fn of_plan(
-    key: &str,
-    line: &Line,
-    plan: (String, i32),
-    units: Decimal,
-    (start, end): (DateTime<Utc>, DateTime<Utc>),
-) -> NewClaim {
-    NewClaim {
-        line: key.to_owned(),
-        what: "subscription",
-        units,
-        source: grants::Source::Subscription,
-        priority: None,
-        effective_at: None,
-        expires: Expiry::At(end),
-        plan: Some(plan),
-        pack: None,
-        subscription: line.subscription.clone(),
-        price: line.price.clone(),
-        quantity: line.quantity.unwrap_or(1),
-        period: Some((start, end)),
-    }
-}
-
-impl Version {
-    /// Units for a period of this length.
-    pub(super) fn of(&self, length: TimeDelta) -> Decimal {
-        self.annual.filter(|_| length > YEAR_FROM).unwrap_or(self.units)
-    }
-}
-
-fn is_paid_for(session: &Session) -> bool {
-    session.mode.as_deref() == Some("payment") && session.payment_status.as_deref() == Some("paid")
-}
-
-pub(super) fn times(units: Decimal, quantity: i64) -> Result<Decimal, Error> {
-    let product = units.checked_mul(Decimal::from(quantity)).map(round_units);
-    product.filter(|units| is_bounded(*units)).ok_or_else(too_large)
-}
-
-pub(super) fn share(units: Decimal, part: i64, whole: i64) -> Result<Decimal, Error> {
-    let product =
-        units.checked_mul(Decimal::from(part)).and_then(|units| units.checked_div(Decimal::from(whole)));
-    product.map(round_units).filter(|units| is_bounded(*units)).ok_or_else(too_large)
-}
-
-pub(super) fn too_large() -> Error {
-    Error::Internal("battery units are too large to be reckoned with".to_owned())
 }

@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
 use super::trace::bound;
 use super::{Kind, Source};
+use crate::billing::trust::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;
@@ -33,7 +34,7 @@ macro_rules! payments {
                 SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
                 UNION ALL
                 SELECT x.* FROM checkout_sessions x WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account AND x.livemode = k.livemode) x
-            ORDER BY x.payment_status = 'paid' DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
+            ORDER BY x.payment_status IN ('paid', 'no_payment_required') DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
          CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
          CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''), nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
          LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l ON true
@@ -70,16 +71,19 @@ macro_rules! opted_in {
 type Types = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
 type Row = (String, bool, String, String, Option<i64>, bool, bool);
 
-// The org; whether something was paid or done; whether something comes of it also where nothing is sold.
+// The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes of it also where nothing is sold.
 statement!(Invoices -> Types: concat!(
-    "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id), coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL,
+    "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id),
+            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL) AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR coalesce(s.named, false) ",
     invoices!(), done!("'invoice'"),
     " LEFT JOIN LATERAL (SELECT bool_or(y.payment_status = 'paid') AS paid, bool_or(", opted_in!("y"), ") AS named FROM checkout_sessions y
         WHERE y.invoice_id = k.id AND y.account IS NOT DISTINCT FROM k.account AND y.livemode IS NOT DISTINCT FROM k.livemode) s ON true"));
 statement!(Payments -> Types: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, coalesce(e.org_id, w.org_id, r.org_id),
-            coalesce(s.payment_status = 'paid', false) OR coalesce(i.status = 'succeeded', false) AND ", opted_in!("i"), " OR e.org_id IS NOT NULL,
+            (coalesce(s.payment_status IN ('paid', 'no_payment_required'), false)
+                OR coalesce(i.status = 'succeeded', false) AND (s.id IS NOT NULL OR ", opted_in!("i"), ") OR e.org_id IS NOT NULL OR w.waits IS NOT NULL)
+            AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", opted_in!("s"), " OR ", opted_in!("i"), " ",
     payments!(), done!("k.kind")));
 

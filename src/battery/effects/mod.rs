@@ -13,12 +13,16 @@
 //! that decide on it at once may write the older of two judgements, but whatever made the difference has a marker to come.
 
 mod apply;
+mod bought;
 mod facts;
+pub mod ignored;
 mod judge;
 mod look;
 mod prorations;
+mod purchases;
 pub mod returns;
-mod skipped;
+mod sales;
+pub mod skipped;
 pub mod targets;
 #[cfg(test)]
 mod tests;
@@ -45,7 +49,7 @@ use crate::realm::Realm;
 /// Failed attempts after which a marker is parked.
 const ATTEMPTS: i16 = 5;
 /// Lock of effects, under which what waits is looked through: any number that nobody else uses.
-const LOCK: i64 = 2_685_663;
+const LOCK: i64 = 2_685_668;
 
 /// How effects are worked on.
 #[derive(Clone, Copy, Debug)]

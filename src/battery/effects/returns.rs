@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use super::judge::too_large;
+use super::bought::too_large;
 use crate::error::Error;
 use crate::money::round_units;
 
@@ -23,6 +23,8 @@ pub enum CauseKind {
     CreditNote,
     /// Unused time of a plan.
     Proration,
+    /// The invoice itself: voided after it was paid, or emptied by credit notes before.
+    Invoice,
 }
 
 impl CauseKind {
@@ -35,6 +37,7 @@ impl CauseKind {
             Self::Dispute => "dispute",
             Self::CreditNote => "credit_note",
             Self::Proration => "proration",
+            Self::Invoice => "invoice",
         }
     }
 
@@ -43,7 +46,7 @@ impl CauseKind {
     /// # Errors
     /// When there is none.
     pub fn parse(name: &str) -> Result<Self, Error> {
-        [Self::Refund, Self::Charge, Self::Dispute, Self::CreditNote, Self::Proration]
+        [Self::Refund, Self::Charge, Self::Dispute, Self::CreditNote, Self::Proration, Self::Invoice]
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| Error::Internal(format!("no cause is called {name}")))
@@ -79,7 +82,36 @@ pub struct Returned {
     #[serde(rename = "type")]
     pub type_: Option<String>,
     pub out_of_band: Option<i64>,
+    /// How many refunds it names.
     pub refunds: i64,
+    /// What it gives back of what was settled.
+    pub after: Option<i64>,
+    /// Of that, by refunds, as the credit note says.
+    pub refunded: Option<i64>,
+    /// What the refunds that it names come to, as far as they are known.
+    pub known: i64,
+}
+
+/// How much counts of each. A refund that a credit note names is the same money: it counts by itself where it is known, by what the
+/// charge tells of it, and by the credit note where neither came.
+#[must_use]
+pub fn causes(returned: &[Returned]) -> Vec<Cause> {
+    let mut causes: Vec<Cause> = returned.iter().map(Returned::cause).collect();
+    let told = causes.iter().filter(|cause| cause.kind == CauseKind::Charge);
+    let mut told = told.fold(0_i64, |sum, cause| sum.saturating_add(cause.minor));
+    let mut notes: Vec<(&Returned, &mut Cause)> = returned
+        .iter()
+        .zip(&mut causes)
+        .filter(|(returned, cause)| cause.kind == CauseKind::CreditNote && !returned.is_void())
+        .collect();
+    notes.sort_by(|a, b| (a.0.created, &a.0.id).cmp(&(b.0.created, &b.0.id)));
+    for (note, cause) in notes {
+        let unknown = note.refunded.unwrap_or(0).saturating_sub(note.known).max(0);
+        let by_charge = unknown.min(told);
+        told -= by_charge;
+        cause.minor = cause.minor.saturating_add(unknown - by_charge);
+    }
+    causes
 }
 
 impl Returned {
@@ -90,24 +122,24 @@ impl Returned {
             "charge" => (CauseKind::Charge, self.amount.unwrap_or(0)),
             "dispute" => (CauseKind::Dispute, self.disputed()),
             "credit_note" => (CauseKind::CreditNote, self.credited()),
-            _ => (CauseKind::Refund, self.refunded()),
+            _ => (CauseKind::Refund, self.live_refund()),
         };
         Cause { kind, id: self.id.clone(), created: self.created, minor: minor.max(0) }
     }
 
-    fn refunded(&self) -> i64 {
+    fn live_refund(&self) -> i64 {
         match self.status.as_deref() {
             Some("failed" | "canceled") => 0,
             _ => self.amount.unwrap_or(0),
         }
     }
 
-    /// Inquiries move nothing; what was withdrawn and not reinstated counts.
+    /// Inquiries move nothing; what was withdrawn and not reinstated counts. What was lost stays so while it is appealed.
     fn disputed(&self) -> i64 {
         let amount = self.amount.unwrap_or(0);
         match self.status.as_deref() {
             Some("won" | "prevented") => 0,
-            Some("lost") => amount,
+            Some("lost" | "appeal_needs_response" | "appeal_under_review") => amount,
             Some(status) if status.starts_with("warning_") => 0,
             _ => match self.funds_withdrawn {
                 Some(withdrawn) if withdrawn > 0 && self.funds_currency == self.currency => {
@@ -119,13 +151,32 @@ impl Returned {
         }
     }
 
-    /// Beside its refunds only what was returned outside Stripe counts. One from before the payment lowered what was paid.
+    /// Its part after the payment, but for its refunds: what went to the balance and what was returned outside Stripe. The part from
+    /// before lowered what was paid.
     fn credited(&self) -> i64 {
-        match (self.status.as_deref(), self.type_.as_deref()) {
-            (Some("void"), _) | (_, Some("pre_payment")) => 0,
-            (_, Some("post_payment")) if self.refunds == 0 => self.amount.unwrap_or(0),
-            _ => self.out_of_band.unwrap_or(0),
+        if self.is_void() {
+            return 0;
         }
+        let of_type = || match self.type_.as_deref() {
+            Some("post_payment") => self.amount,
+            Some("pre_payment") => Some(0),
+            _ => None,
+        };
+        let refunded = match self.refunded {
+            Some(refunded) => Some(refunded),
+            None if self.refunds == 0 => Some(0),
+            None => Some(self.known).filter(|known| *known > 0),
+        };
+        let outside = self.out_of_band.unwrap_or(0);
+        // A refund of which nothing is known yet: what is left is certain.
+        self.after
+            .or_else(of_type)
+            .zip(refunded)
+            .map_or(outside, |(after, refunded)| after.saturating_sub(refunded))
+    }
+
+    fn is_void(&self) -> bool {
+        self.status.as_deref() == Some("void")
     }
 }
 
@@ -134,7 +185,7 @@ impl Returned {
 pub struct Counted {
     /// Units granted.
     pub amount: Decimal,
-    /// What was paid for the source, in minor units.
+    /// What the source was settled with, in minor units.
     pub paid: i64,
     /// By cause: money returned, and units of unused time.
     pub causes: BTreeMap<(CauseKind, String), (i64, Decimal)>,
@@ -161,6 +212,17 @@ impl Counted {
             round_units(product.ok_or_else(too_large)?)
         };
         Ok(self.amount.min(of_money + units))
+    }
+
+    /// Counts what the source was settled with, which a credit note may lower that comes later than the payment; gives what more is
+    /// taken back (below zero: given again).
+    ///
+    /// # Errors
+    /// As [`Counted::taken`].
+    pub fn settle(&mut self, paid: i64) -> Result<Decimal, Error> {
+        let taken = self.taken()?;
+        self.paid = paid;
+        Ok(self.taken()? - taken)
     }
 
     /// Counts causes that only change places, such as a refund that a charge had told of: no units move. False when they do, and

@@ -11,9 +11,10 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text, Timestamptz, Untyped};
 
-use crate::billing::markers::Marker;
+use crate::billing::markers::{self, Marker};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::realm::Realm;
 
 /// Rows of a mirror that are walked through in a step.
 const PAGE: i64 = 1_000;
@@ -32,9 +33,24 @@ macro_rules! walk {
 }
 
 /// Kinds of the markers that say how far the mirrors are walked through; their id is that of the last row.
-const WALKS: [(&str, &str); 2] = [
+const WALKS: [(&str, &str); 3] = [
     ("skipped_invoice", walk!("invoice", "invoices", "y.status = 'paid' AND NOT y.deleted")),
-    ("skipped_checkout_session", walk!("checkout_session", "checkout_sessions", "y.payment_status = 'paid'")),
+    (
+        "skipped_checkout_session",
+        walk!(
+            "checkout_session",
+            "checkout_sessions",
+            "y.payment_status IN ('paid', 'no_payment_required') OR y.status = 'complete'"
+        ),
+    ),
+    (
+        "skipped_payment_intent",
+        walk!(
+            "payment_intent",
+            "payment_intents",
+            "y.status = 'succeeded' AND coalesce(y.metadata->'battery_pack', y.metadata->'battery_units') IS NOT NULL"
+        ),
+    ),
 ];
 
 /// Whether there is anything that a payment could buy.
@@ -77,6 +93,33 @@ pub(super) fn resume(conn: &mut PgConnection) -> Result<(), Error> {
         " RETURNING kind)
          INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT '', false, 'skipped_' || kind, '' FROM s"
     ))
+    .execute(conn)?;
+    Ok(())
+}
+
+/// Has all payments looked at again, and all that waits: what acts, or what is ignored, is something else now.
+///
+/// # Errors
+/// When the database fails.
+pub fn look_again(conn: &mut PgConnection) -> Result<(), Error> {
+    // A walk begins before every row: without an account, in test mode.
+    let start = || Realm { account: String::new(), livemode: false };
+    let walk = |kind: &str| Marker { realm: start(), kind: kind.to_owned(), id: String::new() };
+    let walks: Vec<Marker> = WALKS.iter().map(|(kind, _)| walk(kind)).collect();
+    markers::write(conn, &walks)?;
+    try_waiting_again(conn)
+}
+
+/// Has all that waits tried again.
+///
+/// # Errors
+/// When the database fails.
+pub fn try_waiting_again(conn: &mut PgConnection) -> Result<(), Error> {
+    diesel::sql_query(
+        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+         SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting
+         WHERE dismissed_at IS NULL AND source_kind IN ('invoice', 'payment_intent', 'checkout_session')",
+    )
     .execute(conn)?;
     Ok(())
 }

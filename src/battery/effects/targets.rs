@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
-use super::facts::{Facts, Named};
+use super::facts::{Facts, Invoice, Named};
 use crate::battery::grants;
 
 /// How long facts that should come soon are waited for, before it is done without them.
@@ -96,6 +96,8 @@ pub enum Reason {
     UnknownPrice,
     /// The session names no pack.
     UnknownPack,
+    /// Neither the session nor the prices that are known tell how many were bought.
+    UnknownQuantity,
     /// The subscription is not mirrored yet, and it matters.
     UnknownSubscription,
     /// The whole period of a proration is not known yet.
@@ -114,6 +116,7 @@ impl Reason {
             Self::NoOrg => "no_org",
             Self::UnknownPrice => "unknown_price",
             Self::UnknownPack => "unknown_pack",
+            Self::UnknownQuantity => "unknown_quantity",
             Self::UnknownSubscription => "unknown_subscription",
             Self::UnknownPeriod => "unknown_period",
             Self::NoGrant => "no_grant",
@@ -153,19 +156,38 @@ pub fn org_of(facts: &Facts) -> Option<i64> {
     claimed.or_else(assigned).or(facts.org_id)
 }
 
-/// What was paid for a source, in minor units, and in what.
+/// What a source was settled with, in minor units, and in what: all that the buyer gave up, by card, from the balance, by credits or
+/// outside Stripe. Of an invoice that is its total without what credit notes took off before it was paid; of a payment what was
+/// captured, else what was asked.
 #[must_use]
-pub fn paid(facts: &Facts) -> (i64, Option<String>) {
+pub fn settled(facts: &Facts) -> (i64, Option<String>) {
     if let Some(invoice) = &facts.invoice {
-        return (invoice.amount_paid.unwrap_or(0), invoice.currency.clone());
+        let settled = match invoice.total {
+            Some(total) => total.saturating_sub(reduced(invoice)),
+            None => invoice.amount_paid.unwrap_or(0),
+        };
+        return (settled.max(0), invoice.currency.clone());
     }
     let (session, intent) = (facts.session.as_ref(), facts.intent.as_ref());
-    let amount =
-        session.and_then(|session| session.amount_total).or(intent.and_then(|intent| intent.amount_received));
+    let captured = intent.filter(|intent| intent.is_paid()).and_then(|intent| intent.amount_received);
+    let amount = captured.or(session.and_then(|session| session.amount_total));
     let currency = session
         .and_then(|session| session.currency.clone())
         .or(intent.and_then(|intent| intent.currency.clone()));
     (amount.unwrap_or(0), currency)
+}
+
+fn reduced(invoice: &Invoice) -> i64 {
+    invoice.reduced.unwrap_or(0).max(invoice.notes.unwrap_or(0)).max(0)
+}
+
+/// Whether nothing of a sale is left: its invoice was voided after it was paid, or credit notes had taken off all of it before.
+#[must_use]
+pub fn is_undone(facts: &Facts) -> bool {
+    facts.invoice.as_ref().is_some_and(|invoice| {
+        let emptied = invoice.total.is_some_and(|total| total > 0 && reduced(invoice) >= total);
+        emptied || invoice.status.as_deref() != Some("paid")
+    })
 }
 
 pub(super) fn opted_in(named: &Named) -> bool {

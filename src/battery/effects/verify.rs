@@ -7,7 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
 use rust_decimal::Decimal;
 
-use super::{Kind, Source, apply, facts, trace};
+use super::returns::CauseKind;
+use super::{Kind, Source, apply, facts, targets, trace};
 use crate::billing::markers::Marker;
 use crate::error::Error;
 use crate::realm::Realm;
@@ -129,6 +130,18 @@ fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> 
             continue;
         };
         let stored = counted.taken()?;
+        let settled = targets::settled(facts).0;
+        if claim.paid != settled {
+            report
+                .differences
+                .push(format!("{name}: {} is counted as settled, the mirror says {settled}", claim.paid));
+        }
+        let undone = if targets::is_undone(facts) { claim.units } else { Decimal::ZERO };
+        if counted.count(CauseKind::Invoice, &source.id, 0, undone)?.is_some() {
+            report.differences.push(format!(
+                "{name}: whether anything of the sale is left is not counted as the mirror says"
+            ));
+        }
         for cause in &facts.returned {
             let counted_so =
                 counted.causes.get(&(cause.kind, cause.id.clone())).map_or(0, |(minor, _)| *minor);
@@ -168,7 +181,7 @@ fn ledger(
     let rows: Vec<Ledger> = diesel::sql_query(
         "SELECT k.o AS org_id, k.n AS grant_number, g.amount, g.effective_at <= g.created_at AS at_once,
                 coalesce((SELECT -sum(e.amount) FROM battery_entries e
-                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'charge', 'dispute', 'credit_note', 'proration')), 0) AS taken
+                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'charge', 'dispute', 'credit_note', 'proration', 'invoice', 'payment_intent', 'checkout_session')), 0) AS taken
          FROM unnest($1::bigint[], $2::bigint[]) AS k (o, n) JOIN battery_grants g ON g.org_id = k.o AND g.grant_number = k.n",
     )
     .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(org, _)| *org).collect::<Vec<_>>())

@@ -38,7 +38,7 @@ pub struct WaitingEffect {
     /// The line of the invoice; empty: the object as a whole.
     #[diesel(sql_type = Text)]
     pub line: String,
-    /// `no_org`, `unknown_price`, `unknown_pack`, `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
+    /// `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`, `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
     #[diesel(sql_type = Text)]
     pub reason: String,
     /// Why, and what to do, as a sentence.
@@ -68,7 +68,14 @@ pub struct Assignment {
     /// The pack that was bought; left out: as named.
     #[serde(default)]
     pub pack: Option<String>,
+    /// How many of the pack were bought, 1 or more; left out: as told.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub quantity: Option<i64>,
 }
+
+/// Packs assigned at once, at most.
+const MOST: i64 = 1_000_000;
 
 /// Reason and line of a marker that failed.
 const FAILED: &str = "failed";
@@ -164,7 +171,11 @@ pub fn assign(
     id: i64,
     org_id: Option<i64>,
     pack: Option<&str>,
+    quantity: Option<i64>,
 ) -> Result<WaitingEffect, Error> {
+    if quantity.is_some_and(|quantity| !(1..=MOST).contains(&quantity)) {
+        return Err(Error::invalid("quantity", format!("must be a whole number from 1 to {MOST}")));
+    }
     settled(conn)?;
     let effect = find(conn, id)?;
     if let Some(pack) = pack {
@@ -175,11 +186,13 @@ pub fn assign(
         }
     }
     diesel::sql_query(
-        "UPDATE battery_effects_waiting SET assigned_org = coalesce($2, assigned_org), assigned_pack = coalesce($3, assigned_pack) WHERE waiting_id = $1",
+        "UPDATE battery_effects_waiting SET assigned_org = coalesce($2, assigned_org), assigned_pack = coalesce($3, assigned_pack),
+             assigned_quantity = coalesce($4, assigned_quantity) WHERE waiting_id = $1",
     )
     .bind::<BigInt, _>(id)
     .bind::<Nullable<BigInt>, _>(org_id)
     .bind::<Nullable<Text>, _>(pack)
+    .bind::<Nullable<BigInt>, _>(quantity)
     .execute(conn)?;
     let realm = crate::realm::Realm { account: effect.account.clone(), livemode: effect.livemode };
     let marker = Marker { realm, kind: effect.object.clone(), id: effect.object_id.clone() };
@@ -327,7 +340,7 @@ statement!(Wake -> Untyped: concat!(
 statement!(WakeMapped -> Untyped:
     "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
      SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting w WHERE dismissed_at IS NULL
-         AND (reason = 'unknown_pack' OR reason = 'unknown_price' AND (
+         AND (reason IN ('unknown_pack', 'unknown_quantity') OR reason = 'unknown_price' AND (
              EXISTS (SELECT FROM plan_stripe_prices p WHERE p.price_id = w.price_id)
              OR EXISTS (SELECT FROM plan_stripe_products p WHERE p.product_id = w.product_id)
              OR EXISTS (SELECT FROM battery_pack_stripe_prices p WHERE p.price_id = w.price_id)))");

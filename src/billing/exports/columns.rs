@@ -150,8 +150,9 @@ pub(super) const INVOICES: &[Column] = &[
     text("charge_id", "d.charge_id", "Latest charge, in older Stripe versions"),
     boolean(
         "paid_out_of_band",
-        "d.paid_out_of_band",
-        "Marked as paid outside Stripe, in older Stripe versions",
+        "coalesce(d.paid_out_of_band, EXISTS (SELECT FROM invoice_payments y WHERE y.invoice_id = d.id AND y.account = d.account \
+            AND y.livemode = d.livemode AND y.status = 'paid' AND y.payment_record_id IS NOT NULL))",
+        "Paid outside Stripe, as it says itself or a record of that payment does",
     ),
     boolean("lines_complete", "d.lines_complete", "False when Stripe sent only some of its lines"),
     text("hosted_invoice_url", "d.hosted_invoice_url", "Page for the customer"),
@@ -222,12 +223,17 @@ pub(super) const PAYMENTS: &[Column] = &[
     CURRENCY,
     summed("amount", "d.amount", "Amount asked for"),
     summed("amount_received", "d.amount_received", "Amount received, before fees"),
-    summed("amount_refunded", "d.amount_refunded", "Amount given back"),
+    summed(
+        "amount_refunded",
+        "d.amount_refunded",
+        "Amount given back, without refunds that failed or were canceled",
+    ),
     major("amount_major", "d.amount", "`amount`"),
     major("amount_received_major", "d.amount_received", "`amount_received`"),
     major("amount_refunded_major", "d.amount_refunded", "`amount_refunded`"),
     text("payment_method_type", "d.payment_method_type", "card, sepa_debit, …"),
-    boolean("disputed", "d.disputed", "Whether the payer disputes it"),
+    boolean("disputed", "d.disputed", "Whether the payer disputes it, or did"),
+    boolean("outside_stripe", "d.outside_stripe", "Whether the money moved outside Stripe"),
     text("failure_code", "d.failure_code", "Why it failed, for programs"),
     text("failure_message", "d.failure_message", "Why it failed, for people"),
     time("created", "d.created", "When it was begun"),
@@ -235,6 +241,9 @@ pub(super) const PAYMENTS: &[Column] = &[
     text("description", "d.description", "Text given with it"),
     METADATA,
 ];
+
+/// Of a refund that failed or was canceled the money is back (<https://docs.stripe.com/refunds#failed-refunds>).
+const RETURNED: &str = "CASE WHEN d.status IN ('failed', 'canceled') THEN 0 ELSE d.amount END";
 
 pub(super) const REFUNDS: &[Column] = &[
     ORG_ID,
@@ -248,8 +257,9 @@ pub(super) const REFUNDS: &[Column] = &[
     text("payment_intent_id", "d.payment_intent_id", "Payment intent refunded"),
     text("charge_id", "d.charge_id", "Charge refunded"),
     CURRENCY,
-    summed("amount", "d.amount", "Amount given back"),
-    major("amount_major", "d.amount", "`amount`"),
+    summed("amount", RETURNED, "Amount given back: 0 of a refund that failed or was canceled"),
+    amount("amount_requested", "d.amount", "Amount of the refund, whatever became of it"),
+    major("amount_major", RETURNED, "`amount`"),
     text("reason", "d.reason", "duplicate, fraudulent, requested_by_customer or expired_uncaptured_charge"),
     text("failure_reason", "d.failure_reason", "Why it failed"),
     time("created", "d.created", "When it was made"),
@@ -287,7 +297,12 @@ mod tests {
             };
             let name = column.name.trim_end_matches("_major");
             let name = name.strip_prefix("org_").unwrap_or(name).to_owned();
-            let named = [source.to_owned(), format!("invoice_{source}"), source.replace("public_", "")];
+            let named = [
+                source.to_owned(),
+                format!("invoice_{source}"),
+                source.replace("public_", ""),
+                format!("{source}_requested"),
+            ];
             assert!(named.contains(&name), "{} is {}", column.name, column.sql);
         }
     }

@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz};
 
 use super::row::{LocalSubscription, Owed, Row};
+use crate::billing::org_plan::over_at;
 use crate::error::Error;
 use crate::schema::{local_subscriptions as t, orgs};
 use crate::time::Moment;
@@ -69,13 +70,15 @@ pub fn history(
 /// # Errors
 /// When the database fails.
 pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
-    let rows: Vec<Row> = diesel::sql_query(
+    let rows: Vec<Row> = diesel::sql_query(format!(
         "UPDATE local_subscriptions l
-         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END, ended_at = l.valid_until, updated_at = $1
-         FROM (SELECT org_id, subscription_id FROM local_subscriptions WHERE status IN ('trial', 'active') AND valid_until <= $1
-               ORDER BY valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
+         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END, ended_at = due.over_at, updated_at = $1
+         FROM (SELECT l.org_id, l.subscription_id, {over_at} AS over_at FROM local_subscriptions l
+               WHERE l.status IN ('trial', 'active') AND l.valid_until <= $1 AND {over_at} <= $1
+               ORDER BY l.valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
          WHERE (l.org_id, l.subscription_id) = (due.org_id, due.subscription_id) RETURNING l.*",
-    )
+        over_at = over_at!(),
+    ))
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(limit)
     .load(conn)?;

@@ -1,6 +1,6 @@
 //! One local subscription: its periods, how it stands at a time, and what is owed for it.
 
-use chrono::{DateTime, Months, Utc};
+use chrono::{DateTime, Months, TimeDelta, Utc};
 use diesel::prelude::*;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ pub struct LocalSubscription {
     pub plan: String,
     /// Its version.
     pub version: i32,
-    /// `trial`, `active`, `expired` or `cancelled`.
+    /// `trial`, `active`, `past_due` (the days of grace after what was paid for), `expired` or `cancelled`.
     pub status: String,
     /// Months that a paid period lasts.
     pub interval_months: i32,
@@ -72,6 +72,8 @@ pub(super) struct Row {
     pub(super) valid_until: DateTime<Utc>,
     pub(super) cancel_at_period_end: bool,
     pub(super) ended_at: Option<DateTime<Utc>>,
+    pub(super) grace_days: i32,
+    pub(super) trial_plan_id: Option<String>,
 }
 
 impl Row {
@@ -80,11 +82,18 @@ impl Row {
         matches!(self.status.as_str(), "trial" | "active")
     }
 
+    /// When it is over, if nothing is paid: after the days of grace, unless it was cancelled.
+    pub(super) fn over_at(&self) -> DateTime<Utc> {
+        let grace = if self.cancel_at_period_end { 0 } else { self.grace_days };
+        self.valid_until + TimeDelta::days(i64::from(grace))
+    }
+
     /// The status at `now`, whoever has written it.
     pub(super) fn status_at(&self, now: DateTime<Utc>) -> &str {
-        match self.is_open() && self.valid_until <= now {
+        match self.is_open() && self.over_at() <= now {
             true if self.cancel_at_period_end => "cancelled",
             true => "expired",
+            false if self.is_open() && self.valid_until <= now => "past_due",
             false => &self.status,
         }
     }
@@ -137,7 +146,7 @@ impl Row {
             self.valid_until,
         ));
         let ended_at =
-            self.ended_at.or((status == "expired" || status == "cancelled").then_some(self.valid_until));
+            self.ended_at.or((status == "expired" || status == "cancelled").then(|| self.over_at()));
         LocalSubscription {
             id: self.subscription_id,
             plan: self.plan_id,

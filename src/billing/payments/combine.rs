@@ -16,7 +16,7 @@ use crate::billing::invoices::InvoiceWithLines;
 const COMBINE: &str = "\
 INSERT INTO payments (account, livemode, id, payment_intent_id, charge_id, invoice_payment_id, invoice_id,
     customer_id, status, amount, amount_received, amount_refunded, currency, payment_method_type,
-    failure_code, failure_message, disputed, created, paid_at, description, metadata)
+    failure_code, failure_message, disputed, created, paid_at, description, metadata, outside_stripe)
 SELECT k.account, k.livemode, k.id, coalesce(pi.id, ch.payment_intent_id, ip.payment_intent_id),
     coalesce(ch.id, pi.latest_charge_id, ip.charge_id), ip.id,
     coalesce(ip.invoice_id, ch.invoice_id, pi.invoice_id, invoice.id),
@@ -32,7 +32,7 @@ SELECT k.account, k.livemode, k.id, coalesce(pi.id, ch.payment_intent_id, ip.pay
     coalesce(pi.amount, ch.amount, ip.amount_requested),
     greatest(0, pi.amount_received, CASE WHEN money.captured THEN coalesce(ch.amount_captured, ch.amount) END,
         CASE WHEN ip.status = 'paid' THEN ip.amount_paid END),
-    CASE WHEN money.captured THEN coalesce(ch.amount_refunded, 0) ELSE 0 END,
+    CASE WHEN money.moved THEN returned.live + greatest(0, charged.told - returned.known) ELSE 0 END,
     coalesce(pi.currency, ch.currency, ip.currency),
     coalesce(ch.payment_method_type, pi.payment_method_type),
     CASE WHEN NOT money.moved THEN coalesce(ch.failure_code, pi.failure_code) END,
@@ -40,12 +40,15 @@ SELECT k.account, k.livemode, k.id, coalesce(pi.id, ch.payment_intent_id, ip.pay
         CASE WHEN ch.failure_code IS NULL THEN coalesce(pi.failure_message, ch.failure_message)
              ELSE ch.failure_message END
     END,
-    coalesce(ch.disputed, false),
+    coalesce(ch.disputed, false) OR EXISTS (SELECT FROM disputes d
+        WHERE (d.payment_intent_id = k.id OR d.payment_intent_id IS NULL AND d.charge_id = ch.id)
+          AND d.account = k.account AND d.livemode = k.livemode AND d.status NOT LIKE 'warning%'),
     coalesce(pi.created, ch.created, ip.created),
     CASE WHEN money.moved THEN coalesce(CASE WHEN ip.status = 'paid' THEN ip.paid_at END,
         CASE WHEN money.captured THEN ch.created END, pi.created, ip.created) END,
     coalesce(pi.description, ch.description),
-    coalesce(pi.metadata, ch.metadata, '{}')
+    coalesce(pi.metadata, ch.metadata, '{}'),
+    coalesce(ip.payment_record_id IS NOT NULL AND pi.id IS NULL AND ch.id IS NULL, false)
 FROM UNNEST($1, $2, $3) AS k (account, livemode, id)
 LEFT JOIN payment_intents pi ON pi.account = k.account AND pi.livemode = k.livemode AND pi.id = k.id
 LEFT JOIN LATERAL (
@@ -71,6 +74,19 @@ CROSS JOIN LATERAL (
     SELECT charge.captured, charge.captured OR coalesce(pi.status = 'succeeded', false)
         OR coalesce(ip.status = 'paid', false) AS moved
 ) money
+-- What the charge tells may be older than its refunds: of those that are known, they themselves tell.
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN money.captured THEN coalesce(ch.amount_refunded, 0) ELSE 0 END AS told
+) charged
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(r.amount), 0)::bigint AS known,
+        coalesce(sum(r.amount) FILTER (WHERE r.status IS NULL OR r.status NOT IN ('failed', 'canceled')), 0)::bigint AS live
+    FROM (
+        SELECT * FROM refunds r WHERE r.payment_intent_id = k.id
+        UNION ALL
+        SELECT * FROM refunds r WHERE r.payment_intent_id IS NULL AND r.charge_id = ch.id) r
+    WHERE r.account = k.account AND r.livemode = k.livemode
+) returned
 WHERE pi.id IS NOT NULL OR ch.id IS NOT NULL OR ip.id IS NOT NULL
 ORDER BY k.account, k.livemode, k.id
 ON CONFLICT (account, livemode, id) DO UPDATE SET
@@ -81,7 +97,8 @@ ON CONFLICT (account, livemode, id) DO UPDATE SET
     currency = excluded.currency, payment_method_type = excluded.payment_method_type,
     failure_code = excluded.failure_code, failure_message = excluded.failure_message,
     disputed = excluded.disputed, created = excluded.created, paid_at = excluded.paid_at,
-    description = excluded.description, metadata = excluded.metadata";
+    description = excluded.description, metadata = excluded.metadata,
+    outside_stripe = excluded.outside_stripe";
 
 /// What no object speaks of any more, because an object changed its payment.
 const FORGET: &str = "\
@@ -109,6 +126,13 @@ SELECT t.account, t.livemode, coalesce(t.payment_intent_id, t.charge_id, t.payme
 FROM UNNEST($7, $8, $9) AS k (account, livemode, id)
 JOIN invoice_payments t ON t.account = k.account AND t.livemode = k.livemode AND t.id = k.id";
 
+/// The payments of charges: what was given back may name the charge alone.
+const OF_CHARGES: &str = "\
+SELECT t.account, t.livemode, t.payment_intent_id AS id
+FROM UNNEST($1, $2, $3) AS k (account, livemode, id)
+JOIN charges t ON t.account = k.account AND t.livemode = k.livemode AND t.id = k.id
+WHERE t.payment_intent_id IS NOT NULL";
+
 #[derive(QueryableByName)]
 struct StoredKey {
     #[diesel(sql_type = Text)]
@@ -119,11 +143,37 @@ struct StoredKey {
     id: String,
 }
 
+/// The payments of those of the keys that are charges with an intent.
+pub(in crate::billing) fn of_charges<'a>(
+    conn: &mut PgConnection,
+    keys: impl Iterator<Item = &'a PaymentKey> + Clone,
+) -> QueryResult<BTreeSet<PaymentKey>> {
+    let charges = keys.filter(|key| !key.id.starts_with("pi_"));
+    if charges.clone().next().is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let found: Vec<StoredKey> = diesel::sql_query(OF_CHARGES)
+        .bind::<Array<Text>, _>(charges.clone().map(|key| &*key.account).collect::<Vec<_>>())
+        .bind::<Array<Bool>, _>(charges.clone().map(|key| key.livemode).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(charges.map(|key| &*key.id).collect::<Vec<_>>())
+        .load(conn)?;
+    Ok(found.into_iter().map(Into::into).collect())
+}
+
+impl From<StoredKey> for PaymentKey {
+    fn from(row: StoredKey) -> Self {
+        Self { account: row.account, livemode: row.livemode, id: row.id }
+    }
+}
+
 /// Recomputes these payments from the objects stored. The caller holds a lock on each key.
 pub(in crate::billing) fn combine(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>) -> QueryResult<()> {
     if keys.is_empty() {
         return Ok(());
     }
+    let mut all = of_charges(conn, keys.iter())?;
+    all.extend(keys.iter().cloned());
+    let keys = &all;
     for statement in [FORGET, COMBINE] {
         diesel::sql_query(statement)
             .bind::<Array<Text>, _>(keys.iter().map(|key| &*key.account).collect::<Vec<_>>())
@@ -155,6 +205,5 @@ pub(in crate::billing) fn stored_keys(
         .bind::<Array<Bool>, _>(invoice_payments.iter().map(|row| row.livemode).collect::<Vec<_>>())
         .bind::<Array<Text>, _>(invoice_payments.iter().map(|row| &*row.id).collect::<Vec<_>>())
         .load(conn)?;
-    let key = |row: StoredKey| PaymentKey { account: row.account, livemode: row.livemode, id: row.id };
-    Ok(stored.into_iter().map(key).collect())
+    Ok(stored.into_iter().map(Into::into).collect())
 }

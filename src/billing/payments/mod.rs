@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::mirror::mirror;
-pub(super) use combine::{combine, stored_keys};
+pub(super) use combine::{combine, of_charges, stored_keys};
 
 /// A money movement. Several Stripe objects take part in one; all writers of these objects hold a lock on the key, so
 /// that the payment can be recomputed from what is stored.
@@ -202,7 +202,7 @@ pub struct Payment {
     pub amount: Option<i64>,
     /// Amount collected.
     pub amount_received: i64,
-    /// Amount given back, as the charge says.
+    /// Amount given back: by refunds that neither failed nor were canceled, and what the charge tells beyond those.
     pub amount_refunded: i64,
     /// Currency, lower case.
     pub currency: Option<String>,
@@ -212,7 +212,7 @@ pub struct Payment {
     pub failure_code: Option<String>,
     /// Why it failed, for people; empty once it succeeded.
     pub failure_message: Option<String>,
-    /// Whether it is or was disputed.
+    /// Whether it is or was disputed; an inquiry alone is none.
     pub disputed: bool,
     /// When it was begun.
     pub created: Option<DateTime<Utc>>,
@@ -223,4 +223,6 @@ pub struct Payment {
     /// Metadata of the intent, else of the charge.
     #[schema(value_type = Object)]
     pub metadata: Value,
+    /// Whether the money moved outside Stripe: a payment record alone tells of it.
+    pub outside_stripe: bool,
 }

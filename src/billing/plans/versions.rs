@@ -7,8 +7,12 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use rust_decimal::Decimal;
 use serde::Serialize;
-use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use serde_json::Value;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type,
+};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::billing::directory;
 use crate::error::Error;
@@ -26,9 +30,11 @@ pub struct PlanTerms {
     pub annual_amount: Option<i64>,
     /// Days of a trial; 0: none.
     pub trial_days: i32,
-    /// Feature to whatever it means to your services.
-    #[schema(value_type = Object)]
-    pub features: Map<String, Value>,
+    /// For so many days a local subscription keeps the plan after what was paid for.
+    pub grace_days: i32,
+    /// Feature to whatever it means to your services; or a list of names.
+    #[schema(value_type = Features)]
+    pub features: Value,
     /// Battery units granted with each paid period.
     pub battery_units: Quantity,
     /// In their place with each paid year.
@@ -40,6 +46,19 @@ pub struct PlanTerms {
     /// How far below zero the battery may be used; null: without limit.
     pub battery_debt_limit: Option<Quantity>,
 }
+
+/// What features look like: an object of feature to whatever it means, or a list of names.
+pub struct Features;
+
+impl PartialSchema for Features {
+    fn schema() -> RefOr<Schema> {
+        let named = ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(true)));
+        let listed = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String));
+        OneOfBuilder::new().item(named).item(listed).into()
+    }
+}
+
+impl ToSchema for Features {}
 
 /// A version of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -82,10 +101,19 @@ impl PlanTerms {
                 return Err(Error::invalid(field, "must be 0 or more"));
             }
         }
-        if self.features.len() > 200 {
-            return Err(Error::invalid("features", "must be at most 200"));
+        if !(0..=365).contains(&self.grace_days) {
+            return Err(Error::invalid("grace_days", "must be from 0 to 365"));
         }
-        Ok(())
+        let number = match &self.features {
+            Value::Object(named) => Some(named.len()),
+            Value::Array(listed) => listed.iter().all(Value::is_string).then_some(listed.len()),
+            _ => None,
+        };
+        match number {
+            Some(..=200) => Ok(()),
+            Some(_) => Err(Error::invalid("features", "must be at most 200")),
+            None => Err(Error::invalid("features", "must be an object, or a list of names")),
+        }
     }
 }
 
@@ -111,7 +139,8 @@ pub fn add_version(
             plan_versions::monthly_amount.eq(terms.monthly_amount),
             plan_versions::annual_amount.eq(terms.annual_amount),
             plan_versions::trial_days.eq(terms.trial_days),
-            plan_versions::features.eq(Value::Object(terms.features.clone())),
+            plan_versions::grace_days.eq(terms.grace_days),
+            plan_versions::features.eq(&terms.features),
             plan_versions::battery_units.eq(terms.battery_units.0),
             plan_versions::annual_battery_units.eq(terms.annual_battery_units.map(|units| units.0)),
             plan_versions::trial_battery_units.eq(terms.trial_battery_units.map(|units| units.0)),
@@ -139,6 +168,7 @@ struct Row {
     trial_battery_units: Option<Decimal>,
     daily_battery: Decimal,
     battery_debt_limit: Option<Decimal>,
+    grace_days: i32,
 }
 
 impl Row {
@@ -148,7 +178,8 @@ impl Row {
             monthly_amount: self.monthly_amount,
             annual_amount: self.annual_amount,
             trial_days: self.trial_days,
-            features: if let Value::Object(features) = self.features { features } else { Map::new() },
+            grace_days: self.grace_days,
+            features: self.features,
             battery_units: Quantity(self.battery_units),
             annual_battery_units: self.annual_battery_units.map(Quantity),
             trial_battery_units: self.trial_battery_units.map(Quantity),
@@ -218,4 +249,13 @@ pub fn check_version(conn: &mut PgConnection, plan_id: &str, version: i32) -> Re
     let there = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
     let there: bool = diesel::select(there).get_result(conn)?;
     if there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
+}
+
+/// For so many days a local subscription keeps that version of a plan after what was paid for.
+///
+/// # Errors
+/// [`Error::NotFound`] when the plan has no such version.
+pub fn grace_days(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<i32, Error> {
+    let found = plan_versions::table.find((plan_id, version)).select(plan_versions::grace_days);
+    found.first(conn).optional()?.ok_or(Error::NotFound("version of a plan"))
 }

@@ -141,7 +141,13 @@ fn line(from: Fields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeError> {
         discount_amount: from.money_sum("discount_amounts", "amount")?,
         tax_amount: from.money_sum(taxes, "amount")?,
         metadata: from.metadata(),
+        usage_type: usage_type(old_price(from)),
     })
+}
+
+/// Whether a price, or a plan of the older shapes, counts what is bought or what was used.
+pub(super) fn usage_type(price: Fields<'_>) -> Option<String> {
+    price.at("recurring").text("usage_type").or_else(|| price.text("usage_type"))
 }
 
 /// The price or plan inside a line, before basil.

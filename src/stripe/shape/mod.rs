@@ -13,11 +13,14 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
+use chrono::{DateTime, Utc};
+
 use super::Realm;
 use super::json::Json;
 use crate::billing::MirrorBatch;
 use crate::billing::links::Link;
 use crate::billing::payments::PaymentKey;
+use crate::billing::subscription_periods::SeenPeriod;
 use fields::Fields;
 
 /// Which object a snapshot shows.
@@ -90,7 +93,7 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch
 ///
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
 pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
-    payments::key(Fields::of(object, snapshot)).into_iter().collect()
+    payments::keys(Fields::of(object, snapshot))
 }
 
 /// What a customer or a checkout session says of the customer's org.
@@ -104,4 +107,13 @@ pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<Str
         return Vec::new();
     }
     subscriptions::price_ids(Fields::of(object, snapshot))
+}
+
+/// The billing periods that a snapshot of a subscription shows, made by an event of `at`: one for each item; of any other object
+/// none. A subscription that gave nothing yet, or is not paid for, has none.
+pub fn billing_periods(object: &ObjectRef<'_>, snapshot: &Json<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+    if object.object != "subscription" {
+        return Vec::new();
+    }
+    subscriptions::periods(Fields::of(object, snapshot), at)
 }

@@ -1,12 +1,23 @@
 //! Payment intents, charges, and what ties them to invoices.
 
+use std::collections::BTreeSet;
+
 use super::{Fields, ShapeError};
 use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
 
-/// The payment an object takes part in. An invoice names it in the older shapes only.
-pub(super) fn key(from: Fields<'_>) -> Option<PaymentKey> {
+/// The payments an object takes part in. An invoice names it in the older shapes only. What was given back may name the charge
+/// alone: whoever writes a charge holds its name, too.
+pub(super) fn keys(from: Fields<'_>) -> Vec<PaymentKey> {
+    let realm = from.object.realm;
+    let key = |id| PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id };
+    let own = (from.object.object == "charge").then(|| from.object.id.to_owned());
+    let ids: BTreeSet<String> = main(from).into_iter().chain(own).collect();
+    ids.into_iter().map(key).collect()
+}
+
+fn main(from: Fields<'_>) -> Option<String> {
     let own = || Some(from.object.id.to_owned());
-    let id = match from.object.object {
+    match from.object.object {
         "payment_intent" => own(),
         "charge" => from.id("payment_intent").or_else(own),
         "invoice" => from.id("payment_intent").or_else(|| from.id("charge")),
@@ -17,10 +28,9 @@ pub(super) fn key(from: Fields<'_>) -> Option<PaymentKey> {
                 .find_map(|kind| payment.id(kind))
                 .or_else(own)
         }
+        "refund" | "dispute" => from.id("payment_intent").or_else(|| from.id("charge")),
         _ => None,
-    }?;
-    let realm = from.object.realm;
-    Some(PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id })
+    }
 }
 
 pub(super) fn payment_intent(from: Fields<'_>) -> Result<PaymentIntent, ShapeError> {

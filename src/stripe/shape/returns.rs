@@ -69,6 +69,7 @@ pub(super) fn credit_note(from: Fields<'_>) -> Result<CreditNoteWithLines, Shape
         .zip(from.list("lines"))
         .map(|(number, entry)| credit_note_line(entry, number))
         .collect::<Result<_, _>>()?;
+    let parts = Parts::of(from)?;
     // Since 2025-03-31 several refunds can belong to one note.
     let mut refund_ids: Vec<String> =
         from.list("refunds").iter().filter_map(|entry| entry.id("refund")).collect();
@@ -103,8 +104,52 @@ pub(super) fn credit_note(from: Fields<'_>) -> Result<CreditNoteWithLines, Shape
         lines_complete: from.list_complete("lines"),
         created: from.time("created"),
         metadata: from.metadata(),
+        pre_payment_amount: parts.before,
+        post_payment_amount: parts.after,
+        refund_amount: parts.refund,
+        balance_amount: parts.balance,
     };
     Ok(CreditNoteWithLines { credit_note, lines })
+}
+
+/// What a credit note reduces and gives back, in minor units.
+///
+/// Refund, credit to the balance and what was returned outside Stripe make up the part after the payment
+/// (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>); since 2025-05-28 a note of type
+/// `mixed` has a part before it, too. Older notes are of one type as a whole.
+struct Parts {
+    before: Option<i64>,
+    after: Option<i64>,
+    refund: Option<i64>,
+    balance: Option<i64>,
+}
+
+impl Parts {
+    fn of(from: Fields<'_>) -> Result<Self, ShapeError> {
+        let whole = from.money("total")?.or(from.money("amount")?);
+        let of_type = |type_: &str| match from.text("type").as_deref() {
+            Some("mixed") | None => None,
+            Some(own) => Some(if own == type_ { whole? } else { 0 }),
+        };
+        let before = from.money("pre_payment_amount")?.or_else(|| of_type("pre_payment"));
+        let after = from.money("post_payment_amount")?.or_else(|| of_type("post_payment"));
+        let (mut refund, mut elsewhere) = (Some(0_i64), 0_i64);
+        for entry in from.list("refunds") {
+            match (entry.money("amount_refunded")?, entry.id("refund")) {
+                (Some(amount), Some(_)) => refund = refund.and_then(|sum| sum.checked_add(amount)),
+                // Of a payment that was made outside Stripe.
+                (Some(amount), None) => elsewhere = elsewhere.saturating_add(amount),
+                (None, _) => refund = None,
+            }
+        }
+        if from.list("refunds").is_empty() && from.has("refund") {
+            refund = from.at("refund").money("amount")?;
+        }
+        let outside = from.money("out_of_band_amount")?.unwrap_or(0).saturating_add(elsewhere);
+        let rest =
+            after.zip(refund).map(|(after, refund)| after.saturating_sub(refund.saturating_add(outside)));
+        Ok(Self { before, after, refund, balance: rest.map(|rest| rest.max(0)) })
+    }
 }
 
 /// Taxes, under the newer name where there is one.

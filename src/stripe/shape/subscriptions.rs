@@ -1,11 +1,19 @@
 //! Subscriptions. Since `2025-03-31.basil` each item has a period of its own.
 
+use chrono::{DateTime, Utc};
+
 use super::Fields;
+use super::invoices::usage_type;
+use crate::billing::subscription_periods::{Said, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
 pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
     let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
+    // No item's period from one's start to another's end: items may be billed by the month and by the year.
+    let periods =
+        items.iter().filter_map(|item| Some((item.current_period_end?, item.current_period_start?)));
+    let period = periods.min_by_key(|(end, start)| (*end, std::cmp::Reverse(*start)));
     let currency = || entries.iter().find_map(|entry| price(*entry).text("currency"));
     let pause = from.at("pause_collection");
     let subscription = Subscription {
@@ -16,12 +24,8 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
         status: from.text("status"),
         currency: from.text("currency").or_else(currency),
         collection_method: from.text("collection_method").or_else(|| from.text("billing")),
-        current_period_start: from
-            .time("current_period_start")
-            .or_else(|| items.iter().filter_map(|item| item.current_period_start).min()),
-        current_period_end: from
-            .time("current_period_end")
-            .or_else(|| items.iter().filter_map(|item| item.current_period_end).max()),
+        current_period_start: from.time("current_period_start").or_else(|| period.map(|(_, start)| start)),
+        current_period_end: from.time("current_period_end").or_else(|| period.map(|(end, _)| end)),
         cancel_at: from.time("cancel_at"),
         cancel_at_period_end: from.flag("cancel_at_period_end"),
         canceled_at: from.time("canceled_at"),
@@ -46,6 +50,27 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
 /// Ids of the prices of its items.
 pub(super) fn price_ids(from: Fields<'_>) -> Vec<String> {
     entries(from).into_iter().filter_map(price_id).collect()
+}
+
+/// The period of each item: its own, or, before `basil`, that of the subscription.
+pub(super) fn periods(from: Fields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+    let status = from.text("status");
+    if !matches!(status.as_deref(), Some("trialing" | "active" | "past_due" | "canceled")) {
+        return Vec::new();
+    }
+    let seen = |(item_number, entry): (i32, Fields<'_>)| {
+        let time = |field| entry.time(field).or_else(|| from.time(field));
+        let (start, end) = (time("current_period_start")?, time("current_period_end")?);
+        (start < end).then(|| SeenPeriod {
+            realm: from.object.realm.clone(),
+            subscription_id: from.object.id.to_owned(),
+            price_id: price_id(entry).unwrap_or_default(),
+            start,
+            said: Said { end, item_number, product_id: price(entry).id("product") },
+            at,
+        })
+    };
+    (0..).zip(entries(from)).filter_map(seen).collect()
 }
 
 /// The items; a subscription may name one plan and have no list.
@@ -79,5 +104,6 @@ fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionIt
         current_period_end: entry.time("current_period_end"),
         created: entry.time("created"),
         metadata: if listed { entry.metadata() } else { serde_json::json!({}) },
+        usage_type: usage_type(price(entry)),
     }
 }

@@ -124,7 +124,7 @@ fn differing(book: Book, sides: &Sides) -> String {
         .values()
         .iter()
         .map(|name| match *name {
-            name if Book::is_time(name) => format!("t.{name} IS DISTINCT FROM s.{name}"),
+            name if is_time(name) => format!("t.{name} IS DISTINCT FROM s.{name}"),
             name => format!("coalesce(t.{name}, 0) <> coalesce(s.{name}, 0)"),
         })
         .collect();
@@ -136,13 +136,18 @@ fn differing(book: Book, sides: &Sides) -> String {
     )
 }
 
+/// Whether a value is a time, which may be lacking.
+pub(super) fn is_time(name: &str) -> bool {
+    ["latest_at", "set_at", "first_seen", "last_seen"].contains(&name)
+}
+
 /// A value as people read it.
 fn as_text(of: &str, name: &str) -> String {
     match name {
-        name if Book::is_time(name) => {
+        name if is_time(name) => {
             format!("to_char({of}.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
         }
-        "count" | "n" => format!("{of}.{name}::text"),
+        "count" | "n" | "events" => format!("{of}.{name}::text"),
         _ => format!("trim_scale({of}.{name})::text"),
     }
 }
@@ -159,14 +164,20 @@ impl Book {
         const SLOT: &str = "(
             SELECT concat_ws(' ', m.key, nullif(q.filter, '{}'), 'by ' || q.period)
             FROM quota_slots q JOIN meters m USING (meter_id) WHERE q.slot_id = d.slot_id)";
+        // Two periods may begin on one date.
+        const BEGAN: &str =
+            "to_char(nullif(d.began, 'epoch') AT TIME ZONE 'UTC', '\"from\" HH24:MI:SS \"UTC\"')";
         let words = match self {
             Self::Summaries => format!("{SERIES}, d.day"),
             Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
+            Self::Unpriced => SERIES.to_owned(),
             Self::Rating => format!(
                 "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
             Self::Levels => format!("{SERIES}, 'of ' || quote_literal(nullif(d.subject, ''))"),
-            Self::Quotas => format!("{SLOT}, d.period, 'of ' || quote_literal(nullif(d.subject, ''))"),
+            Self::Quotas => {
+                format!("{SLOT}, d.period, {BEGAN}, 'of ' || quote_literal(nullif(d.subject, ''))")
+            }
         };
         format!("concat_ws(' ', {ORG}, {words})")
     }

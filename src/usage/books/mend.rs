@@ -6,6 +6,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Text};
 
+use super::compare::is_time;
 use super::parts::Part;
 use super::{Book, Difference, Rules, Sides};
 use crate::error::Error;
@@ -51,7 +52,7 @@ fn mend_rows(
 ) -> Result<usize, Error> {
     let (table, keys, values) = (book.table(), book.keys().join(", "), book.values());
     let (named, told) = (named(table), &sides.told);
-    let zero = |name: &&str| if Book::is_time(name) { "NULL::timestamptz" } else { "0" };
+    let zero = |name: &&str| if is_time(name) { "NULL::timestamptz" } else { "0" };
     let mut all_values: Vec<&str> = values.to_vec();
     if book == Book::Quotas {
         all_values.push("reserved");
@@ -69,7 +70,7 @@ fn mend_rows(
     }
     let mut set = String::new();
     for name in values {
-        let value = if Book::is_time(name) { format!("t.{name}") } else { format!("coalesce(t.{name}, 0)") };
+        let value = if is_time(name) { format!("t.{name}") } else { format!("coalesce(t.{name}, 0)") };
         let _ = write!(set, "{}{name} = {value}", if set.is_empty() { "" } else { ", " });
     }
     let same: Vec<String> = book.keys().iter().map(|key| format!("b.{key} = n.{key}")).collect();

@@ -64,6 +64,12 @@ impl Part {
         Self { orgs: Orgs::one(org_id), ..self }
     }
 
+    /// Whether it has every day there is.
+    #[must_use]
+    pub(super) fn is_all_days(self) -> bool {
+        (self.from, self.before) == (NaiveDate::MIN, NaiveDate::MAX)
+    }
+
     /// Its whole months, and what of months lies before and after them, in order.
     #[must_use]
     pub fn months(self) -> Vec<Self> {

@@ -21,7 +21,8 @@ pub struct Rules {
     pub(super) uniques: Vec<i32>,
     pub(super) latest: Vec<i32>,
     pub(super) levels: Vec<i32>,
-    pub(super) tiered_cards: Vec<i32>,
+    /// Meters that have a rate card with tiers.
+    pub(super) tiered: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
     /// Whether counters of past periods should be there, too: they may have been cleaned away.
     pub past_counters: bool,
@@ -65,7 +66,7 @@ impl Rules {
         let latest = of(&|a| a == Aggregation::Latest);
         let levels = of(&|a| a == Aggregation::Level);
         let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
-        let tiered_cards = rate_cards::table.filter(tiers).select(rate_cards::rate_card_id).load(conn)?;
+        let tiered = rate_cards::table.filter(tiers).select(rate_cards::meter_id).distinct().load(conn)?;
         let slots = slots(conn)?;
         let first_whole_day = partitions::first_whole_day(conn)?;
         Ok(Self {
@@ -74,7 +75,7 @@ impl Rules {
             uniques,
             latest,
             levels,
-            tiered_cards,
+            tiered,
             slots,
             past_counters: false,
             first_whole_day,

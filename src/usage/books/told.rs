@@ -1,6 +1,6 @@
 //! What each book must say, as SQL over the records.
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{Days, NaiveDate};
 use diesel::pg::PgConnection;
 
 use super::parts::Part;
@@ -8,11 +8,11 @@ use super::rules::SlotRule;
 use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::quota::periods::ALWAYS;
+use crate::quota::periods::{ALWAYS, Period};
 use crate::quota::slots::PeriodKind;
 use crate::time::Clock;
 use crate::usage::levels;
-use crate::usage::partitions::month_of;
+use crate::usage::rates::play;
 use crate::usage::rating::CONDITION;
 
 /// Past days in which counters of quotas are compared; older ones may have been cleaned away.
@@ -48,18 +48,36 @@ impl Book {
             Self::Uniques => {
                 (!rules.uniques.is_empty()).then(|| sides(uniques(rules, part), days("day", part)))
             }
-            Self::Rating => part.whole_months().map(|part| sides(rating(rules, part), days("month", part))),
+            Self::Rating => part.whole_months().map(|part| Sides {
+                told: rating(rules, part),
+                stored: format!("{} AND {}", days("month", part), counts()),
+                must: "(s.quantity IS NOT NULL OR t.own)".to_owned(),
+            }),
             Self::Levels => (!rules.levels.is_empty()).then(|| levels(rules, part)),
             Self::Quotas => quotas(conn, rules, part)?,
+            Self::Unpriced => (rules.first_whole_day.is_none() && part.is_all_days())
+                .then(|| sides(unpriced(part), part.orgs.sql("org_id"))),
         })
     }
 }
 
-/// The records that were counted to the days of `part` by these meters (or cards).
-fn records(part: Part, column: &str, ids: &[i32]) -> String {
+/// The records of these meters that were posted to the days of `part`.
+fn records(part: Part, ids: &[i32]) -> String {
+    records_of(part, "day", ids)
+}
+
+/// The records of these meters that belong to the days of `part`, posted there or not; `own` is the day.
+fn own_records(part: Part, ids: &[i32]) -> String {
+    format!(
+        "(SELECT *, coalesce(own_day, day) AS own FROM {} o)",
+        records_of(part, "coalesce(own_day, day)", ids)
+    )
+}
+
+fn records_of(part: Part, day: &str, ids: &[i32]) -> String {
     let Part { orgs, from, before } = part;
     let own = format!(
-        "{} AND day >= '{from}' AND day < '{before}' AND {column} = ANY ({})",
+        "{} AND {day} >= '{from}' AND {day} < '{before}' AND meter_id = ANY ({})",
         orgs.sql("org_id"),
         list(ids)
     );
@@ -78,15 +96,15 @@ fn list(ids: &[i32]) -> String {
 }
 
 /// Records of meters that do not add up, each with whether it stands: what was taken back on the same day does not. What a later
-/// day took back, because this one is in a closed month, stands here, and there is nothing to take it from there. It is told by
-/// sorting, not by looking for each one's correction: however many share an instant, it takes no longer.
+/// day took back, because this one is in a closed month, stands here, and there is nothing to take it from there: that record is
+/// left out. It is told by sorting, not by looking for each one's correction: however many share an instant, it takes no longer.
 fn standing(part: Part, ids: &[i32]) -> String {
     format!(
-        "(SELECT *, correction % 2 = 0 AND coalesce(lead(correction) OVER (
-                PARTITION BY org_id, series_id, day, meter_id, occurred_at, event_key ORDER BY correction)
-                <> correction + 1, true) AS stands
-          FROM {} r)",
-        records(part, "meter_id", ids)
+        "(SELECT *, correction % 2 = 0 AND next IS DISTINCT FROM correction + 1 AS stands
+          FROM (SELECT *, lead(correction) OVER w AS next, lag(correction) OVER w AS last FROM {} r
+                WINDOW w AS (PARTITION BY org_id, series_id, day, meter_id, occurred_at, event_key ORDER BY correction)) r
+          WHERE correction % 2 = 0 OR last = correction - 1)",
+        records(part, ids)
     )
 }
 
@@ -99,7 +117,7 @@ fn summaries(rules: &Rules, part: Part) -> String {
     let mut ways = vec![format!(
         "SELECT org_id, series_id, day, sum(quantity) AS quantity, {sums}, NULL::timestamptz AS latest_at
          FROM {} r {BY}",
-        records(part, "meter_id", &rules.additive)
+        records(part, &rules.additive)
     )];
     if !rules.maxima.is_empty() {
         ways.push(format!(
@@ -120,7 +138,7 @@ fn summaries(rules: &Rules, part: Part) -> String {
     if !rules.levels.is_empty() {
         ways.push(format!(
             "SELECT org_id, series_id, day, 0, {sums}, NULL FROM {} r {BY}",
-            records(part, "meter_id", &rules.levels)
+            standing(part, &rules.levels)
         ));
     }
     if !rules.latest.is_empty() {
@@ -164,26 +182,49 @@ fn uniques(rules: &Rules, part: Part) -> String {
     )
 }
 
-/// A record counts to the first rate of its card that fits its dimensions, if that has tiers. The sums come first, apart from the
-/// rest, so that they are planned as what they are: all of the work. The rate is looked up for each sum, and no join, so that it
-/// does not blur what the join of the series costs.
+/// Usage that no rate fits. What was taken back, or priced since, is a record with the negative quantity.
+fn unpriced(part: Part) -> String {
+    format!(
+        "SELECT org_id, series_id, sum(CASE correction % 2 WHEN 0 THEN 1 ELSE -1 END)::bigint AS events,
+             sum(quantity) AS quantity, min(occurred_at) AS first_seen, max(occurred_at) AS last_seen
+         FROM usage_records WHERE {} AND pricing = 2 GROUP BY org_id, series_id",
+        part.orgs.sql("org_id")
+    )
+}
+
+/// Which rows of the counters of tiers count: a card that prices nothing of the month any more is not asked again.
+fn counts() -> String {
+    format!(
+        "NOT EXISTS (SELECT FROM {cards} c WHERE c.rate_card_id = rating_counters.rate_card_id AND NOT {in_play})",
+        cards = play::CARDS,
+        in_play = play::in_play_sql("c", "rating_counters.month"),
+    )
+}
+
+/// A record that a card priced counts to each card in play in its month, to the first rate that fits its dimensions, if that has
+/// tiers. A counter must be there only if its card priced something (`own`): others begin when it does. The sums come first, apart
+/// from the rest, so that they are planned as what they are: all of the work. The rate is looked up for each sum, and no join, so
+/// that it does not blur what the join of the series costs.
 fn rating(rules: &Rules, part: Part) -> String {
     format!(
         "WITH sums AS MATERIALIZED (
-             SELECT org_id, series_id, meter_id, rate_card_id, date_trunc('month', day::timestamp)::date AS month,
+             SELECT org_id, series_id, meter_id, rate_card_id, date_trunc('month', own::timestamp)::date AS month,
                  sum(quantity) AS quantity
-             FROM {} r GROUP BY 1, 2, 3, 4, 5)
-         SELECT org_id, meter_id, rate_card_id, rate, month, sum(quantity) AS quantity
+             FROM {records} r WHERE rate_card_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5)
+         SELECT org_id, meter_id, rate_card_id, rate, month, sum(quantity) AS quantity, bool_or(own) AS own
          FROM (
-             SELECT r.org_id, r.meter_id, r.rate_card_id, r.month, r.quantity, (
+             SELECT r.org_id, r.meter_id, c.rate_card_id, r.month, r.quantity, c.rate_card_id = r.rate_card_id AS own, (
                  SELECT CASE WHEN jsonb_typeof(e.rate -> 'tiers') = 'object' THEN (e.place - 1)::smallint END
-                 FROM rate_cards c, jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
-                 WHERE c.rate_card_id = r.rate_card_id AND {CONDITION}
+                 FROM jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
+                 WHERE {CONDITION}
                  ORDER BY e.place LIMIT 1) AS rate
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
+             JOIN {cards} c ON c.meter_id = r.meter_id AND {in_play}
              OFFSET 0) r
          WHERE rate IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
-        records(part, "rate_card_id", &rules.tiered_cards)
+        records = own_records(part, &rules.tiered),
+        cards = play::CARDS,
+        in_play = play::in_play_sql("c", "r.month"),
     )
 }
 
@@ -206,7 +247,7 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
             let since = since(rules, &org, slot).max(part.from);
             let earliest = if slot.per_subject { &mut first_by_subject } else { &mut first };
             *earliest = since.min(*earliest);
-            let running = label(&org, slot.period, now);
+            let running = Period::at(slot.period, &org, now).label;
             lines.push(format!("({}, {}, '{since}'::date, '{running}'::date)", org.org_id, slot.slot_id));
         }
     }
@@ -229,30 +270,32 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     let subject = if first_by_subject == NaiveDate::MAX {
         "NULL::text".to_owned()
     } else {
-        format!("CASE WHEN day >= '{subjects_from}' THEN subject END")
+        format!("CASE WHEN own >= '{subjects_from}' THEN subject END")
     };
     let told = format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, {subject} AS subject,
-                 day, date_trunc('month', day::timestamp)::date AS month, billing_period, sum(quantity) AS quantity
-             FROM {records} r GROUP BY 1, 2, 3, 4, billing_period)
-         SELECT org_id, slot_id, subject, period, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
+                 own AS day, date_trunc('month', own::timestamp)::date AS month, billing_period, billing_start,
+                 sum(quantity) AS quantity
+             FROM {records} r GROUP BY 1, 2, 3, 4, billing_period, billing_start)
+         SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
              SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                  k.since, k.running, r.quantity,
                  CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN r.month
-                     ELSE coalesce(r.billing_period, r.month) END AS period
+                     ELSE coalesce(r.billing_period, r.month) END AS period,
+                 coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
              JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id) c
-         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period
+         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period, began
          UNION ALL
          SELECT l.org_id, q.slot_id, CASE WHEN q.per_subject THEN l.subject ELSE '' END, '{ALWAYS}'::date,
-             sum(greatest(l.set_value + l.changes, 0)), true
+             timestamptz 'epoch', sum(greatest(l.set_value + l.changes, 0)), true
          FROM usage_levels l JOIN usage_series s ON s.org_id = l.org_id AND s.series_id = l.series_id
          JOIN quota_slots q ON q.meter_id = s.meter_id AND q.period = 'always' AND s.dimensions @> q.filter
          JOIN {slots} ON k.org_id = l.org_id AND k.slot_id = q.slot_id
          GROUP BY 1, 2, 3",
-        records = records(counted, "meter_id", &rules.additive),
+        records = own_records(counted, &rules.additive),
         slots = slots(&lines),
         begins = begins("period"),
     );
@@ -277,16 +320,7 @@ fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
     let now = rules.as_of.now;
     let days = if slot.per_subject { SUBJECT_DAYS } else { QUOTA_DAYS };
     let kept = now.checked_sub_days(Days::new(days)).unwrap_or(now);
-    let since = label(org, slot.period, slot.created_at).max(label(org, slot.period, kept));
+    let label = |at| Period::at(slot.period, org, at).label;
+    let since = label(slot.created_at).max(label(kept));
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))
-}
-
-fn label(org: &OrgContext, kind: PeriodKind, at: DateTime<Utc>) -> NaiveDate {
-    let day = org.day(at);
-    match kind {
-        PeriodKind::Day => day,
-        PeriodKind::Month => month_of(day),
-        PeriodKind::Billing => org.billing_period(at).unwrap_or_else(|| month_of(day)),
-        PeriodKind::Always => ALWAYS,
-    }
 }

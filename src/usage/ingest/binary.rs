@@ -7,6 +7,8 @@ use diesel::prelude::*;
 use diesel::result::Error::SerializationError;
 use rust_decimal::Decimal;
 
+use crate::quantity::Sum;
+
 /// What comes before the rows.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// What comes after them.
@@ -107,6 +109,20 @@ pub(super) fn numeric(out: &mut Vec<u8>, number: Decimal) {
     }
 }
 
+/// As [`numeric`], a cost or battery units.
+pub(super) fn amount(out: &mut Vec<u8>, number: Sum) {
+    let (negative, weight, scale, digits, count) = number.digits();
+    let bytes = i32::try_from(8 + 2 * count).expect("few digits");
+    out.extend_from_slice(&bytes.to_be_bytes());
+    out.extend_from_slice(&u16::try_from(count).expect("few digits").to_be_bytes());
+    out.extend_from_slice(&weight.to_be_bytes());
+    out.extend_from_slice(&(if negative { 0x4000_u16 } else { 0 }).to_be_bytes());
+    out.extend_from_slice(&scale.to_be_bytes());
+    for digit in &digits[..count] {
+        out.extend_from_slice(&digit.to_be_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +153,28 @@ mod tests {
                 expected.extend_from_slice(&i16::to_be_bytes(*digit));
             }
             assert_eq!(out, expected, "{number}");
+            if number != "0.00" && scale <= 24 {
+                let (mut out, of) = (Vec::new(), number.parse::<Decimal>().expect("a number"));
+                amount(&mut out, Sum::from(of));
+                let beyond = of.mantissa() > i128::from(i64::MAX);
+                assert!(beyond || out == expected, "{number}, as an amount");
+            }
         }
+        // The largest cost with all its places: 15 digits before the point and 24 after it.
+        let sum = Sum::product(
+            "999999999999999.999999999999".parse().expect("a number"),
+            "0.999999999999".parse().expect("a number"),
+        );
+        let mut out = Vec::new();
+        amount(&mut out, -sum.expect("bounded"));
+        // (10^15 − 10^-12) × (1 − 10^-12) = 10^15 − 1000 − 10^-12 + 10^-24
+        let digits: [i16; 10] = [999, 9999, 9999, 8999, 9999, 9999, 9999, 0, 0, 1];
+        let mut expected = Vec::new();
+        expected.extend_from_slice(&28_i32.to_be_bytes());
+        for part in [10, 3, 0x4000, 24].iter().chain(&digits) {
+            expected.extend_from_slice(&i16::to_be_bytes(*part));
+        }
+        assert_eq!(out, expected);
     }
 
     #[test]

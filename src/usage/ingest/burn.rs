@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
-use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use crate::battery::terms::AllTerms;
@@ -35,7 +34,7 @@ pub(crate) fn batch(now: DateTime<Utc>) -> i64 {
 
 /// The battery units of a usage event, on all its meters.
 #[must_use]
-pub(crate) fn units(usage: &Usage) -> Decimal {
+pub(crate) fn units(usage: &Usage) -> Sum {
     usage.metered.iter().map(|metered| metered.battery_units).sum()
 }
 
@@ -67,7 +66,6 @@ impl Burn<'_> {
         for (org_id, units) in burned {
             let account = accounts.get_mut(org_id);
             let account = account.ok_or_else(|| Error::Internal("a battery was not locked".to_owned()))?;
-            let units = units.exact().ok_or(Error::BatteryFull { org_id })?;
             account.forget_pending();
             account.use_up(units, Note { batch: Some(batch), ..Note::of("usage") }, self.now);
         }

@@ -8,13 +8,13 @@ use diesel::prelude::*;
 use diesel::query_builder::AstPass;
 use diesel::sql_types::{BigInt, Bool, Timestamptz, Uuid as SqlUuid};
 
-use super::binary::{self, days, field, micros, null, numeric};
+use super::binary::{self, amount, days, field, micros, null, numeric};
 use super::keys::Key;
 use crate::error::Error;
 use crate::schema::usage_records;
 use crate::usage::resolve::{Metered, Usage};
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 22] = [
     "org_id",
     "series_id",
     "occurred_at",
@@ -34,6 +34,9 @@ const COLUMNS: [&str; 19] = [
     "value",
     "moved",
     "battery_batch",
+    "billing_start",
+    "own_day",
+    "pricing",
 ];
 
 /// The first day of the month (UTC) whose partition holds an instant.
@@ -120,7 +123,7 @@ pub(super) fn is_there(
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
-    out.extend_from_slice(&19_i16.to_be_bytes());
+    out.extend_from_slice(&22_i16.to_be_bytes());
     field(out, &usage.org.org_id.to_be_bytes());
     field(out, &metered.series.series_id.to_be_bytes());
     field(out, &micros(usage.occurred_at).to_be_bytes());
@@ -133,13 +136,13 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
     }
     field(out, &days(usage.day).to_be_bytes());
     match usage.billing_period {
-        Some(day) => field(out, &days(day).to_be_bytes()),
+        Some(began) => field(out, &days(began.date_naive()).to_be_bytes()),
         None => null(out),
     }
     field(out, &usage.correction.to_be_bytes());
     numeric(out, metered.quantity);
-    numeric(out, metered.cost);
-    numeric(out, metered.battery_units);
+    amount(out, metered.cost);
+    amount(out, metered.battery_units);
     field(out, usage.event_id.as_bytes());
     field(out, usage.source.as_bytes());
     for text in [&usage.subject, &metered.value] {
@@ -150,5 +153,19 @@ fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {
     }
     let moved = usage.day.signed_duration_since(usage.occurred_at.date_naive()).num_days() > 1;
     field(out, &[u8::from(moved)]);
-    if metered.battery_units.is_zero() { null(out) } else { field(out, &batch.to_be_bytes()) }
+    if metered.battery_units.is_zero() {
+        null(out)
+    } else {
+        field(out, &batch.to_be_bytes())
+    }
+    match usage.billing_period {
+        Some(began) => field(out, &micros(began).to_be_bytes()),
+        None => null(out),
+    }
+    if usage.own_day == usage.day {
+        null(out)
+    } else {
+        field(out, &days(usage.own_day).to_be_bytes())
+    }
+    field(out, &(metered.pricing as i16).to_be_bytes());
 }

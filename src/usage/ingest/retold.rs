@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::keys::{Key, key};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::quantity::Sum;
 use crate::usage::resolve::{Metered, Usage};
 
 // What was reported, whatever took its place since.
@@ -36,7 +37,7 @@ statement!(Reported -> (
 type Loaded = (
     (i64, uuid::Uuid, DateTime<Utc>, bool),
     (i32, Option<String>, Value, bool),
-    (Decimal, Decimal, bool, Option<String>, Option<String>),
+    (Decimal, Sum, bool, Option<String>, Option<String>),
 );
 
 /// A record as it was reported.
@@ -50,7 +51,7 @@ struct Record {
     /// The meter has a newer version than the one that counted it.
     outdated: bool,
     quantity: Decimal,
-    cost: Decimal,
+    cost: Sum,
     /// No card has priced it: the caller set its cost, or it has none.
     unpriced: bool,
     subject: Option<String>,

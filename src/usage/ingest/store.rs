@@ -27,6 +27,7 @@ use crate::usage::catalog::{self, Catalog};
 use crate::usage::event::{Outcome, Rejection};
 use crate::usage::levels::Levels;
 use crate::usage::resolve::Usage;
+use crate::usage::unpriced;
 
 /// What storing came to.
 #[derive(Debug)]
@@ -196,7 +197,8 @@ fn refuse(
     let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
     let demand = |(place, counters): (&usize, _)| {
         let one = &usage[*place];
-        Demand { org: &one.org, subject: one.subject.as_deref(), counters, units: burn::units(one) }
+        let units = burn::units(one).rounded_up().unwrap_or(Decimal::MAX);
+        Demand { org: &one.org, subject: one.subject.as_deref(), counters, units }
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
     let mut course = Admitting { levels, usage, new: &new };
@@ -251,6 +253,7 @@ pub(in crate::usage) fn write(
     let moved = counters::add(conn, &totals::counter_changes(new))?;
     burn.post(conn, new, batch)?;
     totals::add_days(conn, new, sign)?;
+    unpriced::count(conn, new, sign)?;
     Ok(moved)
 }
 
@@ -268,5 +271,6 @@ pub(crate) fn write_rows(
         return Ok(());
     }
     records::copy(conn, new, batch)?;
-    totals::add_days(conn, new, sign)
+    totals::add_days(conn, new, sign)?;
+    unpriced::count(conn, new, sign)
 }

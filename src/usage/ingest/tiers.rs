@@ -1,16 +1,24 @@
-//! What tiers of a rate card are counted by: the quantity of a local month. Owns the rows of `rating_counters`.
+//! What tiers of a rate card are counted by: the quantity of a local month, whichever card priced it. Owns the rows of
+//! `rating_counters`.
+//!
+//! A counter says what was priced in the month of the usage that its rate fits. Usage raises those of all cards that are in play in
+//! its month ([`play`]), nearly always one. A counter that is new in a month of several cards begins at what the records say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{Datelike, NaiveDate};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Untyped};
+use smallvec::SmallVec;
 
+use super::priced::{self, OfMonth};
 use crate::db::prepared::{Prepared, Text, statement};
 use crate::error::Error;
 use crate::quantity::Sum;
 use crate::usage::event::Rejection;
+use crate::usage::rates::RateCard;
+use crate::usage::rates::play::{self, Around};
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage, too_large};
 
@@ -28,6 +36,10 @@ statement!(LockTiers -> Untyped:
     JOIN rating_counters k ON (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.month) = (t.o, t.m, t.c, t.r, t.d) \
     ORDER BY t.o, t.m, t.c, t.r, t.d FOR UPDATE OF k");
 
+statement!(BeginTiers -> Untyped:
+    "UPDATE rating_counters k SET quantity = k.quantity + t.q FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, m, c, r, d, q) \
+    WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.month) = (t.o, t.m, t.c, t.r, t.d)");
+
 /// The counters of a batch's tiers, locked and raised until the commit: with them each event in turn costs the difference that
 /// it makes.
 pub(crate) struct Tiers {
@@ -44,11 +56,27 @@ impl Tiers {
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
     ) -> Result<Self, Error> {
-        let sums = sums(usage);
+        let (mut sums, mut fresh) = (BTreeMap::new(), Vec::new());
+        for one in usage {
+            for metered in &one.metered {
+                for (tier, place) in tiers_of(one, metered) {
+                    *sums.entry(tier).or_insert_with(|| {
+                        fresh.push((tier, metered, place));
+                        Sum::ZERO
+                    }) += metered.quantity;
+                }
+            }
+        }
         let mut before = add(conn, &sums)?;
         for (tier, raised) in &mut before {
             *raised = *raised - sums.get(tier).copied().unwrap_or_default();
         }
+        // One of nothing may be new.
+        fresh.retain(|(tier, metered, place)| {
+            before.get(tier).is_some_and(|before| before.is_zero()) && !is_alone(metered, *place, tier.4)
+        });
+        let begun = begin(conn, &fresh)?;
+        before.extend(begun);
         Ok(Self { before })
     }
 
@@ -56,25 +84,35 @@ impl Tiers {
     /// [`Tiers::lower`].
     ///
     /// # Errors
-    /// The rejection of an event whose cost is too large, or whose month has too many digits to be priced exactly.
+    /// The rejection of an event whose cost is too large.
     pub(crate) fn price(&mut self, usage: &mut Usage) -> Result<(), Rejection> {
         if self.before.is_empty() {
             return Ok(());
         }
-        let tiers: Vec<Option<Tier>> = usage.metered.iter().map(|metered| tier_of(usage, metered)).collect();
-        let mut after = Vec::new();
+        let tiers: SmallVec<[Option<Tier>; 1]> =
+            usage.metered.iter().map(|metered| own_tier(usage, metered)).collect();
         for (metered, tier) in usage.metered.iter_mut().zip(tiers) {
-            let Some(tier) = tier.filter(|_| metered.tiered) else { continue };
+            let Some(tier) = tier else { continue };
             let before = self.before.get(&tier).copied().unwrap_or_default();
-            let raised = before + metered.quantity;
-            let rate = metered.rate().zip(before.exact().zip(raised.exact()));
-            metered.cost = rate
-                .and_then(|(rate, (before, _))| rating::cost(rate, before, metered.quantity))
-                .ok_or_else(too_large)?;
-            after.push((tier, raised));
+            let cost = metered.rate().and_then(|rate| rating::cost(rate, before, metered.quantity));
+            metered.cost = cost.ok_or_else(too_large)?;
         }
-        self.before.extend(after);
+        self.count(usage);
         Ok(())
+    }
+
+    /// How much of the month stands before the next usage of the tiers that price `metered`.
+    pub(in crate::usage) fn standing(&self, usage: &Usage, metered: &Metered) -> Sum {
+        own_tier(usage, metered).and_then(|tier| self.before.get(&tier).copied()).unwrap_or_default()
+    }
+
+    /// Takes note of an event that is priced.
+    pub(crate) fn count(&mut self, usage: &Usage) {
+        for metered in &usage.metered {
+            for (tier, _) in tiers_of(usage, metered) {
+                *self.before.entry(tier).or_default() += metered.quantity;
+            }
+        }
     }
 
     /// Takes back what was raised for events that are not stored after all.
@@ -89,6 +127,29 @@ impl Tiers {
         add(conn, &back)?;
         Ok(())
     }
+}
+
+/// What the records say that new counters begin with, written to them; only what is not nothing.
+fn begin(conn: &mut PgConnection, fresh: &[(Tier, &Metered, usize)]) -> Result<BTreeMap<Tier, Sum>, Error> {
+    if fresh.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let months: BTreeSet<OfMonth> = fresh.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4)).collect();
+    let mut begun: BTreeMap<Tier, Sum> = BTreeMap::new();
+    for priced in priced::of_months(conn, &months.into_iter().collect::<Vec<_>>())? {
+        let (of_month, dimensions) = ((priced.org_id, priced.meter_id, priced.month), priced.dimensions());
+        for (tier, metered, place) in fresh.iter().filter(|(t, ..)| (t.0, t.1, t.4) == of_month) {
+            let fitting = rating::rate_for(&metered.series.rates[*place].0, &dimensions);
+            if fitting.and_then(|rate| i16::try_from(rate).ok()) == Some(tier.3) {
+                *begun.entry(*tier).or_default() += priced.quantity;
+            }
+        }
+    }
+    begun.retain(|_, sum| !sum.is_zero());
+    if !begun.is_empty() {
+        keyed::<BeginTiers>(&begun).bind::<Numeric, _>(begun.values().copied().collect()).execute(conn)?;
+    }
+    Ok(begun)
 }
 
 /// Locks the counters of the tiers of this usage, those that are there, until the caller's transaction ends.
@@ -110,8 +171,8 @@ pub(super) fn lock<'a>(
 fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
     let mut sums: BTreeMap<Tier, Sum> = BTreeMap::new();
     for one in usage {
-        for metered in one.metered.iter().filter(|metered| metered.tiered) {
-            if let Some(tier) = tier_of(one, metered) {
+        for metered in &one.metered {
+            for (tier, _) in tiers_of(one, metered) {
                 *sums.entry(tier).or_default() += metered.quantity;
             }
         }
@@ -119,10 +180,39 @@ fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
     sums
 }
 
-fn tier_of(usage: &Usage, metered: &Metered) -> Option<Tier> {
-    let (card, rate) = metered.card.and_then(|card| metered.series.rates.get(card))?;
-    let rate = i16::try_from((*rate)?).ok()?;
-    Some((usage.org.org_id, card.meter_id, card.rate_card_id, rate, usage.day.with_day(1)?))
+/// The counters that usage is added to, each with the place of its card: of all cards in play in its month whose rate for it has
+/// tiers. What no card priced is added to none.
+fn tiers_of(usage: &Usage, metered: &Metered) -> SmallVec<[(Tier, usize); 1]> {
+    let series = &metered.series;
+    let Some(month) = usage.own_day.with_day(1).filter(|_| series.has_tiers && metered.card.is_some()) else {
+        return SmallVec::new();
+    };
+    let cards = series.rates.iter().map(|(card, _)| &**card);
+    play::in_play(cards, Around::month(month))
+        .filter_map(|place| Some((tier_at(usage.org.org_id, metered, place, month)?, place)))
+        .collect()
+}
+
+/// The counter of the tiers that price it; `None`: they do not.
+fn own_tier(usage: &Usage, metered: &Metered) -> Option<Tier> {
+    let place = metered.card.filter(|_| metered.tiered)?;
+    tier_at(usage.org.org_id, metered, place, usage.own_day.with_day(1)?)
+}
+
+fn tier_at(org_id: i64, metered: &Metered, place: usize, month: NaiveDate) -> Option<Tier> {
+    let (card, rate) = metered.series.rates.get(place)?;
+    let rate = (*rate).filter(|rate| card.rates[*rate].tiers.is_some())?;
+    Some((org_id, card.meter_id, card.rate_card_id, i16::try_from(rate).ok()?, month))
+}
+
+/// Whether all that was priced of the month was priced by the card at this place.
+pub(in crate::usage) fn is_alone(metered: &Metered, place: usize, month: NaiveDate) -> bool {
+    let cards = &metered.series.rates;
+    if cards.len() == 1 {
+        return true;
+    }
+    let cards: Vec<&RateCard> = cards.iter().map(|(card, _)| &**card).collect();
+    play::is_alone(&cards, place, Around::month(month))
 }
 
 /// Binds the five columns of the keys.

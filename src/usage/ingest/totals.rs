@@ -76,7 +76,11 @@ pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> 
         for metered in &one.metered {
             let series = &metered.series;
             let day = (series.org_id, series.series_id, one.day);
-            let takes_back = sign < 0 && series.meter.aggregation.is_recounted();
+            let takes_back = sign < 0 && !series.meter.aggregation.is_additive();
+            if takes_back && one.elsewhere {
+                // A closed month stays as it was told, and there is nothing of it in the open one.
+                continue;
+            }
             let statement = if takes_back { 0 } else { statement_of(&series.meter) };
             let added = days[usize::try_from(statement).unwrap_or_default()].entry(day).or_default();
             let first = added.count == 0;
@@ -182,7 +186,7 @@ pub(crate) fn counted_by(
         let amount = amount(metered);
         metered.series.slots.iter().map(move |slot| {
             let subject = usage.subject.as_deref();
-            let key = CounterKey::of(slot, usage.org.org_id, subject, usage.day, usage.billing_period);
+            let key = CounterKey::of(slot, usage.org.org_id, subject, usage.own_day, usage.billing_period);
             (key, amount)
         })
     })

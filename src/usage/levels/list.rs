@@ -173,7 +173,7 @@ fn priced(
 ) -> Result<Option<Decimal>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
     let Some(rate) = rating::rate_for(card, &dimensions) else { return Ok(None) };
-    rating::cost(&card.rates[rate], Decimal::ZERO, quantity).map(Some).ok_or(())
+    rating::cost(&card.rates[rate], Sum::ZERO, quantity).map(|cost| Some(cost.shown())).ok_or(())
 }
 
 /// The events that the course hangs on: from the last set at or before its beginning on.

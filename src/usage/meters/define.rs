@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Aggregation, Meter, find};
+use super::{Aggregation, Meter, Unpriced, find};
 use crate::error::Error;
 use crate::quota::slots;
 use crate::schema::{meter_versions, meters};
@@ -49,6 +49,10 @@ pub struct NewMeter {
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: bool,
+    /// Whether usage that no rate fits is recorded without a price (and told), or rejected. While the meter has no rate card
+    /// nothing is rejected.
+    #[serde(default)]
+    pub unpriced: Unpriced,
 }
 
 /// What is to change about a meter; what is left out stays.
@@ -73,6 +77,9 @@ pub struct MeterPatch {
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: Option<bool>,
+    /// What becomes of usage that no rate fits.
+    #[serde(default)]
+    pub unpriced: Option<Unpriced>,
     /// Refused: it never changes.
     #[serde(default)]
     #[schema(ignore)]
@@ -111,6 +118,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         unit: new.unit.clone(),
         dimensions: new.dimensions.clone(),
         allows_negative: new.allows_negative,
+        unpriced: new.unpriced,
         created_at: now,
         archived_at: None,
     };
@@ -170,15 +178,15 @@ pub fn update(
     new.change_field = patch.change_field.clone().or(new.change_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
     new.allows_negative = patch.allows_negative.unwrap_or(new.allows_negative);
+    new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
     check(&new)?;
     new.dimensions.sort();
     for gone in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
         refuse_when_used(conn, old.meter_id, gone, now)?;
     }
     let parts = |meter: &Meter| {
-        let (name, event_name) = (meter.name.clone(), meter.event_name.clone());
-        let fields = (meter.value_field.clone(), meter.change_field.clone());
-        (name, event_name, fields, meter.dimensions.clone(), meter.allows_negative)
+        let fields = (meter.value_field.clone(), meter.change_field.clone(), meter.dimensions.clone());
+        (meter.name.clone(), meter.event_name.clone(), fields, (meter.allows_negative, meter.unpriced))
     };
     if parts(&old) == parts(&new) {
         return Ok(old);
@@ -215,6 +223,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
             meter_versions::dimensions.eq(dimensions),
             meter_versions::created_at.eq(now),
             meter_versions::allows_negative.eq(meter.allows_negative),
+            meter_versions::unpriced.eq(meter.unpriced.name()),
             meter_versions::change_field.eq(&meter.change_field),
         ))
         .execute(conn)?;

@@ -91,6 +91,31 @@ impl Run {
             "pricing": { "type": "price_details", "price_details": { "price": line.price, "product": format!("prod_{}", line.price) } }, "parent": parent })
     }
 
+    /// The invoice of that name in this shape: `more` replaces fields of a paid one.
+    pub fn settled(&self, name: &str, lines: &[Line], second: i64, more: &Value) -> Value {
+        let mut invoice = self.invoice(name, "subscription_create", "paid", 0, lines);
+        for (field, value) in more.as_object().expect("an object") {
+            invoice[field] = value.clone();
+        }
+        self.event(&format!("{name}_{second}"), "invoice.paid", second, invoice)
+    }
+
+    /// A price of the product of that name.
+    pub fn price(&self, id: &str, usage_type: &str) -> Value {
+        let object = json!({ "id": id, "object": "price", "active": true, "currency": "usd", "product": format!("prod_{id}"), "type": "recurring", "unit_amount": 1,
+            "billing_scheme": "per_unit", "livemode": false, "metadata": {}, "created": start(), "recurring": { "interval": "month", "interval_count": 1, "usage_type": usage_type } });
+        self.event(&format!("price_{id}"), "price.created", 0, object)
+    }
+
+    /// A credit note of the invoice `of` with these fields.
+    pub fn note(&self, of: &str, amount: i64, more: &Value) -> Value {
+        let mut event = self.credit_note(of, amount, 0, &[]);
+        for (field, value) in more.as_object().expect("an object") {
+            event["data"]["object"][field] = value.clone();
+        }
+        event
+    }
+
     /// What ties the intent to the invoice.
     pub fn invoice_payment(&self, name: &str, amount: i64) -> Value {
         let object = json!({ "id": self.id(&format!("inpay_{name}")), "object": "invoice_payment", "invoice": self.id(&format!("in_{name}")), "status": "paid",

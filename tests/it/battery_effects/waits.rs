@@ -102,9 +102,7 @@ async fn what_nobody_sells_happens_once_it_is_named() {
     daemon.deliver(&run("r").session("paid", None, &json!({ "battery_units": "-4" }), 0)).await;
     daemon.deliver(&run("s").session("paid", None, &json!({ "battery_pack": "gone" }), 0)).await;
     // Nothing was paid, so nothing waits.
-    daemon
-        .deliver(&run("t").session("no_payment_required", None, &json!({ "battery_pack": "pack-500" }), 0))
-        .await;
+    daemon.deliver(&run("t").session("unpaid", None, &json!({ "battery_pack": "pack-500" }), 0)).await;
     daemon.projected().await;
     let rows = waiting(&daemon, &key).await;
     assert_eq!(reasons(&rows), ["unknown_price", "unknown_pack", "unknown_pack", "unknown_pack"], "{rows:?}");

@@ -197,3 +197,36 @@ async fn reservations_are_told_as_they_are() {
     assert_eq!(place.database.number("SELECT count(*) FROM quota_reservations"), 120);
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }
+
+/// Where the database cannot be asked, the answer says that nobody knows, and how to find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_find_out_is_said_to_be_unknown() {
+    let place = Place::new(&[("COULOMB_DATABASE_SILENCE_MS", "1000")]).await;
+    place.until_each_done(0).await;
+    for round in 0..2 {
+        let name = format!("unknown-{round}");
+        let (path, body, there) = match round {
+            0 => (
+                "/v1/orgs",
+                json!({ "name": name, "external_id": name }),
+                format!("SELECT count(*) FROM orgs WHERE external_id = '{name}'"),
+            ),
+            _ => (
+                "/v1/usage",
+                place.event(&name, 1),
+                format!("SELECT count(*) FROM usage_records WHERE event_id = '{name}'"),
+            ),
+        };
+        place.proxy.vanish_with(&name);
+        let (status, answer) = place.post(path, &body).await;
+        place.proxy.silence_all(false);
+        assert_eq!((status, &answer["code"]), (503, &json!("outcome_unknown")), "{answer}");
+        assert!(answer["detail"].as_str().is_some_and(|told| told.contains("again")), "{answer}");
+        place.until_each_done(10 + round).await;
+        // Asked again, it is there once, whether the commit had arrived or not.
+        let (status, answer) = place.post(path, &body).await;
+        assert!(matches!(status, 200 | 201 | 409), "{status} {answer}");
+        assert_eq!(place.database.number(&there), 1, "{name}");
+    }
+    assert_eq!(place.database.unbalanced(), [] as [String; 0]);
+}

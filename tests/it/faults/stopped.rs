@@ -42,7 +42,7 @@ async fn refused(place: &Place, n: u32) {
 }
 
 async fn stops_for(time: Duration) {
-    let server = Server::start("-stopped");
+    let server = Server::start(&format!("-stopped-{}", time.as_secs()));
     let mut place = Place::on(Database::at(&server.url), &[("COULOMB_DRAIN_S", "3")]).await;
     place.until_each_done(0).await;
     let stopped = Stopped::all(&server);

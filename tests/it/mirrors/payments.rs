@@ -120,6 +120,7 @@ fn a_payment_depends_on_the_set_of_its_objects() {
         paid_at: chrono::DateTime::from_timestamp(1_600_000_030, 0),
         description: Some("Intent".to_owned()),
         metadata: json!({"from": "intent"}),
+        outside_stripe: false,
     };
     assert_eq!(together, expected);
 }

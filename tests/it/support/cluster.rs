@@ -4,7 +4,7 @@
 //! guard waits for the end of its standard input, which this process holds.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,9 +27,14 @@ const TEMPLATE: &str = "coulomb_template";
 
 impl Server {
     /// A server with nothing in it; `name` tells it from others.
-    #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
     pub fn start(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id()));
+        Self::start_in(&std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id())))
+    }
+
+    /// A server with nothing in it, whose data lie in `dir`.
+    #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
+    pub fn start_in(dir: &Path) -> Self {
+        let dir = dir.to_owned();
         let mut guard = Command::new(env!("CARGO_BIN_EXE_coulomb"))
             .arg("postgres")
             .arg("--temporary")
@@ -47,6 +52,13 @@ impl Server {
             .unwrap_or_else(|| panic!("no PostgreSQL for the tests: {report}"))
             .to_owned();
         Self { url, dir, _stdin: guard.stdin.take().expect("piped") }
+    }
+
+    /// Starts it again as a standby that has nobody to follow.
+    pub fn becomes_standby(&self) {
+        std::fs::write(self.dir.join("pgdata/standby.signal"), "").expect("written");
+        let postmaster = rustix::process::Pid::from_raw(self.processes()[0]).expect("a process");
+        rustix::process::kill_process(postmaster, rustix::process::Signal::INT).expect("it ends");
     }
 
     /// Its processes.
@@ -87,7 +99,12 @@ pub struct Database {
     /// Its URL, as the owner.
     pub url: String,
     name: String,
+    /// The mode and the connected accounts that act: most events of the tests are those of test mode.
+    pub realms: (&'static str, &'static str),
 }
+
+/// Those of most tests.
+const REALMS: (&str, &str) = ("test", "acct_1,acct_2,acct_9");
 
 impl Database {
     /// A migrated database.
@@ -102,7 +119,7 @@ impl Database {
 
     /// A database that somebody else runs, and keeps.
     pub fn at(url: &str) -> Self {
-        Self { url: url.to_owned(), name: String::new() }
+        Self { url: url.to_owned(), name: String::new(), realms: REALMS }
     }
 
     fn create(how: &str) -> Self {
@@ -111,7 +128,7 @@ impl Database {
         let cluster = cluster();
         let mut conn = PgConnection::establish(&cluster.url).expect("the cluster answers");
         conn.batch_execute(&format!("CREATE DATABASE {name} {how}")).expect("a database");
-        Self { url: named(&cluster.url, &name), name }
+        Self { url: named(&cluster.url, &name), name, realms: REALMS }
     }
 
     /// A connection as the owner.
@@ -156,6 +173,7 @@ impl Database {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));
         command.args(args).env("DATABASE_URL", &self.url).env("COULOMB_LOG", "warn");
         command.env("COULOMB_RUN_DIR", self.run_dir());
+        command.env("COULOMB_STRIPE_MODE", self.realms.0).env("COULOMB_STRIPE_ACCOUNTS", self.realms.1);
         command
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use coulomb::app::App;
+use coulomb::billing::trust;
 use coulomb::config::Config;
 use coulomb::db::{Db, DbOptions};
 use coulomb::time::Clock;
@@ -105,9 +106,11 @@ impl Daemon {
             ("COULOMB_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("COULOMB_HTTP_WORKERS".to_owned(), "1".to_owned()),
             ("STRIPE_WEBHOOK_SECRET".to_owned(), SECRET.to_owned()),
+            ("COULOMB_STRIPE_MODE".to_owned(), "test".to_owned()),
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
+        trust::establish(&mut database.owner(), &config.trusted(), clock.now()).expect("one mode acts");
         let db = Db::new(DbOptions {
             url: database.url.clone(),
             size: 4,

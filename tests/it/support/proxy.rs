@@ -4,8 +4,9 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Database;
 
@@ -26,6 +27,8 @@ struct Network {
     silent: AtomicU64,
     /// New connections are, too.
     all_silent: AtomicBool,
+    /// The commit of what holds this is lost, and the whole network with it.
+    vanishes_with: Mutex<Option<String>>,
     /// Of so many commits in a thousand the answer is lost with the connection.
     lost: AtomicU32,
     dice: AtomicU64,
@@ -71,6 +74,12 @@ impl Proxy {
         self.network.lost.store(of_a_thousand, Ordering::SeqCst);
     }
 
+    /// Loses the commit of the transaction that writes `text`, and with it the network: nobody can be asked what
+    /// became of it.
+    pub fn vanish_with(&self, text: &str) {
+        *self.network.vanishing() = Some(text.to_owned());
+    }
+
     /// Commits that were lost: done, and not done.
     pub fn lost(&self) -> (u64, u64) {
         (self.network.done.load(Ordering::SeqCst), self.network.undone.load(Ordering::SeqCst))
@@ -78,6 +87,29 @@ impl Proxy {
 }
 
 impl Network {
+    fn vanishing(&self) -> MutexGuard<'_, Option<String>> {
+        self.vanishes_with.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a message holds what the network vanishes with.
+    fn marks(&self, message: &[u8]) -> bool {
+        self.vanishing().as_ref().is_some_and(|text| holds(message, text))
+    }
+
+    /// Whether this commit is to be lost.
+    fn loses(&self, is_marked: bool) -> bool {
+        is_marked || self.roll(1000) < u64::from(self.lost.load(Ordering::SeqCst))
+    }
+
+    /// A commit was lost.
+    fn lost(&self, count: &AtomicU64, is_marked: bool) {
+        if is_marked {
+            *self.vanishing() = None;
+            self.all_silent.store(true, Ordering::SeqCst);
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn is_silent(&self, connection: u64) -> bool {
         connection <= self.silent.load(Ordering::SeqCst) || self.all_silent.load(Ordering::SeqCst)
     }
@@ -96,24 +128,27 @@ fn pass(network: &Arc<Network>, client: TcpStream, server: UnixStream) {
     let losing = Arc::new(AtomicBool::new(false));
     let ends = || (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
     let (mut client_in, mut server_out) = ends();
-    let (their, lose) = (Arc::clone(network), Arc::clone(&losing));
+    let with_network = Arc::new(AtomicBool::new(false));
+    let (their, lose, mark) = (Arc::clone(network), Arc::clone(&losing), Arc::clone(&with_network));
     std::thread::spawn(move || {
-        let mut seen = Seen::default();
+        let (mut seen, mut marked) = (Seen::default(), false);
         // The first message has no type.
         let mut first = true;
         while let Ok(message) = message(&mut client_in, first) {
             if their.is_silent(connection) {
                 continue;
             }
-            if !first
-                && seen.commits(&message)
-                && their.roll(1000) < u64::from(their.lost.load(Ordering::SeqCst))
-            {
-                if their.roll(2) == 0 {
-                    their.undone.fetch_add(1, Ordering::SeqCst);
-                    break;
+            marked |= their.marks(&message);
+            if !first && seen.commits(&message) {
+                let is_marked = std::mem::take(&mut marked);
+                if their.loses(is_marked) {
+                    if their.roll(2) == 0 {
+                        their.lost(&their.undone, is_marked);
+                        break;
+                    }
+                    mark.store(is_marked, Ordering::SeqCst);
+                    lose.store(true, Ordering::SeqCst);
                 }
-                lose.store(true, Ordering::SeqCst);
             }
             first = false;
             if server_out.write_all(&message).is_err() {
@@ -134,7 +169,7 @@ fn pass(network: &Arc<Network>, client: TcpStream, server: UnixStream) {
                 if message[0] != READY {
                     continue;
                 }
-                network.done.fetch_add(1, Ordering::SeqCst);
+                network.lost(&network.done, with_network.load(Ordering::SeqCst));
                 break;
             }
             if client_out.write_all(&message).is_err() {
@@ -161,15 +196,18 @@ struct Seen {
 impl Seen {
     /// Whether the server commits on this message.
     fn commits(&mut self, message: &[u8]) -> bool {
-        let has = |text: &str| message.windows(text.len()).any(|part| part == text.as_bytes());
         let (kind, executed) = (message[0], std::mem::take(&mut self.executes));
         match kind {
-            b'P' if has("INSERT INTO stripe_arrivals") => self.lands = true,
+            b'P' if holds(message, "INSERT INTO stripe_arrivals") => self.lands = true,
             b'E' => self.executes = true,
             _ => {}
         }
         kind == b'Q' && message[5..] == *b"COMMIT\0" || kind == b'S' && executed && self.lands
     }
+}
+
+fn holds(message: &[u8], text: &str) -> bool {
+    message.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 /// The next message, as it came.

@@ -58,10 +58,15 @@ impl Database {
                 "records and counters",
                 "SELECT count(*) FROM (SELECT * FROM quota_counters WHERE used <> 0) c FULL JOIN (
                      SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
-                            CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN date_trunc('month', r.day)::date
-                                 ELSE coalesce(r.billing_period, date_trunc('month', r.day)::date) END AS period, sum(r.quantity) AS used
+                            CASE q.period WHEN 'day' THEN coalesce(r.own_day, r.day)
+                                 WHEN 'month' THEN date_trunc('month', coalesce(r.own_day, r.day))::date
+                                 ELSE coalesce(r.billing_period, date_trunc('month', coalesce(r.own_day, r.day))::date)
+                            END AS period,
+                            coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began,
+                            sum(r.quantity) AS used
                      FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s USING (org_id, series_id)
-                     WHERE s.dimensions @> q.filter GROUP BY 1, 2, 3, 4 HAVING sum(r.quantity) <> 0) r USING (org_id, slot_id, subject, period)
+                     WHERE s.dimensions @> q.filter GROUP BY 1, 2, 3, 4, 5 HAVING sum(r.quantity) <> 0) r
+                     USING (org_id, slot_id, subject, period, began)
                  WHERE c.used IS DISTINCT FROM r.used",
             ),
             ("series", "SELECT count(*) FROM usage_records r WHERE NOT EXISTS (SELECT FROM usage_series s WHERE (s.org_id, s.series_id) = (r.org_id, r.series_id))"),

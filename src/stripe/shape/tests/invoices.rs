@@ -87,6 +87,7 @@ fn lines_before_basil() {
         discount_amount: Some(500),
         tax_amount: Some(1_000),
         metadata: json!({"seat": "yes"}),
+        usage_type: None,
     };
     let second = InvoiceLine {
         line_number: 1,

@@ -102,7 +102,7 @@ fn charges() {
     };
     let batch = read_live(fixture!("charge_new"));
     assert_eq!(batch.charges, [new]);
-    assert_eq!((payment_ids(&batch), batch.refunds.len()), (vec!["pi_2"], 0));
+    assert_eq!((payment_ids(&batch), batch.refunds.len()), (vec!["ch_2", "pi_2"], 0));
 }
 
 #[test]

@@ -100,6 +100,11 @@ fn credit_notes_before_basil() {
         lines_complete: true,
         created: at(1_600_000_070),
         metadata: json!({"c": "n"}),
+        pre_payment_amount: Some(0),
+        post_payment_amount: Some(1_101),
+        // It names a refund alone.
+        refund_amount: None,
+        balance_amount: None,
     };
     let line = CreditNoteLine {
         account: "acct_1".to_owned(),
@@ -130,4 +135,59 @@ fn credit_notes_since_basil() {
     let [line] = &**lines else { panic!("{lines:?}") };
     assert_eq!((line.tax_amount, line.discount_amount, line.quantity), (Some(100), Some(7), None));
     assert_eq!((&line.type_, line.unit_amount_decimal), (&text("custom_line_item"), None));
+}
+
+/// Refund, balance and outside parts sum up to the part after the payment.
+#[test]
+fn the_parts_of_a_credit_note() {
+    for (note, before, after, refund, balance) in [
+        (json!({"type": "pre_payment", "total": 700}), Some(700), Some(0), Some(0), Some(0)),
+        (json!({"type": "post_payment", "total": 700}), Some(0), Some(700), Some(0), Some(700)),
+        (
+            json!({"type": "post_payment", "amount": 700, "out_of_band_amount": 200}),
+            Some(0),
+            Some(700),
+            Some(0),
+            Some(500),
+        ),
+        (
+            json!({"type": "mixed", "total": 900, "pre_payment_amount": 400, "post_payment_amount": 500,
+                "refunds": [{"refund": "re_1", "amount_refunded": 150}, {"refund": {"id": "re_2"}, "amount_refunded": 50}]}),
+            Some(400),
+            Some(500),
+            Some(200),
+            Some(300),
+        ),
+        // A payment that was made outside Stripe is given back there, too.
+        (
+            json!({"type": "post_payment", "total": 600,
+                "refunds": [{"refund": null, "amount_refunded": 100, "type": "payment_record_refund"}]}),
+            Some(0),
+            Some(600),
+            Some(0),
+            Some(500),
+        ),
+        (json!({"type": "post_payment", "total": 600, "refund": "re_1"}), Some(0), Some(600), None, None),
+        (
+            json!({"type": "post_payment", "total": 600, "refund": {"id": "re_1", "amount": 450}}),
+            Some(0),
+            Some(600),
+            Some(450),
+            Some(150),
+        ),
+        (json!({"type": "mixed", "total": 600}), None, None, Some(0), None),
+        (json!({"total": 600}), None, None, Some(0), None),
+    ] {
+        let mut whole = json!({"object": "credit_note", "id": "cn_1"});
+        for (name, value) in note.as_object().expect("an object") {
+            whole[name] = value.clone();
+        }
+        let batch = read_live(whole);
+        let read = &batch.credit_notes[0].credit_note;
+        assert_eq!(
+            (read.pre_payment_amount, read.post_payment_amount, read.refund_amount, read.balance_amount),
+            (before, after, refund, balance),
+            "{note}"
+        );
+    }
 }

@@ -155,6 +155,7 @@ fn subscriptions_with_a_period_of_their_own() {
         current_period_end: None,
         created: at(1_600_000_007),
         metadata: json!({"seat": "yes"}),
+        usage_type: None,
     };
     let second = SubscriptionItem {
         item_number: 1,
@@ -173,8 +174,9 @@ fn subscriptions_with_a_period_of_their_own() {
 fn subscriptions_whose_items_have_the_periods() {
     let batch = read_live(fixture!("subscription_new"));
     let [read] = &*batch.subscriptions else { panic!("{batch:?}") };
-    assert_eq!(read.subscription.current_period_start, at(1_750_000_050), "the earliest start");
-    assert_eq!(read.subscription.current_period_end, at(1_781_500_000), "the latest end");
+    // As Stripe had it before items had periods of their own: that which ends first.
+    assert_eq!(read.subscription.current_period_start, at(1_750_000_100));
+    assert_eq!(read.subscription.current_period_end, at(1_752_600_000));
     assert_eq!(read.subscription.currency, text("eur"));
     assert!(!read.subscription.items_complete, "has_more");
     let [first, second] = &*read.items else { panic!("{read:?}") };

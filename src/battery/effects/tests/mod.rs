@@ -4,8 +4,11 @@ use serde_json::json;
 use super::facts::Facts;
 use super::judge::{line_keys, outcome};
 use super::returns::{CauseKind, Counted, Returned};
-use super::targets::{Outcome, Reason, org_of, paid};
+use super::targets::{Outcome, Reason, org_of, settled};
 use super::*;
+
+mod settled;
+mod sold;
 
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("a time")
@@ -117,7 +120,10 @@ fn what_is_missing_is_waited_for() {
 #[test]
 fn a_part_of_a_period_is_reckoned_by_time() {
     let full = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" });
-    let part = |amount: i64| json!({ "plan": { "moved": 1 }, "proration": true, "amount": amount, "start": "2026-03-11T00:00:00Z", "end": "2026-03-31T00:00:00Z", "full": full, "holder": 4 });
+    let part = |amount: i64| {
+        json!({ "plan": { "moved": 1 }, "proration": true, "amount": amount, "start": "2026-03-11T00:00:00Z", "end": "2026-03-31T00:00:00Z", "full": full,
+        "holders": [{ "number": 4, "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" }] })
+    };
     let outcome = judged(&invoice(&part(5)), Kind::Invoice);
     assert_eq!((outcome.grants[0].units, outcome.takes.len()), (units("66.666666667"), 0));
     let outcome = judged(&invoice(&part(-5)), Kind::Invoice);
@@ -162,7 +168,7 @@ fn a_session_names_its_pack() {
             (expected.map(units), usize::from(expected.is_none())),
             "{metadata} {found}"
         );
-        assert_eq!(paid(&facts), (700, Some("usd".to_owned())));
+        assert_eq!(settled(&facts), (700, Some("usd".to_owned())));
     }
     let mut elsewhere = session(json!({ "battery_pack": "p" }), "pack");
     elsewhere.owned_elsewhere = true;

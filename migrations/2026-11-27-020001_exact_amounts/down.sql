@@ -1,0 +1,1 @@
+ALTER TABLE battery_accounts DROP COLUMN carried;

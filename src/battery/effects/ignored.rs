@@ -1,0 +1,120 @@
+//! What another product of the same Stripe account sells: prices, products and payment links about which nothing waits here. What
+//! buys a plan or a pack is never ignored. Owns `battery_effects_ignored`.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::skipped;
+use crate::error::Error;
+use crate::schema::battery_effects_ignored as t;
+
+/// What is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IgnoredKind {
+    /// Lines of a price, and sessions whose metadata names it.
+    Price,
+    /// Lines of every price of a product.
+    Product,
+    /// Sessions of a payment link.
+    PaymentLink,
+}
+
+impl IgnoredKind {
+    /// Its name on the wire and in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Price => "price",
+            Self::Product => "product",
+            Self::PaymentLink => "payment_link",
+        }
+    }
+
+    /// The kind of that name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is none.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        [Self::Price, Self::Product, Self::PaymentLink]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| Error::invalid("kind", "must be price, product or payment_link"))
+    }
+}
+
+/// A rule that something is ignored.
+#[derive(Clone, Debug, Serialize, ToSchema, Queryable, Selectable)]
+#[diesel(table_name = t)]
+#[diesel(check_for_backend(diesel::pg::Pg))]
+pub struct Ignored {
+    /// `price`, `product` or `payment_link`.
+    pub kind: String,
+    /// Stripe's id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What is ignored, by kind and id, after `after`.
+///
+/// # Errors
+/// When the database fails.
+pub fn list(
+    conn: &mut PgConnection,
+    after: Option<(String, String)>,
+    limit: i64,
+) -> Result<Vec<Ignored>, Error> {
+    let mut query = t::table.order((t::kind, t::id)).select(Ignored::as_select()).limit(limit).into_boxed();
+    if let Some((kind, id)) = after {
+        query = query.filter(t::kind.gt(kind.clone()).or(t::kind.eq(kind).and(t::id.gt(id))));
+    }
+    Ok(query.load(conn)?)
+}
+
+/// Ignores it from now on, also what waits already; returns the rule.
+///
+/// # Errors
+/// [`Error::Invalid`] for an id that cannot be Stripe's, and without a reason.
+pub fn put(
+    conn: &mut PgConnection,
+    kind: IgnoredKind,
+    id: &str,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<Ignored, Error> {
+    if id.is_empty() || id.len() > 255 || id.contains('\0') {
+        return Err(Error::invalid("id", "must be an id of 1 to 255 characters"));
+    }
+    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
+        return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
+    }
+    let rule = diesel::insert_into(t::table)
+        .values((t::kind.eq(kind.name()), t::id.eq(id), t::reason.eq(reason), t::created_at.eq(now)))
+        .on_conflict((t::kind, t::id))
+        .do_update()
+        .set(t::reason.eq(reason))
+        .returning(Ignored::as_returning())
+        .get_result(conn)?;
+    skipped::try_waiting_again(conn)?;
+    Ok(rule)
+}
+
+/// Ignores it no more: what was passed over is looked at again. Returns the rule that was.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn remove(conn: &mut PgConnection, kind: IgnoredKind, id: &str) -> Result<Ignored, Error> {
+    let rule: Option<Ignored> = diesel::delete(t::table.find((kind.name(), id)))
+        .returning(Ignored::as_returning())
+        .get_result(conn)
+        .optional()?;
+    let rule = rule.ok_or(Error::NotFound("rule"))?;
+    skipped::look_again(conn)?;
+    Ok(rule)
+}

@@ -1,0 +1,342 @@
+//! What lines sell, by hand-reckoned tables. March has 31 days here, and the plan 100 units with each period.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
+
+/// A line of a subscription item.
+fn line(id: &str, item: &str, amount: i64, quantity: i64, (start, end): (&str, &str), more: Value) -> Value {
+    let mut line = json!({ "id": id, "item": item, "kind": "subscription", "amount": amount, "quantity": quantity, "start": start, "end": end,
+        "price": format!("price_{item}"), "subscription": "sub_1", "proration": false, "mirrored": { "trial_start": null, "trial_end": null },
+        "plan": { "id": "pro", "moved": 1, "by_price": true, "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100" }] } });
+    merge(&mut line, more);
+    line
+}
+
+fn merge(into: &mut Value, more: Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (name, value) in more {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more,
+    }
+}
+
+fn of(lines: &[Value]) -> Facts {
+    facts(
+        json!({ "org_id": 1, "lines": lines, "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd",
+        "amount_paid": 2000, "total": 2000, "created": "2026-03-01T00:00:00Z", "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }),
+    )
+}
+
+/// Grants as `key units`, then takes as `key -units @holder`, then what waits as `key reason`.
+fn came_to(facts: &Facts) -> Vec<String> {
+    let outcome = judged(facts, Kind::Invoice);
+    let grants = outcome.grants.iter().map(|grant| format!("{} {}", grant.line, grant.units.normalize()));
+    let takes = outcome.takes.iter().map(|take| {
+        let holder = take.holder.map(|holder| format!(" @{holder}")).unwrap_or_default();
+        format!("{} -{}{holder}", take.line, take.units.normalize())
+    });
+    let waits = outcome.waits.iter().map(|wait| format!("{} {}", wait.line, wait.reason.name()));
+    grants.chain(takes).chain(waits).collect()
+}
+
+#[test]
+fn a_period_is_sold_once_by_the_item_whose_price_buys_the_plan() {
+    let february = ("2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z");
+    let metered = json!({ "usage_type": "metered" });
+    let by_product = json!({ "plan": { "by_price": false } });
+    let metered_by_product = json!({ "price_usage": "metered", "plan": { "by_price": false } });
+    for (name, lines, expected) in [
+        ("a flat fee", vec![line("a", "flat", 2000, 1, MARCH, json!({}))], vec!["a 100"]),
+        (
+            "a flat fee and overage, both by the product",
+            vec![
+                line("o", "over", 5000, 5000, february, metered_by_product.clone()),
+                line("a", "flat", 2000, 1, MARCH, by_product.clone()),
+            ],
+            vec!["a 100"],
+        ),
+        (
+            "overage by its own price beside a licensed one",
+            vec![
+                line("o", "over", 5000, 5000, february, metered.clone()),
+                line("a", "flat", 2000, 2, MARCH, json!({ "item_usage": "licensed" })),
+            ],
+            vec!["a 200"],
+        ),
+        (
+            "overage alone, of a subscription with a licensed item",
+            vec![line(
+                "o",
+                "over",
+                5000,
+                5000,
+                february,
+                json!({ "item_usage": "metered", "plan": { "licensed_beside": true } }),
+            )],
+            vec![],
+        ),
+        (
+            "a plan that is bought by a metered price alone: the quantity is usage",
+            vec![line("a", "pay", 700, 350, MARCH, metered.clone())],
+            vec!["a 100"],
+        ),
+        (
+            "nobody has told of the price, and it bills a time that is over",
+            vec![
+                line("o", "over", 900, 9, february, by_product.clone()),
+                line("a", "flat", 2000, 1, MARCH, by_product.clone()),
+            ],
+            vec!["a 100"],
+        ),
+        (
+            "tiers of a licensed price: 5 and 10 seats are 15",
+            vec![line("a", "seat", 5000, 5, MARCH, json!({})), line("b", "seat", 8000, 10, MARCH, json!({}))],
+            vec!["a 1500"],
+        ),
+        (
+            "tiers of a metered price that buys the plan are one sale of one",
+            vec![line("a", "pay", 0, 100, MARCH, metered.clone()), line("b", "pay", 300, 30, MARCH, metered)],
+            vec!["a 100"],
+        ),
+        (
+            "two items of the plan, one of them by its price alone",
+            vec![
+                line("a", "base", 2000, 1, MARCH, json!({})),
+                line("b", "seat", 900, 3, MARCH, by_product.clone()),
+            ],
+            vec!["a 100"],
+        ),
+        (
+            "two items of the product",
+            vec![
+                line("a", "one", 2000, 1, MARCH, by_product.clone()),
+                line("b", "two", 2000, 1, MARCH, by_product),
+            ],
+            vec!["a 100", "b 100"],
+        ),
+        ("money given back", vec![line("a", "flat", -2000, 1, MARCH, json!({}))], vec![]),
+        (
+            "all of it off by a discount, as some shapes tell it",
+            vec![line("a", "flat", 0, 1, MARCH, json!({ "discount": 2000, "costs": true }))],
+            vec!["a 100"],
+        ),
+        ("a free price", vec![line("a", "flat", 0, 1, MARCH, json!({ "costs": false }))], vec!["a 100"]),
+        (
+            "nothing asked, and no reason known",
+            vec![line("a", "flat", 0, 1, MARCH, json!({ "costs": true }))],
+            vec![],
+        ),
+        (
+            "a trial",
+            vec![line(
+                "a",
+                "flat",
+                0,
+                1,
+                MARCH,
+                json!({ "costs": true, "mirrored": { "trial_start": MARCH.0, "trial_end": MARCH.1 } }),
+            )],
+            vec!["a 100"],
+        ),
+        (
+            "what another product of the account sells",
+            vec![line("a", "shoes", 2000, 1, MARCH, json!({ "plan": null, "ignored": true }))],
+            vec![],
+        ),
+        (
+            "an unknown price",
+            vec![line("a", "shoes", 2000, 1, MARCH, json!({ "plan": null }))],
+            vec!["a unknown_price"],
+        ),
+        (
+            "usage at an unknown price",
+            vec![line("a", "calls", 2000, 7, MARCH, json!({ "plan": null, "price_usage": "metered" }))],
+            vec![],
+        ),
+    ] {
+        assert_eq!(came_to(&of(&lines)), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_year_with_monthly_units_is_granted_month_by_month() {
+    let year = ("2026-01-31T00:00:00Z", "2027-01-31T00:00:00Z");
+    let facts = of(&[line("a", "flat", 20_000, 2, year, json!({}))]);
+    let outcome = judged(&facts, Kind::Invoice);
+    assert_eq!(outcome.grants.len(), 12);
+    let of = |n: usize| {
+        let grant = &outcome.grants[n];
+        let (start, end) = grant.period.expect("a period");
+        (grant.line.as_str(), grant.units, start, end, grant.effective_at)
+    };
+    // Now is 11 March.
+    assert_eq!(of(0), ("a", units("200"), at(year.0), at("2026-02-28T00:00:00Z"), None));
+    assert_eq!(of(1), ("a~2", units("200"), at("2026-02-28T00:00:00Z"), at("2026-03-31T00:00:00Z"), None));
+    let april = at("2026-03-31T00:00:00Z");
+    assert_eq!(of(2), ("a~3", units("200"), april, at("2026-04-30T00:00:00Z"), Some(april)));
+    assert_eq!(of(11).3, at(year.1));
+    // Units for a year are granted at once, and a quarter is a period as any other.
+    let annual = json!({ "plan": { "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100", "annual": "1300" }] } });
+    assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 20_000, 1, year, annual)])), ["a 1300"]);
+    let quarter = ("2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z");
+    assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 6000, 1, quarter, json!({}))])), ["a 100"]);
+    // What was granted for some of it is not granted again.
+    let mut facts = facts;
+    facts.claims = serde_json::from_value(
+        json!([{ "line": "a", "org_id": 1, "grant": 1, "units": "200", "what": "subscription" }]),
+    )
+    .expect("a claim");
+    assert_eq!(came_to(&facts), Vec::<String>::new());
+}
+
+#[test]
+fn unused_time_of_a_year_is_taken_month_by_month() {
+    // From 16 March, the middle of a month of 31 days that begins on the 1st: 15.5 days of March (rounded to hours), then April on.
+    let year = json!({ "start": "2026-03-01T00:00:00Z", "end": "2027-03-01T00:00:00Z" });
+    let rest = ("2026-12-16T12:00:00Z", "2027-03-01T00:00:00Z");
+    let holders = json!([
+        { "number": 12, "start": "2027-02-01T00:00:00Z", "end": "2027-03-01T00:00:00Z" },
+        { "number": 11, "start": "2027-01-01T00:00:00Z", "end": "2027-02-01T00:00:00Z" },
+        { "number": 10, "start": "2026-12-01T00:00:00Z", "end": "2027-01-01T00:00:00Z" } ]);
+    let part = json!({ "proration": true, "full": year, "holders": holders });
+    assert_eq!(
+        came_to(&of(&[line("a", "flat", -5000, 1, rest, part.clone())])),
+        ["a -50 @10", "a~2 -100 @11", "a~3 -100 @12"]
+    );
+    assert_eq!(came_to(&of(&[line("a", "flat", 5000, 3, rest, part)])), ["a 150", "a~2 300", "a~3 300"]);
+}
+
+#[test]
+fn packs_are_sold_by_sign_quantity_and_share() {
+    let pack = json!({ "id": "p", "units": "500" });
+    let month = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" });
+    let (after_10, after_20) =
+        (("2026-03-11T00:00:00Z", "2026-03-31T00:00:00Z"), ("2026-03-21T00:00:00Z", "2026-03-31T00:00:00Z"));
+    let first = json!([{ "number": 1, "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" }]);
+    let sold = |amount: i64, quantity: i64, time: (&str, &str), more: Value| {
+        let mut all = json!({ "plan": null, "pack": pack });
+        merge(&mut all, more);
+        line(if amount < 0 { "unused" } else { "new" }, "pack", amount, quantity, time, all)
+    };
+    let part = |holders: &Value| json!({ "proration": true, "full": month, "holders": holders });
+    let once = json!({ "kind": "invoiceitem", "subscription": null });
+    for (name, lines, expected) in [
+        ("once", vec![sold(2000, 3, MARCH, once.clone())], vec!["new 1500"]),
+        (
+            "once, on the invoice of a subscription",
+            vec![sold(2000, 1, MARCH, json!({ "kind": "invoiceitem" }))],
+            vec!["new 500"],
+        ),
+        ("given back", vec![sold(-2000, 3, MARCH, once.clone())], vec![]),
+        ("given away", vec![sold(0, 1, MARCH, once.clone())], vec![]),
+        (
+            "all of it off by a coupon",
+            vec![sold(
+                2000,
+                1,
+                MARCH,
+                json!({ "kind": "invoiceitem", "subscription": null, "discount": 2000 }),
+            )],
+            vec!["new 500"],
+        ),
+        ("a recurring one, each month", vec![sold(2000, 2, MARCH, json!({}))], vec!["new 1000"]),
+        ("a recurring one in a trial", vec![sold(0, 2, MARCH, json!({}))], vec![]),
+        (
+            "1 to 3 after a third: 3 x 500 x 2/3 less 500 x 2/3",
+            vec![sold(-1333, 1, after_10, part(&first)), sold(4000, 3, after_10, part(&first))],
+            vec!["new 1000", "unused -333.333333333 @1"],
+        ),
+        (
+            "3 to 1 after two thirds: a net credit adds nothing",
+            vec![sold(-2000, 3, after_20, part(&first)), sold(667, 1, after_20, part(&first))],
+            vec!["unused -500 @1"],
+        ),
+        (
+            "canceled after a third",
+            vec![sold(-1333, 1, after_10, part(&first))],
+            vec!["unused -333.333333333 @1"],
+        ),
+        ("added after a third", vec![sold(1333, 1, after_10, part(&json!([])))], vec!["new 333.333333333"]),
+        (
+            "canceled a minute before a third was over: what lies within an hour is no share",
+            vec![sold(-1333, 1, ("2026-03-10T23:59:00Z", "2026-03-31T00:00:00Z"), part(&first))],
+            vec!["unused -333.333333333 @1"],
+        ),
+        (
+            "canceled before its purchase is known",
+            vec![sold(-1333, 1, after_10, part(&json!([])))],
+            vec!["unused no_grant"],
+        ),
+    ] {
+        assert_eq!(came_to(&of(&lines)), expected, "{name}");
+    }
+}
+
+/// A session about a pack of 50 units, whose event says so much of the amount and metadata.
+#[test]
+fn a_session_sells_as_many_as_its_amount_says() {
+    for (prices, subtotal, metadata, expected) in [
+        (json!([1000]), json!(5000), json!({}), Ok("250")),
+        (json!([1000]), json!(1000), json!({}), Ok("50")),
+        // Ten packs for the price of two would be a guess.
+        (json!([1000]), json!(2500), json!({}), Err("unknown_quantity")),
+        (json!([1000, 500]), json!(1000), json!({}), Err("unknown_quantity")),
+        (json!([1000, 500]), json!(1000), json!({ "quantity": 2 }), Ok("100")),
+        (json!([1000, 700]), json!(1400), json!({}), Ok("100")),
+        // The buyer changed what the link was made with.
+        (json!([1000]), json!(3000), json!({ "quantity": "1" }), Ok("150")),
+        (json!(null), json!(3000), json!({}), Err("unknown_quantity")),
+        (json!(null), json!(3000), json!({ "quantity": "3" }), Ok("150")),
+        (json!(null), json!(3000), json!({ "battery_pack": "p" }), Ok("50")),
+        (json!([1000]), json!(null), json!({}), Ok("50")),
+    ] {
+        let pack = json!({ "id": "p", "units": "50", "prices": prices, "has_price": true });
+        let found = if metadata["battery_pack"].is_null() { "linked" } else { "pack" };
+        let facts = facts(
+            json!({ "org_id": 1, "session": { "mode": "payment", "payment_status": "paid", "amount_subtotal": subtotal,
+            "amount_total": 3000, "currency": "usd", "named": { "metadata": metadata, found: pack } } }),
+        );
+        let outcome = judged(&facts, Kind::CheckoutSession);
+        let got =
+            outcome.grants.first().map(|grant| grant.units).ok_or_else(|| outcome.waits[0].reason.name());
+        assert_eq!(got, expected.map(units), "{prices} {subtotal} {metadata}");
+    }
+}
+
+#[test]
+fn a_session_sells_when_it_is_settled() {
+    let pack = json!({ "id": "p", "units": "50" });
+    for (mode, status, intent, expected) in [
+        ("payment", "paid", None, Some((50, 2000))),
+        ("payment", "no_payment_required", None, Some((50, 2000))),
+        ("payment", "unpaid", None, None),
+        ("payment", "unpaid", Some(("requires_capture", 0)), None),
+        ("payment", "unpaid", Some(("succeeded", 2000)), Some((50, 2000))),
+        // Captured in part: that is what it was settled with.
+        ("payment", "unpaid", Some(("succeeded", 1200)), Some((50, 1200))),
+        ("payment", "unpaid", Some(("canceled", 0)), None),
+        ("subscription", "paid", None, None),
+        ("setup", "no_payment_required", None, None),
+    ] {
+        let intent = intent.map(
+            |(status, received)| json!({ "status": status, "amount_received": received, "currency": "usd" }),
+        );
+        let facts = facts(
+            json!({ "org_id": 1, "intent": intent, "session": { "mode": mode, "payment_status": status, "amount_total": 2000,
+            "currency": "usd", "named": { "metadata": { "battery_pack": "p" }, "pack": pack } } }),
+        );
+        let got =
+            judged(&facts, Kind::PaymentIntent).grants.first().map(|grant| (grant.units, settled(&facts).0));
+        assert_eq!(
+            got,
+            expected.map(|(n, paid)| (rust_decimal::Decimal::from(n), paid)),
+            "{mode} {status} {intent:?}"
+        );
+    }
+}

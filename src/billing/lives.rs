@@ -1,0 +1,141 @@
+//! The lives of an org's subscriptions, as the database tells them: JSON of [`super::org_plan`]'s making, read into what
+//! [`super::periods`] reckons with.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::periods::{BillingPeriods, Known, Life, Told};
+use crate::error::Error;
+
+type At = DateTime<Utc>;
+
+/// Microseconds since the epoch.
+#[derive(Clone, Copy, Deserialize)]
+struct Micros(i64);
+
+impl Micros {
+    /// The instant; what lies beyond those that there are is as far as can be.
+    fn at(self) -> At {
+        DateTime::from_timestamp_micros(self.0).unwrap_or(At::MAX_UTC)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Row {
+    Stripe(Stripe),
+    Local(Local),
+}
+
+#[derive(Deserialize)]
+struct Stripe {
+    created: Option<Micros>,
+    anchor: Option<Micros>,
+    started: Option<Micros>,
+    ended: Option<Micros>,
+    until: Option<Micros>,
+    ends_with_period: bool,
+    goes_on: bool,
+    /// Null: it never had any period.
+    prices: Option<Vec<Price>>,
+}
+
+/// The periods of items of one price, in one order.
+#[derive(Deserialize)]
+struct Price {
+    rank: Option<i32>,
+    starts: Vec<Micros>,
+    ends: Vec<Micros>,
+    item_numbers: Vec<i32>,
+    first_seen: Vec<Micros>,
+    last_seen: Vec<Micros>,
+}
+
+impl Price {
+    fn known(self) -> impl Iterator<Item = Known> {
+        let (bounds, seen) =
+            (self.starts.into_iter().zip(self.ends), self.first_seen.into_iter().zip(self.last_seen));
+        bounds.zip(seen).zip(self.item_numbers).map(move |((bounds, seen), item_number)| Known {
+            start: bounds.0.at(),
+            end: bounds.1.at(),
+            item_number,
+            first_seen: seen.0.at(),
+            last_seen: seen.1.at(),
+            rank: self.rank,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Local {
+    created: Micros,
+    trial_end: Option<Micros>,
+    start: Micros,
+    valid_until: Micros,
+    over: Micros,
+    ended: Option<Micros>,
+    months: i64,
+    rank: Option<i32>,
+}
+
+/// The periods of an org whose subscriptions the database tells so; `None`: it never had any.
+///
+/// # Errors
+/// When the text is not of [`super::org_plan`]'s making.
+pub(super) fn periods(told: Option<&str>) -> Result<BillingPeriods, Error> {
+    let Some(told) = told else { return Ok(BillingPeriods::default()) };
+    let rows: Vec<Row> = serde_json::from_str(told)
+        .map_err(|error| Error::Internal(format!("subscriptions of an org cannot be read: {error}")))?;
+    Ok(BillingPeriods::of(rows.into_iter().map(Life::from).collect()))
+}
+
+impl From<Row> for Life {
+    fn from(row: Row) -> Self {
+        match row {
+            Row::Stripe(row) => row.into(),
+            Row::Local(row) => row.into(),
+        }
+    }
+}
+
+impl From<Stripe> for Life {
+    fn from(row: Stripe) -> Self {
+        let known: Vec<Known> = row.prices.into_iter().flatten().flat_map(Price::known).collect();
+        let newest = known.iter().filter(|known| known.rank.is_some()).max_by_key(|known| known.start);
+        let rank = newest.and_then(|known| known.rank);
+        Self {
+            known,
+            anchor: row.anchor.map(Micros::at),
+            started: row.started.map(Micros::at),
+            ended: row.ended.map(Micros::at),
+            goes_on: row.goes_on,
+            until: row.until.map(Micros::at),
+            ends_with_period: row.ends_with_period && row.until.is_none(),
+            told: Vec::new(),
+            precedence: (rank, true, row.created.map(Micros::at)),
+        }
+    }
+}
+
+impl From<Local> for Life {
+    /// A trial from its creation, then whole intervals up to what is paid for and the days of grace: when it is paid for late, they are
+    /// what was paid for.
+    fn from(row: Local) -> Self {
+        let (created, valid_until) = (row.created.at(), row.valid_until.at());
+        let trial_end = row.trial_end.map_or(created, Micros::at);
+        let mut told = Vec::new();
+        if created < trial_end {
+            told.push(Told { start: created, end: trial_end, months: None });
+        }
+        let first_paid = if trial_end < valid_until { row.start.at() } else { valid_until };
+        if first_paid < row.over.at() {
+            told.push(Told { start: first_paid, end: row.over.at(), months: Some(row.months) });
+        }
+        Self {
+            told,
+            ended: row.ended.map(Micros::at),
+            precedence: (row.rank, false, Some(created)),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Lives of subscriptions, and which period an instant lies in. All figures are reckoned by hand.
+
+use super::*;
+
+fn at(text: &str) -> At {
+    let text = if text.len() == 10 { format!("{text}T00:00:00Z") } else { format!("{text}:00Z") };
+    text.parse().expect("a time")
+}
+
+/// A period of the first item, whose price buys a plan; events of its start and of `last_seen` show it.
+fn known(start: &str, end: &str) -> Known {
+    let (start, end) = (at(start), at(end));
+    Known { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0) }
+}
+
+fn stripe(started: &str, known: Vec<Known>) -> Life {
+    Life {
+        known,
+        started: Some(at(started)),
+        goes_on: true,
+        precedence: (Some(0), true, Some(at(started))),
+        ..Life::default()
+    }
+}
+
+#[track_caller]
+fn lies(lives: &[Life], cases: &[(&str, Option<(&str, &str)>)]) {
+    let periods = BillingPeriods::of(lives.to_vec());
+    for (instant, expected) in cases {
+        let expected = expected.map(|(start, end)| (at(start), at(end)));
+        assert_eq!(periods.at(at(instant)), expected, "{instant}");
+    }
+}
+
+#[test]
+fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
+    // Every month from 31 January; February is known.
+    let mut life = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
+    life.anchor = Some(at("2026-01-31T10:00"));
+    let cases = [
+        ("2026-01-31T09:59", None),
+        ("2026-01-31T10:00", Some(("2026-01-31T10:00", "2026-02-28T10:00"))),
+        ("2026-03-31T09:59", Some(("2026-02-28T10:00", "2026-03-31T10:00"))),
+        ("2026-03-31T10:00", Some(("2026-03-31T10:00", "2026-04-30T10:00"))),
+        ("2026-12-30T23:00", Some(("2026-11-30T10:00", "2026-12-31T10:00"))),
+        ("2028-02-29T10:00", Some(("2028-02-29T10:00", "2028-03-31T10:00"))),
+    ];
+    lies(std::slice::from_ref(&life), &cases);
+    // Without the anchor the 31st is told by the period's end.
+    life.anchor = None;
+    lies(&[life], &cases);
+    // Every quarter from 30 November: what comes after February is the 30th again.
+    let mut quarterly = stripe("2025-11-30", vec![known("2025-11-30", "2026-02-28")]);
+    quarterly.anchor = Some(at("2025-11-30"));
+    lies(
+        &[quarterly],
+        &[
+            ("2026-02-27T23:59", Some(("2025-11-30", "2026-02-28"))),
+            ("2026-05-29T12:00", Some(("2026-02-28", "2026-05-30"))),
+            ("2026-05-30", Some(("2026-05-30", "2026-08-30"))),
+        ],
+    );
+    // The 29th, in a year that has no such day in February.
+    let mut life = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
+    life.anchor = Some(at("2026-12-29"));
+    lies(
+        &[life],
+        &[
+            ("2027-01-28", Some(("2026-12-29", "2027-01-29"))),
+            ("2027-02-28", Some(("2027-02-28", "2027-03-29"))),
+            ("2027-03-28", Some(("2027-02-28", "2027-03-29"))),
+        ],
+    );
+}
+
+#[test]
+fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
+    // Months, then years from 5 March; then a restart on 20 June, and weeks from then.
+    let life = stripe(
+        "2026-01-05",
+        vec![
+            known("2026-06-20T15:00", "2026-06-27T15:00"),
+            known("2026-02-05", "2026-03-05"),
+            known("2026-03-05", "2027-03-05"),
+        ],
+    );
+    lies(
+        &[life],
+        &[
+            ("2026-01-31", Some(("2026-01-05", "2026-02-05"))),
+            ("2026-02-10", Some(("2026-02-05", "2026-03-05"))),
+            ("2026-06-20T14:59", Some(("2026-03-05", "2026-06-20T15:00"))),
+            ("2026-06-20T15:00", Some(("2026-06-20T15:00", "2026-06-27T15:00"))),
+            ("2026-07-10", Some(("2026-07-04T15:00", "2026-07-11T15:00"))),
+        ],
+    );
+    // A trial of ten days, then paid months; renewals were missed in between.
+    let life = stripe(
+        "2026-03-01T08:00",
+        vec![
+            known("2026-03-01T08:00", "2026-03-11T08:00"),
+            known("2026-03-11T08:00", "2026-04-11T08:00"),
+            known("2026-07-11T08:00", "2026-08-11T08:00"),
+        ],
+    );
+    lies(
+        &[life],
+        &[
+            ("2026-03-11T07:59", Some(("2026-03-01T08:00", "2026-03-11T08:00"))),
+            ("2026-03-11T08:00", Some(("2026-03-11T08:00", "2026-04-11T08:00"))),
+            ("2026-06-11T08:00", Some(("2026-06-11T08:00", "2026-07-11T08:00"))),
+            ("2026-02-20", None),
+        ],
+    );
+    // A trial that was made longer: the later event tells its end.
+    let mut longer = known("2026-03-01", "2026-03-15");
+    (longer.end, longer.last_seen) = (at("2026-03-29"), at("2026-03-10"));
+    let mut sold = known("2026-03-01", "2026-03-15");
+    sold.rank = Some(4);
+    lies(&[stripe("2026-03-01", vec![sold, longer])], &[("2026-03-20", Some(("2026-03-01", "2026-03-29")))]);
+}
+
+#[test]
+fn periods_end_with_their_subscription() {
+    let month = || vec![known("2026-10-26T09:00", "2026-11-26T09:00")];
+    let within = Some(("2026-10-26T09:00", "2026-11-26T09:00"));
+    // Cancelled with its period, and at once in the middle of it.
+    let cancelled =
+        |ended: &str| Life { ended: Some(at(ended)), goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    lies(
+        &[cancelled("2026-11-26T09:00")],
+        &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None), ("2026-10-26T08:59", None)],
+    );
+    lies(
+        &[cancelled("2026-11-03T12:00")],
+        &[("2026-11-03T11:59", Some(("2026-10-26T09:00", "2026-11-03T12:00"))), ("2026-11-03T12:00", None)],
+    );
+    // It will end: with the period, or in the middle of the next one.
+    let ending = Life { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
+    lies(&[ending], &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None)]);
+    let ending = Life { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
+    lies(&[ending], &[("2026-12-05T23:59", Some(("2026-11-26T09:00", "2026-12-06"))), ("2026-12-06", None)]);
+    // It is not paid for any more, and has not ended: only what was known holds.
+    let unpaid = Life { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    lies(&[unpaid], &[("2026-11-26T08:59", within), ("2026-11-26T09:00", None)]);
+}
+
+#[test]
+fn the_plans_item_tells_the_period() {
+    // An add-on by the year stands before the plan by the month, and buys no plan.
+    let addon = Known { rank: None, ..known("2026-01-10", "2027-01-10") };
+    let plan = |start, end| Known { item_number: 1, ..known(start, end) };
+    let life = stripe(
+        "2026-01-10",
+        vec![addon.clone(), plan("2026-05-20", "2026-06-20"), plan("2026-06-20", "2026-07-20")],
+    );
+    lies(&[life], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
+    // Both buy a plan: the first in the list counts while it is there.
+    let yearly = Known { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
+    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    lies(&[life], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
+    // It was taken out before the other one came.
+    let yearly = Known { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
+    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    lies(
+        &[life],
+        &[
+            ("2026-05-19", Some(("2026-01-10", "2026-05-20"))),
+            ("2026-06-10", Some(("2026-05-20", "2026-06-20"))),
+        ],
+    );
+    // No item buys a plan: the first one.
+    let other = Known { rank: None, ..plan("2026-05-20", "2026-06-20") };
+    lies(&[stripe("2026-01-10", vec![addon, other])], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
+}
+
+#[test]
+fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
+    let basic = Life {
+        ended: Some(at("2026-05-01")),
+        goes_on: false,
+        ..stripe("2026-01-01", vec![known("2026-04-01", "2026-05-01")])
+    };
+    let pro = Life {
+        precedence: (Some(5), true, Some(at("2026-04-11"))),
+        ended: Some(at("2026-04-21")),
+        goes_on: false,
+        ..stripe("2026-04-11T06:00", vec![known("2026-04-11T06:00", "2026-05-11T06:00")])
+    };
+    let local = Life {
+        told: vec![
+            Told { start: at("2026-04-25"), end: at("2026-05-09"), months: None },
+            Told { start: at("2026-05-09"), end: at("2026-07-20"), months: Some(1) },
+        ],
+        precedence: (Some(0), false, Some(at("2026-04-25"))),
+        ..Life::default()
+    };
+    lies(
+        &[basic, local, pro],
+        &[
+            ("2026-03-15", Some(("2026-03-01", "2026-04-01"))),
+            ("2026-04-11T05:59", Some(("2026-04-01", "2026-05-01"))),
+            ("2026-04-11T06:00", Some(("2026-04-11T06:00", "2026-04-21"))),
+            // The lower one goes on in its own period.
+            ("2026-04-30", Some(("2026-04-01", "2026-05-01"))),
+            ("2026-05-01", Some(("2026-04-25", "2026-05-09"))),
+            ("2026-06-08", Some(("2026-05-09", "2026-06-09"))),
+            // It was paid for to a day within a month.
+            ("2026-07-19", Some(("2026-07-09", "2026-07-20"))),
+            ("2026-07-20", None),
+        ],
+    );
+}
+
+#[test]
+fn periods_of_a_rule_are_one_stretch_however_many_they_are() {
+    let mut life = stripe("2016-01-31", Vec::new());
+    life.anchor = Some(at("2016-01-31"));
+    let cycle = Cycle { anchor: at("2016-01-31"), offset: 0, step: Step::Months(1) };
+    for n in 3..120 {
+        let (start, end) = (cycle.nth(n).expect("in range"), cycle.nth(n + 1).expect("in range"));
+        life.known.push(Known { start, end, ..known("2016-01-31", "2016-02-29") });
+    }
+    assert_eq!(BillingPeriods::of(vec![life]).0.len(), 1);
+}

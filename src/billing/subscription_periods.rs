@@ -1,0 +1,101 @@
+//! The billing periods that Stripe's events show subscriptions with. Owns `subscription_periods`.
+//!
+//! A row is a function of the set of events that show the period: nothing hangs on their order, and no event is needed twice. What
+//! became of the subscription since takes no period away again: usage of it may come late.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Integer, Nullable, Text, Timestamptz};
+
+use super::directory::{self, Change};
+use crate::db::prepared::{Prepared, statement};
+use crate::realm::Realm;
+
+/// That a Stripe event of then shows an item of a subscription with a period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenPeriod {
+    /// Account and mode.
+    pub realm: Realm,
+    /// The subscription.
+    pub subscription_id: String,
+    /// The item's price; empty: it names none.
+    pub price_id: String,
+    /// When the period began.
+    pub start: DateTime<Utc>,
+    /// What the latest event says of it.
+    pub said: Said,
+    /// When the event was made.
+    pub at: DateTime<Utc>,
+}
+
+/// What an event says of a period.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Said {
+    /// When it ends.
+    pub end: DateTime<Utc>,
+    /// Place of the item in the subscription's list, from 0.
+    pub item_number: i32,
+    /// Product of the price.
+    pub product_id: Option<String>,
+}
+
+statement!(Seen -> (Text, Bool, Text):
+    "INSERT INTO subscription_periods AS p (account, livemode, subscription_id, price_id, period_start, period_end, item_number,
+         product_id, first_seen, last_seen)
+     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     ON CONFLICT (account, livemode, subscription_id, price_id, period_start) DO UPDATE SET
+         (period_end, item_number, product_id) = (SELECT n.e, n.i, n.p FROM (VALUES
+             (p.last_seen, p.period_end, p.item_number, p.product_id),
+             (excluded.last_seen, excluded.period_end, excluded.item_number, excluded.product_id)) AS n (t, e, i, p)
+             ORDER BY n.t DESC, n.e DESC, n.i DESC, coalesce(n.p, '') DESC LIMIT 1),
+         first_seen = least(p.first_seen, excluded.first_seen), last_seen = greatest(p.last_seen, excluded.last_seen)
+     WHERE excluded.first_seen < p.first_seen
+         OR (excluded.last_seen, excluded.period_end, excluded.item_number, coalesce(excluded.product_id, ''))
+             > (p.last_seen, p.period_end, p.item_number, coalesce(p.product_id, ''))
+     RETURNING account, livemode, subscription_id");
+
+/// Of one period: the earliest event, the latest one, and what that says.
+struct Shown<'a> {
+    first: DateTime<Utc>,
+    last: (DateTime<Utc>, &'a Said),
+}
+
+/// Writes the periods that events show. Of events of one second the one counts that says the later end. The caller holds the
+/// subscriptions.
+///
+/// # Errors
+/// When the database fails.
+pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
+    let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), Shown<'_>> = BTreeMap::new();
+    for one in seen {
+        let key = (&one.realm, one.subscription_id.as_str(), one.price_id.as_str(), one.start);
+        let last = (one.at, &one.said);
+        let shown = shown.entry(key).or_insert(Shown { first: one.at, last });
+        shown.first = shown.first.min(one.at);
+        shown.last = shown.last.max(last);
+    }
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let (keys, values) = (shown.keys(), shown.values());
+    let changed: Vec<(String, bool, String)> = Prepared::<Seen>::new()
+        .bind::<Text, _>(keys.clone().map(|key| key.0.account.as_str()).collect::<Vec<_>>())
+        .bind::<Bool, _>(keys.clone().map(|key| key.0.livemode).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| key.1).collect::<Vec<_>>())
+        .bind::<Text, _>(keys.clone().map(|key| key.2).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(keys.map(|key| key.3).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(values.clone().map(|shown| shown.last.1.end).collect::<Vec<_>>())
+        .bind::<Integer, _>(values.clone().map(|shown| shown.last.1.item_number).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(
+            values.clone().map(|shown| shown.last.1.product_id.as_deref()).collect::<Vec<_>>(),
+        )
+        .bind::<Timestamptz, _>(values.clone().map(|shown| shown.first).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(values.map(|shown| shown.last.0).collect::<Vec<_>>())
+        .load(conn)?;
+    directory::changed(
+        conn,
+        changed.into_iter().map(|(account, livemode, id)| Change::Subscription(account, livemode, id)),
+    )
+}

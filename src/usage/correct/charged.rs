@@ -1,0 +1,123 @@
+//! What a correction of tiered usage gives back and charges: rated in the month of what it corrects, by the card that priced it.
+//!
+//! The charge of a card for a month is what its tiers cost from where it began in the month to where it ended. A void gives back
+//! what was charged by that card, less what its tiers cost without the event: where one card priced the month this is the difference
+//! that the event makes to the month, in whatever order usage came; and when all of it is taken back, all that was charged is given
+//! back, to the last place. An amendment is priced where the event stood. In a closed month the difference is posted to the open
+//! one, as a document that corrects an invoice would have it (FOCUS, "Correction Handling", closed billing periods:
+//! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec/pull/1434>).
+
+use chrono::{Datelike, NaiveDate};
+use diesel::pg::PgConnection;
+
+use crate::error::Error;
+use crate::quantity::Sum;
+use crate::usage::ingest::{self, Tiers};
+use crate::usage::rating;
+use crate::usage::resolve::{Metered, Usage};
+
+/// What a card has charged for a month, on one of its rates.
+#[derive(Clone, Copy)]
+struct Charge {
+    /// What cards before it priced in the month: where its own usage begins.
+    earlier: Sum,
+    /// What it priced.
+    own: Sum,
+    /// What it charged for that.
+    cost: Sum,
+}
+
+/// Where an event that was taken back had stood, for one that takes its place.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    meter_id: i32,
+    rate_card_id: i32,
+    rate: usize,
+    from: Sum,
+}
+
+/// Prices what takes an event back; its quantities are negative. Its tiers are raised. Tells where it had stood.
+///
+/// # Errors
+/// When an amount is too large, or the database fails.
+pub(super) fn give_back(
+    conn: &mut PgConnection,
+    tiers: &mut Tiers,
+    taken: &mut Usage,
+) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    let (org_id, month) = (taken.org.org_id, taken.own_day.with_day(1).unwrap_or(taken.own_day));
+    for n in 0..taken.metered.len() {
+        let metered = &taken.metered[n];
+        let Some((card, rate)) = metered.card.zip(metered.rate()).filter(|_| metered.tiered) else {
+            continue;
+        };
+        let cost = if ingest::is_alone(metered, card, month) {
+            rating::cost(rate, tiers.standing(taken, metered), metered.quantity)
+        } else {
+            let charge = charge(conn, org_id, metered, month)?;
+            let after = charge.earlier + charge.own + metered.quantity;
+            let stood = rating::between(rate, charge.earlier, charge.earlier + charge.own);
+            if stood == Some(charge.cost) {
+                places.extend(place(metered, after));
+            }
+            rating::between(rate, charge.earlier, after).map(|left| left - charge.cost)
+        };
+        taken.metered[n].cost = cost.filter(|cost| cost.is_bounded()).ok_or_else(super::too_large)?;
+    }
+    tiers.count(taken);
+    Ok(places)
+}
+
+fn place(metered: &Metered, from: Sum) -> Option<Place> {
+    let (card, rate) = metered.series.rates.get(metered.card?)?;
+    Some(Place { meter_id: card.meter_id, rate_card_id: card.rate_card_id, rate: (*rate)?, from })
+}
+
+/// Prices what takes the place of an event that was taken back. Its tiers are raised.
+///
+/// # Errors
+/// When an amount is too large.
+pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place]) -> Result<(), Error> {
+    for n in 0..new.metered.len() {
+        let metered = &new.metered[n];
+        let Some(rate) = metered.rate().filter(|_| metered.tiered) else { continue };
+        let own = place(metered, Sum::ZERO).and_then(|own| {
+            let is_own = |place: &&Place| {
+                (place.meter_id, place.rate_card_id, place.rate) == (own.meter_id, own.rate_card_id, own.rate)
+            };
+            places.iter().find(is_own)
+        });
+        let from = own.map_or_else(|| tiers.standing(new, metered), |place| place.from);
+        let cost = rating::cost(rate, from, metered.quantity);
+        new.metered[n].cost = cost.ok_or_else(super::too_large)?;
+    }
+    tiers.count(new);
+    Ok(())
+}
+
+/// What the card of `metered` has charged for the month, by the records.
+fn charge(
+    conn: &mut PgConnection,
+    org_id: i64,
+    metered: &Metered,
+    month: NaiveDate,
+) -> Result<Charge, Error> {
+    let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, cost: Sum::ZERO };
+    let rates = &metered.series.rates;
+    let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
+    for priced in ingest::of_months(conn, &[(org_id, card.meter_id, month)])? {
+        if rating::rate_for(card, &priced.dimensions()) != *rate {
+            continue;
+        }
+        let by = rates.iter().position(|(card, _)| card.rate_card_id == priced.rate_card_id);
+        if by == metered.card {
+            charge.own += priced.quantity;
+            charge.cost += priced.cost;
+        } else if by > metered.card {
+            // The latest card comes first.
+            charge.earlier += priced.quantity;
+        }
+    }
+    Ok(charge)
+}

@@ -1,0 +1,271 @@
+//! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and closings in any order. What
+//! all months cost together is what the surviving events cost under the cards of their time, reckoned here in another way; and the
+//! books are what the records say. The same seeds are the same lives.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Database, TestClock};
+
+/// Steps of a life.
+const STEPS: u64 = 40;
+
+/// Numbers that a seed decides (SplitMix64).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    /// Up to `bound`, with so many decimal places.
+    fn decimal(&mut self, bound: u64, places: u32) -> Decimal {
+        Decimal::new(i64::try_from(1 + self.below(bound * 10_u64.pow(places))).expect("small"), places)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Flat,
+    Graduated,
+    Volume,
+    Package,
+}
+
+/// A rate card: from a day on; two prices and a bound, of which each kind takes what it needs.
+#[derive(Clone, Debug)]
+struct Card {
+    valid_from: String,
+    low: Decimal,
+    high: Decimal,
+    bound: Decimal,
+}
+
+impl Card {
+    fn rates(&self, kind: Kind) -> Value {
+        let Self { low, high, bound, .. } = self;
+        let steps = json!([{ "up_to": bound.to_string(), "unit_cost": low.to_string() },
+            { "unit_cost": high.to_string(), "flat_cost": "2.5" }]);
+        match kind {
+            Kind::Flat => json!([{ "unit_cost": low.to_string(), "battery_units": high.to_string() }]),
+            Kind::Graduated => json!([{ "tiers": { "mode": "graduated", "tiers": steps } }]),
+            Kind::Volume => json!([{ "tiers": { "mode": "volume", "tiers": steps } }]),
+            Kind::Package => json!([{ "tiers": { "mode": "package", "tiers": [
+                { "unit_cost": high.to_string(), "package_size": bound.to_string() }] } }]),
+        }
+    }
+
+    /// What a month costs.
+    fn total(&self, kind: Kind, quantity: Decimal) -> Decimal {
+        let above = quantity > self.bound;
+        if quantity.is_zero() {
+            return quantity;
+        }
+        let beyond = Decimal::new(25, 1);
+        match kind {
+            Kind::Flat => quantity * self.low,
+            Kind::Graduated if above => self.bound * self.low + (quantity - self.bound) * self.high + beyond,
+            Kind::Volume if above => quantity * self.high + beyond,
+            Kind::Graduated | Kind::Volume => quantity * self.low,
+            Kind::Package => (quantity / self.bound).ceil() * self.high,
+        }
+    }
+}
+
+/// An event as it counts.
+struct Event {
+    month: u64,
+    card: usize,
+    quantity: Decimal,
+    stands: bool,
+}
+
+struct Place {
+    database: Database,
+    daemon: Daemon,
+    key: String,
+    clock: TestClock,
+    ticks: AtomicU64,
+}
+
+impl Place {
+    fn new() -> Self {
+        let database = Database::new();
+        let clock = TestClock::at("2026-11-26T12:00:00Z");
+        let daemon = Daemon::clocked(&database, &clock);
+        let key = database.key("usage:write,usage:read,usage:backfill,billing:write,billing:read", None);
+        Self { database, daemon, key, clock, ticks: AtomicU64::new(0) }
+    }
+
+    /// Batches of one microsecond are told apart by chance alone, so time goes on.
+    fn tick(&self) {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        self.clock.turn(&format!("2026-11-26T12:00:{:02}.{:06}Z", ticks / 1_000_000, ticks % 1_000_000));
+    }
+
+    async fn post(&self, path: &str, body: &Value) {
+        self.tick();
+        let (status, answer) = self.daemon.post(path, &self.key, body).await;
+        assert!(status.is_success(), "{path} {body}: {status} {answer}");
+    }
+
+    fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
+        self.database.execute(&format!(
+            "INSERT INTO rate_cards VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
+             UPDATE catalog SET version = version + 1",
+            card.valid_from,
+            card.rates(kind)
+        ));
+    }
+
+    fn cost(&self, id: i32) -> Decimal {
+        let sum = self.database.value(&format!(
+            "SELECT trim_scale(coalesce(sum(cost), 0))::text FROM daily_summaries JOIN usage_series USING (org_id, series_id) WHERE meter_id = {id}"
+        ));
+        sum.expect("a sum").parse().expect("a decimal")
+    }
+
+    /// Lives a life on an org and a meter of its own, with meters of the other aggregations beside it. `amid`: prices change within
+    /// months, too.
+    async fn live(&self, id: i32, kind: Kind, amid: bool, seed: u64) {
+        let mut chance = Chance(seed);
+        let (org, event_name) = (format!("org{id}"), format!("work{id}"));
+        self.daemon.org(&self.key, &org, "UTC").await;
+        self.database.meter(id, &event_name, "sum", "", None);
+        self.database.slot(id, id, &json!({}), false, "month");
+        for (n, aggregation) in (1..).zip(["count", "max", "unique", "latest"]) {
+            self.database.meter(id + n, &event_name, aggregation, "", None);
+        }
+        let (mut cards, mut events): (Vec<Card>, BTreeMap<String, Event>) = (Vec::new(), BTreeMap::new());
+        let mut closed = 8;
+        for step in 0..STEPS {
+            let what = if step == 0 { 0 } else { chance.below(20) };
+            if what == 0 {
+                let (month, day) = (9 + chance.below(3), if amid { 1 + chance.below(28) } else { 1 });
+                let valid_from = if step == 0 {
+                    "2026-01-01T00:00:00Z".to_owned()
+                } else {
+                    format!("2026-{month:02}-{day:02}T00:00:00Z")
+                };
+                let card = Card {
+                    valid_from,
+                    low: chance.decimal(2, 6),
+                    high: chance.decimal(2, 6),
+                    bound: Decimal::from(10 + chance.below(90)),
+                };
+                cards.push(card);
+                // Of a month that had usage already two cards would price it.
+                if !amid && step > 0 && events.values().any(|event| event.month >= month) {
+                    cards.pop();
+                } else {
+                    self.card(id, cards.len(), kind, &cards[cards.len() - 1]);
+                }
+            } else if what == 1 && closed < 10 {
+                closed += 1;
+                self.post("/v1/usage/closings", &json!({ "org": org, "month": format!("2026-{closed:02}") }))
+                    .await;
+            } else {
+                let quantity = chance.decimal(50, 3);
+                let known = events.len() as u64;
+                let chosen =
+                    events.keys().nth(usize::try_from(chance.below(known.max(1))).expect("small")).cloned();
+                let named = |id: &str| json!({ "org": org, "source": "t", "id": id, "reason": "wrong" });
+                match chosen.filter(|id| what >= 13 && events[id].stands) {
+                    Some(id) if what >= 17 => {
+                        self.post("/v1/usage/void", &named(&id)).await;
+                        events.get_mut(&id).expect("known").stands = false;
+                    }
+                    Some(id) => {
+                        let mut body = named(&id);
+                        body["event"] =
+                            json!({ "event_name": event_name, "data": { "value": quantity.to_string() } });
+                        self.post("/v1/usage/amend", &body).await;
+                        events.get_mut(&id).expect("known").quantity = quantity;
+                    }
+                    None => {
+                        let (month, name) = (9 + chance.below(3), format!("e{step}"));
+                        let at = format!(
+                            "2026-{month:02}-{:02}T{:02}:30:00Z",
+                            1 + chance.below(26),
+                            chance.below(12)
+                        );
+                        let sent = json!({ "id": name, "source": "t", "org": org, "event_name": event_name, "occurred_at": at,
+                            "data": { "value": quantity.to_string() } });
+                        self.tick();
+                        assert_eq!(self.daemon.usage(&self.key, &sent).await, ["accepted"]);
+                        let card = (0..cards.len())
+                            .filter(|n| cards[*n].valid_from <= at)
+                            .max_by_key(|n| (cards[*n].valid_from.clone(), *n))
+                            .expect("one from January on");
+                        events.insert(name, Event { month, card, quantity, stands: true });
+                    }
+                }
+            }
+        }
+        if kind == Kind::Flat || !amid {
+            let mut months: BTreeMap<(u64, usize), Decimal> = BTreeMap::new();
+            for event in events.values().filter(|event| event.stands) {
+                *months.entry((event.month, event.card)).or_default() += event.quantity;
+            }
+            let expected: Decimal = months.iter().map(|((_, card), q)| cards[*card].total(kind, *q)).sum();
+            assert_eq!(self.cost(id), expected.normalize(), "{kind:?}, amid {amid}, seed {seed}");
+        }
+        let counted: Decimal = events.values().filter(|event| event.stands).map(|event| event.quantity).sum();
+        let used = self.database.value(&format!(
+            "SELECT trim_scale(coalesce(sum(used), 0))::text FROM quota_counters WHERE slot_id = {id}"
+        ));
+        assert_eq!(
+            used.expect("a sum").parse::<Decimal>().expect("a decimal"),
+            counted.normalize(),
+            "seed {seed}"
+        );
+        // A life that ends has cost nothing: whatever was charged is given back, in whatever order.
+        if seed % 2 == 0 {
+            for (id, _) in events.iter().filter(|(_, event)| event.stands) {
+                self.post("/v1/usage/void", &json!({ "org": org, "source": "t", "id": id, "reason": "all" }))
+                    .await;
+            }
+            assert_eq!(self.cost(id), Decimal::ZERO, "{kind:?}, amid {amid}, seed {seed}: all taken back");
+        }
+    }
+
+    async fn lives(&self, seeds: std::ops::Range<u64>) {
+        let mut id = 10;
+        for seed in seeds {
+            for kind in [Kind::Flat, Kind::Graduated, Kind::Volume, Kind::Package] {
+                for amid in [false, true] {
+                    self.live(id, kind, amid, seed * 100 + u64::from(amid)).await;
+                    id += 10;
+                }
+            }
+        }
+        assert_eq!(self.database.unbalanced(), [] as [String; 0]);
+        self.database.run(&["verify"]);
+        let all = "SELECT jsonb_agg(d ORDER BY d)::text FROM daily_summaries d WHERE count <> 0 OR cost <> 0";
+        let before = self.database.value(all);
+        self.database
+            .execute("DELETE FROM daily_summaries; DELETE FROM usage_uniques; DELETE FROM rating_counters");
+        self.database.run(&["rebuild", "summaries"]);
+        assert_eq!(self.database.value(all), before);
+        self.database.run(&["verify"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_survives_is_what_is_charged() {
+    Place::new().lives(1..3).await;
+}
+
+/// As above, for long: `cargo test --test it usage_lives -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn what_survives_is_what_is_charged_in_many_lives() {
+    Place::new().lives(3..60).await;
+}
