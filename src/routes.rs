@@ -80,6 +80,7 @@ pub fn all(config: &mut ServiceConfig) {
         .service(at("/v1/usage/daily").get(usage::reads_http::daily))
         .service(at("/v1/usage/records").get(usage::reads_http::list_records))
         .service(at("/v1/usage/current").get(usage::reads_http::show_current))
+        .service(at("/v1/usage/levels").get(usage::reads_http::list_levels))
         .service(at("/v1/usage/unpriced").get(usage::unpriced_http::list))
         // Quotas
         .service(

@@ -566,6 +566,7 @@ diesel::table! {
         created_at -> Timestamptz,
         unpriced -> Text,
         allows_negative -> Bool,
+        change_field -> Nullable<Text>,
     }
 }
 
@@ -1134,6 +1135,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    usage_levels (org_id, series_id, subject) {
+        org_id -> Int8,
+        series_id -> Int8,
+        subject -> Text,
+        set_at -> Nullable<Timestamptz>,
+        set_value -> Numeric,
+        changes -> Numeric,
+        changed_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     usage_months_gone (month) {
         month -> Date,
         mode -> Text,
@@ -1262,6 +1275,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     usage_closings,
     usage_corrections,
     usage_keys,
+    usage_levels,
     usage_months_gone,
     usage_records,
     usage_series,

@@ -13,6 +13,7 @@ mod data;
 pub mod event;
 pub mod http;
 pub mod ingest;
+pub mod levels;
 pub mod meters;
 pub mod meters_http;
 pub mod partitions;

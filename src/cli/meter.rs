@@ -72,12 +72,15 @@ pub(super) struct CreateArgs {
     /// The usage events that it counts
     #[arg(long)]
     event_name: String,
-    /// How values become a quantity: sum, count, max, unique or latest; only sum and count can be priced and limited
+    /// How values become a quantity: sum, count, max, unique, latest or level; sum and count can be priced, these and level limited
     #[arg(long, value_parser = aggregation)]
     aggregation: Aggregation,
     /// Field of `data` that holds the value; none for count
     #[arg(long)]
     value_field: Option<String>,
+    /// Field of `data` that holds what a level changes by
+    #[arg(long)]
+    change_field: Option<String>,
     /// What the quantity is counted in, such as tokens
     #[arg(long, default_value = "")]
     unit: String,
@@ -121,7 +124,7 @@ pub(super) struct RateArgs {
 
 fn aggregation(name: &str) -> Result<Aggregation, String> {
     Aggregation::parse(name)
-        .ok_or_else(|| "the aggregations are sum, count, max, unique and latest".to_owned())
+        .ok_or_else(|| "the aggregations are sum, count, max, unique, latest and level".to_owned())
 }
 
 pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure> {
@@ -143,6 +146,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 event_name: args.event_name,
                 aggregation: args.aggregation,
                 value_field: args.value_field,
+                change_field: args.change_field,
                 unit: args.unit,
                 dimensions: args.dimensions,
                 allows_negative: args.allows_negative,

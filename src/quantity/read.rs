@@ -22,9 +22,10 @@ pub enum Unread {
     TooLarge,
 }
 
-/// The number that a text writes, half-even to [`PLACES`] decimal places; as many digits and whatever exponent it has. Languages
-/// print the double that they computed, with up to 17 digits (`0.1 + 0.2` is `0.30000000000000004`), so more places than are kept
-/// are no mistake of the caller's. What is too large is refused instead: there is nothing to round it to.
+/// The number that a text writes, half-even to [`PLACES`] decimal places; as many digits and whatever
+/// exponent it has. Languages print the double that they computed, with up to 17 digits (`0.1 + 0.2` is
+/// `0.30000000000000004`), so more places than are kept are no mistake of the caller's. What is too large is
+/// refused instead: there is nothing to round it to.
 ///
 /// # Errors
 /// Why it is none.

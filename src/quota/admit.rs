@@ -30,6 +30,24 @@ pub struct Demand<'a> {
     pub units: Decimal,
 }
 
+/// What demands hang on that are made in a row: each on those before it that were admitted.
+pub trait Course {
+    /// What a demand adds to counters as things stand, in place of [`Demand::counters`]; `None`: what it says there.
+    fn counters(&self, demand: usize) -> Option<Vec<(CounterKey, Decimal)>>;
+
+    /// It is admitted.
+    fn admitted(&mut self, demand: usize);
+}
+
+/// Demands that stand alone.
+impl Course for () {
+    fn counters(&self, _: usize) -> Option<Vec<(CounterKey, Decimal)>> {
+        None
+    }
+
+    fn admitted(&mut self, _: usize) {}
+}
+
 /// Why a usage event is refused.
 #[derive(Clone, Debug)]
 pub enum Refusal {
@@ -53,9 +71,9 @@ pub enum Refusal {
 /// When the database fails.
 pub fn admit(
     conn: &mut PgConnection,
-    catalog: &Catalog,
-    limits: &Limits,
+    (catalog, limits): (&Catalog, &Limits),
     demands: &[Demand<'_>],
+    course: &mut impl Course,
     now: DateTime<Utc>,
 ) -> Result<(Vec<Option<Refusal>>, Accounts), Error> {
     let may_refuse = |org: &&OrgContext| limits.may_refuse(org) || limits.battery_may_refuse(org);
@@ -75,16 +93,18 @@ pub fn admit(
     let mut book = Book::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
     book.write(conn)?;
     let mut verdicts = Vec::with_capacity(demands.len());
-    for demand in demands {
-        let over = demand
-            .counters
+    for (n, demand) in demands.iter().enumerate() {
+        let counters = course.counters(n);
+        let counters = counters.as_deref().unwrap_or(demand.counters);
+        let over = counters
             .iter()
             .find_map(|(key, added)| refusal(&book, limits, catalog, demand, key, *added))
             .or_else(|| exhausted(&book, limits, demand));
         if over.is_none() {
-            for (key, added) in demand.counters {
+            for (key, added) in counters {
                 book.add(key, *added, Decimal::ZERO);
             }
+            course.admitted(n);
             if let Some(account) = book.accounts.get_mut(demand.org.org_id) {
                 account.pend(demand.units);
             }

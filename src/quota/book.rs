@@ -306,7 +306,7 @@ impl<'a> Book<'a> {
 fn no_such_meter(key: &str) -> Error {
     Error::invalid(
         "meter",
-        format!("`{key}` is no meter of kind sum or count that counts: /v1/meters lists them"),
+        format!("`{key}` is no meter of kind sum, count or level that counts: /v1/meters lists them"),
     )
 }
 

@@ -187,7 +187,7 @@ impl Held<'_> {
         let context = self.orgs.get(org).ok_or_else(unknown)?;
         let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| {
             let rule = format!(
-                "`{}` is no meter of kind sum or count that counts: /v1/meters lists them",
+                "`{}` is no meter of kind sum, count or level that counts: /v1/meters lists them",
                 ask.meter
             );
             Error::invalid(format!("items.{n}.meter"), rule)

@@ -42,7 +42,7 @@ pub struct CheckItem {
     /// Public or external id of the org; the key's own when left out.
     #[serde(default)]
     pub org: Option<String>,
-    /// Key of the meter: one of kind `sum` or `count`.
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
     /// How much; 1 when left out. 0 asks how the org stands.
     #[serde(default)]
@@ -84,7 +84,7 @@ pub struct ReserveBody {
     /// Public or external id of the org; the key's own when left out.
     #[serde(default)]
     pub org: Option<String>,
-    /// Key of the meter: one of kind `sum` or `count`.
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
     /// How much, above 0.
     #[schema(value_type = QuantityAboveZero)]

@@ -236,7 +236,7 @@ pub fn forget_old(conn: &mut PgConnection, oldest: Oldest) -> Result<usize, Erro
     let deleted = diesel::sql_query(
         "DELETE FROM quota_counters WHERE ctid = ANY (ARRAY (
             SELECT c.ctid FROM quota_counters c JOIN quota_slots s USING (slot_id)
-            WHERE c.period < greatest($1, $2) AND c.reserved = 0
+            WHERE c.period < greatest($1, $2) AND c.reserved = 0 AND s.period <> 'always'
               AND c.period < CASE WHEN s.period = 'billing' THEN $3 WHEN NOT s.per_subject THEN $1
                                   WHEN s.period = 'day' THEN $2 ELSE $2 - 31 END
             LIMIT 5000 FOR UPDATE OF c SKIP LOCKED))",

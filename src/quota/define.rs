@@ -17,7 +17,8 @@ use super::slots::PeriodKind;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::schema::{quota_slot_orgs, quota_slots, usage_series};
-use crate::usage::{catalog, meters};
+use crate::usage::catalog;
+use crate::usage::meters::{self, Aggregation};
 
 /// Orgs filled in by one statement.
 const CHUNK: usize = 1000;
@@ -26,7 +27,7 @@ const TEXT_LIMIT: usize = 200;
 /// What is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counted {
-    /// Key of the meter: one of kind `sum` or `count`.
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
     /// Dimension to value: only usage that has them all. Empty: all usage of the meter.
     #[serde(default)]
@@ -106,14 +107,20 @@ fn check(conn: &mut PgConnection, counted: &Counted) -> Result<i32, Error> {
                 format!("`{}` is no meter that counts: /v1/meters lists them", counted.meter),
             )
         })?;
-    if !meter.aggregation.is_additive() {
+    if !meter.aggregation.is_limited() {
         let kind = meter.aggregation.name();
         return Err(Error::invalid(
             "meter",
             format!(
-                "`{}` has the aggregation {kind}, but only meters of kind sum or count can be limited",
+                "`{}` has the aggregation {kind}, but only meters of kind sum, count or level can be limited",
                 meter.key
             ),
+        ));
+    }
+    if (meter.aggregation == Aggregation::Level) != (counted.period == PeriodKind::Always) {
+        return Err(Error::invalid(
+            "period",
+            "must be `always` for a level, which has no period, and for no other meter",
         ));
     }
     for (name, value) in &counted.filter {
@@ -221,14 +228,19 @@ impl Fill<'_> {
             PeriodKind::Day => "u.own",
             PeriodKind::Month => "date_trunc('month', u.own)::date",
             PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
+            PeriodKind::Always => "k.label",
         };
         let began = match self.counted.period {
-            PeriodKind::Day | PeriodKind::Month => "timestamptz 'epoch'",
+            PeriodKind::Day | PeriodKind::Month | PeriodKind::Always => "timestamptz 'epoch'",
             PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')",
+        };
+        let (table, quantity) = match self.counted.period {
+            PeriodKind::Always => ("usage_levels", "greatest(u.set_value + u.changes, 0)"),
+            _ => (table, "u.quantity"),
         };
         format!(
             "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
-             SELECT u.org_id, $3, {subject}, {label}, {began}, sum(u.quantity), 0
+             SELECT u.org_id, $3, {subject}, {label}, {began}, sum({quantity}), 0
              FROM unnest($1, $2) AS k (org_id, label) JOIN usage_series s ON s.org_id = k.org_id
              JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id AND {label} >= k.label
              WHERE s.meter_id = $4 AND s.dimensions @> $5

@@ -255,7 +255,7 @@ impl Desk {
         let given_back =
             claims.iter().zip(&kept).any(|(claim, kept)| matches!(claim, Claim::New { .. }) && !kept);
         let repeats = claims.iter().any(|claim| matches!(claim, Claim::Duplicate { .. } | Claim::Conflict));
-        if given_back && (repeats || recorder.has_tiers()) && jobs.len() > 1 {
+        if given_back && (repeats || recorder.hangs_together()) && jobs.len() > 1 {
             return Err(Stop::Singly);
         }
         let moved = book.write(conn)?.ok_or(Stop::Raced)?;

@@ -12,10 +12,15 @@ use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
 use crate::time::day_start;
 
+/// Label of the one counter of a level, which has no period: usage is never older.
+pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date");
+/// A level never begins anew: the last second of the year 9999.
+const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("in range");
+
 /// Names a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
-    /// Its first day: local; of a subscription's period by UTC.
+    /// Its first day: local; of a subscription's period by UTC; [`ALWAYS`] of a level, which has none.
     pub label: NaiveDate,
     /// When the subscription's period began; `None`: it is a local day or month, which begins where the org's
     /// zone says.
@@ -33,6 +38,7 @@ impl Period {
     pub fn of(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
         let month = || day.with_day(1).unwrap_or(day);
         match (kind, billing) {
+            (PeriodKind::Always, _) => Self { label: ALWAYS, began: None },
             (PeriodKind::Day, _) => Self { label: day, began: None },
             (PeriodKind::Billing, Some(began)) => Self { label: began.date_naive(), began: Some(began) },
             (PeriodKind::Month | PeriodKind::Billing, _) => Self { label: month(), began: None },
@@ -71,6 +77,7 @@ impl Period {
             PeriodKind::Month | PeriodKind::Billing => {
                 self.label.checked_add_months(Months::new(1)).and_then(|next| next.with_day(1))
             }
+            PeriodKind::Always => return (day_start(org.zone, self.label), NEVER),
         };
         (day_start(org.zone, self.label), day_start(org.zone, next.unwrap_or(self.label)))
     }
@@ -136,6 +143,7 @@ mod tests {
             (PeriodKind::Month, billing, "2026-02-01", None),
             (PeriodKind::Billing, billing, "2026-02-11", billing),
             (PeriodKind::Billing, None, "2026-02-01", None),
+            (PeriodKind::Always, billing, "2000-01-01", None),
         ] {
             let period = Period::of(kind, late, billing);
             assert_eq!(period, Period { label: day(label), began }, "{kind:?}");

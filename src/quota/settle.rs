@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::quantity::Sum;
 use crate::usage::catalog::Catalog;
 use crate::usage::event::{self, Form, Outcome, Rejection};
-use crate::usage::meters::Meter;
+use crate::usage::levels::{CHANGE, Levels};
+use crate::usage::meters::{Aggregation, Meter};
 use crate::usage::resolve::{Caller, Resolver, Usage as Recorded, Window, event_key, priced};
 use crate::usage::{ingest, series};
 
@@ -79,6 +80,7 @@ impl Claim {
 pub struct Recorder {
     /// What was claimed; none where it was not.
     claimed: Vec<Option<Recorded>>,
+    levels: Levels,
 }
 
 impl Recorder {
@@ -98,7 +100,9 @@ impl Recorder {
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
         let outcomes = ingest::claim(conn, &good)?;
         let ours = good.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
-        let mut tiers = ingest::Tiers::raise(conn, ours.map(|(one, _)| one))?;
+        let ours: Vec<&Recorded> = ours.map(|(one, _)| one).collect();
+        let mut tiers = ingest::Tiers::raise(conn, ours.iter().copied())?;
+        let mut levels = Levels::lock(conn, ours.iter().copied())?;
         let mut outcomes = outcomes.into_iter();
         let mut too_large = Vec::new();
         let (mut claims, mut claimed) = (Vec::new(), Vec::new());
@@ -108,7 +112,8 @@ impl Recorder {
                 Ok(mut one) => {
                     let quantity = quantity(&one, &usage.meter);
                     match outcomes.next().expect("one outcome for each") {
-                        Outcome::Accepted => match tiers.price(&mut one) {
+                        Outcome::Accepted => match tiers.price(&mut one).and_then(|()| levels.take(&mut one))
+                        {
                             Ok(()) => {
                                 let (counters, units) =
                                     (ingest::counted(&one).collect(), ingest::units(&one));
@@ -128,13 +133,14 @@ impl Recorder {
             claimed.push(kept);
         }
         give_back(conn, &too_large.iter().collect::<Vec<_>>())?;
-        Ok((Self { claimed }, claims))
+        Ok((Self { claimed, levels }, claims))
     }
 
-    /// Whether the price of any of it hangs on what is stored before it.
+    /// Whether the price of any of it, or what it moves, hangs on what is stored before it.
     #[must_use]
-    pub fn has_tiers(&self) -> bool {
-        self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
+    pub fn hangs_together(&self) -> bool {
+        !self.levels.is_empty()
+            || self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
     }
 
     /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and batteries are the caller's.
@@ -147,6 +153,10 @@ impl Recorder {
         let kept: Vec<&Recorded> = claimed().filter(|(_, kept)| *kept).map(|(one, _)| one).collect();
         let series = kept.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
         series::store_within(conn, series)?;
+        // Where one is given back that others may hang on, they are settled one by one.
+        if claimed().all(|(_, kept)| kept) {
+            self.levels.write(conn)?;
+        }
         ingest::write_rows(conn, &kept, 1, batch)
     }
 }
@@ -208,6 +218,8 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
     let dimensions: Vec<(&str, &str)> =
         usage.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let series = resolver.series.of(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
+    // What was set aside of a level comes on top of it.
+    let changes = usage.meter.aggregation == Aggregation::Level;
     let mut content = [0; 8];
     content.copy_from_slice(&Sha256::digest(usage.amount.normalize().to_string())[..8]);
     Ok(Recorded {
@@ -225,6 +237,6 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
         subject: usage.subject.map(Into::into),
         correction: 0,
         elsewhere: false,
-        metered: [priced(series, usage.amount, resolver.now, None)?].into(),
+        metered: [priced(series, usage.amount, resolver.now, changes.then(|| CHANGE.into()))?].into(),
     })
 }

@@ -20,6 +20,8 @@ pub enum PeriodKind {
     Month,
     /// The billing period of the org's subscription; a calendar month while it has none.
     Billing,
+    /// No period: of a level, which is what it is until it changes. For level meters, and only for those.
+    Always,
 }
 
 impl PeriodKind {
@@ -30,13 +32,14 @@ impl PeriodKind {
             Self::Day => "day",
             Self::Month => "month",
             Self::Billing => "billing",
+            Self::Always => "always",
         }
     }
 
     /// The kind of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Day, Self::Month, Self::Billing].into_iter().find(|kind| kind.name() == name)
+        [Self::Day, Self::Month, Self::Billing, Self::Always].into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -45,7 +48,7 @@ impl PeriodKind {
 pub struct Slot {
     /// Row id.
     pub slot_id: i32,
-    /// The meter; its aggregation is additive.
+    /// The meter; its aggregation is additive, or `level`.
     pub meter_id: i32,
     /// Dimension to value: only usage that has them all.
     pub filter: BTreeMap<String, String>,

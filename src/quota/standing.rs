@@ -59,7 +59,7 @@ pub struct Standing {
     pub remaining: Option<Quantity>,
     /// The limit does not hold this subject.
     pub exempt: bool,
-    /// When the next period begins.
+    /// When the next period begins; of a level, which has no period, the end of the year 9999.
     pub resets_at: DateTime<Utc>,
 }
 
@@ -155,7 +155,7 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
     catalog
         .meters
         .values()
-        .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_additive())
+        .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_limited())
 }
 
 /// The battery units that usage as asked for burns at `now`, rounded up to what the ledger has.
@@ -168,7 +168,9 @@ pub(super) fn battery_units(
     let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
     let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
     let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
-    let refuses = catalog.meters.get(&meter_id).is_some_and(|meter| meter.unpriced == Unpriced::Refuse);
+    // A level has its price over a time, not when it is reported.
+    let refuses = |meter: &Arc<Meter>| meter.aggregation.is_additive() && meter.unpriced == Unpriced::Refuse;
+    let refuses = catalog.meters.get(&meter_id).is_some_and(refuses);
     if rate.is_none() && refuses && !card.rates.is_empty() {
         let rule =
             "fit no rate of this meter, which refuses usage without a price: give it one, or correct them";

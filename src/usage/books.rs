@@ -38,7 +38,9 @@ pub enum Book {
     Uniques,
     /// `rating_counters`. Only over whole months.
     Rating,
-    /// `quota_counters.used`.
+    /// `usage_levels`.
+    Levels,
+    /// `quota_counters.used`; that of levels is counted from `usage_levels`.
     Quotas,
     /// `unpriced_usage`. Only over all days, while every record is there.
     Unpriced,
@@ -67,7 +69,8 @@ pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
 
 impl Book {
     /// Every book, in the order in which usage is written to them.
-    pub const ALL: [Self; 5] = [Self::Rating, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];
+    pub const ALL: [Self; 6] =
+        [Self::Rating, Self::Levels, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];
 
     /// Its table.
     #[must_use]
@@ -76,6 +79,7 @@ impl Book {
             Self::Summaries => "daily_summaries",
             Self::Uniques => "usage_uniques",
             Self::Rating => "rating_counters",
+            Self::Levels => "usage_levels",
             Self::Quotas => "quota_counters",
             Self::Unpriced => "unpriced_usage",
         }
@@ -87,6 +91,7 @@ impl Book {
             Self::Summaries => &["org_id", "series_id", "day"],
             Self::Uniques => &["org_id", "series_id", "day", "value_digest"],
             Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "month"],
+            Self::Levels => &["org_id", "series_id", "subject"],
             Self::Quotas => &["org_id", "slot_id", "subject", "period", "began"],
             Self::Unpriced => &["org_id", "series_id"],
         }
@@ -98,6 +103,7 @@ impl Book {
             Self::Summaries => &["quantity", "count", "cost", "battery_units", "latest_at"],
             Self::Uniques => &["n"],
             Self::Rating => &["quantity"],
+            Self::Levels => &["set_value", "changes", "set_at"],
             Self::Quotas => &["used"],
             Self::Unpriced => &["events", "quantity", "first_seen", "last_seen"],
         }

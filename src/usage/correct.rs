@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::catalog::{self, Catalog};
 use super::event::{Rejection, UsageEvent};
 use super::ingest::{self, Tiers};
+use super::levels::{self, Levels};
 use super::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
 use super::series;
 use super::unpriced::Pricing;
@@ -121,7 +122,10 @@ pub fn amend(
     let places = stored.take_back(conn, &mut taken, correction, now)?;
     let mut tiers = Tiers::raise(conn, [&new])?;
     charged::charge_again(&mut tiers, &mut new, &places)?;
+    let mut levels = Levels::lock(conn, [&new])?;
+    levels.take(&mut new).map_err(refused)?;
     ingest::write(conn, &[&new], 1, burn(now))?;
+    levels.write(conn)?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
 }
@@ -295,6 +299,7 @@ impl Stored {
         let mut places = Vec::new();
         for one in &mut *taken {
             places.extend(charged::give_back(conn, &mut tiers, one)?);
+            levels::take_back(conn, one)?;
         }
         ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
         for one in taken.iter().filter(|one| !one.elsewhere) {
@@ -345,6 +350,7 @@ fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record
         tiered,
         pricing: Pricing::of(record.pricing),
         value: record.value.as_deref().map(Into::into),
+        moves: Decimal::ZERO,
         series: Arc::clone(&series),
     })
 }

@@ -46,8 +46,8 @@ pub(super) use self::store::write;
 pub(crate) use self::store::write_rows;
 pub(crate) use self::tiers::Tiers;
 pub(super) use self::tiers::is_alone;
-pub(crate) use self::totals::counted;
 pub use self::totals::value_digest;
+pub(crate) use self::totals::{counted, counted_by};
 
 /// Longest turn of a writer that is believed to be work.
 const PATIENCE: Duration = Duration::from_secs(120);

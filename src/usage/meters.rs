@@ -27,6 +27,8 @@ pub enum Aggregation {
     Unique,
     /// The value measured last.
     Latest,
+    /// How much there is: set, or changed by so much, and kept across periods.
+    Level,
 }
 
 impl Aggregation {
@@ -39,19 +41,33 @@ impl Aggregation {
             Self::Max => "max",
             Self::Unique => "unique",
             Self::Latest => "latest",
+            Self::Level => "level",
         }
     }
 
     /// The aggregation of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Sum, Self::Count, Self::Max, Self::Unique, Self::Latest].into_iter().find(|a| a.name() == name)
+        let all = [Self::Sum, Self::Count, Self::Max, Self::Unique, Self::Latest, Self::Level];
+        all.into_iter().find(|a| a.name() == name)
     }
 
-    /// Whether the quantities of parts add up to that of the whole. Only such meters are priced and limited.
+    /// Whether the quantities of parts add up to that of the whole. Only such meters are priced.
     #[must_use]
     pub fn is_additive(self) -> bool {
         matches!(self, Self::Sum | Self::Count)
+    }
+
+    /// Whether quotas may limit it: what adds up, and what is there.
+    #[must_use]
+    pub fn is_limited(self) -> bool {
+        self.is_additive() || self == Self::Level
+    }
+
+    /// Whether a day's quantity has to be found anew in its records when one of them is taken back.
+    #[must_use]
+    pub fn is_recounted(self) -> bool {
+        matches!(self, Self::Max | Self::Unique | Self::Latest)
     }
 }
 
@@ -101,6 +117,8 @@ pub struct Meter {
     pub aggregation: Aggregation,
     /// Field of the event's `data` that holds the value; none for `count`.
     pub value_field: Option<String>,
+    /// Field of `data` that holds what a `level` changes by; its `value_field` holds what it is.
+    pub change_field: Option<String>,
     /// What the quantity is counted in, for people.
     pub unit: String,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
@@ -141,6 +159,8 @@ pub struct MeterVersion {
     pub dimensions: Vec<Option<String>>,
     /// Whether a key with the scope `usage:price` could report values below zero.
     pub allows_negative: bool,
+    /// Field of `data` that held what a `level` changed by.
+    pub change_field: Option<String>,
     /// When it began to count.
     pub created_at: DateTime<Utc>,
     /// What became of usage that none of its rates fitted: `record` or `refuse`.
@@ -165,7 +185,7 @@ pub struct Filter<'a> {
 pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
     type Row = (
         (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
-        (i32, String, String, Option<String>, Vec<Option<String>>, bool, String),
+        (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
     );
     let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
@@ -188,6 +208,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
                 meter_versions::dimensions,
                 meter_versions::allows_negative,
                 meter_versions::unpriced,
+                meter_versions::change_field,
             ),
         ))
         .limit(limit)
@@ -206,7 +227,8 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
     let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): Row| {
         let aggregation = Aggregation::parse(&aggregation)
             .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
-        let (version, name, event_name, value_field, dimensions, allows_negative, unpriced) = version;
+        let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
+            version;
         let unpriced = Unpriced::parse(&unpriced)
             .ok_or_else(|| Error::Internal(format!("meter {key}: unpriced usage is to be {unpriced}")))?;
         let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
@@ -219,6 +241,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
             event_name,
             aggregation,
             value_field,
+            change_field,
             unit,
             dimensions,
             allows_negative,
@@ -262,6 +285,7 @@ pub fn history(conn: &mut PgConnection, key: &str) -> Result<MeterHistory, Error
             meter_versions::value_field,
             meter_versions::dimensions,
             meter_versions::allows_negative,
+            meter_versions::change_field,
             meter_versions::created_at,
             meter_versions::unpriced,
         ))

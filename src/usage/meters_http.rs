@@ -66,7 +66,7 @@ pub async fn show(
 /// Makes a meter.
 ///
 /// It counts usage that comes from then on, under every event with its `event_name`. Only meters of `sum` and `count` can be
-/// priced and limited.
+/// priced; those and `level` can be limited.
 #[utoipa::path(
     post, path = "/v1/meters", tag = "meters", params(IdempotencyKey), request_body = NewMeter, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The meter", body = Meter), CommandErrors)
@@ -137,8 +137,7 @@ fn audit(action: &'static str, meter: &Meter) -> Audit {
     let detail = json!({
         "version": meter.version, "name": meter.name, "event_name": meter.event_name, "aggregation": meter.aggregation,
         "value_field": meter.value_field, "unit": meter.unit, "dimensions": meter.dimensions,
-        "allows_negative": meter.allows_negative,
-        "unpriced": meter.unpriced,
+        "allows_negative": meter.allows_negative, "unpriced": meter.unpriced, "change_field": meter.change_field,
     });
     Audit { org_id: PLATFORM, action, target: meter.key.clone(), detail }
 }

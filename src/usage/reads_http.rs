@@ -1,4 +1,4 @@
-//! `/v1/usage/daily`, `/v1/usage/records`, `/v1/usage/current`.
+//! `/v1/usage/daily`, `/v1/usage/records`, `/v1/usage/current`, `/v1/usage/levels`.
 
 use std::io::Write;
 
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::current::{self, Current};
+use super::levels::list::{self as levels, Level, PriceBy};
 use super::records::{self, Filter, Record};
 use super::summaries::{self, Grouping, Query, Usage};
 use crate::app::App;
@@ -22,7 +23,7 @@ use crate::export::stream;
 use crate::openapi::FindErrors;
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
-use crate::time::Day;
+use crate::time::{Day, Moment, day_start};
 
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
@@ -250,4 +251,58 @@ pub async fn show_current(
         current::of(conn, &org, now)
     });
     Ok(HttpResponse::Ok().json(current.await?))
+}
+
+/// Which levels, over which time.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LevelsQuery {
+    /// Only of the meter with this key.
+    pub meter: Option<String>,
+    /// First instant of the time; the beginning of the running local month when left out.
+    pub from: Option<Moment>,
+    /// The instant after its last; now when left out.
+    pub to: Option<Moment>,
+    /// Which figure the price is for: `average`, when left out, or `peak`.
+    #[serde(default)]
+    pub price_by: PriceBy,
+}
+
+/// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the events as they are known
+/// now: late ones and corrections change what was told of the past.
+#[utoipa::path(
+    get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery), security(("key" = ["usage:read"])),
+    responses((status = 200, description = "A page", body = Page<Level>), FindErrors)
+)]
+pub async fn list_levels(
+    app: web::Data<App>,
+    principal: Principal,
+    mut params: Params,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let (org, asked, page): (OrgQuery, LevelsQuery, PageQuery) =
+        (params.take()?, params.take()?, params.take()?);
+    params.done()?;
+    let (limit, after) = (page.limit()?, page.after("usage_levels")?);
+    let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
+    let rows = app.db.run(principal.rows, move |conn| {
+        let org = org.find(&shared.directory, conn, &caller)?;
+        let month = super::partitions::month_of(org.day(now));
+        let from = asked.from.map_or_else(|| day_start(org.zone, month), |from| from.0);
+        let to = asked.to.map_or(now, |to| to.0);
+        if from >= to {
+            return Err(Error::invalid("to", "must be after `from`"));
+        }
+        let query = levels::Query {
+            org_id: org.org_id,
+            meter: asked.meter.clone(),
+            from,
+            to,
+            price_by: asked.price_by,
+        };
+        levels::list(conn, &query, after.as_ref(), limit + 1)
+    });
+    let page = Page::of("usage_levels", rows.await?, limit, |(position, _)| position.clone())?;
+    let data: Vec<Level> = page.data.into_iter().map(|(_, level)| level).collect();
+    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::catalog::Catalog;
 use super::data;
 use super::event::{Cost, Rejection, UsageEvent};
+use super::levels;
 use super::meters::{Aggregation, Meter};
 use super::rates::Rate;
 use super::rating;
@@ -102,11 +103,25 @@ pub struct Metered {
     pub tiered: bool,
     /// By what it is priced.
     pub pricing: Pricing,
-    /// What a meter of unique values saw.
+    /// What a meter of unique values saw; of a level meter, whether it is set or changed.
     pub value: Option<Box<str>>,
+    /// What it moves the present level by, see [`levels`]; told when it is written.
+    pub moves: Decimal,
 }
 
 impl Metered {
+    /// Whether it is of a level meter.
+    #[must_use]
+    pub fn is_level(&self) -> bool {
+        self.series.meter.aggregation == Aggregation::Level
+    }
+
+    /// What it adds to counters of quotas.
+    #[must_use]
+    pub fn counts(&self) -> Decimal {
+        if self.is_level() { self.moves } else { self.quantity }
+    }
+
     /// Row id of the rate card that priced it.
     #[must_use]
     pub fn rate_card_id(&self) -> Option<i32> {
@@ -161,9 +176,10 @@ impl Resolver<'_> {
             }
         }
         if metered.is_empty() {
-            let wanted: Vec<_> = meters.iter().filter_map(|meter| meter.value_field.as_deref()).collect();
+            let fields = |meter: &Arc<Meter>| [meter.value_field.clone(), meter.change_field.clone()];
+            let wanted: Vec<String> = meters.iter().flat_map(fields).flatten().collect();
             return Err(Rejection::new(
-                format!("data.{}", wanted.first().unwrap_or(&"")),
+                format!("data.{}", wanted.first().map_or("", String::as_str)),
                 "no_value",
                 format!("`data` has no value that a meter reads ({})", wanted.join(", ")),
             ));
@@ -239,6 +255,11 @@ impl Resolver<'_> {
         let field = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
         let mut value = None;
         let quantity = match (meter.aggregation, &meter.value_field) {
+            (Aggregation::Level, _) => {
+                let Some((said, quantity)) = self.level(meter, field)? else { return Ok(None) };
+                value = Some(said.into());
+                quantity
+            }
             (Aggregation::Count, _) | (_, None) => Decimal::ONE,
             (Aggregation::Unique, Some(name)) => {
                 let Some(text) = field(name).map(|raw| data::text(name, raw)).transpose()?.flatten() else {
@@ -263,6 +284,32 @@ impl Resolver<'_> {
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let series = self.series.of(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
         priced(series, quantity, occurred_at, value).map(Some)
+    }
+
+    /// What an event says of a level: that it is set, or changed, and the value.
+    fn level<'a>(
+        &self,
+        meter: &Meter,
+        field: impl Fn(&str) -> Option<&'a RawValue>,
+    ) -> Result<Option<(&'static str, Decimal)>, Rejection> {
+        let read = |name: &Option<String>| match name.as_deref().and_then(|name| Some((name, field(name)?))) {
+            Some((name, raw)) => {
+                data::decimal(name, raw).map(|value| value.map(|value| (name.to_owned(), value)))
+            }
+            None => Ok(None),
+        };
+        match (read(&meter.value_field)?, read(&meter.change_field)?) {
+            (Some(_), Some((name, _))) => {
+                let detail = "stands beside the level itself: an event sets it or changes it";
+                Err(Rejection::new(format!("data.{name}"), "set_and_change", detail))
+            }
+            (Some((name, value)), None) if value < Decimal::ZERO => {
+                self.below_zero(meter, &name, value).map(|value| Some((levels::SET, value)))
+            }
+            (Some((_, value)), None) => Ok(Some((levels::SET, value))),
+            (None, Some((_, value))) => Ok(Some((levels::CHANGE, value))),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Whoever may only report usage could otherwise give itself back quota and cost. What was reported wrongly is taken back by a
@@ -346,6 +393,7 @@ pub fn priced_by(
         pricing: Pricing::Card,
         value,
         series,
+        moves: Decimal::ZERO,
     };
     if !metered.series.meter.aggregation.is_additive() {
         return Ok(metered);

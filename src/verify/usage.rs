@@ -58,7 +58,9 @@ pub fn verify(
     for part in &days {
         looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (Look::Book(book), *part)));
     }
-    looks.extend(parts::by_org(conn, scope, true)?.into_iter().map(|part| (Look::Book(Book::Quotas), part)));
+    for book in [Book::Levels, Book::Quotas] {
+        looks.extend(parts::by_org(conn, scope, true)?.into_iter().map(|part| (Look::Book(book), part)));
+    }
     for part in parts::by_org(conn, scope, false)? {
         looks.extend([(Look::Keys, part), (Look::Book(Book::Unpriced), part)]);
     }
@@ -123,7 +125,9 @@ pub fn rebuild(conn: &mut PgConnection, as_of: AsOf, watch: Watch<'_>) -> Result
     for part in &days {
         looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (book, *part)));
     }
-    looks.extend(parts::by_org(conn, &scope, true)?.into_iter().map(|part| (Book::Quotas, part)));
+    for book in [Book::Levels, Book::Quotas] {
+        looks.extend(parts::by_org(conn, &scope, true)?.into_iter().map(|part| (book, part)));
+    }
     looks.extend(parts::by_org(conn, &scope, false)?.into_iter().map(|part| (Book::Unpriced, part)));
     let mut report = Report {
         orgs: as_u64(books::orgs(conn, scope.orgs())?.len()),
@@ -137,7 +141,7 @@ pub fn rebuild(conn: &mut PgConnection, as_of: AsOf, watch: Watch<'_>) -> Result
         // Most say what they should: one pass finds those that do not, and these are mended one by one.
         for org_id in pass::over(conn, |conn| books::orgs_that_differ(conn, &rules, book, part))? {
             let part = part.of(org_id);
-            let whole = matches!(book, Book::Quotas | Book::Unpriced);
+            let whole = matches!(book, Book::Levels | Book::Quotas | Book::Unpriced);
             let pieces = if whole { vec![part] } else { part.months() };
             for piece in pieces {
                 mend(conn, &rules, book, piece, &mut report)?;

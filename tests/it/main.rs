@@ -49,6 +49,7 @@ mod subscriptions;
 mod unpriced;
 mod usage;
 mod usage_corrected;
+mod usage_levels;
 mod usage_lives;
 mod usage_reads;
 mod usage_rebuild;

@@ -1,5 +1,5 @@
-//! What values of usage are taken, how they are kept, and which differences in writing make no difference. Tables of situations,
-//! their figures reckoned by hand.
+//! What values of usage are taken, how they are kept, and which differences in writing make no difference.
+//! Tables of situations, their figures reckoned by hand.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::support::daemon::answer;
 use crate::support::{Daemon, Database};
 
-/// A meter `meter-1` of `sum` over the events `e`, with the dimension `tier`, an org `acme`, and a key that may report usage alone.
+/// A meter `meter-1` of `sum` over the events `e`, with the dimension `tier`, an org `acme`, and a key that
+/// may report usage alone.
 struct Place {
     database: Database,
     daemon: Daemon,

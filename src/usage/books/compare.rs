@@ -138,7 +138,7 @@ fn differing(book: Book, sides: &Sides) -> String {
 
 /// Whether a value is a time, which may be lacking.
 pub(super) fn is_time(name: &str) -> bool {
-    ["latest_at", "first_seen", "last_seen"].contains(&name)
+    ["latest_at", "set_at", "first_seen", "last_seen"].contains(&name)
 }
 
 /// A value as people read it.
@@ -174,6 +174,7 @@ impl Book {
             Self::Rating => format!(
                 "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
+            Self::Levels => format!("{SERIES}, 'of ' || quote_literal(nullif(d.subject, ''))"),
             Self::Quotas => {
                 format!("{SLOT}, d.period, {BEGAN}, 'of ' || quote_literal(nullif(d.subject, ''))")
             }

@@ -20,6 +20,7 @@ pub struct Rules {
     pub(super) maxima: Vec<i32>,
     pub(super) uniques: Vec<i32>,
     pub(super) latest: Vec<i32>,
+    pub(super) levels: Vec<i32>,
     /// Meters that have a rate card with tiers.
     pub(super) tiered: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
@@ -63,6 +64,7 @@ impl Rules {
         let maxima = of(&|a| a == Aggregation::Max);
         let uniques = of(&|a| a == Aggregation::Unique);
         let latest = of(&|a| a == Aggregation::Latest);
+        let levels = of(&|a| a == Aggregation::Level);
         let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
         let tiered = rate_cards::table.filter(tiers).select(rate_cards::meter_id).distinct().load(conn)?;
         let slots = slots(conn)?;
@@ -72,6 +74,7 @@ impl Rules {
             maxima,
             uniques,
             latest,
+            levels,
             tiered,
             slots,
             past_counters: false,

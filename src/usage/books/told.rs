@@ -8,8 +8,10 @@ use super::rules::SlotRule;
 use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::quota::periods::Period;
+use crate::quota::periods::{ALWAYS, Period};
+use crate::quota::slots::PeriodKind;
 use crate::time::Clock;
+use crate::usage::levels;
 use crate::usage::rates::play;
 use crate::usage::rating::CONDITION;
 
@@ -25,7 +27,7 @@ pub(super) struct Sides {
     /// Which rows of the table are meant.
     pub(super) stored: String,
     /// Which of the differences count.
-    pub(super) must: &'static str,
+    pub(super) must: String,
 }
 
 impl Book {
@@ -40,7 +42,7 @@ impl Book {
             let Part { orgs, from, before } = part;
             format!("{} AND {column} >= '{from}' AND {column} < '{before}'", orgs.sql("org_id"))
         };
-        let sides = |told: String, stored: String| Sides { told, stored, must: "true" };
+        let sides = |told: String, stored: String| Sides { told, stored, must: "true".to_owned() };
         Ok(match self {
             Self::Summaries => Some(sides(summaries(rules, part), days("day", part))),
             Self::Uniques => {
@@ -49,8 +51,9 @@ impl Book {
             Self::Rating => part.whole_months().map(|part| Sides {
                 told: rating(rules, part),
                 stored: format!("{} AND {}", days("month", part), counts()),
-                must: "(s.quantity IS NOT NULL OR t.own)",
+                must: "(s.quantity IS NOT NULL OR t.own)".to_owned(),
             }),
+            Self::Levels => (!rules.levels.is_empty()).then(|| levels(rules, part)),
             Self::Quotas => quotas(conn, rules, part)?,
             Self::Unpriced => (rules.first_whole_day.is_none() && part.is_all_days())
                 .then(|| sides(unpriced(part), part.orgs.sql("org_id"))),
@@ -132,6 +135,12 @@ fn summaries(rules: &Rules, part: Part) -> String {
             standing(part, &rules.uniques)
         ));
     }
+    if !rules.levels.is_empty() {
+        ways.push(format!(
+            "SELECT org_id, series_id, day, 0, {sums}, NULL FROM {} r {BY}",
+            standing(part, &rules.levels)
+        ));
+    }
     if !rules.latest.is_empty() {
         // Arrays are compared element by element: the latest, and of those the greatest.
         ways.push(format!(
@@ -143,6 +152,22 @@ fn summaries(rules: &Rules, part: Part) -> String {
         ));
     }
     ways.join(" UNION ALL ")
+}
+
+/// A level hangs on all records since its last set. Where records are no longer kept, those levels are compared whose last set is
+/// still there. The days of the part do not matter.
+fn levels(rules: &Rules, part: Part) -> Sides {
+    let own = part.orgs.sql("r.org_id");
+    let standing = levels::standing(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
+    let since = |day: NaiveDate| {
+        let whole = format!("('{day}'::date + 1)::timestamp AT TIME ZONE 'UTC'");
+        format!("least(t.set_at, s.set_at) >= {whole}")
+    };
+    Sides {
+        told: format!("SELECT * FROM {} t", levels::states(&standing)),
+        stored: part.orgs.sql("org_id"),
+        must: rules.first_whole_day.map_or_else(|| "true".to_owned(), since),
+    }
 }
 
 /// The first 16 bytes of a value's SHA-256, as SQL: what `usage_uniques` keeps of a value.
@@ -215,6 +240,10 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     let (mut lines, mut first, mut first_by_subject) = (Vec::new(), NaiveDate::MAX, NaiveDate::MAX);
     for (_, org) in directory.load(conn, &[], &org_ids)? {
         for slot in rules.slots.iter().filter(|slot| slot.counts(org.org_id)) {
+            if slot.period == PeriodKind::Always {
+                lines.push(format!("({}, {}, '{ALWAYS}'::date, '{ALWAYS}'::date)", org.org_id, slot.slot_id));
+                continue;
+            }
             let since = since(rules, &org, slot).max(part.from);
             let earliest = if slot.per_subject { &mut first_by_subject } else { &mut first };
             *earliest = since.min(*earliest);
@@ -230,7 +259,7 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     let (subjects_from, ever) = (day_before(first_by_subject), NaiveDate::from_ymd_opt(9999, 1, 1));
     let counted = Part {
         orgs: part.orgs,
-        from: day_before(first).min(subjects_from),
+        from: day_before(first).min(subjects_from).min(ever.unwrap_or(NaiveDate::MAX)),
         before: ever.unwrap_or(NaiveDate::MAX),
     };
     let begins = |column: &str| match ever.filter(|ever| part.before < *ever) {
@@ -258,7 +287,14 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
              JOIN quota_slots q ON q.meter_id = s.meter_id AND s.dimensions @> q.filter
              JOIN {slots} ON k.org_id = r.org_id AND k.slot_id = q.slot_id) c
-         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period, began",
+         WHERE period >= since AND {begins} GROUP BY org_id, slot_id, subject, period, began
+         UNION ALL
+         SELECT l.org_id, q.slot_id, CASE WHEN q.per_subject THEN l.subject ELSE '' END, '{ALWAYS}'::date,
+             timestamptz 'epoch', sum(greatest(l.set_value + l.changes, 0)), true
+         FROM usage_levels l JOIN usage_series s ON s.org_id = l.org_id AND s.series_id = l.series_id
+         JOIN quota_slots q ON q.meter_id = s.meter_id AND q.period = 'always' AND s.dimensions @> q.filter
+         JOIN {slots} ON k.org_id = l.org_id AND k.slot_id = q.slot_id
+         GROUP BY 1, 2, 3",
         records = own_records(counted, &rules.additive),
         slots = slots(&lines),
         begins = begins("period"),
@@ -272,7 +308,7 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
         slots = slots(&lines),
     );
     let must = if rules.past_counters { "true" } else { "(s.used IS NOT NULL OR t.running)" };
-    Ok(Some(Sides { told, stored, must }))
+    Ok(Some(Sides { told, stored, must: must.to_owned() }))
 }
 
 fn slots(lines: &[String]) -> String {

@@ -114,7 +114,7 @@ pub fn later(
 ) -> Result<Rated, Error> {
     let meter = meters::find(conn, asked.meter)?;
     if !meter.aggregation.is_additive() {
-        let detail = "a meter whose quantities do not add up has no price";
+        let detail = "usage of a meter whose quantities do not add up has no price";
         return Err(Error::conflict("meter_not_additive", detail));
     }
     let nothing = Rated { cost: "0".to_owned(), battery_units: "0".to_owned(), ..Rated::default() };

@@ -35,7 +35,7 @@ const STANDING: &str = "
 /// # Errors
 /// [`Error::Busy`] when the day has too many records to be searched in time. When the database fails.
 pub(super) fn without(conn: &mut PgConnection, taken: &Usage) -> Result<(), Error> {
-    for metered in taken.metered.iter().filter(|metered| !metered.series.meter.aggregation.is_additive()) {
+    for metered in taken.metered.iter().filter(|metered| metered.series.meter.aggregation.is_recounted()) {
         conn.batch_execute(LONGEST)?;
         let done = match metered.series.meter.aggregation {
             Aggregation::Unique => unique(conn, taken.day, metered),

@@ -1,5 +1,5 @@
 //! Locks for those who write in several steps: every row that they will change, taken first and in the one order
-//! (tiers, counters, batteries, daily summaries), so that they and the writers of usage never wait for each other in a circle.
+//! (tiers, levels, counters, batteries, daily summaries), so that they and the writers of usage never wait for each other in a circle.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,11 @@ use super::{burn, tiers, totals};
 use crate::battery::{Accounts, Depth};
 use crate::error::Error;
 use crate::quota::counters;
+use crate::usage::levels::Levels;
 use crate::usage::resolve::Usage;
 
 /// Locks the rows that writing (or taking back) this usage of `org_id` changes, until the caller's transaction ends. Rows that are
-/// not there yet are not made, but for those of quotas and batteries.
+/// not there yet are not made, but for those of levels, quotas and batteries.
 ///
 /// # Errors
 /// When the database fails.
@@ -27,6 +28,7 @@ pub(in crate::usage) fn lock_rows(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     tiers::lock(conn, usage.iter().copied())?;
+    Levels::lock(conn, usage.iter().copied())?;
     let keys: BTreeSet<_> = usage.iter().flat_map(|one| totals::counted(one)).map(|(key, _)| key).collect();
     counters::lock(conn, &keys)?;
     if usage.iter().any(|one| !burn::units(one).is_zero()) {

@@ -1,6 +1,7 @@
-//! Whether an event says what is stored under its key though the digests differ. They do where the catalogue has changed since (a
-//! meter or a dimension came or went), and under keys of older versions, whose digests are of the event's text. The records know
-//! what was kept, and decide. Asked only about repeats whose digests differ.
+//! Whether an event says what is stored under its key though the digests differ. They do where the catalogue
+//! has changed since (a meter or a dimension came or went), and under keys of older versions, whose digests
+//! are of the event's text. The records know what was kept, and decide. Asked only about repeats whose
+//! digests differ.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,12 +21,17 @@ use crate::quantity::Sum;
 use crate::usage::resolve::{Metered, Usage};
 
 // What was reported, whatever took its place since.
-statement!(Reported -> ((BigInt, SqlUuid, Timestamptz, Bool), (Integer, Nullable<Text>, Jsonb, Bool), (Numeric, Numeric, Bool, Nullable<Text>, Nullable<Text>)):
-    "SELECT r.org_id, r.event_key, r.occurred_at, r.occurred_at = r.received_at, r.meter_id, s.member, s.dimensions, \
-        EXISTS (SELECT FROM meter_versions v WHERE v.meter_id = r.meter_id AND v.created_at > r.received_at), \
+statement!(Reported -> (
+        (BigInt, SqlUuid, Timestamptz, Bool), (Integer, Nullable<Text>, Jsonb, Bool),
+        (Numeric, Numeric, Bool, Nullable<Text>, Nullable<Text>)
+    ):
+    "SELECT r.org_id, r.event_key, r.occurred_at, r.occurred_at = r.received_at, \
+        r.meter_id, s.member, s.dimensions, EXISTS ( \
+            SELECT FROM meter_versions v WHERE v.meter_id = r.meter_id AND v.created_at > r.received_at), \
         r.quantity, r.cost, r.rate_card_id IS NULL, r.subject, r.value \
      FROM unnest(?, ?) AS t (o, e) JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e \
-     JOIN usage_records r ON r.org_id = k.org_id AND r.occurred_at = k.occurred_at AND r.event_key = k.event_key AND r.correction = 0 \
+     JOIN usage_records r ON r.org_id = k.org_id AND r.occurred_at = k.occurred_at \
+        AND r.event_key = k.event_key AND r.correction = 0 \
      JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id");
 
 type Loaded = (

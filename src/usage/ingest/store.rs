@@ -1,6 +1,6 @@
 //! The transaction that stores a batch: keys claimed, records, summaries and counters written, all or nothing of it.
 //!
-//! Locks are taken in one order everywhere: the catalogue, keys, tiers, counters of quotas, batteries, daily summaries; within each
+//! Locks are taken in one order everywhere: the catalogue, keys, tiers, levels, counters of quotas, batteries, daily summaries; within each
 //! by key.
 
 use std::collections::HashMap;
@@ -18,13 +18,14 @@ use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::panics;
 use crate::quota::Parts;
-use crate::quota::admit::{Demand, Refusal, admit};
-use crate::quota::counters::{self, Moved};
+use crate::quota::admit::{Course, Demand, Refusal, admit};
+use crate::quota::counters::{self, CounterKey, Moved};
 use crate::quota::limits::Limits;
 use crate::quota::messages;
 use crate::quota::quantity::Quantity;
 use crate::usage::catalog::{self, Catalog};
 use crate::usage::event::{Outcome, Rejection};
+use crate::usage::levels::Levels;
 use crate::usage::resolve::Usage;
 use crate::usage::unpriced;
 
@@ -69,8 +70,10 @@ pub(super) fn store(
     usage.iter().for_each(|one| panics::provoke("usage-writer", || &*one.event_id));
     let claimed = accepted(&outcomes);
     let mut tiers = Tiers::raise(conn, chosen(usage, &claimed))?;
-    let (mut refused, locked) = refuse(conn, &catalog, &limits, usage, &outcomes, now)?;
+    let mut levels = Levels::lock(conn, chosen(usage, &claimed))?;
+    let (mut refused, locked) = refuse(conn, (&catalog, &limits), usage, &outcomes, &mut levels, now)?;
     price(&mut tiers, usage, &outcomes, &mut refused);
+    level(&mut levels, usage, &outcomes, &mut refused);
     reject(conn, usage, &mut outcomes, refused)?;
     let fails = |outcome: &Outcome| match outcome {
         Outcome::Accepted => false,
@@ -89,6 +92,7 @@ pub(super) fn store(
     let new: Vec<&Usage> = chosen(usage, &stored).collect();
     let burn = Burn { terms: Some(&limits.battery), locked, depth: Depth::Live, now };
     let moved = write(conn, &new, 1, burn)?;
+    levels.write(conn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
     messages::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
@@ -119,6 +123,42 @@ fn price(tiers: &mut Tiers, usage: &mut [Usage], outcomes: &[Outcome], refused: 
     }
 }
 
+/// Moves the levels by what is not refused, and refuses what makes one too large.
+fn level(levels: &mut Levels, usage: &mut [Usage], outcomes: &[Outcome], refused: &mut Refused) {
+    if levels.is_empty() {
+        return;
+    }
+    levels.reset();
+    for (one, outcome) in usage.iter_mut().zip(outcomes) {
+        if *outcome == Outcome::Accepted
+            && !refused.contains_key(&key(one))
+            && let Err(rejection) = levels.take(one)
+        {
+            refused.insert(key(one), rejection);
+        }
+    }
+}
+
+/// Levels hang on what was admitted before.
+struct Admitting<'a> {
+    levels: &'a mut Levels,
+    usage: &'a [Usage],
+    new: &'a [usize],
+}
+
+impl Course for Admitting<'_> {
+    fn counters(&self, demand: usize) -> Option<Vec<(CounterKey, Decimal)>> {
+        self.levels.counted(&self.usage[self.new[demand]])
+    }
+
+    fn admitted(&mut self, demand: usize) {
+        if !self.levels.is_empty() {
+            // One that makes a level too large is refused afterwards.
+            let _ = self.levels.take(&mut self.usage[self.new[demand]].clone());
+        }
+    }
+}
+
 /// Rejects refused events and their repeats in the batch; their keys are given back.
 fn reject(
     conn: &mut PgConnection,
@@ -141,10 +181,10 @@ fn reject(
 /// `None`: nothing may refuse.
 fn refuse(
     conn: &mut PgConnection,
-    catalog: &Catalog,
-    limits: &Limits,
+    (catalog, limits): (&Catalog, &Limits),
     usage: &[Usage],
     outcomes: &[Outcome],
+    levels: &mut Levels,
     now: DateTime<Utc>,
 ) -> Result<(Refused, Option<Accounts>), Error> {
     let may = |one: &Usage| {
@@ -161,7 +201,8 @@ fn refuse(
         Demand { org: &one.org, subject: one.subject.as_deref(), counters, units }
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
-    let (verdicts, accounts) = admit(conn, catalog, limits, &demands, now)?;
+    let mut course = Admitting { levels, usage, new: &new };
+    let (verdicts, accounts) = admit(conn, (catalog, limits), &demands, &mut course, now)?;
     let refused = new
         .iter()
         .zip(verdicts)

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::quantity::Sum;
 use crate::quota::counters::CounterKey;
 use crate::usage::meters::{Aggregation, Meter};
-use crate::usage::resolve::Usage;
+use crate::usage::resolve::{Metered, Usage};
 
 /// (org, series, local day).
 type Day = (i64, i64, NaiveDate);
@@ -59,7 +59,7 @@ statement!(AddUniques -> Untyped: "WITH new AS (INSERT INTO usage_uniques (org_i
 /// the locking of rows.
 pub(super) fn statement_of(meter: &Meter) -> i32 {
     match meter.aggregation {
-        Aggregation::Sum | Aggregation::Count | Aggregation::Unique => 0,
+        Aggregation::Sum | Aggregation::Count | Aggregation::Unique | Aggregation::Level => 0,
         Aggregation::Max => 1,
         Aggregation::Latest => 2,
     }
@@ -88,6 +88,8 @@ pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> 
             match series.meter.aggregation {
                 // Its quantity is found anew from the records, see `correct`.
                 _ if takes_back => {}
+                // A level is of an instant, not of a day: see `levels`.
+                Aggregation::Level => {}
                 Aggregation::Sum | Aggregation::Count => added.quantity += metered.quantity,
                 Aggregation::Max if first => added.quantity = metered.quantity.into(),
                 Aggregation::Max => added.quantity = added.quantity.max(metered.quantity.into()),
@@ -172,11 +174,20 @@ pub(super) fn counter_changes(usage: &[&Usage]) -> Vec<(CounterKey, Sum)> {
 
 /// The counters that a usage event adds to, and how much.
 pub(crate) fn counted(usage: &Usage) -> impl Iterator<Item = (CounterKey, Decimal)> {
+    counted_by(usage, Metered::counts)
+}
+
+/// As [`counted`], each quantity told by `amount`.
+pub(crate) fn counted_by(
+    usage: &Usage,
+    amount: impl Fn(&Metered) -> Decimal,
+) -> impl Iterator<Item = (CounterKey, Decimal)> {
     usage.metered.iter().flat_map(move |metered| {
+        let amount = amount(metered);
         metered.series.slots.iter().map(move |slot| {
             let subject = usage.subject.as_deref();
             let key = CounterKey::of(slot, usage.org.org_id, subject, usage.own_day, usage.billing_period);
-            (key, metered.quantity)
+            (key, amount)
         })
     })
 }

@@ -37,6 +37,9 @@ pub struct NewMeter {
     /// Field of `data` that holds the value; left out for `count`.
     #[serde(default)]
     pub value_field: Option<String>,
+    /// Field of `data` that holds what a `level` changes by, signed; `value_field` holds what it is. A level has one of them, or both.
+    #[serde(default)]
+    pub change_field: Option<String>,
     /// What the quantity is counted in, for people, such as `tokens`. Never changes.
     #[serde(default)]
     pub unit: String,
@@ -65,6 +68,9 @@ pub struct MeterPatch {
     /// Field of `data` that holds the value.
     #[serde(default)]
     pub value_field: Option<String>,
+    /// Field of `data` that holds what a `level` changes by.
+    #[serde(default)]
+    pub change_field: Option<String>,
     /// All the fields of `data` to keep.
     #[serde(default)]
     pub dimensions: Option<Vec<String>>,
@@ -108,6 +114,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         event_name: new.event_name.clone(),
         aggregation: new.aggregation,
         value_field: new.value_field.clone(),
+        change_field: new.change_field.clone(),
         unit: new.unit.clone(),
         dimensions: new.dimensions.clone(),
         allows_negative: new.allows_negative,
@@ -168,6 +175,7 @@ pub fn update(
     new.name = patch.name.clone().unwrap_or(new.name);
     new.event_name = patch.event_name.clone().unwrap_or(new.event_name);
     new.value_field = patch.value_field.clone().or(new.value_field);
+    new.change_field = patch.change_field.clone().or(new.change_field);
     new.dimensions = patch.dimensions.clone().unwrap_or(new.dimensions);
     new.allows_negative = patch.allows_negative.unwrap_or(new.allows_negative);
     new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
@@ -177,8 +185,8 @@ pub fn update(
         refuse_when_used(conn, old.meter_id, gone, now)?;
     }
     let parts = |meter: &Meter| {
-        let kept = (meter.value_field.clone(), meter.dimensions.clone());
-        (meter.name.clone(), meter.event_name.clone(), kept, (meter.allows_negative, meter.unpriced))
+        let fields = (meter.value_field.clone(), meter.change_field.clone(), meter.dimensions.clone());
+        (meter.name.clone(), meter.event_name.clone(), fields, (meter.allows_negative, meter.unpriced))
     };
     if parts(&old) == parts(&new) {
         return Ok(old);
@@ -216,6 +224,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
             meter_versions::created_at.eq(now),
             meter_versions::allows_negative.eq(meter.allows_negative),
             meter_versions::unpriced.eq(meter.unpriced.name()),
+            meter_versions::change_field.eq(&meter.change_field),
         ))
         .execute(conn)?;
     Ok(())
@@ -264,11 +273,33 @@ fn check(meter: &Meter) -> Result<(), Error> {
                 "is for meters whose values are numbers: leave it out for `count` and `unique`",
             ));
         }
+        (Aggregation::Level, _) if meter.allows_negative => {
+            return Err(Error::invalid(
+                "allows_negative",
+                "is not for `level`, whose changes have a sign anyway and which is 0 at least: leave it out",
+            ));
+        }
         (Aggregation::Count, None) => {}
+        (Aggregation::Level, None) if meter.change_field.is_some() => {}
+        (Aggregation::Level, None) => {
+            let rule =
+                "must name the field of `data` that holds the level, or `change_field` what it changes by";
+            return Err(Error::invalid("value_field", rule));
+        }
         (_, None) => {
             return Err(Error::invalid("value_field", "must name the field of `data` that holds the value"));
         }
         (_, Some(name)) => text("value_field", name, 100)?,
+    }
+    match (meter.aggregation, &meter.change_field) {
+        (_, None) => {}
+        (Aggregation::Level, Some(name)) if meter.value_field.as_ref() != Some(name) => {
+            text("change_field", name, 100)?;
+        }
+        (Aggregation::Level, Some(_)) => {
+            return Err(Error::invalid("change_field", "must be another field than `value_field`"));
+        }
+        _ => return Err(Error::invalid("change_field", "is for `level` alone: leave it out")),
     }
     if meter.dimensions.len() > DIMENSIONS {
         return Err(Error::invalid("dimensions", format!("must be at most {DIMENSIONS}")));

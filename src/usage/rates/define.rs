@@ -16,7 +16,7 @@ use crate::quantity::{LIMIT, PLACES};
 use crate::schema::rate_cards;
 use crate::time::Moment;
 use crate::usage::catalog;
-use crate::usage::meters::{self, Meter};
+use crate::usage::meters::{self, Aggregation, Meter};
 
 /// Rates of a card at most.
 const RATES: usize = 1000;
@@ -62,14 +62,21 @@ pub fn create(
             "this meter is archived: it counts nothing to be priced",
         ));
     }
-    if !meter.aggregation.is_additive() {
+    if !meter.aggregation.is_limited() {
         return Err(Error::conflict(
             "meter_not_additive",
             format!(
-                "a meter of `{}` has no price, as its quantities do not add up: price a meter of `sum` or `count`",
+                "a meter of `{}` has no price, as its quantities do not add up: price a meter of `sum`, `count` or `level`",
                 meter.aggregation.name()
             ),
         ));
+    }
+    let burns = |rate: &Rate| !rate.battery_units.is_zero();
+    if meter.aggregation == Aggregation::Level
+        && let Some(n) = new.rates.iter().position(burns)
+    {
+        let rule = "must be left out: a level burns no battery, as it is not used up";
+        return Err(Error::invalid(format!("rates[{n}].battery_units"), rule));
     }
     let valid_from = starts(new, now)?;
     let cards = of_meter(conn, meter.meter_id)?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Database};
 
-const KEYS: &str = "usage:write,usage:read,usage:price,billing:write,billing:read";
+const KEYS: &str = "usage:write,usage:price,usage:read,billing:write,billing:read";
 
 fn event(org: &str, id: impl std::fmt::Display, value: i64) -> Value {
     json!({ "id": id.to_string(), "source": "t", "org": org, "event_name": "work", "data": { "value": value } })

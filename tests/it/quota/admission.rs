@@ -48,7 +48,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
             units: rust_decimal::Decimal::ZERO,
         })
         .collect();
-    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands, now).expect("decides");
+    let (verdicts, _) = admit(&mut conn, (&catalog, &limits), &demands, &mut (), now).expect("decides");
     let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
     // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
     assert_eq!(refused, [false, true, false, true, false, false, false]);
@@ -60,7 +60,8 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     assert_eq!(house.counters(), "0/3 0/3", "to decide changes nothing");
     // What is overdue counts no longer, and is ended.
     let later = now + chrono::TimeDelta::hours(2);
-    let (verdicts, _) = admit(&mut conn, &catalog, &limits, &demands[1..2], later).expect("decides");
+    let (verdicts, _) =
+        admit(&mut conn, (&catalog, &limits), &demands[1..2], &mut (), later).expect("decides");
     assert!(verdicts[0].is_none());
     assert_eq!(house.counters(), "0/0 0/0");
     let uses: Vec<_> = uses(98).into_iter().map(|(key, quantity)| (key, quantity.into())).collect();

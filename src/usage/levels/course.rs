@@ -1,0 +1,118 @@
+//! What a level was over a time: where it began and ended, its average and its peak.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+
+use super::State;
+use crate::quantity::{PLACES, Sum};
+
+/// A level over a time `[from, to)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Course {
+    /// At its first instant.
+    pub(super) start: Decimal,
+    /// At its end.
+    pub(super) end: Decimal,
+    /// Weighted by how long each level held, half-even to twelve places.
+    pub(super) average: Decimal,
+    /// The highest at any instant.
+    pub(super) peak: Decimal,
+}
+
+/// An event that stands: its time, whether it sets the level, and its value.
+pub(super) type Said = (DateTime<Utc>, bool, Decimal);
+
+/// The course of a level over `[from, to)`, by its events in any order: those before `from` count as far as
+/// the level then hangs on them, those from `to` on do not count. `None`: the time is empty, or the sums are
+/// too large.
+#[must_use]
+pub(super) fn course(events: &mut [Said], from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Course> {
+    let whole = (to - from).num_microseconds().filter(|whole| *whole > 0)?;
+    // Sets before changes of the same instant, the largest set last of them.
+    events.sort_by_key(|(at, is_set, value)| (*at, !is_set, *value));
+    let mut state = State::default();
+    let mut weighted = 0_i128;
+    let mut seen: Option<Course> = None;
+    let mut since = from;
+    let mut hold = |state: &State, since: DateTime<Utc>, until: DateTime<Utc>| -> Option<()> {
+        let level = state.level().exact()?;
+        let micros = (until - since).num_microseconds()?;
+        if micros > 0 {
+            let scaled =
+                level.mantissa().checked_mul(10_i128.checked_pow(PLACES.checked_sub(level.scale())?)?)?;
+            weighted = weighted.checked_add(scaled.checked_mul(i128::from(micros))?)?;
+            let course = seen.get_or_insert(Course { start: level, peak: level, ..Course::default() });
+            course.peak = course.peak.max(level);
+            course.end = level;
+        }
+        Some(())
+    };
+    for (at, is_set, value) in events.iter().filter(|(at, ..)| *at < to) {
+        if *at > since {
+            hold(&state, since, *at)?;
+            since = *at;
+        }
+        // In the order of time no change comes before its set.
+        state = state.after(*at, *is_set, *value, |_| Sum::ZERO);
+    }
+    hold(&state, since, to)?;
+    let average = divided(weighted, i128::from(whole))?;
+    seen.map(|course| Course { average, ..course })
+}
+
+/// A quotient of units of the last place, half-even.
+fn divided(sum: i128, by: i128) -> Option<Decimal> {
+    let (whole, rest) = (sum.checked_div(by)?, sum.checked_rem(by)?.checked_mul(2)?);
+    let up = rest > by || rest == by && whole % 2 != 0;
+    let units = whole.checked_add(i128::from(up))?;
+    Decimal::try_from_i128_with_scale(units, PLACES).ok().map(|average| average.normalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Days of June 2026, at hours.
+    fn at(day: u32, hour: u32) -> DateTime<Utc> {
+        format!("2026-06-{day:02}T{hour:02}:00:00Z").parse().expect("a time")
+    }
+
+    fn figures(events: &[Said], from: DateTime<Utc>, to: DateTime<Utc>) -> [String; 4] {
+        let course = course(&mut events.to_vec(), from, to).expect("a course");
+        [course.start, course.end, course.average, course.peak].map(|figure| figure.to_string())
+    }
+
+    #[test]
+    fn levels_are_weighed_by_how_long_they_held() {
+        let (from, to) = (at(1, 0), at(11, 0));
+        let set = |day, hour, value: i64| (at(day, hour), true, Decimal::from(value));
+        let change = |day, hour, value: i64| (at(day, hour), false, Decimal::from(value));
+        let before: DateTime<Utc> = "2026-05-01T00:00:00Z".parse().expect("a time");
+        for (name, events, figures_wanted) in [
+            ("nothing was ever there", vec![], ["0", "0", "0", "0"]),
+            // Ten days at 20.
+            ("carried from before", vec![(before, true, Decimal::from(20))], ["20", "20", "20", "20"]),
+            // A day at 20, nine at 30: 290 / 10.
+            ("20 for a day, then 10 more", vec![set(1, 0, 20), change(2, 0, 10)], ["20", "30", "29", "30"]),
+            // 5 days at 0, 5 at 8.
+            ("from the middle on", vec![set(6, 0, 8)], ["0", "8", "4", "8"]),
+            // 12 hours at 100 of 240: 5. It ends at 0.
+            ("a short peak", vec![set(3, 0, 100), set(3, 12, 0)], ["0", "0", "5", "100"]),
+            // 1 hour of 240 at 1.
+            ("a third of nothing", vec![set(5, 0, 1), set(5, 1, 0)], ["0", "0", "0.004166666667", "1"]),
+            ("what comes at the end is not in it", vec![set(11, 0, 50)], ["0", "0", "0", "0"]),
+            ("late ones in any order", vec![change(2, 0, 10), set(1, 0, 20)], ["20", "30", "29", "30"]),
+            // Two days below zero count as none, then 5 - 3 for eight: 16 / 10.
+            ("below zero is nothing", vec![change(1, 0, -3), change(3, 0, 5)], ["0", "2", "1.6", "2"]),
+            // At one instant only what it ends at holds.
+            (
+                "up and down at once",
+                vec![set(1, 0, 7), change(4, 0, 9), change(4, 0, -9)],
+                ["7", "7", "7", "7"],
+            ),
+        ] {
+            assert_eq!(figures(&events, from, to), figures_wanted, "{name}");
+        }
+        assert_eq!(course(&mut [], to, from), None);
+    }
+}
