@@ -250,7 +250,7 @@ fn broken(request: &HttpRequest, error: &PayloadError) -> String {
     let encoding = request.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     match (error, encoding) {
         // What the unpacker says is about its own insides.
-        (PayloadError::Io(_), Some(encoding)) => {
+        (PayloadError::Io(_) | PayloadError::Incomplete(Some(_)), Some(encoding)) => {
             format!("the body is not whole or not `{}`, as Content-Encoding says", encoding.replace('`', "'"))
         }
         _ => format!("the body broke off: {error}"),

@@ -257,3 +257,70 @@ async fn a_key_that_has_expired_is_not_made() {
     assert!(refused.to_string().contains("expires_at"), "{refused}");
     assert_eq!(database.number("SELECT count(*) FROM api_keys"), 1);
 }
+
+/// Where the answer cannot be written, what was done is said with what names it, and nothing panics.
+#[test]
+fn what_was_done_is_said_where_it_cannot_be_shown() {
+    let database = Database::new();
+    database.execute(
+        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
+             VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
+         INSERT INTO org_refs SELECT 'acme', org_id FROM orgs",
+    );
+    let into_nothing = |args: &[&str]| {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let output = database.command(args).stdout(full).output().expect("runs");
+        (output.status.code(), told(&output))
+    };
+    let (code, said) = into_nothing(&["key", "create", "--scopes", "admin"]);
+    let id = database.value("SELECT key_id FROM api_keys").expect("it was made");
+    assert!(
+        code == Some(1) && said.contains(&format!("the key {id} was made and nobody has seen it")),
+        "{said}"
+    );
+    let grant = ["battery", "grant", "--org", "acme", "--amount", "5", "--reason", "test"];
+    let (code, said) = into_nothing(&grant);
+    let id = database.value("SELECT grant_id FROM battery_grants").expect("it was made");
+    assert!(code == Some(1) && said.contains(&format!("the grant {id} was made, but")), "{said}");
+    for args in
+        [&["openapi"][..], &["key", "list"], &["completions", "bash"], &["doctor"], &["migrate", "--plan"]]
+    {
+        let (code, said) = into_nothing(args);
+        assert!(code == Some(1) && said.contains("standard output cannot be written"), "{args:?}: {said}");
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_reverted_under_a_daemon() {
+    let database = Database::new();
+    let mut daemon = Daemon::start(&database);
+    let key = database.key("admin", None);
+    let (code, _, said) = ran(&mut database.command(&["migrate", "--revert", "1"]));
+    assert!(code == Some(2) && said.contains("connection(s) to this database are open"), "{said}");
+    assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200);
+    assert_eq!(daemon.stop(), Some(0));
+    let (code, out, said) = ran(&mut database.command(&["migrate", "--revert", "1"]));
+    assert!(code == Some(0) && out.starts_with("took back"), "{out}{said}");
+}
+
+/// Ranges that hold nothing and files that are too few are said to be so.
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    let database = Database::new();
+    let (code, _, said) = ran(&mut database.command(&["verify", "--from", "2027-01", "--to", "2026-01"]));
+    assert!(code == Some(2) && said.contains("--from must be before --to"), "{said}");
+    let (code, _, said) = ran(&mut database.command(&["rebuild", "mirrors"]));
+    assert!(code == Some(2) && said.contains("say --yes"), "{said}");
+    let (code, _, said) = ran(database
+        .command(&["migrate", "--plan"])
+        .env_remove("DATABASE_URL")
+        .env("COULOMB_DATABASE_OWNER_URL", "postgresql://u:hunter2@localhost/db"));
+    assert!(code == Some(2) && said.contains("COULOMB_DATABASE_OWNER_URL stands alone"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    let limited = format!("ulimit -Hn 200; exec {COULOMB} serve");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &limited]).env("DATABASE_URL", &database.url).env("COULOMB_LISTEN", "127.0.0.1:0");
+    let (code, _, said) = ran(&mut shell);
+    assert!(code == Some(2) && said.contains("the limit of open files is 200"), "{said}");
+}

@@ -345,7 +345,7 @@ async fn a_level_is_told_and_priced_over_a_time() {
     assert_eq!(status, 201, "{made}");
     let burning = json!({ "currency": "usd", "rates": [{ "unit_cost": "2", "battery_units": "1" }] });
     let (status, refused) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &burning).await;
-    assert_eq!((status.as_u16(), &refused["field"]), (400, &json!("rates[0].battery_units")));
+    assert_eq!((status.as_u16(), &refused["field"]), (400, &json!("rates.0.battery_units")));
     // September has 30 days: 10 for ten days, 40 for five, 25 for fifteen: (100 + 200 + 375) / 30 = 22.5.
     // October: 25 throughout.
     let events = [

@@ -76,7 +76,7 @@ pub fn create(
         && let Some(n) = new.rates.iter().position(burns)
     {
         let rule = "must be left out: a level burns no battery, as it is not used up";
-        return Err(Error::invalid(format!("rates[{n}].battery_units"), rule));
+        return Err(Error::invalid(format!("rates.{n}.battery_units"), rule));
     }
     let valid_from = starts(new, now)?;
     let cards = of_meter(conn, meter.meter_id)?;
@@ -138,12 +138,12 @@ fn sorted(meter: &Meter, rates: &[Rate]) -> Result<Vec<Rate>, Error> {
         return Err(Error::invalid("rates", format!("must be at most {RATES}")));
     }
     for (n, rate) in rates.iter().enumerate() {
-        check(meter, rate, &format!("rates[{n}]"))?;
+        check(meter, rate, &format!("rates.{n}"))?;
     }
     let mut seen = HashSet::new();
     if let Some(n) = rates.iter().position(|rate| !seen.insert(&rate.when)) {
         return Err(Error::invalid(
-            format!("rates[{n}].when"),
+            format!("rates.{n}.when"),
             "is that of an earlier rate, so this one would never count",
         ));
     }
@@ -178,7 +178,7 @@ fn check(meter: &Meter, rate: &Rate, at: &str) -> Result<(), Error> {
 
 fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
     let package = tiers.mode == TierMode::Package;
-    let wrong = |n: usize, field: &str, rule: &str| Err(Error::invalid(format!("{at}[{n}].{field}"), rule));
+    let wrong = |n: usize, field: &str, rule: &str| Err(Error::invalid(format!("{at}.{n}.{field}"), rule));
     let count = tiers.tiers.len();
     if count == 0 || count > if package { 1 } else { TIERS } {
         let rule = if package {
@@ -190,8 +190,8 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
     }
     let mut from = Decimal::ZERO;
     for (n, tier) in tiers.tiers.iter().enumerate() {
-        price(&format!("{at}[{n}].unit_cost"), tier.unit_cost)?;
-        price(&format!("{at}[{n}].flat_cost"), tier.flat_cost)?;
+        price(&format!("{at}.{n}.unit_cost"), tier.unit_cost)?;
+        price(&format!("{at}.{n}.flat_cost"), tier.flat_cost)?;
         match tier.up_to {
             None if n + 1 < count => {
                 return wrong(n, "up_to", "must be there: only the last tier has no end");
@@ -203,7 +203,7 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
                 return wrong(n, "up_to", "must be above zero and the end of the tier before");
             }
             Some(end) => {
-                price(&format!("{at}[{n}].up_to"), end)?;
+                price(&format!("{at}.{n}.up_to"), end)?;
                 from = end;
             }
             None => {}
@@ -212,7 +212,7 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
             Some(_) if !package => return wrong(n, "package_size", "is only for packages"),
             None if package => return wrong(n, "package_size", "must say how many units a package has"),
             Some(size) if size <= Decimal::ZERO => return wrong(n, "package_size", "must be above zero"),
-            Some(size) => price(&format!("{at}[{n}].package_size"), size)?,
+            Some(size) => price(&format!("{at}.{n}.package_size"), size)?,
             None => {}
         }
     }
