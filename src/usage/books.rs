@@ -103,7 +103,7 @@ impl Book {
             Self::Summaries => &["quantity", "count", "cost", "battery_units", "latest_at"],
             Self::Uniques => &["n"],
             Self::Rating => &["quantity"],
-            Self::Levels => &["set_value", "changes", "set_at"],
+            Self::Levels => &["set_value", "changes", "set_at", "changed_at"],
             Self::Quotas => &["used"],
             Self::Unpriced => &["events", "quantity", "first_seen", "last_seen"],
         }

@@ -388,3 +388,92 @@ async fn a_level_is_told_and_priced_over_a_time() {
     assert_eq!(answer(request).await.0, 400);
     place.verified();
 }
+
+/// October has two events, and is closed. What comes for it afterwards, and what takes back or replaces,
+/// moves the level at once; October's summary goes on counting its two events, November has the amendment
+/// and the late one.
+#[tokio::test]
+async fn a_closed_month_stays_and_its_levels_are_corrected() {
+    let place = Place::new().await;
+    place.quota(1000, json!({})).await;
+    let day = |day: u32| format!("2026-10-{day:02}T00:00:00Z");
+    assert_eq!(place.send(&[set("a", &day(2), 10), change("b", &day(3), 4)]).await, ["accepted"; 2]);
+    let closing = json!({ "org": "acme", "month": "2026-10" });
+    let (status, closed) = place.daemon.post("/v1/usage/closings", &place.key, &closing).await;
+    assert_eq!(status, 200, "{closed}");
+    let counts = || {
+        let sql = "SELECT concat(sum(count) FILTER (WHERE day < '2026-11-01'), '/',
+            sum(count) FILTER (WHERE day >= '2026-11-01')) FROM daily_summaries";
+        place.database.value(sql).unwrap_or_default()
+    };
+    let void = json!({ "org": "acme", "id": "b", "reason": "wrong" });
+    assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
+    assert_eq!((place.counters(), counts()), ("10/0".to_owned(), "2/".to_owned()));
+    place.verified();
+    let event = json!({ "event_name": "seat", "data": { "seats": 30 } });
+    let amend = json!({ "org": "acme", "id": "a", "reason": "wrong", "event": event });
+    let (status, amended) = place.daemon.post("/v1/usage/amend", &place.key, &amend).await;
+    assert_eq!(status, 200, "{amended}");
+    assert_eq!((place.counters(), counts()), ("30/0".to_owned(), "2/1".to_owned()));
+    place.verified();
+    assert_eq!(place.send(&[change("late", &day(5), 2)]).await, ["accepted"]);
+    assert_eq!((place.counters(), counts()), ("32/0".to_owned(), "2/2".to_owned()));
+    place.verified();
+    // By the time of the events, whatever month they were posted to: 30 for three days from the 2nd on, then
+    // 32 for three.
+    assert_eq!(place.course(&day(2), &day(8)).await, ["32", "30", "32", "31", "32"]);
+    place
+        .database
+        .execute("DELETE FROM usage_levels; DELETE FROM quota_counters; DELETE FROM daily_summaries");
+    place.database.run(&["rebuild", "summaries"]);
+    assert_eq!((place.counters(), counts()), ("32/0".to_owned(), "2/2".to_owned()));
+    place.verified();
+}
+
+/// A level has its price over a time, not when it is reported or set aside.
+#[tokio::test]
+async fn a_level_is_not_refused_for_want_of_a_rate() {
+    let place = Place::new().await;
+    place.quota(100, json!({})).await;
+    let rates = json!([{ "when": { "team": "a" }, "unit_cost": "2" }]);
+    let card =
+        json!({ "currency": "usd", "valid_from": "2026-01-01T00:00:00Z", "backdate": true, "rates": rates });
+    let (status, made) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &card).await;
+    assert_eq!(status, 201, "{made}");
+    let refuse = place.daemon.request(Method::PATCH, "/v1/meters/seats", &place.key);
+    let (status, changed) = answer(refuse.json(&json!({ "unpriced": "refuse" }))).await;
+    assert_eq!((status.as_u16(), &changed["unpriced"]), (200, &json!("refuse")), "{changed}");
+    let mut event = set("a", "2026-10-02T00:00:00Z", 10);
+    event["data"]["team"] = json!("b");
+    assert_eq!(place.send(&[event]).await, ["accepted"]);
+    let reserve =
+        json!({ "org": "acme", "meter": "seats", "id": "r", "amount": 5, "dimensions": { "team": "b" } });
+    let (status, made) = place.daemon.post("/v1/quota/reserve", &place.key, &reserve).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(place.counters(), "10/5");
+    let (_, page) = place.daemon.get("/v1/usage/unpriced?org=acme", &place.key).await;
+    assert_eq!(page["data"], json!([]), "{page}");
+    assert_eq!(place.levels("").await[0]["cost"], Value::Null);
+    place.verified();
+}
+
+/// Where the time of the last change is lost, a set that comes late would forget the changes after it.
+#[tokio::test]
+async fn a_rebuilt_level_takes_a_late_set() {
+    let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
+    for spoil in ["DELETE FROM usage_levels", "UPDATE usage_levels SET changed_at = NULL"] {
+        let place = Place::new().await;
+        place.quota(1000, json!({})).await;
+        assert_eq!(place.send(&[change("a", october, 5), change("b", november, 3)]).await, ["accepted"; 2]);
+        place.database.execute(spoil);
+        let output = place.database.command(&["verify"]).output().expect("runs");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && told.contains("usage_levels"), "{spoil}: {told}");
+        place.database.run(&["rebuild", "summaries"]);
+        place.verified();
+        // 10, and the 3 of after it.
+        assert_eq!(place.send(&[set("c", "2026-10-05T00:00:00Z", 10)]).await, ["accepted"]);
+        assert_eq!(place.counters(), "13/0", "{spoil}");
+        place.verified();
+    }
+}

@@ -124,6 +124,8 @@ fn differing(book: Book, sides: &Sides) -> String {
         .values()
         .iter()
         .map(|name| match *name {
+            // It says that no change is later, and may go on saying so when the last one is taken back.
+            "changed_at" => "t.changed_at > coalesce(s.changed_at, '-infinity')".to_owned(),
             name if is_time(name) => format!("t.{name} IS DISTINCT FROM s.{name}"),
             name => format!("coalesce(t.{name}, 0) <> coalesce(s.{name}, 0)"),
         })
@@ -138,7 +140,7 @@ fn differing(book: Book, sides: &Sides) -> String {
 
 /// Whether a value is a time, which may be lacking.
 pub(super) fn is_time(name: &str) -> bool {
-    ["latest_at", "set_at", "first_seen", "last_seen"].contains(&name)
+    ["latest_at", "set_at", "changed_at", "first_seen", "last_seen"].contains(&name)
 }
 
 /// A value as people read it.
