@@ -59,8 +59,7 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn line(
         &self,
-        invoice: &str,
-        n: usize,
+        (invoice, n): (&str, usize),
         price: &str,
         amount: i64,
         quantity: i64,
@@ -192,14 +191,14 @@ fn life(run: &Run, dice: &mut Dice) -> Life {
     // The month itself: overage of the one before, seats (in two tiers or one line), packs.
     let (mut lines, id) = (Vec::new(), run.id("in_a"));
     if teller.dice.one_in(2) {
-        lines.push(teller.line(&id, 9, "price_over", teller.dice_amount(), 700, (-30, 0), false));
+        lines.push(teller.line((&id, 9), "price_over", teller.dice_amount(), 700, (-30, 0), false));
     }
     let tiers = if seats > 1 && teller.dice.one_in(2) { vec![1, seats - 1] } else { vec![seats] };
     for (n, quantity) in tiers.into_iter().enumerate() {
-        lines.push(teller.line(&id, n, "price_basic", 2000 * quantity, quantity, (0, 30), false));
+        lines.push(teller.line((&id, n), "price_basic", 2000 * quantity, quantity, (0, 30), false));
     }
     if packs > 0 {
-        lines.push(teller.line(&id, 5, "price_addon", 1000 * packs, packs, (0, 30), false));
+        lines.push(teller.line((&id, 5), "price_addon", 1000 * packs, packs, (0, 30), false));
     }
     let (settled, returned, undone) = teller.invoice("a", 0, lines, changes == 0);
     let mut grants = vec![Decimal::from(1000 * seats)];
@@ -214,9 +213,9 @@ fn life(run: &Run, dice: &mut Dice) -> Life {
         let (name, more) = (format!("c{n}"), teller.dice.within(0, 4));
         let (left, id) = (30 - day, run.id(&format!("in_{name}")));
         let (unused, remaining) = (1000 * packs * left / 30, 1000 * more * left / 30);
-        let mut lines = vec![teller.line(&id, 0, "price_addon", -unused, packs, (day, 30), true)];
+        let mut lines = vec![teller.line((&id, 0), "price_addon", -unused, packs, (day, 30), true)];
         if more > 0 {
-            lines.push(teller.line(&id, 1, "price_addon", remaining, more, (day, 30), true));
+            lines.push(teller.line((&id, 1), "price_addon", remaining, more, (day, 30), true));
         }
         let last = n + 1 == changes || more == 0;
         let (settled, returned, undone) = teller.invoice(&name, day, lines, last);
