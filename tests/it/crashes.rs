@@ -51,7 +51,7 @@ impl Embedded {
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
             .env("COULOMB_LISTEN", &self.address)
             .env("COULOMB_STRIPE_MODE", "test")
-            .env("COULOMB_STRIPE_ACCOUNTS", "acct_1,acct_2,acct_9")
+            .env("COULOMB_STRIPE_ACCOUNTS", accounts())
             .env("COULOMB_LOG", "off");
         command
     }
@@ -127,10 +127,17 @@ fn furnish(database: &Database) {
     );
 }
 
+/// The connected accounts of the campaigns' worlds: all act.
+fn accounts() -> &'static str {
+    static ACCOUNTS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ACCOUNTS.get_or_init(|| (0..2_000).map(|n| format!("acct_{n}")).collect::<Vec<_>>().join(","))
+}
+
 async fn campaign(worlds: usize, kills: usize) {
     let deliveries = deliveries(worlds);
     let calm = {
-        let database = Database::new();
+        let mut database = Database::new();
+        database.realms = ("test", accounts());
         furnish(&database);
         let daemon = Daemon::with(&database, &[("COULOMB_LOG", "off")]);
         send(&daemon.base, &deliveries, &AtomicUsize::new(0)).await;
