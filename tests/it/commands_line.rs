@@ -318,7 +318,7 @@ fn what_cannot_be_meant_is_refused() {
         .env("COULOMB_DATABASE_OWNER_URL", "postgresql://u:hunter2@localhost/db"));
     assert!(code == Some(2) && said.contains("COULOMB_DATABASE_OWNER_URL stands alone"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
-    let limited = format!("ulimit -Hn 200; exec {COULOMB} serve");
+    let limited = format!("ulimit -n 200 && exec {COULOMB} serve");
     let mut shell = Command::new("sh");
     shell.args(["-c", &limited]).env("DATABASE_URL", &database.url).env("COULOMB_LISTEN", "127.0.0.1:0");
     let (code, _, said) = ran(&mut shell);

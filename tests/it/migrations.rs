@@ -87,6 +87,9 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     let database = Database::new();
     // As a version before had them; what is as it should be is left alone, and locks nothing.
     database.execute("COMMENT ON TABLE coulomb_migrations IS 'other rights'");
+    // A wait is looked at once, after this time: a busy machine must have come to the second lock by then.
+    let name = database.value("SELECT current_database()").expect("a name");
+    database.execute(&format!("ALTER DATABASE {name} SET deadlock_timeout = '5s'"));
     let mut reader = database.owner();
     // Policies of quotas come before those of battery_settings. Who is checked for deadlocks is the other.
     reader
