@@ -66,7 +66,8 @@ pub async fn list(
 #[serde(deny_unknown_fields)]
 pub struct RateUsage {
     /// Only of this org, by public or external id; one org after the other when left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::not_null")]
+    #[schema(nullable = false)]
     org: Option<String>,
     /// Only usage that occurred at or after.
     #[serde(default)]

@@ -86,6 +86,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         ("POST /v1/usage/void", json!({ "id": "e-{n}", "reason": "why" })),
         ("POST /v1/usage/amend", json!({ "id": "e-{n}", "reason": "why", "event": amended })),
         ("POST /v1/usage/closings", json!({ "month": "2020-01" })),
+        ("POST /v1/meters/{key}/rate_usage", json!({ "reason": "why" })),
     ])
 }
 
@@ -236,7 +237,10 @@ impl House {
         if path.starts_with("/v1/battery/effects") {
             path = operation.path.replace("{id}", "1");
         }
-        path = path.replace("{customer_id}", "cus_1?livemode=false").replace("{sequence}", "1");
+        path = path
+            .replace("{key}", "meter-1")
+            .replace("{customer_id}", "cus_1?livemode=false")
+            .replace("{sequence}", "1");
         if operation.place == Place::Query {
             path = format!("{path}?org={}", encoded(name));
         }
