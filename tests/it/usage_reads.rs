@@ -359,6 +359,8 @@ async fn running_periods_say_when_they_begin_and_end() {
         "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
          INSERT INTO subscriptions (account, livemode, id, customer_id, status, current_period_start, current_period_end, items_complete)
          VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days', true);
+         INSERT INTO subscription_periods
+         SELECT '', false, id, '', current_period_start, current_period_end, NULL, 0, now(), now() FROM subscriptions;
          NOTIFY coulomb_orgs",
     );
     put(&database, &row("acme", "tokens", "b", &(now - chrono::TimeDelta::days(1)).to_rfc3339(), "3"));
