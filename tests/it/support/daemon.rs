@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use actix_web::dev::ServerHandle;
 use chrono::{DateTime, Utc};
 use coulomb::app::App;
 use coulomb::billing::trust;
@@ -39,9 +40,11 @@ impl TestClock {
     }
 }
 
-/// A daemon of its own process; killed when dropped.
+/// A daemon of its own process, or within this one; it ends when it is dropped.
 pub struct Daemon {
     child: Option<Child>,
+    /// Of a daemon within this process.
+    server: Option<ServerHandle>,
     /// `http://127.0.0.1:…`
     pub base: String,
     /// Sends requests.
@@ -80,7 +83,7 @@ impl Daemon {
         let base = listens.split(' ').next().expect("an address").to_owned();
         // The greeting must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { child: Some(child), base, http: reqwest::Client::new() })
+        Some(Self { child: Some(child), server: None, base, http: reqwest::Client::new() })
     }
 
     /// Ends it at once, as a crash would.
@@ -91,7 +94,7 @@ impl Daemon {
         }
     }
 
-    /// A daemon in this process, on a clock that the test turns. It ends with the process.
+    /// A daemon in this process, on a clock that the test turns.
     pub fn clocked(database: &Database, clock: &TestClock) -> Self {
         Self::on_clock(database, clock.clock())
     }
@@ -125,13 +128,23 @@ impl Daemon {
             actix_web::rt::System::new().block_on(async move {
                 let app = Arc::new(App::new(config, clock, db));
                 let (server, address) = coulomb::server::bind(&app).expect("binds");
-                let _workers = Workers::start(&app);
-                told.send(address).expect("the test waits");
+                let workers = Workers::start(&app);
+                told.send((address, server.handle())).expect("the test waits");
                 server.await.expect("serves");
+                // What went on beside later tests would ask for a database that is gone, over and over.
+                workers.stop();
+                app.inbox.stop();
+                app.usage.stop();
+                app.quotas.stop();
             });
         });
-        let base = format!("http://{}", address.recv().expect("it listens"));
-        Self { child: None, base, http: reqwest::Client::new() }
+        let (address, server) = address.recv().expect("it listens");
+        Self {
+            child: None,
+            server: Some(server),
+            base: format!("http://{address}"),
+            http: reqwest::Client::new(),
+        }
     }
 
     /// The most memory that its process has held, in MiB, where the system tells.
@@ -208,6 +221,8 @@ pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
+        // It is told at once; whoever waits for the future waits for the end.
+        drop(self.server.take().map(|server| server.stop(false)));
     }
 }
 
