@@ -142,16 +142,11 @@ pub struct Filter {
 /// Quotas by id, at most `limit`, each with the row ids of its org and slot.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a meter that there is not: a mistyped one would look like one without quotas. When the
-/// database fails.
+/// [`Error::Invalid`] for a meter that there is not: a mistyped one would look like one without quotas. When
+/// the database fails.
 pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
     type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
-    if let Some(meter) = &filter.meter
-        && !diesel::select(diesel::dsl::exists(meters::table.filter(meters::key.eq(meter))))
-            .get_result(conn)?
-    {
-        return Err(Error::invalid("meter", "must be the key of a meter (`GET /v1/meters` lists them)"));
-    }
+    crate::usage::meters::ids(conn, filter.meter.as_slice())?;
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quotas::slot_id)))
@@ -260,7 +255,8 @@ pub struct PeriodUsage {
     pub reserved: Quantity,
 }
 
-/// Where a page of the history goes on: period (first day, and when a subscription's began) and subject of the last row given.
+/// Where a page of the history goes on: period (first day, and when a subscription's began) and subject of
+/// the last row given.
 pub type HistoryCursor = (Day, Option<Moment>, String);
 
 /// Periods of a quota's counters, newest first, at most `limit`; the running one included.

@@ -123,8 +123,9 @@ pub struct Meter {
     pub unit: String,
     /// Fields of `data` kept for grouping, prices and quotas; sorted.
     pub dimensions: Vec<String>,
-    /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and with every other key, a
-    /// value below zero is refused: it would give back quota and cost that nobody granted.
+    /// Whether a key with the scope `usage:price` may report values below zero. Of every other meter, and
+    /// with every other key, a value below zero is refused: it would give back quota and cost that nobody
+    /// granted.
     pub allows_negative: bool,
     /// What becomes of usage that none of its rates fits, while it has any.
     pub unpriced: Unpriced,
@@ -267,6 +268,26 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
     list(conn, Filter { key: Some(key), ..Filter::default() }, 1)?.pop().ok_or(Error::NotFound("meter"))
+}
+
+/// What is said of a meter that is asked for and that there is not: a mistyped one would look like one without
+/// anything.
+#[must_use]
+pub fn unknown(key: &str) -> Error {
+    Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))
+}
+
+/// The row ids of the meters that are asked for by these keys.
+///
+/// # Errors
+/// [`Error::Invalid`] for a meter that there is not. When the database fails.
+pub fn ids(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<i32>, Error> {
+    let found: Vec<(i32, String)> =
+        meters::table.filter(meters::key.eq_any(keys)).select((meters::meter_id, meters::key)).load(conn)?;
+    match keys.iter().find(|key| !found.iter().any(|(_, known)| known == *key)) {
+        Some(key) => Err(unknown(key)),
+        None => Ok(found.into_iter().map(|(meter_id, _)| meter_id).collect()),
+    }
 }
 
 /// The meter with this key and all that it was.

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::meters;
 use crate::error::Error;
 use crate::page;
 use crate::time::Moment;
@@ -176,7 +177,7 @@ pub fn list(
         // What became of an event has its time, so one partition is looked at.
         (from, to, key) = (Some(at), Some(at + chrono::TimeDelta::microseconds(1)), Some(wanted.to_string()));
     }
-    let meters = meters(conn, &filter.meter)?;
+    let meters = meters::ids(conn, &filter.meter)?;
     let mut conditions = String::new();
     for (given, condition) in [
         (from.is_some(), "r.occurred_at >= $2"),
@@ -244,16 +245,6 @@ fn occurred_at(conn: &mut PgConnection, org_id: i64, key: Uuid) -> Result<Option
     .get_result(conn)
     .optional()?;
     Ok(key.map(|key| key.occurred_at))
-}
-
-fn meters(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<i32>, Error> {
-    use crate::schema::meters;
-    let found: Vec<(i32, String)> =
-        meters::table.filter(meters::key.eq_any(keys)).select((meters::meter_id, meters::key)).load(conn)?;
-    match keys.iter().find(|key| !found.iter().any(|(_, known)| known == *key)) {
-        Some(key) => Err(Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))),
-        None => Ok(found.into_iter().map(|(meter_id, _)| meter_id).collect()),
-    }
 }
 
 fn record(row: Row) -> (Position, Record) {

@@ -250,7 +250,7 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     .bind::<Array<Text>, _>(&query.meters)
     .load(conn)?;
     if let Some(key) = query.meters.iter().find(|key| !meters.iter().any(|meter| meter.key == **key)) {
-        return Err(Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them")));
+        return Err(super::meters::unknown(key));
     }
     let names: Vec<&String> = query.dimensions.keys().chain(&query.grouping.dimensions).collect();
     if names.is_empty() {

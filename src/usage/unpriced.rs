@@ -1,7 +1,9 @@
-//! Usage that has no price: marked on its record, counted, told once, and refused where the meter says so. Owns `unpriced_usage`.
+//! Usage that has no price: marked on its record, counted, told once, and refused where the meter says so.
+//! Owns `unpriced_usage`.
 //!
-//! A new model name that no rate fits costs nothing, and looks like a free one. People who bill by usage find that out when the
-//! margin is gone (LiteLLM, "model not mapped in the cost map": usage is recorded with a cost of 0).
+//! A new model name that no rate fits costs nothing, and looks like a free one. People who bill by usage find
+//! that out when the margin is gone (LiteLLM, "model not mapped in the cost map": usage is recorded with a
+//! cost of 0).
 
 use std::collections::BTreeMap;
 
@@ -81,8 +83,8 @@ statement!(Add -> (BigInt, BigInt, BigInt):
      quantity = u.quantity + excluded.quantity, first_seen = least(u.first_seen, excluded.first_seen), \
      last_seen = greatest(u.last_seen, excluded.last_seen) RETURNING org_id, series_id, events");
 
-/// Counts what of `usage` no rate fits (`sign` -1: it is taken back), and writes a message where it is the first of its kind in its
-/// org. Nearly always there is none, and nothing is asked of the database.
+/// Counts what of `usage` no rate fits (`sign` -1: it is taken back), and writes a message where it is the
+/// first of its kind in its org. Nearly always there is none, and nothing is asked of the database.
 ///
 /// # Errors
 /// When the database fails.
@@ -200,15 +202,7 @@ pub fn list(
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<UnpricedUsage>, Error> {
-    let meter = match &filter.meter {
-        Some(key) => Some(super::meters::find(conn, key).map_err(|error| match error {
-            Error::NotFound(_) => {
-                Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))
-            }
-            error => error,
-        })?),
-        None => None,
-    };
+    let meter_id = super::meters::ids(conn, filter.meter.as_slice())?.pop();
     let after_dimensions = after.map(|after| serde_json::from_str::<Value>(&after.2));
     let after_dimensions =
         after_dimensions.transpose().map_err(|_| crate::page::wrong_cursor())?.unwrap_or_default();
@@ -225,7 +219,7 @@ pub fn list(
          ORDER BY org_id, meter_id, dimensions LIMIT $6",
     )
     .bind::<Nullable<BigInt>, _>(filter.org_id)
-    .bind::<Nullable<Integer>, _>(meter.map(|meter| meter.meter_id))
+    .bind::<Nullable<Integer>, _>(meter_id)
     .bind::<Nullable<BigInt>, _>(after.map(|after| after.0))
     .bind::<Nullable<Integer>, _>(after.map(|after| after.1))
     .bind::<Jsonb, _>(after_dimensions)

@@ -238,3 +238,61 @@ async fn a_battery_has_one_balance() {
     clock.turn("2026-10-02T00:00:01Z");
     one_figure("607").await;
 }
+
+/// A mistyped name in a filter would look like nothing there, and a lost one in a command like all of them.
+#[tokio::test]
+async fn names_of_nothing_are_refused() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("billing:read,billing:write,usage:read,usage:write", None);
+    daemon.org(&key, "acme", "UTC").await;
+    for (path, field) in [
+        ("/v1/orgs?plan=none", "plan"),
+        ("/v1/quotas?meter=none", "meter"),
+        ("/v1/usage/unpriced?meter=none", "meter"),
+        ("/v1/usage/records?org=acme&meter=none", "meter"),
+    ] {
+        let answered = daemon.get(path, &key).await;
+        assert_eq!(told(&answered), (400, "invalid_request", field), "{path}: {}", answered.1);
+    }
+    let closing = json!({ "org": null, "month": "2026-01" });
+    let answered = daemon.post("/v1/usage/closings", &key, &closing).await;
+    assert_eq!(told(&answered), (400, "invalid_request", "org"), "{}", answered.1);
+    assert_eq!(database.number("SELECT count(*) FROM usage_closings"), 0);
+}
+
+/// A Stripe price buys one thing, of one interval, and has a name that Stripe can have given.
+#[tokio::test]
+async fn a_price_buys_one_thing() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("admin,billing:write", None);
+    let put =
+        async |path: &str, body: Value| answer(daemon.request(Method::PUT, path, &key).json(&body)).await;
+    let pack = json!({ "name": "Pack", "units": "5", "stripe_prices": ["price_1"] });
+    assert_eq!(put("/v1/battery/packs/pack", pack).await.0, 200);
+    let plan = |price: &str| json!({ "name": "Plan", "stripe_prices": [price] });
+    let taken = put("/v1/plans/pro", plan("price_1")).await;
+    assert_eq!(told(&taken), (409, "price_taken", ""), "{}", taken.1);
+    assert_eq!(database.number("SELECT count(*) FROM plans"), 0, "nothing is half-done");
+    let placeholder = put("/v1/plans/pro", plan("price_…")).await;
+    assert_eq!(told(&placeholder), (400, "invalid_request", "stripe_prices"), "{}", placeholder.1);
+    let amount = json!({ "amount": 5, "currency": "usd", "stripe_price": "price_2" });
+    let both = put("/v1/plans/pro", json!({ "name": "Plan", "monthly": amount, "annual": amount })).await;
+    assert_eq!(told(&both), (400, "invalid_request", "annual.stripe_price"), "{}", both.1);
+    assert_eq!(put("/v1/plans/pro", plan("price_2")).await.0, 200);
+}
+
+/// What cannot be unpacked is told in our words.
+#[tokio::test]
+async fn a_body_that_is_not_what_its_encoding_says_is_told() {
+    let database = Database::new();
+    let daemon = Daemon::start(&database);
+    let key = database.key("usage:write", None);
+    let sent =
+        daemon.request(Method::POST, "/v1/usage", &key).header("Content-Encoding", "gzip").body("plain");
+    let (status, problem) = answer(sent).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (400, Some("malformed_body")), "{problem}");
+    let detail = problem["detail"].as_str().expect("text");
+    assert_eq!(detail, "the body is not whole or not `gzip`, as Content-Encoding says");
+}
