@@ -1,5 +1,5 @@
-//! Quantities on the wire: decimals as strings. What people set (limits, grants, prices) is exact or refused; what programs measured
-//! is rounded to the places that are kept ([`Amount`]).
+//! Quantities on the wire: decimals as strings. What people set (limits, grants, prices) is exact or refused;
+//! what programs measured is rounded to the places that are kept ([`Amount`]).
 
 use std::borrow::Cow;
 

@@ -98,12 +98,13 @@ const SPAN_S: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 pub struct Moment(pub DateTime<Utc>);
 
 impl Moment {
-    /// The instant, where it is one that people may mean. A leap second, `23:59:60`, is the second after it, as POSIX counts (IEEE
-    /// 1003.1, 4.19): chrono keeps it as a 59th second with too many nanoseconds, which has the day, month and period of the
-    /// second before.
+    /// The instant, where it is one that people may mean. A leap second, `23:59:60`, is the second after it,
+    /// as POSIX counts (IEEE 1003.1, 4.19): chrono keeps it as a 59th second with too many nanoseconds, which
+    /// has the day, month and period of the second before.
     #[must_use]
     pub fn within_span(at: DateTime<Utc>) -> Option<Self> {
-        // A leap second (23:59:60) is the next second, as PostgreSQL reads it: chrono would leave it in the day before.
+        // A leap second (23:59:60) is the next second, as PostgreSQL reads it: chrono would leave it in the
+        // day before.
         let at = DateTime::from_timestamp_micros(at.timestamp_micros())?;
         SPAN_S.contains(&at.timestamp()).then_some(Self(at))
     }
@@ -137,7 +138,8 @@ impl FromStr for Day {
     }
 }
 
-/// A month of a calendar, `2026-10`, in the years 1 to 9999; holds its first day, by which it may be named too: `2026-10-01`.
+/// A month of a calendar, `2026-10`, in the years 1 to 9999; holds its first day, by which it may be named
+/// too: `2026-10-01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Month(NaiveDate);

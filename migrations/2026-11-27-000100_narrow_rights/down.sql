@@ -1,6 +1,7 @@
 CREATE OR REPLACE VIEW usage_key_times WITH (security_barrier) AS
     SELECT org_id, event_key, occurred_at FROM usage_keys
-    WHERE current_user <> 'coulomb_org' OR org_id = nullif(current_setting('coulomb.org_id', true), '')::bigint;
+    WHERE current_user <> 'coulomb_org'
+        OR org_id = nullif(current_setting('coulomb.org_id', true), '')::bigint;
 
 CREATE OR REPLACE FUNCTION drop_usage_partition(month date, keep boolean) RETURNS boolean LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, coulomb, pg_temp AS $$

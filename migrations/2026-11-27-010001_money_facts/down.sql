@@ -1,6 +1,7 @@
 DROP TABLE battery_effects_ignored;
 ALTER TABLE battery_effects_waiting DROP COLUMN assigned_quantity;
-COMMENT ON COLUMN battery_effects.paid_minor IS 'what was paid for the whole source: returned money takes back this share';
+COMMENT ON COLUMN battery_effects.paid_minor
+    IS 'what was paid for the whole source: returned money takes back this share';
 DELETE FROM battery_returns WHERE cause_kind = 'invoice';
 ALTER TABLE battery_returns DROP CONSTRAINT battery_returns_cause_kind_check;
 ALTER TABLE battery_returns ADD CONSTRAINT battery_returns_cause_kind_check

@@ -4,8 +4,8 @@
 ALTER TABLE invoice_lines ADD COLUMN usage_type text;
 ALTER TABLE subscription_items ADD COLUMN usage_type text;
 
--- A credit note reduces what is still due, and gives back of what was settled: to the payment method, to the customer's balance
--- and outside Stripe.
+-- A credit note reduces what is still due, and gives back of what was settled: to the payment method, to the
+-- customer's balance and outside Stripe.
 ALTER TABLE credit_notes ADD COLUMN pre_payment_amount bigint, ADD COLUMN post_payment_amount bigint,
     ADD COLUMN refund_amount bigint, ADD COLUMN balance_amount bigint;
 
@@ -16,12 +16,14 @@ ALTER TABLE payments ADD COLUMN outside_stripe boolean NOT NULL DEFAULT false;
 ALTER TABLE battery_returns DROP CONSTRAINT battery_returns_cause_kind_check;
 ALTER TABLE battery_returns ADD CONSTRAINT battery_returns_cause_kind_check
     CHECK (cause_kind IN ('refund', 'charge', 'dispute', 'credit_note', 'proration', 'invoice'));
-COMMENT ON COLUMN battery_effects.paid_minor IS 'what the whole source was settled with, by whatever means: returned money takes back this share';
+COMMENT ON COLUMN battery_effects.paid_minor
+    IS 'what the whole source was settled with, by whatever means: returned money takes back this share';
 
 -- How many were bought, where only an operator can tell.
 ALTER TABLE battery_effects_waiting ADD COLUMN assigned_quantity bigint CHECK (assigned_quantity > 0);
 
--- What another product of the same Stripe account sells: no line and no session of these waits for somebody to place it.
+-- What another product of the same Stripe account sells: no line and no session of these waits for somebody
+-- to place it.
 CREATE TABLE battery_effects_ignored (
     kind text NOT NULL CHECK (kind IN ('price', 'product', 'payment_link')),
     id text COLLATE "C" NOT NULL,
@@ -35,7 +37,8 @@ DELETE FROM invoice_lines WHERE invoice_id LIKE 'upcoming\_%';
 DELETE FROM invoices WHERE id LIKE 'upcoming\_%';
 DELETE FROM stripe_objects WHERE object = 'invoice' AND object_id LIKE 'upcoming\_%';
 
--- What is known already is read again under these rules: the snapshots that hold the objects concerned, and the effects.
+-- What is known already is read again under these rules: the snapshots that hold the objects concerned, and
+-- the effects.
 INSERT INTO stripe_inbox_queue (inbox_id)
 SELECT inbox_id FROM stripe_objects WHERE inbox_id IS NOT NULL
     AND object IN ('credit_note', 'invoice', 'subscription', 'invoice_payment', 'refund', 'dispute')

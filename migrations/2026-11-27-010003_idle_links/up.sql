@@ -1,5 +1,5 @@
--- Whose a customer of our own account would be, if its mode acted: its subscriptions give an org without any other
--- their billing periods, and nothing else.
+-- Whose a customer of our own account would be, if its mode acted: its subscriptions give an org without any
+-- other their billing periods, and nothing else.
 ALTER TABLE stripe_customer_links ADD COLUMN idle_ref text COLLATE "C"
     GENERATED ALWAYS AS (
         CASE WHEN NOT trusted AND account = '' THEN coalesce(api_ref, metadata_ref, session_ref, own_ref) END

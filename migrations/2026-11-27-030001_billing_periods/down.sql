@@ -1,7 +1,9 @@
 UPDATE quota_reservations r
-SET held = (SELECT jsonb_agg(h.key - 3 ORDER BY h.place) FROM jsonb_array_elements(r.held) WITH ORDINALITY AS h (key, place))
+SET held = (SELECT jsonb_agg(h.key - 3 ORDER BY h.place)
+    FROM jsonb_array_elements(r.held) WITH ORDINALITY AS h (key, place))
 WHERE state = 'open' AND jsonb_array_length(held) > 0;
-COMMENT ON COLUMN quota_reservations.held IS 'the counters that hold the amount: [slot, subject, period] each; never changes';
+COMMENT ON COLUMN quota_reservations.held
+    IS 'the counters that hold the amount: [slot, subject, period] each; never changes';
 ALTER TABLE usage_records DROP COLUMN billing_start;
 -- Periods that began on one date share a counter again.
 CREATE TEMPORARY TABLE shared ON COMMIT DROP AS

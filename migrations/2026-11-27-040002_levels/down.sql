@@ -1,4 +1,5 @@
--- Refused by the constraints where there are meters of levels: a binary that lacks this migration cannot count them.
+-- Refused by the constraints where there are meters of levels: a binary that lacks this migration cannot
+-- count them.
 DROP TABLE usage_levels;
 ALTER TABLE quota_slots DROP CONSTRAINT quota_slots_period_check;
 ALTER TABLE quota_slots ADD CONSTRAINT quota_slots_period_check CHECK (period IN ('day', 'month', 'billing'));

@@ -1,14 +1,18 @@
--- Levels: what is there (stored bytes, contacts, seats), not what was used. A level is set, or changed by so much, and stays.
+-- Levels: what is there (stored bytes, contacts, seats), not what was used. A level is set, or changed by so
+-- much, and stays.
 ALTER TABLE meters DROP CONSTRAINT meters_aggregation_check;
 ALTER TABLE meters ADD CONSTRAINT meters_aggregation_check
     CHECK (aggregation IN ('sum', 'count', 'max', 'unique', 'latest', 'level'));
 ALTER TABLE meter_versions ADD COLUMN change_field text;
-COMMENT ON COLUMN meter_versions.change_field IS 'field with what a level changes by; value_field has what it is';
-COMMENT ON COLUMN usage_records.value IS 'what a meter of unique values counts; of a level meter: set or change';
+COMMENT ON COLUMN meter_versions.change_field
+    IS 'field with what a level changes by; value_field has what it is';
+COMMENT ON COLUMN usage_records.value
+    IS 'what a meter of unique values counts; of a level meter: set or change';
 
 -- A level has no period: its counter says what it is now.
 ALTER TABLE quota_slots DROP CONSTRAINT quota_slots_period_check;
-ALTER TABLE quota_slots ADD CONSTRAINT quota_slots_period_check CHECK (period IN ('day', 'month', 'billing', 'always'));
+ALTER TABLE quota_slots ADD CONSTRAINT quota_slots_period_check
+    CHECK (period IN ('day', 'month', 'billing', 'always'));
 
 -- What is level with each series and subject, by all records that stand. Tenant table.
 CREATE TABLE usage_levels (

@@ -310,8 +310,9 @@ fn with_lines(
     Ok(found.into_iter().map(view).collect())
 }
 
-/// Which of these were paid, at least in part, by a payment that was made outside Stripe and recorded there: newer shapes of an
-/// invoice do not say so (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
+/// Which of these were paid, at least in part, by a payment that was made outside Stripe and recorded there:
+/// newer shapes of an invoice do not say so
+/// (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
 fn paid_by_record(
     conn: &mut PgConnection,
     found: &[Owned<Invoice>],

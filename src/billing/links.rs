@@ -237,8 +237,8 @@ impl RealmRow {
 /// be known yet: then the mode must be told.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant; [`Error::Conflict`] in a
-/// realm that does not act.
+/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant;
+/// [`Error::Conflict`] in a realm that does not act.
 pub fn link(
     conn: &mut PgConnection,
     meant: &MeantRealm,

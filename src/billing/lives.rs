@@ -80,9 +80,9 @@ struct Local {
     rank: Option<i32>,
 }
 
-/// The periods of an org whose subscriptions the database tells so; `None`: it never had any. Those of the mode
-/// that does not act count while the org has no other: whoever tries Coulomb with Stripe's test mode sees the
-/// periods, and neither plan nor money.
+/// The periods of an org whose subscriptions the database tells so; `None`: it never had any. Those of the
+/// mode that does not act count while the org has no other: whoever tries Coulomb with Stripe's test mode
+/// sees the periods, and neither plan nor money.
 ///
 /// # Errors
 /// When the text is not of [`super::org_plan`]'s making.

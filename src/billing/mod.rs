@@ -109,7 +109,8 @@ impl MirrorBatch {
         payments::stored_keys(conn, &self.invoices, &self.charges, &self.invoice_payments)
     }
 
-    /// The payments of the charges that refunds and disputes of this batch name alone, as far as these are stored.
+    /// The payments of the charges that refunds and disputes of this batch name alone, as far as these are
+    /// stored.
     ///
     /// # Errors
     /// What the database answers.

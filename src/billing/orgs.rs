@@ -33,13 +33,14 @@ pub struct Org {
     /// Whatever you keep with it.
     #[schema(value_type = Object)]
     pub metadata: Value,
-    /// Its plan: that of its Stripe subscription while that is `trialing` or `active` (`past_due`: for a grace), or of its local
-    /// subscription while that runs; of several the one of the highest rank. Else the default plan.
+    /// Its plan: that of its Stripe subscription while that is `trialing` or `active` (`past_due`: for a
+    /// grace), or of its local subscription while that runs; of several the one of the highest rank. Else the
+    /// default plan.
     pub plan: Option<String>,
     /// The version of the plan that its subscription bought, or was moved to.
     pub plan_version: Option<i32>,
-    /// The subscription that counts: one that gives a plan, by its rank, then of Stripe before local, then the best standing, then
-    /// the latest.
+    /// The subscription that counts: one that gives a plan, by its rank, then of Stripe before local, then
+    /// the best standing, then the latest.
     pub subscription: Option<OrgSubscription>,
     /// Stripe customers linked to it.
     pub customers: Vec<CustomerRef>,

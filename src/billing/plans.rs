@@ -31,7 +31,8 @@ pub struct Plan {
     pub description: Option<String>,
     /// Whether it is still offered.
     pub active: bool,
-    /// Whether orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid. One plan at most.
+    /// Whether orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid.
+    /// One plan at most.
     #[serde(rename = "default")]
     pub is_default: bool,
     /// Of several plans that an org pays for the one of the highest rank counts.
@@ -109,8 +110,8 @@ impl Facts {
 pub const STRIPE_ID: &str =
     "must be ids as Stripe writes them: 1 to 255 ASCII letters, digits and signs, without spaces";
 
-/// Whether a text may be the id of a Stripe object. Prices that were made as plans have names of their seller's
-/// choice; none has what a placeholder such as `price_…` has.
+/// Whether a text may be the id of a Stripe object. Prices that were made as plans have names of their
+/// seller's choice; none has what a placeholder such as `price_…` has.
 #[must_use]
 pub fn is_stripe_id(id: &str) -> bool {
     (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
@@ -178,7 +179,8 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
     Ok(())
 }
 
-/// Takes the prices and products from these plans, and being the default one, so that they may be given to others of them.
+/// Takes the prices and products from these plans, and being the default one, so that they may be given to
+/// others of them.
 ///
 /// # Errors
 /// When the database fails.

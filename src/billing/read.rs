@@ -27,7 +27,8 @@ pub(super) use select::{Children, Select, Where};
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Basics {
-    /// Only of this connected account; empty for our own. Left out: our own and those that act (`COULOMB_STRIPE_ACCOUNTS`).
+    /// Only of this connected account; empty for our own. Left out: our own and those that act
+    /// (`COULOMB_STRIPE_ACCOUNTS`).
     pub account: Option<String>,
     /// Only live (true) or test mode (false). Left out: the mode that acts (`COULOMB_STRIPE_MODE`).
     pub livemode: Option<bool>,

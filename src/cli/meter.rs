@@ -43,7 +43,8 @@ pub(super) enum MeterCommand {
     Rate(RateArgs),
     /// Price usage that had no price when it came, by the rate cards that there are now
     ///
-    /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time. What has a price keeps it.
+    /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time.
+    /// What has a price keeps it.
     RateUsage(RateUsageArgs),
 }
 
@@ -72,7 +73,8 @@ pub(super) struct CreateArgs {
     /// The usage events that it counts
     #[arg(long)]
     event_name: String,
-    /// How values become a quantity: sum, count, max, unique, latest or level; sum and count can be priced, these and level limited
+    /// How values become a quantity: sum, count, max, unique, latest or level; sum and count can be priced,
+    /// these and level limited
     #[arg(long, value_parser = aggregation)]
     aggregation: Aggregation,
     /// Field of `data` that holds the value; none for count

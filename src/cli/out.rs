@@ -24,8 +24,8 @@ pub(super) fn part(text: impl Display) -> Result<(), Failure> {
         .map_err(|error| format!("standard output cannot be written: {error}").into())
 }
 
-/// Writes a line about what was done. Whoever cannot read it is told on standard error that it was done, so that
-/// nobody does it twice.
+/// Writes a line about what was done. Whoever cannot read it is told on standard error that it was done, so
+/// that nobody does it twice.
 ///
 /// # Errors
 /// As [`line`], with `done` in its words.

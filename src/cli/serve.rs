@@ -100,9 +100,9 @@ fn trust_realms(
     Ok(())
 }
 
-/// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay. The
-/// embedded server has the clock of this machine: whoever runs the daemon alone on another one, to replay the
-/// past, means it.
+/// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay.
+/// The embedded server has the clock of this machine: whoever runs the daemon alone on another one, to replay
+/// the past, means it.
 fn check_clock(conn: &mut diesel::pg::PgConnection, clock: &Clock) -> Result<(), Failure> {
     let apart = clock.now() - db::server_time(conn)?;
     if apart.abs() < CLOCKS_APART {

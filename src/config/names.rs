@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{ConfigError, NAMES, file_key};
 
-/// Names with our prefix that are no settings: the settings file, what tests and benchmarks read, and by which
-/// scripts call the daemon and its API.
+/// Names with our prefix that are no settings: the settings file, what tests and benchmarks read, and by
+/// which scripts call the daemon and its API.
 const OTHERS: [&str; 5] =
     ["COULOMB_CONFIG", "COULOMB_STRIPE_EVENTS", "COULOMB_BIN", "COULOMB_URL", "COULOMB_KEY"];
 const TESTS: &str = "COULOMB_TEST_";

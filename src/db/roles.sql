@@ -11,7 +11,8 @@ GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries FROM coulomb_platform;
 -- A version, once written, stays: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
--- Orgs, keys and grants are not deleted; of a key only its end may be written, of a grant only what is left of it.
+-- Orgs, keys and grants are not deleted; of a key only its end may be written, of a grant only what is left
+-- of it.
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
 GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
 GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;

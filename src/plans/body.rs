@@ -26,9 +26,9 @@ pub struct PriceBody {
     pub stripe_price: Option<String>,
 }
 
-/// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `default`, `rank`, `metadata`,
-/// `stripe_prices` and `stripe_products` differs from the newest version, a new version is made, and whoever bought an earlier one
-/// keeps that.
+/// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `default`,
+/// `rank`, `metadata`, `stripe_prices` and `stripe_products` differs from the newest version, a new version
+/// is made, and whoever bought an earlier one keeps that.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanBody {
@@ -41,7 +41,8 @@ pub struct PlanBody {
     /// Whether it is still offered.
     #[serde(default = "yes")]
     pub active: bool,
-    /// Orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid. One plan at most.
+    /// Orgs without a plan have it, in its newest version: new ones, cancelled, expired, never paid. One plan
+    /// at most.
     #[serde(default, rename = "default")]
     pub is_default: bool,
     /// Of several plans that an org pays for the one of the highest rank counts; 0 when left out.
@@ -67,8 +68,8 @@ pub struct PlanBody {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 730)]
     pub trial_days: i32,
-    /// For so many days a local subscription keeps the plan after what was paid for, or after a trial; 0: none. One that was
-    /// cancelled ends without.
+    /// For so many days a local subscription keeps the plan after what was paid for, or after a trial; 0:
+    /// none. One that was cancelled ends without.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 365)]
     pub grace_days: i32,

@@ -63,7 +63,8 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
     Ok(granted)
 }
 
-/// Whether a year is granted month by month, as a yearly subscription at Stripe is: its plan has units for a month alone.
+/// Whether a year is granted month by month, as a yearly subscription at Stripe is: its plan has units for a
+/// month alone.
 fn is_monthly(terms: &Terms, owed: &Owed) -> bool {
     !owed.trial && owed.interval_months >= 12 && terms.annual_units.is_none()
 }

@@ -26,7 +26,8 @@ pub struct Entitlements {
     pub features: Value,
     /// The subscription that counts; null: the org has none.
     pub subscription: Option<SubscriptionInForce>,
-    /// Where several subscriptions give the org a plan, all of them: it pays more than once. The plan of the highest rank counts.
+    /// Where several subscriptions give the org a plan, all of them: it pays more than once. The plan of the
+    /// highest rank counts.
     pub paying: Vec<Paying>,
     /// Every limit that holds for it.
     pub quotas: Vec<Entitled>,

@@ -1,9 +1,9 @@
 //! Sums that lose no digit.
 //!
-//! A `Decimal` has 28 digits and rounds what does not fit, without a word. A quantity times a price has up to 24 decimal places, and
-//! no usage is too small to cost. So costs and battery units, and whatever is added up in memory and then written, are kept here: as
-//! a whole number of 10^-12, and what is below that as a whole number of 10^-24. Columns that hold them are `numeric` without a
-//! scale, which takes all of it.
+//! A `Decimal` has 28 digits and rounds what does not fit, without a word. A quantity times a price has up to
+//! 24 decimal places, and no usage is too small to cost. So costs and battery units, and whatever is added up
+//! in memory and then written, are kept here: as a whole number of 10^-12, and what is below that as a whole
+//! number of 10^-24. Columns that hold them are `numeric` without a scale, which takes all of it.
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -28,8 +28,9 @@ const DIGITS: usize = 14;
 
 /// A sum of quantities, costs or battery units, exact.
 ///
-/// Each part has at most 24 decimal places and is below 10^15 ([`Sum::is_bounded`]), so there is room for 10^11 parts. Beyond
-/// that the sum stays at the largest number that it can hold: it neither wraps nor panics.
+/// Each part has at most 24 decimal places and is below 10^15 ([`Sum::is_bounded`]), so there is room for
+/// 10^11 parts. Beyond that the sum stays at the largest number that it can hold: it neither wraps nor
+/// panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Numeric)]
 pub struct Sum {
@@ -67,7 +68,8 @@ impl Sum {
         self < limit && self > -limit
     }
 
-    /// A quantity times a price, exact; `None` when it is beyond what a sum holds. Both have at most 12 decimal places.
+    /// A quantity times a price, exact; `None` when it is beyond what a sum holds. Both have at most 12
+    /// decimal places.
     #[must_use]
     pub fn product(quantity: Decimal, price: Decimal) -> Option<Self> {
         let (quantity, price) = (quantity.normalize(), price.normalize());
@@ -79,7 +81,8 @@ impl Sum {
         Self::from(quantity).times(price)
     }
 
-    /// As often as a price says, exact; `None` when that is beyond what a sum holds. Neither has more than 12 decimal places.
+    /// As often as a price says, exact; `None` when that is beyond what a sum holds. Neither has more than 12
+    /// decimal places.
     #[must_use]
     pub fn times(self, price: Decimal) -> Option<Self> {
         debug_assert!(self.fine == 0, "{self:?} has more than {PLACES} places");
@@ -110,7 +113,8 @@ impl Sum {
         self.min(Self::from(other))
     }
 
-    /// The same number rounded up to the 12 places of a quantity; `None` when it has too many digits for a decimal.
+    /// The same number rounded up to the 12 places of a quantity; `None` when it has too many digits for a
+    /// decimal.
     #[must_use]
     pub fn rounded_up(self) -> Option<Decimal> {
         Self::of(self.units.saturating_add(i128::from(self.fine > 0))).exact()
@@ -150,8 +154,8 @@ impl Sum {
         }
     }
 
-    /// As PostgreSQL has it: negative or not, the weight of the first digit, the decimal places, and the digits to the base of
-    /// 10,000 (the first of them, and how many).
+    /// As PostgreSQL has it: negative or not, the weight of the first digit, the decimal places, and the
+    /// digits to the base of 10,000 (the first of them, and how many).
     #[must_use]
     pub fn digits(self) -> (bool, i16, u16, [i16; DIGITS], usize) {
         let negative = self.units < 0;
@@ -409,7 +413,8 @@ mod tests {
             let numeric = made.expect("small").to_numeric();
             assert_eq!(Sum::from_numeric(&numeric), made, "{quantity} × {price}");
         }
-        // (10^15 − 10^-12)²: 10^30 − 2000 + 10^-24 is beyond 10^26; times a thousand of the smallest it is not.
+        // (10^15 − 10^-12)²: 10^30 − 2000 + 10^-24 is beyond 10^26; times a thousand of the smallest it is
+        // not.
         let largest = decimal("999999999999999.999999999999");
         assert_eq!(Sum::product(largest, largest), None);
         let tiny = Sum::product(largest, decimal("0.000000000001")).expect("small");

@@ -32,7 +32,8 @@ pub struct Demand<'a> {
 
 /// What demands hang on that are made in a row: each on those before it that were admitted.
 pub trait Course {
-    /// What a demand adds to counters as things stand, in place of [`Demand::counters`]; `None`: what it says there.
+    /// What a demand adds to counters as things stand, in place of [`Demand::counters`]; `None`: what it says
+    /// there.
     fn counters(&self, demand: usize) -> Option<Vec<(CounterKey, Decimal)>>;
 
     /// It is admitted.

@@ -250,8 +250,9 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// Of usage that is about to be counted, how much goes over the limit that it exceeds the most. What was used is counted whatever
-    /// the limits say: to refuse it would make it free, as nobody can use it back. Limits decide on what is admitted beforehand.
+    /// Of usage that is about to be counted, how much goes over the limit that it exceeds the most. What was
+    /// used is counted whatever the limits say: to refuse it would make it free, as nobody can use it back.
+    /// Limits decide on what is admitted beforehand.
     fn overage(&self, usage: &Usage<'_>, counters: &[(CounterKey, Decimal)]) -> Decimal {
         let over = counters.iter().filter_map(|(key, added)| {
             let limit = self.limits.of(&usage.org, key.slot_id)?.terms.limit?;

@@ -338,9 +338,10 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
         .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
 }
 
-/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever the limits say: more
-/// than was reserved, or after the reservation ended. The answer tells what of it went over a limit (`overage`) and what the battery
-/// did not hold (`debt`); the next reservation is refused for it. A repeat gets the same answer.
+/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever
+/// the limits say: more than was reserved, or after the reservation ended. The answer tells what of it went
+/// over a limit (`overage`) and what the battery did not hold (`debt`); the next reservation is refused for
+/// it. A repeat gets the same answer.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/settle", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
     request_body = SettleBody, security(("key" = ["usage:write"])),

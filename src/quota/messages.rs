@@ -28,7 +28,8 @@ pub struct Message {
     pub id: String,
     /// Public id of the org that it concerns.
     pub org: String,
-    /// What it tells of: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`, `subscription.cancelled`.
+    /// What it tells of: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`,
+    /// `subscription.cancelled`.
     pub r#type: String,
     /// When it was written.
     pub created_at: DateTime<Utc>,

@@ -152,9 +152,11 @@ pub struct Reservation {
     pub settled_amount: Option<Quantity>,
     /// What was set aside of the battery.
     pub battery_units: Quantity,
-    /// Of what was settled, how much went over a limit (the one that it exceeds the most); null: it is not settled.
+    /// Of what was settled, how much went over a limit (the one that it exceeds the most); null: it is not
+    /// settled.
     pub overage: Option<Quantity>,
-    /// Of the battery units that were settled, how many the battery did not hold: they are owed; null: it is not settled.
+    /// Of the battery units that were settled, how many the battery did not hold: they are owed; null: it is
+    /// not settled.
     pub debt: Option<Quantity>,
     /// How the org stands under each limit now; only when it is made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -221,8 +223,8 @@ statement!(Update -> Untyped:
     "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
      FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
-/// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a subscription's period
-/// began. One that ended before periods were told apart has no such instant.
+/// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a
+/// subscription's period began. One that ended before periods were told apart has no such instant.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Held {

@@ -181,7 +181,8 @@ fn resolve(
     now: DateTime<Utc>,
 ) -> Result<Recorded, Rejection> {
     let caller = Caller { org_id: Some(usage.org.org_id), backfill: false, price: false };
-    // An event says when it happened; one of the future, or of long before, does not settle what was reserved.
+    // An event says when it happened; one of the future, or of long before, does not settle what was
+    // reserved.
     let back = (now - usage.made_at).max(chrono::Duration::zero()) + chrono::Duration::days(1);
     let window = Window { back, horizon: None, ahead: chrono::Duration::minutes(5) };
     let resolver = Resolver { catalog, series, caller, window, now };

@@ -1,8 +1,9 @@
 //! Corrections: taking back a usage event, or putting another in its place. Both stay visible. Owns `usage_corrections`.
 //!
-//! What is taken back is a record with the negative quantity. It belongs to the day of the original, whose tiers and quotas it
-//! goes back to, and is posted to that day, or to an open one where that month is closed. Of meters that do not add up, what is
-//! taken back in a closed month changes nothing: the closed month stays as it was told, and nothing of it is in the open one.
+//! What is taken back is a record with the negative quantity. It belongs to the day of the original, whose
+//! tiers and quotas it goes back to, and is posted to that day, or to an open one where that month is closed.
+//! Of meters that do not add up, what is taken back in a closed month changes nothing: the closed month stays
+//! as it was told, and nothing of it is in the open one.
 //!
 //! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do, and locks the event's
 //! key and then every row that it changes, in the order that they keep ([`ingest::lock_rows`]). Whoever wrote to such a row before
@@ -268,8 +269,8 @@ impl Stored {
         taken.collect()
     }
 
-    /// Puts what takes the event's place where that belongs, by the cards that priced it; what it is called may have changed, when
-    /// it happened has not. `has_cost`: the caller says what it costs.
+    /// Puts what takes the event's place where that belongs, by the cards that priced it; what it is called
+    /// may have changed, when it happened has not. `has_cost`: the caller says what it costs.
     fn place(&self, catalog: &Catalog, new: &mut Usage, has_cost: bool) -> Result<(), Rejection> {
         let Some(first) = self.records.first() else { return Ok(()) };
         new.own_day = first.own_day.unwrap_or(first.day);
@@ -287,7 +288,8 @@ impl Stored {
         Ok(())
     }
 
-    /// Writes what takes the event back, and tells where it stood in its tiers. Every row that it changes is locked.
+    /// Writes what takes the event back, and tells where it stood in its tiers. Every row that it changes is
+    /// locked.
     fn take_back(
         &self,
         conn: &mut PgConnection,

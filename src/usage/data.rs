@@ -75,8 +75,9 @@ pub(super) fn decimal(name: &str, raw: &RawValue) -> Result<Option<Decimal>, Rej
     }
 }
 
-/// A dimension or a unique value as text: a string, number or boolean. `None` for null. A number is its value, however it is
-/// written: `1`, `1.0` and `1e0` are one; a string is what it says, so the versions `"1.1"` and `"1.10"` are two.
+/// A dimension or a unique value as text: a string, number or boolean. `None` for null. A number is its
+/// value, however it is written: `1`, `1.0` and `1e0` are one; a string is what it says, so the versions
+/// `"1.1"` and `"1.10"` are two.
 pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, str>>, Rejection> {
     let wrong = |rule, detail: &str| Err(Rejection::new(format!("data.{name}"), rule, detail));
     let json = raw.get();
@@ -103,8 +104,8 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
 /// Digits that are written out; what needs more has an exponent.
 const WRITTEN_OUT: usize = 40;
 
-/// The one way to write a number of JSON's grammar: without zeros that say nothing and, up to [`WRITTEN_OUT`] digits, without
-/// exponent. No digit is lost: ids may be numbers too.
+/// The one way to write a number of JSON's grammar: without zeros that say nothing and, up to [`WRITTEN_OUT`]
+/// digits, without exponent. No digit is lost: ids may be numbers too.
 pub(crate) fn plain(json: &str) -> Cow<'_, str> {
     if json.len() <= WRITTEN_OUT && json.bytes().all(|byte| byte.is_ascii_digit()) {
         return Cow::Borrowed(json);

@@ -21,10 +21,11 @@ pub use self::define::{NewRateCard, create};
 
 /// A rate card: what a unit of its meter costs from a time on.
 ///
-/// Tiers are counted by the quantity of the org's local month, whichever card priced it: a card that begins in the middle of a month
-/// goes on where the month stands, and gives no free allowance a second time. Late usage is priced by the card of its time, in the
-/// tiers of its month. A void gives back what was charged, an amendment is priced where the usage event stood, even when the month
-/// is closed and the difference is posted to the open one.
+/// Tiers are counted by the quantity of the org's local month, whichever card priced it: a card that begins
+/// in the middle of a month goes on where the month stands, and gives no free allowance a second time. Late
+/// usage is priced by the card of its time, in the tiers of its month. A void gives back what was charged, an
+/// amendment is priced where the usage event stood, even when the month is closed and the difference is
+/// posted to the open one.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RateCard {
     /// Row id; the record keeps it.

@@ -45,10 +45,10 @@ pub async fn list(
 
 /// Makes a rate card for a meter.
 ///
-/// A card never changes; another takes its place from its `valid_from` on. Usage is priced when it comes and keeps its price, so
-/// a backdated card prices only what comes later for that time, and, by `POST /v1/meters/{key}/rate_usage`, what has had no price.
-/// Tiers are counted by the org's month, whichever card priced it: a card that begins in the middle of a month goes on where the
-/// month stands.
+/// A card never changes; another takes its place from its `valid_from` on. Usage is priced when it comes and
+/// keeps its price, so a backdated card prices only what comes later for that time, and, by `POST
+/// /v1/meters/{key}/rate_usage`, what has had no price. Tiers are counted by the org's month, whichever card
+/// priced it: a card that begins in the middle of a month goes on where the month stands.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_cards", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
     request_body = NewRateCard, security(("key" = ["billing:write"])),

@@ -19,8 +19,9 @@ pub fn rate_for(card: &RateCard, dimensions: &[(String, String)]) -> Option<usiz
     })
 }
 
-/// A condition that writes a whole number with a point, such as `1.0`, stands for the number `1` too, which is how usage keeps it
-/// ([`super::data::text`]): whoever wrote it had seen it in events. [`CONDITION`] says the same to the database.
+/// A condition that writes a whole number with a point, such as `1.0`, stands for the number `1` too, which
+/// is how usage keeps it ([`super::data::text`]): whoever wrote it had seen it in events. [`CONDITION`] says
+/// the same to the database.
 fn as_number(value: &str) -> &str {
     let Some((whole, zeros)) = value.split_once('.') else { return value };
     let digits = whole.strip_prefix('-').unwrap_or(whole);
@@ -37,9 +38,11 @@ pub(super) const CONDITION: &str = r"(s.dimensions @> coalesce(e.rate -> 'when',
     FROM jsonb_each_text(coalesce(e.rate -> 'when', '{}')) AS w))";
 
 /// What `quantity` more costs, exact, when the month's quantity was `before`; `before` matters to tiers only.
-/// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are exact.
+/// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are
+/// exact.
 ///
-/// Nothing is rounded: what is too small for a cent, or for a billionth of one, is charged when there is enough of it.
+/// Nothing is rounded: what is too small for a cent, or for a billionth of one, is charged when there is
+/// enough of it.
 #[must_use]
 pub fn cost(rate: &Rate, before: Sum, quantity: Decimal) -> Option<Sum> {
     let cost = match &rate.tiers {
@@ -50,8 +53,8 @@ pub fn cost(rate: &Rate, before: Sum, quantity: Decimal) -> Option<Sum> {
     Some(cost).filter(|cost| cost.is_bounded())
 }
 
-/// What a month costs by the rate's tiers from one quantity to another; of a rate without tiers nothing. `None` when it is beyond
-/// what a sum holds.
+/// What a month costs by the rate's tiers from one quantity to another; of a rate without tiers nothing.
+/// `None` when it is beyond what a sum holds.
 #[must_use]
 pub fn between(rate: &Rate, from: Sum, to: Sum) -> Option<Sum> {
     let Some(tiers) = &rate.tiers else { return Some(Sum::ZERO) };
@@ -191,7 +194,8 @@ mod tests {
         }
     }
 
-    /// By hand: what one event costs is kept to the last place, and many of them come to what their sum costs.
+    /// By hand: what one event costs is kept to the last place, and many of them come to what their sum
+    /// costs.
     #[test]
     fn nothing_is_too_small_to_cost() {
         for (price, quantity, one, million) in [

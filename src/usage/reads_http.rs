@@ -268,8 +268,8 @@ pub struct LevelsQuery {
     pub price_by: PriceBy,
 }
 
-/// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the events as they are known
-/// now: late ones and corrections change what was told of the past.
+/// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the
+/// events as they are known now: late ones and corrections change what was told of the past.
 #[utoipa::path(
     get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Level>), FindErrors)

@@ -66,7 +66,8 @@ pub struct Usage {
     pub occurred_at: DateTime<Utc>,
     /// When it came.
     pub received_at: DateTime<Utc>,
-    /// The local day that its quantity and cost are posted to: its own, or, where that month is closed, an open one.
+    /// The local day that its quantity and cost are posted to: its own, or, where that month is closed, an
+    /// open one.
     pub day: NaiveDate,
     /// The local day that it belongs to, posted there or not: its month is that of its tiers and quotas.
     pub own_day: NaiveDate,
@@ -80,7 +81,8 @@ pub struct Usage {
     pub subject: Option<Box<str>>,
     /// 0 as reported, see `usage_records.correction`.
     pub correction: i16,
-    /// Whether it takes back what was posted to another day, as that month is closed. What does not add up then changes nowhere.
+    /// Whether it takes back what was posted to another day, as that month is closed. What does not add up
+    /// then changes nowhere.
     pub elsewhere: bool,
     /// A quantity for each meter: nearly always one.
     pub metered: SmallVec<[Metered; 1]>,
@@ -312,8 +314,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Whoever may only report usage could otherwise give itself back quota and cost. What was reported wrongly is taken back by a
-    /// correction.
+    /// Whoever may only report usage could otherwise give itself back quota and cost. What was reported
+    /// wrongly is taken back by a correction.
     fn below_zero(&self, meter: &Meter, name: &str, quantity: Decimal) -> Result<Decimal, Rejection> {
         if meter.allows_negative && self.caller.price {
             return Ok(quantity);
@@ -351,8 +353,8 @@ impl Resolver<'_> {
     }
 }
 
-/// The local day that what belongs to `day` is posted to: that day, or, in a closed month, today; where the present month is closed
-/// too, the first day after it.
+/// The local day that what belongs to `day` is posted to: that day, or, in a closed month, today; where the
+/// present month is closed too, the first day after it.
 #[must_use]
 pub fn posted(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime<Utc>) -> NaiveDate {
     let Some(closed) = catalog.closed_month(org.org_id) else { return day };
@@ -360,7 +362,8 @@ pub fn posted(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime
     if day >= first_open { day } else { org.day(now).max(first_open) }
 }
 
-/// `quantity` more of a series, priced as of `occurred_at`. Whatever its sign, usage gives nothing to a battery.
+/// `quantity` more of a series, priced as of `occurred_at`. Whatever its sign, usage gives nothing to a
+/// battery.
 ///
 /// # Errors
 /// When the cost or the battery units are too large.
@@ -374,7 +377,8 @@ pub fn priced(
     priced_by(series, quantity, valid, value)
 }
 
-/// `quantity` more of a series, priced by the card at that place of its `rates`; tiers are asked when it is written.
+/// `quantity` more of a series, priced by the card at that place of its `rates`; tiers are asked when it is
+/// written.
 ///
 /// # Errors
 /// As [`priced`].
@@ -455,12 +459,14 @@ pub fn event_key(source: &str, id: &str) -> Uuid {
     Uuid::from_bytes(key)
 }
 
-/// 64 bits of a digest over what is kept of an event: the series that count it (meter, member, dimensions), the quantity or value of
-/// each, its subject, the cost that it sets, and its time, if the caller named one. So the same values are the same content, however
-/// they are written, and what no meter reads is no part of it.
+/// 64 bits of a digest over what is kept of an event: the series that count it (meter, member, dimensions),
+/// the quantity or value of each, its subject, the cost that it sets, and its time, if the caller named one.
+/// So the same values are the same content, however they are written, and what no meter reads is no part of
+/// it.
 ///
-/// The catalogue may change between an event and its repeat, and keys of older versions hold a digest of the event's text. So a
-/// digest that differs proves nothing yet: the claim of keys then asks the stored records (`ingest::keys`).
+/// The catalogue may change between an event and its repeat, and keys of older versions hold a digest of the
+/// event's text. So a digest that differs proves nothing yet: the claim of keys then asks the stored records
+/// (`ingest::keys`).
 fn content(event: &UsageEvent<'_>, metered: &[Metered]) -> i64 {
     let mut bytes = Vec::with_capacity(128);
     let mut text = |text: Option<&str>| {

@@ -31,7 +31,8 @@ pub struct UnpricedQuery {
     meter: Option<String>,
 }
 
-/// Lists usage that no rate of its meter fits, such as that of a new model: it is recorded, and costs nothing until it is priced.
+/// Lists usage that no rate of its meter fits, such as that of a new model: it is recorded, and costs nothing
+/// until it is priced.
 #[utoipa::path(
     get, path = "/v1/usage/unpriced", tag = "usage", params(UnpricedQuery, PageQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<UnpricedUsage>), FindErrors)
@@ -86,9 +87,10 @@ pub struct RateUsage {
 
 /// Prices usage that had no price when it came, by the rate cards that there are now.
 ///
-/// Usage that no rate fitted, or that came before the meter had a card, gets the price of its time, in the tiers of its month;
-/// what has a price keeps it. Each event is taken back and put in its place again, and in a closed month the cost is posted to the
-/// open one. A thousand events of one org at most: ask again while the answer says `more`.
+/// Usage that no rate fitted, or that came before the meter had a card, gets the price of its time, in the
+/// tiers of its month; what has a price keeps it. Each event is taken back and put in its place again, and in
+/// a closed month the cost is posted to the open one. A thousand events of one org at most: ask again while
+/// the answer says `more`.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_usage", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey), request_body = RateUsage,

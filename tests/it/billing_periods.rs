@@ -308,8 +308,8 @@ async fn periods_are_of_the_set_of_events() {
     database.run(&["verify"]);
 }
 
-/// Whoever tries the mode that does not act (here: live mode) sees the periods, and no plan; a subscription that
-/// counts ends that.
+/// Whoever tries the mode that does not act (here: live mode) sees the periods, and no plan; a subscription
+/// that counts ends that.
 #[tokio::test]
 async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
     let house = House::at("2026-03-10T09:00:00Z").await;

@@ -1,4 +1,5 @@
-//! The last second of a month is the month's, and the first of the next is not: in every zone, whatever the clocks do that night.
+//! The last second of a month is the month's, and the first of the next is not: in every zone, whatever the
+//! clocks do that night.
 
 use serde_json::json;
 

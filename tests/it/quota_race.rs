@@ -166,8 +166,9 @@ impl Client {
         self.count("released");
     }
 
-    /// Settles by less than was reserved or as much, and now and then by more, which is recorded whatever the limit says. What was
-    /// admitted beforehand is no more than what was reserved, and nothing once the reservation may have lapsed.
+    /// Settles by less than was reserved or as much, and now and then by more, which is recorded whatever the
+    /// limit says. What was admitted beforehand is no more than what was reserved, and nothing once the
+    /// reservation may have lapsed.
     async fn settle(&mut self, place: &Place, dice: &mut Dice, one: Held) {
         let sides = u64::try_from(one.amount + 1).expect("small");
         let more = if dice.roll(8) == 0 { dice.roll(60) } else { 0 };

@@ -1,4 +1,5 @@
-//! Usage without a price: seen, refused where the meter says so, priced later. Values were worked out by hand.
+//! Usage without a price: seen, refused where the meter says so, priced later. Values were worked out by
+//! hand.
 
 use serde_json::{Value, json};
 
@@ -217,7 +218,8 @@ async fn usage_is_priced_later() {
         { "up_to": "100", "unit_cost": "1" }, { "unit_cost": "0.5" } ] } });
     place.card("tokens", json!([{ "when": { "model": "large" }, "unit_cost": "5" }, v2])).await;
     let rated = place.rate("tokens").await;
-    // October: 100 + 30 × 0.5 = 115, posted to November; November's own 30. Of v3 there is no price yet. 160 × 0.5 units.
+    // October: 100 + 30 × 0.5 = 115, posted to November; November's own 30. Of v3 there is no price yet. 160
+    // × 0.5 units.
     assert_eq!(
         [&rated["events"], &rated["cost"], &rated["battery_units"], &rated["more"]],
         [&json!(3), &json!("145"), &json!("80"), &json!(false)],

@@ -144,7 +144,8 @@ fn package() -> Value {
     tiers("package", json!([{ "unit_cost": "7", "package_size": "10" }]))
 }
 
-/// What is taken back is given back as it was charged: rated in its own month, posted to that or, where it is closed, to the open one.
+/// What is taken back is given back as it was charged: rated in its own month, posted to that or, where it is
+/// closed, to the open one.
 #[tokio::test(flavor = "multi_thread")]
 async fn corrections_are_rated_where_they_belong_and_posted_where_it_is_open() {
     const OCT: &str = "2026-10-27";
@@ -458,7 +459,8 @@ async fn a_price_change_goes_on_in_the_tiers() {
             ],
         ),
         (
-            // 95 in packages of ten: 70; then the month is in its tenth package, and 6 more begin the eleventh.
+            // 95 in packages of ten: 70; then the month is in its tenth package, and 6 more begin the
+            // eleventh.
             "packages",
             package(),
             vec![
@@ -509,7 +511,8 @@ async fn a_price_change_goes_on_in_the_tiers() {
     place.is_sound();
 }
 
-/// What does not add up has nothing to give back: a closed month stays as it was told, and the open one has its own values alone.
+/// What does not add up has nothing to give back: a closed month stays as it was told, and the open one has
+/// its own values alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_add_up_stays_in_a_closed_month() {
     const OCT: &str = "2026-10-27";

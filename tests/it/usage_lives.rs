@@ -1,6 +1,7 @@
-//! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and closings in any order. What
-//! all months cost together is what the surviving events cost under the cards of their time, reckoned here in another way; and the
-//! books are what the records say. The same seeds are the same lives.
+//! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and
+//! closings in any order. What all months cost together is what the surviving events cost under the cards of
+//! their time, reckoned here in another way; and the books are what the records say. The same seeds are the
+//! same lives.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,8 +133,8 @@ impl Place {
         sum.expect("a sum").parse().expect("a decimal")
     }
 
-    /// Lives a life on an org and a meter of its own, with meters of the other aggregations beside it. `amid`: prices change within
-    /// months, too.
+    /// Lives a life on an org and a meter of its own, with meters of the other aggregations beside it.
+    /// `amid`: prices change within months, too.
     async fn live(&self, id: i32, kind: Kind, amid: bool, seed: u64) {
         let mut chance = Chance(seed);
         let (org, event_name) = (format!("org{id}"), format!("work{id}"));

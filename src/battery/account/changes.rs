@@ -20,8 +20,9 @@ impl Account {
         self.pending = Decimal::ZERO;
     }
 
-    /// Burns units of usage; below zero it gives them back. The ledger has 12 decimal places and usage up to 24: what is less than
-    /// the last of them is carried to the next burn, so that no usage is too small to burn.
+    /// Burns units of usage; below zero it gives them back. The ledger has 12 decimal places and usage up to
+    /// 24: what is less than the last of them is carried to the next burn, so that no usage is too small to
+    /// burn.
     pub fn use_up(&mut self, units: impl Into<Sum>, note: Note, now: DateTime<Utc>) {
         let (whole, carried) = (units.into() + self.carried).split();
         self.changed |= carried != self.carried;

@@ -203,7 +203,8 @@ impl Work {
         Ok(before != units)
     }
 
-    /// Counts the unused time that lines of the source took from other grants, unless nothing of the source is left.
+    /// Counts the unused time that lines of the source took from other grants, unless nothing of the source
+    /// is left.
     fn count_unused(&mut self, account: &mut Account, source: &Source, facts: &Facts) -> Result<(), Error> {
         let undone = targets::is_undone(facts);
         for claim in facts.claims.iter().filter(|claim| claim.units < Decimal::ZERO) {

@@ -87,7 +87,8 @@ pub struct Line {
     pub proration: Option<bool>,
     /// Sum of its discounts.
     pub discount: Option<i64>,
-    /// `licensed` or `metered`: as the line itself says, as the price does, as the item of the subscription does.
+    /// `licensed` or `metered`: as the line itself says, as the price does, as the item of the subscription
+    /// does.
     pub usage_type: Option<String>,
     pub price_usage: Option<String>,
     pub item_usage: Option<String>,
@@ -193,7 +194,8 @@ pub struct Session {
     pub amount_total: Option<i64>,
     pub currency: Option<String>,
     pub payment_link: Option<String>,
-    /// Another product of the same Stripe account sells by its payment link, or by the price that its metadata names.
+    /// Another product of the same Stripe account sells by its payment link, or by the price that its
+    /// metadata names.
     pub ignored: bool,
     pub named: Named,
 }

@@ -241,7 +241,8 @@ impl Judge<'_> {
             return Ok(());
         }
         let trial = amount == 0 && line.mirrored.is_some_and(|sub| sub.is_trial(start));
-        // Its price is known to cost something, nothing was asked, and neither a trial nor a discount says why.
+        // Its price is known to cost something, nothing was asked, and neither a trial nor a discount says
+        // why.
         if amount == 0 && costs && !trial {
             return Ok(());
         }

@@ -71,7 +71,8 @@ macro_rules! opted_in {
 type Types = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
 type Row = (String, bool, String, String, Option<i64>, bool, bool);
 
-// The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes of it also where nothing is sold.
+// The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes
+// of it also where nothing is sold.
 statement!(Invoices -> Types: concat!(
     "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id),
             (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL) AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),

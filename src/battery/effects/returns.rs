@@ -92,8 +92,8 @@ pub struct Returned {
     pub known: i64,
 }
 
-/// How much counts of each. A refund that a credit note names is the same money: it counts by itself where it is known, by what the
-/// charge tells of it, and by the credit note where neither came.
+/// How much counts of each. A refund that a credit note names is the same money: it counts by itself where it
+/// is known, by what the charge tells of it, and by the credit note where neither came.
 #[must_use]
 pub fn causes(returned: &[Returned]) -> Vec<Cause> {
     let mut causes: Vec<Cause> = returned.iter().map(Returned::cause).collect();
@@ -134,7 +134,8 @@ impl Returned {
         }
     }
 
-    /// Inquiries move nothing; what was withdrawn and not reinstated counts. What was lost stays so while it is appealed.
+    /// Inquiries move nothing; what was withdrawn and not reinstated counts. What was lost stays so while it
+    /// is appealed.
     fn disputed(&self) -> i64 {
         let amount = self.amount.unwrap_or(0);
         match self.status.as_deref() {
@@ -151,8 +152,8 @@ impl Returned {
         }
     }
 
-    /// Its part after the payment, but for its refunds: what went to the balance and what was returned outside Stripe. The part from
-    /// before lowered what was paid.
+    /// Its part after the payment, but for its refunds: what went to the balance and what was returned
+    /// outside Stripe. The part from before lowered what was paid.
     fn credited(&self) -> i64 {
         if self.is_void() {
             return 0;
@@ -214,8 +215,8 @@ impl Counted {
         Ok(self.amount.min(of_money + units))
     }
 
-    /// Counts what the source was settled with, which a credit note may lower that comes later than the payment; gives what more is
-    /// taken back (below zero: given again).
+    /// Counts what the source was settled with, which a credit note may lower that comes later than the
+    /// payment; gives what more is taken back (below zero: given again).
     ///
     /// # Errors
     /// As [`Counted::taken`].

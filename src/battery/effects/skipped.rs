@@ -97,7 +97,8 @@ pub(super) fn resume(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has all payments looked at again, and all that waits: what acts, or what is ignored, is something else now.
+/// Has all payments looked at again, and all that waits: what acts, or what is ignored, is something else
+/// now.
 ///
 /// # Errors
 /// When the database fails.

@@ -156,9 +156,9 @@ pub fn org_of(facts: &Facts) -> Option<i64> {
     claimed.or_else(assigned).or(facts.org_id)
 }
 
-/// What a source was settled with, in minor units, and in what: all that the buyer gave up, by card, from the balance, by credits or
-/// outside Stripe. Of an invoice that is its total without what credit notes took off before it was paid; of a payment what was
-/// captured, else what was asked.
+/// What a source was settled with, in minor units, and in what: all that the buyer gave up, by card, from the
+/// balance, by credits or outside Stripe. Of an invoice that is its total without what credit notes took off
+/// before it was paid; of a payment what was captured, else what was asked.
 #[must_use]
 pub fn settled(facts: &Facts) -> (i64, Option<String>) {
     if let Some(invoice) = &facts.invoice {
@@ -181,7 +181,8 @@ fn reduced(invoice: &Invoice) -> i64 {
     invoice.reduced.unwrap_or(0).max(invoice.notes.unwrap_or(0)).max(0)
 }
 
-/// Whether nothing of a sale is left: its invoice was voided after it was paid, or credit notes had taken off all of it before.
+/// Whether nothing of a sale is left: its invoice was voided after it was paid, or credit notes had taken off
+/// all of it before.
 #[must_use]
 pub fn is_undone(facts: &Facts) -> bool {
     facts.invoice.as_ref().is_some_and(|invoice| {

@@ -38,7 +38,8 @@ pub struct WaitingEffect {
     /// The line of the invoice; empty: the object as a whole.
     #[diesel(sql_type = Text)]
     pub line: String,
-    /// `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`, `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
+    /// `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`, `unknown_subscription`,
+    /// `unknown_period`, `no_grant`, `incomplete_lines` or `failed`.
     #[diesel(sql_type = Text)]
     pub reason: String,
     /// Why, and what to do, as a sentence.

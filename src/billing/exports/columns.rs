@@ -242,7 +242,8 @@ pub(super) const PAYMENTS: &[Column] = &[
     METADATA,
 ];
 
-/// Of a refund that failed or was canceled the money is back (<https://docs.stripe.com/refunds#failed-refunds>).
+/// Of a refund that failed or was canceled the money is back
+/// (<https://docs.stripe.com/refunds#failed-refunds>).
 const RETURNED: &str = "CASE WHEN d.status IN ('failed', 'canceled') THEN 0 ELSE d.amount END";
 
 pub(super) const REFUNDS: &[Column] = &[

@@ -202,7 +202,8 @@ pub struct Payment {
     pub amount: Option<i64>,
     /// Amount collected.
     pub amount_received: i64,
-    /// Amount given back: by refunds that neither failed nor were canceled, and what the charge tells beyond those.
+    /// Amount given back: by refunds that neither failed nor were canceled, and what the charge tells beyond
+    /// those.
     pub amount_refunded: i64,
     /// Currency, lower case.
     pub currency: Option<String>,

@@ -101,7 +101,8 @@ fn progress(object: &str, snapshot: &Json<'_>) -> (bool, i64) {
                 "needs_response" => 4,
                 "under_review" => 5,
                 "won" | "lost" | "prevented" | "charge_refunded" => 6,
-                // Of networks where a dispute that is lost can be appealed (<https://docs.stripe.com/disputes>).
+                // Of networks where a dispute that is lost can be appealed
+                // (<https://docs.stripe.com/disputes>).
                 "appeal_needs_response" => 7,
                 "appeal_under_review" => 8,
                 _ => 0,

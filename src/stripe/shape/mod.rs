@@ -109,8 +109,8 @@ pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<Str
     subscriptions::price_ids(Fields::of(object, snapshot))
 }
 
-/// The billing periods that a snapshot of a subscription shows, made by an event of `at`: one for each item; of any other object
-/// none. A subscription that gave nothing yet, or is not paid for, has none.
+/// The billing periods that a snapshot of a subscription shows, made by an event of `at`: one for each item;
+/// of any other object none. A subscription that gave nothing yet, or is not paid for, has none.
 pub fn billing_periods(object: &ObjectRef<'_>, snapshot: &Json<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
     if object.object != "subscription" {
         return Vec::new();

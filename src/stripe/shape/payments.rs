@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Fields, ShapeError};
 use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
 
-/// The payments an object takes part in. An invoice names it in the older shapes only. What was given back may name the charge
-/// alone: whoever writes a charge holds its name, too.
+/// The payments an object takes part in. An invoice names it in the older shapes only. What was given back
+/// may name the charge alone: whoever writes a charge holds its name, too.
 pub(super) fn keys(from: Fields<'_>) -> Vec<PaymentKey> {
     let realm = from.object.realm;
     let key = |id| PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id };

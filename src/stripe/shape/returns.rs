@@ -115,8 +115,8 @@ pub(super) fn credit_note(from: Fields<'_>) -> Result<CreditNoteWithLines, Shape
 /// What a credit note reduces and gives back, in minor units.
 ///
 /// Refund, credit to the balance and what was returned outside Stripe make up the part after the payment
-/// (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>); since 2025-05-28 a note of type
-/// `mixed` has a part before it, too. Older notes are of one type as a whole.
+/// (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>); since 2025-05-28 a
+/// note of type `mixed` has a part before it, too. Older notes are of one type as a whole.
 struct Parts {
     before: Option<i64>,
     after: Option<i64>,

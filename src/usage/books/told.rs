@@ -95,9 +95,10 @@ fn list(ids: &[i32]) -> String {
     format!("'{{{}}}'::integer[]", ids.join(","))
 }
 
-/// Records of meters that do not add up, each with whether it stands: what was taken back on the same day does not. What a later
-/// day took back, because this one is in a closed month, stands here, and there is nothing to take it from there: that record is
-/// left out. It is told by sorting, not by looking for each one's correction: however many share an instant, it takes no longer.
+/// Records of meters that do not add up, each with whether it stands: what was taken back on the same day
+/// does not. What a later day took back, because this one is in a closed month, stands here, and there is
+/// nothing to take it from there: that record is left out. It is told by sorting, not by looking for each
+/// one's correction: however many share an instant, it takes no longer.
 fn standing(part: Part, ids: &[i32]) -> String {
     format!(
         "(SELECT *, correction % 2 = 0 AND next IS DISTINCT FROM correction + 1 AS stands
@@ -154,8 +155,8 @@ fn summaries(rules: &Rules, part: Part) -> String {
     ways.join(" UNION ALL ")
 }
 
-/// A level hangs on all records since its last set. Where records are no longer kept, those levels are compared whose last set is
-/// still there. The days of the part do not matter.
+/// A level hangs on all records since its last set. Where records are no longer kept, those levels are
+/// compared whose last set is still there. The days of the part do not matter.
 fn levels(rules: &Rules, part: Part) -> Sides {
     let own = part.orgs.sql("r.org_id");
     let standing = levels::standing(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
@@ -192,7 +193,8 @@ fn unpriced(part: Part) -> String {
     )
 }
 
-/// Which rows of the counters of tiers count: a card that prices nothing of the month any more is not asked again.
+/// Which rows of the counters of tiers count: a card that prices nothing of the month any more is not asked
+/// again.
 fn counts() -> String {
     format!(
         "NOT EXISTS (SELECT FROM {cards} c WHERE c.rate_card_id = rating_counters.rate_card_id AND NOT {in_play})",
@@ -201,10 +203,11 @@ fn counts() -> String {
     )
 }
 
-/// A record that a card priced counts to each card in play in its month, to the first rate that fits its dimensions, if that has
-/// tiers. A counter must be there only if its card priced something (`own`): others begin when it does. The sums come first, apart
-/// from the rest, so that they are planned as what they are: all of the work. The rate is looked up for each sum, and no join, so
-/// that it does not blur what the join of the series costs.
+/// A record that a card priced counts to each card in play in its month, to the first rate that fits its
+/// dimensions, if that has tiers. A counter must be there only if its card priced something (`own`): others
+/// begin when it does. The sums come first, apart from the rest, so that they are planned as what they are:
+/// all of the work. The rate is looked up for each sum, and no join, so that it does not blur what the join
+/// of the series costs.
 fn rating(rules: &Rules, part: Part) -> String {
     format!(
         "WITH sums AS MATERIALIZED (

@@ -1,10 +1,12 @@
-//! What a correction of tiered usage gives back and charges: rated in the month of what it corrects, by the card that priced it.
+//! What a correction of tiered usage gives back and charges: rated in the month of what it corrects, by the
+//! card that priced it.
 //!
-//! The charge of a card for a month is what its tiers cost from where it began in the month to where it ended. A void gives back
-//! what was charged by that card, less what its tiers cost without the event: where one card priced the month this is the difference
-//! that the event makes to the month, in whatever order usage came; and when all of it is taken back, all that was charged is given
-//! back, to the last place. An amendment is priced where the event stood. In a closed month the difference is posted to the open
-//! one, as a document that corrects an invoice would have it (FOCUS, "Correction Handling", closed billing periods:
+//! The charge of a card for a month is what its tiers cost from where it began in the month to where it
+//! ended. A void gives back what was charged by that card, less what its tiers cost without the event: where
+//! one card priced the month this is the difference that the event makes to the month, in whatever order
+//! usage came; and when all of it is taken back, all that was charged is given back, to the last place. An
+//! amendment is priced where the event stood. In a closed month the difference is posted to the open one, as
+//! a document that corrects an invoice would have it (FOCUS, "Correction Handling", closed billing periods:
 //! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec/pull/1434>).
 
 use chrono::{Datelike, NaiveDate};
@@ -36,7 +38,8 @@ pub(super) struct Place {
     from: Sum,
 }
 
-/// Prices what takes an event back; its quantities are negative. Its tiers are raised. Tells where it had stood.
+/// Prices what takes an event back; its quantities are negative. Its tiers are raised. Tells where it had
+/// stood.
 ///
 /// # Errors
 /// When an amount is too large, or the database fails.

@@ -1,5 +1,5 @@
-//! Pricing usage that had no price when it came, now that there is one: each event is taken back and put in its place again, with
-//! the rate card of its time and in the tiers of its month. What had a price keeps it.
+//! Pricing usage that had no price when it came, now that there is one: each event is taken back and put in
+//! its place again, with the rate card of its time and in the tiers of its month. What had a price keeps it.
 
 use std::sync::Arc;
 
@@ -94,7 +94,8 @@ struct Row {
     dimensions: serde_json::Value,
 }
 
-/// Records `r` without a price that stand: none fitted, there was no card, or (of before such things were kept) it cost nothing.
+/// Records `r` without a price that stand: none fitted, there was no card, or (of before such things were
+/// kept) it cost nothing.
 const WITHOUT_PRICE: &str =
     "r.rate_card_id IS NULL AND (r.pricing IN (2, 3) OR (r.pricing = 0 AND r.cost = 0))
     AND r.correction % 2 = 0 AND r.correction <= $5
@@ -105,7 +106,8 @@ const WITHOUT_PRICE: &str =
 /// Prices usage of one org, a bounded number of events; `more` says whether to go on.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such meter, [`Error::Conflict`] when it does not add up or an amount is too large.
+/// [`Error::NotFound`] when there is no such meter, [`Error::Conflict`] when it does not add up or an amount
+/// is too large.
 pub fn later(
     conn: &mut PgConnection,
     (held, series, directory): (&catalog::Held, &series::Held, &Directory),

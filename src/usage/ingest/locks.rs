@@ -1,5 +1,6 @@
-//! Locks for those who write in several steps: every row that they will change, taken first and in the one order
-//! (tiers, levels, counters, batteries, daily summaries), so that they and the writers of usage never wait for each other in a circle.
+//! Locks for those who write in several steps: every row that they will change, taken first and in the one
+//! order (tiers, levels, counters, batteries, daily summaries), so that they and the writers of usage never
+//! wait for each other in a circle.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! What of a month was priced by which card, by its records: asked where the counters of tiers do not tell, which is seldom.
+//! What of a month was priced by which card, by its records: asked where the counters of tiers do not tell,
+//! which is seldom.
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 use diesel::pg::PgConnection;

@@ -1,7 +1,7 @@
 //! The transaction that stores a batch: keys claimed, records, summaries and counters written, all or nothing of it.
 //!
-//! Locks are taken in one order everywhere: the catalogue, keys, tiers, levels, counters of quotas, batteries, daily summaries; within each
-//! by key.
+//! Locks are taken in one order everywhere: the catalogue, keys, tiers, levels, counters of quotas,
+//! batteries, daily summaries; within each by key.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,9 @@
-//! What tiers of a rate card are counted by: the quantity of a local month, whichever card priced it. Owns the rows of
-//! `rating_counters`.
+//! What tiers of a rate card are counted by: the quantity of a local month, whichever card priced it. Owns
+//! the rows of `rating_counters`.
 //!
-//! A counter says what was priced in the month of the usage that its rate fits. Usage raises those of all cards that are in play in
-//! its month ([`play`]), nearly always one. A counter that is new in a month of several cards begins at what the records say.
+//! A counter says what was priced in the month of the usage that its rate fits. Usage raises those of all
+//! cards that are in play in its month ([`play`]), nearly always one. A counter that is new in a month of
+//! several cards begins at what the records say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,8 +181,8 @@ fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
     sums
 }
 
-/// The counters that usage is added to, each with the place of its card: of all cards in play in its month whose rate for it has
-/// tiers. What no card priced is added to none.
+/// The counters that usage is added to, each with the place of its card: of all cards in play in its month
+/// whose rate for it has tiers. What no card priced is added to none.
 fn tiers_of(usage: &Usage, metered: &Metered) -> SmallVec<[(Tier, usize); 1]> {
     let series = &metered.series;
     let Some(month) = usage.own_day.with_day(1).filter(|_| series.has_tiers && metered.card.is_some()) else {

@@ -37,7 +37,8 @@ pub struct NewMeter {
     /// Field of `data` that holds the value; left out for `count`.
     #[serde(default)]
     pub value_field: Option<String>,
-    /// Field of `data` that holds what a `level` changes by, signed; `value_field` holds what it is. A level has one of them, or both.
+    /// Field of `data` that holds what a `level` changes by, signed; `value_field` holds what it is. A level
+    /// has one of them, or both.
     #[serde(default)]
     pub change_field: Option<String>,
     /// What the quantity is counted in, for people, such as `tokens`. Never changes.
@@ -49,8 +50,8 @@ pub struct NewMeter {
     /// Whether a key with the scope `usage:price` may report values below zero.
     #[serde(default)]
     pub allows_negative: bool,
-    /// Whether usage that no rate fits is recorded without a price (and told), or rejected. While the meter has no rate card
-    /// nothing is rejected.
+    /// Whether usage that no rate fits is recorded without a price (and told), or rejected. While the meter
+    /// has no rate card nothing is rejected.
     #[serde(default)]
     pub unpriced: Unpriced,
 }

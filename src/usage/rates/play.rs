@@ -1,8 +1,9 @@
-//! Which cards of a meter matter to a month. A price change within a month goes on in the tiers where the month stands, so usage
-//! counts to the tiers of every card that prices any of the month, whichever card priced it.
+//! Which cards of a meter matter to a month. A price change within a month goes on in the tiers where the
+//! month stands, so usage counts to the tiers of every card that prices any of the month, whichever card
+//! priced it.
 //!
-//! Zuora's on-demand rating reckons likewise: what all of a period's usage costs, less what was charged for it
-//! (<https://docs.zuora.com/en/zuora-billing/bill-your-customer/rating/on-demand-usage-rating>).
+//! Zuora's on-demand rating reckons likewise: what all of a period's usage costs, less what was charged for
+//! it (<https://docs.zuora.com/en/zuora-billing/bill-your-customer/rating/on-demand-usage-rating>).
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 
@@ -35,8 +36,8 @@ impl Around {
     }
 }
 
-/// The places of the cards that price usage of the month, as cards are now. `cards` are of one meter, in the order in which they
-/// count: the latest first. As SQL: [`IN_PLAY`].
+/// The places of the cards that price usage of the month, as cards are now. `cards` are of one meter, in the
+/// order in which they count: the latest first. As SQL: [`IN_PLAY`].
 pub(in crate::usage) fn in_play<'a>(
     cards: impl Iterator<Item = &'a RateCard> + Clone + 'a,
     month: Around,
@@ -66,7 +67,8 @@ pub(in crate::usage) fn in_play_sql(card: &str, month: &str) -> String {
 pub(in crate::usage) const CARDS: &str = "(SELECT rate_card_id, meter_id, valid_from, version, rates,
     lead(valid_from) OVER (PARTITION BY meter_id ORDER BY valid_from, version) AS next_from FROM rate_cards)";
 
-/// Whether no other card can have priced any usage of the month. One that was replaced as a whole before the month began cannot.
+/// Whether no other card can have priced any usage of the month. One that was replaced as a whole before the
+/// month began cannot.
 pub(in crate::usage) fn is_alone(cards: &[&RateCard], place: usize, month: Around) -> bool {
     let replaced = |n: usize| {
         let card = cards[n];
@@ -107,7 +109,8 @@ mod tests {
         for (month, playing, alone) in [
             ("2026-01-01", &[1][..], &[1][..]),
             ("2026-03-01", &[3, 1], &[]),
-            // What came in March for March may have been priced by card 2, made and replaced within it; in May it cannot.
+            // What came in March for March may have been priced by card 2, made and replaced within it; in
+            // May it cannot.
             ("2026-05-01", &[3], &[3]),
             // In a zone ahead of UTC, July's first hours are June's last.
             ("2026-06-01", &[4, 3], &[]),

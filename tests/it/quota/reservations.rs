@@ -50,13 +50,14 @@ async fn a_reservation_is_settled_by_what_was_used() {
 
 #[tokio::test]
 async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
-    // Reserved one after the other under a limit of 100, then settled in that order: the counters after each, and what of it went
-    // over.
+    // Reserved one after the other under a limit of 100, then settled in that order: the counters after each,
+    // and what of it went over.
     type Case = (&'static [i64], &'static [(i64, &'static str, &'static str)]);
     let cases: [Case; 5] = [
         // 60 reserved, 130 used.
         (&[60], &[(130, "130/0", "30")]),
-        // The second's 40 stay set aside; the first goes over nothing, used alone, and the second over all that is left.
+        // The second's 40 stay set aside; the first goes over nothing, used alone, and the second over all
+        // that is left.
         (&[50, 40], &[(61, "61/40", "0"), (40, "101/0", "1")]),
         // Once over, all of what follows is over.
         (&[50, 50], &[(150, "150/50", "50"), (20, "170/0", "20")]),

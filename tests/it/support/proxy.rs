@@ -74,8 +74,8 @@ impl Proxy {
         self.network.lost.store(of_a_thousand, Ordering::SeqCst);
     }
 
-    /// Loses the commit of the transaction that writes `text`, and with it the network: nobody can be asked what
-    /// became of it.
+    /// Loses the commit of the transaction that writes `text`, and with it the network: nobody can be asked
+    /// what became of it.
     pub fn vanish_with(&self, text: &str) {
         *self.network.vanishing() = Some(text.to_owned());
     }

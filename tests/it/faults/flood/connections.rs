@@ -94,8 +94,8 @@ async fn nobody_is_shut_out_by_connections_that_are_held() {
             socket
         })
         .collect();
-    // The bound is the process's, not a thread's. While four times as many come at once as there may be, nobody
-    // is sure of a place; as soon as they have come, everybody is.
+    // The bound is the process's, not a thread's. While four times as many come at once as there may be,
+    // nobody is sure of a place; as soon as they have come, everybody is.
     wait_until_closed(&sockets, sockets.len() - 50);
     lives(&daemon, "held").await;
     // Whoever comes takes the place of one of them.
