@@ -340,13 +340,16 @@ async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
         "{org}"
     );
     // One that acts counts alone from then on, for what happened before, too.
+    let before = row(start, end, "5");
     let (start, end) = ("2026-03-15T00:00:00Z", "2026-04-15T00:00:00Z");
     house
         .lives(&[
             ("2026-03-21T00:00:00Z", Then::Told("active", start, end, None)),
             ("2026-03-21T00:00:01Z", Then::Used("2026-03-20T00:00:00Z", 2)),
+            ("2026-03-21T00:00:02Z", Then::Used("2026-03-12T00:00:00Z", 7)),
         ])
         .await;
-    assert!(house.history().await.contains(&row(start, end, "2")), "{:?}", house.history().await);
+    let history = house.history().await;
+    assert!(history.contains(&row(start, end, "2")) && history.contains(&before), "{history:?}");
     house.database.run(&["verify"]);
 }
