@@ -117,7 +117,7 @@ impl Cluster {
         let mut own = settings::postgresql_conf(&initial);
         if temporary {
             // The daemons of all tests share it, and those in the tests' own process stay to its end.
-            own.push_str("max_connections = 1000\n");
+            own.push_str("max_connections = 400\n");
         }
         fs::write(&conf, own).map_err(cannot("write", &conf))?;
         File::open(&conf).and_then(|file| file.sync_all()).map_err(cannot("write", &conf))?;
