@@ -313,10 +313,14 @@ async fn periods_are_of_the_set_of_events() {
 #[tokio::test]
 async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
     let house = House::at("2026-03-10T09:00:00Z").await;
+    // It would buy a plan, which what counts later does not.
+    let plan = json!({ "name": "Pro", "stripe_prices": ["price_sold"] });
+    let put = house.daemon.request(Method::PUT, "/v1/plans/pro", &house.key).json(&plan);
+    assert_eq!(answer(put).await.0, 200);
     let (start, end) = ("2026-03-10T08:00:00Z", "2026-04-10T08:00:00Z");
     for (kind, mut object) in [
         ("customer.created", customer("cus_2", Some("acme"))),
-        ("customer.subscription.updated", subscription("sub_2", "cus_2", "active", "price_pro")),
+        ("customer.subscription.updated", subscription("sub_2", "cus_2", "active", "price_sold")),
     ] {
         object["livemode"] = true.into();
         if object["object"] == "subscription" {
