@@ -52,10 +52,10 @@ const USAGE: [&str; 4] = [
         FROM usage_uniques u JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
         ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST, s.dimensions::text COLLATE \"C\", u.day, u.value_digest, u.org_id",
     "SELECT jsonb_build_object('kind', 'rating_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'rate_card_version', c.version,
-            'rate', r.rate, 'month', r.month, 'quantity', trim_scale(r.quantity)::text)::text AS line
+            'rate', r.rate, 'period', r.period, 'began', nullif(r.began, 'epoch'), 'quantity', trim_scale(r.quantity)::text)::text AS line
         FROM rating_counters r JOIN orgs o USING (org_id) JOIN meters m ON m.meter_id = r.meter_id JOIN rate_cards c USING (rate_card_id)
         WHERE r.quantity <> 0
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.month, r.org_id",
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.period, r.began, r.org_id",
     "SELECT jsonb_build_object('kind', 'quota_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'filter', q.filter,
             'per_subject', q.per_subject, 'period_kind', q.period, 'subject', c.subject, 'period', c.period,
             'began', nullif(c.began, 'epoch'), 'used', trim_scale(c.used)::text)::text AS line

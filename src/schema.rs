@@ -552,6 +552,7 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>,
         grace_days -> Int4,
         trial_plan_id -> Nullable<Text>,
+        earlier_plans -> Jsonb,
     }
 }
 
@@ -866,17 +867,21 @@ diesel::table! {
         currency -> Text,
         rates -> Jsonb,
         created_at -> Timestamptz,
+        plan_id -> Nullable<Text>,
+        org_id -> Int8,
+        period -> Text,
     }
 }
 
 diesel::table! {
-    rating_counters (org_id, meter_id, rate_card_id, rate, month) {
+    rating_counters (org_id, meter_id, rate_card_id, rate, period, began) {
         org_id -> Int8,
         meter_id -> Int4,
         rate_card_id -> Int4,
         rate -> Int2,
-        month -> Date,
+        period -> Date,
         quantity -> Numeric,
+        began -> Timestamptz,
     }
 }
 

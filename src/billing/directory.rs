@@ -25,6 +25,7 @@ pub use self::changes::{Change, Stale, all_changed, changed, gathered};
 use super::lives;
 use super::org_plan::{AsOf, Contexts};
 use super::periods::BillingPeriods;
+use super::plan_times::PlanTimes;
 use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
@@ -64,6 +65,8 @@ pub struct OrgContext {
     pub plan_until: Option<DateTime<Utc>>,
     /// The billing periods of its subscriptions.
     pub periods: BillingPeriods,
+    /// The plans that it had.
+    pub plan_times: PlanTimes,
     /// The subscription that counts, whether or not it gives a plan.
     pub subscription: Option<Subscribed>,
     /// All subscriptions that give it a plan, where there are several.
@@ -136,6 +139,12 @@ impl OrgContext {
     pub fn today(&self, at: DateTime<Utc>) -> (NaiveDate, DateTime<Utc>) {
         let day = self.day(at);
         (day, day_start(self.zone, day.succ_opt().unwrap_or(day)))
+    }
+
+    /// The plan that it had at an instant.
+    #[must_use]
+    pub fn plan_at(&self, at: DateTime<Utc>) -> Option<&str> {
+        self.plan_times.at(at, self.plan.as_deref())
     }
 
     /// When the subscription's period began that an instant lies in; `None`: it had no subscription then.
@@ -354,7 +363,8 @@ struct Row {
     period: (When, When),
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
     further: (Option<String>, When, Option<String>, bool),
-    lives: Option<String>,
+    /// Subscriptions as JSON; the default plan.
+    lives: (Option<String>, Option<String>),
 }
 
 fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
@@ -364,6 +374,8 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
     let (plan, version, plan_until, changes_at) = row.plan;
     let (source, id, status, trial_end, cancel_at_period_end, cancel_at) = row.subscription;
     let (pause, pause_until, paying, by_default) = row.further;
+    let (lives, default_plan) = row.lives;
+    let (periods, plan_times) = lives::of_org(lives.as_deref(), default_plan.map(Into::into))?;
     let paying: Vec<Paying> = serde_json::from_str(paying.as_deref().unwrap_or("[]"))
         .map_err(|error| Error::Internal(format!("subscriptions of org {public_id}: {error}")))?;
     let subscription = id.zip(source).map(|(id, source)| Subscribed {
@@ -386,7 +398,8 @@ fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
         by_default,
         paying: paying.into(),
         plan_until,
-        periods: lives::periods(row.lives.as_deref())?,
+        periods,
+        plan_times,
         subscription,
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),

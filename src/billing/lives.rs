@@ -1,10 +1,13 @@
 //! The lives of an org's subscriptions, as the database tells them: JSON of [`super::org_plan`]'s making,
 //! read into what [`super::periods`] reckons with.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::periods::{BillingPeriods, Known, Life, Told};
+use super::plan_times::PlanTimes;
 use crate::error::Error;
 
 type At = DateTime<Utc>;
@@ -46,6 +49,7 @@ struct Stripe {
 #[derive(Deserialize)]
 struct Price {
     rank: Option<i32>,
+    plan: Option<String>,
     starts: Vec<Micros>,
     ends: Vec<Micros>,
     item_numbers: Vec<i32>,
@@ -53,8 +57,16 @@ struct Price {
     last_seen: Vec<Micros>,
 }
 
+/// A plan that a local subscription had until an instant.
+#[derive(Deserialize)]
+struct Earlier {
+    plan: String,
+    until: Micros,
+}
+
 impl Price {
     fn known(self) -> impl Iterator<Item = Known> {
+        let plan: Option<Arc<str>> = self.plan.map(Into::into);
         let (bounds, seen) =
             (self.starts.into_iter().zip(self.ends), self.first_seen.into_iter().zip(self.last_seen));
         bounds.zip(seen).zip(self.item_numbers).map(move |((bounds, seen), item_number)| Known {
@@ -64,6 +76,7 @@ impl Price {
             first_seen: seen.0.at(),
             last_seen: seen.1.at(),
             rank: self.rank,
+            plan: plan.clone(),
         })
     }
 }
@@ -78,22 +91,27 @@ struct Local {
     ended: Option<Micros>,
     months: i64,
     rank: Option<i32>,
+    plan: String,
+    earlier: Vec<Earlier>,
 }
 
-/// The periods of an org whose subscriptions the database tells so; `None`: it never had any. Those of the
-/// mode that does not act count while the org has no other: whoever tries Coulomb with Stripe's test mode
-/// sees the periods, and neither plan nor money.
+/// The periods and plans of an org whose subscriptions the database tells so; `None`: it never had any. Those
+/// of the mode that does not act give no plan, and count as periods while the org has no other: whoever tries
+/// Coulomb with Stripe's test mode sees the periods, and neither plan nor money.
 ///
 /// # Errors
 /// When the text is not of [`super::org_plan`]'s making.
-pub(super) fn periods(told: Option<&str>) -> Result<BillingPeriods, Error> {
-    let Some(told) = told else { return Ok(BillingPeriods::default()) };
-    let mut rows: Vec<Row> = serde_json::from_str(told)
+pub(super) fn of_org(
+    told: Option<&str>,
+    by_default: Option<Arc<str>>,
+) -> Result<(BillingPeriods, PlanTimes), Error> {
+    let rows: Vec<Row> = serde_json::from_str(told.unwrap_or("[]"))
         .map_err(|error| Error::Internal(format!("subscriptions of an org cannot be read: {error}")))?;
-    if !rows.iter().all(Row::is_idle) {
-        rows.retain(|row| !row.is_idle());
-    }
-    Ok(BillingPeriods::of(rows.into_iter().map(Life::from).collect()))
+    let (idle, acting): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(Row::is_idle);
+    let acting: Vec<Life> = acting.into_iter().map(Life::from).collect();
+    let plans = PlanTimes::new(&acting, by_default);
+    let lives = if acting.is_empty() { idle.into_iter().map(Life::from).collect() } else { acting };
+    Ok((BillingPeriods::of(lives), plans))
 }
 
 impl Row {
@@ -125,6 +143,8 @@ impl From<Stripe> for Life {
             until: row.until.map(Micros::at),
             ends_with_period: row.ends_with_period && row.until.is_none(),
             told: Vec::new(),
+            plan: None,
+            earlier_plans: Vec::new(),
             precedence: (rank, true, row.created.map(Micros::at)),
         }
     }
@@ -146,6 +166,8 @@ impl From<Local> for Life {
         }
         Self {
             told,
+            plan: Some(row.plan.into()),
+            earlier_plans: row.earlier.into_iter().map(|had| (had.plan.into(), had.until.at())).collect(),
             ended: row.ended.map(Micros::at),
             precedence: (row.rank, false, Some(created)),
             ..Self::default()

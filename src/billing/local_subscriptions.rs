@@ -327,6 +327,12 @@ pub fn change(
 ) -> Result<Changed, Error> {
     let plan = offered(conn, plan_id)?;
     let mut row = lock_running(conn, org_id, now)?;
+    if row.plan_id != plan.id {
+        let had = serde_json::json!([{ "plan": row.plan_id, "until": now.timestamp_micros() }]);
+        diesel::update(t::table.find((org_id, &row.subscription_id)))
+            .set(t::earlier_plans.eq(t::earlier_plans.concat(had)))
+            .execute(conn)?;
+    }
     row.plan_id = plan.id;
     row.version = plan.version;
     row.grace_days = plan.terms.grace_days;

@@ -28,6 +28,7 @@ pub mod orgs_http;
 pub mod payments;
 pub mod payments_http;
 pub mod periods;
+mod plan_times;
 pub mod plans;
 pub mod prices_http;
 pub mod products_http;

@@ -172,7 +172,8 @@ macro_rules! lives {
             'ends_with_period', coalesce(s.cancel_at_period_end, false),
             'idle', l.idle,
             'goes_on', s.status IN ('trialing', 'active', 'past_due'),
-            'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'starts', g.starts, 'ends', g.ends,
+            'prices', (SELECT json_agg(json_build_object('rank', pl.rank, 'plan', pl.plan_id,
+                    'starts', g.starts, 'ends', g.ends,
                     'item_numbers', g.item_numbers, 'first_seen', g.first_seen, 'last_seen', g.last_seen))
                 -- A column each, and a look at the plans for each price: rows of JSON cost four times as
                 -- much.
@@ -202,7 +203,8 @@ macro_rules! lives {
             'valid_until', ", $crate::billing::org_plan::micros!("l.valid_until"), ",
             'over', (date_part('epoch', ", $crate::billing::org_plan::over_at!(), ") * 1000000)::bigint,
             'ended', ", $crate::billing::org_plan::micros!("l.ended_at"), ",
-            'months', l.interval_months, 'rank', pl.rank))
+            'months', l.interval_months, 'rank', pl.rank, 'plan', l.plan_id,
+            'earlier', l.earlier_plans))
         FROM local_subscriptions l LEFT JOIN plans pl USING (plan_id) WHERE l.org_id = ", $org, ") l)") };
 }
 pub(super) use micros;
@@ -221,7 +223,7 @@ impl crate::db::prepared::Text for Contexts {
                 o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end, o.cancel_at,
                 o.pause, o.pause_until, o.paying, o.by_default, ",
         lives!("n.org_id"),
-        "
+        ", (SELECT d.plan_id FROM plans d WHERE d.is_default)
          FROM named n JOIN (",
         with_plan!(),
         ") o USING (org_id)"
@@ -239,6 +241,6 @@ impl crate::db::prepared::Text for Contexts {
             Nullable<Timestamptz>,
         ),
         (Nullable<Text>, Nullable<Timestamptz>, Nullable<Text>, Bool),
-        Nullable<Text>,
+        (Nullable<Text>, Nullable<Text>),
     );
 }

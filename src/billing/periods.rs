@@ -7,6 +7,8 @@
 //! <https://docs.stripe.com/billing/subscriptions/billing-cycle>). Before a subscription started and after it
 //! ended it has none.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
 
 type At = DateTime<Utc>;
@@ -59,6 +61,8 @@ pub struct Known {
     pub last_seen: At,
     /// Rank of the plan that its item buys; `None`: it buys none.
     pub rank: Option<i32>,
+    /// That plan.
+    pub plan: Option<Arc<str>>,
 }
 
 /// The life of a subscription, as far as its periods go.
@@ -80,6 +84,10 @@ pub struct Life {
     pub ends_with_period: bool,
     /// Stretches of periods told by a rule: of a local subscription.
     pub told: Vec<Told>,
+    /// The plan of a local subscription.
+    pub plan: Option<Arc<str>>,
+    /// The plans that it had before, the oldest first, each with until when.
+    pub earlier_plans: Vec<(Arc<str>, At)>,
     /// Where subscriptions overlap the greater one counts: rank of the plan, Stripe before local, the later
     /// one.
     pub precedence: (Option<i32>, bool, Option<At>),
@@ -241,6 +249,23 @@ impl Life {
     /// `[start, end)` of the periods of the item that buys the plan; where none does, of the first item. Of
     /// several such items the first in the list counts, as it does for the plan.
     fn plan_periods(&self) -> Vec<(At, At)> {
+        let mut shown = self.shown();
+        // Of one start the latest event tells the end.
+        shown.sort_by_key(|known| (known.start, std::cmp::Reverse(known.last_seen), known.item_number));
+        shown.dedup_by_key(|known| known.start);
+        shown.into_iter().map(|known| (known.start, known.end)).collect()
+    }
+
+    /// What is known of the items that buy a plan, by the start of their periods and the first event that
+    /// shows them.
+    pub(super) fn buying(&self) -> Vec<&Known> {
+        let mut shown: Vec<&Known> = self.shown().into_iter().filter(|known| known.plan.is_some()).collect();
+        shown.sort_by_key(|known| (known.start, known.first_seen, known.item_number));
+        shown
+    }
+
+    /// What is known of the items that tell the periods, without those that another one hides.
+    fn shown(&self) -> Vec<&Known> {
         let buys = self.known.iter().any(|known| known.rank.is_some());
         let meant = |known: &&Known| if buys { known.rank.is_some() } else { known.item_number == 0 };
         let meant: Vec<&Known> = self.known.iter().filter(meant).collect();
@@ -251,12 +276,7 @@ impl Life {
                 && one.first_seen <= other.last_seen
                 && other.first_seen <= one.last_seen
         };
-        let mut shown: Vec<&Known> =
-            meant.iter().copied().filter(|known| !meant.iter().any(|other| hides(other, known))).collect();
-        // Of one start the latest event tells the end.
-        shown.sort_by_key(|known| (known.start, std::cmp::Reverse(known.last_seen), known.item_number));
-        shown.dedup_by_key(|known| known.start);
-        shown.into_iter().map(|known| (known.start, known.end)).collect()
+        meant.iter().copied().filter(|known| !meant.iter().any(|other| hides(other, known))).collect()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::time::{Clock, Moment};
 use crate::usage::correct::rate::{self, Later};
 use crate::usage::meters::{self, Aggregation, Filter, NewMeter, Unpriced};
-use crate::usage::rates::{self, NewRateCard, Rate};
+use crate::usage::rates::{self, NewRateCard, Rate, TierPeriod};
 use crate::usage::{catalog, series};
 
 /// What to do with meters.
@@ -39,7 +39,8 @@ pub(super) enum MeterCommand {
     },
     /// Give a meter a rate card: prices from a time on
     ///
-    /// A price for all usage (--unit-cost, --battery-units), or a JSON file with the card as POST /v1/meters/{key}/rate_cards takes it.
+    /// A price for all usage (--unit-cost, --battery-units), or a JSON file with the card as POST
+    /// /v1/meters/{key}/rate_cards takes it.
     Rate(RateArgs),
     /// Price usage that had no price when it came, by the rate cards that there are now
     ///
@@ -105,8 +106,16 @@ pub(super) struct RateArgs {
     /// Key of the meter
     key: String,
     /// The whole card as JSON; `-` reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["currency", "unit_cost", "battery_units", "valid_from", "backdate"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "currency", "unit_cost", "battery_units", "valid_from", "backdate", "plan", "org",
+    ])]
     file: Option<PathBuf>,
+    /// Price the usage of orgs with this plan alone
+    #[arg(long, conflicts_with = "org")]
+    plan: Option<String>,
+    /// Price the usage of this org alone, by public or external id
+    #[arg(long)]
+    org: Option<String>,
     /// Currency of the price, such as usd
     #[arg(long, required_unless_present = "file")]
     currency: Option<String>,
@@ -175,9 +184,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
             let new = card(args)?;
             let card = db::once(conn, |conn| {
                 let card = rates::create(conn, &key, &new, now)?;
-                let detail = json!({
-                    "version": card.version, "valid_from": card.valid_from, "currency": card.currency, "rates": card.rates,
-                });
+                let detail = json!(card);
                 record(conn, "rate_card.create", &key, detail, now)?;
                 Ok(card)
             })?;
@@ -240,6 +247,9 @@ fn card(args: RateArgs) -> Result<NewRateCard, Failure> {
     Ok(NewRateCard {
         valid_from: args.valid_from.map(Moment),
         backdate: args.backdate,
+        plan: args.plan,
+        org: args.org,
+        period: TierPeriod::default(),
         currency: args.currency.unwrap_or_default(),
         rates: vec![rate],
     })

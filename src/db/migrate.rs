@@ -49,6 +49,7 @@ const TEXTS: &[(&str, &str)] = &[
         include_str!("../../migrations/2026-11-27-040001_usage_below_zero_and_over/up.sql"),
     ),
     ("2026-11-27-040002", include_str!("../../migrations/2026-11-27-040002_levels/up.sql")),
+    ("2026-11-27-050001", include_str!("../../migrations/2026-11-27-050001_own_rate_cards/up.sql")),
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN

@@ -51,7 +51,8 @@ BEGIN
     FOR relation, rule IN VALUES
         ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
         ('usage_series', own_org), ('unpriced_usage', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
-        ('usage_levels', own_org), ('usage_closings', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
+        ('usage_levels', own_org), ('usage_closings', own_org || ' OR org_id = 0'),
+        ('rate_cards', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
         ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org), ('outbox_messages', own_org),
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org), ('battery_entries', own_org),
         ('battery_settings', own_org), ('battery_returns', own_org),

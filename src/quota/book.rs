@@ -122,7 +122,7 @@ impl<'a> Book<'a> {
                 "must be a whole number, for the meter counts usage events",
             ));
         }
-        let units = standing::battery_units(self.catalog, meter.meter_id, ask, self.now)?;
+        let units = standing::battery_units(self.catalog, org, meter.meter_id, ask, self.now)?;
         let debt_limit = self.limits.battery.debt_limit(org);
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
         let applying = standing::applying(self.catalog, self.limits, org, meter.meter_id, at, self.now);

@@ -134,7 +134,8 @@ fn asked(
     let mut burning: BTreeMap<i64, &OrgContext> = BTreeMap::new();
     for (org, ask) in jobs.iter().flatten() {
         if let (Some(org), Some(meter)) = (orgs.get(org), standing::meter(catalog, &ask.meter))
-            && standing::battery_units(catalog, meter.meter_id, ask, now).is_ok_and(|units| !units.is_zero())
+            && standing::battery_units(catalog, org, meter.meter_id, ask, now)
+                .is_ok_and(|units| !units.is_zero())
         {
             burning.insert(org.org_id, org);
         }
@@ -195,7 +196,7 @@ impl Held<'_> {
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
         let applying = standing::applying(self.catalog, self.limits, context, meter.meter_id, at, self.now);
         let count = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default();
-        let units = standing::battery_units(self.catalog, meter.meter_id, ask, self.now)?;
+        let units = standing::battery_units(self.catalog, context, meter.meter_id, ask, self.now)?;
         let account = self.accounts.get(context.org_id).filter(|_| !units.is_zero());
         let debt_limit = self.limits.battery.debt_limit(context);
         let holds = account.is_none_or(|account| account.fits(units, debt_limit));

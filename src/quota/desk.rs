@@ -213,7 +213,7 @@ impl Desk {
         });
         let burning = |(org, ask): (&Arc<OrgContext>, &Ask)| {
             let meter = standing::meter(&catalog, &ask.meter)?;
-            let units = standing::battery_units(&catalog, meter.meter_id, ask, now).ok()?;
+            let units = standing::battery_units(&catalog, org, meter.meter_id, ask, now).ok()?;
             (!units.is_zero()).then_some(org.org_id)
         };
         let mut with_battery: BTreeSet<i64> = asked.filter_map(burning).collect();

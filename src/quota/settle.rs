@@ -238,6 +238,6 @@ fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejectio
         subject: usage.subject.map(Into::into),
         correction: 0,
         elsewhere: false,
-        metered: [priced(series, usage.amount, resolver.now, changes.then(|| CHANGE.into()))?].into(),
+        metered: [priced(series, usage.amount, org, resolver.now, changes.then(|| CHANGE.into()))?].into(),
     })
 }

@@ -158,16 +158,18 @@ pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter
         .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_limited())
 }
 
-/// The battery units that usage as asked for burns at `now`, rounded up to what the ledger has.
+/// The battery units that usage of an org as asked for burns at `now`, rounded up to what the ledger has.
 pub(super) fn battery_units(
     catalog: &Catalog,
+    org: &OrgContext,
     meter_id: i32,
     ask: &Ask,
     now: DateTime<Utc>,
 ) -> Result<Decimal, Error> {
-    let cards = catalog.rate_cards.get(&meter_id).map(Vec::as_slice).unwrap_or_default();
-    let Some(card) = cards.iter().find(|card| card.valid_from <= now) else { return Ok(Decimal::ZERO) };
-    let rate = rating::rate_for(card, &ask.dimensions).map(|rate| &card.rates[rate]);
+    let Some((card, rate)) = catalog.price(meter_id, org, &ask.dimensions, now) else {
+        return Ok(Decimal::ZERO);
+    };
+    let rate = rate.map(|rate| &card.rates[rate]);
     // A level has its price over a time, not when it is reported.
     let refuses = |meter: &Arc<Meter>| meter.aggregation.is_additive() && meter.unpriced == Unpriced::Refuse;
     let refuses = catalog.meters.get(&meter_id).is_some_and(refuses);

@@ -90,7 +90,7 @@ impl Book {
         match self {
             Self::Summaries => &["org_id", "series_id", "day"],
             Self::Uniques => &["org_id", "series_id", "day", "value_digest"],
-            Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "month"],
+            Self::Rating => &["org_id", "meter_id", "rate_card_id", "rate", "period", "began"],
             Self::Levels => &["org_id", "series_id", "subject"],
             Self::Quotas => &["org_id", "slot_id", "subject", "period", "began"],
             Self::Unpriced => &["org_id", "series_id"],

@@ -7,13 +7,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use super::meters::{self, Meter};
-use super::rates::{self, RateCard};
+use super::rates::{self, RateCard, choose};
+use super::rating;
+use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::quota::slots::{self, Slot};
 use crate::schema::{catalog, usage_closings};
@@ -31,8 +33,10 @@ pub struct Catalog {
     pub meters: HashMap<i32, Arc<Meter>>,
     /// Meters that count, by their event name, in the order of their ids.
     pub by_event_name: HashMap<String, Vec<Arc<Meter>>>,
-    /// Rate cards of a meter, the one that counts first: latest `valid_from`, then newest version.
-    pub rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
+    /// Rate cards of a meter, its plans' and its own, in the order in which they are asked.
+    rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
+    /// As these, those of a meter and an org alone.
+    own_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
     /// Slots of a meter that quotas count.
     pub slots: HashMap<i32, Vec<Arc<Slot>>>,
     /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to the open month.
@@ -40,6 +44,30 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The rate cards of a meter that concern an org, whatever its plan, in the order in which they are asked.
+    pub fn rate_cards(&self, meter_id: i32, org_id: i64) -> impl Iterator<Item = &Arc<RateCard>> {
+        let own = self.own_rate_cards.get(&(meter_id, org_id));
+        own.into_iter().chain(self.rate_cards.get(&meter_id)).flatten()
+    }
+
+    /// The card that prices an org's usage with these dimensions at that time, and its rate: `None` where it
+    /// has none that fits.
+    #[must_use]
+    pub fn price(
+        &self,
+        meter_id: i32,
+        org: &OrgContext,
+        dimensions: &[(String, String)],
+        at: DateTime<Utc>,
+    ) -> Option<(&RateCard, Option<usize>)> {
+        let cards: Vec<(&RateCard, Option<usize>)> = self
+            .rate_cards(meter_id, org.org_id)
+            .map(|card| (&**card, rating::rate_for(card, dimensions)))
+            .collect();
+        let fits = cards.iter().map(|(card, rate)| (*card, rate.is_some()));
+        choose::place(fits, org.plan_at(at), at).map(|place| cards[place])
+    }
+
     /// The last month closed for this org.
     #[must_use]
     pub fn closed_month(&self, org_id: i64) -> Option<NaiveDate> {
@@ -138,10 +166,14 @@ fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
         loaded.meters.insert(meter.meter_id, meter);
     }
     for card in rates::all(conn)? {
-        loaded.rate_cards.entry(card.meter_id).or_default().push(Arc::new(card));
+        let cards = match card.org_id {
+            0 => loaded.rate_cards.entry(card.meter_id).or_default(),
+            org_id => loaded.own_rate_cards.entry((card.meter_id, org_id)).or_default(),
+        };
+        cards.push(Arc::new(card));
     }
-    for cards in loaded.rate_cards.values_mut() {
-        cards.sort_by_key(|card| std::cmp::Reverse((card.valid_from, card.version)));
+    for cards in loaded.rate_cards.values_mut().chain(loaded.own_rate_cards.values_mut()) {
+        cards.sort_by(|one, other| one.order().cmp(&other.order()));
     }
     for slot in slots::all(conn)? {
         loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));

@@ -41,11 +41,11 @@ pub(super) use self::burn::Burn;
 pub(crate) use self::burn::{batch, units};
 pub(crate) use self::keys::{claim, key, unclaim};
 pub(super) use self::locks::lock_rows;
-pub(super) use self::priced::of_months;
+pub(super) use self::priced::of_periods;
 pub(super) use self::store::write;
 pub(crate) use self::store::write_rows;
 pub(crate) use self::tiers::Tiers;
-pub(super) use self::tiers::is_alone;
+pub(super) use self::tiers::{is_alone, period_at};
 pub use self::totals::value_digest;
 pub(crate) use self::totals::{counted, counted_by};
 

@@ -2,10 +2,12 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::meters;
-use super::rates::{self, NewRateCard, RateCard};
+use super::rates::{self, CardFilter, NewRateCard, RateCard};
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::commands::{self, Answer, Audit};
@@ -15,11 +17,23 @@ use crate::openapi::{CommandErrors, FindErrors, IdempotencyKey};
 use crate::page::{Page, PageQuery};
 use crate::params::Params;
 
-/// Lists the rate cards of a meter, the newest first.
+/// Which rate cards.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CardsQuery {
+    /// Only those for orgs with this plan.
+    pub plan: Option<String>,
+    /// Only those for this org, by public or external id.
+    pub org: Option<String>,
+}
+
+/// Lists the rate cards of a meter, the newest first: its own, those of plans and of orgs.
 ///
-/// Of the cards valid at an event's time the one that starts last counts, of those the newest version.
+/// Usage is priced by the first of these that has a rate for it: the card of its org, of the plan that the org
+/// had then, of the meter. Of one of them the card counts that starts last of those valid at the time of the
+/// usage, of those the newest version.
 #[utoipa::path(
-    get, path = "/v1/meters/{key}/rate_cards", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), PageQuery),
+    get, path = "/v1/meters/{key}/rate_cards", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), CardsQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<RateCard>), FindErrors)
 )]
@@ -30,20 +44,22 @@ pub async fn list(
     mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let page: PageQuery = params.take()?;
+    let (asked, page): (CardsQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
     let (limit, before) = (page.limit()?, page.after::<i32>("rate_cards")?);
     let rows = app
         .db
         .run(principal.rows, move |conn| {
             let meter = meters::find(conn, &key)?;
-            rates::list(conn, meter.meter_id, before, limit + 1)
+            let filter = CardFilter::new(conn, asked.plan.as_deref(), asked.org.as_deref())?;
+            let filter = CardFilter { before, ..filter };
+            rates::list(conn, meter.meter_id, &filter, limit + 1)
         })
         .await?;
     Ok(HttpResponse::Ok().json(Page::of("rate_cards", rows, limit, |card| card.version)?))
 }
 
-/// Makes a rate card for a meter.
+/// Makes a rate card for a meter: for everybody's usage, for orgs with a plan, or for one org.
 ///
 /// A card never changes; another takes its place from its `valid_from` on. Usage is priced when it comes and
 /// keeps its price, so a backdated card prices only what comes later for that time, and, by `POST
@@ -65,9 +81,7 @@ pub async fn create(
     let new: NewRateCard = commands::parse(&body.0)?;
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let card = rates::create(conn, &key, &new, now)?;
-        let detail = json!({
-            "version": card.version, "valid_from": card.valid_from, "currency": card.currency, "rates": card.rates,
-        });
+        let detail = json!(card);
         let audit = Audit { org_id: PLATFORM, action: "rate_card.create", target: key.clone(), detail };
         Answer::new(StatusCode::CREATED, &card, audit)
     })

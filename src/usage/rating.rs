@@ -104,6 +104,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::usage::rates::TierPeriod;
 
     fn decimal(text: &str) -> Decimal {
         text.parse().expect("a decimal")
@@ -272,6 +273,10 @@ mod tests {
             rate_card_id: 1,
             meter_id: 1,
             version: 1,
+            plan: None,
+            org_id: 0,
+            org: None,
+            period: TierPeriod::Month,
             valid_from: chrono::DateTime::UNIX_EPOCH,
             currency: "usd".to_owned(),
             rates: serde_json::from_value(rates).expect("rates"),

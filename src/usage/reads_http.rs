@@ -293,13 +293,7 @@ pub async fn list_levels(
         if from >= to {
             return Err(Error::invalid("to", "must be after `from`"));
         }
-        let query = levels::Query {
-            org_id: org.org_id,
-            meter: asked.meter.clone(),
-            from,
-            to,
-            price_by: asked.price_by,
-        };
+        let query = levels::Query { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
         levels::list(conn, &query, after.as_ref(), limit + 1)
     });
     let page = Page::of("usage_levels", rows.await?, limit, |(position, _)| position.clone())?;

@@ -285,7 +285,7 @@ impl Resolver<'_> {
         let dimensions: Vec<(&str, &str)> =
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let series = self.series.of(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
-        priced(series, quantity, occurred_at, value).map(Some)
+        priced(series, quantity, org, occurred_at, value).map(Some)
     }
 
     /// What an event says of a level: that it is set, or changed, and the value.
@@ -362,19 +362,20 @@ pub fn posted(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime
     if day >= first_open { day } else { org.day(now).max(first_open) }
 }
 
-/// `quantity` more of a series, priced as of `occurred_at`. Whatever its sign, usage gives nothing to a
-/// battery.
+/// `quantity` more of a series, priced as of `occurred_at`, by the plan that the org had then. Whatever its
+/// sign, usage gives nothing to a battery.
 ///
 /// # Errors
 /// When the cost or the battery units are too large.
 pub fn priced(
     series: Arc<Series>,
     quantity: Decimal,
+    org: &OrgContext,
     occurred_at: DateTime<Utc>,
     value: Option<Box<str>>,
 ) -> Result<Metered, Rejection> {
-    let valid = series.rates.iter().position(|(card, _)| card.valid_from <= occurred_at);
-    priced_by(series, quantity, valid, value)
+    let card = series.priced_by(org.plan_at(occurred_at), occurred_at);
+    priced_by(series, quantity, card, value)
 }
 
 /// `quantity` more of a series, priced by the card at that place of its `rates`; tiers are asked when it is

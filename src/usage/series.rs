@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Nullable, Text, Untyped};
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::meters::Meter;
-use super::rates::RateCard;
+use super::rates::{RateCard, choose};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::quota::slots::Slot;
@@ -38,13 +39,22 @@ pub struct Series {
     pub dimensions: Vec<(String, String)>,
     /// Slots that count it.
     pub slots: Vec<Arc<Slot>>,
-    /// The meter's rate cards, in the order in which they count, with the rate that fits if one does.
+    /// The meter's rate cards that concern the org, whatever its plan, in the order in which they are asked,
+    /// each with the rate that fits if one does.
     pub rates: Vec<(Arc<RateCard>, Option<usize>)>,
     /// Whether any of these rates has tiers.
     pub has_tiers: bool,
     /// Version of the catalogue that what is above is from.
     version: i64,
     stored: AtomicBool,
+}
+
+impl Series {
+    /// The place in `rates` of the card that prices usage of that time. `plan`: the one that the org had then.
+    #[must_use]
+    pub fn priced_by(&self, plan: Option<&str>, at: DateTime<Utc>) -> Option<usize> {
+        choose::place(self.rates.iter().map(|(card, rate)| (&**card, rate.is_some())), plan, at)
+    }
 }
 
 /// The series that this process has seen lately.
@@ -78,7 +88,7 @@ impl Held {
         let dimensions: Vec<(String, String)> =
             dimensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let slots = catalog.slots.get(&meter.meter_id).into_iter().flatten();
-        let cards = catalog.rate_cards.get(&meter.meter_id).into_iter().flatten();
+        let cards = catalog.rate_cards(meter.meter_id, org_id);
         let rates: Vec<(Arc<RateCard>, Option<usize>)> =
             cards.map(|card| (Arc::clone(card), super::rating::rate_for(card, &dimensions))).collect();
         let tiered = |(card, rate): &(Arc<RateCard>, Option<usize>)| {

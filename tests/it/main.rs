@@ -34,6 +34,7 @@ mod month_ends;
 mod openapi;
 mod org_names;
 mod org_plans;
+mod own_rates;
 mod partitions;
 mod plan_changes;
 mod plans;

@@ -53,7 +53,7 @@ async fn a_months_last_second_stays_in_it() {
         let event = |id: &str, at: &str| json!({ "id": id, "source": "t", "org": org, "event_name": "work", "occurred_at": at, "data": { "value": 1 } });
         assert_eq!(daemon.usage(&key, &event("1", at)).await, ["accepted"], "{zone} {at}");
         let told = database.value(&format!(
-            "SELECT concat_ws(' ', r.day, d.day, q.period, k.month, r.own_day)
+            "SELECT concat_ws(' ', r.day, d.day, q.period, k.period, r.own_day)
              FROM usage_records r JOIN orgs o USING (org_id) JOIN daily_summaries d USING (org_id)
              JOIN quota_counters q USING (org_id) JOIN rating_counters k USING (org_id) WHERE external_id = '{org}'"
         ));

@@ -132,7 +132,7 @@ fn every_difference_is_found_and_mended() {
         ("UPDATE rating_counters SET quantity = -quantity", "rating_counters"),
         ("DELETE FROM rating_counters", "rating_counters"),
         (
-            "INSERT INTO rating_counters SELECT org_id, meter_id, rate_card_id, 0, month, 1 FROM rating_counters",
+            "INSERT INTO rating_counters SELECT org_id, meter_id, rate_card_id, 0, period, 1 FROM rating_counters",
             "rating_counters",
         ),
         ("UPDATE quota_counters SET used = used * 2", "quota_counters"),

@@ -10,7 +10,7 @@ fn at(text: &str) -> At {
 /// A period of the first item, whose price buys a plan; events of its start and of `last_seen` show it.
 fn known(start: &str, end: &str) -> Known {
     let (start, end) = (at(start), at(end));
-    Known { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0) }
+    Known { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
 }
 
 fn stripe(started: &str, known: Vec<Known>) -> Life {

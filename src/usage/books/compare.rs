@@ -174,7 +174,8 @@ impl Book {
             Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
             Self::Unpriced => SERIES.to_owned(),
             Self::Rating => format!(
-                "{METER}, to_char(d.month, 'YYYY-MM'), 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
+                "{METER}, CASE WHEN d.began = 'epoch' THEN to_char(d.period, 'YYYY-MM') ELSE d.period::text END,
+                 {BEGAN}, 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
             Self::Levels => format!("{SERIES}, 'of ' || quote_literal(nullif(d.subject, ''))"),
             Self::Quotas => {

@@ -257,7 +257,7 @@ fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, Nai
     let span: Span = diesel::sql_query(format!(
         "SELECT least(s.first, c.first) AS first, greatest(s.last, c.last, m.last) AS last
          FROM (SELECT min(day) AS first, max(day) AS last FROM daily_summaries WHERE {own}) s,
-             (SELECT min(month) AS first, max(month) AS last FROM rating_counters WHERE {own}) c,
+             (SELECT min(period) AS first, max(period) AS last FROM rating_counters WHERE {own}) c,
              (SELECT max(day) AS last FROM usage_records WHERE {own} AND moved) m"
     ))
     .get_result(conn)?;

@@ -1,6 +1,6 @@
 //! How records are counted: which meters add up, which rate cards have tiers, which slots count what.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
@@ -12,6 +12,7 @@ use crate::quota::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
 use crate::usage::meters::Aggregation;
 use crate::usage::partitions;
+use crate::usage::rates::TierPeriod;
 
 /// The rules by which records are counted, as they are now.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Rules {
     pub(super) levels: Vec<i32>,
     /// Meters that have a rate card with tiers.
     pub(super) tiered: Vec<i32>,
+    /// Those that have one whose tiers are counted by the billing period.
+    pub(super) tiered_by_billing: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
     /// Whether counters of past periods should be there, too: they may have been cleaned away.
     pub past_counters: bool,
@@ -66,7 +69,13 @@ impl Rules {
         let latest = of(&|a| a == Aggregation::Latest);
         let levels = of(&|a| a == Aggregation::Level);
         let tiers = diesel::dsl::sql::<diesel::sql_types::Bool>("rates @? '$[*].tiers'");
-        let tiered = rate_cards::table.filter(tiers).select(rate_cards::meter_id).distinct().load(conn)?;
+        let with_tiers = rate_cards::table.filter(tiers).select((rate_cards::meter_id, rate_cards::period));
+        let with_tiers: Vec<(i32, String)> = with_tiers.distinct().load(conn)?;
+        let is_billing = |(_, period): &&(i32, String)| period == TierPeriod::Billing.name();
+        let tiered_by_billing: Vec<i32> = with_tiers.iter().filter(is_billing).map(|(id, _)| *id).collect();
+        // While there is no billing period, these are counted by the month.
+        let tiered: BTreeSet<i32> = with_tiers.iter().map(|(meter_id, _)| *meter_id).collect();
+        let tiered = tiered.into_iter().collect();
         let slots = slots(conn)?;
         let first_whole_day = partitions::first_whole_day(conn)?;
         Ok(Self {
@@ -76,6 +85,7 @@ impl Rules {
             latest,
             levels,
             tiered,
+            tiered_by_billing,
             slots,
             past_counters: false,
             first_whole_day,

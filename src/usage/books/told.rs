@@ -50,7 +50,7 @@ impl Book {
             }
             Self::Rating => part.whole_months().map(|part| Sides {
                 told: rating(rules, part),
-                stored: format!("{} AND {}", days("month", part), counts()),
+                stored: format!("{} AND {}", days("period", part), counts()),
                 must: "(s.quantity IS NOT NULL OR t.own)".to_owned(),
             }),
             Self::Levels => (!rules.levels.is_empty()).then(|| levels(rules, part)),
@@ -193,41 +193,69 @@ fn unpriced(part: Part) -> String {
     )
 }
 
-/// Which rows of the counters of tiers count: a card that prices nothing of the month any more is not asked
+/// Which rows of the counters of tiers count: a card that prices nothing of the period any more is not asked
 /// again.
 fn counts() -> String {
     format!(
         "NOT EXISTS (SELECT FROM {cards} c WHERE c.rate_card_id = rating_counters.rate_card_id AND NOT {in_play})",
         cards = play::CARDS,
-        in_play = play::in_play_sql("c", "rating_counters.month"),
+        in_play = play::in_play_sql("c", "rating_counters.period", "rating_counters.began"),
     )
 }
 
-/// A record that a card priced counts to each card in play in its month, to the first rate that fits its
+/// A record that a card priced counts to each card in play in its period, to the first rate that fits its
 /// dimensions, if that has tiers. A counter must be there only if its card priced something (`own`): others
-/// begin when it does. The sums come first, apart from the rest, so that they are planned as what they are:
-/// all of the work. The rate is looked up for each sum, and no join, so that it does not blur what the join
-/// of the series costs.
+/// begin when it does. Counters of billing periods that began in the days of `part` count usage of later
+/// months, too.
 fn rating(rules: &Rules, part: Part) -> String {
+    let by_month = rating_of(
+        &own_records(part, &rules.tiered),
+        "NULL::timestamptz AS billing_start, billing_start IS NOT NULL AS has_billing",
+        "(c.period = 'month' OR NOT r.has_billing)",
+    );
+    if rules.tiered_by_billing.is_empty() {
+        return by_month;
+    }
+    let Part { orgs, from, before } = part;
+    let by_billing = format!(
+        "(SELECT *, coalesce(own_day, day) AS own FROM usage_records
+          WHERE {} AND meter_id = ANY ({}) AND occurred_at >= '{from}'::timestamp AT TIME ZONE 'UTC'
+              AND billing_start >= '{from}'::timestamp AT TIME ZONE 'UTC'
+              AND billing_start < '{before}'::timestamp AT TIME ZONE 'UTC')",
+        orgs.sql("org_id"),
+        list(&rules.tiered_by_billing),
+    );
+    let by_billing = rating_of(&by_billing, "billing_start, true AS has_billing", "c.period = 'billing'");
+    format!("{by_month} UNION ALL {by_billing}")
+}
+
+/// The counters of cards that `counts` says, by `records`, of which `billing` is told. The sums come first,
+/// apart from the rest, so that they are planned as what they are: all of the work. The rate is looked up for
+/// each sum, and no join, so that it does not blur what the join of the series costs.
+fn rating_of(records: &str, billing: &str, counts: &str) -> String {
     format!(
-        "WITH sums AS MATERIALIZED (
-             SELECT org_id, series_id, meter_id, rate_card_id, date_trunc('month', own::timestamp)::date AS month,
-                 sum(quantity) AS quantity
-             FROM {records} r WHERE rate_card_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5)
-         SELECT org_id, meter_id, rate_card_id, rate, month, sum(quantity) AS quantity, bool_or(own) AS own
+        "(WITH sums AS MATERIALIZED (
+             SELECT org_id, series_id, meter_id, rate_card_id, {billing},
+                 date_trunc('month', own::timestamp)::date AS month, sum(quantity) AS quantity
+             FROM {records} r WHERE rate_card_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7)
+         SELECT org_id, meter_id, rate_card_id, rate, period, began, sum(quantity) AS quantity,
+             bool_or(own) AS own
          FROM (
-             SELECT r.org_id, r.meter_id, c.rate_card_id, r.month, r.quantity, c.rate_card_id = r.rate_card_id AS own, (
+             SELECT r.org_id, r.meter_id, c.rate_card_id, {period} AS period, {began} AS began, r.quantity,
+                 c.rate_card_id = r.rate_card_id AS own, (
                  SELECT CASE WHEN jsonb_typeof(e.rate -> 'tiers') = 'object' THEN (e.place - 1)::smallint END
                  FROM jsonb_array_elements(c.rates) WITH ORDINALITY AS e (rate, place)
                  WHERE {CONDITION}
                  ORDER BY e.place LIMIT 1) AS rate
              FROM sums r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
-             JOIN {cards} c ON c.meter_id = r.meter_id AND {in_play}
+             JOIN {cards} c ON c.meter_id = r.meter_id AND c.org_id IN (0, r.org_id)
+                 AND {counts} AND {in_play}
              OFFSET 0) r
-         WHERE rate IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
-        records = own_records(part, &rules.tiered),
+         WHERE rate IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6)",
+        period = play::PERIOD,
+        began = play::BEGAN,
         cards = play::CARDS,
-        in_play = play::in_play_sql("c", "r.month"),
+        in_play = play::in_play_sql("c", play::PERIOD, play::BEGAN),
     )
 }
 

@@ -1,7 +1,7 @@
-//! What a correction of tiered usage gives back and charges: rated in the month of what it corrects, by the
-//! card that priced it.
+//! What a correction of tiered usage gives back and charges: rated in the period of what it corrects, by
+//! the card that priced it.
 //!
-//! The charge of a card for a month is what its tiers cost from where it began in the month to where it
+//! The charge of a card for a period is what its tiers cost from where it began in the period to where it
 //! ended. A void gives back what was charged by that card, less what its tiers cost without the event: where
 //! one card priced the month this is the difference that the event makes to the month, in whatever order
 //! usage came; and when all of it is taken back, all that was charged is given back, to the last place. An
@@ -9,19 +9,19 @@
 //! a document that corrects an invoice would have it (FOCUS, "Correction Handling", closed billing periods:
 //! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec/pull/1434>).
 
-use chrono::{Datelike, NaiveDate};
 use diesel::pg::PgConnection;
 
 use crate::error::Error;
 use crate::quantity::Sum;
+use crate::quota::periods::Period;
 use crate::usage::ingest::{self, Tiers};
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage};
 
-/// What a card has charged for a month, on one of its rates.
+/// What a card has charged for a period, on one of its rates.
 #[derive(Clone, Copy)]
 struct Charge {
-    /// What cards before it priced in the month: where its own usage begins.
+    /// What cards before it priced in the period: where its own usage begins.
     earlier: Sum,
     /// What it priced.
     own: Sum,
@@ -49,16 +49,16 @@ pub(super) fn give_back(
     taken: &mut Usage,
 ) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
-    let (org_id, month) = (taken.org.org_id, taken.own_day.with_day(1).unwrap_or(taken.own_day));
     for n in 0..taken.metered.len() {
         let metered = &taken.metered[n];
         let Some((card, rate)) = metered.card.zip(metered.rate()).filter(|_| metered.tiered) else {
             continue;
         };
-        let cost = if ingest::is_alone(metered, card, month) {
+        let Some(period) = ingest::period_at(taken, metered, card) else { continue };
+        let cost = if ingest::is_alone(metered, card, period) {
             rating::cost(rate, tiers.standing(taken, metered), metered.quantity)
         } else {
-            let charge = charge(conn, org_id, metered, month)?;
+            let charge = charge(conn, taken.org.org_id, metered, period)?;
             let after = charge.earlier + charge.own + metered.quantity;
             let stood = rating::between(rate, charge.earlier, charge.earlier + charge.own);
             if stood == Some(charge.cost) {
@@ -99,26 +99,34 @@ pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place])
     Ok(())
 }
 
-/// What the card of `metered` has charged for the month, by the records.
-fn charge(
-    conn: &mut PgConnection,
-    org_id: i64,
-    metered: &Metered,
-    month: NaiveDate,
-) -> Result<Charge, Error> {
+/// What the card of `metered` has charged for the period, by the records.
+fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Period) -> Result<Charge, Error> {
     let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, cost: Sum::ZERO };
     let rates = &metered.series.rates;
     let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
-    for priced in ingest::of_months(conn, &[(org_id, card.meter_id, month)])? {
-        if rating::rate_for(card, &priced.dimensions()) != *rate {
-            continue;
-        }
-        let by = rates.iter().position(|(card, _)| card.rate_card_id == priced.rate_card_id);
-        if by == metered.card {
+    let (label, began) = period.stored();
+    let mut priced = ingest::of_periods(conn, &[(org_id, card.meter_id, label, began)])?;
+    priced.retain(|priced| rating::rate_for(card, &priced.dimensions()) == *rate);
+    let first_of = |rate_card_id: i32| {
+        let of_card = priced.iter().filter(|priced| priced.rate_card_id == rate_card_id);
+        of_card.map(|priced| priced.first_at).min()
+    };
+    let began = first_of(card.rate_card_id);
+    for priced in &priced {
+        let place = rates.iter().position(|(card, _)| card.rate_card_id == priced.rate_card_id);
+        let Some(place) = place else { continue };
+        let other = &rates[place].0;
+        // Of one owner the latest card comes first. Cards of several owners follow each other as the org's
+        // plan and prices change: they stand as their usage does.
+        let is_before = if other.owner() == card.owner() {
+            Some(place) > metered.card
+        } else {
+            first_of(other.rate_card_id) < began
+        };
+        if Some(place) == metered.card {
             charge.own += priced.quantity;
             charge.cost += priced.cost;
-        } else if by > metered.card {
-            // The latest card comes first.
+        } else if is_before {
             charge.earlier += priced.quantity;
         }
     }

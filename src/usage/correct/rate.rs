@@ -252,7 +252,7 @@ fn priced_now(
     let dimensions: Vec<(&str, &str)> =
         pairs.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
     let series = held.of(catalog, org.org_id, meter, row.member.as_deref(), &dimensions);
-    let metered = priced(series, row.quantity, row.occurred_at, None).map_err(|_| super::too_large())?;
+    let metered = priced(series, row.quantity, org, row.occurred_at, None).map_err(|_| super::too_large())?;
     if metered.card.is_none() {
         return Ok(None);
     }

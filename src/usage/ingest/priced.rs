@@ -1,4 +1,4 @@
-//! What of a month was priced by which card, by its records: asked where the counters of tiers do not tell,
+//! What of a period was priced by which card, by its records: asked where the counters of tiers do not tell,
 //! which is seldom.
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
@@ -9,18 +9,22 @@ use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Numeric, Timestampt
 use crate::error::Error;
 use crate::quantity::Sum;
 
-/// (org, meter, local month).
-pub(in crate::usage) type OfMonth = (i64, i32, NaiveDate);
+/// (org, meter, the period's label and beginning as [`Period::stored`] has them).
+///
+/// [`Period::stored`]: crate::quota::periods::Period::stored
+pub(in crate::usage) type OfPeriod = (i64, i32, NaiveDate, DateTime<Utc>);
 
-/// What a card priced of a month, for usage with some dimensions.
+/// What a card priced of a period, for usage with some dimensions.
 #[derive(QueryableByName)]
 pub(in crate::usage) struct Priced {
     #[diesel(sql_type = BigInt)]
-    pub(in crate::usage) org_id: i64,
+    org_id: i64,
     #[diesel(sql_type = Integer)]
-    pub(in crate::usage) meter_id: i32,
+    meter_id: i32,
     #[diesel(sql_type = Date)]
-    pub(in crate::usage) month: NaiveDate,
+    period: NaiveDate,
+    #[diesel(sql_type = Timestamptz)]
+    began: DateTime<Utc>,
     #[diesel(sql_type = Integer)]
     pub(in crate::usage) rate_card_id: i32,
     #[diesel(sql_type = Jsonb)]
@@ -29,9 +33,17 @@ pub(in crate::usage) struct Priced {
     pub(in crate::usage) quantity: Sum,
     #[diesel(sql_type = Numeric)]
     pub(in crate::usage) cost: Sum,
+    /// When the first of it occurred.
+    #[diesel(sql_type = Timestamptz)]
+    pub(in crate::usage) first_at: DateTime<Utc>,
 }
 
 impl Priced {
+    /// Of which period it is.
+    pub(in crate::usage) fn of_period(&self) -> OfPeriod {
+        (self.org_id, self.meter_id, self.period, self.began)
+    }
+
     /// The dimensions, as rates are found by them.
     pub(in crate::usage) fn dimensions(&self) -> Vec<(String, String)> {
         let pairs = self.dimensions.as_object().into_iter().flatten();
@@ -39,36 +51,45 @@ impl Priced {
     }
 }
 
-/// What was priced of these months.
+/// What was priced of these periods.
 ///
 /// # Errors
 /// When the database fails.
-pub(in crate::usage) fn of_months(conn: &mut PgConnection, months: &[OfMonth]) -> Result<Vec<Priced>, Error> {
+pub(in crate::usage) fn of_periods(
+    conn: &mut PgConnection,
+    periods: &[OfPeriod],
+) -> Result<Vec<Priced>, Error> {
     let at = |day: Option<NaiveDate>, or: DateTime<Utc>| {
         day.map_or(or, |day| day.and_time(NaiveTime::MIN).and_utc())
     };
-    // Bounds for all of them, so that other months' partitions are left out.
-    let first =
-        months.iter().map(|(.., month)| *month).min().and_then(|day| day.checked_sub_days(Days::new(2)));
-    let last = months.iter().filter_map(|(.., month)| month.checked_add_months(Months::new(1))).max();
+    // Bounds for all of them, so that other months' partitions are left out. No billing period is longer than
+    // three years (https://docs.stripe.com/billing/subscriptions/billing-cycle).
+    let labels = || periods.iter().map(|(_, _, label, _)| *label);
+    let is_billing = periods.iter().any(|(.., began)| *began != DateTime::UNIX_EPOCH);
+    let longest = Months::new(if is_billing { 36 } else { 1 });
+    let first = labels().min().and_then(|day| day.checked_sub_days(Days::new(2)));
+    let last = labels().filter_map(|label| label.checked_add_months(longest)).max();
     let last = last.and_then(|day| day.checked_add_days(Days::new(2)));
     let rows = diesel::sql_query(
-        "SELECT r.org_id, r.meter_id, k.month, r.rate_card_id, s.dimensions, sum(r.quantity) AS quantity, sum(r.cost) AS cost
-         FROM unnest($1, $2, $3) AS k (org_id, meter_id, month)
+        "SELECT r.org_id, r.meter_id, k.period, k.began, r.rate_card_id, s.dimensions,
+             sum(r.quantity) AS quantity, sum(r.cost) AS cost, min(r.occurred_at) AS first_at
+         FROM unnest($1, $2, $3, $4) AS k (org_id, meter_id, period, began)
          JOIN (SELECT *, coalesce(own_day, day) AS own FROM usage_records
-               WHERE org_id = ANY ($1) AND occurred_at >= $4 AND occurred_at < $5
+               WHERE org_id = ANY ($1) AND occurred_at >= $5 AND occurred_at < $6
                UNION ALL
                SELECT *, day FROM usage_records
-               WHERE org_id = ANY ($1) AND occurred_at < $4 AND moved AND own_day IS NULL) r
+               WHERE org_id = ANY ($1) AND occurred_at < $5 AND moved AND own_day IS NULL) r
              ON r.org_id = k.org_id AND r.meter_id = k.meter_id
-                 AND r.own >= k.month AND r.own < k.month + interval '1 month'
+                 AND CASE WHEN k.began > 'epoch' THEN r.billing_start = k.began
+                     ELSE r.own >= k.period AND r.own < k.period + interval '1 month' END
          JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          WHERE r.rate_card_id IS NOT NULL
-         GROUP BY 1, 2, 3, 4, 5",
+         GROUP BY 1, 2, 3, 4, 5, 6",
     )
-    .bind::<Array<BigInt>, _>(months.iter().map(|(org, ..)| *org).collect::<Vec<_>>())
-    .bind::<Array<Integer>, _>(months.iter().map(|(_, meter, _)| *meter).collect::<Vec<_>>())
-    .bind::<Array<Date>, _>(months.iter().map(|(.., month)| *month).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(periods.iter().map(|(org, ..)| *org).collect::<Vec<_>>())
+    .bind::<Array<Integer>, _>(periods.iter().map(|(_, meter, ..)| *meter).collect::<Vec<_>>())
+    .bind::<Array<Date>, _>(labels().collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(periods.iter().map(|(.., began)| *began).collect::<Vec<_>>())
     .bind::<Timestamptz, _>(at(first, DateTime::<Utc>::UNIX_EPOCH))
     .bind::<Timestamptz, _>(at(last, DateTime::<Utc>::UNIX_EPOCH + chrono::Duration::days(36_500)))
     .load(conn)?;

@@ -1,45 +1,54 @@
-//! What tiers of a rate card are counted by: the quantity of a local month, whichever card priced it. Owns
-//! the rows of `rating_counters`.
+//! What tiers of a rate card are counted by: the quantity of a local month or billing period, whichever card
+//! priced it. Owns the rows of `rating_counters`.
 //!
-//! A counter says what was priced in the month of the usage that its rate fits. Usage raises those of all
-//! cards that are in play in its month ([`play`]), nearly always one. A counter that is new in a month of
+//! A counter says what was priced in the period of the usage that its rate fits. Usage raises those of all
+//! cards that are in play in its period ([`play`]), nearly always one. A counter that is new in a period of
 //! several cards begins at what the records say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{Datelike, NaiveDate};
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Untyped};
+use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Timestamptz, Untyped};
 use smallvec::SmallVec;
 
-use super::priced::{self, OfMonth};
+use super::priced::{self, OfPeriod};
 use crate::db::prepared::{Prepared, Text, statement};
 use crate::error::Error;
 use crate::quantity::Sum;
+use crate::quota::periods::Period;
 use crate::usage::event::Rejection;
 use crate::usage::rates::RateCard;
-use crate::usage::rates::play::{self, Around};
+use crate::usage::rates::play;
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage, too_large};
 
-/// (org, meter, rate card, rate, local month).
-type Tier = (i64, i32, i32, i16, NaiveDate);
+/// (org, meter, rate card, rate, the period's label and beginning).
+type Tier = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>);
 
-statement!(AddTiers -> (BigInt, Integer, Integer, SmallInt, Date, Numeric):
-    "INSERT INTO rating_counters AS c (org_id, meter_id, rate_card_id, rate, month, quantity) \
-    SELECT * FROM unnest(?, ?, ?, ?, ?, ?) ON CONFLICT (org_id, meter_id, rate_card_id, rate, month) \
+/// The period of a counter.
+fn period_of(tier: &Tier) -> Period {
+    Period::of_row((tier.4, tier.5))
+}
+
+statement!(AddTiers -> (BigInt, Integer, Integer, SmallInt, Date, Timestamptz, Numeric):
+    "INSERT INTO rating_counters AS c (org_id, meter_id, rate_card_id, rate, period, began, quantity) \
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?) \
+    ON CONFLICT (org_id, meter_id, rate_card_id, rate, period, began) \
     DO UPDATE SET quantity = c.quantity + excluded.quantity \
-    RETURNING org_id, meter_id, rate_card_id, rate, month, quantity");
+    RETURNING org_id, meter_id, rate_card_id, rate, period, began, quantity");
 
 statement!(LockTiers -> Untyped:
-    "SELECT FROM unnest(?, ?, ?, ?, ?) AS t (o, m, c, r, d) \
-    JOIN rating_counters k ON (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.month) = (t.o, t.m, t.c, t.r, t.d) \
-    ORDER BY t.o, t.m, t.c, t.r, t.d FOR UPDATE OF k");
+    "SELECT FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, m, c, r, p, b) \
+    JOIN rating_counters k ON (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.period, k.began) \
+        = (t.o, t.m, t.c, t.r, t.p, t.b) \
+    ORDER BY t.o, t.m, t.c, t.r, t.p, t.b FOR UPDATE OF k");
 
 statement!(BeginTiers -> Untyped:
-    "UPDATE rating_counters k SET quantity = k.quantity + t.q FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, m, c, r, d, q) \
-    WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.month) = (t.o, t.m, t.c, t.r, t.d)");
+    "UPDATE rating_counters k SET quantity = k.quantity + t.q \
+    FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, m, c, r, p, b, q) \
+    WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.period, k.began) = (t.o, t.m, t.c, t.r, t.p, t.b)");
 
 /// The counters of a batch's tiers, locked and raised until the commit: with them each event in turn costs the difference that
 /// it makes.
@@ -74,7 +83,8 @@ impl Tiers {
         }
         // One of nothing may be new.
         fresh.retain(|(tier, metered, place)| {
-            before.get(tier).is_some_and(|before| before.is_zero()) && !is_alone(metered, *place, tier.4)
+            before.get(tier).is_some_and(|before| before.is_zero())
+                && !is_alone(metered, *place, period_of(tier))
         });
         let begun = begin(conn, &fresh)?;
         before.extend(begun);
@@ -102,7 +112,7 @@ impl Tiers {
         Ok(())
     }
 
-    /// How much of the month stands before the next usage of the tiers that price `metered`.
+    /// How much of the period stands before the next usage of the tiers that price `metered`.
     pub(in crate::usage) fn standing(&self, usage: &Usage, metered: &Metered) -> Sum {
         own_tier(usage, metered).and_then(|tier| self.before.get(&tier).copied()).unwrap_or_default()
     }
@@ -135,11 +145,13 @@ fn begin(conn: &mut PgConnection, fresh: &[(Tier, &Metered, usize)]) -> Result<B
     if fresh.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let months: BTreeSet<OfMonth> = fresh.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4)).collect();
+    let periods: BTreeSet<OfPeriod> =
+        fresh.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4, tier.5)).collect();
     let mut begun: BTreeMap<Tier, Sum> = BTreeMap::new();
-    for priced in priced::of_months(conn, &months.into_iter().collect::<Vec<_>>())? {
-        let (of_month, dimensions) = ((priced.org_id, priced.meter_id, priced.month), priced.dimensions());
-        for (tier, metered, place) in fresh.iter().filter(|(t, ..)| (t.0, t.1, t.4) == of_month) {
+    for priced in priced::of_periods(conn, &periods.into_iter().collect::<Vec<_>>())? {
+        let (of_period, dimensions) = (priced.of_period(), priced.dimensions());
+        let here = |tier: &Tier| (tier.0, tier.1, tier.4, tier.5) == of_period;
+        for (tier, metered, place) in fresh.iter().filter(|(tier, ..)| here(tier)) {
             let fitting = rating::rate_for(&metered.series.rates[*place].0, &dimensions);
             if fitting.and_then(|rate| i16::try_from(rate).ok()) == Some(tier.3) {
                 *begun.entry(*tier).or_default() += priced.quantity;
@@ -181,42 +193,49 @@ fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
     sums
 }
 
-/// The counters that usage is added to, each with the place of its card: of all cards in play in its month
+/// The counters that usage is added to, each with the place of its card: of all cards in play in its period
 /// whose rate for it has tiers. What no card priced is added to none.
 fn tiers_of(usage: &Usage, metered: &Metered) -> SmallVec<[(Tier, usize); 1]> {
     let series = &metered.series;
-    let Some(month) = usage.own_day.with_day(1).filter(|_| series.has_tiers && metered.card.is_some()) else {
+    if !series.has_tiers || metered.card.is_none() {
         return SmallVec::new();
-    };
+    }
     let cards = series.rates.iter().map(|(card, _)| &**card);
-    play::in_play(cards, Around::month(month))
-        .filter_map(|place| Some((tier_at(usage.org.org_id, metered, place, month)?, place)))
+    play::in_play(cards, |card| card.period_of(usage.own_day, usage.billing_period))
+        .filter_map(|(place, period)| Some((tier_at(usage.org.org_id, metered, place, period)?, place)))
         .collect()
 }
 
 /// The counter of the tiers that price it; `None`: they do not.
 fn own_tier(usage: &Usage, metered: &Metered) -> Option<Tier> {
     let place = metered.card.filter(|_| metered.tiered)?;
-    tier_at(usage.org.org_id, metered, place, usage.own_day.with_day(1)?)
+    tier_at(usage.org.org_id, metered, place, period_at(usage, metered, place)?)
 }
 
-fn tier_at(org_id: i64, metered: &Metered, place: usize, month: NaiveDate) -> Option<Tier> {
+/// The period by which the card at that place counts tiers of this usage.
+pub(in crate::usage) fn period_at(usage: &Usage, metered: &Metered, place: usize) -> Option<Period> {
+    let (card, _) = metered.series.rates.get(place)?;
+    Some(card.period_of(usage.own_day, usage.billing_period))
+}
+
+fn tier_at(org_id: i64, metered: &Metered, place: usize, period: Period) -> Option<Tier> {
     let (card, rate) = metered.series.rates.get(place)?;
     let rate = (*rate).filter(|rate| card.rates[*rate].tiers.is_some())?;
-    Some((org_id, card.meter_id, card.rate_card_id, i16::try_from(rate).ok()?, month))
+    let (label, began) = period.stored();
+    Some((org_id, card.meter_id, card.rate_card_id, i16::try_from(rate).ok()?, label, began))
 }
 
-/// Whether all that was priced of the month was priced by the card at this place.
-pub(in crate::usage) fn is_alone(metered: &Metered, place: usize, month: NaiveDate) -> bool {
+/// Whether all that was priced of the period was priced by the card at this place.
+pub(in crate::usage) fn is_alone(metered: &Metered, place: usize, period: Period) -> bool {
     let cards = &metered.series.rates;
     if cards.len() == 1 {
         return true;
     }
     let cards: Vec<&RateCard> = cards.iter().map(|(card, _)| &**card).collect();
-    play::is_alone(&cards, place, Around::month(month))
+    play::is_alone(&cards, place, period)
 }
 
-/// Binds the five columns of the keys.
+/// Binds the six columns of the keys.
 fn keyed<'a, Q: Text>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
     Prepared::new()
         .bind::<BigInt, _>(sums.keys().map(|tier| tier.0).collect())
@@ -224,6 +243,7 @@ fn keyed<'a, Q: Text>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
         .bind::<Integer, _>(sums.keys().map(|tier| tier.2).collect())
         .bind::<SmallInt, _>(sums.keys().map(|tier| tier.3).collect())
         .bind::<Date, _>(sums.keys().map(|tier| tier.4).collect())
+        .bind::<Timestamptz, _>(sums.keys().map(|tier| tier.5).collect())
 }
 
 /// Adds the sums, and tells what each counter holds then.
@@ -231,14 +251,10 @@ fn add(conn: &mut PgConnection, sums: &BTreeMap<Tier, Sum>) -> Result<BTreeMap<T
     if sums.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let raised = keyed::<AddTiers>(sums).bind::<Numeric, _>(sums.values().copied().collect()).load::<(
-        i64,
-        i32,
-        i32,
-        i16,
-        NaiveDate,
-        Sum,
-    )>(conn)?;
-    let counter = |(org, meter, card, rate, month, quantity)| ((org, meter, card, rate, month), quantity);
+    type Row = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>, Sum);
+    let raised: Vec<Row> =
+        keyed::<AddTiers>(sums).bind::<Numeric, _>(sums.values().copied().collect()).load(conn)?;
+    let counter =
+        |(org, meter, card, rate, label, began, sum): Row| ((org, meter, card, rate, label, began), sum);
     Ok(raised.into_iter().map(counter).collect())
 }

@@ -2,8 +2,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz};
@@ -13,9 +14,10 @@ use utoipa::ToSchema;
 
 use super::course::Said;
 use super::{Course, SET, course, standing};
+use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::quantity::{Quantity, Sum};
-use crate::usage::rates::{self, RateCard};
+use crate::usage::rates::{self, RateCard, choose};
 use crate::usage::rating;
 
 /// A level.
@@ -42,8 +44,8 @@ pub struct Level {
     pub average: Quantity,
     /// The highest at any instant of it.
     pub peak: Quantity,
-    /// What the average (or the peak, as `price_by` says) costs by the meter's rate card that holds at the
-    /// end of the time: its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
+    /// What the average (or the peak, as `price_by` says) costs by the rate card that holds at the end of the
+    /// time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
     /// it has no price.
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
@@ -69,7 +71,7 @@ pub type Position = (i64, String);
 #[derive(Clone, Debug)]
 pub struct Query {
     /// Whose.
-    pub org_id: i64,
+    pub org: Arc<OrgContext>,
     /// Only of the meter with this key.
     pub meter: Option<String>,
     /// The first instant.
@@ -116,7 +118,7 @@ pub fn list(
          WHERE l.org_id = $1 AND ($2 IS NULL OR m.key = $2) AND (l.series_id, l.subject) > ($3, $4)
          ORDER BY l.series_id, l.subject LIMIT $5",
     )
-    .bind::<BigInt, _>(query.org_id)
+    .bind::<BigInt, _>(query.org.org_id)
     .bind::<Nullable<Text>, _>(query.meter.as_deref())
     .bind::<BigInt, _>(after.map_or(-1, |after| after.0))
     .bind::<Text, _>(after.map_or("", |after| after.1.as_str()))
@@ -129,20 +131,17 @@ pub fn list(
             || Error::conflict("amount_too_large", "the sums of this level are too large to be exact");
         let Course { start, end, average, peak } =
             course(&mut events, query.from, query.to).ok_or_else(too_large)?;
-        let card = match cards.entry(row.meter_id) {
-            Entry::Occupied(card) => card.into_mut(),
-            Entry::Vacant(free) => free.insert(card(conn, row.meter_id, query.to)?),
+        let cards = match cards.entry(row.meter_id) {
+            Entry::Occupied(cards) => cards.into_mut(),
+            Entry::Vacant(free) => free.insert(cards_of(conn, row.meter_id, query)?),
         };
         let quantity = if query.price_by == PriceBy::Peak { peak } else { average };
         let dimensions: BTreeMap<String, String> = serde_json::from_value(row.dimensions)
             .map_err(|error| Error::Internal(format!("usage series {}: {error}", row.series_id)))?;
-        let cost = match card {
-            Some(card) => priced(card, &dimensions, quantity).map_err(|()| too_large())?,
-            None => None,
-        };
+        let cost = priced(cards, query, &dimensions, quantity).map_err(|()| too_large())?;
         let level = Level {
-            currency: cost.and(card.as_ref()).map(|card| card.currency.clone()),
-            cost: cost.map(Quantity),
+            currency: cost.as_ref().map(|(_, currency)| currency.clone()),
+            cost: cost.map(|(cost, _)| Quantity(cost)),
             meter: row.key,
             unit: row.unit,
             member: row.member,
@@ -159,21 +158,31 @@ pub fn list(
     Ok(levels)
 }
 
-/// The card of a meter that holds at the end of a time.
-fn card(conn: &mut PgConnection, meter_id: i32, to: DateTime<Utc>) -> Result<Option<RateCard>, Error> {
-    let cards = rates::of_meter(conn, meter_id)?.into_iter().filter(|card| card.valid_from < to);
-    Ok(cards.max_by_key(|card| (card.valid_from, card.version)))
+/// The cards of a meter that concern the org, in the order in which they are asked.
+fn cards_of(conn: &mut PgConnection, meter_id: i32, query: &Query) -> Result<Vec<RateCard>, Error> {
+    let mut cards = rates::of_meter(conn, meter_id)?;
+    cards.retain(|card| card.org_id == 0 || card.org_id == query.org.org_id);
+    cards.sort_by(|one, other| one.order().cmp(&other.order()));
+    Ok(cards)
 }
 
-/// What a quantity costs; `Err`: too much to be exact.
+/// What a quantity costs by the card that holds at the end of the time, and the currency; `Err`: too much to
+/// be exact.
 fn priced(
-    card: &RateCard,
+    cards: &[RateCard],
+    query: &Query,
     dimensions: &BTreeMap<String, String>,
     quantity: Decimal,
-) -> Result<Option<Decimal>, ()> {
+) -> Result<Option<(Decimal, String)>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
-    let Some(rate) = rating::rate_for(card, &dimensions) else { return Ok(None) };
-    rating::cost(&card.rates[rate], Sum::ZERO, quantity).map(|cost| Some(cost.shown())).ok_or(())
+    let last = query.to - TimeDelta::microseconds(1);
+    let fits = cards.iter().map(|card| (card, rating::rate_for(card, &dimensions).is_some()));
+    let card = choose::place(fits, query.org.plan_at(last), last).map(|place| &cards[place]);
+    let Some((card, rate)) = card.and_then(|card| Some((card, rating::rate_for(card, &dimensions)?))) else {
+        return Ok(None);
+    };
+    let cost = rating::cost(&card.rates[rate], Sum::ZERO, quantity).ok_or(())?;
+    Ok(Some((cost.shown(), card.currency.clone())))
 }
 
 /// The events that the course hangs on: from the last set at or before its beginning on.
@@ -196,7 +205,7 @@ fn events(conn: &mut PgConnection, query: &Query, series_id: i64, subject: &str)
          WHERE occurred_at >= coalesce(
              (SELECT max(occurred_at) FROM e WHERE value = '{SET}' AND occurred_at <= $4), '-infinity')"
     ))
-    .bind::<BigInt, _>(query.org_id)
+    .bind::<BigInt, _>(query.org.org_id)
     .bind::<BigInt, _>(series_id)
     .bind::<Text, _>(subject)
     .bind::<Timestamptz, _>(query.from)

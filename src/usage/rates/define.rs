@@ -10,10 +10,11 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Rate, RateCard, TierMode, Tiers, of_meter};
+use super::{Rate, RateCard, TierMode, TierPeriod, Tiers, known_plan, of_meter};
+use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::quantity::{LIMIT, PLACES};
-use crate::schema::rate_cards;
+use crate::schema::{orgs, rate_cards};
 use crate::time::Moment;
 use crate::usage::catalog;
 use crate::usage::meters::{self, Aggregation, Meter};
@@ -32,22 +33,32 @@ pub struct NewRateCard {
     /// It prices usage that occurred from then on; now when left out.
     #[serde(default)]
     pub valid_from: Option<Moment>,
-    /// Whether `valid_from` may lie before now, a year at most. Usage is priced when it comes: what is stored keeps its price,
-    /// and only what comes from now on for that time is priced by this card.
+    /// Whether `valid_from` may lie before now, a year at most. Usage is priced when it comes: what is stored
+    /// keeps its price, and only what comes from now on for that time is priced by this card.
     #[serde(default)]
     pub backdate: bool,
+    /// It prices the usage of orgs that have this plan: a card of the plan's own.
+    #[serde(default)]
+    pub plan: Option<String>,
+    /// It prices the usage of this org alone, by public or external id: a card of the org's own.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// By what its tiers are counted: the org's local month, or its billing period.
+    #[serde(default)]
+    pub period: TierPeriod,
     /// ISO 4217, lower case; the same as on the meter's other cards.
     #[schema(pattern = "^[a-z]{3}$")]
     pub currency: String,
-    /// The first rate that fits counts; those with more conditions are put first. Empty: usage has no price from then on.
+    /// The first rate that fits counts; those with more conditions are put first. Empty: from then on usage
+    /// has no price; on a card of a plan or org: it has no price of its own, and the next card counts.
     pub rates: Vec<Rate>,
 }
 
 /// Makes a rate card for a meter.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such meter, [`Error::Invalid`] for a bad field, [`Error::Conflict`] when the meter is
-/// archived, does not add up, or has cards in another currency.
+/// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or org;
+/// [`Error::Conflict`] when the meter is archived, does not add up, or has cards in another currency.
 pub fn create(
     conn: &mut PgConnection,
     key: &str,
@@ -79,6 +90,7 @@ pub fn create(
         return Err(Error::invalid(format!("rates.{n}.battery_units"), rule));
     }
     let valid_from = starts(new, now)?;
+    let (org_id, org) = owner(conn, new)?;
     let cards = of_meter(conn, meter.meter_id)?;
     let currency = &new.currency;
     if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_lowercase()) {
@@ -98,6 +110,10 @@ pub fn create(
         rate_card_id: last.unwrap_or(0) + 1,
         meter_id: meter.meter_id,
         version: cards.first().map_or(0, |card| card.version) + 1,
+        plan: new.plan.clone(),
+        org_id,
+        org,
+        period: new.period,
         valid_from,
         currency: currency.clone(),
         rates,
@@ -109,6 +125,9 @@ pub fn create(
             rate_cards::rate_card_id.eq(card.rate_card_id),
             rate_cards::meter_id.eq(card.meter_id),
             rate_cards::version.eq(card.version),
+            rate_cards::plan_id.eq(&card.plan),
+            rate_cards::org_id.eq(card.org_id),
+            rate_cards::period.eq(card.period.name()),
             rate_cards::valid_from.eq(card.valid_from),
             rate_cards::currency.eq(&card.currency),
             rate_cards::rates.eq(stored),
@@ -116,6 +135,21 @@ pub fn create(
         ))
         .execute(conn)?;
     Ok(card)
+}
+
+/// Row id and public id of the org whose own card it is to be; 0: of every org. The plan must be there.
+fn owner(conn: &mut PgConnection, new: &NewRateCard) -> Result<(i64, Option<String>), Error> {
+    if let Some(plan) = &new.plan {
+        if new.org.is_some() {
+            let rule = "must not stand beside `org`: a card prices the usage of one org or of a plan's orgs";
+            return Err(Error::invalid("plan", rule));
+        }
+        known_plan(conn, plan)?;
+    }
+    let Some(name) = &new.org else { return Ok((0, None)) };
+    let org_id = OrgName::of_any(name.clone(), "org").row_id(conn)?;
+    let public_id = orgs::table.find(org_id).select(orgs::public_id).first(conn)?;
+    Ok((org_id, Some(public_id)))
 }
 
 fn starts(new: &NewRateCard, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
