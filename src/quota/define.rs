@@ -1,18 +1,28 @@
-//! Defining what is counted. A slot that is new, or new to an org, is filled in from what was recorded in the running period, in the
-//! transaction that defines it: from then on it is as if it had always been there.
+//! Defining what is counted, and filling in what was used before.
+//!
+//! A slot that is new to an org is filled in from what was recorded, in the transaction that defines it: from
+//! then on it is as if it had always been there. Whoever makes a quota for an org sees its past periods
+//! (`/v1/quotas/{id}/history`), and expects of them what was really used, as the events say it (Lago's
+//! `past_usage`, OpenMeter's entitlement history); a void of last month's event would otherwise leave a
+//! counter below zero. So they are filled in, too, [`Back::FILLED`] days back. Nobody sees past periods of
+//! what plans limit, and there may be many orgs: of those it is the running period.
+//!
+//! Which counters of a slot are true, and are compared by `verify`: of an org that has had a quota on it
+//! (`quota_slot_orgs`) those of the last [`Back::FILLED`] days at least; of any org for which it counts,
+//! those from the period in which the slot was made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb};
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Timestamptz};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::periods::Period;
+use super::periods::{Back, Period};
 use super::slots::PeriodKind;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
@@ -62,35 +72,38 @@ pub fn define(
 ) -> Result<i32, Error> {
     catalog::change(conn)?;
     let meter_id = check(conn, counted)?;
-    let (slot_id, everywhere) = match find(conn, meter_id, counted)? {
+    let found = match find(conn, meter_id, counted)? {
         Some(found) => found,
-        None => (insert(conn, meter_id, counted, now)?, false),
+        None => insert(conn, meter_id, counted, now)?,
     };
-    let slot = Fill { slot_id, meter_id, counted, now };
+    let Found { slot_id, everywhere, .. } = found;
+    let slot = Fill { found, meter_id, counted, now };
     match whose {
-        _ if everywhere => {}
         For::Org(org_id) => {
             let joined = diesel::insert_into(quota_slot_orgs::table)
                 .values((quota_slot_orgs::slot_id.eq(slot_id), quota_slot_orgs::org_id.eq(org_id)))
                 .on_conflict_do_nothing()
                 .execute(conn)?;
             if joined == 1 {
-                slot.run(conn, directory, &[org_id])?;
+                slot.run(conn, directory, &[org_id], if everywhere { Span::Before } else { Span::All })?;
             }
         }
+        For::Everybody if everywhere => {}
         For::Everybody => {
             diesel::update(quota_slots::table.find(slot_id))
                 .set(quota_slots::everywhere.eq(true))
                 .execute(conn)?;
-            // Orgs that have it already are reckoned once more, with the same result.
+            let counted = quota_slot_orgs::table
+                .filter(quota_slot_orgs::slot_id.eq(slot_id))
+                .select(quota_slot_orgs::org_id);
             let org_ids: Vec<i64> = usage_series::table
-                .filter(usage_series::meter_id.eq(meter_id))
+                .filter(usage_series::meter_id.eq(meter_id).and(usage_series::org_id.ne_all(counted)))
                 .select(usage_series::org_id)
                 .distinct()
                 .order(usage_series::org_id)
                 .load(conn)?;
             for chunk in org_ids.chunks(CHUNK) {
-                slot.run(conn, directory, chunk)?;
+                slot.run(conn, directory, chunk, Span::Since)?;
             }
         }
     }
@@ -144,16 +157,24 @@ fn filter_of(counted: &Counted) -> Value {
     Value::Object(counted.filter.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect())
 }
 
-fn find(conn: &mut PgConnection, meter_id: i32, counted: &Counted) -> Result<Option<(i32, bool)>, Error> {
-    let found = quota_slots::table
+/// A slot that is there.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    slot_id: i32,
+    everywhere: bool,
+    created_at: DateTime<Utc>,
+}
+
+fn find(conn: &mut PgConnection, meter_id: i32, counted: &Counted) -> Result<Option<Found>, Error> {
+    let found: Option<(i32, bool, DateTime<Utc>)> = quota_slots::table
         .filter(quota_slots::meter_id.eq(meter_id))
         .filter(quota_slots::filter.eq(filter_of(counted)))
         .filter(quota_slots::per_subject.eq(counted.per_subject))
         .filter(quota_slots::period.eq(counted.period.name()))
-        .select((quota_slots::slot_id, quota_slots::everywhere))
+        .select((quota_slots::slot_id, quota_slots::everywhere, quota_slots::created_at))
         .first(conn)
         .optional()?;
-    Ok(found)
+    Ok(found.map(|(slot_id, everywhere, created_at)| Found { slot_id, everywhere, created_at }))
 }
 
 /// The slot that counts this, if there is one.
@@ -162,7 +183,7 @@ fn find(conn: &mut PgConnection, meter_id: i32, counted: &Counted) -> Result<Opt
 /// [`Error::Invalid`] for what no slot can count.
 pub fn existing(conn: &mut PgConnection, counted: &Counted) -> Result<Option<i32>, Error> {
     let meter_id = check(conn, counted)?;
-    Ok(find(conn, meter_id, counted)?.map(|(slot_id, _)| slot_id))
+    Ok(find(conn, meter_id, counted)?.map(|found| found.slot_id))
 }
 
 fn insert(
@@ -170,7 +191,7 @@ fn insert(
     meter_id: i32,
     counted: &Counted,
     now: DateTime<Utc>,
-) -> Result<i32, Error> {
+) -> Result<Found, Error> {
     // The catalogue's lock keeps others from taking the same number.
     let last: Option<i32> = quota_slots::table.select(diesel::dsl::max(quota_slots::slot_id)).first(conn)?;
     let slot_id = last.unwrap_or(0) + 1;
@@ -185,50 +206,93 @@ fn insert(
             quota_slots::created_at.eq(now),
         ))
         .execute(conn)?;
-    Ok(slot_id)
+    Ok(Found { slot_id, everywhere: false, created_at: now })
 }
 
 /// A slot that is to be filled in.
 struct Fill<'a> {
-    slot_id: i32,
+    found: Found,
     meter_id: i32,
     counted: &'a Counted,
     now: DateTime<Utc>,
 }
 
+/// Which periods are filled in.
+#[derive(Clone, Copy, Debug)]
+enum Span {
+    /// Past ones and the running one (and what lies ahead: usage may, a little).
+    All,
+    /// Those before the one in which the slot was made.
+    Before,
+    /// The one in which the slot was made, and those that came after: of a new slot the running one.
+    Since,
+}
+
+/// Nothing is counted to this day.
+const FAR: NaiveDate = NaiveDate::from_ymd_opt(9999, 1, 1).expect("a date");
+
 impl Fill<'_> {
-    /// Sets the counters of these orgs to what was recorded, from the running period on (usage may lie a little ahead).
-    fn run(&self, conn: &mut PgConnection, directory: &Directory, org_ids: &[i64]) -> Result<(), Error> {
+    /// The labels of the periods of an org that are filled in, `[from, before)`.
+    fn labels(&self, org: &OrgContext, span: Span) -> (NaiveDate, NaiveDate) {
+        let Counted { period, per_subject, .. } = *self.counted;
+        let first = Back::FILLED.first(period, per_subject, org, self.now);
+        let made = Period::at(period, org, self.found.created_at).label;
+        match span {
+            Span::All => (first, FAR),
+            Span::Before => (first, made),
+            Span::Since => (first.max(made), FAR),
+        }
+    }
+
+    /// Sets the counters of these orgs to what was recorded.
+    fn run(
+        &self,
+        conn: &mut PgConnection,
+        directory: &Directory,
+        org_ids: &[i64],
+        span: Span,
+    ) -> Result<(), Error> {
         let orgs: Vec<(String, Arc<OrgContext>)> = directory.load(conn, &[], org_ids)?;
-        let running = |org: &OrgContext| Period::at(self.counted.period, org, self.now).label;
-        let from: Vec<(i64, NaiveDate)> = orgs.iter().map(|(_, org)| (org.org_id, running(org))).collect();
+        let labels: Vec<_> = orgs.iter().map(|(_, org)| (org.org_id, self.labels(org, span))).collect();
+        let Some(earliest) = labels.iter().map(|(_, (from, _))| *from).min() else { return Ok(()) };
+        // Days are local, and a billing period begins by UTC.
+        let earliest = earliest.checked_sub_days(Days::new(2)).unwrap_or(earliest);
         diesel::sql_query(self.sql())
-            .bind::<Array<BigInt>, _>(from.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
-            .bind::<Array<Date>, _>(from.iter().map(|(_, label)| *label).collect::<Vec<_>>())
-            .bind::<Integer, _>(self.slot_id)
+            .bind::<Array<BigInt>, _>(labels.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+            .bind::<Array<Date>, _>(labels.iter().map(|(_, (from, _))| *from).collect::<Vec<_>>())
+            .bind::<Array<Date>, _>(labels.iter().map(|(_, (_, before))| *before).collect::<Vec<_>>())
+            .bind::<Integer, _>(self.found.slot_id)
             .bind::<Integer, _>(self.meter_id)
             .bind::<Jsonb, _>(filter_of(self.counted))
+            .bind::<Timestamptz, _>(earliest.and_time(NaiveTime::MIN).and_utc())
             .execute(conn)?;
         Ok(())
     }
 
-    /// The summaries know the day of all usage, but neither its subject nor its billing period: those are read off the records.
+    /// The summaries know the day of all usage, but neither its subject nor its billing period: those are
+    /// read off the records.
     fn sql(&self) -> String {
         let records = self.counted.per_subject || self.counted.period == PeriodKind::Billing;
         // What was posted here and belongs elsewhere is told by its records.
         let table = if records {
-            "(SELECT *, coalesce(own_day, day) AS own FROM usage_records)"
+            "(SELECT *, coalesce(own_day, day) AS own FROM usage_records
+              WHERE org_id = ANY ($1) AND meter_id = $5 AND occurred_at >= $7
+              UNION ALL SELECT *, coalesce(own_day, day) AS own FROM usage_records
+              WHERE org_id = ANY ($1) AND meter_id = $5 AND occurred_at < $7 AND moved)"
         } else {
             "(SELECT org_id, series_id, day AS own, quantity FROM daily_summaries
-              UNION ALL SELECT org_id, series_id, day, -quantity FROM usage_records WHERE own_day IS NOT NULL
-              UNION ALL SELECT org_id, series_id, own_day, quantity FROM usage_records WHERE own_day IS NOT NULL)"
+              WHERE org_id = ANY ($1) AND day >= ($7 AT TIME ZONE 'UTC')::date
+              UNION ALL SELECT org_id, series_id, day, -quantity FROM usage_records
+              WHERE org_id = ANY ($1) AND own_day IS NOT NULL
+              UNION ALL SELECT org_id, series_id, own_day, quantity FROM usage_records
+              WHERE org_id = ANY ($1) AND own_day IS NOT NULL)"
         };
         let subject = if self.counted.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
         let label = match self.counted.period {
             PeriodKind::Day => "u.own",
             PeriodKind::Month => "date_trunc('month', u.own)::date",
             PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
-            PeriodKind::Always => "k.label",
+            PeriodKind::Always => "k.since",
         };
         let began = match self.counted.period {
             PeriodKind::Day | PeriodKind::Month | PeriodKind::Always => "timestamptz 'epoch'",
@@ -240,10 +304,12 @@ impl Fill<'_> {
         };
         format!(
             "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
-             SELECT u.org_id, $3, {subject}, {label}, {began}, sum({quantity}), 0
-             FROM unnest($1, $2) AS k (org_id, label) JOIN usage_series s ON s.org_id = k.org_id
-             JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id AND {label} >= k.label
-             WHERE s.meter_id = $4 AND s.dimensions @> $5
+             SELECT u.org_id, $4, {subject}, {label}, {began}, sum({quantity}), 0
+             FROM unnest($1, $2, $3) AS k (org_id, since, before)
+             JOIN usage_series s ON s.org_id = k.org_id
+             JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id
+                 AND {label} >= k.since AND {label} < k.before
+             WHERE s.meter_id = $5 AND s.dimensions @> $6
              GROUP BY 1, 2, 3, 4, 5
              ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = excluded.used"
         )

@@ -27,6 +27,34 @@ pub struct Period {
     pub began: Option<DateTime<Utc>>,
 }
 
+/// How many days back periods go.
+#[derive(Clone, Copy, Debug)]
+pub struct Back {
+    /// Those of orgs, and all billing periods.
+    pub org: u16,
+    /// Those of subjects.
+    pub subject: u16,
+}
+
+impl Back {
+    /// What is counted from the records when an org's first quota on a slot is made.
+    pub const FILLED: Self = Self { org: 400, subject: 7 };
+
+    /// Label of the first period that reaches into the days before `at`.
+    #[must_use]
+    pub fn first(
+        self,
+        kind: PeriodKind,
+        per_subject: bool,
+        org: &OrgContext,
+        at: DateTime<Utc>,
+    ) -> NaiveDate {
+        let of_subjects = per_subject && kind != PeriodKind::Billing;
+        let days = if of_subjects { self.subject } else { self.org };
+        Period::at(kind, org, at.checked_sub_days(Days::new(days.into())).unwrap_or(at)).label
+    }
+}
+
 /// What `quota_counters.began` says of a local day or month.
 const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 

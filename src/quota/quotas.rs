@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::define::{self, Counted, For};
 use super::limits::{Enforcement, Terms};
-use super::periods::Period;
+use super::periods::{Back, Period};
 use super::slots::PeriodKind;
 use crate::billing::directory::Directory;
 use crate::error::Error;
@@ -259,7 +259,9 @@ pub struct PeriodUsage {
 /// the last row given.
 pub type HistoryCursor = (Day, Option<Moment>, String);
 
-/// Periods of a quota's counters, newest first, at most `limit`; the running one included.
+/// Periods of a quota's counters, newest first, at most `limit`; the running one included. What is older than
+/// `kept`, or than what was filled in when the quota was made, is not shown: late usage and corrections may
+/// have made such a counter anew, and it would say what they alone come to.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such quota, or it is not yours.
@@ -268,13 +270,16 @@ pub fn history(
     directory: &Directory,
     (id, org_id): (&str, Option<i64>),
     subject: Option<&str>,
-    after: Option<HistoryCursor>,
-    limit: i64,
+    (after, limit): (Option<HistoryCursor>, i64),
+    (kept, now): (Back, DateTime<Utc>),
 ) -> Result<Vec<PeriodUsage>, Error> {
     let ((org_id, slot_id), quota) = find(conn, id, org_id)?;
     let org = directory.find(conn, org_id)?;
+    let first = |back: Back, at| back.first(quota.counted.period, quota.counted.per_subject, &org, at);
+    let first = first(kept, now).max(first(Back::FILLED, quota.created_at));
     let mut query = quota_counters::table
         .filter(quota_counters::org_id.eq(org_id).and(quota_counters::slot_id.eq(slot_id)))
+        .filter(quota_counters::period.ge(first))
         .order((quota_counters::period.desc(), quota_counters::began.desc(), quota_counters::subject))
         .select((
             (quota_counters::period, quota_counters::began),

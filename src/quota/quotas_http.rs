@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::define::Counted;
 use super::limits::{Enforcement, Terms};
+use super::periods::Back;
 use super::plan_quotas::{self, PlanQuota};
 use super::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch};
 use super::slots::PeriodKind;
@@ -212,6 +213,7 @@ pub struct HistoryQuery {
 }
 
 /// What was used in each period, newest first, the running one included, as far back as the retention goes.
+/// Of the time before the quota was made, too: 400 days, of single subjects 7.
 #[utoipa::path(
     get, path = "/v1/quotas/{id}/history", tag = "quotas", security(("key" = ["usage:read"])),
     params(("id" = String, Path, description = "`quo_…`"), HistoryQuery, PageQuery),
@@ -228,8 +230,11 @@ pub async fn history(
     params.done()?;
     let (limit, after) = (page.limit()?, page.after::<HistoryCursor>("quota_history")?);
     let (id, own, directory) = (id.into_inner(), own(principal.rows), Arc::clone(&app.directory));
+    let (config, now) = (&app.config, app.clock.now());
+    let kept = Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
     let rows = app.db.run(principal.rows, move |conn| {
-        quotas::history(conn, &directory, (&id, own), query.subject.as_deref(), after.clone(), limit + 1)
+        let (subject, page) = (query.subject.as_deref(), (after.clone(), limit + 1));
+        quotas::history(conn, &directory, (&id, own), subject, page, (kept, now))
     });
     let key = |row: &PeriodUsage| row.cursor.clone();
     Ok(HttpResponse::Ok().json(Page::of("quota_history", rows.await?, limit, key)?))

@@ -1,6 +1,7 @@
 //! Quotas: what is counted, what is limited, what is set aside.
 
 mod admission;
+mod history;
 mod reservations;
 
 use std::time::Duration;

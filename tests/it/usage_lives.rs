@@ -3,7 +3,9 @@
 //! their time, reckoned here in another way; and the books are what the records say. The same seeds are the
 //! same lives.
 
-use std::collections::BTreeMap;
+mod levels;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rust_decimal::Decimal;
@@ -80,6 +82,43 @@ impl Card {
     }
 }
 
+/// What was priced of a month, and what that cost, by card. Where two cards with tiers price a month, each
+/// event goes on where the month stands by all of them; a void gives back what its card charged, less what
+/// that card's tiers cost without the event, from where the cards before it end.
+#[derive(Default)]
+struct Month {
+    cards: BTreeMap<(String, usize), (Decimal, Decimal)>,
+}
+
+impl Month {
+    /// What a card's tiers cost between two places of a month.
+    fn between(card: &Card, kind: Kind, from: Decimal, to: Decimal) -> Decimal {
+        card.total(kind, to) - card.total(kind, from)
+    }
+
+    fn stands(&self) -> Decimal {
+        self.cards.values().map(|(quantity, _)| quantity).sum()
+    }
+
+    fn uses(&mut self, cards: &[Card], card: usize, kind: Kind, from: Decimal, quantity: Decimal) {
+        let own = self.cards.entry((cards[card].valid_from.clone(), card)).or_default();
+        own.0 += quantity;
+        own.1 += Self::between(&cards[card], kind, from, from + quantity);
+    }
+
+    /// Tells where the event had stood: where its card ends without it, if what that charged is what its
+    /// tiers cost; else where the month does.
+    fn gives_back(&mut self, cards: &[Card], card: usize, kind: Kind, quantity: Decimal) -> Decimal {
+        let key = (cards[card].valid_from.clone(), card);
+        let before: Decimal = self.cards.range(..key.clone()).map(|(_, (quantity, _))| quantity).sum();
+        let (own, charged) = self.cards.get_mut(&key).expect("a charge");
+        let whole = *charged == Self::between(&cards[card], kind, before, before + *own);
+        *own -= quantity;
+        *charged = Self::between(&cards[card], kind, before, before + *own);
+        if whole { before + *own } else { self.stands() }
+    }
+}
+
 /// An event as it counts.
 struct Event {
     month: u64,
@@ -146,6 +185,7 @@ impl Place {
         }
         let (mut cards, mut events): (Vec<Card>, BTreeMap<String, Event>) = (Vec::new(), BTreeMap::new());
         let mut closed = 8;
+        let mut months: BTreeMap<u64, Month> = BTreeMap::new();
         for step in 0..STEPS {
             let what = if step == 0 { 0 } else { chance.below(20) };
             if what == 0 {
@@ -181,14 +221,21 @@ impl Place {
                 match chosen.filter(|id| what >= 13 && events[id].stands) {
                     Some(id) if what >= 17 => {
                         self.post("/v1/usage/void", &named(&id)).await;
-                        events.get_mut(&id).expect("known").stands = false;
+                        let event = events.get_mut(&id).expect("known");
+                        event.stands = false;
+                        let month = months.entry(event.month).or_default();
+                        month.gives_back(&cards, event.card, kind, event.quantity);
                     }
                     Some(id) => {
                         let mut body = named(&id);
                         body["event"] =
                             json!({ "event_name": event_name, "data": { "value": quantity.to_string() } });
                         self.post("/v1/usage/amend", &body).await;
-                        events.get_mut(&id).expect("known").quantity = quantity;
+                        let event = events.get_mut(&id).expect("known");
+                        let month = months.entry(event.month).or_default();
+                        let from = month.gives_back(&cards, event.card, kind, event.quantity);
+                        month.uses(&cards, event.card, kind, from, quantity);
+                        event.quantity = quantity;
                     }
                     None => {
                         let (month, name) = (9 + chance.below(3), format!("e{step}"));
@@ -205,11 +252,17 @@ impl Place {
                             .filter(|n| cards[*n].valid_from <= at)
                             .max_by_key(|n| (cards[*n].valid_from.clone(), *n))
                             .expect("one from January on");
+                        let used = months.entry(month).or_default();
+                        used.uses(&cards, card, kind, used.stands(), quantity);
                         events.insert(name, Event { month, card, quantity, stands: true });
                     }
                 }
             }
         }
+        let charged: Decimal =
+            months.values().flat_map(|month| month.cards.values()).map(|(_, cost)| cost).sum();
+        assert_eq!(self.cost(id), charged.normalize(), "{kind:?}, amid {amid}, seed {seed}: by each month");
+        // Where no month has two cards it is what the month costs, whatever came in which order.
         if kind == Kind::Flat || !amid {
             let mut months: BTreeMap<(u64, usize), Decimal> = BTreeMap::new();
             for event in events.values().filter(|event| event.stands) {
@@ -237,6 +290,24 @@ impl Place {
         }
     }
 
+    /// Rows of books, but those of zeros.
+    fn books(&self) -> BTreeSet<String> {
+        let rows = self.database.value(
+            "SELECT string_agg(row, chr(10)) FROM (
+                 SELECT concat_ws(' ', 'day', org_id, series_id, day, trim_scale(quantity), count,
+                     trim_scale(cost), trim_scale(battery_units), latest_at) AS row
+                 FROM daily_summaries WHERE count <> 0 OR cost <> 0
+                 UNION ALL
+                 SELECT concat_ws(' ', 'level', org_id, series_id, subject, set_at, trim_scale(set_value),
+                     trim_scale(changes))
+                 FROM usage_levels WHERE (set_value, changes) <> (0, 0)
+                 UNION ALL
+                 SELECT concat_ws(' ', 'counter', org_id, slot_id, subject, period, began, trim_scale(used))
+                 FROM quota_counters WHERE used <> 0) r",
+        );
+        rows.unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
     async fn lives(&self, seeds: std::ops::Range<u64>) {
         let mut id = 10;
         for seed in seeds {
@@ -246,15 +317,21 @@ impl Place {
                     id += 10;
                 }
             }
+            self.level(id, seed).await;
+            id += 10;
         }
+        // Slots that are made in a life counted all of it.
+        self.database.execute("UPDATE quota_slots SET created_at = '2026-01-01'");
         assert_eq!(self.database.unbalanced(), [] as [String; 0]);
         self.database.run(&["verify"]);
-        let all = "SELECT jsonb_agg(d ORDER BY d)::text FROM daily_summaries d WHERE count <> 0 OR cost <> 0";
-        let before = self.database.value(all);
-        self.database
-            .execute("DELETE FROM daily_summaries; DELETE FROM usage_uniques; DELETE FROM rating_counters");
+        let before = self.books();
+        self.database.execute(
+            "DELETE FROM daily_summaries; DELETE FROM usage_uniques; DELETE FROM rating_counters;
+             UPDATE usage_levels SET changes = changes + 1; UPDATE quota_counters SET used = used + 1",
+        );
         self.database.run(&["rebuild", "summaries"]);
-        assert_eq!(self.database.value(all), before);
+        let differ: Vec<String> = self.books().symmetric_difference(&before).cloned().collect();
+        assert_eq!(differ, [] as [String; 0]);
         self.database.run(&["verify"]);
     }
 }

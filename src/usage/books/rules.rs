@@ -41,13 +41,16 @@ pub(super) struct SlotRule {
     pub(super) per_subject: bool,
     pub(super) period: PeriodKind,
     pub(super) created_at: DateTime<Utc>,
-    pub(super) orgs: Option<HashSet<i64>>,
+    /// It counts for every org.
+    pub(super) everywhere: bool,
+    /// The orgs that have, or had, a quota of their own on it.
+    pub(super) orgs: HashSet<i64>,
 }
 
 impl SlotRule {
     /// Whether it counts usage of this org.
     pub(super) fn counts(&self, org_id: i64) -> bool {
-        self.orgs.as_ref().is_none_or(|orgs| orgs.contains(&org_id))
+        self.everywhere || self.orgs.contains(&org_id)
     }
 }
 
@@ -118,8 +121,8 @@ fn slots(conn: &mut PgConnection) -> Result<Vec<SlotRule>, Error> {
         .map(|(slot_id, per_subject, period, everywhere, created_at)| {
             let period = PeriodKind::parse(&period)
                 .ok_or_else(|| Error::Internal(format!("quota slot {slot_id} has the period {period}")))?;
-            let own = || orgs.iter().filter(|(slot, _)| *slot == slot_id).map(|(_, org)| *org).collect();
-            Ok(SlotRule { slot_id, per_subject, period, created_at, orgs: (!everywhere).then(own) })
+            let orgs = orgs.iter().filter(|(slot, _)| *slot == slot_id).map(|(_, org)| *org).collect();
+            Ok(SlotRule { slot_id, per_subject, period, created_at, everywhere, orgs })
         })
         .collect()
 }

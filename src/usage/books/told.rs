@@ -1,6 +1,6 @@
 //! What each book must say, as SQL over the records.
 
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use diesel::pg::PgConnection;
 
 use super::parts::Part;
@@ -8,7 +8,7 @@ use super::rules::SlotRule;
 use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::quota::periods::{ALWAYS, Period};
+use crate::quota::periods::{ALWAYS, Back, Period};
 use crate::quota::slots::PeriodKind;
 use crate::time::Clock;
 use crate::usage::levels;
@@ -16,9 +16,7 @@ use crate::usage::rates::play;
 use crate::usage::rating::CONDITION;
 
 /// Past days in which counters of quotas are compared; older ones may have been cleaned away.
-const QUOTA_DAYS: u64 = 365;
-/// As [`QUOTA_DAYS`], of counters per subject.
-const SUBJECT_DAYS: u64 = 6;
+const COMPARED: Back = Back { org: 365, subject: 6 };
 
 /// What is compared, as SQL. Only numbers and dates of ours are written into it, never a caller's text.
 pub(super) struct Sides {
@@ -259,8 +257,8 @@ fn rating_of(records: &str, billing: &str, counts: &str) -> String {
     )
 }
 
-/// Slots are filled in for the period in which they are defined, so counters are true from that period on. Past ones may have been
-/// cleaned away: of those only what is there is compared. Of the days of `part`, periods that begin on them are compared.
+/// From which period on counters are true is told by [`since`]. Past ones may have been cleaned away: of
+/// those only what is there is compared. Of the days of `part`, periods that begin on them are compared.
 fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<Sides>, Error> {
     if rules.slots.is_empty() {
         return Ok(None);
@@ -346,12 +344,11 @@ fn slots(lines: &[String]) -> String {
     format!("(VALUES {}) AS k (org_id, slot_id, since, running)", lines.join(", "))
 }
 
-/// The first period in which the counters of a slot are to be compared.
+/// The first period in which the counters of a slot are to be compared: what is true of them says
+/// [`crate::quota::define`].
 fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
-    let now = rules.as_of.now;
-    let days = if slot.per_subject { SUBJECT_DAYS } else { QUOTA_DAYS };
-    let kept = now.checked_sub_days(Days::new(days)).unwrap_or(now);
-    let label = |at| Period::at(slot.period, org, at).label;
-    let since = label(slot.created_at).max(label(kept));
+    let kept = COMPARED.first(slot.period, slot.per_subject, org, rules.as_of.now);
+    let made = || Period::at(slot.period, org, slot.created_at).label;
+    let since = if slot.orgs.contains(&org.org_id) { kept } else { made().max(kept) };
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))
 }

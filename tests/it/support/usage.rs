@@ -56,7 +56,9 @@ impl Database {
             ),
             (
                 "records and counters",
-                "SELECT count(*) FROM (SELECT * FROM quota_counters WHERE used <> 0) c FULL JOIN (
+                // Those of levels are no sums.
+                "SELECT count(*) FROM (SELECT c.* FROM quota_counters c JOIN quota_slots q USING (slot_id)
+                     WHERE used <> 0 AND q.period <> 'always') c FULL JOIN (
                      SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
                             CASE q.period WHEN 'day' THEN coalesce(r.own_day, r.day)
                                  WHEN 'month' THEN date_trunc('month', coalesce(r.own_day, r.day))::date
@@ -65,7 +67,8 @@ impl Database {
                             coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began,
                             sum(r.quantity) AS used
                      FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s USING (org_id, series_id)
-                     WHERE s.dimensions @> q.filter GROUP BY 1, 2, 3, 4, 5 HAVING sum(r.quantity) <> 0) r
+                     WHERE q.period <> 'always' AND s.dimensions @> q.filter
+                     GROUP BY 1, 2, 3, 4, 5 HAVING sum(r.quantity) <> 0) r
                      USING (org_id, slot_id, subject, period, began)
                  WHERE c.used IS DISTINCT FROM r.used",
             ),

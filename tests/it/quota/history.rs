@@ -1,0 +1,436 @@
+//! What past periods of a quota say that was made after usage came: what the records say. Values by hand.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::daemon::answer;
+use crate::support::{Daemon, Database, TestClock};
+
+const KEYS: &str = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
+
+/// What happens in a case, one after the other.
+enum Step {
+    /// The clock is turned to this time.
+    At(&'static str),
+    /// Usage of an id, a time, a subject and a quantity.
+    Use(&'static str, &'static str, &'static str, i64),
+    /// As `Use`, of another org, which is the first case's neighbour.
+    Neighbour(&'static str, &'static str, i64),
+    /// It is taken back.
+    Void(&'static str),
+    /// It is replaced by this quantity.
+    Amend(&'static str, i64),
+    /// October is closed.
+    Close,
+    /// Stripe's subscription has periods from the 11th to the 11th, from October on.
+    Subscribed,
+    /// The org moves to Tokyo.
+    Tokyo,
+    /// A quota of the org is made on what the case counts.
+    Quota,
+    /// It is taken away.
+    NoQuota,
+    /// A quota of the neighbour.
+    TheirQuota,
+    /// A plan limits it, so that it is counted for everybody.
+    Plan,
+    /// The history by now: first day, subject and use.
+    History(&'static [&'static str]),
+    /// As `History`, of the neighbour.
+    TheirHistory(&'static [&'static str]),
+}
+use Step::{
+    Amend, At, Close, History, Neighbour, NoQuota, Plan, Quota, Subscribed, TheirHistory, TheirQuota, Tokyo,
+    Use, Void,
+};
+
+struct House {
+    database: Database,
+    daemon: Daemon,
+    clock: TestClock,
+    key: String,
+}
+
+/// A case: an org, its neighbour and a meter of their own.
+struct Case<'a> {
+    house: &'a House,
+    name: &'a str,
+    id: i32,
+    counted: Value,
+    quotas: [Option<String>; 2],
+}
+
+impl House {
+    fn at(time: &str) -> Self {
+        let database = Database::new();
+        let clock = TestClock::at(time);
+        let daemon = Daemon::clocked(&database, &clock);
+        let key = database.key(KEYS, None);
+        Self { database, daemon, clock, key }
+    }
+
+    /// Runs a case; gives the histories in the end, each with its quota.
+    async fn run(&self, id: i32, name: &str, counted: Value, steps: &[Step]) -> Vec<(String, Vec<String>)> {
+        self.database.meter(id, &format!("work{id}"), "sum", "", None);
+        for n in [0, 1] {
+            self.daemon.org(&self.key, &org(id, n), "UTC").await;
+        }
+        let mut case = Case { house: self, name, id, counted, quotas: [None, None] };
+        for step in steps {
+            case.step(step).await;
+        }
+        let mut left = Vec::new();
+        for quota in case.quotas.into_iter().flatten() {
+            let rows = self.history(&quota).await;
+            left.push((quota, rows));
+        }
+        left
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.daemon.post(path, &self.key, body).await;
+        assert!(status.is_success(), "{path} {body}: {status} {answer}");
+        answer
+    }
+
+    async fn history(&self, quota: &str) -> Vec<String> {
+        let (status, page) = self.daemon.get(&format!("/v1/quotas/{quota}/history"), &self.key).await;
+        assert_eq!(status, 200, "{page}");
+        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+        let line = |row: &Value| ["period", "subject", "used"].map(|field| text(row, field)).join(" ");
+        page["data"].as_array().expect("rows").iter().map(line).collect()
+    }
+}
+
+fn org(id: i32, n: usize) -> String {
+    format!("org{id}-{n}")
+}
+
+impl Case<'_> {
+    async fn uses(&self, n: usize, id: &str, at: &str, subject: &str, quantity: i64) {
+        let mut sent = json!({ "id": id, "source": "t", "org": org(self.id, n), "occurred_at": at,
+            "event_name": format!("work{}", self.id), "data": { "value": quantity } });
+        if !subject.is_empty() {
+            sent["subject"] = subject.into();
+        }
+        let answers = self.house.daemon.usage(&self.house.key, &sent).await;
+        assert_eq!(answers, ["accepted"], "{}: {id}", self.name);
+    }
+
+    async fn quota(&mut self, n: usize) {
+        let mut body = self.counted.clone();
+        body["org"] = org(self.id, n).into();
+        body["limit"] = 1_000_000.into();
+        body["meter"] = format!("meter-{}", self.id).into();
+        let made = self.house.post("/v1/quotas", &body).await;
+        self.quotas[n] = made["id"].as_str().map(str::to_owned);
+    }
+
+    async fn told(&self, n: usize, rows: &[&str]) {
+        let quota = self.quotas[n].as_deref().expect("a quota");
+        assert_eq!(self.house.history(quota).await, rows, "{}: org {n}", self.name);
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) {
+        let request = self.house.daemon.request(method, path, &self.house.key).json(body);
+        let (status, told) = answer(request).await;
+        assert!(status.is_success(), "{path}: {status} {told}");
+    }
+
+    async fn step(&mut self, step: &Step) {
+        let named = |id: &str| json!({ "org": org(self.id, 0), "source": "t", "id": id, "reason": "wrong" });
+        match step {
+            At(time) => self.house.clock.turn(time),
+            Use(id, at, subject, quantity) => self.uses(0, id, at, subject, *quantity).await,
+            Neighbour(id, at, quantity) => self.uses(1, id, at, "", *quantity).await,
+            Void(id) => drop(self.house.post("/v1/usage/void", &named(id)).await),
+            Amend(id, quantity) => {
+                let mut body = named(id);
+                let event_name = format!("work{}", self.id);
+                body["event"] = json!({ "event_name": event_name, "data": { "value": quantity } });
+                self.house.post("/v1/usage/amend", &body).await;
+            }
+            Close => {
+                let month = json!({ "org": org(self.id, 0), "month": "2026-10" });
+                self.house.post("/v1/usage/closings", &month).await;
+            }
+            Subscribed => {
+                let (customer, subscription) = (format!("cus_{}", self.id), format!("sub_{}", self.id));
+                self.house.database.execute(&format!(
+                    "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+                     VALUES ('', false, '{customer}', '{}');
+                     INSERT INTO subscriptions
+                         (account, livemode, id, customer_id, status, items_complete, created)
+                     VALUES ('', false, '{subscription}', '{customer}', 'active', true, '2026-10-11');
+                     INSERT INTO subscription_periods
+                     SELECT '', false, '{subscription}', '', b, b + interval '1 month', NULL, 0, b, b
+                     FROM (VALUES (timestamptz '2026-10-11Z'), ('2026-11-11Z')) AS p (b);
+                     NOTIFY coulomb_orgs",
+                    org(self.id, 0)
+                ));
+                tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+            }
+            Tokyo => {
+                let path = format!("/v1/orgs/{}", org(self.id, 0));
+                self.send(Method::PATCH, &path, &json!({ "time_zone": "Asia/Tokyo" })).await;
+            }
+            Quota => self.quota(0).await,
+            TheirQuota => self.quota(1).await,
+            NoQuota => {
+                let quota = self.quotas[0].take().expect("a quota");
+                self.send(Method::DELETE, &format!("/v1/quotas/{quota}"), &json!({})).await;
+            }
+            Plan => {
+                let plan = format!("/v1/plans/plan{}", self.id);
+                self.send(Method::PUT, &plan, &json!({ "name": "Plan" })).await;
+                let mut limit = self.counted.clone();
+                limit["meter"] = format!("meter-{}", self.id).into();
+                limit["limit"] = 1_000_000.into();
+                self.send(Method::PUT, &format!("{plan}/quotas"), &json!({ "quotas": [limit] })).await;
+            }
+            History(rows) => self.told(0, rows).await,
+            TheirHistory(rows) => self.told(1, rows).await,
+        }
+    }
+}
+
+const SEP: &str = "2026-09-10T08:00:00Z";
+const OCT_5: &str = "2026-10-05T08:00:00Z";
+const OCT_20: &str = "2026-10-20T08:00:00Z";
+const NOV_3: &str = "2026-11-03T08:00:00Z";
+const NOV_20: &str = "2026-11-20T08:00:00Z";
+
+fn months() -> Value {
+    json!({ "period": "month" })
+}
+
+/// Whoever makes a quota sees of its past periods what was used in them, and corrections change that, in
+/// whatever order they come.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
+    let used = || [Use("a", OCT_5, "", 100), Use("b", OCT_20, "", 150), Use("c", NOV_3, "", 40)];
+    let after = |steps: Vec<Step>| used().into_iter().chain(steps).collect::<Vec<_>>();
+    vec![
+        ("months", months(), {
+            let mut steps = after(vec![
+                Quota,
+                History(&["2026-11-01  40", "2026-10-01  250", "2026-09-01  7"]),
+                Void("b"),
+                History(&["2026-11-01  40", "2026-10-01  100", "2026-09-01  7"]),
+                Amend("a", 70),
+                Use("d", OCT_20, "", 5),
+                History(&["2026-11-01  40", "2026-10-01  75", "2026-09-01  7"]),
+            ]);
+            steps.insert(0, Use("s", SEP, "", 7));
+            steps
+        }),
+        (
+            // Posted to November, but October's.
+            "months, taken back before, when October was closed",
+            months(),
+            after(vec![
+                Close,
+                Void("b"),
+                Amend("a", 30),
+                Use("d", OCT_20, "", 5),
+                Quota,
+                History(&["2026-11-01  40", "2026-10-01  35"]),
+                Void("d"),
+                History(&["2026-11-01  40", "2026-10-01  30"]),
+            ]),
+        ),
+        (
+            "days",
+            json!({ "period": "day" }),
+            after(vec![
+                Quota,
+                History(&["2026-11-03  40", "2026-10-20  150", "2026-10-05  100"]),
+                Void("b"),
+                Use("d", OCT_5, "", 1),
+                History(&["2026-11-03  40", "2026-10-20  0", "2026-10-05  101"]),
+            ]),
+        ),
+        (
+            // By UTC it was October.
+            "months of another zone",
+            months(),
+            vec![
+                Tokyo,
+                Use("a", "2026-10-31T14:59:59.999Z", "", 1),
+                Use("b", "2026-10-31T15:00:00Z", "", 2),
+                Quota,
+                History(&["2026-11-01  2", "2026-10-01  1"]),
+                Void("a"),
+                History(&["2026-11-01  2", "2026-10-01  0"]),
+            ],
+        ),
+        (
+            "billing periods",
+            json!({ "period": "billing" }),
+            vec![
+                Subscribed,
+                Use("a", OCT_20, "", 100),
+                Use("b", NOV_3, "", 150),
+                Use("c", NOV_20, "", 40),
+                Quota,
+                History(&["2026-11-11  40", "2026-10-11  250"]),
+                Void("b"),
+                History(&["2026-11-11  40", "2026-10-11  100"]),
+            ],
+        ),
+        (
+            // Counters of subjects are kept for seven days after their period. A correction of what is older
+            // makes one anew, which is not shown.
+            "days of subjects",
+            json!({ "period": "day", "per_subject": true }),
+            vec![
+                Use("a", NOV_3, "u1", 100),
+                Use("b", NOV_20, "u1", 150),
+                Use("c", NOV_20, "u2", 20),
+                Quota,
+                History(&["2026-11-20 u1 150", "2026-11-20 u2 20"]),
+                Void("a"),
+                Use("d", NOV_3, "u2", 9),
+                Use("e", NOV_20, "u2", 3),
+                Void("b"),
+                History(&["2026-11-20 u1 0", "2026-11-20 u2 23"]),
+            ],
+        ),
+        (
+            "months of subjects",
+            json!({ "period": "month", "per_subject": true }),
+            vec![
+                Use("a", OCT_20, "u1", 100),
+                Use("b", NOV_20, "u1", 150),
+                Quota,
+                Void("a"),
+                History(&["2026-11-01 u1 150"]),
+            ],
+        ),
+        (
+            // 400 days before are the 22nd of October 2025; what is older is not kept.
+            "more than a year",
+            months(),
+            vec![
+                Use("a", "2025-09-30T23:00:00Z", "", 1),
+                Use("b", "2025-10-01T00:00:00Z", "", 2),
+                Use("c", "2025-12-01T00:00:00Z", "", 4),
+                Quota,
+                Void("a"),
+                History(&["2025-12-01  4", "2025-10-01  2"]),
+                Void("b"),
+                History(&["2025-12-01  4", "2025-10-01  0"]),
+            ],
+        ),
+        (
+            // What plans limit is counted from the running period on, until the org has a quota of its own.
+            "counted for everybody before",
+            months(),
+            after(vec![
+                Plan,
+                Void("b"),
+                Quota,
+                History(&["2026-11-01  40", "2026-10-01  100"]),
+                Void("a"),
+                History(&["2026-11-01  40", "2026-10-01  0"]),
+            ]),
+        ),
+        (
+            "taken away, and made again",
+            months(),
+            after(vec![Quota, NoQuota, Void("b"), Quota, History(&["2026-11-01  40", "2026-10-01  100"])]),
+        ),
+        (
+            "others join",
+            months(),
+            after(vec![
+                Quota,
+                Neighbour("a", OCT_5, 11),
+                Neighbour("b", NOV_3, 12),
+                TheirQuota,
+                TheirHistory(&["2026-11-01  12", "2026-10-01  11"]),
+                Plan,
+                History(&["2026-11-01  40", "2026-10-01  250"]),
+                TheirHistory(&["2026-11-01  12", "2026-10-01  11"]),
+            ]),
+        ),
+        (
+            "usage that named no subject",
+            json!({ "period": "billing", "per_subject": true }),
+            after(vec![
+                Use("d", OCT_5, "u1", 3),
+                Quota,
+                History(&["2026-11-01  40", "2026-10-01  250", "2026-10-01 u1 3"]),
+            ]),
+        ),
+    ]
+}
+
+/// Cases in which time goes on.
+fn lives() -> Vec<(&'static str, Value, Vec<Step>)> {
+    let by_subject = || json!({ "period": "month", "per_subject": true });
+    vec![
+        (
+            // Shown until the seventh day of the month after.
+            "a month of subjects that is over",
+            by_subject(),
+            vec![
+                At("2026-11-05T12:00:00Z"),
+                Use("a", OCT_5, "u1", 100),
+                Use("b", OCT_20, "u1", 150),
+                Quota,
+                History(&["2026-10-01 u1 250"]),
+                Void("b"),
+                History(&["2026-10-01 u1 100"]),
+                At("2026-11-08T12:00:00Z"),
+                Void("a"),
+                History(&[]),
+            ],
+        ),
+        (
+            // The slot was made in November for one org, and is everybody's in December: the neighbour's
+            // counters are true from November on, and all of them when it has a quota.
+            "everybody's when it was one org's",
+            months(),
+            vec![
+                At("2026-11-20T12:00:00Z"),
+                Quota,
+                Neighbour("a", OCT_5, 100),
+                Neighbour("b", NOV_3, 10),
+                At("2026-12-10T12:00:00Z"),
+                Neighbour("c", "2026-12-02T08:00:00Z", 1),
+                Plan,
+                Neighbour("d", NOV_3, 20),
+                Neighbour("e", OCT_5, 200),
+                TheirQuota,
+                TheirHistory(&["2026-12-01  1", "2026-11-01  30", "2026-10-01  300"]),
+                History(&[]),
+            ],
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_periods_say_what_was_used_in_them() {
+    for (start, cases) in [("2026-11-26T12:00:00Z", cases()), ("2026-11-05T12:00:00Z", lives())] {
+        let house = House::at(start);
+        let mut told = Vec::new();
+        for (id, (name, counted, steps)) in (1..).zip(cases) {
+            told.extend(house.run(id, name, counted, &steps).await);
+        }
+        // No event told of these.
+        house.database.execute(
+            "DELETE FROM subscriptions; DELETE FROM subscription_periods; DELETE FROM stripe_customer_links",
+        );
+        house.database.run(&["verify"]);
+        // What is kept live is what is counted anew.
+        house.database.execute(
+            "UPDATE quota_counters SET used = used + 1000 WHERE period >= '2026-10-01' AND subject = ''",
+        );
+        house.database.run(&["rebuild", "summaries"]);
+        for (quota, rows) in told {
+            assert_eq!(house.history(&quota).await, rows, "{quota}");
+        }
+        house.database.run(&["verify"]);
+    }
+}
