@@ -245,6 +245,14 @@ impl Account {
 
     /// Makes a grant; returns its number. The caller knows that its key is new, and its amount above zero.
     pub fn grant(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
+        let number = self.grant_for_now(new, now);
+        // One that comes after its end lapses at once.
+        self.catch_up(now);
+        number
+    }
+
+    /// The same, but that one that comes after its end lapses when the account catches up.
+    pub fn grant_for_now(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
         assert!(new.amount > Decimal::ZERO, "a grant adds units");
         self.last_grant += 1;
         let number = self.last_grant;
@@ -270,8 +278,6 @@ impl Account {
         self.changed = true;
         if effective_at <= now {
             self.activate(self.grants.len() - 1, now, new.actor);
-            // One that comes after its end lapses at once.
-            self.catch_up(now);
         }
         number
     }

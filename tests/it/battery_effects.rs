@@ -8,6 +8,7 @@ mod lives;
 mod locks;
 mod money;
 mod realms;
+mod repeats;
 mod skipped;
 mod waits;
 

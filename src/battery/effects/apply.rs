@@ -9,11 +9,11 @@ use diesel::sql_types::{Array, BigInt, Jsonb, Numeric, Text, Untyped};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::facts::Facts;
+use super::facts::{Claim, Facts};
 use super::returns::{Cause, CauseKind, Counted};
 use super::targets::{self, Expiry, NewClaim, Outcome, Take};
 use super::waiting::{self, Waits};
-use super::{Source, judge, mark, mark_siblings, trace};
+use super::{Source, judge, mark, mark_siblings, repeats, trace};
 use crate::battery::account::{Account, NewGrant, Note};
 use crate::battery::{Accounts, Kind as EntryKind};
 use crate::config::Proration;
@@ -74,23 +74,30 @@ pub(super) fn apply(
     });
     let mut work = Work {
         book: book(conn, &grants.collect())?,
+        made: BTreeMap::new(),
         claims: Vec::new(),
         returns: Vec::new(),
         settled: Vec::new(),
         now,
     };
     let (mut again, mut subscriptions, mut granted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-    let judged = |(source, facts)| Ok((source, facts, judge::outcome(source, facts, proration, now)?));
-    let judged: Vec<(&Source, &Facts, Outcome)> = facts.iter().map(judged).collect::<Result<_, Error>>()?;
+    let judged = judged(facts, proration, now)?;
     let mut waits = Waits::default();
-    for (source, facts, outcome) in &judged {
+    // What one grants comes before what another loses: of a period that both sold, nothing else is taken.
+    for one in &judged {
+        let account = targets::org_of(one.facts).and_then(|org| accounts.get_mut(org));
+        account.map(|account| work.grants(account, one)).transpose()?;
+    }
+    for one in judged.iter().filter(|one| !one.loses()).chain(judged.iter().filter(|one| one.loses())) {
+        let Judged { source, facts, outcome, .. } = one;
         let account = match targets::org_of(facts).map(|org| accounts.get_mut(org)) {
             Some(Some(account)) => Some(account),
             // It has come to belong to another org since the look without locks.
             Some(None) => {
-                again.push((*source).clone());
+                again.extend((!facts.beside).then(|| (*source).clone()));
                 continue;
             }
+            None if facts.beside => continue,
             None => None,
         };
         // Only what is new may help others, or two that wait would wake each other for ever.
@@ -106,13 +113,15 @@ pub(super) fn apply(
                 .filter_map(|grant| grant.subscription.clone()),
         );
         if let Some(account) = account {
-            let undone = work.source(account, source, facts, outcome)?;
+            let undone = work.source(account, one)?;
             // Unused time is then held by another grant.
             granted
                 .extend(facts.lines.iter().filter(|_| undone).filter_map(|line| line.subscription.clone()));
         }
         waits.add(source, facts, &outcome.waits);
     }
+    // A grant that came after its end lapses.
+    accounts.iter_mut().for_each(|account| account.catch_up(now));
     waits.write(conn, now)?;
     work.write(conn)?;
     if !subscriptions.is_empty() {
@@ -124,8 +133,45 @@ pub(super) fn apply(
     mark(conn, again)
 }
 
+/// A source, and what it comes to.
+struct Judged<'a> {
+    source: &'a Source,
+    facts: &'a Facts,
+    outcome: Outcome,
+    /// Lines that another invoice stands for.
+    repeats: BTreeMap<String, Option<String>>,
+}
+
+impl Judged<'_> {
+    /// Whether it holds nothing, or not all that it granted.
+    fn loses(&self) -> bool {
+        !self.repeats.is_empty() || repeats::share(self.facts).is_zero()
+    }
+}
+
+/// Judges all of them, and then which of them sold the same.
+fn judged(
+    facts: &BTreeMap<Source, Facts>,
+    proration: Proration,
+    now: DateTime<Utc>,
+) -> Result<Vec<Judged<'_>>, Error> {
+    let judged = |(source, facts)| {
+        let outcome = judge::outcome(source, facts, proration, now)?;
+        Ok(Judged { source, facts, outcome, repeats: BTreeMap::new() })
+    };
+    let mut judged: Vec<Judged<'_>> = facts.iter().map(judged).collect::<Result<_, Error>>()?;
+    let mut repeats = repeats::repeats(judged.iter().map(|one| (one.source, one.facts, Some(&one.outcome))));
+    for one in &mut judged {
+        one.repeats = repeats.remove(one.source).unwrap_or_default();
+        repeats::let_wait(one.facts, &mut one.outcome, &one.repeats);
+    }
+    Ok(judged)
+}
+
 struct Work {
     book: Book,
+    /// Grants that were made now, by source.
+    made: BTreeMap<Source, Vec<i64>>,
     /// Rows of `battery_effects`.
     claims: Vec<Value>,
     /// What changed of `battery_returns`.
@@ -136,14 +182,21 @@ struct Work {
 }
 
 impl Work {
-    /// Applies a source; whether it was found out now that nothing is left of it, or that something is.
-    fn source(
-        &mut self,
-        account: &mut Account,
-        source: &Source,
-        facts: &Facts,
-        outcome: &Outcome,
-    ) -> Result<bool, Error> {
+    /// Makes the new grants of a source.
+    fn grants(&mut self, account: &mut Account, one: &Judged<'_>) -> Result<(), Error> {
+        let paid = targets::settled(one.facts);
+        for new in &one.outcome.grants {
+            if let Some(number) = self.grant(account, one.source, &paid, new)? {
+                self.made.entry(one.source.clone()).or_default().push(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies all else of a source; whether it was found out now that nothing is left of it or of one of its
+    /// grants, or that something is.
+    fn source(&mut self, account: &mut Account, one: &Judged<'_>) -> Result<bool, Error> {
+        let Judged { source, facts, outcome, repeats } = one;
         let mut own: Vec<i64> = facts
             .claims
             .iter()
@@ -152,16 +205,17 @@ impl Work {
             .collect();
         let paid = targets::settled(facts);
         if facts.claims.iter().any(|claim| claim.paid != paid.0) {
-            self.settled.push((source.clone(), paid.0));
+            self.settled.push(((*source).clone(), paid.0));
         }
-        for new in &outcome.grants {
-            own.extend(self.grant(account, source, &paid, new)?);
-        }
+        own.extend(self.made.remove(*source).unwrap_or_default());
         self.count_unused(account, source, facts)?;
         for take in &outcome.takes {
             self.take(account, source, &paid, take)?;
         }
         let mut undone = false;
+        for claim in facts.claims.iter().filter(|claim| claim.units > Decimal::ZERO) {
+            undone |= self.count_repeated(account, source, claim, repeats.get(&claim.line))?;
+        }
         for number in &own {
             self.count_settled(account, source, *number, paid.0)?;
             undone |= self.count_undone(account, source, *number, targets::is_undone(facts))?;
@@ -200,6 +254,25 @@ impl Work {
             .map_or(Decimal::ZERO, |cause| cause.1);
         let link = link(source, source.kind.name(), &source.id);
         self.count(account, number, (CauseKind::Invoice, &source.id), (0, units), &link)?;
+        Ok(before != units)
+    }
+
+    /// Counts that another invoice stands for a period that this one had granted, or that it stands for itself;
+    /// whether that is news.
+    fn count_repeated(
+        &mut self,
+        account: &mut Account,
+        source: &Source,
+        claim: &Claim,
+        by: Option<&Option<String>>,
+    ) -> Result<bool, Error> {
+        let Some(number) = claim.grant else { return Ok(false) };
+        let Some(counted) = self.book.get(&(account.org_id, number)) else { return Ok(false) };
+        let (id, units) = (period_of(source), if by.is_some() { claim.units } else { Decimal::ZERO });
+        let before =
+            counted.causes.get(&(CauseKind::Invoice, id.clone())).map_or(Decimal::ZERO, |cause| cause.1);
+        let link = link(source, source.kind.name(), by.and_then(Option::as_ref).unwrap_or(&source.id));
+        self.count(account, number, (CauseKind::Invoice, &id), (0, units), &link)?;
         Ok(before != units)
     }
 
@@ -255,7 +328,7 @@ impl Work {
                 Expiry::At(at) => Some(at),
                 Expiry::Days(days) => Some(self.now + TimeDelta::days(i64::from(days))),
             };
-            let number = account.grant(
+            let number = account.grant_for_now(
                 NewGrant {
                     source: new.source,
                     key: key(source, &new.line),
@@ -391,6 +464,11 @@ impl Work {
         .execute(conn)?;
         Ok(())
     }
+}
+
+/// Under which it is counted at grants of an invoice that another one stands for their period.
+pub(super) fn period_of(source: &Source) -> String {
+    format!("{}:period", source.id)
 }
 
 /// What a grant is made for: once an org. Objects of other accounts and of test mode say so.

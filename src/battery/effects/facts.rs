@@ -44,6 +44,11 @@ pub struct Facts {
     pub claims: Vec<Claim>,
     /// What is known of its lines that wait.
     pub waiting: Vec<Waiting>,
+    /// Invoices that granted, or would have granted, what begins when a period of one of its lines does.
+    pub others: Vec<String>,
+    /// It is read for the sake of another one alone.
+    #[serde(skip)]
+    pub beside: bool,
     /// Money returned.
     #[serde(skip)]
     pub returned: Vec<Cause>,
@@ -246,6 +251,9 @@ pub struct Claim {
     /// What the source was settled with when that was last counted.
     #[serde(default)]
     pub paid: i64,
+    /// How many.
+    #[serde(default)]
+    pub quantity: Option<i64>,
 }
 
 /// A line that waits.
@@ -360,6 +368,8 @@ statement!(Invoices -> DocTypes: concat!(
                 WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode
                   AND (e.plan_id = m.plan_id OR e.pack_id = pk.pack_id AND e.price_id = l.price_id) AND e.units > 0 AND e.grant_number IS NOT NULL
                   AND e.source_id <> k.id AND e.period_start < l.period_end AND e.period_end > l.period_start
+                  AND NOT EXISTS (SELECT FROM battery_returns b WHERE b.org_id = e.org_id AND b.grant_number = e.grant_number
+                      AND b.cause_kind = 'invoice' AND b.cause_id IN (e.source_id, e.source_id || ':period') AND b.units > 0)
                   AND EXISTS (SELECT FROM invoices h WHERE h.id = e.source_id AND h.account IS NOT DISTINCT FROM k.account
                       AND h.livemode IS NOT DISTINCT FROM k.livemode AND h.status = 'paid' OFFSET 0)
                   AND e.org_id = coalesce((SELECT min(o.org_id) FROM battery_effects o WHERE o.source_id = k.id AND o.source_kind = 'invoice'
@@ -375,7 +385,17 @@ statement!(Invoices -> DocTypes: concat!(
             LEFT JOIN LATERAL (SELECT p.recurring_usage_type AS usage_type,
                     coalesce(p.billing_scheme = 'tiered', false) OR coalesce(p.unit_amount_decimal, p.unit_amount) > 0 AS costs
                 FROM prices p WHERE p.id = l.price_id AND p.account = k.account AND p.livemode = k.livemode OFFSET 0) c ON true
-            WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'))
+            WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'),
+        'others', coalesce((SELECT json_agg(DISTINCT x.id) FROM invoice_lines l
+            CROSS JOIN LATERAL (
+                SELECT e.source_id AS id FROM battery_effects e WHERE e.subscription_id = l.subscription_id AND e.source_kind = 'invoice'
+                    AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode
+                    AND e.price_id IS NOT DISTINCT FROM l.price_id AND e.period_start IS NOT DISTINCT FROM l.period_start AND e.units > 0
+                UNION ALL SELECT w.source_id FROM battery_effects_waiting w WHERE w.subscription_id = l.subscription_id AND w.source_kind = 'invoice'
+                    AND w.account IS NOT DISTINCT FROM k.account AND w.livemode IS NOT DISTINCT FROM k.livemode
+                    AND w.price_id IS NOT DISTINCT FROM l.price_id AND w.reason = 'already_granted' AND w.dismissed_at IS NULL OFFSET 0) x
+            WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id
+                AND l.proration IS NOT TRUE AND x.id <> k.id), '[]'))
     ", invoices!(), " WHERE i.id IS NOT NULL"));
 
 statement!(Payments -> DocTypes: concat!(
@@ -394,7 +414,7 @@ statement!(Standing -> DocTypes: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, json_build_object('claims', coalesce(c.claims, '[]'), 'waiting', coalesce(w.waiting, '[]'))
      FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
      CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', e.line, 'org_id', e.org_id, 'grant', e.grant_number, 'units', e.units::text, 'what', e.what,
-            'start', e.period_start, 'end', e.period_end, 'paid', e.paid_minor) ORDER BY e.line) AS claims
+            'start', e.period_start, 'end', e.period_end, 'paid', e.paid_minor, 'quantity', e.quantity) ORDER BY e.line) AS claims
         FROM battery_effects e WHERE e.source_id = k.id AND e.source_kind = k.kind AND e.account = k.account AND e.livemode = k.livemode) c
      CROSS JOIN LATERAL (SELECT json_agg(json_build_object('line', w.line, 'since', w.since, 'dismissed', w.dismissed_at IS NOT NULL, 'org', w.assigned_org,
             'quantity', w.assigned_quantity, 'pack', (SELECT ", pack!(), " FROM battery_packs b WHERE b.pack_id = w.assigned_pack))) AS waiting
@@ -446,11 +466,38 @@ statement!(Returned -> ReturnedTypes: concat!(
             FROM ", each!("k", "credit_notes", "y.invoice_id"), " WHERE k.kind = 'invoice')
      SELECT account, livemode, kind, source, jsonb_agg(doc || jsonb_build_object('cause', cause, 'id', id, 'created', created)) FROM causes GROUP BY 1, 2, 3, 4"));
 
-/// Reads these sources. Those that no mirror knows are as good as empty.
+/// Reads these sources, and beside them the invoices of the same org that may have sold the same periods.
 ///
 /// # Errors
 /// When the database fails.
 pub(super) fn load(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
+    let mut facts = read_all(conn, sources)?;
+    loop {
+        let other = |source: &Source, id: &String| Source { id: id.clone(), ..source.clone() };
+        let others: BTreeMap<Source, Option<i64>> = facts
+            .iter()
+            .flat_map(|(source, own)| {
+                own.others.iter().map(move |id| (other(source, id), targets::org_of(own)))
+            })
+            .filter(|(other, org)| org.is_some() && !facts.contains_key(other))
+            .collect();
+        if others.is_empty() {
+            return Ok(facts);
+        }
+        let mut more = read_all(conn, &others.keys().cloned().collect::<Vec<_>>())?;
+        for (source, own) in &mut more {
+            own.beside = true;
+            // It is no other sale of the same, and neither are those beside it.
+            if targets::org_of(own) != others[source] {
+                *own = Facts { beside: true, ..Facts::default() };
+            }
+        }
+        facts.extend(more);
+    }
+}
+
+/// Reads these sources. Those that no mirror knows are as good as empty.
+fn read_all(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
     let (invoices, payments): (Vec<&Source>, Vec<&Source>) =
         sources.iter().partition(|source| source.kind == super::Kind::Invoice);
     let all: Vec<&Source> = sources.iter().collect();

@@ -20,6 +20,7 @@ mod judge;
 mod look;
 mod prorations;
 mod purchases;
+mod repeats;
 pub mod returns;
 mod sales;
 pub mod skipped;

@@ -106,6 +106,8 @@ pub enum Reason {
     NoGrant,
     /// Stripe's event had some of the invoice's lines only.
     IncompleteLines,
+    /// Another invoice sold the same period of the same item.
+    AlreadyGranted,
 }
 
 impl Reason {
@@ -121,6 +123,7 @@ impl Reason {
             Self::UnknownPeriod => "unknown_period",
             Self::NoGrant => "no_grant",
             Self::IncompleteLines => "incomplete_lines",
+            Self::AlreadyGranted => "already_granted",
         }
     }
 

@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
 use rust_decimal::Decimal;
 
 use super::returns::CauseKind;
-use super::{Kind, Source, apply, facts, targets, trace};
+use super::{Kind, Source, apply, facts, repeats, targets, trace};
 use crate::billing::markers::Marker;
 use crate::error::Error;
 use crate::realm::Realm;
@@ -115,8 +115,10 @@ fn marked(conn: &mut PgConnection) -> Result<BTreeSet<Source>, Error> {
 
 fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> Result<(), Error> {
     let facts = facts::load(conn, sources)?;
+    let repeats = repeats::repeats(facts.iter().map(|(source, facts)| (source, facts, None)));
     let claims = || {
-        facts.iter().flat_map(|(source, facts)| facts.claims.iter().map(move |claim| (source, facts, claim)))
+        let asked = facts.iter().filter(|(_, facts)| !facts.beside);
+        asked.flat_map(|(source, facts)| facts.claims.iter().map(move |claim| (source, facts, claim)))
     };
     let numbers: BTreeSet<(i64, i64)> =
         claims().filter_map(|(_, _, claim)| Some((claim.org_id, claim.grant?))).collect();
@@ -140,6 +142,13 @@ fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> 
         if counted.count(CauseKind::Invoice, &source.id, 0, undone)?.is_some() {
             report.differences.push(format!(
                 "{name}: whether anything of the sale is left is not counted as the mirror says"
+            ));
+        }
+        let repeated = repeats.get(source).is_some_and(|lines| lines.contains_key(&claim.line));
+        let twice = if repeated { claim.units } else { Decimal::ZERO };
+        if counted.count(CauseKind::Invoice, &apply::period_of(source), 0, twice)?.is_some() {
+            report.differences.push(format!(
+                "{name}: whether another invoice stands for its period is not counted as the mirror says"
             ));
         }
         for cause in &facts.returned {

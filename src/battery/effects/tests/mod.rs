@@ -7,6 +7,7 @@ use super::returns::{CauseKind, Counted, Returned};
 use super::targets::{Outcome, Reason, org_of, settled};
 use super::*;
 
+mod repeats;
 mod settled;
 mod sold;
 
