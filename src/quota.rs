@@ -70,6 +70,10 @@ pub struct Parts {
 
 pub(crate) type Versioned = (Arc<Catalog>, Arc<Limits>);
 
+/// How often something is begun again because the catalogue has changed meanwhile.
+const TRIES: usize = 20;
+const CHANGING: &str = "the catalogue changes all the time: try again in a second";
+
 impl Parts {
     /// Catalogue and limits, when both are held at the same version.
     pub(crate) fn held(&self) -> Option<Versioned> {
@@ -87,16 +91,36 @@ impl Parts {
         self.limits.refresh(conn).map(drop)
     }
 
+    /// Does work by the catalogue and the limits; where they have changed meanwhile it gives `None`, and is
+    /// done again by the new ones.
+    pub(crate) fn while_unchanged<T>(
+        &self,
+        conn: &mut PgConnection,
+        mut work: impl FnMut(&mut PgConnection, &Versioned) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        let mut versioned = match self.held() {
+            Some(held) => held,
+            None => self.refreshed(conn)?,
+        };
+        for _ in 0..TRIES {
+            if let Some(done) = work(conn, &versioned)? {
+                return Ok(done);
+            }
+            versioned = self.refreshed(conn)?;
+        }
+        Err(Error::Busy(CHANGING))
+    }
+
     /// Catalogue and limits as the database has them.
     pub(crate) fn refreshed(&self, conn: &mut PgConnection) -> Result<Versioned, Error> {
         // The two are read one after the other: a change in between is met by reading again.
-        for _ in 0..20 {
+        for _ in 0..TRIES {
             self.refresh(conn)?;
             if let Some(held) = self.held() {
                 return Ok(held);
             }
         }
-        Err(Error::Busy("the catalogue changes all the time: try again in a second"))
+        Err(Error::Busy(CHANGING))
     }
 }
 

@@ -165,8 +165,6 @@ fn grant_allowances(app: &App, conn: &mut PgConnection, now: DateTime<Utc>) -> R
     Ok(true)
 }
 
-/// Ended reservations are remembered as long as usage may come late.
-const RESERVATIONS_DAYS: i64 = 35;
 /// A billing period lasts three years at most.
 const BILLING_DAYS: i64 = 3 * 366;
 
@@ -183,8 +181,9 @@ fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Erro
         subject: before(i64::from(app.config.quota_subject_retention_days)),
         billing: before(days + BILLING_DAYS),
     };
-    let forgotten = counters::forget_old(conn, oldest)?
-        + reservations::forget_old(conn, now - TimeDelta::days(RESERVATIONS_DAYS))?;
+    // Ended reservations are remembered as long as usage may come late.
+    let late = TimeDelta::days(i64::from(app.config.usage_window_back_days));
+    let forgotten = counters::forget_old(conn, oldest)? + reservations::forget_old(conn, now - late)?;
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
 }
 

@@ -55,28 +55,14 @@ impl Work<Items, Vec<Verdict>> for Checks {
         jobs.iter().for_each(|job| panics::provoke("quota-reader", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten().map(|(org, _)| org))?;
         let now = self.0.clock.now();
-        let (mut catalog, mut limits) = match self.0.held() {
-            Some(held) => held,
-            None => self.0.refreshed(conn)?,
-        };
-        loop {
-            let keys = keys(&catalog, &limits, &orgs, jobs, now);
-            let accounts = asked(conn, &catalog, &limits, &orgs, jobs, now)?;
+        self.0.while_unchanged(conn, |conn, (catalog, limits)| {
+            let keys = keys(catalog, limits, &orgs, jobs, now);
+            let accounts = asked(conn, catalog, limits, &orgs, jobs, now)?;
             let (version, counts) = look(conn, &keys, &orgs, now)?;
-            if version == catalog.version {
-                let book = Held {
-                    catalog: &catalog,
-                    limits: &limits,
-                    orgs: &orgs,
-                    counts: &counts,
-                    accounts: &accounts,
-                    now,
-                };
-                let verdicts = jobs.iter().map(|items| book.verdicts(items));
-                return Ok(verdicts.collect());
-            }
-            (catalog, limits) = self.0.refreshed(conn)?;
-        }
+            let book = Held { catalog, limits, orgs: &orgs, counts: &counts, accounts: &accounts, now };
+            let verdicts = || jobs.iter().map(|items| book.verdicts(items)).collect();
+            Ok((version == catalog.version).then(verdicts))
+        })
     }
 }
 

@@ -101,37 +101,30 @@ impl Work<OrgRef, Overview> for Overviews {
         jobs.iter().for_each(|job| panics::provoke("quota-overviews", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter())?;
         let now = self.0.clock.now();
-        let (mut catalog, mut limits) = match self.0.held() {
-            Some(held) => held,
-            None => self.0.refreshed(conn)?,
-        };
-        loop {
+        self.0.while_unchanged(conn, |conn, (catalog, limits)| {
             let keys: BTreeSet<CounterKey> = jobs
                 .iter()
                 .filter_map(|job| orgs.get(job))
                 .flat_map(|org| {
-                    let of_org = limited(&catalog, &limits, org).filter(|(_, slot)| !slot.per_subject);
+                    let of_org = limited(catalog, limits, org).filter(|(_, slot)| !slot.per_subject);
                     of_org.map(|(_, slot)| key(slot, org, now))
                 })
                 .collect();
-            let batteries = batteries(conn, &limits, jobs.iter().filter_map(|job| orgs.get(job)), now)?;
+            let batteries = batteries(conn, limits, jobs.iter().filter_map(|job| orgs.get(job)), now)?;
             let (version, counts) = check::look(conn, &keys, &orgs, now)?;
-            if version == catalog.version {
-                let overview = |job: &OrgRef| {
-                    let org = orgs.get(job).ok_or_else(|| Error::UnknownOrg("id".into()))?;
-                    let quotas = limited(&catalog, &limits, org)
-                        .filter_map(|(meter, slot)| entitled(&limits, org, meter, slot, &counts, now));
-                    Ok(Overview {
-                        org: Arc::clone(org),
-                        plan: limits.plan(org).cloned(),
-                        quotas: quotas.collect(),
-                        battery: charge(&limits.battery, org, &batteries),
-                    })
-                };
-                return Ok(jobs.iter().map(overview).collect());
-            }
-            (catalog, limits) = self.0.refreshed(conn)?;
-        }
+            let overview = |job: &OrgRef| {
+                let org = orgs.get(job).ok_or_else(|| Error::UnknownOrg("id".into()))?;
+                let quotas = limited(catalog, limits, org)
+                    .filter_map(|(meter, slot)| entitled(limits, org, meter, slot, &counts, now));
+                Ok(Overview {
+                    org: Arc::clone(org),
+                    plan: limits.plan(org).cloned(),
+                    quotas: quotas.collect(),
+                    battery: charge(&limits.battery, org, &batteries),
+                })
+            };
+            Ok((version == catalog.version).then(|| jobs.iter().map(overview).collect()))
+        })
     }
 }
 

@@ -331,7 +331,9 @@ fn count(events: &[Event<'_>], changes: &[Option<Change<'_>>], failures: &[Failu
     let without_object =
         len(events.iter().filter(|event| event.key.is_none() && event.unreadable.is_none()).count());
     let applied = len(changes.iter().flatten().filter(|change| !change.same).count());
-    let failed = len(failures.len());
+    // A stored event that was weighed against these may fail, too: it is none of them.
+    let is_of_batch = |failure: &&Failure| events.iter().any(|event| failure.is_of(&event.claim));
+    let failed = len(failures.iter().filter(is_of_batch).count());
     Step {
         applied,
         failed,

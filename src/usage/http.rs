@@ -173,7 +173,9 @@ pub struct EventResult {
     index: usize,
     /// Its id; empty when it had none.
     id: String,
-    /// `accepted`, `duplicate`, `conflict` or `rejected`.
+    /// `accepted`, `duplicate`, `conflict` or `rejected`; with `all_or_nothing`, where another event is refused,
+    /// `not_stored` instead of `accepted`.
+    #[schema(pattern = "^(accepted|duplicate|conflict|rejected|not_stored)$")]
     status: String,
     /// The field at fault.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -206,7 +206,7 @@ pub(super) fn queue(conn: &mut PgConnection, claims: &[Claim]) -> QueryResult<()
 
 /// Takes the events off the queue, but for the failures, which are put off.
 pub(super) fn finish(conn: &mut PgConnection, events: &[Event<'_>], failures: &[Failure]) -> QueryResult<()> {
-    let failed = |event: &&Event<'_>| failures.iter().any(|failure| failure.inbox_id == event.claim.inbox_id);
+    let failed = |event: &&Event<'_>| failures.iter().any(|failure| failure.is_of(&event.claim));
     let done: Vec<i64> = events
         .iter()
         .filter(|event| event.claim.queued && !failed(event))
@@ -231,6 +231,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether it is that of this event.
+    pub(super) fn is_of(&self, claim: &Claim) -> bool {
+        self.inbox_id == claim.inbox_id
+    }
+
     /// The next attempt comes after 1, 4, 16, … seconds, at most an hour; after `limit` attempts there is none.
     pub(super) fn of(claim: &Claim, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = claim.attempts.saturating_add(1);
