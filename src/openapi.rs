@@ -149,7 +149,7 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
         billing::read_http::Part,
         billing::read_http::PartWithLines,
         usage::reads_http::Format,
-        usage::levels::list::PriceBy,
+        usage::rates::PriceBy,
         battery::reads_http::Format,
         battery::entries::Kind,
         battery::grants::Source,

@@ -870,6 +870,7 @@ diesel::table! {
         plan_id -> Nullable<Text>,
         org_id -> Int8,
         period -> Text,
+        price_by -> Nullable<Text>,
     }
 }
 

@@ -2,9 +2,9 @@
 -- there are any, or usage would be priced by them for everybody.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM rate_cards WHERE plan_id IS NOT NULL OR org_id <> 0 OR period <> 'month') THEN
-        RAISE EXCEPTION 'there are rate cards of plans, of orgs or by billing period: they would price '
-            'everybody''s usage';
+    IF EXISTS (SELECT FROM rate_cards WHERE plan_id IS NOT NULL OR org_id <> 0 OR period <> 'month' OR price_by = 'peak') THEN
+        RAISE EXCEPTION 'there are rate cards of plans, of orgs, by billing period or by the peak: they would '
+            'price everybody''s usage';
     END IF;
 END $$;
 DELETE FROM rating_counters WHERE began <> 'epoch';
@@ -16,5 +16,5 @@ COMMENT ON TABLE rate_cards IS 'of the cards valid at an event''s time the one t
 DROP POLICY IF EXISTS platform ON rate_cards;
 DROP POLICY IF EXISTS own_org ON rate_cards;
 ALTER TABLE rate_cards DISABLE ROW LEVEL SECURITY;
-ALTER TABLE rate_cards DROP COLUMN period, DROP COLUMN org_id, DROP COLUMN plan_id;
+ALTER TABLE rate_cards DROP COLUMN price_by, DROP COLUMN period, DROP COLUMN org_id, DROP COLUMN plan_id;
 ALTER TABLE local_subscriptions DROP COLUMN earlier_plans;

@@ -3,6 +3,7 @@ ALTER TABLE rate_cards
     ADD COLUMN plan_id text,
     ADD COLUMN org_id bigint NOT NULL DEFAULT 0,
     ADD COLUMN period text NOT NULL DEFAULT 'month' CHECK (period IN ('month', 'billing')),
+    ADD COLUMN price_by text CHECK (price_by IN ('average', 'peak')),
     ADD CHECK (plan_id IS NULL OR org_id = 0);
 COMMENT ON TABLE rate_cards IS 'usage is priced by the first of these that has a rate for it: the card of its '
     'org, of the plan that the org had then, of the meter; of the cards of one of them that were valid at its '
@@ -11,6 +12,7 @@ COMMENT ON COLUMN rate_cards.plan_id IS 'whose usage it prices: of orgs that hav
 COMMENT ON COLUMN rate_cards.org_id IS 'whose usage it prices: of this org; 0: of every org, or of a plan''s';
 COMMENT ON COLUMN rate_cards.period
     IS 'by what its tiers are counted: the org''s local month or its billing period';
+COMMENT ON COLUMN rate_cards.price_by IS 'which figure of a level it prices; NULL: the average';
 
 -- Tiers are counted by the month, or by the billing period.
 ALTER TABLE rating_counters RENAME COLUMN month TO period;

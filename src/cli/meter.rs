@@ -250,6 +250,7 @@ fn card(args: RateArgs) -> Result<NewRateCard, Failure> {
         plan: args.plan,
         org: args.org,
         period: TierPeriod::default(),
+        price_by: None,
         currency: args.currency.unwrap_or_default(),
         rates: vec![rate],
     })

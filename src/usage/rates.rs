@@ -54,6 +54,8 @@ pub struct RateCard {
     pub org: Option<String>,
     /// By what its tiers are counted.
     pub period: TierPeriod,
+    /// Of a `level` meter, which figure it prices; null of other meters.
+    pub price_by: Option<PriceBy>,
     /// Usage that occurred from then on.
     pub valid_from: DateTime<Utc>,
     /// ISO 4217, lower case; the same on every card of a meter.
@@ -82,6 +84,28 @@ impl TierPeriod {
         match self {
             Self::Month => "month",
             Self::Billing => "billing",
+        }
+    }
+}
+
+/// By which figure of a time a level is priced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = LevelPriceBy)]
+pub enum PriceBy {
+    /// The average, each level weighed by how long it held.
+    Average,
+    /// The highest at any instant.
+    Peak,
+}
+
+impl PriceBy {
+    /// Its name in the database and on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Average => "average",
+            Self::Peak => "peak",
         }
     }
 }
@@ -181,6 +205,7 @@ struct CardRow {
     org_id: i64,
     org: Option<String>,
     period: String,
+    price_by: Option<String>,
     valid_from: DateTime<Utc>,
     currency: String,
     rates: serde_json::Value,
@@ -198,6 +223,7 @@ macro_rules! rows {
             rate_cards::org_id,
             orgs::public_id.nullable(),
             rate_cards::period,
+            rate_cards::price_by,
             rate_cards::valid_from,
             rate_cards::currency,
             rate_cards::rates,
@@ -223,6 +249,10 @@ impl CardRow {
             org_id: self.org_id,
             org: self.org,
             period,
+            price_by: match self.price_by.as_deref() {
+                Some("peak") => Some(PriceBy::Peak),
+                price_by => price_by.map(|_| PriceBy::Average),
+            },
             valid_from: self.valid_from,
             currency: self.currency,
             created_at: self.created_at,

@@ -277,6 +277,7 @@ mod tests {
             org_id: 0,
             org: None,
             period: TierPeriod::Month,
+            price_by: None,
             valid_from: chrono::DateTime::UNIX_EPOCH,
             currency: "usd".to_owned(),
             rates: serde_json::from_value(rates).expect("rates"),

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::current::{self, Current};
-use super::levels::list::{self as levels, Level, PriceBy};
+use super::levels::list::{self as levels, Level};
+use super::rates::PriceBy;
 use super::records::{self, Filter, Record};
 use super::summaries::{self, Grouping, Query, Usage};
 use crate::app::App;
@@ -263,9 +264,10 @@ pub struct LevelsQuery {
     pub from: Option<Moment>,
     /// The instant after its last; now when left out.
     pub to: Option<Moment>,
-    /// Which figure the price is for: `average`, when left out, or `peak`.
+    /// Which figure the price is for, `average` or `peak`; when left out, that which the rate card says.
     #[serde(default)]
-    pub price_by: PriceBy,
+    #[param(inline)]
+    pub price_by: Option<PriceBy>,
 }
 
 /// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the

@@ -371,6 +371,7 @@ async fn reservations_and_levels_have_the_orgs_own_prices() {
         let mut body = json!({ "currency": "usd", "rates": [{ "unit_cost": price }], "backdate": true,
             "valid_from": "2026-09-01T00:00:00Z" });
         body["org"] = of["org"].clone();
+        body["price_by"] = json!(if of["org"].is_null() { "peak" } else { "average" });
         house.post("/v1/meters/seats/rate_cards", &body, 201).await;
     }
     for (org, cost) in [("acme", "20"), ("other", "30")] {

@@ -9,7 +9,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::course::Said;
@@ -17,7 +17,7 @@ use super::{Course, SET, course, standing};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::quantity::{Quantity, Sum};
-use crate::usage::rates::{self, RateCard, choose};
+use crate::usage::rates::{self, PriceBy, RateCard, choose};
 use crate::usage::rating;
 
 /// A level.
@@ -44,24 +44,12 @@ pub struct Level {
     pub average: Quantity,
     /// The highest at any instant of it.
     pub peak: Quantity,
-    /// What the average (or the peak, as `price_by` says) costs by the rate card that holds at the end of the
-    /// time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
+    /// What the average (or the peak, as the card or `price_by` says) costs by the rate card that holds at the
+    /// end of the time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
     /// it has no price.
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
     pub currency: Option<String>,
-}
-
-/// By which figure a level is priced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = LevelPriceBy)]
-pub enum PriceBy {
-    /// The average.
-    #[default]
-    Average,
-    /// The peak.
-    Peak,
 }
 
 /// Where a page ends: series and subject.
@@ -78,8 +66,8 @@ pub struct Query {
     pub from: DateTime<Utc>,
     /// The instant after the last.
     pub to: DateTime<Utc>,
-    /// By which figure it is priced.
-    pub price_by: PriceBy,
+    /// By which figure it is priced; `None`: by that which its card says.
+    pub price_by: Option<PriceBy>,
 }
 
 #[derive(QueryableByName)]
@@ -135,10 +123,9 @@ pub fn list(
             Entry::Occupied(cards) => cards.into_mut(),
             Entry::Vacant(free) => free.insert(cards_of(conn, row.meter_id, query)?),
         };
-        let quantity = if query.price_by == PriceBy::Peak { peak } else { average };
         let dimensions: BTreeMap<String, String> = serde_json::from_value(row.dimensions)
             .map_err(|error| Error::Internal(format!("usage series {}: {error}", row.series_id)))?;
-        let cost = priced(cards, query, &dimensions, quantity).map_err(|()| too_large())?;
+        let cost = priced(cards, query, &dimensions, (average, peak)).map_err(|()| too_large())?;
         let level = Level {
             currency: cost.as_ref().map(|(_, currency)| currency.clone()),
             cost: cost.map(|(cost, _)| Quantity(cost)),
@@ -166,13 +153,13 @@ fn cards_of(conn: &mut PgConnection, meter_id: i32, query: &Query) -> Result<Vec
     Ok(cards)
 }
 
-/// What a quantity costs by the card that holds at the end of the time, and the currency; `Err`: too much to
-/// be exact.
+/// What a level of that average and peak costs by the card that holds at the end of the time, and the
+/// currency; `Err`: too much to be exact.
 fn priced(
     cards: &[RateCard],
     query: &Query,
     dimensions: &BTreeMap<String, String>,
-    quantity: Decimal,
+    (average, peak): (Decimal, Decimal),
 ) -> Result<Option<(Decimal, String)>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
     let last = query.to - TimeDelta::microseconds(1);
@@ -180,6 +167,10 @@ fn priced(
     let card = choose::place(fits, query.org.plan_at(last), last).map(|place| &cards[place]);
     let Some((card, rate)) = card.and_then(|card| Some((card, rating::rate_for(card, &dimensions)?))) else {
         return Ok(None);
+    };
+    let quantity = match query.price_by.or(card.price_by) {
+        Some(PriceBy::Peak) => peak,
+        Some(PriceBy::Average) | None => average,
     };
     let cost = rating::cost(&card.rates[rate], Sum::ZERO, quantity).ok_or(())?;
     Ok(Some((cost.shown(), card.currency.clone())))

@@ -81,6 +81,7 @@ mod tests {
             org_id: if let Owner::Org(org_id) = owner { org_id } else { 0 },
             org: None,
             period: TierPeriod::Month,
+            price_by: None,
             valid_from: format!("2026-{valid_from}T00:00:00Z").parse().expect("a time"),
             currency: "usd".to_owned(),
             rates: Vec::new(),

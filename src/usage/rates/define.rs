@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Rate, RateCard, TierMode, TierPeriod, Tiers, known_plan, of_meter};
+use super::{PriceBy, Rate, RateCard, TierMode, TierPeriod, Tiers, known_plan, of_meter};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::quantity::{LIMIT, PLACES};
@@ -46,6 +46,9 @@ pub struct NewRateCard {
     /// By what its tiers are counted: the org's local month, or its billing period.
     #[serde(default)]
     pub period: TierPeriod,
+    /// Of a `level` meter, which figure it prices: the average, when left out, or the peak.
+    #[serde(default)]
+    pub price_by: Option<PriceBy>,
     /// ISO 4217, lower case; the same as on the meter's other cards.
     #[schema(pattern = "^[a-z]{3}$")]
     pub currency: String,
@@ -89,6 +92,7 @@ pub fn create(
         let rule = "must be left out: a level burns no battery, as it is not used up";
         return Err(Error::invalid(format!("rates.{n}.battery_units"), rule));
     }
+    let price_by = figure(&meter, new.price_by)?;
     let valid_from = starts(new, now)?;
     let (org_id, org) = owner(conn, new)?;
     let cards = of_meter(conn, meter.meter_id)?;
@@ -114,6 +118,7 @@ pub fn create(
         org_id,
         org,
         period: new.period,
+        price_by,
         valid_from,
         currency: currency.clone(),
         rates,
@@ -128,6 +133,7 @@ pub fn create(
             rate_cards::plan_id.eq(&card.plan),
             rate_cards::org_id.eq(card.org_id),
             rate_cards::period.eq(card.period.name()),
+            rate_cards::price_by.eq(card.price_by.map(PriceBy::name)),
             rate_cards::valid_from.eq(card.valid_from),
             rate_cards::currency.eq(&card.currency),
             rate_cards::rates.eq(stored),
@@ -135,6 +141,15 @@ pub fn create(
         ))
         .execute(conn)?;
     Ok(card)
+}
+
+/// Which figure of a level is priced; `None` for what is no level.
+fn figure(meter: &Meter, asked: Option<PriceBy>) -> Result<Option<PriceBy>, Error> {
+    match (meter.aggregation, asked) {
+        (Aggregation::Level, asked) => Ok(Some(asked.unwrap_or(PriceBy::Average))),
+        (_, None) => Ok(None),
+        (_, Some(_)) => Err(Error::invalid("price_by", "must be left out: it is for meters of `level`")),
+    }
 }
 
 /// Row id and public id of the org whose own card it is to be; 0: of every org. The plan must be there.

@@ -129,6 +129,7 @@ mod tests {
             org_id: 0,
             org: None,
             period: TierPeriod::Month,
+            price_by: None,
             valid_from: at(valid_from),
             currency: "usd".to_owned(),
             rates: Vec::new(),
