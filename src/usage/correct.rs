@@ -122,7 +122,7 @@ pub fn amend(
     ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
     let places = stored.take_back(conn, &mut taken, correction, now)?;
     let mut tiers = Tiers::raise(conn, [&new])?;
-    charged::charge_again(&mut tiers, &mut new, &places)?;
+    charged::charge_again(conn, &mut tiers, &mut new, &places)?;
     let mut levels = Levels::lock(conn, [&new])?;
     levels.take(&mut new).map_err(refused)?;
     ingest::write(conn, &[&new], 1, burn(now))?;

@@ -15,6 +15,7 @@ use diesel::pg::PgConnection;
 use crate::error::Error;
 use crate::quantity::Sum;
 use crate::usage::ingest::{self, Tiers};
+use crate::usage::rates::play::{self, Around};
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage};
 
@@ -25,6 +26,8 @@ struct Charge {
     earlier: Sum,
     /// What it priced.
     own: Sum,
+    /// What cards after it priced.
+    later: Sum,
     /// What it charged for that.
     cost: Sum,
 }
@@ -77,11 +80,19 @@ fn place(metered: &Metered, from: Sum) -> Option<Place> {
     Some(Place { meter_id: card.meter_id, rate_card_id: card.rate_card_id, rate: (*rate)?, from })
 }
 
-/// Prices what takes the place of an event that was taken back. Its tiers are raised.
+/// Prices what takes the place of an event that was taken back. Its tiers are raised. Where it has no place
+/// of its own it goes on where the month stands: the records say where that is, as a card that another has
+/// replaced as a whole has no counter any more.
 ///
 /// # Errors
-/// When an amount is too large.
-pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place]) -> Result<(), Error> {
+/// When an amount is too large, or the database fails.
+pub(super) fn charge_again(
+    conn: &mut PgConnection,
+    tiers: &mut Tiers,
+    new: &mut Usage,
+    places: &[Place],
+) -> Result<(), Error> {
+    let (org_id, month) = (new.org.org_id, new.own_day.with_day(1).unwrap_or(new.own_day));
     for n in 0..new.metered.len() {
         let metered = &new.metered[n];
         let Some(rate) = metered.rate().filter(|_| metered.tiered) else { continue };
@@ -91,12 +102,25 @@ pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place])
             };
             places.iter().find(is_own)
         });
-        let from = own.map_or_else(|| tiers.standing(new, metered), |place| place.from);
+        let from = match own {
+            Some(place) => place.from,
+            None if is_in_play(metered, month) => tiers.standing(new, metered),
+            None => {
+                let charge = charge(conn, org_id, metered, month)?;
+                charge.earlier + charge.own + charge.later
+            }
+        };
         let cost = rating::cost(rate, from, metered.quantity);
         new.metered[n].cost = cost.ok_or_else(super::too_large)?;
     }
     tiers.count(new);
     Ok(())
+}
+
+/// Whether the card that prices it has a counter in the month.
+fn is_in_play(metered: &Metered, month: NaiveDate) -> bool {
+    let cards = metered.series.rates.iter().map(|(card, _)| &**card);
+    play::in_play(cards, Around::month(month)).any(|place| Some(place) == metered.card)
 }
 
 /// What the card of `metered` has charged for the month, by the records.
@@ -106,7 +130,7 @@ fn charge(
     metered: &Metered,
     month: NaiveDate,
 ) -> Result<Charge, Error> {
-    let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, cost: Sum::ZERO };
+    let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, later: Sum::ZERO, cost: Sum::ZERO };
     let rates = &metered.series.rates;
     let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
     for priced in ingest::of_months(conn, &[(org_id, card.meter_id, month)])? {
@@ -120,6 +144,8 @@ fn charge(
         } else if by > metered.card {
             // The latest card comes first.
             charge.earlier += priced.quantity;
+        } else {
+            charge.later += priced.quantity;
         }
     }
     Ok(charge)
