@@ -165,6 +165,42 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
     }
 }
 
+/// The ledger has 12 places, a quantity times its units 24. What is below the last place is burned when there
+/// is enough of it, and nothing is lost: 0.4 of it each time.
+#[tokio::test]
+async fn what_is_too_small_for_the_ledger_is_carried() {
+    let prices = json!([{ "unit_cost": "0", "battery_units": "0.000000000001" }]);
+    let place = Place::new("sum", Some(prices)).await;
+    place.database.grant(1, "one", "10");
+    let mut ledger = vec!["bonus 10 → 10"];
+    for (id, entry) in [
+        ("a", None),
+        ("b", None),
+        // 1.2, of which 0.2 are left.
+        ("c", Some("usage -0.000000000001 → 9.999999999999")),
+        ("d", None),
+        ("e", Some("usage -0.000000000001 → 9.999999999998")),
+    ] {
+        let sent = format!(r#"{{"id":"{id}","org":"acme","event_name":"e","data":{{"value":"0.4"}}}}"#);
+        assert_eq!(place.event(&place.key, &sent).await, "accepted");
+        ledger.extend(entry);
+        assert_eq!(place.database.ledger(1), ledger, "{id}");
+    }
+    // 2 are burned, and nothing is left. Of 1.6 one is given back and 0.6 are left; of 1.2 0.2; of 0.8 the other
+    // is given back.
+    for (id, entry) in [
+        ("a", Some("refund 0.000000000001 → 9.999999999999")),
+        ("b", None),
+        ("c", Some("refund 0.000000000001 → 10")),
+    ] {
+        let void = json!({ "org": "acme", "id": id, "reason": "x" });
+        assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
+        ledger.extend(entry);
+        assert_eq!(place.database.ledger(1), ledger, "{id} taken back");
+    }
+    place.database.run(&["verify"]);
+}
+
 #[tokio::test]
 async fn values_are_taken_as_languages_print_them() {
     let place = Place::new("sum", None).await;
