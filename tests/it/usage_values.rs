@@ -186,8 +186,8 @@ async fn what_is_too_small_for_the_ledger_is_carried() {
         ledger.extend(entry);
         assert_eq!(place.database.ledger(1), ledger, "{id}");
     }
-    // 2 are burned, and nothing is left. Of 1.6 one is given back and 0.6 are left; of 1.2 0.2; of 0.8 the other
-    // is given back.
+    // 2 are burned, and nothing is left. Of 1.6 one is given back and 0.6 are left; of 1.2 0.2; of 0.8 the
+    // other is given back.
     for (id, entry) in [
         ("a", Some("refund 0.000000000001 → 9.999999999999")),
         ("b", None),
