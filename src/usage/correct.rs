@@ -30,7 +30,7 @@ use super::ingest::{self, Tiers};
 use super::levels::{self, Levels};
 use super::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
 use super::series;
-use super::unpriced::Pricing;
+use super::unpriced::{self, Pricing};
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -116,13 +116,17 @@ pub fn amend(
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
     new.correction = stored.correction + 2;
     stored.place(&catalog, &mut new, event.cost.is_some()).map_err(refused)?;
+    // What has no price may be amended as it is; what has one does not lose it.
+    if stored.has_price() {
+        unpriced::refuse(&new).map_err(refused)?;
+    }
     let mut taken = stored.taken_back(&catalog, series, correction, now)?;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
     let both: Vec<&Usage> = taken.iter().chain([&new]).collect();
     ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
     let places = stored.take_back(conn, &mut taken, correction, now)?;
     let mut tiers = Tiers::raise(conn, [&new])?;
-    charged::charge_again(&mut tiers, &mut new, &places)?;
+    charged::charge_again(conn, &mut tiers, &mut new, &places)?;
     let mut levels = Levels::lock(conn, [&new])?;
     levels.take(&mut new).map_err(refused)?;
     ingest::write(conn, &[&new], 1, burn(now))?;
@@ -235,6 +239,13 @@ impl Stored {
         }
         records.retain(|record| record.correction % 2 == 0 && last[&record.meter_id] == record.correction);
         Ok(Self { event_key, occurred_at, correction, records })
+    }
+
+    /// Whether none of its records lacks a price.
+    fn has_price(&self) -> bool {
+        let lacks =
+            |record: &Record| matches!(Pricing::of(record.pricing), Pricing::NoRate | Pricing::NoCard);
+        !self.records.iter().any(lacks)
     }
 
     /// What takes the event back.

@@ -176,6 +176,15 @@ async fn a_meter_may_refuse_what_no_rate_fits() {
     let mut said = Place::event("3", "tokens", "v2", "1", "2026-11-20");
     said["cost"] = json!("7");
     assert_eq!(place.daemon.usage(&place.key, &said).await, ["accepted"]);
+    // An amendment takes no price away; what had none may be amended as it is.
+    for (id, model, n, status) in [("1", "v2", 1, 400), ("1", "large", 2, 200), ("0", "v2", 3, 200)] {
+        let event = json!({ "event_name": "tokens", "data": { "n": n, "model": model } });
+        let amend = json!({ "org": "acme", "source": "t", "id": id, "reason": "x", "event": event });
+        let answer = place.post("/v1/usage/amend", amend, status).await;
+        assert!(status == 200 || answer["field"] == "event.data", "{answer}");
+    }
+    // 2 at 0.01, what the caller said, and 3 for nothing.
+    assert_eq!(place.cost("tokens", "2026-11", "2026-12").await, ("7.02".into(), "6".into(), 3));
     let ask = json!({ "org": "acme", "meter": "tokens", "amount": "5", "dimensions": { "model": "v2" } });
     let problem = place.post("/v1/quota/reserve", ask, 400).await;
     assert_eq!(problem["field"], "dimensions", "{problem}");

@@ -129,6 +129,11 @@ fn graduated() -> Value {
     tiers("graduated", json!([{ "up_to": "100", "unit_cost": "1" }, { "unit_cost": "0.5" }]))
 }
 
+/// Twice as dear.
+fn dearer() -> Value {
+    tiers("graduated", json!([{ "up_to": "100", "unit_cost": "2" }, { "unit_cost": "1" }]))
+}
+
 /// The first 100 are free.
 fn free(price: &str) -> Value {
     tiers("graduated", json!([{ "up_to": "100", "unit_cost": "0" }, { "unit_cost": price }]))
@@ -356,7 +361,39 @@ async fn a_price_change_goes_on_in_the_tiers() {
     const BEFORE: &str = "2026-11-05";
     const AFTER: &str = "2026-11-15";
     let place = Place::new();
-    let cases: [(&str, Value, Vec<Step>); 10] = [
+    let cases: [(&str, Value, Vec<Step>); 12] = [
+        (
+            // 60 at 1; 40 × 2 and 20 × 1; 60 at 0.5, for the month stands at 120. The last is taken back as
+            // what the first card charged for 120 less its price of 60; 10 more stand at 120 again, although
+            // that card counts in no month any more.
+            "amended under a card that was replaced since",
+            graduated(),
+            vec![
+                Use("1", BEFORE, "60"),
+                Card(CHANGE, dearer()),
+                Use("2", AFTER, "60"),
+                Use("3", BEFORE, "60"),
+                Cost("0", "190"),
+                Card("2026-10-01T00:00:00Z", dearer()),
+                Amend("3", "10"),
+                Cost("0", "165"),
+                Void("3"),
+                Cost("0", "160"),
+            ],
+        ),
+        (
+            // As before, but nothing was replaced: the counter says the same as the records.
+            "amended under a card that counts still",
+            graduated(),
+            vec![
+                Use("1", BEFORE, "60"),
+                Card(CHANGE, dearer()),
+                Use("2", AFTER, "60"),
+                Use("3", BEFORE, "60"),
+                Amend("3", "10"),
+                Cost("0", "165"),
+            ],
+        ),
         (
             // 10 of the later 90 are free, 80 at 0.12. The first cost nothing, so nothing is given back.
             "the allowance is the month's",

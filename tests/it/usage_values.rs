@@ -124,6 +124,29 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
     };
     assert_eq!(place.event(&place.key, &native("a", "8")).await, "accepted");
     assert_eq!(place.event(&place.key, &native("b", "-3")).await, "data.value negative_usage");
+    // On the other doors likewise; and a settlement, which sets no price, never takes it.
+    let reserve = json!({ "org": "acme", "id": "r", "meter": "meter-1", "amount": 1 });
+    assert_eq!(place.daemon.post("/v1/quota/reserve", &place.key, &reserve).await.0, 201);
+    let cloud =
+        r#"{"specversion":"1.0","id":"c","source":"s","type":"e","subject":"acme","data":{"value":-3}}"#;
+    let lago =
+        r#"{"transaction_id":"l","external_subscription_id":"acme","code":"e","properties":{"value":-3}}"#;
+    let lago = &format!(r#"{{"event":{lago}}}"#);
+    let amend = r#"{"org":"acme","id":"a","reason":"x","event":{"event_name":"e","data":{"value":-3}}}"#;
+    let settle = r#"{"event":{"id":"s","event_name":"e","data":{"value":-3}}}"#;
+    let set_cost = r#"{"event":{"id":"s","event_name":"e","cost":"1","data":{"value":3}}}"#;
+    let settled = "/v1/quota/r/settle";
+    for (key, path, kind, body, refused) in [
+        (&place.key, "/api/v1/events", "application/cloudevents+json", cloud, 400),
+        (&place.key, "/api/v1/events", "application/json", lago, 422),
+        (&place.key, "/v1/usage/amend", "application/json", amend, 400),
+        (&place.key, settled, "application/json", settle, 400),
+        (&place.pricing, settled, "application/json", settle, 400),
+        (&place.pricing, settled, "application/json", set_cost, 400),
+    ] {
+        let (status, answer) = place.send(path, key, kind, body).await;
+        assert_eq!(status, refused, "{path} {body}: {answer}");
+    }
     assert_eq!(place.event(&place.pricing, &native("b", "-3")).await, "accepted");
     // 8 - 3 units at 2 each; the battery burned 8, and usage gives it nothing back.
     let totals = "SELECT concat(trim_scale(sum(quantity)), ' ', trim_scale(sum(cost))) FROM daily_summaries";
@@ -140,6 +163,42 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
         let (status, answer) = place.daemon.post("/v1/meters", &place.key, &body).await;
         assert_eq!((status.as_u16(), &answer["field"]), (400, &json!("allows_negative")), "{answer}");
     }
+}
+
+/// The ledger has 12 places, a quantity times its units 24. What is below the last place is burned when there
+/// is enough of it, and nothing is lost: 0.4 of it each time.
+#[tokio::test]
+async fn what_is_too_small_for_the_ledger_is_carried() {
+    let prices = json!([{ "unit_cost": "0", "battery_units": "0.000000000001" }]);
+    let place = Place::new("sum", Some(prices)).await;
+    place.database.grant(1, "one", "10");
+    let mut ledger = vec!["bonus 10 → 10"];
+    for (id, entry) in [
+        ("a", None),
+        ("b", None),
+        // 1.2, of which 0.2 are left.
+        ("c", Some("usage -0.000000000001 → 9.999999999999")),
+        ("d", None),
+        ("e", Some("usage -0.000000000001 → 9.999999999998")),
+    ] {
+        let sent = format!(r#"{{"id":"{id}","org":"acme","event_name":"e","data":{{"value":"0.4"}}}}"#);
+        assert_eq!(place.event(&place.key, &sent).await, "accepted");
+        ledger.extend(entry);
+        assert_eq!(place.database.ledger(1), ledger, "{id}");
+    }
+    // 2 are burned, and nothing is left. Of 1.6 one is given back and 0.6 are left; of 1.2 0.2; of 0.8 the
+    // other is given back.
+    for (id, entry) in [
+        ("a", Some("refund 0.000000000001 → 9.999999999999")),
+        ("b", None),
+        ("c", Some("refund 0.000000000001 → 10")),
+    ] {
+        let void = json!({ "org": "acme", "id": id, "reason": "x" });
+        assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
+        ledger.extend(entry);
+        assert_eq!(place.database.ledger(1), ledger, "{id} taken back");
+    }
+    place.database.run(&["verify"]);
 }
 
 #[tokio::test]

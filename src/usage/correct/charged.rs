@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::quantity::Sum;
 use crate::quota::periods::Period;
 use crate::usage::ingest::{self, Tiers};
+use crate::usage::rates::play;
 use crate::usage::rating;
 use crate::usage::resolve::{Metered, Usage};
 
@@ -25,6 +26,8 @@ struct Charge {
     earlier: Sum,
     /// What it priced.
     own: Sum,
+    /// What cards after it priced.
+    later: Sum,
     /// What it charged for that.
     cost: Sum,
 }
@@ -77,21 +80,38 @@ fn place(metered: &Metered, from: Sum) -> Option<Place> {
     Some(Place { meter_id: card.meter_id, rate_card_id: card.rate_card_id, rate: (*rate)?, from })
 }
 
-/// Prices what takes the place of an event that was taken back. Its tiers are raised.
+/// Prices what takes the place of an event that was taken back. Its tiers are raised. Where it has no place
+/// of its own it goes on where the month stands: the records say where that is, as a card that another has
+/// replaced as a whole has no counter any more.
 ///
 /// # Errors
-/// When an amount is too large.
-pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place]) -> Result<(), Error> {
+/// When an amount is too large, or the database fails.
+pub(super) fn charge_again(
+    conn: &mut PgConnection,
+    tiers: &mut Tiers,
+    new: &mut Usage,
+    places: &[Place],
+) -> Result<(), Error> {
     for n in 0..new.metered.len() {
         let metered = &new.metered[n];
-        let Some(rate) = metered.rate().filter(|_| metered.tiered) else { continue };
+        let Some((card, rate)) = metered.card.zip(metered.rate()).filter(|_| metered.tiered) else {
+            continue;
+        };
+        let Some(period) = ingest::period_at(new, metered, card) else { continue };
         let own = place(metered, Sum::ZERO).and_then(|own| {
             let is_own = |place: &&Place| {
                 (place.meter_id, place.rate_card_id, place.rate) == (own.meter_id, own.rate_card_id, own.rate)
             };
             places.iter().find(is_own)
         });
-        let from = own.map_or_else(|| tiers.standing(new, metered), |place| place.from);
+        let from = match own {
+            Some(place) => place.from,
+            None if is_in_play(new, metered) => tiers.standing(new, metered),
+            None => {
+                let charge = charge(conn, new.org.org_id, metered, period)?;
+                charge.earlier + charge.own + charge.later
+            }
+        };
         let cost = rating::cost(rate, from, metered.quantity);
         new.metered[n].cost = cost.ok_or_else(super::too_large)?;
     }
@@ -99,9 +119,16 @@ pub(super) fn charge_again(tiers: &mut Tiers, new: &mut Usage, places: &[Place])
     Ok(())
 }
 
+/// Whether the card that prices it has a counter in its period.
+fn is_in_play(usage: &Usage, metered: &Metered) -> bool {
+    let cards = metered.series.rates.iter().map(|(card, _)| &**card);
+    play::in_play(cards, |card| card.period_of(usage.own_day, usage.billing_period))
+        .any(|(place, _)| Some(place) == metered.card)
+}
+
 /// What the card of `metered` has charged for the period, by the records.
 fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Period) -> Result<Charge, Error> {
-    let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, cost: Sum::ZERO };
+    let mut charge = Charge { earlier: Sum::ZERO, own: Sum::ZERO, later: Sum::ZERO, cost: Sum::ZERO };
     let rates = &metered.series.rates;
     let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
     let (label, began) = period.stored();
@@ -128,6 +155,8 @@ fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Perio
             charge.cost += priced.cost;
         } else if is_before {
             charge.earlier += priced.quantity;
+        } else {
+            charge.later += priced.quantity;
         }
     }
     Ok(charge)

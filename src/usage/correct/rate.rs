@@ -170,7 +170,7 @@ fn of_org(
     ingest::lock_rows(conn, org.org_id, &all, Depth::All, now)?;
     let mut tiers = Tiers::raise(conn, &new)?;
     for one in &mut new {
-        charged::charge_again(&mut tiers, one, &[])?;
+        charged::charge_again(conn, &mut tiers, one, &[])?;
     }
     ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
     ingest::write(conn, &new.iter().collect::<Vec<_>>(), 1, burn(now))?;

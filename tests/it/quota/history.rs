@@ -274,6 +274,8 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
                 Use("c", NOV_20, "", 40),
                 Quota,
                 History(&["2026-11-11  40", "2026-10-11  250"]),
+                Amend("b", 60),
+                History(&["2026-11-11  40", "2026-10-11  160"]),
                 Void("b"),
                 History(&["2026-11-11  40", "2026-10-11  100"]),
             ],
