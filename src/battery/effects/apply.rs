@@ -257,8 +257,8 @@ impl Work {
         Ok(before != units)
     }
 
-    /// Counts that another invoice stands for a period that this one had granted, or that it stands for itself;
-    /// whether that is news.
+    /// Counts that another invoice stands for a period that this one had granted, or that it stands for
+    /// itself; whether that is news.
     fn count_repeated(
         &mut self,
         account: &mut Account,

@@ -107,7 +107,8 @@ pub struct Line {
     pub pack: Option<Pack>,
     /// What the mirror says of its subscription.
     pub mirrored: Option<Mirrored>,
-    /// Of a proration: the whole period that it is a part of.
+    /// Of a proration: the whole period that it is a part of, whatever became of the invoice that asked for
+    /// it.
     pub full: Option<Period>,
     /// Of a proration: the grants that hold units of what it bought and of its time, the latest first.
     pub holders: Vec<Holder>,
@@ -359,7 +360,8 @@ statement!(Invoices -> DocTypes: concat!(
                 WHERE s.id = l.subscription_id AND s.account IS NOT DISTINCT FROM k.account AND s.livemode IS NOT DISTINCT FROM k.livemode),
             'full', CASE WHEN l.proration THEN (SELECT json_build_object('start', f.period_start, 'end', f.period_end)
                 FROM invoices j JOIN invoice_lines f ON f.account = j.account AND f.livemode = j.livemode AND f.invoice_id = j.id
-                WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account AND j.livemode IS NOT DISTINCT FROM k.livemode AND j.status = 'paid'
+                WHERE j.subscription_id = l.subscription_id AND j.account IS NOT DISTINCT FROM k.account
+                  AND j.livemode IS NOT DISTINCT FROM k.livemode
                   AND f.subscription_id = l.subscription_id AND f.proration IS NOT TRUE AND f.type IS DISTINCT FROM 'invoiceitem'
                   AND f.period_start <= l.period_start AND f.period_end >= l.period_end AND f.period_start < f.period_end
                 ORDER BY f.subscription_item_id IS NOT DISTINCT FROM l.subscription_item_id DESC, f.period_end - f.period_start, f.period_start LIMIT 1) END,
@@ -368,7 +370,8 @@ statement!(Invoices -> DocTypes: concat!(
                 WHERE e.subscription_id = l.subscription_id AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode
                   AND (e.plan_id = m.plan_id OR e.pack_id = pk.pack_id AND e.price_id = l.price_id) AND e.units > 0 AND e.grant_number IS NOT NULL
                   AND e.source_id <> k.id AND e.period_start < l.period_end AND e.period_end > l.period_start
-                  AND NOT EXISTS (SELECT FROM battery_returns b WHERE b.org_id = e.org_id AND b.grant_number = e.grant_number
+                  AND NOT EXISTS (SELECT FROM battery_returns b
+                      WHERE b.org_id = e.org_id AND b.grant_number = e.grant_number
                       AND b.cause_kind = 'invoice' AND b.cause_id IN (e.source_id, e.source_id || ':period') AND b.units > 0)
                   AND EXISTS (SELECT FROM invoices h WHERE h.id = e.source_id AND h.account IS NOT DISTINCT FROM k.account
                       AND h.livemode IS NOT DISTINCT FROM k.livemode AND h.status = 'paid' OFFSET 0)
@@ -388,12 +391,16 @@ statement!(Invoices -> DocTypes: concat!(
             WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id), '[]'),
         'others', coalesce((SELECT json_agg(DISTINCT x.id) FROM invoice_lines l
             CROSS JOIN LATERAL (
-                SELECT e.source_id AS id FROM battery_effects e WHERE e.subscription_id = l.subscription_id AND e.source_kind = 'invoice'
+                SELECT e.source_id AS id FROM battery_effects e
+                WHERE e.subscription_id = l.subscription_id AND e.source_kind = 'invoice'
                     AND e.account IS NOT DISTINCT FROM k.account AND e.livemode IS NOT DISTINCT FROM k.livemode
-                    AND e.price_id IS NOT DISTINCT FROM l.price_id AND e.period_start IS NOT DISTINCT FROM l.period_start AND e.units > 0
-                UNION ALL SELECT w.source_id FROM battery_effects_waiting w WHERE w.subscription_id = l.subscription_id AND w.source_kind = 'invoice'
+                    AND e.price_id IS NOT DISTINCT FROM l.price_id
+                    AND e.period_start IS NOT DISTINCT FROM l.period_start AND e.units > 0
+                UNION ALL SELECT w.source_id FROM battery_effects_waiting w
+                WHERE w.subscription_id = l.subscription_id AND w.source_kind = 'invoice'
                     AND w.account IS NOT DISTINCT FROM k.account AND w.livemode IS NOT DISTINCT FROM k.livemode
-                    AND w.price_id IS NOT DISTINCT FROM l.price_id AND w.reason = 'already_granted' AND w.dismissed_at IS NULL OFFSET 0) x
+                    AND w.price_id IS NOT DISTINCT FROM l.price_id
+                    AND w.reason = 'already_granted' AND w.dismissed_at IS NULL OFFSET 0) x
             WHERE l.account = k.account AND l.livemode = k.livemode AND l.invoice_id = k.id
                 AND l.proration IS NOT TRUE AND x.id <> k.id), '[]'))
     ", invoices!(), " WHERE i.id IS NOT NULL"));

@@ -1,12 +1,12 @@
 //! Periods that several invoices sold: each is granted once. Pure.
 //!
-//! Of one org, subscription item, price, period and quantity nobody holds more than one sale of them comes to:
-//! `units × what was settled and did not come back ÷ what was settled`, of the invoice where that is most;
-//! where it is the same, of the one that was paid first. The others wait, so that somebody sees that the period
-//! was paid for twice; when the one that counts is voided or refunded, the next one does. Other items,
-//! quantities, prices and periods (a cycle that begins anew in the middle of a period) are sales of their own.
-//! Parts of a period are not compared: who changes to and fro with one `proration_date` buys the same part
-//! again.
+//! Of one org, subscription item, price, period and quantity nobody holds more than one sale of them comes
+//! to: `units × what was settled and did not come back ÷ what was settled`, of the invoice where that is
+//! most; where it is the same, of the one that was paid first. The others wait, so that somebody sees that
+//! the period was paid for twice; when the one that counts is voided or refunded, the next one does. Other
+//! items, quantities, prices and periods (a cycle that begins anew in the middle of a period) are sales of
+//! their own. Parts of a period are not compared: who changes to and fro with one `proration_date` buys the
+//! same part again.
 //!
 //! Two invoices for one period come of a replacement that is paid beside the original
 //! (<https://github.com/useautumn/autumn/pull/3469>), and of an invoice that is made again by a retry: grants
@@ -24,8 +24,8 @@ use super::judge::line_keys;
 use super::targets::{self, Outcome, Reason, Wait};
 use super::{Kind, Source};
 
-/// Lines of sources (by their claims) that another invoice stands for: its id, or none where somebody has
-/// dismissed the line since.
+/// Lines of sources (by their claims) that another invoice stands for: its id, or none where nobody needs to
+/// know, as somebody has dismissed the line or all of it came back.
 pub(super) type Repeats = BTreeMap<Source, BTreeMap<String, Option<String>>>;
 
 /// What is granted once.
@@ -77,7 +77,7 @@ pub(super) fn repeats<'a>(
                 repeats.entry(source.clone()).or_default().insert(claim.to_owned(), None);
                 continue;
             }
-            let Some(subscription) = line.subscription.clone().filter(|_| share > Decimal::ZERO) else {
+            let Some(subscription) = line.subscription.clone().filter(|_| !targets::is_undone(facts)) else {
                 continue;
             };
             let sale = Sale {
@@ -100,7 +100,8 @@ pub(super) fn repeats<'a>(
         let Some(first) = sold.first().map(|first| first.source) else { continue };
         for other in sold.iter().filter(|other| other.source != first) {
             let lines = repeats.entry(other.source.clone()).or_default();
-            lines.insert(other.claim.to_owned(), Some(first.id.clone()));
+            let by = Some(first.id.clone()).filter(|_| !other.held.is_zero());
+            lines.insert(other.claim.to_owned(), by);
         }
     }
     repeats

@@ -72,21 +72,31 @@ impl Line {
 }
 
 /// Whether a line of a plan bills what was used. A metered price buys the plan only where it is named by
-/// itself and nothing licensed of the subscription does. Where no one has told of the price: what is billed
+/// itself and nothing licensed of the subscription does, nor any other plan for the time to come: the invoice
+/// after an upgrade bills the overage of the plan before. Where no one has told of the price: what is billed
 /// for a time that is over, beside what buys the plan for the time to come.
 pub(super) fn is_usage(facts: &Facts, line: &Line) -> bool {
     let beside = |fits: &dyn Fn(&Line) -> bool| {
         facts.lines.iter().any(|other| !std::ptr::eq(other, line) && other.same_plan(line) && fits(other))
     };
     let licensed = |other: &Line| !other.is_metered();
+    let is_over = |other: &Line| other.start.zip(line.end).is_some_and(|(start, end)| start >= end);
+    let of_the_plan_before = || {
+        facts.lines.iter().any(|other| {
+            other.subscription == line.subscription
+                && other.plan.is_some()
+                && other.proration != Some(true)
+                && licensed(other)
+                && is_over(other)
+        })
+    };
     let Some(plan) = line.plan.as_ref() else { return line.is_metered() };
     match line.usage() {
-        Some(Usage::Metered) => !plan.by_price || plan.licensed_beside || beside(&licensed),
-        Some(Usage::Licensed) => false,
-        None => {
-            line.proration != Some(true)
-                && beside(&|other| other.start.zip(line.end).is_some_and(|(start, end)| start >= end))
+        Some(Usage::Metered) => {
+            !plan.by_price || plan.licensed_beside || beside(&licensed) || of_the_plan_before()
         }
+        Some(Usage::Licensed) => false,
+        None => line.proration != Some(true) && beside(&is_over),
     }
 }
 

@@ -217,6 +217,19 @@ const SITUATIONS: &[Situation] = &[
         waits: &[],
     },
     Situation {
+        name: "an upgrade, and all of the one that counted is credited",
+        events: |run| {
+            vec![
+                paid(run, "a", 0, basic()),
+                paid(run, "b", 3, basic()),
+                upgrade(run),
+                credited(run, "a", 2000),
+            ]
+        },
+        balance: "2333.333333333",
+        waits: &[],
+    },
+    Situation {
         name: "a year of monthly units, and the first invoice voided",
         // The second month is yet to come.
         events: |run| vec![paid(run, "a", 0, year()), paid(run, "b", 3, year()), voided(run, "a", 0, year())],
@@ -234,8 +247,10 @@ const SITUATIONS: &[Situation] = &[
 /// Invoices of the org of that name that wait, and for which one.
 fn waiting(database: &Database, tag: &str) -> Vec<(String, String)> {
     let rows = database.value(&format!(
-        "SELECT json_agg(json_build_array(source_id, substring(detail FROM 'period already granted by invoice ([^:]+):')) ORDER BY source_id)
-         FROM battery_effects_waiting WHERE reason = 'already_granted' AND dismissed_at IS NULL AND customer_id = 'cus_{tag}'"
+        "SELECT json_agg(json_build_array(source_id,
+             substring(detail FROM 'period already granted by invoice ([^:]+):')) ORDER BY source_id)
+         FROM battery_effects_waiting
+         WHERE reason = 'already_granted' AND dismissed_at IS NULL AND customer_id = 'cus_{tag}'"
     ));
     let rows = rows.filter(|rows| !rows.is_empty());
     rows.map(|rows| serde_json::from_str(&rows).expect("rows")).unwrap_or_default()

@@ -10,9 +10,12 @@ const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
 /// An invoice that has granted 100 units for March, with these fields of its line, of itself, of its claim.
 fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
     let mut whole = json!({ "org_id": 1,
-        "lines": [{ "id": "il", "amount": 2000, "quantity": 1, "start": MARCH.0, "end": MARCH.1, "price": "p", "subscription": "sub", "item": "si" }],
-        "invoice": { "status": "paid", "total": 2000, "created": MARCH.0, "paid_at": MARCH.0, "lines_complete": true },
-        "claims": [{ "line": "il", "org_id": 1, "grant": 1, "units": "100", "what": "subscription", "quantity": 1, "start": MARCH.0, "end": MARCH.1 }] });
+        "lines": [{ "id": "il", "amount": 2000, "quantity": 1, "start": MARCH.0, "end": MARCH.1,
+            "price": "p", "subscription": "sub", "item": "si" }],
+        "invoice": { "status": "paid", "total": 2000, "created": MARCH.0, "paid_at": MARCH.0,
+            "lines_complete": true },
+        "claims": [{ "line": "il", "org_id": 1, "grant": 1, "units": "100", "what": "subscription",
+            "quantity": 1, "start": MARCH.0, "end": MARCH.1 }] });
     for (at, more) in [("/lines/0", line), ("/invoice", invoice), ("/claims/0", claim)] {
         let Value::Object(more) = more else { continue };
         let fields = whole.pointer_mut(at).and_then(Value::as_object_mut).expect("an object");
@@ -82,8 +85,8 @@ fn the_one_of_which_most_is_held_counts_and_then_the_one_that_was_paid_first() {
     let half = returned(paid(5), 1000);
     assert_eq!(losers(&[("x", &half), ("y", &returned(paid(6), 500))]), lost("x", "y"));
     assert_eq!(losers(&[("x", &half), ("y", &returned(paid(4), 1500))]), lost("y", "x"));
-    // Nothing of it is left: there is nothing to say of it.
-    assert_eq!(losers(&[("x", &half), ("y", &returned(paid(4), 2000))]), Vec::new());
+    // Nothing of it is left: unused time is not taken from it, and nobody needs to know.
+    assert_eq!(losers(&[("x", &half), ("y", &returned(paid(4), 2000))]), vec![("y".to_owned(), None)]);
     // A trial is less than what is paid for.
     let trial = sold(Value::Null, json!({ "total": 0 }), json!({ "units": "10" }));
     assert_eq!(losers(&[("x", &trial), ("y", &half)]), lost("x", "y"));

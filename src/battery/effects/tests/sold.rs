@@ -82,6 +82,22 @@ fn a_period_is_sold_once_by_the_item_whose_price_buys_the_plan() {
             vec![],
         ),
         (
+            "overage of the plan before an upgrade, by its own price",
+            vec![
+                line("o", "over", 5000, 5000, february, metered.clone()),
+                line("a", "flat", 2000, 1, MARCH, json!({ "plan": { "id": "higher" } })),
+            ],
+            vec!["a 100"],
+        ),
+        (
+            "a metered plan beside another plan of the same time",
+            vec![
+                line("o", "pay", 5000, 5000, MARCH, metered.clone()),
+                line("a", "flat", 2000, 1, MARCH, json!({ "plan": { "id": "higher" } })),
+            ],
+            vec!["o 100", "a 100"],
+        ),
+        (
             "a plan that is bought by a metered price alone: the quantity is usage",
             vec![line("a", "pay", 700, 350, MARCH, metered.clone())],
             vec!["a 100"],
