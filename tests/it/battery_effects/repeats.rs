@@ -230,6 +230,21 @@ const SITUATIONS: &[Situation] = &[
         waits: &[],
     },
     Situation {
+        name: "an upgrade that is voided after it was paid gives the unused time back",
+        events: |run| {
+            let lines = [part("price_basic", -1333, 10), part("price_pro", 3333, 10)];
+            let object = run.invoice("c", "subscription_update", "void", 10, &lines);
+            vec![
+                paid(run, "a", 0, basic()),
+                paid(run, "b", 3, basic()),
+                upgrade(run),
+                run.event("c_void", "invoice.voided", 15 * DAY, object),
+            ]
+        },
+        balance: "1000",
+        waits: &[("b", "a")],
+    },
+    Situation {
         name: "a year of monthly units, and the first invoice voided",
         // The second month is yet to come.
         events: |run| vec![paid(run, "a", 0, year()), paid(run, "b", 3, year()), voided(run, "a", 0, year())],

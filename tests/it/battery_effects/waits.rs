@@ -309,3 +309,23 @@ async fn parts_of_periods() {
     assert_eq!(battery(&database, "y").0, units.round_dp(9).normalize().to_string());
     assert!(waiting(&daemon, &key).await.is_empty());
 }
+
+/// Of a month whose invoice was voided and never paid, the period is known all the same: 500 × 20/30.
+#[tokio::test]
+async fn a_voided_invoice_tells_of_the_period() {
+    let database = Database::new();
+    furnish(&database, &["one".to_owned()]);
+    let daemon = Daemon::start(&database);
+    let run = Run { tag: "one".to_owned() };
+    let object = run.invoice("a", "subscription_cycle", "void", 0, &[month("price_basic", 2000)]);
+    for event in [
+        run.customer(),
+        run.event("a_void", "invoice.voided", 9, object),
+        run.paid("b", "subscription_update", 10, &[part("price_addon", 667, 10)]),
+    ] {
+        daemon.deliver(&event).await;
+        daemon.projected().await;
+    }
+    assert_eq!(battery(&database, "one").0, "333.333333333");
+    assert_eq!(database.run(&["battery", "waiting"]), "");
+}

@@ -9,6 +9,7 @@ use super::*;
 
 mod repeats;
 mod settled;
+mod single;
 mod sold;
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -198,6 +199,17 @@ fn returned_money_counts_once() {
             5,
         ),
         (json!({ "cause": "dispute", "amount": 5, "status": "needs_response", "funds_withdrawn": 0 }), 0),
+        // As much as was disputed, as 3 of another currency cannot be compared with 5.
+        (
+            json!({ "cause": "dispute", "amount": 5, "status": "under_review", "currency": "usd",
+                "funds_currency": "eur", "funds_withdrawn": 3 }),
+            5,
+        ),
+        (
+            json!({ "cause": "dispute", "amount": 5, "status": "prevented", "currency": "usd",
+                "funds_currency": "usd", "funds_withdrawn": 5 }),
+            0,
+        ),
         (json!({ "cause": "dispute", "amount": 5, "status": "won", "funds_withdrawn": 5 }), 0),
         (json!({ "cause": "dispute", "amount": 5, "status": "lost", "funds_withdrawn": 0 }), 5),
         (json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "post_payment" }), 5),

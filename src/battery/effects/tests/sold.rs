@@ -4,10 +4,17 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
+pub(super) const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
 
 /// A line of a subscription item.
-fn line(id: &str, item: &str, amount: i64, quantity: i64, (start, end): (&str, &str), more: Value) -> Value {
+pub(super) fn line(
+    id: &str,
+    item: &str,
+    amount: i64,
+    quantity: i64,
+    (start, end): (&str, &str),
+    more: Value,
+) -> Value {
     let mut line = json!({ "id": id, "item": item, "kind": "subscription", "amount": amount, "quantity": quantity, "start": start, "end": end,
         "price": format!("price_{item}"), "subscription": "sub_1", "proration": false, "mirrored": { "trial_start": null, "trial_end": null },
         "plan": { "id": "pro", "moved": 1, "by_price": true, "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100" }] } });
@@ -15,7 +22,7 @@ fn line(id: &str, item: &str, amount: i64, quantity: i64, (start, end): (&str, &
     line
 }
 
-fn merge(into: &mut Value, more: Value) {
+pub(super) fn merge(into: &mut Value, more: Value) {
     match (into, more) {
         (Value::Object(into), Value::Object(more)) => {
             for (name, value) in more {
@@ -26,7 +33,7 @@ fn merge(into: &mut Value, more: Value) {
     }
 }
 
-fn of(lines: &[Value]) -> Facts {
+pub(super) fn of(lines: &[Value]) -> Facts {
     facts(
         json!({ "org_id": 1, "lines": lines, "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd",
         "amount_paid": 2000, "total": 2000, "created": "2026-03-01T00:00:00Z", "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }),
@@ -34,7 +41,7 @@ fn of(lines: &[Value]) -> Facts {
 }
 
 /// Grants as `key units`, then takes as `key -units @holder`, then what waits as `key reason`.
-fn came_to(facts: &Facts) -> Vec<String> {
+pub(super) fn came_to(facts: &Facts) -> Vec<String> {
     let outcome = judged(facts, Kind::Invoice);
     let grants = outcome.grants.iter().map(|grant| format!("{} {}", grant.line, grant.units.normalize()));
     let takes = outcome.takes.iter().map(|take| {
@@ -226,7 +233,13 @@ fn unused_time_of_a_year_is_taken_month_by_month() {
         came_to(&of(&[line("a", "flat", -5000, 1, rest, part.clone())])),
         ["a -50 @10", "a~2 -100 @11", "a~3 -100 @12"]
     );
-    assert_eq!(came_to(&of(&[line("a", "flat", 5000, 3, rest, part)])), ["a 150", "a~2 300", "a~3 300"]);
+    let facts = of(&[line("a", "flat", 5000, 3, rest, part)]);
+    assert_eq!(came_to(&facts), ["a 150", "a~2 300", "a~3 300"]);
+    // What is bought now may be used now, the months to come when they come.
+    let outcome = judged(&facts, Kind::Invoice);
+    let from: Vec<_> = outcome.grants.iter().map(|grant| grant.effective_at).collect();
+    let (january, february) = (at("2027-01-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
+    assert_eq!(from, [None, Some(january), Some(february)]);
 }
 
 #[test]

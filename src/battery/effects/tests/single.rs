@@ -1,0 +1,210 @@
+//! What one fact of a sale decides that no line tells: its realm, its reason, what was claimed before, the
+//! words of a line over nothing, the setting for changes.
+
+use serde_json::{Value, json};
+
+use super::sold::{MARCH, came_to, line, of};
+use super::*;
+
+const FEBRUARY: (&str, &str) = ("2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z");
+const REST: (&str, &str) = ("2026-03-11T00:00:00Z", "2026-03-31T00:00:00Z");
+
+fn none() -> Vec<String> {
+    Vec::new()
+}
+
+fn plain() -> Value {
+    line("a", "flat", 2000, 1, MARCH, json!({}))
+}
+
+/// A part of a month of 30 days, which grant 1 holds.
+fn part(id: &str, amount: i64, quantity: i64, more: Value) -> Value {
+    let month = json!({ "start": MARCH.0, "end": REST.1 });
+    let holders = json!([{ "number": 1, "start": MARCH.0, "end": REST.1 }]);
+    let mut all = json!({ "proration": true, "full": month, "holders": holders });
+    super::sold::merge(&mut all, more);
+    line(id, "flat", amount, quantity, REST, all)
+}
+
+#[test]
+fn what_asked_for_it_decides_whether_a_period_is_sold() {
+    for (reason, sells) in [
+        (json!(null), true),
+        (json!("subscription"), true),
+        (json!("subscription_create"), true),
+        (json!("subscription_cycle"), true),
+        (json!("subscription_update"), true),
+        (json!("subscription_threshold"), false),
+        (json!("manual"), false),
+        (json!("quote_accept"), false),
+    ] {
+        let mut facts = of(&[plain()]);
+        facts.invoice.as_mut().expect("one").billing_reason = reason.as_str().map(str::to_owned);
+        assert_eq!(came_to(&facts), if sells { vec!["a 100".to_owned()] } else { none() }, "{reason}");
+    }
+    // In a realm that does not act nothing is sold, and nothing waits.
+    let mut facts = of(&[plain(), line("b", "shoes", 900, 1, MARCH, json!({ "plan": null }))]);
+    facts.idle = true;
+    assert_eq!(came_to(&facts), none());
+}
+
+#[test]
+fn periods_subscriptions_and_claims_tell_sales_apart() {
+    let by_product = json!({ "price_usage": "metered", "plan": { "by_price": false } });
+    let other = json!({ "subscription": "sub_2" });
+    let licensed = json!({ "usage_type": "licensed" });
+    for (name, lines, claimed, expected) in [
+        (
+            "two periods of one item, as after a pause",
+            vec![
+                line("f", "flat", 2000, 1, FEBRUARY, licensed.clone()),
+                line("a", "flat", 2000, 1, MARCH, licensed),
+            ],
+            None,
+            vec!["f 100", "a 100"],
+        ),
+        (
+            "the same item's name in two subscriptions",
+            vec![plain(), line("b", "flat", 2000, 1, MARCH, other)],
+            None,
+            vec!["a 100", "b 100"],
+        ),
+        (
+            "a metered price of the plan's product alone",
+            vec![line("o", "over", 900, 9, FEBRUARY, by_product.clone())],
+            None,
+            vec![],
+        ),
+        ("a change of a metered price of the product", vec![part("o", 900, 9, by_product)], None, vec![]),
+        (
+            "tiers that were claimed at the second line, as an older event had that one first",
+            vec![plain(), line("b", "flat", 500, 2, MARCH, json!({}))],
+            Some("b"),
+            vec![],
+        ),
+    ] {
+        let mut facts = of(&lines);
+        facts.claims = claimed
+            .map(|line| json!({ "line": line, "org_id": 1, "grant": 1, "units": "100", "what": "x" }))
+            .map(|claim| serde_json::from_value(claim).expect("a claim"))
+            .into_iter()
+            .collect();
+        assert_eq!(came_to(&facts), expected, "{name}");
+    }
+}
+
+#[test]
+fn of_a_part_over_nothing_the_words_tell() {
+    for (words, expected) in [
+        (json!("Unused time on Pro after 11 Mar 2026"), vec!["a -66.666666667 @1"]),
+        (json!("Remaining time on Pro after 11 Mar 2026"), vec!["a 66.666666667"]),
+        (json!("Pro"), vec![]),
+        (json!(null), vec![]),
+    ] {
+        let facts = of(&[part("a", 0, 1, json!({ "description": words }))]);
+        assert_eq!(came_to(&facts), expected, "{words}");
+    }
+}
+
+/// Of less than a day: an hour and a half of twelve are an eighth.
+#[test]
+fn a_part_of_a_short_period_is_told_to_the_second() {
+    let half_day = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-01T12:00:00Z" });
+    let rest = ("2026-03-01T10:30:00Z", "2026-03-01T12:00:00Z");
+    let part = json!({ "proration": true, "full": half_day });
+    assert_eq!(came_to(&of(&[line("a", "flat", 5, 1, rest, part)])), ["a 12.5"]);
+}
+
+#[test]
+fn a_change_grants_what_the_setting_says() {
+    let versions = json!([{ "version": 1, "created_at": MARCH.0, "units": "250" }]);
+    let higher = json!({ "plan": { "id": "higher", "versions": versions } });
+    let pack = json!({ "plan": null, "pack": { "id": "p", "units": "500" } });
+    for (name, lines, difference) in [
+        ("1 to 3 seats", vec![part("u", -1333, 1, json!({})), part("n", 4000, 3, json!({}))], vec!["n 200"]),
+        ("3 to 1", vec![part("u", -4000, 3, json!({})), part("n", 1333, 1, json!({}))], vec!["n 0"]),
+        ("to a higher plan", vec![part("u", -1333, 1, json!({})), part("n", 4000, 1, higher)], vec!["n 150"]),
+        (
+            "1 to 3 packs: the plan beside them does not count",
+            vec![
+                part("u", -667, 1, pack.clone()),
+                part("n", 2000, 3, pack),
+                part("v", -100, 9, json!({ "item": "other" })),
+            ],
+            vec!["n 1000"],
+        ),
+    ] {
+        let facts = of(&lines);
+        let realm = Realm { account: String::new(), livemode: true };
+        let source = Source { realm, kind: Kind::Invoice, id: "x".to_owned() };
+        let granted = |setting| {
+            let outcome = outcome(&source, &facts, setting, at("2026-03-11T00:00:00Z")).expect("reckons");
+            assert!(outcome.takes.is_empty() && outcome.waits.is_empty(), "{name}");
+            let grants = outcome.grants.iter();
+            grants.map(|grant| format!("{} {}", grant.line, grant.units.normalize())).collect::<Vec<_>>()
+        };
+        assert_eq!(granted(Proration::Difference), difference, "{name}");
+        assert_eq!(granted(Proration::None), none(), "{name}");
+    }
+}
+
+#[test]
+fn one_purchase_grants_once_however_it_is_told() {
+    let pack = json!({ "id": "p", "units": "50" });
+    let session = json!({ "mode": "payment", "payment_status": "paid", "amount_total": 700, "currency": "usd",
+        "named": { "metadata": { "battery_pack": "p" }, "pack": pack } });
+    let once = json!({ "kind": "invoiceitem", "subscription": null, "plan": null, "pack": pack });
+    let mut facts = of(&[line("a", "pack", 700, 1, MARCH, once)]);
+    facts.session = serde_json::from_value(session).expect("a session");
+    // The line of its invoice names the pack, and so does the session.
+    assert_eq!(came_to(&facts), ["a 50"]);
+    // The intent or the session was granted before its invoice was known.
+    facts.owned_elsewhere = true;
+    assert_eq!(came_to(&facts), none());
+    facts.owned_elsewhere = false;
+    facts.claims = serde_json::from_value(
+        json!([{ "line": "", "org_id": 1, "grant": 1, "units": "50", "what": "pack" }]),
+    )
+    .expect("a claim");
+    assert_eq!(came_to(&facts), none());
+}
+
+#[test]
+fn payments_of_another_product_neither_grant_nor_wait() {
+    let named = |fields: Value| {
+        let mut named = json!({ "metadata": {} });
+        super::sold::merge(&mut named, fields);
+        named
+    };
+    let pack = json!({ "id": "p", "units": "50" });
+    for (name, facts, expected) in [
+        (
+            "a session of a link that is ignored",
+            json!({ "session": { "mode": "payment", "payment_status": "paid", "ignored": true,
+                "named": named(json!({})) } }),
+            (0, 0),
+        ),
+        (
+            "a session of a link that nobody knows",
+            json!({ "session": { "mode": "payment", "payment_status": "paid", "named": named(json!({})) } }),
+            (0, 1),
+        ),
+        (
+            "an intent without opt-in, also where its price is that of a pack",
+            json!({ "intent": { "status": "succeeded", "amount_received": 700,
+                "named": named(json!({ "priced": pack })) } }),
+            (0, 0),
+        ),
+        (
+            "an intent that names a pack",
+            json!({ "intent": { "status": "succeeded", "amount_received": 700,
+                "named": named(json!({ "metadata": { "battery_pack": "p" }, "pack": pack })) } }),
+            (1, 0),
+        ),
+    ] {
+        let mut facts = super::facts(facts);
+        facts.org_id = Some(1);
+        let outcome = judged(&facts, Kind::PaymentIntent);
+        assert_eq!((outcome.grants.len(), outcome.waits.len()), expected, "{name}");
+    }
+}
