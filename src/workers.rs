@@ -20,6 +20,7 @@ use crate::quota::{counters, desk, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
 use crate::time::Belief;
+use crate::usage::books::Given;
 use crate::usage::{catalog, partitions};
 
 /// What a turn of a worker came to.
@@ -269,7 +270,7 @@ fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 }
 
 fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let turn = app.refresher.turn(conn, app.as_of())?;
+    let turn = app.refresher.turn(conn, Given::new(&app.config, app.clock.now()))?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
 }

@@ -3,9 +3,9 @@
 use clap::Subcommand;
 
 use super::{Failure, Usage, open, out, progress};
-use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::time::Clock;
+use crate::usage::books::Given;
 use crate::verify;
 
 #[derive(Subcommand)]
@@ -40,9 +40,9 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
             )));
         }
         RebuildCommand::Summaries => {
-            let as_of = AsOf { now: Clock::system().now(), grace_days: config.past_due_grace_days };
+            let given = Given::new(config, Clock::system().now());
             let bar = progress::Bar::new();
-            let report = verify::usage::rebuild(&mut database.conn, as_of, &mut |what, done, all| {
+            let report = verify::usage::rebuild(&mut database.conn, given, &mut |what, done, all| {
                 bar.show(what, done, all);
             })?;
             bar.end();

@@ -14,6 +14,7 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::time::Clock;
+use crate::usage::books::Given;
 use crate::usage::books::parts::Scope;
 use crate::verify::{mirrors, usage};
 
@@ -76,8 +77,9 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
             differences: found.differences,
         });
     }
-    let found =
-        usage::verify(conn, directory.as_of(), &scope, &mut |what, done, all| bar.show(what, done, all))?;
+    let found = usage::verify(conn, Given::new(config, clock.now()), &scope, &mut |what, done, all| {
+        bar.show(what, done, all)
+    })?;
     parts.push(Part {
         name: "usage",
         looked_at: format!("{} orgs, {} months counted anew", found.orgs, found.months),

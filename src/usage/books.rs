@@ -25,7 +25,7 @@ pub use compare::{Difference, differences, orgs_that_differ};
 pub use keys::unmatched_keys;
 pub use mend::mend;
 use parts::Orgs;
-pub use rules::Rules;
+pub use rules::{Given, Rules};
 use told::Sides;
 pub use told::VALUE_DIGEST;
 

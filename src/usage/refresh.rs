@@ -16,8 +16,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Date, Integer};
 
 use super::books::parts::{Orgs, Part};
-use super::books::{self, Book, Rules};
-use crate::billing::org_plan::AsOf;
+use super::books::{self, Book, Given, Rules};
 use crate::error::Error;
 
 /// A day older than [`RECENT`] is looked at in one round of so many.
@@ -67,16 +66,16 @@ impl Refresher {
     ///
     /// # Errors
     /// When the database fails; the day in hand is then looked at in the next round.
-    pub fn turn(&self, conn: &mut PgConnection, as_of: AsOf) -> Result<Turn, Error> {
+    pub fn turn(&self, conn: &mut PgConnection, given: Given) -> Result<Turn, Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let started = Instant::now();
         if !is_ours(conn)? {
             return Ok(Turn::default());
         }
-        let rules = Rules::load(conn, as_of)?;
+        let rules = Rules::load(conn, given)?;
         let mut turn = Turn::default();
         while started.elapsed() < WORK {
-            let Some(part) = state.next(conn, &rules, as_of.now)? else { return Ok(turn) };
+            let Some(part) = state.next(conn, &rules, given.as_of.now)? else { return Ok(turn) };
             turn.days += 1;
             turn.repaired += refresh_day(conn, &rules, part)?;
         }

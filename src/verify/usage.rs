@@ -3,11 +3,10 @@
 use diesel::pg::PgConnection;
 
 use super::Watch;
-use crate::billing::org_plan::AsOf;
 use crate::db::pass;
 use crate::error::Error;
 use crate::usage::books::parts::{self, Part, Scope, Sized};
-use crate::usage::books::{self, Book, Difference, Rules};
+use crate::usage::books::{self, Book, Difference, Given, Rules};
 use crate::usage::partitions;
 
 /// Differences told per book and part, at most.
@@ -48,11 +47,11 @@ enum Look {
 /// When the database fails.
 pub fn verify(
     conn: &mut PgConnection,
-    as_of: AsOf,
+    given: Given,
     scope: &Scope,
     watch: Watch<'_>,
 ) -> Result<Report, Error> {
-    let rules = Rules::load(conn, as_of)?;
+    let rules = Rules::load(conn, given)?;
     let days = parts::by_days(conn, &rules, scope)?;
     let mut looks: Vec<(Look, Sized)> = Vec::new();
     for part in &days {
@@ -74,7 +73,7 @@ pub fn verify(
     let mut done = 0;
     for (look, Sized { part, records }) in looks {
         watch(look.name(), done, all);
-        let found = look.run(conn, as_of, part)?;
+        let found = look.run(conn, given, part)?;
         let told =
             if matches!(look, Look::Book(Book::Quotas)) { &mut report.quotas } else { &mut report.usage };
         told.extend(found);
@@ -91,10 +90,10 @@ impl Look {
         }
     }
 
-    fn run(self, conn: &mut PgConnection, as_of: AsOf, part: Part) -> Result<Vec<String>, Error> {
+    fn run(self, conn: &mut PgConnection, given: Given, part: Part) -> Result<Vec<String>, Error> {
         loop {
             let (whole, found) = pass::over(conn, |conn| {
-                let rules = Rules::load(conn, as_of)?;
+                let rules = Rules::load(conn, given)?;
                 let found = match self {
                     Self::Book(book) => {
                         let from = rules.first_whole_day.map_or(part.from, |day| day.max(part.from));
@@ -117,8 +116,8 @@ impl Look {
 ///
 /// # Errors
 /// When the database fails; what is mended by then stays so.
-pub fn rebuild(conn: &mut PgConnection, as_of: AsOf, watch: Watch<'_>) -> Result<Report, Error> {
-    let (mut rules, scope) = (Rules::load(conn, as_of)?, Scope::default());
+pub fn rebuild(conn: &mut PgConnection, given: Given, watch: Watch<'_>) -> Result<Report, Error> {
+    let (mut rules, scope) = (Rules::load(conn, given)?, Scope::default());
     rules.past_counters = true;
     let days = parts::by_days(conn, &rules, &scope)?;
     let mut looks: Vec<(Book, Sized)> = Vec::new();

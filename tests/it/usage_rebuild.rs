@@ -211,8 +211,9 @@ async fn the_worker_repairs_what_is_wrong() {
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
+    use coulomb::quota::periods::Back;
     use coulomb::usage::books::parts::{Orgs, Part};
-    use coulomb::usage::books::{self, Book, Rules};
+    use coulomb::usage::books::{self, Book, Given, Rules};
     use diesel::prelude::*;
     let database = Database::new();
     org(&database, "acme", "UTC");
@@ -257,7 +258,8 @@ fn mending_does_not_race_with_usage() {
         }
         let mut conn = database.platform();
         let as_of = AsOf { now: chrono::Utc::now(), grace_days: 14 };
-        let rules = Rules::load(&mut conn, as_of).expect("rules");
+        let given = Given { as_of, kept: Back { org: 400, subject: 7 } };
+        let rules = Rules::load(&mut conn, given).expect("rules");
         let mut damage = database.owner();
         let started = Instant::now();
         for n in 0.. {

@@ -7,12 +7,34 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use crate::billing::org_plan::AsOf;
+use crate::config::Config;
 use crate::error::Error;
+use crate::quota::periods::Back;
 use crate::quota::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
 use crate::usage::meters::Aggregation;
 use crate::usage::partitions;
 use crate::usage::rates::TierPeriod;
+
+/// What the daemon that counts goes by, beside the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Given {
+    /// By what time, and by which plans, periods of quotas are told.
+    pub as_of: AsOf,
+    /// How long it keeps counters of quotas.
+    pub kept: Back,
+}
+
+impl Given {
+    /// By these settings, at that time.
+    #[must_use]
+    pub fn new(config: &Config, now: DateTime<Utc>) -> Self {
+        Self {
+            as_of: AsOf { now, grace_days: config.past_due_grace_days },
+            kept: Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days },
+        }
+    }
+}
 
 /// The rules by which records are counted, as they are now.
 #[derive(Debug)]
@@ -31,8 +53,8 @@ pub struct Rules {
     pub past_counters: bool,
     /// The first local day of which every record is there.
     pub first_whole_day: Option<NaiveDate>,
-    /// By what time, and by which plans, periods of quotas are told.
-    pub(super) as_of: AsOf,
+    /// As the daemon has them that counts.
+    pub(super) given: Given,
 }
 
 #[derive(Clone, Debug)]
@@ -55,11 +77,11 @@ impl SlotRule {
 }
 
 impl Rules {
-    /// Reads them. `as_of`: the program's time and setting, as the daemon has them that counts.
+    /// Reads them.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn load(conn: &mut PgConnection, as_of: AsOf) -> Result<Self, Error> {
+    pub fn load(conn: &mut PgConnection, given: Given) -> Result<Self, Error> {
         let all: Vec<(i32, String)> =
             meters::table.select((meters::meter_id, meters::aggregation)).load(conn)?;
         let of = |wanted: &dyn Fn(Aggregation) -> bool| -> Vec<i32> {
@@ -92,7 +114,7 @@ impl Rules {
             slots,
             past_counters: false,
             first_whole_day,
-            as_of,
+            given,
         })
     }
 

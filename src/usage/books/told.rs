@@ -15,7 +15,7 @@ use crate::usage::levels;
 use crate::usage::rates::play;
 use crate::usage::rating::CONDITION;
 
-/// Past days in which counters of quotas are compared; older ones may have been cleaned away.
+/// Past days in which counters of quotas are compared at most; older ones may have been cleaned away.
 const COMPARED: Back = Back { org: 365, subject: 6 };
 
 /// What is compared, as SQL. Only numbers and dates of ours are written into it, never a caller's text.
@@ -263,9 +263,9 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     if rules.slots.is_empty() {
         return Ok(None);
     }
-    let now = rules.as_of.now;
+    let now = rules.given.as_of.now;
     let org_ids = super::orgs(conn, part.orgs)?;
-    let directory = Directory::new(Clock::from_fn(move || now), rules.as_of.grace_days);
+    let directory = Directory::new(Clock::from_fn(move || now), rules.given.as_of.grace_days);
     let (mut lines, mut first, mut first_by_subject) = (Vec::new(), NaiveDate::MAX, NaiveDate::MAX);
     for (_, org) in directory.load(conn, &[], &org_ids)? {
         for slot in rules.slots.iter().filter(|slot| slot.counts(org.org_id)) {
@@ -347,7 +347,13 @@ fn slots(lines: &[String]) -> String {
 /// The first period in which the counters of a slot are to be compared: what is true of them says
 /// [`crate::quota::define`].
 fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
-    let kept = COMPARED.first(slot.period, slot.per_subject, org, rules.as_of.now);
+    // A correction makes a counter anew that has been cleaned away: it is not compared.
+    let kept = rules.given.kept;
+    let compared = Back {
+        org: COMPARED.org.min(kept.org.saturating_sub(1)),
+        subject: COMPARED.subject.min(kept.subject.saturating_sub(1)),
+    };
+    let kept = compared.first(slot.period, slot.per_subject, org, rules.given.as_of.now);
     let made = || Period::at(slot.period, org, slot.created_at).label;
     let since = if slot.orgs.contains(&org.org_id) { kept } else { made().max(kept) };
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))

@@ -436,3 +436,20 @@ async fn past_periods_say_what_was_used_in_them() {
         house.database.run(&["verify"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cleaned_away_is_not_compared() {
+    let house = House::at("2026-11-05T12:00:00Z");
+    let steps = [Quota, Use("a", SEP, "", 100), Use("b", SEP, "", 50)];
+    house.run(1, "kept for 40 days", months(), &steps).await;
+    // The counter is cleaned away; a correction then makes it anew, at what it alone comes to.
+    house.database.execute("DELETE FROM quota_counters");
+    let void = json!({ "org": org(1, 0), "source": "t", "id": "b", "reason": "wrong" });
+    house.post("/v1/usage/void", &void).await;
+    assert_eq!(house.database.number("SELECT sum(used)::bigint FROM quota_counters"), -50);
+    for (days, ends_well) in [("40", true), ("400", false)] {
+        let mut verify = house.database.command(&["verify"]);
+        let done = verify.env("COULOMB_QUOTA_RETENTION_DAYS", days).output().expect("it runs");
+        assert_eq!(done.status.success(), ends_well, "{days}: {done:?}");
+    }
+}
