@@ -1,7 +1,7 @@
 //! How long an export takes beside `psql \copy` of the same query, and how much the daemon grows meanwhile.
 //!
-//! One daemon, its PostgreSQL and the client share the machine. Run it with `cargo bench --bench export`; the number of invoices
-//! can be given: `-- 100000`. Needs `psql` in the PATH.
+//! One daemon, its PostgreSQL and the client share the machine. Run it with `cargo bench --bench export`; the
+//! number of invoices can be given: `-- 100000`. Needs `psql` in the PATH.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -77,7 +77,8 @@ fn psql(url: &str, query: &str, file: &Path) -> Duration {
     started.elapsed()
 }
 
-/// The columns of the export from the same tables in the same order; major units as they are stored, in minor ones.
+/// The columns of the export from the same tables in the same order; major units as they are stored, in minor
+/// ones.
 fn same_query() -> String {
     let kind = Kind::Invoices;
     let columns: Vec<String> =
@@ -95,22 +96,35 @@ fn same_query() -> String {
 fn fill(url: &str, rows: u32) {
     let sql = format!(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
-           SELECT 'org_' || md5(n::text), 'tenant-' || n, 'Org ' || n, 'UTC', '2024-01-01', '{{}}' FROM generate_series(0, 19999) n;
+           SELECT 'org_' || md5(n::text), 'tenant-' || n, 'Org ' || n, 'UTC', '2024-01-01', '{{}}'
+           FROM generate_series(0, 19999) n;
          INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
          INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
            SELECT '', true, 'cus_' || n, 'tenant-' || n FROM generate_series(0, 19999) n;
-         INSERT INTO invoices (account, livemode, id, customer_id, subscription_id, number, status, billing_reason, collection_method, currency,
-             subtotal, discount_total, tax_total, total, amount_due, amount_paid, amount_remaining, starting_balance, ending_balance,
-             period_start, period_end, finalized_at, paid_at, payment_intent_id, hosted_invoice_url, invoice_pdf, customer_name,
+         INSERT INTO invoices (account, livemode, id, customer_id, subscription_id, number, status,
+             billing_reason, collection_method, currency,
+             subtotal, discount_total, tax_total, total, amount_due, amount_paid, amount_remaining,
+                 starting_balance, ending_balance,
+             period_start, period_end, finalized_at, paid_at, payment_intent_id, hosted_invoice_url,
+                 invoice_pdf, customer_name,
              customer_email, lines_complete, created, deleted, metadata)
-           SELECT '', true, 'in_1' || substr(md5(n::text), 1, 23), 'cus_' || n % 20000, 'sub_1' || substr(md5((n % 20000)::text), 1, 23),
-             'ACME-' || lpad(n::text, 8, '0'), CASE WHEN n % 10 = 0 THEN 'open' ELSE 'paid' END, 'subscription_cycle', 'charge_automatically',
-             (ARRAY['eur', 'usd', 'jpy'])[1 + n % 3], a, 0, a / 5, a + a / 5, a + a / 5, CASE WHEN n % 10 = 0 THEN 0 ELSE a + a / 5 END,
-             CASE WHEN n % 10 = 0 THEN a + a / 5 ELSE 0 END, 0, 0, t - interval '1 month', t, t + interval '1 hour',
-             CASE WHEN n % 10 <> 0 THEN t + interval '1 hour 5 seconds' END, 'pi_3' || substr(md5(n::text), 5, 23),
-             'https://invoice.stripe.com/i/acct_1/live_' || md5(n::text), 'https://pay.stripe.com/invoice/acct_1/live_' || md5(n::text) || '/pdf',
-             'Customer, Inc. ' || n % 20000, 'billing' || n % 20000 || '@example.com', true, t, false, '{{\"order_id\": \"12345\"}}'
-           FROM generate_series(1, {rows}) n, LATERAL (SELECT n * 37 % 100000 AS a, '2024-01-01'::timestamptz + n * interval '1 minute' AS t) v;
+           SELECT '', true, 'in_1' || substr(md5(n::text), 1,
+               23), 'cus_' || n % 20000, 'sub_1' || substr(md5((n % 20000)::text), 1, 23),
+             'ACME-' || lpad(n::text, 8, '0'), CASE WHEN n % 10 = 0 THEN 'open' ELSE 'paid'
+                 END, 'subscription_cycle', 'charge_automatically',
+             (ARRAY['eur', 'usd', 'jpy'])[1 + n % 3], a, 0, a / 5, a + a / 5, a + a / 5, CASE WHEN n % 10 = 0
+                 THEN 0 ELSE a + a / 5 END,
+             CASE WHEN n % 10 = 0 THEN a + a / 5 ELSE 0
+                 END, 0, 0, t - interval '1 month', t, t + interval '1 hour',
+             CASE WHEN n % 10 <> 0 THEN t + interval '1 hour 5 seconds'
+                 END, 'pi_3' || substr(md5(n::text), 5, 23),
+             'https://invoice.stripe.com/i/acct_1/live_' ||
+                 md5(n::text), 'https://pay.stripe.com/invoice/acct_1/live_' || md5(n::text) || '/pdf',
+             'Customer, Inc. ' || n % 20000, 'billing' || n % 20000 || '@example.com', true, t,
+                 false, '{{\"order_id\": \"12345\"}}'
+           FROM generate_series(1, {rows}) n,
+               LATERAL (SELECT n * 37 % 100000 AS a, '2024-01-01'::timestamptz + n * interval '1 minute' AS
+               t) v;
          ANALYZE"
     );
     let started = Instant::now();
@@ -149,7 +163,8 @@ impl Daemon {
         Self { child, base, runtime }
     }
 
-    /// Downloads an export to `file`: how long it took, and by how many bytes the daemon's peak was above its start.
+    /// Downloads an export to `file`: how long it took, and by how many bytes the daemon's peak was above its
+    /// start.
     fn export(&self, key: &str, format: &str, file: &Path) -> (Duration, u64) {
         let proc = Path::new("/proc").join(self.child.id().to_string());
         // Linux: sets the peak back to what is resident now.

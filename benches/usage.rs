@@ -1,11 +1,12 @@
 //! How fast usage is taken, as ratios within one run.
 //!
-//! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are drawn evenly and by Zipf's law. Each event has
-//! one record, one daily summary and one quota counter, and is priced by a rate card. Baselines: raw binary COPY of the same rows
-//! by two connections into a copy of the table without indexes; a route that only reads and checks what was sent; the same server
-//! with one transaction for each request. `cargo bench --bench usage` runs all; `-- ORGS EVENTS` sets the sizes, `-- --fill N`
-//! puts N rows and keys there first and compares the rate before and after; `-- --hot` burns batteries: one org's alone, beside the
-//! same stream over 10,000 orgs.
+//! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are drawn evenly and by Zipf's
+//! law. Each event has one record, one daily summary and one quota counter, and is priced by a rate card.
+//! Baselines: raw binary COPY of the same rows by two connections into a copy of the table without indexes; a
+//! route that only reads and checks what was sent; the same server with one transaction for each request.
+//! `cargo bench --bench usage` runs all; `-- ORGS EVENTS` sets the sizes, `-- --fill N` puts N rows and keys
+//! there first and compares the rate before and after; `-- --hot` burns batteries: one org's alone, beside
+//! the same stream over 10,000 orgs.
 
 #[path = "support/raw_copy.rs"]
 mod raw_copy;
@@ -134,12 +135,15 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
     migrate::run(&mut conn).expect("migrates");
     conn.batch_execute(&format!(
         r#"INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
-               SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'Europe/Berlin', now(), '{{}}' FROM generate_series(0, {orgs} - 1) n;
+               SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'Europe/Berlin', now(), '{{}}'
+               FROM generate_series(0, {orgs} - 1) n;
            INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
            INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now());
            INSERT INTO meter_versions VALUES (1, 1, 'Tokens', 'api.request', 'tokens', '{{model}}', now());
            INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'usd',
-               '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003"}},{{"when":{{"model":"m-2"}},"unit_cost":"0.000015"}},{{"unit_cost":"0.000001"}}]', now());
+               '[{{"when":{{"model":"m-1"}},"unit_cost":"0.000003"}},
+                 {{"when":{{"model":"m-2"}},"unit_cost":"0.000015"}},
+                 {{"unit_cost":"0.000001"}}]', now());
            INSERT INTO quota_slots VALUES (1, 1, '{{}}', false, 'month', true, now());
            UPDATE catalog SET version = version + 1"#
     ))
@@ -170,13 +174,28 @@ fn requests(path: &str, key: &str, orgs: (Orgs, usize), events: usize, size: usi
             let mut body = String::with_capacity(size * 200);
             for n in 0..size {
                 let (org, model, tokens) = (draw.org(), draw.below(4), draw.below(4000));
-                body.push(if n > 0 { ',' } else if size > 1 { '[' } else { ' ' });
-                let at = (now - chrono::Duration::milliseconds(i64::try_from(draw.below(60_000)).expect("small")))
+                body.push(if n > 0 {
+                    ','
+                } else if size > 1 {
+                    '['
+                } else {
+                    ' '
+                });
+                let before = i64::try_from(draw.below(60_000)).expect("small");
+                let at = (now - chrono::Duration::milliseconds(before))
                     .to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
                 write!(
                     body,
-                    r#"{{"specversion":"1.0","type":"api.request","id":"{}","source":"gateway","time":"{at}","subject":"customer-{org}","data":{{"tokens":{tokens},"model":"m-{model}","path":"/v1/x"}}}}"#,
-                    uuid::Uuid::now_v7()
+                    concat!(
+                        r#"{{"specversion":"1.0","type":"api.request","id":"{}","source":"gateway","#,
+                        r#""time":"{at}","subject":"customer-{org}","#,
+                        r#""data":{{"tokens":{tokens},"model":"m-{model}","path":"/v1/x"}}}}"#
+                    ),
+                    uuid::Uuid::now_v7(),
+                    at = at,
+                    org = org,
+                    tokens = tokens,
+                    model = model,
                 )
                 .expect("a String takes it");
             }
@@ -190,7 +209,8 @@ fn requests(path: &str, key: &str, orgs: (Orgs, usize), events: usize, size: usi
 
 fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: \
+            application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -264,7 +284,8 @@ async fn compare((orgs, events): (usize, usize)) {
 async fn checks(postgres: &Postgres, server: &Server, key: &str, orgs: usize) {
     let mut conn = db::establish(&postgres.url).expect("connects");
     conn.batch_execute(
-        "INSERT INTO quotas SELECT org_id, 'quo_' || org_id, 1, 1000000000, 'hard', false, '{}', now(), now() FROM orgs;
+        "INSERT INTO quotas SELECT org_id, 'quo_' || org_id, 1, 1000000000, 'hard', false, '{}', now(), now()
+         FROM orgs;
          UPDATE catalog SET version = version + 1",
     )
     .expect("quotas");
@@ -315,19 +336,25 @@ async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, u
     checkpoint(postgres);
 }
 
-/// What one org takes that uses everything, to what 10,000 take together: with batteries that may be overdrawn, and with batteries
-/// that are asked whether they hold enough.
+/// What one org takes that uses everything, to what 10,000 take together: with batteries that may be
+/// overdrawn, and with batteries that are asked whether they hold enough.
 async fn hot(events: usize) {
     const SPREAD: usize = 10_000;
     let postgres = Postgres::start();
     let key = prepare(&postgres, SPREAD);
     let mut conn = db::establish(&postgres.url).expect("connects");
     conn.batch_execute(
-        r#"UPDATE rate_cards SET rates = '[{"when":{"model":"m-1"},"unit_cost":"0.000003","battery_units":"0.1"},{"unit_cost":"0.000001","battery_units":"0.05"}]';
+        r#"UPDATE rate_cards SET rates
+             = '[{"when":{"model":"m-1"},"unit_cost":"0.000003","battery_units":"0.1"},
+                 {"unit_cost":"0.000001","battery_units":"0.05"}]';
            INSERT INTO battery_accounts SELECT org_id, 2000000000, 0, 2, 2, now(), NULL FROM orgs;
-           INSERT INTO battery_grants SELECT org_id, n, 'grt_' || n, 'bonus', 'b' || n, 'open', 30, now(), now(), NULL, 1000000000, 1000000000, 0, 0, 0, NULL, NULL
+           INSERT INTO battery_grants
+           SELECT org_id, n, 'grt_' || n, 'bonus', 'b' || n, 'open', 30, now(), now(), NULL, 1000000000,
+               1000000000, 0, 0, 0, NULL, NULL
                FROM orgs, generate_series(1, 2) n;
-           INSERT INTO battery_entries SELECT org_id, n, now(), 'bonus', 1000000000, n * 1000000000, 'bonus', n, NULL, '[]', NULL, NULL, NULL FROM orgs, generate_series(1, 2) n;
+           INSERT INTO battery_entries
+           SELECT org_id, n, now(), 'bonus', 1000000000, n * 1000000000, 'bonus', n, NULL, '[]', NULL, NULL,
+               NULL FROM orgs, generate_series(1, 2) n;
            UPDATE catalog SET version = version + 1; ANALYZE"#,
     )
     .expect("batteries");
@@ -386,13 +413,15 @@ async fn filled((orgs, events): (usize, usize), rows: u64) {
     }
 }
 
-/// Puts rows, keys, summaries and counters there, spread over the orgs and the running month; indexes are built afterwards.
+/// Puts rows, keys, summaries and counters there, spread over the orgs and the running month; indexes are
+/// built afterwards.
 fn fill(postgres: &Postgres, rows: u64) {
     let started = Instant::now();
     let month = chrono::Utc::now().format("%Y_%m");
     let mut conn = db::establish(&postgres.url).expect("connects");
     conn.batch_execute(&format!(
-        "CREATE TABLE usage_partitions.usage_records_{month} (LIKE usage_records INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        "CREATE TABLE usage_partitions.usage_records_{month} (LIKE usage_records INCLUDING DEFAULTS
+             INCLUDING CONSTRAINTS);
          ALTER TABLE usage_keys DROP CONSTRAINT usage_keys_pkey"
     ))
     .expect("tables");
@@ -400,14 +429,20 @@ fn fill(postgres: &Postgres, rows: u64) {
         let (url, month) = (postgres.url.clone(), month.to_string());
         std::thread::spawn(move || {
             let numbers = format!(
-                "SELECT n, 1 + n % (SELECT count(*) FROM orgs) AS org_id, n / (SELECT count(*) FROM orgs) % 4 AS model, md5(n::text)::uuid AS key,
-                     date_trunc('month', now()) + (now() - date_trunc('month', now())) * (n::float8 / {rows}) AS at
-                 FROM generate_series({} , {} - 1) n", rows / 2 * n, rows / 2 * (n + 1)
+                "SELECT n, 1 + n % (SELECT count(*) FROM orgs) AS org_id,
+                     n / (SELECT count(*) FROM orgs) % 4 AS model, md5(n::text)::uuid AS key,
+                     date_trunc('month', now()) + (now() - date_trunc('month', now()))
+                         * (n::float8 / {rows}) AS at
+                 FROM generate_series({} , {} - 1) n",
+                rows / 2 * n,
+                rows / 2 * (n + 1)
             );
             let mut conn = db::establish(&url).expect("connects");
             conn.batch_execute(&format!(
                 "SET synchronous_commit = off;
-                 INSERT INTO usage_partitions.usage_records_{month} SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001, 1, 'e' || n, 'g', NULL, NULL, false, NULL
+                 INSERT INTO usage_partitions.usage_records_{month}
+                 SELECT org_id, org_id * 10 + model, at, at, key, 1, 1, at::date, NULL, 0, n % 4000, 0.001,
+                     1, 'e' || n, 'g', NULL, NULL, false, NULL
                      FROM ({numbers}) n;
                  INSERT INTO usage_keys SELECT org_id, key, at, n FROM ({numbers}) n"
             ))
@@ -422,12 +457,24 @@ fn fill(postgres: &Postgres, rows: u64) {
          ALTER TABLE usage_records ATTACH PARTITION usage_partitions.usage_records_{month}
              FOR VALUES FROM ('{first}') TO ('{next}');
          GRANT SELECT, INSERT ON usage_partitions.usage_records_{month} TO coulomb_platform;
-         INSERT INTO usage_series SELECT org_id, org_id * 10 + model, 1, NULL, jsonb_build_object('model', 'f-' || model) FROM orgs, generate_series(0, 3) model;
-         INSERT INTO daily_summaries SELECT org_id, series_id, day, sum(quantity), count(*), sum(cost), sum(battery_units), NULL FROM usage_records GROUP BY 1, 2, 3;
-         INSERT INTO quota_counters SELECT org_id, 1, '', date_trunc('month', day)::date, sum(quantity), 0 FROM daily_summaries GROUP BY 1, 4;
+         INSERT INTO usage_series
+         SELECT org_id, org_id * 10 + model, 1, NULL, jsonb_build_object('model', 'f-' || model)
+         FROM orgs, generate_series(0, 3) model;
+         INSERT INTO daily_summaries
+         SELECT org_id, series_id, day, sum(quantity), count(*), sum(cost), sum(battery_units), NULL
+         FROM usage_records GROUP BY 1, 2, 3;
+         INSERT INTO quota_counters SELECT org_id, 1, '', date_trunc('month', day)::date, sum(quantity), 0
+         FROM daily_summaries GROUP BY 1, 4;
          ANALYZE; CHECKPOINT",
         first = chrono::Utc::now().format("%Y-%m-01T00:00:00Z"),
-        next = chrono::Utc::now().date_naive().checked_add_months(chrono::Months::new(1)).expect("a month").format("%Y-%m-01T00:00:00Z"),
+        next = chrono::Utc::now()
+            .date_naive()
+            .checked_add_months(chrono::Months::new(1))
+            .expect(
+                "a \
+            month"
+            )
+            .format("%Y-%m-01T00:00:00Z"),
     ))
     .expect("indexes");
     println!("{rows} rows and keys after {:.0} s", started.elapsed().as_secs_f64());

@@ -1,8 +1,9 @@
 //! How fast everything is checked: `coulomb verify` over many usage records, a fifth of them in one instant.
 //!
-//! The baseline is one pass of PostgreSQL over the same records that sums one column. Memory is the highest that the command and
-//! one process of the server held of their own. `cargo bench --bench verify` takes a million records of 500 orgs; `-- --records N`
-//! and `--orgs N` set others. Ten million need about 5 GB in the temporary directory.
+//! The baseline is one pass of PostgreSQL over the same records that sums one column. Memory is the highest
+//! that the command and one process of the server held of their own. `cargo bench --bench verify` takes a
+//! million records of 500 orgs; `-- --records N` and `--orgs N` set others. Ten million need about 5 GB in
+//! the temporary directory.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -49,7 +50,8 @@ fn main() {
     }
 }
 
-/// How long it took, and the memory in MiB that the command and a process of the server held at their highest.
+/// How long it took, and the memory in MiB that the command and a process of the server held at their
+/// highest.
 fn verify(postgres: &Postgres) -> (Duration, u64, u64) {
     let started = Instant::now();
     let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"))

@@ -1,8 +1,8 @@
 //! How fast deliveries are acknowledged and projected, as ratios within one run.
 //!
-//! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same server that reads the
-//! body and checks the signature, and does nothing else. Run it with `cargo bench --bench webhooks`; the number of requests of
-//! a phase can be given: `-- 40000`.
+//! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same
+//! server that reads the body and checks the signature, and does nothing else. Run it with `cargo bench
+//! --bench webhooks`; the number of requests of a phase can be given: `-- 40000`.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -129,7 +129,8 @@ async fn run(requests: usize) {
     drained(&mut conn).await;
     let projected = requests as f64 / started.elapsed().as_secs_f64();
     println!(
-        "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; {left} were left when the burst ended"
+        "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; \
+            {left} were left when the burst ended"
     );
     println!("  of the acknowledged rate: {:.2}", projected / acknowledged.rate());
 
@@ -170,11 +171,13 @@ struct Count {
     count: i64,
 }
 
-/// What is stored and not projected. Over one connection: to start a server process takes from what is measured.
+/// What is stored and not projected. Over one connection: to start a server process takes from what is
+/// measured.
 fn pending(conn: &mut PgConnection) -> i64 {
     use diesel::RunQueryDsl;
     diesel::sql_query(
-        "SELECT (SELECT coalesce(sum(deliveries), 0) FROM stripe_arrivals)::bigint + (SELECT count(*) FROM stripe_inbox_queue)
+        "SELECT (SELECT coalesce(sum(deliveries), 0) FROM stripe_arrivals)::bigint + (SELECT count(*)
+             FROM stripe_inbox_queue)
              + (SELECT count(*) FROM battery_effects_queue) AS count",
     )
     .get_result::<Count>(conn)
@@ -209,7 +212,8 @@ fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
             let v1 = hex::encode(mac.finalize().into_bytes());
             let length = body.len();
             format!(
-                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n\
+                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nUser-Agent: \
+                    Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n\
                  Stripe-Signature: t={t},v1={v1}\r\nContent-Length: {length}\r\n\r\n{body}"
             )
             .into_bytes()
@@ -217,24 +221,40 @@ fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An `invoice.paid` with one line, as long as Stripe's usually are; what differs from event to event stands in capitals.
+/// An `invoice.paid` with one line, as long as Stripe's usually are; what differs from event to event stands
+/// in capitals.
 fn template() -> String {
-    let line = serde_json::json!({ "id": "il_UNIQUE", "object": "line_item", "amount": 2000, "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
-        "discountable": true, "livemode": false, "metadata": {}, "period": { "start": "CREATED", "end": "CREATED" }, "taxes": [], "discount_amounts": [],
-        "pricing": { "type": "price_details", "price_details": { "price": "price_pro", "product": "prod_pro" }, "unit_amount_decimal": "2000" },
-        "parent": { "type": "subscription_item_details", "subscription_item_details": { "subscription": "sub_CUSTOMER", "subscription_item": "si_CUSTOMER", "proration": false } } });
-    let status = serde_json::json!({ "finalized_at": "CREATED", "paid_at": "CREATED", "voided_at": null, "marked_uncollectible_at": null });
-    let mut invoice = serde_json::json!({ "id": "in_UNIQUE", "object": "invoice", "created": "CREATED", "customer": "cus_CUSTOMER", "customer_email": "someone@example.com",
-        "status": "paid", "currency": "usd", "billing_reason": "subscription_cycle", "collection_method": "charge_automatically", "number": "A-UNIQUE" });
-    let rest = serde_json::json!({ "subtotal": 2000, "total": 2000, "amount_due": 2000, "amount_paid": 2000, "amount_remaining": 0, "attempt_count": 1, "attempted": true,
-        "period_start": "CREATED", "period_end": "CREATED", "hosted_invoice_url": "https://invoice.example.com/i/acct_1/test_UNIQUE", "status_transitions": status,
-        "parent": { "type": "subscription_details", "subscription_details": { "subscription": "sub_CUSTOMER" } }, "lines": { "object": "list", "has_more": false, "data": [line] },
+    let line = serde_json::json!({ "id": "il_UNIQUE", "object": "line_item", "amount": 2000,
+        "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
+        "discountable": true, "livemode": false, "metadata": {},
+            "period": { "start": "CREATED", "end": "CREATED" }, "taxes": [], "discount_amounts": [],
+        "pricing": { "type": "price_details",
+            "price_details": { "price": "price_pro", "product": "prod_pro" }, "unit_amount_decimal": "2000" },
+        "parent": { "type": "subscription_item_details",
+            "subscription_item_details": { "subscription": "sub_CUSTOMER", "subscription_item": "si_CUSTOMER",
+            "proration": false } } });
+    let status = serde_json::json!({ "finalized_at": "CREATED", "paid_at": "CREATED", "voided_at": null,
+        "marked_uncollectible_at": null });
+    let mut invoice = serde_json::json!({ "id": "in_UNIQUE", "object": "invoice", "created": "CREATED",
+        "customer": "cus_CUSTOMER", "customer_email": "someone@example.com",
+        "status": "paid", "currency": "usd", "billing_reason": "subscription_cycle",
+            "collection_method": "charge_automatically", "number": "A-UNIQUE" });
+    let rest = serde_json::json!({ "subtotal": 2000, "total": 2000, "amount_due": 2000, "amount_paid": 2000,
+        "amount_remaining": 0, "attempt_count": 1, "attempted": true,
+        "period_start": "CREATED", "period_end": "CREATED",
+            "hosted_invoice_url": "https://invoice.example.com/i/acct_1/test_UNIQUE",
+            "status_transitions": status,
+        "parent": { "type": "subscription_details",
+            "subscription_details": { "subscription": "sub_CUSTOMER" } },
+            "lines": { "object": "list", "has_more": false, "data": [line] },
         "metadata": {}, "total_taxes": [], "total_discount_amounts": [], "livemode": false });
     if let (Some(invoice), serde_json::Value::Object(rest)) = (invoice.as_object_mut(), rest) {
         invoice.extend(rest);
     }
-    let mut event = serde_json::json!({ "id": "evt_UNIQUE", "object": "event", "type": "invoice.paid", "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
-        "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "data": { "object": invoice } });
+    let mut event = serde_json::json!({ "id": "evt_UNIQUE", "object": "event", "type": "invoice.paid",
+        "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
+        "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
+            "data": { "object": invoice } });
     // The rest of a real invoice is fields that nobody here reads.
     let filler = [
         "account_tax_ids",

@@ -1,9 +1,10 @@
-//! Answers to many requests at once. A thread that did the work of a batch wakes whoever waits for it with one message to each thread
-//! that serves HTTP; waking tasks of another thread one by one costs a lock and a system call for each, and the first that wakes
-//! begins before the last is told.
+//! Answers to many requests at once. A thread that did the work of a batch wakes whoever waits for it with
+//! one message to each thread that serves HTTP; waking tasks of another thread one by one costs a lock and a
+//! system call for each, and the first that wakes begins before the last is told.
 //!
-//! A [`Ticket`] and its [`Answer`] are to each other what the ends of a `tokio::sync::oneshot` are. What is its own is the way of the
-//! wakers: those of a [`Batch`] travel together into the mailbox of the runtime that the tasks run on, whose task wakes them there.
+//! A [`Ticket`] and its [`Answer`] are to each other what the ends of a `tokio::sync::oneshot` are. What is
+//! its own is the way of the wakers: those of a [`Batch`] travel together into the mailbox of the runtime
+//! that the tasks run on, whose task wakes them there.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -43,7 +44,8 @@ pub fn ticket<T>() -> (Ticket<T>, Answer<T>) {
 #[derive(Debug)]
 pub struct Ticket<T>(Arc<Place<T>>);
 
-/// The value that the holder of the [`Ticket`] answers with. Dropping it gives up: the answer is then dropped, too.
+/// The value that the holder of the [`Ticket`] answers with. Dropping it gives up: the answer is then
+/// dropped, too.
 #[derive(Debug)]
 #[must_use = "nobody waits for it unless it is awaited"]
 pub struct Answer<T>(Arc<Place<T>>);
@@ -80,8 +82,8 @@ impl<T> Place<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the wait with `end`, unless it has ended; tells who waits. Nothing is dropped or woken under the lock: it may come back
-    /// for it.
+    /// Ends the wait with `end`, unless it has ended; tells who waits. Nothing is dropped or woken under the
+    /// lock: it may come back for it.
     fn end(&self, end: State<T>) -> Option<Waiting> {
         let mut state = self.lock();
         if !matches!(*state, State::Open(_)) {
@@ -185,7 +187,8 @@ fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// This thread's mailbox at the runtime that the present task runs on; `None` outside a task, where nobody may be running it.
+/// This thread's mailbox at the runtime that the present task runs on; `None` outside a task, where nobody
+/// may be running it.
 fn mailbox() -> Option<Mailbox> {
     thread_local! {
         static HERE: RefCell<Option<(runtime::Id, Mailbox)>> = const { RefCell::new(None) };

@@ -45,7 +45,8 @@ impl Usage {
 }
 
 /// The exit codes, for scripts.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed (the last line says why); 2 the command line or a setting is wrong; \
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed (the last line says why); 2 the command line or a \
+    setting is wrong; \
 3 a check found something to mend (doctor, verify).";
 
 /// A billing and metering daemon: one binary beside one PostgreSQL.
@@ -64,8 +65,8 @@ pub struct Cli {
 enum Command {
     /// Run the daemon
     ///
-    /// Without DATABASE_URL it runs a PostgreSQL of its own in COULOMB_DATA_DIR. Migrates first, then listens on
-    /// COULOMB_LISTEN. SIGTERM and Ctrl-C end it once the requests under way are answered.
+    /// Without DATABASE_URL it runs a PostgreSQL of its own in COULOMB_DATA_DIR. Migrates first, then listens
+    /// on COULOMB_LISTEN. SIGTERM and Ctrl-C end it once the requests under way are answered.
     Serve,
     /// Bring the database schema up to this binary
     ///
@@ -102,13 +103,15 @@ enum Command {
     Doctor,
     /// Print all derived state as canonical JSON lines
     ///
-    /// One line a row, keys and rows sorted, without row ids and times of arrival: two databases that were sent the same
-    /// give the same bytes. Stripe objects are {"kind":"stripe_object","object":…,"id":…,"snapshot":…}.
+    /// One line a row, keys and rows sorted, without row ids and times of arrival: two databases that were
+    /// sent the same give the same bytes. Stripe objects are
+    /// {"kind":"stripe_object","object":…,"id":…,"snapshot":…}.
     Dump,
     /// Rebuild all derived state from its inputs beside the stored one, and compare
     ///
-    /// Nothing is changed, and the daemon may be at work meanwhile. Each difference is printed, with row, field, what is stored
-    /// and what the inputs say; the exit code is 3 then. With an org or a range only usage and quotas are looked at.
+    /// Nothing is changed, and the daemon may be at work meanwhile. Each difference is printed, with row,
+    /// field, what is stored and what the inputs say; the exit code is 3 then. With an org or a range only
+    /// usage and quotas are looked at.
     Verify(verify::VerifyArgs),
     /// Make derived state anew from its inputs
     #[command(subcommand)]
@@ -143,7 +146,8 @@ fn begin(cli: Cli) -> ExitCode {
         return embedded::run_guard(args);
     }
     if !matches!(cli.command, Command::Serve) {
-        // A reader that has seen enough (`… | head`) ends a command quietly. The daemon must outlive its readers.
+        // A reader that has seen enough (`… | head`) ends a command quietly. The daemon must outlive its
+        // readers.
         sigpipe::reset();
     }
     match load_and_run(cli) {

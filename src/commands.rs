@@ -1,9 +1,10 @@
 //! Commands: everything but webhooks and usage that changes state.
 //!
-//! A command runs in one transaction with its audit entry and, when the caller sent an `Idempotency-Key`, with the claim of
-//! that key and the answer stored under it. A repeat with the same body gets the stored answer; one with another body gets
-//! 409; a repeat while the first is still running waits for it. A command that fails leaves nothing, so it may be tried again.
-//! When the answer to its COMMIT is lost, its audit entry tells whether it was done.
+//! A command runs in one transaction with its audit entry and, when the caller sent an `Idempotency-Key`,
+//! with the claim of that key and the answer stored under it. A repeat with the same body gets the stored
+//! answer; one with another body gets 409; a repeat while the first is still running waits for it. A command
+//! that fails leaves nothing, so it may be tried again. When the answer to its COMMIT is lost, its audit
+//! entry tells whether it was done.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,7 +76,8 @@ type Stored = (Vec<u8>, Option<i16>, Option<String>);
 /// Runs `work` as a command of `principal`, as the platform (the handler has checked the scope).
 ///
 /// # Errors
-/// What `work` says; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`] for a bad key.
+/// What `work` says; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`] for a
+/// bad key.
 pub async fn run<F>(
     app: &App,
     principal: &Principal,
@@ -239,7 +241,8 @@ fn fingerprint(request: &HttpRequest, body: &[u8]) -> Vec<u8> {
 pub fn forget_old(conn: &mut PgConnection, now: DateTime<Utc>) -> QueryResult<usize> {
     let oldest = now - chrono::TimeDelta::days(REMEMBERED_DAYS);
     diesel::sql_query(
-        "DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY (SELECT ctid FROM idempotency_keys WHERE created_at < $1 LIMIT 10000))",
+        "DELETE FROM idempotency_keys
+         WHERE ctid = ANY (ARRAY (SELECT ctid FROM idempotency_keys WHERE created_at < $1 LIMIT 10000))",
     )
     .bind::<diesel::sql_types::Timestamptz, _>(oldest)
     .execute(conn)

@@ -1,9 +1,10 @@
 //! Every setting: its name, meaning, unit and default, on one page.
 //!
 //! A setting is read from the environment, else from the TOML file named by `--config` or `COULOMB_CONFIG`
-//! (same name in lower case without `COULOMB_`), else it has its default. Secrets may also come from a
-//! file named by `<NAME>_FILE`. An empty value is no value. A wrong value, an unknown name in the environment or
-//! the file, or an unreadable secret file is one [`ConfigError`] that names the setting, and its line in the file.
+//! (same name in lower case without `COULOMB_`), else it has its default. Secrets may also come from a file
+//! named by `<NAME>_FILE`. An empty value is no value. A wrong value, an unknown name in the environment or
+//! the file, or an unreadable secret file is one [`ConfigError`] that names the setting, and its line in the
+//! file.
 
 mod database_url;
 mod log_filter;
@@ -102,17 +103,19 @@ settings! {
     data_dir: Option<PathBuf> = "COULOMB_DATA_DIR", "";
     /// URL of the PostgreSQL server (15 or newer). Unset: an embedded one is run in the data directory.
     database_url: Option<SecretString> = "DATABASE_URL", "";
-    /// URL with the rights to create tables and roles, when `DATABASE_URL` has fewer. Used for migrations only.
+    /// URL with the rights to create tables and roles, when `DATABASE_URL` has fewer. Used for migrations
+    /// only.
     database_owner_url: Option<SecretString> = "COULOMB_DATABASE_OWNER_URL", "";
-    /// Directory of the run file, by which commands find the running daemon. Default: `/run/coulomb` where root made
-    /// it, else `$XDG_RUNTIME_DIR/coulomb`, and the data directory of the embedded PostgreSQL.
+    /// Directory of the run file, by which commands find the running daemon. Default: `/run/coulomb` where
+    /// root made it, else `$XDG_RUNTIME_DIR/coulomb`, and the data directory of the embedded PostgreSQL.
     run_dir: Option<PathBuf> = "COULOMB_RUN_DIR", "";
     /// Directory of `initdb` and `postgres` for the embedded server. Unset: searched in the usual places.
     postgres_bin_dir: Option<PathBuf> = "COULOMB_POSTGRES_BIN_DIR", "";
-    /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas; several while one is rotated.
+    /// Signing secrets (`whsec_…`) of the Stripe webhook endpoints, separated by commas; several while one is
+    /// rotated.
     stripe_webhook_secret: Vec<SecretString> = "STRIPE_WEBHOOK_SECRET", "";
-    /// Stripe API key (`sk_…` or `rk_…`), for fetching objects that thin events only name. Nothing calls Stripe yet: such events are
-    /// listed as `needs_fetch`.
+    /// Stripe API key (`sk_…` or `rk_…`), for fetching objects that thin events only name. Nothing calls
+    /// Stripe yet: such events are listed as `needs_fetch`.
     stripe_secret_key: Option<SecretString> = "STRIPE_SECRET_KEY", "";
     /// How far a signature's time may lie from now, in seconds.
     stripe_tolerance_s: u32 = "COULOMB_STRIPE_TOLERANCE_S", "300";
@@ -124,7 +127,8 @@ settings! {
     stripe_accounts: Vec<String> = "COULOMB_STRIPE_ACCOUNTS", "";
     /// Create an org for each Stripe customer that names none (`metadata.org_id`, `client_reference_id`).
     stripe_org_per_customer: bool = "COULOMB_STRIPE_ORG_PER_CUSTOMER", "false";
-    /// Threads that store webhooks; each holds a database connection. One is the fastest unless commits take long, as over a network.
+    /// Threads that store webhooks; each holds a database connection. One is the fastest unless commits take
+    /// long, as over a network.
     inbox_writers: u16 = "COULOMB_INBOX_WRITERS", "1";
     /// Webhooks that may wait for a writer before further ones are answered 503.
     inbox_queue: u32 = "COULOMB_INBOX_QUEUE", "4096";
@@ -154,12 +158,14 @@ settings! {
     /// Requests about quotas that may wait for a thread before further ones are answered 429; one key or org
     /// alone gets half.
     quota_queue: u32 = "COULOMB_QUOTA_QUEUE", "4096";
-    /// How long the counters of past quota periods are kept, in days. Those of billing periods are kept three years longer.
+    /// How long the counters of past quota periods are kept, in days. Those of billing periods are kept three
+    /// years longer.
     quota_retention_days: u16 = "COULOMB_QUOTA_RETENTION_DAYS", "400";
     /// How long the counters of single subjects are kept after their period, in days.
     quota_subject_retention_days: u16 = "COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "7";
-    /// What a change of plan within a period does to the battery: `prorate` (units of the new plan for what is left of the period,
-    /// less those of the old one), `difference` (what a whole period has more, at once) or `none` (nothing before the next period).
+    /// What a change of plan within a period does to the battery: `prorate` (units of the new plan for what
+    /// is left of the period, less those of the old one), `difference` (what a whole period has more, at
+    /// once) or `none` (nothing before the next period).
     battery_proration: Proration = "COULOMB_BATTERY_PRORATION", "prorate";
     /// Connections for API requests. One org has half of them at most at the same time.
     pool_size: u16 = "COULOMB_POOL_SIZE", "8";
@@ -177,11 +183,12 @@ settings! {
     usage_window_back_days: u16 = "COULOMB_USAGE_WINDOW_BACK_DAYS", "35";
     /// How far ahead of now usage may have happened, in seconds: clocks differ.
     usage_window_ahead_s: u32 = "COULOMB_USAGE_WINDOW_AHEAD_S", "300";
-    /// Months for which usage records are kept beside the running one; older usage is not taken either. 0: for ever. Daily
-    /// summaries and counters stay.
+    /// Months for which usage records are kept beside the running one; older usage is not taken either. 0:
+    /// for ever. Daily summaries and counters stay.
     usage_retention_months: u16 = "COULOMB_USAGE_RETENTION_MONTHS", "0";
-    /// What becomes of the records of older months: `detach` (they stay in a table of their own in the schema usage_partitions) or
-    /// `drop`, with their keys, once every org that has usage in the month has closed it.
+    /// What becomes of the records of older months: `detach` (they stay in a table of their own in the schema
+    /// usage_partitions) or `drop`, with their keys, once every org that has usage in the month has closed
+    /// it.
     usage_retention_mode: RetentionMode = "COULOMB_USAGE_RETENTION_MODE", "detach";
     /// Exports at the same time, each with a database connection of its own; further ones are answered 503.
     /// One key or org alone gets half.

@@ -1,7 +1,7 @@
 //! All derived state as canonical JSON lines: what tests compare and people grep.
 //!
-//! One line a row: keys sorted, rows sorted, no row ids, no times of arrival. Two databases that were sent the same set of
-//! Stripe events and usage give the same bytes, whatever the order.
+//! One line a row: keys sorted, rows sorted, no row ids, no times of arrival. Two databases that were sent
+//! the same set of Stripe events and usage give the same bytes, whatever the order.
 
 use std::io::Write;
 
@@ -35,42 +35,62 @@ struct Line {
 }
 
 /// Orgs by what they are known by; their own ids are made at random.
-const ORGS: &str = "SELECT jsonb_build_object('kind', 'org', 'external_id', o.external_id, 'name', o.name, 'customers',
-        (SELECT coalesce(jsonb_agg(l.customer_id ORDER BY l.account, l.livemode, l.customer_id), '[]') FROM org_refs r JOIN stripe_customer_links l USING (ref) WHERE r.org_id = o.org_id))::text AS line
+const ORGS: &str = "SELECT jsonb_build_object('kind', 'org', 'external_id', o.external_id, 'name',
+    o.name, 'customers',
+        (SELECT coalesce(jsonb_agg(l.customer_id ORDER BY l.account, l.livemode, l.customer_id), '[]')
+            FROM org_refs r JOIN stripe_customer_links l USING (ref) WHERE r.org_id = o.org_id))::text AS line
     FROM orgs o ORDER BY o.external_id COLLATE \"C\", o.name COLLATE \"C\", o.org_id";
 
 /// What was counted of usage. Rows of zeros say the same as none; what is reserved is no result of usage.
 const USAGE: [&str; 4] = [
-    "SELECT jsonb_build_object('kind', 'daily_summary', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'member', s.member,
-            'dimensions', s.dimensions, 'day', d.day, 'quantity', trim_scale(d.quantity)::text, 'count', d.count, 'cost', trim_scale(d.cost)::text,
+    "SELECT jsonb_build_object('kind', 'daily_summary', 'org', coalesce(o.external_id, o.name), 'meter',
+         m.key, 'member', s.member,
+            'dimensions', s.dimensions, 'day', d.day, 'quantity', trim_scale(d.quantity)::text, 'count',
+                d.count, 'cost', trim_scale(d.cost)::text,
             'battery_units', trim_scale(d.battery_units)::text, 'latest_at', d.latest_at)::text AS line
-        FROM daily_summaries d JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
+        FROM daily_summaries d JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id)
+        JOIN meters m USING (meter_id)
         WHERE (d.quantity, d.count, d.cost, d.battery_units) <> (0, 0, 0, 0)
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST, s.dimensions::text COLLATE \"C\", d.day, d.org_id",
-    "SELECT jsonb_build_object('kind', 'usage_unique', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'member', s.member,
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST,
+            s.dimensions::text COLLATE \"C\", d.day, d.org_id",
+    "SELECT jsonb_build_object('kind', 'usage_unique', 'org', coalesce(o.external_id, o.name), 'meter',
+         m.key, 'member', s.member,
             'dimensions', s.dimensions, 'day', u.day, 'value_digest', u.value_digest)::text AS line
-        FROM usage_uniques u JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST, s.dimensions::text COLLATE \"C\", u.day, u.value_digest, u.org_id",
-    "SELECT jsonb_build_object('kind', 'rating_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'rate_card_version', c.version,
-            'rate', r.rate, 'period', r.period, 'began', nullif(r.began, 'epoch'), 'quantity', trim_scale(r.quantity)::text)::text AS line
-        FROM rating_counters r JOIN orgs o USING (org_id) JOIN meters m ON m.meter_id = r.meter_id JOIN rate_cards c USING (rate_card_id)
+        FROM usage_uniques u JOIN orgs o USING (org_id) JOIN usage_series s USING (org_id, series_id)
+        JOIN meters m USING (meter_id)
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, s.member NULLS FIRST,
+            s.dimensions::text COLLATE \"C\", u.day, u.value_digest, u.org_id",
+    "SELECT jsonb_build_object('kind', 'rating_counter', 'org', coalesce(o.external_id, o.name), 'meter',
+         m.key, 'rate_card_version', c.version,
+            'rate', r.rate, 'period', r.period, 'began', nullif(r.began, 'epoch'), 'quantity',
+                trim_scale(r.quantity)::text)::text AS line
+        FROM rating_counters r JOIN orgs o USING (org_id) JOIN meters m ON m.meter_id = r.meter_id
+        JOIN rate_cards c USING (rate_card_id)
         WHERE r.quantity <> 0
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.period, r.began, r.org_id",
-    "SELECT jsonb_build_object('kind', 'quota_counter', 'org', coalesce(o.external_id, o.name), 'meter', m.key, 'filter', q.filter,
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, c.version, r.rate, r.period, r.began,
+            r.org_id",
+    "SELECT jsonb_build_object('kind', 'quota_counter', 'org', coalesce(o.external_id, o.name), 'meter',
+         m.key, 'filter', q.filter,
             'per_subject', q.per_subject, 'period_kind', q.period, 'subject', c.subject, 'period', c.period,
             'began', nullif(c.began, 'epoch'), 'used', trim_scale(c.used)::text)::text AS line
-        FROM quota_counters c JOIN orgs o USING (org_id) JOIN quota_slots q USING (slot_id) JOIN meters m USING (meter_id)
+        FROM quota_counters c JOIN orgs o USING (org_id) JOIN quota_slots q USING (slot_id) JOIN meters m
+            USING (meter_id)
         WHERE c.used <> 0
-        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\", q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.began, c.org_id",
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", m.key, q.filter::text COLLATE \"C\",
+            q.per_subject, q.period COLLATE \"C\", c.subject, c.period, c.began, c.org_id",
 ];
 
 /// Grants and balances. What remains of which grant hangs on when usage came, so it is left out.
 const BATTERY: [&str; 2] = [
-    "SELECT jsonb_build_object('kind', 'battery', 'org', coalesce(o.external_id, o.name), 'balance', trim_scale(a.balance)::text)::text AS line
-        FROM battery_accounts a JOIN orgs o USING (org_id) WHERE a.entries > 0 ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", a.org_id",
-    "SELECT jsonb_build_object('kind', 'battery_grant', 'org', coalesce(o.external_id, o.name), 'source', g.source, 'for', g.source_key,
+    "SELECT jsonb_build_object('kind', 'battery', 'org', coalesce(o.external_id, o.name), 'balance',
+         trim_scale(a.balance)::text)::text AS line
+        FROM battery_accounts a JOIN orgs o USING (org_id) WHERE a.entries > 0
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", a.org_id",
+    "SELECT jsonb_build_object('kind', 'battery_grant', 'org', coalesce(o.external_id, o.name), 'source',
+         g.source, 'for', g.source_key,
             'amount', trim_scale(g.amount)::text, 'expires_at', g.expires_at)::text AS line
-        FROM battery_grants g JOIN orgs o USING (org_id) ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", g.source_key, g.org_id",
+        FROM battery_grants g JOIN orgs o USING (org_id)
+        ORDER BY coalesce(o.external_id, o.name) COLLATE \"C\", g.source_key, g.org_id",
 ];
 
 /// Writes everything, kind by kind.
@@ -83,7 +103,8 @@ pub fn write(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> 
         for table in DERIVED.iter().filter(|table| **table != "stripe_objects") {
             let kind = kind_of(table);
             let sql = format!(
-                "SELECT (to_jsonb(t) || jsonb_build_object('kind', '{kind}'))::text AS line FROM {table} t ORDER BY {}",
+                "SELECT (to_jsonb(t) || jsonb_build_object('kind', '{kind}'))::text AS line FROM {table} t
+                 ORDER BY {}",
                 sort_key(table)
             );
             lines(conn, &sql, out)?;
@@ -108,7 +129,8 @@ fn lines(conn: &mut PgConnection, sql: &str, out: &mut dyn Write) -> Result<(), 
 /// The winning snapshots as Stripe sent them. A connected account is named; the platform's own is not.
 fn objects(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> {
     let rows = diesel::sql_query(
-        "SELECT o.account, o.object, o.object_id, o.ambiguous, i.body FROM stripe_objects o JOIN stripe_inbox i USING (inbox_id)
+        "SELECT o.account, o.object, o.object_id, o.ambiguous, i.body FROM stripe_objects o
+         JOIN stripe_inbox i USING (inbox_id)
          ORDER BY o.object, o.object_id, o.account, o.livemode",
     );
     for row in rows.load_iter::<Object, PgRowByRowLoadingMode>(conn)? {

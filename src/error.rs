@@ -1,4 +1,5 @@
-//! What can go wrong, and how it is told: every error answer is `application/problem+json` (RFC 9457) with a stable `code`.
+//! What can go wrong, and how it is told: every error answer is `application/problem+json` (RFC 9457) with a
+//! stable `code`.
 
 use std::borrow::Cow;
 
@@ -56,7 +57,8 @@ pub enum Error {
     },
     /// A battery would hold, owe or set aside more than is kept exactly. Nothing of it was done.
     #[error(
-        "the org's battery would hold, owe or have set aside 10^16 units or more, which is more than it can keep"
+        "the org's battery would hold, owe or have set aside 10^16 units or more, which is more than it can \
+         keep"
     )]
     BatteryFull {
         /// Row id of the org.
@@ -80,9 +82,11 @@ pub enum Error {
     /// More was sent than may wait: try again soon. Nothing was done.
     #[error("{0}")]
     TooMany(&'static str),
-    /// The machine's clock jumped by so many seconds: what is written now would have a wrong date. Nothing was done.
+    /// The machine's clock jumped by so many seconds: what is written now would have a wrong date. Nothing
+    /// was done.
     #[error(
-        "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, or in half a minute"
+        "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, \
+         or in half a minute"
     )]
     ClockJumped(i64),
     /// The database answers, and nothing can be stored in it.
@@ -93,8 +97,9 @@ pub enum Error {
     Stopping,
     /// The connection to the database was lost while it was being committed, or it is still under way.
     #[error(
-        "it is not known whether this was done: the database did not say. Send it again with the same Idempotency-Key or id, \
-         which does nothing twice; without one look first, in the audit log under this request's id or where its effect shows"
+        "it is not known whether this was done: the database did not say. Send it again with the same \
+         Idempotency-Key or id, which does nothing twice; without one look first, in the audit log under \
+         this request's id or where its effect shows"
     )]
     OutcomeUnknown,
     /// The route needs a setting that is not set.
@@ -141,7 +146,8 @@ impl Error {
         }
     }
 
-    /// True when the transaction lost to another one, to a lost connection or to want of room, and may simply be run again.
+    /// True when the transaction lost to another one, to a lost connection or to want of room, and may simply
+    /// be run again.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
@@ -160,8 +166,9 @@ impl Error {
         self.is_transient() && !self.is_disconnected() && !self.is_timeout()
     }
 
-    /// True when what was to be stored is at fault (out of range, against a check), and would be another time: others may well
-    /// be stored. Of an error that is not known nothing of the kind is believed, as whose fault it is decides who tries again.
+    /// True when what was to be stored is at fault (out of range, against a check), and would be another
+    /// time: others may well be stored. Of an error that is not known nothing of the kind is believed, as
+    /// whose fault it is decides who tries again.
     #[must_use]
     pub fn is_about_data(&self) -> bool {
         match self {
@@ -337,7 +344,8 @@ fn problem(response: &mut HttpResponseBuilder, problem: Problem) -> HttpResponse
     response.insert_header((header::CONTENT_TYPE, "application/problem+json")).body(body)
 }
 
-/// Losing a race or the connection, or a server without room: running the same transaction again is the remedy.
+/// Losing a race or the connection, or a server without room: running the same transaction again is the
+/// remedy.
 fn is_transient(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
@@ -364,13 +372,16 @@ fn is_transient(error: &DieselError) -> bool {
 /// The disk is full, or a quota on it is used up (`errcode_for_file_access` in elog.c).
 pub(crate) fn is_want_of_room(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(_, info)
-        if ["No space left on device", "Disk quota exceeded"].iter().any(|part| info.message().contains(part)))
+        if ["No space left on \
+            device", "Disk quota \
+            exceeded"].iter().any(|part| info.message().contains(part)))
 }
 
 /// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
 pub(crate) fn is_disconnected(error: &DieselError) -> bool {
     match error {
-        // Read-only: a server that has become a standby. The next connection may reach the one that took over.
+        // Read-only: a server that has become a standby. The next connection may reach the one that took
+        // over.
         DieselError::DatabaseError(
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::ReadOnlyTransaction,
             _,
@@ -397,7 +408,8 @@ pub(crate) fn is_disconnected(error: &DieselError) -> bool {
     }
 }
 
-/// diesel tells neither SQLSTATE nor class; the words are those of class 22 and of what is too long for an index or a page.
+/// diesel tells neither SQLSTATE nor class; the words are those of class 22 and of what is too long for an
+/// index or a page.
 fn is_about_data(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(

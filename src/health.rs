@@ -15,7 +15,8 @@ use crate::time::Belief;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says that the process runs.
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "Running", body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/healthz", tag = "operation",
+responses((status = 200, description = "Running", body = String, content_type = "text/plain")))]
 pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
@@ -31,7 +32,11 @@ pub async fn healthz() -> HttpResponse {
     tag = "operation",
     responses(
         (status = 200, description = "Ready", body = String, content_type = "text/plain"),
-        (status = 503, description = "The database is away or nothing can be stored in it (a standby, read-only, its disk full), or a thread has ended or hangs (`thread_unwell`)", body = Problem, content_type = "application/problem+json"),
+        (status = 503,
+            description = "The database is away or nothing can be stored in it (a standby, read-only, its \
+                disk full), or a thread has ended or hangs (`thread_unwell`)",
+            body = Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
@@ -114,16 +119,20 @@ async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
     let now = app.clock.now();
     let asked = app.db.probe(move |conn| {
         diesel::sql_query(
-            "SELECT (SELECT coalesce(sum(deliveries), 0)::bigint FROM stripe_arrivals) + count(*) FILTER (WHERE quarantined_at IS NULL)
+            "SELECT (SELECT coalesce(sum(deliveries), 0)::bigint
+                 FROM stripe_arrivals) + count(*) FILTER (WHERE quarantined_at IS NULL)
                         + (SELECT count(*) FROM battery_effects_queue) AS pending,
                     count(quarantined_at) AS quarantined,
                     (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
                     (SELECT count(*) FROM quota_reservations WHERE state = 'expired') AS lapsed,
                     (SELECT coalesce(sum(events), 0)::bigint FROM unpriced_usage) AS unpriced,
                     extract(epoch FROM $1 - least(
-                        (SELECT received_at FROM stripe_inbox WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
-                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint AS oldest_s,
-                    pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::bool AS read_only
+                        (SELECT received_at FROM stripe_inbox
+                            WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
+                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint
+                            AS oldest_s,
+                    pg_is_in_recovery() AS standby,
+                        current_setting('transaction_read_only')::bool AS read_only
              FROM stripe_inbox_queue q",
         )
         .bind::<diesel::sql_types::Timestamptz, _>(now)

@@ -1,4 +1,5 @@
-//! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the caller's key.
+//! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the
+//! caller's key.
 
 pub(crate) mod access;
 
@@ -34,13 +35,14 @@ use crate::time::Belief;
 use crate::{panics, params};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start a packer takes longer
-/// than to store an event.
+/// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start
+/// a packer takes longer than to store an event.
 const SMALL: u64 = 16 << 10;
 /// Longest path that is logged whole, in bytes.
 const PATH: usize = 1_000;
 
-/// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in the answer.
+/// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in
+/// the answer.
 #[derive(Clone, Debug)]
 pub struct RequestId(String);
 
@@ -57,7 +59,8 @@ impl RequestId {
         Self(sent.filter(plain).map_or_else(Self::fresh, str::to_owned))
     }
 
-    /// 64 random bits of this process and the request's number in it: random bits for each would be a system call for each.
+    /// 64 random bits of this process and the request's number in it: random bits for each would be a system
+    /// call for each.
     fn fresh() -> String {
         static PROCESS: LazyLock<u64> =
             LazyLock::new(|| getrandom::u64().expect("the system has random numbers"));
@@ -122,8 +125,8 @@ pub async fn observe<B: MessageBody + 'static>(
     }
 }
 
-/// Lets nothing be written while the clock is doubted: entries never change, so a wrong date would stay. It answers
-/// [`Error::ClockJumped`].
+/// Lets nothing be written while the clock is doubted: entries never change, so a wrong date would stay. It
+/// answers [`Error::ClockJumped`].
 ///
 /// # Errors
 /// Passes on what the service says.
@@ -141,8 +144,8 @@ pub async fn refuse_when_clock_jumped<B: MessageBody>(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// Answers that a path with the NUL character names nothing: PostgreSQL can hold it in no text. Queries are looked at in
-/// [`crate::params`], bodies in [`crate::json`], cursors in [`crate::page`].
+/// Answers that a path with the NUL character names nothing: PostgreSQL can hold it in no text. Queries are
+/// looked at in [`crate::params`], bodies in [`crate::json`], cursors in [`crate::page`].
 ///
 /// # Errors
 /// Passes on what the service says.

@@ -1,7 +1,7 @@
 //! JSON from outside, read so that whatever is wrong with it names its field and the rule, in our own words.
 //!
-//! Types of ours say what is wrong with a value in a sentence that begins with `must`; every other message is serde's or a
-//! library's, and is put into our words here.
+//! Types of ours say what is wrong with a value in a sentence that begins with `must`; every other message is
+//! serde's or a library's, and is put into our words here.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -144,8 +144,8 @@ fn rule(message: &str) -> (Option<&str>, String) {
     (None, if message.starts_with("must ") { message.to_owned() } else { NO_FIT.to_owned() })
 }
 
-/// What was sent, and the names that there are, out of the rest of serde's "`sent`, expected one of `a`, `b`". What was
-/// sent may hold anything, our names hold no quote: so the last list counts.
+/// What was sent, and the names that there are, out of the rest of serde's "`sent`, expected one of `a`,
+/// `b`". What was sent may hold anything, our names hold no quote: so the last list counts.
 fn sent_and_known(rest: &str) -> (&str, String) {
     match rest.rsplit_once("`, expected ") {
         Some((sent, list)) => {

@@ -53,7 +53,8 @@ pub struct Metrics {
     alive: Family<Worker, Gauge>,
     last_turn_s: Family<Worker, Seconds>,
     turn_s: Family<Worker, Seconds>,
-    /// Stripe events stored, not yet projected, quarantined ones left out, and markers of effects that have not happened.
+    /// Stripe events stored, not yet projected, quarantined ones left out, and markers of effects that have
+    /// not happened.
     pub inbox_pending: Gauge,
     /// Age of the oldest of them.
     pub inbox_oldest_s: Gauge,
@@ -122,7 +123,8 @@ impl Metrics {
         );
         r.register(
             "stripe_projected",
-            "Projected Stripe events by outcome: applied, superseded, without_object, failed; repeated: deliveries of events that were there",
+            "Projected Stripe events by outcome: applied, superseded, without_object, failed; repeated: \
+                deliveries of events that were there",
             self.projected.clone(),
         );
         r.register(
@@ -174,7 +176,8 @@ impl Metrics {
         );
         r.register_with_unit(
             "worker_last_turn_age",
-            "Time since the end of a thread's last turn; those that wait for requests have turns only with them",
+            "Time since the end of a thread's last turn; those that wait for requests have turns only with \
+                them",
             Unit::Seconds,
             self.last_turn_s.clone(),
         );

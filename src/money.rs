@@ -1,7 +1,8 @@
 //! Amounts of money as text: minor units become major units exactly, never through a float.
 //!
-//! Source of the table: Stripe, "Supported currencies": zero-decimal currencies, three-decimal currencies and special cases
-//! (<https://docs.stripe.com/currencies>). It says how Stripe *sends* amounts, which is not always how a country counts.
+//! Source of the table: Stripe, "Supported currencies": zero-decimal currencies, three-decimal currencies and
+//! special cases (<https://docs.stripe.com/currencies>). It says how Stripe *sends* amounts, which is not
+//! always how a country counts.
 
 use std::fmt;
 
@@ -22,7 +23,8 @@ const ZERO_DECIMAL: [&str; 15] =
 /// A thousand minor units make one unit.
 const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 
-/// How many decimal places of a unit Stripe's amounts in `currency` have: 0, 2 or 3. `currency` is an ISO 4217 code in either case.
+/// How many decimal places of a unit Stripe's amounts in `currency` have: 0, 2 or 3. `currency` is an ISO
+/// 4217 code in either case.
 ///
 /// ISK and UGX have no subunit in use, yet Stripe goes on sending them with two places ("special cases").
 #[must_use]

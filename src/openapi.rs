@@ -24,7 +24,8 @@ use crate::{auth, battery, billing, export, health, plans, quota, stripe, usage}
 /// The whole description.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Coulomb", description = "Billing and metering beside one PostgreSQL. Send `Authorization: Bearer clb_live_…`."),
+    info(title = "Coulomb",
+    description = "Billing and metering beside one PostgreSQL. Send `Authorization: Bearer clb_live_…`."),
     paths(
         health::healthz,
         health::readyz,
@@ -170,7 +171,8 @@ impl Modify for Key {
     }
 }
 
-/// Names every operation by its method and path: handlers are called `list` in many modules, and names must be unique.
+/// Names every operation by its method and path: handlers are called `list` in many modules, and names must
+/// be unique.
 struct OperationIds;
 
 impl Modify for OperationIds {
@@ -198,7 +200,8 @@ impl Modify for OperationIds {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
-    /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first answer again.
+    /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first
+    /// answer again.
     #[param(
         rename = "Idempotency-Key",
         required = false,

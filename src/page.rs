@@ -1,4 +1,5 @@
-//! Pages of a list: an opaque cursor that names the last row given, so that rows which come meanwhile move nothing.
+//! Pages of a list: an opaque cursor that names the last row given, so that rows which come meanwhile move
+//! nothing.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;

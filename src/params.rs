@@ -25,7 +25,8 @@ use crate::openapi;
 /// Names and values of a query string, in their order.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no query string, or has the NUL character, which PostgreSQL can hold in no text.
+/// [`Error::Invalid`] for what is no query string, or has the NUL character, which PostgreSQL can hold in no
+/// text.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
     let pairs = Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|_| Error::invalid("query", "must be name=value&name=value, percent-encoded"))?
@@ -211,8 +212,8 @@ impl<'de> Deserializer<'de> for Fields<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
-        seq tuple tuple_struct map enum identifier ignored_any
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 
@@ -280,8 +281,10 @@ impl<'de> Deserializer<'de> for Param {
     }
 
     whole_numbers! {
-        deserialize_i8 i8 visit_i8, deserialize_i16 i16 visit_i16, deserialize_i32 i32 visit_i32, deserialize_i64 i64 visit_i64,
-        deserialize_u8 u8 visit_u8, deserialize_u16 u16 visit_u16, deserialize_u32 u32 visit_u32, deserialize_u64 u64 visit_u64
+        deserialize_i8 i8 visit_i8, deserialize_i16 i16 visit_i16, deserialize_i32 i32 visit_i32,
+            deserialize_i64 i64 visit_i64,
+        deserialize_u8 u8 visit_u8, deserialize_u16 u16 visit_u16, deserialize_u32 u32 visit_u32,
+            deserialize_u64 u64 visit_u64
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
@@ -311,7 +314,8 @@ impl<'de> Deserializer<'de> for Param {
     }
 
     forward_to_deserialize_any! {
-        f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier ignored_any
+        f32 f64 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier
+        ignored_any
     }
 }
 

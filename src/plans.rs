@@ -1,8 +1,9 @@
-//! Plans as a whole: what they offer, what buys them, what they limit; and what an org is entitled to by them.
+//! Plans as a whole: what they offer, what buys them, what they limit; and what an org is entitled to by
+//! them.
 //!
-//! A plan's terms and Stripe prices are `billing`'s, its quotas are `quota`'s; here they are put together, in one transaction that
-//! begins with the catalogue's lock. A body sent to the API, the plans file and the import from Stripe all come to a [`Wanted`], and
-//! [`apply`] makes the difference.
+//! A plan's terms and Stripe prices are `billing`'s, its quotas are `quota`'s; here they are put together, in
+//! one transaction that begins with the catalogue's lock. A body sent to the API, the plans file and the
+//! import from Stripe all come to a [`Wanted`], and [`apply`] makes the difference.
 
 pub mod body;
 pub mod charge;
@@ -48,8 +49,8 @@ fn of_plan(id: &str, error: Error) -> Error {
     }
 }
 
-/// Makes plans what is wanted of them, and tells what that changed. Where the terms or quotas differ from those of the newest
-/// version a new one is made. Call it first in the transaction.
+/// Makes plans what is wanted of them, and tells what that changed. Where the terms or quotas differ from
+/// those of the newest version a new one is made. Call it first in the transaction.
 ///
 /// # Errors
 /// As [`changes`]; [`Error::Conflict`] when a price or product buys a plan that is not among these.
@@ -114,7 +115,8 @@ fn write(
     }
 }
 
-/// Moves every subscription, of Stripe or local, that has not ended from one version of a plan to another; returns how many.
+/// Moves every subscription, of Stripe or local, that has not ended from one version of a plan to another;
+/// returns how many.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the plan has no such version.

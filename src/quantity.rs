@@ -16,8 +16,9 @@ pub use self::sum::Sum;
 
 /// Decimal places of a quantity at most.
 pub const PLACES: u32 = 12;
-/// 10^15. Every single quantity, cost and number of battery units stays below it, whatever its sign. With [`PLACES`] these are
-/// 27 digits, which a decimal (28 digits) holds exactly; no sum of them has a place beyond a [`Sum`], and none overflows.
+/// 10^15. Every single quantity, cost and number of battery units stays below it, whatever its sign. With
+/// [`PLACES`] these are 27 digits, which a decimal (28 digits) holds exactly; no sum of them has a place
+/// beyond a [`Sum`], and none overflows.
 pub const LIMIT: Decimal = Decimal::from_parts(2_764_472_320, 232_830, 0, false, 0);
 /// The largest whole number below [`LIMIT`].
 const LARGEST: i64 = 999_999_999_999_999;
@@ -28,7 +29,8 @@ const EXACT_DIGITS: usize = 15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(pub Decimal);
 
-/// Whether a number is one that a single event, price or grant may have: below [`LIMIT`], with [`PLACES`] at most.
+/// Whether a number is one that a single event, price or grant may have: below [`LIMIT`], with [`PLACES`] at
+/// most.
 #[must_use]
 pub fn is_bounded(number: Decimal) -> bool {
     number.abs() < LIMIT && (number.scale() <= PLACES || number.normalize().scale() <= PLACES)
@@ -107,17 +109,23 @@ macro_rules! described {
 
 described! {
     /// Describes a [`Quantity`] that is 0 or more.
-    QuantityFromZero: "A decimal, 0 or more, of at most 12 places, below 10^15", r"^[0-9]{1,15}(\.[0-9]{1,12})?$", 0;
+    QuantityFromZero: "A decimal, 0 or more, of at most 12 places, below \
+        10^15", r"^[0-9]{1,15}(\.[0-9]{1,12})?$", 0;
     /// Describes a [`Quantity`] above 0.
-    QuantityAboveZero: "A decimal above 0, of at most 12 places, below 10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,12})?|0\.[0-9]{0,11}[1-9])$", 1;
+    QuantityAboveZero: "A decimal above 0, of at most 12 places, below \
+        10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,12})?|0\.[0-9]{0,11}[1-9])$", 1;
     /// Describes a [`Quantity`] of battery units that is 0 or more.
-    UnitsFromZero: "Units, 0 or more, of at most 9 decimal places, below 10^15", r"^[0-9]{1,15}(\.[0-9]{1,9})?$", 0;
+    UnitsFromZero: "Units, 0 or more, of at most 9 decimal places, below \
+        10^15", r"^[0-9]{1,15}(\.[0-9]{1,9})?$", 0;
     /// Describes a [`Quantity`] of battery units above 0.
-    UnitsAboveZero: "Units above 0, of at most 9 decimal places, below 10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1;
+    UnitsAboveZero: "Units above 0, of at most 9 decimal places, below \
+        10^15", r"^([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", 1;
     /// Describes a [`Quantity`] of battery units that are added or taken.
-    UnitsNotZero: "Units, not 0, of at most 9 decimal places, below 10^15 either way", r"^-?([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", -LARGEST;
+    UnitsNotZero: "Units, not 0, of at most 9 decimal places, below 10^15 either \
+        way", r"^-?([1-9][0-9]{0,14}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$", -LARGEST;
     /// Describes a percentage of a limit.
-    Percent: "Percent, above 0 and at most 1000, of at most 12 decimal places", r"^([1-9][0-9]{0,2}(\.[0-9]{1,12})?|1000|0\.[0-9]{0,11}[1-9])$", 1;
+    Percent: "Percent, above 0 and at most 1000, of at most 12 decimal \
+        places", r"^([1-9][0-9]{0,2}(\.[0-9]{1,12})?|1000|0\.[0-9]{0,11}[1-9])$", 1;
 }
 
 impl utoipa::PartialSchema for Quantity {

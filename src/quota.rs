@@ -1,11 +1,13 @@
 //! Quotas: limits on what a meter counts in a period.
 //!
-//! Counting is apart from limiting. A *slot* says what is counted (a meter, a filter, a period); its counters are kept by the
-//! transaction that writes the usage, whether or not a limit applies. A quota (of an org, or of its plan) puts a limit on a slot.
-//! So a change of plan or of a quota changes the limit and never what was counted.
+//! Counting is apart from limiting. A *slot* says what is counted (a meter, a filter, a period); its counters
+//! are kept by the transaction that writes the usage, whether or not a limit applies. A quota (of an org, or
+//! of its plan) puts a limit on a slot. So a change of plan or of a quota changes the limit and never what
+//! was counted.
 //!
-//! Who changes a counter has locked it, and counters are locked in the order of their keys. A reservation sets an amount aside at
-//! the counters of the periods in which it is made; what is admitted under a hard limit (used and reserved) is at most the limit.
+//! Who changes a counter has locked it, and counters are locked in the order of their keys. A reservation
+//! sets an amount aside at the counters of the periods in which it is made; what is admitted under a hard
+//! limit (used and reserved) is at most the limit.
 
 pub mod admit;
 mod book;
@@ -135,7 +137,8 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue of `capacity`.
+    /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue
+    /// of `capacity`.
     #[must_use]
     pub fn start(db: &Db, parts: Parts, threads: &Threads, writers: usize, capacity: usize) -> Self {
         let parts = Arc::new(parts);

@@ -55,8 +55,8 @@ pub enum ServeError {
     },
     /// The process may open too few files.
     #[error(
-        "the limit of open files is {limit}, and Coulomb needs {needed}: raise it (ulimit -n, LimitNOFILE), or set \
-         COULOMB_POOL_SIZE lower"
+        "the limit of open files is {limit}, and Coulomb needs {needed}: raise it (ulimit -n, LimitNOFILE), \
+         or set COULOMB_POOL_SIZE lower"
     )]
     Files {
         /// The highest that this process may set.
@@ -69,8 +69,8 @@ pub enum ServeError {
     Config(#[from] ConfigError),
 }
 
-/// Whether [`bind`] can succeed: the address is free, certificate and key can be used. The daemon asks before it
-/// makes anything.
+/// Whether [`bind`] can succeed: the address is free, certificate and key can be used. The daemon asks before
+/// it makes anything.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -91,7 +91,8 @@ pub fn bind(app: &Arc<App>) -> Result<(Server, std::net::SocketAddr), ServeError
     bind_with(app, |_| {})
 }
 
-/// As [`bind`], with further routes, which are tried before ours: a benchmark compares ours with one that does less.
+/// As [`bind`], with further routes, which are tried before ours: a benchmark compares ours with one that
+/// does less.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -228,7 +229,8 @@ fn connections(config: &Config) -> Result<Arc<Connections>, ServeError> {
         tracing::warn!(
             wanted,
             possible,
-            "COULOMB_MAX_CONNECTIONS is more than the limit of open files leaves: raise it (ulimit -n, LimitNOFILE)"
+            "COULOMB_MAX_CONNECTIONS is more than the limit of open files leaves: raise it (ulimit -n, \
+                LimitNOFILE)"
         );
     }
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));

@@ -68,15 +68,16 @@ fn passed() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(id)).unwrap_or_default()
 }
 
-/// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where it comes twice, the first.
+/// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where
+/// it comes twice, the first.
 #[must_use]
 pub fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
     let midnight = day.and_time(NaiveTime::MIN);
     if let Some(start) = zone.from_local_datetime(&midnight).earliest() {
         return start.with_timezone(&Utc);
     }
-    // Clocks skip forward over midnight, by a day at most (Samoa left out 30 December 2011): the change is the first instant whose
-    // local time is past it.
+    // Clocks skip forward over midnight, by a day at most (Samoa left out 30 December 2011): the change is
+    // the first instant whose local time is past it.
     let is_past = |at: DateTime<Utc>| at.with_timezone(&zone).naive_local() >= midnight;
     let (mut before, mut after) =
         (midnight.and_utc() - TimeDelta::hours(26), midnight.and_utc() + TimeDelta::hours(26));
@@ -87,11 +88,12 @@ pub fn day_start(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
     after
 }
 
-/// Instants that people may mean: the years 1 to 9999. Whatever computes with them stays within what PostgreSQL and chrono hold.
+/// Instants that people may mean: the years 1 to 9999. Whatever computes with them stays within what
+/// PostgreSQL and chrono hold.
 const SPAN_S: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 
-/// An instant that somebody outside names: RFC 3339 with its offset from UTC, to the microsecond, in the years 1 to 9999 of UTC.
-/// Every time in a query, a body, a path or a cursor is read as one.
+/// An instant that somebody outside names: RFC 3339 with its offset from UTC, to the microsecond, in the
+/// years 1 to 9999 of UTC. Every time in a query, a body, a path or a cursor is read as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, format = DateTime, examples("2026-01-31T00:00:00Z"))]
@@ -116,7 +118,8 @@ impl FromStr for Moment {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let at = DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc));
         at.and_then(Self::within_span).ok_or(
-            "must be an RFC 3339 time of the years 1 to 9999, such as 2026-01-31T00:00:00Z (in a URL write the + of an offset as %2B)",
+            "must be an RFC 3339 time of the years 1 to 9999, such as 2026-01-31T00:00:00Z (in a URL write \
+                the + of an offset as %2B)",
         )
     }
 }
@@ -206,7 +209,8 @@ macro_rules! from_text {
 }
 from_text!(Moment, Day, Month);
 
-/// Whether a text is groups of so many digits with hyphens between: chrono also takes signs, blanks and single digits.
+/// Whether a text is groups of so many digits with hyphens between: chrono also takes signs, blanks and
+/// single digits.
 fn digits(text: &str, groups: &[usize]) -> Option<()> {
     let found =
         text.split('-').map(|group| group.bytes().all(|byte| byte.is_ascii_digit()).then_some(group.len()));

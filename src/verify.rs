@@ -1,8 +1,9 @@
-//! Promise kept: everything derived can be rebuilt. What is stored is compared with what its inputs make of it: the mirrors with the
-//! inbox ([`mirrors`]), the books of usage with its records ([`usage`]). Batteries check their own books.
+//! Promise kept: everything derived can be rebuilt. What is stored is compared with what its inputs make of
+//! it: the mirrors with the inbox ([`mirrors`]), the books of usage with its records ([`usage`]). Batteries
+//! check their own books.
 //!
-//! Whoever checks changes nothing, holds up nobody, and tells nobody. Each comparison sees one state of the database, so the daemon
-//! may be at work meanwhile.
+//! Whoever checks changes nothing, holds up nobody, and tells nobody. Each comparison sees one state of the
+//! database, so the daemon may be at work meanwhile.
 
 pub mod mirrors;
 pub mod usage;

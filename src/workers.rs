@@ -51,7 +51,8 @@ struct Worker {
     turn: fn(&App, &mut PgConnection) -> Result<Turn, Error>,
 }
 
-/// Every worker. Each may run on any number of replicas at once: rows are claimed with SKIP LOCKED, or the work may be done twice.
+/// Every worker. Each may run on any number of replicas at once: rows are claimed with SKIP LOCKED, or the
+/// work may be done twice.
 const WORKERS: &[Worker] = &[
     Worker {
         name: "projector",
@@ -188,15 +189,17 @@ fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Erro
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
 }
 
-/// Markers that are worked on together. Each may lock an account that usage waits for, and costs a tenth of a millisecond meanwhile.
+/// Markers that are worked on together. Each may lock an account that usage waits for, and costs a tenth of a
+/// millisecond meanwhile.
 const EFFECTS_BATCH: u32 = 250;
 
-/// While many deliveries wait for their answer, a projector rests so many times as long as its turn took: Stripe waits for answers, and
-/// nobody for a projection by some tenths of a second.
+/// While many deliveries wait for their answer, a projector rests so many times as long as its turn took:
+/// Stripe waits for answers, and nobody for a projection by some tenths of a second.
 const YIELDING: u32 = 15;
 /// But no longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// And no longer than deliveries come so fast: when there were few at so many looks, one after the other, it goes on.
+/// And no longer than deliveries come so fast: when there were few at so many looks, one after the other, it
+/// goes on.
 const LULLS: u32 = 3;
 /// How far the looks are apart.
 const LOOK: Duration = Duration::from_millis(10);
@@ -246,7 +249,8 @@ fn listen_for_orgs(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 /// How long a worker rests before it looks again at a clock that jumped.
 const DOUBTED_CLOCK_REST: Duration = Duration::from_secs(1);
 
-/// Whether old rows may be deleted by the clock. A daemon that starts with a wrong clock must not delete what is not old.
+/// Whether old rows may be deleted by the clock. A daemon that starts with a wrong clock must not delete what
+/// is not old.
 fn may_delete(app: &App) -> bool {
     app.clock.belief() == Belief::Settled
 }
@@ -383,7 +387,8 @@ fn run(worker: &Worker, app: &App, pulse: &Pulse) {
                 }
                 failures += 1;
                 if failures > 1 {
-                    tracing::warn!(worker = worker.name, %error, failures, "a worker's turn failed, it goes on");
+                    tracing::warn!(worker = worker.name, %error, failures, "a worker's turn failed, it goes \
+                        on");
                 }
                 let rest = Duration::from_millis(50 << failures.min(6));
                 app.wake.rest(app.wake.generation(), rest, false);

@@ -77,8 +77,9 @@ impl Load {
     }
 }
 
-/// Sends `requests` (whole HTTP/1.1 messages) over `connections` kept-alive connections. With `rate` (a second), each is sent
-/// at its appointed time and its latency counted from then (open loop); without, as fast as answers come (closed loop).
+/// Sends `requests` (whole HTTP/1.1 messages) over `connections` kept-alive connections. With `rate` (a
+/// second), each is sent at its appointed time and its latency counted from then (open loop); without, as
+/// fast as answers come (closed loop).
 pub async fn load(address: &str, requests: &[Vec<u8>], connections: usize, rate: Option<f64>) -> Load {
     let next = AtomicUsize::new(0);
     let started = Instant::now();

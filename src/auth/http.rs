@@ -29,7 +29,8 @@ pub struct KeyBody {
     /// What people call it.
     #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     name: String,
-    /// `usage:write`, `usage:backfill`, `usage:price`, `usage:read`, `billing:read`, `billing:write`, `admin`.
+    /// `usage:write`, `usage:backfill`, `usage:price`, `usage:read`, `billing:read`, `billing:write`,
+    /// `admin`.
     #[schema(schema_with = scope_names)]
     scopes: Vec<String>,
     /// When it stops working; never when left out.
@@ -93,7 +94,8 @@ pub struct NewKeyView {
 }
 
 /// Lists the API keys.
-#[utoipa::path(get, path = "/v1/keys", tag = "keys", security(("key" = ["admin"])), responses((status = 200, description = "All keys", body = KeyList), ReadErrors))]
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", security(("key" = ["admin"])),
+responses((status = 200, description = "All keys", body = KeyList), ReadErrors))]
 pub async fn list(app: web::Data<App>, principal: Principal) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
     let keys = app.db.run(principal.rows, |conn| super::list(conn, None)).await?;
@@ -102,7 +104,8 @@ pub async fn list(app: web::Data<App>, principal: Principal) -> Result<HttpRespo
 
 /// Makes an API key.
 #[utoipa::path(
-    post, path = "/v1/keys", tag = "keys", security(("key" = ["admin"])), params(IdempotencyKey), request_body = KeyBody,
+    post, path = "/v1/keys", tag = "keys", security(("key" = ["admin"])), params(IdempotencyKey),
+    request_body = KeyBody,
     responses((status = 201, description = "The key, shown once", body = NewKeyView), CommandErrors)
 )]
 pub async fn create(

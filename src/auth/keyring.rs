@@ -1,4 +1,5 @@
-//! Keys that were lately found valid, so that a request of usage need not ask the database whose key it carries.
+//! Keys that were lately found valid, so that a request of usage need not ask the database whose key it
+//! carries.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::Principal;
 
-/// How long a key is believed without asking again: a key revoked on another replica works here that much longer.
+/// How long a key is believed without asking again: a key revoked on another replica works here that much
+/// longer.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(2);
 /// Keys held at most.
 const CAPACITY: usize = 10_000;

@@ -1,6 +1,7 @@
 //! An org's battery in memory: what is decided under the lock of its account. Pure.
 //!
-//! Every change keeps: balance = Σ entries = Σ remaining of open grants − debt, and debt only while nothing remains.
+//! Every change keeps: balance = Σ entries = Σ remaining of open grants − debt, and debt only while nothing
+//! remains.
 
 mod changes;
 
@@ -13,8 +14,8 @@ use super::grants::{Grant, Source, State};
 use crate::ids;
 use crate::quantity::Sum;
 
-/// 10^16. What a battery holds, owes or has set aside stays below it: with the 12 decimal places that units have at most these are
-/// 28 digits, all that a decimal holds exactly.
+/// 10^16. What a battery holds, owes or has set aside stays below it: with the 12 decimal places that units
+/// have at most these are 28 digits, all that a decimal holds exactly.
 const LIMIT: Decimal = Decimal::from_parts(1_874_919_424, 2_328_306, 0, false, 0);
 
 /// What an entry says beside its amount.
@@ -86,7 +87,8 @@ pub struct Account {
     /// Numbers of the grants that changed.
     pub(super) touched: Vec<i64>,
     pub(super) changed: bool,
-    /// It was to hold, owe or set aside too much; what was decided since is not exact, and must not be stored.
+    /// It was to hold, owe or set aside too much; what was decided since is not exact, and must not be
+    /// stored.
     pub(super) full: bool,
 }
 
@@ -143,7 +145,8 @@ impl Account {
         self.balance - self.reserved - self.pending
     }
 
-    /// Whether `units` more fit; `debt_limit` is how far below zero the battery may be used, none: without limit.
+    /// Whether `units` more fit; `debt_limit` is how far below zero the battery may be used, none: without
+    /// limit.
     #[must_use]
     pub fn fits(&self, units: Decimal, debt_limit: Option<Decimal>) -> bool {
         debt_limit.is_none_or(|limit| self.available() - units >= -limit)
@@ -167,8 +170,8 @@ impl Account {
         &self.entries
     }
 
-    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of their times. A grant
-    /// for which the battery has no room stays scheduled until it has.
+    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of
+    /// their times. A grant for which the battery has no room stays scheduled until it has.
     pub fn catch_up(&mut self, now: DateTime<Utc>) {
         loop {
             let due = |grant: &Grant| match grant.state {
@@ -221,7 +224,8 @@ impl Account {
         }
     }
 
-    /// Grants a local day's allowance, unless that day (or a later one) has had it. `end` is when the day ends.
+    /// Grants a local day's allowance, unless that day (or a later one) has had it. `end` is when the day
+    /// ends.
     pub fn allow(&mut self, day: NaiveDate, end: DateTime<Utc>, units: Decimal, now: DateTime<Utc>) {
         let had = self.daily.is_some_and(|last| last >= day);
         if units <= Decimal::ZERO || had || end <= now || !self.has_room(units) {

@@ -1,4 +1,5 @@
-//! Accounts of batteries in the database: locked, read, written. Owns `battery_accounts`, `battery_grants` and `battery_entries`.
+//! Accounts of batteries in the database: locked, read, written. Owns `battery_accounts`, `battery_grants`
+//! and `battery_entries`.
 
 use std::collections::BTreeMap;
 
@@ -35,16 +36,20 @@ pub struct Accounts {
 
 // The row that is there is locked and not written. Rows are taken in the order of the array.
 statement!(Lock -> Untyped:
-    "INSERT INTO battery_accounts AS a (org_id, balance, reserved, entries, grants) SELECT o, 0, 0, 0, 0 FROM unnest(?) AS k (o) \
+    "INSERT INTO battery_accounts AS a (org_id, balance, reserved, entries, grants) SELECT o, 0, 0, 0, 0 \
+     FROM unnest(?) AS k (o) \
      ON CONFLICT (org_id) DO UPDATE SET balance = a.balance WHERE false");
 
 /// Columns of an account and of one of its grants.
 macro_rules! look {
     ($which:literal) => {
         concat!(
-            "SELECT a.org_id, a.balance, a.reserved, a.carried, a.entries, a.grants, a.last_at, a.daily, g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority, \
-             g.created_at, g.effective_at, g.expires_at, g.amount, g.remaining, g.burned, g.clawed, g.lapsed, g.link, g.reason \
-             FROM unnest(?) AS k (o) JOIN battery_accounts a ON a.org_id = k.o LEFT JOIN battery_grants g ON g.org_id = a.org_id",
+            "SELECT a.org_id, a.balance, a.reserved, a.carried, a.entries, a.grants, a.last_at, a.daily, \
+                 g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority, \
+             g.created_at, g.effective_at, g.expires_at, g.amount, g.remaining, g.burned, g.clawed, \
+                 g.lapsed, g.link, g.reason \
+             FROM unnest(?) AS k (o) JOIN battery_accounts a ON a.org_id = k.o \
+             LEFT JOIN battery_grants g ON g.org_id = a.org_id",
             $which
         )
     };
@@ -79,19 +84,25 @@ impl Sql for LookAll {
 }
 
 statement!(InsertGrants -> Untyped:
-    "INSERT INTO battery_grants (org_id, grant_number, grant_id, source, source_key, state, priority, created_at, effective_at, expires_at, amount, remaining, burned, clawed, lapsed, link, reason) \
+    "INSERT INTO battery_grants (org_id, grant_number, grant_id, source, source_key, state, priority, \
+         created_at, effective_at, expires_at, amount, remaining, burned, clawed, lapsed, link, reason) \
      SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
 // The parts of one statement: each round trip is waited for with the accounts locked.
 statement!(Post -> Untyped:
-    "WITH e AS (INSERT INTO battery_entries (org_id, sequence, at, kind, amount, balance_after, source, grant_number, batch, draws, link, reason, actor) \
+    "WITH e AS (INSERT INTO battery_entries (org_id, sequence, at, kind, amount, balance_after, source, \
+         grant_number, batch, draws, link, reason, actor) \
          SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)), \
-     g AS (UPDATE battery_grants g SET state = t.s, remaining = t.r, burned = t.b, clawed = t.c, lapsed = t.l \
-         FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, n, s, r, b, c, l) WHERE (g.org_id, g.grant_number) = (t.o, t.n)) \
-     UPDATE battery_accounts a SET balance = t.b, reserved = t.r, carried = t.c, entries = t.e, grants = t.g, last_at = t.a, \
+     g AS (UPDATE battery_grants g \
+         SET state = t.s, remaining = t.r, burned = t.b, clawed = t.c, lapsed = t.l \
+         FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, n, s, r, b, c, l) \
+         WHERE (g.org_id, g.grant_number) = (t.o, t.n)) \
+     UPDATE battery_accounts a \
+     SET balance = t.b, reserved = t.r, carried = t.c, entries = t.e, grants = t.g, last_at = t.a, \
          daily = t.d FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) AS t (o, b, r, c, e, g, a, d) WHERE a.org_id = t.o");
 
 impl Accounts {
-    /// Locks the accounts of these orgs, making those that are not there, and writes (in memory) what has become due.
+    /// Locks the accounts of these orgs, making those that are not there, and writes (in memory) what has
+    /// become due.
     ///
     /// # Errors
     /// When the database fails.
@@ -111,7 +122,8 @@ impl Accounts {
         Self::read(conn, org_ids, depth, now)
     }
 
-    /// Reads accounts without a lock, as they are at `now`. Orgs that have none are left out. Not to be written.
+    /// Reads accounts without a lock, as they are at `now`. Orgs that have none are left out. Not to be
+    /// written.
     ///
     /// # Errors
     /// When the database fails.
@@ -185,8 +197,8 @@ impl Accounts {
         self.by_org.values_mut()
     }
 
-    /// Leaves out accounts that were to hold, owe or set aside more than is kept exactly: nothing that was decided on them is
-    /// stored. For work that nobody asked for; it is done when there is room.
+    /// Leaves out accounts that were to hold, owe or set aside more than is kept exactly: nothing that was
+    /// decided on them is stored. For work that nobody asked for; it is done when there is room.
     pub fn leave_out_full(&mut self) {
         self.by_org.retain(|org_id, account| {
             if account.full {
@@ -202,8 +214,8 @@ impl Accounts {
     /// Stores what has changed, in the caller's transaction.
     ///
     /// # Errors
-    /// [`Error::BatteryFull`] when an account was to hold, owe or set aside more than is kept exactly. When the database fails; a
-    /// grant that was made before is refused by `battery_grants_org_id_source_key_key`.
+    /// [`Error::BatteryFull`] when an account was to hold, owe or set aside more than is kept exactly. When
+    /// the database fails; a grant that was made before is refused by `battery_grants_org_id_source_key_key`.
     pub fn write(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let changed: Vec<&Account> = self.by_org.values().filter(|account| account.changed).collect();
         if changed.is_empty() {

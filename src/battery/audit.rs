@@ -13,43 +13,66 @@ const TOLD: usize = 20;
 /// What must not be found: a sentence about each row that breaks a rule.
 const RULES: [&str; 7] = [
     // Entries are numbered without gaps, in the order of time, and each has the sum so far.
-    "SELECT format('battery_entries: org %s, entry %s: number %s, balance after it %s instead of %s', o.public_id, e.sequence, n, balance_after, sum) AS line
-     FROM (SELECT org_id, sequence, balance_after, at, row_number() OVER w AS n, sum(amount) OVER w AS sum, lag(at) OVER w AS before
-           FROM battery_entries WINDOW w AS (PARTITION BY org_id ORDER BY sequence)) e JOIN orgs o USING (org_id)
+    "SELECT format('battery_entries: org %s, entry %s: number %s, balance after it %s instead of %s',
+         o.public_id, e.sequence, n, balance_after, sum) AS line
+     FROM (SELECT org_id, sequence, balance_after, at, row_number() OVER w AS n, sum(amount) OVER w AS sum,
+         lag(at) OVER w AS before
+           FROM battery_entries WINDOW w AS (PARTITION BY org_id ORDER BY sequence)) e JOIN orgs o
+               USING (org_id)
      WHERE sequence <> n OR balance_after <> sum OR at < before ORDER BY e.org_id, e.sequence",
-    "SELECT format('battery_accounts: org %s: balance %s, entries %s, but its entries come to %s in %s', o.public_id, a.balance, a.entries, coalesce(e.sum, 0), coalesce(e.n, 0)) AS line
-     FROM battery_accounts a FULL JOIN (SELECT org_id, sum(amount) AS sum, count(*) AS n FROM battery_entries GROUP BY 1) e USING (org_id) JOIN orgs o USING (org_id)
-     WHERE a.balance IS DISTINCT FROM coalesce(e.sum, 0) OR a.entries IS DISTINCT FROM coalesce(e.n, 0) ORDER BY o.org_id",
+    "SELECT format('battery_accounts: org %s: balance %s, entries %s, but its entries come to %s in %s',
+         o.public_id, a.balance, a.entries, coalesce(e.sum, 0), coalesce(e.n, 0)) AS line
+     FROM battery_accounts a
+     FULL JOIN (SELECT org_id, sum(amount) AS sum, count(*) AS n FROM battery_entries GROUP BY 1) e
+         USING (org_id) JOIN orgs o USING (org_id)
+     WHERE a.balance IS DISTINCT FROM coalesce(e.sum, 0) OR a.entries IS DISTINCT FROM coalesce(e.n, 0)
+     ORDER BY o.org_id",
     // What remains of the grants, less the debt.
-    "SELECT format('battery_grants: org %s: balance %s, but %s remain', o.public_id, a.balance, coalesce(g.remaining, 0)) AS line
-     FROM battery_accounts a LEFT JOIN (SELECT org_id, sum(remaining) FILTER (WHERE state <> 'scheduled') AS remaining FROM battery_grants GROUP BY 1) g USING (org_id)
-     JOIN orgs o USING (org_id) WHERE coalesce(g.remaining, 0) - greatest(-a.balance, 0) <> a.balance ORDER BY o.org_id",
+    "SELECT format('battery_grants: org %s: balance %s, but %s remain', o.public_id, a.balance,
+         coalesce(g.remaining, 0)) AS line
+     FROM battery_accounts a
+     LEFT JOIN (SELECT org_id, sum(remaining) FILTER (WHERE state <> 'scheduled') AS remaining
+         FROM battery_grants GROUP BY 1) g USING (org_id)
+     JOIN orgs o USING (org_id) WHERE coalesce(g.remaining, 0) - greatest(-a.balance, 0) <> a.balance
+     ORDER BY o.org_id",
     // What the entries made of each grant.
-    "SELECT format('battery_grants: org %s, grant %s: %s remain, but the entries leave %s', o.public_id, g.grant_id, g.remaining, coalesce(m.made, 0) - coalesce(d.drawn, 0)) AS line
+    "SELECT format('battery_grants: org %s, grant %s: %s remain, but the entries leave %s', o.public_id,
+         g.grant_id, g.remaining, coalesce(m.made, 0) - coalesce(d.drawn, 0)) AS line
      FROM battery_grants g JOIN orgs o USING (org_id)
      LEFT JOIN (SELECT org_id, grant_number, sum(amount) AS made FROM battery_entries
-                WHERE amount > 0 AND kind IN ('grant', 'bonus', 'adjustment') GROUP BY 1, 2) m USING (org_id, grant_number)
+                WHERE amount > 0 AND kind IN ('grant', 'bonus', 'adjustment') GROUP BY 1, 2) m
+                    USING (org_id, grant_number)
      LEFT JOIN (SELECT e.org_id, (d->>0)::bigint AS grant_number, sum((d->>1)::numeric) AS drawn
-                FROM battery_entries e, jsonb_array_elements(e.draws) d GROUP BY 1, 2) d USING (org_id, grant_number)
-     WHERE g.state <> 'scheduled' AND coalesce(m.made, 0) - coalesce(d.drawn, 0) <> g.remaining ORDER BY g.org_id, g.grant_number",
-    "SELECT format('battery_accounts: org %s: %s reserved, but its open reservations hold %s', o.public_id, a.reserved, coalesce(r.held, 0)) AS line
+                FROM battery_entries e, jsonb_array_elements(e.draws) d GROUP BY 1, 2) d
+                    USING (org_id, grant_number)
+     WHERE g.state <> 'scheduled' AND coalesce(m.made, 0) - coalesce(d.drawn, 0) <> g.remaining
+     ORDER BY g.org_id, g.grant_number",
+    "SELECT format('battery_accounts: org %s: %s reserved, but its open reservations hold %s', o.public_id,
+         a.reserved, coalesce(r.held, 0)) AS line
      FROM battery_accounts a JOIN orgs o USING (org_id)
-     LEFT JOIN (SELECT org_id, sum(battery_units) AS held FROM quota_reservations WHERE state = 'open' GROUP BY 1) r USING (org_id)
+     LEFT JOIN (SELECT org_id, sum(battery_units) AS held FROM quota_reservations WHERE state = 'open'
+         GROUP BY 1) r USING (org_id)
      WHERE a.reserved <> coalesce(r.held, 0) ORDER BY o.org_id",
     // Usage and what it burned. Of batches from before a retention took records away nothing can be said.
-    "WITH kept AS (SELECT coalesce(max(gone_at), '-infinity') AS since, coalesce((extract(epoch FROM max(gone_at)) * 1000000)::bigint << 11, 0) AS batch FROM usage_months_gone)
-     SELECT format('battery_entries: org %s, batch %s: %s burned, but its records come to %s', o.public_id, batch, coalesce(e.units, 0), coalesce(r.units, 0)) AS line
+    "WITH kept AS (SELECT coalesce(max(gone_at), '-infinity') AS since,
+         coalesce((extract(epoch FROM max(gone_at)) * 1000000)::bigint << 11, 0) AS batch
+         FROM usage_months_gone)
+     SELECT format('battery_entries: org %s, batch %s: %s burned, but its records come to %s', o.public_id,
+         batch, coalesce(e.units, 0), coalesce(r.units, 0)) AS line
      FROM (SELECT org_id, battery_batch AS batch, sum(battery_units) AS units FROM usage_records, kept
            WHERE battery_batch > kept.batch GROUP BY 1, 2 HAVING sum(battery_units) <> 0) r
-     FULL JOIN (SELECT e.org_id, e.batch, -sum(e.amount) AS units FROM battery_entries e, kept WHERE e.batch > kept.batch GROUP BY 1, 2) e USING (org_id, batch)
-     JOIN orgs o USING (org_id) WHERE abs(coalesce(r.units, 0) - coalesce(e.units, 0)) >= 0.000000000001 ORDER BY org_id, batch",
+     FULL JOIN (SELECT e.org_id, e.batch, -sum(e.amount) AS units FROM battery_entries e, kept
+         WHERE e.batch > kept.batch GROUP BY 1, 2) e USING (org_id, batch)
+     JOIN orgs o USING (org_id) WHERE abs(coalesce(r.units, 0) - coalesce(e.units, 0)) >= 0.000000000001
+     ORDER BY org_id, batch",
     // What a batch leaves below the last place is carried to the next, and in sum nothing is lost.
     "SELECT format('battery_entries: org %s: %s burned and %s carried, but its records come to %s',
          o.public_id, coalesce(e.units, 0), a.carried, coalesce(r.units, 0)) AS line
      FROM battery_accounts a JOIN orgs o USING (org_id)
      LEFT JOIN (SELECT org_id, sum(battery_units) AS units FROM usage_records WHERE battery_batch IS NOT NULL
                 GROUP BY 1) r USING (org_id)
-     LEFT JOIN (SELECT org_id, -sum(amount) AS units FROM battery_entries WHERE batch IS NOT NULL GROUP BY 1) e
+     LEFT JOIN (SELECT org_id, -sum(amount) AS units FROM battery_entries WHERE batch IS NOT NULL
+         GROUP BY 1) e
          USING (org_id)
      WHERE coalesce(e.units, 0) + a.carried <> coalesce(r.units, 0)
        AND NOT EXISTS (SELECT FROM usage_months_gone) ORDER BY o.org_id",
@@ -70,7 +93,8 @@ pub struct Report {
     pub differences: Vec<String>,
 }
 
-/// Looks at all of it in one state of the database, so that usage may go on. `watch` is told how many of how many rules are done.
+/// Looks at all of it in one state of the database, so that usage may go on. `watch` is told how many of how
+/// many rules are done.
 ///
 /// # Errors
 /// When the database fails.

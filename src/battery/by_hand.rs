@@ -1,4 +1,5 @@
-//! What operators do to batteries: grant, adjust, void a grant, set a debt limit of an org's own. Owns `battery_settings`.
+//! What operators do to batteries: grant, adjust, void a grant, set a debt limit of an org's own. Owns
+//! `battery_settings`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -55,7 +56,8 @@ impl Act<'_> {
 /// Grants units. The caller knows that the amount is above zero.
 ///
 /// # Errors
-/// [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org was granted something under this key.
+/// [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org was granted something
+/// under this key.
 pub fn grant(
     conn: &mut PgConnection,
     org_id: i64,
@@ -107,8 +109,8 @@ pub fn grant(
     grants::at(conn, Place { org_id, number })
 }
 
-/// Adds units (a grant that never expires) or, below zero, burns them, whatever the debt limit. Gives the number of the entry that
-/// did so, and the grant if there is one.
+/// Adds units (a grant that never expires) or, below zero, burns them, whatever the debt limit. Gives the
+/// number of the entry that did so, and the grant if there is one.
 ///
 /// # Errors
 /// When the database fails.
@@ -167,8 +169,8 @@ pub fn void(
     Ok((place.org_id, taken, grants::at(conn, place)?))
 }
 
-/// Sets how far below zero an org's battery may be used, in place of its plan's word; none: without limit. The caller has begun a
-/// change of the catalogue.
+/// Sets how far below zero an org's battery may be used, in place of its plan's word; none: without limit.
+/// The caller has begun a change of the catalogue.
 ///
 /// # Errors
 /// When the database fails.

@@ -1,4 +1,5 @@
-//! What operators do to batteries: `POST /v1/battery/grants`, `/v1/battery/adjustments`, `/v1/battery/settings/{org}`.
+//! What operators do to batteries: `POST /v1/battery/grants`, `/v1/battery/adjustments`,
+//! `/v1/battery/settings/{org}`.
 
 use std::sync::Arc;
 
@@ -56,7 +57,8 @@ pub struct NewGrantBody {
     #[serde(default)]
     #[schema(value_type = Option<ManualSource>)]
     pub source: Option<Source>,
-    /// 0 to 1000; lower is burned first. Left out: 30, for `purchase` 40. Daily allowances have 10, subscriptions 20.
+    /// 0 to 1000; lower is burned first. Left out: 30, for `purchase` 40. Daily allowances have 10,
+    /// subscriptions 20.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1000)]
     pub priority: Option<i16>,
@@ -73,7 +75,8 @@ pub struct NewGrantBody {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
     )]
     pub reason: String,
-    /// What it is granted for, in your words, such as a ticket. An org is granted nothing twice under one key.
+    /// What it is granted for, in your words, such as a ticket. An org is granted nothing twice under one
+    /// key.
     #[serde(default)]
     #[schema(
         min_length = 1,
@@ -90,8 +93,9 @@ pub struct NewGrantBody {
 pub struct AdjustmentBody {
     /// Public or external id of the org.
     pub org: String,
-    /// Units, at most 9 decimal places, not 0. Above zero they are granted and never expire. Below zero they are burned as usage would burn
-    /// them; what the grants do not have becomes debt, whatever the debt limit.
+    /// Units, at most 9 decimal places, not 0. Above zero they are granted and never expire. Below zero they
+    /// are burned as usage would burn them; what the grants do not have becomes debt, whatever the debt
+    /// limit.
     #[schema(value_type = UnitsNotZero)]
     pub amount: Quantity,
     /// Why, for people.
@@ -177,7 +181,8 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
     if !matches!(source, Source::Bonus | Source::Adjustment | Source::Purchase) {
         return Err(Error::invalid(
             "source",
-            "must be bonus, adjustment or purchase: subscriptions and daily allowances are granted by themselves",
+            "must be bonus, adjustment or purchase: subscriptions and daily allowances are granted by \
+                themselves",
         ));
     }
     if sent.priority.is_some_and(|priority| !PRIORITIES.contains(&priority)) {
@@ -201,7 +206,8 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
 /// Grants units to an org's battery. Debt is paid with them first.
 #[utoipa::path(
     post, path = "/v1/battery/grants", tag = "battery", params(IdempotencyKey), request_body = NewGrantBody,
-    security(("key" = ["billing:write"])), responses((status = 201, description = "The grant", body = Granted), CommandErrors)
+    security(("key" = ["billing:write"])),
+    responses((status = 201, description = "The grant", body = Granted), CommandErrors)
 )]
 pub async fn grant(
     app: web::Data<App>,
@@ -225,8 +231,10 @@ pub async fn grant(
 
 /// Corrects a battery by hand: adds units, or takes them away as usage would, into debt where it must.
 #[utoipa::path(
-    post, path = "/v1/battery/adjustments", tag = "battery", params(IdempotencyKey), request_body = AdjustmentBody,
-    security(("key" = ["billing:write"])), responses((status = 201, description = "What it came to", body = Adjusted), CommandErrors)
+    post, path = "/v1/battery/adjustments", tag = "battery", params(IdempotencyKey),
+    request_body = AdjustmentBody,
+    security(("key" = ["billing:write"])),
+    responses((status = 201, description = "What it came to", body = Adjusted), CommandErrors)
 )]
 pub async fn adjust(
     app: web::Data<App>,
@@ -258,7 +266,8 @@ pub async fn adjust(
 
 /// Voids a grant: what remains of it is taken away. What was burned stays burned.
 #[utoipa::path(
-    post, path = "/v1/battery/grants/{id}/void", tag = "battery", params(("id" = String, Path, description = "`grt_…`"), IdempotencyKey),
+    post, path = "/v1/battery/grants/{id}/void", tag = "battery",
+    params(("id" = String, Path, description = "`grt_…`"), IdempotencyKey),
     request_body = VoidBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The grant as it is now", body = Granted), CommandErrors)
 )]
@@ -283,11 +292,14 @@ pub async fn void(
     .await
 }
 
-/// Sets how far below zero an org's battery may be used, in place of its plan's word. It holds at once, everywhere.
+/// Sets how far below zero an org's battery may be used, in place of its plan's word. It holds at once,
+/// everywhere.
 #[utoipa::path(
     put, path = "/v1/battery/settings/{org}", tag = "battery",
-    params(("org" = String, Path, description = "Public or external id of the org"), IdempotencyKey), request_body = SettingsBody,
-    security(("key" = ["billing:write"])), responses((status = 200, description = "What holds now", body = Settings), CommandErrors)
+    params(("org" = String, Path, description = "Public or external id of the org"), IdempotencyKey),
+    request_body = SettingsBody,
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "What holds now", body = Settings), CommandErrors)
 )]
 pub async fn put_settings(
     app: web::Data<App>,
@@ -321,7 +333,8 @@ pub async fn put_settings(
 #[utoipa::path(
     delete, path = "/v1/battery/settings/{org}", tag = "battery",
     params(("org" = String, Path, description = "Public or external id of the org"), IdempotencyKey),
-    security(("key" = ["billing:write"])), responses((status = 204, description = "It is gone"), CommandErrors)
+    security(("key" = ["billing:write"])),
+    responses((status = 204, description = "It is gone"), CommandErrors)
 )]
 pub async fn delete_settings(
     app: web::Data<App>,

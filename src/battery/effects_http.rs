@@ -38,7 +38,8 @@ pub struct Dismissal {
 
 /// Lists effects of Stripe's payments on batteries that cannot happen yet, oldest first.
 #[utoipa::path(
-    get, path = "/v1/battery/effects/waiting", tag = "battery", params(ListQuery, PageQuery), security(("key" = ["admin"])),
+    get, path = "/v1/battery/effects/waiting", tag = "battery", params(ListQuery, PageQuery),
+    security(("key" = ["admin"])),
     responses((status = 200, description = "A page", body = Page<WaitingEffect>), ReadErrors)
 )]
 pub async fn list(
@@ -59,7 +60,8 @@ pub async fn list(
 
 /// Lets an effect that waits never happen.
 #[utoipa::path(
-    post, path = "/v1/battery/effects/waiting/{id}/dismiss", tag = "battery", params(("id" = i64, Path, description = "Its number"), IdempotencyKey),
+    post, path = "/v1/battery/effects/waiting/{id}/dismiss", tag = "battery",
+    params(("id" = i64, Path, description = "Its number"), IdempotencyKey),
     request_body = Dismissal, security(("key" = ["admin"])),
     responses((status = 200, description = "What waited", body = WaitingEffect), CommandErrors)
 )]
@@ -74,16 +76,20 @@ pub async fn dismiss(
     let (id, dismissal): (i64, Dismissal) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let effect = waiting::dismiss(conn, id, &dismissal.reason, now)?;
-        let detail = json!({ "reason": dismissal.reason, "object": effect.object, "object_id": effect.object_id, "line": effect.line });
-        let audit = Audit { org_id: PLATFORM, action: "battery_effect.dismiss", target: id.to_string(), detail };
+        let detail = json!({ "reason": dismissal.reason, "object": effect.object,
+            "object_id": effect.object_id, "line": effect.line });
+        let audit =
+            Audit { org_id: PLATFORM, action: "battery_effect.dismiss", target: id.to_string(), detail };
         Answer::new(StatusCode::OK, &effect, audit)
     })
     .await
 }
 
-/// Says which org or pack an effect that waits is for, and has it tried again; with an empty object it is only tried again.
+/// Says which org or pack an effect that waits is for, and has it tried again; with an empty object it is
+/// only tried again.
 #[utoipa::path(
-    post, path = "/v1/battery/effects/waiting/{id}/assign", tag = "battery", params(("id" = i64, Path, description = "Its number"), IdempotencyKey),
+    post, path = "/v1/battery/effects/waiting/{id}/assign", tag = "battery",
+    params(("id" = i64, Path, description = "Its number"), IdempotencyKey),
     request_body = Assignment, security(("key" = ["admin"])),
     responses((status = 202, description = "It is tried again", body = WaitingEffect), CommandErrors)
 )]
@@ -100,7 +106,8 @@ pub async fn assign(
     let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
         let effect = waiting::assign(conn, id, org_id, to.pack.as_deref(), to.quantity)?;
-        let detail = json!({ "org": to.org, "pack": to.pack, "quantity": to.quantity, "object": effect.object, "object_id": effect.object_id, "line": effect.line });
+        let detail = json!({ "org": to.org, "pack": to.pack, "quantity": to.quantity, "object": effect.object,
+            "object_id": effect.object_id, "line": effect.line });
         let audit = Audit {
             org_id: org_id.unwrap_or(PLATFORM),
             action: "battery_effect.assign",

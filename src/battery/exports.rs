@@ -1,4 +1,5 @@
-//! What finance can take out of batteries: the columns of an entry, the tables they come from, and the order of rows.
+//! What finance can take out of batteries: the columns of an entry, the tables they come from, and the order
+//! of rows.
 //!
 //! `docs/exports.md` and the API's description are made from these tables.
 
@@ -42,7 +43,8 @@ pub const COLUMNS: &[Column] = &[
     column(
         Type::Json,
         "draws",
-        "(SELECT coalesce(jsonb_agg(jsonb_build_object('grant', w.grant_id, 'units', x.draw ->> 1) ORDER BY x.place), '[]')
+        "(SELECT coalesce(jsonb_agg(jsonb_build_object('grant', w.grant_id, 'units', x.draw ->> 1)
+             ORDER BY x.place), '[]')
           FROM jsonb_array_elements(d.draws) WITH ORDINALITY AS x (draw, place)
           JOIN battery_grants w ON (w.org_id, w.grant_number) = (d.org_id, (x.draw ->> 0)::bigint))::text",
         "What the grants lost by it, a list of `{grant, units}`; below zero they got it back",

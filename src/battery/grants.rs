@@ -50,8 +50,8 @@ impl Source {
         found.ok_or_else(|| Error::Internal(format!("a grant has the source {name}")))
     }
 
-    /// The priority of its grants where nobody says another; the lowest is burned first. What lapses soonest goes first, what was
-    /// paid for extra goes last.
+    /// The priority of its grants where nobody says another; the lowest is burned first. What lapses soonest
+    /// goes first, what was paid for extra goes last.
     #[must_use]
     pub fn priority(self) -> i16 {
         match self {

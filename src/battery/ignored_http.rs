@@ -17,7 +17,8 @@ use crate::params::Params;
 
 /// Lists what is ignored: what another product of the same Stripe account sells.
 #[utoipa::path(
-    get, path = "/v1/battery/effects/ignored", tag = "battery", params(PageQuery), security(("key" = ["admin"])),
+    get, path = "/v1/battery/effects/ignored", tag = "battery", params(PageQuery),
+    security(("key" = ["admin"])),
     responses((status = 200, description = "A page", body = Page<Ignored>), ReadErrors)
 )]
 pub async fn list(
@@ -38,7 +39,8 @@ pub async fn list(
 /// here: another product of the same Stripe account sells it. What waits of it already waits no more.
 #[utoipa::path(
     put, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
-    params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"), ("id" = String, Path, description = "Stripe's id"), IdempotencyKey),
+    params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),
+    ("id" = String, Path, description = "Stripe's id"), IdempotencyKey),
     request_body = Dismissal, security(("key" = ["admin"])),
     responses((status = 200, description = "The rule", body = Ignored), CommandErrors)
 )]
@@ -70,7 +72,8 @@ pub async fn put(
 /// Ignores a price, product or payment link no more; what was passed over meanwhile is looked at again.
 #[utoipa::path(
     delete, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
-    params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"), ("id" = String, Path, description = "Stripe's id"), IdempotencyKey),
+    params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),
+    ("id" = String, Path, description = "Stripe's id"), IdempotencyKey),
     security(("key" = ["admin"])),
     responses((status = 200, description = "The rule that was", body = Ignored), CommandErrors)
 )]

@@ -1,5 +1,5 @@
-//! Packs: units that are bought at once, and the Stripe prices and payment links that buy them. Owns `battery_packs`,
-//! `battery_pack_stripe_prices` and `battery_pack_payment_links`.
+//! Packs: units that are bought at once, and the Stripe prices and payment links that buy them. Owns
+//! `battery_packs`, `battery_pack_stripe_prices` and `battery_pack_payment_links`.
 
 use std::collections::BTreeMap;
 

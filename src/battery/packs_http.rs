@@ -26,7 +26,8 @@ pub struct ListQuery {
 
 /// Lists packs by id.
 #[utoipa::path(
-    get, path = "/v1/battery/packs", tag = "battery", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/battery/packs", tag = "battery", params(ListQuery, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Pack>), ReadErrors)
 )]
 pub async fn list(
@@ -47,7 +48,8 @@ pub async fn list(
 
 /// Shows a pack.
 #[utoipa::path(
-    get, path = "/v1/battery/packs/{id}", tag = "battery", params(("id" = String, Path, description = "Key of the pack")), security(("key" = ["billing:read"])),
+    get, path = "/v1/battery/packs/{id}", tag = "battery",
+    params(("id" = String, Path, description = "Key of the pack")), security(("key" = ["billing:read"])),
     responses((status = 200, description = "The pack", body = Pack), FindErrors)
 )]
 pub async fn show(
@@ -64,7 +66,8 @@ pub async fn show(
 ///
 /// What was granted before stays as it is. Payments that waited for the pack are granted now.
 #[utoipa::path(
-    put, path = "/v1/battery/packs/{id}", tag = "battery", params(("id" = String, Path, description = "Key of the pack: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
+    put, path = "/v1/battery/packs/{id}", tag = "battery",
+    params(("id" = String, Path, description = "Key of the pack: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
     request_body = PackBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The pack as it is now", body = Pack), CommandErrors)
 )]
@@ -79,7 +82,8 @@ pub async fn put(
     let (id, pack): (String, PackBody) = (id.into_inner(), commands::parse(&body.0)?);
     let done = commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         packs::put(conn, &id, &pack, now)?;
-        let detail = json!({ "name": pack.name, "units": pack.units, "stripe_prices": pack.stripe_prices, "payment_links": pack.payment_links });
+        let detail = json!({ "name": pack.name, "units": pack.units, "stripe_prices": pack.stripe_prices,
+            "payment_links": pack.payment_links });
         let audit = Audit { org_id: PLATFORM, action: "battery_pack.put", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &packs::find(conn, &id)?, audit)
     });

@@ -1,5 +1,5 @@
-//! Batteries as they are asked for: balances, grants, entries, statements. Grants are named by their ids here; their numbers stay
-//! inside.
+//! Batteries as they are asked for: balances, grants, entries, statements. Grants are named by their ids
+//! here; their numbers stay inside.
 
 pub mod balance;
 pub mod entries;

@@ -42,8 +42,8 @@ fn own(rows: RowScope) -> Option<i64> {
     }
 }
 
-/// The org that is asked about. What has become due in its battery is written before it is read, so that grants and entries are
-/// what they are at this moment.
+/// The org that is asked about. What has become due in its battery is written before it is read, so that
+/// grants and entries are what they are at this moment.
 async fn settled(
     app: &web::Data<App>,
     principal: &Principal,
@@ -67,14 +67,19 @@ async fn settled(
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AtQuery {
-    /// A moment in the past: what the battery held then, with all that happened up to that moment and at it. Now, when left out.
+    /// A moment in the past: what the battery held then, with all that happened up to that moment and at it.
+    /// Now, when left out.
     at: Option<Moment>,
 }
 
-/// Shows what a battery holds: units granted, less what was used, taken back or has lapsed. With `usage:read` or `billing:read`.
+/// Shows what a battery holds: units granted, less what was used, taken back or has lapsed. With `usage:read`
+/// or `billing:read`.
 #[utoipa::path(
-    get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery), security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = Balance), (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"), FindErrors)
+    get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
+    security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
+    responses((status = 200, description = "The balance", body = Balance),
+    (status = 429, description = "Too many requests wait: try again", body = Problem,
+    content_type = "application/problem+json"), FindErrors)
 )]
 pub async fn show(
     app: web::Data<App>,
@@ -133,13 +138,15 @@ pub struct GrantWithEntries {
     /// The grant.
     #[serde(flatten)]
     pub grant: Granted,
-    /// The entries that name it or drew on it, newest first, 100 at most: `GET /v1/battery/entries?grant=…` lists them all.
+    /// The entries that name it or drew on it, newest first, 100 at most: `GET /v1/battery/entries?grant=…`
+    /// lists them all.
     pub entries: Vec<Posted>,
 }
 
 /// Shows a grant and the entries that made, used and ended it.
 #[utoipa::path(
-    get, path = "/v1/battery/grants/{id}", tag = "battery", params(("id" = String, Path, description = "`grt_…`")),
+    get, path = "/v1/battery/grants/{id}", tag = "battery",
+    params(("id" = String, Path, description = "`grt_…`")),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The grant", body = GrantWithEntries), FindErrors)
 )]
@@ -200,7 +207,8 @@ pub struct EntryQuery {
     to: Option<Moment>,
     /// Only those that name this grant or drew on it (`grt_…`).
     grant: Option<String>,
-    /// `csv`: all of them, oldest first, with the columns of `/v1/battery/export`; as `Accept: text/csv` does.
+    /// `csv`: all of them, oldest first, with the columns of `/v1/battery/export`; as `Accept: text/csv`
+    /// does.
     format: Option<Format>,
 }
 
@@ -208,7 +216,8 @@ pub struct EntryQuery {
 #[utoipa::path(
     get, path = "/v1/battery/entries", tag = "battery", params(OrgQuery, EntryQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "A page, or all entries as CSV", content((Page<Posted> = "application/json"), (String = "text/csv"))), FindErrors)
+    responses((status = 200, description = "A page, or all entries as CSV",
+    content((Page<Posted> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub async fn list_entries(
     app: web::Data<App>,
@@ -260,7 +269,8 @@ pub async fn list_entries(
 
 /// Shows an entry by its sequence.
 #[utoipa::path(
-    get, path = "/v1/battery/entries/{sequence}", tag = "battery", params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
+    get, path = "/v1/battery/entries/{sequence}", tag = "battery",
+    params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The entry", body = Posted), FindErrors)
 )]
@@ -292,8 +302,9 @@ pub struct StatementQuery {
     to: Option<Moment>,
 }
 
-/// Shows a statement: what the battery held before, what happened by kind of entry, and what it held then. `opening` and the amounts
-/// of all kinds make `closing`. The pages are those of the entries, oldest first; the figures are of all of them.
+/// Shows a statement: what the battery held before, what happened by kind of entry, and what it held then.
+/// `opening` and the amounts of all kinds make `closing`. The pages are those of the entries, oldest first;
+/// the figures are of all of them.
 #[utoipa::path(
     get, path = "/v1/battery/statement", tag = "battery", params(OrgQuery, StatementQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),

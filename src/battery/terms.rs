@@ -1,5 +1,5 @@
-//! What plans and orgs say of batteries, held in memory with the limits of quotas, under the catalogue's version. Owns
-//! `battery_settings`.
+//! What plans and orgs say of batteries, held in memory with the limits of quotas, under the catalogue's
+//! version. Owns `battery_settings`.
 
 use std::collections::HashMap;
 

@@ -321,7 +321,8 @@ impl History {
     }
 }
 
-/// Entries that draw on grants take the first in burn order of those that have anything: replayed from the entries alone.
+/// Entries that draw on grants take the first in burn order of those that have anything: replayed from the
+/// entries alone.
 fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
     let order = |number: &i64| {
         let grant = account.grants().iter().find(|grant| grant.number == *number).expect("it is there");
@@ -371,7 +372,8 @@ proptest! {
         debt_limit in prop_oneof![Just(0_i64), 0_i64..400],
     ) {
         let mut history = History {
-            account: Account::empty(1), now: 0, debt_limit: Decimal::new(debt_limit, 3), held: Vec::new(), clawed: Vec::new(),
+            account: Account::empty(1), now: 0, debt_limit: Decimal::new(debt_limit, 3), held: Vec::new(),
+                clawed: Vec::new(),
         };
         // What the balance was after each deed.
         let mut moments: Vec<(DateTime<Utc>, Decimal)> = Vec::new();

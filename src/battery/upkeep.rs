@@ -1,7 +1,7 @@
 //! What time does to batteries that nobody uses: grants become effective, lapse, and days begin.
 //!
-//! Whoever uses a battery finds all of this done under its lock. For the others it is done here, by any number of replicas at once:
-//! what is done is read off the locked account, so nothing is done twice.
+//! Whoever uses a battery finds all of this done under its lock. For the others it is done here, by any
+//! number of replicas at once: what is done is read off the locked account, so nothing is done twice.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -32,17 +32,20 @@ struct Org {
     org_id: i64,
 }
 
-/// Writes what has become due: grants that are effective now, and those that have lapsed. A bounded number of orgs; tells of how many.
-/// An account that somebody else has locked is left to him.
+/// Writes what has become due: grants that are effective now, and those that have lapsed. A bounded number of
+/// orgs; tells of how many. An account that somebody else has locked is left to him.
 ///
 /// # Errors
 /// When the database fails.
 pub fn post_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
     let due: Vec<Org> = diesel::sql_query(format!(
         "SELECT a.org_id FROM battery_accounts a WHERE a.org_id = ANY (ARRAY(
-             (SELECT org_id FROM battery_grants WHERE state <> 'closed' AND expires_at <= $1 AND effective_at <= $1 ORDER BY expires_at LIMIT {BATCH})
+             (SELECT org_id FROM battery_grants
+                 WHERE state <> 'closed' AND expires_at <= $1 AND effective_at <= $1 ORDER BY expires_at
+                 LIMIT {BATCH})
              UNION ALL
-             (SELECT org_id FROM battery_grants WHERE state = 'scheduled' AND effective_at <= $1 ORDER BY effective_at LIMIT {BATCH})))
+             (SELECT org_id FROM battery_grants WHERE state = 'scheduled' AND effective_at <= $1
+                 ORDER BY effective_at LIMIT {BATCH})))
          ORDER BY a.org_id LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
     ))
     .bind::<Timestamptz, _>(now)
@@ -87,10 +90,12 @@ struct Progress {
     after: Option<i64>,
 }
 
-/// Grants the daily allowances at the turn of the orgs' local days: a zone's orgs are looked at once a day and process, some at a time,
-/// those first whose day has begun. A process that was away grants the running day alone.
+/// Grants the daily allowances at the turn of the orgs' local days: a zone's orgs are looked at once a day
+/// and process, some at a time, those first whose day has begun. A process that was away grants the running
+/// day alone.
 ///
-/// An org that gets such a plan, or another zone, within a day has that day's allowance when it first uses something.
+/// An org that gets such a plan, or another zone, within a day has that day's allowance when it first uses
+/// something.
 #[derive(Default)]
 pub struct Allowances {
     zones: Mutex<(Option<Instant>, Vec<Tz>)>,
@@ -139,8 +144,9 @@ impl Allowances {
     }
 }
 
-/// Grants a step's orgs their allowance, as far as their plans have one and they did not have it yet. Gives the row id of the last org
-/// looked at, or `None` when there are no more in the zone. `terms` must be those in force.
+/// Grants a step's orgs their allowance, as far as their plans have one and they did not have it yet. Gives
+/// the row id of the last org looked at, or `None` when there are no more in the zone. `terms` must be those
+/// in force.
 ///
 /// # Errors
 /// When the database fails.
@@ -153,7 +159,8 @@ pub fn grant(
 ) -> Result<Option<i64>, Error> {
     let found: Vec<Org> = diesel::sql_query(format!(
         "SELECT o.org_id FROM orgs o LEFT JOIN battery_accounts a USING (org_id)
-         WHERE o.time_zone = $1 AND o.org_id > $2 AND (a.daily IS NULL OR a.daily < $3) ORDER BY o.org_id LIMIT {BATCH}"
+         WHERE o.time_zone = $1 AND o.org_id > $2 AND (a.daily IS NULL OR a.daily < $3) ORDER BY o.org_id
+         LIMIT {BATCH}"
     ))
     .bind::<Text, _>(step.zone.name())
     .bind::<BigInt, _>(step.after)

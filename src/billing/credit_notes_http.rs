@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists credit notes, newest first.
 #[utoipa::path(
-    get, path = "/v1/credit_notes", tag = "credit_notes", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/credit_notes", tag = "credit_notes", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<CreditNoteView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a credit note.
 #[utoipa::path(
-    get, path = "/v1/credit_notes/{id}", tag = "credit_notes", params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
+    get, path = "/v1/credit_notes/{id}", tag = "credit_notes",
+    params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The credit note", body = CreditNoteView), FindErrors)
 )]

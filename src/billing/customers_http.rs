@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists customers, newest first.
 #[utoipa::path(
-    get, path = "/v1/customers", tag = "customers", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/customers", tag = "customers", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<CustomerView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a customer.
 #[utoipa::path(
-    get, path = "/v1/customers/{id}", tag = "customers", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/customers/{id}", tag = "customers",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The customer", body = CustomerView), FindErrors)
 )]

@@ -1,9 +1,9 @@
 //! What usage and quotas need to know of an org, held in memory: its zone, its plan, its billing period.
 //!
-//! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when that commits, and reads
-//! the orgs concerned anew when it needs them. A daemon that cannot hear believes nothing for longer than a second. What ends by
-//! itself (a grace, a local subscription) is not believed past that instant. What is in use is read again before it is too old, so
-//! that no request waits for it.
+//! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when
+//! that commits, and reads the orgs concerned anew when it needs them. A daemon that cannot hear believes
+//! nothing for longer than a second. What ends by itself (a grace, a local subscription) is not believed past
+//! that instant. What is in use is read again before it is too old, so that no request waits for it.
 
 mod changes;
 
@@ -30,14 +30,15 @@ use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
 
-/// How often a daemon listens: a change of plan, subscription or zone acts after this at the latest, on every replica.
+/// How often a daemon listens: a change of plan, subscription or zone acts after this at the latest, on every
+/// replica.
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// How long what is held counts when a daemon has not listened for as long.
 const HELD_UNHEARD: Duration = Duration::from_secs(1);
 /// How long it counts at all, at most.
 const HELD_FOR: Duration = Duration::from_secs(60);
-/// How old it is when it is read again ahead of that, if it is in use; for some orgs it is up to two thirds more: what was read
-/// together is then not read again together.
+/// How old it is when it is read again ahead of that, if it is in use; for some orgs it is up to two thirds
+/// more: what was read together is then not read again together.
 const RENEWED_FROM: Duration = Duration::from_secs(30);
 /// Orgs read again at once.
 const RENEWED: usize = 500;
@@ -186,7 +187,8 @@ impl Default for Directory {
 }
 
 impl Directory {
-    /// An empty one. `past_due` subscriptions keep their plan for `grace_days` from the start of their period.
+    /// An empty one. `past_due` subscriptions keep their plan for `grace_days` from the start of their
+    /// period.
     #[must_use]
     pub fn new(clock: Clock, grace_days: u16) -> Self {
         Self {
@@ -246,13 +248,15 @@ impl Directory {
         Some(context)
     }
 
-    /// Believes nothing any more that was read of these orgs before now: what changes them has been committed. The daemon that makes
-    /// a change knows so before it answers, and need not wait until it hears of it.
+    /// Believes nothing any more that was read of these orgs before now: what changes them has been
+    /// committed. The daemon that makes a change knows so before it answers, and need not wait until it hears
+    /// of it.
     pub fn forget(&self, stale: &Stale) {
         self.heard.write().unwrap_or_else(PoisonError::into_inner).note(stale);
     }
 
-    /// Hears what was told on this connection since the last time; a connection that did not listen yet may have missed some.
+    /// Hears what was told on this connection since the last time; a connection that did not listen yet may
+    /// have missed some.
     ///
     /// # Errors
     /// When the database fails.

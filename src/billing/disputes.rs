@@ -36,8 +36,8 @@ mirror! {
         evidence_due_by: Option<DateTime<Utc>>,
         /// Whether the charge can still be refunded.
         is_charge_refundable: Option<bool>,
-        /// Withdrawn and not reinstated, without fees, in minor units of `funds_currency`; absent when the snapshot
-        /// has no list of balance transactions.
+        /// Withdrawn and not reinstated, without fees, in minor units of `funds_currency`; absent when the
+        /// snapshot has no list of balance transactions.
         funds_withdrawn: Option<i64>,
         /// Effect on the account's balance with fees, in minor units of `funds_currency`; negative is lost.
         funds_net: Option<i64>,

@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists disputes, newest first.
 #[utoipa::path(
-    get, path = "/v1/disputes", tag = "disputes", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/disputes", tag = "disputes", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<DisputeView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a dispute.
 #[utoipa::path(
-    get, path = "/v1/disputes/{id}", tag = "disputes", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/disputes/{id}", tag = "disputes",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The dispute", body = DisputeView), FindErrors)
 )]

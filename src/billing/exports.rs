@@ -1,4 +1,5 @@
-//! What finance can take out: for each kind of row its columns, the tables they come from and the order of rows.
+//! What finance can take out: for each kind of row its columns, the tables they come from and the order of
+//! rows.
 //!
 //! `docs/exports.md` and the API's description are made from these tables.
 
@@ -76,24 +77,30 @@ impl Kind {
         match self {
             Self::Invoices => {
                 "invoices d
-                 LEFT JOIN stripe_customer_links k ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
+                 LEFT JOIN stripe_customer_links k
+                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
                  LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
             }
             Self::Lines => {
                 "invoices d
                  JOIN invoice_lines n ON (n.account, n.livemode, n.invoice_id) = (d.account, d.livemode, d.id)
-                 LEFT JOIN stripe_customer_links k ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
+                 LEFT JOIN stripe_customer_links k
+                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
                  LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
             }
             Self::Payments => {
                 "payments d
-                 LEFT JOIN stripe_customer_links k ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
+                 LEFT JOIN stripe_customer_links k
+                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
                  LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
             }
             Self::Refunds => {
                 "refunds d
-                 LEFT JOIN payments p ON (p.account, p.livemode, p.id) = (d.account, d.livemode, coalesce(d.payment_intent_id, d.charge_id))
-                 LEFT JOIN stripe_customer_links k ON (k.account, k.livemode, k.customer_id) = (p.account, p.livemode, p.customer_id)
+                 LEFT JOIN payments p
+                     ON (p.account, p.livemode, p.id) = (d.account, d.livemode,
+                     coalesce(d.payment_intent_id, d.charge_id))
+                 LEFT JOIN stripe_customer_links k
+                     ON (k.account, k.livemode, k.customer_id) = (p.account, p.livemode, p.customer_id)
                  LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
             }
         }
@@ -112,7 +119,8 @@ impl Kind {
         }
     }
 
-    /// The order of rows, which no two rows share. Its start is an index of each table, so that rows stream without a sort.
+    /// The order of rows, which no two rows share. Its start is an index of each table, so that rows stream
+    /// without a sort.
     #[must_use]
     pub fn order(self) -> &'static str {
         match self {

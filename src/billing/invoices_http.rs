@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists invoices, newest first.
 #[utoipa::path(
-    get, path = "/v1/invoices", tag = "invoices", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/invoices", tag = "invoices", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<InvoiceView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows an invoice.
 #[utoipa::path(
-    get, path = "/v1/invoices/{id}", tag = "invoices", params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
+    get, path = "/v1/invoices/{id}", tag = "invoices",
+    params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The invoice", body = InvoiceView), FindErrors)
 )]

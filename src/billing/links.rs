@@ -1,8 +1,9 @@
 //! Which org a Stripe customer belongs to.
 //!
-//! A link names its org by a *ref*: the org's public id or its external id. It is resolved when it is read, so customer, session,
-//! org and link may come in any order. Of several sources the strongest counts: an explicit call, then the customer's
-//! `metadata.org_id`, then `client_reference_id` of its latest checkout session, then the org made for it.
+//! A link names its org by a *ref*: the org's public id or its external id. It is resolved when it is read,
+//! so customer, session, org and link may come in any order. Of several sources the strongest counts: an
+//! explicit call, then the customer's `metadata.org_id`, then `client_reference_id` of its latest checkout
+//! session, then the org made for it.
 
 use std::collections::BTreeSet;
 
@@ -59,7 +60,8 @@ pub fn write(
     org_per_customer: bool,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // In key order: two batches then never wait for each other. A customer's own word comes before its sessions'.
+    // In key order: two batches then never wait for each other. A customer's own word comes before its
+    // sessions'.
     let mut links: Vec<&Link> = links.iter().collect();
     links.sort_by(|a, b| (&a.realm, &a.customer_id).cmp(&(&b.realm, &b.customer_id)));
     let metadata: Vec<(&Link, Option<&String>)> = links
@@ -87,9 +89,13 @@ pub fn write(
 
 statement!(Make -> Untyped: concat!(
     "INSERT INTO stripe_customer_links (account, livemode, customer_id, trusted)
-     SELECT k.account, k.livemode, k.customer_id, ", acts!("k"), " FROM unnest(?, ?, ?) AS k (account, livemode, customer_id) ON CONFLICT DO NOTHING"));
-statement!(Refs -> Nullable<Text>: "SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
-    JOIN stripe_customer_links l USING (account, livemode, customer_id) ORDER BY account, livemode, customer_id FOR UPDATE OF l");
+     SELECT k.account, k.livemode, k.customer_id,
+         ", acts!("k"), " FROM unnest(?, ?, ?) AS k (account,
+         livemode, customer_id) ON CONFLICT DO NOTHING"));
+statement!(Refs -> Nullable<Text>: "SELECT coalesce(l.ref, l.idle_ref)
+    FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
+    JOIN stripe_customer_links l USING (account, livemode, customer_id)
+    ORDER BY account, livemode, customer_id FOR UPDATE OF l");
 
 /// Links that are being written: the orgs that lose and get a customer are told to have changed.
 struct Watch<'a> {
@@ -137,12 +143,16 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
     if links.is_empty() {
         return Ok(());
     }
-    diesel::sql_query(
-        concat!("INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref, trusted)
-         SELECT k.*, ", acts!("k"), " FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[]) AS k (account, livemode, customer_id, metadata_ref)
+    diesel::sql_query(concat!(
+        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref,
+            trusted)
+         SELECT k.*, ",
+        acts!("k"),
+        " FROM unnest($1::text[], $2::boolean[], $3::text[],
+             $4::text[]) AS k (account, livemode, customer_id, metadata_ref)
          ON CONFLICT (account, livemode, customer_id) DO UPDATE SET metadata_ref = excluded.metadata_ref
-         WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref"),
-    )
+         WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref"
+    ))
     .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(links.iter().map(|(link, _)| link.realm.livemode).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(links.iter().map(|(link, _)| link.customer_id.as_str()).collect::<Vec<_>>())
@@ -154,12 +164,17 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
 }
 
 fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> Result<(), Error> {
-    diesel::sql_query(
-        concat!("INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref, session_key, trusted)
-         SELECT k.*, ", acts!("k"), " FROM (VALUES ($1, $2, $3, $4, $5)) AS k (account, livemode, customer_id, session_ref, session_key)
-         ON CONFLICT (account, livemode, customer_id) DO UPDATE SET session_ref = excluded.session_ref, session_key = excluded.session_key
-         WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key"),
-    )
+    diesel::sql_query(concat!(
+        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref,
+            session_key, trusted)
+         SELECT k.*, ",
+        acts!("k"),
+        " FROM (VALUES ($1, $2, $3, $4, $5)) AS k (account, livemode,
+             customer_id, session_ref, session_key)
+         ON CONFLICT (account, livemode, customer_id)
+         DO UPDATE SET session_ref = excluded.session_ref, session_key = excluded.session_key
+         WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key"
+    ))
     .bind::<Text, _>(&link.realm.account)
     .bind::<Bool, _>(link.realm.livemode)
     .bind::<Text, _>(&link.customer_id)

@@ -134,8 +134,10 @@ fn had_trial(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> QueryResult
         "SELECT EXISTS (SELECT FROM local_subscriptions
              WHERE org_id = $1 AND trial_end IS NOT NULL AND $2 IN (trial_plan_id, plan_id))
          OR EXISTS (SELECT FROM org_refs r JOIN stripe_customer_links l USING (ref)
-             JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
-             JOIN subscription_periods p ON (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
+             JOIN subscriptions s
+                 ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+             JOIN subscription_periods p
+                 ON (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
              LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = p.price_id
              LEFT JOIN plan_stripe_products by_product ON by_product.product_id = p.product_id
              WHERE r.org_id = $1 AND s.trial_start IS NOT NULL
@@ -185,7 +187,8 @@ fn insert(
         match error.constraint() {
             Some("local_subscriptions_running") => Error::conflict(
                 "subscription_running",
-                "this org has a subscription under way: activate that one for its next period, change or cancel it",
+                "this org has a subscription under way: activate that one for its next period, change or \
+                    cancel it",
             ),
             _ => error,
         }

@@ -1,5 +1,5 @@
-//! What changed and may have effects beyond the mirrors. Owns `battery_effects_queue`: markers are written in the transaction of the
-//! change, and taken by whoever works on effects once that is committed.
+//! What changed and may have effects beyond the mirrors. Owns `battery_effects_queue`: markers are written in
+//! the transaction of the change, and taken by whoever works on effects once that is committed.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -26,7 +26,8 @@ pub struct Marker {
     pub id: String,
 }
 
-statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT * FROM unnest(?, ?, ?, ?)");
+statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT *
+    FROM unnest(?, ?, ?, ?)");
 
 /// Writes markers in the caller's transaction.
 ///

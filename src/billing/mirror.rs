@@ -1,4 +1,5 @@
-//! One way to store rows of any mirror: columns travel as arrays, so a batch is one prepared statement of any size.
+//! One way to store rows of any mirror: columns travel as arrays, so a batch is one prepared statement of any
+//! size.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -10,7 +11,8 @@ use diesel::sql_types::{Array, Bool, Integer, Text, Untyped};
 
 pub(super) use crate::db::prepared::Column;
 
-/// Account, live mode, object id, and the number within that object for rows which belong to a parent (else 0).
+/// Account, live mode, object id, and the number within that object for rows which belong to a parent (else
+/// 0).
 pub(super) type Key<'a> = (&'a str, bool, &'a str, i32);
 
 /// A row of a mirror table; [`mirror!`] implements it.
@@ -29,8 +31,8 @@ pub(super) trait Mirror: 'static {
     fn columns<'a>(rows: &[&'a Self]) -> Vec<Box<dyn QueryFragment<Pg> + 'a>>;
 }
 
-/// `INSERT … SELECT FROM UNNEST … ON CONFLICT DO UPDATE`. Its text depends on the table alone, so diesel prepares it
-/// once per connection.
+/// `INSERT … SELECT FROM UNNEST … ON CONFLICT DO UPDATE`. Its text depends on the table alone, so diesel
+/// prepares it once per connection.
 struct Upsert<'a, M> {
     columns: Vec<Box<dyn QueryFragment<Pg> + 'a>>,
     row: PhantomData<M>,
@@ -83,7 +85,8 @@ impl<M> Query for Upsert<'_, M> {
 
 impl<M> RunQueryDsl<PgConnection> for Upsert<'_, M> {}
 
-/// Stores rows, sorted by key so that two writers lock in the same order; of equal keys the last one given counts.
+/// Stores rows, sorted by key so that two writers lock in the same order; of equal keys the last one given
+/// counts.
 pub(super) fn upsert<'a, M: Mirror>(
     conn: &mut PgConnection,
     rows: impl IntoIterator<Item = &'a M>,
@@ -96,7 +99,8 @@ pub(super) fn upsert<'a, M: Mirror>(
     Upsert::<M> { columns: M::columns(&rows), row: PhantomData }.execute(conn).map(|_| ())
 }
 
-/// Stores rows, each with the numbered rows that belong to it, which replace those stored. `replaces`: some may be stored already.
+/// Stores rows, each with the numbered rows that belong to it, which replace those stored. `replaces`: some
+/// may be stored already.
 pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
     conn: &mut PgConnection,
     rows: impl Iterator<Item = (&'a P, &'a [M])> + Clone,
@@ -113,8 +117,8 @@ pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
     upsert(conn, rows.flat_map(|(_, numbered)| numbered))
 }
 
-/// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`: what is
-/// left of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
+/// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`:
+/// what is left of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
 fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
     if parents.is_empty() {
         return Ok(());
@@ -124,7 +128,8 @@ fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<
     // OFFSET 0 keeps the planner at one index lookup for each parent, also before it has statistics.
     let longer: Vec<Parent> = for_parents(
         format!(
-            "SELECT p.account, p.livemode, p.id, p.kept FROM UNNEST($1, $2, $3, $4) AS p (account, livemode, id, kept)
+            "SELECT p.account, p.livemode, p.id, p.kept
+             FROM UNNEST($1, $2, $3, $4) AS p (account, livemode, id, kept)
              WHERE EXISTS (SELECT FROM {table} t WHERE t.account = p.account AND t.livemode = p.livemode
                            AND t.{parent} = p.id AND t.{number} >= p.kept OFFSET 0)"
         ),
@@ -139,7 +144,8 @@ fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<
     for_parents(
         format!(
             "DELETE FROM {table} t USING UNNEST($1, $2, $3, $4) AS p (account, livemode, id, kept)
-             WHERE t.account = p.account AND t.livemode = p.livemode AND t.{parent} = p.id AND t.{number} >= p.kept"
+             WHERE t.account = p.account AND t.livemode = p.livemode AND t.{parent} = p.id
+                 AND t.{number} >= p.kept"
         ),
         &longer,
     )
@@ -169,18 +175,20 @@ fn for_parents<'a>(sql: String, parents: &[Key<'a>]) -> BoxedSqlQuery<'a, Pg, Sq
         .bind::<Array<Integer>, _>(parents.iter().map(|key| key.3).collect::<Vec<_>>())
 }
 
-/// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how the API
-/// shows it.
+/// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how
+/// the API shows it.
 macro_rules! mirror {
     (
         $(#[$doc:meta])*
-        $name:ident in $table:ident, key (account, livemode, $id:ident $(, $number:ident)?) $(, guard $guard:literal)? {
+        $name:ident in $table:ident,
+            key (account, livemode, $id:ident $(, $number:ident)?) $(, guard $guard:literal)? {
             $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
         }
     ) => {
         $(#[$doc])*
         #[derive(
-            Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable, serde::Serialize, utoipa::ToSchema,
+            Clone, Debug, PartialEq, diesel::Queryable, diesel::Selectable, serde::Serialize,
+            utoipa::ToSchema,
         )]
         #[diesel(table_name = crate::schema::$table)]
         #[diesel(check_for_backend(diesel::pg::Pg))]

@@ -94,13 +94,15 @@ pub struct MirrorBatch {
     pub promotion_codes: Vec<PromotionCode>,
     /// Tax rates.
     pub tax_rates: Vec<TaxRate>,
-    /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it commits.
+    /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it
+    /// commits.
     pub payment_keys: BTreeSet<PaymentKey>,
 }
 
 impl MirrorBatch {
-    /// The payments that rows of this batch take part in as they are stored now. An object may change its payment
-    /// (an invoice gets another intent): lock and add these keys as well, so that the old payment is recomputed.
+    /// The payments that rows of this batch take part in as they are stored now. An object may change its
+    /// payment (an invoice gets another intent): lock and add these keys as well, so that the old payment is
+    /// recomputed.
     ///
     /// Ask while the objects themselves are locked.
     ///
@@ -122,9 +124,9 @@ impl MirrorBatch {
         payments::of_charges(conn, self.payment_keys.iter())
     }
 
-    /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a fixed
-    /// order and rows in the order of their keys, so that two writers do not wait for each other in a circle. `replaces`: some of it
-    /// may be there already, with more lines than now.
+    /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a
+    /// fixed order and rows in the order of their keys, so that two writers do not wait for each other in a
+    /// circle. `replaces`: some of it may be there already, with more lines than now.
     ///
     /// # Errors
     /// What the database answers; the transaction is then to be rolled back.

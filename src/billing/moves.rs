@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::realm::{MeantRealm, Realm, Unclear};
 use crate::schema::{subscription_moves, subscriptions};
 
-/// Moves a Stripe subscription to a version of a plan: it has that version for as long as it is on the plan, whatever was sold
-/// when it was bought.
+/// Moves a Stripe subscription to a version of a plan: it has that version for as long as it is on the plan,
+/// whatever was sold when it was bought.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such subscription, or the plan has no such version.
@@ -67,10 +67,12 @@ const ALL: &str = concat!(
     // Those that are paused or unpaid move too: they may come back.
     stripe_plans!("subscriptions s", "s.status NOT IN ('canceled', 'incomplete_expired')"),
     " WHERE p.plan_id = $3 AND p.version = $4
-     ON CONFLICT (account, livemode, subscription_id, plan_id) DO UPDATE SET version = excluded.version, moved_at = excluded.moved_at"
+     ON CONFLICT (account, livemode, subscription_id, plan_id)
+     DO UPDATE SET version = excluded.version, moved_at = excluded.moved_at"
 );
 
-/// Moves every Stripe subscription that has not ended from version `from` of a plan to version `to`; returns how many.
+/// Moves every Stripe subscription that has not ended from version `from` of a plan to version `to`; returns
+/// how many.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the plan has no such version.

@@ -41,7 +41,8 @@ macro_rules! due {
     () => {
         "coalesce(
             (SELECT min(coalesce(i.due_at, i.finalized_at, i.created)) FROM invoices i
-             WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id) AND NOT i.deleted
+             WHERE (i.account, i.livemode, i.subscription_id) = (s.account, s.livemode, s.id)
+                 AND NOT i.deleted
                AND i.status IN ('open', 'uncollectible') AND i.amount_remaining > 0
                AND NOT EXISTS (SELECT FROM invoices paid
                    WHERE (paid.account, paid.livemode, paid.subscription_id) = (s.account, s.livemode, s.id)
@@ -65,7 +66,8 @@ macro_rules! stripe_plans {
         SELECT s.*, f.maps_to, f.price_id AS mapped_price,
                coalesce(f.item_start, s.current_period_start) AS period_start,
                coalesce(f.item_end, s.current_period_end) AS period_end,
-               CASE WHEN s.status = 'past_due' THEN ", $crate::billing::org_plan::due!(), " + clock.grace END AS grace_end
+               CASE WHEN s.status = 'past_due'
+                   THEN ", $crate::billing::org_plan::due!(), " + clock.grace END AS grace_end
         FROM (SELECT s.* FROM ", $of, ") s CROSS JOIN clock
         LEFT JOIN LATERAL (
             SELECT coalesce(by_price.plan_id, by_product.plan_id) AS maps_to, i.price_id,
@@ -78,7 +80,8 @@ macro_rules! stripe_plans {
      LEFT JOIN LATERAL (
         SELECT s.maps_to AS plan_id, coalesce(
                    (SELECT m.version FROM subscription_moves m
-                    WHERE (m.account, m.livemode, m.subscription_id, m.plan_id) = (s.account, s.livemode, s.id, s.maps_to)),
+                    WHERE (m.account, m.livemode, m.subscription_id, m.plan_id) = (s.account, s.livemode,
+                        s.id, s.maps_to)),
                    (SELECT max(v.version) FROM plan_versions v JOIN subscription_prices b
                         ON (b.account, b.livemode, b.subscription_id, b.price_id)
                             = (s.account, s.livemode, s.id, s.mapped_price)
@@ -93,22 +96,27 @@ pub(super) use stripe_plans;
 /// says so. Of several that give a plan the one of the highest rank counts; `paying` lists all of them, as
 /// JSON, where there are several. It refers to `clock`.
 macro_rules! with_plan {
-    () => { concat!("SELECT o.*, s.source, s.subscription_id, s.subscription_status, s.plan_until, s.period_start, s.period_end,
+    () => { concat!("SELECT o.*, s.source, s.subscription_id, s.subscription_status, s.plan_until,
+        s.period_start, s.period_end,
         s.trial_end, s.cancel_at_period_end, s.cancel_at, s.changes_at, s.pause, s.pause_until, s.paying,
         coalesce(s.plan_id, d.plan_id) AS plan_id, coalesce(s.plan_version, d.version) AS plan_version,
         s.plan_id IS NULL AND d.plan_id IS NOT NULL AS by_default
     FROM orgs o LEFT JOIN LATERAL (SELECT c.*, CASE WHEN count(c.plan_id) OVER () > 1 THEN
-        (json_agg(json_build_object('id', c.subscription_id, 'source', c.source, 'status', c.subscription_status,
+        (json_agg(json_build_object('id', c.subscription_id, 'source', c.source, 'status',
+            c.subscription_status,
             'plan', c.plan_id)) FILTER (WHERE c.plan_id IS NOT NULL) OVER everyone)::text END AS paying
     FROM (
-    (SELECT 'stripe'::text AS source, s.id AS subscription_id, s.status AS subscription_status, p.plan_id, p.version AS plan_version,
+    (SELECT 'stripe'::text AS source, s.id AS subscription_id, s.status AS subscription_status, p.plan_id,
+        p.version AS plan_version,
             CASE WHEN p.plan_id IS NOT NULL THEN s.grace_end END AS plan_until,
             CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN s.period_start END AS period_start,
             CASE WHEN s.status IN ('trialing', 'active', 'past_due') THEN s.period_end END AS period_end,
-            s.trial_end, coalesce(s.cancel_at_period_end, false) AS cancel_at_period_end, s.cancel_at, NULL::timestamptz AS changes_at,
+            s.trial_end, coalesce(s.cancel_at_period_end, false) AS cancel_at_period_end, s.cancel_at,
+                NULL::timestamptz AS changes_at,
             s.pause_collection AS pause, s.pause_resumes_at AS pause_until, s.livemode, s.created
      FROM ", $crate::billing::org_plan::stripe_plans!("org_refs r JOIN stripe_customer_links l USING (ref)
-        JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+        JOIN subscriptions s
+            ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
         WHERE r.org_id = o.org_id",
         "s.status IN ('trialing', 'active')
             OR s.status = 'past_due' AND (s.grace_end IS NULL OR s.grace_end > clock.now)"), ")
@@ -124,21 +132,24 @@ macro_rules! with_plan {
                  ELSE least(l.period_start + make_interval(months => l.interval_months), l.over_at) END,
             l.trial_end, l.cancel_at_period_end, CASE WHEN l.cancel_at_period_end THEN l.valid_until END,
             -- The first paid period begins, or the days of grace.
-            CASE WHEN l.running AND l.in_trial THEN l.trial_end WHEN l.running AND l.valid_until > clock.now THEN l.valid_until END,
+            CASE WHEN l.running AND l.in_trial THEN l.trial_end WHEN l.running AND l.valid_until > clock.now
+                THEN l.valid_until END,
             NULL, NULL, true, l.created_at
      FROM (SELECT l.*, l.status IN ('trial', 'active') AND l.over_at > clock.now AS running,
                   coalesce(l.trial_end > clock.now, false) AS in_trial
            FROM clock CROSS JOIN (SELECT l.*, ", $crate::billing::org_plan::over_at!(), " AS over_at
                  FROM local_subscriptions l WHERE l.org_id = o.org_id) l
-           ORDER BY l.status IN ('trial', 'active') DESC, l.created_at DESC, l.subscription_id DESC LIMIT 1) l CROSS JOIN clock)
+           ORDER BY l.status IN ('trial', 'active') DESC, l.created_at DESC, l.subscription_id DESC
+           LIMIT 1) l CROSS JOIN clock)
     ) c LEFT JOIN plans ranked USING (plan_id)
     WINDOW everyone AS (ORDER BY ranked.rank DESC, c.source DESC, c.created DESC, c.subscription_id
                         ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
     ORDER BY c.plan_id IS NULL, ranked.rank DESC, c.source DESC,
-             array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete', 'canceled',
-                                  'incomplete_expired'], c.subscription_status),
+             array_position(ARRAY['active', 'trialing', 'past_due', 'paused', 'unpaid', 'incomplete',
+                                  'canceled', 'incomplete_expired'], c.subscription_status),
              c.livemode DESC, c.created DESC, c.subscription_id LIMIT 1) s ON true
-    LEFT JOIN (SELECT plan_id, (SELECT max(v.version) FROM plan_versions v WHERE v.plan_id = n.plan_id) AS version
+    LEFT JOIN (SELECT plan_id, (SELECT max(v.version) FROM plan_versions v
+        WHERE v.plan_id = n.plan_id) AS version
                FROM plans n WHERE n.is_default) d ON true") };
 }
 pub(super) use with_plan;
@@ -147,7 +158,8 @@ pub(super) use with_plan;
 /// cancelled.
 macro_rules! over_at {
     () => {
-        "l.valid_until + CASE WHEN l.cancel_at_period_end THEN interval '0' ELSE make_interval(days => l.grace_days) END"
+        "l.valid_until + CASE WHEN l.cancel_at_period_end THEN interval '0' ELSE make_interval(days => \
+            l.grace_days) END"
     };
 }
 pub(super) use over_at;
@@ -193,7 +205,8 @@ macro_rules! lives {
             UNION ALL
             SELECT idle_ref, account, livemode, customer_id, true FROM stripe_customer_links
             WHERE idle_ref IS NOT NULL) l USING (ref)
-        JOIN subscriptions s ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
+        JOIN subscriptions s
+            ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
         WHERE r.org_id = ", $org, "
         UNION ALL
         SELECT json_build_object('local', json_build_object(
@@ -217,10 +230,12 @@ impl crate::db::prepared::Text for Contexts {
     const SQL: &'static str = concat!(
         "WITH ",
         clock!("?", "?"),
-        ", named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL SELECT '', unnest(?))
+        ", named AS (SELECT r.ref AS name, r.org_id FROM org_refs r WHERE r.ref = ANY (?) UNION ALL
+             SELECT '', unnest(?))
          SELECT n.name, n.org_id, o.public_id, o.external_id, o.time_zone,
                 o.plan_id, o.plan_version, o.plan_until, o.changes_at, o.period_start, o.period_end,
-                o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end, o.cancel_at,
+                o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end,
+                    o.cancel_at,
                 o.pause, o.pause_until, o.paying, o.by_default, ",
         lives!("n.org_id"),
         ", (SELECT d.plan_id FROM plans d WHERE d.is_default)

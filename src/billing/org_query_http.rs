@@ -15,7 +15,8 @@ use crate::error::Error;
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OrgQuery {
-    /// The org, by its id (`org_…`) or your own id of it. An org's key may leave it out; a key of the platform must not.
+    /// The org, by its id (`org_…`) or your own id of it. An org's key may leave it out; a key of the
+    /// platform must not.
     pub org: Option<String>,
 }
 

@@ -53,8 +53,8 @@ pub struct OrgSubscription {
     pub id: String,
     /// `stripe` or `local`.
     pub source: String,
-    /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled, unpaid, paused. Of a
-    /// local one: trial, active, past_due (its grace runs), expired, cancelled.
+    /// One of Stripe's eight statuses: incomplete, incomplete_expired, trialing, active, past_due, canceled,
+    /// unpaid, paused. Of a local one: trial, active, past_due (its grace runs), expired, cancelled.
     pub status: String,
 }
 

@@ -68,7 +68,8 @@ pub async fn list(
 /// Shows an org.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}", tag = "orgs",
-    params(("id" = String, Path, description = "Public or external id")), security(("key" = ["billing:read"])),
+    params(("id" = String, Path, description = "Public or external id")),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "The org", body = Org), FindErrors)
 )]
 pub async fn show(
@@ -88,7 +89,8 @@ pub async fn show(
 
 /// Makes an org.
 #[utoipa::path(
-    post, path = "/v1/orgs", tag = "orgs", params(IdempotencyKey), request_body = NewOrg, security(("key" = ["billing:write"])),
+    post, path = "/v1/orgs", tag = "orgs", params(IdempotencyKey), request_body = NewOrg,
+    security(("key" = ["billing:write"])),
     responses((status = 201, description = "The org", body = Org), CommandErrors)
 )]
 pub async fn create(

@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists payments, newest first.
 #[utoipa::path(
-    get, path = "/v1/payments", tag = "payments", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/payments", tag = "payments", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<PaymentView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a payment.
 #[utoipa::path(
-    get, path = "/v1/payments/{id}", tag = "payments", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/payments/{id}", tag = "payments",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The payment", body = PaymentView), FindErrors)
 )]

@@ -1,7 +1,8 @@
-//! Plans: what an org can be on, what each version of them offers, and the Stripe prices and products that buy them.
+//! Plans: what an org can be on, what each version of them offers, and the Stripe prices and products that
+//! buy them.
 //!
-//! Name, description and the prices of a plan are the plan's; its terms belong to a version, which never changes. Whoever bought one
-//! keeps it until it is moved ([`super::moves`]).
+//! Name, description and the prices of a plan are the plan's; its terms belong to a version, which never
+//! changes. Whoever bought one keeps it until it is moved ([`super::moves`]).
 
 mod versions;
 

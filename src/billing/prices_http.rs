@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists prices, newest first.
 #[utoipa::path(
-    get, path = "/v1/prices", tag = "catalogue", params(PriceFilter, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/prices", tag = "catalogue", params(PriceFilter, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<PriceView>), ReadErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a price.
 #[utoipa::path(
-    get, path = "/v1/prices/{id}", tag = "catalogue", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/prices/{id}", tag = "catalogue",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The price", body = PriceView), FindErrors)
 )]

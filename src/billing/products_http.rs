@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists products, newest first.
 #[utoipa::path(
-    get, path = "/v1/products", tag = "catalogue", params(ProductFilter, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/products", tag = "catalogue", params(ProductFilter, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<ProductView>), ReadErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a product.
 #[utoipa::path(
-    get, path = "/v1/products/{id}", tag = "catalogue", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/products/{id}", tag = "catalogue",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The product", body = ProductView), FindErrors)
 )]

@@ -24,8 +24,9 @@ struct Data {
     object: Box<RawValue>,
 }
 
-/// The snapshot that holds for an object, as Stripe sent it. `objects` are the kinds that it may be of, the first found
-/// counts. `None` where no event is about the object itself, such as a refund that is only listed in its charge.
+/// The snapshot that holds for an object, as Stripe sent it. `objects` are the kinds that it may be of, the
+/// first found counts. `None` where no event is about the object itself, such as a refund that is only listed
+/// in its charge.
 ///
 /// # Errors
 /// When the database fails.
@@ -59,7 +60,8 @@ mod tests {
 
     #[test]
     fn the_object_keeps_every_byte() {
-        let body = b"\xef\xbb\xbf{\"data\":{\"previous_attributes\":{},\"object\":{\"b\": 1.10, \"a\":\"\\u0000\"}},\"id\":\"evt_1\"}";
+        let body = b"\xef\xbb\xbf{\"data\":{\"previous_attributes\":{},\"object\":{\"b\": 1.10, \
+            \"a\":\"\\u0000\"}},\"id\":\"evt_1\"}";
         assert_eq!(object(body).expect("there").get(), r#"{"b": 1.10, "a":"\u0000"}"#);
         assert!(object(b"{\"data\":3}").is_none());
     }

@@ -1,7 +1,8 @@
 //! How finance reads the mirrors: filters, pages and look-ups, the same for every kind of object.
 //!
-//! A row's org is found through its customer: `stripe_customer_links` → `org_refs` → `orgs`. Whatever is not linked belongs
-//! to nobody and is shown to the platform alone; it appears in the org's lists as soon as the link does.
+//! A row's org is found through its customer: `stripe_customer_links` → `org_refs` → `orgs`. Whatever is not
+//! linked belongs to nobody and is shown to the platform alone; it appears in the org's lists as soon as the
+//! link does.
 
 mod owners;
 mod select;
@@ -123,8 +124,8 @@ pub(super) trait Filter {
     /// Adds those on the row itself.
     fn narrow(&self, rows: &mut Where);
 
-    /// True when the conditions pick few rows by an index of their own. These are sorted then, where otherwise the newest
-    /// rows are searched for those that fulfil the conditions.
+    /// True when the conditions pick few rows by an index of their own. These are sorted then, where
+    /// otherwise the newest rows are searched for those that fulfil the conditions.
     fn picks_few(&self) -> bool {
         false
     }

@@ -19,7 +19,8 @@ pub const FROM_REFUND: &str = "refund";
 pub const FROM_CHARGE: &str = "charge";
 
 mirror! {
-    /// A refund of a charge. A refund object always replaces the entry of a charge's list, never the other way round.
+    /// A refund of a charge. A refund object always replaces the entry of a charge's list, never the other
+    /// way round.
     Refund in refunds, key (account, livemode, id),
         guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'" {
         /// Connected account, empty for the platform's own.
@@ -52,8 +53,8 @@ mirror! {
     }
 }
 
-/// Stores refunds, of one id the refund object before the entry of a charge's list. What the charges given no longer
-/// list is deleted, so that such rows follow from the charge's winning snapshot alone.
+/// Stores refunds, of one id the refund object before the entry of a charge's list. What the charges given no
+/// longer list is deleted, so that such rows follow from the charge's winning snapshot alone.
 pub(super) fn write(conn: &mut PgConnection, rows: &[Refund], charges: &[Charge]) -> QueryResult<()> {
     let (embedded, objects): (Vec<&Refund>, Vec<&Refund>) =
         rows.iter().partition(|row| row.source == FROM_CHARGE);
@@ -67,7 +68,8 @@ fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]
     }
     diesel::sql_query(
         "DELETE FROM refunds r USING UNNEST($1, $2, $3) AS c (account, livemode, id)
-         WHERE r.charge_id = c.id AND r.account = c.account AND r.livemode = c.livemode AND r.source = 'charge'
+         WHERE r.charge_id = c.id AND r.account = c.account AND r.livemode = c.livemode
+             AND r.source = 'charge'
            AND NOT EXISTS (SELECT FROM UNNEST($4, $5, $6) AS k (account, livemode, id)
                            WHERE k.account = r.account AND k.livemode = r.livemode AND k.id = r.id)",
     )

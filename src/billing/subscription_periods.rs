@@ -43,15 +43,18 @@ pub struct Said {
 }
 
 statement!(Seen -> (Text, Bool, Text):
-    "INSERT INTO subscription_periods AS p (account, livemode, subscription_id, price_id, period_start, period_end, item_number,
+    "INSERT INTO subscription_periods AS p (account, livemode, subscription_id, price_id, period_start,
+         period_end, item_number,
          product_id, first_seen, last_seen)
      SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
      ON CONFLICT (account, livemode, subscription_id, price_id, period_start) DO UPDATE SET
          (period_end, item_number, product_id) = (SELECT n.e, n.i, n.p FROM (VALUES
              (p.last_seen, p.period_end, p.item_number, p.product_id),
-             (excluded.last_seen, excluded.period_end, excluded.item_number, excluded.product_id)) AS n (t, e, i, p)
+             (excluded.last_seen, excluded.period_end, excluded.item_number, excluded.product_id)) AS n (t,
+                 e, i, p)
              ORDER BY n.t DESC, n.e DESC, n.i DESC, coalesce(n.p, '') DESC LIMIT 1),
-         first_seen = least(p.first_seen, excluded.first_seen), last_seen = greatest(p.last_seen, excluded.last_seen)
+         first_seen = least(p.first_seen, excluded.first_seen),
+             last_seen = greatest(p.last_seen, excluded.last_seen)
      WHERE excluded.first_seen < p.first_seen
          OR (excluded.last_seen, excluded.period_end, excluded.item_number, coalesce(excluded.product_id, ''))
              > (p.last_seen, p.period_end, p.item_number, coalesce(p.product_id, ''))

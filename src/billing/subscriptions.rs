@@ -141,11 +141,14 @@ pub struct SeenPrice {
 
 type PriceKey = (Text, Bool, Text, Text);
 statement!(Seen -> PriceKey:
-    "INSERT INTO subscription_prices AS p (account, livemode, subscription_id, price_id, since) SELECT a, l, s, i, t FROM unnest(?, ?, ?, ?, ?) AS n (a, l, s, i, t) ON CONFLICT (account, livemode, subscription_id, price_id) DO UPDATE SET since = excluded.since WHERE excluded.since < p.since
+    "INSERT INTO subscription_prices AS p (account, livemode, subscription_id, price_id, since)
+     SELECT a, l, s, i, t FROM unnest(?, ?, ?, ?, ?) AS n (a, l, s, i, t)
+     ON CONFLICT (account, livemode, subscription_id, price_id) DO UPDATE SET since = excluded.since
+     WHERE excluded.since < p.since
       RETURNING account, livemode, subscription_id, price_id");
 
-/// Writes since when subscriptions have had their prices: the earliest of all events that show one, in whatever order they come.
-/// The caller holds the subscriptions.
+/// Writes since when subscriptions have had their prices: the earliest of all events that show one, in
+/// whatever order they come. The caller holds the subscriptions.
 ///
 /// # Errors
 /// When the database fails.
@@ -189,7 +192,8 @@ readable!(Subscription in subscriptions, "subscription", Belongs::By("customer_i
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Filter {
-    /// Only with this status: `incomplete`, `incomplete_expired`, `trialing`, `active`, `past_due`, `canceled`, `unpaid` or `paused`.
+    /// Only with this status: `incomplete`, `incomplete_expired`, `trialing`, `active`, `past_due`,
+    /// `canceled`, `unpaid` or `paused`.
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
     pub customer: Option<String>,
@@ -201,7 +205,8 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-/// The filter, with the prices and products that buy the plan asked for: as values, so that PostgreSQL knows how many items have them.
+/// The filter, with the prices and products that buy the plan asked for: as values, so that PostgreSQL knows
+/// how many items have them.
 struct Narrowed<'a> {
     filter: &'a Filter,
     plan: Option<(Vec<String>, Vec<String>)>,
@@ -209,10 +214,12 @@ struct Narrowed<'a> {
 
 /// SQL: some item has one of these prices, or is of one of these products.
 const BUYS: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
-    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND (i.price_id = ANY ({}) OR i.product_id = ANY ({})))";
+    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
+        AND (i.price_id = ANY ({}) OR i.product_id = ANY ({})))";
 /// SQL: some item has one of these prices.
 const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
-    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id AND i.price_id = ANY ({}))";
+    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
+        AND i.price_id = ANY ({}))";
 
 impl read::Filter for Narrowed<'_> {
     fn narrow(&self, rows: &mut Where) {

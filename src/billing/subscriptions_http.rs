@@ -14,7 +14,8 @@ use crate::params::Params;
 
 /// Lists subscriptions, newest first, with their items.
 #[utoipa::path(
-    get, path = "/v1/subscriptions", tag = "subscriptions", params(Filter, Owners, Basics, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/subscriptions", tag = "subscriptions", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<SubscriptionView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
@@ -23,7 +24,8 @@ pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> 
 
 /// Shows a subscription.
 #[utoipa::path(
-    get, path = "/v1/subscriptions/{id}", tag = "subscriptions", params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
+    get, path = "/v1/subscriptions/{id}", tag = "subscriptions",
+    params(("id" = String, Path, description = "Stripe's id"), Expand, RealmQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The subscription", body = SubscriptionView), FindErrors)
 )]

@@ -79,7 +79,8 @@ pub fn establish(conn: &mut PgConnection, trusted: &Trusted, now: DateTime<Utc>)
     let before = t::table.count().get_result::<i64>(conn)?;
     let changed = diesel::sql_query(
         "INSERT INTO stripe_trust AS t (livemode, accounts, since) VALUES ($1, $2, $3)
-         ON CONFLICT (one) DO UPDATE SET livemode = excluded.livemode, accounts = excluded.accounts, since = excluded.since
+         ON CONFLICT (one) DO UPDATE SET livemode = excluded.livemode, accounts = excluded.accounts,
+             since = excluded.since
          WHERE (t.livemode, t.accounts) IS DISTINCT FROM (excluded.livemode, excluded.accounts)",
     )
     .bind::<Bool, _>(trusted.livemode())
@@ -90,7 +91,8 @@ pub fn establish(conn: &mut PgConnection, trusted: &Trusted, now: DateTime<Utc>)
         return Ok(Change::None);
     }
     diesel::sql_query(
-        "UPDATE stripe_customer_links SET trusted = NOT trusted WHERE trusted <> (livemode = $1 AND account = ANY ($2))",
+        "UPDATE stripe_customer_links SET trusted = NOT trusted
+         WHERE trusted <> (livemode = $1 AND account = ANY ($2))",
     )
     .bind::<Bool, _>(trusted.livemode())
     .bind::<Array<Text>, _>(trusted.accounts())

@@ -158,7 +158,11 @@ fn secrets(config: &Config) -> Finding {
         return Finding::Note("STRIPE_WEBHOOK_SECRET is not set: Stripe's webhooks are refused".to_owned());
     }
     if config.stripe_webhook_secret.iter().any(|secret| !secret.expose_secret().starts_with("whsec_")) {
-        return Finding::Bad("STRIPE_WEBHOOK_SECRET has a value that does not begin with whsec_: copy the endpoint's signing secret, not an API key".to_owned());
+        return Finding::Bad(
+            "STRIPE_WEBHOOK_SECRET has a value that does not begin with whsec_: copy the \
+            endpoint's signing secret, not an API key"
+                .to_owned(),
+        );
     }
     Finding::Good(format!("{} webhook signing secret(s)", config.stripe_webhook_secret.len()))
 }
@@ -204,8 +208,10 @@ fn messages(conn: &mut PgConnection) -> Result<Finding, Error> {
         Finding::Good("the server tells errors in English".to_owned())
     } else {
         Finding::Bad(format!(
-            "the server tells errors in another language ({language}), in which those that pass by themselves are not known: \
-             have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this user, and restart the daemon"
+            "the server tells errors in another language ({language}), in which those that pass by \
+                themselves are not known: \
+             have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this user, and restart the \
+             daemon"
         ))
     })
 }
@@ -220,7 +226,8 @@ fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
     let apart = (Utc::now() - db::server_time(conn)?).num_seconds();
     Ok(if apart.abs() > CLOCK_SLACK_S {
         Finding::Bad(format!(
-            "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will be refused"
+            "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will \
+                be refused"
         ))
     } else {
         Finding::Good(format!("{apart} s from the database's"))
@@ -231,7 +238,8 @@ fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(match migrate::state(conn) {
         Ok(State::Current) => Finding::Good("is this binary's".to_owned()),
         Ok(State::Absent) => Finding::Bad(
-            "the database has no tables of Coulomb: is it the daemon's? `coulomb serve` or `coulomb migrate` make them"
+            "the database has no tables of Coulomb: is it the daemon's? `coulomb serve` or `coulomb migrate` \
+                make them"
                 .to_owned(),
         ),
         Ok(State::Behind(lacking)) => Finding::Note(format!(
@@ -247,7 +255,8 @@ fn roles(conn: &mut PgConnection) -> Result<Finding, Error> {
         Finding::Good("the daemon does not own its tables; row-level security holds".to_owned())
     } else {
         Finding::Note(
-            "coulomb_platform and coulomb_org are missing or not ours: code alone keeps orgs apart; give this user CREATEROLE, or have an administrator create both and grant them to it"
+            "coulomb_platform and coulomb_org are missing or not ours: code alone keeps orgs apart; give \
+                this user CREATEROLE, or have an administrator create both and grant them to it"
                 .to_owned(),
         )
     })
@@ -266,18 +275,21 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
         return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
     let backlog: Backlog = diesel::sql_query(
-        "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending, count(quarantined_at) AS quarantined FROM stripe_inbox_queue",
+        "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending,
+             count(quarantined_at) AS quarantined FROM stripe_inbox_queue",
     )
     .get_result(conn)?;
     let unfiled = if is_there(conn, "stripe_arrivals")? { inbox::count_failed(conn)? } else { 0 };
     Ok(if unfiled > 0 {
         Finding::Bad(format!(
-            "{unfiled} acknowledged delivery(ies) cannot be put into the inbox: `coulomb stripe inbox unfiled` says why"
+            "{unfiled} acknowledged delivery(ies) cannot be put into the inbox: `coulomb stripe inbox \
+                unfiled` says why"
         ))
     } else if backlog.quarantined > 0 {
         let n = backlog.quarantined;
         Finding::Bad(format!(
-            "{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry --quarantined` tries again"
+            "{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry \
+                --quarantined` tries again"
         ))
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
@@ -310,7 +322,8 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
         })
         .collect();
     Ok(Finding::Note(format!(
-        "{} acts; mirrored without any effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS name what acts",
+        "{} acts; mirrored without any effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS name what \
+            acts",
         told(&acting),
         idle.join(", ")
     )))
@@ -333,7 +346,8 @@ fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(match waiting::count(conn)? {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
         n => Finding::Note(format!(
-            "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, name, assign or dismiss them"
+            "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, \
+                name, assign or dismiss them"
         )),
     })
 }
@@ -345,7 +359,8 @@ fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(match unpriced::standing(conn)? {
         (0, _) => Finding::Good("all usage of meters with rate cards has a price".to_owned()),
         (events, meters) => Finding::Bad(format!(
-            "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; give the meter a rate \
+            "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; \
+                give the meter a rate \
              card (backdated), then `coulomb meter rate-usage`",
             meters.join(", ")
         )),
@@ -361,7 +376,8 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     let unclosed = partitions::waits_for_closing(conn, config, now)?;
     Ok(if strays {
         Finding::Bad(
-            "usage_partitions.usage_records_default holds rows, which nothing of ours writes: move them into the month's partition by hand"
+            "usage_partitions.usage_records_default holds rows, which nothing of ours writes: move them into \
+                the month's partition by hand"
                 .to_owned(),
         )
     } else if let Some(month) = unclosed {
@@ -372,7 +388,8 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
         ))
     } else if lacking > 0 {
         Finding::Note(format!(
-            "{lacking} month(s) from the window to {} ahead have no partition: the daemon makes them when it runs",
+            "{lacking} month(s) from the window to {} ahead have no partition: the daemon makes them when it \
+                runs",
             partitions::AHEAD
         ))
     } else {

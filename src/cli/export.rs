@@ -21,8 +21,9 @@ use crate::time::Clock;
 pub(super) enum ExportCommand {
     /// Invoices; with --of also their lines, payments or refunds
     ///
-    /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds how many rows
-    /// and which sums per currency it must have. Without --out the rows go to standard output and the totals to standard error.
+    /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds
+    /// how many rows and which sums per currency it must have. Without --out the rows go to standard output
+    /// and the totals to standard error.
     Invoices(Box<ExportArgs>),
     /// Entries of the batteries' ledgers, as `export invoices` writes its rows
     Battery(Box<BatteryArgs>),

@@ -20,7 +20,8 @@ pub(super) enum StripeCommand {
 pub(super) enum InboxCommand {
     /// List events, newest first, as JSON lines
     List(ListArgs),
-    /// List deliveries that were acknowledged and are not in the inbox yet, as JSON lines; those that failed first
+    /// List deliveries that were acknowledged and are not in the inbox yet, as JSON lines; those that failed
+    /// first
     Unfiled {
         /// At most this many
         #[arg(long, default_value_t = 50)]

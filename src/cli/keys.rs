@@ -22,7 +22,8 @@ pub(super) enum KeyCommand {
         /// What people call it
         #[arg(long, default_value = "unnamed")]
         name: String,
-        /// What it may do, separated by commas: usage:write, usage:backfill, usage:price, usage:read, billing:read, billing:write, admin
+        /// What it may do, separated by commas: usage:write, usage:backfill, usage:price, usage:read,
+        /// billing:read, billing:write, admin
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
         /// The org that it is for, by its id (`org_…`) or your own id of it; the platform when left out

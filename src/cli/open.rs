@@ -58,13 +58,15 @@ fn existing_server(config: &Config) -> Result<Server, Failure> {
             Ok(true) => {}
             Ok(false) => {
                 return Err(Usage::new(format!(
-                    "no daemon runs here, and {shown} holds no database: set DATABASE_URL, COULOMB_DATA_DIR or \
+                    "no daemon runs here, and {shown} holds no database: set DATABASE_URL, COULOMB_DATA_DIR \
+                        or \
                      --config to what the daemon has, or start one with `coulomb serve`"
                 )));
             }
             Err(error) => {
                 return Err(Usage::new(format!(
-                    "{shown} cannot be looked into ({error}): run this as the daemon's user, or set DATABASE_URL"
+                    "{shown} cannot be looked into ({error}): run this as the daemon's user, or set \
+                        DATABASE_URL"
                 )));
             }
         }
@@ -108,7 +110,8 @@ impl Database {
             }
             State::Behind(lacking) => {
                 return Err(format!(
-                    "{} lacks {} migration(s) of this binary: run `coulomb migrate`, or start this binary's daemon",
+                    "{} lacks {} migration(s) of this binary: run `coulomb migrate`, or start this binary's \
+                        daemon",
                     place(config, &server),
                     lacking.len()
                 )

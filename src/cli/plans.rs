@@ -25,8 +25,9 @@ use crate::time::Clock;
 pub(super) enum PlansCommand {
     /// Make the plans what a TOML file says, after showing what that changes
     ///
-    /// The file has [[plans]] with an id and what PUT /v1/plans/{id} takes. Where terms or quotas differ from a plan's newest version
-    /// a new version is made; subscriptions keep the one that they bought. Plans that the file does not name are left alone.
+    /// The file has [[plans]] with an id and what PUT /v1/plans/{id} takes. Where terms or quotas differ from
+    /// a plan's newest version a new version is made; subscriptions keep the one that they bought. Plans that
+    /// the file does not name are left alone.
     Apply {
         /// The file; `-` reads standard input
         file: PathBuf,
@@ -35,9 +36,9 @@ pub(super) enum PlansCommand {
     },
     /// Make plans of the Stripe products whose metadata names one, after showing what that changes
     ///
-    /// Metadata of a product: coulomb_plan (key of the plan), battery_units, annual_battery_units, trial_battery_units,
-    /// daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those of its active monthly and yearly prices.
-    /// What a product does not say stays as it is.
+    /// Metadata of a product: coulomb_plan (key of the plan), battery_units, annual_battery_units,
+    /// trial_battery_units, daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those
+    /// of its active monthly and yearly prices. What a product does not say stays as it is.
     ImportStripe {
         /// Products of live mode; when left out, of the mode that acts
         #[arg(long)]

@@ -18,8 +18,8 @@ pub(super) enum RebuildCommand {
     },
     /// Count daily summaries, unique values and the counters of tiers and quotas anew from the usage records
     ///
-    /// What says something else is mended and printed. Usage may be written meanwhile: only writers of the rows at fault wait.
-    /// Months whose records are gone by the retention are left as they are.
+    /// What says something else is mended and printed. Usage may be written meanwhile: only writers of the
+    /// rows at fault wait. Months whose records are gone by the retention are left as they are.
     Summaries,
 }
 
@@ -35,7 +35,8 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
         RebuildCommand::Mirrors { yes: false } => {
             let events = verify::mirrors::stored_events(&mut database.conn)?;
             return Err(Usage::new(format!(
-                "{events} events would be projected again, and the mirrors be incomplete meanwhile: say --yes to \
+                "{events} events would be projected again, and the mirrors be incomplete meanwhile: say \
+                    --yes to \
                  do it; nothing was changed"
             )));
         }

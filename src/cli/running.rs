@@ -63,7 +63,8 @@ impl Daemon {
         }
         if left.is_empty() {
             tracing::warn!(
-                "no run file could be left: commands need settings of their own; COULOMB_RUN_DIR names a place"
+                "no run file could be left: commands need settings of their own; COULOMB_RUN_DIR names a \
+                    place"
             );
         }
         Left(left)
@@ -156,7 +157,8 @@ pub(super) fn find(config: &Config) -> Result<Option<Daemon>, Failure> {
     if found.len() > 1 {
         let told: Vec<String> = found.iter().map(Daemon::told).collect();
         return Err(Usage::new(format!(
-            "several daemons run, so say which one is meant by DATABASE_URL, COULOMB_DATA_DIR or --config: {}",
+            "several daemons run, so say which one is meant by DATABASE_URL, COULOMB_DATA_DIR or --config: \
+                {}",
             told.join("; ")
         )));
     }

@@ -186,7 +186,8 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     made.map_err(|error: Error| error.into())
 }
 
-/// Tells it on standard output, on a thread of its own: the reader may be gone or may not read, and the daemon runs all the same.
+/// Tells it on standard output, on a thread of its own: the reader may be gone or may not read, and the
+/// daemon runs all the same.
 fn say_where(greeting: String, has_key: bool) {
     let say = move || {
         let mut out = std::io::stdout().lock();
@@ -209,7 +210,8 @@ fn greeting(app: &App, daemon: &Daemon, admin_key: Option<&str>) -> String {
     let mut text = format!("Coulomb listens on {base} (API: {base}/docs), data in {place}.\n");
     if app.signing_secrets.is_empty() {
         text += &format!(
-            "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at {base}/webhooks/stripe.\n"
+            "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at \
+                {base}/webhooks/stripe.\n"
         );
     }
     if let Some(key) = admin_key {
@@ -217,7 +219,8 @@ fn greeting(app: &App, daemon: &Daemon, admin_key: Option<&str>) -> String {
             "\nAdmin key, shown this once:\n  {key}\n\nTry:\n  \
              curl {base}/readyz\n  \
              curl -H 'Authorization: Bearer {key}' {base}/v1/invoices\n  \
-             curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"name\":\"Acme\",\"external_id\":\"acme\"}}' {base}/v1/orgs\n\n"
+             curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d \
+             '{{\"name\":\"Acme\",\"external_id\":\"acme\"}}' {base}/v1/orgs\n\n"
         );
     }
     text

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_libpq_can_read_is_taken() {
         for url in [
-            "postgres://coulomb:p%40ss@db.example:5432/coulomb?sslmode=verify-full&sslrootcert=/etc/ssl/ca.crt",
+            "postgres://coulomb:p%40ss@db.example:5432/coulomb?sslmode=verify-full&sslrootcert=/etc/ca.crt",
             "postgresql:///coulomb?host=/run/postgresql",
             "postgresql://coulomb:secret@%2Fsrv%2Fdata%2Frun:5432/coulomb",
             "postgres://u:p@[::1]:5432,other:5433/db",

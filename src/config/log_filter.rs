@@ -9,7 +9,8 @@ pub(super) fn check(text: &str) -> Result<(), String> {
             part.rsplit_once('=').map_or(part, |(target, level)| if target.is_empty() { "" } else { level });
         if !LEVELS.iter().any(|known| level.eq_ignore_ascii_case(known)) {
             return Err(format!(
-                "has `{part}`, but must be error, warn, info, debug, trace or off, or target=level, separated by commas"
+                "has `{part}`, but must be error, warn, info, debug, trace or off, or target=level, \
+                    separated by commas"
             ));
         }
     }

@@ -31,17 +31,20 @@ fn every_mistake_is_one_sentence_that_names_the_setting() {
         (
             &[("STRIPE_WEBHOOK_SECRET_FILE", "/nonexistent/secret")],
             "",
-            "STRIPE_WEBHOOK_SECRET_FILE names /nonexistent/secret, which cannot be read: No such file or directory (os error 2)",
+            "STRIPE_WEBHOOK_SECRET_FILE names /nonexistent/secret, which cannot be read: No such file or \
+                directory (os error 2)",
         ),
         (
             &[("COULOMB_TLS_CERT", "a.pem")],
             "",
-            "COULOMB_TLS_CERT stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or neither for HTTP",
+            "COULOMB_TLS_CERT stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or neither \
+                for HTTP",
         ),
         (
             &[],
             "\npool_size = 4\nlisten = '8080'",
-            "coulomb.toml, line 3: listen is `8080`, but must be an address with a port such as 127.0.0.1:8080",
+            "coulomb.toml, line 3: listen is `8080`, but must be an address with a port such as \
+                127.0.0.1:8080",
         ),
         (
             &[],
@@ -71,12 +74,14 @@ fn every_mistake_is_one_sentence_that_names_the_setting() {
         (
             &[("COULOMB_LOG", "inof")],
             "",
-            "COULOMB_LOG has `inof`, but must be error, warn, info, debug, trace or off, or target=level, separated by commas",
+            "COULOMB_LOG has `inof`, but must be error, warn, info, debug, trace or off, or target=level, \
+                separated by commas",
         ),
         (
             &[("COULOMB_LOG", "info,coulomb=loud")],
             "",
-            "COULOMB_LOG has `coulomb=loud`, but must be error, warn, info, debug, trace or off, or target=level, separated by commas",
+            "COULOMB_LOG has `coulomb=loud`, but must be error, warn, info, debug, trace or off, or \
+                target=level, separated by commas",
         ),
         (
             &[("DATABASE_URL", "mysql://coulomb:hunter2@db/coulomb")],
@@ -86,12 +91,14 @@ fn every_mistake_is_one_sentence_that_names_the_setting() {
         (
             &[],
             "\ndatabase_url = 'postgres://coulomb:hun/ter2@db/coulomb'",
-            "coulomb.toml, line 2: database_url has an @ after the first /: in a password write / as %2F, @ as %40 and % as %25",
+            "coulomb.toml, line 2: database_url has an @ after the first /: in a password write / as %2F, @ \
+                as %40 and % as %25",
         ),
         (
             &[("STRIPE_WEBHOOK_SECRET_FILE", "whsec_hunter2")],
             "",
-            "STRIPE_WEBHOOK_SECRET_FILE names a file, which cannot be read: No such file or directory (os error 2)",
+            "STRIPE_WEBHOOK_SECRET_FILE names a file, which cannot be read: No such file or directory (os \
+                error 2)",
         ),
         (
             &[("COULOMB_STRIPE_ORG_PER_CUSTOMER", "si")],

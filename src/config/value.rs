@@ -140,7 +140,8 @@ macro_rules! whole_numbers {
     ($($type:ty),+) => { $(
         impl Value for $type {
             fn parse(text: &str) -> Result<Self, String> {
-                text.trim().parse().map_err(|_| format!("is `{text}`, but must be a whole number from 0 to {}", Self::MAX))
+                text.trim().parse().map_err(|_| format!("is `{text}`, but must be a whole number from 0 to \
+                    {}", Self::MAX))
             }
 
             fn show(&self) -> String {

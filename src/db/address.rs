@@ -85,8 +85,8 @@ fn keys(text: &str) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    const ALL: &str = "connect_timeout=3&keepalives=1&keepalives_idle=4&keepalives_interval=2&keepalives_count=2\
-        &tcp_user_timeout=6000";
+    const ALL: &str = "connect_timeout=3&keepalives=1&keepalives_idle=4&keepalives_interval=2\
+        &keepalives_count=2&tcp_user_timeout=6000";
 
     #[test]
     fn an_address_gets_the_bounds_that_it_does_not_name() {

@@ -1,5 +1,6 @@
-//! A connection that works apart: what it writes is in temporary tables, which nobody else sees. So it locks no names that others
-//! lock, and tells nobody of what has changed. Statements that do either ask whether it is so ([`together`]).
+//! A connection that works apart: what it writes is in temporary tables, which nobody else sees. So it locks
+//! no names that others lock, and tells nobody of what has changed. Statements that do either ask whether it
+//! is so ([`together`]).
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;

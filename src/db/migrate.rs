@@ -1,5 +1,5 @@
-//! Migrations: embedded in the binary, run under an advisory lock, never on a database that is newer than the binary
-//! or whose applied migrations differ from ours.
+//! Migrations: embedded in the binary, run under an advisory lock, never on a database that is newer than the
+//! binary or whose applied migrations differ from ours.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,8 @@ const TEXTS: &[(&str, &str)] = &[
 ];
 const ROLES: &str = include_str!("roles.sql");
 const DROP_POLICIES: &str = "DO $$ DECLARE p record; BEGIN
-    FOR p IN SELECT policyname, tablename FROM pg_policies WHERE schemaname = current_schema() AND policyname IN ('platform', 'own_org') LOOP
+    FOR p IN SELECT policyname, tablename FROM pg_policies
+    WHERE schemaname = current_schema() AND policyname IN ('platform', 'own_org') LOOP
         EXECUTE format('DROP POLICY %I ON %I', p.policyname, p.tablename);
     END LOOP; END $$";
 /// Any number that nobody else uses: "coulomb" on a phone's keys.
@@ -68,17 +69,20 @@ pub enum MigrateError {
     OldServer(String),
     /// Nothing can be written to it.
     #[error(
-        "DATABASE_URL names {0}, but Coulomb has to write: name the primary server, and a user and database that may"
+        "DATABASE_URL names {0}, but Coulomb has to write: name the primary server, and a user and database \
+         that may"
     )]
     ReadOnly(&'static str),
     /// A newer Coulomb has already migrated this database.
     #[error(
-        "the database is newer than this binary (it has migration {0}): run the newer binary, or restore a backup"
+        "the database is newer than this binary (it has migration {0}): run the newer binary, or restore a \
+         backup"
     )]
     NewerDatabase(String),
     /// An applied migration is not the one in this binary.
     #[error(
-        "migration {0} was applied with another text than this binary has: run the binary that applied it, or restore a backup"
+        "migration {0} was applied with another text than this binary has: run the binary that applied it, \
+         or restore a backup"
     )]
     Changed(String),
     /// A migration's SQL failed; it was rolled back.
@@ -86,7 +90,8 @@ pub enum MigrateError {
     Failed(String),
     /// Somebody else has a schema of a name that we need.
     #[error(
-        "the database has a schema {0} that is not Coulomb's: rename it, or give Coulomb a database of its own"
+        "the database has a schema {0} that is not Coulomb's: rename it, or give Coulomb a database of its \
+         own"
     )]
     Foreign(&'static str),
     /// More migrations are to be taken back than there are.
@@ -129,7 +134,8 @@ pub enum MigrateError {
 pub struct Migrated {
     /// Versions applied now, oldest first.
     pub applied: Vec<String>,
-    /// Whether the daemon's own roles exist, so that row-level security holds. False: the server does not let us create them.
+    /// Whether the daemon's own roles exist, so that row-level security holds. False: the server does not let
+    /// us create them.
     pub roles: bool,
 }
 
@@ -299,7 +305,8 @@ fn locked<T>(
 
 fn check_server(conn: &mut PgConnection) -> Result<(), MigrateError> {
     let server: Server = diesel::sql_query(
-        "SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
+        "SELECT current_setting('server_version_num')::int AS number,
+             current_setting('server_version') AS version,
              pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::bool AS read_only",
     )
     .get_result(conn)?;
@@ -373,20 +380,24 @@ struct RoleState {
     usable: bool,
 }
 
-/// Creates the daemon's roles and gives them their rights. A server that refuses leaves the daemon running as owner.
+/// Creates the daemon's roles and gives them their rights. A server that refuses leaves the daemon running as
+/// owner.
 fn ensure_roles(conn: &mut PgConnection, migrated: bool) -> Result<bool, MigrateError> {
     for role in ["coulomb_platform", "coulomb_org"] {
         // Roles belong to the whole server: another database's daemon may be creating them now.
         let created = conn.batch_execute(&format!(
             "DO $$ BEGIN
-                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} NOLOGIN NOBYPASSRLS; END IF;
+                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}')
+                     THEN CREATE ROLE {role} NOLOGIN NOBYPASSRLS; END IF;
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
              DO $$ BEGIN
-                 IF NOT pg_has_role(current_user, '{role}', 'MEMBER') THEN EXECUTE format('GRANT {role} TO %I', current_user); END IF;
+                 IF NOT pg_has_role(current_user, '{role}', 'MEMBER')
+                     THEN EXECUTE format('GRANT {role} TO %I', current_user); END IF;
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         ));
         if let Err(error) = created {
-            tracing::warn!(%error, role, "this server does not let us create our roles: row-level security is off, code alone keeps orgs apart");
+            tracing::warn!(%error, role, "this server does not let us create our roles: row-level security \
+                is off, code alone keeps orgs apart");
             return Ok(false);
         }
     }
@@ -402,8 +413,10 @@ fn ensure_roles(conn: &mut PgConnection, migrated: bool) -> Result<bool, Migrate
 fn has_rights(conn: &mut PgConnection, rights: &str) -> QueryResult<bool> {
     diesel::sql_query(
         "SELECT coalesce(obj_description('coulomb_migrations'::regclass, 'pg_class') = $1, false)
-            AND has_table_privilege('coulomb_platform', 'stripe_inbox', 'INSERT') AND has_table_privilege('coulomb_org', 'orgs', 'SELECT')
-            AND (SELECT count(*) > 0 FROM pg_policies WHERE schemaname = current_schema() AND policyname = 'own_org') AS usable",
+            AND has_table_privilege('coulomb_platform', 'stripe_inbox', 'INSERT')
+                AND has_table_privilege('coulomb_org', 'orgs', 'SELECT')
+            AND (SELECT count(*) > 0 FROM pg_policies
+                WHERE schemaname = current_schema() AND policyname = 'own_org') AS usable",
     )
     .bind::<Text, _>(rights)
     .get_result::<RoleState>(conn)

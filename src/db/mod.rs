@@ -112,7 +112,8 @@ impl Db {
     /// lost a race or its connection.
     ///
     /// # Errors
-    /// [`Error::Busy`] when no connection is free in time; otherwise what `work` says. Nothing is kept on an error.
+    /// [`Error::Busy`] when no connection is free in time; otherwise what `work` says. Nothing is kept on an
+    /// error.
     pub async fn run<T, F>(&self, scope: Scope, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -471,8 +472,8 @@ pub fn server_time(conn: &mut PgConnection) -> QueryResult<DateTime<Utc>> {
     diesel::select(diesel::dsl::sql::<diesel::sql_types::Timestamptz>("clock_timestamp()")).get_result(conn)
 }
 
-/// Session settings that results must not depend on the server for. Row-level security makes estimates so high that PostgreSQL
-/// would compile statements of a millisecond for half a second: not here.
+/// Session settings that results must not depend on the server for. Row-level security makes estimates so
+/// high that PostgreSQL would compile statements of a millisecond for half a second: not here.
 fn prepare(conn: &mut PgConnection, bounds: Bounds, roles: bool) -> QueryResult<()> {
     let role = if roles { "SET ROLE coulomb_platform;" } else { "" };
     conn.batch_execute(&format!(

@@ -9,22 +9,28 @@ BEGIN
         SELECT unnest(names::text[])
         FROM (VALUES
             ('20261121000100', '{orgs, org_refs, api_keys, audit_log, idempotency_keys}'),
-            ('20261121000200', '{stripe_inbox, stripe_inbox_redeliveries, stripe_inbox_queue, stripe_objects}'),
-            ('20261121000300', '{customers, customer_tax_ids, discounts, subscriptions, subscription_items, invoices,
-            invoice_lines, payment_intents, charges, invoice_payments, payments, refunds, disputes,
-            credit_notes, credit_note_lines, checkout_sessions, products, prices, coupons, promotion_codes,
-            tax_rates}'),
+            ('20261121000200', '{
+                stripe_inbox, stripe_inbox_redeliveries, stripe_inbox_queue, stripe_objects}'),
+            ('20261121000300', '{
+                customers, customer_tax_ids, discounts, subscriptions, subscription_items, invoices,
+                invoice_lines, payment_intents, charges, invoice_payments, payments, refunds, disputes,
+                credit_notes, credit_note_lines, checkout_sessions, products, prices, coupons,
+                promotion_codes, tax_rates}'),
             ('20261121000400', '{stripe_customer_links, plans, plan_stripe_prices}'),
-            ('20261121000500', '{catalog, meters, meter_versions, rate_cards, quota_slots, quota_slot_orgs, usage_keys,
-            usage_series, usage_records, daily_summaries, usage_uniques, rating_counters, usage_corrections,
-            usage_closings, quota_counters}'),
-            ('20261121000600', '{quotas, plan_quotas, quota_exemptions, quota_reservations, outbox_messages}'),
+            ('20261121000500', '{
+                catalog, meters, meter_versions, rate_cards, quota_slots, quota_slot_orgs, usage_keys,
+                usage_series, usage_records, daily_summaries, usage_uniques, rating_counters,
+                usage_corrections, usage_closings, quota_counters}'),
+            ('20261121000600', '{
+                quotas, plan_quotas, quota_exemptions, quota_reservations, outbox_messages}'),
             ('20261121000700', '{usage_months_gone}'),
-            ('20261121000800', '{plan_versions, plan_stripe_products, subscription_prices, subscription_moves,
-            local_subscriptions}'),
+            ('20261121000800', '{
+                plan_versions, plan_stripe_products, subscription_prices, subscription_moves,
+                local_subscriptions}'),
             ('20261121000900', '{battery_accounts, battery_grants, battery_entries, battery_settings}'),
-            ('20261121001000', '{battery_effects_queue, battery_effects, battery_returns, battery_effects_waiting, battery_packs,
-            battery_pack_stripe_prices, battery_pack_payment_links}'),
+            ('20261121001000', '{
+                battery_effects_queue, battery_effects, battery_returns, battery_effects_waiting,
+                battery_packs, battery_pack_stripe_prices, battery_pack_payment_links}'),
             ('20261121001200', '{stripe_arrivals}'),
             ('20261121001300', '{battery_effects_skipped}'),
             ('20261121001400', '{usage_key_times}')
@@ -51,7 +57,8 @@ END $$;
 CREATE TABLE coulomb.__diesel_schema_migrations (LIKE public.__diesel_schema_migrations INCLUDING ALL);
 INSERT INTO coulomb.__diesel_schema_migrations
 SELECT d.* FROM public.__diesel_schema_migrations d JOIN public.coulomb_migrations USING (version);
-DELETE FROM public.__diesel_schema_migrations WHERE version IN (SELECT version FROM public.coulomb_migrations);
+DELETE FROM public.__diesel_schema_migrations
+            WHERE version IN (SELECT version FROM public.coulomb_migrations);
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM public.__diesel_schema_migrations) THEN
         DROP TABLE public.__diesel_schema_migrations;

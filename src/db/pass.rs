@@ -6,8 +6,9 @@ use diesel::prelude::*;
 
 use crate::error::Error;
 
-/// On both of a small machine's processors, with memory that does not grow with the rows, and by hashing alone. To
-/// look for the counterpart of each row, or to merge by a part of the key, takes for ever where many rows are alike in it.
+/// On both of a small machine's processors, with memory that does not grow with the rows, and by hashing
+/// alone. To look for the counterpart of each row, or to merge by a part of the key, takes for ever where
+/// many rows are alike in it.
 const SETTINGS: &str = "SET LOCAL work_mem = '32MB';
     SET LOCAL hash_mem_multiplier = 2;
     SET LOCAL max_parallel_workers_per_gather = 2;

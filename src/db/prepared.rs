@@ -1,4 +1,5 @@
-//! Statements over whole columns that PostgreSQL plans once per connection: diesel plans `sql_query` anew each time.
+//! Statements over whole columns that PostgreSQL plans once per connection: diesel plans `sql_query` anew
+//! each time.
 
 use std::marker::PhantomData;
 

@@ -8,7 +8,8 @@ REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audi
 -- Arrivals may be locked and put off, not altered.
 REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
 GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
-REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries FROM coulomb_platform;
+REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries
+    FROM coulomb_platform;
 -- A version, once written, stays: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
 -- Orgs, keys and grants are not deleted; of a key only its end may be written, of a grant only what is left
@@ -17,17 +18,22 @@ REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_p
 GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
 GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
--- COPY is refused where row-level security is in force: usage is copied into the partitions themselves, which only the daemon sees.
+-- COPY is refused where row-level security is in force: usage is copied into the partitions themselves,
+-- which only the daemon sees.
 REVOKE INSERT ON usage_records FROM coulomb_platform;
 GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA usage_partitions TO coulomb_platform;
 REVOKE INSERT ON usage_partitions.usage_records_default FROM coulomb_platform;
 REVOKE EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean) TO coulomb_platform;
-REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations FROM coulomb_platform;
+GRANT EXECUTE ON FUNCTION make_usage_partition (date), drop_usage_partition (date, boolean)
+    TO coulomb_platform;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON __diesel_schema_migrations, coulomb_migrations
+    FROM coulomb_platform;
 GRANT SELECT ON ALL TABLES IN SCHEMA coulomb TO coulomb_org;
-REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries, stripe_objects, idempotency_keys,
-    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects, battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
+REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, stripe_inbox_redeliveries,
+    stripe_objects, idempotency_keys,
+    rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
+        battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -35,29 +41,39 @@ DECLARE
     relation text;
     rule text;
     own_org constant text := 'org_id = current_setting(''coulomb.org_id'')::bigint';
-    -- Neither this nor the rule of the links names the row that is asked about in its subquery: each is computed once a statement.
+    -- Neither this nor the rule of the links names the row that is asked about in its subquery: each
+    -- is computed once a statement.
     own_customer constant text := '(%1$I.account, %1$I.livemode, %1$I.customer_id) IN '
         '(SELECT l.account, l.livemode, l.customer_id FROM stripe_customer_links l)';
     -- What names only its charge belongs to the payment of that charge, whatever the payment is called.
-    own_payment constant text := 'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
-        'AND (p.id = %1$I.payment_intent_id OR (%1$I.payment_intent_id IS NULL AND p.charge_id = %1$I.charge_id)))';
+    own_payment constant text :=
+        'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
+        'AND (p.id = %1$I.payment_intent_id '
+        'OR (%1$I.payment_intent_id IS NULL AND p.charge_id = %1$I.charge_id)))';
     own_invoice constant text := 'EXISTS (SELECT FROM invoices i WHERE (i.account, i.livemode, i.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.invoice_id))';
-    own_credit_note constant text := 'EXISTS (SELECT FROM credit_notes n WHERE (n.account, n.livemode, n.id) = '
+    own_credit_note constant text :=
+        'EXISTS (SELECT FROM credit_notes n WHERE (n.account, n.livemode, n.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.credit_note_id))';
-    own_subscription constant text := 'EXISTS (SELECT FROM subscriptions s WHERE (s.account, s.livemode, s.id) = '
+    own_subscription constant text :=
+        'EXISTS (SELECT FROM subscriptions s WHERE (s.account, s.livemode, s.id) = '
         '(%1$I.account, %1$I.livemode, %1$I.subscription_id))';
 BEGIN
     FOR relation, rule IN VALUES
-        ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org), ('idempotency_keys', own_org),
-        ('usage_series', own_org), ('unpriced_usage', own_org), ('usage_uniques', own_org), ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
+        ('orgs', own_org), ('org_refs', own_org), ('api_keys', own_org), ('audit_log', own_org),
+        ('idempotency_keys', own_org),
+        ('usage_series', own_org), ('unpriced_usage', own_org), ('usage_uniques', own_org),
+        ('usage_records', own_org), ('usage_corrections', own_org), ('daily_summaries', own_org),
         ('usage_levels', own_org), ('usage_closings', own_org || ' OR org_id = 0'),
         ('rate_cards', own_org || ' OR org_id = 0'), ('quota_counters', own_org),
-        ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org), ('outbox_messages', own_org),
-        ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org), ('battery_entries', own_org),
+        ('quotas', own_org), ('quota_exemptions', own_org), ('quota_reservations', own_org),
+        ('outbox_messages', own_org),
+        ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org),
+        ('battery_entries', own_org),
         ('battery_settings', own_org), ('battery_returns', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
-        ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')), ('customer_tax_ids', own_customer), ('discounts', own_customer),
+        ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')),
+        ('customer_tax_ids', own_customer), ('discounts', own_customer),
         ('subscriptions', own_customer), ('subscription_items', own_subscription),
         ('subscription_prices', own_subscription), ('subscription_moves', own_subscription),
         ('subscription_periods', own_subscription),
@@ -65,13 +81,16 @@ BEGIN
         ('payment_intents', own_customer), ('charges', own_customer), ('invoice_payments', own_invoice),
         ('payments', own_customer || ' OR (payments.customer_id IS NULL AND ' || own_invoice || ')'),
         ('refunds', own_payment), ('disputes', own_payment),
-        ('credit_notes', own_customer), ('credit_note_lines', own_credit_note), ('checkout_sessions', own_customer),
+        ('credit_notes', own_customer), ('credit_note_lines', own_credit_note),
+        ('checkout_sessions', own_customer),
         ('promotion_codes', 'promotion_codes.customer_id IS NULL OR ' || own_customer)
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', relation);
         EXECUTE format('DROP POLICY IF EXISTS platform ON %I', relation);
         EXECUTE format('DROP POLICY IF EXISTS own_org ON %I', relation);
-        EXECUTE format('CREATE POLICY platform ON %I TO coulomb_platform USING (true) WITH CHECK (true)', relation);
-        EXECUTE format('CREATE POLICY own_org ON %I FOR SELECT TO coulomb_org USING (' || rule || ')', relation);
+        EXECUTE format(
+            'CREATE POLICY platform ON %I TO coulomb_platform USING (true) WITH CHECK (true)', relation);
+        EXECUTE format(
+            'CREATE POLICY own_org ON %I FOR SELECT TO coulomb_org USING (' || rule || ')', relation);
     END LOOP;
 END $$;

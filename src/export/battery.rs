@@ -13,7 +13,8 @@ use crate::billing::org_name::OrgName;
 use crate::db::Scope;
 use crate::error::Error;
 
-/// Which entries, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first instant in UTC.
+/// Which entries, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first
+/// instant in UTC.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -36,9 +37,8 @@ pub struct BatteryParams {
     pub org: Option<String>,
     /// Only entries of this kind, or several separated by commas
     #[arg(long)]
-    #[param(
-        pattern = "^(grant|usage|expiry|clawback|refund|bonus|adjustment)(,(grant|usage|expiry|clawback|refund|bonus|adjustment))*$"
-    )]
+    #[param(pattern = "^(grant|usage|expiry|clawback|refund|bonus|adjustment)\
+        (,(grant|usage|expiry|clawback|refund|bonus|adjustment))*$")]
     pub kind: Option<String>,
     /// Only entries from this source, or several separated by commas
     #[arg(long)]
@@ -51,7 +51,8 @@ pub struct BatteryParams {
     #[arg(long, value_name = "BOOL")]
     #[param(pattern = "^(true|false)$")]
     pub header: Option<String>,
-    /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without it; false when left out
+    /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without
+    /// it; false when left out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[param(pattern = "^(true|false)$")]
     pub bom: Option<String>,

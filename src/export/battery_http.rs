@@ -14,14 +14,16 @@ use crate::openapi::FindErrors;
 /// Batches of what is due that an export waits for at most.
 const BATCHES: usize = 1_000;
 
-/// Exports entries of batteries' ledgers as a file, in the order of org and sequence; the same state gives the same bytes.
-/// `Coulomb-Control-Totals` counts and sums the rows that follow, by kind of entry; a download that fails half-way breaks off, and goes
-/// on with `after`.
+/// Exports entries of batteries' ledgers as a file, in the order of org and sequence; the same state gives
+/// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow, by kind of entry; a
+/// download that fails half-way breaks off, and goes on with `after`.
 #[utoipa::path(
-    get, path = "/v1/battery/export", tag = "exports", params(BatteryParams), security(("key" = ["billing:read"])),
+    get, path = "/v1/battery/export", tag = "exports", params(BatteryParams),
+    security(("key" = ["billing:read"])),
     responses(
         (status = 200, description = "The rows", headers(
-            ("Coulomb-Control-Totals" = String, description = "As `/v1/battery/export/totals` answers, of the rows in this file"),
+            ("Coulomb-Control-Totals" = String,
+            description = "As `/v1/battery/export/totals` answers, of the rows in this file"),
             ("Content-Disposition" = String, description = "A file name")
         ), content(
             (String = "text/csv"),
@@ -45,9 +47,13 @@ pub async fn export(
 
 /// Counts and sums what an export with the same parameters holds now, by kind of entry.
 #[utoipa::path(
-    get, path = "/v1/battery/export/totals", tag = "exports", params(BatteryParams), security(("key" = ["billing:read"])),
+    get, path = "/v1/battery/export/totals", tag = "exports", params(BatteryParams),
+    security(("key" = ["billing:read"])),
     responses(
-        (status = 200, description = "Control totals: `{\"of\":\"battery\",\"rows\":2,\"kinds\":{\"bonus\":{\"rows\":2,\"amount\":\"12.5\"}}}`", body = Object),
+        (status = 200,
+            description = "Control totals: \
+                `{\"of\":\"battery\",\"rows\":2,\"kinds\":{\"bonus\":{\"rows\":2,\"amount\":\"12.5\"}}}`",
+            body = Object),
         FindErrors
     )
 )]

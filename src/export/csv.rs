@@ -75,9 +75,10 @@ impl Writer for Csv<'_> {
     }
 }
 
-/// Text that no spreadsheet takes for a formula: with an apostrophe in front where one could. What counts is the first
-/// character that is no space; spreadsheets differ in whether they skip spaces and whether they know the full-width twins.
-/// A semicolon is skipped too: a spreadsheet that takes it for the separator makes a cell of what follows.
+/// Text that no spreadsheet takes for a formula: with an apostrophe in front where one could. What counts is
+/// the first character that is no space; spreadsheets differ in whether they skip spaces and whether they
+/// know the full-width twins. A semicolon is skipped too: a spreadsheet that takes it for the separator makes
+/// a cell of what follows.
 pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
     let starts_formula = text.starts_with(['\t', '\r', '\n'])
         || text
@@ -142,7 +143,9 @@ mod tests {
         ];
         assert_eq!(
             csv(true, false, rows),
-            "org_id,org_external_id\r\nplain,\"a, \"\"b\"\"\"\r\n,\"two\r\nlines\"\r\n-5,-0.05\r\n'-5,\"{\"\"a\"\": \"\"b\"\"}\"\r\ntrue,1970-01-01T00:00:00Z\r\n"
+            "org_id,org_external_id\r\nplain,\"a, \
+                \"\"b\"\"\"\r\n,\"two\r\nlines\"\r\n-5,-0.05\r\n'-5,\"{\"\"a\"\": \
+                \"\"b\"\"}\"\r\ntrue,1970-01-01T00:00:00Z\r\n"
         );
     }
 

@@ -28,14 +28,16 @@ const PLACE_WAIT: Duration = Duration::from_secs(2);
 const PLACE_LOOK: Duration = Duration::from_millis(20);
 const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-totals");
 
-/// Exports invoices, their lines, payments or refunds as a file. Rows are in the order of `created`, then `id`; the same state gives
-/// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow; a download that fails half-way breaks off, and goes on
-/// with `after`.
+/// Exports invoices, their lines, payments or refunds as a file. Rows are in the order of `created`, then
+/// `id`; the same state gives the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow;
+/// a download that fails half-way breaks off, and goes on with `after`.
 #[utoipa::path(
     get, path = "/v1/invoices/export", tag = "exports", params(Params), security(("key" = ["billing:read"])),
     responses(
         (status = 200, description = "The rows", headers(
-            ("Coulomb-Control-Totals" = String, description = "As `/v1/invoices/export/totals` answers, of the rows in this file; with very many currencies only `of` and `rows`"),
+            ("Coulomb-Control-Totals" = String,
+            description = "As `/v1/invoices/export/totals` answers, of the rows in this file; with very \
+                many currencies only `of` and `rows`"),
             ("Content-Disposition" = String, description = "A file name")
         ), content(
             (String = "text/csv"),
@@ -57,9 +59,13 @@ pub async fn export(
 
 /// Counts and sums what an export with the same parameters holds now, per currency, in minor units.
 #[utoipa::path(
-    get, path = "/v1/invoices/export/totals", tag = "exports", params(Params), security(("key" = ["billing:read"])),
+    get, path = "/v1/invoices/export/totals", tag = "exports", params(Params),
+    security(("key" = ["billing:read"])),
     responses(
-        (status = 200, description = "Control totals: `{\"of\":\"invoices\",\"rows\":2,\"currencies\":{\"eur\":{\"rows\":2,\"total\":300,…}}}`", body = Object),
+        (status = 200,
+            description = "Control totals: \
+                `{\"of\":\"invoices\",\"rows\":2,\"currencies\":{\"eur\":{\"rows\":2,\"total\":300,…}}}`",
+            body = Object),
         FindErrors
     )
 )]

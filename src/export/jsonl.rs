@@ -1,4 +1,5 @@
-//! JSON lines: one object per row, keys in the order of the columns, every key in every row. Text is as stored.
+//! JSON lines: one object per row, keys in the order of the columns, every key in every row. Text is as
+//! stored.
 
 use std::io::Write;
 
@@ -78,8 +79,10 @@ mod tests {
         writer.finish().expect("ends");
         assert_eq!(
             String::from_utf8(out).expect("utf-8"),
-            "{\"org_id\":\"=\\\"\\n\u{7f}\",\"org_external_id\":null,\"account\":\"12.30\",\"livemode\":\"1970-01-01T00:00:00.000001Z\"}\n\
-             {\"org_id\":-9223372036854775808,\"org_external_id\":false,\"account\":{\"a\": 1},\"livemode\":\"0.5\"}\n"
+            "{\"org_id\":\"=\\\"\\n\u{7f}\",\"org_external_id\":null,\"account\":\"12.30\",\
+             \"livemode\":\"1970-01-01T00:00:00.000001Z\"}\n\
+             {\"org_id\":-9223372036854775808,\"org_external_id\":false,\"account\":{\"a\": \
+             1},\"livemode\":\"0.5\"}\n"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! Exports for finance: which rows, in which format, with control totals that the rows must add up to.
 //!
-//! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages, written
-//! one by one, added up, and compared. An export that does not add up fails; it never ends as if it were whole.
+//! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages,
+//! written one by one, added up, and compared. An export that does not add up fails; it never ends as if it
+//! were whole.
 
 mod battery;
 pub mod battery_http;
@@ -41,12 +42,14 @@ trait Writer {
 /// Where an export goes.
 pub type Output<'a> = Box<dyn Write + Send + 'a>;
 
-/// Writes what `request` asks for, as far as `scope` may see it. Before the first row `begin` gets the control totals and
-/// gives the output; `wrote` is told the number of rows so far after each, and may stop it by an error.
+/// Writes what `request` asks for, as far as `scope` may see it. Before the first row `begin` gets the
+/// control totals and gives the output; `wrote` is told the number of rows so far after each, and may stop it
+/// by an error.
 ///
 /// # Errors
-/// [`Error::Invalid`] or [`Error::NotFound`] for what `request` names and is not there; otherwise when the database or the
-/// output fails, or the rows written do not add up to the totals: then the output is not whole.
+/// [`Error::Invalid`] or [`Error::NotFound`] for what `request` names and is not there; otherwise when the
+/// database or the output fails, or the rows written do not add up to the totals: then the output is not
+/// whole.
 pub fn write<'a>(
     conn: &mut PgConnection,
     (scope, roles): (Scope, bool),

@@ -1,4 +1,5 @@
-//! Rows of a query, page by page: PostgreSQL makes the next page while this one is written, and memory stays flat.
+//! Rows of a query, page by page: PostgreSQL makes the next page while this one is written, and memory stays
+//! flat.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;

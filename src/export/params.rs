@@ -1,4 +1,5 @@
-//! What may be asked of an export, and the rules for it. The HTTP query and the command line share this one list.
+//! What may be asked of an export, and the rules for it. The HTTP query and the command line share this one
+//! list.
 
 use chrono::{DateTime, NaiveTime, Utc};
 use serde::de::DeserializeOwned;
@@ -13,7 +14,8 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::time::{Day, Moment};
 
-/// Which rows, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first instant in UTC.
+/// Which rows, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first
+/// instant in UTC.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -77,7 +79,8 @@ pub struct Params {
     #[arg(long, value_name = "all")]
     #[param(pattern = "^all$")]
     pub realms: Option<String>,
-    /// csv and jsonl: go on after the row with this `id`, the last one that arrived whole (lines: `invoice_id/line_number`)
+    /// csv and jsonl: go on after the row with this `id`, the last one that arrived whole (lines:
+    /// `invoice_id/line_number`)
     #[arg(long, value_name = "ID")]
     #[param(min_length = 1)]
     pub after: Option<String>,
@@ -85,7 +88,8 @@ pub struct Params {
     #[arg(long, value_name = "BOOL")]
     #[param(pattern = "^(true|false)$")]
     pub header: Option<String>,
-    /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without it; false when left out
+    /// csv: whether to begin with a byte order mark, for spreadsheets that take the file for Latin-1 without
+    /// it; false when left out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[param(pattern = "^(true|false)$")]
     pub bom: Option<String>,
@@ -313,7 +317,8 @@ fn instant(name: &'static str, text: &Option<String>) -> Result<Option<DateTime<
     time.map(Some).map_err(|_| {
         Error::invalid(
             name,
-            "must be a time such as 2026-01-31T00:00:00Z (in a URL write the + of an offset as %2B) or a day such as 2026-01-31",
+            "must be a time such as 2026-01-31T00:00:00Z (in a URL write the + of an offset as %2B) or a day \
+                such as 2026-01-31",
         )
     })
 }

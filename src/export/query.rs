@@ -100,8 +100,8 @@ impl Query {
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// One row per group (currency, for batteries kind of entry): `name`, the number of rows, and the sums of the summed columns as
-    /// texts.
+    /// One row per group (currency, for batteries kind of entry): `name`, the number of rows, and the sums of
+    /// the summed columns as texts.
     pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns = self.of.columns();
         let sum = |column: &Column| match column.holds {
@@ -122,7 +122,8 @@ impl Query {
     }
 }
 
-/// The conditions that never change for a row: what `after` may name stays to be found when its status changes.
+/// The conditions that never change for a row: what `after` may name stays to be found when its status
+/// changes.
 fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     if let Some(account) = &request.account {

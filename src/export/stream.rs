@@ -38,8 +38,8 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// Says that this is all: without it the stream breaks off, since an end must be told from a thread that died. What was not
-    /// flushed is not sent.
+    /// Says that this is all: without it the stream breaks off, since an end must be told from a thread that
+    /// died. What was not flushed is not sent.
     pub(crate) fn end(&mut self) {
         drop(self.send(Part::End));
     }

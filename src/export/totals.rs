@@ -1,5 +1,5 @@
-//! Control totals: how many rows, and the sums of their main amounts per currency, so that the other end can check that
-//! nothing is missing.
+//! Control totals: how many rows, and the sums of their main amounts per currency, so that the other end can
+//! check that nothing is missing.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,10 @@ use super::row::Cell;
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
-/// Count and sums of some rows. As JSON: `{"of":"invoices","rows":2,"currencies":{"eur":{"rows":2,"total":300,…}}}`, sums in
-/// minor units; rows without a currency are under `""`. Of batteries: `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`,
-/// decimals as texts.
+/// Count and sums of some rows. As JSON:
+/// `{"of":"invoices","rows":2,"currencies":{"eur":{"rows":2,"total":300,…}}}`, sums in minor units; rows
+/// without a currency are under `""`. Of batteries:
+/// `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`, decimals as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
     of: Of,
@@ -210,7 +211,10 @@ mod tests {
         }
         assert_eq!(
             totals.json().expect("json"),
-            r#"{"of":"refunds","rows":3,"currencies":{"":{"rows":1,"amount":-3},"eur":{"rows":2,"amount":18446744073709551614}}}"#
+            concat!(
+                r#"{"of":"refunds","rows":3,"currencies":{"":{"rows":1,"amount":-3},"#,
+                r#""eur":{"rows":2,"amount":18446744073709551614}}}"#
+            )
         );
     }
 

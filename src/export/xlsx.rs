@@ -1,7 +1,8 @@
-//! An Excel workbook. Rows go to a temporary file as they come; the workbook is put together from it at the end.
+//! An Excel workbook. Rows go to a temporary file as they come; the workbook is put together from it at the
+//! end.
 //!
-//! Excel keeps 15 significant digits of a number: what has more is written as text. Text that starts a formula gets an
-//! apostrophe, as in CSV. The same rows give the same bytes: the file's own dates are fixed.
+//! Excel keeps 15 significant digits of a number: what has more is written as text. Text that starts a
+//! formula gets an apostrophe, as in CSV. The same rows give the same bytes: the file's own dates are fixed.
 
 use std::borrow::Cow;
 

@@ -16,8 +16,8 @@ use crate::error::Error;
 /// Subscriptions looked at in one transaction.
 const BATCH: i64 = 200;
 
-/// Grants what these periods are owed, in the caller's transaction. Those that are over, or were granted before, are left out. Returns how
-/// many were granted.
+/// Grants what these periods are owed, in the caller's transaction. Those that are over, or were granted
+/// before, are left out. Returns how many were granted.
 ///
 /// # Errors
 /// When the database fails.
@@ -85,8 +85,8 @@ fn units(terms: &Terms, owed: &Owed) -> Decimal {
     instead.unwrap_or(terms.units)
 }
 
-/// Grants what periods that began meanwhile are owed, of the subscriptions after `after` (org, id); tells where to go on, or that all were
-/// looked at.
+/// Grants what periods that began meanwhile are owed, of the subscriptions after `after` (org, id); tells
+/// where to go on, or that all were looked at.
 ///
 /// # Errors
 /// When the database fails.

@@ -21,13 +21,17 @@ pub struct IfNoneMatch {
     if_none_match: Option<String>,
 }
 
-/// Tells what an org is entitled to: its plan with features, its subscription, and every quota with what was used of it. Fast enough
-/// to ask with each request; with `If-None-Match` the answer is 304 as long as nothing has changed.
+/// Tells what an org is entitled to: its plan with features, its subscription, and every quota with what was
+/// used of it. Fast enough to ask with each request; with `If-None-Match` the answer is 304 as long as
+/// nothing has changed.
 #[utoipa::path(
-    get, path = "/v1/orgs/{id}/entitlements", tag = "orgs", params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
+    get, path = "/v1/orgs/{id}/entitlements", tag = "orgs",
+    params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
     security(("key" = ["usage:read"])),
-    responses((status = 200, description = "All of it", body = Entitlements), (status = 304, description = "As it was"),
-        (status = 429, description = "Too many requests wait: try again", body = crate::error::Problem, content_type = "application/problem+json"),
+    responses((status = 200, description = "All of it", body = Entitlements),
+    (status = 304, description = "As it was"),
+        (status = 429, description = "Too many requests wait: try again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
         FindErrors)
 )]
 pub async fn show(

@@ -104,7 +104,8 @@ mod tests {
         let unknown = unknown.expect_err("colour");
         assert!(unknown.starts_with("plan pro: colour: is no field here; those are name,"), "{unknown}");
         let unknown = PlansFile::read(
-            "[[plans]]\nid = \"pro\"\nname = \"Pro\"\n[plans.monthly]\namount = 1\ncurrency = \"usd\"\nvat = 1",
+            "[[plans]]\nid = \"pro\"\nname = \"Pro\"\n[plans.monthly]\namount = 1\ncurrency = \"usd\"\nvat = \
+                1",
         );
         let unknown = unknown.map(|_| ()).expect_err("vat");
         assert!(unknown.starts_with("plan pro: monthly.vat: is no field here"), "{unknown}");
@@ -112,7 +113,8 @@ mod tests {
 
     #[test]
     fn no_limit_is_a_word() {
-        let text = "[[plans]]\nid = \"pro\"\nname = \"Pro\"\nbattery_units = 10.5\n[[plans.quotas]]\nmeter = \"tokens\"\nperiod = \"month\"\nlimit = \"unlimited\"";
+        let text = "[[plans]]\nid = \"pro\"\nname = \"Pro\"\nbattery_units = 10.5\n[[plans.quotas]]\nmeter = \
+            \"tokens\"\nperiod = \"month\"\nlimit = \"unlimited\"";
         let file = PlansFile::read(text).expect("reads");
         let quotas = file.plans[0].quotas.as_ref().expect("some");
         assert_eq!((quotas[0].1.limit, quotas[0].0.meter.as_str()), (None, "tokens"));

@@ -68,7 +68,8 @@ fn view(conn: &mut PgConnection, id: &str) -> Result<PlanView, Error> {
 
 /// Lists plans by id, each with the terms of its newest version.
 #[utoipa::path(
-    get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery), security(("key" = ["billing:read"])),
+    get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery),
+    security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Plan>), ReadErrors)
 )]
 pub async fn list(
@@ -89,7 +90,8 @@ pub async fn list(
 
 /// Shows a plan with the terms and quotas of its newest version.
 #[utoipa::path(
-    get, path = "/v1/plans/{id}", tag = "plans", params(("id" = String, Path, description = "Key of the plan")), security(("key" = ["billing:read"])),
+    get, path = "/v1/plans/{id}", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan")), security(("key" = ["billing:read"])),
     responses((status = 200, description = "The plan", body = PlanView), FindErrors)
 )]
 pub async fn show(
@@ -104,8 +106,10 @@ pub async fn show(
 
 /// Shows every version of a plan, newest first.
 #[utoipa::path(
-    get, path = "/v1/plans/{id}/versions", tag = "plans", params(("id" = String, Path, description = "Key of the plan")),
-    security(("key" = ["billing:read"])), responses((status = 200, description = "All of them", body = Versions), FindErrors)
+    get, path = "/v1/plans/{id}/versions", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan")),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "All of them", body = Versions), FindErrors)
 )]
 pub async fn versions(
     app: web::Data<App>,
@@ -125,10 +129,12 @@ pub async fn versions(
     Ok(HttpResponse::Ok().json(Versions { versions: versions.await? }))
 }
 
-/// Makes a plan or replaces it, with the Stripe prices and products that buy it. Where terms or quotas differ from those of the
-/// newest version a new version is made; subscriptions keep the one that they bought until they are moved.
+/// Makes a plan or replaces it, with the Stripe prices and products that buy it. Where terms or quotas differ
+/// from those of the newest version a new version is made; subscriptions keep the one that they bought until
+/// they are moved.
 #[utoipa::path(
-    put, path = "/v1/plans/{id}", tag = "plans", params(("id" = String, Path, description = "Key of the plan: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
+    put, path = "/v1/plans/{id}", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
     request_body = PlanBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The plan as it is now", body = PlanView), CommandErrors)
 )]
@@ -172,7 +178,8 @@ pub struct Moved {
 
 /// Moves every subscription that has one version of a plan, and has not ended, to another version.
 #[utoipa::path(
-    post, path = "/v1/plans/{id}/move", tag = "plans", params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
+    post, path = "/v1/plans/{id}/move", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
     request_body = MoveBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "Done", body = Moved), CommandErrors)
 )]
@@ -218,12 +225,13 @@ pub struct Imported {
     pub changes: Vec<Change>,
 }
 
-/// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes those that are there. The
-/// other keys of the metadata: `battery_units`, `annual_battery_units`, `trial_battery_units`, `daily_battery`,
-/// `battery_debt_limit`, `trial_days` and `feature_<name>`; what a product does not say stays as it is. Amounts are those of its
-/// active monthly and yearly prices.
+/// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes
+/// those that are there. The other keys of the metadata: `battery_units`, `annual_battery_units`,
+/// `trial_battery_units`, `daily_battery`, `battery_debt_limit`, `trial_days` and `feature_<name>`; what a
+/// product does not say stays as it is. Amounts are those of its active monthly and yearly prices.
 #[utoipa::path(
-    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = Option<ImportBody>, security(("key" = ["billing:write"])),
+    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = Option<ImportBody>,
+    security(("key" = ["billing:write"])),
     responses((status = 200, description = "What was, or would be, done", body = Imported), CommandErrors)
 )]
 pub async fn import(
@@ -247,7 +255,8 @@ pub async fn import(
         } else {
             super::apply(conn, &directory, &wanted, now)?
         };
-        let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run, "changes": changes });
+        let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run,
+            "changes": changes });
         let audit = Audit { org_id: PLATFORM, action: "plans.import", target: String::new(), detail };
         Answer::new(StatusCode::OK, &Imported { applied: !sent.dry_run, changes }, audit)
     })

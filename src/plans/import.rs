@@ -3,15 +3,16 @@
 //! | key | meaning |
 //! | --- | --- |
 //! | `coulomb_plan` | key of the plan that the product sells; without it a product is passed over |
-//! | `battery_units`, `annual_battery_units`, `trial_battery_units` | granted with a paid period, a paid year, a trial |
+//! | `battery_units`, `annual_battery_units`, `trial_battery_units` | granted with a paid period, a paid
+//! year, a trial |
 //! | `daily_battery` | granted each local day |
 //! | `battery_debt_limit` | how far below zero the battery may be used; `unlimited`: without limit |
 //! | `trial_days` | days of a trial |
 //! | `feature_<name>` | a feature: `true`, `false` or a number are read as such, anything else is text |
 //!
-//! Name, description and `active` are the product's. The monthly and annual amounts are those of its active recurring prices, of
-//! several the product's default price, else the newest. The product and those prices buy the plan. What the product does not say
-//! stays as it is, and no price or feature is taken away.
+//! Name, description and `active` are the product's. The monthly and annual amounts are those of its active
+//! recurring prices, of several the product's default price, else the newest. The product and those prices
+//! buy the plan. What the product does not say stays as it is, and no price or feature is taken away.
 
 use std::collections::BTreeMap;
 

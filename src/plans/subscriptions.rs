@@ -13,7 +13,8 @@ use crate::quota::messages::{self, NewMessage};
 /// Subscriptions ended in one transaction, at most.
 const BATCH: i64 = 500;
 
-/// Writes what follows from a command on a subscription of an org (row id and public id), in the command's transaction.
+/// Writes what follows from a command on a subscription of an org (row id and public id), in the command's
+/// transaction.
 ///
 /// # Errors
 /// When the database fails.
@@ -42,7 +43,8 @@ fn told(org_id: i64, org: &str, subscription: &LocalSubscription) -> NewMessage 
         },
         dedupe_key: format!("subscription:{}:ended", subscription.id),
         data: json!({
-            "org": org, "subscription": subscription.id, "plan": subscription.plan, "version": subscription.version,
+            "org": org, "subscription": subscription.id, "plan": subscription.plan,
+                "version": subscription.version,
             "ended_at": subscription.ended_at,
         }),
     }

@@ -142,10 +142,11 @@ where
     .await
 }
 
-/// Begins a subscription of an org that does not pay through Stripe: with a trial, or paid. A Stripe subscription that gives the org a
-/// plan counts before it.
+/// Begins a subscription of an org that does not pay through Stripe: with a trial, or paid. A Stripe
+/// subscription that gives the org a plan counts before it.
 #[utoipa::path(
-    post, path = "/v1/orgs/{id}/subscription", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    post, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = StartBody, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
@@ -159,7 +160,8 @@ pub async fn start(
     principal.require_platform(Scope::BillingWrite)?;
     let sent: StartBody = commands::parse(&body.0)?;
     let (months, start) = (sent.months()?, sent.start()?);
-    let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days, "paid": sent.paid,
+    let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days,
+        "paid": sent.paid,
         "force": sent.force });
     let plan = sent.plan;
     let work = move |conn: &mut PgConnection, org_id, now| {
@@ -168,10 +170,12 @@ pub async fn start(
     command(app, principal, id, (request, body), ("subscription.start", detail), work).await
 }
 
-/// Says that a subscription was paid for. One under way goes on from the end of what was paid for (a trial from its end), and a
-/// cancellation that was to come is taken back. Where the last one is over a new one begins now.
+/// Says that a subscription was paid for. One under way goes on from the end of what was paid for (a trial
+/// from its end), and a cancellation that was to come is taken back. Where the last one is over a new one
+/// begins now.
 #[utoipa::path(
-    post, path = "/v1/orgs/{id}/subscription/activate", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    post, path = "/v1/orgs/{id}/subscription/activate", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = Option<ActivateBody>, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
@@ -199,7 +203,8 @@ pub async fn activate(
 
 /// Cancels the subscription under way: now, or with the end of what was paid for.
 #[utoipa::path(
-    post, path = "/v1/orgs/{id}/subscription/cancel", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    post, path = "/v1/orgs/{id}/subscription/cancel", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = CancelBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
@@ -221,7 +226,8 @@ pub async fn cancel(
 
 /// Puts the subscription under way on another plan, in its newest version; its periods stay.
 #[utoipa::path(
-    post, path = "/v1/orgs/{id}/subscription/change", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    post, path = "/v1/orgs/{id}/subscription/change", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = ChangeBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
@@ -242,8 +248,10 @@ pub async fn change(
 
 /// Shows an org's local subscription: the one under way, else the last one.
 #[utoipa::path(
-    get, path = "/v1/orgs/{id}/subscription", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id")),
-    security(("key" = ["billing:read"])), responses((status = 200, description = "The subscription", body = LocalSubscription), FindErrors)
+    get, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id")),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The subscription", body = LocalSubscription), FindErrors)
 )]
 pub async fn show(
     app: web::Data<App>,
@@ -261,8 +269,10 @@ pub async fn show(
 
 /// Lists all local subscriptions that an org has had, newest first.
 #[utoipa::path(
-    get, path = "/v1/orgs/{id}/subscriptions", tag = "subscriptions", params(("id" = String, Path, description = "Public or external id"), PageQuery),
-    security(("key" = ["billing:read"])), responses((status = 200, description = "A page", body = Page<LocalSubscription>), FindErrors)
+    get, path = "/v1/orgs/{id}/subscriptions", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), PageQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<LocalSubscription>), FindErrors)
 )]
 pub async fn history(
     app: web::Data<App>,
@@ -320,7 +330,8 @@ pub struct MovedOne {
 
 /// Moves a subscription, of Stripe (`sub_…`) or local (`lsub_…`), to a version of its plan.
 #[utoipa::path(
-    post, path = "/v1/subscriptions/{id}/move", tag = "subscriptions", params(("id" = String, Path, description = "`sub_…` or `lsub_…`"), RealmQuery, IdempotencyKey),
+    post, path = "/v1/subscriptions/{id}/move", tag = "subscriptions",
+    params(("id" = String, Path, description = "`sub_…` or `lsub_…`"), RealmQuery, IdempotencyKey),
     request_body = MoveBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "Done", body = MovedOne), CommandErrors)
 )]

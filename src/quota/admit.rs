@@ -58,15 +58,16 @@ pub enum Refusal {
     Battery(Box<Battery>),
 }
 
-/// Decides, in order, which usage events are admitted: an event is refused when it would bring a counter of a quota with
-/// `refuse_usage` over its limit, or the battery under its debt limit, reservations included. Exempt subjects and corrections
-/// downwards are always admitted. What is refused adds nothing.
+/// Decides, in order, which usage events are admitted: an event is refused when it would bring a counter of a
+/// quota with `refuse_usage` over its limit, or the battery under its debt limit, reservations included.
+/// Exempt subjects and corrections downwards are always admitted. What is refused adds nothing.
 ///
-/// Runs inside the transaction that then adds the admitted usage with [`counters::add`], after it claimed its keys. All counters of
-/// all `demands` are locked here, so give it every new event of the batch, also those of orgs that no quota refuses: then
-/// [`counters::add`] waits for nobody, and two batches cannot wait for each other. The batteries of all demands are locked too, and
-/// given back for the caller to burn what was admitted. Reservations past their deadline are ended.
-/// `catalog` and `limits` are of the version that the transaction holds.
+/// Runs inside the transaction that then adds the admitted usage with [`counters::add`], after it claimed its
+/// keys. All counters of all `demands` are locked here, so give it every new event of the batch, also those
+/// of orgs that no quota refuses: then [`counters::add`] waits for nobody, and two batches cannot wait for
+/// each other. The batteries of all demands are locked too, and given back for the caller to burn what was
+/// admitted. Reservations past their deadline are ended. `catalog` and `limits` are of the version that the
+/// transaction holds.
 ///
 /// # Errors
 /// When the database fails.

@@ -1,5 +1,5 @@
-//! The book of a batch: counters and reservations that are locked, as they become while requests are decided one after the other.
-//! In memory; what has changed is written at the end.
+//! The book of a batch: counters and reservations that are locked, as they become while requests are decided
+//! one after the other. In memory; what has changed is written at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,8 +43,8 @@ pub(super) struct Book<'a> {
 }
 
 impl<'a> Book<'a> {
-    /// Opens the book and ends what is overdue, before anything is decided. `None`: a reservation made since the caller looked is
-    /// held by counters or a battery that it has not locked.
+    /// Opens the book and ends what is overdue, before anything is decided. `None`: a reservation made since
+    /// the caller looked is held by counters or a battery that it has not locked.
     pub(super) fn open(
         catalog: &'a Catalog,
         limits: &'a Limits,
@@ -285,8 +285,8 @@ impl<'a> Book<'a> {
         Ok(Done::Reservation(Box::new(row.shown(&org.public_id, Vec::new(), None))))
     }
 
-    /// Writes what has changed; tells the counters that usage was added to. `None`: another transaction has made one of the
-    /// reservations meanwhile, roll back.
+    /// Writes what has changed; tells the counters that usage was added to. `None`: another transaction has
+    /// made one of the reservations meanwhile, roll back.
     pub(super) fn write(&self, conn: &mut PgConnection) -> Result<Option<Vec<Moved>>, Error> {
         let zero = Count::default();
         let changes: BTreeMap<_, _> =

@@ -77,7 +77,8 @@ pub struct CheckAnswer {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReserveBody {
-    /// Your id of it, never to be used again: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. A repeat gets the same reservation.
+    /// Your id of it, never to be used again: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. A repeat gets the
+    /// same reservation.
     #[serde(default)]
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,100}$")]
     pub id: Option<String>,
@@ -116,12 +117,13 @@ pub struct SettleBody {
     /// The org; needed by a platform key only where several orgs chose the same id.
     #[serde(default)]
     pub org: Option<String>,
-    /// The actual amount, 0 or more; what was reserved when left out. It is recorded as a usage event with the reservation's id and
-    /// the source `coulomb:reservation`.
+    /// The actual amount, 0 or more; what was reserved when left out. It is recorded as a usage event with
+    /// the reservation's id and the source `coulomb:reservation`.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Amount>,
-    /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter is the amount.
+    /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter
+    /// is the amount.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub event: Option<Box<RawValue>>,
@@ -203,10 +205,12 @@ fn ask(
 
 /// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
 #[utoipa::path(
-    post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody, security(("key" = ["usage:read"])),
+    post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody,
+    security(("key" = ["usage:read"])),
     responses(
         (status = 200, description = "The answers", body = CheckAnswer),
-        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -266,13 +270,20 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
         .ok_or_else(|| Error::invalid(field, "must lie in the future, at most 7 days (604800 seconds) ahead"))
 }
 
-/// Sets an amount aside until it is settled, released, or expires. It belongs to the periods of the instant at which it is made.
+/// Sets an amount aside until it is settled, released, or expires. It belongs to the periods of the instant
+/// at which it is made.
 #[utoipa::path(
-    post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody, security(("key" = ["usage:write"])),
+    post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody,
+    security(("key" = ["usage:write"])),
     responses(
         (status = 201, description = "The reservation", body = Reservation),
-        (status = 409, description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold enough (`battery_exhausted`), or the id was used for another one", body = DoesNotFit, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        (status = 409,
+            description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold \
+                enough (`battery_exhausted`), or the id was used for another one",
+            body = DoesNotFit,
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -343,12 +354,17 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
 /// over a limit (`overage`) and what the battery did not hold (`debt`); the next reservation is refused for
 /// it. A repeat gets the same answer.
 #[utoipa::path(
-    post, path = "/v1/quota/{id}/settle", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
+    post, path = "/v1/quota/{id}/settle", tag = "quotas",
+    params(("id" = String, Path, description = "The reservation")),
     request_body = SettleBody, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 409, description = "It was settled with other usage (`already_settled`), or another event is recorded under the event's key", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        (status = 409,
+            description = "It was settled with other usage (`already_settled`), or another event is recorded \
+                under the event's key",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -380,11 +396,13 @@ pub async fn settle(
 
 /// Gives a reservation back. Of one that has ended already nothing changes.
 #[utoipa::path(
-    post, path = "/v1/quota/{id}/release", tag = "quotas", params(("id" = String, Path, description = "The reservation")),
+    post, path = "/v1/quota/{id}/release", tag = "quotas",
+    params(("id" = String, Path, description = "The reservation")),
     request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 429, description = "Too many requests wait: try again", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]

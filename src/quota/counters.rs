@@ -98,12 +98,16 @@ statement!(Lock -> Untyped:
       SELECT o, s, j, p, b, 0, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
       ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = c.used WHERE false");
 statement!(Read -> (KeyTypes, Numeric, Numeric):
-    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.began, c.used, c.reserved FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
-      JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
+    "SELECT c.org_id, c.slot_id, c.subject, c.period, c.began, c.used, c.reserved
+     FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
+      JOIN quota_counters c
+          ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 // In one statement, so in one snapshot: an answer goes by the limits that were in force with what was used.
 statement!(Look -> (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
-    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, b, n)
-      LEFT JOIN quota_counters c ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
+    "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved
+     FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, b, n)
+      LEFT JOIN quota_counters c
+          ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 statement!(Change -> Untyped:
     "UPDATE quota_counters c SET used = c.used + t.u, reserved = c.reserved + t.r
       FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, u, r)

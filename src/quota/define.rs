@@ -58,8 +58,8 @@ pub enum For {
     Org(i64),
 }
 
-/// The slot that counts this for them, made and filled in where it is not there. It begins with the catalogue's lock, so call it
-/// first in the transaction.
+/// The slot that counts this for them, made and filled in where it is not there. It begins with the
+/// catalogue's lock, so call it first in the transaction.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the field that is wrong.

@@ -1,5 +1,6 @@
-//! The desk: where reservations are made, settled and given back. Requests that come together share one transaction, which locks all
-//! their counters once, decides one request after the other in memory, and writes the difference.
+//! The desk: where reservations are made, settled and given back. Requests that come together share one
+//! transaction, which locks all their counters once, decides one request after the other in memory, and
+//! writes the difference.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -155,7 +156,8 @@ impl Desk {
         let now = self.0.clock.now();
         let version = catalog::hold(conn)?;
         let (catalog, limits) = self.0.at(version).ok_or(Stop::Stale)?;
-        // What the requests name, and what is overdue in their orgs: read without locks, to learn which counters to lock.
+        // What the requests name, and what is overdue in their orgs: read without locks, to learn which
+        // counters to lock.
         let names = jobs
             .iter()
             .filter_map(|job| Some((job.org().map_or(Some(0), |org| orgs.id(org))?, job.id().to_owned())));
@@ -251,7 +253,8 @@ impl Desk {
                 },
             });
         }
-        // A claim that is given back may have made another request's event look like a repeat, or cost what it does not.
+        // A claim that is given back may have made another request's event look like a repeat, or cost what
+        // it does not.
         let given_back =
             claims.iter().zip(&kept).any(|(claim, kept)| matches!(claim, Claim::New { .. }) && !kept);
         let repeats = claims.iter().any(|claim| matches!(claim, Claim::Duplicate { .. } | Claim::Conflict));

@@ -14,8 +14,8 @@ use crate::ids;
 use crate::schema::{meters, orgs, quota_exemptions, quota_slots};
 use crate::usage::catalog;
 
-/// A subject of an org that limits on this do not hold, whether they are the org's own or its plan's. Its usage is counted all the
-/// same, the org's counter included.
+/// A subject of an org that limits on this do not hold, whether they are the org's own or its plan's. Its
+/// usage is counted all the same, the org's counter included.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Exemption {
     /// `qex_…`

@@ -56,7 +56,8 @@ pub struct ListQuery {
 
 /// Lists exemptions by id.
 #[utoipa::path(
-    get, path = "/v1/quota_exemptions", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/quota_exemptions", tag = "quotas", params(ListQuery, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Exemption>), FindErrors)
 )]
 pub async fn list(
@@ -79,7 +80,8 @@ pub async fn list(
 /// Exempts a subject of an org from the limits on this. It holds at once; its usage is counted all the same.
 #[utoipa::path(
     post, path = "/v1/quota_exemptions", tag = "quotas", params(IdempotencyKey), request_body = NewExemption,
-    security(("key" = ["billing:write"])), responses((status = 201, description = "The exemption", body = Exemption), CommandErrors)
+    security(("key" = ["billing:write"])),
+    responses((status = 201, description = "The exemption", body = Exemption), CommandErrors)
 )]
 pub async fn create(
     app: web::Data<App>,
@@ -107,8 +109,10 @@ pub async fn create(
 
 /// Ends an exemption: limits hold the subject again, with all that it used.
 #[utoipa::path(
-    delete, path = "/v1/quota_exemptions/{id}", tag = "quotas", params(("id" = String, Path, description = "`qex_…`"), IdempotencyKey),
-    security(("key" = ["billing:write"])), responses((status = 204, description = "It is gone"), CommandErrors)
+    delete, path = "/v1/quota_exemptions/{id}", tag = "quotas",
+    params(("id" = String, Path, description = "`qex_…`"), IdempotencyKey),
+    security(("key" = ["billing:write"])),
+    responses((status = 204, description = "It is gone"), CommandErrors)
 )]
 pub async fn delete(
     app: web::Data<App>,

@@ -1,4 +1,5 @@
-//! Lanes: requests that come together share one transaction. A bounded queue, and threads that each take whatever has gathered.
+//! Lanes: requests that come together share one transaction. A bounded queue, and threads that each take
+//! whatever has gathered.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

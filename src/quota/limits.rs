@@ -56,10 +56,12 @@ pub struct Terms {
     /// `hard` when left out.
     #[serde(default = "hard")]
     pub enforcement: Enforcement,
-    /// Refuse usage over the limit when it is reported; otherwise it is recorded as overage. For hard limits only.
+    /// Refuse usage over the limit when it is reported; otherwise it is recorded as overage. For hard limits
+    /// only.
     #[serde(default)]
     pub refuse_usage: bool,
-    /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once a period.
+    /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once
+    /// a period.
     #[serde(default)]
     pub thresholds: Vec<Quantity>,
 }
@@ -199,7 +201,8 @@ impl Limits {
         self.battery.debt_limit(org).is_some()
     }
 
-    /// Whether any quota of this org may refuse reported usage. False: [`super::admit::admit`] need not be asked.
+    /// Whether any quota of this org may refuse reported usage. False: [`super::admit::admit`] need not be
+    /// asked.
     #[must_use]
     pub fn may_refuse(&self, org: &OrgContext) -> bool {
         self.refusing_orgs.contains(&org.org_id)

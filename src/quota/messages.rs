@@ -52,7 +52,8 @@ pub struct NewMessage {
 }
 
 statement!(Insert -> Untyped:
-    "INSERT INTO outbox_messages (org_id, message_id, type, dedupe_key, payload, created_at) SELECT o, m, t, k, p, ? FROM unnest(?, ?, ?, ?, ?) AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
+    "INSERT INTO outbox_messages (org_id, message_id, type, dedupe_key, payload, created_at)
+     SELECT o, m, t, k, p, ? FROM unnest(?, ?, ?, ?, ?) AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
 
 /// Writes messages; those that were told before are left out.
 ///
@@ -78,8 +79,9 @@ pub fn write(
     Ok(())
 }
 
-/// Writes a message for every threshold that a counter has reached now that usage was added: one per threshold and period. `org`
-/// gives the contexts of the orgs concerned. It belongs into the transaction that moved the counters.
+/// Writes a message for every threshold that a counter has reached now that usage was added: one per
+/// threshold and period. `org` gives the contexts of the orgs concerned. It belongs into the transaction that
+/// moved the counters.
 ///
 /// # Errors
 /// When the database fails.
@@ -108,9 +110,11 @@ pub fn thresholds<'a>(
             let Some((meter, slot)) = slot_of(catalog, key.slot_id) else { continue };
             let (start, end) = key.period.bounds(slot.period, org);
             let data = json!({
-                "org": &*org.public_id, "meter": meter, "filter": slot.filter, "subject": slot.per_subject.then_some(&key.subject),
+                "org": &*org.public_id, "meter": meter, "filter": slot.filter,
+                    "subject": slot.per_subject.then_some(&key.subject),
                 "period": slot.period, "period_start": start, "period_end": end, "threshold": percent,
-                "limit": Quantity(quantity), "used": Quantity(used.shown()), "enforcement": limit.terms.enforcement,
+                "limit": Quantity(quantity), "used": Quantity(used.shown()),
+                    "enforcement": limit.terms.enforcement,
             });
             let period = match key.period.began {
                 Some(began) => began.to_rfc3339_opts(SecondsFormat::AutoSi, true),
@@ -133,7 +137,8 @@ fn slot_of(catalog: &Catalog, slot_id: i32) -> Option<(&str, &super::slots::Slot
     Some((catalog.meters.get(&slot.meter_id)?.key.as_str(), slot))
 }
 
-/// Messages, newest first, at most `limit`: those of `org_id` (`None`: of every org), before the one of that id.
+/// Messages, newest first, at most `limit`: those of `org_id` (`None`: of every org), before the one of that
+/// id.
 ///
 /// # Errors
 /// When the database fails.

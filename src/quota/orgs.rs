@@ -89,8 +89,8 @@ impl Orgs {
 /// Orgs by how they were asked for; those that are not there are left out.
 pub type Found = HashMap<OrgRef, Arc<OrgContext>>;
 
-/// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a change, those that come
-/// together share a query.
+/// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a
+/// change, those that come together share a query.
 pub(super) struct Lookups(pub(super) Arc<Parts>);
 
 impl Work<Vec<OrgRef>, Found> for Lookups {

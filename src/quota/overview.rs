@@ -1,5 +1,5 @@
-//! Overviews: an org's plan with every limit that holds for it, and how it stands under each. Those asked for together share one
-//! query; limits, catalogue and orgs come from memory.
+//! Overviews: an org's plan with every limit that holds for it, and how it stands under each. Those asked for
+//! together share one query; limits, catalogue and orgs come from memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -30,8 +30,9 @@ pub struct PlanQuota {
     pub terms: Terms,
 }
 
-/// Puts the whole list of quotas of a version of a plan in place of the one before: for everybody who has that version. What is counted for them is counted for every org, so that a
-/// change of plan changes the limit alone.
+/// Puts the whole list of quotas of a version of a plan in place of the one before: for everybody who has
+/// that version. What is counted for them is counted for every org, so that a change of plan changes the
+/// limit alone.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the place in the list.
@@ -84,8 +85,10 @@ pub fn put(
 /// When the database fails.
 pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> QueryResult<()> {
     diesel::sql_query(
-        "INSERT INTO plan_quotas (plan_id, version, slot_id, limit_quantity, enforcement, refuse_usage, thresholds)
-         SELECT plan_id, $3, slot_id, limit_quantity, enforcement, refuse_usage, thresholds FROM plan_quotas WHERE plan_id = $1 AND version = $2",
+        "INSERT INTO plan_quotas (plan_id, version, slot_id, limit_quantity, enforcement, refuse_usage,
+             thresholds)
+         SELECT plan_id, $3, slot_id, limit_quantity, enforcement, refuse_usage, thresholds FROM plan_quotas
+         WHERE plan_id = $1 AND version = $2",
     )
     .bind::<Text, _>(plan_id)
     .bind::<Integer, _>(from)

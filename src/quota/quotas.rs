@@ -224,7 +224,8 @@ pub fn update(
     Ok((org_id, quota))
 }
 
-/// Takes a quota away: the plan's limit holds again, if there is one. Counting goes on. Returns the org's row id.
+/// Takes a quota away: the plan's limit holds again, if there is one. Counting goes on. Returns the org's row
+/// id.
 ///
 /// # Errors
 /// [`Error::NotFound`].

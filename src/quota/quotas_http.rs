@@ -53,10 +53,12 @@ pub struct NewLimit {
     /// `hard` (when left out): what does not fit is refused. `soft`: it is recorded as overage.
     #[serde(default)]
     pub enforcement: Option<Enforcement>,
-    /// Refuse usage over the limit when it is reported; otherwise it is recorded as overage. For hard limits only.
+    /// Refuse usage over the limit when it is reported; otherwise it is recorded as overage. For hard limits
+    /// only.
     #[serde(default)]
     pub refuse_usage: bool,
-    /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once a period.
+    /// Percent of the limit, above 0 and at most 1000, at most 10 of them; reaching one sends a message, once
+    /// a period.
     #[serde(default)]
     #[schema(value_type = Vec<Percent>, max_items = 10)]
     pub thresholds: Vec<Quantity>,
@@ -89,7 +91,8 @@ pub struct ListQuery {
 
 /// Lists quotas of orgs by id. Limits that come from a plan are under `/v1/plans/{id}/quotas`.
 #[utoipa::path(
-    get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Quota>), FindErrors)
 )]
 pub async fn list(
@@ -113,7 +116,8 @@ pub async fn list(
 
 /// Makes a quota. What it counts is filled in from the usage of the running period.
 #[utoipa::path(
-    post, path = "/v1/quotas", tag = "quotas", params(IdempotencyKey), request_body = NewLimit, security(("key" = ["billing:write"])),
+    post, path = "/v1/quotas", tag = "quotas", params(IdempotencyKey), request_body = NewLimit,
+    security(("key" = ["billing:write"])),
     responses((status = 201, description = "The quota", body = Quota), CommandErrors)
 )]
 pub async fn create(
@@ -138,7 +142,8 @@ pub async fn create(
 
 /// Shows a quota.
 #[utoipa::path(
-    get, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`")), security(("key" = ["usage:read"])),
+    get, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`")),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "The quota", body = Quota), FindErrors)
 )]
 pub async fn show(
@@ -162,7 +167,8 @@ pub(crate) fn own(rows: RowScope) -> Option<i64> {
 
 /// Changes a quota. It holds at once; what was counted stays.
 #[utoipa::path(
-    patch, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
+    patch, path = "/v1/quotas/{id}", tag = "quotas",
+    params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
     request_body = QuotaPatch, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The quota as it is now", body = Quota), CommandErrors)
 )]
@@ -185,8 +191,10 @@ pub async fn update(
 
 /// Takes a quota away: its plan's limit holds again, if there is one. Counting goes on.
 #[utoipa::path(
-    delete, path = "/v1/quotas/{id}", tag = "quotas", params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
-    security(("key" = ["billing:write"])), responses((status = 204, description = "It is gone"), CommandErrors)
+    delete, path = "/v1/quotas/{id}", tag = "quotas",
+    params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
+    security(("key" = ["billing:write"])),
+    responses((status = 204, description = "It is gone"), CommandErrors)
 )]
 pub async fn delete(
     app: web::Data<App>,
@@ -278,11 +286,13 @@ pub(crate) fn limits_of_plan(limits: Vec<NewLimit>) -> Result<Vec<(Counted, Term
     limits.into_iter().enumerate().map(split).collect()
 }
 
-/// Puts the whole list of quotas of a plan's newest version, in place: they hold at once for every org on that version that has no
-/// quota of its own on the same. Whoever bought an earlier version keeps what that has. To leave everybody what they bought, put the
-/// plan with its `quotas` instead, which makes a new version.
+/// Puts the whole list of quotas of a plan's newest version, in place: they hold at once for every org on
+/// that version that has no quota of its own on the same. Whoever bought an earlier version keeps what that
+/// has. To leave everybody what they bought, put the plan with its `quotas` instead, which makes a new
+/// version.
 #[utoipa::path(
-    put, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
+    put, path = "/v1/plans/{id}/quotas", tag = "quotas",
+    params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
     request_body = PlanQuotasBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The list as it is now", body = PlanQuotas), CommandErrors)
 )]
@@ -311,8 +321,10 @@ pub async fn put_plan(
 
 /// Shows the quotas of a plan's newest version.
 #[utoipa::path(
-    get, path = "/v1/plans/{id}/quotas", tag = "quotas", params(("id" = String, Path, description = "Key of the plan")),
-    security(("key" = ["usage:read"])), responses((status = 200, description = "All of them", body = PlanQuotas), FindErrors)
+    get, path = "/v1/plans/{id}/quotas", tag = "quotas",
+    params(("id" = String, Path, description = "Key of the plan")),
+    security(("key" = ["usage:read"])),
+    responses((status = 200, description = "All of them", body = PlanQuotas), FindErrors)
 )]
 pub async fn show_plan(
     app: web::Data<App>,

@@ -182,8 +182,10 @@ type Loaded = (
 /// The columns of a row, of the table named `r`.
 macro_rules! columns {
     () => {
-        "SELECT r.org_id, r.reservation_id, r.meter_id, (SELECT m.key FROM meters m WHERE m.meter_id = r.meter_id),
-         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at, r.settled_quantity,
+        "SELECT r.org_id, r.reservation_id,
+             r.meter_id, (SELECT m.key FROM meters m WHERE m.meter_id = r.meter_id),
+         r.amount, r.dimensions, r.subject, r.member, r.held, r.state, r.made_at, r.expires_at, r.ended_at,
+             r.settled_quantity,
          r.battery_units, r.overage, r.debt "
     };
 }
@@ -193,7 +195,8 @@ impl crate::db::prepared::Text for Named {
     // An org of 0 stands for any.
     const SQL: &'static str = concat!(
         columns!(),
-        "FROM unnest(?, ?) AS k (o, i) JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)"
+        "FROM unnest(?, ?) AS k (o, i)
+         JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)"
     );
     type Row = Types;
 }
@@ -202,7 +205,8 @@ struct Overdue;
 impl crate::db::prepared::Text for Overdue {
     const SQL: &'static str = concat!(
         columns!(),
-        "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY (?) AND r.expires_at <= ? ORDER BY r.expires_at LIMIT 1000"
+        "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY (?) AND r.expires_at <= ?
+         ORDER BY r.expires_at LIMIT 1000"
     );
     type Row = Types;
 }
@@ -211,17 +215,23 @@ struct Lock;
 impl crate::db::prepared::Text for Lock {
     const SQL: &'static str = concat!(
         columns!(),
-        "FROM quota_reservations r JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i) ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r"
+        "FROM quota_reservations r JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i)
+         ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r"
     );
     type Row = Types;
 }
 
 statement!(Insert -> Untyped:
-    "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member, held, state, made_at, expires_at, battery_units)
-     SELECT o, i, m, a, d, s, u, h, 'open', f, e, b FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b) ON CONFLICT DO NOTHING");
+    "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member,
+         held, state, made_at, expires_at, battery_units)
+     SELECT o, i, m, a, d, s, u, h, 'open', f, e, b
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b) ON CONFLICT
+         DO NOTHING");
 statement!(Update -> Untyped:
-    "UPDATE quota_reservations r SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
-     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d) WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
+    "UPDATE quota_reservations r
+     SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
+     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d)
+     WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
 /// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a
 /// subscription's period began. One that ended before periods were told apart has no such instant.
@@ -283,7 +293,8 @@ pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<V
     rows.into_iter().map(row_of).collect()
 }
 
-/// Open reservations of these orgs that are past their deadline, not locked; the longest overdue first, a bounded number.
+/// Open reservations of these orgs that are past their deadline, not locked; the longest overdue first, a
+/// bounded number.
 pub(super) fn overdue(
     conn: &mut PgConnection,
     org_ids: &BTreeSet<i64>,
@@ -307,7 +318,8 @@ pub(super) fn overdue_anywhere(conn: &mut PgConnection, now: DateTime<Utc>) -> R
     rows.into_iter().map(row_of).collect()
 }
 
-/// Locks reservations in the order of their names and reads them as they are now. The caller holds their counters.
+/// Locks reservations in the order of their names and reads them as they are now. The caller holds their
+/// counters.
 pub(super) fn lock(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<BTreeMap<Name, Row>, Error> {
     if names.is_empty() {
         return Ok(BTreeMap::new());
@@ -372,7 +384,8 @@ pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error
 pub fn forget_old(conn: &mut PgConnection, oldest: DateTime<Utc>) -> Result<usize, Error> {
     let deleted = diesel::sql_query(
         "DELETE FROM quota_reservations WHERE ctid = ANY (ARRAY (
-            SELECT ctid FROM quota_reservations WHERE made_at < $1 AND state <> 'open' LIMIT 5000 FOR UPDATE SKIP LOCKED))",
+            SELECT ctid FROM quota_reservations WHERE made_at < $1 AND state <> 'open' LIMIT 5000
+            FOR UPDATE SKIP LOCKED))",
     )
     .bind::<Timestamptz, _>(oldest)
     .execute(conn)?;

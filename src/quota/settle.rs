@@ -75,8 +75,8 @@ impl Claim {
     }
 }
 
-/// Usage whose keys are claimed and which is not yet stored. The transaction claims first, then locks counters, then stores:
-/// the order that all who write usage keep.
+/// Usage whose keys are claimed and which is not yet stored. The transaction claims first, then locks
+/// counters, then stores: the order that all who write usage keep.
 pub struct Recorder {
     /// What was claimed; none where it was not.
     claimed: Vec<Option<Recorded>>,
@@ -143,7 +143,8 @@ impl Recorder {
             || self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
     }
 
-    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and batteries are the caller's.
+    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and
+    /// batteries are the caller's.
     ///
     /// # Errors
     /// When the database fails.

@@ -99,7 +99,8 @@ impl std::fmt::Display for Battery {
         let reserved = self.reserved.0.normalize();
         write!(
             f,
-            "the battery does not hold enough: needed {units}, available {available}, reserved {reserved}, debt limit {limit}"
+            "the battery does not hold enough: needed {units}, available {available}, reserved {reserved}, \
+                debt limit {limit}"
         )
     }
 }

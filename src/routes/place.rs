@@ -1,4 +1,5 @@
-//! A path and the methods that it has. `HEAD` goes with `GET`; any other method is answered with 405 and the list of those there are.
+//! A path and the methods that it has. `HEAD` goes with `GET`; any other method is answered with 405 and the
+//! list of those there are.
 
 use actix_web::dev::{AppService, HttpServiceFactory};
 use actix_web::web::{self, resource, route};

@@ -96,8 +96,8 @@ pub struct UnfiledQuery {
 
 /// Lists deliveries that were acknowledged and are not in the inbox yet.
 ///
-/// Normally there are some for a few milliseconds. Those that could not be filed come first, with the reason; they are tried again,
-/// after an hour at most.
+/// Normally there are some for a few milliseconds. Those that could not be filed come first, with the reason;
+/// they are tried again, after an hour at most.
 #[utoipa::path(
     get,
     path = "/v1/stripe/inbox/unfiled",
@@ -128,7 +128,8 @@ pub async fn unfiled(
     path = "/v1/stripe/inbox/types",
     tag = "stripe",
     security(("key" = ["admin"])),
-    responses((status = 200, description = "Counts, most first", body = Vec<TypeCount>), crate::openapi::ReadErrors)
+    responses((status = 200, description = "Counts, most first", body = Vec<TypeCount>),
+    crate::openapi::ReadErrors)
 )]
 pub async fn types(app: web::Data<App>, principal: Principal) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::Admin)?;
@@ -174,7 +175,8 @@ pub struct Retried {
     tag = "stripe",
     params(("inbox_id" = i64, Path, description = "Number in the inbox"), crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "It is on the queue", body = Retried), crate::openapi::CommandErrors)
+    responses((status = 202, description = "It is on the queue", body = Retried),
+    crate::openapi::CommandErrors)
 )]
 pub async fn retry(
     app: web::Data<App>,
@@ -207,7 +209,8 @@ pub async fn retry(
     tag = "stripe",
     params(crate::openapi::IdempotencyKey),
     security(("key" = ["admin"])),
-    responses((status = 202, description = "They are on the queue", body = Retried), crate::openapi::CommandErrors)
+    responses((status = 202, description = "They are on the queue", body = Retried),
+    crate::openapi::CommandErrors)
 )]
 pub async fn retry_all(
     app: web::Data<App>,

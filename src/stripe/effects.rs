@@ -1,5 +1,6 @@
-//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org, since when a subscription has
-//! had its prices, its billing periods, and a marker for whoever works on effects (see [`markers`]).
+//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org,
+//! since when a subscription has had its prices, its billing periods, and a marker for whoever works on
+//! effects (see [`markers`]).
 
 use std::collections::BTreeSet;
 
@@ -57,7 +58,8 @@ impl Effects {
         }
     }
 
-    /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of the event.
+    /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of
+    /// the event.
     pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {

@@ -1,7 +1,8 @@
-//! The envelope of a Stripe event: the few fields that we need, read tolerantly. Everything else stays in the raw bytes.
+//! The envelope of a Stripe event: the few fields that we need, read tolerantly. Everything else stays in the
+//! raw bytes.
 //!
-//! No field is required and no type is trusted: `request` may be a string, `api_version` null, `created` an RFC 3339 text (v2
-//! events), ids may lack their prefix. Only a body that is not a JSON object is no event.
+//! No field is required and no type is trusted: `request` may be a string, `api_version` null, `created` an
+//! RFC 3339 text (v2 events), ids may lack their prefix. Only a body that is not a JSON object is no event.
 
 use std::borrow::Cow;
 
@@ -21,7 +22,8 @@ use lenient::{Fields, Scalar};
 pub struct Envelope {
     /// Account and mode.
     pub realm: Realm,
-    /// The event's id; for an event without one, `sha256:` and the digest of the body; for a longer one than Stripe's, of the id.
+    /// The event's id; for an event without one, `sha256:` and the digest of the body; for a longer one than
+    /// Stripe's, of the id.
     pub event_id: String,
     /// Such as `invoice.paid`; empty when absent.
     pub event_type: String,
@@ -83,8 +85,8 @@ struct Object<'a> {
     customer: Scalar<'a>,
 }
 
-/// Reads the envelope alone, where the body cannot be read whole: a number that no reader can hold is skipped here. `None` when it is not
-/// a JSON object.
+/// Reads the envelope alone, where the body cannot be read whole: a number that no reader can hold is skipped
+/// here. `None` when it is not a JSON object.
 fn read(body: &[u8]) -> Option<Envelope> {
     let text = std::str::from_utf8(without_bom(body)).ok()?;
     // serde would read an array as a struct, field by field.
@@ -140,7 +142,8 @@ struct Snapshots<'a> {
     previous_attributes: Option<Tree<'a>>,
 }
 
-/// Reads a stored body whole, in one pass where it is as usual. One that is no event keeps its place: it has a name and nothing else.
+/// Reads a stored body whole, in one pass where it is as usual. One that is no event keeps its place: it has
+/// a name and nothing else.
 #[must_use]
 pub fn open(body: &[u8]) -> Opened<'_> {
     // serde would read an array as a struct, field by field.
@@ -162,7 +165,8 @@ pub fn open(body: &[u8]) -> Opened<'_> {
     Opened { envelope, contents: Contents::new(snapshot, previous_attributes) }
 }
 
-/// What a stored body says of its object; that it cannot be read where an object was seen (`named`) or the text is no JSON.
+/// What a stored body says of its object; that it cannot be read where an object was seen (`named`) or the
+/// text is no JSON.
 #[must_use]
 pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     #[derive(Deserialize)]
@@ -186,8 +190,8 @@ pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     }
 }
 
-/// Whether `body` has the outside of a JSON object. That it is one inside, too, is left to whoever reads it: Stripe signs nothing else,
-/// and waits for an answer meanwhile.
+/// Whether `body` has the outside of a JSON object. That it is one inside, too, is left to whoever reads it:
+/// Stripe signs nothing else, and waits for an answer meanwhile.
 #[must_use]
 pub fn looks_like_one(body: &[u8]) -> bool {
     let text = without_bom(body).trim_ascii();
@@ -232,7 +236,8 @@ fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
     id.filter(|id| !id.is_empty()).map(name)
 }
 
-/// Old fixtures leave out `object`: the type tells (`invoice.paid` → `invoice`, `customer.subscription.created` → `subscription`).
+/// Old fixtures leave out `object`: the type tells (`invoice.paid` → `invoice`,
+/// `customer.subscription.created` → `subscription`).
 fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     let (kind, _) = event_type.rsplit_once('.')?;
     Some(match kind {
@@ -246,7 +251,8 @@ fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Stripe's ids have 255 characters at most. Longer ones, which an index might not hold, are named by their digest.
+/// Stripe's ids have 255 characters at most. Longer ones, which an index might not hold, are named by their
+/// digest.
 fn name(text: &str) -> String {
     if text.chars().count() > 255 { digest(text.as_bytes()) } else { storable(text) }
 }
@@ -287,8 +293,9 @@ mod tests {
 
     #[test]
     fn the_usual_envelope() {
-        let body = "\u{feff}{\"id\":\"evt_1\",\"type\":\"invoice.paid\",\"created\":12,\"livemode\":true,\"account\":\"acct_1\",
-            \"api_version\":\"2020-08-27\",\"data\":{\"object\":{\"id\":\"in_\\u00e9\",\"object\":\"invoice\"}}}";
+        let body = "\u{feff}{\"id\":\"evt_1\",\"type\":\"invoice.paid\",\"created\":12,\"livemode\":true,
+            \"account\":\"acct_1\",\"api_version\":\"2020-08-27\",
+            \"data\":{\"object\":{\"id\":\"in_\\u00e9\",\"object\":\"invoice\"}}}";
         let envelope = open(body.as_bytes()).envelope;
         assert_eq!(read(body.as_bytes()).as_ref(), Some(&envelope));
         assert_eq!(envelope.realm, Realm { account: "acct_1".into(), livemode: true });
@@ -301,7 +308,8 @@ mod tests {
 
     #[test]
     fn of_an_object_s_field_given_twice_the_last_one_counts() {
-        let body = br#"{"id":"evt_1","data":{"object":{"id":"in_1","object":"invoice","id":"in_2","lines":{"data":[],"data":[{"a":1,"a":2}]}},
+        let body = br#"{"id":"evt_1","data":{"object":{"id":"in_1","object":"invoice","id":"in_2",
+            "lines":{"data":[],"data":[{"a":1,"a":2}]}},
             "previous_attributes":{"status":"draft","status":"open"}}}"#;
         let opened = open(body);
         assert_eq!(read(body).as_ref(), Some(&opened.envelope));
@@ -335,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_thin_event_names_its_twin() {
-        let body = r#"{"id":"evt_2","object":"v2.core.event","type":"v1.invoice.paid","created":"2026-01-02T03:04:05.678Z",
+        let body = r#"{"id":"evt_2","object":"v2.core.event","type":"v1.invoice.paid",
+            "created":"2026-01-02T03:04:05.678Z",
             "snapshot_event":"evt_1","related_object":{"id":"in_1","type":"invoice"}}"#;
         let envelope = open(body.as_bytes()).envelope;
         assert_eq!(read(body.as_bytes()).as_ref(), Some(&envelope));

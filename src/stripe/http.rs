@@ -1,4 +1,5 @@
-//! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx. Whether the event had been delivered before is found later.
+//! `POST /webhooks/stripe`: signature over the raw bytes, one insert, 2xx. Whether the event had been
+//! delivered before is found later.
 
 use actix_web::http::header::USER_AGENT;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -23,8 +24,8 @@ pub struct Received {
 
 /// Takes a Stripe webhook delivery.
 ///
-/// The body is stored as it came before the answer is given; all else happens afterwards. Deliveries of an event that is already
-/// stored are answered alike, and counted.
+/// The body is stored as it came before the answer is given; all else happens afterwards. Deliveries of an
+/// event that is already stored are answered alike, and counted.
 #[utoipa::path(
     post,
     path = "/webhooks/stripe",
@@ -33,10 +34,14 @@ pub struct Received {
     request_body(content = Object, description = "A Stripe event", content_type = "application/json"),
     responses(
         (status = 200, description = "Stored", body = Received),
-        (status = 400, description = "The signature does not hold, or the body is not a JSON object", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The signature does not hold, or the body is not a JSON object",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub async fn receive(
@@ -98,7 +103,7 @@ pub async fn verified_body(
     let grow = |bytes| if memory.grow(bytes) { Ok(()) } else { Err(FULL) };
     let bounds = Bounds::new(app, app.config.webhook_body_limit);
     let body = tokio::select! {
-        body = read_growing(request, &mut payload, bounds, grow) => body?,
+            body = read_growing(request, &mut payload, bounds, grow) => body?,
         () = memory.ended() => return Err(FULL),
     };
     let (now, tolerance) = (app.clock.now().timestamp(), i64::from(app.config.stripe_tolerance_s));

@@ -1,10 +1,11 @@
-//! JSON read into a tree that borrows its texts from what was read: a Stripe object has a hundred fields, and we look at some.
+//! JSON read into a tree that borrows its texts from what was read: a Stripe object has a hundred fields, and
+//! we look at some.
 
 use serde::{Deserialize, Deserializer};
 pub use serde_json_borrow::Value as Json;
 
-/// A field of an object; null where there is none. Of a field given twice the last one counts, as in [`serde_json::Value`]; the tree's own
-/// `get` would find the first.
+/// A field of an object; null where there is none. Of a field given twice the last one counts, as in
+/// [`serde_json::Value`]; the tree's own `get` would find the first.
 #[must_use]
 pub fn field<'a>(json: &'a Json<'a>, name: &str) -> &'a Json<'a> {
     static NOTHING: Json<'_> = Json::Null;
@@ -16,7 +17,8 @@ pub fn field<'a>(json: &'a Json<'a>, name: &str) -> &'a Json<'a> {
     found.map_or(&NOTHING, |(_, value)| value)
 }
 
-/// A tree as the field of a struct that derives its reader: this wants `'de` to outlive `'a`, where [`Json`] itself wants them equal.
+/// A tree as the field of a struct that derives its reader: this wants `'de` to outlive `'a`, where [`Json`]
+/// itself wants them equal.
 #[derive(Debug, Default)]
 pub struct Tree<'a>(pub Json<'a>);
 
@@ -26,8 +28,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Tree<'a> {
     }
 }
 
-/// Reads JSON. That it is UTF-8 is found out at once, which is cheaper than at each text; what is not may still be readable where nobody
-/// looks at the place.
+/// Reads JSON. That it is UTF-8 is found out at once, which is cheaper than at each text; what is not may
+/// still be readable where nobody looks at the place.
 ///
 /// # Errors
 /// When it is no JSON, or none that `T` can hold.
@@ -48,7 +50,8 @@ mod tests {
     /// Whoever reads an event, be it the projection or a dump, must see the same.
     #[test]
     fn of_a_field_given_twice_the_last_one_counts() {
-        let text = r#"{"a": 1, "b": {"c": "x", "d": [{"e": 1, "f": 2, "e": 3}], "c": "y"}, "a": 2, "a": null, "g": 0, "g": 4}"#;
+        let text = r#"{"a": 1, "b": {"c": "x", "d": [{"e": 1, "f": 2, "e": 3}], "c": "y"},
+            "a": 2, "a": null, "g": 0, "g": 4}"#;
         let (tree, value): (Json<'_>, Value) =
             (read(text.as_bytes()).unwrap(), serde_json::from_str(text).unwrap());
         assert_eq!(Value::from(&tree), value);
@@ -63,8 +66,10 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_serde_json() {
-        let whole = "0 -0 7 -7 9223372036854775807 9223372036854775808 -9223372036854775808 -9223372036854775809 18446744073709551615";
-        let others = "-0.0 12.0 12.5 0.1 1e3 1e21 1e-7 5e-324 18446744073709551616 2.2250738585072011e-308 0.30000000000000004";
+        let whole = "0 -0 7 -7 9223372036854775807 9223372036854775808 -9223372036854775808 \
+            -9223372036854775809 18446744073709551615";
+        let others = "-0.0 12.0 12.5 0.1 1e3 1e21 1e-7 5e-324 18446744073709551616 2.2250738585072011e-308 \
+            0.30000000000000004";
         for text in whole.split(' ').chain(others.split(' ')) {
             let (tree, value): (Json<'_>, Value) =
                 (read(text.as_bytes()).unwrap(), serde_json::from_str(text).unwrap());

@@ -1,12 +1,14 @@
 //! The projection: stored Stripe events become the state of their objects.
 //!
-//! One transaction takes a batch of arrivals and files their events in the inbox, takes those events off the queue whose time has come,
-//! locks the objects that they are about in key order, lets [`order`] choose each object's winning snapshot, and writes the mirrors
-//! and effects of those that changed. Any number of workers on any number of replicas may do so at once: arrivals and queue are
-//! claimed with SKIP LOCKED, and an object's lock makes its events meet one after another. Order does not matter, as the choice is a
-//! function of the set.
+//! One transaction takes a batch of arrivals and files their events in the inbox, takes those events off the
+//! queue whose time has come, locks the objects that they are about in key order, lets [`order`] choose each
+//! object's winning snapshot, and writes the mirrors and effects of those that changed. Any number of workers
+//! on any number of replicas may do so at once: arrivals and queue are claimed with SKIP LOCKED, and an
+//! object's lock makes its events meet one after another. Order does not matter, as the choice is a function
+//! of the set.
 //!
-//! An event that fails is tried again later and at last quarantined; its neighbours and other events of its object go on.
+//! An event that fails is tried again later and at last quarantined; its neighbours and other events of its
+//! object go on.
 
 mod claim;
 mod objects;
@@ -116,8 +118,8 @@ fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inb
     inbox::file(conn, deliveries)
 }
 
-/// A batch that failed as a whole: its events go alone, so that only the culprit fails. Those that had arrived are filed first, and
-/// wait on the queue.
+/// A batch that failed as a whole: its events go alone, so that only the culprit fails. Those that had
+/// arrived are filed first, and wait on the queue.
 fn one_by_one(
     conn: &mut PgConnection,
     options: &Options,
@@ -268,14 +270,15 @@ impl<'a> Object<'a> {
         Some(Self { key: own.first()?.key.as_ref()?, own, alone: winner(own)? })
     }
 
-    /// The second of the held snapshot, when one of our events stands level with it: the choice then needs all events of then.
+    /// The second of the held snapshot, when one of our events stands level with it: the choice then needs
+    /// all events of then.
     fn level_with(&self, held: &Held) -> Option<(&'a ObjectKey, i64)> {
         let level = held.level()?;
         self.own.iter().any(|event| event.level() == level).then_some((self.key, level.1))
     }
 
-    /// Chooses among its events and the `earlier` ones; no change when what is held beats them all. An event that `mirror` cannot read is
-    /// passed over: without it, the object is what its other events make of it.
+    /// Chooses among its events and the `earlier` ones; no change when what is held beats them all. An event
+    /// that `mirror` cannot read is passed over: without it, the object is what its other events make of it.
     fn decide(
         &self,
         held: Option<&Held>,

@@ -1,18 +1,20 @@
 //! The `Stripe-Signature` header: did Stripe, knowing our secret, send exactly these bytes lately?
 //!
-//! The header reads `t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=…]`; each `v1` is HMAC-SHA256 over `"{t}.{body}"` with
-//! the endpoint's `whsec_…` secret, prefix included. While a secret is rolled Stripe signs with the old and the new one.
-//! Source: <https://docs.stripe.com/webhooks#verify-manually>.
+//! The header reads `t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=…]`; each `v1` is HMAC-SHA256 over
+//! `"{t}.{body}"` with the endpoint's `whsec_…` secret, prefix included. While a secret is rolled Stripe
+//! signs with the old and the new one. Source: <https://docs.stripe.com/webhooks#verify-manually>.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// How far `t` may be from our clock, in seconds, unless a setting says otherwise. Stripe's own libraries use the same.
+/// How far `t` may be from our clock, in seconds, unless a setting says otherwise. Stripe's own libraries use
+/// the same.
 pub const DEFAULT_TOLERANCE_SECONDS: i64 = 300;
 
-/// The most `v1` signatures a header may carry. Stripe sends one for each active secret of the endpoint, so one or two.
+/// The most `v1` signatures a header may carry. Stripe sends one for each active secret of the endpoint, so
+/// one or two.
 pub const MAX_SIGNATURES: usize = 16;
 
 /// Bytes of an HMAC-SHA256.
@@ -50,7 +52,8 @@ pub enum SignatureError {
     NoSignature,
     /// There are `v1`, and none is 64 hexadecimal digits.
     #[error(
-        "v1= in the Stripe-Signature header is not 64 hexadecimal digits: pass it on exactly as Stripe sent it"
+        "v1= in the Stripe-Signature header is not 64 hexadecimal digits: pass it on exactly as Stripe sent \
+         it"
     )]
     BadSignature,
     /// More `v1` than [`MAX_SIGNATURES`].
@@ -60,7 +63,8 @@ pub enum SignatureError {
     TooManySignatures,
     /// Signed longer ago than tolerated; both in seconds.
     #[error(
-        "signed {age} s ago, more than the tolerated {tolerance} s: check this machine's clock, or let Stripe send it again"
+        "signed {age} s ago, more than the tolerated {tolerance} s: check this machine's clock, or let \
+         Stripe send it again"
     )]
     TooOld {
         /// Seconds between `t` and now.
@@ -80,7 +84,8 @@ pub enum SignatureError {
     },
     /// No signature fits any active secret.
     #[error(
-        "no v1= signature fits the body under any active secret: check the endpoint's whsec_… secret, and that no proxy changes the body"
+        "no v1= signature fits the body under any active secret: check the endpoint's whsec_… secret, and \
+         that no proxy changes the body"
     )]
     Mismatch,
 }
@@ -92,8 +97,8 @@ pub struct SigningSecrets {
 }
 
 impl SigningSecrets {
-    /// Takes the secrets as Stripe shows them (`whsec_…`, the prefix is part of the key). Blank ones are left out:
-    /// anyone can sign with an empty key.
+    /// Takes the secrets as Stripe shows them (`whsec_…`, the prefix is part of the key). Blank ones are left
+    /// out: anyone can sign with an empty key.
     pub fn new(secrets: &[impl AsRef<[u8]>]) -> Self {
         let keys = secrets
             .iter()
@@ -114,8 +119,8 @@ impl SigningSecrets {
     /// Answers `t`, the second of signing; see [`verify`] for the rule.
     ///
     /// # Errors
-    /// Each way to fail is a variant of [`SignatureError`]. The clock is compared before the MAC is worked out,
-    /// so a replay of an old delivery costs little.
+    /// Each way to fail is a variant of [`SignatureError`]. The clock is compared before the MAC is worked
+    /// out, so a replay of an old delivery costs little.
     pub fn verify(
         &self,
         header: &[u8],
@@ -134,7 +139,8 @@ impl SigningSecrets {
             mac.update(b".");
             mac.update(body);
             for signature in &header.signatures[..header.count] {
-                // The body is hashed once for each secret; the clone and the constant-time comparison are the small part.
+                // The body is hashed once for each secret; the clone and the constant-time comparison are the
+                // small part.
                 if mac.clone().verify_slice(signature).is_ok() {
                     return Ok(header.t);
                 }
@@ -152,9 +158,9 @@ impl fmt::Debug for SigningSecrets {
 
 /// Checks a `Stripe-Signature` header against the raw body and answers `t`, the unix second of signing.
 ///
-/// Any `v1` may match any of `secrets`; other schemes (`v0`, unknown names) are ignored; hexadecimal digits may be of
-/// either case. `t` and the clock may differ by `tolerance_seconds` either way (less than zero counts as zero). For
-/// many deliveries keep a [`SigningSecrets`] instead.
+/// Any `v1` may match any of `secrets`; other schemes (`v0`, unknown names) are ignored; hexadecimal digits
+/// may be of either case. `t` and the clock may differ by `tolerance_seconds` either way (less than zero
+/// counts as zero). For many deliveries keep a [`SigningSecrets`] instead.
 ///
 /// # Errors
 /// Each way to fail is a variant of [`SignatureError`].

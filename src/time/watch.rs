@@ -1,7 +1,8 @@
 //! Whether the clock may be believed: a clock that jumps would date entries that never change.
 //!
-//! A jump is a change of the clock against the time that passed, which a second clock counts that nobody sets. What jumped is
-//! believed again when it came back, or when it stayed for [`DOUBT`]: then somebody corrected it.
+//! A jump is a change of the clock against the time that passed, which a second clock counts that nobody
+//! sets. What jumped is believed again when it came back, or when it stayed for [`DOUBT`]: then somebody
+//! corrected it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,12 +1,14 @@
-//! The books that are counted from usage records: daily summaries, unique values, the counters of tiers and of quotas. What each
-//! must say, by the records; where it says something else; how it is put right while usage goes on being written.
+//! The books that are counted from usage records: daily summaries, unique values, the counters of tiers and
+//! of quotas. What each must say, by the records; where it says something else; how it is put right while
+//! usage goes on being written.
 //!
-//! *Finding* takes no lock: one statement reads records and book in one snapshot, and whoever writes usage commits both
-//! together. It may look at many orgs at once ([`parts`]): records lie in the order of time, so a pass for each org alone would
-//! read all of them again and again. *Mending* is of one org: it makes and locks the rows at fault first, in the order in which
-//! usage is written to them, and computes anew after that: whoever holds such a row has committed by then, records and all;
-//! whoever waits for it adds to what is written here. So writers of these very rows wait for one computation, and no one else
-//! waits. Unique values are not locked by whoever finds them there already, so mending them holds up all writing of usage.
+//! *Finding* takes no lock: one statement reads records and book in one snapshot, and whoever writes usage
+//! commits both together. It may look at many orgs at once ([`parts`]): records lie in the order of time, so
+//! a pass for each org alone would read all of them again and again. *Mending* is of one org: it makes and
+//! locks the rows at fault first, in the order in which usage is written to them, and computes anew after
+//! that: whoever holds such a row has committed by then, records and all; whoever waits for it adds to what
+//! is written here. So writers of these very rows wait for one computation, and no one else waits. Unique
+//! values are not locked by whoever finds them there already, so mending them holds up all writing of usage.
 //!
 //! A row of zeros says the same as no row.
 

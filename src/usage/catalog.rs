@@ -1,8 +1,8 @@
 //! The catalogue: everything that decides how a usage event is counted, held in memory under one version.
 //!
-//! Whoever changes a meter, a rate card, a slot or a closing does so between [`change`] and the commit; whoever writes usage holds
-//! the lock shared ([`hold`]) and learns the version that is in force until it commits. So no usage is counted by an older
-//! catalogue than the one that is committed.
+//! Whoever changes a meter, a rate card, a slot or a closing does so between [`change`] and the commit;
+//! whoever writes usage holds the lock shared ([`hold`]) and learns the version that is in force until it
+//! commits. So no usage is counted by an older catalogue than the one that is committed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -39,12 +39,14 @@ pub struct Catalog {
     own_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
     /// Slots of a meter that quotas count.
     pub slots: HashMap<i32, Vec<Arc<Slot>>>,
-    /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to the open month.
+    /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to
+    /// the open month.
     pub closed: HashMap<i64, NaiveDate>,
 }
 
 impl Catalog {
-    /// The rate cards of a meter that concern an org, whatever its plan, in the order in which they are asked.
+    /// The rate cards of a meter that concern an org, whatever its plan, in the order in which they are
+    /// asked.
     pub fn rate_cards(&self, meter_id: i32, org_id: i64) -> impl Iterator<Item = &Arc<RateCard>> {
         let own = self.own_rate_cards.get(&(meter_id, org_id));
         own.into_iter().chain(self.rate_cards.get(&meter_id)).flatten()
@@ -116,8 +118,8 @@ impl Held {
     }
 }
 
-/// Starts a change of the catalogue inside the caller's transaction: waits for usage that is being written, keeps further
-/// usage waiting until the commit, and counts the version up.
+/// Starts a change of the catalogue inside the caller's transaction: waits for usage that is being written,
+/// keeps further usage waiting until the commit, and counts the version up.
 ///
 /// # Errors
 /// When the database fails.

@@ -25,8 +25,8 @@ pub struct Closing {
     pub actor: String,
 }
 
-/// Closes a month, and with it all before, for one org or (`org_id` 0) for every org. Closing twice changes nothing. There is no
-/// opening again: what was told to others stays as it was told.
+/// Closes a month, and with it all before, for one org or (`org_id` 0) for every org. Closing twice changes
+/// nothing. There is no opening again: what was told to others stays as it was told.
 ///
 /// # Errors
 /// [`Error::Invalid`] when `month` has not ended everywhere on earth.

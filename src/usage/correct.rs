@@ -1,14 +1,16 @@
-//! Corrections: taking back a usage event, or putting another in its place. Both stay visible. Owns `usage_corrections`.
+//! Corrections: taking back a usage event, or putting another in its place. Both stay visible. Owns
+//! `usage_corrections`.
 //!
 //! What is taken back is a record with the negative quantity. It belongs to the day of the original, whose
 //! tiers and quotas it goes back to, and is posted to that day, or to an open one where that month is closed.
 //! Of meters that do not add up, what is taken back in a closed month changes nothing: the closed month stays
 //! as it was told, and nothing of it is in the open one.
 //!
-//! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do, and locks the event's
-//! key and then every row that it changes, in the order that they keep ([`ingest::lock_rows`]). Whoever wrote to such a row before
-//! has committed by then, records and all; whoever comes later adds to what the correction leaves. The corrections of one org
-//! follow each other, so that usage waits for few of them.
+//! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do,
+//! and locks the event's key and then every row that it changes, in the order that they keep
+//! ([`ingest::lock_rows`]). Whoever wrote to such a row before has committed by then, records and all;
+//! whoever comes later adds to what the correction leaves. The corrections of one org follow each other, so
+//! that usage waits for few of them.
 
 mod charged;
 pub mod rate;
@@ -39,7 +41,8 @@ use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
 
 /// Advisory locks of corrections, one for each org.
 const LOCK: i32 = 2_685_666;
-/// The number of the last correction that can be amended: two more have a place in `usage_records.correction`.
+/// The number of the last correction that can be amended: two more have a place in
+/// `usage_records.correction`.
 const LAST: i16 = i16::MAX - 2;
 
 /// Which usage event is corrected, by whom and why.
@@ -78,8 +81,8 @@ pub fn void(
 /// Puts `event` in the place of the one that is stored under its key. Returns the number of the correction.
 ///
 /// # Errors
-/// As [`void`]; [`Error::Invalid`] when the new event is rejected, names another time, or sets a cost without the right to
-/// (`price`).
+/// As [`void`]; [`Error::Invalid`] when the new event is rejected, names another time, or sets a cost without
+/// the right to (`price`).
 pub fn amend(
     conn: &mut PgConnection,
     held: &catalog::Held,

@@ -153,10 +153,11 @@ pub(super) fn check(field: &'static str, text: &str, limit: usize) -> Result<(),
 
 /// Takes a usage event back.
 ///
-/// The event stays visible, and a record with the negative quantity beside it; summaries, counters and cost follow at once. In a
-/// closed month it is counted to the open one.
+/// The event stays visible, and a record with the negative quantity beside it; summaries, counters and cost
+/// follow at once. In a closed month it is counted to the open one.
 #[utoipa::path(
-    post, path = "/v1/usage/void", tag = "usage", params(IdempotencyKey), request_body = VoidBody, security(("key" = ["usage:write"])),
+    post, path = "/v1/usage/void", tag = "usage", params(IdempotencyKey), request_body = VoidBody,
+    security(("key" = ["usage:write"])),
     responses((status = 200, description = "It is taken back", body = Corrected), FindErrors, CommandErrors)
 )]
 pub async fn void(
@@ -191,10 +192,11 @@ pub async fn void(
 
 /// Replaces a usage event.
 ///
-/// The event stays visible, what takes it back and what replaces it beside it; summaries, counters and cost follow at once. In a
-/// closed month both are counted to the open one.
+/// The event stays visible, what takes it back and what replaces it beside it; summaries, counters and cost
+/// follow at once. In a closed month both are counted to the open one.
 #[utoipa::path(
-    post, path = "/v1/usage/amend", tag = "usage", params(IdempotencyKey), request_body = AmendBody, security(("key" = ["usage:write"])),
+    post, path = "/v1/usage/amend", tag = "usage", params(IdempotencyKey), request_body = AmendBody,
+    security(("key" = ["usage:write"])),
     responses((status = 200, description = "It is replaced", body = Corrected), FindErrors, CommandErrors)
 )]
 pub async fn amend(
@@ -253,7 +255,8 @@ fn answer(correction: &Correction<'_>, action: &'static str, number: i16) -> Res
 
 /// Closes a month: usage and corrections that come for it later are counted to the open one.
 #[utoipa::path(
-    post, path = "/v1/usage/closings", tag = "usage", params(IdempotencyKey), request_body = CloseBody, security(("key" = ["billing:write"])),
+    post, path = "/v1/usage/closings", tag = "usage", params(IdempotencyKey), request_body = CloseBody,
+    security(("key" = ["billing:write"])),
     responses((status = 200, description = "It is closed", body = Closed), FindErrors, CommandErrors)
 )]
 pub async fn close(

@@ -22,9 +22,9 @@ pub struct Current {
     pub day: Running,
     /// The running local month.
     pub month: Running,
-    /// The running period of its subscription, in whole local days: from the day on which it began up to the day on which the next
-    /// begins. Each day belongs to one period; a quota with the period `billing` counts to the instant instead. Null without a
-    /// subscription.
+    /// The running period of its subscription, in whole local days: from the day on which it began up to the
+    /// day on which the next begins. Each day belongs to one period; a quota with the period `billing` counts
+    /// to the instant instead. Null without a subscription.
     pub billing: Option<Running>,
 }
 
@@ -80,8 +80,8 @@ pub fn of(conn: &mut PgConnection, org: &OrgContext, now: DateTime<Utc>) -> Resu
     })
 }
 
-/// The first instant of a local day. Where the clock is put forward over midnight, the day begins with the first time that there is;
-/// where midnight comes twice, with the first.
+/// The first instant of a local day. Where the clock is put forward over midnight, the day begins with the
+/// first time that there is; where midnight comes twice, with the first.
 #[must_use]
 pub fn begins(zone: Tz, day: NaiveDate) -> DateTime<Utc> {
     let midnight = day.and_time(NaiveTime::MIN);

@@ -39,7 +39,8 @@ pub struct UsageQuery {
     /// Store nothing when one event is rejected or in conflict.
     #[serde(default)]
     all_or_nothing: bool,
-    /// Whether `results` lists every event (`all`, when left out) or only those that are rejected or in conflict (`problems`).
+    /// Whether `results` lists every event (`all`, when left out) or only those that are rejected or in
+    /// conflict (`problems`).
     #[serde(default)]
     results: Results,
 }
@@ -55,8 +56,8 @@ pub enum Results {
     Problems,
 }
 
-/// A usage event as it is sent. A CloudEvent has `type` and `time` for `event_name` and `occurred_at`, and may have attributes of its
-/// own.
+/// A usage event as it is sent. A CloudEvent has `type` and `time` for `event_name` and `occurred_at`, and
+/// may have attributes of its own.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes a body")]
 #[schema(as = UsageEvent)]
@@ -173,8 +174,8 @@ pub struct EventResult {
     index: usize,
     /// Its id; empty when it had none.
     id: String,
-    /// `accepted`, `duplicate`, `conflict` or `rejected`; with `all_or_nothing`, where another event is refused,
-    /// `not_stored` instead of `accepted`.
+    /// `accepted`, `duplicate`, `conflict` or `rejected`; with `all_or_nothing`, where another event is
+    /// refused, `not_stored` instead of `accepted`.
     #[schema(pattern = "^(accepted|duplicate|conflict|rejected|not_stored)$")]
     status: String,
     /// The field at fault.
@@ -190,14 +191,16 @@ pub struct EventResult {
 
 /// Reports usage.
 ///
-/// One event, an array, `{"events": […]}`, lines (`application/x-ndjson`), or CloudEvents 1.0 (single, batch or binary mode); gzip
-/// or zstd by `Content-Encoding`; at most 10,000 events. An event's key is its org, source and id, whatever its time: it counts
-/// once however often it is sent. Answered when all that is accepted is durable, with one result for each event. The subject of a
-/// CloudEvent names the org where the key is the platform's and there is no `org` attribute.
+/// One event, an array, `{"events": […]}`, lines (`application/x-ndjson`), or CloudEvents 1.0 (single, batch
+/// or binary mode); gzip or zstd by `Content-Encoding`; at most 10,000 events. An event's key is its org,
+/// source and id, whatever its time: it counts once however often it is sent. Answered when all that is
+/// accepted is durable, with one result for each event. The subject of a CloudEvent names the org where the
+/// key is the platform's and there is no `org` attribute.
 ///
-/// An event that is sent alone (not in an array, `{"events": […]}` or lines) and is not taken is answered with a problem whose `code`
-/// is the event's `rule`: 404 for `unknown_org`, 403 for `missing_scope`, 409 for `key_reused`, `quota_exceeded` and
-/// `battery_exhausted`, else 400. A batch is answered with 200 whatever became of its events.
+/// An event that is sent alone (not in an array, `{"events": […]}` or lines) and is not taken is answered
+/// with a problem whose `code` is the event's `rule`: 404 for `unknown_org`, 403 for `missing_scope`, 409 for
+/// `key_reused`, `quota_exceeded` and `battery_exhausted`, else 400. A batch is answered with 200 whatever
+/// became of its events.
 #[utoipa::path(
     post, path = "/v1/usage", tag = "usage", params(UsageQuery), security(("key" = ["usage:write"])),
     request_body(content(
@@ -206,16 +209,32 @@ pub struct EventResult {
     ), description = "Usage events"),
     responses(
         (status = 200, description = "What became of each event", body = Taken),
-        (status = 400, description = "The body cannot be read; or the one event was rejected, and the problem is as with 409", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key may not; or the one event has a cost that the key may not set", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such org as the one event names", body = NotStored, content_type = "application/problem+json"),
-        (status = 409, description = "The one event is in conflict with another of its id, over a limit that refuses it, or more than the battery holds", body = NotStored, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored (`not_stored`)", body = NotStored, content_type = "application/problem+json"),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400,
+            description = "The body cannot be read; or the one event was rejected, and the problem is as \
+                with 409",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid key", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "The key may not; or the one event has a cost that the key may not set",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such org as the one event names", body = NotStored,
+            content_type = "application/problem+json"),
+        (status = 409,
+            description = "The one event is in conflict with another of its id, over a limit that refuses \
+                it, or more than the battery holds",
+            body = NotStored, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 422,
+            description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored \
+                (`not_stored`)",
+            body = NotStored, content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub async fn post(
@@ -313,7 +332,8 @@ pub(super) async fn body(
     read_body(request, &mut Decompress::new(slices, encoding), bounds, memory).await
 }
 
-/// Packed bytes in small pieces: the decoder unpacks a whole piece before anybody can look how large it has become.
+/// Packed bytes in small pieces: the decoder unpacks a whole piece before anybody can look how large it has
+/// become.
 fn sliced(chunk: Result<web::Bytes, PayloadError>) -> Vec<Result<web::Bytes, PayloadError>> {
     const SLICE: usize = 256;
     match chunk {
@@ -370,10 +390,8 @@ fn answer(names: &Names<'_>, outcomes: &[Outcome], query: UsageQuery, alone: boo
     if let Some(refusal) = &refusal {
         refusal.write(&mut out);
     }
-    let _ = write!(
-        out,
-        r#""accepted":{accepted},"duplicate":{duplicate},"conflict":{conflict},"rejected":{rejected},"results":["#
-    );
+    let _ = write!(out, r#""accepted":{accepted},"duplicate":{duplicate},"conflict":{conflict},"#);
+    let _ = write!(out, r#""rejected":{rejected},"results":["#);
     let mut before = "";
     for (index, (id, outcome)) in names.iter().zip(outcomes).enumerate() {
         let status = match outcome {
@@ -429,7 +447,8 @@ impl<'a> Refusal<'a> {
     /// `all_or_nothing`, and some cannot be stored.
     fn of_all(bad: usize, events: usize) -> Self {
         let detail = format!(
-            "{bad} of {events} events cannot be stored, so none was: mend or leave out those that the results name"
+            "{bad} of {events} events cannot be stored, so none was: mend or leave out those that the \
+                results name"
         );
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,

@@ -124,9 +124,10 @@ impl Ingest {
         self.places.in_use()
     }
 
-    /// Stores the usage events that `read` gives and says what became of each, in their order; those that were rejected before stay
-    /// so. Returns when all that is accepted is durable. `read` is asked again when the catalogue has changed meanwhile: what
-    /// waits is smaller than what was read, and nothing else is kept.
+    /// Stores the usage events that `read` gives and says what became of each, in their order; those that
+    /// were rejected before stay so. Returns when all that is accepted is durable. `read` is asked again when
+    /// the catalogue has changed meanwhile: what waits is smaller than what was read, and nothing else is
+    /// kept.
     ///
     /// # Errors
     /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away and nothing was

@@ -103,7 +103,8 @@ impl State {
 #[must_use]
 pub fn standing(conditions: &str) -> String {
     format!(
-        "(SELECT org_id, series_id, coalesce(subject, '') AS subject, occurred_at, value, quantity, event_key FROM (
+        "(SELECT org_id, series_id, coalesce(subject, '') AS subject, occurred_at, value, quantity, event_key
+             FROM (
              SELECT r.*, correction % 2 = 0 AND lead(correction) OVER (
                  PARTITION BY org_id, meter_id, occurred_at, event_key ORDER BY correction) IS NULL AS stands
              FROM usage_records r WHERE {conditions}) r
@@ -117,7 +118,8 @@ pub fn standing(conditions: &str) -> String {
 pub fn states(standing: &str) -> String {
     format!(
         "(SELECT org_id, series_id, subject, max(last_set) AS set_at,
-             coalesce(max(quantity) FILTER (WHERE value = '{SET}' AND occurred_at = last_set), 0) AS set_value,
+             coalesce(max(quantity) FILTER (WHERE value = '{SET}' AND occurred_at = last_set),
+                 0) AS set_value,
              coalesce(sum(quantity) FILTER (
                  WHERE value = '{CHANGE}' AND (last_set IS NULL OR occurred_at >= last_set)), 0) AS changes,
              max(occurred_at) FILTER (WHERE value = '{CHANGE}') AS changed_at
@@ -192,7 +194,8 @@ mod tests {
             seed in 0_usize..1000,
         ) {
             let events: Vec<Said> =
-                events.into_iter().map(|(at, is_set, value)| (at, is_set, if is_set { value.abs() } else { value })).collect();
+                events.into_iter().map(|(at, is_set, value)| (at, is_set,
+                    if is_set { value.abs() } else { value })).collect();
             let mut other = events.clone();
             let length = other.len().max(1);
             for n in 0..other.len() {

@@ -270,8 +270,8 @@ pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
     list(conn, Filter { key: Some(key), ..Filter::default() }, 1)?.pop().ok_or(Error::NotFound("meter"))
 }
 
-/// What is said of a meter that is asked for and that there is not: a mistyped one would look like one without
-/// anything.
+/// What is said of a meter that is asked for and that there is not: a mistyped one would look like one
+/// without anything.
 #[must_use]
 pub fn unknown(key: &str) -> Error {
     Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))

@@ -26,7 +26,8 @@ pub struct ListQuery {
 
 /// Lists meters by key.
 #[utoipa::path(
-    get, path = "/v1/meters", tag = "meters", params(ListQuery, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/meters", tag = "meters", params(ListQuery, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Meter>), ReadErrors)
 )]
 pub async fn list(
@@ -50,7 +51,8 @@ pub async fn list(
 
 /// Shows a meter, with all that it was.
 #[utoipa::path(
-    get, path = "/v1/meters/{key}", tag = "meters", params(("key" = String, Path, description = "Key of the meter")), security(("key" = ["usage:read"])),
+    get, path = "/v1/meters/{key}", tag = "meters",
+    params(("key" = String, Path, description = "Key of the meter")), security(("key" = ["usage:read"])),
     responses((status = 200, description = "The meter and its versions", body = MeterHistory), FindErrors)
 )]
 pub async fn show(
@@ -65,10 +67,11 @@ pub async fn show(
 
 /// Makes a meter.
 ///
-/// It counts usage that comes from then on, under every event with its `event_name`. Only meters of `sum` and `count` can be
-/// priced; those and `level` can be limited.
+/// It counts usage that comes from then on, under every event with its `event_name`. Only meters of `sum` and
+/// `count` can be priced; those and `level` can be limited.
 #[utoipa::path(
-    post, path = "/v1/meters", tag = "meters", params(IdempotencyKey), request_body = NewMeter, security(("key" = ["billing:write"])),
+    post, path = "/v1/meters", tag = "meters", params(IdempotencyKey), request_body = NewMeter,
+    security(("key" = ["billing:write"])),
     responses((status = 201, description = "The meter", body = Meter), CommandErrors)
 )]
 pub async fn create(
@@ -88,9 +91,11 @@ pub async fn create(
 
 /// Changes a meter: gives it a new version.
 ///
-/// The version counts usage that comes from then on; what was counted stays as it was. Aggregation and unit never change.
+/// The version counts usage that comes from then on; what was counted stays as it was. Aggregation and unit
+/// never change.
 #[utoipa::path(
-    patch, path = "/v1/meters/{key}", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
+    patch, path = "/v1/meters/{key}", tag = "meters",
+    params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
     request_body = MeterPatch, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The meter as it is now", body = Meter), CommandErrors)
 )]
@@ -112,9 +117,11 @@ pub async fn update(
 
 /// Archives a meter: it counts no more.
 ///
-/// What it counted stays, and can be corrected. Events that no other meter counts are rejected as unknown from then on.
+/// What it counted stays, and can be corrected. Events that no other meter counts are rejected as unknown
+/// from then on.
 #[utoipa::path(
-    delete, path = "/v1/meters/{key}", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
+    delete, path = "/v1/meters/{key}", tag = "meters",
+    params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
     security(("key" = ["billing:write"])),
     responses((status = 204, description = "It is archived"), CommandErrors)
 )]
@@ -135,9 +142,11 @@ pub async fn archive(
 
 fn audit(action: &'static str, meter: &Meter) -> Audit {
     let detail = json!({
-        "version": meter.version, "name": meter.name, "event_name": meter.event_name, "aggregation": meter.aggregation,
+        "version": meter.version, "name": meter.name, "event_name": meter.event_name,
+            "aggregation": meter.aggregation,
         "value_field": meter.value_field, "unit": meter.unit, "dimensions": meter.dimensions,
-        "allows_negative": meter.allows_negative, "unpriced": meter.unpriced, "change_field": meter.change_field,
+        "allows_negative": meter.allows_negative, "unpriced": meter.unpriced,
+            "change_field": meter.change_field,
     });
     Audit { org_id: PLATFORM, action, target: meter.key.clone(), detail }
 }

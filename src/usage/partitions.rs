@@ -1,9 +1,10 @@
-//! Partitions of `usage_records`: a month (UTC) each, made ahead and on demand, taken away by the retention settings. Owns
-//! `usage_months_gone`.
+//! Partitions of `usage_records`: a month (UTC) each, made ahead and on demand, taken away by the retention
+//! settings. Owns `usage_months_gone`.
 //!
-//! Daily summaries, unique values and counters outlive the records that they were counted from: they are the books. What is
-//! older than [`horizon`] is not taken any more, so the keys of dropped months can go with their records: no event of that time
-//! can come again. The keys of detached months stay, as their records do.
+//! Daily summaries, unique values and counters outlive the records that they were counted from: they are the
+//! books. What is older than [`horizon`] is not taken any more, so the keys of dropped months can go with
+//! their records: no event of that time can come again. The keys of detached months stay, as their records
+//! do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +39,8 @@ pub fn month_of(day: NaiveDate) -> NaiveDate {
 pub struct Known(Mutex<BTreeSet<NaiveDate>>);
 
 impl Known {
-    /// Makes sure that the partitions of these months are there; asks for a connection only when one of them is not known yet.
+    /// Makes sure that the partitions of these months are there; asks for a connection only when one of them
+    /// is not known yet.
     ///
     /// # Errors
     /// As [`ensure`].
@@ -65,11 +67,13 @@ impl Known {
     }
 }
 
-/// Makes the partitions of these months that are not there, each in a transaction of its own, and says so in the log: a worker
-/// should have made them long before. `conn` must not be inside a transaction: others wait for what this one locks.
+/// Makes the partitions of these months that are not there, each in a transaction of its own, and says so in
+/// the log: a worker should have made them long before. `conn` must not be inside a transaction: others wait
+/// for what this one locks.
 ///
 /// # Errors
-/// When the database fails, or readers keep a partition from being attached for longer than a few seconds (transient).
+/// When the database fails, or readers keep a partition from being attached for longer than a few seconds
+/// (transient).
 pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error> {
     for month in missing(conn, months)? {
         if crate::db::retrying(conn, |conn| make(conn, month))? {
@@ -83,7 +87,8 @@ pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error
     Ok(())
 }
 
-/// Makes the partitions from the oldest month of the window to [`AHEAD`] months ahead; returns how many were not there.
+/// Makes the partitions from the oldest month of the window to [`AHEAD`] months ahead; returns how many were
+/// not there.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -135,7 +140,8 @@ fn make(conn: &mut PgConnection, month: NaiveDate) -> Result<bool, Error> {
     Ok(made.get_result(conn)?)
 }
 
-/// The instant before which usage is not taken, whatever the key: its records would be older than the retention. `None`: no end.
+/// The instant before which usage is not taken, whatever the key: its records would be older than the
+/// retention. `None`: no end.
 #[must_use]
 pub fn horizon(config: &Config, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     first_kept(config, now).map(|month| month.and_time(NaiveTime::MIN).and_utc())
@@ -146,8 +152,8 @@ fn first_kept(config: &Config, now: DateTime<Utc>) -> Option<NaiveDate> {
     (months > 0).then(|| month_of(now.date_naive()).checked_sub_months(Months::new(months))).flatten()
 }
 
-/// Takes away the oldest month that is older than the retention, if there is one; returns which. Records are dropped
-/// only from a month that is closed: a daemon with a wrong clock must not delete what is still open.
+/// Takes away the oldest month that is older than the retention, if there is one; returns which. Records are
+/// dropped only from a month that is closed: a daemon with a wrong clock must not delete what is still open.
 ///
 /// # Errors
 /// When the database fails, or readers of the month do not end within a few seconds (transient).
@@ -215,7 +221,8 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<NaiveDate>, Error> {
     let rows: Vec<Month> = diesel::sql_query(
         "SELECT to_date(substring(c.relname FROM '^usage_records_(\\d{4}_\\d{2})$'), 'YYYY_MM') AS month
          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'usage_records'::regclass AND c.relname ~ '^usage_records_\\d{4}_\\d{2}$' ORDER BY 1",
+         WHERE i.inhparent = 'usage_records'::regclass AND c.relname ~ '^usage_records_\\d{4}_\\d{2}$'
+         ORDER BY 1",
     )
     .load(conn)?;
     Ok(rows.into_iter().map(|row| row.month).collect())
@@ -250,8 +257,8 @@ pub fn sizes(conn: &mut PgConnection) -> Result<BTreeMap<NaiveDate, u64>, Error>
     Ok(sizes)
 }
 
-/// Deletes the keys of a month, org by org, a bounded number at a time. They go before the records do: if it ends in between, the
-/// next turn goes on, since the partition is still there.
+/// Deletes the keys of a month, org by org, a bounded number at a time. They go before the records do: if it
+/// ends in between, the next turn goes on, since the partition is still there.
 fn forget_keys(conn: &mut PgConnection, month: NaiveDate) -> Result<(), Error> {
     #[derive(QueryableByName)]
     struct Org {
@@ -265,7 +272,8 @@ fn forget_keys(conn: &mut PgConnection, month: NaiveDate) -> Result<(), Error> {
         loop {
             let gone = diesel::sql_query(
                 "DELETE FROM usage_keys WHERE org_id = $1 AND event_key = ANY (ARRAY(
-                     SELECT event_key FROM usage_keys WHERE org_id = $1 AND occurred_at >= $2 AND occurred_at < $3 LIMIT $4))",
+                     SELECT event_key FROM usage_keys
+                     WHERE org_id = $1 AND occurred_at >= $2 AND occurred_at < $3 LIMIT $4))",
             )
             .bind::<BigInt, _>(org_id)
             .bind::<Timestamptz, _>(from)
@@ -311,7 +319,8 @@ fn take_away(
     .get_result(conn)?;
     diesel::sql_query(
         "INSERT INTO usage_months_gone AS g VALUES ($1, $2, $3, $4, $5) ON CONFLICT (month) DO UPDATE
-         SET mode = excluded.mode, records = g.records + excluded.records, last_day = greatest(g.last_day, excluded.last_day)",
+         SET mode = excluded.mode, records = g.records + excluded.records,
+             last_day = greatest(g.last_day, excluded.last_day)",
     )
     .bind::<Date, _>(month)
     .bind::<Text, _>(mode_name(mode))
@@ -337,7 +346,8 @@ pub fn first_whole_day(conn: &mut PgConnection) -> Result<Option<NaiveDate>, Err
     Ok(last.and_then(|day| day.checked_add_days(Days::new(1))))
 }
 
-/// How many of the months that should have a partition have none, and whether anything lies in the default partition.
+/// How many of the months that should have a partition have none, and whether anything lies in the default
+/// partition.
 ///
 /// # Errors
 /// When the database fails.

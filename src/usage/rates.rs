@@ -25,9 +25,9 @@ pub use self::define::{NewRateCard, create};
 /// A rate card: what a unit of its meter costs from a time on.
 ///
 /// A card prices everybody's usage, or that of orgs with a plan, or that of one org. Of the cards that were
-/// valid at the time of usage the org's own is asked first, then that of the plan which the org had then, then
-/// the meter's: the first that has a rate for the usage prices it. An own card without rates ends the own
-/// prices.
+/// valid at the time of usage the org's own is asked first, then that of the plan which the org had then,
+/// then the meter's: the first that has a rate for the usage prices it. An own card without rates ends the
+/// own prices.
 ///
 /// Tiers are counted by the quantity of the org's local month, or of its billing period where the card says
 /// so, whichever card priced it: a card that begins in the middle of a month goes on where the month stands,

@@ -29,11 +29,12 @@ pub struct CardsQuery {
 
 /// Lists the rate cards of a meter, the newest first: its own, those of plans and of orgs.
 ///
-/// Usage is priced by the first of these that has a rate for it: the card of its org, of the plan that the org
-/// had then, of the meter. Of one of them the card counts that starts last of those valid at the time of the
-/// usage, of those the newest version.
+/// Usage is priced by the first of these that has a rate for it: the card of its org, of the plan that the
+/// org had then, of the meter. Of one of them the card counts that starts last of those valid at the time of
+/// the usage, of those the newest version.
 #[utoipa::path(
-    get, path = "/v1/meters/{key}/rate_cards", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), CardsQuery, PageQuery),
+    get, path = "/v1/meters/{key}/rate_cards", tag = "meters",
+    params(("key" = String, Path, description = "Key of the meter"), CardsQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<RateCard>), FindErrors)
 )]
@@ -66,7 +67,8 @@ pub async fn list(
 /// /v1/meters/{key}/rate_usage`, what has had no price. Tiers are counted by the org's month, whichever card
 /// priced it: a card that begins in the middle of a month goes on where the month stands.
 #[utoipa::path(
-    post, path = "/v1/meters/{key}/rate_cards", tag = "meters", params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
+    post, path = "/v1/meters/{key}/rate_cards", tag = "meters",
+    params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
     request_body = NewRateCard, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The card", body = RateCard), CommandErrors)
 )]

@@ -34,7 +34,8 @@ fn as_number(value: &str) -> &str {
 
 /// Whether the rate `e.rate` of a card fits the dimensions of the series `s`, as SQL: what [`rate_for`] asks.
 pub(super) const CONDITION: &str = r"(s.dimensions @> coalesce(e.rate -> 'when', '{}') OR s.dimensions @> (
-    SELECT coalesce(jsonb_object_agg(w.key, regexp_replace(w.value, '^(0|-?[1-9][0-9]{0,14})\.0+$', '\1')), '{}')
+    SELECT coalesce(jsonb_object_agg(w.key,
+        regexp_replace(w.value, '^(0|-?[1-9][0-9]{0,14})\.0+$', '\1')), '{}')
     FROM jsonb_each_text(coalesce(e.rate -> 'when', '{}')) AS w))";
 
 /// What `quantity` more costs, exact, when the month's quantity was `before`; `before` matters to tiers only.
@@ -131,9 +132,8 @@ mod tests {
     }
 
     fn package() -> Rate {
-        rate(
-            json!({ "tiers": { "mode": "package", "tiers": [{ "unit_cost": "7", "package_size": "1.5", "flat_cost": "2" }] } }),
-        )
+        rate(json!({ "tiers": { "mode": "package",
+                "tiers": [{ "unit_cost": "7", "package_size": "1.5", "flat_cost": "2" }] } }))
     }
 
     /// By hand, from nothing.
@@ -221,7 +221,8 @@ mod tests {
         }
     }
 
-    /// Extreme prices and quantities, and a month that has gone far: there is a cost below the limit, or none, and no panic.
+    /// Extreme prices and quantities, and a month that has gone far: there is a cost below the limit, or
+    /// none, and no panic.
     #[test]
     fn what_is_too_large_has_no_cost() {
         const LARGEST: &str = "999999999999999.999999999999";
@@ -336,9 +337,11 @@ mod tests {
         #[test]
         fn what_is_taken_back_is_undone_exactly(
             parts in quantities(),
-            mode in prop::sample::select(vec![None, Some(TierMode::Graduated), Some(TierMode::Volume), Some(TierMode::Package)]),
+            mode in prop::sample::select(vec![None, Some(TierMode::Graduated), Some(TierMode::Volume),
+                Some(TierMode::Package)]),
         ) {
-            let rate = mode.map_or_else(|| rate(json!({ "unit_cost": "0.333333333333", "battery_units": "0.77" })), crooked);
+            let rate = mode.map_or_else(|| rate(json!({ "unit_cost": "0.333333333333",
+                "battery_units": "0.77" })), crooked);
             let (mut before, mut costs, mut units) = (Sum::ZERO, Sum::ZERO, Sum::ZERO);
             let back = parts.iter().rev().map(|part| -part);
             for part in parts.iter().copied().chain(back) {

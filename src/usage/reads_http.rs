@@ -53,19 +53,23 @@ pub struct DailyQuery {
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
-    /// What rows are made of, separated by commas: `day` or `month`, `member`, names of dimensions (`dimension.day` for one that is called
-    /// as one of these). Rows are always of one meter. Left out: `day`. `meter` alone: one row a meter for all days.
+    /// What rows are made of, separated by commas: `day` or `month`, `member`, names of dimensions
+    /// (`dimension.day` for one that is called as one of these). Rows are always of one meter. Left out:
+    /// `day`. `meter` alone: one row a meter for all days.
     #[param(style = Form, explode = false, min_items = 1)]
     pub group_by: Option<Vec<String>>,
     /// `csv`: all rows, not a page of them; as `Accept: text/csv` does.
     pub format: Option<Format>,
 }
 
-/// Lists what was used, by day, from the daily summaries: true as of the last acknowledged usage event. `dimension.<name>=<value>` narrows it to
-/// usage with that value; several such parameters must all hold. In the order of day (or month), meter, member, dimensions.
+/// Lists what was used, by day, from the daily summaries: true as of the last acknowledged usage event.
+/// `dimension.<name>=<value>` narrows it to usage with that value; several such parameters must all hold. In
+/// the order of day (or month), meter, member, dimensions.
 #[utoipa::path(
-    get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery), security(("key" = ["usage:read"])),
-    responses((status = 200, description = "A page, or all rows as CSV", content((Page<Usage> = "application/json"), (String = "text/csv"))), FindErrors)
+    get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery),
+    security(("key" = ["usage:read"])),
+    responses((status = 200, description = "A page, or all rows as CSV",
+    content((Page<Usage> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub async fn daily(
     app: web::Data<App>,
@@ -170,8 +174,8 @@ async fn daily_csv(app: &web::Data<App>, principal: &Principal, asked: Asked) ->
         .streaming(body))
 }
 
-/// Columns: `day` or `month`, `meter`, `unit`, `member`, `dimension.…` as grouped by, then the figures. Text that a spreadsheet would
-/// take for a formula gets an apostrophe, as in exports.
+/// Columns: `day` or `month`, `meter`, `unit`, `member`, `dimension.…` as grouped by, then the figures. Text
+/// that a spreadsheet would take for a formula gets an apostrophe, as in exports.
 fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<(), Error> {
     let failed = |error: csv::Error| Error::Internal(format!("the output failed: {error}"));
     let mut out = csv::WriterBuilder::new()
@@ -208,10 +212,11 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
     out.flush().map_err(|error| Error::Internal(format!("the output failed: {error}")))
 }
 
-/// Lists usage records, newest first: what each meter counted of each usage event, and what was taken back or replaced. `id` with `source`
-/// shows all that became of one usage event.
+/// Lists usage records, newest first: what each meter counted of each usage event, and what was taken back or
+/// replaced. `id` with `source` shows all that became of one usage event.
 #[utoipa::path(
-    get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, Filter, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, Filter, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Record>), FindErrors)
 )]
 pub async fn list_records(
@@ -233,7 +238,8 @@ pub async fn list_records(
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
 
-/// Shows what was used today, in the running local month, and in the running period of the org's subscription, per meter.
+/// Shows what was used today, in the running local month, and in the running period of the org's
+/// subscription, per meter.
 #[utoipa::path(
     get, path = "/v1/usage/current", tag = "usage", params(OrgQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "The running periods", body = Current), FindErrors)
@@ -273,7 +279,8 @@ pub struct LevelsQuery {
 /// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the
 /// events as they are known now: late ones and corrections change what was told of the past.
 #[utoipa::path(
-    get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Level>), FindErrors)
 )]
 pub async fn list_levels(

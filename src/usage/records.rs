@@ -18,9 +18,10 @@ use crate::error::Error;
 use crate::page;
 use crate::time::Moment;
 
-/// Records come out of their index in the order of the list; whoever thinks few of them fit fetches and sorts them all. Helpers take
-/// longer to start than a page takes.
-const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL max_parallel_workers_per_gather = 0";
+/// Records come out of their index in the order of the list; whoever thinks few of them fit fetches and sorts
+/// them all. Helpers take longer to start than a page takes.
+const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off;
+    SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -59,7 +60,8 @@ pub struct Record {
     pub occurred_at: DateTime<Utc>,
     /// When it came.
     pub received_at: DateTime<Utc>,
-    /// The local day that it was counted to: that of `occurred_at`, or, where its month was closed, an open one.
+    /// The local day that it was counted to: that of `occurred_at`, or, where its month was closed, an open
+    /// one.
     pub day: NaiveDate,
     /// First day of the subscription's period that it was counted to.
     pub billing_period: Option<NaiveDate>,
@@ -185,14 +187,16 @@ pub fn list(
         (!filter.meter.is_empty(), "r.meter_id = ANY ($4)"),
         (
             filter.member.is_some(),
-            "r.series_id = ANY (ARRAY(SELECT s.series_id FROM usage_series s WHERE s.org_id = $1 AND s.member = $5))",
+            "r.series_id = ANY (ARRAY(SELECT s.series_id FROM usage_series s
+                 WHERE s.org_id = $1 AND s.member = $5))",
         ),
         (filter.subject.is_some(), "r.subject = $6"),
         (key.is_some(), "r.event_key = $7::uuid"),
         // The first alone is what partitions are left out by.
         (
             after.is_some(),
-            "r.occurred_at <= $8 AND (r.occurred_at, r.event_key, r.meter_id, r.correction) < ($8, $9::uuid, $10, $11)",
+            "r.occurred_at <= $8 AND (r.occurred_at, r.event_key, r.meter_id, r.correction) < ($8, $9::uuid, \
+                $10, $11)",
         ),
         (filter.battery_batch.is_some(), "r.battery_batch = $12"),
     ] {
@@ -202,16 +206,23 @@ pub fn list(
     }
     conn.batch_execute(IN_ORDER)?;
     let rows: Vec<Row> = diesel::sql_query(format!(
-        "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter, r.occurred_at, r.received_at, r.day,
-             r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions, trim_scale(r.quantity)::text AS quantity, r.value,
-             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units, r.battery_batch, k.version AS rate_card_version, r.pricing = 2 AS unpriced, r.correction, c.reason, c.actor,
-             coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id ORDER BY l.version DESC LIMIT 1)) AS currency
+        "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter,
+             r.occurred_at, r.received_at, r.day,
+             r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions,
+                 trim_scale(r.quantity)::text AS quantity, r.value,
+             trim_scale(r.cost)::text AS cost, trim_scale(r.battery_units)::text AS battery_units,
+                 r.battery_batch, k.version AS rate_card_version, r.pricing = 2 AS unpriced, r.correction,
+                 c.reason, c.actor,
+             coalesce(k.currency, (SELECT l.currency FROM rate_cards l WHERE l.meter_id = r.meter_id
+                 ORDER BY l.version DESC LIMIT 1)) AS currency
          FROM (SELECT r.* FROM usage_records r WHERE r.org_id = $1{conditions}
-               ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT {limit}) r
+               ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC,
+                   r.correction DESC LIMIT {limit}) r
          JOIN meters m ON m.meter_id = r.meter_id
          LEFT JOIN usage_series s ON s.org_id = $1 AND s.series_id = r.series_id
          LEFT JOIN rate_cards k ON k.rate_card_id = r.rate_card_id
-         LEFT JOIN usage_corrections c ON c.org_id = $1 AND c.event_key = r.event_key AND c.correction = r.correction
+         LEFT JOIN usage_corrections c ON c.org_id = $1 AND c.event_key = r.event_key
+             AND c.correction = r.correction
          ORDER BY r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC"
     ))
     .bind::<BigInt, _>(org_id)
@@ -275,7 +286,8 @@ fn record(row: Row) -> (Position, Record) {
     (position, record)
 }
 
-/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front (RFC 9562, section 5.7).
+/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front
+/// (RFC 9562, section 5.7).
 #[must_use]
 pub fn event_key(source: &str, id: &str) -> Uuid {
     let mut hash = Sha256::new();

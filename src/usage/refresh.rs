@@ -1,9 +1,10 @@
 //! Looks again at days that were summed up, and mends what does not say what the records say.
 //!
-//! Usage is summed up in the transaction that stores it, so no crash puts a day in doubt; a fault of the program, a hand in the
-//! database or a damaged page does. Nothing tells of those, so every day is looked at: round after round, org by org, the last
-//! few days each time and an older one in [`OLDER`] in its turn. A round after a start begins with a day by chance. Only one daemon does
-//! so at a time, a little now and then, and rests [`RESTS`] times as long as it worked.
+//! Usage is summed up in the transaction that stores it, so no crash puts a day in doubt; a fault of the
+//! program, a hand in the database or a damaged page does. Nothing tells of those, so every day is looked at:
+//! round after round, org by org, the last few days each time and an older one in [`OLDER`] in its turn. A
+//! round after a start begins with a day by chance. Only one daemon does so at a time, a little now and then,
+//! and rests [`RESTS`] times as long as it worked.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -62,7 +63,8 @@ pub struct Turn {
 }
 
 impl Refresher {
-    /// One turn. `conn` is to be the worker's own: it holds the lock that keeps other daemons from the same work.
+    /// One turn. `conn` is to be the worker's own: it holds the lock that keeps other daemons from the same
+    /// work.
     ///
     /// # Errors
     /// When the database fails; the day in hand is then looked at in the next round.
@@ -125,7 +127,8 @@ fn is_ours(conn: &mut PgConnection) -> Result<bool, Error> {
     }
     // A session may take its own lock again; it must not pile up.
     let held: Held = diesel::sql_query(
-        "SELECT CASE WHEN EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = $1::bigint::oid AND granted)
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_locks
+             WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = $1::bigint::oid AND granted)
              THEN true ELSE pg_try_advisory_lock($1) END AS held",
     )
     .bind::<BigInt, _>(LOCK)
@@ -153,7 +156,8 @@ fn days(
         "WITH RECURSIVE d (day) AS (
              (SELECT day FROM daily_summaries WHERE org_id = $1 ORDER BY org_id DESC, day DESC LIMIT 1)
              UNION ALL
-             SELECT (SELECT s.day FROM daily_summaries s WHERE s.org_id = $1 AND s.day < d.day ORDER BY s.org_id DESC, s.day DESC LIMIT 1)
+             SELECT (SELECT s.day FROM daily_summaries s WHERE s.org_id = $1 AND s.day < d.day
+                 ORDER BY s.org_id DESC, s.day DESC LIMIT 1)
              FROM d WHERE d.day IS NOT NULL)
          SELECT day FROM d WHERE day IS NOT NULL AND (day >= $2 OR (day - DATE '1970-01-01') % $3 = $4)
          UNION SELECT $2 + n FROM generate_series(0, $5) AS n
@@ -191,7 +195,8 @@ pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result
             tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say");
         }
         let mended = books::mend(conn, rules, book, part, &found)?;
-        tracing::warn!(table = book.table(), org_id = part.orgs.first, day = %part.from, rows = mended, "repaired");
+        tracing::warn!(table = book.table(), org_id = part.orgs.first, day = %part.from, rows = mended,
+            "repaired");
         repaired += u64::try_from(mended).unwrap_or_default();
     }
     Ok(repaired)

@@ -1,5 +1,5 @@
-//! From a usage event as it was sent to what will be written: its org, key, day, and a quantity for each meter that counts it.
-//! Pure: the same event under the same catalogue gives the same rows.
+//! From a usage event as it was sent to what will be written: its org, key, day, and a quantity for each
+//! meter that counts it. Pure: the same event under the same catalogue gives the same rows.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -425,7 +425,8 @@ pub fn priced_by(
     Ok(metered)
 }
 
-/// A cost in whole units of the currency that the meter's cards are in; of a meter without cards, in hundredths.
+/// A cost in whole units of the currency that the meter's cards are in; of a meter without cards, in
+/// hundredths.
 fn major(cost: Cost, metered: &Metered) -> Option<Decimal> {
     match cost {
         Cost::Major(cost) => Some(cost),
@@ -442,8 +443,8 @@ pub(crate) fn too_large() -> Rejection {
     Rejection::new("data", "too_large", detail)
 }
 
-/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front: keys that come
-/// together then lie together in the index (RFC 9562, section 5.7).
+/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front:
+/// keys that come together then lie together in the index (RFC 9562, section 5.7).
 #[must_use]
 pub fn event_key(source: &str, id: &str) -> Uuid {
     let mut hash = Sha256::new();

@@ -1,7 +1,7 @@
 //! Series: (org, meter, member, dimensions) as one number. Owns `usage_series`.
 //!
-//! The number is a digest, so it needs no look-up; what a daemon keeps in memory is only which series are stored already, and what
-//! of the catalogue applies to each.
+//! The number is a digest, so it needs no look-up; what a daemon keeps in memory is only which series are
+//! stored already, and what of the catalogue applies to each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,8 @@ pub struct Series {
 }
 
 impl Series {
-    /// The place in `rates` of the card that prices usage of that time. `plan`: the one that the org had then.
+    /// The place in `rates` of the card that prices usage of that time. `plan`: the one that the org had
+    /// then.
     #[must_use]
     pub fn priced_by(&self, plan: Option<&str>, at: DateTime<Utc>) -> Option<usize> {
         choose::place(self.rates.iter().map(|(card, rate)| (&**card, rate.is_some())), plan, at)
@@ -148,7 +149,8 @@ pub fn store_within<'a>(
     insert(conn, series).map(drop)
 }
 
-/// Stores those series that are not known to be stored, outside of any transaction: a series without usage harms nobody.
+/// Stores those series that are not known to be stored, outside of any transaction: a series without usage
+/// harms nobody.
 ///
 /// # Errors
 /// When the database fails, or two series have one number.

@@ -1,5 +1,5 @@
-//! Daily summaries as they are asked for: filtered, grouped, rolled up. They are all that is read, so a query costs as much as its
-//! days have series, however many usage events there were.
+//! Daily summaries as they are asked for: filtered, grouped, rolled up. They are all that is read, so a query
+//! costs as much as its days have series, however many usage events there were.
 
 mod sql;
 
@@ -56,8 +56,8 @@ impl Time {
 }
 
 impl Grouping {
-    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension of one of these names is written
-    /// `dimension.member`.
+    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension of one of these
+    /// names is written `dimension.member`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for what is there twice or contradicts itself.
@@ -134,8 +134,9 @@ pub struct Usage {
     /// The dimensions grouped by; null where usage has none of that name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dimensions: BTreeMap<String, Option<String>>,
-    /// A decimal. Over several days, members or dimensions: of `sum` and `count` meters the sum, of `max` the largest, of `latest`
-    /// the one measured last, of `unique` how many different values there were in all (not the sum of those of the days).
+    /// A decimal. Over several days, members or dimensions: of `sum` and `count` meters the sum, of `max` the
+    /// largest, of `latest` the one measured last, of `unique` how many different values there were in all
+    /// (not the sum of those of the days).
     pub quantity: String,
     /// Usage events, those taken back not counted.
     pub count: i64,
@@ -196,7 +197,8 @@ struct Meter {
     currency: Option<String>,
 }
 
-/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`. Where all was taken back there is none.
+/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`. Where all was taken
+/// back there is none.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a meter or a dimension that there is not.
@@ -215,8 +217,8 @@ pub fn list(
     rows.into_iter().map(|row| usage(query, &meters, row)).collect()
 }
 
-/// Hands every row, in order, to `each`, which may stop by an error. Rows are fetched a thousand at a time; the caller's transaction
-/// should be a snapshot.
+/// Hands every row, in order, to `each`, which may stop by an error. Rows are fetched a thousand at a time;
+/// the caller's transaction should be a snapshot.
 ///
 /// # Errors
 /// As [`list`], and what `each` says.
@@ -244,7 +246,8 @@ pub fn each(
 fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     let meters: Vec<Meter> = diesel::sql_query(
         "SELECT m.meter_id, m.key, m.aggregation, m.unit,
-             (SELECT c.currency FROM rate_cards c WHERE c.meter_id = m.meter_id ORDER BY c.version DESC LIMIT 1) AS currency
+             (SELECT c.currency FROM rate_cards c WHERE c.meter_id = m.meter_id ORDER BY c.version DESC
+                 LIMIT 1) AS currency
          FROM meters m WHERE $1 = '{}' OR m.key = ANY ($1)",
     )
     .bind::<Array<Text>, _>(&query.meters)

@@ -62,7 +62,8 @@ pub fn refuse(usage: &Usage) -> Result<(), Rejection> {
     let words: Vec<String> =
         metered.series.dimensions.iter().map(|(name, value)| format!("{name} `{value}`")).collect();
     let detail = format!(
-        "no rate of the meter `{}` fits {}, and it refuses usage without a price: give it one, or correct the event",
+        "no rate of the meter `{}` fits {}, and it refuses usage without a price: give it one, or correct \
+            the event",
         metered.series.meter.key,
         if words.is_empty() { "usage without dimensions".to_owned() } else { words.join(", ") }
     );
@@ -79,7 +80,8 @@ struct Added {
 
 statement!(Add -> (BigInt, BigInt, BigInt):
     "INSERT INTO unpriced_usage AS u (org_id, series_id, events, quantity, first_seen, last_seen) \
-     SELECT * FROM unnest(?, ?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) DO UPDATE SET events = u.events + excluded.events, \
+     SELECT * FROM unnest(?, ?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) \
+     DO UPDATE SET events = u.events + excluded.events, \
      quantity = u.quantity + excluded.quantity, first_seen = least(u.first_seen, excluded.first_seen), \
      last_seen = greatest(u.last_seen, excluded.last_seen) RETURNING org_id, series_id, events");
 
@@ -208,12 +210,15 @@ pub fn list(
         after_dimensions.transpose().map_err(|_| crate::page::wrong_cursor())?.unwrap_or_default();
     Ok(diesel::sql_query(
         "SELECT * FROM (
-             SELECT u.org_id, m.meter_id, o.public_id AS org, m.key AS meter, s.dimensions, sum(u.events)::bigint AS events,
-                 trim_scale(sum(u.quantity))::text AS quantity, min(u.first_seen) AS first_seen, max(u.last_seen) AS last_seen
+             SELECT u.org_id, m.meter_id, o.public_id AS org, m.key AS meter, s.dimensions,
+                 sum(u.events)::bigint AS events,
+                 trim_scale(sum(u.quantity))::text AS quantity, min(u.first_seen) AS first_seen,
+                     max(u.last_seen) AS last_seen
              FROM unpriced_usage u JOIN orgs o ON o.org_id = u.org_id
              JOIN usage_series s ON s.org_id = u.org_id AND s.series_id = u.series_id
              JOIN meters m ON m.meter_id = s.meter_id
-             WHERE u.events > 0 AND ($1::bigint IS NULL OR u.org_id = $1) AND ($2::integer IS NULL OR m.meter_id = $2)
+             WHERE u.events > 0 AND ($1::bigint IS NULL OR u.org_id = $1)
+                 AND ($2::integer IS NULL OR m.meter_id = $2)
              GROUP BY u.org_id, m.meter_id, o.public_id, m.key, s.dimensions) u
          WHERE $3::bigint IS NULL OR (org_id, meter_id, dimensions) > ($3, $4, $5)
          ORDER BY org_id, meter_id, dimensions LIMIT $6",

@@ -34,7 +34,8 @@ pub struct UnpricedQuery {
 /// Lists usage that no rate of its meter fits, such as that of a new model: it is recorded, and costs nothing
 /// until it is priced.
 #[utoipa::path(
-    get, path = "/v1/usage/unpriced", tag = "usage", params(UnpricedQuery, PageQuery), security(("key" = ["usage:read"])),
+    get, path = "/v1/usage/unpriced", tag = "usage", params(UnpricedQuery, PageQuery),
+    security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<UnpricedUsage>), FindErrors)
 )]
 pub async fn list(
@@ -93,7 +94,8 @@ pub struct RateUsage {
 /// the answer says `more`.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_usage", tag = "meters",
-    params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey), request_body = RateUsage,
+    params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
+    request_body = RateUsage,
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "What was priced", body = Rated), FindErrors, CommandErrors)
 )]

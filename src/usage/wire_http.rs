@@ -1,4 +1,5 @@
-//! `/api/v1/events` and `/api/v1/events/batch`: what clients of OpenMeter and of Lago send, answered as those answer.
+//! `/api/v1/events` and `/api/v1/events/batch`: what clients of OpenMeter and of Lago send, answered as those
+//! answer.
 
 use std::collections::BTreeMap;
 
@@ -126,26 +127,37 @@ pub struct LagoRefusal {
 
 /// Takes usage from clients of OpenMeter and of Lago.
 ///
-/// CloudEvents, one or many, are answered as OpenMeter does: 204, whether they are new or known. With a key of the platform the
-/// subject names the org. `{"event": {…}}` is answered as Lago does: 200 with the event, 422 with `value_already_exist` when its
-/// `transaction_id` is known. There the subscription's external id names the org, the code is the event name, and the source is
-/// `lago`. All is stored as by `POST /v1/usage`; unlike there, an event that no meter counts is refused.
+/// CloudEvents, one or many, are answered as OpenMeter does: 204, whether they are new or known. With a key
+/// of the platform the subject names the org. `{"event": {…}}` is answered as Lago does: 200 with the event,
+/// 422 with `value_already_exist` when its `transaction_id` is known. There the subscription's external id
+/// names the org, the code is the event name, and the source is `lago`. All is stored as by `POST /v1/usage`;
+/// unlike there, an event that no meter counts is refused.
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "usage", security(("key" = ["usage:write"])),
     request_body(content(
-        (CloudEvent = "application/cloudevents+json"), (Vec<CloudEvent> = "application/cloudevents-batch+json"), (LagoBody = "application/json")
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"), (LagoBody = "application/json")
     ), description = "CloudEvents 1.0, or `{\"event\": {…}}`"),
     responses(
         (status = 200, description = "To Lago's clients: it is stored and counted", body = LagoOne),
         (status = 204, description = "To OpenMeter's clients: all are stored and counted"),
-        (status = 400, description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those that were not are stored", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400,
+            description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those \
+                that were not are stored",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid key", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "The key may not", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events",
+            body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub async fn post(
@@ -175,14 +187,22 @@ pub async fn post(
     request_body = LagoBatch,
     responses(
         (status = 200, description = "All are stored and counted", body = LagoMany),
-        (status = 400, description = "The body cannot be read", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "One is rejected or known already: nothing was stored", body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body cannot be read", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No valid key", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "The key may not", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events",
+            body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "One is rejected or known already: nothing was stored",
+            body = LagoRefusal),
+        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub async fn batch(

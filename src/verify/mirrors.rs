@@ -1,9 +1,9 @@
-//! The mirrors of Stripe's objects against the inbox. It is projected again into a shadow of the mirrors, by the very code that
-//! projects it live, and both are compared row by row.
+//! The mirrors of Stripe's objects against the inbox. It is projected again into a shadow of the mirrors, by
+//! the very code that projects it live, and both are compared row by row.
 //!
-//! The shadow is made of temporary tables of the same names: they come first in the search path of this one connection, which works
-//! apart ([`apart`]). Events go on being projected meanwhile; what has been is replayed too, and both sides are compared in one
-//! state of the database.
+//! The shadow is made of temporary tables of the same names: they come first in the search path of this one
+//! connection, which works apart ([`apart`]). Events go on being projected meanwhile; what has been is
+//! replayed too, and both sides are compared in one state of the database.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,8 @@ struct Count {
     count: i64,
 }
 
-/// Replays and compares; nothing is changed, nobody is told and nobody waits. `batch`: events of a transaction.
+/// Replays and compares; nothing is changed, nobody is told and nobody waits. `batch`: events of a
+/// transaction.
 ///
 /// # Errors
 /// When the database fails, or the replay itself does.
@@ -192,7 +193,8 @@ fn project_all(
     }
 }
 
-/// An event that could not be projected may have been one whose object another has taken since: then it can be, as it was live.
+/// An event that could not be projected may have been one whose object another has taken since: then it can
+/// be, as it was live.
 fn project_failed(
     conn: &mut PgConnection,
     options: &project::Options,
@@ -206,7 +208,8 @@ fn project_failed(
         }
         before = failed;
         conn.batch_execute(
-            "UPDATE pg_temp.stripe_inbox_queue SET attempts = 0, next_attempt_at = NULL, quarantined_at = NULL",
+            "UPDATE pg_temp.stripe_inbox_queue
+             SET attempts = 0, next_attempt_at = NULL, quarantined_at = NULL",
         )?;
         project_all(conn, options, now, &mut |_| {})?;
     }
@@ -222,7 +225,8 @@ fn failed(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
         last_error: Option<String>,
     }
     let rows: Vec<Failed> = diesel::sql_query(
-        "SELECT event_id, last_error FROM pg_temp.stripe_inbox_queue JOIN coulomb.stripe_inbox USING (inbox_id)
+        "SELECT event_id, last_error FROM pg_temp.stripe_inbox_queue JOIN coulomb.stripe_inbox
+             USING (inbox_id)
          ORDER BY inbox_id LIMIT $1",
     )
     .bind::<BigInt, _>(TOLD)
@@ -256,7 +260,8 @@ fn compare(
     let keys = primary_key(conn, table)?;
     let pairs: Vec<String> = keys.iter().map(|key| format!("'{key}', {key}")).collect();
     let rows: Vec<Row> = diesel::sql_query(format!(
-        "SELECT jsonb_build_object({pairs})::text AS key, to_jsonb(s)::text AS stored, to_jsonb(r)::text AS rebuilt
+        "SELECT jsonb_build_object({pairs})::text AS key, to_jsonb(s)::text AS stored,
+             to_jsonb(r)::text AS rebuilt
          FROM (SELECT {columns} FROM coulomb.{table} WHERE {meant}) s
              FULL JOIN (SELECT {columns} FROM pg_temp.{table} WHERE {meant}) r USING ({keys})
          WHERE s IS DISTINCT FROM r ORDER BY {keys} LIMIT {TOLD}",

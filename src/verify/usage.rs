@@ -1,4 +1,5 @@
-//! The books of usage against its records: daily summaries, unique values, the counters of tiers and quotas, keys.
+//! The books of usage against its records: daily summaries, unique values, the counters of tiers and quotas,
+//! keys.
 
 use diesel::pg::PgConnection;
 
@@ -40,8 +41,8 @@ enum Look {
     Keys,
 }
 
-/// Compares what is in the scope; nothing is changed. Usage may go on being written meanwhile: each look sees one state of it, rules
-/// and records and books.
+/// Compares what is in the scope; nothing is changed. Usage may go on being written meanwhile: each look sees
+/// one state of it, rules and records and books.
 ///
 /// # Errors
 /// When the database fails.
@@ -104,7 +105,8 @@ impl Look {
                 };
                 Ok((rules.first_whole_day, found))
             })?;
-            // Records that were taken away between the snapshot and the look are missed, and that is no difference.
+            // Records that were taken away between the snapshot and the look are missed, and that is no
+            // difference.
             if found.is_empty() || partitions::first_whole_day(conn)? == whole {
                 return Ok(found);
             }

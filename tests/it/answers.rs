@@ -130,7 +130,8 @@ async fn a_cursor_belongs_to_its_list() {
     }
 }
 
-/// What becomes of a usage event that is sent alone is what becomes of the request; a batch is answered for each of its events.
+/// What becomes of a usage event that is sent alone is what becomes of the request; a batch is answered for
+/// each of its events.
 #[tokio::test]
 async fn an_event_alone_that_is_not_taken_is_a_problem() {
     let database = Database::new();

@@ -4,12 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
+    files_below(dir, &["rs"])
+}
+
+fn files_below(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
         if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.extend(files_below(&path, extensions));
+        } else if extension.is_some_and(|extension| extensions.contains(&extension)) {
             files.push(path);
         }
     }
@@ -85,4 +90,22 @@ fn dependencies_point_one_way() {
     let broken: Vec<String> =
         rules.iter().flat_map(|(module, words, except)| offenders(module, words, *except)).collect();
     assert!(broken.is_empty(), "these know what they must not:\n{}", broken.join("\n"));
+}
+
+/// A line is read at one look: 110 columns, as `rustfmt.toml` says, also where rustfmt does not look (comments,
+/// strings, SQL).
+#[test]
+fn no_line_is_longer_than_110_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let long: Vec<String> = ["src", "tests", "benches"]
+        .into_iter()
+        .flat_map(|dir| files_below(&root.join(dir), &["rs", "sql"]))
+        .flat_map(|file| {
+            let text = fs::read_to_string(&file).expect("readable");
+            let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 110);
+            let name = file.strip_prefix(root).expect("below the root").display().to_string();
+            lines.map(|(n, _)| format!("{name}:{}", n + 1)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(long, [""; 0]);
 }

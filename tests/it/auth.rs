@@ -57,7 +57,8 @@ async fn what_is_no_key_is_refused() {
     assert_eq!(daemon.get("/nowhere", &good).await.1["code"], "no_route");
 }
 
-/// One org never sees another: the code says 404, and the database shows no row even where the code would not look.
+/// One org never sees another: the code says 404, and the database shows no row even where the code would not
+/// look.
 #[tokio::test]
 async fn an_org_sees_only_itself() {
     use diesel::connection::SimpleConnection;

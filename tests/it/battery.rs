@@ -15,7 +15,8 @@ struct Place {
 }
 
 fn tokens(database: &Database) {
-    let rates = json!([{ "when": { "cached": "yes" }, "battery_units": "0.5" }, { "unit_cost": "0.01", "battery_units": "2" }]);
+    let rates = json!([{ "when": { "cached": "yes" }, "battery_units": "0.5" },
+        { "unit_cost": "0.01", "battery_units": "2" }]);
     database.meter(1, "llm", "sum", "cached", Some(&rates));
 }
 
@@ -53,7 +54,8 @@ impl Place {
 }
 
 fn event(id: &str, org: &str, value: i64, cached: &str) -> Value {
-    json!({ "id": id, "source": "t", "org": org, "event_name": "llm", "data": { "value": value, "cached": cached } })
+    json!({ "id": id, "source": "t", "org": org, "event_name": "llm",
+        "data": { "value": value, "cached": cached } })
 }
 
 #[tokio::test]
@@ -114,7 +116,10 @@ async fn a_reservation_holds_battery_and_quota_in_one() {
     let quota =
         json!({ "org": "acme", "meter": "meter-1", "period": "month", "limit": "45", "enforcement": "hard" });
     assert_eq!(place.post("/v1/quotas", quota).await.0, 201);
-    let reserve = |amount: i64, cached: &str| json!({ "org": "acme", "meter": "meter-1", "amount": amount, "dimensions": { "cached": cached } });
+    let reserve = |amount: i64, cached: &str| {
+        json!({ "org": "acme", "meter": "meter-1", "amount": amount,
+        "dimensions": { "cached": cached } })
+    };
     let (status, first) = place.post("/v1/quota/reserve", reserve(40, "no")).await;
     assert_eq!(
         (status, &first["battery_units"], &first["battery"]["available"]),
@@ -198,10 +203,13 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
         "INSERT INTO plans VALUES ('daily', 'Daily', NULL, true, '{}', now());
          INSERT INTO plan_versions VALUES ('daily', 1, now(), NULL, NULL, NULL, 0, '{}', 0, NULL, NULL, 8, 0);
          INSERT INTO plan_stripe_prices VALUES ('price_daily', 'daily');
-         INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
-         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, current_period_start, current_period_end)
+         INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+         VALUES ('', false, 'cus_1', 'acme');
+         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete,
+             current_period_start, current_period_end)
              VALUES ('', false, 'sub_1', 'cus_1', 'active', true, '2027-03-01', '2027-04-01');
-         INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id) VALUES ('', false, 'sub_1', 0, 'si_1', 'price_daily');
+         INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id)
+         VALUES ('', false, 'sub_1', 0, 'si_1', 'price_daily');
          UPDATE catalog SET version = version + 1; NOTIFY coulomb_orgs",
     );
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
@@ -227,7 +235,8 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
     place.check();
 }
 
-/// Clients burn one battery to nothing through two daemons, by usage and by reservations: not a unit more than was granted.
+/// Clients burn one battery to nothing through two daemons, by usage and by reservations: not a unit more
+/// than was granted.
 async fn to_the_last_unit(clients: u64, granted: i64) {
     let place = Arc::new(Place::new().await);
     let second = Daemon::start(&place.database);
@@ -241,7 +250,8 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
         async move {
             let mut dice = n * 7919 + 1;
             let mut refused_small = 0;
-            // The smallest amount being refused a few times over, with nothing set aside, means that nothing is left.
+            // The smallest amount being refused a few times over, with nothing set aside, means that nothing
+            // is left.
             while refused_small < 5 {
                 dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let id = next.fetch_add(1, Ordering::Relaxed);

@@ -30,14 +30,17 @@ impl Platform {
 /// Puts orgs on the plan `day`, whose daily allowance is 20 units.
 fn daily(database: &Database, orgs: &[&str]) {
     database.execute(
-        "INSERT INTO plans (plan_id, name, active, metadata, created_at) VALUES ('day', 'Day', true, '{}', '2026-01-01');
-         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units, daily_battery, battery_debt_limit)
+        "INSERT INTO plans (plan_id, name, active, metadata, created_at)
+         VALUES ('day', 'Day', true, '{}', '2026-01-01');
+         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units,
+             daily_battery, battery_debt_limit)
              VALUES ('day', 1, '2026-01-01', 0, '{}', 0, 20, 100);
          INSERT INTO plan_stripe_prices (price_id, plan_id) VALUES ('price_day', 'day')",
     );
     for org in orgs {
         database.execute(&format!(
-            "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_{org}', '{org}');
+            "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+             VALUES ('', false, 'cus_{org}', '{org}');
              INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created)
                  VALUES ('', false, 'sub_{org}', 'cus_{org}', 'active', true, '2026-01-01');
              INSERT INTO subscription_items (account, livemode, subscription_id, item_number, price_id)
@@ -50,11 +53,15 @@ fn daily(database: &Database, orgs: &[&str]) {
 /// Ledgers whose numbers have gaps, whose balances do not chain, or that differ from account or grants.
 fn unsound(database: &Database) -> i64 {
     database.number(
-        "SELECT (SELECT count(*) FROM (SELECT *, row_number() OVER w AS n, sum(amount) OVER w AS total, lag(at) OVER w AS before
+        "SELECT (SELECT count(*)
+             FROM (SELECT *, row_number() OVER w AS n, sum(amount) OVER w AS total, lag(at) OVER w AS before
                      FROM battery_entries WINDOW w AS (PARTITION BY org_id ORDER BY sequence)) e
                  WHERE sequence <> n OR balance_after <> total OR before > at)
-              + (SELECT count(*) FROM battery_accounts a WHERE balance <> (SELECT coalesce(sum(amount), 0) FROM battery_entries e WHERE e.org_id = a.org_id)
-                     OR greatest(balance, 0) <> (SELECT coalesce(sum(remaining), 0) FROM battery_grants g WHERE g.org_id = a.org_id AND state = 'open'))",
+              + (SELECT count(*) FROM battery_accounts a
+                  WHERE balance <> (SELECT coalesce(sum(amount), 0) FROM battery_entries e
+                  WHERE e.org_id = a.org_id)
+                     OR greatest(balance, 0) <> (SELECT coalesce(sum(remaining), 0) FROM battery_grants g
+                         WHERE g.org_id = a.org_id AND state = 'open'))",
     )
 }
 
@@ -62,7 +69,8 @@ fn unsound(database: &Database) -> i64 {
 async fn a_grant_is_what_was_asked_for_once() {
     let platform = Platform::at("2026-03-01T00:00:00Z");
     let body = json!({
-        "org": "acme", "amount": "12.500000001", "source": "purchase", "priority": 7, "effective_at": "2026-03-02T00:00:00Z",
+        "org": "acme", "amount": "12.500000001", "source": "purchase", "priority": 7,
+            "effective_at": "2026-03-02T00:00:00Z",
         "expires_at": "2026-04-01T00:00:00+02:00", "reason": "ticket 5", "key": "ticket-5",
     });
     let grant = platform.post("/v1/battery/grants", body.clone(), 201).await;
@@ -95,7 +103,8 @@ async fn a_grant_is_what_was_asked_for_once() {
     assert_eq!((answers[0].0.as_u16(), &answers[0].1["priority"]), (201, &json!(30)));
     assert_eq!(platform.balance("bolt").await, "3");
     let logged = platform.database.value(
-        "SELECT string_agg(action || ' ' || (target = detail ->> 'id') || ' ' || (detail ->> 'reason'), ', ' ORDER BY at, audit_id) FROM audit_log WHERE action LIKE 'battery.%'",
+        "SELECT string_agg(action || ' ' || (target = detail ->> 'id') || ' ' || (detail ->> 'reason'), ', '
+             ORDER BY at, audit_id) FROM audit_log WHERE action LIKE 'battery.%'",
     );
     assert_eq!(logged.as_deref(), Some("battery.grant true ticket 5, battery.grant true ticket 5"));
     platform.clock.turn("2026-03-02T00:00:00Z");
@@ -287,10 +296,13 @@ async fn what_is_due_is_written_though_nobody_comes() {
     // Two daemons, and more orgs than one batch.
     let _other = Daemon::clocked(&platform.database, &platform.clock);
     platform.database.execute(
-        "INSERT INTO orgs (public_id, name, time_zone, created_at, metadata) SELECT 'org_' || n, 'x', 'UTC', now(), '{}' FROM generate_series(1, 450) n;
+        "INSERT INTO orgs (public_id, name, time_zone, created_at, metadata)
+         SELECT 'org_' || n, 'x', 'UTC', now(), '{}' FROM generate_series(1, 450) n;
          INSERT INTO org_refs SELECT public_id, org_id FROM orgs ON CONFLICT DO NOTHING;
          INSERT INTO battery_accounts SELECT org_id, 0, 0, 0, 1, NULL, NULL FROM orgs;
-         INSERT INTO battery_grants SELECT org_id, 1, 'grt_' || org_id, 'bonus', 'k', 'scheduled', 30, '2026-03-01', '2026-03-02', '2026-03-03', 10, 10, 0, 0, 0 FROM orgs",
+         INSERT INTO battery_grants
+         SELECT org_id, 1, 'grt_' || org_id, 'bonus', 'k', 'scheduled',
+             30, '2026-03-01', '2026-03-02', '2026-03-03', 10, 10, 0, 0, 0 FROM orgs",
     );
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(platform.database.number("SELECT count(*) FROM battery_entries"), 0);
@@ -314,7 +326,8 @@ async fn a_local_day_has_its_allowance_once() {
     let days = |wanted: &'static str| {
         let platform = &platform;
         async move {
-            let granted = "SELECT string_agg(source_key || ' ' || to_char(expires_at, 'DD HH24:MI'), ', ' ORDER BY grant_number)
+            let granted = "SELECT string_agg(source_key || ' ' || to_char(expires_at, 'DD HH24:MI'), ', '
+                ORDER BY grant_number)
                            FROM battery_grants WHERE source = 'daily_allowance'";
             platform.until(granted, wanted).await;
         }
@@ -340,7 +353,11 @@ async fn a_local_day_has_its_allowance_once() {
     days("daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00, daily:2026-11-02 03 05:00").await;
     // Nobody was there for three days: only the running one is granted.
     platform.clock.turn("2026-11-05T12:00:00Z");
-    days("daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00, daily:2026-11-02 03 05:00, daily:2026-11-05 06 05:00").await;
+    days(
+        "daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00, daily:2026-11-02 03 05:00, daily:2026-11-05 \
+        06 05:00",
+    )
+    .await;
     tokio::time::sleep(Duration::from_millis(1300)).await;
     let entries = platform.all("/v1/battery/entries?org=bolt", "data", 3).await;
     let told: Vec<String> = entries
@@ -395,7 +412,8 @@ fn eight_at_once_grant_each_org_its_day_once() {
             }
         });
     }
-    let granted = "SELECT string_agg(source_key || ' ' || count, ', ' ORDER BY source_key) FROM (SELECT source_key, count(*) FROM battery_grants GROUP BY 1) k";
+    let granted = "SELECT string_agg(source_key || ' ' || count, ', ' ORDER BY source_key)
+        FROM (SELECT source_key, count(*) FROM battery_grants GROUP BY 1) k";
     assert_eq!(database.value(granted).as_deref(), Some("daily:2026-03-01 227, daily:2026-03-02 227"));
     assert_eq!(
         database.number("SELECT count(*) FROM battery_accounts WHERE balance = 20 AND entries = 3"),

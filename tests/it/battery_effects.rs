@@ -1,5 +1,5 @@
-//! What Stripe's payments do to batteries: a table of cases with ledgers reckoned by hand, each in every order, twice, over two
-//! daemons.
+//! What Stripe's payments do to batteries: a table of cases with ledgers reckoned by hand, each in every
+//! order, twice, over two daemons.
 
 #[allow(unreachable_pub, reason = "a library to these tests")]
 mod build;
@@ -49,12 +49,18 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 /// Plans and a pack, and orgs of these names.
 fn furnish(database: &Database, names: &[String]) {
     database.execute(
-        "INSERT INTO plans VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL, true, '{}', '2020-01-01'), ('free', 'Free', NULL, true, '{}', '2020-01-01');
-         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units, annual_battery_units, trial_battery_units, daily_battery)
-             VALUES ('basic', 1, '2020-01-01', 0, '{}', 1000, 11000, 100, 0), ('pro', 1, '2020-01-01', 0, '{}', 3000, NULL, NULL, 0), ('free', 1, '2020-01-01', 0, '{}', 0, NULL, NULL, 0);
-         INSERT INTO plan_stripe_prices VALUES ('price_basic', 'basic'), ('price_pro', 'pro'), ('price_free', 'free'), ('price_over', 'basic');
+        "INSERT INTO plans VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL,
+             true, '{}', '2020-01-01'), ('free', 'Free', NULL, true, '{}', '2020-01-01');
+         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units,
+             annual_battery_units, trial_battery_units, daily_battery)
+             VALUES ('basic', 1, '2020-01-01', 0, '{}', 1000, 11000, 100, 0), ('pro', 1, '2020-01-01',
+                 0, '{}', 3000, NULL, NULL, 0), ('free', 1, '2020-01-01', 0, '{}', 0, NULL, NULL, 0);
+         INSERT INTO plan_stripe_prices
+         VALUES ('price_basic', 'basic'), ('price_pro', 'pro'), ('price_free', 'free'),
+             ('price_over', 'basic');
          INSERT INTO battery_packs VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
-         INSERT INTO battery_pack_stripe_prices VALUES ('price_pack', 'pack-500'), ('price_addon', 'pack-500')",
+         INSERT INTO battery_pack_stripe_prices
+         VALUES ('price_pack', 'pack-500'), ('price_addon', 'pack-500')",
     );
     orgs(database, names);
 }
@@ -63,8 +69,10 @@ fn furnish(database: &Database, names: &[String]) {
 fn orgs(database: &Database, names: &[String]) {
     let names = names.join("','");
     database.execute(&format!(
-        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) SELECT 'org_' || n, n, n, 'UTC', now(), '{{}}' FROM unnest(ARRAY['{names}']) n;
-         INSERT INTO org_refs (ref, org_id) SELECT external_id, org_id FROM orgs UNION SELECT public_id, org_id FROM orgs"
+        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
+         SELECT 'org_' || n, n, n, 'UTC', now(), '{{}}' FROM unnest(ARRAY['{names}']) n;
+         INSERT INTO org_refs (ref, org_id) SELECT external_id, org_id FROM orgs UNION
+         SELECT public_id, org_id FROM orgs"
     ));
 }
 
@@ -74,7 +82,8 @@ fn battery(database: &Database, name: &str) -> (String, Vec<(String, String, Str
     let org = format!("(SELECT org_id FROM orgs WHERE external_id = '{name}')");
     let balance = text(&format!("SELECT trim_scale(balance) FROM battery_accounts WHERE org_id = {org}"));
     let grants = text(&format!(
-        "SELECT json_agg(json_build_array(source, trim_scale(amount)::text, trim_scale(remaining)::text) ORDER BY source, amount, remaining) FROM battery_grants WHERE org_id = {org}"
+        "SELECT json_agg(json_build_array(source, trim_scale(amount)::text, trim_scale(remaining)::text)
+             ORDER BY source, amount, remaining) FROM battery_grants WHERE org_id = {org}"
     ));
     let grants = if grants.is_empty() { Vec::new() } else { serde_json::from_str(&grants).expect("rows") };
     (balance, grants)
@@ -89,10 +98,14 @@ fn balance_of(told: &str) -> &str {
 fn unsound(database: &Database) -> i64 {
     database.number(
         "SELECT count(*) FROM battery_accounts a LEFT JOIN LATERAL (
-             SELECT count(*) AS entries, max(sequence) AS last, coalesce(sum(amount), 0) AS total, coalesce(bool_and(balance_after = running), true) AS chained
-             FROM (SELECT *, sum(amount) OVER (ORDER BY sequence) AS running FROM battery_entries e WHERE e.org_id = a.org_id) e) e ON true
-         LEFT JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS remaining FROM battery_grants g WHERE g.org_id = a.org_id AND state <> 'scheduled') g ON true
-         WHERE e.entries <> a.entries OR coalesce(e.last, 0) <> a.entries OR e.total <> a.balance OR NOT e.chained
+             SELECT count(*) AS entries, max(sequence) AS last, coalesce(sum(amount), 0) AS total,
+                 coalesce(bool_and(balance_after = running), true) AS chained
+             FROM (SELECT *, sum(amount) OVER (ORDER BY sequence) AS running FROM battery_entries e
+                 WHERE e.org_id = a.org_id) e) e ON true
+         LEFT JOIN LATERAL (SELECT coalesce(sum(remaining), 0) AS remaining FROM battery_grants g
+             WHERE g.org_id = a.org_id AND state <> 'scheduled') g ON true
+         WHERE e.entries <> a.entries OR coalesce(e.last, 0) <> a.entries OR e.total <> a.balance
+             OR NOT e.chained
             OR g.remaining <> greatest(a.balance, 0)",
     )
 }
@@ -212,7 +225,10 @@ async fn entries_name_what_caused_them() {
         daemon.deliver(&event).await;
         daemon.projected().await;
     }
-    let entries = database.value("SELECT json_agg(json_build_array(kind, trim_scale(amount)::text, source, link) ORDER BY sequence) FROM battery_entries");
+    let entries = database.value(
+        "SELECT json_agg(json_build_array(kind, trim_scale(amount)::text, source,
+        link) ORDER BY sequence) FROM battery_entries",
+    );
     let entries: Value = serde_json::from_str(&entries.expect("entries")).expect("JSON");
     let of = |object: &str, id: &str| json!({ "object": object, "id": id, "livemode": false });
     assert_eq!(
@@ -225,7 +241,11 @@ async fn entries_name_what_caused_them() {
             ["clawback", "-800", "dispute", of("dispute", "du_one")],
         ])
     );
-    let key = database.value("SELECT source_key || ' ' || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end) FROM battery_effects)) FROM battery_grants");
+    let key = database.value(
+        "SELECT source_key || ' '
+        || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end)
+        FROM battery_effects)) FROM battery_grants",
+    );
     assert_eq!(key.as_deref(), Some("test/invoice:in_a_one:il_0_in_a_one true"));
 }
 

@@ -298,12 +298,14 @@ async fn periods_are_of_the_set_of_events() {
     let rows = database.value(
         "SELECT string_agg(told || ' × ' || number, E'\\n' ORDER BY told) FROM (
              SELECT told, count(*) AS number FROM (
-                 SELECT string_agg(concat_ws(' ', price_id, to_char(period_start, 'MM-DD'), to_char(period_end, 'MM-DD'),
+                 SELECT string_agg(concat_ws(' ', price_id, to_char(period_start, 'MM-DD'),
+                     to_char(period_end, 'MM-DD'),
                      extract(epoch FROM first_seen)::int, extract(epoch FROM last_seen)::int), ', '
                      ORDER BY period_start, price_id) AS told
                  FROM subscription_periods GROUP BY subscription_id) s GROUP BY told) n",
     );
-    let expected = "price_a 03-01 03-29 10 20, price_a 03-29 04-29 40 40, price_b 03-29 04-29 30 30, price_a 04-02 05-02 40 40 × 120";
+    let expected = "price_a 03-01 03-29 10 20, price_a 03-29 04-29 40 40, price_b 03-29 04-29 30 30, price_a \
+        04-02 05-02 40 40 × 120";
     assert_eq!(rows.as_deref(), Some(expected));
     database.run(&["verify"]);
 }

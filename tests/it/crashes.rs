@@ -1,6 +1,8 @@
-//! `kill -9` of daemon, of PostgreSQL, of both, at random moments under load: what was acknowledged is there, and is projected once.
+//! `kill -9` of daemon, of PostgreSQL, of both, at random moments under load: what was acknowledged is there,
+//! and is projected once.
 //!
-//! The campaign of full size (20,000 deliveries, 30 kills) takes minutes: `cargo test --test it crashes -- --ignored`.
+//! The campaign of full size (20,000 deliveries, 30 kills) takes minutes: `cargo test --test it crashes --
+//! --ignored`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -118,7 +120,8 @@ async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<
 /// The org that all customers name, and the plan that their invoices pay for: each charges its battery once.
 fn furnish(database: &Database) {
     database.execute(
-        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
+        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
+         VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
          INSERT INTO org_refs SELECT 'acme', org_id FROM orgs;
          INSERT INTO plans VALUES ('pro', 'Pro', NULL, true, '{}', now());
          INSERT INTO plan_versions VALUES ('pro', 1, now(), NULL, NULL, NULL, 0, '{}', 100, NULL, NULL, 0, 0);

@@ -100,7 +100,8 @@ async fn only_the_orgs_that_changed_are_read_again() {
     assert_eq!(held.dropped(), "a b c", "what is not understood may concern anybody");
 }
 
-/// A link and a subscription are written by transactions that do not see each other's; whichever commits last, the org has the plan.
+/// A link and a subscription are written by transactions that do not see each other's; whichever commits
+/// last, the org has the plan.
 #[tokio::test]
 async fn a_link_and_a_subscription_that_are_written_at_once_reach_the_org() {
     let database = Database::new();

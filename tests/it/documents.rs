@@ -113,7 +113,8 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     dirs.iter().flat_map(|dir| sources(dir)).chain(files).collect()
 }
 
-/// ARCHITECTURE.md names the test that holds each promise: `file::test` or `dir::file::test`, or the test alone for one below `src`.
+/// ARCHITECTURE.md names the test that holds each promise: `file::test` or `dir::file::test`, or the test
+/// alone for one below `src`.
 #[test]
 fn tests_named_in_the_architecture_exist() {
     let document = text("ARCHITECTURE.md");

@@ -34,22 +34,28 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     assert_eq!(status, 200, "{bare}");
     assert_eq!(
         bare,
-        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null, "paying": [], "quotas": [],
-                "battery": { "balance": "0", "reserved": "0", "available": "0", "debt_limit": null, "daily_allowance": "0" } })
+        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null,
+            "paying": [], "quotas": [],
+                "battery": { "balance": "0", "reserved": "0", "available": "0", "debt_limit": null,
+                    "daily_allowance": "0" } })
     );
     let body = json!({
         "name": "Pro", "trial_days": 14, "features": { "sso": true, "seats": 5 },
-        "quotas": [{ "meter": "meter-1", "period": "month", "limit": 100, "enforcement": "soft" }, { "meter": "meter-1", "period": "billing", "limit": null },
+        "quotas": [{ "meter": "meter-1", "period": "month", "limit": 100, "enforcement": "soft" },
+            { "meter": "meter-1", "period": "billing", "limit": null },
             { "meter": "meter-2", "period": "day", "limit": 3, "per_subject": true }],
     });
     assert_eq!(answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&body)).await.0, 200);
-    let quota = json!({ "org": "acme", "meter": "meter-1", "filter": { "model": "a" }, "period": "day", "limit": "50" });
+    let quota = json!({ "org": "acme", "meter": "meter-1", "filter": { "model": "a" }, "period": "day",
+        "limit": "50" });
     let (_, quota) = daemon.post("/v1/quotas", &key, &quota).await;
     assert_eq!(daemon.post("/v1/orgs/acme/subscription", &key, &json!({ "plan": "pro" })).await.0, 201);
     // What is held of the org hears of it within a moment: its billing period begins now.
     tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-    let used = json!([{ "id": "1", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z", "data": { "value": 30, "model": "a" } },
-        { "id": "2", "org": "acme", "event_name": "sent", "subject": "s1", "occurred_at": "2026-03-10T12:00:00Z", "data": {} }]);
+    let used = json!([{ "id": "1", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z",
+        "data": { "value": 30, "model": "a" } },
+        { "id": "2", "org": "acme", "event_name": "sent", "subject": "s1",
+            "occurred_at": "2026-03-10T12:00:00Z", "data": {} }]);
     assert_eq!(daemon.usage(&key, &used).await, ["accepted", "accepted"]);
     let reserve = json!({ "org": "acme", "meter": "meter-1", "amount": 5, "dimensions": { "model": "a" } });
     let (status, reservation) = daemon.post("/v1/quota/reserve", &key, &reserve).await;
@@ -129,7 +135,8 @@ async fn one_answer_says_all_and_only_news_are_sent() {
     clock.turn("2026-03-10T12:06:00Z");
     let (status, later, text) = ask(&daemon, path, &key, Some(&tag)).await;
     assert!(status == 200 && later != tag && text.contains(r#""reserved":"0""#), "{text}");
-    let more = json!([{ "id": "3", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z", "data": { "value": 1, "model": "b" } }]);
+    let more = json!([{ "id": "3", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z",
+        "data": { "value": 1, "model": "b" } }]);
     assert_eq!(daemon.usage(&key, &more).await, ["accepted"]);
     let (status, _, text) = ask(&daemon, path, &key, Some(&later)).await;
     assert!(status == 200 && text.contains(r#""used":"31""#), "as of the last acknowledged event: {text}");

@@ -1,4 +1,5 @@
-//! Exports: every format says what the database says, twice the same, to its owner only, and never a part as if it were whole.
+//! Exports: every format says what the database says, twice the same, to its owner only, and never a part as
+//! if it were whole.
 
 mod formats;
 mod streams;
@@ -8,30 +9,45 @@ use serde_json::Value;
 
 use crate::support::{Daemon, Database};
 
-/// Two orgs with a customer each, a customer without an org, and documents of all kinds: ties in `created`, none at all,
-/// several currencies, accounts and modes, text that would break a careless writer.
+/// Two orgs with a customer each, a customer without an org, and documents of all kinds: ties in `created`,
+/// none at all, several currencies, accounts and modes, text that would break a careless writer.
 const BOOKS: &str = r#"
 INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES
     ('org_a', '=acme', 'Acme', 'UTC', '2026-01-01', '{}'), ('org_b', NULL, 'Bolt', 'UTC', '2026-01-01', '{}');
 INSERT INTO org_refs SELECT public_id, org_id FROM orgs;
-INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', true, 'cus_a', 'org_a'), ('', true, 'cus_b', 'org_b');
-INSERT INTO invoices (account, livemode, id, customer_id, number, status, currency, subtotal, discount_total, tax_total, total, amount_due,
-    amount_paid, amount_remaining, finalized_at, paid_at, customer_name, description, lines_complete, created, deleted, metadata)
-SELECT CASE WHEN n % 50 = 0 THEN 'acct_1' ELSE '' END, n % 40 <> 0, 'in_' || lpad((n * 7919 % 1000)::text, 4, '0'),
-    (ARRAY['cus_a', 'cus_b', 'cus_c'])[1 + n % 3], 'N-' || n, (ARRAY['paid', 'open', 'draft', 'void', 'uncollectible'])[1 + n % 5],
-    (ARRAY['eur', 'usd', 'jpy', 'kwd'])[1 + n % 4], n * 100, 0, n * 19, n * 119, n * 119, CASE WHEN n % 5 = 0 THEN n * 119 ELSE 0 END,
-    CASE WHEN n % 5 = 0 THEN 0 ELSE n * 119 END, CASE WHEN n % 5 <> 2 THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day' END,
+INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+VALUES ('', true, 'cus_a', 'org_a'), ('', true, 'cus_b', 'org_b');
+INSERT INTO invoices (account, livemode, id, customer_id, number, status, currency, subtotal, discount_total,
+    tax_total, total, amount_due,
+    amount_paid, amount_remaining, finalized_at, paid_at, customer_name, description, lines_complete,
+        created, deleted, metadata)
+SELECT CASE WHEN n % 50 = 0 THEN 'acct_1' ELSE ''
+    END, n % 40 <> 0, 'in_' || lpad((n * 7919 % 1000)::text, 4, '0'),
+    (ARRAY['cus_a', 'cus_b', 'cus_c'])[1 + n % 3], 'N-' || n,
+        (ARRAY['paid', 'open', 'draft', 'void', 'uncollectible'])[1 + n % 5],
+    (ARRAY['eur', 'usd', 'jpy', 'kwd'])[1 + n % 4], n * 100, 0, n * 19, n * 119, n * 119, CASE WHEN n % 5 = 0
+        THEN n * 119 ELSE 0 END,
+    CASE WHEN n % 5 = 0 THEN 0 ELSE n * 119 END, CASE WHEN n % 5 <> 2
+        THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day' END,
     CASE WHEN n % 5 = 0 THEN '2026-01-02'::timestamptz + n / 10 * interval '1 day' END,
-    (ARRAY['=1+1', '  @SUM(A1)', 'Müller, "Söhne"', 'plain', E'two\r\nlines'])[1 + n % 5], CASE WHEN n % 7 = 0 THEN '' WHEN n % 7 = 1 THEN E'\t-x' END,
-    true, CASE WHEN n % 100 <> 99 THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day' END, n % 333 = 1, jsonb_build_object('n', n::text)
+    (ARRAY['=1+1', '  @SUM(A1)', 'Müller, "Söhne"', 'plain', E'two\r\nlines'])[1 + n % 5], CASE
+        WHEN n % 7 = 0 THEN '' WHEN n % 7 = 1 THEN E'\t-x' END,
+    true, CASE WHEN n % 100 <> 99 THEN '2026-01-01'::timestamptz + n / 10 * interval '1 day'
+        END, n % 333 = 1, jsonb_build_object('n', n::text)
 FROM generate_series(0, 999) n;
-INSERT INTO invoice_lines (account, livemode, invoice_id, line_number, id, type, amount, currency, quantity, description, unit_amount_decimal, proration, tax_amount)
-SELECT account, livemode, id, line, 'il_' || line, 'subscription', (total - tax_total) / 2, currency, 2, '+line', 0.125, line = 1, tax_total / 2
+INSERT INTO invoice_lines (account, livemode, invoice_id, line_number, id, type, amount, currency, quantity,
+    description, unit_amount_decimal, proration, tax_amount)
+SELECT account, livemode, id, line, 'il_' || line, 'subscription', (total - tax_total) / 2, currency,
+    2, '+line', 0.125, line = 1, tax_total / 2
 FROM invoices, generate_series(0, 1) line;
-INSERT INTO payments (account, livemode, id, customer_id, invoice_id, payment_intent_id, status, amount, amount_received, amount_refunded, currency, disputed, created, paid_at)
-SELECT account, livemode, 'pi_' || id, customer_id, id, 'pi_' || id, 'succeeded', total, total, total / 2, currency, false, created, paid_at FROM invoices WHERE status = 'paid';
-INSERT INTO refunds (account, livemode, id, source, payment_intent_id, amount, currency, status, reason, created)
-SELECT account, livemode, 're_' || id, 'refund', id, amount_refunded, currency, 'succeeded', '-duplicate', created FROM payments;
+INSERT INTO payments (account, livemode, id, customer_id, invoice_id, payment_intent_id, status, amount,
+    amount_received, amount_refunded, currency, disputed, created, paid_at)
+SELECT account, livemode, 'pi_' || id, customer_id, id, 'pi_' || id, 'succeeded', total, total, total / 2,
+    currency, false, created, paid_at FROM invoices WHERE status = 'paid';
+INSERT INTO refunds (account, livemode, id, source, payment_intent_id, amount, currency, status, reason,
+    created)
+SELECT account, livemode, 're_' || id, 'refund', id, amount_refunded, currency, 'succeeded', '-duplicate',
+    created FROM payments;
 "#;
 
 fn books() -> Database {
@@ -68,7 +84,8 @@ async fn the_totals_are_those_of_the_database_and_of_the_rows() {
         ("of=invoices", "invoices WHERE NOT deleted", "total"),
         (
             "of=lines",
-            "invoice_lines l JOIN invoices i ON (i.account, i.livemode, i.id) = (l.account, l.livemode, l.invoice_id) WHERE NOT deleted",
+            "invoice_lines l JOIN invoices i
+                 ON (i.account, i.livemode, i.id) = (l.account, l.livemode, l.invoice_id) WHERE NOT deleted",
             "amount",
         ),
         ("of=payments", "payments", "amount_received"),
@@ -98,7 +115,8 @@ async fn the_totals_are_those_of_the_database_and_of_the_rows() {
         ),
         (
             "of=refunds&org=org_b",
-            "refunds r WHERE livemode AND account = '' AND EXISTS (SELECT FROM payments WHERE id = r.payment_intent_id AND customer_id = 'cus_b')",
+            "refunds r WHERE livemode AND account = ''
+                 AND EXISTS (SELECT FROM payments WHERE id = r.payment_intent_id AND customer_id = 'cus_b')",
             "amount",
         ),
     ] {

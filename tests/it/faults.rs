@@ -1,5 +1,5 @@
-//! Faults of the world around the daemon, each against the built binary: nothing acknowledged is lost or doubled, the daemon is
-//! back within ten seconds of the fault's end, and SIGTERM ends it throughout.
+//! Faults of the world around the daemon, each against the built binary: nothing acknowledged is lost or
+//! doubled, the daemon is back within ten seconds of the fault's end, and SIGTERM ends it throughout.
 
 mod amounts;
 mod clock;
@@ -53,7 +53,8 @@ impl Place {
 
     /// A usage event of `acme`.
     fn event(&self, id: &str, value: i64) -> Value {
-        json!({ "id": id, "source": "t", "org": "acme", "event_name": "work", "data": { "value": value, "model": "a" } })
+        json!({ "id": id, "source": "t", "org": "acme", "event_name": "work",
+            "data": { "value": value, "model": "a" } })
     }
 
     async fn post(&self, path: &str, body: &Value) -> (u16, Value) {

@@ -1,5 +1,5 @@
-//! Every operation of the API's description, with hostile values in each parameter, header and field: whatever is sent, the daemon
-//! says what is wrong with it, and says it as a problem.
+//! Every operation of the API's description, with hostile values in each parameter, header and field:
+//! whatever is sent, the daemon says what is wrong with it, and says it as a problem.
 
 mod description;
 mod seed;
@@ -142,7 +142,8 @@ impl Sweep<'_> {
             const MARKER: &str = "@@@";
             for (n, place) in places(self.api, schema, 3).into_iter().enumerate() {
                 let text = marked(fitting.clone(), &place, MARKER).to_string();
-                // Below the first level one value in three, each place beginning with another: together all are tried.
+                // Below the first level one value in three, each place beginning with another: together all
+                // are tried.
                 let step = if place.len() == 1 { 1 } else { 3 };
                 for value in values::json().into_iter().skip(n % step).step_by(step) {
                     let body = text.replace(&format!("\"{MARKER}\""), &value).into_bytes();

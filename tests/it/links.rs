@@ -8,7 +8,9 @@ use crate::support::events::{customer, event, subscription};
 use crate::support::{Daemon, Database};
 
 fn session(id: &str, created: i64, customer: &str, reference: Option<&str>) -> Value {
-    let object = json!({ "id": id, "object": "checkout.session", "created": created, "customer": customer, "client_reference_id": reference, "status": "complete", "payment_status": "paid", "mode": "subscription", "metadata": {}, "livemode": false });
+    let object = json!({ "id": id, "object": "checkout.session", "created": created, "customer": customer,
+        "client_reference_id": reference, "status": "complete", "payment_status": "paid",
+        "mode": "subscription", "metadata": {}, "livemode": false });
     event(&format!("evt_{id}"), "checkout.session.completed", created, object)
 }
 

@@ -37,7 +37,8 @@ impl House {
 
     /// Usage at an instant.
     async fn uses(&self, org: &str, at: &str, quantity: i64) {
-        let used = json!([{ "id": at, "org": org, "event_name": "tokens", "occurred_at": at, "data": { "value": quantity } }]);
+        let used = json!([{ "id": at, "org": org, "event_name": "tokens", "occurred_at": at,
+            "data": { "value": quantity } }]);
         assert_eq!(self.daemon.usage(&self.key, &used).await, ["accepted"], "{org} {at}");
     }
 

@@ -1,4 +1,5 @@
-//! Meters and rate cards: versioned, never silently changed, refused with a sentence where they would mislead.
+//! Meters and rate cards: versioned, never silently changed, refused with a sentence where they would
+//! mislead.
 
 use chrono::{Duration, Utc};
 use reqwest::{Method, StatusCode};
@@ -11,7 +12,8 @@ const KEYS: &str = "usage:write,usage:read,billing:write";
 
 fn tokens() -> Value {
     json!({
-        "key": "tokens", "name": "Tokens", "event_name": "prompt", "aggregation": "sum", "value_field": "tokens", "unit": "tokens",
+        "key": "tokens", "name": "Tokens", "event_name": "prompt", "aggregation": "sum",
+            "value_field": "tokens", "unit": "tokens",
         "dimensions": ["model", "cached"],
     })
 }
@@ -191,7 +193,10 @@ async fn a_card_prices_what_comes_after_it_by_dimensions_and_time() {
         assert_eq!(daemon.usage(&key, &event).await, ["accepted"]);
     };
     send("before", json!({ "tokens": 1, "model": "a" }), 5).await;
-    let card = |rates: Value, days_ago: i64| json!({ "currency": "usd", "rates": rates, "valid_from": Utc::now() - Duration::days(days_ago), "backdate": true });
+    let card = |rates: Value, days_ago: i64| {
+        json!({ "currency": "usd", "rates": rates,
+        "valid_from": Utc::now() - Duration::days(days_ago), "backdate": true })
+    };
     // The general rate first: it is stored last.
     let rates = json!([
         { "unit_cost": "0.1" },
@@ -235,7 +240,10 @@ async fn a_card_that_would_mislead_is_refused() {
     };
     let rates = |rates: Value| json!({ "currency": "usd", "rates": rates });
     let tiers = |mode: &str, tiers: Value| rates(json!([{ "tiers": { "mode": mode, "tiers": tiers } }]));
-    let from = |days: i64, backdate: bool| json!({ "currency": "usd", "rates": [], "valid_from": Utc::now() - Duration::days(days), "backdate": backdate });
+    let from = |days: i64, backdate: bool| {
+        json!({ "currency": "usd", "rates": [],
+        "valid_from": Utc::now() - Duration::days(days), "backdate": backdate })
+    };
     for (card, field) in [
         (json!({ "currency": "USD", "rates": [] }), "currency"),
         (json!({ "currency": "dollar", "rates": [] }), "currency"),
@@ -319,7 +327,8 @@ async fn the_command_line_makes_shows_and_prices_meters() {
         "2",
     ]);
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let card = json!({ "currency": "usd", "rates": [{ "when": { "model": "a" }, "unit_cost": "4" }, { "unit_cost": "1" }] });
+    let card = json!({ "currency": "usd",
+        "rates": [{ "when": { "model": "a" }, "unit_cost": "4" }, { "unit_cost": "1" }] });
     std::fs::write(&file, card.to_string()).expect("written");
     database.run(&["meter", "rate", "tokens", "--file", file.path().to_str().expect("UTF-8")]);
     let shown: Value = serde_json::from_str(&database.run(&["meter", "show", "tokens"])).expect("JSON");
@@ -332,6 +341,7 @@ async fn the_command_line_makes_shows_and_prices_meters() {
     // A running daemon counts by it.
     assert_eq!(daemon.usage(&key, &prompt("1", json!({ "tokens": 3, "model": "a" }))).await, ["accepted"]);
     assert_eq!(database.number("SELECT sum(cost) FROM usage_records"), 12);
-    let actors = "SELECT count(*) FROM audit_log WHERE actor LIKE 'cli:%' AND action IN ('meter.create', 'rate_card.create')";
+    let actors = "SELECT count(*) FROM audit_log
+        WHERE actor LIKE 'cli:%' AND action IN ('meter.create', 'rate_card.create')";
     assert_eq!(database.number(actors), 3);
 }

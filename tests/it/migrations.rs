@@ -5,7 +5,8 @@ use coulomb::db::migrate;
 use crate::support::Database;
 
 fn shape(database: &Database) -> String {
-    let sql = "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || coalesce(column_default, ''), E'\\n' ORDER BY table_name, column_name)
+    let sql = "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable
+        || ' ' || coalesce(column_default, ''), E'\\n' ORDER BY table_name, column_name)
         FROM information_schema.columns WHERE table_schema = 'coulomb'";
     let indexes =
         "SELECT string_agg(indexdef, E'\\n' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'coulomb'";
@@ -37,7 +38,10 @@ fn a_newer_database_and_a_changed_migration_are_refused() {
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1));
     assert!(told.contains("newer than this binary"), "{told}");
-    database.execute("DELETE FROM coulomb_migrations WHERE sha256 = 'x'; UPDATE coulomb_migrations SET sha256 = 'y' WHERE version = (SELECT min(version) FROM coulomb_migrations)");
+    database.execute(
+        "DELETE FROM coulomb_migrations WHERE sha256 = 'x'; UPDATE coulomb_migrations
+        SET sha256 = 'y' WHERE version = (SELECT min(version) FROM coulomb_migrations)",
+    );
     let refused = database.command(&["serve"]).output().expect("runs");
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(told.contains("another text than this binary has"), "{told}");
@@ -68,12 +72,14 @@ fn a_wrong_setting_is_one_sentence() {
         (
             "COULOMB_LISTEN",
             "everywhere",
-            "coulomb: COULOMB_LISTEN is `everywhere`, but must be an address with a port such as 127.0.0.1:8080\n",
+            "coulomb: COULOMB_LISTEN is `everywhere`, but must be an address with a port such as \
+                127.0.0.1:8080\n",
         ),
         (
             "COULOMB_TLS_CERT",
             "/nonexistent",
-            "coulomb: COULOMB_TLS_CERT stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or neither for HTTP\n",
+            "coulomb: COULOMB_TLS_CERT stands alone: set COULOMB_TLS_CERT and COULOMB_TLS_KEY for HTTPS, or \
+                neither for HTTP\n",
         ),
     ] {
         let output = database.command(&["serve"]).env(name, value).output().expect("runs");
@@ -215,7 +221,8 @@ async fn a_database_may_be_shared() {
         OR has_table_privilege('coulomb_platform', 'public.invoices', 'SELECT')";
     assert_eq!(database.value(rights).as_deref(), Some("false"), "our roles see nothing of theirs");
     let mentions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'coulomb'::regnamespace
-        AND (prosrc ~ 'public[.]' OR 'public' = ANY (regexp_split_to_array(array_to_string(proconfig, ','), '[ ,=]+')))";
+        AND (prosrc ~ 'public[.]'
+            OR 'public' = ANY (regexp_split_to_array(array_to_string(proconfig, ','), '[ ,=]+')))";
     assert_eq!(database.number(mentions), 0, "no function looks into public");
 }
 

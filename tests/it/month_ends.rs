@@ -10,7 +10,8 @@ async fn a_months_last_second_stays_in_it() {
     let database = Database::new();
     let daemon = Daemon::clocked(&database, &TestClock::at("2026-11-26T12:00:00Z"));
     let key = database.key("usage:write,usage:read,usage:backfill,billing:write,billing:read", None);
-    let tiers = json!([{ "tiers": { "mode": "graduated", "tiers": [{ "up_to": "1", "unit_cost": "0" }, { "unit_cost": "1" }] } }]);
+    let tiers = json!([{ "tiers": { "mode": "graduated",
+        "tiers": [{ "up_to": "1", "unit_cost": "0" }, { "unit_cost": "1" }] } }]);
     database.meter(1, "work", "sum", "", Some(&tiers));
     database.slot(1, 1, &json!({}), false, "month");
     // (zone, instant, its local day)
@@ -50,12 +51,16 @@ async fn a_months_last_second_stays_in_it() {
     for (n, (zone, at, day)) in table.iter().enumerate() {
         let org = format!("org{n}");
         daemon.org(&key, &org, zone).await;
-        let event = |id: &str, at: &str| json!({ "id": id, "source": "t", "org": org, "event_name": "work", "occurred_at": at, "data": { "value": 1 } });
+        let event = |id: &str, at: &str| {
+            json!({ "id": id, "source": "t", "org": org, "event_name": "work", "occurred_at": at,
+            "data": { "value": 1 } })
+        };
         assert_eq!(daemon.usage(&key, &event("1", at)).await, ["accepted"], "{zone} {at}");
         let told = database.value(&format!(
             "SELECT concat_ws(' ', r.day, d.day, q.period, k.period, r.own_day)
              FROM usage_records r JOIN orgs o USING (org_id) JOIN daily_summaries d USING (org_id)
-             JOIN quota_counters q USING (org_id) JOIN rating_counters k USING (org_id) WHERE external_id = '{org}'"
+             JOIN quota_counters q USING (org_id) JOIN rating_counters k USING (org_id)
+             WHERE external_id = '{org}'"
         ));
         let month = format!("{}-01", &day[..7]);
         assert_eq!(told, Some(format!("{day} {day} {month} {month}")), "{zone} {at}");

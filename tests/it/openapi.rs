@@ -1,4 +1,5 @@
-//! The API's description is a file of the project: whoever changes the API sees it change, and so does the reviewer.
+//! The API's description is a file of the project: whoever changes the API sees it change, and so does the
+//! reviewer.
 
 use crate::support::Database;
 

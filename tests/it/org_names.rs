@@ -41,8 +41,8 @@ impl Operation {
     }
 }
 
-/// Operations whose body has a field `org` that is another thing: a plan's quotas are nobody's, and refuse it;
-/// of usage each event is rejected by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
+/// Operations whose body has a field `org` that is another thing: a plan's quotas are nobody's, and refuse
+/// it; of usage each event is rejected by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
 const NO_ORG: [&str; 5] = [
     "PUT /v1/plans/{id}",
     "PUT /v1/plans/{id}/quotas",
@@ -350,7 +350,8 @@ async fn usage_of_an_unknown_org_is_rejected_and_no_other() {
             if taken { (json!("accepted"), json!(null)) } else { (json!("rejected"), json!("unknown_org")) };
         assert_eq!((status.as_u16(), result), (200, (&wanted.0, &wanted.1)), "{name}: {answered}");
         assert_eq!(answered["results"][1]["status"], "accepted", "{answered}");
-        let lago = json!({ "event": { "transaction_id": format!("t-{n}"), "external_subscription_id": name, "code": "tokens",
+        let lago = json!({ "event": { "transaction_id": format!("t-{n}"), "external_subscription_id": name,
+            "code": "tokens",
             "properties": { "value": 1 } } });
         let (status, answered) = house.daemon.post("/api/v1/events", key, &lago).await;
         assert_eq!(status.as_u16(), if taken { 200 } else { 422 }, "{name}: {answered}");

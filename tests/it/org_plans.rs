@@ -295,7 +295,8 @@ async fn orgs_without_a_plan_have_the_default_one() {
         format!(
             "[[plans]]\nid = \"free\"\nname = \"Free\"\ndefault = {}\nfeatures = [\"export\", \"sso\"]\n
              quotas = [{{ meter = \"meter-1\", period = \"month\", limit = 3 }}]\n
-             [[plans]]\nid = \"pro\"\nname = \"Pro\"\ndefault = {}\nstripe_prices = [\"price_pro\"]\nfeatures = {{ seats = 5 }}\n",
+             [[plans]]\nid = \"pro\"\nname = \"Pro\"\ndefault = {}\n
+             stripe_prices = [\"price_pro\"]\nfeatures = {{ seats = 5 }}\n",
             default == "free",
             default == "pro",
         )
@@ -434,7 +435,8 @@ async fn a_change_counts_within_a_second_on_every_daemon() {
     let key = database.key(KEYS, None);
     for (id, limit, default) in [("free", json!(1), true), ("pro", json!(null), false)] {
         let quotas = json!([{ "meter": "meter-1", "period": "day", "limit": limit }]);
-        let body = json!({ "name": id, "quotas": quotas, "default": default, "stripe_prices": [format!("price_{id}")] });
+        let body = json!({ "name": id, "quotas": quotas, "default": default,
+            "stripe_prices": [format!("price_{id}")] });
         let put = daemons[0].request(Method::PUT, &format!("/v1/plans/{id}"), &key).json(&body);
         assert_eq!(answer(put).await.0, 200);
     }

@@ -145,7 +145,8 @@ impl House {
     /// The counters are what they would be if they were made anew.
     fn rebuilt(&self) {
         let all = "SELECT string_agg(concat_ws(' ', org_id, rate_card_id, rate, period, began,
-            trim_scale(quantity)), '; ' ORDER BY org_id, rate_card_id, rate, period, began) FROM rating_counters";
+            trim_scale(quantity)), '; ' ORDER BY org_id, rate_card_id, rate, period, began)
+            FROM rating_counters";
         let before = self.database.value(all);
         assert!(before.is_some());
         self.database.execute("UPDATE rating_counters SET quantity = quantity + 1");

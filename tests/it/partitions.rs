@@ -12,7 +12,8 @@ fn at(text: &str) -> DateTime<Utc> {
 }
 
 fn names(database: &Database) -> String {
-    let sql = "SELECT string_agg(right(c.relname, 7), ' ' ORDER BY c.relname) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+    let sql = "SELECT string_agg(right(c.relname, 7), ' ' ORDER BY c.relname) FROM pg_inherits
+        JOIN pg_class c ON c.oid = inhrelid
         WHERE inhparent = 'usage_records'::regclass AND c.relname <> 'usage_records_default'";
     database.value(sql).unwrap_or_default()
 }
@@ -201,6 +202,10 @@ async fn doctor_looks_at_partitions() {
         assert!(started.elapsed().as_secs() < 20, "{}", doctor(&database));
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    database.execute("INSERT INTO usage_records SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0, 0, 'x', '', NULL, NULL");
+    database.execute(
+        "INSERT INTO usage_records
+        SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0,
+        0, 'x', '', NULL, NULL",
+    );
     assert!(doctor(&database).starts_with("BAD  usage: usage_partitions.usage_records_default holds rows"));
 }

@@ -9,7 +9,8 @@ use crate::support::{Daemon, Database};
 
 const KEYS: &str = "billing:read,billing:write,usage:read,usage:write";
 
-/// A daemon with a plan whose limit refuses five tokens, `small`, one that has no limit, `large`, and an org `acme` on the first.
+/// A daemon with a plan whose limit refuses five tokens, `small`, one that has no limit, `large`, and an org
+/// `acme` on the first.
 struct House {
     _database: Database,
     daemon: Daemon,
@@ -92,7 +93,8 @@ async fn a_move_to_another_version_counts_from_its_answer_on() {
         house.done(Method::POST, "/v1/plans/small/move", json!({ "from": 2, "to": 1 })).await;
         wrong.extend(house.reserves("acme").await.then(|| format!("{n}: all to 1")));
     }
-    // Quotas of a plan's version, of an org, and exemptions, are counted under the catalogue's lock; they must be as quick.
+    // Quotas of a plan's version, of an org, and exemptions, are counted under the catalogue's lock; they
+    // must be as quick.
     for n in 0..5 {
         house.done(Method::POST, "/v1/plans/small/move", json!({ "from": 1, "to": 2 })).await;
         for (limit, fits) in [(json!(1), false), (json!(null), true)] {

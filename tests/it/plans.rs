@@ -50,11 +50,15 @@ async fn other_terms_make_a_new_version() {
     let (status, plan) = put(&daemon, &key, "/v1/plans/pro", &json!({ "name": "Pro" })).await;
     assert_eq!((status, &plan["version"], &plan["battery_units"]), (200, &json!(1), &json!("0")), "{plan}");
     let mut body = json!({
-        "name": "Pro", "description": "More", "metadata": { "tier": 2 }, "stripe_prices": ["price_a"], "stripe_products": ["prod_a"],
-        "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_m" }, "annual": { "amount": 20000, "currency": "usd", "stripe_price": "price_y" },
-        "trial_days": 14, "features": { "sso": true, "seats": 5 }, "battery_units": "1000.50", "annual_battery_units": 12000, "trial_battery_units": "50",
+        "name": "Pro", "description": "More", "metadata": { "tier": 2 }, "stripe_prices": ["price_a"],
+            "stripe_products": ["prod_a"],
+        "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_m" },
+            "annual": { "amount": 20000, "currency": "usd", "stripe_price": "price_y" },
+        "trial_days": 14, "features": { "sso": true, "seats": 5 }, "battery_units": "1000.50",
+            "annual_battery_units": 12000, "trial_battery_units": "50",
         "daily_battery": "5", "battery_debt_limit": "0",
-        "quotas": [{ "meter": "meter-1", "period": "month", "limit": 10, "thresholds": [80, 100] }, { "meter": "meter-2", "period": "day", "limit": null }],
+        "quotas": [{ "meter": "meter-1", "period": "month", "limit": 10, "thresholds": [80, 100] },
+            { "meter": "meter-2", "period": "day", "limit": null }],
     });
     let (status, plan) = put(&daemon, &key, "/v1/plans/pro", &body).await;
     assert_eq!((status, &plan["version"]), (200, &json!(2)), "{plan}");
@@ -69,7 +73,8 @@ async fn other_terms_make_a_new_version() {
     );
     // The same again, told otherwise, is the same.
     body["battery_units"] = json!(1000.5);
-    body["quotas"] = json!([body["quotas"][1], { "meter": "meter-1", "period": "month", "limit": "10.0", "thresholds": [100, "80"] }]);
+    body["quotas"] = json!([body["quotas"][1],
+        { "meter": "meter-1", "period": "month", "limit": "10.0", "thresholds": [100, "80"] }]);
     assert_eq!(put(&daemon, &key, "/v1/plans/pro", &body).await.1["version"], 2);
     // What all versions share makes none, nor does leaving the quotas out.
     body["name"] = json!("Professional");
@@ -135,7 +140,8 @@ async fn what_is_wrong_with_a_plan_is_named() {
         ("quotas", json!([{ "meter": "meter-1", "period": "day", "limit": -1 }]), 400, "quotas.0.limit"),
         (
             "quotas",
-            json!([{ "meter": "meter-1", "period": "day", "limit": 1 }, { "meter": "meter-1", "period": "day", "limit": 2 }]),
+            json!([{ "meter": "meter-1", "period": "day", "limit": 1 },
+                { "meter": "meter-1", "period": "day", "limit": 2 }]),
             400,
             "quotas.1",
         ),
@@ -341,7 +347,8 @@ fn a_file_says_what_the_plans_are() {
 ~ plan pro: version 2 is made; subscriptions keep the version that they bought
     stripe_products: [\"prod_pro\"] → null
     features.sso: true → false
-    quotas.meter-1 per month: {\"enforcement\":\"hard\",\"limit\":\"100\",\"refuse_usage\":false,\"thresholds\":[]} → {\"enforcement\":\"hard\",\"limit\":\"200\",\"refuse_usage\":false,\"thresholds\":[]}
+    quotas.meter-1 per month: {\"enforcement\":\"hard\",\"limit\":\"100\",\"refuse_usage\":false,\
+\"thresholds\":[]} → {\"enforcement\":\"hard\",\"limit\":\"200\",\"refuse_usage\":false,\"thresholds\":[]}
 "
     );
     assert!(apply(&other, "--yes").0);
@@ -355,12 +362,14 @@ fn a_file_says_what_the_plans_are() {
         "{told}"
     );
     // One that is wrong keeps the others from being applied.
-    let wrong = "[[plans]]\nid = \"a\"\nname = \"A\"\n[[plans]]\nid = \"b\"\nname = \"B\"\n[[plans.quotas]]\nmeter = \"none\"\nperiod = \"day\"\nlimit = 1\n";
+    let wrong = "[[plans]]\nid = \"a\"\nname = \"A\"\n[[plans]]\nid = \"b\"\nname = \
+        \"B\"\n[[plans.quotas]]\nmeter = \"none\"\nperiod = \"day\"\nlimit = 1\n";
     let (ok, _, error) = apply(wrong, "--yes");
     assert!(!ok && error.contains("plan b: quotas.0.meter: `none` is no meter"), "{error}");
     let (ok, _, error) = apply("[[plans]]\nid = \"a\"\nname = \"A\"\ncolour = 1\n", "--yes");
     assert!(!ok && error.contains("-: plan a: colour: is no field here"), "{error}");
-    let taken = "[[plans]]\nid = \"a\"\nname = \"A\"\n[[plans]]\nid = \"b\"\nname = \"B\"\nstripe_prices = [\"price_m\"]\n";
+    let taken = "[[plans]]\nid = \"a\"\nname = \"A\"\n[[plans]]\nid = \"b\"\nname = \"B\"\nstripe_prices = \
+        [\"price_m\"]\n";
     let (ok, _, error) = apply(taken, "--yes");
     assert!(
         !ok && error.contains("plan b: one of stripe_prices buys another plan"),
@@ -370,14 +379,17 @@ fn a_file_says_what_the_plans_are() {
 }
 
 fn product(id: &str, created: i64, metadata: Value) -> Value {
-    let object = json!({ "id": id, "object": "product", "name": format!("Product {id}"), "active": true, "created": created, "livemode": false,
+    let object = json!({ "id": id, "object": "product", "name": format!("Product \
+        {id}"), "active": true, "created": created, "livemode": false,
         "default_price": null, "metadata": metadata });
     event(&format!("evt_{id}_{created}"), "product.updated", created, object)
 }
 
 fn price(id: &str, product: &str, amount: i64, interval: &str, created: i64, active: bool) -> Value {
-    let object = json!({ "id": id, "object": "price", "product": product, "active": active, "type": "recurring", "billing_scheme": "per_unit",
-        "currency": "usd", "unit_amount": amount, "unit_amount_decimal": amount.to_string(), "created": created, "livemode": false, "metadata": {},
+    let object = json!({ "id": id, "object": "price", "product": product, "active": active,
+        "type": "recurring", "billing_scheme": "per_unit",
+        "currency": "usd", "unit_amount": amount, "unit_amount_decimal": amount.to_string(),
+            "created": created, "livemode": false, "metadata": {},
         "recurring": { "interval": interval, "interval_count": 1, "usage_type": "licensed" } });
     event(&format!("evt_{id}"), "price.created", created, object)
 }
@@ -387,7 +399,8 @@ async fn plans_come_out_of_stripe() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     let key = database.key(KEYS, None);
-    let metadata = json!({ "coulomb_plan": "pro", "battery_units": "1000.5", "daily_battery": "5", "battery_debt_limit": "10", "trial_days": "7",
+    let metadata = json!({ "coulomb_plan": "pro", "battery_units": "1000.5", "daily_battery": "5",
+        "battery_debt_limit": "10", "trial_days": "7",
         "feature_sso": "true", "feature_seats": "5", "feature_support": "mail", "other": "x" });
     let events = [
         product("prod_1", 1, metadata.clone()),

@@ -1,4 +1,5 @@
-//! Projection: the set of events decides, not their order, nor how many daemons there are, nor how often they come.
+//! Projection: the set of events decides, not their order, nor how many daemons there are, nor how often they
+//! come.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,10 @@ async fn a_purchase_ends_paid_in_its_mirrors() {
     let daemon = Daemon::start(&database);
     daemon.deliver_all(&purchase()).await;
     daemon.projected().await;
-    let invoice = database.value("SELECT status || ' ' || amount_paid || ' ' || (paid_at IS NOT NULL) || ' ' || subscription_id FROM invoices");
+    let invoice = database.value(
+        "SELECT status || ' ' || amount_paid || ' ' || (paid_at IS NOT NULL) || ' '
+        || subscription_id FROM invoices",
+    );
     assert_eq!(invoice.as_deref(), Some("paid 2000 true sub_1"));
     let line = database
         .value("SELECT amount || ' ' || price_id || ' ' || product_id || ' ' || quantity FROM invoice_lines");
@@ -107,7 +111,8 @@ async fn order_repeats_and_replicas_do_not_matter() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
-/// Changes of one second that are projected one after another, in the wrong order: each choice weighs all events of that second.
+/// Changes of one second that are projected one after another, in the wrong order: each choice weighs all
+/// events of that second.
 #[tokio::test]
 async fn a_second_is_weighed_as_a_whole() {
     let with = |email: Option<&str>, phone: Option<&str>| {
@@ -142,7 +147,10 @@ async fn a_second_is_weighed_as_a_whole() {
 async fn a_deleted_customer_stays_deleted_and_a_recreated_product_lives() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
-    let product = |name: &str| json!({ "id": "gold", "object": "product", "created": 1, "name": name, "active": true, "metadata": {}, "livemode": false });
+    let product = |name: &str| {
+        json!({ "id": "gold", "object": "product", "created": 1, "name": name,
+        "active": true, "metadata": {}, "livemode": false })
+    };
     let events = [
         event("evt_1", "customer.deleted", 10, customer("cus_1", None)),
         event("evt_2", "customer.updated", 10, customer("cus_1", None)),
@@ -183,7 +191,8 @@ async fn poison_blocks_only_itself() {
     let doctor = database.command(&["doctor"]).output().expect("runs");
     assert_eq!(doctor.status.code(), Some(3), "{}", String::from_utf8_lossy(&doctor.stdout));
     // A number that no reader can hold, in a field that nobody reads.
-    let unreadable = r#"{"id":"evt_big","type":"invoice.paid","created":1,"data":{"object":{"id":"in_3","object":"invoice","x":1e999}}}"#;
+    let unreadable = r#"{"id":"evt_big","type":"invoice.paid","created":1,
+        "data":{"object":{"id":"in_3","object":"invoice","x":1e999}}}"#;
     let header = crate::support::stripe::signature(unreadable.as_bytes());
     assert_eq!(daemon.deliver_raw(unreadable.into(), header.as_bytes()).await.0, 200);
     let started = std::time::Instant::now();
@@ -227,7 +236,8 @@ async fn verify_finds_what_was_changed_and_rebuild_mends_it() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
-/// The subscription's own status decides, not the type of the event, and a terminal one absorbs what comes later.
+/// The subscription's own status decides, not the type of the event, and a terminal one absorbs what comes
+/// later.
 #[tokio::test]
 async fn status_comes_from_the_object_and_terminal_ones_absorb() {
     let database = Database::new();

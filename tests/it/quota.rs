@@ -33,8 +33,11 @@ impl House {
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let database = Database::new();
         database.execute(
-            "INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now()), (2, 'calls', 'count', '', now()), (3, 'peak', 'max', '', now());
-             INSERT INTO meter_versions VALUES (1, 1, 'Tokens', 'llm', 'tokens', '{model}', now()), (2, 1, 'Calls', 'llm', NULL, '{}', now()),
+            "INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now()), (2, 'calls', 'count', '',
+                 now()), (3, 'peak', 'max', '', now());
+             INSERT INTO meter_versions
+             VALUES (1, 1, 'Tokens', 'llm', 'tokens', '{model}', now()), (2, 1, 'Calls', 'llm', NULL, '{}',
+                 now()),
                 (3, 1, 'Peak', 'llm', 'peak', '{}', now());
              UPDATE catalog SET version = version + 1",
         );
@@ -88,7 +91,8 @@ impl House {
 
     /// `used/reserved` of every counter, in the order of slot, subject and period.
     pub(crate) fn counters(&self) -> String {
-        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' ' ORDER BY slot_id, subject, period) FROM quota_counters";
+        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' '
+            ORDER BY slot_id, subject, period) FROM quota_counters";
         self.database.value(sql).unwrap_or_default()
     }
 
@@ -96,11 +100,15 @@ impl House {
     fn recorded(&self, series: i64, model: &str, subject: &str, day: NaiveDate, quantity: i64) {
         self.database.execute(&format!(
             "SELECT make_usage_partition('{day}');
-             INSERT INTO usage_series SELECT org_id, {series}, 1, NULL, '{{\"model\": \"{model}\"}}' FROM orgs ON CONFLICT DO NOTHING;
-             INSERT INTO usage_records SELECT org_id, {series}, '{day}T12:00:00Z', now(), gen_random_uuid(), 1, NULL, '{day}', NULL, 0, {quantity}, 0, 0, 'e', '', nullif('{subject}', '')
+             INSERT INTO usage_series SELECT org_id, {series}, 1, NULL, '{{\"model\": \"{model}\"}}'
+             FROM orgs ON CONFLICT DO NOTHING;
+             INSERT INTO usage_records
+             SELECT org_id, {series}, '{day}T12:00:00Z', now(), gen_random_uuid(), 1, NULL, '{day}', NULL, 0,
+                 {quantity}, 0, 0, 'e', '', nullif('{subject}', '')
                 FROM orgs;
              INSERT INTO daily_summaries SELECT org_id, {series}, '{day}', {quantity}, 1, 0, 0, NULL FROM orgs
-                ON CONFLICT (org_id, series_id, day) DO UPDATE SET quantity = daily_summaries.quantity + excluded.quantity"
+                ON CONFLICT (org_id, series_id, day)
+                DO UPDATE SET quantity = daily_summaries.quantity + excluded.quantity"
         ));
     }
 }
@@ -184,7 +192,8 @@ async fn a_new_slot_counts_what_was_used_already() {
         .send()
         .await
         .expect("sent");
-    let quotas = json!({ "quotas": [{ "meter": "tokens", "period": "day", "limit": 10, "filter": { "model": "small" } }] });
+    let quotas = json!({ "quotas": [{ "meter": "tokens", "period": "day", "limit": 10,
+        "filter": { "model": "small" } }] });
     let (status, put) = house.send(Method::PUT, "/v1/plans/pro/quotas", &quotas).await;
     assert_eq!((status, &put["quotas"][0]["limit"]), (200, &json!("10")), "{put}");
     assert_eq!(house.database.number("SELECT used::bigint FROM quota_counters WHERE slot_id = 5"), 5);
@@ -200,13 +209,16 @@ async fn a_change_of_plan_changes_the_limit_and_not_the_count() {
         assert_eq!(house.send(Method::PUT, &format!("/v1/plans/{plan}/quotas"), &quotas).await.0, 200);
     }
     house.database.execute(
-        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');",
+        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+         VALUES ('', false, 'cus_1', 'acme');",
     );
     let on = |plan: &str| {
         house.database.execute(&format!(
             "DELETE FROM subscriptions; DELETE FROM subscription_items;
-             INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created) VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now());
-             INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id) VALUES ('', false, 'sub_1', 0, 'si_1', 'price_{plan}');
+             INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created)
+             VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now());
+             INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id)
+             VALUES ('', false, 'sub_1', 0, 'si_1', 'price_{plan}');
              NOTIFY coulomb_orgs"
         ));
     };
@@ -245,7 +257,10 @@ async fn subjects_have_their_own_limit_and_some_have_none() {
     }
     let (status, refused) = house.reserve(json!(6), json!({ "subject": "u3" })).await;
     assert_eq!((status, exceeded(&refused)), (409, ("25", "0", "20", "5")), "the org's limit holds too");
-    let exempt = |per_subject: bool| json!({ "org": "acme", "meter": "tokens", "period": "day", "per_subject": per_subject, "subject": "u1", "reason": "support" });
+    let exempt = |per_subject: bool| {
+        json!({ "org": "acme", "meter": "tokens", "period": "day",
+        "per_subject": per_subject, "subject": "u1", "reason": "support" })
+    };
     let (status, made) = house.post("/v1/quota_exemptions", &exempt(true)).await;
     assert_eq!(status, 201, "{made}");
     let id = made["id"].as_str().expect("an id");
@@ -303,7 +318,10 @@ async fn thresholds_are_told_once_a_period() {
     all.sort();
     assert_eq!(all, ["100", "50", "80"]);
     // Another period is told anew.
-    house.database.execute("UPDATE quota_counters SET period = period - 1; UPDATE outbox_messages SET dedupe_key = replace(dedupe_key, current_date::text, (current_date - 1)::text)");
+    house.database.execute(
+        "UPDATE quota_counters SET period = period - 1; UPDATE outbox_messages
+        SET dedupe_key = replace(dedupe_key, current_date::text, (current_date - 1)::text)",
+    );
     uses(50).await;
     assert_eq!(told().await.len(), 4);
     let (_, page) = house.daemon.get("/v1/messages?limit=1", &house.key).await;
@@ -441,7 +459,8 @@ async fn what_is_wrong_names_its_field() {
     house.quota(json!(1), json!({})).await;
     let (status, problem) = house.post("/v1/quotas", &quota(json!({}))).await;
     assert_eq!((status, &problem["code"]), (409, &json!("quota_exists")));
-    let twice = json!({ "quotas": [{ "meter": "tokens", "period": "day", "limit": 1 }, { "meter": "tokens", "period": "day", "limit": 2 }] });
+    let twice = json!({ "quotas": [{ "meter": "tokens", "period": "day", "limit": 1 },
+        { "meter": "tokens", "period": "day", "limit": 2 }] });
     house.send(Method::PUT, "/v1/plans/pro", &json!({ "name": "Pro" })).await;
     let (status, problem) = house.send(Method::PUT, "/v1/plans/pro/quotas", &twice).await;
     assert_eq!((status, &problem["field"]), (400, &json!("quotas.1")));
@@ -455,7 +474,8 @@ async fn old_periods_are_forgotten() {
     house.quota(json!(100), json!({})).await;
     house.quota(json!(100), json!({ "per_subject": true })).await;
     house.database.execute(
-        "INSERT INTO quota_counters SELECT o.org_id, s.slot_id, 'u' || d, current_date - d, 1, d % 2 FROM orgs o, quota_slots s, generate_series(0, 500, 5) d",
+        "INSERT INTO quota_counters SELECT o.org_id, s.slot_id, 'u' || d, current_date - d, 1, d % 2
+         FROM orgs o, quota_slots s, generate_series(0, 500, 5) d",
     );
     let mut conn = house.database.platform();
     let today = Utc::now().date_naive();
@@ -464,7 +484,8 @@ async fn old_periods_are_forgotten() {
     while coulomb::quota::counters::forget_old(&mut conn, oldest).expect("works") > 0 {}
     let left = |slot: i32, reserved: i32| {
         house.database.number(&format!(
-            "SELECT max(current_date - period)::bigint FROM quota_counters WHERE slot_id = {slot} AND reserved = {reserved}"
+            "SELECT max(current_date - period)::bigint FROM quota_counters
+             WHERE slot_id = {slot} AND reserved = {reserved}"
         ))
     };
     assert_eq!((left(1, 0), left(2, 0)), (400, 0));
@@ -485,11 +506,15 @@ async fn a_billing_period_follows_the_subscription() {
     assert_eq!((month_end.day(), month_end.time()), (1, chrono::NaiveTime::MIN));
     house.reserved(json!(40), json!({})).await;
     house.database.execute(
-        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
-         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created, current_period_start, current_period_end)
-         VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(), date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days');
+        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+         VALUES ('', false, 'cus_1', 'acme');
+         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created,
+             current_period_start, current_period_end)
+         VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(),
+             date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days');
          INSERT INTO subscription_periods
-         SELECT account, livemode, id, '', current_period_start, current_period_end, NULL, 0, created, created FROM subscriptions;
+         SELECT account, livemode, id, '', current_period_start, current_period_end, NULL, 0, created,
+             created FROM subscriptions;
          NOTIFY coulomb_orgs",
     );
     tokio::time::sleep(Duration::from_millis(1100)).await;

@@ -1,4 +1,5 @@
-//! A quota is never oversold, whatever races: many clients on two daemons, checked against a log that the clients keep.
+//! A quota is never oversold, whatever races: many clients on two daemons, checked against a log that the
+//! clients keep.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -117,7 +118,8 @@ impl Client {
     }
 
     async fn check(&mut self, place: &Place, dice: &mut Dice, subject: u64) {
-        let item = json!({ "org": "acme", "meter": "tokens", "subject": format!("s{subject}"), "amount": 1 + dice.roll(9) });
+        let item = json!({ "org": "acme", "meter": "tokens", "subject": format!("s{subject}"),
+            "amount": 1 + dice.roll(9) });
         let (status, answer) = place.post(dice, "/v1/quota/check", &json!({ "items": [item] })).await;
         assert_eq!(status, 200, "{answer}");
         let quota = &answer["results"][0]["quotas"][0];
@@ -130,7 +132,8 @@ impl Client {
     async fn reserve(&mut self, place: &Place, dice: &mut Dice, subject: u64, id: &str) -> Option<Held> {
         let amount = i64::try_from(1 + dice.roll(12)).expect("small");
         let seconds = 1 + dice.roll(2) * 14;
-        let body = json!({ "org": "acme", "meter": "tokens", "subject": format!("s{subject}"), "amount": amount, "id": id, "expires_in_s": seconds });
+        let body = json!({ "org": "acme", "meter": "tokens", "subject": format!("s{subject}"),
+            "amount": amount, "id": id, "expires_in_s": seconds });
         let (status, answer) = place.post(dice, "/v1/quota/reserve", &body).await;
         let at = Utc::now();
         if status == 409 {
@@ -215,7 +218,8 @@ async fn race(ops: u64) {
         assert!(answers.get(what).is_some_and(|n| *n > 0), "nothing was {what}: {answers:?}");
     }
 
-    // At every moment what is surely held and what was surely used fit; of what happens at once, endings count first.
+    // At every moment what is surely held and what was surely used fit; of what happens at once, endings
+    // count first.
     log.sort_by_key(|entry| (entry.at, entry.by));
     let (mut taken, mut most) = (BTreeMap::<u64, i64>::new(), 0);
     for entry in &log {

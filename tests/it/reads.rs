@@ -162,7 +162,8 @@ async fn filters_narrow_a_list() {
         new(object(
             "price",
             id,
-            json!({ "product": product, "active": active, "currency": "usd", "unit_amount_decimal": "0.25", "type": "recurring" }),
+            json!({ "product": product, "active": active, "currency": "usd", "unit_amount_decimal": "0.25",
+                "type": "recurring" }),
         ))
     };
     let events = [

@@ -78,7 +78,8 @@ async fn a_login_that_inherits_an_orgs_role_sees_no_other_orgs_keys() {
     let mut count = |settings: &str| {
         conn.transaction(|conn| {
             conn.batch_execute(&format!(
-                "CREATE ROLE coulomb_test_reader IN ROLE coulomb_org; {settings}; SET LOCAL ROLE coulomb_test_reader"
+                "CREATE ROLE coulomb_test_reader IN ROLE coulomb_org; {settings};
+                 SET LOCAL ROLE coulomb_test_reader"
             ))?;
             let seen: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(
                 "(SELECT count(*) FROM usage_key_times)",

@@ -1,4 +1,5 @@
-//! What the products that use Coulomb do with it, step by step, each figure reckoned by hand. Time is turned by the test.
+//! What the products that use Coulomb do with it, step by step, each figure reckoned by hand. Time is turned
+//! by the test.
 
 mod cloudwa;
 mod fenta;

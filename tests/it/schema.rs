@@ -37,7 +37,8 @@ const COLUMNS: &str = "SELECT c.relname::text AS table,
         a.attname::text AS column, t.typname::text AS udt, NOT a.attnotnull AS nullable
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
     WHERE c.relnamespace = 'coulomb'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-      AND a.attnum > 0 AND NOT a.attisdropped AND c.relname NOT IN ('__diesel_schema_migrations', 'coulomb_migrations')
+      AND a.attnum > 0 AND NOT a.attisdropped
+          AND c.relname NOT IN ('__diesel_schema_migrations', 'coulomb_migrations')
     ORDER BY c.relname, a.attnum";
 
 /// What the database holds, in diesel's words.
@@ -127,7 +128,8 @@ fn schema_rs_is_what_the_migrations_make() {
     let found = differences(&ours, &theirs);
     assert!(
         found.is_empty(),
-        "src/schema.rs is not what the migrations make: `diesel print-schema > src/schema.rs` writes it anew\n{}",
+        "src/schema.rs is not what the migrations make: `diesel print-schema > src/schema.rs` writes it \
+            anew\n{}",
         found.join("\n")
     );
 }

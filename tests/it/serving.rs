@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::support::events::{customer, event};
 use crate::support::{Daemon, Database};
 
-/// With every API connection busy, API requests are told to come back, and webhooks, probes and metrics go on.
+/// With every API connection busy, API requests are told to come back, and webhooks, probes and metrics go
+/// on.
 #[tokio::test]
 async fn an_exhausted_pool_sheds_api_requests_only() {
     let database = Database::new();
@@ -154,7 +155,10 @@ async fn a_lost_connection_is_made_again() {
     let key = database.key("billing:read", None);
     daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_1", None))).await;
     daemon.projected().await;
-    database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()");
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
     daemon.deliver(&event("evt_2", "customer.created", 1, customer("cus_2", None))).await;
     daemon.projected().await;
     assert_eq!(database.number("SELECT count(*) FROM customers"), 2);

@@ -61,7 +61,8 @@ impl House {
         let (_, org) = self.daemon.get(&format!("/v1/orgs/{}", self.org), &self.key).await;
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let read = (text(&org["plan"]), text(&org["subscription"]["status"]));
-        // What is held in memory hears of a change within a moment; what ends by the clock is not believed past it.
+        // What is held in memory hears of a change within a moment; what ends by the clock is not believed
+        // past it.
         let started = Instant::now();
         loop {
             let (_, held) = self.daemon.get("/v1/orgs/acme/entitlements", &self.key).await;
@@ -116,8 +117,10 @@ async fn the_plan_follows_stripe_by_status_items_and_clock() {
     assert_eq!(house.plan().await, so(Some("pro"), "active"));
     // The first item that maps counts, by price or by product.
     let item = |id: &str, price: &str, product: &str| {
-        json!({ "id": id, "object": "subscription_item", "quantity": 3, "created": OCTOBER, "metadata": {}, "current_period_start": OCTOBER,
-            "current_period_end": OCTOBER + 2_592_000, "price": { "id": price, "object": "price", "product": product, "currency": "usd" } })
+        json!({ "id": id, "object": "subscription_item", "quantity": 3, "created": OCTOBER, "metadata": {},
+            "current_period_start": OCTOBER,
+            "current_period_end": OCTOBER + 2_592_000,
+                "price": { "id": price, "object": "price", "product": product, "currency": "usd" } })
     };
     let mut several = sub("active");
     several["items"]["data"] = json!([
@@ -211,7 +214,8 @@ async fn a_local_subscription_lives_and_comes_back() {
     assert_eq!(house.plan().await, so(Some("pro"), "trial"));
     assert_eq!(house.command("", json!({ "plan": "pro" })).await.0, 409, "one is under way");
     let first = trial["id"].as_str().expect("an id").to_owned();
-    // Paid while on trial: the trial runs on, then the paid month. Then two months more, with the ends of the months.
+    // Paid while on trial: the trial runs on, then the paid month. Then two months more, with the ends of the
+    // months.
     house.clock.turn("2026-01-20T00:00:00Z");
     let (_, paid) = house.command("/activate", json!({})).await;
     assert_eq!(

@@ -29,7 +29,8 @@ impl Place {
     }
 
     async fn meter(&self, key: &str, more: Value) {
-        let mut body = json!({ "key": key, "event_name": key, "aggregation": "sum", "value_field": "n", "dimensions": ["model"] });
+        let mut body = json!({ "key": key, "event_name": key, "aggregation": "sum", "value_field": "n",
+            "dimensions": ["model"] });
         for (name, value) in more.as_object().into_iter().flatten() {
             body[name] = value.clone();
         }
@@ -38,12 +39,14 @@ impl Place {
 
     /// A card from the beginning of the year on.
     async fn card(&self, key: &str, rates: Value) {
-        let body = json!({ "currency": "usd", "rates": rates, "valid_from": "2026-01-01T00:00:00Z", "backdate": true });
+        let body = json!({ "currency": "usd", "rates": rates, "valid_from": "2026-01-01T00:00:00Z",
+            "backdate": true });
         self.post(&format!("/v1/meters/{key}/rate_cards"), body, 201).await;
     }
 
     fn event(id: &str, name: &str, model: &str, n: &str, day: &str) -> Value {
-        json!({ "id": id, "source": "t", "org": "acme", "event_name": name, "occurred_at": format!("{day}T10:00:00Z"),
+        json!({ "id": id, "source": "t", "org": "acme", "event_name": name,
+            "occurred_at": format!("{day}T10:00:00Z"),
             "data": { "n": n, "model": model } })
     }
 
@@ -223,7 +226,8 @@ async fn usage_is_priced_later() {
     place.post("/v1/usage/closings", json!({ "org": "acme", "month": "2026-10" }), 200).await;
     assert_eq!(place.cost("tokens", "2026-10", "2026-11").await, ("0.1".into(), "145".into(), 4));
     // 1 each for the first 100 of a month, then 0.5; half a unit of the battery each.
-    let v2 = json!({ "when": { "model": "v2" }, "battery_units": "0.5", "tiers": { "mode": "graduated", "tiers": [
+    let v2 = json!({ "when": { "model": "v2" }, "battery_units": "0.5",
+        "tiers": { "mode": "graduated", "tiers": [
         { "up_to": "100", "unit_cost": "1" }, { "unit_cost": "0.5" } ] } });
     place.card("tokens", json!([{ "when": { "model": "large" }, "unit_cost": "5" }, v2])).await;
     let rated = place.rate("tokens").await;

@@ -10,7 +10,8 @@ use crate::support::{Daemon, Database};
 const KEYS: &str = "usage:write,usage:read,billing:write,billing:read";
 
 fn event(id: &str, value: i64) -> Value {
-    json!({ "id": id, "source": "t", "org": "acme", "event_name": "work", "data": { "value": value, "model": "a" } })
+    json!({ "id": id, "source": "t", "org": "acme", "event_name": "work",
+        "data": { "value": value, "model": "a" } })
 }
 
 /// An org `acme` with a meter that sums `work`, and a slot of a month.
@@ -56,7 +57,8 @@ async fn an_event_counts_once_whatever_its_time() {
     assert_eq!(database.unbalanced(), [] as [String; 0]);
 }
 
-/// Many events that are expected to be new are stored in another way than those of which one turns out to be a repeat.
+/// Many events that are expected to be new are stored in another way than those of which one turns out to be
+/// a repeat.
 #[tokio::test]
 async fn a_large_request_with_a_repeat_in_it_stores_the_rest() {
     let database = Database::new();
@@ -167,15 +169,21 @@ async fn every_form_and_packing_is_read() {
     let post = |content: &'static str, body: Vec<u8>| {
         daemon.request(Method::POST, "/v1/usage", &key).header("Content-Type", content).body(body)
     };
-    let cloud = |id: &str| json!({ "specversion": "1.0", "id": id, "source": "t", "type": "work", "subject": "acme", "data": { "value": 1 } });
+    let cloud = |id: &str| {
+        json!({ "specversion": "1.0", "id": id, "source": "t", "type": "work",
+        "subject": "acme", "data": { "value": 1 } })
+    };
     let gzip = |text: &str| {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         packer.write_all(text.as_bytes()).expect("packs");
         packer.finish().expect("packs")
     };
     // `{"id":"z","org":"acme","event_name":"work","data":{"value":1}}` as zstd packs it.
-    let zstd = hex::decode("28b52ffd0458f101007b226964223a227a222c226f7267223a2261636d65222c226576656e745f6e616d65223a22776f726b222c2264617461223a7b2276616c7565223a317d7dfd63c546")
-        .expect("hex");
+    let zstd = hex::decode(concat!(
+        "28b52ffd0458f101007b226964223a227a222c226f7267223a2261636d65222c226576656e745f6e",
+        "616d65223a22776f726b222c2264617461223a7b2276616c7565223a317d7dfd63c546",
+    ))
+    .expect("hex");
     let lines = format!("{}\n{}\n", event("l1", 1), event("l2", 1));
     let requests = [
         (post("application/json", event("1", 1).to_string().into()), 1),
@@ -268,7 +276,8 @@ async fn aggregations_are_of_the_set_and_follow_corrections() {
     }
     let day = |meter: i32| {
         let sql = format!(
-            "SELECT quantity || '/' || count FROM daily_summaries JOIN usage_series USING (org_id, series_id) WHERE meter_id = {meter}"
+            "SELECT quantity || '/' || count FROM daily_summaries JOIN usage_series USING (org_id, series_id)
+             WHERE meter_id = {meter}"
         );
         database.value(&sql).expect("a day")
     };
@@ -304,7 +313,8 @@ async fn tiers_cost_the_same_in_any_pieces() {
     let daemons = [Daemon::start(&database), Daemon::start(&database)];
     let key = database.key(KEYS, None);
     let tiers = |mode: &str, tiers: Value| json!([{ "tiers": { "mode": mode, "tiers": tiers } }]);
-    let steps = json!([{ "up_to": "10", "unit_cost": "1" }, { "up_to": "20", "unit_cost": "0.5", "flat_cost": "3" }, { "unit_cost": "0.1" }]);
+    let steps = json!([{ "up_to": "10", "unit_cost": "1" },
+        { "up_to": "20", "unit_cost": "0.5", "flat_cost": "3" }, { "unit_cost": "0.1" }]);
     let meters = [
         // 10 × 1 + 10 × 0.5 + 3 + 5 × 0.1
         (1, tiers("graduated", steps.clone()), "18.50"),
@@ -337,7 +347,8 @@ async fn tiers_cost_the_same_in_any_pieces() {
         .await;
         let cost = |id: i32| {
             database.value(&format!(
-                "SELECT sum(cost)::numeric(12, 2) FROM daily_summaries JOIN usage_series USING (org_id, series_id) JOIN orgs USING (org_id)
+                "SELECT sum(cost)::numeric(12, 2) FROM daily_summaries JOIN usage_series
+                     USING (org_id, series_id) JOIN orgs USING (org_id)
                  WHERE meter_id = {id} AND external_id = '{org}'"
             ))
         };
@@ -418,7 +429,8 @@ async fn an_org_posts_for_itself_alone() {
     }
 }
 
-/// What one daemon learns another counts by: no usage is counted by an older catalogue than the one committed.
+/// What one daemon learns another counts by: no usage is counted by an older catalogue than the one
+/// committed.
 #[tokio::test]
 async fn a_change_of_meters_is_known_everywhere_at_once() {
     let database = Database::new();

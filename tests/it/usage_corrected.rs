@@ -79,7 +79,9 @@ impl Place {
                 Card(valid_from, rates) => {
                     version += 1;
                     self.database.execute(&format!(
-                        "INSERT INTO rate_cards VALUES ({id} * 100 + {version}, {id}, {version}, '{valid_from}', 'usd', '{rates}', now());
+                        "INSERT INTO rate_cards
+                         VALUES ({id} * 100 + {version}, {id}, {version}, '{valid_from}', 'usd', '{rates}',
+                             now());
                          UPDATE catalog SET version = version + 1"
                     ));
                 }
@@ -90,7 +92,8 @@ impl Place {
                 Used(october, november) => {
                     let used = |month: &str| {
                         self.database.value(&format!(
-                            "SELECT coalesce(sum(trim_scale(used)), 0)::text FROM quota_counters WHERE slot_id = {id} AND period = '{month}-01'"
+                            "SELECT coalesce(sum(trim_scale(used)), 0)::text FROM quota_counters
+                             WHERE slot_id = {id} AND period = '{month}-01'"
                         ))
                     };
                     let told = [used("2026-10"), used("2026-11")].map(Option::unwrap_or_default);
@@ -489,7 +492,8 @@ async fn a_price_change_goes_on_in_the_tiers() {
                 Card(
                     CHANGE,
                     json!([{ "when": { "model": "a" }, "tiers": { "mode": "graduated", "tiers": [
-                        { "up_to": "100", "unit_cost": "0" }, { "unit_cost": "0.3" } ] } }, { "unit_cost": "1" }]),
+                        { "up_to": "100", "unit_cost": "0" }, { "unit_cost": "0.3" } ] } },
+                            { "unit_cost": "1" }]),
                 ),
                 Use("2", AFTER, "20"),
                 Cost("0", "3"),

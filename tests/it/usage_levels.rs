@@ -20,7 +20,8 @@ impl Place {
         let daemon = Daemon::start(&database);
         let key = database.key("billing:write,billing:read,usage:read,usage:write,usage:backfill", None);
         daemon.org(&key, "acme", "UTC").await;
-        let meter = json!({ "key": "seats", "event_name": "seat", "aggregation": "level", "value_field": "seats",
+        let meter = json!({ "key": "seats", "event_name": "seat", "aggregation": "level",
+            "value_field": "seats",
             "change_field": "by", "dimensions": ["team"] });
         let (status, made) = daemon.post("/v1/meters", &key, &meter).await;
         assert_eq!(status, 201, "{made}");
@@ -41,7 +42,8 @@ impl Place {
 
     /// `used/reserved` of every counter, in the order of slot and subject.
     fn counters(&self) -> String {
-        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' ' ORDER BY slot_id, org_id, subject) FROM quota_counters";
+        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' '
+            ORDER BY slot_id, org_id, subject) FROM quota_counters";
         self.database.value(sql).unwrap_or_default()
     }
 
@@ -188,15 +190,18 @@ async fn an_event_says_one_thing_of_a_level() {
     for (body, field) in [
         (json!({ "key": "x", "event_name": "x", "aggregation": "level" }), "value_field"),
         (
-            json!({ "key": "x", "event_name": "x", "aggregation": "sum", "value_field": "v", "change_field": "c" }),
+            json!({ "key": "x", "event_name": "x", "aggregation": "sum", "value_field": "v",
+                "change_field": "c" }),
             "change_field",
         ),
         (
-            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v", "change_field": "v" }),
+            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v",
+                "change_field": "v" }),
             "change_field",
         ),
         (
-            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v", "allows_negative": true }),
+            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v",
+                "allows_negative": true }),
             "allows_negative",
         ),
     ] {
@@ -325,7 +330,8 @@ async fn corrections_leave_the_level_of_what_stands() {
         ("b", json!({ "by": 7 }), "2"),
         ("b", json!({ "seats": 1 }), "0"),
     ] {
-        let body = json!({ "org": "acme", "id": id, "reason": "wrong", "event": { "event_name": "seat", "data": data } });
+        let body = json!({ "org": "acme", "id": id, "reason": "wrong",
+            "event": { "event_name": "seat", "data": data } });
         let (status, answer) = place.daemon.post("/v1/usage/amend", &place.key, &body).await;
         assert_eq!(status, 200, "{id}: {answer}");
         assert_eq!(place.counters(), format!("{level}/0"), "{id}: {data}");
@@ -340,7 +346,8 @@ async fn corrections_leave_the_level_of_what_stands() {
 #[tokio::test]
 async fn a_level_is_told_and_priced_over_a_time() {
     let place = Place::new().await;
-    let card = json!({ "currency": "usd", "valid_from": "2026-01-01T00:00:00Z", "backdate": true, "rates": [{ "unit_cost": "2" }] });
+    let card = json!({ "currency": "usd", "valid_from": "2026-01-01T00:00:00Z", "backdate": true,
+        "rates": [{ "unit_cost": "2" }] });
     let (status, made) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &card).await;
     assert_eq!(status, 201, "{made}");
     let burning = json!({ "currency": "usd", "rates": [{ "unit_cost": "2", "battery_units": "1" }] });

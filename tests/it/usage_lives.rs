@@ -158,7 +158,8 @@ impl Place {
 
     fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
         self.database.execute(&format!(
-            "INSERT INTO rate_cards VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
+            "INSERT INTO rate_cards
+             VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
              UPDATE catalog SET version = version + 1",
             card.valid_from,
             card.rates(kind)
@@ -167,7 +168,8 @@ impl Place {
 
     fn cost(&self, id: i32) -> Decimal {
         let sum = self.database.value(&format!(
-            "SELECT trim_scale(coalesce(sum(cost), 0))::text FROM daily_summaries JOIN usage_series USING (org_id, series_id) WHERE meter_id = {id}"
+            "SELECT trim_scale(coalesce(sum(cost), 0))::text FROM daily_summaries JOIN usage_series
+                 USING (org_id, series_id) WHERE meter_id = {id}"
         ));
         sum.expect("a sum").parse().expect("a decimal")
     }
@@ -244,7 +246,8 @@ impl Place {
                             1 + chance.below(26),
                             chance.below(12)
                         );
-                        let sent = json!({ "id": name, "source": "t", "org": org, "event_name": event_name, "occurred_at": at,
+                        let sent = json!({ "id": name, "source": "t", "org": org, "event_name": event_name,
+                            "occurred_at": at,
                             "data": { "value": quantity.to_string() } });
                         self.tick();
                         assert_eq!(self.daemon.usage(&self.key, &sent).await, ["accepted"]);

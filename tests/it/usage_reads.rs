@@ -46,8 +46,11 @@ fn books(database: &Database) {
     ] {
         put(database, &record);
     }
-    database.execute("INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
-        INSERT INTO usage_corrections SELECT org_id, event_key, 1, now(), 'key:test', 'a test' FROM usage_records WHERE event_id = 'c' AND correction = 1");
+    database.execute(
+        "INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
+        INSERT INTO usage_corrections SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
+        FROM usage_records WHERE event_id = 'c' AND correction = 1",
+    );
     database.run(&["rebuild", "summaries"]);
 }
 
@@ -85,7 +88,8 @@ async fn days_are_grouped_filtered_and_rolled_up() {
         figures(&page, &["/month", "/meter", "/quantity", "/count"]),
         [
             [json!("2026-09"), json!("tokens"), json!("1"), json!(1)],
-            // Measured last, by time, not by arrival; the largest that was not taken back; how many different ones.
+            // Measured last, by time, not by arrival; the largest that was not taken back; how many different
+            // ones.
             [json!("2026-10"), json!("level"), json!("20"), json!(3)],
             [json!("2026-10"), json!("seats"), json!("7"), json!(2)],
             [json!("2026-10"), json!("tokens"), json!("26.5"), json!(3)],
@@ -143,8 +147,11 @@ async fn csv_has_every_row() {
     // More rows than are fetched at a time, and a member that a spreadsheet would calculate.
     database.execute(
         "INSERT INTO usage_series SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
-         INSERT INTO daily_summaries SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL FROM generate_series(1, 2500) AS n;
-         INSERT INTO usage_records SELECT 1, n, '2026-10-03T12:00:00Z', now(), gen_random_uuid(), 1, NULL, DATE '2026-10-03', NULL, 0, n, 0, 0, n, '', NULL, NULL
+         INSERT INTO daily_summaries SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL
+         FROM generate_series(1, 2500) AS n;
+         INSERT INTO usage_records
+         SELECT 1, n, '2026-10-03T12:00:00Z', now(), gen_random_uuid(), 1, NULL, DATE '2026-10-03', NULL, 0,
+             n, 0, 0, n, '', NULL, NULL
          FROM generate_series(1, 2500) AS n",
     );
     let daemon = Daemon::start(&database);
@@ -322,8 +329,10 @@ fn partitions_that_are_not_asked_for_are_left_out() {
     books(&database);
     let mut conn = database.platform();
     let plan = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(1), true, &|conn| {
-        let sql = "EXPLAIN SELECT * FROM usage_records r WHERE r.org_id = 1 AND r.occurred_at >= '2026-10-01' AND r.occurred_at < '2026-11-01'
-            ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC LIMIT 10";
+        let sql = "EXPLAIN SELECT * FROM usage_records r
+            WHERE r.org_id = 1 AND r.occurred_at >= '2026-10-01' AND r.occurred_at < '2026-11-01'
+            ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC
+            LIMIT 10";
         Ok(diesel::sql_query(sql).load::<Line>(conn)?)
     });
     let plan = plan.expect("a plan").into_iter().map(|line| line.line).collect::<Vec<_>>().join("\n");
@@ -354,13 +363,18 @@ async fn running_periods_say_when_they_begin_and_end() {
         assert_eq!(current[period]["usage"][0]["quantity"], "2", "{current}");
     }
     assert_eq!(current["billing"], Value::Null);
-    // A subscription whose period began yesterday, in the middle of a day: that day is counted to it as a whole.
+    // A subscription whose period began yesterday, in the middle of a day: that day is counted to it as a
+    // whole.
     database.execute(
-        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref) VALUES ('', false, 'cus_1', 'acme');
-         INSERT INTO subscriptions (account, livemode, id, customer_id, status, current_period_start, current_period_end, items_complete)
-         VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days', true);
+        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+         VALUES ('', false, 'cus_1', 'acme');
+         INSERT INTO subscriptions (account, livemode, id, customer_id, status, current_period_start,
+             current_period_end, items_complete)
+         VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days',
+             true);
          INSERT INTO subscription_periods
-         SELECT '', false, id, '', current_period_start, current_period_end, NULL, 0, now(), now() FROM subscriptions;
+         SELECT '', false, id, '', current_period_start, current_period_end, NULL, 0, now(), now()
+         FROM subscriptions;
          NOTIFY coulomb_orgs",
     );
     put(&database, &row("acme", "tokens", "b", &(now - chrono::TimeDelta::days(1)).to_rfc3339(), "3"));

@@ -1,11 +1,13 @@
-//! The books of usage are counted anew from the records: by `rebuild summaries`, by `verify`, and by the worker that looks again.
+//! The books of usage are counted anew from the records: by `rebuild summaries`, by `verify`, and by the
+//! worker that looks again.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Database};
 use crate::usage_rows::{Row, meter, org, put, row};
 
-/// Usage of every kind of meter, priced by tiers and counted for quotas; the running month and the two before.
+/// Usage of every kind of meter, priced by tiers and counted for quotas; the running month and the two
+/// before.
 fn usage(database: &Database) {
     org(database, "acme", "America/New_York");
     org(database, "other", "UTC");
@@ -16,9 +18,13 @@ fn usage(database: &Database) {
     meter(database, "level", "latest", "");
     database.execute(
         r#"INSERT INTO rate_cards VALUES (7, 1, 1, '2020-01-01', 'eur',
-             '[{"when":{"model":"y"},"unit_cost":"1"},{"when":{},"tiers":{"mode":"graduated","tiers":[{"unit_cost":"1"}]}}]', now());
-           INSERT INTO quota_slots VALUES (1, 1, '{}', false, 'month', true, now() - interval '70 days'), (2, 1, '{"model":"y"}', true, 'day', true, now() - interval '70 days'),
-             (3, 2, '{}', false, 'billing', false, now()), (4, 1, '{}', false, 'day', false, now() - interval '70 days');
+             '[{"when":{"model":"y"},"unit_cost":"1"},
+             {"when":{},"tiers":{"mode":"graduated","tiers":[{"unit_cost":"1"}]}}]', now());
+           INSERT INTO quota_slots
+           VALUES (1, 1, '{}', false, 'month', true, now() - interval '70 days'), (2, 1, '{"model":"y"}',
+               true, 'day', true, now() - interval '70 days'),
+             (3, 2, '{}', false, 'billing', false, now()), (4, 1, '{}', false, 'day', false,
+                 now() - interval '70 days');
            INSERT INTO quota_slot_orgs SELECT 3, org_id FROM orgs WHERE external_id = 'acme'"#,
     );
     let now = chrono::Utc::now();
@@ -74,7 +80,8 @@ fn the_books_are_what_the_records_say() {
     assert_eq!(verify(&database), (Some(0), String::new()));
     let of = |meter: &str, what: &str| {
         let sql = format!(
-            "SELECT string_agg(DISTINCT {what}, ' ') FROM daily_summaries d JOIN usage_series USING (org_id, series_id) JOIN meters m USING (meter_id)
+            "SELECT string_agg(DISTINCT {what}, ' ') FROM daily_summaries d JOIN usage_series
+                 USING (org_id, series_id) JOIN meters m USING (meter_id)
              WHERE m.key = '{meter}' AND d.org_id = 1 AND d.day < (SELECT max(day) FROM daily_summaries) - 10"
         );
         database.value(&sql).unwrap_or_default()
@@ -85,16 +92,33 @@ fn the_books_are_what_the_records_say() {
     assert_eq!(of("calls", "quantity::text || '/' || (latest_at IS NULL)"), "1/true");
     assert_eq!(database.number("SELECT count(DISTINCT value_digest) FROM usage_uniques"), 1);
     // Six times 10 by the second rate; the first has no tiers.
-    assert_eq!(database.value("SELECT sum(quantity) || ' ' || min(rate) || ' ' || max(rate) FROM rating_counters WHERE org_id = 1").as_deref(), Some("60 1 1"));
+    assert_eq!(
+        database
+            .value(
+                "SELECT sum(quantity) || ' ' || min(rate) || ' ' || max(rate)
+        FROM rating_counters WHERE org_id = 1"
+            )
+            .as_deref(),
+        Some("60 1 1")
+    );
     let used = |slot: i32| {
         database.value(&format!(
             "SELECT trim_scale(sum(used)) FROM quota_counters WHERE org_id = 1 AND slot_id = {slot}"
         ))
     };
-    // What is past is counted as far as the slot goes back; per subject for a week; nothing where no org is on the slot.
+    // What is past is counted as far as the slot goes back; per subject for a week; nothing where no org is
+    // on the slot.
     assert_eq!((used(1).as_deref(), used(2).as_deref()), (Some("78.5"), Some("12")));
     assert_eq!(used(4), None);
-    assert_eq!(database.value("SELECT string_agg(DISTINCT subject, ' ') FROM quota_counters WHERE slot_id = 2 AND org_id = 1 AND used = 3").as_deref(), Some("s1"));
+    assert_eq!(
+        database
+            .value(
+                "SELECT string_agg(DISTINCT subject, ' ') FROM quota_counters
+        WHERE slot_id = 2 AND org_id = 1 AND used = 3"
+            )
+            .as_deref(),
+        Some("s1")
+    );
     assert_eq!(database.number("SELECT count(*) FROM quota_counters WHERE slot_id = 3 AND org_id <> 1"), 0);
     let dump = database.run(&["dump"]);
     for kind in ["daily_summary", "usage_unique", "rating_counter", "quota_counter"] {
@@ -111,7 +135,8 @@ fn every_difference_is_found_and_mended() {
     for (damage, table) in [
         ("UPDATE daily_summaries SET quantity = quantity + 1", "daily_summaries"),
         (
-            "UPDATE daily_summaries SET count = count - 1 WHERE day < (SELECT max(day) FROM daily_summaries) - 30",
+            "UPDATE daily_summaries SET count = count - 1
+             WHERE day < (SELECT max(day) FROM daily_summaries) - 30",
             "daily_summaries",
         ),
         ("UPDATE daily_summaries SET cost = cost + 0.000000001 WHERE cost <> 0", "daily_summaries"),
@@ -121,7 +146,8 @@ fn every_difference_is_found_and_mended() {
         ),
         ("DELETE FROM daily_summaries", "daily_summaries"),
         (
-            "INSERT INTO daily_summaries SELECT org_id, series_id, day - 300, 1, 1, 0, 0, NULL FROM daily_summaries",
+            "INSERT INTO daily_summaries SELECT org_id, series_id, day - 300, 1, 1, 0, 0, NULL
+             FROM daily_summaries",
             "daily_summaries",
         ),
         ("DELETE FROM usage_uniques", "usage_uniques"),
@@ -132,12 +158,14 @@ fn every_difference_is_found_and_mended() {
         ("UPDATE rating_counters SET quantity = -quantity", "rating_counters"),
         ("DELETE FROM rating_counters", "rating_counters"),
         (
-            "INSERT INTO rating_counters SELECT org_id, meter_id, rate_card_id, 0, period, 1 FROM rating_counters",
+            "INSERT INTO rating_counters SELECT org_id, meter_id, rate_card_id, 0, period, 1
+             FROM rating_counters",
             "rating_counters",
         ),
         ("UPDATE quota_counters SET used = used * 2", "quota_counters"),
         (
-            "DELETE FROM quota_counters WHERE period >= date_trunc('month', now() - interval '5 hours')::date AND slot_id = 1",
+            "DELETE FROM quota_counters
+             WHERE period >= date_trunc('month', now() - interval '5 hours')::date AND slot_id = 1",
             "quota_counters",
         ),
     ] {
@@ -166,7 +194,9 @@ fn keys_and_records_agree_one_to_one() {
     database.run(&["rebuild", "summaries"]);
     for (damage, told) in [
         (
-            "DELETE FROM usage_keys WHERE (org_id, event_key) IN (SELECT org_id, event_key FROM usage_records WHERE event_id = 't0' AND org_id = 1)",
+            "DELETE FROM usage_keys
+             WHERE (org_id, event_key) IN (SELECT org_id, event_key FROM usage_records
+                 WHERE event_id = 't0' AND org_id = 1)",
             "but there is no key of it",
         ),
         ("INSERT INTO usage_keys VALUES (1, gen_random_uuid(), now(), 1)", "but there is no record of it"),
@@ -193,8 +223,10 @@ async fn the_worker_repairs_what_is_wrong() {
     database.run(&["rebuild", "summaries"]);
     let before = database.run(&["dump"]);
     database.execute(
-        "UPDATE daily_summaries SET quantity = 99 WHERE org_id = 1 AND day = (SELECT max(day) FROM daily_summaries WHERE org_id = 1);
-         DELETE FROM daily_summaries WHERE org_id = 2 AND day = (SELECT max(day) FROM daily_summaries WHERE org_id = 2)",
+        "UPDATE daily_summaries SET quantity = 99
+         WHERE org_id = 1 AND day = (SELECT max(day) FROM daily_summaries WHERE org_id = 1);
+         DELETE FROM daily_summaries
+         WHERE org_id = 2 AND day = (SELECT max(day) FROM daily_summaries WHERE org_id = 2)",
     );
     let wrong = database.number("SELECT count(*) FROM daily_summaries WHERE quantity = 99") + 1;
     let daemon = Daemon::start(&database);
@@ -207,7 +239,8 @@ async fn the_worker_repairs_what_is_wrong() {
     assert_eq!(verify(&database), (Some(0), String::new()));
 }
 
-/// Usage is written all the while: nothing is repaired that is right, and what is wrong is repaired without losing what comes.
+/// Usage is written all the while: nothing is repaired that is right, and what is wrong is repaired without
+/// losing what comes.
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
@@ -218,7 +251,10 @@ fn mending_does_not_race_with_usage() {
     let database = Database::new();
     org(&database, "acme", "UTC");
     meter(&database, "tokens", "sum", "");
-    database.execute("SELECT make_usage_partition('2026-10-01'); INSERT INTO usage_series VALUES (1, 1, 1, NULL, '{}'), (1, 2, 1, 'm', '{}')");
+    database.execute(
+        "SELECT make_usage_partition('2026-10-01'); INSERT INTO usage_series
+        VALUES (1, 1, 1, NULL, '{}'), (1, 2, 1, 'm', '{}')",
+    );
     let day = "2026-10-10".parse::<chrono::NaiveDate>().expect("a day");
     let part = Part { orgs: Orgs::one(1), from: day, before: day.succ_opt().expect("a day") };
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -243,12 +279,17 @@ fn mending_does_not_race_with_usage() {
                     // As ingest does: the record, then the summary, in one transaction.
                     conn.transaction(|conn| {
                         diesel::sql_query(format!(
-                            "INSERT INTO usage_records VALUES (1, {series}, '2026-10-10T12:00:00Z', now(), gen_random_uuid(), 1, NULL, '2026-10-10', NULL, 0, {n}, 1, 0, 'w{writer}-{n}', '', NULL, NULL)"
+                            "INSERT INTO usage_records
+                             VALUES (1, {series}, '2026-10-10T12:00:00Z', now(), gen_random_uuid(), 1,
+                                 NULL, '2026-10-10', NULL, 0, {n}, 1, 0, 'w{writer}-{n}', '', NULL, NULL)"
                         ))
                         .execute(conn)?;
                         diesel::sql_query(format!(
-                            "INSERT INTO daily_summaries AS d VALUES (1, {series}, '2026-10-10', {n}, 1, 1, 0, NULL) ON CONFLICT (org_id, series_id, day)
-                             DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + 1, cost = d.cost + 1"
+                            "INSERT INTO daily_summaries AS d
+                             VALUES (1, {series}, '2026-10-10', {n}, 1, 1, 0, NULL)
+                             ON CONFLICT (org_id, series_id, day)
+                             DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + 1,
+                                 cost = d.cost + 1"
                         ))
                         .execute(conn)
                     })

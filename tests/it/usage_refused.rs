@@ -9,7 +9,10 @@ async fn ready(database: &Database, daemon: &Daemon, number: usize) -> (String, 
     let key = database.key("usage:write,usage:read,billing:write,billing:read", None);
     daemon.org(&key, "acme", "UTC").await;
     database.meter(1, "work", "sum", "model", None);
-    let event = |n| json!({ "id": format!("{n}"), "source": "t", "org": "acme", "event_name": "work", "data": { "value": 1 } });
+    let event = |n| {
+        json!({ "id": format!("{n}"), "source": "t", "org": "acme", "event_name": "work",
+        "data": { "value": 1 } })
+    };
     (key, (0..number).map(event).collect())
 }
 
@@ -22,7 +25,8 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
     // One against a check, one out of range.
     database.execute(
         "ALTER TABLE usage_records ADD CONSTRAINT test CHECK (event_id <> '17');
-         CREATE INDEX test ON usage_records (((CASE event_id WHEN '23' THEN 3000000000 ELSE 1 END)::integer))",
+         CREATE INDEX test ON
+             usage_records (((CASE event_id WHEN '23' THEN 3000000000 ELSE 1 END)::integer))",
     );
     let at_fault = |n: usize| n == 17 || n == 23;
     // All or nothing: told which are at fault, and nothing is stored.
@@ -48,7 +52,8 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
     assert_eq!(database.unbalanced(), [] as [String; 0]);
 }
 
-/// Told that an event is rejected, its sender drops it: where the fault is the database's, it must hear that it may try again.
+/// Told that an event is rejected, its sender drops it: where the fault is the database's, it must hear that
+/// it may try again.
 #[tokio::test]
 async fn a_fault_of_the_database_rejects_no_event() {
     let database = Database::new();
@@ -63,11 +68,13 @@ async fn a_fault_of_the_database_rejects_no_event() {
     refused().await;
     database.execute("GRANT INSERT ON usage_keys TO coulomb_platform");
 
-    // A server that has become a standby takes no writes; another connection may reach the one that took over.
+    // A server that has become a standby takes no writes; another connection may reach the one that took
+    // over.
     let name = database.value("SELECT current_database()").expect("a name");
     database.execute(&format!(
         "ALTER DATABASE {name} SET default_transaction_read_only = on;
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = '{name}' AND pid <> pg_backend_pid()"
     ));
     refused().await;
     database.execute(&format!(

@@ -56,8 +56,11 @@ pub fn org(database: &Database, name: &str, zone: &str) {
 /// A meter; `dimensions` separated by commas.
 pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str) {
     database.execute(&format!(
-        "WITH m AS (INSERT INTO meters SELECT coalesce(max(meter_id), 0) + 1, '{key}', '{aggregation}', 'units', now() FROM meters RETURNING meter_id)
-         INSERT INTO meter_versions SELECT meter_id, 1, '{key}', '{key}', 'value', string_to_array('{dimensions}', ','), now() FROM m"
+        "WITH m AS (INSERT INTO meters
+             SELECT coalesce(max(meter_id), 0) + 1, '{key}', '{aggregation}', 'units', now() FROM meters
+             RETURNING meter_id)
+         INSERT INTO meter_versions
+         SELECT meter_id, 1, '{key}', '{key}', 'value', string_to_array('{dimensions}', ','), now() FROM m"
     ));
 }
 
@@ -69,11 +72,20 @@ pub fn put(database: &Database, row: &Row) {
     let card = row.card.map_or_else(|| "NULL".to_owned(), |card| card.to_string());
     database.execute(&format!(
         "SELECT make_usage_partition(('{at}'::timestamptz AT TIME ZONE 'UTC')::date);
-         WITH o AS (SELECT org_id, time_zone FROM orgs WHERE external_id = '{org}'), m AS (SELECT meter_id FROM meters WHERE key = '{meter}'),
-              s AS (INSERT INTO usage_series AS x SELECT org_id, hashtextextended(format('%s %s %L %s', org_id, meter_id, {member}::text, '{dimensions}'::jsonb), 0) & 9223372036854775807, meter_id, {member}, '{dimensions}' FROM o, m
-                    ON CONFLICT (org_id, series_id) DO UPDATE SET meter_id = x.meter_id RETURNING org_id, series_id),
+         WITH o AS (SELECT org_id, time_zone FROM orgs WHERE external_id = '{org}'),
+             m AS (SELECT meter_id FROM meters WHERE key = '{meter}'),
+              s AS (INSERT INTO usage_series AS x
+                  SELECT org_id, hashtextextended(format('%s %s %L %s', org_id, meter_id,
+                  {member}::text, '{dimensions}'::jsonb), 0) & 9223372036854775807, meter_id,
+                  {member}, '{dimensions}' FROM o, m
+                    ON CONFLICT (org_id, series_id) DO UPDATE SET meter_id = x.meter_id
+                    RETURNING org_id, series_id),
               k AS (INSERT INTO usage_keys SELECT org_id, '{key}', '{at}', 1 FROM o ON CONFLICT DO NOTHING)
-         INSERT INTO usage_records SELECT org_id, series_id, '{at}', now(), '{key}', meter_id, {card}, coalesce({day}::date, ('{at}'::timestamptz AT TIME ZONE time_zone)::date), NULL, {correction},
-             {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value}, coalesce({day}::date - ('{at}'::timestamptz AT TIME ZONE 'UTC')::date > 1, false) FROM o JOIN s USING (org_id), m"
+         INSERT INTO usage_records
+         SELECT org_id, series_id, '{at}', now(), '{key}', meter_id, {card},
+             coalesce({day}::date, ('{at}'::timestamptz AT TIME ZONE time_zone)::date), NULL, {correction},
+             {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value},
+                 coalesce({day}::date - ('{at}'::timestamptz AT TIME ZONE 'UTC')::date > 1, false) FROM o
+             JOIN s USING (org_id), m"
     ));
 }

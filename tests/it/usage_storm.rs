@@ -1,5 +1,6 @@
-//! A stream of usage, retried, repeated, out of order, cut and merged anew, through two daemons that are killed all the while, and
-//! their PostgreSQL too: what was acknowledged is in the books once, and nothing else is.
+//! A stream of usage, retried, repeated, out of order, cut and merged anew, through two daemons that are
+//! killed all the while, and their PostgreSQL too: what was acknowledged is in the books once, and nothing
+//! else is.
 //!
 //! The whole campaign (1,000,000 events, 50 kills of daemons, 10 of PostgreSQL) takes minutes:
 //! `cargo test --test it usage_storm -- --ignored`.
@@ -91,7 +92,8 @@ impl Pair {
     }
 }
 
-/// One event of the stream. Those from `distinct` on repeat an earlier one, every third of them with other content.
+/// One event of the stream. Those from `distinct` on repeat an earlier one, every third of them with other
+/// content.
 struct Stream {
     distinct: usize,
     start: DateTime<Utc>,
@@ -113,9 +115,11 @@ impl Stream {
         let offset =
             if n.is_multiple_of(10) { 172_799 + (n / 10 % 3) as i64 } else { (n as i64 * 7919) % 432_000 };
         let at = self.start + chrono::Duration::seconds(offset);
-        json!({ "id": format!("e{n}"), "source": "storm", "org": format!("org-{}", n * 31 % ORGS), "event_name": "work", "occurred_at": at,
+        json!({ "id": format!("e{n}"), "source": "storm", "org": format!("org-{}", n * 31 % ORGS),
+            "event_name": "work", "occurred_at": at,
                 "member": format!("m{}", n % 3), "subject": format!("s{}", n % 5),
-                "data": { "value": if other { 1_000_000 } else { n % 100 + 1 }, "model": format!("m{}", n % 4) } })
+                "data": { "value": if other { 1_000_000 } else { n % 100 + 1 },
+                    "model": format!("m{}", n % 4) } })
     }
 
     fn value(n: usize) -> i64 {
@@ -127,16 +131,26 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     let mut pair = Pair::start();
     let url = embedded::running_url(&pair.data()).expect("it runs");
     let database = Database::at(&url);
-    database.meter(1, "work", "sum", "model", Some(&json!([{ "when": { "model": "m1" }, "unit_cost": "0.003", "battery_units": "2" }, { "unit_cost": "0.001" }])));
+    database.meter(
+        1,
+        "work",
+        "sum",
+        "model",
+        Some(&json!([{ "when": { "model": "m1" }, "unit_cost": "0.003", "battery_units": "2" },
+        { "unit_cost": "0.001" }])),
+    );
     database.slot(1, 1, &json!({}), false, "month");
     database.slot(2, 1, &json!({ "model": "m2" }), true, "day");
     database.execute(&format!(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
-             SELECT 'org_' || n, 'org-' || n, 'Org', (ARRAY['UTC', 'America/New_York', 'Asia/Kolkata'])[1 + n % 3], now(), '{{}}' FROM generate_series(0, {ORGS} - 1) n;
+             SELECT 'org_' || n, 'org-' || n, 'Org',
+                 (ARRAY['UTC', 'America/New_York', 'Asia/Kolkata'])[1 + n % 3], now(), '{{}}'
+             FROM generate_series(0, {ORGS} - 1) n;
          INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
          INSERT INTO battery_settings SELECT org_id, 0, now() FROM orgs WHERE org_id % 2 = 0"
     ));
-    // Half of the orgs may use no more than they were granted, which is enough: each of their batteries is asked.
+    // Half of the orgs may use no more than they were granted, which is enough: each of their batteries is
+    // asked.
     for org_id in (2..=ORGS as i64).step_by(2) {
         database.grant(org_id, "first", "1000");
         database.grant(org_id, "second", "1000000000");
@@ -161,7 +175,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
                 if from >= events {
                     return;
                 }
-                // Far apart in the stream, close in time: neighbours come in any order, repeats before what they repeat.
+                // Far apart in the stream, close in time: neighbours come in any order, repeats before what
+                // they repeat.
                 let places: Vec<usize> =
                     (from..(from + size).min(events)).map(|n| n * 104_729 % events).collect();
                 let body =
@@ -172,7 +187,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
                     let request =
                         http.post(format!("http://{address}/v1/usage")).bearer_auth(key).body(body.clone());
                     match request.send().await {
-                        // One answer in twenty is lost on its way, and the request is sent again, to whichever daemon.
+                        // One answer in twenty is lost on its way, and the request is sent again, to
+                        // whichever daemon.
                         Ok(answer) if answer.status() == 200 && !(random >> 50).is_multiple_of(20) => {
                             if let Ok(answer) = answer.json::<Value>().await {
                                 break answer;
@@ -235,7 +251,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     check(&database, &stream, events, &told.into_inner().expect("no panic"));
 }
 
-/// Every event of the stream was answered; each key is stored once, with the content of one that was answered as stored.
+/// Every event of the stream was answered; each key is stored once, with the content of one that was answered
+/// as stored.
 fn check(database: &Database, stream: &Stream, events: usize, told: &HashMap<usize, (u32, u32)>) {
     assert_eq!(told.len(), events, "every event was answered");
     assert_eq!(database.number("SELECT count(*) FROM usage_keys"), stream.distinct as i64);

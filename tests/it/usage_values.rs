@@ -101,7 +101,8 @@ async fn values_below_zero_are_refused_by_name_on_every_door() {
     let settle = json!({ "event": { "id": "s", "event_name": "e", "data": { "value": -500 } } });
     let (status, answer) = place.daemon.post("/v1/quota/r/settle", &place.key, &settle).await;
     assert_eq!((status.as_u16(), &answer["field"]), (400, &json!("event.data.value")), "{answer}");
-    let amend = json!({ "org": "acme", "id": "n1", "reason": "x", "event": { "event_name": "e", "data": { "value": -7 } } });
+    let amend = json!({ "org": "acme", "id": "n1", "reason": "x",
+        "event": { "event_name": "e", "data": { "value": -7 } } });
     let (status, answer) = place.daemon.post("/v1/usage/amend", &place.key, &amend).await;
     assert_eq!(status, 400, "{answer}");
     assert_eq!(place.sum().as_deref(), Some("7"));
@@ -159,7 +160,8 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
     assert_eq!(place.database.ledger(1), ["bonus 10 → 10", "usage -8 → 2"]);
     for aggregation in ["count", "unique"] {
         let field = if aggregation == "count" { Value::Null } else { json!("v") };
-        let body = json!({ "key": "other", "event_name": "o", "aggregation": aggregation, "value_field": field, "allows_negative": true });
+        let body = json!({ "key": "other", "event_name": "o", "aggregation": aggregation,
+            "value_field": field, "allows_negative": true });
         let (status, answer) = place.daemon.post("/v1/meters", &place.key, &body).await;
         assert_eq!((status.as_u16(), &answer["field"]), (400, &json!("allows_negative")), "{answer}");
     }
@@ -252,9 +254,12 @@ async fn values_are_taken_as_languages_print_them() {
     // A cost that is set, in minor units too.
     let event = r#"{"id":"m","org":"acme","event_name":"e","cost":0.30000000000000004,"data":{"value":1}}"#;
     assert_eq!(place.event(&place.pricing, event).await, "accepted");
-    let lago = r#"{"event":{"transaction_id":"m2","external_subscription_id":"acme","code":"e","properties":{"value":1},"precise_total_amount_cents":12.300000000000001}}"#;
+    let lago = r#"{"event":{"transaction_id":"m2","external_subscription_id":"acme","code":"e",
+        "properties":{"value":1},
+        "precise_total_amount_cents":12.300000000000001}}"#;
     assert_eq!(place.send("/api/v1/events", &place.pricing, "application/json", lago).await.0, 200);
-    let costs = "SELECT string_agg(trim_scale(cost)::text, ' ' ORDER BY event_id) FROM usage_records WHERE event_id LIKE 'm%'";
+    let costs = "SELECT string_agg(trim_scale(cost)::text, ' ' ORDER BY event_id) FROM usage_records
+        WHERE event_id LIKE 'm%'";
     assert_eq!(place.database.value(costs).as_deref(), Some("0.3 0.123"));
 }
 
@@ -455,7 +460,8 @@ async fn a_leap_second_is_read_as_the_next_on_every_door() {
     }
     assert_eq!(place.event(&backfill, &native("1", "2017-01-01T00:00:00Z")).await, "duplicate");
     assert_eq!(place.event(&backfill, &native("1", "2016-12-31T23:59:59Z")).await, "conflict");
-    let cloud = r#"{"specversion":"1.0","id":"4","source":"","type":"e","time":"2016-12-31T23:59:60Z","subject":"acme","data":{"value":1}}"#;
+    let cloud = r#"{"specversion":"1.0","id":"4","source":"","type":"e","time":"2016-12-31T23:59:60Z",
+        "subject":"acme","data":{"value":1}}"#;
     let cloud = cloud.replace(r#""source":"","#, r#""source":"s","#);
     let sent = place.send("/api/v1/events", &backfill, "application/cloudevents+json", &cloud).await;
     assert_eq!(sent.0, 204, "{}", sent.1);
@@ -467,7 +473,8 @@ async fn a_leap_second_is_read_as_the_next_on_every_door() {
         request = request.header(name, value);
     }
     assert_eq!(answer(request.json(&json!({ "value": 1 }))).await.0, 200);
-    let days = "SELECT string_agg(DISTINCT concat(day, ' ', to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')), ', ') FROM usage_records";
+    let days = "SELECT string_agg(DISTINCT concat(day, ' ',
+        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')), ', ') FROM usage_records";
     assert_eq!(place.database.value(days).as_deref(), Some("2017-01-01 2017-01-01 00:00:00"));
     let path = "/v1/usage/records?org=acme&from=2016-12-31T23:59:60Z&to=2017-01-01T00:00:01Z";
     let (status, page) = place.daemon.get(path, &place.key).await;

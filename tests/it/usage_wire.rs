@@ -1,5 +1,5 @@
-//! What clients of OpenMeter and of Lago send is taken, and answered as they expect it. The fixtures are requests as
-//! `@openmeter/sdk` 1.0.0-beta.232 and `lago-python-client` 1.55.0 put them on the wire.
+//! What clients of OpenMeter and of Lago send is taken, and answered as they expect it. The fixtures are
+//! requests as `@openmeter/sdk` 1.0.0-beta.232 and `lago-python-client` 1.55.0 put them on the wire.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,12 +17,14 @@ async fn acme(database: &Database, daemon: &Daemon) -> String {
     let key = database.key(KEYS, None);
     daemon.org(&key, "acme", "UTC").await;
     let meter = json!({
-        "key": "tokens", "event_name": "prompt", "aggregation": "sum", "value_field": "tokens", "dimensions": ["model"],
+        "key": "tokens", "event_name": "prompt", "aggregation": "sum", "value_field": "tokens",
+            "dimensions": ["model"],
     });
     let (status, answer) = daemon.post("/v1/meters", &key, &meter).await;
     assert_eq!(status, 201, "{answer}");
     let card = json!({
-        "currency": "jpy", "rates": [{ "unit_cost": 2 }], "valid_from": chrono::Utc::now() - chrono::TimeDelta::days(360), "backdate": true,
+        "currency": "jpy", "rates": [{ "unit_cost": 2 }],
+            "valid_from": chrono::Utc::now() - chrono::TimeDelta::days(360), "backdate": true,
     });
     assert_eq!(daemon.post("/v1/meters/tokens/rate_cards", &key, &card).await.0, 201);
     key
@@ -52,7 +54,8 @@ fn replay(daemon: &Daemon, key: &str, name: &str) -> (u16, String, Value) {
     }
 }
 
-/// The body, unpacked, once all of it has come. The clients ask for gzip, and get it where the answer is long.
+/// The body, unpacked, once all of it has come. The clients ask for gzip, and get it where the answer is
+/// long.
 fn whole_body(head: &str, sent: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if header(head, "transfer-encoding").is_some() {
@@ -85,7 +88,8 @@ fn header(head: &str, name: &str) -> Option<String> {
 }
 
 fn stored(database: &Database) -> String {
-    let sql = "SELECT string_agg(source || '/' || event_id || '=' || trim_scale(quantity), ' ' ORDER BY source, event_id) FROM usage_records";
+    let sql = "SELECT string_agg(source || '/' || event_id || '=' || trim_scale(quantity), ' '
+        ORDER BY source, event_id) FROM usage_records";
     database.value(sql).unwrap_or_default()
 }
 
@@ -102,7 +106,10 @@ async fn openmeters_requests_are_answered_as_openmeter_does() {
     assert_eq!((status, kind.as_str()), (400, "application/problem+json"));
     assert_eq!(problem["field"], "event_name", "{problem}");
     // Of many the good ones are stored, and the problem names the bad one.
-    let event = |id: &str, tokens: Value| json!({ "specversion": "1.0", "id": id, "source": "s", "type": "prompt", "subject": "acme", "data": { "tokens": tokens } });
+    let event = |id: &str, tokens: Value| {
+        json!({ "specversion": "1.0", "id": id, "source": "s", "type": "prompt",
+        "subject": "acme", "data": { "tokens": tokens } })
+    };
     let mixed = json!([event("1", json!(1)), event("2", json!("many")), event("3", json!(3))]);
     let (status, problem) = daemon.post("/api/v1/events", &key, &mixed).await;
     assert_eq!(
@@ -137,7 +144,10 @@ async fn lagos_requests_are_answered_as_lago_does() {
         assert_eq!(event[field], value, "{field}");
     }
     assert!(event["lago_id"].is_string() && event["created_at"].is_string(), "{event}");
-    let taken = |details: Value| json!({ "status": 422, "error": "Unprocessable Entity", "code": "validation_errors", "error_details": details });
+    let taken = |details: Value| {
+        json!({ "status": 422, "error": "Unprocessable \
+        Entity", "code": "validation_errors", "error_details": details })
+    };
     let refused = |name: &str| {
         let (status, _, mut answer) = replay(&daemon, &key, name);
         assert_eq!(status, 422, "{name}: {answer}");
@@ -163,7 +173,8 @@ async fn lagos_rules_are_told_in_lagos_words() {
     let database = Database::new();
     let daemon = Daemon::start(&database);
     let key = acme(&database, &daemon).await;
-    let good = json!({ "transaction_id": "1", "external_subscription_id": "acme", "code": "prompt", "properties": { "tokens": "1" } });
+    let good = json!({ "transaction_id": "1", "external_subscription_id": "acme", "code": "prompt",
+        "properties": { "tokens": "1" } });
     let with = |field: &str, value: Value| {
         let mut event = good.clone();
         event[field] = value;
@@ -224,10 +235,14 @@ async fn an_orgs_key_reports_for_its_own_org_alone() {
     let platform = acme(&database, &daemon).await;
     let beta = daemon.org(&platform, "beta", "UTC").await;
     let key = database.key("usage:write", Some(&beta));
-    let lago = |org: &str| json!({ "event": { "transaction_id": org, "external_subscription_id": org, "code": "prompt", "properties": { "tokens": 1 } } });
+    let lago = |org: &str| {
+        json!({ "event": { "transaction_id": org, "external_subscription_id": org,
+        "code": "prompt", "properties": { "tokens": 1 } } })
+    };
     assert_eq!(daemon.post("/api/v1/events", &key, &lago("acme")).await.0, 422);
     assert_eq!(daemon.post("/api/v1/events", &key, &lago("beta")).await.0, 200);
-    let cloud = json!([{ "specversion": "1.0", "id": "1", "source": "s", "type": "prompt", "subject": "acme", "data": { "tokens": 1 } }]);
+    let cloud = json!([{ "specversion": "1.0", "id": "1", "source": "s", "type": "prompt", "subject": "acme",
+        "data": { "tokens": 1 } }]);
     assert_eq!(daemon.post("/api/v1/events", &key, &cloud).await.0, 204);
     // Under an org's own key the subject is a subject.
     let orgs = "SELECT string_agg(DISTINCT external_id, ',') FROM usage_records JOIN orgs USING (org_id)";

@@ -88,9 +88,12 @@ fn stored(database: &Database) -> i64 {
 /// The `stripe` package of PyPI signs, or refuses, as we do: its `WebhookSignature` is the reference.
 #[tokio::test]
 async fn the_stripe_package_signs_what_is_accepted() {
-    let sign = "import stripe,sys,time\nbody=sys.argv[1]\nt=int(time.time())\ns=stripe.WebhookSignature._compute_signature('%d.%s'%(t,body),'whsec_test')\n\
-        stripe.WebhookSignature.verify_header(body,'t=%d,v1=%s'%(t,s),'whsec_test',300)\nprint('t=%d,v1=%s'%(t,s))";
-    let body = r#"{"id":"evt_py","type":"invoice.paid","created":1,"data":{"object":{"id":"in_é","object":"invoice"}}}"#;
+    let sign = "import stripe,sys,time\nbody=sys.argv[1]\nt=int(time.time())\n\
+        s=stripe.WebhookSignature._compute_signature('%d.%s'%(t,body),'whsec_test')\n\
+        stripe.WebhookSignature.verify_header(body,'t=%d,v1=%s'%(t,s),'whsec_test',300)\n\
+        print('t=%d,v1=%s'%(t,s))";
+    let body = r#"{"id":"evt_py","type":"invoice.paid","created":1,
+        "data":{"object":{"id":"in_é","object":"invoice"}}}"#;
     let python = std::env::var("COULOMB_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let header = match std::process::Command::new(python).args(["-c", sign, body]).output() {
         Ok(output) if output.status.success() => output.stdout,
@@ -168,10 +171,15 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
     let odd = [
         json!({}),
         json!({ "id": "evt_a", "type": "invoice.paid" }),
-        json!({ "id": "evt_b", "type": "invoice.upcoming", "created": 1, "data": { "object": { "object": "invoice" } } }),
-        json!({ "id": "evt_c", "type": "x.y.z", "created": "2026-01-01T00:00:00Z", "data": { "object": { "id": "x\u{0}1", "object": "x\u{0}" } } }),
-        json!({ "id": "evt_d", "type": 5, "created": 1e300, "livemode": "no", "data": "text", "request": "req_1" }),
-        json!({ "id": "evt_e", "object": "v2.core.event", "type": "v1.invoice.paid", "created": "2026-01-01T00:00:00Z", "related_object": { "id": "in_1" }, "snapshot_event": "evt_1" }),
+        json!({ "id": "evt_b", "type": "invoice.upcoming", "created": 1,
+            "data": { "object": { "object": "invoice" } } }),
+        json!({ "id": "evt_c", "type": "x.y.z", "created": "2026-01-01T00:00:00Z",
+            "data": { "object": { "id": "x\u{0}1", "object": "x\u{0}" } } }),
+        json!({ "id": "evt_d", "type": 5, "created": 1e300, "livemode": "no", "data": "text",
+            "request": "req_1" }),
+        json!({ "id": "evt_e", "object": "v2.core.event", "type": "v1.invoice.paid",
+            "created": "2026-01-01T00:00:00Z", "related_object": { "id": "in_1" },
+            "snapshot_event": "evt_1" }),
     ];
     for event in &odd {
         daemon.deliver(event).await;
@@ -199,7 +207,8 @@ async fn limits_are_told_before_anything_is_read() {
     // A client that announces a body and does not send it.
     let address = daemon.base.strip_prefix("http://").expect("an address");
     let mut slow = tokio::net::TcpStream::connect(address).await.expect("connects");
-    let head = "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=00\r\nContent-Length: 900\r\n\r\n{";
+    let head = "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=00\r\nContent-Length: \
+        900\r\n\r\n{";
     tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes()).await.expect("sends");
     let mut answer = vec![0; 200];
     let read = tokio::io::AsyncReadExt::read(&mut slow, &mut answer);
@@ -222,7 +231,8 @@ async fn without_a_secret_nothing_is_taken() {
     assert_eq!((status.as_u16(), answer["code"].as_str()), (503, Some("not_configured")));
 }
 
-/// Recorded events of real Stripe accounts, in both generations of shapes: all taken, none quarantined, and the purchase is right.
+/// Recorded events of real Stripe accounts, in both generations of shapes: all taken, none quarantined, and
+/// the purchase is right.
 #[tokio::test]
 async fn recorded_events_are_all_taken() {
     let Some(dir) = recorded_events() else { return };
@@ -241,11 +251,16 @@ async fn recorded_events_are_all_taken() {
     assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), taken);
     assert_eq!(database.number("SELECT count(*) FROM stripe_inbox_queue"), 0);
     let invoice = database.value(
-        "SELECT status || ' ' || total || ' ' || amount_paid || ' ' || currency || ' ' || customer_id || ' ' || (SELECT count(*) || ' ' || sum(amount) || ' ' || min(price_id)
-         FROM invoice_lines l WHERE l.invoice_id = i.id) FROM invoices i WHERE id = 'in_1f39a697106e476cc1b2a57c'",
+        "SELECT status || ' ' || total || ' ' || amount_paid || ' ' || currency || ' ' || customer_id || ' '
+             || (SELECT count(*) || ' ' || sum(amount) || ' ' || min(price_id)
+         FROM invoice_lines l WHERE l.invoice_id = i.id) FROM invoices i
+         WHERE id = 'in_1f39a697106e476cc1b2a57c'",
     );
     assert_eq!(invoice.as_deref(), Some("paid 48000 48000 usd cus_07240605e6902a 1 48000 price_NORMALIZED"));
-    let payment = database.value("SELECT status || ' ' || amount || ' ' || amount_received FROM payments WHERE id = 'pi_32c921987006ff8913482f0f'");
+    let payment = database.value(
+        "SELECT status || ' ' || amount || ' ' || amount_received FROM payments
+        WHERE id = 'pi_32c921987006ff8913482f0f'",
+    );
     assert_eq!(payment.as_deref(), Some("succeeded 48000 48000"));
     let customer = database.value(
         "SELECT currency || ' ' || default_payment_method_id FROM customers WHERE id = 'cus_256e0c5410aa50'",

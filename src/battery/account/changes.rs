@@ -72,8 +72,8 @@ impl Account {
         }
     }
 
-    /// Takes back units of a grant: first what remains of it, then what other grants have, then as debt. Returns false when the
-    /// grant was not read.
+    /// Takes back units of a grant: first what remains of it, then what other grants have, then as debt.
+    /// Returns false when the grant was not read.
     pub fn claw_back(&mut self, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
         self.take_from(Kind::Clawback, number, units, note, now)
     }
@@ -114,8 +114,8 @@ impl Account {
         true
     }
 
-    /// Gives units back: to debt first, then to the grant they were taken back from (`own`), then to the grants that were burned
-    /// last; what none of them has room for is a grant of its own.
+    /// Gives units back: to debt first, then to the grant they were taken back from (`own`), then to the
+    /// grants that were burned last; what none of them has room for is a grant of its own.
     pub fn give_back(
         &mut self,
         kind: Kind,
@@ -161,7 +161,8 @@ impl Account {
         self.catch_up(now);
     }
 
-    /// Gives units back to a grant that is not effective yet: it is in no balance, so there is no entry. Returns how many.
+    /// Gives units back to a grant that is not effective yet: it is in no balance, so there is no entry.
+    /// Returns how many.
     fn unclaw_scheduled(&mut self, number: i64, units: Decimal, now: DateTime<Utc>) -> Decimal {
         let Some(grant) = self.grants.iter_mut().find(|grant| grant.number == number) else {
             return Decimal::ZERO;

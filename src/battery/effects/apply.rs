@@ -31,7 +31,8 @@ statement!(Returns -> (BigInt, BigInt, Text, Text, BigInt, Numeric):
      JOIN battery_returns r ON r.org_id = k.o AND r.grant_number = k.n");
 
 statement!(Settle -> Untyped:
-    "UPDATE battery_effects e SET paid_minor = k.paid FROM unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, paid)
+    "UPDATE battery_effects e SET paid_minor = k.paid
+     FROM unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, paid)
      WHERE (e.source_id, e.source_kind, e.account, e.livemode) = (k.id, k.kind, k.account, k.livemode)");
 
 /// What is counted against these grants.
@@ -349,11 +350,16 @@ impl Work {
             None
         };
         self.claims.push(json!({
-            "account": source.realm.account, "livemode": source.realm.livemode, "source_kind": source.kind.name(), "source_id": source.id,
-            "line": new.line, "org_id": account.org_id, "what": new.what, "grant_number": number, "units": new.units, "paid_minor": paid.0,
-            "currency": paid.1, "plan_id": new.plan.as_ref().map(|plan| &plan.0), "plan_version": new.plan.as_ref().map(|plan| plan.1),
-            "pack_id": new.pack, "subscription_id": new.subscription, "price_id": new.price, "quantity": new.quantity,
-            "period_start": new.period.map(|period| period.0), "period_end": new.period.map(|period| period.1), "created_at": self.now,
+            "account": source.realm.account, "livemode": source.realm.livemode,
+                "source_kind": source.kind.name(), "source_id": source.id,
+            "line": new.line, "org_id": account.org_id, "what": new.what, "grant_number": number,
+                "units": new.units, "paid_minor": paid.0,
+            "currency": paid.1, "plan_id": new.plan.as_ref().map(|plan| &plan.0),
+                "plan_version": new.plan.as_ref().map(|plan| plan.1),
+            "pack_id": new.pack, "subscription_id": new.subscription, "price_id": new.price,
+                "quantity": new.quantity,
+            "period_start": new.period.map(|period| period.0),
+                "period_end": new.period.map(|period| period.1), "created_at": self.now,
         }));
         Ok(number)
     }
@@ -374,11 +380,15 @@ impl Work {
             self.count(account, holder, (CauseKind::Proration, &cause), (0, take.units), &link)?;
         }
         self.claims.push(json!({
-            "account": source.realm.account, "livemode": source.realm.livemode, "source_kind": source.kind.name(), "source_id": source.id,
-            "line": take.line, "org_id": account.org_id, "what": "proration_back", "grant_number": take.holder, "units": -take.units,
+            "account": source.realm.account, "livemode": source.realm.livemode,
+                "source_kind": source.kind.name(), "source_id": source.id,
+            "line": take.line, "org_id": account.org_id, "what": "proration_back",
+                "grant_number": take.holder, "units": -take.units,
             "paid_minor": paid.0, "currency": paid.1, "plan_id": take.plan.as_ref().map(|plan| &plan.0),
-            "plan_version": take.plan.as_ref().map(|plan| plan.1), "subscription_id": take.subscription, "price_id": take.price,
-            "quantity": take.quantity, "period_start": take.period.map(|period| period.0), "period_end": take.period.map(|period| period.1),
+            "plan_version": take.plan.as_ref().map(|plan| plan.1), "subscription_id": take.subscription,
+                "price_id": take.price,
+            "quantity": take.quantity, "period_start": take.period.map(|period| period.0),
+                "period_end": take.period.map(|period| period.1),
             "created_at": self.now, "known": take.known,
         }));
         Ok(())
@@ -425,15 +435,18 @@ impl Work {
         if !new.is_empty() {
             // A second claim of the same line is refused by the primary key.
             diesel::sql_query(
-                "INSERT INTO battery_effects SELECT * FROM jsonb_populate_recordset(NULL::battery_effects, $1)",
+                "INSERT INTO battery_effects SELECT *
+                 FROM jsonb_populate_recordset(NULL::battery_effects, $1)",
             )
             .bind::<Jsonb, _>(Value::Array(new))
             .execute(conn)?;
         }
         if !known.is_empty() {
             diesel::sql_query(
-                "UPDATE battery_effects e SET grant_number = n.grant_number FROM jsonb_populate_recordset(NULL::battery_effects, $1) n
-                 WHERE (e.source_id, e.source_kind, e.account, e.livemode, e.line) = (n.source_id, n.source_kind, n.account, n.livemode, n.line)",
+                "UPDATE battery_effects e SET grant_number = n.grant_number
+                 FROM jsonb_populate_recordset(NULL::battery_effects, $1) n
+                 WHERE (e.source_id, e.source_kind, e.account, e.livemode, e.line) = (n.source_id,
+                     n.source_kind, n.account, n.livemode, n.line)",
             )
             .bind::<Jsonb, _>(Value::Array(known))
             .execute(conn)?;
@@ -452,8 +465,10 @@ impl Work {
         };
         diesel::sql_query(
             "INSERT INTO battery_returns (org_id, grant_number, cause_kind, cause_id, minor, units)
-             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::numeric[])
-             ON CONFLICT (org_id, grant_number, cause_kind, cause_id) DO UPDATE SET minor = excluded.minor, units = excluded.units",
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[],
+                 $6::numeric[])
+             ON CONFLICT (org_id, grant_number, cause_kind, cause_id)
+             DO UPDATE SET minor = excluded.minor, units = excluded.units",
         )
         .bind::<Array<BigInt>, _>(changed.iter().map(|row| row.0).collect::<Vec<_>>())
         .bind::<Array<BigInt>, _>(changed.iter().map(|row| row.1).collect::<Vec<_>>())

@@ -149,7 +149,8 @@ impl Judge<'_> {
         let touches =
             !self.outcome.grants.is_empty() || !self.outcome.waits.is_empty() || !facts.claims.is_empty();
         if !invoice.lines_complete && touches && !self.dismissed(REST) {
-            let detail = "the event had some of the lines of this invoice only: grant what the others are worth by hand, then dismiss this";
+            let detail = "the event had some of the lines of this invoice only: grant what the others are \
+                worth by hand, then dismiss this";
             self.wait(REST, None, Reason::IncompleteLines, detail.to_owned());
         }
         Ok(())
@@ -266,7 +267,8 @@ impl Judge<'_> {
     fn wait_for_subscription(&mut self, key: &str, line: &Line) {
         let id = line.subscription.as_deref().unwrap_or_default();
         let detail = format!(
-            "the subscription {id} is not known yet: it says what this line is worth; after a day it is done without"
+            "the subscription {id} is not known yet: it says what this line is worth; after a day it is done \
+                without"
         );
         self.wait(key, Some(line), Reason::UnknownSubscription, detail);
     }

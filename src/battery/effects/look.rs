@@ -17,8 +17,12 @@ use crate::realm::Realm;
 macro_rules! invoices {
     () => {
         "FROM unnest(?, ?, ?) AS k (account, livemode, id)
-         LEFT JOIN LATERAL (SELECT * FROM invoices i WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i ON true
-         LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l WHERE l.account = k.account AND l.livemode = k.livemode AND l.customer_id = i.customer_id OFFSET 0) link ON true
+         LEFT JOIN LATERAL (SELECT * FROM invoices i
+             WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account
+             AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i ON true
+         LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l
+             WHERE l.account = k.account AND l.livemode = k.livemode
+             AND l.customer_id = i.customer_id OFFSET 0) link ON true
          LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = link.ref OFFSET 0) r ON true"
     };
 }
@@ -28,17 +32,29 @@ pub(super) use invoices;
 macro_rules! payments {
     () => {
         "FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
-         LEFT JOIN LATERAL (SELECT * FROM payment_intents i WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode AND i.id = k.id OFFSET 0) i ON true
+         LEFT JOIN LATERAL (SELECT * FROM payment_intents i
+             WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode
+             AND i.id = k.id OFFSET 0) i ON true
          LEFT JOIN LATERAL (
             SELECT * FROM (
-                SELECT x.* FROM checkout_sessions x WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id AND x.account IS NOT DISTINCT FROM k.account AND x.livemode IS NOT DISTINCT FROM k.livemode
+                SELECT x.* FROM checkout_sessions x
+                WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id
+                    AND x.account IS NOT DISTINCT FROM k.account
+                    AND x.livemode IS NOT DISTINCT FROM k.livemode
                 UNION ALL
-                SELECT x.* FROM checkout_sessions x WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account AND x.livemode = k.livemode) x
-            ORDER BY x.payment_status IN ('paid', 'no_payment_required') DESC NULLS LAST, x.created, x.id LIMIT 1) s ON true
+                SELECT x.* FROM checkout_sessions x
+                WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account
+                    AND x.livemode = k.livemode) x
+            ORDER BY x.payment_status IN ('paid', 'no_payment_required') DESC NULLS LAST, x.created, x.id
+            LIMIT 1) s ON true
          CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
-         CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''), nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
-         LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l ON true
-         LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true"
+         CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''),
+             nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
+         LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y
+             WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l
+             ON true
+         LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o
+             WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true"
     };
 }
 pub(super) use payments;
@@ -47,9 +63,13 @@ pub(super) use payments;
 macro_rules! done {
     ($kind:literal) => {
         concat!(
-            " LEFT JOIN LATERAL (SELECT y.org_id FROM battery_effects y WHERE y.source_id = k.id AND y.source_kind = ", $kind,
+            " LEFT JOIN LATERAL (SELECT y.org_id FROM battery_effects y
+                 WHERE y.source_id = k.id AND y.source_kind = ",
+            $kind,
             " AND y.account = k.account AND y.livemode = k.livemode ORDER BY y.line LIMIT 1) e ON true
-             LEFT JOIN LATERAL (SELECT true AS waits, min(y.assigned_org) AS org_id FROM battery_effects_waiting y WHERE y.source_id = k.id AND y.source_kind = ", $kind,
+             LEFT JOIN LATERAL (SELECT true AS waits, min(y.assigned_org) AS org_id
+                 FROM battery_effects_waiting y WHERE y.source_id = k.id AND y.source_kind = ",
+            $kind,
             " AND y.account = k.account AND y.livemode = k.livemode HAVING count(*) > 0) w ON true"
         )
     };
@@ -75,15 +95,21 @@ type Row = (String, bool, String, String, Option<i64>, bool, bool);
 // of it also where nothing is sold.
 statement!(Invoices -> Types: concat!(
     "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id),
-            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL) AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
+            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL)
+                AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR coalesce(s.named, false) ",
     invoices!(), done!("'invoice'"),
-    " LEFT JOIN LATERAL (SELECT bool_or(y.payment_status = 'paid') AS paid, bool_or(", opted_in!("y"), ") AS named FROM checkout_sessions y
-        WHERE y.invoice_id = k.id AND y.account IS NOT DISTINCT FROM k.account AND y.livemode IS NOT DISTINCT FROM k.livemode) s ON true"));
+    " LEFT JOIN LATERAL (SELECT bool_or(y.payment_status = 'paid') AS paid,
+         bool_or(", opted_in!("y"), ") AS named FROM checkout_sessions y
+        WHERE y.invoice_id = k.id AND y.account IS NOT DISTINCT FROM k.account
+            AND y.livemode IS NOT DISTINCT FROM k.livemode) s ON true"));
 statement!(Payments -> Types: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id, coalesce(e.org_id, w.org_id, r.org_id),
             (coalesce(s.payment_status IN ('paid', 'no_payment_required'), false)
-                OR coalesce(i.status = 'succeeded', false) AND (s.id IS NOT NULL OR ", opted_in!("i"), ") OR e.org_id IS NOT NULL OR w.waits IS NOT NULL)
+                OR coalesce(i.status = 'succeeded', false)
+                    AND (s.id IS NOT NULL
+                    OR ", opted_in!("i"), ") OR \
+                    e.org_id IS NOT NULL OR w.waits IS NOT NULL)
             AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
             e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", opted_in!("s"), " OR ", opted_in!("i"), " ",
     payments!(), done!("k.kind")));

@@ -1,16 +1,19 @@
 //! What Stripe's payments do to batteries: grants for what was paid, clawbacks for what was returned.
 //!
-//! Whoever writes mirrors leaves markers ([`markers`]). They are taken once that is committed, each is traced to its *economic
-//! source* (an invoice, a payment intent, a checkout session), a look without locks ([`look`]) tells whose it is, the account of
-//! that org is locked, and only then everything is read, once: so whoever holds the lock last sees all there is, and the order of
-//! events does not matter. What a source is worth ([`targets`]) is a function of what is read, and the differences to what was done
-//! before are applied ([`apply`]).
+//! Whoever writes mirrors leaves markers ([`markers`]). They are taken once that is committed, each is traced
+//! to its *economic source* (an invoice, a payment intent, a checkout session), a look without locks
+//! ([`look`]) tells whose it is, the account of that org is locked, and only then everything is read, once:
+//! so whoever holds the lock last sees all there is, and the order of events does not matter. What a source
+//! is worth ([`targets`]) is a function of what is read, and the differences to what was done before are
+//! applied ([`apply`]).
 //!
-//! What cannot happen yet waits ([`waiting`]), and is tried again when what is missing appears. Markers of what may be missing (a
-//! link, an org, a mapping, a subscription) are worked on apart, in a short transaction that holds the lock of effects alone, while
-//! those of payments share it. So the former sees all that was let wait by those who could not see what it stands for, and those
-//! who come later see that. The same holds for what was passed over as nothing is sold ([`skipped`]), and for what has no org: two
-//! that decide on it at once may write the older of two judgements, but whatever made the difference has a marker to come.
+//! What cannot happen yet waits ([`waiting`]), and is tried again when what is missing appears. Markers of
+//! what may be missing (a link, an org, a mapping, a subscription) are worked on apart, in a short
+//! transaction that holds the lock of effects alone, while those of payments share it. So the former sees all
+//! that was let wait by those who could not see what it stands for, and those who come later see that. The
+//! same holds for what was passed over as nothing is sold ([`skipped`]), and for what has no org: two that
+//! decide on it at once may write the older of two judgements, but whatever made the difference has a marker
+//! to come.
 
 mod apply;
 mod bought;
@@ -132,7 +135,8 @@ impl Taken {
 /// Works on the next markers; returns how many were taken.
 ///
 /// # Errors
-/// Only when the database is away or locks were lost: nothing has changed then, and the next call tries again.
+/// Only when the database is away or locks were lost: nothing has changed then, and the next call tries
+/// again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<usize, Error> {
     Ok(turn::<TakeWakers>(conn, options, now)? + turn::<TakeOthers>(conn, options, now)?)
 }
@@ -181,8 +185,8 @@ fn alone(
     }
 }
 
-/// Everything here is looked up by an index. Statements are planned once for long, and a table that happened to be empty then would
-/// be read as a whole for each row.
+/// Everything here is looked up by an index. Statements are planned once for long, and a table that happened
+/// to be empty then would be read as a whole for each row.
 fn look_up(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute("SET LOCAL enable_seqscan = off")
 }
@@ -260,7 +264,8 @@ fn put_off(conn: &mut PgConnection, effect_id: i64, error: &Error, now: DateTime
         }
         let wait = TimeDelta::seconds(4_i64.saturating_pow(u32::from(taken.attempts.unsigned_abs())));
         diesel::sql_query(
-            "INSERT INTO battery_effects_queue (account, livemode, kind, object_id, attempts, next_attempt_at, last_error)
+            "INSERT INTO battery_effects_queue (account, livemode, kind, object_id, attempts,
+                 next_attempt_at, last_error)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind::<Text, _>(&taken.account)
@@ -336,7 +341,8 @@ fn mark(conn: &mut PgConnection, sources: impl IntoIterator<Item = Source>) -> R
 statement!(Siblings -> Untyped:
     "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
      SELECT DISTINCT x.account, x.livemode, 'invoice', x.source_id FROM unnest(?) AS k (id)
-     CROSS JOIN LATERAL (SELECT y.* FROM battery_effects y WHERE y.subscription_id = k.id AND y.what = 'proration_back' OFFSET 0) x");
+     CROSS JOIN LATERAL (SELECT y.* FROM battery_effects y
+         WHERE y.subscription_id = k.id AND y.what = 'proration_back' OFFSET 0) x");
 
 /// Other invoices of these subscriptions that count unused time: a new grant may be the one that holds it.
 fn mark_siblings(conn: &mut PgConnection, subscriptions: Vec<String>) -> Result<(), Error> {

@@ -38,7 +38,8 @@ impl Judge<'_> {
         let Some(full) =
             line.full.or_else(|| self.is_overdue(key).then(|| guess(line, part.start, part.end)))
         else {
-            let detail = "the period that this part belongs to is not known yet: it comes with the subscription's invoice; after a day it is reckoned by the interval of the price";
+            let detail = "the period that this part belongs to is not known yet: it comes with the \
+                subscription's invoice; after a day it is reckoned by the interval of the price";
             let short = bought.portions(quantity, part, part)?;
             if short.iter().any(|(_, units)| !units.is_zero()) {
                 self.wait(key, Some(line), Reason::UnknownPeriod, detail.to_owned());
@@ -74,7 +75,8 @@ impl Judge<'_> {
         let held = |portion: Period| line.holder_of(portion);
         if portions.iter().any(|(portion, _)| held(*portion).is_none()) && !self.is_overdue(key) {
             let detail = format!(
-                "the grant of {} that unused time is taken from is not there yet; after a day nothing is taken",
+                "the grant of {} that unused time is taken from is not there yet; after a day nothing is \
+                    taken",
                 bought.name()
             );
             self.wait(key, Some(line), Reason::NoGrant, detail);

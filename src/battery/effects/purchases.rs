@@ -88,14 +88,16 @@ impl Judge<'_> {
             (None, None, Some(units), _) => (
                 Reason::UnknownPack,
                 format!(
-                    "metadata.battery_units is `{units}`, but must be a number above zero with at most nine decimal places"
+                    "metadata.battery_units is `{units}`, but must be a number above zero with at most nine \
+                        decimal places"
                 ),
             ),
             (None, None, None, _) if session.is_some_and(|session| session.ignored) => return Ok(()),
             (None, None, None, _) => (
                 Reason::UnknownPack,
                 format!(
-                    "neither metadata (battery_pack, battery_units, price) nor the payment link ({}) names a pack: assign one, or dismiss it",
+                    "neither metadata (battery_pack, battery_units, price) nor the payment link ({}) names a \
+                        pack: assign one, or dismiss it",
                     link.unwrap_or("none")
                 ),
             ),
@@ -129,7 +131,8 @@ fn quantity_of(
     let untold = |why: &str| {
         let pack = pack.id.as_deref().unwrap_or_default();
         format!(
-            "the session does not tell how many of the pack {pack} were bought: {why}; assign the pack with the quantity"
+            "the session does not tell how many of the pack {pack} were bought: {why}; assign the pack with \
+                the quantity"
         )
     };
     let Some(amount) = session.and_then(|session| session.amount_subtotal) else {

@@ -226,8 +226,8 @@ impl Counted {
         Ok(self.taken()? - taken)
     }
 
-    /// Counts causes that only change places, such as a refund that a charge had told of: no units move. False when they do, and
-    /// then nothing is counted.
+    /// Counts causes that only change places, such as a refund that a charge had told of: no units move.
+    /// False when they do, and then nothing is counted.
     ///
     /// # Errors
     /// As [`Counted::taken`].
@@ -243,7 +243,8 @@ impl Counted {
         Ok(same)
     }
 
-    /// Counts a cause with what it is now; gives what more is taken back (below zero: given again), or none when it was counted so.
+    /// Counts a cause with what it is now; gives what more is taken back (below zero: given again), or none
+    /// when it was counted so.
     ///
     /// # Errors
     /// As [`Counted::taken`].

@@ -1,8 +1,9 @@
 //! Payments that were passed over while nothing was sold. Owns `battery_effects_skipped`.
 //!
-//! Without any price of a plan and without any pack nothing comes of a payment, so it leaves nothing but the word that there were
-//! some. Whoever works on the first mapping holds the lock alone: all that looked before have left that word, all that look later
-//! see what is sold. It then has the mirrors walked through, page by page, a marker for each payment in them.
+//! Without any price of a plan and without any pack nothing comes of a payment, so it leaves nothing but the
+//! word that there were some. Whoever works on the first mapping holds the lock alone: all that looked before
+//! have left that word, all that look later see what is sold. It then has the mirrors walked through, page by
+//! page, a marker for each payment in them.
 
 use std::collections::BTreeSet;
 
@@ -23,11 +24,23 @@ const PAGE: i64 = 1_000;
 macro_rules! walk {
     ($kind:literal, $table:literal, $paid:literal) => {
         concat!(
-            "WITH page AS MATERIALIZED (SELECT y.account, y.livemode, y.id, (", $paid, ") IS TRUE AS paid FROM ", $table, " y
-                WHERE (y.account, y.livemode, y.id) > ($1, $2, $3) ORDER BY y.account, y.livemode, y.id LIMIT $4)
+            "WITH page AS MATERIALIZED (SELECT y.account, y.livemode,
+                 y.id, (",
+            $paid,
+            ") IS TRUE AS paid \
+                FROM ",
+            $table,
+            " y
+                WHERE (y.account, y.livemode, y.id) > ($1, $2, $3) ORDER BY y.account, y.livemode, y.id
+                LIMIT $4)
              INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-             SELECT account, livemode, '", $kind, "', id FROM page WHERE paid
-             UNION ALL (SELECT account, livemode, 'skipped_", $kind, "', id FROM page ORDER BY account DESC, livemode DESC, id DESC LIMIT 1)"
+             SELECT account, livemode, '",
+            $kind,
+            "', id FROM page WHERE paid
+             UNION ALL (SELECT account,
+                 livemode, 'skipped_",
+            $kind,
+            "', id FROM page ORDER BY account DESC, livemode DESC, id DESC LIMIT 1)"
         )
     };
 }
@@ -48,7 +61,8 @@ const WALKS: [(&str, &str); 3] = [
         walk!(
             "payment_intent",
             "payment_intents",
-            "y.status = 'succeeded' AND coalesce(y.metadata->'battery_pack', y.metadata->'battery_units') IS NOT NULL"
+            "y.status = 'succeeded' AND coalesce(y.metadata->'battery_pack', y.metadata->'battery_units') IS \
+                NOT NULL"
         ),
     ),
 ];
@@ -56,14 +70,16 @@ const WALKS: [(&str, &str); 3] = [
 /// Whether there is anything that a payment could buy.
 macro_rules! sells {
     () => {
-        "(EXISTS (SELECT FROM plan_stripe_prices) OR EXISTS (SELECT FROM plan_stripe_products) OR EXISTS (SELECT FROM battery_packs))"
+        "(EXISTS (SELECT FROM plan_stripe_prices) OR EXISTS (SELECT FROM plan_stripe_products)
+             OR EXISTS (SELECT FROM battery_packs))"
     };
 }
 
 statement!(Sells -> Bool: concat!("SELECT ", sells!()));
 statement!(Note -> Untyped:
     "INSERT INTO battery_effects_skipped (kind, since) SELECT k.kind, ? FROM unnest(?) AS k (kind)
-     WHERE NOT EXISTS (SELECT FROM battery_effects_skipped s WHERE s.kind = k.kind) ON CONFLICT (kind) DO NOTHING");
+     WHERE NOT EXISTS (SELECT FROM battery_effects_skipped s WHERE s.kind = k.kind) ON CONFLICT (kind)
+         DO NOTHING");
 
 /// Whether there is any price of a plan, or any pack. The caller holds the lock of effects.
 pub(super) fn sells(conn: &mut PgConnection) -> Result<bool, Error> {
@@ -85,13 +101,15 @@ pub(super) fn note(
     Ok(())
 }
 
-/// Has all payments looked at that were passed over, if something is sold now. The caller holds the lock of effects alone.
+/// Has all payments looked at that were passed over, if something is sold now. The caller holds the lock of
+/// effects alone.
 pub(super) fn resume(conn: &mut PgConnection) -> Result<(), Error> {
     diesel::sql_query(concat!(
         "WITH s AS (DELETE FROM battery_effects_skipped WHERE ",
         sells!(),
         " RETURNING kind)
-         INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT '', false, 'skipped_' || kind, '' FROM s"
+         INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+         SELECT '', false, 'skipped_' || kind, '' FROM s"
     ))
     .execute(conn)?;
     Ok(())
@@ -125,7 +143,8 @@ pub fn try_waiting_again(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Walks on through a mirror, if that is what the marker is for: markers for a page of payments, and one for the rest.
+/// Walks on through a mirror, if that is what the marker is for: markers for a page of payments, and one for
+/// the rest.
 pub(super) fn walk(conn: &mut PgConnection, marker: &Marker) -> Result<(), Error> {
     let Some((_, page)) = WALKS.iter().find(|(kind, _)| *kind == marker.kind) else { return Ok(()) };
     diesel::sql_query(*page)

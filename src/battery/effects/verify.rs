@@ -52,8 +52,9 @@ pub struct Report {
     pub differences: Vec<String>,
 }
 
-/// Reckons every claimed source anew from the mirrors, in one state of the database. Sources that have a marker are left out: what
-/// the mirrors say of them is still to be done. `watch` is told how many sources are done.
+/// Reckons every claimed source anew from the mirrors, in one state of the database. Sources that have a
+/// marker are left out: what the mirrors say of them is still to be done. `watch` is told how many sources
+/// are done.
 ///
 /// # Errors
 /// When the database fails.
@@ -68,7 +69,8 @@ fn reckon(conn: &mut PgConnection, watch: &mut dyn FnMut(u64)) -> Result<Report,
     loop {
         let page: Vec<Claimed> = diesel::sql_query(
             "SELECT DISTINCT source_id, source_kind, account, livemode FROM battery_effects
-             WHERE (source_id, source_kind, account, livemode) > ($1, $2, $3, $4) ORDER BY 1, 2, 3, 4 LIMIT $5",
+             WHERE (source_id, source_kind, account, livemode) > ($1, $2, $3, $4) ORDER BY 1, 2, 3, 4
+             LIMIT $5",
         )
         .bind::<Text, _>(&after.0)
         .bind::<Text, _>(&after.1)
@@ -190,11 +192,16 @@ fn ledger(
     let rows: Vec<Ledger> = diesel::sql_query(
         "SELECT k.o AS org_id, k.n AS grant_number, g.amount, g.effective_at <= g.created_at AS at_once,
                 coalesce((SELECT -sum(e.amount) FROM battery_entries e
-                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback' AND e.source IN ('refund', 'charge', 'dispute', 'credit_note', 'proration', 'invoice', 'payment_intent', 'checkout_session')), 0) AS taken
-         FROM unnest($1::bigint[], $2::bigint[]) AS k (o, n) JOIN battery_grants g ON g.org_id = k.o AND g.grant_number = k.n",
+                    WHERE e.org_id = k.o AND e.grant_number = k.n AND e.kind = 'clawback'
+                        AND e.source IN ('refund', 'charge', 'dispute', 'credit_note', 'proration', 'invoice',
+                            'payment_intent', 'checkout_session')), 0) AS taken
+         FROM unnest($1::bigint[], $2::bigint[]) AS k (o, n)
+         JOIN battery_grants g ON g.org_id = k.o AND g.grant_number = k.n",
     )
     .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(org, _)| *org).collect::<Vec<_>>())
-    .bind::<diesel::sql_types::Array<BigInt>, _>(numbers.iter().map(|(_, number)| *number).collect::<Vec<_>>())
+    .bind::<diesel::sql_types::Array<BigInt>, _>(
+        numbers.iter().map(|(_, number)| *number).collect::<Vec<_>>(),
+    )
     .load(conn)?;
     Ok(rows.into_iter().map(|row| ((row.org_id, row.grant_number), row)).collect())
 }

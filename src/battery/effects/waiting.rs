@@ -92,7 +92,8 @@ macro_rules! waits {
     };
 }
 
-const COLUMNS: &str = "SELECT waiting_id AS id, account, livemode, source_kind AS object, source_id AS object_id, line, reason, detail, since, customer_id,
+const COLUMNS: &str = "SELECT waiting_id AS id, account, livemode, source_kind AS object,
+    source_id AS object_id, line, reason, detail, since, customer_id,
     subscription_id, price_id FROM battery_effects_waiting";
 
 /// What waits, oldest first, after `after`.
@@ -106,7 +107,8 @@ pub fn list(
     limit: i64,
 ) -> Result<Vec<WaitingEffect>, Error> {
     let sql = format!(
-        "{COLUMNS} WHERE dismissed_at IS NULL AND ($1::text IS NULL OR reason = $1) AND waiting_id > $2 ORDER BY waiting_id LIMIT $3"
+        "{COLUMNS} WHERE dismissed_at IS NULL AND ($1::text IS NULL OR reason = $1) AND waiting_id > $2
+         ORDER BY waiting_id LIMIT $3"
     );
     Ok(diesel::sql_query(sql)
         .bind::<Nullable<Text>, _>(reason)
@@ -154,7 +156,8 @@ pub fn dismiss(
     settled(conn)?;
     let effect = find(conn, id)?;
     diesel::sql_query(
-        "UPDATE battery_effects_waiting SET dismissed_at = $2, dismissed_reason = $3, next_try = NULL WHERE waiting_id = $1",
+        "UPDATE battery_effects_waiting SET dismissed_at = $2, dismissed_reason = $3, next_try = NULL
+         WHERE waiting_id = $1",
     )
     .bind::<BigInt, _>(id)
     .bind::<Timestamptz, _>(now)
@@ -166,7 +169,8 @@ pub fn dismiss(
 /// Says which org or pack an effect is for, and has it tried again; returns it.
 ///
 /// # Errors
-/// [`Error::NotFound`] when it does not wait or there is no such org, [`Error::Invalid`] when there is no such pack.
+/// [`Error::NotFound`] when it does not wait or there is no such org, [`Error::Invalid`] when there is no
+/// such pack.
 pub fn assign(
     conn: &mut PgConnection,
     id: i64,
@@ -187,7 +191,8 @@ pub fn assign(
         }
     }
     diesel::sql_query(
-        "UPDATE battery_effects_waiting SET assigned_org = coalesce($2, assigned_org), assigned_pack = coalesce($3, assigned_pack),
+        "UPDATE battery_effects_waiting
+         SET assigned_org = coalesce($2, assigned_org), assigned_pack = coalesce($3, assigned_pack),
              assigned_quantity = coalesce($4, assigned_quantity) WHERE waiting_id = $1",
     )
     .bind::<BigInt, _>(id)
@@ -212,21 +217,30 @@ pub(super) struct Waits<'a> {
 }
 
 statement!(Forget -> Untyped:
-    "DELETE FROM battery_effects_waiting w USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
-     WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
+    "DELETE FROM battery_effects_waiting w
+         USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
+     WHERE w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account
+         AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
 // One that waits already keeps the time since when, and when it is tried again for the same reason.
 statement!(Put -> Untyped:
-    "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, since, reason, detail, next_try, customer_id, org_ref,
+    "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, since,
+         reason, detail, next_try, customer_id, org_ref,
          subscription_id, price_id, product_id)
-     SELECT k.account, k.livemode, k.kind, k.id, k.line, ?, k.reason, k.detail, k.next_try, k.customer, k.ref, k.subscription, k.price, k.product
-     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line, reason, detail, next_try, customer, ref, subscription, price, product)
+     SELECT k.account, k.livemode, k.kind, k.id, k.line, ?, k.reason, k.detail, k.next_try, k.customer,
+         k.ref, k.subscription, k.price, k.product
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line, reason,
+         detail, next_try, customer, ref, subscription, price, product)
      ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET
          since = CASE WHEN w.reason = excluded.reason THEN w.since ELSE excluded.since END,
          next_try = CASE WHEN w.reason = excluded.reason THEN w.next_try ELSE excluded.next_try END,
-         reason = excluded.reason, detail = excluded.detail, customer_id = excluded.customer_id, org_ref = excluded.org_ref,
-         subscription_id = excluded.subscription_id, price_id = excluded.price_id, product_id = excluded.product_id
-     WHERE w.dismissed_at IS NULL AND (w.reason, w.detail, w.customer_id, w.org_ref, w.subscription_id, w.price_id, w.product_id)
-         IS DISTINCT FROM (excluded.reason, excluded.detail, excluded.customer_id, excluded.org_ref, excluded.subscription_id, excluded.price_id, excluded.product_id)");
+         reason = excluded.reason, detail = excluded.detail, customer_id = excluded.customer_id,
+             org_ref = excluded.org_ref,
+         subscription_id = excluded.subscription_id, price_id = excluded.price_id,
+             product_id = excluded.product_id
+     WHERE w.dismissed_at IS NULL
+         AND (w.reason, w.detail, w.customer_id, w.org_ref, w.subscription_id, w.price_id, w.product_id)
+         IS DISTINCT FROM (excluded.reason, excluded.detail, excluded.customer_id, excluded.org_ref,
+             excluded.subscription_id, excluded.price_id, excluded.product_id)");
 
 impl<'a> Waits<'a> {
     /// Adds what of a source waits.
@@ -297,8 +311,10 @@ pub(super) fn park(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     diesel::sql_query(
-        "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, reason, detail, since) VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
-         ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET detail = excluded.detail WHERE w.dismissed_at IS NULL",
+        "INSERT INTO battery_effects_waiting AS w (account, livemode, source_kind, source_id, line, reason,
+             detail, since) VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
+         ON CONFLICT (source_id, source_kind, account, livemode, line) DO UPDATE SET detail = excluded.detail
+         WHERE w.dismissed_at IS NULL",
     )
     .bind::<Text, _>(&marker.realm.account)
     .bind::<Bool, _>(marker.realm.livemode)
@@ -313,9 +329,11 @@ pub(super) fn park(
 
 // Mostly there is none, so that is asked first.
 statement!(Unpark -> Untyped:
-    "DELETE FROM battery_effects_waiting w USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
+    "DELETE FROM battery_effects_waiting w
+         USING unnest(?, ?, ?, ?, ?) AS k (account, livemode, kind, id, line)
      WHERE EXISTS (SELECT FROM battery_effects_waiting f WHERE f.reason = 'failed')
-         AND w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
+         AND w.source_id = k.id AND w.source_kind = k.kind AND w.account = k.account
+             AND w.livemode = k.livemode AND w.line = k.line AND w.dismissed_at IS NULL");
 
 /// Forgets that these markers failed: they are tried again.
 pub(super) fn unpark(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Result<(), Error> {
@@ -333,14 +351,20 @@ pub(super) fn unpark(conn: &mut PgConnection, markers: &BTreeSet<Marker>) -> Res
 // The same id in two realms is woken twice at most.
 statement!(Wake -> Untyped: concat!(
     "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-     SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.customer_id = k.id AND y.reason = 'no_org'"), "
-     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.org_ref = k.id AND y.reason = 'no_org'"), "
-     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) JOIN stripe_customer_links l ON l.ref = k.id ",
-         waits!("y.customer_id = l.customer_id AND y.account = l.account AND y.livemode = l.livemode AND y.reason = 'no_org'"), "
-     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id) ", waits!("y.subscription_id = k.id")));
+     SELECT x.account, x.livemode, x.source_kind, x.source_id
+     FROM unnest(?) AS k (id) ", waits!("y.customer_id = k.id AND y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id
+     FROM unnest(?) AS k (id) ", waits!("y.org_ref = k.id AND y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id FROM unnest(?) AS k (id)
+     JOIN stripe_customer_links l ON l.ref = k.id ",
+         waits!("y.customer_id = l.customer_id AND y.account = l.account AND y.livemode = l.livemode AND \
+             y.reason = 'no_org'"), "
+     UNION SELECT x.account, x.livemode, x.source_kind, x.source_id
+     FROM unnest(?) AS k (id) ", waits!("y.subscription_id = k.id")));
 statement!(WakeMapped -> Untyped:
     "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
-     SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting w WHERE dismissed_at IS NULL
+     SELECT DISTINCT account, livemode, source_kind, source_id FROM battery_effects_waiting w
+     WHERE dismissed_at IS NULL
          AND (reason IN ('unknown_pack', 'unknown_quantity') OR reason = 'unknown_price' AND (
              EXISTS (SELECT FROM plan_stripe_prices p WHERE p.price_id = w.price_id)
              OR EXISTS (SELECT FROM plan_stripe_products p WHERE p.product_id = w.product_id)
@@ -377,7 +401,8 @@ pub(super) fn wake_subscriptions(conn: &mut PgConnection, subscriptions: Vec<Str
 pub(super) fn wake_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
     Ok(diesel::sql_query(
         "WITH due AS (UPDATE battery_effects_waiting SET next_try = NULL WHERE waiting_id = ANY (ARRAY (
-             SELECT waiting_id FROM battery_effects_waiting WHERE next_try <= $1 ORDER BY next_try LIMIT 100 FOR UPDATE SKIP LOCKED))
+             SELECT waiting_id FROM battery_effects_waiting WHERE next_try <= $1 ORDER BY next_try LIMIT 100
+             FOR UPDATE SKIP LOCKED))
              RETURNING account, livemode, source_kind, source_id)
          INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT DISTINCT * FROM due",
     )

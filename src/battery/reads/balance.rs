@@ -41,15 +41,15 @@ pub struct Allowance {
     pub day: NaiveDate,
     /// Units.
     pub units: String,
-    /// Whether it is written in the ledger. It is in the balance either way, and is written when something is used, at the latest
-    /// shortly after the day began.
+    /// Whether it is written in the ledger. It is in the balance either way, and is written when something is
+    /// used, at the latest shortly after the day began.
     pub granted: bool,
     /// When the day ends, and what is left of it lapses.
     pub lapses_at: DateTime<Utc>,
 }
 
-/// What a battery holds at this moment, as whoever decides what may be used reckons it: with today's allowance, with all that has
-/// become due, and without reservations that are overdue, written or not.
+/// What a battery holds at this moment, as whoever decides what may be used reckons it: with today's
+/// allowance, with all that has become due, and without reservations that are overdue, written or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures {
     /// The balance.
@@ -122,8 +122,8 @@ fn units_at(conn: &mut PgConnection, org_id: i64, at: DateTime<Utc>) -> Result<D
     if account.last_at.is_none_or(|last| last <= at) {
         return Ok(account.balance());
     }
-    // Whoever wrote an entry wrote what was due before it first, with the times when it was due; times never go back. So the
-    // entries up to a moment are all that had happened by then.
+    // Whoever wrote an entry wrote what was due before it first, with the times when it was due; times never
+    // go back. So the entries up to a moment are all that had happened by then.
     let last: Option<Decimal> = battery_entries::table
         .filter(battery_entries::org_id.eq(org_id).and(battery_entries::at.le(at)))
         .order((battery_entries::at.desc(), battery_entries::sequence.desc()))

@@ -133,7 +133,8 @@ pub fn list(
         ))
         .limit(limit)
         .into_boxed();
-    // Times never go back, so both orders are those of the sequence; the index on the times finds a stretch of them.
+    // Times never go back, so both orders are those of the sequence; the index on the times finds a stretch
+    // of them.
     query = match order {
         Order::OldestFirst => query.order((battery_entries::at.asc(), battery_entries::sequence.asc())),
         Order::NewestFirst => query.order((battery_entries::at.desc(), battery_entries::sequence.desc())),

@@ -18,7 +18,8 @@ use crate::time::Moment;
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Filter {
-    /// Only from these sources, separated by commas: subscription, purchase, daily_allowance, bonus, adjustment.
+    /// Only from these sources, separated by commas: subscription, purchase, daily_allowance, bonus,
+    /// adjustment.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
     pub source: Vec<Source>,
@@ -42,7 +43,8 @@ pub struct Granted {
     pub source: Source,
     /// What it was granted for; nothing is granted twice for the same to one org.
     pub key: String,
-    /// Whether it may be used: `scheduled` is not effective yet and in no balance, of `closed` nothing is left.
+    /// Whether it may be used: `scheduled` is not effective yet and in no balance, of `closed` nothing is
+    /// left.
     pub state: State,
     /// Lower is burned first; then what expires soonest, then the oldest.
     pub priority: i16,

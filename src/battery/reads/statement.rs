@@ -75,9 +75,12 @@ pub fn figures(
     let row: Row = diesel::sql_query(
         "WITH sums AS (SELECT kind, count(*) AS entries, sum(amount) AS amount FROM battery_entries
              WHERE org_id = $1 AND at >= $2 AND at < $3 GROUP BY kind)
-         SELECT coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $2 ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS opening,
-                coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $3 ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS closing,
-                ARRAY(SELECT kind FROM sums ORDER BY kind) AS kinds, ARRAY(SELECT entries FROM sums ORDER BY kind) AS entries,
+         SELECT coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $2
+             ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS opening,
+                coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $3
+                    ORDER BY e.at DESC, e.sequence DESC LIMIT 1), 0) AS closing,
+                ARRAY(SELECT kind FROM sums ORDER BY kind) AS kinds,
+                    ARRAY(SELECT entries FROM sums ORDER BY kind) AS entries,
                 ARRAY(SELECT amount FROM sums ORDER BY kind) AS amounts",
     )
     .bind::<BigInt, _>(org_id)

@@ -1,7 +1,8 @@
 //! Changes of orgs: told in the transaction that makes them, heard by every daemon when that has committed.
 //!
-//! What is told is what was changed; whose it is, is asked when it is heard. A link and a subscription may be written by two
-//! transactions at once, neither of which sees the other's: when the later message is heard, both have committed.
+//! What is told is what was changed; whose it is, is asked when it is heard. A link and a subscription may be
+//! written by two transactions at once, neither of which sees the other's: when the later message is heard,
+//! both have committed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -25,7 +26,8 @@ const LONGEST: usize = 4000;
 /// Orgs whose last change is remembered.
 const REMEMBERED: usize = 10_000;
 
-/// Something that an org's context is made of. Messages of a later release that are not understood are taken for a change of all.
+/// Something that an org's context is made of. Messages of a later release that are not understood are taken
+/// for a change of all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -37,10 +39,12 @@ pub enum Change {
     Subscription(String, bool, String),
 }
 
-statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message) WHERE ", together!()));
+statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
+    WHERE ", together!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
-    SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s USING (account, livemode, id)
+    SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s
+        USING (account, livemode, id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id)) n JOIN org_refs r USING (ref)");
 
 thread_local! {
@@ -48,8 +52,8 @@ thread_local! {
     static TOLD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` and gives, beside its result, whose orgs it told to have changed. A transaction is run by one thread from its begin to
-/// its end, so what is told on this thread meanwhile is what it told.
+/// Runs `work` and gives, beside its result, whose orgs it told to have changed. A transaction is run by one
+/// thread from its begin to its end, so what is told on this thread meanwhile is what it told.
 ///
 /// # Errors
 /// When the database fails; what `work` says is its own.
@@ -81,8 +85,8 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
     });
 }
 
-/// Tells every daemon, when the caller's transaction commits, that no org may be what it was. A connection that works apart tells
-/// nobody.
+/// Tells every daemon, when the caller's transaction commits, that no org may be what it was. A connection
+/// that works apart tells nobody.
 ///
 /// # Errors
 /// When the database fails.
@@ -91,7 +95,8 @@ pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
 }
 
-/// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is nothing.
+/// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is
+/// nothing.
 ///
 /// # Errors
 /// When the database fails.

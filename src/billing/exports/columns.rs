@@ -150,7 +150,8 @@ pub(super) const INVOICES: &[Column] = &[
     text("charge_id", "d.charge_id", "Latest charge, in older Stripe versions"),
     boolean(
         "paid_out_of_band",
-        "coalesce(d.paid_out_of_band, EXISTS (SELECT FROM invoice_payments y WHERE y.invoice_id = d.id AND y.account = d.account \
+        "coalesce(d.paid_out_of_band, \
+             EXISTS (SELECT FROM invoice_payments y WHERE y.invoice_id = d.id AND y.account = d.account \
             AND y.livemode = d.livemode AND y.status = 'paid' AND y.payment_record_id IS NOT NULL))",
         "Paid outside Stripe, as it says itself or a record of that payment does",
     ),

@@ -65,14 +65,16 @@ pub fn history(
     Ok(rows.into_iter().map(|row| row.shown(now)).collect())
 }
 
-/// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do so at once.
+/// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do
+/// so at once.
 ///
 /// # Errors
 /// When the database fails.
 pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
     let rows: Vec<Row> = diesel::sql_query(format!(
         "UPDATE local_subscriptions l
-         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END, ended_at = due.over_at, updated_at = $1
+         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired'
+             END, ended_at = due.over_at, updated_at = $1
          FROM (SELECT l.org_id, l.subscription_id, {over_at} AS over_at FROM local_subscriptions l
                WHERE l.status IN ('trial', 'active') AND l.valid_until <= $1 AND {over_at} <= $1
                ORDER BY l.valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
@@ -103,9 +105,9 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
 /// A subscription by its org's row id and its own id.
 pub type Name = (i64, String);
 
-/// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit` subscriptions, and where to go on. Which
-/// of them were granted their units already is for the caller to know: a period is owed once, under
-/// `local:{subscription_id}:{period_start}`.
+/// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit`
+/// subscriptions, and where to go on. Which of them were granted their units already is for the caller to
+/// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
 ///
 /// # Errors
 /// When the database fails.

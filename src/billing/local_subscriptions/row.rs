@@ -163,7 +163,8 @@ impl Row {
         }
     }
 
-    /// So many intervals on. Counted from the start where what was paid for ends with an interval: 31 January, 28 February, 31 March.
+    /// So many intervals on. Counted from the start where what was paid for ends with an interval: 31
+    /// January, 28 February, 31 March.
     pub(super) fn extended(&self, periods: u32) -> Option<DateTime<Utc>> {
         let whole = (0..).map_while(|n| Some((n, self.nth(n)?))).find(|(_, end)| *end >= self.valid_until);
         match whole {

@@ -8,11 +8,11 @@ use diesel::sql_types::{Array, Bool, Text};
 use super::{Charge, InvoicePayment, PaymentKey};
 use crate::billing::invoices::InvoiceWithLines;
 
-/// Any evidence that money moved outweighs an object that does not say so yet: the objects of one payment arrive in
-/// any order. A succeeded charge that is not captured has only reserved the money.
+/// Any evidence that money moved outweighs an object that does not say so yet: the objects of one payment
+/// arrive in any order. A succeeded charge that is not captured has only reserved the money.
 ///
-/// Each ORDER BY begins with an expression that no index has: the planner, which has no statistics of a new table,
-/// would else walk the index on `created` through the whole table instead of looking the key up.
+/// Each ORDER BY begins with an expression that no index has: the planner, which has no statistics of a new
+/// table, would else walk the index on `created` through the whole table instead of looking the key up.
 const COMBINE: &str = "\
 INSERT INTO payments (account, livemode, id, payment_intent_id, charge_id, invoice_payment_id, invoice_id,
     customer_id, status, amount, amount_received, amount_refunded, currency, payment_method_type,
@@ -64,7 +64,8 @@ LEFT JOIN LATERAL (
 ) ip ON true
 LEFT JOIN LATERAL (
     SELECT i.id FROM invoices i
-    WHERE coalesce(i.payment_intent_id, i.charge_id) = k.id AND i.account = k.account AND i.livemode = k.livemode
+    WHERE coalesce(i.payment_intent_id, i.charge_id) = k.id AND i.account = k.account \
+        AND i.livemode = k.livemode
     ORDER BY i.created IS NULL, i.created, i.id LIMIT 1
 ) invoice ON true
 CROSS JOIN LATERAL (
@@ -80,7 +81,8 @@ CROSS JOIN LATERAL (
 ) charged
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(r.amount), 0)::bigint AS known,
-        coalesce(sum(r.amount) FILTER (WHERE r.status IS NULL OR r.status NOT IN ('failed', 'canceled')), 0)::bigint AS live
+        coalesce(sum(r.amount) FILTER (WHERE r.status IS NULL OR r.status NOT IN ('failed', 'canceled')), \
+            0)::bigint AS live
     FROM (
         SELECT * FROM refunds r WHERE r.payment_intent_id = k.id
         UNION ALL

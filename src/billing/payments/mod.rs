@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::mirror::mirror;
 pub(super) use combine::{combine, of_charges, stored_keys};
 
-/// A money movement. Several Stripe objects take part in one; all writers of these objects hold a lock on the key, so
-/// that the payment can be recomputed from what is stored.
+/// A money movement. Several Stripe objects take part in one; all writers of these objects hold a lock on the
+/// key, so that the payment can be recomputed from what is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PaymentKey {
     /// Connected account, empty for the platform's own.

@@ -15,7 +15,8 @@ readable!(Payment in payments, "payment", Belongs::LikePayments);
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Filter {
-    /// Only with this status: of the intent (`requires_payment_method`, `processing`, `succeeded`, `canceled`, …) or of the charge (`failed`, …).
+    /// Only with this status: of the intent (`requires_payment_method`, `processing`, `succeeded`,
+    /// `canceled`, …) or of the charge (`failed`, …).
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
     pub customer: Option<String>,

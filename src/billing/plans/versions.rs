@@ -117,7 +117,8 @@ impl PlanTerms {
     }
 }
 
-/// Makes the next version of a plan, and gives its number. The caller keeps others from doing so at the same time.
+/// Makes the next version of a plan, and gives its number. The caller keeps others from doing so at the same
+/// time.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad field.

@@ -37,8 +37,10 @@ pub(super) fn org<T: Read>() -> String {
     match T::BELONGS {
         Belongs::ToNobody => "NULL".to_owned(),
         _ => format!(
-            "(SELECT o.public_id FROM stripe_customer_links l JOIN org_refs r USING (ref) JOIN orgs o USING (org_id)
-              WHERE l.account = {table}.account AND l.livemode = {table}.livemode AND l.customer_id = {customer})",
+            "(SELECT o.public_id FROM stripe_customer_links l JOIN org_refs r USING (ref) JOIN orgs o
+                 USING (org_id)
+              WHERE l.account = {table}.account AND l.livemode = {table}.livemode
+                  AND l.customer_id = {customer})",
             table = T::TABLE,
             customer = customer::<T>()
         ),
@@ -50,7 +52,8 @@ pub(super) fn linked<T: Read>(rows: &mut Where, linked: bool) {
     let not = if linked { "" } else { "NOT " };
     rows.sql(&format!(
         " AND {not}EXISTS (SELECT FROM stripe_customer_links l JOIN org_refs r USING (ref)
-          WHERE l.account = {table}.account AND l.livemode = {table}.livemode AND l.customer_id = {customer})",
+          WHERE l.account = {table}.account AND l.livemode = {table}.livemode
+              AND l.customer_id = {customer})",
         table = T::TABLE,
         customer = customer::<T>()
     ));
@@ -106,7 +109,8 @@ fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> Q
     query
         .sql(
             "SELECT DISTINCT i.account, i.livemode, i.id FROM payments p JOIN invoices i
-             ON i.account = p.account AND i.livemode = p.livemode AND i.id = p.invoice_id WHERE p.customer_id IS NULL AND ",
+             ON i.account = p.account AND i.livemode = p.livemode AND i.id = p.invoice_id
+             WHERE p.customer_id IS NULL AND ",
         )
         .append(&customers.named_by("i", "customer_id"));
     keys(conn, query)
@@ -159,11 +163,13 @@ fn paid_by(conn: &mut PgConnection, alias: &str, customers: &Customers) -> Resul
 fn tie(table: &str) -> String {
     format!(
         "p.account = {table}.account AND p.livemode = {table}.livemode
-         AND (p.id = {table}.payment_intent_id OR ({table}.payment_intent_id IS NULL AND p.charge_id = {table}.charge_id))"
+         AND (p.id = {table}.payment_intent_id
+             OR ({table}.payment_intent_id IS NULL AND p.charge_id = {table}.charge_id))"
     )
 }
 
-/// Payments from which on their refunds are better searched among the newest of all than collected and sorted.
+/// Payments from which on their refunds are better searched among the newest of all than collected and
+/// sorted.
 const FEW: i64 = 10_000;
 
 fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
@@ -173,19 +179,25 @@ fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
     Written::<BigInt>(query, PhantomData).get_result(conn).map(|count: i64| count <= FEW)
 }
 
-/// Adds: only rows whose payment `p` fulfils the condition, as few payments do. The two ways from a payment to a row are taken
-/// apart, each by its index.
+/// Adds: only rows whose payment `p` fulfils the condition, as few payments do. The two ways from a payment
+/// to a row are taken apart, each by its index.
 pub(super) fn through_few_payments<T: Read>(rows: &mut Where, payment: &Where) {
     let table = T::TABLE;
     let join = format!(
         "SELECT x.account, x.livemode, x.id FROM payments p
          JOIN {table} x ON x.account = p.account AND x.livemode = p.livemode"
     );
-    rows.sql(&format!(" AND ({table}.account, {table}.livemode, {table}.id) IN ({join} AND x.payment_intent_id = p.id WHERE "))
-        .append(payment)
-        .sql(&format!(" UNION ALL {join} AND x.payment_intent_id IS NULL AND x.charge_id = p.charge_id WHERE "))
-        .append(payment)
-        .sql(")");
+    rows.sql(&format!(
+        " AND ({table}.account, {table}.livemode, {table}.id) IN ({join}
+        AND x.payment_intent_id = p.id WHERE "
+    ))
+    .append(payment)
+    .sql(&format!(
+        " UNION ALL {join} AND x.payment_intent_id IS NULL AND x.charge_id = p.charge_id
+            WHERE "
+    ))
+    .append(payment)
+    .sql(")");
 }
 
 /// Adds the same, where many payments fulfil the condition.

@@ -123,7 +123,8 @@ impl QueryFragment<Pg> for Where {
     }
 }
 
-/// A part of a list. Rows without `created` come after all others; apart, each part is in the order of an index.
+/// A part of a list. Rows without `created` come after all others; apart, each part is in the order of an
+/// index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Rows with `created`.
@@ -161,7 +162,8 @@ impl Part {
 
 /// Rows of a mirror, each with its customer's id and its org's public id.
 ///
-/// Never kept as a prepared statement: the plan is to fit the values, and there are as many texts as sets of filters.
+/// Never kept as a prepared statement: the plan is to fit the values, and there are as many texts as sets of
+/// filters.
 pub(in crate::billing) struct Select<T: Selectable<Pg>> {
     columns: T::SelectExpression,
     rows: Where,
@@ -172,11 +174,12 @@ impl<T: Read> Select<T> {
     /// `few`: the conditions pick few rows by an index of their own.
     pub(super) fn newest_first(rows: Where, few: bool, limit: i64) -> Self {
         let table = T::TABLE;
-        // PostgreSQL does not know that issue follows creation and would walk the index of creation in search of an old
-        // month. Written like this the order has no index.
+        // PostgreSQL does not know that issue follows creation and would walk the index of creation in search
+        // of an old month. Written like this the order has no index.
         let created = if few { "created + interval '0'" } else { "created" };
         let end = format!(
-            " ORDER BY {table}.{created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC LIMIT {limit}"
+            " ORDER BY {table}.{created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC
+             LIMIT {limit}"
         );
         Self { columns: T::construct_selection(), rows, end }
     }

@@ -22,7 +22,8 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
     let as_of = AsOf { now: Utc::now(), grace_days: config.past_due_grace_days };
     let default = match plans::default_plan(conn)? {
         Some(plan) => format!("orgs without a plan have `{plan}`"),
-        None => "no plan is the default one, so no limit of a plan holds for orgs without a plan (new, cancelled, \
+        None => "no plan is the default one, so no limit of a plan holds for orgs without a plan (new, \
+            cancelled, \
                  expired, never paid): mark one with `default = true` in the plans file"
             .to_owned(),
     };
@@ -31,7 +32,8 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
         0 if default.starts_with("orgs") => Finding::Good(default),
         0 => Finding::Note(default),
         _ => Finding::Note(format!(
-            "{several} org(s) have several subscriptions that give a plan, such as {}: the plan of the highest rank \
+            "{several} org(s) have several subscriptions that give a plan, such as {}: the plan of the \
+                highest rank \
              counts, and `paying` in their entitlements lists them; cancel what is too much. Also, {default}",
             names.join(", ")
         )),

@@ -34,7 +34,8 @@ impl Account {
         if own != 0 {
             return match owner {
                 Some(owner) if owner.uid() != own => Err(EmbeddedError::new(format!(
-                    "{} belongs to the user with id {}, so run coulomb as this user or set COULOMB_DATA_DIR to \
+                    "{} belongs to the user with id {}, so run coulomb as this user or set COULOMB_DATA_DIR \
+                        to \
                      another directory",
                     pgdata.display(),
                     owner.uid()
@@ -47,7 +48,8 @@ impl Account {
         choose(&users, owner.as_ref().map(|owner| (owner.uid(), owner.gid()))).map(Account::Other).ok_or_else(
             || {
                 EmbeddedError::new(
-                    "PostgreSQL does not run as root and there is no user `postgres` or `nobody` to run it as: \
+                    "PostgreSQL does not run as root and there is no user `postgres` or `nobody` to run it \
+                        as: \
                      create one, or start coulomb as an ordinary user",
                 )
             },
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     const USERS: &str = "root:x:0:0:root:/root:/bin/bash\n# comment\nnobody:x:65534:65534::/:\n\
-                         postgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash\nalice:x:1000:1001::/home/alice:\n";
+        postgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash\nalice:x:1000:1001::/home/alice:\n";
 
     #[test]
     fn prefers_postgres_then_nobody() {

@@ -61,13 +61,14 @@ pub(super) fn roots(cache: &Path) -> Vec<PathBuf> {
     roots
 }
 
-/// Downloads the server's packages and those libraries that the system lacks, and unpacks them into the cache.
-/// apt checks the signatures; its own lists and locks are left alone.
+/// Downloads the server's packages and those libraries that the system lacks, and unpacks them into the
+/// cache. apt checks the signatures; its own lists and locks are left alone.
 pub(super) fn unpack(cache: &Path, stop: &Stop) -> Result<()> {
     if !Path::new("/usr/share/zoneinfo/UTC").exists() {
         // Debian's server looks for them there and nowhere else.
         return Err(EmbeddedError::new(
-            "PostgreSQL cannot run here because the system has no time zones in /usr/share/zoneinfo: install the \
+            "PostgreSQL cannot run here because the system has no time zones in /usr/share/zoneinfo: install \
+                the \
              package `tzdata`, or set DATABASE_URL to a server that runs elsewhere",
         ));
     }
@@ -144,7 +145,8 @@ fn select(
     let Some(server) = packages.iter().find(of_server).cloned() else { return Ok(None) };
     match major(&server.name, "postgresql-") {
         Some(major) if major < OLDEST => Err(EmbeddedError::new(format!(
-            "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it from the \
+            "the system's packages offer PostgreSQL {major}, and {OLDEST} or newer is needed: install it \
+                from the \
              packages of the PostgreSQL project (PGDG), or set DATABASE_URL to a server that runs elsewhere"
         ))),
         _ => Ok(Some((server, packages))),

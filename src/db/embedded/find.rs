@@ -58,7 +58,8 @@ pub(super) fn find(
         Some(dir) => {
             let only = probe(dir, account, vec![]).ok_or_else(|| {
                 EmbeddedError::new(format!(
-                    "postgres_bin_dir is {}, but `postgres` and `initdb` cannot be run from there: correct it, or \
+                    "postgres_bin_dir is {}, but `postgres` and `initdb` cannot be run from there: correct \
+                        it, or \
                      leave it out to have them searched for",
                     dir.display()
                 ))
@@ -93,7 +94,8 @@ fn choose(mut found: Vec<Binaries>, cluster: Option<u32>) -> Result<Option<Binar
             Some(binaries) => Ok(Some(binaries)),
             None => Err(EmbeddedError::new(format!(
                 "the cluster was made by PostgreSQL {major}, which is not here (found: {versions}): install \
-                 PostgreSQL {major} and start again, or move the data to the other version with pg_upgrade or \
+                 PostgreSQL {major} and start again, or move the data to the other version with pg_upgrade \
+                 or \
                  pg_dump"
             ))),
         };
@@ -101,7 +103,8 @@ fn choose(mut found: Vec<Binaries>, cluster: Option<u32>) -> Result<Option<Binar
     match found.swap_remove(0) {
         newest if newest.version.major >= OLDEST => Ok(Some(newest)),
         _ => Err(EmbeddedError::new(format!(
-            "PostgreSQL {OLDEST} or newer is needed (found: {versions}): install it, or set DATABASE_URL to a \
+            "PostgreSQL {OLDEST} or newer is needed (found: {versions}): install it, or set DATABASE_URL to \
+                a \
              server that runs elsewhere"
         ))),
     }

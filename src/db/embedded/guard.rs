@@ -49,8 +49,8 @@ pub(super) enum Report {
 
 /// Runs the server until standard input ends or SIGTERM, SIGINT or SIGHUP comes, then stops it.
 ///
-/// Writes one line of JSON to standard output: `url`, `data_dir`, `version` and the `pid` of the postmaster once
-/// the server accepts connections, or `error`. A server that dies is started again, under the same URL.
+/// Writes one line of JSON to standard output: `url`, `data_dir`, `version` and the `pid` of the postmaster
+/// once the server accepts connections, or `error`. A server that dies is started again, under the same URL.
 pub fn run_guard(args: &GuardArgs) -> ExitCode {
     let result = Stop::listen().and_then(|stop| guard(args, &stop));
     match result {
@@ -152,8 +152,8 @@ fn keep_running(mut server: Server, cluster: &Cluster, log: &Log, stop: &Stop) -
     Ok(Some(server))
 }
 
-/// Takes the data directory for this guard. The kernel gives the lock up when the guard ends, however it ends.
-/// Also returns the parent of the guard before.
+/// Takes the data directory for this guard. The kernel gives the lock up when the guard ends, however it
+/// ends. Also returns the parent of the guard before.
 fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
     let path = data_dir.join("coulomb.lock");
     let mut file = OpenOptions::new()
@@ -170,7 +170,8 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             return Err(EmbeddedError::new(format!(
-                "the data directory {} is in use by another coulomb (process {daemon}, with the database guard \
+                "the data directory {} is in use by another coulomb (process {daemon}, with the database \
+                    guard \
                  {guard}): stop it, or set COULOMB_DATA_DIR to another directory",
                 data_dir.display()
             )));
@@ -186,8 +187,8 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
     Ok((file, daemon.parse().ok()))
 }
 
-/// Tries to lock. A guard whose daemon was killed is about to stop: it is waited for, so that a daemon may be started again
-/// at once. Also returns what the file says of the holder.
+/// Tries to lock. A guard whose daemon was killed is about to stop: it is waited for, so that a daemon may be
+/// started again at once. Also returns what the file says of the holder.
 fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String) {
     let started = Instant::now();
     loop {
@@ -204,8 +205,8 @@ fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String)
     }
 }
 
-/// Marks a directory as one to be deleted; refuses one that holds something of value. What an earlier temporary
-/// cluster has left is removed, unless it is to be resumed.
+/// Marks a directory as one to be deleted; refuses one that holds something of value. What an earlier
+/// temporary cluster has left is removed, unless it is to be resumed.
 fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     let marker = data_dir.join("temporary");
     if marker.exists() && resume {

@@ -156,8 +156,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a guard and waits for its word. The pipe is kept from the first moment on, so that a stop is heard
-    /// even while the server still starts.
+    /// Starts a guard and waits for its word. The pipe is kept from the first moment on, so that a stop is
+    /// heard even while the server still starts.
     fn start_guard(&self, options: &Options) -> Result<(Child, Report)> {
         let mut command = Command::new(options.program.as_deref().unwrap_or(Path::new("coulomb")));
         command.arg("postgres").arg("--data-dir").arg(&options.data_dir);
@@ -199,8 +199,8 @@ impl Shared {
         }
     }
 
-    /// Waits for the guard's end. Unless it was told to stop, another one takes its place: it stops the server
-    /// that the first one left behind and starts it again.
+    /// Waits for the guard's end. Unless it was told to stop, another one takes its place: it stops the
+    /// server that the first one left behind and starts it again.
     fn watch(&self, guard: &mut Child, options: &Options, url: &str, woken: &Receiver<()>) -> Result<()> {
         let mut delay = Duration::from_millis(50);
         loop {

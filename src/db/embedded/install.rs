@@ -40,8 +40,10 @@ pub(super) fn install(data_dir: &Path, stop: &Stop) -> Result<()> {
 /// The error where nothing can be installed.
 pub(super) fn missing() -> EmbeddedError {
     EmbeddedError::new(
-        "no PostgreSQL server was found on this machine: install PostgreSQL 15 or newer (the package is usually \
-         called `postgresql` or `postgresql-server`), set postgres_bin_dir to where its `postgres` and `initdb` \
+        "no PostgreSQL server was found on this machine: install PostgreSQL 15 or newer (the package is \
+            usually \
+         called `postgresql` or `postgresql-server`), set postgres_bin_dir to where its `postgres` and \
+         `initdb` \
          are, or set DATABASE_URL to a server that runs elsewhere",
     )
 }

@@ -1,8 +1,9 @@
 //! A private PostgreSQL server, for whoever gives no database URL.
 //!
 //! The daemon does not start the server itself but a *guard* (`coulomb postgres …`, see [`run_guard`]), which
-//! holds the read end of a pipe. When the daemon is gone, even by `kill -9`, the pipe ends and the guard stops
-//! the server. The guard also starts the server again when it dies, and [`Embedded`] does so for the guard.
+//! holds the read end of a pipe. When the daemon is gone, even by `kill -9`, the pipe ends and the guard
+//! stops the server. The guard also starts the server again when it dies, and [`Embedded`] does so for the
+//! guard.
 //!
 //! What lies in the data directory:
 //!

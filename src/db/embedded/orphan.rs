@@ -43,7 +43,8 @@ pub(super) fn end(pgdata: &Path, account: &Account) -> Result<()> {
     kill(pgdata, account, postmaster)
 }
 
-/// Ends what an `initdb` of a killed guard still does: a directory that is not a cluster yet has nothing to lose.
+/// Ends what an `initdb` of a killed guard still does: a directory that is not a cluster yet has nothing to
+/// lose.
 pub(super) fn end_initdb(partial: &Path, account: &Account) -> Result<()> {
     kill(partial, account, None)
 }
@@ -56,7 +57,8 @@ fn kill(dir: &Path, account: &Account, postmaster: Option<Pid>) -> Result<()> {
         let Some(first) = living.first() else { return Ok(()) };
         if Instant::now() > until {
             return Err(EmbeddedError::new(format!(
-                "a PostgreSQL process still runs on {} and does not end (process {}): end it, then start again",
+                "a PostgreSQL process still runs on {} and does not end (process {}): end it, then start \
+                    again",
                 dir.display(),
                 first.as_raw_nonzero()
             )));

@@ -17,7 +17,8 @@ use crate::db::address::bounded;
 
 /// How long a server that is not ready yet is looked at again.
 const POLL: Duration = Duration::from_millis(10);
-/// How long open transactions are rolled back and a checkpoint is written before the server is stopped without.
+/// How long open transactions are rolled back and a checkpoint is written before the server is stopped
+/// without.
 const FAST: Duration = Duration::from_secs(30);
 /// How long the server has for the stop without a checkpoint before it is killed.
 const IMMEDIATE: Duration = Duration::from_secs(10);
@@ -172,7 +173,8 @@ fn check(cluster: &Cluster) -> Result<()> {
         None if settings.len() == 4 => Ok(()),
         None => Err(EmbeddedError::new("PostgreSQL does not tell whether it keeps what it commits")),
         Some(Setting { name, setting }) => Err(EmbeddedError::new(format!(
-            "PostgreSQL runs with {name} = {setting} on {}, which coulomb refuses because acknowledged data could \
+            "PostgreSQL runs with {name} = {setting} on {}, which coulomb refuses because acknowledged data \
+                could \
              be lost: turn it on (data_checksums with pg_checksums --enable, synchronous_commit also for the \
              role and the database)",
             cluster.pgdata.display()
@@ -180,8 +182,9 @@ fn check(cluster: &Cluster) -> Result<()> {
     }
 }
 
-/// Batches of usage and webhooks are messages of megabytes. glibc gives what they took back to the system after each, and has every page
-/// cleared again for the next, unless told otherwise (mallopt(3)); other C libraries know none of these.
+/// Batches of usage and webhooks are messages of megabytes. glibc gives what they took back to the system
+/// after each, and has every page cleared again for the next, unless told otherwise (mallopt(3)); other C
+/// libraries know none of these.
 const KEEP_MEMORY: [(&str, &str); 3] = [
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "67108864"),

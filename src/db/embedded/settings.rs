@@ -5,8 +5,8 @@ use std::path::Path;
 
 const MIB: u64 = 1024 * 1024;
 
-/// The text that replaces the `postgresql.conf` of `initdb`. Its choice of shared memory stays: it has tried what
-/// works on this machine.
+/// The text that replaces the `postgresql.conf` of `initdb`. Its choice of shared memory stays: it has tried
+/// what works on this machine.
 pub(super) fn postgresql_conf(of_initdb: &str) -> String {
     let memory =
         of_initdb.lines().find(|line| line.starts_with("dynamic_shared_memory_type")).unwrap_or_default();
@@ -14,7 +14,8 @@ pub(super) fn postgresql_conf(of_initdb: &str) -> String {
         "# The private PostgreSQL server of coulomb.\n\
          # Defaults for this machine, written anew at every start:\n\
          include_if_exists 'coulomb.conf'\n\
-         # Settings below overrule them. Durability, sockets, logging and the time zone are fixed by coulomb.\n\
+         # Settings below overrule them. Durability, sockets, logging and the time zone are fixed by \
+         coulomb.\n\
          {memory}\n"
     )
 }

@@ -1,4 +1,5 @@
-//! Reading JSON whose types cannot be trusted, in one pass over the text: what is not as expected reads as absent.
+//! Reading JSON whose types cannot be trusted, in one pass over the text: what is not as expected reads as
+//! absent.
 
 use std::borrow::Cow;
 use std::fmt;

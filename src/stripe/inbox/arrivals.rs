@@ -27,16 +27,20 @@ pub struct Arrival {
 type Row = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
 type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
 
-statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, bodies, attempts, next_attempt_at, last_error) \
+statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, \
+    bodies, attempts, next_attempt_at, last_error) \
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
 // How many arrivals make the wanted number of deliveries is guessed from the largest of those that are next.
 statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
-    SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ? ORDER BY arrival_id
-    LIMIT (SELECT greatest(1, ? / greatest(1, max(deliveries))) FROM (SELECT deliveries FROM stripe_arrivals ORDER BY arrival_id LIMIT 64) AS next)
+    SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ?
+    ORDER BY arrival_id
+    LIMIT (SELECT greatest(1, ? / greatest(1, max(deliveries)))
+        FROM (SELECT deliveries FROM stripe_arrivals ORDER BY arrival_id LIMIT 64) AS next)
     FOR UPDATE SKIP LOCKED))
     RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
 statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
-    SELECT arrival_id FROM stripe_arrivals WHERE arrival_id = ANY (?) ORDER BY arrival_id FOR UPDATE SKIP LOCKED))
+    SELECT arrival_id FROM stripe_arrivals WHERE arrival_id = ANY (?) ORDER BY arrival_id
+    FOR UPDATE SKIP LOCKED))
     RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
 
 /// Stores deliveries in one row. Durable when it returns, unless the caller has a transaction open.
@@ -59,7 +63,8 @@ struct There {
 /// When the database fails.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     diesel::sql_query(
-        "SELECT EXISTS (SELECT FROM stripe_arrivals WHERE received_at[1] = $1 AND signatures[1] = $2) AS there",
+        "SELECT EXISTS (SELECT FROM stripe_arrivals
+             WHERE received_at[1] = $1 AND signatures[1] = $2) AS there",
     )
     .bind::<Timestamptz, _>(delivery.received_at)
     .bind::<Text, _>(&delivery.signature)
@@ -91,8 +96,8 @@ fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure
         .map(drop)
 }
 
-/// Takes the oldest arrivals that nobody else has, of about `deliveries` deliveries and at least one arrival. They are gone with the
-/// caller's transaction.
+/// Takes the oldest arrivals that nobody else has, of about `deliveries` deliveries and at least one arrival.
+/// They are gone with the caller's transaction.
 ///
 /// # Errors
 /// When the database fails.
@@ -128,8 +133,8 @@ fn arrivals(mut rows: Vec<Row>) -> Vec<Arrival> {
         .collect()
 }
 
-/// Puts off an arrival that could not be filed: of several deliveries each goes on alone, so that only the culprit waits. The next attempt
-/// of one comes after 1, 4, 16, … seconds, at most an hour.
+/// Puts off an arrival that could not be filed: of several deliveries each goes on alone, so that only the
+/// culprit waits. The next attempt of one comes after 1, 4, 16, … seconds, at most an hour.
 ///
 /// # Errors
 /// When the database fails.
@@ -142,7 +147,8 @@ pub fn set_aside(
     conn.transaction(|conn| {
         for Arrival { attempts, deliveries, .. } in take_these(conn, &[arrival_id])? {
             if let [_] = deliveries.as_slice() {
-                tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into the inbox");
+                tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into \
+                    the inbox");
                 let wait = 4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600);
                 let failure = Failure {
                     attempts: attempts.saturating_add(1),

@@ -28,14 +28,17 @@ pub struct Filing<'a> {
 }
 
 // Rows in key order: two transactions with the same events then wait for, and never deadlock, each other.
-statement!(File -> (BigInt, Text, Bool, Text): "INSERT INTO stripe_inbox (account, livemode, event_id, event_type, api_version, created, object, \
-    object_id, thin, twin_event_id, signature, user_agent, received_at, body) SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+statement!(File -> (BigInt, Text, Bool, Text): "INSERT INTO stripe_inbox (account, livemode, event_id, \
+    event_type, api_version, created, object, \
+    object_id, thin, twin_event_id, signature, user_agent, received_at, body) SELECT * \
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
     ON CONFLICT (account, livemode, event_id) DO NOTHING RETURNING inbox_id, account, livemode, event_id");
 statement!(Repeat -> Untyped: "INSERT INTO stripe_inbox_redeliveries (inbox_id, received_at) \
     SELECT i.inbox_id, d.received_at FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
     JOIN stripe_inbox i USING (account, livemode, event_id)");
 
-/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one. What is filed borrows from their bodies.
+/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one. What is
+/// filed borrows from their bodies.
 ///
 /// # Errors
 /// When the database fails or cannot hold one of them.

@@ -145,8 +145,10 @@ impl From<Row> for Entry {
     }
 }
 
-const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.event_type, i.api_version, i.created, i.object, i.object_id,
-    i.received_at, q.attempts, q.next_attempt_at, q.last_error, q.quarantined_at, i.thin AND NOT EXISTS (SELECT FROM stripe_inbox t
+const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.event_type, i.api_version,
+    i.created, i.object, i.object_id,
+    i.received_at, q.attempts, q.next_attempt_at, q.last_error, q.quarantined_at, i.thin
+        AND NOT EXISTS (SELECT FROM stripe_inbox t
     WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id)) AS needs_fetch
     FROM stripe_inbox i LEFT JOIN stripe_inbox_queue q USING (inbox_id)";
 
@@ -172,7 +174,8 @@ pub fn list(
         }
     };
     let sql = format!(
-        "{SELECT} WHERE {wanted} AND i.inbox_id < $1 AND ($2::text IS NULL OR $2 IN (i.event_id, i.object_id, i.event_type))
+        "{SELECT} WHERE {wanted} AND i.inbox_id < $1
+             AND ($2::text IS NULL OR $2 IN (i.event_id, i.object_id, i.event_type))
          ORDER BY i.inbox_id DESC LIMIT $3"
     );
     let rows: Vec<Row> = diesel::sql_query(sql)

@@ -145,7 +145,8 @@ impl Writer {
                     if error.is_disconnected() {
                         self.conn = None;
                     }
-                    // While the database is known to be away, later batches fail at once instead of queueing up.
+                    // While the database is known to be away, later batches fail at once instead of queueing
+                    // up.
                     if away.load(Ordering::Relaxed) || started.elapsed() > PATIENCE {
                         away.store(true, Ordering::Relaxed);
                         return Err(error);

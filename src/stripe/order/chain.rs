@@ -1,9 +1,9 @@
 //! The snapshots of a group as nodes, the changes between them as edges.
 //!
-//! `previous_attributes` holds the old values of changed keys: nested for hashes, whole for lists, null for a key that did not
-//! exist. Written over the snapshot of its event they give the snapshot before. Source:
-//! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings, in which this
-//! equals the snapshot of the event before once nulls are dropped.
+//! `previous_attributes` holds the old values of changed keys: nested for hashes, whole for lists, null for a
+//! key that did not exist. Written over the snapshot of its event they give the snapshot before. Source:
+//! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings, in
+//! which this equals the snapshot of the event before once nulls are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,8 +22,8 @@ pub(super) struct Graph {
 impl Graph {
     /// `events` are `(from, to, event type)`; an event without a change has `from == to`.
     ///
-    /// The same change told by two types of event (`refund.updated` and `charge.refund.updated`) happened once; told twice by
-    /// one type it happened twice.
+    /// The same change told by two types of event (`refund.updated` and `charge.refund.updated`) happened
+    /// once; told twice by one type it happened twice.
     fn new<'a>(nodes: usize, events: impl Iterator<Item = (usize, usize, &'a str)>) -> Self {
         let mut born = vec![false; nodes];
         let mut told: HashMap<(usize, usize, &str), usize> = HashMap::new();
@@ -53,9 +53,9 @@ impl Graph {
 
     /// The nodes that may be the last state.
     ///
-    /// A history walks every change once. So of the nodes that hang together the last is the one entered more often than
-    /// left; where there is none, the walk was a circle and ended where it began, which is known if the creation is on it.
-    /// One single `true` is proof, if no event is missing.
+    /// A history walks every change once. So of the nodes that hang together the last is the one entered more
+    /// often than left; where there is none, the walk was a circle and ended where it began, which is known
+    /// if the creation is on it. One single `true` is proof, if no event is missing.
     pub(super) fn ends(&self) -> Vec<bool> {
         let (component, degrees) = (self.components(), self.degrees());
         let count = self.born.len();
@@ -133,7 +133,8 @@ impl Chain {
 
 /// The status at the end, where the changes of `status` alone form a chain that leaves no other.
 ///
-/// This holds where links of whole snapshots are broken by another field, and it knows that `past_due` may become `active` again.
+/// This holds where links of whole snapshots are broken by another field, and it knows that `past_due` may
+/// become `active` again.
 pub(super) fn last_status<'a>(events: &'a [Member]) -> Option<&'a str> {
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut number = |status: &'a str| {
@@ -175,8 +176,8 @@ fn undo(snapshot: &Value, previous: &Value) -> Value {
     Value::Object(before)
 }
 
-/// Without what does not tell two states apart: nulls and hashes of nothing else, and `webhooks_delivered_at`, which Stripe
-/// sets without an event. Keys come in one order.
+/// Without what does not tell two states apart: nulls and hashes of nothing else, and
+/// `webhooks_delivered_at`, which Stripe sets without an event. Keys come in one order.
 fn normalise(snapshot: &Value) -> Value {
     let mut normal = match snapshot {
         Value::Object(fields) => Value::Object(
@@ -209,7 +210,8 @@ mod tests {
 
     #[test]
     fn normalise_drops_what_tells_nothing() {
-        let value = json!({"b": null, "a": {"c": {"d": null}}, "webhooks_delivered_at": 5, "l": [null, {"x": null}], "z": 0});
+        let value = json!({"b": null, "a": {"c": {"d": null}}, "webhooks_delivered_at": 5,
+            "l": [null, {"x": null}], "z": 0});
         assert_eq!(normalise(&value), json!({"l": [null, {}], "z": 0}));
     }
 

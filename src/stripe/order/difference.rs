@@ -9,8 +9,9 @@ use super::chain::Chain;
 /// What differs, the weightier kind first. A list counts as one field, as in `previous_attributes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cost {
-    /// Fields told to change by some event of the group, where the changes explain all values, or the difference is more than
-    /// another name or time. What nobody told to change differs for a reason that says nothing about order.
+    /// Fields told to change by some event of the group, where the changes explain all values, or the
+    /// difference is more than another name or time. What nobody told to change differs for a reason that
+    /// says nothing about order.
     told: u32,
     /// Any fields.
     fields: u32,
@@ -29,8 +30,9 @@ impl Add for Cost {
     }
 }
 
-/// The fields that the `previous` of a group name, as nested hashes that end where a field changed: in `true` if every snapshot
-/// holds there a value that a change of this field led from or to, in `false` if others turn up, which no change explains.
+/// The fields that the `previous` of a group name, as nested hashes that end where a field changed: in `true`
+/// if every snapshot holds there a value that a change of this field led from or to, in `false` if others
+/// turn up, which no change explains.
 pub(super) fn told(chain: &Chain, previous: &[Option<&Value>]) -> Value {
     let mut told = nothing();
     previous.iter().flatten().for_each(|previous| mark(&mut told, previous));
@@ -116,8 +118,8 @@ fn alike(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// An id, an address, a text or a time: it may be another without the object being in another state. Stripe's own terms, such
-/// as `past_due`, are lower case.
+/// An id, an address, a text or a time: it may be another without the object being in another state. Stripe's
+/// own terms, such as `past_due`, are lower case.
 fn is_name(value: &Value) -> bool {
     match value {
         Value::String(text) => !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),

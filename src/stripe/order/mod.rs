@@ -1,22 +1,24 @@
 //! Which snapshot of a Stripe object is its state.
 //!
-//! Stripe delivers events in any order, several of one object share a second, and event ids are not ordered in time. So the
-//! state is a function of the *set* of events, decided by, in this order:
+//! Stripe delivers events in any order, several of one object share a second, and event ids are not ordered
+//! in time. So the state is a function of the *set* of events, decided by, in this order:
 //!
 //! 1. *standing*: a terminal status or a deletion for good beats anything else, whatever the clock says;
 //! 2. `created` of the event. The events equal so far are the *group*; nothing outside it matters any more;
 //! 3. a tombstone;
-//! 4. the chain: `previous_attributes` undone gives the snapshot before, so exact links between the events of the
-//!    group show which snapshots were left again. If one remains, it wins;
+//! 4. the chain: `previous_attributes` undone gives the snapshot before, so exact links between the events of
+//!    the group show which snapshots were left again. If one remains, it wins;
 //! 5. where the changes of `status` alone form a chain, the status at its end;
 //! 6. the level of the status in the life of its kind, then the type of event;
 //! 7. the path through all events of the group that contradicts itself least, for links that are not exact;
 //! 8. what tends to grow, then the event id: the choice is then `ambiguous`, and Stripe should be asked.
 //!
-//! A change and its reverse within one group, without what came before, are `ambiguous` as well, whatever decides.
+//! A change and its reverse within one group, without what came before, are `ambiguous` as well, whatever
+//! decides.
 //!
-//! The rank of one event ([`rank()`]) carries what needs no comparison. Since 1 and 2 decide alone, a caller may keep only the
-//! winner and its rank, and call [`choose`] for the group when an event with equal standing and second arrives.
+//! The rank of one event ([`rank()`]) carries what needs no comparison. Since 1 and 2 decide alone, a caller
+//! may keep only the winner and its rank, and call [`choose`] for the group when an event with equal standing
+//! and second arrives.
 
 mod chain;
 mod difference;
@@ -62,8 +64,8 @@ pub struct Verdict {
     pub ambiguous: bool,
 }
 
-/// The winner among the events of one object. The answer depends on the set of events alone: their order and repeats change
-/// nothing.
+/// The winner among the events of one object. The answer depends on the set of events alone: their order and
+/// repeats change nothing.
 ///
 /// # Panics
 /// Where there are no candidates: nothing can win.
@@ -109,7 +111,8 @@ fn among(events: &[Member]) -> Verdict {
     let node = chain.node_of[*guess.expect("no step leaves nothing")];
     let ambiguous = !agree(&chain, &left) || chain.graph.circles_through(node);
 
-    // Several events may report the winning snapshot; which of them stands for it must not depend on their order.
+    // Several events may report the winning snapshot; which of them stands for it must not depend on their
+    // order.
     let reports = (0..events.len()).filter(|&at| chain.node_of[at] == node);
     let winner = reports
         .max_by_key(|&at| (events[at].event.rank.type_rank, delivered_at(&events[at].snapshot), event_id(at)))
@@ -148,8 +151,8 @@ fn agree(chain: &Chain, left: &[usize]) -> bool {
     left.iter().all(|&at| chain.node_of[at] == chain.node_of[left[0]])
 }
 
-/// What mostly grows while an object lives: when its webhooks were delivered, its period, the number of values it holds.
-/// A guess, no evidence.
+/// What mostly grows while an object lives: when its webhooks were delivered, its period, the number of
+/// values it holds. A guess, no evidence.
 fn growth(snapshot: &Value) -> (i64, i64, usize) {
     let period = snapshot["current_period_start"].as_i64().unwrap_or(0);
     (delivered_at(snapshot), period, values(snapshot))

@@ -1,8 +1,8 @@
 //! The likeliest order of a group whose links are not exact.
 //!
-//! Something that `previous_attributes` does not tell may differ between two snapshots in a row. Every other field still
-//! matches best in the true order. So all pieces of chain are laid one behind the other such that the sum of what differs
-//! at the joints is least; the pieces that can then be last are the answer.
+//! Something that `previous_attributes` does not tell may differ between two snapshots in a row. Every other
+//! field still matches best in the true order. So all pieces of chain are laid one behind the other such that
+//! the sum of what differs at the joints is least; the pieces that can then be last are the answer.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use super::{
     difference::{Cost, difference},
 };
 
-/// More pieces than this are not tried: the work doubles with each. Real groups of even one object per second have a few.
+/// More pieces than this are not tried: the work doubles with each. Real groups of even one object per second
+/// have a few.
 const MAX_PIECES: usize = 12;
 
 /// A stretch of exact links, from the node before its first change to the node after its last.
@@ -23,8 +24,8 @@ struct Piece {
     to: usize,
 }
 
-/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces. `told` are the fields
-/// that some event tells to have changed, see [`told`](super::difference::told).
+/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces.
+/// `told` are the fields that some event tells to have changed, see [`told`](super::difference::told).
 pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<usize> {
     let mut pieces = pieces(chain, |_| false);
     if pieces.len() > MAX_PIECES {
@@ -44,7 +45,8 @@ pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<us
     nodes
 }
 
-/// The changes, those joined that meet in an `inner` node (entered once and left once), and the nodes without a change.
+/// The changes, those joined that meet in an `inner` node (entered once and left once), and the nodes without
+/// a change.
 fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     let next: BTreeMap<usize, usize> =
         chain.graph.edges.keys().filter(|(from, _)| inner(*from)).copied().collect();
@@ -64,7 +66,8 @@ fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     pieces
 }
 
-/// For each piece the least cost of an order of all pieces that ends with it. The creation, if known, comes first.
+/// For each piece the least cost of an order of all pieces that ends with it. The creation, if known, comes
+/// first.
 fn cheapest_orders(chain: &Chain, told: &Value, pieces: &[Piece]) -> Vec<Cost> {
     let count = pieces.len();
     let joint: Vec<Vec<Cost>> = pieces

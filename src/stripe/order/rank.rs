@@ -9,8 +9,9 @@ const GONE: i16 = 2;
 
 /// The part of the order that is known from one event alone, compared field by field from the top.
 ///
-/// It is small enough to be stored with the winner. Of two events of one object the one whose `(standing, created)` is
-/// greater wins, always; where these are equal [`choose`](super::choose) has to see all events of that group.
+/// It is small enough to be stored with the winner. Of two events of one object the one whose `(standing,
+/// created)` is greater wins, always; where these are equal [`choose`](super::choose) has to see all events
+/// of that group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
     /// 0: may still change; 1: in a terminal status; 2: deleted, and the id never returns. Beats `created`.
@@ -19,22 +20,24 @@ pub struct Rank {
     pub created: i64,
     /// The event says that the object is deleted.
     pub tombstone: bool,
-    /// How far the snapshot has come in the life of its kind, 0 where nothing is known. An opaque number: the level of
-    /// the status in the high bits, growing amounts and counts below.
+    /// How far the snapshot has come in the life of its kind, 0 where nothing is known. An opaque number: the
+    /// level of the status in the high bits, growing amounts and counts below.
     pub status: i64,
     /// How late this type of event comes in a life: `*.created` first, `*.deleted` last.
     pub type_rank: i16,
 }
 
 impl Rank {
-    /// The part that decides alone: events with an equal group have to be compared by [`choose`](super::choose).
+    /// The part that decides alone: events with an equal group have to be compared by
+    /// [`choose`](super::choose).
     pub fn group(&self) -> (i16, i64) {
         (self.standing, self.created)
     }
 }
 
-/// The rank of one event. `object` is the kind (`data.object.object`, such as `invoice`), `created` the unix second of the
-/// event, `snapshot` its `data.object`. Allocates nothing; an unknown kind, type or status ranks low and never fails.
+/// The rank of one event. `object` is the kind (`data.object.object`, such as `invoice`), `created` the unix
+/// second of the event, `snapshot` its `data.object`. Allocates nothing; an unknown kind, type or status
+/// ranks low and never fails.
 pub fn rank(object: &str, event_type: &str, created: i64, snapshot: &Json<'_>) -> Rank {
     let tombstone = is_tombstone(object, event_type, snapshot);
     let (terminal, status) = progress(object, snapshot);
@@ -56,8 +59,9 @@ fn is_tombstone(object: &str, event_type: &str, snapshot: &Json<'_>) -> bool {
     object != "subscription" && (event_type.ends_with(".deleted") || flag(snapshot, "deleted") == Some(true))
 }
 
-/// Kinds whose id the caller may choose, and who may thus delete and create it again; `discount` had no id of its own
-/// before 2020. Source: <https://docs.stripe.com/api>, the `id` parameter of plans, coupons and products.
+/// Kinds whose id the caller may choose, and who may thus delete and create it again; `discount` had no id of
+/// its own before 2020. Source: <https://docs.stripe.com/api>, the `id` parameter of plans, coupons and
+/// products.
 fn id_may_return(object: &str) -> bool {
     matches!(object, "plan" | "coupon" | "product" | "price" | "sku" | "discount")
 }
@@ -72,8 +76,8 @@ fn type_rank(event_type: &str) -> i16 {
     }
 }
 
-/// Is the snapshot terminal, and how far has it come? Statuses stand in the order of a life; those that exclude each
-/// other share a level. Source: the `status` of each object in <https://docs.stripe.com/api>.
+/// Is the snapshot terminal, and how far has it come? Statuses stand in the order of a life; those that
+/// exclude each other share a level. Source: the `status` of each object in <https://docs.stripe.com/api>.
 fn progress(object: &str, snapshot: &Json<'_>) -> (bool, i64) {
     let status = text(snapshot, "status");
     match object {
@@ -149,8 +153,8 @@ fn plain_level(object: &str, status: &str) -> i64 {
 
 /// Within a status more attempts, then more money paid, is later: neither shrinks.
 ///
-/// Before API version 2018-11-08 there is no `status` but `paid`, `closed` and `forgiven`. A closed invoice could be
-/// opened again, so that is not terminal.
+/// Before API version 2018-11-08 there is no `status` but `paid`, `closed` and `forgiven`. A closed invoice
+/// could be opened again, so that is not terminal.
 fn invoice(snapshot: &Json<'_>) -> (bool, i64) {
     let level = match field(snapshot, "status").as_str() {
         Some("draft") => 1,
@@ -168,8 +172,8 @@ fn invoice(snapshot: &Json<'_>) -> (bool, i64) {
     (level == 4, at(level, attempts << 40 | paid))
 }
 
-/// An intent goes back to `requires_payment_method` when an attempt fails, so the number of attempts comes first.
-/// The names with `source` are those before API version 2019-02-11.
+/// An intent goes back to `requires_payment_method` when an attempt fails, so the number of attempts comes
+/// first. The names with `source` are those before API version 2019-02-11.
 fn intent(snapshot: &Json<'_>) -> (bool, i64) {
     let level = match text(snapshot, "status") {
         "requires_payment_method" | "requires_source" => 1,

@@ -164,7 +164,8 @@ pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> Q
 /// One event by its number, if nobody else has it.
 pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Row>> {
     diesel::sql_query(
-        "WITH claimed AS MATERIALIZED (SELECT inbox_id, attempts FROM stripe_inbox_queue WHERE inbox_id = $1 FOR UPDATE SKIP LOCKED)
+        "WITH claimed AS MATERIALIZED (SELECT inbox_id, attempts FROM stripe_inbox_queue WHERE inbox_id = $1
+             FOR UPDATE SKIP LOCKED)
          SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
          FROM claimed JOIN stripe_inbox USING (inbox_id)",
     )
@@ -182,10 +183,13 @@ pub(super) fn rivals(
         return Ok(Vec::new());
     }
     diesel::sql_query(
-        "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object, object_id, body
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[]) AS k (account, livemode, object, object_id, created)
+        "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object,
+             object_id, body
+         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[]) AS k (account,
+             livemode, object, object_id, created)
          JOIN stripe_inbox i USING (account, livemode, object, object_id, created)
-         WHERE inbox_id <> ALL ($6) AND NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
+         WHERE inbox_id <> ALL ($6)
+             AND NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
     )
     .bind::<Array<Text>, _>(level.iter().map(|(key, _)| key.realm.account.as_str()).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(level.iter().map(|(key, _)| key.realm.livemode).collect::<Vec<_>>())
@@ -236,7 +240,8 @@ impl Failure {
         self.inbox_id == claim.inbox_id
     }
 
-    /// The next attempt comes after 1, 4, 16, … seconds, at most an hour; after `limit` attempts there is none.
+    /// The next attempt comes after 1, 4, 16, … seconds, at most an hour; after `limit` attempts there is
+    /// none.
     pub(super) fn of(claim: &Claim, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = claim.attempts.saturating_add(1);
         let wait = 4_i64.saturating_pow(u32::from(claim.attempts.unsigned_abs())).min(3600);
@@ -262,8 +267,10 @@ impl Failure {
 pub(super) fn record_failures(conn: &mut PgConnection, failures: &[Failure]) -> QueryResult<()> {
     for failure in failures {
         diesel::sql_query(
-            "INSERT INTO stripe_inbox_queue (inbox_id, attempts, last_error, next_attempt_at, quarantined_at) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (inbox_id) DO UPDATE SET attempts = excluded.attempts, last_error = excluded.last_error,
+            "INSERT INTO stripe_inbox_queue (inbox_id, attempts, last_error, next_attempt_at, quarantined_at)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (inbox_id)
+             DO UPDATE SET attempts = excluded.attempts, last_error = excluded.last_error,
                  next_attempt_at = excluded.next_attempt_at, quarantined_at = excluded.quarantined_at",
         )
         .bind::<BigInt, _>(failure.inbox_id)

@@ -69,17 +69,25 @@ impl From<Change<'_>> for Given {
     }
 }
 
-statement!(Make -> (Text, Bool, Text, Text): "INSERT INTO stripe_objects (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
-    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING account, livemode, object, object_id");
-statement!(Lock -> (BigInt, Nullable<BigInt>, SmallInt, BigInt): "SELECT k.place, o.inbox_id, o.standing, o.created
-    FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS k (account, livemode, object, object_id, place) JOIN stripe_objects o USING (account, livemode, object, object_id)
+statement!(Make -> (Text, Bool, Text, Text): "INSERT INTO stripe_objects (account, livemode, object,
+    object_id, inbox_id, standing, created, ambiguous, deleted)
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+    RETURNING account, livemode, object, object_id");
+statement!(Lock -> (BigInt, Nullable<BigInt>, SmallInt, BigInt): "SELECT k.place, o.inbox_id, o.standing,
+    o.created
+    FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS k (account, livemode, object, object_id, place)
+    JOIN stripe_objects o USING (account, livemode, object, object_id)
     ORDER BY o.account, o.livemode, o.object, o.object_id FOR UPDATE OF o");
-statement!(Record -> Untyped: "UPDATE stripe_objects o SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous, deleted = k.deleted
-    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
+statement!(Record -> Untyped: "UPDATE stripe_objects o
+    SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous,
+    deleted = k.deleted
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, object, object_id, inbox_id, standing,
+        created, ambiguous, deleted)
     WHERE (o.account, o.livemode, o.object, o.object_id) = (k.account, k.livemode, k.object, k.object_id)");
 
-/// Locks the objects, and says of each by whom it was held; `None` for those that were not known. These get a row as `given`, which is
-/// right unless an event turns out to be unreadable. Keys come in order, so two transactions never wait for each other in a circle.
+/// Locks the objects, and says of each by whom it was held; `None` for those that were not known. These get a
+/// row as `given`, which is right unless an event turns out to be unreadable. Keys come in order, so two
+/// transactions never wait for each other in a circle.
 pub(super) fn lock(
     conn: &mut PgConnection,
     objects: &[(&ObjectKey, Given)],
@@ -126,7 +134,8 @@ fn written<'a, Q: Sql>(objects: &[(&'a ObjectKey, Given)]) -> Prepared<'a, Q> {
         .bind::<Bool, _>(given().map(|given| given.deleted).collect::<Vec<_>>())
 }
 
-/// Locks the payments until the transaction ends. A payment may have no row yet, so it is its name that is locked.
+/// Locks the payments until the transaction ends. A payment may have no row yet, so it is its name that is
+/// locked.
 pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
@@ -136,7 +145,8 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     // Sorted by what is locked, not by name: equal hashes aside, everybody takes them in the same order.
     diesel::sql_query(concat!(
         "SELECT pg_advisory_xact_lock(lock)
-         FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name) ORDER BY 1) AS l
+         FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name)
+             ORDER BY 1) AS l
          WHERE ",
         together!()
     ))
@@ -145,7 +155,8 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     Ok(())
 }
 
-/// Writes down who holds the objects now: of each its key, what it was given where it was new, and what became of it.
+/// Writes down who holds the objects now: of each its key, what it was given where it was new, and what
+/// became of it.
 pub(super) fn record<'a>(
     conn: &mut PgConnection,
     objects: impl Iterator<Item = (&'a ObjectKey, Option<Given>, Option<Given>)>,

@@ -10,10 +10,12 @@ use super::{Json, ObjectRef, ShapeError};
 use crate::stripe::json;
 use crate::time::Moment;
 
-/// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page of text.
+/// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page
+/// of text.
 const LONGEST_ID: usize = 255;
 
-/// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is strict.
+/// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is
+/// strict.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     pub(super) object: &'a ObjectRef<'a>,
@@ -120,7 +122,8 @@ impl<'a> Fields<'a> {
         Ok(Some(sum))
     }
 
-    /// A price in minor units with decimal places, sent as text. A JSON fraction is refused: it may be rounded already.
+    /// A price in minor units with decimal places, sent as text. A JSON fraction is refused: it may be
+    /// rounded already.
     pub(super) fn money_decimal(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
         let value = self.get(field);
         let decimal = match value {

@@ -1,5 +1,5 @@
-//! Invoices and their lines. `2025-03-31.basil` moved the subscription into `parent`, prices into `pricing`, taxes into
-//! `taxes`, and payments out of the invoice altogether.
+//! Invoices and their lines. `2025-03-31.basil` moved the subscription into `parent`, prices into `pricing`,
+//! taxes into `taxes`, and payments out of the invoice altogether.
 
 use rust_decimal::Decimal;
 
@@ -61,7 +61,8 @@ pub(super) fn invoice(from: Fields<'_>) -> Result<InvoiceWithLines, ShapeError> 
     Ok(InvoiceWithLines { invoice, lines })
 }
 
-/// Before 2018 an invoice had three flags instead of a status. Closed and unpaid was never to be collected again.
+/// Before 2018 an invoice had three flags instead of a status. Closed and unpaid was never to be collected
+/// again.
 fn status(from: Fields<'_>) -> Option<String> {
     let derived = || {
         let is = |flag| from.flag(flag) == Some(true);

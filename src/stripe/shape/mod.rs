@@ -1,5 +1,6 @@
-//! Reads the snapshot of a Stripe object into rows, in both generations of Stripe's shapes: before the API version
-//! `2025-03-31.basil` and since. The shape itself is looked at, never the version that an event names.
+//! Reads the snapshot of a Stripe object into rows, in both generations of Stripe's shapes: before the API
+//! version `2025-03-31.basil` and since. The shape itself is looked at, never the version that an event
+//! names.
 
 mod catalog;
 mod checkout;
@@ -36,7 +37,8 @@ pub struct ObjectRef<'a> {
     pub deleted: bool,
 }
 
-/// A snapshot holds an amount that cannot be read. Nothing of the object is stored then: a guess would be worse.
+/// A snapshot holds an amount that cannot be read. Nothing of the object is stored then: a guess would be
+/// worse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{object} {id}: the field `{field}` must be {expected} but is {found}; fetch the object from Stripe again"
@@ -54,8 +56,8 @@ pub struct ShapeError {
     pub found: String,
 }
 
-/// Reads a snapshot and adds its rows, and the payments it takes part in, to the batch. Kinds that have no mirror add
-/// nothing.
+/// Reads a snapshot and adds its rows, and the payments it takes part in, to the batch. Kinds that have no
+/// mirror add nothing.
 ///
 /// # Errors
 /// An amount that is not a whole number within 64 bits; the batch is left as it was.
@@ -91,7 +93,8 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch
 
 /// Keys of the payments that this object takes part in. The caller locks them before it writes a batch.
 ///
-/// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it replaces.
+/// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it
+/// replaces.
 pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
     payments::keys(Fields::of(object, snapshot))
 }

@@ -160,7 +160,8 @@ impl Book {
         const ORG: &str =
             "coalesce((SELECT public_id FROM orgs o WHERE o.org_id = d.org_id), 'org ' || d.org_id)";
         const SERIES: &str = "coalesce((
-            SELECT concat_ws(' ', m.key, s.member, nullif(s.dimensions, '{}')) FROM usage_series s JOIN meters m USING (meter_id)
+            SELECT concat_ws(' ', m.key, s.member, nullif(s.dimensions, '{}')) FROM usage_series s
+            JOIN meters m USING (meter_id)
             WHERE (s.org_id, s.series_id) = (d.org_id, d.series_id)), 'series ' || d.series_id)";
         const METER: &str = "(SELECT key FROM meters m WHERE m.meter_id = d.meter_id)";
         const SLOT: &str = "(
@@ -174,7 +175,8 @@ impl Book {
             Self::Uniques => format!("{SERIES}, d.day, 'value ' || d.value_digest"),
             Self::Unpriced => SERIES.to_owned(),
             Self::Rating => format!(
-                "{METER}, CASE WHEN d.began = 'epoch' THEN to_char(d.period, 'YYYY-MM') ELSE d.period::text END,
+                "{METER}, CASE WHEN d.began = 'epoch' THEN to_char(d.period, 'YYYY-MM') ELSE d.period::text \
+                    END,
                  {BEGAN}, 'rate card ' || d.rate_card_id, 'rate ' || d.rate + 1"
             ),
             Self::Levels => format!("{SERIES}, 'of ' || quote_literal(nullif(d.subject, ''))"),

@@ -7,8 +7,8 @@ use diesel::sql_types::Text;
 use super::parts::Part;
 use crate::error::Error;
 
-/// Keys without a record as reported, and records as reported without a key, at most `limit` each, as sentences. Keys of months
-/// whose records are gone are left out. The days of the part are those of UTC here.
+/// Keys without a record as reported, and records as reported without a key, at most `limit` each, as
+/// sentences. Keys of months whose records are gone are left out. The days of the part are those of UTC here.
 ///
 /// # Errors
 /// When the database fails.
@@ -34,7 +34,8 @@ pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Resu
         format!("coalesce((SELECT public_id FROM orgs o WHERE o.org_id = {of}.org_id), {of}.org_id::text)")
     };
     let mut lines = Vec::new();
-    // Each look is planned as a whole, as most find nothing: a plan that is soon done with the first few is the worst for these.
+    // Each look is planned as a whole, as most find nothing: a plan that is soon done with the first few is
+    // the worst for these.
     for sql in [
         format!(
             "WITH k AS MATERIALIZED (
@@ -46,7 +47,8 @@ pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Resu
                      AND NOT EXISTS (
                          SELECT FROM usage_months_gone g
                          WHERE g.month = date_trunc('month', k.occurred_at AT TIME ZONE 'UTC')::date))
-             SELECT format('usage_keys %s %s: of %s, but there is no record of it', {org}, k.event_key, {at}) AS line
+             SELECT format('usage_keys %s %s: of %s, but there is no record of it', {org}, k.event_key,
+                 {at}) AS line
              FROM (SELECT * FROM k LIMIT {limit}) k",
             org = org("k"),
             at = at("k"),
@@ -60,7 +62,8 @@ pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Resu
                      SELECT FROM usage_keys k
                      WHERE {own_keys} AND k.org_id = r.org_id
                          AND k.event_key = r.event_key AND k.occurred_at = r.occurred_at))
-             SELECT DISTINCT format('usage_records %s event %L of source %L: of %s, but there is no key of it',
+             SELECT DISTINCT format(
+                 'usage_records %s event %L of source %L: of %s, but there is no key of it',
                  {org}, r.event_id, r.source, {at}) AS line
              FROM (SELECT * FROM r LIMIT {limit}) r",
             org = org("r"),

@@ -12,9 +12,9 @@ use super::{Book, Difference, Rules, Sides};
 use crate::error::Error;
 use crate::usage::catalog;
 
-/// Makes the rows of these differences, which are all of the one org of `part`, say what the records say by now; returns how many
-/// changed. In a transaction of its own. Whoever writes usage to these rows waits for one computation of the part, so it should be
-/// no more than a month.
+/// Makes the rows of these differences, which are all of the one org of `part`, say what the records say by
+/// now; returns how many changed. In a transaction of its own. Whoever writes usage to these rows waits for
+/// one computation of the part, so it should be no more than a month.
 ///
 /// # Errors
 /// When the database fails.
@@ -89,7 +89,8 @@ fn mend_uniques(conn: &mut PgConnection, sides: &Sides, rows: &[&str]) -> Result
     for sql in [
         format!(
             "DELETE FROM usage_uniques u USING {named} n
-             WHERE (u.org_id, u.series_id, u.day, u.value_digest) = (n.org_id, n.series_id, n.day, n.value_digest)
+             WHERE (u.org_id, u.series_id, u.day, u.value_digest) = (n.org_id, n.series_id, n.day,
+                 n.value_digest)
                AND NOT EXISTS (SELECT FROM ({told}) t
                    WHERE (t.org_id, t.series_id, t.day, t.value_digest)
                        = (n.org_id, n.series_id, n.day, n.value_digest))"

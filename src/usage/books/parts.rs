@@ -1,5 +1,6 @@
-//! What is looked at together: orgs and days. A part is as large as one pass over the records is worth, so that the time that
-//! looking takes grows with the number of records, and no statement sees more of them than is good for others.
+//! What is looked at together: orgs and days. A part is as large as one pass over the records is worth, so
+//! that the time that looking takes grows with the number of records, and no statement sees more of them than
+//! is good for others.
 
 use std::collections::BTreeMap;
 
@@ -191,7 +192,8 @@ pub fn months(conn: &mut PgConnection, scope: &Scope) -> Result<u64, Error> {
     Ok(u64::try_from(sizes.range(from..before.max(from)).count()).unwrap_or(u64::MAX))
 }
 
-/// Ranges of orgs that have about [`RECORDS`] records each, of this part or of all days; without a gap between them.
+/// Ranges of orgs that have about [`RECORDS`] records each, of this part or of all days; without a gap
+/// between them.
 fn by_orgs(
     conn: &mut PgConnection,
     scope: &Scope,
@@ -202,7 +204,8 @@ fn by_orgs(
         || "true".to_owned(),
         |Part { from, before, .. }| format!("day >= '{from}' AND day < '{before}'"),
     );
-    // How many records there are is only to tell how much to take at a time: the summaries are good enough for that.
+    // How many records there are is only to tell how much to take at a time: the summaries are good enough
+    // for that.
     let rows: Vec<OfOrg> = diesel::sql_query(format!(
         "SELECT o.org_id, coalesce(s.records, 0) AS records
          FROM orgs o LEFT JOIN (
@@ -291,7 +294,8 @@ fn sizes(conn: &mut PgConnection, scope: &Scope) -> Result<BTreeMap<NaiveDate, u
     }
     let Some(org_id) = scope.org_id else { return partitions::sizes(conn) };
     let rows: Vec<OfMonth> = diesel::sql_query(
-        "SELECT date_trunc('month', day::timestamp)::date AS month, least(sum(greatest(count, 0)), 1e15)::bigint AS records
+        "SELECT date_trunc('month', day::timestamp)::date AS month,
+             least(sum(greatest(count, 0)), 1e15)::bigint AS records
          FROM daily_summaries WHERE org_id = $1 GROUP BY 1",
     )
     .bind::<BigInt, _>(org_id)

@@ -101,13 +101,15 @@ fn standing(part: Part, ids: &[i32]) -> String {
     format!(
         "(SELECT *, correction % 2 = 0 AND next IS DISTINCT FROM correction + 1 AS stands
           FROM (SELECT *, lead(correction) OVER w AS next, lag(correction) OVER w AS last FROM {} r
-                WINDOW w AS (PARTITION BY org_id, series_id, day, meter_id, occurred_at, event_key ORDER BY correction)) r
+                WINDOW w AS (PARTITION BY org_id, series_id, day, meter_id, occurred_at, event_key
+                    ORDER BY correction)) r
           WHERE correction % 2 = 0 OR last = correction - 1)",
         records(part, ids)
     )
 }
 
-/// A way for each aggregation, in which rows are gathered by hashing: of the values and the latest ones, none is sorted.
+/// A way for each aggregation, in which rows are gathered by hashing: of the values and the latest ones, none
+/// is sorted.
 fn summaries(rules: &Rules, part: Part) -> String {
     const SIGNED: &str = "CASE correction % 2 WHEN 0 THEN 1 ELSE -1 END";
     const BY: &str = "GROUP BY org_id, series_id, day";
@@ -195,7 +197,8 @@ fn unpriced(part: Part) -> String {
 /// again.
 fn counts() -> String {
     format!(
-        "NOT EXISTS (SELECT FROM {cards} c WHERE c.rate_card_id = rating_counters.rate_card_id AND NOT {in_play})",
+        "NOT EXISTS (SELECT FROM {cards} c
+             WHERE c.rate_card_id = rating_counters.rate_card_id AND NOT {in_play})",
         cards = play::CARDS,
         in_play = play::in_play_sql("c", "rating_counters.period", "rating_counters.began"),
     )
@@ -304,11 +307,14 @@ fn quotas(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<Option<S
     let told = format!(
         "WITH sums AS MATERIALIZED (
              SELECT org_id, series_id, {subject} AS subject,
-                 own AS day, date_trunc('month', own::timestamp)::date AS month, billing_period, billing_start,
+                 own AS day, date_trunc('month', own::timestamp)::date AS month, billing_period,
+                     billing_start,
                  sum(quantity) AS quantity
              FROM {records} r GROUP BY 1, 2, 3, 4, billing_period, billing_start)
-         SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used, bool_or(period >= running) AS running FROM (
-             SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
+         SELECT org_id, slot_id, subject, period, began, sum(quantity) AS used,
+             bool_or(period >= running) AS running FROM (
+             SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE ''
+                 END AS subject,
                  k.since, k.running, r.quantity,
                  CASE q.period WHEN 'day' THEN r.day WHEN 'month' THEN r.month
                      ELSE coalesce(r.billing_period, r.month) END AS period,

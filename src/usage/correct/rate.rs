@@ -221,7 +221,8 @@ fn rows(
     after: Option<(DateTime<Utc>, Uuid)>,
 ) -> Result<Vec<Row>, Error> {
     let sql = format!(
-        "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_start, r.correction, r.pricing, r.quantity,
+        "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_start, r.correction, r.pricing,
+             r.quantity,
              r.event_id, r.source, r.subject, s.member, s.dimensions
          FROM usage_records r JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
          WHERE r.org_id = $1 AND r.meter_id = $2 AND {WITHOUT_PRICE}

@@ -1,8 +1,8 @@
-//! What a day of a meter that does not add up (max, latest, unique) comes to without an event that was taken back: found among the
-//! day's records, and only where the event was what counted.
+//! What a day of a meter that does not add up (max, latest, unique) comes to without an event that was taken
+//! back: found among the day's records, and only where the event was what counted.
 //!
-//! The row of the day is locked, so nobody else changes it. Each statement sees what was committed when it began: all that was
-//! written by whoever held the row before.
+//! The row of the day is locked, so nobody else changes it. Each statement sees what was committed when it
+//! began: all that was written by whoever held the row before.
 
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection;

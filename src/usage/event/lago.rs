@@ -1,5 +1,5 @@
-//! Usage events as Lago's clients send them (Lago's API reference, "Send usage events"; fields that are not known are ignored
-//! there, and here).
+//! Usage events as Lago's clients send them (Lago's API reference, "Send usage events"; fields that are not
+//! known are ignored there, and here).
 
 use std::borrow::Cow;
 
@@ -178,7 +178,8 @@ mod tests {
             ("1e27", Err(("occurred_at".to_owned(), "invalid_format"))),
         ] {
             let event = format!(
-                r#"{{"transaction_id":"1","external_subscription_id":"s","code":"c","timestamp":{timestamp},"more":[]}}"#
+                r#"{{"transaction_id":"1","external_subscription_id":"s","code":"c","timestamp":{timestamp},
+                    "more":[]}}"#
             );
             assert_eq!(read(&event), expected, "{timestamp}");
         }

@@ -1,5 +1,5 @@
-//! Reads usage events out of a body: one, an array, lines, CloudEvents. One pass, nothing copied; a bad event is a rejection of its
-//! own, only a body that is no JSON is refused as a whole.
+//! Reads usage events out of a body: one, an array, lines, CloudEvents. One pass, nothing copied; a bad event
+//! is a rejection of its own, only a body that is no JSON is refused as a whole.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,7 +25,8 @@ pub enum Form {
     Json,
     /// One event a line.
     Lines,
-    /// A CloudEvent in binary mode: its attributes are headers, the body is its `data` (CloudEvents HTTP binding 1.0, 3.1).
+    /// A CloudEvent in binary mode: its attributes are headers, the body is its `data` (CloudEvents HTTP
+    /// binding 1.0, 3.1).
     Binary(Vec<(String, String)>),
 }
 
@@ -45,12 +46,13 @@ pub struct Parsed<'a> {
 pub struct Sent<'a> {
     /// Each of them.
     pub events: Vec<Parsed<'a>>,
-    /// True for one event that was sent as such, not as a batch of one: what becomes of it is what becomes of the request.
+    /// True for one event that was sent as such, not as a batch of one: what becomes of it is what becomes of
+    /// the request.
     pub alone: bool,
 }
 
-/// Reads the events of a body, at most `limit`. With `subject_names_org` the subject of a CloudEvent without an `org` names its
-/// org.
+/// Reads the events of a body, at most `limit`. With `subject_names_org` the subject of a CloudEvent without
+/// an `org` names its org.
 ///
 /// # Errors
 /// [`Error::Malformed`] when the body is no JSON; [`Error::Invalid`] when it has too many events.
@@ -107,7 +109,8 @@ fn any(body: &str, read: Read, limit: usize) -> Result<Sent<'_>, Error> {
         return many(body, read, limit).map(batch);
     }
     let event = one(body, read).map_err(malformed)?;
-    if matches!(&event.event, Err(rejection) if rejection.rule == "unknown_field" && rejection.field == "events")
+    if matches!(&event.event,
+        Err(rejection) if rejection.rule == "unknown_field" && rejection.field == "events")
     {
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -409,7 +412,8 @@ mod tests {
             ),
             (r#"{"events":[{"id":"1","type":"x"}]}"#, vec!["1/x/"]),
             (
-                r#"{"specversion":"1.0","id":"1","source":"s","type":"x","subject":"a","traceparent":"t","data":{}}"#,
+                r#"{"specversion":"1.0","id":"1","source":"s","type":"x","subject":"a","traceparent":"t",
+                    "data":{}}"#,
                 vec!["1/x/a"],
             ),
             (

@@ -71,7 +71,8 @@ pub(super) fn days(day: NaiveDate) -> i32 {
     day.num_days_from_ce() - EPOCH
 }
 
-/// A numeric as `numeric_send` writes it: digits to the base of 10,000, the weight of the first, sign and scale.
+/// A numeric as `numeric_send` writes it: digits to the base of 10,000, the weight of the first, sign and
+/// scale.
 pub(super) fn numeric(out: &mut Vec<u8>, number: Decimal) {
     let scale = number.scale();
     let places = scale.div_ceil(4);

@@ -1,4 +1,5 @@
-//! What a batch burns of batteries: one ledger entry for each org, in the transaction that writes the records.
+//! What a batch burns of batteries: one ledger entry for each org, in the transaction that writes the
+//! records.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,7 +26,8 @@ pub(in crate::usage) struct Burn<'a> {
     pub(in crate::usage) now: DateTime<Utc>,
 }
 
-/// A number that records and ledger entries of one transaction share. Of two transactions of the same microsecond it differs by chance.
+/// A number that records and ledger entries of one transaction share. Of two transactions of the same
+/// microsecond it differs by chance.
 #[must_use]
 pub(crate) fn batch(now: DateTime<Utc>) -> i64 {
     let random = i64::try_from(Uuid::now_v7().as_u128() & 0x7ff).expect("11 bits");

@@ -24,10 +24,13 @@ pub(crate) type Key = (i64, Uuid);
 statement!(Claim -> (BigInt, SqlUuid): "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, event_key");
 // Without ON CONFLICT a key is looked up once instead of twice, and costs half.
-statement!(InsertNew -> Untyped: "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) SELECT * FROM unnest(?, ?, ?, ?)");
-statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key, k.content FROM unnest(?, ?) AS t (o, e) \
+statement!(InsertNew -> Untyped: "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) SELECT *
+    FROM unnest(?, ?, ?, ?)");
+statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key, k.content \
+    FROM unnest(?, ?) AS t (o, e) \
     JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e");
-statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e) WHERE k.org_id = t.o AND k.event_key = t.e");
+statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e)
+    WHERE k.org_id = t.o AND k.event_key = t.e");
 
 /// Whether a transaction that expected new events alone met one that was stored before. Nothing was stored.
 pub(super) fn is_repeat(error: &Error) -> bool {
@@ -71,7 +74,8 @@ pub(super) fn claim_as(
     Ok(outcomes)
 }
 
-/// The places of the first event of each key, in the order of the keys; and for each event which of those is its own.
+/// The places of the first event of each key, in the order of the keys; and for each event which of those is
+/// its own.
 fn distinct(usage: &[Usage]) -> (Vec<usize>, Vec<usize>) {
     let mut order: Vec<(Key, usize)> = usage.iter().map(key).zip(0..).collect();
     order.sort_unstable();

@@ -16,8 +16,8 @@ use crate::quota::counters;
 use crate::usage::levels::Levels;
 use crate::usage::resolve::Usage;
 
-/// Locks the rows that writing (or taking back) this usage of `org_id` changes, until the caller's transaction ends. Rows that are
-/// not there yet are not made, but for those of levels, quotas and batteries.
+/// Locks the rows that writing (or taking back) this usage of `org_id` changes, until the caller's
+/// transaction ends. Rows that are not there yet are not made, but for those of levels, quotas and batteries.
 ///
 /// # Errors
 /// When the database fails.

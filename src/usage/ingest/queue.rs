@@ -3,9 +3,9 @@
 //! Those who wait take turns: a batch has a job of each before it has a second one of anybody, so who sends
 //! much waits behind itself. Jobs of one holder stay in their order.
 //!
-//! Whatever came while a writer stored its last batch goes into the next. The more events there are the less each costs, so while
-//! others are storing a large batch a writer waits until as much has come as they have in hand, or they are done, but no longer
-//! than storing what it has may take.
+//! Whatever came while a writer stored its last batch goes into the next. The more events there are the less
+//! each costs, so while others are storing a large batch a writer waits until as much has come as they have
+//! in hand, or they are done, but no longer than storing what it has may take.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -118,8 +118,8 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next batch, at least one job, and what says that its events are being stored while it is kept. `None`: the queue is
-    /// closed and empty.
+    /// The next batch, at least one job, and what says that its events are being stored while it is kept.
+    /// `None`: the queue is closed and empty.
     pub(super) fn take(&self) -> Option<(Vec<T>, Storing<'_, T>)> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state();
@@ -155,7 +155,8 @@ impl<T> Queue<T> {
         (!batch.is_empty()).then(|| (batch, Storing { queue: self, events }))
     }
 
-    /// Counts a writer until what it gives goes: when the last one has ended, be it by a panic, nobody waits for it any more.
+    /// Counts a writer until what it gives goes: when the last one has ended, be it by a panic, nobody waits
+    /// for it any more.
     pub(super) fn writer(&self) -> Registered<'_, T> {
         self.state().writers += 1;
         Registered(self)

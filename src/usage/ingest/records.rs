@@ -72,8 +72,8 @@ impl CopyTarget for Partition {
     }
 }
 
-/// Copies the records of these usage events; `batch` names the ledger entries that burn their battery units. The partitions are
-/// there.
+/// Copies the records of these usage events; `batch` names the ledger entries that burn their battery units.
+/// The partitions are there.
 ///
 /// # Errors
 /// When the database fails.

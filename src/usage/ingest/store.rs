@@ -1,4 +1,5 @@
-//! The transaction that stores a batch: keys claimed, records, summaries and counters written, all or nothing of it.
+//! The transaction that stores a batch: keys claimed, records, summaries and counters written, all or nothing
+//! of it.
 //!
 //! Locks are taken in one order everywhere: the catalogue, keys, tiers, levels, counters of quotas,
 //! batteries, daily summaries; within each by key.
@@ -48,7 +49,8 @@ pub(super) struct Rules<'a> {
     pub(super) version: i64,
     /// What leaves all of them out.
     pub(super) options: Options,
-    /// Expect that none was stored before: one that was fails the transaction, see [`super::keys::is_repeat`].
+    /// Expect that none was stored before: one that was fails the transaction, see
+    /// [`super::keys::is_repeat`].
     pub(super) all_new: bool,
 }
 
@@ -177,8 +179,8 @@ fn reject(
     unclaim(conn, refused.into_keys().collect())
 }
 
-/// Has quotas and batteries that refuse usage decide on what is new: what they refuse, and the batteries that are locked then;
-/// `None`: nothing may refuse.
+/// Has quotas and batteries that refuse usage decide on what is new: what they refuse, and the batteries that
+/// are locked then; `None`: nothing may refuse.
 fn refuse(
     conn: &mut PgConnection,
     (catalog, limits): (&Catalog, &Limits),
@@ -233,8 +235,8 @@ fn exceeded(refusal: &Refusal) -> Rejection {
     Rejection::new("data", "quota_exceeded", detail)
 }
 
-/// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters, batteries, summaries.
-/// Tells which counters moved.
+/// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters,
+/// batteries, summaries. Tells which counters moved.
 ///
 /// # Errors
 /// When the database fails.

@@ -48,10 +48,11 @@ statement!(LockTiers -> Untyped:
 statement!(BeginTiers -> Untyped:
     "UPDATE rating_counters k SET quantity = k.quantity + t.q \
     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, m, c, r, p, b, q) \
-    WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.period, k.began) = (t.o, t.m, t.c, t.r, t.p, t.b)");
+    WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.period, k.began) = (t.o, t.m, t.c, t.r, t.p, \
+        t.b)");
 
-/// The counters of a batch's tiers, locked and raised until the commit: with them each event in turn costs the difference that
-/// it makes.
+/// The counters of a batch's tiers, locked and raised until the commit: with them each event in turn costs
+/// the difference that it makes.
 pub(crate) struct Tiers {
     /// What each counter held before the next event.
     before: BTreeMap<Tier, Sum>,
@@ -91,8 +92,8 @@ impl Tiers {
         Ok(Self { before })
     }
 
-    /// Prices the next event. One that is rejected leaves the counters in memory as they were, and belongs into
-    /// [`Tiers::lower`].
+    /// Prices the next event. One that is rejected leaves the counters in memory as they were, and belongs
+    /// into [`Tiers::lower`].
     ///
     /// # Errors
     /// The rejection of an event whose cost is too large.

@@ -1,5 +1,6 @@
-//! What a batch adds to the daily summaries and to the counters of quotas: summed up in memory, one statement each, rows in key
-//! order so that no two batches wait for each other. Owns the rows of `daily_summaries` and `usage_uniques`.
+//! What a batch adds to the daily summaries and to the counters of quotas: summed up in memory, one statement
+//! each, rows in key order so that no two batches wait for each other. Owns the rows of `daily_summaries` and
+//! `usage_uniques`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,32 +32,40 @@ struct Added {
     latest_at: Option<DateTime<Utc>>,
 }
 
-statement!(AddDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, count, cost, battery_units, latest_at) \
+statement!(AddDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, count, \
+    cost, battery_units, latest_at) \
     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) \
-    ON CONFLICT (org_id, series_id, day) DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + excluded.count, \
+    ON CONFLICT (org_id, series_id, day) \
+    DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + excluded.count, \
     cost = d.cost + excluded.cost, battery_units = d.battery_units + excluded.battery_units");
 // Where all was taken back there is a row of zeros, and nothing that a new value has to be larger than.
-statement!(RaiseDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, count, cost, battery_units, latest_at) \
+statement!(RaiseDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, \
+    count, cost, battery_units, latest_at) \
     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) \
     ON CONFLICT (org_id, series_id, day) DO UPDATE SET \
-    quantity = CASE WHEN d.quantity = 0 AND d.count = 0 THEN excluded.quantity ELSE greatest(d.quantity, excluded.quantity) END, \
+    quantity = CASE WHEN d.quantity = 0 AND d.count = 0 THEN excluded.quantity \
+        ELSE greatest(d.quantity, excluded.quantity) END, \
     count = d.count + excluded.count");
 // Of two values measured at the same time the larger counts, whatever their order.
-statement!(RenewDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, count, cost, battery_units, latest_at) \
+statement!(RenewDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, \
+    count, cost, battery_units, latest_at) \
     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) \
     ON CONFLICT (org_id, series_id, day) DO UPDATE SET \
-    quantity = CASE WHEN (excluded.latest_at, excluded.quantity) > (coalesce(d.latest_at, '-infinity'), d.quantity) \
-    THEN excluded.quantity ELSE d.quantity END, latest_at = greatest(d.latest_at, excluded.latest_at), count = d.count + excluded.count");
-// The rows of the days are there and locked by now. So whoever takes a value back, which is done under the same lock, has either
-// committed, or waits and will see our records.
-statement!(AddUniques -> Untyped: "WITH new AS (INSERT INTO usage_uniques (org_id, series_id, day, value_digest) \
+    quantity = CASE WHEN (excluded.latest_at, excluded.quantity) > (coalesce(d.latest_at, '-infinity'), \
+        d.quantity) \
+    THEN excluded.quantity ELSE d.quantity \
+        END, latest_at = greatest(d.latest_at, excluded.latest_at), count = d.count + excluded.count");
+// The rows of the days are there and locked by now. So whoever takes a value back, which is done under the
+// same lock, has either committed, or waits and will see our records.
+statement!(AddUniques -> Untyped: "WITH new AS (INSERT INTO usage_uniques (org_id, series_id, day, \
+    value_digest) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, series_id, day), \
     counted AS (SELECT org_id, series_id, day, count(*) AS n FROM new GROUP BY 1, 2, 3) \
     UPDATE daily_summaries d SET quantity = d.quantity + c.n FROM counted c \
     WHERE (d.org_id, d.series_id, d.day) = (c.org_id, c.series_id, c.day)");
 
-/// Which of the statements over daily summaries a meter's days are written by. They follow each other in this order, and so does
-/// the locking of rows.
+/// Which of the statements over daily summaries a meter's days are written by. They follow each other in this
+/// order, and so does the locking of rows.
 pub(super) fn statement_of(meter: &Meter) -> i32 {
     match meter.aggregation {
         Aggregation::Sum | Aggregation::Count | Aggregation::Unique | Aggregation::Level => 0,

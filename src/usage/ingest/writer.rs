@@ -58,8 +58,8 @@ pub(super) struct Writer {
     pub(super) kept: HashSet<Key>,
 }
 
-/// Whether a batch is expected to be all new, which is cheaper where it is true. After a repeat that is not expected for a while, and
-/// for longer the more often it comes.
+/// Whether a batch is expected to be all new, which is cheaper where it is true. After a repeat that is not
+/// expected for a while, and for longer the more often it comes.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     /// Batches to go with care.
@@ -125,7 +125,8 @@ impl Writer {
                 }
                 // Dropping the answers tells the handlers.
                 Err(error) => {
-                    tracing::error!(%error, events = usage.len(), "usage not stored, its callers are told to send it again");
+                    tracing::error!(%error, events = usage.len(), "usage not stored, its callers are told to \
+                        send it again");
                 }
             }
         }
@@ -148,7 +149,8 @@ impl Writer {
                     if error.is_disconnected() {
                         self.conn = None;
                     }
-                    // While the database is known to be away, later batches fail at once instead of queueing up.
+                    // While the database is known to be away, later batches fail at once instead of queueing
+                    // up.
                     if away.load(Ordering::Relaxed) || started.elapsed() > PATIENCE {
                         away.store(true, Ordering::Relaxed);
                         return Err(error);
@@ -168,7 +170,8 @@ impl Writer {
         }
     }
 
-    /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones without it.
+    /// Stores usage in one transaction; where the database cannot hold one of the events, in smaller ones
+    /// without it.
     fn store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         if !options.all_or_nothing {
             let all = usage.len();
@@ -274,8 +277,8 @@ impl Writer {
         }
     }
 
-    /// Tells which events the database cannot hold, and what would become of the others, of which none is stored: pieces follow
-    /// each other in a transaction that is rolled back.
+    /// Tells which events the database cannot hold, and what would become of the others, of which none is
+    /// stored: pieces follow each other in a transaction that is rolled back.
     fn find_faults(&mut self, version: i64, usage: &mut [Usage]) -> Result<Stored, Error> {
         let conn = self.conn.as_mut().ok_or(Error::Busy("the connection went away"))?;
         let rules = Rules { parts: &self.parts, version, options: Options::default(), all_new: false };
@@ -325,7 +328,8 @@ fn piecewise(
     match (store(usage), usage) {
         (Err(Error::BatteryFull { org_id }), usage) => without_burning(usage, org_id, store),
         (Err(error), [one]) if error.is_about_data() => {
-            tracing::warn!(%error, event_id = ?one.event_id, "a usage event that the database cannot hold is refused");
+            tracing::warn!(%error, event_id = ?one.event_id, "a usage event that the database cannot hold is \
+                refused");
             let detail = "the database cannot hold this event: its numbers or texts are out of range";
             let rejection = Rejection::new("data", "not_storable", detail);
             Ok(Stored::Done(vec![Outcome::Rejected(rejection)]))
@@ -355,8 +359,8 @@ fn piecewise(
     }
 }
 
-/// Stores events but for those that burn the battery of this org, which has no room for them. All of them at once: by halves one
-/// org's events would keep the writer from everybody else's.
+/// Stores events but for those that burn the battery of this org, which has no room for them. All of them at
+/// once: by halves one org's events would keep the writer from everybody else's.
 fn without_burning(
     usage: &mut [Usage],
     org_id: i64,

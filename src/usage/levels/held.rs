@@ -27,7 +27,8 @@ statement!(Lock -> Untyped:
     ON CONFLICT (org_id, series_id, subject) DO UPDATE SET changes = l.changes WHERE false");
 statement!(Read -> (BigInt, BigInt, Text, Nullable<Timestamptz>, Numeric, Numeric, Nullable<Timestamptz>):
     "SELECT l.org_id, l.series_id, l.subject, l.set_at, l.set_value, l.changes, l.changed_at \
-    FROM unnest(?, ?, ?) AS t (o, s, j) JOIN usage_levels l ON (l.org_id, l.series_id, l.subject) = (t.o, t.s, t.j)");
+    FROM unnest(?, ?, ?) AS t (o, s, j) \
+    JOIN usage_levels l ON (l.org_id, l.series_id, l.subject) = (t.o, t.s, t.j)");
 statement!(Write -> Untyped:
     "UPDATE usage_levels l SET set_at = t.a, set_value = t.v, changes = t.c, changed_at = t.b \
     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, a, v, c, b) \

@@ -44,9 +44,9 @@ pub struct Level {
     pub average: Quantity,
     /// The highest at any instant of it.
     pub peak: Quantity,
-    /// What the average (or the peak, as the card or `price_by` says) costs by the rate card that holds at the
-    /// end of the time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from none on, are for a unit over the whole time. Null:
-    /// it has no price.
+    /// What the average (or the peak, as the card or `price_by` says) costs by the rate card that holds at
+    /// the end of the time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from
+    /// none on, are for a unit over the whole time. Null: it has no price.
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
     pub currency: Option<String>,
@@ -101,7 +101,8 @@ pub fn list(
     limit: i64,
 ) -> Result<Vec<(Position, Level)>, Error> {
     let rows: Vec<Row> = diesel::sql_query(
-        "SELECT m.meter_id, l.series_id, l.subject, m.key, m.unit, s.member, s.dimensions, l.set_value + l.changes AS signed
+        "SELECT m.meter_id, l.series_id, l.subject, m.key, m.unit, s.member, s.dimensions,
+             l.set_value + l.changes AS signed
          FROM usage_levels l JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
          WHERE l.org_id = $1 AND ($2 IS NULL OR m.key = $2) AND (l.series_id, l.subject) > ($3, $4)
          ORDER BY l.series_id, l.subject LIMIT $5",

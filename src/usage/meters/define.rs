@@ -147,12 +147,12 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
     find(conn, &new.key)
 }
 
-/// Gives a meter a new version, which counts usage that comes after the commit; what was counted stays. Without a difference
-/// nothing happens.
+/// Gives a meter a new version, which counts usage that comes after the commit; what was counted stays.
+/// Without a difference nothing happens.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Invalid`] for a bad field, [`Error::Conflict`] when it is archived, or a dimension that goes
-/// is one by which prices or quotas tell usage apart.
+/// [`Error::NotFound`], [`Error::Invalid`] for a bad field, [`Error::Conflict`] when it is archived, or a
+/// dimension that goes is one by which prices or quotas tell usage apart.
 pub fn update(
     conn: &mut PgConnection,
     key: &str,
@@ -163,7 +163,8 @@ pub fn update(
         if sent.is_some() {
             return Err(Error::invalid(
                 field,
-                "of a meter never changes, as what it has counted would no longer add up: archive it and make another",
+                "of a meter never changes, as what it has counted would no longer add up: archive it and \
+                    make another",
             ));
         }
     }
@@ -231,7 +232,8 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
     Ok(())
 }
 
-/// A card or a slot that asks for a dimension which is no longer kept would price or count nothing, and say nothing.
+/// A card or a slot that asks for a dimension which is no longer kept would price or count nothing, and say
+/// nothing.
 fn refuse_when_used(
     conn: &mut PgConnection,
     meter_id: i32,

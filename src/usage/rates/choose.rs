@@ -6,8 +6,9 @@
 //! 3. The meter's card.
 //!
 //! An own card that prices one model leaves the others to the plan and the meter, and one without any rate
-//! ends the own prices: what is negotiated overrides the prices that it names, and when it ends the usual ones
-//! count again (Orb's and Lago's overrides of single prices: <https://github.com/getlago/lago-api/pull/4959>).
+//! ends the own prices: what is negotiated overrides the prices that it names, and when it ends the usual
+//! ones count again (Orb's and Lago's overrides of single prices:
+//! <https://github.com/getlago/lago-api/pull/4959>).
 
 use std::cmp::Reverse;
 

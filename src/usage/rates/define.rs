@@ -60,8 +60,8 @@ pub struct NewRateCard {
 /// Makes a rate card for a meter.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or org;
-/// [`Error::Conflict`] when the meter is archived, does not add up, or has cards in another currency.
+/// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or
+/// org; [`Error::Conflict`] when the meter is archived, does not add up, or has cards in another currency.
 pub fn create(
     conn: &mut PgConnection,
     key: &str,
@@ -80,7 +80,8 @@ pub fn create(
         return Err(Error::conflict(
             "meter_not_additive",
             format!(
-                "a meter of `{}` has no price, as its quantities do not add up: price a meter of `sum`, `count` or `level`",
+                "a meter of `{}` has no price, as its quantities do not add up: price a meter of `sum`, \
+                    `count` or `level`",
                 meter.aggregation.name()
             ),
         ));
@@ -172,7 +173,8 @@ fn starts(new: &NewRateCard, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error>
     if at < now && !new.backdate {
         return Err(Error::invalid(
             "valid_from",
-            "must not be before now, as stored usage keeps its price: leave it out, or say \"backdate\": true to price what comes from now on for that time",
+            "must not be before now, as stored usage keeps its price: leave it out, or say \"backdate\": \
+                true to price what comes from now on for that time",
         ));
     }
     if at < now - TimeDelta::days(BACK_DAYS) {

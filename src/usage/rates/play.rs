@@ -59,7 +59,8 @@ impl RateCard {
 pub(in crate::usage) const BEGAN: &str =
     "coalesce(CASE c.period WHEN 'billing' THEN r.billing_start END, 'epoch')";
 
-/// The label of the period by which a card `c` counts tiers of usage `r` of the local month `r.month`, as SQL.
+/// The label of the period by which a card `c` counts tiers of usage `r` of the local month `r.month`, as
+/// SQL.
 pub(in crate::usage) const PERIOD: &str =
     "coalesce(CASE c.period WHEN 'billing' THEN (r.billing_start AT TIME ZONE 'UTC')::date END, r.month)";
 
@@ -97,7 +98,8 @@ pub(in crate::usage) fn in_play_sql(card: &str, period: &str, began: &str) -> St
 /// Every card with the start of the one that follows it, as SQL.
 pub(in crate::usage) const CARDS: &str =
     "(SELECT rate_card_id, meter_id, org_id, period, valid_from, version, rates,
-          lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id ORDER BY valid_from, version) AS next_from
+          lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id
+              ORDER BY valid_from, version) AS next_from
       FROM rate_cards)";
 
 /// Whether no other card can have priced any usage of the period. One that another of the same owner replaced

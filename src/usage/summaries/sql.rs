@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::{Meter, Position, Query, Time};
 use crate::usage::meters::Aggregation;
 
-/// The statement for the rows; `end` is its end, empty for a cursor over all of them. Binds: $1 org, $2 and $3 days, $4 meters, $5 unique
-/// meters, $6 member, $7 dimensions, $8 names of the dimensions grouped by, then the place to go on from.
+/// The statement for the rows; `end` is its end, empty for a cursor over all of them. Binds: $1 org, $2 and
+/// $3 days, $4 meters, $5 unique meters, $6 member, $7 dimensions, $8 names of the dimensions grouped by,
+/// then the place to go on from.
 pub(super) fn statement<'a>(
     query: &'a Query,
     meters: &'a [Meter],
@@ -47,7 +48,8 @@ pub(super) fn statement<'a>(
         (&max, "coalesce(max(quantity) FILTER (WHERE count > 0), 0)"),
         (
             &latest,
-            "coalesce((array_agg(quantity ORDER BY latest_at DESC, quantity DESC) FILTER (WHERE latest_at IS NOT NULL))[1], 0)",
+            "coalesce((array_agg(quantity
+                 ORDER BY latest_at DESC, quantity DESC) FILTER (WHERE latest_at IS NOT NULL))[1], 0)",
         ),
         (&unique, "count(DISTINCT value_digest)"),
     ] {
@@ -76,14 +78,19 @@ pub(super) fn statement<'a>(
     let sql = format!(
         "{declare}WITH wanted AS (
              SELECT s.series_id, s.meter_id, m.key{wanted} FROM usage_series s JOIN meters m USING (meter_id)
-             WHERE s.org_id = $1 AND s.meter_id = ANY ($4) AND ($6::text IS NULL OR s.member = $6) AND ($7 = '{{}}' OR s.dimensions @> $7)),
+             WHERE s.org_id = $1 AND s.meter_id = ANY ($4) AND ($6::text IS NULL OR s.member = $6)
+                 AND ($7 = '{{}}' OR s.dimensions @> $7)),
          days AS (
-             SELECT {time} AS time, w.meter_id, w.key{keys}, d.quantity, d.count, d.cost, d.battery_units, d.latest_at, NULL::uuid AS value_digest
-             FROM daily_summaries d JOIN wanted w USING (series_id) WHERE d.org_id = $1 AND d.day >= $2 AND d.day < $3{uniques})
-         SELECT time, meter_id, ARRAY[{array}]::text[] AS rest, trim_scale({quantity})::text AS quantity, sum(count)::bigint AS count,
+             SELECT {time} AS time, w.meter_id, w.key{keys}, d.quantity, d.count, d.cost, d.battery_units,
+                 d.latest_at, NULL::uuid AS value_digest
+             FROM daily_summaries d JOIN wanted w USING (series_id)
+             WHERE d.org_id = $1 AND d.day >= $2 AND d.day < $3{uniques})
+         SELECT time, meter_id, ARRAY[{array}]::text[] AS rest, trim_scale({quantity})::text AS quantity,
+             sum(count)::bigint AS count,
              trim_scale(sum(cost))::text AS cost, trim_scale(sum(battery_units))::text AS battery_units
          FROM days WHERE true{place} GROUP BY time, meter_id, key{group}
-         HAVING sum(count) <> 0 OR sum(quantity) <> 0 OR sum(cost) <> 0 OR sum(battery_units) <> 0 ORDER BY time, key{order} {end}",
+         HAVING sum(count) <> 0 OR sum(quantity) <> 0 OR sum(cost) <> 0 OR sum(battery_units) <> 0
+         ORDER BY time, key{order} {end}",
         array = plain.join(", "),
     );
     let from =

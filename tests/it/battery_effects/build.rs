@@ -7,7 +7,8 @@ use crate::support::stripe;
 
 pub const DAY: i64 = 86_400;
 
-/// When the running period of every subscription began: three weeks ago, at a second that is the same for the whole run.
+/// When the running period of every subscription began: three weeks ago, at a second that is the same for the
+/// whole run.
 pub fn start() -> i64 {
     static START: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
     *START.get_or_init(|| stripe::now() - 21 * DAY)
@@ -81,14 +82,19 @@ impl Run {
     fn line(&self, invoice: &str, n: usize, line: &Line) -> Value {
         let (from, until) = line.days;
         let parent = if line.price.starts_with("price_pack") || line.price == "price_other" {
-            json!({ "type": "invoice_item_details", "invoice_item_details": { "invoice_item": format!("ii_{n}_{invoice}"), "proration": false } })
+            json!({ "type": "invoice_item_details",
+                "invoice_item_details": { "invoice_item": format!("ii_{n}_{invoice}"), "proration": false } })
         } else {
             json!({ "type": "subscription_item_details", "subscription_item_details": {
                 "subscription": self.id("sub"), "subscription_item": "si_1", "proration": line.proration } })
         };
-        json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": line.amount, "currency": "usd", "quantity": line.quantity,
-            "description": "A line", "metadata": {}, "period": { "start": start() + from * DAY, "end": start() + until * DAY },
-            "pricing": { "type": "price_details", "price_details": { "price": line.price, "product": format!("prod_{}", line.price) } }, "parent": parent })
+        json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": line.amount,
+            "currency": "usd", "quantity": line.quantity,
+            "description": "A line", "metadata": {},
+            "period": { "start": start() + from * DAY, "end": start() + until * DAY },
+            "pricing": { "type": "price_details",
+                "price_details": { "price": line.price, "product": format!("prod_{}", line.price) } },
+                "parent": parent })
     }
 
     /// The invoice of that name in this shape: `more` replaces fields of a paid one.
@@ -102,8 +108,10 @@ impl Run {
 
     /// A price of the product of that name.
     pub fn price(&self, id: &str, usage_type: &str) -> Value {
-        let object = json!({ "id": id, "object": "price", "active": true, "currency": "usd", "product": format!("prod_{id}"), "type": "recurring", "unit_amount": 1,
-            "billing_scheme": "per_unit", "livemode": false, "metadata": {}, "created": start(), "recurring": { "interval": "month", "interval_count": 1, "usage_type": usage_type } });
+        let object = json!({ "id": id, "object": "price", "active": true, "currency": "usd",
+            "product": format!("prod_{id}"), "type": "recurring", "unit_amount": 1,
+            "billing_scheme": "per_unit", "livemode": false, "metadata": {}, "created": start(),
+                "recurring": { "interval": "month", "interval_count": 1, "usage_type": usage_type } });
         self.event(&format!("price_{id}"), "price.created", 0, object)
     }
 
@@ -118,26 +126,34 @@ impl Run {
 
     /// What ties the intent to the invoice.
     pub fn invoice_payment(&self, name: &str, amount: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("inpay_{name}")), "object": "invoice_payment", "invoice": self.id(&format!("in_{name}")), "status": "paid",
-            "amount_paid": amount, "amount_requested": amount, "currency": "usd", "is_default": true, "created": start(), "livemode": false,
-            "payment": { "type": "payment_intent", "payment_intent": self.id(&format!("pi_{name}")) }, "status_transitions": { "paid_at": start() } });
+        let object = json!({ "id": self.id(&format!("inpay_{name}")), "object": "invoice_payment",
+            "invoice": self.id(&format!("in_{name}")), "status": "paid",
+            "amount_paid": amount, "amount_requested": amount, "currency": "usd", "is_default": true,
+                "created": start(), "livemode": false,
+            "payment": { "type": "payment_intent", "payment_intent": self.id(&format!("pi_{name}")) },
+                "status_transitions": { "paid_at": start() } });
         self.event(&format!("inpay_{name}"), "invoice_payment.paid", 3, object)
     }
 
     pub fn intent(&self, name: &str, amount: i64, metadata: &Value) -> Value {
-        let object = json!({ "id": self.id(&format!("pi_{name}")), "object": "payment_intent", "created": start(), "customer": self.id("cus"), "status": "succeeded",
-            "currency": "usd", "amount": amount, "amount_received": amount, "livemode": false, "metadata": metadata, "latest_charge": self.id(&format!("ch_{name}")) });
+        let object = json!({ "id": self.id(&format!("pi_{name}")), "object": "payment_intent",
+            "created": start(), "customer": self.id("cus"), "status": "succeeded",
+            "currency": "usd", "amount": amount, "amount_received": amount, "livemode": false,
+                "metadata": metadata, "latest_charge": self.id(&format!("ch_{name}")) });
         self.event(&format!("pi_{name}"), "payment_intent.succeeded", 4, object)
     }
 
     /// The charge of the intent of that name, in the shape of today.
     pub fn charge(&self, name: &str, amount: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("ch_{name}")), "object": "charge", "created": start(), "customer": self.id("cus"), "status": "succeeded", "captured": true,
-            "currency": "usd", "amount": amount, "amount_captured": amount, "amount_refunded": 0, "livemode": false, "metadata": {}, "payment_intent": self.id(&format!("pi_{name}")) });
+        let object = json!({ "id": self.id(&format!("ch_{name}")), "object": "charge", "created": start(),
+            "customer": self.id("cus"), "status": "succeeded", "captured": true,
+            "currency": "usd", "amount": amount, "amount_captured": amount, "amount_refunded": 0,
+                "livemode": false, "metadata": {}, "payment_intent": self.id(&format!("pi_{name}")) });
         self.event(&format!("ch_{name}"), "charge.succeeded", 4, object)
     }
 
-    /// The charge of that name, of which so much was refunded; the refunds are not listed, as in the shape of today.
+    /// The charge of that name, of which so much was refunded; the refunds are not listed, as in the shape of
+    /// today.
     pub fn refunded(&self, name: &str, amount: i64, refunded: i64) -> Value {
         let mut object = self.charge(name, amount)["data"]["object"].clone();
         object["amount_refunded"] = refunded.into();
@@ -146,8 +162,10 @@ impl Run {
 
     /// A refund of the intent `of`; `second` tells its events apart.
     pub fn refund(&self, name: &str, of: &str, amount: i64, status: &str, second: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("re_{name}")), "object": "refund", "created": start() + 10, "amount": amount, "currency": "usd", "status": status,
-            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")), "metadata": {} });
+        let object = json!({ "id": self.id(&format!("re_{name}")), "object": "refund",
+            "created": start() + 10, "amount": amount, "currency": "usd", "status": status,
+            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")),
+                "metadata": {} });
         self.event(
             &format!("re_{name}_{second}"),
             if second == 0 { "refund.created" } else { "refund.updated" },
@@ -162,8 +180,10 @@ impl Run {
             .iter()
             .map(|amount| json!({ "amount": amount, "currency": "usd", "net": amount }))
             .collect();
-        let object = json!({ "id": self.id("du"), "object": "dispute", "created": start() + 20, "amount": 2000, "currency": "usd", "status": status, "reason": "fraudulent",
-            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")), "balance_transactions": moved, "metadata": {}, "livemode": false });
+        let object = json!({ "id": self.id("du"), "object": "dispute", "created": start() + 20,
+            "amount": 2000, "currency": "usd", "status": status, "reason": "fraudulent",
+            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")),
+                "balance_transactions": moved, "metadata": {}, "livemode": false });
         let kind = match (status, moved.len()) {
             ("won" | "lost" | "warning_closed", _) => "charge.dispute.closed",
             (_, 0) => "charge.dispute.created",
@@ -178,16 +198,21 @@ impl Run {
             .iter()
             .map(|name| json!({ "refund": self.id(&format!("re_{name}")), "amount_refunded": amount }))
             .collect();
-        let object = json!({ "id": self.id("cn"), "object": "credit_note", "created": start() + 30, "invoice": self.id(&format!("in_{of}")), "customer": self.id("cus"),
-            "status": "issued", "type": "post_payment", "currency": "usd", "amount": amount, "total": amount, "subtotal": amount, "out_of_band_amount": out_of_band,
-            "refunds": refunds, "lines": { "object": "list", "data": [], "has_more": false }, "metadata": {}, "livemode": false });
+        let object = json!({ "id": self.id("cn"), "object": "credit_note", "created": start() + 30,
+            "invoice": self.id(&format!("in_{of}")), "customer": self.id("cus"),
+            "status": "issued", "type": "post_payment", "currency": "usd", "amount": amount, "total": amount,
+                "subtotal": amount, "out_of_band_amount": out_of_band,
+            "refunds": refunds, "lines": { "object": "list", "data": [], "has_more": false }, "metadata": {},
+                "livemode": false });
         self.event("cn", "credit_note.created", 30, object)
     }
 
     /// A checkout session for a single payment.
     pub fn session(&self, status: &str, invoice: Option<&str>, metadata: &Value, second: i64) -> Value {
-        let object = json!({ "id": self.id("cs"), "object": "checkout.session", "created": start(), "mode": "payment", "status": "complete", "payment_status": status,
-            "customer": self.id("cus"), "payment_intent": self.id("pi_x"), "invoice": invoice.map(|name| self.id(&format!("in_{name}"))), "amount_total": 2000,
+        let object = json!({ "id": self.id("cs"), "object": "checkout.session", "created": start(),
+            "mode": "payment", "status": "complete", "payment_status": status,
+            "customer": self.id("cus"), "payment_intent": self.id("pi_x"),
+                "invoice": invoice.map(|name| self.id(&format!("in_{name}"))), "amount_total": 2000,
             "currency": "usd", "metadata": metadata, "payment_link": null, "livemode": false });
         let kind = if second == 0 {
             "checkout.session.completed"

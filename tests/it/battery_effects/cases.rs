@@ -171,7 +171,8 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "more seats, and more again",
-        // 1000, then a third in all is unused of one seat and new of two, then a sixth of two seats is unused and new of four.
+        // 1000, then a third in all is unused of one seat and new of two, then a sixth of two seats is unused
+        // and new of four.
         events: |run| {
             let two = |amount, from| Line { quantity: 2, ..part("price_basic", amount, from) };
             let four = |amount, from| Line { quantity: 4, ..part("price_basic", amount, from) };
@@ -207,7 +208,8 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "refund of an upgraded period",
-        // 666.666666667 are unused time; what was paid for basic came back as a whole: no more than the grant is taken.
+        // 666.666666667 are unused time; what was paid for basic came back as a whole: no more than the grant
+        // is taken.
         events: |run| {
             vec![
                 run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
@@ -364,12 +366,16 @@ pub(super) const CASES: &[Case] = &[
             (invoice["charge"], invoice["subscription"]) = (run.id("ch_a").into(), run.id("sub").into());
             (invoice["total"], invoice["amount_paid"], invoice["amount_due"]) =
                 (2000.into(), 2000.into(), 2000.into());
-            invoice["lines"]["data"] = json!([{ "id": run.id("sub"), "object": "line_item", "type": "subscription", "amount": 2000, "currency": "usd", "quantity": 1,
-                "proration": false, "period": { "start": build::start(), "end": build::start() + 30 * build::DAY }, "plan": { "id": "price_basic", "product": "prod_1" } }]);
+            invoice["lines"]["data"] = json!([{ "id": run.id("sub"), "object": "line_item",
+                "type": "subscription", "amount": 2000, "currency": "usd", "quantity": 1,
+                "proration": false,
+                    "period": { "start": build::start(), "end": build::start() + 30 * build::DAY },
+                    "plan": { "id": "price_basic", "product": "prod_1" } }]);
             let mut charge = run.charge("a", 2000)["data"]["object"].clone();
             charge["payment_intent"] = Value::Null;
             charge["refunds"] = json!({ "object": "list", "has_more": false, "data": [
-                { "id": run.id("re_1"), "object": "refund", "amount": 500, "currency": "usd", "created": build::start(), "status": "succeeded", "charge": run.id("ch_a") }] });
+                { "id": run.id("re_1"), "object": "refund", "amount": 500, "currency": "usd",
+                    "created": build::start(), "status": "succeeded", "charge": run.id("ch_a") }] });
             vec![
                 run.event("paid", "invoice.payment_succeeded", 2, invoice),
                 run.charge("a", 2000),

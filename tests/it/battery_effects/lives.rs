@@ -123,11 +123,15 @@ impl Teller<'_> {
     ) -> Value {
         // An item keeps its name when its price changes.
         let item = if matches!(price, "price_basic" | "price_pro") { "plan" } else { price };
-        json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": amount, "currency": "usd", "quantity": quantity, "description": "A line",
-            "metadata": {}, "discount_amounts": [], "taxes": [], "period": { "start": start() + days.0 * DAY, "end": start() + days.1 * DAY },
-            "pricing": { "type": "price_details", "price_details": { "price": price, "product": format!("prod_{price}") } },
+        json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": amount, "currency": "usd",
+            "quantity": quantity, "description": "A line",
+            "metadata": {}, "discount_amounts": [], "taxes": [],
+                "period": { "start": start() + days.0 * DAY, "end": start() + days.1 * DAY },
+            "pricing": { "type": "price_details",
+                "price_details": { "price": price, "product": format!("prod_{price}") } },
             "parent": { "type": "subscription_item_details", "subscription_item_details": {
-                "subscription": self.run.id("sub"), "subscription_item": format!("si_{item}"), "proration": part } } })
+                "subscription": self.run.id("sub"), "subscription_item": format!("si_{item}"),
+                    "proration": part } } })
     }
 
     /// An invoice of these lines, how it was settled, and what came back.
@@ -192,8 +196,16 @@ impl Teller<'_> {
             let credited = if otherwise > 0 { self.dice.within(0, otherwise + 1) } else { 0 };
             if self.dice.one_in(2) {
                 let outside = self.dice.within(0, credited + 1);
-                self.note(name, &refund, amount + credited, &json!({ "type": "post_payment", "pre_payment_amount": 0, "post_payment_amount": amount + credited,
-                    "out_of_band_amount": outside, "refunds": [{ "refund": self.run.id(&format!("re_{refund}")), "amount_refunded": amount }] }));
+                self.note(
+                    name,
+                    &refund,
+                    amount + credited,
+                    &json!({ "type": "post_payment", "pre_payment_amount": 0,
+                    "post_payment_amount": amount + credited,
+                    "out_of_band_amount": outside,
+                        "refunds": [{ "refund": self.run.id(&format!("re_{refund}")),
+                        "amount_refunded": amount }] }),
+                );
                 otherwise -= credited;
                 returned += credited;
             }
@@ -212,13 +224,16 @@ impl Teller<'_> {
             ][usize::try_from(self.dice.within(0, 5)).expect("small")];
             let moved = match status {
                 "won" => {
-                    json!([{ "amount": -by_card, "currency": "usd", "net": -by_card }, { "amount": by_card, "currency": "usd", "net": by_card }])
+                    json!([{ "amount": -by_card, "currency": "usd", "net": -by_card },
+                        { "amount": by_card, "currency": "usd", "net": by_card }])
                 }
                 "warning_closed" => json!([]),
                 _ => json!([{ "amount": -by_card, "currency": "usd", "net": -by_card }]),
             };
-            let object = json!({ "id": self.run.id(&format!("du_{name}")), "object": "dispute", "created": start() + at, "amount": by_card, "currency": "usd",
-                "status": status, "reason": "fraudulent", "charge": self.run.id(&format!("ch_{name}")), "payment_intent": self.run.id(&format!("pi_{name}")),
+            let object = json!({ "id": self.run.id(&format!("du_{name}")), "object": "dispute",
+                "created": start() + at, "amount": by_card, "currency": "usd",
+                "status": status, "reason": "fraudulent", "charge": self.run.id(&format!("ch_{name}")),
+                    "payment_intent": self.run.id(&format!("pi_{name}")),
                 "balance_transactions": moved, "metadata": {}, "livemode": false });
             self.event(&format!("du_{name}"), "charge.dispute.updated", at + 90, object);
             returned += if counts { by_card } else { 0 };

@@ -12,7 +12,8 @@ use crate::support::{Daemon, Database};
 /// Waits until a statement that contains this waits for a lock.
 async fn until_blocked(database: &Database, sql: &str) {
     let count = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%{sql}%'"
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%{sql}%'"
     );
     let started = Instant::now();
     while database.number(&count) == 0 {
@@ -65,7 +66,8 @@ async fn whoever_locks_last_sees_all() {
     held.batch_execute("BEGIN; SELECT FROM battery_accounts ORDER BY org_id LIMIT 1 FOR UPDATE")
         .expect("locks");
     database.execute(
-        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT account, livemode, 'invoice', id FROM invoices",
+        "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+         SELECT account, livemode, 'invoice', id FROM invoices",
     );
     until_blocked(&database, "battery_accounts").await;
     let other = Daemon::start(&database);

@@ -218,8 +218,10 @@ async fn as_many_packs_are_granted_as_were_bought() {
     let waiting = async || daemon.get("/v1/battery/effects/waiting", &key).await.1["data"].clone();
     let rows = waiting().await;
     assert_eq!((rows[0]["reason"].as_str(), rows[1].is_null()), (Some("unknown_quantity"), true), "{rows}");
-    let price = json!({ "id": "price_pack", "object": "price", "active": true, "currency": "usd", "product": "prod_pack", "type": "one_time", "unit_amount": 1000,
-        "unit_amount_decimal": "1000", "billing_scheme": "per_unit", "livemode": false, "metadata": {}, "created": 1, "recurring": null });
+    let price = json!({ "id": "price_pack", "object": "price", "active": true, "currency": "usd",
+        "product": "prod_pack", "type": "one_time", "unit_amount": 1000,
+        "unit_amount_decimal": "1000", "billing_scheme": "per_unit", "livemode": false, "metadata": {},
+            "created": 1, "recurring": null });
     daemon.deliver(&crate::support::events::event("evt_price", "price.created", 1, price)).await;
     daemon.deliver_all(&sold("v", 3000)).await;
     daemon.deliver_all(&sold("w", 2500)).await;

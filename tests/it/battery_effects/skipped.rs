@@ -44,7 +44,8 @@ async fn what_is_paid_while_nothing_is_sold_counts_once_something_is() {
     // More than a page of invoices, some before and some after those that count.
     database.execute(
         "INSERT INTO invoices SELECT (jsonb_populate_record(i, jsonb_build_object('id', p || n))).*
-         FROM invoices i, generate_series(1, 1100) n, unnest(ARRAY['in_a', 'in_zz']) p WHERE i.id = 'in_a_plan'",
+         FROM invoices i, generate_series(1, 1100) n, unnest(ARRAY['in_a', 'in_zz']) p
+         WHERE i.id = 'in_a_plan'",
     );
     put(&daemon, &key, "/v1/plans/new", &plan("price_new")).await;
     daemon.projected().await;

@@ -208,7 +208,10 @@ async fn what_fails_blocks_only_itself() {
     let daemon = Daemon::start(&database);
     let key = database.key("admin", None);
     // Units that have no place in a decimal.
-    database.execute("INSERT INTO battery_packs VALUES ('huge', 'Huge', 70000000000000000000000000000, NULL, NULL, true, now())");
+    database.execute(
+        "INSERT INTO battery_packs
+        VALUES ('huge', 'Huge', 70000000000000000000000000000, NULL, NULL, true, now())",
+    );
     for tag in ["good", "bad"] {
         daemon.deliver(&Run { tag: tag.to_owned() }.customer()).await;
     }
@@ -273,7 +276,8 @@ async fn a_change_of_plan_goes_by_the_setting() {
     }
 }
 
-/// Parts of a period that is over when they are paid move nothing; those of a period that nobody tells of are reckoned after a day.
+/// Parts of a period that is over when they are paid move nothing; those of a period that nobody tells of are
+/// reckoned after a day.
 #[tokio::test]
 async fn parts_of_periods() {
     let database = Database::new();
@@ -296,7 +300,10 @@ async fn parts_of_periods() {
     daemon.projected().await;
     assert_eq!(battery(&database, "x"), ("3000".to_owned(), one("subscription", "3000")));
     assert_eq!(reasons(&waiting(&daemon, &key).await), ["unknown_period"]);
-    database.execute("UPDATE battery_effects_waiting SET since = since - interval '2 days', next_try = next_try - interval '2 days'");
+    database.execute(
+        "UPDATE battery_effects_waiting
+        SET since = since - interval '2 days', next_try = next_try - interval '2 days'",
+    );
     let started = std::time::Instant::now();
     while battery(&database, "y").1.is_empty() {
         assert!(started.elapsed().as_secs() < 20, "it waits for ever");

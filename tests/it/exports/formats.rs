@@ -35,7 +35,8 @@ fn from_sql(database: &Database, kind: Kind) -> Vec<Vec<String>> {
             format!("to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')", column.sql)
         }
         Type::Major => format!(
-            "CASE d.currency WHEN 'jpy' THEN {0}::text WHEN 'kwd' THEN round({0} / 1000.0, 3)::text ELSE round({0} / 100.0, 2)::text END",
+            "CASE d.currency WHEN 'jpy' THEN {0}::text WHEN 'kwd' THEN round({0} / 1000.0, 3)::text
+                 ELSE round({0} / 100.0, 2)::text END",
             column.sql
         ),
         Type::Text => format!(r"regexp_replace({}, '^(\s*[=+@-]|\t)', '''\1')", column.sql),

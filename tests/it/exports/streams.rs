@@ -12,14 +12,17 @@ fn heavy_books() -> Database {
     let mut database = Database::new();
     database.realms = ("live", "");
     database.execute(
-        "INSERT INTO invoices (account, livemode, id, currency, total, lines_complete, created, deleted, description)
-         SELECT '', true, 'in_' || n, 'eur', n, true, '2026-01-01'::timestamptz + n * interval '1 second', false, repeat('text ', 3000)
+        "INSERT INTO invoices (account, livemode, id, currency, total, lines_complete, created, deleted,
+             description)
+         SELECT '', true, 'in_' || n, 'eur', n, true, '2026-01-01'::timestamptz + n * interval '1 second',
+             false, repeat('text ', 3000)
          FROM generate_series(1, 4000) n",
     );
     database
 }
 
-const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%coulomb_export%' AND pid <> pg_backend_pid()";
+const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE '%coulomb_export%' AND pid <> pg_backend_pid()";
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let started = Instant::now();
@@ -75,7 +78,10 @@ fn csv_until_row(csv: &[u8], rows: usize) -> usize {
 #[tokio::test]
 async fn the_same_id_in_two_modes_needs_to_be_told_apart() {
     let database = books();
-    database.execute("INSERT INTO refunds (account, livemode, id, source, created) VALUES ('', true, 're_1', 'refund', '2025-01-01'), ('', false, 're_1', 'refund', '2025-01-01')");
+    database.execute(
+        "INSERT INTO refunds (account, livemode, id, source, created)
+        VALUES ('', true, 're_1', 'refund', '2025-01-01'), ('', false, 're_1', 'refund', '2025-01-01')",
+    );
     let daemon = Daemon::start(&database);
     let key = database.key("billing:read", None);
     let (status, problem) = daemon.get("/v1/invoices/export?realms=all&of=refunds&after=re_1", &key).await;

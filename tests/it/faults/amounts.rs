@@ -1,4 +1,5 @@
-//! Extreme prices and quantities: what is too large to be kept exactly is refused by itself, and everybody else goes on.
+//! Extreme prices and quantities: what is too large to be kept exactly is refused by itself, and everybody
+//! else goes on.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,8 @@ fn counts(outcomes: &[String]) -> BTreeMap<&str, usize> {
     counts
 }
 
-/// Each price with each quantity, many in a request: the sums of what is sent lie far beyond what a decimal holds.
+/// Each price with each quantity, many in a request: the sums of what is sent lie far beyond what a decimal
+/// holds.
 #[tokio::test]
 async fn no_price_and_no_quantity_stops_the_writers() {
     let database = Database::new();
@@ -101,7 +103,8 @@ async fn no_price_and_no_quantity_stops_the_writers() {
     assert_eq!(daemon.usage(&key, &event("other", "last", "plain", "1")).await, ["accepted"]);
 }
 
-/// A decimal of the program has 28 digits, and these sums have 31: whatever is added up must be what PostgreSQL's own sum is.
+/// A decimal of the program has 28 digits, and these sums have 31: whatever is added up must be what
+/// PostgreSQL's own sum is.
 #[tokio::test]
 async fn sums_of_the_largest_are_exact_to_the_last_digit() {
     let database = Database::new();
@@ -131,8 +134,8 @@ async fn sums_of_the_largest_are_exact_to_the_last_digit() {
     database.run(&["verify"]);
 }
 
-/// A battery holds, owes and sets aside less than 10^16. Whoever would bring it over is refused, all at once; the rest of the batch
-/// is stored in one more transaction.
+/// A battery holds, owes and sets aside less than 10^16. Whoever would bring it over is refused, all at once;
+/// the rest of the batch is stored in one more transaction.
 #[tokio::test]
 async fn a_full_battery_refuses_what_burns_it_and_nothing_else() {
     const MUCH: &str = "999999999999999";

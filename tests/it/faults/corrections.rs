@@ -1,4 +1,5 @@
-//! Corrections of one org while others send usage: nobody waits for them who need not, and all books stay the sums of the records.
+//! Corrections of one org while others send usage: nobody waits for them who need not, and all books stay the
+//! sums of the records.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::support::{Daemon, Database};
 const KEYS: &str = "usage:write,usage:price,usage:read,billing:write,billing:read";
 
 fn event(org: &str, id: impl std::fmt::Display, value: i64) -> Value {
-    json!({ "id": id.to_string(), "source": "t", "org": org, "event_name": "work", "data": { "value": value } })
+    json!({ "id": id.to_string(), "source": "t", "org": org, "event_name": "work",
+        "data": { "value": value } })
 }
 
 fn void(id: impl std::fmt::Display) -> Value {
@@ -50,8 +52,8 @@ async fn a_correction_waits_for_no_writer_of_other_usage() {
     );
 }
 
-/// Fifty thousand events of one instant, and corrections of them by several connections: a correction looks up its event alone,
-/// and the single events of another org are taken, every one.
+/// Fifty thousand events of one instant, and corrections of them by several connections: a correction looks
+/// up its event alone, and the single events of another org are taken, every one.
 #[tokio::test(flavor = "multi_thread")]
 async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
     let database = Database::new();
@@ -109,12 +111,15 @@ async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
          CREATE FUNCTION plan(query text) RETURNS text LANGUAGE plpgsql AS $$
          DECLARE line text; plan text := '';
          BEGIN
-             FOR line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING off, COSTS off, SUMMARY off) ' || query LOOP plan := plan || line || E'\\n'; END LOOP;
+             FOR line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING off, COSTS off, SUMMARY off) ' || query
+             LOOP plan := plan || line || E'\\n'; END LOOP;
              RETURN plan;
          END $$",
     );
     let plan = database.value(
-        "SELECT plan(format('SELECT * FROM usage_records WHERE org_id = %s AND occurred_at = %L AND event_key = %L', org_id, occurred_at, event_key))
+        "SELECT plan(format('SELECT * FROM usage_records
+             WHERE org_id = %s AND occurred_at = %L AND event_key = %L',
+             org_id, occurred_at, event_key))
          FROM usage_keys WHERE org_id = 1 LIMIT 1",
     );
     let plan = plan.expect("a plan");
@@ -129,7 +134,8 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
     let key = database.key(KEYS, None);
     daemons[0].org(&key, "acme", "UTC").await;
     let rates = json!([{ "tiers": { "mode": "graduated", "tiers": [
-        { "up_to": "50", "unit_cost": "1" }, { "up_to": "300", "unit_cost": "0.3", "flat_cost": "2" }, { "unit_cost": "0.07" }
+        { "up_to": "50", "unit_cost": "1" }, { "up_to": "300", "unit_cost": "0.3", "flat_cost": "2" },
+            { "unit_cost": "0.07" }
     ] }, "battery_units": "1.5" }]);
     database.meter(1, "work", "sum", "", Some(&rates));
     for (id, aggregation) in [(2, "count"), (3, "max"), (4, "unique"), (5, "latest")] {
@@ -173,14 +179,16 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
              SELECT series_id, day, aggregation, quantity, value, occurred_at
              FROM usage_records r JOIN meters m USING (meter_id)
              WHERE correction % 2 = 0 AND NOT EXISTS (SELECT FROM usage_records v
-                 WHERE (v.event_key, v.meter_id, v.correction) = (r.event_key, r.meter_id, r.correction + 1))),
+                 WHERE (v.event_key, v.meter_id, v.correction) = (r.event_key, r.meter_id,
+                     r.correction + 1))),
          told AS (
              SELECT series_id, day, count(*) AS count,
                  CASE min(aggregation) WHEN 'max' THEN max(quantity) WHEN 'unique' THEN count(DISTINCT value)
                  WHEN 'latest' THEN (array_agg(quantity ORDER BY occurred_at DESC, quantity DESC))[1]
                  ELSE sum(quantity) END AS quantity
              FROM standing GROUP BY 1, 2)
-         SELECT string_agg(format('%s: %s/%s, by the records %s/%s', m.aggregation, d.quantity, d.count, t.quantity, t.count), '; ')
+         SELECT string_agg(format('%s: %s/%s, by the records %s/%s', m.aggregation, d.quantity, d.count,
+             t.quantity, t.count), '; ')
          FROM told t JOIN daily_summaries d USING (series_id, day)
          JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)
          WHERE (d.quantity, d.count) IS DISTINCT FROM (t.quantity, t.count)",

@@ -98,7 +98,8 @@ async fn usage_is_told_as_it_was_stored() {
             for i in 0..10 {
                 // Here a repeat would be refused.
                 let event = json!({ "event": {
-                    "transaction_id": format!("lago-{n}-{i}"), "external_subscription_id": "acme", "code": "work",
+                    "transaction_id": format!("lago-{n}-{i}"), "external_subscription_id": "acme",
+                        "code": "work",
                     "properties": { "value": 1, "model": "a" },
                 } });
                 if let Some((status, answer)) = insist(place, "/api/v1/events", &event, doubts).await {

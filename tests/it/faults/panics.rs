@@ -1,7 +1,8 @@
 //! A panic in each kind of thread: its neighbours are served, the thread goes on, only what causes the panic
 //! is refused or set aside, and nothing that was acknowledged is lost or counted twice.
 //!
-//! `TEST_PANIC=<place>:<text>` makes a build with debug assertions panic at a place, on what contains the text.
+//! `TEST_PANIC=<place>:<text>` makes a build with debug assertions panic at a place, on what contains the
+//! text.
 
 use std::time::{Duration, Instant};
 
@@ -161,7 +162,8 @@ async fn of_an_effect_puts_the_one_payment_off() {
     let daemon = panicking(&database, "effects:in_boom");
     daemon.deliver_all(&purchase()).await;
     daemon.deliver(&event("evt_boom", "invoice.paid", 9, invoice("in_boom", "cus_1", "paid", 100))).await;
-    let put_off = "SELECT string_agg(object_id, ' ') FROM battery_effects_queue WHERE last_error LIKE '%a fault of ours%'";
+    let put_off = "SELECT string_agg(object_id, ' ') FROM battery_effects_queue
+        WHERE last_error LIKE '%a fault of ours%'";
     until("put off", async || database.value(put_off).as_deref() == Some("in_boom")).await;
     let others = "SELECT count(*) FROM battery_effects_queue WHERE object_id <> 'in_boom'";
     until("the others are done", async || database.number(others) == 0).await;
@@ -181,7 +183,8 @@ async fn of_quota_threads_fails_the_one_request() {
         daemon.org(&key, "acme", "UTC").await;
         let meter = json!({ "key": "calls", "event_name": "call", "aggregation": "count", "unit": "calls" });
         assert_eq!(daemon.post("/v1/meters", &key, &meter).await.0, 201);
-        let quota = json!({ "org": "acme", "meter": "calls", "period": "month", "limit": "100", "enforcement": "hard" });
+        let quota = json!({ "org": "acme", "meter": "calls", "period": "month", "limit": "100",
+            "enforcement": "hard" });
         assert_eq!(daemon.post("/v1/quotas", &key, &quota).await.0, 201);
         let members: Vec<String> =
             (0..16).map(|n| if n == 5 { "boom".to_owned() } else { format!("m{n}") }).collect();

@@ -79,7 +79,8 @@ async fn a_read_only_database_is_not_ready() {
     // Nothing is migrated there, and a start says so.
     assert_eq!(
         refused_start(&place.database),
-        "coulomb: DATABASE_URL names a database that is read-only, but Coulomb has to write: name the primary server, \
+        "coulomb: DATABASE_URL names a database that is read-only, but Coulomb has to write: name the \
+            primary server, \
          and a user and database that may"
     );
     read_only(&place.database, false);

@@ -66,7 +66,10 @@ async fn stops_for(time: Duration) {
 
     // Every connection taken, after those of the daemon broke.
     let mut taken = Vec::new();
-    database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL");
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid() AND datname IS NOT NULL",
+    );
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(2) {
         match PgConnection::establish(&server.url) {
@@ -108,7 +111,10 @@ async fn locked_tables_are_told_within_seconds() {
     place.until_each_done(0).await;
     let mut other = place.database.owner();
     other
-        .batch_execute("BEGIN; LOCK TABLE orgs, catalog, usage_keys, stripe_arrivals, quota_reservations IN ACCESS EXCLUSIVE MODE")
+        .batch_execute(
+            "BEGIN; LOCK TABLE orgs, catalog, usage_keys, stripe_arrivals,
+            quota_reservations IN ACCESS EXCLUSIVE MODE",
+        )
         .expect("locked");
     refused(&place, 1).await;
     other.batch_execute("ROLLBACK").expect("unlocked");

@@ -1,4 +1,5 @@
-//! `coulomb verify` beside a daemon at work: it ends, finds nothing that is only of the moment, and disturbs nobody.
+//! `coulomb verify` beside a daemon at work: it ends, finds nothing that is only of the moment, and disturbs
+//! nobody.
 
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,8 @@ fn told(output: &Output) -> (Option<i32>, String) {
 
 const CLEAN: (Option<i32>, String) = (Some(0), String::new());
 
-/// Batches without a time of their own put all of their events into one instant. To look for the counterpart of each among all of
-/// them reads their number squared.
+/// Batches without a time of their own put all of their events into one instant. To look for the counterpart
+/// of each among all of them reads their number squared.
 #[test]
 fn records_of_one_instant_are_read_a_few_times_each() {
     const RECORDS: i64 = 20_000;
@@ -49,7 +50,8 @@ fn records_of_one_instant_are_read_a_few_times_each() {
     ));
     let read = || {
         database.number(
-            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint
+             FROM pg_stat_user_tables
              WHERE schemaname = 'usage_partitions' OR relname = 'usage_keys'",
         )
     };
@@ -67,7 +69,8 @@ fn records_of_one_instant_are_read_a_few_times_each() {
     assert!((1..20).contains(&each), "each record was read {each} times");
 }
 
-/// An event that cannot be projected leaves nothing behind, also where it was the first to tell of its object.
+/// An event that cannot be projected leaves nothing behind, also where it was the first to tell of its
+/// object.
 #[tokio::test]
 async fn what_is_quarantined_is_no_difference() {
     let database = Database::new();
@@ -127,7 +130,8 @@ async fn nobody_notices() {
     let mut holder = database.owner();
     holder
         .batch_execute(
-            "SELECT pg_advisory_lock(hashtextextended(format('payment %s %s %s', account, livemode, id), 0)) FROM payments",
+            "SELECT pg_advisory_lock(hashtextextended(format('payment %s %s %s', account, livemode, id), 0))
+             FROM payments",
         )
         .expect("locks");
     let mut child = database.command(&["verify"]).stdout(std::process::Stdio::piped()).spawn().expect("runs");
@@ -255,10 +259,19 @@ fn keys_and_records_must_match() {
     }
     database.run(&["rebuild", "summaries"]);
     assert_eq!(told(&verify(&database, &[])), CLEAN);
-    database.execute("UPDATE usage_keys SET occurred_at = occurred_at + interval '1 s' WHERE event_key IN (SELECT event_key FROM usage_records WHERE event_id = 'a')");
+    database.execute(
+        "UPDATE usage_keys SET occurred_at = occurred_at + interval '1 s'
+        WHERE event_key IN (SELECT event_key FROM usage_records WHERE event_id = 'a')",
+    );
     let (code, lines) = told(&verify(&database, &[]));
     assert_eq!(code, Some(3));
     assert!(lines.contains("of 2026-10-10T12:00:01.000000Z, but there is no record of it"), "{lines}");
-    assert!(lines.contains("usage_records org_acme event 'a' of source 'test': of 2026-10-10T12:00:00.000000Z, but there is no key of it"), "{lines}");
+    assert!(
+        lines.contains(
+            "usage_records org_acme event 'a' of source 'test': of \
+        2026-10-10T12:00:00.000000Z, but there is no key of it"
+        ),
+        "{lines}"
+    );
     assert_eq!(lines.lines().count(), 2, "{lines}");
 }

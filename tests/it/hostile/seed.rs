@@ -36,14 +36,16 @@ impl Seed {
             send(Method::POST, "/v1/keys", body).await;
         }
         for meter in ["tokens", "calls"] {
-            let body = json!({ "key": meter, "event_name": "llm.call", "aggregation": "sum", "value_field": "tokens", "dimensions": ["model"] });
+            let body = json!({ "key": meter, "event_name": "llm.call", "aggregation": "sum",
+                "value_field": "tokens", "dimensions": ["model"] });
             send(Method::POST, "/v1/meters", body).await;
             for cost in ["0.5", "0.25"] {
                 let body =
                     json!({ "currency": "usd", "rates": [{ "unit_cost": cost, "battery_units": "0.1" }] });
                 send(Method::POST, &format!("/v1/meters/{meter}/rate_cards"), body).await;
             }
-            let event = json!({ "id": meter, "org": "acme", "event_name": "llm.call", "member": meter, "data": { "tokens": 12, "model": meter } });
+            let event = json!({ "id": meter, "org": "acme", "event_name": "llm.call", "member": meter,
+                "data": { "tokens": 12, "model": meter } });
             send(Method::POST, "/v1/usage", event).await;
         }
         for plan in ["basic", "pro"] {
@@ -58,12 +60,15 @@ impl Seed {
         send(Method::POST, "/v1/orgs/acme/subscription", json!({ "plan": "pro", "paid": true })).await;
         let mut quota = String::new();
         for period in ["day", "month"] {
-            let limit = json!({ "org": "acme", "meter": "tokens", "period": period, "limit": "1000000", "per_subject": true, "thresholds": ["0.000001"] });
+            let limit = json!({ "org": "acme", "meter": "tokens", "period": period, "limit": "1000000",
+                "per_subject": true, "thresholds": ["0.000001"] });
             quota = text(&send(Method::POST, "/v1/quotas", limit).await["id"]);
-            let exempt = json!({ "org": "acme", "meter": "tokens", "period": period, "per_subject": true, "subject": "s", "reason": "r" });
+            let exempt = json!({ "org": "acme", "meter": "tokens", "period": period, "per_subject": true,
+                "subject": "s", "reason": "r" });
             send(Method::POST, "/v1/quota_exemptions", exempt).await;
             for subject in ["a", "b"] {
-                let event = json!({ "id": format!("{period}{subject}"), "org": "acme", "event_name": "llm.call", "subject": subject, "data": { "tokens": 1 } });
+                let event = json!({ "id": format!("{period}{subject}"), "org": "acme",
+                    "event_name": "llm.call", "subject": subject, "data": { "tokens": 1 } });
                 send(Method::POST, "/v1/usage", event).await;
             }
         }
@@ -126,7 +131,8 @@ impl Seed {
 async fn mirrors(daemon: &Daemon) {
     let mut events = purchase();
     let object = |kind: &str, id: &str, more: Value| {
-        let mut object = json!({ "id": id, "object": kind, "created": 1_760_000_000, "livemode": false, "currency": "usd", "metadata": {}, "amount": 5, "status": "succeeded" });
+        let mut object = json!({ "id": id, "object": kind, "created": 1_760_000_000, "livemode": false,
+            "currency": "usd", "metadata": {}, "amount": 5, "status": "succeeded" });
         object.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         object
     };
@@ -140,7 +146,8 @@ async fn mirrors(daemon: &Daemon) {
             &id("price"),
             json!({ "product": "prod_2", "active": true, "unit_amount": 5, "type": "one_time" }),
         );
-        let note = json!({ "customer": "cus_1", "invoice": "in_1", "status": "issued", "total": 5, "subtotal": 5, "number": "C" });
+        let note = json!({ "customer": "cus_1", "invoice": "in_1", "status": "issued", "total": 5,
+            "subtotal": 5, "number": "C" });
         events.extend([
             event(&id("evt_c"), "customer.created", 1_760_000_000, customer(&id("cus"), Some("acme"))),
             event(

@@ -25,7 +25,8 @@ fn only(conn: &mut PgConnection) -> Payment {
 fn failed_charge() -> Value {
     json!({
         "object": "charge", "id": "ch_1", "payment_intent": "pi_1", "amount": 900, "amount_captured": 0,
-        "amount_refunded": 0, "captured": false, "created": 1_600_000_020, "currency": "usd", "customer": "cus_1",
+        "amount_refunded": 0, "captured": false, "created": 1_600_000_020, "currency": "usd",
+            "customer": "cus_1",
         "disputed": false, "failure_code": "card_declined", "failure_message": "Your card was declined.",
         "invoice": null, "metadata": {"from": "charge"}, "payment_method_details": {"type": "sepa_debit"},
         "refunded": false, "status": "failed"
@@ -35,7 +36,8 @@ fn failed_charge() -> Value {
 fn charge() -> Value {
     json!({
         "object": "charge", "id": "ch_2", "payment_intent": "pi_1", "amount": 900, "amount_captured": 900,
-        "amount_refunded": 200, "captured": true, "created": 1_600_000_010, "currency": "usd", "customer": "cus_1",
+        "amount_refunded": 200, "captured": true, "created": 1_600_000_010, "currency": "usd",
+            "customer": "cus_1",
         "description": "Charge", "disputed": true, "failure_code": null, "metadata": {"from": "charge"},
         "payment_method_details": {"type": "card"}, "refunded": false, "status": "succeeded"
     })
@@ -43,7 +45,8 @@ fn charge() -> Value {
 
 fn intent() -> Value {
     json!({
-        "object": "payment_intent", "id": "pi_1", "amount": 900, "amount_received": 0, "created": 1_600_000_000,
+        "object": "payment_intent", "id": "pi_1", "amount": 900, "amount_received": 0,
+            "created": 1_600_000_000,
         "currency": "usd", "customer": "cus_1", "description": "Intent", "latest_charge": "ch_1",
         "last_payment_error": {"code": "card_declined", "message": "Your card was declined."},
         "metadata": {"from": "intent"}, "payment_method_types": ["card"], "status": "requires_payment_method"
@@ -61,7 +64,8 @@ fn invoice_payment() -> Value {
 
 /// An invoice of the older shapes, which names its payment.
 fn invoice() -> Value {
-    json!({"object": "invoice", "id": "in_2", "created": 1_600_000_000, "payment_intent": "pi_1", "charge": "ch_1"})
+    json!({"object": "invoice", "id": "in_2", "created": 1_600_000_000, "payment_intent": "pi_1",
+        "charge": "ch_1"})
 }
 
 /// All orders of `0..n`.
@@ -76,7 +80,8 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
     shorter.iter().flat_map(|order| (0..=last).map(move |at| insert(order, at))).collect()
 }
 
-/// 120 orders of five objects: after each write, the payment depends on the set written so far, not on its order.
+/// 120 orders of five objects: after each write, the payment depends on the set written so far, not on its
+/// order.
 #[test]
 fn a_payment_depends_on_the_set_of_its_objects() {
     let (_database, conn) = &mut database();
@@ -136,7 +141,8 @@ fn what_a_subset_says() {
     let released =
         merge(reserved.clone(), json!({"payment_intent": null, "refunded": true, "amount_refunded": 900}));
     let of_2016 = json!({
-        "object": "charge", "id": "ch_9", "amount": 900, "amount_refunded": 0, "captured": true, "invoice": "in_9",
+        "object": "charge", "id": "ch_9", "amount": 900, "amount_refunded": 0, "captured": true,
+            "invoice": "in_9",
         "created": 1_400_000_000, "status": "succeeded"
     });
     let outside =

@@ -105,7 +105,8 @@ async fn reservations_expire_by_themselves() {
     assert_eq!((status, &late["state"]), (200, &json!("expired")));
     // As another daemon has left it: nobody has swept it yet.
     house.reserved(json!(100), json!({ "id": "late", "expires_in_s": 600 })).await;
-    let overdue = "BEGIN; UPDATE quota_reservations SET expires_at = now() - interval '1 s' WHERE reservation_id = 'late';";
+    let overdue = "BEGIN; UPDATE quota_reservations SET expires_at = now() - interval '1 s'
+        WHERE reservation_id = 'late';";
     for look in ["check", "reserve"] {
         house.database.execute(&format!("{overdue} COMMIT"));
         let seen = match look {
@@ -140,7 +141,8 @@ async fn an_event_settles_as_late_as_it_may_come() {
     house.database.execute("UPDATE quota_reservations SET made_at = now() - interval '6 days'");
     let event = |at: chrono::DateTime<Utc>, value: &str| {
         let raw = format!(
-            r#"{{ "event": {{ "id": "e", "event_name": "llm", "occurred_at": "{}", "data": {{ "tokens": {value} }} }} }}"#,
+            r#"{{ "event": {{ "id": "e", "event_name": "llm", "occurred_at": "{}",
+                "data": {{ "tokens": {value} }} }} }}"#,
             at.to_rfc3339()
         );
         serde_json::from_str::<Value>(&raw).expect("JSON")

@@ -39,13 +39,15 @@ pub(super) fn in_realm(mut event: Value, account: &str, livemode: bool) -> Value
 }
 
 pub(super) fn charge(id: &str, customer: &str, intent: Option<&str>) -> Value {
-    let fields = json!({ "customer": customer, "payment_intent": intent, "status": "succeeded", "captured": true, "amount": 500,
+    let fields = json!({ "customer": customer, "payment_intent": intent, "status": "succeeded",
+        "captured": true, "amount": 500,
         "amount_captured": 500, "amount_refunded": 0, "currency": "usd", "refunded": false });
     object("charge", id, fields)
 }
 
 pub(super) fn intent(id: &str, customer: &str, charge: &str, invoice: Option<&str>) -> Value {
-    let fields = json!({ "customer": customer, "status": "succeeded", "amount": 500, "amount_received": 500, "currency": "usd",
+    let fields = json!({ "customer": customer, "status": "succeeded", "amount": 500, "amount_received": 500,
+        "currency": "usd",
         "latest_charge": charge, "invoice": invoice });
     object("payment_intent", id, fields)
 }
@@ -54,7 +56,8 @@ pub(super) fn refund(id: &str, charge: &str, intent: Option<&str>) -> Value {
     object(
         "refund",
         id,
-        json!({ "charge": charge, "payment_intent": intent, "amount": 100, "currency": "usd", "status": "succeeded" }),
+        json!({ "charge": charge, "payment_intent": intent, "amount": 100, "currency": "usd",
+            "status": "succeeded" }),
     )
 }
 
@@ -80,14 +83,17 @@ pub(super) fn books(customer_id: &str, org: Option<&str>) -> Vec<Value> {
         object(
             "dispute",
             &id("dp"),
-            json!({ "charge": id("ch"), "payment_intent": null, "amount": 500, "currency": "usd", "status": "needs_response" }),
+            json!({ "charge": id("ch"), "payment_intent": null, "amount": 500, "currency": "usd",
+                "status": "needs_response" }),
         ),
         object(
             "credit_note",
             &id("cn"),
             json!({ "invoice": id("in"), "customer": customer_id, "number": id("CN"), "status": "issued",
-            "currency": "usd", "amount": 100, "total": 100, "lines": { "object": "list", "has_more": false, "data": [
-                { "id": id("cnli"), "object": "credit_note_line_item", "type": "custom_line_item", "amount": 100, "unit_amount_decimal": "99.5" } ] } }),
+            "currency": "usd", "amount": 100, "total": 100,
+                "lines": { "object": "list", "has_more": false, "data": [
+                { "id": id("cnli"), "object": "credit_note_line_item", "type": "custom_line_item",
+                    "amount": 100, "unit_amount_decimal": "99.5" } ] } }),
         ),
     ];
     made.iter_mut().for_each(|made| *made = new(made.take()));

@@ -1,5 +1,5 @@
-//! A tenant with two providers of AI, one limited and one unlimited: the limited one stops at its limit, the other goes on. One tenant
-//! can never read another.
+//! A tenant with two providers of AI, one limited and one unlimited: the limited one stops at its limit, the
+//! other goes on. One tenant can never read another.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,8 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
     let flow = Platform::at("2027-05-05T10:00:00Z");
     let shop = flow.daemon.org(&flow.key, "shop", "Asia/Jakarta").await;
     let rival = flow.daemon.org(&flow.key, "rival", "Asia/Jakarta").await;
-    let meter = json!({ "key": "ai_calls", "event_name": "ai.call", "aggregation": "count", "dimensions": ["provider", "model"] });
+    let meter = json!({ "key": "ai_calls", "event_name": "ai.call", "aggregation": "count",
+        "dimensions": ["provider", "model"] });
     flow.post("/v1/meters", meter, 201).await;
     // What the product kept as 0, unlimited, is a limit of null here.
     let quota = |(provider, limit): (&str, Value)| {
@@ -23,7 +24,10 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
     flow.put("/v1/plans/business", json!({ "name": "Business", "quotas": quotas })).await;
     flow.on_plan("shop", "business").await;
     let key = flow.database.key("usage:write,usage:read,billing:read", Some(&shop));
-    let call = |n: usize, provider: &str| json!({ "id": format!("{provider}-{n}"), "event_name": "ai.call", "data": { "provider": provider, "model": "m" } });
+    let call = |n: usize, provider: &str| {
+        json!({ "id": format!("{provider}-{n}"), "event_name": "ai.call",
+        "data": { "provider": provider, "model": "m" } })
+    };
     let calls: Vec<Value> = (0..8).flat_map(|n| [call(n, "openai"), call(n, "deepseek")]).collect();
     let statuses = flow.daemon.usage(&key, &json!(calls)).await;
     let of =
@@ -36,9 +40,18 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
         flow.daemon.usage(&key, &json!([call(7, "openai"), call(0, "openai")])).await,
         ["data quota_exceeded", "duplicate"]
     );
-    let verdict = flow.daemon.post("/v1/quota/check", &key, &json!({ "items": [
-        { "meter": "ai_calls", "dimensions": { "provider": "openai" } }, { "meter": "ai_calls", "dimensions": { "provider": "deepseek" } }
-    ] })).await.1;
+    let verdict = flow
+        .daemon
+        .post(
+            "/v1/quota/check",
+            &key,
+            &json!({ "items": [
+        { "meter": "ai_calls", "dimensions": { "provider": "openai" } },
+            { "meter": "ai_calls", "dimensions": { "provider": "deepseek" } }
+    ] }),
+        )
+        .await
+        .1;
     assert_eq!(
         (&verdict["results"][0]["allowed"], &verdict["results"][1]["allowed"]),
         (&json!(false), &json!(true)),

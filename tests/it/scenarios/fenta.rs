@@ -1,6 +1,6 @@
-//! A studio's jobs post prompt tokens, output tokens, render seconds and storage. The month's tokens run out in its midst, the next
-//! reservation is refused, the month turns (where the clocks have changed meanwhile) and it is granted. The invoice is paid and
-//! exported.
+//! A studio's jobs post prompt tokens, output tokens, render seconds and storage. The month's tokens run out
+//! in its midst, the next reservation is refused, the month turns (where the clocks have changed meanwhile)
+//! and it is granted. The invoice is paid and exported.
 
 use serde_json::json;
 
@@ -18,7 +18,8 @@ async fn tokens_run_out_and_come_again_with_the_month() {
         ("render_seconds", "render.done", "seconds", "seconds", vec!["profile"]),
         ("storage_bytes", "asset.stored", "bytes", "bytes", vec![]),
     ] {
-        let meter = json!({ "key": key, "event_name": event_name, "aggregation": "sum", "value_field": field, "unit": unit, "dimensions": dimensions });
+        let meter = json!({ "key": key, "event_name": event_name, "aggregation": "sum", "value_field": field,
+            "unit": unit, "dimensions": dimensions });
         studio.post("/v1/meters", meter, 201).await;
     }
     let card = json!({ "currency": "usd", "rates": [
@@ -27,7 +28,8 @@ async fn tokens_run_out_and_come_again_with_the_month() {
         { "unit_cost": "0.000001" },
     ] });
     studio.post("/v1/meters/llm_tokens/rate_cards", card, 201).await;
-    let card = json!({ "currency": "usd", "rates": [{ "when": { "profile": "4k" }, "unit_cost": "0.05" }, { "unit_cost": "0.02" }] });
+    let card = json!({ "currency": "usd",
+        "rates": [{ "when": { "profile": "4k" }, "unit_cost": "0.05" }, { "unit_cost": "0.02" }] });
     studio.post("/v1/meters/render_seconds/rate_cards", card, 201).await;
     // The limit comes with the plan that the studio pays for at Stripe.
     let quota = json!({ "meter": "llm_tokens", "period": "month", "limit": "100000", "enforcement": "hard" });
@@ -46,7 +48,8 @@ async fn tokens_run_out_and_come_again_with_the_month() {
     studio.daemon.projected().await;
     studio.plan_of("studio", Some("studio")).await;
 
-    // A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the reservation.
+    // A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the
+    // reservation.
     let job = studio.reserve("studio", "llm_tokens", 60_000, json!({}), 201).await;
     let tokens = |id: &str, kind: &str, count: i64| {
         json!({ "id": id, "source": "jobs", "org": "studio", "event_name": "llm.tokens", "member": "ana",
@@ -59,9 +62,12 @@ async fn tokens_run_out_and_come_again_with_the_month() {
         tokens("job-1/output", "output", 5_000),
         tokens("job-2/prompt", "prompt", 30_000),
         tokens("job-2/output", "output", 10_000),
-        { "id": "job-1/render", "source": "jobs", "org": "studio", "event_name": "render.done", "data": { "seconds": "90.5", "profile": "4k" } },
-        { "id": "job-2/render", "source": "jobs", "org": "studio", "event_name": "render.done", "data": { "seconds": 30, "profile": "hd" } },
-        { "id": "job-1/asset", "source": "jobs", "org": "studio", "event_name": "asset.stored", "data": { "bytes": 7_340_032 } },
+        { "id": "job-1/render", "source": "jobs", "org": "studio", "event_name": "render.done",
+            "data": { "seconds": "90.5", "profile": "4k" } },
+        { "id": "job-2/render", "source": "jobs", "org": "studio", "event_name": "render.done",
+            "data": { "seconds": 30, "profile": "hd" } },
+        { "id": "job-1/asset", "source": "jobs", "org": "studio", "event_name": "asset.stored",
+            "data": { "bytes": 7_340_032 } },
     ]);
     assert_eq!(studio.daemon.usage(&studio.key, &reported).await, ["accepted"; 6]);
     // A retry of all of it changes nothing.

@@ -1,5 +1,6 @@
-//! Three messages a day to a number: the fourth to the same number is refused, another number passes, one on the white list always
-//! passes, after local midnight the count starts again, and counters older than seven days are gone.
+//! Three messages a day to a number: the fourth to the same number is refused, another number passes, one on
+//! the white list always passes, after local midnight the count starts again, and counters older than seven
+//! days are gone.
 
 use serde_json::json;
 
@@ -14,10 +15,12 @@ async fn three_messages_a_day_to_a_number() {
     let meter = json!({ "key": "messages", "event_name": "message.sent", "aggregation": "count" });
     gateway.post("/v1/meters", meter, 201).await;
     // The limit is that of the tenant's plan.
-    let quota = json!({ "meter": "messages", "period": "day", "per_subject": true, "limit": "3", "enforcement": "hard" });
+    let quota = json!({ "meter": "messages", "period": "day", "per_subject": true, "limit": "3",
+        "enforcement": "hard" });
     gateway.put("/v1/plans/gateway", json!({ "name": "Gateway", "quotas": [quota] })).await;
     gateway.on_plan("tenant", "gateway").await;
-    let friend = json!({ "org": "tenant", "meter": "messages", "period": "day", "per_subject": true, "subject": "+62-800", "reason": "our own phone" });
+    let friend = json!({ "org": "tenant", "meter": "messages", "period": "day", "per_subject": true,
+        "subject": "+62-800", "reason": "our own phone" });
     gateway.post("/v1/quota_exemptions", friend, 201).await;
 
     // A message is sent when a place for it was set aside, and then it takes the place.

@@ -1,6 +1,6 @@
-//! A chat product sells a plan and packs. A purchase is told of by many Stripe events, before the product knows the user: the battery
-//! is charged once. The day's allowance is burned before the month's units, those before what was bought. A refund takes back its
-//! share. After the cancellation the period runs out.
+//! A chat product sells a plan and packs. A purchase is told of by many Stripe events, before the product
+//! knows the user: the battery is charged once. The day's allowance is burned before the month's units, those
+//! before what was bought. A refund takes back its share. After the cancellation the period runs out.
 
 use serde_json::{Value, json};
 
@@ -16,40 +16,62 @@ const BOUGHT: &str = "2027-05-10T08:00:00Z";
 const ENDS: &str = "2027-06-10T08:00:00Z";
 
 fn subscription(status: &str, cancel_at_period_end: bool) -> Value {
-    json!({ "id": "sub_mia", "object": "subscription", "created": unix(BOUGHT), "customer": "cus_mia", "status": status, "currency": "usd", "livemode": false,
-        "cancel_at_period_end": cancel_at_period_end, "collection_method": "charge_automatically", "start_date": unix(BOUGHT), "metadata": {},
-        "items": { "object": "list", "has_more": false, "data": [{ "id": "si_mia", "object": "subscription_item", "quantity": 1, "created": unix(BOUGHT), "metadata": {},
+    json!({ "id": "sub_mia", "object": "subscription", "created": unix(BOUGHT), "customer": "cus_mia",
+        "status": status, "currency": "usd", "livemode": false,
+        "cancel_at_period_end": cancel_at_period_end, "collection_method": "charge_automatically",
+            "start_date": unix(BOUGHT), "metadata": {},
+        "items": { "object": "list", "has_more": false,
+            "data": [{ "id": "si_mia", "object": "subscription_item", "quantity": 1, "created": unix(BOUGHT),
+            "metadata": {},
             "current_period_start": unix(BOUGHT), "current_period_end": unix(ENDS),
-            "price": { "id": "price_power", "object": "price", "product": "prod_power", "currency": "usd", "unit_amount": 2000, "recurring": { "interval": "month", "interval_count": 1 } } }] } })
+            "price": { "id": "price_power", "object": "price", "product": "prod_power", "currency": "usd",
+                "unit_amount": 2000, "recurring": { "interval": "month", "interval_count": 1 } } }] } })
 }
 
 fn session(id: &str, mode: &str, more: Value) -> Value {
-    let mut session = json!({ "id": id, "object": "checkout.session", "created": unix(BOUGHT), "customer": "cus_mia", "client_reference_id": "mia", "mode": mode,
-        "status": "complete", "payment_status": "paid", "currency": "usd", "livemode": false, "metadata": {} });
+    let mut session = json!({ "id": id, "object": "checkout.session", "created": unix(BOUGHT),
+        "customer": "cus_mia", "client_reference_id": "mia", "mode": mode,
+        "status": "complete", "payment_status": "paid", "currency": "usd", "livemode": false,
+            "metadata": {} });
     session.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
     session
 }
 
 fn intent(id: &str, amount: i64) -> Value {
-    json!({ "id": id, "object": "payment_intent", "created": unix(BOUGHT), "customer": "cus_mia", "status": "succeeded", "currency": "usd", "amount": amount,
-            "amount_received": amount, "livemode": false, "metadata": {}, "latest_charge": format!("ch_{id}") })
+    json!({ "id": id, "object": "payment_intent", "created": unix(BOUGHT), "customer": "cus_mia",
+        "status": "succeeded", "currency": "usd", "amount": amount,
+            "amount_received": amount, "livemode": false, "metadata": {},
+                "latest_charge": format!("ch_{id}") })
 }
 
 fn charge(intent: &str, amount: i64, refunded: i64) -> Value {
-    json!({ "id": format!("ch_{intent}"), "object": "charge", "created": unix(BOUGHT), "customer": "cus_mia", "payment_intent": intent, "status": "succeeded", "paid": true,
-            "captured": true, "amount": amount, "amount_captured": amount, "amount_refunded": refunded, "refunded": refunded == amount, "currency": "usd", "livemode": false, "metadata": {} })
+    json!({ "id": format!("ch_{intent}"), "object": "charge", "created": unix(BOUGHT), "customer": "cus_mia",
+        "payment_intent": intent, "status": "succeeded", "paid": true,
+            "captured": true, "amount": amount, "amount_captured": amount, "amount_refunded": refunded,
+                "refunded": refunded == amount, "currency": "usd", "livemode": false, "metadata": {} })
 }
 
 fn invoice() -> Value {
-    json!({ "id": "in_mia", "object": "invoice", "created": unix(BOUGHT), "customer": "cus_mia", "status": "paid", "currency": "usd", "livemode": false,
-        "billing_reason": "subscription_create", "collection_method": "charge_automatically", "number": "MIA-1", "subtotal": 2000, "total": 2000, "amount_due": 2000,
-        "amount_paid": 2000, "amount_remaining": 0, "period_start": unix(BOUGHT), "period_end": unix(BOUGHT), "metadata": {}, "total_taxes": [], "total_discount_amounts": [],
-        "status_transitions": { "finalized_at": unix(BOUGHT), "paid_at": unix(BOUGHT), "voided_at": null, "marked_uncollectible_at": null },
+    json!({ "id": "in_mia", "object": "invoice", "created": unix(BOUGHT), "customer": "cus_mia",
+        "status": "paid", "currency": "usd", "livemode": false,
+        "billing_reason": "subscription_create", "collection_method": "charge_automatically",
+            "number": "MIA-1", "subtotal": 2000, "total": 2000, "amount_due": 2000,
+        "amount_paid": 2000, "amount_remaining": 0, "period_start": unix(BOUGHT), "period_end": unix(BOUGHT),
+            "metadata": {}, "total_taxes": [], "total_discount_amounts": [],
+        "status_transitions": { "finalized_at": unix(BOUGHT), "paid_at": unix(BOUGHT), "voided_at": null,
+            "marked_uncollectible_at": null },
         "parent": { "type": "subscription_details", "subscription_details": { "subscription": "sub_mia" } },
-        "lines": { "object": "list", "has_more": false, "data": [{ "id": "il_mia", "object": "line_item", "amount": 2000, "currency": "usd", "description": "Power",
-            "quantity": 1, "livemode": false, "metadata": {}, "period": { "start": unix(BOUGHT), "end": unix(ENDS) }, "taxes": [], "discount_amounts": [],
-            "pricing": { "type": "price_details", "price_details": { "price": "price_power", "product": "prod_power" }, "unit_amount_decimal": "2000" },
-            "parent": { "type": "subscription_item_details", "subscription_item_details": { "subscription": "sub_mia", "subscription_item": "si_mia", "proration": false } } }] } })
+        "lines": { "object": "list", "has_more": false,
+            "data": [{ "id": "il_mia", "object": "line_item", "amount": 2000, "currency": "usd",
+            "description": "Power",
+            "quantity": 1, "livemode": false, "metadata": {},
+                "period": { "start": unix(BOUGHT), "end": unix(ENDS) }, "taxes": [], "discount_amounts": [],
+            "pricing": { "type": "price_details",
+                "price_details": { "price": "price_power", "product": "prod_power" },
+                "unit_amount_decimal": "2000" },
+            "parent": { "type": "subscription_item_details",
+                "subscription_item_details": { "subscription": "sub_mia", "subscription_item": "si_mia",
+                "proration": false } } }] } })
 }
 
 struct Chat(Platform);
@@ -108,12 +130,16 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
     let waiting = chat.0.get("/v1/battery/effects/waiting").await;
     assert_eq!(waiting["data"].as_array().map(Vec::len), Some(0), "{waiting}");
 
-    let meter = json!({ "key": "tokens", "event_name": "api.usage", "aggregation": "sum", "value_field": "tokens", "unit": "tokens", "dimensions": ["model", "cached"] });
+    let meter = json!({ "key": "tokens", "event_name": "api.usage", "aggregation": "sum",
+        "value_field": "tokens", "unit": "tokens", "dimensions": ["model", "cached"] });
     chat.0.post("/v1/meters", meter, 201).await;
-    let card = json!({ "currency": "usd", "rates": [{ "when": { "cached": "yes" }, "battery_units": "0.002" }, { "battery_units": "0.01" }] });
+    let card = json!({ "currency": "usd",
+        "rates": [{ "when": { "cached": "yes" }, "battery_units": "0.002" }, { "battery_units": "0.01" }] });
     chat.0.post("/v1/meters/tokens/rate_cards", card, 201).await;
-    let plan = json!({ "name": "Power", "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_power" },
-                       "battery_units": "1000", "daily_battery": "50", "battery_debt_limit": "0", "features": { "voice": true } });
+    let plan = json!({ "name": "Power",
+        "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_power" },
+                       "battery_units": "1000", "daily_battery": "50", "battery_debt_limit": "0",
+                           "features": { "voice": true } });
     chat.0.put("/v1/plans/power", plan).await;
     chat.0.put("/v1/battery/packs/boost", json!({ "name": "Boost", "units": "500" })).await;
     chat.0.daemon.org(&chat.0.key, "mia", "Europe/Berlin").await;
@@ -163,11 +189,14 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
     // Half of the money goes back, and half of the units.
     let at = "2027-05-11T12:00:00Z";
     chat.0.clock.turn(at);
-    let refund = json!({ "id": "re_boost", "object": "refund", "created": unix(at), "amount": 250, "currency": "usd", "charge": "ch_pi_boost",
-                         "payment_intent": "pi_boost", "status": "succeeded", "reason": "requested_by_customer", "metadata": {} });
+    let refund = json!({ "id": "re_boost", "object": "refund", "created": unix(at), "amount": 250,
+        "currency": "usd", "charge": "ch_pi_boost",
+                         "payment_intent": "pi_boost", "status": "succeeded",
+                             "reason": "requested_by_customer", "metadata": {} });
     chat.deliver(at, &[("refund.created", refund), ("charge.refunded", charge("pi_boost", 500, 250))]).await;
     let mut ledger = chat.ledger();
-    // The plan gives the day's allowance from the moment at which it is known; the payment's grant follows it or not.
+    // The plan gives the day's allowance from the moment at which it is known; the payment's grant follows it
+    // or not.
     if ledger[..2] == ["grant 50 → 50", "grant 1000 → 1050"] {
         ledger.splice(..2, ["grant 1000 → 1000", "grant 50 → 1050"].map(str::to_owned));
     }

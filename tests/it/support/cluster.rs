@@ -1,7 +1,7 @@
 //! One PostgreSQL for all tests, a fresh database for each.
 //!
-//! The server is the daemon's own embedded one. It ends, and its directory goes, when this process ends in whatever way: its
-//! guard waits for the end of its standard input, which this process holds.
+//! The server is the daemon's own embedded one. It ends, and its directory goes, when this process ends in
+//! whatever way: its guard waits for the end of its standard input, which this process holds.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

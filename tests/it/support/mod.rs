@@ -15,7 +15,8 @@ pub use proxy::Proxy;
 /// The signing secret that test daemons know.
 pub const SECRET: &str = "whsec_test";
 
-/// Stripe's recorded events, where this checkout has them beside it; says so and gives `None` where it does not.
+/// Stripe's recorded events, where this checkout has them beside it; says so and gives `None` where it does
+/// not.
 pub fn recorded_events() -> Option<std::path::PathBuf> {
     let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/stripe-events");
     let dir = std::env::var_os("COULOMB_STRIPE_EVENTS").map_or_else(beside, Into::into);

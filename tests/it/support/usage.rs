@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{Daemon, Database};
 
 impl Database {
-    /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since 2020.
+    /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since
+    /// 2020.
     pub fn meter(
         &self,
         id: i32,
@@ -21,7 +22,8 @@ impl Database {
         // In one transaction: a daemon that reads the new version finds the prices there.
         self.execute(&format!(
             "INSERT INTO meters VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
-             INSERT INTO meter_versions VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
+             INSERT INTO meter_versions
+             VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
              {card}
              UPDATE catalog SET version = version + 1"
         ));
@@ -30,49 +32,65 @@ impl Database {
     /// A slot that is counted for every org.
     pub fn slot(&self, id: i32, meter_id: i32, filter: &Value, per_subject: bool, period: &str) {
         self.execute(&format!(
-            "INSERT INTO quota_slots VALUES ({id}, {meter_id}, '{filter}', {per_subject}, '{period}', true, now());
+            "INSERT INTO quota_slots
+             VALUES ({id}, {meter_id}, '{filter}', {per_subject}, '{period}', true, now());
              UPDATE catalog SET version = version + 1"
         ));
     }
 
-    /// What does not balance: keys without records, summaries, counters and ledgers that are not the sums of the records.
+    /// What does not balance: keys without records, summaries, counters and ledgers that are not the sums of
+    /// the records.
     pub fn unbalanced(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 5] = [
             (
                 "keys and records",
-                "SELECT count(*) FROM usage_keys k FULL JOIN (SELECT DISTINCT org_id, event_key FROM usage_records WHERE correction = 0) r
+                "SELECT count(*) FROM usage_keys k
+                 FULL JOIN (SELECT DISTINCT org_id, event_key FROM usage_records WHERE correction = 0) r
                      USING (org_id, event_key) WHERE k.content IS NULL OR r.org_id IS NULL",
             ),
             (
                 "records and daily summaries",
                 "SELECT count(*) FROM daily_summaries d FULL JOIN (
-                     SELECT org_id, series_id, day, sum(quantity) AS quantity, sum(1 - 2 * (correction % 2)) AS count, sum(cost) AS cost,
+                     SELECT org_id, series_id, day, sum(quantity) AS quantity,
+                         sum(1 - 2 * (correction % 2)) AS count, sum(cost) AS cost,
                             sum(battery_units) AS battery_units
-                     FROM usage_records JOIN meters USING (meter_id) WHERE aggregation IN ('sum', 'count') GROUP BY 1, 2, 3) r
+                     FROM usage_records JOIN meters USING (meter_id) WHERE aggregation IN ('sum', 'count')
+                     GROUP BY 1, 2, 3) r
                      USING (org_id, series_id, day)
-                 WHERE (d.org_id IS NULL OR (SELECT aggregation IN ('sum', 'count') FROM usage_series s JOIN meters USING (meter_id)
+                 WHERE (d.org_id IS NULL
+                     OR (SELECT aggregation IN ('sum', 'count') FROM usage_series s JOIN meters
+                     USING (meter_id)
                             WHERE (s.org_id, s.series_id) = (d.org_id, d.series_id)))
-                   AND (d.quantity, d.count, d.cost, d.battery_units) IS DISTINCT FROM (r.quantity, r.count, r.cost, r.battery_units)",
+                   AND (d.quantity, d.count, d.cost, d.battery_units) IS DISTINCT FROM (r.quantity, r.count,
+                       r.cost, r.battery_units)",
             ),
             (
                 "records and counters",
                 // Those of levels are no sums.
                 "SELECT count(*) FROM (SELECT c.* FROM quota_counters c JOIN quota_slots q USING (slot_id)
                      WHERE used <> 0 AND q.period <> 'always') c FULL JOIN (
-                     SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE '' END AS subject,
+                     SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE ''
+                         END AS subject,
                             CASE q.period WHEN 'day' THEN coalesce(r.own_day, r.day)
                                  WHEN 'month' THEN date_trunc('month', coalesce(r.own_day, r.day))::date
-                                 ELSE coalesce(r.billing_period, date_trunc('month', coalesce(r.own_day, r.day))::date)
+                                 ELSE coalesce(r.billing_period,
+                                     date_trunc('month', coalesce(r.own_day, r.day))::date)
                             END AS period,
                             coalesce(CASE q.period WHEN 'billing' THEN r.billing_start END, 'epoch') AS began,
                             sum(r.quantity) AS used
-                     FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s USING (org_id, series_id)
+                     FROM usage_records r JOIN quota_slots q USING (meter_id) JOIN usage_series s
+                         USING (org_id, series_id)
                      WHERE q.period <> 'always' AND s.dimensions @> q.filter
                      GROUP BY 1, 2, 3, 4, 5 HAVING sum(r.quantity) <> 0) r
                      USING (org_id, slot_id, subject, period, began)
                  WHERE c.used IS DISTINCT FROM r.used",
             ),
-            ("series", "SELECT count(*) FROM usage_records r WHERE NOT EXISTS (SELECT FROM usage_series s WHERE (s.org_id, s.series_id) = (r.org_id, r.series_id))"),
+            (
+                "series",
+                "SELECT count(*) FROM usage_records r
+                WHERE NOT EXISTS (SELECT FROM usage_series s
+                WHERE (s.org_id, s.series_id) = (r.org_id, r.series_id))",
+            ),
             ("the default partition", "SELECT count(*) FROM usage_partitions.usage_records_default"),
         ];
         let wrong = |(name, sql): (&str, &str)| {
@@ -92,7 +110,8 @@ impl Daemon {
         org["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Sends usage that must be read as a whole, and gives the statuses of the events. What is sent alone and not taken is a problem.
+    /// Sends usage that must be read as a whole, and gives the statuses of the events. What is sent alone and
+    /// not taken is a problem.
     pub async fn usage(&self, key: &str, events: &Value) -> Vec<String> {
         let (status, answer) = self.post("/v1/usage", key, events).await;
         let refused = events.is_object() && answer["results"][0]["status"] != "accepted";

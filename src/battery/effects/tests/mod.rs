@@ -32,10 +32,13 @@ fn judged(facts: &Facts, kind: Kind) -> Outcome {
 
 /// A paid invoice of March with one line.
 fn invoice(line: &serde_json::Value) -> Facts {
-    let mut whole = json!({ "id": "il_1", "kind": "subscription", "amount": 2000, "quantity": 1, "start": "2026-03-01T00:00:00Z", "end": "2026-04-01T00:00:00Z",
+    let mut whole = json!({ "id": "il_1", "kind": "subscription", "amount": 2000, "quantity": 1,
+        "start": "2026-03-01T00:00:00Z", "end": "2026-04-01T00:00:00Z",
         "price": "price_1", "subscription": "sub_1", "proration": false, "plan": { "id": "pro", "versions": [
-            { "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100", "annual": "1300", "trial": "7" },
-            { "version": 2, "created_at": "2026-02-15T00:00:00Z", "units": "200", "annual": null, "trial": null }] } });
+            { "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100", "annual": "1300",
+                "trial": "7" },
+            { "version": 2, "created_at": "2026-02-15T00:00:00Z", "units": "200", "annual": null,
+                "trial": null }] } });
     let fields = line.as_object().expect("an object").clone();
     for (name, value) in fields {
         if name == "plan" && value.is_object() {
@@ -46,10 +49,10 @@ fn invoice(line: &serde_json::Value) -> Facts {
             whole[name] = value;
         }
     }
-    facts(
-        json!({ "org_id": 1, "lines": [whole], "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd", "amount_paid": 2000,
-        "created": "2026-03-01T00:00:00Z", "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }),
-    )
+    facts(json!({ "org_id": 1, "lines": [whole],
+            "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd",
+            "amount_paid": 2000,
+        "created": "2026-03-01T00:00:00Z", "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }))
 }
 
 #[test]
@@ -123,7 +126,8 @@ fn what_is_missing_is_waited_for() {
 fn a_part_of_a_period_is_reckoned_by_time() {
     let full = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" });
     let part = |amount: i64| {
-        json!({ "plan": { "moved": 1 }, "proration": true, "amount": amount, "start": "2026-03-11T00:00:00Z", "end": "2026-03-31T00:00:00Z", "full": full,
+        json!({ "plan": { "moved": 1 }, "proration": true, "amount": amount, "start": "2026-03-11T00:00:00Z",
+            "end": "2026-03-31T00:00:00Z", "full": full,
         "holders": [{ "number": 4, "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" }] })
     };
     let outcome = judged(&invoice(&part(5)), Kind::Invoice);
@@ -146,9 +150,9 @@ fn a_session_names_its_pack() {
     let session = |metadata: serde_json::Value, found: &str| {
         let mut named = json!({ "metadata": metadata });
         named[found] = pack.clone();
-        facts(
-            json!({ "org_id": 1, "session": { "mode": "payment", "payment_status": "paid", "amount_total": 700, "currency": "usd", "named": named } }),
-        )
+        facts(json!({ "org_id": 1,
+                "session": { "mode": "payment", "payment_status": "paid", "amount_total": 700,
+                "currency": "usd", "named": named } }))
     };
     for (metadata, found, expected) in [
         (json!({ "battery_pack": "p" }), "pack", Some("50")),
@@ -186,16 +190,19 @@ fn returned_money_counts_once() {
         (json!({ "cause": "refund", "amount": 5, "status": "failed" }), 0),
         (json!({ "cause": "refund", "amount": 5, "status": "canceled" }), 0),
         (
-            json!({ "cause": "dispute", "amount": 5, "status": "warning_needs_response", "funds_withdrawn": 5 }),
+            json!({ "cause": "dispute", "amount": 5, "status": "warning_needs_response",
+                "funds_withdrawn": 5 }),
             0,
         ),
         (json!({ "cause": "dispute", "amount": 5, "status": "needs_response" }), 0),
         (
-            json!({ "cause": "dispute", "amount": 5, "status": "needs_response", "currency": "usd", "funds_currency": "usd", "funds_withdrawn": 4 }),
+            json!({ "cause": "dispute", "amount": 5, "status": "needs_response", "currency": "usd",
+                "funds_currency": "usd", "funds_withdrawn": 4 }),
             4,
         ),
         (
-            json!({ "cause": "dispute", "amount": 5, "status": "under_review", "currency": "usd", "funds_currency": "eur", "funds_withdrawn": 9 }),
+            json!({ "cause": "dispute", "amount": 5, "status": "under_review", "currency": "usd",
+                "funds_currency": "eur", "funds_withdrawn": 9 }),
             5,
         ),
         (json!({ "cause": "dispute", "amount": 5, "status": "needs_response", "funds_withdrawn": 0 }), 0),
@@ -214,7 +221,8 @@ fn returned_money_counts_once() {
         (json!({ "cause": "dispute", "amount": 5, "status": "lost", "funds_withdrawn": 0 }), 5),
         (json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "post_payment" }), 5),
         (
-            json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "post_payment", "refunds": 1, "out_of_band": 2 }),
+            json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "post_payment",
+                "refunds": 1, "out_of_band": 2 }),
             2,
         ),
         (json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "pre_payment" }), 0),
@@ -247,9 +255,12 @@ proptest! {
             let mut sum = rust_decimal::Decimal::ZERO;
             for (n, (kind, minor, units)) in steps.iter().enumerate() {
                 let kind = kinds[*kind];
-                let (minor, units) = if kind == CauseKind::Proration { (0, (*units).into()) } else { (*minor, rust_decimal::Decimal::ZERO) };
+                let (minor,
+                    units) = if kind == CauseKind::Proration { (0, (*units).into()) } else { (*minor,
+                    rust_decimal::Decimal::ZERO) };
                 // The same object again and again: only its last state counts.
-                sum += counted.count(kind, &format!("id_{}", n % 2), minor, units).expect("small").unwrap_or_default();
+                sum += counted.count(kind, &format!("id_{}", n % 2), minor,
+                    units).expect("small").unwrap_or_default();
                 assert!(counted.taken().expect("small") <= amount.into());
             }
             assert_eq!(sum, counted.taken().expect("small"));
@@ -263,7 +274,8 @@ proptest! {
         for ((kind, id), (minor, units)) in first.causes.iter().rev() {
             other.count(*kind, id, *minor, *units).expect("small");
         }
-        let gone: Vec<_> = other.causes.keys().filter(|key| !first.causes.contains_key(key)).cloned().collect();
+        let is_gone = |key: &&_| !first.causes.contains_key(*key);
+        let gone: Vec<_> = other.causes.keys().filter(is_gone).cloned().collect();
         for (kind, id) in gone {
             other.count(kind, &id, 0, rust_decimal::Decimal::ZERO).expect("small");
         }

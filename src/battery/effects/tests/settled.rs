@@ -46,10 +46,14 @@ fn settled_is_what_the_buyer_gave_up_in_any_form() {
 #[test]
 fn money_that_came_back_counts_once() {
     let note = |after: i64, refunded: Value, known: i64| {
-        json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "post_payment", "amount": after, "after": after, "refunded": refunded, "known": known,
+        json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "post_payment",
+            "amount": after, "after": after, "refunded": refunded, "known": known,
             "refunds": i64::from(refunded != json!(0)) })
     };
-    let refund = |amount: i64, status: &str| json!({ "cause": "refund", "id": "re_1", "amount": amount, "status": status });
+    let refund = |amount: i64, status: &str| {
+        json!({ "cause": "refund", "id": "re_1", "amount": amount,
+            "status": status })
+    };
     for (name, returned, total) in [
         ("to the balance alone", vec![note(1500, json!(0), 0)], 1500),
         ("refund and balance", vec![note(2000, json!(800), 800), refund(800, "succeeded")], 2000),
@@ -70,23 +74,20 @@ fn money_that_came_back_counts_once() {
         ("an older note", vec![note(2000, json!(null), 800), refund(800, "succeeded")], 2000),
         (
             "mixed: 5 of what was due, 5 of what was paid",
-            vec![
-                json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "mixed", "amount": 1000, "after": 500, "refunded": 0 }),
-            ],
+            vec![json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "mixed",
+                    "amount": 1000, "after": 500, "refunded": 0 })],
             500,
         ),
         (
             "before the payment",
-            vec![
-                json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "pre_payment", "amount": 700, "after": 0, "refunded": 0 }),
-            ],
+            vec![json!({ "cause": "credit_note", "id": "cn_1", "status": "issued", "type": "pre_payment",
+                    "amount": 700, "after": 0, "refunded": 0 })],
             0,
         ),
         (
             "voided",
-            vec![
-                json!({ "cause": "credit_note", "id": "cn_1", "status": "void", "type": "post_payment", "amount": 700, "after": 700, "refunded": 300 }),
-            ],
+            vec![json!({ "cause": "credit_note", "id": "cn_1", "status": "void", "type": "post_payment",
+                    "amount": 700, "after": 700, "refunded": 300 })],
             0,
         ),
         ("a refund that was canceled", vec![refund(500, "canceled")], 0),
@@ -99,9 +100,8 @@ fn money_that_came_back_counts_once() {
         ),
         (
             "a lost dispute whose appeal is looked at, without a list of movements",
-            vec![
-                json!({ "cause": "dispute", "id": "du_1", "amount": 900, "status": "appeal_under_review", "funds_withdrawn": 0 }),
-            ],
+            vec![json!({ "cause": "dispute", "id": "du_1", "amount": 900, "status": "appeal_under_review",
+                    "funds_withdrawn": 0 })],
             900,
         ),
     ] {

@@ -15,9 +15,12 @@ pub(super) fn line(
     (start, end): (&str, &str),
     more: Value,
 ) -> Value {
-    let mut line = json!({ "id": id, "item": item, "kind": "subscription", "amount": amount, "quantity": quantity, "start": start, "end": end,
-        "price": format!("price_{item}"), "subscription": "sub_1", "proration": false, "mirrored": { "trial_start": null, "trial_end": null },
-        "plan": { "id": "pro", "moved": 1, "by_price": true, "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100" }] } });
+    let mut line = json!({ "id": id, "item": item, "kind": "subscription", "amount": amount,
+        "quantity": quantity, "start": start, "end": end,
+        "price": format!("price_{item}"), "subscription": "sub_1", "proration": false,
+            "mirrored": { "trial_start": null, "trial_end": null },
+        "plan": { "id": "pro", "moved": 1, "by_price": true,
+            "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100" }] } });
     merge(&mut line, more);
     line
 }
@@ -34,10 +37,10 @@ pub(super) fn merge(into: &mut Value, more: Value) {
 }
 
 pub(super) fn of(lines: &[Value]) -> Facts {
-    facts(
-        json!({ "org_id": 1, "lines": lines, "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd",
-        "amount_paid": 2000, "total": 2000, "created": "2026-03-01T00:00:00Z", "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }),
-    )
+    facts(json!({ "org_id": 1, "lines": lines,
+            "invoice": { "status": "paid", "billing_reason": "subscription_cycle", "currency": "usd",
+        "amount_paid": 2000, "total": 2000, "created": "2026-03-01T00:00:00Z",
+            "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }))
 }
 
 /// Grants as `key units`, then takes as `key -units @holder`, then what waits as `key reason`.
@@ -205,7 +208,8 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
     assert_eq!(of(2), ("a~3", units("200"), april, at("2026-04-30T00:00:00Z"), Some(april)));
     assert_eq!(of(11).3, at(year.1));
     // Units for a year are granted at once, and a quarter is a period as any other.
-    let annual = json!({ "plan": { "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z", "units": "100", "annual": "1300" }] } });
+    let annual = json!({ "plan": { "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z",
+        "units": "100", "annual": "1300" }] } });
     assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 20_000, 1, year, annual)])), ["a 1300"]);
     let quarter = ("2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z");
     assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 6000, 1, quarter, json!({}))])), ["a 100"]);
@@ -328,10 +332,9 @@ fn a_session_sells_as_many_as_its_amount_says() {
     ] {
         let pack = json!({ "id": "p", "units": "50", "prices": prices, "has_price": true });
         let found = if metadata["battery_pack"].is_null() { "linked" } else { "pack" };
-        let facts = facts(
-            json!({ "org_id": 1, "session": { "mode": "payment", "payment_status": "paid", "amount_subtotal": subtotal,
-            "amount_total": 3000, "currency": "usd", "named": { "metadata": metadata, found: pack } } }),
-        );
+        let facts = facts(json!({ "org_id": 1,
+                "session": { "mode": "payment", "payment_status": "paid", "amount_subtotal": subtotal,
+            "amount_total": 3000, "currency": "usd", "named": { "metadata": metadata, found: pack } } }));
         let outcome = judged(&facts, Kind::CheckoutSession);
         let got =
             outcome.grants.first().map(|grant| grant.units).ok_or_else(|| outcome.waits[0].reason.name());
@@ -357,10 +360,9 @@ fn a_session_sells_when_it_is_settled() {
         let intent = intent.map(
             |(status, received)| json!({ "status": status, "amount_received": received, "currency": "usd" }),
         );
-        let facts = facts(
-            json!({ "org_id": 1, "intent": intent, "session": { "mode": mode, "payment_status": status, "amount_total": 2000,
-            "currency": "usd", "named": { "metadata": { "battery_pack": "p" }, "pack": pack } } }),
-        );
+        let facts = facts(json!({ "org_id": 1, "intent": intent,
+                "session": { "mode": mode, "payment_status": status, "amount_total": 2000,
+            "currency": "usd", "named": { "metadata": { "battery_pack": "p" }, "pack": pack } } }));
         let got =
             judged(&facts, Kind::PaymentIntent).grants.first().map(|grant| (grant.units, settled(&facts).0));
         assert_eq!(

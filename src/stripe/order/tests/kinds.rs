@@ -19,17 +19,20 @@ fn statuses_rank_in_the_order_of_a_life() {
         ),
         (
             "payment_intent",
-            "? < requires_payment_method = requires_source < requires_confirmation < requires_action < processing < requires_capture < succeeded = canceled",
+            "? < requires_payment_method = requires_source < requires_confirmation < requires_action < \
+                processing < requires_capture < succeeded = canceled",
         ),
         (
             "setup_intent",
-            "? < requires_payment_method < requires_confirmation < requires_action < processing < succeeded = canceled",
+            "? < requires_payment_method < requires_confirmation < requires_action < processing < succeeded \
+                = canceled",
         ),
         ("charge", "? < pending < succeeded = failed"),
         ("refund", "? < pending < requires_action < succeeded < failed = canceled"),
         (
             "dispute",
-            "? < warning_needs_response < warning_under_review < warning_closed < needs_response < under_review < won = lost",
+            "? < warning_needs_response < warning_under_review < warning_closed < needs_response < \
+                under_review < won = lost",
         ),
         ("checkout.session", "? < open < complete = expired"),
         ("payout", "? < pending < in_transit < paid < failed = canceled"),

@@ -1,5 +1,5 @@
-//! Whole lives within one second, as Stripe tells them: with exact links, and with ids and times rewritten from event to event, so that
-//! `previous_attributes` no longer fits the snapshot before.
+//! Whole lives within one second, as Stripe tells them: with exact links, and with ids and times rewritten
+//! from event to event, so that `previous_attributes` no longer fits the snapshot before.
 
 use serde_json::json;
 
@@ -46,7 +46,8 @@ impl Life {
         self.says(event_type)
     }
 
-    /// The same life with other event ids, in another order, its ids and times rewritten in up to `batches` ways.
+    /// The same life with other event ids, in another order, its ids and times rewritten in up to `batches`
+    /// ways.
     fn told(&self, seed: u64, batches: u64) -> (Vec<Stored>, Vec<usize>) {
         let mut order: Vec<usize> = (0..self.events.len()).collect();
         order.sort_by_key(|at| mix(seed ^ mix(*at as u64)));
@@ -96,11 +97,15 @@ fn rename(value: &mut Value, batch: u64) {
 fn draft() -> Life {
     let lines = json!({"data": [], "total_count": 0});
     let state = json!({
-        "id": "in_1", "object": "invoice", "customer": "~cus", "status": "draft", "amount_due": 0, "amount_paid": 0,
-        "amount_remaining": 0, "attempt_count": 0, "attempted": false, "auto_advance": true, "charge": null, "number": null,
-        "invoice_pdf": null, "lines": lines, "metadata": {}, "paid": false, "payment_intent": null, "total": 0,
+        "id": "in_1", "object": "invoice", "customer": "~cus", "status": "draft", "amount_due": 0,
+            "amount_paid": 0,
+        "amount_remaining": 0, "attempt_count": 0, "attempted": false, "auto_advance": true, "charge": null,
+            "number": null,
+        "invoice_pdf": null, "lines": lines, "metadata": {}, "paid": false, "payment_intent": null,
+            "total": 0,
         "next_payment_attempt": null, "webhooks_delivered_at": null,
-        "status_transitions": {"finalized_at": null, "paid_at": null, "voided_at": null, "marked_uncollectible_at": null},
+        "status_transitions": {"finalized_at": null, "paid_at": null, "voided_at": null,
+            "marked_uncollectible_at": null},
     });
     let lines = json!({"data": [{"id": "~il", "amount": 48000, "price": "~price"}], "total_count": 1});
     Life::born("invoice", "invoice.created", state).updates(
@@ -114,7 +119,8 @@ fn open_invoice() -> Life {
     draft()
         .updates(
             "invoice.updated",
-            json!({"status": "open", "number": "~no", "invoice_pdf": "~pdf", "payment_intent": "~pi", "status_transitions": finalized}),
+            json!({"status": "open", "number": "~no", "invoice_pdf": "~pdf", "payment_intent": "~pi",
+                "status_transitions": finalized}),
         )
         .says("invoice.finalized")
 }
@@ -132,8 +138,10 @@ fn paid(life: Life) -> Life {
     life.updates(
         "invoice.updated",
         json!({
-            "status": "paid", "paid": true, "attempted": true, "attempt_count": 2, "amount_paid": 48000, "amount_remaining": 0,
-            "charge": "~ch2", "next_payment_attempt": null, "webhooks_delivered_at": 5, "status_transitions": {"paid_at": T},
+            "status": "paid", "paid": true, "attempted": true, "attempt_count": 2, "amount_paid": 48000,
+                "amount_remaining": 0,
+            "charge": "~ch2", "next_payment_attempt": null, "webhooks_delivered_at": 5,
+                "status_transitions": {"paid_at": T},
         }),
     )
     .says("invoice.paid")
@@ -167,8 +175,10 @@ fn invoices() -> Vec<Life> {
 
 fn customer() -> Life {
     let state = json!({
-        "id": "cus_1", "object": "customer", "balance": 0, "currency": null, "default_source": null, "delinquent": false,
-        "email": "a@example.com", "invoice_settings": {"default_payment_method": null}, "metadata": {"realm": null, "name": null},
+        "id": "cus_1", "object": "customer", "balance": 0, "currency": null, "default_source": null,
+            "delinquent": false,
+        "email": "a@example.com", "invoice_settings": {"default_payment_method": null},
+            "metadata": {"realm": null, "name": null},
         "address": null, "discount": null, "test_clock": "~clock",
     });
     Life::born("customer", "customer.created", state)
@@ -198,8 +208,10 @@ fn customers() -> Vec<Life> {
 
 fn subscription(status: &str) -> Life {
     let state = json!({
-        "id": "sub_1", "object": "subscription", "customer": "~cus", "status": status, "cancel_at_period_end": false,
-        "cancel_at": null, "canceled_at": null, "current_period_start": T + 100, "current_period_end": T + 200, "quantity": 5,
+        "id": "sub_1", "object": "subscription", "customer": "~cus", "status": status,
+            "cancel_at_period_end": false,
+        "cancel_at": null, "canceled_at": null, "current_period_start": T + 100,
+            "current_period_end": T + 200, "quantity": 5,
         "latest_invoice": "~in1", "default_payment_method": null, "trial_end": null, "pending_update": null,
         "items": {"data": [{"id": "~si", "price": "~monthly", "quantity": 5}]},
     });
@@ -215,7 +227,8 @@ fn subscriptions() -> Vec<Life> {
     };
     let renewed = |life: Life, start: i64| {
         let invoice = format!("~in{start}");
-        let patch = json!({"current_period_start": T + start, "current_period_end": T + start + 100, "latest_invoice": invoice});
+        let patch = json!({"current_period_start": T + start, "current_period_end": T + start + 100,
+            "latest_invoice": invoice});
         update(life, patch)
     };
     let cancels = |life: Life, is: bool| {
@@ -245,21 +258,25 @@ fn payments() -> Vec<Life> {
     let intent = || {
         let state = json!({
             "id": "pi_1", "object": "payment_intent", "customer": "~cus", "status": "requires_payment_method",
-            "amount_received": 0, "latest_charge": null, "last_payment_error": null, "payment_method": null, "next_action": null,
+            "amount_received": 0, "latest_charge": null, "last_payment_error": null, "payment_method": null,
+                "next_action": null,
         });
         Life::born("payment_intent", "payment_intent.created", state)
     };
     let action = json!({"status": "requires_action", "payment_method": "~pm", "next_action": "~url"});
     let failure = json!({
-        "status": "requires_payment_method", "latest_charge": "~ch1", "last_payment_error": {"code": "card_declined", "charge": "~ch1"},
+        "status": "requires_payment_method", "latest_charge": "~ch1",
+            "last_payment_error": {"code": "card_declined", "charge": "~ch1"},
         "payment_method": null, "next_action": null,
     });
     let success = json!({
-        "status": "succeeded", "amount_received": 48000, "latest_charge": "~ch2", "payment_method": "~pm", "last_payment_error": null,
+        "status": "succeeded", "amount_received": 48000, "latest_charge": "~ch2", "payment_method": "~pm",
+            "last_payment_error": null,
     });
     let charge = || {
         let state = json!({
-            "id": "ch_1", "object": "charge", "customer": "~cus", "status": "succeeded", "captured": true, "amount_refunded": 0,
+            "id": "ch_1", "object": "charge", "customer": "~cus", "status": "succeeded", "captured": true,
+                "amount_refunded": 0,
             "refunded": false, "balance_transaction": null, "receipt_url": "~url", "disputed": false,
         });
         Life::born("charge", "charge.succeeded", state)
@@ -290,10 +307,14 @@ fn payments() -> Vec<Life> {
 }
 
 fn others() -> Vec<Life> {
-    let setup = json!({"id": "seti_1", "customer": "~cus", "status": "requires_payment_method", "payment_method": null});
-    let method = json!({"id": "pm_1", "customer": "~cus", "card": {"exp_year": 2030}, "billing_details": {"name": null}});
-    let refund = json!({"id": "re_1", "charge": "~ch", "status": "pending", "destination_details": {"reference": null}});
-    let dispute = json!({"id": "dp_1", "charge": "~ch", "status": "needs_response", "balance_transactions": [], "evidence": {"text": null}});
+    let setup = json!({"id": "seti_1", "customer": "~cus", "status": "requires_payment_method",
+        "payment_method": null});
+    let method = json!({"id": "pm_1", "customer": "~cus", "card": {"exp_year": 2030},
+        "billing_details": {"name": null}});
+    let refund = json!({"id": "re_1", "charge": "~ch", "status": "pending",
+        "destination_details": {"reference": null}});
+    let dispute = json!({"id": "dp_1", "charge": "~ch", "status": "needs_response",
+        "balance_transactions": [], "evidence": {"text": null}});
     let session = json!({"id": "cs_1", "customer": "~cus", "status": "complete", "payment_status": "unpaid"});
     let product =
         json!({"id": "prod_1", "active": true, "name": "a", "metadata": {"k": null}, "default_price": null});
@@ -346,7 +367,8 @@ fn exact_links_always_find_the_true_end() {
     // Told apart by times alone, so nothing could be asked of it once they are rewritten.
     let mut renewals = subscription("active");
     for month in 1..6 {
-        let patch = json!({"current_period_start": T + month, "current_period_end": T + month + 1, "latest_invoice": "~in"});
+        let patch = json!({"current_period_start": T + month, "current_period_end": T + month + 1,
+            "latest_invoice": "~in"});
         renewals = renewals.updates("customer.subscription.updated", patch);
         renewals = renewals.updates("customer.subscription.updated", json!({"status": "past_due"}));
         renewals = renewals.updates("customer.subscription.updated", json!({"status": "active"}));

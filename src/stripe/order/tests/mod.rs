@@ -1,4 +1,5 @@
-//! Whole decisions: tables for each kind, life-cycles as Stripe sends them, and properties over random histories.
+//! Whole decisions: tables for each kind, life-cycles as Stripe sends them, and properties over random
+//! histories.
 
 mod decisions;
 mod kinds;

@@ -38,7 +38,8 @@ pub(super) fn changes(before: &Value, after: &Value) -> Option<Value> {
 
 /// All events of a history in their true order, none missing.
 fn history(steps: &[Step], seed: u64) -> Vec<Stored> {
-    let mut state = json!({"id": "sub_1", "status": "active", "plain": 0, "nested": {"deep": null}, "list": [], "metadata": {}});
+    let mut state = json!({"id": "sub_1", "status": "active", "plain": 0, "nested": {"deep": null},
+        "list": [], "metadata": {}});
     let mut now = 1_700_000_000;
     let mut events = Vec::new();
     let mut emit = |event_type: &str, created, snapshot: &Value, previous| {
@@ -76,7 +77,8 @@ fn delivered(events: &[Stored], picks: &[Index]) -> Vec<Stored> {
     picks.iter().map(|pick| pick.get(events).clone()).collect()
 }
 
-/// What a projector does: keeps the winner and its rank, and looks at a group again only when an event joins it.
+/// What a projector does: keeps the winner and its rank, and looks at a group again only when an event joins
+/// it.
 fn fold(object: &str, events: &[Stored]) -> String {
     let rank_of = |event: &Stored| rank(object, &event.event_type, event.created, &event.snapshot);
     let mut best: Option<(Rank, String)> = None;
@@ -100,10 +102,11 @@ fn fold(object: &str, events: &[Stored]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// With every event at hand the last state wins, however often the object went back and forth within its last second.
-    /// Only a circle that closes within that second is left open, and never silently.
+    /// With every event at hand the last state wins, however often the object went back and forth within its
+    /// last second. Only a circle that closes within that second is left open, and never silently.
     #[test]
-    fn complete_evidence_finds_the_last_state(steps in steps(), seed in any::<u64>(), shuffle in any::<u64>()) {
+    fn complete_evidence_finds_the_last_state(steps in steps(), seed in any::<u64>(),
+        shuffle in any::<u64>()) {
         let events = history(&steps, seed);
         let last = events.last().unwrap();
         let group: Vec<&Stored> = events.iter().filter(|event| event.created == last.created).collect();
@@ -111,7 +114,8 @@ proptest! {
         let circle = before_group.is_some_and(|before| before.snapshot == last.snapshot) && group.len() > 1;
 
         let mut mixed = events.clone();
-        mixed.sort_by_cached_key(|event| event.id.bytes().fold(shuffle, |seed, byte| mix(seed ^ u64::from(byte))));
+        mixed.sort_by_cached_key(|event| event.id.bytes().fold(shuffle, |seed,
+            byte| mix(seed ^ u64::from(byte))));
         let (at, ambiguous) = winner("subscription", &mixed);
         if circle {
             prop_assert!(ambiguous || mixed[at].snapshot == last.snapshot);
@@ -121,7 +125,8 @@ proptest! {
         }
     }
 
-    /// Any part of a history, with repeats: the winner depends on the set alone, and keeping winner and rank finds the same.
+    /// Any part of a history, with repeats: the winner depends on the set alone, and keeping winner and rank
+    /// finds the same.
     #[test]
     fn the_set_decides(
         steps in steps(),

@@ -1,5 +1,5 @@
-//! Every kind in both generations, field by field, from fixtures written for this; then the rules that hold for any
-//! kind; then whatever real events lie beside the project.
+//! Every kind in both generations, field by field, from fixtures written for this; then the rules that hold
+//! for any kind; then whatever real events lie beside the project.
 
 mod invoices;
 mod payments;

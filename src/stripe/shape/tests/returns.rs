@@ -152,7 +152,8 @@ fn the_parts_of_a_credit_note() {
         ),
         (
             json!({"type": "mixed", "total": 900, "pre_payment_amount": 400, "post_payment_amount": 500,
-                "refunds": [{"refund": "re_1", "amount_refunded": 150}, {"refund": {"id": "re_2"}, "amount_refunded": 50}]}),
+                "refunds": [{"refund": "re_1", "amount_refunded": 150},
+                    {"refund": {"id": "re_2"}, "amount_refunded": 50}]}),
             Some(400),
             Some(500),
             Some(200),

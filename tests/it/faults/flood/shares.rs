@@ -93,8 +93,10 @@ async fn a_flood_of_reads_leaves_connections_for_others() {
 async fn untaken_exports_leave_places_for_others_and_end() {
     let database = Database::new();
     database.execute(
-        "INSERT INTO invoices (account, livemode, id, currency, total, lines_complete, created, deleted, description)
-         SELECT '', false, 'in_' || n, 'eur', n, true, '2026-01-01'::timestamptz + n * interval '1 second', false,
+        "INSERT INTO invoices (account, livemode, id, currency, total, lines_complete, created, deleted,
+             description)
+         SELECT '', false, 'in_' || n, 'eur', n, true, '2026-01-01'::timestamptz + n * interval '1 second',
+             false,
                 repeat('text ', 3000)
          FROM generate_series(1, 1000) n",
     );
