@@ -90,7 +90,7 @@ async fn parse_only(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
-    coulomb::usage::http::parse_only(&app, &principal, &request, payload).await
+    coulomb::api::usage::events::parse_only(&app, &principal, &request, payload).await
 }
 
 struct Server {

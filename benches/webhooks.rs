@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use coulomb::api::stripe::webhook::verified_body;
 use coulomb::app::App;
 use coulomb::config::Config;
 use coulomb::db::{self, Db, DbOptions, migrate};
 use coulomb::error::Error;
 use coulomb::server;
-use coulomb::stripe::http::verified_body;
 use coulomb::time::Clock;
 use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
@@ -73,7 +73,7 @@ async fn signature_only(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     verified_body(&app, &request, payload).await?;
-    Ok(HttpResponse::Ok().json(coulomb::stripe::http::Received { received: true }))
+    Ok(HttpResponse::Ok().json(coulomb::api::stripe::webhook::Received { received: true }))
 }
 
 struct Server {

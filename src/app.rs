@@ -8,6 +8,8 @@ use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
+use crate::metering::catalog::Held;
+use crate::metering::partitions::Known;
 use crate::metrics::Metrics;
 use crate::quota::{Parts, Quotas};
 use crate::shares::Shares;
@@ -16,11 +18,9 @@ use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
 use crate::threads::Threads;
 use crate::time::Clock;
-use crate::usage::catalog::Held;
 use crate::usage::ingest::Ingest;
-use crate::usage::partitions::Known;
 use crate::usage::refresh::Refresher;
-use crate::workers::Wake;
+use crate::wake::Wake;
 
 /// Everything that a request may need.
 pub struct App {
@@ -106,14 +106,7 @@ impl App {
             usize::from(config.quota_writers),
             config.quota_queue as usize,
         );
-        let usage = Ingest::start(
-            &db,
-            &quotas.parts,
-            &threads,
-            usize::from(config.usage_writers),
-            config.usage_batch as usize,
-            config.usage_queue,
-        );
+        let usage = Ingest::start(&db, &quotas.parts, &threads, &config);
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,

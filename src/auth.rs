@@ -3,8 +3,6 @@
 //! A key reads `clb_live_<id>_<secret><crc>`: a public id to find it by, a secret of 190 random bits, and a
 //! checksum so that a mistyped or truncated key is told from a wrong one without asking the database. Only
 //! the SHA-256 of the secret is stored.
-
-pub mod http;
 pub mod keyring;
 mod scope;
 

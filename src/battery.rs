@@ -13,17 +13,12 @@ pub mod account;
 pub mod accounts;
 pub mod audit;
 pub mod by_hand;
-pub mod by_hand_http;
 pub mod effects;
-pub mod effects_http;
 pub mod entries;
 pub mod exports;
 pub mod grants;
-pub mod ignored_http;
 pub mod packs;
-pub mod packs_http;
 pub mod reads;
-pub mod reads_http;
 pub mod terms;
 #[cfg(test)]
 mod tests;

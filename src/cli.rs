@@ -22,11 +22,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::api::openapi;
 use crate::config::{Config, ConfigError};
 use crate::db::embedded::{self, GuardArgs};
 use crate::db::migrate::MigrateError;
 use crate::server::ServeError;
-use crate::{db, dump, logging, openapi, panics};
+use crate::{db, dump, logging, panics};
 
 /// What went wrong, as the last line on standard error; the exit code tells the kind.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -391,7 +391,7 @@ impl Config {
             return Ok(dir.clone());
         }
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if crate::db::embedded::running_as_root() {
+        if running_as_root() {
             return Ok(PathBuf::from("/var/lib/coulomb"));
         }
         set("XDG_DATA_HOME")
@@ -479,6 +479,12 @@ fn parse_file(name: &str, text: &str) -> Result<FileSettings, ConfigError> {
         settings.insert(key, FileSetting { text, place });
     }
     Ok(settings)
+}
+
+/// Whether this process is root, whose places differ from a user's.
+#[must_use]
+pub fn running_as_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 #[cfg(test)]

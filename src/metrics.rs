@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::metering::event::Tally;
 use crate::threads::State;
-use crate::usage::event::Tally;
 
 /// Labels of an answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

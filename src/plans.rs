@@ -9,12 +9,9 @@ pub mod body;
 pub mod charge;
 pub mod diff;
 pub mod entitlements;
-pub mod entitlements_http;
 pub mod file;
-pub mod http;
 pub mod import;
 pub mod subscriptions;
-pub mod subscriptions_http;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -23,8 +20,8 @@ use crate::battery::packs;
 use crate::billing::directory::Directory;
 use crate::billing::{local_subscriptions, moves, plans};
 use crate::error::Error;
+use crate::metering::catalog;
 use crate::quota::plan_quotas;
-use crate::usage::catalog;
 pub use body::Wanted;
 pub use diff::Change;
 

@@ -12,26 +12,20 @@
 pub mod admit;
 mod book;
 pub mod check;
-pub mod check_http;
-pub mod counters;
 pub mod define;
 pub mod desk;
 pub mod exemptions;
-pub mod exemptions_http;
 mod lane;
 pub mod limits;
-pub mod messages;
-pub mod messages_http;
 pub mod orgs;
 pub mod overview;
-pub mod periods;
 pub mod plan_quotas;
 pub mod quotas;
-pub mod quotas_http;
 pub mod reservations;
 pub mod settle;
-pub mod slots;
 pub mod standing;
+pub mod thresholds;
+pub mod wanted;
 
 use std::sync::Arc;
 
@@ -43,12 +37,12 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::partitions::Known;
+use crate::metering::series;
 use crate::shares::Holder;
 use crate::threads::Threads;
 use crate::time::Clock;
-use crate::usage::catalog::{self, Catalog};
-use crate::usage::partitions::Known;
-use crate::usage::series;
 use lane::Lane;
 use limits::Limits;
 

@@ -26,11 +26,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use self::wire::{Watched, Wire};
+use crate::api::{http, routes};
 use crate::app::App;
 use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, Patience, SPARE};
 use crate::error::Error;
-use crate::{http, json, routes};
+use crate::json;
 
 /// Connections that the system may hold for us before we take them.
 const BACKLOG: i32 = 1024;

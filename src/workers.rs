@@ -1,27 +1,28 @@
 //! Background work: one table of workers, each a thread with its own connection.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::pg::PgConnection;
 
+use crate::api::commands;
 use crate::app::App;
 use crate::battery::{effects, upkeep};
 use crate::billing::directory;
-use crate::commands;
 use crate::db;
 use crate::error::Error;
+use crate::metering::counters;
+use crate::metering::{catalog, partitions};
 use crate::panics;
 use crate::plans::{charge, subscriptions};
-use crate::quota::{counters, desk, reservations};
+use crate::quota::{desk, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
 use crate::time::Belief;
 use crate::usage::books::Given;
-use crate::usage::{catalog, partitions};
+use crate::wake::Wake;
 
 /// What a turn of a worker came to.
 enum Turn {
@@ -277,53 +278,6 @@ fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let turn = app.refresher.turn(conn, Given::new(&app.config, app.clock.now()))?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
-}
-
-/// Wakes resting workers: something was put into the inbox, or the daemon stops.
-#[derive(Default)]
-pub struct Wake {
-    generation: Mutex<u64>,
-    /// Told of everything, for those who rest until woken.
-    changed: Condvar,
-    /// Told of the end alone: a commit wakes nobody whom it does not concern.
-    ended: Condvar,
-    stopped: AtomicBool,
-}
-
-impl Wake {
-    /// Wakes every worker that rests until woken.
-    pub fn all(&self) {
-        *self.generation.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.changed.notify_all();
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        self.all();
-        self.ended.notify_all();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-
-    fn generation(&self) -> u64 {
-        *self.generation.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rests for `time`, or until stopped, or (when `woken`) until the generation is no longer `seen`.
-    fn rest(&self, seen: u64, time: Duration, woken: bool) {
-        let until = Instant::now() + time;
-        let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
-        while !(self.is_stopped() || woken && *generation != seen) {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-            else {
-                return;
-            };
-            let told = if woken { &self.changed } else { &self.ended };
-            generation = told.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
 }
 
 /// Running workers.

@@ -186,7 +186,7 @@ shown!(CreditNoteView, "credit_note");
 ///
 /// # Errors
 /// [`Error::Invalid`] when the page is too large for rows with lines.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, CreditNoteView)>, Error> {
@@ -202,7 +202,7 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CreditNoteView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CreditNoteView, Error> {
     let found = read::find::<CreditNote>(conn, lookup)?;
     let mut views = with_lines(conn, vec![found], lookup.lines)?;
     views.pop().map(|(_, view)| view).ok_or(Error::NotFound(CreditNote::NAME))

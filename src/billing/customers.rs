@@ -162,7 +162,7 @@ impl From<Owned<Customer>> for CustomerView {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, CustomerView)>, Error> {
@@ -174,6 +174,6 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CustomerView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CustomerView, Error> {
     read::find::<Customer>(conn, lookup).map(Into::into)
 }

@@ -115,7 +115,7 @@ impl From<Owned<Dispute>> for DisputeView {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, DisputeView)>, Error> {
@@ -127,6 +127,6 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<DisputeView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<DisputeView, Error> {
     read::find::<Dispute>(conn, lookup).map(Into::into)
 }

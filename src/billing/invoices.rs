@@ -267,7 +267,7 @@ shown!(InvoiceView, "invoice");
 ///
 /// # Errors
 /// [`Error::Invalid`] when the page is too large for rows with lines.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, InvoiceView)>, Error> {
@@ -283,7 +283,7 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<InvoiceView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<InvoiceView, Error> {
     let found = read::find::<Invoice>(conn, lookup)?;
     let mut views = with_lines(conn, vec![found], lookup.lines)?;
     views.pop().map(|(_, view)| view).ok_or(Error::NotFound(Invoice::NAME))

@@ -30,7 +30,7 @@ struct Data {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn snapshot(
+pub(crate) fn snapshot(
     conn: &mut PgConnection,
     objects: &[&str],
     (account, livemode, id): (&str, bool, &str),

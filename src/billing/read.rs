@@ -182,7 +182,7 @@ macro_rules! readable {
 pub(super) use readable;
 
 /// A row as the API shows it, which may carry Stripe's own words; [`shown!`] implements it.
-pub(super) trait Shown: Serialize + Send + 'static {
+pub(crate) trait Shown: Serialize + Send + 'static {
     /// The kinds of Stripe object that it mirrors.
     const OBJECTS: &'static [&'static str];
     /// Account, live mode and id.

@@ -147,7 +147,7 @@ impl From<Owned<Refund>> for RefundView {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, RefundView)>, Error> {
@@ -159,6 +159,6 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<RefundView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<RefundView, Error> {
     read::find::<Refund>(conn, lookup).map(Into::into)
 }

@@ -257,7 +257,7 @@ shown!(SubscriptionView, "subscription");
 ///
 /// # Errors
 /// When the database fails.
-pub(super) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, SubscriptionView)>, Error> {
@@ -273,7 +273,7 @@ pub(super) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<SubscriptionView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<SubscriptionView, Error> {
     let found = read::find::<Subscription>(conn, lookup)?;
     with_items(conn, vec![found])?.pop().map(|(_, view)| view).ok_or(Error::NotFound(Subscription::NAME))
 }

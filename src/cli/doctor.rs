@@ -16,9 +16,9 @@ use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
+use crate::metering::{partitions, unpriced};
 use crate::realm::Trusted;
 use crate::stripe::inbox;
-use crate::usage::{partitions, unpriced};
 
 /// What a check found.
 enum Finding {

@@ -67,7 +67,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
         }
         KeyCommand::List => {
             for key in auth::list(conn, None)? {
-                out::line(serde_json::to_string(&auth::http::KeyView::from(key))?)?;
+                out::line(serde_json::to_string(&crate::api::keys::KeyView::from(key))?)?;
             }
         }
         KeyCommand::Revoke { id } => db::once(conn, |conn| {

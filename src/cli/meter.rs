@@ -15,11 +15,11 @@ use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
+use crate::metering::meters::{self, Aggregation, Filter, NewMeter, Unpriced};
+use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
+use crate::metering::{catalog, series};
 use crate::time::{Clock, Moment};
 use crate::usage::correct::rate::{self, Later};
-use crate::usage::meters::{self, Aggregation, Filter, NewMeter, Unpriced};
-use crate::usage::rates::{self, NewRateCard, Rate, TierPeriod};
-use crate::usage::{catalog, series};
 
 /// What to do with meters.
 #[derive(Subcommand)]

@@ -196,7 +196,7 @@ fn runtime_dirs(config: &Config) -> Vec<PathBuf> {
     let system = PathBuf::from(SYSTEM);
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let own = own.map(|dir| dir.join("coulomb"));
-    if embedded::running_as_root() || rustix::fs::access(&system, rustix::fs::Access::WRITE_OK).is_ok() {
+    if crate::config::running_as_root() || rustix::fs::access(&system, rustix::fs::Access::WRITE_OK).is_ok() {
         return [Some(system), own].into_iter().flatten().collect();
     }
     [own, Some(system)].into_iter().flatten().collect()

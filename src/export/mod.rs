@@ -5,9 +5,7 @@
 //! were whole.
 
 mod battery;
-pub mod battery_http;
 pub(crate) mod csv;
-pub mod http;
 mod jsonl;
 mod of;
 mod pages;
@@ -98,6 +96,6 @@ fn writer<'a>(request: &Request, rows: u64, out: Output<'a>) -> Result<Box<dyn W
     })
 }
 
-fn output_failed(error: impl std::fmt::Display) -> Error {
+pub(crate) fn output_failed(error: impl std::fmt::Display) -> Error {
     Error::Internal(format!("the output failed: {error}"))
 }

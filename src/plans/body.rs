@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::quantity::{Quantity, QuantityFromZero};
 use crate::quota::define::Counted;
 use crate::quota::limits::Terms;
-use crate::quota::quotas_http::{NewLimit, limits_of_plan};
+use crate::quota::wanted::{NewLimit, limits_of_plan};
 
 /// A price of a plan.
 #[derive(Clone, Debug, Deserialize, ToSchema)]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::charge;
 use crate::billing::local_subscriptions::{self, Changed, Ended, LocalSubscription};
 use crate::error::Error;
-use crate::quota::messages::{self, NewMessage};
+use crate::outbox::{self, NewMessage};
 
 /// Subscriptions ended in one transaction, at most.
 const BATCH: i64 = 500;
@@ -28,7 +28,7 @@ pub fn follow(
     charge::grant(conn, &owed, now)?;
     let over = ended.iter().chain((subscription.status == "cancelled").then_some(&subscription));
     let messages = over.map(|subscription| told(org_id, org, subscription)).collect();
-    messages::write(conn, messages, now)?;
+    outbox::write(conn, messages, now)?;
     Ok(subscription)
 }
 
@@ -58,7 +58,7 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Err
     conn.transaction(|conn| {
         let ended = local_subscriptions::end_due(conn, now, BATCH)?;
         let told = |Ended { org_id, org, subscription }: &Ended| told(*org_id, org, subscription);
-        messages::write(conn, ended.iter().map(told).collect(), now)?;
+        outbox::write(conn, ended.iter().map(told).collect(), now)?;
         Ok(ended.len())
     })
 }

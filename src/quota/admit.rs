@@ -8,14 +8,14 @@ use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
 use super::book::Book;
-use super::counters::{self, CounterKey};
 use super::limits::{Limit, Limits};
 use super::reservations::{self, Row};
 use super::standing::{Applying, Battery, Standing};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::usage::catalog::Catalog;
+use crate::metering::catalog::Catalog;
+use crate::metering::counters::{self, CounterKey};
 
 /// A usage event that asks to be counted.
 #[derive(Clone, Debug)]

@@ -8,7 +8,6 @@ use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::counters::{self, Count, CounterKey, Moved};
 use super::desk::Done;
 use super::limits::Limits;
 use super::orgs::Orgs;
@@ -19,9 +18,10 @@ use super::standing::{self, Ask, Battery};
 use crate::battery::{Accounts, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::usage::catalog::Catalog;
-use crate::usage::ingest;
-use crate::usage::meters::Aggregation;
+use crate::metering::catalog::Catalog;
+use crate::metering::counters::{self, Count, CounterKey, Moved};
+use crate::metering::meters::Aggregation;
+use crate::metering::posting;
 
 /// Counters and reservations of a batch, locked, as they become while its requests are decided.
 pub(super) struct Book<'a> {
@@ -61,7 +61,7 @@ impl<'a> Book<'a> {
             return None;
         }
         let (changes, fresh, touched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let batch = ingest::batch(now);
+        let batch = posting::batch(now);
         let mut book = Self { catalog, limits, now, batch, counts, changes, rows, accounts, fresh, touched };
         let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(Row::name);
         for name in overdue.collect::<Vec<_>>() {

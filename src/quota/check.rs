@@ -8,7 +8,6 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::counters::{self, Count, CounterKey};
 use super::lane::Work;
 use super::limits::Limits;
 use super::orgs::Orgs;
@@ -20,8 +19,9 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::counters::{self, Count, CounterKey};
 use crate::panics;
-use crate::usage::catalog::{self, Catalog};
 
 /// What is asked: each item may name another org.
 pub type Items = Vec<(OrgRef, Ask)>;

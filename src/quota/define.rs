@@ -22,13 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::periods::{Back, Period};
-use super::slots::PeriodKind;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
+use crate::metering::catalog;
+use crate::metering::meters::{self, Aggregation};
+use crate::metering::periods::{Back, Period};
+use crate::metering::slots::PeriodKind;
 use crate::schema::{quota_slot_orgs, quota_slots, usage_series};
-use crate::usage::catalog;
-use crate::usage::meters::{self, Aggregation};
 
 /// Orgs filled in by one statement.
 const CHUNK: usize = 1000;

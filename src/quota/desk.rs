@@ -12,22 +12,22 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
 use super::book::Book;
-use super::counters::{self, CounterKey};
 use super::lane::Work;
 use super::limits::Limits;
 use super::orgs::Orgs;
 use super::reservations::{self, Name, Reservation, Row};
 use super::settle::{Claim, Recorder, Usage};
 use super::standing::{self, Ask, Battery, Standing};
-use super::{Parts, messages};
+use super::{Parts, thresholds};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::db::{self, Ended};
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::counters::{self, CounterKey};
+use crate::metering::partitions;
 use crate::panics;
-use crate::usage::catalog::{self, Catalog};
-use crate::usage::partitions;
 
 /// Times that a batch starts over: the catalogue changed, or a reservation came up meanwhile.
 const STARTS: u32 = 20;
@@ -265,7 +265,7 @@ impl Desk {
         book.accounts.write(conn)?;
         recorder.store(conn, &kept, book.batch)?;
         let org = |org_id: i64| orgs.by_id(org_id).map(|org| &**org);
-        messages::thresholds(conn, &catalog, &limits, org, &moved, now)?;
+        thresholds::thresholds(conn, &catalog, &limits, org, &moved, now)?;
         Ok(done)
     }
 }

@@ -11,8 +11,8 @@ use super::define::{self, Counted};
 use super::quotas::counted_of;
 use crate::error::Error;
 use crate::ids;
+use crate::metering::catalog;
 use crate::schema::{meters, orgs, quota_exemptions, quota_slots};
-use crate::usage::catalog;
 
 /// A subject of an org that limits on this do not hold, whether they are the org's own or its plan's. Its
 /// usage is counted all the same, the org's counter included.

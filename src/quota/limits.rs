@@ -14,8 +14,8 @@ use crate::battery::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::billing::plans::{self, PlanVersion};
 use crate::error::Error;
+use crate::metering::catalog;
 use crate::schema::{plan_quotas, quota_exemptions, quotas};
-use crate::usage::catalog;
 
 /// What a limit does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -11,20 +11,20 @@ use utoipa::ToSchema;
 
 use super::Parts;
 use super::check;
-use super::counters::{Count, CounterKey};
 use super::lane::Work;
 use super::limits::{Enforcement, HeldPlan, Limits, Source};
 use super::orgs::Orgs;
 use super::quantity::Quantity;
-use super::slots::{PeriodKind, Slot};
 use crate::battery::reads::balance::Figures;
 use crate::battery::terms::AllTerms;
 use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::metering::catalog::Catalog;
+use crate::metering::counters::{Count, CounterKey};
+use crate::metering::slots::{PeriodKind, Slot};
 use crate::panics;
-use crate::usage::catalog::Catalog;
 
 /// A limit that holds for an org.
 #[derive(Clone, Debug, Serialize, ToSchema)]

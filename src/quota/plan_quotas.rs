@@ -16,8 +16,8 @@ use super::limits::Terms;
 use super::quotas::{counted_of, terms_of};
 use crate::billing::directory::Directory;
 use crate::error::Error;
+use crate::metering::catalog;
 use crate::schema::{meters, plan_quotas, quota_slots};
-use crate::usage::catalog;
 
 /// A limit that every org on the plan has, unless it has a quota of its own on the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -12,15 +12,15 @@ use utoipa::ToSchema;
 
 use super::define::{self, Counted, For};
 use super::limits::{Enforcement, Terms};
-use super::periods::{Back, Period};
-use super::slots::PeriodKind;
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::ids;
+use crate::metering::catalog;
+use crate::metering::periods::{Back, Period};
+use crate::metering::slots::PeriodKind;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
 use crate::schema::{meters, orgs, quota_counters, quota_slots, quotas};
 use crate::time::{Day, Moment};
-use crate::usage::catalog;
 
 /// An org's own limit on what a meter counts. It stands in place of its plan's.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -146,7 +146,7 @@ pub struct Filter {
 /// the database fails.
 pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
     type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
-    crate::usage::meters::ids(conn, filter.meter.as_slice())?;
+    crate::metering::meters::ids(conn, filter.meter.as_slice())?;
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quotas::slot_id)))

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::counters::CounterKey;
-use super::periods::Period;
 use super::quantity::Quantity;
 use super::standing::{Battery, Standing};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::metering::counters::CounterKey;
+use crate::metering::periods::Period;
 
 /// Overdue reservations ended in one transaction, at most.
 const OVERDUE: &str = "1000";

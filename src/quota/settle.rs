@@ -8,16 +8,16 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::counters::CounterKey;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::metering::catalog::Catalog;
+use crate::metering::counters::CounterKey;
+use crate::metering::event::{self, Form, Outcome, Rejection};
+use crate::metering::levels::{CHANGE, Levels};
+use crate::metering::meters::{Aggregation, Meter};
+use crate::metering::resolve::{Caller, Resolver, Usage as Recorded, Window, event_key, priced};
+use crate::metering::{posting, series};
 use crate::quantity::Sum;
-use crate::usage::catalog::Catalog;
-use crate::usage::event::{self, Form, Outcome, Rejection};
-use crate::usage::levels::{CHANGE, Levels};
-use crate::usage::meters::{Aggregation, Meter};
-use crate::usage::resolve::{Caller, Resolver, Usage as Recorded, Window, event_key, priced};
-use crate::usage::{ingest, series};
 
 /// Source of usage events that are made for a settlement; their id is the reservation's.
 pub const SOURCE: &str = "coulomb:reservation";
@@ -98,10 +98,10 @@ impl Recorder {
         let resolved: Vec<Result<Recorded, Rejection>> =
             usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
-        let outcomes = ingest::claim(conn, &good)?;
+        let outcomes = posting::claim(conn, &good)?;
         let ours = good.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
         let ours: Vec<&Recorded> = ours.map(|(one, _)| one).collect();
-        let mut tiers = ingest::Tiers::raise(conn, ours.iter().copied())?;
+        let mut tiers = posting::Tiers::raise(conn, ours.iter().copied())?;
         let mut levels = Levels::lock(conn, ours.iter().copied())?;
         let mut outcomes = outcomes.into_iter();
         let mut too_large = Vec::new();
@@ -116,7 +116,7 @@ impl Recorder {
                         {
                             Ok(()) => {
                                 let (counters, units) =
-                                    (ingest::counted(&one).collect(), ingest::units(&one));
+                                    (posting::counted(&one).collect(), posting::units(&one));
                                 (Claim::New { quantity, counters, units }, Some(one))
                             }
                             Err(rejection) => {
@@ -158,14 +158,14 @@ impl Recorder {
         if claimed().all(|(_, kept)| kept) {
             self.levels.write(conn)?;
         }
-        ingest::write_rows(conn, &kept, 1, batch)
+        posting::write_rows(conn, &kept, 1, batch)
     }
 }
 
 /// Gives back the keys and tiers of usage that is not stored.
 fn give_back(conn: &mut PgConnection, usage: &[&Recorded]) -> Result<(), Error> {
-    ingest::Tiers::lower(conn, usage.iter().copied())?;
-    ingest::unclaim(conn, usage.iter().map(|one| ingest::key(one)).collect())
+    posting::Tiers::lower(conn, usage.iter().copied())?;
+    posting::unclaim(conn, usage.iter().map(|one| posting::key(one)).collect())
 }
 
 /// Its quantity on the reserved meter.

@@ -8,16 +8,16 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::counters::{Count, CounterKey, slots_for};
 use super::limits::{Enforcement, Limit, Limits, Source};
 use super::quantity::{Quantity, Sum};
-use super::slots::{PeriodKind, Slot};
 use crate::battery::Account;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::usage::catalog::Catalog;
-use crate::usage::meters::{Meter, Unpriced};
-use crate::usage::rating;
+use crate::metering::catalog::Catalog;
+use crate::metering::counters::{Count, CounterKey, slots_for};
+use crate::metering::meters::{Meter, Unpriced};
+use crate::metering::rating;
+use crate::metering::slots::{PeriodKind, Slot};
 
 /// What somebody asks to use.
 #[derive(Clone, Debug, PartialEq, Eq)]

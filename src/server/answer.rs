@@ -13,9 +13,9 @@ use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 
+use crate::api::http::Shared;
 use crate::connections::Connection;
 use crate::error::Error;
-use crate::http::Shared;
 
 /// Bytes of an answer that are handed over at once: what a client does not take is not copied either.
 const SLICE: usize = 16 << 10;

@@ -1,10 +1,7 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
-
-pub mod admin;
 pub mod bodies;
 pub mod effects;
 pub mod event;
-pub mod http;
 pub mod inbox;
 pub mod json;
 pub mod order;

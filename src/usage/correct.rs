@@ -8,7 +8,7 @@
 //!
 //! Usage goes on being written meanwhile. A correction holds the catalogue shared, as all who write usage do,
 //! and locks the event's key and then every row that it changes, in the order that they keep
-//! ([`ingest::lock_rows`]). Whoever wrote to such a row before has committed by then, records and all;
+//! ([`posting::lock_rows`]). Whoever wrote to such a row before has committed by then, records and all;
 //! whoever comes later adds to what the correction leaves. The corrections of one org follow each other, so
 //! that usage waits for few of them.
 
@@ -26,16 +26,16 @@ use diesel::sql_types::{BigInt, Bool, Integer};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::catalog::{self, Catalog};
-use super::event::{Rejection, UsageEvent};
-use super::ingest::{self, Tiers};
-use super::levels::{self, Levels};
-use super::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
-use super::series;
-use super::unpriced::{self, Pricing};
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::event::{Rejection, UsageEvent};
+use crate::metering::levels::{self, Levels};
+use crate::metering::posting::{self, Tiers};
+use crate::metering::resolve::{Caller, Metered, Resolver, Usage, Window, posted, priced_by};
+use crate::metering::series;
+use crate::metering::unpriced::{self, Pricing};
 use crate::quantity::{Sum, is_bounded};
 use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
 
@@ -73,7 +73,7 @@ pub fn void(
     let catalog = begin(conn, held, correction)?;
     let stored = Stored::find(conn, correction)?;
     let mut taken = stored.taken_back(&catalog, series, correction, now)?;
-    ingest::lock_rows(conn, correction.org.org_id, &taken.iter().collect::<Vec<_>>(), Depth::All, now)?;
+    posting::lock_rows(conn, correction.org.org_id, &taken.iter().collect::<Vec<_>>(), Depth::All, now)?;
     stored.take_back(conn, &mut taken, correction, now)?;
     Ok(stored.correction + 1)
 }
@@ -126,13 +126,13 @@ pub fn amend(
     let mut taken = stored.taken_back(&catalog, series, correction, now)?;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
     let both: Vec<&Usage> = taken.iter().chain([&new]).collect();
-    ingest::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
+    posting::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
     let places = stored.take_back(conn, &mut taken, correction, now)?;
     let mut tiers = Tiers::raise(conn, [&new])?;
     charged::charge_again(conn, &mut tiers, &mut new, &places)?;
     let mut levels = Levels::lock(conn, [&new])?;
     levels.take(&mut new).map_err(refused)?;
-    ingest::write(conn, &[&new], 1, burn(now))?;
+    posting::write(conn, &[&new], 1, burn(now))?;
     levels.write(conn)?;
     record(conn, correction, new.event_key, new.correction, now)?;
     Ok(new.correction)
@@ -193,7 +193,7 @@ struct Record {
 
 impl Stored {
     fn find(conn: &mut PgConnection, correction: &Correction<'_>) -> Result<Self, Error> {
-        let event_key = super::resolve::event_key(correction.source, correction.id);
+        let event_key = crate::metering::resolve::event_key(correction.source, correction.id);
         let org_id = correction.org.org_id;
         let occurred_at: DateTime<Utc> = usage_keys::table
             .find((org_id, event_key))
@@ -317,7 +317,7 @@ impl Stored {
             places.extend(charged::give_back(conn, &mut tiers, one)?);
             levels::take_back(conn, one)?;
         }
-        ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
+        posting::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
         for one in taken.iter().filter(|one| !one.elsewhere) {
             recount::without(conn, one)?;
         }
@@ -333,8 +333,8 @@ fn too_large() -> Error {
 }
 
 /// What a correction takes back may go to any grant.
-fn burn(now: DateTime<Utc>) -> ingest::Burn<'static> {
-    ingest::Burn { terms: None, locked: None, depth: Depth::All, now }
+fn burn(now: DateTime<Utc>) -> posting::Burn<'static> {
+    posting::Burn { terms: None, locked: None, depth: Depth::All, now }
 }
 
 /// What takes a record back; what its tiers give back is asked when it is written.

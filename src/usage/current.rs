@@ -6,10 +6,10 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::partitions::month_of;
 use super::summaries::{self, Grouping, Query, Usage};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::metering::partitions::month_of;
 
 /// What was used in the running periods.
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -1,16 +1,7 @@
 //! Ingest: usage from many requests into few commits. Nobody is answered before the commit.
 
-mod binary;
-mod burn;
-mod keys;
-mod locks;
-mod priced;
 mod queue;
-mod records;
-mod retold;
 mod store;
-mod tiers;
-mod totals;
 mod writer;
 
 use std::collections::HashSet;
@@ -18,36 +9,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use self::queue::Queue;
 use self::store::Stored;
 use self::writer::{Job, Trust, Writer};
-use super::catalog::Catalog;
-use super::event::{Outcome, Rejection, UsageEvent};
-use super::partitions;
-use super::resolve::{Caller, Resolver, Usage, Window};
-use super::series;
-use super::unpriced;
 use crate::answers;
-use crate::app::App;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
+use crate::config::Config;
 use crate::db::{Db, Scope};
 use crate::error::Error;
-use crate::quota::Parts;
+use crate::metering::catalog::Catalog;
+use crate::metering::event::{Outcome, Rejection, UsageEvent};
+use crate::metering::partitions;
+use crate::metering::resolve::{Caller, Resolver, Usage, Window};
+use crate::metering::series;
+use crate::metering::unpriced;
+use crate::quota::{Parts, Quotas};
 use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
-
-pub(super) use self::burn::Burn;
-pub(crate) use self::burn::{batch, units};
-pub(crate) use self::keys::{claim, key, unclaim};
-pub(super) use self::locks::lock_rows;
-pub(super) use self::priced::of_periods;
-pub(super) use self::store::write;
-pub(crate) use self::store::write_rows;
-pub(crate) use self::tiers::Tiers;
-pub(super) use self::tiers::{is_alone, period_at};
-pub use self::totals::value_digest;
-pub(crate) use self::totals::{counted, counted_by};
 
 /// Longest turn of a writer that is believed to be work.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,6 +44,24 @@ pub struct Options {
     pub new_only: bool,
 }
 
+/// Which times are taken, by the settings.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    back_days: u16,
+    ahead_s: u32,
+    retention_months: u16,
+}
+
+impl Times {
+    fn window(self, now: DateTime<Utc>) -> Window {
+        Window {
+            horizon: partitions::horizon(self.retention_months, now),
+            back: chrono::Duration::days(i64::from(self.back_days)),
+            ahead: chrono::Duration::seconds(i64::from(self.ahead_s)),
+        }
+    }
+}
+
 /// The way in. Dropping it lets the writers finish what waits.
 pub struct Ingest {
     queue: Arc<Queue<Job>>,
@@ -71,6 +70,7 @@ pub struct Ingest {
     capacity: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
     refreshing: tokio::sync::Mutex<()>,
+    times: Times,
     /// Series seen lately.
     pub series: Arc<series::Held>,
 }
@@ -78,17 +78,12 @@ pub struct Ingest {
 const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
 
 impl Ingest {
-    /// Starts `writers` threads over a queue of `capacity` usage events; `batch` share a commit at most.
+    /// Starts the writers' threads over a bounded queue of usage events.
     #[must_use]
-    pub fn start(
-        db: &Db,
-        parts: &Arc<Parts>,
-        threads: &Threads,
-        writers: usize,
-        batch: usize,
-        capacity: u32,
-    ) -> Self {
-        let queue = Arc::new(Queue::new(batch));
+    pub fn start(db: &Db, parts: &Arc<Parts>, threads: &Threads, config: &Config) -> Self {
+        let writers = usize::from(config.usage_writers);
+        let capacity = config.usage_queue as usize;
+        let queue = Arc::new(Queue::new(config.usage_batch as usize));
         let threads = (0..writers).map(|n| {
             let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
             threads.spawn("usage-writer", n, PATIENCE, move |pulse| {
@@ -101,11 +96,16 @@ impl Ingest {
         let threads = Mutex::new(threads.collect());
         Self {
             queue,
-            places: Shares::new(capacity as usize),
-            capacity: capacity as usize,
+            places: Shares::new(capacity),
+            capacity,
             threads,
             refreshing: tokio::sync::Mutex::default(),
             series: Arc::clone(&parts.series),
+            times: Times {
+                back_days: config.usage_window_back_days,
+                ahead_s: config.usage_window_ahead_s,
+                retention_months: config.usage_retention_months,
+            },
         }
     }
 
@@ -135,58 +135,54 @@ impl Ingest {
     /// [`Error::OutcomeUnknown`] when that is not known. It must be sent again then. And what `read` says.
     pub async fn take<'a>(
         &self,
-        app: &App,
+        quotas: &Quotas,
         (holder, caller): (Holder, &Caller),
         options: Options,
         mut read: impl FnMut() -> Result<Vec<Result<UsageEvent<'a>, Rejection>>, Error>,
     ) -> Result<Vec<Outcome>, Error> {
-        let mut catalog = app.catalog.get();
-        if app.quotas.parts.at(catalog.version).is_none() {
-            catalog = self.refresh(app, catalog.version).await?;
+        let mut catalog = quotas.parts.catalog.get();
+        if quotas.parts.at(catalog.version).is_none() {
+            catalog = self.refresh(quotas, catalog.version).await?;
         }
         for _ in 0..TRIES {
             let events = read()?;
-            let orgs = Orgs::of(app, (holder, caller), &events).await?;
-            let resolved = self.resolve(app, &catalog, caller, &events, &orgs);
+            let orgs = Orgs::of(quotas, (holder, caller), &events).await?;
+            let resolved = self.resolve(quotas, &catalog, caller, &events, &orgs);
             // Another replica may have changed what this one judges by.
             let judged = events.iter().zip(&resolved).any(|(event, one)| event.is_ok() && one.is_err());
-            if judged && current_version(app).await? != catalog.version {
-                catalog = self.refresh(app, catalog.version).await?;
+            if judged && current_version(quotas).await? != catalog.version {
+                catalog = self.refresh(quotas, catalog.version).await?;
                 continue;
             }
             drop((events, orgs));
             match self.store(&catalog, holder, resolved, options).await? {
                 Some(outcomes) => return Ok(outcomes),
-                None => catalog = self.refresh(app, catalog.version).await?,
+                None => catalog = self.refresh(quotas, catalog.version).await?,
             }
         }
         Err(Error::Busy("the meters change faster than usage can be counted: send it again in a second"))
     }
 
     /// A newer catalogue than `old`. Of requests that ask together one reads it for all.
-    async fn refresh(&self, app: &App, old: i64) -> Result<Arc<Catalog>, Error> {
+    async fn refresh(&self, quotas: &Quotas, old: i64) -> Result<Arc<Catalog>, Error> {
         let _alone = self.refreshing.lock().await;
-        if let Some((catalog, _)) = app.quotas.parts.held().filter(|(catalog, _)| catalog.version > old) {
+        if let Some((catalog, _)) = quotas.parts.held().filter(|(catalog, _)| catalog.version > old) {
             return Ok(catalog);
         }
-        let parts = Arc::clone(&app.quotas.parts);
-        app.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
+        let parts = Arc::clone(&quotas.parts);
+        quotas.parts.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
     }
 
     fn resolve(
         &self,
-        app: &App,
+        quotas: &Quotas,
         catalog: &Catalog,
         caller: &Caller,
         events: &[Result<UsageEvent<'_>, Rejection>],
         orgs: &Orgs,
     ) -> Vec<Result<Usage, Rejection>> {
-        let now = app.clock.now();
-        let window = Window {
-            horizon: partitions::horizon(&app.config, now),
-            back: chrono::Duration::days(i64::from(app.config.usage_window_back_days)),
-            ahead: chrono::Duration::seconds(i64::from(app.config.usage_window_ahead_s)),
-        };
+        let now = quotas.parts.clock.now();
+        let window = self.times.window(now);
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
             let event = event.as_ref().map_err(Clone::clone)?;
@@ -258,8 +254,8 @@ impl Drop for Ingest {
     }
 }
 
-async fn current_version(app: &App) -> Result<i64, Error> {
-    app.db.run(Scope::Platform, super::catalog::version).await
+async fn current_version(quotas: &Quotas) -> Result<i64, Error> {
+    quotas.parts.db.run(Scope::Platform, crate::metering::catalog::version).await
 }
 
 /// The orgs that a request's events are about.
@@ -273,23 +269,23 @@ enum Orgs {
 
 impl Orgs {
     async fn of(
-        app: &App,
+        quotas: &Quotas,
         (holder, caller): (Holder, &Caller),
         events: &[Result<UsageEvent<'_>, Rejection>],
     ) -> Result<Self, Error> {
         if let Some(org_id) = caller.org_id {
-            if let Some(own) = app.directory.by_id(org_id) {
+            if let Some(own) = quotas.parts.directory.by_id(org_id) {
                 return Ok(Self::Own(own));
             }
             let own = OrgRef::Own(org_id);
-            let found = app.quotas.orgs(holder, vec![own.clone()]).await?.remove(&own);
+            let found = quotas.orgs(holder, vec![own.clone()]).await?.remove(&own);
             return found.map(Self::Own).ok_or(Error::NotFound("org"));
         }
         let mut named_orgs = Vec::with_capacity(events.len());
         let mut missing: HashSet<OrgRef> = HashSet::new();
         for event in events {
             named_orgs.push(named(event).and_then(|name| {
-                let held = app.directory.by_ref(name);
+                let held = quotas.parts.directory.by_ref(name);
                 if held.is_none() {
                     missing.insert(OrgRef::Named(name.to_owned()));
                 }
@@ -297,7 +293,7 @@ impl Orgs {
             }));
         }
         if !missing.is_empty() {
-            let found = app.quotas.orgs(holder, missing.into_iter().collect()).await?;
+            let found = quotas.orgs(holder, missing.into_iter().collect()).await?;
             for (event, org) in events.iter().zip(&mut named_orgs).filter(|(_, org)| org.is_none()) {
                 *org = named(event).and_then(|name| found.get(&OrgRef::Named(name.to_owned())).cloned());
             }

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::meters;
 use crate::error::Error;
+use crate::metering::meters;
 use crate::page;
 use crate::time::Moment;
 

@@ -13,8 +13,8 @@ use diesel::sql_types::{Array, BigInt, Date, Integer, Nullable, Text};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::meters::Aggregation;
 use crate::error::Error;
+use crate::metering::meters::Aggregation;
 use crate::page;
 use crate::time::{Day, Month};
 use sql::statement;
@@ -253,7 +253,7 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     .bind::<Array<Text>, _>(&query.meters)
     .load(conn)?;
     if let Some(key) = query.meters.iter().find(|key| !meters.iter().any(|meter| meter.key == **key)) {
-        return Err(super::meters::unknown(key));
+        return Err(crate::metering::meters::unknown(key));
     }
     let names: Vec<&String> = query.dimensions.keys().chain(&query.grouping.dimensions).collect();
     if names.is_empty() {

@@ -6,9 +6,9 @@ use diesel::pg::PgConnection;
 use super::Watch;
 use crate::db::pass;
 use crate::error::Error;
+use crate::metering::partitions;
 use crate::usage::books::parts::{self, Part, Scope, Sized};
 use crate::usage::books::{self, Book, Difference, Given, Rules};
-use crate::usage::partitions;
 
 /// Differences told per book and part, at most.
 const TOLD: usize = 20;

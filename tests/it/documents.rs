@@ -202,7 +202,7 @@ fn the_description_holds_what_it_names() {
         }
     }
     let description: serde_json::Value =
-        serde_json::from_str(&coulomb::openapi::document()).expect("the description is JSON");
+        serde_json::from_str(&coulomb::api::openapi::document()).expect("the description is JSON");
     let mut named = BTreeSet::new();
     refs(&description, &mut named);
     assert!(named.len() > 10, "{named:?}");

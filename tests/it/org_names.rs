@@ -86,6 +86,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         ("POST /v1/usage/void", json!({ "id": "e-{n}", "reason": "why" })),
         ("POST /v1/usage/amend", json!({ "id": "e-{n}", "reason": "why", "event": amended })),
         ("POST /v1/usage/closings", json!({ "month": "2020-01" })),
+        ("POST /v1/meters/{key}/rate_cards", json!({ "currency": "usd", "rates": [] })),
         ("POST /v1/meters/{key}/rate_usage", json!({ "reason": "why" })),
     ])
 }

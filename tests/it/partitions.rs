@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use coulomb::config::Config;
-use coulomb::usage::partitions::{self, Known};
+use coulomb::metering::partitions::{self, Known};
 
 use crate::support::{Daemon, Database};
 use crate::usage_rows::{meter, org, put, row};
@@ -149,7 +149,8 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
         database.value("SELECT records || ' ' || last_day FROM usage_months_gone").as_deref(),
         Some("2 2026-02-20")
     );
-    assert_eq!(partitions::horizon(&config, at("2026-04-02T12:00:00Z")), Some(at("2026-02-01T00:00:00Z")));
+    let horizon = partitions::horizon(config.usage_retention_months, at("2026-04-02T12:00:00Z"));
+    assert_eq!(horizon, Some(at("2026-02-01T00:00:00Z")));
     // What was counted from them stays, and is not taken for a fault.
     assert_eq!(database.run(&["verify"]), "");
     database.run(&["rebuild", "summaries"]);

@@ -244,7 +244,7 @@ async fn the_worker_repairs_what_is_wrong() {
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
-    use coulomb::quota::periods::Back;
+    use coulomb::metering::periods::Back;
     use coulomb::usage::books::parts::{Orgs, Part};
     use coulomb::usage::books::{self, Book, Given, Rules};
     use diesel::prelude::*;

@@ -51,7 +51,7 @@ impl From<Owned<Product>> for ProductView {
 ///
 /// # Errors
 /// When the database fails.
-pub(in crate::billing) fn list_products(
+pub(crate) fn list_products(
     conn: &mut PgConnection,
     listing: &Listing<ProductFilter>,
 ) -> Result<Vec<(Position, ProductView)>, Error> {
@@ -63,10 +63,7 @@ pub(in crate::billing) fn list_products(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(in crate::billing) fn find_product(
-    conn: &mut PgConnection,
-    lookup: &Lookup,
-) -> Result<ProductView, Error> {
+pub(crate) fn find_product(conn: &mut PgConnection, lookup: &Lookup) -> Result<ProductView, Error> {
     read::find::<Product>(conn, lookup).map(Into::into)
 }
 
@@ -121,7 +118,7 @@ impl From<Owned<Price>> for PriceView {
 ///
 /// # Errors
 /// When the database fails.
-pub(in crate::billing) fn list_prices(
+pub(crate) fn list_prices(
     conn: &mut PgConnection,
     listing: &Listing<PriceFilter>,
 ) -> Result<Vec<(Position, PriceView)>, Error> {
@@ -133,6 +130,6 @@ pub(in crate::billing) fn list_prices(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(in crate::billing) fn find_price(conn: &mut PgConnection, lookup: &Lookup) -> Result<PriceView, Error> {
+pub(crate) fn find_price(conn: &mut PgConnection, lookup: &Lookup) -> Result<PriceView, Error> {
     read::find::<Price>(conn, lookup).map(Into::into)
 }

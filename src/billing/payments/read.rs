@@ -67,7 +67,7 @@ impl From<Owned<Payment>> for PaymentView {
 ///
 /// # Errors
 /// When the database fails.
-pub(in crate::billing) fn list(
+pub(crate) fn list(
     conn: &mut PgConnection,
     listing: &Listing<Filter>,
 ) -> Result<Vec<(Position, PaymentView)>, Error> {
@@ -79,6 +79,6 @@ pub(in crate::billing) fn list(
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is another org's.
-pub(in crate::billing) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<PaymentView, Error> {
+pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<PaymentView, Error> {
     read::find::<Payment>(conn, lookup).map(Into::into)
 }

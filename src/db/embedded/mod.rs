@@ -40,7 +40,7 @@ use crate::logging::say;
 
 pub use guard::{GuardArgs, run_guard};
 pub use handle::Embedded;
-pub use running::{has_cluster, running_as_root, running_url};
+pub use running::{has_cluster, running_url};
 
 /// How to run the private server.
 #[derive(Debug, Clone)]

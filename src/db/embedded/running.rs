@@ -25,9 +25,3 @@ pub fn running_url(data_dir: &Path) -> Option<String> {
 pub fn has_cluster(data_dir: &Path) -> std::io::Result<bool> {
     data_dir.join("pgdata/PG_VERSION").try_exists()
 }
-
-/// Whether this process is root, whose places differ from a user's.
-#[must_use]
-pub fn running_as_root() -> bool {
-    rustix::process::geteuid().is_root()
-}

@@ -14,7 +14,7 @@ use crate::db::{self, Db, Lost};
 use crate::error::Error;
 use crate::panics;
 use crate::threads::{Pulse, Threads};
-use crate::workers::Wake;
+use crate::wake::Wake;
 
 /// Deliveries that share one commit at most, and their bytes: bounds the memory of a burst.
 const BATCH: usize = 256;

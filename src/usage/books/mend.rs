@@ -10,7 +10,7 @@ use super::compare::is_time;
 use super::parts::Part;
 use super::{Book, Difference, Rules, Sides};
 use crate::error::Error;
-use crate::usage::catalog;
+use crate::metering::catalog;
 
 /// Makes the rows of these differences, which are all of the one org of `part`, say what the records say by
 /// now; returns how many changed. In a transaction of its own. Whoever writes usage to these rows waits for

@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Date, Nullable};
 
 use super::Rules;
 use crate::error::Error;
-use crate::usage::partitions::{self, month_of};
+use crate::metering::partitions::{self, month_of};
 
 /// Records of a part, about and at most, where it can be made so small.
 const RECORDS: u64 = 10_000_000;

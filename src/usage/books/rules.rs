@@ -9,12 +9,12 @@ use diesel::prelude::*;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::error::Error;
-use crate::quota::periods::Back;
-use crate::quota::slots::PeriodKind;
+use crate::metering::meters::Aggregation;
+use crate::metering::partitions;
+use crate::metering::periods::Back;
+use crate::metering::rates::TierPeriod;
+use crate::metering::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
-use crate::usage::meters::Aggregation;
-use crate::usage::partitions;
-use crate::usage::rates::TierPeriod;
 
 /// What the daemon that counts goes by, beside the database.
 #[derive(Clone, Copy, Debug)]

@@ -8,12 +8,12 @@ use super::rules::SlotRule;
 use super::{Book, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::quota::periods::{ALWAYS, Back, Period};
-use crate::quota::slots::PeriodKind;
+use crate::metering::levels;
+use crate::metering::periods::{ALWAYS, Back, Period};
+use crate::metering::rates::play;
+use crate::metering::rating::CONDITION;
+use crate::metering::slots::PeriodKind;
 use crate::time::Clock;
-use crate::usage::levels;
-use crate::usage::rates::play;
-use crate::usage::rating::CONDITION;
 
 /// Past days in which counters of quotas are compared at most; older ones may have been cleaned away.
 const COMPARED: Back = Back { org: 365, subject: 6 };

@@ -12,12 +12,12 @@
 use diesel::pg::PgConnection;
 
 use crate::error::Error;
+use crate::metering::periods::Period;
+use crate::metering::posting::{self, Tiers};
+use crate::metering::rates::play;
+use crate::metering::rating;
+use crate::metering::resolve::{Metered, Usage};
 use crate::quantity::Sum;
-use crate::quota::periods::Period;
-use crate::usage::ingest::{self, Tiers};
-use crate::usage::rates::play;
-use crate::usage::rating;
-use crate::usage::resolve::{Metered, Usage};
 
 /// What a card has charged for a period, on one of its rates.
 #[derive(Clone, Copy)]
@@ -57,8 +57,8 @@ pub(super) fn give_back(
         let Some((card, rate)) = metered.card.zip(metered.rate()).filter(|_| metered.tiered) else {
             continue;
         };
-        let Some(period) = ingest::period_at(taken, metered, card) else { continue };
-        let cost = if ingest::is_alone(metered, card, period) {
+        let Some(period) = posting::period_at(taken, metered, card) else { continue };
+        let cost = if posting::is_alone(metered, card, period) {
             rating::cost(rate, tiers.standing(taken, metered), metered.quantity)
         } else {
             let charge = charge(conn, taken.org.org_id, metered, period)?;
@@ -97,7 +97,7 @@ pub(super) fn charge_again(
         let Some((card, rate)) = metered.card.zip(metered.rate()).filter(|_| metered.tiered) else {
             continue;
         };
-        let Some(period) = ingest::period_at(new, metered, card) else { continue };
+        let Some(period) = posting::period_at(new, metered, card) else { continue };
         let own = place(metered, Sum::ZERO).and_then(|own| {
             let is_own = |place: &&Place| {
                 (place.meter_id, place.rate_card_id, place.rate) == (own.meter_id, own.rate_card_id, own.rate)
@@ -132,7 +132,7 @@ fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Perio
     let rates = &metered.series.rates;
     let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
     let (label, began) = period.stored();
-    let mut priced = ingest::of_periods(conn, &[(org_id, card.meter_id, label, began)])?;
+    let mut priced = posting::of_periods(conn, &[(org_id, card.meter_id, label, began)])?;
     priced.retain(|priced| rating::rate_for(card, &priced.dimensions()) == *rate);
     let first_of = |rate_card_id: i32| {
         let of_card = priced.iter().filter(|priced| priced.rate_card_id == rate_card_id);

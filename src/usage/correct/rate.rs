@@ -17,14 +17,14 @@ use super::{LAST, burn, charged};
 use crate::battery::Depth;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::meters::{self, Meter};
+use crate::metering::posting::{self, Tiers};
+use crate::metering::resolve::{Usage, posted, priced};
+use crate::metering::series;
+use crate::metering::unpriced::Pricing;
 use crate::quantity::Sum;
 use crate::schema::usage_corrections;
-use crate::usage::catalog::{self, Catalog};
-use crate::usage::ingest::{self, Tiers};
-use crate::usage::meters::{self, Meter};
-use crate::usage::resolve::{Usage, posted, priced};
-use crate::usage::series;
-use crate::usage::unpriced::Pricing;
 
 /// Usage events priced in one transaction at most.
 const EVENTS: usize = 1_000;
@@ -167,18 +167,18 @@ fn of_org(
         return Ok(rated);
     }
     let all: Vec<&Usage> = taken.iter().chain(&new).collect();
-    ingest::lock_rows(conn, org.org_id, &all, Depth::All, now)?;
+    posting::lock_rows(conn, org.org_id, &all, Depth::All, now)?;
     let mut tiers = Tiers::raise(conn, &new)?;
     for one in &mut new {
         charged::charge_again(conn, &mut tiers, one, &[])?;
     }
-    ingest::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
-    ingest::write(conn, &new.iter().collect::<Vec<_>>(), 1, burn(now))?;
+    posting::write(conn, &taken.iter().collect::<Vec<_>>(), -1, burn(now))?;
+    posting::write(conn, &new.iter().collect::<Vec<_>>(), 1, burn(now))?;
     note(conn, asked, taken.iter().chain(&new), now)?;
     let sum = |of: fn(&Usage) -> Sum| new.iter().map(of).sum::<Sum>().shown().to_string();
     rated.events = u64::try_from(new.len()).unwrap_or_default();
     rated.cost = sum(|one| one.metered.iter().map(|metered| metered.cost).sum());
-    rated.battery_units = sum(ingest::units);
+    rated.battery_units = sum(posting::units);
     Ok(rated)
 }
 

@@ -11,9 +11,9 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 
 use crate::error::Error;
-use crate::usage::ingest::value_digest;
-use crate::usage::meters::Aggregation;
-use crate::usage::resolve::{Metered, Usage};
+use crate::metering::meters::Aggregation;
+use crate::metering::posting::value_digest;
+use crate::metering::resolve::{Metered, Usage};
 
 /// How long the day's records may be searched: usage of this series and day waits meanwhile.
 const LONGEST: &str = "SET LOCAL statement_timeout = '1s'";

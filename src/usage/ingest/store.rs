@@ -10,25 +10,22 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
-use super::burn::{self, Burn};
-use super::keys::{Key, claim_as, key, unclaim};
-use super::tiers::Tiers;
-use super::{Options, records, totals};
+use super::Options;
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
+use crate::metering::catalog::{self, Catalog};
+use crate::metering::counters::CounterKey;
+use crate::metering::event::{Outcome, Rejection};
+use crate::metering::levels::Levels;
+use crate::metering::posting::{self, Burn, Key, Tiers, claim_as, key, unclaim, write};
+use crate::metering::resolve::Usage;
 use crate::panics;
+use crate::quantity::Quantity;
 use crate::quota::Parts;
 use crate::quota::admit::{Course, Demand, Refusal, admit};
-use crate::quota::counters::{self, CounterKey, Moved};
 use crate::quota::limits::Limits;
-use crate::quota::messages;
-use crate::quota::quantity::Quantity;
-use crate::usage::catalog::{self, Catalog};
-use crate::usage::event::{Outcome, Rejection};
-use crate::usage::levels::Levels;
-use crate::usage::resolve::Usage;
-use crate::usage::unpriced;
+use crate::quota::thresholds;
 
 /// What storing came to.
 #[derive(Debug)]
@@ -50,7 +47,7 @@ pub(super) struct Rules<'a> {
     /// What leaves all of them out.
     pub(super) options: Options,
     /// Expect that none was stored before: one that was fails the transaction, see
-    /// [`super::keys::is_repeat`].
+    /// [`posting::is_repeat`].
     pub(super) all_new: bool,
 }
 
@@ -96,7 +93,7 @@ pub(super) fn store(
     let moved = write(conn, &new, 1, burn)?;
     levels.write(conn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
-    messages::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
+    thresholds::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
 }
 
@@ -190,16 +187,16 @@ fn refuse(
     now: DateTime<Utc>,
 ) -> Result<(Refused, Option<Accounts>), Error> {
     let may = |one: &Usage| {
-        limits.may_refuse(&one.org) || limits.battery_may_refuse(&one.org) && !burn::units(one).is_zero()
+        limits.may_refuse(&one.org) || limits.battery_may_refuse(&one.org) && !posting::units(one).is_zero()
     };
     if !usage.iter().any(may) {
         return Ok((Refused::new(), None));
     }
     let new: Vec<usize> = (0..usage.len()).filter(|place| outcomes[*place] == Outcome::Accepted).collect();
-    let counters: Vec<Vec<_>> = new.iter().map(|place| totals::counted(&usage[*place]).collect()).collect();
+    let counters: Vec<Vec<_>> = new.iter().map(|place| posting::counted(&usage[*place]).collect()).collect();
     let demand = |(place, counters): (&usize, _)| {
         let one = &usage[*place];
-        let units = burn::units(one).rounded_up().unwrap_or(Decimal::MAX);
+        let units = posting::units(one).rounded_up().unwrap_or(Decimal::MAX);
         Demand { org: &one.org, subject: one.subject.as_deref(), counters, units }
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
@@ -233,46 +230,4 @@ fn exceeded(refusal: &Refusal) -> Rejection {
         standing.resets_at.to_rfc3339()
     );
     Rejection::new("data", "quota_exceeded", detail)
-}
-
-/// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters,
-/// batteries, summaries. Tells which counters moved.
-///
-/// # Errors
-/// When the database fails.
-pub(in crate::usage) fn write(
-    conn: &mut PgConnection,
-    new: &[&Usage],
-    sign: i64,
-    burn: Burn<'_>,
-) -> Result<Vec<Moved>, Error> {
-    if new.is_empty() {
-        return Ok(Vec::new());
-    }
-    let batch = burn::batch(burn.now);
-    // Records first: nobody waits for them, while counters and days stay locked until the commit.
-    records::copy(conn, new, batch)?;
-    let moved = counters::add(conn, &totals::counter_changes(new))?;
-    burn.post(conn, new, batch)?;
-    totals::add_days(conn, new, sign)?;
-    unpriced::count(conn, new, sign)?;
-    Ok(moved)
-}
-
-/// Writes records and summaries alone, for a caller who sees to prices, counters and batteries.
-///
-/// # Errors
-/// When the database fails.
-pub(crate) fn write_rows(
-    conn: &mut PgConnection,
-    new: &[&Usage],
-    sign: i64,
-    batch: i64,
-) -> Result<(), Error> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    records::copy(conn, new, batch)?;
-    totals::add_days(conn, new, sign)?;
-    unpriced::count(conn, new, sign)
 }

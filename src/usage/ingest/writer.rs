@@ -9,21 +9,20 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 
-use super::keys::{self, Key};
+use super::Options;
 use super::queue::Queue;
-use super::records::{self, month_of};
 use super::store::{self, Rules, Stored};
-use super::{Options, burn};
 use crate::answers::{Batch, Ticket};
 use crate::db::{self, Db, Ended, Lost};
 use crate::error::Error;
+use crate::metering::event::{Outcome, Rejection};
+use crate::metering::posting::{self, Key, month_of};
+use crate::metering::resolve::Usage;
+use crate::metering::series::{self, Series};
 use crate::panics;
 use crate::quota::Parts;
 use crate::shares::Share;
 use crate::threads::Pulse;
-use crate::usage::event::{Outcome, Rejection};
-use crate::usage::resolve::Usage;
-use crate::usage::series::{self, Series};
 
 /// Of fewer events the way of claiming makes no difference.
 const TRUSTED_FROM: usize = 16;
@@ -181,7 +180,7 @@ impl Writer {
                     && piece.len() < all
                 {
                     let new = piece.iter().zip(outcomes).filter(|(_, one)| **one == Outcome::Accepted);
-                    self.kept.extend(new.map(|(one, _)| keys::key(one)));
+                    self.kept.extend(new.map(|(one, _)| posting::key(one)));
                 }
                 Ok(stored)
             });
@@ -231,7 +230,7 @@ impl Writer {
         let all_new = self.trust.next(usage.len());
         let rules = Rules { parts: &self.parts, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
-            Err(Ended::Failed(error)) if all_new && keys::is_repeat(&error) => {
+            Err(Ended::Failed(error)) if all_new && posting::is_repeat(&error) => {
                 self.trust.disappointed();
                 self.try_store(version, usage, options)
             }
@@ -255,8 +254,8 @@ impl Writer {
         let Some((one, _)) = new.find(|(one, _)| !one.metered.is_empty()) else {
             return Ok(Stored::Done(outcomes));
         };
-        let (key, times) = (keys::key(one), (one.occurred_at, one.received_at));
-        if self.db.decide(lost, &move |conn| records::is_there(conn, key, times))? {
+        let (key, times) = (posting::key(one), (one.occurred_at, one.received_at));
+        if self.db.decide(lost, &move |conn| posting::is_there(conn, key, times))? {
             Ok(Stored::Done(outcomes))
         } else {
             Err(Error::Busy("the connection went away before the commit"))
@@ -270,8 +269,8 @@ impl Writer {
         }
         for (one, outcome) in usage.iter().zip(outcomes) {
             match outcome {
-                Outcome::Accepted => drop(self.kept.remove(&keys::key(one))),
-                Outcome::Duplicate if self.kept.remove(&keys::key(one)) => *outcome = Outcome::Accepted,
+                Outcome::Accepted => drop(self.kept.remove(&posting::key(one))),
+                Outcome::Duplicate if self.kept.remove(&posting::key(one)) => *outcome = Outcome::Accepted,
                 _ => {}
             }
         }
@@ -366,7 +365,7 @@ fn without_burning(
     org_id: i64,
     store: &mut impl FnMut(&mut [Usage]) -> Result<Stored, Error>,
 ) -> Result<Stored, Error> {
-    let burns = |one: &Usage| one.org.org_id == org_id && !burn::units(one).is_zero();
+    let burns = |one: &Usage| one.org.org_id == org_id && !posting::units(one).is_zero();
     let mut rest: Vec<Usage> = usage.iter().filter(|one| !burns(one)).cloned().collect();
     if rest.len() == usage.len() {
         return Err(Error::Internal(format!("the battery of org {org_id} is full, and nothing burns it")));

@@ -9,7 +9,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Jsonb, Nullable, Tex
 use serde_json::Value;
 
 use super::{Meter, Position, Query, Time};
-use crate::usage::meters::Aggregation;
+use crate::metering::meters::Aggregation;
 
 /// The statement for the rows; `end` is its end, empty for a cursor over all of them. Binds: $1 org, $2 and
 /// $3 days, $4 meters, $5 unique meters, $6 member, $7 dimensions, $8 names of the dimensions grouped by,

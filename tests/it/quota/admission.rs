@@ -8,8 +8,8 @@ use serde_json::json;
 use super::House;
 #[tokio::test]
 async fn usage_over_a_refusing_limit_is_not_admitted() {
+    use coulomb::metering::counters::{self, CounterKey};
     use coulomb::quota::admit::{Demand, admit};
-    use coulomb::quota::counters::{self, CounterKey};
     use rust_decimal::Decimal;
 
     let house = House::new().await;
@@ -24,7 +24,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     house.database.execute("UPDATE quota_reservations SET expires_at = now() + interval '1 hour'");
     let mut conn = house.database.platform();
     let (catalog, limits) =
-        (coulomb::usage::catalog::Held::default(), coulomb::quota::limits::Held::default());
+        (coulomb::metering::catalog::Held::default(), coulomb::quota::limits::Held::default());
     let (catalog, limits) =
         (catalog.refresh(&mut conn).expect("reads"), limits.refresh(&mut conn).expect("reads"));
     let org = OrgName::of_any("acme", "org").find(&Directory::default(), &mut conn).expect("is there");

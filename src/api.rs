@@ -1,0 +1,18 @@
+//! The HTTP API: routes, handlers, and its description. Handlers translate between wire and domain and hold
+//! no rules. Whatever the domain knows stands below: nothing there knows this module.
+
+pub mod battery;
+pub mod billing;
+pub mod commands;
+pub mod described;
+pub mod exports;
+pub mod health;
+pub mod http;
+pub mod keys;
+pub mod openapi;
+pub mod params;
+pub mod plans;
+pub mod quotas;
+pub mod routes;
+pub mod stripe;
+pub mod usage;

@@ -1,0 +1,39 @@
+//! `/v1/credit_notes`.
+
+use actix_web::{HttpResponse, web};
+
+use crate::api::billing::read::{self as lists, ExpandWithLines};
+use crate::api::described::FindErrors;
+use crate::api::params::Params;
+use crate::app::App;
+use crate::auth::Principal;
+use crate::billing::credit_notes::{self, CreditNoteView, Filter};
+use crate::billing::read::{Basics, Owners, RealmQuery};
+use crate::error::Error;
+use crate::page::{Page, PageQuery};
+
+/// Lists credit notes, newest first.
+#[utoipa::path(
+    get, path = "/v1/credit_notes", tag = "credit_notes", params(Filter, Owners, Basics, PageQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<CreditNoteView>), FindErrors)
+)]
+pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
+    lists::list(&app, principal, params, credit_notes::list).await
+}
+
+/// Shows a credit note.
+#[utoipa::path(
+    get, path = "/v1/credit_notes/{id}", tag = "credit_notes",
+    params(("id" = String, Path, description = "Stripe's id"), ExpandWithLines, RealmQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The credit note", body = CreditNoteView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    params: Params,
+) -> Result<HttpResponse, Error> {
+    lists::show_with_lines(&app, principal, id.into_inner(), params, credit_notes::find).await
+}

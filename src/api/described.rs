@@ -1,0 +1,65 @@
+//! What the description says of many routes alike: their error answers, and the header of commands.
+
+use utoipa::{IntoParams, IntoResponses};
+
+use crate::error::Problem;
+
+/// The header that makes a command safe to repeat.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first
+    /// answer again.
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[!-~]+$"
+    )]
+    #[allow(dead_code, reason = "describes a header")]
+    idempotency_key: Option<String>,
+}
+
+macro_rules! errors {
+    ($(#[doc = $doc:literal])+ $name:ident: $($status:literal $variant:ident $what:literal),+) => {
+        $(#[doc = $doc])+
+        #[derive(IntoResponses)]
+        #[allow(dead_code, reason = "describes answers")]
+        pub enum $name { $(
+            #[doc = $what]
+            #[response(status = $status, description = $what, content_type = "application/problem+json")]
+            $variant(#[to_schema] Problem),
+        )+ }
+    };
+}
+
+errors!(
+    /// Errors of a list.
+    ReadErrors:
+    400 Invalid "A parameter breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    503 Busy "Overloaded or the database is away: try again"
+);
+errors!(
+    /// Errors of a look-up.
+    FindErrors:
+    400 Invalid "A parameter breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    404 NotFound "Not there, or not yours",
+    503 Busy "Overloaded or the database is away: try again"
+);
+errors!(
+    /// Errors of a command.
+    CommandErrors:
+    400 Invalid "The request breaks a rule",
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    404 NotFound "Not there, or not yours",
+    408 TooSlow "The body came too slowly",
+    409 Conflict "It contradicts what is there, or the Idempotency-Key was used for another request",
+    413 TooLarge "The body is over the limit",
+    503 Busy "Overloaded or the database is away: try again"
+);

@@ -1,0 +1,4 @@
+//! Files for finance.
+
+pub mod battery;
+pub mod invoices;

@@ -1,0 +1,84 @@
+//! `/v1/battery/export` and `/v1/battery/export/totals`.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::api::described::FindErrors;
+use crate::api::exports::invoices::{pairs, respond, respond_totals};
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::battery::upkeep;
+use crate::db::Scope as RowScope;
+use crate::error::Error;
+use crate::export::{BatteryParams, Request};
+
+/// Batches of what is due that an export waits for at most.
+const BATCHES: usize = 1_000;
+
+/// Exports entries of batteries' ledgers as a file, in the order of org and sequence; the same state gives
+/// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow, by kind of entry; a
+/// download that fails half-way breaks off, and goes on with `after`.
+#[utoipa::path(
+    get, path = "/v1/battery/export", tag = "exports", params(BatteryParams),
+    security(("key" = ["billing:read"])),
+    responses(
+        (status = 200, description = "The rows", headers(
+            ("Coulomb-Control-Totals" = String,
+            description = "As `/v1/battery/export/totals` answers, of the rows in this file"),
+            ("Content-Disposition" = String, description = "A file name")
+        ), content(
+            (String = "text/csv"),
+            (String = "application/x-ndjson"),
+            (String = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+            (String = "application/vnd.apache.parquet"),
+        )),
+        FindErrors
+    )
+)]
+pub async fn export(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let wanted = asked(&request)?;
+    post_due(&app).await?;
+    respond(&app, &principal, wanted).await
+}
+
+/// Counts and sums what an export with the same parameters holds now, by kind of entry.
+#[utoipa::path(
+    get, path = "/v1/battery/export/totals", tag = "exports", params(BatteryParams),
+    security(("key" = ["billing:read"])),
+    responses(
+        (status = 200,
+            description = "Control totals: \
+                `{\"of\":\"battery\",\"rows\":2,\"kinds\":{\"bonus\":{\"rows\":2,\"amount\":\"12.5\"}}}`",
+            body = Object),
+        FindErrors
+    )
+)]
+pub async fn totals(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let wanted = asked(&request)?;
+    post_due(&app).await?;
+    respond_totals(&app, &principal, wanted).await
+}
+
+fn asked(request: &HttpRequest) -> Result<Request, Error> {
+    BatteryParams::from_pairs(pairs(request)?)?.check()
+}
+
+/// Writes what has become due, so that it is in the file.
+async fn post_due(app: &web::Data<App>) -> Result<(), Error> {
+    let now = app.clock.now();
+    for _ in 0..BATCHES {
+        if app.db.run(RowScope::Platform, move |conn| upkeep::post_due(conn, now)).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! Plans, local subscriptions, entitlements.
+
+pub mod catalogue;
+pub mod entitlements;
+pub mod subscriptions;

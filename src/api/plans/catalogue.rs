@@ -1,0 +1,264 @@
+//! `/v1/plans`.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use diesel::pg::PgConnection;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::api::commands::{self, Answer, Audit};
+use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::api::http::Body;
+use crate::api::params::Params;
+use crate::app::App;
+use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::plans::{self, Plan, PlanVersion};
+use crate::billing::trust;
+use crate::error::Error;
+use crate::page::{Page, PageQuery};
+use crate::plans::body::PlanBody;
+use crate::plans::diff::Change;
+use crate::plans::import;
+use crate::quota::plan_quotas::{self, PlanQuota};
+use crate::realm::Realm;
+
+/// Narrows the list of plans.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only plans that are (true) or are no longer (false) offered.
+    active: Option<bool>,
+}
+
+/// A plan with the quotas of its newest version.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PlanView {
+    /// The plan.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// Quotas of its newest version.
+    pub quotas: Vec<PlanQuota>,
+}
+
+/// A version of a plan with its quotas.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct VersionView {
+    /// The version.
+    #[serde(flatten)]
+    pub version: PlanVersion,
+    /// Its quotas.
+    pub quotas: Vec<PlanQuota>,
+}
+
+/// All versions of a plan.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Versions {
+    /// Newest first.
+    pub versions: Vec<VersionView>,
+}
+
+fn view(conn: &mut PgConnection, id: &str) -> Result<PlanView, Error> {
+    let plan = plans::find(conn, id)?;
+    let quotas = plan_quotas::list(conn, id, plan.version)?;
+    Ok(PlanView { plan, quotas })
+}
+
+/// Lists plans by id, each with the terms of its newest version.
+#[utoipa::path(
+    get, path = "/v1/plans", tag = "plans", params(ListQuery, PageQuery),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "A page", body = Page<Plan>), ReadErrors)
+)]
+pub async fn list(
+    app: web::Data<App>,
+    principal: Principal,
+    mut params: Params,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
+    params.done()?;
+    let (active, limit, after) = (query.active, page.limit()?, page.after::<String>("plans")?);
+    let rows = app
+        .db
+        .run(principal.rows, move |conn| plans::list(conn, active, after.as_deref(), limit + 1))
+        .await?;
+    Ok(HttpResponse::Ok().json(Page::of("plans", rows, limit, |plan| plan.id.clone())?))
+}
+
+/// Shows a plan with the terms and quotas of its newest version.
+#[utoipa::path(
+    get, path = "/v1/plans/{id}", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan")), security(("key" = ["billing:read"])),
+    responses((status = 200, description = "The plan", body = PlanView), FindErrors)
+)]
+pub async fn show(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let id = id.into_inner();
+    Ok(HttpResponse::Ok().json(app.db.run(principal.rows, move |conn| view(conn, &id)).await?))
+}
+
+/// Shows every version of a plan, newest first.
+#[utoipa::path(
+    get, path = "/v1/plans/{id}/versions", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan")),
+    security(("key" = ["billing:read"])),
+    responses((status = 200, description = "All of them", body = Versions), FindErrors)
+)]
+pub async fn versions(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::BillingRead)?;
+    let id = id.into_inner();
+    let versions = app.db.run(principal.rows, move |conn| {
+        let found = plans::versions(conn, &id)?;
+        let with_quotas = |version: PlanVersion| {
+            let quotas = plan_quotas::list(conn, &id, version.version)?;
+            Ok(VersionView { version, quotas })
+        };
+        found.into_iter().map(with_quotas).collect::<Result<Vec<_>, Error>>()
+    });
+    Ok(HttpResponse::Ok().json(Versions { versions: versions.await? }))
+}
+
+/// Makes a plan or replaces it, with the Stripe prices and products that buy it. Where terms or quotas differ
+/// from those of the newest version a new version is made; subscriptions keep the one that they bought until
+/// they are moved.
+#[utoipa::path(
+    put, path = "/v1/plans/{id}", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
+    request_body = PlanBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "The plan as it is now", body = PlanView), CommandErrors)
+)]
+pub async fn put(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, plan): (String, PlanBody) = (id.into_inner(), commands::parse(&body.0)?);
+    let (wanted, directory) = (plan.wanted(&id)?, Arc::clone(&app.directory));
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let detail = json!({ "change": crate::plans::put(conn, &directory, &wanted, now)? });
+        let audit = Audit { org_id: PLATFORM, action: "plan.put", target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &view(conn, &id)?, audit)
+    })
+    .await
+}
+
+/// Which version goes to which.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = MovePlan)]
+pub struct MoveBody {
+    /// Subscriptions that have this version …
+    #[schema(minimum = 1, maximum = 2147483647)]
+    pub from: i32,
+    /// … get this one.
+    #[schema(minimum = 1, maximum = 2147483647)]
+    pub to: i32,
+}
+
+/// How many were moved.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct Moved {
+    /// Subscriptions.
+    pub moved: usize,
+}
+
+/// Moves every subscription that has one version of a plan, and has not ended, to another version.
+#[utoipa::path(
+    post, path = "/v1/plans/{id}/move", tag = "plans",
+    params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
+    request_body = MoveBody, security(("key" = ["billing:write"])),
+    responses((status = 200, description = "Done", body = Moved), CommandErrors)
+)]
+pub async fn move_all(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let moved = crate::plans::move_all(conn, &id, (sent.from, sent.to), now)?;
+        let detail = json!({ "from": sent.from, "to": sent.to, "moved": moved });
+        let audit = Audit { org_id: PLATFORM, action: "plan.move", target: id.clone(), detail };
+        Answer::new(StatusCode::OK, &Moved { moved }, audit)
+    })
+    .await
+}
+
+/// From where to import.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportBody {
+    /// True for products of live mode, false for those of test mode; left out: of the mode that acts.
+    #[serde(default)]
+    pub livemode: Option<bool>,
+    /// Connected account of the products; our own when left out.
+    #[serde(default)]
+    pub account: String,
+    /// Only tell what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What an import did, or would do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Imported {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Plans that differ; none: nothing to do.
+    pub changes: Vec<Change>,
+}
+
+/// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes
+/// those that are there. The other keys of the metadata: `battery_units`, `annual_battery_units`,
+/// `trial_battery_units`, `daily_battery`, `battery_debt_limit`, `trial_days` and `feature_<name>`; what a
+/// product does not say stays as it is. Amounts are those of its active monthly and yearly prices.
+#[utoipa::path(
+    post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = Option<ImportBody>,
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "What was, or would be, done", body = Imported), CommandErrors)
+)]
+pub async fn import(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let sent: ImportBody = commands::parse_optional(&body.0)?;
+    let directory = Arc::clone(&app.directory);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let livemode = sent.livemode.map_or_else(|| trust::load(conn).map(|acting| acting.livemode()), Ok)?;
+        let realm = Realm { account: sent.account.clone(), livemode };
+        let (wanted, problems) = import::read(conn, &realm)?;
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem.into());
+        }
+        let changes = if sent.dry_run {
+            crate::plans::changes(conn, &wanted)?
+        } else {
+            crate::plans::apply(conn, &directory, &wanted, now)?
+        };
+        let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run,
+            "changes": changes });
+        let audit = Audit { org_id: PLATFORM, action: "plans.import", target: String::new(), detail };
+        Answer::new(StatusCode::OK, &Imported { applied: !sent.dry_run, changes }, audit)
+    })
+    .await
+}

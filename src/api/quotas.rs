@@ -1,0 +1,6 @@
+//! Limits, and who may go on.
+
+pub mod check;
+pub mod exemptions;
+pub mod limits;
+pub mod messages;

@@ -1,0 +1,420 @@
+//! `/v1/quota/…`: check, reserve, settle, release.
+
+use std::collections::BTreeMap;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use crate::api::commands;
+use crate::api::described::{CommandErrors, IdempotencyKey};
+use crate::api::http::Body;
+use crate::app::App;
+use crate::auth::{Principal, Scope};
+use crate::billing::org_name::OrgName;
+use crate::error::{Error, Problem};
+use crate::ids;
+use crate::quantity::{Amount, QuantityAboveZero, QuantityFromZero};
+use crate::quota::check::Verdict;
+use crate::quota::desk::{Done, Job};
+use crate::quota::reservations::Reservation;
+use crate::quota::standing::{Ask, Battery, Standing};
+
+/// Checks in one request, at most.
+const MAX_ITEMS: usize = 1000;
+const MAX_DIMENSIONS: usize = 20;
+const TEXT_LIMIT: usize = 200;
+/// How long a reservation may last.
+const MAX_DEADLINE: TimeDelta = TimeDelta::days(7);
+/// How long it lasts unless asked otherwise, in seconds.
+const DEFAULT_DEADLINE_S: i64 = 300;
+
+/// One question.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckItem {
+    /// Public or external id of the org; the key's own when left out.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
+    pub meter: String,
+    /// How much; 1 when left out. 0 asks how the org stands.
+    #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
+    pub amount: Option<Amount>,
+    /// Dimensions of the usage.
+    #[serde(default)]
+    pub dimensions: BTreeMap<String, String>,
+    /// Whom quotas per subject count it to.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
+    pub subject: Option<String>,
+}
+
+/// Questions.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckBody {
+    /// 1 to 1000.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub items: Vec<CheckItem>,
+}
+
+/// Answers, in the order of the questions. Each is as if it were the only one: they do not add up.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CheckAnswer {
+    /// One for each question.
+    pub results: Vec<Verdict>,
+}
+
+/// What is to be set aside.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReserveBody {
+    /// Your id of it, never to be used again: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. A repeat gets the
+    /// same reservation.
+    #[serde(default)]
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,100}$")]
+    pub id: Option<String>,
+    /// Public or external id of the org; the key's own when left out.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
+    pub meter: String,
+    /// How much, above 0.
+    #[schema(value_type = QuantityAboveZero)]
+    pub amount: Amount,
+    /// Dimensions of the usage that is to come.
+    #[serde(default)]
+    pub dimensions: BTreeMap<String, String>,
+    /// Whom quotas per subject count it to.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
+    pub subject: Option<String>,
+    /// Who in the org it is for.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
+    pub member: Option<String>,
+    /// Seconds until it expires by itself, 1 to 604800; 300 when left out.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub expires_in_s: Option<i64>,
+    /// When it expires by itself, in place of `expires_in_s`.
+    #[serde(default)]
+    pub expires_at: Option<crate::time::Moment>,
+}
+
+/// What takes a reservation's place.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettleBody {
+    /// The org; needed by a platform key only where several orgs chose the same id.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// The actual amount, 0 or more; what was reserved when left out. It is recorded as a usage event with
+    /// the reservation's id and the source `coulomb:reservation`.
+    #[serde(default)]
+    #[schema(value_type = Option<QuantityFromZero>)]
+    pub amount: Option<Amount>,
+    /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter
+    /// is the amount.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub event: Option<Box<RawValue>>,
+}
+
+/// Whose reservation is given back.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseBody {
+    /// The org; needed by a platform key only where several orgs chose the same id.
+    #[serde(default)]
+    pub org: Option<String>,
+}
+
+/// A problem that says which limit does not allow it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QuotaExceeded {
+    /// The problem; its code is `quota_exceeded`.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// How the org stands under that limit.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+/// A problem that says how the battery stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatteryExhausted {
+    /// The problem; its code is `battery_exhausted`.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// How the battery stands.
+    #[serde(flatten)]
+    pub battery: Battery,
+}
+
+/// What does not fit.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum DoesNotFit {
+    /// Under a limit.
+    Quota(QuotaExceeded),
+    /// Into the battery.
+    Battery(BatteryExhausted),
+}
+
+/// # Errors
+/// [`Error::Invalid`] when it is empty, too long or has control characters.
+pub(super) fn check_text(field: &str, text: &str) -> Result<(), Error> {
+    if text.is_empty() || text.chars().count() > TEXT_LIMIT || text.chars().any(char::is_control) {
+        let rule = format!("must be 1 to {TEXT_LIMIT} characters, without control characters");
+        return Err(Error::invalid(field.to_owned(), rule));
+    }
+    Ok(())
+}
+
+fn ask(
+    meter: String,
+    amount: Decimal,
+    dimensions: BTreeMap<String, String>,
+    subject: Option<String>,
+) -> Result<Ask, Error> {
+    check_text("meter", &meter)?;
+    if amount < Decimal::ZERO {
+        return Err(Error::invalid("amount", "must not be negative"));
+    }
+    if dimensions.len() > MAX_DIMENSIONS {
+        return Err(Error::invalid("dimensions", format!("must be at most {MAX_DIMENSIONS}")));
+    }
+    for (name, value) in &dimensions {
+        check_text("dimensions", name)?;
+        check_text(&format!("dimensions.{name}"), value)?;
+    }
+    if let Some(subject) = &subject {
+        check_text("subject", subject)?;
+    }
+    Ok(Ask { meter, amount, dimensions: dimensions.into_iter().collect(), subject })
+}
+
+/// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
+#[utoipa::path(
+    post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody,
+    security(("key" = ["usage:read"])),
+    responses(
+        (status = 200, description = "The answers", body = CheckAnswer),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        CommandErrors
+    )
+)]
+pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let sent: CheckBody = commands::parse(&body.0)?;
+    if sent.items.is_empty() || sent.items.len() > MAX_ITEMS {
+        return Err(Error::invalid("items", format!("must be 1 to {MAX_ITEMS} questions")));
+    }
+    let read = |(n, item): (usize, CheckItem)| {
+        let read = || {
+            let org = OrgName::must(&principal, item.org, "org")?.into_ref();
+            let amount = item.amount.map_or(Decimal::ONE, |amount| amount.0);
+            Ok((org, ask(item.meter, amount, item.dimensions, item.subject)?))
+        };
+        read().map_err(|error| match error {
+            Error::Invalid { field, rule } => Error::invalid(format!("items.{n}.{field}"), rule),
+            Error::UnknownOrg(field) => Error::UnknownOrg(format!("items.{n}.{field}").into()),
+            other => other,
+        })
+    };
+    let items = sent.items.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(HttpResponse::Ok().json(CheckAnswer { results: app.quotas.check(principal.holder(), items).await? }))
+}
+
+/// The caller's id of a new reservation, from the body or the header; else a fresh one.
+fn reservation_id(request: &HttpRequest, sent: Option<String>) -> Result<String, Error> {
+    if let Some(id) = sent {
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if plain && (1..=100).contains(&id.len()) {
+            return Ok(id);
+        }
+        return Err(Error::invalid("id", "must be 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`"));
+    }
+    match request.headers().get("Idempotency-Key") {
+        None => Ok(ids::fresh("res")),
+        // The same key always makes the same id.
+        Some(key) if (1..=255).contains(&key.len()) => {
+            Ok(format!("res_{}", &hex::encode(Sha256::digest(key.as_bytes()))[..32]))
+        }
+        Some(_) => Err(Error::invalid("Idempotency-Key", "must be 1 to 255 characters")),
+    }
+}
+
+fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+    let (at, field) = match (body.expires_in_s, body.expires_at) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("expires_at", "stands beside `expires_in_s`: leave one of them out"));
+        }
+        (None, Some(at)) => (Some(at.0), "expires_at"),
+        (seconds, None) => {
+            let seconds = TimeDelta::try_seconds(seconds.unwrap_or(DEFAULT_DEADLINE_S));
+            (seconds.and_then(|seconds| now.checked_add_signed(seconds)), "expires_in_s")
+        }
+    };
+    at.filter(|at| *at > now && *at - now <= MAX_DEADLINE)
+        .ok_or_else(|| Error::invalid(field, "must lie in the future, at most 7 days (604800 seconds) ahead"))
+}
+
+/// Sets an amount aside until it is settled, released, or expires. It belongs to the periods of the instant
+/// at which it is made.
+#[utoipa::path(
+    post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody,
+    security(("key" = ["usage:write"])),
+    responses(
+        (status = 201, description = "The reservation", body = Reservation),
+        (status = 409,
+            description = "It does not fit under a limit (`quota_exceeded`), the battery does not hold \
+                enough (`battery_exhausted`), or the id was used for another one",
+            body = DoesNotFit,
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        CommandErrors
+    )
+)]
+pub async fn reserve(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageWrite)?;
+    let sent: ReserveBody = commands::parse(&body.0)?;
+    let expires_at = deadline(&sent, app.clock.now())?;
+    let id = reservation_id(&request, sent.id)?;
+    let org = OrgName::must(&principal, sent.org, "org")?.into_ref();
+    if let Some(member) = &sent.member {
+        check_text("member", member)?;
+    }
+    if sent.amount.0 <= Decimal::ZERO {
+        return Err(Error::invalid("amount", "must be above 0"));
+    }
+    let ask = ask(sent.meter, sent.amount.0, sent.dimensions, sent.subject)?;
+    let job = Job::Reserve { org, ask, member: sent.member, id, expires_at };
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::CREATED))
+}
+
+fn answer(done: Done, status: StatusCode) -> HttpResponse {
+    match done {
+        Done::Reservation(reservation) => HttpResponse::build(status).json(reservation),
+        Done::Exhausted(battery) => {
+            let problem = Problem {
+                r#type: "about:blank#battery_exhausted".to_owned(),
+                title: "The battery does not hold enough",
+                status: StatusCode::CONFLICT.as_u16(),
+                code: "battery_exhausted".to_owned(),
+                detail: format!("{battery}; nothing was changed"),
+                field: None,
+            };
+            refused(&DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
+        }
+        Done::Exceeded(standing) => {
+            let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
+            let detail = format!(
+                "the limit on {} leaves {left} until {}; nothing was changed",
+                standing.meter,
+                standing.resets_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+            );
+            let problem = Problem {
+                r#type: "about:blank#quota_exceeded".to_owned(),
+                title: "A quota does not allow it",
+                status: StatusCode::CONFLICT.as_u16(),
+                code: "quota_exceeded".to_owned(),
+                detail,
+                field: None,
+            };
+            refused(&DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
+        }
+    }
+}
+
+fn refused(problem: &DoesNotFit) -> HttpResponse {
+    HttpResponse::Conflict()
+        .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+        .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
+}
+
+/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever
+/// the limits say: more than was reserved, or after the reservation ended. The answer tells what of it went
+/// over a limit (`overage`) and what the battery did not hold (`debt`); the next reservation is refused for
+/// it. A repeat gets the same answer.
+#[utoipa::path(
+    post, path = "/v1/quota/{id}/settle", tag = "quotas",
+    params(("id" = String, Path, description = "The reservation")),
+    request_body = SettleBody, security(("key" = ["usage:write"])),
+    responses(
+        (status = 200, description = "The reservation", body = Reservation),
+        (status = 409,
+            description = "It was settled with other usage (`already_settled`), or another event is recorded \
+                under the event's key",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        CommandErrors
+    )
+)]
+pub async fn settle(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageWrite)?;
+    let sent: SettleBody = commands::parse(&body.0)?;
+    if sent.amount.is_some_and(|amount| amount.0 < Decimal::ZERO) {
+        return Err(Error::invalid("amount", "must not be negative"));
+    }
+    if sent.amount.is_some() && sent.event.is_some() {
+        return Err(Error::invalid(
+            "amount",
+            "stands beside `event`, which has its own: leave one of them out",
+        ));
+    }
+    if sent.event.as_ref().is_some_and(|event| !event.get().starts_with('{')) {
+        return Err(Error::invalid("event", "must be a usage event, a JSON object"));
+    }
+    let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
+    let amount = sent.amount.map(|amount| amount.0);
+    let job = Job::Settle { org, id: id.into_inner(), amount, event: sent.event };
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
+}
+
+/// Gives a reservation back. Of one that has ended already nothing changes.
+#[utoipa::path(
+    post, path = "/v1/quota/{id}/release", tag = "quotas",
+    params(("id" = String, Path, description = "The reservation")),
+    request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
+    responses(
+        (status = 200, description = "The reservation", body = Reservation),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        CommandErrors
+    )
+)]
+pub async fn release(
+    app: web::Data<App>,
+    principal: Principal,
+    id: web::Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageWrite)?;
+    let sent: ReleaseBody = commands::parse_optional(&body.0)?;
+    let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
+    let job = Job::Release { org, id: id.into_inner() };
+    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
+}

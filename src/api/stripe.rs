@@ -1,0 +1,4 @@
+//! Webhooks, and the inbox for operators.
+
+pub mod inbox;
+pub mod webhook;

@@ -1,0 +1,297 @@
+//! `/v1/usage/void`, `/v1/usage/amend`, `/v1/usage/closings`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::api::commands::{self, Answer, Audit};
+use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
+use crate::api::http::Body;
+use crate::app::App;
+use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::org_name::OrgName;
+use crate::error::Error;
+use crate::metering::closings::{self, Closing};
+use crate::metering::event::{Cost, UsageEvent};
+use crate::page::{MAX_LIMIT, Page};
+use crate::quantity::Quantity;
+use crate::time::Month;
+use crate::usage::correct::{self, Correction};
+
+/// Names the usage event that is wrong.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VoidBody {
+    /// Its org, by public or external id; the key's own when left out.
+    #[serde(default)]
+    org: Option<String>,
+    /// Its source.
+    #[serde(default)]
+    source: String,
+    /// Its id.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    id: String,
+    /// Why it is taken back.
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    reason: String,
+}
+
+/// Names the usage event that is wrong, and says what is right.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AmendBody {
+    /// Its org, by public or external id; the key's own when left out.
+    #[serde(default)]
+    org: Option<String>,
+    /// Its source.
+    #[serde(default)]
+    source: String,
+    /// Its id.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    id: String,
+    /// Why it is replaced.
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    reason: String,
+    /// What it should have been.
+    event: Replacement,
+}
+
+/// What a usage event should have been. Its id, source and time stay.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// Which meters count it.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    event_name: String,
+    /// Who in the org caused it.
+    #[serde(default)]
+    member: Option<String>,
+    /// What a quota per subject counts it to.
+    #[serde(default)]
+    subject: Option<String>,
+    /// The values and dimensions that meters read.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    data: Option<Box<RawValue>>,
+    /// A cost to set; needs the scope usage:price.
+    #[serde(default)]
+    cost: Option<Quantity>,
+}
+
+/// What a correction came to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Corrected {
+    /// The event's source.
+    source: String,
+    /// Its id.
+    id: String,
+    /// Number of the record that counts last: odd when it takes the event back, even when it replaces it.
+    correction: i16,
+}
+
+/// A month to close.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloseBody {
+    /// The org, by public or external id; every org when left out.
+    #[serde(default, deserialize_with = "crate::json::not_null")]
+    #[schema(nullable = false)]
+    org: Option<String>,
+    /// The month, such as `2026-10`.
+    month: Month,
+}
+
+/// A month that is closed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Closed {
+    /// Public id of the org; null: every org's.
+    org: Option<String>,
+    /// The month.
+    month: Month,
+}
+
+/// A source may be empty, but is otherwise written like an id.
+fn check_source(source: &str) -> Result<(), Error> {
+    if source.is_empty() { Ok(()) } else { check("source", source, 200) }
+}
+
+pub(super) fn check(field: &'static str, text: &str, limit: usize) -> Result<(), Error> {
+    if text.trim().is_empty() || text.chars().count() > limit || text.chars().any(char::is_control) {
+        return Err(Error::invalid(
+            field,
+            format!("must be 1 to {limit} characters, not blank, without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+/// Takes a usage event back.
+///
+/// The event stays visible, and a record with the negative quantity beside it; summaries, counters and cost
+/// follow at once. In a closed month it is counted to the open one.
+#[utoipa::path(
+    post, path = "/v1/usage/void", tag = "usage", params(IdempotencyKey), request_body = VoidBody,
+    security(("key" = ["usage:write"])),
+    responses((status = 200, description = "It is taken back", body = Corrected), FindErrors, CommandErrors)
+)]
+pub async fn void(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageWrite)?;
+    let asked: VoidBody = commands::parse(&body.0)?;
+    check("id", &asked.id, 200)?;
+    check_source(&asked.source)?;
+    check("reason", &asked.reason, 500)?;
+    let (catalog, directory, series) =
+        (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
+    let org = OrgName::must(&principal, asked.org.clone(), "org")?;
+    let actor = format!("key:{}", principal.key_id);
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org = org.find(&directory, conn)?;
+        let correction = Correction {
+            org: &org,
+            source: &asked.source,
+            id: &asked.id,
+            reason: &asked.reason,
+            actor: &actor,
+        };
+        let number = correct::void(conn, &catalog, &series, &correction, now)?;
+        answer(&correction, "usage.void", number)
+    })
+    .await
+}
+
+/// Replaces a usage event.
+///
+/// The event stays visible, what takes it back and what replaces it beside it; summaries, counters and cost
+/// follow at once. In a closed month both are counted to the open one.
+#[utoipa::path(
+    post, path = "/v1/usage/amend", tag = "usage", params(IdempotencyKey), request_body = AmendBody,
+    security(("key" = ["usage:write"])),
+    responses((status = 200, description = "It is replaced", body = Corrected), FindErrors, CommandErrors)
+)]
+pub async fn amend(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageWrite)?;
+    let asked: AmendBody = commands::parse(&body.0)?;
+    check("id", &asked.id, 200)?;
+    check_source(&asked.source)?;
+    check("reason", &asked.reason, 500)?;
+    check("event.event_name", &asked.event.event_name, 200)?;
+    for (field, text) in [("event.member", &asked.event.member), ("event.subject", &asked.event.subject)] {
+        text.as_deref().map_or(Ok(()), |text| check(field, text, 200))?;
+    }
+    let (catalog, directory, series) =
+        (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
+    let org = OrgName::must(&principal, asked.org.clone(), "org")?;
+    let actor = format!("key:{}", principal.key_id);
+    let price = principal.require(Scope::UsagePrice).is_ok();
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org = org.find(&directory, conn)?;
+        let correction = Correction {
+            org: &org,
+            source: &asked.source,
+            id: &asked.id,
+            reason: &asked.reason,
+            actor: &actor,
+        };
+        let event = UsageEvent {
+            id: Cow::Borrowed(&asked.id),
+            source: Cow::Borrowed(&asked.source),
+            org: None,
+            event_name: Cow::Borrowed(&asked.event.event_name),
+            occurred_at: None,
+            member: asked.event.member.as_deref().map(Cow::Borrowed),
+            subject: asked.event.subject.as_deref().map(Cow::Borrowed),
+            data: asked.event.data.as_deref(),
+            cost: asked.event.cost.map(|cost| Cost::Major(cost.0)),
+        };
+        let number = correct::amend(conn, &catalog, &series, price, &correction, &event, now)?;
+        answer(&correction, "usage.amend", number)
+    })
+    .await
+}
+
+fn answer(correction: &Correction<'_>, action: &'static str, number: i16) -> Result<Answer, Error> {
+    let corrected =
+        Corrected { source: correction.source.to_owned(), id: correction.id.to_owned(), correction: number };
+    let detail = json!({ "source": correction.source, "reason": correction.reason, "correction": number });
+    let audit = Audit { org_id: correction.org.org_id, action, target: correction.id.to_owned(), detail };
+    Answer::new(StatusCode::OK, &corrected, audit)
+}
+
+/// Closes a month: usage and corrections that come for it later are counted to the open one.
+#[utoipa::path(
+    post, path = "/v1/usage/closings", tag = "usage", params(IdempotencyKey), request_body = CloseBody,
+    security(("key" = ["billing:write"])),
+    responses((status = 200, description = "It is closed", body = Closed), FindErrors, CommandErrors)
+)]
+pub async fn close(
+    app: web::Data<App>,
+    principal: Principal,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, Error> {
+    principal.require_platform(Scope::BillingWrite)?;
+    let asked: CloseBody = commands::parse(&body.0)?;
+    let (directory, actor) = (Arc::clone(&app.directory), format!("key:{}", principal.key_id));
+    let org = OrgName::of(&principal, asked.org, "org")?;
+    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+        let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
+        let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
+        closings::close(conn, org_id, asked.month, &actor, now)?;
+        let closed = Closed { org: org.as_ref().map(|org| org.public_id.to_string()), month: asked.month };
+        let audit = Audit {
+            org_id,
+            action: "usage_month.close",
+            target: asked.month.to_string(),
+            detail: json!(closed),
+        };
+        Answer::new(StatusCode::OK, &closed, audit)
+    })
+    .await
+}
+
+/// Lists closed months, the latest first.
+#[utoipa::path(
+    get, path = "/v1/usage/closings", tag = "usage", security(("key" = ["usage:read"])),
+    responses((status = 200, description = "The latest 500", body = Page<Closing>), ReadErrors)
+)]
+pub async fn closed(app: web::Data<App>, principal: Principal) -> Result<HttpResponse, Error> {
+    principal.require(Scope::UsageRead)?;
+    let data = app.db.run(principal.rows, |conn| closings::list(conn, MAX_LIMIT)).await?;
+    Ok(HttpResponse::Ok().json(Page { data, next: None }))
+}

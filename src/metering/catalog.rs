@@ -1,0 +1,191 @@
+//! The catalogue: everything that decides how a usage event is counted, held in memory under one version.
+//!
+//! Whoever changes a meter, a rate card, a slot or a closing does so between [`change`] and the commit;
+//! whoever writes usage holds the lock shared ([`hold`]) and learns the version that is in force until it
+//! commits. So no usage is counted by an older catalogue than the one that is committed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use super::meters::{self, Meter};
+use super::rates::{self, RateCard, choose};
+use super::rating;
+use crate::billing::directory::OrgContext;
+use crate::error::Error;
+use crate::metering::slots::{self, Slot};
+use crate::schema::{catalog, usage_closings};
+
+/// Advisory lock of the catalogue: shared while usage is written, exclusive while the catalogue changes.
+const LOCK: i64 = 2_685_664;
+const NAME: &str = "metering";
+
+/// The catalogue at one version.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Which one it is; grows with every change.
+    pub version: i64,
+    /// Meters by id, archived ones too: what they counted can still be corrected.
+    pub meters: HashMap<i32, Arc<Meter>>,
+    /// Meters that count, by their event name, in the order of their ids.
+    pub by_event_name: HashMap<String, Vec<Arc<Meter>>>,
+    /// Rate cards of a meter, its plans' and its own, in the order in which they are asked.
+    rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
+    /// As these, those of a meter and an org alone.
+    own_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
+    /// Slots of a meter that quotas count.
+    pub slots: HashMap<i32, Vec<Arc<Slot>>>,
+    /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to
+    /// the open month.
+    pub closed: HashMap<i64, NaiveDate>,
+}
+
+impl Catalog {
+    /// The rate cards of a meter that concern an org, whatever its plan, in the order in which they are
+    /// asked.
+    pub fn rate_cards(&self, meter_id: i32, org_id: i64) -> impl Iterator<Item = &Arc<RateCard>> {
+        let own = self.own_rate_cards.get(&(meter_id, org_id));
+        own.into_iter().chain(self.rate_cards.get(&meter_id)).flatten()
+    }
+
+    /// The card that prices an org's usage with these dimensions at that time, and its rate: `None` where it
+    /// has none that fits.
+    #[must_use]
+    pub fn price(
+        &self,
+        meter_id: i32,
+        org: &OrgContext,
+        dimensions: &[(String, String)],
+        at: DateTime<Utc>,
+    ) -> Option<(&RateCard, Option<usize>)> {
+        let cards: Vec<(&RateCard, Option<usize>)> = self
+            .rate_cards(meter_id, org.org_id)
+            .map(|card| (&**card, rating::rate_for(card, dimensions)))
+            .collect();
+        let fits = cards.iter().map(|(card, rate)| (*card, rate.is_some()));
+        choose::place(fits, org.plan_at(at), at).map(|place| cards[place])
+    }
+
+    /// The last month closed for this org.
+    #[must_use]
+    pub fn closed_month(&self, org_id: i64) -> Option<NaiveDate> {
+        self.closed.get(&org_id).copied().max(self.closed.get(&0).copied())
+    }
+}
+
+/// The catalogue as this process last saw it.
+#[derive(Default)]
+pub struct Held(RwLock<Arc<Catalog>>);
+
+impl Held {
+    /// What is held. Version 0: nothing was loaded yet.
+    #[must_use]
+    pub fn get(&self) -> Arc<Catalog> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Holds the catalogue as it is, as [`hold`] does, and gives it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn hold(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        let version = hold(conn)?;
+        let held = self.get();
+        // Nobody changes it while it is held, so that the statements that read it agree.
+        if held.version == version { Ok(held) } else { Ok(self.keep(read(conn)?)) }
+    }
+
+    /// Loads what the database has, unless a newer one is held already.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        let loaded = conn.build_transaction().repeatable_read().read_only().run(read)?;
+        Ok(self.keep(loaded))
+    }
+
+    fn keep(&self, loaded: Catalog) -> Arc<Catalog> {
+        let loaded = Arc::new(loaded);
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if held.version < loaded.version {
+            *held = loaded;
+        }
+        Arc::clone(&held)
+    }
+}
+
+/// Starts a change of the catalogue inside the caller's transaction: waits for usage that is being written,
+/// keeps further usage waiting until the commit, and counts the version up.
+///
+/// # Errors
+/// When the database fails.
+pub fn change(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+    diesel::update(catalog::table.find(NAME)).set(catalog::version.eq(catalog::version + 1)).execute(conn)?;
+    Ok(())
+}
+
+/// Holds the catalogue as it is until the caller's transaction ends, and tells its version.
+///
+/// # Errors
+/// When the database fails.
+pub fn hold(conn: &mut PgConnection) -> Result<i64, Error> {
+    // Two statements: the second must not see the state from before the wait.
+    conn.batch_execute(&format!("SELECT pg_advisory_xact_lock_shared({LOCK})"))?;
+    version(conn)
+}
+
+/// Keeps usage from being written until the caller's transaction ends, changing nothing.
+///
+/// # Errors
+/// When the database fails.
+pub fn freeze(conn: &mut PgConnection) -> Result<(), Error> {
+    Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?)
+}
+
+/// The committed version.
+///
+/// # Errors
+/// When the database fails.
+pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
+    Ok(catalog::table.find(NAME).select(catalog::version).first(conn)?)
+}
+
+/// Reads all of it; the caller has one snapshot, or the lock.
+fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
+    let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
+    let mut all = meters::all(conn)?;
+    all.sort_by_key(|meter| meter.meter_id);
+    for meter in all {
+        let meter = Arc::new(meter);
+        if meter.archived_at.is_none() {
+            loaded.by_event_name.entry(meter.event_name.clone()).or_default().push(Arc::clone(&meter));
+        }
+        loaded.meters.insert(meter.meter_id, meter);
+    }
+    for card in rates::all(conn)? {
+        let cards = match card.org_id {
+            0 => loaded.rate_cards.entry(card.meter_id).or_default(),
+            org_id => loaded.own_rate_cards.entry((card.meter_id, org_id)).or_default(),
+        };
+        cards.push(Arc::new(card));
+    }
+    for cards in loaded.rate_cards.values_mut().chain(loaded.own_rate_cards.values_mut()) {
+        cards.sort_by(|one, other| one.order().cmp(&other.order()));
+    }
+    for slot in slots::all(conn)? {
+        loaded.slots.entry(slot.meter_id).or_default().push(Arc::new(slot));
+    }
+    loaded.closed = usage_closings::table
+        .group_by(usage_closings::org_id)
+        .select((usage_closings::org_id, diesel::dsl::max(usage_closings::month)))
+        .load::<(i64, Option<NaiveDate>)>(conn)?
+        .into_iter()
+        .filter_map(|(org_id, month)| Some((org_id, month?)))
+        .collect();
+    Ok(loaded)
+}

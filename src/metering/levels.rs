@@ -1,0 +1,207 @@
+//! Levels: how much there is (stored bytes, contacts, seats), across all periods. Owns `usage_levels`.
+//!
+//! **What an event says.** It *sets* the level of its series and subject to a value of 0 or more (the meter's
+//! `value_field`), or *changes* it by a signed amount (its `change_field`); one of the two. Each counts once,
+//! by its key, like any other usage.
+//!
+//! **The level at an instant** is a function of the set of events that stand, whatever the order of their
+//! coming: the value of the last set at or before it, and the sum of the changes from the time of that set
+//! on; without a set, the sum of all changes. At one instant sets come before changes, so a change counts on
+//! top of a set of the same time; of several sets the largest counts. A change before the last set says
+//! nothing of the level after it. Taken back, an event is as if it had never come.
+//!
+//! **Below zero.** While changes are missing (the removal came, the addition did not) the sum may lie below
+//! zero. It is kept as it is, or the addition would count twice; but whoever asks how much there is gets 0
+//! (Lago lost the sign at the border of periods and charged for what was not there: getlago/lago-api#5569).
+//!
+//! **What limits see.** A counter of the period `always` holds the sum of what is level now, over the series
+//! and subjects that its slot counts. An event moves it by what it moves the level by, which is nothing for
+//! one that comes late behind a set.
+//!
+//! **Over a time** ([`course`]): the average weighs each level by how long it held; the peak is the highest
+//! at any instant of it.
+
+mod course;
+mod held;
+pub mod list;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+
+use crate::quantity::Sum;
+
+use self::course::{Course, course};
+pub(crate) use self::held::Levels;
+pub(crate) use self::held::take_back;
+
+/// What the `value` of a level meter's record says: the level was set.
+pub const SET: &str = "set";
+/// As [`SET`]: it was changed.
+pub const CHANGE: &str = "change";
+
+/// What is level with a series and subject, by all events that stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Time and value of the last set.
+    pub set: Option<(DateTime<Utc>, Sum)>,
+    /// The changes at and after it.
+    pub changes: Sum,
+    /// No change is later.
+    pub changed_at: Option<DateTime<Utc>>,
+}
+
+impl State {
+    /// The sum, below zero too.
+    #[must_use]
+    pub fn signed(&self) -> Sum {
+        self.set.map_or(Sum::ZERO, |(_, value)| value) + self.changes
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn level(&self) -> Sum {
+        self.signed().max(Sum::ZERO)
+    }
+
+    /// Whether a set of that time and value counts from now on.
+    fn is_later(&self, at: DateTime<Utc>, value: Sum) -> bool {
+        self.set.is_none_or(|set| (at, value) > set)
+    }
+
+    /// Whether a change of that time counts on top of the last set.
+    fn counts(&self, at: DateTime<Utc>) -> bool {
+        self.set.is_none_or(|(set_at, _)| at >= set_at)
+    }
+
+    /// What it is after one more event. `changes_from` gives the sum of the changes at and after a time,
+    /// those of this event's own batch included.
+    #[must_use]
+    pub fn after(
+        self,
+        at: DateTime<Utc>,
+        is_set: bool,
+        value: Decimal,
+        changes_from: impl FnOnce(DateTime<Utc>) -> Sum,
+    ) -> Self {
+        match is_set {
+            true if self.is_later(at, value.into()) => {
+                let changes =
+                    if self.changed_at.is_some_and(|last| last >= at) { changes_from(at) } else { Sum::ZERO };
+                Self { set: Some((at, value.into())), changes, ..self }
+            }
+            true => self,
+            false => {
+                let changes = if self.counts(at) { self.changes + value } else { self.changes };
+                Self { changes, changed_at: self.changed_at.max(Some(at)), ..self }
+            }
+        }
+    }
+}
+
+/// The records of level meters that stand and match `conditions` (on `r`), as SQL: org, series, subject,
+/// time, value and quantity.
+#[must_use]
+pub fn standing(conditions: &str) -> String {
+    format!(
+        "(SELECT org_id, series_id, coalesce(subject, '') AS subject, occurred_at, value, quantity, event_key
+             FROM (
+             SELECT r.*, correction % 2 = 0 AND lead(correction) OVER (
+                 PARTITION BY org_id, meter_id, occurred_at, event_key ORDER BY correction) IS NULL AS stands
+             FROM usage_records r WHERE {conditions}) r
+         WHERE stands AND value IN ('{SET}', '{CHANGE}'))"
+    )
+}
+
+/// What standing records (as of [`standing`]) make of each series and subject: the columns of `usage_levels`,
+/// as SQL.
+#[must_use]
+pub fn states(standing: &str) -> String {
+    format!(
+        "(SELECT org_id, series_id, subject, max(last_set) AS set_at,
+             coalesce(max(quantity) FILTER (WHERE value = '{SET}' AND occurred_at = last_set),
+                 0) AS set_value,
+             coalesce(sum(quantity) FILTER (
+                 WHERE value = '{CHANGE}' AND (last_set IS NULL OR occurred_at >= last_set)), 0) AS changes,
+             max(occurred_at) FILTER (WHERE value = '{CHANGE}') AS changed_at
+         FROM (SELECT *, max(occurred_at) FILTER (WHERE value = '{SET}')
+                   OVER (PARTITION BY org_id, series_id, subject) AS last_set
+               FROM {standing} e) e
+         GROUP BY org_id, series_id, subject)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds, whether it sets, value.
+    type Said = (i64, bool, i64);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("a time")
+    }
+
+    /// What the events make, one after the other.
+    fn made(events: &[Said]) -> State {
+        let mut state = State::default();
+        for (n, (seconds, is_set, value)) in events.iter().enumerate() {
+            let changes_from = |from| {
+                let mut sum = Sum::ZERO;
+                let before =
+                    events[..n].iter().filter(|(seconds, is_set, _)| !is_set && at(*seconds) >= from);
+                before.for_each(|(_, _, value)| sum += Decimal::from(*value));
+                sum
+            };
+            state = state.after(at(*seconds), *is_set, (*value).into(), changes_from);
+        }
+        state
+    }
+
+    #[test]
+    fn the_level_follows_from_the_set_of_events() {
+        let table: [(&str, &[Said], i64); 12] = [
+            ("nothing", &[], 0),
+            ("changes alone add up", &[(1, false, 5), (2, false, -2)], 3),
+            ("a set, then changes", &[(1, true, 10), (2, false, 5), (3, false, -1)], 14),
+            ("a later set forgets them", &[(1, true, 10), (2, false, 5), (3, true, 7)], 7),
+            ("a change behind the set", &[(3, true, 7), (2, false, 5)], 7),
+            ("a set behind a set", &[(3, true, 7), (2, true, 100)], 7),
+            ("a set that comes late, before changes", &[(5, false, 4), (2, true, 10)], 14),
+            ("at one instant the change is on top", &[(2, true, 10), (2, false, 3)], 13),
+            ("whichever came first", &[(2, false, 3), (2, true, 10)], 13),
+            ("of two sets the larger", &[(2, true, 10), (2, true, 12), (2, true, 11)], 12),
+            ("below zero there is nothing", &[(1, false, -5)], 0),
+            ("and the sign is kept", &[(2, false, -5), (1, false, 8)], 3),
+        ];
+        for (name, events, level) in table {
+            // In every order of coming, up to a few.
+            let mut order: Vec<Said> = events.to_vec();
+            for _ in 0..order.len().max(1) {
+                assert_eq!(made(&order).level(), Sum::from(Decimal::from(level)), "{name}: {order:?}");
+                let one = order.len().min(1);
+                order.rotate_left(one);
+                let mut back = order.clone();
+                back.reverse();
+                assert_eq!(made(&back).level(), Sum::from(Decimal::from(level)), "{name}: {back:?}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_order_makes_the_same(
+            events in proptest::collection::vec((0_i64..6, proptest::bool::ANY, -5_i64..9), 0..9),
+            seed in 0_usize..1000,
+        ) {
+            let events: Vec<Said> =
+                events.into_iter().map(|(at, is_set, value)| (at, is_set,
+                    if is_set { value.abs() } else { value })).collect();
+            let mut other = events.clone();
+            let length = other.len().max(1);
+            for n in 0..other.len() {
+                other.swap(n, (n * 7 + seed) % length);
+            }
+            proptest::prop_assert_eq!(made(&events), made(&other));
+        }
+    }
+}

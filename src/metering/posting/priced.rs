@@ -1,0 +1,94 @@
+//! What of a period was priced by which card, by its records: asked where the counters of tiers do not tell,
+//! which is seldom.
+
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Numeric, Timestamptz};
+
+use crate::error::Error;
+use crate::quantity::Sum;
+
+/// (org, meter, the period's label and beginning as [`Period::stored`] has them).
+///
+/// [`Period::stored`]: crate::metering::periods::Period::stored
+pub(crate) type OfPeriod = (i64, i32, NaiveDate, DateTime<Utc>);
+
+/// What a card priced of a period, for usage with some dimensions.
+#[derive(QueryableByName)]
+pub(crate) struct Priced {
+    #[diesel(sql_type = BigInt)]
+    org_id: i64,
+    #[diesel(sql_type = Integer)]
+    meter_id: i32,
+    #[diesel(sql_type = Date)]
+    period: NaiveDate,
+    #[diesel(sql_type = Timestamptz)]
+    began: DateTime<Utc>,
+    #[diesel(sql_type = Integer)]
+    pub(crate) rate_card_id: i32,
+    #[diesel(sql_type = Jsonb)]
+    dimensions: serde_json::Value,
+    #[diesel(sql_type = Numeric)]
+    pub(crate) quantity: Sum,
+    #[diesel(sql_type = Numeric)]
+    pub(crate) cost: Sum,
+    /// When the first of it occurred.
+    #[diesel(sql_type = Timestamptz)]
+    pub(crate) first_at: DateTime<Utc>,
+}
+
+impl Priced {
+    /// Of which period it is.
+    pub(crate) fn of_period(&self) -> OfPeriod {
+        (self.org_id, self.meter_id, self.period, self.began)
+    }
+
+    /// The dimensions, as rates are found by them.
+    pub(crate) fn dimensions(&self) -> Vec<(String, String)> {
+        let pairs = self.dimensions.as_object().into_iter().flatten();
+        pairs.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+    }
+}
+
+/// What was priced of these periods.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn of_periods(conn: &mut PgConnection, periods: &[OfPeriod]) -> Result<Vec<Priced>, Error> {
+    let at = |day: Option<NaiveDate>, or: DateTime<Utc>| {
+        day.map_or(or, |day| day.and_time(NaiveTime::MIN).and_utc())
+    };
+    // Bounds for all of them, so that other months' partitions are left out. No billing period is longer than
+    // three years (https://docs.stripe.com/billing/subscriptions/billing-cycle).
+    let labels = || periods.iter().map(|(_, _, label, _)| *label);
+    let is_billing = periods.iter().any(|(.., began)| *began != DateTime::UNIX_EPOCH);
+    let longest = Months::new(if is_billing { 36 } else { 1 });
+    let first = labels().min().and_then(|day| day.checked_sub_days(Days::new(2)));
+    let last = labels().filter_map(|label| label.checked_add_months(longest)).max();
+    let last = last.and_then(|day| day.checked_add_days(Days::new(2)));
+    let rows = diesel::sql_query(
+        "SELECT r.org_id, r.meter_id, k.period, k.began, r.rate_card_id, s.dimensions,
+             sum(r.quantity) AS quantity, sum(r.cost) AS cost, min(r.occurred_at) AS first_at
+         FROM unnest($1, $2, $3, $4) AS k (org_id, meter_id, period, began)
+         JOIN (SELECT *, coalesce(own_day, day) AS own FROM usage_records
+               WHERE org_id = ANY ($1) AND occurred_at >= $5 AND occurred_at < $6
+               UNION ALL
+               SELECT *, day FROM usage_records
+               WHERE org_id = ANY ($1) AND occurred_at < $5 AND moved AND own_day IS NULL) r
+             ON r.org_id = k.org_id AND r.meter_id = k.meter_id
+                 AND CASE WHEN k.began > 'epoch' THEN r.billing_start = k.began
+                     ELSE r.own >= k.period AND r.own < k.period + interval '1 month' END
+         JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id
+         WHERE r.rate_card_id IS NOT NULL
+         GROUP BY 1, 2, 3, 4, 5, 6",
+    )
+    .bind::<Array<BigInt>, _>(periods.iter().map(|(org, ..)| *org).collect::<Vec<_>>())
+    .bind::<Array<Integer>, _>(periods.iter().map(|(_, meter, ..)| *meter).collect::<Vec<_>>())
+    .bind::<Array<Date>, _>(labels().collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(periods.iter().map(|(.., began)| *began).collect::<Vec<_>>())
+    .bind::<Timestamptz, _>(at(first, DateTime::<Utc>::UNIX_EPOCH))
+    .bind::<Timestamptz, _>(at(last, DateTime::<Utc>::UNIX_EPOCH + chrono::Duration::days(36_500)))
+    .load(conn)?;
+    Ok(rows)
+}

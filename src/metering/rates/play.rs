@@ -1,0 +1,205 @@
+//! Which cards of a meter matter to a period. A price change within a period goes on in the tiers where the
+//! period stands, so usage counts to the tiers of every card that prices any of the period for some org or
+//! plan, whichever card priced it: an org may come to a plan, leave it and come back.
+//!
+//! Zuora's on-demand rating reckons likewise: what all of a period's usage costs, less what was charged for
+//! it (<https://docs.zuora.com/en/zuora-billing/bill-your-customer/rating/on-demand-usage-rating>).
+
+use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
+
+use super::{RateCard, TierPeriod};
+use crate::metering::periods::Period;
+use crate::metering::slots::PeriodKind;
+
+/// No local month begins or ends so far from that of UTC, whatever zone an org had when its usage came.
+const SLACK_DAYS: u64 = 2;
+
+/// The instants that a period lies within.
+#[derive(Clone, Copy)]
+pub(crate) struct Around {
+    from: DateTime<Utc>,
+    before: DateTime<Utc>,
+}
+
+impl Around {
+    /// Those of a period; of a local month, in every zone. When a billing period ends may still change, so
+    /// whatever comes after its beginning may lie in it.
+    pub(crate) fn new(period: Period) -> Self {
+        if let Some(began) = period.began {
+            return Self { from: began, before: DateTime::<Utc>::MAX_UTC };
+        }
+        let at = |day: Option<NaiveDate>, or: DateTime<Utc>| {
+            day.map_or(or, |day| day.and_time(NaiveTime::MIN).and_utc())
+        };
+        let next = period.label.checked_add_months(Months::new(1));
+        Self {
+            from: at(period.label.checked_sub_days(Days::new(SLACK_DAYS)), DateTime::<Utc>::MIN_UTC),
+            before: at(
+                next.and_then(|day| day.checked_add_days(Days::new(SLACK_DAYS))),
+                DateTime::<Utc>::MAX_UTC,
+            ),
+        }
+    }
+}
+
+impl RateCard {
+    /// The period whose quantity its tiers are counted by, of usage that belongs to this local day and
+    /// billing period. As SQL: [`PERIOD`] and [`BEGAN`].
+    pub(crate) fn period_of(&self, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Period {
+        let kind = match self.period {
+            TierPeriod::Month => PeriodKind::Month,
+            TierPeriod::Billing => PeriodKind::Billing,
+        };
+        Period::of(kind, day, billing)
+    }
+}
+
+/// When the billing period began by which a card `c` counts tiers of usage `r`, as SQL; epoch: it counts by
+/// the month.
+pub(crate) const BEGAN: &str = "coalesce(CASE c.period WHEN 'billing' THEN r.billing_start END, 'epoch')";
+
+/// The label of the period by which a card `c` counts tiers of usage `r` of the local month `r.month`, as
+/// SQL.
+pub(crate) const PERIOD: &str =
+    "coalesce(CASE c.period WHEN 'billing' THEN (r.billing_start AT TIME ZONE 'UTC')::date END, r.month)";
+
+/// The places of the cards that price usage of a period, as cards are now, each with its period (`of`).
+/// `cards` are of one meter, in the order in which they are asked. As SQL: [`in_play_sql`].
+pub(crate) fn in_play<'a>(
+    cards: impl Iterator<Item = &'a RateCard> + Clone + 'a,
+    of: impl Fn(&RateCard) -> Period + 'a,
+) -> impl Iterator<Item = (usize, Period)> + 'a {
+    let before = std::iter::once(None).chain(cards.clone().map(Some));
+    cards.zip(before).enumerate().filter_map(move |(place, (card, before))| {
+        // A card ends where the next one of the same owner begins.
+        let next = before.filter(|before| before.owner() == card.owner()).map(|next| next.valid_from);
+        let period = of(card);
+        let around = Around::new(period);
+        let plays = card.valid_from < around.before
+            && next.is_none_or(|next| next > around.from && next > card.valid_from);
+        plays.then_some((place, period))
+    })
+}
+
+/// Whether a card is [`in_play`] in a period, as SQL, of a card of [`CARDS`] and what tells `period` and
+/// `began`.
+pub(crate) fn in_play_sql(card: &str, period: &str, began: &str) -> String {
+    let at = |day: String| format!("(({day}) AT TIME ZONE 'UTC')");
+    let begin = at(format!("{period}::timestamp - interval '{SLACK_DAYS} days'"));
+    let end = at(format!("{period}::timestamp + interval '1 month' + interval '{SLACK_DAYS} days'"));
+    format!(
+        "(({began} > 'epoch' OR {card}.valid_from < {end}) AND ({card}.next_from IS NULL
+            OR ({card}.next_from > {card}.valid_from
+                AND {card}.next_from > CASE WHEN {began} > 'epoch' THEN {began} ELSE {begin} END)))"
+    )
+}
+
+/// Every card with the start of the one that follows it, as SQL.
+pub(crate) const CARDS: &str = "(SELECT rate_card_id, meter_id, org_id, period, valid_from, version, rates,
+          lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id
+              ORDER BY valid_from, version) AS next_from
+      FROM rate_cards)";
+
+/// Whether no other card can have priced any usage of the period. One that another of the same owner replaced
+/// as a whole before the period began cannot.
+pub(crate) fn is_alone(cards: &[&RateCard], place: usize, period: Period) -> bool {
+    let around = Around::new(period);
+    let replaced = |n: usize| {
+        let card = cards[n];
+        cards[..n].iter().any(|later| {
+            later.owner() == card.owner()
+                && later.valid_from <= card.valid_from.max(around.from)
+                && later.created_at < around.from
+        })
+    };
+    (0..cards.len()).all(|n| n == place || cards[n].valid_from >= around.before || replaced(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(n: i32, valid_from: &str, created_at: &str) -> RateCard {
+        let at = |text: &str| text.parse().expect("a time");
+        RateCard {
+            rate_card_id: n,
+            meter_id: 1,
+            version: n,
+            plan: None,
+            org_id: 0,
+            org: None,
+            period: TierPeriod::Month,
+            price_by: None,
+            valid_from: at(valid_from),
+            currency: "usd".to_owned(),
+            rates: Vec::new(),
+            created_at: at(created_at),
+        }
+    }
+
+    /// Cards 1 to 4: one of January, one of 10 March, one that replaced that before it began, one of July.
+    #[test]
+    fn a_month_has_the_cards_that_price_any_of_it() {
+        let cards = [
+            card(4, "2026-07-01T00:00:00Z", "2026-06-01T00:00:00Z"),
+            card(3, "2026-03-10T00:00:00Z", "2026-03-02T00:00:00Z"),
+            card(2, "2026-03-10T00:00:00Z", "2026-03-01T00:00:00Z"),
+            card(1, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ];
+        let all: Vec<&RateCard> = cards.iter().collect();
+        for (month, playing, alone) in [
+            ("2026-01-01", &[1][..], &[1][..]),
+            ("2026-03-01", &[3, 1], &[]),
+            // What came in March for March may have been priced by card 2, made and replaced within it; in
+            // May it cannot.
+            ("2026-05-01", &[3], &[3]),
+            // In a zone ahead of UTC, July's first hours are June's last.
+            ("2026-06-01", &[4, 3], &[]),
+            ("2026-09-01", &[4], &[4]),
+        ] {
+            let day: NaiveDate = month.parse().expect("a day");
+            let period = Period { label: day, began: None };
+            let told: Vec<i32> = in_play(all.iter().copied(), |card| card.period_of(day, None))
+                .map(|(place, _)| all[place].version)
+                .collect();
+            assert_eq!(told, playing, "{month}");
+            let told: Vec<i32> = (0..4)
+                .filter(|place| is_alone(&all, *place, period))
+                .map(|place| all[place].version)
+                .collect();
+            assert_eq!(told, alone, "{month}");
+        }
+    }
+
+    /// A card of the plan pro by billing period from 10 March, another from 1 June; the meter's of January.
+    #[test]
+    fn a_billing_period_has_the_cards_that_price_any_of_it() {
+        let billing = |n, valid_from| RateCard {
+            plan: Some("pro".to_owned()),
+            period: TierPeriod::Billing,
+            ..card(n, valid_from, "2026-01-01T00:00:00Z")
+        };
+        let cards = [
+            billing(3, "2026-06-01T00:00:00Z"),
+            billing(2, "2026-03-10T00:00:00Z"),
+            card(1, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ];
+        for (day, began, playing) in [
+            // The second may come before the period ends.
+            ("2026-04-02", Some("2026-03-20T08:00:00Z"), &[3, 2, 1][..]),
+            ("2026-06-15", Some("2026-06-01T00:00:00Z"), &[3, 1]),
+            // Without a billing period they count by the month.
+            ("2026-04-02", None, &[2, 1]),
+        ] {
+            let day: NaiveDate = day.parse().expect("a day");
+            let began: Option<DateTime<Utc>> = began.map(|began| began.parse().expect("a time"));
+            let told: Vec<(usize, Period)> =
+                in_play(cards.iter(), |card| card.period_of(day, began)).collect();
+            let versions: Vec<i32> = told.iter().map(|(place, _)| cards[*place].version).collect();
+            assert_eq!(versions, playing, "{day}");
+            let periods: Vec<_> = told.iter().map(|(_, period)| period.began).collect();
+            let meters = periods.last().copied().flatten();
+            assert_eq!((periods[0], meters), (began, None), "{day}");
+        }
+    }
+}
