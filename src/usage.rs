@@ -1,7 +1,8 @@
 //! Usage: what services report, metered, priced and summed up in the transaction that answers them.
 //!
-//! A batch walks `http` → `event` (read and validate) → `resolve` (meters, series, days; `rating`) → `ingest`
-//! (one transaction: claims, records, summaries, counters).
+//! A batch walks `api::usage::events` → `metering::event` (read and validate) → `metering::resolve` (meters,
+//! series, days, prices) → `ingest` (one transaction, by `metering::posting`: claims, records, summaries,
+//! counters).
 
 pub mod books;
 pub mod correct;
