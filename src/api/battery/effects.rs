@@ -22,8 +22,8 @@ use crate::page::{Page, PageQuery};
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only what waits for this reason: `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`,
-    /// `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines`, `already_granted`
-    /// or `failed`.
+    /// `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines`, `already_granted`,
+    /// `no_subscription` or `failed`.
     reason: Option<String>,
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::bought::{Bought, is_of, of_pack, of_plan, portion_key, times};
-use super::facts::{Facts, Line, Pack, Period, Version};
+use super::facts::{Facts, Line, Pack, Period, Plan, Version};
 use super::sales::{self, Part};
 use super::targets::{self, GRACE, NewClaim, Outcome, Reason, Wait, org_of};
 use super::{Kind, Source};
@@ -198,6 +198,7 @@ impl Judge<'_> {
     fn plan_line(&mut self, key: &str, place: usize, reason: Option<&str>) -> Result<(), Error> {
         let line = &self.facts.lines[place];
         if line.subscription.is_none() {
+            self.without_subscription(key, place);
             return Ok(());
         }
         if line.proration == Some(true) {
@@ -215,6 +216,22 @@ impl Judge<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A line that asks for a plan's price and belongs to no subscription: an invoice that somebody made by hand,
+    /// as when one is voided and made again (<https://github.com/useautumn/autumn/pull/3469>). Which period it
+    /// paid for it does not say, so it waits for somebody who knows.
+    fn without_subscription(&mut self, key: &str, place: usize) {
+        let line = &self.facts.lines[place];
+        let asks = line.amount.is_some_and(|amount| amount > 0) && !line.is_metered();
+        let grants = |plan: &Plan| plan.versions.iter().any(|version| version.units > Decimal::ZERO);
+        let Some(plan) = line.plan.as_ref().filter(|plan| grants(plan) && asks) else { return };
+        let detail = format!(
+            "this line asks for the price of plan {} and belongs to no subscription, so it tells no period: \
+             grant by hand what it paid for, then dismiss this; or have the price or product ignored",
+            plan.id
+        );
+        self.wait(key, Some(line), Reason::NoSubscription, detail);
     }
 
     /// Whether the sale that this line stands for was counted at another of its lines.

@@ -108,6 +108,8 @@ pub enum Reason {
     IncompleteLines,
     /// Another invoice sold the same period of the same item.
     AlreadyGranted,
+    /// What buys a plan stands on a line that belongs to no subscription.
+    NoSubscription,
 }
 
 impl Reason {
@@ -124,6 +126,7 @@ impl Reason {
             Self::NoGrant => "no_grant",
             Self::IncompleteLines => "incomplete_lines",
             Self::AlreadyGranted => "already_granted",
+            Self::NoSubscription => "no_subscription",
         }
     }
 

@@ -39,7 +39,8 @@ pub struct WaitingEffect {
     #[diesel(sql_type = Text)]
     pub line: String,
     /// `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`, `unknown_subscription`,
-    /// `unknown_period`, `no_grant`, `incomplete_lines`, `already_granted` or `failed`.
+    /// `unknown_period`, `no_grant`, `incomplete_lines`, `already_granted`,
+    /// `no_subscription` or `failed`.
     #[diesel(sql_type = Text)]
     pub reason: String,
     /// Why, and what to do, as a sentence.

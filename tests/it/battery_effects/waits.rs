@@ -336,3 +336,27 @@ async fn a_voided_invoice_tells_of_the_period() {
     assert_eq!(battery(&database, "one").0, "333.333333333");
     assert_eq!(database.run(&["battery", "waiting"]), "");
 }
+
+#[tokio::test]
+async fn a_plan_that_is_paid_for_by_hand_waits() {
+    let database = Database::new();
+    furnish(&database, &["hand".to_owned()]);
+    let daemon = Daemon::start(&database);
+    let key = database.key("admin,billing:read,billing:write", None);
+    let run = Run { tag: "hand".to_owned() };
+    let mut paid = run.paid("h", "manual", 0, &[month("price_basic", 2000)]);
+    let invoice = &mut paid["data"]["object"];
+    invoice["parent"] = Value::Null;
+    invoice["lines"]["data"][0]["parent"] = json!({ "type": "invoice_item_details",
+        "invoice_item_details": { "invoice_item": "ii_1", "proration": false, "subscription": null } });
+    daemon.deliver_all(&[run.customer(), paid, run.invoice_payment("h", 2000)]).await;
+    daemon.projected().await;
+    let rows = waiting(&daemon, &key).await;
+    assert_eq!(reasons(&rows), ["no_subscription"], "{rows:?}");
+    assert_eq!(battery(&database, "hand").0, "0");
+    let path = format!("/v1/battery/effects/waiting/{}/dismiss", rows[0]["id"]);
+    let (status, told) = daemon.post(&path, &key, &json!({ "reason": "granted by hand" })).await;
+    assert_eq!(status, 200, "{told}");
+    assert!(waiting(&daemon, &key).await.is_empty());
+    database.run(&["verify"]);
+}

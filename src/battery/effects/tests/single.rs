@@ -48,6 +48,31 @@ fn what_asked_for_it_decides_whether_a_period_is_sold() {
     assert_eq!(came_to(&facts), none());
 }
 
+/// A price of a plan on an invoice that somebody made by hand tells no period.
+#[test]
+fn a_plan_that_is_paid_for_without_a_subscription_waits() {
+    let by_hand = |more: Value| {
+        let mut all = json!({ "kind": "invoiceitem", "subscription": null, "item": null, "mirrored": null });
+        super::sold::merge(&mut all, more);
+        all
+    };
+    let by_product = json!({ "plan": { "by_price": false } });
+    for (name, amount, more, waits) in [
+        ("by the price", 2000, json!({}), true),
+        ("by the product", 2000, by_product, true),
+        ("nothing was asked for", 0, json!({}), false),
+        ("money back", -2000, json!({}), false),
+        ("metered: it is usage", 2000, json!({ "usage_type": "metered" }), false),
+        ("another thing", 2000, json!({ "plan": null }), false),
+        ("a plan that grants nothing", 2000, json!({ "plan": { "versions": [] } }), false),
+    ] {
+        let mut facts = of(&[line("a", "flat", amount, 1, MARCH, by_hand(more))]);
+        facts.invoice.as_mut().expect("one").billing_reason = Some("manual".to_owned());
+        let expected = if waits { vec!["a no_subscription".to_owned()] } else { none() };
+        assert_eq!(came_to(&facts), expected, "{name}");
+    }
+}
+
 #[test]
 fn periods_subscriptions_and_claims_tell_sales_apart() {
     let by_product = json!({ "price_usage": "metered", "plan": { "by_price": false } });
