@@ -218,9 +218,9 @@ impl Judge<'_> {
         }
     }
 
-    /// A line that asks for a plan's price and belongs to no subscription: an invoice that somebody made by hand,
-    /// as when one is voided and made again (<https://github.com/useautumn/autumn/pull/3469>). Which period it
-    /// paid for it does not say, so it waits for somebody who knows.
+    /// A line that asks for a plan's price and belongs to no subscription: an invoice that somebody made by
+    /// hand, as when one is voided and made again (<https://github.com/useautumn/autumn/pull/3469>). Which
+    /// period it paid for it does not say, so it waits for somebody who knows.
     fn without_subscription(&mut self, key: &str, place: usize) {
         let line = &self.facts.lines[place];
         let asks = line.amount.is_some_and(|amount| amount > 0) && !line.is_metered();
