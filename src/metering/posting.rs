@@ -15,7 +15,7 @@ mod write;
 pub(crate) use self::burn::{Burn, batch, units};
 pub(crate) use self::keys::{Key, claim, claim_as, is_repeat, key, unclaim};
 pub(crate) use self::locks::lock_rows;
-pub(crate) use self::priced::of_periods;
+pub(crate) use self::priced::{Priced, of_periods};
 pub(crate) use self::records::{is_there, month_of};
 pub(crate) use self::tiers::{Tiers, is_alone, period_at};
 pub use self::totals::value_digest;

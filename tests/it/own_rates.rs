@@ -334,14 +334,19 @@ async fn a_change_of_plan_goes_on_in_the_tiers() {
             // Basic again: it stands at 140.
             Use("c", "acme", "small", "11-21T12", "10", "10"),
             Use("d", "acme", "small", "11-13T12", "10", "5"),
-            // What pro priced is taken back; basic goes on at 160 - 60.
+            // Of what pro priced one is taken back: it stood behind basic's first 80, and gives back what it
+            // cost.
+            Void("acme", "d"),
+            Costs("acme", "30"),
+            // The other one too; basic goes on at 90.
             Void("acme", "b"),
-            Use("e", "acme", "small", "11-22T12", "1", "1"),
+            Costs("acme", "10"),
+            Use("e", "acme", "small", "11-22T12", "20", "10"),
         ])
         .await;
     house.is_sound();
     house.rebuilt();
-    for id in ["a", "c", "d", "e"] {
+    for id in ["a", "c", "e"] {
         house.run(&[Void("acme", id)]).await;
     }
     house.run(&[Costs("acme", "0")]).await;

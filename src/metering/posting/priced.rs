@@ -4,7 +4,7 @@
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Numeric, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Nullable, Numeric, Timestamptz};
 
 use crate::error::Error;
 use crate::quantity::Sum;
@@ -36,6 +36,9 @@ pub(crate) struct Priced {
     /// When the first of it occurred.
     #[diesel(sql_type = Timestamptz)]
     pub(crate) first_at: DateTime<Utc>,
+    /// What of the quantity occurred before the instant that was asked for.
+    #[diesel(sql_type = Numeric)]
+    pub(crate) quantity_before: Sum,
 }
 
 impl Priced {
@@ -51,11 +54,15 @@ impl Priced {
     }
 }
 
-/// What was priced of these periods.
+/// What was priced of these periods, and what of it occurred before an instant.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) fn of_periods(conn: &mut PgConnection, periods: &[OfPeriod]) -> Result<Vec<Priced>, Error> {
+pub(crate) fn of_periods(
+    conn: &mut PgConnection,
+    periods: &[OfPeriod],
+    before: Option<DateTime<Utc>>,
+) -> Result<Vec<Priced>, Error> {
     let at = |day: Option<NaiveDate>, or: DateTime<Utc>| {
         day.map_or(or, |day| day.and_time(NaiveTime::MIN).and_utc())
     };
@@ -69,7 +76,8 @@ pub(crate) fn of_periods(conn: &mut PgConnection, periods: &[OfPeriod]) -> Resul
     let last = last.and_then(|day| day.checked_add_days(Days::new(2)));
     let rows = diesel::sql_query(
         "SELECT r.org_id, r.meter_id, k.period, k.began, r.rate_card_id, s.dimensions,
-             sum(r.quantity) AS quantity, sum(r.cost) AS cost, min(r.occurred_at) AS first_at
+             sum(r.quantity) AS quantity, sum(r.cost) AS cost, min(r.occurred_at) AS first_at,
+             coalesce(sum(r.quantity) FILTER (WHERE r.occurred_at < $7), 0) AS quantity_before
          FROM unnest($1, $2, $3, $4) AS k (org_id, meter_id, period, began)
          JOIN (SELECT *, coalesce(own_day, day) AS own FROM usage_records
                WHERE org_id = ANY ($1) AND occurred_at >= $5 AND occurred_at < $6
@@ -89,6 +97,7 @@ pub(crate) fn of_periods(conn: &mut PgConnection, periods: &[OfPeriod]) -> Resul
     .bind::<Array<Timestamptz>, _>(periods.iter().map(|(.., began)| *began).collect::<Vec<_>>())
     .bind::<Timestamptz, _>(at(first, DateTime::<Utc>::UNIX_EPOCH))
     .bind::<Timestamptz, _>(at(last, DateTime::<Utc>::UNIX_EPOCH + chrono::Duration::days(36_500)))
+    .bind::<Nullable<Timestamptz>, _>(before)
     .load(conn)?;
     Ok(rows)
 }

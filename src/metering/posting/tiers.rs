@@ -149,7 +149,7 @@ fn begin(conn: &mut PgConnection, fresh: &[(Tier, &Metered, usize)]) -> Result<B
     let periods: BTreeSet<OfPeriod> =
         fresh.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4, tier.5)).collect();
     let mut begun: BTreeMap<Tier, Sum> = BTreeMap::new();
-    for priced in priced::of_periods(conn, &periods.into_iter().collect::<Vec<_>>())? {
+    for priced in priced::of_periods(conn, &periods.into_iter().collect::<Vec<_>>(), None)? {
         let (of_period, dimensions) = (priced.of_period(), priced.dimensions());
         let here = |tier: &Tier| (tier.0, tier.1, tier.4, tier.5) == of_period;
         for (tier, metered, place) in fresh.iter().filter(|(tier, ..)| here(tier)) {

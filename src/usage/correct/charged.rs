@@ -13,7 +13,7 @@ use diesel::pg::PgConnection;
 
 use crate::error::Error;
 use crate::metering::periods::Period;
-use crate::metering::posting::{self, Tiers};
+use crate::metering::posting::{self, Priced, Tiers};
 use crate::metering::rates::play;
 use crate::metering::rating;
 use crate::metering::resolve::{Metered, Usage};
@@ -132,31 +132,29 @@ fn charge(conn: &mut PgConnection, org_id: i64, metered: &Metered, period: Perio
     let rates = &metered.series.rates;
     let Some((card, rate)) = metered.card.and_then(|place| rates.get(place)) else { return Ok(charge) };
     let (label, began) = period.stored();
-    let mut priced = posting::of_periods(conn, &[(org_id, card.meter_id, label, began)])?;
-    priced.retain(|priced| rating::rate_for(card, &priced.dimensions()) == *rate);
-    let first_of = |rate_card_id: i32| {
-        let of_card = priced.iter().filter(|priced| priced.rate_card_id == rate_card_id);
-        of_card.map(|priced| priced.first_at).min()
-    };
-    let began = first_of(card.rate_card_id);
-    for priced in &priced {
+    let period = (org_id, card.meter_id, label, began);
+    let fits = |priced: &Priced| rating::rate_for(card, &priced.dimensions()) == *rate;
+    let own = |priced: &Priced| priced.rate_card_id == card.rate_card_id;
+    let all = posting::of_periods(conn, &[period], None)?;
+    let first_at =
+        all.iter().filter(|priced| fits(priced) && own(priced)).map(|priced| priced.first_at).min();
+    for priced in posting::of_periods(conn, &[period], first_at)?.iter().filter(|priced| fits(priced)) {
         let place = rates.iter().position(|(card, _)| card.rate_card_id == priced.rate_card_id);
         let Some(place) = place else { continue };
         let other = &rates[place].0;
-        // Of one owner the latest card comes first. Cards of several owners follow each other as the org's
-        // plan and prices change: they stand as their usage does.
-        let is_before = if other.owner() == card.owner() {
-            Some(place) > metered.card
-        } else {
-            first_of(other.rate_card_id) < began
+        // Of one owner the latest card comes first. Cards of several owners take turns as the org's plan and
+        // prices change: what occurred before the first usage of this one stands before it.
+        let earlier = match (other.owner() == card.owner(), Some(place) > metered.card) {
+            (true, true) => priced.quantity,
+            (true, false) => Sum::ZERO,
+            (false, _) => priced.quantity_before,
         };
         if Some(place) == metered.card {
             charge.own += priced.quantity;
             charge.cost += priced.cost;
-        } else if is_before {
-            charge.earlier += priced.quantity;
         } else {
-            charge.later += priced.quantity;
+            charge.earlier += earlier;
+            charge.later += priced.quantity - earlier;
         }
     }
     Ok(charge)
