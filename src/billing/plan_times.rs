@@ -1,10 +1,14 @@
 //! Which plan an org had at an instant. Pure.
 //!
-//! Usage is priced by the plan of its own time: a change of plan prices what comes after it, and what
-//! happened before and is reported late keeps the plan of then. Kill Bill prices a change from its date on in
-//! the same way (<https://github.com/killbill/killbill/issues/301>). What is known are the items that events
-//! showed, with the first event that showed each; in the periods before the first one and after the last one
-//! the default plan counts.
+//! Usage is priced by the plan that the org had when the usage occurred. A change of plan prices what occurs
+//! after it. Usage from before the change keeps the earlier plan, also when it is reported late: who upgrades
+//! in the middle of a month pays the old plan up to that day and the new one from then on
+//! (<https://github.com/mattermost/docs/pull/4966>).
+//!
+//! The facts: the subscription items that events showed, each with its period and the first and last event
+//! that showed it; the plans that a local subscription had; the default plan. Before the first subscription
+//! and between two of them the org had the default plan. While a subscription goes on, and after the last
+//! one, it has the plan that it has now.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -48,8 +52,8 @@ impl PlanTimes {
         Self { times: all.into(), by_default }
     }
 
-    /// The plan at an instant. `present`: the plan that the org has now, which also an unpaid subscription
-    /// that goes on may not give any more.
+    /// The plan at an instant. `present` is the plan that the org has now; an unpaid subscription that goes
+    /// on may no longer give its plan.
     #[must_use]
     pub fn at<'a>(&'a self, at: At, present: Option<&'a str>) -> Option<&'a str> {
         let next = self.times.partition_point(|time| time.from <= at);
@@ -57,7 +61,7 @@ impl PlanTimes {
         match time {
             Some(time) if time.to.is_none() => present,
             Some(time) if time.to.is_some_and(|to| at < to) => Some(&time.plan),
-            // After all that is known, and where nothing is known at all.
+            // After the last subscription, or the org never had one.
             _ if next == self.times.len() => present,
             _ => self.by_default.as_deref(),
         }
@@ -85,12 +89,12 @@ fn times_of(life: &Life) -> Vec<PlanTime> {
     let known = life.buying();
     for (n, one) in known.iter().enumerate() {
         let Some(plan) = &one.plan else { continue };
-        // What its period began with counts from there; what came within it, from the first event that shows
-        // it.
+        // The first plan of a period counts from its start, a later one from the first event that shows it.
         let is_first = n == 0 || known[n - 1].start != one.start;
         let from = if is_first { one.start } else { one.first_seen.max(one.start) };
         starts.push((from, Arc::clone(plan)));
-        // It came back to a plan that it had earlier in the period: how long ago, events do not tell.
+        // The subscription came back to an earlier plan of this period. Events do not tell exactly when: the
+        // earlier plan counts again from its last event on.
         let is_last = known.get(n + 1).is_none_or(|next| next.start != one.start);
         let back = known[..n].iter().filter(|other| other.start == one.start);
         let back = back.max_by_key(|other| other.last_seen).filter(|back| back.last_seen > one.last_seen);

@@ -14,7 +14,6 @@ use diesel::prelude::*;
 
 use super::meters::{self, Meter};
 use super::rates::{self, RateCard, choose};
-use super::rating;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::slots::{self, Slot};
@@ -62,12 +61,8 @@ impl Catalog {
         dimensions: &[(String, String)],
         at: DateTime<Utc>,
     ) -> Option<(&RateCard, Option<usize>)> {
-        let cards: Vec<(&RateCard, Option<usize>)> = self
-            .rate_cards(meter_id, org.org_id)
-            .map(|card| (&**card, rating::rate_for(card, dimensions)))
-            .collect();
-        let fits = cards.iter().map(|(card, rate)| (*card, rate.is_some()));
-        choose::place(fits, org.plan_at(at), at).map(|place| cards[place])
+        let cards = self.rate_cards(meter_id, org.org_id).map(|card| &**card);
+        choose::price(cards, dimensions, org.plan_at(at), at)
     }
 
     /// The last month closed for this org.

@@ -18,7 +18,7 @@ pub struct NewLimit {
     /// Public or external id of the org. For quotas of orgs only.
     #[serde(default)]
     pub org: Option<String>,
-    /// Key of the meter: one of kind `sum` or `count`.
+    /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
     /// Dimension to value: only usage that has them all. Empty: all usage of the meter.
     #[serde(default)]

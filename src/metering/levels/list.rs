@@ -164,11 +164,8 @@ fn priced(
 ) -> Result<Option<(Decimal, String)>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
     let last = query.to - TimeDelta::microseconds(1);
-    let fits = cards.iter().map(|card| (card, rating::rate_for(card, &dimensions).is_some()));
-    let card = choose::place(fits, query.org.plan_at(last), last).map(|place| &cards[place]);
-    let Some((card, rate)) = card.and_then(|card| Some((card, rating::rate_for(card, &dimensions)?))) else {
-        return Ok(None);
-    };
+    let price = choose::price(cards.iter(), &dimensions, query.org.plan_at(last), last);
+    let Some((card, Some(rate))) = price else { return Ok(None) };
     let quantity = match query.price_by.or(card.price_by) {
         Some(PriceBy::Peak) => peak,
         Some(PriceBy::Average) | None => average,

@@ -5,16 +5,22 @@
 //! 2. The card of the plan that the org had then.
 //! 3. The meter's card.
 //!
-//! An own card that prices one model leaves the others to the plan and the meter, and one without any rate
-//! ends the own prices: what is negotiated overrides the prices that it names, and when it ends the usual
-//! ones count again (Orb's and Lago's overrides of single prices:
-//! <https://github.com/getlago/lago-api/pull/4959>).
+//! A negotiated price overrides the prices that it names, and when it ends the usual ones count again
+//! (<https://github.com/granit-fx/granit-dotnet/issues/1175>, which follows Orb). So a card of an org or plan
+//! that prices one model leaves the other models to the next card, and one without any rate ends the own
+//! prices.
+//!
+//! The facts: owner, start and version of each card; the dimensions of the usage; when it occurred; the plan
+//! that the org had then ([`OrgContext::plan_at`]).
+//!
+//! [`OrgContext::plan_at`]: crate::billing::directory::OrgContext::plan_at
 
 use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
 
 use super::RateCard;
+use crate::metering::rating;
 
 /// Whose usage a card prices, in the order in which cards are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +43,7 @@ impl RateCard {
         }
     }
 
-    /// By this, cards stand in the order in which they are asked: those of one owner together, the latest
+    /// What cards are sorted by: the owners in the order in which they are asked, of each the latest card
     /// first.
     pub(crate) fn order(&self) -> impl Ord + '_ {
         (self.owner(), Reverse((self.valid_from, self.version)))
@@ -66,6 +72,18 @@ pub(crate) fn place<'a>(
         }
     }
     None
+}
+
+/// The card that prices usage with these dimensions, and its rate, which is `None` where the meter's card has
+/// none that fits. The parameters are those of [`place`].
+pub(crate) fn price<'a>(
+    cards: impl Iterator<Item = &'a RateCard>,
+    dimensions: &[(String, String)],
+    plan: Option<&str>,
+    at: DateTime<Utc>,
+) -> Option<(&'a RateCard, Option<usize>)> {
+    let cards: Vec<_> = cards.map(|card| (card, rating::rate_for(card, dimensions))).collect();
+    place(cards.iter().map(|(card, rate)| (*card, rate.is_some())), plan, at).map(|place| cards[place])
 }
 
 #[cfg(test)]
