@@ -8,10 +8,10 @@ use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
-use crate::metering::catalog::Held;
+use crate::metering::catalog::CatalogCache;
 use crate::metering::partitions::Known;
 use crate::metrics::Metrics;
-use crate::quota::{Parts, Quotas};
+use crate::quota::{Quotas, Rulebook};
 use crate::shares::Shares;
 use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
@@ -24,13 +24,9 @@ use crate::wake::Wake;
 
 /// Everything that a request may need.
 pub struct App {
-    /// The settings.
     pub config: Config,
-    /// The time.
     pub clock: Clock,
-    /// Connections for requests.
     pub db: Db,
-    /// Counters and gauges.
     pub metrics: Metrics,
     /// The way into the Stripe inbox.
     pub inbox: InboxWriter,
@@ -38,14 +34,13 @@ pub struct App {
     pub signing_secrets: SigningSecrets,
     /// The daemon's own threads.
     pub threads: Threads,
-    /// Wakes the workers.
     pub wake: Arc<Wake>,
     /// API keys, believed for two seconds.
     pub keyring: Keyring,
     /// Orgs, held for a second.
     pub directory: Arc<Directory>,
     /// What decides how usage is counted.
-    pub catalog: Arc<Held>,
+    pub catalog: Arc<CatalogCache>,
     /// The way in for usage.
     pub usage: Ingest,
     /// Memory for bodies of usage, in KiB.
@@ -89,8 +84,8 @@ impl App {
             SigningSecrets::new(&secrets)
         };
         let directory = Arc::new(Directory::new(clock.clone(), config.past_due_grace_days));
-        let catalog = Arc::<Held>::default();
-        let parts = Parts {
+        let catalog = Arc::<CatalogCache>::default();
+        let parts = Rulebook {
             directory: Arc::clone(&directory),
             catalog: Arc::clone(&catalog),
             limits: Arc::default(),

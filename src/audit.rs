@@ -12,7 +12,6 @@ use crate::schema::audit_log;
 pub struct Entry<'a> {
     /// The org that it concerns; 0: the platform.
     pub org_id: i64,
-    /// When.
     pub at: DateTime<Utc>,
     /// `key:<id>` for an API key, `cli:<user>` for the command line, `stripe` for a Stripe event.
     pub actor: &'a str,
@@ -20,7 +19,6 @@ pub struct Entry<'a> {
     pub action: &'a str,
     /// Public id of what was changed.
     pub target: &'a str,
-    /// What was asked.
     pub detail: Value,
     /// The request's id, as in the access log.
     pub request_id: Option<&'a str>,
@@ -36,9 +34,6 @@ pub struct Written {
 
 impl Written {
     /// Whether it is there: then its command was done.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn is_there(self, conn: &mut PgConnection) -> QueryResult<bool> {
         let entry = audit_log::table.find((self.org_id, self.audit_id)).filter(audit_log::at.eq(self.at));
         diesel::select(diesel::dsl::exists(entry)).get_result(conn)

@@ -40,7 +40,6 @@ pub struct NewKey {
 /// A key as it is listed: everything but the secret.
 #[derive(Clone, Debug, Queryable)]
 pub struct Key {
-    /// Public id.
     pub key_id: String,
     /// Public id of its org; `None`: the platform's.
     pub org: Option<String>,
@@ -90,9 +89,6 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
 }
 
 /// All keys, newest first; `org_id` keeps one org's.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(conn: &mut PgConnection, org_id: Option<i64>) -> Result<Vec<Key>, Error> {
     let mut query = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
@@ -131,9 +127,6 @@ pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Resu
 
 /// True when no key was ever made: a first start. Until the transaction ends nobody else is told so: two
 /// daemons may start at once on an empty database.
-///
-/// # Errors
-/// When the database fails.
 pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
     diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(FIRST_KEY_LOCK).execute(conn)?;
     Ok(!diesel::select(diesel::dsl::exists(api_keys::table.select(api_keys::key_id)))

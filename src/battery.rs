@@ -27,4 +27,4 @@ pub mod upkeep;
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};
 pub use entries::Kind;
-pub use grants::Source;
+pub use grants::GrantSource;

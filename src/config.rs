@@ -42,7 +42,6 @@ pub struct Shown {
     pub value: String,
     /// Where it came from: `environment`, `file` or `default`.
     pub source: &'static str,
-    /// Meaning, unit.
     pub doc: &'static str,
 }
 
@@ -56,7 +55,7 @@ macro_rules! settings {
                 #[doc = concat!("\n\nSetting `", $env, "`, default `", stringify!($default), "`.")]
                 pub $field: $type,
             )+
-            sources: BTreeMap<&'static str, Source>,
+            sources: BTreeMap<&'static str, SettingSource>,
             from_file: bool,
         }
 
@@ -67,7 +66,7 @@ macro_rules! settings {
                     $( $field: {
                         let found = lookup($env, <$type as Value>::SECRET, env, file)?;
                         let (text, source) =
-                            found.unwrap_or_else(|| (String::from($default), Source::default($env)));
+                            found.unwrap_or_else(|| (String::from($default), SettingSource::default($env)));
                         let value = <$type as Value>::parse(&text).map_err(|problem| source.wrong(&problem))?;
                         sources.insert($env, source);
                         value
@@ -231,14 +230,14 @@ settings! {
 
 /// Where a setting comes from.
 #[derive(Clone, Debug)]
-struct Source {
+struct SettingSource {
     /// `environment`, `secret file`, `file` or `default`.
     kind: &'static str,
     /// The setting as an error names it: its name, or the file, the line and the key.
     place: String,
 }
 
-impl Source {
+impl SettingSource {
     fn default(name: &str) -> Self {
         Self { kind: "default", place: name.to_owned() }
     }
@@ -411,11 +410,11 @@ fn lookup(
     secret: bool,
     env: &dyn Fn(&str) -> Option<String>,
     file: &FileSettings,
-) -> Result<Option<(String, Source)>, ConfigError> {
+) -> Result<Option<(String, SettingSource)>, ConfigError> {
     let env = |name: &str| env(name).filter(|text| !text.trim().is_empty());
     let in_file = |name: &str| file.get(&file_key(name)).filter(|setting| !setting.text.trim().is_empty());
     if let Some(text) = env(name) {
-        return Ok(Some((text, Source { kind: "environment", place: name.to_owned() })));
+        return Ok(Some((text, SettingSource { kind: "environment", place: name.to_owned() })));
     }
     if secret {
         let pointer = format!("{name}_FILE");
@@ -423,12 +422,12 @@ fn lookup(
         let named =
             named.or_else(|| in_file(&pointer).map(|setting| (setting.text.clone(), setting.place.clone())));
         if let Some((path, place)) = named {
-            let source = Source { kind: "secret file", place };
+            let source = SettingSource { kind: "secret file", place };
             return Ok(Some((read_secret(&path).map_err(|problem| source.wrong(&problem))?, source)));
         }
     }
     Ok(in_file(name)
-        .map(|setting| (setting.text.clone(), Source { kind: "file", place: setting.place.clone() })))
+        .map(|setting| (setting.text.clone(), SettingSource { kind: "file", place: setting.place.clone() })))
 }
 
 fn read_secret(path: &str) -> Result<String, String> {

@@ -29,7 +29,7 @@ pub mod plans;
 pub mod quantity;
 pub mod quota;
 pub mod realm;
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(unreachable_pub, clippy::all)]
 pub mod schema;
 pub mod server;
 pub mod shares;

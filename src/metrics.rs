@@ -58,7 +58,6 @@ pub struct Metrics {
     pub inbox_pending: Gauge,
     /// Age of the oldest of them.
     pub inbox_oldest_s: Gauge,
-    /// Quarantined Stripe events.
     pub inbox_quarantined: Gauge,
     /// Effects of Stripe's payments that wait for an org, a price or a pack.
     pub effects_waiting: Gauge,

@@ -41,7 +41,6 @@ pub struct NewMessage {
     pub kind: &'static str,
     /// Told once per org and this.
     pub dedupe_key: String,
-    /// What happened.
     pub data: Value,
 }
 
@@ -50,9 +49,6 @@ statement!(Insert -> Untyped:
      SELECT o, m, t, k, p, ? FROM unnest(?, ?, ?, ?, ?) AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
 
 /// Writes messages; those that were told before are left out.
-///
-/// # Errors
-/// When the database fails.
 pub fn write(
     conn: &mut PgConnection,
     mut messages: Vec<NewMessage>,
@@ -75,16 +71,13 @@ pub fn write(
 
 /// Messages, newest first, at most `limit`: those of `org_id` (`None`: of every org), before the one of that
 /// id.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     org_id: Option<i64>,
     before: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Message>, Error> {
-    type Row = (String, String, String, DateTime<Utc>, Value);
+    type MessageRow = (String, String, String, DateTime<Utc>, Value);
     let mut query = outbox_messages::table
         .inner_join(orgs::table.on(orgs::org_id.eq(outbox_messages::org_id)))
         .select((
@@ -103,7 +96,7 @@ pub fn list(
     if let Some(before) = before {
         query = query.filter(outbox_messages::message_id.lt(before));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<MessageRow> = query.load(conn)?;
     let shown = rows.into_iter().map(|(id, org, kind, created_at, data)| Message {
         id,
         org,

@@ -57,7 +57,7 @@ pub fn apply(
     wanted: &[Wanted],
     now: DateTime<Utc>,
 ) -> Result<Vec<Change>, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let changes = changes(conn, wanted)?;
     // What goes from one of them to another is no contradiction.
     let changed: Vec<&str> = changes.iter().map(|change| change.plan.as_str()).collect();
@@ -80,7 +80,7 @@ pub fn put(
     wanted: &Wanted,
     now: DateTime<Utc>,
 ) -> Result<Option<Change>, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let change = diff::change(conn, wanted)?;
     if let Some(change) = &change {
         write(conn, directory, wanted, change, now)?;
@@ -123,7 +123,7 @@ pub fn move_all(
     versions: (i32, i32),
     now: DateTime<Utc>,
 ) -> Result<usize, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     Ok(moves::all(conn, plan_id, versions, now)?
         + local_subscriptions::move_all(conn, plan_id, versions, now)?)
 }

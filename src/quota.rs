@@ -9,21 +9,21 @@
 //! sets an amount aside at the counters of the periods in which it is made; what is admitted under a hard
 //! limit (used and reserved) is at most the limit.
 
-pub mod admit;
-mod book;
 pub mod check;
 pub mod define;
-pub mod desk;
+pub mod enforce;
 pub mod exemptions;
-mod lane;
+mod group_commit;
+pub mod limit_overview;
+pub mod limit_status;
 pub mod limits;
+mod locked_state;
 pub mod orgs;
-pub mod overview;
 pub mod plan_quotas;
 pub mod quotas;
+pub mod reservation_batch;
 pub mod reservations;
 pub mod settle;
-pub mod standing;
 pub mod thresholds;
 pub mod wanted;
 
@@ -43,21 +43,16 @@ use crate::metering::series;
 use crate::shares::Holder;
 use crate::threads::Threads;
 use crate::time::Clock;
-use lane::Lane;
+use group_commit::Lane;
 use limits::Limits;
 
 /// What is held in memory to decide about quotas.
-pub struct Parts {
-    /// Orgs.
+pub struct Rulebook {
     pub directory: Arc<Directory>,
-    /// What is counted.
-    pub catalog: Arc<catalog::Held>,
-    /// What limits it.
-    pub limits: Arc<limits::Held>,
-    /// The time.
+    pub catalog: Arc<catalog::CatalogCache>,
+    pub limits: Arc<limits::LimitsCache>,
     pub clock: Clock,
-    /// Series seen lately.
-    pub series: Arc<series::Held>,
+    pub series: Arc<series::SeriesCache>,
     /// Partitions of usage records that are known to be there.
     pub partitions: Arc<Known>,
     /// Where a partition that is missing is made.
@@ -70,7 +65,7 @@ pub(crate) type Versioned = (Arc<Catalog>, Arc<Limits>);
 const TRIES: usize = 20;
 const CHANGING: &str = "the catalogue changes all the time: try again in a second";
 
-impl Parts {
+impl Rulebook {
     /// Catalogue and limits, when both are held at the same version.
     pub(crate) fn held(&self) -> Option<Versioned> {
         let (catalog, limits) = (self.catalog.get(), self.limits.get());
@@ -122,19 +117,19 @@ impl Parts {
 
 /// The way to ask about quotas: requests that come together share a transaction.
 pub struct Quotas {
-    desk: Lane<desk::Job, desk::Done>,
+    desk: Lane<reservation_batch::Job, reservation_batch::Done>,
     checks: Lane<check::Items, Vec<check::Verdict>>,
-    overviews: Lane<OrgRef, overview::Overview>,
+    overviews: Lane<OrgRef, limit_overview::Overview>,
     lookups: Lane<Vec<OrgRef>, orgs::Found>,
     /// What is held in memory.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<Rulebook>,
 }
 
 impl Quotas {
     /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue
     /// of `capacity`.
     #[must_use]
-    pub fn start(db: &Db, parts: Parts, threads: &Threads, writers: usize, capacity: usize) -> Self {
+    pub fn start(db: &Db, parts: Rulebook, threads: &Threads, writers: usize, capacity: usize) -> Self {
         let parts = Arc::new(parts);
         let desk = Lane::start(
             "quota-writer",
@@ -142,7 +137,7 @@ impl Quotas {
             writers,
             capacity,
             db,
-            Arc::new(desk::Desk(Arc::clone(&parts))),
+            Arc::new(reservation_batch::Desk(Arc::clone(&parts))),
         );
         let checks = Lane::start(
             "quota-reader",
@@ -158,7 +153,7 @@ impl Quotas {
             1,
             capacity,
             db,
-            Arc::new(overview::Overviews(Arc::clone(&parts))),
+            Arc::new(limit_overview::Overviews(Arc::clone(&parts))),
         );
         let lookups =
             Lane::start("org-reader", threads, 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
@@ -169,7 +164,11 @@ impl Quotas {
     ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::Busy`], or what is wrong with the request.
-    pub async fn ask(&self, holder: Holder, job: desk::Job) -> Result<desk::Done, Error> {
+    pub async fn ask(
+        &self,
+        holder: Holder,
+        job: reservation_batch::Job,
+    ) -> Result<reservation_batch::Done, Error> {
         self.desk.ask(holder, job).await
     }
 
@@ -185,7 +184,7 @@ impl Quotas {
     ///
     /// # Errors
     /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
-    pub async fn overview(&self, holder: Holder, org: OrgRef) -> Result<overview::Overview, Error> {
+    pub async fn overview(&self, holder: Holder, org: OrgRef) -> Result<limit_overview::Overview, Error> {
         self.overviews.ask(holder, org).await
     }
 

@@ -31,7 +31,6 @@ pub struct Pulse {
 
 /// How a thread is.
 pub struct State {
-    /// Its name.
     pub name: String,
     /// It has not ended, and its turn is within its patience.
     pub alive: bool,

@@ -4,9 +4,9 @@
 //! series, days, prices) → `ingest` (one transaction, by `metering::posting`: claims, records, summaries,
 //! counters).
 
-pub mod books;
 pub mod correct;
 pub mod current;
+pub mod derived_tables;
 pub mod ingest;
 pub mod records;
 pub mod refresh;

@@ -17,11 +17,11 @@ use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::panics;
 use crate::plans::{charge, subscriptions};
-use crate::quota::{desk, reservations};
+use crate::quota::{reservation_batch, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
 use crate::time::Belief;
-use crate::usage::books::Given;
+use crate::usage::derived_tables::Given;
 use crate::wake::Wake;
 
 /// What a turn of a worker came to.
@@ -135,7 +135,7 @@ fn keep_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, 
 }
 
 fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let ended = desk::sweep(conn, app.clock.now())?;
+    let ended = reservation_batch::sweep(conn, app.clock.now())?;
     Ok(if ended == 0 { Turn::Rest } else { Turn::More })
 }
 
@@ -157,7 +157,7 @@ fn grant_allowances(app: &App, conn: &mut PgConnection, now: DateTime<Utc>) -> R
     let Some(step) = app.allowances.next(conn, now)? else { return Ok(false) };
     let granted = db::once(conn, |conn| {
         // By the plans as they are when it commits.
-        if catalog::hold(conn)? != limits.version {
+        if catalog::lock_shared(conn)? != limits.version {
             return Ok(None);
         }
         upkeep::grant(conn, &app.directory, &limits.battery, step, now).map(Some)

@@ -47,7 +47,6 @@ impl Drop for Postgres {
 pub struct Load {
     /// Answered 2xx.
     pub good: usize,
-    /// Answered otherwise.
     pub bad: usize,
     /// From the first request to the last answer.
     pub elapsed: Duration,

@@ -38,7 +38,6 @@ const KEY_LIMIT: usize = 255;
 pub struct Answer {
     /// HTTP status, 2xx.
     pub status: StatusCode,
-    /// JSON body.
     pub body: Value,
     /// What a replay gets instead of `body`, where that holds a secret which is shown once.
     pub replay: Option<Value>,
@@ -235,9 +234,6 @@ fn fingerprint(request: &HttpRequest, body: &[u8]) -> Vec<u8> {
 }
 
 /// Forgets old keys; a bounded batch at a time.
-///
-/// # Errors
-/// When the database fails.
 pub fn forget_old(conn: &mut PgConnection, now: DateTime<Utc>) -> QueryResult<usize> {
     let oldest = now - chrono::TimeDelta::days(REMEMBERED_DAYS);
     diesel::sql_query(

@@ -182,7 +182,6 @@ impl Bounds {
 /// Memory that bodies share, in KiB: each takes it as it comes, and none more than the share of its holder.
 #[derive(Clone, Copy)]
 pub struct Memory<'a> {
-    /// All of it.
     pub kib: &'a Arc<Shares>,
     /// Whose the body is.
     pub holder: Holder,

@@ -152,7 +152,7 @@ use crate::{api, battery, billing, metering};
         metering::rates::PriceBy,
         api::battery::reads::Format,
         battery::entries::Kind,
-        battery::grants::Source,
+        battery::grants::GrantSource,
         battery::grants::State,
     )),
     modifiers(&Key, &Columns, &OperationIds)

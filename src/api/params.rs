@@ -117,7 +117,7 @@ impl Params {
     /// # Errors
     /// [`Error::Invalid`] naming the parameter whose value does not fit.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        T::deserialize(Fields(&mut self.0)).map_err(|wrong| Error::invalid(wrong.field, wrong.rule))
+        T::deserialize(ParameterReader(&mut self.0)).map_err(|wrong| Error::invalid(wrong.field, wrong.rule))
     }
 
     /// Takes the parameters whose names begin with `prefix`, which is cut off.
@@ -191,9 +191,9 @@ impl serde::de::Error for Wrong {
 }
 
 /// Gives a struct those parameters that it has fields for.
-struct Fields<'a>(&'a mut BTreeMap<String, String>);
+struct ParameterReader<'a>(&'a mut BTreeMap<String, String>);
 
-impl<'de> Deserializer<'de> for Fields<'_> {
+impl<'de> Deserializer<'de> for ParameterReader<'_> {
     type Error = Wrong;
 
     fn deserialize_struct<V: Visitor<'de>>(

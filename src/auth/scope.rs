@@ -7,7 +7,6 @@ use crate::shares::Holder;
 /// One permission of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Post usage.
     UsageWrite,
     /// Post usage older than the window allows.
     UsageBackfill,
@@ -24,7 +23,6 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope.
     pub const ALL: [Self; 7] = [
         Self::UsageWrite,
         Self::UsageBackfill,

@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::entries::{Entry, Kind};
-use super::grants::{Grant, Source, State};
+use super::grants::{Grant, GrantSource, State};
 use crate::ids;
 use crate::quantity::Sum;
 
@@ -29,7 +29,6 @@ pub struct Note {
     pub link: Option<Value>,
     /// Why, where a person made it.
     pub reason: Option<String>,
-    /// Who made it.
     pub actor: Option<String>,
 }
 
@@ -45,7 +44,7 @@ impl Note {
 #[derive(Clone, Debug)]
 pub struct NewGrant {
     /// What it comes from.
-    pub source: Source,
+    pub source: GrantSource,
     /// What it is granted for: once an org.
     pub key: String,
     /// Units, above zero.
@@ -60,14 +59,12 @@ pub struct NewGrant {
     pub link: Option<Value>,
     /// Why, where a person made it.
     pub reason: Option<String>,
-    /// Who made it.
     pub actor: Option<String>,
 }
 
 /// An org's battery. See the module for what it keeps.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// The org.
     pub org_id: i64,
     pub(super) balance: Decimal,
     pub(super) reserved: Decimal,
@@ -234,7 +231,7 @@ impl Account {
         self.daily = Some(day);
         self.changed = true;
         let grant = NewGrant {
-            source: Source::DailyAllowance,
+            source: GrantSource::DailyAllowance,
             key: format!("daily:{day}"),
             amount: units,
             priority: None,
@@ -385,7 +382,7 @@ mod tests {
         for taken in [40, 100] {
             let mut account = Account::empty(1);
             let grant = NewGrant {
-                source: Source::Subscription,
+                source: GrantSource::Subscription,
                 key: "k".to_owned(),
                 amount: 100.into(),
                 priority: None,

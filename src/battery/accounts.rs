@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::account::{Account, draws_json};
 use super::entries::Entry;
-use super::grants::{Grant, Source, State};
+use super::grants::{Grant, GrantSource, State};
 use super::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
@@ -103,9 +103,6 @@ statement!(Post -> Untyped:
 impl Accounts {
     /// Locks the accounts of these orgs, making those that are not there, and writes (in memory) what has
     /// become due.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn lock(
         conn: &mut PgConnection,
         org_ids: impl IntoIterator<Item = i64>,
@@ -124,9 +121,6 @@ impl Accounts {
 
     /// Reads accounts without a lock, as they are at `now`. Orgs that have none are left out. Not to be
     /// written.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn read(
         conn: &mut PgConnection,
         org_ids: Vec<i64>,
@@ -327,7 +321,7 @@ fn grant_of(row: GrantRow) -> Result<Option<Grant>, Error> {
     else {
         return Ok(None);
     };
-    let (source, state) = (Source::parse(&source)?, State::parse(&state)?);
+    let (source, state) = (GrantSource::parse(&source)?, State::parse(&state)?);
     Ok(Some(Grant {
         number,
         id,

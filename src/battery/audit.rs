@@ -87,7 +87,6 @@ struct Line {
 /// What was looked at and what does not add up.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Batteries.
     pub accounts: u64,
     /// A sentence each; a bounded number.
     pub differences: Vec<String>,
@@ -95,9 +94,6 @@ pub struct Report {
 
 /// Looks at all of it in one state of the database, so that usage may go on. `watch` is told how many of how
 /// many rules are done.
-///
-/// # Errors
-/// When the database fails.
 pub fn verify(conn: &mut PgConnection, mut watch: impl FnMut(u64, u64)) -> Result<Report, Error> {
     pass::over(conn, |conn| {
         let accounts: i64 = crate::schema::battery_accounts::table.count().get_result(conn)?;

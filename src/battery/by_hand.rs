@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use super::account::{NewGrant, Note};
 use super::accounts::{Accounts, Depth};
 use super::entries::{Entry, Kind};
-use super::grants::Source;
+use super::grants::GrantSource;
 use super::reads::grants::{self, Granted, Place};
 use crate::error::Error;
 use crate::ids;
@@ -21,14 +21,13 @@ pub struct ManualGrant {
     /// Units, above zero.
     pub amount: Decimal,
     /// Bonus, adjustment or purchase.
-    pub source: Source,
+    pub source: GrantSource,
     /// Lower is burned first; none: that of the source.
     pub priority: Option<i16>,
     /// From when on it may be used; none, or in the past: now.
     pub effective_at: Option<DateTime<Utc>>,
     /// When what remains lapses.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Why.
     pub reason: String,
     /// What it is granted for, once an org; none: nothing that could be repeated.
     pub key: Option<String>,
@@ -37,9 +36,7 @@ pub struct ManualGrant {
 /// Who acts, for which reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
-    /// Who.
     pub actor: &'a str,
-    /// Why.
     pub reason: &'a str,
 }
 
@@ -111,9 +108,6 @@ pub fn grant(
 
 /// Adds units (a grant that never expires) or, below zero, burns them, whatever the debt limit. Gives the
 /// number of the entry that did so, and the grant if there is one.
-///
-/// # Errors
-/// When the database fails.
 pub fn adjust(
     conn: &mut PgConnection,
     org_id: i64,
@@ -125,7 +119,7 @@ pub fn adjust(
     let account = accounts.get_mut(org_id).ok_or(Error::NotFound("org"))?;
     let number = (units > Decimal::ZERO).then(|| {
         let new = NewGrant {
-            source: Source::Adjustment,
+            source: GrantSource::Adjustment,
             key: ids::fresh("manual"),
             amount: units,
             priority: None,
@@ -171,9 +165,6 @@ pub fn void(
 
 /// Sets how far below zero an org's battery may be used, in place of its plan's word; none: without limit.
 /// The caller has begun a change of the catalogue.
-///
-/// # Errors
-/// When the database fails.
 pub fn set_debt_limit(
     conn: &mut PgConnection,
     org_id: i64,

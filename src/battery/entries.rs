@@ -30,7 +30,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
     pub const ALL: [Self; 7] =
         [Self::Grant, Self::Usage, Self::Expiry, Self::Clawback, Self::Refund, Self::Bonus, Self::Adjustment];
 
@@ -70,13 +69,11 @@ pub struct Entry {
     pub sequence: i64,
     /// When; never before the entry before it.
     pub at: DateTime<Utc>,
-    /// What it is.
     pub kind: Kind,
     /// Units; below zero they leave the battery.
     pub amount: Decimal,
     /// What the battery holds after it.
     pub balance_after: Decimal,
-    /// What caused it.
     pub source: String,
     /// The grant that it makes, takes from or ends.
     pub grant: Option<i64>,
@@ -88,6 +85,5 @@ pub struct Entry {
     pub link: Option<Value>,
     /// Why, where a person made it.
     pub reason: Option<String>,
-    /// Who made it.
     pub actor: Option<String>,
 }

@@ -12,7 +12,7 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = GrantSource)]
-pub enum Source {
+pub enum GrantSource {
     /// A paid period (or a trial) of a subscription.
     Subscription,
     /// A pack that was bought.
@@ -25,7 +25,7 @@ pub enum Source {
     Adjustment,
 }
 
-impl Source {
+impl GrantSource {
     const ALL: [Self; 5] =
         [Self::Subscription, Self::Purchase, Self::DailyAllowance, Self::Bonus, Self::Adjustment];
 
@@ -116,7 +116,7 @@ pub struct Grant {
     /// `grt_…`
     pub id: String,
     /// What it comes from.
-    pub source: Source,
+    pub source: GrantSource,
     /// What it is granted for: once an org.
     pub key: String,
     /// Whether it may be used.

@@ -77,7 +77,7 @@ fn yes() -> bool {
 }
 
 #[derive(Queryable)]
-struct Row {
+struct PackRow {
     pack_id: String,
     name: String,
     units: Decimal,
@@ -157,9 +157,6 @@ pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTim
 }
 
 /// A price among `prices` that buys a pack.
-///
-/// # Errors
-/// When the database fails.
 pub fn sold_at(conn: &mut PgConnection, prices: &[String]) -> QueryResult<Option<String>> {
     use battery_pack_stripe_prices as t;
     t::table.filter(t::price_id.eq_any(prices)).select(t::price_id).order(t::price_id).first(conn).optional()
@@ -199,9 +196,6 @@ fn taken(error: diesel::result::Error, code: &'static str, field: &str) -> Error
 }
 
 /// Packs by id, those after `after`, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     active: Option<bool>,
@@ -215,7 +209,7 @@ pub fn list(
     if let Some(after) = after {
         query = query.filter(battery_packs::pack_id.gt(after));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<PackRow> = query.load(conn)?;
     whole(conn, rows)
 }
 
@@ -224,12 +218,12 @@ pub fn list(
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, pack_id: &str) -> Result<Pack, Error> {
-    let row: Option<Row> = battery_packs::table.find(pack_id).first(conn).optional()?;
+    let row: Option<PackRow> = battery_packs::table.find(pack_id).first(conn).optional()?;
     whole(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("pack"))
 }
 
 /// Rows with what buys them.
-fn whole(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Pack>, Error> {
+fn whole(conn: &mut PgConnection, rows: Vec<PackRow>) -> Result<Vec<Pack>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.pack_id.as_str()).collect();
     let prices: Vec<(String, String)> = battery_pack_stripe_prices::table
         .filter(battery_pack_stripe_prices::pack_id.eq_any(&ids))

@@ -34,7 +34,7 @@ pub struct AllTerms {
     of_org: HashMap<i64, Option<Decimal>>,
 }
 
-type Row = (String, i32, Decimal, Option<Decimal>, Option<Decimal>, Decimal, Option<Decimal>);
+type TermsRow = (String, i32, Decimal, Option<Decimal>, Option<Decimal>, Decimal, Option<Decimal>);
 
 type Columns = (
     plan_versions::plan_id,
@@ -57,9 +57,6 @@ const COLUMNS: Columns = (
 
 impl AllTerms {
     /// Reads all of it.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn load(conn: &mut PgConnection) -> Result<Self, Error> {
         let rows = plan_versions::table.select(COLUMNS).load(conn)?;
         let settings =
@@ -68,9 +65,6 @@ impl AllTerms {
     }
 
     /// Reads what concerns one org, for whoever is asked about it alone.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn load_for(conn: &mut PgConnection, org: &OrgContext) -> Result<Self, Error> {
         let rows = match &org.plan {
             Some(plan) => plan_versions::table.find((plan, org.plan_version)).select(COLUMNS).load(conn)?,
@@ -82,7 +76,7 @@ impl AllTerms {
         Ok(Self::of_rows(rows, settings.load(conn)?))
     }
 
-    fn of_rows(rows: Vec<Row>, settings: Vec<(i64, Option<Decimal>)>) -> Self {
+    fn of_rows(rows: Vec<TermsRow>, settings: Vec<(i64, Option<Decimal>)>) -> Self {
         let mut all = Self { of_org: settings.into_iter().collect(), ..Self::default() };
         for (plan, version, units, annual_units, trial_units, daily, debt_limit) in rows {
             let terms = Terms { units, annual_units, trial_units, daily, debt_limit };

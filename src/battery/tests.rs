@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::account::{Account, NewGrant, Note};
 use super::entries::{Entry, Kind};
-use super::grants::{Source, State};
+use super::grants::{GrantSource, State};
 
 fn at(hours: i64) -> DateTime<Utc> {
     "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().expect("a time") + TimeDelta::hours(hours)
@@ -16,7 +16,7 @@ fn units(text: &str) -> Decimal {
     text.parse().expect("a decimal")
 }
 
-fn new(source: Source, key: &str, amount: &str, expires: Option<i64>) -> NewGrant {
+fn new(source: GrantSource, key: &str, amount: &str, expires: Option<i64>) -> NewGrant {
     NewGrant {
         source,
         key: key.to_owned(),
@@ -49,8 +49,8 @@ fn row(sequence: i64, kind: Kind, amount: &str, after: &str) -> (i64, Kind, Stri
 #[test]
 fn grants_are_burned_in_their_order() {
     let mut account = Account::empty(1);
-    account.grant(new(Source::Purchase, "pack", "50", None), at(0));
-    account.grant(new(Source::Subscription, "month", "30", Some(720)), at(0));
+    account.grant(new(GrantSource::Purchase, "pack", "50", None), at(0));
+    account.grant(new(GrantSource::Subscription, "month", "30", Some(720)), at(0));
     account.allow(at(0).date_naive(), at(24), units("10"), at(0));
     account.burn(Kind::Usage, units("25"), Note::of("usage"), at(1));
     let draws = &account.written().last().expect("an entry").draws;
@@ -60,7 +60,7 @@ fn grants_are_burned_in_their_order() {
     assert_eq!(draws, &[(2, units("15")), (1, units("50"))]);
     assert_eq!(account.balance(), units("-5"));
     // The debt is paid first.
-    account.grant(new(Source::Bonus, "bonus", "20", None), at(3));
+    account.grant(new(GrantSource::Bonus, "bonus", "20", None), at(3));
     assert_eq!(
         (account.balance(), account.granted("bonus").expect("it").remaining),
         (units("15"), units("15"))
@@ -81,10 +81,10 @@ fn grants_are_burned_in_their_order() {
 #[test]
 fn of_one_priority_the_soonest_to_expire_is_burned_then_the_oldest() {
     let mut account = Account::empty(1);
-    account.grant(new(Source::Bonus, "never", "1", None), at(0));
-    account.grant(new(Source::Bonus, "late", "1", Some(20)), at(0));
-    account.grant(new(Source::Bonus, "soon, older", "1", Some(10)), at(0));
-    account.grant(new(Source::Bonus, "soon, newer", "1", Some(10)), at(1));
+    account.grant(new(GrantSource::Bonus, "never", "1", None), at(0));
+    account.grant(new(GrantSource::Bonus, "late", "1", Some(20)), at(0));
+    account.grant(new(GrantSource::Bonus, "soon, older", "1", Some(10)), at(0));
+    account.grant(new(GrantSource::Bonus, "soon, newer", "1", Some(10)), at(1));
     account.burn(Kind::Usage, units("4"), Note::of("usage"), at(2));
     let order: Vec<i64> =
         account.written().last().expect("an entry").draws.iter().map(|draw| draw.0).collect();
@@ -95,8 +95,8 @@ fn of_one_priority_the_soonest_to_expire_is_burned_then_the_oldest() {
 #[test]
 fn what_is_due_is_written_in_the_order_of_its_times() {
     let mut account = Account::empty(1);
-    account.grant(new(Source::Subscription, "a", "10", Some(5)), at(0));
-    let later = NewGrant { effective_at: Some(at(3)), ..new(Source::Bonus, "b", "7", Some(8)) };
+    account.grant(new(GrantSource::Subscription, "a", "10", Some(5)), at(0));
+    let later = NewGrant { effective_at: Some(at(3)), ..new(GrantSource::Bonus, "b", "7", Some(8)) };
     account.grant(later, at(0));
     assert_eq!(account.balance(), units("10"));
     account.catch_up(at(100));
@@ -112,9 +112,9 @@ fn what_is_due_is_written_in_the_order_of_its_times() {
 #[test]
 fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
     let mut account = Account::empty(1);
-    let grant = account.grant(new(Source::Subscription, "month", "100", Some(720)), at(0));
+    let grant = account.grant(new(GrantSource::Subscription, "month", "100", Some(720)), at(0));
     account.burn(Kind::Usage, units("60"), Note::of("usage"), at(1));
-    account.grant(new(Source::Purchase, "pack", "4", None), at(2));
+    account.grant(new(GrantSource::Purchase, "pack", "4", None), at(2));
     assert!(account.claw_back(grant, units("50"), Note::of("refund"), at(3)));
     assert_eq!(account.balance(), units("-6"));
     assert_eq!(account.granted("month").expect("it").clawed, units("40"));
@@ -129,7 +129,7 @@ fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
 #[test]
 fn what_comes_back_to_a_grant_that_is_over_lapses() {
     let mut account = Account::empty(1);
-    let grant = account.grant(new(Source::Subscription, "month", "100", Some(10)), at(0));
+    let grant = account.grant(new(GrantSource::Subscription, "month", "100", Some(10)), at(0));
     account.claw_back(grant, units("30"), Note::of("refund"), at(1));
     account.catch_up(at(10));
     account.give_back(Kind::Clawback, units("30"), Some(grant), Note::of("refund"), at(20));
@@ -150,13 +150,13 @@ fn usage_taken_back_goes_to_what_was_burned_last_and_what_finds_no_room_is_a_gra
     account.allow(at(0).date_naive(), at(24), units("10"), at(0));
     account.burn(Kind::Usage, units("8"), Note::of("usage"), at(1));
     account.catch_up(at(24));
-    account.grant(new(Source::Purchase, "pack", "5", None), at(25));
+    account.grant(new(GrantSource::Purchase, "pack", "5", None), at(25));
     account.burn(Kind::Usage, units("2"), Note::of("usage"), at(26));
     account.use_up(units("-8"), Note::of("usage"), at(27));
     // The pack has room for 2; the allowance is over; 6 are a grant that does not lapse.
     assert_eq!(account.balance(), units("11"));
     let last = account.grants().last().expect("a grant");
-    assert_eq!((last.amount, last.expires_at, last.source), (units("6"), None, Source::Adjustment));
+    assert_eq!((last.amount, last.expires_at, last.source), (units("6"), None, GrantSource::Adjustment));
 }
 
 #[test]
@@ -227,11 +227,11 @@ impl History {
             }
             Deed::Grant { source, amount, starts_in, lasts } => {
                 let source = [
-                    Source::Subscription,
-                    Source::Purchase,
-                    Source::DailyAllowance,
-                    Source::Bonus,
-                    Source::Adjustment,
+                    GrantSource::Subscription,
+                    GrantSource::Purchase,
+                    GrantSource::DailyAllowance,
+                    GrantSource::Bonus,
+                    GrantSource::Adjustment,
                 ][usize::from(source)];
                 let effective_at = starts_in.map(|hours| at(self.now + hours));
                 let expires_at = lasts.map(|hours| at(self.now + starts_in.unwrap_or(0) + hours));

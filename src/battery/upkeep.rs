@@ -34,9 +34,6 @@ struct Org {
 
 /// Writes what has become due: grants that are effective now, and those that have lapsed. A bounded number of
 /// orgs; tells of how many. An account that somebody else has locked is left to him.
-///
-/// # Errors
-/// When the database fails.
 pub fn post_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
     let due: Vec<Org> = diesel::sql_query(format!(
         "SELECT a.org_id FROM battery_accounts a WHERE a.org_id = ANY (ARRAY(
@@ -54,9 +51,6 @@ pub fn post_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Er
 }
 
 /// Writes what has become due in the batteries of these orgs; tells of how many there was something.
-///
-/// # Errors
-/// When the database fails.
 pub fn post(
     conn: &mut PgConnection,
     org_ids: impl IntoIterator<Item = i64>,
@@ -69,9 +63,6 @@ pub fn post(
 }
 
 /// Whether something is due in the org's battery that is not written yet.
-///
-/// # Errors
-/// When the database fails.
 pub fn is_due(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<bool, Error> {
     let due = battery_grants::table
         .filter(battery_grants::org_id.eq(org_id).and(battery_grants::state.ne("closed")))
@@ -112,9 +103,6 @@ pub struct Step {
 
 impl Allowances {
     /// The orgs that are next; `None`: there are none for now.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn next(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Option<Step>, Error> {
         let mut zones = self.zones.lock().unwrap_or_else(PoisonError::into_inner);
         if zones.0.is_none_or(|read| read.elapsed() > ZONES_FOR) {
@@ -147,9 +135,6 @@ impl Allowances {
 /// Grants a step's orgs their allowance, as far as their plans have one and they did not have it yet. Gives
 /// the row id of the last org looked at, or `None` when there are no more in the zone. `terms` must be those
 /// in force.
-///
-/// # Errors
-/// When the database fails.
 pub fn grant(
     conn: &mut PgConnection,
     directory: &Directory,

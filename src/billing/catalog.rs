@@ -140,7 +140,6 @@ mirror! {
         id: String,
         /// What the customer types.
         code: Option<String>,
-        /// Coupon it gives.
         coupon_id: Option<String>,
         /// The only customer who may use it.
         customer_id: Option<String>,
@@ -182,7 +181,6 @@ mirror! {
         active: Option<bool>,
         /// Two-letter country.
         country: Option<String>,
-        /// State or province.
         state: Option<String>,
         /// Jurisdiction shown to customers.
         jurisdiction: Option<String>,

@@ -22,15 +22,11 @@ mirror! {
         payment_status: Option<String>,
         /// Customer who checked out.
         customer_id: Option<String>,
-        /// E-mail address given.
         customer_email: Option<String>,
         /// Our reference, given when the session was made.
         client_reference_id: Option<String>,
-        /// Payment made.
         payment_intent_id: Option<String>,
-        /// Subscription made.
         subscription_id: Option<String>,
-        /// Invoice made.
         invoice_id: Option<String>,
         /// Payment link that led here.
         payment_link_id: Option<String>,
@@ -44,7 +40,6 @@ mirror! {
         amount_total: Option<i64>,
         /// Currency, lower case.
         currency: Option<String>,
-        /// When it expires.
         expires_at: Option<DateTime<Utc>>,
         /// When it was created; older shapes leave it out.
         created: Option<DateTime<Utc>>,

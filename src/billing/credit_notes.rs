@@ -115,7 +115,6 @@ mirror! {
 /// A credit note and all lines of its snapshot, numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreditNoteWithLines {
-    /// The credit note.
     pub credit_note: CreditNote,
     /// Its lines; they replace those stored.
     pub lines: Vec<CreditNoteLine>,
@@ -135,7 +134,7 @@ readable!(CreditNote in credit_notes, "credit note", Belongs::By("customer_id"))
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct CreditNoteFilter {
     /// Only with this status: `issued` or `void`.
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
@@ -152,7 +151,7 @@ pub struct Filter {
     pub expand: Vec<ListPart>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for CreditNoteFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "credit_notes.status = {}");
         rows.when(self.invoice.as_deref(), "credit_notes.invoice_id = {}");
@@ -188,7 +187,7 @@ shown!(CreditNoteView, "credit_note");
 /// [`Error::Invalid`] when the page is too large for rows with lines.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<CreditNoteFilter>,
 ) -> Result<Vec<(Position, CreditNoteView)>, Error> {
     let lines = !listing.filter.expand.is_empty();
     if lines {

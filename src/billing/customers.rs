@@ -71,7 +71,6 @@ mirror! {
         /// Kind, such as `eu_vat`.
         #[serde(rename = "type")]
         type_: Option<String>,
-        /// The number itself.
         value: Option<String>,
         /// Two-letter country.
         country: Option<String>,
@@ -99,7 +98,6 @@ mirror! {
         subscription_id: Option<String>,
         /// Invoice it is limited to.
         invoice_id: Option<String>,
-        /// Coupon applied.
         coupon_id: Option<String>,
         /// Promotion code that brought the coupon.
         promotion_code_id: Option<String>,
@@ -107,7 +105,6 @@ mirror! {
         starts_at: Option<DateTime<Utc>>,
         /// Until when it counts.
         ends_at: Option<DateTime<Utc>>,
-        /// Removed at Stripe.
         deleted: bool,
     }
 }
@@ -117,7 +114,7 @@ readable!(Customer in customers, "customer", Belongs::By("id"));
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct CustomerFilter {
     /// Only with this e-mail address, as it is written at Stripe.
     pub email: Option<String>,
     /// Only those charged in this currency, three lower-case letters.
@@ -128,7 +125,7 @@ pub struct Filter {
     pub deleted: Option<bool>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for CustomerFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.email.as_deref(), "customers.email = {}");
         rows.when(self.currency.as_deref(), "customers.currency = {}");
@@ -159,12 +156,9 @@ impl From<Owned<Customer>> for CustomerView {
 }
 
 /// A page of customers, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<CustomerFilter>,
 ) -> Result<Vec<(Position, CustomerView)>, Error> {
     let found = read::list::<Customer, _>(conn, listing)?;
     Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())

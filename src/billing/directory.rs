@@ -48,7 +48,6 @@ const CAPACITY: usize = 100_000;
 /// An org, as usage and quotas see it.
 #[derive(Clone, Debug)]
 pub struct OrgContext {
-    /// Row id.
     pub org_id: i64,
     /// `org_…`.
     pub public_id: Arc<str>,
@@ -56,7 +55,6 @@ pub struct OrgContext {
     pub external_id: Option<String>,
     /// Where its days and months begin.
     pub zone: Tz,
-    /// Its plan.
     pub plan: Option<String>,
     /// The version of it that its subscription bought.
     pub plan_version: i32,
@@ -257,9 +255,6 @@ impl Directory {
 
     /// Hears what was told on this connection since the last time; a connection that did not listen yet may
     /// have missed some.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn listen(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let began = changes::listen(conn)?;
         let told = conn.notifications_iter().collect::<QueryResult<Vec<_>>>();
@@ -277,9 +272,6 @@ impl Directory {
     }
 
     /// Reads again what is in use and will soon be too old, a bounded number; tells whether more is left.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn renew(&self, conn: &mut PgConnection) -> Result<bool, Error> {
         let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<String> = aging.names.extract_if(|_| true).take(RENEWED).collect();
@@ -299,9 +291,6 @@ impl Directory {
     }
 
     /// Reads orgs by their names and row ids and holds them; names that nobody has are left out.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn load(
         &self,
         conn: &mut PgConnection,
@@ -311,7 +300,7 @@ impl Directory {
         // Of before the look: what changes meanwhile makes it stale.
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner).number;
         let as_of = self.as_of();
-        let rows: Vec<Row> = Prepared::<Contexts>::new()
+        let rows: Vec<OrgRow> = Prepared::<Contexts>::new()
             .bind_one::<Timestamptz, _>(as_of.now)
             .bind_one::<Integer, _>(i32::from(as_of.grace_days))
             // PostgreSQL cannot even be asked for NUL.
@@ -343,9 +332,6 @@ impl Directory {
     }
 
     /// The org of that public or external id, held or read; `None`: nobody is called so.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(super) fn find_ref(
         &self,
         conn: &mut PgConnection,
@@ -361,7 +347,7 @@ impl Directory {
 type When = Option<DateTime<Utc>>;
 
 #[derive(Queryable)]
-struct Row {
+struct OrgRow {
     org: (String, i64, String, Option<String>, String),
     plan: (Option<String>, Option<i32>, When, When),
     period: (When, When),
@@ -371,7 +357,7 @@ struct Row {
     lives: (Option<String>, Option<String>),
 }
 
-fn context_of(row: Row, heard: u64) -> Result<OrgContext, Error> {
+fn context_of(row: OrgRow, heard: u64) -> Result<OrgContext, Error> {
     let (_, org_id, public_id, external_id, zone) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;

@@ -56,7 +56,7 @@ readable!(Dispute in disputes, "dispute", Belongs::ThroughPayment);
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct DisputeFilter {
     /// Only with this status: `needs_response`, `under_review`, `won`, `lost`, …; `warning_…` for inquiries.
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
@@ -71,7 +71,7 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for DisputeFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "disputes.status = {}");
         rows.when(self.payment_intent.as_deref(), "disputes.payment_intent_id = {}");
@@ -112,12 +112,9 @@ impl From<Owned<Dispute>> for DisputeView {
 }
 
 /// A page of disputes, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<DisputeFilter>,
 ) -> Result<Vec<(Position, DisputeView)>, Error> {
     let found = read::list::<Dispute, _>(conn, listing)?;
     Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())

@@ -19,12 +19,10 @@ pub enum Kind {
     Lines,
     /// Payments: one row per movement of money.
     Payments,
-    /// Refunds.
     Refunds,
 }
 
 impl Kind {
-    /// Every kind.
     pub const ALL: [Self; 4] = [Self::Invoices, Self::Lines, Self::Payments, Self::Refunds];
 
     /// Its name on the wire.

@@ -174,7 +174,6 @@ impl Invoice {
 /// An invoice and all lines of its snapshot, numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InvoiceWithLines {
-    /// The invoice.
     pub invoice: Invoice,
     /// Its lines; they replace those stored.
     pub lines: Vec<InvoiceLine>,
@@ -190,7 +189,7 @@ readable!(Invoice in invoices, "invoice", Belongs::By("customer_id"));
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct InvoiceFilter {
     /// Only with this status: `draft`, `open`, `paid`, `void` or `uncollectible`.
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
@@ -221,7 +220,7 @@ pub struct Filter {
     pub expand: Vec<ListPart>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for InvoiceFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "invoices.status = {}");
         rows.when(self.subscription.as_deref(), "invoices.subscription_id = {}");
@@ -269,7 +268,7 @@ shown!(InvoiceView, "invoice");
 /// [`Error::Invalid`] when the page is too large for rows with lines.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<InvoiceFilter>,
 ) -> Result<Vec<(Position, InvoiceView)>, Error> {
     let lines = !listing.filter.expand.is_empty();
     if lines {

@@ -25,23 +25,19 @@ use crate::schema::stripe_customer_links as t;
 pub struct Link {
     /// Account and mode of the customer.
     pub realm: Realm,
-    /// The customer.
     pub customer_id: String,
-    /// Who says it.
-    pub source: Source,
+    pub source: LinkSource,
     /// What to call an org made for it.
     pub name: Option<String>,
 }
 
 /// Who says which org a customer belongs to.
 #[derive(Clone, Debug)]
-pub enum Source {
-    /// The customer's metadata.
+pub enum LinkSource {
     Metadata {
         /// `metadata.org_id`.
         org: Option<String>,
     },
-    /// A checkout session.
     Session {
         /// `client_reference_id`.
         org: Option<String>,
@@ -51,9 +47,6 @@ pub enum Source {
 }
 
 /// Writes what the batch says. With `org_per_customer`, makes an org for each customer that names none.
-///
-/// # Errors
-/// When the database fails.
 pub fn write(
     conn: &mut PgConnection,
     links: &[Link],
@@ -67,15 +60,15 @@ pub fn write(
     let metadata: Vec<(&Link, Option<&String>)> = links
         .iter()
         .filter_map(|link| match &link.source {
-            Source::Metadata { org } => Some((*link, org.as_ref())),
-            Source::Session { .. } => None,
+            LinkSource::Metadata { org } => Some((*link, org.as_ref())),
+            LinkSource::Session { .. } => None,
         })
         .collect();
-    let says = |link: &&&Link| !matches!(link.source, Source::Session { org: None, .. });
+    let says = |link: &&&Link| !matches!(link.source, LinkSource::Session { org: None, .. });
     let watch = Watch::begin(conn, links.iter().filter(says).map(|link| (&link.realm, &*link.customer_id)))?;
     write_metadata(conn, &metadata)?;
     for link in &links {
-        if let Source::Session { org: Some(org), key } = &link.source {
+        if let LinkSource::Session { org: Some(org), key } = &link.source {
             write_session(conn, link, org, key)?;
         }
     }
@@ -202,9 +195,6 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
 }
 
 /// Realms in which Stripe has told of a customer: the customer itself, or something of it.
-///
-/// # Errors
-/// When the database fails.
 pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
         "SELECT account, livemode FROM customers WHERE id = $1
@@ -219,9 +209,6 @@ pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm
 }
 
 /// Realms in which an explicit word links a customer to an org.
-///
-/// # Errors
-/// When the database fails.
 pub fn linked_in(conn: &mut PgConnection, org_id: i64, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
         "SELECT l.account, l.livemode FROM org_refs r JOIN stripe_customer_links l ON l.ref = r.ref

@@ -25,7 +25,7 @@ impl Micros {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Row {
+enum Operation {
     Stripe(Stripe),
     Local(Local),
 }
@@ -105,26 +105,26 @@ pub(super) fn of_org(
     told: Option<&str>,
     by_default: Option<Arc<str>>,
 ) -> Result<(BillingPeriods, PlanTimes), Error> {
-    let rows: Vec<Row> = serde_json::from_str(told.unwrap_or("[]"))
+    let rows: Vec<Operation> = serde_json::from_str(told.unwrap_or("[]"))
         .map_err(|error| Error::Internal(format!("subscriptions of an org cannot be read: {error}")))?;
-    let (idle, acting): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(Row::is_idle);
+    let (idle, acting): (Vec<Operation>, Vec<Operation>) = rows.into_iter().partition(Operation::is_idle);
     let acting: Vec<Life> = acting.into_iter().map(Life::from).collect();
     let plans = PlanTimes::new(&acting, by_default);
     let lives = if acting.is_empty() { idle.into_iter().map(Life::from).collect() } else { acting };
     Ok((BillingPeriods::of(lives), plans))
 }
 
-impl Row {
+impl Operation {
     fn is_idle(&self) -> bool {
         matches!(self, Self::Stripe(row) if row.idle)
     }
 }
 
-impl From<Row> for Life {
-    fn from(row: Row) -> Self {
+impl From<Operation> for Life {
+    fn from(row: Operation) -> Self {
         match row {
-            Row::Stripe(row) => row.into(),
-            Row::Local(row) => row.into(),
+            Operation::Stripe(row) => row.into(),
+            Operation::Local(row) => row.into(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::ids;
 use crate::schema::local_subscriptions as t;
 use read::last;
 pub use read::{Cursor, Ended, Name, current, end_due, history, owed};
-use row::Row;
+use row::LocalSubscriptionRow;
 pub use row::{LocalSubscription, Owed};
 
 /// Whole intervals paid at once, at most.
@@ -46,7 +46,6 @@ pub enum Start {
 pub enum Paid {
     /// For so many intervals more.
     Periods(u32),
-    /// Until then.
     Until(DateTime<Utc>),
 }
 
@@ -62,7 +61,7 @@ pub struct Changed {
     pub ended: Option<LocalSubscription>,
 }
 
-fn changed(conn: &mut PgConnection, row: Row, now: DateTime<Utc>) -> Result<Changed, Error> {
+fn changed(conn: &mut PgConnection, row: LocalSubscriptionRow, now: DateTime<Utc>) -> Result<Changed, Error> {
     directory::changed(conn, [Change::Org(row.org_id)])?;
     let owed = row.owed(now);
     Ok(Changed { subscription: row.shown(now), owed, ended: None })
@@ -156,8 +155,8 @@ fn insert(
     interval_months: i32,
     trial_end: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
-) -> Result<Row, Error> {
-    let mut row = Row {
+) -> Result<LocalSubscriptionRow, Error> {
+    let mut row = LocalSubscriptionRow {
         org_id,
         subscription_id: ids::fresh("lsub"),
         plan_id: plan.id.clone(),
@@ -202,13 +201,17 @@ fn in_range(at: Option<DateTime<Utc>>) -> Result<DateTime<Utc>, Error> {
 }
 
 /// The one that was under way when it was last written, held until the transaction ends.
-fn lock_open(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
+fn lock_open(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<LocalSubscriptionRow>> {
     let open = t::table.filter(t::org_id.eq(org_id)).filter(t::status.eq_any(["trial", "active"]));
-    open.select(Row::as_select()).for_update().first(conn).optional()
+    open.select(LocalSubscriptionRow::as_select()).for_update().first(conn).optional()
 }
 
 /// The one that is under way now, held until the transaction ends.
-fn lock_running(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<Row, Error> {
+fn lock_running(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<LocalSubscriptionRow, Error> {
     let running = lock_open(conn, org_id)?.filter(|row| row.over_at() > now);
     running.ok_or_else(|| {
         Error::conflict(
@@ -233,7 +236,7 @@ fn end_if_over(
     Ok(Some(row.shown(now)))
 }
 
-fn write(conn: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> QueryResult<()> {
+fn write(conn: &mut PgConnection, row: &LocalSubscriptionRow, now: DateTime<Utc>) -> QueryResult<()> {
     diesel::update(t::table.find((row.org_id, &row.subscription_id)))
         .set((
             (t::plan_id.eq(&row.plan_id), t::version.eq(row.version), t::status.eq(&row.status)),

@@ -18,11 +18,9 @@ pub const MAPPING: &str = "mapping";
 /// Says that something changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Marker {
-    /// Account and mode.
     pub realm: Realm,
     /// Kind of the Stripe object, or one of the constants here.
     pub kind: String,
-    /// Its id.
     pub id: String,
 }
 
@@ -30,9 +28,6 @@ statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemo
     FROM unnest(?, ?, ?, ?)");
 
 /// Writes markers in the caller's transaction.
-///
-/// # Errors
-/// When the database fails.
 pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a Marker>) -> QueryResult<()> {
     let markers: Vec<&Marker> = markers.into_iter().collect();
     if markers.is_empty() {
@@ -48,18 +43,12 @@ pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a 
 }
 
 /// Says that a customer's org may be another.
-///
-/// # Errors
-/// When the database fails.
 pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &str) -> QueryResult<()> {
     let marker = Marker { realm: realm.clone(), kind: CUSTOMER.to_owned(), id: customer_id.to_owned() };
     write(conn, [&marker])
 }
 
 /// Says that these names belong to an org now.
-///
-/// # Errors
-/// When the database fails.
 pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'a str>) -> QueryResult<()> {
     let of = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
     let markers: Vec<Marker> = names.into_iter().map(of).collect();
@@ -67,9 +56,6 @@ pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'
 }
 
 /// Says that what prices buy (plans, versions of plans, packs) may be something else.
-///
-/// # Errors
-/// When the database fails.
 pub fn mapping_changed(conn: &mut PgConnection) -> QueryResult<()> {
     write(conn, [&mapping()])
 }

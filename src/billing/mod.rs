@@ -48,39 +48,28 @@ use subscriptions::SubscriptionWithItems;
 /// Rows to be stored together. Each is the new truth for its key; of equal keys the last one counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MirrorBatch {
-    /// Customers.
     pub customers: Vec<Customer>,
     /// Tax ids of customers.
     pub customer_tax_ids: Vec<CustomerTaxId>,
-    /// Discounts.
     pub discounts: Vec<Discount>,
     /// Subscriptions; their items replace those stored.
     pub subscriptions: Vec<SubscriptionWithItems>,
     /// Invoices; their lines replace those stored.
     pub invoices: Vec<InvoiceWithLines>,
-    /// Payment intents.
     pub payment_intents: Vec<PaymentIntent>,
     /// Charges; refunds that were read from a charge's list and are not in this batch are forgotten.
     pub charges: Vec<Charge>,
-    /// Invoice payments.
     pub invoice_payments: Vec<InvoicePayment>,
     /// Refunds of both sources.
     pub refunds: Vec<Refund>,
-    /// Disputes.
     pub disputes: Vec<Dispute>,
     /// Credit notes; their lines replace those stored.
     pub credit_notes: Vec<CreditNoteWithLines>,
-    /// Checkout sessions.
     pub checkout_sessions: Vec<CheckoutSession>,
-    /// Products.
     pub products: Vec<Product>,
-    /// Prices.
     pub prices: Vec<Price>,
-    /// Coupons.
     pub coupons: Vec<Coupon>,
-    /// Promotion codes.
     pub promotion_codes: Vec<PromotionCode>,
-    /// Tax rates.
     pub tax_rates: Vec<TaxRate>,
     /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it
     /// commits.

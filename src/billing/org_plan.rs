@@ -11,7 +11,6 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 /// By what time, and by what rule, plans are told.
 #[derive(Clone, Copy, Debug)]
 pub struct AsOf {
-    /// Now.
     pub now: DateTime<Utc>,
     /// Days for which `past_due` keeps the plan, from when the unpaid invoice was due.
     pub grace_days: u16,

@@ -159,9 +159,6 @@ pub fn create(conn: &mut PgConnection, new: &NewOrg, now: DateTime<Utc>) -> Resu
 }
 
 /// The org with this external id, made when it is not there.
-///
-/// # Errors
-/// When the database fails.
 pub fn ensure(
     conn: &mut PgConnection,
     external_id: &str,
@@ -242,7 +239,7 @@ pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<
 
 /// What a list of orgs may be narrowed by.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct OrgFilter {
     /// Only the org of this row id.
     pub org_id: Option<i64>,
     /// Only this external id.
@@ -251,14 +248,13 @@ pub struct Filter {
     pub plan: Option<String>,
     /// Made at or after.
     pub created_from: Option<DateTime<Utc>>,
-    /// Made before.
     pub created_before: Option<DateTime<Utc>>,
     /// Only those that come after this one in the list: its `created_at` and row id.
     pub after: Option<(DateTime<Utc>, i64)>,
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct OrgWithPlanRow {
     #[diesel(embed)]
     org: OrgRow,
     #[diesel(sql_type = Nullable<Text>)]
@@ -291,7 +287,7 @@ struct OrgRow {
 /// [`Error::Invalid`] for a plan that there is not. When the database fails.
 pub fn list(
     conn: &mut PgConnection,
-    filter: &Filter,
+    filter: &OrgFilter,
     limit: i64,
     as_of: AsOf,
 ) -> Result<Vec<(i64, Org)>, Error> {
@@ -313,7 +309,7 @@ pub fn list(
            AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
          ORDER BY created_at DESC, org_id DESC LIMIT $8"
     );
-    let rows: Vec<Row> = diesel::sql_query(SQL)
+    let rows: Vec<OrgWithPlanRow> = diesel::sql_query(SQL)
         .bind::<Nullable<BigInt>, _>(filter.org_id)
         .bind::<Nullable<Text>, _>(&filter.external_id)
         .bind::<Nullable<Text>, _>(&filter.plan)
@@ -334,14 +330,11 @@ pub fn list(
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, org_id: i64, as_of: AsOf) -> Result<Org, Error> {
-    let filter = Filter { org_id: Some(org_id), ..Filter::default() };
+    let filter = OrgFilter { org_id: Some(org_id), ..OrgFilter::default() };
     list(conn, &filter, 1, as_of)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
 }
 
 /// How many orgs have several subscriptions that give a plan, and the public ids of some, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn pay_several_times(
     conn: &mut PgConnection,
     as_of: AsOf,
@@ -369,7 +362,7 @@ pub fn pay_several_times(
     Ok((rows.first().map_or(0, |row| row.number), rows.into_iter().map(|row| row.public_id).collect()))
 }
 
-fn org_of(row: Row, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
+fn org_of(row: OrgWithPlanRow, customers: &mut BTreeMap<i64, Vec<CustomerRef>>) -> Org {
     let subscription = row
         .subscription_id
         .zip(row.source.zip(row.subscription_status))

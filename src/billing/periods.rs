@@ -49,7 +49,6 @@ enum Step {
 /// What is known of a period of a Stripe subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// When it began.
     pub start: At,
     /// When it ends, if nothing comes before that.
     pub end: At,
@@ -61,7 +60,6 @@ pub struct Known {
     pub last_seen: At,
     /// Rank of the plan that its item buys; `None`: it buys none.
     pub rank: Option<i32>,
-    /// That plan.
     pub plan: Option<Arc<str>>,
 }
 
@@ -74,7 +72,6 @@ pub struct Life {
     pub anchor: Option<At>,
     /// When it started; nothing of it was before.
     pub started: Option<At>,
-    /// When it ended.
     pub ended: Option<At>,
     /// Whether further periods follow the last one that is known.
     pub goes_on: bool,

@@ -59,7 +59,6 @@ pub struct Plan {
 pub struct Facts {
     /// What people call it.
     pub name: String,
-    /// What it is.
     pub description: Option<String>,
     /// Whether it is still offered.
     pub active: bool,
@@ -182,9 +181,6 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
 
 /// Takes the prices and products from these plans, and being the default one, so that they may be given to
 /// others of them.
-///
-/// # Errors
-/// When the database fails.
 pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
     diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq_any(plan_ids)))
         .execute(conn)?;
@@ -197,25 +193,16 @@ pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
 }
 
 /// The plan that orgs without one have; `None`: there is none.
-///
-/// # Errors
-/// When the database fails.
 pub fn default_plan(conn: &mut PgConnection) -> QueryResult<Option<String>> {
     plans::table.filter(plans::is_default).select(plans::plan_id).first(conn).optional()
 }
 
 /// Ids of all plans.
-///
-/// # Errors
-/// When the database fails.
 pub fn ids(conn: &mut PgConnection) -> QueryResult<Vec<String>> {
     plans::table.order(plans::plan_id).select(plans::plan_id).load(conn)
 }
 
 /// Plans by id, those after `after`, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     active: Option<bool>,
@@ -229,7 +216,7 @@ pub fn list(
     if let Some(after) = after {
         query = query.filter(plans::plan_id.gt(after));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<PlanRow> = query.load(conn)?;
     complete(conn, rows)
 }
 
@@ -238,14 +225,11 @@ pub fn list(
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, plan_id: &str) -> Result<Plan, Error> {
-    let row: Option<Row> = plans::table.find(plan_id).first(conn).optional()?;
+    let row: Option<PlanRow> = plans::table.find(plan_id).first(conn).optional()?;
     complete(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
 }
 
 /// Ids of the Stripe prices and of the Stripe products that buy a plan.
-///
-/// # Errors
-/// When the database fails.
 pub fn bought_by(conn: &mut PgConnection, plan_id: &str) -> QueryResult<(Vec<String>, Vec<String>)> {
     let prices = plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq(plan_id));
     let products = plan_stripe_products::table.filter(plan_stripe_products::plan_id.eq(plan_id));
@@ -256,7 +240,7 @@ pub fn bought_by(conn: &mut PgConnection, plan_id: &str) -> QueryResult<(Vec<Str
 }
 
 #[derive(Queryable)]
-struct Row {
+struct PlanRow {
     plan_id: String,
     name: String,
     description: Option<String>,
@@ -268,7 +252,7 @@ struct Row {
 }
 
 /// Adds prices, products and the newest version.
-fn complete(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error> {
+fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.plan_id.as_str()).collect();
     let prices: Vec<(String, String)> = plan_stripe_prices::table
         .filter(plan_stripe_prices::plan_id.eq_any(&ids))
@@ -284,7 +268,7 @@ fn complete(conn: &mut PgConnection, rows: Vec<Row>) -> Result<Vec<Plan>, Error>
     let of = |all: &[(String, String)], plan_id: &str| {
         all.iter().filter(|(id, _)| id == plan_id).map(|(_, bought)| bought.clone()).collect()
     };
-    let whole = |row: Row| {
+    let whole = |row: PlanRow| {
         let newest = versions
             .remove(&row.plan_id)
             .ok_or_else(|| Error::Internal(format!("plan {} has no version", row.plan_id)))?;

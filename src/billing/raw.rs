@@ -27,9 +27,6 @@ struct Data {
 /// The snapshot that holds for an object, as Stripe sent it. `objects` are the kinds that it may be of, the
 /// first found counts. `None` where no event is about the object itself, such as a refund that is only listed
 /// in its charge.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn snapshot(
     conn: &mut PgConnection,
     objects: &[&str],

@@ -107,7 +107,6 @@ impl<F> Listing<F> {
 pub struct Lookup {
     /// Public id of the org of an org's key, which sees nothing else; `None`: everything.
     pub own: Option<String>,
-    /// Stripe's id.
     pub id: String,
     /// Which copy of it.
     pub realm: RealmQuery,
@@ -120,7 +119,7 @@ pub struct Lookup {
 pub struct Position(Option<Moment>, String, String, bool);
 
 /// Conditions of one kind of object.
-pub(super) trait Filter {
+pub(super) trait ListFilter {
     /// Adds those on the row itself.
     fn narrow(&self, rows: &mut Where);
 
@@ -210,7 +209,6 @@ pub(super) use shown;
 
 /// A mirrored row with whom it belongs to.
 pub(super) struct Owned<T> {
-    /// The row.
     pub(super) row: T,
     /// Stripe's id of the customer.
     pub(super) customer_id: Option<String>,
@@ -229,13 +227,10 @@ impl<T: Read> Owned<T> {
 type Found<T> = (T, Option<String>, Option<String>);
 
 /// The rows of a page and one more, which tells that another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn list<T, F>(conn: &mut PgConnection, listing: &Listing<F>) -> Result<Vec<Owned<T>>, Error>
 where
     T: Read,
-    F: Filter,
+    F: ListFilter,
     for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
 {
     let mut rows = Where::default();
@@ -326,9 +321,6 @@ where
 }
 
 /// The lines or items of these rows, in their order, by the row's place in `parents`.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn children<T, C>(
     conn: &mut PgConnection,
     parents: &[Owned<T>],

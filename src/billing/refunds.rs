@@ -88,7 +88,7 @@ readable!(Refund in refunds, "refund", Belongs::ThroughPayment);
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct RefundFilter {
     /// Only with this status: `pending`, `requires_action`, `succeeded`, `failed` or `canceled`.
     pub status: Option<String>,
     /// Only of this customer (`cus_…`).
@@ -103,7 +103,7 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for RefundFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "refunds.status = {}");
         rows.when(self.payment_intent.as_deref(), "refunds.payment_intent_id = {}");
@@ -144,12 +144,9 @@ impl From<Owned<Refund>> for RefundView {
 }
 
 /// A page of refunds, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<RefundFilter>,
 ) -> Result<Vec<(Position, RefundView)>, Error> {
     let found = read::list::<Refund, _>(conn, listing)?;
     Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())

@@ -17,9 +17,7 @@ use crate::realm::Realm;
 /// That a Stripe event of then shows an item of a subscription with a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPeriod {
-    /// Account and mode.
     pub realm: Realm,
-    /// The subscription.
     pub subscription_id: String,
     /// The item's price; empty: it names none.
     pub price_id: String,
@@ -34,7 +32,6 @@ pub struct SeenPeriod {
 /// What an event says of a period.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Said {
-    /// When it ends.
     pub end: DateTime<Utc>,
     /// Place of the item in the subscription's list, from 0.
     pub item_number: i32,
@@ -68,9 +65,6 @@ struct Shown<'a> {
 
 /// Writes the periods that events show. Of events of one second the one counts that says the later end. The
 /// caller holds the subscriptions.
-///
-/// # Errors
-/// When the database fails.
 pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
     let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), Shown<'_>> = BTreeMap::new();
     for one in seen {

@@ -120,7 +120,6 @@ impl Subscription {
 /// A subscription and all items of its snapshot, numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubscriptionWithItems {
-    /// The subscription.
     pub subscription: Subscription,
     /// Its items; they replace those stored.
     pub items: Vec<SubscriptionItem>,
@@ -129,11 +128,8 @@ pub struct SubscriptionWithItems {
 /// That a Stripe event of then shows a subscription with a price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPrice {
-    /// Account and mode.
     pub realm: Realm,
-    /// The subscription.
     pub subscription_id: String,
-    /// The price.
     pub price_id: String,
     /// When the event was made.
     pub at: DateTime<Utc>,
@@ -149,9 +145,6 @@ statement!(Seen -> PriceKey:
 
 /// Writes since when subscriptions have had their prices: the earliest of all events that show one, in
 /// whatever order they come. The caller holds the subscriptions.
-///
-/// # Errors
-/// When the database fails.
 pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<()> {
     let mut earliest: BTreeMap<(&Realm, &str, &str), DateTime<Utc>> = BTreeMap::new();
     for price in seen {
@@ -191,7 +184,7 @@ readable!(Subscription in subscriptions, "subscription", Belongs::By("customer_i
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct SubscriptionFilter {
     /// Only with this status: `incomplete`, `incomplete_expired`, `trialing`, `active`, `past_due`,
     /// `canceled`, `unpaid` or `paused`.
     pub status: Option<String>,
@@ -208,7 +201,7 @@ pub struct Filter {
 /// The filter, with the prices and products that buy the plan asked for: as values, so that PostgreSQL knows
 /// how many items have them.
 struct Narrowed<'a> {
-    filter: &'a Filter,
+    filter: &'a SubscriptionFilter,
     plan: Option<(Vec<String>, Vec<String>)>,
 }
 
@@ -221,7 +214,7 @@ const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.accoun
     AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
         AND i.price_id = ANY ({}))";
 
-impl read::Filter for Narrowed<'_> {
+impl read::ListFilter for Narrowed<'_> {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.filter.status.as_deref(), "subscriptions.status = {}");
         rows.when(self.filter.currency.as_deref(), "subscriptions.currency = {}");
@@ -254,12 +247,9 @@ pub struct SubscriptionView {
 shown!(SubscriptionView, "subscription");
 
 /// A page of subscriptions, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<SubscriptionFilter>,
 ) -> Result<Vec<(Position, SubscriptionView)>, Error> {
     let plan = listing.filter.plan.as_deref().map(|plan| plans::bought_by(conn, plan)).transpose()?;
     let found = read::list::<Subscription, _>(

@@ -54,14 +54,10 @@ pub enum Change {
     None,
     /// It was not said before: all acted. None does that did not.
     Said,
-    /// They are others.
     Other,
 }
 
 /// The realms that act.
-///
-/// # Errors
-/// When the database fails.
 pub fn load(conn: &mut PgConnection) -> QueryResult<Trusted> {
     let row: Option<(bool, Vec<Option<String>>)> =
         t::table.select((t::livemode, t::accounts)).first(conn).optional()?;
@@ -72,9 +68,6 @@ pub fn load(conn: &mut PgConnection) -> QueryResult<Trusted> {
 
 /// Lets these realms act and no others, in the caller's transaction: customers of the others belong to nobody
 /// from now on.
-///
-/// # Errors
-/// When the database fails.
 pub fn establish(conn: &mut PgConnection, trusted: &Trusted, now: DateTime<Utc>) -> Result<Change, Error> {
     let before = t::table.count().get_result::<i64>(conn)?;
     let changed = diesel::sql_query(
@@ -112,9 +105,6 @@ struct Known {
 }
 
 /// Realms that Stripe has told of and that do not act, with how many objects are mirrored of each.
-///
-/// # Errors
-/// When the database fails.
 pub fn idle(conn: &mut PgConnection) -> QueryResult<Vec<(Realm, i64)>> {
     let rows: Vec<Known> = diesel::sql_query(concat!(
         "SELECT o.account, o.livemode, count(*) AS objects FROM stripe_objects o WHERE NOT ",

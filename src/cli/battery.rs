@@ -9,7 +9,7 @@ use super::keys::{actor, record};
 use super::{Failure, open, out};
 use crate::battery::by_hand::{self, ManualGrant};
 use crate::battery::effects::waiting;
-use crate::battery::grants::{Source, State};
+use crate::battery::grants::{GrantSource, State};
 use crate::battery::reads::{balance, entries, grants};
 use crate::battery::upkeep;
 use crate::billing::directory::Directory;
@@ -17,7 +17,7 @@ use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
-use crate::quota::overview;
+use crate::quota::limit_overview;
 use crate::time::{Clock, Moment};
 
 /// What to do with batteries.
@@ -58,7 +58,7 @@ pub(super) struct GrantArgs {
     reason: String,
     /// What it comes from: bonus, adjustment or purchase
     #[arg(long, default_value = "bonus", value_parser = source)]
-    source: Source,
+    source: GrantSource,
     /// Lower is burned first, 0 to 1000; that of the source when left out
     #[arg(long, value_parser = clap::value_parser!(i16).range(0..=1000))]
     priority: Option<i16>,
@@ -87,8 +87,8 @@ fn reason(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn source(name: &str) -> Result<Source, String> {
-    [Source::Bonus, Source::Adjustment, Source::Purchase]
+fn source(name: &str) -> Result<GrantSource, String> {
+    [GrantSource::Bonus, GrantSource::Adjustment, GrantSource::Purchase]
         .into_iter()
         .find(|source| source.name() == name)
         .ok_or_else(|| "the sources are bonus, adjustment and purchase".to_owned())
@@ -103,17 +103,17 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
             let shown = conn.transaction(|conn| {
                 let org = OrgName::of_any(org, "org").find(&directory, conn)?;
                 upkeep::post(conn, [org.org_id], now)?;
-                let filter = grants::Filter {
+                let filter = grants::GrantFilter {
                     state: vec![State::Open, State::Scheduled],
-                    ..grants::Filter::default()
+                    ..grants::GrantFilter::default()
                 };
                 let live = grants::list(conn, org.org_id, &filter, None, i64::MAX)?;
                 let live: Vec<_> = live.into_iter().map(|(_, grant)| grant).collect();
-                let all = entries::Filter::default();
+                let all = entries::EntryFilter::default();
                 let last = entries::list(conn, org.org_id, &all, entries::Order::NewestFirst, None, entries)?;
                 let balance = balance::now(
                     &org,
-                    overview::charge_of(conn, &org, now)?.into(),
+                    limit_overview::charge_of(conn, &org, now)?.into(),
                     balance::last_allowance(conn, org.org_id)?,
                     now,
                 );

@@ -15,7 +15,7 @@ use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
-use crate::metering::meters::{self, Aggregation, Filter, NewMeter, Unpriced};
+use crate::metering::meters::{self, Aggregation, MeterFilter, NewMeter, Unpriced};
 use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
 use crate::metering::{catalog, series};
 use crate::time::{Clock, Moment};
@@ -145,7 +145,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
     let mut out = std::io::stdout().lock();
     match command {
         MeterCommand::List { all } => {
-            let filter = Filter { archived: (!all).then_some(false), ..Filter::default() };
+            let filter = MeterFilter { archived: (!all).then_some(false), ..MeterFilter::default() };
             for meter in meters::list(conn, filter, i64::MAX)? {
                 writeln!(out, "{}", serde_json::to_string(&meter)?)?;
             }
@@ -202,7 +202,8 @@ fn rate_usage(
     now: DateTime<Utc>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let (held, series, directory) = (catalog::Held::default(), series::Held::default(), Directory::default());
+    let (held, series, directory) =
+        (catalog::CatalogCache::default(), series::SeriesCache::default(), Directory::default());
     let org_id = match &args.org {
         Some(org) => Some(OrgName::of_any(org.clone(), "org").find(&directory, conn)?.org_id),
         None => None,

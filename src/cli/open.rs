@@ -19,7 +19,6 @@ pub(super) struct Server {
     pub(super) embedded: Option<Embedded>,
     /// Its URL, or that of the settings.
     pub(super) url: String,
-    /// URL for migrations.
     pub(super) owner_url: String,
 }
 

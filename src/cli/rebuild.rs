@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::{Failure, Usage, open, out, progress};
 use crate::config::Config;
 use crate::time::Clock;
-use crate::usage::books::Given;
+use crate::usage::derived_tables::Given;
 use crate::verify;
 
 #[derive(Subcommand)]

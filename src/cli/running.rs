@@ -26,7 +26,6 @@ const EXTENSION: &str = "json";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
-    /// Of the binary.
     pub(super) version: String,
     /// `http` or `https`.
     pub(super) scheme: String,
@@ -35,7 +34,6 @@ pub(super) struct Daemon {
     pub(super) database: String,
     /// The data directory of its embedded PostgreSQL.
     pub(super) data_dir: Option<PathBuf>,
-    /// Its settings file.
     pub(super) config: Option<PathBuf>,
 }
 

@@ -14,8 +14,8 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::time::Clock;
-use crate::usage::books::Given;
-use crate::usage::books::parts::Scope;
+use crate::usage::derived_tables::Given;
+use crate::usage::derived_tables::parts::Scope;
 use crate::verify::{mirrors, usage};
 
 #[derive(Args)]

@@ -20,7 +20,6 @@ pub(super) trait Value: Sized {
 pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,
-    /// For people.
     Pretty,
     /// One JSON object a line.
     Json,
@@ -46,7 +45,6 @@ impl Value for LogFormat {
 pub enum RetentionMode {
     /// Their partition is taken out of the table and kept.
     Detach,
-    /// They are deleted.
     Drop,
 }
 
@@ -93,9 +91,7 @@ impl Value for Proration {
 /// Stripe's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StripeMode {
-    /// With money.
     Live,
-    /// Without.
     Test,
 }
 

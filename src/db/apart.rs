@@ -15,17 +15,11 @@ macro_rules! together {
 pub(crate) use together;
 
 /// From now on the connection works apart.
-///
-/// # Errors
-/// When the database fails.
 pub fn begin(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute("SET coulomb.apart = 'on'")
 }
 
 /// From now on it does not.
-///
-/// # Errors
-/// When the database fails.
 pub fn end(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute("RESET coulomb.apart")
 }

@@ -107,7 +107,6 @@ pub enum MigrateError {
         migrations: usize,
         /// What would be lost, for people.
         lost: String,
-        /// The database's name.
         database: String,
     },
     /// Daemons or commands work on it.
@@ -121,10 +120,8 @@ pub enum MigrateError {
     OtherDatabase {
         /// The name that was given.
         told: String,
-        /// The database's name.
         database: String,
     },
-    /// The connection failed.
     #[error("the database failed: {0}")]
     Database(#[from] diesel::result::Error),
 }

@@ -36,7 +36,6 @@ use crate::shares::{Holder, Turns};
 pub enum Scope {
     /// The platform: every org.
     Platform,
-    /// One org only.
     Org(i64),
 }
 
@@ -60,7 +59,6 @@ pub struct Db {
 
 /// What a [`Db`] is made with.
 pub struct DbOptions {
-    /// libpq URL.
     pub url: String,
     /// Connections at most.
     pub size: u32,
@@ -413,7 +411,6 @@ fn act_for(conn: &mut PgConnection, scope: Scope, roles: bool) -> QueryResult<()
 /// How long the statements of a connection may take; zero: no bound.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    /// The longest statement.
     statement: Duration,
     /// The longest wait for a lock.
     lock: Duration,

@@ -17,9 +17,6 @@ const SETTINGS: &str = "SET LOCAL work_mem = '32MB';
     SET LOCAL jit = off";
 
 /// Has the rest of the transaction work so.
-///
-/// # Errors
-/// When the database fails.
 pub fn begin(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute(SETTINGS)
 }

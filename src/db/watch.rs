@@ -53,7 +53,6 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 /// A connection's session at the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Session {
-    /// The process.
     pub(super) pid: i32,
     /// When it began, in microseconds since 1970: a process number comes again.
     pub(super) started: i64,
@@ -82,7 +81,6 @@ struct Line {
     patience: Patience,
     /// When the statement under way began; 0: none is.
     since: AtomicU64,
-    /// Statements so far.
     count: AtomicU64,
     /// When the server was last known to work on it.
     life: AtomicU64,
@@ -304,7 +302,7 @@ pub(super) fn connect(address: &str, patience: Patience) -> Result<PgConnection,
     });
     lock(&WATCH.lines).push(Arc::downgrade(&line));
     conn.set_instrumentation(Probe(Arc::clone(&line)));
-    let session: Row =
+    let session: SessionRow =
         diesel::sql_query(format!("{SESSIONS} WHERE pid = pg_backend_pid()")).get_result(&mut conn)?;
     // It is set here alone.
     let _ = line.session.set(Session { pid: session.pid, started: session.started.unwrap_or_default() });
@@ -397,7 +395,7 @@ fn look() {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct SessionRow {
     #[diesel(sql_type = Integer)]
     pid: i32,
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -410,13 +408,13 @@ struct Row {
 const SESSIONS: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint AS started, state \
     FROM pg_stat_activity";
 
-fn sessions(conn: &mut PgConnection, of: impl Iterator<Item = Session>) -> QueryResult<Vec<Row>> {
+fn sessions(conn: &mut PgConnection, of: impl Iterator<Item = Session>) -> QueryResult<Vec<SessionRow>> {
     let pids: Vec<i32> = of.map(|session| session.pid).collect();
     diesel::sql_query(format!("{SESSIONS} WHERE pid = ANY ($1)")).bind::<Array<Integer>, _>(pids).load(conn)
 }
 
 /// Whether the server works for it, or may for all that is known.
-fn works(sessions: &[Row], session: Session) -> bool {
+fn works(sessions: &[SessionRow], session: Session) -> bool {
     sessions.iter().any(|row| {
         row.pid == session.pid
             && row.started.is_none_or(|started| started == session.started)

@@ -63,7 +63,6 @@ pub struct BatteryParams {
 pub struct Entries {
     /// At or after.
     pub from: Option<DateTime<Utc>>,
-    /// Before.
     pub before: Option<DateTime<Utc>>,
     /// Only of these kinds; empty: of all.
     pub kinds: Vec<Kind>,

@@ -6,7 +6,6 @@ use crate::billing::exports::{Column, Kind};
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// Documents and payments.
     Billing(Kind),
     /// Entries of batteries' ledgers.
     Battery,

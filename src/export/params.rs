@@ -102,9 +102,7 @@ pub enum Format {
     Csv,
     /// One JSON object per line.
     Jsonl,
-    /// An Excel workbook.
     Xlsx,
-    /// Apache Parquet.
     Parquet,
 }
 
@@ -128,16 +126,13 @@ impl Format {
 pub(super) struct Period {
     /// At or after.
     pub(super) from: Option<DateTime<Utc>>,
-    /// Before.
     pub(super) before: Option<DateTime<Utc>>,
 }
 
 /// A checked [`Params`].
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What.
     pub of: Of,
-    /// How.
     pub format: Format,
     pub(super) issued: Period,
     pub(super) paid: Period,
@@ -152,7 +147,6 @@ pub struct Request {
     pub(super) after: Option<String>,
     pub(super) header: bool,
     pub(super) bom: bool,
-    /// For batteries alone.
     pub entries: Entries,
 }
 

@@ -15,7 +15,6 @@ const EPOCH_OF_POSTGRES: i64 = 946_684_800_000_000;
 /// A value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cell<'a> {
-    /// There is none.
     Null,
     /// Text, as it is.
     Text(&'a str),
@@ -23,9 +22,7 @@ pub(super) enum Cell<'a> {
     Integer(i64),
     /// An amount in major units.
     Major(Major),
-    /// Digits.
     Decimal(&'a str),
-    /// True or false.
     Boolean(bool),
     /// Microseconds since 1970, UTC.
     Time(i64),

@@ -21,7 +21,6 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
     of: Of,
-    /// How many rows.
     pub rows: u64,
     by_name: BTreeMap<String, Sums>,
 }
@@ -37,7 +36,7 @@ struct Sums {
 const HEADER_LIMIT: usize = 3_500;
 
 #[derive(QueryableByName)]
-struct Row {
+struct TotalsRow {
     #[diesel(sql_type = Nullable<Text>)]
     name: Option<String>,
     #[diesel(sql_type = BigInt)]
@@ -49,7 +48,7 @@ struct Row {
 /// Has PostgreSQL compute the totals of a query.
 pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, Error> {
     let mut totals = Totals::none(query.of);
-    for row in query.totals().load::<Row>(conn)? {
+    for row in query.totals().load::<TotalsRow>(conn)? {
         let rows = u64::try_from(row.rows).unwrap_or(0);
         let summed = query.of.columns().iter().filter(|column| column.summed);
         let sums = summed.zip(&row.sums).map(|(column, sum)| scaled(sum, places(column)));

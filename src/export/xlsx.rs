@@ -34,7 +34,6 @@ pub(super) struct Xlsx<'a> {
 
 struct Formats {
     time: Format,
-    /// By decimal places.
     places: [Format; 4],
 }
 

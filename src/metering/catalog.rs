@@ -74,30 +74,24 @@ impl Catalog {
 
 /// The catalogue as this process last saw it.
 #[derive(Default)]
-pub struct Held(RwLock<Arc<Catalog>>);
+pub struct CatalogCache(RwLock<Arc<Catalog>>);
 
-impl Held {
-    /// What is held. Version 0: nothing was loaded yet.
+impl CatalogCache {
+    /// The catalogue as last loaded. Version 0: nothing was loaded yet.
     #[must_use]
     pub fn get(&self) -> Arc<Catalog> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Holds the catalogue as it is, as [`hold`] does, and gives it.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn hold(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
-        let version = hold(conn)?;
+    /// Locks the catalogue as [`lock_shared`] does, and returns it as it is now.
+    pub fn lock_shared(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
+        let version = lock_shared(conn)?;
         let held = self.get();
-        // Nobody changes it while it is held, so that the statements that read it agree.
+        // Nobody can change it under the lock, so all statements that read it see one version.
         if held.version == version { Ok(held) } else { Ok(self.keep(read(conn)?)) }
     }
 
     /// Loads what the database has, unless a newer one is held already.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
         let loaded = conn.build_transaction().repeatable_read().read_only().run(read)?;
         Ok(self.keep(loaded))
@@ -113,39 +107,29 @@ impl Held {
     }
 }
 
-/// Starts a change of the catalogue inside the caller's transaction: waits for usage that is being written,
-/// keeps further usage waiting until the commit, and counts the version up.
-///
-/// # Errors
-/// When the database fails.
-pub fn change(conn: &mut PgConnection) -> Result<(), Error> {
-    conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?;
+/// Starts a change of the catalogue in the caller's transaction: takes the lock alone, as
+/// [`lock_exclusive`] does, and raises the version.
+pub fn begin_change(conn: &mut PgConnection) -> Result<(), Error> {
+    lock_exclusive(conn)?;
     diesel::update(catalog::table.find(NAME)).set(catalog::version.eq(catalog::version + 1)).execute(conn)?;
     Ok(())
 }
 
-/// Holds the catalogue as it is until the caller's transaction ends, and tells its version.
-///
-/// # Errors
-/// When the database fails.
-pub fn hold(conn: &mut PgConnection) -> Result<i64, Error> {
+/// Locks the catalogue against changes until the caller's transaction ends, and returns its version. Any
+/// number of transactions may have this lock at once.
+pub fn lock_shared(conn: &mut PgConnection) -> Result<i64, Error> {
     // Two statements: the second must not see the state from before the wait.
     conn.batch_execute(&format!("SELECT pg_advisory_xact_lock_shared({LOCK})"))?;
     version(conn)
 }
 
-/// Keeps usage from being written until the caller's transaction ends, changing nothing.
-///
-/// # Errors
-/// When the database fails.
-pub fn freeze(conn: &mut PgConnection) -> Result<(), Error> {
+/// Locks the catalogue alone until the caller's transaction ends: waits for usage that is being written, and
+/// keeps further usage waiting.
+pub fn lock_exclusive(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?)
 }
 
 /// The committed version.
-///
-/// # Errors
-/// When the database fails.
 pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(catalog::table.find(NAME).select(catalog::version).first(conn)?)
 }

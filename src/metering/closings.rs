@@ -43,7 +43,7 @@ pub fn close(
     if next.is_none_or(|next| (now - chrono::Duration::hours(12)).date_naive() < next) {
         return Err(Error::invalid("month", "has not ended in every time zone: close it when it has"));
     }
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     diesel::insert_into(usage_closings::table)
         .values((
             usage_closings::org_id.eq(org_id),
@@ -57,21 +57,15 @@ pub fn close(
 }
 
 /// Whether every org that has usage in a month has closed it, or it was closed for all.
-///
-/// # Errors
-/// When the database fails.
 pub fn is_closed_by_all(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<bool> {
     diesel::select(diesel::dsl::sql::<Bool>("usage_month_is_closed(").bind::<Date, _>(month).sql(")"))
         .get_result(conn)
 }
 
 /// Closed months, the latest first.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(conn: &mut PgConnection, limit: i64) -> Result<Vec<Closing>, Error> {
-    type Row = (Option<String>, NaiveDate, DateTime<Utc>, String);
-    let rows: Vec<Row> = usage_closings::table
+    type ClosingRow = (Option<String>, NaiveDate, DateTime<Utc>, String);
+    let rows: Vec<ClosingRow> = usage_closings::table
         .left_join(orgs::table.on(orgs::org_id.eq(usage_closings::org_id)))
         .select((
             orgs::public_id.nullable(),

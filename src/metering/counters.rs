@@ -20,13 +20,10 @@ use crate::quantity::Sum;
 /// each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
-    /// The org.
     pub org_id: i64,
-    /// The slot.
     pub slot_id: i32,
     /// The subject; empty: the org as a whole.
     pub subject: String,
-    /// The period.
     pub period: Period,
 }
 
@@ -60,7 +57,6 @@ pub fn slots_for<'a>(
 /// What a counter holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Usage counted.
     pub used: Sum,
     /// Set aside by reservations.
     pub reserved: Sum,
@@ -77,9 +73,7 @@ impl Count {
 /// A counter that usage was added to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Which.
     pub key: CounterKey,
-    /// By how much.
     pub added: Sum,
     /// What it came to.
     pub used: Sum,
@@ -132,9 +126,6 @@ fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
 
 /// Adds to counters, making those that are not there, and tells what they came to. `changes` are in the order
 /// of their keys, each key once.
-///
-/// # Errors
-/// When the database fails.
 pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec<Moved>, Error> {
     if changes.is_empty() {
         return Ok(Vec::new());
@@ -157,9 +148,6 @@ pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec
 }
 
 /// Locks counters until the caller's transaction ends, making those that are not there, and reads them.
-///
-/// # Errors
-/// When the database fails.
 pub fn lock(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
@@ -173,9 +161,6 @@ pub fn lock(
 }
 
 /// Reads counters; those that are not there are left out.
-///
-/// # Errors
-/// When the database fails.
 pub fn read(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
@@ -185,9 +170,6 @@ pub fn read(
 }
 
 /// Reads counters (none: nothing is counted yet) together with the catalogue's version.
-///
-/// # Errors
-/// When the database fails.
 pub fn read_with_version(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
@@ -224,18 +206,13 @@ pub fn change(conn: &mut PgConnection, changes: &BTreeMap<CounterKey, Count>) ->
 /// Counters whose period began before these days may be deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Oldest {
-    /// Of orgs.
     pub org: NaiveDate,
-    /// Of subjects.
     pub subject: NaiveDate,
     /// Of billing periods, which may last for years.
     pub billing: NaiveDate,
 }
 
 /// Deletes old counters, a bounded batch at a time. Those that hold reservations stay.
-///
-/// # Errors
-/// When the database fails.
 pub fn forget_old(conn: &mut PgConnection, oldest: Oldest) -> Result<usize, Error> {
     // A month must be over, not only have begun, before its subjects are forgotten.
     let deleted = diesel::sql_query(

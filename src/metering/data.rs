@@ -23,7 +23,7 @@ pub(super) fn fields(data: Option<&RawValue>) -> Result<Vec<(Cow<'_, str>, &RawV
     let Some(data) = data else { return Ok(Vec::new()) };
     let mut json = serde_json::Deserializer::from_str(data.get());
     let mut fields = json
-        .deserialize_map(Fields)
+        .deserialize_map(DataVisitor)
         .map_err(|_| Rejection::new("data", "not_an_object", "must be a JSON object"))?;
     if fields.len() > FIELDS {
         return Err(Rejection::new("data", "too_many_fields", format!("has more than {FIELDS} fields")));
@@ -35,9 +35,9 @@ pub(super) fn fields(data: Option<&RawValue>) -> Result<Vec<(Cow<'_, str>, &RawV
     Ok(fields)
 }
 
-struct Fields;
+struct DataVisitor;
 
-impl<'de> Visitor<'de> for Fields {
+impl<'de> Visitor<'de> for DataVisitor {
     type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -64,13 +64,10 @@ impl Rejection {
 /// How many usage events became what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Stored and counted.
     pub accepted: u64,
-    /// Stored before.
     pub duplicate: u64,
     /// Another event is stored under their key.
     pub conflict: u64,
-    /// Not taken.
     pub rejected: u64,
 }
 

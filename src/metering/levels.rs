@@ -22,8 +22,8 @@
 //! at any instant of it.
 
 mod course;
-mod held;
 pub mod list;
+mod locked;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -31,8 +31,8 @@ use rust_decimal::Decimal;
 use crate::quantity::Sum;
 
 use self::course::{Course, course};
-pub(crate) use self::held::Levels;
-pub(crate) use self::held::take_back;
+pub(crate) use self::locked::Levels;
+pub(crate) use self::locked::take_back;
 
 /// What the `value` of a level meter's record says: the level was set.
 pub const SET: &str = "set";

@@ -170,7 +170,7 @@ pub struct MeterVersion {
 
 /// Which meters.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Filter<'a> {
+pub struct MeterFilter<'a> {
     /// The one with this key.
     pub key: Option<&'a str>,
     /// Only those that are (true) or are not (false) archived.
@@ -180,11 +180,8 @@ pub struct Filter<'a> {
 }
 
 /// Meters in the order of their keys, each at its newest version, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
-pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
-    type Row = (
+pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
+    type MeterRow = (
         (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
         (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
     );
@@ -225,7 +222,7 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
     if let Some(after) = filter.after {
         query = query.filter(meters::key.gt(after));
     }
-    let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): Row| {
+    let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): MeterRow| {
         let aggregation = Aggregation::parse(&aggregation)
             .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
         let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
@@ -251,15 +248,12 @@ pub fn list(conn: &mut PgConnection, filter: Filter<'_>, limit: i64) -> Result<V
             archived_at,
         })
     };
-    query.load::<Row>(conn)?.into_iter().map(meter_of).collect()
+    query.load::<MeterRow>(conn)?.into_iter().map(meter_of).collect()
 }
 
 /// Every meter, archived ones too: what they counted can still be corrected.
-///
-/// # Errors
-/// When the database fails.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
-    list(conn, Filter::default(), i64::MAX)
+    list(conn, MeterFilter::default(), i64::MAX)
 }
 
 /// The meter with this key.
@@ -267,7 +261,9 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
 /// # Errors
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
-    list(conn, Filter { key: Some(key), ..Filter::default() }, 1)?.pop().ok_or(Error::NotFound("meter"))
+    list(conn, MeterFilter { key: Some(key), ..MeterFilter::default() }, 1)?
+        .pop()
+        .ok_or(Error::NotFound("meter"))
 }
 
 /// What is said of a meter that is asked for and that there is not: a mistyped one would look like one

@@ -188,9 +188,6 @@ fn overdue(conn: &mut PgConnection, config: &Config, now: DateTime<Utc>) -> Resu
 }
 
 /// The oldest month whose records would be dropped if every org had closed it.
-///
-/// # Errors
-/// When the database fails.
 pub fn waits_for_closing(
     conn: &mut PgConnection,
     config: &Config,
@@ -215,9 +212,6 @@ fn oldest(conn: &mut PgConnection) -> Result<Option<NaiveDate>, Error> {
 }
 
 /// The months that have a partition, in order.
-///
-/// # Errors
-/// When the database fails.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<NaiveDate>, Error> {
     let rows: Vec<Month> = diesel::sql_query(
         "SELECT to_date(substring(c.relname FROM '^usage_records_(\\d{4}_\\d{2})$'), 'YYYY_MM') AS month
@@ -230,9 +224,6 @@ pub fn all(conn: &mut PgConnection) -> Result<Vec<NaiveDate>, Error> {
 }
 
 /// About how many records each month has, months without any left out.
-///
-/// # Errors
-/// When the database fails.
 pub fn sizes(conn: &mut PgConnection) -> Result<BTreeMap<NaiveDate, u64>, Error> {
     #[derive(QueryableByName)]
     struct Size {
@@ -307,13 +298,13 @@ fn take_away(
     now: DateTime<Utc>,
 ) -> Result<i64, Error> {
     #[derive(QueryableByName)]
-    struct Held {
+    struct MonthSummary {
         #[diesel(sql_type = BigInt)]
         records: i64,
         #[diesel(sql_type = Nullable<Date>)]
         last_day: Option<NaiveDate>,
     }
-    let held: Held = diesel::sql_query(format!(
+    let held: MonthSummary = diesel::sql_query(format!(
         "SELECT count(*) AS records, max(day) AS last_day FROM {}",
         partition(month)
     ))
@@ -338,9 +329,6 @@ fn take_away(
 }
 
 /// The first local day of which every record is still there; `None`: all are.
-///
-/// # Errors
-/// When the database fails.
 pub fn first_whole_day(conn: &mut PgConnection) -> Result<Option<NaiveDate>, Error> {
     use crate::schema::usage_months_gone::dsl::{last_day, usage_months_gone};
     let last: Option<NaiveDate> = usage_months_gone.select(diesel::dsl::max(last_day)).first(conn)?;
@@ -349,9 +337,6 @@ pub fn first_whole_day(conn: &mut PgConnection) -> Result<Option<NaiveDate>, Err
 
 /// How many of the months that should have a partition have none, and whether anything lies in the default
 /// partition.
-///
-/// # Errors
-/// When the database fails.
 pub fn state(conn: &mut PgConnection, now: DateTime<Utc>, back_days: u16) -> Result<(usize, bool), Error> {
     let lacking = missing(conn, &wanted(now, back_days))?.len();
     let strays = diesel::select(diesel::dsl::sql::<Bool>(

@@ -32,7 +32,6 @@ pub struct Period {
 pub struct Back {
     /// Those of orgs, and all billing periods.
     pub org: u16,
-    /// Those of subjects.
     pub subject: u16,
 }
 

@@ -261,9 +261,6 @@ impl CardRow {
 }
 
 /// Every rate card, in no order.
-///
-/// # Errors
-/// When the database fails.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<RateCard>, Error> {
     rows!().load::<CardRow>(conn)?.into_iter().map(CardRow::card).collect()
 }
@@ -303,17 +300,11 @@ fn known_plan(conn: &mut PgConnection, plan: &str) -> Result<(), Error> {
 }
 
 /// The rate cards of a meter, the newest version first.
-///
-/// # Errors
-/// When the database fails.
 pub fn of_meter(conn: &mut PgConnection, meter_id: i32) -> Result<Vec<RateCard>, Error> {
     list(conn, meter_id, &CardFilter::default(), i64::MAX)
 }
 
 /// As [`of_meter`], some of them, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     meter_id: i32,

@@ -38,11 +38,9 @@ pub struct Caller {
 /// Which times are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// How far back.
     pub back: Duration,
     /// Before this nothing is taken, whoever sends it: its records would not be kept.
     pub horizon: Option<DateTime<Utc>>,
-    /// How far ahead.
     pub ahead: Duration,
 }
 
@@ -54,7 +52,6 @@ const OLDEST: DateTime<Utc> = DateTime::from_timestamp(946_684_800, 0).expect("i
 /// A usage event, ready to be written.
 #[derive(Clone, Debug)]
 pub struct Usage {
-    /// The org.
     pub org: Arc<OrgContext>,
     /// Digest of source and id.
     pub event_key: Uuid,
@@ -62,9 +59,7 @@ pub struct Usage {
     pub content: i64,
     /// Whether the caller said when it happened.
     pub names_time: bool,
-    /// When it happened.
     pub occurred_at: DateTime<Utc>,
-    /// When it came.
     pub received_at: DateTime<Utc>,
     /// The local day that its quantity and cost are posted to: its own, or, where that month is closed, an
     /// open one.
@@ -73,9 +68,7 @@ pub struct Usage {
     pub own_day: NaiveDate,
     /// When the billing period began that it belongs to.
     pub billing_period: Option<DateTime<Utc>>,
-    /// The caller's id.
     pub event_id: Box<str>,
-    /// Who reported it.
     pub source: Box<str>,
     /// What a quota per subject counts it to.
     pub subject: Option<Box<str>>,
@@ -140,11 +133,8 @@ impl Metered {
 
 /// What resolving needs beside the event.
 pub struct Resolver<'a> {
-    /// The catalogue.
     pub catalog: &'a Catalog,
-    /// Series seen lately.
-    pub series: &'a series::Held,
-    /// Who posts it.
+    pub series: &'a series::SeriesCache,
     pub caller: Caller,
     /// Which times are taken.
     pub window: Window,

@@ -27,13 +27,10 @@ const CAPACITY: usize = 100_000;
 /// A series, with what one version of the catalogue makes of it.
 #[derive(Debug)]
 pub struct Series {
-    /// The org.
     pub org_id: i64,
     /// Its number, unique in the org.
     pub series_id: i64,
-    /// The meter.
     pub meter: Arc<Meter>,
-    /// The member.
     pub member: Option<String>,
     /// The meter's dimensions that the usage has, in the order of their names.
     pub dimensions: Vec<(String, String)>,
@@ -59,15 +56,15 @@ impl Series {
 }
 
 /// The series that this process has seen lately.
-pub struct Held(Cache<(i64, i64), Arc<Series>>);
+pub struct SeriesCache(Cache<(i64, i64), Arc<Series>>);
 
-impl Default for Held {
+impl Default for SeriesCache {
     fn default() -> Self {
         Self(Cache::new(CAPACITY))
     }
 }
 
-impl Held {
+impl SeriesCache {
     /// The series of this usage under `catalog`. `dimensions` are sorted by name.
     #[must_use]
     pub fn of(

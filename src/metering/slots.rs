@@ -46,7 +46,6 @@ impl PeriodKind {
 /// What is counted.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    /// Row id.
     pub slot_id: i32,
     /// The meter; its aggregation is additive, or `level`.
     pub meter_id: i32,
@@ -54,7 +53,6 @@ pub struct Slot {
     pub filter: BTreeMap<String, String>,
     /// One counter per subject instead of one for the org.
     pub per_subject: bool,
-    /// The counter's period.
     pub period: PeriodKind,
     /// The orgs that it counts for; `None`: every org.
     pub orgs: Option<HashSet<i64>>,
@@ -70,12 +68,9 @@ impl Slot {
 }
 
 /// Every slot.
-///
-/// # Errors
-/// When the database fails.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<Slot>, Error> {
-    type Row = (i32, i32, serde_json::Value, bool, String, bool);
-    let rows: Vec<Row> = quota_slots::table
+    type SlotRow = (i32, i32, serde_json::Value, bool, String, bool);
+    let rows: Vec<SlotRow> = quota_slots::table
         .select((
             quota_slots::slot_id,
             quota_slots::meter_id,

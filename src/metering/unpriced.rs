@@ -87,9 +87,6 @@ statement!(Add -> (BigInt, BigInt, BigInt):
 
 /// Counts what of `usage` no rate fits (`sign` -1: it is taken back), and writes a message where it is the
 /// first of its kind in its org. Nearly always there is none, and nothing is asked of the database.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn count(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Result<(), Error> {
     let mut added: BTreeMap<(i64, i64), Added> = BTreeMap::new();
     let mut seen: BTreeMap<(i64, i64), (&Usage, &Metered)> = BTreeMap::new();
@@ -142,7 +139,7 @@ fn message((usage, metered): (&Usage, &Metered)) -> NewMessage {
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct UnpricedFilter {
     /// Only of this org.
     pub org_id: Option<i64>,
     /// Only of the meter with this key.
@@ -200,7 +197,7 @@ impl UnpricedUsage {
 /// [`Error::Invalid`] for a meter that there is not. When the database fails.
 pub fn list(
     conn: &mut PgConnection,
-    filter: &Filter,
+    filter: &UnpricedFilter,
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<UnpricedUsage>, Error> {
@@ -233,18 +230,15 @@ pub fn list(
 }
 
 /// How many usage events have no price, and the keys of the meters that they are of.
-///
-/// # Errors
-/// When the database fails.
 pub fn standing(conn: &mut PgConnection) -> Result<(i64, Vec<String>), Error> {
     #[derive(QueryableByName)]
-    struct Standing {
+    struct UnpricedTotals {
         #[diesel(sql_type = BigInt)]
         events: i64,
         #[diesel(sql_type = Array<Text>)]
         meters: Vec<String>,
     }
-    let found: Standing = diesel::sql_query(
+    let found: UnpricedTotals = diesel::sql_query(
         "SELECT coalesce(sum(u.events), 0)::bigint AS events,
              coalesce(array_agg(DISTINCT m.key) FILTER (WHERE m.key IS NOT NULL), '{}') AS meters
          FROM unpriced_usage u JOIN usage_series s ON s.org_id = u.org_id AND s.series_id = u.series_id

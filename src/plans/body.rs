@@ -113,7 +113,6 @@ fn no_features() -> Value {
 /// A plan as it is wanted, checked.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Its key.
     pub id: String,
     /// What is the same in all versions.
     pub facts: Facts,

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use serde_json::json;
 
 use crate::battery::terms::{AllTerms, Terms};
-use crate::battery::{Accounts, Depth, NewGrant, Source};
+use crate::battery::{Accounts, Depth, GrantSource, NewGrant};
 use crate::billing::local_subscriptions::{self, Name, Owed};
 use crate::error::Error;
 
@@ -18,9 +18,6 @@ const BATCH: i64 = 200;
 
 /// Grants what these periods are owed, in the caller's transaction. Those that are over, or were granted
 /// before, are left out. Returns how many were granted.
-///
-/// # Errors
-/// When the database fails.
 pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Result<usize, Error> {
     let present: Vec<&Owed> = owed.iter().filter(|owed| owed.period_end > now).collect();
     if present.is_empty() {
@@ -45,7 +42,7 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
             continue;
         }
         let new = NewGrant {
-            source: Source::Subscription,
+            source: GrantSource::Subscription,
             key,
             amount: *units,
             priority: None,
@@ -87,9 +84,6 @@ fn units(terms: &Terms, owed: &Owed) -> Decimal {
 
 /// Grants what periods that began meanwhile are owed, of the subscriptions after `after` (org, id); tells
 /// where to go on, or that all were looked at.
-///
-/// # Errors
-/// When the database fails.
 pub fn grant_begun(
     conn: &mut PgConnection,
     after: Option<Name>,

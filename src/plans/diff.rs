@@ -65,20 +65,20 @@ impl Display for Change {
 }
 
 /// Fields by name, each with its value; absent ones are left out.
-type Fields = BTreeMap<String, Value>;
+type FieldValues = BTreeMap<String, Value>;
 
-fn spread(fields: &mut Fields, name: &str, map: &Map<String, Value>) {
+fn spread(fields: &mut FieldValues, name: &str, map: &Map<String, Value>) {
     fields.extend(map.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())));
 }
 
 /// What all versions share.
-fn shared(facts: &Facts) -> Fields {
+fn shared(facts: &Facts) -> FieldValues {
     let sorted = |ids: &[String]| {
         let mut ids = ids.to_vec();
         ids.sort();
         if ids.is_empty() { Value::Null } else { json!(ids) }
     };
-    let mut fields = Fields::from([
+    let mut fields = FieldValues::from([
         ("name".to_owned(), json!(facts.name)),
         ("description".to_owned(), json!(facts.description)),
         ("active".to_owned(), json!(facts.active)),
@@ -92,8 +92,8 @@ fn shared(facts: &Facts) -> Fields {
 }
 
 /// What belongs to a version.
-fn versioned(terms: &PlanTerms, quotas: Option<&[(Counted, Terms)]>) -> Fields {
-    let mut fields = Fields::from([
+fn versioned(terms: &PlanTerms, quotas: Option<&[(Counted, Terms)]>) -> FieldValues {
+    let mut fields = FieldValues::from([
         ("currency".to_owned(), json!(terms.currency)),
         ("monthly.amount".to_owned(), json!(terms.monthly_amount)),
         ("annual.amount".to_owned(), json!(terms.annual_amount)),
@@ -129,9 +129,9 @@ fn quota_name(counted: &Counted) -> String {
 }
 
 /// Fields that are not alike, by name; null stands for absent.
-fn unlike(old: &Fields, new: &Fields) -> Vec<FieldChange> {
+fn unlike(old: &FieldValues, new: &FieldValues) -> Vec<FieldChange> {
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let value = |fields: &Fields, name: &str| fields.get(name).cloned().unwrap_or_default();
+    let value = |fields: &FieldValues, name: &str| fields.get(name).cloned().unwrap_or_default();
     names
         .into_iter()
         .map(|name| FieldChange { field: name.clone(), old: value(old, name), new: value(new, name) })
@@ -149,8 +149,8 @@ pub(super) fn change(conn: &mut PgConnection, wanted: &Wanted) -> Result<Option<
     let quotas = wanted.quotas.as_deref();
     let present = match plans::find(conn, &wanted.id) {
         Err(Error::NotFound(_)) => {
-            let mut fields = unlike(&Fields::new(), &shared(&wanted.facts));
-            fields.extend(unlike(&Fields::new(), &versioned(&wanted.terms, quotas)));
+            let mut fields = unlike(&FieldValues::new(), &shared(&wanted.facts));
+            fields.extend(unlike(&FieldValues::new(), &versioned(&wanted.terms, quotas)));
             let plan = wanted.id.clone();
             return Ok(Some(Change { plan, is_new: true, new_version: Some(1), fields }));
         }

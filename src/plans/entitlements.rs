@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::billing::directory::{OrgContext, Pause, Paying};
 use crate::billing::plans::Features;
-use crate::quota::overview::{Charge, Entitled, Overview};
+use crate::quota::limit_overview::{BatterySummary, Entitled, Overview};
 
 /// What an org is entitled to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -32,7 +32,7 @@ pub struct Entitlements {
     /// Every limit that holds for it.
     pub quotas: Vec<Entitled>,
     /// What its battery holds.
-    pub battery: Charge,
+    pub battery: BatterySummary,
 }
 
 /// A plan in the version that the org has.

@@ -34,7 +34,6 @@ pub struct Problem {
     pub product: String,
     /// Key of its metadata.
     pub key: String,
-    /// What must hold.
     pub rule: String,
 }
 
@@ -51,9 +50,6 @@ impl From<Problem> for Error {
 }
 
 /// The plans that the products of a realm sell, and what is wrong with their metadata.
-///
-/// # Errors
-/// When the database fails.
 pub fn read(conn: &mut PgConnection, realm: &Realm) -> Result<(Vec<Wanted>, Vec<Problem>), Error> {
     let (mut wanted, mut problems) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<String, String> = BTreeMap::new();

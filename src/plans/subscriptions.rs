@@ -15,9 +15,6 @@ const BATCH: i64 = 500;
 
 /// Writes what follows from a command on a subscription of an org (row id and public id), in the command's
 /// transaction.
-///
-/// # Errors
-/// When the database fails.
 pub fn follow(
     conn: &mut PgConnection,
     (org_id, org): (i64, &str),
@@ -51,9 +48,6 @@ fn told(org_id: i64, org: &str, subscription: &LocalSubscription) -> NewMessage 
 }
 
 /// Writes which subscriptions are over, and tells so; a bounded batch at a time. Returns how many.
-///
-/// # Errors
-/// When the database fails.
 pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
     conn.transaction(|conn| {
         let ended = local_subscriptions::end_due(conn, now, BATCH)?;

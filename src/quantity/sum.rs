@@ -41,7 +41,6 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Nothing.
     pub const ZERO: Self = Self { units: 0, fine: 0 };
 
     /// Whole numbers of 10^-12.

@@ -8,12 +8,12 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::lane::Work;
+use super::group_commit::Work;
+use super::limit_status::{self, Ask, Battery, LimitStatus};
 use super::limits::Limits;
 use super::orgs::Orgs;
 use super::quantity::Quantity;
-use super::standing::{self, Ask, Battery, Standing};
-use super::{Parts, reservations};
+use super::{Rulebook, reservations};
 use crate::battery::terms::AllTerms;
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
@@ -38,13 +38,13 @@ pub struct Verdict {
     /// What was asked for.
     pub amount: Quantity,
     /// How the org stands under each limit; empty: nothing limits this.
-    pub quotas: Vec<Standing>,
+    pub quotas: Vec<LimitStatus>,
     /// How its battery stands, where the usage burns any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub battery: Option<Battery>,
 }
 
-pub(super) struct Checks(pub(super) Arc<Parts>);
+pub(super) struct Checks(pub(super) Arc<Rulebook>);
 
 impl Work<Items, Vec<Verdict>> for Checks {
     fn run(
@@ -59,7 +59,7 @@ impl Work<Items, Vec<Verdict>> for Checks {
             let keys = keys(catalog, limits, &orgs, jobs, now);
             let accounts = asked(conn, catalog, limits, &orgs, jobs, now)?;
             let (version, counts) = look(conn, &keys, &orgs, now)?;
-            let book = Held { catalog, limits, orgs: &orgs, counts: &counts, accounts: &accounts, now };
+            let book = CheckRules { catalog, limits, orgs: &orgs, counts: &counts, accounts: &accounts, now };
             let verdicts = || jobs.iter().map(|items| book.verdicts(items)).collect();
             Ok((version == catalog.version).then(verdicts))
         })
@@ -76,9 +76,9 @@ fn keys(
 ) -> BTreeSet<CounterKey> {
     let mut keys = BTreeSet::new();
     for (org, ask) in jobs.iter().flatten() {
-        if let (Some(org), Some(meter)) = (orgs.get(org), standing::meter(catalog, &ask.meter)) {
+        if let (Some(org), Some(meter)) = (orgs.get(org), limit_status::meter(catalog, &ask.meter)) {
             let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-            let applying = standing::applying(catalog, limits, org, meter.meter_id, at, now);
+            let applying = limit_status::applying(catalog, limits, org, meter.meter_id, at, now);
             keys.extend(applying.into_iter().filter(|at| at.limit.is_some()).map(|at| at.key));
         }
     }
@@ -119,8 +119,8 @@ fn asked(
 ) -> Result<Accounts, Error> {
     let mut burning: BTreeMap<i64, &OrgContext> = BTreeMap::new();
     for (org, ask) in jobs.iter().flatten() {
-        if let (Some(org), Some(meter)) = (orgs.get(org), standing::meter(catalog, &ask.meter))
-            && standing::battery_units(catalog, org, meter.meter_id, ask, now)
+        if let (Some(org), Some(meter)) = (orgs.get(org), limit_status::meter(catalog, &ask.meter))
+            && limit_status::battery_units(catalog, org, meter.meter_id, ask, now)
                 .is_ok_and(|units| !units.is_zero())
         {
             burning.insert(org.org_id, org);
@@ -155,7 +155,7 @@ pub(super) fn batteries(
 }
 
 /// What checks are decided by.
-struct Held<'a> {
+struct CheckRules<'a> {
     catalog: &'a Catalog,
     limits: &'a Limits,
     orgs: &'a Orgs,
@@ -164,7 +164,7 @@ struct Held<'a> {
     now: DateTime<Utc>,
 }
 
-impl Held<'_> {
+impl CheckRules<'_> {
     fn verdicts(&self, items: &Items) -> Result<Vec<Verdict>, Error> {
         items.iter().enumerate().map(|(n, (org, ask))| self.verdict(n, org, ask)).collect()
     }
@@ -172,7 +172,7 @@ impl Held<'_> {
     fn verdict(&self, n: usize, org: &OrgRef, ask: &Ask) -> Result<Verdict, Error> {
         let unknown = || Error::UnknownOrg(format!("items.{n}.org").into());
         let context = self.orgs.get(org).ok_or_else(unknown)?;
-        let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| {
+        let meter = limit_status::meter(self.catalog, &ask.meter).ok_or_else(|| {
             let rule = format!(
                 "`{}` is no meter of kind sum, count or level that counts: /v1/meters lists them",
                 ask.meter
@@ -180,9 +180,10 @@ impl Held<'_> {
             Error::invalid(format!("items.{n}.meter"), rule)
         })?;
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-        let applying = standing::applying(self.catalog, self.limits, context, meter.meter_id, at, self.now);
+        let applying =
+            limit_status::applying(self.catalog, self.limits, context, meter.meter_id, at, self.now);
         let count = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default();
-        let units = standing::battery_units(self.catalog, context, meter.meter_id, ask, self.now)?;
+        let units = limit_status::battery_units(self.catalog, context, meter.meter_id, ask, self.now)?;
         let account = self.accounts.get(context.org_id).filter(|_| !units.is_zero());
         let debt_limit = self.limits.battery.debt_limit(context);
         let holds = account.is_none_or(|account| account.fits(units, debt_limit));

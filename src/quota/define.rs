@@ -54,7 +54,6 @@ pub struct Counted {
 pub enum For {
     /// Every org, as plans limit it.
     Everybody,
-    /// One org.
     Org(i64),
 }
 
@@ -70,7 +69,7 @@ pub fn define(
     whose: For,
     now: DateTime<Utc>,
 ) -> Result<i32, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let meter_id = check(conn, counted)?;
     let found = match find(conn, meter_id, counted)? {
         Some(found) => found,

@@ -44,7 +44,7 @@ pub fn create(
     (subject, reason): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<String, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let slot_id = define::existing(conn, counted)?.ok_or_else(|| {
         Error::invalid(
             "meter",
@@ -75,9 +75,6 @@ pub fn create(
 }
 
 /// Exemptions by id, at most `limit`: of one org or all, of one id or all, after the one of that id.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     org_id: Option<i64>,
@@ -85,7 +82,7 @@ pub fn list(
     after: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Exemption>, Error> {
-    type Row = ((String, String), (String, Value, bool, String), (String, String, DateTime<Utc>));
+    type ExemptionRow = ((String, String), (String, Value, bool, String), (String, String, DateTime<Utc>));
     let mut query = quota_exemptions::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quota_exemptions::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quota_exemptions::slot_id)))
@@ -107,7 +104,7 @@ pub fn list(
     if let Some(after) = after {
         query = query.filter(quota_exemptions::exemption_id.gt(after.to_owned()));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<ExemptionRow> = query.load(conn)?;
     rows.into_iter()
         .map(|((id, org), counted, (subject, reason, created_at))| {
             Ok(Exemption { id, org, counted: counted_of(counted)?, subject, reason, created_at })
@@ -120,7 +117,7 @@ pub fn list(
 /// # Errors
 /// [`Error::NotFound`].
 pub fn delete(conn: &mut PgConnection, id: &str) -> Result<i64, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let deleted: Option<i64> =
         diesel::delete(quota_exemptions::table.filter(quota_exemptions::exemption_id.eq(id)))
             .returning(quota_exemptions::org_id)

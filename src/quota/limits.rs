@@ -118,10 +118,9 @@ impl Terms {
 
 /// Where a limit comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum LimitSource {
     /// The org's own quota of that public id.
     Quota(String),
-    /// The plan.
     Plan(String),
 }
 
@@ -129,7 +128,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// Where it comes from.
-    pub source: Source,
+    pub source: LimitSource,
     /// How much, and what then.
     pub terms: Terms,
 }
@@ -151,7 +150,6 @@ impl Limit {
 /// Every limit and exemption, and the terms of every plan, at one version of the catalogue.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// The catalogue's version.
     pub version: i64,
     /// What plans and orgs say of batteries.
     pub battery: AllTerms,
@@ -170,7 +168,6 @@ pub struct Limits {
 pub struct HeldPlan {
     /// What people call the plan.
     pub name: String,
-    /// Number and terms.
     pub version: PlanVersion,
 }
 
@@ -201,7 +198,7 @@ impl Limits {
         self.battery.debt_limit(org).is_some()
     }
 
-    /// Whether any quota of this org may refuse reported usage. False: [`super::admit::admit`] need not be
+    /// Whether any quota of this org may refuse reported usage. False: [`super::enforce::admit`] need not be
     /// asked.
     #[must_use]
     pub fn may_refuse(&self, org: &OrgContext) -> bool {
@@ -212,9 +209,9 @@ impl Limits {
 
 /// The limits as this process last saw them.
 #[derive(Default)]
-pub struct Held(RwLock<Arc<Limits>>);
+pub struct LimitsCache(RwLock<Arc<Limits>>);
 
-impl Held {
+impl LimitsCache {
     /// What is held. Version 0: nothing was loaded yet.
     #[must_use]
     pub fn get(&self) -> Arc<Limits> {
@@ -222,9 +219,6 @@ impl Held {
     }
 
     /// Loads what the database has, unless a newer one is held already. Not inside a transaction.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Limits>, Error> {
         let loaded = Arc::new(load(conn)?);
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -253,7 +247,7 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
             ))
             .load(conn)?;
         for (org_id, slot_id, quota_id, settings) in own {
-            let limit = limit(Source::Quota(quota_id), settings)?;
+            let limit = limit(LimitSource::Quota(quota_id), settings)?;
             if limit.refusing().is_some() {
                 loaded.refusing_orgs.insert(org_id);
             }
@@ -272,7 +266,7 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
             ))
             .load(conn)?;
         for (plan, slot, settings) in of_plans {
-            let limit = limit(Source::Plan(plan.clone()), settings)?;
+            let limit = limit(LimitSource::Plan(plan.clone()), settings)?;
             if limit.refusing().is_some() {
                 loaded.refusing_plans.insert(plan.clone());
             }

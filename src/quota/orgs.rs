@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use diesel::pg::PgConnection;
 
-use super::Parts;
-use super::lane::Work;
+use super::Rulebook;
+use super::group_commit::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
@@ -91,7 +91,7 @@ pub type Found = HashMap<OrgRef, Arc<OrgContext>>;
 
 /// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a
 /// change, those that come together share a query.
-pub(super) struct Lookups(pub(super) Arc<Parts>);
+pub(super) struct Lookups(pub(super) Arc<Rulebook>);
 
 impl Work<Vec<OrgRef>, Found> for Lookups {
     fn run(&self, conn: &mut PgConnection, jobs: &[Vec<OrgRef>]) -> Result<Vec<Result<Found, Error>>, Error> {

@@ -43,7 +43,7 @@ pub fn put(
     list: &[(Counted, Terms)],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let old =
         plan_quotas::table.filter(plan_quotas::plan_id.eq(plan_id)).filter(plan_quotas::version.eq(version));
     diesel::delete(old).execute(conn)?;
@@ -80,9 +80,6 @@ pub fn put(
 }
 
 /// Gives a version of a plan the quotas of another one, as they are now.
-///
-/// # Errors
-/// When the database fails.
 pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> QueryResult<()> {
     diesel::sql_query(
         "INSERT INTO plan_quotas (plan_id, version, slot_id, limit_quantity, enforcement, refuse_usage,
@@ -98,12 +95,10 @@ pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> Q
 }
 
 /// Quotas of a version of a plan, in the order in which what they count was defined.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<PlanQuota>, Error> {
-    type Row = ((String, Value, bool, String), (Option<Decimal>, String, bool, Vec<Option<Decimal>>));
-    let rows: Vec<Row> = plan_quotas::table
+    type PlanQuotaRow =
+        ((String, Value, bool, String), (Option<Decimal>, String, bool, Vec<Option<Decimal>>));
+    let rows: Vec<PlanQuotaRow> = plan_quotas::table
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(plan_quotas::slot_id)))
         .inner_join(meters::table.on(meters::meter_id.eq(quota_slots::meter_id)))
         .filter(plan_quotas::plan_id.eq(plan_id))

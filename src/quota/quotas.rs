@@ -128,8 +128,7 @@ pub fn create(
 
 /// Which quotas.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only this one.
+pub struct QuotaFilter {
     pub id: Option<String>,
     /// Only those of this org.
     pub org_id: Option<i64>,
@@ -144,8 +143,8 @@ pub struct Filter {
 /// # Errors
 /// [`Error::Invalid`] for a meter that there is not: a mistyped one would look like one without quotas. When
 /// the database fails.
-pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
-    type Row = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
+pub fn list(conn: &mut PgConnection, filter: &QuotaFilter, limit: i64) -> Result<Vec<(Place, Quota)>, Error> {
+    type QuotaRow = (Place, (String, String), CountedRow, TermsRow, (DateTime<Utc>, DateTime<Utc>));
     crate::metering::meters::ids(conn, filter.meter.as_slice())?;
     let mut query = quotas::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quotas::org_id)))
@@ -173,7 +172,7 @@ pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<
     if let Some(after) = &filter.after {
         query = query.filter(quotas::quota_id.gt(after));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<QuotaRow> = query.load(conn)?;
     rows.into_iter()
         .map(|(key, (id, org), counted, terms, (created_at, updated_at))| {
             let (counted, terms) = (counted_of(counted)?, terms_of(terms)?);
@@ -187,7 +186,7 @@ pub fn list(conn: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is not yours.
 pub fn find(conn: &mut PgConnection, id: &str, org_id: Option<i64>) -> Result<(Place, Quota), Error> {
-    let filter = Filter { id: Some(id.to_owned()), org_id, ..Filter::default() };
+    let filter = QuotaFilter { id: Some(id.to_owned()), org_id, ..QuotaFilter::default() };
     list(conn, &filter, 1)?.pop().ok_or(Error::NotFound("quota"))
 }
 
@@ -201,7 +200,7 @@ pub fn update(
     patch: &QuotaPatch,
     now: DateTime<Utc>,
 ) -> Result<(i64, Quota), Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let ((org_id, _), mut quota) = find(conn, id, None)?;
     let terms = &mut quota.terms;
     terms.limit = patch.limit.unwrap_or(terms.limit);
@@ -230,7 +229,7 @@ pub fn update(
 /// # Errors
 /// [`Error::NotFound`].
 pub fn delete(conn: &mut PgConnection, id: &str) -> Result<i64, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let ((org_id, _), _) = find(conn, id, None)?;
     diesel::delete(quotas::table.find((org_id, id))).execute(conn)?;
     Ok(org_id)
@@ -299,8 +298,8 @@ pub fn history(
         let on_that_day = quota_counters::period.eq(label).and(quota_counters::began.lt(began).or(same));
         query = query.filter(quota_counters::period.lt(label).or(on_that_day));
     }
-    type Row = ((NaiveDate, DateTime<Utc>), String, Decimal, Decimal);
-    let rows: Vec<Row> = query.load(conn)?;
+    type QuotaRow = ((NaiveDate, DateTime<Utc>), String, Decimal, Decimal);
+    let rows: Vec<QuotaRow> = query.load(conn)?;
     let per_subject = quota.counted.per_subject;
     let shown = rows.into_iter().map(|(period, subject, used, reserved)| {
         let period = Period::of_row(period);

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::limit_status::{Battery, LimitStatus};
 use super::quantity::Quantity;
-use super::standing::{Battery, Standing};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::metering::counters::CounterKey;
@@ -55,7 +55,7 @@ impl State {
 
 /// A row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
+pub(super) struct ReservationRow {
     pub org_id: i64,
     pub id: String,
     pub meter_id: i32,
@@ -89,7 +89,7 @@ pub(super) struct Over {
 /// Names a reservation.
 pub(super) type Name = (i64, String);
 
-impl Row {
+impl ReservationRow {
     pub(super) fn name(&self) -> Name {
         (self.org_id, self.id.clone())
     }
@@ -100,7 +100,7 @@ impl Row {
     }
 
     /// As it is shown.
-    pub(super) fn shown(&self, org: &str, quotas: Vec<Standing>, battery: Option<Battery>) -> Reservation {
+    pub(super) fn shown(&self, org: &str, quotas: Vec<LimitStatus>, battery: Option<Battery>) -> Reservation {
         Reservation {
             id: self.id.clone(),
             org: org.to_owned(),
@@ -160,7 +160,7 @@ pub struct Reservation {
     pub debt: Option<Quantity>,
     /// How the org stands under each limit now; only when it is made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub quotas: Vec<Standing>,
+    pub quotas: Vec<LimitStatus>,
     /// How its battery stands now; only when it is made, and where the usage burns any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub battery: Option<Battery>,
@@ -237,12 +237,12 @@ statement!(Update -> Untyped:
 /// subscription's period began. One that ended before periods were told apart has no such instant.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Held {
+enum HeldBy {
     Began(i32, String, NaiveDate, Option<DateTime<Utc>>),
     Dated(i32, String, NaiveDate),
 }
 
-impl Held {
+impl HeldBy {
     fn counter(self, org_id: i64) -> CounterKey {
         let (slot_id, subject, label, began) = match self {
             Self::Began(slot_id, subject, label, began) => (slot_id, subject, label, began),
@@ -252,16 +252,16 @@ impl Held {
     }
 }
 
-fn row_of((names, what, state, over): Loaded) -> Result<Row, Error> {
+fn row_of((names, what, state, over): Loaded) -> Result<ReservationRow, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
     let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
     let broken = |error: serde_json::Error| Error::Internal(format!("reservation {id}: {error}"));
     let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
-    let held: Vec<Held> = serde_json::from_value(held).map_err(broken)?;
+    let held: Vec<HeldBy> = serde_json::from_value(held).map_err(broken)?;
     let held = held.into_iter().map(|held| held.counter(org_id)).collect();
     let (dimensions, state) = (dimensions.into_iter().collect(), State::parse(&state)?);
-    Ok(Row {
+    Ok(ReservationRow {
         org_id,
         id,
         meter_id,
@@ -282,7 +282,7 @@ fn row_of((names, what, state, over): Loaded) -> Result<Row, Error> {
 }
 
 /// Reservations by org (0: any) and id, not locked.
-pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<Vec<Row>, Error> {
+pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<Vec<ReservationRow>, Error> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -299,7 +299,7 @@ pub(super) fn overdue(
     conn: &mut PgConnection,
     org_ids: &BTreeSet<i64>,
     now: DateTime<Utc>,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<ReservationRow>, Error> {
     let rows: Vec<Loaded> = Prepared::<Overdue>::new()
         .bind::<BigInt, _>(org_ids.iter().copied().collect::<Vec<_>>())
         .bind_one::<Timestamptz, _>(now)
@@ -308,7 +308,10 @@ pub(super) fn overdue(
 }
 
 /// As [`overdue`], of every org.
-pub(super) fn overdue_anywhere(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<Row>, Error> {
+pub(super) fn overdue_anywhere(
+    conn: &mut PgConnection,
+    now: DateTime<Utc>,
+) -> Result<Vec<ReservationRow>, Error> {
     let sql = concat!(columns!(), "FROM quota_reservations r WHERE r.state = 'open' AND r.expires_at <= ");
     let rows: Vec<Loaded> = diesel::dsl::sql::<Types>(sql)
         .bind::<Timestamptz, _>(now)
@@ -320,7 +323,10 @@ pub(super) fn overdue_anywhere(conn: &mut PgConnection, now: DateTime<Utc>) -> R
 
 /// Locks reservations in the order of their names and reads them as they are now. The caller holds their
 /// counters.
-pub(super) fn lock(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<BTreeMap<Name, Row>, Error> {
+pub(super) fn lock(
+    conn: &mut PgConnection,
+    names: &BTreeSet<Name>,
+) -> Result<BTreeMap<Name, ReservationRow>, Error> {
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -332,16 +338,16 @@ pub(super) fn lock(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<BT
 }
 
 /// Stores new reservations; false when another transaction has made one of them meanwhile.
-pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Error> {
+pub(super) fn insert(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Result<bool, Error> {
     if rows.is_empty() {
         return Ok(true);
     }
-    let held = |row: &Row| {
+    let held = |row: &ReservationRow| {
         let keys =
             row.held.iter().map(|key| json!([key.slot_id, key.subject, key.period.label, key.period.began]));
         Value::Array(keys.collect())
     };
-    let dimensions = |row: &Row| {
+    let dimensions = |row: &ReservationRow| {
         Value::Object(row.dimensions.iter().map(|(name, value)| (name.clone(), json!(value))).collect())
     };
     let inserted = Prepared::<Insert>::new()
@@ -361,7 +367,7 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&Row]) -> Result<bool, Err
 }
 
 /// Stores what has become of reservations.
-pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error> {
+pub(super) fn update(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Result<(), Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -378,9 +384,6 @@ pub(super) fn update(conn: &mut PgConnection, rows: &[&Row]) -> Result<(), Error
 }
 
 /// Forgets reservations that ended and were made before `oldest`, a bounded batch at a time.
-///
-/// # Errors
-/// When the database fails.
 pub fn forget_old(conn: &mut PgConnection, oldest: DateTime<Utc>) -> Result<usize, Error> {
     let deleted = diesel::sql_query(
         "DELETE FROM quota_reservations WHERE ctid = ANY (ARRAY (

@@ -24,11 +24,9 @@ pub const SOURCE: &str = "coulomb:reservation";
 
 /// Usage that is to take a reservation's place.
 pub struct Usage<'a> {
-    /// The reservation's org.
     pub org: Arc<OrgContext>,
     /// The reservation's id: that of the usage event where the caller sent none.
     pub reservation: &'a str,
-    /// The reserved meter.
     pub meter: Arc<Meter>,
     /// The actual amount; used where the caller sent no event.
     pub amount: Decimal,
@@ -46,8 +44,7 @@ pub struct Usage<'a> {
 
 /// What the claim of a usage event's key came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Claim {
-    /// It is ours.
+pub enum KeyClaim {
     New {
         /// Quantity on the reserved meter.
         quantity: Decimal,
@@ -67,7 +64,7 @@ pub enum Claim {
     Rejected(Rejection),
 }
 
-impl Claim {
+impl KeyClaim {
     /// Whether it may change the battery.
     #[must_use]
     pub fn burns(&self) -> bool {
@@ -85,16 +82,13 @@ pub struct Recorder {
 
 impl Recorder {
     /// Claims the keys of usage, one answer for each, and prices it. The caller holds the catalogue.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn claim(
         conn: &mut PgConnection,
-        series: &series::Held,
+        series: &series::SeriesCache,
         catalog: &Catalog,
         usages: &[Usage<'_>],
         now: DateTime<Utc>,
-    ) -> Result<(Self, Vec<Claim>), Error> {
+    ) -> Result<(Self, Vec<KeyClaim>), Error> {
         let resolved: Vec<Result<Recorded, Rejection>> =
             usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
@@ -108,7 +102,7 @@ impl Recorder {
         let (mut claims, mut claimed) = (Vec::new(), Vec::new());
         for (one, usage) in resolved.into_iter().zip(usages) {
             let (claim, kept) = match one {
-                Err(rejection) => (Claim::Rejected(rejection), None),
+                Err(rejection) => (KeyClaim::Rejected(rejection), None),
                 Ok(mut one) => {
                     let quantity = quantity(&one, &usage.meter);
                     match outcomes.next().expect("one outcome for each") {
@@ -117,15 +111,15 @@ impl Recorder {
                             Ok(()) => {
                                 let (counters, units) =
                                     (posting::counted(&one).collect(), posting::units(&one));
-                                (Claim::New { quantity, counters, units }, Some(one))
+                                (KeyClaim::New { quantity, counters, units }, Some(one))
                             }
                             Err(rejection) => {
                                 too_large.push(one);
-                                (Claim::Rejected(rejection), None)
+                                (KeyClaim::Rejected(rejection), None)
                             }
                         },
-                        Outcome::Duplicate => (Claim::Duplicate { quantity }, None),
-                        Outcome::Conflict | Outcome::Rejected(_) => (Claim::Conflict, None),
+                        Outcome::Duplicate => (KeyClaim::Duplicate { quantity }, None),
+                        Outcome::Conflict | Outcome::Rejected(_) => (KeyClaim::Conflict, None),
                     }
                 }
             };
@@ -145,9 +139,6 @@ impl Recorder {
 
     /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and
     /// batteries are the caller's.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn store(self, conn: &mut PgConnection, kept: &[bool], batch: i64) -> Result<(), Error> {
         let claimed = || self.claimed.iter().zip(kept).filter_map(|(one, kept)| Some((one.as_ref()?, *kept)));
         give_back(conn, &claimed().filter(|(_, kept)| !kept).map(|(one, _)| one).collect::<Vec<_>>())?;
@@ -176,7 +167,7 @@ fn quantity(usage: &Recorded, meter: &Meter) -> Decimal {
 
 /// What is to be recorded: the caller's event, or one made of the reservation.
 fn resolve(
-    series: &series::Held,
+    series: &series::SeriesCache,
     catalog: &Catalog,
     usage: &Usage<'_>,
     now: DateTime<Utc>,

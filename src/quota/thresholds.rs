@@ -17,9 +17,6 @@ use crate::quantity::{Quantity, Sum};
 /// Writes a message for every threshold that a counter has reached now that usage was added: one per
 /// threshold and period. `org` gives the contexts of the orgs concerned. It belongs into the transaction that
 /// moved the counters.
-///
-/// # Errors
-/// When the database fails.
 pub fn thresholds<'a>(
     conn: &mut PgConnection,
     catalog: &Catalog,

@@ -86,7 +86,6 @@ impl Drop for UnderWay {
 /// The body of an answer.
 pub(super) struct Answer {
     content: Content,
-    /// Goes with it.
     _under_way: Option<UnderWay>,
 }
 

@@ -72,9 +72,6 @@ impl Effects {
     }
 
     /// Writes them, in the caller's transaction.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn write(
         &self,
         conn: &mut PgConnection,

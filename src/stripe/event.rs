@@ -15,12 +15,11 @@ use super::json::{self, Json, Tree};
 
 mod lenient;
 
-use lenient::{Fields, Scalar};
+use lenient::{LenientObject, Scalar};
 
 /// What the inbox keeps beside the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Account and mode.
     pub realm: Realm,
     /// The event's id; for an event without one, `sha256:` and the digest of the body; for a longer one than
     /// Stripe's, of the id.
@@ -64,14 +63,14 @@ struct Raw<'a, D> {
     livemode: Scalar<'a>,
     #[serde(borrow)]
     snapshot_event: Scalar<'a>,
-    data: Fields<D>,
+    data: LenientObject<D>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Data<'a> {
     #[serde(borrow)]
-    object: Fields<Object<'a>>,
+    object: LenientObject<Object<'a>>,
 }
 
 #[derive(Deserialize, Default)]

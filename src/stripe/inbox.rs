@@ -26,7 +26,6 @@ pub struct Delivery {
     pub signature: String,
     /// The `User-Agent` header, for audit.
     pub user_agent: Option<String>,
-    /// When it arrived.
     pub received_at: DateTime<Utc>,
     /// The bytes that were signed.
     pub body: bytes::Bytes,

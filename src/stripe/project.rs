@@ -19,8 +19,8 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::{Connection, QueryResult};
 
-use self::claim::{Claim, Event, Row};
-use self::objects::{Given, Held, ObjectKey};
+use self::claim::{ClaimedEvent, Event, StoredEvent};
+use self::objects::{Given, ObjectKey, StoredWinner};
 use super::effects::Effects;
 use super::inbox::{self, Arrival};
 use super::order::{self, Candidate};
@@ -51,7 +51,6 @@ pub struct Step {
     pub superseded: u64,
     /// Events about no object that we can name.
     pub without_object: u64,
-    /// Events that failed.
     pub failed: u64,
     /// Deliveries of events that were there already.
     pub repeated: u64,
@@ -91,7 +90,7 @@ pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> R
 #[derive(Default)]
 struct Taken {
     arrivals: Vec<i64>,
-    queued: Vec<Claim>,
+    queued: Vec<ClaimedEvent>,
 }
 
 fn attempt(
@@ -105,7 +104,7 @@ fn attempt(
     let filing = file(conn, &arrivals)?;
     let room = options.batch.saturating_sub(u32::try_from(filing.new.len()).unwrap_or(u32::MAX));
     let queued = if room > 0 { claim::next(conn, room, now)? } else { Vec::new() };
-    taken.queued = queued.iter().map(Row::claim).collect();
+    taken.queued = queued.iter().map(StoredEvent::claim).collect();
     let filed = filing.new.into_iter().map(Event::from);
     let events: Vec<Event<'_>> = filed.chain(queued.iter().map(Event::from)).collect();
     let step = project(conn, options, &events, now)?;
@@ -157,10 +156,11 @@ fn one_by_one(
 }
 
 /// Puts an arrival's events into the inbox and on the queue. Tells which are new, and how many were there.
-fn file_alone(conn: &mut PgConnection, arrival_id: i64) -> Result<(Vec<Claim>, usize), Error> {
+fn file_alone(conn: &mut PgConnection, arrival_id: i64) -> Result<(Vec<ClaimedEvent>, usize), Error> {
     let arrival = inbox::take_these(conn, &[arrival_id])?;
     let filing = file(conn, &arrival)?;
-    let claims: Vec<Claim> = filing.new.iter().map(|filed| Claim::fresh(filed.inbox_id)).collect();
+    let claims: Vec<ClaimedEvent> =
+        filing.new.iter().map(|filed| ClaimedEvent::fresh(filed.inbox_id)).collect();
     claim::queue(conn, &claims)?;
     Ok((claims, filing.repeated))
 }
@@ -215,7 +215,7 @@ fn project(
 
     let mut batch = MirrorBatch::default();
     let mut effects = Effects::default();
-    let fail = |claim: &Claim, error: String| Failure::of(claim, options.attempts, now, error);
+    let fail = |claim: &ClaimedEvent, error: String| Failure::of(claim, options.attempts, now, error);
     let mut failures: Vec<Failure> = events
         .iter()
         .filter_map(|event| {
@@ -272,7 +272,7 @@ impl<'a> Object<'a> {
 
     /// The second of the held snapshot, when one of our events stands level with it: the choice then needs
     /// all events of then.
-    fn level_with(&self, held: &Held) -> Option<(&'a ObjectKey, i64)> {
+    fn level_with(&self, held: &StoredWinner) -> Option<(&'a ObjectKey, i64)> {
         let level = held.level()?;
         self.own.iter().any(|event| event.level() == level).then_some((self.key, level.1))
     }
@@ -281,13 +281,13 @@ impl<'a> Object<'a> {
     /// that `mirror` cannot read is passed over: without it, the object is what its other events make of it.
     fn decide(
         &self,
-        held: Option<&Held>,
+        held: Option<&StoredWinner>,
         earlier: &[&'a Event<'a>],
         mut mirror: impl FnMut(&'a Event<'a>) -> Result<(), ShapeError>,
-    ) -> (Option<Change<'a>>, Vec<(Claim, ShapeError)>) {
+    ) -> (Option<Change<'a>>, Vec<(ClaimedEvent, ShapeError)>) {
         let mut failed = Vec::new();
         let mut best = if earlier.is_empty() { Some(self.alone) } else { self.best_with(earlier, &failed) };
-        let beaten = |level| held.and_then(Held::level).is_some_and(|held| held > level);
+        let beaten = |level| held.and_then(StoredWinner::level).is_some_and(|held| held > level);
         while let Some(mut change) = best.filter(|best| !beaten(best.event.level())) {
             let id = change.event.claim.inbox_id;
             change.same = held.is_some_and(|held| held.inbox_id == Some(id))
@@ -302,7 +302,11 @@ impl<'a> Object<'a> {
     }
 
     /// What its events and the `earlier` ones come to without those that failed.
-    fn best_with(&self, earlier: &[&'a Event<'a>], failed: &[(Claim, ShapeError)]) -> Option<Change<'a>> {
+    fn best_with(
+        &self,
+        earlier: &[&'a Event<'a>],
+        failed: &[(ClaimedEvent, ShapeError)],
+    ) -> Option<Change<'a>> {
         let stands =
             |event: &&Event<'_>| failed.iter().all(|(claim, _)| claim.inbox_id != event.claim.inbox_id);
         winner(&self.own.iter().chain(earlier).copied().filter(stands).collect::<Vec<_>>())

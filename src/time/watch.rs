@@ -43,7 +43,6 @@ struct Jump {
 pub enum Belief {
     /// It ran evenly for [`SETTLED`].
     Settled,
-    /// It runs evenly.
     Running,
     /// It jumped by so much, less than [`DOUBT`] ago.
     Doubted(TimeDelta),

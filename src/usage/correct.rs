@@ -47,15 +47,11 @@ const LAST: i16 = i16::MAX - 2;
 
 /// Which usage event is corrected, by whom and why.
 pub struct Correction<'a> {
-    /// Whose it is.
     pub org: &'a Arc<OrgContext>,
-    /// Who reported it.
     pub source: &'a str,
-    /// Its id there.
     pub id: &'a str,
     /// Why, for whoever asks later.
     pub reason: &'a str,
-    /// Who corrects it.
     pub actor: &'a str,
 }
 
@@ -65,8 +61,8 @@ pub struct Correction<'a> {
 /// [`Error::NotFound`] when there is no such event, [`Error::Conflict`] when it was taken back before.
 pub fn void(
     conn: &mut PgConnection,
-    held: &catalog::Held,
-    series: &series::Held,
+    held: &catalog::CatalogCache,
+    series: &series::SeriesCache,
     correction: &Correction<'_>,
     now: DateTime<Utc>,
 ) -> Result<i16, Error> {
@@ -85,8 +81,8 @@ pub fn void(
 /// the right to (`price`).
 pub fn amend(
     conn: &mut PgConnection,
-    held: &catalog::Held,
-    series: &series::Held,
+    held: &catalog::CatalogCache,
+    series: &series::SeriesCache,
     price: bool,
     correction: &Correction<'_>,
     event: &UsageEvent<'_>,
@@ -141,11 +137,11 @@ pub fn amend(
 /// Holds the catalogue, and has the org's corrections follow each other.
 fn begin(
     conn: &mut PgConnection,
-    held: &catalog::Held,
+    held: &catalog::CatalogCache,
     correction: &Correction<'_>,
 ) -> Result<Arc<Catalog>, Error> {
     alone(conn, correction.org.org_id)?;
-    held.hold(conn)
+    held.lock_shared(conn)
 }
 
 /// Has the org's corrections follow each other.
@@ -255,7 +251,7 @@ impl Stored {
     fn taken_back(
         &self,
         catalog: &Catalog,
-        held: &series::Held,
+        held: &series::SeriesCache,
         correction: &Correction<'_>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Usage>, Error> {
@@ -338,7 +334,12 @@ fn burn(now: DateTime<Utc>) -> posting::Burn<'static> {
 }
 
 /// What takes a record back; what its tiers give back is asked when it is written.
-fn negative(catalog: &Catalog, held: &series::Held, org_id: i64, record: &Record) -> Result<Metered, Error> {
+fn negative(
+    catalog: &Catalog,
+    held: &series::SeriesCache,
+    org_id: i64,
+    record: &Record,
+) -> Result<Metered, Error> {
     let broken = |what: &str| Error::Internal(format!("a usage record of meter {}: {what}", record.meter_id));
     let meter = catalog.meters.get(&record.meter_id).ok_or_else(|| broken("no such meter"))?;
     let dimensions: Vec<(&str, &str)> = record

@@ -42,9 +42,6 @@ pub struct Running {
 }
 
 /// The running periods of `org`.
-///
-/// # Errors
-/// When the database fails.
 pub fn of(conn: &mut PgConnection, org: &OrgContext, now: DateTime<Utc>) -> Result<Current, Error> {
     let today = org.day(now);
     let month = month_of(today);

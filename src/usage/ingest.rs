@@ -26,7 +26,7 @@ use crate::metering::partitions;
 use crate::metering::resolve::{Caller, Resolver, Usage, Window};
 use crate::metering::series;
 use crate::metering::unpriced;
-use crate::quota::{Parts, Quotas};
+use crate::quota::{Quotas, Rulebook};
 use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
 
@@ -71,8 +71,7 @@ pub struct Ingest {
     threads: Mutex<Vec<JoinHandle<()>>>,
     refreshing: tokio::sync::Mutex<()>,
     times: Times,
-    /// Series seen lately.
-    pub series: Arc<series::Held>,
+    pub series: Arc<series::SeriesCache>,
 }
 
 const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: send it again in a second");
@@ -80,7 +79,7 @@ const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: 
 impl Ingest {
     /// Starts the writers' threads over a bounded queue of usage events.
     #[must_use]
-    pub fn start(db: &Db, parts: &Arc<Parts>, threads: &Threads, config: &Config) -> Self {
+    pub fn start(db: &Db, parts: &Arc<Rulebook>, threads: &Threads, config: &Config) -> Self {
         let writers = usize::from(config.usage_writers);
         let capacity = config.usage_queue as usize;
         let queue = Arc::new(Queue::new(config.usage_batch as usize));

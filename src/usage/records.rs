@@ -26,7 +26,7 @@ const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct RecordFilter {
     /// Occurred at or after.
     pub from: Option<Moment>,
     /// Occurred before.
@@ -101,7 +101,7 @@ pub struct Record {
 pub struct Position(Moment, String, i32, i16);
 
 #[derive(QueryableByName)]
-struct Row {
+struct RecordRow {
     #[diesel(sql_type = Text)]
     event_id: String,
     #[diesel(sql_type = Text)]
@@ -157,7 +157,7 @@ struct Row {
 pub fn list(
     conn: &mut PgConnection,
     org_id: i64,
-    filter: &Filter,
+    filter: &RecordFilter,
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<(Position, Record)>, Error> {
@@ -205,7 +205,7 @@ pub fn list(
         }
     }
     conn.batch_execute(IN_ORDER)?;
-    let rows: Vec<Row> = diesel::sql_query(format!(
+    let rows: Vec<RecordRow> = diesel::sql_query(format!(
         "SELECT r.event_id, r.source, r.event_key::text AS event_key, r.meter_id, m.key AS meter,
              r.occurred_at, r.received_at, r.day,
              r.billing_period, s.member, r.subject, coalesce(s.dimensions, '{{}}') AS dimensions,
@@ -258,7 +258,7 @@ fn occurred_at(conn: &mut PgConnection, org_id: i64, key: Uuid) -> Result<Option
     Ok(key.map(|key| key.occurred_at))
 }
 
-fn record(row: Row) -> (Position, Record) {
+fn record(row: RecordRow) -> (Position, Record) {
     let position = Position(Moment(row.occurred_at), row.event_key, row.meter_id, row.correction);
     let record = Record {
         id: row.event_id,

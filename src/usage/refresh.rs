@@ -16,8 +16,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Date, Integer};
 
-use super::books::parts::{Orgs, Part};
-use super::books::{self, Book, Given, Rules};
+use super::derived_tables::parts::{Orgs, Part};
+use super::derived_tables::{self, DerivedTable, Given, Rules};
 use crate::error::Error;
 
 /// A day older than [`RECENT`] is looked at in one round of so many.
@@ -54,7 +54,6 @@ struct State {
 /// What a turn did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Days looked at.
     pub days: u64,
     /// Rows that were mended.
     pub repaired: u64,
@@ -107,7 +106,7 @@ impl State {
             }
             self.begun = Some(Instant::now());
             self.round = Some(self.round.map_or_else(by_chance, |round| (round + 1) % OLDER));
-            self.orgs = books::orgs_with_usage(conn)?.into();
+            self.orgs = derived_tables::orgs_with_usage(conn)?.into();
         }
     }
 }
@@ -121,12 +120,12 @@ fn by_chance() -> i32 {
 
 fn is_ours(conn: &mut PgConnection) -> Result<bool, Error> {
     #[derive(QueryableByName)]
-    struct Held {
+    struct LockAnswer {
         #[diesel(sql_type = Bool)]
         held: bool,
     }
     // A session may take its own lock again; it must not pile up.
-    let held: Held = diesel::sql_query(
+    let held: LockAnswer = diesel::sql_query(
         "SELECT CASE WHEN EXISTS (SELECT FROM pg_locks
              WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = $1::bigint::oid AND granted)
              THEN true ELSE pg_try_advisory_lock($1) END AS held",
@@ -178,15 +177,12 @@ fn days(
 }
 
 /// Compares a day with its records and mends what differs; returns how many rows were mended.
-///
-/// # Errors
-/// When the database fails.
 pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<u64, Error> {
     let mut repaired = 0;
-    for book in [Book::Uniques, Book::Summaries] {
+    for book in [DerivedTable::Uniques, DerivedTable::Summaries] {
         let found = conn.transaction(|conn| {
             conn.batch_execute(LONGEST)?;
-            books::differences(conn, rules, book, part, ROWS)
+            derived_tables::differences(conn, rules, book, part, ROWS)
         })?;
         if found.is_empty() {
             continue;
@@ -194,7 +190,7 @@ pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result
         for difference in found.iter().take(TOLD) {
             tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say");
         }
-        let mended = books::mend(conn, rules, book, part, &found)?;
+        let mended = derived_tables::mend(conn, rules, book, part, &found)?;
         tracing::warn!(table = book.table(), org_id = part.orgs.first, day = %part.from, rows = mended,
             "repaired");
         repaired += u64::try_from(mended).unwrap_or_default();

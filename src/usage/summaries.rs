@@ -38,9 +38,7 @@ pub struct Grouping {
 /// A stretch of time that a row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Time {
-    /// A local day.
     Day,
-    /// A local month.
     Month,
 }
 
@@ -99,7 +97,6 @@ impl Grouping {
 pub struct Query {
     /// Row id of the org.
     pub org_id: i64,
-    /// First local day.
     pub from: NaiveDate,
     /// The local day after the last.
     pub before: NaiveDate,
@@ -166,7 +163,7 @@ impl Position {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct SummaryRow {
     #[diesel(sql_type = Nullable<Date>)]
     time: Option<NaiveDate>,
     #[diesel(sql_type = Integer)]
@@ -213,7 +210,7 @@ pub fn list(
     }
     let meters = meters(conn, query)?;
     conn.batch_execute(ALONE)?;
-    let rows: Vec<Row> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
+    let rows: Vec<SummaryRow> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
     rows.into_iter().map(|row| usage(query, &meters, row)).collect()
 }
 
@@ -232,7 +229,7 @@ pub fn each(
     conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
     statement(query, &meters, None, "").execute(conn)?;
     loop {
-        let rows: Vec<Row> = diesel::sql_query("FETCH FORWARD 1000 FROM coulomb_usage").load(conn)?;
+        let rows: Vec<SummaryRow> = diesel::sql_query("FETCH FORWARD 1000 FROM coulomb_usage").load(conn)?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -286,7 +283,7 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     }
 }
 
-fn usage(query: &Query, meters: &[Meter], row: Row) -> Result<(Position, Usage), Error> {
+fn usage(query: &Query, meters: &[Meter], row: SummaryRow) -> Result<(Position, Usage), Error> {
     let meter = meters.iter().find(|meter| meter.meter_id == row.meter_id).ok_or_else(|| {
         Error::Internal(format!("a summary of the meter {}, which was not asked for", row.meter_id))
     })?;

@@ -54,11 +54,9 @@ const ROUNDS: u32 = 10;
 /// What the comparison found.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Stripe events replayed.
     pub events: u64,
     /// Stripe events that wait or are quarantined: nothing is derived of them.
     pub waiting: u64,
-    /// Rows compared.
     pub rows: u64,
     /// One line each: table, row, field, what is stored and what the events say.
     pub differences: Vec<String>,
@@ -239,7 +237,7 @@ fn failed(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct DifferenceRow {
     #[diesel(sql_type = Text)]
     key: String,
     #[diesel(sql_type = Nullable<Text>)]
@@ -259,7 +257,7 @@ fn compare(
     report.rows += count(conn, &format!("coulomb.{table} WHERE {meant}"))?;
     let keys = primary_key(conn, table)?;
     let pairs: Vec<String> = keys.iter().map(|key| format!("'{key}', {key}")).collect();
-    let rows: Vec<Row> = diesel::sql_query(format!(
+    let rows: Vec<DifferenceRow> = diesel::sql_query(format!(
         "SELECT jsonb_build_object({pairs})::text AS key, to_jsonb(s)::text AS stored,
              to_jsonb(r)::text AS rebuilt
          FROM (SELECT {columns} FROM coulomb.{table} WHERE {meant}) s
@@ -273,7 +271,7 @@ fn compare(
     Ok(())
 }
 
-impl Row {
+impl DifferenceRow {
     /// The row and its fields: what is stored, and what the events say.
     fn told(&self, keys: &[String]) -> String {
         let read = |json: &str| -> BTreeMap<String, Value> { serde_json::from_str(json).unwrap_or_default() };
@@ -331,9 +329,6 @@ fn count(conn: &mut PgConnection, of: &str) -> Result<u64, Error> {
 }
 
 /// Stripe events in the inbox.
-///
-/// # Errors
-/// When the database fails.
 pub fn stored_events(conn: &mut PgConnection) -> Result<u64, Error> {
     count(conn, "stripe_inbox")
 }

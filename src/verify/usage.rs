@@ -7,8 +7,8 @@ use super::Watch;
 use crate::db::pass;
 use crate::error::Error;
 use crate::metering::partitions;
-use crate::usage::books::parts::{self, Part, Scope, Sized};
-use crate::usage::books::{self, Book, Difference, Given, Rules};
+use crate::usage::derived_tables::parts::{self, Part, Scope, Sized};
+use crate::usage::derived_tables::{self, DerivedTable, Difference, Given, Rules};
 
 /// Differences told per book and part, at most.
 const TOLD: usize = 20;
@@ -20,11 +20,9 @@ const TRIES: u32 = 20;
 /// What was compared and what was found.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Orgs.
     pub orgs: u64,
     /// Months.
     pub months: u64,
-    /// Slots of quotas.
     pub slots: u64,
     /// Differences of usage, one line each.
     pub usage: Vec<String>,
@@ -37,15 +35,12 @@ pub struct Report {
 /// A look at a part.
 #[derive(Clone, Copy)]
 enum Look {
-    Book(Book),
+    Table(DerivedTable),
     Keys,
 }
 
 /// Compares what is in the scope; nothing is changed. Usage may go on being written meanwhile: each look sees
 /// one state of it, rules and records and books.
-///
-/// # Errors
-/// When the database fails.
 pub fn verify(
     conn: &mut PgConnection,
     given: Given,
@@ -56,16 +51,19 @@ pub fn verify(
     let days = parts::by_days(conn, &rules, scope)?;
     let mut looks: Vec<(Look, Sized)> = Vec::new();
     for part in &days {
-        looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (Look::Book(book), *part)));
+        looks.extend(
+            [DerivedTable::Rating, DerivedTable::Uniques, DerivedTable::Summaries]
+                .map(|book| (Look::Table(book), *part)),
+        );
     }
-    for book in [Book::Levels, Book::Quotas] {
-        looks.extend(parts::by_org(conn, scope, true)?.into_iter().map(|part| (Look::Book(book), part)));
+    for book in [DerivedTable::Levels, DerivedTable::Quotas] {
+        looks.extend(parts::by_org(conn, scope, true)?.into_iter().map(|part| (Look::Table(book), part)));
     }
     for part in parts::by_org(conn, scope, false)? {
-        looks.extend([(Look::Keys, part), (Look::Book(Book::Unpriced), part)]);
+        looks.extend([(Look::Keys, part), (Look::Table(DerivedTable::Unpriced), part)]);
     }
     let mut report = Report {
-        orgs: as_u64(books::orgs(conn, scope.orgs())?.len()),
+        orgs: as_u64(derived_tables::orgs(conn, scope.orgs())?.len()),
         months: parts::months(conn, scope)?,
         slots: as_u64(rules.slots()),
         ..Report::default()
@@ -75,8 +73,11 @@ pub fn verify(
     for (look, Sized { part, records }) in looks {
         watch(look.name(), done, all);
         let found = look.run(conn, given, part)?;
-        let told =
-            if matches!(look, Look::Book(Book::Quotas)) { &mut report.quotas } else { &mut report.usage };
+        let told = if matches!(look, Look::Table(DerivedTable::Quotas)) {
+            &mut report.quotas
+        } else {
+            &mut report.usage
+        };
         told.extend(found);
         done += records.max(1);
     }
@@ -86,7 +87,7 @@ pub fn verify(
 impl Look {
     fn name(self) -> &'static str {
         match self {
-            Self::Book(book) => book.table(),
+            Self::Table(book) => book.table(),
             Self::Keys => "usage_keys",
         }
     }
@@ -96,12 +97,13 @@ impl Look {
             let (whole, found) = pass::over(conn, |conn| {
                 let rules = Rules::load(conn, given)?;
                 let found = match self {
-                    Self::Book(book) => {
+                    Self::Table(book) => {
                         let from = rules.first_whole_day.map_or(part.from, |day| day.max(part.from));
-                        let found = books::differences(conn, &rules, book, Part { from, ..part }, TOLD)?;
+                        let found =
+                            derived_tables::differences(conn, &rules, book, Part { from, ..part }, TOLD)?;
                         found.iter().map(|found| line(book, found)).collect()
                     }
-                    Self::Keys => books::unmatched_keys(conn, part, TOLD)?,
+                    Self::Keys => derived_tables::unmatched_keys(conn, part, TOLD)?,
                 };
                 Ok((rules.first_whole_day, found))
             })?;
@@ -122,16 +124,18 @@ pub fn rebuild(conn: &mut PgConnection, given: Given, watch: Watch<'_>) -> Resul
     let (mut rules, scope) = (Rules::load(conn, given)?, Scope::default());
     rules.past_counters = true;
     let days = parts::by_days(conn, &rules, &scope)?;
-    let mut looks: Vec<(Book, Sized)> = Vec::new();
+    let mut looks: Vec<(DerivedTable, Sized)> = Vec::new();
     for part in &days {
-        looks.extend([Book::Rating, Book::Uniques, Book::Summaries].map(|book| (book, *part)));
+        looks.extend(
+            [DerivedTable::Rating, DerivedTable::Uniques, DerivedTable::Summaries].map(|book| (book, *part)),
+        );
     }
-    for book in [Book::Levels, Book::Quotas] {
+    for book in [DerivedTable::Levels, DerivedTable::Quotas] {
         looks.extend(parts::by_org(conn, &scope, true)?.into_iter().map(|part| (book, part)));
     }
-    looks.extend(parts::by_org(conn, &scope, false)?.into_iter().map(|part| (Book::Unpriced, part)));
+    looks.extend(parts::by_org(conn, &scope, false)?.into_iter().map(|part| (DerivedTable::Unpriced, part)));
     let mut report = Report {
-        orgs: as_u64(books::orgs(conn, scope.orgs())?.len()),
+        orgs: as_u64(derived_tables::orgs(conn, scope.orgs())?.len()),
         months: parts::months(conn, &scope)?,
         ..Report::default()
     };
@@ -140,9 +144,9 @@ pub fn rebuild(conn: &mut PgConnection, given: Given, watch: Watch<'_>) -> Resul
     for (book, Sized { part, records }) in looks {
         watch(book.table(), done, all);
         // Most say what they should: one pass finds those that do not, and these are mended one by one.
-        for org_id in pass::over(conn, |conn| books::orgs_that_differ(conn, &rules, book, part))? {
+        for org_id in pass::over(conn, |conn| derived_tables::orgs_that_differ(conn, &rules, book, part))? {
             let part = part.of(org_id);
-            let whole = matches!(book, Book::Levels | Book::Quotas | Book::Unpriced);
+            let whole = matches!(book, DerivedTable::Levels | DerivedTable::Quotas | DerivedTable::Unpriced);
             let pieces = if whole { vec![part] } else { part.months() };
             for piece in pieces {
                 mend(conn, &rules, book, piece, &mut report)?;
@@ -156,16 +160,16 @@ pub fn rebuild(conn: &mut PgConnection, given: Given, watch: Watch<'_>) -> Resul
 fn mend(
     conn: &mut PgConnection,
     rules: &Rules,
-    book: Book,
+    book: DerivedTable,
     part: Part,
     report: &mut Report,
 ) -> Result<(), Error> {
     for _ in 0..TRIES {
-        let found = pass::over(conn, |conn| books::differences(conn, rules, book, part, ROWS))?;
+        let found = pass::over(conn, |conn| derived_tables::differences(conn, rules, book, part, ROWS))?;
         let last = found.len() < ROWS;
         report.usage.extend(found.iter().take(TOLD).map(|found| line(book, found)));
         if !found.is_empty() {
-            let mended = books::mend(conn, rules, book, part, &found)?;
+            let mended = derived_tables::mend(conn, rules, book, part, &found)?;
             report.mended += as_u64(mended);
         }
         if last {
@@ -180,6 +184,6 @@ fn as_u64(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-fn line(book: Book, difference: &Difference) -> String {
+fn line(book: DerivedTable, difference: &Difference) -> String {
     format!("{} {difference}", book.table())
 }

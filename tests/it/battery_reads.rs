@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use coulomb::battery::by_hand::{self, Act, ManualGrant};
-use coulomb::battery::grants::Source;
+use coulomb::battery::grants::GrantSource;
 use coulomb::battery::reads::{balance, entries};
 use coulomb::battery::upkeep;
 use coulomb::billing::directory::Directory;
@@ -114,7 +114,7 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     let acme = OrgName::of_any("acme", "org").find(&directory, &mut conn).expect("an org");
     let new = |amount: i64, effective_at: Option<&str>, expires_at: &str| ManualGrant {
         amount: amount.into(),
-        source: Source::Bonus,
+        source: GrantSource::Bonus,
         priority: None,
         effective_at: effective_at.map(at),
         expires_at: Some(at(expires_at)),
@@ -161,7 +161,7 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     let all = entries::list(
         &mut later,
         acme.org_id,
-        &entries::Filter::default(),
+        &entries::EntryFilter::default(),
         entries::Order::OldestFirst,
         None,
         100,

@@ -245,8 +245,8 @@ async fn the_worker_repairs_what_is_wrong() {
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
     use coulomb::metering::periods::Back;
-    use coulomb::usage::books::parts::{Orgs, Part};
-    use coulomb::usage::books::{self, Book, Given, Rules};
+    use coulomb::usage::derived_tables::parts::{Orgs, Part};
+    use coulomb::usage::derived_tables::{self, DerivedTable, Given, Rules};
     use diesel::prelude::*;
     let database = Database::new();
     org(&database, "acme", "UTC");
@@ -304,7 +304,8 @@ fn mending_does_not_race_with_usage() {
         let mut damage = database.owner();
         let started = Instant::now();
         for n in 0.. {
-            let found = books::differences(&mut conn, &rules, Book::Summaries, part, 100).expect("compared");
+            let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
+                .expect("compared");
             assert!(found.is_empty(), "found what nobody damaged: {found:?}");
             let sql = if n % 2 == 0 {
                 "UPDATE daily_summaries SET quantity = quantity + 1"
@@ -312,8 +313,9 @@ fn mending_does_not_race_with_usage() {
                 "DELETE FROM daily_summaries WHERE series_id = 2"
             };
             diesel::sql_query(sql).execute(&mut damage).expect("damaged");
-            let found = books::differences(&mut conn, &rules, Book::Summaries, part, 100).expect("compared");
-            books::mend(&mut conn, &rules, Book::Summaries, part, &found).expect("mended");
+            let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
+                .expect("compared");
+            derived_tables::mend(&mut conn, &rules, DerivedTable::Summaries, part, &found).expect("mended");
             if started.elapsed() > Duration::from_secs(3) {
                 break;
             }

@@ -16,7 +16,7 @@ use crate::api::http::Body;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::battery::by_hand::{self, Act, ManualGrant};
-use crate::battery::grants::Source;
+use crate::battery::grants::GrantSource;
 use crate::battery::reads::entries::{self, Posted};
 use crate::battery::reads::grants::Granted;
 use crate::billing::org_name::OrgName;
@@ -56,7 +56,7 @@ pub struct NewGrantBody {
     /// `bonus` when left out.
     #[serde(default)]
     #[schema(value_type = Option<ManualSource>)]
-    pub source: Option<Source>,
+    pub source: Option<GrantSource>,
     /// 0 to 1000; lower is burned first. Left out: 30, for `purchase` 40. Daily allowances have 10,
     /// subscriptions 20.
     #[serde(default)]
@@ -177,8 +177,8 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
     if amount <= Decimal::ZERO {
         return Err(Error::invalid("amount", "must be above 0: /v1/battery/adjustments takes units away"));
     }
-    let source = sent.source.unwrap_or(Source::Bonus);
-    if !matches!(source, Source::Bonus | Source::Adjustment | Source::Purchase) {
+    let source = sent.source.unwrap_or(GrantSource::Bonus);
+    if !matches!(source, GrantSource::Bonus | GrantSource::Adjustment | GrantSource::Purchase) {
         return Err(Error::invalid(
             "source",
             "must be bonus, adjustment or purchase: subscriptions and daily allowances are granted by \
@@ -318,7 +318,7 @@ pub async fn put_settings(
     }
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        catalog::change(conn)?;
+        catalog::begin_change(conn)?;
         let org = name.find(&directory, conn)?;
         by_hand::set_debt_limit(conn, org.org_id, sent.debt_limit.map(|limit| limit.0), now)?;
         let settings = Settings { org: org.public_id.to_string(), debt_limit: sent.debt_limit };
@@ -345,7 +345,7 @@ pub async fn delete_settings(
     principal.require_platform(Scope::BillingWrite)?;
     let (name, directory) = (OrgName::of_any(org.into_inner(), "org"), Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &[], move |conn, _| {
-        catalog::change(conn)?;
+        catalog::begin_change(conn)?;
         let org = name.find(&directory, conn)?;
         by_hand::clear_debt_limit(conn, org.org_id)?;
         let audit = Audit {

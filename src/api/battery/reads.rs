@@ -110,7 +110,7 @@ pub async fn show(
 
 /// Lists grants, newest first.
 #[utoipa::path(
-    get, path = "/v1/battery/grants", tag = "battery", params(OrgQuery, grants::Filter, PageQuery),
+    get, path = "/v1/battery/grants", tag = "battery", params(OrgQuery, grants::GrantFilter, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Granted>), FindErrors)
 )]
@@ -120,7 +120,7 @@ pub async fn list_grants(
     mut params: Params,
 ) -> Result<HttpResponse, Error> {
     require(&principal)?;
-    let (asked, filter, page): (OrgQuery, grants::Filter, PageQuery) =
+    let (asked, filter, page): (OrgQuery, grants::GrantFilter, PageQuery) =
         (params.take()?, params.take()?, params.take()?);
     params.done()?;
     let (limit, before) = (page.limit()?, page.after::<i64>("battery_grants")?);
@@ -170,8 +170,10 @@ pub async fn show_grant(
     }
     let found = app.db.run(principal.rows, move |conn| {
         let (place, grant) = grants::find(conn, &id, own)?;
-        let filter =
-            entries::Filter { grant: Some((place.number, grant.created_at)), ..entries::Filter::default() };
+        let filter = entries::EntryFilter {
+            grant: Some((place.number, grant.created_at)),
+            ..entries::EntryFilter::default()
+        };
         let entries = entries::list(conn, place.org_id, &filter, Order::NewestFirst, None, ENTRIES_OF_GRANT)?;
         Ok(GrantWithEntries { grant, entries })
     });
@@ -260,7 +262,7 @@ pub async fn list_entries(
         let wanted = params.check()?.narrowed(entries);
         return crate::api::exports::invoices::respond(&app, &principal, wanted).await;
     }
-    let filter = entries::Filter { kinds: query.kind, sources: query.source, from, to, grant };
+    let filter = entries::EntryFilter { kinds: query.kind, sources: query.source, from, to, grant };
     let rows = app.db.run(principal.rows, move |conn| {
         entries::list(conn, org.org_id, &filter, Order::NewestFirst, after, limit + 1)
     });
@@ -330,7 +332,8 @@ pub async fn show_statement(
     }
     let statement = app.db.run(principal.rows, move |conn| {
         let (opening, kinds, closing) = statement::figures(conn, org.org_id, (from, to))?;
-        let filter = entries::Filter { from: Some(from), to: Some(to), ..entries::Filter::default() };
+        let filter =
+            entries::EntryFilter { from: Some(from), to: Some(to), ..entries::EntryFilter::default() };
         let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, after, limit + 1)?;
         let page = Page::of("battery_statement", rows, limit, Position::of)?;
         let org = org.public_id.to_string();

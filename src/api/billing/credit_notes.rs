@@ -7,14 +7,14 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::credit_notes::{self, CreditNoteView, Filter};
+use crate::billing::credit_notes::{self, CreditNoteFilter, CreditNoteView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists credit notes, newest first.
 #[utoipa::path(
-    get, path = "/v1/credit_notes", tag = "credit_notes", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/credit_notes", tag = "credit_notes", params(CreditNoteFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<CreditNoteView>), FindErrors)
 )]

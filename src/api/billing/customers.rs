@@ -7,14 +7,14 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::customers::{self, CustomerView, Filter};
+use crate::billing::customers::{self, CustomerFilter, CustomerView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists customers, newest first.
 #[utoipa::path(
-    get, path = "/v1/customers", tag = "customers", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/customers", tag = "customers", params(CustomerFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<CustomerView>), FindErrors)
 )]

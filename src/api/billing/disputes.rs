@@ -7,14 +7,14 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::disputes::{self, DisputeView, Filter};
+use crate::billing::disputes::{self, DisputeFilter, DisputeView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists disputes, newest first.
 #[utoipa::path(
-    get, path = "/v1/disputes", tag = "disputes", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/disputes", tag = "disputes", params(DisputeFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<DisputeView>), FindErrors)
 )]

@@ -7,14 +7,14 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::invoices::{self, Filter, InvoiceView};
+use crate::billing::invoices::{self, InvoiceFilter, InvoiceView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists invoices, newest first.
 #[utoipa::path(
-    get, path = "/v1/invoices", tag = "invoices", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/invoices", tag = "invoices", params(InvoiceFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<InvoiceView>), FindErrors)
 )]

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::billing::links;
 use crate::billing::org_name::OrgName;
-use crate::billing::orgs::{self, Filter, NewOrg, Org, OrgPatch};
+use crate::billing::orgs::{self, NewOrg, Org, OrgFilter, OrgPatch};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::realm::MeantRealm;
@@ -50,7 +50,7 @@ pub async fn list(
     let (query, page): (ListQuery, PageQuery) = (params.take()?, params.take()?);
     params.done()?;
     let limit = page.limit()?;
-    let filter = Filter {
+    let filter = OrgFilter {
         org_id: Some(principal.org_id()).filter(|org_id| *org_id != PLATFORM),
         external_id: query.external_id,
         plan: query.plan,

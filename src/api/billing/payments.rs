@@ -7,14 +7,14 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::payments::read::{self, Filter, PaymentView};
+use crate::billing::payments::read::{self, PaymentFilter, PaymentView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists payments, newest first.
 #[utoipa::path(
-    get, path = "/v1/payments", tag = "payments", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/payments", tag = "payments", params(PaymentFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<PaymentView>), FindErrors)
 )]

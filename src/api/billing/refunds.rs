@@ -8,13 +8,13 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::billing::read::{Basics, Owners, RealmQuery};
-use crate::billing::refunds::{self, Filter, RefundView};
+use crate::billing::refunds::{self, RefundFilter, RefundView};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists refunds, newest first.
 #[utoipa::path(
-    get, path = "/v1/refunds", tag = "refunds", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/refunds", tag = "refunds", params(RefundFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<RefundView>), FindErrors)
 )]

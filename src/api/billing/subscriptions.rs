@@ -8,13 +8,14 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::billing::read::{Basics, Owners, RealmQuery};
-use crate::billing::subscriptions::{self, Filter, SubscriptionView};
+use crate::billing::subscriptions::{self, SubscriptionFilter, SubscriptionView};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Lists subscriptions, newest first, with their items.
 #[utoipa::path(
-    get, path = "/v1/subscriptions", tag = "subscriptions", params(Filter, Owners, Basics, PageQuery),
+    get, path = "/v1/subscriptions", tag = "subscriptions",
+    params(SubscriptionFilter, Owners, Basics, PageQuery),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<SubscriptionView>), FindErrors)
 )]

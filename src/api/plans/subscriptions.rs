@@ -349,7 +349,7 @@ pub async fn move_one(
     let meant = MeantRealm { account, livemode };
     let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        catalog::change(conn)?;
+        catalog::begin_change(conn)?;
         let (org_id, realm) = if id.starts_with("lsub_") {
             let org_id = local_subscriptions::move_one(conn, &id, sent.plan.as_deref(), sent.version, now)?;
             (org_id, None)

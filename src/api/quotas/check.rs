@@ -22,9 +22,9 @@ use crate::error::{Error, Problem};
 use crate::ids;
 use crate::quantity::{Amount, QuantityAboveZero, QuantityFromZero};
 use crate::quota::check::Verdict;
-use crate::quota::desk::{Done, Job};
+use crate::quota::limit_status::{Ask, Battery, LimitStatus};
+use crate::quota::reservation_batch::{Done, Job};
 use crate::quota::reservations::Reservation;
-use crate::quota::standing::{Ask, Battery, Standing};
 
 /// Checks in one request, at most.
 const MAX_ITEMS: usize = 1000;
@@ -146,7 +146,7 @@ pub struct QuotaExceeded {
     pub problem: Problem,
     /// How the org stands under that limit.
     #[serde(flatten)]
-    pub standing: Standing,
+    pub standing: LimitStatus,
 }
 
 /// A problem that says how the battery stands.

@@ -22,7 +22,7 @@ use crate::metering::catalog;
 use crate::metering::periods::Back;
 use crate::page::{Page, PageQuery};
 use crate::quota::plan_quotas::{self, PlanQuota};
-use crate::quota::quotas::{self, Filter, HistoryCursor, PeriodUsage, Quota, QuotaPatch};
+use crate::quota::quotas::{self, HistoryCursor, PeriodUsage, Quota, QuotaFilter, QuotaPatch};
 use crate::quota::wanted::{NewLimit, limits_of_plan};
 
 /// Narrows the list of quotas.
@@ -53,7 +53,7 @@ pub async fn list(
     let org = OrgName::of(&principal, query.org, "org")?;
     let rows = app.db.run(principal.rows, move |conn| {
         let org_id = org.as_ref().map(|org| org.row_id(conn)).transpose()?;
-        let filter = Filter { id: None, org_id, meter: query.meter.clone(), after: after.clone() };
+        let filter = QuotaFilter { id: None, org_id, meter: query.meter.clone(), after: after.clone() };
         quotas::list(conn, &filter, limit + 1)
     });
     let rows: Vec<Quota> = rows.await?.into_iter().map(|(_, quota)| quota).collect();
@@ -232,7 +232,7 @@ pub async fn put_plan(
     let list = limits_of_plan(sent.quotas)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        catalog::change(conn)?;
+        catalog::begin_change(conn)?;
         let version = plans::newest_version(conn, &id)?;
         plan_quotas::put(conn, &directory, (&id, version), &list, now)?;
         let quotas = PlanQuotas { quotas: plan_quotas::list(conn, &id, version)? };

@@ -13,7 +13,7 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::error::Error;
-use crate::metering::meters::{self, Filter, Meter, MeterHistory, MeterPatch, NewMeter};
+use crate::metering::meters::{self, Meter, MeterFilter, MeterHistory, MeterPatch, NewMeter};
 use crate::page::{Page, PageQuery};
 
 /// Narrows the list of meters.
@@ -42,7 +42,7 @@ pub async fn list(
     let rows = app
         .db
         .run(principal.rows, move |conn| {
-            let filter = Filter { archived: query.archived, after: after.as_deref(), key: None };
+            let filter = MeterFilter { archived: query.archived, after: after.as_deref(), key: None };
             meters::list(conn, filter, limit + 1)
         })
         .await?;

@@ -23,7 +23,7 @@ use crate::metering::rates::PriceBy;
 use crate::page::{Page, PageQuery};
 use crate::time::{Day, Moment, day_start};
 use crate::usage::current::{self, Current};
-use crate::usage::records::{self, Filter, Record};
+use crate::usage::records::{self, Record, RecordFilter};
 use crate::usage::summaries::{self, Grouping, Query, Usage};
 
 /// Days of one query at most.
@@ -215,7 +215,7 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
 /// Lists usage records, newest first: what each meter counted of each usage event, and what was taken back or
 /// replaced. `id` with `source` shows all that became of one usage event.
 #[utoipa::path(
-    get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, Filter, PageQuery),
+    get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Record>), FindErrors)
 )]
@@ -225,7 +225,8 @@ pub async fn list_records(
     mut params: Params,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let (org, filter, page): (OrgQuery, Filter, PageQuery) = (params.take()?, params.take()?, params.take()?);
+    let (org, filter, page): (OrgQuery, RecordFilter, PageQuery) =
+        (params.take()?, params.take()?, params.take()?);
     params.done()?;
     let (limit, after) = (page.limit()?, page.after("usage_records")?);
     let (shared, caller) = (app.clone(), principal.clone());

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
-use crate::metering::unpriced::{self, Filter, Position, UnpricedUsage};
+use crate::metering::unpriced::{self, Position, UnpricedFilter, UnpricedUsage};
 use crate::page::{Page, PageQuery};
 use crate::time::Moment;
 use crate::usage::correct::rate::{self, Later, Rated};
@@ -57,7 +57,12 @@ pub async fn list(
                 }
                 None => own(caller.rows),
             };
-            unpriced::list(conn, &Filter { org_id, meter: query.meter.clone() }, after.as_ref(), limit + 1)
+            unpriced::list(
+                conn,
+                &UnpricedFilter { org_id, meter: query.meter.clone() },
+                after.as_ref(),
+                limit + 1,
+            )
         })
         .await?;
     Ok(HttpResponse::Ok().json(Page::of("unpriced_usage", rows, limit, UnpricedUsage::position)?))

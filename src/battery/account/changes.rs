@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 
 use super::{Account, Note};
 use crate::battery::entries::Kind;
-use crate::battery::grants::{Grant, Source, State};
+use crate::battery::grants::{Grant, GrantSource, State};
 use crate::ids;
 use crate::quantity::Sum;
 
@@ -199,10 +199,10 @@ impl Account {
         self.grants.push(Grant {
             number,
             id: ids::fresh("grt"),
-            source: Source::Adjustment,
+            source: GrantSource::Adjustment,
             key: format!("given_back:{}", self.sequence + 1),
             state: State::Open,
-            priority: Source::Adjustment.priority(),
+            priority: GrantSource::Adjustment.priority(),
             created_at: now,
             effective_at: now,
             expires_at: None,

@@ -9,11 +9,11 @@ use diesel::sql_types::{Array, BigInt, Jsonb, Numeric, Text, Untyped};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::facts::{Claim, Facts};
+use super::facts::{Facts, LineUnits};
+use super::model::{self, Expiry, NewClaim, Outcome, Take};
 use super::returns::{Cause, CauseKind, Counted};
-use super::targets::{self, Expiry, NewClaim, Outcome, Take};
 use super::waiting::{self, Waits};
-use super::{Source, judge, mark, mark_siblings, repeats, trace};
+use super::{SaleSource, decide, mark, mark_siblings, repeats, sources};
 use crate::battery::account::{Account, NewGrant, Note};
 use crate::battery::{Accounts, Kind as EntryKind};
 use crate::config::Proration;
@@ -21,7 +21,7 @@ use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
 /// What is counted against the grants of this transaction, by org and number of the grant.
-pub(super) type Book = BTreeMap<(i64, i64), Counted>;
+pub(super) type CountedByGrant = BTreeMap<(i64, i64), Counted>;
 
 statement!(Grants -> (BigInt, BigInt, Numeric, BigInt):
     "SELECT e.org_id, e.grant_number, e.units, e.paid_minor FROM unnest(?, ?) AS k (o, n)
@@ -36,8 +36,8 @@ statement!(Settle -> Untyped:
      WHERE (e.source_id, e.source_kind, e.account, e.livemode) = (k.id, k.kind, k.account, k.livemode)");
 
 /// What is counted against these grants.
-pub(super) fn book(conn: &mut PgConnection, grants: &BTreeSet<(i64, i64)>) -> Result<Book, Error> {
-    let mut book = Book::new();
+pub(super) fn book(conn: &mut PgConnection, grants: &BTreeSet<(i64, i64)>) -> Result<CountedByGrant, Error> {
+    let mut book = CountedByGrant::new();
     if grants.is_empty() {
         return Ok(book);
     }
@@ -62,12 +62,12 @@ pub(super) fn book(conn: &mut PgConnection, grants: &BTreeSet<(i64, i64)>) -> Re
 pub(super) fn apply(
     conn: &mut PgConnection,
     accounts: &mut Accounts,
-    facts: &BTreeMap<Source, Facts>,
+    facts: &BTreeMap<SaleSource, Facts>,
     proration: Proration,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let grants = facts.values().flat_map(|facts| {
-        let org = targets::org_of(facts);
+        let org = model::org_of(facts);
         let claimed = facts.claims.iter().filter_map(|claim| Some((claim.org_id, claim.grant?)));
         let holders = facts.lines.iter().flat_map(|line| &line.holders);
         let holders = holders.filter_map(move |holder| Some((org?, holder.number)));
@@ -86,12 +86,12 @@ pub(super) fn apply(
     let mut waits = Waits::default();
     // What one grants comes before what another loses: of a period that both sold, nothing else is taken.
     for one in &judged {
-        let account = targets::org_of(one.facts).and_then(|org| accounts.get_mut(org));
+        let account = model::org_of(one.facts).and_then(|org| accounts.get_mut(org));
         account.map(|account| work.grants(account, one)).transpose()?;
     }
     for one in judged.iter().filter(|one| !one.loses()).chain(judged.iter().filter(|one| one.loses())) {
         let Judged { source, facts, outcome, .. } = one;
-        let account = match targets::org_of(facts).map(|org| accounts.get_mut(org)) {
+        let account = match model::org_of(facts).map(|org| accounts.get_mut(org)) {
             Some(Some(account)) => Some(account),
             // It has come to belong to another org since the look without locks.
             Some(None) => {
@@ -136,7 +136,7 @@ pub(super) fn apply(
 
 /// A source, and what it comes to.
 struct Judged<'a> {
-    source: &'a Source,
+    source: &'a SaleSource,
     facts: &'a Facts,
     outcome: Outcome,
     /// Lines that another invoice stands for.
@@ -152,12 +152,12 @@ impl Judged<'_> {
 
 /// Judges all of them, and then which of them sold the same.
 fn judged(
-    facts: &BTreeMap<Source, Facts>,
+    facts: &BTreeMap<SaleSource, Facts>,
     proration: Proration,
     now: DateTime<Utc>,
 ) -> Result<Vec<Judged<'_>>, Error> {
     let judged = |(source, facts)| {
-        let outcome = judge::outcome(source, facts, proration, now)?;
+        let outcome = decide::outcome(source, facts, proration, now)?;
         Ok(Judged { source, facts, outcome, repeats: BTreeMap::new() })
     };
     let mut judged: Vec<Judged<'_>> = facts.iter().map(judged).collect::<Result<_, Error>>()?;
@@ -170,22 +170,22 @@ fn judged(
 }
 
 struct Work {
-    book: Book,
+    book: CountedByGrant,
     /// Grants that were made now, by source.
-    made: BTreeMap<Source, Vec<i64>>,
+    made: BTreeMap<SaleSource, Vec<i64>>,
     /// Rows of `battery_effects`.
     claims: Vec<Value>,
     /// What changed of `battery_returns`.
     returns: Vec<(i64, i64, CauseKind, String)>,
     /// Sources that were settled with another amount than was counted.
-    settled: Vec<(Source, i64)>,
+    settled: Vec<(SaleSource, i64)>,
     now: DateTime<Utc>,
 }
 
 impl Work {
     /// Makes the new grants of a source.
     fn grants(&mut self, account: &mut Account, one: &Judged<'_>) -> Result<(), Error> {
-        let paid = targets::settled(one.facts);
+        let paid = model::settled(one.facts);
         for new in &one.outcome.grants {
             if let Some(number) = self.grant(account, one.source, &paid, new)? {
                 self.made.entry(one.source.clone()).or_default().push(number);
@@ -204,7 +204,7 @@ impl Work {
             .filter(|claim| claim.units > Decimal::ZERO)
             .filter_map(|claim| claim.grant)
             .collect();
-        let paid = targets::settled(facts);
+        let paid = model::settled(facts);
         if facts.claims.iter().any(|claim| claim.paid != paid.0) {
             self.settled.push(((*source).clone(), paid.0));
         }
@@ -219,7 +219,7 @@ impl Work {
         }
         for number in &own {
             self.count_settled(account, source, *number, paid.0)?;
-            undone |= self.count_undone(account, source, *number, targets::is_undone(facts))?;
+            undone |= self.count_undone(account, source, *number, model::is_undone(facts))?;
             self.count_returned(account, source, *number, &facts.returned)?;
         }
         Ok(undone)
@@ -229,7 +229,7 @@ impl Work {
     fn count_settled(
         &mut self,
         account: &mut Account,
-        source: &Source,
+        source: &SaleSource,
         number: i64,
         paid: i64,
     ) -> Result<(), Error> {
@@ -243,7 +243,7 @@ impl Work {
     fn count_undone(
         &mut self,
         account: &mut Account,
-        source: &Source,
+        source: &SaleSource,
         number: i64,
         undone: bool,
     ) -> Result<bool, Error> {
@@ -263,8 +263,8 @@ impl Work {
     fn count_repeated(
         &mut self,
         account: &mut Account,
-        source: &Source,
-        claim: &Claim,
+        source: &SaleSource,
+        claim: &LineUnits,
         by: Option<&Option<String>>,
     ) -> Result<bool, Error> {
         let Some(number) = claim.grant else { return Ok(false) };
@@ -279,8 +279,13 @@ impl Work {
 
     /// Counts the unused time that lines of the source took from other grants, unless nothing of the source
     /// is left.
-    fn count_unused(&mut self, account: &mut Account, source: &Source, facts: &Facts) -> Result<(), Error> {
-        let undone = targets::is_undone(facts);
+    fn count_unused(
+        &mut self,
+        account: &mut Account,
+        source: &SaleSource,
+        facts: &Facts,
+    ) -> Result<(), Error> {
+        let undone = model::is_undone(facts);
         for claim in facts.claims.iter().filter(|claim| claim.units < Decimal::ZERO) {
             let Some(number) = claim.grant else { continue };
             let units = if undone { Decimal::ZERO } else { -claim.units };
@@ -295,7 +300,7 @@ impl Work {
     fn count_returned(
         &mut self,
         account: &mut Account,
-        source: &Source,
+        source: &SaleSource,
         number: i64,
         returned: &[Cause],
     ) -> Result<(), Error> {
@@ -319,7 +324,7 @@ impl Work {
     fn grant(
         &mut self,
         account: &mut Account,
-        source: &Source,
+        source: &SaleSource,
         paid: &(i64, Option<String>),
         new: &NewClaim,
     ) -> Result<Option<i64>, Error> {
@@ -367,7 +372,7 @@ impl Work {
     fn take(
         &mut self,
         account: &mut Account,
-        source: &Source,
+        source: &SaleSource,
         paid: &(i64, Option<String>),
         take: &Take,
     ) -> Result<(), Error> {
@@ -452,9 +457,11 @@ impl Work {
             .execute(conn)?;
         }
         if !self.settled.is_empty() {
-            let (sources, paid): (Vec<&Source>, Vec<i64>) =
+            let (sources, paid): (Vec<&SaleSource>, Vec<i64>) =
                 self.settled.iter().map(|(source, paid)| (source, *paid)).unzip();
-            trace::bound(Prepared::<Settle>::new(), &sources, true).bind::<BigInt, _>(paid).execute(conn)?;
+            sources::bound(Prepared::<Settle>::new(), &sources, true)
+                .bind::<BigInt, _>(paid)
+                .execute(conn)?;
         }
         let changed: BTreeSet<(i64, i64, CauseKind, String)> = self.returns.into_iter().collect();
         if changed.is_empty() {
@@ -482,12 +489,12 @@ impl Work {
 }
 
 /// Under which it is counted at grants of an invoice that another one stands for their period.
-pub(super) fn period_of(source: &Source) -> String {
+pub(super) fn period_of(source: &SaleSource) -> String {
     format!("{}:period", source.id)
 }
 
 /// What a grant is made for: once an org. Objects of other accounts and of test mode say so.
-fn key(source: &Source, line: &str) -> String {
+fn key(source: &SaleSource, line: &str) -> String {
     let mut key = String::new();
     if !source.realm.account.is_empty() {
         key.push_str(&source.realm.account);
@@ -507,7 +514,7 @@ fn key(source: &Source, line: &str) -> String {
 }
 
 /// The Stripe object that a grant or an entry comes from.
-fn link(source: &Source, object: &str, id: &str) -> Value {
+fn link(source: &SaleSource, object: &str, id: &str) -> Value {
     let mut link = json!({ "object": object, "id": id });
     if !source.realm.account.is_empty() {
         link["account"] = source.realm.account.clone().into();

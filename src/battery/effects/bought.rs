@@ -4,7 +4,7 @@ use chrono::{DateTime, Months, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
 use super::facts::{Line, Pack, Period, Version};
-use super::targets::{Expiry, NewClaim};
+use super::model::{Expiry, NewClaim};
 use crate::battery::grants;
 use crate::error::Error;
 use crate::money::round_units;
@@ -125,7 +125,7 @@ pub(super) fn of_plan(
         line: key.to_owned(),
         what: "subscription",
         units,
-        source: grants::Source::Subscription,
+        source: grants::GrantSource::Subscription,
         priority: None,
         effective_at: None,
         expires: Expiry::At(period.end),
@@ -143,7 +143,7 @@ pub(super) fn of_pack(key: &str, pack: &Pack, quantity: i64, units: Decimal) -> 
         line: key.to_owned(),
         what: "pack",
         units,
-        source: grants::Source::Purchase,
+        source: grants::GrantSource::Purchase,
         priority: pack.priority,
         effective_at: None,
         expires: pack.days.map_or(Expiry::Never, Expiry::Days),

@@ -29,12 +29,11 @@ pub struct Facts {
     pub org_id: Option<i64>,
     /// Its realm does not act: nothing comes of it but of what came before.
     pub idle: bool,
-    /// Its customer.
     pub customer_id: Option<String>,
     /// The name under which its org is looked for.
     pub org_ref: Option<String>,
     /// What it came to before.
-    pub claims: Vec<Claim>,
+    pub claims: Vec<LineUnits>,
     /// What is known of its lines that wait.
     pub waiting: Vec<Waiting>,
     /// Invoices that granted, or would have granted, what begins when a period of one of its lines does.
@@ -42,7 +41,6 @@ pub struct Facts {
     /// It is read for the sake of another one alone.
     #[serde(skip)]
     pub beside: bool,
-    /// Money returned.
     #[serde(skip)]
     pub returned: Vec<Cause>,
 }
@@ -80,7 +78,6 @@ pub struct Line {
     pub price: Option<String>,
     pub product: Option<String>,
     pub subscription: Option<String>,
-    /// The subscription's item.
     pub item: Option<String>,
     pub proration: Option<bool>,
     /// Sum of its discounts.
@@ -231,7 +228,7 @@ pub struct Named {
 
 /// What a line came to.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Claim {
+pub struct LineUnits {
     pub line: String,
     pub org_id: i64,
     pub grant: Option<i64>,
@@ -245,7 +242,6 @@ pub struct Claim {
     /// What the source was settled with when that was last counted.
     #[serde(default)]
     pub paid: i64,
-    /// How many.
     #[serde(default)]
     pub quantity: Option<i64>,
 }

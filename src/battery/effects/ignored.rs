@@ -62,9 +62,6 @@ pub struct Ignored {
 }
 
 /// What is ignored, by kind and id, after `after`.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     after: Option<(String, String)>,

@@ -17,20 +17,20 @@
 
 mod apply;
 mod bought;
+mod decide;
 mod facts;
 pub mod ignored;
-mod judge;
-mod look;
+pub mod model;
+mod owners;
 mod prorations;
 mod purchases;
 mod repeats;
 pub mod returns;
 mod sales;
 pub mod skipped;
-pub mod targets;
+mod sources;
 #[cfg(test)]
 mod tests;
-mod trace;
 pub mod verify;
 pub mod waiting;
 
@@ -66,19 +66,15 @@ pub struct Options {
 
 /// What was paid for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Source {
-    /// Account and mode.
+pub struct SaleSource {
     pub realm: Realm,
-    /// What it is.
     pub kind: Kind,
-    /// Stripe's id.
     pub id: String,
 }
 
 /// What a source is. In the order in which they are worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// An invoice.
     Invoice,
     /// A payment intent that pays no invoice.
     PaymentIntent,
@@ -312,13 +308,13 @@ fn work(
     for marker in &markers {
         skipped::walk(conn, marker)?;
     }
-    let sources = trace::sources(conn, &markers)?;
+    let sources = sources::sources(conn, &markers)?;
     if sources.is_empty() {
         return Ok(());
     }
     // A source of which nothing can come yet has a marker to come.
     let sells = skipped::sells(conn)?;
-    let seen = look::look(conn, &sources, sells)?;
+    let seen = owners::look(conn, &sources, sells)?;
     skipped::note(conn, &seen.skipped, now)?;
     if seen.sources.is_empty() {
         return Ok(());
@@ -330,7 +326,7 @@ fn work(
 }
 
 /// Markers for these sources, so that they are looked at again.
-fn mark(conn: &mut PgConnection, sources: impl IntoIterator<Item = Source>) -> Result<(), Error> {
+fn mark(conn: &mut PgConnection, sources: impl IntoIterator<Item = SaleSource>) -> Result<(), Error> {
     let markers: Vec<Marker> = sources
         .into_iter()
         .map(|source| Marker { realm: source.realm, kind: source.kind.name().to_owned(), id: source.id })

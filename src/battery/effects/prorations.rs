@@ -8,10 +8,10 @@ use chrono::{DateTime, Months, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
 use super::bought::{Bought, portion_key, times};
-use super::facts::{Claim, Line, Period};
-use super::judge::{Judge, line_keys};
+use super::decide::{Judge, line_keys};
+use super::facts::{Line, LineUnits, Period};
+use super::model::{NewClaim, Reason, Take, Wait};
 use super::sales;
-use super::targets::{NewClaim, Reason, Take, Wait};
 use crate::config::Proration;
 use crate::error::Error;
 
@@ -127,7 +127,7 @@ impl Judge<'_> {
     }
 
     /// Unused time that was counted: a grant that came later may be the one that holds it.
-    pub(super) fn take_again(&mut self, line: &Line, claim: &Claim) {
+    pub(super) fn take_again(&mut self, line: &Line, claim: &LineUnits) {
         let period = claim.start.or(line.start).zip(claim.end.or(line.end));
         let holder = period.and_then(|(start, end)| line.holder_of(Period::of(start, end)));
         let Some(holder) = holder.filter(|holder| claim.grant != Some(*holder)) else { return };

@@ -4,9 +4,9 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 
 use super::bought::{of_pack, times};
+use super::decide::{Judge, WHOLE};
 use super::facts::{Intent, Named, Pack, Session};
-use super::judge::{Judge, WHOLE};
-use super::targets::{Reason, opted_in};
+use super::model::{Reason, opted_in};
 use crate::error::Error;
 use crate::money::round_units;
 

@@ -19,14 +19,14 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::bought::is_of;
+use super::decide::line_keys;
 use super::facts::{Facts, Line};
-use super::judge::line_keys;
-use super::targets::{self, Outcome, Reason, Wait};
-use super::{Kind, Source};
+use super::model::{self, Outcome, Reason, Wait};
+use super::{Kind, SaleSource};
 
 /// Lines of sources (by their claims) that another invoice stands for: its id, or none where nobody needs to
 /// know, as somebody has dismissed the line or all of it came back.
-pub(super) type Repeats = BTreeMap<Source, BTreeMap<String, Option<String>>>;
+pub(super) type Repeats = BTreeMap<SaleSource, BTreeMap<String, Option<String>>>;
 
 /// What is granted once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ struct Sale {
 /// One invoice's sale of it.
 #[derive(Debug)]
 struct Sold<'a> {
-    source: &'a Source,
+    source: &'a SaleSource,
     /// The line as it is claimed.
     claim: &'a str,
     held: Decimal,
@@ -55,12 +55,12 @@ struct Sold<'a> {
 
 /// What of these sources is a repetition: of what they came to before, and of what they come to now.
 pub(super) fn repeats<'a>(
-    judged: impl IntoIterator<Item = (&'a Source, &'a Facts, Option<&'a Outcome>)>,
+    judged: impl IntoIterator<Item = (&'a SaleSource, &'a Facts, Option<&'a Outcome>)>,
 ) -> Repeats {
     let mut repeats = Repeats::new();
     let mut sales: BTreeMap<Sale, Vec<Sold<'a>>> = BTreeMap::new();
     for (source, facts, outcome) in judged {
-        let Some(org_id) = targets::org_of(facts).filter(|_| source.kind == Kind::Invoice) else { continue };
+        let Some(org_id) = model::org_of(facts).filter(|_| source.kind == Kind::Invoice) else { continue };
         let share = share(facts);
         let invoice = facts.invoice.as_ref();
         let since = invoice.map(|invoice| (invoice.paid_at, invoice.created)).unwrap_or_default();
@@ -77,7 +77,7 @@ pub(super) fn repeats<'a>(
                 repeats.entry(source.clone()).or_default().insert(claim.to_owned(), None);
                 continue;
             }
-            let Some(subscription) = line.subscription.clone().filter(|_| !targets::is_undone(facts)) else {
+            let Some(subscription) = line.subscription.clone().filter(|_| !model::is_undone(facts)) else {
                 continue;
             };
             let sale = Sale {
@@ -123,8 +123,8 @@ fn claimed<'a>(facts: &'a Facts, outcome: Option<&'a Outcome>) -> Vec<Claimed<'a
 
 /// The share of a sale that was settled and did not come back.
 pub(super) fn share(facts: &Facts) -> Decimal {
-    let settled = targets::settled(facts).0;
-    if targets::is_undone(facts) {
+    let settled = model::settled(facts).0;
+    if model::is_undone(facts) {
         return Decimal::ZERO;
     }
     if settled <= 0 {

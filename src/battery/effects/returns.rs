@@ -13,13 +13,10 @@ use crate::money::round_units;
 /// What took money back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CauseKind {
-    /// A refund.
     Refund,
     /// What a charge says was refunded beyond the refunds that are known: newer shapes do not list them.
     Charge,
-    /// A dispute.
     Dispute,
-    /// A credit note.
     CreditNote,
     /// Unused time of a plan.
     Proration,
@@ -56,20 +53,16 @@ impl CauseKind {
 /// Money returned by one object, in minor units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cause {
-    /// What it is.
     pub kind: CauseKind,
-    /// Stripe's id.
     pub id: String,
     /// When it was made.
     pub created: Option<DateTime<Utc>>,
-    /// How much counts.
     pub minor: i64,
 }
 
 /// A refund, dispute or credit note as the mirror has it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "columns of the mirrors")]
 pub struct Returned {
     pub cause: String,
     pub id: String,

@@ -117,9 +117,6 @@ pub(super) fn resume(conn: &mut PgConnection) -> Result<(), Error> {
 
 /// Has all payments looked at again, and all that waits: what acts, or what is ignored, is something else
 /// now.
-///
-/// # Errors
-/// When the database fails.
 pub fn look_again(conn: &mut PgConnection) -> Result<(), Error> {
     // A walk begins before every row: without an account, in test mode.
     let start = || Realm { account: String::new(), livemode: false };
@@ -130,9 +127,6 @@ pub fn look_again(conn: &mut PgConnection) -> Result<(), Error> {
 }
 
 /// Has all that waits tried again.
-///
-/// # Errors
-/// When the database fails.
 pub fn try_waiting_again(conn: &mut PgConnection) -> Result<(), Error> {
     diesel::sql_query(
         "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)

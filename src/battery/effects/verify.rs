@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
 use rust_decimal::Decimal;
 
 use super::returns::CauseKind;
-use super::{Kind, Source, apply, facts, repeats, targets, trace};
+use super::{Kind, SaleSource, apply, facts, model, repeats, sources};
 use crate::billing::markers::Marker;
 use crate::error::Error;
 use crate::realm::Realm;
@@ -48,16 +48,12 @@ struct Ledger {
 pub struct Report {
     /// Economic sources looked at.
     pub sources: u64,
-    /// One line each.
     pub differences: Vec<String>,
 }
 
 /// Reckons every claimed source anew from the mirrors, in one state of the database. Sources that have a
 /// marker are left out: what the mirrors say of them is still to be done. `watch` is told how many sources
 /// are done.
-///
-/// # Errors
-/// When the database fails.
 pub fn verify(conn: &mut PgConnection, mut watch: impl FnMut(u64)) -> Result<Report, Error> {
     conn.build_transaction().repeatable_read().read_only().run(|conn| reckon(conn, &mut watch))
 }
@@ -81,11 +77,11 @@ fn reckon(conn: &mut PgConnection, watch: &mut dyn FnMut(u64)) -> Result<Report,
         let Some(last) = page.last() else { return Ok(report) };
         after = (last.source_id.clone(), last.source_kind.clone(), last.account.clone(), last.livemode);
         watch(report.sources);
-        let sources: Result<Vec<Source>, Error> = page
+        let sources: Result<Vec<SaleSource>, Error> = page
             .into_iter()
             .map(|row| {
                 let realm = Realm { account: row.account, livemode: row.livemode };
-                Ok(Source { realm, kind: Kind::parse(&row.source_kind)?, id: row.source_id })
+                Ok(SaleSource { realm, kind: Kind::parse(&row.source_kind)?, id: row.source_id })
             })
             .collect();
         let mut sources = sources?;
@@ -96,7 +92,7 @@ fn reckon(conn: &mut PgConnection, watch: &mut dyn FnMut(u64)) -> Result<Report,
 }
 
 /// The sources whose markers are not worked on yet.
-fn marked(conn: &mut PgConnection) -> Result<BTreeSet<Source>, Error> {
+fn marked(conn: &mut PgConnection) -> Result<BTreeSet<SaleSource>, Error> {
     use crate::schema::battery_effects_queue::dsl as q;
     let mut marked = BTreeSet::new();
     let mut after = i64::MIN;
@@ -111,11 +107,11 @@ fn marked(conn: &mut PgConnection) -> Result<BTreeSet<Source>, Error> {
         after = last.0;
         let marker =
             |(_, account, livemode, kind, id)| Marker { realm: Realm { account, livemode }, kind, id };
-        marked.extend(trace::sources(conn, &page.into_iter().map(marker).collect())?);
+        marked.extend(sources::sources(conn, &page.into_iter().map(marker).collect())?);
     }
 }
 
-fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> Result<(), Error> {
+fn compare(conn: &mut PgConnection, sources: &[SaleSource], report: &mut Report) -> Result<(), Error> {
     let facts = facts::load(conn, sources)?;
     let repeats = repeats::repeats(facts.iter().map(|(source, facts)| (source, facts, None)));
     let claims = || {
@@ -134,13 +130,13 @@ fn compare(conn: &mut PgConnection, sources: &[Source], report: &mut Report) -> 
             continue;
         };
         let stored = counted.taken()?;
-        let settled = targets::settled(facts).0;
+        let settled = model::settled(facts).0;
         if claim.paid != settled {
             report
                 .differences
                 .push(format!("{name}: {} is counted as settled, the mirror says {settled}", claim.paid));
         }
-        let undone = if targets::is_undone(facts) { claim.units } else { Decimal::ZERO };
+        let undone = if model::is_undone(facts) { claim.units } else { Decimal::ZERO };
         if counted.count(CauseKind::Invoice, &source.id, 0, undone)?.is_some() {
             report.differences.push(format!(
                 "{name}: whether anything of the sale is left is not counted as the mirror says"

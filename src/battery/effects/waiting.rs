@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::facts::Facts;
-use super::targets::{GRACE, Wait};
-use super::{LOCK, Source};
+use super::model::{GRACE, Wait};
+use super::{LOCK, SaleSource};
 use crate::billing::markers::{self, Marker};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -98,9 +98,6 @@ const COLUMNS: &str = "SELECT waiting_id AS id, account, livemode, source_kind A
     subscription_id, price_id FROM battery_effects_waiting";
 
 /// What waits, oldest first, after `after`.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     reason: Option<&str>,
@@ -119,9 +116,6 @@ pub fn list(
 }
 
 /// How many wait.
-///
-/// # Errors
-/// When the database fails.
 pub fn count(conn: &mut PgConnection) -> QueryResult<i64> {
     let waiting = battery_effects_waiting::table.filter(battery_effects_waiting::dismissed_at.is_null());
     waiting.count().get_result(conn)
@@ -245,7 +239,7 @@ statement!(Put -> Untyped:
 
 impl<'a> Waits<'a> {
     /// Adds what of a source waits.
-    pub(super) fn add(&mut self, source: &'a Source, facts: &'a Facts, waits: &'a [Wait]) {
+    pub(super) fn add(&mut self, source: &'a SaleSource, facts: &'a Facts, waits: &'a [Wait]) {
         let key = |line: &'a str| {
             (
                 source.realm.account.as_str(),
@@ -264,9 +258,6 @@ impl<'a> Waits<'a> {
     }
 
     /// Writes what waits, and forgets what does no more.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(super) fn write(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<(), Error> {
         if !self.gone.is_empty() {
             keyed(Prepared::<Forget>::new(), self.gone.iter()).execute(conn)?;

@@ -52,7 +52,6 @@ pub struct Allowance {
 /// allowance, with all that has become due, and without reservations that are overdue, written or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures {
-    /// The balance.
     pub balance: Decimal,
     /// Set aside by open reservations.
     pub reserved: Decimal,
@@ -65,9 +64,6 @@ pub struct Figures {
 }
 
 /// The last local day whose allowance is written in the ledger.
-///
-/// # Errors
-/// When the database fails.
 pub fn last_allowance(conn: &mut PgConnection, org_id: i64) -> Result<Option<NaiveDate>, Error> {
     let daily =
         battery_accounts::table.find(org_id).select(battery_accounts::daily).first(conn).optional()?;
@@ -99,9 +95,6 @@ pub fn now(
 }
 
 /// What the battery held at a moment in the past, the moment included.
-///
-/// # Errors
-/// When the database fails.
 pub fn as_of(conn: &mut PgConnection, org: &OrgContext, at: DateTime<Utc>) -> Result<Balance, Error> {
     let balance = units_at(conn, org.org_id, at)?;
     Ok(Balance {

@@ -20,14 +20,13 @@ use crate::time::Moment;
 
 /// Narrows a list of entries.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct EntryFilter {
     /// Only of these kinds; empty: of all.
     pub kinds: Vec<Kind>,
     /// Only from these sources; empty: from all.
     pub sources: Vec<String>,
     /// At or after.
     pub from: Option<DateTime<Utc>>,
-    /// Before.
     pub to: Option<DateTime<Utc>>,
     /// Only those that this grant is named by or drawn on, and when it was made.
     pub grant: Option<(i64, DateTime<Utc>)>,
@@ -95,20 +94,17 @@ pub enum Order {
     NewestFirst,
 }
 
-type Row = (
+type EntryRow = (
     (i64, DateTime<Utc>, String, Decimal, Decimal),
     (String, Option<i64>, Option<i64>, Value),
     (Option<Value>, Option<String>, Option<String>),
 );
 
 /// An org's entries, at most `limit`, after the one at that place.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     org_id: i64,
-    filter: &Filter,
+    filter: &EntryFilter,
     order: Order,
     after: Option<Position>,
     limit: i64,
@@ -166,7 +162,7 @@ pub fn list(
         let named = battery_entries::grant_number.eq(number).assume_not_null();
         query = query.filter(battery_entries::at.ge(made)).filter(named.or(drawn));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<EntryRow> = query.load(conn)?;
     posted(conn, org_id, rows)
 }
 
@@ -175,7 +171,7 @@ pub fn list(
 /// # Errors
 /// [`Error::NotFound`].
 pub fn find(conn: &mut PgConnection, org_id: i64, sequence: i64) -> Result<Posted, Error> {
-    let row: Row = battery_entries::table
+    let row: EntryRow = battery_entries::table
         .find((org_id, sequence))
         .select((
             (
@@ -199,7 +195,7 @@ pub fn find(conn: &mut PgConnection, org_id: i64, sequence: i64) -> Result<Poste
     posted(conn, org_id, vec![row])?.pop().ok_or(Error::NotFound("entry"))
 }
 
-fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<Row>) -> Result<Vec<Posted>, Error> {
+fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<Vec<Posted>, Error> {
     let drawn =
         rows.iter().map(|(_, (_, _, _, draws), _)| draws_of(draws)).collect::<Result<Vec<_>, Error>>()?;
     let numbers: BTreeSet<i64> = rows
@@ -217,7 +213,7 @@ fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<Row>) -> Result<Vec<Po
         let missing = || Error::Internal(format!("an entry names the grant {number}, which is not there"));
         ids.get(&number).cloned().ok_or_else(missing)
     };
-    let view = |((head, middle, (link, reason, actor)), drawn): (Row, Vec<(i64, String)>)| {
+    let view = |((head, middle, (link, reason, actor)), drawn): (EntryRow, Vec<(i64, String)>)| {
         let (sequence, at, kind, amount, balance_after) = head;
         let (source, number, batch, _) = middle;
         let draw = |(number, units)| Ok(Draw { grant: id(number)?, units });

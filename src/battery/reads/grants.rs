@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::grants::{Source, State};
+use super::super::grants::{GrantSource, State};
 use super::text;
 use crate::error::Error;
 use crate::schema::{battery_grants, orgs};
@@ -17,12 +17,12 @@ use crate::time::Moment;
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct GrantFilter {
     /// Only from these sources, separated by commas: subscription, purchase, daily_allowance, bonus,
     /// adjustment.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
-    pub source: Vec<Source>,
+    pub source: Vec<GrantSource>,
     /// Only in these states, separated by commas: scheduled, open, closed.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
@@ -40,7 +40,7 @@ pub struct Granted {
     /// Public id of the org.
     pub org: String,
     /// What it comes from.
-    pub source: Source,
+    pub source: GrantSource,
     /// What it was granted for; nothing is granted twice for the same to one org.
     pub key: String,
     /// Whether it may be used: `scheduled` is not effective yet and in no balance, of `closed` nothing is
@@ -71,7 +71,7 @@ pub struct Granted {
     pub reason: Option<String>,
 }
 
-type Row = (
+type GrantRow = (
     (i64, i64, String, String, String, String, String, i16),
     (DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>),
     (Decimal, Decimal, Decimal, Decimal, Decimal),
@@ -114,13 +114,10 @@ macro_rules! columns {
 }
 
 /// An org's grants, newest first, at most `limit`, those made before the one of that number.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     org_id: i64,
-    filter: &Filter,
+    filter: &GrantFilter,
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(Place, Granted)>, Error> {
@@ -145,7 +142,7 @@ pub fn list(
     if let Some(before) = filter.expires_before {
         query = query.filter(battery_grants::expires_at.lt(before.0));
     }
-    query.load::<Row>(conn)?.into_iter().map(granted).collect()
+    query.load::<GrantRow>(conn)?.into_iter().map(granted).collect()
 }
 
 /// A grant by its id, of one org or of any.
@@ -161,12 +158,12 @@ pub fn find(conn: &mut PgConnection, id: &str, org_id: Option<i64>) -> Result<(P
     if let Some(org_id) = org_id {
         query = query.filter(battery_grants::org_id.eq(org_id));
     }
-    granted(query.first::<Row>(conn).optional()?.ok_or(Error::NotFound("grant"))?)
+    granted(query.first::<GrantRow>(conn).optional()?.ok_or(Error::NotFound("grant"))?)
 }
 
 /// The grant of that number, which is there.
 pub(in crate::battery) fn at(conn: &mut PgConnection, place: Place) -> Result<Granted, Error> {
-    let row: Row = battery_grants::table
+    let row: GrantRow = battery_grants::table
         .inner_join(orgs::table.on(orgs::org_id.eq(battery_grants::org_id)))
         .filter(battery_grants::org_id.eq(place.org_id).and(battery_grants::grant_number.eq(place.number)))
         .select(columns!())
@@ -174,7 +171,7 @@ pub(in crate::battery) fn at(conn: &mut PgConnection, place: Place) -> Result<Gr
     Ok(granted(row)?.1)
 }
 
-fn granted(row: Row) -> Result<(Place, Granted), Error> {
+fn granted(row: GrantRow) -> Result<(Place, Granted), Error> {
     let (
         (org_id, number, id, org, source, key, state, priority),
         (created_at, effective_at, expires_at),
@@ -184,7 +181,7 @@ fn granted(row: Row) -> Result<(Place, Granted), Error> {
     let grant = Granted {
         id,
         org,
-        source: Source::parse(&source)?,
+        source: GrantSource::parse(&source)?,
         key,
         state: State::parse(&state)?,
         priority,

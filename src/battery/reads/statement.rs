@@ -50,7 +50,7 @@ pub struct Sum {
 pub type Figures = (String, BTreeMap<String, Sum>, String);
 
 #[derive(QueryableByName)]
-struct Row {
+struct StatementRow {
     #[diesel(sql_type = Numeric)]
     opening: Decimal,
     #[diesel(sql_type = Numeric)]
@@ -72,7 +72,7 @@ pub fn figures(
     org_id: i64,
     (from, to): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Figures, Error> {
-    let row: Row = diesel::sql_query(
+    let row: StatementRow = diesel::sql_query(
         "WITH sums AS (SELECT kind, count(*) AS entries, sum(amount) AS amount FROM battery_entries
              WHERE org_id = $1 AND at >= $2 AND at < $3 GROUP BY kind)
          SELECT coalesce((SELECT e.balance_after FROM battery_entries e WHERE e.org_id = $1 AND e.at < $2

@@ -21,7 +21,7 @@ pub struct ProductFilter {
     pub deleted: Option<bool>,
 }
 
-impl read::Filter for ProductFilter {
+impl read::ListFilter for ProductFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.active, "products.active = {}");
         rows.when(Some(self.deleted.unwrap_or(false)), "products.deleted = {}");
@@ -48,9 +48,6 @@ impl From<Owned<Product>> for ProductView {
 }
 
 /// A page of products, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list_products(
     conn: &mut PgConnection,
     listing: &Listing<ProductFilter>,
@@ -85,7 +82,7 @@ pub struct PriceFilter {
     pub deleted: Option<bool>,
 }
 
-impl read::Filter for PriceFilter {
+impl read::ListFilter for PriceFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.product.as_deref(), "prices.product_id = {}");
         rows.when(self.active, "prices.active = {}");
@@ -115,9 +112,6 @@ impl From<Owned<Price>> for PriceView {
 }
 
 /// A page of prices, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list_prices(
     conn: &mut PgConnection,
     listing: &Listing<PriceFilter>,

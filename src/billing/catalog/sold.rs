@@ -22,7 +22,6 @@ pub struct Sold {
     pub description: Option<String>,
     /// Whether it can be bought.
     pub active: bool,
-    /// Metadata.
     pub metadata: Map<String, Value>,
     /// Active recurring prices for a quantity: the default one first, then the newest.
     pub prices: Vec<SoldPrice>,
@@ -59,12 +58,9 @@ impl SoldPrice {
 }
 
 /// Products of a realm whose metadata names a plan, by id; those deleted at Stripe are left out.
-///
-/// # Errors
-/// When the database fails.
 pub fn plans(conn: &mut PgConnection, realm: &Realm) -> QueryResult<Vec<Sold>> {
-    type Row = (String, Option<String>, Option<String>, Option<bool>, Option<String>, Value);
-    let rows: Vec<Row> = products::table
+    type ProductRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>, Value);
+    let rows: Vec<ProductRow> = products::table
         .filter(products::account.eq(&realm.account).and(products::livemode.eq(realm.livemode)))
         .filter(products::deleted.eq(false))
         .filter(products::metadata.retrieve_as_text(PLAN_KEY).is_not_null())

@@ -87,9 +87,6 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
 
 /// Tells every daemon, when the caller's transaction commits, that no org may be what it was. A connection
 /// that works apart tells nobody.
-///
-/// # Errors
-/// When the database fails.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
     conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
@@ -97,9 +94,6 @@ pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
 
 /// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is
 /// nothing.
-///
-/// # Errors
-/// When the database fails.
 pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change>) -> QueryResult<()> {
     let changes: BTreeSet<Change> = changes.into_iter().take(APART + 1).collect();
     // Of such enums every value serialises.
@@ -118,7 +112,6 @@ pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change
 /// Which orgs may not be what they were.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stale {
-    /// Any.
     All,
     /// Those of these row ids.
     Orgs(BTreeSet<i64>),
@@ -172,7 +165,6 @@ pub(super) fn listen(conn: &mut PgConnection) -> QueryResult<bool> {
 pub(super) struct Heard {
     /// When it was last listened.
     pub(super) at: Option<Instant>,
-    /// The present number.
     pub(super) number: u64,
     /// When all changed last.
     all: u64,

@@ -3,9 +3,7 @@
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
-    /// Text.
     Text,
-    /// A whole number.
     Integer,
     /// An amount in minor units of the row's `currency`.
     Amount,
@@ -13,11 +11,9 @@ pub enum Type {
     Major,
     /// A number with decimal places, as exact text.
     Decimal,
-    /// True or false.
     Boolean,
     /// An instant in UTC.
     Time,
-    /// A JSON object.
     Json,
 }
 
@@ -43,9 +39,7 @@ impl Type {
 pub struct Column {
     /// Its name, stable.
     pub name: &'static str,
-    /// What it holds.
     pub holds: Type,
-    /// What it means.
     pub meaning: &'static str,
     /// Whether the control totals have its sum.
     pub summed: bool,

@@ -7,7 +7,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Timestamptz};
 
-use super::row::{LocalSubscription, Owed, Row};
+use super::row::{LocalSubscription, LocalSubscriptionRow, Owed};
 use crate::billing::org_plan::over_at;
 use crate::error::Error;
 use crate::schema::{local_subscriptions as t, orgs};
@@ -20,14 +20,13 @@ pub struct Ended {
     pub org_id: i64,
     /// Public id of the org.
     pub org: String,
-    /// What it was.
     pub subscription: LocalSubscription,
 }
 
-pub(super) fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<Row>> {
+pub(super) fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<LocalSubscriptionRow>> {
     let newest =
         t::table.filter(t::org_id.eq(org_id)).order((t::created_at.desc(), t::subscription_id.desc()));
-    newest.select(Row::as_select()).first(conn).optional()
+    newest.select(LocalSubscriptionRow::as_select()).first(conn).optional()
 }
 
 /// The one under way, else the last one.
@@ -42,9 +41,6 @@ pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Resu
 pub type Cursor = (Moment, String);
 
 /// All of an org, newest first, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn history(
     conn: &mut PgConnection,
     org_id: i64,
@@ -55,23 +51,20 @@ pub fn history(
     let mut query = t::table
         .filter(t::org_id.eq(org_id))
         .order((t::created_at.desc(), t::subscription_id.desc()))
-        .select(Row::as_select())
+        .select(LocalSubscriptionRow::as_select())
         .limit(limit)
         .into_boxed();
     if let Some((Moment(at), id)) = after {
         query = query.filter(t::created_at.lt(at).or(t::created_at.eq(at).and(t::subscription_id.lt(id))));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<LocalSubscriptionRow> = query.load(conn)?;
     Ok(rows.into_iter().map(|row| row.shown(now)).collect())
 }
 
 /// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do
 /// so at once.
-///
-/// # Errors
-/// When the database fails.
 pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
-    let rows: Vec<Row> = diesel::sql_query(format!(
+    let rows: Vec<LocalSubscriptionRow> = diesel::sql_query(format!(
         "UPDATE local_subscriptions l
          SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired'
              END, ended_at = due.over_at, updated_at = $1
@@ -108,9 +101,6 @@ pub type Name = (i64, String);
 /// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit`
 /// subscriptions, and where to go on. Which of them were granted their units already is for the caller to
 /// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
-///
-/// # Errors
-/// When the database fails.
 pub fn owed(
     conn: &mut PgConnection,
     after: Option<(i64, &str)>,
@@ -120,13 +110,13 @@ pub fn owed(
     let mut query = t::table
         .filter(t::status.eq_any(["trial", "active"]).and(t::valid_until.gt(now)))
         .order((t::org_id, t::subscription_id))
-        .select(Row::as_select())
+        .select(LocalSubscriptionRow::as_select())
         .limit(limit)
         .into_boxed();
     if let Some((org_id, id)) = after {
         query = query.filter(t::org_id.gt(org_id).or(t::org_id.eq(org_id).and(t::subscription_id.gt(id))));
     }
-    let rows: Vec<Row> = query.load(conn)?;
+    let rows: Vec<LocalSubscriptionRow> = query.load(conn)?;
     let last = rows.last().map(|row| (row.org_id, row.subscription_id.clone()));
     Ok((rows.iter().flat_map(|row| row.owed(now)).collect(), last))
 }

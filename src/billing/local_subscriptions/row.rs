@@ -45,7 +45,6 @@ pub struct Owed {
     pub subscription_id: String,
     /// The plan that the subscription has now.
     pub plan_id: String,
-    /// Its version.
     pub version: i32,
     /// A trial, or a paid period.
     pub trial: bool,
@@ -59,7 +58,7 @@ pub struct Owed {
 
 #[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = t)]
-pub(super) struct Row {
+pub(super) struct LocalSubscriptionRow {
     pub(super) org_id: i64,
     pub(super) subscription_id: String,
     pub(super) plan_id: String,
@@ -76,7 +75,7 @@ pub(super) struct Row {
     pub(super) trial_plan_id: Option<String>,
 }
 
-impl Row {
+impl LocalSubscriptionRow {
     /// Whether it was under way when it was last written.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.status.as_str(), "trial" | "active")

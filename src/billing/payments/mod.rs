@@ -32,17 +32,13 @@ mirror! {
         livemode: bool,
         /// `pi_…`
         id: String,
-        /// Who pays.
         customer_id: Option<String>,
         /// Invoice it pays, in older shapes.
         invoice_id: Option<String>,
-        /// Its latest charge.
         latest_charge_id: Option<String>,
         /// `requires_payment_method`, `processing`, `requires_capture`, `succeeded`, `canceled`, …
         status: Option<String>,
-        /// Amount to collect.
         amount: Option<i64>,
-        /// Amount collected.
         amount_received: Option<i64>,
         /// Currency, lower case.
         currency: Option<String>,
@@ -52,7 +48,6 @@ mirror! {
         failure_code: Option<String>,
         /// Message of the last error.
         failure_message: Option<String>,
-        /// Description.
         description: Option<String>,
         /// When it was canceled.
         canceled_at: Option<DateTime<Utc>>,
@@ -75,17 +70,14 @@ mirror! {
         id: String,
         /// Intent it belongs to.
         payment_intent_id: Option<String>,
-        /// Who pays.
         customer_id: Option<String>,
         /// Invoice it pays, in older shapes.
         invoice_id: Option<String>,
         /// `pending`, `succeeded` or `failed`.
         status: Option<String>,
-        /// Amount to collect.
         amount: Option<i64>,
         /// Amount captured; older shapes leave it out.
         amount_captured: Option<i64>,
-        /// Amount given back.
         amount_refunded: Option<i64>,
         /// Currency, lower case.
         currency: Option<String>,
@@ -103,7 +95,6 @@ mirror! {
         failure_message: Option<String>,
         /// Receipt for the customer.
         receipt_url: Option<String>,
-        /// Description.
         description: Option<String>,
         /// When it was created.
         created: Option<DateTime<Utc>>,
@@ -122,7 +113,6 @@ mirror! {
         livemode: bool,
         /// `inpay_…`
         id: String,
-        /// Invoice paid.
         invoice_id: Option<String>,
         /// `payment_intent`, `charge`, `payment_record`, …
         #[serde(rename = "type")]
@@ -135,9 +125,7 @@ mirror! {
         payment_record_id: Option<String>,
         /// `open`, `paid` or `canceled`.
         status: Option<String>,
-        /// Amount to pay.
         amount_requested: Option<i64>,
-        /// Amount paid.
         amount_paid: Option<i64>,
         /// Currency, lower case.
         currency: Option<String>,

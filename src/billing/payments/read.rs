@@ -14,7 +14,7 @@ readable!(Payment in payments, "payment", Belongs::LikePayments);
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct PaymentFilter {
     /// Only with this status: of the intent (`requires_payment_method`, `processing`, `succeeded`,
     /// `canceled`, …) or of the charge (`failed`, …).
     pub status: Option<String>,
@@ -28,7 +28,7 @@ pub struct Filter {
     pub currency: Option<String>,
 }
 
-impl read::Filter for Filter {
+impl read::ListFilter for PaymentFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "payments.status = {}");
         rows.when(self.invoice.as_deref(), "payments.invoice_id = {}");
@@ -64,12 +64,9 @@ impl From<Owned<Payment>> for PaymentView {
 }
 
 /// A page of payments, newest first, and one more when another page follows.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn list(
     conn: &mut PgConnection,
-    listing: &Listing<Filter>,
+    listing: &Listing<PaymentFilter>,
 ) -> Result<Vec<(Position, PaymentView)>, Error> {
     let found = read::list::<Payment, _>(conn, listing)?;
     Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())

@@ -155,7 +155,7 @@ pub fn add_version(
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = plan_versions)]
-struct Row {
+struct VersionRow {
     plan_id: String,
     version: i32,
     created_at: DateTime<Utc>,
@@ -172,7 +172,7 @@ struct Row {
     grace_days: i32,
 }
 
-impl Row {
+impl VersionRow {
     fn version(self) -> PlanVersion {
         let terms = PlanTerms {
             currency: self.currency,
@@ -192,18 +192,15 @@ impl Row {
 }
 
 /// The newest version of each of these plans.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn newest(
     conn: &mut PgConnection,
     plan_ids: &[&str],
 ) -> QueryResult<BTreeMap<String, PlanVersion>> {
-    let rows: Vec<Row> = plan_versions::table
+    let rows: Vec<VersionRow> = plan_versions::table
         .filter(plan_versions::plan_id.eq_any(plan_ids))
         .distinct_on(plan_versions::plan_id)
         .order((plan_versions::plan_id, plan_versions::version.desc()))
-        .select(Row::as_select())
+        .select(VersionRow::as_select())
         .load(conn)?;
     Ok(rows.into_iter().map(|row| (row.plan_id.clone(), row.version())).collect())
 }
@@ -214,21 +211,19 @@ pub(super) fn newest(
 /// [`Error::NotFound`] when there is no such plan.
 pub fn versions(conn: &mut PgConnection, plan_id: &str) -> Result<Vec<PlanVersion>, Error> {
     let of_plan = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
-    let rows: Vec<Row> = of_plan.order(plan_versions::version.desc()).select(Row::as_select()).load(conn)?;
+    let rows: Vec<VersionRow> =
+        of_plan.order(plan_versions::version.desc()).select(VersionRow::as_select()).load(conn)?;
     if rows.is_empty() {
         return Err(Error::NotFound("plan"));
     }
-    Ok(rows.into_iter().map(Row::version).collect())
+    Ok(rows.into_iter().map(VersionRow::version).collect())
 }
 
 /// Every version of every plan, with the plan's id and name.
-///
-/// # Errors
-/// When the database fails.
 pub fn all_versions(conn: &mut PgConnection) -> QueryResult<Vec<(String, String, PlanVersion)>> {
-    let rows: Vec<(String, Row)> = plan_versions::table
+    let rows: Vec<(String, VersionRow)> = plan_versions::table
         .inner_join(plans::table.on(plans::plan_id.eq(plan_versions::plan_id)))
-        .select((plans::name, Row::as_select()))
+        .select((plans::name, VersionRow::as_select()))
         .load(conn)?;
     let named = rows.into_iter().map(|(name, row)| (row.plan_id.clone(), name, row.version()));
     Ok(named.collect())

@@ -91,9 +91,6 @@ impl Customers {
 }
 
 /// The customers linked to the org with this public id.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn customers_of(conn: &mut PgConnection, org: &str) -> QueryResult<Customers> {
     let query = Where::of(
         "SELECT l.account, l.livemode, l.customer_id FROM orgs o JOIN org_refs r USING (org_id)
@@ -117,9 +114,6 @@ fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> Q
 }
 
 /// Adds: only rows of these customers.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn only<T: Read>(
     conn: &mut PgConnection,
     rows: &mut Where,

@@ -23,13 +23,10 @@ enum Piece {
 /// A value sent beside the SQL.
 #[derive(Clone, Debug)]
 pub(in crate::billing) enum Bind {
-    /// Text.
     Text(String),
-    /// Several texts.
     Texts(Vec<String>),
     /// A yes or no.
     Flag(bool),
-    /// An instant.
     At(Moment),
 }
 
@@ -129,7 +126,6 @@ impl QueryFragment<Pg> for Where {
 pub(super) enum Part {
     /// Rows with `created`.
     Dated,
-    /// Rows without.
     Undated,
 }
 

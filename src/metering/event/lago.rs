@@ -35,7 +35,6 @@ pub struct LagoEvent<'a> {
     /// Seconds since 1970, a number or a string with one.
     #[serde(borrow, default)]
     pub timestamp: Option<&'a RawValue>,
-    /// Values and dimensions.
     #[serde(borrow, default)]
     pub properties: Option<&'a RawValue>,
     /// A cost in the minor unit of the meter's currency.

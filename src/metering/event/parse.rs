@@ -44,7 +44,6 @@ pub struct Parsed<'a> {
 /// The events of a body.
 #[derive(Debug)]
 pub struct Sent<'a> {
-    /// Each of them.
     pub events: Vec<Parsed<'a>>,
     /// True for one event that was sent as such, not as a batch of one: what becomes of it is what becomes of
     /// the request.
@@ -206,7 +205,7 @@ impl<'de> Visitor<'de> for Read {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed<'de>, A::Error> {
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
             let value: &'de RawValue = map.next_value()?;
             fields.put(name, value);
@@ -233,14 +232,14 @@ const KNOWN: [&str; 10] =
 
 /// The fields of one event as they were sent.
 #[derive(Default)]
-struct Fields<'a> {
+struct EventFields<'a> {
     values: [Option<&'a RawValue>; KNOWN.len()],
     unknown: Option<Cow<'a, str>>,
     twice: Option<&'static str>,
     base64: bool,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EventFields<'a> {
     fn put(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
         let known = match name.as_ref() {
             "type" => "event_name",

@@ -11,7 +11,6 @@ use crate::quantity::{PLACES, Sum};
 pub(super) struct Course {
     /// At its first instant.
     pub(super) start: Decimal,
-    /// At its end.
     pub(super) end: Decimal,
     /// Weighted by how long each level held, half-even to twelve places.
     pub(super) average: Decimal,

@@ -58,7 +58,6 @@ pub type Position = (i64, String);
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// Whose.
     pub org: Arc<OrgContext>,
     /// Only of the meter with this key.
     pub meter: Option<String>,
@@ -71,7 +70,7 @@ pub struct Query {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct LevelRow {
     #[diesel(sql_type = Integer)]
     meter_id: i32,
     #[diesel(sql_type = BigInt)]
@@ -100,7 +99,7 @@ pub fn list(
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<(Position, Level)>, Error> {
-    let rows: Vec<Row> = diesel::sql_query(
+    let rows: Vec<LevelRow> = diesel::sql_query(
         "SELECT m.meter_id, l.series_id, l.subject, m.key, m.unit, s.member, s.dimensions,
              l.set_value + l.changes AS signed
          FROM usage_levels l JOIN usage_series s USING (org_id, series_id) JOIN meters m USING (meter_id)

@@ -124,7 +124,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
         archived_at: None,
     };
     check(&meter)?;
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     // Nobody else makes a meter now: the catalogue is ours.
     let last: Option<i32> = meters::table.select(diesel::dsl::max(meters::meter_id)).first(conn)?;
     let meter = Meter { meter_id: last.unwrap_or(0) + 1, ..meter };
@@ -168,7 +168,7 @@ pub fn update(
             ));
         }
     }
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let old = find(conn, key)?;
     if old.archived_at.is_some() {
         return Err(Error::conflict("meter_archived", "this meter is archived: make another"));
@@ -203,7 +203,7 @@ pub fn update(
 /// # Errors
 /// [`Error::NotFound`].
 pub fn archive(conn: &mut PgConnection, key: &str, now: DateTime<Utc>) -> Result<Meter, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let meter = find(conn, key)?;
     if meter.archived_at.is_some() {
         return Ok(meter);

@@ -20,7 +20,6 @@ pub(crate) struct Burn<'a> {
     pub(crate) terms: Option<&'a AllTerms>,
     /// The accounts, where they had to be asked whether they hold enough.
     pub(crate) locked: Option<Accounts>,
-    /// Which grants matter.
     pub(crate) depth: Depth,
     /// The time of the entries.
     pub(crate) now: DateTime<Utc>,
@@ -42,9 +41,6 @@ pub(crate) fn units(usage: &Usage) -> Sum {
 
 impl Burn<'_> {
     /// Burns the units of `usage`, one entry for each org; what is taken back is given back.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(super) fn post(self, conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
         let mut burned: BTreeMap<i64, Sum> = BTreeMap::new();
         let mut orgs: HashMap<i64, &OrgContext> = HashMap::new();

@@ -38,9 +38,6 @@ pub(crate) fn is_repeat(error: &Error) -> bool {
 }
 
 /// Claims the keys of events, and tells which are new (`Accepted`). Of equal keys the first is.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn claim(conn: &mut PgConnection, usage: &[Usage]) -> Result<Vec<Outcome>, Error> {
     claim_as(conn, usage, false)
 }
@@ -168,9 +165,6 @@ fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Res
 }
 
 /// Gives keys back.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn unclaim(conn: &mut PgConnection, keys: Vec<Key>) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());

@@ -18,9 +18,6 @@ use crate::metering::resolve::Usage;
 
 /// Locks the rows that writing (or taking back) this usage of `org_id` changes, until the caller's
 /// transaction ends. Rows that are not there yet are not made, but for those of levels, quotas and batteries.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn lock_rows(
     conn: &mut PgConnection,
     org_id: i64,

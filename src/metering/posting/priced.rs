@@ -55,9 +55,6 @@ impl Priced {
 }
 
 /// What was priced of these periods, and what of it occurred before an instant.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn of_periods(
     conn: &mut PgConnection,
     periods: &[OfPeriod],

@@ -74,9 +74,6 @@ impl CopyTarget for Partition {
 
 /// Copies the records of these usage events; `batch` names the ledger entries that burn their battery units.
 /// The partitions are there.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
     let mut months: Vec<NaiveDate> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
     months.sort_unstable();
@@ -102,9 +99,6 @@ struct There {
 
 /// Whether this very record of a usage event is there: another request's of the same event came at another
 /// time.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn is_there(
     conn: &mut PgConnection,
     (org_id, event_key): Key,

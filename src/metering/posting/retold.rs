@@ -59,9 +59,6 @@ struct Record {
 }
 
 /// Of these repeats, those that say what their records say, by their places in `usage`.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn retold(
     conn: &mut PgConnection,
     usage: &[Usage],

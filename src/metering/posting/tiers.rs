@@ -60,9 +60,6 @@ pub(crate) struct Tiers {
 
 impl Tiers {
     /// Raises the counters that `usage` goes to. Where no price has tiers, nothing is asked of the database.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(crate) fn raise<'a>(
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
@@ -128,9 +125,6 @@ impl Tiers {
     }
 
     /// Takes back what was raised for events that are not stored after all.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(crate) fn lower<'a>(
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
@@ -167,9 +161,6 @@ fn begin(conn: &mut PgConnection, fresh: &[(Tier, &Metered, usize)]) -> Result<B
 }
 
 /// Locks the counters of the tiers of this usage, those that are there, until the caller's transaction ends.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn lock<'a>(
     conn: &mut PgConnection,
     usage: impl IntoIterator<Item = &'a Usage>,
@@ -252,10 +243,11 @@ fn add(conn: &mut PgConnection, sums: &BTreeMap<Tier, Sum>) -> Result<BTreeMap<T
     if sums.is_empty() {
         return Ok(BTreeMap::new());
     }
-    type Row = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>, Sum);
-    let raised: Vec<Row> =
+    type RaisedTier = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>, Sum);
+    let raised: Vec<RaisedTier> =
         keyed::<AddTiers>(sums).bind::<Numeric, _>(sums.values().copied().collect()).load(conn)?;
-    let counter =
-        |(org, meter, card, rate, label, began, sum): Row| ((org, meter, card, rate, label, began), sum);
+    let counter = |(org, meter, card, rate, label, began, sum): RaisedTier| {
+        ((org, meter, card, rate, label, began), sum)
+    };
     Ok(raised.into_iter().map(counter).collect())
 }

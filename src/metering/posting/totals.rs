@@ -75,9 +75,6 @@ pub(super) fn statement_of(meter: &Meter) -> i32 {
 }
 
 /// Adds a batch to the daily summaries; `sign` is -1 for what takes usage back.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Result<(), Error> {
     let mut days: [HashMap<Day, Added>; 3] = Default::default();
     let mut uniques: BTreeSet<(Day, Uuid)> = BTreeSet::new();

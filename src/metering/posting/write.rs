@@ -11,9 +11,6 @@ use crate::metering::unpriced;
 
 /// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters,
 /// batteries, summaries. Tells which counters moved.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn write(
     conn: &mut PgConnection,
     new: &[&Usage],
@@ -34,9 +31,6 @@ pub(crate) fn write(
 }
 
 /// Writes records and summaries alone, for a caller who sees to prices, counters and batteries.
-///
-/// # Errors
-/// When the database fails.
 pub(crate) fn write_rows(
     conn: &mut PgConnection,
     new: &[&Usage],

@@ -29,7 +29,6 @@ pub(crate) enum Owner<'a> {
     Org(i64),
     /// That of the orgs with a plan.
     Plan(&'a str),
-    /// Everybody's.
     Meter,
 }
 

@@ -68,7 +68,7 @@ pub fn create(
     new: &NewRateCard,
     now: DateTime<Utc>,
 ) -> Result<RateCard, Error> {
-    catalog::change(conn)?;
+    catalog::begin_change(conn)?;
     let meter = meters::find(conn, key)?;
     if meter.archived_at.is_some() {
         return Err(Error::conflict(

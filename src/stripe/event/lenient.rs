@@ -95,56 +95,56 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 }
 
 /// The fields of an object; `None` where there is none.
-pub(super) struct Fields<T>(pub(super) Option<T>);
+pub(super) struct LenientObject<T>(pub(super) Option<T>);
 
-impl<T> Default for Fields<T> {
+impl<T> Default for LenientObject<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for LenientObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object<T>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
-            type Value = Fields<T>;
+            type Value = LenientObject<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("anything")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(|fields| Fields(Some(fields)))
+                T::deserialize(MapAccessDeserializer::new(map)).map(|fields| LenientObject(Some(fields)))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
                 while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
 
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Fields(None))
+                Ok(LenientObject(None))
             }
         }
 

@@ -15,7 +15,6 @@ use crate::panics;
 /// The deliveries of one commit.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Its number.
     pub arrival_id: i64,
     /// Failed attempts to file it.
     pub attempts: i16,
@@ -24,7 +23,7 @@ pub struct Arrival {
 }
 
 /// As the database gives it back.
-type Row = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
+type ArrivalRow = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
 type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
 
 statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, \
@@ -58,9 +57,6 @@ struct There {
 }
 
 /// Whether this very delivery is the first of an arrival.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     diesel::sql_query(
         "SELECT EXISTS (SELECT FROM stripe_arrivals
@@ -98,26 +94,20 @@ fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure
 
 /// Takes the oldest arrivals that nobody else has, of about `deliveries` deliveries and at least one arrival.
 /// They are gone with the caller's transaction.
-///
-/// # Errors
-/// When the database fails.
 pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> QueryResult<Vec<Arrival>> {
     let rows = Prepared::<Take>::new()
         .bind_one::<Timestamptz, _>(now)
         .bind_one::<BigInt, _>(i64::from(deliveries))
-        .load::<Row>(conn)?;
+        .load::<ArrivalRow>(conn)?;
     Ok(arrivals(rows))
 }
 
 /// Takes these arrivals, unless somebody else has them.
-///
-/// # Errors
-/// When the database fails.
 pub fn take_these(conn: &mut PgConnection, ids: &[i64]) -> QueryResult<Vec<Arrival>> {
-    Ok(arrivals(Prepared::<TakeThese>::new().bind::<BigInt, _>(ids.to_vec()).load::<Row>(conn)?))
+    Ok(arrivals(Prepared::<TakeThese>::new().bind::<BigInt, _>(ids.to_vec()).load::<ArrivalRow>(conn)?))
 }
 
-fn arrivals(mut rows: Vec<Row>) -> Vec<Arrival> {
+fn arrivals(mut rows: Vec<ArrivalRow>) -> Vec<Arrival> {
     rows.sort_unstable_by_key(|row| row.0);
     rows.into_iter()
         .map(|(arrival_id, attempts, received_at, signatures, user_agents, bodies)| {
@@ -135,9 +125,6 @@ fn arrivals(mut rows: Vec<Row>) -> Vec<Arrival> {
 
 /// Puts off an arrival that could not be filed: of several deliveries each goes on alone, so that only the
 /// culprit waits. The next attempt of one comes after 1, 4, 16, … seconds, at most an hour.
-///
-/// # Errors
-/// When the database fails.
 pub fn set_aside(
     conn: &mut PgConnection,
     arrival_id: i64,

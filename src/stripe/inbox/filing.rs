@@ -12,7 +12,6 @@ use crate::stripe::event::{self, Envelope, Opened};
 /// An event that is in the inbox now.
 #[derive(Debug)]
 pub struct Filed<'a> {
-    /// Its number there.
     pub inbox_id: i64,
     /// What was read from its body.
     pub opened: Opened<'a>,
@@ -82,9 +81,6 @@ struct There {
 }
 
 /// Whether this very delivery was filed, as an event or as a repeat of one.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     let envelope = event::open(&delivery.body).envelope;
     diesel::sql_query(

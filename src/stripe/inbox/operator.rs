@@ -87,7 +87,7 @@ pub struct TypeCount {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct InboxRow {
     #[diesel(embed)]
     event: Event,
     #[diesel(sql_type = Nullable<SmallInt>)]
@@ -117,8 +117,8 @@ struct Event {
     received_at: DateTime<Utc>,
 }
 
-impl From<Row> for Entry {
-    fn from(row: Row) -> Self {
+impl From<InboxRow> for Entry {
+    fn from(row: InboxRow) -> Self {
         let state = match (row.attempts, row.quarantined_at) {
             (_, Some(_)) => State::Quarantined,
             (Some(_), None) => State::Pending,
@@ -153,9 +153,6 @@ const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.ev
     FROM stripe_inbox i LEFT JOIN stripe_inbox_queue q USING (inbox_id)";
 
 /// Newest first, below `before`; `state` and `needle` (an event id, object id or event type) narrow it.
-///
-/// # Errors
-/// When the database fails.
 pub fn list(
     conn: &mut PgConnection,
     state: Option<State>,
@@ -178,7 +175,7 @@ pub fn list(
              AND ($2::text IS NULL OR $2 IN (i.event_id, i.object_id, i.event_type))
          ORDER BY i.inbox_id DESC LIMIT $3"
     );
-    let rows: Vec<Row> = diesel::sql_query(sql)
+    let rows: Vec<InboxRow> = diesel::sql_query(sql)
         .bind::<BigInt, _>(before.unwrap_or(i64::MAX))
         .bind::<Nullable<Text>, _>(needle)
         .bind::<BigInt, _>(limit)
@@ -192,7 +189,7 @@ pub fn list(
 /// [`Error::NotFound`] when there is no such entry.
 pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i64), Error> {
     let sql = format!("{SELECT} WHERE i.inbox_id = $1");
-    let row: Row = diesel::sql_query(sql)
+    let row: InboxRow = diesel::sql_query(sql)
         .bind::<BigInt, _>(inbox_id)
         .get_result(conn)
         .optional()?
@@ -225,9 +222,6 @@ pub fn retry(conn: &mut PgConnection, inbox_id: i64) -> Result<(), Error> {
 }
 
 /// Gives every quarantined event another series of attempts; returns how many.
-///
-/// # Errors
-/// When the database fails.
 pub fn retry_all(conn: &mut PgConnection) -> Result<usize, Error> {
     Ok(diesel::update(stripe_inbox_queue::table.filter(stripe_inbox_queue::quarantined_at.is_not_null()))
         .set((
@@ -239,9 +233,6 @@ pub fn retry_all(conn: &mut PgConnection) -> Result<usize, Error> {
 }
 
 /// Stored events by type, most first.
-///
-/// # Errors
-/// When the database fails.
 pub fn count_by_type(conn: &mut PgConnection) -> Result<Vec<TypeCount>, Error> {
     Ok(diesel::sql_query(
         "SELECT i.event_type, count(*) AS stored, count(q.quarantined_at) AS quarantined

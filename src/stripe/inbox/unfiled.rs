@@ -33,7 +33,7 @@ pub struct Unfiled {
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct UnfiledRow {
     #[diesel(sql_type = BigInt)]
     arrival_id: i64,
     #[diesel(sql_type = Timestamptz)]
@@ -49,12 +49,9 @@ struct Row {
 }
 
 /// Deliveries that are not filed yet, those that failed first, then the oldest, at most `limit`.
-///
-/// # Errors
-/// When the database fails.
 pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Error> {
     // Every arrival has a delivery at least: no more of them are needed.
-    let rows: Vec<Row> = diesel::sql_query(
+    let rows: Vec<UnfiledRow> = diesel::sql_query(
         "SELECT a.arrival_id, d.received_at, d.body, a.attempts, a.next_attempt_at, a.last_error
          FROM (SELECT * FROM stripe_arrivals ORDER BY attempts = 0, arrival_id LIMIT $1) a,
              unnest(a.received_at, a.bodies) WITH ORDINALITY AS d (received_at, body, n)
@@ -62,7 +59,7 @@ pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Erro
     )
     .bind::<BigInt, _>(limit)
     .load(conn)?;
-    let seen = |row: Row| {
+    let seen = |row: UnfiledRow| {
         let envelope = event::open(&row.body).envelope;
         Unfiled {
             arrival_id: row.arrival_id,
@@ -79,9 +76,6 @@ pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Erro
 }
 
 /// How many deliveries could not be filed when they were tried.
-///
-/// # Errors
-/// When the database fails.
 pub fn count_failed(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(stripe_arrivals::table.filter(stripe_arrivals::attempts.gt(0)).count().get_result(conn)?)
 }

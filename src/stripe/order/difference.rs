@@ -13,7 +13,6 @@ pub(super) struct Cost {
     /// difference is more than another name or time. What nobody told to change differs for a reason that
     /// says nothing about order.
     told: u32,
-    /// Any fields.
     fields: u32,
 }
 

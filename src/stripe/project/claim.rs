@@ -17,14 +17,14 @@ use crate::stripe::order::{self, Candidate, Rank};
 
 /// An event in a transaction's hands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Claim {
+pub(super) struct ClaimedEvent {
     pub(super) inbox_id: i64,
     pub(super) attempts: i16,
     /// It has a row on the queue.
     queued: bool,
 }
 
-impl Claim {
+impl ClaimedEvent {
     /// Of an event that was filed just now.
     pub(super) fn fresh(inbox_id: i64) -> Self {
         Self { inbox_id, attempts: 0, queued: false }
@@ -33,7 +33,7 @@ impl Claim {
 
 /// A stored event, read for projection.
 pub(super) struct Event<'a> {
-    pub(super) claim: Claim,
+    pub(super) claim: ClaimedEvent,
     /// The object that it is about; `None` when there is none that we can name.
     pub(super) key: Option<ObjectKey>,
     /// Its place among the events of that object.
@@ -47,7 +47,7 @@ pub(super) struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    fn new(claim: Claim, named: Named<'a>, contents: Contents<'a>) -> Self {
+    fn new(claim: ClaimedEvent, named: Named<'a>, contents: Contents<'a>) -> Self {
         let Contents { snapshot, previous, unreadable } = contents;
         let Named { event_id, event_type, created, key } = named;
         let key = key.filter(|_| snapshot.is_object());
@@ -91,7 +91,7 @@ struct Named<'a> {
 
 /// An event as it is stored. The [`Event`] that is made of it borrows its body.
 #[derive(QueryableByName)]
-pub(super) struct Row {
+pub(super) struct StoredEvent {
     #[diesel(sql_type = BigInt)]
     inbox_id: i64,
     #[diesel(sql_type = SmallInt)]
@@ -114,14 +114,14 @@ pub(super) struct Row {
     body: Vec<u8>,
 }
 
-impl Row {
-    pub(super) fn claim(&self) -> Claim {
-        Claim { inbox_id: self.inbox_id, attempts: self.attempts, queued: true }
+impl StoredEvent {
+    pub(super) fn claim(&self) -> ClaimedEvent {
+        ClaimedEvent { inbox_id: self.inbox_id, attempts: self.attempts, queued: true }
     }
 }
 
-impl<'a> From<&'a Row> for Event<'a> {
-    fn from(row: &'a Row) -> Self {
+impl<'a> From<&'a StoredEvent> for Event<'a> {
+    fn from(row: &'a StoredEvent) -> Self {
         let realm = Realm { account: row.account.clone(), livemode: row.livemode };
         let key = key(realm, row.object.clone().zip(row.object_id.clone()));
         let contents = event::contents(&row.body, key.is_some());
@@ -135,7 +135,7 @@ impl<'a> From<Filed<'a>> for Event<'a> {
         let Envelope { realm, event_id, event_type, created, object, object_id, .. } = filed.opened.envelope;
         let key = key(realm, object.zip(object_id));
         let named = Named { event_id: event_id.into(), event_type: event_type.into(), created, key };
-        Self::new(Claim::fresh(filed.inbox_id), named, filed.opened.contents)
+        Self::new(ClaimedEvent::fresh(filed.inbox_id), named, filed.opened.contents)
     }
 }
 
@@ -147,7 +147,7 @@ fn key(realm: Realm, named: Option<(String, String)>) -> Option<ObjectKey> {
 }
 
 /// The oldest waiting events, locked until the transaction ends; those that others hold are passed over.
-pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> QueryResult<Vec<Row>> {
+pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> QueryResult<Vec<StoredEvent>> {
     diesel::sql_query(
         "WITH claimed AS MATERIALIZED (
              SELECT inbox_id, attempts FROM stripe_inbox_queue
@@ -162,7 +162,7 @@ pub(super) fn next(conn: &mut PgConnection, limit: u32, now: DateTime<Utc>) -> Q
 }
 
 /// One event by its number, if nobody else has it.
-pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<Row>> {
+pub(super) fn one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<StoredEvent>> {
     diesel::sql_query(
         "WITH claimed AS MATERIALIZED (SELECT inbox_id, attempts FROM stripe_inbox_queue WHERE inbox_id = $1
              FOR UPDATE SKIP LOCKED)
@@ -178,7 +178,7 @@ pub(super) fn rivals(
     conn: &mut PgConnection,
     level: &[(&ObjectKey, i64)],
     own: &[Event<'_>],
-) -> QueryResult<Vec<Row>> {
+) -> QueryResult<Vec<StoredEvent>> {
     if level.is_empty() {
         return Ok(Vec::new());
     }
@@ -201,7 +201,7 @@ pub(super) fn rivals(
 }
 
 /// Puts events on the queue that have no place on it.
-pub(super) fn queue(conn: &mut PgConnection, claims: &[Claim]) -> QueryResult<()> {
+pub(super) fn queue(conn: &mut PgConnection, claims: &[ClaimedEvent]) -> QueryResult<()> {
     diesel::sql_query("INSERT INTO stripe_inbox_queue (inbox_id) SELECT * FROM unnest($1)")
         .bind::<Array<BigInt>, _>(claims.iter().map(|claim| claim.inbox_id).collect::<Vec<_>>())
         .execute(conn)
@@ -236,13 +236,13 @@ pub struct Failure {
 
 impl Failure {
     /// Whether it is that of this event.
-    pub(super) fn is_of(&self, claim: &Claim) -> bool {
+    pub(super) fn is_of(&self, claim: &ClaimedEvent) -> bool {
         self.inbox_id == claim.inbox_id
     }
 
     /// The next attempt comes after 1, 4, 16, … seconds, at most an hour; after `limit` attempts there is
     /// none.
-    pub(super) fn of(claim: &Claim, limit: u16, now: DateTime<Utc>, error: String) -> Self {
+    pub(super) fn of(claim: &ClaimedEvent, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = claim.attempts.saturating_add(1);
         let wait = 4_i64.saturating_pow(u32::from(claim.attempts.unsigned_abs())).min(3600);
         let given_up = i32::from(attempts) >= i32::from(limit);
@@ -284,9 +284,6 @@ pub(super) fn record_failures(conn: &mut PgConnection, failures: &[Failure]) -> 
 }
 
 /// Puts every stored event back on the queue; returns how many.
-///
-/// # Errors
-/// When the database fails.
 pub fn requeue_everything(conn: &mut PgConnection) -> Result<usize, Error> {
     Ok(diesel::sql_query(
         "INSERT INTO stripe_inbox_queue (inbox_id) SELECT inbox_id FROM stripe_inbox ON CONFLICT DO NOTHING",

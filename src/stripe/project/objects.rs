@@ -34,13 +34,13 @@ impl ObjectKey {
 
 /// What is known of an object before this transaction; by default that nobody holds it yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct StoredWinner {
     pub(super) inbox_id: Option<i64>,
     pub(super) standing: i16,
     pub(super) created: i64,
 }
 
-impl Held {
+impl StoredWinner {
     /// Standing and second of the event that holds it.
     pub(super) fn level(&self) -> Option<(i16, i64)> {
         self.inbox_id.map(|_| (self.standing, self.created))
@@ -91,15 +91,15 @@ statement!(Record -> Untyped: "UPDATE stripe_objects o
 pub(super) fn lock(
     conn: &mut PgConnection,
     objects: &[(&ObjectKey, Given)],
-) -> QueryResult<Vec<Option<Held>>> {
+) -> QueryResult<Vec<Option<StoredWinner>>> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
     let made = written::<Make>(objects).load::<(String, bool, String, String)>(conn)?;
     let mut made = made.iter().peekable();
-    let mut held: Vec<Option<Held>> = objects
+    let mut held: Vec<Option<StoredWinner>> = objects
         .iter()
-        .map(|(key, _)| made.next_if(|made| key.is(made)).is_none().then(Held::default))
+        .map(|(key, _)| made.next_if(|made| key.is(made)).is_none().then(StoredWinner::default))
         .collect();
     assert!(made.next().is_none(), "rows come back in the order of their keys");
     let known: Vec<usize> = (0..objects.len()).filter(|&at| held[at].is_some()).collect();
@@ -108,7 +108,7 @@ pub(super) fn lock(
             .load::<(i64, Option<i64>, i16, i64)>(conn)?;
         for (place, inbox_id, standing, created) in rows {
             let place = usize::try_from(place - 1).expect("places count from 1");
-            held[known[place]] = Some(Held { inbox_id, standing, created });
+            held[known[place]] = Some(StoredWinner { inbox_id, standing, created });
         }
     }
     Ok(held)

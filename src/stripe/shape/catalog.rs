@@ -1,9 +1,9 @@
 //! Products, prices, coupons, promotion codes, tax rates.
 
-use super::{Fields, ShapeError};
+use super::{ObjectFields, ShapeError};
 use crate::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
 
-pub(super) fn product(from: Fields<'_>) -> Product {
+pub(super) fn product(from: ObjectFields<'_>) -> Product {
     Product {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -20,7 +20,7 @@ pub(super) fn product(from: Fields<'_>) -> Product {
     }
 }
 
-pub(super) fn price(from: Fields<'_>) -> Result<Price, ShapeError> {
+pub(super) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeError> {
     let recurring = from.at("recurring");
     Ok(Price {
         account: from.object.realm.account.clone(),
@@ -46,7 +46,7 @@ pub(super) fn price(from: Fields<'_>) -> Result<Price, ShapeError> {
     })
 }
 
-pub(super) fn coupon(from: Fields<'_>) -> Result<Coupon, ShapeError> {
+pub(super) fn coupon(from: ObjectFields<'_>) -> Result<Coupon, ShapeError> {
     Ok(Coupon {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -67,7 +67,7 @@ pub(super) fn coupon(from: Fields<'_>) -> Result<Coupon, ShapeError> {
     })
 }
 
-pub(super) fn promotion_code(from: Fields<'_>) -> PromotionCode {
+pub(super) fn promotion_code(from: ObjectFields<'_>) -> PromotionCode {
     PromotionCode {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -85,7 +85,7 @@ pub(super) fn promotion_code(from: Fields<'_>) -> PromotionCode {
     }
 }
 
-pub(super) fn tax_rate(from: Fields<'_>) -> Result<TaxRate, ShapeError> {
+pub(super) fn tax_rate(from: ObjectFields<'_>) -> Result<TaxRate, ShapeError> {
     Ok(TaxRate {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,

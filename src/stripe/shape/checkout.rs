@@ -1,9 +1,9 @@
 //! Checkout sessions.
 
-use super::{Fields, ShapeError};
+use super::{ObjectFields, ShapeError};
 use crate::billing::checkout_sessions::CheckoutSession;
 
-pub(super) fn session(from: Fields<'_>) -> Result<CheckoutSession, ShapeError> {
+pub(super) fn session(from: ObjectFields<'_>) -> Result<CheckoutSession, ShapeError> {
     let totals = from.at("total_details");
     let given = from.at("customer_details");
     Ok(CheckoutSession {

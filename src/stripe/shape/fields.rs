@@ -17,14 +17,14 @@ const LONGEST_ID: usize = 255;
 /// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is
 /// strict.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(super) struct ObjectFields<'a> {
     pub(super) object: &'a ObjectRef<'a>,
     /// Where it lies in the snapshot, for messages; empty at the top.
     place: &'static str,
     value: &'a Json<'a>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> ObjectFields<'a> {
     pub(super) fn of(object: &'a ObjectRef<'a>, snapshot: &'a Json<'a>) -> Self {
         Self { object, place: "", value: snapshot }
     }

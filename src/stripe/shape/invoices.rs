@@ -3,10 +3,10 @@
 
 use rust_decimal::Decimal;
 
-use super::{Fields, ShapeError};
+use super::{ObjectFields, ShapeError};
 use crate::billing::invoices::{Invoice, InvoiceLine, InvoiceWithLines};
 
-pub(super) fn invoice(from: Fields<'_>) -> Result<InvoiceWithLines, ShapeError> {
+pub(super) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLines, ShapeError> {
     let lines =
         (0..).zip(from.list("lines")).map(|(number, entry)| line(entry, number)).collect::<Result<_, _>>()?;
     let parent = from.at("parent").at("subscription_details");
@@ -63,7 +63,7 @@ pub(super) fn invoice(from: Fields<'_>) -> Result<InvoiceWithLines, ShapeError> 
 
 /// Before 2018 an invoice had three flags instead of a status. Closed and unpaid was never to be collected
 /// again.
-fn status(from: Fields<'_>) -> Option<String> {
+fn status(from: ObjectFields<'_>) -> Option<String> {
     let derived = || {
         let is = |flag| from.flag(flag) == Some(true);
         from.flag("paid")?;
@@ -79,7 +79,7 @@ fn status(from: Fields<'_>) -> Option<String> {
 }
 
 /// Due, paid and remaining. The shapes before 2018 know only what is due, and whether all of it is paid.
-fn amounts(from: Fields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
+fn amounts(from: ObjectFields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
     let due = from.money("amount_due")?;
     let settled = from.flag("paid").filter(|_| !from.has("status"));
     let all_or_nothing = due.zip(settled).map(|(due, paid)| if paid { due } else { 0 });
@@ -89,7 +89,7 @@ fn amounts(from: Fields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
 }
 
 /// Inclusive and exclusive taxes together, as `tax` had them before basil.
-fn tax_total(from: Fields<'_>) -> Result<Option<i64>, ShapeError> {
+fn tax_total(from: ObjectFields<'_>) -> Result<Option<i64>, ShapeError> {
     Ok(match from.money("tax")? {
         Some(tax) => Some(tax),
         None if from.has("total_taxes") => from.money_sum("total_taxes", "amount")?,
@@ -97,7 +97,7 @@ fn tax_total(from: Fields<'_>) -> Result<Option<i64>, ShapeError> {
     })
 }
 
-fn line(from: Fields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeError> {
+fn line(from: ObjectFields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeError> {
     let parent = from.at("parent");
     let kind = parent.text("type").or_else(|| from.text("type"));
     let details = match kind.as_deref() {
@@ -147,16 +147,16 @@ fn line(from: Fields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeError> {
 }
 
 /// Whether a price, or a plan of the older shapes, counts what is bought or what was used.
-pub(super) fn usage_type(price: Fields<'_>) -> Option<String> {
+pub(super) fn usage_type(price: ObjectFields<'_>) -> Option<String> {
     price.at("recurring").text("usage_type").or_else(|| price.text("usage_type"))
 }
 
 /// The price or plan inside a line, before basil.
-fn old_price<'a>(line: Fields<'a>) -> Fields<'a> {
+fn old_price<'a>(line: ObjectFields<'a>) -> ObjectFields<'a> {
     line.at(if line.has("price") { "price" } else { "plan" })
 }
 
-fn unit_amount(line: Fields<'_>) -> Result<Option<Decimal>, ShapeError> {
+fn unit_amount(line: ObjectFields<'_>) -> Result<Option<Decimal>, ShapeError> {
     if let Some(amount) = line.at("pricing").money_decimal("unit_amount_decimal")? {
         return Ok(Some(amount));
     }

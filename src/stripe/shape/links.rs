@@ -1,22 +1,22 @@
 //! What Stripe objects say of the org behind a customer.
 
-use super::fields::Fields;
-use crate::billing::links::{Link, Source};
+use super::fields::ObjectFields;
+use crate::billing::links::{Link, LinkSource};
 
 /// `metadata.org_id` of a customer, or `client_reference_id` of a checkout session that has a customer.
-pub(super) fn link(from: Fields<'_>) -> Option<Link> {
+pub(super) fn link(from: ObjectFields<'_>) -> Option<Link> {
     let realm = from.object.realm.clone();
     match from.object.object {
         "customer" => Some(Link {
             realm,
             customer_id: from.object.id.to_owned(),
-            source: Source::Metadata { org: org(from.at("metadata").text("org_id")) },
+            source: LinkSource::Metadata { org: org(from.at("metadata").text("org_id")) },
             name: from.text("name").or_else(|| from.text("email")),
         }),
         "checkout.session" => Some(Link {
             realm,
             customer_id: from.id("customer")?,
-            source: Source::Session {
+            source: LinkSource::Session {
                 org: org(from.text("client_reference_id")),
                 // Later sessions count more; the id decides within a second.
                 key: format!("{:012} {}", from.integer("created").unwrap_or(0), from.object.id),

@@ -22,7 +22,7 @@ use crate::billing::MirrorBatch;
 use crate::billing::links::Link;
 use crate::billing::payments::PaymentKey;
 use crate::billing::subscription_periods::SeenPeriod;
-use fields::Fields;
+use fields::ObjectFields;
 
 /// Which object a snapshot shows.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,6 @@ pub struct ObjectRef<'a> {
     pub realm: &'a Realm,
     /// Its kind, as its field `object` says: `invoice`, `checkout.session`, …
     pub object: &'a str,
-    /// Its id.
     pub id: &'a str,
     /// The snapshot comes from the event of its deletion.
     pub deleted: bool,
@@ -46,7 +45,6 @@ pub struct ObjectRef<'a> {
 pub struct ShapeError {
     /// Kind of the object.
     pub object: String,
-    /// Its id.
     pub id: String,
     /// The field, with the list or object that it lies in.
     pub field: String,
@@ -62,7 +60,7 @@ pub struct ShapeError {
 /// # Errors
 /// An amount that is not a whole number within 64 bits; the batch is left as it was.
 pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch) -> Result<(), ShapeError> {
-    let from = Fields::of(object, snapshot);
+    let from = ObjectFields::of(object, snapshot);
     match object.object {
         "customer" => batch.customers.push(customers::customer(from)?),
         "tax_id" => batch.customer_tax_ids.push(customers::tax_id(from)),
@@ -96,12 +94,12 @@ pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it
 /// replaces.
 pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
-    payments::keys(Fields::of(object, snapshot))
+    payments::keys(ObjectFields::of(object, snapshot))
 }
 
 /// What a customer or a checkout session says of the customer's org.
 pub fn link(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Option<Link> {
-    links::link(Fields::of(object, snapshot))
+    links::link(ObjectFields::of(object, snapshot))
 }
 
 /// Ids of the prices that a snapshot of a subscription shows; of any other object none.
@@ -109,7 +107,7 @@ pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<Str
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::price_ids(Fields::of(object, snapshot))
+    subscriptions::price_ids(ObjectFields::of(object, snapshot))
 }
 
 /// The billing periods that a snapshot of a subscription shows, made by an event of `at`: one for each item;
@@ -118,5 +116,5 @@ pub fn billing_periods(object: &ObjectRef<'_>, snapshot: &Json<'_>, at: DateTime
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::periods(Fields::of(object, snapshot), at)
+    subscriptions::periods(ObjectFields::of(object, snapshot), at)
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Fields, ShapeError};
+use super::{ObjectFields, ShapeError};
 use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
 
 /// The payments an object takes part in. An invoice names it in the older shapes only. What was given back
 /// may name the charge alone: whoever writes a charge holds its name, too.
-pub(super) fn keys(from: Fields<'_>) -> Vec<PaymentKey> {
+pub(super) fn keys(from: ObjectFields<'_>) -> Vec<PaymentKey> {
     let realm = from.object.realm;
     let key = |id| PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id };
     let own = (from.object.object == "charge").then(|| from.object.id.to_owned());
@@ -15,7 +15,7 @@ pub(super) fn keys(from: Fields<'_>) -> Vec<PaymentKey> {
     ids.into_iter().map(key).collect()
 }
 
-fn main(from: Fields<'_>) -> Option<String> {
+fn main(from: ObjectFields<'_>) -> Option<String> {
     let own = || Some(from.object.id.to_owned());
     match from.object.object {
         "payment_intent" => own(),
@@ -33,10 +33,10 @@ fn main(from: Fields<'_>) -> Option<String> {
     }
 }
 
-pub(super) fn payment_intent(from: Fields<'_>) -> Result<PaymentIntent, ShapeError> {
+pub(super) fn payment_intent(from: ObjectFields<'_>) -> Result<PaymentIntent, ShapeError> {
     let error = from.at("last_payment_error");
     // Before 2022-11-15 the intent lists its charges, the newest first.
-    let newest_charge = || from.list("charges").first().and_then(Fields::own_id);
+    let newest_charge = || from.list("charges").first().and_then(ObjectFields::own_id);
     Ok(PaymentIntent {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -59,7 +59,7 @@ pub(super) fn payment_intent(from: Fields<'_>) -> Result<PaymentIntent, ShapeErr
 }
 
 /// The kind of payment method, if the intent leaves no choice.
-fn intent_method(from: Fields<'_>) -> Option<String> {
+fn intent_method(from: ObjectFields<'_>) -> Option<String> {
     let chosen = from.at("payment_method").text("type");
     let only = || match &*from.list("payment_method_types") {
         [only] => only.own_id(),
@@ -68,7 +68,7 @@ fn intent_method(from: Fields<'_>) -> Option<String> {
     chosen.or_else(only)
 }
 
-pub(super) fn charge(from: Fields<'_>) -> Result<Charge, ShapeError> {
+pub(super) fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
     let source = from.at("source");
     Ok(Charge {
         account: from.object.realm.account.clone(),
@@ -96,7 +96,7 @@ pub(super) fn charge(from: Fields<'_>) -> Result<Charge, ShapeError> {
     })
 }
 
-pub(super) fn invoice_payment(from: Fields<'_>) -> Result<InvoicePayment, ShapeError> {
+pub(super) fn invoice_payment(from: ObjectFields<'_>) -> Result<InvoicePayment, ShapeError> {
     let payment = from.at("payment");
     let transitions = from.at("status_transitions");
     Ok(InvoicePayment {

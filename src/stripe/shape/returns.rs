@@ -1,17 +1,17 @@
 //! Money on its way back: refunds, disputes, credit notes.
 
-use super::{Fields, ShapeError};
+use super::{ObjectFields, ShapeError};
 use crate::billing::credit_notes::{CreditNote, CreditNoteLine, CreditNoteWithLines};
 use crate::billing::disputes::Dispute;
 use crate::billing::payments::Charge;
 use crate::billing::refunds::{FROM_CHARGE, FROM_REFUND, Refund};
 
-pub(super) fn refund(from: Fields<'_>) -> Result<Refund, ShapeError> {
+pub(super) fn refund(from: ObjectFields<'_>) -> Result<Refund, ShapeError> {
     one_refund(from, from.object.id.to_owned(), FROM_REFUND)
 }
 
 /// The refunds listed in a charge, as API versions before 2022-11-15 send it.
-pub(super) fn embedded_refunds(from: Fields<'_>, charge: &Charge) -> Result<Vec<Refund>, ShapeError> {
+pub(super) fn embedded_refunds(from: ObjectFields<'_>, charge: &Charge) -> Result<Vec<Refund>, ShapeError> {
     let mut refunds = Vec::new();
     for entry in from.list("refunds") {
         let Some(id) = entry.own_id() else { continue };
@@ -23,7 +23,7 @@ pub(super) fn embedded_refunds(from: Fields<'_>, charge: &Charge) -> Result<Vec<
     Ok(refunds)
 }
 
-fn one_refund(from: Fields<'_>, id: String, source: &str) -> Result<Refund, ShapeError> {
+fn one_refund(from: ObjectFields<'_>, id: String, source: &str) -> Result<Refund, ShapeError> {
     Ok(Refund {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -41,7 +41,7 @@ fn one_refund(from: Fields<'_>, id: String, source: &str) -> Result<Refund, Shap
     })
 }
 
-pub(super) fn dispute(from: Fields<'_>) -> Result<Dispute, ShapeError> {
+pub(super) fn dispute(from: ObjectFields<'_>) -> Result<Dispute, ShapeError> {
     let moved = from.money_sum("balance_transactions", "amount")?;
     let funds_currency = from.list("balance_transactions").first().and_then(|entry| entry.text("currency"));
     Ok(Dispute {
@@ -64,7 +64,7 @@ pub(super) fn dispute(from: Fields<'_>) -> Result<Dispute, ShapeError> {
     })
 }
 
-pub(super) fn credit_note(from: Fields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
+pub(super) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
     let lines = (0..)
         .zip(from.list("lines"))
         .map(|(number, entry)| credit_note_line(entry, number))
@@ -125,7 +125,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(from: Fields<'_>) -> Result<Self, ShapeError> {
+    fn of(from: ObjectFields<'_>) -> Result<Self, ShapeError> {
         let whole = from.money("total")?.or(from.money("amount")?);
         let of_type = |type_: &str| match from.text("type").as_deref() {
             Some("mixed") | None => None,
@@ -153,11 +153,11 @@ impl Parts {
 }
 
 /// Taxes, under the newer name where there is one.
-fn tax(from: Fields<'_>, newer: &'static str) -> Result<Option<i64>, ShapeError> {
+fn tax(from: ObjectFields<'_>, newer: &'static str) -> Result<Option<i64>, ShapeError> {
     from.money_sum(if from.has(newer) { newer } else { "tax_amounts" }, "amount")
 }
 
-fn credit_note_line(from: Fields<'_>, line_number: i32) -> Result<CreditNoteLine, ShapeError> {
+fn credit_note_line(from: ObjectFields<'_>, line_number: i32) -> Result<CreditNoteLine, ShapeError> {
     Ok(CreditNoteLine {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,

@@ -2,12 +2,12 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Fields;
+use super::ObjectFields;
 use super::invoices::usage_type;
 use crate::billing::subscription_periods::{Said, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
-pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
+pub(super) fn subscription(from: ObjectFields<'_>) -> SubscriptionWithItems {
     let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
     // No item's period from one's start to another's end: items may be billed by the month and by the year.
@@ -48,17 +48,17 @@ pub(super) fn subscription(from: Fields<'_>) -> SubscriptionWithItems {
 }
 
 /// Ids of the prices of its items.
-pub(super) fn price_ids(from: Fields<'_>) -> Vec<String> {
+pub(super) fn price_ids(from: ObjectFields<'_>) -> Vec<String> {
     entries(from).into_iter().filter_map(price_id).collect()
 }
 
 /// The period of each item: its own, or, before `basil`, that of the subscription.
-pub(super) fn periods(from: Fields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
+pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
     let status = from.text("status");
     if !matches!(status.as_deref(), Some("trialing" | "active" | "past_due" | "canceled")) {
         return Vec::new();
     }
-    let seen = |(item_number, entry): (i32, Fields<'_>)| {
+    let seen = |(item_number, entry): (i32, ObjectFields<'_>)| {
         let time = |field| entry.time(field).or_else(|| from.time(field));
         let (start, end) = (time("current_period_start")?, time("current_period_end")?);
         (start < end).then(|| SeenPeriod {
@@ -74,22 +74,22 @@ pub(super) fn periods(from: Fields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
 }
 
 /// The items; a subscription may name one plan and have no list.
-fn entries(from: Fields<'_>) -> Vec<Fields<'_>> {
+fn entries(from: ObjectFields<'_>) -> Vec<ObjectFields<'_>> {
     let listed = from.list("items");
     if listed.is_empty() && from.has("plan") { vec![from] } else { listed }
 }
 
 /// The price of an item, or its plan in older shapes.
-fn price<'a>(entry: Fields<'a>) -> Fields<'a> {
+fn price<'a>(entry: ObjectFields<'a>) -> ObjectFields<'a> {
     entry.at(if entry.has("price") { "price" } else { "plan" })
 }
 
-fn price_id(entry: Fields<'_>) -> Option<String> {
+fn price_id(entry: ObjectFields<'_>) -> Option<String> {
     entry.id("price").or_else(|| entry.id("plan"))
 }
 
 /// `entry` is an item, or the subscription itself (`from`), which then stands for its only item.
-fn item(from: Fields<'_>, entry: Fields<'_>, item_number: i32) -> SubscriptionItem {
+fn item(from: ObjectFields<'_>, entry: ObjectFields<'_>, item_number: i32) -> SubscriptionItem {
     let listed = entry.text("object").as_deref() != Some("subscription");
     SubscriptionItem {
         account: from.object.realm.account.clone(),

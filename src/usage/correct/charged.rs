@@ -24,7 +24,6 @@ use crate::quantity::Sum;
 struct Charge {
     /// What cards before it priced in the period: where its own usage begins.
     earlier: Sum,
-    /// What it priced.
     own: Sum,
     /// What cards after it priced.
     later: Sum,

@@ -40,7 +40,6 @@ pub struct Later<'a> {
     pub org_id: Option<i64>,
     /// Occurred at or after.
     pub from: Option<DateTime<Utc>>,
-    /// Occurred before.
     pub before: Option<DateTime<Utc>>,
     /// Why, for whoever asks later.
     pub reason: &'a str,
@@ -65,7 +64,7 @@ pub struct Rated {
 
 /// A record without a price.
 #[derive(QueryableByName)]
-struct Row {
+struct UnpricedRecord {
     #[diesel(sql_type = diesel::sql_types::Uuid)]
     event_key: Uuid,
     #[diesel(sql_type = Timestamptz)]
@@ -110,7 +109,7 @@ const WITHOUT_PRICE: &str =
 /// is too large.
 pub fn later(
     conn: &mut PgConnection,
-    (held, series, directory): (&catalog::Held, &series::Held, &Directory),
+    (held, series, directory): (&catalog::CatalogCache, &series::SeriesCache, &Directory),
     asked: &Later<'_>,
     now: DateTime<Utc>,
 ) -> Result<Rated, Error> {
@@ -122,12 +121,12 @@ pub fn later(
     let nothing = Rated { cost: "0".to_owned(), battery_units: "0".to_owned(), ..Rated::default() };
     if let Some(org_id) = asked.org_id {
         super::alone(conn, org_id)?;
-        let catalog = held.hold(conn)?;
+        let catalog = held.lock_shared(conn)?;
         let org = directory.load(conn, &[], &[org_id])?.into_iter().next();
         let Some((_, org)) = org else { return Ok(nothing) };
         return of_org(conn, (&catalog, series), asked, (&meter, &org), now);
     }
-    let catalog = held.hold(conn)?;
+    let catalog = held.lock_shared(conn)?;
     for org_id in orgs_of(conn, &meter)? {
         let Some((_, org)) = directory.load(conn, &[], &[org_id])?.into_iter().next() else { continue };
         if found(conn, (&catalog, series), asked, (&meter, &org), 1, now)?.0.is_empty() {
@@ -154,7 +153,7 @@ fn orgs_of(conn: &mut PgConnection, meter: &Meter) -> Result<Vec<i64>, Error> {
 
 fn of_org(
     conn: &mut PgConnection,
-    (catalog, held): (&Catalog, &series::Held),
+    (catalog, held): (&Catalog, &series::SeriesCache),
     asked: &Later<'_>,
     (meter, org): (&Meter, &Arc<OrgContext>),
     now: DateTime<Utc>,
@@ -188,7 +187,7 @@ type Pair = (Usage, Usage);
 /// Records that have no price and can have one now, at most `most`, and whether there are more.
 fn found(
     conn: &mut PgConnection,
-    (catalog, held): (&Catalog, &series::Held),
+    (catalog, held): (&Catalog, &series::SeriesCache),
     asked: &Later<'_>,
     (meter, org): (&Meter, &Arc<OrgContext>),
     most: usize,
@@ -219,7 +218,7 @@ fn rows(
     asked: &Later<'_>,
     (org_id, meter_id): (i64, i32),
     after: Option<(DateTime<Utc>, Uuid)>,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<UnpricedRecord>, Error> {
     let sql = format!(
         "SELECT r.event_key, r.occurred_at, r.day, r.own_day, r.billing_start, r.correction, r.pricing,
              r.quantity,
@@ -244,9 +243,9 @@ fn rows(
 
 /// What takes the record back, and what takes its place; `None` where it still has no price.
 fn priced_now(
-    (catalog, held): (&Catalog, &series::Held),
+    (catalog, held): (&Catalog, &series::SeriesCache),
     (meter, org): (&Arc<Meter>, &Arc<OrgContext>),
-    row: &Row,
+    row: &UnpricedRecord,
     now: DateTime<Utc>,
 ) -> Result<Option<Pair>, Error> {
     let pairs = row.dimensions.as_object().into_iter().flatten();

@@ -22,8 +22,8 @@ use crate::metering::posting::{self, Burn, Key, Tiers, claim_as, key, unclaim, w
 use crate::metering::resolve::Usage;
 use crate::panics;
 use crate::quantity::Quantity;
-use crate::quota::Parts;
-use crate::quota::admit::{Course, Demand, Refusal, admit};
+use crate::quota::Rulebook;
+use crate::quota::enforce::{Course, Demand, Refusal, admit};
 use crate::quota::limits::Limits;
 use crate::quota::thresholds;
 
@@ -41,7 +41,7 @@ pub(super) enum Stored {
 /// What events are counted and limited by.
 pub(super) struct Rules<'a> {
     /// What is held in memory.
-    pub(super) parts: &'a Parts,
+    pub(super) parts: &'a Rulebook,
     /// The catalogue that resolved the events.
     pub(super) version: i64,
     /// What leaves all of them out.
@@ -52,15 +52,12 @@ pub(super) struct Rules<'a> {
 }
 
 /// Stores events inside the caller's transaction.
-///
-/// # Errors
-/// When the database fails.
 pub(super) fn store(
     conn: &mut PgConnection,
     rules: &Rules<'_>,
     usage: &mut [Usage],
 ) -> Result<Stored, Error> {
-    let version = catalog::hold(conn)?;
+    let version = catalog::lock_shared(conn)?;
     let Some((catalog, limits)) = rules.parts.at(version).filter(|_| version == rules.version) else {
         return Ok(Stored::Stale);
     };

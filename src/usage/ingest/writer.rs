@@ -20,7 +20,7 @@ use crate::metering::posting::{self, Key, month_of};
 use crate::metering::resolve::Usage;
 use crate::metering::series::{self, Series};
 use crate::panics;
-use crate::quota::Parts;
+use crate::quota::Rulebook;
 use crate::shares::Share;
 use crate::threads::Pulse;
 
@@ -48,8 +48,7 @@ pub(super) struct Writer {
     /// Where it gets its connection.
     pub(super) db: Db,
     /// What events are counted and limited by.
-    pub(super) parts: Arc<Parts>,
-    /// That connection.
+    pub(super) parts: Arc<Rulebook>,
     pub(super) conn: Option<PgConnection>,
     /// How it claims keys.
     pub(super) trust: Trust,

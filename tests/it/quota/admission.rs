@@ -9,7 +9,7 @@ use super::House;
 #[tokio::test]
 async fn usage_over_a_refusing_limit_is_not_admitted() {
     use coulomb::metering::counters::{self, CounterKey};
-    use coulomb::quota::admit::{Demand, admit};
+    use coulomb::quota::enforce::{Demand, admit};
     use rust_decimal::Decimal;
 
     let house = House::new().await;
@@ -24,7 +24,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     house.database.execute("UPDATE quota_reservations SET expires_at = now() + interval '1 hour'");
     let mut conn = house.database.platform();
     let (catalog, limits) =
-        (coulomb::metering::catalog::Held::default(), coulomb::quota::limits::Held::default());
+        (coulomb::metering::catalog::CatalogCache::default(), coulomb::quota::limits::LimitsCache::default());
     let (catalog, limits) =
         (catalog.refresh(&mut conn).expect("reads"), limits.refresh(&mut conn).expect("reads"));
     let org = OrgName::of_any("acme", "org").find(&Directory::default(), &mut conn).expect("is there");
@@ -52,7 +52,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
     // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
     assert_eq!(refused, [false, true, false, true, false, false, false]);
-    let Some(coulomb::quota::admit::Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
+    let Some(coulomb::quota::enforce::Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
     assert_eq!(
         (why.used.0, why.reserved.0, why.remaining.map(|left| left.0)),
         (60.into(), 3.into(), Some(37.into()))

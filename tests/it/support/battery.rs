@@ -1,6 +1,6 @@
 //! Batteries to burn, and their books.
 
-use coulomb::battery::{Accounts, Depth, NewGrant, Source};
+use coulomb::battery::{Accounts, Depth, GrantSource, NewGrant};
 use diesel::Connection;
 use rust_decimal::Decimal;
 
@@ -14,7 +14,7 @@ impl Database {
         let granted = conn.transaction(|conn| {
             let mut accounts = Accounts::lock(conn, [org_id], Depth::All, now)?;
             let new = NewGrant {
-                source: Source::Bonus,
+                source: GrantSource::Bonus,
                 key: key.to_owned(),
                 amount,
                 priority: None,

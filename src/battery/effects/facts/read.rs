@@ -8,9 +8,9 @@ use diesel::sql_types::{Bool, Json, Jsonb, Text};
 use serde_json::Value;
 
 use super::Facts;
-use crate::battery::effects::look::{invoices, payments};
-use crate::battery::effects::trace::{bound, each};
-use crate::battery::effects::{Kind, Source, returns, targets};
+use crate::battery::effects::owners::{invoices, payments};
+use crate::battery::effects::sources::{bound, each};
+use crate::battery::effects::{Kind, SaleSource, model, returns};
 use crate::billing::trust::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -257,7 +257,7 @@ statement!(Payments -> DocTypes: concat!(
     ", payments!(), " WHERE i.id IS NOT NULL OR s.id IS NOT NULL"));
 
 // Of those of which there is anything.
-statement!(Standing -> DocTypes: concat!(
+statement!(LimitStatus -> DocTypes: concat!(
     "SELECT k.account, k.livemode, k.kind, k.id,
          json_build_object('claims', coalesce(c.claims, '[]'), 'waiting', coalesce(w.waiting, '[]'))
      FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
@@ -347,20 +347,17 @@ statement!(Returned -> ReturnedTypes: concat!(
      GROUP BY 1, 2, 3, 4"));
 
 /// Reads these sources, and beside them the invoices of the same org that may have sold the same periods.
-///
-/// # Errors
-/// When the database fails.
 pub(in crate::battery::effects) fn load(
     conn: &mut PgConnection,
-    sources: &[Source],
-) -> Result<BTreeMap<Source, Facts>, Error> {
+    sources: &[SaleSource],
+) -> Result<BTreeMap<SaleSource, Facts>, Error> {
     let mut facts = read_all(conn, sources)?;
     loop {
-        let other = |source: &Source, id: &String| Source { id: id.clone(), ..source.clone() };
-        let others: BTreeMap<Source, Option<i64>> = facts
+        let other = |source: &SaleSource, id: &String| SaleSource { id: id.clone(), ..source.clone() };
+        let others: BTreeMap<SaleSource, Option<i64>> = facts
             .iter()
             .flat_map(|(source, own)| {
-                own.others.iter().map(move |id| (other(source, id), targets::org_of(own)))
+                own.others.iter().map(move |id| (other(source, id), model::org_of(own)))
             })
             .filter(|(other, org)| org.is_some() && !facts.contains_key(other))
             .collect();
@@ -371,7 +368,7 @@ pub(in crate::battery::effects) fn load(
         for (source, own) in &mut more {
             own.beside = true;
             // It is no other sale of the same, and neither are those beside it.
-            if targets::org_of(own) != others[source] {
+            if model::org_of(own) != others[source] {
                 *own = Facts { beside: true, ..Facts::default() };
             }
         }
@@ -380,10 +377,10 @@ pub(in crate::battery::effects) fn load(
 }
 
 /// Reads these sources. Those that no mirror knows are as good as empty.
-fn read_all(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Source, Facts>, Error> {
-    let (invoices, payments): (Vec<&Source>, Vec<&Source>) =
+fn read_all(conn: &mut PgConnection, sources: &[SaleSource]) -> Result<BTreeMap<SaleSource, Facts>, Error> {
+    let (invoices, payments): (Vec<&SaleSource>, Vec<&SaleSource>) =
         sources.iter().partition(|source| source.kind == Kind::Invoice);
-    let all: Vec<&Source> = sources.iter().collect();
+    let all: Vec<&SaleSource> = sources.iter().collect();
     let mut docs: Vec<Doc> = Vec::new();
     if !invoices.is_empty() {
         docs.extend(bound(Prepared::<Invoices>::new(), &invoices, false).load::<Doc>(conn)?);
@@ -391,13 +388,13 @@ fn read_all(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Sour
     if !payments.is_empty() {
         docs.extend(bound(Prepared::<Payments>::new(), &payments, true).load::<Doc>(conn)?);
     }
-    let mut facts: BTreeMap<Source, Facts> =
+    let mut facts: BTreeMap<SaleSource, Facts> =
         sources.iter().map(|source| (source.clone(), Facts::default())).collect();
     for doc in docs {
         let (source, value) = named(doc)?;
         facts.insert(source, read(value)?);
     }
-    for doc in bound(Prepared::<Standing>::new(), &all, true).load::<Doc>(conn)? {
+    for doc in bound(Prepared::<LimitStatus>::new(), &all, true).load::<Doc>(conn)? {
         let (source, value) = named(doc)?;
         let standing: Facts = read(value)?;
         if let Some(facts) = facts.get_mut(&source) {
@@ -405,8 +402,8 @@ fn read_all(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Sour
         }
     }
     // Of what has no org nothing was granted that could be taken back.
-    let with_org: Vec<&Source> =
-        all.into_iter().filter(|source| targets::org_of(&facts[*source]).is_some()).collect();
+    let with_org: Vec<&SaleSource> =
+        all.into_iter().filter(|source| model::org_of(&facts[*source]).is_some()).collect();
     if with_org.is_empty() {
         return Ok(facts);
     }
@@ -421,9 +418,9 @@ fn read_all(conn: &mut PgConnection, sources: &[Source]) -> Result<BTreeMap<Sour
     Ok(facts)
 }
 
-fn named((account, livemode, kind, id, value): Doc) -> Result<(Source, Value), Error> {
+fn named((account, livemode, kind, id, value): Doc) -> Result<(SaleSource, Value), Error> {
     let realm = crate::realm::Realm { account, livemode };
-    Ok((Source { realm, kind: Kind::parse(&kind)?, id }, value))
+    Ok((SaleSource { realm, kind: Kind::parse(&kind)?, id }, value))
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Error> {

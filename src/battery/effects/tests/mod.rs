@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::decide::{line_keys, outcome};
 use super::facts::Facts;
-use super::judge::{line_keys, outcome};
+use super::model::{Outcome, Reason, org_of, settled};
 use super::returns::{CauseKind, Counted, Returned};
-use super::targets::{Outcome, Reason, org_of, settled};
 use super::*;
 
 mod repeats;
@@ -26,7 +26,7 @@ fn facts(value: serde_json::Value) -> Facts {
 
 fn judged(facts: &Facts, kind: Kind) -> Outcome {
     let realm = Realm { account: String::new(), livemode: true };
-    let source = Source { realm, kind, id: "x".to_owned() };
+    let source = SaleSource { realm, kind, id: "x".to_owned() };
     outcome(&source, facts, Proration::Prorate, at("2026-03-11T00:00:00Z")).expect("reckons")
 }
 

@@ -26,12 +26,12 @@ fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
 
 /// The names of those that do not count, each with the one that does.
 fn losers(all: &[(&str, &Facts)]) -> Vec<(String, Option<String>)> {
-    let source = |id: &str| Source {
+    let source = |id: &str| SaleSource {
         realm: Realm { account: String::new(), livemode: true },
         kind: Kind::Invoice,
         id: id.to_owned(),
     };
-    let sources: Vec<(Source, &Facts)> = all.iter().map(|(id, facts)| (source(id), *facts)).collect();
+    let sources: Vec<(SaleSource, &Facts)> = all.iter().map(|(id, facts)| (source(id), *facts)).collect();
     let found = repeats(sources.iter().map(|(source, facts)| (source, *facts, None)));
     found
         .into_iter()

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::super::model::is_undone;
 use super::super::returns::causes;
-use super::super::targets::is_undone;
 use super::*;
 
 #[test]

@@ -161,7 +161,7 @@ fn a_change_grants_what_the_setting_says() {
     ] {
         let facts = of(&lines);
         let realm = Realm { account: String::new(), livemode: true };
-        let source = Source { realm, kind: Kind::Invoice, id: "x".to_owned() };
+        let source = SaleSource { realm, kind: Kind::Invoice, id: "x".to_owned() };
         let granted = |setting| {
             let outcome = outcome(&source, &facts, setting, at("2026-03-11T00:00:00Z")).expect("reckons");
             assert!(outcome.takes.is_empty() && outcome.waits.is_empty(), "{name}");

@@ -7,9 +7,9 @@ use rust_decimal::Decimal;
 
 use super::bought::{Bought, is_of, of_pack, of_plan, portion_key, times};
 use super::facts::{Facts, Line, Pack, Period, Plan, Version};
+use super::model::{self, GRACE, NewClaim, Outcome, Reason, Wait, org_of};
 use super::sales::{self, Part};
-use super::targets::{self, GRACE, NewClaim, Outcome, Reason, Wait, org_of};
-use super::{Kind, Source};
+use super::{Kind, SaleSource};
 use crate::config::Proration;
 use crate::error::Error;
 
@@ -18,7 +18,7 @@ use crate::error::Error;
 /// # Errors
 /// When units have no place in a decimal.
 pub(super) fn outcome(
-    source: &Source,
+    source: &SaleSource,
     facts: &Facts,
     proration: Proration,
     now: DateTime<Utc>,
@@ -92,7 +92,7 @@ pub(super) const WHOLE: &str = "";
 const REST: &str = "…";
 
 impl Judge<'_> {
-    pub(super) fn claimed(&self, line: &str) -> Option<&super::facts::Claim> {
+    pub(super) fn claimed(&self, line: &str) -> Option<&super::facts::LineUnits> {
         self.facts.claims.iter().find(|claim| claim.line == line)
     }
 
@@ -122,7 +122,7 @@ impl Judge<'_> {
 
     fn invoice(&mut self) -> Result<(), Error> {
         let facts = self.facts;
-        let Some(invoice) = facts.invoice.as_ref().filter(|_| !targets::is_undone(facts)) else {
+        let Some(invoice) = facts.invoice.as_ref().filter(|_| !model::is_undone(facts)) else {
             return Ok(());
         };
         let pack_elsewhere = self.claimed(WHOLE).is_some() || facts.owned_elsewhere;

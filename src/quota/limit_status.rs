@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::limits::{Enforcement, Limit, Limits, Source};
+use super::limits::{Enforcement, Limit, LimitSource, Limits};
 use super::quantity::{Quantity, Sum};
 use crate::battery::Account;
 use crate::billing::directory::OrgContext;
@@ -24,7 +24,6 @@ use crate::metering::slots::{PeriodKind, Slot};
 pub struct Ask {
     /// Key of the meter.
     pub meter: String,
-    /// How much.
     pub amount: Decimal,
     /// Dimensions of the usage, sorted by name.
     pub dimensions: Vec<(String, String)>,
@@ -34,7 +33,8 @@ pub struct Ask {
 
 /// How an org stands under one limit.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Standing {
+#[schema(as = Standing)]
+pub struct LimitStatus {
     /// The org's own quota; null: the limit is its plan's.
     pub quota: Option<String>,
     /// The plan whose limit it is; null: the org's own quota.
@@ -106,14 +106,14 @@ impl std::fmt::Display for Battery {
 }
 
 /// A counter that usage would go to, with the limit on it.
-pub(super) struct Applying<'a> {
+pub(super) struct ApplicableLimit<'a> {
     pub key: CounterKey,
     pub slot: Arc<Slot>,
     pub limit: Option<&'a Limit>,
     pub exempt: bool,
 }
 
-impl Applying<'_> {
+impl ApplicableLimit<'_> {
     /// The quantity that must not be exceeded here.
     pub(super) fn hard(&self) -> Option<Decimal> {
         self.limit.filter(|_| !self.exempt).and_then(Limit::hard)
@@ -125,15 +125,15 @@ impl Applying<'_> {
     }
 
     /// How the org stands here; `None` where there is no limit, not even an absent one.
-    pub(super) fn standing(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<Standing> {
+    pub(super) fn standing(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<LimitStatus> {
         let limit = self.limit?;
         let quantity = limit.terms.limit.map(|limit| limit.0);
         let remaining = quantity.map(|limit| Quantity(count.remaining(limit)));
         let (quota, plan) = match &limit.source {
-            Source::Quota(id) => (Some(id.clone()), None),
-            Source::Plan(id) => (None, Some(id.clone())),
+            LimitSource::Quota(id) => (Some(id.clone()), None),
+            LimitSource::Plan(id) => (None, Some(id.clone())),
         };
-        Some(Standing {
+        Some(LimitStatus {
             quota,
             plan,
             meter: meter.key.clone(),
@@ -192,11 +192,11 @@ pub(super) fn applying<'a>(
     meter_id: i32,
     ask: (&[(String, String)], Option<&str>),
     now: DateTime<Utc>,
-) -> Vec<Applying<'a>> {
+) -> Vec<ApplicableLimit<'a>> {
     let (dimensions, subject) = ask;
     let (day, billing) = (org.day(now), org.billing_period(now));
     slots_for(catalog, org.org_id, meter_id, dimensions)
-        .map(|slot| Applying {
+        .map(|slot| ApplicableLimit {
             key: CounterKey::of(slot, org.org_id, subject, day, billing),
             slot: Arc::clone(slot),
             limit: limits.of(org, slot.slot_id),

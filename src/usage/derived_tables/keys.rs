@@ -9,9 +9,6 @@ use crate::error::Error;
 
 /// Keys without a record as reported, and records as reported without a key, at most `limit` each, as
 /// sentences. Keys of months whose records are gone are left out. The days of the part are those of UTC here.
-///
-/// # Errors
-/// When the database fails.
 pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Result<Vec<String>, Error> {
     #[derive(QueryableByName)]
     struct Line {

@@ -9,10 +9,10 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Parts;
+use super::Rulebook;
 use super::check;
-use super::lane::Work;
-use super::limits::{Enforcement, HeldPlan, Limits, Source};
+use super::group_commit::Work;
+use super::limits::{Enforcement, HeldPlan, LimitSource, Limits};
 use super::orgs::Orgs;
 use super::quantity::Quantity;
 use crate::battery::reads::balance::Figures;
@@ -56,7 +56,7 @@ pub struct Entitled {
 /// What an org's battery holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = EntitledBattery)]
-pub struct Charge {
+pub struct BatterySummary {
     /// The sum of its ledger, today's allowance included; below zero it is debt.
     pub balance: Quantity,
     /// Set aside by open reservations.
@@ -69,8 +69,8 @@ pub struct Charge {
     pub daily_allowance: Quantity,
 }
 
-impl From<Charge> for Figures {
-    fn from(charge: Charge) -> Self {
+impl From<BatterySummary> for Figures {
+    fn from(charge: BatterySummary) -> Self {
         Self {
             balance: charge.balance.0,
             reserved: charge.reserved.0,
@@ -84,17 +84,14 @@ impl From<Charge> for Figures {
 /// What an org has.
 #[derive(Clone, Debug)]
 pub struct Overview {
-    /// The org.
     pub org: Arc<OrgContext>,
-    /// Its plan.
     pub plan: Option<Arc<HeldPlan>>,
     /// Every limit, in the order of meters and slots.
     pub quotas: Vec<Entitled>,
-    /// Its battery.
-    pub battery: Charge,
+    pub battery: BatterySummary,
 }
 
-pub(super) struct Overviews(pub(super) Arc<Parts>);
+pub(super) struct Overviews(pub(super) Arc<Rulebook>);
 
 impl Work<OrgRef, Overview> for Overviews {
     fn run(&self, conn: &mut PgConnection, jobs: &[OrgRef]) -> Result<Vec<Result<Overview, Error>>, Error> {
@@ -140,19 +137,20 @@ fn batteries<'a>(
 }
 
 /// What an org's battery holds now, for who has no overview at hand.
-///
-/// # Errors
-/// When the database fails.
-pub fn charge_of(conn: &mut PgConnection, org: &OrgContext, now: DateTime<Utc>) -> Result<Charge, Error> {
+pub fn charge_of(
+    conn: &mut PgConnection,
+    org: &OrgContext,
+    now: DateTime<Utc>,
+) -> Result<BatterySummary, Error> {
     let terms = AllTerms::load_for(conn, org)?;
     let batteries = check::batteries(conn, &terms, &BTreeMap::from([(org.org_id, org)]), now)?;
     Ok(charge(&terms, org, &batteries))
 }
 
-fn charge(terms: &AllTerms, org: &OrgContext, batteries: &Accounts) -> Charge {
+fn charge(terms: &AllTerms, org: &OrgContext, batteries: &Accounts) -> BatterySummary {
     let none = Account::empty(org.org_id);
     let account = batteries.get(org.org_id).unwrap_or(&none);
-    Charge {
+    BatterySummary {
         balance: Quantity(account.balance()),
         reserved: Quantity(account.reserved()),
         available: Quantity(account.available()),
@@ -202,8 +200,8 @@ fn entitled(
     let remaining = limit.terms.limit.zip(count).map(|(limit, count)| Quantity(count.remaining(limit.0)));
     Some(Entitled {
         quota: match &limit.source {
-            Source::Quota(id) => Some(id.clone()),
-            Source::Plan(_) => None,
+            LimitSource::Quota(id) => Some(id.clone()),
+            LimitSource::Plan(_) => None,
         },
         meter: meter.to_owned(),
         filter: slot.filter.clone(),

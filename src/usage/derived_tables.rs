@@ -13,27 +13,27 @@
 //! A row of zeros says the same as no row.
 
 mod compare;
+mod expected;
 mod keys;
 mod mend;
 pub mod parts;
 mod rules;
-mod told;
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use crate::error::Error;
 pub use compare::{Difference, differences, orgs_that_differ};
+use expected::Sides;
+pub use expected::VALUE_DIGEST;
 pub use keys::unmatched_keys;
 pub use mend::mend;
 use parts::Orgs;
 pub use rules::{Given, Rules};
-use told::Sides;
-pub use told::VALUE_DIGEST;
 
 /// A table counted from usage records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Book {
+pub enum DerivedTable {
     /// `daily_summaries`.
     Summaries,
     /// `usage_uniques`.
@@ -49,9 +49,6 @@ pub enum Book {
 }
 
 /// The row ids of the orgs that there are, in order.
-///
-/// # Errors
-/// When the database fails.
 pub fn orgs(conn: &mut PgConnection, within: Orgs) -> Result<Vec<i64>, Error> {
     use crate::schema::orgs::dsl::{org_id, orgs};
     let within = org_id.between(within.first, within.last);
@@ -59,9 +56,6 @@ pub fn orgs(conn: &mut PgConnection, within: Orgs) -> Result<Vec<i64>, Error> {
 }
 
 /// As [`orgs`], all that ever had usage.
-///
-/// # Errors
-/// When the database fails.
 pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
     use crate::schema::{orgs, usage_series};
     let series = usage_series::table.filter(usage_series::org_id.eq(orgs::org_id));
@@ -69,7 +63,7 @@ pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
     Ok(orgs.load(conn)?)
 }
 
-impl Book {
+impl DerivedTable {
     /// Every book, in the order in which usage is written to them.
     pub const ALL: [Self; 6] =
         [Self::Rating, Self::Levels, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];

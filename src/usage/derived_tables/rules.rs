@@ -78,9 +78,6 @@ impl SlotRule {
 
 impl Rules {
     /// Reads them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub fn load(conn: &mut PgConnection, given: Given) -> Result<Self, Error> {
         let all: Vec<(i32, String)> =
             meters::table.select((meters::meter_id, meters::aggregation)).load(conn)?;
@@ -126,8 +123,8 @@ impl Rules {
 }
 
 fn slots(conn: &mut PgConnection) -> Result<Vec<SlotRule>, Error> {
-    type Row = (i32, bool, String, bool, DateTime<Utc>);
-    let rows: Vec<Row> = quota_slots::table
+    type SlotRow = (i32, bool, String, bool, DateTime<Utc>);
+    let rows: Vec<SlotRow> = quota_slots::table
         .select((
             quota_slots::slot_id,
             quota_slots::per_subject,

@@ -21,14 +21,11 @@ const ORGS: usize = 1_000;
 /// Orgs by their row ids, from the first to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Orgs {
-    /// The lowest.
     pub first: i64,
-    /// The highest.
     pub last: i64,
 }
 
 impl Orgs {
-    /// All of them.
     pub const ALL: Self = Self { first: i64::MIN, last: i64::MAX };
 
     /// One alone.
@@ -50,9 +47,7 @@ impl Orgs {
 /// A part of the books: what was counted to the local days `[from, before)` of these orgs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// Whose.
     pub orgs: Orgs,
-    /// First local day.
     pub from: NaiveDate,
     /// The local day after the last.
     pub before: NaiveDate,
@@ -99,7 +94,6 @@ impl Part {
 /// What is to be looked at: everything, or less.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope {
-    /// One org alone.
     pub org_id: Option<i64>,
     /// From this local day on.
     pub from: Option<NaiveDate>,
@@ -124,7 +118,6 @@ impl Scope {
 /// A part, with about how many records it has.
 #[derive(Clone, Copy, Debug)]
 pub struct Sized {
-    /// The part.
     pub part: Part,
     /// About so many records.
     pub records: u64,
@@ -139,9 +132,6 @@ struct OfOrg {
 }
 
 /// The days of the scope in parts, in order; months whose records are not all there are left out.
-///
-/// # Errors
-/// When the database fails.
 pub fn by_days(conn: &mut PgConnection, rules: &Rules, scope: &Scope) -> Result<Vec<Sized>, Error> {
     let Some((first, last)) = span(conn, scope)? else { return Ok(Vec::new()) };
     let whole = rules.first_whole_day.unwrap_or(NaiveDate::MIN);
@@ -171,9 +161,6 @@ pub fn by_days(conn: &mut PgConnection, rules: &Rules, scope: &Scope) -> Result<
 }
 
 /// The orgs of the scope in parts, of all days; those of quotas are of few orgs each.
-///
-/// # Errors
-/// When the database fails.
 pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Vec<Sized>, Error> {
     let from = scope.from.unwrap_or(NaiveDate::MIN);
     let before = scope.before.unwrap_or(NaiveDate::MAX);
@@ -182,9 +169,6 @@ pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Ve
 }
 
 /// How many months of the scope have records.
-///
-/// # Errors
-/// When the database fails.
 pub fn months(conn: &mut PgConnection, scope: &Scope) -> Result<u64, Error> {
     let from = scope.from.map_or(NaiveDate::MIN, month_of);
     let before = scope.before.unwrap_or(NaiveDate::MAX);

@@ -7,13 +7,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use super::parts::Part;
-use super::{Book, Rules, Sides};
+use super::{DerivedTable, Rules, Sides};
 use crate::error::Error;
 
 /// A row that does not say what the records say.
 #[derive(Debug, QueryableByName)]
 pub struct Difference {
-    /// Whose it is.
     #[diesel(sql_type = BigInt)]
     pub org_id: i64,
     /// Which row, as JSON.
@@ -62,13 +61,10 @@ fn fields(json: &str) -> BTreeMap<String, String> {
 }
 
 /// Where `book` differs from the records in `part`, at most `limit` rows, in the order of their keys.
-///
-/// # Errors
-/// When the database fails.
 pub fn differences(
     conn: &mut PgConnection,
     rules: &Rules,
-    book: Book,
+    book: DerivedTable,
     part: Part,
     limit: usize,
 ) -> Result<Vec<Difference>, Error> {
@@ -96,13 +92,10 @@ pub fn differences(
 }
 
 /// The orgs of `part` in which `book` differs from the records, in order.
-///
-/// # Errors
-/// When the database fails.
 pub fn orgs_that_differ(
     conn: &mut PgConnection,
     rules: &Rules,
-    book: Book,
+    book: DerivedTable,
     part: Part,
 ) -> Result<Vec<i64>, Error> {
     #[derive(QueryableByName)]
@@ -117,7 +110,7 @@ pub fn orgs_that_differ(
 }
 
 /// What the records say `t`, and what is stored `s`, where they differ.
-fn differing(book: Book, sides: &Sides) -> String {
+fn differing(book: DerivedTable, sides: &Sides) -> String {
     let Sides { told, stored, must } = sides;
     let (keys, table) = (book.keys().join(", "), book.table());
     let differ: Vec<String> = book
@@ -133,7 +126,7 @@ fn differing(book: Book, sides: &Sides) -> String {
     format!(
         "({told}) t FULL JOIN (SELECT {keys}, {values} FROM {table} WHERE {stored}) s USING ({keys})
          WHERE ({any}) AND {must}",
-        values = if book == Book::Uniques { "1 AS n".to_owned() } else { book.values().join(", ") },
+        values = if book == DerivedTable::Uniques { "1 AS n".to_owned() } else { book.values().join(", ") },
         any = differ.join(" OR "),
     )
 }
@@ -154,7 +147,7 @@ fn as_text(of: &str, name: &str) -> String {
     }
 }
 
-impl Book {
+impl DerivedTable {
     /// Which row a difference `d` is about, in words, as SQL.
     fn name(self) -> String {
         const ORG: &str =

@@ -8,27 +8,24 @@ use diesel::sql_types::{Array, Text};
 
 use super::compare::is_time;
 use super::parts::Part;
-use super::{Book, Difference, Rules, Sides};
+use super::{DerivedTable, Difference, Rules, Sides};
 use crate::error::Error;
 use crate::metering::catalog;
 
 /// Makes the rows of these differences, which are all of the one org of `part`, say what the records say by
 /// now; returns how many changed. In a transaction of its own. Whoever writes usage to these rows waits for
 /// one computation of the part, so it should be no more than a month.
-///
-/// # Errors
-/// When the database fails.
 pub fn mend(
     conn: &mut PgConnection,
     rules: &Rules,
-    book: Book,
+    book: DerivedTable,
     part: Part,
     differences: &[Difference],
 ) -> Result<usize, Error> {
     let rows: Vec<&str> = differences.iter().map(|difference| difference.key.as_str()).collect();
     crate::db::retrying(conn, |conn| {
         let Some(sides) = book.told(conn, rules, part)? else { return Ok(0) };
-        if book == Book::Uniques {
+        if book == DerivedTable::Uniques {
             mend_uniques(conn, &sides, &rows)
         } else {
             mend_rows(conn, book, part.orgs.first, &sides, &rows)
@@ -45,7 +42,7 @@ fn named(table: &str) -> String {
 
 fn mend_rows(
     conn: &mut PgConnection,
-    book: Book,
+    book: DerivedTable,
     org_id: i64,
     sides: &Sides,
     rows: &[&str],
@@ -54,7 +51,7 @@ fn mend_rows(
     let (named, told) = (named(table), &sides.told);
     let zero = |name: &&str| if is_time(name) { "NULL::timestamptz" } else { "0" };
     let mut all_values: Vec<&str> = values.to_vec();
-    if book == Book::Quotas {
+    if book == DerivedTable::Quotas {
         all_values.push("reserved");
     }
     let zeros: Vec<&str> = all_values.iter().map(zero).collect();
@@ -83,7 +80,7 @@ fn mend_rows(
 }
 
 fn mend_uniques(conn: &mut PgConnection, sides: &Sides, rows: &[&str]) -> Result<usize, Error> {
-    catalog::freeze(conn)?;
+    catalog::lock_exclusive(conn)?;
     let (named, told) = (named("usage_uniques"), &sides.told);
     let mut changed = 0;
     for sql in [

@@ -6,8 +6,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
-use super::trace::bound;
-use super::{Kind, Source};
+use super::sources::bound;
+use super::{Kind, SaleSource};
 use crate::billing::trust::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -89,7 +89,7 @@ macro_rules! opted_in {
 }
 
 type Types = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
-type Row = (String, bool, String, String, Option<i64>, bool, bool);
+type OwnerRow = (String, bool, String, String, Option<i64>, bool, bool);
 
 // The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes
 // of it also where nothing is sold.
@@ -118,32 +118,32 @@ statement!(Payments -> Types: concat!(
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// They, in order.
-    pub sources: Vec<Source>,
-    /// Their orgs.
+    pub sources: Vec<SaleSource>,
     pub orgs: BTreeSet<i64>,
     /// Kinds of those that were left out as nothing is sold.
     pub skipped: BTreeSet<&'static str>,
 }
 
 /// Looks at these sources. `sells`: whether there is any plan or pack that could be bought.
-///
-/// # Errors
-/// When the database fails.
-pub(super) fn look(conn: &mut PgConnection, sources: &BTreeSet<Source>, sells: bool) -> Result<Seen, Error> {
-    let (invoices, payments): (Vec<&Source>, Vec<&Source>) =
+pub(super) fn look(
+    conn: &mut PgConnection,
+    sources: &BTreeSet<SaleSource>,
+    sells: bool,
+) -> Result<Seen, Error> {
+    let (invoices, payments): (Vec<&SaleSource>, Vec<&SaleSource>) =
         sources.iter().partition(|source| source.kind == Kind::Invoice);
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<OwnerRow> = Vec::new();
     if !invoices.is_empty() {
-        rows.extend(bound(Prepared::<Invoices>::new(), &invoices, false).load::<Row>(conn)?);
+        rows.extend(bound(Prepared::<Invoices>::new(), &invoices, false).load::<OwnerRow>(conn)?);
     }
     if !payments.is_empty() {
-        rows.extend(bound(Prepared::<Payments>::new(), &payments, true).load::<Row>(conn)?);
+        rows.extend(bound(Prepared::<Payments>::new(), &payments, true).load::<OwnerRow>(conn)?);
     }
     let mut seen = Seen::default();
     for (account, livemode, kind, id, org_id, _, own) in rows.into_iter().filter(|row| row.5) {
         let kind = Kind::parse(&kind)?;
         if sells || own {
-            seen.sources.push(Source { realm: Realm { account, livemode }, kind, id });
+            seen.sources.push(SaleSource { realm: Realm { account, livemode }, kind, id });
             seen.orgs.extend(org_id);
         } else {
             seen.skipped.insert(if kind == Kind::Invoice { "invoice" } else { "checkout_session" });

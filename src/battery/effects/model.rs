@@ -30,22 +30,16 @@ pub struct NewClaim {
     /// Units; none are zero.
     pub units: Decimal,
     /// What the grant comes from.
-    pub source: grants::Source,
+    pub source: grants::GrantSource,
     /// Lower is burned first; none: that of its source.
     pub priority: Option<i16>,
     /// When it may be used, where that is not at once.
     pub effective_at: Option<DateTime<Utc>>,
-    /// When it lapses.
     pub expires: Expiry,
-    /// Plan and version.
     pub plan: Option<(String, i32)>,
-    /// Pack.
     pub pack: Option<String>,
-    /// Subscription.
     pub subscription: Option<String>,
-    /// Price.
     pub price: Option<String>,
-    /// How many.
     pub quantity: i64,
     /// The time that is paid for.
     pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
@@ -54,9 +48,7 @@ pub struct NewClaim {
 /// When a grant lapses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// Never.
     Never,
-    /// Then.
     At(DateTime<Utc>),
     /// So many days after it is made.
     Days(i32),
@@ -65,7 +57,6 @@ pub enum Expiry {
 /// Units of unused time, to be taken back from a grant.
 #[derive(Clone, Debug)]
 pub struct Take {
-    /// The line.
     pub line: String,
     /// The grant that holds them now; none: they come to nothing.
     pub holder: Option<i64>,
@@ -75,15 +66,10 @@ pub struct Take {
     pub known: bool,
     /// Units, above zero.
     pub units: Decimal,
-    /// Plan and version.
     pub plan: Option<(String, i32)>,
-    /// Subscription.
     pub subscription: Option<String>,
-    /// Price.
     pub price: Option<String>,
-    /// How many.
     pub quantity: i64,
-    /// The unused time.
     pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
@@ -142,7 +128,6 @@ impl Reason {
 pub struct Wait {
     /// The line; empty: the source as a whole.
     pub line: String,
-    /// Why.
     pub reason: Reason,
     /// Why, as a sentence.
     pub detail: String,

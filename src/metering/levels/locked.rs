@@ -34,10 +34,10 @@ statement!(Write -> Untyped:
     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, s, j, a, v, c, b) \
     WHERE (l.org_id, l.series_id, l.subject) = (t.o, t.s, t.j)");
 
-type Row = (i64, i64, String, Option<DateTime<Utc>>, Sum, Sum, Option<DateTime<Utc>>);
+type StateRow = (i64, i64, String, Option<DateTime<Utc>>, Sum, Sum, Option<DateTime<Utc>>);
 
 /// One of them.
-struct Held {
+struct LoadedState {
     before: State,
     now: State,
     /// Changes that a late set may have to look for: stored ones first, then those of this transaction.
@@ -48,14 +48,11 @@ struct Held {
 /// The levels of a transaction. None where no level meter is counted, and then nothing is asked of the
 /// database.
 #[derive(Default)]
-pub(crate) struct Levels(BTreeMap<Key, Held>);
+pub(crate) struct Levels(BTreeMap<Key, LoadedState>);
 
 impl Levels {
     /// Locks the levels that `usage` may move, until the caller's transaction ends. They come after tiers and
     /// before counters.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(crate) fn lock<'a>(
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
@@ -75,7 +72,7 @@ impl Levels {
         }
         keyed::<Lock>(wanted.keys()).execute(conn)?;
         // A statement of its own: it sees what was committed while the one before waited.
-        let rows: Vec<Row> = keyed::<Read>(wanted.keys()).load(conn)?;
+        let rows: Vec<StateRow> = keyed::<Read>(wanted.keys()).load(conn)?;
         let mut levels = Self(rows.into_iter().map(held).collect());
         let late = wanted.into_iter().filter_map(|(key, first)| {
             let last = levels.0.get(&key)?.now.changed_at?;
@@ -147,16 +144,13 @@ impl Levels {
     }
 
     /// Writes what was taken.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub(crate) fn write(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let moved = self.0.iter().filter(|(_, held)| held.now != held.before);
         write(conn, moved.map(|(key, held)| (key, held.now)))
     }
 }
 
-impl Held {
+impl LoadedState {
     fn after(&self, usage: &Usage, metered: &Metered) -> State {
         let changes_from = |from| {
             let mut sum = Sum::ZERO;
@@ -182,9 +176,11 @@ fn keyed<'a, Q: crate::db::prepared::Text>(keys: impl Iterator<Item = &'a Key> +
         .bind::<Text, _>(keys.map(|key| key.2.as_str()).collect())
 }
 
-fn held((org_id, series_id, subject, set_at, set_value, changes, changed_at): Row) -> (Key, Held) {
+fn held(
+    (org_id, series_id, subject, set_at, set_value, changes, changed_at): StateRow,
+) -> (Key, LoadedState) {
     let now = State { set: set_at.map(|at| (at, set_value)), changes, changed_at };
-    ((org_id, series_id, subject), Held { before: now, now, changes: Vec::new(), stored: 0 })
+    ((org_id, series_id, subject), LoadedState { before: now, now, changes: Vec::new(), stored: 0 })
 }
 
 fn write<'a>(
@@ -246,8 +242,8 @@ pub(crate) fn take_back(conn: &mut PgConnection, taken: &mut Usage) -> Result<()
             continue;
         }
         let key = key(taken, metered);
-        let rows: Vec<Row> = keyed::<Read>([&key].into_iter()).load(conn)?;
-        let Some((_, Held { now, .. })) = rows.into_iter().map(held).next() else { continue };
+        let rows: Vec<StateRow> = keyed::<Read>([&key].into_iter()).load(conn)?;
+        let Some((_, LoadedState { now, .. })) = rows.into_iter().map(held).next() else { continue };
         let value = -metered.quantity;
         let after = match is_set(metered) {
             true if now.set == Some((taken.occurred_at, value.into())) => without(conn, &key, taken)?,

@@ -11,14 +11,14 @@ use diesel::prelude::*;
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-use super::book::Book;
-use super::lane::Work;
+use super::group_commit::Work;
+use super::limit_status::{self, Ask, Battery, LimitStatus};
 use super::limits::Limits;
+use super::locked_state::LockedState;
 use super::orgs::Orgs;
-use super::reservations::{self, Name, Reservation, Row};
-use super::settle::{Claim, Recorder, Usage};
-use super::standing::{self, Ask, Battery, Standing};
-use super::{Parts, thresholds};
+use super::reservations::{self, Name, Reservation, ReservationRow};
+use super::settle::{KeyClaim, Recorder, Usage};
+use super::{Rulebook, thresholds};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
@@ -37,22 +37,18 @@ const STARTS: u32 = 20;
 pub enum Job {
     /// Set an amount aside.
     Reserve {
-        /// Whose.
         org: OrgRef,
-        /// What.
         ask: Ask,
         /// Who in the org it is for.
         member: Option<String>,
         /// The reservation's id. A second request with it gets the first one's reservation.
         id: String,
-        /// When it expires.
         expires_at: DateTime<Utc>,
     },
     /// Put usage in a reservation's place.
     Settle {
         /// Whose; `None`: found by the id.
         org: Option<OrgRef>,
-        /// The reservation.
         id: String,
         /// The actual amount; what was reserved, when left out.
         amount: Option<Decimal>,
@@ -63,7 +59,6 @@ pub enum Job {
     Release {
         /// Whose; `None`: found by the id.
         org: Option<OrgRef>,
-        /// The reservation.
         id: String,
     },
 }
@@ -89,7 +84,7 @@ pub enum Done {
     /// The reservation as it is now.
     Reservation(Box<Reservation>),
     /// It does not fit under this limit; nothing changed.
-    Exceeded(Box<Standing>),
+    Exceeded(Box<LimitStatus>),
     /// The battery does not hold enough; nothing changed.
     Exhausted(Box<Battery>),
 }
@@ -102,7 +97,6 @@ enum Stop {
     Raced,
     /// One request's outcome hangs on another's: one by one.
     Singly,
-    /// Something failed.
     Failed(Error),
 }
 
@@ -112,7 +106,7 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-pub(super) struct Desk(pub(super) Arc<Parts>);
+pub(super) struct Desk(pub(super) Arc<Rulebook>);
 
 impl Work<Job, Done> for Desk {
     fn run(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
@@ -154,7 +148,7 @@ impl Desk {
         mut orgs: Orgs,
     ) -> Result<Vec<Result<Done, Error>>, Stop> {
         let now = self.0.clock.now();
-        let version = catalog::hold(conn)?;
+        let version = catalog::lock_shared(conn)?;
         let (catalog, limits) = self.0.at(version).ok_or(Stop::Stale)?;
         // What the requests name, and what is overdue in their orgs: read without locks, to learn which
         // counters to lock.
@@ -192,21 +186,21 @@ impl Desk {
         let mut keys: BTreeSet<CounterKey> = rows.iter().flat_map(|row| row.held.iter().cloned()).collect();
         for job in jobs {
             if let Job::Reserve { org, ask, .. } = job
-                && let (Some(org), Some(meter)) = (orgs.get(org), standing::meter(&catalog, &ask.meter))
+                && let (Some(org), Some(meter)) = (orgs.get(org), limit_status::meter(&catalog, &ask.meter))
             {
                 let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-                let applying = standing::applying(&catalog, &limits, org, meter.meter_id, at, now);
+                let applying = limit_status::applying(&catalog, &limits, org, meter.meter_id, at, now);
                 keys.extend(applying.into_iter().map(|applying| applying.key));
             }
         }
         for claim in &claims {
-            if let Claim::New { counters, .. } = claim {
+            if let KeyClaim::New { counters, .. } = claim {
                 keys.extend(counters.iter().map(|(key, _)| key.clone()));
             }
         }
         let counts = counters::lock(conn, &keys)?;
         jobs.iter().for_each(|job| panics::provoke("quota-writer", || format!("{job:?}")));
-        let mut names: BTreeSet<Name> = rows.iter().map(Row::name).collect();
+        let mut names: BTreeSet<Name> = rows.iter().map(ReservationRow::name).collect();
         names.extend(of_job.iter().flatten().cloned());
         let locked = reservations::lock(conn, &names)?;
         let asked = jobs.iter().filter_map(|job| match job {
@@ -214,8 +208,8 @@ impl Desk {
             _ => None,
         });
         let burning = |(org, ask): (&Arc<OrgContext>, &Ask)| {
-            let meter = standing::meter(&catalog, &ask.meter)?;
-            let units = standing::battery_units(&catalog, org, meter.meter_id, ask, now).ok()?;
+            let meter = limit_status::meter(&catalog, &ask.meter)?;
+            let units = limit_status::battery_units(&catalog, org, meter.meter_id, ask, now).ok()?;
             (!units.is_zero()).then_some(org.org_id)
         };
         let mut with_battery: BTreeSet<i64> = asked.filter_map(burning).collect();
@@ -225,7 +219,8 @@ impl Desk {
         let mut accounts = Accounts::lock(conn, with_battery.iter().copied(), Depth::Live, now)?;
         let contexts = with_battery.iter().filter_map(|org_id| orgs.by_id(*org_id));
         accounts.allow(contexts.map(|org| &**org), &limits.battery, now);
-        let mut book = Book::open(&catalog, &limits, now, counts, locked, accounts).ok_or(Stop::Raced)?;
+        let mut book =
+            LockedState::open(&catalog, &limits, now, counts, locked, accounts).ok_or(Stop::Raced)?;
 
         let mut kept = vec![false; claims.len()];
         let mut done = Vec::with_capacity(jobs.len());
@@ -256,8 +251,9 @@ impl Desk {
         // A claim that is given back may have made another request's event look like a repeat, or cost what
         // it does not.
         let given_back =
-            claims.iter().zip(&kept).any(|(claim, kept)| matches!(claim, Claim::New { .. }) && !kept);
-        let repeats = claims.iter().any(|claim| matches!(claim, Claim::Duplicate { .. } | Claim::Conflict));
+            claims.iter().zip(&kept).any(|(claim, kept)| matches!(claim, KeyClaim::New { .. }) && !kept);
+        let repeats =
+            claims.iter().any(|claim| matches!(claim, KeyClaim::Duplicate { .. } | KeyClaim::Conflict));
         if given_back && (repeats || recorder.hangs_together()) && jobs.len() > 1 {
             return Err(Stop::Singly);
         }
@@ -271,32 +267,31 @@ impl Desk {
 }
 
 /// The reservation that a request names; `None` where there is none, or several.
-fn name_of(job: &Job, orgs: &Orgs, named: &[Row]) -> Option<Name> {
+fn name_of(job: &Job, orgs: &Orgs, named: &[ReservationRow]) -> Option<Name> {
     if let Some(org) = job.org() {
         return Some((orgs.id(org)?, job.id().to_owned()));
     }
     let mut found = named.iter().filter(|row| row.id == job.id());
-    found.next().filter(|_| found.next().is_none()).map(Row::name)
+    found.next().filter(|_| found.next().is_none()).map(ReservationRow::name)
 }
 
-fn ambiguous(job: &Job, named: &[Row]) -> bool {
+fn ambiguous(job: &Job, named: &[ReservationRow]) -> bool {
     job.org().is_none() && named.iter().filter(|row| row.id == job.id()).count() > 1
 }
 
 /// Ends reservations that are overdue, of whatever org, a bounded number; tells how many.
-///
-/// # Errors
-/// When the database fails.
 pub fn sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
     let (catalog, limits) = (Catalog::default(), Limits::default());
     conn.transaction(|conn| {
         let overdue = reservations::overdue_anywhere(conn, now)?;
         let counts =
             counters::lock(conn, &overdue.iter().flat_map(|row| row.held.iter().cloned()).collect())?;
-        let rows = reservations::lock(conn, &overdue.iter().map(Row::name).collect())?;
+        let rows = reservations::lock(conn, &overdue.iter().map(ReservationRow::name).collect())?;
         let with_battery = rows.values().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
         let accounts = Accounts::lock(conn, with_battery, Depth::Live, now)?;
-        let Some(book) = Book::open(&catalog, &limits, now, counts, rows, accounts) else { return Ok(0) };
+        let Some(book) = LockedState::open(&catalog, &limits, now, counts, rows, accounts) else {
+            return Ok(0);
+        };
         book.write(conn)?;
         book.accounts.write(conn)?;
         Ok(book.ended())

@@ -8,13 +8,13 @@ use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::desk::Done;
+use super::limit_status::{self, Ask, Battery};
 use super::limits::Limits;
 use super::orgs::Orgs;
 use super::quantity::Sum;
-use super::reservations::{self, Name, Over, Row, State};
-use super::settle::{Claim, Usage};
-use super::standing::{self, Ask, Battery};
+use super::reservation_batch::Done;
+use super::reservations::{self, Name, Over, ReservationRow, State};
+use super::settle::{KeyClaim, Usage};
 use crate::battery::{Accounts, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -24,7 +24,7 @@ use crate::metering::meters::Aggregation;
 use crate::metering::posting;
 
 /// Counters and reservations of a batch, locked, as they become while its requests are decided.
-pub(super) struct Book<'a> {
+pub(super) struct LockedState<'a> {
     catalog: &'a Catalog,
     limits: &'a Limits,
     now: DateTime<Utc>,
@@ -33,7 +33,7 @@ pub(super) struct Book<'a> {
     counts: BTreeMap<CounterKey, Count>,
     /// What is to be added to the counters.
     changes: BTreeMap<CounterKey, Count>,
-    rows: BTreeMap<Name, Row>,
+    rows: BTreeMap<Name, ReservationRow>,
     /// Batteries, locked; written by whoever opened the book.
     pub(super) accounts: Accounts,
     /// Reservations that were not there before.
@@ -42,7 +42,7 @@ pub(super) struct Book<'a> {
     touched: BTreeSet<Name>,
 }
 
-impl<'a> Book<'a> {
+impl<'a> LockedState<'a> {
     /// Opens the book and ends what is overdue, before anything is decided. `None`: a reservation made since
     /// the caller looked is held by counters or a battery that it has not locked.
     pub(super) fn open(
@@ -50,10 +50,10 @@ impl<'a> Book<'a> {
         limits: &'a Limits,
         now: DateTime<Utc>,
         counts: BTreeMap<CounterKey, Count>,
-        rows: BTreeMap<Name, Row>,
+        rows: BTreeMap<Name, ReservationRow>,
         accounts: Accounts,
     ) -> Option<Self> {
-        let locked = |row: &Row| {
+        let locked = |row: &ReservationRow| {
             row.held.iter().all(|key| counts.contains_key(key))
                 && (row.battery_units.is_zero() || accounts.get(row.org_id).is_some())
         };
@@ -63,7 +63,7 @@ impl<'a> Book<'a> {
         let (changes, fresh, touched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         let batch = posting::batch(now);
         let mut book = Self { catalog, limits, now, batch, counts, changes, rows, accounts, fresh, touched };
-        let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(Row::name);
+        let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(ReservationRow::name);
         for name in overdue.collect::<Vec<_>>() {
             book.end(&name, State::Expired, None);
         }
@@ -115,17 +115,17 @@ impl<'a> Book<'a> {
         id: &str,
         expires_at: DateTime<Utc>,
     ) -> Result<Done, Error> {
-        let meter = standing::meter(self.catalog, &ask.meter).ok_or_else(|| no_such_meter(&ask.meter))?;
+        let meter = limit_status::meter(self.catalog, &ask.meter).ok_or_else(|| no_such_meter(&ask.meter))?;
         if meter.aggregation == Aggregation::Count && !ask.amount.is_integer() {
             return Err(Error::invalid(
                 "amount",
                 "must be a whole number, for the meter counts usage events",
             ));
         }
-        let units = standing::battery_units(self.catalog, org, meter.meter_id, ask, self.now)?;
+        let units = limit_status::battery_units(self.catalog, org, meter.meter_id, ask, self.now)?;
         let debt_limit = self.limits.battery.debt_limit(org);
         let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-        let applying = standing::applying(self.catalog, self.limits, org, meter.meter_id, at, self.now);
+        let applying = limit_status::applying(self.catalog, self.limits, org, meter.meter_id, at, self.now);
         let name = (org.org_id, id.to_owned());
         if let Some(row) = self.rows.get(&name) {
             let same = (row.meter_id, row.amount, &row.dimensions, &row.subject, row.member.as_ref())
@@ -144,7 +144,7 @@ impl<'a> Book<'a> {
             if let Some(battery) = self.exhausted(org, units) {
                 return Ok(Done::Exhausted(Box::new(battery)));
             }
-            let row = Row {
+            let row = ReservationRow {
                 org_id: org.org_id,
                 id: id.to_owned(),
                 meter_id: meter.meter_id,
@@ -198,7 +198,7 @@ impl<'a> Book<'a> {
         name: &Name,
         orgs: &Orgs,
         usage: &Usage<'_>,
-        claim: &Claim,
+        claim: &KeyClaim,
     ) -> Result<(Done, bool), Error> {
         let row = self.rows.get(name).ok_or(Error::NotFound("reservation"))?;
         let settled_otherwise = || {
@@ -208,13 +208,13 @@ impl<'a> Book<'a> {
             )
         };
         match claim {
-            Claim::Rejected(why) => Err(Error::invalid(why.field.clone(), why.detail.clone())),
-            Claim::Conflict if row.state == State::Settled => Err(settled_otherwise()),
-            Claim::Conflict => Err(Error::conflict(
+            KeyClaim::Rejected(why) => Err(Error::invalid(why.field.clone(), why.detail.clone())),
+            KeyClaim::Conflict if row.state == State::Settled => Err(settled_otherwise()),
+            KeyClaim::Conflict => Err(Error::conflict(
                 "usage_event_conflict",
                 "another usage event is recorded under this source and id: the reservation stays",
             )),
-            Claim::Duplicate { quantity } => {
+            KeyClaim::Duplicate { quantity } => {
                 if row.state == State::Settled && row.settled != Some(*quantity) {
                     return Err(settled_otherwise());
                 }
@@ -227,8 +227,8 @@ impl<'a> Book<'a> {
                 }
                 Ok((self.shown(name, orgs)?, false))
             }
-            Claim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
-            Claim::New { quantity, counters, units } => {
+            KeyClaim::New { .. } if row.state == State::Settled => Err(settled_otherwise()),
+            KeyClaim::New { quantity, counters, units } => {
                 let over = Over {
                     overage: self.overage(usage, counters),
                     debt: self.debt(name.0, units.rounded_up().unwrap_or(Decimal::MAX)),
@@ -292,11 +292,12 @@ impl<'a> Book<'a> {
         let changes: BTreeMap<_, _> =
             self.changes.iter().filter(|(_, by)| **by != zero).map(|(key, by)| (key.clone(), *by)).collect();
         counters::change(conn, &changes)?;
-        let fresh: Vec<&Row> = self.fresh.iter().filter_map(|name| self.rows.get(name)).collect();
+        let fresh: Vec<&ReservationRow> = self.fresh.iter().filter_map(|name| self.rows.get(name)).collect();
         if !reservations::insert(conn, &fresh)? {
             return Ok(None);
         }
-        let touched: Vec<&Row> = self.touched.iter().filter_map(|name| self.rows.get(name)).collect();
+        let touched: Vec<&ReservationRow> =
+            self.touched.iter().filter_map(|name| self.rows.get(name)).collect();
         reservations::update(conn, &touched)?;
         let moved = changes.into_iter().filter(|(_, by)| !by.used.is_zero());
         let moved = moved.map(|(key, by)| Moved { added: by.used, used: self.count(&key).used, key });

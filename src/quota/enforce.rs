@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
-use super::book::Book;
+use super::limit_status::{ApplicableLimit, Battery, LimitStatus};
 use super::limits::{Limit, Limits};
-use super::reservations::{self, Row};
-use super::standing::{Applying, Battery, Standing};
+use super::locked_state::LockedState;
+use super::reservations::{self, ReservationRow};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -20,9 +20,7 @@ use crate::metering::counters::{self, CounterKey};
 /// A usage event that asks to be counted.
 #[derive(Clone, Debug)]
 pub struct Demand<'a> {
-    /// Its org.
     pub org: &'a OrgContext,
-    /// Its subject.
     pub subject: Option<&'a str>,
     /// What it adds to counters, on whatever meter.
     pub counters: &'a [(CounterKey, Decimal)],
@@ -53,7 +51,7 @@ impl Course for () {
 #[derive(Clone, Debug)]
 pub enum Refusal {
     /// The limit that it does not fit under.
-    Quota(Box<Standing>),
+    Quota(Box<LimitStatus>),
     /// The battery does not hold enough.
     Battery(Box<Battery>),
 }
@@ -68,9 +66,6 @@ pub enum Refusal {
 /// each other. The batteries of all demands are locked too, and given back for the caller to burn what was
 /// admitted. Reservations past their deadline are ended. `catalog` and `limits` are of the version that the
 /// transaction holds.
-///
-/// # Errors
-/// When the database fails.
 pub fn admit(
     conn: &mut PgConnection,
     (catalog, limits): (&Catalog, &Limits),
@@ -85,14 +80,14 @@ pub fn admit(
     let mut keys: BTreeSet<CounterKey> = overdue.iter().flat_map(|row| row.held.iter().cloned()).collect();
     keys.extend(demands.iter().flat_map(|demand| demand.counters.iter().map(|(key, _)| key.clone())));
     let counts = counters::lock(conn, &keys)?;
-    let rows = reservations::lock(conn, &overdue.iter().map(Row::name).collect())?;
+    let rows = reservations::lock(conn, &overdue.iter().map(ReservationRow::name).collect())?;
     let burning = demands.iter().filter(|demand| !demand.units.is_zero());
     let holding = overdue.iter().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
     let org_ids: BTreeSet<i64> = burning.clone().map(|demand| demand.org.org_id).chain(holding).collect();
     let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
     accounts.allow(burning.map(|demand| demand.org), &limits.battery, now);
     let raced = || Error::Internal("a reservation changed its counters".to_owned());
-    let mut book = Book::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
+    let mut book = LockedState::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
     book.write(conn)?;
     let mut verdicts = Vec::with_capacity(demands.len());
     for (n, demand) in demands.iter().enumerate() {
@@ -117,7 +112,7 @@ pub fn admit(
 }
 
 /// Why the battery refuses it; `None`: it does not.
-fn exhausted(book: &Book<'_>, limits: &Limits, demand: &Demand<'_>) -> Option<Refusal> {
+fn exhausted(book: &LockedState<'_>, limits: &Limits, demand: &Demand<'_>) -> Option<Refusal> {
     let account = book.accounts.get(demand.org.org_id).filter(|_| demand.units > Decimal::ZERO)?;
     let debt_limit = limits.battery.debt_limit(demand.org);
     let refuses = !account.fits(demand.units, debt_limit);
@@ -126,7 +121,7 @@ fn exhausted(book: &Book<'_>, limits: &Limits, demand: &Demand<'_>) -> Option<Re
 
 /// Why `added` is refused at this counter; `None`: it is not.
 fn refusal(
-    book: &Book<'_>,
+    book: &LockedState<'_>,
     limits: &Limits,
     catalog: &Catalog,
     demand: &Demand<'_>,
@@ -139,7 +134,7 @@ fn refusal(
         return None;
     }
     let slot = catalog.slots.values().flatten().find(|slot| slot.slot_id == key.slot_id)?;
-    let at = Applying { key: key.clone(), slot: Arc::clone(slot), limit: Some(limit), exempt };
+    let at = ApplicableLimit { key: key.clone(), slot: Arc::clone(slot), limit: Some(limit), exempt };
     let count = book.count(key);
     if at.fits(count, added) {
         return None;

@@ -5,7 +5,7 @@ use diesel::pg::PgConnection;
 
 use super::parts::Part;
 use super::rules::SlotRule;
-use super::{Book, Rules};
+use super::{DerivedTable, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::metering::levels;
@@ -28,7 +28,7 @@ pub(super) struct Sides {
     pub(super) must: String,
 }
 
-impl Book {
+impl DerivedTable {
     /// `None`: there is nothing to be counted in it.
     pub(super) fn told(
         self,

@@ -6,7 +6,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 
-use super::{Kind, Source};
+use super::{Kind, SaleSource};
 use crate::billing::markers::Marker;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
@@ -86,7 +86,7 @@ statement!(Trace -> (Text, Bool, Text, Text): concat!(
 pub(super) fn sources(
     conn: &mut PgConnection,
     markers: &BTreeSet<Marker>,
-) -> Result<BTreeSet<Source>, Error> {
+) -> Result<BTreeSet<SaleSource>, Error> {
     let rows: Vec<(String, bool, String, String)> = Prepared::<Trace>::new()
         .bind::<Text, _>(markers.iter().map(|marker| &*marker.realm.account).collect::<Vec<_>>())
         .bind::<Bool, _>(markers.iter().map(|marker| marker.realm.livemode).collect::<Vec<_>>())
@@ -95,7 +95,7 @@ pub(super) fn sources(
         .load(conn)?;
     rows.into_iter()
         .map(|(account, livemode, kind, id)| {
-            Ok(Source { realm: Realm { account, livemode }, kind: Kind::parse(&kind)?, id })
+            Ok(SaleSource { realm: Realm { account, livemode }, kind: Kind::parse(&kind)?, id })
         })
         .collect()
 }
@@ -103,7 +103,7 @@ pub(super) fn sources(
 /// Binds sources as columns.
 pub(super) fn bound<'a, Q: crate::db::prepared::Text>(
     statement: Prepared<'a, Q>,
-    sources: &[&'a Source],
+    sources: &[&'a SaleSource],
     kinds: bool,
 ) -> Prepared<'a, Q> {
     let statement = statement
