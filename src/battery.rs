@@ -11,7 +11,6 @@
 
 pub mod account;
 pub mod accounts;
-pub mod audit;
 pub mod by_hand;
 pub mod effects;
 pub mod entries;

@@ -11,8 +11,8 @@ use diesel::sql_types::{Binary, Bool, Text};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::integrity::mirrors::DERIVED;
 use crate::stripe::event;
-use crate::verify::mirrors::DERIVED;
 
 #[derive(QueryableByName)]
 struct Object {

@@ -17,6 +17,7 @@ pub mod dump;
 pub mod error;
 pub mod export;
 pub mod ids;
+pub mod integrity;
 pub mod json;
 pub mod logging;
 pub mod metering;
@@ -37,6 +38,6 @@ pub mod stripe;
 pub mod threads;
 pub mod time;
 pub mod usage;
-pub mod verify;
+
 pub mod wake;
 pub mod workers;

@@ -13,6 +13,7 @@ use crate::battery::{effects, upkeep};
 use crate::billing::directory;
 use crate::db;
 use crate::error::Error;
+use crate::integrity::derived_tables::CountingSettings;
 use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::panics;
@@ -21,7 +22,6 @@ use crate::quota::{reservation_batch, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
 use crate::time::Belief;
-use crate::usage::derived_tables::Given;
 use crate::wake::Wake;
 
 /// What a turn of a worker came to.
@@ -275,7 +275,7 @@ fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 }
 
 fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let turn = app.refresher.turn(conn, Given::new(&app.config, app.clock.now()))?;
+    let turn = app.summary_repair.turn(conn, CountingSettings::new(&app.config, app.clock.now()))?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
 }

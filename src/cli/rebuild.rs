@@ -4,9 +4,9 @@ use clap::Subcommand;
 
 use super::{Failure, Usage, open, out, progress};
 use crate::config::Config;
+use crate::integrity::derived_tables::CountingSettings;
+use crate::integrity::{mirrors, usage};
 use crate::time::Clock;
-use crate::usage::derived_tables::Given;
-use crate::verify;
 
 #[derive(Subcommand)]
 pub(super) enum RebuildCommand {
@@ -27,23 +27,22 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
     let mut database = open::Database::open(config)?;
     match command {
         RebuildCommand::Mirrors { yes: true } => {
-            let events = verify::mirrors::rebuild(&mut database.conn)?;
+            let events = mirrors::rebuild(&mut database.conn)?;
             out::line(format_args!(
                 "the mirrors are empty; {events} events wait to be projected by the daemon"
             ))?;
         }
         RebuildCommand::Mirrors { yes: false } => {
-            let events = verify::mirrors::stored_events(&mut database.conn)?;
+            let events = mirrors::stored_events(&mut database.conn)?;
             return Err(Usage::new(format!(
-                "{events} events would be projected again, and the mirrors be incomplete meanwhile: say \
-                    --yes to \
-                 do it; nothing was changed"
+                "{events} events would be projected again; the mirrors are incomplete meanwhile. Nothing was \
+                 changed. Give --yes to do it"
             )));
         }
         RebuildCommand::Summaries => {
-            let given = Given::new(config, Clock::system().now());
+            let settings = CountingSettings::new(config, Clock::system().now());
             let bar = progress::Bar::new();
-            let report = verify::usage::rebuild(&mut database.conn, given, &mut |what, done, all| {
+            let report = usage::rebuild(&mut database.conn, settings, &mut |what, done, all| {
                 bar.show(what, done, all);
             })?;
             bar.end();
@@ -52,7 +51,7 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
             }
             out::line(format_args!(
                 "{} orgs, {} months, {} rows mended",
-                report.orgs, report.months, report.mended
+                report.orgs, report.months, report.repaired_rows
             ))?;
         }
     }

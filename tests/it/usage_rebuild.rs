@@ -244,9 +244,9 @@ async fn the_worker_repairs_what_is_wrong() {
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
+    use coulomb::integrity::derived_tables::parts::{Orgs, Part};
+    use coulomb::integrity::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
     use coulomb::metering::periods::Back;
-    use coulomb::usage::derived_tables::parts::{Orgs, Part};
-    use coulomb::usage::derived_tables::{self, DerivedTable, Given, Rules};
     use diesel::prelude::*;
     let database = Database::new();
     org(&database, "acme", "UTC");
@@ -299,8 +299,8 @@ fn mending_does_not_race_with_usage() {
         }
         let mut conn = database.platform();
         let as_of = AsOf { now: chrono::Utc::now(), grace_days: 14 };
-        let given = Given { as_of, kept: Back { org: 400, subject: 7 } };
-        let rules = Rules::load(&mut conn, given).expect("rules");
+        let settings = CountingSettings { as_of, kept: Back { org: 400, subject: 7 } };
+        let rules = CountingRules::load(&mut conn, settings).expect("rules");
         let mut damage = database.owner();
         let started = Instant::now();
         for n in 0.. {
@@ -315,7 +315,7 @@ fn mending_does_not_race_with_usage() {
             diesel::sql_query(sql).execute(&mut damage).expect("damaged");
             let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
                 .expect("compared");
-            derived_tables::mend(&mut conn, &rules, DerivedTable::Summaries, part, &found).expect("mended");
+            derived_tables::repair(&mut conn, &rules, DerivedTable::Summaries, part, &found).expect("mended");
             if started.elapsed() > Duration::from_secs(3) {
                 break;
             }

@@ -1,4 +1,4 @@
-//! The keys of usage events against the records that they were claimed for.
+//! Compares the keys of usage events with the records that they were claimed for.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -7,8 +7,8 @@ use diesel::sql_types::Text;
 use super::parts::Part;
 use crate::error::Error;
 
-/// Keys without a record as reported, and records as reported without a key, at most `limit` each, as
-/// sentences. Keys of months whose records are gone are left out. The days of the part are those of UTC here.
+/// A sentence for each key without its record and for each record without its key, at most `limit` of each.
+/// Corrections are not compared, nor keys of months whose records were dropped. Days are days of UTC here.
 pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Result<Vec<String>, Error> {
     #[derive(QueryableByName)]
     struct Line {
@@ -31,8 +31,8 @@ pub fn unmatched_keys(conn: &mut PgConnection, part: Part, limit: usize) -> Resu
         format!("coalesce((SELECT public_id FROM orgs o WHERE o.org_id = {of}.org_id), {of}.org_id::text)")
     };
     let mut lines = Vec::new();
-    // Each look is planned as a whole, as most find nothing: a plan that is soon done with the first few is
-    // the worst for these.
+    // Most comparisons find nothing. MATERIALIZED makes PostgreSQL plan for all rows: the plan that finds the
+    // first few rows quickly is the slowest for all.
     for sql in [
         format!(
             "WITH k AS MATERIALIZED (

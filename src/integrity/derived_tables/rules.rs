@@ -1,4 +1,5 @@
-//! How records are counted: which meters add up, which rate cards have tiers, which slots count what.
+//! The rules by which records are counted: which meters add up, which rate cards have tiers, which slots
+//! count which usage.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,17 +17,16 @@ use crate::metering::rates::TierPeriod;
 use crate::metering::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
 
-/// What the daemon that counts goes by, beside the database.
+/// What the counting daemon is configured with.
 #[derive(Clone, Copy, Debug)]
-pub struct Given {
-    /// By what time, and by which plans, periods of quotas are told.
+pub struct CountingSettings {
+    /// The time, and the grace days, by which an org's plan and periods are found.
     pub as_of: AsOf,
-    /// How long it keeps counters of quotas.
+    /// How long counters of quotas are kept.
     pub kept: Back,
 }
 
-impl Given {
-    /// By these settings, at that time.
+impl CountingSettings {
     #[must_use]
     pub fn new(config: &Config, now: DateTime<Utc>) -> Self {
         Self {
@@ -36,9 +36,9 @@ impl Given {
     }
 }
 
-/// The rules by which records are counted, as they are now.
+/// The rules as they are now. Lists of meters hold row ids.
 #[derive(Debug)]
-pub struct Rules {
+pub struct CountingRules {
     pub(super) additive: Vec<i32>,
     pub(super) maxima: Vec<i32>,
     pub(super) uniques: Vec<i32>,
@@ -46,15 +46,14 @@ pub struct Rules {
     pub(super) levels: Vec<i32>,
     /// Meters that have a rate card with tiers.
     pub(super) tiered: Vec<i32>,
-    /// Those that have one whose tiers are counted by the billing period.
+    /// Meters that have a rate card whose tiers are counted by the billing period.
     pub(super) tiered_by_billing: Vec<i32>,
     pub(super) slots: Vec<SlotRule>,
-    /// Whether counters of past periods should be there, too: they may have been cleaned away.
+    /// Whether a missing counter of a past period is a difference. Normally not: it may have been cleaned up.
     pub past_counters: bool,
-    /// The first local day of which every record is there.
+    /// The first local day whose records are all stored; `None`: all days.
     pub first_whole_day: Option<NaiveDate>,
-    /// As the daemon has them that counts.
-    pub(super) given: Given,
+    pub(super) settings: CountingSettings,
 }
 
 #[derive(Clone, Debug)]
@@ -63,22 +62,20 @@ pub(super) struct SlotRule {
     pub(super) per_subject: bool,
     pub(super) period: PeriodKind,
     pub(super) created_at: DateTime<Utc>,
-    /// It counts for every org.
+    /// Whether it counts usage of every org.
     pub(super) everywhere: bool,
-    /// The orgs that have, or had, a quota of their own on it.
+    /// The orgs that have or had a quota of their own on it.
     pub(super) orgs: HashSet<i64>,
 }
 
 impl SlotRule {
-    /// Whether it counts usage of this org.
     pub(super) fn counts(&self, org_id: i64) -> bool {
         self.everywhere || self.orgs.contains(&org_id)
     }
 }
 
-impl Rules {
-    /// Reads them.
-    pub fn load(conn: &mut PgConnection, given: Given) -> Result<Self, Error> {
+impl CountingRules {
+    pub fn load(conn: &mut PgConnection, settings: CountingSettings) -> Result<Self, Error> {
         let all: Vec<(i32, String)> =
             meters::table.select((meters::meter_id, meters::aggregation)).load(conn)?;
         let of = |wanted: &dyn Fn(Aggregation) -> bool| -> Vec<i32> {
@@ -95,7 +92,7 @@ impl Rules {
         let with_tiers: Vec<(i32, String)> = with_tiers.distinct().load(conn)?;
         let is_billing = |(_, period): &&(i32, String)| period == TierPeriod::Billing.name();
         let tiered_by_billing: Vec<i32> = with_tiers.iter().filter(is_billing).map(|(id, _)| *id).collect();
-        // While there is no billing period, these are counted by the month.
+        // These too are counted by the month while an org has no billing period.
         let tiered: BTreeSet<i32> = with_tiers.iter().map(|(meter_id, _)| *meter_id).collect();
         let tiered = tiered.into_iter().collect();
         let slots = slots(conn)?;
@@ -111,13 +108,12 @@ impl Rules {
             slots,
             past_counters: false,
             first_whole_day,
-            given,
+            settings,
         })
     }
 
-    /// How many slots of quotas there are.
     #[must_use]
-    pub fn slots(&self) -> usize {
+    pub fn slot_count(&self) -> usize {
         self.slots.len()
     }
 }

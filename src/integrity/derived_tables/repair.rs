@@ -1,4 +1,4 @@
-//! Putting rows right while usage goes on being written.
+//! Repairs derived rows while usage is being written.
 
 use std::fmt::Write as _;
 
@@ -6,62 +6,62 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Text};
 
-use super::compare::is_time;
+use super::differences::is_time;
 use super::parts::Part;
-use super::{DerivedTable, Difference, Rules, Sides};
+use super::{CountingRules, DerivedTable, Difference, Sides};
 use crate::error::Error;
 use crate::metering::catalog;
 
-/// Makes the rows of these differences, which are all of the one org of `part`, say what the records say by
-/// now; returns how many changed. In a transaction of its own. Whoever writes usage to these rows waits for
-/// one computation of the part, so it should be no more than a month.
-pub fn mend(
+/// Computes the rows of these differences again from the records and writes them, in a transaction of its
+/// own; returns how many changed. All of them belong to the one org of `part`. Writers of these rows wait
+/// while the part is computed once, so a part should be no longer than a month.
+pub fn repair(
     conn: &mut PgConnection,
-    rules: &Rules,
-    book: DerivedTable,
+    rules: &CountingRules,
+    table: DerivedTable,
     part: Part,
     differences: &[Difference],
 ) -> Result<usize, Error> {
     let rows: Vec<&str> = differences.iter().map(|difference| difference.key.as_str()).collect();
     crate::db::retrying(conn, |conn| {
-        let Some(sides) = book.told(conn, rules, part)? else { return Ok(0) };
-        if book == DerivedTable::Uniques {
-            mend_uniques(conn, &sides, &rows)
+        let Some(sides) = table.expected(conn, rules, part)? else { return Ok(0) };
+        if table == DerivedTable::Uniques {
+            repair_uniques(conn, &sides, &rows)
         } else {
-            mend_rows(conn, book, part.orgs.first, &sides, &rows)
+            repair_rows(conn, table, part.orgs.first, &sides, &rows)
         }
     })
 }
 
-/// The rows named by `$1`, typed as the table has them.
+/// The rows that `$1` names (JSON), with the column types of the table.
 fn named(table: &str) -> String {
     format!(
         "(SELECT r.* FROM unnest($1) AS j (row), jsonb_populate_record(NULL::{table}, j.row::jsonb) AS r)"
     )
 }
 
-fn mend_rows(
+fn repair_rows(
     conn: &mut PgConnection,
-    book: DerivedTable,
+    table: DerivedTable,
     org_id: i64,
     sides: &Sides,
     rows: &[&str],
 ) -> Result<usize, Error> {
-    let (table, keys, values) = (book.table(), book.keys().join(", "), book.values());
-    let (named, told) = (named(table), &sides.told);
+    let (name, keys, values) = (table.sql_name(), table.keys().join(", "), table.values());
+    let (named, expected) = (named(name), &sides.expected);
     let zero = |name: &&str| if is_time(name) { "NULL::timestamptz" } else { "0" };
     let mut all_values: Vec<&str> = values.to_vec();
-    if book == DerivedTable::Quotas {
+    if table == DerivedTable::Quotas {
         all_values.push("reserved");
     }
     let zeros: Vec<&str> = all_values.iter().map(zero).collect();
     let (columns, zeros) = (all_values.join(", "), zeros.join(", "));
     for sql in [
         format!(
-            "INSERT INTO {table} ({keys}, {columns})
+            "INSERT INTO {name} ({keys}, {columns})
              SELECT {keys}, {zeros} FROM {named} n ORDER BY {keys} ON CONFLICT DO NOTHING"
         ),
-        format!("SELECT FROM {table} b JOIN {named} n USING ({keys}) ORDER BY {keys} FOR UPDATE OF b"),
+        format!("SELECT FROM {name} b JOIN {named} n USING ({keys}) ORDER BY {keys} FOR UPDATE OF b"),
     ] {
         diesel::sql_query(sql).bind::<Array<Text>, _>(rows).execute(conn)?;
     }
@@ -70,32 +70,32 @@ fn mend_rows(
         let value = if is_time(name) { format!("t.{name}") } else { format!("coalesce(t.{name}, 0)") };
         let _ = write!(set, "{}{name} = {value}", if set.is_empty() { "" } else { ", " });
     }
-    let same: Vec<String> = book.keys().iter().map(|key| format!("b.{key} = n.{key}")).collect();
+    let same: Vec<String> = table.keys().iter().map(|key| format!("b.{key} = n.{key}")).collect();
     let sql = format!(
-        "UPDATE {table} b SET {set} FROM {named} n LEFT JOIN ({told}) t USING ({keys})
+        "UPDATE {name} b SET {set} FROM {named} n LEFT JOIN ({expected}) t USING ({keys})
          WHERE b.org_id = {org_id} AND {}",
         same.join(" AND ")
     );
     Ok(diesel::sql_query(sql).bind::<Array<Text>, _>(rows).execute(conn)?)
 }
 
-fn mend_uniques(conn: &mut PgConnection, sides: &Sides, rows: &[&str]) -> Result<usize, Error> {
+fn repair_uniques(conn: &mut PgConnection, sides: &Sides, rows: &[&str]) -> Result<usize, Error> {
     catalog::lock_exclusive(conn)?;
-    let (named, told) = (named("usage_uniques"), &sides.told);
+    let (named, expected) = (named("usage_uniques"), &sides.expected);
     let mut changed = 0;
     for sql in [
         format!(
             "DELETE FROM usage_uniques u USING {named} n
              WHERE (u.org_id, u.series_id, u.day, u.value_digest) = (n.org_id, n.series_id, n.day,
                  n.value_digest)
-               AND NOT EXISTS (SELECT FROM ({told}) t
+               AND NOT EXISTS (SELECT FROM ({expected}) t
                    WHERE (t.org_id, t.series_id, t.day, t.value_digest)
                        = (n.org_id, n.series_id, n.day, n.value_digest))"
         ),
         format!(
             "INSERT INTO usage_uniques (org_id, series_id, day, value_digest)
              SELECT org_id, series_id, day, value_digest
-             FROM {named} n JOIN ({told}) t USING (org_id, series_id, day, value_digest)
+             FROM {named} n JOIN ({expected}) t USING (org_id, series_id, day, value_digest)
              ORDER BY 1, 2, 3, 4 ON CONFLICT DO NOTHING"
         ),
     ] {

@@ -1,9 +1,9 @@
-//! The mirrors of Stripe's objects against the inbox. It is projected again into a shadow of the mirrors, by
-//! the very code that projects it live, and both are compared row by row.
+//! The mirrors of Stripe's objects, compared with the inbox. The code that projects events live projects the
+//! inbox again into shadow tables, and both are compared row by row.
 //!
-//! The shadow is made of temporary tables of the same names: they come first in the search path of this one
-//! connection, which works apart ([`apart`]). Events go on being projected meanwhile; what has been is
-//! replayed too, and both sides are compared in one state of the database.
+//! The shadows are temporary tables with the names of the mirrors. They come first in the search path of this
+//! one connection, whose notifications nobody hears ([`apart`]). The daemon may project more events
+//! meanwhile: they are replayed too, and the comparison reads both sides in one snapshot.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use serde_json::Value;
 
-use super::Watch;
+use super::Progress;
 use crate::db::{apart, pass};
 use crate::error::Error;
 use crate::stripe::project;
@@ -46,19 +46,19 @@ pub const DERIVED: &[&str] = &[
     "subscriptions",
     "tax_rates",
 ];
-/// Differences told per table, at most.
-const TOLD: i64 = 20;
-/// Times that is replayed what came meanwhile, before the rest is in the comparison's own transaction.
+/// Differences reported for each table, at most.
+const REPORTED: i64 = 20;
+/// How often new events are replayed before the comparison. Its transaction replays what still came.
 const ROUNDS: u32 = 10;
 
-/// What the comparison found.
+/// What was compared, and what differs.
 #[derive(Debug, Default)]
 pub struct Report {
     pub events: u64,
-    /// Stripe events that wait or are quarantined: nothing is derived of them.
+    /// Stripe events that wait or are quarantined: no mirror has them.
     pub waiting: u64,
     pub rows: u64,
-    /// One line each: table, row, field, what is stored and what the events say.
+    /// A sentence each: table, row, field, the stored value and the value by the events.
     pub differences: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ struct Count {
     count: i64,
 }
 
-/// Replays and compares; nothing is changed, nobody is told and nobody waits. `batch`: events of a
+/// Replays and compares. It changes nothing, notifies nobody and blocks nobody. `batch`: events of a
 /// transaction.
 ///
 /// # Errors
@@ -77,11 +77,11 @@ pub fn verify(
     conn: &mut PgConnection,
     batch: u32,
     now: DateTime<Utc>,
-    watch: Watch<'_>,
+    progress: Progress<'_>,
 ) -> Result<Report, Error> {
     apart::begin(conn)?;
-    let report = replay(conn, batch, now, watch);
-    // The shadow must not be taken for the mirrors by what comes next.
+    let report = replay(conn, batch, now, progress);
+    // Later statements of this connection must not read the shadows as mirrors.
     let cleaned = conn.batch_execute("DISCARD TEMP").and_then(|()| apart::end(conn));
     let report = report?;
     cleaned?;
@@ -92,20 +92,20 @@ fn replay(
     conn: &mut PgConnection,
     batch: u32,
     now: DateTime<Utc>,
-    watch: Watch<'_>,
+    progress: Progress<'_>,
 ) -> Result<Report, Error> {
     shadow(conn)?;
     let options = project::Options {
         batch,
         attempts: 1,
-        // Orgs made for customers are there already; making them again would change what is compared.
+        // Live projection has made the orgs of customers; making them again would change what is compared.
         org_per_customer: false,
     };
     let mut report = Report::default();
     for _ in 0..ROUNDS {
         let new = conn.transaction(enqueue)?;
         project_all(conn, &options, now, &mut |done| {
-            watch("stripe_inbox", report.events + done, report.events + new)
+            progress("stripe_inbox", report.events + done, report.events + new)
         })?;
         report.events += new;
         if new <= u64::from(batch) {
@@ -117,22 +117,22 @@ fn replay(
         report.events += new;
         project_all(conn, &options, now, &mut |_| {})?;
         project_failed(conn, &options, now)?;
-        watch("mirrors", report.events, report.events);
+        progress("mirrors", report.events, report.events);
         pass::begin(conn)?;
         report.waiting = count(conn, "coulomb.stripe_inbox_queue")?;
         report.differences = failed(conn)?;
         for table in DERIVED {
-            let meant = match *table {
-                // An object that is held by no event was only locked for one that failed.
+            let condition = match *table {
+                // Without a winning event, the row was only a lock for an event that failed.
                 "stripe_objects" => "inbox_id IS NOT NULL",
                 _ => "true",
             };
-            compare(conn, table, "*", meant, &mut report)?;
+            compare(conn, table, "*", condition, &mut report)?;
         }
-        // What the API linked is an input, the rest of a link is derived.
+        // Links made by the API are inputs; the other columns are derived.
         let derived = "account, livemode, customer_id, metadata_ref, session_ref, session_key, trusted";
-        let meant = "coalesce(metadata_ref, session_ref, session_key) IS NOT NULL";
-        compare(conn, "stripe_customer_links", derived, meant, &mut report)
+        let condition = "coalesce(metadata_ref, session_ref, session_key) IS NOT NULL";
+        compare(conn, "stripe_customer_links", derived, condition, &mut report)
     })?;
     Ok(report)
 }
@@ -146,7 +146,7 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
     ]) {
         conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE coulomb.{table} INCLUDING ALL)"))?;
     }
-    // Events that are not replayed must not be seen either.
+    // The replay must not see events that it does not replay.
     conn.batch_execute(
         "CREATE TEMPORARY TABLE verify_events (inbox_id bigint PRIMARY KEY);
          CREATE TEMPORARY VIEW stripe_inbox AS
@@ -156,7 +156,7 @@ fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts on the shadow's queue what has been projected and is not replayed yet; returns how many events.
+/// Puts projected events that were not replayed yet on the shadow's queue; returns how many.
 fn enqueue(conn: &mut PgConnection) -> Result<u64, Error> {
     let new = diesel::sql_query(
         "WITH new AS (
@@ -191,8 +191,8 @@ fn project_all(
     }
 }
 
-/// An event that could not be projected may have been one whose object another has taken since: then it can
-/// be, as it was live.
+/// Tries failed events again while fewer fail each time. An event may fail only because its object is not
+/// there yet, and work once another event has made it, as it did live.
 fn project_failed(
     conn: &mut PgConnection,
     options: &project::Options,
@@ -213,7 +213,7 @@ fn project_failed(
     }
 }
 
-/// Events that were projected once, and cannot be now.
+/// Events that were projected live and cannot be projected now.
 fn failed(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
     #[derive(QueryableByName)]
     struct Failed {
@@ -227,7 +227,7 @@ fn failed(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
              USING (inbox_id)
          ORDER BY inbox_id LIMIT $1",
     )
-    .bind::<BigInt, _>(TOLD)
+    .bind::<BigInt, _>(REPORTED)
     .load(conn)?;
     let line = |row: Failed| {
         let error = row.last_error.unwrap_or_default();
@@ -246,34 +246,34 @@ struct DifferenceRow {
     rebuilt: Option<String>,
 }
 
-/// Compares these `columns` of the rows that are `meant`.
+/// Compares these `columns` of the rows that fit `condition`.
 fn compare(
     conn: &mut PgConnection,
     table: &str,
     columns: &str,
-    meant: &str,
+    condition: &str,
     report: &mut Report,
 ) -> Result<(), Error> {
-    report.rows += count(conn, &format!("coulomb.{table} WHERE {meant}"))?;
+    report.rows += count(conn, &format!("coulomb.{table} WHERE {condition}"))?;
     let keys = primary_key(conn, table)?;
     let pairs: Vec<String> = keys.iter().map(|key| format!("'{key}', {key}")).collect();
     let rows: Vec<DifferenceRow> = diesel::sql_query(format!(
         "SELECT jsonb_build_object({pairs})::text AS key, to_jsonb(s)::text AS stored,
              to_jsonb(r)::text AS rebuilt
-         FROM (SELECT {columns} FROM coulomb.{table} WHERE {meant}) s
-             FULL JOIN (SELECT {columns} FROM pg_temp.{table} WHERE {meant}) r USING ({keys})
-         WHERE s IS DISTINCT FROM r ORDER BY {keys} LIMIT {TOLD}",
+         FROM (SELECT {columns} FROM coulomb.{table} WHERE {condition}) s
+             FULL JOIN (SELECT {columns} FROM pg_temp.{table} WHERE {condition}) r USING ({keys})
+         WHERE s IS DISTINCT FROM r ORDER BY {keys} LIMIT {REPORTED}",
         pairs = pairs.join(", "),
         keys = keys.join(", "),
     ))
     .load(conn)?;
-    report.differences.extend(rows.iter().map(|row| format!("{table} {}", row.told(&keys))));
+    report.differences.extend(rows.iter().map(|row| format!("{table} {}", row.sentence(&keys))));
     Ok(())
 }
 
 impl DifferenceRow {
-    /// The row and its fields: what is stored, and what the events say.
-    fn told(&self, keys: &[String]) -> String {
+    /// A sentence: the row, and each field with both values.
+    fn sentence(&self, keys: &[String]) -> String {
         let read = |json: &str| -> BTreeMap<String, Value> { serde_json::from_str(json).unwrap_or_default() };
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let key = read(&self.key);
@@ -328,15 +328,15 @@ fn count(conn: &mut PgConnection, of: &str) -> Result<u64, Error> {
     Ok(count.count.unsigned_abs())
 }
 
-/// Stripe events in the inbox.
+/// How many Stripe events the inbox has.
 pub fn stored_events(conn: &mut PgConnection) -> Result<u64, Error> {
     count(conn, "stripe_inbox")
 }
 
-/// Empties the mirrors and puts every stored event back on the queue, in one transaction; returns how many.
+/// Empties the mirrors and puts every stored event on the queue again, in one transaction; returns how many.
 ///
 /// # Errors
-/// When the database fails; nothing has changed then.
+/// When the database fails; then nothing has changed.
 pub fn rebuild(conn: &mut PgConnection) -> Result<usize, Error> {
     conn.transaction(|conn| {
         for table in DERIVED {

@@ -1,4 +1,4 @@
-//! The batteries' books against themselves and against the records of usage.
+//! Batteries: balances, grants and ledger entries, compared with each other and with usage records.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -7,10 +7,10 @@ use diesel::sql_types::Text;
 use crate::db::pass;
 use crate::error::Error;
 
-/// Differences told per rule, at most.
-const TOLD: usize = 20;
+/// Differences reported for each rule, at most.
+const REPORTED: usize = 20;
 
-/// What must not be found: a sentence about each row that breaks a rule.
+/// The rules: each query returns a sentence for each row that breaks its rule.
 const RULES: [&str; 7] = [
     // Entries are numbered without gaps, in the order of time, and each has the sum so far.
     "SELECT format('battery_entries: org %s, entry %s: number %s, balance after it %s instead of %s',
@@ -27,7 +27,7 @@ const RULES: [&str; 7] = [
          USING (org_id) JOIN orgs o USING (org_id)
      WHERE a.balance IS DISTINCT FROM coalesce(e.sum, 0) OR a.entries IS DISTINCT FROM coalesce(e.n, 0)
      ORDER BY o.org_id",
-    // What remains of the grants, less the debt.
+    // The balance is what remains of the grants, less the debt.
     "SELECT format('battery_grants: org %s: balance %s, but %s remain', o.public_id, a.balance,
          coalesce(g.remaining, 0)) AS line
      FROM battery_accounts a
@@ -35,7 +35,7 @@ const RULES: [&str; 7] = [
          FROM battery_grants GROUP BY 1) g USING (org_id)
      JOIN orgs o USING (org_id) WHERE coalesce(g.remaining, 0) - greatest(-a.balance, 0) <> a.balance
      ORDER BY o.org_id",
-    // What the entries made of each grant.
+    // What remains of a grant is what its entries added less what they drew.
     "SELECT format('battery_grants: org %s, grant %s: %s remain, but the entries leave %s', o.public_id,
          g.grant_id, g.remaining, coalesce(m.made, 0) - coalesce(d.drawn, 0)) AS line
      FROM battery_grants g JOIN orgs o USING (org_id)
@@ -53,7 +53,8 @@ const RULES: [&str; 7] = [
      LEFT JOIN (SELECT org_id, sum(battery_units) AS held FROM quota_reservations WHERE state = 'open'
          GROUP BY 1) r USING (org_id)
      WHERE a.reserved <> coalesce(r.held, 0) ORDER BY o.org_id",
-    // Usage and what it burned. Of batches from before a retention took records away nothing can be said.
+    // An entry burned what the records of its batch cost. Batches from before the retention dropped records
+    // cannot be compared.
     "WITH kept AS (SELECT coalesce(max(gone_at), '-infinity') AS since,
          coalesce((extract(epoch FROM max(gone_at)) * 1000000)::bigint << 11, 0) AS batch
          FROM usage_months_gone)
@@ -65,7 +66,7 @@ const RULES: [&str; 7] = [
          WHERE e.batch > kept.batch GROUP BY 1, 2) e USING (org_id, batch)
      JOIN orgs o USING (org_id) WHERE abs(coalesce(r.units, 0) - coalesce(e.units, 0)) >= 0.000000000001
      ORDER BY org_id, batch",
-    // What a batch leaves below the last place is carried to the next, and in sum nothing is lost.
+    // What a batch leaves below the last decimal place is carried to the next batch, so the sums agree.
     "SELECT format('battery_entries: org %s: %s burned and %s carried, but its records come to %s',
          o.public_id, coalesce(e.units, 0), a.carried, coalesce(r.units, 0)) AS line
      FROM battery_accounts a JOIN orgs o USING (org_id)
@@ -84,7 +85,7 @@ struct Line {
     line: String,
 }
 
-/// What was looked at and what does not add up.
+/// What was compared, and what differs.
 #[derive(Debug, Default)]
 pub struct Report {
     pub accounts: u64,
@@ -92,15 +93,15 @@ pub struct Report {
     pub differences: Vec<String>,
 }
 
-/// Looks at all of it in one state of the database, so that usage may go on. `watch` is told how many of how
-/// many rules are done.
-pub fn verify(conn: &mut PgConnection, mut watch: impl FnMut(u64, u64)) -> Result<Report, Error> {
+/// Checks all rules in one snapshot; usage may be written meanwhile. `progress` receives the number of rules
+/// done and of all rules.
+pub fn verify(conn: &mut PgConnection, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     pass::over(conn, |conn| {
         let accounts: i64 = crate::schema::battery_accounts::table.count().get_result(conn)?;
         let mut report = Report { accounts: accounts.unsigned_abs(), differences: Vec::new() };
         for (done, rule) in (0..).zip(RULES) {
-            watch(done, RULES.len() as u64);
-            let lines: Vec<Line> = diesel::sql_query(format!("{rule} LIMIT {TOLD}")).load(conn)?;
+            progress(done, RULES.len() as u64);
+            let lines: Vec<Line> = diesel::sql_query(format!("{rule} LIMIT {REPORTED}")).load(conn)?;
             report.differences.extend(lines.into_iter().map(|row| row.line));
         }
         Ok(report)

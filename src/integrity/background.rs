@@ -1,10 +1,10 @@
-//! Looks again at days that were summed up, and mends what does not say what the records say.
+//! A worker that compares daily summaries and unique values with the records and repairs them.
 //!
-//! Usage is summed up in the transaction that stores it, so no crash puts a day in doubt; a fault of the
-//! program, a hand in the database or a damaged page does. Nothing tells of those, so every day is looked at:
-//! round after round, org by org, the last few days each time and an older one in [`OLDER`] in its turn. A
-//! round after a start begins with a day by chance. Only one daemon does so at a time, a little now and then,
-//! and rests [`RESTS`] times as long as it worked.
+//! A transaction stores usage together with its sums, so a crash makes no difference. A fault of the program,
+//! a person in the database or a damaged page can, and nothing reports those. So the worker goes through all
+//! orgs, round after round: each round compares the last [`RECENT`] days and one of [`OLDER`] older days.
+//! The first round after a start takes a random one. Only one daemon works at a time; it works shortly and
+//! rests [`RESTS`] times as long.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -17,31 +17,31 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Date, Integer};
 
 use super::derived_tables::parts::{Orgs, Part};
-use super::derived_tables::{self, DerivedTable, Given, Rules};
+use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
 use crate::error::Error;
 
-/// A day older than [`RECENT`] is looked at in one round of so many.
+/// An older day is compared in one of so many rounds.
 const OLDER: i32 = 32;
-/// Days that every round looks at: a zone may be a day ahead of UTC or behind.
+/// Days that every round compares: a time zone may be a day ahead of UTC or behind it.
 const RECENT: u64 = 3;
-/// How long a turn works before it rests: no longer than a request may well wait for a processor.
+/// How long a turn works before it rests: a request may have to wait as long for a processor.
 const WORK: Duration = Duration::from_millis(20);
-/// How many times as long it rests.
+/// A turn rests so many times as long as it worked.
 const RESTS: u32 = 20;
-/// Rounds are at least so far apart.
+/// The least time from the start of one round to the next.
 const ROUND: Duration = Duration::from_secs(300);
-/// A day that takes longer than this is left for `coulomb rebuild summaries`.
+/// A day that takes longer is left to `coulomb rebuild summaries`.
 const LONGEST: &str = "SET LOCAL statement_timeout = '60s'";
-/// Rows of a day mended in one transaction.
+/// Rows of a day repaired in one transaction.
 const ROWS: usize = 1_000;
-/// Rows of a day told in the log.
-const TOLD: usize = 10;
-/// Advisory lock of the one connection that looks.
+/// Rows of a day reported in the log.
+const LOGGED: usize = 10;
+/// Advisory lock of the one connection that works.
 const LOCK: i64 = 2_685_665;
 
-/// Where the look has come to.
+/// The repair of daily summaries, and where its round is.
 #[derive(Default)]
-pub struct Refresher(Mutex<State>);
+pub struct SummaryRepair(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -55,30 +55,30 @@ struct State {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turn {
     pub days: u64,
-    /// Rows that were mended.
+    /// Rows that were repaired.
     pub repaired: u64,
-    /// How long to rest before there is more to do; `None`: the round is over, or another daemon's.
+    /// How long to rest; `None`: the round is over, or another daemon works.
     pub rest: Option<Duration>,
 }
 
-impl Refresher {
-    /// One turn. `conn` is to be the worker's own: it holds the lock that keeps other daemons from the same
-    /// work.
+impl SummaryRepair {
+    /// Works for one turn. `conn` must be the worker's own: its session has the lock that keeps other daemons
+    /// from the same work.
     ///
     /// # Errors
-    /// When the database fails; the day in hand is then looked at in the next round.
-    pub fn turn(&self, conn: &mut PgConnection, given: Given) -> Result<Turn, Error> {
+    /// When the database fails; the next round then compares the current day.
+    pub fn turn(&self, conn: &mut PgConnection, settings: CountingSettings) -> Result<Turn, Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let started = Instant::now();
-        if !is_ours(conn)? {
+        if !has_lock(conn)? {
             return Ok(Turn::default());
         }
-        let rules = Rules::load(conn, given)?;
+        let rules = CountingRules::load(conn, settings)?;
         let mut turn = Turn::default();
         while started.elapsed() < WORK {
-            let Some(part) = state.next(conn, &rules, given.as_of.now)? else { return Ok(turn) };
+            let Some(part) = state.next(conn, &rules, settings.as_of.now)? else { return Ok(turn) };
             turn.days += 1;
-            turn.repaired += refresh_day(conn, &rules, part)?;
+            turn.repaired += repair_day(conn, &rules, part)?;
         }
         turn.rest = Some(started.elapsed() * RESTS);
         Ok(turn)
@@ -86,11 +86,11 @@ impl Refresher {
 }
 
 impl State {
-    /// The next day to look at; `None`: nothing for now.
+    /// The next day to compare; `None`: none until the next round.
     fn next(
         &mut self,
         conn: &mut PgConnection,
-        rules: &Rules,
+        rules: &CountingRules,
         now: DateTime<Utc>,
     ) -> Result<Option<Part>, Error> {
         loop {
@@ -105,26 +105,26 @@ impl State {
                 return Ok(None);
             }
             self.begun = Some(Instant::now());
-            self.round = Some(self.round.map_or_else(by_chance, |round| (round + 1) % OLDER));
+            self.round = Some(self.round.map_or_else(random_round, |round| (round + 1) % OLDER));
             self.orgs = derived_tables::orgs_with_usage(conn)?.into();
         }
     }
 }
 
-fn by_chance() -> i32 {
+fn random_round() -> i32 {
     let mut byte = [0];
-    // Without randomness every start begins with the same day: no harm.
+    // Without randomness every start begins with the same round: no harm.
     let _ = getrandom::fill(&mut byte);
     i32::from(byte[0]) % OLDER
 }
 
-fn is_ours(conn: &mut PgConnection) -> Result<bool, Error> {
+fn has_lock(conn: &mut PgConnection) -> Result<bool, Error> {
     #[derive(QueryableByName)]
     struct LockAnswer {
         #[diesel(sql_type = Bool)]
         held: bool,
     }
-    // A session may take its own lock again; it must not pile up.
+    // PostgreSQL counts how often a session takes its own lock: it must not be taken again.
     let held: LockAnswer = diesel::sql_query(
         "SELECT CASE WHEN EXISTS (SELECT FROM pg_locks
              WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = $1::bigint::oid AND granted)
@@ -135,10 +135,10 @@ fn is_ours(conn: &mut PgConnection) -> Result<bool, Error> {
     Ok(held.held)
 }
 
-/// The days of an org that this round looks at, newest first.
+/// The days of an org that this round compares, newest first.
 fn days(
     conn: &mut PgConnection,
-    rules: &Rules,
+    rules: &CountingRules,
     org_id: i64,
     round: i32,
     now: DateTime<Utc>,
@@ -150,7 +150,7 @@ fn days(
     }
     let today = now.date_naive();
     let recent = today.checked_sub_days(Days::new(RECENT - 1)).unwrap_or(today);
-    // Days with summaries, by steps through the index; and the recent ones, summaries or not.
+    // The days with summaries, one step in the index each; and the recent days, with summaries or not.
     let rows: Vec<Day> = diesel::sql_query(
         "WITH RECURSIVE d (day) AS (
              (SELECT day FROM daily_summaries WHERE org_id = $1 ORDER BY org_id DESC, day DESC LIMIT 1)
@@ -176,22 +176,22 @@ fn days(
         .collect())
 }
 
-/// Compares a day with its records and mends what differs; returns how many rows were mended.
-pub fn refresh_day(conn: &mut PgConnection, rules: &Rules, part: Part) -> Result<u64, Error> {
+/// Compares a day with its records and repairs it; returns how many rows were repaired.
+pub fn repair_day(conn: &mut PgConnection, rules: &CountingRules, part: Part) -> Result<u64, Error> {
     let mut repaired = 0;
-    for book in [DerivedTable::Uniques, DerivedTable::Summaries] {
+    for table in [DerivedTable::Uniques, DerivedTable::Summaries] {
         let found = conn.transaction(|conn| {
             conn.batch_execute(LONGEST)?;
-            derived_tables::differences(conn, rules, book, part, ROWS)
+            derived_tables::differences(conn, rules, table, part, ROWS)
         })?;
         if found.is_empty() {
             continue;
         }
-        for difference in found.iter().take(TOLD) {
-            tracing::warn!(table = book.table(), %difference, "a summary did not say what its records say");
+        for difference in found.iter().take(LOGGED) {
+            tracing::warn!(table = table.sql_name(), %difference, "a summary differs from its records");
         }
-        let mended = derived_tables::mend(conn, rules, book, part, &found)?;
-        tracing::warn!(table = book.table(), org_id = part.orgs.first, day = %part.from, rows = mended,
+        let mended = derived_tables::repair(conn, rules, table, part, &found)?;
+        tracing::warn!(table = table.sql_name(), org_id = part.orgs.first, day = %part.from, rows = mended,
             "repaired");
         repaired += u64::try_from(mended).unwrap_or_default();
     }

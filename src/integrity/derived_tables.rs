@@ -1,37 +1,39 @@
-//! The books that are counted from usage records: daily summaries, unique values, the counters of tiers and
-//! of quotas. What each must say, by the records; where it says something else; how it is put right while
-//! usage goes on being written.
+//! The tables that are computed from usage records: daily summaries, unique values, counters of tiers and of
+//! quotas, levels, unpriced usage. [`expected`] computes each again as SQL, [`differences`] compares,
+//! [`repair`] repairs while usage is being written.
 //!
-//! *Finding* takes no lock: one statement reads records and book in one snapshot, and whoever writes usage
-//! commits both together. It may look at many orgs at once ([`parts`]): records lie in the order of time, so
-//! a pass for each org alone would read all of them again and again. *Mending* is of one org: it makes and
-//! locks the rows at fault first, in the order in which usage is written to them, and computes anew after
-//! that: whoever holds such a row has committed by then, records and all; whoever waits for it adds to what
-//! is written here. So writers of these very rows wait for one computation, and no one else waits. Unique
-//! values are not locked by whoever finds them there already, so mending them holds up all writing of usage.
+//! *Comparing* takes no lock. A writer of usage commits records and derived rows together, so one statement
+//! reads both in one snapshot. It compares many orgs at once ([`parts`]), because records are stored in the
+//! order of time: a pass for each org alone would read all of them again and again.
 //!
-//! A row of zeros says the same as no row.
+//! *Repairing* handles one org. It first creates and locks the wrong rows, in the order in which writers of
+//! usage lock them, and computes after that. A writer that had such a row has then committed, with its
+//! records; a writer that waits adds to the repaired row. So only writers of these rows wait, and for one
+//! computation. Unique values are the exception: a writer does not lock those that exist, so their repair
+//! stops all writing of usage.
+//!
+//! A row of zeros means the same as no row.
 
-mod compare;
+mod differences;
 mod expected;
 mod keys;
-mod mend;
 pub mod parts;
+mod repair;
 mod rules;
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use crate::error::Error;
-pub use compare::{Difference, differences, orgs_that_differ};
+pub use differences::{Difference, differences, orgs_that_differ};
 use expected::Sides;
 pub use expected::VALUE_DIGEST;
 pub use keys::unmatched_keys;
-pub use mend::mend;
 use parts::Orgs;
-pub use rules::{Given, Rules};
+pub use repair::repair;
+pub use rules::{CountingRules, CountingSettings};
 
-/// A table counted from usage records.
+/// A table that is computed from usage records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DerivedTable {
     /// `daily_summaries`.
@@ -42,20 +44,20 @@ pub enum DerivedTable {
     Rating,
     /// `usage_levels`.
     Levels,
-    /// `quota_counters.used`; that of levels is counted from `usage_levels`.
+    /// `quota_counters.used`. Quotas of levels are computed from `usage_levels`.
     Quotas,
     /// `unpriced_usage`. Only over all days, while every record is there.
     Unpriced,
 }
 
-/// The row ids of the orgs that there are, in order.
+/// Row ids of the orgs, in order.
 pub fn orgs(conn: &mut PgConnection, within: Orgs) -> Result<Vec<i64>, Error> {
     use crate::schema::orgs::dsl::{org_id, orgs};
     let within = org_id.between(within.first, within.last);
     Ok(orgs.filter(within).select(org_id).order(org_id).load(conn)?)
 }
 
-/// As [`orgs`], all that ever had usage.
+/// Row ids of the orgs that ever had usage, in order.
 pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
     use crate::schema::{orgs, usage_series};
     let series = usage_series::table.filter(usage_series::org_id.eq(orgs::org_id));
@@ -64,13 +66,12 @@ pub fn orgs_with_usage(conn: &mut PgConnection) -> Result<Vec<i64>, Error> {
 }
 
 impl DerivedTable {
-    /// Every book, in the order in which usage is written to them.
+    /// Every table, in the order in which usage is written to them.
     pub const ALL: [Self; 6] =
         [Self::Rating, Self::Levels, Self::Quotas, Self::Uniques, Self::Summaries, Self::Unpriced];
 
-    /// Its table.
     #[must_use]
-    pub fn table(self) -> &'static str {
+    pub fn sql_name(self) -> &'static str {
         match self {
             Self::Summaries => "daily_summaries",
             Self::Uniques => "usage_uniques",
@@ -81,7 +82,7 @@ impl DerivedTable {
         }
     }
 
-    /// Its primary key.
+    /// The columns of its primary key.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Summaries => &["org_id", "series_id", "day"],
@@ -93,7 +94,7 @@ impl DerivedTable {
         }
     }
 
-    /// What is counted in it. A unique value is there or not: `n` stands for that.
+    /// The columns that are compared. A unique value has none: `n` is 1 where its row exists.
     fn values(self) -> &'static [&'static str] {
         match self {
             Self::Summaries => &["quantity", "count", "cost", "battery_units", "latest_at"],

@@ -1,6 +1,6 @@
-//! What is looked at together: orgs and days. A part is as large as one pass over the records is worth, so
-//! that the time that looking takes grows with the number of records, and no statement sees more of them than
-//! is good for others.
+//! Parts of the usage that one statement compares: orgs and days. A part is as large as one pass over the
+//! records may be: so the time of a check grows with the number of records, and no statement runs so long
+//! that it harms others.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Nullable};
 
-use super::Rules;
+use super::CountingRules;
 use crate::error::Error;
 use crate::metering::partitions::{self, month_of};
 
-/// Records of a part, about and at most, where it can be made so small.
+/// Records of a part: about so many at most, where a part can be made so small.
 const RECORDS: u64 = 10_000_000;
-/// Orgs of a part whose quotas are looked at, at most: each has periods of its own.
+/// Orgs of a part of quotas, at most: each org has periods of its own.
 const ORGS: usize = 1_000;
 
 /// Orgs by their row ids, from the first to the last.
@@ -28,13 +28,12 @@ pub struct Orgs {
 impl Orgs {
     pub const ALL: Self = Self { first: i64::MIN, last: i64::MAX };
 
-    /// One alone.
     #[must_use]
     pub fn one(org_id: i64) -> Self {
         Self { first: org_id, last: org_id }
     }
 
-    /// As a condition on a column.
+    /// The SQL condition that a column has one of these orgs.
     pub(super) fn sql(self, column: &str) -> String {
         match self {
             Self::ALL => "true".to_owned(),
@@ -44,29 +43,27 @@ impl Orgs {
     }
 }
 
-/// A part of the books: what was counted to the local days `[from, before)` of these orgs.
+/// What was counted to the local days from `from` until before `before` of these orgs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     pub orgs: Orgs,
     pub from: NaiveDate,
-    /// The local day after the last.
     pub before: NaiveDate,
 }
 
 impl Part {
-    /// That of one of its orgs.
+    /// The same days of one of its orgs.
     #[must_use]
-    pub fn of(self, org_id: i64) -> Self {
+    pub fn of_org(self, org_id: i64) -> Self {
         Self { orgs: Orgs::one(org_id), ..self }
     }
 
-    /// Whether it has every day there is.
     #[must_use]
     pub(super) fn is_all_days(self) -> bool {
         (self.from, self.before) == (NaiveDate::MIN, NaiveDate::MAX)
     }
 
-    /// Its whole months, and what of months lies before and after them, in order.
+    /// The part cut at the months, in order; the first and the last may be incomplete.
     #[must_use]
     pub fn months(self) -> Vec<Self> {
         let next = |month: &NaiveDate| month.checked_add_months(Months::new(1));
@@ -82,7 +79,7 @@ impl Part {
             .collect()
     }
 
-    /// Those of its months that are whole, as one part; `None`: there is none.
+    /// Its complete months as one part; `None`: it has no complete month.
     pub(super) fn whole_months(self) -> Option<Self> {
         let first = month_of(self.from);
         let from = if first == self.from { first } else { first.checked_add_months(Months::new(1))? };
@@ -91,7 +88,7 @@ impl Part {
     }
 }
 
-/// What is to be looked at: everything, or less.
+/// What a check compares: everything, or one org, or some days.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scope {
     pub org_id: Option<i64>,
@@ -102,24 +99,21 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Whether nothing is left out.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.org_id.is_none() && self.from.is_none() && self.before.is_none()
     }
 
-    /// Whose books.
     #[must_use]
     pub fn orgs(&self) -> Orgs {
         self.org_id.map_or(Orgs::ALL, Orgs::one)
     }
 }
 
-/// A part, with about how many records it has.
+/// A part with about the number of its records.
 #[derive(Clone, Copy, Debug)]
-pub struct Sized {
+pub struct SizedPart {
     pub part: Part,
-    /// About so many records.
     pub records: u64,
 }
 
@@ -131,21 +125,25 @@ struct OfOrg {
     records: i64,
 }
 
-/// The days of the scope in parts, in order; months whose records are not all there are left out.
-pub fn by_days(conn: &mut PgConnection, rules: &Rules, scope: &Scope) -> Result<Vec<Sized>, Error> {
+/// The days of the scope in parts, in order, without months whose records are no longer all stored.
+pub fn by_days(
+    conn: &mut PgConnection,
+    rules: &CountingRules,
+    scope: &Scope,
+) -> Result<Vec<SizedPart>, Error> {
     let Some((first, last)) = span(conn, scope)? else { return Ok(Vec::new()) };
     let whole = rules.first_whole_day.unwrap_or(NaiveDate::MIN);
     let after = last.checked_add_months(Months::new(1)).map_or(last, month_of);
     let from = month_of(first).max(whole).max(scope.from.unwrap_or(NaiveDate::MIN));
     let before = after.min(scope.before.unwrap_or(NaiveDate::MAX));
-    let mut parts: Vec<Sized> = Vec::new();
+    let mut parts: Vec<SizedPart> = Vec::new();
     let sizes = sizes(conn, scope)?;
     for part in (Part { orgs: scope.orgs(), from, before }).months() {
         let records = sizes.get(&month_of(part.from)).copied().unwrap_or(0);
         if records > RECORDS && scope.org_id.is_none() {
             let within = by_orgs(conn, scope, Some(part), usize::MAX)?;
             parts.extend(
-                within.into_iter().map(|(orgs, records)| Sized { part: Part { orgs, ..part }, records }),
+                within.into_iter().map(|(orgs, records)| SizedPart { part: Part { orgs, ..part }, records }),
             );
             continue;
         }
@@ -154,18 +152,21 @@ pub fn by_days(conn: &mut PgConnection, rules: &Rules, scope: &Scope) -> Result<
                 last.part.before = part.before;
                 last.records += records;
             }
-            _ => parts.push(Sized { part, records }),
+            _ => parts.push(SizedPart { part, records }),
         }
     }
     Ok(parts)
 }
 
-/// The orgs of the scope in parts, of all days; those of quotas are of few orgs each.
-pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Vec<Sized>, Error> {
+/// The orgs of the scope in parts, all days each. Parts of `quotas` have at most [`ORGS`] orgs.
+pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Vec<SizedPart>, Error> {
     let from = scope.from.unwrap_or(NaiveDate::MIN);
     let before = scope.before.unwrap_or(NaiveDate::MAX);
     let orgs = by_orgs(conn, scope, None, if quotas { ORGS } else { usize::MAX })?;
-    Ok(orgs.into_iter().map(|(orgs, records)| Sized { part: Part { orgs, from, before }, records }).collect())
+    Ok(orgs
+        .into_iter()
+        .map(|(orgs, records)| SizedPart { part: Part { orgs, from, before }, records })
+        .collect())
 }
 
 /// How many months of the scope have records.
@@ -176,8 +177,8 @@ pub fn months(conn: &mut PgConnection, scope: &Scope) -> Result<u64, Error> {
     Ok(u64::try_from(sizes.range(from..before.max(from)).count()).unwrap_or(u64::MAX))
 }
 
-/// Ranges of orgs that have about [`RECORDS`] records each, of this part or of all days; without a gap
-/// between them.
+/// Ranges of orgs with about [`RECORDS`] records each, of the days of this part or of all days. There is no
+/// gap between them.
 fn by_orgs(
     conn: &mut PgConnection,
     scope: &Scope,
@@ -188,8 +189,7 @@ fn by_orgs(
         || "true".to_owned(),
         |Part { from, before, .. }| format!("day >= '{from}' AND day < '{before}'"),
     );
-    // How many records there are is only to tell how much to take at a time: the summaries are good enough
-    // for that.
+    // The number of records only decides the size of a part: the summaries are good enough for that.
     let rows: Vec<OfOrg> = diesel::sql_query(format!(
         "SELECT o.org_id, coalesce(s.records, 0) AS records
          FROM orgs o LEFT JOIN (
@@ -216,7 +216,7 @@ fn by_orgs(
         }
     }
     if scope.org_id.is_none() {
-        // What belongs to no org that there is must be seen, too.
+        // Rows of orgs that do not exist must be found, too.
         for n in 1..ranges.len() {
             ranges[n - 1].0.last = ranges[n].0.first - 1;
         }
@@ -230,7 +230,7 @@ fn by_orgs(
     Ok(ranges)
 }
 
-/// The first and the last local day that records of the scope, or books of them, may be counted to.
+/// The first and the last local day to which records or derived rows of the scope may be counted.
 fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, NaiveDate)>, Error> {
     #[derive(QueryableByName)]
     struct Span {
@@ -240,7 +240,7 @@ fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, Nai
         last: Option<NaiveDate>,
     }
     let own = scope.orgs().sql("org_id");
-    // What was moved out of a closed month may lie as far ahead as the month after the last closed one.
+    // Usage of a closed month is counted to a later one, up to the month after the last closed one.
     let span: Span = diesel::sql_query(format!(
         "SELECT least(s.first, c.first) AS first, greatest(s.last, c.last, m.last) AS last
          FROM (SELECT min(day) AS first, max(day) AS last FROM daily_summaries WHERE {own}) s,
@@ -267,7 +267,7 @@ fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, Nai
     Ok(first.zip([span.last, records.last].into_iter().flatten().max()))
 }
 
-/// About how many records each month has.
+/// About the number of records of each month.
 fn sizes(conn: &mut PgConnection, scope: &Scope) -> Result<BTreeMap<NaiveDate, u64>, Error> {
     #[derive(QueryableByName)]
     struct OfMonth {
