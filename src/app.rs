@@ -9,10 +9,10 @@ use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::integrity::background::SummaryRepair;
-use crate::metering::catalog::CatalogCache;
 use crate::metering::partitions::Known;
 use crate::metrics::Metrics;
-use crate::quota::{Quotas, Rulebook};
+use crate::quota::rulebook::RulebookCache;
+use crate::quota::{QuotaContext, Quotas};
 use crate::shares::Shares;
 use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
@@ -39,8 +39,8 @@ pub struct App {
     pub keyring: Keyring,
     /// Orgs, held for a second.
     pub directory: Arc<Directory>,
-    /// What decides how usage is counted.
-    pub catalog: Arc<CatalogCache>,
+    /// How usage is counted, and what limits it.
+    pub rules: Arc<RulebookCache>,
     /// The way in for usage.
     pub usage: Ingest,
     /// Memory for bodies of usage, in KiB.
@@ -84,11 +84,10 @@ impl App {
             SigningSecrets::new(&secrets)
         };
         let directory = Arc::new(Directory::new(clock.clone(), config.past_due_grace_days));
-        let catalog = Arc::<CatalogCache>::default();
-        let parts = Rulebook {
+        let rules = Arc::<RulebookCache>::default();
+        let context = QuotaContext {
             directory: Arc::clone(&directory),
-            catalog: Arc::clone(&catalog),
-            limits: Arc::default(),
+            rules: Arc::clone(&rules),
             clock: clock.clone(),
             series: Arc::default(),
             partitions: Arc::clone(&partitions),
@@ -96,12 +95,12 @@ impl App {
         };
         let quotas = Quotas::start(
             &db,
-            parts,
+            context,
             &threads,
             usize::from(config.quota_writers),
             config.quota_queue as usize,
         );
-        let usage = Ingest::start(&db, &quotas.parts, &threads, &config);
+        let usage = Ingest::start(&db, &quotas.context, &threads, &config);
         let exports = Shares::new(usize::from(config.exports));
         Self {
             config,
@@ -120,7 +119,7 @@ impl App {
             partitions,
             summary_repair: SummaryRepair::default(),
             directory,
-            catalog,
+            rules,
             quotas,
             allowances: Allowances::default(),
             exports,

@@ -5,202 +5,137 @@
 //! of its plan) puts a limit on a slot. So a change of plan or of a quota changes the limit and never what
 //! was counted.
 //!
-//! Who changes a counter has locked it, and counters are locked in the order of their keys. A reservation
-//! sets an amount aside at the counters of the periods in which it is made; what is admitted under a hard
-//! limit (used and reserved) is at most the limit.
+//! Five things are done with limits:
+//!
+//! - *check* (`check.rs`), a dry run: would this usage fit now? Nothing is written.
+//! - *reserve* (`reservation_batch.rs`): set an amount aside at the counters of the periods in which the
+//!   reservation is made. Used and reserved stay within a hard limit.
+//! - *settle* (`reservation_batch.rs`, `settle.rs`): put usage in a reservation's place. It is recorded
+//!   whatever the limits say.
+//! - *release* (`reservation_batch.rs`): give a reservation back. One past its deadline expires by itself.
+//! - *enforce* (`enforce.rs`): refuse reported usage over a limit that says so, before it is stored.
+//!
+//! All that lock anything go through the typed steps of `session.rs`, in one order.
 
 pub mod check;
 pub mod define;
 pub mod enforce;
+pub mod entitlements;
 pub mod exemptions;
 mod group_commit;
-pub mod limit_overview;
 pub mod limit_status;
 pub mod limits;
-mod locked_state;
 pub mod orgs;
 pub mod plan_quotas;
 pub mod quotas;
 pub mod reservation_batch;
 pub mod reservations;
-pub mod settle;
+pub mod rulebook;
+mod session;
+mod settle;
 pub mod thresholds;
 pub mod wanted;
 
 use std::sync::Arc;
 
-pub use crate::quantity;
-
-use diesel::pg::PgConnection;
-
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
-use crate::metering::catalog::{self, Catalog};
 use crate::metering::partitions::Known;
-use crate::metering::series;
+use crate::metering::series::SeriesCache;
 use crate::shares::Holder;
 use crate::threads::Threads;
 use crate::time::Clock;
+use check::{CheckItems, CheckWork, Verdict};
+use entitlements::{EntitlementWork, OrgEntitlements};
 use group_commit::Lane;
-use limits::Limits;
+use orgs::{FoundOrgs, OrgLookup};
+use reservation_batch::{ReservationAnswer, ReservationRequest, ReservationWork};
+use rulebook::RulebookCache;
 
-/// What is held in memory to decide about quotas.
-pub struct Rulebook {
+/// What all share who count usage or decide about quotas.
+pub struct QuotaContext {
     pub directory: Arc<Directory>,
-    pub catalog: Arc<catalog::CatalogCache>,
-    pub limits: Arc<limits::LimitsCache>,
+    pub rules: Arc<RulebookCache>,
     pub clock: Clock,
-    pub series: Arc<series::SeriesCache>,
+    pub series: Arc<SeriesCache>,
     /// Partitions of usage records that are known to be there.
     pub partitions: Arc<Known>,
     /// Where a partition that is missing is made.
     pub db: Db,
 }
 
-pub(crate) type Versioned = (Arc<Catalog>, Arc<Limits>);
-
-/// How often something is begun again because the catalogue has changed meanwhile.
-const TRIES: usize = 20;
-const CHANGING: &str = "the catalogue changes all the time: try again in a second";
-
-impl Rulebook {
-    /// Catalogue and limits, when both are held at the same version.
-    pub(crate) fn held(&self) -> Option<Versioned> {
-        let (catalog, limits) = (self.catalog.get(), self.limits.get());
-        (catalog.version == limits.version && catalog.version != 0).then_some((catalog, limits))
-    }
-
-    /// Catalogue and limits, when both are held at this version.
-    pub(crate) fn at(&self, version: i64) -> Option<Versioned> {
-        self.held().filter(|(catalog, _)| catalog.version == version)
-    }
-
-    fn refresh(&self, conn: &mut PgConnection) -> Result<(), Error> {
-        self.catalog.refresh(conn)?;
-        self.limits.refresh(conn).map(drop)
-    }
-
-    /// Does work by the catalogue and the limits; where they have changed meanwhile it gives `None`, and is
-    /// done again by the new ones.
-    pub(crate) fn while_unchanged<T>(
-        &self,
-        conn: &mut PgConnection,
-        mut work: impl FnMut(&mut PgConnection, &Versioned) -> Result<Option<T>, Error>,
-    ) -> Result<T, Error> {
-        let mut versioned = match self.held() {
-            Some(held) => held,
-            None => self.refreshed(conn)?,
-        };
-        for _ in 0..TRIES {
-            if let Some(done) = work(conn, &versioned)? {
-                return Ok(done);
-            }
-            versioned = self.refreshed(conn)?;
-        }
-        Err(Error::Busy(CHANGING))
-    }
-
-    /// Catalogue and limits as the database has them.
-    pub(crate) fn refreshed(&self, conn: &mut PgConnection) -> Result<Versioned, Error> {
-        // The two are read one after the other: a change in between is met by reading again.
-        for _ in 0..TRIES {
-            self.refresh(conn)?;
-            if let Some(held) = self.held() {
-                return Ok(held);
-            }
-        }
-        Err(Error::Busy(CHANGING))
-    }
-}
-
-/// The way to ask about quotas: requests that come together share a transaction.
+/// The way to ask about quotas: requests that arrive together share a transaction.
 pub struct Quotas {
-    desk: Lane<reservation_batch::Job, reservation_batch::Done>,
-    checks: Lane<check::Items, Vec<check::Verdict>>,
-    overviews: Lane<OrgRef, limit_overview::Overview>,
-    lookups: Lane<Vec<OrgRef>, orgs::Found>,
-    /// What is held in memory.
-    pub parts: Arc<Rulebook>,
+    reservations: Lane<ReservationRequest, ReservationAnswer>,
+    checks: Lane<CheckItems, Vec<Verdict>>,
+    entitlements: Lane<OrgRef, OrgEntitlements>,
+    orgs: Lane<Vec<OrgRef>, FoundOrgs>,
+    pub context: Arc<QuotaContext>,
 }
 
 impl Quotas {
-    /// Starts `writers` threads for reservations, one each for checks, overviews and orgs, each with a queue
-    /// of `capacity`.
+    /// Starts `writers` threads for reservations, and one each for checks, entitlements and orgs, each with a
+    /// queue of `capacity`.
     #[must_use]
-    pub fn start(db: &Db, parts: Rulebook, threads: &Threads, writers: usize, capacity: usize) -> Self {
-        let parts = Arc::new(parts);
-        let desk = Lane::start(
-            "quota-writer",
-            threads,
-            writers,
-            capacity,
-            db,
-            Arc::new(reservation_batch::Desk(Arc::clone(&parts))),
-        );
-        let checks = Lane::start(
-            "quota-reader",
-            threads,
-            1,
-            capacity,
-            db,
-            Arc::new(check::Checks(Arc::clone(&parts))),
-        );
-        let overviews = Lane::start(
-            "quota-overviews",
-            threads,
-            1,
-            capacity,
-            db,
-            Arc::new(limit_overview::Overviews(Arc::clone(&parts))),
-        );
-        let lookups =
-            Lane::start("org-reader", threads, 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
-        Self { desk, checks, overviews, lookups, parts }
+    pub fn start(db: &Db, context: QuotaContext, threads: &Threads, writers: usize, capacity: usize) -> Self {
+        let context = Arc::new(context);
+        let shared = || Arc::clone(&context);
+        let reservations = Arc::new(ReservationWork(shared()));
+        let checks = Arc::new(CheckWork(shared()));
+        let entitlements = Arc::new(EntitlementWork(shared()));
+        let orgs = Arc::new(OrgLookup(shared()));
+        Self {
+            reservations: Lane::start("quota-writer", threads, writers, capacity, db, reservations),
+            checks: Lane::start("quota-reader", threads, 1, capacity, db, checks),
+            entitlements: Lane::start("quota-overviews", threads, 1, capacity, db, entitlements),
+            orgs: Lane::start("org-reader", threads, 1, capacity, db, orgs),
+            context,
+        }
     }
 
-    /// Has a request done at the desk; returns when it is durable.
+    /// Reserves, settles or releases; returns when it is durable.
     ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::Busy`], or what is wrong with the request.
-    pub async fn ask(
+    pub async fn reservation(
         &self,
         holder: Holder,
-        job: reservation_batch::Job,
-    ) -> Result<reservation_batch::Done, Error> {
-        self.desk.ask(holder, job).await
+        request: ReservationRequest,
+    ) -> Result<ReservationAnswer, Error> {
+        self.reservations.ask(holder, request).await
     }
 
-    /// Asks whether this may be used.
+    /// Checks whether this could be used now; nothing is set aside.
     ///
     /// # Errors
-    /// As [`Quotas::ask`].
-    pub async fn check(&self, holder: Holder, items: check::Items) -> Result<Vec<check::Verdict>, Error> {
+    /// As [`Quotas::reservation`].
+    pub async fn check(&self, holder: Holder, items: CheckItems) -> Result<Vec<Verdict>, Error> {
         self.checks.ask(holder, items).await
     }
 
-    /// Tells all that an org is entitled to. The caller has checked whose org it is.
+    /// Returns all that an org is entitled to. The caller has checked whose org it is.
     ///
     /// # Errors
-    /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
-    pub async fn overview(&self, holder: Holder, org: OrgRef) -> Result<limit_overview::Overview, Error> {
-        self.overviews.ask(holder, org).await
+    /// As [`Quotas::reservation`]; [`Error::UnknownOrg`] when there is no such org.
+    pub async fn entitlements(&self, holder: Holder, org: OrgRef) -> Result<OrgEntitlements, Error> {
+        self.entitlements.ask(holder, org).await
     }
 
-    /// Looks orgs up, which are held then.
+    /// Looks orgs up; they are in memory then.
     ///
     /// # Errors
-    /// As [`Quotas::ask`].
-    pub async fn orgs(&self, holder: Holder, wanted: Vec<OrgRef>) -> Result<orgs::Found, Error> {
-        self.lookups.ask(holder, wanted).await
+    /// As [`Quotas::reservation`].
+    pub async fn orgs(&self, holder: Holder, refs: Vec<OrgRef>) -> Result<FoundOrgs, Error> {
+        self.orgs.ask(holder, refs).await
     }
 
     /// Takes no more requests, does those that wait, ends the threads.
     pub fn stop(&self) {
-        self.desk.stop();
+        self.reservations.stop();
         self.checks.stop();
-        self.overviews.stop();
-        self.lookups.stop();
+        self.entitlements.stop();
+        self.orgs.stop();
     }
 }

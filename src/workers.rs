@@ -135,7 +135,7 @@ fn keep_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, 
 }
 
 fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let ended = reservation_batch::sweep(conn, app.clock.now())?;
+    let ended = reservation_batch::end_overdue(conn, app.clock.now())?;
     Ok(if ended == 0 { Turn::Rest } else { Turn::More })
 }
 
@@ -148,19 +148,18 @@ fn keep_batteries(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 
 /// Grants some orgs the allowance of their day; tells whether there are more.
 fn grant_allowances(app: &App, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<bool, Error> {
-    let parts = &app.quotas.parts;
     let version = catalog::version(conn)?;
-    let (_, limits) = parts.at(version).map_or_else(|| parts.refreshed(conn), Ok)?;
-    if !limits.battery.any_daily() {
+    let rules = app.rules.at(version).map_or_else(|| app.rules.refresh(conn), Ok)?;
+    if !rules.limits.battery.any_daily() {
         return Ok(false);
     }
     let Some(step) = app.allowances.next(conn, now)? else { return Ok(false) };
     let granted = db::once(conn, |conn| {
         // By the plans as they are when it commits.
-        if catalog::lock_shared(conn)? != limits.version {
+        if catalog::lock_shared(conn)? != rules.version() {
             return Ok(None);
         }
-        upkeep::grant(conn, &app.directory, &limits.battery, step, now).map(Some)
+        upkeep::grant(conn, &app.directory, &rules.limits.battery, step, now).map(Some)
     })?;
     if let Some(reached) = granted {
         app.allowances.done(step, reached);

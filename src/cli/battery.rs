@@ -17,7 +17,7 @@ use crate::billing::org_name::OrgName;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
-use crate::quota::limit_overview;
+use crate::quota::entitlements::EntitledBattery;
 use crate::time::{Clock, Moment};
 
 /// What to do with batteries.
@@ -113,7 +113,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 let last = entries::list(conn, org.org_id, &all, entries::Order::NewestFirst, None, entries)?;
                 let balance = balance::now(
                     &org,
-                    limit_overview::charge_of(conn, &org, now)?.into(),
+                    EntitledBattery::read(conn, &org, now)?.into(),
                     balance::last_allowance(conn, org.org_id)?,
                     now,
                 );

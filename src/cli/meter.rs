@@ -17,7 +17,8 @@ use crate::db;
 use crate::error::Error;
 use crate::metering::meters::{self, Aggregation, MeterFilter, NewMeter, Unpriced};
 use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
-use crate::metering::{catalog, series};
+use crate::metering::series;
+use crate::quota::rulebook::RulebookCache;
 use crate::time::{Clock, Moment};
 use crate::usage::correct::rate::{self, Later};
 
@@ -202,8 +203,8 @@ fn rate_usage(
     now: DateTime<Utc>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let (held, series, directory) =
-        (catalog::CatalogCache::default(), series::SeriesCache::default(), Directory::default());
+    let (rules, series, directory) =
+        (RulebookCache::default(), series::SeriesCache::default(), Directory::default());
     let org_id = match &args.org {
         Some(org) => Some(OrgName::of_any(org.clone(), "org").find(&directory, conn)?.org_id),
         None => None,
@@ -219,7 +220,7 @@ fn rate_usage(
     };
     loop {
         let rated = db::once(conn, |conn| {
-            let rated = rate::later(conn, (&held, &series, &directory), &later, now)?;
+            let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             record(conn, "usage.rate", &args.key, detail, now)?;
             Ok(rated)

@@ -1,11 +1,12 @@
-//! The catalogue: everything that decides how a usage event is counted, held in memory under one version.
+//! The catalogue: everything that decides how a usage event is counted, under one version.
 //!
-//! Whoever changes a meter, a rate card, a slot or a closing does so between [`change`] and the commit;
-//! whoever writes usage holds the lock shared ([`hold`]) and learns the version that is in force until it
-//! commits. So no usage is counted by an older catalogue than the one that is committed.
+//! Whoever changes a meter, a rate card, a slot or a closing does so between [`begin_change`] and the commit;
+//! whoever writes usage takes the lock shared ([`lock_shared`]) and learns the version that is in force until
+//! it commits. So no usage is counted by an older catalogue than the one that is committed. In memory it is
+//! part of the rulebook (`quota/rulebook.rs`).
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection;
@@ -72,41 +73,6 @@ impl Catalog {
     }
 }
 
-/// The catalogue as this process last saw it.
-#[derive(Default)]
-pub struct CatalogCache(RwLock<Arc<Catalog>>);
-
-impl CatalogCache {
-    /// The catalogue as last loaded. Version 0: nothing was loaded yet.
-    #[must_use]
-    pub fn get(&self) -> Arc<Catalog> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Locks the catalogue as [`lock_shared`] does, and returns it as it is now.
-    pub fn lock_shared(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
-        let version = lock_shared(conn)?;
-        let held = self.get();
-        // Nobody can change it under the lock, so all statements that read it see one version.
-        if held.version == version { Ok(held) } else { Ok(self.keep(read(conn)?)) }
-    }
-
-    /// Loads what the database has, unless a newer one is held already.
-    pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Catalog>, Error> {
-        let loaded = conn.build_transaction().repeatable_read().read_only().run(read)?;
-        Ok(self.keep(loaded))
-    }
-
-    fn keep(&self, loaded: Catalog) -> Arc<Catalog> {
-        let loaded = Arc::new(loaded);
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if held.version < loaded.version {
-            *held = loaded;
-        }
-        Arc::clone(&held)
-    }
-}
-
 /// Starts a change of the catalogue in the caller's transaction: takes the lock alone, as
 /// [`lock_exclusive`] does, and raises the version.
 pub fn begin_change(conn: &mut PgConnection) -> Result<(), Error> {
@@ -135,7 +101,7 @@ pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
 }
 
 /// Reads all of it; the caller has one snapshot, or the lock.
-fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
+pub(crate) fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
     let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
     let mut all = meters::all(conn)?;
     all.sort_by_key(|meter| meter.meter_id);

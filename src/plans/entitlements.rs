@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::billing::directory::{OrgContext, Pause, Paying};
 use crate::billing::plans::Features;
-use crate::quota::limit_overview::{BatterySummary, Entitled, Overview};
+use crate::quota::entitlements::{EntitledBattery, EntitledQuota, OrgEntitlements};
 
 /// What an org is entitled to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -30,9 +30,9 @@ pub struct Entitlements {
     /// highest rank counts.
     pub paying: Vec<Paying>,
     /// Every limit that holds for it.
-    pub quotas: Vec<Entitled>,
+    pub quotas: Vec<EntitledQuota>,
     /// What its battery holds.
-    pub battery: BatterySummary,
+    pub battery: EntitledBattery,
 }
 
 /// A plan in the version that the org has.
@@ -72,10 +72,10 @@ pub struct SubscriptionInForce {
 }
 
 impl Entitlements {
-    /// The answer for an overview of `now`.
+    /// The answer at `now`.
     #[must_use]
-    pub fn of(overview: Overview, now: DateTime<Utc>) -> Self {
-        let Overview { org, plan, quotas, battery } = overview;
+    pub fn new(entitlements: OrgEntitlements, now: DateTime<Utc>) -> Self {
+        let OrgEntitlements { org, plan, quotas, battery } = entitlements;
         let in_force = plan.as_ref().map(|plan| PlanInForce {
             id: org.plan.clone().unwrap_or_default(),
             name: plan.name.clone(),

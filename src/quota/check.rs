@@ -1,4 +1,5 @@
-//! Checks: may this be used? Nothing changes. Checks that come together share one query.
+//! Checks, a dry run: would this usage fit under every limit now? Nothing is set aside or written. Checks
+//! that arrive together share one query.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,22 +10,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::group_commit::Work;
-use super::limit_status::{self, Ask, Battery, LimitStatus};
-use super::limits::Limits;
+use super::limit_status::{
+    BatteryStatus, LimitStatus, RequestedUsage, applicable_limits, battery_units, limited_meter,
+    no_such_meter,
+};
 use super::orgs::Orgs;
-use super::quantity::Quantity;
-use super::{Rulebook, reservations};
+use super::rulebook::Rulebook;
+use super::{QuotaContext, reservations};
 use crate::battery::terms::AllTerms;
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
-use crate::metering::catalog::{self, Catalog};
+use crate::metering::catalog;
 use crate::metering::counters::{self, Count, CounterKey};
+use crate::metering::meters::Meter;
 use crate::panics;
+use crate::quantity::Quantity;
 
-/// What is asked: each item may name another org.
-pub type Items = Vec<(OrgRef, Ask)>;
+/// The questions of one request; each may name another org.
+pub type CheckItems = Vec<(OrgRef, RequestedUsage)>;
 
 /// The answer to one item.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -41,52 +46,73 @@ pub struct Verdict {
     pub quotas: Vec<LimitStatus>,
     /// How its battery stands, where the usage burns any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub battery: Option<Battery>,
+    pub battery: Option<BatteryStatus>,
 }
 
-pub(super) struct Checks(pub(super) Arc<Rulebook>);
+pub(super) struct CheckWork(pub(super) Arc<QuotaContext>);
 
-impl Work<Items, Vec<Verdict>> for Checks {
+impl Work<CheckItems, Vec<Verdict>> for CheckWork {
     fn run(
         &self,
         conn: &mut PgConnection,
-        jobs: &[Items],
+        requests: &[CheckItems],
     ) -> Result<Vec<Result<Vec<Verdict>, Error>>, Error> {
-        jobs.iter().for_each(|job| panics::provoke("quota-reader", || format!("{job:?}")));
-        let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten().map(|(org, _)| org))?;
+        requests.iter().for_each(|request| panics::provoke("quota-reader", || format!("{request:?}")));
+        let items = || requests.iter().flatten();
+        let orgs = Orgs::find(conn, &self.0.directory, items().map(|(org, _)| org))?;
         let now = self.0.clock.now();
-        self.0.while_unchanged(conn, |conn, (catalog, limits)| {
-            let keys = keys(catalog, limits, &orgs, jobs, now);
-            let accounts = asked(conn, catalog, limits, &orgs, jobs, now)?;
-            let (version, counts) = look(conn, &keys, &orgs, now)?;
-            let book = CheckRules { catalog, limits, orgs: &orgs, counts: &counts, accounts: &accounts, now };
-            let verdicts = || jobs.iter().map(|items| book.verdicts(items)).collect();
-            Ok((version == catalog.version).then(verdicts))
+        self.0.rules.while_unchanged(conn, |conn, rules| {
+            let questions = Questions { rules, orgs: &orgs, now };
+            let batteries = read_batteries(conn, &rules.limits.battery, &questions.burning(items()), now)?;
+            let (version, counts) = read_counters(conn, &questions.counters(items()), &orgs, now)?;
+            let state = CurrentState { questions, counts, batteries };
+            let verdicts = || requests.iter().map(|items| state.verdicts(items)).collect();
+            Ok((version == rules.version()).then(verdicts))
         })
     }
 }
 
-/// The counters that matter to these checks.
-fn keys(
-    catalog: &Catalog,
-    limits: &Limits,
-    orgs: &Orgs,
-    jobs: &[Items],
+/// What decides which counters and batteries the items are about.
+struct Questions<'a> {
+    rules: &'a Rulebook,
+    orgs: &'a Orgs,
     now: DateTime<Utc>,
-) -> BTreeSet<CounterKey> {
-    let mut keys = BTreeSet::new();
-    for (org, ask) in jobs.iter().flatten() {
-        if let (Some(org), Some(meter)) = (orgs.get(org), limit_status::meter(catalog, &ask.meter)) {
-            let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-            let applying = limit_status::applying(catalog, limits, org, meter.meter_id, at, now);
-            keys.extend(applying.into_iter().filter(|at| at.limit.is_some()).map(|at| at.key));
-        }
-    }
-    keys
 }
 
-/// The catalogue's version, and counters as they are but for overdue reservations, which count no longer.
-pub(super) fn look(
+impl<'a> Questions<'a> {
+    /// Org and meter of an item; `None`: there is no such org or meter.
+    fn find(&self, (org, usage): &(OrgRef, RequestedUsage)) -> Option<(&'a OrgContext, &'a Meter)> {
+        Some((self.orgs.get(org)?, limited_meter(&self.rules.catalog, &usage.meter)?))
+    }
+
+    /// The counters of limits that the items may meet.
+    fn counters<'i>(
+        &self,
+        items: impl Iterator<Item = &'i (OrgRef, RequestedUsage)>,
+    ) -> BTreeSet<CounterKey> {
+        let limits = items.filter_map(|item| {
+            let (org, meter) = self.find(item)?;
+            Some(applicable_limits(self.rules, org, meter.meter_id, &item.1, self.now))
+        });
+        limits.flatten().filter(|limit| limit.limit.is_some()).map(|limit| limit.key).collect()
+    }
+
+    /// The orgs whose battery the items would burn from.
+    fn burning<'i>(
+        &self,
+        items: impl Iterator<Item = &'i (OrgRef, RequestedUsage)>,
+    ) -> BTreeMap<i64, &'a OrgContext> {
+        let burning = items.filter_map(|item| {
+            let (org, meter) = self.find(item)?;
+            let units = battery_units(&self.rules.catalog, org, meter.meter_id, &item.1, self.now).ok()?;
+            (!units.is_zero()).then_some((org.org_id, org))
+        });
+        burning.collect()
+    }
+}
+
+/// Reads counters, and in the same statement the catalogue's version. Overdue reservations do not count.
+pub(super) fn read_counters(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
     orgs: &Orgs,
@@ -98,7 +124,7 @@ pub(super) fn look(
     let (version, mut counts) = counters::read_with_version(conn, keys)?;
     if counts.values().any(|count| !count.reserved.is_zero()) {
         for row in reservations::overdue(conn, &orgs.ids(), now)? {
-            for key in &row.held {
+            for key in &row.counters {
                 if let Some(count) = counts.get_mut(key) {
                     count.reserved = count.reserved - row.amount;
                 }
@@ -108,44 +134,23 @@ pub(super) fn look(
     Ok((version, counts))
 }
 
-/// The batteries that matter to these checks.
-fn asked(
-    conn: &mut PgConnection,
-    catalog: &Catalog,
-    limits: &Limits,
-    orgs: &Orgs,
-    jobs: &[Items],
-    now: DateTime<Utc>,
-) -> Result<Accounts, Error> {
-    let mut burning: BTreeMap<i64, &OrgContext> = BTreeMap::new();
-    for (org, ask) in jobs.iter().flatten() {
-        if let (Some(org), Some(meter)) = (orgs.get(org), limit_status::meter(catalog, &ask.meter))
-            && limit_status::battery_units(catalog, org, meter.meter_id, ask, now)
-                .is_ok_and(|units| !units.is_zero())
-        {
-            burning.insert(org.org_id, org);
-        }
-    }
-    batteries(conn, &limits.battery, &burning, now)
-}
-
-/// The batteries of these orgs, with today's allowance, as they are but for overdue reservations.
-pub(super) fn batteries(
+/// Reads the batteries of these orgs, with today's allowance. Overdue reservations do not count.
+pub(super) fn read_batteries(
     conn: &mut PgConnection,
     terms: &AllTerms,
-    burning: &BTreeMap<i64, &OrgContext>,
+    orgs: &BTreeMap<i64, &OrgContext>,
     now: DateTime<Utc>,
 ) -> Result<Accounts, Error> {
-    if burning.is_empty() {
+    if orgs.is_empty() {
         return Ok(Accounts::default());
     }
-    let mut accounts = Accounts::read(conn, burning.keys().copied().collect(), Depth::Live, now)?;
-    for org_id in burning.keys() {
+    let mut accounts = Accounts::read(conn, orgs.keys().copied().collect(), Depth::Live, now)?;
+    for org_id in orgs.keys() {
         accounts.ensure(*org_id);
     }
-    accounts.allow(burning.values().copied(), terms, now);
+    accounts.allow(orgs.values().copied(), terms, now);
     if accounts.iter_mut().any(|account| !account.reserved().is_zero()) {
-        for row in reservations::overdue(conn, &burning.keys().copied().collect(), now)? {
+        for row in reservations::overdue(conn, &orgs.keys().copied().collect(), now)? {
             if let Some(account) = accounts.get_mut(row.org_id) {
                 account.release(row.battery_units);
             }
@@ -155,45 +160,36 @@ pub(super) fn batteries(
 }
 
 /// What checks are decided by.
-struct CheckRules<'a> {
-    catalog: &'a Catalog,
-    limits: &'a Limits,
-    orgs: &'a Orgs,
-    counts: &'a BTreeMap<CounterKey, Count>,
-    accounts: &'a Accounts,
-    now: DateTime<Utc>,
+struct CurrentState<'a> {
+    questions: Questions<'a>,
+    counts: BTreeMap<CounterKey, Count>,
+    batteries: Accounts,
 }
 
-impl CheckRules<'_> {
-    fn verdicts(&self, items: &Items) -> Result<Vec<Verdict>, Error> {
-        items.iter().enumerate().map(|(n, (org, ask))| self.verdict(n, org, ask)).collect()
+impl CurrentState<'_> {
+    fn verdicts(&self, items: &CheckItems) -> Result<Vec<Verdict>, Error> {
+        items.iter().enumerate().map(|(n, (org, usage))| self.verdict(n, org, usage)).collect()
     }
 
-    fn verdict(&self, n: usize, org: &OrgRef, ask: &Ask) -> Result<Verdict, Error> {
-        let unknown = || Error::UnknownOrg(format!("items.{n}.org").into());
-        let context = self.orgs.get(org).ok_or_else(unknown)?;
-        let meter = limit_status::meter(self.catalog, &ask.meter).ok_or_else(|| {
-            let rule = format!(
-                "`{}` is no meter of kind sum, count or level that counts: /v1/meters lists them",
-                ask.meter
-            );
-            Error::invalid(format!("items.{n}.meter"), rule)
-        })?;
-        let at = (ask.dimensions.as_slice(), ask.subject.as_deref());
-        let applying =
-            limit_status::applying(self.catalog, self.limits, context, meter.meter_id, at, self.now);
+    fn verdict(&self, n: usize, org: &OrgRef, usage: &RequestedUsage) -> Result<Verdict, Error> {
+        let Questions { rules, orgs, now } = self.questions;
+        let unknown_org = || Error::UnknownOrg(format!("items.{n}.org").into());
+        let org = orgs.get(org).ok_or_else(unknown_org)?;
+        let meter = limited_meter(&rules.catalog, &usage.meter)
+            .ok_or_else(|| no_such_meter(format!("items.{n}.meter"), &usage.meter))?;
+        let limits = applicable_limits(rules, org, meter.meter_id, usage, now);
         let count = |key: &CounterKey| self.counts.get(key).copied().unwrap_or_default();
-        let units = limit_status::battery_units(self.catalog, context, meter.meter_id, ask, self.now)?;
-        let account = self.accounts.get(context.org_id).filter(|_| !units.is_zero());
-        let debt_limit = self.limits.battery.debt_limit(context);
+        let units = battery_units(&rules.catalog, org, meter.meter_id, usage, now)?;
+        let account = self.batteries.get(org.org_id).filter(|_| !units.is_zero());
+        let debt_limit = rules.limits.battery.debt_limit(org);
         let holds = account.is_none_or(|account| account.fits(units, debt_limit));
         Ok(Verdict {
-            allowed: holds && applying.iter().all(|at| at.fits(count(&at.key), ask.amount)),
-            org: context.public_id.to_string(),
+            allowed: holds && limits.iter().all(|limit| limit.fits(count(&limit.key), usage.amount)),
+            org: org.public_id.to_string(),
             meter: meter.key.clone(),
-            amount: Quantity(ask.amount),
-            quotas: applying.iter().filter_map(|at| at.standing(meter, context, count(&at.key))).collect(),
-            battery: account.map(|account| Battery::of(account, debt_limit, units)),
+            amount: Quantity(usage.amount),
+            quotas: limits.iter().filter_map(|limit| limit.status(meter, org, count(&limit.key))).collect(),
+            battery: account.map(|account| BatteryStatus::new(account, debt_limit, units)),
         })
     }
 }

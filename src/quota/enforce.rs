@@ -1,4 +1,5 @@
-//! Admission of reported usage where a quota refuses what is over its limit.
+//! Enforcement at ingest: reported usage that does not fit under a quota with `refuse_usage`, or in the
+//! battery, is refused before it is stored.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,15 +8,15 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
-use super::limit_status::{ApplicableLimit, Battery, LimitStatus};
-use super::limits::{Limit, Limits};
-use super::locked_state::LockedState;
+use super::limit_status::{ApplicableLimit, BatteryStatus, LimitStatus};
+use super::limits::Limit;
 use super::reservations::{self, ReservationRow};
-use crate::battery::{Accounts, Depth};
+use super::rulebook::Rulebook;
+use super::session::{LockedState, UsageClaimed};
+use crate::battery::Accounts;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::catalog::Catalog;
-use crate::metering::counters::{self, CounterKey};
+use crate::metering::counters::CounterKey;
 
 /// A usage event that asks to be counted.
 #[derive(Clone, Debug)]
@@ -24,27 +25,25 @@ pub struct Demand<'a> {
     pub subject: Option<&'a str>,
     /// What it adds to counters, on whatever meter.
     pub counters: &'a [(CounterKey, Decimal)],
-    /// What it burns of the battery.
+    /// Battery units that it burns.
     pub units: Decimal,
 }
 
-/// What demands hang on that are made in a row: each on those before it that were admitted.
-pub trait Course {
-    /// What a demand adds to counters as things stand, in place of [`Demand::counters`]; `None`: what it says
-    /// there.
+/// The demands admitted so far, where what a demand adds depends on those before it (as of levels).
+pub trait AdmittedSoFar {
+    /// What a demand adds to counters now, in place of [`Demand::counters`]; `None`: what it says there.
     fn counters(&self, demand: usize) -> Option<Vec<(CounterKey, Decimal)>>;
 
-    /// It is admitted.
-    fn admitted(&mut self, demand: usize);
+    fn admit(&mut self, demand: usize);
 }
 
-/// Demands that stand alone.
-impl Course for () {
+/// Demands that do not depend on each other.
+impl AdmittedSoFar for () {
     fn counters(&self, _: usize) -> Option<Vec<(CounterKey, Decimal)>> {
         None
     }
 
-    fn admitted(&mut self, _: usize) {}
+    fn admit(&mut self, _: usize) {}
 }
 
 /// Why a usage event is refused.
@@ -53,92 +52,85 @@ pub enum Refusal {
     /// The limit that it does not fit under.
     Quota(Box<LimitStatus>),
     /// The battery does not hold enough.
-    Battery(Box<Battery>),
+    Battery(Box<BatteryStatus>),
 }
 
-/// Decides, in order, which usage events are admitted: an event is refused when it would bring a counter of a
-/// quota with `refuse_usage` over its limit, or the battery under its debt limit, reservations included.
-/// Exempt subjects and corrections downwards are always admitted. What is refused adds nothing.
+/// Decides on usage events, one after the other: an event is refused when it would bring a counter of a quota
+/// with `refuse_usage` over its limit, or the battery under its debt limit, reservations included. Exempt
+/// subjects and corrections downwards are always admitted. A refused event adds nothing.
 ///
-/// Runs inside the transaction that then adds the admitted usage with [`counters::add`], after it claimed its
-/// keys. All counters of all `demands` are locked here, so give it every new event of the batch, also those
-/// of orgs that no quota refuses: then [`counters::add`] waits for nobody, and two batches cannot wait for
-/// each other. The batteries of all demands are locked too, and given back for the caller to burn what was
-/// admitted. Reservations past their deadline are ended. `catalog` and `limits` are of the version that the
-/// transaction holds.
-pub fn admit(
+/// Runs inside the transaction that claimed the keys of these events and then stores those admitted, by the
+/// rulebook that is in force there. It locks the counters and batteries of all `demands`, so give it every
+/// new event of the batch, also of orgs that no quota refuses: then the caller adds to counters without a
+/// wait, and two batches cannot wait for each other. The caller burns from the batteries that it returns.
+/// Overdue reservations are ended.
+pub fn enforce(
     conn: &mut PgConnection,
-    (catalog, limits): (&Catalog, &Limits),
+    rules: &Rulebook,
     demands: &[Demand<'_>],
-    course: &mut impl Course,
+    admitted: &mut impl AdmittedSoFar,
     now: DateTime<Utc>,
 ) -> Result<(Vec<Option<Refusal>>, Accounts), Error> {
+    let mut state = lock(conn, rules, demands, now)?;
+    state.write_overdue(conn)?;
+    let mut refusals = Vec::with_capacity(demands.len());
+    for (n, demand) in demands.iter().enumerate() {
+        let counters = admitted.counters(n);
+        let counters = counters.as_deref().unwrap_or(demand.counters);
+        let refusal = counters
+            .iter()
+            .find_map(|(key, added)| refused_by_quota(&state, rules, demand, key, *added))
+            .map(|status| Refusal::Quota(Box::new(status)))
+            .or_else(|| Some(Refusal::Battery(Box::new(state.exhausted(demand.org, demand.units)?))));
+        if refusal.is_none() {
+            for (key, added) in counters {
+                state.add_used(key, *added);
+            }
+            state.pend_units(demand.org, demand.units);
+            admitted.admit(n);
+        }
+        refusals.push(refusal);
+    }
+    Ok((refusals, state.into_accounts()))
+}
+
+/// Locks what the demands would change, and the overdue reservations of orgs that may be refused.
+fn lock<'a>(
+    conn: &mut PgConnection,
+    rules: &'a Rulebook,
+    demands: &[Demand<'_>],
+    now: DateTime<Utc>,
+) -> Result<LockedState<'a>, Error> {
+    let limits = &rules.limits;
     let may_refuse = |org: &&OrgContext| limits.may_refuse(org) || limits.battery_may_refuse(org);
     let refusing = demands.iter().map(|demand| demand.org).filter(may_refuse);
-    let org_ids: BTreeSet<i64> = refusing.map(|org| org.org_id).collect();
-    let overdue = reservations::overdue(conn, &org_ids, now)?;
-    let mut keys: BTreeSet<CounterKey> = overdue.iter().flat_map(|row| row.held.iter().cloned()).collect();
+    let overdue = reservations::overdue(conn, &refusing.map(|org| org.org_id).collect(), now)?;
+    let mut keys: BTreeSet<CounterKey> =
+        overdue.iter().flat_map(|row| row.counters.iter().cloned()).collect();
     keys.extend(demands.iter().flat_map(|demand| demand.counters.iter().map(|(key, _)| key.clone())));
-    let counts = counters::lock(conn, &keys)?;
-    let rows = reservations::lock(conn, &overdue.iter().map(ReservationRow::name).collect())?;
     let burning = demands.iter().filter(|demand| !demand.units.is_zero());
-    let holding = overdue.iter().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
-    let org_ids: BTreeSet<i64> = burning.clone().map(|demand| demand.org.org_id).chain(holding).collect();
-    let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
-    accounts.allow(burning.map(|demand| demand.org), &limits.battery, now);
-    let raced = || Error::Internal("a reservation changed its counters".to_owned());
-    let mut book = LockedState::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
-    book.write(conn)?;
-    let mut verdicts = Vec::with_capacity(demands.len());
-    for (n, demand) in demands.iter().enumerate() {
-        let counters = course.counters(n);
-        let counters = counters.as_deref().unwrap_or(demand.counters);
-        let over = counters
-            .iter()
-            .find_map(|(key, added)| refusal(&book, limits, catalog, demand, key, *added))
-            .or_else(|| exhausted(&book, limits, demand));
-        if over.is_none() {
-            for (key, added) in counters {
-                book.add(key, *added, Decimal::ZERO);
-            }
-            course.admitted(n);
-            if let Some(account) = book.accounts.get_mut(demand.org.org_id) {
-                account.pend(demand.units);
-            }
-        }
-        verdicts.push(over);
-    }
-    Ok((verdicts, book.accounts))
+    UsageClaimed::by_caller()
+        .lock_counters(conn, &keys)?
+        .lock_reservations(conn, &overdue.iter().map(ReservationRow::name).collect())?
+        .lock_batteries(conn, rules, burning.map(|demand| demand.org), now)?
+        .ok_or_else(|| Error::Internal("a reservation changed its counters".to_owned()))
 }
 
-/// Why the battery refuses it; `None`: it does not.
-fn exhausted(book: &LockedState<'_>, limits: &Limits, demand: &Demand<'_>) -> Option<Refusal> {
-    let account = book.accounts.get(demand.org.org_id).filter(|_| demand.units > Decimal::ZERO)?;
-    let debt_limit = limits.battery.debt_limit(demand.org);
-    let refuses = !account.fits(demand.units, debt_limit);
-    refuses.then(|| Refusal::Battery(Box::new(Battery::of(account, debt_limit, demand.units))))
-}
-
-/// Why `added` is refused at this counter; `None`: it is not.
-fn refusal(
-    book: &LockedState<'_>,
-    limits: &Limits,
-    catalog: &Catalog,
+/// The limit at this counter that refuses `added` more.
+fn refused_by_quota(
+    state: &LockedState<'_>,
+    rules: &Rulebook,
     demand: &Demand<'_>,
     key: &CounterKey,
     added: Decimal,
-) -> Option<Refusal> {
-    let limit = limits.of(demand.org, key.slot_id).filter(|limit| Limit::refusing(limit).is_some())?;
-    let exempt = limits.is_exempt(key.org_id, key.slot_id, demand.subject);
+) -> Option<LimitStatus> {
+    let limit = rules.limits.of(demand.org, key.slot_id).filter(|limit| Limit::refusing(limit).is_some())?;
+    let exempt = rules.limits.is_exempt(key.org_id, key.slot_id, demand.subject);
     if exempt || added <= Decimal::ZERO {
         return None;
     }
-    let slot = catalog.slots.values().flatten().find(|slot| slot.slot_id == key.slot_id)?;
-    let at = ApplicableLimit { key: key.clone(), slot: Arc::clone(slot), limit: Some(limit), exempt };
-    let count = book.count(key);
-    if at.fits(count, added) {
-        return None;
-    }
-    let meter = catalog.meters.get(&slot.meter_id)?;
-    at.standing(meter, demand.org, count).map(|standing| Refusal::Quota(Box::new(standing)))
+    let (meter, slot) = rules.slot(key.slot_id)?;
+    let limit = ApplicableLimit { key: key.clone(), slot: Arc::clone(slot), limit: Some(limit), exempt };
+    let count = state.count(key);
+    if limit.fits(count, added) { None } else { limit.status(meter, demand.org, count) }
 }

@@ -4,11 +4,10 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::define::{self, Counted};
-use super::quotas::counted_of;
+use super::quotas::{CountedRow, counted_of};
 use crate::error::Error;
 use crate::ids;
 use crate::metering::catalog;
@@ -82,7 +81,7 @@ pub fn list(
     after: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Exemption>, Error> {
-    type ExemptionRow = ((String, String), (String, Value, bool, String), (String, String, DateTime<Utc>));
+    type ExemptionRow = ((String, String), CountedRow, (String, String, DateTime<Utc>));
     let mut query = quota_exemptions::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quota_exemptions::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quota_exemptions::slot_id)))

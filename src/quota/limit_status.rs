@@ -1,5 +1,6 @@
-//! How an org stands under the limits that hold for it.
+//! How an org stands under the limits that hold for it, and to its battery.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::limits::{Enforcement, Limit, LimitSource, Limits};
-use super::quantity::{Quantity, Sum};
+use super::limits::{Enforcement, Limit};
+use super::rulebook::Rulebook;
 use crate::battery::Account;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
@@ -18,10 +19,11 @@ use crate::metering::counters::{Count, CounterKey, slots_for};
 use crate::metering::meters::{Meter, Unpriced};
 use crate::metering::rating;
 use crate::metering::slots::{PeriodKind, Slot};
+use crate::quantity::{Quantity, Sum};
 
-/// What somebody asks to use.
+/// What somebody would like to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct RequestedUsage {
     /// Key of the meter.
     pub meter: String,
     pub amount: Decimal,
@@ -65,7 +67,8 @@ pub struct LimitStatus {
 
 /// How an org's battery stands to what is asked for.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Battery {
+#[schema(as = Battery)]
+pub struct BatteryStatus {
     /// Units that are asked for.
     pub units: Quantity,
     /// The sum of its ledger; below zero it is debt.
@@ -78,9 +81,8 @@ pub struct Battery {
     pub debt_limit: Option<Quantity>,
 }
 
-impl Battery {
-    /// Of an account, asked for `units`.
-    pub(super) fn of(account: &Account, debt_limit: Option<Decimal>, units: Decimal) -> Self {
+impl BatteryStatus {
+    pub(super) fn new(account: &Account, debt_limit: Option<Decimal>, units: Decimal) -> Self {
         Self {
             units: Quantity(units),
             balance: Quantity(account.balance()),
@@ -91,7 +93,7 @@ impl Battery {
     }
 }
 
-impl std::fmt::Display for Battery {
+impl std::fmt::Display for BatteryStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let limit =
             self.debt_limit.map_or_else(|| "none".to_owned(), |limit| limit.0.normalize().to_string());
@@ -114,28 +116,24 @@ pub(super) struct ApplicableLimit<'a> {
 }
 
 impl ApplicableLimit<'_> {
-    /// The quantity that must not be exceeded here.
-    pub(super) fn hard(&self) -> Option<Decimal> {
+    /// The quantity that this usage must not exceed.
+    fn hard_limit(&self) -> Option<Decimal> {
         self.limit.filter(|_| !self.exempt).and_then(Limit::hard)
     }
 
     /// Whether `more` beside what is counted fits.
     pub(super) fn fits(&self, count: Count, more: Decimal) -> bool {
-        self.hard().is_none_or(|limit| count.used + count.reserved + more <= Sum::from(limit))
+        self.hard_limit().is_none_or(|limit| count.used + count.reserved + more <= Sum::from(limit))
     }
 
-    /// How the org stands here; `None` where there is no limit, not even an absent one.
-    pub(super) fn standing(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<LimitStatus> {
+    /// `None` where neither the org nor its plan has a quota on this slot.
+    pub(super) fn status(&self, meter: &Meter, org: &OrgContext, count: Count) -> Option<LimitStatus> {
         let limit = self.limit?;
         let quantity = limit.terms.limit.map(|limit| limit.0);
         let remaining = quantity.map(|limit| Quantity(count.remaining(limit)));
-        let (quota, plan) = match &limit.source {
-            LimitSource::Quota(id) => (Some(id.clone()), None),
-            LimitSource::Plan(id) => (None, Some(id.clone())),
-        };
         Some(LimitStatus {
-            quota,
-            plan,
+            quota: limit.source.quota().cloned(),
+            plan: limit.source.plan().cloned(),
             meter: meter.key.clone(),
             filter: self.slot.filter.clone(),
             subject: self.slot.per_subject.then(|| self.key.subject.clone()),
@@ -151,23 +149,29 @@ impl ApplicableLimit<'_> {
     }
 }
 
-/// The meter of that key, when it counts and may be limited.
-pub(super) fn meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter>> {
+/// The meter of that key, if it counts and its kind can be limited.
+pub(super) fn limited_meter<'a>(catalog: &'a Catalog, key: &str) -> Option<&'a Arc<Meter>> {
     catalog
         .meters
         .values()
         .find(|meter| meter.key == key && meter.archived_at.is_none() && meter.aggregation.is_limited())
 }
 
-/// The battery units that usage of an org as asked for burns at `now`, rounded up to what the ledger has.
+/// The answer where [`limited_meter`] finds none; `field` names the key.
+pub(super) fn no_such_meter(field: impl Into<Cow<'static, str>>, key: &str) -> Error {
+    let rule = format!("`{key}` is no meter of kind sum, count or level that counts: /v1/meters lists them");
+    Error::invalid(field, rule)
+}
+
+/// The battery units that this usage burns at `now`, rounded up to the places that the ledger has.
 pub(super) fn battery_units(
     catalog: &Catalog,
     org: &OrgContext,
     meter_id: i32,
-    ask: &Ask,
+    usage: &RequestedUsage,
     now: DateTime<Utc>,
 ) -> Result<Decimal, Error> {
-    let Some((card, rate)) = catalog.price(meter_id, org, &ask.dimensions, now) else {
+    let Some((card, rate)) = catalog.price(meter_id, org, &usage.dimensions, now) else {
         return Ok(Decimal::ZERO);
     };
     let rate = rate.map(|rate| &card.rates[rate]);
@@ -179,28 +183,27 @@ pub(super) fn battery_units(
             "fit no rate of this meter, which refuses usage without a price: give it one, or correct them";
         return Err(Error::invalid("dimensions", rule));
     }
-    let units = rate.map_or(Some(Sum::ZERO), |rate| rating::battery_units(rate, ask.amount));
+    let units = rate.map_or(Some(Sum::ZERO), |rate| rating::battery_units(rate, usage.amount));
     let units = units.and_then(Sum::rounded_up);
     units.ok_or_else(|| Error::invalid("amount", "burns more battery units than there can be"))
 }
 
-/// Every counter that usage as asked for goes to at `now`, limited or not.
-pub(super) fn applying<'a>(
-    catalog: &Catalog,
-    limits: &'a Limits,
+/// Every counter that this usage would be added to at `now`, limited or not.
+pub(super) fn applicable_limits<'a>(
+    rules: &'a Rulebook,
     org: &OrgContext,
     meter_id: i32,
-    ask: (&[(String, String)], Option<&str>),
+    usage: &RequestedUsage,
     now: DateTime<Utc>,
 ) -> Vec<ApplicableLimit<'a>> {
-    let (dimensions, subject) = ask;
+    let subject = usage.subject.as_deref();
     let (day, billing) = (org.day(now), org.billing_period(now));
-    slots_for(catalog, org.org_id, meter_id, dimensions)
+    slots_for(&rules.catalog, org.org_id, meter_id, &usage.dimensions)
         .map(|slot| ApplicableLimit {
             key: CounterKey::of(slot, org.org_id, subject, day, billing),
             slot: Arc::clone(slot),
-            limit: limits.of(org, slot.slot_id),
-            exempt: limits.is_exempt(org.org_id, slot.slot_id, subject),
+            limit: rules.limits.of(org, slot.slot_id),
+            exempt: rules.limits.is_exempt(org.org_id, slot.slot_id, subject),
         })
         .collect()
 }

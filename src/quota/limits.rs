@@ -1,7 +1,7 @@
-//! Limits: which ones hold for an org, held in memory under the catalogue's version.
+//! Limits: which ones hold for an org. The half of the rulebook beside the catalogue.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -9,12 +9,11 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::quantity::Quantity;
 use crate::battery::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::billing::plans::{self, PlanVersion};
 use crate::error::Error;
-use crate::metering::catalog;
+use crate::quantity::Quantity;
 use crate::schema::{plan_quotas, quota_exemptions, quotas};
 
 /// What a limit does.
@@ -46,6 +45,9 @@ impl Enforcement {
     }
 }
 
+/// Limit, enforcement, `refuse_usage` and thresholds, as `quotas` and `plan_quotas` have them.
+pub(super) type TermsRow = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
+
 /// How much, and what then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Terms {
@@ -67,7 +69,7 @@ pub struct Terms {
 }
 
 /// An `Option` that must be written, so that "no limit" is never a field forgotten.
-fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
+pub(super) fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
     Option::deserialize(from)
 }
 
@@ -100,19 +102,19 @@ impl Terms {
         Ok(())
     }
 
-    /// The terms of a row.
-    pub(super) fn of_row(
-        limit: Option<Decimal>,
-        enforcement: &str,
-        refuse_usage: bool,
-        thresholds: Vec<Option<Decimal>>,
-    ) -> Result<Self, Error> {
+    /// The terms that a row of `quotas` or `plan_quotas` has.
+    pub(super) fn from_row((limit, enforcement, refuse_usage, thresholds): TermsRow) -> Result<Self, Error> {
         Ok(Self {
             limit: limit.map(Quantity),
-            enforcement: Enforcement::parse(enforcement)?,
+            enforcement: Enforcement::parse(&enforcement)?,
             refuse_usage,
             thresholds: thresholds.into_iter().flatten().map(Quantity).collect(),
         })
+    }
+
+    /// The thresholds as the column has them.
+    pub(super) fn threshold_percents(&self) -> Vec<Decimal> {
+        self.thresholds.iter().map(|percent| percent.0).collect()
     }
 }
 
@@ -124,12 +126,20 @@ pub enum LimitSource {
     Plan(String),
 }
 
+impl LimitSource {
+    pub(super) fn quota(&self) -> Option<&String> {
+        if let Self::Quota(id) = self { Some(id) } else { None }
+    }
+
+    pub(super) fn plan(&self) -> Option<&String> {
+        if let Self::Plan(id) = self { Some(id) } else { None }
+    }
+}
+
 /// A limit on a slot.
 #[derive(Clone, Debug)]
 pub struct Limit {
-    /// Where it comes from.
     pub source: LimitSource,
-    /// How much, and what then.
     pub terms: Terms,
 }
 
@@ -147,10 +157,9 @@ impl Limit {
     }
 }
 
-/// Every limit and exemption, and the terms of every plan, at one version of the catalogue.
+/// Every limit and exemption, and the terms of every plan: the part of the rulebook that limits usage.
 #[derive(Debug, Default)]
 pub struct Limits {
-    pub version: i64,
     /// What plans and orgs say of batteries.
     pub battery: AllTerms,
     of_org: HashMap<(i64, i32), Limit>,
@@ -160,13 +169,12 @@ pub struct Limits {
     refusing_plans: HashSet<String>,
     exempt: HashMap<(i64, i32), HashSet<String>>,
     /// By plan and version.
-    plans: HashMap<String, BTreeMap<i32, Arc<HeldPlan>>>,
+    plans: HashMap<String, BTreeMap<i32, Arc<NamedVersion>>>,
 }
 
-/// A plan in one of its versions.
+/// A version of a plan, with what people call the plan.
 #[derive(Debug)]
-pub struct HeldPlan {
-    /// What people call the plan.
+pub struct NamedVersion {
     pub name: String,
     pub version: PlanVersion,
 }
@@ -174,7 +182,7 @@ pub struct HeldPlan {
 impl Limits {
     /// The version of a plan that an org has.
     #[must_use]
-    pub fn plan(&self, org: &OrgContext) -> Option<&Arc<HeldPlan>> {
+    pub fn plan(&self, org: &OrgContext) -> Option<&Arc<NamedVersion>> {
         self.plans.get(org.plan.as_deref()?)?.get(&org.plan_version)
     }
 
@@ -185,7 +193,7 @@ impl Limits {
         self.of_org.get(&(org.org_id, slot_id)).or_else(of_plan)
     }
 
-    /// Whether limits on a slot do not hold this subject of the org.
+    /// Whether limits on a slot leave out this subject of the org.
     #[must_use]
     pub fn is_exempt(&self, org_id: i64, slot_id: i32, subject: Option<&str>) -> bool {
         let exempt = self.exempt.get(&(org_id, slot_id));
@@ -198,8 +206,8 @@ impl Limits {
         self.battery.debt_limit(org).is_some()
     }
 
-    /// Whether any quota of this org may refuse reported usage. False: [`super::enforce::admit`] need not be
-    /// asked.
+    /// Whether any quota of this org may refuse reported usage. If none may, [`super::enforce::enforce`] has
+    /// nothing to decide.
     #[must_use]
     pub fn may_refuse(&self, org: &OrgContext) -> bool {
         self.refusing_orgs.contains(&org.org_id)
@@ -207,38 +215,26 @@ impl Limits {
     }
 }
 
-/// The limits as this process last saw them.
-#[derive(Default)]
-pub struct LimitsCache(RwLock<Arc<Limits>>);
-
-impl LimitsCache {
-    /// What is held. Version 0: nothing was loaded yet.
-    #[must_use]
-    pub fn get(&self) -> Arc<Limits> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Loads what the database has, unless a newer one is held already. Not inside a transaction.
-    pub fn refresh(&self, conn: &mut PgConnection) -> Result<Arc<Limits>, Error> {
-        let loaded = Arc::new(load(conn)?);
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if held.version < loaded.version {
-            *held = loaded;
+impl Limits {
+    /// Reads all of them; the caller has one snapshot, or the catalogue's lock.
+    pub(super) fn read(conn: &mut PgConnection) -> Result<Self, Error> {
+        let mut loaded = Self { battery: AllTerms::load(conn)?, ..Self::default() };
+        loaded.read_quotas(conn)?;
+        loaded.read_plan_quotas(conn)?;
+        for (plan, name, version) in plans::all_versions(conn)? {
+            let named = Arc::new(NamedVersion { name, version });
+            loaded.plans.entry(plan).or_default().insert(named.version.version, named);
         }
-        Ok(Arc::clone(&held))
+        let columns = (quota_exemptions::org_id, quota_exemptions::slot_id, quota_exemptions::subject);
+        let exempt: Vec<(i64, i32, String)> = quota_exemptions::table.select(columns).load(conn)?;
+        for (org_id, slot_id, subject) in exempt {
+            loaded.exempt.entry((org_id, slot_id)).or_default().insert(subject);
+        }
+        Ok(loaded)
     }
-}
 
-/// Reads all of it in one snapshot.
-fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
-    type Settings = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
-    let limit = |source, (limit, enforcement, refuse, thresholds): Settings| {
-        Ok::<_, Error>(Limit { source, terms: Terms::of_row(limit, &enforcement, refuse, thresholds)? })
-    };
-    conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        let mut loaded =
-            Limits { version: catalog::version(conn)?, battery: AllTerms::load(conn)?, ..Limits::default() };
-        let own: Vec<(i64, i32, String, Settings)> = quotas::table
+    fn read_quotas(&mut self, conn: &mut PgConnection) -> Result<(), Error> {
+        let rows: Vec<(i64, i32, String, TermsRow)> = quotas::table
             .select((
                 quotas::org_id,
                 quotas::slot_id,
@@ -246,14 +242,18 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
                 (quotas::limit_quantity, quotas::enforcement, quotas::refuse_usage, quotas::thresholds),
             ))
             .load(conn)?;
-        for (org_id, slot_id, quota_id, settings) in own {
-            let limit = limit(LimitSource::Quota(quota_id), settings)?;
+        for (org_id, slot_id, quota_id, terms) in rows {
+            let limit = Limit { source: LimitSource::Quota(quota_id), terms: Terms::from_row(terms)? };
             if limit.refusing().is_some() {
-                loaded.refusing_orgs.insert(org_id);
+                self.refusing_orgs.insert(org_id);
             }
-            loaded.of_org.insert((org_id, slot_id), limit);
+            self.of_org.insert((org_id, slot_id), limit);
         }
-        let of_plans: Vec<(String, (i32, i32), Settings)> = plan_quotas::table
+        Ok(())
+    }
+
+    fn read_plan_quotas(&mut self, conn: &mut PgConnection) -> Result<(), Error> {
+        let rows: Vec<(String, (i32, i32), TermsRow)> = plan_quotas::table
             .select((
                 plan_quotas::plan_id,
                 (plan_quotas::version, plan_quotas::slot_id),
@@ -265,23 +265,13 @@ fn load(conn: &mut PgConnection) -> Result<Limits, Error> {
                 ),
             ))
             .load(conn)?;
-        for (plan, slot, settings) in of_plans {
-            let limit = limit(LimitSource::Plan(plan.clone()), settings)?;
+        for (plan, slot, terms) in rows {
+            let limit = Limit { source: LimitSource::Plan(plan.clone()), terms: Terms::from_row(terms)? };
             if limit.refusing().is_some() {
-                loaded.refusing_plans.insert(plan.clone());
+                self.refusing_plans.insert(plan.clone());
             }
-            loaded.of_plan.entry(plan).or_default().insert(slot, limit);
+            self.of_plan.entry(plan).or_default().insert(slot, limit);
         }
-        for (plan, name, version) in plans::all_versions(conn)? {
-            let held = Arc::new(HeldPlan { name, version });
-            loaded.plans.entry(plan).or_default().insert(held.version.version, held);
-        }
-        let exempt = (quota_exemptions::org_id, quota_exemptions::slot_id, quota_exemptions::subject);
-        for (org_id, slot_id, subject) in
-            quota_exemptions::table.select(exempt).load::<(i64, i32, String)>(conn)?
-        {
-            loaded.exempt.entry((org_id, slot_id)).or_default().insert(subject);
-        }
-        Ok(loaded)
-    })
+        Ok(())
+    }
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use diesel::pg::PgConnection;
 
-use super::Rulebook;
+use super::QuotaContext;
 use super::group_commit::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
 use crate::panics;
 
-/// Orgs by what they are called.
+/// Orgs by their name in the requests, and by row id.
 #[derive(Default)]
 pub(super) struct Orgs {
     by_ref: HashMap<OrgRef, Arc<OrgContext>>,
@@ -21,7 +21,7 @@ pub(super) struct Orgs {
 }
 
 impl Orgs {
-    /// Those orgs, held or read; names that nobody has are left out.
+    /// The orgs from memory, or else from the database; names that no org has are left out.
     pub(super) fn find<'a>(
         conn: &mut PgConnection,
         directory: &Directory,
@@ -30,11 +30,11 @@ impl Orgs {
         let mut found = Self::default();
         let (mut names, mut ids) = (Vec::new(), Vec::new());
         for org in refs.collect::<std::collections::HashSet<_>>() {
-            let held = match org {
+            let in_memory = match org {
                 OrgRef::Own(id) => directory.by_id(*id),
                 OrgRef::Named(name) => directory.by_ref(name),
             };
-            match (held, org) {
+            match (in_memory, org) {
                 (Some(context), _) => found.insert(org.clone(), context),
                 (None, OrgRef::Own(id)) => ids.push(*id),
                 (None, OrgRef::Named(name)) => names.push(name.clone()),
@@ -86,21 +86,25 @@ impl Orgs {
     }
 }
 
-/// Orgs by how they were asked for; those that are not there are left out.
-pub type Found = HashMap<OrgRef, Arc<OrgContext>>;
+/// Orgs by the name that a request has for them; names without an org are left out.
+pub type FoundOrgs = HashMap<OrgRef, Arc<OrgContext>>;
 
-/// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a
-/// change, those that come together share a query.
-pub(super) struct Lookups(pub(super) Arc<Rulebook>);
+/// Reads orgs that are not in memory, for usage. Look-ups that arrive together, as after a change of many
+/// orgs, share a query.
+pub(super) struct OrgLookup(pub(super) Arc<QuotaContext>);
 
-impl Work<Vec<OrgRef>, Found> for Lookups {
-    fn run(&self, conn: &mut PgConnection, jobs: &[Vec<OrgRef>]) -> Result<Vec<Result<Found, Error>>, Error> {
-        jobs.iter().for_each(|job| panics::provoke("org-reader", || format!("{job:?}")));
-        let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten())?;
-        let found = |wanted: &Vec<OrgRef>| {
+impl Work<Vec<OrgRef>, FoundOrgs> for OrgLookup {
+    fn run(
+        &self,
+        conn: &mut PgConnection,
+        requests: &[Vec<OrgRef>],
+    ) -> Result<Vec<Result<FoundOrgs, Error>>, Error> {
+        requests.iter().for_each(|refs| panics::provoke("org-reader", || format!("{refs:?}")));
+        let orgs = Orgs::find(conn, &self.0.directory, requests.iter().flatten())?;
+        let found = |refs: &Vec<OrgRef>| {
             let context = |org: &OrgRef| Some((org.clone(), Arc::clone(orgs.get(org)?)));
-            Ok(wanted.iter().filter_map(context).collect())
+            Ok(refs.iter().filter_map(context).collect())
         };
-        Ok(jobs.iter().map(found).collect())
+        Ok(requests.iter().map(found).collect())
     }
 }

@@ -6,14 +6,12 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
-use rust_decimal::Decimal;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::define::{self, Counted, For};
-use super::limits::Terms;
-use super::quotas::{counted_of, terms_of};
+use super::limits::{Terms, TermsRow};
+use super::quotas::{CountedRow, counted_of};
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::metering::catalog;
@@ -68,11 +66,7 @@ pub fn put(
                 plan_quotas::limit_quantity.eq(terms.limit.map(|limit| limit.0)),
                 plan_quotas::enforcement.eq(terms.enforcement.name()),
                 plan_quotas::refuse_usage.eq(terms.refuse_usage),
-                plan_quotas::thresholds.eq(terms
-                    .thresholds
-                    .iter()
-                    .map(|percent| percent.0)
-                    .collect::<Vec<_>>()),
+                plan_quotas::thresholds.eq(terms.threshold_percents()),
             ))
             .execute(conn)?;
     }
@@ -96,9 +90,7 @@ pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> Q
 
 /// Quotas of a version of a plan, in the order in which what they count was defined.
 pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<PlanQuota>, Error> {
-    type PlanQuotaRow =
-        ((String, Value, bool, String), (Option<Decimal>, String, bool, Vec<Option<Decimal>>));
-    let rows: Vec<PlanQuotaRow> = plan_quotas::table
+    let rows: Vec<(CountedRow, TermsRow)> = plan_quotas::table
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(plan_quotas::slot_id)))
         .inner_join(meters::table.on(meters::meter_id.eq(quota_slots::meter_id)))
         .filter(plan_quotas::plan_id.eq(plan_id))
@@ -115,6 +107,8 @@ pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<
         ))
         .load(conn)?;
     rows.into_iter()
-        .map(|(counted, terms)| Ok(PlanQuota { counted: counted_of(counted)?, terms: terms_of(terms)? }))
+        .map(|(counted, terms)| {
+            Ok(PlanQuota { counted: counted_of(counted)?, terms: Terms::from_row(terms)? })
+        })
         .collect()
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::define::{self, Counted, For};
-use super::limits::{Enforcement, Terms};
+use super::limits::{Enforcement, Terms, TermsRow};
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::ids;
@@ -68,22 +68,13 @@ fn some<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<Quant
 
 /// Row ids of a quota's org and slot.
 pub type Place = (i64, i32);
-type CountedRow = (String, Value, bool, String);
-type TermsRow = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
+pub(super) type CountedRow = (String, Value, bool, String);
 
 pub(super) fn counted_of((meter, filter, per_subject, period): CountedRow) -> Result<Counted, Error> {
     let broken = || Error::Internal(format!("a quota slot of meter {meter} cannot be read"));
     let filter: BTreeMap<String, String> = serde_json::from_value(filter).map_err(|_| broken())?;
     let period = PeriodKind::parse(&period).ok_or_else(broken)?;
     Ok(Counted { meter, filter, per_subject, period })
-}
-
-pub(super) fn terms_of((limit, enforcement, refuse_usage, thresholds): TermsRow) -> Result<Terms, Error> {
-    Terms::of_row(limit, &enforcement, refuse_usage, thresholds)
-}
-
-fn thresholds_of(terms: &Terms) -> Vec<Decimal> {
-    terms.thresholds.iter().map(|percent| percent.0).collect()
 }
 
 /// Makes a quota; returns its public id.
@@ -108,7 +99,7 @@ pub fn create(
             quotas::limit_quantity.eq(terms.limit.map(|limit| limit.0)),
             quotas::enforcement.eq(terms.enforcement.name()),
             quotas::refuse_usage.eq(terms.refuse_usage),
-            quotas::thresholds.eq(thresholds_of(terms)),
+            quotas::thresholds.eq(terms.threshold_percents()),
             quotas::created_at.eq(now),
             quotas::updated_at.eq(now),
         ))
@@ -175,7 +166,7 @@ pub fn list(conn: &mut PgConnection, filter: &QuotaFilter, limit: i64) -> Result
     let rows: Vec<QuotaRow> = query.load(conn)?;
     rows.into_iter()
         .map(|(key, (id, org), counted, terms, (created_at, updated_at))| {
-            let (counted, terms) = (counted_of(counted)?, terms_of(terms)?);
+            let (counted, terms) = (counted_of(counted)?, Terms::from_row(terms)?);
             Ok((key, Quota { id, org, counted, terms, created_at, updated_at }))
         })
         .collect()
@@ -215,7 +206,7 @@ pub fn update(
             quotas::limit_quantity.eq(terms.limit.map(|limit| limit.0)),
             quotas::enforcement.eq(terms.enforcement.name()),
             quotas::refuse_usage.eq(terms.refuse_usage),
-            quotas::thresholds.eq(thresholds_of(terms)),
+            quotas::thresholds.eq(terms.threshold_percents()),
             quotas::updated_at.eq(now),
         ))
         .execute(conn)?;

@@ -11,15 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::limit_status::{Battery, LimitStatus};
-use super::quantity::Quantity;
+use super::limit_status::{BatteryStatus, LimitStatus};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::metering::counters::CounterKey;
 use crate::metering::periods::Period;
-
-/// Overdue reservations ended in one transaction, at most.
-const OVERDUE: &str = "1000";
+use crate::quantity::Quantity;
 
 /// What has become of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -53,7 +50,7 @@ impl State {
     }
 }
 
-/// A row.
+/// A row of `quota_reservations`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReservationRow {
     pub org_id: i64,
@@ -64,8 +61,8 @@ pub(super) struct ReservationRow {
     pub dimensions: Vec<(String, String)>,
     pub subject: Option<String>,
     pub member: Option<String>,
-    /// The counters that hold the amount, in their order.
-    pub held: Vec<CounterKey>,
+    /// The counters at which the amount is set aside, in their order.
+    pub counters: Vec<CounterKey>,
     pub state: State,
     pub made_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -73,24 +70,26 @@ pub(super) struct ReservationRow {
     pub settled: Option<Decimal>,
     /// Set aside of the battery.
     pub battery_units: Decimal,
-    /// How much of what was settled went over a limit, and how much of it the battery did not hold.
-    pub over: Option<Over>,
+    /// `None`: it is not settled.
+    pub beyond: Option<Beyond>,
 }
 
-/// What a settlement used beyond what there was.
+/// What a settlement used beyond the limits and the battery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Over {
+pub(super) struct Beyond {
     /// Of its quantity, beyond the limit that it went beyond the most.
     pub overage: Decimal,
-    /// Of its battery units, beyond what the battery held.
+    /// Of its battery units, those that the battery did not have.
     pub debt: Decimal,
 }
 
-/// Names a reservation.
-pub(super) type Name = (i64, String);
+/// Names a reservation: row id of its org, and its id there.
+pub(super) type ReservationName = (i64, String);
+/// Stands for every org in what [`named`] looks for.
+pub(super) const ANY_ORG: i64 = 0;
 
 impl ReservationRow {
-    pub(super) fn name(&self) -> Name {
+    pub(super) fn name(&self) -> ReservationName {
         (self.org_id, self.id.clone())
     }
 
@@ -99,8 +98,13 @@ impl ReservationRow {
         self.state == State::Open && self.expires_at <= now
     }
 
-    /// As it is shown.
-    pub(super) fn shown(&self, org: &str, quotas: Vec<LimitStatus>, battery: Option<Battery>) -> Reservation {
+    /// The reservation as callers see it.
+    pub(super) fn shown(
+        &self,
+        org: &str,
+        quotas: Vec<LimitStatus>,
+        battery: Option<BatteryStatus>,
+    ) -> Reservation {
         Reservation {
             id: self.id.clone(),
             org: org.to_owned(),
@@ -115,8 +119,8 @@ impl ReservationRow {
             ended_at: self.ended_at,
             settled_amount: self.settled.map(Quantity),
             battery_units: Quantity(self.battery_units),
-            overage: self.over.map(|over| Quantity(over.overage)),
-            debt: self.over.map(|over| Quantity(over.debt)),
+            overage: self.beyond.map(|beyond| Quantity(beyond.overage)),
+            debt: self.beyond.map(|beyond| Quantity(beyond.debt)),
             quotas,
             battery,
         }
@@ -163,16 +167,16 @@ pub struct Reservation {
     pub quotas: Vec<LimitStatus>,
     /// How its battery stands now; only when it is made, and where the usage burns any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub battery: Option<Battery>,
+    pub battery: Option<BatteryStatus>,
 }
 
-type Types = (
+type ReservationTypes = (
     (BigInt, Text, Integer, Text),
     (Numeric, Jsonb, Nullable<Text>, Nullable<Text>, Jsonb),
     (Text, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Numeric>, Numeric),
     (Nullable<Numeric>, Nullable<Numeric>),
 );
-type Loaded = (
+type ReservationColumns = (
     (i64, String, i32, String),
     (Decimal, Value, Option<String>, Option<String>, Value),
     (String, DateTime<Utc>, DateTime<Utc>, Option<DateTime<Utc>>, Option<Decimal>, Decimal),
@@ -192,58 +196,76 @@ macro_rules! columns {
 
 struct Named;
 impl crate::db::prepared::Text for Named {
-    // An org of 0 stands for any.
     const SQL: &'static str = concat!(
         columns!(),
         "FROM unnest(?, ?) AS k (o, i)
          JOIN quota_reservations r ON r.reservation_id = k.i AND (k.o = 0 OR r.org_id = k.o)"
     );
-    type Row = Types;
+    type Row = ReservationTypes;
+}
+
+/// Open reservations past their deadline, the longest overdue first; one transaction ends 1000 at most.
+macro_rules! overdue {
+    ($of_whom:literal) => {
+        concat!(
+            columns!(),
+            "FROM quota_reservations r
+             WHERE r.state = 'open'",
+            $of_whom,
+            " AND r.expires_at <= ?
+             ORDER BY r.expires_at
+             LIMIT 1000"
+        )
+    };
 }
 
 struct Overdue;
 impl crate::db::prepared::Text for Overdue {
-    const SQL: &'static str = concat!(
-        columns!(),
-        "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY (?) AND r.expires_at <= ?
-         ORDER BY r.expires_at LIMIT 1000"
-    );
-    type Row = Types;
+    const SQL: &'static str = overdue!(" AND r.org_id = ANY (?)");
+    type Row = ReservationTypes;
+}
+
+struct OverdueAnywhere;
+impl crate::db::prepared::Text for OverdueAnywhere {
+    const SQL: &'static str = overdue!("");
+    type Row = ReservationTypes;
 }
 
 struct Lock;
 impl crate::db::prepared::Text for Lock {
     const SQL: &'static str = concat!(
         columns!(),
-        "FROM quota_reservations r JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i)
-         ORDER BY r.org_id, r.reservation_id FOR UPDATE OF r"
+        "FROM quota_reservations r
+         JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i)
+         ORDER BY r.org_id, r.reservation_id
+         FOR UPDATE OF r"
     );
-    type Row = Types;
+    type Row = ReservationTypes;
 }
 
 statement!(Insert -> Untyped:
     "INSERT INTO quota_reservations (org_id, reservation_id, meter_id, amount, dimensions, subject, member,
          held, state, made_at, expires_at, battery_units)
      SELECT o, i, m, a, d, s, u, h, 'open', f, e, b
-     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b) ON CONFLICT
-         DO NOTHING");
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS t (o, i, m, a, d, s, u, h, f, e, b)
+     ON CONFLICT DO NOTHING");
 statement!(Update -> Untyped:
     "UPDATE quota_reservations r
      SET state = t.s, ended_at = t.e, settled_quantity = t.q, overage = t.v, debt = t.d
      FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, i, s, e, q, v, d)
      WHERE (r.org_id, r.reservation_id) = (t.o, t.i)");
 
-/// A counter that holds an amount, as the row has it: slot, subject, the period's first day, and when a
-/// subscription's period began. One that ended before periods were told apart has no such instant.
+/// An element of the column `held`, a counter at which the amount is set aside: slot, subject, the period's
+/// first day, and when a subscription's period began. Rows of older versions have no such instant.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum HeldBy {
+enum StoredCounter {
     Began(i32, String, NaiveDate, Option<DateTime<Utc>>),
     Dated(i32, String, NaiveDate),
 }
 
-impl HeldBy {
-    fn counter(self, org_id: i64) -> CounterKey {
+impl StoredCounter {
+    fn key(self, org_id: i64) -> CounterKey {
         let (slot_id, subject, label, began) = match self {
             Self::Began(slot_id, subject, label, began) => (slot_id, subject, label, began),
             Self::Dated(slot_id, subject, label) => (slot_id, subject, label, None),
@@ -252,14 +274,14 @@ impl HeldBy {
     }
 }
 
-fn row_of((names, what, state, over): Loaded) -> Result<ReservationRow, Error> {
+fn row_of((names, what, state, beyond): ReservationColumns) -> Result<ReservationRow, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
     let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
     let broken = |error: serde_json::Error| Error::Internal(format!("reservation {id}: {error}"));
     let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
-    let held: Vec<HeldBy> = serde_json::from_value(held).map_err(broken)?;
-    let held = held.into_iter().map(|held| held.counter(org_id)).collect();
+    let counters: Vec<StoredCounter> = serde_json::from_value(held).map_err(broken)?;
+    let counters = counters.into_iter().map(|counter| counter.key(org_id)).collect();
     let (dimensions, state) = (dimensions.into_iter().collect(), State::parse(&state)?);
     Ok(ReservationRow {
         org_id,
@@ -270,23 +292,26 @@ fn row_of((names, what, state, over): Loaded) -> Result<ReservationRow, Error> {
         dimensions,
         subject,
         member,
-        held,
+        counters,
         state,
         made_at,
         expires_at,
         ended_at,
         settled,
         battery_units,
-        over: over.0.zip(over.1).map(|(overage, debt)| Over { overage, debt }),
+        beyond: beyond.0.zip(beyond.1).map(|(overage, debt)| Beyond { overage, debt }),
     })
 }
 
-/// Reservations by org (0: any) and id, not locked.
-pub(super) fn named(conn: &mut PgConnection, names: &BTreeSet<Name>) -> Result<Vec<ReservationRow>, Error> {
+/// Reservations by org (or [`ANY_ORG`]) and id, not locked.
+pub(super) fn named(
+    conn: &mut PgConnection,
+    names: &BTreeSet<ReservationName>,
+) -> Result<Vec<ReservationRow>, Error> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<Loaded> = Prepared::<Named>::new()
+    let rows: Vec<ReservationColumns> = Prepared::<Named>::new()
         .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
         .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
@@ -300,7 +325,7 @@ pub(super) fn overdue(
     org_ids: &BTreeSet<i64>,
     now: DateTime<Utc>,
 ) -> Result<Vec<ReservationRow>, Error> {
-    let rows: Vec<Loaded> = Prepared::<Overdue>::new()
+    let rows: Vec<ReservationColumns> = Prepared::<Overdue>::new()
         .bind::<BigInt, _>(org_ids.iter().copied().collect::<Vec<_>>())
         .bind_one::<Timestamptz, _>(now)
         .load(conn)?;
@@ -312,25 +337,21 @@ pub(super) fn overdue_anywhere(
     conn: &mut PgConnection,
     now: DateTime<Utc>,
 ) -> Result<Vec<ReservationRow>, Error> {
-    let sql = concat!(columns!(), "FROM quota_reservations r WHERE r.state = 'open' AND r.expires_at <= ");
-    let rows: Vec<Loaded> = diesel::dsl::sql::<Types>(sql)
-        .bind::<Timestamptz, _>(now)
-        .sql(" ORDER BY r.expires_at LIMIT ")
-        .sql(OVERDUE)
-        .load(conn)?;
+    let rows: Vec<ReservationColumns> =
+        Prepared::<OverdueAnywhere>::new().bind_one::<Timestamptz, _>(now).load(conn)?;
     rows.into_iter().map(row_of).collect()
 }
 
-/// Locks reservations in the order of their names and reads them as they are now. The caller holds their
+/// Locks reservations in the order of their names and reads them as they are now. The caller has locked their
 /// counters.
 pub(super) fn lock(
     conn: &mut PgConnection,
-    names: &BTreeSet<Name>,
-) -> Result<BTreeMap<Name, ReservationRow>, Error> {
+    names: &BTreeSet<ReservationName>,
+) -> Result<BTreeMap<ReservationName, ReservationRow>, Error> {
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let rows: Vec<Loaded> = Prepared::<Lock>::new()
+    let rows: Vec<ReservationColumns> = Prepared::<Lock>::new()
         .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
         .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
@@ -343,9 +364,8 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Resul
         return Ok(true);
     }
     let held = |row: &ReservationRow| {
-        let keys =
-            row.held.iter().map(|key| json!([key.slot_id, key.subject, key.period.label, key.period.began]));
-        Value::Array(keys.collect())
+        let stored = |key: &CounterKey| json!([key.slot_id, key.subject, key.period.label, key.period.began]);
+        Value::Array(row.counters.iter().map(stored).collect())
     };
     let dimensions = |row: &ReservationRow| {
         Value::Object(row.dimensions.iter().map(|(name, value)| (name.clone(), json!(value))).collect())
@@ -366,7 +386,7 @@ pub(super) fn insert(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Resul
     Ok(inserted == rows.len())
 }
 
-/// Stores what has become of reservations.
+/// Stores how reservations ended.
 pub(super) fn update(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Result<(), Error> {
     if rows.is_empty() {
         return Ok(());
@@ -377,18 +397,22 @@ pub(super) fn update(conn: &mut PgConnection, rows: &[&ReservationRow]) -> Resul
         .bind::<Text, _>(rows.iter().map(|row| row.state.name()).collect::<Vec<_>>())
         .bind::<Nullable<Timestamptz>, _>(rows.iter().map(|row| row.ended_at).collect::<Vec<_>>())
         .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| row.settled).collect::<Vec<_>>())
-        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.over?.overage)).collect::<Vec<_>>())
-        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.over?.debt)).collect::<Vec<_>>())
+        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.beyond?.overage)).collect::<Vec<_>>())
+        .bind::<Nullable<Numeric>, _>(rows.iter().map(|row| Some(row.beyond?.debt)).collect::<Vec<_>>())
         .execute(conn)?;
     Ok(())
 }
 
-/// Forgets reservations that ended and were made before `oldest`, a bounded batch at a time.
+/// Deletes reservations that ended and were made before `oldest`, a bounded batch at a time.
 pub fn forget_old(conn: &mut PgConnection, oldest: DateTime<Utc>) -> Result<usize, Error> {
     let deleted = diesel::sql_query(
-        "DELETE FROM quota_reservations WHERE ctid = ANY (ARRAY (
-            SELECT ctid FROM quota_reservations WHERE made_at < $1 AND state <> 'open' LIMIT 5000
-            FOR UPDATE SKIP LOCKED))",
+        "DELETE FROM quota_reservations
+         WHERE ctid = ANY (ARRAY (
+             SELECT ctid
+             FROM quota_reservations
+             WHERE made_at < $1 AND state <> 'open'
+             LIMIT 5000
+             FOR UPDATE SKIP LOCKED))",
     )
     .bind::<Timestamptz, _>(oldest)
     .execute(conn)?;

@@ -1,4 +1,4 @@
-//! Usage that settles a reservation, recorded in the transaction that settles it.
+//! Usage that settles a reservation: resolved, claimed and stored in the transaction that settles it.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::metering::{posting, series};
 use crate::quantity::Sum;
 
 /// Source of usage events that are made for a settlement; their id is the reservation's.
-pub const SOURCE: &str = "coulomb:reservation";
+const SOURCE: &str = "coulomb:reservation";
 
-/// Usage that is to take a reservation's place.
-pub struct Usage<'a> {
+/// Usage that takes a reservation's place.
+pub(super) struct SettlingUsage<'a> {
     pub org: Arc<OrgContext>,
     /// The reservation's id: that of the usage event where the caller sent none.
     pub reservation: &'a str,
@@ -32,9 +32,8 @@ pub struct Usage<'a> {
     pub amount: Decimal,
     /// The reservation's dimensions, for the same case.
     pub dimensions: &'a [(String, String)],
-    /// The reservation's subject, likewise.
+    /// For the same case, as `member`.
     pub subject: Option<&'a str>,
-    /// The reservation's member, likewise.
     pub member: Option<&'a str>,
     /// The usage event that the caller sent, in the native form of `POST /v1/usage`.
     pub event: Option<&'a RawValue>,
@@ -42,15 +41,15 @@ pub struct Usage<'a> {
     pub made_at: DateTime<Utc>,
 }
 
-/// What the claim of a usage event's key came to.
+/// What claiming a usage event's key came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum KeyClaim {
+pub(super) enum KeyClaim {
     New {
         /// Quantity on the reserved meter.
         quantity: Decimal,
         /// What it adds to counters, on whatever meter.
         counters: Vec<(CounterKey, Decimal)>,
-        /// What it burns of the battery.
+        /// Battery units that it burns.
         units: Sum,
     },
     /// The event is recorded already.
@@ -66,29 +65,29 @@ pub enum KeyClaim {
 
 impl KeyClaim {
     /// Whether it may change the battery.
-    #[must_use]
-    pub fn burns(&self) -> bool {
+    pub(super) fn burns(&self) -> bool {
         matches!(self, Self::New { units, .. } if !units.is_zero())
     }
 }
 
-/// Usage whose keys are claimed and which is not yet stored. The transaction claims first, then locks
-/// counters, then stores: the order that all who write usage keep.
-pub struct Recorder {
-    /// What was claimed; none where it was not.
-    claimed: Vec<Option<Recorded>>,
+/// Usage whose keys are claimed and which is not yet stored.
+pub(super) struct ClaimedUsage {
+    /// One for each usage, in their order.
+    claims: Vec<KeyClaim>,
+    /// What would be stored of each; `None`: its key is not ours.
+    recorded: Vec<Option<Recorded>>,
     levels: Levels,
 }
 
-impl Recorder {
-    /// Claims the keys of usage, one answer for each, and prices it. The caller holds the catalogue.
-    pub fn claim(
+impl ClaimedUsage {
+    /// Claims the keys of usage and prices it. The caller has locked the catalogue.
+    pub(super) fn claim(
         conn: &mut PgConnection,
         series: &series::SeriesCache,
         catalog: &Catalog,
-        usages: &[Usage<'_>],
+        usages: &[SettlingUsage<'_>],
         now: DateTime<Utc>,
-    ) -> Result<(Self, Vec<KeyClaim>), Error> {
+    ) -> Result<Self, Error> {
         let resolved: Vec<Result<Recorded, Rejection>> =
             usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
@@ -99,58 +98,70 @@ impl Recorder {
         let mut levels = Levels::lock(conn, ours.iter().copied())?;
         let mut outcomes = outcomes.into_iter();
         let mut too_large = Vec::new();
-        let (mut claims, mut claimed) = (Vec::new(), Vec::new());
-        for (one, usage) in resolved.into_iter().zip(usages) {
-            let (claim, kept) = match one {
-                Err(rejection) => (KeyClaim::Rejected(rejection), None),
-                Ok(mut one) => {
-                    let quantity = quantity(&one, &usage.meter);
-                    match outcomes.next().expect("one outcome for each") {
-                        Outcome::Accepted => match tiers.price(&mut one).and_then(|()| levels.take(&mut one))
-                        {
-                            Ok(()) => {
-                                let (counters, units) =
-                                    (posting::counted(&one).collect(), posting::units(&one));
-                                (KeyClaim::New { quantity, counters, units }, Some(one))
-                            }
-                            Err(rejection) => {
-                                too_large.push(one);
-                                (KeyClaim::Rejected(rejection), None)
-                            }
-                        },
-                        Outcome::Duplicate => (KeyClaim::Duplicate { quantity }, None),
-                        Outcome::Conflict | Outcome::Rejected(_) => (KeyClaim::Conflict, None),
-                    }
+        let (mut claims, mut recorded) = (Vec::new(), Vec::new());
+        for (resolved, usage) in resolved.into_iter().zip(usages) {
+            let mut one = match resolved {
+                Ok(one) => one,
+                Err(rejection) => {
+                    claims.push(KeyClaim::Rejected(rejection));
+                    recorded.push(None);
+                    continue;
                 }
             };
+            let quantity = quantity(&one, &usage.meter);
+            let (claim, kept) = match outcomes.next().expect("one outcome for each") {
+                Outcome::Accepted => match tiers.price(&mut one).and_then(|()| levels.take(&mut one)) {
+                    Ok(()) => (new_claim(&one, quantity), Some(one)),
+                    Err(rejection) => {
+                        too_large.push(one);
+                        (KeyClaim::Rejected(rejection), None)
+                    }
+                },
+                Outcome::Duplicate => (KeyClaim::Duplicate { quantity }, None),
+                Outcome::Conflict | Outcome::Rejected(_) => (KeyClaim::Conflict, None),
+            };
             claims.push(claim);
-            claimed.push(kept);
+            recorded.push(kept);
         }
         give_back(conn, &too_large.iter().collect::<Vec<_>>())?;
-        Ok((Self { claimed, levels }, claims))
+        Ok(Self { claims, recorded, levels })
     }
 
-    /// Whether the price of any of it, or what it moves, hangs on what is stored before it.
-    #[must_use]
-    pub fn hangs_together(&self) -> bool {
-        !self.levels.is_empty()
-            || self.claimed.iter().flatten().any(|one| one.metered.iter().any(|metered| metered.tiered))
+    pub(super) fn claims(&self) -> &[KeyClaim] {
+        &self.claims
     }
 
-    /// Stores the usage that is `kept` and gives back the keys (and tiers) of the rest. Counters and
-    /// batteries are the caller's.
-    pub fn store(self, conn: &mut PgConnection, kept: &[bool], batch: i64) -> Result<(), Error> {
-        let claimed = || self.claimed.iter().zip(kept).filter_map(|(one, kept)| Some((one.as_ref()?, *kept)));
-        give_back(conn, &claimed().filter(|(_, kept)| !kept).map(|(one, _)| one).collect::<Vec<_>>())?;
-        let kept: Vec<&Recorded> = claimed().filter(|(_, kept)| *kept).map(|(one, _)| one).collect();
-        let series = kept.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
+    /// Whether the answer for usage that is `stored` depends on usage that is not. A key that is given back
+    /// may have made another request's event look like a repeat; its tiers and levels may have changed what
+    /// others cost.
+    pub(super) fn depends_on_rejected(&self, stored: &[bool]) -> bool {
+        let is_new = |claim: &KeyClaim| matches!(claim, KeyClaim::New { .. });
+        let is_repeat = |claim: &KeyClaim| matches!(claim, KeyClaim::Duplicate { .. } | KeyClaim::Conflict);
+        let gives_back = self.claims.iter().zip(stored).any(|(claim, stored)| is_new(claim) && !stored);
+        let tiered = || self.recorded.iter().flatten().any(|one| one.metered.iter().any(|one| one.tiered));
+        gives_back && (self.claims.iter().any(is_repeat) || !self.levels.is_empty() || tiered())
+    }
+
+    /// Stores the usage that is marked in `stored`, and gives back the keys (and tiers) of the rest. Counters
+    /// and batteries are the caller's.
+    pub(super) fn store(self, conn: &mut PgConnection, stored: &[bool], batch: i64) -> Result<(), Error> {
+        let ours = self.recorded.iter().zip(stored).filter_map(|(one, stored)| Some((one.as_ref()?, stored)));
+        let (stored, left_out): (Vec<_>, Vec<_>) = ours.partition(|(_, stored)| **stored);
+        let stored: Vec<&Recorded> = stored.into_iter().map(|(one, _)| one).collect();
+        let left_out: Vec<&Recorded> = left_out.into_iter().map(|(one, _)| one).collect();
+        give_back(conn, &left_out)?;
+        let series = stored.iter().flat_map(|one| one.metered.iter().map(|metered| &metered.series));
         series::store_within(conn, series)?;
-        // Where one is given back that others may hang on, they are settled one by one.
-        if claimed().all(|(_, kept)| kept) {
+        // Usage that is left out moved the levels; a request that depends on them is done alone.
+        if left_out.is_empty() {
             self.levels.write(conn)?;
         }
-        posting::write_rows(conn, &kept, 1, batch)
+        posting::write_rows(conn, &stored, 1, batch)
     }
+}
+
+fn new_claim(usage: &Recorded, quantity: Decimal) -> KeyClaim {
+    KeyClaim::New { quantity, counters: posting::counted(usage).collect(), units: posting::units(usage) }
 }
 
 /// Gives back the keys and tiers of usage that is not stored.
@@ -165,23 +176,22 @@ fn quantity(usage: &Recorded, meter: &Meter) -> Decimal {
     on_meter.map(|metered| metered.quantity).sum()
 }
 
-/// What is to be recorded: the caller's event, or one made of the reservation.
+/// What would be stored: the caller's event, or one made of the reservation.
 fn resolve(
     series: &series::SeriesCache,
     catalog: &Catalog,
-    usage: &Usage<'_>,
+    usage: &SettlingUsage<'_>,
     now: DateTime<Utc>,
 ) -> Result<Recorded, Rejection> {
     let caller = Caller { org_id: Some(usage.org.org_id), backfill: false, price: false };
-    // An event says when it happened; one of the future, or of long before, does not settle what was
-    // reserved.
+    // An event from the future, or from long before the reservation, does not settle it.
     let back = (now - usage.made_at).max(chrono::Duration::zero()) + chrono::Duration::days(1);
     let window = Window { back, horizon: None, ahead: chrono::Duration::minutes(5) };
     let resolver = Resolver { catalog, series, caller, window, now };
     let in_event =
         |rejection: Rejection| Rejection { field: format!("event.{}", rejection.field).into(), ..rejection };
     let Some(event) = usage.event else {
-        return made(&resolver, usage);
+        return event_of_reservation(&resolver, usage);
     };
     let read = event::parse(event.get().as_bytes(), &Form::Json, 1, false);
     let read = read.ok().and_then(|mut read| read.events.pop());
@@ -205,13 +215,13 @@ fn resolve(
     Ok(resolved)
 }
 
-/// A usage event of the reserved meter alone.
-fn made(resolver: &Resolver<'_>, usage: &Usage<'_>) -> Result<Recorded, Rejection> {
+/// A usage event of the reserved meter alone, made of the reservation.
+fn event_of_reservation(resolver: &Resolver<'_>, usage: &SettlingUsage<'_>) -> Result<Recorded, Rejection> {
     let org = &usage.org;
     let dimensions: Vec<(&str, &str)> =
         usage.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let series = resolver.series.of(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
-    // What was set aside of a level comes on top of it.
+    // An amount reserved of a level is added to the level.
     let changes = usage.meter.aggregation == Aggregation::Level;
     let mut content = [0; 8];
     content.copy_from_slice(&Sha256::digest(usage.amount.normalize().to_string())[..8]);

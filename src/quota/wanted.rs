@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::define::Counted;
-use super::limits::{Enforcement, Terms};
+use super::limits::{self, Enforcement, Terms};
 use crate::error::Error;
 use crate::metering::slots::PeriodKind;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
@@ -29,7 +29,7 @@ pub struct NewLimit {
     /// How long a counter runs.
     pub period: PeriodKind,
     /// The limit; null: no limit. 0 allows nothing.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "limits::given")]
     #[schema(required, value_type = Option<QuantityFromZero>)]
     pub limit: Option<Quantity>,
     /// `hard` (when left out): what does not fit is refused. `soft`: it is recorded as overage.
@@ -44,10 +44,6 @@ pub struct NewLimit {
     #[serde(default)]
     #[schema(value_type = Vec<Percent>, max_items = 10)]
     pub thresholds: Vec<Quantity>,
-}
-
-fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
-    Option::deserialize(from)
 }
 
 impl NewLimit {

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::catalog::{self, Catalog};
+use crate::metering::catalog::Catalog;
 use crate::metering::event::{Rejection, UsageEvent};
 use crate::metering::levels::{self, Levels};
 use crate::metering::posting::{self, Tiers};
@@ -37,6 +37,7 @@ use crate::metering::resolve::{Caller, Metered, Resolver, Usage, Window, posted,
 use crate::metering::series;
 use crate::metering::unpriced::{self, Pricing};
 use crate::quantity::{Sum, is_bounded};
+use crate::quota::rulebook::{Rulebook, RulebookCache};
 use crate::schema::{usage_corrections, usage_keys, usage_records, usage_series};
 
 /// Advisory locks of corrections, one for each org.
@@ -61,14 +62,15 @@ pub struct Correction<'a> {
 /// [`Error::NotFound`] when there is no such event, [`Error::Conflict`] when it was taken back before.
 pub fn void(
     conn: &mut PgConnection,
-    held: &catalog::CatalogCache,
+    rules: &RulebookCache,
     series: &series::SeriesCache,
     correction: &Correction<'_>,
     now: DateTime<Utc>,
 ) -> Result<i16, Error> {
-    let catalog = begin(conn, held, correction)?;
+    let rules = begin(conn, rules, correction)?;
+    let catalog = &rules.catalog;
     let stored = Stored::find(conn, correction)?;
-    let mut taken = stored.taken_back(&catalog, series, correction, now)?;
+    let mut taken = stored.taken_back(catalog, series, correction, now)?;
     posting::lock_rows(conn, correction.org.org_id, &taken.iter().collect::<Vec<_>>(), Depth::All, now)?;
     stored.take_back(conn, &mut taken, correction, now)?;
     Ok(stored.correction + 1)
@@ -81,14 +83,15 @@ pub fn void(
 /// the right to (`price`).
 pub fn amend(
     conn: &mut PgConnection,
-    held: &catalog::CatalogCache,
+    rules: &RulebookCache,
     series: &series::SeriesCache,
     price: bool,
     correction: &Correction<'_>,
     event: &UsageEvent<'_>,
     now: DateTime<Utc>,
 ) -> Result<i16, Error> {
-    let catalog = begin(conn, held, correction)?;
+    let rules = begin(conn, rules, correction)?;
+    let catalog = &rules.catalog;
     let stored = Stored::find(conn, correction)?;
     if stored.correction > LAST {
         let detail =
@@ -103,7 +106,7 @@ pub fn amend(
     let caller = Caller { org_id: Some(correction.org.org_id), backfill: true, price };
     let window =
         Window { back: chrono::Duration::zero(), horizon: None, ahead: chrono::Duration::days(36_500) };
-    let resolver = Resolver { catalog: &catalog, series, caller, window, now };
+    let resolver = Resolver { catalog, series, caller, window, now };
     let mut event = event.clone();
     event.occurred_at = Some(stored.occurred_at);
     let refused = |rejection: Rejection| {
@@ -114,12 +117,12 @@ pub fn amend(
     };
     let mut new = resolver.resolve(&event, correction.org).map_err(refused)?;
     new.correction = stored.correction + 2;
-    stored.place(&catalog, &mut new, event.cost.is_some()).map_err(refused)?;
+    stored.place(catalog, &mut new, event.cost.is_some()).map_err(refused)?;
     // What has no price may be amended as it is; what has one does not lose it.
     if stored.has_price() {
         unpriced::refuse(&new).map_err(refused)?;
     }
-    let mut taken = stored.taken_back(&catalog, series, correction, now)?;
+    let mut taken = stored.taken_back(catalog, series, correction, now)?;
     series::store_within(conn, new.metered.iter().map(|metered| &metered.series))?;
     let both: Vec<&Usage> = taken.iter().chain([&new]).collect();
     posting::lock_rows(conn, correction.org.org_id, &both, Depth::All, now)?;
@@ -134,14 +137,14 @@ pub fn amend(
     Ok(new.correction)
 }
 
-/// Holds the catalogue, and has the org's corrections follow each other.
+/// Locks the catalogue shared, and has the org's corrections follow each other.
 fn begin(
     conn: &mut PgConnection,
-    held: &catalog::CatalogCache,
+    rules: &RulebookCache,
     correction: &Correction<'_>,
-) -> Result<Arc<Catalog>, Error> {
+) -> Result<Arc<Rulebook>, Error> {
     alone(conn, correction.org.org_id)?;
-    held.lock_shared(conn)
+    rules.lock_shared(conn)
 }
 
 /// Has the org's corrections follow each other.

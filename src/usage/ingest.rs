@@ -26,7 +26,8 @@ use crate::metering::partitions;
 use crate::metering::resolve::{Caller, Resolver, Usage, Window};
 use crate::metering::series;
 use crate::metering::unpriced;
-use crate::quota::{Quotas, Rulebook};
+use crate::quota::rulebook::Rulebook;
+use crate::quota::{QuotaContext, Quotas};
 use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
 
@@ -79,16 +80,16 @@ const FULL: Error = Error::TooMany("more usage waits than this daemon may hold: 
 impl Ingest {
     /// Starts the writers' threads over a bounded queue of usage events.
     #[must_use]
-    pub fn start(db: &Db, parts: &Arc<Rulebook>, threads: &Threads, config: &Config) -> Self {
+    pub fn start(db: &Db, context: &Arc<QuotaContext>, threads: &Threads, config: &Config) -> Self {
         let writers = usize::from(config.usage_writers);
         let capacity = config.usage_queue as usize;
         let queue = Arc::new(Queue::new(config.usage_batch as usize));
         let threads = (0..writers).map(|n| {
-            let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
+            let (db, context, queue) = (db.clone(), Arc::clone(context), Arc::clone(&queue));
             threads.spawn("usage-writer", n, PATIENCE, move |pulse| {
                 let _end = queue.writer();
                 let (trust, kept) = (Trust::default(), HashSet::new());
-                let mut writer = Writer { db, parts, conn: None, trust, kept };
+                let mut writer = Writer { db, context, conn: None, trust, kept };
                 pulse.go_on(|| writer.drain(&queue, pulse));
             })
         });
@@ -99,7 +100,7 @@ impl Ingest {
             capacity,
             threads,
             refreshing: tokio::sync::Mutex::default(),
-            series: Arc::clone(&parts.series),
+            series: Arc::clone(&context.series),
             times: Times {
                 back_days: config.usage_window_back_days,
                 ahead_s: config.usage_window_ahead_s,
@@ -139,37 +140,38 @@ impl Ingest {
         options: Options,
         mut read: impl FnMut() -> Result<Vec<Result<UsageEvent<'a>, Rejection>>, Error>,
     ) -> Result<Vec<Outcome>, Error> {
-        let mut catalog = quotas.parts.catalog.get();
-        if quotas.parts.at(catalog.version).is_none() {
-            catalog = self.refresh(quotas, catalog.version).await?;
+        let mut rules = quotas.context.rules.get();
+        if rules.version() == 0 {
+            rules = self.refresh(quotas, rules.version()).await?;
         }
         for _ in 0..TRIES {
             let events = read()?;
             let orgs = Orgs::of(quotas, (holder, caller), &events).await?;
-            let resolved = self.resolve(quotas, &catalog, caller, &events, &orgs);
+            let resolved = self.resolve(quotas, &rules.catalog, caller, &events, &orgs);
             // Another replica may have changed what this one judges by.
             let judged = events.iter().zip(&resolved).any(|(event, one)| event.is_ok() && one.is_err());
-            if judged && current_version(quotas).await? != catalog.version {
-                catalog = self.refresh(quotas, catalog.version).await?;
+            if judged && current_version(quotas).await? != rules.version() {
+                rules = self.refresh(quotas, rules.version()).await?;
                 continue;
             }
             drop((events, orgs));
-            match self.store(&catalog, holder, resolved, options).await? {
+            match self.store(&rules.catalog, holder, resolved, options).await? {
                 Some(outcomes) => return Ok(outcomes),
-                None => catalog = self.refresh(quotas, catalog.version).await?,
+                None => rules = self.refresh(quotas, rules.version()).await?,
             }
         }
         Err(Error::Busy("the meters change faster than usage can be counted: send it again in a second"))
     }
 
-    /// A newer catalogue than `old`. Of requests that ask together one reads it for all.
-    async fn refresh(&self, quotas: &Quotas, old: i64) -> Result<Arc<Catalog>, Error> {
+    /// A newer rulebook than `old`. Of requests that ask together one reads it for all.
+    async fn refresh(&self, quotas: &Quotas, old: i64) -> Result<Arc<Rulebook>, Error> {
         let _alone = self.refreshing.lock().await;
-        if let Some((catalog, _)) = quotas.parts.held().filter(|(catalog, _)| catalog.version > old) {
-            return Ok(catalog);
+        let rules = quotas.context.rules.get();
+        if rules.version() > old {
+            return Ok(rules);
         }
-        let parts = Arc::clone(&quotas.parts);
-        quotas.parts.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
+        let context = Arc::clone(&quotas.context);
+        quotas.context.db.run_plain(move |conn| context.rules.refresh(conn)).await
     }
 
     fn resolve(
@@ -180,7 +182,7 @@ impl Ingest {
         events: &[Result<UsageEvent<'_>, Rejection>],
         orgs: &Orgs,
     ) -> Vec<Result<Usage, Rejection>> {
-        let now = quotas.parts.clock.now();
+        let now = quotas.context.clock.now();
         let window = self.times.window(now);
         let resolver = Resolver { catalog, series: &self.series, caller: *caller, window, now };
         let one = |(place, event): (usize, &Result<UsageEvent<'_>, Rejection>)| {
@@ -254,7 +256,7 @@ impl Drop for Ingest {
 }
 
 async fn current_version(quotas: &Quotas) -> Result<i64, Error> {
-    quotas.parts.db.run(Scope::Platform, crate::metering::catalog::version).await
+    quotas.context.db.run(Scope::Platform, crate::metering::catalog::version).await
 }
 
 /// The orgs that a request's events are about.
@@ -273,7 +275,7 @@ impl Orgs {
         events: &[Result<UsageEvent<'_>, Rejection>],
     ) -> Result<Self, Error> {
         if let Some(org_id) = caller.org_id {
-            if let Some(own) = quotas.parts.directory.by_id(org_id) {
+            if let Some(own) = quotas.context.directory.by_id(org_id) {
                 return Ok(Self::Own(own));
             }
             let own = OrgRef::Own(org_id);
@@ -284,7 +286,7 @@ impl Orgs {
         let mut missing: HashSet<OrgRef> = HashSet::new();
         for event in events {
             named_orgs.push(named(event).and_then(|name| {
-                let held = quotas.parts.directory.by_ref(name);
+                let held = quotas.context.directory.by_ref(name);
                 if held.is_none() {
                     missing.insert(OrgRef::Named(name.to_owned()));
                 }

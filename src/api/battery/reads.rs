@@ -104,8 +104,8 @@ pub async fn show(
     if let Some(past) = past {
         return Ok(HttpResponse::Ok().json(past));
     }
-    let charge = app.quotas.overview(principal.holder(), OrgRef::Own(org.org_id)).await?.battery;
-    Ok(HttpResponse::Ok().json(balance::now(&org, charge.into(), last_allowance, now)))
+    let battery = app.quotas.entitlements(principal.holder(), OrgRef::Own(org.org_id)).await?.battery;
+    Ok(HttpResponse::Ok().json(balance::now(&org, battery.into(), last_allowance, now)))
 }
 
 /// Lists grants, newest first.

@@ -42,8 +42,8 @@ pub async fn show(
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
     let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
-    let overview = app.quotas.overview(principal.holder(), org.into_ref()).await?;
-    let body = serde_json::to_vec(&Entitlements::of(overview, app.clock.now()))
+    let entitlements = app.quotas.entitlements(principal.holder(), org.into_ref()).await?;
+    let body = serde_json::to_vec(&Entitlements::new(entitlements, app.clock.now()))
         .map_err(|error| Error::Internal(error.to_string()))?;
     let tag = entitlements::etag(&body);
     let asked = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());

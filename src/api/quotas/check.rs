@@ -22,8 +22,8 @@ use crate::error::{Error, Problem};
 use crate::ids;
 use crate::quantity::{Amount, QuantityAboveZero, QuantityFromZero};
 use crate::quota::check::Verdict;
-use crate::quota::limit_status::{Ask, Battery, LimitStatus};
-use crate::quota::reservation_batch::{Done, Job};
+use crate::quota::limit_status::{BatteryStatus, LimitStatus, RequestedUsage};
+use crate::quota::reservation_batch::{NewReservation, ReservationAnswer, ReservationRequest};
 use crate::quota::reservations::Reservation;
 
 /// Checks in one request, at most.
@@ -157,7 +157,7 @@ pub struct BatteryExhausted {
     pub problem: Problem,
     /// How the battery stands.
     #[serde(flatten)]
-    pub battery: Battery,
+    pub battery: BatteryStatus,
 }
 
 /// What does not fit.
@@ -180,12 +180,12 @@ pub(super) fn check_text(field: &str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn ask(
+fn requested(
     meter: String,
     amount: Decimal,
     dimensions: BTreeMap<String, String>,
     subject: Option<String>,
-) -> Result<Ask, Error> {
+) -> Result<RequestedUsage, Error> {
     check_text("meter", &meter)?;
     if amount < Decimal::ZERO {
         return Err(Error::invalid("amount", "must not be negative"));
@@ -200,7 +200,7 @@ fn ask(
     if let Some(subject) = &subject {
         check_text("subject", subject)?;
     }
-    Ok(Ask { meter, amount, dimensions: dimensions.into_iter().collect(), subject })
+    Ok(RequestedUsage { meter, amount, dimensions: dimensions.into_iter().collect(), subject })
 }
 
 /// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
@@ -224,7 +224,7 @@ pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Res
         let read = || {
             let org = OrgName::must(&principal, item.org, "org")?.into_ref();
             let amount = item.amount.map_or(Decimal::ONE, |amount| amount.0);
-            Ok((org, ask(item.meter, amount, item.dimensions, item.subject)?))
+            Ok((org, requested(item.meter, amount, item.dimensions, item.subject)?))
         };
         read().map_err(|error| match error {
             Error::Invalid { field, rule } => Error::invalid(format!("items.{n}.{field}"), rule),
@@ -304,15 +304,16 @@ pub async fn reserve(
     if sent.amount.0 <= Decimal::ZERO {
         return Err(Error::invalid("amount", "must be above 0"));
     }
-    let ask = ask(sent.meter, sent.amount.0, sent.dimensions, sent.subject)?;
-    let job = Job::Reserve { org, ask, member: sent.member, id, expires_at };
-    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::CREATED))
+    let usage = requested(sent.meter, sent.amount.0, sent.dimensions, sent.subject)?;
+    let new = NewReservation { id, usage, member: sent.member, expires_at };
+    let request = ReservationRequest::Reserve { org, new };
+    app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::CREATED))
 }
 
-fn answer(done: Done, status: StatusCode) -> HttpResponse {
-    match done {
-        Done::Reservation(reservation) => HttpResponse::build(status).json(reservation),
-        Done::Exhausted(battery) => {
+fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
+    match answer {
+        ReservationAnswer::Reservation(reservation) => HttpResponse::build(status).json(reservation),
+        ReservationAnswer::Exhausted(battery) => {
             let problem = Problem {
                 r#type: "about:blank#battery_exhausted".to_owned(),
                 title: "The battery does not hold enough",
@@ -323,7 +324,7 @@ fn answer(done: Done, status: StatusCode) -> HttpResponse {
             };
             refused(&DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
         }
-        Done::Exceeded(standing) => {
+        ReservationAnswer::Exceeded(standing) => {
             let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
             let detail = format!(
                 "the limit on {} leaves {left} until {}; nothing was changed",
@@ -390,8 +391,8 @@ pub async fn settle(
     }
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let amount = sent.amount.map(|amount| amount.0);
-    let job = Job::Settle { org, id: id.into_inner(), amount, event: sent.event };
-    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
+    let request = ReservationRequest::Settle { org, id: id.into_inner(), amount, event: sent.event };
+    app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))
 }
 
 /// Gives a reservation back. Of one that has ended already nothing changes.
@@ -415,6 +416,6 @@ pub async fn release(
     principal.require(Scope::UsageWrite)?;
     let sent: ReleaseBody = commands::parse_optional(&body.0)?;
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
-    let job = Job::Release { org, id: id.into_inner() };
-    app.quotas.ask(principal.holder(), job).await.map(|done| answer(done, StatusCode::OK))
+    let request = ReservationRequest::Release { org, id: id.into_inner() };
+    app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))
 }

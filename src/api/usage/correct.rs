@@ -171,8 +171,8 @@ pub async fn void(
     check("id", &asked.id, 200)?;
     check_source(&asked.source)?;
     check("reason", &asked.reason, 500)?;
-    let (catalog, directory, series) =
-        (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
+    let (rules, directory, series) =
+        (Arc::clone(&app.rules), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
     let org = OrgName::must(&principal, asked.org.clone(), "org")?;
     let actor = format!("key:{}", principal.key_id);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
@@ -184,7 +184,7 @@ pub async fn void(
             reason: &asked.reason,
             actor: &actor,
         };
-        let number = correct::void(conn, &catalog, &series, &correction, now)?;
+        let number = correct::void(conn, &rules, &series, &correction, now)?;
         answer(&correction, "usage.void", number)
     })
     .await
@@ -214,8 +214,8 @@ pub async fn amend(
     for (field, text) in [("event.member", &asked.event.member), ("event.subject", &asked.event.subject)] {
         text.as_deref().map_or(Ok(()), |text| check(field, text, 200))?;
     }
-    let (catalog, directory, series) =
-        (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
+    let (rules, directory, series) =
+        (Arc::clone(&app.rules), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
     let org = OrgName::must(&principal, asked.org.clone(), "org")?;
     let actor = format!("key:{}", principal.key_id);
     let price = principal.require(Scope::UsagePrice).is_ok();
@@ -239,7 +239,7 @@ pub async fn amend(
             data: asked.event.data.as_deref(),
             cost: asked.event.cost.map(|cost| Cost::Major(cost.0)),
         };
-        let number = correct::amend(conn, &catalog, &series, price, &correction, &event, now)?;
+        let number = correct::amend(conn, &rules, &series, price, &correction, &event, now)?;
         answer(&correction, "usage.amend", number)
     })
     .await

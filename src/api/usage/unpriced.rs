@@ -114,8 +114,8 @@ pub async fn rate_usage(
     principal.require_platform(Scope::BillingWrite)?;
     let asked: RateUsage = commands::parse(&body.0)?;
     crate::api::usage::correct::check("reason", &asked.reason, 500)?;
-    let (catalog, directory, series) =
-        (Arc::clone(&app.catalog), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
+    let (rules, directory, series) =
+        (Arc::clone(&app.rules), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
     let org = asked.org.map(|org| OrgName::must(&principal, Some(org), "org")).transpose()?;
     let actor = format!("key:{}", principal.key_id);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
@@ -131,7 +131,7 @@ pub async fn rate_usage(
             reason: &asked.reason,
             actor: &actor,
         };
-        let rated = rate::later(conn, (&catalog, &series, &directory), &later, now)?;
+        let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
         let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
         let audit = Audit { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
         Answer::new(StatusCode::OK, &rated, audit)

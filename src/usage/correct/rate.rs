@@ -17,13 +17,14 @@ use super::{LAST, burn, charged};
 use crate::battery::Depth;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::metering::catalog::{self, Catalog};
+use crate::metering::catalog::Catalog;
 use crate::metering::meters::{self, Meter};
 use crate::metering::posting::{self, Tiers};
 use crate::metering::resolve::{Usage, posted, priced};
 use crate::metering::series;
 use crate::metering::unpriced::Pricing;
 use crate::quantity::Sum;
+use crate::quota::rulebook::RulebookCache;
 use crate::schema::usage_corrections;
 
 /// Usage events priced in one transaction at most.
@@ -109,7 +110,7 @@ const WITHOUT_PRICE: &str =
 /// is too large.
 pub fn later(
     conn: &mut PgConnection,
-    (held, series, directory): (&catalog::CatalogCache, &series::SeriesCache, &Directory),
+    (rules, series, directory): (&RulebookCache, &series::SeriesCache, &Directory),
     asked: &Later<'_>,
     now: DateTime<Utc>,
 ) -> Result<Rated, Error> {
@@ -121,15 +122,15 @@ pub fn later(
     let nothing = Rated { cost: "0".to_owned(), battery_units: "0".to_owned(), ..Rated::default() };
     if let Some(org_id) = asked.org_id {
         super::alone(conn, org_id)?;
-        let catalog = held.lock_shared(conn)?;
+        let rules = rules.lock_shared(conn)?;
         let org = directory.load(conn, &[], &[org_id])?.into_iter().next();
         let Some((_, org)) = org else { return Ok(nothing) };
-        return of_org(conn, (&catalog, series), asked, (&meter, &org), now);
+        return of_org(conn, (&rules.catalog, series), asked, (&meter, &org), now);
     }
-    let catalog = held.lock_shared(conn)?;
+    let rules = rules.lock_shared(conn)?;
     for org_id in orgs_of(conn, &meter)? {
         let Some((_, org)) = directory.load(conn, &[], &[org_id])?.into_iter().next() else { continue };
-        if found(conn, (&catalog, series), asked, (&meter, &org), 1, now)?.0.is_empty() {
+        if found(conn, (&rules.catalog, series), asked, (&meter, &org), 1, now)?.0.is_empty() {
             continue;
         }
         // Who holds the catalogue must not wait for a correction, which may wait for the catalogue.
@@ -139,7 +140,10 @@ pub fn later(
             ));
         }
         // Another org may have some, too: whoever asks again finds none in this one.
-        return Ok(Rated { more: true, ..of_org(conn, (&catalog, series), asked, (&meter, &org), now)? });
+        return Ok(Rated {
+            more: true,
+            ..of_org(conn, (&rules.catalog, series), asked, (&meter, &org), now)?
+        });
     }
     Ok(nothing)
 }

@@ -14,7 +14,7 @@ use super::Options;
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::catalog::{self, Catalog};
+use crate::metering::catalog;
 use crate::metering::counters::CounterKey;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::levels::Levels;
@@ -22,9 +22,9 @@ use crate::metering::posting::{self, Burn, Key, Tiers, claim_as, key, unclaim, w
 use crate::metering::resolve::Usage;
 use crate::panics;
 use crate::quantity::Quantity;
-use crate::quota::Rulebook;
-use crate::quota::enforce::{Course, Demand, Refusal, admit};
-use crate::quota::limits::Limits;
+use crate::quota::QuotaContext;
+use crate::quota::enforce::{AdmittedSoFar, Demand, Refusal, enforce};
+use crate::quota::rulebook::Rulebook;
 use crate::quota::thresholds;
 
 /// What storing came to.
@@ -41,7 +41,7 @@ pub(super) enum Stored {
 /// What events are counted and limited by.
 pub(super) struct Rules<'a> {
     /// What is held in memory.
-    pub(super) parts: &'a Rulebook,
+    pub(super) context: &'a QuotaContext,
     /// The catalogue that resolved the events.
     pub(super) version: i64,
     /// What leaves all of them out.
@@ -58,16 +58,16 @@ pub(super) fn store(
     usage: &mut [Usage],
 ) -> Result<Stored, Error> {
     let version = catalog::lock_shared(conn)?;
-    let Some((catalog, limits)) = rules.parts.at(version).filter(|_| version == rules.version) else {
+    let Some(rulebook) = rules.context.rules.at(version).filter(|_| version == rules.version) else {
         return Ok(Stored::Stale);
     };
-    let now = rules.parts.clock.now();
+    let now = rules.context.clock.now();
     let mut outcomes = claim_as(conn, usage, rules.all_new)?;
     usage.iter().for_each(|one| panics::provoke("usage-writer", || &*one.event_id));
     let claimed = accepted(&outcomes);
     let mut tiers = Tiers::raise(conn, chosen(usage, &claimed))?;
     let mut levels = Levels::lock(conn, chosen(usage, &claimed))?;
-    let (mut refused, locked) = refuse(conn, (&catalog, &limits), usage, &outcomes, &mut levels, now)?;
+    let (mut refused, locked) = refuse(conn, &rulebook, usage, &outcomes, &mut levels, now)?;
     price(&mut tiers, usage, &outcomes, &mut refused);
     level(&mut levels, usage, &outcomes, &mut refused);
     reject(conn, usage, &mut outcomes, refused)?;
@@ -86,11 +86,11 @@ pub(super) fn store(
         claimed.iter().zip(&stored).map(|(claimed, stored)| claimed & !stored).collect();
     Tiers::lower(conn, chosen(usage, &left_out))?;
     let new: Vec<&Usage> = chosen(usage, &stored).collect();
-    let burn = Burn { terms: Some(&limits.battery), locked, depth: Depth::Live, now };
+    let burn = Burn { terms: Some(&rulebook.limits.battery), locked, depth: Depth::Live, now };
     let moved = write(conn, &new, 1, burn)?;
     levels.write(conn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|one| (one.org.org_id, &*one.org)).collect();
-    thresholds::thresholds(conn, &catalog, &limits, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
+    thresholds::write_messages(conn, &rulebook, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
     Ok(Stored::Done(outcomes))
 }
 
@@ -142,12 +142,12 @@ struct Admitting<'a> {
     new: &'a [usize],
 }
 
-impl Course for Admitting<'_> {
+impl AdmittedSoFar for Admitting<'_> {
     fn counters(&self, demand: usize) -> Option<Vec<(CounterKey, Decimal)>> {
         self.levels.counted(&self.usage[self.new[demand]])
     }
 
-    fn admitted(&mut self, demand: usize) {
+    fn admit(&mut self, demand: usize) {
         if !self.levels.is_empty() {
             // One that makes a level too large is refused afterwards.
             let _ = self.levels.take(&mut self.usage[self.new[demand]].clone());
@@ -177,12 +177,13 @@ fn reject(
 /// are locked then; `None`: nothing may refuse.
 fn refuse(
     conn: &mut PgConnection,
-    (catalog, limits): (&Catalog, &Limits),
+    rulebook: &Rulebook,
     usage: &[Usage],
     outcomes: &[Outcome],
     levels: &mut Levels,
     now: DateTime<Utc>,
 ) -> Result<(Refused, Option<Accounts>), Error> {
+    let limits = &rulebook.limits;
     let may = |one: &Usage| {
         limits.may_refuse(&one.org) || limits.battery_may_refuse(&one.org) && !posting::units(one).is_zero()
     };
@@ -198,7 +199,7 @@ fn refuse(
     };
     let demands: Vec<Demand<'_>> = new.iter().zip(counters.iter().map(Vec::as_slice)).map(demand).collect();
     let mut course = Admitting { levels, usage, new: &new };
-    let (verdicts, accounts) = admit(conn, (catalog, limits), &demands, &mut course, now)?;
+    let (verdicts, accounts) = enforce(conn, rulebook, &demands, &mut course, now)?;
     let refused = new
         .iter()
         .zip(verdicts)

@@ -20,7 +20,7 @@ use crate::metering::posting::{self, Key, month_of};
 use crate::metering::resolve::Usage;
 use crate::metering::series::{self, Series};
 use crate::panics;
-use crate::quota::Rulebook;
+use crate::quota::QuotaContext;
 use crate::shares::Share;
 use crate::threads::Pulse;
 
@@ -48,7 +48,7 @@ pub(super) struct Writer {
     /// Where it gets its connection.
     pub(super) db: Db,
     /// What events are counted and limited by.
-    pub(super) parts: Arc<Rulebook>,
+    pub(super) context: Arc<QuotaContext>,
     pub(super) conn: Option<PgConnection>,
     /// How it claims keys.
     pub(super) trust: Trust,
@@ -225,9 +225,9 @@ impl Writer {
         let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
         months.sort_unstable();
         months.dedup();
-        self.parts.partitions.ensure(&months, || self.db.serving())?;
+        self.context.partitions.ensure(&months, || self.db.serving())?;
         let all_new = self.trust.next(usage.len());
-        let rules = Rules { parts: &self.parts, version, options, all_new };
+        let rules = Rules { context: &self.context, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
             Err(Ended::Failed(error)) if all_new && posting::is_repeat(&error) => {
                 self.trust.disappointed();
@@ -235,7 +235,7 @@ impl Writer {
             }
             // Another replica dropped or detached what this one believed to be there.
             Err(Ended::Failed(error)) if error.to_string().contains("usage_partitions.") => {
-                self.parts.partitions.forget();
+                self.context.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
             Err(Ended::Failed(error)) => Err(db::told(conn, error)),
@@ -279,7 +279,7 @@ impl Writer {
     /// stored: pieces follow each other in a transaction that is rolled back.
     fn find_faults(&mut self, version: i64, usage: &mut [Usage]) -> Result<Stored, Error> {
         let conn = self.conn.as_mut().ok_or(Error::Busy("the connection went away"))?;
-        let rules = Rules { parts: &self.parts, version, options: Options::default(), all_new: false };
+        let rules = Rules { context: &self.context, version, options: Options::default(), all_new: false };
         let mut found = Err(Error::Busy("the connection went away"));
         let _rolled_back = conn.transaction::<(), Error, _>(|conn| {
             found = piecewise(usage, &mut |usage| {
@@ -295,8 +295,8 @@ impl Writer {
 
     /// Tells what would become of usage, and stores none of it: a transaction that is rolled back.
     fn try_only(&mut self, version: i64, usage: &mut [Usage]) -> Result<Stored, Error> {
-        let parts = Arc::clone(&self.parts);
-        let rules = Rules { parts: &parts, version, options: Options::default(), all_new: false };
+        let context = Arc::clone(&self.context);
+        let rules = Rules { context: &context, version, options: Options::default(), all_new: false };
         let mut found = Err(Error::Busy("the connection went away"));
         let _rolled_back = self.connection()?.transaction::<(), Error, _>(|conn| {
             series::store_within(conn, usage.iter().flat_map(series_of))?;

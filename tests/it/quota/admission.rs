@@ -9,7 +9,7 @@ use super::House;
 #[tokio::test]
 async fn usage_over_a_refusing_limit_is_not_admitted() {
     use coulomb::metering::counters::{self, CounterKey};
-    use coulomb::quota::enforce::{Demand, admit};
+    use coulomb::quota::enforce::{Demand, enforce};
     use rust_decimal::Decimal;
 
     let house = House::new().await;
@@ -23,15 +23,12 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     house.reserved(json!(3), json!({ "expires_in_s": 1, "id": "short" })).await;
     house.database.execute("UPDATE quota_reservations SET expires_at = now() + interval '1 hour'");
     let mut conn = house.database.platform();
-    let (catalog, limits) =
-        (coulomb::metering::catalog::CatalogCache::default(), coulomb::quota::limits::LimitsCache::default());
-    let (catalog, limits) =
-        (catalog.refresh(&mut conn).expect("reads"), limits.refresh(&mut conn).expect("reads"));
+    let rules = coulomb::quota::rulebook::RulebookCache::default().refresh(&mut conn).expect("reads");
     let org = OrgName::of_any("acme", "org").find(&Directory::default(), &mut conn).expect("is there");
-    assert!(limits.may_refuse(&org));
+    assert!(rules.limits.may_refuse(&org));
     let now = Utc::now();
     let uses = |amount: i64| -> Vec<(CounterKey, Decimal)> {
-        let slots = counters::slots_for(&catalog, org.org_id, 1, &[]);
+        let slots = counters::slots_for(&rules.catalog, org.org_id, 1, &[]);
         slots
             .map(|slot| (CounterKey::of(slot, org.org_id, None, org.day(now), None), Decimal::from(amount)))
             .collect()
@@ -48,7 +45,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
             units: rust_decimal::Decimal::ZERO,
         })
         .collect();
-    let (verdicts, _) = admit(&mut conn, (&catalog, &limits), &demands, &mut (), now).expect("decides");
+    let (verdicts, _) = enforce(&mut conn, &rules, &demands, &mut (), now).expect("decides");
     let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
     // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
     assert_eq!(refused, [false, true, false, true, false, false, false]);
@@ -60,8 +57,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     assert_eq!(house.counters(), "0/3 0/3", "to decide changes nothing");
     // What is overdue counts no longer, and is ended.
     let later = now + chrono::TimeDelta::hours(2);
-    let (verdicts, _) =
-        admit(&mut conn, (&catalog, &limits), &demands[1..2], &mut (), later).expect("decides");
+    let (verdicts, _) = enforce(&mut conn, &rules, &demands[1..2], &mut (), later).expect("decides");
     assert!(verdicts[0].is_none());
     assert_eq!(house.counters(), "0/0 0/0");
     let uses: Vec<_> = uses(98).into_iter().map(|(key, quantity)| (key, quantity.into())).collect();
