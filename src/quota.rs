@@ -13,7 +13,6 @@ pub mod check;
 pub mod define;
 pub mod enforce;
 pub mod exemptions;
-mod group_commit;
 pub mod limit_overview;
 pub mod limit_status;
 pub mod limits;
@@ -37,13 +36,13 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
+use crate::group_commit::{BatchBounds, Batcher, NotDone, Retry, Settings, Work};
 use crate::metering::catalog::{self, Catalog};
 use crate::metering::partitions::Known;
 use crate::metering::series;
-use crate::shares::Holder;
+use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
 use crate::time::Clock;
-use group_commit::Lane;
 use limits::Limits;
 
 /// What is held in memory to decide about quotas.
@@ -115,12 +114,15 @@ impl Rulebook {
     }
 }
 
+/// Requests of one transaction, at most.
+const BATCH: BatchBounds = BatchBounds { inputs: 512, weight: 512 };
+
 /// The way to ask about quotas: requests that come together share a transaction.
 pub struct Quotas {
-    desk: Lane<reservation_batch::Job, reservation_batch::Done>,
-    checks: Lane<check::Items, Vec<check::Verdict>>,
-    overviews: Lane<OrgRef, limit_overview::Overview>,
-    lookups: Lane<Vec<OrgRef>, orgs::Found>,
+    reservations: Batcher<reservation_batch::ReservationWork>,
+    checks: Batcher<check::CheckWork>,
+    overviews: Batcher<limit_overview::OverviewWork>,
+    lookups: Batcher<orgs::LookupWork>,
     /// What is held in memory.
     pub parts: Arc<Rulebook>,
 }
@@ -130,46 +132,44 @@ impl Quotas {
     /// of `capacity`.
     #[must_use]
     pub fn start(db: &Db, parts: Rulebook, threads: &Threads, writers: usize, capacity: usize) -> Self {
-        let parts = Arc::new(parts);
-        let desk = Lane::start(
-            "quota-writer",
+        let parts = &Arc::new(parts);
+        let settings = |name, threads| Settings {
+            name,
             threads,
-            writers,
             capacity,
-            db,
-            Arc::new(reservation_batch::Desk(Arc::clone(&parts))),
-        );
-        let checks = Lane::start(
-            "quota-reader",
-            threads,
-            1,
-            capacity,
-            db,
-            Arc::new(check::Checks(Arc::clone(&parts))),
-        );
-        let overviews = Lane::start(
-            "quota-overviews",
-            threads,
-            1,
-            capacity,
-            db,
-            Arc::new(limit_overview::Overviews(Arc::clone(&parts))),
-        );
-        let lookups =
-            Lane::start("org-reader", threads, 1, capacity, db, Arc::new(orgs::Lookups(Arc::clone(&parts))));
-        Self { desk, checks, overviews, lookups, parts }
+            places: Some(Shares::new(capacity)),
+            batch: BATCH,
+            gathering: None,
+            retry: Retry::Repeat,
+        };
+        Self {
+            reservations: Batcher::start(db, threads, settings("quota-writer", writers), || {
+                reservation_batch::ReservationWork(Arc::clone(parts))
+            }),
+            checks: Batcher::start(db, threads, settings("quota-reader", 1), || {
+                check::CheckWork(Arc::clone(parts))
+            }),
+            overviews: Batcher::start(db, threads, settings("quota-overviews", 1), || {
+                limit_overview::OverviewWork(Arc::clone(parts))
+            }),
+            lookups: Batcher::start(db, threads, settings("org-reader", 1), || {
+                orgs::LookupWork(Arc::clone(parts))
+            }),
+            parts: Arc::clone(parts),
+        }
     }
 
-    /// Has a request done at the desk; returns when it is durable.
+    /// Makes, settles or releases a reservation; returns when that is durable.
     ///
     /// # Errors
-    /// [`Error::TooMany`], [`Error::Busy`], or what is wrong with the request.
+    /// [`Error::TooMany`] when too many requests wait, or too many of `holder`; [`Error::Busy`] when the
+    /// database is away; [`Error::OutcomeUnknown`]; or what is wrong with the request.
     pub async fn ask(
         &self,
         holder: Holder,
         job: reservation_batch::Job,
     ) -> Result<reservation_batch::Done, Error> {
-        self.desk.ask(holder, job).await
+        ask(&self.reservations, holder, job).await
     }
 
     /// Asks whether this may be used.
@@ -177,7 +177,7 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::ask`].
     pub async fn check(&self, holder: Holder, items: check::Items) -> Result<Vec<check::Verdict>, Error> {
-        self.checks.ask(holder, items).await
+        ask(&self.checks, holder, items).await
     }
 
     /// Tells all that an org is entitled to. The caller has checked whose org it is.
@@ -185,7 +185,7 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::ask`]; [`Error::NotFound`] when there is no such org.
     pub async fn overview(&self, holder: Holder, org: OrgRef) -> Result<limit_overview::Overview, Error> {
-        self.overviews.ask(holder, org).await
+        ask(&self.overviews, holder, org).await
     }
 
     /// Looks orgs up, which are held then.
@@ -193,14 +193,30 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::ask`].
     pub async fn orgs(&self, holder: Holder, wanted: Vec<OrgRef>) -> Result<orgs::Found, Error> {
-        self.lookups.ask(holder, wanted).await
+        ask(&self.lookups, holder, wanted).await
     }
 
     /// Takes no more requests, does those that wait, ends the threads.
     pub fn stop(&self) {
-        self.desk.stop();
+        self.reservations.stop();
         self.checks.stop();
         self.overviews.stop();
         self.lookups.stop();
     }
+}
+
+async fn ask<W, T>(batcher: &Batcher<W>, holder: Holder, input: W::Input) -> Result<T, Error>
+where
+    W: Work<Output = Result<T, Error>>,
+{
+    batcher.submit(holder, input).await.unwrap_or_else(|not_done| {
+        Err(match not_done {
+            NotDone::Full => Error::TooMany("too many such requests wait: try again in a second"),
+            NotDone::Stopping | NotDone::Away => {
+                Error::Busy("the database is away for the moment: try again in a second")
+            }
+            NotDone::Unknown => Error::OutcomeUnknown,
+            NotDone::Failed(error) => error,
+        })
+    })
 }

@@ -8,7 +8,6 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::group_commit::Work;
 use super::limit_status::{self, Ask, Battery, LimitStatus};
 use super::limits::Limits;
 use super::orgs::Orgs;
@@ -19,6 +18,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::catalog::{self, Catalog};
 use crate::metering::counters::{self, Count, CounterKey};
 use crate::panics;
@@ -44,14 +44,15 @@ pub struct Verdict {
     pub battery: Option<Battery>,
 }
 
-pub(super) struct Checks(pub(super) Arc<Rulebook>);
+pub(super) struct CheckWork(pub(super) Arc<Rulebook>);
 
-impl Work<Items, Vec<Verdict>> for Checks {
-    fn run(
-        &self,
-        conn: &mut PgConnection,
-        jobs: &[Items],
-    ) -> Result<Vec<Result<Vec<Verdict>, Error>>, Error> {
+impl Work for CheckWork {
+    type Input = Items;
+    type Output = Result<Vec<Verdict>, Error>;
+
+    fn run(&mut self, session: &mut Session, jobs: &mut [Items]) -> Result<Vec<Self::Output>, Error> {
+        let conn = session.connection()?;
+        let jobs = &*jobs;
         jobs.iter().for_each(|job| panics::provoke("quota-reader", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten().map(|(org, _)| org))?;
         let now = self.0.clock.now();

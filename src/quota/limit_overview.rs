@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::Rulebook;
 use super::check;
-use super::group_commit::Work;
 use super::limits::{Enforcement, HeldPlan, LimitSource, Limits};
 use super::orgs::Orgs;
 use super::quantity::Quantity;
@@ -21,6 +20,7 @@ use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::catalog::Catalog;
 use crate::metering::counters::{Count, CounterKey};
 use crate::metering::slots::{PeriodKind, Slot};
@@ -91,10 +91,15 @@ pub struct Overview {
     pub battery: BatterySummary,
 }
 
-pub(super) struct Overviews(pub(super) Arc<Rulebook>);
+pub(super) struct OverviewWork(pub(super) Arc<Rulebook>);
 
-impl Work<OrgRef, Overview> for Overviews {
-    fn run(&self, conn: &mut PgConnection, jobs: &[OrgRef]) -> Result<Vec<Result<Overview, Error>>, Error> {
+impl Work for OverviewWork {
+    type Input = OrgRef;
+    type Output = Result<Overview, Error>;
+
+    fn run(&mut self, session: &mut Session, jobs: &mut [OrgRef]) -> Result<Vec<Self::Output>, Error> {
+        let conn = session.connection()?;
+        let jobs = &*jobs;
         jobs.iter().for_each(|job| panics::provoke("quota-overviews", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter())?;
         let now = self.0.clock.now();

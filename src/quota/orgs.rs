@@ -7,10 +7,10 @@ use std::sync::Arc;
 use diesel::pg::PgConnection;
 
 use super::Rulebook;
-use super::group_commit::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::panics;
 
 /// Orgs by what they are called.
@@ -91,10 +91,14 @@ pub type Found = HashMap<OrgRef, Arc<OrgContext>>;
 
 /// Looks orgs up for requests that do not come here otherwise. When many are no longer held, as after a
 /// change, those that come together share a query.
-pub(super) struct Lookups(pub(super) Arc<Rulebook>);
+pub(super) struct LookupWork(pub(super) Arc<Rulebook>);
 
-impl Work<Vec<OrgRef>, Found> for Lookups {
-    fn run(&self, conn: &mut PgConnection, jobs: &[Vec<OrgRef>]) -> Result<Vec<Result<Found, Error>>, Error> {
+impl Work for LookupWork {
+    type Input = Vec<OrgRef>;
+    type Output = Result<Found, Error>;
+
+    fn run(&mut self, session: &mut Session, jobs: &mut [Vec<OrgRef>]) -> Result<Vec<Self::Output>, Error> {
+        let conn = session.connection()?;
         jobs.iter().for_each(|job| panics::provoke("org-reader", || format!("{job:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().flatten())?;
         let found = |wanted: &Vec<OrgRef>| {

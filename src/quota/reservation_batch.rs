@@ -11,7 +11,6 @@ use diesel::prelude::*;
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-use super::group_commit::Work;
 use super::limit_status::{self, Ask, Battery, LimitStatus};
 use super::limits::Limits;
 use super::locked_state::LockedState;
@@ -24,6 +23,7 @@ use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::db::{self, Ended};
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::catalog::{self, Catalog};
 use crate::metering::counters::{self, CounterKey};
 use crate::metering::partitions;
@@ -106,10 +106,20 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-pub(super) struct Desk(pub(super) Arc<Rulebook>);
+pub(super) struct ReservationWork(pub(super) Arc<Rulebook>);
 
-impl Work<Job, Done> for Desk {
-    fn run(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
+impl Work for ReservationWork {
+    type Input = Job;
+    type Output = Result<Done, Error>;
+
+    fn run(&mut self, session: &mut Session, jobs: &mut [Job]) -> Result<Vec<Self::Output>, Error> {
+        self.decide(session.connection()?, jobs)
+    }
+}
+
+impl ReservationWork {
+    /// Decides all jobs in one transaction.
+    fn decide(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
         for _ in 0..STARTS {
             let month = partitions::month_of(self.0.clock.now().date_naive());
             self.0.partitions.ensure(&[month], || self.0.db.serving())?;
@@ -125,13 +135,11 @@ impl Work<Job, Done> for Desk {
         }
         Err(Error::Busy("the catalogue changes all the time: try again in a second"))
     }
-}
 
-impl Desk {
     fn singly(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
         let mut done = Vec::with_capacity(jobs.len());
         for job in jobs {
-            match self.run(conn, std::slice::from_ref(job)) {
+            match self.decide(conn, std::slice::from_ref(job)) {
                 Ok(one) => done.extend(one),
                 // Some were done already.
                 Err(error) if error.is_transient() && !done.is_empty() => return Err(Error::OutcomeUnknown),
