@@ -2,7 +2,6 @@
 //!
 //! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
 
-pub mod answers;
 pub mod api;
 pub mod app;
 pub mod audit;
@@ -16,6 +15,7 @@ pub mod db;
 pub mod dump;
 pub mod error;
 pub mod export;
+pub mod group_commit;
 pub mod ids;
 pub mod integrity;
 pub mod json;

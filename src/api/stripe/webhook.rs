@@ -71,7 +71,7 @@ async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result
         Error::Busy(match refused {
             Refused::Full => "more deliveries wait than are allowed to: send it again",
             Refused::Unavailable => "the database is away for the moment: send it again",
-            Refused::Slow => {
+            Refused::Unknown => {
                 "the database is slow, and it is not known whether this was stored: send it again"
             }
         })

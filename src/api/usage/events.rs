@@ -257,7 +257,7 @@ pub async fn post(
         Ok(events)
     };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
-    let outcomes = app.usage.take(&app.quotas, (principal.holder(), &caller), options, read).await?;
+    let outcomes = app.usage.accept(&app.quotas, (principal.holder(), &caller), options, read).await?;
     let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
     if options.all_or_nothing && outcomes.iter().any(problem) {
         // The others were not stored.

@@ -174,7 +174,7 @@ pub async fn post(
     let (sent, now) = (lago::one(&body)?, app.clock.now());
     let caller = (principal.holder(), &caller);
     let outcomes =
-        app.usage.take(&app.quotas, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
+        app.usage.accept(&app.quotas, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
     count(&app, &request, &outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
@@ -221,7 +221,7 @@ pub async fn batch(
     }
     let read = || Ok(sent.iter().map(|event| event.read(now)).collect());
     let options = Options { all_or_nothing: true, new_only: true };
-    let mut outcomes = app.usage.take(&app.quotas, (principal.holder(), &caller), options, read).await?;
+    let mut outcomes = app.usage.accept(&app.quotas, (principal.holder(), &caller), options, read).await?;
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
     let Some((place, first)) = refusals.first_key_value() else {
@@ -258,7 +258,7 @@ async fn openmeter(
         (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
         Ok(events)
     };
-    let outcomes = app.usage.take(&app.quotas, (holder, caller), Options::default(), read).await?;
+    let outcomes = app.usage.accept(&app.quotas, (holder, caller), Options::default(), read).await?;
     count(app, request, &outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {
