@@ -30,7 +30,7 @@ const MARKED: [&str; 9] = [
 
 /// The effects of a batch, gathered before they are written.
 #[derive(Default)]
-pub struct Effects {
+pub(super) struct Effects {
     links: Vec<Link>,
     prices: Vec<SeenPrice>,
     periods: Vec<SeenPeriod>,
@@ -38,8 +38,8 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Takes note of what the winning `snapshot` of `object` causes.
-    pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
+    /// Adds what the winning `snapshot` of an object causes.
+    pub(super) fn add_winner(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
         let marker = |kind: &str, id: &str| Marker {
             realm: object.realm.clone(),
             kind: kind.to_owned(),
@@ -58,9 +58,8 @@ impl Effects {
         }
     }
 
-    /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of
-    /// the event.
-    pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
+    /// Adds what any event of an object shows, even one that loses. `created`: the event's unix second.
+    pub(super) fn add_seen(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {
             return;
@@ -72,7 +71,7 @@ impl Effects {
     }
 
     /// Writes them, in the caller's transaction.
-    pub fn write(
+    pub(super) fn write(
         &self,
         conn: &mut PgConnection,
         org_per_customer: bool,

@@ -1,6 +1,6 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 pub mod bodies;
-pub mod effects;
+mod effects;
 pub mod event;
 pub mod inbox;
 pub mod json;

@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use super::json::Json;
 use chain::Chain;
-pub use rank::{Rank, rank};
+pub use rank::{GroupKey, Rank, rank};
 
 /// One stored event of an object, as far as the order depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ fn among(events: &[Member]) -> Verdict {
     if let Some(status) = chain::last_status(events) {
         narrow(&mut left, |at| chain::status(&events[at].snapshot) == status);
     }
-    let degree = |at: usize| (events[at].event.rank.status, events[at].event.rank.type_rank);
+    let degree = |at: usize| (events[at].event.rank.progress, events[at].event.rank.type_rank);
     if !agree(&chain, &left) {
         let top = left.iter().map(|&at| degree(at)).max();
         narrow(&mut left, |at| Some(degree(at)) == top);
@@ -130,7 +130,7 @@ impl<'a> Member<'a> {
 fn group(candidates: &[Candidate]) -> Vec<usize> {
     let above = |index: usize| {
         let rank = &candidates[index].rank;
-        (rank.group(), rank.tombstone)
+        (rank.group(), rank.deleted)
     };
     let top = (0..candidates.len()).map(above).max();
     let mut group: Vec<usize> = (0..candidates.len()).filter(|&index| Some(above(index)) == top).collect();

@@ -7,11 +7,10 @@ const TERMINAL: i16 = 1;
 /// A deleted object whose id never names another.
 const GONE: i16 = 2;
 
-/// The part of the order that is known from one event alone, compared field by field from the top.
+/// What one event alone shows of its place in the order. Compared field by field, from the top.
 ///
-/// It is small enough to be stored with the winner. Of two events of one object the one whose `(standing,
-/// created)` is greater wins, always; where these are equal [`choose`](super::choose) has to see all events
-/// of that group.
+/// It is small enough to be stored with the winner. Of two events of one object the one with the greater
+/// [`GroupKey`] wins, always; within a group [`choose`](super::choose) has to see all events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
     /// 0: may still change; 1: in a terminal status; 2: deleted, and the id never returns. Beats `created`.
@@ -19,19 +18,27 @@ pub struct Rank {
     /// `created` of the Stripe event, in unix seconds.
     pub created: i64,
     /// The event says that the object is deleted.
-    pub tombstone: bool,
+    pub deleted: bool,
     /// How far the snapshot has come in the life of its kind, 0 where nothing is known. An opaque number: the
-    /// level of the status in the high bits, growing amounts and counts below.
-    pub status: i64,
+    /// stage of the status in the high bits, growing amounts and counts below.
+    pub progress: i64,
     /// How late this type of event comes in a life: `*.created` first, `*.deleted` last.
     pub type_rank: i16,
 }
 
+/// What decides alone: events of one object with an equal key form a *group*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupKey {
+    /// See [`Rank::standing`].
+    pub standing: i16,
+    /// See [`Rank::created`].
+    pub created: i64,
+}
+
 impl Rank {
-    /// The part that decides alone: events with an equal group have to be compared by
-    /// [`choose`](super::choose).
-    pub fn group(&self) -> (i16, i64) {
-        (self.standing, self.created)
+    /// The group that the event belongs to.
+    pub fn group(&self) -> GroupKey {
+        GroupKey { standing: self.standing, created: self.created }
     }
 }
 
@@ -39,14 +46,14 @@ impl Rank {
 /// second of the event, `snapshot` its `data.object`. Allocates nothing; an unknown kind, type or status
 /// ranks low and never fails.
 pub fn rank(object: &str, event_type: &str, created: i64, snapshot: &Json<'_>) -> Rank {
-    let tombstone = is_tombstone(object, event_type, snapshot);
-    let (terminal, status) = progress(object, snapshot);
-    let standing = match (tombstone, terminal) {
+    let deleted = is_deletion(object, event_type, snapshot);
+    let (terminal, progress) = progress(object, snapshot);
+    let standing = match (deleted, terminal) {
         (true, _) if !id_may_return(object) => GONE,
         (_, true) => TERMINAL,
         _ => 0,
     };
-    Rank { standing, created, tombstone, status, type_rank: type_rank(event_type) }
+    Rank { standing, created, deleted, progress, type_rank: type_rank(event_type) }
 }
 
 /// Does this type of event open the life of its object?
@@ -54,8 +61,8 @@ pub(super) fn is_creation(event_type: &str) -> bool {
     event_type.ends_with(".created")
 }
 
-/// `customer.subscription.deleted` is no tombstone: a subscription stays readable as `canceled`.
-fn is_tombstone(object: &str, event_type: &str, snapshot: &Json<'_>) -> bool {
+/// `customer.subscription.deleted` is no deletion: a subscription stays readable as `canceled`.
+fn is_deletion(object: &str, event_type: &str, snapshot: &Json<'_>) -> bool {
     object != "subscription" && (event_type.ends_with(".deleted") || flag(snapshot, "deleted") == Some(true))
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn status_rank(object: &str, snapshot: &Value) -> i64 {
-    rank(object, "x.updated", 0, snapshot).status
+    rank(object, "x.updated", 0, snapshot).progress
 }
 
 /// Each line is a life: `a = b` share a level, every step is strictly above all before.
@@ -188,9 +188,9 @@ fn a_tombstone_absorbs_unless_the_id_may_return() {
         assert_eq!(at(101) > tombstone, returns, "{object}");
     }
     let fetched = rank("customer", "", 100, &json!({"id": "cus_1", "deleted": true}));
-    assert_eq!((fetched.standing, fetched.tombstone), (2, true));
+    assert_eq!((fetched.standing, fetched.deleted), (2, true));
     let canceled = rank("subscription", "customer.subscription.deleted", 100, &json!({"status": "canceled"}));
-    assert_eq!((canceled.standing, canceled.tombstone), (1, false));
+    assert_eq!((canceled.standing, canceled.deleted), (1, false));
 }
 
 #[test]
