@@ -8,8 +8,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::mirror::{self, mirror};
+use super::mirror::{self, Mirror, mirror};
 use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 
 mirror! {
@@ -120,13 +121,12 @@ pub struct CreditNoteWithLines {
     pub lines: Vec<CreditNoteLine>,
 }
 
-/// Stores credit notes and replaces their lines.
-pub(super) fn write(
-    conn: &mut PgConnection,
-    rows: &[&CreditNoteWithLines],
-    replaces: bool,
-) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.credit_note, &*row.lines)), replaces)
+impl MirrorRows for CreditNoteWithLines {
+    const TABLES: &'static [&'static str] = &[CreditNote::TABLE, CreditNoteLine::TABLE];
+
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.credit_note, &*row.lines)), replaces)
+    }
 }
 
 /// Narrows the list.

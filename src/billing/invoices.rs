@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::directory::Change;
-use super::mirror::{self, mirror};
+use super::mirror::{self, Mirror, mirror};
 use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 use crate::time::Moment;
 
@@ -179,9 +180,12 @@ pub struct InvoiceWithLines {
     pub lines: Vec<InvoiceLine>,
 }
 
-/// Stores invoices and replaces their lines.
-pub(super) fn write(conn: &mut PgConnection, rows: &[&InvoiceWithLines], replaces: bool) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.invoice, &*row.lines)), replaces)
+impl MirrorRows for InvoiceWithLines {
+    const TABLES: &'static [&'static str] = &[Invoice::TABLE, InvoiceLine::TABLE];
+
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.invoice, &*row.lines)), replaces)
+    }
 }
 
 /// Narrows the list.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::MirrorBatch;
 use super::mirror::{self, mirror};
 use super::payments::Charge;
 use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
@@ -21,7 +22,7 @@ mirror! {
     /// A refund of a charge. A refund object always replaces the entry of a charge's list, never the other
     /// way round.
     Refund in refunds, key (account, livemode, id),
-        guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'" {
+        guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'", written by write {
         /// Connected account, empty for the platform's own.
         account: String,
         /// Live or test mode.
@@ -52,16 +53,16 @@ mirror! {
     }
 }
 
-/// Stores refunds, of one id the refund object before the entry of a charge's list. What the charges given no
-/// longer list is deleted, so that such rows follow from the charge's winning snapshot alone.
-pub(super) fn write(conn: &mut PgConnection, rows: &[Refund], charges: &[Charge]) -> QueryResult<()> {
+/// Of one id the refund object counts, not the entry of a charge's list. Entries that the batch's charges no
+/// longer list are deleted, so that such rows follow from the charge's winning snapshot alone.
+fn write(conn: &mut PgConnection, rows: &[Refund], batch: &MirrorBatch) -> QueryResult<()> {
     let (embedded, objects): (Vec<&Refund>, Vec<&Refund>) =
         rows.iter().partition(|row| row.source == FROM_CHARGE);
-    forget_unlisted(conn, charges, &embedded)?;
+    delete_unlisted(conn, &batch.charges, &embedded)?;
     mirror::upsert(conn, embedded.into_iter().chain(objects))
 }
 
-fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]) -> QueryResult<()> {
+fn delete_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]) -> QueryResult<()> {
     if charges.is_empty() {
         return Ok(());
     }

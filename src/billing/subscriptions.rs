@@ -11,9 +11,10 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::directory::{self, Change};
-use super::mirror::{self, mirror};
+use super::mirror::{self, Mirror, mirror};
 use super::plans;
 use super::read::{self, Belongs, ListFilter, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;
@@ -170,13 +171,12 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
     )
 }
 
-/// Stores subscriptions and replaces their items.
-pub(super) fn write(
-    conn: &mut PgConnection,
-    rows: &[&SubscriptionWithItems],
-    replaces: bool,
-) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.subscription, &*row.items)), replaces)
+impl MirrorRows for SubscriptionWithItems {
+    const TABLES: &'static [&'static str] = &[Subscription::TABLE, SubscriptionItem::TABLE];
+
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.subscription, &*row.items)), replaces)
+    }
 }
 
 /// Narrows the list.

@@ -8,25 +8,13 @@ use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
 
 use super::json::Json;
+use super::kinds::{self, EffectsMarker};
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
 use crate::billing::markers::{self, Marker};
 use crate::billing::subscription_periods::{self, SeenPeriod};
 use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
-
-/// Objects that may have effects on batteries.
-const MARKED: [&str; 9] = [
-    "charge",
-    "checkout.session",
-    "credit_note",
-    "dispute",
-    "invoice",
-    "invoice_payment",
-    "payment_intent",
-    "refund",
-    "subscription",
-];
 
 /// The effects of a batch, gathered before they are written.
 #[derive(Default)]
@@ -45,12 +33,14 @@ impl Effects {
             kind: kind.to_owned(),
             id: id.to_owned(),
         };
-        if MARKED.contains(&object.object) {
-            self.markers.insert(marker(object.object, object.id));
-        }
-        // What a price costs tells how many were bought with it.
-        if object.object == "price" {
-            self.markers.insert(markers::mapping());
+        match kinds::find(object.object).marker {
+            EffectsMarker::None => {}
+            EffectsMarker::Object => {
+                self.markers.insert(marker(object.object, object.id));
+            }
+            EffectsMarker::Mapping => {
+                self.markers.insert(markers::mapping());
+            }
         }
         if let Some(link) = shape::link(object, snapshot) {
             self.markers.insert(marker(markers::CUSTOMER, &link.customer_id));

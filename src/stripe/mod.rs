@@ -4,6 +4,7 @@ mod effects;
 pub mod event;
 pub mod inbox;
 pub mod json;
+mod kinds;
 pub mod order;
 pub mod project;
 pub mod shape;

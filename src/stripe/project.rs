@@ -25,7 +25,7 @@ use self::queue::Failure;
 use super::effects::Effects;
 use super::inbox::{self, Arrival};
 use super::shape;
-use crate::billing::MirrorBatch;
+use crate::billing::{self, MirrorBatch};
 use crate::error::Error;
 use crate::panics;
 
@@ -70,6 +70,15 @@ impl StepCounts {
         self.failed += other.failed;
         self.repeated += other.repeated;
     }
+}
+
+/// The tables that follow from the events alone, in alphabetical order: `rebuild` empties them.
+#[must_use]
+pub fn tables() -> Vec<&'static str> {
+    let mut tables: Vec<&str> = billing::mirror_tables().collect();
+    tables.extend(["payments", "stripe_objects", "subscription_periods", "subscription_prices"]);
+    tables.sort_unstable();
+    tables
 }
 
 /// Projects the next events; counts none when none wait.

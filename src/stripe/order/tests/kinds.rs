@@ -169,7 +169,7 @@ fn invoices_without_a_status_are_read_by_their_flags() {
 }
 
 #[test]
-fn a_tombstone_absorbs_unless_the_id_may_return() {
+fn a_deletion_absorbs_unless_the_id_may_return() {
     let gone = json!({"id": "x"});
     for (object, event_type, returns) in [
         ("customer", "customer.deleted", false),
@@ -182,10 +182,10 @@ fn a_tombstone_absorbs_unless_the_id_may_return() {
         ("product", "product.deleted", true),
         ("price", "price.deleted", true),
     ] {
-        let tombstone = rank(object, event_type, 100, &gone);
+        let deletion = rank(object, event_type, 100, &gone);
         let at = |created| rank(object, "x.updated", created, &gone);
-        assert!(at(100) < tombstone, "{object}");
-        assert_eq!(at(101) > tombstone, returns, "{object}");
+        assert!(at(100) < deletion, "{object}");
+        assert_eq!(at(101) > deletion, returns, "{object}");
     }
     let fetched = rank("customer", "", 100, &json!({"id": "cus_1", "deleted": true}));
     assert_eq!((fetched.standing, fetched.deleted), (2, true));
