@@ -6,6 +6,7 @@ pub mod api;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub(crate) mod backoff;
 pub mod battery;
 pub mod billing;
 pub mod cli;

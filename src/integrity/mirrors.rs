@@ -19,33 +19,6 @@ use crate::db::{apart, pass};
 use crate::error::Error;
 use crate::stripe::project;
 
-/// Tables that the projection writes.
-pub const DERIVED: &[&str] = &[
-    "charges",
-    "checkout_sessions",
-    "coupons",
-    "credit_note_lines",
-    "credit_notes",
-    "customer_tax_ids",
-    "customers",
-    "discounts",
-    "disputes",
-    "invoice_lines",
-    "invoice_payments",
-    "invoices",
-    "payment_intents",
-    "payments",
-    "prices",
-    "products",
-    "promotion_codes",
-    "refunds",
-    "stripe_objects",
-    "subscription_items",
-    "subscription_periods",
-    "subscription_prices",
-    "subscriptions",
-    "tax_rates",
-];
 /// Differences reported for each table, at most.
 const REPORTED: i64 = 20;
 /// How often new events are replayed before the comparison. Its transaction replays what still came.
@@ -121,8 +94,8 @@ fn replay(
         pass::begin(conn)?;
         report.waiting = count(conn, "coulomb.stripe_inbox_queue")?;
         report.differences = failed(conn)?;
-        for table in DERIVED {
-            let condition = match *table {
+        for table in project::tables() {
+            let condition = match table {
                 // Without a winning event, the row was only a lock for an event that failed.
                 "stripe_objects" => "inbox_id IS NOT NULL",
                 _ => "true",
@@ -138,12 +111,8 @@ fn replay(
 }
 
 fn shadow(conn: &mut PgConnection) -> Result<(), Error> {
-    for table in DERIVED.iter().chain(&[
-        "stripe_arrivals",
-        "stripe_inbox_queue",
-        "stripe_customer_links",
-        "battery_effects_queue",
-    ]) {
+    let beside = ["stripe_arrivals", "stripe_inbox_queue", "stripe_customer_links", "battery_effects_queue"];
+    for table in project::tables().into_iter().chain(beside) {
         conn.batch_execute(&format!("CREATE TEMPORARY TABLE {table} (LIKE coulomb.{table} INCLUDING ALL)"))?;
     }
     // The replay must not see events that it does not replay.
@@ -339,7 +308,7 @@ pub fn stored_events(conn: &mut PgConnection) -> Result<u64, Error> {
 /// When the database fails; then nothing has changed.
 pub fn rebuild(conn: &mut PgConnection) -> Result<usize, Error> {
     conn.transaction(|conn| {
-        for table in DERIVED {
+        for table in project::tables() {
             conn.batch_execute(&format!("DELETE FROM {table}"))?;
         }
         project::requeue_everything(conn)
