@@ -10,8 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, mirror};
 use super::payments::Charge;
-use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
+use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 /// [`Refund::source`] of a refund object.
 pub const FROM_REFUND: &str = "refund";
@@ -83,8 +82,6 @@ fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]
     .map(|_| ())
 }
 
-readable!(Refund in refunds, "refund", Belongs::ThroughPayment);
-
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -103,7 +100,7 @@ pub struct RefundFilter {
     pub currency: Option<String>,
 }
 
-impl read::ListFilter for RefundFilter {
+impl ListFilter for RefundFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "refunds.status = {}");
         rows.when(self.payment_intent.as_deref(), "refunds.payment_intent_id = {}");
@@ -135,27 +132,13 @@ pub struct RefundView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(RefundView, "refund");
+resource! {
+    Refund in refunds, RefundView by RefundFilter,
+        name "refund", objects "refund", belongs Belongs::ThroughPayment
+}
 
-impl From<Owned<Refund>> for RefundView {
-    fn from(found: Owned<Refund>) -> Self {
-        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: None }
+impl From<OwnedRow<Refund>> for RefundView {
+    fn from(found: OwnedRow<Refund>) -> Self {
+        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: found.raw }
     }
-}
-
-/// A page of refunds, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<RefundFilter>,
-) -> Result<Vec<(Position, RefundView)>, Error> {
-    let found = read::list::<Refund, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One refund.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<RefundView, Error> {
-    read::find::<Refund>(conn, lookup).map(Into::into)
 }

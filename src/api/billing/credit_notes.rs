@@ -7,7 +7,7 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::credit_notes::{self, CreditNoteFilter, CreditNoteView};
+use crate::billing::credit_notes::{CreditNote, CreditNoteFilter, CreditNoteView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -19,7 +19,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<CreditNoteView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, credit_notes::list).await
+    lists::list::<CreditNote>(&app, principal, params).await
 }
 
 /// Shows a credit note.
@@ -35,5 +35,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show_with_lines(&app, principal, id.into_inner(), params, credit_notes::find).await
+    lists::show::<CreditNote>(&app, principal, id.into_inner(), params).await
 }

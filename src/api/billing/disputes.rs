@@ -7,7 +7,7 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::disputes::{self, DisputeFilter, DisputeView};
+use crate::billing::disputes::{Dispute, DisputeFilter, DisputeView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -19,7 +19,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<DisputeView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, disputes::list).await
+    lists::list::<Dispute>(&app, principal, params).await
 }
 
 /// Shows a dispute.
@@ -35,5 +35,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show(&app, principal, id.into_inner(), params, disputes::find).await
+    lists::show::<Dispute>(&app, principal, id.into_inner(), params).await
 }

@@ -7,7 +7,7 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::invoices::{self, InvoiceFilter, InvoiceView};
+use crate::billing::invoices::{Invoice, InvoiceFilter, InvoiceView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -19,7 +19,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<InvoiceView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, invoices::list).await
+    lists::list::<Invoice>(&app, principal, params).await
 }
 
 /// Shows an invoice.
@@ -35,5 +35,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show_with_lines(&app, principal, id.into_inner(), params, invoices::find).await
+    lists::show::<Invoice>(&app, principal, id.into_inner(), params).await
 }

@@ -7,7 +7,8 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::payments::read::{self, PaymentFilter, PaymentView};
+use crate::billing::payments::Payment;
+use crate::billing::payments::read::{PaymentFilter, PaymentView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -19,7 +20,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<PaymentView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, read::list).await
+    lists::list::<Payment>(&app, principal, params).await
 }
 
 /// Shows a payment.
@@ -35,5 +36,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show(&app, principal, id.into_inner(), params, read::find).await
+    lists::show::<Payment>(&app, principal, id.into_inner(), params).await
 }

@@ -7,7 +7,8 @@ use crate::api::described::{FindErrors, ReadErrors};
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
-use crate::billing::catalog::read::{self, PriceFilter, PriceView};
+use crate::billing::catalog::Price;
+use crate::billing::catalog::read::{PriceFilter, PriceView};
 use crate::billing::read::{Basics, RealmQuery};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -19,7 +20,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<PriceView>), ReadErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list_catalogue(&app, principal, params, read::list_prices).await
+    lists::list::<Price>(&app, principal, params).await
 }
 
 /// Shows a price.
@@ -35,5 +36,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show(&app, principal, id.into_inner(), params, read::find_price).await
+    lists::show::<Price>(&app, principal, id.into_inner(), params).await
 }

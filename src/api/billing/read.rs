@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
-use diesel::pg::PgConnection;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
-use crate::billing::raw;
-use crate::billing::read::{Basics, Listing, Lookup, Owners, Position, RealmQuery, Shown};
+use crate::billing::read::{Basics, Listing, Lookup, Owners, RealmQuery, Resource};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -63,116 +60,56 @@ fn own_org(principal: &Principal) -> Option<String> {
     }
 }
 
-/// The operation behind a list: rows, each with its place.
-type List<F, V> = fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>;
-
-/// A page of what belongs to customers.
-pub(super) async fn list<F, V>(
+/// `GET /v1/<resources>`: a page.
+pub(super) async fn list<R: Resource>(
     app: &web::Data<App>,
     principal: Principal,
     mut params: Params,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
-    let owners = params.take()?;
-    list_owned(app, principal, params, owners, work).await
-}
-
-/// A page of the catalogue.
-pub(super) async fn list_catalogue<F, V>(
-    app: &web::Data<App>,
-    principal: Principal,
-    params: Params,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
-    list_owned(app, principal, params, Owners::default(), work).await
-}
-
-async fn list_owned<F, V>(
-    app: &web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-    owners: Owners,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
+) -> Result<HttpResponse, Error> {
+    let owners: Owners = if R::HAS_OWNER { params.take()? } else { Owners::default() };
     principal.require(Scope::BillingRead)?;
     let page: PageQuery = params.take()?;
-    let (basics, filter): (Basics, F) = (params.take()?, params.take()?);
+    let (basics, filter): (Basics, R::Filter) = (params.take()?, params.take()?);
     params.done()?;
     let limit = page.limit()?;
     let org = OrgName::of(&principal, owners.org, "org")?;
     let directory = Arc::clone(&app.directory);
-    let after = page.after(V::OBJECTS[0])?;
+    let after = page.after(R::OBJECTS[0])?;
     let listing = Listing { org: None, linked: owners.linked, basics, filter, after, limit };
     let rows = app.db.run(principal.rows, move |conn| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
-        work(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
+        R::list(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
     });
-    let rows = rows.await?;
-    let page = Page::of(V::OBJECTS[0], rows, limit, |(position, _)| position.clone())?;
-    let data: Vec<V> = page.data.into_iter().map(|(_, view)| view).collect();
+    let page = Page::of(R::OBJECTS[0], rows.await?, limit, |(position, _)| position.clone())?;
+    let data: Vec<R::View> = page.data.into_iter().map(|(_, view)| view).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
 
-/// One object.
-pub(super) async fn show<V: Shown>(
+/// `GET /v1/<resources>/{id}`: one object.
+pub(super) async fn show<R: Resource>(
     app: &web::Data<App>,
     principal: Principal,
     id: String,
     mut params: Params,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
 ) -> Result<HttpResponse, Error> {
-    let Expand { expand } = params.take()?;
-    show_parts(app, principal, id, params, false, !expand.is_empty(), work).await
-}
-
-/// One object, with its lines if they are asked for.
-pub(super) async fn show_with_lines<V: Shown>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
-) -> Result<HttpResponse, Error> {
-    let ExpandWithLines { expand } = params.take()?;
-    let (lines, raw) = (expand.contains(&PartWithLines::Lines), expand.contains(&PartWithLines::Raw));
-    show_parts(app, principal, id, params, lines, raw, work).await
-}
-
-async fn show_parts<V: Shown>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
-    lines: bool,
-    raw: bool,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
-) -> Result<HttpResponse, Error> {
+    let (lines, raw) = expanded::<R>(&mut params)?;
     principal.require(Scope::BillingRead)?;
     if raw {
         principal.require_platform(Scope::BillingRead)?;
     }
     let realm: RealmQuery = params.take()?;
     params.done()?;
-    let lookup = Lookup { own: own_org(&principal), id, realm, lines };
-    let found = app.db.run(principal.rows, move |conn| {
-        let mut view = work(conn, &lookup)?;
-        if raw {
-            let snapshot = raw::snapshot(conn, V::OBJECTS, view.key())?;
-            view.set_raw(snapshot);
-        }
-        Ok(view)
-    });
+    let lookup = Lookup { own: own_org(&principal), id, realm, lines, raw };
+    let found = app.db.run(principal.rows, move |conn| R::get(conn, &lookup));
     Ok(HttpResponse::Ok().json(found.await?))
+}
+
+/// Whether `expand` asks for the lines, and for Stripe's snapshot.
+fn expanded<R: Resource>(params: &mut Params) -> Result<(bool, bool), Error> {
+    if R::HAS_LINES {
+        let ExpandWithLines { expand } = params.take()?;
+        return Ok((expand.contains(&PartWithLines::Lines), expand.contains(&PartWithLines::Raw)));
+    }
+    let Expand { expand } = params.take()?;
+    Ok((false, !expand.is_empty()))
 }

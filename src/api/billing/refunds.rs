@@ -8,7 +8,7 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::billing::read::{Basics, Owners, RealmQuery};
-use crate::billing::refunds::{self, RefundFilter, RefundView};
+use crate::billing::refunds::{Refund, RefundFilter, RefundView};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
@@ -19,7 +19,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<RefundView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, refunds::list).await
+    lists::list::<Refund>(&app, principal, params).await
 }
 
 /// Shows a refund.
@@ -35,5 +35,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show(&app, principal, id.into_inner(), params, refunds::find).await
+    lists::show::<Refund>(&app, principal, id.into_inner(), params).await
 }

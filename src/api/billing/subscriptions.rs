@@ -8,7 +8,7 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::billing::read::{Basics, Owners, RealmQuery};
-use crate::billing::subscriptions::{self, SubscriptionFilter, SubscriptionView};
+use crate::billing::subscriptions::{Subscription, SubscriptionFilter, SubscriptionView};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
@@ -20,7 +20,7 @@ use crate::page::{Page, PageQuery};
     responses((status = 200, description = "A page", body = Page<SubscriptionView>), FindErrors)
 )]
 pub async fn list(app: web::Data<App>, principal: Principal, params: Params) -> Result<HttpResponse, Error> {
-    lists::list(&app, principal, params, subscriptions::list).await
+    lists::list::<Subscription>(&app, principal, params).await
 }
 
 /// Shows a subscription.
@@ -36,5 +36,5 @@ pub async fn show(
     id: web::Path<String>,
     params: Params,
 ) -> Result<HttpResponse, Error> {
-    lists::show(&app, principal, id.into_inner(), params, subscriptions::find).await
+    lists::show::<Subscription>(&app, principal, id.into_inner(), params).await
 }
