@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::LazyLock;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
@@ -14,11 +13,7 @@ use serde::de::{
     Visitor,
 };
 use serde::forward_to_deserialize_any;
-use utoipa::OpenApi;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use crate::api::openapi;
 use crate::error::Error;
 use crate::json;
 
@@ -37,51 +32,40 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
     }
 }
 
-/// Names of query parameters by method and path, as the description has them. A list is short: it is searched
-/// through.
-static KNOWN: LazyLock<BTreeMap<(&'static str, String), Vec<String>>> = LazyLock::new(|| {
-    let mut known = BTreeMap::new();
-    for (path, item) in openapi::Api::openapi().paths.paths {
-        let operations = [
-            ("GET", item.get),
-            ("PUT", item.put),
-            ("POST", item.post),
-            ("PATCH", item.patch),
-            ("DELETE", item.delete),
-        ];
-        for (method, operation) in operations {
-            let Some(operation) = operation else { continue };
-            let name = |param| match param {
-                RefOr::T(Parameter { name, parameter_in: ParameterIn::Query, .. }) => Some(name),
-                _ => None,
-            };
-            let names = operation.parameters.unwrap_or_default().into_iter().filter_map(name);
-            known.insert((method, path.clone()), names.collect());
-        }
-    }
-    known
-});
-/// How names begin that stand for many, and where: `dimension.<name>`.
-const MANY: (&str, &str) = ("/v1/usage/daily", "dimension.");
+/// Names of the query parameters of a path's operations, as the description has them. Each path under `/v1`
+/// carries its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct QueryNames(Vec<(Method, Vec<String>)>);
 
-/// Refuses a parameter that the operation does not have, and one that is given twice: what is not understood
-/// must not be ignored. Which there are is read off the description, so that both are the same. Paths outside
-/// of `/v1` are other people's: what their clients add is left alone.
+impl QueryNames {
+    pub(super) fn insert(&mut self, method: Method, names: Vec<String>) {
+        self.0.push((method, names));
+    }
+
+    fn of(&self, method: &Method) -> Option<&[String]> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.0.iter().find(|(of, _)| of == method).map(|(_, names)| &**names)
+    }
+}
+
+/// The one parameter whose name has a free part, and its path: `dimension.<name>`.
+const OPEN_NAME: (&str, &str) = ("/v1/usage/daily", "dimension.");
+
+/// Refuses a parameter that the operation does not have, and one that is given twice: nobody would notice
+/// that a filter was ignored. Paths outside of `/v1` take any: clients of Stripe, OpenMeter and Lago may add
+/// parameters of their own.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the parameter, and those that there are.
 pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
-    let (query, path) = (request.query_string(), request.match_pattern().unwrap_or_default());
-    if query.is_empty() || !path.starts_with("/v1/") {
-        return Ok(());
-    }
-    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
-    let Some((_, known)) = KNOWN.iter().find(|((of, at), _)| *of == method && *at == path) else {
-        return Ok(());
-    };
-    let many = |name: &str| path == MANY.0 && name.len() > MANY.1.len() && name.starts_with(MANY.1);
+    let query = request.query_string();
+    let known = request.app_data::<QueryNames>().and_then(|names| names.of(request.method()));
+    let (false, Some(known)) = (query.is_empty(), known) else { return Ok(()) };
+    let has_open_name = request.match_pattern().is_some_and(|path| path == OPEN_NAME.0);
+    let is_open =
+        |name: &str| has_open_name && name.len() > OPEN_NAME.1.len() && name.starts_with(OPEN_NAME.1);
     let params = Params::parse(query)?;
-    match params.0.into_keys().find(|name| !known.contains(name) && !many(name)) {
+    match params.0.into_keys().find(|name| !known.contains(name) && !is_open(name)) {
         None => Ok(()),
         Some(name) if known.is_empty() => {
             Err(Error::invalid(name, "is no parameter of this route, which has none: leave it out"))

@@ -168,7 +168,7 @@ fn files_named_in_the_architecture_exist() {
 /// The documentation page works offline and under a strict policy: API keys are typed into it.
 #[test]
 fn the_docs_page_fetches_nothing_from_elsewhere() {
-    let page = text("src/api/openapi/docs.html");
+    let page = text("src/api/docs/page.html");
     for forbidden in [
         "http://",
         "https://",
@@ -183,7 +183,7 @@ fn the_docs_page_fetches_nothing_from_elsewhere() {
         " onclick",
         " style=\"",
     ] {
-        assert!(!page.contains(forbidden), "docs.html has {forbidden}");
+        assert!(!page.contains(forbidden), "page.html has {forbidden}");
     }
     assert!(page.contains("default-src 'none'"));
 }
