@@ -25,5 +25,5 @@ pub mod upkeep;
 
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};
-pub use entries::Kind;
+pub use entries::EntryKind;
 pub use grants::GrantSource;

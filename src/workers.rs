@@ -228,7 +228,7 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let (mut effects, mut full) = (0_u64, true);
     // As many markers as so many events may leave.
     while full && effects <= 2 * step.taken() {
-        let done = effects::step(conn, &options, app.clock.now())?;
+        let done = effects::run_batch(conn, &options, app.clock.now())?;
         full = done >= EFFECTS_BATCH as usize;
         effects += u64::try_from(done).unwrap_or(u64::MAX);
     }

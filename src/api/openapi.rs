@@ -27,9 +27,9 @@ use crate::{api, battery, billing, metering};
         api::usage::reads::Format,
         metering::rates::PriceBy,
         api::battery::reads::Format,
-        battery::entries::Kind,
+        battery::entries::EntryKind,
         battery::grants::GrantSource,
-        battery::grants::State,
+        battery::grants::GrantState,
     ))
 )]
 struct Frame;

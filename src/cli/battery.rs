@@ -9,7 +9,7 @@ use super::keys::{actor, record};
 use super::{Failure, open, out};
 use crate::battery::by_hand::{self, ManualGrant};
 use crate::battery::effects::waiting;
-use crate::battery::grants::{GrantSource, State};
+use crate::battery::grants::{GrantSource, GrantState};
 use crate::battery::reads::{balance, entries, grants};
 use crate::battery::upkeep;
 use crate::billing::directory::Directory;
@@ -104,7 +104,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 let org = OrgName::of_any(org, "org").find(&directory, conn)?;
                 upkeep::post(conn, [org.org_id], now)?;
                 let filter = grants::GrantFilter {
-                    state: vec![State::Open, State::Scheduled],
+                    state: vec![GrantState::Open, GrantState::Scheduled],
                     ..grants::GrantFilter::default()
                 };
                 let live = grants::list(conn, org.org_id, &filter, None, i64::MAX)?;

@@ -12,7 +12,7 @@ use super::running::Daemon;
 use super::{Failure, open};
 use crate::app::App;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
-use crate::battery::effects::skipped;
+use crate::battery::effects::{skipped, waiting};
 use crate::billing::trust;
 use crate::config::{Config, without_password};
 use crate::db::{self, Db, DbOptions, migrate};
@@ -88,8 +88,8 @@ fn trust_realms(
         let change = trust::establish(conn, &config.trusted(), now)?;
         match change {
             trust::Change::None => {}
-            trust::Change::Said => skipped::try_waiting_again(conn)?,
-            trust::Change::Other => skipped::look_again(conn)?,
+            trust::Change::Said => waiting::requeue_all(conn)?,
+            trust::Change::Other => skipped::requeue_all(conn)?,
         }
         Ok(change)
     })?;

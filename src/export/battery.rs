@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use super::params::{self, Period, Request};
 use super::query::{Bind, Conditions};
 use super::{Of, Params};
-use crate::battery::Kind;
+use crate::battery::EntryKind;
 use crate::billing::org_name::OrgName;
 use crate::db::Scope;
 use crate::error::Error;
@@ -65,7 +65,7 @@ pub struct Entries {
     pub from: Option<DateTime<Utc>>,
     pub before: Option<DateTime<Utc>>,
     /// Only of these kinds; empty: of all.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<EntryKind>,
     /// Only from these sources; empty: from all.
     pub sources: Vec<String>,
     /// Only those of an org that name this grant or draw on it.
@@ -94,9 +94,10 @@ impl BatteryParams {
             bom: self.bom.clone(),
             ..Params::default()
         };
-        let kinds = list(&self.kind).map(|name| Kind::named(&name).ok_or(name)).collect::<Result<_, _>>();
+        let kinds =
+            list(&self.kind).map(|name| EntryKind::named(&name).ok_or(name)).collect::<Result<_, _>>();
         let kinds = kinds.map_err(|_| {
-            let known = Kind::ALL.map(Kind::name).join(", ");
+            let known = EntryKind::ALL.map(EntryKind::name).join(", ");
             Error::invalid("kind", format!("must be of {known}"))
         })?;
         let sources = list(&self.source).collect::<Vec<_>>();

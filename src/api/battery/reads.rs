@@ -13,7 +13,7 @@ use crate::api::described::FindErrors;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
-use crate::battery::entries::Kind;
+use crate::battery::entries::EntryKind;
 use crate::battery::reads::balance::{self, Balance};
 use crate::battery::reads::entries::{self, Order, Position, Posted};
 use crate::battery::reads::grants::{self, Granted};
@@ -198,7 +198,7 @@ pub struct EntryQuery {
     /// Only of these kinds, separated by commas: grant, usage, expiry, clawback, refund, bonus, adjustment.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
-    kind: Vec<Kind>,
+    kind: Vec<EntryKind>,
     /// Only what these sources caused, separated by commas, such as usage or subscription.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]

@@ -1,14 +1,12 @@
-//! What a sale was settled with, and what came back of it, by hand-reckoned tables.
+//! What was paid for a sale, and what of it was returned, by tables that were computed by hand.
 
 use serde_json::{Value, json};
 
-use super::super::model::is_undone;
-use super::super::returns::causes;
 use super::*;
 
 #[test]
-fn settled_is_what_the_buyer_gave_up_in_any_form() {
-    for (invoice, amount, undone) in [
+fn paid_is_what_the_buyer_gave_in_any_form() {
+    for (invoice, amount, is_reversed) in [
         // By card; from the balance; half and half.
         (json!({ "status": "paid", "total": 2000, "amount_paid": 2000 }), 2000, false),
         (json!({ "status": "paid", "total": 2000, "amount_paid": 0 }), 2000, false),
@@ -16,12 +14,14 @@ fn settled_is_what_the_buyer_gave_up_in_any_form() {
         // 5.00 were taken off before, as the invoice says, as the credit note says, as both do.
         (json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 500 }), 1500, false),
         (
-            json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 0, "notes": 500 }),
+            json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 0,
+                "reduced_by_notes": 500 }),
             1500,
             false,
         ),
         (
-            json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 500, "notes": 500 }),
+            json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 500,
+                "reduced_by_notes": 500 }),
             1500,
             false,
         ),
@@ -39,7 +39,7 @@ fn settled_is_what_the_buyer_gave_up_in_any_form() {
             whole[name] = value.clone();
         }
         let facts = facts(json!({ "invoice": whole }));
-        assert_eq!((settled(&facts).0, is_undone(&facts)), (amount, undone), "{invoice}");
+        assert_eq!((facts.paid().minor, facts.is_reversed()), (amount, is_reversed), "{invoice}");
     }
 }
 
@@ -105,25 +105,25 @@ fn money_that_came_back_counts_once() {
             900,
         ),
     ] {
-        let returned: Vec<Returned> =
+        let returned: Vec<ReturnedMoney> =
             returned.into_iter().map(|one| serde_json::from_value(one).expect("one")).collect();
-        let sum: i64 = causes(&returned).iter().map(|cause| cause.minor).sum();
+        let sum: i64 = returns::causes(&returned).iter().map(|cause| cause.minor).sum();
         assert_eq!(sum, total, "{name}");
     }
 }
 
 #[test]
-fn a_share_is_of_what_was_settled() {
-    for (settled, returned, taken) in [
+fn a_share_is_of_what_was_paid() {
+    for (paid, returned, taken) in [
         (2000, 500, "125"),
         (2000, 2000, "500"),
         (1500, 500, "166.666666667"),
         (2000, 9999, "500"),
         (0, 500, "0"),
     ] {
-        let mut counted = Counted { amount: 500.into(), paid: 1, ..Counted::default() };
-        counted.count(CauseKind::Refund, "re_1", returned, rust_decimal::Decimal::ZERO).expect("small");
-        counted.settle(settled).expect("small");
-        assert_eq!(counted.taken().expect("small"), units(taken), "{returned} of {settled}");
+        let mut clawbacks = GrantClawbacks::new(500.into(), 1);
+        clawbacks.set_cause(CauseKind::Refund, "re_1", CauseAmount::from_money(returned)).expect("small");
+        clawbacks.set_paid(paid).expect("small");
+        assert_eq!(clawbacks.units().expect("small"), units(taken), "{returned} of {paid}");
     }
 }
