@@ -41,17 +41,17 @@ fn day(text: &str) -> Result<NaiveDate, String> {
     day.ok_or_else(|| "write a month as 2026-10, a day as 2026-10-01".to_owned())
 }
 
-/// What was found in a part of the check.
+/// The result of a part of the check.
 struct Part {
     name: &'static str,
-    looked_at: String,
+    compared: String,
     differences: Vec<String>,
 }
 
 pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     if args.from.zip(args.to).is_some_and(|(from, to)| from >= to) {
-        return Err(Usage::new("--from must be before --to: nothing was looked at"));
+        return Err(Usage::new("--from must be before --to: nothing was compared"));
     }
     let mut database = open::Database::open(config)?;
     let clock = Clock::system();
@@ -70,7 +70,7 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
         };
         parts.push(Part {
             name: "mirrors",
-            looked_at: format!(
+            compared: format!(
                 "{} Stripe events replayed{waiting}, {} rows compared",
                 found.events, found.rows
             ),
@@ -82,30 +82,30 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
     })?;
     parts.push(Part {
         name: "usage",
-        looked_at: format!("{} orgs, {} months counted anew", found.orgs, found.months),
+        compared: format!("{} orgs, {} months counted anew", found.orgs, found.months),
         differences: found.usage,
     });
     parts.push(Part {
         name: "quotas",
-        looked_at: format!("{} counted quantities of {} orgs", found.slots, found.orgs),
+        compared: format!("{} counted quantities of {} orgs", found.slots, found.orgs),
         differences: found.quotas,
     });
     if scope.is_everything() {
         let found = audit::verify(conn, |done, all| bar.show("batteries", done, all))?;
         parts.push(Part {
             name: "batteries",
-            looked_at: format!("{} ledgers added up", found.accounts),
+            compared: format!("{} ledgers added up", found.accounts),
             differences: found.differences,
         });
         let found = effects::verify::verify(conn, |done| bar.show("battery_effects", done, done))?;
         parts.push(Part {
             name: "effects",
-            looked_at: format!("{} payments reckoned anew", found.sources),
+            compared: format!("{} payments reckoned anew", found.sources),
             differences: found.differences,
         });
     }
     bar.end();
-    tell(&parts, started)
+    report(&parts, started)
 }
 
 fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> Result<Scope, Failure> {
@@ -114,8 +114,8 @@ fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> R
     Ok(Scope { org_id, from: args.from, before: args.to })
 }
 
-/// Differences on standard output, what was looked at on standard error.
-fn tell(parts: &[Part], started: Instant) -> Result<ExitCode, Failure> {
+/// Prints the differences on standard output, and what was compared on standard error.
+fn report(parts: &[Part], started: Instant) -> Result<ExitCode, Failure> {
     let mut differences = 0;
     for part in parts {
         for difference in &part.differences {
@@ -124,7 +124,7 @@ fn tell(parts: &[Part], started: Instant) -> Result<ExitCode, Failure> {
         differences += part.differences.len();
     }
     for part in parts {
-        eprintln!("{}: {} differences; {}", part.name, part.differences.len(), part.looked_at);
+        eprintln!("{}: {} differences; {}", part.name, part.differences.len(), part.compared);
     }
     eprintln!("{differences} differences in {:.1} s", started.elapsed().as_secs_f64());
     Ok(ExitCode::from(if differences == 0 { 0 } else { 3 }))

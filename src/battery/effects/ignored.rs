@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::skipped;
 use crate::error::Error;
 use crate::schema::battery_effects_ignored as t;
+use crate::text::has_nul;
 
 /// What is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -85,10 +86,10 @@ pub fn put(
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<Ignored, Error> {
-    if id.is_empty() || id.len() > 255 || id.contains('\0') {
+    if id.is_empty() || id.len() > 255 || has_nul(id) {
         return Err(Error::invalid("id", "must be an id of 1 to 255 characters"));
     }
-    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
+    if reason.trim().is_empty() || reason.chars().count() > 500 || has_nul(reason) {
         return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
     }
     let rule = diesel::insert_into(t::table)

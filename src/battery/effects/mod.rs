@@ -250,7 +250,7 @@ fn take_one(conn: &mut PgConnection, effect_id: i64) -> Result<Vec<Taken>, Error
 
 /// The next attempt comes after 1, 4, 16, … seconds; at last the marker is parked among what waits.
 fn put_off(conn: &mut PgConnection, effect_id: i64, error: &Error, now: DateTime<Utc>) -> Result<(), Error> {
-    let message = error.to_string().replace('\0', "\u{fffd}");
+    let message = crate::text::replace_nul(&error.to_string());
     tracing::warn!(effect_id, error = message, "an effect on a battery failed");
     conn.transaction(|conn| {
         let Some(taken) = take_one(conn, effect_id)?.pop() else { return Ok(()) };

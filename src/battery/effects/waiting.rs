@@ -145,7 +145,7 @@ pub fn dismiss(
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<WaitingEffect, Error> {
-    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
+    if reason.trim().is_empty() || reason.chars().count() > 500 || crate::text::has_nul(reason) {
         return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
     }
     settled(conn)?;
@@ -182,7 +182,10 @@ pub fn assign(
         let known: bool =
             diesel::select(diesel::dsl::exists(battery_packs::table.find(pack))).get_result(conn)?;
         if !known {
-            return Err(Error::invalid("pack", format!("there is no pack `{}`", pack.replace('\0', ""))));
+            return Err(Error::invalid(
+                "pack",
+                format!("there is no pack `{}`", crate::text::strip_nul(pack)),
+            ));
         }
     }
     diesel::sql_query(
