@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod params;
 pub mod plans;
 pub mod quotas;
+pub mod reads;
 mod routes;
 pub mod serve;
 pub mod stripe;

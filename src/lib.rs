@@ -36,6 +36,7 @@ pub mod schema;
 pub mod server;
 pub mod shares;
 pub mod stripe;
+pub mod text;
 pub mod threads;
 pub mod time;
 pub mod usage;

@@ -1,4 +1,4 @@
-//! What the description says of many routes alike: their error answers, and the header of commands.
+//! Parts of the description that many routes have in common: error answers, and the header of commands.
 
 use utoipa::{IntoParams, IntoResponses};
 

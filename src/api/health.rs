@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Says that the process runs.
 #[utoipa::path(get, path = "/healthz", tag = "operation",
 responses((status = 200, description = "Running", body = String, content_type = "text/plain")))]
-pub async fn healthz() -> HttpResponse {
+pub(crate) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
@@ -39,7 +39,7 @@ pub async fn healthz() -> HttpResponse {
             content_type = "application/problem+json"),
     )
 )]
-pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
+pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
     if let Belief::Doubted(jump) = app.clock.belief() {
         return Err(Error::ClockJumped(jump.num_seconds()));
     }
@@ -58,7 +58,7 @@ pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
         (String = "application/openmetrics-text"), (String = "text/plain")
     )))
 )]
-pub async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
+pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
     let answer = ask(&app).await;
     let m = &app.metrics;
     m.database_up.set(i64::from(answer.is_ok()));

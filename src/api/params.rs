@@ -1,4 +1,4 @@
-//! The query string of a request, read so that whatever is wrong with it names its parameter.
+//! Reads the query string of a request. Every error names its parameter.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,18 +16,18 @@ use serde::forward_to_deserialize_any;
 
 use crate::error::Error;
 use crate::json;
+use crate::text::{NO_NUL, has_nul, strip_nul};
 
-/// Names and values of a query string, in their order.
+/// The names and values of a query string, in their order.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no query string, or has the NUL character, which PostgreSQL can hold in no
-/// text.
+/// [`Error::Invalid`] when it is not a query string, or has the NUL character.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
     let pairs = Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|_| Error::invalid("query", "must be name=value&name=value, percent-encoded"))?
         .into_inner();
-    match pairs.iter().find(|(name, text)| name.contains('\0') || text.contains('\0')) {
-        Some((name, _)) => Err(Error::invalid(name.replace('\0', ""), "must not contain the NUL character")),
+    match pairs.iter().find(|(name, text)| has_nul(name) || has_nul(text)) {
+        Some((name, _)) => Err(Error::invalid(strip_nul(name), NO_NUL)),
         None => Ok(pairs),
     }
 }
@@ -77,7 +77,7 @@ pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
     }
 }
 
-/// Parameters that nobody has taken yet.
+/// Query parameters that no struct has taken yet.
 #[derive(Debug)]
 pub struct Params(BTreeMap<String, String>);
 
@@ -117,11 +117,11 @@ impl Params {
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first unknown parameter.
-    pub fn done(self) -> Result<(), Error> {
-        match self.0.into_keys().next() {
+    pub fn done(&self) -> Result<(), Error> {
+        match self.0.keys().next() {
             None => Ok(()),
             Some(name) => Err(Error::invalid(
-                name,
+                name.clone(),
                 "is no parameter of this route: leave it out (/docs lists those there are)",
             )),
         }
@@ -137,7 +137,7 @@ impl FromRequest for Params {
     }
 }
 
-/// What is wrong with which parameter.
+/// A parameter, and the rule that it breaks.
 #[derive(Debug)]
 struct Wrong {
     field: String,
@@ -174,7 +174,7 @@ impl serde::de::Error for Wrong {
     }
 }
 
-/// Gives a struct those parameters that it has fields for.
+/// Gives a struct the parameters that it has fields for.
 struct ParameterReader<'a>(&'a mut BTreeMap<String, String>);
 
 impl<'de> Deserializer<'de> for ParameterReader<'_> {
@@ -201,7 +201,7 @@ impl<'de> Deserializer<'de> for ParameterReader<'_> {
     }
 }
 
-/// The parameters of one struct; an error in a value gets the parameter's name here.
+/// The parameters of one struct. An error in a value gets the parameter's name here.
 struct Taken {
     rest: std::vec::IntoIter<(&'static str, Param)>,
     next: Option<(&'static str, Param)>,
@@ -223,7 +223,7 @@ impl<'de> MapAccess<'de> for Taken {
     }
 }
 
-/// One parameter, whose text is read as the type that its field has.
+/// One parameter. Its text is read as the type of its field.
 struct Param(String);
 
 fn wrong<T>(rule: &str) -> Result<T, Wrong> {

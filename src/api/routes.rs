@@ -1,7 +1,8 @@
 //! Every route, on one page: one line for each handler.
 //!
-//! Method and path stand once, in the handler's `#[utoipa::path]`. This page is what the server serves
-//! ([`super::serve`]) and what the description describes ([`super::openapi`]).
+//! To add a route, write its handler and add its line: method and path stand in the handler's
+//! `#[utoipa::path]`. The compiler reports a handler without a line as dead code. The server serves this list
+//! ([`super::serve`]), and the API's description is made of it ([`super::openapi`]).
 //!
 //! The order matters twice: a request tries one path after the other, so those that are asked most often come
 //! first; and a fixed path comes before a pattern that would match it (`/v1/plans/import` before
@@ -131,22 +132,22 @@ endpoints! {
     exports::invoices::totals,
 
     // Mirrors of Stripe's objects
-    billing::customers::list,
-    billing::customers::show,
-    billing::subscriptions::list,
-    billing::subscriptions::show,
-    billing::invoices::list,
-    billing::invoices::show,
-    billing::payments::list,
-    billing::payments::show,
-    billing::refunds::list,
-    billing::refunds::show,
-    billing::disputes::list,
-    billing::disputes::show,
-    billing::credit_notes::list,
-    billing::credit_notes::show,
-    billing::products::list,
-    billing::products::show,
-    billing::prices::list,
-    billing::prices::show,
+    billing::mirrors::customers::list,
+    billing::mirrors::customers::show,
+    billing::mirrors::subscriptions::list,
+    billing::mirrors::subscriptions::show,
+    billing::mirrors::invoices::list,
+    billing::mirrors::invoices::show,
+    billing::mirrors::payments::list,
+    billing::mirrors::payments::show,
+    billing::mirrors::refunds::list,
+    billing::mirrors::refunds::show,
+    billing::mirrors::disputes::list,
+    billing::mirrors::disputes::show,
+    billing::mirrors::credit_notes::list,
+    billing::mirrors::credit_notes::show,
+    billing::mirrors::products::list,
+    billing::mirrors::products::show,
+    billing::mirrors::prices::list,
+    billing::mirrors::prices::show,
 }

@@ -10,16 +10,16 @@ use crate::time::Clock;
 
 #[derive(Subcommand)]
 pub(super) enum RebuildCommand {
-    /// Throw the mirrors away and have the daemon project the whole inbox again
+    /// Empty the mirrors, so that the daemon projects the whole inbox again
     Mirrors {
-        /// Do it: without this it only says how many events would be projected
+        /// Do it; without this the command only prints how many events would be projected
         #[arg(long)]
         yes: bool,
     },
-    /// Count daily summaries, unique values and the counters of tiers and quotas anew from the usage records
+    /// Count daily summaries, unique values and the counters of tiers and quotas again from the usage records
     ///
-    /// What says something else is mended and printed. Usage may be written meanwhile: only writers of the
-    /// rows at fault wait. Months whose records are gone by the retention are left as they are.
+    /// It repairs and prints each difference. The daemon may keep writing usage: only writers of wrong rows
+    /// wait. Months whose records the retention has dropped stay as they are.
     Summaries,
 }
 

@@ -42,7 +42,7 @@ fn day(text: &str) -> Result<NaiveDate, String> {
 pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     if args.from.zip(args.to).is_some_and(|(from, to)| from >= to) {
-        return Err(Usage::new("--from must be before --to: nothing was looked at"));
+        return Err(Usage::new("--from must be before --to: nothing was compared"));
     }
     let mut database = open::Database::open(config)?;
     let clock = Clock::system();

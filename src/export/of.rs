@@ -1,9 +1,9 @@
-//! What can be exported: rows of billing, and entries of batteries.
+//! What an export can hold: rows of billing, or entries of batteries.
 
 use crate::battery::exports as battery;
 use crate::billing::exports::{Column, Kind};
 
-/// A kind of row.
+/// The kind of an export's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
     Billing(Kind),
@@ -30,15 +30,15 @@ impl Of {
         }
     }
 
-    /// `FROM …`.
-    pub(super) fn from(self) -> &'static str {
+    /// The SQL after `FROM`.
+    pub(super) fn from_clause(self) -> &'static str {
         match self {
             Self::Billing(kind) => kind.from(),
             Self::Battery => battery::FROM,
         }
     }
 
-    /// The order of rows.
+    /// The SQL after `ORDER BY`.
     pub(super) fn order(self) -> &'static str {
         match self {
             Self::Billing(kind) => kind.order(),
@@ -46,7 +46,7 @@ impl Of {
         }
     }
 
-    /// The column by which sums are told apart, and what the sums are called.
+    /// The column that groups the sums, and the name of the groups.
     pub(super) fn summed_by(self) -> (&'static str, &'static str) {
         match self {
             Self::Billing(_) => ("currency", "currencies"),

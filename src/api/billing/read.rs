@@ -1,19 +1,15 @@
 //! What the routes over mirrored objects share: parameters in, JSON out.
 
-use std::sync::Arc;
-
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::params::Params;
-use crate::app::App;
+use crate::api::reads::ReadRequest;
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
 use crate::billing::read::{Basics, Listing, Lookup, Owners, RealmQuery, Resource};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
-use crate::page::{Page, PageQuery};
 
 /// What a look-up shows beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
@@ -61,55 +57,49 @@ fn own_org(principal: &Principal) -> Option<String> {
 }
 
 /// `GET /v1/<resources>`: a page.
-pub(super) async fn list<R: Resource>(
-    app: &web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    let owners: Owners = if R::HAS_OWNER { params.take()? } else { Owners::default() };
-    principal.require(Scope::BillingRead)?;
-    let page: PageQuery = params.take()?;
-    let (basics, filter): (Basics, R::Filter) = (params.take()?, params.take()?);
-    params.done()?;
-    let limit = page.limit()?;
-    let org = OrgName::of(&principal, owners.org, "org")?;
-    let directory = Arc::clone(&app.directory);
-    let after = page.after(R::OBJECTS[0])?;
-    let listing = Listing { org: None, linked: owners.linked, basics, filter, after, limit };
-    let rows = app.db.run(principal.rows, move |conn| {
+pub(super) async fn list<R: Resource>(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    let owners: Owners = if R::HAS_OWNER { read.take()? } else { Owners::default() };
+    read.principal.require(Scope::BillingRead)?;
+    let (basics, filter): (Basics, R::Filter) = (read.take()?, read.take()?);
+    let page = read.take_page(R::OBJECTS[0])?;
+    let (org, directory) = (OrgName::of(&read.principal, owners.org, "org")?, read.directory());
+    read.list_keyed(page, move |conn, page| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
-        R::list(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
-    });
-    let page = Page::of(R::OBJECTS[0], rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<R::View> = page.data.into_iter().map(|(_, view)| view).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+        let listing = Listing {
+            org: org.map(|org| org.public_id.to_string()),
+            linked: owners.linked,
+            basics: basics.clone(),
+            filter: filter.clone(),
+            after: page.after.clone(),
+            limit: page.limit,
+        };
+        R::list(conn, &listing)
+    })
+    .await
 }
 
 /// `GET /v1/<resources>/{id}`: one object.
 pub(super) async fn show<R: Resource>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
+    mut read: ReadRequest,
+    id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
-    let (lines, raw) = expanded::<R>(&mut params)?;
-    principal.require(Scope::BillingRead)?;
+    let (lines, raw) = expanded::<R>(&mut read)?;
+    read.principal.require(Scope::BillingRead)?;
     if raw {
-        principal.require_platform(Scope::BillingRead)?;
+        read.principal.require_platform(Scope::BillingRead)?;
     }
-    let realm: RealmQuery = params.take()?;
-    params.done()?;
-    let lookup = Lookup { own: own_org(&principal), id, realm, lines, raw };
-    let found = app.db.run(principal.rows, move |conn| R::get(conn, &lookup));
-    Ok(HttpResponse::Ok().json(found.await?))
+    let realm: RealmQuery = read.take()?;
+    read.params.done()?;
+    let lookup = Lookup { own: own_org(&read.principal), id: id.into_inner(), realm, lines, raw };
+    read.show(move |conn| R::get(conn, &lookup)).await
 }
 
 /// Whether `expand` asks for the lines, and for Stripe's snapshot.
-fn expanded<R: Resource>(params: &mut Params) -> Result<(bool, bool), Error> {
+fn expanded<R: Resource>(read: &mut ReadRequest) -> Result<(bool, bool), Error> {
     if R::HAS_LINES {
-        let ExpandWithLines { expand } = params.take()?;
+        let ExpandWithLines { expand } = read.take()?;
         return Ok((expand.contains(&PartWithLines::Lines), expand.contains(&PartWithLines::Raw)));
     }
-    let Expand { expand } = params.take()?;
+    let Expand { expand } = read.take()?;
     Ok((false, !expand.is_empty()))
 }

@@ -34,7 +34,7 @@ const BATCHES: usize = 1_000;
         FindErrors
     )
 )]
-pub async fn export(
+pub(crate) async fn export(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
@@ -57,7 +57,7 @@ pub async fn export(
         FindErrors
     )
 )]
-pub async fn totals(
+pub(crate) async fn totals(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,

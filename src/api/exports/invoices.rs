@@ -48,7 +48,7 @@ const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-tota
         FindErrors
     )
 )]
-pub async fn export(
+pub(crate) async fn export(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
@@ -69,7 +69,7 @@ pub async fn export(
         FindErrors
     )
 )]
-pub async fn totals(
+pub(crate) async fn totals(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,

@@ -5,8 +5,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
 use crate::api::described::FindErrors;
-use crate::app::App;
-use crate::auth::{Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::plans::entitlements::{self, Entitlements};
@@ -34,16 +34,15 @@ pub struct IfNoneMatch {
             content_type = "application/problem+json"),
         FindErrors)
 )]
-pub async fn show(
-    app: web::Data<App>,
-    principal: Principal,
+pub(crate) async fn show(
+    read: ReadRequest,
     id: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
-    let entitlements = app.quotas.entitlements(principal.holder(), org.into_ref()).await?;
-    let body = serde_json::to_vec(&Entitlements::new(entitlements, app.clock.now()))
+    read.principal.require(Scope::UsageRead)?;
+    let org = OrgName::must(&read.principal, Some(id.into_inner()), "id")?;
+    let entitlements = read.app.quotas.entitlements(read.principal.holder(), org.into_ref()).await?;
+    let body = serde_json::to_vec(&Entitlements::new(entitlements, read.app.clock.now()))
         .map_err(|error| Error::Internal(error.to_string()))?;
     let tag = entitlements::etag(&body);
     let asked = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::api::commands;
 use crate::api::described::{CommandErrors, IdempotencyKey};
 use crate::api::http::Body;
 use crate::app::App;
@@ -214,9 +212,13 @@ fn requested(
         CommandErrors
     )
 )]
-pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Result<HttpResponse, Error> {
+pub(crate) async fn check(
+    app: web::Data<App>,
+    principal: Principal,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let sent: CheckBody = commands::parse(&body.0)?;
+    let sent: CheckBody = body.read()?;
     if sent.items.is_empty() || sent.items.len() > MAX_ITEMS {
         return Err(Error::invalid("items", format!("must be 1 to {MAX_ITEMS} questions")));
     }
@@ -287,14 +289,14 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
         CommandErrors
     )
 )]
-pub async fn reserve(
+pub(crate) async fn reserve(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: ReserveBody = commands::parse(&body.0)?;
+    let sent: ReserveBody = body.read()?;
     let expires_at = deadline(&sent, app.clock.now())?;
     let id = reservation_id(&request, sent.id)?;
     let org = OrgName::must(&principal, sent.org, "org")?.into_ref();
@@ -314,15 +316,10 @@ fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
     match answer {
         ReservationAnswer::Reservation(reservation) => HttpResponse::build(status).json(reservation),
         ReservationAnswer::Exhausted(battery) => {
-            let problem = Problem {
-                r#type: "about:blank#battery_exhausted".to_owned(),
-                title: "The battery does not hold enough",
-                status: StatusCode::CONFLICT.as_u16(),
-                code: "battery_exhausted".to_owned(),
-                detail: format!("{battery}; nothing was changed"),
-                field: None,
-            };
-            refused(&DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
+            let (code, title) = ("battery_exhausted", "The battery does not hold enough");
+            let detail = format!("{battery}; nothing was changed");
+            let problem = Problem::new(StatusCode::CONFLICT, code, title, detail);
+            refused(code, &DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
         }
         ReservationAnswer::Exceeded(standing) => {
             let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
@@ -331,23 +328,16 @@ fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
                 standing.meter,
                 standing.resets_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             );
-            let problem = Problem {
-                r#type: "about:blank#quota_exceeded".to_owned(),
-                title: "A quota does not allow it",
-                status: StatusCode::CONFLICT.as_u16(),
-                code: "quota_exceeded".to_owned(),
-                detail,
-                field: None,
-            };
-            refused(&DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
+            let (code, title) = ("quota_exceeded", "A quota does not allow it");
+            let problem = Problem::new(StatusCode::CONFLICT, code, title, detail);
+            refused(code, &DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
         }
     }
 }
 
-fn refused(problem: &DoesNotFit) -> HttpResponse {
-    HttpResponse::Conflict()
-        .insert_header((header::CONTENT_TYPE, "application/problem+json"))
-        .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
+fn refused(code: &'static str, problem: &DoesNotFit) -> HttpResponse {
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    Problem::answer(HttpResponse::Conflict(), code, body)
 }
 
 /// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever
@@ -369,14 +359,14 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
         CommandErrors
     )
 )]
-pub async fn settle(
+pub(crate) async fn settle(
     app: web::Data<App>,
     principal: Principal,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: SettleBody = commands::parse(&body.0)?;
+    let sent: SettleBody = body.read()?;
     if sent.amount.is_some_and(|amount| amount.0 < Decimal::ZERO) {
         return Err(Error::invalid("amount", "must not be negative"));
     }
@@ -407,14 +397,14 @@ pub async fn settle(
         CommandErrors
     )
 )]
-pub async fn release(
+pub(crate) async fn release(
     app: web::Data<App>,
     principal: Principal,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: ReleaseBody = commands::parse_optional(&body.0)?;
+    let sent: ReleaseBody = body.read_optional()?;
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let request = ReservationRequest::Release { org, id: id.into_inner() };
     app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))

@@ -44,7 +44,7 @@ pub struct Received {
             content_type = "application/problem+json"),
     )
 )]
-pub async fn receive(
+pub(crate) async fn receive(
     app: web::Data<App>,
     request: HttpRequest,
     payload: web::Payload,

@@ -1,17 +1,16 @@
 //! `/v1/meters/{key}/rate_cards`.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 
-use crate::api::commands::{self, Answer, Audit};
+use crate::api::commands::{Answer, Command};
 use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey};
-use crate::api::http::Body;
-use crate::api::params::Params;
-use crate::app::App;
-use crate::auth::{PLATFORM, Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::audit::AuditEntry;
+use crate::auth::{PLATFORM, Scope};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::meters;
@@ -39,27 +38,17 @@ pub struct CardsQuery {
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<RateCard>), FindErrors)
 )]
-pub async fn list(
-    app: web::Data<App>,
-    principal: Principal,
-    key: web::Path<String>,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let (asked, page): (CardsQuery, PageQuery) = (params.take()?, params.take()?);
-    params.done()?;
-    let (limit, before) = (page.limit()?, page.after::<i32>("rate_cards")?);
-    let org = asked.org.map(|name| OrgName::of_any(name, "org").within(&principal)).transpose()?;
-    let rows = app
-        .db
-        .run(principal.rows, move |conn| {
-            let meter = meters::find(conn, &key)?;
-            let filter = CardFilter::new(conn, asked.plan.as_deref(), org.as_ref())?;
-            let filter = CardFilter { before, ..filter };
-            rates::list(conn, meter.meter_id, &filter, limit + 1)
-        })
-        .await?;
-    Ok(HttpResponse::Ok().json(Page::of("rate_cards", rows, limit, |card| card.version)?))
+pub(crate) async fn list(mut read: ReadRequest, key: web::Path<String>) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let (asked, page): (CardsQuery, _) = (read.take()?, read.take_page::<i32>("rate_cards")?);
+    let org = asked.org.map(|name| OrgName::of_any(name, "org").within(&read.principal)).transpose()?;
+    let version = |card: &RateCard| card.version;
+    read.list(page, version, move |conn, page| {
+        let meter = meters::find(conn, &key)?;
+        let filter = CardFilter::new(conn, asked.plan.as_deref(), org.as_ref())?;
+        rates::list(conn, meter.meter_id, &CardFilter { before: page.after, ..filter }, page.to_fetch())
+    })
+    .await
 }
 
 /// Makes a rate card for a meter: for everybody's usage, for orgs with a plan, or for one org.
@@ -74,20 +63,16 @@ pub async fn list(
     request_body = NewRateCard, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The card", body = RateCard), CommandErrors)
 )]
-pub async fn create(
-    app: web::Data<App>,
-    principal: Principal,
-    key: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let new: NewRateCard = commands::parse(&body.0)?;
-    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let card = rates::create(conn, &key, &new, now)?;
-        let detail = json!(card);
-        let audit = Audit { org_id: PLATFORM, action: "rate_card.create", target: key.clone(), detail };
-        Answer::new(StatusCode::CREATED, &card, audit)
-    })
-    .await
+pub(crate) async fn create(command: Command, key: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let new: NewRateCard = command.read()?;
+    command
+        .run(move |conn, now| {
+            let card = rates::create(conn, &key, &new, now)?;
+            let detail = json!(card);
+            let audit =
+                AuditEntry { org_id: PLATFORM, action: "rate_card.create", target: key.clone(), detail };
+            Answer::new(StatusCode::CREATED, &card, audit)
+        })
+        .await
 }

@@ -12,10 +12,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::api::usage::events::{CloudEvent, EVENTS, Names, apart, body, caller, count, form};
+use crate::api::usage::event_body::CloudEvent;
+use crate::api::usage::intake::{EVENTS, EventIds, caller, count, form, read_body, split_ids};
 use crate::app::App;
 use crate::auth::Principal;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::metering::event::lago::{self, LagoEvent, SOURCE};
 use crate::metering::event::{self, Outcome};
 use crate::metering::resolve::{Caller, event_key};
@@ -144,30 +145,30 @@ pub struct LagoRefusal {
         (status = 400,
             description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those \
                 that were not are stored",
-            body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem,
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid key", body = Problem,
             content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem,
+        (status = 403, description = "The key may not", body = Problem,
             content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+        (status = 408, description = "The body came too slowly", body = Problem,
             content_type = "application/problem+json"),
         (status = 413, description = "The body is over the limit, or has too many events",
-            body = crate::error::Problem, content_type = "application/problem+json"),
+            body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
+        (status = 429, description = "Too much waits: send it again", body = Problem,
             content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+        (status = 503, description = "Not stored: send it again", body = Problem,
             content_type = "application/problem+json"),
     )
 )]
-pub async fn post(
+pub(crate) async fn post(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &principal, &request, payload).await?;
+    let (body, _place) = read_body(&app, &principal, &request, payload).await?;
     if is_cloud(&request) || !lago::is_lago(&body) {
         return openmeter(&app, (principal.holder(), &caller), &request, &body).await;
     }
@@ -188,32 +189,32 @@ pub async fn post(
     request_body = LagoBatch,
     responses(
         (status = 200, description = "All are stored and counted", body = LagoMany),
-        (status = 400, description = "The body cannot be read", body = crate::error::Problem,
+        (status = 400, description = "The body cannot be read", body = Problem,
             content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem,
+        (status = 401, description = "No valid key", body = Problem,
             content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem,
+        (status = 403, description = "The key may not", body = Problem,
             content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
+        (status = 408, description = "The body came too slowly", body = Problem,
             content_type = "application/problem+json"),
         (status = 413, description = "The body is over the limit, or has too many events",
-            body = crate::error::Problem, content_type = "application/problem+json"),
+            body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "One is rejected or known already: nothing was stored",
             body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
+        (status = 429, description = "Too much waits: send it again", body = Problem,
             content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
+        (status = 503, description = "Not stored: send it again", body = Problem,
             content_type = "application/problem+json"),
     )
 )]
-pub async fn batch(
+pub(crate) async fn batch(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &principal, &request, payload).await?;
+    let (body, _place) = read_body(&app, &principal, &request, payload).await?;
     let (sent, now) = (lago::many(&body)?, app.clock.now());
     if sent.is_empty() || sent.len() > BATCH {
         let rule = if sent.is_empty() { "no_events" } else { "too_many_events" };
@@ -252,10 +253,10 @@ async fn openmeter(
     body: &[u8],
 ) -> Result<HttpResponse, Error> {
     let form = form(request.headers());
-    let mut ids = Names::new();
+    let mut ids = EventIds::new();
     let read = || {
         let events;
-        (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
+        (ids, events) = split_ids(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
         Ok(events)
     };
     let outcomes = app.usage.accept(&app.quotas, (holder, caller), Options::default(), read).await?;

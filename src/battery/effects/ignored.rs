@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{skipped, waiting};
 use crate::error::Error;
 use crate::schema::battery_effects_ignored as t;
+use crate::text::has_nul;
 
 /// What is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -86,7 +87,7 @@ pub fn put(
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<Ignored, Error> {
-    if id.is_empty() || id.len() > 255 || id.contains('\0') {
+    if id.is_empty() || id.len() > 255 || has_nul(id) {
         return Err(Error::invalid("id", "must be an id of 1 to 255 characters"));
     }
     waiting::check_reason(reason)?;

@@ -201,7 +201,7 @@ fn retry_later(
     error: &Error,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let message = error.to_string().replace('\0', "\u{fffd}");
+    let message = crate::text::replace_nul(&error.to_string());
     tracing::warn!(effect_id, error = message, "an effect on a battery failed");
     conn.transaction(|conn| {
         let Some(taken) = take_one(conn, effect_id)?.pop() else { return Ok(()) };

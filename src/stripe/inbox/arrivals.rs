@@ -140,7 +140,7 @@ pub fn set_aside(
                 let failure = Failure {
                     attempts: attempts.saturating_add(1),
                     next_attempt_at: Some(now + backoff::wait(attempts)),
-                    last_error: Some(error.to_string().replace('\0', "\u{fffd}")),
+                    last_error: Some(crate::text::replace_nul(&error.to_string())),
                 };
                 land_after(conn, &deliveries, failure)?;
                 continue;

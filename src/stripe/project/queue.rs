@@ -144,7 +144,7 @@ pub(super) fn record_failures(conn: &mut PgConnection, failures: &[Failure]) -> 
         )
         .bind::<BigInt, _>(failure.inbox_id)
         .bind::<SmallInt, _>(failure.attempts)
-        .bind::<Text, _>(failure.error.replace('\0', "\u{fffd}"))
+        .bind::<Text, _>(crate::text::replace_nul(&failure.error))
         .bind::<Timestamptz, _>(failure.next_attempt_at)
         .bind::<Nullable<Timestamptz>, _>(failure.quarantined_at)
         .execute(conn)?;

@@ -179,7 +179,7 @@ fn id_of(value: &Json<'_>) -> Option<String> {
 
 /// PostgreSQL stores no NUL, neither in text nor in jsonb.
 fn storable(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+    crate::text::replace_nul(text)
 }
 
 fn storable_json(value: &Json<'_>) -> Value {

@@ -128,7 +128,7 @@ fn lock_effect(conn: &mut PgConnection, id: i64) -> Result<WaitingEffect, Error>
 /// # Errors
 /// [`Error::Invalid`] for a blank or a too long one.
 pub(in crate::battery::effects) fn check_reason(reason: &str) -> Result<(), Error> {
-    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
+    if reason.trim().is_empty() || reason.chars().count() > 500 || crate::text::has_nul(reason) {
         return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
     }
     Ok(())
@@ -179,7 +179,10 @@ pub fn assign(
         let exists: bool =
             diesel::select(diesel::dsl::exists(battery_packs::table.find(pack))).get_result(conn)?;
         if !exists {
-            return Err(Error::invalid("pack", format!("there is no pack `{}`", pack.replace('\0', ""))));
+            return Err(Error::invalid(
+                "pack",
+                format!("there is no pack `{}`", crate::text::strip_nul(pack)),
+            ));
         }
     }
     diesel::sql_query(
