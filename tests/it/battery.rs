@@ -200,9 +200,14 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
     let clock = TestClock::at("2027-03-13T15:00:00Z");
     let place = Place::clocked(&clock).await;
     place.database.execute(
-        "INSERT INTO plans VALUES ('daily', 'Daily', NULL, true, '{}', now());
-         INSERT INTO plan_versions VALUES ('daily', 1, now(), NULL, NULL, NULL, 0, '{}', 0, NULL, NULL, 8, 0);
-         INSERT INTO plan_stripe_prices VALUES ('price_daily', 'daily');
+        "INSERT INTO plans (plan_id, name, description, active, metadata, created_at)
+         VALUES ('daily', 'Daily', NULL, true, '{}', now());
+         INSERT INTO plan_versions
+             (plan_id, version, created_at, currency, monthly_amount, annual_amount, trial_days, features,
+              battery_units, annual_battery_units, trial_battery_units, daily_battery, battery_debt_limit)
+         VALUES ('daily', 1, now(), NULL, NULL, NULL, 0, '{}', 0, NULL, NULL, 8, 0);
+         INSERT INTO plan_stripe_prices (price_id, plan_id)
+         VALUES ('price_daily', 'daily');
          INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
          VALUES ('', false, 'cus_1', 'acme');
          INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete,

@@ -298,9 +298,13 @@ async fn what_is_due_is_written_though_nobody_comes() {
     platform.database.execute(
         "INSERT INTO orgs (public_id, name, time_zone, created_at, metadata)
          SELECT 'org_' || n, 'x', 'UTC', now(), '{}' FROM generate_series(1, 450) n;
-         INSERT INTO org_refs SELECT public_id, org_id FROM orgs ON CONFLICT DO NOTHING;
-         INSERT INTO battery_accounts SELECT org_id, 0, 0, 0, 1, NULL, NULL FROM orgs;
+         INSERT INTO org_refs (ref, org_id)
+         SELECT public_id, org_id FROM orgs ON CONFLICT DO NOTHING;
+         INSERT INTO battery_accounts (org_id, balance, reserved, entries, grants, last_at, daily)
+         SELECT org_id, 0, 0, 0, 1, NULL, NULL FROM orgs;
          INSERT INTO battery_grants
+             (org_id, grant_number, grant_id, source, source_key, state, priority, created_at,
+              effective_at, expires_at, amount, remaining, burned, clawed, lapsed)
          SELECT org_id, 1, 'grt_' || org_id, 'bonus', 'k', 'scheduled',
              30, '2026-03-01', '2026-03-02', '2026-03-03', 10, 10, 0, 0, 0 FROM orgs",
     );

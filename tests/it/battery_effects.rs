@@ -49,17 +49,19 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 /// Plans and a pack, and orgs of these names.
 fn furnish(database: &Database, names: &[String]) {
     database.execute(
-        "INSERT INTO plans VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL,
+        "INSERT INTO plans (plan_id, name, description, active, metadata, created_at)
+         VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL,
              true, '{}', '2020-01-01'), ('free', 'Free', NULL, true, '{}', '2020-01-01');
          INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units,
              annual_battery_units, trial_battery_units, daily_battery)
              VALUES ('basic', 1, '2020-01-01', 0, '{}', 1000, 11000, 100, 0), ('pro', 1, '2020-01-01',
                  0, '{}', 3000, NULL, NULL, 0), ('free', 1, '2020-01-01', 0, '{}', 0, NULL, NULL, 0);
-         INSERT INTO plan_stripe_prices
+         INSERT INTO plan_stripe_prices (price_id, plan_id)
          VALUES ('price_basic', 'basic'), ('price_pro', 'pro'), ('price_free', 'free'),
              ('price_over', 'basic');
-         INSERT INTO battery_packs VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
-         INSERT INTO battery_pack_stripe_prices
+         INSERT INTO battery_packs (pack_id, name, units, expires_after_days, priority, active, created_at)
+         VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
+         INSERT INTO battery_pack_stripe_prices (price_id, pack_id)
          VALUES ('price_pack', 'pack-500'), ('price_addon', 'pack-500')",
     );
     orgs(database, names);

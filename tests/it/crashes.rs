@@ -122,10 +122,16 @@ fn furnish(database: &Database) {
     database.execute(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
          VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
-         INSERT INTO org_refs SELECT 'acme', org_id FROM orgs;
-         INSERT INTO plans VALUES ('pro', 'Pro', NULL, true, '{}', now());
-         INSERT INTO plan_versions VALUES ('pro', 1, now(), NULL, NULL, NULL, 0, '{}', 100, NULL, NULL, 0, 0);
-         INSERT INTO plan_stripe_prices VALUES ('price_pro', 'pro');
+         INSERT INTO org_refs (ref, org_id)
+         SELECT 'acme', org_id FROM orgs;
+         INSERT INTO plans (plan_id, name, description, active, metadata, created_at)
+         VALUES ('pro', 'Pro', NULL, true, '{}', now());
+         INSERT INTO plan_versions
+             (plan_id, version, created_at, currency, monthly_amount, annual_amount, trial_days, features,
+              battery_units, annual_battery_units, trial_battery_units, daily_battery, battery_debt_limit)
+         VALUES ('pro', 1, now(), NULL, NULL, NULL, 0, '{}', 100, NULL, NULL, 0, 0);
+         INSERT INTO plan_stripe_prices (price_id, plan_id)
+         VALUES ('price_pro', 'pro');
          UPDATE catalog SET version = version + 1",
     );
 }

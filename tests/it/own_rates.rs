@@ -363,7 +363,8 @@ async fn reservations_and_levels_have_the_orgs_own_prices() {
     house.card(json!({}), "09-01", burns("2")).await;
     house.card(json!({ "org": "acme" }), "09-01", burns("1")).await;
     house.database.execute(
-        "INSERT INTO battery_settings SELECT org_id, 15, now() FROM orgs WHERE org_id > 0
+        "INSERT INTO battery_settings (org_id, debt_limit, updated_at)
+         SELECT org_id, 15, now() FROM orgs WHERE org_id > 0
          ON CONFLICT DO NOTHING",
     );
     for (org, status) in [("acme", 201), ("other", 409)] {

@@ -132,7 +132,10 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     assert_eq!(retire_all(&database, &config, "2026-04-01T12:00:00Z"), 0);
     // Whoever has not closed a month may still correct it: a clock that is months ahead drops nothing.
     let close = |month: &str| {
-        database.execute(&format!("INSERT INTO usage_closings VALUES (1, '{month}', now(), 'test')"));
+        database.execute(&format!(
+            "INSERT INTO usage_closings (org_id, month, closed_at, actor)
+            VALUES (1, '{month}', now(), 'test')"
+        ));
     };
     close("2025-12-01");
     assert_eq!(retire_all(&database, &config, "2027-12-01T12:00:00Z"), 0);
@@ -205,7 +208,9 @@ async fn doctor_looks_at_partitions() {
     }
     database.execute(
         "INSERT INTO usage_records
-        SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0,
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
+         SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0,
         0, 'x', '', NULL, NULL",
     );
     assert!(doctor(&database).starts_with("BAD  usage: usage_partitions.usage_records_default holds rows"));

@@ -33,9 +33,11 @@ impl House {
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let database = Database::new();
         database.execute(
-            "INSERT INTO meters VALUES (1, 'tokens', 'sum', 'tokens', now()), (2, 'calls', 'count', '',
+            "INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
+             VALUES (1, 'tokens', 'sum', 'tokens', now()), (2, 'calls', 'count', '',
                  now()), (3, 'peak', 'max', '', now());
              INSERT INTO meter_versions
+                 (meter_id, version, name, event_name, value_field, dimensions, created_at)
              VALUES (1, 1, 'Tokens', 'llm', 'tokens', '{model}', now()), (2, 1, 'Calls', 'llm', NULL, '{}',
                  now()),
                 (3, 1, 'Peak', 'llm', 'peak', '{}', now());
@@ -100,13 +102,18 @@ impl House {
     fn recorded(&self, series: i64, model: &str, subject: &str, day: NaiveDate, quantity: i64) {
         self.database.execute(&format!(
             "SELECT make_usage_partition('{day}');
-             INSERT INTO usage_series SELECT org_id, {series}, 1, NULL, '{{\"model\": \"{model}\"}}'
+             INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
+             SELECT org_id, {series}, 1, NULL, '{{\"model\": \"{model}\"}}'
              FROM orgs ON CONFLICT DO NOTHING;
              INSERT INTO usage_records
+                 (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+                  billing_period, correction, quantity, cost, battery_units, event_id, source, subject)
              SELECT org_id, {series}, '{day}T12:00:00Z', now(), gen_random_uuid(), 1, NULL, '{day}', NULL, 0,
                  {quantity}, 0, 0, 'e', '', nullif('{subject}', '')
                 FROM orgs;
-             INSERT INTO daily_summaries SELECT org_id, {series}, '{day}', {quantity}, 1, 0, 0, NULL FROM orgs
+             INSERT INTO daily_summaries
+                 (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
+             SELECT org_id, {series}, '{day}', {quantity}, 1, 0, 0, NULL FROM orgs
                 ON CONFLICT (org_id, series_id, day)
                 DO UPDATE SET quantity = daily_summaries.quantity + excluded.quantity"
         ));
@@ -474,7 +481,8 @@ async fn old_periods_are_forgotten() {
     house.quota(json!(100), json!({})).await;
     house.quota(json!(100), json!({ "per_subject": true })).await;
     house.database.execute(
-        "INSERT INTO quota_counters SELECT o.org_id, s.slot_id, 'u' || d, current_date - d, 1, d % 2
+        "INSERT INTO quota_counters (org_id, slot_id, subject, period, used, reserved)
+         SELECT o.org_id, s.slot_id, 'u' || d, current_date - d, 1, d % 2
          FROM orgs o, quota_slots s, generate_series(0, 500, 5) d",
     );
     let mut conn = house.database.platform();
@@ -514,6 +522,8 @@ async fn a_billing_period_follows_the_subscription() {
          VALUES ('', false, 'sub_1', 'cus_1', 'active', true, now(),
              date_trunc('hour', now()) - interval '10 days', date_trunc('hour', now()) + interval '4 days');
          INSERT INTO subscription_periods
+             (account, livemode, subscription_id, price_id, period_start, period_end, product_id,
+              item_number, first_seen, last_seen)
          SELECT account, livemode, id, '', current_period_start, current_period_end, NULL, 0, created,
              created FROM subscriptions;
          NOTIFY coulomb_orgs",

@@ -64,7 +64,10 @@ fn the_daemon_changes_nothing_that_stays() {
         assert!(refused.contains(said) && refused.is_empty() == said.is_empty(), "{sql}: {refused}");
     }
     // Closed by the org, it may go.
-    database.execute("INSERT INTO usage_closings SELECT org_id, '2026-01-01', now(), 'test' FROM orgs");
+    database.execute(
+        "INSERT INTO usage_closings (org_id, month, closed_at, actor)
+        SELECT org_id, '2026-01-01', now(), 'test' FROM orgs",
+    );
     assert_eq!(refusal(&mut conn, "SELECT drop_usage_partition('2026-01-01', false)"), "");
 }
 

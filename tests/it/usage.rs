@@ -440,7 +440,8 @@ async fn a_change_of_meters_is_known_everywhere_at_once() {
         assert_eq!(daemon.usage(&key, &event(&daemon.base, 1)).await, ["accepted"]);
     }
     database.execute(
-        "INSERT INTO rate_cards VALUES (2, 1, 2, '2021-01-01', 'usd', '[{\"unit_cost\": \"100\"}]', now())",
+        "INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+         VALUES (2, 1, 2, '2021-01-01', 'usd', '[{\"unit_cost\": \"100\"}]', now())",
     );
     database.slot(2, 1, &json!({ "model": "a" }), true, "day");
     for daemon in &daemons {

@@ -80,6 +80,7 @@ impl Place {
                     version += 1;
                     self.database.execute(&format!(
                         "INSERT INTO rate_cards
+                             (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
                          VALUES ({id} * 100 + {version}, {id}, {version}, '{valid_from}', 'usd', '{rates}',
                              now());
                          UPDATE catalog SET version = version + 1"

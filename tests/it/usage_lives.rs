@@ -159,6 +159,7 @@ impl Place {
     fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
         self.database.execute(&format!(
             "INSERT INTO rate_cards
+                 (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
              VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
              UPDATE catalog SET version = version + 1",
             card.valid_from,

@@ -47,8 +47,10 @@ fn books(database: &Database) {
         put(database, &record);
     }
     database.execute(
-        "INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
-        INSERT INTO usage_corrections SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
+        "INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+         VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
+        INSERT INTO usage_corrections (org_id, event_key, correction, at, actor, reason)
+        SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
         FROM usage_records WHERE event_id = 'c' AND correction = 1",
     );
     database.run(&["rebuild", "summaries"]);
@@ -146,10 +148,15 @@ async fn csv_has_every_row() {
     books(&database);
     // More rows than are fetched at a time, and a member that a spreadsheet would calculate.
     database.execute(
-        "INSERT INTO usage_series SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
-         INSERT INTO daily_summaries SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL
+        "INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
+         SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
+         INSERT INTO daily_summaries
+             (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
+         SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL
          FROM generate_series(1, 2500) AS n;
          INSERT INTO usage_records
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
          SELECT 1, n, '2026-10-03T12:00:00Z', now(), gen_random_uuid(), 1, NULL, DATE '2026-10-03', NULL, 0,
              n, 0, 0, n, '', NULL, NULL
          FROM generate_series(1, 2500) AS n",
@@ -373,6 +380,8 @@ async fn running_periods_say_when_they_begin_and_end() {
          VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days',
              true);
          INSERT INTO subscription_periods
+             (account, livemode, subscription_id, price_id, period_start, period_end, product_id,
+              item_number, first_seen, last_seen)
          SELECT '', false, id, '', current_period_start, current_period_end, NULL, 0, now(), now()
          FROM subscriptions;
          NOTIFY coulomb_orgs",

@@ -49,17 +49,19 @@ pub fn org(database: &Database, name: &str, zone: &str) {
     database.execute(&format!(
         "WITH o AS (INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
                     VALUES ('org_{name}', '{name}', '{name}', '{zone}', now(), '{{}}') RETURNING org_id)
-         INSERT INTO org_refs SELECT unnest(ARRAY['org_{name}', '{name}']), org_id FROM o"
+         INSERT INTO org_refs (ref, org_id)
+         SELECT unnest(ARRAY['org_{name}', '{name}']), org_id FROM o"
     ));
 }
 
 /// A meter; `dimensions` separated by commas.
 pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str) {
     database.execute(&format!(
-        "WITH m AS (INSERT INTO meters
+        "WITH m AS (INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
              SELECT coalesce(max(meter_id), 0) + 1, '{key}', '{aggregation}', 'units', now() FROM meters
              RETURNING meter_id)
          INSERT INTO meter_versions
+             (meter_id, version, name, event_name, value_field, dimensions, created_at)
          SELECT meter_id, 1, '{key}', '{key}', 'value', string_to_array('{dimensions}', ','), now() FROM m"
     ));
 }
@@ -74,14 +76,18 @@ pub fn put(database: &Database, row: &Row) {
         "SELECT make_usage_partition(('{at}'::timestamptz AT TIME ZONE 'UTC')::date);
          WITH o AS (SELECT org_id, time_zone FROM orgs WHERE external_id = '{org}'),
              m AS (SELECT meter_id FROM meters WHERE key = '{meter}'),
-              s AS (INSERT INTO usage_series AS x
+              s AS (INSERT INTO usage_series AS x (org_id, series_id, meter_id, member, dimensions)
                   SELECT org_id, hashtextextended(format('%s %s %L %s', org_id, meter_id,
                   {member}::text, '{dimensions}'::jsonb), 0) & 9223372036854775807, meter_id,
                   {member}, '{dimensions}' FROM o, m
                     ON CONFLICT (org_id, series_id) DO UPDATE SET meter_id = x.meter_id
                     RETURNING org_id, series_id),
-              k AS (INSERT INTO usage_keys SELECT org_id, '{key}', '{at}', 1 FROM o ON CONFLICT DO NOTHING)
+              k AS (INSERT INTO usage_keys (org_id, event_key, occurred_at, content)
+                  SELECT org_id, '{key}', '{at}', 1 FROM o ON CONFLICT DO NOTHING)
          INSERT INTO usage_records
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value,
+              moved)
          SELECT org_id, series_id, '{at}', now(), '{key}', meter_id, {card},
              coalesce({day}::date, ('{at}'::timestamptz AT TIME ZONE time_zone)::date), NULL, {correction},
              {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value},

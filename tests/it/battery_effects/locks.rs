@@ -34,8 +34,11 @@ async fn the_first_mapping_waits_for_those_who_have_not_seen_it() {
     slow.projected().await;
     // It has seen that nothing is sold, and cannot write it down.
     let mut held = database.platform();
-    held.batch_execute("BEGIN; INSERT INTO battery_effects_skipped VALUES ('invoice', now())")
-        .expect("writes");
+    held.batch_execute(
+        "BEGIN; INSERT INTO battery_effects_skipped (kind, since)
+        VALUES ('invoice', now())",
+    )
+    .expect("writes");
     slow.deliver(&run.paid("a", "subscription_create", 0, &[month("price_new", 2000)])).await;
     until_blocked(&database, "battery_effects_skipped").await;
     let other = Daemon::start(&database);

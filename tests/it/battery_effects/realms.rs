@@ -202,7 +202,10 @@ async fn what_another_product_sells_is_ignored_by_rule() {
 async fn as_many_packs_are_granted_as_were_bought() {
     let database = Database::new();
     furnish(&database, &["u".to_owned(), "v".to_owned(), "w".to_owned()]);
-    database.execute("INSERT INTO battery_pack_payment_links VALUES ('plink_5', 'pack-500')");
+    database.execute(
+        "INSERT INTO battery_pack_payment_links (payment_link_id, pack_id)
+        VALUES ('plink_5', 'pack-500')",
+    );
     let daemon = Daemon::start(&database);
     let key = database.key("admin,billing:read,billing:write", None);
     let sold = |tag: &str, subtotal: i64| {

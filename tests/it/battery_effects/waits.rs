@@ -209,8 +209,8 @@ async fn what_fails_blocks_only_itself() {
     let key = database.key("admin", None);
     // Units that have no place in a decimal.
     database.execute(
-        "INSERT INTO battery_packs
-        VALUES ('huge', 'Huge', 70000000000000000000000000000, NULL, NULL, true, now())",
+        "INSERT INTO battery_packs (pack_id, name, units, expires_after_days, priority, active, created_at)
+         VALUES ('huge', 'Huge', 70000000000000000000000000000, NULL, NULL, true, now())",
     );
     for tag in ["good", "bad"] {
         daemon.deliver(&Run { tag: tag.to_owned() }.customer()).await;

@@ -37,14 +37,19 @@ fn records_of_one_instant_are_read_a_few_times_each() {
     meter(&database, "tokens", "sum", "");
     database.execute(&format!(
         "SELECT make_usage_partition('2026-10-01');
-         INSERT INTO usage_series SELECT org_id, 1, 1, NULL, '{{}}' FROM orgs;
+         INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
+         SELECT org_id, 1, 1, NULL, '{{}}' FROM orgs;
          INSERT INTO usage_records
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
          SELECT 1 + n % 4, 1, CASE WHEN n / 4 % 5 = 0 THEN '2026-10-10T12:00Z'
                  ELSE '2026-10-10T00:00Z'::timestamptz + n * interval '1 ms' END,
              now(), md5(n::text)::uuid, 1, NULL, '2026-10-10', NULL, 0, 1, 0, 0, 'e' || n, 'test', NULL, NULL
          FROM generate_series(1, {RECORDS}) n;
-         INSERT INTO usage_keys SELECT org_id, event_key, occurred_at, 1 FROM usage_records;
+         INSERT INTO usage_keys (org_id, event_key, occurred_at, content)
+         SELECT org_id, event_key, occurred_at, 1 FROM usage_records;
          INSERT INTO daily_summaries
+             (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
          SELECT org_id, 1, '2026-10-10', count(*), count(*), 0, 0, NULL FROM usage_records GROUP BY 1;
          ANALYZE usage_records; ANALYZE usage_keys"
     ));

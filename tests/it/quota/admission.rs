@@ -16,7 +16,8 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     house.quota(json!(100), json!({ "refuse_usage": true })).await;
     house.quota(json!(5), json!({ "period": "month" })).await;
     house.database.execute(&format!(
-        "INSERT INTO quota_exemptions SELECT org_id, 'qex_1', 1, 'staff', 'ours', now() FROM orgs;
+        "INSERT INTO quota_exemptions (org_id, exemption_id, slot_id, subject, reason, created_at)
+         SELECT org_id, 'qex_1', 1, 'staff', 'ours', now() FROM orgs;
          UPDATE catalog SET version = version + 1; SELECT '{}'",
         house.org
     ));

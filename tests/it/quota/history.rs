@@ -163,6 +163,8 @@ impl Case<'_> {
                          (account, livemode, id, customer_id, status, items_complete, created)
                      VALUES ('', false, '{subscription}', '{customer}', 'active', true, '2026-10-11');
                      INSERT INTO subscription_periods
+                         (account, livemode, subscription_id, price_id, period_start, period_end,
+                          product_id, item_number, first_seen, last_seen)
                      SELECT '', false, '{subscription}', '', b, b + interval '1 month', NULL, 0, b, b
                      FROM (VALUES (timestamptz '2026-10-11Z'), ('2026-11-11Z')) AS p (b);
                      NOTIFY coulomb_orgs",

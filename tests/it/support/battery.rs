@@ -33,7 +33,8 @@ impl Database {
     /// How far below zero an org's battery may be used.
     pub fn debt_limit(&self, org_id: i64, limit: &str) {
         self.execute(&format!(
-            "INSERT INTO battery_settings VALUES ({org_id}, {limit}, now()) ON CONFLICT (org_id)
+            "INSERT INTO battery_settings (org_id, debt_limit, updated_at)
+             VALUES ({org_id}, {limit}, now()) ON CONFLICT (org_id)
              DO UPDATE SET debt_limit = excluded.debt_limit;
              UPDATE catalog SET version = version + 1"
         ));

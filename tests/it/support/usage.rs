@@ -17,12 +17,18 @@ impl Database {
     ) {
         let field = if aggregation == "count" { "NULL" } else { "'value'" };
         let card = prices.map_or_else(String::new, |prices| {
-            format!("INSERT INTO rate_cards VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now());")
+            format!(
+                "INSERT INTO rate_cards
+                    (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+                VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now());"
+            )
         });
         // In one transaction: a daemon that reads the new version finds the prices there.
         self.execute(&format!(
-            "INSERT INTO meters VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
+            "INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
+             VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
              INSERT INTO meter_versions
+                 (meter_id, version, name, event_name, value_field, dimensions, created_at)
              VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
              {card}
              UPDATE catalog SET version = version + 1"
@@ -33,6 +39,7 @@ impl Database {
     pub fn slot(&self, id: i32, meter_id: i32, filter: &Value, per_subject: bool, period: &str) {
         self.execute(&format!(
             "INSERT INTO quota_slots
+                 (slot_id, meter_id, filter, per_subject, period, everywhere, created_at)
              VALUES ({id}, {meter_id}, '{filter}', {per_subject}, '{period}', true, now());
              UPDATE catalog SET version = version + 1"
         ));
