@@ -394,7 +394,7 @@ fn eight_at_once_grant_each_org_its_day_once() {
     let database = Database::new();
     let names: Vec<String> = (0..230).map(|n| format!("o{n}")).collect();
     for name in &names {
-        crate::usage_rows::org(&database, name, "Asia/Tokyo");
+        crate::support::rows::org(&database, name, "Asia/Tokyo");
     }
     let entitled: Vec<&str> = names.iter().skip(3).map(String::as_str).collect();
     daily(&database, &entitled);

@@ -10,8 +10,8 @@ use coulomb::billing::org_name::OrgName;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::rows::org;
 use crate::support::{Daemon, Database, TestClock};
-use crate::usage_rows::org;
 
 /// A platform on a turned clock, and the orgs `acme` (UTC) and `bolt` (New York).
 pub(crate) struct Platform {

@@ -3,16 +3,16 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
+use crate::support::rows::{meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{meter, org, put, row};
 
 /// An org with a record in an old month and one in the month that runs.
 fn used(database: &Database) -> String {
     org(database, "acme", "UTC");
     meter(database, "tokens", "sum", "");
-    put(database, &row("acme", "tokens", "old", "2026-01-15T00:00:00Z", "1"));
+    put(database, &record("acme", "tokens", "old", "2026-01-15T00:00:00Z", "1"));
     let now = chrono::Utc::now();
-    put(database, &row("acme", "tokens", "new", &now.to_rfc3339(), "1"));
+    put(database, &record("acme", "tokens", "new", &now.to_rfc3339(), "1"));
     database.run(&["rebuild", "summaries"]);
     now.format("%Y-%m-01").to_string()
 }

@@ -157,14 +157,8 @@ impl Place {
     }
 
     fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
-        self.database.execute(&format!(
-            "INSERT INTO rate_cards
-                 (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
-             VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
-             UPDATE catalog SET version = version + 1",
-            card.valid_from,
-            card.rates(kind)
-        ));
+        let version = i32::try_from(version).expect("few");
+        self.database.card(id, version, &card.valid_from, &card.rates(kind));
     }
 
     fn cost(&self, id: i32) -> Decimal {

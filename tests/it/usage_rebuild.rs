@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{Row, meter, org, put, row};
 
 /// Usage of every kind of meter, priced by tiers and counted for quotas; the running month and the two
 /// before.
@@ -35,24 +35,28 @@ fn usage(database: &Database) {
             |hours| (now - chrono::TimeDelta::days(days) - chrono::TimeDelta::minutes(hours)).to_rfc3339();
         let id = |kind: &str| format!("{kind}{n}");
         for record in [
-            Row { card: Some(7), cost: "1.5", ..row("acme", "tokens", &id("t"), &at(1), "10") },
-            Row {
+            RecordRow { card: Some(7), cost: "1.5", ..record("acme", "tokens", &id("t"), &at(1), "10") },
+            RecordRow {
                 card: Some(7),
                 dimensions: r#"{"model":"y"}"#,
                 subject: Some("s1"),
-                ..row("acme", "tokens", &id("y"), &at(2), "3")
+                ..record("acme", "tokens", &id("y"), &at(2), "3")
             },
-            row("acme", "calls", &id("c"), &at(1), "1"),
-            row("acme", "seats", &id("m"), &at(1), "-5"),
-            row("acme", "seats", &id("n"), &at(2), "7"),
-            Row { correction: 1, ..row("acme", "seats", &id("n"), &at(2), "-7") },
-            Row { correction: 2, ..row("acme", "seats", &id("n"), &at(2), "6") },
-            Row { value: Some("ann"), ..row("acme", "users", &id("u"), &at(1), "1") },
-            Row { value: Some("bob"), ..row("acme", "users", &id("v"), &at(2), "1") },
-            Row { value: Some("bob"), correction: 1, ..row("acme", "users", &id("v"), &at(2), "-1") },
-            row("acme", "level", &id("l"), &at(1), "50"),
-            row("acme", "level", &id("k"), &at(3), "60"),
-            row("other", "tokens", &id("t"), &at(1), "1000"),
+            record("acme", "calls", &id("c"), &at(1), "1"),
+            record("acme", "seats", &id("m"), &at(1), "-5"),
+            record("acme", "seats", &id("n"), &at(2), "7"),
+            RecordRow { correction: 1, ..record("acme", "seats", &id("n"), &at(2), "-7") },
+            RecordRow { correction: 2, ..record("acme", "seats", &id("n"), &at(2), "6") },
+            RecordRow { value: Some("ann"), ..record("acme", "users", &id("u"), &at(1), "1") },
+            RecordRow { value: Some("bob"), ..record("acme", "users", &id("v"), &at(2), "1") },
+            RecordRow {
+                value: Some("bob"),
+                correction: 1,
+                ..record("acme", "users", &id("v"), &at(2), "-1")
+            },
+            record("acme", "level", &id("l"), &at(1), "50"),
+            record("acme", "level", &id("k"), &at(3), "60"),
+            record("other", "tokens", &id("t"), &at(1), "1000"),
         ] {
             put(database, &record);
         }
@@ -61,9 +65,9 @@ fn usage(database: &Database) {
     let day: &'static str = now.format("%Y-%m-%d").to_string().leak();
     put(
         database,
-        &Row {
+        &RecordRow {
             day: Some(day),
-            ..row("acme", "tokens", "late", &(now - chrono::TimeDelta::days(70)).to_rfc3339(), "0.5")
+            ..record("acme", "tokens", "late", &(now - chrono::TimeDelta::days(70)).to_rfc3339(), "0.5")
         },
     );
 }

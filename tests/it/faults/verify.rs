@@ -9,8 +9,8 @@ use diesel::connection::SimpleConnection;
 use serde_json::json;
 
 use crate::support::events::{customer, event, invoice, purchase};
+use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{Row, meter, org, put, row};
 
 fn verify(database: &Database, args: &[&str]) -> Output {
     database.command(&[&["verify"], args].concat()).output().expect("runs")
@@ -216,7 +216,10 @@ fn an_org_or_a_range_is_looked_at_alone() {
         for (m, at) in ["2026-09-10T12:00:00Z", "2026-10-10T12:00:00Z"].into_iter().enumerate() {
             put(
                 &database,
-                &Row { dimensions: r#"{"model":"m"}"#, ..row(org, "tokens", &format!("e{n}{m}"), at, "7") },
+                &RecordRow {
+                    dimensions: r#"{"model":"m"}"#,
+                    ..record(org, "tokens", &format!("e{n}{m}"), at, "7")
+                },
             );
         }
     }
@@ -260,7 +263,7 @@ fn keys_and_records_must_match() {
     org(&database, "acme", "UTC");
     meter(&database, "tokens", "sum", "");
     for id in ["a", "b"] {
-        put(&database, &row("acme", "tokens", id, "2026-10-10T12:00:00Z", "7"));
+        put(&database, &record("acme", "tokens", id, "2026-10-10T12:00:00Z", "7"));
     }
     database.run(&["rebuild", "summaries"]);
     assert_eq!(told(&verify(&database, &[])), CLEAN);

@@ -4,6 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Daemon, Database};
 
+/// The statement that makes a version of a meter's rate card.
+fn card(meter_id: i32, version: i32, since: &str, rates: &Value) -> String {
+    format!(
+        "INSERT INTO rate_cards
+             (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+         VALUES ({meter_id} * 100 + {version}, {meter_id}, {version}, '{since}', 'usd', '{rates}', now());"
+    )
+}
+
 impl Database {
     /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since
     /// 2020.
@@ -16,13 +25,7 @@ impl Database {
         prices: Option<&Value>,
     ) {
         let field = if aggregation == "count" { "NULL" } else { "'value'" };
-        let card = prices.map_or_else(String::new, |prices| {
-            format!(
-                "INSERT INTO rate_cards
-                    (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
-                VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now());"
-            )
-        });
+        let card = prices.map_or_else(String::new, |prices| card(id, 1, "2020-01-01", prices));
         // In one transaction: a daemon that reads the new version finds the prices there.
         self.execute(&format!(
             "INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
@@ -33,6 +36,12 @@ impl Database {
              {card}
              UPDATE catalog SET version = version + 1"
         ));
+    }
+
+    /// A version of a meter's rate card, in force since that time.
+    pub fn card(&self, meter_id: i32, version: i32, since: &str, rates: &Value) {
+        let card = card(meter_id, version, since, rates);
+        self.execute(&format!("{card} UPDATE catalog SET version = version + 1"));
     }
 
     /// A slot that is counted for every org.
@@ -124,14 +133,17 @@ impl Daemon {
         let refused = events.is_object() && answer["results"][0]["status"] != "accepted";
         assert!(status == 200 || refused && status.is_client_error(), "{status} {answer}");
         let results = answer["results"].as_array().expect("results");
-        results
-            .iter()
-            .map(|one| match one["rule"].as_str() {
-                Some(rule) if one["status"] == "rejected" => {
-                    format!("{} {rule}", one["field"].as_str().expect("a field"))
-                }
-                _ => one["status"].as_str().expect("a status").to_owned(),
-            })
-            .collect()
+        results.iter().map(outcome).collect()
+    }
+}
+
+/// What became of one event: its status, or the field and the rule that it breaks.
+#[track_caller]
+pub fn outcome(result: &Value) -> String {
+    match result["rule"].as_str() {
+        Some(rule) if result["status"] == "rejected" => {
+            format!("{} {rule}", result["field"].as_str().expect("a field"))
+        }
+        _ => result["status"].as_str().unwrap_or_else(|| panic!("no outcome: {result}")).to_owned(),
     }
 }

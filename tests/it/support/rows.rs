@@ -1,12 +1,13 @@
-//! Usage as it stands in the database, row by row: for what reads it or counts it anew.
+//! Usage as it stands in the database, row by row: for tests of what reads it or counts it anew. Everybody
+//! else reports it through the API.
 
 use coulomb::usage::records::event_key;
 
-use crate::support::Database;
+use super::Database;
 
 /// A record, in the words of its table.
 #[derive(Clone)]
-pub struct Row {
+pub struct RecordRow {
     pub org: &'static str,
     pub meter: &'static str,
     pub id: String,
@@ -22,8 +23,8 @@ pub struct Row {
     pub correction: i16,
 }
 
-pub fn row(org: &'static str, meter: &'static str, id: &str, at: &str, quantity: &str) -> Row {
-    Row {
+pub fn record(org: &'static str, meter: &'static str, id: &str, at: &str, quantity: &str) -> RecordRow {
+    RecordRow {
         org,
         meter,
         id: id.to_owned(),
@@ -67,9 +68,9 @@ pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str
 }
 
 /// Stores a record, its series, its key and its partition.
-pub fn put(database: &Database, row: &Row) {
+pub fn put(database: &Database, row: &RecordRow) {
     let key = event_key("test", &row.id);
-    let Row { org, meter, id, at, quantity, dimensions, cost, correction, .. } = row;
+    let RecordRow { org, meter, id, at, quantity, dimensions, cost, correction, .. } = row;
     let (member, subject, value, day) = (text(row.member), text(row.subject), text(row.value), text(row.day));
     let card = row.card.map_or_else(|| "NULL".to_owned(), |card| card.to_string());
     database.execute(&format!(
