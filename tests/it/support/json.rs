@@ -18,8 +18,8 @@ pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     })
 }
 
-/// `value` as a text to compare: short objects on one line, fields in the order of the alphabet, and random
-/// ids as `org_…`, because each run has others.
+/// `value` as a text to compare: as many fields on a line as fit, in the order of the alphabet, and
+/// random ids as `org_…`, because each run has others.
 pub fn shown(value: &Value) -> String {
     let mut text = String::new();
     write(&mut text, value, 0);
@@ -29,22 +29,41 @@ pub fn shown(value: &Value) -> String {
 const WIDTH: usize = 90;
 
 fn write(text: &mut String, value: &Value, indent: usize) {
-    let line = inline(value);
-    let parts: Vec<(String, &Value)> = match value {
-        Value::Object(fields) => fields.iter().map(|(name, value)| (format!("{name:?}: "), value)).collect(),
-        Value::Array(list) => list.iter().map(|value| (String::new(), value)).collect(),
-        _ => Vec::new(),
+    let (open, close, parts) = match value {
+        Value::Object(fields) => {
+            ('{', '}', fields.iter().map(|(name, value)| (format!("{name:?}: "), value)).collect())
+        }
+        Value::Array(list) => ('[', ']', list.iter().map(|value| (String::new(), value)).collect()),
+        _ => (' ', ' ', Vec::new()),
     };
+    let line = inline(value);
     if parts.is_empty() || indent + line.chars().count() <= WIDTH {
         return text.push_str(&line);
     }
-    let (open, close) = if value.is_object() { ('{', '}') } else { ('[', ']') };
     text.push(open);
+    let last = parts.len() - 1;
+    let mut width = WIDTH;
     for (n, (name, part)) in parts.into_iter().enumerate() {
-        text.push_str(if n == 0 { "\n" } else { ",\n" });
+        let line = format!("{name}{}{}", inline(part), if n < last { "," } else { "" });
+        let needs = 1 + line.chars().count();
+        let fits = indent + 1 + needs <= WIDTH;
+        if fits && width + needs <= WIDTH {
+            text.push(' ');
+            text.push_str(&line);
+            width += needs;
+            continue;
+        }
+        text.push('\n');
         text.extend(std::iter::repeat_n(' ', indent + 2));
-        text.push_str(&name);
-        write(text, part, indent + 2);
+        if fits {
+            text.push_str(&line);
+            width = indent + 1 + needs;
+        } else {
+            text.push_str(&name);
+            write(text, part, indent + 2);
+            text.push_str(if n < last { "," } else { "" });
+            width = WIDTH;
+        }
     }
     text.push('\n');
     text.extend(std::iter::repeat_n(' ', indent));

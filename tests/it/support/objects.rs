@@ -220,6 +220,12 @@ impl Object {
         self.with("items.data.0.price.id", id)
     }
 
+    /// Of a subscription: it began then.
+    pub fn started(self, time: impl Time) -> Self {
+        let second = time.second();
+        self.with("created", second).with("start_date", second)
+    }
+
     /// Of a subscription: the running period of its first item.
     pub fn period(self, start: impl Time, end: impl Time) -> Self {
         self.with("items.data.0.current_period_start", start.second())

@@ -189,8 +189,8 @@ impl World {
         self.clock.as_ref().expect("a clock to turn: say `at`").turn(time);
     }
 
-    /// The time by its clock.
-    fn now(&self) -> i64 {
+    /// The time by its clock, in seconds since 1970.
+    pub fn now(&self) -> i64 {
         self.clock.as_ref().map_or_else(stripe::now, |clock| clock.now().timestamp())
     }
 
@@ -257,6 +257,13 @@ impl World {
     /// Stripe delivers an event, by the world's clock; it is acknowledged.
     pub async fn deliver(&self, event: impl Into<Value>) {
         self.daemon().deliver_at(&event.into(), self.now()).await;
+    }
+
+    /// Stripe delivers events, eight at once, and the daemon works off all of them.
+    pub async fn tell_at_once(&self, events: impl IntoIterator<Item = impl Into<Value>>) {
+        let events: Vec<Value> = events.into_iter().map(Into::into).collect();
+        self.daemon().deliver_all(&events).await;
+        self.daemon().projected().await;
     }
 
     /// Stripe delivers events one after the other, and the daemon works off all of them.
