@@ -57,15 +57,61 @@ async fn on_trial() -> World {
 #[tokio::test]
 async fn an_org_without_a_plan_is_entitled_to_nothing() {
     let world = World::new().org("acme").start().await;
-    world.get(PATH).await.status(200).shows(expect![[r#""#]]);
+    world.get(PATH).await.status(200).shows(expect![[r#"
+        {
+          "battery": {
+            "available": "0", "balance": "0", "daily_allowance": "0", "debt_limit": null,
+            "reserved": "0"
+          },
+          "features": {}, "org": "org_…", "paying": [], "plan": null, "plan_until": null,
+          "quotas": [], "subscription": null
+        }"#]]);
 }
 
 #[tokio::test]
 async fn one_answer_says_all_and_only_news_are_sent() {
     let world = on_trial().await;
-    world.get(PATH).await.status(200).shows(expect![[r#""#]]);
+    world.get(PATH).await.status(200).shows(expect![[r#"
+        {
+          "battery": {
+            "available": "0", "balance": "0", "daily_allowance": "0", "debt_limit": null,
+            "reserved": "0"
+          },
+          "features": { "seats": 5, "sso": true }, "org": "org_…", "paying": [],
+          "plan": { "default": false, "id": "pro", "name": "Pro", "version": 1 },
+          "plan_until": "2026-03-24T12:00:00Z",
+          "quotas": [
+            {
+              "enforcement": "hard", "filter": {}, "limit": "3", "meter": "sent",
+              "per_subject": true, "period": "day", "quota": null, "remaining": null,
+              "reserved": null, "resets_at": "2026-03-10T23:00:00Z", "used": null
+            },
+            {
+              "enforcement": "soft", "filter": {}, "limit": "100", "meter": "work",
+              "per_subject": false, "period": "month", "quota": null, "remaining": "65",
+              "reserved": "5", "resets_at": "2026-03-31T22:00:00Z", "used": "30"
+            },
+            {
+              "enforcement": "hard", "filter": {}, "limit": null, "meter": "work",
+              "per_subject": false, "period": "billing", "quota": null, "remaining": null,
+              "reserved": "5", "resets_at": "2026-03-24T12:00:00Z", "used": "30"
+            },
+            {
+              "enforcement": "hard", "filter": { "model": "a" }, "limit": "50", "meter": "work",
+              "per_subject": false, "period": "day", "quota": "quo_…", "remaining": "15",
+              "reserved": "5", "resets_at": "2026-03-10T23:00:00Z", "used": "30"
+            }
+          ],
+          "subscription": {
+            "cancel_at": null, "cancel_at_period_end": false,
+            "current_period_end": "2026-03-24T12:00:00Z",
+            "current_period_start": "2026-03-10T12:00:00Z", "id": "lsub_…",
+            "pause_collection": null, "source": "local", "status": "trial",
+            "trial_end": "2026-03-24T12:00:00Z"
+          }
+        }"#]]);
     let own = world.get("/v1/quotas?org=acme").await;
-    assert_eq!(world.get(PATH).await.at("quotas.2.quota"), own.at("data.0.id"));
+    assert_eq!(world.get(PATH).await.at("quotas.3.quota"), own.at("data.0.id"));
     // The same is not sent twice; news are.
     let (_, tag, _) = ask(&world, None).await;
     let (status, same, text) = ask(&world, Some(&format!("\"old\", {tag}"))).await;
