@@ -154,7 +154,7 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
     let world = batteries().at("2027-03-13T15:00:00Z").with(daily).start().await;
     let march =
         subscription("sub_1").price("price_daily").period("2027-03-01T00:00:00Z", "2027-04-01T00:00:00Z");
-    world.tell([customer("cus_1").org("acme").is_new(), march.is_new()]).await;
+    world.tell([customer("cus_1").org("acme").created_event(), march.created_event()]).await;
     world.settles().await;
     let used =
         async |id: &str, tokens_used: i64| world.usage([tokens(id, "acme", tokens_used)]).await.remove(0);

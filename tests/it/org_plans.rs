@@ -30,7 +30,7 @@ async fn entitled(world: &World, org: &str) -> Answer {
 /// An org of that name with a customer of its own, and what Stripe tells of that, a second apart.
 async fn told(world: &World, name: &str, events: Vec<Event>) {
     world.send(org(name)).await.ok();
-    let made = customer(&format!("cus_{name}")).org(name).is_new();
+    let made = customer(&format!("cus_{name}")).org(name).created_event();
     let now = world.now();
     for (second, event) in (0..).zip([made].into_iter().chain(events)) {
         world.deliver(event.id(&format!("evt_{name}_{second}")).at(now + second)).await;
@@ -416,7 +416,7 @@ async fn a_change_counts_within_a_second_on_every_daemon() {
     let free = sold("free", json!(1)).with("default", true);
     let setup = World::new().daemons(2).with(meter("tokens")).with(free).with(sold("pro", Value::Null));
     let world = setup.org("acme").start().await;
-    world.tell([customer("cus_1").org("acme").is_new()]).await;
+    world.tell([customer("cus_1").org("acme").created_event()]).await;
     let mut slow = Vec::new();
     let mut within = async |what: &str, fits: bool| {
         let took = until_all_say(&world, what, fits).await;

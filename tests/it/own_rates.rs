@@ -52,7 +52,7 @@ async fn told(world: &World, org: &str, at: &str, price: &str, (start, end): (&s
     let bought =
         subscription(&sub).customer(&cus).price(price).started("2026-10-15T00:00:00Z").period(start, end);
     let bought = bought.happened("customer.subscription.updated").id(&format!("evt_{sub}_{at}"));
-    world.tell([customer(&cus).org(org).is_new(), bought.at(at)]).await;
+    world.tell([customer(&cus).org(org).created_event(), bought.at(at)]).await;
     world.settles().await;
 }
 

@@ -194,8 +194,8 @@ async fn two_versions() -> (World, Daemon) {
     let stripe = Daemon::start(&world);
     for (org, second) in [("before", OCTOBER), ("between", OCTOBER + 10 * DAY), ("after", OCTOBER + 30 * DAY)]
     {
-        stripe.deliver(&customer(&format!("cus_{org}")).org(org).is_new().at(second).json()).await;
-        stripe.deliver(&bought(org, "active").is_new().at(second).json()).await;
+        stripe.deliver(&customer(&format!("cus_{org}")).org(org).created_event().at(second).json()).await;
+        stripe.deliver(&bought(org, "active").created_event().at(second).json()).await;
     }
     stripe.projected().await;
     (world, stripe)
@@ -212,7 +212,7 @@ async fn buyers_keep_the_version_that_they_bought() {
     };
     assert_eq!(versions(&world, orgs).await, [1, 1, 2]);
     // An event of before, which comes late and is superseded: it had the price then already.
-    let late = bought("after", "incomplete").is_new().id("evt_late");
+    let late = bought("after", "incomplete").created_event().id("evt_late");
     tell(late.at(OCTOBER + 20 * DAY)).await;
     assert_eq!(versions(&world, orgs).await, [1, 1, 1]);
     assert_eq!(world.number("SELECT count(*) FROM subscription_prices"), 3);
@@ -369,7 +369,7 @@ fn told(id: &str, second: i64, metadata: Value) -> Event {
 }
 
 fn made(price: Object, second: i64) -> Event {
-    price.created(second).is_new().at(second)
+    price.created(second).created_event().at(second)
 }
 
 /// What the metadata of `prod_1` says.

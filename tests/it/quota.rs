@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::support::World;
 use crate::support::answer::Answer;
-use crate::support::requests::{check, exempt, limit, meter, plan, plan_limits, quota, reserve, settle};
+use crate::support::requests::{
+    check, exempt, limit, meter, plan, plan_limits, quota, reserve, settle, usage,
+};
 use crate::support::world::{Setup, time};
 
 /// A platform with the meters `tokens` (sum, by `model`), `calls` (count) and `peak` (max), all of them over
@@ -41,6 +43,17 @@ fn exceeded(refused: Answer) -> String {
     let refused = refused.refused(409, "quota_exceeded");
     assert!(time(&refused.text("resets_at")) > chrono::Utc::now());
     ["limit", "used", "reserved", "remaining"].map(|name| refused.text(name)).join(" ")
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let world = World::new().org("acme").meter("tokens").quota(100).start().await;
+    world.used(usage("acme", "tokens").quantity(60)).await;
+    world.send(reserve(41)).await.refused(409, "quota_exceeded");
+    assert_eq!(world.check(check()).await.at("quotas.0.remaining"), "40");
+    world.send(reserve(40)).await.status(201);
+    assert_eq!(world.counters(), "60/40");
+    world.is_sound();
 }
 
 #[tokio::test]
@@ -80,7 +93,7 @@ async fn a_change_of_plan_changes_the_limit_and_not_the_count() {
         world.send(plan(id).prices([&format!("price_{id}")])).await.status(200);
         world.send(plan_limits(id, [limit(most).period("month")])).await.status(200);
     }
-    world.tell([customer("cus_1").org("acme").is_new()]).await;
+    world.tell([customer("cus_1").org("acme").created_event()]).await;
     let on = async |second: i64, plan: &str| {
         let bought = subscription("sub_1").price(&format!("price_{plan}"));
         let event = bought.happened("customer.subscription.updated").at(second).id(&format!("evt_{plan}"));

@@ -127,7 +127,7 @@ async fn what_is_linked_later_appears_then() {
 
 /// The event that an object is new, at the second in which it was made.
 fn new(object: Object) -> Event {
-    object.is_new().at(OCTOBER)
+    object.created_event().at(OCTOBER)
 }
 
 /// Invoices, products, prices, subscriptions and a payment that each differ in what lists filter by.

@@ -69,7 +69,7 @@ struct Stripe {
 impl Stripe {
     async fn of(world: &World) -> Self {
         let stripe = Self { daemon: Daemon::start(world), told: std::cell::Cell::new(0) };
-        stripe.daemon.deliver(&customer("cus_1").org("acme").is_new().at(1).json()).await;
+        stripe.daemon.deliver(&customer("cus_1").org("acme").created_event().at(1).json()).await;
         stripe
     }
 
@@ -152,7 +152,7 @@ async fn the_grace_is_a_setting() {
     let setup = World::new().setting("COULOMB_PAST_DUE_GRACE_DAYS", "0").org("acme");
     let world = setup.with(plan("pro").prices(["price_pro"])).start().await;
     let late = subscription("sub_1").status("past_due").happened("customer.subscription.updated");
-    world.tell([customer("cus_1").org("acme").is_new(), late]).await;
+    world.tell([customer("cus_1").org("acme").created_event(), late]).await;
     assert_eq!(world.get("/v1/orgs/acme").await["plan"], Value::Null);
 }
 

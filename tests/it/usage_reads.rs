@@ -328,7 +328,9 @@ async fn running_periods_say_when_they_begin_and_end() {
     // whole.
     let second = stripe::now();
     let bought = subscription("sub_1").created(second).period(second - DAY, second + 29 * DAY);
-    world.tell([customer("cus_1").org("acme").is_new().at(second), bought.is_new().at(second)]).await;
+    world
+        .tell([customer("cus_1").org("acme").created_event().at(second), bought.created_event().at(second)])
+        .await;
     used(&world, "b", 1, "3");
     used(&world, "c", 2, "100");
     world.run(&["rebuild", "summaries"]);

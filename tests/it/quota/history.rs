@@ -128,7 +128,7 @@ impl Case<'_> {
     /// Stripe tells of a subscription since 11 October, then of its next period.
     async fn subscribed(&self) {
         let (cus, sub) = (format!("cus_{}", self.id), format!("sub_{}", self.id));
-        let org = customer(&cus).org(&self.org()).is_new();
+        let org = customer(&cus).org(&self.org()).created_event();
         let months = [
             ("first", "2026-10-11T00:00:00Z", "2026-11-11T00:00:00Z"),
             ("second", "2026-11-11T00:00:00Z", "2026-12-11T00:00:00Z"),

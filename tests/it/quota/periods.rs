@@ -122,7 +122,7 @@ async fn a_billing_period_follows_the_subscription() {
     world.reserved(reserve(40)).await;
     let now = stripe::now();
     let bought = subscription("sub_1").created(now).period(now - 10 * DAY, now + 4 * DAY);
-    world.tell([customer("cus_1").org("acme").is_new().at(now), bought.is_new().at(now)]).await;
+    world.tell([customer("cus_1").org("acme").created_event().at(now), bought.created_event().at(now)]).await;
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     // The new period has another counter.
     assert_eq!(world.check(check()).await.at("quotas.0.reserved"), "0");

@@ -52,7 +52,7 @@ pub(super) fn books(customer_id: &str, org: Option<&str>) -> [Event; 12] {
             .with("number", id("CN"))
             .with("lines.data", json!([line])),
     ]
-    .map(|object| object.is_new().at(objects::OCTOBER))
+    .map(|object| object.created_event().at(objects::OCTOBER))
 }
 
 /// What [`books`] makes, by route.

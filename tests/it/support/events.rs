@@ -9,13 +9,6 @@ pub fn event(id: &str, kind: &str, created: i64, object: Value) -> Value {
     objects::object("", "").happened(kind).id(id).at(created).with("data.object", object).json()
 }
 
-/// The same, with the old values of what changed.
-pub fn updated(id: &str, kind: &str, created: i64, object: Value, previous: Value) -> Value {
-    let mut event = event(id, kind, created, object);
-    event["data"]["previous_attributes"] = previous;
-    event
-}
-
 /// A customer that names its org.
 pub fn customer(id: &str, org: Option<&str>) -> Value {
     let customer = objects::customer(id);

@@ -258,7 +258,7 @@ impl Object {
     }
 
     /// The event that it is new.
-    pub fn is_new(self) -> Event {
+    pub fn created_event(self) -> Event {
         let kind = match self.0["object"].as_str().expect("a kind") {
             "subscription" => "customer.subscription.created".to_owned(),
             "dispute" => "charge.dispute.created".to_owned(),

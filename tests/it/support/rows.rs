@@ -1,5 +1,5 @@
-//! Usage as it stands in the database, row by row: for tests of what reads it or counts it anew. Everybody
-//! else reports it through the API.
+//! What stands in the database, row by row: usage for tests of what reads it or counts it anew, and plans and
+//! packs that were sold before today. Whatever can be had through the API is had there.
 
 use coulomb::usage::records::event_key;
 
@@ -94,5 +94,63 @@ pub fn put(database: &Database, row: &RecordRow) {
              {quantity}, {cost}, 0, '{id}', 'test', {subject}, {value},
                  coalesce({day}::date - ('{at}'::timestamptz AT TIME ZONE 'UTC')::date > 1, false) FROM o
              JOIN s USING (org_id), m"
+    ));
+}
+
+/// A plan that has been sold since 2020; the API makes those of today.
+#[derive(Clone, Copy, Default)]
+pub struct PlanRow {
+    pub id: &'static str,
+    /// The Stripe prices that buy it.
+    pub prices: &'static [&'static str],
+    /// Units of a month, of a year and of a trial.
+    pub units: i64,
+    pub annual_units: Option<i64>,
+    pub trial_units: Option<i64>,
+    /// Units of each day, and how far below zero the battery may be used.
+    pub daily_units: i64,
+    pub debt_limit: Option<i64>,
+}
+
+/// Stores a plan, its version and its prices.
+pub fn plan(database: &Database, plan: &PlanRow) {
+    let number = |number: Option<i64>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
+    let PlanRow { id, units, daily_units, .. } = plan;
+    let (annual, trial) = (number(plan.annual_units), number(plan.trial_units));
+    let (debt_limit, prices) = (number(plan.debt_limit), plan.prices.join("','"));
+    database.execute(&format!(
+        "INSERT INTO plans (plan_id, name, active, metadata, created_at)
+         VALUES ('{id}', '{id}', true, '{{}}', '2020-01-01');
+         INSERT INTO plan_versions
+             (plan_id, version, created_at, trial_days, features, battery_units, annual_battery_units,
+              trial_battery_units, daily_battery, battery_debt_limit)
+         VALUES ('{id}', 1, '2020-01-01', 0, '{{}}', {units}, {annual}, {trial}, {daily_units}, {debt_limit});
+         INSERT INTO plan_stripe_prices (price_id, plan_id)
+         SELECT price, '{id}' FROM unnest(ARRAY['{prices}']) price;
+         UPDATE catalog SET version = version + 1"
+    ));
+}
+
+/// Stores a pack of so many units that has been sold since 2020, and its prices.
+pub fn pack(database: &Database, id: &str, units: &str, prices: &[&str]) {
+    let prices = prices.join("','");
+    database.execute(&format!(
+        "INSERT INTO battery_packs (pack_id, name, units, active, created_at)
+         VALUES ('{id}', '{id}', {units}, true, '2020-01-01');
+         INSERT INTO battery_pack_stripe_prices (price_id, pack_id)
+         SELECT price, '{id}' FROM unnest(ARRAY['{prices}']) price WHERE price <> ''"
+    ));
+}
+
+/// Stores an active subscription of an org to a price, as Stripe's events leave it.
+pub fn subscription(database: &Database, org: &str, price: &str) {
+    database.execute(&format!(
+        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
+         VALUES ('', false, 'cus_{org}', '{org}');
+         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created)
+         VALUES ('', false, 'sub_{org}', 'cus_{org}', 'active', true, '2026-01-01');
+         INSERT INTO subscription_items (account, livemode, subscription_id, item_number, price_id)
+         VALUES ('', false, 'sub_{org}', 0, '{price}');
+         NOTIFY coulomb_orgs"
     ));
 }

@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::daemon::answer;
 use super::requests::{Request, Time, Usage};
 use super::usage::outcome;
-use super::{Daemon, Database, TestClock, objects, requests, stripe};
+use super::{Daemon, Database, TestClock, requests, stripe};
 
 /// What the key of a world may do, unless it says otherwise.
 const SCOPES: &str = "billing:write,billing:read,usage:read,usage:write";
@@ -126,7 +126,12 @@ impl Setup {
     /// Prices of the last meter in US dollars, in force for 90 days already.
     pub fn prices(self, rates: Value) -> Self {
         let now = self.clock.as_ref().map_or_else(Utc::now, TestClock::now);
-        let card = requests::rate_card(&self.last.1, rates).since((now - TimeDelta::days(90)).rfc3339());
+        self.prices_since(now - TimeDelta::days(90), rates)
+    }
+
+    /// Prices of the last meter in US dollars, in force since then.
+    pub fn prices_since(self, time: impl Time, rates: Value) -> Self {
+        let card = requests::rate_card(&self.last.1, rates).since(time.rfc3339());
         self.with(card)
     }
 
@@ -186,7 +191,12 @@ impl World {
 
     /// Turns its clock.
     pub fn turn(&self, time: &str) {
-        self.clock.as_ref().expect("a clock to turn: say `at`").turn(time);
+        self.clock().turn(time);
+    }
+
+    /// Its clock, which the test turns.
+    pub fn clock(&self) -> &TestClock {
+        self.clock.as_ref().expect("a clock to turn: say `at`")
     }
 
     /// The time by its clock, in seconds since 1970.
@@ -267,7 +277,7 @@ impl World {
     }
 
     /// Stripe delivers events one after the other, and the daemon works off all of them.
-    pub async fn tell<const N: usize>(&self, events: [objects::Event; N]) {
+    pub async fn tell(&self, events: impl IntoIterator<Item = impl Into<Value>>) {
         for event in events {
             self.deliver(event).await;
         }
@@ -358,11 +368,16 @@ impl Caller<'_> {
 
     /// All rows of a list, `limit` a page; the path has a query already.
     pub async fn all(&self, path: &str, limit: usize) -> Vec<Value> {
+        self.all_of(path, "data", limit).await
+    }
+
+    /// As [`Caller::all`], where the rows stand in another field.
+    pub async fn all_of(&self, path: &str, field: &str, limit: usize) -> Vec<Value> {
         let (mut rows, mut cursor) = (Vec::new(), String::new());
         loop {
             let page = self.get(&format!("{path}&limit={limit}{cursor}")).await.status(200);
-            assert!(page.rows().len() <= limit, "{page}");
-            rows.extend(page.rows().to_vec());
+            assert!(page.list(field).len() <= limit, "{page}");
+            rows.extend(page.list(field).to_vec());
             let Some(next) = page["next"].as_str() else { return rows };
             cursor = format!("&cursor={next}");
         }
