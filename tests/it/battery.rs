@@ -1,4 +1,4 @@
-//! Batteries under usage: what is burned, refused, set aside and given back.
+//! Batteries under usage: it burns units, is refused, sets them aside and gives them back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

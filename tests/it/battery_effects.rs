@@ -1,4 +1,4 @@
-//! What Stripe's payments do to batteries: a table of cases with ledgers reckoned by hand, each in every
+//! What Stripe's payments do to batteries: a table of cases with ledgers worked out by hand, each in every
 //! order, twice, over two daemons.
 
 #[allow(unreachable_pub, reason = "a library to these tests")]

@@ -37,7 +37,7 @@ fn start(data_dir: &Path) -> Embedded {
     Embedded::start(&options(data_dir)).unwrap()
 }
 
-/// For tests to which it does not matter what is left.
+/// For tests that do not ask what is left.
 fn start_temporary(data_dir: &Path) -> Embedded {
     Embedded::start(&Options { temporary: true, ..options(data_dir) }).unwrap()
 }

@@ -240,7 +240,7 @@ async fn the_command_writes_the_same_file_and_its_totals() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 2, "nothing else is left");
 }
 
-/// A file is replaced where it is, with the rights that it had; what is no file is written to, or refused.
+/// A file is replaced where it is, with the rights that it had; anything else is written to, or refused.
 #[test]
 fn an_export_goes_to_what_its_name_names() {
     use std::os::unix::fs::{PermissionsExt, symlink};

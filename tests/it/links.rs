@@ -57,8 +57,8 @@ async fn links_come_in_any_order_and_the_strongest_counts() {
     assert!(world.run(&["verify"]).is_empty());
 }
 
-/// A link over the API is of one realm, which is told or known; who is linked and not known is said to be so;
-/// the books stay clean.
+/// A link over the API belongs to one realm, which the request names or the mirrors know. The answer says
+/// which customers are not known. `verify` finds nothing.
 #[tokio::test]
 async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
     let world = World::new().org("acme").org("bolt").start().await;

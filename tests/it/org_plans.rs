@@ -241,7 +241,7 @@ async fn a_pause_is_told_and_does_not_end_the_plan() {
     assert_eq!(told, json!(["pro", { "behavior": "void", "resumes_at": until }]));
 }
 
-/// A file of plans, of which one is the default.
+/// A file of two plans; this one is the default.
 fn plans_file(default: &str) -> String {
     format!(
         "[[plans]]\nid = \"free\"\nname = \"Free\"\ndefault = {}\nfeatures = [\"export\", \"sso\"]\n
@@ -409,7 +409,7 @@ async fn until_all_say(world: &World, what: &str, fits: bool) -> Duration {
     }
 }
 
-/// Two daemons on one database: what one of them is told holds on the other within a second.
+/// Two daemons on one database: a change on one of them counts on the other within a second.
 #[tokio::test]
 async fn a_change_counts_within_a_second_on_every_daemon() {
     let sold = |id: &str, most: Value| plan(id).prices([&format!("price_{id}")]).limits([limit(most)]);

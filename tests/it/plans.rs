@@ -379,7 +379,7 @@ fn terms() -> Value {
         "feature_sso": "true", "feature_seats": "5", "feature_support": "mail", "other": "x" })
 }
 
-/// Stripe sells `prod_1` as the plan `pro`, with prices of which some do not count, and another product.
+/// Stripe sells `prod_1` as the plan `pro`, and another product. Some of its prices do not count.
 async fn shop() -> World {
     let world = World::new().start().await;
     let events = [

@@ -44,8 +44,7 @@ async fn an_event_counts_once_whatever_its_time() {
     world.balances();
 }
 
-/// Many events that are expected to be new are stored in another way than those of which one turns out to be
-/// a repeat.
+/// The daemon stores many events that look new in another way than a batch with a repeat in it.
 #[tokio::test]
 async fn a_large_request_with_a_repeat_in_it_stores_the_rest() {
     let world = acme().start().await;
@@ -212,7 +211,7 @@ async fn days_are_the_orgs_own() {
     }
 }
 
-/// Every aggregation, in any order and in pieces, and what is left when usage is taken back.
+/// Every aggregation: in any order, in pieces, and after usage is taken back.
 #[tokio::test]
 async fn aggregations_are_of_the_set_and_follow_corrections() {
     let kinds = ["sum", "count", "max", "unique", "latest"];
@@ -256,7 +255,7 @@ async fn aggregations_are_of_the_set_and_follow_corrections() {
     world.balances();
 }
 
-/// A month's tiers cost the same however the usage is cut, and what is taken back costs nothing.
+/// A month's tiers cost the same however the usage is cut into events. Voided usage costs nothing.
 #[tokio::test]
 async fn tiers_cost_the_same_in_any_pieces() {
     let tiers = |mode: &str, tiers: Value| json!([{ "tiers": { "mode": mode, "tiers": tiers } }]);

@@ -39,7 +39,7 @@ async fn levels(world: &World, query: &str) -> Answer {
     world.get(&format!("/v1/usage/levels?org=acme{query}")).await.status(200)
 }
 
-/// What is told of the one level there is: now, start, end, average, peak.
+/// What the API says of the only level: now, start, end, average, peak.
 async fn course(world: &World, from: &str, to: &str) -> String {
     let levels = levels(world, &format!("&from={from}&to={to}")).await;
     assert_eq!(levels.rows().len(), 1, "{levels}");

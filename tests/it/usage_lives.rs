@@ -1,6 +1,6 @@
 //! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and
 //! closings in any order. What all months cost together is what the surviving events cost under the cards of
-//! their time, reckoned here in another way; and the books are what the records say. The same seeds are the
+//! their time, worked out here in another way; and the books are what the records say. The same seeds are the
 //! same lives.
 
 mod levels;

@@ -1,4 +1,4 @@
-//! Usage that the database refuses: an event is at fault only where others could be stored.
+//! Usage that the database refuses: an event is at fault only if others could be stored.
 
 use serde_json::json;
 
@@ -49,8 +49,8 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
     world.balances();
 }
 
-/// Told that an event is rejected, its sender drops it: where the fault is the database's, it must hear that
-/// it may try again.
+/// A sender drops an event that was rejected. Where the database is at fault, the answer must let it try
+/// again.
 #[tokio::test]
 async fn a_fault_of_the_database_rejects_no_event() {
     let world = acme().await;

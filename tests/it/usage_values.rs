@@ -1,5 +1,5 @@
 //! What values of usage are taken, how they are kept, and which differences in writing make no difference.
-//! Tables of situations, their figures reckoned by hand.
+//! Tables of situations, their figures worked out by hand.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Deliveries: what is accepted, what is refused, and that an acknowledgement is a commit.
+//! Deliveries: which ones the daemon accepts or refuses, and that it acknowledges none before the commit.
 
 use serde_json::json;
 
@@ -153,7 +153,7 @@ async fn refuse_what_is_no_event(world: &World) {
         let (status, answer) = deliver(body).await;
         assert_eq!((status.as_u16(), answer["code"].as_str()), (400, Some("malformed_body")), "{body}");
     }
-    // What is no JSON inside is stored, and set aside when it is read.
+    // A body that only looks like JSON is stored, and set aside when it is read.
     assert_eq!(deliver("{\"id\":}").await.0, 200);
     let set_aside =
         "SELECT count(*) FROM stripe_inbox_queue WHERE last_error LIKE 'the body cannot be read%'";

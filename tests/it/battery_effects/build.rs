@@ -166,8 +166,7 @@ impl Run {
         self.event(&format!("ch_{name}"), "charge.succeeded", 4, self.charged(name, amount))
     }
 
-    /// The charge of that name, of which so much was refunded; the refunds are not listed, as in the shape of
-    /// today.
+    /// The charge of that name after a refund of so much. It does not list the refunds, as in today's shape.
     pub fn refunded(&self, name: &str, amount: i64, refunded: i64) -> Value {
         let charge = self.charged(name, amount).with("amount_refunded", refunded);
         self.event(&format!("ch_{name}_refunded"), "charge.refunded", 9, charge)

@@ -1,4 +1,4 @@
-//! Which realms act, what is ignored, how many were bought, and what the books of payments say.
+//! Which realms act, which sales are ignored, how many packs were bought, and what payments say.
 
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ async fn foreign_purchases() -> World {
     world
 }
 
-/// Purchases of test mode where live mode acts, and of a connected account that nobody named, do nothing and
-/// are not among what is listed, summed and exported.
+/// Purchases of test mode where live mode acts, and of a connected account that nobody named, do nothing.
+/// Lists, sums and exports leave them out.
 #[tokio::test]
 async fn what_is_not_named_is_mirrored_and_does_nothing() {
     let world = foreign_purchases().await;
@@ -79,7 +79,7 @@ async fn what_is_not_named_is_mirrored_and_does_nothing() {
     assert!(line.starts_with("note"), "{line}");
 }
 
-/// Ends the world's daemon, and starts one with other settings, which has worked off what is there.
+/// Ends the world's daemon and starts one with other settings; waits until that has worked off the inbox.
 async fn restarted(world: &mut World, settings: &[(&str, &str)]) {
     assert_eq!(world.daemons[0].stop(), Some(0));
     world.daemons[0] = Daemon::with(&world.database, settings);
@@ -117,7 +117,8 @@ async fn reasons(world: &World) -> Vec<String> {
     reasons
 }
 
-/// Another product of the same account is told once, and nothing of it waits; heeded again, it does.
+/// A rule says once that another product of the account is not ours: nothing of it waits. Without the rule
+/// it does.
 #[tokio::test]
 async fn what_another_product_sells_is_ignored_by_rule() {
     let world = shop(&["i", "j"]).start().await;

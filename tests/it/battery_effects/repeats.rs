@@ -1,5 +1,5 @@
-//! Periods that two invoices sold: granted once, whichever comes first, with what each situation comes to
-//! reckoned by hand.
+//! Periods that two invoices sold: granted once, whichever comes first, and what each situation comes
+//! to, worked out by hand.
 
 use std::collections::BTreeMap;
 
@@ -366,7 +366,7 @@ async fn the_refund_of_one_of_two_costs_no_other_credit() {
     }
 }
 
-/// Who dismisses a line says that it never counts, and `verify` finds what is counted otherwise.
+/// To dismiss a line means that it never counts; `verify` finds it if it was counted.
 #[tokio::test]
 async fn a_dismissed_repetition_never_counts() {
     for first in ["a", "b"] {

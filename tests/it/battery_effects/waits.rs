@@ -8,7 +8,7 @@ use crate::support::World;
 use crate::support::requests::{Request, org, pack, plan, request};
 use crate::support::world::until;
 
-/// One grant, all of which is left.
+/// One grant of which nothing is used.
 fn one(source: &str, amount: &str) -> Vec<(String, String, String)> {
     vec![(source.to_owned(), amount.to_owned(), amount.to_owned())]
 }

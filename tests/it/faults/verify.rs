@@ -155,7 +155,8 @@ async fn nobody_notices() {
     assert_eq!(database.value(catalog), before);
 }
 
-/// Usage, payments and corrections go on all the while: no difference is told that is only of the moment.
+/// Usage, payments and corrections go on all the while: `verify` reports no difference that lasts only a
+/// moment.
 #[tokio::test]
 async fn what_goes_on_is_no_difference() {
     let database = Database::new();

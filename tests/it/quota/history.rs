@@ -1,4 +1,4 @@
-//! What past periods of a quota say that was made after usage came: what the records say. Values by hand.
+//! A quota that is younger than the usage: its past periods show what the records say. Values by hand.
 
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ async fn world_at(time: &str) -> World {
     World::new().at(time).scopes(KEYS).start().await
 }
 
-/// Runs a case; gives the histories in the end, each with its quota.
+/// Runs a case; returns the quotas with their histories in the end.
 async fn run(
     world: &World,
     (id, name): (i32, &str),
@@ -187,8 +187,7 @@ fn months() -> Value {
     json!({ "period": "month" })
 }
 
-/// Whoever makes a quota sees of its past periods what was used in them, and corrections change that, in
-/// whatever order they come.
+/// A new quota shows what was used in its past periods. Corrections change that, in any order.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
     let used = || [Use("a", OCT_5, "", 100), Use("b", OCT_20, "", 150), Use("c", NOV_3, "", 40)];

@@ -1,4 +1,4 @@
-//! A chat product sells a plan and packs. A purchase is told of by many Stripe events, before the product
+//! A chat product sells a plan and packs. Many Stripe events tell of one purchase, before the product
 //! knows the user: the battery is charged once. The day's allowance is burned before the month's units, those
 //! before what was bought. A refund takes back its share. After the cancellation the period runs out.
 

@@ -226,7 +226,7 @@ impl Request {
         self.with("value_field", name)
     }
 
-    /// Of a meter: what its usage is told apart by.
+    /// Of a meter: the dimensions by which it tells usage apart.
     pub fn dimensions<const N: usize>(self, names: [&str; N]) -> Self {
         self.with("dimensions", names.to_vec())
     }

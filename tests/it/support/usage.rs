@@ -54,8 +54,7 @@ impl Database {
         ));
     }
 
-    /// What does not balance: keys without records, summaries, counters and ledgers that are not the sums of
-    /// the records.
+    /// Finds keys without records, and summaries, counters and ledgers that are not the sums of the records.
     pub fn unbalanced(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 5] = [
             (
@@ -118,7 +117,7 @@ impl Database {
 }
 
 impl Daemon {
-    /// Makes an org, and gives its public id.
+    /// Makes an org; returns its public id.
     pub async fn org(&self, key: &str, external_id: &str, zone: &str) -> String {
         let body = json!({ "name": external_id, "external_id": external_id, "time_zone": zone });
         let (status, org) = self.post("/v1/orgs", key, &body).await;
@@ -126,8 +125,8 @@ impl Daemon {
         org["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Sends usage that must be read as a whole, and gives the statuses of the events. What is sent alone and
-    /// not taken is a problem.
+    /// Sends usage that the daemon must read as a whole; returns the outcome of each event. The answer to a
+    /// single event that was not taken is a problem.
     pub async fn usage(&self, key: &str, events: &Value) -> Vec<String> {
         let (status, answer) = self.post("/v1/usage", key, events).await;
         let refused = events.is_object() && answer["results"][0]["status"] != "accepted";
