@@ -82,7 +82,7 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
     })?;
     parts.push(Part {
         name: "usage",
-        compared: format!("{} orgs, {} months counted anew", found.orgs, found.months),
+        compared: format!("{} orgs, {} months counted again", found.orgs, found.months),
         differences: found.usage,
     });
     parts.push(Part {
@@ -100,7 +100,7 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
         let found = effects::verify::verify(conn, |done| bar.show("battery_effects", done, done))?;
         parts.push(Part {
             name: "effects",
-            compared: format!("{} payments reckoned anew", found.sources),
+            compared: format!("{} payments computed again", found.sources),
             differences: found.differences,
         });
     }
