@@ -1,5 +1,5 @@
-//! The HTTP API: routes, handlers, and its description. Handlers translate between wire and domain and hold
-//! no rules. Whatever the domain knows stands below: nothing there knows this module.
+//! The HTTP API: routes, handlers, and the API's description. Handlers translate between wire and domain; the
+//! rules are in the domain, which does not know this module.
 
 pub mod battery;
 pub mod billing;

@@ -39,7 +39,7 @@ struct Usage(String);
 
 impl Usage {
     /// Boxed, since commands return a [`Failure`].
-    #[allow(clippy::new_ret_no_self, reason = "nobody wants it unboxed")]
+    #[allow(clippy::new_ret_no_self, reason = "commands return boxed errors")]
     fn new(problem: impl Into<String>) -> Failure {
         Box::new(Self(problem.into()))
     }
@@ -65,8 +65,8 @@ pub struct Cli {
 enum Command {
     /// Run the daemon
     ///
-    /// Without DATABASE_URL it runs its own PostgreSQL in COULOMB_DATA_DIR. It migrates the schema, then listens
-    /// on COULOMB_LISTEN. SIGTERM and Ctrl-C end it after it has answered the running requests.
+    /// Without DATABASE_URL it runs its own PostgreSQL in COULOMB_DATA_DIR. It migrates the schema, then
+    /// listens on COULOMB_LISTEN. SIGTERM and Ctrl-C end it after it has answered the running requests.
     Serve,
     /// Bring the database schema up to this binary
     ///
@@ -103,8 +103,8 @@ enum Command {
     Doctor,
     /// Print all derived state as canonical JSON lines
     ///
-    /// One line per row, keys and rows sorted, without row ids and times of arrival: two databases that got the
-    /// same input give the same bytes. Stripe objects are
+    /// One line per row, keys and rows sorted, without row ids and times of arrival: two databases that got
+    /// the same input give the same bytes. Stripe objects are
     /// {"kind":"stripe_object","object":…,"id":…,"snapshot":…}.
     Dump,
     /// Compute all derived state again from its inputs, and compare it with the stored state

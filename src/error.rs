@@ -164,8 +164,8 @@ impl Error {
         self.is_transient() && !self.is_disconnected() && !self.is_timeout()
     }
 
-    /// True when the data is at fault (out of range, against a check): a retry cannot help, and other data may
-    /// be stored. An unknown error counts as ours, since this decides who tries again.
+    /// True when the data is at fault (out of range, against a check): a retry cannot help, and other data
+    /// may be stored. An unknown error counts as ours, since this decides who tries again.
     #[must_use]
     pub fn is_about_data(&self) -> bool {
         match self {

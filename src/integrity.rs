@@ -89,7 +89,7 @@ fn check_usage(
     let found = usage::verify(conn, settings, scope, progress)?;
     let usage = Checked {
         check: "usage",
-        compared: format!("{} orgs, {} months counted anew", found.orgs, found.months),
+        compared: format!("{} orgs, {} months counted again", found.orgs, found.months),
         differences: found.usage,
     };
     let quotas = Checked {
@@ -113,7 +113,7 @@ fn check_effects(conn: &mut PgConnection, progress: Progress<'_>) -> Result<Chec
     let found = effects::verify(conn, |done| progress("battery_effects", done, done))?;
     Ok(Checked {
         check: "effects",
-        compared: format!("{} payments computed anew", found.sources),
+        compared: format!("{} payments computed again", found.sources),
         differences: found.differences,
     })
 }

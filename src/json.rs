@@ -146,8 +146,8 @@ fn rule(message: &str) -> (Option<&str>, String) {
     (None, if message.starts_with("must ") { message.to_owned() } else { NO_FIT.to_owned() })
 }
 
-/// Parses the rest of serde's "`sent`, expected one of `a`, `b`": what was sent, and the known names. What was
-/// sent may contain anything and our names contain no backtick, so the last list counts.
+/// Parses the rest of serde's "`sent`, expected one of `a`, `b`": what was sent, and the known names. What
+/// was sent may contain anything and our names contain no backtick, so the last list counts.
 fn sent_and_known(rest: &str) -> (&str, String) {
     match rest.rsplit_once("`, expected ") {
         Some((sent, list)) => {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_by_field_and_rule() {
+    fn an_error_names_the_field_and_the_rule() {
         let number = "must be a whole number from 0 to 4294967295";
         for (body, field, rule) in [
             (r#"{}"#, "name", "is missing: it must be given"),
@@ -325,8 +325,8 @@ mod tests {
             (r#"{"name":"a","units":{}}"#, "units", "must be a decimal"),
         ] {
             match read::<Body>(body.as_bytes()).expect_err(body) {
-                Error::Invalid { field: told, rule: why } => {
-                    assert_eq!(told, field, "{body}");
+                Error::Invalid { field: named, rule: why } => {
+                    assert_eq!(named, field, "{body}");
                     assert!(why.starts_with(rule), "{body}: {why}");
                 }
                 other => panic!("{body}: {other:?}"),
@@ -340,10 +340,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_said_to_be_none() {
+    fn a_body_that_is_not_json_is_malformed() {
         let deep = "[".repeat(1000);
         let deep = format!(r#"{{"name":"\u0000","raw":{deep}"#);
-        for (body, told) in [
+        for (body, expected) in [
             ("", "the body is empty"),
             (" \n", "the body is empty"),
             ("{", "it ends in the middle"),
@@ -354,7 +354,7 @@ mod tests {
             (deep.as_str(), "nested more than 127 deep"),
         ] {
             let error = read::<Body>(body.as_bytes()).expect_err(body);
-            assert!(matches!(&error, Error::Malformed(text) if text.contains(told)), "{body}: {error}");
+            assert!(matches!(&error, Error::Malformed(text) if text.contains(expected)), "{body}: {error}");
         }
         let error = read::<Body>(b"{\"name\":\"\xff\"}").expect_err("no UTF-8");
         assert!(error.to_string().contains("not valid Unicode"), "{error}");

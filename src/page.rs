@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::error::Error;
 
-/// Rows of a page unless asked otherwise.
+/// Rows of a page when the request gives no limit.
 pub const DEFAULT_LIMIT: i64 = 50;
 /// Rows of a page at most.
 pub const MAX_LIMIT: i64 = 500;

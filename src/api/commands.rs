@@ -108,7 +108,7 @@ impl Command {
     /// handler has checked the scope).
     ///
     /// # Errors
-    /// What `work` says; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`]
+    /// Those of `work`; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`]
     /// for a malformed key.
     pub async fn run<F>(&self, work: F) -> Result<HttpResponse, Error>
     where
@@ -154,7 +154,7 @@ impl Command {
         })
     }
 
-    /// As [`Self::run`], then wakes the workers, which find something to do.
+    /// As [`Self::run`]; then wakes the workers, because the command gave them work.
     ///
     /// # Errors
     /// As [`Self::run`].

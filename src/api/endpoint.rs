@@ -30,7 +30,7 @@ macro_rules! endpoints {
 }
 pub(super) use endpoints;
 
-/// What the server needs to know of a handler.
+/// The route of a handler.
 pub(super) struct Routing {
     pub(super) method: Method,
     pub(super) path: String,

@@ -1,4 +1,4 @@
-//! Keys over the API: made, listed, revoked.
+//! `/v1/keys`: makes, lists and revokes API keys.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -17,14 +17,14 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::time::Moment;
 
-/// What a new key is to be.
+/// A key to make.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyBody {
-    /// Public or external id of the org that it is for; the platform when left out.
+    /// Public or external id of the key's org; the platform when left out.
     #[serde(default)]
     org: Option<String>,
-    /// What people call it.
+    /// A name for people.
     #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     name: String,
     /// `usage:write`, `usage:backfill`, `usage:price`, `usage:read`, `billing:read`, `billing:write`,
@@ -49,9 +49,9 @@ pub struct KeyView {
     pub id: String,
     /// Its org; null: the platform's.
     pub org: Option<String>,
-    /// What people call it.
+    /// A name for people.
     pub name: String,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Vec<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
@@ -137,7 +137,8 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
         .await
 }
 
-/// Revokes an API key for good: at once on the daemon that is asked, within two seconds on its replicas.
+/// Revokes an API key for good: at once on the daemon that gets the request, within two seconds on its
+/// replicas.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", security(("key" = ["admin"])),
     params(("id" = String, Path, description = "Public id of the key"), IdempotencyKey),

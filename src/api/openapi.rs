@@ -5,11 +5,11 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::endpoint::operations;
-use super::exports::invoices::Columns;
+use super::exports::columns::Columns;
 use super::routes::ENDPOINTS;
 use crate::{api, battery, billing, metering};
 
-/// What the description has beside its handlers.
+/// The parts of the description that are not handlers.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Coulomb",
@@ -46,7 +46,7 @@ pub fn document() -> String {
     api.to_pretty_json().unwrap_or_default()
 }
 
-/// How a caller shows who it is.
+/// Adds the API key, by which callers show who they are.
 struct ApiKey;
 
 impl Modify for ApiKey {

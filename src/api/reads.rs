@@ -56,7 +56,7 @@ impl ReadRequest {
     /// Runs `work` on the rows that the caller may see.
     ///
     /// # Errors
-    /// What `work` says.
+    /// Those of `work`.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
@@ -67,7 +67,7 @@ impl ReadRequest {
     /// Answers with what `find` finds, as JSON.
     ///
     /// # Errors
-    /// What `find` says.
+    /// Those of `find`.
     pub async fn show<T: Serialize + Send + 'static>(
         &self,
         find: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
@@ -78,7 +78,7 @@ impl ReadRequest {
     /// Answers with a page of what `fetch` fetches; `key` gives a row's sort key.
     ///
     /// # Errors
-    /// What `fetch` says.
+    /// Those of `fetch`.
     pub async fn list<K, T>(
         &self,
         page: PageRequest<K>,
@@ -98,7 +98,7 @@ impl ReadRequest {
     /// As [`Self::list`], of rows that come with their sort keys.
     ///
     /// # Errors
-    /// What `fetch` says.
+    /// Those of `fetch`.
     pub async fn list_keyed<K, T>(
         &self,
         page: PageRequest<K>,
@@ -115,7 +115,7 @@ impl ReadRequest {
     }
 }
 
-/// Whether the client asks for CSV by its `Accept` header.
+/// True when the `Accept` header asks for CSV.
 #[must_use]
 pub fn accepts_csv(request: &HttpRequest) -> bool {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());

@@ -39,8 +39,8 @@ impl Keyring {
         valid.then_some(cached.principal)
     }
 
-    /// Whose key this was at the last look, however long ago. That is enough to decide whose turn it is to look
-    /// it up again.
+    /// Whose key this was at the last look, however long ago. That is enough to decide whose turn it is to
+    /// look it up again.
     #[must_use]
     pub fn last(&self, text: &str) -> Option<Principal> {
         self.0.get(&digest(text)).map(|cached| cached.principal)

@@ -212,8 +212,8 @@ impl ListFilter for SubscriptionFilter {
         rows.when(self.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
     }
 
-    /// The prices and products that buy the plan are sent as values: PostgreSQL then knows how many items have
-    /// them.
+    /// The prices and products that buy the plan are sent as values: PostgreSQL then knows how many items
+    /// have them.
     fn narrow_by_lookup(&self, conn: &mut PgConnection, rows: &mut Where) -> Result<(), Error> {
         if let Some(plan) = &self.plan {
             let (prices, products) = plans::bought_by(conn, plan)?;

@@ -13,7 +13,7 @@ use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, Of, Output, Params, Request, Totals};
+use crate::export::{self, BatteryParams, ExportKind, Output, Params, Request, Totals};
 use crate::time::Clock;
 
 /// What to export.
@@ -68,7 +68,7 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     let mut database = open::Database::open(config)?;
     let roles = migrate::roles_usable(&mut database.conn)?;
     let conn = &mut database.conn;
-    if request.of == Of::Battery {
+    if request.of == ExportKind::Battery {
         // The file includes what has become due until now.
         let now = Clock::system().now();
         while db::once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}

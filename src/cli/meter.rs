@@ -40,13 +40,13 @@ pub(super) enum MeterCommand {
     },
     /// Give a meter a rate card: prices from a time on
     ///
-    /// Either one price for all usage (--unit-cost, --battery-units), or a JSON file with the card in the form
-    /// of POST /v1/meters/{key}/rate_cards.
+    /// Either one price for all usage (--unit-cost, --battery-units), or a JSON file with the card in the
+    /// form of POST /v1/meters/{key}/rate_cards.
     Rate(RateArgs),
     /// Price usage that had no price when it came, by the current rate cards
     ///
-    /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time. Usage
-    /// that has a price keeps it.
+    /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time.
+    /// Usage that has a price keeps it.
     RateUsage(RateUsageArgs),
 }
 
@@ -63,7 +63,7 @@ pub(super) struct RateUsageArgs {
     /// Only usage that occurred before
     #[arg(long, value_name = "TIME")]
     to: Option<Moment>,
-    /// Why, for whoever asks later
+    /// The reason, for people
     #[arg(long)]
     reason: String,
 }

@@ -25,9 +25,9 @@ use crate::time::Clock;
 pub(super) enum PlansCommand {
     /// Set plans as a TOML file says, after showing the changes
     ///
-    /// The file has [[plans]] with an id and the fields of PUT /v1/plans/{id}. Where terms or quotas differ from
-    /// a plan's newest version, a new version is made; subscriptions keep the version that they bought. Plans
-    /// that the file does not name stay as they are.
+    /// The file has [[plans]] with an id and the fields of PUT /v1/plans/{id}. Where terms or quotas differ
+    /// from a plan's newest version, a new version is made; subscriptions keep the version that they bought.
+    /// Plans that the file does not name stay as they are.
     Apply {
         /// The file; `-` reads standard input
         file: PathBuf,
@@ -135,7 +135,7 @@ fn check_as_shown(done: &[Change], shown: &[Change]) -> Result<(), Error> {
     }
     Err(Error::conflict(
         "plans_changed",
-        "the plans were changed meanwhile: run it again, nothing was changed",
+        "somebody else changed the plans since: run it again, nothing was changed",
     ))
 }
 

@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
                 out::line(difference)?;
             }
             out::line(format_args!(
-                "{} orgs, {} months, {} rows mended",
+                "{} orgs, {} months, {} rows repaired",
                 report.orgs, report.months, report.repaired_rows
             ))?;
         }

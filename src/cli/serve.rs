@@ -79,7 +79,8 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     served
 }
 
-/// Lets the realms act that the settings name. If others acted so far, requeues everything that depends on it.
+/// Lets the realms act that the settings name. If others acted so far, requeues everything that depends on
+/// it.
 fn trust_realms(
     conn: &mut diesel::pg::PgConnection,
     config: &Config,
@@ -102,8 +103,8 @@ fn trust_realms(
 }
 
 /// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay.
-/// Not asked of the embedded server, which has this machine's clock: a daemon that runs on a shifted clock, to
-/// replay the past, is meant to.
+/// Not asked of the embedded server, which has this machine's clock: a daemon that runs on a shifted clock,
+/// to replay the past, is meant to.
 fn check_clock(conn: &mut diesel::pg::PgConnection, clock: &Clock) -> Result<(), Failure> {
     let apart = clock.now() - db::server_time(conn)?;
     if apart.abs() < CLOCKS_APART {

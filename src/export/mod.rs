@@ -1,13 +1,13 @@
 //! Exports for finance: rows in one of four formats, with control totals that the rows must add up to.
 //!
 //! One export is one read-only snapshot. PostgreSQL computes the totals first; then the rows are fetched in
-//! pages, written one by one, added up, and compared with the totals. An export that does not add up fails; it
-//! never looks complete.
+//! pages, written one by one, added up, and compared with the totals. An export that does not add up fails;
+//! it never looks complete.
 
 mod battery;
 pub(crate) mod csv;
 mod jsonl;
-mod of;
+mod kind;
 mod pages;
 mod params;
 mod parquet;
@@ -24,7 +24,7 @@ use diesel::pg::PgConnection;
 use crate::db::{self, Scope};
 use crate::error::Error;
 pub use battery::{BatteryParams, Entries};
-pub use of::Of;
+pub use kind::ExportKind;
 pub use params::{Format, Params, Request};
 use query::Query;
 pub use totals::Totals;
@@ -40,9 +40,9 @@ trait Writer {
 /// Where an export goes.
 pub type Output<'a> = Box<dyn Write + Send + 'a>;
 
-/// Writes the rows that `request` asks for and `scope` may see. Before the first row, `begin` takes the control
-/// totals and returns the output. After each row, `wrote` takes the number of rows so far, and may stop the
-/// export by an error.
+/// Writes the rows that `request` asks for and `scope` may see. Before the first row, `begin` takes the
+/// control totals and returns the output. After each row, `wrote` takes the number of rows so far, and may
+/// stop the export by an error.
 ///
 /// # Errors
 /// [`Error::Invalid`] or [`Error::NotFound`] when `request` names something that does not exist;

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::Of;
+use super::ExportKind;
 use super::battery::Entries;
 use crate::auth::Principal;
 use crate::billing::exports::Kind;
@@ -13,7 +13,7 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::time::{Day, Moment};
 
-/// Which rows, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first
+/// Which rows to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
 /// instant in UTC.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
@@ -131,7 +131,7 @@ pub(super) struct Period {
 /// A checked [`Params`].
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub of: Of,
+    pub of: ExportKind,
     pub format: Format,
     pub(super) issued: Period,
     pub(super) paid: Period,
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn the_defaults_are_all_invoices_as_csv_with_a_header() {
         let request = check("").expect("valid");
-        assert_eq!((request.of, request.format), (Of::Billing(Kind::Invoices), Format::Csv));
+        assert_eq!((request.of, request.format), (ExportKind::Billing(Kind::Invoices), Format::Csv));
         assert!(request.header && !request.bom && request.statuses.is_none());
     }
 }

@@ -7,7 +7,7 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 
 use super::params::{Period, Request};
-use super::{Of, battery};
+use super::{ExportKind, battery};
 use crate::auth::PLATFORM;
 use crate::billing::exports::{Column, Kind, Type};
 use crate::billing::trust;
@@ -58,14 +58,14 @@ impl Conditions {
 
 /// An export as SQL.
 pub(super) struct Query {
-    pub(super) of: Of,
+    pub(super) of: ExportKind,
     conditions: Conditions,
 }
 
 impl Query {
     /// Looks up what the request names. This checks `scope`; row-level security checks it again.
     pub(super) fn build(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Self, Error> {
-        let Of::Billing(kind) = request.of else {
+        let ExportKind::Billing(kind) = request.of else {
             return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
         };
         let mut conditions = realm_and_org(conn, request, scope)?;
@@ -100,8 +100,8 @@ impl Query {
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// Selects one row per group (a currency; for batteries, a kind of entry): its name, the number of rows, and
-    /// the sums of the summed columns as texts.
+    /// Selects one row per group (a currency; for batteries, a kind of entry): its name, the number of rows,
+    /// and the sums of the summed columns as texts.
     pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns = self.of.columns();
         let sum = |column: &Column| match column.holds {
@@ -199,7 +199,7 @@ fn find(
         }
         (None, _) => Err(Error::invalid(
             "after",
-            "names no row here: give the id of the last row that arrived whole, as it stands in the export",
+            "names no row here: give the id of the last complete row, as the export shows it",
         )),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn open() -> (Chunks, impl Stream<Item = io::Result<Bytes>> + use<>) 
     (Chunks { parts, runtime: Handle::current(), chunk: Vec::new() }, stream_of(arriving))
 }
 
-/// What travels from the exporting thread to the response.
+/// A message from the exporting thread to the response.
 enum Part {
     Chunk(Bytes),
     End,
@@ -39,8 +39,8 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// Ends the stream. Without it the stream breaks off, so that a dead thread does not look like an end. Does
-    /// not flush.
+    /// Ends the stream. Without it the stream breaks off, so that a dead thread does not look like an end.
+    /// Does not flush.
     pub(crate) fn end(&mut self) {
         drop(self.send(Part::End));
     }

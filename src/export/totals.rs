@@ -1,5 +1,5 @@
-//! Control totals: the number of rows and the sums of their main amounts per currency. With them the reader of
-//! an export can check that nothing is missing.
+//! Control totals: the number of rows and the sums of their main amounts per currency. With them the reader
+//! of an export can check that nothing is missing.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use super::Of;
+use super::ExportKind;
 use super::query::Query;
 use super::row::Cell;
 use crate::billing::exports::{Column, Type};
@@ -20,7 +20,7 @@ use crate::error::Error;
 /// `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`, decimals as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
-    of: Of,
+    of: ExportKind,
     pub rows: u64,
     by_name: BTreeMap<String, Sums>,
 }
@@ -62,7 +62,7 @@ pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, 
 
 impl Totals {
     /// The totals of no rows.
-    pub(super) fn none(of: impl Into<Of>) -> Self {
+    pub(super) fn none(of: impl Into<ExportKind>) -> Self {
         Self { of: of.into(), rows: 0, by_name: BTreeMap::new() }
     }
 
@@ -164,7 +164,7 @@ impl Serialize for Totals {
 }
 
 /// Sums under the names of their columns.
-struct Named<'a>(Of, &'a Sums);
+struct Named<'a>(ExportKind, &'a Sums);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,8 @@
 //! An Excel workbook. Rows go to a temporary file first, and the workbook is built from it at the end.
 //!
 //! Excel keeps 15 significant digits of a number, so longer ones are written as text. Text that starts a
-//! formula gets an apostrophe, as in CSV. The file's own dates are fixed, so the same rows give the same bytes.
+//! formula gets an apostrophe, as in CSV. The file's own dates are fixed, so the same rows give the same
+//! bytes.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What operators do to batteries: `POST /v1/battery/grants`, `/v1/battery/adjustments`,
+//! Operators' changes to batteries: `POST /v1/battery/grants`, `/v1/battery/adjustments`,
 //! `/v1/battery/settings/{org}`.
 
 use actix_web::http::StatusCode;
@@ -28,20 +28,20 @@ const PLACES: u32 = 9;
 const TEXT_LIMIT: usize = 200;
 const PRIORITIES: std::ops::RangeInclusive<i16> = 0..=1000;
 
-/// Describes the sources of what an operator grants.
+/// Where a manual grant comes from.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a field")]
 pub enum ManualSource {
-    /// A present.
+    /// A gift.
     Bonus,
     /// A correction.
     Adjustment,
-    /// What was paid for elsewhere.
+    /// Something that was paid for elsewhere.
     Purchase,
 }
 
-/// What an operator grants.
+/// A grant by hand.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewBatteryGrant)]
@@ -60,10 +60,10 @@ pub struct NewGrantBody {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1000)]
     pub priority: Option<i16>,
-    /// From when on it may be used; now when left out or in the past.
+    /// When it becomes usable; now when left out or in the past.
     #[serde(default)]
     pub effective_at: Option<Moment>,
-    /// When what remains lapses: after `effective_at` and in the future. Never, when left out.
+    /// When the rest lapses: after `effective_at` and in the future. Never, when left out.
     #[serde(default)]
     pub expires_at: Option<Moment>,
     /// Why, for people.
@@ -73,8 +73,7 @@ pub struct NewGrantBody {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
     )]
     pub reason: String,
-    /// What it is granted for, in your words, such as a ticket. An org is granted nothing twice under one
-    /// key.
+    /// What it is granted for, in your words, such as a ticket. An org gets only one grant per key.
     #[serde(default)]
     #[schema(
         min_length = 1,
@@ -92,8 +91,7 @@ pub struct AdjustmentBody {
     /// Public or external id of the org.
     pub org: String,
     /// Units, at most 9 decimal places, not 0. Above zero they are granted and never expire. Below zero they
-    /// are burned as usage would burn them; what the grants do not have becomes debt, whatever the debt
-    /// limit.
+    /// are burned as usage burns them; what the grants lack becomes debt, whatever the debt limit.
     #[schema(value_type = UnitsNotZero)]
     pub amount: Quantity,
     /// Why, for people.
@@ -105,7 +103,7 @@ pub struct AdjustmentBody {
     pub reason: String,
 }
 
-/// What an adjustment came to.
+/// The result of an adjustment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = BatteryAdjustment)]
 pub struct Adjusted {
@@ -129,28 +127,29 @@ pub struct VoidBody {
     pub reason: String,
 }
 
-/// An org's own word on its battery.
+/// An org's own settings for its battery.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewBatterySettings)]
 pub struct SettingsBody {
-    /// How far below zero the battery may be used: "0" refuses what it does not hold; null: without limit.
+    /// How far below zero usage may take the battery. "0" refuses usage that it does not hold; null: no
+    /// limit.
     #[serde(deserialize_with = "given")]
     #[schema(required, value_type = Option<UnitsFromZero>)]
     pub debt_limit: Option<Quantity>,
 }
 
-/// What holds for an org's battery in place of its plan's word.
+/// An org's own settings, which hold in place of its plan's.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = BatterySettings)]
 pub struct Settings {
     /// Public id of the org.
     pub org: String,
-    /// How far below zero the battery may be used; null: without limit.
+    /// How far below zero usage may take the battery; null: no limit.
     pub debt_limit: Option<Quantity>,
 }
 
-/// An `Option` that must be written, so that "without limit" is never a field forgotten.
+/// Reads an `Option` that must be written, so that a forgotten field does not mean "no limit".
 fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
     Option::deserialize(from)
 }
@@ -193,7 +192,7 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
     })
 }
 
-/// Grants units to an org's battery. Debt is paid with them first.
+/// Grants units to an org's battery. They pay its debt first.
 #[utoipa::path(
     post, path = "/v1/battery/grants", tag = "battery", params(IdempotencyKey), request_body = NewGrantBody,
     security(("key" = ["billing:write"])),
@@ -219,7 +218,7 @@ pub(crate) async fn grant(command: Command) -> Result<HttpResponse, Error> {
         .await
 }
 
-/// Corrects a battery by hand: adds units, or takes them away as usage would, into debt where it must.
+/// Corrects a battery by hand: adds units, or takes them away as usage would, with debt where needed.
 #[utoipa::path(
     post, path = "/v1/battery/adjustments", tag = "battery", params(IdempotencyKey),
     request_body = AdjustmentBody,
@@ -254,7 +253,7 @@ pub(crate) async fn adjust(command: Command) -> Result<HttpResponse, Error> {
         .await
 }
 
-/// Voids a grant: what remains of it is taken away. What was burned stays burned.
+/// Voids a grant: takes away what remains of it. Burned units stay burned.
 #[utoipa::path(
     post, path = "/v1/battery/grants/{id}/void", tag = "battery",
     params(("id" = String, Path, description = "`grt_…`"), IdempotencyKey),
@@ -277,8 +276,7 @@ pub(crate) async fn void(command: Command, id: web::Path<String>) -> Result<Http
         .await
 }
 
-/// Sets how far below zero an org's battery may be used, in place of its plan's word. It holds at once,
-/// everywhere.
+/// Sets an org's own debt limit, in place of its plan's. It holds everywhere at once.
 #[utoipa::path(
     put, path = "/v1/battery/settings/{org}", tag = "battery",
     params(("org" = String, Path, description = "Public or external id of the org"), IdempotencyKey),
@@ -308,7 +306,7 @@ pub(crate) async fn put_settings(command: Command, org: web::Path<String>) -> Re
         .await
 }
 
-/// Takes an org's own debt limit away: its plan's word holds again.
+/// Removes an org's own debt limit: its plan's limit holds again.
 #[utoipa::path(
     delete, path = "/v1/battery/settings/{org}", tag = "battery",
     params(("org" = String, Path, description = "Public or external id of the org"), IdempotencyKey),

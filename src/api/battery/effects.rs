@@ -1,4 +1,4 @@
-//! `/v1/battery/effects/waiting`: what Stripe's payments could not do yet.
+//! `/v1/battery/effects/waiting`: effects of Stripe's payments that cannot be applied yet.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -20,22 +20,22 @@ use crate::page::{Page, PageQuery};
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only what waits for this reason: `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`,
+    /// Only effects that wait for this reason: `no_org`, `unknown_price`, `unknown_pack`, `unknown_quantity`,
     /// `unknown_subscription`, `unknown_period`, `no_grant`, `incomplete_lines`, `already_granted`,
     /// `no_subscription` or `failed`.
     reason: Option<String>,
 }
 
-/// Why an effect shall never happen.
+/// Why something is dismissed or ignored.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dismissal {
-    /// Why; kept with it.
+    /// The reason, for people.
     #[schema(min_length = 1, max_length = 500)]
     pub reason: String,
 }
 
-/// Lists effects of Stripe's payments on batteries that cannot happen yet, oldest first.
+/// Lists effects of Stripe's payments on batteries that cannot be applied yet, oldest first.
 #[utoipa::path(
     get, path = "/v1/battery/effects/waiting", tag = "battery", params(ListQuery, PageQuery),
     security(("key" = ["admin"])),
@@ -51,7 +51,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Lets an effect that waits never happen.
+/// Dismisses a waiting effect: it will never be applied.
 #[utoipa::path(
     post, path = "/v1/battery/effects/waiting/{id}/dismiss", tag = "battery",
     params(("id" = i64, Path, description = "Its number"), IdempotencyKey),
@@ -77,8 +77,8 @@ pub(crate) async fn dismiss(command: Command, id: web::Path<i64>) -> Result<Http
         .await
 }
 
-/// Says which org or pack an effect that waits is for, and has it tried again; with an empty object it is
-/// only tried again.
+/// Says which org or pack a waiting effect is for, and tries it again. With an empty object it is only tried
+/// again.
 #[utoipa::path(
     post, path = "/v1/battery/effects/waiting/{id}/assign", tag = "battery",
     params(("id" = i64, Path, description = "Its number"), IdempotencyKey),

@@ -14,7 +14,7 @@ use crate::battery::effects::ignored::{self, Ignored, IgnoredKind};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
-/// Lists what is ignored: what another product of the same Stripe account sells.
+/// Lists the ignored prices, products and payment links: those of another product of the same Stripe account.
 #[utoipa::path(
     get, path = "/v1/battery/effects/ignored", tag = "battery", params(PageQuery),
     security(("key" = ["admin"])),
@@ -27,8 +27,10 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.list(page, key, |conn, page| ignored::list(conn, page.after.clone(), page.to_fetch())).await
 }
 
-/// Lets nothing wait that is sold by this price, product or payment link, unless it buys a plan or a pack
-/// here: another product of the same Stripe account sells it. What waits of it already waits no more.
+/// Ignores a price, product or payment link, because another product of the same Stripe account sells it.
+///
+/// Its sales do not wait any more, those that wait now included. A sale that buys a plan or a pack here still
+/// counts.
 #[utoipa::path(
     put, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
     params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),
@@ -54,7 +56,7 @@ pub(crate) async fn put(command: Command, path: web::Path<(String, String)>) -> 
         .await
 }
 
-/// Ignores a price, product or payment link no more; what was passed over meanwhile is looked at again.
+/// Stops ignoring a price, product or payment link. Sales that were passed over are checked again.
 #[utoipa::path(
     delete, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
     params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),

@@ -50,7 +50,7 @@ pub(crate) async fn show(read: ReadRequest, id: web::Path<String>) -> Result<Htt
 
 /// Makes a pack or replaces it, with the Stripe prices and payment links that buy it.
 ///
-/// What was granted before stays as it is. Payments that waited for the pack are granted now.
+/// Earlier grants stay as they are. Payments that waited for this pack are granted now.
 #[utoipa::path(
     put, path = "/v1/battery/packs/{id}", tag = "battery",
     params(("id" = String, Path, description = "Key of the pack: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),

@@ -1,4 +1,4 @@
-//! `/v1/battery`, its grants, entries and statement: what keys of orgs may read too.
+//! `/v1/battery`, its grants, entries and statement. Keys of orgs may read them, too.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::billing::org_query::OrgQuery;
-use crate::api::described::FindErrors;
-use crate::api::exports::invoices::respond;
+use crate::api::described::{FindErrors, QueueErrors};
+use crate::api::exports::download::respond;
 use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -22,7 +22,7 @@ use crate::battery::upkeep;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::db::Scope as RowScope;
-use crate::error::{Error, Problem};
+use crate::error::Error;
 use crate::export::{BatteryParams, Entries};
 use crate::page::{Page, PageQuery};
 use crate::time::{Moment, day_start};
@@ -30,7 +30,7 @@ use crate::time::{Moment, day_start};
 /// Entries shown with a grant.
 const ENTRIES_OF_GRANT: i64 = 100;
 
-/// Balances are for whoever may read usage and for whoever may read billing.
+/// Balances belong to usage and to billing, so either scope may read them.
 fn require(principal: &Principal) -> Result<(), Error> {
     principal.require(Scope::BillingRead).or_else(|_| principal.require(Scope::UsageRead))
 }
@@ -58,23 +58,23 @@ async fn post_due(app: &App, org_id: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// When.
+/// A moment in the past.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AtQuery {
-    /// A moment in the past: what the battery held then, with all that happened up to that moment and at it.
-    /// Now, when left out.
+    /// Shows the balance at this moment of the past, after all entries up to and including it. Now, when left
+    /// out.
     at: Option<Moment>,
 }
 
-/// Shows what a battery holds: units granted, less what was used, taken back or has lapsed. With `usage:read`
-/// or `billing:read`.
+/// Shows a battery's balance: units granted, less units used, taken back and lapsed.
+///
+/// The key needs `usage:read` or `billing:read`.
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The balance", body = Balance),
-    (status = 429, description = "Too many requests wait: try again", body = Problem,
-    content_type = "application/problem+json"), FindErrors)
+    QueueErrors, FindErrors)
 )]
 pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;
@@ -118,7 +118,7 @@ pub(crate) async fn list_grants(mut read: ReadRequest) -> Result<HttpResponse, E
     .await
 }
 
-/// A grant with what became of it.
+/// A grant with its entries.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = BatteryGrantWithEntries)]
 pub struct GrantWithEntries {
@@ -158,7 +158,7 @@ pub(crate) async fn show_grant(read: ReadRequest, id: web::Path<String>) -> Resu
     .await
 }
 
-/// How the answer looks.
+/// Format of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = EntriesFormat)]
@@ -237,7 +237,7 @@ pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) ->
     .await
 }
 
-/// Shows an entry by its sequence.
+/// Shows an entry by its number in the org.
 #[utoipa::path(
     get, path = "/v1/battery/entries/{sequence}", tag = "battery",
     params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
@@ -260,19 +260,20 @@ pub(crate) async fn show_entry(
     .await
 }
 
-/// Which stretch of time.
+/// The time of the statement.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StatementQuery {
-    /// From then on. Left out: from the beginning of the running local month of the org.
+    /// First instant. Left out: the beginning of the org's current local month.
     from: Option<Moment>,
-    /// Until before then. Left out: until the end of the running local month.
+    /// End, not included. Left out: the end of the org's current local month.
     to: Option<Moment>,
 }
 
-/// Shows a statement: what the battery held before, what happened by kind of entry, and what it held then.
-/// `opening` and the amounts of all kinds make `closing`. The pages are those of the entries, oldest first;
-/// the figures are of all of them.
+/// Shows a statement of a battery: the opening balance, the sums by kind of entry, and the closing balance.
+///
+/// `opening` and the sums of all kinds make `closing`. The pages show the entries, oldest first; the figures
+/// cover all of them.
 #[utoipa::path(
     get, path = "/v1/battery/statement", tag = "battery", params(OrgQuery, StatementQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),

@@ -123,20 +123,22 @@ pub(crate) async fn update(command: Command, id: web::Path<String>) -> Result<Ht
         .await
 }
 
-/// Which customer is meant: the same id may exist in several accounts and in both modes.
+/// Account and mode of the customer: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
     /// Connected account of the customer; empty for our own. Left out: the one in which the customer is
     /// known, else our own.
     account: Option<String>,
-    /// Live (true) or test mode (false). Left out: the one in which the customer is known; of a customer that
-    /// Stripe has not told of it must be given.
+    /// Live (true) or test mode (false). Left out: the one in which the customer is known. It must be given
+    /// for a customer that Stripe has not sent yet.
     livemode: Option<bool>,
 }
 
-/// Links a Stripe customer to an org. This beats what the customer's metadata and its checkout sessions say.
-/// The customer may come later: then `known` is false in the answer.
+/// Links a Stripe customer to an org.
+///
+/// This link comes before what the customer's metadata and its Checkout sessions say. The customer may be
+/// unknown yet; then `known` is false in the answer.
 #[utoipa::path(
     put, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
     params(
@@ -156,7 +158,7 @@ pub(crate) async fn link(
     set_link(command, path.into_inner(), params, true).await
 }
 
-/// Takes back a link that was made over the API; what metadata and sessions say counts again.
+/// Removes a link that was made over the API. What metadata and Checkout sessions say counts again.
 #[utoipa::path(
     delete, path = "/v1/orgs/{id}/stripe_customers/{customer_id}", tag = "orgs",
     params(

@@ -1,4 +1,4 @@
-//! What the routes over mirrored objects share: parameters in, JSON out.
+//! The one handler behind all lists of mirrored objects, and the one behind all look-ups.
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use crate::billing::read::{Basics, Listing, Lookup, Owners, RealmQuery, Resource
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 
-/// What a look-up shows beside the row.
+/// What a look-up can show beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -19,7 +19,7 @@ pub enum Part {
     Raw,
 }
 
-/// What a look-up of an object with lines shows beside the row.
+/// What a look-up of an object with lines can show beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartWithLines {
@@ -94,7 +94,7 @@ pub(super) async fn show<R: Resource>(
     read.show(move |conn| R::get(conn, &lookup)).await
 }
 
-/// Whether `expand` asks for the lines, and for Stripe's snapshot.
+/// What `expand` asks for: the lines, and Stripe's snapshot.
 fn expanded<R: Resource>(read: &mut ReadRequest) -> Result<(bool, bool), Error> {
     if R::HAS_LINES {
         let ExpandWithLines { expand } = read.take()?;

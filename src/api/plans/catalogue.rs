@@ -109,9 +109,10 @@ pub(crate) async fn versions(read: ReadRequest, id: web::Path<String>) -> Result
     .await
 }
 
-/// Makes a plan or replaces it, with the Stripe prices and products that buy it. Where terms or quotas differ
-/// from those of the newest version a new version is made; subscriptions keep the one that they bought until
-/// they are moved.
+/// Makes a plan or replaces it, with the Stripe prices and products that buy it.
+///
+/// Where terms or quotas differ from those of the newest version, a new version is made. Subscriptions keep
+/// the version that they bought until they are moved.
 #[utoipa::path(
     put, path = "/v1/plans/{id}", tag = "plans",
     params(("id" = String, Path, description = "Key of the plan: a-z, 0-9, `-`, `_`, `.`"), IdempotencyKey),
@@ -131,27 +132,27 @@ pub(crate) async fn put(command: Command, id: web::Path<String>) -> Result<HttpR
         .await
 }
 
-/// Which version goes to which.
+/// From which version to which.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MovePlan)]
 pub struct MoveBody {
-    /// Subscriptions that have this version …
+    /// Version that the subscriptions have.
     #[schema(minimum = 1, maximum = 2147483647)]
     pub from: i32,
-    /// … get this one.
+    /// Version that they get.
     #[schema(minimum = 1, maximum = 2147483647)]
     pub to: i32,
 }
 
-/// How many were moved.
+/// The number of moved subscriptions.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Moved {
     /// Subscriptions.
     pub moved: usize,
 }
 
-/// Moves every subscription that has one version of a plan, and has not ended, to another version.
+/// Moves all subscriptions from one version of a plan to another, except those that have ended.
 #[utoipa::path(
     post, path = "/v1/plans/{id}/move", tag = "plans",
     params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),
@@ -171,34 +172,36 @@ pub(crate) async fn move_all(command: Command, id: web::Path<String>) -> Result<
         .await
 }
 
-/// From where to import.
+/// Which products to import.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportBody {
-    /// True for products of live mode, false for those of test mode; left out: of the mode that acts.
+    /// True for products of live mode, false for those of test mode; those of the mode that acts when left
+    /// out.
     #[serde(default)]
     pub livemode: Option<bool>,
     /// Connected account of the products; our own when left out.
     #[serde(default)]
     pub account: String,
-    /// Only tell what would change.
+    /// Only answer what would change.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What an import did, or would do.
+/// What an import changed, or would change.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Imported {
-    /// Whether it was done.
+    /// True when the changes were made; false for a dry run.
     pub applied: bool,
     /// Plans that differ; none: nothing to do.
     pub changes: Vec<Change>,
 }
 
-/// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes
-/// those that are there. The other keys of the metadata: `battery_units`, `annual_battery_units`,
-/// `trial_battery_units`, `daily_battery`, `battery_debt_limit`, `trial_days` and `feature_<name>`; what a
-/// product does not say stays as it is. Amounts are those of its active monthly and yearly prices.
+/// Makes or changes plans from Stripe products whose metadata has `coulomb_plan`, the key of the plan.
+///
+/// The other keys of the metadata: `battery_units`, `annual_battery_units`, `trial_battery_units`,
+/// `daily_battery`, `battery_debt_limit`, `trial_days` and `feature_<name>`. What a product does not say
+/// stays as it is. Amounts are those of its active monthly and yearly prices.
 #[utoipa::path(
     post, path = "/v1/plans/import", tag = "plans", params(IdempotencyKey), request_body = Option<ImportBody>,
     security(("key" = ["billing:write"])),

@@ -4,7 +4,7 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
-use crate::api::described::FindErrors;
+use crate::api::described::{FindErrors, QueueErrors};
 use crate::api::reads::ReadRequest;
 use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
@@ -21,17 +21,17 @@ pub struct IfNoneMatch {
     if_none_match: Option<String>,
 }
 
-/// Tells what an org is entitled to: its plan with features, its subscription, and every quota with what was
-/// used of it. Fast enough to ask with each request; with `If-None-Match` the answer is 304 as long as
-/// nothing has changed.
+/// Shows what an org is entitled to: its plan with features, its subscription, and each quota with its use.
+///
+/// It is fast enough to be asked with every request. With `If-None-Match` the answer is 304 while nothing has
+/// changed.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/entitlements", tag = "orgs",
     params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "All of it", body = Entitlements),
     (status = 304, description = "As it was"),
-        (status = 429, description = "Too many requests wait: try again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         FindErrors)
 )]
 pub(crate) async fn show(

@@ -34,11 +34,11 @@ pub enum Interval {
     Year,
 }
 
-/// A subscription that is to begin.
+/// A subscription to begin.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartBody {
-    /// Key of the plan; its newest version is taken.
+    /// Key of the plan; the subscription gets its newest version.
     pub plan: String,
     /// How long a paid period lasts; a month when left out.
     #[serde(default)]
@@ -51,10 +51,10 @@ pub struct StartBody {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 730)]
     pub trial_days: Option<i32>,
-    /// The first period is paid for: there is no trial.
+    /// True when the first period is paid for, so that there is no trial.
     #[serde(default)]
     pub paid: bool,
-    /// A trial is given although the org had one of the plan before: otherwise it has one of each plan.
+    /// Gives a trial although the org had one of this plan before. Otherwise it gets one of each plan.
     #[serde(default)]
     pub force: bool,
 }
@@ -63,7 +63,7 @@ impl StartBody {
     fn months(&self) -> Result<i32, Error> {
         match (self.interval, self.interval_months) {
             (Some(_), Some(_)) => {
-                Err(Error::invalid("interval_months", "says the same as `interval`: leave one of them out"))
+                Err(Error::invalid("interval_months", "means the same as `interval`: leave one of them out"))
             }
             (_, Some(months)) => Ok(months),
             (Some(Interval::Year), None) => Ok(12),
@@ -86,15 +86,15 @@ impl StartBody {
     }
 }
 
-/// What was paid for.
+/// The time that was paid for.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActivateBody {
-    /// So many intervals more; 1 when left out.
+    /// Number of intervals; 1 when left out.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 120)]
     pub periods: Option<u32>,
-    /// Until then, in place of `periods`.
+    /// End of the paid time, in place of `periods`.
     #[serde(default)]
     pub until: Option<Moment>,
 }
@@ -103,15 +103,15 @@ pub struct ActivateBody {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelBody {
-    /// True: with the end of what was paid for, or of the trial. False: now.
+    /// True: at the end of the paid time, or of the trial. False: now.
     pub at_period_end: bool,
 }
 
-/// What to change.
+/// The plan to change to.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeBody {
-    /// Key of the plan; its newest version is taken.
+    /// Key of the plan; the subscription gets its newest version.
     pub plan: String,
 }
 
@@ -139,8 +139,9 @@ where
         .await
 }
 
-/// Begins a subscription of an org that does not pay through Stripe: with a trial, or paid. A Stripe
-/// subscription that gives the org a plan counts before it.
+/// Begins a local subscription, for an org that does not pay through Stripe: with a trial, or paid.
+///
+/// A Stripe subscription that gives the org a plan comes before it.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
@@ -161,9 +162,10 @@ pub(crate) async fn start(command: Command, id: web::Path<String>) -> Result<Htt
     run(command, id, ("subscription.start", detail), work).await
 }
 
-/// Says that a subscription was paid for. One under way goes on from the end of what was paid for (a trial
-/// from its end), and a cancellation that was to come is taken back. Where the last one is over a new one
-/// begins now.
+/// Says that a local subscription was paid for.
+///
+/// The current subscription continues from the end of its paid time (a trial from its end), and a planned
+/// cancellation is taken back. If there is none, a new one begins now.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/activate", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
@@ -186,7 +188,7 @@ pub(crate) async fn activate(command: Command, id: web::Path<String>) -> Result<
     run(command, id, ("subscription.activate", detail), work).await
 }
 
-/// Cancels the subscription under way: now, or with the end of what was paid for.
+/// Cancels the current local subscription: now, or at the end of its paid time.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/cancel", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
@@ -203,7 +205,7 @@ pub(crate) async fn cancel(command: Command, id: web::Path<String>) -> Result<Ht
     run(command, id, ("subscription.cancel", detail), work).await
 }
 
-/// Puts the subscription under way on another plan, in its newest version; its periods stay.
+/// Moves the current local subscription to another plan, in its newest version. Its periods stay.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/change", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
@@ -219,7 +221,7 @@ pub(crate) async fn change(command: Command, id: web::Path<String>) -> Result<Ht
     run(command, id, ("subscription.change", detail), work).await
 }
 
-/// Shows an org's local subscription: the one under way, else the last one.
+/// Shows an org's local subscription: the current one, or else the last one.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id")),
@@ -255,20 +257,20 @@ pub(crate) async fn history(mut read: ReadRequest, id: web::Path<String>) -> Res
     .await
 }
 
-/// Which version a subscription is to have.
+/// The version that a subscription gets.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MoveSubscription)]
 pub struct MoveBody {
-    /// Key of the plan. For a local subscription it is the one that it has, and may be left out.
+    /// Key of the plan. A local subscription keeps its plan, so it may be left out there.
     #[serde(default)]
     pub plan: Option<String>,
-    /// The version of it.
+    /// Version of the plan.
     #[schema(minimum = 1, maximum = 2147483647)]
     pub version: i32,
 }
 
-/// Which Stripe subscription is meant: the same id may exist in several accounts and in both modes.
+/// Account and mode of the subscription: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
@@ -278,18 +280,18 @@ pub struct RealmQuery {
     livemode: Option<bool>,
 }
 
-/// What was moved.
+/// A moved subscription.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MovedOne {
     /// The subscription.
     pub subscription: String,
     /// The plan; null for a local subscription that was named without it.
     pub plan: Option<String>,
-    /// The version that it has now.
+    /// Its version now.
     pub version: i32,
 }
 
-/// Moves a subscription, of Stripe (`sub_…`) or local (`lsub_…`), to a version of its plan.
+/// Moves a subscription of Stripe (`sub_…`) or a local one (`lsub_…`) to another version of its plan.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{id}/move", tag = "subscriptions",
     params(("id" = String, Path, description = "`sub_…` or `lsub_…`"), RealmQuery, IdempotencyKey),

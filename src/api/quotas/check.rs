@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::api::described::{CommandErrors, IdempotencyKey};
+use crate::api::described::{CommandErrors, IdempotencyKey, QueueErrors};
 use crate::api::http::Body;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -28,9 +28,9 @@ use crate::quota::reservations::Reservation;
 const MAX_ITEMS: usize = 1000;
 const MAX_DIMENSIONS: usize = 20;
 const TEXT_LIMIT: usize = 200;
-/// How long a reservation may last.
+/// Longest time of a reservation.
 const MAX_DEADLINE: TimeDelta = TimeDelta::days(7);
-/// How long it lasts unless asked otherwise, in seconds.
+/// Its time when the request gives none, in seconds.
 const DEFAULT_DEADLINE_S: i64 = 300;
 
 /// One question.
@@ -42,14 +42,14 @@ pub struct CheckItem {
     pub org: Option<String>,
     /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
-    /// How much; 1 when left out. 0 asks how the org stands.
+    /// The amount; 1 when left out. 0 asks for the state of the limits only.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Amount>,
     /// Dimensions of the usage.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
-    /// Whom quotas per subject count it to.
+    /// The subject that quotas per subject count it to.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
@@ -64,19 +64,19 @@ pub struct CheckBody {
     pub items: Vec<CheckItem>,
 }
 
-/// Answers, in the order of the questions. Each is as if it were the only one: they do not add up.
+/// Answers, in the order of the questions. Each is answered as if it were the only one.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CheckAnswer {
     /// One for each question.
     pub results: Vec<Verdict>,
 }
 
-/// What is to be set aside.
+/// An amount to reserve.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReserveBody {
-    /// Your id of it, never to be used again: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. A repeat gets the
-    /// same reservation.
+    /// Your id of the reservation: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. Never use it for another one; a
+    /// repeat gets the same reservation.
     #[serde(default)]
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,100}$")]
     pub id: Option<String>,
@@ -85,17 +85,17 @@ pub struct ReserveBody {
     pub org: Option<String>,
     /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
-    /// How much, above 0.
+    /// The amount, above 0.
     #[schema(value_type = QuantityAboveZero)]
     pub amount: Amount,
-    /// Dimensions of the usage that is to come.
+    /// Dimensions of the expected usage.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
-    /// Whom quotas per subject count it to.
+    /// The subject that quotas per subject count it to.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
-    /// Who in the org it is for.
+    /// The member of the org that it is for.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub member: Option<String>,
@@ -108,7 +108,7 @@ pub struct ReserveBody {
     pub expires_at: Option<crate::time::Moment>,
 }
 
-/// What takes a reservation's place.
+/// The usage that replaces a reservation.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SettleBody {
@@ -120,14 +120,14 @@ pub struct SettleBody {
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Amount>,
-    /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter
-    /// is the amount.
+    /// The usage event to record instead, in the native form of `POST /v1/usage`. The amount is its quantity
+    /// on the meter.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub event: Option<Box<RawValue>>,
 }
 
-/// Whose reservation is given back.
+/// The org of the reservation to release.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseBody {
@@ -136,35 +136,35 @@ pub struct ReleaseBody {
     pub org: Option<String>,
 }
 
-/// A problem that says which limit does not allow it.
+/// A problem with the limit that refuses the reservation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QuotaExceeded {
     /// The problem; its code is `quota_exceeded`.
     #[serde(flatten)]
     pub problem: Problem,
-    /// How the org stands under that limit.
+    /// The org's state under that limit.
     #[serde(flatten)]
     pub standing: LimitStatus,
 }
 
-/// A problem that says how the battery stands.
+/// A problem with the state of the battery.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatteryExhausted {
     /// The problem; its code is `battery_exhausted`.
     #[serde(flatten)]
     pub problem: Problem,
-    /// How the battery stands.
+    /// The state of the battery.
     #[serde(flatten)]
     pub battery: BatteryStatus,
 }
 
-/// What does not fit.
+/// Why a reservation does not fit.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum DoesNotFit {
-    /// Under a limit.
+    /// A limit refuses it.
     Quota(QuotaExceeded),
-    /// Into the battery.
+    /// The battery does not hold enough.
     Battery(BatteryExhausted),
 }
 
@@ -201,14 +201,13 @@ fn requested(
     Ok(RequestedUsage { meter, amount, dimensions: dimensions.into_iter().collect(), subject })
 }
 
-/// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
+/// Says whether amounts could be used now, and the org's state under each limit. Reserves nothing.
 #[utoipa::path(
     post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody,
     security(("key" = ["usage:read"])),
     responses(
         (status = 200, description = "The answers", body = CheckAnswer),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
@@ -260,7 +259,10 @@ fn reservation_id(request: &HttpRequest, sent: Option<String>) -> Result<String,
 fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
     let (at, field) = match (body.expires_in_s, body.expires_at) {
         (Some(_), Some(_)) => {
-            return Err(Error::invalid("expires_at", "stands beside `expires_in_s`: leave one of them out"));
+            return Err(Error::invalid(
+                "expires_at",
+                "is given together with `expires_in_s`: leave one of them out",
+            ));
         }
         (None, Some(at)) => (Some(at.0), "expires_at"),
         (seconds, None) => {
@@ -272,8 +274,9 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
         .ok_or_else(|| Error::invalid(field, "must lie in the future, at most 7 days (604800 seconds) ahead"))
 }
 
-/// Sets an amount aside until it is settled, released, or expires. It belongs to the periods of the instant
-/// at which it is made.
+/// Reserves an amount until it is settled, released, or expires.
+///
+/// It counts to the periods in which it is made.
 #[utoipa::path(
     post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody,
     security(("key" = ["usage:write"])),
@@ -284,8 +287,7 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
                 enough (`battery_exhausted`), or the id was used for another one",
             body = DoesNotFit,
             content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
@@ -340,10 +342,11 @@ fn refused(code: &'static str, problem: &DoesNotFit) -> HttpResponse {
     Problem::answer(HttpResponse::Conflict(), code, body)
 }
 
-/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever
-/// the limits say: more than was reserved, or after the reservation ended. The answer tells what of it went
-/// over a limit (`overage`) and what the battery did not hold (`debt`); the next reservation is refused for
-/// it. A repeat gets the same answer.
+/// Replaces a reservation by the actual usage and records that, in one transaction.
+///
+/// The usage is recorded whatever the limits say: when it is more than was reserved, and when the reservation
+/// has ended. The answer says how much went over a limit (`overage`) and how much the battery lacked
+/// (`debt`); they make the next reservation fail. A repeat gets the same answer.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/settle", tag = "quotas",
     params(("id" = String, Path, description = "The reservation")),
@@ -354,8 +357,7 @@ fn refused(code: &'static str, problem: &DoesNotFit) -> HttpResponse {
             description = "It was settled with other usage (`already_settled`), or another event is recorded \
                 under the event's key",
             body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
@@ -373,7 +375,7 @@ pub(crate) async fn settle(
     if sent.amount.is_some() && sent.event.is_some() {
         return Err(Error::invalid(
             "amount",
-            "stands beside `event`, which has its own: leave one of them out",
+            "is given together with `event`, which has its own: leave one of them out",
         ));
     }
     if sent.event.as_ref().is_some_and(|event| !event.get().starts_with('{')) {
@@ -385,15 +387,14 @@ pub(crate) async fn settle(
     app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))
 }
 
-/// Gives a reservation back. Of one that has ended already nothing changes.
+/// Releases a reservation. One that has ended stays as it is.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/release", tag = "quotas",
     params(("id" = String, Path, description = "The reservation")),
     request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]

@@ -21,7 +21,7 @@ use crate::page::{Page, PageQuery};
 use crate::quota::define::Counted;
 use crate::quota::exemptions::{self, Exemption};
 
-/// What an exemption is to be. Meter, filter, per_subject and period name the limits, as they do in a quota.
+/// An exemption to make. Meter, filter, per_subject and period name the limits, as in a quota.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewExemption {
@@ -32,7 +32,7 @@ pub struct NewExemption {
     /// The quota's filter.
     #[serde(default)]
     pub filter: BTreeMap<String, String>,
-    /// Whether the quota has one counter for each subject.
+    /// True when the quota has one counter for each subject.
     #[serde(default)]
     pub per_subject: bool,
     /// The quota's period.
@@ -71,7 +71,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Exempts a subject of an org from the limits on this. It holds at once; its usage is counted all the same.
+/// Exempts a subject of an org from these limits. It holds at once; the subject's usage is still counted.
 #[utoipa::path(
     post, path = "/v1/quota_exemptions", tag = "quotas", params(IdempotencyKey), request_body = NewExemption,
     security(("key" = ["billing:write"])),
@@ -98,7 +98,7 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
         .await
 }
 
-/// Ends an exemption: limits hold the subject again, with all that it used.
+/// Ends an exemption: the limits hold for the subject again, and count all that it has used.
 #[utoipa::path(
     delete, path = "/v1/quota_exemptions/{id}", tag = "quotas",
     params(("id" = String, Path, description = "`qex_…`"), IdempotencyKey),

@@ -31,7 +31,7 @@ pub struct ListQuery {
     meter: Option<String>,
 }
 
-/// Lists quotas of orgs by id. Limits that come from a plan are under `/v1/plans/{id}/quotas`.
+/// Lists quotas of orgs by id. Quotas of plans are under `/v1/plans/{id}/quotas`.
 #[utoipa::path(
     get, path = "/v1/quotas", tag = "quotas", params(ListQuery, PageQuery),
     security(("key" = ["usage:read"])),
@@ -51,7 +51,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Makes a quota. What it counts is filled in from the usage of the running period.
+/// Makes a quota. Its counter starts with the usage of the current period.
 #[utoipa::path(
     post, path = "/v1/quotas", tag = "quotas", params(IdempotencyKey), request_body = NewLimit,
     security(("key" = ["billing:write"])),
@@ -85,7 +85,7 @@ pub(crate) async fn show(read: ReadRequest, id: web::Path<String>) -> Result<Htt
     read.show(move |conn| Ok(quotas::find(conn, &id, own)?.1)).await
 }
 
-/// Changes a quota. It holds at once; what was counted stays.
+/// Changes a quota. The change holds at once; the counters stay.
 #[utoipa::path(
     patch, path = "/v1/quotas/{id}", tag = "quotas",
     params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
@@ -105,7 +105,7 @@ pub(crate) async fn update(command: Command, id: web::Path<String>) -> Result<Ht
         .await
 }
 
-/// Takes a quota away: its plan's limit holds again, if there is one. Counting goes on.
+/// Removes a quota: the limit of the org's plan holds again, if there is one. Counting goes on.
 #[utoipa::path(
     delete, path = "/v1/quotas/{id}", tag = "quotas",
     params(("id" = String, Path, description = "`quo_…`"), IdempotencyKey),
@@ -135,8 +135,9 @@ pub struct HistoryQuery {
     subject: Option<String>,
 }
 
-/// What was used in each period, newest first, the running one included, as far back as the retention goes.
-/// Of the time before the quota was made, too: 400 days, of single subjects 7.
+/// Shows the usage of each period, newest first, the current one included.
+///
+/// It goes back as far as the retention; before the quota was made 400 days, for single subjects 7.
 #[utoipa::path(
     get, path = "/v1/quotas/{id}/history", tag = "quotas", security(("key" = ["usage:read"])),
     params(("id" = String, Path, description = "`quo_…`"), HistoryQuery, PageQuery),
@@ -172,10 +173,11 @@ pub struct PlanQuotas {
     pub quotas: Vec<PlanQuota>,
 }
 
-/// Puts the whole list of quotas of a plan's newest version, in place: they hold at once for every org on
-/// that version that has no quota of its own on the same. Whoever bought an earlier version keeps what that
-/// has. To leave everybody what they bought, put the plan with its `quotas` instead, which makes a new
-/// version.
+/// Replaces the quotas of a plan's newest version in place.
+///
+/// They hold at once for every org on that version, unless the org has a quota of its own on the same. Orgs
+/// on earlier versions keep the quotas of those. To keep the quotas that everybody bought, put the plan with
+/// its `quotas` instead: that makes a new version.
 #[utoipa::path(
     put, path = "/v1/plans/{id}/quotas", tag = "quotas",
     params(("id" = String, Path, description = "Key of the plan"), IdempotencyKey),

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::outbox::{self, Message};
 use crate::page::{Page, PageQuery};
 
-/// Lists messages, newest first. They can be read here; nothing sends them out yet.
+/// Lists messages, newest first. They can only be read here; nothing sends them yet.
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages", params(PageQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Message>), ReadErrors)

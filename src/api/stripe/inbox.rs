@@ -19,7 +19,7 @@ use crate::stripe::inbox::{self, Entry, State, TypeCount, Unfiled};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only events that stand there.
+    /// Only events in this state.
     state: Option<State>,
     /// Only events with this id, type or object id.
     about: Option<String>,
@@ -42,10 +42,10 @@ pub struct InboxPage {
 /// An event with its body.
 #[derive(Serialize, ToSchema)]
 pub struct InboxEvent {
-    /// Where it stands.
+    /// The event and its state.
     #[serde(flatten)]
     pub entry: Entry,
-    /// How often it was delivered after the first time.
+    /// Number of deliveries after the first.
     pub redeliveries: i64,
     /// The body as received, where it is UTF-8.
     pub body: Option<String>,
@@ -53,7 +53,7 @@ pub struct InboxEvent {
     pub body_base64: Option<String>,
 }
 
-/// Lists the Stripe inbox.
+/// Lists the events of the Stripe inbox, newest first.
 #[utoipa::path(
     get,
     path = "/v1/stripe/inbox",
@@ -81,7 +81,7 @@ fn checked_limit(limit: Option<i64>, most: i64) -> Result<i64, Error> {
     }
 }
 
-/// How many.
+/// Limits the list of unfiled deliveries.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UnfiledQuery {
@@ -90,10 +90,10 @@ pub struct UnfiledQuery {
     limit: Option<i64>,
 }
 
-/// Lists deliveries that were acknowledged and are not in the inbox yet.
+/// Lists acknowledged deliveries that are not in the inbox yet.
 ///
-/// Normally there are some for a few milliseconds. Those that could not be filed come first, with the reason;
-/// they are tried again, after an hour at most.
+/// Normally a delivery is here for a few milliseconds. Those that could not be filed come first, with the
+/// reason; they are tried again, at least once an hour.
 #[utoipa::path(
     get,
     path = "/v1/stripe/inbox/unfiled",
@@ -146,14 +146,14 @@ pub(crate) async fn show(read: ReadRequest, inbox_id: web::Path<i64>) -> Result<
     .await
 }
 
-/// How many are to be projected again.
+/// The number of events to project again.
 #[derive(Serialize, ToSchema)]
 pub struct Retried {
     /// Events.
     retried: usize,
 }
 
-/// Has one event projected again.
+/// Projects one event again.
 #[utoipa::path(
     post,
     path = "/v1/stripe/inbox/{inbox_id}/retry",
@@ -180,7 +180,7 @@ pub(crate) async fn retry(command: Command, inbox_id: web::Path<i64>) -> Result<
         .await
 }
 
-/// Has every quarantined event projected again.
+/// Projects all quarantined events again.
 #[utoipa::path(
     post,
     path = "/v1/stripe/inbox/retry",

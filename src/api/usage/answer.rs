@@ -1,6 +1,5 @@
 //! The answer of `POST /v1/usage`: counts, and a result for each event; a problem where nothing was stored.
 
-use std::borrow::Cow;
 use std::io::Write;
 
 use actix_web::http::StatusCode;
@@ -17,7 +16,7 @@ const KEY_REUSED: &str = "key_reused";
 const KEY_REUSED_DETAIL: &str =
     "another event is stored under this org, source and id: correct it with an amendment, or use another id";
 
-/// What became of a request's usage events.
+/// The results of a request's usage events.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Taken {
     /// Stored and counted now.
@@ -32,10 +31,10 @@ pub(crate) struct Taken {
     results: Vec<EventResult>,
 }
 
-/// A problem that says what became of each event.
+/// A problem with the result of each event.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct NotStored {
-    /// The problem; its code is `not_stored`, or of an event sent alone its rule.
+    /// The problem; its code is `not_stored`, or the rule of an event that was sent alone.
     #[serde(flatten)]
     problem: Problem,
     /// The events.
@@ -43,7 +42,7 @@ pub(crate) struct NotStored {
     taken: Taken,
 }
 
-/// What became of one usage event.
+/// The result of one usage event.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EventResult {
     /// Its place in the request, from 0.
@@ -76,18 +75,18 @@ pub(super) fn write(
     let conflict = count(|one| matches!(one, Outcome::Conflict));
     let rejected = count(|one| matches!(one, Outcome::Rejected(_)));
     let refusal = if alone {
-        outcomes.first().and_then(Refusal::of_one)
+        outcomes.first().and_then(not_taken)
     } else {
         (query.all_or_nothing && conflict + rejected > 0)
-            .then(|| Refusal::of_all(conflict + rejected, outcomes.len()))
+            .then(|| nothing_stored(conflict + rejected, outcomes.len()))
     };
     let refused = refusal.is_some();
     let accepted = if refused { 0 } else { count(|one| matches!(one, Outcome::Accepted)) };
     let duplicate = count(|one| matches!(one, Outcome::Duplicate));
     let mut out = Vec::with_capacity(120 + outcomes.len() * 80);
     out.push(b'{');
-    if let Some(refusal) = &refusal {
-        refusal.write(&mut out);
+    if let Some((_, problem)) = &refusal {
+        write_problem(&mut out, problem);
     }
     let _ = write!(out, r#""accepted":{accepted},"duplicate":{duplicate},"conflict":{conflict},"#);
     let _ = write!(out, r#""rejected":{rejected},"results":["#);
@@ -101,7 +100,7 @@ pub(super) fn write(
         before = ",";
     }
     out.extend_from_slice(b"]}");
-    let status = refusal.map_or(StatusCode::OK, |refusal| refusal.status);
+    let status = refusal.map_or(StatusCode::OK, |(status, _)| status);
     let response = HttpResponse::build(status);
     if refused { Problem::answer(response, "not_stored", out) } else { json(response, out) }
 }
@@ -140,67 +139,41 @@ fn json(mut response: HttpResponseBuilder, body: Vec<u8>) -> HttpResponse {
     response.content_type("application/json").body(body)
 }
 
-/// Why the answer is a problem.
-struct Refusal<'a> {
-    status: StatusCode,
-    code: &'a str,
-    title: &'static str,
-    detail: Cow<'a, str>,
-    field: Option<&'a str>,
+/// The problem of a request with `all_or_nothing`, where `bad` events cannot be stored.
+fn nothing_stored(bad: usize, events: usize) -> (StatusCode, Problem) {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let detail = format!(
+        "{bad} of {events} events cannot be stored, so none was: correct or leave out those that the \
+         results name"
+    );
+    (status, Problem::new(status, "not_stored", "Nothing was stored", detail))
 }
 
-impl<'a> Refusal<'a> {
-    /// With `all_or_nothing`, where some events cannot be stored.
-    fn of_all(bad: usize, events: usize) -> Self {
-        let detail = format!(
-            "{bad} of {events} events cannot be stored, so none was: correct or leave out those that the \
-                results name"
-        );
-        Self {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            code: "not_stored",
-            title: "Nothing was stored",
-            detail: detail.into(),
-            field: None,
+/// The problem of an event that was sent alone and not taken: its rule is the code.
+fn not_taken(outcome: &Outcome) -> Option<(StatusCode, Problem)> {
+    let (status, code, detail, field) = match outcome {
+        Outcome::Accepted | Outcome::Duplicate => return None,
+        Outcome::Conflict => (StatusCode::CONFLICT, KEY_REUSED, KEY_REUSED_DETAIL, "id"),
+        Outcome::Rejected(rejection) => {
+            let status = match rejection.rule {
+                "unknown_org" => StatusCode::NOT_FOUND,
+                "quota_exceeded" | "battery_exhausted" => StatusCode::CONFLICT,
+                "missing_scope" => StatusCode::FORBIDDEN,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            (status, rejection.rule, rejection.detail.as_str(), &*rejection.field)
         }
-    }
+    };
+    let mut problem = Problem::new(status, code, "The usage event was not taken", detail.to_owned());
+    problem.field = Some(field.to_owned()).filter(|field| !field.is_empty());
+    Some((status, problem))
+}
 
-    /// Of an event that was sent alone and not taken: its rule is the code of the problem.
-    fn of_one(outcome: &'a Outcome) -> Option<Self> {
-        let title = "The usage event was not taken";
-        match outcome {
-            Outcome::Accepted | Outcome::Duplicate => None,
-            Outcome::Conflict => Some(Self {
-                status: StatusCode::CONFLICT,
-                code: KEY_REUSED,
-                title,
-                detail: KEY_REUSED_DETAIL.into(),
-                field: Some("id"),
-            }),
-            Outcome::Rejected(rejection) => Some(Self {
-                status: match rejection.rule {
-                    "unknown_org" => StatusCode::NOT_FOUND,
-                    "quota_exceeded" | "battery_exhausted" => StatusCode::CONFLICT,
-                    "missing_scope" => StatusCode::FORBIDDEN,
-                    _ => StatusCode::BAD_REQUEST,
-                },
-                code: rejection.rule,
-                title,
-                detail: rejection.detail.as_str().into(),
-                field: Some(&*rejection.field).filter(|field| !field.is_empty()),
-            }),
-        }
-    }
-
-    /// Writes the members of the problem; those of the answer follow.
-    fn write(&self, out: &mut Vec<u8>) {
-        let detail = self.detail.clone().into_owned();
-        let mut problem = Problem::new(self.status, self.code, self.title, detail);
-        problem.field = self.field.map(str::to_owned);
-        let members = serde_json::to_string(&problem).unwrap_or_default();
-        out.extend_from_slice(members.trim_matches(['{', '}']).as_bytes());
-        out.push(b',');
-    }
+/// Writes the members of a problem; those of the answer follow.
+fn write_problem(out: &mut Vec<u8>, problem: &Problem) {
+    let members = serde_json::to_string(problem).unwrap_or_default();
+    out.extend_from_slice(members.trim_matches(['{', '}']).as_bytes());
+    out.push(b',');
 }
 
 fn write_string(out: &mut Vec<u8>, text: &str) {

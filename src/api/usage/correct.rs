@@ -25,7 +25,7 @@ use crate::text::check_line;
 use crate::time::Month;
 use crate::usage::correct::{self, Correction};
 
-/// Names the usage event that is wrong.
+/// Names the wrong usage event.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VoidBody {
@@ -51,7 +51,7 @@ pub struct VoidBody {
     reason: String,
 }
 
-/// Names the usage event that is wrong, and says what is right.
+/// Names the wrong usage event, and gives the right one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AmendBody {
@@ -75,11 +75,11 @@ pub struct AmendBody {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
     )]
     reason: String,
-    /// What it should have been.
+    /// The right event.
     event: Replacement,
 }
 
-/// What a usage event should have been. Its id, source and time stay.
+/// The right usage event. Id, source and time stay those of the wrong one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Replacement {
@@ -93,7 +93,7 @@ pub struct Replacement {
     /// Who in the org caused it.
     #[serde(default)]
     member: Option<String>,
-    /// What a quota per subject counts it to.
+    /// The subject that quotas per subject count it to.
     #[serde(default)]
     subject: Option<String>,
     /// The values and dimensions that meters read.
@@ -105,14 +105,14 @@ pub struct Replacement {
     cost: Option<Quantity>,
 }
 
-/// What a correction came to.
+/// The result of a correction.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Corrected {
     /// The event's source.
     source: String,
     /// Its id.
     id: String,
-    /// Number of the record that counts last: odd when it takes the event back, even when it replaces it.
+    /// Number of the event's last record: odd when it takes the event back, even when it replaces it.
     correction: i16,
 }
 
@@ -144,8 +144,8 @@ fn check_source(source: &str) -> Result<(), Error> {
 
 /// Takes a usage event back.
 ///
-/// The event stays visible, and a record with the negative quantity beside it; summaries, counters and cost
-/// follow at once. In a closed month it is counted to the open one.
+/// The event stays visible, beside a record with the negative quantity. Summaries, counters and cost follow
+/// at once. In a closed month, the record is counted to the open one.
 #[utoipa::path(
     post, path = "/v1/usage/void", tag = "usage", params(IdempotencyKey), request_body = VoidBody,
     security(("key" = ["usage:write"])),
@@ -179,8 +179,8 @@ pub(crate) async fn void(command: Command) -> Result<HttpResponse, Error> {
 
 /// Replaces a usage event.
 ///
-/// The event stays visible, what takes it back and what replaces it beside it; summaries, counters and cost
-/// follow at once. In a closed month both are counted to the open one.
+/// The event stays visible, beside one record that takes it back and one that replaces it. Summaries,
+/// counters and cost follow at once. In a closed month, both records are counted to the open one.
 #[utoipa::path(
     post, path = "/v1/usage/amend", tag = "usage", params(IdempotencyKey), request_body = AmendBody,
     security(("key" = ["usage:write"])),
@@ -237,7 +237,7 @@ fn answer(correction: &Correction<'_>, action: &'static str, number: i16) -> Res
     Answer::new(StatusCode::OK, &corrected, audit)
 }
 
-/// Closes a month: usage and corrections that come for it later are counted to the open one.
+/// Closes a month: later usage and corrections for it are counted to the open month.
 #[utoipa::path(
     post, path = "/v1/usage/closings", tag = "usage", params(IdempotencyKey), request_body = CloseBody,
     security(("key" = ["billing:write"])),
@@ -266,7 +266,7 @@ pub(crate) async fn close(command: Command) -> Result<HttpResponse, Error> {
         .await
 }
 
-/// Lists closed months, the latest first.
+/// Lists closed months, latest first.
 #[utoipa::path(
     get, path = "/v1/usage/closings", tag = "usage", security(("key" = ["usage:read"])),
     responses((status = 200, description = "The latest 500", body = Page<Closing>), ReadErrors)

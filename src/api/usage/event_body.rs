@@ -11,7 +11,7 @@ use crate::time::Moment;
 #[allow(dead_code, reason = "describes a body")]
 #[schema(as = UsageEvent)]
 pub(crate) struct EventBody {
-    /// Your id of it: with `source` and the org its key.
+    /// Your id of the event. With `source` and the org it is the event's key.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     id: String,
     /// Who reports it; empty when left out.
@@ -29,7 +29,7 @@ pub(crate) struct EventBody {
     /// Who in the org caused it.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     member: Option<String>,
-    /// What a quota per subject counts it to.
+    /// The subject that quotas per subject count it to.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     subject: Option<String>,
     /// The values and dimensions that meters read.

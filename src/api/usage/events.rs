@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{self, NotStored, Taken};
 use super::event_body::{CloudEvent, OneOrMany};
 use super::intake::{self, EVENTS, EventIds, split_ids};
+use crate::api::described::UsageErrors;
 use crate::api::http::access::note_usage;
 use crate::api::params::Params;
 use crate::app::App;
@@ -22,8 +23,8 @@ pub struct UsageQuery {
     /// Store nothing when one event is rejected or in conflict.
     #[serde(default)]
     pub(super) all_or_nothing: bool,
-    /// Whether `results` lists every event (`all`, when left out) or only those that are rejected or in
-    /// conflict (`problems`).
+    /// `all` (when left out): `results` lists every event. `problems`: only events that are rejected or in
+    /// conflict.
     #[serde(default)]
     pub(super) results: Results,
 }
@@ -41,16 +42,15 @@ pub enum Results {
 
 /// Reports usage.
 ///
-/// One event, an array, `{"events": […]}`, lines (`application/x-ndjson`), or CloudEvents 1.0 (single, batch
-/// or binary mode); gzip or zstd by `Content-Encoding`; at most 10,000 events. An event's key is its org,
-/// source and id, whatever its time: it counts once however often it is sent. Answered when all that is
-/// accepted is durable, with one result for each event. The subject of a CloudEvent names the org where the
-/// key is the platform's and there is no `org` attribute.
+/// Send one event, an array, `{"events": […]}`, lines (`application/x-ndjson`), or CloudEvents 1.0 (single,
+/// batch or binary mode); gzip or zstd by `Content-Encoding`; at most 10,000 events. The key of an event is
+/// its org, source and id, whatever its time: it counts once, however often it is sent. The answer comes when
+/// all accepted events are durable, with one result for each event. With a key of the platform, the subject
+/// of a CloudEvent names the org if there is no `org` attribute.
 ///
-/// An event that is sent alone (not in an array, `{"events": […]}` or lines) and is not taken is answered
-/// with a problem whose `code` is the event's `rule`: 404 for `unknown_org`, 403 for `missing_scope`, 409 for
-/// `key_reused`, `quota_exceeded` and `battery_exhausted`, else 400. A batch is answered with 200 whatever
-/// became of its events.
+/// An event that is sent alone (not in an array, `{"events": […]}` or lines) and not taken gets a problem
+/// whose `code` is the event's `rule`: 404 for `unknown_org`, 403 for `missing_scope`, 409 for `key_reused`,
+/// `quota_exceeded` and `battery_exhausted`, else 400. A batch gets 200, whatever the results of its events.
 #[utoipa::path(
     post, path = "/v1/usage", tag = "usage", params(UsageQuery), security(("key" = ["usage:write"])),
     request_body(content(
@@ -58,13 +58,11 @@ pub enum Results {
         (Vec<CloudEvent> = "application/cloudevents-batch+json"), (String = "application/x-ndjson")
     ), description = "Usage events"),
     responses(
-        (status = 200, description = "What became of each event", body = Taken),
+        (status = 200, description = "The result of each event", body = Taken),
         (status = 400,
             description = "The body cannot be read; or the one event was rejected, and the problem is as \
                 with 409",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = Problem,
-            content_type = "application/problem+json"),
         (status = 403, description = "The key may not; or the one event has a cost that the key may not set",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such org as the one event names", body = NotStored,
@@ -73,18 +71,11 @@ pub enum Results {
             description = "The one event is in conflict with another of its id, over a limit that refuses \
                 it, or more than the battery holds",
             body = NotStored, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events",
-            body = Problem, content_type = "application/problem+json"),
         (status = 422,
             description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored \
                 (`not_stored`)",
             body = NotStored, content_type = "application/problem+json"),
-        (status = 429, description = "Too much waits: send it again", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = Problem,
-            content_type = "application/problem+json"),
+        UsageErrors
     )
 )]
 pub(crate) async fn post(

@@ -1,4 +1,5 @@
-//! What the routes that take usage have in common: the caller's rights, the body, and how it holds its events.
+//! What the routes that take usage have in common: the caller's rights, the body, and how it holds its
+//! events.
 
 use std::borrow::Cow;
 
@@ -27,7 +28,7 @@ pub(super) fn count(app: &App, request: &HttpRequest, outcomes: &[Outcome]) {
     note_usage(request, tally);
 }
 
-/// What the key may do with usage.
+/// The caller's rights on usage.
 ///
 /// # Errors
 /// [`Error::Forbidden`] without the scope.
@@ -40,7 +41,7 @@ pub(super) fn caller(principal: &Principal) -> Result<Caller, Error> {
     })
 }
 
-/// The request's body, unpacked, with its place in the memory that bodies may take.
+/// Reads the request's body, decompressed, and its share of the memory for bodies.
 ///
 /// # Errors
 /// Those of [`http::read_body`].
@@ -64,7 +65,8 @@ pub(super) async fn read_body(
     http::read_body(request, &mut Decompress::new(slices, encoding), bounds, memory).await
 }
 
-/// Cuts compressed bytes into small pieces: the decoder unpacks a whole piece before anybody can check its size.
+/// Cuts compressed bytes into small pieces: the decoder unpacks a whole piece before anybody can check its
+/// size.
 fn sliced(chunk: Result<web::Bytes, PayloadError>) -> Vec<Result<web::Bytes, PayloadError>> {
     const SLICE: usize = 256;
     match chunk {
@@ -79,7 +81,7 @@ fn sliced(chunk: Result<web::Bytes, PayloadError>) -> Vec<Result<web::Bytes, Pay
     }
 }
 
-/// How the body holds its events, by its headers.
+/// The form of the body, as its headers say.
 pub(super) fn form(headers: &HeaderMap) -> Form {
     if headers.contains_key("ce-specversion") {
         let attributes = headers.iter().filter_map(|(name, value)| {

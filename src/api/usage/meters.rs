@@ -40,7 +40,7 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Shows a meter, with all that it was.
+/// Shows a meter with all its versions.
 #[utoipa::path(
     get, path = "/v1/meters/{key}", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter")), security(("key" = ["usage:read"])),
@@ -53,8 +53,8 @@ pub(crate) async fn show(read: ReadRequest, key: web::Path<String>) -> Result<Ht
 
 /// Makes a meter.
 ///
-/// It counts usage that comes from then on, under every event with its `event_name`. Only meters of `sum` and
-/// `count` can be priced; those and `level` can be limited.
+/// It counts usage that comes from now on, of every event with its `event_name`. Only meters of kind `sum`
+/// and `count` can be priced; these and `level` can be limited.
 #[utoipa::path(
     post, path = "/v1/meters", tag = "meters", params(IdempotencyKey), request_body = NewMeter,
     security(("key" = ["billing:write"])),
@@ -73,7 +73,7 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
 
 /// Changes a meter: gives it a new version.
 ///
-/// The version counts usage that comes from then on; what was counted stays as it was. Aggregation and unit
+/// The version counts usage that comes from now on; earlier records stay as they are. Aggregation and unit
 /// never change.
 #[utoipa::path(
     patch, path = "/v1/meters/{key}", tag = "meters",
@@ -92,10 +92,10 @@ pub(crate) async fn update(command: Command, key: web::Path<String>) -> Result<H
         .await
 }
 
-/// Archives a meter: it counts no more.
+/// Archives a meter: it does not count any more.
 ///
-/// What it counted stays, and can be corrected. Events that no other meter counts are rejected as unknown
-/// from then on.
+/// Its records stay, and can be corrected. From now on, events that no other meter counts are rejected as
+/// unknown.
 #[utoipa::path(
     delete, path = "/v1/meters/{key}", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),

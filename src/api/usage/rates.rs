@@ -17,7 +17,7 @@ use crate::metering::meters;
 use crate::metering::rates::{self, CardFilter, NewRateCard, RateCard};
 use crate::page::{Page, PageQuery};
 
-/// Which rate cards.
+/// Narrows the list of rate cards.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CardsQuery {
@@ -27,11 +27,11 @@ pub struct CardsQuery {
     pub org: Option<String>,
 }
 
-/// Lists the rate cards of a meter, the newest first: its own, those of plans and of orgs.
+/// Lists the rate cards of a meter, newest first: its own, and those of plans and orgs.
 ///
-/// Usage is priced by the first of these that has a rate for it: the card of its org, of the plan that the
-/// org had then, of the meter. Of one of them the card counts that starts last of those valid at the time of
-/// the usage, of those the newest version.
+/// Usage is priced by the first of these that has a rate for it: the card of its org, the card of the plan
+/// that the org had then, the meter's card. Where several of these are valid at the time of the usage, the
+/// one with the latest `valid_from` counts, and of equal ones the newest version.
 #[utoipa::path(
     get, path = "/v1/meters/{key}/rate_cards", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), CardsQuery, PageQuery),
@@ -51,12 +51,12 @@ pub(crate) async fn list(mut read: ReadRequest, key: web::Path<String>) -> Resul
     .await
 }
 
-/// Makes a rate card for a meter: for everybody's usage, for orgs with a plan, or for one org.
+/// Makes a rate card for a meter: for all usage, for orgs with a plan, or for one org.
 ///
-/// A card never changes; another takes its place from its `valid_from` on. Usage is priced when it comes and
-/// keeps its price, so a backdated card prices only what comes later for that time, and, by `POST
-/// /v1/meters/{key}/rate_usage`, what has had no price. Tiers are counted by the org's month, whichever card
-/// priced it: a card that begins in the middle of a month goes on where the month stands.
+/// A card never changes; a new card replaces it from its `valid_from` on. Usage is priced when it comes and
+/// keeps its price. So a backdated card prices only usage of that time that comes later, and, by `POST
+/// /v1/meters/{key}/rate_usage`, usage that had no price. Tiers are counted by the org's month, whichever
+/// card priced it: a card that begins within a month continues at the tier that the month has reached.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_cards", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::api::billing::org_query::OrgQuery;
 use crate::api::described::FindErrors;
-use crate::api::exports::invoices::permit;
+use crate::api::exports::download::permit;
 use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::auth::Scope;
 use crate::billing::directory::Directory;
@@ -34,7 +34,7 @@ use crate::usage::summaries::{self, Grouping, Query, Usage};
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
 
-/// How the answer looks.
+/// Format of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -44,7 +44,7 @@ pub enum Format {
     Csv,
 }
 
-/// Which summaries.
+/// Narrows and groups the summaries.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DailyQuery {
@@ -58,7 +58,7 @@ pub struct DailyQuery {
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
-    /// What rows are made of, separated by commas: `day` or `month`, `member`, names of dimensions
+    /// What to group rows by, separated by commas: `day` or `month`, `member`, names of dimensions
     /// (`dimension.day` for one that is called as one of these). Rows are always of one meter. Left out:
     /// `day`. `meter` alone: one row a meter for all days.
     #[param(style = Form, explode = false, min_items = 1)]
@@ -67,9 +67,10 @@ pub struct DailyQuery {
     pub format: Option<Format>,
 }
 
-/// Lists what was used, by day, from the daily summaries: true as of the last acknowledged usage event.
-/// `dimension.<name>=<value>` narrows it to usage with that value; several such parameters must all hold. In
-/// the order of day (or month), meter, member, dimensions.
+/// Lists usage by day, as of the last acknowledged usage event.
+///
+/// `dimension.<name>=<value>` keeps only usage with that value; of several such parameters all must hold.
+/// Rows are ordered by day (or month), meter, member, dimensions.
 #[utoipa::path(
     get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery),
     security(("key" = ["usage:read"])),
@@ -141,7 +142,7 @@ impl Asked {
     }
 }
 
-/// The rows as CSV. What is wrong with the query is answered before the first of them is sent.
+/// Answers with the rows as CSV. A wrong query is answered with a problem, before the first row is sent.
 async fn daily_csv(read: &ReadRequest, asked: Asked) -> Result<HttpResponse, Error> {
     let permit = permit(&read.app, &read.principal).await?;
     let query = read.run(move |conn| {
@@ -209,8 +210,9 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
     out.flush().map_err(|error| Error::Internal(format!("the output failed: {error}")))
 }
 
-/// Lists usage records, newest first: what each meter counted of each usage event, and what was taken back or
-/// replaced. `id` with `source` shows all that became of one usage event.
+/// Lists usage records, newest first: what each meter counted of each usage event, and all corrections.
+///
+/// `id` with `source` shows all records of one usage event.
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
@@ -228,8 +230,8 @@ pub(crate) async fn list_records(mut read: ReadRequest) -> Result<HttpResponse, 
     .await
 }
 
-/// Shows what was used today, in the running local month, and in the running period of the org's
-/// subscription, per meter.
+/// Shows usage per meter of today, of the current local month, and of the current period of the org's
+/// subscription.
 #[utoipa::path(
     get, path = "/v1/usage/current", tag = "usage", params(OrgQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "The running periods", body = Current), FindErrors)
@@ -246,24 +248,25 @@ pub(crate) async fn show_current(mut read: ReadRequest) -> Result<HttpResponse, 
     .await
 }
 
-/// Which levels, over which time.
+/// Narrows the list of levels.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LevelsQuery {
     /// Only of the meter with this key.
     pub meter: Option<String>,
-    /// First instant of the time; the beginning of the running local month when left out.
+    /// First instant of the time; the beginning of the current local month when left out.
     pub from: Option<Moment>,
-    /// The instant after its last; now when left out.
+    /// End of the time, not included; now when left out.
     pub to: Option<Moment>,
-    /// Which figure the price is for, `average` or `peak`; when left out, that which the rate card says.
+    /// The figure that the price is for, `average` or `peak`; when left out, the rate card decides.
     #[serde(default)]
     #[param(inline)]
     pub price_by: Option<PriceBy>,
 }
 
-/// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the
-/// events as they are known now: late ones and corrections change what was told of the past.
+/// Lists levels: the current amount, and the average, peak and cost over a time.
+///
+/// They follow from the events known now: late events and corrections change figures of the past.
 #[utoipa::path(
     get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery),
     security(("key" = ["usage:read"])),

@@ -30,8 +30,9 @@ pub struct UnpricedQuery {
     meter: Option<String>,
 }
 
-/// Lists usage that no rate of its meter fits, such as that of a new model: it is recorded, and costs nothing
-/// until it is priced.
+/// Lists usage that no rate of its meter fits, such as that of a new model.
+///
+/// It is recorded, and costs nothing until it is priced.
 #[utoipa::path(
     get, path = "/v1/usage/unpriced", tag = "usage", params(UnpricedQuery, PageQuery),
     security(("key" = ["usage:read"])),
@@ -49,11 +50,11 @@ pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     .await
 }
 
-/// Which usage is to be priced.
+/// The usage to price.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateUsage {
-    /// Only of this org, by public or external id; one org after the other when left out.
+    /// Only of this org, by public or external id; all orgs, one after the other, when left out.
     #[serde(default, deserialize_with = "crate::json::not_null")]
     #[schema(nullable = false)]
     org: Option<String>,
@@ -63,7 +64,7 @@ pub struct RateUsage {
     /// Only usage that occurred before.
     #[serde(default)]
     to: Option<Moment>,
-    /// Why, for whoever asks later.
+    /// The reason, for people.
     #[schema(
         min_length = 1,
         max_length = 500,
@@ -72,12 +73,12 @@ pub struct RateUsage {
     reason: String,
 }
 
-/// Prices usage that had no price when it came, by the rate cards that there are now.
+/// Prices usage that had no price when it came, by the current rate cards.
 ///
 /// Usage that no rate fitted, or that came before the meter had a card, gets the price of its time, in the
-/// tiers of its month; what has a price keeps it. Each event is taken back and put in its place again, and in
-/// a closed month the cost is posted to the open one. A thousand events of one org at most: ask again while
-/// the answer says `more`.
+/// tiers of its month. Usage with a price keeps it. Each event is taken back and replaced; in a closed month
+/// the cost is posted to the open one. One request prices at most a thousand events of one org: repeat it
+/// while the answer says `more`.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_usage", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),

@@ -1,5 +1,5 @@
-//! `/api/v1/events` and `/api/v1/events/batch`: what clients of OpenMeter and of Lago send, answered as those
-//! answer.
+//! `/api/v1/events` and `/api/v1/events/batch`: usage from clients of OpenMeter and of Lago, which get the
+//! answers of OpenMeter and Lago.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use crate::api::described::UsageErrors;
 use crate::api::usage::event_body::CloudEvent;
 use crate::api::usage::intake::{EVENTS, EventIds, caller, count, form, read_body, split_ids};
 use crate::app::App;
@@ -89,10 +90,10 @@ pub struct LagoAnswer<'a> {
     /// A cost that was set.
     #[schema(value_type = Option<String>)]
     precise_total_amount_cents: Option<&'a RawValue>,
-    /// As they were sent.
+    /// The properties as they were sent.
     #[schema(value_type = Object)]
     properties: Option<&'a RawValue>,
-    /// When it came.
+    /// Time of arrival.
     created_at: String,
 }
 
@@ -110,7 +111,7 @@ pub struct LagoMany<'a> {
     events: Vec<LagoAnswer<'a>>,
 }
 
-/// What Lago says of an event that it does not take.
+/// Lago's answer for an event that it does not take.
 #[derive(Serialize, ToSchema)]
 pub struct LagoRefusal {
     /// 422.
@@ -128,11 +129,11 @@ pub struct LagoRefusal {
 
 /// Takes usage from clients of OpenMeter and of Lago.
 ///
-/// CloudEvents, one or many, are answered as OpenMeter does: 204, whether they are new or known. With a key
-/// of the platform the subject names the org. `{"event": {…}}` is answered as Lago does: 200 with the event,
-/// 422 with `value_already_exist` when its `transaction_id` is known. There the subscription's external id
-/// names the org, the code is the event name, and the source is `lago`. All is stored as by `POST /v1/usage`;
-/// unlike there, an event that no meter counts is refused.
+/// CloudEvents, one or many, get OpenMeter's answer: 204, whether they are new or known. With a key of the
+/// platform, the subject names the org. `{"event": {…}}` gets Lago's answer: 200 with the event, or 422 with
+/// `value_already_exist` when its `transaction_id` is known. There the external id of the subscription names
+/// the org, `code` is the event name, and the source is `lago`. Events are stored as by `POST /v1/usage`,
+/// except that an event which no meter counts is refused.
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "usage", security(("key" = ["usage:write"])),
     request_body(content(
@@ -146,19 +147,8 @@ pub struct LagoRefusal {
             description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those \
                 that were not are stored",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events",
-            body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = Problem,
-            content_type = "application/problem+json"),
+        UsageErrors
     )
 )]
 pub(crate) async fn post(
@@ -183,7 +173,7 @@ pub(crate) async fn post(
     }
 }
 
-/// Takes a batch of usage from clients of Lago, at most 100 events, all or none of them.
+/// Takes a batch of at most 100 usage events from clients of Lago: all of them or none.
 #[utoipa::path(
     post, path = "/api/v1/events/batch", tag = "usage", security(("key" = ["usage:write"])),
     request_body = LagoBatch,
@@ -191,20 +181,9 @@ pub(crate) async fn post(
         (status = 200, description = "All are stored and counted", body = LagoMany),
         (status = 400, description = "The body cannot be read", body = Problem,
             content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events",
-            body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "One is rejected or known already: nothing was stored",
             body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = Problem,
-            content_type = "application/problem+json"),
+        UsageErrors
     )
 )]
 pub(crate) async fn batch(
@@ -245,7 +224,7 @@ fn is_cloud(request: &HttpRequest) -> bool {
         || request.headers().contains_key("ce-specversion")
 }
 
-/// What OpenMeter's clients sent. The same event twice is fine there, whatever it says.
+/// Takes what OpenMeter's clients send. There a repeated event is fine, even with other content.
 async fn openmeter(
     app: &App,
     (holder, caller): (Holder, &Caller),

@@ -5,13 +5,13 @@ use crate::billing::exports::{Column, Kind};
 
 /// The kind of an export's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum ExportKind {
     Billing(Kind),
     /// Entries of batteries' ledgers.
     Battery,
 }
 
-impl Of {
+impl ExportKind {
     /// Its name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -55,7 +55,7 @@ impl Of {
     }
 }
 
-impl From<Kind> for Of {
+impl From<Kind> for ExportKind {
     fn from(kind: Kind) -> Self {
         Self::Billing(kind)
     }
