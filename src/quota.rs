@@ -38,7 +38,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::group_commit::{BatchBounds, Batcher, NotDone, Retry, Settings, Work};
 use crate::metering::catalog::{self, Catalog};
-use crate::metering::partitions::Known;
+use crate::metering::partitions::KnownPartitions;
 use crate::metering::series;
 use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
@@ -53,7 +53,7 @@ pub struct Rulebook {
     pub clock: Clock,
     pub series: Arc<series::SeriesCache>,
     /// Partitions of usage records that are known to be there.
-    pub partitions: Arc<Known>,
+    pub partitions: Arc<KnownPartitions>,
     /// Where a partition that is missing is made.
     pub db: Db,
 }

@@ -68,6 +68,12 @@ fn passed() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(id)).unwrap_or_default()
 }
 
+/// How long to wait after this failed attempt, counted from 0: 1, 4, 16, … seconds, at most an hour.
+#[must_use]
+pub fn back_off(attempts: i16) -> TimeDelta {
+    TimeDelta::seconds(4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600))
+}
+
 /// The first instant of a local day: midnight; where the clocks skip it, the instant at which they do; where
 /// it comes twice, the first.
 #[must_use]

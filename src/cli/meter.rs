@@ -19,7 +19,7 @@ use crate::metering::meters::{self, Aggregation, MeterFilter, NewMeter, Unpriced
 use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
 use crate::metering::{catalog, series};
 use crate::time::{Clock, Moment};
-use crate::usage::correct::rate::{self, Later};
+use crate::usage::correct::late_pricing::{self, LatePricing};
 
 /// What to do with meters.
 #[derive(Subcommand)]
@@ -209,7 +209,7 @@ fn rate_usage(
         None => None,
     };
     let actor = super::keys::actor();
-    let later = Later {
+    let later = LatePricing {
         meter: &args.key,
         org_id,
         from: args.from.map(|at| at.0),
@@ -219,7 +219,7 @@ fn rate_usage(
     };
     loop {
         let rated = db::once(conn, |conn| {
-            let rated = rate::later(conn, (&held, &series, &directory), &later, now)?;
+            let rated = late_pricing::price_late(conn, (&held, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             record(conn, "usage.rate", &args.key, detail, now)?;
             Ok(rated)

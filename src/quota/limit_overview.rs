@@ -188,7 +188,7 @@ fn limited<'a>(
 }
 
 fn key(slot: &Slot, org: &OrgContext, now: DateTime<Utc>) -> CounterKey {
-    CounterKey::of(slot, org.org_id, None, org.day(now), org.billing_period(now))
+    CounterKey::new(slot, org.org_id, None, org.day(now), org.billing_period(now))
 }
 
 fn entitled(

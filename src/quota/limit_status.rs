@@ -197,7 +197,7 @@ pub(super) fn applying<'a>(
     let (day, billing) = (org.day(now), org.billing_period(now));
     slots_for(catalog, org.org_id, meter_id, dimensions)
         .map(|slot| ApplicableLimit {
-            key: CounterKey::of(slot, org.org_id, subject, day, billing),
+            key: CounterKey::new(slot, org.org_id, subject, day, billing),
             slot: Arc::clone(slot),
             limit: limits.of(org, slot.slot_id),
             exempt: limits.is_exempt(org.org_id, slot.slot_id, subject),

@@ -19,7 +19,7 @@ use crate::battery::{Accounts, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog::Catalog;
-use crate::metering::counters::{self, Count, CounterKey, Moved};
+use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
 use crate::metering::meters::Aggregation;
 use crate::metering::posting;
 
@@ -61,7 +61,7 @@ impl<'a> LockedState<'a> {
             return None;
         }
         let (changes, fresh, touched) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let batch = posting::batch(now);
+        let batch = posting::new_batch(now);
         let mut book = Self { catalog, limits, now, batch, counts, changes, rows, accounts, fresh, touched };
         let overdue = book.rows.values().filter(|row| row.is_overdue(now)).map(ReservationRow::name);
         for name in overdue.collect::<Vec<_>>() {
@@ -287,7 +287,7 @@ impl<'a> LockedState<'a> {
 
     /// Writes what has changed; tells the counters that usage was added to. `None`: another transaction has
     /// made one of the reservations meanwhile, roll back.
-    pub(super) fn write(&self, conn: &mut PgConnection) -> Result<Option<Vec<Moved>>, Error> {
+    pub(super) fn write(&self, conn: &mut PgConnection) -> Result<Option<Vec<MovedCounter>>, Error> {
         let zero = Count::default();
         let changes: BTreeMap<_, _> =
             self.changes.iter().filter(|(_, by)| **by != zero).map(|(key, by)| (key.clone(), *by)).collect();
@@ -300,7 +300,7 @@ impl<'a> LockedState<'a> {
             self.touched.iter().filter_map(|name| self.rows.get(name)).collect();
         reservations::update(conn, &touched)?;
         let moved = changes.into_iter().filter(|(_, by)| !by.used.is_zero());
-        let moved = moved.map(|(key, by)| Moved { added: by.used, used: self.count(&key).used, key });
+        let moved = moved.map(|(key, by)| MovedCounter { added: by.used, used: self.count(&key).used, key });
         Ok(Some(moved.collect()))
     }
 }

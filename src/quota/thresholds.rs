@@ -9,7 +9,7 @@ use super::limits::Limits;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog::Catalog;
-use crate::metering::counters::Moved;
+use crate::metering::counters::MovedCounter;
 use crate::metering::slots::Slot;
 use crate::outbox::{self, NewMessage};
 use crate::quantity::{Quantity, Sum};
@@ -22,11 +22,11 @@ pub fn thresholds<'a>(
     catalog: &Catalog,
     limits: &Limits,
     org: impl Fn(i64) -> Option<&'a OrgContext>,
-    moved: &[Moved],
+    moved: &[MovedCounter],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let mut messages = Vec::new();
-    for Moved { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
+    for MovedCounter { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
         let Some(org) = org(key.org_id) else { continue };
         let Some((limit, quantity)) =
             limits.of(org, key.slot_id).and_then(|limit| Some((limit, limit.terms.limit?.0)))

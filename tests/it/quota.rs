@@ -481,8 +481,8 @@ async fn old_periods_are_forgotten() {
     let today = Utc::now().date_naive();
     let days = |days: u64| today - chrono::Days::new(days);
     let oldest =
-        coulomb::metering::counters::Oldest { org: days(400), subject: days(7), billing: days(1500) };
-    while coulomb::metering::counters::forget_old(&mut conn, oldest).expect("works") > 0 {}
+        coulomb::metering::counters::CounterHorizon { org: days(400), subject: days(7), billing: days(1500) };
+    while coulomb::metering::counters::delete_old(&mut conn, oldest).expect("works") > 0 {}
     let left = |slot: i32, reserved: i32| {
         house.database.number(&format!(
             "SELECT max(current_date - period)::bigint FROM quota_counters

@@ -244,7 +244,7 @@ async fn the_worker_repairs_what_is_wrong() {
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
-    use coulomb::metering::periods::Back;
+    use coulomb::metering::periods::CountedDays;
     use coulomb::usage::derived_tables::parts::{Orgs, Part};
     use coulomb::usage::derived_tables::{self, DerivedTable, Given, Rules};
     use diesel::prelude::*;
@@ -299,7 +299,7 @@ fn mending_does_not_race_with_usage() {
         }
         let mut conn = database.platform();
         let as_of = AsOf { now: chrono::Utc::now(), grace_days: 14 };
-        let given = Given { as_of, kept: Back { org: 400, subject: 7 } };
+        let given = Given { as_of, kept: CountedDays { org: 400, subject: 7 } };
         let rules = Rules::load(&mut conn, given).expect("rules");
         let mut damage = database.owner();
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! Usage as it stands in the database, row by row: for what reads it or counts it anew.
 
-use coulomb::usage::records::event_key;
+use coulomb::metering::digest::event_key;
 
 use crate::support::Database;
 

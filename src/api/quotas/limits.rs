@@ -19,7 +19,7 @@ use crate::billing::plans;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::metering::catalog;
-use crate::metering::periods::Back;
+use crate::metering::periods::CountedDays;
 use crate::page::{Page, PageQuery};
 use crate::quota::plan_quotas::{self, PlanQuota};
 use crate::quota::quotas::{self, HistoryCursor, PeriodUsage, Quota, QuotaFilter, QuotaPatch};
@@ -185,7 +185,7 @@ pub async fn history(
     let (limit, after) = (page.limit()?, page.after::<HistoryCursor>("quota_history")?);
     let (id, own, directory) = (id.into_inner(), own(principal.rows), Arc::clone(&app.directory));
     let (config, now) = (&app.config, app.clock.now());
-    let kept = Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
+    let kept = CountedDays { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
     let rows = app.db.run(principal.rows, move |conn| {
         let (subject, page) = (query.subject.as_deref(), (after.clone(), limit + 1));
         quotas::history(conn, &directory, (&id, own), subject, page, (kept, now))

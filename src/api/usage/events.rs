@@ -253,7 +253,7 @@ pub async fn post(
     let read = || {
         let sent = event::parse(&body, &form, EVENTS, caller.org_id.is_none())?;
         let (ids, events) = apart(sent.events);
-        (names, alone) = (ids, sent.alone);
+        (names, alone) = (ids, sent.is_single);
         Ok(events)
     };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
@@ -262,7 +262,10 @@ pub async fn post(
     if options.all_or_nothing && outcomes.iter().any(problem) {
         // The others were not stored.
         let stored = |outcome: &&Outcome| **outcome != Outcome::Accepted;
-        note_usage(&request, Tally::of(&outcomes.iter().filter(stored).cloned().collect::<Vec<_>>()));
+        note_usage(
+            &request,
+            Tally::from_outcomes(&outcomes.iter().filter(stored).cloned().collect::<Vec<_>>()),
+        );
     } else {
         count(&app, &request, &outcomes);
     }
@@ -271,7 +274,7 @@ pub async fn post(
 
 /// Counts what became of a request's events.
 pub(super) fn count(app: &App, request: &HttpRequest, outcomes: &[Outcome]) {
-    let tally = Tally::of(outcomes);
+    let tally = Tally::from_outcomes(outcomes);
     app.metrics.usage(tally);
     note_usage(request, tally);
 }

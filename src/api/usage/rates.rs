@@ -55,7 +55,7 @@ pub async fn list(
         .run(principal.rows, move |conn| {
             let meter = meters::find(conn, &key)?;
             let filter = CardFilter::new(conn, asked.plan.as_deref(), org.as_ref())?;
-            let filter = CardFilter { before, ..filter };
+            let filter = CardFilter { before_version: before, ..filter };
             rates::list(conn, meter.meter_id, &filter, limit + 1)
         })
         .await?;

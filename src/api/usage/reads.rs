@@ -22,9 +22,9 @@ use crate::metering::levels::list::{self as levels, Level};
 use crate::metering::rates::PriceBy;
 use crate::page::{Page, PageQuery};
 use crate::time::{Day, Moment, day_start};
-use crate::usage::current::{self, Current};
-use crate::usage::records::{self, Record, RecordFilter};
-use crate::usage::summaries::{self, Grouping, Query, Usage};
+use crate::usage::current::{self, CurrentUsage};
+use crate::usage::records::{self, RecordFilter, UsageRecord};
+use crate::usage::summaries::{self, Grouping, SummaryQuery, UsageSummary};
 
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
@@ -69,7 +69,7 @@ pub struct DailyQuery {
     get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page, or all rows as CSV",
-    content((Page<Usage> = "application/json"), (String = "text/csv"))), FindErrors)
+    content((Page<UsageSummary> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub async fn daily(
     app: web::Data<App>,
@@ -100,7 +100,7 @@ pub async fn daily(
         summaries::list(conn, &query, after.as_ref(), limit + 1)
     });
     let page = Page::of(&list, rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<Usage> = page.data.into_iter().map(|(_, usage)| usage).collect();
+    let data: Vec<UsageSummary> = page.data.into_iter().map(|(_, usage)| usage).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
 
@@ -114,7 +114,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn query(&self, app: &App, conn: &mut PgConnection, principal: &Principal) -> Result<Query, Error> {
+    fn query(
+        &self,
+        app: &App,
+        conn: &mut PgConnection,
+        principal: &Principal,
+    ) -> Result<SummaryQuery, Error> {
         let org = self.org.find(&app.directory, conn, principal)?;
         let today = org.day(app.clock.now());
         let from = self.asked.from.map_or_else(|| crate::metering::partitions::month_of(today), |day| day.0);
@@ -128,7 +133,7 @@ impl Asked {
         if (before - from).num_days() > DAYS {
             return Err(Error::invalid("to", format!("must be at most {DAYS} days after `from`")));
         }
-        Ok(Query {
+        Ok(SummaryQuery {
             org_id: org.org_id,
             from,
             before,
@@ -176,7 +181,7 @@ async fn daily_csv(app: &web::Data<App>, principal: &Principal, asked: Asked) ->
 
 /// Columns: `day` or `month`, `meter`, `unit`, `member`, `dimension.…` as grouped by, then the figures. Text
 /// that a spreadsheet would take for a formula gets an apostrophe, as in exports.
-fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<(), Error> {
+fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> Result<(), Error> {
     let failed = |error: csv::Error| Error::Internal(format!("the output failed: {error}"));
     let mut out = csv::WriterBuilder::new()
         .terminator(csv::Terminator::CRLF)
@@ -217,7 +222,7 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
-    responses((status = 200, description = "A page", body = Page<Record>), FindErrors)
+    responses((status = 200, description = "A page", body = Page<UsageRecord>), FindErrors)
 )]
 pub async fn list_records(
     app: web::Data<App>,
@@ -235,7 +240,7 @@ pub async fn list_records(
         records::list(conn, org.org_id, &filter, after.as_ref(), limit + 1)
     });
     let page = Page::of("usage_records", rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<Record> = page.data.into_iter().map(|(_, record)| record).collect();
+    let data: Vec<UsageRecord> = page.data.into_iter().map(|(_, record)| record).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
 
@@ -243,7 +248,7 @@ pub async fn list_records(
 /// subscription, per meter.
 #[utoipa::path(
     get, path = "/v1/usage/current", tag = "usage", params(OrgQuery), security(("key" = ["usage:read"])),
-    responses((status = 200, description = "The running periods", body = Current), FindErrors)
+    responses((status = 200, description = "The running periods", body = CurrentUsage), FindErrors)
 )]
 pub async fn show_current(
     app: web::Data<App>,
@@ -256,7 +261,7 @@ pub async fn show_current(
     let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
     let current = app.db.run(principal.rows, move |conn| {
         let org = org.find(&shared.directory, conn, &caller)?;
-        current::of(conn, &org, now)
+        current::read(conn, &org, now)
     });
     Ok(HttpResponse::Ok().json(current.await?))
 }
@@ -303,7 +308,8 @@ pub async fn list_levels(
         if from >= to {
             return Err(Error::invalid("to", "must be after `from`"));
         }
-        let query = levels::Query { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
+        let query =
+            levels::LevelQuery { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
         levels::list(conn, &query, after.as_ref(), limit + 1)
     });
     let page = Page::of("usage_levels", rows.await?, limit, |(position, _)| position.clone())?;

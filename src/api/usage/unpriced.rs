@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::metering::unpriced::{self, Position, UnpricedFilter, UnpricedUsage};
 use crate::page::{Page, PageQuery};
 use crate::time::Moment;
-use crate::usage::correct::rate::{self, Later, Rated};
+use crate::usage::correct::late_pricing::{self, LatePricing, Rated};
 
 /// Narrows the list of unpriced usage.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -123,7 +123,7 @@ pub async fn rate_usage(
             Some(org) => Some(org.find(&directory, conn)?.org_id),
             None => None,
         };
-        let later = Later {
+        let later = LatePricing {
             meter: &key,
             org_id,
             from: asked.from.map(|at| at.0),
@@ -131,7 +131,7 @@ pub async fn rate_usage(
             reason: &asked.reason,
             actor: &actor,
         };
-        let rated = rate::later(conn, (&catalog, &series, &directory), &later, now)?;
+        let rated = late_pricing::price_late(conn, (&catalog, &series, &directory), &later, now)?;
         let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
         let audit = Audit { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
         Answer::new(StatusCode::OK, &rated, audit)

@@ -36,7 +36,7 @@ pub mod waiting;
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -258,7 +258,6 @@ fn put_off(conn: &mut PgConnection, effect_id: i64, error: &Error, now: DateTime
         if attempts >= ATTEMPTS {
             return waiting::park(conn, &taken.marker(), &message, now);
         }
-        let wait = TimeDelta::seconds(4_i64.saturating_pow(u32::from(taken.attempts.unsigned_abs())));
         diesel::sql_query(
             "INSERT INTO battery_effects_queue (account, livemode, kind, object_id, attempts,
                  next_attempt_at, last_error)
@@ -269,7 +268,7 @@ fn put_off(conn: &mut PgConnection, effect_id: i64, error: &Error, now: DateTime
         .bind::<Text, _>(&taken.kind)
         .bind::<Text, _>(&taken.object_id)
         .bind::<SmallInt, _>(attempts)
-        .bind::<Timestamptz, _>(now + wait)
+        .bind::<Timestamptz, _>(now + crate::time::back_off(taken.attempts))
         .bind::<Text, _>(&message)
         .execute(conn)?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Deliveries between their answer and the inbox. Owns the rows of `stripe_arrivals`.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{
@@ -11,6 +11,7 @@ use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::panics;
+use crate::time::back_off;
 
 /// The deliveries of one commit.
 #[derive(Debug)]
@@ -136,10 +137,9 @@ pub fn set_aside(
             if let [_] = deliveries.as_slice() {
                 tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into \
                     the inbox");
-                let wait = 4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600);
                 let failure = Failure {
                     attempts: attempts.saturating_add(1),
-                    next_attempt_at: Some(now + TimeDelta::seconds(wait)),
+                    next_attempt_at: Some(now + back_off(attempts)),
                     last_error: Some(error.to_string().replace('\0', "\u{fffd}")),
                 };
                 land_after(conn, &deliveries, failure)?;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text, Timestamptz};
@@ -244,7 +244,6 @@ impl Failure {
     /// none.
     pub(super) fn of(claim: &ClaimedEvent, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = claim.attempts.saturating_add(1);
-        let wait = 4_i64.saturating_pow(u32::from(claim.attempts.unsigned_abs())).min(3600);
         let given_up = i32::from(attempts) >= i32::from(limit);
         tracing::warn!(
             inbox_id = claim.inbox_id,
@@ -257,7 +256,7 @@ impl Failure {
             inbox_id: claim.inbox_id,
             attempts,
             error,
-            next_attempt_at: now + TimeDelta::seconds(wait),
+            next_attempt_at: now + crate::time::back_off(claim.attempts),
             quarantined_at: given_up.then_some(now),
         }
     }

@@ -9,14 +9,14 @@ use super::{DerivedTable, Rules};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::metering::levels;
-use crate::metering::periods::{ALWAYS, Back, Period};
+use crate::metering::periods::{ALWAYS, CountedDays, Period};
 use crate::metering::rates::play;
 use crate::metering::rating::CONDITION;
 use crate::metering::slots::PeriodKind;
 use crate::time::Clock;
 
 /// Past days in which counters of quotas are compared at most; older ones may have been cleaned away.
-const COMPARED: Back = Back { org: 365, subject: 6 };
+const COMPARED: CountedDays = CountedDays { org: 365, subject: 6 };
 
 /// What is compared, as SQL. Only numbers and dates of ours are written into it, never a caller's text.
 pub(super) struct Sides {
@@ -159,7 +159,7 @@ fn summaries(rules: &Rules, part: Part) -> String {
 /// compared whose last set is still there. The days of the part do not matter.
 fn levels(rules: &Rules, part: Part) -> Sides {
     let own = part.orgs.sql("r.org_id");
-    let standing = levels::standing(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
+    let standing = levels::valid_records(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
     let since = |day: NaiveDate| {
         let whole = format!("('{day}'::date + 1)::timestamp AT TIME ZONE 'UTC'");
         format!("least(t.set_at, s.set_at) >= {whole}")
@@ -355,11 +355,11 @@ fn slots(lines: &[String]) -> String {
 fn since(rules: &Rules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
     // A correction makes a counter anew that has been cleaned away: it is not compared.
     let kept = rules.given.kept;
-    let compared = Back {
+    let compared = CountedDays {
         org: COMPARED.org.min(kept.org.saturating_sub(1)),
         subject: COMPARED.subject.min(kept.subject.saturating_sub(1)),
     };
-    let kept = compared.first(slot.period, slot.per_subject, org, rules.given.as_of.now);
+    let kept = compared.first_label(slot.period, slot.per_subject, org, rules.given.as_of.now);
     let made = || Period::at(slot.period, org, slot.created_at).label;
     let since = if slot.orgs.contains(&org.org_id) { kept } else { made().max(kept) };
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))

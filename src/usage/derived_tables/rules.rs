@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::metering::meters::Aggregation;
 use crate::metering::partitions;
-use crate::metering::periods::Back;
+use crate::metering::periods::CountedDays;
 use crate::metering::rates::TierPeriod;
 use crate::metering::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
@@ -22,7 +22,7 @@ pub struct Given {
     /// By what time, and by which plans, periods of quotas are told.
     pub as_of: AsOf,
     /// How long it keeps counters of quotas.
-    pub kept: Back,
+    pub kept: CountedDays,
 }
 
 impl Given {
@@ -31,7 +31,10 @@ impl Given {
     pub fn new(config: &Config, now: DateTime<Utc>) -> Self {
         Self {
             as_of: AsOf { now, grace_days: config.past_due_grace_days },
-            kept: Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days },
+            kept: CountedDays {
+                org: config.quota_retention_days,
+                subject: config.quota_subject_retention_days,
+            },
         }
     }
 }
