@@ -9,7 +9,7 @@ use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
 use crate::integrity::background::SummaryRepair;
-use crate::metering::partitions::Known;
+use crate::metering::partitions::KnownPartitions;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
 use crate::quota::{QuotaContext, Quotas};
@@ -50,7 +50,7 @@ pub struct App {
     /// Memory for bodies of deliveries.
     pub delivery_memory: Arc<Bodies>,
     /// Partitions of usage records that are known to be there.
-    pub partitions: Arc<Known>,
+    pub partitions: Arc<KnownPartitions>,
     /// Where the look at past days has come to.
     pub summary_repair: SummaryRepair,
     /// The way to ask about quotas.
@@ -74,7 +74,7 @@ impl App {
             config.inbox_queue as usize,
             &wake,
         );
-        let partitions = Arc::new(Known::default());
+        let partitions = Arc::new(KnownPartitions::default());
         let usage_memory = Shares::new(config.usage_memory_mib as usize * 1024);
         let body_memory = Shares::new(config.body_memory_mib as usize * 1024);
         let delivery_memory = Bodies::new(config.webhook_memory_mib as usize * 1024 * 1024);

@@ -1,10 +1,18 @@
-//! Metering: by what usage is counted, priced and limited, and how it is posted. It stands below the ways in
-//! (`usage`) and below what decides about limits (`quota`).
+//! Metering: the rules by which usage is counted and priced, and the transaction that writes it.
+//!
+//! - The rules: `meters.rs`, `rates.rs`, `slots.rs`, `closings.rs`; `catalog.rs` has all of them in memory
+//!   under one version.
+//! - An event: `event.rs` reads it, `data.rs` reads its fields, `resolve.rs` makes of it what will be
+//!   written (`usage.rs`), by `series.rs`, `rating.rs`, `periods.rs`, `unpriced.rs` and `digest.rs`.
+//! - The writing: `posting.rs`, with `counters.rs`, `levels.rs` and `partitions.rs`.
+//!
+//! `usage` and `quota` stand above it.
 
 pub mod catalog;
 pub mod closings;
 pub mod counters;
 pub mod data;
+pub mod digest;
 pub mod event;
 pub mod levels;
 pub mod meters;
@@ -17,3 +25,4 @@ pub mod resolve;
 pub mod series;
 pub mod slots;
 pub mod unpriced;
+pub mod usage;

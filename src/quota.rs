@@ -42,7 +42,7 @@ use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
 use crate::group_commit::{BatchBounds, Batcher, NotDone, Retry, Settings, Work};
-use crate::metering::partitions::Known;
+use crate::metering::partitions::KnownPartitions;
 use crate::metering::series::SeriesCache;
 use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
@@ -60,7 +60,7 @@ pub struct QuotaContext {
     pub clock: Clock,
     pub series: Arc<SeriesCache>,
     /// Partitions of usage records that are known to be there.
-    pub partitions: Arc<Known>,
+    pub partitions: Arc<KnownPartitions>,
     /// Where a partition that is missing is made.
     pub db: Db,
 }

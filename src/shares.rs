@@ -1,8 +1,8 @@
-//! Shares: of what all have to share nobody takes so much that too little is left for others.
+//! Fair shares of what all callers use together: memory, places in a queue, connections.
 //!
-//! Who holds something may take more as long as at least as much stays free as it holds then. So one alone
-//! gets half of all, two get a third each, and whoever comes new finds something, however many there are.
-//! What is asked for first, by who holds nothing, may be as large as what is free.
+//! A holder may take more as long as what stays free is at least what it has then. So one holder alone gets
+//! half of all, two get a third each, and a new one finds something, however many there are. A holder that
+//! has nothing yet may take all that is free.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Who takes a share.
+/// Who has a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// An org, by whichever of its keys.
+    /// An org, with any of its keys.
     Org(i64),
     /// A key of the platform, by the bytes of its id.
     Key([u8; 16]),
-    /// The platform, whatever the key.
+    /// The platform, with any key.
     Platform,
-    /// All who have shown no valid key yet.
+    /// All callers without a valid key.
     Stranger,
 }
 
 impl Holder {
-    /// The platform's key with this id.
+    /// A key of the platform, by its id.
     #[must_use]
     pub fn key(id: &str) -> Self {
         let mut bytes = [0; 16];
@@ -33,7 +33,7 @@ impl Holder {
     }
 }
 
-/// So much of something that all share: KiB of memory, places in a queue.
+/// An amount that holders share: KiB of memory, places in a queue.
 pub struct Shares {
     total: usize,
     taken: Mutex<Taken>,
@@ -42,11 +42,11 @@ pub struct Shares {
 #[derive(Default)]
 struct Taken {
     all: usize,
-    by: HashMap<Holder, usize>,
+    by_holder: HashMap<Holder, usize>,
 }
 
 impl Shares {
-    /// So much to share.
+    /// Shares of `total`.
     #[must_use]
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Self { total, taken: Mutex::default() })
@@ -68,8 +68,8 @@ impl Shares {
         self.taken().all
     }
 
-    /// Takes `amount` for `holder`, until what it gives goes. `None`: there is not so much, or it is more
-    /// than its share.
+    /// Takes `amount` for `holder`, until the [`Share`] is dropped. `None`: less is free, or it would be more
+    /// than the holder's share.
     #[must_use]
     pub fn take(self: &Arc<Self>, holder: Holder, amount: usize) -> Option<Share> {
         self.add(holder, amount).then(|| Share { shares: Arc::clone(self), holder, amount })
@@ -78,17 +78,17 @@ impl Shares {
     fn add(&self, holder: Holder, amount: usize) -> bool {
         let mut taken = self.taken();
         let Some(free) = self.total.checked_sub(taken.all + amount) else { return false };
-        let held = taken.by.get(&holder).copied().unwrap_or_default();
-        if held > 0 && held + amount > free {
+        let before = taken.by_holder.get(&holder).copied().unwrap_or_default();
+        if before > 0 && before + amount > free {
             return false;
         }
         taken.all += amount;
-        *taken.by.entry(holder).or_default() += amount;
+        *taken.by_holder.entry(holder).or_default() += amount;
         true
     }
 }
 
-/// What somebody has taken.
+/// An amount that a holder has taken. Dropping it gives it back.
 pub struct Share {
     shares: Arc<Shares>,
     holder: Holder,
@@ -96,7 +96,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes more, until it is `amount`; false: that is more than its holder may.
+    /// Grows to `amount`. False: it would be more than the holder's share.
     #[must_use]
     pub fn grow(&mut self, amount: usize) -> bool {
         let more = amount.saturating_sub(self.amount);
@@ -112,36 +112,36 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
         taken.all -= self.amount;
-        if let Some(held) = taken.by.get_mut(&self.holder) {
-            *held -= self.amount;
-            if *held == 0 {
-                taken.by.remove(&self.holder);
+        if let Some(left) = taken.by_holder.get_mut(&self.holder) {
+            *left -= self.amount;
+            if *left == 0 {
+                taken.by_holder.remove(&self.holder);
             }
         }
     }
 }
 
-/// Turns at something that few can use at once: who has many turns to take waits behind itself, not before
-/// others.
+/// Turns at something that few can use at once. A holder that wants many turns waits for its own, and nobody
+/// else waits for it.
 pub struct Turns {
-    /// Turns of one holder at once.
+    /// Turns that one holder has at the same time.
     at_once: usize,
     waiting: Mutex<HashMap<Holder, Weak<Semaphore>>>,
 }
 
-/// A turn, until it goes.
+/// A turn. Dropping it ends it.
 pub struct Turn {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Turns {
-    /// One holder has `at_once` turns, at least one.
+    /// Gives each holder `at_once` turns at the same time, at least one.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
         Self { at_once: at_once.max(1), waiting: Mutex::default() }
     }
 
-    /// Waits for a turn, for so long at most.
+    /// Waits for a turn, no longer than `within`.
     pub async fn wait(&self, holder: Holder, within: Duration) -> Option<Turn> {
         let own = self.own(holder);
         let permit = tokio::time::timeout(within, own.acquire_owned()).await.ok()?.ok()?;
@@ -153,7 +153,7 @@ impl Turns {
         if let Some(own) = waiting.get(&holder).and_then(Weak::upgrade) {
             return own;
         }
-        // Those who have gone are forgotten before their number becomes large.
+        // Holders that wait no more are forgotten before there are many of them.
         if waiting.len() >= 256 {
             waiting.retain(|_, own| own.strong_count() > 0);
         }
@@ -175,7 +175,7 @@ mod tests {
         let shares = Shares::new(12);
         let take = |holder, amount| shares.take(holder, amount);
         let first = take(A, 1).expect("it is free");
-        let second = take(A, 5).expect("it leaves as much");
+        let second = take(A, 5).expect("as much is left");
         assert!(take(A, 1).is_none());
         let other = take(B, 2).expect("another finds something");
         assert!(take(B, 2).is_none() && take(Holder::Stranger, 5).is_none());
@@ -187,22 +187,22 @@ mod tests {
         assert!(!all.grow(11) && all.grow(10));
         drop((all, other));
         assert_eq!(shares.in_use(), 0);
-        assert!(shares.taken().by.is_empty());
+        assert!(shares.taken().by_holder.is_empty());
         assert!(Shares::new(1).take(A, 1).is_some(), "one of one");
     }
 
     #[tokio::test]
-    async fn who_has_many_turns_to_take_waits_behind_itself() {
+    async fn a_holder_waits_for_its_own_turns_only() {
         let (turns, soon) = (Turns::new(2), Duration::from_millis(20));
-        let held = (turns.wait(A, soon).await.expect("a turn"), turns.wait(A, soon).await.expect("a turn"));
+        let both = (turns.wait(A, soon).await.expect("a turn"), turns.wait(A, soon).await.expect("a turn"));
         assert!(turns.wait(A, soon).await.is_none());
         assert!(turns.wait(B, soon).await.is_some());
-        drop(held);
+        drop(both);
         assert!(turns.wait(A, soon).await.is_some());
     }
 
     #[test]
-    fn keys_are_told_apart() {
+    fn keys_are_different_holders() {
         assert_ne!(Holder::key("abcdefghijklmnop"), Holder::key("abcdefghijklmnoq"));
     }
 }

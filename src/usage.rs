@@ -1,8 +1,8 @@
-//! Usage: what services report, metered, priced and summed up in the transaction that answers them.
+//! Usage: what services report. It is counted, priced and summed up in one transaction, before its caller
+//! gets a reply.
 //!
-//! A batch walks `api::usage::events` → `metering::event` (read and validate) → `metering::resolve` (meters,
-//! series, days, prices) → `ingest` (one transaction, by `metering::posting`: claims, records, summaries,
-//! counters).
+//! `ingest` stores usage, `correct` takes it back, replaces it or prices it later. `records`, `summaries` and
+//! `current` read it. `derived_tables` and `refresh` check the tables that follow from the records.
 
 pub mod correct;
 pub mod current;

@@ -1,28 +1,28 @@
-//! Waking who rests: background workers, when something has come, or when the daemon stops.
+//! Waking background workers that rest: when there is something to do, or when the daemon stops.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wakes resting workers: something was put into the inbox, or the daemon stops.
+/// The signal that workers rest on.
 #[derive(Default)]
 pub struct Wake {
     generation: Mutex<u64>,
-    /// Told of everything, for those who rest until woken.
+    /// For workers that wait for something to do, and for the end.
     changed: Condvar,
-    /// Told of the end alone: a commit wakes nobody whom it does not concern.
+    /// For workers that wait for the end alone: a commit does not wake them.
     ended: Condvar,
     stopped: AtomicBool,
 }
 
 impl Wake {
-    /// Wakes every worker that rests until woken.
+    /// Wakes the workers that wait for something to do.
     pub fn all(&self) {
         *self.generation.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.changed.notify_all();
     }
 
-    /// Ends every rest, for good.
+    /// Wakes every worker. From then on nobody rests.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.all();
@@ -35,23 +35,24 @@ impl Wake {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Counts up with each [`Wake::all`].
+    /// The number of calls of [`Wake::all`].
     #[must_use]
     pub fn generation(&self) -> u64 {
         *self.generation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rests for `time`, or until stopped, or (when `woken`) until the generation is no longer `seen`.
-    pub fn rest(&self, seen: u64, time: Duration, woken: bool) {
+    /// Rests for `time` at most. Ends at once when stopped, and with `until_woken` when the generation is no
+    /// longer `seen`.
+    pub fn rest(&self, seen: u64, time: Duration, until_woken: bool) {
         let until = Instant::now() + time;
         let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
-        while !(self.is_stopped() || woken && *generation != seen) {
+        while !(self.is_stopped() || until_woken && *generation != seen) {
             let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
             else {
                 return;
             };
-            let told = if woken { &self.changed } else { &self.ended };
-            generation = told.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
+            let signal = if until_woken { &self.changed } else { &self.ended };
+            generation = signal.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -178,14 +178,14 @@ fn forget_quota_periods(app: &App, conn: &mut PgConnection) -> Result<Turn, Erro
     // A day more: local days begin before those of UTC.
     let before = |days: i64| (now - TimeDelta::days(days + 1)).date_naive();
     let days = i64::from(app.config.quota_retention_days);
-    let oldest = counters::Oldest {
+    let oldest = counters::CounterHorizon {
         org: before(days),
         subject: before(i64::from(app.config.quota_subject_retention_days)),
         billing: before(days + BILLING_DAYS),
     };
     // Ended reservations are remembered as long as usage may come late.
     let late = TimeDelta::days(i64::from(app.config.usage_window_back_days));
-    let forgotten = counters::forget_old(conn, oldest)? + reservations::forget_old(conn, now - late)?;
+    let forgotten = counters::delete_old(conn, oldest)? + reservations::forget_old(conn, now - late)?;
     Ok(if forgotten == 0 { Turn::Rest } else { Turn::More })
 }
 
@@ -265,8 +265,8 @@ fn forget_idempotency_keys(app: &App, conn: &mut PgConnection) -> Result<Turn, E
 
 fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let now = app.clock.now();
-    partitions::keep_ahead(conn, now, app.config.usage_window_back_days)?;
-    let retired = if may_delete(app) { partitions::retire(conn, &app.config, now)? } else { None };
+    partitions::create_ahead(conn, now, app.config.usage_window_back_days)?;
+    let retired = if may_delete(app) { partitions::remove_oldest(conn, &app.config, now)? } else { None };
     if retired.is_some() {
         app.partitions.forget();
     }

@@ -366,7 +366,7 @@ fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
             "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
         ));
     }
-    Ok(match unpriced::standing(conn)? {
+    Ok(match unpriced::totals(conn)? {
         (0, _) => Finding::Good("all usage of meters with rate cards has a price".to_owned()),
         (events, meters) => Finding::Bad(format!(
             "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; \
@@ -384,7 +384,7 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     }
     let now = Utc::now();
     let (lacking, strays) = partitions::state(conn, now, config.usage_window_back_days)?;
-    let unclosed = partitions::waits_for_closing(conn, config, now)?;
+    let unclosed = partitions::month_waiting_for_closing(conn, config, now)?;
     Ok(if strays {
         Finding::Bad(
             "usage_partitions.usage_records_default holds rows, which Coulomb never writes there: move them \
@@ -401,12 +401,12 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
         Finding::Note(format!(
             "{lacking} month(s) from the window to {} ahead have no partition: the daemon creates them when \
              it runs",
-            partitions::AHEAD
+            partitions::MONTHS_AHEAD
         ))
     } else {
         Finding::Good(format!(
             "every month from the window to {} ahead has a partition, and the default one is empty",
-            partitions::AHEAD
+            partitions::MONTHS_AHEAD
         ))
     })
 }

@@ -20,7 +20,7 @@ use crate::metering::rates::{self, NewRateCard, Rate, TierPeriod};
 use crate::metering::series;
 use crate::quota::rulebook::RulebookCache;
 use crate::time::{Clock, Moment};
-use crate::usage::correct::rate::{self, Later};
+use crate::usage::correct::late_pricing::{self, LatePricing};
 
 /// What to do with meters.
 #[derive(Subcommand)]
@@ -210,7 +210,7 @@ fn rate_usage(
         None => None,
     };
     let actor = super::keys::actor();
-    let later = Later {
+    let later = LatePricing {
         meter: &args.key,
         org_id,
         from: args.from.map(|at| at.0),
@@ -220,7 +220,7 @@ fn rate_usage(
     };
     loop {
         let rated = db::once(conn, |conn| {
-            let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
+            let rated = late_pricing::price_late(conn, (&rules, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             record(conn, "usage.rate", &args.key, detail, now)?;
             Ok(rated)

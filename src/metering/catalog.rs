@@ -1,9 +1,9 @@
 //! The catalogue: everything that decides how a usage event is counted, under one version.
 //!
-//! Whoever changes a meter, a rate card, a slot or a closing does so between [`begin_change`] and the commit;
-//! whoever writes usage takes the lock shared ([`lock_shared`]) and learns the version that is in force until
-//! it commits. So no usage is counted by an older catalogue than the one that is committed. In memory it is
-//! part of the rulebook (`quota/rulebook.rs`).
+//! No usage is counted by an older catalogue than the committed one. A transaction that changes a meter, a
+//! rate card, a slot or a closing takes the lock alone and raises the version ([`begin_change`]). A
+//! transaction that writes usage takes the lock shared ([`lock_shared`]) and learns the version that is in
+//! force until it commits. In memory it is part of the rulebook (`quota/rulebook.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,33 +27,31 @@ const NAME: &str = "metering";
 /// The catalogue at one version.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// Which one it is; grows with every change.
+    /// Grows with every change.
     pub version: i64,
-    /// Meters by id, archived ones too: what they counted can still be corrected.
+    /// Meters by id, also archived ones: their usage can still be corrected.
     pub meters: HashMap<i32, Arc<Meter>>,
-    /// Meters that count, by their event name, in the order of their ids.
+    /// Meters that are not archived, by event name, in the order of their ids.
     pub by_event_name: HashMap<String, Vec<Arc<Meter>>>,
-    /// Rate cards of a meter, its plans' and its own, in the order in which they are asked.
-    rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
-    /// As these, those of a meter and an org alone.
-    own_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
-    /// Slots of a meter that quotas count.
+    /// Rate cards of a meter that belong to it or to a plan, sorted by [`RateCard::order`].
+    shared_rate_cards: HashMap<i32, Vec<Arc<RateCard>>>,
+    /// Rate cards of a meter that belong to an org, sorted likewise.
+    org_rate_cards: HashMap<(i32, i64), Vec<Arc<RateCard>>>,
+    /// Slots by meter.
     pub slots: HashMap<i32, Vec<Arc<Slot>>>,
-    /// The last closed month of an org; 0: of every org. What is counted to it or to an earlier one goes to
-    /// the open month.
+    /// The last closed month by org; 0: of every org. Usage of a closed month is posted to an open one.
     pub closed: HashMap<i64, NaiveDate>,
 }
 
 impl Catalog {
-    /// The rate cards of a meter that concern an org, whatever its plan, in the order in which they are
-    /// asked.
+    /// The rate cards of a meter that may price usage of an org, for any plan, in the order of precedence.
     pub fn rate_cards(&self, meter_id: i32, org_id: i64) -> impl Iterator<Item = &Arc<RateCard>> {
-        let own = self.own_rate_cards.get(&(meter_id, org_id));
-        own.into_iter().chain(self.rate_cards.get(&meter_id)).flatten()
+        let own = self.org_rate_cards.get(&(meter_id, org_id));
+        own.into_iter().chain(self.shared_rate_cards.get(&meter_id)).flatten()
     }
 
-    /// The card that prices an org's usage with these dimensions at that time, and its rate: `None` where it
-    /// has none that fits.
+    /// The card that prices usage of an org with these dimensions at that time, and the index of its rate;
+    /// `None` for the rate: none of the card's rates fits.
     #[must_use]
     pub fn price(
         &self,
@@ -89,8 +87,8 @@ pub fn lock_shared(conn: &mut PgConnection) -> Result<i64, Error> {
     version(conn)
 }
 
-/// Locks the catalogue alone until the caller's transaction ends: waits for usage that is being written, and
-/// keeps further usage waiting.
+/// Locks the catalogue alone until the caller's transaction ends. It waits for transactions that write usage,
+/// and new ones wait for it.
 pub fn lock_exclusive(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})"))?)
 }
@@ -100,7 +98,7 @@ pub fn version(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(catalog::table.find(NAME).select(catalog::version).first(conn)?)
 }
 
-/// Reads all of it; the caller has one snapshot, or the lock.
+/// Reads the whole catalogue. The caller has one snapshot, or the lock.
 pub(crate) fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
     let mut loaded = Catalog { version: version(conn)?, ..Catalog::default() };
     let mut all = meters::all(conn)?;
@@ -114,12 +112,12 @@ pub(crate) fn read(conn: &mut PgConnection) -> Result<Catalog, Error> {
     }
     for card in rates::all(conn)? {
         let cards = match card.org_id {
-            0 => loaded.rate_cards.entry(card.meter_id).or_default(),
-            org_id => loaded.own_rate_cards.entry((card.meter_id, org_id)).or_default(),
+            0 => loaded.shared_rate_cards.entry(card.meter_id).or_default(),
+            org_id => loaded.org_rate_cards.entry((card.meter_id, org_id)).or_default(),
         };
         cards.push(Arc::new(card));
     }
-    for cards in loaded.rate_cards.values_mut().chain(loaded.own_rate_cards.values_mut()) {
+    for cards in loaded.shared_rate_cards.values_mut().chain(loaded.org_rate_cards.values_mut()) {
         cards.sort_by(|one, other| one.order().cmp(&other.order()));
     }
     for slot in slots::all(conn)? {

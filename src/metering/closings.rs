@@ -1,4 +1,4 @@
-//! Closed months: what comes for them later is counted to the open one. Owns `usage_closings`.
+//! Closed months. Usage that arrives for one later is posted to an open month. Owns `usage_closings`.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
@@ -25,8 +25,8 @@ pub struct Closing {
     pub actor: String,
 }
 
-/// Closes a month, and with it all before, for one org or (`org_id` 0) for every org. Closing twice changes
-/// nothing. There is no opening again: what was told to others stays as it was told.
+/// Closes a month and all months before it, for one org or (`org_id` 0) for every org. Closing twice changes
+/// nothing. A month never opens again: its figures may have been billed.
 ///
 /// # Errors
 /// [`Error::Invalid`] when `month` has not ended everywhere on earth.
@@ -39,7 +39,7 @@ pub fn close(
 ) -> Result<(), Error> {
     let month = month.first_day();
     let next = month.checked_add_months(chrono::Months::new(1));
-    // The last zone to turn is 12 hours behind UTC.
+    // The last time zone is 12 hours behind UTC.
     if next.is_none_or(|next| (now - chrono::Duration::hours(12)).date_naive() < next) {
         return Err(Error::invalid("month", "has not ended in every time zone: close it when it has"));
     }
@@ -56,7 +56,7 @@ pub fn close(
     Ok(())
 }
 
-/// Whether every org that has usage in a month has closed it, or it was closed for all.
+/// Whether a month is closed for every org that has usage in it.
 pub fn is_closed_by_all(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<bool> {
     diesel::select(diesel::dsl::sql::<Bool>("usage_month_is_closed(").bind::<Date, _>(month).sql(")"))
         .get_result(conn)

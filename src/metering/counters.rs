@@ -1,4 +1,4 @@
-//! Counters: how much of a slot was used in a period. Owns `quota_counters`.
+//! Counters: how much was used and reserved of a slot in a period. Owns `quota_counters`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,22 +16,21 @@ use crate::error::Error;
 use crate::metering::catalog::Catalog;
 use crate::quantity::Sum;
 
-/// Names one counter. Counters are locked and written in this order, so that no two transactions wait for
-/// each other.
+/// Names a counter. Transactions lock and write counters in this order, so that no two wait for each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
     pub org_id: i64,
     pub slot_id: i32,
-    /// The subject; empty: the org as a whole.
+    /// Empty: the org as a whole.
     pub subject: String,
     pub period: Period,
 }
 
 impl CounterKey {
-    /// The counter of `slot` that usage of this subject, counted to this local day (and the billing period
-    /// that began then), is added to.
+    /// The counter of `slot` for usage of this subject and local day. `billing`: when its billing period
+    /// began.
     #[must_use]
-    pub fn of(
+    pub fn new(
         slot: &Slot,
         org_id: i64,
         subject: Option<&str>,
@@ -39,7 +38,7 @@ impl CounterKey {
         billing: Option<DateTime<Utc>>,
     ) -> Self {
         let subject = subject.filter(|_| slot.per_subject).unwrap_or_default().to_owned();
-        Self { org_id, slot_id: slot.slot_id, subject, period: Period::of(slot.period, day, billing) }
+        Self { org_id, slot_id: slot.slot_id, subject, period: Period::containing(slot.period, day, billing) }
     }
 }
 
@@ -54,7 +53,7 @@ pub fn slots_for<'a>(
     slots.iter().filter(move |slot| slot.counts(org_id, dimensions))
 }
 
-/// What a counter holds.
+/// The values of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub used: Sum,
@@ -63,7 +62,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// What is left of a limit, nothing at least.
+    /// How much of a limit is left, at least 0.
     #[must_use]
     pub fn remaining(self, limit: Decimal) -> Decimal {
         (Sum::from(limit) - self.used - self.reserved).max(Sum::ZERO).shown()
@@ -72,10 +71,10 @@ impl Count {
 
 /// A counter that usage was added to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub struct MovedCounter {
     pub key: CounterKey,
     pub added: Sum,
-    /// What it came to.
+    /// The value afterwards.
     pub used: Sum,
 }
 
@@ -87,7 +86,7 @@ statement!(Add -> (BigInt, Integer, Numeric):
       SELECT o, s, j, p, b, u, 0 FROM unnest(?, ?, ?, ?, ?, ?) AS t (o, s, j, p, b, u)
       ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = c.used + excluded.used
       RETURNING org_id, slot_id, used");
-// The row that is there is locked and not written. Rows are taken in the order of the arrays.
+// An existing row is locked and not written. Rows are locked in the order of the arrays.
 statement!(Lock -> Untyped:
     "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
       SELECT o, s, j, p, b, 0, 0 FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
@@ -97,7 +96,7 @@ statement!(Read -> (KeyTypes, Numeric, Numeric):
      FROM unnest(?, ?, ?, ?, ?) AS t (o, s, j, p, b)
       JOIN quota_counters c
           ON (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
-// In one statement, so in one snapshot: an answer goes by the limits that were in force with what was used.
+// One statement, so one snapshot: the counters belong to the limits of that version.
 statement!(Look -> (BigInt, BigInt, Nullable<Numeric>, Nullable<Numeric>):
     "SELECT (SELECT version FROM catalog WHERE name = 'metering'), t.n, c.used, c.reserved
      FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS t (o, s, j, p, b, n)
@@ -109,32 +108,32 @@ statement!(Change -> Untyped:
       WHERE (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 
 /// Binds the five columns of the keys.
-fn keyed<'a, S: crate::db::prepared::Text>(
+fn bind_keys<'a, S: crate::db::prepared::Text>(
     keys: impl Iterator<Item = &'a CounterKey> + Clone,
 ) -> Prepared<'a, S> {
     Prepared::new()
         .bind::<BigInt, _>(keys.clone().map(|key| key.org_id).collect::<Vec<_>>())
         .bind::<Integer, _>(keys.clone().map(|key| key.slot_id).collect::<Vec<_>>())
         .bind::<Text, _>(keys.clone().map(|key| key.subject.as_str()).collect::<Vec<_>>())
-        .bind::<Date, _>(keys.clone().map(|key| key.period.stored().0).collect::<Vec<_>>())
-        .bind::<Timestamptz, _>(keys.map(|key| key.period.stored().1).collect::<Vec<_>>())
+        .bind::<Date, _>(keys.clone().map(|key| key.period.to_row().0).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(keys.map(|key| key.period.to_row().1).collect::<Vec<_>>())
 }
 
-fn key_of((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
-    CounterKey { org_id, slot_id, subject, period: Period::of_row(period) }
+fn key_from_row((org_id, slot_id, subject, period): KeyRow) -> CounterKey {
+    CounterKey { org_id, slot_id, subject, period: Period::from_row(period) }
 }
 
-/// Adds to counters, making those that are not there, and tells what they came to. `changes` are in the order
-/// of their keys, each key once.
-pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec<Moved>, Error> {
+/// Adds to counters and returns their new values; missing ones are inserted. `changes` are in the order of
+/// their keys, each key once.
+pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec<MovedCounter>, Error> {
     if changes.is_empty() {
         return Ok(Vec::new());
     }
     debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
-    let rows: Vec<(i64, i32, Sum)> = keyed::<Add>(changes.iter().map(|(key, _)| key))
+    let rows: Vec<(i64, i32, Sum)> = bind_keys::<Add>(changes.iter().map(|(key, _)| key))
         .bind::<Numeric, _>(changes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
         .load(conn)?;
-    // One row for each, in their order: rows are inserted or updated as they are read.
+    // One row for each, in their order: PostgreSQL inserts or updates rows as it reads them.
     assert_eq!(rows.len(), changes.len(), "every counter is there now");
     let moved = changes.iter().zip(rows).map(|((key, added), (org_id, slot_id, used))| {
         assert_eq!(
@@ -142,12 +141,12 @@ pub fn add(conn: &mut PgConnection, changes: &[(CounterKey, Sum)]) -> Result<Vec
             (key.org_id, key.slot_id),
             "counters come back in the order of their keys"
         );
-        Moved { key: key.clone(), added: *added, used }
+        MovedCounter { key: key.clone(), added: *added, used }
     });
     Ok(moved.collect())
 }
 
-/// Locks counters until the caller's transaction ends, making those that are not there, and reads them.
+/// Locks counters until the caller's transaction ends, and reads them; missing ones are inserted.
 pub fn lock(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
@@ -155,26 +154,26 @@ pub fn lock(
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
-    keyed::<Lock>(keys.iter()).execute(conn)?;
-    // A statement of its own: it sees what was committed while the one before waited.
+    bind_keys::<Lock>(keys.iter()).execute(conn)?;
+    // A new statement sees what others committed while the one before waited.
     read(conn, keys)
 }
 
-/// Reads counters; those that are not there are left out.
+/// Reads counters; missing ones are left out.
 pub fn read(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
 ) -> Result<BTreeMap<CounterKey, Count>, Error> {
-    let rows: Vec<(KeyRow, Sum, Sum)> = keyed::<Read>(keys.iter()).load(conn)?;
-    Ok(rows.into_iter().map(|(key, used, reserved)| (key_of(key), Count { used, reserved })).collect())
+    let rows: Vec<(KeyRow, Sum, Sum)> = bind_keys::<Read>(keys.iter()).load(conn)?;
+    Ok(rows.into_iter().map(|(key, used, reserved)| (key_from_row(key), Count { used, reserved })).collect())
 }
 
-/// Reads counters (none: nothing is counted yet) together with the catalogue's version.
+/// Reads counters together with the version of the catalogue; missing counters are left out.
 pub fn read_with_version(
     conn: &mut PgConnection,
     keys: &BTreeSet<CounterKey>,
 ) -> Result<(i64, BTreeMap<CounterKey, Count>), Error> {
-    let rows: Vec<(i64, i64, Option<Sum>, Option<Sum>)> = keyed::<Look>(keys.iter()).load(conn)?;
+    let rows: Vec<(i64, i64, Option<Sum>, Option<Sum>)> = bind_keys::<Look>(keys.iter()).load(conn)?;
     let version = rows.first().map_or(0, |row| row.0);
     let counts: BTreeMap<i64, Count> = rows
         .into_iter()
@@ -187,14 +186,14 @@ pub fn read_with_version(
 /// Adds to counters that the caller has locked.
 ///
 /// # Errors
-/// When the database fails; a counter that reservations would bring below zero is refused by its CHECK.
+/// A CHECK of the table refuses reservations below zero.
 pub fn change(conn: &mut PgConnection, changes: &BTreeMap<CounterKey, Count>) -> Result<(), Error> {
     if changes.is_empty() {
         return Ok(());
     }
-    let changed = keyed::<Change>(changes.keys())
-        .bind::<Numeric, _>(changes.values().map(|by| by.used).collect::<Vec<_>>())
-        .bind::<Numeric, _>(changes.values().map(|by| by.reserved).collect::<Vec<_>>())
+    let changed = bind_keys::<Change>(changes.keys())
+        .bind::<Numeric, _>(changes.values().map(|change| change.used).collect::<Vec<_>>())
+        .bind::<Numeric, _>(changes.values().map(|change| change.reserved).collect::<Vec<_>>())
         .execute(conn)?;
     if changed == changes.len() {
         Ok(())
@@ -205,16 +204,16 @@ pub fn change(conn: &mut PgConnection, changes: &BTreeMap<CounterKey, Count>) ->
 
 /// Counters whose period began before these days may be deleted.
 #[derive(Clone, Copy, Debug)]
-pub struct Oldest {
+pub struct CounterHorizon {
     pub org: NaiveDate,
     pub subject: NaiveDate,
-    /// Of billing periods, which may last for years.
+    /// For billing periods, which may last for years.
     pub billing: NaiveDate,
 }
 
-/// Deletes old counters, a bounded batch at a time. Those that hold reservations stay.
-pub fn forget_old(conn: &mut PgConnection, oldest: Oldest) -> Result<usize, Error> {
-    // A month must be over, not only have begun, before its subjects are forgotten.
+/// Deletes at most 5000 old counters and returns how many. Counters with reservations stay.
+pub fn delete_old(conn: &mut PgConnection, horizon: CounterHorizon) -> Result<usize, Error> {
+    // Of subjects, a month must be over for so long, not only have begun: 31 days more.
     let deleted = diesel::sql_query(
         "DELETE FROM quota_counters WHERE ctid = ANY (ARRAY (
             SELECT c.ctid FROM quota_counters c JOIN quota_slots s USING (slot_id)
@@ -223,9 +222,9 @@ pub fn forget_old(conn: &mut PgConnection, oldest: Oldest) -> Result<usize, Erro
                                   WHEN s.period = 'day' THEN $2 ELSE $2 - 31 END
             LIMIT 5000 FOR UPDATE OF c SKIP LOCKED))",
     )
-    .bind::<Date, _>(oldest.org)
-    .bind::<Date, _>(oldest.subject)
-    .bind::<Date, _>(oldest.billing)
+    .bind::<Date, _>(horizon.org)
+    .bind::<Date, _>(horizon.subject)
+    .bind::<Date, _>(horizon.billing)
     .execute(conn)?;
     Ok(deleted)
 }

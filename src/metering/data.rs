@@ -1,4 +1,4 @@
-//! The fields of a usage event's `data`, read without making a tree of it.
+//! Reads the fields of a usage event's `data` without building a JSON tree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,22 +11,22 @@ use super::event::Rejection;
 use crate::quantity::{self, Unread};
 
 /// Fields of `data` at most.
-const FIELDS: usize = 100;
-/// Characters of a dimension's or a unique value at most.
-const TEXT: usize = 200;
+const MAX_FIELDS: usize = 100;
+/// Characters of a dimension or a unique value at most.
+const MAX_TEXT: usize = 200;
 
-/// The fields in the order of their names, each with the text of its value.
+/// The fields in the order of their names, each with the JSON text of its value.
 ///
 /// # Errors
-/// When a name is there twice: readers would disagree which counts.
+/// When a name is there twice: which value counts would be unclear.
 pub(super) fn fields(data: Option<&RawValue>) -> Result<Vec<(Cow<'_, str>, &RawValue)>, Rejection> {
     let Some(data) = data else { return Ok(Vec::new()) };
     let mut json = serde_json::Deserializer::from_str(data.get());
     let mut fields = json
         .deserialize_map(DataVisitor)
         .map_err(|_| Rejection::new("data", "not_an_object", "must be a JSON object"))?;
-    if fields.len() > FIELDS {
-        return Err(Rejection::new("data", "too_many_fields", format!("has more than {FIELDS} fields")));
+    if fields.len() > MAX_FIELDS {
+        return Err(Rejection::new("data", "too_many_fields", format!("has more than {MAX_FIELDS} fields")));
     }
     fields.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     if let Some(pair) = fields.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -47,8 +47,8 @@ impl<'de> Visitor<'de> for DataVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = Vec::with_capacity(8);
         while let Some(name) = map.next_key::<Name<'de>>()? {
-            // One too many tells; the rest need not take memory.
-            if fields.len() > FIELDS {
+            // One too many suffices for the error; more would only take memory.
+            if fields.len() > MAX_FIELDS {
                 map.next_value::<serde::de::IgnoredAny>()?;
             } else {
                 fields.push((name.0, map.next_value()?));
@@ -62,7 +62,8 @@ impl<'de> Visitor<'de> for DataVisitor {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A quantity: a JSON number, or a string with one, rounded to the places that are kept. `None` for null.
+/// Reads a quantity: a JSON number, or a string with one, rounded to the decimal places that we keep. `None`
+/// for null.
 pub(super) fn decimal(name: &str, raw: &RawValue) -> Result<Option<Decimal>, Rejection> {
     if raw.get() == "null" {
         return Ok(None);
@@ -75,9 +76,9 @@ pub(super) fn decimal(name: &str, raw: &RawValue) -> Result<Option<Decimal>, Rej
     }
 }
 
-/// A dimension or a unique value as text: a string, number or boolean. `None` for null. A number is its
-/// value, however it is written: `1`, `1.0` and `1e0` are one; a string is what it says, so the versions
-/// `"1.1"` and `"1.10"` are two.
+/// Reads a dimension or a unique value as text: a string, number or boolean. `None` for null. Numbers of one
+/// value are one text: `1`, `1.0` and `1e0`. Strings stay as they are: the versions `"1.1"` and `"1.10"` are
+/// two.
 pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, str>>, Rejection> {
     let wrong = |rule, detail: &str| Err(Rejection::new(format!("data.{name}"), rule, detail));
     let json = raw.get();
@@ -90,9 +91,9 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
             Err(_) => return wrong("not_text", "is not valid Unicode"),
         },
         Some(b't' | b'f') => Cow::Borrowed(json),
-        _ => plain(json),
+        _ => canonical_number(json),
     };
-    if text.len() > TEXT && text.chars().count() > TEXT {
+    if text.len() > MAX_TEXT && text.chars().count() > MAX_TEXT {
         return wrong("too_long", "must be at most 200 characters");
     }
     if crate::text::has_nul(&text) {
@@ -101,13 +102,13 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
     Ok(Some(text))
 }
 
-/// Digits that are written out; what needs more has an exponent.
-const WRITTEN_OUT: usize = 40;
+/// A number that needs more digits is written with an exponent.
+const MAX_DIGITS: usize = 40;
 
-/// The one way to write a number of JSON's grammar: without zeros that say nothing and, up to [`WRITTEN_OUT`]
-/// digits, without exponent. No digit is lost: ids may be numbers too.
-pub(crate) fn plain(json: &str) -> Cow<'_, str> {
-    if json.len() <= WRITTEN_OUT && json.bytes().all(|byte| byte.is_ascii_digit()) {
+/// The canonical text of a JSON number: without redundant zeros, and without exponent up to [`MAX_DIGITS`]
+/// digits. Numbers of one value have one text, and no digit is lost: ids may be numbers too.
+pub(crate) fn canonical_number(json: &str) -> Cow<'_, str> {
+    if json.len() <= MAX_DIGITS && json.bytes().all(|byte| byte.is_ascii_digit()) {
         return Cow::Borrowed(json);
     }
     let (sign, number) = json.strip_prefix('-').map_or(("", json), |number| ("-", number));
@@ -119,7 +120,7 @@ pub(crate) fn plain(json: &str) -> Cow<'_, str> {
     if kept.is_empty() {
         return Cow::Borrowed("0");
     }
-    // Where even the exponent has too many digits for one, the text stays as it is.
+    // An exponent beyond 64 bits: the text stays as it is.
     let Ok(exponent) = exponent.parse::<i64>() else { return Cow::Borrowed(json) };
     let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
     let Some(exponent) = exponent.checked_add(length(digits) - length(kept) - length(fraction)) else {
@@ -128,7 +129,7 @@ pub(crate) fn plain(json: &str) -> Cow<'_, str> {
     // Places after the point, or zeros before it.
     let places = usize::try_from(-exponent.min(0)).unwrap_or(usize::MAX);
     let zeros = usize::try_from(exponent.max(0)).unwrap_or(usize::MAX);
-    if kept.len().max(places).saturating_add(zeros) > WRITTEN_OUT {
+    if kept.len().max(places).saturating_add(zeros) > MAX_DIGITS {
         return Cow::Owned(format!("{sign}{kept}e{exponent}"));
     }
     Cow::Owned(match kept.len().checked_sub(places) {
@@ -211,11 +212,11 @@ mod tests {
             (&["1e400", "10E399"], "1e400"),
         ] {
             for json in same {
-                assert_eq!(plain(json), text, "{json}");
+                assert_eq!(canonical_number(json), text, "{json}");
             }
         }
         let beyond = "1e99999999999999999999";
-        assert_eq!(plain(beyond), beyond);
+        assert_eq!(canonical_number(beyond), beyond);
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! A usage event as a caller sent it, whatever its form. `parse` reads it.
+//! A usage event as a caller sent it, in whatever form. `parse.rs` finds the
+//! events of a body, `fields.rs` reads one, `lago.rs` reads Lago's form.
 
+mod fields;
 pub mod lago;
 mod parse;
 
@@ -9,28 +11,28 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-pub use self::parse::{Form, Parsed, Sent, parse};
+pub use self::parse::{Form, Parsed, ParsedBody, parse};
 
 /// A usage event, borrowed from the request's body.
 #[derive(Clone, Debug)]
 pub struct UsageEvent<'a> {
-    /// The caller's id of it: with `source` and the org its key.
+    /// The caller's id. With `source` and the org it is the event's key.
     pub id: Cow<'a, str>,
     /// Who reports it; empty when left out.
     pub source: Cow<'a, str>,
-    /// The org that it belongs to, by public or external id; the key's own when left out.
+    /// The org, by public or external id; the org of the API key when left out.
     pub org: Option<Cow<'a, str>>,
-    /// Which meters count it.
+    /// Meters with this event name count it.
     pub event_name: Cow<'a, str>,
     /// When it happened; when it arrived, if left out.
     pub occurred_at: Option<DateTime<Utc>>,
     /// Who in the org caused it.
     pub member: Option<Cow<'a, str>>,
-    /// What a quota per subject counts it to.
+    /// Quotas per subject count the event to it.
     pub subject: Option<Cow<'a, str>>,
-    /// A JSON object with the values and dimensions that meters read.
+    /// A JSON object with values and dimensions for meters.
     pub data: Option<&'a RawValue>,
-    /// A cost that the caller sets; only some keys may.
+    /// A cost set by the caller, which needs the scope `usage:price`.
     pub cost: Option<Cost>,
 }
 
@@ -43,7 +45,7 @@ pub enum Cost {
     Minor(Decimal),
 }
 
-/// Why one usage event was not taken.
+/// Why a usage event was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The field at fault.
@@ -55,26 +57,24 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection.
     pub fn new(field: impl Into<Cow<'static, str>>, rule: &'static str, detail: impl Into<String>) -> Self {
         Self { field: field.into(), rule, detail: detail.into() }
     }
 }
 
-/// How many usage events became what.
+/// The number of usage events by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub accepted: u64,
     pub duplicate: u64,
-    /// Another event is stored under their key.
+    /// Another event has the same key.
     pub conflict: u64,
     pub rejected: u64,
 }
 
 impl Tally {
-    /// Counts outcomes.
     #[must_use]
-    pub fn of(outcomes: &[Outcome]) -> Self {
+    pub fn from_outcomes(outcomes: &[Outcome]) -> Self {
         let mut tally = Self::default();
         for outcome in outcomes {
             *match outcome {
@@ -93,10 +93,10 @@ impl Tally {
 pub enum Outcome {
     /// It is stored and counted.
     Accepted,
-    /// It was stored before; nothing changed.
+    /// It was stored before. Nothing changed.
     Duplicate,
-    /// Another event is stored under its key; nothing changed.
+    /// Another event has its key. Nothing changed.
     Conflict,
-    /// It was not taken.
+    /// It breaks a rule. Nothing changed.
     Rejected(Rejection),
 }

@@ -1,27 +1,27 @@
 //! Levels: how much there is (stored bytes, contacts, seats), across all periods. Owns `usage_levels`.
 //!
-//! **What an event says.** It *sets* the level of its series and subject to a value of 0 or more (the meter's
-//! `value_field`), or *changes* it by a signed amount (its `change_field`); one of the two. Each counts once,
-//! by its key, like any other usage.
+//! **Events.** An event either *sets* the level of its series and subject to a value of 0 or more (the
+//! meter's `value_field`), or *changes* it by a signed amount (its `change_field`). It counts once, by its
+//! key, like any other usage.
 //!
-//! **The level at an instant** is a function of the set of events that stand, whatever the order of their
-//! coming: the value of the last set at or before it, and the sum of the changes from the time of that set
-//! on; without a set, the sum of all changes. At one instant sets come before changes, so a change counts on
-//! top of a set of the same time; of several sets the largest counts. A change before the last set says
-//! nothing of the level after it. Taken back, an event is as if it had never come.
+//! **The level at an instant** depends only on the set of valid events, not on the order in which they
+//! arrive. It is the value of the last set at or before the instant, plus the changes from the time of that
+//! set on; without a set, the sum of all changes. At one instant sets come before changes, so a change is
+//! added to a set of the same time; of several sets the largest counts. A change before the last set does not
+//! matter afterwards. An event that was taken back counts as if it had never arrived.
 //!
-//! **Below zero.** While changes are missing (the removal came, the addition did not) the sum may lie below
-//! zero. It is kept as it is, or the addition would count twice; but whoever asks how much there is gets 0
-//! (Lago lost the sign at the border of periods and charged for what was not there: getlago/lago-api#5569).
+//! **Below zero.** While changes are missing (the removal arrived, the addition did not) the sum may be below
+//! zero. The sum is stored with its sign, or the addition would count twice; but the level shown is 0. (Lago
+//! lost the sign at the border of periods and charged for what was not there: getlago/lago-api#5569.)
 //!
-//! **What limits see.** A counter of the period `always` holds the sum of what is level now, over the series
-//! and subjects that its slot counts. An event moves it by what it moves the level by, which is nothing for
-//! one that comes late behind a set.
+//! **Limits.** A counter of the period `always` is the sum of the present levels of the series and subjects
+//! that its slot counts. An event moves it by as much as it moves the level, which is 0 for a late event
+//! before the last set.
 //!
-//! **Over a time** ([`course`]): the average weighs each level by how long it held; the peak is the highest
-//! at any instant of it.
+//! **Over a time** ([`level_figures`]): the average weights each level by how long it lasted; the peak is the
+//! highest level at any instant.
 
-mod course;
+mod figures;
 pub mod list;
 mod locked;
 
@@ -30,51 +30,51 @@ use rust_decimal::Decimal;
 
 use crate::quantity::Sum;
 
-use self::course::{Course, course};
+use self::figures::{LevelFigures, level_figures};
 pub(crate) use self::locked::Levels;
 pub(crate) use self::locked::take_back;
 
-/// What the `value` of a level meter's record says: the level was set.
+/// `value` of a level meter's record: the event sets the level.
 pub const SET: &str = "set";
-/// As [`SET`]: it was changed.
+/// `value` of a level meter's record: the event changes the level.
 pub const CHANGE: &str = "change";
 
-/// What is level with a series and subject, by all events that stand.
+/// The state of a level, of one series and subject, after all valid events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct LevelState {
     /// Time and value of the last set.
     pub set: Option<(DateTime<Utc>, Sum)>,
-    /// The changes at and after it.
+    /// The sum of the changes at and after it.
     pub changes: Sum,
-    /// No change is later.
+    /// Time of the latest change.
     pub changed_at: Option<DateTime<Utc>>,
 }
 
-impl State {
-    /// The sum, below zero too.
+impl LevelState {
+    /// The level with its sign.
     #[must_use]
     pub fn signed(&self) -> Sum {
         self.set.map_or(Sum::ZERO, |(_, value)| value) + self.changes
     }
 
-    /// How much there is.
+    /// The level as it is shown: at least 0.
     #[must_use]
     pub fn level(&self) -> Sum {
         self.signed().max(Sum::ZERO)
     }
 
-    /// Whether a set of that time and value counts from now on.
-    fn is_later(&self, at: DateTime<Utc>, value: Sum) -> bool {
+    /// Whether a set of this time and value becomes the last set.
+    fn is_last_set(&self, at: DateTime<Utc>, value: Sum) -> bool {
         self.set.is_none_or(|set| (at, value) > set)
     }
 
-    /// Whether a change of that time counts on top of the last set.
-    fn counts(&self, at: DateTime<Utc>) -> bool {
+    /// Whether a change of this time is added to the last set.
+    fn counts_change(&self, at: DateTime<Utc>) -> bool {
         self.set.is_none_or(|(set_at, _)| at >= set_at)
     }
 
-    /// What it is after one more event. `changes_from` gives the sum of the changes at and after a time,
-    /// those of this event's own batch included.
+    /// The state after one more event. `changes_from` returns the sum of the changes at and after a time,
+    /// including those of the event's own batch.
     #[must_use]
     pub fn after(
         self,
@@ -84,24 +84,24 @@ impl State {
         changes_from: impl FnOnce(DateTime<Utc>) -> Sum,
     ) -> Self {
         match is_set {
-            true if self.is_later(at, value.into()) => {
+            true if self.is_last_set(at, value.into()) => {
                 let changes =
                     if self.changed_at.is_some_and(|last| last >= at) { changes_from(at) } else { Sum::ZERO };
                 Self { set: Some((at, value.into())), changes, ..self }
             }
             true => self,
             false => {
-                let changes = if self.counts(at) { self.changes + value } else { self.changes };
+                let changes = if self.counts_change(at) { self.changes + value } else { self.changes };
                 Self { changes, changed_at: self.changed_at.max(Some(at)), ..self }
             }
         }
     }
 }
 
-/// The records of level meters that stand and match `conditions` (on `r`), as SQL: org, series, subject,
-/// time, value and quantity.
+/// The valid records of level meters that match `conditions` (on `r`), as SQL: those that are neither taken
+/// back nor replaced. Columns: org, series, subject, time, value, quantity, key.
 #[must_use]
-pub fn standing(conditions: &str) -> String {
+pub fn valid_records(conditions: &str) -> String {
     format!(
         "(SELECT org_id, series_id, coalesce(subject, '') AS subject, occurred_at, value, quantity, event_key
              FROM (
@@ -112,10 +112,9 @@ pub fn standing(conditions: &str) -> String {
     )
 }
 
-/// What standing records (as of [`standing`]) make of each series and subject: the columns of `usage_levels`,
-/// as SQL.
+/// The state of each series and subject by its [`valid_records`], as SQL: the columns of `usage_levels`.
 #[must_use]
-pub fn states(standing: &str) -> String {
+pub fn states(valid_records: &str) -> String {
     format!(
         "(SELECT org_id, series_id, subject, max(last_set) AS set_at,
              coalesce(max(quantity) FILTER (WHERE value = '{SET}' AND occurred_at = last_set),
@@ -125,7 +124,7 @@ pub fn states(standing: &str) -> String {
              max(occurred_at) FILTER (WHERE value = '{CHANGE}') AS changed_at
          FROM (SELECT *, max(occurred_at) FILTER (WHERE value = '{SET}')
                    OVER (PARTITION BY org_id, series_id, subject) AS last_set
-               FROM {standing} e) e
+               FROM {valid_records} e) e
          GROUP BY org_id, series_id, subject)"
     )
 }
@@ -134,16 +133,16 @@ pub fn states(standing: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Seconds, whether it sets, value.
-    type Said = (i64, bool, i64);
+    /// Seconds, whether it sets the level, value.
+    type TestEvent = (i64, bool, i64);
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("a time")
     }
 
-    /// What the events make, one after the other.
-    fn made(events: &[Said]) -> State {
-        let mut state = State::default();
+    /// The state after the events, one after the other.
+    fn state_after(events: &[TestEvent]) -> LevelState {
+        let mut state = LevelState::default();
         for (n, (seconds, is_set, value)) in events.iter().enumerate() {
             let changes_from = |from| {
                 let mut sum = Sum::ZERO;
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_level_follows_from_the_set_of_events() {
-        let table: [(&str, &[Said], i64); 12] = [
+        let table: [(&str, &[TestEvent], i64); 12] = [
             ("nothing", &[], 0),
             ("changes alone add up", &[(1, false, 5), (2, false, -2)], 3),
             ("a set, then changes", &[(1, true, 10), (2, false, 5), (3, false, -1)], 14),
@@ -175,14 +174,14 @@ mod tests {
         ];
         for (name, events, level) in table {
             // In every order of coming, up to a few.
-            let mut order: Vec<Said> = events.to_vec();
+            let mut order: Vec<TestEvent> = events.to_vec();
             for _ in 0..order.len().max(1) {
-                assert_eq!(made(&order).level(), Sum::from(Decimal::from(level)), "{name}: {order:?}");
+                assert_eq!(state_after(&order).level(), Sum::from(Decimal::from(level)), "{name}: {order:?}");
                 let one = order.len().min(1);
                 order.rotate_left(one);
                 let mut back = order.clone();
                 back.reverse();
-                assert_eq!(made(&back).level(), Sum::from(Decimal::from(level)), "{name}: {back:?}");
+                assert_eq!(state_after(&back).level(), Sum::from(Decimal::from(level)), "{name}: {back:?}");
             }
         }
     }
@@ -193,7 +192,7 @@ mod tests {
             events in proptest::collection::vec((0_i64..6, proptest::bool::ANY, -5_i64..9), 0..9),
             seed in 0_usize..1000,
         ) {
-            let events: Vec<Said> =
+            let events: Vec<TestEvent> =
                 events.into_iter().map(|(at, is_set, value)| (at, is_set,
                     if is_set { value.abs() } else { value })).collect();
             let mut other = events.clone();
@@ -201,7 +200,7 @@ mod tests {
             for n in 0..other.len() {
                 other.swap(n, (n * 7 + seed) % length);
             }
-            proptest::prop_assert_eq!(made(&events), made(&other));
+            proptest::prop_assert_eq!(state_after(&events), state_after(&other));
         }
     }
 }

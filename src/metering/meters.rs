@@ -1,4 +1,4 @@
-//! Meters: rules that turn usage events into a quantity. Owns `meters` and `meter_versions`.
+//! Meters: rules that make a quantity of usage events. Owns `meters` and `meter_versions`.
 
 mod define;
 
@@ -32,7 +32,7 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
-    /// Its name in the database and on the wire.
+    /// The name in the database and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,26 +45,26 @@ impl Aggregation {
         }
     }
 
-    /// The aggregation of that name.
+    /// The aggregation with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let all = [Self::Sum, Self::Count, Self::Max, Self::Unique, Self::Latest, Self::Level];
         all.into_iter().find(|a| a.name() == name)
     }
 
-    /// Whether the quantities of parts add up to that of the whole. Only such meters are priced.
+    /// Whether the quantities of parts add up to the quantity of the whole. Only these and levels are priced.
     #[must_use]
     pub fn is_additive(self) -> bool {
         matches!(self, Self::Sum | Self::Count)
     }
 
-    /// Whether quotas may limit it: what adds up, and what is there.
+    /// Whether quotas may limit it.
     #[must_use]
     pub fn is_limited(self) -> bool {
         self.is_additive() || self == Self::Level
     }
 
-    /// Whether a day's quantity has to be found anew in its records when one of them is taken back.
+    /// Whether a day's quantity must be computed from its records again when one of them is taken back.
     #[must_use]
     pub fn is_recounted(self) -> bool {
         matches!(self, Self::Max | Self::Unique | Self::Latest)
@@ -83,7 +83,7 @@ pub enum Unpriced {
 }
 
 impl Unpriced {
-    /// Its name in the database and on the wire.
+    /// The name in the database and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Unpriced {
         }
     }
 
-    /// The one of that name.
+    /// The value with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Record, Self::Refuse].into_iter().find(|unpriced| unpriced.name() == name)
@@ -168,47 +168,48 @@ pub struct MeterVersion {
     pub unpriced: String,
 }
 
-/// Which meters.
+/// Selects meters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeterFilter<'a> {
-    /// The one with this key.
+    /// Only the meter with this key.
     pub key: Option<&'a str>,
-    /// Only those that are (true) or are not (false) archived.
+    /// Only archived ones (true), or only others (false).
     pub archived: Option<bool>,
-    /// Only those whose key comes after this one.
+    /// Only keys after this one.
     pub after: Option<&'a str>,
 }
 
+/// The columns of a meter, and those of its version.
+type MeterRow = (
+    (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
+    (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
+);
+
 /// Meters in the order of their keys, each at its newest version, at most `limit`.
 pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Result<Vec<Meter>, Error> {
-    type MeterRow = (
-        (i32, String, String, String, DateTime<Utc>, Option<DateTime<Utc>>),
-        (i32, String, String, Option<String>, Vec<Option<String>>, bool, String, Option<String>),
+    let meter_columns = (
+        meters::meter_id,
+        meters::key,
+        meters::aggregation,
+        meters::unit,
+        meters::created_at,
+        meters::archived_at,
+    );
+    let version_columns = (
+        meter_versions::version,
+        meter_versions::name,
+        meter_versions::event_name,
+        meter_versions::value_field,
+        meter_versions::dimensions,
+        meter_versions::allows_negative,
+        meter_versions::unpriced,
+        meter_versions::change_field,
     );
     let mut query = meters::table
         .inner_join(meter_versions::table.on(meter_versions::meter_id.eq(meters::meter_id)))
         .distinct_on(meters::key)
         .order((meters::key, meter_versions::version.desc()))
-        .select((
-            (
-                meters::meter_id,
-                meters::key,
-                meters::aggregation,
-                meters::unit,
-                meters::created_at,
-                meters::archived_at,
-            ),
-            (
-                meter_versions::version,
-                meter_versions::name,
-                meter_versions::event_name,
-                meter_versions::value_field,
-                meter_versions::dimensions,
-                meter_versions::allows_negative,
-                meter_versions::unpriced,
-                meter_versions::change_field,
-            ),
-        ))
+        .select((meter_columns, version_columns))
         .limit(limit)
         .into_boxed();
     if let Some(key) = filter.key {
@@ -222,36 +223,40 @@ pub fn list(conn: &mut PgConnection, filter: MeterFilter<'_>, limit: i64) -> Res
     if let Some(after) = filter.after {
         query = query.filter(meters::key.gt(after));
     }
-    let meter_of = |((meter_id, key, aggregation, unit, created_at, archived_at), version): MeterRow| {
-        let aggregation = Aggregation::parse(&aggregation)
-            .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
-        let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
-            version;
-        let unpriced = Unpriced::parse(&unpriced)
-            .ok_or_else(|| Error::Internal(format!("meter {key}: unpriced usage is to be {unpriced}")))?;
-        let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
-        dimensions.sort();
-        Ok(Meter {
-            meter_id,
-            key,
-            version,
-            name,
-            event_name,
-            aggregation,
-            value_field,
-            change_field,
-            unit,
-            dimensions,
-            allows_negative,
-            unpriced,
-            created_at,
-            archived_at,
-        })
-    };
-    query.load::<MeterRow>(conn)?.into_iter().map(meter_of).collect()
+    query.load::<MeterRow>(conn)?.into_iter().map(from_row).collect()
 }
 
-/// Every meter, archived ones too: what they counted can still be corrected.
+fn from_row(
+    ((meter_id, key, aggregation, unit, created_at, archived_at), version): MeterRow,
+) -> Result<Meter, Error> {
+    let (version, name, event_name, value_field, dimensions, allows_negative, unpriced, change_field) =
+        version;
+    let aggregation = Aggregation::parse(&aggregation)
+        .ok_or_else(|| Error::Internal(format!("meter {key} has the aggregation {aggregation}")))?;
+    let unpriced = Unpriced::parse(&unpriced).ok_or_else(|| {
+        Error::Internal(format!("meter {key} has the rule `{unpriced}` for unpriced usage"))
+    })?;
+    let mut dimensions: Vec<String> = dimensions.into_iter().flatten().collect();
+    dimensions.sort();
+    Ok(Meter {
+        meter_id,
+        key,
+        version,
+        name,
+        event_name,
+        aggregation,
+        value_field,
+        change_field,
+        unit,
+        dimensions,
+        allows_negative,
+        unpriced,
+        created_at,
+        archived_at,
+    })
+}
+
+/// Every meter, also archived ones: their usage can still be corrected.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<Meter>, Error> {
     list(conn, MeterFilter::default(), i64::MAX)
 }
@@ -266,17 +271,16 @@ pub fn find(conn: &mut PgConnection, key: &str) -> Result<Meter, Error> {
         .ok_or(Error::NotFound("meter"))
 }
 
-/// What is said of a meter that is asked for and that there is not: a mistyped one would look like one
-/// without anything.
+/// The error for a key of a query that no meter has. An empty list would look like a meter without usage.
 #[must_use]
 pub fn unknown(key: &str) -> Error {
     Error::invalid("meter", format!("`{key}` is no meter: /v1/meters lists them"))
 }
 
-/// The row ids of the meters that are asked for by these keys.
+/// The row ids of meters by their keys.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a meter that there is not. When the database fails.
+/// [`Error::Invalid`] for a key that no meter has.
 pub fn ids(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<i32>, Error> {
     let found: Vec<(i32, String)> =
         meters::table.filter(meters::key.eq_any(keys)).select((meters::meter_id, meters::key)).load(conn)?;
@@ -286,7 +290,7 @@ pub fn ids(conn: &mut PgConnection, keys: &[String]) -> Result<Vec<i32>, Error> 
     }
 }
 
-/// The meter with this key and all that it was.
+/// The meter with this key and all its versions.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none.

@@ -1,10 +1,9 @@
-//! Periods: which one an instant or a record belongs to, and when it begins and ends.
+//! Periods: which one usage belongs to, and when it begins and ends.
 //!
-//! A counter is named by its period, so nothing has to be turned: a new period is another counter, and an
-//! idle daemon is never behind. Days and months are named by their first local day (the *label*): after a
-//! change of zone the same date goes on being counted, and only the instants at which it begins and ends
-//! move. A subscription's period is named by the instant at which it began, as two of them may begin on one
-//! date; its label is that date by UTC.
+//! A period is part of a counter's name. A new period is another counter, so nothing has to happen when a
+//! period ends. The name of a day or month is its first local day, the *label*: after a change of zone the
+//! counter of that date goes on, and only its first and last instant move. The name of a billing period is
+//! the instant at which it began, because two may begin on one date; its label is that date in UTC.
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
 
@@ -12,57 +11,55 @@ use super::slots::PeriodKind;
 use crate::billing::directory::OrgContext;
 use crate::time::day_start;
 
-/// Label of the one counter of a level, which has no period: usage is never older.
+/// Label of the one counter of a level, which has no period. No usage is older.
 pub const ALWAYS: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date");
-/// A level never begins anew: the last second of the year 9999.
+/// A level has no end: the last second of the year 9999.
 const NEVER: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 0).expect("in range");
 
 /// Names a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
-    /// Its first day: local; of a subscription's period by UTC; [`ALWAYS`] of a level, which has none.
+    /// Its first day: local for a day or month, in UTC for a billing period, [`ALWAYS`] for a level.
     pub label: NaiveDate,
-    /// When the subscription's period began; `None`: it is a local day or month, which begins where the org's
-    /// zone says.
+    /// When a billing period began; `None`: a local day or month, whose beginning depends on the org's zone.
     pub began: Option<DateTime<Utc>>,
 }
 
-/// How many days back periods go.
+/// How many days of the past have counters.
 #[derive(Clone, Copy, Debug)]
-pub struct Back {
-    /// Those of orgs, and all billing periods.
+pub struct CountedDays {
+    /// Of orgs, and of all billing periods.
     pub org: u16,
     pub subject: u16,
 }
 
-impl Back {
-    /// What is counted from the records when an org's first quota on a slot is made.
-    pub const FILLED: Self = Self { org: 400, subject: 7 };
+impl CountedDays {
+    /// Counted from the records when an org's first quota on a slot is made.
+    pub const BY_FIRST_QUOTA: Self = Self { org: 400, subject: 7 };
 
-    /// Label of the first period that reaches into the days before `at`.
+    /// Label of the oldest period that reaches into these days before `at`.
     #[must_use]
-    pub fn first(
+    pub fn first_label(
         self,
         kind: PeriodKind,
         per_subject: bool,
         org: &OrgContext,
         at: DateTime<Utc>,
     ) -> NaiveDate {
-        let of_subjects = per_subject && kind != PeriodKind::Billing;
-        let days = if of_subjects { self.subject } else { self.org };
+        let by_subject = per_subject && kind != PeriodKind::Billing;
+        let days = if by_subject { self.subject } else { self.org };
         Period::at(kind, org, at.checked_sub_days(Days::new(days.into())).unwrap_or(at)).label
     }
 }
 
-/// What `quota_counters.began` says of a local day or month.
+/// `quota_counters.began` of a local day or month.
 const NO_INSTANT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 impl Period {
-    /// The period that usage counted to this local day belongs to; `billing`: when the subscription's period
-    /// began, as [`OrgContext::billing_period`] tells it. While there is none a billing period is a calendar
-    /// month.
+    /// The period of usage of this local day. `billing`: when its billing period began, from
+    /// [`OrgContext::billing_period`]; without one the month takes its place.
     #[must_use]
-    pub fn of(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
+    pub fn containing(kind: PeriodKind, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Self {
         let month = || day.with_day(1).unwrap_or(day);
         match (kind, billing) {
             (PeriodKind::Always, _) => Self { label: ALWAYS, began: None },
@@ -72,27 +69,27 @@ impl Period {
         }
     }
 
-    /// The period that an instant lies in.
+    /// The period of an instant.
     #[must_use]
     pub fn at(kind: PeriodKind, org: &OrgContext, at: DateTime<Utc>) -> Self {
         let billing = if kind == PeriodKind::Billing { org.billing_period(at) } else { None };
-        Self::of(kind, org.day(at), billing)
+        Self::containing(kind, org.day(at), billing)
     }
 
-    /// As a row has it: `period` and `began`.
+    /// The columns `period` and `began`.
     #[must_use]
-    pub fn stored(self) -> (NaiveDate, DateTime<Utc>) {
+    pub fn to_row(self) -> (NaiveDate, DateTime<Utc>) {
         (self.label, self.began.unwrap_or(NO_INSTANT))
     }
 
-    /// Of a row.
+    /// From the columns `period` and `began`.
     #[must_use]
-    pub fn of_row((label, began): (NaiveDate, DateTime<Utc>)) -> Self {
+    pub fn from_row((label, began): (NaiveDate, DateTime<Utc>)) -> Self {
         Self { label, began: Some(began).filter(|began| *began != NO_INSTANT) }
     }
 
-    /// When it begins and ends, `[start, end)`. One that began and that nothing tells of any more ends with
-    /// the month after.
+    /// When it begins and ends, `[start, end)`. A billing period that the org has no longer ends a month
+    /// after its beginning.
     #[must_use]
     pub fn bounds(self, kind: PeriodKind, org: &OrgContext) -> (DateTime<Utc>, DateTime<Utc>) {
         if let Some(began) = self.began {
@@ -120,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn days_begin_when_the_zone_says() {
+    fn days_begin_by_their_zone() {
         for (zone, label, start, hours) in [
             ("UTC", "2026-03-29", "2026-03-29T00:00:00Z", 24),
             ("Europe/Berlin", "2026-03-29", "2026-03-28T23:00:00Z", 23),
@@ -172,9 +169,9 @@ mod tests {
             (PeriodKind::Billing, None, "2026-02-01", None),
             (PeriodKind::Always, billing, "2000-01-01", None),
         ] {
-            let period = Period::of(kind, late, billing);
+            let period = Period::containing(kind, late, billing);
             assert_eq!(period, Period { label: day(label), began }, "{kind:?}");
-            assert_eq!(Period::of_row(period.stored()), period);
+            assert_eq!(Period::from_row(period.to_row()), period);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rate cards: versioned prices of a meter. Owns `rate_cards`.
+//! Rate cards: the versioned prices of a meter. Owns `rate_cards`.
 
 pub(crate) mod choose;
 mod define;
@@ -24,49 +24,47 @@ pub use self::define::{NewRateCard, create};
 
 /// A rate card: what a unit of its meter costs from a time on.
 ///
-/// A card prices everybody's usage, or that of orgs with a plan, or that of one org. Of the cards that were
-/// valid at the time of usage the org's own is asked first, then that of the plan which the org had then,
-/// then the meter's: the first that has a rate for the usage prices it. An own card without rates ends the
-/// own prices.
+/// A card is for the usage of every org, of orgs with a plan, or of one org. Of the cards that were valid at
+/// the time of usage, the org's own comes first, then the card of the plan that the org had then, then the
+/// meter's. The first of them with a rate for the usage prices it. An org's card without rates ends its own
+/// prices.
 ///
-/// Tiers are counted by the quantity of the org's local month, or of its billing period where the card says
-/// so, whichever card priced it: a card that begins in the middle of a month goes on where the month stands,
-/// and gives no free allowance a second time. Late usage is priced by the card of its time, in the tiers of
-/// its month. A void gives back what was charged, an
-/// amendment is priced where the usage event stood, even when the month is closed and the difference is
-/// posted to the open one.
+/// Tiers count the quantity of the org's local month, or of its billing period where the card says so,
+/// whichever card priced it: a card that begins in the middle of a month goes on where the month is, and
+/// gives no free allowance a second time. Late usage is priced by the card of its time, in the tiers of its
+/// month. A void gives back what was charged. An amendment is priced at the position of the usage event that
+/// it replaces, even when the month is closed and the difference is posted to the open one.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RateCard {
-    /// Row id; the record keeps it.
+    /// Row id; usage records refer to it.
     #[serde(skip)]
     pub rate_card_id: i32,
-    /// Whose prices.
     #[serde(skip)]
     pub meter_id: i32,
-    /// Counts up with each card of the meter, whoever's usage it prices.
+    /// Counts the cards of the meter, of whatever org or plan.
     pub version: i32,
-    /// It prices the usage of orgs that have this plan; null: of whatever plan.
+    /// It prices the usage of orgs with this plan; null: with any plan.
     pub plan: Option<String>,
-    /// Row id of the org whose usage it prices; 0: of every org.
+    /// It prices the usage of the org with this row id; 0: of every org.
     #[serde(skip)]
     pub org_id: i64,
     /// It prices the usage of this org, by public id; null: of every org.
     pub org: Option<String>,
-    /// By what its tiers are counted.
+    /// The period whose quantity its tiers count.
     pub period: TierPeriod,
-    /// Of a `level` meter, which figure it prices; null of other meters.
+    /// The figure of a `level` meter that it prices; null for other meters.
     pub price_by: Option<PriceBy>,
-    /// Usage that occurred from then on.
+    /// It prices usage that occurred from then on.
     pub valid_from: DateTime<Utc>,
-    /// ISO 4217, lower case; the same on every card of a meter.
+    /// ISO 4217, lower case. All cards of a meter have the same.
     pub currency: String,
     /// The first rate whose `when` fits counts. Rates with more conditions come first.
     pub rates: Vec<Rate>,
-    /// When it was made: it prices what came from then on.
+    /// It prices usage that arrived from then on.
     pub created_at: DateTime<Utc>,
 }
 
-/// The time whose quantity tiers are counted by.
+/// The period whose quantity tiers count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TierPeriod {
@@ -78,7 +76,7 @@ pub enum TierPeriod {
 }
 
 impl TierPeriod {
-    /// Its name in the database and on the wire.
+    /// The name in the database and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -88,19 +86,19 @@ impl TierPeriod {
     }
 }
 
-/// By which figure of a time a level is priced.
+/// The figure by which a level is priced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = LevelPriceBy)]
 pub enum PriceBy {
-    /// The average, each level weighed by how long it held.
+    /// The average, each level weighted by how long it lasted.
     Average,
     /// The highest at any instant.
     Peak,
 }
 
 impl PriceBy {
-    /// Its name in the database and on the wire.
+    /// The name in the database and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -156,7 +154,7 @@ pub enum TierMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// Its upper end, included; none: no end.
+    /// Its upper end, included; null: it has no end.
     #[serde(default, deserialize_with = "exact_or_none", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<QuantityAboveZero>)]
     pub up_to: Option<Decimal>,
@@ -164,7 +162,7 @@ pub struct Tier {
     #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = QuantityFromZero)]
     pub unit_cost: Decimal,
-    /// What reaching the tier costs once.
+    /// What it costs once to reach the tier.
     #[serde(default, deserialize_with = "exact")]
     #[schema(value_type = QuantityFromZero)]
     pub flat_cost: Decimal,
@@ -174,7 +172,7 @@ pub struct Tier {
     pub package_size: Option<Decimal>,
 }
 
-/// A decimal as a string or a number, to the last digit as it stands.
+/// Reads a decimal from a string or a number, without losing a digit.
 fn exact<'de, D: Deserializer<'de>>(from: D) -> Result<Decimal, D::Error> {
     exact_or_none(from)?.ok_or_else(|| serde::de::Error::custom("must be a decimal, not null"))
 }
@@ -213,7 +211,7 @@ struct CardRow {
 }
 
 /// Every column of cards, with the public id of the org.
-macro_rules! rows {
+macro_rules! card_rows {
     () => {
         rate_cards::table.left_join(orgs::table.on(orgs::org_id.eq(rate_cards::org_id))).select((
             rate_cards::rate_card_id,
@@ -233,12 +231,12 @@ macro_rules! rows {
 }
 
 impl CardRow {
-    fn card(self) -> Result<RateCard, Error> {
+    fn into_card(self) -> Result<RateCard, Error> {
         let broken = |what: String| Error::Internal(format!("rate card {}: {what}", self.rate_card_id));
         let period = match self.period.as_str() {
             "month" => TierPeriod::Month,
             "billing" => TierPeriod::Billing,
-            other => return Err(broken(format!("its tiers are counted by {other}"))),
+            other => return Err(broken(format!("its tiers count by the unknown period {other}"))),
         };
         Ok(RateCard {
             rates: serde_json::from_value(self.rates).map_err(|error| broken(error.to_string()))?,
@@ -262,37 +260,36 @@ impl CardRow {
 
 /// Every rate card, in no order.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<RateCard>, Error> {
-    rows!().load::<CardRow>(conn)?.into_iter().map(CardRow::card).collect()
+    card_rows!().load::<CardRow>(conn)?.into_iter().map(CardRow::into_card).collect()
 }
 
-/// Which rate cards of a meter.
+/// Selects rate cards of a meter.
 #[derive(Clone, Debug, Default)]
 pub struct CardFilter {
-    /// Only those for orgs with this plan.
+    /// Only cards of this plan.
     pub plan: Option<String>,
-    /// Only those for the org of this row id.
+    /// Only cards of the org with this row id.
     pub org_id: Option<i64>,
-    /// Only those of a version below this.
-    pub before: Option<i32>,
+    /// Only versions below this one.
+    pub before_version: Option<i32>,
 }
 
 impl CardFilter {
-    /// Those for orgs with a plan, and those for an org.
+    /// Cards of a plan, of an org, or of both.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a plan that there is not, [`Error::UnknownOrg`] for an org.
+    /// [`Error::Invalid`] for an unknown plan, [`Error::UnknownOrg`] for an unknown org.
     pub fn new(conn: &mut PgConnection, plan: Option<&str>, org: Option<&OrgName>) -> Result<Self, Error> {
         if let Some(plan) = plan {
-            known_plan(conn, plan)?;
+            check_plan(conn, plan)?;
         }
         let org_id = org.map(|org| org.row_id(conn)).transpose()?;
-        Ok(Self { plan: plan.map(str::to_owned), org_id, before: None })
+        Ok(Self { plan: plan.map(str::to_owned), org_id, before_version: None })
     }
 }
 
-/// # Errors
-/// [`Error::Invalid`] for a plan that there is not: a mistyped one would look like one without prices.
-fn known_plan(conn: &mut PgConnection, plan: &str) -> Result<(), Error> {
+/// Refuses an unknown plan: an empty list would look like a plan without prices.
+fn check_plan(conn: &mut PgConnection, plan: &str) -> Result<(), Error> {
     if plans::ids(conn)?.iter().any(|known| known == plan) {
         return Ok(());
     }
@@ -304,16 +301,16 @@ pub fn of_meter(conn: &mut PgConnection, meter_id: i32) -> Result<Vec<RateCard>,
     list(conn, meter_id, &CardFilter::default(), i64::MAX)
 }
 
-/// As [`of_meter`], some of them, at most `limit`.
+/// The selected rate cards of a meter, the newest version first, at most `limit`.
 pub fn list(
     conn: &mut PgConnection,
     meter_id: i32,
     filter: &CardFilter,
     limit: i64,
 ) -> Result<Vec<RateCard>, Error> {
-    let mut query = rows!()
+    let mut query = card_rows!()
         .filter(rate_cards::meter_id.eq(meter_id))
-        .filter(rate_cards::version.lt(filter.before.unwrap_or(i32::MAX)))
+        .filter(rate_cards::version.lt(filter.before_version.unwrap_or(i32::MAX)))
         .order(rate_cards::version.desc())
         .limit(limit)
         .into_boxed();
@@ -323,5 +320,5 @@ pub fn list(
     if let Some(org_id) = filter.org_id {
         query = query.filter(rate_cards::org_id.eq(org_id));
     }
-    query.load::<CardRow>(conn)?.into_iter().map(CardRow::card).collect()
+    query.load::<CardRow>(conn)?.into_iter().map(CardRow::into_card).collect()
 }

@@ -1,27 +1,27 @@
-//! Rating: what a quantity costs, in memory, from a rate card.
+//! Rating: what a quantity costs by a rate card. Pure.
 
 use rust_decimal::Decimal;
 
 use super::rates::{Rate, RateCard, TierMode, Tiers};
 use crate::quantity::Sum;
 
-/// The index of the card's rate for usage with these dimensions; `None`: it has no price.
+/// The index of the card's rate for usage with these dimensions; `None`: none fits.
 #[must_use]
 pub fn rate_for(card: &RateCard, dimensions: &[(String, String)]) -> Option<usize> {
     card.rates.iter().position(|rate| {
-        let all = |plain: fn(&str) -> &str| {
+        let fits = |form: fn(&str) -> &str| {
             let has = |(name, value): (&String, &String)| {
-                dimensions.iter().any(|(n, v)| n == name && v == plain(value))
+                dimensions.iter().any(|(n, v)| n == name && v == form(value))
             };
             rate.when.iter().all(has)
         };
-        all(|value| value) || all(as_number)
+        fits(|value| value) || fits(as_number)
     })
 }
 
-/// A condition that writes a whole number with a point, such as `1.0`, stands for the number `1` too, which
-/// is how usage keeps it ([`super::data::text`]): whoever wrote it had seen it in events. [`CONDITION`] says
-/// the same to the database.
+/// A condition with a whole number such as `1.0` also fits the number `1`: usage stores `1`
+/// ([`super::data::text`]), but whoever wrote the condition may have seen `1.0` in events. [`CONDITION`] is
+/// the same in SQL.
 fn as_number(value: &str) -> &str {
     let Some((whole, zeros)) = value.split_once('.') else { return value };
     let digits = whole.strip_prefix('-').unwrap_or(whole);
@@ -32,18 +32,17 @@ fn as_number(value: &str) -> &str {
     if is_whole && is_zero { whole } else { value }
 }
 
-/// Whether the rate `e.rate` of a card fits the dimensions of the series `s`, as SQL: what [`rate_for`] asks.
+/// Whether the rate `e.rate` of a card fits the dimensions of the series `s`, as SQL: the rule of
+/// [`rate_for`].
 pub(crate) const CONDITION: &str = r"(s.dimensions @> coalesce(e.rate -> 'when', '{}') OR s.dimensions @> (
     SELECT coalesce(jsonb_object_agg(w.key,
         regexp_replace(w.value, '^(0|-?[1-9][0-9]{0,14})\.0+$', '\1')), '{}')
     FROM jsonb_each_text(coalesce(e.rate -> 'when', '{}')) AS w))";
 
-/// What `quantity` more costs, exact, when the month's quantity was `before`; `before` matters to tiers only.
-/// `None` when it is too large: a cost stays below [`crate::quantity::LIMIT`], so that sums of costs are
-/// exact.
+/// The exact cost of `quantity` more when the period's quantity was `before`, which matters to tiers only.
+/// `None`: it is [`crate::quantity::LIMIT`] or more, and sums of such costs would not be exact.
 ///
-/// Nothing is rounded: what is too small for a cent, or for a billionth of one, is charged when there is
-/// enough of it.
+/// Nothing is rounded: costs below a cent add up until they are charged.
 #[must_use]
 pub fn cost(rate: &Rate, before: Sum, quantity: Decimal) -> Option<Sum> {
     let cost = match &rate.tiers {
@@ -54,21 +53,21 @@ pub fn cost(rate: &Rate, before: Sum, quantity: Decimal) -> Option<Sum> {
     Some(cost).filter(|cost| cost.is_bounded())
 }
 
-/// What a month costs by the rate's tiers from one quantity to another; of a rate without tiers nothing.
-/// `None` when it is beyond what a sum holds.
+/// What a period costs by the rate's tiers from one quantity to another; 0 without tiers. `None`: it is too
+/// large for a sum.
 #[must_use]
 pub fn between(rate: &Rate, from: Sum, to: Sum) -> Option<Sum> {
     let Some(tiers) = &rate.tiers else { return Some(Sum::ZERO) };
     Some(total(tiers, to)? - total(tiers, from)?)
 }
 
-/// Battery units of `quantity`, exact. `None` when they are too many, see [`cost`].
+/// The exact battery units of `quantity`. `None`: too many, as in [`cost`].
 #[must_use]
 pub fn battery_units(rate: &Rate, quantity: Decimal) -> Option<Sum> {
     Sum::product(quantity, rate.battery_units).filter(|units| units.is_bounded())
 }
 
-/// What a month's `quantity` costs in all.
+/// What all of a period's `quantity` costs.
 fn total(tiers: &Tiers, quantity: Sum) -> Option<Sum> {
     if quantity <= Sum::ZERO {
         return Some(Sum::ZERO);

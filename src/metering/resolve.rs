@@ -1,5 +1,5 @@
-//! From a usage event as it was sent to what will be written: its org, key, day, and a quantity for each
-//! meter that counts it. Pure: the same event under the same catalogue gives the same rows.
+//! Makes of a usage event as it was sent what will be written: its org, key, day, and a quantity for each
+//! meter that counts it. Pure: one event under one catalogue gives the same rows, always.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,19 +7,18 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, SubsecRound, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
-use uuid::Uuid;
 
 use super::catalog::Catalog;
 use super::data;
+use super::digest::{content_digest, event_key};
 use super::event::{Cost, Rejection, UsageEvent};
 use super::levels;
 use super::meters::{Aggregation, Meter};
-use super::rates::Rate;
 use super::rating;
 use super::series::{self, Series};
 use super::unpriced::Pricing;
+use super::usage::{Metered, Usage};
 use crate::billing::directory::OrgContext;
 use crate::money;
 use crate::quantity::Sum;
@@ -27,130 +26,48 @@ use crate::quantity::Sum;
 /// What a caller may do beyond posting usage.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The key's org; `None`: a key of the platform.
+    /// The org of the API key; `None`: a key of the platform.
     pub org_id: Option<i64>,
-    /// Whether usage may be older than the window.
+    /// Usage may be older than the window.
     pub backfill: bool,
-    /// Whether it may set the cost.
+    /// Usage may set its cost, and values may be below zero.
     pub price: bool,
 }
 
-/// Which times are taken.
+/// The times that usage may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub back: Duration,
-    /// Before this nothing is taken, whoever sends it: its records would not be kept.
+    /// Nobody may report usage from before it: its records would not be kept.
     pub horizon: Option<DateTime<Utc>>,
     pub ahead: Duration,
 }
 
-/// How sources of usage begin that the daemon makes by itself.
-const OURS: &str = "coulomb:";
+/// Sources of usage that the daemon makes itself begin so.
+const OUR_SOURCES: &str = "coulomb:";
 /// The oldest time that a backfill may name.
 const OLDEST: DateTime<Utc> = DateTime::from_timestamp(946_684_800, 0).expect("in range");
 
-/// A usage event, ready to be written.
-#[derive(Clone, Debug)]
-pub struct Usage {
-    pub org: Arc<OrgContext>,
-    /// Digest of source and id.
-    pub event_key: Uuid,
-    /// Digest of what is kept of the event, see [`content`].
-    pub content: i64,
-    /// Whether the caller said when it happened.
-    pub names_time: bool,
-    pub occurred_at: DateTime<Utc>,
-    pub received_at: DateTime<Utc>,
-    /// The local day that its quantity and cost are posted to: its own, or, where that month is closed, an
-    /// open one.
-    pub day: NaiveDate,
-    /// The local day that it belongs to, posted there or not: its month is that of its tiers and quotas.
-    pub own_day: NaiveDate,
-    /// When the billing period began that it belongs to.
-    pub billing_period: Option<DateTime<Utc>>,
-    pub event_id: Box<str>,
-    pub source: Box<str>,
-    /// What a quota per subject counts it to.
-    pub subject: Option<Box<str>>,
-    /// 0 as reported, see `usage_records.correction`.
-    pub correction: i16,
-    /// Whether it takes back what was posted to another day, as that month is closed. What does not add up
-    /// then changes nowhere.
-    pub elsewhere: bool,
-    /// A quantity for each meter: nearly always one.
-    pub metered: SmallVec<[Metered; 1]>,
-}
-
-/// What one meter makes of a usage event.
-#[derive(Clone, Debug)]
-pub struct Metered {
-    /// The series that it is counted to.
-    pub series: Arc<Series>,
-    /// How much; negative when usage is taken back.
-    pub quantity: Decimal,
-    /// What it costs, exact; that of tiers is known only when it is written.
-    pub cost: Sum,
-    /// Battery units, exact.
-    pub battery_units: Sum,
-    /// The index in the series' `rates` of the card that priced it.
-    pub card: Option<usize>,
-    /// Whether the price depends on the month's quantity.
-    pub tiered: bool,
-    /// By what it is priced.
-    pub pricing: Pricing,
-    /// What a meter of unique values saw; of a level meter, whether it is set or changed.
-    pub value: Option<Box<str>>,
-    /// What it moves the present level by, see [`levels`]; told when it is written.
-    pub moves: Decimal,
-}
-
-impl Metered {
-    /// Whether it is of a level meter.
-    #[must_use]
-    pub fn is_level(&self) -> bool {
-        self.series.meter.aggregation == Aggregation::Level
-    }
-
-    /// What it adds to counters of quotas.
-    #[must_use]
-    pub fn counts(&self) -> Decimal {
-        if self.is_level() { self.moves } else { self.quantity }
-    }
-
-    /// Row id of the rate card that priced it.
-    #[must_use]
-    pub fn rate_card_id(&self) -> Option<i32> {
-        self.card.map(|card| self.series.rates[card].0.rate_card_id)
-    }
-
-    /// The rate that prices it.
-    #[must_use]
-    pub fn rate(&self) -> Option<&Rate> {
-        let (card, rate) = self.series.rates.get(self.card?)?;
-        card.rates.get((*rate)?)
-    }
-}
-
-/// What resolving needs beside the event.
+/// What an event is resolved by.
 pub struct Resolver<'a> {
     pub catalog: &'a Catalog,
     pub series: &'a series::SeriesCache,
     pub caller: Caller,
-    /// Which times are taken.
+    /// The times that usage may have.
     pub window: Window,
-    /// The time of arrival.
+    /// When the event arrived.
     pub now: DateTime<Utc>,
 }
 
 impl Resolver<'_> {
-    /// What is to be written for an event of `org`.
+    /// What will be written for an event of `org`.
     ///
     /// # Errors
-    /// The field and rule that the event breaks.
+    /// The rule that the event breaks.
     pub fn resolve(&self, event: &UsageEvent<'_>, org: &Arc<OrgContext>) -> Result<Usage, Rejection> {
         let occurred_at = self.occurred_at(event)?;
-        if event.source.starts_with(OURS) {
-            let detail = format!("sources that begin with `{OURS}` are made by the daemon itself");
+        if event.source.starts_with(OUR_SOURCES) {
+            let detail = format!("sources that begin with `{OUR_SOURCES}` are made by the daemon itself");
             return Err(Rejection::new("source", "reserved_source", detail));
         }
         let meters = self.catalog.by_event_name.get(event.event_name.as_ref()).ok_or_else(|| {
@@ -163,23 +80,23 @@ impl Resolver<'_> {
         let fields = data::fields(event.data)?;
         let mut metered = SmallVec::new();
         for meter in meters {
-            if let Some(one) = self.meter(meter, event, org, &fields, occurred_at)? {
-                metered.push(one);
+            if let Some(counted) = self.meter(meter, event, org, &fields, occurred_at)? {
+                metered.push(counted);
             }
         }
         if metered.is_empty() {
             let fields = |meter: &Arc<Meter>| [meter.value_field.clone(), meter.change_field.clone()];
-            let wanted: Vec<String> = meters.iter().flat_map(fields).flatten().collect();
+            let value_fields: Vec<String> = meters.iter().flat_map(fields).flatten().collect();
             return Err(Rejection::new(
-                format!("data.{}", wanted.first().map_or("", String::as_str)),
+                format!("data.{}", value_fields.first().map_or("", String::as_str)),
                 "no_value",
-                format!("`data` has no value that a meter reads ({})", wanted.join(", ")),
+                format!("`data` has no value that a meter reads ({})", value_fields.join(", ")),
             ));
         }
         if let Some(cost) = event.cost {
             self.set_cost(cost, &mut metered)?;
         }
-        let content = content(event, &metered);
+        let content = content_digest(event, &metered);
         Ok(Usage {
             org: Arc::clone(org),
             event_key: event_key(&event.source, &event.id),
@@ -187,7 +104,7 @@ impl Resolver<'_> {
             names_time: event.occurred_at.is_some(),
             occurred_at,
             received_at: self.now,
-            day: self.open(org, occurred_at),
+            day: self.open_day(org, occurred_at),
             own_day: org.day(occurred_at),
             billing_period: org.billing_period(occurred_at),
             event_id: event.id.as_ref().into(),
@@ -232,10 +149,11 @@ impl Resolver<'_> {
 
     /// The local day that usage of `at` is posted to.
     #[must_use]
-    pub fn open(&self, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
-        posted(self.catalog, org, org.day(at), self.now)
+    pub fn open_day(&self, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
+        posting_day(self.catalog, org, org.day(at), self.now)
     }
 
+    /// What one meter counts of the event; `None`: the event has no value for it.
     fn meter(
         &self,
         meter: &Arc<Meter>,
@@ -248,8 +166,8 @@ impl Resolver<'_> {
         let mut value = None;
         let quantity = match (meter.aggregation, &meter.value_field) {
             (Aggregation::Level, _) => {
-                let Some((said, quantity)) = self.level(meter, field)? else { return Ok(None) };
-                value = Some(said.into());
+                let Some((kind, quantity)) = self.level(meter, field)? else { return Ok(None) };
+                value = Some(kind.into());
                 quantity
             }
             (Aggregation::Count, _) | (_, None) => Decimal::ONE,
@@ -274,11 +192,11 @@ impl Resolver<'_> {
         }
         let dimensions: Vec<(&str, &str)> =
             dimensions.iter().map(|(name, value)| (*name, value.as_ref())).collect();
-        let series = self.series.of(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
+        let series = self.series.get(self.catalog, org.org_id, meter, event.member.as_deref(), &dimensions);
         priced(series, quantity, org, occurred_at, value).map(Some)
     }
 
-    /// What an event says of a level: that it is set, or changed, and the value.
+    /// Whether an event sets a level or changes it, and the value.
     fn level<'a>(
         &self,
         meter: &Meter,
@@ -304,8 +222,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Whoever may only report usage could otherwise give itself back quota and cost. What was reported
-    /// wrongly is taken back by a correction.
+    /// Rejects a value below zero, unless meter and key allow it: it would give back quota and cost. Whoever
+    /// reported wrongly sends a correction.
     fn below_zero(&self, meter: &Meter, name: &str, quantity: Decimal) -> Result<Decimal, Rejection> {
         if meter.allows_negative && self.caller.price {
             return Ok(quantity);
@@ -328,10 +246,10 @@ impl Resolver<'_> {
             ));
         }
         match metered {
-            [one] if one.series.meter.aggregation.is_additive() => {
-                let cost = major(cost, one).map(Sum::from).filter(|cost| cost.is_bounded());
-                one.cost = cost.ok_or_else(too_large)?;
-                (one.tiered, one.card, one.pricing) = (false, None, Pricing::Caller);
+            [metered] if metered.series.meter.aggregation.is_additive() => {
+                let cost = major_units(cost, metered).map(Sum::from).filter(|cost| cost.is_bounded());
+                metered.cost = cost.ok_or_else(too_large)?;
+                (metered.tiered, metered.card, metered.pricing) = (false, None, Pricing::Caller);
                 Ok(())
             }
             _ => Err(Rejection::new(
@@ -343,17 +261,17 @@ impl Resolver<'_> {
     }
 }
 
-/// The local day that what belongs to `day` is posted to: that day, or, in a closed month, today; where the
+/// The local day that usage of `day` is posted to: that day, or today when its month is closed; when the
 /// present month is closed too, the first day after it.
 #[must_use]
-pub fn posted(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime<Utc>) -> NaiveDate {
+pub fn posting_day(catalog: &Catalog, org: &OrgContext, day: NaiveDate, now: DateTime<Utc>) -> NaiveDate {
     let Some(closed) = catalog.closed_month(org.org_id) else { return day };
     let first_open = closed.checked_add_months(chrono::Months::new(1)).unwrap_or(NaiveDate::MAX);
     if day >= first_open { day } else { org.day(now).max(first_open) }
 }
 
-/// `quantity` more of a series, priced as of `occurred_at`, by the plan that the org had then. Whatever its
-/// sign, usage gives nothing to a battery.
+/// `quantity` of a series, priced as of `occurred_at`, by the plan that the org had then. A negative quantity
+/// gives nothing to a battery.
 ///
 /// # Errors
 /// When the cost or the battery units are too large.
@@ -368,8 +286,8 @@ pub fn priced(
     priced_by(series, quantity, card, value)
 }
 
-/// `quantity` more of a series, priced by the card at that place of its `rates`; tiers are asked when it is
-/// written.
+/// `quantity` of a series, priced by the card at that index of its `rates`. The cost by tiers follows when it
+/// is written.
 ///
 /// # Errors
 /// As [`priced`].
@@ -393,15 +311,15 @@ pub fn priced_by(
     if !metered.series.meter.aggregation.is_additive() {
         return Ok(metered);
     }
-    metered.pricing = match card.and_then(|place| metered.series.rates.get(place)) {
+    metered.pricing = match card.and_then(|index| metered.series.rates.get(index)) {
         Some((_, Some(_))) => Pricing::Card,
-        // A card without any rate says that there is no price.
+        // A card without rates makes usage free.
         Some((card, None)) if card.rates.is_empty() => Pricing::Free,
         None if metered.series.rates.is_empty() => Pricing::NoCard,
         _ => Pricing::NoRate,
     };
-    if let Some(place) = card
-        && let (card, Some(rate)) = &metered.series.rates[place]
+    if let Some(index) = card
+        && let (card, Some(rate)) = &metered.series.rates[index]
     {
         let rate = &card.rates[*rate];
         metered.tiered = rate.tiers.is_some();
@@ -410,14 +328,14 @@ pub fn priced_by(
         }
         let burning = quantity.max(Decimal::ZERO);
         metered.battery_units = rating::battery_units(rate, burning).ok_or_else(too_large)?;
-        metered.card = Some(place);
+        metered.card = Some(index);
     }
     Ok(metered)
 }
 
-/// A cost in whole units of the currency that the meter's cards are in; of a meter without cards, in
-/// hundredths.
-fn major(cost: Cost, metered: &Metered) -> Option<Decimal> {
+/// A cost in major units. The currency is that of the meter's cards; a meter without cards has two decimal
+/// places.
+fn major_units(cost: Cost, metered: &Metered) -> Option<Decimal> {
     match cost {
         Cost::Major(cost) => Some(cost),
         Cost::Minor(cost) => {
@@ -431,57 +349,4 @@ pub(crate) fn too_large() -> Rejection {
     let detail =
         "its cost, or what it burns of the battery, would be 10^15 or more: no single amount may be so large";
     Rejection::new("data", "too_large", detail)
-}
-
-/// 16 bytes of a digest over source and id. A UUID of version 7 begins with its time, which is kept in front:
-/// keys that come together then lie together in the index (RFC 9562, section 5.7).
-#[must_use]
-pub fn event_key(source: &str, id: &str) -> Uuid {
-    let mut hash = Sha256::new();
-    hash.update(u32::try_from(source.len()).unwrap_or(u32::MAX).to_be_bytes());
-    hash.update(source);
-    hash.update(id);
-    let digest = hash.finalize();
-    let mut key: [u8; 16] = digest[..16].try_into().expect("a digest has 32 bytes");
-    if let Ok(uuid) = Uuid::try_parse(id)
-        && uuid.get_version_num() == 7
-    {
-        key[..6].copy_from_slice(&uuid.as_bytes()[..6]);
-    }
-    Uuid::from_bytes(key)
-}
-
-/// 64 bits of a digest over what is kept of an event: the series that count it (meter, member, dimensions),
-/// the quantity or value of each, its subject, the cost that it sets, and its time, if the caller named one.
-/// So the same values are the same content, however they are written, and what no meter reads is no part of
-/// it.
-///
-/// The catalogue may change between an event and its repeat, and keys of older versions hold a digest of the
-/// event's text. So a digest that differs proves nothing yet: the claim of keys then asks the stored records
-/// (`posting::keys`).
-fn content(event: &UsageEvent<'_>, metered: &[Metered]) -> i64 {
-    let mut bytes = Vec::with_capacity(128);
-    let mut text = |text: Option<&str>| {
-        let length = text.map_or(u32::MAX, |text| u32::try_from(text.len()).unwrap_or(u32::MAX - 1));
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
-    };
-    text(event.subject.as_deref());
-    let cost = event.cost.map(|cost| match cost {
-        Cost::Major(cost) => cost.normalize().to_string(),
-        Cost::Minor(cost) => format!("{} minor", cost.normalize()),
-    });
-    text(cost.as_deref());
-    for one in metered {
-        text(one.value.as_deref());
-    }
-    for one in metered {
-        bytes.extend_from_slice(&one.series.series_id.to_be_bytes());
-        bytes.extend_from_slice(&one.quantity.normalize().serialize());
-    }
-    if let Some(at) = event.occurred_at {
-        bytes.extend_from_slice(&at.timestamp_micros().to_be_bytes());
-    }
-    let digest = Sha256::digest(&bytes);
-    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }

@@ -1,7 +1,7 @@
-//! Series: (org, meter, member, dimensions) as one number. Owns `usage_series`.
+//! Series: one number for (org, meter, member, dimensions). Owns `usage_series`.
 //!
-//! The number is a digest, so it needs no look-up; what a daemon keeps in memory is only which series are
-//! stored already, and what of the catalogue applies to each.
+//! The number is a digest, so it needs no look-up. A daemon has in memory which series are stored already,
+//! and which slots and rates of the catalogue apply to each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,50 +12,48 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Nullable, Text, Untyped};
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::meters::Meter;
 use super::rates::{RateCard, choose};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
+use crate::metering::digest::series_number;
 use crate::metering::slots::Slot;
 
-/// Series held in memory at most.
+/// Series in memory at most.
 const CAPACITY: usize = 100_000;
 
-/// A series, with what one version of the catalogue makes of it.
+/// A series, with the slots and rates of one version of the catalogue that apply to it.
 #[derive(Debug)]
 pub struct Series {
     pub org_id: i64,
-    /// Its number, unique in the org.
+    /// Unique in the org.
     pub series_id: i64,
     pub meter: Arc<Meter>,
     pub member: Option<String>,
-    /// The meter's dimensions that the usage has, in the order of their names.
+    /// The meter's dimensions that the usage has, sorted by name.
     pub dimensions: Vec<(String, String)>,
-    /// Slots that count it.
     pub slots: Vec<Arc<Slot>>,
-    /// The meter's rate cards that concern the org, whatever its plan, in the order in which they are asked,
-    /// each with the rate that fits if one does.
+    /// The meter's rate cards that may price usage of the org, for any plan, in the order of precedence. Each
+    /// with the index of its rate that fits, if one does.
     pub rates: Vec<(Arc<RateCard>, Option<usize>)>,
-    /// Whether any of these rates has tiers.
+    /// Any of these rates has tiers.
     pub has_tiers: bool,
-    /// Version of the catalogue that what is above is from.
+    /// Version of the catalogue that slots and rates are from.
     version: i64,
-    stored: AtomicBool,
+    is_stored: AtomicBool,
 }
 
 impl Series {
-    /// The place in `rates` of the card that prices usage of that time. `plan`: the one that the org had
-    /// then.
+    /// Index in `rates` of the card that prices usage of that time. `plan`: the plan that the org had then.
     #[must_use]
     pub fn priced_by(&self, plan: Option<&str>, at: DateTime<Utc>) -> Option<usize> {
-        choose::place(self.rates.iter().map(|(card, rate)| (&**card, rate.is_some())), plan, at)
+        choose::position(self.rates.iter().map(|(card, rate)| (&**card, rate.is_some())), plan, at)
     }
 }
 
-/// The series that this process has seen lately.
+/// The series that this process has seen lately, by org and number.
 pub struct SeriesCache(Cache<(i64, i64), Arc<Series>>);
 
 impl Default for SeriesCache {
@@ -65,9 +63,9 @@ impl Default for SeriesCache {
 }
 
 impl SeriesCache {
-    /// The series of this usage under `catalog`. `dimensions` are sorted by name.
+    /// The series of usage, by this version of the catalogue. `dimensions` are sorted by name.
     #[must_use]
-    pub fn of(
+    pub fn get(
         &self,
         catalog: &Catalog,
         org_id: i64,
@@ -75,21 +73,21 @@ impl SeriesCache {
         member: Option<&str>,
         dimensions: &[(&str, &str)],
     ) -> Arc<Series> {
-        let series_id = number(org_id, meter.meter_id, member, dimensions);
-        let held = self.0.get(&(org_id, series_id));
-        if let Some(series) = &held
+        let series_id = series_number(org_id, meter.meter_id, member, dimensions);
+        let cached = self.0.get(&(org_id, series_id));
+        if let Some(series) = &cached
             && series.version == catalog.version
         {
             return Arc::clone(series);
         }
-        let stored = held.is_some_and(|series| series.stored.load(Ordering::Relaxed));
+        let is_stored = cached.is_some_and(|series| series.is_stored.load(Ordering::Relaxed));
         let dimensions: Vec<(String, String)> =
             dimensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let slots = catalog.slots.get(&meter.meter_id).into_iter().flatten();
         let cards = catalog.rate_cards(meter.meter_id, org_id);
         let rates: Vec<(Arc<RateCard>, Option<usize>)> =
             cards.map(|card| (Arc::clone(card), super::rating::rate_for(card, &dimensions))).collect();
-        let tiered = |(card, rate): &(Arc<RateCard>, Option<usize>)| {
+        let has_tiers = |(card, rate): &(Arc<RateCard>, Option<usize>)| {
             rate.is_some_and(|rate| card.rates[rate].tiers.is_some())
         };
         let series = Arc::new(Series {
@@ -98,47 +96,26 @@ impl SeriesCache {
             meter: Arc::clone(meter),
             member: member.map(str::to_owned),
             slots: slots.filter(|slot| slot.counts(org_id, &dimensions)).cloned().collect(),
-            has_tiers: rates.iter().any(tiered),
+            has_tiers: rates.iter().any(has_tiers),
             rates,
             dimensions,
             version: catalog.version,
-            stored: AtomicBool::new(stored),
+            is_stored: AtomicBool::new(is_stored),
         });
         self.0.insert((org_id, series_id), Arc::clone(&series));
         series
     }
 }
 
-/// 63 bits of a digest over all that makes the series; every text is preceded by its length.
-fn number(org_id: i64, meter_id: i32, member: Option<&str>, dimensions: &[(&str, &str)]) -> i64 {
-    let mut bytes = Vec::with_capacity(128);
-    bytes.extend_from_slice(&org_id.to_be_bytes());
-    bytes.extend_from_slice(&meter_id.to_be_bytes());
-    let mut text = |text: &str| {
-        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    };
-    text(if member.is_some() { "m" } else { "" });
-    text(member.unwrap_or_default());
-    for (name, value) in dimensions {
-        text(name);
-        text(value);
-    }
-    let digest = Sha256::digest(&bytes);
-    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")) & i64::MAX
-}
-
 statement!(Insert -> Untyped: "INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions) \
     SELECT * FROM unnest(?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) DO NOTHING");
-// Two series under one number: 63 bits make that all but impossible, and this makes it harmless.
+// Two series with one number: 63 bits make that nearly impossible, and this check makes it harmless.
 statement!(Collisions -> Bool: "SELECT true FROM unnest(?, ?, ?, ?, ?) AS t (o, s, m, u, d) \
     JOIN usage_series k ON k.org_id = t.o AND k.series_id = t.s \
     WHERE k.meter_id <> t.m OR k.member IS DISTINCT FROM t.u OR k.dimensions <> t.d");
 
-/// As [`store`], inside the caller's transaction: as that may be rolled back, nothing is remembered.
-///
-/// # Errors
-/// As [`store`].
+/// As [`store`], inside the caller's transaction. That may be rolled back, so the cache does not remember the
+/// series as stored.
 pub fn store_within<'a>(
     conn: &mut PgConnection,
     series: impl Iterator<Item = &'a Arc<Series>>,
@@ -146,17 +123,17 @@ pub fn store_within<'a>(
     insert(conn, series).map(drop)
 }
 
-/// Stores those series that are not known to be stored, outside of any transaction: a series without usage
-/// harms nobody.
+/// Stores the series that are not known to be stored. Outside of any transaction: a series without usage does
+/// no harm.
 ///
 /// # Errors
-/// When the database fails, or two series have one number.
+/// [`Error::Internal`] when two series have one number.
 pub fn store<'a>(
     conn: &mut PgConnection,
     series: impl Iterator<Item = &'a Arc<Series>>,
 ) -> Result<(), Error> {
     for series in insert(conn, series)? {
-        series.stored.store(true, Ordering::Relaxed);
+        series.is_stored.store(true, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -165,7 +142,8 @@ fn insert<'a>(
     conn: &mut PgConnection,
     series: impl Iterator<Item = &'a Arc<Series>>,
 ) -> Result<Vec<&'a Arc<Series>>, Error> {
-    let mut new: Vec<&Arc<Series>> = series.filter(|series| !series.stored.load(Ordering::Relaxed)).collect();
+    let mut new: Vec<&Arc<Series>> =
+        series.filter(|series| !series.is_stored.load(Ordering::Relaxed)).collect();
     if new.is_empty() {
         return Ok(new);
     }
@@ -188,6 +166,12 @@ fn bind<'a, Q: crate::db::prepared::Text>(
         .bind::<Integer, _>(series.iter().map(|s| s.meter.meter_id).collect())
         .bind::<Nullable<Text>, _>(series.iter().map(|s| s.member.as_deref()).collect())
         .bind::<Jsonb, _>(series.iter().map(|s| object(&s.dimensions)).collect())
+}
+
+/// The dimensions of a row of `usage_series`.
+pub(crate) fn dimension_pairs(dimensions: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = dimensions.as_object().into_iter().flatten();
+    pairs.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
 }
 
 fn object(dimensions: &[(String, String)]) -> Value {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::error::Error;
 use crate::schema::{quota_slot_orgs, quota_slots};
 
-/// How long a counter runs before the next begins.
+/// The kind of period that a counter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeriodKind {
@@ -20,12 +20,12 @@ pub enum PeriodKind {
     Month,
     /// The billing period of the org's subscription; a calendar month while it has none.
     Billing,
-    /// No period: of a level, which is what it is until it changes. For level meters, and only for those.
+    /// No period: a level stays until it changes. For level meters, and only for those.
     Always,
 }
 
 impl PeriodKind {
-    /// Its name in the database and on the wire.
+    /// The name in the database and in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,25 +36,25 @@ impl PeriodKind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Day, Self::Month, Self::Billing, Self::Always].into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// What is counted.
+/// What a counter counts: usage of a meter, with a filter, by a kind of period.
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub slot_id: i32,
-    /// The meter; its aggregation is additive, or `level`.
+    /// A meter that adds up, or of `level`.
     pub meter_id: i32,
-    /// Dimension to value: only usage that has them all.
+    /// Dimension to value: only usage with all of them counts.
     pub filter: BTreeMap<String, String>,
     /// One counter per subject instead of one for the org.
     pub per_subject: bool,
     pub period: PeriodKind,
-    /// The orgs that it counts for; `None`: every org.
+    /// It counts for these orgs; `None`: for every org.
     pub orgs: Option<HashSet<i64>>,
 }
 
@@ -67,7 +67,7 @@ impl Slot {
     }
 }
 
-/// Every slot.
+/// Every slot, in the order of their ids.
 pub fn all(conn: &mut PgConnection) -> Result<Vec<Slot>, Error> {
     type SlotRow = (i32, i32, serde_json::Value, bool, String, bool);
     let rows: Vec<SlotRow> = quota_slots::table

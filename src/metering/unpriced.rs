@@ -1,9 +1,8 @@
-//! Usage that has no price: marked on its record, counted, told once, and refused where the meter says so.
-//! Owns `unpriced_usage`.
+//! Usage without a price: its record is marked, it is counted, a message tells of it once, and meters may
+//! refuse it. Owns `unpriced_usage`.
 //!
-//! A new model name that no rate fits costs nothing, and looks like a free one. People who bill by usage find
-//! that out when the margin is gone (LiteLLM, "model not mapped in the cost map": usage is recorded with a
-//! cost of 0).
+//! Usage of a new model that no rate fits costs nothing and looks like free usage. Others notice it when the
+//! margin is gone (LiteLLM, "model not mapped in the cost map": usage is recorded with a cost of 0).
 
 use std::collections::BTreeMap;
 
@@ -17,32 +16,32 @@ use utoipa::ToSchema;
 
 use super::event::Rejection;
 use super::meters::Unpriced;
-use super::resolve::{Metered, Usage};
+use super::usage::{Metered, Usage};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::outbox::{self, NewMessage};
 use crate::quantity::{Quantity, Sum};
 
-/// By what a record was priced: `usage_records.pricing`.
+/// How a record got its price: `usage_records.pricing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i16)]
 pub enum Pricing {
-    /// By a rate card; or its meter does not add up, and has no price.
+    /// A rate card priced it; or its meter does not add up and has no prices.
     Card = 0,
-    /// The caller said what it costs.
+    /// The caller set its cost.
     Caller = 1,
-    /// The meter has prices, and none fits.
+    /// The meter has rates, and none fits.
     NoRate = 2,
     /// The meter has no rate card.
     NoCard = 3,
-    /// The card of its time has no rate: it is free.
+    /// The card of its time has no rates: usage is free.
     Free = 4,
 }
 
 impl Pricing {
-    /// The one that is stored as this number.
+    /// From `usage_records.pricing`.
     #[must_use]
-    pub fn of(number: i16) -> Self {
+    pub fn from_number(number: i16) -> Self {
         [Self::Card, Self::Caller, Self::NoRate, Self::NoCard, Self::Free]
             .into_iter()
             .find(|pricing| *pricing as i16 == number)
@@ -50,61 +49,58 @@ impl Pricing {
     }
 }
 
-/// Refuses usage that no rate fits, of meters that say so.
-///
-/// # Errors
-/// The rejection, which names what has no price.
+/// Rejects usage that no rate fits when its meter refuses such usage.
 pub fn refuse(usage: &Usage) -> Result<(), Rejection> {
-    let refused = |metered: &&Metered| {
+    let is_refused = |metered: &&Metered| {
         metered.pricing == Pricing::NoRate && metered.series.meter.unpriced == Unpriced::Refuse
     };
-    let Some(metered) = usage.metered.iter().find(refused) else { return Ok(()) };
-    let words: Vec<String> =
+    let Some(metered) = usage.metered.iter().find(is_refused) else { return Ok(()) };
+    let dimensions: Vec<String> =
         metered.series.dimensions.iter().map(|(name, value)| format!("{name} `{value}`")).collect();
     let detail = format!(
         "no rate of the meter `{}` fits {}, and it refuses usage without a price: give it one, or correct \
             the event",
         metered.series.meter.key,
-        if words.is_empty() { "usage without dimensions".to_owned() } else { words.join(", ") }
+        if dimensions.is_empty() { "usage without dimensions".to_owned() } else { dimensions.join(", ") }
     );
     Err(Rejection::new("data", "unpriced", detail))
 }
 
 #[derive(Default)]
-struct Added {
+struct SeriesTotals {
     events: i64,
     quantity: Sum,
     first: Option<DateTime<Utc>>,
     last: Option<DateTime<Utc>>,
 }
 
-statement!(Add -> (BigInt, BigInt, BigInt):
+statement!(AddUnpriced -> (BigInt, BigInt, BigInt):
     "INSERT INTO unpriced_usage AS u (org_id, series_id, events, quantity, first_seen, last_seen) \
      SELECT * FROM unnest(?, ?, ?, ?, ?, ?) ON CONFLICT (org_id, series_id) \
      DO UPDATE SET events = u.events + excluded.events, \
      quantity = u.quantity + excluded.quantity, first_seen = least(u.first_seen, excluded.first_seen), \
      last_seen = greatest(u.last_seen, excluded.last_seen) RETURNING org_id, series_id, events");
 
-/// Counts what of `usage` no rate fits (`sign` -1: it is taken back), and writes a message where it is the
-/// first of its kind in its org. Nearly always there is none, and nothing is asked of the database.
+/// Counts the usage that no rate fits (`sign` -1: it is taken back), and writes a message when it is the
+/// first of its kind in its org. Nearly always there is none, and nothing is sent to the database.
 pub(super) fn count(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Result<(), Error> {
-    let mut added: BTreeMap<(i64, i64), Added> = BTreeMap::new();
-    let mut seen: BTreeMap<(i64, i64), (&Usage, &Metered)> = BTreeMap::new();
-    for one in usage {
-        for metered in one.metered.iter().filter(|metered| metered.pricing == Pricing::NoRate) {
+    let mut added: BTreeMap<(i64, i64), SeriesTotals> = BTreeMap::new();
+    let mut examples: BTreeMap<(i64, i64), (&Usage, &Metered)> = BTreeMap::new();
+    for usage in usage {
+        for metered in usage.metered.iter().filter(|metered| metered.pricing == Pricing::NoRate) {
             let key = (metered.series.org_id, metered.series.series_id);
             let sum = added.entry(key).or_default();
             sum.events += sign;
             sum.quantity += metered.quantity;
-            sum.first = Some(sum.first.map_or(one.occurred_at, |at| at.min(one.occurred_at)));
-            sum.last = sum.last.max(Some(one.occurred_at));
-            seen.entry(key).or_insert((one, metered));
+            sum.first = Some(sum.first.map_or(usage.occurred_at, |at| at.min(usage.occurred_at)));
+            sum.last = sum.last.max(Some(usage.occurred_at));
+            examples.entry(key).or_insert((usage, metered));
         }
     }
     if added.is_empty() {
         return Ok(());
     }
-    let rows: Vec<(i64, i64, i64)> = Prepared::<Add>::new()
+    let rows: Vec<(i64, i64, i64)> = Prepared::<AddUnpriced>::new()
         .bind::<BigInt, _>(added.keys().map(|key| key.0).collect::<Vec<_>>())
         .bind::<BigInt, _>(added.keys().map(|key| key.1).collect::<Vec<_>>())
         .bind::<BigInt, _>(added.values().map(|sum| sum.events).collect::<Vec<_>>())
@@ -112,11 +108,13 @@ pub(super) fn count(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Res
         .bind::<Nullable<Timestamptz>, _>(added.values().map(|sum| sum.first).collect::<Vec<_>>())
         .bind::<Nullable<Timestamptz>, _>(added.values().map(|sum| sum.last).collect::<Vec<_>>())
         .load(conn)?;
-    let fresh = rows.iter().filter(|(org, series, events)| {
+    let first_ones = rows.iter().filter(|(org, series, events)| {
         sign > 0 && added.get(&(*org, *series)).is_some_and(|sum| sum.events == *events)
     });
-    let messages: Vec<NewMessage> =
-        fresh.filter_map(|(org, series, _)| seen.get(&(*org, *series))).map(|seen| message(*seen)).collect();
+    let messages: Vec<NewMessage> = first_ones
+        .filter_map(|(org, series, _)| examples.get(&(*org, *series)).copied())
+        .map(message)
+        .collect();
     let now = usage.first().map_or(DateTime::UNIX_EPOCH, |one| one.received_at);
     outbox::write(conn, messages, now)
 }
@@ -137,7 +135,7 @@ fn message((usage, metered): (&Usage, &Metered)) -> NewMessage {
     }
 }
 
-/// Narrows the list.
+/// Selects unpriced usage.
 #[derive(Clone, Debug, Default)]
 pub struct UnpricedFilter {
     /// Only of this org.
@@ -146,7 +144,7 @@ pub struct UnpricedFilter {
     pub meter: Option<String>,
 }
 
-/// Usage of a meter that no rate fits: an org, and what the usage is.
+/// Usage of an org and a meter with dimensions that no rate fits.
 #[derive(Clone, Debug, QueryableByName, Serialize, ToSchema)]
 pub struct UnpricedUsage {
     #[serde(skip)]
@@ -161,17 +159,17 @@ pub struct UnpricedUsage {
     /// Key of the meter.
     #[diesel(sql_type = Text)]
     meter: String,
-    /// The dimensions of the usage: the values that no rate fits are among them.
+    /// The dimensions of the usage. No rate fits some of their values.
     #[diesel(sql_type = Jsonb)]
     #[schema(value_type = BTreeMap<String, String>)]
     dimensions: Value,
-    /// Usage events, those taken back or priced since not counted.
+    /// Usage events, without those that were taken back or priced since.
     #[diesel(sql_type = BigInt)]
     events: i64,
     /// Their quantity, a decimal.
     #[diesel(sql_type = Text)]
     quantity: String,
-    /// When the first of them happened, taken back or not.
+    /// When the first of them happened, even if it was taken back.
     #[diesel(sql_type = Timestamptz)]
     first_seen: DateTime<Utc>,
     /// When the last of them happened.
@@ -179,12 +177,11 @@ pub struct UnpricedUsage {
     last_seen: DateTime<Utc>,
 }
 
-/// A row's place among the others.
+/// The position of a row in the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Position(i64, i32, String);
 
 impl UnpricedUsage {
-    /// Its place.
     #[must_use]
     pub fn position(&self) -> Position {
         Position(self.org_id, self.meter_id, self.dimensions.to_string())
@@ -194,7 +191,7 @@ impl UnpricedUsage {
 /// Usage that no rate fits, in the order of org, meter, dimensions: at most `limit` rows after `after`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a meter that there is not. When the database fails.
+/// [`Error::Invalid`] for an unknown meter.
 pub fn list(
     conn: &mut PgConnection,
     filter: &UnpricedFilter,
@@ -229,8 +226,8 @@ pub fn list(
     .load(conn)?)
 }
 
-/// How many usage events have no price, and the keys of the meters that they are of.
-pub fn standing(conn: &mut PgConnection) -> Result<(i64, Vec<String>), Error> {
+/// The number of usage events without a price, and the keys of their meters.
+pub fn totals(conn: &mut PgConnection) -> Result<(i64, Vec<String>), Error> {
     #[derive(QueryableByName)]
     struct UnpricedTotals {
         #[diesel(sql_type = BigInt)]
@@ -238,12 +235,12 @@ pub fn standing(conn: &mut PgConnection) -> Result<(i64, Vec<String>), Error> {
         #[diesel(sql_type = Array<Text>)]
         meters: Vec<String>,
     }
-    let found: UnpricedTotals = diesel::sql_query(
+    let totals: UnpricedTotals = diesel::sql_query(
         "SELECT coalesce(sum(u.events), 0)::bigint AS events,
              coalesce(array_agg(DISTINCT m.key) FILTER (WHERE m.key IS NOT NULL), '{}') AS meters
          FROM unpriced_usage u JOIN usage_series s ON s.org_id = u.org_id AND s.series_id = u.series_id
          JOIN meters m ON m.meter_id = s.meter_id WHERE u.events > 0",
     )
     .get_result(conn)?;
-    Ok((found.events, found.meters))
+    Ok((totals.events, totals.meters))
 }

@@ -4,12 +4,12 @@
 //! then on it is as if it had always been there. Whoever makes a quota for an org sees its past periods
 //! (`/v1/quotas/{id}/history`), and expects of them what was really used, as the events say it (Lago's
 //! `past_usage`, OpenMeter's entitlement history); a void of last month's event would otherwise leave a
-//! counter below zero. So they are filled in, too, [`Back::FILLED`] days back. Nobody sees past periods of
-//! what plans limit, and there may be many orgs: of those it is the running period.
+//! counter below zero. So they are filled in, too, [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees
+//! past periods of what plans limit, and there may be many orgs: of those it is the running period.
 //!
 //! Which counters of a slot are true, and are compared by `verify`: of an org that has had a quota on it
-//! (`quota_slot_orgs`) those of the last [`Back::FILLED`] days at least; of any org for which it counts,
-//! those from the period in which the slot was made.
+//! (`quota_slot_orgs`) those of the last [`CountedDays::BY_FIRST_QUOTA`] days at least; of any org for which
+//! it counts, those from the period in which the slot was made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::metering::catalog;
 use crate::metering::meters::{self, Aggregation};
-use crate::metering::periods::{Back, Period};
+use crate::metering::periods::{CountedDays, Period};
 use crate::metering::slots::PeriodKind;
 use crate::schema::{quota_slot_orgs, quota_slots, usage_series};
 
@@ -234,7 +234,7 @@ impl Fill<'_> {
     /// The labels of the periods of an org that are filled in, `[from, before)`.
     fn labels(&self, org: &OrgContext, span: Span) -> (NaiveDate, NaiveDate) {
         let Counted { period, per_subject, .. } = *self.counted;
-        let first = Back::FILLED.first(period, per_subject, org, self.now);
+        let first = CountedDays::BY_FIRST_QUOTA.first_label(period, per_subject, org, self.now);
         let made = Period::at(period, org, self.found.created_at).label;
         match span {
             Span::All => (first, FAR),

@@ -171,7 +171,7 @@ fn counters(rules: &Rulebook, org: &OrgContext, now: DateTime<Utc>) -> Vec<Count
 }
 
 fn counter(slot: &Slot, org: &OrgContext, now: DateTime<Utc>) -> CounterKey {
-    CounterKey::of(slot, org.org_id, None, org.day(now), org.billing_period(now))
+    CounterKey::new(slot, org.org_id, None, org.day(now), org.billing_period(now))
 }
 
 impl EntitledQuota {

@@ -200,7 +200,7 @@ pub(super) fn applicable_limits<'a>(
     let (day, billing) = (org.day(now), org.billing_period(now));
     slots_for(&rules.catalog, org.org_id, meter_id, &usage.dimensions)
         .map(|slot| ApplicableLimit {
-            key: CounterKey::of(slot, org.org_id, subject, day, billing),
+            key: CounterKey::new(slot, org.org_id, subject, day, billing),
             slot: Arc::clone(slot),
             limit: rules.limits.of(org, slot.slot_id),
             exempt: rules.limits.is_exempt(org.org_id, slot.slot_id, subject),

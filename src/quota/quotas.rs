@@ -16,7 +16,7 @@ use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::ids;
 use crate::metering::catalog;
-use crate::metering::periods::{Back, Period};
+use crate::metering::periods::{CountedDays, Period};
 use crate::metering::slots::PeriodKind;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
 use crate::schema::{meters, orgs, quota_counters, quota_slots, quotas};
@@ -262,12 +262,13 @@ pub fn history(
     (id, org_id): (&str, Option<i64>),
     subject: Option<&str>,
     (after, limit): (Option<HistoryCursor>, i64),
-    (kept, now): (Back, DateTime<Utc>),
+    (kept, now): (CountedDays, DateTime<Utc>),
 ) -> Result<Vec<PeriodUsage>, Error> {
     let ((org_id, slot_id), quota) = find(conn, id, org_id)?;
     let org = directory.find(conn, org_id)?;
-    let first = |back: Back, at| back.first(quota.counted.period, quota.counted.per_subject, &org, at);
-    let first = first(kept, now).max(first(Back::FILLED, quota.created_at));
+    let first =
+        |days: CountedDays, at| days.first_label(quota.counted.period, quota.counted.per_subject, &org, at);
+    let first = first(kept, now).max(first(CountedDays::BY_FIRST_QUOTA, quota.created_at));
     let mut query = quota_counters::table
         .filter(quota_counters::org_id.eq(org_id).and(quota_counters::slot_id.eq(slot_id)))
         .filter(quota_counters::period.ge(first))
@@ -284,7 +285,7 @@ pub fn history(
         query = query.filter(quota_counters::subject.eq(subject));
     }
     if let Some((Day(label), began, subject)) = after {
-        let (label, began) = Period { label, began: began.map(|Moment(began)| began) }.stored();
+        let (label, began) = Period { label, began: began.map(|Moment(began)| began) }.to_row();
         let same = quota_counters::began.eq(began).and(quota_counters::subject.gt(subject));
         let on_that_day = quota_counters::period.eq(label).and(quota_counters::began.lt(began).or(same));
         query = query.filter(quota_counters::period.lt(label).or(on_that_day));
@@ -293,7 +294,7 @@ pub fn history(
     let rows: Vec<QuotaRow> = query.load(conn)?;
     let per_subject = quota.counted.per_subject;
     let shown = rows.into_iter().map(|(period, subject, used, reserved)| {
-        let period = Period::of_row(period);
+        let period = Period::from_row(period);
         let (start, end) = period.bounds(quota.counted.period, &org);
         let subject = per_subject.then_some(subject);
         let cursor = (Day(period.label), period.began.map(Moment), subject.clone().unwrap_or_default());

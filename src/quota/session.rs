@@ -36,7 +36,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog;
-use crate::metering::counters::{self, Count, CounterKey, Moved};
+use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
 use crate::metering::series::SeriesCache;
 
 /// The catalogue is locked shared.
@@ -62,7 +62,7 @@ pub(super) struct ReservationsLocked {
 #[must_use]
 pub(super) struct Written {
     /// Counters that usage was added to.
-    moved: Vec<Moved>,
+    moved: Vec<MovedCounter>,
     /// Names the usage that is recorded with it.
     batch: i64,
 }
@@ -147,7 +147,7 @@ impl Written {
         conn: &mut PgConnection,
         usage: ClaimedUsage,
         stored: &[bool],
-    ) -> Result<Vec<Moved>, Error> {
+    ) -> Result<Vec<MovedCounter>, Error> {
         usage.store(conn, stored, self.batch)?;
         Ok(self.moved)
     }

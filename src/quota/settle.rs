@@ -12,10 +12,12 @@ use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::catalog::Catalog;
 use crate::metering::counters::CounterKey;
+use crate::metering::digest::event_key;
 use crate::metering::event::{self, Form, Outcome, Rejection};
 use crate::metering::levels::{CHANGE, Levels};
 use crate::metering::meters::{Aggregation, Meter};
-use crate::metering::resolve::{Caller, Resolver, Usage as Recorded, Window, event_key, priced};
+use crate::metering::resolve::{Caller, Resolver, Window, priced};
+use crate::metering::usage::Usage as Recorded;
 use crate::metering::{posting, series};
 use crate::quantity::Sum;
 
@@ -220,7 +222,7 @@ fn event_of_reservation(resolver: &Resolver<'_>, usage: &SettlingUsage<'_>) -> R
     let org = &usage.org;
     let dimensions: Vec<(&str, &str)> =
         usage.dimensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let series = resolver.series.of(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
+    let series = resolver.series.get(resolver.catalog, org.org_id, &usage.meter, usage.member, &dimensions);
     // An amount reserved of a level is added to the level.
     let changes = usage.meter.aggregation == Aggregation::Level;
     let mut content = [0; 8];
@@ -232,7 +234,7 @@ fn event_of_reservation(resolver: &Resolver<'_>, usage: &SettlingUsage<'_>) -> R
         names_time: false,
         occurred_at: resolver.now,
         received_at: resolver.now,
-        day: resolver.open(org, resolver.now),
+        day: resolver.open_day(org, resolver.now),
         own_day: org.day(resolver.now),
         billing_period: org.billing_period(resolver.now),
         event_id: usage.reservation.into(),

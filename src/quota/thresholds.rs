@@ -9,7 +9,7 @@ use super::limits::Limit;
 use super::rulebook::Rulebook;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::counters::{CounterKey, Moved};
+use crate::metering::counters::{CounterKey, MovedCounter};
 use crate::metering::meters::Meter;
 use crate::metering::slots::Slot;
 use crate::outbox::{self, NewMessage};
@@ -21,11 +21,11 @@ pub fn write_messages<'a>(
     conn: &mut PgConnection,
     rules: &Rulebook,
     org: impl Fn(i64) -> Option<&'a OrgContext>,
-    moved: &[Moved],
+    moved: &[MovedCounter],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let mut messages = Vec::new();
-    for Moved { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
+    for MovedCounter { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
         let Some(org) = org(key.org_id) else { continue };
         let Some(limit) = rules.limits.of(org, key.slot_id) else { continue };
         let Some((meter, slot)) = rules.slot(key.slot_id) else { continue };

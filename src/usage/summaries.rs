@@ -1,4 +1,4 @@
-//! Daily summaries as they are asked for: filtered, grouped, rolled up. They are all that is read, so a query
+//! Reads usage from the daily summaries: filtered, grouped, summed up. It reads nothing else, so a query
 //! costs as much as its days have series, however many usage events there were.
 
 mod sql;
@@ -19,31 +19,31 @@ use crate::page;
 use crate::time::{Day, Month};
 use sql::statement;
 
-/// Starting helpers takes longer than a page of a list does.
-pub(super) const ALONE: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
+/// Parallel workers take longer to start than a page takes.
+const NO_PARALLEL: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 /// Dimensions to group by at most.
-const DIMENSIONS: usize = 10;
+const MAX_DIMENSIONS: usize = 10;
 
-/// What rows are made of beside the meter.
+/// How rows are grouped. Each row is of one meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grouping {
     /// A row for each day, or each month.
-    pub time: Option<Time>,
+    pub time: Option<TimeUnit>,
     /// A row for each member.
     pub member: bool,
     /// A row for each value of these dimensions.
     pub dimensions: Vec<String>,
 }
 
-/// A stretch of time that a row stands for.
+/// The unit of time by which rows are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Time {
+pub enum TimeUnit {
     Day,
     Month,
 }
 
-impl Time {
-    /// Its name on the wire.
+impl TimeUnit {
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -54,11 +54,11 @@ impl Time {
 }
 
 impl Grouping {
-    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension of one of these
-    /// names is written `dimension.member`.
+    /// From a list of `day`, `month`, `meter`, `member` and names of dimensions. A dimension with one of
+    /// these names is written `dimension.member`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is there twice or contradicts itself.
+    /// [`Error::Invalid`] for a repeated name, or both `day` and `month`.
     pub fn parse(names: &[String]) -> Result<Self, Error> {
         let mut grouping = Self::default();
         let mut seen = BTreeSet::new();
@@ -70,53 +70,54 @@ impl Grouping {
                 "day" | "month" if grouping.time.is_some() => {
                     return Err(Error::invalid("group_by", "has both day and month: keep one"));
                 }
-                "day" => grouping.time = Some(Time::Day),
-                "month" => grouping.time = Some(Time::Month),
+                "day" => grouping.time = Some(TimeUnit::Day),
+                "month" => grouping.time = Some(TimeUnit::Month),
                 // Quantities of different meters never add up.
                 "meter" => {}
                 "member" => grouping.member = true,
                 name => grouping.dimensions.push(name.strip_prefix("dimension.").unwrap_or(name).to_owned()),
             }
         }
-        if grouping.dimensions.len() > DIMENSIONS {
-            return Err(Error::invalid("group_by", format!("has more than {DIMENSIONS} dimensions")));
+        if grouping.dimensions.len() > MAX_DIMENSIONS {
+            return Err(Error::invalid("group_by", format!("has more than {MAX_DIMENSIONS} dimensions")));
         }
         Ok(grouping)
     }
 
-    /// The name of a list that is grouped so: rows of one grouping have no place in another.
+    /// The name of the list with this grouping, for its cursors: positions of one grouping do not fit
+    /// another.
     #[must_use]
     pub fn list(&self) -> String {
         let Self { time, member, dimensions } = self;
-        format!("usage_daily {} {member} {}", time.map_or("none", Time::name), dimensions.join(","))
+        format!("usage_daily {} {member} {}", time.map_or("none", TimeUnit::name), dimensions.join(","))
     }
 }
 
-/// Which summaries are asked for.
+/// Selects summaries and groups them.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct SummaryQuery {
     /// Row id of the org.
     pub org_id: i64,
     pub from: NaiveDate,
-    /// The local day after the last.
+    /// The local day after the last one.
     pub before: NaiveDate,
     /// Keys of meters; empty: all.
     pub meters: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
-    /// Only with these values of dimensions.
+    /// Only usage with these values of dimensions.
     pub dimensions: BTreeMap<String, String>,
-    /// What rows are made of.
     pub grouping: Grouping,
 }
 
-/// Usage of a meter over the days, members and dimensions that were asked for.
+/// Usage of a meter, over the requested days, members and dimensions.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Usage {
+#[schema(as = Usage)]
+pub struct UsageSummary {
     /// The local day, when grouped by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<NaiveDate>,
-    /// The local month (`2026-11`), when grouped by it. Of a month that is only partly asked for, that part.
+    /// The local month (`2026-11`), when grouped by it. The first and last month may be parts of a month.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub month: Option<Month>,
     /// Key of the meter.
@@ -125,17 +126,17 @@ pub struct Usage {
     pub unit: String,
     /// How values became the quantity.
     pub aggregation: Aggregation,
-    /// The member, when grouped by it; null where usage names none.
+    /// The member, when grouped by it; null: the usage has no member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<Option<String>>,
-    /// The dimensions grouped by; null where usage has none of that name.
+    /// The dimensions, when grouped by them; null: the usage has no such dimension.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dimensions: BTreeMap<String, Option<String>>,
-    /// A decimal. Over several days, members or dimensions: of `sum` and `count` meters the sum, of `max` the
-    /// largest, of `latest` the one measured last, of `unique` how many different values there were in all
-    /// (not the sum of those of the days).
+    /// A decimal. Over several days, members or dimensions it is the sum for `sum` and `count` meters, the
+    /// largest value for `max`, the value measured last for `latest`, and for `unique` the number of
+    /// different values in all (not the sum of the days).
     pub quantity: String,
-    /// Usage events, those taken back not counted.
+    /// Usage events, without those that were taken back.
     pub count: i64,
     /// What it costs in `currency` (major units), a decimal.
     pub cost: String,
@@ -145,17 +146,17 @@ pub struct Usage {
     pub battery_units: String,
 }
 
-/// A row's place among the others.
+/// The position of a row in the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Position {
     time: Option<Day>,
     meter: String,
-    /// Member, if grouped by it, then dimensions. None come first.
+    /// The member, if grouped by it, then dimensions. Null comes first.
     rest: Vec<Option<String>>,
 }
 
 impl Position {
-    /// Whether rows that are grouped so have such places.
+    /// Whether it is a position of this grouping.
     fn fits(&self, grouping: &Grouping) -> bool {
         let names = usize::from(grouping.member) + grouping.dimensions.len();
         self.time.is_some() == grouping.time.is_some() && self.rest.len() == names
@@ -181,7 +182,7 @@ struct SummaryRow {
 }
 
 #[derive(QueryableByName)]
-struct Meter {
+struct MeterRow {
     #[diesel(sql_type = Integer)]
     meter_id: i32,
     #[diesel(sql_type = Text)]
@@ -194,38 +195,38 @@ struct Meter {
     currency: Option<String>,
 }
 
-/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`. Where all was taken
-/// back there is none.
+/// Rows in the order of time, meter, member, dimensions: at most `limit` after `after`. There is no row where
+/// all usage was taken back.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a meter or a dimension that there is not.
+/// [`Error::Invalid`] for an unknown meter or dimension.
 pub fn list(
     conn: &mut PgConnection,
-    query: &Query,
+    query: &SummaryQuery,
     after: Option<&Position>,
     limit: i64,
-) -> Result<Vec<(Position, Usage)>, Error> {
+) -> Result<Vec<(Position, UsageSummary)>, Error> {
     if after.is_some_and(|after| !after.fits(&query.grouping)) {
         return Err(page::wrong_cursor());
     }
     let meters = meters(conn, query)?;
-    conn.batch_execute(ALONE)?;
+    conn.batch_execute(NO_PARALLEL)?;
     let rows: Vec<SummaryRow> = statement(query, &meters, after, &format!("LIMIT {limit}")).load(conn)?;
     rows.into_iter().map(|row| usage(query, &meters, row)).collect()
 }
 
-/// Hands every row, in order, to `each`, which may stop by an error. Rows are fetched a thousand at a time;
-/// the caller's transaction should be a snapshot.
+/// Passes every row, in order, to `each`, which may stop it by an error. Reads a thousand rows at a time; the
+/// caller's transaction should be a snapshot.
 ///
 /// # Errors
-/// As [`list`], and what `each` says.
+/// Those of [`list`] and of `each`.
 pub fn each(
     conn: &mut PgConnection,
-    query: &Query,
-    mut each: impl FnMut(&Usage) -> Result<(), Error>,
+    query: &SummaryQuery,
+    mut each: impl FnMut(&UsageSummary) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let meters = meters(conn, query)?;
-    // A slow reader leaves the transaction idle; who bounds that is the output, not the server.
+    // A slow reader leaves the transaction idle. The writer of the output bounds that, not the server.
     conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
     statement(query, &meters, None, "").execute(conn)?;
     loop {
@@ -239,9 +240,9 @@ pub fn each(
     }
 }
 
-/// The meters that are asked for, and checks the names of the query.
-fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
-    let meters: Vec<Meter> = diesel::sql_query(
+/// The meters of the query. Checks its names of meters and dimensions.
+fn meters(conn: &mut PgConnection, query: &SummaryQuery) -> Result<Vec<MeterRow>, Error> {
+    let meters: Vec<MeterRow> = diesel::sql_query(
         "SELECT m.meter_id, m.key, m.aggregation, m.unit,
              (SELECT c.currency FROM rate_cards c WHERE c.meter_id = m.meter_id ORDER BY c.version DESC
                  LIMIT 1) AS currency
@@ -257,11 +258,11 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
         return Ok(meters);
     }
     #[derive(QueryableByName)]
-    struct Name {
+    struct NameRow {
         #[diesel(sql_type = Text)]
         name: String,
     }
-    let unknown: Vec<Name> = diesel::sql_query(
+    let unknown: Vec<NameRow> = diesel::sql_query(
         "SELECT name FROM unnest($1) AS n (name) WHERE NOT EXISTS (
              SELECT FROM meter_versions v WHERE v.meter_id = ANY ($2) AND v.dimensions @> ARRAY[n.name])",
     )
@@ -270,11 +271,11 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     .load(conn)?;
     match unknown.into_iter().next() {
         None => Ok(meters),
-        Some(Name { name }) if query.dimensions.contains_key(&name) => Err(Error::invalid(
+        Some(NameRow { name }) if query.dimensions.contains_key(&name) => Err(Error::invalid(
             format!("dimension.{name}"),
             "is no dimension of these meters: /v1/meters lists what they have",
         )),
-        Some(Name { name }) => Err(Error::invalid(
+        Some(NameRow { name }) => Err(Error::invalid(
             "group_by",
             format!(
                 "has `{name}`, which is none of day, month, meter, member and no dimension of these meters"
@@ -283,9 +284,13 @@ fn meters(conn: &mut PgConnection, query: &Query) -> Result<Vec<Meter>, Error> {
     }
 }
 
-fn usage(query: &Query, meters: &[Meter], row: SummaryRow) -> Result<(Position, Usage), Error> {
+fn usage(
+    query: &SummaryQuery,
+    meters: &[MeterRow],
+    row: SummaryRow,
+) -> Result<(Position, UsageSummary), Error> {
     let meter = meters.iter().find(|meter| meter.meter_id == row.meter_id).ok_or_else(|| {
-        Error::Internal(format!("a summary of the meter {}, which was not asked for", row.meter_id))
+        Error::Internal(format!("a summary of the meter {}, which the query does not have", row.meter_id))
     })?;
     let aggregation = Aggregation::parse(&meter.aggregation).ok_or_else(|| {
         Error::Internal(format!("meter {} has the aggregation {}", meter.key, meter.aggregation))
@@ -293,9 +298,9 @@ fn usage(query: &Query, meters: &[Meter], row: SummaryRow) -> Result<(Position, 
     let position = Position { time: row.time.map(Day), meter: meter.key.clone(), rest: row.rest.clone() };
     let mut rest = row.rest.into_iter();
     let grouping = &query.grouping;
-    let usage = Usage {
-        day: row.time.filter(|_| grouping.time == Some(Time::Day)),
-        month: row.time.filter(|_| grouping.time == Some(Time::Month)).map(Month::of),
+    let usage = UsageSummary {
+        day: row.time.filter(|_| grouping.time == Some(TimeUnit::Day)),
+        month: row.time.filter(|_| grouping.time == Some(TimeUnit::Month)).map(Month::of),
         meter: meter.key.clone(),
         unit: meter.unit.clone(),
         aggregation,

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use coulomb::config::Config;
-use coulomb::metering::partitions::{self, Known};
+use coulomb::metering::partitions::{self, KnownPartitions};
 
 use crate::support::rows::{meter, org, put, record};
 use crate::support::{Daemon, Database};
@@ -33,13 +33,13 @@ fn the_worker_keeps_three_months_ahead() {
     let database = Database::new();
     let mut conn = database.platform();
     let now = at("2026-11-21T00:00:00Z");
-    assert_eq!(partitions::keep_ahead(&mut conn, now, 35).expect("made"), 5);
+    assert_eq!(partitions::create_ahead(&mut conn, now, 35).expect("made"), 5);
     assert_eq!(names(&database), "2026_10 2026_11 2026_12 2027_01 2027_02");
-    assert_eq!(partitions::keep_ahead(&mut conn, now, 35).expect("nothing to do"), 0);
+    assert_eq!(partitions::create_ahead(&mut conn, now, 35).expect("nothing to do"), 0);
     assert_eq!(partitions::state(&mut conn, now, 35).expect("known"), (0, false));
     let next = at("2026-12-01T00:00:00Z");
     assert_eq!(partitions::state(&mut conn, next, 35).expect("known"), (1, false));
-    assert_eq!(partitions::keep_ahead(&mut conn, next, 35).expect("made"), 1);
+    assert_eq!(partitions::create_ahead(&mut conn, next, 35).expect("made"), 1);
     assert_eq!(names(&database), "2026_10 2026_11 2026_12 2027_01 2027_02 2027_03");
 }
 
@@ -48,7 +48,7 @@ fn the_worker_keeps_three_months_ahead() {
 fn a_missing_partition_is_made_on_demand() {
     let database = Database::new();
     let months = ["2025-01-31", "2025-02-01", "2025-01-01"].map(|day| day.parse().expect("a day"));
-    let known = Known::default();
+    let known = KnownPartitions::default();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| known.ensure(&months, || Ok(database.platform())).expect("made"));
@@ -117,7 +117,7 @@ fn three_months(database: &Database) {
 fn retire_all(database: &Database, config: &Config, now: &str) -> usize {
     let mut conn = database.platform();
     (0..100)
-        .take_while(|_| partitions::retire(&mut conn, config, at(now)).expect("retires").is_some())
+        .take_while(|_| partitions::remove_oldest(&mut conn, config, at(now)).expect("retires").is_some())
         .count()
 }
 
@@ -140,7 +140,7 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     close("2025-12-01");
     assert_eq!(retire_all(&database, &config, "2027-12-01T12:00:00Z"), 0);
     assert_eq!(
-        partitions::waits_for_closing(&mut database.platform(), &config, at("2026-04-02T12:00:00Z"))
+        partitions::month_waiting_for_closing(&mut database.platform(), &config, at("2026-04-02T12:00:00Z"))
             .expect("told"),
         Some("2026-01-01".parse().expect("a day"))
     );

@@ -15,7 +15,7 @@ use crate::billing::org_name::OrgName;
 use crate::billing::plans;
 use crate::error::Error;
 use crate::metering::catalog;
-use crate::metering::periods::Back;
+use crate::metering::periods::CountedDays;
 use crate::page::{Page, PageQuery};
 use crate::quota::plan_quotas::{self, PlanQuota};
 use crate::quota::quotas::{self, HistoryCursor, PeriodUsage, Quota, QuotaFilter, QuotaPatch};
@@ -148,7 +148,7 @@ pub(crate) async fn history(mut read: ReadRequest, id: web::Path<String>) -> Res
     let (query, page): (HistoryQuery, _) = (read.take()?, read.take_page::<HistoryCursor>("quota_history")?);
     let (own, directory) = (read.principal.own_org_id(), read.directory());
     let (config, now) = (&read.app.config, read.app.clock.now());
-    let kept = Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
+    let kept = CountedDays { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
     let key = |row: &PeriodUsage| row.cursor.clone();
     read.list(page, key, move |conn, page| {
         let (subject, page) = (query.subject.as_deref(), (page.after.clone(), page.to_fetch()));

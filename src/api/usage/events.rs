@@ -95,7 +95,7 @@ pub(crate) async fn post(
         let sent = event::parse(&body, &form, EVENTS, caller.org_id.is_none())?;
         let events;
         (ids, events) = split_ids(sent.events);
-        alone = sent.alone;
+        alone = sent.is_single;
         Ok(events)
     };
     let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
@@ -104,7 +104,10 @@ pub(crate) async fn post(
     if options.all_or_nothing && outcomes.iter().any(problem) {
         // The others were not stored.
         let stored = |outcome: &&Outcome| **outcome != Outcome::Accepted;
-        note_usage(&request, Tally::of(&outcomes.iter().filter(stored).cloned().collect::<Vec<_>>()));
+        note_usage(
+            &request,
+            Tally::from_outcomes(&outcomes.iter().filter(stored).cloned().collect::<Vec<_>>()),
+        );
     } else {
         intake::count(&app, &request, &outcomes);
     }

@@ -46,7 +46,12 @@ pub(crate) async fn list(mut read: ReadRequest, key: web::Path<String>) -> Resul
     read.list(page, version, move |conn, page| {
         let meter = meters::find(conn, &key)?;
         let filter = CardFilter::new(conn, asked.plan.as_deref(), org.as_ref())?;
-        rates::list(conn, meter.meter_id, &CardFilter { before: page.after, ..filter }, page.to_fetch())
+        rates::list(
+            conn,
+            meter.meter_id,
+            &CardFilter { before_version: page.after, ..filter },
+            page.to_fetch(),
+        )
     })
     .await
 }

@@ -27,9 +27,9 @@ use crate::metering::partitions::month_of;
 use crate::metering::rates::PriceBy;
 use crate::page::{Page, PageQuery};
 use crate::time::{Day, Moment, day_start};
-use crate::usage::current::{self, Current};
-use crate::usage::records::{self, Record, RecordFilter};
-use crate::usage::summaries::{self, Grouping, Query, Usage};
+use crate::usage::current::{self, CurrentUsage};
+use crate::usage::records::{self, RecordFilter, UsageRecord};
+use crate::usage::summaries::{self, Grouping, SummaryQuery, UsageSummary};
 
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
@@ -75,7 +75,7 @@ pub struct DailyQuery {
     get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page, or all rows as CSV",
-    content((Page<Usage> = "application/json"), (String = "text/csv"))), FindErrors)
+    content((Page<UsageSummary> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub(crate) async fn daily(mut read: ReadRequest, request: HttpRequest) -> Result<HttpResponse, Error> {
     read.principal.require(Scope::UsageRead)?;
@@ -116,7 +116,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn query(&self, conn: &mut PgConnection) -> Result<Query, Error> {
+    fn query(&self, conn: &mut PgConnection) -> Result<SummaryQuery, Error> {
         let org = self.org.find(&self.directory, conn)?;
         let today = org.day(self.now);
         let from = self.asked.from.map_or_else(|| month_of(today), |day| day.0);
@@ -130,7 +130,7 @@ impl Asked {
         if (before - from).num_days() > DAYS {
             return Err(Error::invalid("to", format!("must be at most {DAYS} days after `from`")));
         }
-        Ok(Query {
+        Ok(SummaryQuery {
             org_id: org.org_id,
             from,
             before,
@@ -174,7 +174,7 @@ async fn daily_csv(read: &ReadRequest, asked: Asked) -> Result<HttpResponse, Err
 
 /// Columns: `day` or `month`, `meter`, `unit`, `member`, `dimension.…` as grouped by, then the figures. Text
 /// that a spreadsheet would take for a formula gets an apostrophe, as in exports.
-fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<(), Error> {
+fn write_csv(conn: &mut PgConnection, query: &SummaryQuery, out: impl Write) -> Result<(), Error> {
     let failed = |error: csv::Error| Error::Internal(format!("the output failed: {error}"));
     let mut out = csv::WriterBuilder::new()
         .terminator(csv::Terminator::CRLF)
@@ -216,7 +216,7 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
-    responses((status = 200, description = "A page", body = Page<Record>), FindErrors)
+    responses((status = 200, description = "A page", body = Page<UsageRecord>), FindErrors)
 )]
 pub(crate) async fn list_records(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.principal.require(Scope::UsageRead)?;
@@ -234,7 +234,7 @@ pub(crate) async fn list_records(mut read: ReadRequest) -> Result<HttpResponse, 
 /// subscription.
 #[utoipa::path(
     get, path = "/v1/usage/current", tag = "usage", params(OrgQuery), security(("key" = ["usage:read"])),
-    responses((status = 200, description = "The running periods", body = Current), FindErrors)
+    responses((status = 200, description = "The running periods", body = CurrentUsage), FindErrors)
 )]
 pub(crate) async fn show_current(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     read.principal.require(Scope::UsageRead)?;
@@ -243,7 +243,7 @@ pub(crate) async fn show_current(mut read: ReadRequest) -> Result<HttpResponse, 
     let (directory, now) = (read.directory(), read.app.clock.now());
     read.show(move |conn| {
         let org = org.find(&directory, conn)?;
-        current::of(conn, &org, now)
+        current::read(conn, &org, now)
     })
     .await
 }
@@ -285,7 +285,8 @@ pub(crate) async fn list_levels(mut read: ReadRequest) -> Result<HttpResponse, E
         if from >= to {
             return Err(Error::invalid("to", "must be after `from`"));
         }
-        let query = levels::Query { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
+        let query =
+            levels::LevelQuery { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
         levels::list(conn, &query, page.after.as_ref(), page.to_fetch())
     })
     .await

@@ -18,7 +18,7 @@ use crate::metering::unpriced::{self, Position, UnpricedFilter, UnpricedUsage};
 use crate::page::{Page, PageQuery};
 use crate::text::check_line;
 use crate::time::Moment;
-use crate::usage::correct::rate::{self, Later, Rated};
+use crate::usage::correct::late_pricing::{self, LatePricing, Rated};
 
 /// Narrows the list of unpriced usage.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -100,7 +100,7 @@ pub(crate) async fn rate_usage(command: Command, key: web::Path<String>) -> Resu
                 Some(org) => Some(org.find(&directory, conn)?.org_id),
                 None => None,
             };
-            let later = Later {
+            let later = LatePricing {
                 meter: &key,
                 org_id,
                 from: asked.from.map(|at| at.0),
@@ -108,7 +108,7 @@ pub(crate) async fn rate_usage(command: Command, key: web::Path<String>) -> Resu
                 reason: &asked.reason,
                 actor: &actor,
             };
-            let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
+            let rated = late_pricing::price_late(conn, (&rules, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             let audit = AuditEntry { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
             Answer::new(StatusCode::OK, &rated, audit)

@@ -18,9 +18,10 @@ use crate::api::usage::intake::{EVENTS, EventIds, caller, count, form, read_body
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{Error, Problem};
+use crate::metering::digest::event_key;
 use crate::metering::event::lago::{self, LagoEvent, SOURCE};
 use crate::metering::event::{self, Outcome};
-use crate::metering::resolve::{Caller, event_key};
+use crate::metering::resolve::Caller;
 use crate::quantity::Quantity;
 use crate::shares::Holder;
 use crate::usage::ingest::Options;

@@ -154,13 +154,13 @@ fn summaries(rules: &CountingRules, part: Part) -> String {
 /// whose last set is still stored are compared. The days of the part do not matter.
 fn levels(rules: &CountingRules, part: Part) -> Sides {
     let own = part.orgs.sql("r.org_id");
-    let standing = levels::standing(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
+    let records = levels::valid_records(&format!("{own} AND r.meter_id = ANY ({})", list(&rules.levels)));
     let since = |day: NaiveDate| {
         let whole = format!("('{day}'::date + 1)::timestamp AT TIME ZONE 'UTC'");
         format!("least(t.set_at, s.set_at) >= {whole}")
     };
     Sides {
-        expected: format!("SELECT * FROM {} t", levels::states(&standing)),
+        expected: format!("SELECT * FROM {} t", levels::states(&records)),
         stored: part.orgs.sql("org_id"),
         counts_if: rules.first_whole_day.map_or_else(|| "true".to_owned(), since),
     }

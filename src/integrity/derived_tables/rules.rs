@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::metering::meters::Aggregation;
 use crate::metering::partitions;
-use crate::metering::periods::Back;
+use crate::metering::periods::CountedDays;
 use crate::metering::rates::TierPeriod;
 use crate::metering::slots::PeriodKind;
 use crate::schema::{meters, quota_slot_orgs, quota_slots, rate_cards};
@@ -23,7 +23,7 @@ pub struct CountingSettings {
     /// The time, and the grace days, by which an org's plan and periods are found.
     pub as_of: AsOf,
     /// How long counters of quotas are kept.
-    pub kept: Back,
+    pub kept: CountedDays,
 }
 
 impl CountingSettings {
@@ -31,7 +31,10 @@ impl CountingSettings {
     pub fn new(config: &Config, now: DateTime<Utc>) -> Self {
         Self {
             as_of: AsOf { now, grace_days: config.past_due_grace_days },
-            kept: Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days },
+            kept: CountedDays {
+                org: config.quota_retention_days,
+                subject: config.quota_subject_retention_days,
+            },
         }
     }
 }

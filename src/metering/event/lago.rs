@@ -1,5 +1,5 @@
-//! Usage events as Lago's clients send them (Lago's API reference, "Send usage events"; fields that are not
-//! known are ignored there, and here).
+//! Usage events as Lago's clients send them (Lago's API reference, "Send usage events"). Unknown fields are
+//! ignored, as Lago does.
 
 use std::borrow::Cow;
 
@@ -8,28 +8,28 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Cost, Rejection, UsageEvent, parse};
+use super::{Cost, Rejection, UsageEvent, fields};
 use crate::error::Error;
 use crate::json;
 use crate::metering::data;
 use crate::time::Moment;
 
-/// The source under which they are stored.
+/// The source of these events in our records.
 pub const SOURCE: &str = "lago";
 
 /// One event as it was sent.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct LagoEvent<'a> {
-    /// The caller's id of it.
+    /// The caller's id.
     #[serde(borrow, default)]
     pub transaction_id: Option<&'a RawValue>,
     /// The org, by public or external id.
     #[serde(borrow, default)]
     pub external_subscription_id: Option<&'a RawValue>,
-    /// The org where there is no subscription.
+    /// The org, when there is no subscription.
     #[serde(borrow, default)]
     pub external_customer_id: Option<&'a RawValue>,
-    /// The name that meters count.
+    /// The event name.
     #[serde(borrow, default)]
     pub code: Option<&'a RawValue>,
     /// Seconds since 1970, a number or a string with one.
@@ -43,43 +43,43 @@ pub struct LagoEvent<'a> {
 }
 
 #[derive(Deserialize)]
-struct One<'a> {
+struct SingleEvent<'a> {
     #[serde(borrow)]
     event: LagoEvent<'a>,
 }
 
 #[derive(Deserialize)]
-struct Many<'a> {
+struct EventList<'a> {
     #[serde(borrow)]
     events: Vec<LagoEvent<'a>>,
 }
 
-/// The event of `{"event": {…}}`.
+/// Reads `{"event": {…}}`.
 ///
 /// # Errors
 /// [`Error::Malformed`] when the body is no JSON, [`Error::Invalid`] when it does not fit.
 pub fn one(body: &[u8]) -> Result<LagoEvent<'_>, Error> {
-    serde_json::from_slice::<One<'_>>(body).map(|one| one.event).map_err(unreadable)
+    serde_json::from_slice::<SingleEvent<'_>>(body).map(|one| one.event).map_err(unreadable)
 }
 
-/// The events of `{"events": […]}`.
+/// Reads `{"events": […]}`.
 ///
 /// # Errors
 /// As [`one`].
 pub fn many(body: &[u8]) -> Result<Vec<LagoEvent<'_>>, Error> {
-    serde_json::from_slice::<Many<'_>>(body).map(|many| many.events).map_err(unreadable)
+    serde_json::from_slice::<EventList<'_>>(body).map(|many| many.events).map_err(unreadable)
 }
 
 /// Whether the body is an object with an `event`, which no other form of an event has.
 #[must_use]
 pub fn is_lago(body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Sent<'a> {
+    struct Envelope<'a> {
         #[serde(borrow)]
         event: Option<&'a RawValue>,
     }
     body.trim_ascii_start().starts_with(b"{")
-        && serde_json::from_slice::<Sent<'_>>(body).is_ok_and(|sent| sent.event.is_some())
+        && serde_json::from_slice::<Envelope<'_>>(body).is_ok_and(|envelope| envelope.event.is_some())
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
@@ -87,10 +87,10 @@ fn unreadable(error: serde_json::Error) -> Error {
 }
 
 impl<'a> LagoEvent<'a> {
-    /// The event as it is stored; `now` is its time when it has none.
+    /// The event in our form; `now` is its time when it has none.
     ///
     /// # Errors
-    /// The field and rule that it breaks, by the names of [`UsageEvent`].
+    /// The rule that it breaks; fields have the names of [`UsageEvent`].
     pub fn read(&self, now: DateTime<Utc>) -> Result<UsageEvent<'a>, Rejection> {
         let missing = |name: &'static str| move || Rejection::new(name, "missing", "must be there");
         let org = match text("org", self.external_subscription_id)? {
@@ -106,17 +106,17 @@ impl<'a> LagoEvent<'a> {
             member: None,
             subject: None,
             data: self.properties,
-            cost: self.precise_total_amount_cents.map(parse::cost).transpose()?.map(Cost::Minor),
+            cost: self.precise_total_amount_cents.map(fields::cost).transpose()?.map(Cost::Minor),
         })
     }
 }
 
-/// A text of 1 to 200 characters, or a number, which Lago takes for its digits.
+/// A text of 1 to 200 characters. Lago also accepts a number, as its digits.
 fn text<'a>(name: &'static str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Rejection> {
     let Some(raw) = raw else { return Ok(None) };
     let text = data::text(name, raw).map_err(|rejection| Rejection { field: name.into(), ..rejection })?;
     if let Some(text) = &text {
-        parse::check(name, text)?;
+        fields::check(name, text)?;
     }
     Ok(text)
 }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_told_by_its_envelope() {
+    fn the_envelope_shows_the_form() {
         for (body, lago) in [
             (r#" {"event":{"code":"c"}}"#, true),
             (r#"{"event":7}"#, true),

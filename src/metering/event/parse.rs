@@ -1,27 +1,21 @@
-//! Reads usage events out of a body: one, an array, lines, CloudEvents. One pass, nothing copied; a bad event
-//! is a rejection of its own, only a body that is no JSON is refused as a whole.
+//! Reads usage events from a body: one event, an array, lines, CloudEvents. It reads in one pass and copies
+//! nothing. A bad event is rejected alone; only a body that is no JSON is refused as a whole.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Cost, Rejection, UsageEvent};
+use super::fields::{EventFields, binary};
+use super::{Rejection, UsageEvent};
 use crate::error::Error;
 use crate::json;
-use crate::quantity::{self, Unread};
-use crate::time::Moment;
-
-/// Characters of an id, a source, a name, a member or a subject at most.
-const TEXT: usize = 200;
 
 /// How a body holds its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// One event, an array of them, or `{"events": […]}`. What has a `specversion` is a CloudEvent.
+    /// One event, an array, or `{"events": […]}`. An event with a `specversion` is a CloudEvent.
     Json,
     /// One event a line.
     Lines,
@@ -30,24 +24,22 @@ pub enum Form {
     Binary(Vec<(String, String)>),
 }
 
-/// One event out of a body, and as much of its name as could be read.
+/// One event of a body, with its id and source as far as they could be read.
 #[derive(Debug)]
 pub struct Parsed<'a> {
-    /// Its id; empty when there was none.
+    /// Empty when there is none.
     pub id: Cow<'a, str>,
-    /// Its source; empty when there was none.
+    /// Empty when there is none.
     pub source: Cow<'a, str>,
-    /// The event, or what is wrong with it.
     pub event: Result<UsageEvent<'a>, Rejection>,
 }
 
 /// The events of a body.
 #[derive(Debug)]
-pub struct Sent<'a> {
+pub struct ParsedBody<'a> {
     pub events: Vec<Parsed<'a>>,
-    /// True for one event that was sent as such, not as a batch of one: what becomes of it is what becomes of
-    /// the request.
-    pub alone: bool,
+    /// One event that was not sent as a batch: its outcome is the outcome of the request.
+    pub is_single: bool,
 }
 
 /// Reads the events of a body, at most `limit`. With `subject_names_org` the subject of a CloudEvent without
@@ -60,14 +52,14 @@ pub fn parse<'a>(
     form: &'a Form,
     limit: usize,
     subject_names_org: bool,
-) -> Result<Sent<'a>, Error> {
-    let read = Read { subject_names_org };
+) -> Result<ParsedBody<'a>, Error> {
+    let reader = EventReader { subject_names_org };
     match form {
-        Form::Json => any(text(body)?, read, limit),
+        Form::Json => any(text(body)?, reader, limit),
         Form::Lines => {
             let lines = text(body)?.lines().filter(|line| !line.trim().is_empty());
             let events = lines.map(|line| {
-                one(line, read).unwrap_or_else(|_| {
+                one(line, reader).unwrap_or_else(|_| {
                     rejected(Rejection::new(
                         "",
                         "malformed",
@@ -79,13 +71,13 @@ pub fn parse<'a>(
         }
         Form::Binary(attributes) => {
             let data: &RawValue = serde_json::from_str(text(body)?).map_err(malformed)?;
-            Ok(Sent { events: vec![binary(attributes, data, read)], alone: true })
+            Ok(ParsedBody { events: vec![binary(attributes, data, reader)], is_single: true })
         }
     }
 }
 
-fn batch(events: Vec<Parsed<'_>>) -> Sent<'_> {
-    Sent { events, alone: false }
+fn batch(events: Vec<Parsed<'_>>) -> ParsedBody<'_> {
+    ParsedBody { events, is_single: false }
 }
 
 fn text(body: &[u8]) -> Result<&str, Error> {
@@ -103,11 +95,11 @@ fn bounded(events: Vec<Parsed<'_>>, limit: usize) -> Result<Vec<Parsed<'_>>, Err
     Ok(events)
 }
 
-fn any(body: &str, read: Read, limit: usize) -> Result<Sent<'_>, Error> {
+fn any(body: &str, reader: EventReader, limit: usize) -> Result<ParsedBody<'_>, Error> {
     if body.trim_start().starts_with('[') {
-        return many(body, read, limit).map(batch);
+        return many(body, reader, limit).map(batch);
     }
-    let event = one(body, read).map_err(malformed)?;
+    let event = one(body, reader).map_err(malformed)?;
     if matches!(&event.event,
         Err(rejection) if rejection.rule == "unknown_field" && rejection.field == "events")
     {
@@ -118,34 +110,35 @@ fn any(body: &str, read: Read, limit: usize) -> Result<Sent<'_>, Error> {
             events: &'a RawValue,
         }
         let wrapped: Wrapped<'_> = serde_json::from_str(body).map_err(|error| json::unfit("", &error))?;
-        return many(wrapped.events.get(), read, limit).map(batch);
+        return many(wrapped.events.get(), reader, limit).map(batch);
     }
-    Ok(Sent { events: vec![event], alone: true })
+    Ok(ParsedBody { events: vec![event], is_single: true })
 }
 
-fn many(array: &str, read: Read, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
+fn many(array: &str, reader: EventReader, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
     let mut json = serde_json::Deserializer::from_str(array);
-    let events = json.deserialize_seq(Array { read, limit }).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Error::invalid("events", "must be an array of events"),
-        _ => malformed(error),
-    })?;
+    let events =
+        json.deserialize_seq(ArrayVisitor { reader, limit }).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Error::invalid("events", "must be an array of events"),
+            _ => malformed(error),
+        })?;
     json.end().map_err(malformed)?;
     bounded(events, limit)
 }
 
-fn one(body: &str, read: Read) -> Result<Parsed<'_>, serde_json::Error> {
+fn one(body: &str, reader: EventReader) -> Result<Parsed<'_>, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(body);
-    let event = read.deserialize(&mut json)?;
+    let event = reader.deserialize(&mut json)?;
     json.end()?;
     Ok(event)
 }
 
-struct Array {
-    read: Read,
+struct ArrayVisitor {
+    reader: EventReader,
     limit: usize,
 }
 
-impl<'de> Visitor<'de> for Array {
+impl<'de> Visitor<'de> for ArrayVisitor {
     type Value = Vec<Parsed<'de>>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,24 +146,24 @@ impl<'de> Visitor<'de> for Array {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut events: A) -> Result<Self::Value, A::Error> {
-        let mut read = Vec::new();
-        while let Some(event) = events.next_element_seed(self.read)? {
-            // One too many tells the caller; the rest need not take memory.
-            if read.len() <= self.limit {
-                read.push(event);
+        let mut parsed = Vec::new();
+        while let Some(event) = events.next_element_seed(self.reader)? {
+            // One too many suffices for the error; more would only take memory.
+            if parsed.len() <= self.limit {
+                parsed.push(event);
             }
         }
-        Ok(read)
+        Ok(parsed)
     }
 }
 
-/// Reads one event; what is not an object is a rejected one.
+/// Reads one event. Anything but an object becomes a rejected event.
 #[derive(Clone, Copy)]
-struct Read {
-    subject_names_org: bool,
+pub(super) struct EventReader {
+    pub(super) subject_names_org: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Read {
+impl<'de> DeserializeSeed<'de> for EventReader {
     type Value = Parsed<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Parsed<'de>, D::Error> {
@@ -186,7 +179,7 @@ macro_rules! not_an_object {
     };
 }
 
-impl<'de> Visitor<'de> for Read {
+impl<'de> Visitor<'de> for EventReader {
     type Value = Parsed<'de>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -224,168 +217,6 @@ fn no_object<'a>() -> Parsed<'a> {
 
 fn rejected<'a>(rejection: Rejection) -> Parsed<'a> {
     Parsed { id: Cow::Borrowed(""), source: Cow::Borrowed(""), event: Err(rejection) }
-}
-
-/// The names of the fields, native and of CloudEvents.
-const KNOWN: [&str; 10] =
-    ["id", "source", "org", "event_name", "occurred_at", "member", "subject", "data", "cost", "specversion"];
-
-/// The fields of one event as they were sent.
-#[derive(Default)]
-struct EventFields<'a> {
-    values: [Option<&'a RawValue>; KNOWN.len()],
-    unknown: Option<Cow<'a, str>>,
-    twice: Option<&'static str>,
-    base64: bool,
-}
-
-impl<'a> EventFields<'a> {
-    fn put(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
-        let known = match name.as_ref() {
-            "type" => "event_name",
-            "time" => "occurred_at",
-            "data_base64" => {
-                self.base64 = true;
-                return;
-            }
-            other => other,
-        };
-        match KNOWN.iter().position(|one| *one == known) {
-            Some(at) if self.values[at].is_some() => self.twice = Some(KNOWN[at]),
-            Some(at) => self.values[at] = Some(value),
-            None => drop(self.unknown.get_or_insert(name)),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        let at = KNOWN.iter().position(|one| *one == name)?;
-        self.values[at].filter(|value| value.get() != "null")
-    }
-
-    /// A text of 1 to 200 characters, without control characters.
-    fn text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Rejection> {
-        let Some(raw) = self.get(name) else { return Ok(None) };
-        let json = raw.get();
-        let text = match json.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-            None => return Err(Rejection::new(name, "not_text", "must be a string")),
-            Some(text) if !text.contains('\\') => Cow::Borrowed(text),
-            Some(_) => match serde_json::from_str::<String>(json) {
-                Ok(text) => Cow::Owned(text),
-                Err(_) => return Err(Rejection::new(name, "not_text", "is not valid Unicode")),
-            },
-        };
-        check(name, &text)?;
-        Ok(Some(text))
-    }
-
-    fn finish(self, read: Read) -> Parsed<'a> {
-        let (id, source) = (self.text("id"), self.text("source"));
-        let known = |text: &Result<Option<Cow<'a, str>>, Rejection>| {
-            text.as_ref().ok().and_then(Clone::clone).unwrap_or_default()
-        };
-        Parsed { id: known(&id), source: known(&source), event: self.event(id, source, read) }
-    }
-
-    fn event(
-        &self,
-        id: Result<Option<Cow<'a, str>>, Rejection>,
-        source: Result<Option<Cow<'a, str>>, Rejection>,
-        read: Read,
-    ) -> Result<UsageEvent<'a>, Rejection> {
-        let cloud = self.get("specversion").is_some();
-        if let Some(name) = self.twice {
-            return Err(Rejection::new(name, "field_twice", "is there twice"));
-        }
-        // An attribute that is not known is an extension in a CloudEvent, and a mistake in our own form.
-        if let (Some(name), false) = (&self.unknown, cloud) {
-            return Err(Rejection::new(
-                name.clone().into_owned(),
-                "unknown_field",
-                "is not a field of a usage event",
-            ));
-        }
-        if cloud && self.text("specversion")?.as_deref() != Some("1.0") {
-            return Err(Rejection::new("specversion", "unknown_version", "must be 1.0"));
-        }
-        if self.base64 {
-            return Err(Rejection::new("data_base64", "not_an_object", "send `data` as a JSON object"));
-        }
-        let missing = |name: &'static str| move || Rejection::new(name, "missing", "must be there");
-        let mut event = UsageEvent {
-            id: id?.ok_or_else(missing("id"))?,
-            source: source?.unwrap_or_default(),
-            org: self.text("org")?,
-            event_name: self.text("event_name")?.ok_or_else(missing("event_name"))?,
-            occurred_at: self.text("occurred_at")?.map(|text| time(&text)).transpose()?,
-            member: self.text("member")?,
-            subject: self.text("subject")?,
-            data: self.get("data"),
-            cost: self.get("cost").map(cost).transpose()?.map(Cost::Major),
-        };
-        if cloud && event.org.is_none() && read.subject_names_org {
-            event.org = event.subject.take();
-        }
-        Ok(event)
-    }
-}
-
-pub(super) fn check(name: &'static str, text: &str) -> Result<(), Rejection> {
-    if text.is_empty() {
-        return Err(Rejection::new(name, "empty", "must not be empty: leave it out"));
-    }
-    if text.len() > TEXT && text.chars().count() > TEXT {
-        return Err(Rejection::new(name, "too_long", "must be at most 200 characters"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(Rejection::new(name, "control_character", "must have no control characters"));
-    }
-    Ok(())
-}
-
-fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
-    text.parse::<Moment>().map(|at| at.0).map_err(|_| {
-        Rejection::new("occurred_at", "not_a_time", "must be RFC 3339, such as 2026-01-31T00:00:00Z")
-    })
-}
-
-pub(super) fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
-    quantity::rounded(&quantity::written(raw)).map_err(|unread| match unread {
-        Unread::NotANumber => {
-            Rejection::new("cost", "not_a_number", "must be a number, or a string with one")
-        }
-        Unread::TooLarge => Rejection::new("cost", "too_large", "must be less than 10^15 either way"),
-    })
-}
-
-/// An event in binary mode: `ce-id` and so on.
-fn binary<'a>(attributes: &'a [(String, String)], data: &'a RawValue, read: Read) -> Parsed<'a> {
-    let attribute = |name: &'static str| -> Result<Option<Cow<'a, str>>, Rejection> {
-        let value = attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        value.map(|text| check(name, text).map(|()| Cow::Borrowed(text))).transpose()
-    };
-    let event = || -> Result<UsageEvent<'a>, Rejection> {
-        let missing = |name: &'static str| move || Rejection::new(name, "missing", "must be there");
-        if attribute("specversion")?.as_deref() != Some("1.0") {
-            return Err(Rejection::new("specversion", "unknown_version", "must be 1.0"));
-        }
-        let mut event = UsageEvent {
-            id: attribute("id")?.ok_or_else(missing("id"))?,
-            source: attribute("source")?.unwrap_or_default(),
-            org: attribute("org")?,
-            event_name: attribute("type")?.ok_or_else(missing("type"))?,
-            occurred_at: attribute("time")?.map(|text| time(&text)).transpose()?,
-            member: attribute("member")?,
-            subject: attribute("subject")?,
-            data: Some(data).filter(|data| data.get() != "null"),
-            cost: None,
-        };
-        if event.org.is_none() && read.subject_names_org {
-            event.org = event.subject.take();
-        }
-        Ok(event)
-    };
-    let known = |name| attribute(name).ok().flatten().unwrap_or_default();
-    Parsed { id: known("id"), source: known("source"), event: event() }
 }
 
 #[cfg(test)]

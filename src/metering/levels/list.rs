@@ -1,4 +1,4 @@
-//! The levels of an org, each with its course over a time.
+//! Lists the levels of an org, with figures over a time.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -12,8 +12,8 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::course::Said;
-use super::{Course, SET, course, standing};
+use super::figures::LevelEvent;
+use super::{LevelFigures, SET, level_figures, valid_records};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::metering::rates::{self, PriceBy, RateCard, choose};
@@ -28,44 +28,44 @@ pub struct Level {
     pub meter: String,
     /// What it is counted in, for people.
     pub unit: String,
-    /// Who in the org it is of.
+    /// The member of the org.
     pub member: Option<String>,
     /// Dimensions of its usage.
     pub dimensions: BTreeMap<String, String>,
-    /// Whom quotas per subject count it to.
+    /// Quotas per subject count it to this subject.
     pub subject: Option<String>,
     /// How much there is now.
     pub level: Quantity,
-    /// How much there was at the first instant of the time that was asked for.
+    /// How much there was at the first instant of the requested time.
     pub start: Quantity,
-    /// How much there was at its end.
+    /// How much there was at the end of the requested time.
     pub end: Quantity,
-    /// The average over it, each level weighed by how long it held, half-even to twelve places.
+    /// The average, each level weighted by how long it lasted, rounded half-even to twelve places.
     pub average: Quantity,
-    /// The highest at any instant of it.
+    /// The highest level at any instant of the requested time.
     pub peak: Quantity,
-    /// What the average (or the peak, as the card or `price_by` says) costs by the rate card that holds at
-    /// the end of the time (the org's own, its plan's, or the meter's): its unit costs, and its tiers from
-    /// none on, are for a unit over the whole time. Null: it has no price.
+    /// What the average costs (or the peak, if the card or `price_by` says so), by the rate card that is
+    /// valid at the end of the requested time: the org's own, its plan's, or the meter's. A unit costs the
+    /// card's price for the whole time, and tiers begin at 0. Null: it has no price.
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
     pub currency: Option<String>,
 }
 
-/// Where a page ends: series and subject.
+/// The position of a level in the list: series and subject.
 pub type Position = (i64, String);
 
-/// What is asked for.
+/// Selects levels and a time.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct LevelQuery {
     pub org: Arc<OrgContext>,
-    /// Only of the meter with this key.
+    /// Only levels of the meter with this key.
     pub meter: Option<String>,
     /// The first instant.
     pub from: DateTime<Utc>,
     /// The instant after the last.
     pub to: DateTime<Utc>,
-    /// By which figure it is priced; `None`: by that which its card says.
+    /// The figure that is priced; `None`: as the card says.
     pub price_by: Option<PriceBy>,
 }
 
@@ -89,13 +89,13 @@ struct LevelRow {
     signed: Sum,
 }
 
-/// Levels in the order of their positions, from the one after `after` on.
+/// Levels in the order of their positions, after `after`, at most `limit`.
 ///
 /// # Errors
-/// When the database fails; [`Error::Conflict`] for one whose sums are too large.
+/// [`Error::Conflict`] when the sums of a level are too large.
 pub fn list(
     conn: &mut PgConnection,
-    query: &Query,
+    query: &LevelQuery,
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<(Position, Level)>, Error> {
@@ -117,8 +117,8 @@ pub fn list(
         let mut events = events(conn, query, row.series_id, &row.subject)?;
         let too_large =
             || Error::conflict("amount_too_large", "the sums of this level are too large to be exact");
-        let Course { start, end, average, peak } =
-            course(&mut events, query.from, query.to).ok_or_else(too_large)?;
+        let LevelFigures { start, end, average, peak } =
+            level_figures(&mut events, query.from, query.to).ok_or_else(too_large)?;
         let cards = match cards.entry(row.meter_id) {
             Entry::Occupied(cards) => cards.into_mut(),
             Entry::Vacant(free) => free.insert(cards_of(conn, row.meter_id, query)?),
@@ -145,19 +145,19 @@ pub fn list(
     Ok(levels)
 }
 
-/// The cards of a meter that concern the org, in the order in which they are asked.
-fn cards_of(conn: &mut PgConnection, meter_id: i32, query: &Query) -> Result<Vec<RateCard>, Error> {
+/// The cards of a meter that may price usage of the org, in the order of precedence.
+fn cards_of(conn: &mut PgConnection, meter_id: i32, query: &LevelQuery) -> Result<Vec<RateCard>, Error> {
     let mut cards = rates::of_meter(conn, meter_id)?;
     cards.retain(|card| card.org_id == 0 || card.org_id == query.org.org_id);
     cards.sort_by(|one, other| one.order().cmp(&other.order()));
     Ok(cards)
 }
 
-/// What a level of that average and peak costs by the card that holds at the end of the time, and the
-/// currency; `Err`: too much to be exact.
+/// What a level with this average and peak costs by the card that is valid at the end of the time, and the
+/// currency. `Err`: it is too large to be exact.
 fn priced(
     cards: &[RateCard],
-    query: &Query,
+    query: &LevelQuery,
     dimensions: &BTreeMap<String, String>,
     (average, peak): (Decimal, Decimal),
 ) -> Result<Option<(Decimal, String)>, ()> {
@@ -173,10 +173,15 @@ fn priced(
     Ok(Some((cost.shown(), card.currency.clone())))
 }
 
-/// The events that the course hangs on: from the last set at or before its beginning on.
-fn events(conn: &mut PgConnection, query: &Query, series_id: i64, subject: &str) -> Result<Vec<Said>, Error> {
+/// The events that make the figures: from the last set at or before the beginning of the time on.
+fn events(
+    conn: &mut PgConnection,
+    query: &LevelQuery,
+    series_id: i64,
+    subject: &str,
+) -> Result<Vec<LevelEvent>, Error> {
     #[derive(QueryableByName)]
-    struct Event {
+    struct EventRow {
         #[diesel(sql_type = Timestamptz)]
         occurred_at: DateTime<Utc>,
         #[diesel(sql_type = Text)]
@@ -184,11 +189,11 @@ fn events(conn: &mut PgConnection, query: &Query, series_id: i64, subject: &str)
         #[diesel(sql_type = Numeric)]
         quantity: Decimal,
     }
-    let standing = standing(
+    let valid_records = valid_records(
         "r.org_id = $1 AND r.series_id = $2 AND coalesce(r.subject, '') = $3 AND r.occurred_at < $5",
     );
-    let rows: Vec<Event> = diesel::sql_query(format!(
-        "WITH e AS MATERIALIZED (SELECT occurred_at, value, quantity FROM {standing} e)
+    let rows: Vec<EventRow> = diesel::sql_query(format!(
+        "WITH e AS MATERIALIZED (SELECT occurred_at, value, quantity FROM {valid_records} e)
          SELECT occurred_at, value, quantity FROM e
          WHERE occurred_at >= coalesce(
              (SELECT max(occurred_at) FROM e WHERE value = '{SET}' AND occurred_at <= $4), '-infinity')"

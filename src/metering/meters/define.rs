@@ -1,4 +1,4 @@
-//! Making, changing and archiving meters. What a meter counted stays as it was counted.
+//! Creates, changes and archives meters. What a meter has counted stays as it is.
 
 use std::collections::HashSet;
 
@@ -15,8 +15,8 @@ use crate::metering::{catalog, rates};
 use crate::schema::{meter_versions, meters};
 
 /// Dimensions of a meter at most.
-const DIMENSIONS: usize = 10;
-/// What usage is grouped by beside its dimensions.
+const MAX_DIMENSIONS: usize = 10;
+/// Words of `group_by` that are no dimensions.
 const RESERVED: [&str; 4] = ["day", "month", "meter", "member"];
 
 /// What a new meter is to be.
@@ -91,14 +91,15 @@ pub struct MeterPatch {
     pub unit: Option<serde_json::Value>,
 }
 
-/// Makes a meter. It counts usage that comes after the commit.
+/// Creates a meter. It counts usage that arrives after the commit.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when the key is taken, be it by an archived meter.
+/// [`Error::Invalid`] for a bad field; [`Error::Conflict`] when another meter, even an archived one, has the
+/// key.
 pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Result<Meter, Error> {
-    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    let start = new.key.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if !start || new.key.len() > 100 || !new.key.chars().all(letters) {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    let begins_well = new.key.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if !begins_well || new.key.len() > 100 || !new.key.chars().all(is_allowed) {
         return Err(Error::invalid(
             "key",
             "must be 1 to 100 of a-z, 0-9, `-`, `_`, `.`, and begin with a letter or digit",
@@ -125,7 +126,7 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
     };
     check(&meter)?;
     catalog::begin_change(conn)?;
-    // Nobody else makes a meter now: the catalogue is ours.
+    // The lock of the catalogue is ours, so nobody else creates a meter now.
     let last: Option<i32> = meters::table.select(diesel::dsl::max(meters::meter_id)).first(conn)?;
     let meter = Meter { meter_id: last.unwrap_or(0) + 1, ..meter };
     diesel::insert_into(meters::table)
@@ -143,16 +144,16 @@ pub fn create(conn: &mut PgConnection, new: &NewMeter, now: DateTime<Utc>) -> Re
             }
             error => error,
         })?;
-    keep(conn, &meter, now)?;
+    insert_version(conn, &meter, now)?;
     find(conn, &new.key)
 }
 
-/// Gives a meter a new version, which counts usage that comes after the commit; what was counted stays.
-/// Without a difference nothing happens.
+/// Gives a meter a new version, which counts usage that arrives after the commit. A patch without a change
+/// does nothing.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Invalid`] for a bad field, [`Error::Conflict`] when it is archived, or a
-/// dimension that goes is one by which prices or quotas tell usage apart.
+/// [`Error::NotFound`]; [`Error::Invalid`] for a bad field; [`Error::Conflict`] when the meter is archived,
+/// or a rate card or a quota uses a dimension that would go.
 pub fn update(
     conn: &mut PgConnection,
     key: &str,
@@ -183,8 +184,8 @@ pub fn update(
     new.unpriced = patch.unpriced.unwrap_or(new.unpriced);
     check(&new)?;
     new.dimensions.sort();
-    for gone in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
-        refuse_when_used(conn, old.meter_id, gone, now)?;
+    for removed in old.dimensions.iter().filter(|name| !new.dimensions.contains(name)) {
+        refuse_when_used(conn, old.meter_id, removed, now)?;
     }
     let parts = |meter: &Meter| {
         let fields = (meter.value_field.clone(), meter.change_field.clone(), meter.dimensions.clone());
@@ -194,14 +195,12 @@ pub fn update(
         return Ok(old);
     }
     new.version += 1;
-    keep(conn, &new, now)?;
+    insert_version(conn, &new, now)?;
     find(conn, key)
 }
 
-/// Has a meter count no more. What it counted stays, and can be corrected. A second time changes nothing.
-///
-/// # Errors
-/// [`Error::NotFound`].
+/// Archives a meter: it counts no more. What it has counted stays and can be corrected. Archiving twice
+/// changes nothing.
 pub fn archive(conn: &mut PgConnection, key: &str, now: DateTime<Utc>) -> Result<Meter, Error> {
     catalog::begin_change(conn)?;
     let meter = find(conn, key)?;
@@ -212,7 +211,7 @@ pub fn archive(conn: &mut PgConnection, key: &str, now: DateTime<Utc>) -> Result
     Ok(Meter { archived_at: Some(now), ..meter })
 }
 
-fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<(), Error> {
+fn insert_version(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<(), Error> {
     let mut dimensions = meter.dimensions.clone();
     dimensions.sort();
     diesel::insert_into(meter_versions::table)
@@ -232,7 +231,7 @@ fn keep(conn: &mut PgConnection, meter: &Meter, now: DateTime<Utc>) -> Result<()
     Ok(())
 }
 
-/// A card or a slot that asks for a dimension which is no longer kept would price or count nothing, and say
+/// Refuses to remove a dimension that a rate card or a slot asks for: it would silently price or count
 /// nothing.
 fn refuse_when_used(
     conn: &mut PgConnection,
@@ -240,22 +239,22 @@ fn refuse_when_used(
     dimension: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let used = |by: &str| {
+    let in_use = |by: &str| {
         let detail = format!("the dimension `{dimension}` is used by {by}: replace that first");
         Err(Error::conflict("dimension_in_use", detail))
     };
     let cards = rates::of_meter(conn, meter_id)?;
-    let present =
+    let current =
         cards.iter().filter(|card| card.valid_from <= now).max_by_key(|card| (card.valid_from, card.version));
     let later = cards.iter().filter(|card| card.valid_from > now);
-    for card in present.into_iter().chain(later) {
+    for card in current.into_iter().chain(later) {
         if card.rates.iter().any(|rate| rate.when.contains_key(dimension)) {
-            return used(&format!("version {} of its rate cards", card.version));
+            return in_use(&format!("version {} of its rate cards", card.version));
         }
     }
     let slots = slots::all(conn)?;
     if slots.iter().any(|slot| slot.meter_id == meter_id && slot.filter.contains_key(dimension)) {
-        return used("a quota");
+        return in_use("a quota");
     }
     Ok(())
 }
@@ -263,6 +262,11 @@ fn refuse_when_used(
 fn check(meter: &Meter) -> Result<(), Error> {
     text("name", &meter.name, 200)?;
     text("event_name", &meter.event_name, 200)?;
+    check_fields(meter)?;
+    check_dimensions(&meter.dimensions)
+}
+
+fn check_fields(meter: &Meter) -> Result<(), Error> {
     match (meter.aggregation, &meter.value_field) {
         (Aggregation::Count, Some(_)) => {
             return Err(Error::invalid(
@@ -295,22 +299,25 @@ fn check(meter: &Meter) -> Result<(), Error> {
         (_, Some(name)) => text("value_field", name, 100)?,
     }
     match (meter.aggregation, &meter.change_field) {
-        (_, None) => {}
+        (_, None) => Ok(()),
         (Aggregation::Level, Some(name)) if meter.value_field.as_ref() != Some(name) => {
-            text("change_field", name, 100)?;
+            text("change_field", name, 100)
         }
         (Aggregation::Level, Some(_)) => {
-            return Err(Error::invalid("change_field", "must be another field than `value_field`"));
+            Err(Error::invalid("change_field", "must be another field than `value_field`"))
         }
-        _ => return Err(Error::invalid("change_field", "is for `level` alone: leave it out")),
+        _ => Err(Error::invalid("change_field", "is for `level` alone: leave it out")),
     }
-    if meter.dimensions.len() > DIMENSIONS {
-        return Err(Error::invalid("dimensions", format!("must be at most {DIMENSIONS}")));
+}
+
+fn check_dimensions(dimensions: &[String]) -> Result<(), Error> {
+    if dimensions.len() > MAX_DIMENSIONS {
+        return Err(Error::invalid("dimensions", format!("must be at most {MAX_DIMENSIONS}")));
     }
     let mut seen = HashSet::new();
-    for name in &meter.dimensions {
-        let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 100 || !name.chars().all(letters) {
+    for name in dimensions {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 100 || !name.chars().all(is_allowed) {
             return Err(Error::invalid(
                 "dimensions",
                 "must each be 1 to 100 letters, digits, `_`, `-` or `.`",

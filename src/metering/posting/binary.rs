@@ -9,14 +9,14 @@ use rust_decimal::Decimal;
 
 use crate::quantity::Sum;
 
-/// What comes before the rows.
+/// Stands before the rows.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// What comes after them.
+/// Stands after the rows.
 const END: [u8; 2] = (-1_i16).to_be_bytes();
-/// Rows are sent when there are so many bytes of them: what was written is then still near.
+/// Rows are sent in pieces of so many bytes, which still are in the processor's cache then.
 const PIECE: usize = 64 * 1024;
 
-/// Copies `rows` into a target of COPY; `write` appends one.
+/// Copies `rows` into a target of COPY; `write` appends a row.
 macro_rules! copy {
     ($conn:expr, $table:expr, $target:expr, $rows:expr, $write:expr) => {{
         let write = $write;
@@ -28,27 +28,27 @@ macro_rules! copy {
 }
 pub(super) use copy;
 
-/// Writes `rows` with what comes before and after them.
+/// Writes the header, `rows` and the end.
 pub(super) fn pieces<T>(
     out: &mut dyn Write,
     rows: impl Iterator<Item = T>,
     write: &impl Fn(&mut Vec<u8>, T),
 ) -> QueryResult<()> {
-    let sent = |error: std::io::Error| SerializationError(Box::new(error));
+    let failed = |error: std::io::Error| SerializationError(Box::new(error));
     let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
     piece.extend_from_slice(HEADER);
     for row in rows {
         write(&mut piece, row);
         if piece.len() >= PIECE {
-            out.write_all(&piece).map_err(sent)?;
+            out.write_all(&piece).map_err(failed)?;
             piece.clear();
         }
     }
     piece.extend_from_slice(&END);
-    out.write_all(&piece).map_err(sent)
+    out.write_all(&piece).map_err(failed)
 }
 
-// Inlined, so that the length of a number is known where it is written.
+// Inlined, so that the compiler knows the length of a number.
 #[inline]
 pub(super) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&i32::try_from(bytes.len()).expect("a field is short").to_be_bytes());
@@ -71,7 +71,7 @@ pub(super) fn days(day: NaiveDate) -> i32 {
     day.num_days_from_ce() - EPOCH
 }
 
-/// A numeric as `numeric_send` writes it: digits to the base of 10,000, the weight of the first, sign and
+/// A number as PostgreSQL's `numeric_send` writes it: digits in base 10,000, weight of the first, sign,
 /// scale.
 pub(super) fn numeric(out: &mut Vec<u8>, number: Decimal) {
     let scale = number.scale();
@@ -80,7 +80,7 @@ pub(super) fn numeric(out: &mut Vec<u8>, number: Decimal) {
     let mut digits = [0_u16; 10];
     let mut count = 0;
     while rest > 0 {
-        // Division of 128 bits is slow, and seldom needed.
+        // Division of 128 bits is slow and seldom needed.
         let digit = match u64::try_from(rest) {
             Ok(small) => {
                 rest = u128::from(small / 10_000);
@@ -110,7 +110,7 @@ pub(super) fn numeric(out: &mut Vec<u8>, number: Decimal) {
     }
 }
 
-/// As [`numeric`], a cost or battery units.
+/// As [`numeric`], for a cost or battery units.
 pub(super) fn amount(out: &mut Vec<u8>, number: Sum) {
     let (negative, weight, scale, digits, count) = number.digits();
     let bytes = i32::try_from(8 + 2 * count).expect("few digits");

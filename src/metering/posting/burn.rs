@@ -1,4 +1,4 @@
-//! What a batch burns of batteries: one ledger entry for each org, in the transaction that writes the
+//! Burns the battery units of a batch: one ledger entry for each org, in the transaction that writes the
 //! records.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,44 +11,44 @@ use crate::battery::terms::AllTerms;
 use crate::battery::{Accounts, Depth, Note};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 use crate::quantity::Sum;
 
-/// How a batch burns.
+/// How a batch burns batteries.
 pub(crate) struct Burn<'a> {
-    /// What plans allow a day; none: nothing is granted on the way.
+    /// Daily allowances of plans, which are granted first; `None`: no allowance is granted.
     pub(crate) terms: Option<&'a AllTerms>,
-    /// The accounts, where they had to be asked whether they hold enough.
+    /// The accounts, when they are locked already because a battery may refuse usage.
     pub(crate) locked: Option<Accounts>,
     pub(crate) depth: Depth,
     /// The time of the entries.
     pub(crate) now: DateTime<Utc>,
 }
 
-/// A number that records and ledger entries of one transaction share. Of two transactions of the same
-/// microsecond it differs by chance.
+/// A new number for the records and ledger entries of one transaction. Eleven random bits make it differ from
+/// that of another transaction in the same microsecond.
 #[must_use]
-pub(crate) fn batch(now: DateTime<Utc>) -> i64 {
+pub(crate) fn new_batch(now: DateTime<Utc>) -> i64 {
     let random = i64::try_from(Uuid::now_v7().as_u128() & 0x7ff).expect("11 bits");
     (now.timestamp_micros() << 11) | random
 }
 
-/// The battery units of a usage event, on all its meters.
+/// The battery units of a usage event on all its meters.
 #[must_use]
 pub(crate) fn units(usage: &Usage) -> Sum {
     usage.metered.iter().map(|metered| metered.battery_units).sum()
 }
 
 impl Burn<'_> {
-    /// Burns the units of `usage`, one entry for each org; what is taken back is given back.
+    /// Burns the units of `usage`, one entry for each org. Negative units are given back.
     pub(super) fn post(self, conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
         let mut burned: BTreeMap<i64, Sum> = BTreeMap::new();
         let mut orgs: HashMap<i64, &OrgContext> = HashMap::new();
-        for one in usage {
-            let units = units(one);
+        for usage in usage {
+            let units = units(usage);
             if !units.is_zero() {
-                *burned.entry(one.org.org_id).or_default() += units;
-                orgs.insert(one.org.org_id, &one.org);
+                *burned.entry(usage.org.org_id).or_default() += units;
+                orgs.insert(usage.org.org_id, &usage.org);
             }
         }
         let mut accounts = match self.locked {

@@ -1,4 +1,4 @@
-//! The claims of events' keys: what makes an event count once. Owns the rows of `usage_keys`.
+//! Claims the keys of events, so that an event counts once. Owns the rows of `usage_keys`.
 
 use std::collections::HashMap;
 
@@ -8,89 +8,89 @@ use diesel::sql_types::{BigInt, Timestamptz, Untyped, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::binary;
-use super::retold::retold;
+use super::repeats::find_repeats;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
 use crate::error::Error;
 use crate::metering::event::Outcome;
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 use crate::schema::usage_keys;
 
-/// COPY stores many rows of a page at once and costs a fifth less, but PostgreSQL plans it each time.
-const COPIED_FROM: usize = 500;
+/// From so many keys on COPY is used. It costs a fifth less for many rows, but PostgreSQL plans it each time.
+const COPY_FROM: usize = 500;
 
-/// Org and digest of an event.
+/// An org's row id and an event's key.
 pub(crate) type Key = (i64, Uuid);
 
-statement!(Claim -> (BigInt, SqlUuid): "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) \
+statement!(ClaimKeys -> (BigInt, SqlUuid): "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, event_key");
-// Without ON CONFLICT a key is looked up once instead of twice, and costs half.
-statement!(InsertNew -> Untyped: "INSERT INTO usage_keys (org_id, event_key, occurred_at, content) SELECT *
-    FROM unnest(?, ?, ?, ?)");
-statement!(Contents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key, k.content \
+// Without ON CONFLICT a key is looked up once instead of twice, and costs half as much.
+statement!(InsertNewKeys -> Untyped: "INSERT INTO usage_keys (org_id, event_key, occurred_at, content)
+    SELECT * FROM unnest(?, ?, ?, ?)");
+statement!(ReadContents -> (BigInt, SqlUuid, BigInt): "SELECT k.org_id, k.event_key, k.content \
     FROM unnest(?, ?) AS t (o, e) \
     JOIN usage_keys k ON k.org_id = t.o AND k.event_key = t.e");
-statement!(Unclaim -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e)
+statement!(DeleteKeys -> Untyped: "DELETE FROM usage_keys k USING unnest(?, ?) AS t (o, e)
     WHERE k.org_id = t.o AND k.event_key = t.e");
 
-/// Whether a transaction that expected new events alone met one that was stored before. Nothing was stored.
+/// Whether [`claim_new`] failed because one of the events was stored before. Nothing was stored.
 pub(crate) fn is_repeat(error: &Error) -> bool {
     error.constraint() == Some("usage_keys_pkey")
 }
 
 /// Claims the keys of events. New events are `Accepted`; of equal keys the first one is.
 pub(crate) fn claim(conn: &mut PgConnection, usage: &[&Usage]) -> Result<Vec<Outcome>, Error> {
-    let (firsts, places) = distinct(usage);
+    let (firsts, first_of) = distinct(usage);
     let claims = claim_keys(conn, usage, &firsts)?;
-    outcomes(conn, usage, &firsts, &places, &claims)
+    outcomes(conn, usage, &firsts, &first_of, &claims)
 }
 
 /// As [`claim`], for events that are expected to be new. Fails when one was stored before: [`is_repeat`].
 pub(crate) fn claim_new(conn: &mut PgConnection, usage: &[&Usage]) -> Result<Vec<Outcome>, Error> {
-    let (firsts, places) = distinct(usage);
+    let (firsts, first_of) = distinct(usage);
     insert_new(conn, usage, &firsts)?;
-    outcomes(conn, usage, &firsts, &places, &Claims(Vec::new()))
+    outcomes(conn, usage, &firsts, &first_of, &Claims(Vec::new()))
 }
 
 fn outcomes(
     conn: &mut PgConnection,
     usage: &[&Usage],
     firsts: &[usize],
-    places: &[usize],
+    first_of: &[usize],
     claims: &Claims,
 ) -> Result<Vec<Outcome>, Error> {
-    let outcome = |(place, (first, one)): (usize, (&usize, &&Usage))| match claims.get(*first) {
-        Claimed::Ours if place == firsts[*first] => Outcome::Accepted,
-        Claimed::Ours if one.content == usage[firsts[*first]].content => Outcome::Duplicate,
-        Claimed::Theirs(content) if one.content == content => Outcome::Duplicate,
+    let outcome = |(index, (first, event)): (usize, (&usize, &&Usage))| match claims.get(*first) {
+        Claimed::Ours if index == firsts[*first] => Outcome::Accepted,
+        Claimed::Ours if event.content == usage[firsts[*first]].content => Outcome::Duplicate,
+        Claimed::Theirs(content) if event.content == content => Outcome::Duplicate,
         Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
     };
-    let mut outcomes: Vec<Outcome> = places.iter().zip(usage).enumerate().map(outcome).collect();
-    let is_in_doubt = |place: &usize| {
-        outcomes[*place] == Outcome::Conflict && matches!(claims.get(places[*place]), Claimed::Theirs(_))
+    let mut outcomes: Vec<Outcome> = first_of.iter().zip(usage).enumerate().map(outcome).collect();
+    let is_in_doubt = |index: &usize| {
+        outcomes[*index] == Outcome::Conflict && matches!(claims.get(first_of[*index]), Claimed::Theirs(_))
     };
     let in_doubt: Vec<usize> = (0..usage.len()).filter(is_in_doubt).collect();
-    for place in retold(conn, usage, &in_doubt)? {
-        outcomes[place] = Outcome::Duplicate;
+    for index in find_repeats(conn, usage, &in_doubt)? {
+        outcomes[index] = Outcome::Duplicate;
     }
     Ok(outcomes)
 }
 
-/// The places of the first event of each key, in the order of the keys; and for each event which of those is
-/// its own.
+/// The indexes of the first event of each key, in the order of the keys; and for each event the index in that
+/// list of its key.
 fn distinct(usage: &[&Usage]) -> (Vec<usize>, Vec<usize>) {
     let mut order: Vec<(Key, usize)> = usage.iter().map(|usage| key(usage)).zip(0..).collect();
     order.sort_unstable();
     let mut firsts: Vec<usize> = Vec::with_capacity(usage.len());
-    let mut places = vec![0; usage.len()];
+    let mut first_of = vec![0; usage.len()];
     let mut last = None;
-    for (key, place) in order {
+    for (key, index) in order {
         if last != Some(key) {
-            firsts.push(place);
+            firsts.push(index);
             last = Some(key);
         }
-        places[place] = firsts.len() - 1;
+        first_of[index] = firsts.len() - 1;
     }
-    (firsts, places)
+    (firsts, first_of)
 }
 
 /// The key of an event.
@@ -100,13 +100,13 @@ pub(crate) fn key(usage: &Usage) -> Key {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claimed {
-    /// The key is ours.
+    /// This transaction has claimed the key.
     Ours,
-    /// It was stored before, with this content.
+    /// An event was stored before, with this content.
     Theirs(i64),
 }
 
-/// Which keys could be claimed; empty when all were.
+/// By the index in `firsts`; empty: all keys are ours.
 struct Claims(Vec<Claimed>);
 
 impl Claims {
@@ -115,44 +115,44 @@ impl Claims {
     }
 }
 
-/// The columns of the keys to be claimed.
-fn columns<'a, Q: Sql>(usage: &[&Usage], firsts: &[usize]) -> Prepared<'a, Q> {
+/// Binds the columns of new keys.
+fn bind_rows<'a, Q: Sql>(usage: &[&Usage], firsts: &[usize]) -> Prepared<'a, Q> {
     Prepared::<Q>::new()
-        .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].org.org_id).collect())
-        .bind::<SqlUuid, _>(firsts.iter().map(|place| usage[*place].event_key).collect())
-        .bind::<Timestamptz, _>(firsts.iter().map(|place| usage[*place].occurred_at).collect())
-        .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].content).collect())
+        .bind::<BigInt, _>(firsts.iter().map(|index| usage[*index].org.org_id).collect())
+        .bind::<SqlUuid, _>(firsts.iter().map(|index| usage[*index].event_key).collect())
+        .bind::<Timestamptz, _>(firsts.iter().map(|index| usage[*index].occurred_at).collect())
+        .bind::<BigInt, _>(firsts.iter().map(|index| usage[*index].content).collect())
 }
 
-/// Stores keys that nobody stored before; fails where somebody did, see [`is_repeat`].
+/// Inserts keys; fails when one is there already.
 fn insert_new(conn: &mut PgConnection, usage: &[&Usage], firsts: &[usize]) -> Result<(), Error> {
-    if firsts.len() < COPIED_FROM {
-        columns::<InsertNew>(usage, firsts).execute(conn)?;
+    if firsts.len() < COPY_FROM {
+        bind_rows::<InsertNewKeys>(usage, firsts).execute(conn)?;
         return Ok(());
     }
-    let row = |out: &mut Vec<u8>, one: &Usage| {
+    let row = |out: &mut Vec<u8>, usage: &Usage| {
         out.extend_from_slice(&4_i16.to_be_bytes());
-        binary::field(out, &one.org.org_id.to_be_bytes());
-        binary::field(out, one.event_key.as_bytes());
-        binary::field(out, &binary::micros(one.occurred_at).to_be_bytes());
-        binary::field(out, &one.content.to_be_bytes());
+        binary::field(out, &usage.org.org_id.to_be_bytes());
+        binary::field(out, usage.event_key.as_bytes());
+        binary::field(out, &binary::micros(usage.occurred_at).to_be_bytes());
+        binary::field(out, &usage.content.to_be_bytes());
     };
-    let rows = || firsts.iter().map(|place| usage[*place]);
+    let rows = || firsts.iter().map(|index| usage[*index]);
     binary::copy!(conn, usage_keys::table, usage_keys::table, rows(), row)?;
     Ok(())
 }
 
 fn claim_keys(conn: &mut PgConnection, usage: &[&Usage], firsts: &[usize]) -> Result<Claims, Error> {
-    let claimed = columns::<Claim>(usage, firsts).load::<Key>(conn)?;
+    let claimed = bind_rows::<ClaimKeys>(usage, firsts).load::<Key>(conn)?;
     if claimed.len() == firsts.len() {
         return Ok(Claims(Vec::new()));
     }
-    // What was claimed comes back in the order in which it was sent.
+    // Claimed keys come back in the order in which they were sent.
     let mut ours = claimed.into_iter().peekable();
     let taken: Vec<Key> =
-        firsts.iter().map(|place| key(usage[*place])).filter(|key| ours.next_if_eq(key).is_none()).collect();
+        firsts.iter().map(|index| key(usage[*index])).filter(|key| ours.next_if_eq(key).is_none()).collect();
     assert!(ours.next().is_none(), "claims come back in the order of their keys");
-    let stored: HashMap<Key, i64> = Prepared::<Contents>::new()
+    let stored: HashMap<Key, i64> = Prepared::<ReadContents>::new()
         .bind::<BigInt, _>(taken.iter().map(|key| key.0).collect())
         .bind::<SqlUuid, _>(taken.iter().map(|key| key.1).collect())
         .load::<(i64, Uuid, i64)>(conn)?
@@ -162,18 +162,18 @@ fn claim_keys(conn: &mut PgConnection, usage: &[&Usage], firsts: &[usize]) -> Re
     if stored.len() != taken.len() {
         return Err(Error::Internal("a claimed usage key vanished".to_owned()));
     }
-    let state = |place: &usize| {
-        stored.get(&key(usage[*place])).map_or(Claimed::Ours, |content| Claimed::Theirs(*content))
+    let state = |index: &usize| {
+        stored.get(&key(usage[*index])).map_or(Claimed::Ours, |content| Claimed::Theirs(*content))
     };
     Ok(Claims(firsts.iter().map(state).collect()))
 }
 
-/// Gives keys back.
+/// Gives claimed keys back.
 pub(crate) fn unclaim(conn: &mut PgConnection, keys: Vec<Key>) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
     }
-    Prepared::<Unclaim>::new()
+    Prepared::<DeleteKeys>::new()
         .bind::<BigInt, _>(keys.iter().map(|key| key.0).collect())
         .bind::<SqlUuid, _>(keys.iter().map(|key| key.1).collect())
         .execute(conn)?;

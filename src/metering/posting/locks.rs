@@ -1,6 +1,6 @@
-//! Locks for those who write in several steps: every row that they will change, taken first and in the one
-//! order (tiers, levels, counters, batteries, daily summaries), so that they and the writers of usage never
-//! wait for each other in a circle.
+//! Locks for transactions that write in several steps. They lock every row that they will change first, in
+//! the common order (tiers, levels, counters, batteries, daily summaries), so that no two transactions wait
+//! for each other.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use crate::battery::{Accounts, Depth};
 use crate::error::Error;
 use crate::metering::counters;
 use crate::metering::levels::Levels;
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 
-/// Locks the rows that writing (or taking back) this usage of `org_id` changes, until the caller's
-/// transaction ends. Rows that are not there yet are not made, but for those of levels, quotas and batteries.
+/// Locks the rows that writing or taking back this usage of `org_id` changes, until the caller's transaction
+/// ends. Inserts missing rows of levels, counters and batteries, but not of tiers and daily summaries.
 pub(crate) fn lock_rows(
     conn: &mut PgConnection,
     org_id: i64,
@@ -27,25 +27,21 @@ pub(crate) fn lock_rows(
 ) -> Result<(), Error> {
     tiers::lock(conn, usage.iter().copied())?;
     Levels::lock(conn, usage.iter().copied())?;
-    let keys: BTreeSet<_> = usage.iter().flat_map(|one| totals::counted(one)).map(|(key, _)| key).collect();
+    let keys: BTreeSet<_> =
+        usage.iter().flat_map(|usage| totals::counted(usage)).map(|(key, _)| key).collect();
     counters::lock(conn, &keys)?;
-    if usage.iter().any(|one| !burn::units(one).is_zero()) {
+    if usage.iter().any(|usage| !burn::units(usage).is_zero()) {
         Accounts::lock(conn, [org_id], depth, now)?;
     }
     lock_days(conn, org_id, usage)
 }
 
 fn lock_days(conn: &mut PgConnection, org_id: i64, usage: &[&Usage]) -> Result<(), Error> {
-    let day = |one: &&Usage| {
-        let day = one.day;
-        let rows: Vec<(i32, i64, NaiveDate)> = one
-            .metered
-            .iter()
-            .map(|metered| (totals::statement_of(&metered.series.meter), metered.series.series_id, day))
-            .collect();
-        rows
-    };
-    let days: BTreeSet<(i32, i64, NaiveDate)> = usage.iter().flat_map(day).collect();
+    let days: BTreeSet<(i32, i64, NaiveDate)> = usage
+        .iter()
+        .flat_map(|usage| usage.metered.iter().map(|metered| (&metered.series, usage.day)))
+        .map(|(series, day)| (totals::statement_of(&series.meter), series.series_id, day))
+        .collect();
     diesel::sql_query(
         "SELECT FROM unnest($2, $3, $4) AS t (statement, series, day)
          JOIN daily_summaries d ON d.org_id = $1 AND d.series_id = t.series AND d.day = t.day

@@ -1,4 +1,4 @@
-//! Records travel by COPY, straight into the partition of their month. Owns the rows of `usage_records`.
+//! Writes records by COPY, directly into the partition of their month. Owns the rows of `usage_records`.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Bool, Timestamptz, Uuid as SqlUuid};
 use super::binary::{self, amount, days, field, micros, null, numeric};
 use super::keys::Key;
 use crate::error::Error;
-use crate::metering::resolve::{Metered, Usage};
+use crate::metering::usage::{Metered, Usage};
 use crate::schema::usage_records;
 
 const COLUMNS: [&str; 22] = [
@@ -46,7 +46,7 @@ pub(crate) fn month_of(at: DateTime<Utc>) -> NaiveDate {
 }
 
 thread_local! {
-    /// diesel asks a type, not a value, for the name of what it copies into.
+    /// diesel asks a type, not a value, for the name of the target of COPY.
     static MONTH: Cell<NaiveDate> = const { Cell::new(NaiveDate::MIN) };
 }
 
@@ -72,48 +72,49 @@ impl CopyTarget for Partition {
     }
 }
 
-/// Copies the records of these usage events; `batch` names the ledger entries that burn their battery units.
-/// The partitions are there.
+/// Copies the records of these usage events. `batch` names the ledger entries that burn their battery units.
+/// The partitions exist.
 pub(super) fn copy(conn: &mut PgConnection, usage: &[&Usage], batch: i64) -> Result<(), Error> {
-    let mut months: Vec<NaiveDate> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
+    let mut months: Vec<NaiveDate> = usage.iter().map(|usage| month_of(usage.occurred_at)).collect();
     months.sort_unstable();
     months.dedup();
     for month in months {
         let mut rows: Vec<&Usage> =
-            usage.iter().copied().filter(|one| month_of(one.occurred_at) == month).collect();
-        // As the index has them: neighbours in it are then neighbours in time.
-        rows.sort_by_key(|one| (one.org.org_id, one.occurred_at, one.event_key));
-        MONTH.with(|held| held.set(month));
-        let records = || rows.iter().flat_map(|one| one.metered.iter().map(move |metered| (*one, metered)));
-        let write = |out: &mut Vec<u8>, (one, metered): (&Usage, &Metered)| row(out, one, metered, batch);
+            usage.iter().copied().filter(|usage| month_of(usage.occurred_at) == month).collect();
+        // In the order of the index, so that neighbours in it are written together.
+        rows.sort_by_key(|usage| (usage.org.org_id, usage.occurred_at, usage.event_key));
+        MONTH.with(|current| current.set(month));
+        let records =
+            || rows.iter().flat_map(|usage| usage.metered.iter().map(move |metered| (*usage, metered)));
+        let write = |out: &mut Vec<u8>, (usage, metered): (&Usage, &Metered)| row(out, usage, metered, batch);
         binary::copy!(conn, usage_records::table, Partition, records(), write)?;
     }
     Ok(())
 }
 
 #[derive(QueryableByName)]
-struct There {
+struct Exists {
     #[diesel(sql_type = Bool)]
-    there: bool,
+    exists: bool,
 }
 
-/// Whether this very record of a usage event is there: another request's of the same event came at another
-/// time.
-pub(crate) fn is_there(
+/// Whether the record that one request wrote of a usage event exists. Another request's record of the event
+/// has another time of arrival.
+pub(crate) fn record_exists(
     conn: &mut PgConnection,
     (org_id, event_key): Key,
     (occurred_at, received_at): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<bool, Error> {
-    let found: There = diesel::sql_query(
+    let found: Exists = diesel::sql_query(
         "SELECT EXISTS (SELECT FROM usage_records
-             WHERE org_id = $1 AND occurred_at = $2 AND event_key = $3 AND received_at = $4) AS there",
+             WHERE org_id = $1 AND occurred_at = $2 AND event_key = $3 AND received_at = $4) AS exists",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Timestamptz, _>(occurred_at)
     .bind::<SqlUuid, _>(event_key)
     .bind::<Timestamptz, _>(received_at)
     .get_result(conn)?;
-    Ok(found.there)
+    Ok(found.exists)
 }
 
 fn row(out: &mut Vec<u8>, usage: &Usage, metered: &Metered, batch: i64) {

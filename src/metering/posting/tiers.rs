@@ -1,9 +1,8 @@
-//! What tiers of a rate card are counted by: the quantity of a local month or billing period, whichever card
-//! priced it. Owns the rows of `rating_counters`.
+//! The counters of tiers: the quantity of a local month or billing period that was priced by whatever card
+//! and that the counter's rate fits. Owns the rows of `rating_counters`.
 //!
-//! A counter says what was priced in the period of the usage that its rate fits. Usage raises those of all
-//! cards that are in play in its period ([`play`]), nearly always one. A counter that is new in a period of
-//! several cards begins at what the records say.
+//! Usage raises the counters of all cards that may price usage of its period ([`play`]), nearly always one.
+//! In a period with several cards a new counter begins with the quantity that the records say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +12,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Timestamptz, Untyped};
 use smallvec::SmallVec;
 
-use super::priced::{self, OfPeriod};
+use super::priced_usage::{MeterPeriod, read_priced};
 use crate::db::prepared::{Prepared, Text, statement};
 use crate::error::Error;
 use crate::metering::event::Rejection;
@@ -21,15 +20,15 @@ use crate::metering::periods::Period;
 use crate::metering::rates::RateCard;
 use crate::metering::rates::play;
 use crate::metering::rating;
-use crate::metering::resolve::{Metered, Usage, too_large};
+use crate::metering::resolve::too_large;
+use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 
-/// (org, meter, rate card, rate, the period's label and beginning).
-type Tier = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>);
+/// Names a counter: org, meter, rate card, rate, the period's label and beginning.
+type TierKey = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>);
 
-/// The period of a counter.
-fn period_of(tier: &Tier) -> Period {
-    Period::of_row((tier.4, tier.5))
+fn period_of(tier: &TierKey) -> Period {
+    Period::from_row((tier.4, tier.5))
 }
 
 statement!(AddTiers -> (BigInt, Integer, Integer, SmallInt, Date, Timestamptz, Numeric):
@@ -45,31 +44,31 @@ statement!(LockTiers -> Untyped:
         = (t.o, t.m, t.c, t.r, t.p, t.b) \
     ORDER BY t.o, t.m, t.c, t.r, t.p, t.b FOR UPDATE OF k");
 
-statement!(BeginTiers -> Untyped:
+statement!(InitialiseTiers -> Untyped:
     "UPDATE rating_counters k SET quantity = k.quantity + t.q \
     FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, m, c, r, p, b, q) \
     WHERE (k.org_id, k.meter_id, k.rate_card_id, k.rate, k.period, k.began) = (t.o, t.m, t.c, t.r, t.p, \
         t.b)");
 
-/// The counters of a batch's tiers, locked and raised until the commit: with them each event in turn costs
-/// the difference that it makes.
+/// The counters of a batch's tiers, raised and locked until the commit. Each event costs the difference that
+/// it makes to its period.
 pub(crate) struct Tiers {
-    /// What each counter held before the next event.
-    before: BTreeMap<Tier, Sum>,
+    /// The value of each counter before the next event.
+    before: BTreeMap<TierKey, Sum>,
 }
 
 impl Tiers {
-    /// Raises the counters that `usage` goes to. Where no price has tiers, nothing is asked of the database.
+    /// Raises the counters of `usage`. Without tiers it sends nothing to the database.
     pub(crate) fn raise<'a>(
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
     ) -> Result<Self, Error> {
-        let (mut sums, mut fresh) = (BTreeMap::new(), Vec::new());
-        for one in usage {
-            for metered in &one.metered {
-                for (tier, place) in tiers_of(one, metered) {
+        let (mut sums, mut new) = (BTreeMap::new(), Vec::new());
+        for usage in usage {
+            for metered in &usage.metered {
+                for (tier, card) in tiers_of(usage, metered) {
                     *sums.entry(tier).or_insert_with(|| {
-                        fresh.push((tier, metered, place));
+                        new.push((tier, metered, card));
                         Sum::ZERO
                     }) += metered.quantity;
                 }
@@ -79,18 +78,17 @@ impl Tiers {
         for (tier, raised) in &mut before {
             *raised = *raised - sums.get(tier).copied().unwrap_or_default();
         }
-        // One of nothing may be new.
-        fresh.retain(|(tier, metered, place)| {
+        // A counter that was 0 may be new.
+        new.retain(|(tier, metered, card)| {
             before.get(tier).is_some_and(|before| before.is_zero())
-                && !is_alone(metered, *place, period_of(tier))
+                && !is_only_card(metered, *card, period_of(tier))
         });
-        let begun = begin(conn, &fresh)?;
-        before.extend(begun);
+        before.extend(initialise(conn, &new)?);
         Ok(Self { before })
     }
 
-    /// Prices the next event. One that is rejected leaves the counters in memory as they were, and belongs
-    /// into [`Tiers::lower`].
+    /// Prices the next event. A rejected event leaves the counters in memory unchanged; pass it to
+    /// [`Tiers::lower`].
     ///
     /// # Errors
     /// The rejection of an event whose cost is too large.
@@ -98,7 +96,7 @@ impl Tiers {
         if self.before.is_empty() {
             return Ok(());
         }
-        let tiers: SmallVec<[Option<Tier>; 1]> =
+        let tiers: SmallVec<[Option<TierKey>; 1]> =
             usage.metered.iter().map(|metered| own_tier(usage, metered)).collect();
         for (metered, tier) in usage.metered.iter_mut().zip(tiers) {
             let Some(tier) = tier else { continue };
@@ -110,12 +108,12 @@ impl Tiers {
         Ok(())
     }
 
-    /// How much of the period stands before the next usage of the tiers that price `metered`.
-    pub(crate) fn standing(&self, usage: &Usage, metered: &Metered) -> Sum {
+    /// The quantity of the period before the next usage, in the tiers that price `metered`.
+    pub(crate) fn quantity_before(&self, usage: &Usage, metered: &Metered) -> Sum {
         own_tier(usage, metered).and_then(|tier| self.before.get(&tier).copied()).unwrap_or_default()
     }
 
-    /// Takes note of an event that is priced.
+    /// Counts a priced event in memory.
     pub(crate) fn count(&mut self, usage: &Usage) {
         for metered in &usage.metered {
             for (tier, _) in tiers_of(usage, metered) {
@@ -124,60 +122,65 @@ impl Tiers {
         }
     }
 
-    /// Takes back what was raised for events that are not stored after all.
+    /// Lowers the counters again by events that are not stored after all.
     pub(crate) fn lower<'a>(
         conn: &mut PgConnection,
         usage: impl IntoIterator<Item = &'a Usage>,
     ) -> Result<(), Error> {
-        let back = sums(usage).into_iter().map(|(tier, sum)| (tier, -sum)).collect();
-        add(conn, &back)?;
+        let lowered = sums(usage).into_iter().map(|(tier, sum)| (tier, -sum)).collect();
+        add(conn, &lowered)?;
         Ok(())
     }
 }
 
-/// What the records say that new counters begin with, written to them; only what is not nothing.
-fn begin(conn: &mut PgConnection, fresh: &[(Tier, &Metered, usize)]) -> Result<BTreeMap<Tier, Sum>, Error> {
-    if fresh.is_empty() {
+/// Adds to new counters the quantity that the records say, and returns these quantities if they are not 0.
+fn initialise(
+    conn: &mut PgConnection,
+    new: &[(TierKey, &Metered, usize)],
+) -> Result<BTreeMap<TierKey, Sum>, Error> {
+    if new.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let periods: BTreeSet<OfPeriod> =
-        fresh.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4, tier.5)).collect();
-    let mut begun: BTreeMap<Tier, Sum> = BTreeMap::new();
-    for priced in priced::of_periods(conn, &periods.into_iter().collect::<Vec<_>>(), None)? {
-        let (of_period, dimensions) = (priced.of_period(), priced.dimensions());
-        let here = |tier: &Tier| (tier.0, tier.1, tier.4, tier.5) == of_period;
-        for (tier, metered, place) in fresh.iter().filter(|(tier, ..)| here(tier)) {
-            let fitting = rating::rate_for(&metered.series.rates[*place].0, &dimensions);
-            if fitting.and_then(|rate| i16::try_from(rate).ok()) == Some(tier.3) {
-                *begun.entry(*tier).or_default() += priced.quantity;
+    let periods: BTreeSet<MeterPeriod> =
+        new.iter().map(|(tier, ..)| (tier.0, tier.1, tier.4, tier.5)).collect();
+    let mut initial: BTreeMap<TierKey, Sum> = BTreeMap::new();
+    for priced in read_priced(conn, &periods.into_iter().collect::<Vec<_>>(), None)? {
+        let (period, dimensions) = (priced.meter_period(), priced.dimensions());
+        let is_of_period = |tier: &TierKey| (tier.0, tier.1, tier.4, tier.5) == period;
+        for (tier, metered, card) in new.iter().filter(|(tier, ..)| is_of_period(tier)) {
+            let rate = rating::rate_for(&metered.series.rates[*card].0, &dimensions);
+            if rate.and_then(|rate| i16::try_from(rate).ok()) == Some(tier.3) {
+                *initial.entry(*tier).or_default() += priced.quantity;
             }
         }
     }
-    begun.retain(|_, sum| !sum.is_zero());
-    if !begun.is_empty() {
-        keyed::<BeginTiers>(&begun).bind::<Numeric, _>(begun.values().copied().collect()).execute(conn)?;
+    initial.retain(|_, sum| !sum.is_zero());
+    if !initial.is_empty() {
+        bind_keys::<InitialiseTiers>(&initial)
+            .bind::<Numeric, _>(initial.values().copied().collect())
+            .execute(conn)?;
     }
-    Ok(begun)
+    Ok(initial)
 }
 
-/// Locks the counters of the tiers of this usage, those that are there, until the caller's transaction ends.
+/// Locks the existing counters of this usage until the caller's transaction ends.
 pub(super) fn lock<'a>(
     conn: &mut PgConnection,
     usage: impl IntoIterator<Item = &'a Usage>,
 ) -> Result<(), Error> {
     let tiers = sums(usage);
     if !tiers.is_empty() {
-        keyed::<LockTiers>(&tiers).execute(conn)?;
+        bind_keys::<LockTiers>(&tiers).execute(conn)?;
     }
     Ok(())
 }
 
-/// What usage adds to its tiers, in the order of their keys.
-fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
-    let mut sums: BTreeMap<Tier, Sum> = BTreeMap::new();
-    for one in usage {
-        for metered in &one.metered {
-            for (tier, _) in tiers_of(one, metered) {
+/// How much usage adds to its counters, in the order of their keys.
+fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<TierKey, Sum> {
+    let mut sums: BTreeMap<TierKey, Sum> = BTreeMap::new();
+    for usage in usage {
+        for metered in &usage.metered {
+            for (tier, _) in tiers_of(usage, metered) {
                 *sums.entry(tier).or_default() += metered.quantity;
             }
         }
@@ -185,50 +188,50 @@ fn sums<'a>(usage: impl IntoIterator<Item = &'a Usage>) -> BTreeMap<Tier, Sum> {
     sums
 }
 
-/// The counters that usage is added to, each with the place of its card: of all cards in play in its period
-/// whose rate for it has tiers. What no card priced is added to none.
-fn tiers_of(usage: &Usage, metered: &Metered) -> SmallVec<[(Tier, usize); 1]> {
+/// The counters that usage is added to, each with the index of its card: those of all cards in play in its
+/// period whose rate for it has tiers. Usage without a card is added to none.
+fn tiers_of(usage: &Usage, metered: &Metered) -> SmallVec<[(TierKey, usize); 1]> {
     let series = &metered.series;
     if !series.has_tiers || metered.card.is_none() {
         return SmallVec::new();
     }
     let cards = series.rates.iter().map(|(card, _)| &**card);
     play::in_play(cards, |card| card.period_of(usage.own_day, usage.billing_period))
-        .filter_map(|(place, period)| Some((tier_at(usage.org.org_id, metered, place, period)?, place)))
+        .filter_map(|(card, period)| Some((tier_key(usage.org.org_id, metered, card, period)?, card)))
         .collect()
 }
 
-/// The counter of the tiers that price it; `None`: they do not.
-fn own_tier(usage: &Usage, metered: &Metered) -> Option<Tier> {
-    let place = metered.card.filter(|_| metered.tiered)?;
-    tier_at(usage.org.org_id, metered, place, period_at(usage, metered, place)?)
+/// The counter of the tiers that price it; `None`: no tiers do.
+fn own_tier(usage: &Usage, metered: &Metered) -> Option<TierKey> {
+    let card = metered.card.filter(|_| metered.tiered)?;
+    tier_key(usage.org.org_id, metered, card, tier_period(usage, metered, card)?)
 }
 
-/// The period by which the card at that place counts tiers of this usage.
-pub(crate) fn period_at(usage: &Usage, metered: &Metered, place: usize) -> Option<Period> {
-    let (card, _) = metered.series.rates.get(place)?;
+/// The period in which the card at this index counts tiers of this usage.
+pub(crate) fn tier_period(usage: &Usage, metered: &Metered, card: usize) -> Option<Period> {
+    let (card, _) = metered.series.rates.get(card)?;
     Some(card.period_of(usage.own_day, usage.billing_period))
 }
 
-fn tier_at(org_id: i64, metered: &Metered, place: usize, period: Period) -> Option<Tier> {
-    let (card, rate) = metered.series.rates.get(place)?;
+fn tier_key(org_id: i64, metered: &Metered, card: usize, period: Period) -> Option<TierKey> {
+    let (card, rate) = metered.series.rates.get(card)?;
     let rate = (*rate).filter(|rate| card.rates[*rate].tiers.is_some())?;
-    let (label, began) = period.stored();
+    let (label, began) = period.to_row();
     Some((org_id, card.meter_id, card.rate_card_id, i16::try_from(rate).ok()?, label, began))
 }
 
-/// Whether all that was priced of the period was priced by the card at this place.
-pub(crate) fn is_alone(metered: &Metered, place: usize, period: Period) -> bool {
+/// Whether no card but the one at this index can have priced usage of the period.
+pub(crate) fn is_only_card(metered: &Metered, card: usize, period: Period) -> bool {
     let cards = &metered.series.rates;
     if cards.len() == 1 {
         return true;
     }
     let cards: Vec<&RateCard> = cards.iter().map(|(card, _)| &**card).collect();
-    play::is_alone(&cards, place, period)
+    play::is_only_card(&cards, card, period)
 }
 
 /// Binds the six columns of the keys.
-fn keyed<'a, Q: Text>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
+fn bind_keys<'a, Q: Text>(sums: &BTreeMap<TierKey, Sum>) -> Prepared<'a, Q> {
     Prepared::new()
         .bind::<BigInt, _>(sums.keys().map(|tier| tier.0).collect())
         .bind::<Integer, _>(sums.keys().map(|tier| tier.1).collect())
@@ -238,16 +241,16 @@ fn keyed<'a, Q: Text>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
         .bind::<Timestamptz, _>(sums.keys().map(|tier| tier.5).collect())
 }
 
-/// Adds the sums, and tells what each counter holds then.
-fn add(conn: &mut PgConnection, sums: &BTreeMap<Tier, Sum>) -> Result<BTreeMap<Tier, Sum>, Error> {
+/// Adds the sums and returns the new value of each counter.
+fn add(conn: &mut PgConnection, sums: &BTreeMap<TierKey, Sum>) -> Result<BTreeMap<TierKey, Sum>, Error> {
     if sums.is_empty() {
         return Ok(BTreeMap::new());
     }
     type RaisedTier = (i64, i32, i32, i16, NaiveDate, DateTime<Utc>, Sum);
     let raised: Vec<RaisedTier> =
-        keyed::<AddTiers>(sums).bind::<Numeric, _>(sums.values().copied().collect()).load(conn)?;
-    let counter = |(org, meter, card, rate, label, began, sum): RaisedTier| {
+        bind_keys::<AddTiers>(sums).bind::<Numeric, _>(sums.values().copied().collect()).load(conn)?;
+    let key_and_sum = |(org, meter, card, rate, label, began, sum): RaisedTier| {
         ((org, meter, card, rate, label, began), sum)
     };
-    Ok(raised.into_iter().map(counter).collect())
+    Ok(raised.into_iter().map(key_and_sum).collect())
 }

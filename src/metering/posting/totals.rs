@@ -1,6 +1,6 @@
-//! What a batch adds to the daily summaries and to the counters of quotas: summed up in memory, one statement
-//! each, rows in key order so that no two batches wait for each other. Owns the rows of `daily_summaries` and
-//! `usage_uniques`.
+//! Adds a batch to the daily summaries, and sums up what it adds to the counters of quotas. It is summed up
+//! in memory first and written by one statement each, rows in key order, so that no two batches wait for each
+//! other. Owns the rows of `daily_summaries` and `usage_uniques`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,14 +9,14 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Nullable, Numeric, Timestamptz, Untyped, Uuid as SqlUuid};
 use rust_decimal::Decimal;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::metering::counters::CounterKey;
+use crate::metering::digest::value_digest;
 use crate::metering::meters::{Aggregation, Meter};
-use crate::metering::resolve::{Metered, Usage};
+use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 
 /// (org, series, local day).
@@ -24,7 +24,7 @@ type Day = (i64, i64, NaiveDate);
 
 /// What a batch adds to one day of a series.
 #[derive(Clone, Copy, Debug, Default)]
-struct Added {
+struct DayTotals {
     quantity: Sum,
     count: i64,
     cost: Sum,
@@ -38,7 +38,7 @@ statement!(AddDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series
     ON CONFLICT (org_id, series_id, day) \
     DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + excluded.count, \
     cost = d.cost + excluded.cost, battery_units = d.battery_units + excluded.battery_units");
-// Where all was taken back there is a row of zeros, and nothing that a new value has to be larger than.
+// Where all usage was taken back the row has zeros, and any new value counts.
 statement!(RaiseDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, series_id, day, quantity, \
     count, cost, battery_units, latest_at) \
     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) \
@@ -55,8 +55,8 @@ statement!(RenewDays -> Untyped: "INSERT INTO daily_summaries AS d (org_id, seri
         d.quantity) \
     THEN excluded.quantity ELSE d.quantity \
         END, latest_at = greatest(d.latest_at, excluded.latest_at), count = d.count + excluded.count");
-// The rows of the days are there and locked by now. So whoever takes a value back, which is done under the
-// same lock, has either committed, or waits and will see our records.
+// The rows of the days exist and are locked by now. A correction takes a value back under the same lock, so
+// it has either committed, or waits and will see our records.
 statement!(AddUniques -> Untyped: "WITH new AS (INSERT INTO usage_uniques (org_id, series_id, day, \
     value_digest) \
     SELECT * FROM unnest(?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING org_id, series_id, day), \
@@ -64,8 +64,8 @@ statement!(AddUniques -> Untyped: "WITH new AS (INSERT INTO usage_uniques (org_i
     UPDATE daily_summaries d SET quantity = d.quantity + c.n FROM counted c \
     WHERE (d.org_id, d.series_id, d.day) = (c.org_id, c.series_id, c.day)");
 
-/// Which of the statements over daily summaries a meter's days are written by. They follow each other in this
-/// order, and so does the locking of rows.
+/// The statement that writes a meter's days: 0 `AddDays`, 1 `RaiseDays`, 2 `RenewDays`. They run, and lock
+/// rows, in this order.
 pub(super) fn statement_of(meter: &Meter) -> i32 {
     match meter.aggregation {
         Aggregation::Sum | Aggregation::Count | Aggregation::Unique | Aggregation::Level => 0,
@@ -74,35 +74,35 @@ pub(super) fn statement_of(meter: &Meter) -> i32 {
     }
 }
 
-/// Adds a batch to the daily summaries; `sign` is -1 for what takes usage back.
+/// Adds a batch to the daily summaries; `sign` is -1 when it takes usage back.
 pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> Result<(), Error> {
-    let mut days: [HashMap<Day, Added>; 3] = Default::default();
+    let mut days: [HashMap<Day, DayTotals>; 3] = Default::default();
     let mut uniques: BTreeSet<(Day, Uuid)> = BTreeSet::new();
-    for one in usage {
-        for metered in &one.metered {
+    for usage in usage {
+        for metered in &usage.metered {
             let series = &metered.series;
-            let day = (series.org_id, series.series_id, one.day);
+            let day = (series.org_id, series.series_id, usage.day);
             let takes_back = sign < 0 && !series.meter.aggregation.is_additive();
-            if takes_back && one.elsewhere {
-                // A closed month stays as it was told, and there is nothing of it in the open one.
+            if takes_back && usage.elsewhere {
+                // A closed month stays as it is, and the open one has nothing of it.
                 continue;
             }
             let statement = if takes_back { 0 } else { statement_of(&series.meter) };
             let added = days[usize::try_from(statement).unwrap_or_default()].entry(day).or_default();
-            let first = added.count == 0;
+            let is_first = added.count == 0;
             added.count += sign;
             match series.meter.aggregation {
-                // Its quantity is found anew from the records, see `correct`.
+                // Its quantity is computed from the records: `usage/correct/recount.rs`.
                 _ if takes_back => {}
-                // A level is of an instant, not of a day: see `levels`.
+                // A level belongs to an instant, not to a day: `levels.rs`.
                 Aggregation::Level => {}
                 Aggregation::Sum | Aggregation::Count => added.quantity += metered.quantity,
-                Aggregation::Max if first => added.quantity = metered.quantity.into(),
+                Aggregation::Max if is_first => added.quantity = metered.quantity.into(),
                 Aggregation::Max => added.quantity = added.quantity.max(metered.quantity.into()),
                 Aggregation::Latest => {
-                    let seen = (Some(one.occurred_at), Sum::from(metered.quantity));
-                    if seen > (added.latest_at, added.quantity) || first {
-                        (added.latest_at, added.quantity) = seen;
+                    let value = (Some(usage.occurred_at), Sum::from(metered.quantity));
+                    if value > (added.latest_at, added.quantity) || is_first {
+                        (added.latest_at, added.quantity) = value;
                     }
                 }
                 Aggregation::Unique => {
@@ -120,17 +120,11 @@ pub(super) fn add_days(conn: &mut PgConnection, usage: &[&Usage], sign: i64) -> 
     write_days::<RenewDays>(conn, in_order(renewed))
 }
 
-/// What was summed up, in the order of its keys.
+/// Sums in the order of their keys.
 fn in_order<K: Ord, V>(sums: HashMap<K, V>) -> Vec<(K, V)> {
     let mut sums: Vec<(K, V)> = sums.into_iter().collect();
     sums.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     sums
-}
-
-/// 16 bytes of a digest over a unique value.
-#[must_use]
-pub fn value_digest(value: &str) -> Uuid {
-    Uuid::from_bytes(Sha256::digest(value)[..16].try_into().expect("a digest has 32 bytes"))
 }
 
 fn add_uniques(conn: &mut PgConnection, uniques: &BTreeSet<(Day, Uuid)>) -> Result<(), Error> {
@@ -146,7 +140,7 @@ fn add_uniques(conn: &mut PgConnection, uniques: &BTreeSet<(Day, Uuid)>) -> Resu
     Ok(())
 }
 
-fn write_days<Q>(conn: &mut PgConnection, days: Vec<(Day, Added)>) -> Result<(), Error>
+fn write_days<Q>(conn: &mut PgConnection, days: Vec<(Day, DayTotals)>) -> Result<(), Error>
 where
     Q: crate::db::prepared::Text<Row = Untyped>,
 {
@@ -170,8 +164,8 @@ where
 #[must_use]
 pub(super) fn counter_changes(usage: &[&Usage]) -> Vec<(CounterKey, Sum)> {
     let mut changes: HashMap<CounterKey, Sum> = HashMap::new();
-    for one in usage {
-        for (key, quantity) in counted(one) {
+    for usage in usage {
+        for (key, quantity) in counted(usage) {
             *changes.entry(key).or_default() += quantity;
         }
     }
@@ -183,7 +177,7 @@ pub(crate) fn counted(usage: &Usage) -> impl Iterator<Item = (CounterKey, Decima
     counted_by(usage, Metered::counts)
 }
 
-/// As [`counted`], each quantity told by `amount`.
+/// As [`counted`], with the quantities that `amount` returns.
 pub(crate) fn counted_by(
     usage: &Usage,
     amount: impl Fn(&Metered) -> Decimal,
@@ -192,7 +186,7 @@ pub(crate) fn counted_by(
         let amount = amount(metered);
         metered.series.slots.iter().map(move |slot| {
             let subject = usage.subject.as_deref();
-            let key = CounterKey::of(slot, usage.org.org_id, subject, usage.own_day, usage.billing_period);
+            let key = CounterKey::new(slot, usage.org.org_id, subject, usage.own_day, usage.billing_period);
             (key, amount)
         })
     })

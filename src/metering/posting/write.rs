@@ -1,27 +1,27 @@
-//! Everything that posting changes, in the order in which it is locked.
+//! Writes everything that usage changes, in the order of locks.
 
 use diesel::pg::PgConnection;
 
 use super::burn::{self, Burn};
 use super::{records, totals};
 use crate::error::Error;
-use crate::metering::counters::{self, Moved};
-use crate::metering::resolve::Usage;
+use crate::metering::counters::{self, MovedCounter};
 use crate::metering::unpriced;
+use crate::metering::usage::Usage;
 
-/// Writes what was claimed and priced (or takes back what was stored, with `sign` -1): records, counters,
-/// batteries, summaries. Tells which counters moved.
+/// Writes claimed and priced usage (or takes stored usage back, with `sign` -1): records, counters,
+/// batteries, summaries. Returns the counters that moved.
 pub(crate) fn write(
     conn: &mut PgConnection,
     new: &[&Usage],
     sign: i64,
     burn: Burn<'_>,
-) -> Result<Vec<Moved>, Error> {
+) -> Result<Vec<MovedCounter>, Error> {
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let batch = burn::batch(burn.now);
-    // Records first: nobody waits for them, while counters and days stay locked until the commit.
+    let batch = burn::new_batch(burn.now);
+    // Records first: nobody waits for them, while counters and days are locked until the commit.
     records::copy(conn, new, batch)?;
     let moved = counters::add(conn, &totals::counter_changes(new))?;
     burn.post(conn, new, batch)?;
@@ -30,7 +30,7 @@ pub(crate) fn write(
     Ok(moved)
 }
 
-/// Writes records and summaries alone, for a caller who sees to prices, counters and batteries.
+/// Writes records and summaries alone; the caller takes care of prices, counters and batteries.
 pub(crate) fn write_rows(
     conn: &mut PgConnection,
     new: &[&Usage],

@@ -1,17 +1,17 @@
-//! Which of a meter's cards prices usage: the first of these that has a rate for it, of the cards that were
-//! valid at its time.
+//! Chooses the card that prices usage. Of the cards that were valid at its time, the first of these that has
+//! a rate for it:
 //!
 //! 1. The org's own card: a negotiated price.
 //! 2. The card of the plan that the org had then.
 //! 3. The meter's card.
 //!
-//! A negotiated price overrides the prices that it names, and when it ends the usual ones count again
-//! (<https://github.com/granit-fx/granit-dotnet/issues/1175>, which follows Orb). So a card of an org or plan
-//! that prices one model leaves the other models to the next card, and one without any rate ends the own
+//! A negotiated price overrides only the prices that it names, and when it ends the usual ones count again
+//! (<https://github.com/granit-fx/granit-dotnet/issues/1175>, which follows Orb). So when the card of an org
+//! or plan prices one model, the next card prices the other models; and a card without rates ends the own
 //! prices.
 //!
-//! The facts: owner, start and version of each card; the dimensions of the usage; when it occurred; the plan
-//! that the org had then ([`OrgContext::plan_at`]).
+//! The choice depends on owner, start and version of each card, and on the usage: its dimensions, when it
+//! occurred, and the plan that the org had then ([`OrgContext::plan_at`]).
 //!
 //! [`OrgContext::plan_at`]: crate::billing::directory::OrgContext::plan_at
 
@@ -22,18 +22,17 @@ use chrono::{DateTime, Utc};
 use super::RateCard;
 use crate::metering::rating;
 
-/// Whose usage a card prices, in the order in which cards are asked.
+/// The owner of a card, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner<'a> {
-    /// An org's, by row id.
+    /// An org, by row id.
     Org(i64),
-    /// That of the orgs with a plan.
+    /// A plan: the card is for orgs that have it.
     Plan(&'a str),
     Meter,
 }
 
 impl RateCard {
-    /// Whose usage it prices.
     pub(crate) fn owner(&self) -> Owner<'_> {
         match &self.plan {
             _ if self.org_id != 0 => Owner::Org(self.org_id),
@@ -42,39 +41,38 @@ impl RateCard {
         }
     }
 
-    /// What cards are sorted by: the owners in the order in which they are asked, of each the latest card
-    /// first.
+    /// The order of precedence: by owner, and of one owner the latest card first.
     pub(crate) fn order(&self) -> impl Ord + '_ {
         (self.owner(), Reverse((self.valid_from, self.version)))
     }
 }
 
-/// The place of the card that prices usage of that time. `cards`: those of the meter that concern the org, in
-/// their order, each with whether it has a rate for the usage; `plan`: the one that the org had then. Where
-/// none has a rate, the meter's card of that time, if there is one.
-pub(crate) fn place<'a>(
+/// The index of the card that prices usage of that time. `cards`: the meter's cards that may price usage of
+/// the org, in the order of precedence, each with whether it has a rate for the usage. `plan`: the plan that
+/// the org had then. When no card has a rate, it is the meter's card of that time, if there is one.
+pub(crate) fn position<'a>(
     cards: impl Iterator<Item = (&'a RateCard, bool)>,
     plan: Option<&str>,
     at: DateTime<Utc>,
 ) -> Option<usize> {
-    let mut seen = None;
-    for (place, (card, fits)) in cards.enumerate() {
+    let mut last_owner = None;
+    for (index, (card, fits)) in cards.enumerate() {
         let owner = card.owner();
-        let concerns = !matches!(owner, Owner::Plan(of) if Some(of) != plan);
-        // Of one owner the first that was valid then counts.
-        if !concerns || card.valid_from > at || seen == Some(owner) {
+        let has_owner = !matches!(owner, Owner::Plan(of) if Some(of) != plan);
+        // Of one owner, the first card that was valid then counts.
+        if !has_owner || card.valid_from > at || last_owner == Some(owner) {
             continue;
         }
-        seen = Some(owner);
+        last_owner = Some(owner);
         if fits || owner == Owner::Meter {
-            return Some(place);
+            return Some(index);
         }
     }
     None
 }
 
-/// The card that prices usage with these dimensions, and its rate, which is `None` where the meter's card has
-/// none that fits. The parameters are those of [`place`].
+/// The card that prices usage with these dimensions, and the index of its rate; `None` for the rate: the
+/// meter's card has none that fits. The parameters are those of [`position`].
 pub(crate) fn price<'a>(
     cards: impl Iterator<Item = &'a RateCard>,
     dimensions: &[(String, String)],
@@ -82,7 +80,7 @@ pub(crate) fn price<'a>(
     at: DateTime<Utc>,
 ) -> Option<(&'a RateCard, Option<usize>)> {
     let cards: Vec<_> = cards.map(|card| (card, rating::rate_for(card, dimensions))).collect();
-    place(cards.iter().map(|(card, rate)| (*card, rate.is_some())), plan, at).map(|place| cards[place])
+    position(cards.iter().map(|(card, rate)| (*card, rate.is_some())), plan, at).map(|index| cards[index])
 }
 
 #[cfg(test)]
@@ -136,10 +134,11 @@ mod tests {
             ("04-15", Some("pro"), &[], Some(2)),
         ] {
             let at = format!("2026-{at}T00:00:00Z").parse().expect("a time");
-            let found = place(cards.iter().map(|card| (card, with_rate.contains(&card.version))), plan, at);
+            let found =
+                position(cards.iter().map(|card| (card, with_rate.contains(&card.version))), plan, at);
             assert_eq!(found.map(|place| cards[place].version), version, "{at} {plan:?} {with_rate:?}");
         }
         let before = "2025-12-31T00:00:00Z".parse().expect("a time");
-        assert_eq!(place(cards.iter().map(|card| (card, true)), Some("pro"), before), None);
+        assert_eq!(position(cards.iter().map(|card| (card, true)), Some("pro"), before), None);
     }
 }

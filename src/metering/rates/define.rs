@@ -1,4 +1,4 @@
-//! Making rate cards. A card never changes; another takes its place.
+//! Creates rate cards. A card never changes; another one takes its place.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{PriceBy, Rate, RateCard, TierMode, TierPeriod, Tiers, known_plan, of_meter};
+use super::{PriceBy, Rate, RateCard, TierMode, TierPeriod, Tiers, check_plan, of_meter};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::catalog;
@@ -20,48 +20,50 @@ use crate::schema::{orgs, rate_cards};
 use crate::time::Moment;
 
 /// Rates of a card at most.
-const RATES: usize = 1000;
+const MAX_RATES: usize = 1000;
 /// Tiers of a rate at most.
-const TIERS: usize = 100;
+const MAX_TIERS: usize = 100;
 /// How far back a backdated card may start, in days.
 const BACK_DAYS: i64 = 366;
 
-/// What a new rate card is to be.
+/// A new rate card.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRateCard {
     /// It prices usage that occurred from then on; now when left out.
     #[serde(default)]
     pub valid_from: Option<Moment>,
-    /// Whether `valid_from` may lie before now, a year at most. Usage is priced when it comes: what is stored
-    /// keeps its price, and only what comes from now on for that time is priced by this card.
+    /// Whether `valid_from` may be before now, at most a year. Usage is priced when it arrives: stored usage
+    /// keeps its price, and this card prices only usage of that time that arrives from now on.
     #[serde(default)]
     pub backdate: bool,
-    /// It prices the usage of orgs that have this plan: a card of the plan's own.
+    /// It prices the usage of orgs with this plan.
     #[serde(default)]
     pub plan: Option<String>,
-    /// It prices the usage of this org alone, by public or external id: a card of the org's own.
+    /// It prices the usage of this org alone, by public or external id.
     #[serde(default)]
     pub org: Option<String>,
-    /// By what its tiers are counted: the org's local month, or its billing period.
+    /// The period whose quantity its tiers count: the org's local month, or its billing period.
     #[serde(default)]
     pub period: TierPeriod,
-    /// Of a `level` meter, which figure it prices: the average, when left out, or the peak.
+    /// The figure of a `level` meter that it prices: the average (when left out) or the peak.
     #[serde(default)]
     pub price_by: Option<PriceBy>,
-    /// ISO 4217, lower case; the same as on the meter's other cards.
+    /// ISO 4217, lower case, the same as that of the meter's other cards.
     #[schema(pattern = "^[a-z]{3}$")]
     pub currency: String,
-    /// The first rate that fits counts; those with more conditions are put first. Empty: from then on usage
-    /// has no price; on a card of a plan or org: it has no price of its own, and the next card counts.
+    /// The first rate that fits counts; rates with more conditions are put first. Empty: usage has no price
+    /// from then on. Empty on a card of a plan or an org: it has no price of its own, and the next card
+    /// counts.
     pub rates: Vec<Rate>,
 }
 
-/// Makes a rate card for a meter.
+/// Creates a rate card for a meter.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or
-/// org; [`Error::Conflict`] when the meter is archived, does not add up, or has cards in another currency.
+/// [`Error::NotFound`] when there is no such meter; [`Error::Invalid`] for a bad field, an unknown plan or an
+/// unknown org; [`Error::Conflict`] when the meter is archived, has no prices, or has cards in another
+/// currency.
 pub fn create(
     conn: &mut PgConnection,
     key: &str,
@@ -70,6 +72,34 @@ pub fn create(
 ) -> Result<RateCard, Error> {
     catalog::begin_change(conn)?;
     let meter = meters::find(conn, key)?;
+    check_meter(&meter, new)?;
+    let price_by = price_by(&meter, new.price_by)?;
+    let valid_from = valid_from(new, now)?;
+    let (org_id, org) = owner(conn, new)?;
+    let cards = of_meter(conn, meter.meter_id)?;
+    check_currency(&new.currency, &cards)?;
+    let rates = check_and_sort(&meter, &new.rates)?;
+    let last: Option<i32> =
+        rate_cards::table.select(diesel::dsl::max(rate_cards::rate_card_id)).first(conn)?;
+    let card = RateCard {
+        rate_card_id: last.unwrap_or(0) + 1,
+        meter_id: meter.meter_id,
+        version: cards.first().map_or(0, |card| card.version) + 1,
+        plan: new.plan.clone(),
+        org_id,
+        org,
+        period: new.period,
+        price_by,
+        valid_from,
+        currency: new.currency.clone(),
+        rates,
+        created_at: now,
+    };
+    insert(conn, &card)?;
+    Ok(card)
+}
+
+fn check_meter(meter: &Meter, new: &NewRateCard) -> Result<(), Error> {
     if meter.archived_at.is_some() {
         return Err(Error::conflict(
             "meter_archived",
@@ -86,18 +116,17 @@ pub fn create(
             ),
         ));
     }
-    let burns = |rate: &Rate| !rate.battery_units.is_zero();
+    let burns_battery = |rate: &Rate| !rate.battery_units.is_zero();
     if meter.aggregation == Aggregation::Level
-        && let Some(n) = new.rates.iter().position(burns)
+        && let Some(n) = new.rates.iter().position(burns_battery)
     {
         let rule = "must be left out: a level burns no battery, as it is not used up";
         return Err(Error::invalid(format!("rates.{n}.battery_units"), rule));
     }
-    let price_by = figure(&meter, new.price_by)?;
-    let valid_from = starts(new, now)?;
-    let (org_id, org) = owner(conn, new)?;
-    let cards = of_meter(conn, meter.meter_id)?;
-    let currency = &new.currency;
+    Ok(())
+}
+
+fn check_currency(currency: &str, cards: &[RateCard]) -> Result<(), Error> {
     if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_lowercase()) {
         return Err(Error::invalid("currency", "must be three lower case letters (ISO 4217), such as usd"));
     }
@@ -108,24 +137,11 @@ pub fn create(
         );
         return Err(Error::conflict("other_currency", detail));
     }
-    let rates = sorted(&meter, &new.rates)?;
-    let last: Option<i32> =
-        rate_cards::table.select(diesel::dsl::max(rate_cards::rate_card_id)).first(conn)?;
-    let card = RateCard {
-        rate_card_id: last.unwrap_or(0) + 1,
-        meter_id: meter.meter_id,
-        version: cards.first().map_or(0, |card| card.version) + 1,
-        plan: new.plan.clone(),
-        org_id,
-        org,
-        period: new.period,
-        price_by,
-        valid_from,
-        currency: currency.clone(),
-        rates,
-        created_at: now,
-    };
-    let stored = serde_json::to_value(&card.rates).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(())
+}
+
+fn insert(conn: &mut PgConnection, card: &RateCard) -> Result<(), Error> {
+    let rates = serde_json::to_value(&card.rates).map_err(|error| Error::Internal(error.to_string()))?;
     diesel::insert_into(rate_cards::table)
         .values((
             rate_cards::rate_card_id.eq(card.rate_card_id),
@@ -137,15 +153,15 @@ pub fn create(
             rate_cards::price_by.eq(card.price_by.map(PriceBy::name)),
             rate_cards::valid_from.eq(card.valid_from),
             rate_cards::currency.eq(&card.currency),
-            rate_cards::rates.eq(stored),
-            rate_cards::created_at.eq(now),
+            rate_cards::rates.eq(rates),
+            rate_cards::created_at.eq(card.created_at),
         ))
         .execute(conn)?;
-    Ok(card)
+    Ok(())
 }
 
-/// Which figure of a level is priced; `None` for what is no level.
-fn figure(meter: &Meter, asked: Option<PriceBy>) -> Result<Option<PriceBy>, Error> {
+/// The figure of a level that is priced; `None` for other meters.
+fn price_by(meter: &Meter, asked: Option<PriceBy>) -> Result<Option<PriceBy>, Error> {
     match (meter.aggregation, asked) {
         (Aggregation::Level, asked) => Ok(Some(asked.unwrap_or(PriceBy::Average))),
         (_, None) => Ok(None),
@@ -153,14 +169,14 @@ fn figure(meter: &Meter, asked: Option<PriceBy>) -> Result<Option<PriceBy>, Erro
     }
 }
 
-/// Row id and public id of the org whose own card it is to be; 0: of every org. The plan must be there.
+/// Row id and public id of the org that the card is for; 0: every org. Checks the plan, too.
 fn owner(conn: &mut PgConnection, new: &NewRateCard) -> Result<(i64, Option<String>), Error> {
     if let Some(plan) = &new.plan {
         if new.org.is_some() {
             let rule = "must not stand beside `org`: a card prices the usage of one org or of a plan's orgs";
             return Err(Error::invalid("plan", rule));
         }
-        known_plan(conn, plan)?;
+        check_plan(conn, plan)?;
     }
     let Some(name) = &new.org else { return Ok((0, None)) };
     let org_id = OrgName::of_any(name.clone(), "org").row_id(conn)?;
@@ -168,7 +184,7 @@ fn owner(conn: &mut PgConnection, new: &NewRateCard) -> Result<(i64, Option<Stri
     Ok((org_id, Some(public_id)))
 }
 
-fn starts(new: &NewRateCard, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+fn valid_from(new: &NewRateCard, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
     let Some(Moment(at)) = new.valid_from else { return Ok(now) };
     if at < now && !new.backdate {
         return Err(Error::invalid(
@@ -183,10 +199,10 @@ fn starts(new: &NewRateCard, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error>
     Ok(at)
 }
 
-/// The rates as they are stored: each well-formed, those with more conditions first.
-fn sorted(meter: &Meter, rates: &[Rate]) -> Result<Vec<Rate>, Error> {
-    if rates.len() > RATES {
-        return Err(Error::invalid("rates", format!("must be at most {RATES}")));
+/// Checks rates and returns them as they are stored: rates with more conditions first.
+fn check_and_sort(meter: &Meter, rates: &[Rate]) -> Result<Vec<Rate>, Error> {
+    if rates.len() > MAX_RATES {
+        return Err(Error::invalid("rates", format!("must be at most {MAX_RATES}")));
     }
     for (n, rate) in rates.iter().enumerate() {
         check(meter, rate, &format!("rates.{n}"))?;
@@ -199,7 +215,7 @@ fn sorted(meter: &Meter, rates: &[Rate]) -> Result<Vec<Rate>, Error> {
         ));
     }
     let mut sorted = rates.to_vec();
-    // Stable: of as many conditions the first given counts.
+    // Stable: rates with equally many conditions keep their order.
     sorted.sort_by_key(|rate| Reverse(rate.when.len()));
     Ok(sorted)
 }
@@ -218,8 +234,8 @@ fn check(meter: &Meter, rate: &Rate, at: &str) -> Result<(), Error> {
             return Err(Error::invalid(format!("{at}.when.{name}"), "must be at most 200 characters"));
         }
     }
-    price(&format!("{at}.unit_cost"), rate.unit_cost)?;
-    price(&format!("{at}.battery_units"), rate.battery_units)?;
+    check_price(&format!("{at}.unit_cost"), rate.unit_cost)?;
+    check_price(&format!("{at}.battery_units"), rate.battery_units)?;
     let Some(tiers) = &rate.tiers else { return Ok(()) };
     if !rate.unit_cost.is_zero() {
         return Err(Error::invalid(format!("{at}.unit_cost"), "must be left out where there are tiers"));
@@ -231,18 +247,18 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
     let package = tiers.mode == TierMode::Package;
     let wrong = |n: usize, field: &str, rule: &str| Err(Error::invalid(format!("{at}.{n}.{field}"), rule));
     let count = tiers.tiers.len();
-    if count == 0 || count > if package { 1 } else { TIERS } {
+    if count == 0 || count > if package { 1 } else { MAX_TIERS } {
         let rule = if package {
             "must be one tier for packages".to_owned()
         } else {
-            format!("must be 1 to {TIERS} tiers")
+            format!("must be 1 to {MAX_TIERS} tiers")
         };
         return Err(Error::invalid(at.to_owned(), rule));
     }
     let mut from = Decimal::ZERO;
     for (n, tier) in tiers.tiers.iter().enumerate() {
-        price(&format!("{at}.{n}.unit_cost"), tier.unit_cost)?;
-        price(&format!("{at}.{n}.flat_cost"), tier.flat_cost)?;
+        check_price(&format!("{at}.{n}.unit_cost"), tier.unit_cost)?;
+        check_price(&format!("{at}.{n}.flat_cost"), tier.flat_cost)?;
         match tier.up_to {
             None if n + 1 < count => {
                 return wrong(n, "up_to", "must be there: only the last tier has no end");
@@ -254,7 +270,7 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
                 return wrong(n, "up_to", "must be above zero and the end of the tier before");
             }
             Some(end) => {
-                price(&format!("{at}.{n}.up_to"), end)?;
+                check_price(&format!("{at}.{n}.up_to"), end)?;
                 from = end;
             }
             None => {}
@@ -263,15 +279,15 @@ fn check_tiers(tiers: &Tiers, at: &str) -> Result<(), Error> {
             Some(_) if !package => return wrong(n, "package_size", "is only for packages"),
             None if package => return wrong(n, "package_size", "must say how many units a package has"),
             Some(size) if size <= Decimal::ZERO => return wrong(n, "package_size", "must be above zero"),
-            Some(size) => price(&format!("{at}.{n}.package_size"), size)?,
+            Some(size) => check_price(&format!("{at}.{n}.package_size"), size)?,
             None => {}
         }
     }
     Ok(())
 }
 
-/// Refuses what is negative, too precise or too large.
-fn price(field: &str, amount: Decimal) -> Result<(), Error> {
+/// Refuses an amount that is negative, too precise or too large.
+fn check_price(field: &str, amount: Decimal) -> Result<(), Error> {
     let rule = if amount.is_sign_negative() && !amount.is_zero() {
         "must not be negative"
     } else if amount.normalize().scale() > PLACES {

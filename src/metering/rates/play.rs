@@ -1,9 +1,9 @@
-//! Which cards of a meter matter to a period. A price change within a period goes on in the tiers where the
-//! period stands, so usage counts to the tiers of every card that prices any of the period for some org or
-//! plan, whichever card priced it: an org may come to a plan, leave it and come back.
+//! The cards of a meter that may price usage of a period. After a price change within a period the tiers go
+//! on with the period's quantity. So usage counts in the tiers of every card that may price usage of the
+//! period, of whatever org or plan, whichever card priced it: an org may get a plan, leave it and come back.
 //!
-//! Zuora's on-demand rating reckons likewise: what all of a period's usage costs, less what was charged for
-//! it (<https://docs.zuora.com/en/zuora-billing/bill-your-customer/rating/on-demand-usage-rating>).
+//! Zuora's on-demand rating does likewise: what all usage of a period costs, less what was charged for it
+//! (<https://docs.zuora.com/en/zuora-billing/bill-your-customer/rating/on-demand-usage-rating>).
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 
@@ -11,19 +11,19 @@ use super::{RateCard, TierPeriod};
 use crate::metering::periods::Period;
 use crate::metering::slots::PeriodKind;
 
-/// No local month begins or ends so far from that of UTC, whatever zone an org had when its usage came.
+/// A local month begins and ends less than this from the month in UTC, in every zone.
 const SLACK_DAYS: u64 = 2;
 
-/// The instants that a period lies within.
+/// Instants before and after a period, `[from, before)`.
 #[derive(Clone, Copy)]
-pub(crate) struct Around {
+pub(crate) struct PeriodSpan {
     from: DateTime<Utc>,
     before: DateTime<Utc>,
 }
 
-impl Around {
-    /// Those of a period; of a local month, in every zone. When a billing period ends may still change, so
-    /// whatever comes after its beginning may lie in it.
+impl PeriodSpan {
+    /// The span of a local month in every zone. The end of a billing period may still change, so its span has
+    /// no end.
     pub(crate) fn new(period: Period) -> Self {
         if let Some(began) = period.began {
             return Self { from: began, before: DateTime::<Utc>::MAX_UTC };
@@ -43,46 +43,44 @@ impl Around {
 }
 
 impl RateCard {
-    /// The period whose quantity its tiers are counted by, of usage that belongs to this local day and
-    /// billing period. As SQL: [`PERIOD`] and [`BEGAN`].
+    /// The period in which its tiers count usage of this local day and billing period. As SQL: [`PERIOD`] and
+    /// [`BEGAN`].
     pub(crate) fn period_of(&self, day: NaiveDate, billing: Option<DateTime<Utc>>) -> Period {
         let kind = match self.period {
             TierPeriod::Month => PeriodKind::Month,
             TierPeriod::Billing => PeriodKind::Billing,
         };
-        Period::of(kind, day, billing)
+        Period::containing(kind, day, billing)
     }
 }
 
-/// When the billing period began by which a card `c` counts tiers of usage `r`, as SQL; epoch: it counts by
-/// the month.
+/// The beginning of the billing period in which a card `c` counts usage `r`, as SQL; epoch: it counts by the
+/// month.
 pub(crate) const BEGAN: &str = "coalesce(CASE c.period WHEN 'billing' THEN r.billing_start END, 'epoch')";
 
-/// The label of the period by which a card `c` counts tiers of usage `r` of the local month `r.month`, as
-/// SQL.
+/// The label of the period in which a card `c` counts usage `r` of the local month `r.month`, as SQL.
 pub(crate) const PERIOD: &str =
     "coalesce(CASE c.period WHEN 'billing' THEN (r.billing_start AT TIME ZONE 'UTC')::date END, r.month)";
 
-/// The places of the cards that price usage of a period, as cards are now, each with its period (`of`).
-/// `cards` are of one meter, in the order in which they are asked. As SQL: [`in_play_sql`].
+/// The indexes of the cards that may price usage of a period, each with its period (`period_of`). `cards` are
+/// of one meter, in the order of precedence. As SQL: [`in_play_sql`].
 pub(crate) fn in_play<'a>(
     cards: impl Iterator<Item = &'a RateCard> + Clone + 'a,
-    of: impl Fn(&RateCard) -> Period + 'a,
+    period_of: impl Fn(&RateCard) -> Period + 'a,
 ) -> impl Iterator<Item = (usize, Period)> + 'a {
     let before = std::iter::once(None).chain(cards.clone().map(Some));
-    cards.zip(before).enumerate().filter_map(move |(place, (card, before))| {
+    cards.zip(before).enumerate().filter_map(move |(index, (card, before))| {
         // A card ends where the next one of the same owner begins.
         let next = before.filter(|before| before.owner() == card.owner()).map(|next| next.valid_from);
-        let period = of(card);
-        let around = Around::new(period);
-        let plays = card.valid_from < around.before
-            && next.is_none_or(|next| next > around.from && next > card.valid_from);
-        plays.then_some((place, period))
+        let period = period_of(card);
+        let span = PeriodSpan::new(period);
+        let plays = card.valid_from < span.before
+            && next.is_none_or(|next| next > span.from && next > card.valid_from);
+        plays.then_some((index, period))
     })
 }
 
-/// Whether a card is [`in_play`] in a period, as SQL, of a card of [`CARDS`] and what tells `period` and
-/// `began`.
+/// [`in_play`] as SQL, for a card of [`CARDS`] and expressions for the period's label and beginning.
 pub(crate) fn in_play_sql(card: &str, period: &str, began: &str) -> String {
     let at = |day: String| format!("(({day}) AT TIME ZONE 'UTC')");
     let begin = at(format!("{period}::timestamp - interval '{SLACK_DAYS} days'"));
@@ -94,25 +92,25 @@ pub(crate) fn in_play_sql(card: &str, period: &str, began: &str) -> String {
     )
 }
 
-/// Every card with the start of the one that follows it, as SQL.
+/// Every card with the start of the next one of its owner, as SQL.
 pub(crate) const CARDS: &str = "(SELECT rate_card_id, meter_id, org_id, period, valid_from, version, rates,
           lead(valid_from) OVER (PARTITION BY meter_id, org_id, plan_id
               ORDER BY valid_from, version) AS next_from
       FROM rate_cards)";
 
-/// Whether no other card can have priced any usage of the period. One that another of the same owner replaced
-/// as a whole before the period began cannot.
-pub(crate) fn is_alone(cards: &[&RateCard], place: usize, period: Period) -> bool {
-    let around = Around::new(period);
-    let replaced = |n: usize| {
+/// Whether no card but the one at `index` can have priced usage of the period. A card cannot when another of
+/// its owner replaced it as a whole before the period began.
+pub(crate) fn is_only_card(cards: &[&RateCard], index: usize, period: Period) -> bool {
+    let span = PeriodSpan::new(period);
+    let is_replaced = |n: usize| {
         let card = cards[n];
         cards[..n].iter().any(|later| {
             later.owner() == card.owner()
-                && later.valid_from <= card.valid_from.max(around.from)
-                && later.created_at < around.from
+                && later.valid_from <= card.valid_from.max(span.from)
+                && later.created_at < span.from
         })
     };
-    (0..cards.len()).all(|n| n == place || cards[n].valid_from >= around.before || replaced(n))
+    (0..cards.len()).all(|n| n == index || cards[n].valid_from >= span.before || is_replaced(n))
 }
 
 #[cfg(test)]
@@ -164,7 +162,7 @@ mod tests {
                 .collect();
             assert_eq!(told, playing, "{month}");
             let told: Vec<i32> = (0..4)
-                .filter(|place| is_alone(&all, *place, period))
+                .filter(|place| is_only_card(&all, *place, period))
                 .map(|place| all[place].version)
                 .collect();
             assert_eq!(told, alone, "{month}");

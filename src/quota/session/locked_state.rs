@@ -11,7 +11,7 @@ use super::Written;
 use crate::battery::Accounts;
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
-use crate::metering::counters::{self, Count, CounterKey, Moved};
+use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
 use crate::metering::posting;
 use crate::quota::limit_status::BatteryStatus;
 use crate::quota::reservations::{self, ReservationName, ReservationRow, State};
@@ -51,7 +51,7 @@ impl<'a> LockedState<'a> {
             return None;
         }
         let (changes, new, ended) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let batch = posting::batch(now);
+        let batch = posting::new_batch(now);
         let mut state = Self { rules, now, batch, counts, changes, reservations, accounts, new, ended };
         let overdue = state.reservations.values().filter(|row| row.is_overdue(now));
         for name in overdue.map(ReservationRow::name).collect::<Vec<_>>() {
@@ -141,7 +141,10 @@ impl<'a> LockedState<'a> {
         Ok(Some(Written { moved, batch: self.batch }))
     }
 
-    fn write_counters_and_reservations(&self, conn: &mut PgConnection) -> Result<Option<Vec<Moved>>, Error> {
+    fn write_counters_and_reservations(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Option<Vec<MovedCounter>>, Error> {
         let changed = self.changes.iter().filter(|(_, by)| **by != Count::default());
         let changes: BTreeMap<_, _> = changed.map(|(key, by)| (key.clone(), *by)).collect();
         counters::change(conn, &changes)?;
@@ -153,7 +156,7 @@ impl<'a> LockedState<'a> {
         }
         reservations::update(conn, &rows(&self.ended))?;
         let moved = changes.into_iter().filter(|(_, by)| !by.used.is_zero());
-        let moved = moved.map(|(key, by)| Moved { added: by.used, used: self.count(&key).used, key });
+        let moved = moved.map(|(key, by)| MovedCounter { added: by.used, used: self.count(&key).used, key });
         Ok(Some(moved.collect()))
     }
 }

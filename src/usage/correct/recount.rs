@@ -1,8 +1,8 @@
-//! What a day of a meter that does not add up (max, latest, unique) comes to without an event that was taken
-//! back: found among the day's records, and only where the event was what counted.
+//! Computes a day of a meter that does not add up (max, latest, unique) again after an event was taken back:
+//! from the day's records, and only when the event made the day's value.
 //!
 //! The row of the day is locked, so nobody else changes it. Each statement sees what was committed when it
-//! began: all that was written by whoever held the row before.
+//! began: everything from those who had the lock before.
 
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection;
@@ -11,15 +11,16 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Date, Numeric, Text, Timestamptz, Uuid as SqlUuid};
 
 use crate::error::Error;
+use crate::metering::digest::value_digest;
 use crate::metering::meters::Aggregation;
-use crate::metering::posting::value_digest;
-use crate::metering::resolve::{Metered, Usage};
+use crate::metering::usage::{Metered, Usage};
 
-/// How long the day's records may be searched: usage of this series and day waits meanwhile.
-const LONGEST: &str = "SET LOCAL statement_timeout = '1s'";
+/// How long the day's records may be searched. Usage of this series and day waits meanwhile.
+const TIME_LIMIT: &str = "SET LOCAL statement_timeout = '1s'";
 
-/// The records of the series and day that stand. Of other days there are only those that were moved.
-const STANDING: &str = "
+/// The valid records of the series and day. A record that occurred outside these three days is marked as
+/// moved.
+const VALID_RECORDS: &str = "
     SELECT r.quantity, r.occurred_at, r.value
     FROM usage_records r
     WHERE r.org_id = $1 AND r.series_id = $2 AND r.day = $3 AND r.correction % 2 = 0
@@ -30,19 +31,19 @@ const STANDING: &str = "
           WHERE v.org_id = $1 AND v.occurred_at = r.occurred_at AND v.event_key = r.event_key
             AND v.meter_id = r.meter_id AND v.correction = r.correction + 1 AND v.day = $3)";
 
-/// Brings the day up to date; `taken` takes one event back there, and is written.
+/// Computes the day of a reversal again, after the reversal is written.
 ///
 /// # Errors
-/// [`Error::Busy`] when the day has too many records to be searched in time. When the database fails.
-pub(super) fn without(conn: &mut PgConnection, taken: &Usage) -> Result<(), Error> {
-    for metered in taken.metered.iter().filter(|metered| metered.series.meter.aggregation.is_recounted()) {
-        conn.batch_execute(LONGEST)?;
-        let done = match metered.series.meter.aggregation {
-            Aggregation::Unique => unique(conn, taken.day, metered),
-            Aggregation::Max => max(conn, taken.day, metered),
-            _ => latest(conn, taken, metered),
+/// [`Error::Busy`] when the day has too many records to be searched in time.
+pub(super) fn recount_day(conn: &mut PgConnection, reversal: &Usage) -> Result<(), Error> {
+    for metered in reversal.metered.iter().filter(|metered| metered.series.meter.aggregation.is_recounted()) {
+        conn.batch_execute(TIME_LIMIT)?;
+        let result = match metered.series.meter.aggregation {
+            Aggregation::Unique => unique(conn, reversal.day, metered),
+            Aggregation::Max => max(conn, reversal.day, metered),
+            _ => latest(conn, reversal, metered),
         };
-        done.map_err(|error| match error {
+        result.map_err(|error| match error {
             Error::Database(error) if error.to_string().contains("statement timeout") => Error::Busy(
                 "the day has so many records that it cannot be corrected now: try again when fewer come",
             ),
@@ -55,12 +56,12 @@ pub(super) fn without(conn: &mut PgConnection, taken: &Usage) -> Result<(), Erro
 fn unique(conn: &mut PgConnection, day: NaiveDate, metered: &Metered) -> Result<(), Error> {
     let value = metered.value.as_deref().unwrap_or_default();
     diesel::sql_query(format!(
-        "WITH gone AS (
+        "WITH deleted AS (
              DELETE FROM usage_uniques
              WHERE org_id = $1 AND series_id = $2 AND day = $3 AND value_digest = $4
-               AND NOT EXISTS (SELECT FROM ({STANDING}) s WHERE s.value = $5)
+               AND NOT EXISTS (SELECT FROM ({VALID_RECORDS}) s WHERE s.value = $5)
              RETURNING 1)
-         UPDATE daily_summaries SET quantity = quantity - (SELECT count(*) FROM gone)
+         UPDATE daily_summaries SET quantity = quantity - (SELECT count(*) FROM deleted)
          WHERE org_id = $1 AND series_id = $2 AND day = $3"
     ))
     .bind::<BigInt, _>(metered.series.org_id)
@@ -75,7 +76,7 @@ fn unique(conn: &mut PgConnection, day: NaiveDate, metered: &Metered) -> Result<
 fn max(conn: &mut PgConnection, day: NaiveDate, metered: &Metered) -> Result<(), Error> {
     diesel::sql_query(format!(
         "UPDATE daily_summaries
-         SET quantity = coalesce((SELECT max(s.quantity) FROM ({STANDING}) s), 0)
+         SET quantity = coalesce((SELECT max(s.quantity) FROM ({VALID_RECORDS}) s), 0)
          WHERE org_id = $1 AND series_id = $2 AND day = $3 AND quantity = $4"
     ))
     .bind::<BigInt, _>(metered.series.org_id)
@@ -86,10 +87,10 @@ fn max(conn: &mut PgConnection, day: NaiveDate, metered: &Metered) -> Result<(),
     Ok(())
 }
 
-fn latest(conn: &mut PgConnection, taken: &Usage, metered: &Metered) -> Result<(), Error> {
+fn latest(conn: &mut PgConnection, reversal: &Usage, metered: &Metered) -> Result<(), Error> {
     diesel::sql_query(format!(
         "WITH last AS (
-             SELECT s.quantity, s.occurred_at FROM ({STANDING}) s
+             SELECT s.quantity, s.occurred_at FROM ({VALID_RECORDS}) s
              ORDER BY s.occurred_at DESC, s.quantity DESC LIMIT 1)
          UPDATE daily_summaries
          SET quantity = coalesce((SELECT quantity FROM last), 0), latest_at = (SELECT occurred_at FROM last)
@@ -97,9 +98,9 @@ fn latest(conn: &mut PgConnection, taken: &Usage, metered: &Metered) -> Result<(
     ))
     .bind::<BigInt, _>(metered.series.org_id)
     .bind::<BigInt, _>(metered.series.series_id)
-    .bind::<Date, _>(taken.day)
+    .bind::<Date, _>(reversal.day)
     .bind::<Numeric, _>(-metered.quantity)
-    .bind::<Timestamptz, _>(taken.occurred_at)
+    .bind::<Timestamptz, _>(reversal.occurred_at)
     .execute(conn)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::reply;
 use crate::config::Config;
 use crate::error::Error;
 use crate::group_commit::{BatchBounds, Gathering, Retry, Session, Settings, Work};
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 use crate::shares::Shares;
 
 /// The more events a batch has the less each costs, so threads wait for more while others run large batches.

@@ -256,7 +256,7 @@ fn find_outcome(
     };
     let usage = &event.usage;
     let (key, times) = (posting::key(usage), (usage.occurred_at, usage.received_at));
-    if session.db().decide(lost, &move |conn| posting::is_there(conn, key, times))? {
+    if session.db().decide(lost, &move |conn| posting::record_exists(conn, key, times))? {
         Ok(committed)
     } else {
         Err(Error::Busy("the connection went away before the commit"))

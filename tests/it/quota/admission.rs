@@ -25,7 +25,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let uses = |amount: i64| -> Vec<(CounterKey, Decimal)> {
         let slots = counters::slots_for(&rules.catalog, org.org_id, 1, &[]);
         slots
-            .map(|slot| (CounterKey::of(slot, org.org_id, None, org.day(now), None), Decimal::from(amount)))
+            .map(|slot| (CounterKey::new(slot, org.org_id, None, org.day(now), None), Decimal::from(amount)))
             .collect()
     };
     let asked =

@@ -9,12 +9,12 @@ use super::super::{CountingRules, orgs};
 use super::{Sides, own_records};
 use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
-use crate::metering::periods::{ALWAYS, Back, Period};
+use crate::metering::periods::{ALWAYS, CountedDays, Period};
 use crate::metering::slots::PeriodKind;
 use crate::time::Clock;
 
 /// Past days whose counters are compared at most. Older counters may have been cleaned up.
-const COMPARED_DAYS: Back = Back { org: 365, subject: 6 };
+const COMPARED_DAYS: CountedDays = CountedDays { org: 365, subject: 6 };
 /// After the last day that PostgreSQL and people write with four digits of the year.
 const END_OF_TIME: NaiveDate = NaiveDate::from_ymd_opt(9999, 1, 1).unwrap();
 
@@ -152,11 +152,11 @@ fn begins_in(part: Part, column: &str) -> String {
 fn first_compared(rules: &CountingRules, org: &OrgContext, slot: &SlotRule) -> NaiveDate {
     // A correction may recreate a counter that was cleaned up: such a counter is not compared.
     let kept = rules.settings.kept;
-    let compared = Back {
+    let compared = CountedDays {
         org: COMPARED_DAYS.org.min(kept.org.saturating_sub(1)),
         subject: COMPARED_DAYS.subject.min(kept.subject.saturating_sub(1)),
     };
-    let kept = compared.first(slot.period, slot.per_subject, org, rules.settings.as_of.now);
+    let kept = compared.first_label(slot.period, slot.per_subject, org, rules.settings.as_of.now);
     let made = || Period::at(slot.period, org, slot.created_at).label;
     let since = if slot.orgs.contains(&org.org_id) { kept } else { made().max(kept) };
     since.max(rules.first_whole_day.unwrap_or(NaiveDate::MIN))

@@ -13,7 +13,7 @@ use crate::metering::counters::CounterKey;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::levels::Levels;
 use crate::metering::posting::{self, Key, Tiers, key};
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 use crate::quantity::Quantity;
 use crate::quota::enforce::{AdmittedSoFar, Demand, Refusal, enforce};
 use crate::quota::rulebook::Rulebook;

@@ -16,7 +16,7 @@ use crate::metering::catalog;
 use crate::metering::event::Outcome;
 use crate::metering::levels::Levels;
 use crate::metering::posting::{self, Burn, Tiers, claim, claim_new, unclaim, write};
-use crate::metering::resolve::Usage;
+use crate::metering::usage::Usage;
 use crate::panics;
 use crate::quota::{QuotaContext, thresholds};
 use crate::usage::ingest::batch::{Options, PendingEvent};

@@ -1,5 +1,5 @@
-//! What of a period was priced by which card, by its records: asked where the counters of tiers do not tell,
-//! which is seldom.
+//! Reads from the records how much of a period each card has priced. Needed where the counters of tiers do
+//! not say it, which is seldom.
 
 use chrono::{DateTime, Days, Months, NaiveDate, NaiveTime, Utc};
 use diesel::pg::PgConnection;
@@ -7,16 +7,17 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Nullable, Numeric, Timestamptz};
 
 use crate::error::Error;
+use crate::metering::series::dimension_pairs;
 use crate::quantity::Sum;
 
-/// (org, meter, the period's label and beginning as [`Period::stored`] has them).
+/// Org, meter, and a period's label and beginning as [`Period::to_row`] returns them.
 ///
-/// [`Period::stored`]: crate::metering::periods::Period::stored
-pub(crate) type OfPeriod = (i64, i32, NaiveDate, DateTime<Utc>);
+/// [`Period::to_row`]: crate::metering::periods::Period::to_row
+pub(crate) type MeterPeriod = (i64, i32, NaiveDate, DateTime<Utc>);
 
-/// What a card priced of a period, for usage with some dimensions.
+/// What a card priced in a period, for usage with these dimensions.
 #[derive(QueryableByName)]
-pub(crate) struct Priced {
+pub(crate) struct PricedUsage {
     #[diesel(sql_type = BigInt)]
     org_id: i64,
     #[diesel(sql_type = Integer)]
@@ -33,38 +34,39 @@ pub(crate) struct Priced {
     pub(crate) quantity: Sum,
     #[diesel(sql_type = Numeric)]
     pub(crate) cost: Sum,
-    /// When the first of it occurred.
+    /// Time of the first event.
     #[diesel(sql_type = Timestamptz)]
     pub(crate) first_at: DateTime<Utc>,
-    /// What of the quantity occurred before the instant that was asked for.
+    /// The part of the quantity that occurred before the instant of the query.
     #[diesel(sql_type = Numeric)]
     pub(crate) quantity_before: Sum,
 }
 
-impl Priced {
-    /// Of which period it is.
-    pub(crate) fn of_period(&self) -> OfPeriod {
+impl PricedUsage {
+    pub(crate) fn meter_period(&self) -> MeterPeriod {
         (self.org_id, self.meter_id, self.period, self.began)
     }
 
-    /// The dimensions, as rates are found by them.
+    /// The dimensions, as [`rate_for`] takes them.
+    ///
+    /// [`rate_for`]: crate::metering::rating::rate_for
     pub(crate) fn dimensions(&self) -> Vec<(String, String)> {
-        let pairs = self.dimensions.as_object().into_iter().flatten();
-        pairs.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+        let pairs = dimension_pairs(&self.dimensions);
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
 
-/// What was priced of these periods, and what of it occurred before an instant.
-pub(crate) fn of_periods(
+/// Reads what was priced in these periods, and how much of it occurred before an instant.
+pub(crate) fn read_priced(
     conn: &mut PgConnection,
-    periods: &[OfPeriod],
+    periods: &[MeterPeriod],
     before: Option<DateTime<Utc>>,
-) -> Result<Vec<Priced>, Error> {
+) -> Result<Vec<PricedUsage>, Error> {
     let at = |day: Option<NaiveDate>, or: DateTime<Utc>| {
         day.map_or(or, |day| day.and_time(NaiveTime::MIN).and_utc())
     };
-    // Bounds for all of them, so that other months' partitions are left out. No billing period is longer than
-    // three years (https://docs.stripe.com/billing/subscriptions/billing-cycle).
+    // Bounds for all periods, so that PostgreSQL reads only their partitions. No billing period is longer
+    // than three years (https://docs.stripe.com/billing/subscriptions/billing-cycle).
     let labels = || periods.iter().map(|(_, _, label, _)| *label);
     let is_billing = periods.iter().any(|(.., began)| *began != DateTime::UNIX_EPOCH);
     let longest = Months::new(if is_billing { 36 } else { 1 });

@@ -1,66 +1,72 @@
-//! What a level was over a time: where it began and ended, its average and its peak.
+//! Figures of a level over a time: its first and last value, its average and its peak.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
-use super::State;
+use super::LevelState;
 use crate::quantity::{PLACES, Sum};
 
-/// A level over a time `[from, to)`.
+/// Figures of a level over a time `[from, to)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Course {
-    /// At its first instant.
+pub(super) struct LevelFigures {
+    /// The level at the first instant.
     pub(super) start: Decimal,
+    /// The level at the end.
     pub(super) end: Decimal,
-    /// Weighted by how long each level held, half-even to twelve places.
+    /// Weighted by how long each level lasted, rounded half-even to twelve places.
     pub(super) average: Decimal,
-    /// The highest at any instant.
+    /// The highest level at any instant.
     pub(super) peak: Decimal,
 }
 
-/// An event that stands: its time, whether it sets the level, and its value.
-pub(super) type Said = (DateTime<Utc>, bool, Decimal);
+/// A valid event: its time, whether it sets the level, and its value.
+pub(super) type LevelEvent = (DateTime<Utc>, bool, Decimal);
 
-/// The course of a level over `[from, to)`, by its events in any order: those before `from` count as far as
-/// the level then hangs on them, those from `to` on do not count. `None`: the time is empty, or the sums are
-/// too large.
+/// The figures of a level over `[from, to)`, from its events in any order. Events before `from` make the
+/// level at its beginning; events from `to` on do not count. `None`: the time is empty, or the sums are too
+/// large.
 #[must_use]
-pub(super) fn course(events: &mut [Said], from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Course> {
+pub(super) fn level_figures(
+    events: &mut [LevelEvent],
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> Option<LevelFigures> {
     let whole = (to - from).num_microseconds().filter(|whole| *whole > 0)?;
-    // Sets before changes of the same instant, the largest set last of them.
+    // At one instant: sets before changes, and of the sets the largest last.
     events.sort_by_key(|(at, is_set, value)| (*at, !is_set, *value));
-    let mut state = State::default();
+    let mut state = LevelState::default();
     let mut weighted = 0_i128;
-    let mut seen: Option<Course> = None;
+    let mut figures: Option<LevelFigures> = None;
     let mut since = from;
-    let mut hold = |state: &State, since: DateTime<Utc>, until: DateTime<Utc>| -> Option<()> {
+    let mut add = |state: &LevelState, since: DateTime<Utc>, until: DateTime<Utc>| -> Option<()> {
         let level = state.level().exact()?;
         let micros = (until - since).num_microseconds()?;
         if micros > 0 {
             let scaled =
                 level.mantissa().checked_mul(10_i128.checked_pow(PLACES.checked_sub(level.scale())?)?)?;
             weighted = weighted.checked_add(scaled.checked_mul(i128::from(micros))?)?;
-            let course = seen.get_or_insert(Course { start: level, peak: level, ..Course::default() });
-            course.peak = course.peak.max(level);
-            course.end = level;
+            let figures =
+                figures.get_or_insert(LevelFigures { start: level, peak: level, ..LevelFigures::default() });
+            figures.peak = figures.peak.max(level);
+            figures.end = level;
         }
         Some(())
     };
     for (at, is_set, value) in events.iter().filter(|(at, ..)| *at < to) {
         if *at > since {
-            hold(&state, since, *at)?;
+            add(&state, since, *at)?;
             since = *at;
         }
-        // In the order of time no change comes before its set.
+        // In the order of time, no change before a set counts after it.
         state = state.after(*at, *is_set, *value, |_| Sum::ZERO);
     }
-    hold(&state, since, to)?;
-    let average = divided(weighted, i128::from(whole))?;
-    seen.map(|course| Course { average, ..course })
+    add(&state, since, to)?;
+    let average = divide(weighted, i128::from(whole))?;
+    figures.map(|figures| LevelFigures { average, ..figures })
 }
 
-/// A quotient of units of the last place, half-even.
-fn divided(sum: i128, by: i128) -> Option<Decimal> {
+/// A quotient of units of the last decimal place, rounded half-even.
+fn divide(sum: i128, by: i128) -> Option<Decimal> {
     let (whole, rest) = (sum.checked_div(by)?, sum.checked_rem(by)?.checked_mul(2)?);
     let up = rest > by || rest == by && whole % 2 != 0;
     let units = whole.checked_add(i128::from(up))?;
@@ -76,18 +82,18 @@ mod tests {
         format!("2026-06-{day:02}T{hour:02}:00:00Z").parse().expect("a time")
     }
 
-    fn figures(events: &[Said], from: DateTime<Utc>, to: DateTime<Utc>) -> [String; 4] {
-        let course = course(&mut events.to_vec(), from, to).expect("a course");
-        [course.start, course.end, course.average, course.peak].map(|figure| figure.to_string())
+    fn figures(events: &[LevelEvent], from: DateTime<Utc>, to: DateTime<Utc>) -> [String; 4] {
+        let level = level_figures(&mut events.to_vec(), from, to).expect("figures");
+        [level.start, level.end, level.average, level.peak].map(|figure| figure.to_string())
     }
 
     #[test]
-    fn levels_are_weighed_by_how_long_they_held() {
+    fn levels_are_weighted_by_how_long_they_lasted() {
         let (from, to) = (at(1, 0), at(11, 0));
         let set = |day, hour, value: i64| (at(day, hour), true, Decimal::from(value));
         let change = |day, hour, value: i64| (at(day, hour), false, Decimal::from(value));
         let before: DateTime<Utc> = "2026-05-01T00:00:00Z".parse().expect("a time");
-        for (name, events, figures_wanted) in [
+        for (name, events, expected) in [
             ("nothing was ever there", vec![], ["0", "0", "0", "0"]),
             // Ten days at 20.
             ("carried from before", vec![(before, true, Decimal::from(20))], ["20", "20", "20", "20"]),
@@ -110,8 +116,8 @@ mod tests {
                 ["7", "7", "7", "7"],
             ),
         ] {
-            assert_eq!(figures(&events, from, to), figures_wanted, "{name}");
+            assert_eq!(figures(&events, from, to), expected, "{name}");
         }
-        assert_eq!(course(&mut [], to, from), None);
+        assert_eq!(level_figures(&mut [], to, from), None);
     }
 }

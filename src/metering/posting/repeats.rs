@@ -1,7 +1,6 @@
-//! Whether an event says what is stored under its key though the digests differ. They do where the catalogue
-//! has changed since (a meter or a dimension came or went), and under keys of older versions, whose digests
-//! are of the event's text. The records know what was kept, and decide. Asked only about repeats whose
-//! digests differ.
+//! Finds out whether an event repeats the stored one although their digests differ. They differ when the
+//! catalogue has changed since (a meter or a dimension came or went), and for keys of older versions, which
+//! have digests of the event's text. The stored records decide. Only repeats with another digest get here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,11 +16,11 @@ use serde_json::Value;
 use super::keys::{Key, key};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::metering::resolve::{Metered, Usage};
+use crate::metering::usage::{Metered, Usage};
 use crate::quantity::Sum;
 
-// What was reported, whatever took its place since.
-statement!(Reported -> (
+// What was reported, not what corrections made of it.
+statement!(ReadReported -> (
         (BigInt, SqlUuid, Timestamptz, Bool), (Integer, Nullable<Text>, Jsonb, Bool),
         (Numeric, Numeric, Bool, Nullable<Text>, Nullable<Text>)
     ):
@@ -34,112 +33,120 @@ statement!(Reported -> (
         AND r.event_key = k.event_key AND r.correction = 0 \
      JOIN usage_series s ON s.org_id = r.org_id AND s.series_id = r.series_id");
 
-type Loaded = (
+type ReportedRow = (
     (i64, uuid::Uuid, DateTime<Utc>, bool),
     (i32, Option<String>, Value, bool),
     (Decimal, Sum, bool, Option<String>, Option<String>),
 );
 
 /// A record as it was reported.
-struct Record {
+struct ReportedRecord {
     occurred_at: DateTime<Utc>,
-    /// Its time is that of its arrival: the caller named none.
-    stamped: bool,
+    /// The caller sent no time, so it has the time of its arrival.
+    has_arrival_time: bool,
     meter_id: i32,
     member: Option<String>,
     dimensions: Value,
     /// The meter has a newer version than the one that counted it.
-    outdated: bool,
+    is_outdated: bool,
     quantity: Decimal,
     cost: Sum,
-    /// No card has priced it: the caller set its cost, or it has none.
-    unpriced: bool,
+    /// No card priced it: the caller set its cost, or it has none.
+    has_no_card: bool,
     subject: Option<String>,
     value: Option<String>,
 }
 
-/// Of these repeats, those that say what their records say, by their places in `usage`.
-pub(super) fn retold(
+/// The events at these indexes of `usage` that repeat what their records say.
+pub(super) fn find_repeats(
     conn: &mut PgConnection,
     usage: &[&Usage],
-    places: &[usize],
+    indexes: &[usize],
 ) -> Result<HashSet<usize>, Error> {
-    if places.is_empty() {
+    if indexes.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut keys: Vec<Key> = places.iter().map(|place| key(usage[*place])).collect();
+    let mut keys: Vec<Key> = indexes.iter().map(|index| key(usage[*index])).collect();
     keys.sort_unstable();
     keys.dedup();
-    let rows: Vec<Loaded> = Prepared::<Reported>::new()
+    let rows: Vec<ReportedRow> = Prepared::<ReadReported>::new()
         .bind::<BigInt, _>(keys.iter().map(|key| key.0).collect())
         .bind::<SqlUuid, _>(keys.iter().map(|key| key.1).collect())
         .load(conn)?;
-    let mut records: HashMap<Key, Vec<Record>> = HashMap::new();
-    for ((org_id, event_key, occurred_at, stamped), (meter_id, member, dimensions, outdated), values) in rows
+    let mut records: HashMap<Key, Vec<ReportedRecord>> = HashMap::new();
+    for (
+        (org_id, event_key, occurred_at, has_arrival_time),
+        (meter_id, member, dimensions, outdated),
+        values,
+    ) in rows
     {
         let (quantity, cost, unpriced, subject, value) = values;
-        records.entry((org_id, event_key)).or_default().push(Record {
+        records.entry((org_id, event_key)).or_default().push(ReportedRecord {
             occurred_at,
-            stamped,
+            has_arrival_time,
             meter_id,
             member,
             dimensions,
-            outdated,
+            is_outdated: outdated,
             quantity,
             cost,
-            unpriced,
+            has_no_card: unpriced,
             subject,
             value,
         });
     }
-    let says = |place: &usize| {
-        let one = usage[*place];
-        records.get(&key(one)).is_some_and(|records| is_told(one, records))
+    let is_repeat = |index: &usize| {
+        let event = usage[*index];
+        records.get(&key(event)).is_some_and(|records| repeats(event, records))
     };
-    Ok(places.iter().copied().filter(says).collect())
+    Ok(indexes.iter().copied().filter(is_repeat).collect())
 }
 
-/// Whether the event has the values of every record whose meter counts it still, of one at least.
-fn is_told(usage: &Usage, records: &[Record]) -> bool {
-    let event = |record: &Record| {
+/// Whether the event has the values of every record whose meter still counts it, and of at least one.
+fn repeats(usage: &Usage, records: &[ReportedRecord]) -> bool {
+    let is_same_event = |record: &ReportedRecord| {
         record.subject.as_deref() == usage.subject.as_deref()
-            && if usage.names_time { record.occurred_at == usage.occurred_at } else { record.stamped }
+            && if usage.names_time {
+                record.occurred_at == usage.occurred_at
+            } else {
+                record.has_arrival_time
+            }
     };
-    let mut both = usage.metered.iter().filter_map(|metered| {
-        let counts = |record: &&Record| record.meter_id == metered.series.meter.meter_id;
-        records.iter().find(counts).map(|record| says(metered, record))
+    let mut compared = usage.metered.iter().filter_map(|metered| {
+        let counts = |record: &&ReportedRecord| record.meter_id == metered.series.meter.meter_id;
+        records.iter().find(counts).map(|record| is_same(metered, record))
     });
-    records.iter().all(event) && both.next() == Some(true) && both.all(|same| same)
+    records.iter().all(is_same_event) && compared.next() == Some(true) && compared.all(|same| same)
 }
 
-fn says(metered: &Metered, record: &Record) -> bool {
+fn is_same(metered: &Metered, record: &ReportedRecord) -> bool {
     let sets_cost = metered.card.is_none() && !metered.cost.is_zero();
-    let had_cost = record.unpriced && !record.cost.is_zero();
+    let had_cost = record.has_no_card && !record.cost.is_zero();
     let same_cost = sets_cost == had_cost && (!sets_cost || metered.cost == record.cost);
     record.quantity == metered.quantity
         && record.value.as_deref() == metered.value.as_deref()
         && record.member == metered.series.member
         && same_cost
-        && same_dimensions(metered, record)
+        && has_same_dimensions(metered, record)
 }
 
-/// Where the meter has changed, only dimensions that both have can be compared.
-fn same_dimensions(metered: &Metered, record: &Record) -> bool {
+/// When the meter has changed, only dimensions that both have can be compared.
+fn has_same_dimensions(metered: &Metered, record: &ReportedRecord) -> bool {
     let stored = record.dimensions.as_object();
     let stored = |name: &str| stored.and_then(|stored| stored.get(name)).and_then(Value::as_str);
     let dimensions = &metered.series.dimensions;
     let equal = |(name, value): &(String, String)| match stored(name) {
         Some(stored) => stored == value || is_same_number(stored, value),
-        None => record.outdated,
+        None => record.is_outdated,
     };
     let count = record.dimensions.as_object().map_or(0, serde_json::Map::len);
-    dimensions.iter().all(equal) && (record.outdated || count == dimensions.len())
+    dimensions.iter().all(equal) && (record.is_outdated || count == dimensions.len())
 }
 
-/// Numbers were kept as they were written by older versions.
+/// Older versions stored numbers as the caller wrote them.
 fn is_same_number(stored: &str, value: &str) -> bool {
     serde_json::from_str::<&serde_json::value::RawValue>(stored).is_ok_and(|raw| {
         raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit())
-            && crate::metering::data::plain(raw.get()) == value
+            && crate::metering::data::canonical_number(raw.get()) == value
     })
 }
