@@ -141,9 +141,9 @@ pub(super) fn batteries(
     }
     let mut accounts = Accounts::read(conn, burning.keys().copied().collect(), Depth::Live, now)?;
     for org_id in burning.keys() {
-        accounts.ensure(*org_id);
+        accounts.add_empty(*org_id);
     }
-    accounts.allow(burning.values().copied(), terms, now);
+    accounts.grant_allowances(burning.values().copied(), terms, now);
     if accounts.iter_mut().any(|account| !account.reserved().is_zero()) {
         for row in reservations::overdue(conn, &burning.keys().copied().collect(), now)? {
             if let Some(account) = accounts.get_mut(row.org_id) {

@@ -85,7 +85,7 @@ pub fn admit(
     let holding = overdue.iter().filter(|row| !row.battery_units.is_zero()).map(|row| row.org_id);
     let org_ids: BTreeSet<i64> = burning.clone().map(|demand| demand.org.org_id).chain(holding).collect();
     let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
-    accounts.allow(burning.map(|demand| demand.org), &limits.battery, now);
+    accounts.grant_allowances(burning.map(|demand| demand.org), &limits.battery, now);
     let raced = || Error::Internal("a reservation changed its counters".to_owned());
     let mut book = LockedState::open(catalog, limits, now, counts, rows, accounts).ok_or_else(raced)?;
     book.write(conn)?;
@@ -103,7 +103,7 @@ pub fn admit(
             }
             course.admitted(n);
             if let Some(account) = book.accounts.get_mut(demand.org.org_id) {
-                account.pend(demand.units);
+                account.admit(demand.units);
             }
         }
         verdicts.push(over);

@@ -15,7 +15,7 @@ use super::group_commit::Work;
 use super::limits::{Enforcement, HeldPlan, LimitSource, Limits};
 use super::orgs::Orgs;
 use super::quantity::Quantity;
-use crate::battery::reads::balance::Figures;
+use crate::battery::reads::balance::BalanceFigures;
 use crate::battery::terms::AllTerms;
 use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
@@ -69,7 +69,7 @@ pub struct BatterySummary {
     pub daily_allowance: Quantity,
 }
 
-impl From<BatterySummary> for Figures {
+impl From<BatterySummary> for BalanceFigures {
     fn from(charge: BatterySummary) -> Self {
         Self {
             balance: charge.balance.0,

@@ -163,7 +163,7 @@ impl<'a> LockedState<'a> {
                 over: None,
             };
             if let Some(account) = self.accounts.get_mut(org.org_id) {
-                account.hold(units);
+                account.reserve(units);
             }
             for at in &applying {
                 self.add(&at.key, Decimal::ZERO, ask.amount);
@@ -237,7 +237,7 @@ impl<'a> LockedState<'a> {
                 if let Some(account) = self.accounts.get_mut(name.0) {
                     let link = Some(json!({ "object": "reservation", "id": name.1 }));
                     let note = Note { batch: Some(self.batch), link, ..Note::new("reservation") };
-                    account.use_up(*units, note, self.now);
+                    account.burn_usage(*units, note, self.now);
                 }
                 for (key, added) in counters {
                     self.add(key, *added, Decimal::ZERO);

@@ -218,7 +218,7 @@ impl Desk {
         with_battery.extend(settled.map(|(_, usage)| usage.org.org_id));
         let mut accounts = Accounts::lock(conn, with_battery.iter().copied(), Depth::Live, now)?;
         let contexts = with_battery.iter().filter_map(|org_id| orgs.by_id(*org_id));
-        accounts.allow(contexts.map(|org| &**org), &limits.battery, now);
+        accounts.grant_allowances(contexts.map(|org| &**org), &limits.battery, now);
         let mut book =
             LockedState::open(&catalog, &limits, now, counts, locked, accounts).ok_or(Stop::Raced)?;
 

@@ -17,8 +17,8 @@ use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::battery::by_hand::{self, Act, ManualGrant};
 use crate::battery::grants::GrantSource;
-use crate::battery::reads::entries::{self, Posted};
-use crate::battery::reads::grants::Granted;
+use crate::battery::reads::entries::{self, BatteryEntry};
+use crate::battery::reads::grants::BatteryGrant;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::catalog;
@@ -65,7 +65,7 @@ pub struct NewGrantBody {
     /// From when on it may be used; now when left out or in the past.
     #[serde(default)]
     pub effective_at: Option<Moment>,
-    /// When what remains lapses: after `effective_at` and in the future. Never, when left out.
+    /// When what remains expires: after `effective_at` and in the future. Never, when left out.
     #[serde(default)]
     pub expires_at: Option<Moment>,
     /// Why, for people.
@@ -112,9 +112,9 @@ pub struct AdjustmentBody {
 #[schema(as = BatteryAdjustment)]
 pub struct Adjusted {
     /// The entry; `balance_after` below zero is debt.
-    pub entry: Posted,
+    pub entry: BatteryEntry,
     /// The grant, where units were added.
-    pub grant: Option<Granted>,
+    pub grant: Option<BatteryGrant>,
 }
 
 /// Why a grant is voided.
@@ -207,7 +207,7 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
 #[utoipa::path(
     post, path = "/v1/battery/grants", tag = "battery", params(IdempotencyKey), request_body = NewGrantBody,
     security(("key" = ["billing:write"])),
-    responses((status = 201, description = "The grant", body = Granted), CommandErrors)
+    responses((status = 201, description = "The grant", body = BatteryGrant), CommandErrors)
 )]
 pub async fn grant(
     app: web::Data<App>,
@@ -269,7 +269,7 @@ pub async fn adjust(
     post, path = "/v1/battery/grants/{id}/void", tag = "battery",
     params(("id" = String, Path, description = "`grt_…`"), IdempotencyKey),
     request_body = VoidBody, security(("key" = ["billing:write"])),
-    responses((status = 200, description = "The grant as it is now", body = Granted), CommandErrors)
+    responses((status = 200, description = "The grant as it is now", body = BatteryGrant), CommandErrors)
 )]
 pub async fn void(
     app: web::Data<App>,

@@ -14,10 +14,10 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::battery::entries::EntryKind;
-use crate::battery::reads::balance::{self, Balance};
-use crate::battery::reads::entries::{self, Order, Position, Posted};
-use crate::battery::reads::grants::{self, Granted};
-use crate::battery::reads::statement::{self, Statement};
+use crate::battery::reads::balance::{self, BatteryBalance};
+use crate::battery::reads::entries::{self, BatteryEntry, Order, Position};
+use crate::battery::reads::grants::{self, BatteryGrant};
+use crate::battery::reads::statement::{self, BatteryStatement, StatementFigures};
 use crate::battery::upkeep;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
@@ -77,7 +77,7 @@ pub struct AtQuery {
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = Balance),
+    responses((status = 200, description = "The balance", body = BatteryBalance),
     (status = 429, description = "Too many requests wait: try again", body = Problem,
     content_type = "application/problem+json"), FindErrors)
 )]
@@ -112,7 +112,7 @@ pub async fn show(
 #[utoipa::path(
     get, path = "/v1/battery/grants", tag = "battery", params(OrgQuery, grants::GrantFilter, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<Granted>), FindErrors)
+    responses((status = 200, description = "A page", body = Page<BatteryGrant>), FindErrors)
 )]
 pub async fn list_grants(
     app: web::Data<App>,
@@ -127,7 +127,7 @@ pub async fn list_grants(
     let org_id = settled(&app, &principal, asked).await?.org_id;
     let rows = app.db.run(principal.rows, move |conn| grants::list(conn, org_id, &filter, before, limit + 1));
     let page = Page::of("battery_grants", rows.await?, limit, |(place, _)| place.number)?;
-    let data: Vec<Granted> = page.data.into_iter().map(|(_, grant)| grant).collect();
+    let data: Vec<BatteryGrant> = page.data.into_iter().map(|(_, grant)| grant).collect();
     Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
 }
 
@@ -137,10 +137,10 @@ pub async fn list_grants(
 pub struct GrantWithEntries {
     /// The grant.
     #[serde(flatten)]
-    pub grant: Granted,
+    pub grant: BatteryGrant,
     /// The entries that name it or drew on it, newest first, 100 at most: `GET /v1/battery/entries?grant=…`
     /// lists them all.
-    pub entries: Vec<Posted>,
+    pub entries: Vec<BatteryEntry>,
 }
 
 /// Shows a grant and the entries that made, used and ended it.
@@ -219,7 +219,7 @@ pub struct EntryQuery {
     get, path = "/v1/battery/entries", tag = "battery", params(OrgQuery, EntryQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "A page, or all entries as CSV",
-    content((Page<Posted> = "application/json"), (String = "text/csv"))), FindErrors)
+    content((Page<BatteryEntry> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub async fn list_entries(
     app: web::Data<App>,
@@ -266,7 +266,7 @@ pub async fn list_entries(
     let rows = app.db.run(principal.rows, move |conn| {
         entries::list(conn, org.org_id, &filter, Order::NewestFirst, after, limit + 1)
     });
-    Ok(HttpResponse::Ok().json(Page::of("battery_entries", rows.await?, limit, Position::of)?))
+    Ok(HttpResponse::Ok().json(Page::of("battery_entries", rows.await?, limit, Position::from_entry)?))
 }
 
 /// Shows an entry by its sequence.
@@ -274,7 +274,7 @@ pub async fn list_entries(
     get, path = "/v1/battery/entries/{sequence}", tag = "battery",
     params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The entry", body = Posted), FindErrors)
+    responses((status = 200, description = "The entry", body = BatteryEntry), FindErrors)
 )]
 pub async fn show_entry(
     app: web::Data<App>,
@@ -310,7 +310,7 @@ pub struct StatementQuery {
 #[utoipa::path(
     get, path = "/v1/battery/statement", tag = "battery", params(OrgQuery, StatementQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The statement", body = Statement), FindErrors)
+    responses((status = 200, description = "The statement", body = BatteryStatement), FindErrors)
 )]
 pub async fn show_statement(
     app: web::Data<App>,
@@ -331,13 +331,13 @@ pub async fn show_statement(
         return Err(Error::invalid("to", "must be after `from`"));
     }
     let statement = app.db.run(principal.rows, move |conn| {
-        let (opening, kinds, closing) = statement::figures(conn, org.org_id, (from, to))?;
+        let StatementFigures { opening, kinds, closing } = statement::figures(conn, org.org_id, (from, to))?;
         let filter =
             entries::EntryFilter { from: Some(from), to: Some(to), ..entries::EntryFilter::default() };
         let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, after, limit + 1)?;
-        let page = Page::of("battery_statement", rows, limit, Position::of)?;
+        let page = Page::of("battery_statement", rows, limit, Position::from_entry)?;
         let org = org.public_id.to_string();
-        Ok(Statement { org, from, to, opening, kinds, closing, entries: page.data, next: page.next })
+        Ok(BatteryStatement { org, from, to, opening, kinds, closing, entries: page.data, next: page.next })
     });
     Ok(HttpResponse::Ok().json(statement.await?))
 }
