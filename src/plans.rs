@@ -96,7 +96,7 @@ fn write(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     plans::put(conn, &plan.id, &plan.facts, now)?;
-    if let Some(price) = packs::sold_at(conn, &plan.facts.stripe_prices)? {
+    if let Some(price) = packs::price_of_pack(conn, &plan.facts.stripe_prices)? {
         return Err(Error::conflict(
             "price_taken",
             format!("the price {price} buys a pack: give the plan a price of its own"),

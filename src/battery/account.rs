@@ -1,7 +1,7 @@
-//! An org's battery in memory: what is decided under the lock of its account. Pure.
+//! An org's battery in memory: decisions under the lock of its account. Pure.
 //!
-//! Every change keeps: balance = Σ entries = Σ remaining of open grants − debt, and debt only while nothing
-//! remains.
+//! Invariants of every change: balance = Σ entries = Σ remaining of open grants − debt; there is debt only
+//! while nothing remains.
 
 mod changes;
 
@@ -14,20 +14,20 @@ use super::grants::{Grant, GrantSource, GrantState};
 use crate::ids;
 use crate::quantity::Sum;
 
-/// 10^16. What a battery holds, owes or has set aside stays below it: with the 12 decimal places that units
-/// have at most these are 28 digits, all that a decimal holds exactly.
+/// 10^16. Balance, debt and reserved units stay below it: with at most 12 decimal places these are the 28
+/// digits that a decimal holds exactly.
 const LIMIT: Decimal = Decimal::from_parts(1_874_919_424, 2_328_306, 0, false, 0);
 
-/// What an entry says beside its amount.
+/// What a ledger entry says beside its amount.
 #[derive(Clone, Debug, Default)]
 pub struct Note {
     /// What caused it: `usage`, `refund`, `dispute`, …
     pub source: String,
-    /// The usage that it burns.
+    /// Number of the usage batch that it burns.
     pub batch: Option<i64>,
-    /// What it comes from: a Stripe object as `{"object", "id"}`, or a reservation.
+    /// The Stripe object or reservation that it comes from, as `{"object", "id"}`.
     pub link: Option<Value>,
-    /// Why, where a person made it.
+    /// Only where a person made it, as is `actor`.
     pub reason: Option<String>,
     pub actor: Option<String>,
 }
@@ -40,135 +40,140 @@ impl Note {
     }
 }
 
-/// A grant to be made.
+/// A grant that is about to be made.
 #[derive(Clone, Debug)]
 pub struct NewGrant {
-    /// What it comes from.
     pub source: GrantSource,
-    /// What it is granted for: once an org.
+    /// What it is granted for. An org has one grant a key.
     pub key: String,
     /// Units, above zero.
     pub amount: Decimal,
-    /// Lower is burned first; none: that of its source.
+    /// Lower burns first; `None`: the priority of its source.
     pub priority: Option<i16>,
-    /// From when on it may be used; none: now.
+    /// `None`: now.
     pub effective_at: Option<DateTime<Utc>>,
-    /// When what remains lapses.
+    /// When what remains expires; `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// What it comes from, for whoever asks later.
+    /// The Stripe object that it comes from, as `{"object", "id"}`.
     pub link: Option<Value>,
-    /// Why, where a person made it.
+    /// Only where a person made it, as is `actor`.
     pub reason: Option<String>,
     pub actor: Option<String>,
 }
 
-/// An org's battery. See the module for what it keeps.
+/// An org's battery. The module says what always holds.
 #[derive(Clone, Debug)]
 pub struct Account {
     pub org_id: i64,
     pub(super) balance: Decimal,
     pub(super) reserved: Decimal,
-    /// Used and not yet burned, as the ledger has no place for it: from 0 to below 10^-12.
+    /// Usage that is not burned yet, as it is smaller than the ledger's last decimal place: from 0 to below
+    /// 10^-12.
     pub(super) carried: Sum,
-    /// Admitted in this transaction, and not yet burned.
-    pending: Decimal,
+    /// Usage that this transaction has admitted and not burned yet.
+    admitted: Decimal,
+    /// Number of the last entry.
     pub(super) sequence: i64,
+    /// Number of the last grant.
     pub(super) last_grant: i64,
+    /// When the last entry was written.
     pub(super) last_at: Option<DateTime<Utc>>,
-    pub(super) daily: Option<NaiveDate>,
+    /// The last local day whose allowance was granted.
+    pub(super) last_allowance: Option<NaiveDate>,
     pub(super) grants: Vec<Grant>,
     /// Entries since it was read.
-    pub(super) entries: Vec<Entry>,
-    /// The number of the last grant that was there when it was read.
-    pub(super) known: i64,
-    /// Numbers of the grants that changed.
-    pub(super) touched: Vec<i64>,
-    pub(super) changed: bool,
-    /// It was to hold, owe or set aside too much; what was decided since is not exact, and must not be
-    /// stored.
-    pub(super) full: bool,
+    pub(super) new_entries: Vec<Entry>,
+    /// Number of the last grant when it was read. Grants after it are new.
+    pub(super) last_stored_grant: i64,
+    /// Numbers of the stored grants that changed.
+    pub(super) changed_grants: Vec<i64>,
+    pub(super) is_changed: bool,
+    /// Balance, debt or reserved units went over the limit. What was decided since is not exact, and must not
+    /// be stored.
+    pub(super) is_over_limit: bool,
 }
 
 impl Account {
-    /// An account as it is stored. `grants` come in any order.
+    /// An account from its row, without its grants.
     #[must_use]
-    pub(super) fn stored(
+    pub(super) fn from_row(
         org_id: i64,
         (balance, reserved, carried): (Decimal, Decimal, Sum),
         (sequence, last_grant): (i64, i64),
         last_at: Option<DateTime<Utc>>,
-        daily: Option<NaiveDate>,
+        last_allowance: Option<NaiveDate>,
     ) -> Self {
         Self {
             org_id,
             balance,
             reserved,
             carried,
-            pending: Decimal::ZERO,
+            admitted: Decimal::ZERO,
             sequence,
             last_grant,
             last_at,
-            daily,
+            last_allowance,
             grants: Vec::new(),
-            entries: Vec::new(),
-            known: last_grant,
-            touched: Vec::new(),
-            changed: false,
-            full: false,
+            new_entries: Vec::new(),
+            last_stored_grant: last_grant,
+            changed_grants: Vec::new(),
+            is_changed: false,
+            is_over_limit: false,
         }
     }
 
-    /// An account that nothing was written to.
+    /// An account without grants and entries.
     #[must_use]
     pub fn empty(org_id: i64) -> Self {
-        Self::stored(org_id, (Decimal::ZERO, Decimal::ZERO, Sum::ZERO), (0, 0), None, None)
+        Self::from_row(org_id, (Decimal::ZERO, Decimal::ZERO, Sum::ZERO), (0, 0), None, None)
     }
 
-    /// The sum of its entries; below zero it is debt.
+    /// The sum of its entries. Below zero it is debt.
     #[must_use]
     pub fn balance(&self) -> Decimal {
         self.balance
     }
 
-    /// Set aside by open reservations.
+    /// Units of open reservations.
     #[must_use]
     pub fn reserved(&self) -> Decimal {
         self.reserved
     }
 
-    /// What may be used: the balance less what is set aside.
+    /// What may be used: the balance less reserved units, and less usage that was admitted and not burned
+    /// yet.
     #[must_use]
     pub fn available(&self) -> Decimal {
-        self.balance - self.reserved - self.pending
+        self.balance - self.reserved - self.admitted
     }
 
-    /// Whether `units` more fit; `debt_limit` is how far below zero the battery may be used, none: without
+    /// Whether `units` more may be used. `debt_limit`: how far below zero `available` may go; `None`: no
     /// limit.
     #[must_use]
     pub fn fits(&self, units: Decimal, debt_limit: Option<Decimal>) -> bool {
         debt_limit.is_none_or(|limit| self.available() - units >= -limit)
     }
 
-    /// The grants that were read, and those made since.
+    /// The grants that were read, and those that were made since.
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
     }
 
-    /// The grant that was made for this, if it was read.
+    /// The grant with this key, if it was read.
     #[must_use]
     pub fn granted(&self, key: &str) -> Option<&Grant> {
         self.grants.iter().find(|grant| grant.key == key)
     }
 
-    /// The entries written since it was read.
+    /// The entries since it was read.
     #[must_use]
-    pub fn written(&self) -> &[Entry] {
-        &self.entries
+    pub fn new_entries(&self) -> &[Entry] {
+        &self.new_entries
     }
 
-    /// Writes what has become due: grants that are effective now, and those that have lapsed, in the order of
-    /// their times. A grant for which the battery has no room stays scheduled until it has.
+    /// Activates grants that are effective now, and ends grants that have expired, in the order of their
+    /// times. A grant for which the battery has no room stays scheduled until there is room.
     pub fn catch_up(&mut self, now: DateTime<Utc>) {
         loop {
             let due = |grant: &Grant| match grant.state {
@@ -183,13 +188,13 @@ impl Account {
             if self.grants[place].state == GrantState::Scheduled {
                 self.activate(place, at, None);
             } else {
-                self.lapse(place, at);
+                self.expire(place, at);
             }
         }
     }
 
     fn activate(&mut self, place: usize, at: DateTime<Utc>, actor: Option<String>) {
-        // What is owed already is paid first.
+        // Debt is paid first.
         let debt = (-self.balance).max(Decimal::ZERO);
         let grant = &mut self.grants[place];
         let paid = debt.min(grant.remaining);
@@ -205,31 +210,36 @@ impl Account {
             actor,
         };
         let draws = if paid.is_zero() { Vec::new() } else { vec![(number, paid)] };
-        self.touch(number);
+        self.note_changed(number);
         self.post(at, source.kind(), amount, Some(number), draws, note);
     }
 
-    fn lapse(&mut self, place: usize, at: DateTime<Utc>) {
+    fn expire(&mut self, place: usize, at: DateTime<Utc>) {
         let grant = &mut self.grants[place];
         let (number, lost) = (grant.number, grant.remaining);
         (grant.remaining, grant.state) = (Decimal::ZERO, GrantState::Closed);
         grant.lapsed += lost;
         let note = Note { link: grant.link.clone(), ..Note::new(grant.source.name()) };
-        self.touch(number);
+        self.note_changed(number);
         if !lost.is_zero() {
             self.post(at, EntryKind::Expiry, -lost, Some(number), vec![(number, lost)], note);
         }
     }
 
-    /// Grants a local day's allowance, unless that day (or a later one) has had it. `end` is when the day
-    /// ends.
-    pub fn allow(&mut self, day: NaiveDate, end: DateTime<Utc>, units: Decimal, now: DateTime<Utc>) {
-        let had = self.daily.is_some_and(|last| last >= day);
-        if units <= Decimal::ZERO || had || end <= now || !self.has_room(units) {
+    /// Grants the allowance of a local day, unless that day or a later one has it. `end`: when the day ends.
+    pub fn grant_allowance(
+        &mut self,
+        day: NaiveDate,
+        end: DateTime<Utc>,
+        units: Decimal,
+        now: DateTime<Utc>,
+    ) {
+        let is_granted = self.last_allowance.is_some_and(|last| last >= day);
+        if units <= Decimal::ZERO || is_granted || end <= now || !self.has_room(units) {
             return;
         }
-        self.daily = Some(day);
-        self.changed = true;
+        self.last_allowance = Some(day);
+        self.is_changed = true;
         let grant = NewGrant {
             source: GrantSource::DailyAllowance,
             key: format!("daily:{day}"),
@@ -244,16 +254,16 @@ impl Account {
         self.grant(grant, now);
     }
 
-    /// Makes a grant; returns its number. The caller knows that its key is new, and its amount above zero.
+    /// Makes a grant; returns its number. The caller checks that the key is new and the amount above zero.
     pub fn grant(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
-        let number = self.grant_for_now(new, now);
-        // One that comes after its end lapses at once.
+        let number = self.grant_before_catch_up(new, now);
+        // A grant that is made after its end expires at once.
         self.catch_up(now);
         number
     }
 
-    /// The same, but that one that comes after its end lapses when the account catches up.
-    pub fn grant_for_now(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
+    /// The same, but a grant that is made after its end expires only when the account catches up.
+    pub fn grant_before_catch_up(&mut self, new: NewGrant, now: DateTime<Utc>) -> i64 {
         assert!(new.amount > Decimal::ZERO, "a grant adds units");
         self.last_grant += 1;
         let number = self.last_grant;
@@ -276,30 +286,30 @@ impl Account {
             link: new.link,
             reason: new.reason,
         });
-        self.changed = true;
+        self.is_changed = true;
         if effective_at <= now {
             self.activate(self.grants.len() - 1, now, new.actor);
         }
         number
     }
 
-    /// Sets units aside for a reservation.
-    pub fn hold(&mut self, units: Decimal) {
+    /// Reserves units.
+    pub fn reserve(&mut self, units: Decimal) {
         self.reserved += units;
-        self.full |= self.reserved >= LIMIT;
-        self.changed |= !units.is_zero();
+        self.is_over_limit |= self.reserved >= LIMIT;
+        self.is_changed |= !units.is_zero();
     }
 
-    /// Gives up what a reservation has set aside.
+    /// Releases units that a reservation had reserved.
     pub fn release(&mut self, units: Decimal) {
         self.reserved -= units;
-        self.changed |= !units.is_zero();
+        self.is_changed |= !units.is_zero();
     }
 
-    fn touch(&mut self, number: i64) {
-        self.changed = true;
-        if number <= self.known && !self.touched.contains(&number) {
-            self.touched.push(number);
+    fn note_changed(&mut self, number: i64) {
+        self.is_changed = true;
+        if number <= self.last_stored_grant && !self.changed_grants.contains(&number) {
+            self.changed_grants.push(number);
         }
     }
 
@@ -312,19 +322,19 @@ impl Account {
         draws: Vec<(i64, Decimal)>,
         note: Note,
     ) {
-        // Replicas' clocks differ a little; the ledger's time does not go back.
+        // Clocks of replicas differ a little. Times of the ledger never go back.
         let at = self.last_at.map_or(at, |last| last.max(at));
         self.sequence += 1;
         let before = self.balance;
         self.balance += amount;
-        // What is over the limit already may become less.
-        self.full |= self.balance.abs() >= LIMIT && self.balance.abs() > before.abs();
+        // A balance that is over the limit already may come nearer to zero.
+        self.is_over_limit |= self.balance.abs() >= LIMIT && self.balance.abs() > before.abs();
         self.last_at = Some(at);
-        self.changed = true;
+        self.is_changed = true;
         let Note { source, batch, link, reason, actor } = note;
         let sequence = self.sequence;
         let balance_after = self.balance;
-        self.entries.push(Entry {
+        self.new_entries.push(Entry {
             sequence,
             at,
             kind,
@@ -338,15 +348,15 @@ impl Account {
             reason,
             actor,
         });
-        debug_assert!(self.full || self.is_sound(), "{self:#?}");
+        debug_assert!(self.is_over_limit || self.is_sound(), "{self:#?}");
     }
 
-    /// Whether it may hold so many units more.
+    /// Whether so many units more stay below the limit.
     fn has_room(&self, units: Decimal) -> bool {
         self.balance + units < LIMIT
     }
 
-    /// Whether what must always hold does.
+    /// Whether the invariants hold.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let remaining: Decimal = self
@@ -356,15 +366,15 @@ impl Account {
             .map(|grant| grant.remaining)
             .sum();
         let debt = (-self.balance).max(Decimal::ZERO);
-        let whole = |grant: &Grant| {
+        let adds_up = |grant: &Grant| {
             grant.remaining + grant.burned + grant.clawed + grant.lapsed == grant.amount
                 && grant.remaining >= Decimal::ZERO
         };
-        remaining - debt == self.balance && self.grants.iter().all(whole)
+        remaining - debt == self.balance && self.grants.iter().all(adds_up)
     }
 }
 
-/// Draws as they are stored: `[[grant number, units], …]`.
+/// Draws as JSON: `[[grant number, units], …]`.
 #[must_use]
 pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
     Value::Array(draws.iter().map(|(number, units)| json!([number, units.normalize().to_string()])).collect())
@@ -374,7 +384,7 @@ pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
 mod tests {
     use super::*;
 
-    /// What is not effective yet is in no balance: taking from it and giving back to it leaves no entry.
+    /// A scheduled grant is in no balance: a clawback from it leaves no entry, and neither does its return.
     #[test]
     fn a_scheduled_grant_gets_back_what_was_taken_from_it() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
@@ -395,7 +405,7 @@ mod tests {
             let number = account.grant(grant, now);
             assert!(account.claw_back(number, taken.into(), Note::new("refund"), now));
             account.give_back(EntryKind::Clawback, taken.into(), Some(number), Note::new("refund"), now);
-            assert!(account.is_sound() && account.written().is_empty(), "{account:#?}");
+            assert!(account.is_sound() && account.new_entries().is_empty(), "{account:#?}");
             account.catch_up(later);
             assert_eq!(account.balance(), 100.into());
         }

@@ -1,5 +1,5 @@
-//! Accounts of batteries in the database: locked, read, written. Owns `battery_accounts`, `battery_grants`
-//! and `battery_entries`.
+//! Accounts in the database: locks, reads and writes them. Owns `battery_accounts`, `battery_grants` and
+//! `battery_entries`.
 
 use std::collections::BTreeMap;
 
@@ -15,42 +15,48 @@ use super::entries::Entry;
 use super::grants::{Grant, GrantSource, GrantState};
 use super::terms::AllTerms;
 use crate::billing::directory::OrgContext;
-use crate::db::prepared::{Prepared, Text as Sql, statement};
+use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::quantity::Sum;
 
 /// Which grants are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Those that may still be used: enough to burn and to grant.
+    /// Grants that are not closed: enough to burn and to grant.
     Live,
-    /// Every one: for taking back and giving back.
+    /// Every grant: for clawbacks, and for units that come back.
     All,
 }
 
-/// Accounts of a transaction, locked, as they become. Nothing is stored before [`Accounts::write`].
+/// Accounts of this transaction. Changes stay in memory until [`Accounts::write`].
 #[derive(Debug, Default)]
 pub struct Accounts {
     by_org: BTreeMap<i64, Account>,
 }
 
-// The row that is there is locked and not written. Rows are taken in the order of the array.
+// Makes the rows that are missing. `WHERE false` locks a row that exists without writing it. Rows are locked
+// in the order of the array.
 statement!(Lock -> Untyped:
-    "INSERT INTO battery_accounts AS a (org_id, balance, reserved, entries, grants) SELECT o, 0, 0, 0, 0 \
-     FROM unnest(?) AS k (o) \
-     ON CONFLICT (org_id) DO UPDATE SET balance = a.balance WHERE false");
+    "INSERT INTO battery_accounts AS a (org_id, balance, reserved, entries, grants)
+     SELECT o, 0, 0, 0, 0
+     FROM unnest(?) AS k (o)
+     ON CONFLICT (org_id) DO UPDATE
+     SET balance = a.balance
+     WHERE false");
 
-/// Columns of an account and of one of its grants.
-macro_rules! look {
-    ($which:literal) => {
+/// SQL: a row for each account and grant, or one for an account without such grants.
+macro_rules! select_accounts {
+    ($which_grants:literal) => {
         concat!(
-            "SELECT a.org_id, a.balance, a.reserved, a.carried, a.entries, a.grants, a.last_at, a.daily, \
-                 g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority, \
-             g.created_at, g.effective_at, g.expires_at, g.amount, g.remaining, g.burned, g.clawed, \
-                 g.lapsed, g.link, g.reason \
-             FROM unnest(?) AS k (o) JOIN battery_accounts a ON a.org_id = k.o \
+            "SELECT a.org_id, a.balance, a.reserved, a.carried, a.entries, a.grants, a.last_at, a.daily,
+                 g.grant_number, g.grant_id, g.source, g.source_key, g.state, g.priority,
+                 g.created_at, g.effective_at, g.expires_at,
+                 g.amount, g.remaining, g.burned, g.clawed, g.lapsed,
+                 g.link, g.reason
+             FROM unnest(?) AS k (o)
+             JOIN battery_accounts a ON a.org_id = k.o
              LEFT JOIN battery_grants g ON g.org_id = a.org_id",
-            $which
+            $which_grants
         )
     };
 }
@@ -71,38 +77,35 @@ type GrantRow = (
     (Option<Value>, Option<String>),
 );
 
-struct LookLive;
-impl Sql for LookLive {
-    const SQL: &'static str = look!(" AND g.state <> 'closed'");
-    type Row = (AccountTypes, GrantTypes);
-}
-
-struct LookAll;
-impl Sql for LookAll {
-    const SQL: &'static str = look!("");
-    type Row = (AccountTypes, GrantTypes);
-}
+statement!(SelectLive -> (AccountTypes, GrantTypes): select_accounts!(" AND g.state <> 'closed'"));
+statement!(SelectAll -> (AccountTypes, GrantTypes): select_accounts!(""));
 
 statement!(InsertGrants -> Untyped:
-    "INSERT INTO battery_grants (org_id, grant_number, grant_id, source, source_key, state, priority, \
-         created_at, effective_at, expires_at, amount, remaining, burned, clawed, lapsed, link, reason) \
-     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
-// The parts of one statement: each round trip is waited for with the accounts locked.
-statement!(Post -> Untyped:
-    "WITH e AS (INSERT INTO battery_entries (org_id, sequence, at, kind, amount, balance_after, source, \
-         grant_number, batch, draws, link, reason, actor) \
-         SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)), \
-     g AS (UPDATE battery_grants g \
-         SET state = t.s, remaining = t.r, burned = t.b, clawed = t.c, lapsed = t.l \
-         FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, n, s, r, b, c, l) \
-         WHERE (g.org_id, g.grant_number) = (t.o, t.n)) \
-     UPDATE battery_accounts a \
-     SET balance = t.b, reserved = t.r, carried = t.c, entries = t.e, grants = t.g, last_at = t.a, \
-         daily = t.d FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) AS t (o, b, r, c, e, g, a, d) WHERE a.org_id = t.o");
+    "INSERT INTO battery_grants (org_id, grant_number, grant_id, source, source_key, state, priority,
+         created_at, effective_at, expires_at, amount, remaining, burned, clawed, lapsed, link, reason)
+     SELECT *
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+// One statement, as the accounts stay locked during each round trip.
+statement!(WriteChanges -> Untyped:
+    "WITH e AS (
+         INSERT INTO battery_entries (org_id, sequence, at, kind, amount, balance_after, source,
+             grant_number, batch, draws, link, reason, actor)
+         SELECT *
+         FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)),
+     g AS (
+         UPDATE battery_grants g
+         SET state = t.s, remaining = t.r, burned = t.b, clawed = t.c, lapsed = t.l
+         FROM unnest(?, ?, ?, ?, ?, ?, ?) AS t (o, n, s, r, b, c, l)
+         WHERE (g.org_id, g.grant_number) = (t.o, t.n))
+     UPDATE battery_accounts a
+     SET balance = t.b, reserved = t.r, carried = t.c, entries = t.e, grants = t.g, last_at = t.a,
+         daily = t.d
+     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?) AS t (o, b, r, c, e, g, a, d)
+     WHERE a.org_id = t.o");
 
 impl Accounts {
-    /// Locks the accounts of these orgs, making those that are not there, and writes (in memory) what has
-    /// become due.
+    /// Locks the accounts of these orgs, and makes those that are missing. They are as of `now`: grants that
+    /// became effective or expired are posted, in memory.
     pub fn lock(
         conn: &mut PgConnection,
         org_ids: impl IntoIterator<Item = i64>,
@@ -119,8 +122,8 @@ impl Accounts {
         Self::read(conn, org_ids, depth, now)
     }
 
-    /// Reads accounts without a lock, as they are at `now`. Orgs that have none are left out. Not to be
-    /// written.
+    /// Reads accounts as of `now`, without a lock: they must not be written. Orgs without an account are left
+    /// out.
     pub fn read(
         conn: &mut PgConnection,
         org_ids: Vec<i64>,
@@ -131,15 +134,15 @@ impl Accounts {
             return Ok(Self::default());
         }
         let rows: Vec<(AccountRow, GrantRow)> = match depth {
-            Depth::Live => Prepared::<LookLive>::new().bind::<BigInt, _>(org_ids).load(conn)?,
-            Depth::All => Prepared::<LookAll>::new().bind::<BigInt, _>(org_ids).load(conn)?,
+            Depth::Live => Prepared::<SelectLive>::new().bind::<BigInt, _>(org_ids).load(conn)?,
+            Depth::All => Prepared::<SelectAll>::new().bind::<BigInt, _>(org_ids).load(conn)?,
         };
         let mut by_org: BTreeMap<i64, Account> = BTreeMap::new();
         for ((org_id, balance, reserved, carried, entries, grants, last_at, daily), grant) in rows {
             let account = by_org.entry(org_id).or_insert_with(|| {
-                Account::stored(org_id, (balance, reserved, carried), (entries, grants), last_at, daily)
+                Account::from_row(org_id, (balance, reserved, carried), (entries, grants), last_at, daily)
             });
-            account.grants.extend(grant_of(grant)?);
+            account.grants.extend(grant_from_row(grant)?);
         }
         for account in by_org.values_mut() {
             account.grants.sort_by_key(|grant| grant.number);
@@ -148,8 +151,8 @@ impl Accounts {
         Ok(Self { by_org })
     }
 
-    /// Grants today's allowance where the plan has one.
-    pub fn allow<'a>(
+    /// Grants today's allowance to those of these orgs whose plan has one.
+    pub fn grant_allowances<'a>(
         &mut self,
         orgs: impl Iterator<Item = &'a OrgContext>,
         terms: &AllTerms,
@@ -159,70 +162,69 @@ impl Accounts {
             let units = terms.daily(org);
             if let (true, Some(account)) = (units > Decimal::ZERO, self.by_org.get_mut(&org.org_id)) {
                 let (day, end) = org.today(now);
-                account.allow(day, end, units, now);
+                account.grant_allowance(day, end, units, now);
             }
         }
     }
 
-    /// Holds an account of nothing for an org that has none; for reading alone.
-    pub fn ensure(&mut self, org_id: i64) {
+    /// Adds an empty account for an org that has none. It must not be written.
+    pub fn add_empty(&mut self, org_id: i64) {
         self.by_org.entry(org_id).or_insert_with(|| Account::empty(org_id));
     }
 
-    /// Whether none is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_org.is_empty()
     }
 
-    /// The account of an org, if it is held.
+    /// The account of an org, if it was locked or read.
     #[must_use]
     pub fn get(&self, org_id: i64) -> Option<&Account> {
         self.by_org.get(&org_id)
     }
 
-    /// The account of an org, if it is held.
+    /// The account of an org, if it was locked or read.
     pub fn get_mut(&mut self, org_id: i64) -> Option<&mut Account> {
         self.by_org.get_mut(&org_id)
     }
 
-    /// Every account that is held.
+    /// Every account that was locked or read.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Account> {
         self.by_org.values_mut()
     }
 
-    /// Leaves out accounts that were to hold, owe or set aside more than is kept exactly: nothing that was
-    /// decided on them is stored. For work that nobody asked for; it is done when there is room.
-    pub fn leave_out_full(&mut self) {
+    /// Drops the accounts that went over the limit, with everything that was decided on them. For work that
+    /// nobody asked for: it is done later, when there is room.
+    pub fn drop_over_limit(&mut self) {
         self.by_org.retain(|org_id, account| {
-            if account.full {
+            if account.is_over_limit {
                 tracing::warn!(
                     org_id,
                     "a battery has no room for what is due to it: its amounts stay below 10^16"
                 );
             }
-            !account.full
+            !account.is_over_limit
         });
     }
 
-    /// Stores what has changed, in the caller's transaction.
+    /// Writes the changes, in the caller's transaction.
     ///
     /// # Errors
-    /// [`Error::BatteryFull`] when an account was to hold, owe or set aside more than is kept exactly. When
-    /// the database fails; a grant that was made before is refused by `battery_grants_org_id_source_key_key`.
+    /// [`Error::BatteryFull`] when an account went over the limit. The constraint
+    /// `battery_grants_org_id_source_key_key` refuses a second grant of one key.
     pub fn write(&self, conn: &mut PgConnection) -> Result<(), Error> {
-        let changed: Vec<&Account> = self.by_org.values().filter(|account| account.changed).collect();
+        let changed: Vec<&Account> = self.by_org.values().filter(|account| account.is_changed).collect();
         if changed.is_empty() {
             return Ok(());
         }
         for account in &changed {
-            if account.full {
+            if account.is_over_limit {
                 return Err(Error::BatteryFull { org_id: account.org_id });
             }
             assert!(account.is_sound(), "the battery of org {} does not add up", account.org_id);
         }
         insert_grants(conn, &changed)?;
-        post(conn, &changed)
+        write_changes(conn, &changed)
     }
 }
 
@@ -230,7 +232,7 @@ fn insert_grants(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), E
     let new: Vec<(i64, &Grant)> = accounts
         .iter()
         .flat_map(|account| {
-            let fresh = account.grants.iter().filter(|grant| grant.number > account.known);
+            let fresh = account.grants.iter().filter(|grant| grant.number > account.last_stored_grant);
             fresh.map(|grant| (account.org_id, grant))
         })
         .collect();
@@ -260,35 +262,35 @@ fn insert_grants(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), E
     Ok(())
 }
 
-fn post(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), Error> {
+fn write_changes(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), Error> {
     let entries: Vec<(i64, &Entry)> = accounts
         .iter()
-        .flat_map(|account| account.entries.iter().map(|entry| (account.org_id, entry)))
+        .flat_map(|account| account.new_entries.iter().map(|entry| (account.org_id, entry)))
         .collect();
-    let touched: Vec<(i64, &Grant)> = accounts
+    let changed_grants: Vec<(i64, &Grant)> = accounts
         .iter()
         .flat_map(|account| {
-            let of = |number: &i64| account.grants.iter().find(|grant| grant.number == *number);
-            account.touched.iter().filter_map(of).map(|grant| (account.org_id, grant))
+            let grant = |number: &i64| account.grants.iter().find(|grant| grant.number == *number);
+            account.changed_grants.iter().filter_map(grant).map(|grant| (account.org_id, grant))
         })
         .collect();
-    let all = || entries.iter().map(|(_, entry)| *entry);
-    let grants = || touched.iter().map(|(_, grant)| *grant);
-    let changed = Prepared::<Post>::new()
+    let each = || entries.iter().map(|(_, entry)| *entry);
+    let grants = || changed_grants.iter().map(|(_, grant)| *grant);
+    let changed = Prepared::<WriteChanges>::new()
         .bind::<BigInt, _>(entries.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
-        .bind::<BigInt, _>(all().map(|entry| entry.sequence).collect::<Vec<_>>())
-        .bind::<Timestamptz, _>(all().map(|entry| entry.at).collect::<Vec<_>>())
-        .bind::<Text, _>(all().map(|entry| entry.kind.name()).collect::<Vec<_>>())
-        .bind::<Numeric, _>(all().map(|entry| entry.amount).collect::<Vec<_>>())
-        .bind::<Numeric, _>(all().map(|entry| entry.balance_after).collect::<Vec<_>>())
-        .bind::<Text, _>(all().map(|entry| entry.source.as_str()).collect::<Vec<_>>())
-        .bind::<Nullable<BigInt>, _>(all().map(|entry| entry.grant).collect::<Vec<_>>())
-        .bind::<Nullable<BigInt>, _>(all().map(|entry| entry.batch).collect::<Vec<_>>())
-        .bind::<Jsonb, _>(all().map(|entry| draws_json(&entry.draws)).collect::<Vec<_>>())
-        .bind::<Nullable<Jsonb>, _>(all().map(|entry| entry.link.clone()).collect::<Vec<_>>())
-        .bind::<Nullable<Text>, _>(all().map(|entry| entry.reason.as_deref()).collect::<Vec<_>>())
-        .bind::<Nullable<Text>, _>(all().map(|entry| entry.actor.as_deref()).collect::<Vec<_>>())
-        .bind::<BigInt, _>(touched.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+        .bind::<BigInt, _>(each().map(|entry| entry.sequence).collect::<Vec<_>>())
+        .bind::<Timestamptz, _>(each().map(|entry| entry.at).collect::<Vec<_>>())
+        .bind::<Text, _>(each().map(|entry| entry.kind.name()).collect::<Vec<_>>())
+        .bind::<Numeric, _>(each().map(|entry| entry.amount).collect::<Vec<_>>())
+        .bind::<Numeric, _>(each().map(|entry| entry.balance_after).collect::<Vec<_>>())
+        .bind::<Text, _>(each().map(|entry| entry.source.as_str()).collect::<Vec<_>>())
+        .bind::<Nullable<BigInt>, _>(each().map(|entry| entry.grant).collect::<Vec<_>>())
+        .bind::<Nullable<BigInt>, _>(each().map(|entry| entry.batch).collect::<Vec<_>>())
+        .bind::<Jsonb, _>(each().map(|entry| draws_json(&entry.draws)).collect::<Vec<_>>())
+        .bind::<Nullable<Jsonb>, _>(each().map(|entry| entry.link.clone()).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(each().map(|entry| entry.reason.as_deref()).collect::<Vec<_>>())
+        .bind::<Nullable<Text>, _>(each().map(|entry| entry.actor.as_deref()).collect::<Vec<_>>())
+        .bind::<BigInt, _>(changed_grants.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
         .bind::<BigInt, _>(grants().map(|grant| grant.number).collect::<Vec<_>>())
         .bind::<Text, _>(grants().map(|grant| grant.state.name()).collect::<Vec<_>>())
         .bind::<Numeric, _>(grants().map(|grant| grant.remaining).collect::<Vec<_>>())
@@ -302,7 +304,7 @@ fn post(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), Error> {
         .bind::<BigInt, _>(accounts.iter().map(|account| account.sequence).collect::<Vec<_>>())
         .bind::<BigInt, _>(accounts.iter().map(|account| account.last_grant).collect::<Vec<_>>())
         .bind::<Nullable<Timestamptz>, _>(accounts.iter().map(|account| account.last_at).collect::<Vec<_>>())
-        .bind::<Nullable<Date>, _>(accounts.iter().map(|account| account.daily).collect::<Vec<_>>())
+        .bind::<Nullable<Date>, _>(accounts.iter().map(|account| account.last_allowance).collect::<Vec<_>>())
         .execute(conn)?;
     if changed == accounts.len() {
         Ok(())
@@ -311,7 +313,7 @@ fn post(conn: &mut PgConnection, accounts: &[&Account]) -> Result<(), Error> {
     }
 }
 
-fn grant_of(row: GrantRow) -> Result<Option<Grant>, Error> {
+fn grant_from_row(row: GrantRow) -> Result<Option<Grant>, Error> {
     let (
         (Some(number), Some(id), Some(source), Some(key), Some(state), Some(priority)),
         (Some(created_at), Some(effective_at), expires_at),

@@ -1,5 +1,5 @@
-//! What operators do to batteries: grant, adjust, void a grant, set a debt limit of an org's own. Owns
-//! `battery_settings`.
+//! What operators do to batteries: grant, adjust, void a grant, set an org's own debt limit. Writes
+//! `battery_settings`, which [`super::terms`] reads.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -8,32 +8,32 @@ use rust_decimal::Decimal;
 
 use super::account::{NewGrant, Note};
 use super::accounts::{Accounts, Depth};
-use super::entries::{Entry, EntryKind};
+use super::entries::EntryKind;
 use super::grants::GrantSource;
-use super::reads::grants::{self, Granted, Place};
+use super::reads::grants::{self, BatteryGrant, GrantPlace};
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{battery_grants, battery_settings};
 
-/// What an operator grants.
+/// A grant by an operator.
 #[derive(Clone, Debug)]
 pub struct ManualGrant {
     /// Units, above zero.
     pub amount: Decimal,
     /// Bonus, adjustment or purchase.
     pub source: GrantSource,
-    /// Lower is burned first; none: that of the source.
+    /// Lower burns first; `None`: the priority of the source.
     pub priority: Option<i16>,
-    /// From when on it may be used; none, or in the past: now.
+    /// `None`, or in the past: now.
     pub effective_at: Option<DateTime<Utc>>,
-    /// When what remains lapses.
+    /// `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
     pub reason: String,
-    /// What it is granted for, once an org; none: nothing that could be repeated.
+    /// What it is granted for. An org has one grant a key; `None`: a new key.
     pub key: Option<String>,
 }
 
-/// Who acts, for which reason.
+/// Who acts, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
     pub actor: &'a str,
@@ -50,18 +50,17 @@ impl Act<'_> {
     }
 }
 
-/// Grants units. The caller knows that the amount is above zero.
+/// Grants units. The caller checks that the amount is above zero.
 ///
-/// # Errors
-/// [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org was granted something
-/// under this key.
+/// # Errors [`Error::Invalid`] for times in the wrong order; [`Error::Conflict`] when the org has a grant
+/// with this key.
 pub fn grant(
     conn: &mut PgConnection,
     org_id: i64,
     new: &ManualGrant,
     actor: &str,
     now: DateTime<Utc>,
-) -> Result<Granted, Error> {
+) -> Result<BatteryGrant, Error> {
     let effective_at = new.effective_at.filter(|at| *at > now);
     if let Some(expires_at) = new.expires_at {
         if expires_at <= now {
@@ -76,12 +75,12 @@ pub fn grant(
         None => ids::fresh("manual"),
     };
     let mut accounts = Accounts::lock(conn, [org_id], Depth::Live, now)?;
-    let there: Option<String> = battery_grants::table
+    let existing: Option<String> = battery_grants::table
         .filter(battery_grants::org_id.eq(org_id).and(battery_grants::source_key.eq(&key)))
         .select(battery_grants::grant_id)
         .first(conn)
         .optional()?;
-    if let Some(id) = there {
+    if let Some(id) = existing {
         return Err(Error::conflict(
             "already_granted",
             format!("the org was granted {id} under this `key`: nothing is granted twice for the same"),
@@ -103,18 +102,18 @@ pub fn grant(
         now,
     );
     accounts.write(conn)?;
-    grants::at(conn, Place { org_id, number })
+    grants::at(conn, GrantPlace { org_id, number })
 }
 
-/// Adds units (a grant that never expires) or, below zero, burns them, whatever the debt limit. Gives the
-/// number of the entry that did so, and the grant if there is one.
+/// Adds units as a grant that never expires or, below zero, burns them, whatever the debt limit. Returns the
+/// number of the entry, and the grant if there is one.
 pub fn adjust(
     conn: &mut PgConnection,
     org_id: i64,
     units: Decimal,
     act: Act<'_>,
     now: DateTime<Utc>,
-) -> Result<(i64, Option<Granted>), Error> {
+) -> Result<(i64, Option<BatteryGrant>), Error> {
     let mut accounts = Accounts::lock(conn, [org_id], Depth::Live, now)?;
     let account = accounts.get_mut(org_id).ok_or(Error::NotFound("org"))?;
     let number = (units > Decimal::ZERO).then(|| {
@@ -134,14 +133,14 @@ pub fn adjust(
     if number.is_none() {
         account.burn(EntryKind::Adjustment, -units, act.note(), now);
     }
-    let sequence = account.written().last().map(|entry: &Entry| entry.sequence);
+    let sequence = account.new_entries().last().map(|entry| entry.sequence);
     accounts.write(conn)?;
     let sequence = sequence.ok_or_else(|| Error::Internal("an adjustment wrote no entry".to_owned()))?;
-    let granted = number.map(|number| grants::at(conn, Place { org_id, number })).transpose()?;
+    let granted = number.map(|number| grants::at(conn, GrantPlace { org_id, number })).transpose()?;
     Ok((sequence, granted))
 }
 
-/// Takes away what remains of a grant. Gives the org's row id, the units, and the grant as it is then.
+/// Takes away what remains of a grant. Returns the org's row id, the units, and the grant as it is now.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when nothing remains.
@@ -150,20 +149,20 @@ pub fn void(
     id: &str,
     act: Act<'_>,
     now: DateTime<Utc>,
-) -> Result<(i64, Decimal, Granted), Error> {
+) -> Result<(i64, Decimal, BatteryGrant), Error> {
     let (place, _) = grants::find(conn, id, None)?;
     let mut accounts = Accounts::lock(conn, [place.org_id], Depth::Live, now)?;
     let account = accounts.get_mut(place.org_id).ok_or(Error::NotFound("grant"))?;
-    // Closed ones are not read.
+    // Closed grants are not read, and nothing remains of them.
     let taken = account.void(place.number, act.note(), now).filter(|units| !units.is_zero());
     let taken = taken.ok_or_else(|| {
-        Error::conflict("nothing_remains", "nothing remains of this grant: it is used, taken back or lapsed")
+        Error::conflict("nothing_remains", "nothing remains of this grant: it is used, taken back or expired")
     })?;
     accounts.write(conn)?;
     Ok((place.org_id, taken, grants::at(conn, place)?))
 }
 
-/// Sets how far below zero an org's battery may be used, in place of its plan's word; none: without limit.
+/// Sets how far below zero an org's battery may be used, in place of the limit of its plan; `None`: no limit.
 /// The caller has begun a change of the catalogue.
 pub fn set_debt_limit(
     conn: &mut PgConnection,
@@ -181,10 +180,11 @@ pub fn set_debt_limit(
     Ok(())
 }
 
-/// Has the plan's word hold again. The caller has begun a change of the catalogue.
+/// Removes an org's own debt limit: the limit of its plan counts again. The caller has begun a change of the
+/// catalogue.
 ///
 /// # Errors
-/// [`Error::NotFound`] when the org had no word of its own.
+/// [`Error::NotFound`] when the org has no limit of its own.
 pub fn clear_debt_limit(conn: &mut PgConnection, org_id: i64) -> Result<(), Error> {
     let cleared = diesel::delete(battery_settings::table.find(org_id)).execute(conn)?;
     if cleared == 1 { Ok(()) } else { Err(Error::NotFound("battery setting")) }

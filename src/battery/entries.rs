@@ -16,7 +16,7 @@ pub enum EntryKind {
     Grant,
     /// Units burned by usage.
     Usage,
-    /// Units that lapsed unused.
+    /// Units that expired unused.
     Expiry,
     /// Units taken back as money was returned; above zero: given again, as the return failed or was won back.
     Clawback,
@@ -46,43 +46,40 @@ impl EntryKind {
         }
     }
 
-    /// The kind of that name.
-    ///
-    /// # Errors
-    /// When there is none.
+    /// The kind with this name in the database.
     pub fn parse(name: &str) -> Result<Self, Error> {
         Self::named(name).ok_or_else(|| Error::Internal(format!("a ledger entry has the kind {name}")))
     }
 
-    /// The kind that callers name so.
+    /// The kind with this name, if there is one.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// An entry that is to be written.
+/// A ledger entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Its number in the org, without gaps.
+    /// 1, 2, 3, … for each org, without gaps.
     pub sequence: i64,
-    /// When; never before the entry before it.
+    /// Never before the entry before it.
     pub at: DateTime<Utc>,
     pub kind: EntryKind,
     /// Units; below zero they leave the battery.
     pub amount: Decimal,
-    /// What the battery holds after it.
+    /// The balance after it.
     pub balance_after: Decimal,
     pub source: String,
-    /// The grant that it makes, takes from or ends.
+    /// Number of the grant that it makes, takes from or ends.
     pub grant: Option<i64>,
-    /// The usage that it burns.
+    /// Number of the usage batch that it burns.
     pub batch: Option<i64>,
-    /// What the grants lost by it (below zero: got back); what is missing to the amount is debt.
+    /// Number of each grant, with the units that it lost by this entry; below zero: got back. What is missing
+    /// to the amount went into debt, or paid it.
     pub draws: Vec<(i64, Decimal)>,
-    /// What it comes from.
     pub link: Option<Value>,
-    /// Why, where a person made it.
+    /// Only where a person made it, as is `actor`.
     pub reason: Option<String>,
     pub actor: Option<String>,
 }

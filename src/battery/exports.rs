@@ -1,11 +1,10 @@
-//! What finance can take out of batteries: the columns of an entry, the tables they come from, and the order
-//! of rows.
+//! The export of batteries: columns, tables and order of its rows. A row is a ledger entry.
 //!
-//! `docs/exports.md` and the API's description are made from these tables.
+//! `docs/exports.md` and the API's description are made from this file.
 
 use crate::billing::exports::{Column, Type};
 
-/// The name of the rows on the wire.
+/// The name of the export on the wire.
 pub const NAME: &str = "battery";
 
 const fn column(holds: Type, name: &'static str, sql: &'static str, meaning: &'static str) -> Column {
@@ -56,9 +55,10 @@ pub const COLUMNS: &[Column] = &[
     text("actor", "d.actor", "Who made it"),
 ];
 
-/// `FROM …`: the rows, with their orgs. Each join finds one row at most.
+/// SQL: `FROM …`. Each join finds at most one row.
 pub const FROM: &str = "battery_entries d JOIN orgs o ON o.org_id = d.org_id
      LEFT JOIN battery_grants g ON (g.org_id, g.grant_number) = (d.org_id, d.grant_number)";
 
-/// The order of rows, which no two rows share: that of the primary key, so that rows stream without a sort.
+/// SQL: the order of the rows. It is that of the primary key, so no sort is needed, and no two rows are
+/// equal.
 pub const ORDER: &str = "d.org_id, d.sequence";

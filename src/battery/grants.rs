@@ -1,4 +1,4 @@
-//! Grants: units added to a battery, with source, priority and expiry.
+//! Grants: units that were added to a battery, with source, priority and expiry.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -40,17 +40,14 @@ impl GrantSource {
         }
     }
 
-    /// The source of that name.
-    ///
-    /// # Errors
-    /// When there is none.
+    /// The source with this name in the database.
     pub fn parse(name: &str) -> Result<Self, Error> {
         let found = Self::ALL.into_iter().find(|source| source.name() == name);
         found.ok_or_else(|| Error::Internal(format!("a grant has the source {name}")))
     }
 
-    /// The priority of its grants where nobody says another; the lowest is burned first. What lapses soonest
-    /// goes first, what was paid for extra goes last.
+    /// The default priority of its grants. The lowest burns first: what expires soonest goes first, what was
+    /// paid for extra goes last.
     #[must_use]
     pub fn priority(self) -> i16 {
         match self {
@@ -61,7 +58,7 @@ impl GrantSource {
         }
     }
 
-    /// What the entry is called that adds its units.
+    /// Kind of the ledger entry that adds its units.
     #[must_use]
     pub fn kind(self) -> EntryKind {
         match self {
@@ -95,10 +92,7 @@ impl GrantState {
         }
     }
 
-    /// The state of that name.
-    ///
-    /// # Errors
-    /// When there is none.
+    /// The state with this name in the database.
     pub fn parse(name: &str) -> Result<Self, Error> {
         let found =
             [Self::Scheduled, Self::Open, Self::Closed].into_iter().find(|state| state.name() == name);
@@ -106,53 +100,46 @@ impl GrantState {
     }
 }
 
-/// A grant. Its amount is what remains, was burned, was taken back or has lapsed.
+/// A grant. `amount = remaining + burned + clawed + lapsed`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
-    /// Its number in the org.
+    /// 1, 2, 3, … for each org.
     pub number: i64,
     /// `grt_…`
     pub id: String,
-    /// What it comes from.
     pub source: GrantSource,
-    /// What it is granted for: once an org.
+    /// What it was granted for. An org has one grant a key.
     pub key: String,
-    /// Whether it may be used.
     pub state: GrantState,
-    /// Lower is burned first.
+    /// Lower burns first.
     pub priority: i16,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// From when on it may be used.
     pub effective_at: DateTime<Utc>,
-    /// When what remains lapses; none: never.
+    /// `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Units granted.
     pub amount: Decimal,
-    /// Units that may still be used.
     pub remaining: Decimal,
-    /// Units used, or gone into debt that was there before.
+    /// Used, or paid for debt that the battery had when the grant became effective.
     pub burned: Decimal,
-    /// Units taken back.
+    /// Clawed back or voided.
     pub clawed: Decimal,
-    /// Units expired unused.
+    /// Expired unused.
     pub lapsed: Decimal,
-    /// What it comes from, for whoever asks later.
+    /// The Stripe object that it comes from, as `{"object", "id"}`.
     pub link: Option<serde_json::Value>,
-    /// Why, where a person made it.
+    /// Only where a person made it.
     pub reason: Option<String>,
 }
 
 impl Grant {
-    /// Sorts grants in the order in which they are burned: priority, then soonest expiry, then oldest.
+    /// Sort key of the order in which grants burn: priority, then soonest expiry, then oldest.
     #[must_use]
     pub fn burn_order(&self) -> (i16, bool, Option<DateTime<Utc>>, i64) {
         (self.priority, self.expires_at.is_none(), self.expires_at, self.number)
     }
 
-    /// Whether it has expired.
     #[must_use]
-    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+    pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 }

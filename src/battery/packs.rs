@@ -1,4 +1,4 @@
-//! Packs: units that are bought at once, and the Stripe prices and payment links that buy them. Owns
+//! Packs: units that are sold outside of plans, and the Stripe prices and payment links that buy them. Owns
 //! `battery_packs`, `battery_pack_stripe_prices` and `battery_pack_payment_links`.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::schema::{
     battery_pack_payment_links, battery_pack_stripe_prices, battery_packs, plan_stripe_prices,
 };
 
-/// A pack.
+/// A pack: units that are sold at once.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Pack {
     /// Its key, such as `credits-5000`.
@@ -29,11 +29,11 @@ pub struct Pack {
     /// Units of one.
     #[schema(value_type = String)]
     pub units: Decimal,
-    /// Days after which what remains lapses; null: never.
+    /// Days after which what remains expires; null: never.
     pub expires_after_days: Option<i32>,
-    /// Lower is burned first; null: as purchases are.
+    /// Lower burns first; null: the priority of purchases.
     pub priority: Option<i16>,
-    /// Whether it is still offered. What is paid for is granted either way.
+    /// Whether it is still offered. A paid pack is granted either way.
     pub active: bool,
     /// When it was made here.
     pub created_at: DateTime<Utc>,
@@ -43,7 +43,7 @@ pub struct Pack {
     pub payment_links: Vec<String>,
 }
 
-/// A pack as it is put: the whole of it. What was granted before stays as it is.
+/// A whole pack, as it replaces the one before. Grants that were made before stay as they are.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PackBody {
@@ -53,11 +53,11 @@ pub struct PackBody {
     /// Units of one, above zero, with at most nine decimal places.
     #[schema(value_type = UnitsAboveZero)]
     pub units: Quantity,
-    /// Days after which what remains lapses, from 1 to 36500; left out: never.
+    /// Days after which what remains expires, from 1 to 36500; left out: never.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 36500)]
     pub expires_after_days: Option<i32>,
-    /// Lower is burned first; left out: as purchases are.
+    /// Lower burns first; left out: the priority of purchases.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1000)]
     pub priority: Option<i16>,
@@ -87,29 +87,28 @@ struct PackRow {
     created_at: DateTime<Utc>,
 }
 
-/// Longest lapse, in days: a century.
-const LONGEST_DAYS: i32 = 36_500;
+/// A century.
+const MAX_DAYS: i32 = 36_500;
 
-fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
-    let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if pack_id.is_empty() || pack_id.len() > 64 || !pack_id.chars().all(key) {
+fn check_pack(pack_id: &str, body: &PackBody) -> Result<(), Error> {
+    let is_key_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if pack_id.is_empty() || pack_id.len() > 64 || !pack_id.chars().all(is_key_char) {
         return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
     }
     if body.name.trim().is_empty() || body.name.chars().count() > 200 {
         return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
     }
     let units = body.units.0;
-    let fits = units > Decimal::ZERO && units < LIMIT && units == round_units(units);
-    if !fits {
+    if units <= Decimal::ZERO || units >= LIMIT || units != round_units(units) {
         return Err(Error::invalid(
             "units",
             "must be above zero and below 10^15, with at most nine decimal places",
         ));
     }
-    if body.expires_after_days.is_some_and(|days| !(1..=LONGEST_DAYS).contains(&days)) {
+    if body.expires_after_days.is_some_and(|days| !(1..=MAX_DAYS).contains(&days)) {
         return Err(Error::invalid(
             "expires_after_days",
-            format!("must be from 1 to {LONGEST_DAYS}, or left out"),
+            format!("must be from 1 to {MAX_DAYS}, or left out"),
         ));
     }
     for (field, ids) in [("stripe_prices", &body.stripe_prices), ("payment_links", &body.payment_links)] {
@@ -121,12 +120,12 @@ fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the pack or replaces it. Payments that waited for it are looked at again.
+/// Makes the pack or replaces it, and requeues payments that wait for it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when a price or link buys something else already.
 pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTime<Utc>) -> Result<(), Error> {
-    check(pack_id, body)?;
+    check_pack(pack_id, body)?;
     let values = (
         battery_packs::name.eq(&body.name),
         battery_packs::units.eq(body.units.0),
@@ -140,9 +139,10 @@ pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTim
         .do_update()
         .set(values)
         .execute(conn)?;
-    let of_plan = plan_stripe_prices::table.filter(plan_stripe_prices::price_id.eq_any(&body.stripe_prices));
-    let bought: Option<String> = of_plan.select(plan_stripe_prices::price_id).first(conn).optional()?;
-    if let Some(price) = bought {
+    let by_plans = plan_stripe_prices::table.filter(plan_stripe_prices::price_id.eq_any(&body.stripe_prices));
+    let price_of_plan: Option<String> =
+        by_plans.select(plan_stripe_prices::price_id).first(conn).optional()?;
+    if let Some(price) = price_of_plan {
         return Err(Error::conflict(
             "price_taken",
             format!("the price {price} buys a plan: give the pack a price of its own"),
@@ -154,8 +154,8 @@ pub fn put(conn: &mut PgConnection, pack_id: &str, body: &PackBody, now: DateTim
     Ok(())
 }
 
-/// A price among `prices` that buys a pack.
-pub fn sold_at(conn: &mut PgConnection, prices: &[String]) -> QueryResult<Option<String>> {
+/// The first of these prices that buys a pack.
+pub fn price_of_pack(conn: &mut PgConnection, prices: &[String]) -> QueryResult<Option<String>> {
     use battery_pack_stripe_prices as t;
     t::table.filter(t::price_id.eq_any(prices)).select(t::price_id).order(t::price_id).first(conn).optional()
 }
@@ -167,7 +167,7 @@ fn put_prices(conn: &mut PgConnection, pack_id: &str, prices: &[String]) -> Resu
     diesel::insert_into(t::table)
         .values(rows)
         .execute(conn)
-        .map_err(|error| taken(error, "price_taken", "stripe_prices"))?;
+        .map_err(|error| to_conflict(error, "price_taken", "stripe_prices"))?;
     Ok(())
 }
 
@@ -179,11 +179,11 @@ fn put_links(conn: &mut PgConnection, pack_id: &str, links: &[String]) -> Result
     diesel::insert_into(t::table)
         .values(rows)
         .execute(conn)
-        .map_err(|error| taken(error, "payment_link_taken", "payment_links"))?;
+        .map_err(|error| to_conflict(error, "payment_link_taken", "payment_links"))?;
     Ok(())
 }
 
-fn taken(error: diesel::result::Error, code: &'static str, field: &str) -> Error {
+fn to_conflict(error: diesel::result::Error, code: &'static str, field: &str) -> Error {
     let error = Error::from(error);
     match error.constraint() {
         Some("battery_pack_stripe_prices_pkey" | "battery_pack_payment_links_pkey") => {
@@ -193,7 +193,7 @@ fn taken(error: diesel::result::Error, code: &'static str, field: &str) -> Error
     }
 }
 
-/// Packs by id, those after `after`, at most `limit`.
+/// At most `limit` packs in the order of their ids, after the id `after`.
 pub fn list(
     conn: &mut PgConnection,
     active: Option<bool>,
@@ -208,7 +208,7 @@ pub fn list(
         query = query.filter(battery_packs::pack_id.gt(after));
     }
     let rows: Vec<PackRow> = query.load(conn)?;
-    whole(conn, rows)
+    with_stripe_ids(conn, rows)
 }
 
 /// One pack.
@@ -217,11 +217,11 @@ pub fn list(
 /// [`Error::NotFound`] when there is none.
 pub fn find(conn: &mut PgConnection, pack_id: &str) -> Result<Pack, Error> {
     let row: Option<PackRow> = battery_packs::table.find(pack_id).first(conn).optional()?;
-    whole(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("pack"))
+    with_stripe_ids(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("pack"))
 }
 
-/// Rows with what buys them.
-fn whole(conn: &mut PgConnection, rows: Vec<PackRow>) -> Result<Vec<Pack>, Error> {
+/// The packs of these rows, with the prices and links that buy them.
+fn with_stripe_ids(conn: &mut PgConnection, rows: Vec<PackRow>) -> Result<Vec<Pack>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.pack_id.as_str()).collect();
     let prices: Vec<(String, String)> = battery_pack_stripe_prices::table
         .filter(battery_pack_stripe_prices::pack_id.eq_any(&ids))

@@ -1,5 +1,5 @@
-//! Batteries as they are asked for: balances, grants, entries, statements. Grants are named by their ids
-//! here; their numbers stay inside.
+//! Batteries as the API shows them: balances, grants, entries, statements. The API names grants by their ids;
+//! their numbers stay inside.
 
 pub mod balance;
 pub mod entries;
@@ -8,7 +8,7 @@ pub mod statement;
 
 use rust_decimal::Decimal;
 
-/// Units on the wire.
-fn text(units: Decimal) -> String {
+/// Units as the API shows them.
+fn units_text(units: Decimal) -> String {
     units.normalize().to_string()
 }

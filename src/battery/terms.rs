@@ -1,5 +1,5 @@
-//! What plans and orgs say of batteries, held in memory with the limits of quotas, under the catalogue's
-//! version. Owns `battery_settings`.
+//! Terms: what plans and orgs say about batteries. Each process keeps them in memory with the limits of
+//! quotas, under the catalogue's version. Owns `battery_settings`.
 
 use std::collections::HashMap;
 
@@ -11,27 +11,27 @@ use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::schema::{battery_settings, plan_versions};
 
-/// What a version of a plan says.
+/// The terms of a version of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Units for each paid period.
     pub units: Decimal,
-    /// In their place for a paid year.
+    /// Units for a paid year; `None`: `units`.
     pub annual_units: Option<Decimal>,
-    /// In their place for a trial.
+    /// Units for a trial; `None`: `units`.
     pub trial_units: Option<Decimal>,
-    /// Units for each local day.
+    /// The allowance: units for each local day.
     pub daily: Decimal,
-    /// How far below zero the battery may be used; none: without limit.
+    /// How far below zero the battery may be used; `None`: no limit.
     pub debt_limit: Option<Decimal>,
 }
 
-/// All of it.
+/// The terms of all plans and orgs.
 #[derive(Debug, Default)]
 pub struct AllTerms {
-    of_plan: HashMap<String, HashMap<i32, Terms>>,
+    by_plan: HashMap<String, HashMap<i32, Terms>>,
     /// Debt limits that orgs have of their own.
-    of_org: HashMap<i64, Option<Decimal>>,
+    own_debt_limits: HashMap<i64, Option<Decimal>>,
 }
 
 type TermsRow = (String, i32, Decimal, Option<Decimal>, Option<Decimal>, Decimal, Option<Decimal>);
@@ -56,15 +56,15 @@ const COLUMNS: Columns = (
 );
 
 impl AllTerms {
-    /// Reads all of it.
+    /// Reads the terms of all plans and orgs.
     pub fn load(conn: &mut PgConnection) -> Result<Self, Error> {
         let rows = plan_versions::table.select(COLUMNS).load(conn)?;
         let settings =
             battery_settings::table.select((battery_settings::org_id, battery_settings::debt_limit));
-        Ok(Self::of_rows(rows, settings.load(conn)?))
+        Ok(Self::from_rows(rows, settings.load(conn)?))
     }
 
-    /// Reads what concerns one org, for whoever is asked about it alone.
+    /// Reads the terms of one org and its plan only.
     pub fn load_for(conn: &mut PgConnection, org: &OrgContext) -> Result<Self, Error> {
         let rows = match &org.plan {
             Some(plan) => plan_versions::table.find((plan, org.plan_version)).select(COLUMNS).load(conn)?,
@@ -73,14 +73,14 @@ impl AllTerms {
         let settings = battery_settings::table
             .find(org.org_id)
             .select((battery_settings::org_id, battery_settings::debt_limit));
-        Ok(Self::of_rows(rows, settings.load(conn)?))
+        Ok(Self::from_rows(rows, settings.load(conn)?))
     }
 
-    fn of_rows(rows: Vec<TermsRow>, settings: Vec<(i64, Option<Decimal>)>) -> Self {
-        let mut all = Self { of_org: settings.into_iter().collect(), ..Self::default() };
+    fn from_rows(rows: Vec<TermsRow>, settings: Vec<(i64, Option<Decimal>)>) -> Self {
+        let mut all = Self { own_debt_limits: settings.into_iter().collect(), ..Self::default() };
         for (plan, version, units, annual_units, trial_units, daily, debt_limit) in rows {
             let terms = Terms { units, annual_units, trial_units, daily, debt_limit };
-            all.of_plan.entry(plan).or_default().insert(version, terms);
+            all.by_plan.entry(plan).or_default().insert(version, terms);
         }
         all
     }
@@ -88,33 +88,32 @@ impl AllTerms {
     /// Whether any plan has a daily allowance.
     #[must_use]
     pub fn any_daily(&self) -> bool {
-        self.of_plan.values().flat_map(HashMap::values).any(|terms| terms.daily > Decimal::ZERO)
+        self.by_plan.values().flat_map(HashMap::values).any(|terms| terms.daily > Decimal::ZERO)
     }
 
-    /// What the org's plan says.
+    fn of_org(&self, org: &OrgContext) -> Option<&Terms> {
+        self.of_version(org.plan.as_deref()?, org.plan_version)
+    }
+
+    /// The terms of a version of a plan.
     #[must_use]
-    pub fn of(&self, org: &OrgContext) -> Option<&Terms> {
-        self.of_plan.get(org.plan.as_deref()?)?.get(&org.plan_version)
+    pub fn of_version(&self, plan: &str, version: i32) -> Option<&Terms> {
+        self.by_plan.get(plan)?.get(&version)
     }
 
-    /// What a version of a plan says.
-    #[must_use]
-    pub fn of_plan(&self, plan: &str, version: i32) -> Option<&Terms> {
-        self.of_plan.get(plan)?.get(&version)
-    }
-
-    /// The allowance of a day.
+    /// The org's allowance of a local day; zero: it has none.
     #[must_use]
     pub fn daily(&self, org: &OrgContext) -> Decimal {
-        self.of(org).map_or(Decimal::ZERO, |terms| terms.daily)
+        self.of_org(org).map_or(Decimal::ZERO, |terms| terms.daily)
     }
 
-    /// How far below zero the org's battery may be used; none: without limit.
+    /// How far below zero the org's battery may be used; `None`: no limit. The org's own limit counts before
+    /// that of its plan.
     #[must_use]
     pub fn debt_limit(&self, org: &OrgContext) -> Option<Decimal> {
-        match self.of_org.get(&org.org_id) {
+        match self.own_debt_limits.get(&org.org_id) {
             Some(own) => *own,
-            None => self.of(org)?.debt_limit,
+            None => self.of_org(org)?.debt_limit,
         }
     }
 }

@@ -32,7 +32,7 @@ fn new(source: GrantSource, key: &str, amount: &str, expires: Option<i64>) -> Ne
 
 fn ledger(account: &Account) -> Vec<(i64, EntryKind, String, String)> {
     account
-        .written()
+        .new_entries()
         .iter()
         .map(|entry| {
             let text = |units: Decimal| units.normalize().to_string();
@@ -51,12 +51,12 @@ fn grants_are_burned_in_their_order() {
     let mut account = Account::empty(1);
     account.grant(new(GrantSource::Purchase, "pack", "50", None), at(0));
     account.grant(new(GrantSource::Subscription, "month", "30", Some(720)), at(0));
-    account.allow(at(0).date_naive(), at(24), units("10"), at(0));
+    account.grant_allowance(at(0).date_naive(), at(24), units("10"), at(0));
     account.burn(EntryKind::Usage, units("25"), Note::new("usage"), at(1));
-    let draws = &account.written().last().expect("an entry").draws;
+    let draws = &account.new_entries().last().expect("an entry").draws;
     assert_eq!(draws, &[(3, units("10")), (2, units("15"))]);
     account.burn(EntryKind::Usage, units("70"), Note::new("usage"), at(2));
-    let draws = &account.written().last().expect("an entry").draws;
+    let draws = &account.new_entries().last().expect("an entry").draws;
     assert_eq!(draws, &[(2, units("15")), (1, units("50"))]);
     assert_eq!(account.balance(), units("-5"));
     // The debt is paid first.
@@ -87,11 +87,11 @@ fn of_one_priority_the_soonest_to_expire_is_burned_then_the_oldest() {
     account.grant(new(GrantSource::Bonus, "soon, newer", "1", Some(10)), at(1));
     account.burn(EntryKind::Usage, units("4"), Note::new("usage"), at(2));
     let order: Vec<i64> =
-        account.written().last().expect("an entry").draws.iter().map(|draw| draw.0).collect();
+        account.new_entries().last().expect("an entry").draws.iter().map(|draw| draw.0).collect();
     assert_eq!(order, [3, 4, 2, 1]);
 }
 
-/// What lapses is written with the time at which it did, however late somebody looks.
+/// An expiry is written with the time when it was due, however late that is.
 #[test]
 fn what_is_due_is_written_in_the_order_of_its_times() {
     let mut account = Account::empty(1);
@@ -100,7 +100,7 @@ fn what_is_due_is_written_in_the_order_of_its_times() {
     account.grant(later, at(0));
     assert_eq!(account.balance(), units("10"));
     account.catch_up(at(100));
-    let times: Vec<_> = account.written().iter().map(|entry| (entry.at, entry.kind)).collect();
+    let times: Vec<_> = account.new_entries().iter().map(|entry| (entry.at, entry.kind)).collect();
     assert_eq!(
         times,
         [
@@ -132,7 +132,7 @@ fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
 }
 
 #[test]
-fn what_comes_back_to_a_grant_that_is_over_lapses() {
+fn what_comes_back_to_an_expired_grant_expires() {
     let mut account = Account::empty(1);
     let grant = account.grant(new(GrantSource::Subscription, "month", "100", Some(10)), at(0));
     account.claw_back(grant, units("30"), Note::new("refund"), at(1));
@@ -152,13 +152,13 @@ fn what_comes_back_to_a_grant_that_is_over_lapses() {
 #[test]
 fn usage_taken_back_goes_to_what_was_burned_last_and_what_finds_no_room_is_a_grant() {
     let mut account = Account::empty(1);
-    account.allow(at(0).date_naive(), at(24), units("10"), at(0));
+    account.grant_allowance(at(0).date_naive(), at(24), units("10"), at(0));
     account.burn(EntryKind::Usage, units("8"), Note::new("usage"), at(1));
     account.catch_up(at(24));
     account.grant(new(GrantSource::Purchase, "pack", "5", None), at(25));
     account.burn(EntryKind::Usage, units("2"), Note::new("usage"), at(26));
-    account.use_up(units("-8"), Note::new("usage"), at(27));
-    // The pack has room for 2; the allowance is over; 6 are a grant that does not lapse.
+    account.burn_usage(units("-8"), Note::new("usage"), at(27));
+    // The pack has room for 2, the allowance has expired, 6 become a grant that never expires.
     assert_eq!(account.balance(), units("11"));
     let last = account.grants().last().expect("a grant");
     assert_eq!((last.amount, last.expires_at, last.source), (units("6"), None, GrantSource::Adjustment));
@@ -168,13 +168,13 @@ fn usage_taken_back_goes_to_what_was_burned_last_and_what_finds_no_room_is_a_gra
 fn a_day_has_one_allowance() {
     let mut account = Account::empty(1);
     let day = at(0).date_naive();
-    account.allow(day, at(24), units("10"), at(0));
-    account.allow(day, at(24), units("10"), at(5));
+    account.grant_allowance(day, at(24), units("10"), at(0));
+    account.grant_allowance(day, at(24), units("10"), at(5));
     // A zone further west has yesterday.
-    account.allow(day.pred_opt().expect("a day"), at(30), units("10"), at(6));
+    account.grant_allowance(day.pred_opt().expect("a day"), at(30), units("10"), at(6));
     assert_eq!(account.balance(), units("10"));
     account.catch_up(at(25));
-    account.allow(day.succ_opt().expect("a day"), at(48), units("10"), at(25));
+    account.grant_allowance(day.succ_opt().expect("a day"), at(48), units("10"), at(25));
     assert_eq!(account.balance(), units("10"));
 }
 
@@ -251,13 +251,13 @@ impl History {
             Deed::Allow(amount) => {
                 let day = now.date_naive();
                 let end = day.succ_opt().expect("a day").and_time(chrono::NaiveTime::MIN).and_utc();
-                self.account.allow(day, end, thousandths(amount), now);
+                self.account.grant_allowance(day, end, thousandths(amount), now);
             }
             Deed::Use(amount) => self.admit(thousandths(amount), |account, units| {
-                account.use_up(units, Note::new("usage"), now);
+                account.burn_usage(units, Note::new("usage"), now);
             })?,
             Deed::TakeBackUsage(amount) => {
-                self.account.use_up(-thousandths(amount), Note::new("usage"), now);
+                self.account.burn_usage(-thousandths(amount), Note::new("usage"), now);
             }
             Deed::ClawBack { which, share } => {
                 let count = self.account.grants().len().max(1);
@@ -283,7 +283,7 @@ impl History {
             Deed::Reserve(amount) => {
                 let mut held = false;
                 self.admit(thousandths(amount), |account, units| {
-                    account.hold(units);
+                    account.reserve(units);
                     held = true;
                 })?;
                 if held {
@@ -296,10 +296,10 @@ impl History {
                 // Up to what was set aside is always taken; more must fit.
                 let actual = units * Decimal::new(i64::from(share), 2);
                 if actual <= units {
-                    self.account.use_up(actual, Note::new("reservation"), now);
+                    self.account.burn_usage(actual, Note::new("reservation"), now);
                 } else {
                     self.admit(actual, |account, units| {
-                        account.use_up(units, Note::new("reservation"), now);
+                        account.burn_usage(units, Note::new("reservation"), now);
                     })?;
                 }
             }
@@ -334,7 +334,7 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
         grant.burn_order()
     };
     let mut remaining: std::collections::BTreeMap<i64, Decimal> = std::collections::BTreeMap::new();
-    for entry in account.written() {
+    for entry in account.new_entries() {
         if entry.kind == EntryKind::Usage {
             let mut open: Vec<i64> = remaining
                 .iter()
@@ -390,7 +390,7 @@ proptest! {
             prop_assert_eq!(account.reserved(), reserved);
             moments.push((at(history.now), account.balance()));
         }
-        let entries = history.account.written();
+        let entries = history.account.new_entries();
         let mut sum = Decimal::ZERO;
         for (n, entry) in entries.iter().enumerate() {
             sum += entry.amount;

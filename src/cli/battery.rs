@@ -65,7 +65,7 @@ pub(super) struct GrantArgs {
     /// When it becomes usable; now when left out
     #[arg(long, value_name = "TIME")]
     effective_at: Option<Moment>,
-    /// When what remains lapses; never when left out
+    /// When what remains expires; never when left out
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Moment>,
     /// What it is granted for: an org gets one grant per key

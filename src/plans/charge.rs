@@ -26,7 +26,7 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
     let terms = AllTerms::load(conn)?;
     let mut due: BTreeMap<i64, Vec<(Owed, Decimal)>> = BTreeMap::new();
     for owed in present {
-        let Some(terms) = terms.of_plan(&owed.plan_id, owed.version) else { continue };
+        let Some(terms) = terms.of_version(&owed.plan_id, owed.version) else { continue };
         let units = units(terms, owed);
         if units > Decimal::ZERO {
             let portion = if is_monthly(terms, owed) { month_of(owed, now) } else { owed.clone() };
@@ -55,7 +55,7 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
         account.grant(new, now);
         granted += 1;
     }
-    accounts.leave_out_full();
+    accounts.drop_over_limit();
     accounts.write(conn)?;
     Ok(granted)
 }

@@ -150,9 +150,9 @@ pub(super) fn read_batteries(
     }
     let mut accounts = Accounts::read(conn, orgs.keys().copied().collect(), Depth::Live, now)?;
     for org_id in orgs.keys() {
-        accounts.ensure(*org_id);
+        accounts.add_empty(*org_id);
     }
-    accounts.allow(orgs.values().copied(), terms, now);
+    accounts.grant_allowances(orgs.values().copied(), terms, now);
     if accounts.iter_mut().any(|account| !account.reserved().is_zero()) {
         for row in reservations::overdue(conn, &orgs.keys().copied().collect(), now)? {
             if let Some(account) = accounts.get_mut(row.org_id) {

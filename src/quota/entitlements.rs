@@ -14,7 +14,7 @@ use super::check;
 use super::limits::{Enforcement, NamedVersion};
 use super::orgs::Orgs;
 use super::rulebook::Rulebook;
-use crate::battery::reads::balance::Figures;
+use crate::battery::reads::balance::BalanceFigures;
 use crate::battery::terms::AllTerms;
 use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
@@ -90,7 +90,7 @@ impl EntitledBattery {
     }
 }
 
-impl From<EntitledBattery> for Figures {
+impl From<EntitledBattery> for BalanceFigures {
     fn from(battery: EntitledBattery) -> Self {
         Self {
             balance: battery.balance.0,

@@ -134,7 +134,7 @@ impl ReservationsLocked {
         let orgs: BTreeMap<i64, &OrgContext> = orgs.map(|org| (org.org_id, org)).collect();
         let org_ids: BTreeSet<i64> = orgs.keys().copied().chain(self.orgs_with_units()).collect();
         let mut accounts = Accounts::lock(conn, org_ids, Depth::Live, now)?;
-        accounts.allow(orgs.into_values(), &rules.limits.battery, now);
+        accounts.grant_allowances(orgs.into_values(), &rules.limits.battery, now);
         Ok(LockedState::open(rules, now, self.counts, self.reservations, accounts))
     }
 }

@@ -14,8 +14,8 @@ use crate::audit::AuditEntry;
 use crate::auth::Scope;
 use crate::battery::by_hand::{self, Act, ManualGrant};
 use crate::battery::grants::GrantSource;
-use crate::battery::reads::entries::{self, Posted};
-use crate::battery::reads::grants::Granted;
+use crate::battery::reads::entries::{self, BatteryEntry};
+use crate::battery::reads::grants::BatteryGrant;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::catalog;
@@ -63,7 +63,7 @@ pub struct NewGrantBody {
     /// When it becomes usable; now when left out or in the past.
     #[serde(default)]
     pub effective_at: Option<Moment>,
-    /// When the rest lapses: after `effective_at` and in the future. Never, when left out.
+    /// When what remains expires: after `effective_at` and in the future. Never, when left out.
     #[serde(default)]
     pub expires_at: Option<Moment>,
     /// Why, for people.
@@ -108,9 +108,9 @@ pub struct AdjustmentBody {
 #[schema(as = BatteryAdjustment)]
 pub struct Adjusted {
     /// The entry; `balance_after` below zero is debt.
-    pub entry: Posted,
+    pub entry: BatteryEntry,
     /// The grant, where units were added.
-    pub grant: Option<Granted>,
+    pub grant: Option<BatteryGrant>,
 }
 
 /// Why a grant is voided.
@@ -196,7 +196,7 @@ fn wanted(sent: &NewGrantBody) -> Result<ManualGrant, Error> {
 #[utoipa::path(
     post, path = "/v1/battery/grants", tag = "battery", params(IdempotencyKey), request_body = NewGrantBody,
     security(("key" = ["billing:write"])),
-    responses((status = 201, description = "The grant", body = Granted), CommandErrors)
+    responses((status = 201, description = "The grant", body = BatteryGrant), CommandErrors)
 )]
 pub(crate) async fn grant(command: Command) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
@@ -258,7 +258,7 @@ pub(crate) async fn adjust(command: Command) -> Result<HttpResponse, Error> {
     post, path = "/v1/battery/grants/{id}/void", tag = "battery",
     params(("id" = String, Path, description = "`grt_…`"), IdempotencyKey),
     request_body = VoidBody, security(("key" = ["billing:write"])),
-    responses((status = 200, description = "The grant as it is now", body = Granted), CommandErrors)
+    responses((status = 200, description = "The grant as it is now", body = BatteryGrant), CommandErrors)
 )]
 pub(crate) async fn void(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;

@@ -14,10 +14,10 @@ use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::battery::entries::EntryKind;
-use crate::battery::reads::balance::{self, Balance};
-use crate::battery::reads::entries::{self, EntryFilter, Order, Position, Posted};
-use crate::battery::reads::grants::{self, Granted};
-use crate::battery::reads::statement::{self, Statement};
+use crate::battery::reads::balance::{self, BatteryBalance};
+use crate::battery::reads::entries::{self, BatteryEntry, EntryFilter, Order, Position};
+use crate::battery::reads::grants::{self, BatteryGrant};
+use crate::battery::reads::statement::{self, BatteryStatement, StatementFigures};
 use crate::battery::upkeep;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
@@ -73,7 +73,7 @@ pub struct AtQuery {
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = Balance),
+    responses((status = 200, description = "The balance", body = BatteryBalance),
     QueueErrors, FindErrors)
 )]
 pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
@@ -104,7 +104,7 @@ pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
 #[utoipa::path(
     get, path = "/v1/battery/grants", tag = "battery", params(OrgQuery, grants::GrantFilter, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "A page", body = Page<Granted>), FindErrors)
+    responses((status = 200, description = "A page", body = Page<BatteryGrant>), FindErrors)
 )]
 pub(crate) async fn list_grants(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;
@@ -124,10 +124,10 @@ pub(crate) async fn list_grants(mut read: ReadRequest) -> Result<HttpResponse, E
 pub struct GrantWithEntries {
     /// The grant.
     #[serde(flatten)]
-    pub grant: Granted,
+    pub grant: BatteryGrant,
     /// The entries that name it or drew on it, newest first, 100 at most: `GET /v1/battery/entries?grant=…`
     /// lists them all.
-    pub entries: Vec<Posted>,
+    pub entries: Vec<BatteryEntry>,
 }
 
 /// Shows a grant and the entries that made, used and ended it.
@@ -197,7 +197,7 @@ pub struct EntryQuery {
     get, path = "/v1/battery/entries", tag = "battery", params(OrgQuery, EntryQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "A page, or all entries as CSV",
-    content((Page<Posted> = "application/json"), (String = "text/csv"))), FindErrors)
+    content((Page<BatteryEntry> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
 pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;
@@ -231,7 +231,7 @@ pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) ->
         return respond(&read.app, &read.principal, wanted).await;
     }
     let filter = EntryFilter { kinds: query.kind, sources: query.source, from, to, grant };
-    read.list(page, Position::of, move |conn, page| {
+    read.list(page, Position::from_entry, move |conn, page| {
         entries::list(conn, org_id, &filter, Order::NewestFirst, page.after, page.to_fetch())
     })
     .await
@@ -242,7 +242,7 @@ pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) ->
     get, path = "/v1/battery/entries/{sequence}", tag = "battery",
     params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The entry", body = Posted), FindErrors)
+    responses((status = 200, description = "The entry", body = BatteryEntry), FindErrors)
 )]
 pub(crate) async fn show_entry(
     mut read: ReadRequest,
@@ -277,7 +277,7 @@ pub struct StatementQuery {
 #[utoipa::path(
     get, path = "/v1/battery/statement", tag = "battery", params(OrgQuery, StatementQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The statement", body = Statement), FindErrors)
+    responses((status = 200, description = "The statement", body = BatteryStatement), FindErrors)
 )]
 pub(crate) async fn show_statement(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;
@@ -292,12 +292,12 @@ pub(crate) async fn show_statement(mut read: ReadRequest) -> Result<HttpResponse
         return Err(Error::invalid("to", "must be after `from`"));
     }
     read.show(move |conn| {
-        let (opening, kinds, closing) = statement::figures(conn, org.org_id, (from, to))?;
+        let StatementFigures { opening, kinds, closing } = statement::figures(conn, org.org_id, (from, to))?;
         let filter = EntryFilter { from: Some(from), to: Some(to), ..EntryFilter::default() };
         let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, page.after, page.to_fetch())?;
-        let Page { data: entries, next } = page.page(rows, Position::of)?;
+        let Page { data: entries, next } = page.page(rows, Position::from_entry)?;
         let org = org.public_id.to_string();
-        Ok(Statement { org, from, to, opening, kinds, closing, entries, next })
+        Ok(BatteryStatement { org, from, to, opening, kinds, closing, entries, next })
     })
     .await
 }

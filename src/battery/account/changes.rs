@@ -1,4 +1,4 @@
-//! What takes units from a battery and gives them back.
+//! Changes of a battery: burns, clawbacks, and units that come back.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -10,25 +10,24 @@ use crate::ids;
 use crate::quantity::Sum;
 
 impl Account {
-    /// Takes note of units that are admitted and will be used up together, later in this transaction.
-    pub fn pend(&mut self, units: Decimal) {
-        self.pending += units;
+    /// Admits usage. The transaction burns all admitted usage later, together.
+    pub fn admit(&mut self, units: Decimal) {
+        self.admitted += units;
     }
 
-    /// They are used up now.
-    pub fn forget_pending(&mut self) {
-        self.pending = Decimal::ZERO;
+    /// Forgets admitted usage: it is burned now.
+    pub fn clear_admitted(&mut self) {
+        self.admitted = Decimal::ZERO;
     }
 
-    /// Burns units of usage; below zero it gives them back. The ledger has 12 decimal places and usage up to
-    /// 24: what is less than the last of them is carried to the next burn, so that no usage is too small to
-    /// burn.
-    pub fn use_up(&mut self, units: impl Into<Sum>, note: Note, now: DateTime<Utc>) {
+    /// Burns units of usage; below zero it gives them back. The ledger has 12 decimal places, usage has up to
+    /// 24: the rest is carried to the next burn, so no usage is too small to burn.
+    pub fn burn_usage(&mut self, units: impl Into<Sum>, note: Note, now: DateTime<Utc>) {
         let (whole, carried) = (units.into() + self.carried).split();
-        self.changed |= carried != self.carried;
+        self.is_changed |= carried != self.carried;
         self.carried = carried;
         let Some(units) = whole.exact() else {
-            self.full = true;
+            self.is_over_limit = true;
             return;
         };
         if units > Decimal::ZERO {
@@ -38,14 +37,14 @@ impl Account {
         }
     }
 
-    /// Takes units from the grants in burn order; what they do not have becomes debt.
+    /// Takes units from the grants in burn order. What they do not have becomes debt.
     pub fn burn(&mut self, kind: EntryKind, units: Decimal, note: Note, now: DateTime<Utc>) {
         let mut draws = Vec::new();
         self.draw(units, &mut draws);
         self.post(now, kind, -units, None, draws, note);
     }
 
-    /// Takes up to `units` from the open grants in burn order.
+    /// Takes up to `units` from the open grants in burn order, and adds to `draws` what each lost.
     fn draw(&mut self, units: Decimal, draws: &mut Vec<(i64, Decimal)>) {
         let mut open: Vec<usize> = (0..self.grants.len())
             .filter(|place| {
@@ -68,17 +67,17 @@ impl Account {
             left -= taken;
             let number = grant.number;
             draws.push((number, taken));
-            self.touch(number);
+            self.note_changed(number);
         }
     }
 
-    /// Takes back units of a grant: first what remains of it, then what other grants have, then as debt.
-    /// Returns false when the grant was not read.
+    /// Claws units of a grant back: from what remains of it, then from other grants, then as debt. Returns
+    /// false if the grant was not read.
     pub fn claw_back(&mut self, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
         self.take_from(EntryKind::Clawback, number, units, note, now)
     }
 
-    /// Takes away what remains of a grant; returns how much.
+    /// Takes away what remains of a grant; returns how much. `None`: the grant was not read.
     pub fn void(&mut self, number: i64, note: Note, now: DateTime<Utc>) -> Option<Decimal> {
         let remaining = self.grants.iter().find(|grant| grant.number == number)?.remaining;
         self.take_from(EntryKind::Adjustment, number, remaining, note, now).then_some(remaining)
@@ -94,7 +93,7 @@ impl Account {
     ) -> bool {
         let Some(place) = self.grants.iter().position(|grant| grant.number == number) else { return false };
         if self.grants[place].state == GrantState::Scheduled {
-            // It is in no balance yet: it just becomes less.
+            // It is in no balance yet, so there is no entry.
             let grant = &mut self.grants[place];
             let taken = units.min(grant.remaining);
             grant.remaining -= taken;
@@ -102,7 +101,7 @@ impl Account {
             if grant.remaining.is_zero() {
                 grant.state = GrantState::Closed;
             }
-            self.touch(number);
+            self.note_changed(number);
             return true;
         }
         let grant = &mut self.grants[place];
@@ -113,7 +112,7 @@ impl Account {
             grant.state = GrantState::Closed;
         }
         let mut draws = if own.is_zero() { Vec::new() } else { vec![(number, own)] };
-        self.touch(number);
+        self.note_changed(number);
         self.draw(units - own, &mut draws);
         if !units.is_zero() {
             self.post(now, kind, -units, Some(number), draws, note);
@@ -121,8 +120,8 @@ impl Account {
         true
     }
 
-    /// Gives units back: to debt first, then to the grant they were taken back from (`own`), then to the
-    /// grants that were burned last; what none of them has room for is a grant of its own.
+    /// Gives units back: to the debt, then to the grant that they were clawed back from (`own`), then to the
+    /// grants that were burned last. What none of them has room for becomes a grant of its own.
     pub fn give_back(
         &mut self,
         kind: EntryKind,
@@ -150,7 +149,7 @@ impl Account {
         let mut burned: Vec<usize> = (0..self.grants.len())
             .filter(|place| {
                 let grant = &self.grants[*place];
-                grant.burned > Decimal::ZERO && grant.state != GrantState::Scheduled && !grant.is_over(now)
+                grant.burned > Decimal::ZERO && grant.state != GrantState::Scheduled && !grant.is_expired(now)
             })
             .collect();
         burned.sort_by_key(|place| std::cmp::Reverse(self.grants[*place].burn_order()));
@@ -161,30 +160,30 @@ impl Account {
             self.refill(place, given, &mut draws);
         }
         if left > Decimal::ZERO {
-            draws.push((self.room_for(left, &note, now), -left));
+            draws.push((self.make_room(left, &note, now), -left));
         }
         self.post(now, kind, units, own, draws, note);
-        // What came back to a grant that is over lapses at once.
+        // Units that came back to an expired grant expire at once.
         self.catch_up(now);
     }
 
-    /// Gives units back to a grant that is not effective yet: it is in no balance, so there is no entry.
-    /// Returns how many.
+    /// Gives units back to a grant that is not effective yet. It is in no balance, so there is no entry.
+    /// Returns how many units it gave.
     fn unclaw_scheduled(&mut self, number: i64, units: Decimal, now: DateTime<Utc>) -> Decimal {
         let Some(grant) = self.grants.iter_mut().find(|grant| grant.number == number) else {
             return Decimal::ZERO;
         };
-        // One that was taken back as a whole was closed before its time.
-        let ahead =
+        // A clawback of the whole grant closed it before its time.
+        let was_scheduled =
             grant.state == GrantState::Closed && grant.clawed == grant.amount && grant.effective_at > now;
-        if grant.state != GrantState::Scheduled && !ahead {
+        if grant.state != GrantState::Scheduled && !was_scheduled {
             return Decimal::ZERO;
         }
         let given = units.min(grant.clawed);
         grant.clawed -= given;
         grant.remaining += given;
         grant.state = GrantState::Scheduled;
-        self.touch(number);
+        self.note_changed(number);
         given
     }
 
@@ -197,11 +196,12 @@ impl Account {
         grant.state = GrantState::Open;
         let number = grant.number;
         draws.push((number, -given));
-        self.touch(number);
+        self.note_changed(number);
     }
 
-    /// A grant that holds what no other has room for. Its units are in the entry of what is given back.
-    fn room_for(&mut self, units: Decimal, note: &Note, now: DateTime<Utc>) -> i64 {
+    /// Makes a grant for units that no other grant has room for; returns its number. It has no entry of its
+    /// own: the caller's entry adds its units.
+    fn make_room(&mut self, units: Decimal, note: &Note, now: DateTime<Utc>) -> i64 {
         self.last_grant += 1;
         let number = self.last_grant;
         self.grants.push(Grant {
@@ -222,7 +222,7 @@ impl Account {
             link: note.link.clone(),
             reason: Some("given back".to_owned()),
         });
-        self.changed = true;
+        self.is_changed = true;
         number
     }
 }

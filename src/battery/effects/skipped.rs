@@ -1,9 +1,9 @@
 //! Payments that were skipped while nothing was sold here. Owns `battery_effects_skipped`.
 //!
 //! While there is no plan with a price and no pack, no payment can do anything. So a payment leaves one row a
-//! kind: "some were skipped". Whoever works on the first mapping holds the lock of effects alone: everybody
-//! before it has left that row, and everybody after it sees what is sold. It then starts a walk through the
-//! mirrors, page by page, which writes a marker for each payment.
+//! kind: "some were skipped". The transaction that works on the first mapping holds the lock of effects
+//! alone: everybody before it has left that row, and everybody after it sees what is sold. It then starts a
+//! walk through the mirrors, page by page, which writes a marker for each payment.
 
 use std::collections::BTreeSet;
 

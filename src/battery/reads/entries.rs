@@ -1,4 +1,4 @@
-//! Entries of the ledger, as lists show them.
+//! Ledger entries, as lists and look-ups show them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,30 +12,29 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::super::entries::EntryKind;
-use super::text;
+use super::units_text;
+use crate::battery::EntryKind;
 use crate::error::Error;
 use crate::schema::{battery_entries, battery_grants};
 use crate::time::Moment;
 
-/// Narrows a list of entries.
+/// Which entries a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct EntryFilter {
-    /// Only of these kinds; empty: of all.
+    /// Empty: all kinds.
     pub kinds: Vec<EntryKind>,
-    /// Only from these sources; empty: from all.
+    /// Empty: all sources.
     pub sources: Vec<String>,
-    /// At or after.
+    /// `[from, to)` of the times.
     pub from: Option<DateTime<Utc>>,
     pub to: Option<DateTime<Utc>>,
-    /// Only those that this grant is named by or drawn on, and when it was made.
+    /// Number of a grant, and when it was made: only entries that name the grant or draw on it.
     pub grant: Option<(i64, DateTime<Utc>)>,
 }
 
 /// A signed change of a battery. Entries never change.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = BatteryEntry)]
-pub struct Posted {
+pub struct BatteryEntry {
     /// 1, 2, 3, … for each org, without gaps.
     pub sequence: i64,
     /// When; never before the entry before it.
@@ -51,7 +50,7 @@ pub struct Posted {
     /// The grant that it makes, takes from or ends (`grt_…`).
     pub grant: Option<String>,
     /// What the grants lost by it. What is missing to the amount went into debt, or paid it.
-    pub draws: Vec<Draw>,
+    pub draws: Vec<BatteryDraw>,
     /// The usage that it burns: `GET /v1/usage/records?battery_batch=…` lists the records.
     pub batch: Option<String>,
     /// What it comes from, such as `{"object": "refund", "id": "re_…"}`.
@@ -65,8 +64,7 @@ pub struct Posted {
 
 /// What an entry took from a grant.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = BatteryDraw)]
-pub struct Draw {
+pub struct BatteryDraw {
     /// `grt_…`
     pub grant: String,
     /// Units, a decimal; below zero the grant got them back.
@@ -78,19 +76,16 @@ pub struct Draw {
 pub struct Position(Moment, i64);
 
 impl Position {
-    /// The place of an entry.
     #[must_use]
-    pub fn of(entry: &Posted) -> Self {
+    pub fn from_entry(entry: &BatteryEntry) -> Self {
         Self(Moment(entry.at), entry.sequence)
     }
 }
 
-/// In which order.
+/// Order of a list of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As they were written.
     OldestFirst,
-    /// The other way round.
     NewestFirst,
 }
 
@@ -100,18 +95,10 @@ type EntryRow = (
     (Option<Value>, Option<String>, Option<String>),
 );
 
-/// An org's entries, at most `limit`, after the one at that place.
-pub fn list(
-    conn: &mut PgConnection,
-    org_id: i64,
-    filter: &EntryFilter,
-    order: Order,
-    after: Option<Position>,
-    limit: i64,
-) -> Result<Vec<Posted>, Error> {
-    let mut query = battery_entries::table
-        .filter(battery_entries::org_id.eq(org_id))
-        .select((
+/// The columns of [`EntryRow`].
+macro_rules! entry_columns {
+    () => {
+        (
             (
                 battery_entries::sequence,
                 battery_entries::at,
@@ -126,11 +113,26 @@ pub fn list(
                 battery_entries::draws,
             ),
             (battery_entries::link, battery_entries::reason, battery_entries::actor),
-        ))
+        )
+    };
+}
+
+/// At most `limit` entries of an org, after the position `after`.
+pub fn list(
+    conn: &mut PgConnection,
+    org_id: i64,
+    filter: &EntryFilter,
+    order: Order,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<BatteryEntry>, Error> {
+    let mut query = battery_entries::table
+        .filter(battery_entries::org_id.eq(org_id))
+        .select(entry_columns!())
         .limit(limit)
         .into_boxed();
-    // Times never go back, so both orders are those of the sequence; the index on the times finds a stretch
-    // of them.
+    // Times never go back, so the order of times is the order of the sequence. The index on the times finds a
+    // range of them.
     query = match order {
         Order::OldestFirst => query.order((battery_entries::at.asc(), battery_entries::sequence.asc())),
         Order::NewestFirst => query.order((battery_entries::at.desc(), battery_entries::sequence.desc())),
@@ -163,41 +165,26 @@ pub fn list(
         query = query.filter(battery_entries::at.ge(made)).filter(named.or(drawn));
     }
     let rows: Vec<EntryRow> = query.load(conn)?;
-    posted(conn, org_id, rows)
+    to_entries(conn, org_id, rows)
 }
 
 /// One entry by its sequence.
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub fn find(conn: &mut PgConnection, org_id: i64, sequence: i64) -> Result<Posted, Error> {
+pub fn find(conn: &mut PgConnection, org_id: i64, sequence: i64) -> Result<BatteryEntry, Error> {
     let row: EntryRow = battery_entries::table
         .find((org_id, sequence))
-        .select((
-            (
-                battery_entries::sequence,
-                battery_entries::at,
-                battery_entries::kind,
-                battery_entries::amount,
-                battery_entries::balance_after,
-            ),
-            (
-                battery_entries::source,
-                battery_entries::grant_number,
-                battery_entries::batch,
-                battery_entries::draws,
-            ),
-            (battery_entries::link, battery_entries::reason, battery_entries::actor),
-        ))
+        .select(entry_columns!())
         .first(conn)
         .optional()?
         .ok_or(Error::NotFound("entry"))?;
-    posted(conn, org_id, vec![row])?.pop().ok_or(Error::NotFound("entry"))
+    to_entries(conn, org_id, vec![row])?.pop().ok_or(Error::NotFound("entry"))
 }
 
-fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<Vec<Posted>, Error> {
+fn to_entries(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<Vec<BatteryEntry>, Error> {
     let drawn =
-        rows.iter().map(|(_, (_, _, _, draws), _)| draws_of(draws)).collect::<Result<Vec<_>, Error>>()?;
+        rows.iter().map(|(_, (_, _, _, draws), _)| parse_draws(draws)).collect::<Result<Vec<_>, Error>>()?;
     let numbers: BTreeSet<i64> = rows
         .iter()
         .filter_map(|(_, (_, number, _, _), _)| *number)
@@ -216,13 +203,13 @@ fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<V
     let view = |((head, middle, (link, reason, actor)), drawn): (EntryRow, Vec<(i64, String)>)| {
         let (sequence, at, kind, amount, balance_after) = head;
         let (source, number, batch, _) = middle;
-        let draw = |(number, units)| Ok(Draw { grant: id(number)?, units });
-        Ok(Posted {
+        let draw = |(number, units)| Ok(BatteryDraw { grant: id(number)?, units });
+        Ok(BatteryEntry {
             sequence,
             at,
             kind: EntryKind::parse(&kind)?,
-            amount: text(amount),
-            balance_after: text(balance_after),
+            amount: units_text(amount),
+            balance_after: units_text(balance_after),
             source,
             grant: number.map(id).transpose()?,
             draws: drawn.into_iter().map(draw).collect::<Result<_, Error>>()?,
@@ -235,8 +222,8 @@ fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<V
     rows.into_iter().zip(drawn).map(view).collect()
 }
 
-/// `[[grant number, units], …]`.
-fn draws_of(draws: &Value) -> Result<Vec<(i64, String)>, Error> {
+/// Reads `[[grant number, units], …]`.
+fn parse_draws(draws: &Value) -> Result<Vec<(i64, String)>, Error> {
     let broken = || Error::Internal(format!("an entry has the draws {draws}"));
     let one = |draw: &Value| Some((draw.get(0)?.as_i64()?, draw.get(1)?.as_str()?.to_owned()));
     draws.as_array().ok_or_else(broken)?.iter().map(|draw| one(draw).ok_or_else(broken)).collect()

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::grants::{GrantSource, GrantState};
-use super::text;
+use super::units_text;
+use crate::battery::grants::{GrantSource, GrantState};
 use crate::error::Error;
 use crate::schema::{battery_grants, orgs};
 use crate::time::Moment;
@@ -33,8 +33,7 @@ pub struct GrantFilter {
 
 /// Units added to a battery. `amount` is `remaining`, `burned`, `taken_back` and `lapsed` together.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = BatteryGrant)]
-pub struct Granted {
+pub struct BatteryGrant {
     /// `grt_…`
     pub id: String,
     /// Public id of the org.
@@ -52,7 +51,7 @@ pub struct Granted {
     pub created_at: DateTime<Utc>,
     /// From when on it may be used.
     pub effective_at: DateTime<Utc>,
-    /// When what remains lapses; null: never.
+    /// When what remains expires; null: never.
     pub expires_at: Option<DateTime<Utc>>,
     /// Units granted.
     pub amount: String,
@@ -78,16 +77,15 @@ type GrantRow = (
     (Option<Value>, Option<String>),
 );
 
-/// A grant's place: its org's row id and its number there.
+/// Names a grant inside: the row id of its org, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Row id of the org.
+pub struct GrantPlace {
     pub org_id: i64,
-    /// Its number in the org.
     pub number: i64,
 }
 
-macro_rules! columns {
+/// The columns of [`GrantRow`].
+macro_rules! grant_columns {
     () => {
         (
             (
@@ -113,18 +111,18 @@ macro_rules! columns {
     };
 }
 
-/// An org's grants, newest first, at most `limit`, those made before the one of that number.
+/// At most `limit` grants of an org, newest first, before the grant of the number `before`.
 pub fn list(
     conn: &mut PgConnection,
     org_id: i64,
     filter: &GrantFilter,
     before: Option<i64>,
     limit: i64,
-) -> Result<Vec<(Place, Granted)>, Error> {
+) -> Result<Vec<(GrantPlace, BatteryGrant)>, Error> {
     let mut query = battery_grants::table
         .inner_join(orgs::table.on(orgs::org_id.eq(battery_grants::org_id)))
         .filter(battery_grants::org_id.eq(org_id))
-        .select(columns!())
+        .select(grant_columns!())
         .order(battery_grants::grant_number.desc())
         .limit(limit)
         .into_boxed();
@@ -142,43 +140,47 @@ pub fn list(
     if let Some(before) = filter.expires_before {
         query = query.filter(battery_grants::expires_at.lt(before.0));
     }
-    query.load::<GrantRow>(conn)?.into_iter().map(granted).collect()
+    query.load::<GrantRow>(conn)?.into_iter().map(to_grant).collect()
 }
 
-/// A grant by its id, of one org or of any.
+/// Finds a grant by its id, of one org or of any.
 ///
 /// # Errors
-/// [`Error::NotFound`].
-pub fn find(conn: &mut PgConnection, id: &str, org_id: Option<i64>) -> Result<(Place, Granted), Error> {
+/// [`Error::NotFound`] when there is none.
+pub fn find(
+    conn: &mut PgConnection,
+    id: &str,
+    org_id: Option<i64>,
+) -> Result<(GrantPlace, BatteryGrant), Error> {
     let mut query = battery_grants::table
         .inner_join(orgs::table.on(orgs::org_id.eq(battery_grants::org_id)))
         .filter(battery_grants::grant_id.eq(id))
-        .select(columns!())
+        .select(grant_columns!())
         .into_boxed();
     if let Some(org_id) = org_id {
         query = query.filter(battery_grants::org_id.eq(org_id));
     }
-    granted(query.first::<GrantRow>(conn).optional()?.ok_or(Error::NotFound("grant"))?)
+    to_grant(query.first::<GrantRow>(conn).optional()?.ok_or(Error::NotFound("grant"))?)
 }
 
-/// The grant of that number, which is there.
-pub(in crate::battery) fn at(conn: &mut PgConnection, place: Place) -> Result<Granted, Error> {
+/// The grant at this place. The caller knows that it exists.
+pub(in crate::battery) fn at(conn: &mut PgConnection, place: GrantPlace) -> Result<BatteryGrant, Error> {
     let row: GrantRow = battery_grants::table
         .inner_join(orgs::table.on(orgs::org_id.eq(battery_grants::org_id)))
         .filter(battery_grants::org_id.eq(place.org_id).and(battery_grants::grant_number.eq(place.number)))
-        .select(columns!())
+        .select(grant_columns!())
         .first(conn)?;
-    Ok(granted(row)?.1)
+    Ok(to_grant(row)?.1)
 }
 
-fn granted(row: GrantRow) -> Result<(Place, Granted), Error> {
+fn to_grant(row: GrantRow) -> Result<(GrantPlace, BatteryGrant), Error> {
     let (
         (org_id, number, id, org, source, key, state, priority),
         (created_at, effective_at, expires_at),
         (amount, remaining, burned, clawed, lapsed),
         (link, reason),
     ) = row;
-    let grant = Granted {
+    let grant = BatteryGrant {
         id,
         org,
         source: GrantSource::parse(&source)?,
@@ -188,13 +190,13 @@ fn granted(row: GrantRow) -> Result<(Place, Granted), Error> {
         created_at,
         effective_at,
         expires_at,
-        amount: text(amount),
-        remaining: text(remaining),
-        burned: text(burned),
-        taken_back: text(clawed),
-        lapsed: text(lapsed),
+        amount: units_text(amount),
+        remaining: units_text(remaining),
+        burned: units_text(burned),
+        taken_back: units_text(clawed),
+        lapsed: units_text(lapsed),
         link,
         reason,
     };
-    Ok((Place { org_id, number }, grant))
+    Ok((GrantPlace { org_id, number }, grant))
 }

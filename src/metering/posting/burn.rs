@@ -56,7 +56,7 @@ impl Burn<'_> {
             None => {
                 let mut accounts = Accounts::lock(conn, burned.keys().copied(), self.depth, self.now)?;
                 if let Some(terms) = self.terms {
-                    accounts.allow(orgs.values().copied(), terms, self.now);
+                    accounts.grant_allowances(orgs.values().copied(), terms, self.now);
                 }
                 accounts
             }
@@ -64,8 +64,8 @@ impl Burn<'_> {
         for (org_id, units) in burned {
             let account = accounts.get_mut(org_id);
             let account = account.ok_or_else(|| Error::Internal("a battery was not locked".to_owned()))?;
-            account.forget_pending();
-            account.use_up(units, Note { batch: Some(batch), ..Note::new("usage") }, self.now);
+            account.clear_admitted();
+            account.burn_usage(units, Note { batch: Some(batch), ..Note::new("usage") }, self.now);
         }
         accounts.write(conn)
     }

@@ -168,7 +168,7 @@ impl LockedState<'_> {
         if let Some(account) = self.accounts.get_mut(name.0) {
             let link = Some(json!({ "object": "reservation", "id": name.1 }));
             let note = Note { batch: Some(self.batch), link, ..Note::new("reservation") };
-            account.use_up(units, note, self.now);
+            account.burn_usage(units, note, self.now);
         }
     }
 

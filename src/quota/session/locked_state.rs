@@ -84,7 +84,7 @@ impl<'a> LockedState<'a> {
     /// Has these units leave the battery, for decisions that follow; the caller burns them.
     pub(in crate::quota) fn pend_units(&mut self, org: &OrgContext, units: Decimal) {
         if let Some(account) = self.accounts.get_mut(org.org_id) {
-            account.pend(units);
+            account.admit(units);
         }
     }
 
@@ -98,7 +98,7 @@ impl<'a> LockedState<'a> {
     /// Makes a reservation: sets its amount and battery units aside.
     pub(super) fn insert(&mut self, row: ReservationRow) {
         if let Some(account) = self.accounts.get_mut(row.org_id) {
-            account.hold(row.battery_units);
+            account.reserve(row.battery_units);
         }
         for key in &row.counters {
             self.add(key, Decimal::ZERO, row.amount);

@@ -25,7 +25,7 @@ impl Posting {
         grant: &LineGrant,
     ) {
         let number = (grant.units > Decimal::ZERO).then(|| {
-            let number = account.grant_for_now(self.new_grant(source, grant), self.now);
+            let number = account.grant_before_catch_up(self.new_grant(source, grant), self.now);
             self.clawbacks.insert((account.org_id, number), GrantClawbacks::new(grant.units, paid.minor));
             self.new_grants.entry(source.clone()).or_default().push(number);
             number

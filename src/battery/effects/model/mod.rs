@@ -21,5 +21,5 @@ pub(crate) const GRACE: TimeDelta = TimeDelta::days(1);
 
 /// Units that a decimal cannot hold.
 pub(crate) fn units_too_large() -> Error {
-    Error::Internal("the battery units of an effect do not fit into a decimal".to_owned())
+    Error::Internal("the battery units of an effect are too large for a decimal".to_owned())
 }

@@ -57,15 +57,15 @@ fn money_that_came_back_counts_once() {
     for (name, returned, total) in [
         ("to the balance alone", vec![note(1500, json!(0), 0)], 1500),
         ("refund and balance", vec![note(2000, json!(800), 800), refund(800, "succeeded")], 2000),
-        // The credit note came, the refund did not: it tells of it, and then it does by itself.
+        // The credit note counts for its refund until the refund is mirrored.
         ("the refund is not known", vec![note(2000, json!(800), 0)], 2000),
         (
-            "the charge alone tells of the refund",
+            "only the charge reports the refund",
             vec![note(2000, json!(800), 0), json!({ "cause": "charge", "id": "ch_1", "amount": 800 })],
             2000,
         ),
         (
-            "the charge tells of more than the credit note",
+            "the charge reports more than the credit note",
             vec![note(1000, json!(800), 0), json!({ "cause": "charge", "id": "ch_1", "amount": 900 })],
             1100,
         ),
@@ -99,7 +99,7 @@ fn money_that_came_back_counts_once() {
             900,
         ),
         (
-            "a lost dispute whose appeal is looked at, without a list of movements",
+            "a lost dispute with an appeal under review, without a list of movements",
             vec![json!({ "cause": "dispute", "id": "du_1", "amount": 900, "status": "appeal_under_review",
                     "funds_withdrawn": 0 })],
             900,

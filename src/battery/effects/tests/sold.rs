@@ -114,7 +114,7 @@ fn a_period_is_sold_once_by_the_item_whose_price_buys_the_plan() {
             vec!["a 100"],
         ),
         (
-            "nobody has told of the price, and it bills a time that is over",
+            "the price is unknown, and the line bills a time that is over",
             vec![
                 line("o", "over", 900, 9, february, by_product.clone()),
                 line("a", "flat", 2000, 1, MARCH, by_product.clone()),

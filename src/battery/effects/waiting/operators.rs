@@ -60,8 +60,7 @@ pub struct WaitingEffect {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
-    /// Public or external id of the org that gets the units; left out: the org that the customer is linked
-    /// to.
+    /// Public or external id of the org that gets the units; left out: the org of the customer.
     #[serde(default)]
     pub org: Option<String>,
     /// The pack that was bought; left out: the pack that the payment names.
