@@ -1,8 +1,7 @@
 //! The billing periods that Stripe's events show subscriptions with. Owns `subscription_periods`.
 //!
-//! A row is a function of the set of events that show the period: nothing hangs on their order, and no event
-//! is needed twice. What became of the subscription since takes no period away again: usage of it may come
-//! late.
+//! A row is a function of the set of events that show the period: their order does not matter. A later change
+//! of the subscription deletes no period, because usage of that period may still come.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,7 @@ use super::directory::{self, Change};
 use crate::db::prepared::{Prepared, statement};
 use crate::realm::Realm;
 
-/// That a Stripe event of then shows an item of a subscription with a period.
+/// A Stripe event shows an item of a subscription with this period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPeriod {
     pub realm: Realm,
@@ -23,13 +22,12 @@ pub struct SeenPeriod {
     pub price_id: String,
     /// When the period began.
     pub start: DateTime<Utc>,
-    /// What the latest event says of it.
     pub said: Said,
     /// When the event was made.
     pub at: DateTime<Utc>,
 }
 
-/// What an event says of a period.
+/// What an event says of a period, apart from its start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Said {
     pub end: DateTime<Utc>,
@@ -57,14 +55,14 @@ statement!(Seen -> (Text, Bool, Text):
              > (p.last_seen, p.period_end, p.item_number, coalesce(p.product_id, ''))
      RETURNING account, livemode, subscription_id");
 
-/// Of one period: the earliest event, the latest one, and what that says.
+/// The events of one period: the earliest, and the latest with what it says.
 struct Shown<'a> {
     first: DateTime<Utc>,
     last: (DateTime<Utc>, &'a Said),
 }
 
-/// Writes the periods that events show. Of events of one second the one counts that says the later end. The
-/// caller holds the subscriptions.
+/// Writes the periods that events show. Of events of one second the one with the later end counts. The caller
+/// holds locks on the subscriptions.
 pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
     let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), Shown<'_>> = BTreeMap::new();
     for one in seen {

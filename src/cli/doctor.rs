@@ -11,13 +11,13 @@ use diesel::sql_types::{BigInt, Text};
 use super::running::{self, Daemon};
 use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
-use crate::billing::trust;
+use crate::billing::acting_realms;
 use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::metering::{partitions, unpriced};
-use crate::realm::Trusted;
+use crate::realm::ActingRealms;
 use crate::stripe::inbox;
 
 /// What a check found.
@@ -301,7 +301,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "stripe_trust")? {
         return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
-    let (acting, said) = (trust::load(conn)?, config.trusted());
+    let (acting, said) = (acting_realms::load(conn)?, config.acting_realms());
     if acting != said {
         return Ok(Finding::Note(format!(
             "{} acts, but the settings say {}: restart the daemon for them to count",
@@ -309,7 +309,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
             told(&said)
         )));
     }
-    let idle = trust::idle(conn)?;
+    let idle = acting_realms::idle(conn)?;
     if idle.is_empty() {
         return Ok(Finding::Good(format!("{} acts, and Stripe has told of nothing else", told(&acting))));
     }
@@ -329,7 +329,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     )))
 }
 
-fn told(trusted: &Trusted) -> String {
+fn told(trusted: &ActingRealms) -> String {
     let mode = if trusted.livemode() { "live" } else { "test" };
     let connected: Vec<&str> =
         trusted.accounts().iter().map(String::as_str).filter(|account| !account.is_empty()).collect();

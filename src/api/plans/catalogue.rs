@@ -15,8 +15,8 @@ use crate::api::http::Body;
 use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::{PLATFORM, Principal, Scope};
+use crate::billing::acting_realms;
 use crate::billing::plans::{self, Plan, PlanVersion};
-use crate::billing::trust;
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::plans::body::PlanBody;
@@ -244,7 +244,8 @@ pub async fn import(
     let sent: ImportBody = commands::parse_optional(&body.0)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let livemode = sent.livemode.map_or_else(|| trust::load(conn).map(|acting| acting.livemode()), Ok)?;
+        let livemode =
+            sent.livemode.map_or_else(|| acting_realms::load(conn).map(|acting| acting.livemode()), Ok)?;
         let realm = Realm { account: sent.account.clone(), livemode };
         let (wanted, problems) = import::read(conn, &realm)?;
         if let Some(problem) = problems.into_iter().next() {

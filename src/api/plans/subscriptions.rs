@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::metering::catalog;
 use crate::page::{Page, PageQuery};
 use crate::plans::subscriptions;
-use crate::realm::MeantRealm;
+use crate::realm::RealmSelector;
 use crate::time::Moment;
 
 /// How long a paid period lasts.
@@ -307,7 +307,7 @@ pub struct MoveBody {
     pub version: i32,
 }
 
-/// Which Stripe subscription is meant: the same id may exist in several accounts and in both modes.
+/// Which Stripe subscription is selector: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
@@ -346,7 +346,7 @@ pub async fn move_one(
     principal.require_platform(Scope::BillingWrite)?;
     let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
-    let meant = MeantRealm { account, livemode };
+    let selector = RealmSelector { account, livemode };
     let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         catalog::begin_change(conn)?;
@@ -356,7 +356,7 @@ pub async fn move_one(
         } else {
             let plan = sent.plan.as_deref();
             let plan = plan.ok_or_else(|| Error::invalid("plan", "must name the plan of the version"))?;
-            (PLATFORM, Some(moves::one(conn, &meant, &id, (plan, sent.version), now)?))
+            (PLATFORM, Some(moves::one(conn, &selector, &id, (plan, sent.version), now)?))
         };
         let moved = MovedOne { subscription: id.clone(), plan: sent.plan.clone(), version: sent.version };
         let (account, livemode) = realm.map(|realm| (realm.account, realm.livemode)).unzip();

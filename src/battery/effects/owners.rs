@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
 use super::sources::bound;
 use super::{Kind, SaleSource};
-use crate::billing::trust::acts;
+use crate::billing::acting_realms::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;

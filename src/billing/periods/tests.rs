@@ -1,6 +1,7 @@
-//! Lives of subscriptions, and which period an instant lies in. All figures are reckoned by hand.
+//! Histories of subscriptions, and which period contains an instant. All figures are computed by hand.
 
 use super::*;
+use crate::billing::history::KnownPeriod;
 
 fn at(text: &str) -> At {
     let text = if text.len() == 10 { format!("{text}T00:00:00Z") } else { format!("{text}:00Z") };
@@ -8,24 +9,24 @@ fn at(text: &str) -> At {
 }
 
 /// A period of the first item, whose price buys a plan; events of its start and of `last_seen` show it.
-fn known(start: &str, end: &str) -> Known {
+fn known(start: &str, end: &str) -> KnownPeriod {
     let (start, end) = (at(start), at(end));
-    Known { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
+    KnownPeriod { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
 }
 
-fn stripe(started: &str, known: Vec<Known>) -> Life {
-    Life {
-        known,
+fn stripe(started: &str, known_periods: Vec<KnownPeriod>) -> SubscriptionHistory {
+    SubscriptionHistory {
+        known_periods,
         started: Some(at(started)),
         goes_on: true,
         precedence: (Some(0), true, Some(at(started))),
-        ..Life::default()
+        ..SubscriptionHistory::default()
     }
 }
 
 #[track_caller]
-fn lies(lives: &[Life], cases: &[(&str, Option<(&str, &str)>)]) {
-    let periods = BillingPeriods::of(lives.to_vec());
+fn lies(histories: &[SubscriptionHistory], cases: &[(&str, Option<(&str, &str)>)]) {
+    let periods = BillingPeriods::new(histories);
     for (instant, expected) in cases {
         let expected = expected.map(|(start, end)| (at(start), at(end)));
         assert_eq!(periods.at(at(instant)), expected, "{instant}");
@@ -125,8 +126,11 @@ fn periods_end_with_their_subscription() {
     let month = || vec![known("2026-10-26T09:00", "2026-11-26T09:00")];
     let within = Some(("2026-10-26T09:00", "2026-11-26T09:00"));
     // Cancelled with its period, and at once in the middle of it.
-    let cancelled =
-        |ended: &str| Life { ended: Some(at(ended)), goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    let cancelled = |ended: &str| SubscriptionHistory {
+        ended: Some(at(ended)),
+        goes_on: false,
+        ..stripe("2026-10-26T09:00", month())
+    };
     lies(
         &[cancelled("2026-11-26T09:00")],
         &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None), ("2026-10-26T08:59", None)],
@@ -136,31 +140,31 @@ fn periods_end_with_their_subscription() {
         &[("2026-11-03T11:59", Some(("2026-10-26T09:00", "2026-11-03T12:00"))), ("2026-11-03T12:00", None)],
     );
     // It will end: with the period, or in the middle of the next one.
-    let ending = Life { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
+    let ending = SubscriptionHistory { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None)]);
-    let ending = Life { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
+    let ending = SubscriptionHistory { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-12-05T23:59", Some(("2026-11-26T09:00", "2026-12-06"))), ("2026-12-06", None)]);
     // It is not paid for any more, and has not ended: only what was known holds.
-    let unpaid = Life { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    let unpaid = SubscriptionHistory { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
     lies(&[unpaid], &[("2026-11-26T08:59", within), ("2026-11-26T09:00", None)]);
 }
 
 #[test]
 fn the_plans_item_tells_the_period() {
     // An add-on by the year stands before the plan by the month, and buys no plan.
-    let addon = Known { rank: None, ..known("2026-01-10", "2027-01-10") };
-    let plan = |start, end| Known { item_number: 1, ..known(start, end) };
+    let addon = KnownPeriod { rank: None, ..known_periods("2026-01-10", "2027-01-10") };
+    let plan = |start, end| KnownPeriod { item_number: 1, ..known_periods(start, end) };
     let life = stripe(
         "2026-01-10",
         vec![addon.clone(), plan("2026-05-20", "2026-06-20"), plan("2026-06-20", "2026-07-20")],
     );
     lies(&[life], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
     // Both buy a plan: the first in the list counts while it is there.
-    let yearly = Known { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
+    let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known_periods("2026-01-10", "2027-01-10") };
     let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(&[life], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
     // It was taken out before the other one came.
-    let yearly = Known { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
+    let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known_periods("2026-01-10", "2027-01-10") };
     let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(
         &[life],
@@ -170,30 +174,30 @@ fn the_plans_item_tells_the_period() {
         ],
     );
     // No item buys a plan: the first one.
-    let other = Known { rank: None, ..plan("2026-05-20", "2026-06-20") };
+    let other = KnownPeriod { rank: None, ..plan("2026-05-20", "2026-06-20") };
     lies(&[stripe("2026-01-10", vec![addon, other])], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
 }
 
 #[test]
 fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
-    let basic = Life {
+    let basic = SubscriptionHistory {
         ended: Some(at("2026-05-01")),
         goes_on: false,
         ..stripe("2026-01-01", vec![known("2026-04-01", "2026-05-01")])
     };
-    let pro = Life {
+    let pro = SubscriptionHistory {
         precedence: (Some(5), true, Some(at("2026-04-11"))),
         ended: Some(at("2026-04-21")),
         goes_on: false,
         ..stripe("2026-04-11T06:00", vec![known("2026-04-11T06:00", "2026-05-11T06:00")])
     };
-    let local = Life {
-        told: vec![
-            Told { start: at("2026-04-25"), end: at("2026-05-09"), months: None },
-            Told { start: at("2026-05-09"), end: at("2026-07-20"), months: Some(1) },
+    let local = SubscriptionHistory {
+        local_periods: vec![
+            LocalPeriods { start: at("2026-04-25"), end: at("2026-05-09"), months: None },
+            LocalPeriods { start: at("2026-05-09"), end: at("2026-07-20"), months: Some(1) },
         ],
         precedence: (Some(0), false, Some(at("2026-04-25"))),
-        ..Life::default()
+        ..SubscriptionHistory::default()
     };
     lies(
         &[basic, local, pro],
@@ -219,7 +223,7 @@ fn periods_of_a_rule_are_one_stretch_however_many_they_are() {
     let cycle = Cycle { anchor: at("2016-01-31"), offset: 0, step: Step::Months(1) };
     for n in 3..120 {
         let (start, end) = (cycle.nth(n).expect("in range"), cycle.nth(n + 1).expect("in range"));
-        life.known.push(Known { start, end, ..known("2016-01-31", "2016-02-29") });
+        life.known_periods.push(KnownPeriod { start, end, ..known_periods("2016-01-31", "2016-02-29") });
     }
     assert_eq!(BillingPeriods::of(vec![life]).0.len(), 1);
 }

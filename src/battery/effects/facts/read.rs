@@ -11,7 +11,7 @@ use super::Facts;
 use crate::battery::effects::owners::{invoices, payments};
 use crate::battery::effects::sources::{bound, each};
 use crate::battery::effects::{Kind, SaleSource, model, returns};
-use crate::billing::trust::acts;
+use crate::billing::acting_realms::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 
