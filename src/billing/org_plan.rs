@@ -174,7 +174,7 @@ macro_rules! micros {
 /// [`super::history`] reads. `$org` is the org's row id. `idle`: of the mode that does not act, in our own
 /// account.
 macro_rules! histories {
-    ($org:literal) => { concat!("(SELECT json_agg(l.history)::text FROM (
+    ($org:literal) => { concat!("(SELECT json_agg(l.past)::text FROM (
         SELECT json_build_object('stripe', json_build_object(
             'created', ", $crate::billing::org_plan::micros!("s.created"), ",
             'anchor', ", $crate::billing::org_plan::micros!("s.billing_cycle_anchor"), ",
@@ -199,7 +199,7 @@ macro_rules! histories {
                       GROUP BY p.price_id, p.product_id) g
                 LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = g.price_id
                 LEFT JOIN plan_stripe_products by_product ON by_product.product_id = g.product_id
-                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS history
+                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS past
         FROM org_refs r JOIN (
             SELECT ref, account, livemode, customer_id, false AS idle FROM stripe_customer_links
             UNION ALL

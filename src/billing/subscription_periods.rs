@@ -22,14 +22,14 @@ pub struct SeenPeriod {
     pub price_id: String,
     /// When the period began.
     pub start: DateTime<Utc>,
-    pub said: Said,
+    pub details: PeriodDetails,
     /// When the event was made.
     pub at: DateTime<Utc>,
 }
 
 /// What an event says of a period, apart from its start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Said {
+pub struct PeriodDetails {
     pub end: DateTime<Utc>,
     /// Place of the item in the subscription's list, from 0.
     pub item_number: i32,
@@ -56,19 +56,19 @@ statement!(Seen -> (Text, Bool, Text):
      RETURNING account, livemode, subscription_id");
 
 /// The events of one period: the earliest, and the latest with what it says.
-struct Shown<'a> {
+struct PeriodEvents<'a> {
     first: DateTime<Utc>,
-    last: (DateTime<Utc>, &'a Said),
+    last: (DateTime<Utc>, &'a PeriodDetails),
 }
 
 /// Writes the periods that events show. Of events of one second the one with the later end counts. The caller
 /// holds locks on the subscriptions.
 pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
-    let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), Shown<'_>> = BTreeMap::new();
+    let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), PeriodEvents<'_>> = BTreeMap::new();
     for one in seen {
         let key = (&one.realm, one.subscription_id.as_str(), one.price_id.as_str(), one.start);
-        let last = (one.at, &one.said);
-        let shown = shown.entry(key).or_insert(Shown { first: one.at, last });
+        let last = (one.at, &one.details);
+        let shown = shown.entry(key).or_insert(PeriodEvents { first: one.at, last });
         shown.first = shown.first.min(one.at);
         shown.last = shown.last.max(last);
     }

@@ -36,8 +36,8 @@ fn lies(histories: &[SubscriptionHistory], cases: &[(&str, Option<(&str, &str)>)
 #[test]
 fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
     // Every month from 31 January; February is known.
-    let mut life = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
-    life.anchor = Some(at("2026-01-31T10:00"));
+    let mut history = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
+    history.anchor = Some(at("2026-01-31T10:00"));
     let cases = [
         ("2026-01-31T09:59", None),
         ("2026-01-31T10:00", Some(("2026-01-31T10:00", "2026-02-28T10:00"))),
@@ -46,10 +46,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ("2026-12-30T23:00", Some(("2026-11-30T10:00", "2026-12-31T10:00"))),
         ("2028-02-29T10:00", Some(("2028-02-29T10:00", "2028-03-31T10:00"))),
     ];
-    lies(std::slice::from_ref(&life), &cases);
+    lies(std::slice::from_ref(&history), &cases);
     // Without the anchor the 31st is told by the period's end.
-    life.anchor = None;
-    lies(&[life], &cases);
+    history.anchor = None;
+    lies(&[history], &cases);
     // Every quarter from 30 November: what comes after February is the 30th again.
     let mut quarterly = stripe("2025-11-30", vec![known("2025-11-30", "2026-02-28")]);
     quarterly.anchor = Some(at("2025-11-30"));
@@ -62,10 +62,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ],
     );
     // The 29th, in a year that has no such day in February.
-    let mut life = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
-    life.anchor = Some(at("2026-12-29"));
+    let mut history = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
+    history.anchor = Some(at("2026-12-29"));
     lies(
-        &[life],
+        &[history],
         &[
             ("2027-01-28", Some(("2026-12-29", "2027-01-29"))),
             ("2027-02-28", Some(("2027-02-28", "2027-03-29"))),
@@ -77,7 +77,7 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
 #[test]
 fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
     // Months, then years from 5 March; then a restart on 20 June, and weeks from then.
-    let life = stripe(
+    let history = stripe(
         "2026-01-05",
         vec![
             known("2026-06-20T15:00", "2026-06-27T15:00"),
@@ -86,7 +86,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-01-31", Some(("2026-01-05", "2026-02-05"))),
             ("2026-02-10", Some(("2026-02-05", "2026-03-05"))),
@@ -96,7 +96,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     // A trial of ten days, then paid months; renewals were missed in between.
-    let life = stripe(
+    let history = stripe(
         "2026-03-01T08:00",
         vec![
             known("2026-03-01T08:00", "2026-03-11T08:00"),
@@ -105,7 +105,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-03-11T07:59", Some(("2026-03-01T08:00", "2026-03-11T08:00"))),
             ("2026-03-11T08:00", Some(("2026-03-11T08:00", "2026-04-11T08:00"))),
@@ -152,22 +152,22 @@ fn periods_end_with_their_subscription() {
 #[test]
 fn the_plans_item_tells_the_period() {
     // An add-on by the year stands before the plan by the month, and buys no plan.
-    let addon = KnownPeriod { rank: None, ..known_periods("2026-01-10", "2027-01-10") };
-    let plan = |start, end| KnownPeriod { item_number: 1, ..known_periods(start, end) };
-    let life = stripe(
+    let addon = KnownPeriod { rank: None, ..known("2026-01-10", "2027-01-10") };
+    let plan = |start, end| KnownPeriod { item_number: 1, ..known(start, end) };
+    let history = stripe(
         "2026-01-10",
         vec![addon.clone(), plan("2026-05-20", "2026-06-20"), plan("2026-06-20", "2026-07-20")],
     );
-    lies(&[life], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
+    lies(&[history], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
     // Both buy a plan: the first in the list counts while it is there.
-    let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known_periods("2026-01-10", "2027-01-10") };
-    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
-    lies(&[life], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
+    let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
+    let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    lies(&[history], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
     // It was taken out before the other one came.
-    let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known_periods("2026-01-10", "2027-01-10") };
-    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
+    let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-05-19", Some(("2026-01-10", "2026-05-20"))),
             ("2026-06-10", Some(("2026-05-20", "2026-06-20"))),
@@ -218,12 +218,12 @@ fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
 
 #[test]
 fn periods_of_a_rule_are_one_stretch_however_many_they_are() {
-    let mut life = stripe("2016-01-31", Vec::new());
-    life.anchor = Some(at("2016-01-31"));
+    let mut history = stripe("2016-01-31", Vec::new());
+    history.anchor = Some(at("2016-01-31"));
     let cycle = Cycle { anchor: at("2016-01-31"), offset: 0, step: Step::Months(1) };
     for n in 3..120 {
         let (start, end) = (cycle.nth(n).expect("in range"), cycle.nth(n + 1).expect("in range"));
-        life.known_periods.push(KnownPeriod { start, end, ..known_periods("2016-01-31", "2016-02-29") });
+        history.known_periods.push(KnownPeriod { start, end, ..known("2016-01-31", "2016-02-29") });
     }
-    assert_eq!(BillingPeriods::of(vec![life]).0.len(), 1);
+    assert_eq!(BillingPeriods::new(&[history]).0.len(), 1);
 }
