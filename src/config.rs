@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::realm::Trusted;
+use crate::realm::ActingRealms;
 pub use database_url::{redact, without_password};
 use secrecy::{ExposeSecret, SecretString};
 use value::Value;
@@ -261,8 +261,8 @@ pub type FileSettings = BTreeMap<String, FileSetting>;
 impl Config {
     /// The realms of Stripe that act, as the settings say.
     #[must_use]
-    pub fn trusted(&self) -> Trusted {
-        Trusted::new(self.stripe_mode == StripeMode::Live, self.stripe_accounts.iter().cloned())
+    pub fn acting_realms(&self) -> ActingRealms {
+        ActingRealms::new(self.stripe_mode == StripeMode::Live, self.stripe_accounts.iter().cloned())
     }
 
     /// Reads environment and file.

@@ -23,8 +23,8 @@ const ZERO_DECIMAL: [&str; 15] =
 /// A thousand minor units make one unit.
 const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 
-/// How many decimal places of a unit Stripe's amounts in `currency` have: 0, 2 or 3. `currency` is an ISO
-/// 4217 code in either case.
+/// How many decimal places Stripe's amounts in `currency` have: 0, 2 or 3. `currency` is an ISO 4217 code in
+/// either case.
 ///
 /// ISK and UGX have no subunit in use, yet Stripe goes on sending them with two places ("special cases").
 #[must_use]
@@ -39,24 +39,23 @@ pub fn decimal_places(currency: &str) -> u8 {
     }
 }
 
-/// An amount in major units; its text is exact: `-12.30`, `500`, `1.005`.
+/// An amount in major units of its currency. Its text is exact: `-12.30`, `500`, `1.005`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Major {
+pub struct MajorUnits {
     /// Amount in minor units.
     pub minor: i64,
     /// Decimal places of the currency, as [`decimal_places`] says.
     pub places: u8,
 }
 
-impl Major {
-    /// `minor` units of `currency`.
+impl MajorUnits {
     #[must_use]
-    pub fn of(minor: i64, currency: &str) -> Self {
+    pub fn new(minor: i64, currency: &str) -> Self {
         Self { minor, places: decimal_places(currency) }
     }
 }
 
-impl fmt::Display for Major {
+impl fmt::Display for MajorUnits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.minor < 0 { "-" } else { "" };
         let units = self.minor.unsigned_abs();
@@ -89,7 +88,7 @@ mod tests {
             (i64::MIN, "usd", "-92233720368547758.08"),
             (9_007_199_254_740_993, "usd", "90071992547409.93"),
         ] {
-            assert_eq!(Major::of(minor, currency).to_string(), text, "{minor} {currency}");
+            assert_eq!(MajorUnits::new(minor, currency).to_string(), text, "{minor} {currency}");
         }
     }
 

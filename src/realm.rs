@@ -1,4 +1,4 @@
-//! The Stripe world that an object lives in.
+//! The account and mode at Stripe that an object lives in.
 
 /// Account and mode. The same id in two realms names two objects; they never mix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,23 +9,24 @@ pub struct Realm {
     pub livemode: bool,
 }
 
-/// The realms that act: one mode, our own account, and connected accounts by name.
+/// The realms that act: one mode, our own account, and the connected accounts that the settings name. What
+/// happens in another realm is mirrored and has no effects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trusted {
+pub struct ActingRealms {
     livemode: bool,
-    /// Sorted; ours is empty and always among them.
+    /// Sorted. Our own account is the empty text, and always among them.
     accounts: Vec<String>,
 }
 
 /// Live mode, and our own account alone.
-impl Default for Trusted {
+impl Default for ActingRealms {
     fn default() -> Self {
         Self::new(true, [])
     }
 }
 
-impl Trusted {
-    /// One mode, our own account and these connected ones.
+impl ActingRealms {
+    /// One mode, our own account and these connected accounts.
     #[must_use]
     pub fn new(livemode: bool, connected: impl IntoIterator<Item = String>) -> Self {
         let mut accounts: Vec<String> = connected.into_iter().chain([String::new()]).collect();
@@ -46,26 +47,25 @@ impl Trusted {
         &self.accounts
     }
 
-    /// Whether a realm acts.
     #[must_use]
     pub fn acts(&self, realm: &Realm) -> bool {
         realm.livemode == self.livemode && self.accounts.contains(&realm.account)
     }
 }
 
-/// Which realm a caller means; what is left out is taken from what is known of the object.
+/// Selects the realm of an object. What a caller leaves out follows from where the object is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MeantRealm {
+pub struct RealmSelector {
     /// Connected account, empty for the platform's own; left out: any.
     pub account: Option<String>,
     /// Live or test mode; left out: either.
     pub livemode: Option<bool>,
 }
 
-/// Why no realm can be told.
+/// Why a selector selects no realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unclear {
-    /// The object is known in none of those that may be meant.
+pub enum UnclearRealm {
+    /// The object is known in no realm that fits.
     Nowhere,
     /// It is known in both modes.
     Mode,
@@ -73,22 +73,22 @@ pub enum Unclear {
     Account,
 }
 
-impl MeantRealm {
-    /// The one that is meant of those in which the object is known.
+impl RealmSelector {
+    /// The only realm that fits, among those in which the object is known.
     ///
     /// # Errors
-    /// [`Unclear`] where it is not one.
-    pub fn of(&self, known: impl IntoIterator<Item = Realm>) -> Result<Realm, Unclear> {
-        let meant = |realm: &Realm| {
+    /// [`UnclearRealm`] when none fits, or several do.
+    pub fn select(&self, known: impl IntoIterator<Item = Realm>) -> Result<Realm, UnclearRealm> {
+        let fits = |realm: &Realm| {
             self.account.as_ref().is_none_or(|account| *account == realm.account)
                 && self.livemode.is_none_or(|livemode| livemode == realm.livemode)
         };
-        let mut found = known.into_iter().filter(meant);
-        let first = found.next().ok_or(Unclear::Nowhere)?;
+        let mut found = known.into_iter().filter(fits);
+        let first = found.next().ok_or(UnclearRealm::Nowhere)?;
         match found.find(|realm| *realm != first) {
             None => Ok(first),
-            Some(other) if other.livemode != first.livemode => Err(Unclear::Mode),
-            Some(_) => Err(Unclear::Account),
+            Some(other) if other.livemode != first.livemode => Err(UnclearRealm::Mode),
+            Some(_) => Err(UnclearRealm::Account),
         }
     }
 }
@@ -101,14 +101,14 @@ mod tests {
         Realm { account: account.to_owned(), livemode }
     }
 
-    fn meant(account: Option<&str>, livemode: Option<bool>) -> MeantRealm {
-        MeantRealm { account: account.map(str::to_owned), livemode }
+    fn selector(account: Option<&str>, livemode: Option<bool>) -> RealmSelector {
+        RealmSelector { account: account.map(str::to_owned), livemode }
     }
 
     #[test]
     fn one_mode_acts_of_our_own_account_and_those_that_are_named() {
-        let live = Trusted::default();
-        let test = Trusted::new(false, ["acct_1".to_owned()]);
+        let live = ActingRealms::default();
+        let test = ActingRealms::new(false, ["acct_1".to_owned()]);
         for (of, acts) in [
             (realm("", true), (true, false)),
             (realm("", false), (false, true)),
@@ -124,16 +124,16 @@ mod tests {
     fn what_is_left_out_is_taken_from_what_is_known_and_never_guessed() {
         let all = || [realm("", true), realm("", false), realm("acct_1", true)];
         for (asked, known) in [
-            (meant(None, None), Err(Unclear::Mode)),
-            (meant(None, Some(true)), Err(Unclear::Account)),
-            (meant(None, Some(false)), Ok(realm("", false))),
-            (meant(Some(""), None), Err(Unclear::Mode)),
-            (meant(Some(""), Some(true)), Ok(realm("", true))),
-            (meant(Some("acct_1"), None), Ok(realm("acct_1", true))),
-            (meant(Some("acct_1"), Some(false)), Err(Unclear::Nowhere)),
+            (selector(None, None), Err(UnclearRealm::Mode)),
+            (selector(None, Some(true)), Err(UnclearRealm::Account)),
+            (selector(None, Some(false)), Ok(realm("", false))),
+            (selector(Some(""), None), Err(UnclearRealm::Mode)),
+            (selector(Some(""), Some(true)), Ok(realm("", true))),
+            (selector(Some("acct_1"), None), Ok(realm("acct_1", true))),
+            (selector(Some("acct_1"), Some(false)), Err(UnclearRealm::Nowhere)),
         ] {
-            assert_eq!(asked.of(all()), known, "{asked:?}");
+            assert_eq!(asked.select(all()), known, "{asked:?}");
         }
-        assert_eq!(meant(None, None).of([]), Err(Unclear::Nowhere));
+        assert_eq!(selector(None, None).select([]), Err(UnclearRealm::Nowhere));
     }
 }

@@ -20,7 +20,7 @@ use crate::{api, battery, billing, metering};
         crate::time::Moment,
         api::usage::events::Results,
         battery::effects::ignored::IgnoredKind,
-        billing::trust::ShownRealms,
+        billing::acting_realms::ShownRealms,
         billing::read::ListPart,
         api::billing::read::Part,
         api::billing::read::PartWithLines,

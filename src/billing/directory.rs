@@ -1,9 +1,10 @@
-//! What usage and quotas need to know of an org, held in memory: its zone, its plan, its billing period.
+//! A cache of what usage and quotas need to know of an org: its zone, its plan, its billing periods.
 //!
-//! Whoever changes any of it says so ([`changed`]) in the same transaction; every daemon hears of it when
-//! that commits, and reads the orgs concerned anew when it needs them. A daemon that cannot hear believes
-//! nothing for longer than a second. What ends by itself (a grace, a local subscription) is not believed past
-//! that instant. What is in use is read again before it is too old, so that no request waits for it.
+//! Whoever changes any of it announces the change ([`changed`]) in the same transaction. Every daemon gets
+//! the message after the commit and reads the orgs again when it needs them. A daemon that cannot listen
+//! trusts no entry for longer than a second. An entry that ends by itself (a grace, a local subscription)
+//! counts only until that instant. Entries in use are read again before they are too old, so no request waits
+//! for that.
 
 mod changes;
 
@@ -20,9 +21,9 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use self::changes::Heard;
+use self::changes::ChangeLog;
 pub use self::changes::{Change, Stale, all_changed, changed, gathered};
-use super::lives;
+use super::history;
 use super::org_plan::{AsOf, Contexts};
 use super::periods::BillingPeriods;
 use super::plan_times::PlanTimes;
@@ -30,19 +31,19 @@ use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
 
-/// How often a daemon listens: a change of plan, subscription or zone acts after this at the latest, on every
-/// replica.
+/// How often a daemon listens. After this time at the latest a change of plan, subscription or zone counts on
+/// every replica.
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
-/// How long what is held counts when a daemon has not listened for as long.
-const HELD_UNHEARD: Duration = Duration::from_secs(1);
-/// How long it counts at all, at most.
-const HELD_FOR: Duration = Duration::from_secs(60);
-/// How old it is when it is read again ahead of that, if it is in use; for some orgs it is up to two thirds
-/// more: what was read together is then not read again together.
+/// How long an entry counts when the daemon has not listened for as long.
+const FRESH_UNLISTENED: Duration = Duration::from_secs(1);
+/// How long an entry counts at most.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+/// The age from which an entry in use is read again. It is up to two thirds more, depending on the org, so
+/// that entries that were read together are not read again together.
 const RENEWED_FROM: Duration = Duration::from_secs(30);
-/// Orgs read again at once.
+/// Orgs that one statement reads again.
 const RENEWED: usize = 500;
-/// Names held at most.
+/// Names in the cache, at most.
 const CAPACITY: usize = 100_000;
 
 /// An org, as usage and quotas see it.
@@ -53,12 +54,12 @@ pub struct OrgContext {
     pub public_id: Arc<str>,
     /// The id that the caller's own systems know it by.
     pub external_id: Option<String>,
-    /// Where its days and months begin.
+    /// Its time zone: where its days and months begin.
     pub zone: Tz,
     pub plan: Option<String>,
-    /// The version of it that its subscription bought.
+    /// The version of the plan that its subscription bought.
     pub plan_version: i32,
-    /// It has the plan because no subscription gives it one.
+    /// It has the default plan, because no subscription gives it one.
     pub by_default: bool,
     /// When the plan ends by itself: a grace is over, or a local subscription.
     pub plan_until: Option<DateTime<Utc>>,
@@ -70,11 +71,11 @@ pub struct OrgContext {
     pub subscription: Option<Subscribed>,
     /// All subscriptions that give it a plan, where there are several.
     pub paying: Box<[Paying]>,
-    /// When what is said here stops being true by itself.
+    /// When this entry stops being true by itself.
     fresh_until: Option<DateTime<Utc>>,
     loaded: Instant,
-    /// As of which number of [`Heard`].
-    heard: u64,
+    /// [`ChangeLog::number`] before the entry was read.
+    as_of_change: u64,
 }
 
 /// The subscription of an org that counts.
@@ -98,7 +99,7 @@ pub struct Subscribed {
     pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
-/// That invoices of a subscription are not collected for a while: the plan stays.
+/// Invoices of a subscription are not collected for a while. The plan stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Pause {
     /// What becomes of the invoices: `void`, `keep_as_draft` or `mark_uncollectible`.
@@ -140,44 +141,44 @@ impl OrgContext {
         (day, day_start(self.zone, day.succ_opt().unwrap_or(day)))
     }
 
-    /// The plan that it had at an instant.
+    /// The org's plan at an instant.
     #[must_use]
     pub fn plan_at(&self, at: DateTime<Utc>) -> Option<&str> {
         self.plan_times.at(at, self.plan.as_deref())
     }
 
-    /// When the subscription's period began that an instant lies in; `None`: it had no subscription then.
+    /// When the billing period began that contains an instant; `None`: the org had no subscription then.
     #[must_use]
     pub fn billing_period(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.billing_bounds(at).map(|(start, _)| start)
     }
 
-    /// The subscription's period that an instant lies in, `[start, end)`.
+    /// The billing period `[start, end)` that contains an instant.
     #[must_use]
     pub fn billing_bounds(&self, at: DateTime<Utc>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         self.periods.at(at)
     }
 }
 
-/// Orgs by what callers name them: public id, external id, or row id.
+/// Orgs by public id, external id and row id.
 pub struct Directory {
     by_ref: Cache<String, Arc<OrgContext>>,
     by_id: Cache<i64, Arc<OrgContext>>,
-    heard: RwLock<Heard>,
+    change_log: RwLock<ChangeLog>,
     aging: Mutex<Aging>,
     renewed_from: Duration,
     clock: Clock,
     grace_days: u16,
 }
 
-/// What is in use and will soon be too old.
+/// Entries in use that will soon be too old.
 #[derive(Debug, Default)]
 struct Aging {
     names: HashSet<String>,
     org_ids: HashSet<i64>,
 }
 
-/// By the machine's clock, with the grace that is usual.
+/// With the machine's clock and the usual grace.
 impl Default for Directory {
     fn default() -> Self {
         Self::new(Clock::system(), 14)
@@ -185,14 +186,13 @@ impl Default for Directory {
 }
 
 impl Directory {
-    /// An empty one. `past_due` subscriptions keep their plan for `grace_days` from the start of their
-    /// period.
+    /// An empty cache. `past_due` subscriptions keep their plan for `grace_days`.
     #[must_use]
     pub fn new(clock: Clock, grace_days: u16) -> Self {
         Self {
             by_ref: Cache::new(CAPACITY),
             by_id: Cache::new(CAPACITY),
-            heard: RwLock::default(),
+            change_log: RwLock::default(),
             aging: Mutex::default(),
             renewed_from: RENEWED_FROM,
             clock,
@@ -200,7 +200,7 @@ impl Directory {
         }
     }
 
-    /// Has what is in use read again from another age on.
+    /// Sets the age from which entries in use are read again.
     #[must_use]
     pub fn renewed_from(self, age: Duration) -> Self {
         Self { renewed_from: age, ..self }
@@ -208,33 +208,33 @@ impl Directory {
 }
 
 impl Directory {
-    /// The org of that public or external id, when it is held and fresh.
+    /// The org with this public or external id, if the cache has a fresh entry.
     #[must_use]
     pub fn by_ref(&self, name: &str) -> Option<Arc<OrgContext>> {
-        self.believed(self.by_ref.get(name)?, |aging| {
+        self.fresh(self.by_ref.get(name)?, |aging| {
             if !aging.names.contains(name) {
                 aging.names.insert(name.to_owned());
             }
         })
     }
 
-    /// The org of that row id, when it is held and fresh.
+    /// The org with this row id, if the cache has a fresh entry.
     #[must_use]
     pub fn by_id(&self, org_id: i64) -> Option<Arc<OrgContext>> {
-        self.believed(self.by_id.get(&org_id)?, |aging| {
+        self.fresh(self.by_id.get(&org_id)?, |aging| {
             aging.org_ids.insert(org_id);
         })
     }
 
-    /// What is held, if it is fresh; when it is time to read it again, `note` says so.
-    fn believed(&self, context: Arc<OrgContext>, note: impl FnOnce(&mut Aging)) -> Option<Arc<OrgContext>> {
-        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        let hears = heard.at.is_some_and(|at| at.elapsed() < HELD_UNHEARD);
-        let holds = heard.holds(context.org_id, context.heard);
-        drop(heard);
+    /// The entry, if it is fresh. `note` is called when it is time to read it again.
+    fn fresh(&self, context: Arc<OrgContext>, note: impl FnOnce(&mut Aging)) -> Option<Arc<OrgContext>> {
+        let log = self.change_log.read().unwrap_or_else(PoisonError::into_inner);
+        let listens = log.at.is_some_and(|at| at.elapsed() < FRESH_UNLISTENED);
+        let is_current = log.is_current(context.org_id, context.as_of_change);
+        drop(log);
         let age = context.loaded.elapsed();
-        if !holds
-            || age >= if hears { HELD_FOR } else { HELD_UNHEARD }
+        if !is_current
+            || age >= if listens { FRESH_FOR } else { FRESH_UNLISTENED }
             || context.fresh_until.is_some_and(|until| until <= self.clock.now())
         {
             return None;
@@ -246,32 +246,33 @@ impl Directory {
         Some(context)
     }
 
-    /// Believes nothing any more that was read of these orgs before now: what changes them has been
-    /// committed. The daemon that makes a change knows so before it answers, and need not wait until it hears
-    /// of it.
+    /// Drops what was read of these orgs before now, after a commit that changes them. The daemon that makes
+    /// a change calls this before it answers, and so need not wait for its own message.
     pub fn forget(&self, stale: &Stale) {
-        self.heard.write().unwrap_or_else(PoisonError::into_inner).note(stale);
+        self.change_log.write().unwrap_or_else(PoisonError::into_inner).record(stale);
     }
 
-    /// Hears what was told on this connection since the last time; a connection that did not listen yet may
-    /// have missed some.
+    /// Takes the messages that have come on this connection. A connection that did not listen yet may have
+    /// missed some.
     pub fn listen(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let began = changes::listen(conn)?;
-        let told = conn.notifications_iter().collect::<QueryResult<Vec<_>>>();
-        let stale = match &told {
-            Ok(told) if !began => changes::stale(conn, told.iter().map(|told| told.payload.as_str())),
+        let messages = conn.notifications_iter().collect::<QueryResult<Vec<_>>>();
+        let stale = match &messages {
+            Ok(messages) if !began => {
+                changes::stale(conn, messages.iter().map(|message| message.payload.as_str()))
+            }
             _ => Ok(Stale::All),
         };
-        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
-        // What cannot be made out may concern anybody.
-        heard.note(stale.as_ref().unwrap_or(&Stale::All));
-        told?;
+        let mut log = self.change_log.write().unwrap_or_else(PoisonError::into_inner);
+        // A message that cannot be understood may concern every org.
+        log.record(stale.as_ref().unwrap_or(&Stale::All));
+        messages?;
         stale?;
-        heard.at = Some(Instant::now());
+        log.at = Some(Instant::now());
         Ok(())
     }
 
-    /// Reads again what is in use and will soon be too old, a bounded number; tells whether more is left.
+    /// Reads entries in use again that will soon be too old, a bounded number. Returns whether more are left.
     pub fn renew(&self, conn: &mut PgConnection) -> Result<bool, Error> {
         let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<String> = aging.names.extract_if(|_| true).take(RENEWED).collect();
@@ -284,21 +285,21 @@ impl Directory {
         Ok(more)
     }
 
-    /// By what time and rule plans are told here.
+    /// The instant and the grace by which plans are decided.
     #[must_use]
     pub fn as_of(&self) -> AsOf {
         AsOf { now: self.clock.now(), grace_days: self.grace_days }
     }
 
-    /// Reads orgs by their names and row ids and holds them; names that nobody has are left out.
+    /// Reads orgs by names and row ids into the cache. Names that no org has are left out.
     pub fn load(
         &self,
         conn: &mut PgConnection,
         names: &[String],
         org_ids: &[i64],
     ) -> Result<Vec<(String, Arc<OrgContext>)>, Error> {
-        // Of before the look: what changes meanwhile makes it stale.
-        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner).number;
+        // Taken before the read, so a change in the meantime makes the entry stale.
+        let as_of_change = self.change_log.read().unwrap_or_else(PoisonError::into_inner).number;
         let as_of = self.as_of();
         let rows: Vec<OrgRow> = Prepared::<Contexts>::new()
             .bind_one::<Timestamptz, _>(as_of.now)
@@ -310,7 +311,7 @@ impl Directory {
         rows.into_iter()
             .map(|row| {
                 let name = row.org.0.clone();
-                let context = Arc::new(context_of(row, heard)?);
+                let context = Arc::new(context_of(row, as_of_change)?);
                 self.by_id.insert(context.org_id, Arc::clone(&context));
                 if !name.is_empty() {
                     self.by_ref.insert(name.clone(), Arc::clone(&context));
@@ -320,7 +321,7 @@ impl Directory {
             .collect()
     }
 
-    /// The org of that row id, held or read.
+    /// The org with this row id, from the cache or the database.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none.
@@ -331,7 +332,7 @@ impl Directory {
         self.load(conn, &[], &[org_id])?.pop().map(|(_, context)| context).ok_or(Error::NotFound("org"))
     }
 
-    /// The org of that public or external id, held or read; `None`: nobody is called so.
+    /// The org with this public or external id, from the cache or the database; `None`: no org has it.
     pub(super) fn find_ref(
         &self,
         conn: &mut PgConnection,
@@ -353,19 +354,19 @@ struct OrgRow {
     period: (When, When),
     subscription: (Option<String>, Option<String>, Option<String>, When, Option<bool>, When),
     further: (Option<String>, When, Option<String>, bool),
-    /// Subscriptions as JSON; the default plan.
-    lives: (Option<String>, Option<String>),
+    /// The subscriptions as JSON, and the default plan.
+    histories: (Option<String>, Option<String>),
 }
 
-fn context_of(row: OrgRow, heard: u64) -> Result<OrgContext, Error> {
+fn context_of(row: OrgRow, as_of_change: u64) -> Result<OrgContext, Error> {
     let (_, org_id, public_id, external_id, zone) = row.org;
     let zone =
         zone.parse().map_err(|_| Error::Internal(format!("org {public_id} has the unknown zone {zone}")))?;
     let (plan, version, plan_until, changes_at) = row.plan;
     let (source, id, status, trial_end, cancel_at_period_end, cancel_at) = row.subscription;
     let (pause, pause_until, paying, by_default) = row.further;
-    let (lives, default_plan) = row.lives;
-    let (periods, plan_times) = lives::of_org(lives.as_deref(), default_plan.map(Into::into))?;
+    let (histories, default_plan) = row.histories;
+    let (periods, plan_times) = history::read(histories.as_deref(), default_plan.map(Into::into))?;
     let paying: Vec<Paying> = serde_json::from_str(paying.as_deref().unwrap_or("[]"))
         .map_err(|error| Error::Internal(format!("subscriptions of org {public_id}: {error}")))?;
     let subscription = id.zip(source).map(|(id, source)| Subscribed {
@@ -393,6 +394,6 @@ fn context_of(row: OrgRow, heard: u64) -> Result<OrgContext, Error> {
         subscription,
         fresh_until: [plan_until, changes_at].into_iter().flatten().min(),
         loaded: Instant::now(),
-        heard,
+        as_of_change,
     })
 }

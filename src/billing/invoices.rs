@@ -164,7 +164,8 @@ mirror! {
 }
 
 impl Invoice {
-    /// Says that its subscription has changed: until when `past_due` keeps the plan goes by its invoices.
+    /// Announces that its subscription has changed: its unpaid invoices decide until when `past_due` keeps
+    /// the plan.
     pub(super) fn change(&self) -> Option<Change> {
         let subscription_id =
             self.subscription_id.clone().filter(|_| self.status.as_deref() != Some("draft"))?;
@@ -293,8 +294,8 @@ fn views(
     Ok(found.into_iter().map(view).collect())
 }
 
-/// Which of these were paid, at least in part, by a payment that was made outside Stripe and recorded there:
-/// newer shapes of an invoice do not say so
+/// The invoices that were paid, at least in part, outside Stripe and recorded there: newer shapes of an
+/// invoice do not say so
 /// (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
 fn paid_by_record(
     conn: &mut PgConnection,

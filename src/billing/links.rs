@@ -1,9 +1,9 @@
 //! Which org a Stripe customer belongs to.
 //!
-//! A link names its org by a *ref*: the org's public id or its external id. It is resolved when it is read,
-//! so customer, session, org and link may come in any order. Of several sources the strongest counts: an
-//! explicit call, then the customer's `metadata.org_id`, then `client_reference_id` of its latest checkout
-//! session, then the org made for it.
+//! A link names its org by a *ref*: the org's public id or its external id. The ref is resolved when the link
+//! is read, so customer, session, org and link may come in any order. The strongest source counts: a call of
+//! the API, then the customer's `metadata.org_id`, then `client_reference_id` of its latest checkout session,
+//! then the org made for the customer.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +12,12 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Untyped};
 
+use super::acting_realms::{self, acts};
 use super::directory::{self, Change};
-use super::trust::{self, acts};
 use super::{markers, orgs};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::realm::{MeantRealm, Realm, Unclear};
+use crate::realm::{Realm, RealmSelector, UnclearRealm};
 use crate::schema::stripe_customer_links as t;
 
 /// What one Stripe object says of its customer's org.
@@ -27,7 +27,7 @@ pub struct Link {
     pub realm: Realm,
     pub customer_id: String,
     pub source: LinkSource,
-    /// What to call an org made for it.
+    /// The name of an org that is made for the customer.
     pub name: Option<String>,
 }
 
@@ -46,15 +46,15 @@ pub enum LinkSource {
     },
 }
 
-/// Writes what the batch says. With `org_per_customer`, makes an org for each customer that names none.
+/// Writes the links of a batch. With `org_per_customer`, makes an org for each customer that names none.
 pub fn write(
     conn: &mut PgConnection,
     links: &[Link],
     org_per_customer: bool,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // In key order: two batches then never wait for each other. A customer's own word comes before its
-    // sessions'.
+    // In key order, so that two batches never wait for each other in a circle. The customer itself comes
+    // before its sessions.
     let mut links: Vec<&Link> = links.iter().collect();
     links.sort_by(|a, b| (&a.realm, &a.customer_id).cmp(&(&b.realm, &b.customer_id)));
     let metadata: Vec<(&Link, Option<&String>)> = links
@@ -90,16 +90,16 @@ statement!(Refs -> Nullable<Text>: "SELECT coalesce(l.ref, l.idle_ref)
     JOIN stripe_customer_links l USING (account, livemode, customer_id)
     ORDER BY account, livemode, customer_id FOR UPDATE OF l");
 
-/// Links that are being written: the orgs that lose and get a customer are told to have changed.
+/// Watches links while they are written: the orgs that lose or get a customer are announced as changed.
 struct Watch<'a> {
     /// Account, live mode and customer, in the order in which links are locked.
     keys: BTreeSet<(&'a str, bool, &'a str)>,
-    /// What each is linked to, before.
+    /// The ref of each link before the change.
     refs: Vec<Option<String>>,
 }
 
 impl<'a> Watch<'a> {
-    /// Locks the links, making those that are not there.
+    /// Locks the links. Missing ones are inserted.
     fn begin(
         conn: &mut PgConnection,
         customers: impl Iterator<Item = (&'a Realm, &'a str)>,
@@ -113,7 +113,7 @@ impl<'a> Watch<'a> {
         Ok(watch)
     }
 
-    /// Tells what has changed since.
+    /// Announces what has changed since.
     fn end(self, conn: &mut PgConnection) -> Result<(), Error> {
         if self.keys.is_empty() {
             return Ok(());
@@ -194,7 +194,7 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
     Ok(())
 }
 
-/// Realms in which Stripe has told of a customer: the customer itself, or something of it.
+/// Realms in which an event named a customer: the customer itself, or an object of the customer.
 pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
         "SELECT account, livemode FROM customers WHERE id = $1
@@ -208,7 +208,7 @@ pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm
     Ok(rows.into_iter().map(RealmRow::realm).collect())
 }
 
-/// Realms in which an explicit word links a customer to an org.
+/// Realms in which a call of the API links a customer to an org.
 pub fn linked_in(conn: &mut PgConnection, org_id: i64, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
         "SELECT l.account, l.livemode FROM org_refs r JOIN stripe_customer_links l ON l.ref = r.ref
@@ -234,33 +234,32 @@ impl RealmRow {
     }
 }
 
-/// Links a customer to an org by an explicit word, which beats every other source, and tells in which realm.
-/// Where the realm is not told it is the one in which Stripe has told of the customer. The customer need not
-/// be known yet: then the mode must be told.
+/// Links a customer to an org by a call of the API, which beats every other source; returns the realm. A
+/// selector that names no realm selects the one in which the customer is known. For an unknown customer it
+/// must name the mode.
 ///
-/// # Errors
-/// [`Error::Invalid`] for what is no id of a customer, and where it is not clear which customer is meant;
-/// [`Error::Conflict`] in a realm that does not act.
+/// # Errors [`Error::Invalid`] for a text that cannot be the id of a customer, and when customers of several
+/// realms fit; [`Error::Conflict`] in a realm that does not act.
 pub fn link(
     conn: &mut PgConnection,
-    meant: &MeantRealm,
+    selector: &RealmSelector,
     customer_id: &str,
     org: &str,
 ) -> Result<Realm, Error> {
-    check_ids(meant, customer_id)?;
-    let realm = match meant.of(realms_of(conn, customer_id)?) {
+    check_ids(selector, customer_id)?;
+    let realm = match selector.select(realms_of(conn, customer_id)?) {
         Ok(realm) => realm,
-        Err(Unclear::Nowhere) => {
-            let livemode = meant.livemode.ok_or_else(|| {
+        Err(UnclearRealm::Nowhere) => {
+            let livemode = selector.livemode.ok_or_else(|| {
                 let rule = "must be given, for Stripe has not told of this customer yet: true is live mode, \
                     false test mode";
                 Error::invalid("livemode", rule)
             })?;
-            Realm { account: meant.account.clone().unwrap_or_default(), livemode }
+            Realm { account: selector.account.clone().unwrap_or_default(), livemode }
         }
         Err(unclear) => return Err(which(unclear)),
     };
-    if !trust::load(conn)?.acts(&realm) {
+    if !acting_realms::load(conn)?.acts(&realm) {
         let detail = "what Stripe sends of this account and mode is mirrored and does nothing: name it by \
             COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS, and start the daemon again";
         return Err(Error::conflict("realm_not_trusted", detail));
@@ -269,20 +268,19 @@ pub fn link(
     Ok(realm)
 }
 
-/// Takes the explicit word back that links a customer to an org, and tells in which realm: what metadata and
-/// sessions say counts again.
+/// Removes the link that a call of the API made, and returns the realm. Metadata and sessions count again.
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is no such word; [`Error::Invalid`] as [`link`].
+/// [`Error::NotFound`] when no call of the API made such a link; [`Error::Invalid`] as [`link`].
 pub fn unlink(
     conn: &mut PgConnection,
-    meant: &MeantRealm,
+    selector: &RealmSelector,
     customer_id: &str,
     org_id: i64,
 ) -> Result<Realm, Error> {
-    check_ids(meant, customer_id)?;
-    let realm = meant.of(linked_in(conn, org_id, customer_id)?).map_err(|unclear| match unclear {
-        Unclear::Nowhere => Error::NotFound("link of this org that was made over the API to a customer"),
+    check_ids(selector, customer_id)?;
+    let realm = selector.select(linked_in(conn, org_id, customer_id)?).map_err(|unclear| match unclear {
+        UnclearRealm::Nowhere => Error::NotFound("link of this org that was made over the API to a customer"),
         unclear => which(unclear),
     })?;
     set_explicit(conn, &realm, customer_id, None)?;
@@ -291,12 +289,12 @@ pub fn unlink(
 
 /// # Errors
 /// [`Error::Invalid`] for ids that cannot be Stripe's.
-fn check_ids(meant: &MeantRealm, customer_id: &str) -> Result<(), Error> {
+fn check_ids(selector: &RealmSelector, customer_id: &str) -> Result<(), Error> {
     if !is_id(customer_id, "cus_") {
         let rule = "must be the id of a Stripe customer: `cus_` with letters and digits after it";
         return Err(Error::invalid("customer_id", rule));
     }
-    if meant.account.as_deref().is_some_and(|account| !account.is_empty() && !is_id(account, "acct_")) {
+    if selector.account.as_deref().is_some_and(|account| !account.is_empty() && !is_id(account, "acct_")) {
         let rule = "must be the id of a connected account (`acct_` with letters and digits after it), or \
             empty for our own";
         return Err(Error::invalid("account", rule));
@@ -310,12 +308,14 @@ fn is_id(text: &str, prefix: &str) -> bool {
     rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
-/// What a caller must add where an id is known in several realms.
+/// Asks the caller for what is missing to select one realm.
 #[must_use]
-pub fn which(unclear: Unclear) -> Error {
+pub fn which(unclear: UnclearRealm) -> Error {
     match unclear {
-        Unclear::Account => Error::invalid("account", "must be given: the id is known in several accounts"),
-        Unclear::Mode | Unclear::Nowhere => Error::invalid(
+        UnclearRealm::Account => {
+            Error::invalid("account", "must be given: the id is known in several accounts")
+        }
+        UnclearRealm::Mode | UnclearRealm::Nowhere => Error::invalid(
             "livemode",
             "must be given, for the id is known in both modes: true for live mode, false for test mode",
         ),

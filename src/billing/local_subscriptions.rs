@@ -1,13 +1,13 @@
 //! Subscriptions of orgs that do not pay through Stripe: trial, active, expired or cancelled. Owns
 //! `local_subscriptions`.
 //!
-//! `valid_until` decides, and the days of grace that the plan gives after it, unless it was cancelled: what
-//! is later counts as over, whether or not a worker has written so yet. At most one of an org is under way;
-//! one that is over never comes back, a new one takes its place. What is paid within the days of grace is
-//! paid from `valid_until` on.
+//! A subscription is over after `valid_until` and the days of grace that its plan gives (none if it was
+//! cancelled), even if no worker has written so yet. An org has at most one subscription that is not over.
+//! One that is over never comes back; a new one takes its place. A payment within the days of grace pays from
+//! `valid_until` on.
 //!
-//! Paid periods are counted from `period_start` in whole intervals. A trial runs from `created_at` to
-//! `trial_end`; when it is paid for while it runs, the first paid period begins with its end.
+//! Paid periods are whole intervals from `period_start`. A trial runs from `created_at` to `trial_end`; a
+//! payment during the trial pays for periods from its end on.
 
 mod read;
 mod row;
@@ -27,7 +27,7 @@ pub use read::{Cursor, Ended, Name, current, end_due, history, owed};
 use row::LocalSubscriptionRow;
 pub use row::{LocalSubscription, Owed};
 
-/// Whole intervals paid at once, at most.
+/// Most intervals that one payment pays for.
 const MAX_PERIODS: u32 = 120;
 
 /// How a subscription begins.
@@ -49,8 +49,8 @@ pub enum Paid {
     Until(DateTime<Utc>),
 }
 
-/// What a command on a subscription came to: how it stands, and the periods that are owed battery units, each
-/// under the key `local:{subscription_id}:{period_start}` once.
+/// The result of a command on a subscription: its state, and its periods for which battery units are owed,
+/// each once under the key `local:{subscription_id}:{period_start}`.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// The subscription as it is now.
@@ -122,7 +122,7 @@ pub fn start(
     Ok(done)
 }
 
-/// Whether the org ever had a trial of the plan, local or at Stripe, whatever became of it.
+/// The org had a trial of the plan before, local or at Stripe.
 fn had_trial(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Had {
@@ -249,9 +249,9 @@ fn write(conn: &mut PgConnection, row: &LocalSubscriptionRow, now: DateTime<Utc>
         .map(drop)
 }
 
-/// It was paid for. The one under way goes on from the end of what was paid for, a trial from its end, and a
-/// cancellation that was to come is taken back. Where the last one is over a new one begins now, with the
-/// newest version of its plan.
+/// Records a payment. The current subscription goes on from the end of its paid time, a trial from its end; a
+/// planned cancellation is undone. If the last subscription is over, a new one begins now, with the newest
+/// version of its plan.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the org never had one, [`Error::Conflict`] when the plan of one that is over is

@@ -1,5 +1,5 @@
-//! What changed and may have effects beyond the mirrors. Owns `battery_effects_queue`: markers are written in
-//! the transaction of the change, and taken by whoever works on effects once that is committed.
+//! Markers: changes that may have effects beyond the mirrors. Owns `battery_effects_queue`. A change writes
+//! its markers in its transaction; whoever works on effects takes them after the commit.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -8,18 +8,18 @@ use diesel::sql_types::{Bool, Text, Untyped};
 use crate::db::prepared::{Prepared, statement};
 use crate::realm::Realm;
 
-/// Which Stripe customer an org has may have changed.
+/// A customer's org may be another.
 pub const CUSTOMER: &str = "customer";
-/// An org may have come to have a name.
+/// An org may have got this name.
 pub const ORG: &str = "org";
-/// What a price buys may have changed.
+/// Prices may buy something else.
 pub const MAPPING: &str = "mapping";
 
-/// Says that something changed.
+/// One change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Marker {
     pub realm: Realm,
-    /// Kind of the Stripe object, or one of the constants here.
+    /// Kind of the Stripe object, or one of the constants above.
     pub kind: String,
     pub id: String,
 }
@@ -42,25 +42,25 @@ pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a 
     Ok(())
 }
 
-/// Says that a customer's org may be another.
+/// Marks a customer whose org may be another.
 pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &str) -> QueryResult<()> {
     let marker = Marker { realm: realm.clone(), kind: CUSTOMER.to_owned(), id: customer_id.to_owned() };
     write(conn, [&marker])
 }
 
-/// Says that these names belong to an org now.
+/// Marks names that belong to an org from now on.
 pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'a str>) -> QueryResult<()> {
     let of = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
     let markers: Vec<Marker> = names.into_iter().map(of).collect();
     write(conn, &markers)
 }
 
-/// Says that what prices buy (plans, versions of plans, packs) may be something else.
+/// Marks that plans, their versions or packs have changed, so that prices may buy something else.
 pub fn mapping_changed(conn: &mut PgConnection) -> QueryResult<()> {
     write(conn, [&mapping()])
 }
 
-/// The word that what prices buy, or what they cost, may be something else.
+/// The marker of [`mapping_changed`].
 #[must_use]
 pub fn mapping() -> Marker {
     Marker { realm: nowhere(), kind: MAPPING.to_owned(), id: String::new() }

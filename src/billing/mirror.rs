@@ -1,5 +1,5 @@
-//! One way to store rows of any mirror: columns travel as arrays, so a batch is one prepared statement of any
-//! size.
+//! Stores rows of any mirror. Each column travels as one array, so a batch of any size is one prepared
+//! statement.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -12,19 +12,17 @@ use diesel::sql_types::{Array, Bool, Integer, Text, Untyped};
 use super::{MirrorBatch, MirrorRows};
 pub(super) use crate::db::prepared::Column;
 
-/// Account, live mode, object id, and the number within that object for rows which belong to a parent (else
-/// 0).
+/// Account, live mode, object id, and the number within that object (0 for a row that has no parent).
 pub(super) type Key<'a> = (&'a str, bool, &'a str, i32);
 
 /// A row of a mirror table; [`mirror!`] implements it.
 pub(super) trait Mirror: 'static {
-    /// The table.
     const TABLE: &'static str;
     /// The columns of the primary key.
     const KEY: &'static [&'static str];
     /// Every column of the row, in the order of [`Mirror::columns`].
     const COLUMNS: &'static [&'static str];
-    /// Which stored row an update may replace; empty for any.
+    /// SQL: which stored rows an update may replace; empty: any.
     const GUARD: &'static str = "";
     /// The primary key of this row.
     fn key(&self) -> Key<'_>;
@@ -94,7 +92,7 @@ impl<M> Query for Upsert<'_, M> {
 
 impl<M> RunQueryDsl<PgConnection> for Upsert<'_, M> {}
 
-/// Stores rows, sorted by key so that two writers lock in the same order; of equal keys the last one given
+/// Stores rows, sorted by key, so that two writers lock in the same order. Of equal keys the last one given
 /// counts.
 pub(super) fn upsert<'a, M: Mirror>(
     conn: &mut PgConnection,
@@ -136,7 +134,7 @@ pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
 }
 
 /// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`:
-/// what is left of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
+/// the rest of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
 fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
     if parents.is_empty() {
         return Ok(());

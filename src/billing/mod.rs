@@ -2,6 +2,7 @@
 //!
 //! The tables here mirror Stripe objects. A row follows from the winning snapshot of its object alone.
 
+pub mod acting_realms;
 pub mod catalog;
 pub mod checkout_sessions;
 pub mod credit_notes;
@@ -9,9 +10,9 @@ pub mod customers;
 pub mod directory;
 pub mod disputes;
 pub mod exports;
+mod history;
 pub mod invoices;
 pub mod links;
-mod lives;
 pub mod local_subscriptions;
 pub mod markers;
 mod mirror;
@@ -28,7 +29,6 @@ pub mod read;
 pub mod refunds;
 pub mod subscription_periods;
 pub mod subscriptions;
-pub mod trust;
 
 use std::collections::BTreeSet;
 
@@ -52,8 +52,8 @@ macro_rules! mirrors {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct MirrorBatch {
             $($(#[$doc])* pub $rows: Vec<$row>,)*
-            /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it
-            /// commits.
+            /// Payments to recompute after the rows above are stored. The caller holds a lock on each until
+            /// it commits.
             pub payment_keys: BTreeSet<PaymentKey>,
         }
 

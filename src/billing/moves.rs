@@ -10,17 +10,17 @@ use super::links;
 use super::org_plan::{clock, stripe_plans};
 use super::plans;
 use crate::error::Error;
-use crate::realm::{MeantRealm, Realm, Unclear};
+use crate::realm::{Realm, RealmSelector, UnclearRealm};
 use crate::schema::{subscription_moves, subscriptions};
 
-/// Moves a Stripe subscription to a version of a plan: it has that version for as long as it is on the plan,
-/// whatever was sold when it was bought.
+/// Moves a Stripe subscription to a version of a plan. It keeps that version while it is on the plan,
+/// whichever version was sold when it was bought.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such subscription, or the plan has no such version.
 pub fn one(
     conn: &mut PgConnection,
-    meant: &MeantRealm,
+    selector: &RealmSelector,
     subscription_id: &str,
     (plan_id, version): (&str, i32),
     now: DateTime<Utc>,
@@ -31,8 +31,8 @@ pub fn one(
         .order((subscriptions::account, subscriptions::livemode))
         .load(conn)?;
     let known = known.into_iter().map(|(account, livemode)| Realm { account, livemode });
-    let realm = meant.of(known).map_err(|unclear| match unclear {
-        Unclear::Nowhere => Error::NotFound("subscription"),
+    let realm = selector.select(known).map_err(|unclear| match unclear {
+        UnclearRealm::Nowhere => Error::NotFound("subscription"),
         unclear => links::which(unclear),
     })?;
     plans::check_version(conn, plan_id, version)?;
@@ -64,7 +64,7 @@ const ALL: &str = concat!(
     clock!("$1", "$2"),
     " INSERT INTO subscription_moves AS m (account, livemode, subscription_id, plan_id, version, moved_at)
      SELECT s.account, s.livemode, s.id, p.plan_id, $5, clock.now FROM ",
-    // Those that are paused or unpaid move too: they may come back.
+    // Paused and unpaid ones move, too, because they may come back.
     stripe_plans!("subscriptions s", "s.status NOT IN ('canceled', 'incomplete_expired')"),
     " WHERE p.plan_id = $3 AND p.version = $4
      ON CONFLICT (account, livemode, subscription_id, plan_id)

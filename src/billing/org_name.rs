@@ -1,8 +1,8 @@
-//! From what a request calls an org to the org. Every operation that names one comes through here: its id
-//! (`org_…`) and its external id both do, an unknown one is not found, and the field that named it is told.
+//! How requests name an org. Every operation on an org comes through here: it accepts the id (`org_…`) and
+//! the external id, and an unknown name is not found, with the field that named it.
 //!
-//! What a key of an org calls an org is compared with that org's own names and with nothing else. So neither
-//! the answer nor the time that it takes tells whether another name exists.
+//! A name from an org's key is compared with that org's own names alone. So neither the answer nor its time
+//! shows whether another name exists.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::schema::org_refs;
 
-/// An org, as requests that are answered together ask for it.
+/// An org, as requests that share a batch name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OrgRef {
     /// The key's own org, by row id.
@@ -25,7 +25,7 @@ pub enum OrgRef {
     Named(String),
 }
 
-/// An org that a request is about, and the field that names it.
+/// The org that a request is about, and the field that names it.
 #[derive(Clone, Debug)]
 pub struct OrgName {
     org: OrgRef,
@@ -33,12 +33,12 @@ pub struct OrgName {
 }
 
 impl OrgName {
-    /// What an operator calls an org, who may name any.
+    /// A name from someone who may name any org.
     pub fn of_any(name: impl Into<String>, field: impl Into<Cow<'static, str>>) -> Self {
         Self { org: OrgRef::Named(name.into()), field: field.into() }
     }
 
-    /// The same, as far as `principal` may name it.
+    /// The same, if `principal` may name it.
     ///
     /// # Errors
     /// [`Error::UnknownOrg`] when a key of an org names anything but its own org.
@@ -53,8 +53,8 @@ impl OrgName {
         }
     }
 
-    /// The org that `principal` names in `field`. One that names none is about its own org; a key of the
-    /// platform that names none is about no org: `None`.
+    /// The org that `principal` names in `field`. Without a name a key of an org means its own org, and a key
+    /// of the platform means no org: `None`.
     ///
     /// # Errors
     /// [`Error::UnknownOrg`] when a key of an org names anything but its own org.
@@ -71,7 +71,7 @@ impl OrgName {
         }
     }
 
-    /// As [`OrgName::of`], where there must be an org.
+    /// As [`OrgName::of`], for requests that must have an org.
     ///
     /// # Errors
     /// Also [`Error::Invalid`] when a key of the platform names none.
@@ -86,7 +86,7 @@ impl OrgName {
         })
     }
 
-    /// The org, held or read.
+    /// The org, from the cache or the database.
     ///
     /// # Errors
     /// [`Error::UnknownOrg`] when there is none.
@@ -98,7 +98,7 @@ impl OrgName {
         found?.ok_or_else(|| self.unknown())
     }
 
-    /// The org's row id, for those who need nothing else of it.
+    /// The org's row id, without reading the rest of it.
     ///
     /// # Errors
     /// As [`OrgName::find`].
@@ -113,13 +113,13 @@ impl OrgName {
         }
     }
 
-    /// That there is none.
+    /// The error for a name that no org has.
     #[must_use]
     pub fn unknown(&self) -> Error {
         Error::UnknownOrg(self.field.clone())
     }
 
-    /// For requests that are answered together.
+    /// For requests that share a batch.
     #[must_use]
     pub fn into_ref(self) -> OrgRef {
         self.org

@@ -1,14 +1,14 @@
 //! Which plan an org has, in which version, by which subscription: the SQL that decides.
 //!
-//! Of several subscriptions that give a plan that of the highest rank counts; of equal ones Stripe's before a
-//! local one. Stripe's statuses `trialing` and `active` give it, `past_due` for a grace; paused collection
-//! and a cancellation that is still to come change nothing. An org to which none gives a plan has the default
-//! one, if there is one. Everything is decided by the clock of the program, never by that of the database.
+//! Of several subscriptions that give a plan, the one with the highest rank counts; of equal ones, Stripe's
+//! before a local one. Stripe's statuses `trialing` and `active` give the plan, `past_due` for a grace.
+//! Paused collection and a coming cancellation change nothing. An org without such a subscription has the
+//! default plan, if there is one. The program's clock decides, never the database's.
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
-/// By what time, and by what rule, plans are told.
+/// The instant and the grace by which plans are decided.
 #[derive(Clone, Copy, Debug)]
 pub struct AsOf {
     pub now: DateTime<Utc>,
@@ -16,7 +16,7 @@ pub struct AsOf {
     pub grace_days: u16,
 }
 
-/// SQL: `clock (now, grace)`, which the rest refers to. `$now` and `$grace` are placeholders.
+/// SQL: `clock (now, grace)`; the other pieces refer to it. `$now` and `$grace` are placeholders.
 macro_rules! clock {
     ($now:literal, $grace:literal) => {
         concat!(
@@ -30,11 +30,11 @@ macro_rules! clock {
 }
 pub(super) use clock;
 
-/// SQL: when the unpaid invoice of a subscription `s` was due that is `past_due`: the oldest one of those
-/// that came after the last invoice which was paid (an older one that nobody paid did not make it so). That
-/// is its due date, or, where Stripe charges by itself, when it was issued. Where no such invoice is known:
-/// the start of the latest period of any of its items, with which the last renewal was due. Stripe: "the
-/// payment on the latest finalized invoice either failed or wasn't attempted"
+/// SQL: when the unpaid invoice of a `past_due` subscription `s` was due. That is the oldest unpaid one after
+/// the last paid invoice (an older one that nobody paid is not the reason). It was due at its due date, or,
+/// where Stripe charges automatically, when it was issued. If no such invoice is known: the start of the
+/// latest period of any item, when the last renewal was due. Stripe: "the payment on the latest finalized
+/// invoice either failed or wasn't attempted"
 /// (<https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>).
 macro_rules! due {
     () => {
@@ -53,13 +53,13 @@ macro_rules! due {
 }
 pub(super) use due;
 
-/// SQL: subscriptions of Stripe as `s`, with the plan that each gives now as `p (plan_id, version)`: that of
-/// the first item that maps, by its price or else by its product. The version: the one it was moved to, else
-/// the newest that was sold when it got the price, else the first. `s.period_start` and `s.period_end` are
-/// the period of that item; where none maps, of the first one: items of one subscription may be billed by the
+/// SQL: Stripe subscriptions as `s`, with the plan that each gives now as `p (plan_id, version)`: the plan of
+/// the first item whose price, or else whose product, is mapped. The version: the one it was moved to, else
+/// the newest one on sale when it got the price, else the first. `s.period_start` and `s.period_end` are the
+/// period of that item; if none is mapped, of the first item: items of one subscription may be billed by the
 /// month and by the year (<https://docs.stripe.com/billing/subscriptions/mixed-interval>). `s.grace_end`:
-/// when `past_due` no longer keeps the plan. `$of` narrows `s`, `$gives` says which of them give a plan; it
-/// refers to `clock`.
+/// when `past_due` no longer keeps the plan. `$of` narrows `s`, and `$gives` is the condition for giving a
+/// plan; it refers to `clock`.
 macro_rules! stripe_plans {
     ($of:expr, $gives:expr) => { concat!("(
         SELECT s.*, f.maps_to, f.price_id AS mapped_price,
@@ -91,9 +91,9 @@ macro_rules! stripe_plans {
 }
 pub(super) use stripe_plans;
 
-/// SQL: per org, the subscription that counts and the plan that it gives, else the default plan: `by_default`
-/// says so. Of several that give a plan the one of the highest rank counts; `paying` lists all of them, as
-/// JSON, where there are several. It refers to `clock`.
+/// SQL: per org, the subscription that counts and its plan, else the default plan (then `by_default` is
+/// true). Of several that give a plan the one with the highest rank counts; `paying` lists them all as JSON
+/// if there are several. It refers to `clock`.
 macro_rules! with_plan {
     () => { concat!("SELECT o.*, s.source, s.subscription_id, s.subscription_status, s.plan_until,
         s.period_start, s.period_end,
@@ -153,7 +153,7 @@ macro_rules! with_plan {
 }
 pub(super) use with_plan;
 
-/// SQL: when a local subscription `l` is over, if nothing is paid: after the days of grace, unless it was
+/// SQL: when a local subscription `l` is over if nothing is paid: after the days of grace, unless it was
 /// cancelled.
 macro_rules! over_at {
     () => {
@@ -170,10 +170,11 @@ macro_rules! micros {
     };
 }
 
-/// SQL: what [`super::lives`] reads of the subscriptions that an org has or had: JSON, one array each,
-/// Stripe's and local ones. `$org` is its row id. `idle`: of the mode that does not act, in our own account.
-macro_rules! lives {
-    ($org:literal) => { concat!("(SELECT json_agg(l.life)::text FROM (
+/// SQL: the subscriptions that an org has or had, Stripe's and local ones, as one JSON array that
+/// [`super::history`] reads. `$org` is the org's row id. `idle`: of the mode that does not act, in our own
+/// account.
+macro_rules! histories {
+    ($org:literal) => { concat!("(SELECT json_agg(l.past)::text FROM (
         SELECT json_build_object('stripe', json_build_object(
             'created', ", $crate::billing::org_plan::micros!("s.created"), ",
             'anchor', ", $crate::billing::org_plan::micros!("s.billing_cycle_anchor"), ",
@@ -198,7 +199,7 @@ macro_rules! lives {
                       GROUP BY p.price_id, p.product_id) g
                 LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = g.price_id
                 LEFT JOIN plan_stripe_products by_product ON by_product.product_id = g.product_id
-                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS life
+                LEFT JOIN plans pl ON pl.plan_id = coalesce(by_price.plan_id, by_product.plan_id)))) AS past
         FROM org_refs r JOIN (
             SELECT ref, account, livemode, customer_id, false AS idle FROM stripe_customer_links
             UNION ALL
@@ -221,8 +222,8 @@ macro_rules! lives {
 }
 pub(super) use micros;
 
-/// Orgs by name (public or external id) and by row id, as [`super::directory`] holds them. Bind now, the days
-/// of grace, the names, the row ids. A subscription that grants nothing has no period.
+/// Orgs by name (public or external id) and by row id, for [`super::directory`]. Bind now, the days of grace,
+/// the names, the row ids. A subscription that gives no plan has no period.
 pub(super) struct Contexts;
 
 impl crate::db::prepared::Text for Contexts {
@@ -236,7 +237,7 @@ impl crate::db::prepared::Text for Contexts {
                 o.source, o.subscription_id, o.subscription_status, o.trial_end, o.cancel_at_period_end,
                     o.cancel_at,
                 o.pause, o.pause_until, o.paying, o.by_default, ",
-        lives!("n.org_id"),
+        histories!("n.org_id"),
         ", (SELECT d.plan_id FROM plans d WHERE d.is_default)
          FROM named n JOIN (",
         with_plan!(),

@@ -1,4 +1,4 @@
-//! Orgs: who is billed. Which plan an org has is told by [`super::org_plan`].
+//! Orgs: who is billed. [`super::org_plan`] decides which plan an org has.
 
 use std::collections::BTreeMap;
 

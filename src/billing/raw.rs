@@ -1,4 +1,4 @@
-//! Stripe's own words: the snapshot that a mirrored row was read from.
+//! The Stripe object as it was sent: the snapshot that a mirrored row was read from.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -24,9 +24,9 @@ struct Data {
     object: Box<RawValue>,
 }
 
-/// The snapshot that holds for an object, as Stripe sent it. `objects` are the kinds that it may be of, the
-/// first found counts. `None` where no event is about the object itself, such as a refund that is only listed
-/// in its charge.
+/// The winning snapshot of an object, as Stripe sent it. `objects` are the kinds that it may be of; the first
+/// one found counts. `None` if no event is about the object itself, such as a refund that only its charge
+/// lists.
 pub(crate) fn snapshot(
     conn: &mut PgConnection,
     objects: &[&str],

@@ -1,8 +1,8 @@
-//! How finance reads the mirrors: filters, pages and look-ups, the same for every kind of object.
+//! How the API reads the mirrors: filters, pages and look-ups, the same for every kind of object.
 //!
-//! A row's org is found through its customer: `stripe_customer_links` → `org_refs` → `orgs`. Whatever is not
-//! linked belongs to nobody and is shown to the platform alone; it appears in the org's lists as soon as the
-//! link does.
+//! A row's org is found through its customer: `stripe_customer_links` → `org_refs` → `orgs`. A row that is
+//! not linked belongs to no org, and only keys of the platform see it. It appears in the org's lists as soon
+//! as the link does.
 
 mod owners;
 mod select;
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::Mirror;
-use super::{raw, trust};
+use super::{acting_realms, raw};
 use crate::error::Error;
 use crate::time::Moment;
 use select::Part;
@@ -35,7 +35,7 @@ pub struct Basics {
     /// Only live (true) or test mode (false). Left out: the mode that acts (`COULOMB_STRIPE_MODE`).
     pub livemode: Option<bool>,
     /// `all`: of every account and mode that is not named, those that do not act, too.
-    pub realms: Option<trust::ShownRealms>,
+    pub realms: Option<acting_realms::ShownRealms>,
     /// Created at Stripe at or after.
     pub created_from: Option<Moment>,
     /// Created at Stripe before.
@@ -72,27 +72,24 @@ pub enum ListPart {
     Lines,
 }
 
-/// A page of a list as asked for.
+/// The page of a list that a request asks for.
 #[derive(Clone, Debug)]
 pub struct Listing<F> {
-    /// Public id of the only org whose rows are meant; `None`: everybody's.
+    /// Public id of the org whose rows are listed; `None`: every org's.
     pub org: Option<String>,
     /// Only what is (true) or is not (false) linked to an org.
     pub linked: Option<bool>,
-    /// What every list is narrowed by.
     pub basics: Basics,
-    /// What this list alone is narrowed by.
     pub filter: F,
-    /// The row that the page comes after.
+    /// The last row of the page before.
     pub after: Option<Position>,
-    /// Rows of a page at most.
     pub limit: i64,
 }
 
-/// One object as asked for.
+/// The object that a request asks for.
 #[derive(Clone, Debug)]
 pub struct Lookup {
-    /// Public id of the org of an org's key, which sees nothing else; `None`: everything.
+    /// Public id of the org whose key asks: it sees no other org's objects. `None`: a key of the platform.
     pub own: Option<String>,
     pub id: String,
     /// Which copy of it.
@@ -139,16 +136,16 @@ pub(super) trait ListFilter {
     }
 }
 
-/// How rows of a table belong to a customer.
+/// How a row belongs to a customer.
 #[derive(Clone, Copy)]
 pub(super) enum Belongs {
-    /// Not at all: the catalogue.
+    /// It does not: the catalogue.
     ToNobody,
     /// The column with the customer's id.
     By(&'static str),
-    /// By `customer_id`, else by that of its invoice.
+    /// The column `customer_id`, else the customer of the invoice that the payment pays.
     LikePayments,
-    /// Through its payment: that of its intent, or, where it names none, that of its charge.
+    /// The customer of its payment: that of its intent or, if it names no intent, of its charge.
     ThroughPayment,
 }
 
@@ -316,12 +313,12 @@ where
     rows.when(basics.account.as_deref(), &format!("{table}.account = {{}}"));
     rows.when(basics.livemode, &format!("{table}.livemode = {{}}"));
     if basics.realms.is_none() && (basics.account.is_none() || basics.livemode.is_none()) {
-        let trusted = trust::load(conn)?;
+        let acting = acting_realms::load(conn)?;
         if basics.livemode.is_none() {
-            rows.when(Some(trusted.livemode()), &format!("{table}.livemode = {{}}"));
+            rows.when(Some(acting.livemode()), &format!("{table}.livemode = {{}}"));
         }
         if basics.account.is_none() {
-            let accounts = trusted.accounts().to_vec();
+            let accounts = acting.accounts().to_vec();
             rows.with(&format!(" AND {table}.account = ANY ({{}})"), [select::Bind::Texts(accounts)]);
         }
     }
@@ -333,7 +330,7 @@ where
         owners::only::<T>(conn, &mut rows, &owners::Customers::anywhere(id))?;
     }
     if let Some(invoice) = listing.filter.invoice_of_payment() {
-        owners::through_few_payments::<T>(&mut rows, &Where::of("p.invoice_id = {}", [invoice.into()]));
+        owners::through_few_payments::<T>(&mut rows, &Where::new("p.invoice_id = {}", [invoice.into()]));
     }
     if let Some(org) = &listing.org
         && !matches!(T::BELONGS, Belongs::ToNobody)
@@ -396,7 +393,7 @@ where
         .collect())
 }
 
-/// The lines or items of these rows, in their order, by the row's place in `parents`.
+/// The lines or items of `parents`, in their order, one list for each parent.
 pub(super) fn children<T, C>(
     conn: &mut PgConnection,
     parents: &[OwnedRow<T>],
@@ -414,7 +411,7 @@ where
         })
         .collect();
     let mut found: BTreeMap<_, Vec<C>> = BTreeMap::new();
-    for child in Children::<C>::of(&keys).load(conn)? {
+    for child in Children::<C>::new(&keys).load(conn)? {
         let (account, livemode, id, _) = child.key();
         found.entry((account.to_owned(), livemode, id.to_owned())).or_default().push(child);
     }

@@ -1,8 +1,7 @@
 //! The billing periods that Stripe's events show subscriptions with. Owns `subscription_periods`.
 //!
-//! A row is a function of the set of events that show the period: nothing hangs on their order, and no event
-//! is needed twice. What became of the subscription since takes no period away again: usage of it may come
-//! late.
+//! A row is a function of the set of events that show the period: their order does not matter. A later change
+//! of the subscription deletes no period, because usage of that period may still come.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,7 @@ use super::directory::{self, Change};
 use crate::db::prepared::{Prepared, statement};
 use crate::realm::Realm;
 
-/// That a Stripe event of then shows an item of a subscription with a period.
+/// A Stripe event shows an item of a subscription with this period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPeriod {
     pub realm: Realm,
@@ -23,15 +22,14 @@ pub struct SeenPeriod {
     pub price_id: String,
     /// When the period began.
     pub start: DateTime<Utc>,
-    /// What the latest event says of it.
-    pub said: Said,
+    pub details: PeriodDetails,
     /// When the event was made.
     pub at: DateTime<Utc>,
 }
 
-/// What an event says of a period.
+/// What an event says of a period, apart from its start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Said {
+pub struct PeriodDetails {
     pub end: DateTime<Utc>,
     /// Place of the item in the subscription's list, from 0.
     pub item_number: i32,
@@ -57,20 +55,20 @@ statement!(Seen -> (Text, Bool, Text):
              > (p.last_seen, p.period_end, p.item_number, coalesce(p.product_id, ''))
      RETURNING account, livemode, subscription_id");
 
-/// Of one period: the earliest event, the latest one, and what that says.
-struct Shown<'a> {
+/// The events of one period: the earliest, and the latest with what it says.
+struct PeriodEvents<'a> {
     first: DateTime<Utc>,
-    last: (DateTime<Utc>, &'a Said),
+    last: (DateTime<Utc>, &'a PeriodDetails),
 }
 
-/// Writes the periods that events show. Of events of one second the one counts that says the later end. The
-/// caller holds the subscriptions.
+/// Writes the periods that events show. Of events of one second the one with the later end counts. The caller
+/// holds locks on the subscriptions.
 pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
-    let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), Shown<'_>> = BTreeMap::new();
+    let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), PeriodEvents<'_>> = BTreeMap::new();
     for one in seen {
         let key = (&one.realm, one.subscription_id.as_str(), one.price_id.as_str(), one.start);
-        let last = (one.at, &one.said);
-        let shown = shown.entry(key).or_insert(Shown { first: one.at, last });
+        let last = (one.at, &one.details);
+        let shown = shown.entry(key).or_insert(PeriodEvents { first: one.at, last });
         shown.first = shown.first.min(one.at);
         shown.last = shown.last.max(last);
     }

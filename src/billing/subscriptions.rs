@@ -112,7 +112,7 @@ mirror! {
 }
 
 impl Subscription {
-    /// Says that it has changed.
+    /// Announces that it has changed.
     pub(super) fn change(&self) -> Change {
         Change::Subscription(self.account.clone(), self.livemode, self.id.clone())
     }
@@ -126,7 +126,7 @@ pub struct SubscriptionWithItems {
     pub items: Vec<SubscriptionItem>,
 }
 
-/// That a Stripe event of then shows a subscription with a price.
+/// A Stripe event shows a subscription with this price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenPrice {
     pub realm: Realm,
@@ -144,8 +144,8 @@ statement!(Seen -> PriceKey:
      WHERE excluded.since < p.since
       RETURNING account, livemode, subscription_id, price_id");
 
-/// Writes since when subscriptions have had their prices: the earliest of all events that show one, in
-/// whatever order they come. The caller holds the subscriptions.
+/// Writes since when subscriptions have had their prices: the time of the earliest event that shows the
+/// price. The order of events does not matter. The caller holds locks on the subscriptions.
 pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<()> {
     let mut earliest: BTreeMap<(&Realm, &str, &str), DateTime<Utc>> = BTreeMap::new();
     for price in seen {

@@ -11,13 +11,13 @@ use diesel::sql_types::{BigInt, Text};
 use super::running::{self, Daemon};
 use super::{Failure, Usage, ask, open, out};
 use crate::battery::effects::waiting;
-use crate::billing::trust;
+use crate::billing::acting_realms;
 use crate::config::Config;
 use crate::db;
 use crate::db::migrate::{self, State};
 use crate::error::Error;
 use crate::metering::{partitions, unpriced};
-use crate::realm::Trusted;
+use crate::realm::ActingRealms;
 use crate::stripe::inbox;
 
 /// What a check found.
@@ -304,7 +304,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
             "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
         ));
     }
-    let (acting, said) = (trust::load(conn)?, config.trusted());
+    let (acting, said) = (acting_realms::load(conn)?, config.acting_realms());
     if acting != said {
         return Ok(Finding::Note(format!(
             "{} acts, but the settings say {}: restart the daemon to apply them",
@@ -312,7 +312,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
             describe(&said)
         )));
     }
-    let idle = trust::idle(conn)?;
+    let idle = acting_realms::idle(conn)?;
     if idle.is_empty() {
         return Ok(Finding::Good(format!(
             "{} acts, and Stripe has sent nothing of another realm",
@@ -335,7 +335,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     )))
 }
 
-fn describe(trusted: &Trusted) -> String {
+fn describe(trusted: &ActingRealms) -> String {
     let mode = if trusted.livemode() { "live" } else { "test" };
     let connected: Vec<&str> =
         trusted.accounts().iter().map(String::as_str).filter(|account| !account.is_empty()).collect();

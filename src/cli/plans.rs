@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::keys::record;
 use super::{Failure, open, out};
+use crate::billing::acting_realms;
 use crate::billing::directory::Directory;
 use crate::billing::plans as stored;
-use crate::billing::trust;
 use crate::config::Config;
 use crate::db;
 use crate::error::Error;
@@ -81,7 +81,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
         PlansCommand::ImportStripe { live, account, how } => {
             let mut database = open::Database::open(config)?;
             let conn = &mut database.conn;
-            let livemode = live || trust::load(conn)?.livemode();
+            let livemode = live || acting_realms::load(conn)?.livemode();
             let (wanted, problems) = import::read(conn, &Realm { account, livemode })?;
             for problem in &problems {
                 out::line(problem)?;

@@ -13,7 +13,7 @@ use super::{Failure, open};
 use crate::app::App;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::battery::effects::{skipped, waiting};
-use crate::billing::trust;
+use crate::billing::acting_realms;
 use crate::config::{Config, without_password};
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
@@ -87,15 +87,15 @@ fn trust_realms(
     now: chrono::DateTime<Utc>,
 ) -> Result<(), Failure> {
     let change = db::retrying(conn, |conn| {
-        let change = trust::establish(conn, &config.trusted(), now)?;
+        let change = acting_realms::establish(conn, &config.acting_realms(), now)?;
         match change {
-            trust::Change::None => {}
-            trust::Change::Said => waiting::requeue_all(conn)?,
-            trust::Change::Other => skipped::requeue_all(conn)?,
+            acting_realms::ActingChange::None => {}
+            acting_realms::ActingChange::First => waiting::requeue_all(conn)?,
+            acting_realms::ActingChange::Other => skipped::requeue_all(conn)?,
         }
         Ok(change)
     })?;
-    if change == trust::Change::Other {
+    if change == acting_realms::ActingChange::Other {
         let (mode, accounts) = (config.stripe_mode, config.stripe_accounts.join(","));
         tracing::warn!(?mode, accounts, "other realms of Stripe act than before");
     }

@@ -93,7 +93,7 @@ pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use crate::billing::exports::Kind;
-    use crate::money::Major;
+    use crate::money::MajorUnits;
 
     #[test]
     fn what_starts_a_formula_is_neutralised() {
@@ -137,7 +137,7 @@ mod tests {
         let rows: &[&[Cell<'_>]] = &[
             &[Cell::Text("plain"), Cell::Text("a, \"b\"")],
             &[Cell::Null, Cell::Text("two\r\nlines")],
-            &[Cell::Integer(-5), Cell::Major(Major::of(-5, "eur"))],
+            &[Cell::Integer(-5), Cell::Major(MajorUnits::new(-5, "eur"))],
             &[Cell::Text("-5"), Cell::Json("{\"a\": \"b\"}")],
             &[Cell::Boolean(true), Cell::Time(0)],
         ];

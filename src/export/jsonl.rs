@@ -58,14 +58,19 @@ impl Writer for Jsonl<'_> {
 mod tests {
     use super::*;
     use crate::billing::exports::Kind;
-    use crate::money::Major;
+    use crate::money::MajorUnits;
 
     #[test]
     fn a_row_is_one_line_of_json() {
         let mut out = Vec::new();
         let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4]));
         writer
-            .row(&[Cell::Text("=\"\n\u{7f}"), Cell::Null, Cell::Major(Major::of(1230, "eur")), Cell::Time(1)])
+            .row(&[
+                Cell::Text("=\"\n\u{7f}"),
+                Cell::Null,
+                Cell::Major(MajorUnits::new(1230, "eur")),
+                Cell::Time(1),
+            ])
             .expect("writes");
         writer
             .row(&[

@@ -9,8 +9,8 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use super::params::{Period, Request};
 use super::{ExportKind, battery};
 use crate::auth::PLATFORM;
+use crate::billing::acting_realms;
 use crate::billing::exports::{Column, Kind, Type};
-use crate::billing::trust;
 use crate::db::Scope;
 use crate::error::Error;
 
@@ -132,7 +132,7 @@ fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Re
         conditions.add("d.livemode = ?", [Bind::Bool(livemode)]);
     }
     if !request.every_realm && (request.account.is_none() || request.livemode.is_none()) {
-        let trusted = trust::load(conn)?;
+        let trusted = acting_realms::load(conn)?;
         if request.account.is_none() {
             conditions.add("d.account = ANY (?)", [Bind::Texts(trusted.accounts().to_vec())]);
         }

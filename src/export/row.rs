@@ -7,7 +7,7 @@ use diesel::row::{Field, NamedRow, Row};
 
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
-use crate::money::{Major, decimal_places};
+use crate::money::{MajorUnits, decimal_places};
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const EPOCH_OF_POSTGRES: i64 = 946_684_800_000_000;
@@ -21,7 +21,7 @@ pub(super) enum Cell<'a> {
     /// A whole number or an amount in minor units.
     Integer(i64),
     /// An amount in major units.
-    Major(Major),
+    Major(MajorUnits),
     Decimal(&'a str),
     Boolean(bool),
     /// Microseconds since 1970, UTC.
@@ -97,9 +97,8 @@ fn decode(holds: Type, value: Option<&[u8]>, places: Option<u8>) -> Option<Cell<
         Type::Json => text().map(Cell::Json),
         Type::Integer | Type::Amount => number().map(Cell::Integer),
         // Without a currency the unit is unknown.
-        Type::Major => {
-            number().map(|minor| places.map_or(Cell::Null, |places| Cell::Major(Major { minor, places })))
-        }
+        Type::Major => number()
+            .map(|minor| places.map_or(Cell::Null, |places| Cell::Major(MajorUnits { minor, places }))),
         Type::Boolean => value.first().map(|byte| Cell::Boolean(*byte != 0)),
         Type::Time => number()?.checked_add(EPOCH_OF_POSTGRES).map(Cell::Time),
     }

@@ -1,16 +1,16 @@
-//! Memory for deliveries. Who sends one is known only when all of it is there, so strangers can take memory,
-//! too: where there is not enough, it is taken from the body that has been arriving longest, long ones first.
-//! Stripe's arrive within milliseconds.
+//! Memory for the bodies of deliveries. We know who sends one only when all of it is there, so strangers can
+//! take memory, too. When memory runs out, the body that has been arriving longest is dropped, long ones
+//! first. Stripe's bodies arrive within milliseconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Bytes of a body that goes only when no longer one can.
+/// A body up to this size is dropped only when no longer one can be.
 const SHORT: usize = 64 << 10;
 
-/// Memory that bodies of deliveries take together.
+/// The memory that all bodies share.
 pub struct Bodies {
     at_most: usize,
     state: Mutex<State>,
@@ -19,7 +19,7 @@ pub struct Bodies {
 #[derive(Default)]
 struct State {
     taken: usize,
-    /// By the order in which they began.
+    /// In the order in which they began.
     arriving: BTreeMap<u64, Arriving>,
     next: u64,
 }
@@ -52,11 +52,11 @@ impl Bodies {
     }
 }
 
-/// The memory of one body, until it goes.
+/// The memory of one body; dropping it frees the memory.
 pub struct Memory {
     all: Arc<Bodies>,
     id: u64,
-    /// Bytes that nobody can take any more.
+    /// Bytes that are the body's until it is dropped.
     kept: usize,
     ended: Arc<Notify>,
 }

@@ -1,6 +1,6 @@
-//! What projected objects cause beyond their own mirrors: the link between a Stripe customer and its org,
-//! since when a subscription has had its prices, its billing periods, and a marker for whoever works on
-//! effects (see [`markers`]).
+//! What a projected object causes beyond its own mirror: the link between a Stripe customer and its org,
+//! since when a subscription has had its prices, its billing periods, and a marker for the effects on
+//! batteries (see [`markers`]).
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::billing::subscription_periods::{self, SeenPeriod};
 use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
 
-/// The effects of a batch, gathered before they are written.
+/// The effects of a batch, collected before they are written.
 #[derive(Default)]
 pub(super) struct Effects {
     links: Vec<Link>,

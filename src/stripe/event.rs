@@ -1,8 +1,9 @@
-//! The envelope of a Stripe event: the few fields that we need, read tolerantly. Everything else stays in the
-//! raw bytes.
+//! The envelope of a Stripe event: the few fields that we need, read tolerantly. The raw bytes keep
+//! everything else.
 //!
-//! No field is required and no type is trusted: `request` may be a string, `api_version` null, `created` an
-//! RFC 3339 text (v2 events), ids may lack their prefix. Only a body that is not a JSON object is no event.
+//! No field is required, and no type is taken for granted: `request` may be a string, `api_version` null,
+//! `created` an RFC 3339 text (v2 events), ids may lack their prefix. Only a body that is not a JSON object
+//! is no event.
 
 use std::borrow::Cow;
 
@@ -21,12 +22,12 @@ use lenient::{LenientObject, Scalar};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     pub realm: Realm,
-    /// The event's id; for an event without one, `sha256:` and the digest of the body; for a longer one than
-    /// Stripe's, of the id.
+    /// The event's id. An event without one gets `sha256:` and the digest of its body; an id longer than
+    /// Stripe's becomes `sha256:` and its digest.
     pub event_id: String,
     /// Such as `invoice.paid`; empty when absent.
     pub event_type: String,
-    /// The API version that the shapes follow, as claimed.
+    /// The API version of its shapes, as the event claims.
     pub api_version: Option<String>,
     /// Unix seconds; 0 when absent.
     pub created: i64,
@@ -36,11 +37,11 @@ pub struct Envelope {
     pub object_id: Option<String>,
     /// A v2 event: it names an object instead of holding it.
     pub thin: bool,
-    /// The thin event's `snapshot_event`: the same happening in full.
+    /// `snapshot_event` of a thin event: the full event of the same change.
     pub twin_event_id: Option<String>,
 }
 
-/// The fields of an envelope. One of an unexpected type reads as absent, and must not lose the others.
+/// The fields of an envelope. A field of an unexpected type reads as absent, and the others are still read.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 #[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
@@ -84,8 +85,8 @@ struct Object<'a> {
     customer: Scalar<'a>,
 }
 
-/// Reads the envelope alone, where the body cannot be read whole: a number that no reader can hold is skipped
-/// here. `None` when it is not a JSON object.
+/// Reads the envelope alone, for a body that cannot be read whole: it skips a number that no reader can
+/// represent. `None` when the body is not a JSON object.
 fn read(body: &[u8]) -> Option<Envelope> {
     let text = std::str::from_utf8(without_bom(body)).ok()?;
     // serde would read an array as a struct, field by field.
@@ -115,14 +116,14 @@ pub struct Opened<'a> {
     pub contents: Contents<'a>,
 }
 
-/// What an event says of its object.
+/// The object of an event.
 #[derive(Debug, Default)]
 pub struct Contents<'a> {
-    /// The object; null when there is none.
+    /// `data.object`; null when there is none.
     pub snapshot: Json<'a>,
-    /// What it was before.
+    /// `data.previous_attributes`.
     pub previous: Option<Json<'a>>,
-    /// Why the body cannot be read. That it cannot must not pass for the object's absence.
+    /// Why the body cannot be read. An unreadable body must not pass for an event without an object.
     pub unreadable: Option<String>,
 }
 
@@ -141,8 +142,8 @@ struct Snapshots<'a> {
     previous_attributes: Option<Tree<'a>>,
 }
 
-/// Reads a stored body whole, in one pass where it is as usual. One that is no event keeps its place: it has
-/// a name and nothing else.
+/// Reads a stored body whole, usually in one pass. A body that is no event keeps its place: it gets an id and
+/// nothing else.
 #[must_use]
 pub fn open(body: &[u8]) -> Opened<'_> {
     // serde would read an array as a struct, field by field.
@@ -164,8 +165,8 @@ pub fn open(body: &[u8]) -> Opened<'_> {
     Opened { envelope, contents: Contents::new(snapshot, previous_attributes) }
 }
 
-/// What a stored body says of its object; that it cannot be read where an object was seen (`named`) or the
-/// text is no JSON.
+/// The object of a stored body. `named`: the envelope names an object, so a body that cannot be read is an
+/// error.
 #[must_use]
 pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     #[derive(Deserialize)]
@@ -189,8 +190,7 @@ pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     }
 }
 
-/// Whether `body` has the outside of a JSON object. That it is one inside, too, is left to whoever reads it:
-/// Stripe signs nothing else, and waits for an answer meanwhile.
+/// Cheap check: starts with `{`, ends with `}`. Real parsing happens after Stripe has its answer.
 #[must_use]
 pub fn looks_like_one(body: &[u8]) -> bool {
     let text = without_bom(body).trim_ascii();
@@ -235,7 +235,7 @@ fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
     id.filter(|id| !id.is_empty()).map(name)
 }
 
-/// Old fixtures leave out `object`: the type tells (`invoice.paid` → `invoice`,
+/// Old fixtures leave out `object`; then the event type names the kind (`invoice.paid` → `invoice`,
 /// `customer.subscription.created` → `subscription`).
 fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     let (kind, _) = event_type.rsplit_once('.')?;
@@ -250,8 +250,7 @@ fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Stripe's ids have 255 characters at most. Longer ones, which an index might not hold, are named by their
-/// digest.
+/// Stripe's ids have at most 255 characters. An index may not hold a longer one, so it becomes its digest.
 fn name(text: &str) -> String {
     if text.chars().count() > 255 { digest(text.as_bytes()) } else { storable(text) }
 }

@@ -1,9 +1,9 @@
 //! The inbox: Stripe events as received.
 //!
-//! A delivery *arrives* ([`land`]): those that came during one commit are one row of `stripe_arrivals`, and
+//! A delivery *arrives* ([`land`]): the deliveries of one commit become one row of `stripe_arrivals`, and
 //! then Stripe is answered. A projector *files* it ([`file`]): its event becomes a row of `stripe_inbox`,
-//! which never changes; a repeat of an event that is there adds a row to `stripe_inbox_redeliveries`. That,
-//! looking for repeats and everything else that costs time, nobody waits for.
+//! which never changes. An event that is there already adds a row to `stripe_inbox_redeliveries` instead. All
+//! slow work, such as looking for repeats, happens after Stripe has its answer.
 
 mod arrivals;
 mod filing;

@@ -1,10 +1,10 @@
-//! JSON read into a tree that borrows its texts from what was read: a Stripe object has a hundred fields, and
-//! we look at some.
+//! JSON as a tree that borrows its texts from the input: a Stripe object has a hundred fields, and we read
+//! some.
 
 use serde::{Deserialize, Deserializer};
 pub use serde_json_borrow::Value as Json;
 
-/// A field of an object; null where there is none. Of a field given twice the last one counts, as in
+/// A field of an object; null if it has none. If a field stands twice the last one counts, as in
 /// [`serde_json::Value`]; the tree's own `get` would find the first.
 #[must_use]
 pub fn field<'a>(json: &'a Json<'a>, name: &str) -> &'a Json<'a> {
@@ -28,11 +28,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Tree<'a> {
     }
 }
 
-/// Reads JSON. That it is UTF-8 is found out at once, which is cheaper than at each text; what is not may
-/// still be readable where nobody looks at the place.
+/// Reads JSON. The check for UTF-8 comes first, because that is cheaper than at each text. A text that is not
+/// UTF-8 may still be readable where nobody looks at the bad place.
 ///
 /// # Errors
-/// When it is no JSON, or none that `T` can hold.
+/// When it is no JSON, or not of the shape of `T`.
 pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
     match std::str::from_utf8(json) {
         Ok(text) => serde_json::from_str(text),
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever reads an event, be it the projection or a dump, must see the same.
+    /// The projection and a dump must see the same event.
     #[test]
     fn of_a_field_given_twice_the_last_one_counts() {
         let text = r#"{"a": 1, "b": {"c": "x", "d": [{"e": 1, "f": 2, "e": 3}], "c": "y"},

@@ -58,7 +58,6 @@ pub(super) fn find(name: &str) -> &'static Kind {
     KINDS.iter().find(|kind| kind.name == name).unwrap_or(&FALLBACK)
 }
 
-/// The row is the last thing that can fail, so it is pushed at the end.
 fn push<R>(rows: &mut Vec<R>, row: R) -> Result<(), ShapeError> {
     rows.push(row);
     Ok(())

@@ -17,7 +17,7 @@ use crate::billing::org_name::OrgName;
 use crate::billing::orgs::{self, NewOrg, Org, OrgFilter, OrgPatch};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
-use crate::realm::MeantRealm;
+use crate::realm::RealmSelector;
 use crate::time::Moment;
 
 /// Narrows the list of orgs.
@@ -188,16 +188,16 @@ async fn set_link(
     command.principal.require_platform(Scope::BillingWrite)?;
     let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
-    let (org, meant) = (OrgName::of_any(id, "id"), MeantRealm { account, livemode });
+    let (org, selector) = (OrgName::of_any(id, "id"), RealmSelector { account, livemode });
     let (directory, as_of) = (command.directory(), command.app.as_of());
     command
         .run(move |conn, _| {
             let org = org.find(&directory, conn)?;
             let org_id = org.org_id;
             let realm = if on {
-                links::link(conn, &meant, &customer_id, &org.public_id)?
+                links::link(conn, &selector, &customer_id, &org.public_id)?
             } else {
-                links::unlink(conn, &meant, &customer_id, org_id)?
+                links::unlink(conn, &selector, &customer_id, org_id)?
             };
             let detail =
                 json!({ "customer": customer_id, "account": realm.account, "livemode": realm.livemode });

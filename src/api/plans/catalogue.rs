@@ -12,8 +12,8 @@ use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey, ReadError
 use crate::api::reads::ReadRequest;
 use crate::audit::AuditEntry;
 use crate::auth::{PLATFORM, Scope};
+use crate::billing::acting_realms;
 use crate::billing::plans::{self, Plan, PlanVersion};
-use crate::billing::trust;
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::plans::body::PlanBody;
@@ -213,8 +213,9 @@ pub(crate) async fn import(command: Command) -> Result<HttpResponse, Error> {
     let directory = command.directory();
     command
         .run(move |conn, now| {
-            let livemode =
-                sent.livemode.map_or_else(|| trust::load(conn).map(|acting| acting.livemode()), Ok)?;
+            let livemode = sent
+                .livemode
+                .map_or_else(|| acting_realms::load(conn).map(|acting| acting.livemode()), Ok)?;
             let realm = Realm { account: sent.account.clone(), livemode };
             let (wanted, problems) = import::read(conn, &realm)?;
             if let Some(problem) = problems.into_iter().next() {

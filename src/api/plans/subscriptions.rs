@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::metering::catalog;
 use crate::page::{Page, PageQuery};
 use crate::plans::subscriptions;
-use crate::realm::MeantRealm;
+use crate::realm::RealmSelector;
 use crate::time::Moment;
 
 /// How long a paid period lasts.
@@ -306,7 +306,7 @@ pub(crate) async fn move_one(
     command.principal.require_platform(Scope::BillingWrite)?;
     let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
-    let meant = MeantRealm { account, livemode };
+    let selector = RealmSelector { account, livemode };
     let (id, sent): (String, MoveBody) = (id.into_inner(), command.read()?);
     command.run(move |conn, now| {
         catalog::begin_change(conn)?;
@@ -316,7 +316,7 @@ pub(crate) async fn move_one(
         } else {
             let plan = sent.plan.as_deref();
             let plan = plan.ok_or_else(|| Error::invalid("plan", "must name the plan of the version"))?;
-            (PLATFORM, Some(moves::one(conn, &meant, &id, (plan, sent.version), now)?))
+            (PLATFORM, Some(moves::one(conn, &selector, &id, (plan, sent.version), now)?))
         };
         let moved = MovedOne { subscription: id.clone(), plan: sent.plan.clone(), version: sent.version };
         let (account, livemode) = realm.map(|realm| (realm.account, realm.livemode)).unzip();

@@ -9,7 +9,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
 use super::model::{SaleSource, SourceKind};
 use super::sql::{bind_sources, bind_sources_of_one_kind, from_invoices, from_payments};
-use crate::billing::trust::acts;
+use crate::billing::acting_realms::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 

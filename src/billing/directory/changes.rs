@@ -1,8 +1,8 @@
-//! Changes of orgs: told in the transaction that makes them, heard by every daemon when that has committed.
+//! Changes of orgs: announced in the transaction that makes them, received by every daemon after its commit.
 //!
-//! What is told is what was changed; whose it is, is asked when it is heard. A link and a subscription may be
-//! written by two transactions at once, neither of which sees the other's: when the later message is heard,
-//! both have committed.
+//! A message names the changed row; the receiver looks up its org. Two transactions may write a link and a
+//! subscription at once, and neither sees the other's row. When the later message arrives, both have
+//! committed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -17,29 +17,28 @@ use serde::{Deserialize, Serialize};
 use crate::db::apart::together;
 use crate::db::prepared::{Prepared, statement};
 
-/// The channel on which changes are told.
 const CHANNEL: &str = "coulomb_orgs";
-/// Changes that are told apart; of more, every org is told to have changed.
-const APART: usize = 500;
-/// Bytes of a message; PostgreSQL sends less than 8,000.
+/// With more changes than this in a transaction, every org is announced as changed.
+const MOST_CHANGES: usize = 500;
+/// Longest message in bytes; PostgreSQL sends less than 8,000.
 const LONGEST: usize = 4000;
 /// Orgs whose last change is remembered.
 const REMEMBERED: usize = 10_000;
 
-/// Something that an org's context is made of. Messages of a later release that are not understood are taken
-/// for a change of all.
+/// A change of something that an org's entry is made of. A message that this release does not understand
+/// counts as a change of every org.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// The org of that row id.
+    /// The org with this row id.
     Org(i64),
-    /// What customers are linked to by this public or external id.
+    /// The customers that are linked to this public or external id.
     Ref(String),
     /// A subscription of Stripe: account, live mode, id.
     Subscription(String, bool, String),
 }
 
-statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
+statement!(Notify -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
     WHERE ", together!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
@@ -48,12 +47,12 @@ statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     JOIN stripe_customer_links l USING (account, livemode, customer_id)) n JOIN org_refs r USING (ref)");
 
 thread_local! {
-    /// What the work of [`gathered`] has told so far on this thread; `None` outside of it.
-    static TOLD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+    /// The messages that the work of [`gathered`] has sent so far on this thread; `None` outside of it.
+    static GATHERED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` and gives, beside its result, whose orgs it told to have changed. A transaction is run by one
-/// thread from its begin to its end, so what is told on this thread meanwhile is what it told.
+/// Runs `work` and returns, beside its result, the orgs that it announced as changed. One thread runs a
+/// transaction from begin to end, so the messages of this thread are those of the transaction.
 ///
 /// # Errors
 /// When the database fails; what `work` says is its own.
@@ -61,63 +60,62 @@ pub fn gathered<T, E: From<diesel::result::Error>>(
     conn: &mut PgConnection,
     work: impl FnOnce(&mut PgConnection) -> Result<T, E>,
 ) -> Result<(T, Stale), E> {
-    /// Ends the gathering, also where `work` panics.
+    /// Stops gathering, even if `work` panics.
     struct Gathering;
     impl Drop for Gathering {
         fn drop(&mut self) {
-            TOLD.set(None);
+            GATHERED.set(None);
         }
     }
-    TOLD.set(Some(Vec::new()));
+    GATHERED.set(Some(Vec::new()));
     let gathering = Gathering;
     let done = work(conn)?;
-    let told = TOLD.take().unwrap_or_default();
+    let messages = GATHERED.take().unwrap_or_default();
     drop(gathering);
-    let stale = stale(conn, told.iter().map(String::as_str))?;
+    let stale = stale(conn, messages.iter().map(String::as_str))?;
     Ok((done, stale))
 }
 
 fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
-    TOLD.with_borrow_mut(|told| {
-        if let Some(told) = told {
-            told.extend(messages.into_iter().map(str::to_owned));
+    GATHERED.with_borrow_mut(|gathered| {
+        if let Some(gathered) = gathered {
+            gathered.extend(messages.into_iter().map(str::to_owned));
         }
     });
 }
 
-/// Tells every daemon, when the caller's transaction commits, that no org may be what it was. A connection
-/// that works apart tells nobody.
+/// Announces to every daemon, with the caller's commit, that every org may have changed. A connection that
+/// works apart announces nothing.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
     conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
 }
 
-/// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is
-/// nothing.
+/// Announces changes to every daemon, with the caller's commit.
 pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change>) -> QueryResult<()> {
-    let changes: BTreeSet<Change> = changes.into_iter().take(APART + 1).collect();
+    let changes: BTreeSet<Change> = changes.into_iter().take(MOST_CHANGES + 1).collect();
     // Of such enums every value serialises.
     let messages: Vec<String> =
         changes.iter().map(|change| serde_json::to_string(change).unwrap_or_default()).collect();
-    if messages.len() > APART || messages.iter().any(|message| message.len() > LONGEST) {
+    if messages.len() > MOST_CHANGES || messages.iter().any(|message| message.len() > LONGEST) {
         return all_changed(conn);
     }
     if !messages.is_empty() {
         gather(messages.iter().map(String::as_str));
-        Prepared::<Tell>::new().bind_one::<Text, _>(CHANNEL).bind::<Text, _>(messages).execute(conn)?;
+        Prepared::<Notify>::new().bind_one::<Text, _>(CHANNEL).bind::<Text, _>(messages).execute(conn)?;
     }
     Ok(())
 }
 
-/// Which orgs may not be what they were.
+/// Orgs whose entries may be out of date.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stale {
     All,
-    /// Those of these row ids.
+    /// With these row ids.
     Orgs(BTreeSet<i64>),
 }
 
-/// Whose orgs these messages are about.
+/// The orgs that these messages concern.
 pub(super) fn stale<'a>(
     conn: &mut PgConnection,
     messages: impl Iterator<Item = &'a str>,
@@ -145,7 +143,7 @@ pub(super) fn stale<'a>(
     Ok(Stale::Orgs(orgs))
 }
 
-/// Begins to listen on a connection; false: it did already.
+/// Starts to listen on a connection; false: it listened already.
 pub(super) fn listen(conn: &mut PgConnection) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Count {
@@ -160,26 +158,26 @@ pub(super) fn listen(conn: &mut PgConnection) -> QueryResult<bool> {
     Ok(channels.count == 0)
 }
 
-/// What was heard. Times of hearing are numbered; what was read from the database is as of such a number.
+/// The changes that this daemon has received, numbered in order. An entry of the cache carries the number
+/// that was current before it was read.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
-    /// When it was last listened.
+pub(super) struct ChangeLog {
+    /// When the daemon last listened.
     pub(super) at: Option<Instant>,
     pub(super) number: u64,
-    /// When all changed last.
+    /// Number of the last change of every org.
     all: u64,
-    /// When these changed last, if it was since then.
+    /// Number of the last change of single orgs, if that came later.
     orgs: HashMap<i64, u64>,
 }
 
-impl Heard {
-    /// Whether what was read of an org as of that number may still be so.
-    pub(super) fn holds(&self, org_id: i64, number: u64) -> bool {
+impl ChangeLog {
+    /// No change has come since an entry was read at this number.
+    pub(super) fn is_current(&self, org_id: i64, number: u64) -> bool {
         number >= self.all && self.orgs.get(&org_id).is_none_or(|changed| number >= *changed)
     }
 
-    /// Takes note of what is no longer so.
-    pub(super) fn note(&mut self, stale: &Stale) {
+    pub(super) fn record(&mut self, stale: &Stale) {
         match stale {
             Stale::Orgs(orgs) if orgs.is_empty() => {}
             Stale::Orgs(orgs) if self.orgs.len() + orgs.len() <= REMEMBERED => {
@@ -201,23 +199,23 @@ mod tests {
 
     #[test]
     fn what_was_read_before_a_change_holds_no_longer() {
-        let mut heard = Heard::default();
-        assert!(heard.holds(1, 0));
-        heard.note(&Stale::Orgs([1].into()));
-        assert!(!heard.holds(1, 0) && heard.holds(2, 0), "another org's");
-        assert!(heard.holds(1, heard.number), "read afterwards");
-        heard.note(&Stale::Orgs(BTreeSet::new()));
-        assert_eq!(heard.number, 1, "nothing was told");
-        heard.note(&Stale::All);
-        assert!(!heard.holds(1, 1) && !heard.holds(2, 1) && heard.holds(1, 2));
+        let mut log = ChangeLog::default();
+        assert!(log.is_current(1, 0));
+        log.record(&Stale::Orgs([1].into()));
+        assert!(!log.is_current(1, 0) && log.is_current(2, 0), "another org's");
+        assert!(log.is_current(1, log.number), "read afterwards");
+        log.record(&Stale::Orgs(BTreeSet::new()));
+        assert_eq!(log.number, 1, "nothing has changed");
+        log.record(&Stale::All);
+        assert!(!log.is_current(1, 1) && !log.is_current(2, 1) && log.is_current(1, 2));
     }
 
     #[test]
     fn more_changes_than_are_remembered_are_a_change_of_all() {
-        let mut heard = Heard::default();
-        heard.note(&Stale::Orgs((0..10_000).collect()));
-        assert!(heard.holds(10_000, 0));
-        heard.note(&Stale::Orgs([10_000].into()));
-        assert!(!heard.holds(20_000, 1) && heard.holds(1, 2));
+        let mut log = ChangeLog::default();
+        log.record(&Stale::Orgs((0..10_000).collect()));
+        assert!(log.is_current(10_000, 0));
+        log.record(&Stale::Orgs([10_000].into()));
+        assert!(!log.is_current(20_000, 1) && log.is_current(1, 2));
     }
 }

@@ -1,6 +1,7 @@
-//! Lives of subscriptions, and which period an instant lies in. All figures are reckoned by hand.
+//! Histories of subscriptions, and which period contains an instant. All figures are computed by hand.
 
 use super::*;
+use crate::billing::history::KnownPeriod;
 
 fn at(text: &str) -> At {
     let text = if text.len() == 10 { format!("{text}T00:00:00Z") } else { format!("{text}:00Z") };
@@ -8,24 +9,24 @@ fn at(text: &str) -> At {
 }
 
 /// A period of the first item, whose price buys a plan; events of its start and of `last_seen` show it.
-fn known(start: &str, end: &str) -> Known {
+fn known(start: &str, end: &str) -> KnownPeriod {
     let (start, end) = (at(start), at(end));
-    Known { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
+    KnownPeriod { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
 }
 
-fn stripe(started: &str, known: Vec<Known>) -> Life {
-    Life {
-        known,
+fn stripe(started: &str, known_periods: Vec<KnownPeriod>) -> SubscriptionHistory {
+    SubscriptionHistory {
+        known_periods,
         started: Some(at(started)),
         goes_on: true,
         precedence: (Some(0), true, Some(at(started))),
-        ..Life::default()
+        ..SubscriptionHistory::default()
     }
 }
 
 #[track_caller]
-fn lies(lives: &[Life], cases: &[(&str, Option<(&str, &str)>)]) {
-    let periods = BillingPeriods::of(lives.to_vec());
+fn lies(histories: &[SubscriptionHistory], cases: &[(&str, Option<(&str, &str)>)]) {
+    let periods = BillingPeriods::new(histories);
     for (instant, expected) in cases {
         let expected = expected.map(|(start, end)| (at(start), at(end)));
         assert_eq!(periods.at(at(instant)), expected, "{instant}");
@@ -35,8 +36,8 @@ fn lies(lives: &[Life], cases: &[(&str, Option<(&str, &str)>)]) {
 #[test]
 fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
     // Every month from 31 January; February is known.
-    let mut life = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
-    life.anchor = Some(at("2026-01-31T10:00"));
+    let mut history = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
+    history.anchor = Some(at("2026-01-31T10:00"));
     let cases = [
         ("2026-01-31T09:59", None),
         ("2026-01-31T10:00", Some(("2026-01-31T10:00", "2026-02-28T10:00"))),
@@ -45,10 +46,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ("2026-12-30T23:00", Some(("2026-11-30T10:00", "2026-12-31T10:00"))),
         ("2028-02-29T10:00", Some(("2028-02-29T10:00", "2028-03-31T10:00"))),
     ];
-    lies(std::slice::from_ref(&life), &cases);
+    lies(std::slice::from_ref(&history), &cases);
     // Without the anchor the 31st is told by the period's end.
-    life.anchor = None;
-    lies(&[life], &cases);
+    history.anchor = None;
+    lies(&[history], &cases);
     // Every quarter from 30 November: what comes after February is the 30th again.
     let mut quarterly = stripe("2025-11-30", vec![known("2025-11-30", "2026-02-28")]);
     quarterly.anchor = Some(at("2025-11-30"));
@@ -61,10 +62,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ],
     );
     // The 29th, in a year that has no such day in February.
-    let mut life = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
-    life.anchor = Some(at("2026-12-29"));
+    let mut history = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
+    history.anchor = Some(at("2026-12-29"));
     lies(
-        &[life],
+        &[history],
         &[
             ("2027-01-28", Some(("2026-12-29", "2027-01-29"))),
             ("2027-02-28", Some(("2027-02-28", "2027-03-29"))),
@@ -76,7 +77,7 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
 #[test]
 fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
     // Months, then years from 5 March; then a restart on 20 June, and weeks from then.
-    let life = stripe(
+    let history = stripe(
         "2026-01-05",
         vec![
             known("2026-06-20T15:00", "2026-06-27T15:00"),
@@ -85,7 +86,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-01-31", Some(("2026-01-05", "2026-02-05"))),
             ("2026-02-10", Some(("2026-02-05", "2026-03-05"))),
@@ -95,7 +96,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     // A trial of ten days, then paid months; renewals were missed in between.
-    let life = stripe(
+    let history = stripe(
         "2026-03-01T08:00",
         vec![
             known("2026-03-01T08:00", "2026-03-11T08:00"),
@@ -104,7 +105,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
         ],
     );
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-03-11T07:59", Some(("2026-03-01T08:00", "2026-03-11T08:00"))),
             ("2026-03-11T08:00", Some(("2026-03-11T08:00", "2026-04-11T08:00"))),
@@ -125,8 +126,11 @@ fn periods_end_with_their_subscription() {
     let month = || vec![known("2026-10-26T09:00", "2026-11-26T09:00")];
     let within = Some(("2026-10-26T09:00", "2026-11-26T09:00"));
     // Cancelled with its period, and at once in the middle of it.
-    let cancelled =
-        |ended: &str| Life { ended: Some(at(ended)), goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    let cancelled = |ended: &str| SubscriptionHistory {
+        ended: Some(at(ended)),
+        goes_on: false,
+        ..stripe("2026-10-26T09:00", month())
+    };
     lies(
         &[cancelled("2026-11-26T09:00")],
         &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None), ("2026-10-26T08:59", None)],
@@ -136,64 +140,64 @@ fn periods_end_with_their_subscription() {
         &[("2026-11-03T11:59", Some(("2026-10-26T09:00", "2026-11-03T12:00"))), ("2026-11-03T12:00", None)],
     );
     // It will end: with the period, or in the middle of the next one.
-    let ending = Life { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
+    let ending = SubscriptionHistory { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None)]);
-    let ending = Life { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
+    let ending = SubscriptionHistory { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-12-05T23:59", Some(("2026-11-26T09:00", "2026-12-06"))), ("2026-12-06", None)]);
     // It is not paid for any more, and has not ended: only what was known holds.
-    let unpaid = Life { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
+    let unpaid = SubscriptionHistory { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
     lies(&[unpaid], &[("2026-11-26T08:59", within), ("2026-11-26T09:00", None)]);
 }
 
 #[test]
 fn the_plans_item_tells_the_period() {
     // An add-on by the year stands before the plan by the month, and buys no plan.
-    let addon = Known { rank: None, ..known("2026-01-10", "2027-01-10") };
-    let plan = |start, end| Known { item_number: 1, ..known(start, end) };
-    let life = stripe(
+    let addon = KnownPeriod { rank: None, ..known("2026-01-10", "2027-01-10") };
+    let plan = |start, end| KnownPeriod { item_number: 1, ..known(start, end) };
+    let history = stripe(
         "2026-01-10",
         vec![addon.clone(), plan("2026-05-20", "2026-06-20"), plan("2026-06-20", "2026-07-20")],
     );
-    lies(&[life], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
+    lies(&[history], &[("2026-06-19", Some(("2026-05-20", "2026-06-20")))]);
     // Both buy a plan: the first in the list counts while it is there.
-    let yearly = Known { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
-    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
-    lies(&[life], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
+    let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
+    let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    lies(&[history], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
     // It was taken out before the other one came.
-    let yearly = Known { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
-    let life = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
+    let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
+    let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(
-        &[life],
+        &[history],
         &[
             ("2026-05-19", Some(("2026-01-10", "2026-05-20"))),
             ("2026-06-10", Some(("2026-05-20", "2026-06-20"))),
         ],
     );
     // No item buys a plan: the first one.
-    let other = Known { rank: None, ..plan("2026-05-20", "2026-06-20") };
+    let other = KnownPeriod { rank: None, ..plan("2026-05-20", "2026-06-20") };
     lies(&[stripe("2026-01-10", vec![addon, other])], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
 }
 
 #[test]
 fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
-    let basic = Life {
+    let basic = SubscriptionHistory {
         ended: Some(at("2026-05-01")),
         goes_on: false,
         ..stripe("2026-01-01", vec![known("2026-04-01", "2026-05-01")])
     };
-    let pro = Life {
+    let pro = SubscriptionHistory {
         precedence: (Some(5), true, Some(at("2026-04-11"))),
         ended: Some(at("2026-04-21")),
         goes_on: false,
         ..stripe("2026-04-11T06:00", vec![known("2026-04-11T06:00", "2026-05-11T06:00")])
     };
-    let local = Life {
-        told: vec![
-            Told { start: at("2026-04-25"), end: at("2026-05-09"), months: None },
-            Told { start: at("2026-05-09"), end: at("2026-07-20"), months: Some(1) },
+    let local = SubscriptionHistory {
+        local_periods: vec![
+            LocalPeriods { start: at("2026-04-25"), end: at("2026-05-09"), months: None },
+            LocalPeriods { start: at("2026-05-09"), end: at("2026-07-20"), months: Some(1) },
         ],
         precedence: (Some(0), false, Some(at("2026-04-25"))),
-        ..Life::default()
+        ..SubscriptionHistory::default()
     };
     lies(
         &[basic, local, pro],
@@ -214,12 +218,12 @@ fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
 
 #[test]
 fn periods_of_a_rule_are_one_stretch_however_many_they_are() {
-    let mut life = stripe("2016-01-31", Vec::new());
-    life.anchor = Some(at("2016-01-31"));
+    let mut history = stripe("2016-01-31", Vec::new());
+    history.anchor = Some(at("2016-01-31"));
     let cycle = Cycle { anchor: at("2016-01-31"), offset: 0, step: Step::Months(1) };
     for n in 3..120 {
         let (start, end) = (cycle.nth(n).expect("in range"), cycle.nth(n + 1).expect("in range"));
-        life.known.push(Known { start, end, ..known("2016-01-31", "2016-02-29") });
+        history.known_periods.push(KnownPeriod { start, end, ..known("2016-01-31", "2016-02-29") });
     }
-    assert_eq!(BillingPeriods::of(vec![life]).0.len(), 1);
+    assert_eq!(BillingPeriods::new(&[history]).0.len(), 1);
 }

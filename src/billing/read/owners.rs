@@ -1,4 +1,4 @@
-//! Whose a row is: its customer, and the org that the customer is linked to.
+//! Who owns a row: its customer, and the org that the customer is linked to.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -47,7 +47,7 @@ pub(super) fn org<T: ListedRow>() -> String {
     }
 }
 
-/// Adds: only rows that are, or are not, linked to an org.
+/// Adds the condition: only rows that are (true) or are not (false) linked to an org.
 pub(super) fn linked<T: ListedRow>(rows: &mut Where, linked: bool) {
     let not = if linked { "" } else { "NOT " };
     rows.sql(&format!(
@@ -59,7 +59,7 @@ pub(super) fn linked<T: ListedRow>(rows: &mut Where, linked: bool) {
     ));
 }
 
-/// Ids by the realm that they are of; without a realm they are of any.
+/// Ids of customers or invoices by realm; `None`: in any realm.
 #[derive(Debug, Default)]
 pub(super) struct Customers(BTreeMap<Option<Realm>, Vec<String>>);
 
@@ -79,7 +79,7 @@ impl Customers {
                 let sql = format!("{alias}.account = {{}} AND {alias}.livemode = {{}} AND ");
                 any.with(&sql, [account.into(), (*livemode).into()]);
             }
-            // One id is compared as such: then an index on it also gives the order.
+            // With one id an index on it also gives the order.
             match ids.as_slice() {
                 [id] => any.with(&format!("{alias}.{column} = {{}})"), [id.into()]),
                 ids => any.with(&format!("{alias}.{column} = ANY ({{}}))"), [Bind::Texts(ids.to_vec())]),
@@ -92,7 +92,7 @@ impl Customers {
 
 /// The customers linked to the org with this public id.
 pub(super) fn customers_of(conn: &mut PgConnection, org: &str) -> QueryResult<Customers> {
-    let query = Where::of(
+    let query = Where::new(
         "SELECT l.account, l.livemode, l.customer_id FROM orgs o JOIN org_refs r USING (org_id)
          JOIN stripe_customer_links l USING (ref) WHERE o.public_id = {}",
         [org.into()],
@@ -100,7 +100,7 @@ pub(super) fn customers_of(conn: &mut PgConnection, org: &str) -> QueryResult<Cu
     keys(conn, query)
 }
 
-/// Invoices of these customers that a payment without a customer of its own pays.
+/// Invoices of these customers that are paid by a payment without a customer of its own.
 fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> QueryResult<Customers> {
     let mut query = Where::default();
     query
@@ -113,7 +113,7 @@ fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> Q
     keys(conn, query)
 }
 
-/// Adds: only rows of these customers.
+/// Adds the condition: only rows of these customers.
 pub(super) fn only<T: ListedRow>(
     conn: &mut PgConnection,
     rows: &mut Where,
@@ -162,19 +162,18 @@ fn tie(table: &str) -> String {
     )
 }
 
-/// Payments from which on their refunds are better searched among the newest of all than collected and
-/// sorted.
+/// With more payments than this, it is cheaper to search the newest refunds than to collect and sort theirs.
 const FEW: i64 = 10_000;
 
 fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
     let mut query = Where::default();
     query.sql("SELECT count(*) FROM (SELECT FROM payments p WHERE ").append(payment);
     query.sql(&format!(" LIMIT {FEW} + 1) AS found"));
-    Written::<BigInt>(query, PhantomData).get_result(conn).map(|count: i64| count <= FEW)
+    HandWritten::<BigInt>(query, PhantomData).get_result(conn).map(|count: i64| count <= FEW)
 }
 
-/// Adds: only rows whose payment `p` fulfils the condition, as few payments do. The two ways from a payment
-/// to a row are taken apart, each by its index.
+/// Adds the condition: only rows whose payment `p` fulfils `payment`, where few payments do. The two ways
+/// from a payment to a row are read separately, each through its index.
 pub(super) fn through_few_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     let table = T::TABLE;
     let join = format!(
@@ -194,35 +193,35 @@ pub(super) fn through_few_payments<T: ListedRow>(rows: &mut Where, payment: &Whe
     .sql(")");
 }
 
-/// Adds the same, where many payments fulfil the condition.
+/// The same condition, where many payments fulfil it.
 fn through_many_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     rows.sql(&format!(" AND EXISTS (SELECT FROM payments p WHERE {} AND ", tie(T::TABLE)));
     rows.append(payment).sql(")");
 }
 
-/// A query that is written by hand and whose columns are of these types; planned for its values each time.
-struct Written<ST>(Where, PhantomData<ST>);
+/// A query written by hand, with columns of these types. PostgreSQL plans it for its values each time.
+struct HandWritten<ST>(Where, PhantomData<ST>);
 
-impl<ST> QueryFragment<Pg> for Written<ST> {
+impl<ST> QueryFragment<Pg> for HandWritten<ST> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         self.0.walk_ast(out)
     }
 }
 
-impl<ST> QueryId for Written<ST> {
+impl<ST> QueryId for HandWritten<ST> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<ST> Query for Written<ST> {
+impl<ST> Query for HandWritten<ST> {
     type SqlType = ST;
 }
 
-impl<ST> RunQueryDsl<PgConnection> for Written<ST> {}
+impl<ST> RunQueryDsl<PgConnection> for HandWritten<ST> {}
 
 fn keys(conn: &mut PgConnection, query: Where) -> QueryResult<Customers> {
-    let query = Written::<(Text, Bool, Text)>(query, PhantomData);
+    let query = HandWritten::<(Text, Bool, Text)>(query, PhantomData);
     let found: Vec<(String, bool, String)> = query.load(conn)?;
     let mut ids: BTreeMap<Option<Realm>, Vec<String>> = BTreeMap::new();
     for (account, livemode, id) in found {

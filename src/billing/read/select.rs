@@ -10,7 +10,7 @@ use super::super::mirror::Mirror;
 use super::{ListedRow, Position, owners};
 use crate::time::Moment;
 
-/// Conditions that all hold.
+/// Conditions joined by AND.
 #[derive(Clone, Debug, Default)]
 pub(in crate::billing) struct Where(Vec<Piece>);
 
@@ -61,7 +61,7 @@ impl From<Moment> for Bind {
 }
 
 impl Where {
-    /// Adds a condition that has `value` in the place of `{}`; none where there is no value.
+    /// Adds a condition with `value` in the place of `{}`; adds nothing without a value.
     pub(in crate::billing) fn when(&mut self, value: Option<impl Into<Bind>>, condition: &str) -> &mut Self {
         if let Some(value) = value {
             self.sql(" AND (").with(condition, [value.into()]).sql(")");
@@ -70,13 +70,13 @@ impl Where {
     }
 
     /// SQL with a value in the place of each `{}`.
-    pub(super) fn of(sql: &str, values: impl IntoIterator<Item = Bind>) -> Self {
+    pub(super) fn new(sql: &str, values: impl IntoIterator<Item = Bind>) -> Self {
         let mut made = Self::default();
         made.with(sql, values);
         made
     }
 
-    /// Appends SQL as it stands.
+    /// Appends SQL unchanged.
     pub(in crate::billing) fn sql(&mut self, sql: &str) -> &mut Self {
         self.0.push(Piece::Sql(sql.to_owned()));
         self
@@ -98,7 +98,6 @@ impl Where {
         self
     }
 
-    /// Appends conditions made elsewhere.
     pub(super) fn append(&mut self, other: &Self) -> &mut Self {
         self.0.extend_from_slice(&other.0);
         self
@@ -120,8 +119,8 @@ impl QueryFragment<Pg> for Where {
     }
 }
 
-/// A part of a list. Rows without `created` come after all others; apart, each part is in the order of an
-/// index.
+/// A part of a list. Rows without `created` come after all others. Read separately, each part is in the order
+/// of an index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Rows with `created`.
@@ -138,7 +137,7 @@ impl Part {
         }
     }
 
-    /// Adds: only rows of this part, of those only such that come after `place`.
+    /// Adds the conditions: only rows of this part that come after `place`.
     pub(super) fn only(self, rows: &mut Where, table: &str, place: Option<&Position>) {
         let key = format!("{table}.id, {table}.account, {table}.livemode");
         rows.sql(&format!(" AND {table}.created IS {}NULL", if self == Self::Dated { "NOT " } else { "" }));
@@ -158,8 +157,7 @@ impl Part {
 
 /// Rows of a mirror, each with its customer's id and its org's public id.
 ///
-/// Never kept as a prepared statement: the plan is to fit the values, and there are as many texts as sets of
-/// filters.
+/// Never a prepared statement: the plan must fit the values, and each set of filters has a text of its own.
 pub(in crate::billing) struct Select<T: Selectable<Pg>> {
     columns: T::SelectExpression,
     rows: Where,
@@ -167,11 +165,11 @@ pub(in crate::billing) struct Select<T: Selectable<Pg>> {
 }
 
 impl<T: ListedRow> Select<T> {
-    /// `few`: the conditions pick few rows by an index of their own.
+    /// `few`: the conditions select few rows through an index of their own.
     pub(super) fn newest_first(rows: Where, few: bool, limit: i64) -> Self {
         let table = T::TABLE;
-        // PostgreSQL does not know that issue follows creation and would walk the index of creation in search
-        // of an old month. Written like this the order has no index.
+        // PostgreSQL does not know that invoices are issued soon after their creation: it would walk the
+        // index on creation in search of an old month. No index has this expression.
         let created = if few { "created + interval '0'" } else { "created" };
         let end = format!(
             " ORDER BY {table}.{created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC
@@ -220,7 +218,7 @@ where
 
 impl<T: Selectable<Pg>> RunQueryDsl<PgConnection> for Select<T> {}
 
-/// The numbered rows that belong to some parents.
+/// The numbered rows of some parents.
 pub(in crate::billing) struct Children<C: Selectable<Pg>> {
     columns: C::SelectExpression,
     accounts: Vec<String>,
@@ -229,8 +227,7 @@ pub(in crate::billing) struct Children<C: Selectable<Pg>> {
 }
 
 impl<C: Selectable<Pg>> Children<C> {
-    /// Of the parents with these accounts, modes and ids.
-    pub(super) fn of(parents: &[(String, bool, String)]) -> Self {
+    pub(super) fn new(parents: &[(String, bool, String)]) -> Self {
         Self {
             columns: C::construct_selection(),
             accounts: parents.iter().map(|key| key.0.clone()).collect(),

@@ -1,5 +1,4 @@
-//! Reading JSON whose types cannot be trusted, in one pass over the text: what is not as expected reads as
-//! absent.
+//! Reads JSON of unexpected types in one pass over the text: a value of the wrong type reads as absent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +8,7 @@ use chrono::DateTime;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A value that is neither object nor array; `Other` for all that is of no use.
+/// A value that is neither object nor array; `Other` for a value that nobody needs.
 #[derive(Default)]
 pub(super) enum Scalar<'a> {
     Text(Cow<'a, str>),

@@ -23,14 +23,13 @@ pub struct Arrival {
     pub deliveries: Vec<Delivery>,
 }
 
-/// As the database gives it back.
 type ArrivalRow = (i64, i16, Vec<DateTime<Utc>>, Vec<String>, Vec<Option<String>>, Vec<Vec<u8>>);
 type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullable<Text>>, Array<Binary>);
 
 statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, \
     bodies, attempts, next_attempt_at, last_error) \
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
-// How many arrivals make the wanted number of deliveries is guessed from the largest of those that are next.
+// The largest of the next arrivals is a guess of how many arrivals make the wanted number of deliveries.
 statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
     SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ?
     ORDER BY arrival_id
@@ -43,16 +42,16 @@ statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id 
     FOR UPDATE SKIP LOCKED))
     RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
 
-/// Stores deliveries in one row. Durable when it returns, unless the caller has a transaction open.
+/// Stores deliveries in one row. They are durable when it returns, unless the caller has a transaction open.
 ///
 /// # Errors
-/// When the database fails: then nothing is known to be stored, and the same call may be made again.
+/// When the database fails: nothing is known to be stored, and the call may be repeated.
 pub fn land(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<()> {
-    land_after(conn, deliveries, Failure::default())
+    land_after(conn, deliveries, FilingFailure::default())
 }
 
 #[derive(QueryableByName)]
-struct There {
+struct IsThere {
     #[diesel(sql_type = Bool)]
     there: bool,
 }
@@ -65,19 +64,19 @@ pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryRes
     )
     .bind::<Timestamptz, _>(delivery.received_at)
     .bind::<Text, _>(&delivery.signature)
-    .get_result::<There>(conn)
+    .get_result::<IsThere>(conn)
     .map(|found| found.there)
 }
 
 /// Failed attempts to file a delivery.
 #[derive(Default)]
-struct Failure {
+struct FilingFailure {
     attempts: i16,
     next_attempt_at: Option<DateTime<Utc>>,
     last_error: Option<String>,
 }
 
-fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure) -> QueryResult<()> {
+fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: FilingFailure) -> QueryResult<()> {
     deliveries.iter().for_each(|one| panics::provoke("inbox-writer", || &*one.body));
     let count = i32::try_from(deliveries.len()).expect("a batch is small");
     Prepared::<Land>::new()
@@ -93,8 +92,8 @@ fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: Failure
         .map(drop)
 }
 
-/// Takes the oldest arrivals that nobody else has, of about `deliveries` deliveries and at least one arrival.
-/// They are gone with the caller's transaction.
+/// Takes the oldest arrivals that no other transaction has locked, at least one and about `deliveries`
+/// deliveries. The caller's commit deletes them.
 pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> QueryResult<Vec<Arrival>> {
     let rows = Prepared::<Take>::new()
         .bind_one::<Timestamptz, _>(now)
@@ -103,7 +102,7 @@ pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> Que
     Ok(arrivals(rows))
 }
 
-/// Takes these arrivals, unless somebody else has them.
+/// Takes these arrivals, unless another transaction has locked them.
 pub fn take_these(conn: &mut PgConnection, ids: &[i64]) -> QueryResult<Vec<Arrival>> {
     Ok(arrivals(Prepared::<TakeThese>::new().bind::<BigInt, _>(ids.to_vec()).load::<ArrivalRow>(conn)?))
 }
@@ -137,7 +136,7 @@ pub fn set_aside(
             if let [_] = deliveries.as_slice() {
                 tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into \
                     the inbox");
-                let failure = Failure {
+                let failure = FilingFailure {
                     attempts: attempts.saturating_add(1),
                     next_attempt_at: Some(now + backoff::wait(attempts)),
                     last_error: Some(crate::text::replace_nul(&error.to_string())),

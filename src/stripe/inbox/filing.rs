@@ -9,7 +9,7 @@ use super::Delivery;
 use crate::db::prepared::{Prepared, statement};
 use crate::stripe::event::{self, Envelope, Opened};
 
-/// An event that is in the inbox now.
+/// An event that is new in the inbox.
 #[derive(Debug)]
 pub struct Filed<'a> {
     pub inbox_id: i64,
@@ -17,16 +17,15 @@ pub struct Filed<'a> {
     pub opened: Opened<'a>,
 }
 
-/// What became of deliveries.
+/// What filing did with deliveries.
 #[derive(Debug, Default)]
 pub struct Filing<'a> {
-    /// Those that were new.
     pub new: Vec<Filed<'a>>,
-    /// How many were repeats of events that were there, which are counted.
+    /// How many repeated an event of the inbox; they are counted.
     pub repeated: usize,
 }
 
-// Rows in key order: two transactions with the same events then wait for, and never deadlock, each other.
+// Rows in key order, so that two transactions with the same events do not deadlock.
 statement!(File -> (BigInt, Text, Bool, Text): "INSERT INTO stripe_inbox (account, livemode, event_id, \
     event_type, api_version, created, object, \
     object_id, thin, twin_event_id, signature, user_agent, received_at, body) SELECT * \
@@ -36,11 +35,11 @@ statement!(Repeat -> Untyped: "INSERT INTO stripe_inbox_redeliveries (inbox_id, 
     SELECT i.inbox_id, d.received_at FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
     JOIN stripe_inbox i USING (account, livemode, event_id)");
 
-/// Files deliveries, in the caller's transaction. Of several of one event the first is the new one. What is
-/// filed borrows from their bodies.
+/// Files deliveries in the caller's transaction. If several hold one event, the first is the new one. The
+/// result borrows from their bodies.
 ///
 /// # Errors
-/// When the database fails or cannot hold one of them.
+/// When the database fails or cannot store one of them.
 pub fn file<'a>(
     conn: &mut PgConnection,
     deliveries: impl IntoIterator<Item = &'a Delivery>,
@@ -75,12 +74,12 @@ pub fn file<'a>(
 }
 
 #[derive(QueryableByName)]
-struct There {
+struct IsThere {
     #[diesel(sql_type = Bool)]
     there: bool,
 }
 
-/// Whether this very delivery was filed, as an event or as a repeat of one.
+/// Whether this very delivery was filed, as an event or as a repeat.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     let envelope = event::open(&delivery.body).envelope;
     diesel::sql_query(
@@ -96,7 +95,7 @@ pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryRes
     .bind::<Text, _>(&envelope.event_id)
     .bind::<Timestamptz, _>(delivery.received_at)
     .bind::<Text, _>(&delivery.signature)
-    .get_result::<There>(conn)
+    .get_result::<IsThere>(conn)
     .map(|found| found.there)
 }
 

@@ -1,4 +1,4 @@
-//! What an operator sees of deliveries that were acknowledged and are not in the inbox yet.
+//! What an operator sees of deliveries that Stripe has an answer for and that are not in the inbox yet.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -48,9 +48,9 @@ struct UnfiledRow {
     last_error: Option<String>,
 }
 
-/// Deliveries that are not filed yet, those that failed first, then the oldest, at most `limit`.
+/// At most `limit` unfiled deliveries: those that failed first, then the oldest.
 pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Error> {
-    // Every arrival has a delivery at least: no more of them are needed.
+    // Every arrival has a delivery, so `limit` arrivals suffice.
     let rows: Vec<UnfiledRow> = diesel::sql_query(
         "SELECT a.arrival_id, d.received_at, d.body, a.attempts, a.next_attempt_at, a.last_error
          FROM (SELECT * FROM stripe_arrivals ORDER BY attempts = 0, arrival_id LIMIT $1) a,
@@ -75,7 +75,7 @@ pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Erro
     Ok(rows.into_iter().map(seen).collect())
 }
 
-/// How many deliveries could not be filed when they were tried.
+/// How many deliveries could not be filed so far.
 pub fn count_failed(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(stripe_arrivals::table.filter(stripe_arrivals::attempts.gt(0)).count().get_result(conn)?)
 }

@@ -22,8 +22,8 @@ pub(super) struct Graph {
 impl Graph {
     /// `events` are `(from, to, event type)`; an event without a change has `from == to`.
     ///
-    /// A change that two types of event report (`refund.updated` and `charge.refund.updated`) happened once. A
-    /// change that one type reports twice happened twice.
+    /// A change that two types of event report (`refund.updated` and `charge.refund.updated`) happened once.
+    /// A change that one type reports twice happened twice.
     fn new<'a>(nodes: usize, events: impl Iterator<Item = (usize, usize, &'a str)>) -> Self {
         let mut created = vec![false; nodes];
         let mut reports: HashMap<(usize, usize, &str), usize> = HashMap::new();
@@ -53,9 +53,9 @@ impl Graph {
 
     /// The nodes that may be the last state.
     ///
-    /// A history walks each change once. So among connected nodes the last one is entered more often than left.
-    /// If there is none, the walk was a circle and ended where it began; the begin is known if the creation is
-    /// on the circle. A single `true` is proof, provided that no event is missing.
+    /// A history walks each change once. So among connected nodes the last one is entered more often than
+    /// left. If there is none, the walk was a circle and ended where it began; the begin is known if the
+    /// creation is on the circle. A single `true` is proof, provided that no event is missing.
     pub(super) fn ends(&self) -> Vec<bool> {
         let (component, degrees) = (self.components(), self.degrees());
         let count = self.created.len();

@@ -11,8 +11,8 @@ use super::chain::Chain;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cost {
     /// Fields that some event of the group changed, if the changes explain all their values or the difference
-    /// is more than another name or time. A field that no event changed differs for a reason that says nothing
-    /// about order.
+    /// is more than another name or time. A field that no event changed differs for a reason that says
+    /// nothing about order.
     changed: u32,
     fields: u32,
 }

@@ -7,8 +7,8 @@
 //!    clock says.
 //! 2. The event's `created`. Events that are equal so far form a *group*; no other event matters any more.
 //! 3. *Deletion*: within the group an event that says that the object is deleted wins.
-//! 4. The *chain*: `previous_attributes` written over a snapshot gives the snapshot before. These links between
-//!    the events of a group show which snapshots were left again. If only one was not, it wins.
+//! 4. The *chain*: `previous_attributes` written over a snapshot gives the snapshot before. These links
+//!    between the events of a group show which snapshots were left again. If only one was not, it wins.
 //! 5. The chain of `status` alone: where only the changes of `status` link up, the status at their end.
 //! 6. *Stage*: how far the status is in the life of its kind; then the type of the event.
 //! 7. The *path*: the order of all events of the group in which neighbours differ least. It helps where the
@@ -19,7 +19,8 @@
 //! whichever rule decides.
 //!
 //! Rules 1 and 2 need no comparison: the [`Rank`] of one event holds what they use. So a caller may keep only
-//! the winner and its rank, and call [`choose`] with the whole group when another event of that group arrives.
+//! the winner and its rank, and call [`choose`] with the whole group when another event of that group
+//! arrives.
 
 mod chain;
 mod difference;

@@ -44,8 +44,8 @@ pub(super) fn last_nodes(chain: &Chain, changed: &Value, wanted: &[bool]) -> Vec
     nodes
 }
 
-/// The changes, and the nodes without a change. Changes that meet in an `inner` node, which is entered once and
-/// left once, become one piece.
+/// The changes, and the nodes without a change. Changes that meet in an `inner` node, which is entered once
+/// and left once, become one piece.
 fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     let next: BTreeMap<usize, usize> =
         chain.graph.edges.keys().filter(|(from, _)| inner(*from)).copied().collect();

@@ -9,8 +9,8 @@ use crate::stripe::json::{Json, field};
 pub(in crate::stripe) struct Progress {
     /// Nothing but another end of the life can follow.
     pub(in crate::stripe) terminal: bool,
-    /// Comparable within one kind; 0 where nothing is known. The stage is in the high bits, growing amounts and
-    /// counts are below.
+    /// Comparable within one kind; 0 where nothing is known. The stage is in the high bits, growing amounts
+    /// and counts are below.
     pub(in crate::stripe) value: i64,
 }
 

@@ -130,8 +130,8 @@ impl<'a> From<Filed<'a>> for Event<'a> {
     }
 }
 
-/// The preview of an invoice (`upcoming_…`, since 2025-03-31) is no object: Stripe makes it for the moment, and
-/// nobody can ask for it again (<https://docs.stripe.com/api/invoices/create_preview>).
+/// The preview of an invoice (`upcoming_…`, since 2025-03-31) is no object: Stripe makes it for the moment,
+/// and nobody can ask for it again (<https://docs.stripe.com/api/invoices/create_preview>).
 fn key(realm: Realm, named: Option<(String, String)>) -> Option<ObjectKey> {
     let real = |(object, id): &(String, String)| object != "invoice" || !id.starts_with("upcoming_");
     named.filter(real).map(|(object, id)| ObjectKey { realm, object, id })

@@ -42,8 +42,8 @@ pub(super) fn claim_one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<V
     .load(conn)
 }
 
-/// The stored events with which events of this transaction compete: those of the contested groups, without our
-/// `own`. Read by second; what has another standing loses by its rank.
+/// The stored events with which events of this transaction compete: those of the contested groups, without
+/// our `own`. Read by second; what has another standing loses by its rank.
 pub(super) fn load_rivals(
     conn: &mut PgConnection,
     objects: &[ProjectedObject<'_>],
@@ -107,8 +107,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Another failed attempt at `entry`. The next one waits as [`backoff::wait`] says; after `limit` attempts
-    /// the event is quarantined.
+    /// Another failed attempt at `entry`. The next one waits as [`backoff::wait`] says; after `limit`
+    /// attempts the event is quarantined.
     pub(super) fn new(entry: &QueueEntry, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = entry.attempts.saturating_add(1);
         let given_up = i32::from(attempts) >= i32::from(limit);

@@ -69,7 +69,7 @@ pub(in crate::stripe) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNot
         .zip(from.list("lines"))
         .map(|(number, entry)| credit_note_line(entry, number))
         .collect::<Result<_, _>>()?;
-    let parts = Parts::of(from)?;
+    let parts = CreditNoteParts::read(from)?;
     // Since 2025-03-31 several refunds can belong to one note.
     let mut refund_ids: Vec<String> =
         from.list("refunds").iter().filter_map(|entry| entry.id("refund")).collect();
@@ -117,15 +117,15 @@ pub(in crate::stripe) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNot
 /// Refund, credit to the balance and what was returned outside Stripe make up the part after the payment
 /// (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>); since 2025-05-28 a
 /// note of type `mixed` has a part before it, too. Older notes are of one type as a whole.
-struct Parts {
+struct CreditNoteParts {
     before: Option<i64>,
     after: Option<i64>,
     refund: Option<i64>,
     balance: Option<i64>,
 }
 
-impl Parts {
-    fn of(from: ObjectFields<'_>) -> Result<Self, ShapeError> {
+impl CreditNoteParts {
+    fn read(from: ObjectFields<'_>) -> Result<Self, ShapeError> {
         let whole = from.money("total")?.or(from.money("amount")?);
         let of_type = |type_: &str| match from.text("type").as_deref() {
             Some("mixed") | None => None,

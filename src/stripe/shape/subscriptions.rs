@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::ObjectFields;
 use super::invoices::usage_type;
-use crate::billing::subscription_periods::{Said, SeenPeriod};
+use crate::billing::subscription_periods::{PeriodDetails, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
 pub(in crate::stripe) fn subscription(from: ObjectFields<'_>) -> SubscriptionWithItems {
@@ -66,7 +66,7 @@ pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeri
             subscription_id: from.object.id.to_owned(),
             price_id: price_id(entry).unwrap_or_default(),
             start,
-            said: Said { end, item_number, product_id: price(entry).id("product") },
+            details: PeriodDetails { end, item_number, product_id: price(entry).id("product") },
             at,
         })
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::dev::ServerHandle;
 use chrono::{DateTime, Utc};
 use coulomb::app::App;
-use coulomb::billing::trust;
+use coulomb::billing::acting_realms;
 use coulomb::config::Config;
 use coulomb::db::{Db, DbOptions};
 use coulomb::time::Clock;
@@ -118,7 +118,8 @@ impl Daemon {
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
-        trust::establish(&mut database.owner(), &config.trusted(), clock.now()).expect("one mode acts");
+        acting_realms::establish(&mut database.owner(), &config.acting_realms(), clock.now())
+            .expect("one mode acts");
         let db = Db::new(DbOptions {
             url: database.url.clone(),
             size: 4,

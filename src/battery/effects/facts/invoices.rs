@@ -7,7 +7,7 @@ use super::{DocumentRow, DocumentTypes, pack_json, parse_documents};
 use super::{named_packs_json, session_json, sold_pack_json};
 use crate::battery::effects::model::{Facts, SaleSource};
 use crate::battery::effects::sql::{bind_sources_of_one_kind, from_invoices};
-use crate::billing::trust::acts;
+use crate::billing::acting_realms::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 

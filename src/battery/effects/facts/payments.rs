@@ -8,7 +8,7 @@ use super::{
 };
 use crate::battery::effects::model::{Facts, SaleSource};
 use crate::battery::effects::sql::{bind_sources, from_payments};
-use crate::billing::trust::acts;
+use crate::billing::acting_realms::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 

@@ -1,13 +1,13 @@
-//! Which of Stripe's realms act: one mode, our own account, and connected accounts that are named. Owns
-//! `stripe_trust`.
+//! Which realms of Stripe act: one mode, our own account, and the connected accounts that the settings name.
+//! Owns `stripe_trust`.
 //!
 //! What happens in any other realm (test purchases beside live ones, connected accounts whose metadata is not
-//! ours) is mirrored, and links, grants and changes nothing; lists, sums and exports leave it out unless it
-//! is asked for. A Connect endpoint with the live secret also gets the connected accounts' test events
-//! (<https://docs.stripe.com/connect/webhooks>).
+//! ours) is mirrored, but links, grants and changes nothing. Lists, sums and exports leave it out unless the
+//! request asks for it. A Connect endpoint with the live secret also gets the test events of connected
+//! accounts (<https://docs.stripe.com/connect/webhooks>).
 //!
-//! The settings say it when a daemon starts, the row says it to every statement: all daemons of a database
-//! act alike.
+//! A daemon writes its settings into the row when it starts, and every statement reads the row. So all
+//! daemons of a database agree.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -18,10 +18,10 @@ use utoipa::ToSchema;
 
 use super::directory;
 use crate::error::Error;
-use crate::realm::{Realm, Trusted};
+use crate::realm::{ActingRealms, Realm};
 use crate::schema::stripe_trust as t;
 
-/// SQL: whether the realm of `$of` acts.
+/// SQL: whether the realm of the row `$of` acts.
 macro_rules! acts {
     ($of:literal) => {
         concat!(
@@ -47,28 +47,31 @@ pub enum ShownRealms {
     All,
 }
 
-/// What became of the realms that act.
+/// How a start of the daemon changed the realms that act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// They are as they were.
+pub enum ActingChange {
     None,
-    /// It was not said before: all acted. None does that did not.
-    Said,
+    /// No settings were stored before, and all realms acted. No realm acts that did not act.
+    First,
     Other,
 }
 
 /// The realms that act.
-pub fn load(conn: &mut PgConnection) -> QueryResult<Trusted> {
+pub fn load(conn: &mut PgConnection) -> QueryResult<ActingRealms> {
     let row: Option<(bool, Vec<Option<String>>)> =
         t::table.select((t::livemode, t::accounts)).first(conn).optional()?;
-    Ok(row.map_or_else(Trusted::default, |(livemode, accounts)| {
-        Trusted::new(livemode, accounts.into_iter().flatten())
+    Ok(row.map_or_else(ActingRealms::default, |(livemode, accounts)| {
+        ActingRealms::new(livemode, accounts.into_iter().flatten())
     }))
 }
 
-/// Lets these realms act and no others, in the caller's transaction: customers of the others belong to nobody
-/// from now on.
-pub fn establish(conn: &mut PgConnection, trusted: &Trusted, now: DateTime<Utc>) -> Result<Change, Error> {
+/// Lets these realms act and no others, in the caller's transaction. From then on customers of other realms
+/// belong to no org.
+pub fn establish(
+    conn: &mut PgConnection,
+    acting: &ActingRealms,
+    now: DateTime<Utc>,
+) -> Result<ActingChange, Error> {
     let before = t::table.count().get_result::<i64>(conn)?;
     let changed = diesel::sql_query(
         "INSERT INTO stripe_trust AS t (livemode, accounts, since) VALUES ($1, $2, $3)
@@ -76,26 +79,26 @@ pub fn establish(conn: &mut PgConnection, trusted: &Trusted, now: DateTime<Utc>)
              since = excluded.since
          WHERE (t.livemode, t.accounts) IS DISTINCT FROM (excluded.livemode, excluded.accounts)",
     )
-    .bind::<Bool, _>(trusted.livemode())
-    .bind::<Array<Text>, _>(trusted.accounts())
+    .bind::<Bool, _>(acting.livemode())
+    .bind::<Array<Text>, _>(acting.accounts())
     .bind::<Timestamptz, _>(now)
     .execute(conn)?;
     if changed == 0 {
-        return Ok(Change::None);
+        return Ok(ActingChange::None);
     }
     diesel::sql_query(
         "UPDATE stripe_customer_links SET trusted = NOT trusted
          WHERE trusted <> (livemode = $1 AND account = ANY ($2))",
     )
-    .bind::<Bool, _>(trusted.livemode())
-    .bind::<Array<Text>, _>(trusted.accounts())
+    .bind::<Bool, _>(acting.livemode())
+    .bind::<Array<Text>, _>(acting.accounts())
     .execute(conn)?;
     directory::all_changed(conn)?;
-    Ok(if before == 0 { Change::Said } else { Change::Other })
+    Ok(if before == 0 { ActingChange::First } else { ActingChange::Other })
 }
 
 #[derive(QueryableByName)]
-struct Known {
+struct IdleRealmRow {
     #[diesel(sql_type = Text)]
     account: String,
     #[diesel(sql_type = Bool)]
@@ -104,9 +107,9 @@ struct Known {
     objects: i64,
 }
 
-/// Realms that Stripe has told of and that do not act, with how many objects are mirrored of each.
+/// The realms that do not act and that events have come from, with the number of objects mirrored of each.
 pub fn idle(conn: &mut PgConnection) -> QueryResult<Vec<(Realm, i64)>> {
-    let rows: Vec<Known> = diesel::sql_query(concat!(
+    let rows: Vec<IdleRealmRow> = diesel::sql_query(concat!(
         "SELECT o.account, o.livemode, count(*) AS objects FROM stripe_objects o WHERE NOT ",
         acts!("o"),
         " GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
