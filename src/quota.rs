@@ -23,8 +23,10 @@ pub mod enforce;
 pub mod entitlements;
 pub mod exemptions;
 mod group_commit;
+pub mod history;
 pub mod limit_status;
 pub mod limits;
+pub mod new_limit;
 pub mod orgs;
 pub mod plan_quotas;
 pub mod quotas;
@@ -34,7 +36,6 @@ pub mod rulebook;
 mod session;
 mod settle;
 pub mod thresholds;
-pub mod wanted;
 
 use std::sync::Arc;
 

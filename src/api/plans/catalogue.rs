@@ -20,7 +20,7 @@ use crate::billing::trust;
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::plans::body::PlanBody;
-use crate::plans::diff::Change;
+use crate::plans::diff::PlanChange;
 use crate::plans::import;
 use crate::quota::plan_quotas::{self, PlanQuota};
 use crate::realm::Realm;
@@ -147,9 +147,9 @@ pub async fn put(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let (id, plan): (String, PlanBody) = (id.into_inner(), commands::parse(&body.0)?);
-    let (wanted, directory) = (plan.wanted(&id)?, Arc::clone(&app.directory));
+    let (definition, directory) = (plan.into_definition(&id)?, Arc::clone(&app.directory));
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let detail = json!({ "change": crate::plans::put(conn, &directory, &wanted, now)? });
+        let detail = json!({ "change": crate::plans::put(conn, &directory, &definition, now)? });
         let audit = Audit { org_id: PLATFORM, action: "plan.put", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &view(conn, &id)?, audit)
     })
@@ -222,7 +222,7 @@ pub struct Imported {
     /// Whether it was done.
     pub applied: bool,
     /// Plans that differ; none: nothing to do.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PlanChange>,
 }
 
 /// Makes plans of the Stripe products whose metadata has `coulomb_plan`, the key of the plan, or changes
@@ -246,14 +246,14 @@ pub async fn import(
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let livemode = sent.livemode.map_or_else(|| trust::load(conn).map(|acting| acting.livemode()), Ok)?;
         let realm = Realm { account: sent.account.clone(), livemode };
-        let (wanted, problems) = import::read(conn, &realm)?;
+        let (definitions, problems) = import::read(conn, &realm)?;
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem.into());
         }
         let changes = if sent.dry_run {
-            crate::plans::changes(conn, &wanted)?
+            crate::plans::changes(conn, &definitions)?
         } else {
-            crate::plans::apply(conn, &directory, &wanted, now)?
+            crate::plans::apply(conn, &directory, &definitions, now)?
         };
         let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run,
             "changes": changes });

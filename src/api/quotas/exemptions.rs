@@ -19,7 +19,7 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::slots::PeriodKind;
 use crate::page::{Page, PageQuery};
-use crate::quota::define::Counted;
+use crate::quota::define::SlotDefinition;
 use crate::quota::exemptions::{self, Exemption};
 
 /// What an exemption is to be. Meter, filter, per_subject and period name the limits, as they do in a quota.
@@ -94,7 +94,7 @@ pub async fn create(
     check_text("subject", &sent.subject)?;
     check_text("reason", &sent.reason)?;
     let NewExemption { org, meter, filter, per_subject, period, subject, reason } = sent;
-    let counted = Counted { meter, filter, per_subject, period };
+    let counted = SlotDefinition { meter, filter, per_subject, period };
     let org = OrgName::of_any(org, "org");
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         let org_id = org.row_id(conn)?;

@@ -21,9 +21,10 @@ use crate::error::Error;
 use crate::metering::catalog;
 use crate::metering::periods::Back;
 use crate::page::{Page, PageQuery};
+use crate::quota::history::{self, HistoryCursor, PeriodUsage};
+use crate::quota::new_limit::{NewLimit, plan_limits};
 use crate::quota::plan_quotas::{self, PlanQuota};
-use crate::quota::quotas::{self, HistoryCursor, PeriodUsage, Quota, QuotaFilter, QuotaPatch};
-use crate::quota::wanted::{NewLimit, limits_of_plan};
+use crate::quota::quotas::{self, Quota, QuotaFilter, QuotaPatch};
 
 /// Narrows the list of quotas.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -188,7 +189,7 @@ pub async fn history(
     let kept = Back { org: config.quota_retention_days, subject: config.quota_subject_retention_days };
     let rows = app.db.run(principal.rows, move |conn| {
         let (subject, page) = (query.subject.as_deref(), (after.clone(), limit + 1));
-        quotas::history(conn, &directory, (&id, own), subject, page, (kept, now))
+        history::history(conn, &directory, (&id, own), subject, page, (kept, now))
     });
     let key = |row: &PeriodUsage| row.cursor.clone();
     Ok(HttpResponse::Ok().json(Page::of("quota_history", rows.await?, limit, key)?))
@@ -229,7 +230,7 @@ pub async fn put_plan(
 ) -> Result<HttpResponse, Error> {
     principal.require_platform(Scope::BillingWrite)?;
     let (id, sent): (String, PlanQuotasBody) = (id.into_inner(), commands::parse(&body.0)?);
-    let list = limits_of_plan(sent.quotas)?;
+    let list = plan_limits(sent.quotas)?;
     let directory = Arc::clone(&app.directory);
     commands::run(&app, &principal, &request, &body.0, move |conn, now| {
         catalog::begin_change(conn)?;
