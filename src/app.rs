@@ -8,6 +8,7 @@ use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
+use crate::integrity::background::SummaryRepair;
 use crate::metering::partitions::Known;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
@@ -19,7 +20,6 @@ use crate::stripe::signature::SigningSecrets;
 use crate::threads::Threads;
 use crate::time::Clock;
 use crate::usage::ingest::Ingest;
-use crate::usage::refresh::Refresher;
 use crate::wake::Wake;
 
 /// Everything that a request may need.
@@ -52,7 +52,7 @@ pub struct App {
     /// Partitions of usage records that are known to be there.
     pub partitions: Arc<Known>,
     /// Where the look at past days has come to.
-    pub refresher: Refresher,
+    pub summary_repair: SummaryRepair,
     /// The way to ask about quotas.
     pub quotas: Quotas,
     /// Where the daily allowances of batteries have come to.
@@ -117,7 +117,7 @@ impl App {
             body_memory,
             delivery_memory,
             partitions,
-            refresher: Refresher::default(),
+            summary_repair: SummaryRepair::default(),
             directory,
             rules,
             quotas,

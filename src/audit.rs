@@ -1,4 +1,4 @@
-//! The audit log: one row per command, in the command's own transaction. Rows are never changed.
+//! The audit log: one row per command, in the command's own transaction. Rows never change.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -6,48 +6,61 @@ use serde_json::Value;
 
 use crate::schema::audit_log;
 
-/// Who did what to what.
-#[derive(Debug, Insertable)]
-#[diesel(table_name = audit_log)]
-pub struct Entry<'a> {
-    /// The org that it concerns; 0: the platform.
+/// What was done, and to what.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    /// The org that it concerns; [`crate::auth::PLATFORM`]: none.
     pub org_id: i64,
-    pub at: DateTime<Utc>,
-    /// `key:<id>` for an API key, `cli:<user>` for the command line, `stripe` for a Stripe event.
-    pub actor: &'a str,
     /// `noun.verb`, such as `org.create`.
-    pub action: &'a str,
+    pub action: &'static str,
     /// Public id of what was changed.
-    pub target: &'a str,
+    pub target: String,
+    /// What else is worth keeping. Never a secret.
     pub detail: Value,
-    /// The request's id, as in the access log.
+}
+
+/// Who did it, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Author<'a> {
+    /// `key:<id>` for an API key, `cli:<user>` for the command line.
+    pub actor: &'a str,
+    pub at: DateTime<Utc>,
+    /// The request's id, as in the access log; `None` on the command line.
     pub request_id: Option<&'a str>,
 }
 
-/// An entry that was written, as long as its transaction is not rolled back.
+/// An entry that was written, unless its transaction is rolled back.
 #[derive(Clone, Copy, Debug)]
-pub struct Written {
+pub struct WrittenEntry {
     org_id: i64,
     audit_id: i64,
     at: DateTime<Utc>,
 }
 
-impl Written {
-    /// Whether it is there: then its command was done.
+impl AuditEntry {
+    /// Writes the entry. When that fails, the command has to fail with it.
+    pub fn write(&self, conn: &mut PgConnection, author: &Author<'_>) -> QueryResult<WrittenEntry> {
+        let (org_id, audit_id, at) = diesel::insert_into(audit_log::table)
+            .values((
+                audit_log::org_id.eq(self.org_id),
+                audit_log::at.eq(author.at),
+                audit_log::actor.eq(author.actor),
+                audit_log::action.eq(self.action),
+                audit_log::target.eq(&self.target),
+                audit_log::detail.eq(&self.detail),
+                audit_log::request_id.eq(author.request_id),
+            ))
+            // The database keeps microseconds only, so its `at` is the one to look for later.
+            .returning((audit_log::org_id, audit_log::audit_id, audit_log::at))
+            .get_result(conn)?;
+        Ok(WrittenEntry { org_id, audit_id, at })
+    }
+}
+
+impl WrittenEntry {
+    /// Whether the entry is in the log. If so, its command was done.
     pub fn is_there(self, conn: &mut PgConnection) -> QueryResult<bool> {
         let entry = audit_log::table.find((self.org_id, self.audit_id)).filter(audit_log::at.eq(self.at));
         diesel::select(diesel::dsl::exists(entry)).get_result(conn)
     }
-}
-
-/// Writes the entry.
-///
-/// # Errors
-/// When the database fails; the command then fails with it.
-pub fn record(conn: &mut PgConnection, entry: &Entry<'_>) -> QueryResult<Written> {
-    // As the database keeps it: microseconds.
-    let columns = (audit_log::org_id, audit_log::audit_id, audit_log::at);
-    let (org_id, audit_id, at) =
-        diesel::insert_into(audit_log::table).values(entry).returning(columns).get_result(conn)?;
-    Ok(Written { org_id, audit_id, at })
 }

@@ -1,8 +1,8 @@
 //! API keys, and what their bearer may do.
 //!
-//! A key reads `clb_live_<id>_<secret><crc>`: a public id to find it by, a secret of 190 random bits, and a
-//! checksum so that a mistyped or truncated key is told from a wrong one without asking the database. Only
-//! the SHA-256 of the secret is stored.
+//! A key reads `clb_live_<id>_<secret><crc>`: a public id, a secret of 190 random bits, and a checksum, which
+//! finds mistyped and truncated keys without asking the database. Only the SHA-256 of the secret is stored.
+
 pub mod keyring;
 mod scope;
 
@@ -24,34 +24,28 @@ const ID_LEN: usize = 16;
 const SECRET_LEN: usize = 32;
 const CRC_LEN: usize = 6;
 
-/// What a new key is to be.
+/// A key to make.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// Row id of the org that it is for; [`PLATFORM`]: the platform.
+    /// Row id of its org; [`PLATFORM`]: the platform.
     pub org_id: i64,
-    /// What people call it.
+    /// A label for people.
     pub name: String,
-    /// What it may do.
     pub scopes: Vec<Scope>,
-    /// When it stops working.
+    /// When it stops working; `None`: never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A key as it is listed: everything but the secret.
+/// A key as lists show it: everything but the secret.
 #[derive(Clone, Debug, Queryable)]
 pub struct Key {
     pub key_id: String,
     /// Public id of its org; `None`: the platform's.
     pub org: Option<String>,
-    /// What people call it.
     pub name: String,
-    /// What it may do.
     pub scopes: Vec<Option<String>>,
-    /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// When it stops working.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -88,7 +82,7 @@ pub fn create(conn: &mut PgConnection, new: &NewKey, now: DateTime<Utc>) -> Resu
     Ok((id, text + &crc))
 }
 
-/// All keys, newest first; `org_id` keeps one org's.
+/// All keys, newest first; with `org_id` only those of one org.
 pub fn list(conn: &mut PgConnection, org_id: Option<i64>) -> Result<Vec<Key>, Error> {
     let mut query = api_keys::table
         .left_join(orgs::table.on(orgs::org_id.eq(api_keys::org_id)))
@@ -125,20 +119,20 @@ pub fn revoke(conn: &mut PgConnection, key_id: &str, now: DateTime<Utc>) -> Resu
     if changed == 0 { Err(Error::NotFound("API key")) } else { Ok(()) }
 }
 
-/// True when no key was ever made: a first start. Until the transaction ends nobody else is told so: two
-/// daemons may start at once on an empty database.
+/// True when no key was ever made: this is the first start. Locks until the transaction ends, so that of two
+/// daemons that start on an empty database only one gets true.
 pub fn none_yet(conn: &mut PgConnection) -> Result<bool, Error> {
     diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(FIRST_KEY_LOCK).execute(conn)?;
     Ok(!diesel::select(diesel::dsl::exists(api_keys::table.select(api_keys::key_id)))
         .get_result::<bool>(conn)?)
 }
 
-/// The advisory lock of whoever makes the first key.
+/// The advisory lock for making the first key.
 const FIRST_KEY_LOCK: i64 = 2_685_667;
 
-/// What the org of a key is called: its public id and its external id. Neither ever changes.
+/// Public id and external id of a key's org. Neither ever changes.
 type Names = (String, Option<String>);
-/// What is stored of a key: org, digest of the secret, scopes, expiry, revocation, names of the org.
+/// A stored key: org, digest of the secret, scopes, expiry, revocation, names of the org.
 type Stored =
     (i64, Vec<u8>, Vec<Option<String>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, Option<Names>);
 
@@ -146,10 +140,10 @@ const NO_KEY: Error = Error::Unauthorized(
     "this is not a Coulomb API key (clb_live_…), or it was cut off or mistyped: copy it again",
 );
 
-/// Tells what cannot be a key from what may be one, without the database.
+/// Checks the form and the checksum of a key, without the database.
 ///
 /// # Errors
-/// [`Error::Unauthorized`] where it cannot be one.
+/// [`Error::Unauthorized`] when it cannot be a key.
 pub fn check_form(text: &str) -> Result<(), Error> {
     split(text).map(drop).ok_or(NO_KEY)
 }
@@ -157,7 +151,7 @@ pub fn check_form(text: &str) -> Result<(), Error> {
 /// Finds whose key this is, and when it expires.
 ///
 /// # Errors
-/// [`Error::Unauthorized`] saying whether the text is no key at all, unknown, expired or revoked.
+/// [`Error::Unauthorized`] says whether the text is no key, unknown, expired or revoked.
 pub fn authenticate(
     conn: &mut PgConnection,
     text: &str,
@@ -177,7 +171,7 @@ pub fn authenticate(
         ))
         .load(conn)?;
     let digest = Sha256::digest(secret);
-    // Digests are compared, not secrets: timing tells nothing that helps.
+    // Compares digests, not secrets, so the timing reveals nothing useful.
     let Some((org_id, _, scopes, expires_at, revoked_at, org)) =
         rows.into_iter().find(|(_, stored, ..)| stored.as_slice() == digest.as_slice())
     else {

@@ -11,7 +11,6 @@
 
 pub mod account;
 pub mod accounts;
-pub mod audit;
 pub mod by_hand;
 pub mod effects;
 pub mod entries;
@@ -26,5 +25,5 @@ pub mod upkeep;
 
 pub use account::{Account, NewGrant, Note};
 pub use accounts::{Accounts, Depth};
-pub use entries::Kind;
+pub use entries::EntryKind;
 pub use grants::GrantSource;

@@ -29,7 +29,7 @@ use crate::db::migrate::MigrateError;
 use crate::server::ServeError;
 use crate::{db, dump, logging, panics};
 
-/// What went wrong, as the last line on standard error; the exit code tells the kind.
+/// Why a command failed: the last line on standard error. The exit code says the kind.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The command line or a setting is wrong: exit code 2.
@@ -38,8 +38,8 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct Usage(String);
 
 impl Usage {
-    /// Boxed, as commands return it.
-    #[allow(clippy::new_ret_no_self, reason = "nobody wants it unboxed")]
+    /// Boxed, since commands return a [`Failure`].
+    #[allow(clippy::new_ret_no_self, reason = "commands return boxed errors")]
     fn new(problem: impl Into<String>) -> Failure {
         Box::new(Self(problem.into()))
     }
@@ -47,14 +47,13 @@ impl Usage {
 
 /// The exit codes, for scripts.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed (the last line says why); 2 the command line or a \
-    setting is wrong; \
-3 a check found something to mend (doctor, verify).";
+    setting is wrong; 3 a check (doctor, verify) found a problem.";
 
 /// A billing and metering daemon: one binary beside one PostgreSQL.
 #[derive(Parser)]
 #[command(name = "coulomb", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// TOML file with settings; the environment beats it [env: COULOMB_CONFIG]
+    /// TOML file with settings; environment variables override it [env: COULOMB_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -62,21 +61,21 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-#[allow(clippy::large_enum_variant, reason = "there is one, and it is read once")]
+#[allow(clippy::large_enum_variant, reason = "there is only one value")]
 enum Command {
     /// Run the daemon
     ///
-    /// Without DATABASE_URL it runs a PostgreSQL of its own in COULOMB_DATA_DIR. Migrates first, then listens
-    /// on COULOMB_LISTEN. SIGTERM and Ctrl-C end it once the requests under way are answered.
+    /// Without DATABASE_URL it runs its own PostgreSQL in COULOMB_DATA_DIR. It migrates the schema, then
+    /// listens on COULOMB_LISTEN. SIGTERM and Ctrl-C end it after it has answered the running requests.
     Serve,
     /// Bring the database schema up to this binary
     ///
-    /// `serve` does so by itself; this is for those who migrate apart from it.
+    /// `serve` does this by itself. Use this command to migrate separately.
     Migrate {
-        /// Only say what would be applied
+        /// Only print what would be applied
         #[arg(long)]
         plan: bool,
-        /// Take back the newest N migrations; refused where that destroys data
+        /// Revert the newest N migrations; refused where that destroys data
         #[arg(long, value_name = "N", conflicts_with = "plan")]
         revert: Option<usize>,
         /// With --revert: destroy the data of these migrations in the database of this name
@@ -89,32 +88,32 @@ enum Command {
     /// Make, list and price meters: what turns usage events into quantities
     #[command(subcommand)]
     Meter(meter::MeterCommand),
-    /// Make plans what a file says, or what Stripe's products say
+    /// Set plans from a file, or from Stripe's products
     #[command(subcommand)]
     Plans(plans::PlansCommand),
-    /// Look into an org's battery, and grant it units
+    /// Show an org's battery, and grant it units
     #[command(subcommand)]
     Battery(battery::BatteryCommand),
-    /// Look into the Stripe inbox and have events projected again
+    /// Show the Stripe inbox, and retry events
     #[command(subcommand)]
     Stripe(inbox::StripeCommand),
-    /// Print the effective settings, where each comes from, and what it means; secrets are hidden
+    /// Print all settings in force, their sources and meanings; secrets are hidden
     Config,
-    /// Check database, clock, secrets and backlog, and say what to do
+    /// Check database, clock, secrets and backlog, and print what to do
     Doctor,
     /// Print all derived state as canonical JSON lines
     ///
-    /// One line a row, keys and rows sorted, without row ids and times of arrival: two databases that were
-    /// sent the same give the same bytes. Stripe objects are
+    /// One line per row, keys and rows sorted, without row ids and times of arrival: two databases that got
+    /// the same input give the same bytes. Stripe objects are
     /// {"kind":"stripe_object","object":…,"id":…,"snapshot":…}.
     Dump,
-    /// Rebuild all derived state from its inputs beside the stored one, and compare
+    /// Compute all derived state again from its inputs, and compare it with the stored state
     ///
-    /// Nothing is changed, and the daemon may be at work meanwhile. Each difference is printed, with row,
-    /// field, what is stored and what the inputs say; the exit code is 3 then. With an org or a range only
-    /// usage and quotas are looked at.
+    /// This changes nothing, and the daemon may keep running. It prints each difference with row, field, the
+    /// stored value and the computed one; the exit code is then 3. With an org or a range it compares only
+    /// usage and quotas.
     Verify(verify::VerifyArgs),
-    /// Make derived state anew from its inputs
+    /// Rebuild derived state from its inputs
     #[command(subcommand)]
     Rebuild(rebuild::RebuildCommand),
     /// Write invoices, their lines, payments or refunds, or entries of batteries to a file for finance
@@ -147,7 +146,7 @@ fn begin(cli: Cli) -> ExitCode {
         return embedded::run_guard(args);
     }
     if !matches!(cli.command, Command::Serve) {
-        // A reader that has seen enough (`… | head`) ends a command quietly. The daemon must outlive its
+        // A reader that closes the pipe (`… | head`) ends a command quietly. The daemon must not end with its
         // readers.
         sigpipe::reset();
     }
@@ -219,7 +218,7 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
         | Command::Doctor
         | Command::Openapi
         | Command::Completions { .. }
-        | Command::Postgres(_) => unreachable!("they want no database, or more than one"),
+        | Command::Postgres(_) => unreachable!("`load_and_run` runs these itself"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::stripe::event;
-use crate::verify::mirrors::DERIVED;
+use crate::stripe::project;
 
 #[derive(QueryableByName)]
 struct Object {
@@ -100,7 +100,7 @@ const BATTERY: [&str; 2] = [
 pub fn write(conn: &mut PgConnection, out: &mut dyn Write) -> Result<(), Error> {
     // One snapshot, so that a running daemon tears nothing.
     conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        for table in DERIVED.iter().filter(|table| **table != "stripe_objects") {
+        for table in project::tables().into_iter().filter(|table| *table != "stripe_objects") {
             let kind = kind_of(table);
             let sql = format!(
                 "SELECT (to_jsonb(t) || jsonb_build_object('kind', '{kind}'))::text AS line FROM {table} t

@@ -1,5 +1,4 @@
-//! What can go wrong, and how it is told: every error answer is `application/problem+json` (RFC 9457) with a
-//! stable `code`.
+//! Errors and their answers: every one is `application/problem+json` (RFC 9457) with a stable `code`.
 
 use std::borrow::Cow;
 
@@ -37,28 +36,28 @@ pub enum Error {
     /// There is no such thing, or it is not yours.
     #[error("there is no {0} here with this id")]
     NotFound(&'static str),
-    /// There is no such org, or it is not yours: which of both is not told. The field, parameter or path
-    /// segment that names it.
+    /// There is no such org, or it is not the caller's; the answer does not say which. Holds the field,
+    /// parameter or path segment that names the org.
     #[error("{0}: {UNKNOWN_ORG}")]
     UnknownOrg(Cow<'static, str>),
     /// There is no such route.
     #[error("{0}")]
     NoRoute(&'static str),
     /// The path exists, but not with this method. Holds the methods that it has, separated by commas.
-    #[error("this path has not this method: use {0}")]
+    #[error("this path does not have this method: use {0}")]
     WrongMethod(String),
-    /// The request contradicts what is already there.
+    /// The request conflicts with what is stored.
     #[error("{detail}")]
     Conflict {
-        /// Stable name of the contradiction.
+        /// Stable name of the conflict.
         code: &'static str,
         /// A sentence for people.
         detail: String,
     },
-    /// A battery would hold, owe or set aside more than is kept exactly. Nothing of it was done.
+    /// A battery would hold, owe or set aside more than it can keep exactly. Nothing was done.
     #[error(
-        "the org's battery would hold, owe or have set aside 10^16 units or more, which is more than it can \
-         keep"
+        "the org's battery would hold, owe or have set aside 10^16 units or more, which is more than it \
+         can keep"
     )]
     BatteryFull {
         /// Row id of the org.
@@ -70,7 +69,7 @@ pub enum Error {
         /// The limit in bytes.
         limit_bytes: usize,
     },
-    /// The body has more events than one request may.
+    /// The body has more events than one request may have.
     #[error("the body must have at most {0} events: send them in several requests")]
     TooManyEvents(usize),
     /// The client sent too slowly.
@@ -79,23 +78,22 @@ pub enum Error {
     /// Overload: try again soon. Nothing was done.
     #[error("{0}")]
     Busy(&'static str),
-    /// More was sent than may wait: try again soon. Nothing was done.
+    /// Too many requests wait: try again soon. Nothing was done.
     #[error("{0}")]
     TooMany(&'static str),
-    /// The machine's clock jumped by so many seconds: what is written now would have a wrong date. Nothing
-    /// was done.
+    /// The machine's clock jumped by this many seconds, so a row would get a wrong date. Nothing was done.
     #[error(
         "the clock of this machine jumped by {0} s; nothing was done, send it again when the clock is back, \
          or in half a minute"
     )]
     ClockJumped(i64),
-    /// The database answers, and nothing can be stored in it.
+    /// The database answers, but nothing can be stored in it.
     #[error("{0}: nothing can be stored")]
     NotWritable(&'static str),
     /// The daemon is about to end. Nothing was done.
     #[error("this daemon is stopping: send it again in a second")]
     Stopping,
-    /// The connection to the database was lost while it was being committed, or it is still under way.
+    /// The connection to the database was lost during COMMIT, or the transaction still runs.
     #[error(
         "it is not known whether this was done: the database did not say. Send it again with the same \
          Idempotency-Key or id, which does nothing twice; without one look first, in the audit log under \
@@ -105,21 +103,21 @@ pub enum Error {
     /// The route needs a setting that is not set.
     #[error("{0}")]
     NotConfigured(&'static str),
-    /// The database refused or is away.
+    /// The database refused the statement, or cannot be reached.
     #[error("the database failed: {0}")]
     Database(DieselError),
     /// A broken assumption of ours.
     #[error("{0}")]
     Internal(String),
-    /// A panic, caught: a fault of ours at this place.
+    /// A caught panic. Holds the place in the source.
     #[error("a fault of ours at {0}")]
     Panicked(String),
-    /// A thread has ended or hangs; says which.
+    /// A thread has ended or hangs. Says which one.
     #[error("{0}")]
     Unwell(String),
 }
 
-/// What `?` makes of a database error: connection trouble is told apart so that callers may retry.
+/// Lets `?` pass on a database error; [`Error::is_transient`] says whether a retry can help.
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
         Self::Database(error)
@@ -146,29 +144,28 @@ impl Error {
         }
     }
 
-    /// True when the transaction lost to another one, to a lost connection or to want of room, and may simply
-    /// be run again.
+    /// True when another transaction, a lost connection or a full server made this one fail: running it again
+    /// can help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Database(error) if is_transient(error)) || matches!(self, Self::Busy(_))
     }
 
-    /// True when it waited for a lock, or worked, for as long as it may.
+    /// True when it waited for a lock, or ran, as long as it may.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Database(DieselError::DatabaseError(_, info))
             if info.message().contains("canceling statement due to"))
     }
 
-    /// True when the transaction lost to another one and may be run again at once, on the same connection.
+    /// True when another transaction made this one fail: it may run again at once, on the same connection.
     #[must_use]
     pub fn is_lost_race(&self) -> bool {
         self.is_transient() && !self.is_disconnected() && !self.is_timeout()
     }
 
-    /// True when what was to be stored is at fault (out of range, against a check), and would be another
-    /// time: others may well be stored. Of an error that is not known nothing of the kind is believed, as
-    /// whose fault it is decides who tries again.
+    /// True when the data is at fault (out of range, against a check): a retry cannot help, and other data
+    /// may be stored. An unknown error counts as ours, since this decides who tries again.
     #[must_use]
     pub fn is_about_data(&self) -> bool {
         match self {
@@ -178,13 +175,13 @@ impl Error {
         }
     }
 
-    /// True when a panic was caught. Of several inputs one may be its cause.
+    /// True when a panic was caught. One of several inputs may be its cause.
     #[must_use]
     pub fn is_panic(&self) -> bool {
         matches!(self, Self::Panicked(_))
     }
 
-    /// True when the connection itself is gone, or of no use.
+    /// True when the connection is gone or useless.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Database(error) if is_disconnected(error))
@@ -212,20 +209,20 @@ impl Error {
             Self::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_request", "The request breaks a rule"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_body", "The body cannot be read"),
             Self::Signature(_) => {
-                (StatusCode::BAD_REQUEST, "invalid_signature", "The signature does not hold")
+                (StatusCode::BAD_REQUEST, "invalid_signature", "The signature is not valid")
             }
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid API key is needed"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "missing_scope", "The API key may not do this"),
             Self::NotFound(_) | Self::UnknownOrg(_) => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::NoRoute(_) => (StatusCode::NOT_FOUND, "no_route", "No such route"),
             Self::WrongMethod(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path has not this method")
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not have this method")
             }
             Self::Conflict { code, .. } => {
-                (StatusCode::CONFLICT, code, "The request contradicts what is there")
+                (StatusCode::CONFLICT, code, "The request conflicts with what is stored")
             }
             Self::BatteryFull { .. } => {
-                (StatusCode::CONFLICT, "amount_too_large", "The request contradicts what is there")
+                (StatusCode::CONFLICT, "amount_too_large", "The request conflicts with what is stored")
             }
             Self::TooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
@@ -237,12 +234,12 @@ impl Error {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly")
             }
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Try again in a moment"),
-            Self::TooMany(_) => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too much waits, send it again soon")
-            }
-            Self::ClockJumped(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "clock_jumped", "The clock cannot be believed")
-            }
+            Self::TooMany(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "Too many requests wait: send it again soon",
+            ),
+            Self::ClockJumped(_) => (StatusCode::SERVICE_UNAVAILABLE, "clock_jumped", "The clock jumped"),
             Self::NotWritable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "database_not_writable", "Nothing can be stored")
             }
@@ -266,7 +263,7 @@ impl Error {
     }
 }
 
-/// The code of a problem, which its response carries for the access log.
+/// The code of a problem; its response carries it for the access log.
 #[derive(Clone, Copy)]
 pub(crate) struct ProblemCode(pub(crate) &'static str);
 
@@ -311,7 +308,6 @@ impl ResponseError for Error {
         } else {
             self.to_string()
         };
-        let field = self.field().map(str::to_owned);
         let mut response = HttpResponseBuilder::new(status);
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.insert_header((header::RETRY_AFTER, "1"));
@@ -322,30 +318,31 @@ impl ResponseError for Error {
         if let Self::WrongMethod(allowed) = self {
             response.insert_header((header::ALLOW, allowed.as_str()));
         }
-        let mut told = problem(
-            &mut response,
-            Problem {
-                r#type: format!("about:blank#{code}"),
-                title,
-                status: status.as_u16(),
-                code: code.to_owned(),
-                detail,
-                field,
-            },
-        );
-        told.extensions_mut().insert(ProblemCode(code));
-        told
+        let mut problem = Problem::new(status, code, title, detail);
+        problem.field = self.field().map(str::to_owned);
+        Problem::answer(response, code, serde_json::to_vec(&problem).unwrap_or_default())
     }
 }
 
-/// Serialised by hand: a problem must not depend on the JSON extractor's own error path.
-fn problem(response: &mut HttpResponseBuilder, problem: Problem) -> HttpResponse {
-    let body = serde_json::to_string(&problem).unwrap_or_else(|_| "{}".to_owned());
-    response.insert_header((header::CONTENT_TYPE, "application/problem+json")).body(body)
+impl Problem {
+    /// A problem of this kind, about no field.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &str, title: &'static str, detail: String) -> Self {
+        let (r#type, status) = (format!("about:blank#{code}"), status.as_u16());
+        Self { r#type, title, status, code: code.to_owned(), detail, field: None }
+    }
+
+    /// Answers with `body`: a problem, with members of its own where the route has some. The access log tells
+    /// `code`.
+    pub fn answer(mut response: HttpResponseBuilder, code: &'static str, body: Vec<u8>) -> HttpResponse {
+        let mut answer =
+            response.insert_header((header::CONTENT_TYPE, "application/problem+json")).body(body);
+        answer.extensions_mut().insert(ProblemCode(code));
+        answer
+    }
 }
 
-/// Losing a race or the connection, or a server without room: running the same transaction again is the
-/// remedy.
+/// Lost races, lost connections and full servers: running the same transaction again can help.
 fn is_transient(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
@@ -372,16 +369,15 @@ fn is_transient(error: &DieselError) -> bool {
 /// The disk is full, or a quota on it is used up (`errcode_for_file_access` in elog.c).
 pub(crate) fn is_want_of_room(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(_, info)
-        if ["No space left on \
-            device", "Disk quota \
-            exceeded"].iter().any(|part| info.message().contains(part)))
+        if ["No space left on device", "Disk quota exceeded"]
+            .iter()
+            .any(|part| info.message().contains(part)))
 }
 
 /// libpq reports a lost connection in words only; these are its own and the server's (fe-misc.c, postgres.c).
 pub(crate) fn is_disconnected(error: &DieselError) -> bool {
     match error {
-        // Read-only: a server that has become a standby. The next connection may reach the one that took
-        // over.
+        // Read-only: the server has become a standby. The next connection may reach its successor.
         DieselError::DatabaseError(
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::ReadOnlyTransaction,
             _,
@@ -408,8 +404,8 @@ pub(crate) fn is_disconnected(error: &DieselError) -> bool {
     }
 }
 
-/// diesel tells neither SQLSTATE nor class; the words are those of class 22 and of what is too long for an
-/// index or a page.
+/// diesel gives no SQLSTATE, so the texts decide: those of class 22, and those about values that are too long
+/// for an index or a page.
 fn is_about_data(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(
@@ -442,7 +438,7 @@ mod tests {
 
     /// Messages as PostgreSQL 15 and libpq write them.
     #[test]
-    fn whose_fault_it_is_is_told_by_the_words() {
+    fn the_texts_tell_whose_fault_an_error_is() {
         let transient = [
             "deadlock detected",
             "terminating connection due to administrator command",
@@ -463,14 +459,14 @@ mod tests {
             "invalid page in block 7 of relation base/16384/17214",
             "temporary file size exceeds temp_file_limit (1024kB)",
         ];
-        let told = |message: &str| {
+        let judged = |message: &str| {
             let info = Box::new(message.to_owned());
             let error = Error::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, info));
             (error.is_transient(), error.is_about_data())
         };
-        transient.iter().for_each(|message| assert_eq!(told(message), (true, false), "{message}"));
-        about_data.iter().for_each(|message| assert_eq!(told(message), (false, true), "{message}"));
-        neither.iter().for_each(|message| assert_eq!(told(message), (false, false), "{message}"));
+        transient.iter().for_each(|message| assert_eq!(judged(message), (true, false), "{message}"));
+        about_data.iter().for_each(|message| assert_eq!(judged(message), (false, true), "{message}"));
+        neither.iter().for_each(|message| assert_eq!(judged(message), (false, false), "{message}"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Public identifiers: a prefix that says what it names, then a UUIDv7 in hex (so ids sort by age).
+//! Public ids: a prefix that says what the id names, then a UUIDv7 in hex, so ids sort by age.
 
 use uuid::Uuid;
 

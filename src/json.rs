@@ -1,7 +1,7 @@
-//! JSON from outside, read so that whatever is wrong with it names its field and the rule, in our own words.
+//! Reads JSON from outside. Every error names the field and the rule, in our own words.
 //!
-//! Types of ours say what is wrong with a value in a sentence that begins with `must`; every other message is
-//! serde's or a library's, and is put into our words here.
+//! Our own types say what is wrong with a value in a sentence that begins with `must`. Other messages come
+//! from serde or a library, and are translated here.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -9,21 +9,21 @@ use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 
 use crate::error::Error;
+use crate::text::{NO_NUL, has_nul, strip_nul};
 
-/// What is said where nothing better is known.
+/// The rule where we know nothing better.
 const NO_FIT: &str = "does not have the form that it must have: /docs shows it";
-/// What is said of what is no word where one of some words must be.
+/// The rule where one of some words is expected, and the value is not a word.
 const WORDS: &str = "must be one of the words that /docs lists";
-const NUL: &str = "must not contain the NUL character";
 
 /// Reads a body.
 ///
 /// # Errors
-/// [`Error::Malformed`] for what is no JSON, [`Error::Invalid`] naming the field that does not fit.
+/// [`Error::Malformed`] when it is not JSON; [`Error::Invalid`] names the field that does not fit.
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     match body.trim_ascii_start().first() {
         None => return Err(Error::Malformed("the body is empty: send a JSON object".to_owned())),
-        // Serde would take a list for a struct.
+        // serde would read a list into a struct.
         Some(b'[') => return Err(Error::invalid("body", "must be a JSON object, not a list")),
         Some(_) => {}
     }
@@ -34,7 +34,7 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, error) = (dotted(error.path()), error.into_inner());
-        // Of a number in the place of a word serde says that it is no JSON.
+        // Where a word is expected, serde calls a number invalid JSON.
         let no_value = error.to_string().starts_with("expected value");
         if no_value && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
             return Error::invalid(path, WORDS);
@@ -45,10 +45,10 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     Ok(read)
 }
 
-/// Reads a tree that was made of another language.
+/// Reads a tree that was parsed from another format, such as TOML.
 ///
 /// # Errors
-/// [`Error::Invalid`] naming the field that does not fit.
+/// [`Error::Invalid`] names the field that does not fit.
 pub fn read_tree<T: DeserializeOwned>(tree: Value) -> Result<T, Error> {
     without_nul(&tree)?;
     serde_path_to_error::deserialize(tree).map_err(|error| {
@@ -57,7 +57,7 @@ pub fn read_tree<T: DeserializeOwned>(tree: Value) -> Result<T, Error> {
     })
 }
 
-/// What is wrong with a body that is no JSON.
+/// The error for a body that is not JSON.
 #[must_use]
 pub fn unreadable(error: &serde_json::Error) -> Error {
     let message = error.to_string();
@@ -82,7 +82,7 @@ pub fn unreadable(error: &serde_json::Error) -> Error {
     Error::Malformed(text)
 }
 
-/// What is wrong with the value at a place (empty: the whole body) that is JSON but does not fit.
+/// The error for JSON that does not fit at `path` (empty: the whole body).
 #[must_use]
 pub fn unfit(path: &str, error: &serde_json::Error) -> Error {
     if error.classify() != Category::Data {
@@ -106,7 +106,8 @@ pub fn unfit(path: &str, error: &serde_json::Error) -> Error {
     Error::invalid(place, rule)
 }
 
-/// A field that may be left out, and is not null: a caller that has lost a value does not mean "all".
+/// Reads a field that may be left out but must not be null: a caller whose value got lost does not mean
+/// "all".
 ///
 /// # Errors
 /// When it is null, or not a `T`.
@@ -116,7 +117,8 @@ pub fn not_null<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
     T::deserialize(field).map(Some)
 }
 
-/// The field that a message of serde's is about, where that is not the place of the error, and the rule.
+/// Translates a message of serde: the rule, and the field where the message names another than the place of
+/// the error.
 fn rule(message: &str) -> (Option<&str>, String) {
     let quoted = |text: &'static str| message.strip_prefix(text)?.strip_prefix('`');
     if let Some(field) = quoted("missing field ").and_then(|rest| rest.strip_suffix('`')) {
@@ -144,8 +146,8 @@ fn rule(message: &str) -> (Option<&str>, String) {
     (None, if message.starts_with("must ") { message.to_owned() } else { NO_FIT.to_owned() })
 }
 
-/// What was sent, and the names that there are, out of the rest of serde's "`sent`, expected one of `a`,
-/// `b`". What was sent may hold anything, our names hold no quote: so the last list counts.
+/// Parses the rest of serde's "`sent`, expected one of `a`, `b`": what was sent, and the known names. What
+/// was sent may contain anything and our names contain no backtick, so the last list counts.
 fn sent_and_known(rest: &str) -> (&str, String) {
     match rest.rsplit_once("`, expected ") {
         Some((sent, list)) => {
@@ -156,7 +158,7 @@ fn sent_and_known(rest: &str) -> (&str, String) {
     }
 }
 
-/// A rule for what serde expected.
+/// The rule for what serde expected, such as `i64` or `a string`.
 pub(crate) fn wanted(expected: &str) -> String {
     let (least, most) = match expected {
         "i8" => (i64::from(i8::MIN), i8::MAX as u64),
@@ -191,11 +193,11 @@ fn dotted(path: &Path) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-/// PostgreSQL can hold the NUL character neither in text nor in jsonb.
+/// Refuses a tree with the NUL character in a text or a name.
 fn without_nul(tree: &Value) -> Result<(), Error> {
     fn find(tree: &Value, path: &mut Vec<String>) -> bool {
         match tree {
-            Value::String(text) => text.contains('\0'),
+            Value::String(text) => has_nul(text),
             Value::Array(items) => items.iter().enumerate().any(|(index, item)| {
                 path.push(index.to_string());
                 let found = find(item, path);
@@ -205,8 +207,8 @@ fn without_nul(tree: &Value) -> Result<(), Error> {
                 found
             }),
             Value::Object(fields) => fields.iter().any(|(name, value)| {
-                path.push(name.replace('\0', ""));
-                let found = name.contains('\0') || find(value, path);
+                path.push(strip_nul(name));
+                let found = has_nul(name) || find(value, path);
                 if !found {
                     path.pop();
                 }
@@ -219,7 +221,7 @@ fn without_nul(tree: &Value) -> Result<(), Error> {
     if !find(tree, &mut path) {
         return Ok(());
     }
-    Err(Error::invalid(if path.is_empty() { "body".to_owned() } else { path.join(".") }, NUL))
+    Err(Error::invalid(if path.is_empty() { "body".to_owned() } else { path.join(".") }, NO_NUL))
 }
 
 #[cfg(test)]
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_by_field_and_rule() {
+    fn an_error_names_the_field_and_the_rule() {
         let number = "must be a whole number from 0 to 4294967295";
         for (body, field, rule) in [
             (r#"{}"#, "name", "is missing: it must be given"),
@@ -310,9 +312,9 @@ mod tests {
             (r#"{"name":"a","inner":[{}]}"#, "inner.0.number", "is missing: it must be given"),
             (r#"{"name":"a","map":[]}"#, "map", "must be a JSON object"),
             (r#"{"name":"a","map":{"k":7}}"#, "map.k", "must be a text"),
-            (r#"{"name":"a\u0000b"}"#, "name", NUL),
-            (r#"{"name":"a","map":{"k\u0000":"v"}}"#, "map.k", NUL),
-            (r#"{"name":"a","raw":{"deep":["\u0000"]}}"#, "raw.deep.0", NUL),
+            (r#"{"name":"a\u0000b"}"#, "name", NO_NUL),
+            (r#"{"name":"a","map":{"k\u0000":"v"}}"#, "map.k", NO_NUL),
+            (r#"{"name":"a","raw":{"deep":["\u0000"]}}"#, "raw.deep.0", NO_NUL),
             (r#"[]"#, "body", "must be a JSON object, not a list"),
             (r#"7"#, "body", "must be a JSON object"),
             (r#"{"name":"a","at":"yesterday"}"#, "at", "must be an RFC 3339 time"),
@@ -323,8 +325,8 @@ mod tests {
             (r#"{"name":"a","units":{}}"#, "units", "must be a decimal"),
         ] {
             match read::<Body>(body.as_bytes()).expect_err(body) {
-                Error::Invalid { field: told, rule: why } => {
-                    assert_eq!(told, field, "{body}");
+                Error::Invalid { field: named, rule: why } => {
+                    assert_eq!(named, field, "{body}");
                     assert!(why.starts_with(rule), "{body}: {why}");
                 }
                 other => panic!("{body}: {other:?}"),
@@ -338,10 +340,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_said_to_be_none() {
+    fn a_body_that_is_not_json_is_malformed() {
         let deep = "[".repeat(1000);
         let deep = format!(r#"{{"name":"\u0000","raw":{deep}"#);
-        for (body, told) in [
+        for (body, expected) in [
             ("", "the body is empty"),
             (" \n", "the body is empty"),
             ("{", "it ends in the middle"),
@@ -352,7 +354,7 @@ mod tests {
             (deep.as_str(), "nested more than 127 deep"),
         ] {
             let error = read::<Body>(body.as_bytes()).expect_err(body);
-            assert!(matches!(&error, Error::Malformed(text) if text.contains(told)), "{body}: {error}");
+            assert!(matches!(&error, Error::Malformed(text) if text.contains(expected)), "{body}: {error}");
         }
         let error = read::<Body>(b"{\"name\":\"\xff\"}").expect_err("no UTF-8");
         assert!(error.to_string().contains("not valid Unicode"), "{error}");

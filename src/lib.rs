@@ -2,11 +2,11 @@
 //!
 //! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
 
-pub mod answers;
 pub mod api;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub(crate) mod backoff;
 pub mod battery;
 pub mod billing;
 pub mod cli;
@@ -16,7 +16,9 @@ pub mod db;
 pub mod dump;
 pub mod error;
 pub mod export;
+pub mod group_commit;
 pub mod ids;
+pub mod integrity;
 pub mod json;
 pub mod logging;
 pub mod metering;
@@ -34,9 +36,10 @@ pub mod schema;
 pub mod server;
 pub mod shares;
 pub mod stripe;
+pub mod text;
 pub mod threads;
 pub mod time;
 pub mod usage;
-pub mod verify;
+
 pub mod wake;
 pub mod workers;

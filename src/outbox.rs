@@ -1,6 +1,7 @@
-//! Messages to the outside, written in the transaction of what they tell of. Owns `outbox_messages`.
+//! Messages to the outside, each written in the transaction of the event that it reports. Owns
+//! `outbox_messages`.
 //!
-//! They are listed here; delivering them is another matter.
+//! The API lists them; nothing sends them yet.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -22,7 +23,7 @@ pub struct Message {
     pub id: String,
     /// Public id of the org that it concerns.
     pub org: String,
-    /// What it tells of: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`,
+    /// What it reports: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`,
     /// `subscription.cancelled`.
     pub r#type: String,
     /// When it was written.
@@ -32,14 +33,14 @@ pub struct Message {
     pub data: Value,
 }
 
-/// A message that is to be written.
+/// A message to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewMessage {
     /// The org that it concerns.
     pub org_id: i64,
-    /// What it tells of.
+    /// What it reports, such as `usage.unpriced`.
     pub kind: &'static str,
-    /// Told once per org and this.
+    /// An org gets only one message with this key.
     pub dedupe_key: String,
     pub data: Value,
 }
@@ -48,7 +49,7 @@ statement!(Insert -> Untyped:
     "INSERT INTO outbox_messages (org_id, message_id, type, dedupe_key, payload, created_at)
      SELECT o, m, t, k, p, ? FROM unnest(?, ?, ?, ?, ?) AS t (o, m, t, k, p) ON CONFLICT DO NOTHING");
 
-/// Writes messages; those that were told before are left out.
+/// Writes messages, except those whose org already has one with their key.
 pub fn write(
     conn: &mut PgConnection,
     mut messages: Vec<NewMessage>,
@@ -69,8 +70,8 @@ pub fn write(
     Ok(())
 }
 
-/// Messages, newest first, at most `limit`: those of `org_id` (`None`: of every org), before the one of that
-/// id.
+/// Messages of `org_id` (`None`: of every org), newest first, at most `limit`, older than the message with
+/// the id `before`.
 pub fn list(
     conn: &mut PgConnection,
     org_id: Option<i64>,

@@ -1,5 +1,7 @@
-//! Pages of a list: an opaque cursor that names the last row given, so that rows which come meanwhile move
-//! nothing.
+//! Pages of a list. The cursor of the next page names the last row of this one, so new rows that come between
+//! two requests shift nothing.
+
+use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -9,12 +11,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::error::Error;
 
-/// Rows of a page unless asked otherwise.
+/// Rows of a page when the request gives no limit.
 pub const DEFAULT_LIMIT: i64 = 50;
 /// Rows of a page at most.
 pub const MAX_LIMIT: i64 = 500;
 
-/// One page.
+/// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The rows.
@@ -23,7 +25,7 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// Which page.
+/// Which page of a list is asked for.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
@@ -35,23 +37,61 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    /// The limit asked for.
+    /// The page of `list` that is asked for. `K` is the sort key of its rows.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is out of range.
-    pub fn limit(&self) -> Result<i64, Error> {
-        match self.limit.unwrap_or(DEFAULT_LIMIT) {
-            limit @ 1..=MAX_LIMIT => Ok(limit),
-            _ => Err(Error::invalid("limit", format!("must be from 1 to {MAX_LIMIT}"))),
+    /// [`Error::Invalid`] when the limit is out of range, or the cursor is not one of this list.
+    pub fn of<K: DeserializeOwned>(
+        &self,
+        list: impl Into<Cow<'static, str>>,
+    ) -> Result<PageRequest<K>, Error> {
+        let (list, limit) = (list.into(), self.limit.unwrap_or(DEFAULT_LIMIT));
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Error::invalid("limit", format!("must be from 1 to {MAX_LIMIT}")));
         }
+        let after = self.cursor.as_deref().map(|cursor| decode(&list, cursor)).transpose()?;
+        Ok(PageRequest { list, limit, after })
+    }
+}
+
+/// A page of a list as it was asked for.
+#[derive(Clone, Debug)]
+pub struct PageRequest<K> {
+    list: Cow<'static, str>,
+    /// Rows of the page at most.
+    pub limit: i64,
+    /// Sort key of the row that the page comes after.
+    pub after: Option<K>,
+}
+
+impl<K: Serialize> PageRequest<K> {
+    /// Rows to fetch: one more than the page may have, which tells that another page follows.
+    #[must_use]
+    pub fn to_fetch(&self) -> i64 {
+        self.limit + 1
     }
 
-    /// The row of `list` that the page comes after.
+    /// The page out of the rows that were fetched; `key` gives a row's sort key.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the cursor is not one of that list.
-    pub fn after<T: DeserializeOwned>(&self, list: &str) -> Result<Option<T>, Error> {
-        self.cursor.as_deref().map(|cursor| decode(list, cursor)).transpose()
+    /// When a key cannot be JSON.
+    pub fn page<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> K) -> Result<Page<T>, Error> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|row| encode(&self.list, &key(row))).transpose()?;
+        Ok(Page { data: rows, next })
+    }
+}
+
+impl<K: Serialize + Clone> PageRequest<K> {
+    /// As [`Self::page`], of rows that come with their sort keys.
+    ///
+    /// # Errors
+    /// When a key cannot be JSON.
+    pub fn page_of_keyed<T>(&self, rows: Vec<(K, T)>) -> Result<Page<T>, Error> {
+        let Page { data, next } = self.page(rows, |(key, _)| key.clone())?;
+        Ok(Page { data: data.into_iter().map(|(_, row)| row).collect(), next })
     }
 }
 
@@ -59,17 +99,17 @@ impl PageQuery {
 ///
 /// # Errors
 /// When the key cannot be JSON.
-pub fn encode(list: &str, key: &impl Serialize) -> Result<String, Error> {
+fn encode(list: &str, key: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_vec(&(list, key)).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(BASE64_URL_SAFE_NO_PAD.encode(text))
 }
 
-/// The sort key that a cursor names. It comes from outside like any other value, so `T` holds times as
+/// The sort key that a cursor names. A cursor is input from outside, so `T` must read times as
 /// [`crate::time::Moment`] and days as [`crate::time::Day`].
 ///
 /// # Errors
 /// [`Error::Invalid`] when it is not one of `list`.
-pub fn decode<T: DeserializeOwned>(list: &str, cursor: &str) -> Result<T, Error> {
+fn decode<T: DeserializeOwned>(list: &str, cursor: &str) -> Result<T, Error> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
     bytes
         .filter(|bytes| !bytes.windows(6).any(|part| part == b"\\u0000"))
@@ -79,29 +119,10 @@ pub fn decode<T: DeserializeOwned>(list: &str, cursor: &str) -> Result<T, Error>
         .ok_or_else(wrong_cursor)
 }
 
-/// What is said of a cursor that names no row of the list.
+/// The error for a cursor that names no row of the list.
 #[must_use]
 pub fn wrong_cursor() -> Error {
     Error::invalid("cursor", "must be the `next` of an earlier page of this list, unchanged")
-}
-
-impl<T> Page<T> {
-    /// A page of `list` out of `limit + 1` fetched rows: the one too many says that there is a next page.
-    ///
-    /// # Errors
-    /// When a key cannot be JSON.
-    pub fn of<K: Serialize>(
-        list: &str,
-        mut rows: Vec<T>,
-        limit: i64,
-        key: impl Fn(&T) -> K,
-    ) -> Result<Self, Error> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|row| encode(list, &key(row))).transpose()?;
-        Ok(Self { data: rows, next })
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,6 @@ pub mod define;
 pub mod enforce;
 pub mod entitlements;
 pub mod exemptions;
-mod group_commit;
 pub mod history;
 pub mod limit_status;
 pub mod limits;
@@ -43,14 +42,14 @@ use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgRef;
 use crate::db::Db;
 use crate::error::Error;
+use crate::group_commit::{BatchBounds, Batcher, NotDone, Retry, Settings, Work};
 use crate::metering::partitions::Known;
 use crate::metering::series::SeriesCache;
-use crate::shares::Holder;
+use crate::shares::{Holder, Shares};
 use crate::threads::Threads;
 use crate::time::Clock;
 use check::{CheckItems, CheckWork, Verdict};
 use entitlements::{EntitlementWork, OrgEntitlements};
-use group_commit::Lane;
 use orgs::{FoundOrgs, OrgLookup};
 use reservation_batch::{ReservationAnswer, ReservationRequest, ReservationWork};
 use rulebook::RulebookCache;
@@ -67,12 +66,15 @@ pub struct QuotaContext {
     pub db: Db,
 }
 
+/// Requests of one transaction, at most.
+const BATCH: BatchBounds = BatchBounds { inputs: 512, weight: 512 };
+
 /// The way to ask about quotas: requests that arrive together share a transaction.
 pub struct Quotas {
-    reservations: Lane<ReservationRequest, ReservationAnswer>,
-    checks: Lane<CheckItems, Vec<Verdict>>,
-    entitlements: Lane<OrgRef, OrgEntitlements>,
-    orgs: Lane<Vec<OrgRef>, FoundOrgs>,
+    reservations: Batcher<ReservationWork>,
+    checks: Batcher<CheckWork>,
+    entitlements: Batcher<EntitlementWork>,
+    orgs: Batcher<OrgLookup>,
     pub context: Arc<QuotaContext>,
 }
 
@@ -83,16 +85,25 @@ impl Quotas {
     pub fn start(db: &Db, context: QuotaContext, threads: &Threads, writers: usize, capacity: usize) -> Self {
         let context = Arc::new(context);
         let shared = || Arc::clone(&context);
-        let reservations = Arc::new(ReservationWork(shared()));
-        let checks = Arc::new(CheckWork(shared()));
-        let entitlements = Arc::new(EntitlementWork(shared()));
-        let orgs = Arc::new(OrgLookup(shared()));
+        let settings = |name, threads| Settings {
+            name,
+            threads,
+            capacity,
+            places: Some(Shares::new(capacity)),
+            batch: BATCH,
+            gathering: None,
+            retry: Retry::Repeat,
+        };
         Self {
-            reservations: Lane::start("quota-writer", threads, writers, capacity, db, reservations),
-            checks: Lane::start("quota-reader", threads, 1, capacity, db, checks),
-            entitlements: Lane::start("quota-overviews", threads, 1, capacity, db, entitlements),
-            orgs: Lane::start("org-reader", threads, 1, capacity, db, orgs),
-            context,
+            reservations: Batcher::start(db, threads, settings("quota-writer", writers), || {
+                ReservationWork(shared())
+            }),
+            checks: Batcher::start(db, threads, settings("quota-reader", 1), || CheckWork(shared())),
+            entitlements: Batcher::start(db, threads, settings("quota-overviews", 1), || {
+                EntitlementWork(shared())
+            }),
+            orgs: Batcher::start(db, threads, settings("org-reader", 1), || OrgLookup(shared())),
+            context: Arc::clone(&context),
         }
     }
 
@@ -105,7 +116,7 @@ impl Quotas {
         holder: Holder,
         request: ReservationRequest,
     ) -> Result<ReservationAnswer, Error> {
-        self.reservations.ask(holder, request).await
+        submit(&self.reservations, holder, request).await
     }
 
     /// Checks whether this could be used now; nothing is set aside.
@@ -113,7 +124,7 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::reservation`].
     pub async fn check(&self, holder: Holder, items: CheckItems) -> Result<Vec<Verdict>, Error> {
-        self.checks.ask(holder, items).await
+        submit(&self.checks, holder, items).await
     }
 
     /// Returns all that an org is entitled to. The caller has checked whose org it is.
@@ -121,7 +132,7 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::reservation`]; [`Error::UnknownOrg`] when there is no such org.
     pub async fn entitlements(&self, holder: Holder, org: OrgRef) -> Result<OrgEntitlements, Error> {
-        self.entitlements.ask(holder, org).await
+        submit(&self.entitlements, holder, org).await
     }
 
     /// Looks orgs up; they are in memory then.
@@ -129,7 +140,7 @@ impl Quotas {
     /// # Errors
     /// As [`Quotas::reservation`].
     pub async fn orgs(&self, holder: Holder, refs: Vec<OrgRef>) -> Result<FoundOrgs, Error> {
-        self.orgs.ask(holder, refs).await
+        submit(&self.orgs, holder, refs).await
     }
 
     /// Takes no more requests, does those that wait, ends the threads.
@@ -139,4 +150,20 @@ impl Quotas {
         self.entitlements.stop();
         self.orgs.stop();
     }
+}
+
+async fn submit<W, T>(batcher: &Batcher<W>, holder: Holder, input: W::Input) -> Result<T, Error>
+where
+    W: Work<Output = Result<T, Error>>,
+{
+    batcher.submit(holder, input).await.unwrap_or_else(|not_done| {
+        Err(match not_done {
+            NotDone::Full => Error::TooMany("too many such requests wait: try again in a second"),
+            NotDone::Stopping | NotDone::Away => {
+                Error::Busy("the database is away for the moment: try again in a second")
+            }
+            NotDone::Unknown => Error::OutcomeUnknown,
+            NotDone::Failed(error) => error,
+        })
+    })
 }

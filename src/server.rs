@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use self::wire::{Watched, Wire};
-use crate::api::{http, routes};
+use crate::api::{http, serve};
 use crate::app::App;
 use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, Patience, SPARE};
@@ -118,7 +118,7 @@ pub fn bind_with(
     let server =
         if config.http_workers == 0 { server } else { server.workers(usize::from(config.http_workers)) };
     let stopping = server.graceful_shutdown_signal();
-    let serve = move || {
+    let make = move || {
         let data = data.clone();
         let routes = actix_web::App::new()
             .app_data(data)
@@ -133,7 +133,7 @@ pub fn bind_with(
             .wrap(from_fn(http::refuse_nul))
             .wrap(from_fn(http::observe))
             .configure(further)
-            .configure(routes::all);
+            .configure(serve::configure);
         let routes = IntoServiceFactory::<_, Request>::into_factory(routes);
         let routes = routes.map_err(|error: actix_web::Error| error.error_response());
         let stopping = stopping.clone();
@@ -153,7 +153,7 @@ pub fn bind_with(
         each_connection(http, connections.clone(), tls.clone(), request_timeout)
     };
     let server =
-        server.listen("coulomb", listener, serve).map_err(|error| ServeError::Bind { address, error })?;
+        server.listen("coulomb", listener, make).map_err(|error| ServeError::Bind { address, error })?;
     Ok((server.run(), address))
 }
 

@@ -56,6 +56,12 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How much there is, taken or free.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     /// How much is taken.
     #[must_use]
     pub fn in_use(&self) -> usize {

@@ -6,8 +6,8 @@
 
 pub mod correct;
 pub mod current;
-pub mod derived_tables;
+
 pub mod ingest;
 pub mod records;
-pub mod refresh;
+
 pub mod summaries;

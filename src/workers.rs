@@ -13,6 +13,7 @@ use crate::battery::{effects, upkeep};
 use crate::billing::directory;
 use crate::db;
 use crate::error::Error;
+use crate::integrity::derived_tables::CountingSettings;
 use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::panics;
@@ -21,7 +22,6 @@ use crate::quota::{reservation_batch, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
 use crate::time::Belief;
-use crate::usage::derived_tables::Given;
 use crate::wake::Wake;
 
 /// What a turn of a worker came to.
@@ -228,7 +228,7 @@ fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
     let (mut effects, mut full) = (0_u64, true);
     // As many markers as so many events may leave.
     while full && effects <= 2 * step.taken() {
-        let done = effects::step(conn, &options, app.clock.now())?;
+        let done = effects::run_batch(conn, &options, app.clock.now())?;
         full = done >= EFFECTS_BATCH as usize;
         effects += u64::try_from(done).unwrap_or(u64::MAX);
     }
@@ -274,7 +274,7 @@ fn keep_partitions(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
 }
 
 fn refresh_usage(app: &App, conn: &mut PgConnection) -> Result<Turn, Error> {
-    let turn = app.refresher.turn(conn, Given::new(&app.config, app.clock.now()))?;
+    let turn = app.summary_repair.turn(conn, CountingSettings::new(&app.config, app.clock.now()))?;
     app.metrics.usage_summaries_repaired.inc_by(turn.repaired);
     Ok(turn.rest.map_or(Turn::Rest, Turn::RestFor))
 }

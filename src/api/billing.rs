@@ -1,14 +1,6 @@
-//! Orgs and what Stripe says of them.
+//! Orgs, and the mirrors of Stripe's objects.
 
-pub mod credit_notes;
-pub mod customers;
-pub mod disputes;
-pub mod invoices;
+pub mod mirrors;
 pub mod org_query;
 pub mod orgs;
-pub mod payments;
-pub mod prices;
-pub mod products;
 pub mod read;
-pub mod refunds;
-pub mod subscriptions;

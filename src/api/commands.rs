@@ -1,17 +1,20 @@
-//! Commands: everything but webhooks and usage that changes state.
+//! Commands: every request that changes state, except webhooks, usage and reservations.
 //!
 //! A command runs in one transaction with its audit entry and, when the caller sent an `Idempotency-Key`,
 //! with the claim of that key and the answer stored under it. A repeat with the same body gets the stored
-//! answer; one with another body gets 409; a repeat while the first is still running waits for it. A command
-//! that fails leaves nothing, so it may be tried again. When the answer to its COMMIT is lost, its audit
-//! entry tells whether it was done.
+//! answer; one with another body gets 409; a repeat while the first still runs waits for it. A command that
+//! fails leaves nothing behind, so it may be tried again. When the connection is lost during COMMIT, the
+//! audit entry tells whether the command was done.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use serde::Serialize;
@@ -19,21 +22,32 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api::http::RequestId;
+use crate::api::http::{Body, RequestId, app_of};
 use crate::app::App;
-use crate::audit;
+use crate::audit::{AuditEntry, Author};
 use crate::auth::Principal;
-use crate::billing::directory::{self, Stale};
+use crate::billing::directory::{self, Directory, Stale};
 use crate::db::{Decided, Evidence};
 use crate::error::Error;
-use crate::json;
 use crate::schema::idempotency_keys;
 
 /// How long an idempotency key is remembered, in days.
 pub const REMEMBERED_DAYS: i64 = 7;
+/// Longest idempotency key, in bytes.
 const KEY_LIMIT: usize = 255;
 
-/// A command's answer.
+/// A command as it was sent, by the bearer of a valid key. Whether that key may give it, the handler checks.
+pub struct Command {
+    pub app: web::Data<App>,
+    pub principal: Principal,
+    request: HttpRequest,
+    body: Body,
+}
+
+/// A command whose body, if there is one, is not read and does not count.
+pub struct BodilessCommand(pub Command);
+
+/// What a command answers, and what the audit log says of it.
 #[derive(Debug)]
 pub struct Answer {
     /// HTTP status, 2xx.
@@ -41,21 +55,7 @@ pub struct Answer {
     pub body: Value,
     /// What a replay gets instead of `body`, where that holds a secret which is shown once.
     pub replay: Option<Value>,
-    /// What the audit log says of it.
-    pub audit: Audit,
-}
-
-/// The command's line in the audit log.
-#[derive(Debug)]
-pub struct Audit {
-    /// The org that it concerns; 0: the platform.
-    pub org_id: i64,
-    /// `noun.verb`.
-    pub action: &'static str,
-    /// Public id of what was changed.
-    pub target: String,
-    /// What is worth keeping beside it; secrets are not.
-    pub detail: Value,
+    pub audit: AuditEntry,
 }
 
 impl Answer {
@@ -63,97 +63,143 @@ impl Answer {
     ///
     /// # Errors
     /// When `body` cannot be JSON.
-    pub fn new(status: StatusCode, body: &impl Serialize, audit: Audit) -> Result<Self, Error> {
+    pub fn new(status: StatusCode, body: &impl Serialize, audit: AuditEntry) -> Result<Self, Error> {
         let body = serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Self { status, body, replay: None, audit })
     }
+
+    /// 204: done, and nothing to show.
+    #[must_use]
+    pub fn done(audit: AuditEntry) -> Self {
+        Self { status: StatusCode::NO_CONTENT, body: Value::Null, replay: None, audit }
+    }
 }
 
-/// The stored outcome of a claimed key.
+impl Command {
+    /// The JSON body, whatever its `Content-Type`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is not JSON; [`Error::Invalid`] names the field that does not fit.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.body.read()
+    }
+
+    /// As [`Self::read`], of a body that may be left out because all of its fields may.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_optional<T: DeserializeOwned + Default>(&self) -> Result<T, Error> {
+        self.body.read_optional()
+    }
+
+    /// The caller, as the audit log and ledgers name it.
+    #[must_use]
+    pub fn actor(&self) -> String {
+        format!("key:{}", self.principal.key_id)
+    }
+
+    /// Finds orgs inside the transaction.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.app.directory)
+    }
+
+    /// Runs `work` in one transaction with its audit entry and its idempotency key, as the platform (the
+    /// handler has checked the scope).
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`]
+    /// for a malformed key.
+    pub async fn run<F>(&self, work: F) -> Result<HttpResponse, Error>
+    where
+        F: Fn(&mut PgConnection, DateTime<Utc>) -> Result<Answer, Error> + Send + 'static,
+    {
+        let key = idempotency_key(&self.request)?;
+        let request_sha256 = fingerprint(&self.request, &self.body.bytes);
+        let (actor, request_id) = (self.actor(), RequestId::of(&self.request));
+        let (org_id, now) = (self.principal.org_id(), self.app.clock.now());
+        let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
+        let gathered = Arc::clone(&changed);
+        let done = self.app.db.run_decided(self.principal.holder(), move |conn| {
+            if let Some(key) = &key
+                && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
+            {
+                return Ok(Decided { value: replay(stored, &request_sha256)?, evidence: None });
+            }
+            let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
+            *gathered.lock().unwrap_or_else(PoisonError::into_inner) = stale;
+            let author = Author { actor: &actor, at: now, request_id: Some(&request_id) };
+            let written = answer.audit.write(conn, &author)?;
+            let text =
+                if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
+            if let Some(key) = &key {
+                let kept = answer.replay.as_ref().map_or_else(|| text.clone(), Value::to_string);
+                keep(conn, org_id, key, answer.status, &kept)?;
+            }
+            let evidence: Box<Evidence<'static>> = Box::new(move |conn| Ok(written.is_there(conn)?));
+            Ok(Decided { value: (answer.status, text, false), evidence: Some(evidence) })
+        });
+        let done = done.await;
+        // Even where the outcome is unknown: what was acknowledged counts from the answer on.
+        self.app.directory.forget(&changed.lock().unwrap_or_else(PoisonError::into_inner));
+        let (status, text, replayed) = done?;
+        let mut response = HttpResponse::build(status);
+        if replayed {
+            response.insert_header(("Idempotent-Replayed", "true"));
+        }
+        Ok(if text.is_empty() {
+            response.finish()
+        } else {
+            response.insert_header((CONTENT_TYPE, "application/json")).body(text)
+        })
+    }
+
+    /// As [`Self::run`]; then wakes the workers, because the command gave them work.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_and_wake<F>(&self, work: F) -> Result<HttpResponse, Error>
+    where
+        F: Fn(&mut PgConnection, DateTime<Utc>) -> Result<Answer, Error> + Send + 'static,
+    {
+        let answer = self.run(work).await?;
+        self.app.wake.all();
+        Ok(answer)
+    }
+}
+
+impl FromRequest for Command {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, mut payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let principal = Principal::extract(&request).await?;
+            let body = Body::from_request(&request, &mut payload).await?;
+            Ok(Self { app: app_of(&request)?, principal, request, body })
+        })
+    }
+}
+
+impl FromRequest for BodilessCommand {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let principal = Principal::extract(&request).await?;
+            Ok(Self(Command { app: app_of(&request)?, principal, request, body: Body::none() }))
+        })
+    }
+}
+
+/// The stored outcome of a claimed key: digest of the request, status and body of the answer.
 type Stored = (Vec<u8>, Option<i16>, Option<String>);
 
-/// Runs `work` as a command of `principal`, as the platform (the handler has checked the scope).
-///
-/// # Errors
-/// What `work` says; [`Error::Conflict`] when the key was used for another request; [`Error::Invalid`] for a
-/// bad key.
-pub async fn run<F>(
-    app: &App,
-    principal: &Principal,
-    request: &HttpRequest,
-    body: &[u8],
-    work: F,
-) -> Result<HttpResponse, Error>
-where
-    F: Fn(&mut PgConnection, DateTime<Utc>) -> Result<Answer, Error> + Send + 'static,
-{
-    let key = idempotency_key(request)?;
-    let request_sha256 = fingerprint(request, body);
-    let request_id = RequestId::of(request);
-    let actor = format!("key:{}", principal.key_id);
-    let (org_id, now) = (principal.org_id(), app.clock.now());
-    let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
-    let told = Arc::clone(&changed);
-    let done = app.db.run_decided(principal.holder(), move |conn| {
-        if let Some(key) = &key
-            && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
-        {
-            return Ok(Decided { value: replay(stored, &request_sha256)?, evidence: None });
-        }
-        let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
-        *told.lock().unwrap_or_else(PoisonError::into_inner) = stale;
-        let entry = audit::Entry {
-            org_id: answer.audit.org_id,
-            at: now,
-            actor: &actor,
-            action: answer.audit.action,
-            target: &answer.audit.target,
-            detail: answer.audit.detail.clone(),
-            request_id: Some(&request_id),
-        };
-        let written = audit::record(conn, &entry)?;
-        let text =
-            if answer.status == StatusCode::NO_CONTENT { String::new() } else { answer.body.to_string() };
-        if let Some(key) = &key {
-            let kept = answer.replay.as_ref().map_or_else(|| text.clone(), Value::to_string);
-            keep(conn, org_id, key, answer.status, &kept)?;
-        }
-        let evidence: Box<Evidence<'static>> = Box::new(move |conn| Ok(written.is_there(conn)?));
-        Ok(Decided { value: (answer.status, text, false), evidence: Some(evidence) })
-    });
-    let done = done.await;
-    // Whether or not the outcome is known: what was acknowledged counts from the answer on.
-    app.directory.forget(&changed.lock().unwrap_or_else(PoisonError::into_inner));
-    let (status, text, replayed) = done?;
-    let mut response = HttpResponse::build(status);
-    if replayed {
-        response.insert_header(("Idempotent-Replayed", "true"));
-    }
-    Ok(if text.is_empty() {
-        response.finish()
-    } else {
-        response.insert_header((CONTENT_TYPE, "application/json")).body(text)
-    })
-}
-
-/// Reads a command's JSON body, whatever its `Content-Type`.
-///
-/// # Errors
-/// [`Error::Malformed`] for what is not JSON, [`Error::Invalid`] naming the field that does not fit.
-pub fn parse<T: DeserializeOwned>(body: &web::Bytes) -> Result<T, Error> {
-    json::read(body)
-}
-
-/// As [`parse`], of a body that may be left out because all of its fields may.
-///
-/// # Errors
-/// As [`parse`].
-pub fn parse_optional<T: DeserializeOwned + Default>(body: &web::Bytes) -> Result<T, Error> {
-    // What a client without a body may send for it.
-    if matches!(body.trim_ascii(), b"" | b"null") { Ok(T::default()) } else { json::read(body) }
-}
-
-/// Claims the key: `None` when it is ours, else what is stored. Waits while another transaction holds it.
+/// Claims the key. `None`: it is ours now; otherwise what is stored under it. Waits while another transaction
+/// holds it.
 fn claim(
     conn: &mut PgConnection,
     org_id: i64,
@@ -233,7 +279,7 @@ fn fingerprint(request: &HttpRequest, body: &[u8]) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
-/// Forgets old keys; a bounded batch at a time.
+/// Deletes up to 10,000 keys that are older than [`REMEMBERED_DAYS`]; says how many.
 pub fn forget_old(conn: &mut PgConnection, now: DateTime<Utc>) -> QueryResult<usize> {
     let oldest = now - chrono::TimeDelta::days(REMEMBERED_DAYS);
     diesel::sql_query(

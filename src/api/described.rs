@@ -1,4 +1,4 @@
-//! What the description says of many routes alike: their error answers, and the header of commands.
+//! Parts of the description that many routes have in common: error answers, and the header of commands.
 
 use utoipa::{IntoParams, IntoResponses};
 
@@ -8,7 +8,7 @@ use crate::error::Problem;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
-    /// Any text of at most 255 visible characters. A repeat with the same key and request gets the first
+    /// Any text of 1 to 255 visible ASCII characters. A repeat with the same key and request gets the first
     /// answer again.
     #[param(
         rename = "Idempotency-Key",
@@ -40,7 +40,7 @@ errors!(
     400 Invalid "A parameter breaks a rule",
     401 Unauthorized "No valid key",
     403 Forbidden "The key lacks the scope",
-    503 Busy "Overloaded or the database is away: try again"
+    503 Busy "Overload, or the database cannot be reached: try again"
 );
 errors!(
     /// Errors of a look-up.
@@ -48,8 +48,23 @@ errors!(
     400 Invalid "A parameter breaks a rule",
     401 Unauthorized "No valid key",
     403 Forbidden "The key lacks the scope",
-    404 NotFound "Not there, or not yours",
-    503 Busy "Overloaded or the database is away: try again"
+    404 NotFound "It does not exist, or is not yours",
+    503 Busy "Overload, or the database cannot be reached: try again"
+);
+errors!(
+    /// Errors of a request with usage events.
+    UsageErrors:
+    401 Unauthorized "No valid key",
+    403 Forbidden "The key lacks the scope",
+    408 TooSlow "The body came too slowly",
+    413 TooLarge "The body is over the limit, or has too many events",
+    429 TooMany "Too many requests wait: send it again",
+    503 Busy "Nothing was stored: send it again"
+);
+errors!(
+    /// Errors of a request that waits in the queue of quotas.
+    QueueErrors:
+    429 TooMany "Too many requests wait: try again"
 );
 errors!(
     /// Errors of a command.
@@ -57,9 +72,9 @@ errors!(
     400 Invalid "The request breaks a rule",
     401 Unauthorized "No valid key",
     403 Forbidden "The key lacks the scope",
-    404 NotFound "Not there, or not yours",
+    404 NotFound "It does not exist, or is not yours",
     408 TooSlow "The body came too slowly",
-    409 Conflict "It contradicts what is there, or the Idempotency-Key was used for another request",
+    409 Conflict "It conflicts with what is stored, or the Idempotency-Key was used for another request",
     413 TooLarge "The body is over the limit",
-    503 Busy "Overloaded or the database is away: try again"
+    503 Busy "Overload, or the database cannot be reached: try again"
 );

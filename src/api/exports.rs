@@ -1,4 +1,6 @@
-//! Files for finance.
+//! Downloads of exports, and their control totals.
 
 pub mod battery;
+pub mod columns;
+pub mod download;
 pub mod invoices;

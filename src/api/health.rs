@@ -12,20 +12,20 @@ use crate::db;
 use crate::error::{Error, Problem};
 use crate::time::Belief;
 
+/// How long a probe waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says that the process runs.
 #[utoipa::path(get, path = "/healthz", tag = "operation",
 responses((status = 200, description = "Running", body = String, content_type = "text/plain")))]
-pub async fn healthz() -> HttpResponse {
+pub(crate) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// Says whether the daemon can do its work: the database answers and can
-/// be written, and each of its threads does its work.
+/// Says whether the daemon can work: the database can be read and written, and all threads run.
 ///
-/// A thread does not once it has ended, or when one turn of it takes longer than two minutes (threads that
-/// requests wait for) or fifteen (background work): far longer than any turn should take.
+/// A thread counts as failed once it has ended, or when one turn of it takes longer than two minutes (threads
+/// that requests wait for) or fifteen (background work).
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -39,17 +39,19 @@ pub async fn healthz() -> HttpResponse {
             content_type = "application/problem+json"),
     )
 )]
-pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
+pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
     if let Belief::Doubted(jump) = app.clock.belief() {
         return Err(Error::ClockJumped(jump.num_seconds()));
     }
-    ask(&app).await?.writable()?;
+    backlog(&app).await?.writable()?;
     app.threads.check()?;
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
 }
 
-/// Metrics in OpenMetrics text, or in Prometheus' older format for who does not accept it. While the database
-/// is away the gauges that it feeds keep their last value and `coulomb_database_up` is 0.
+/// Shows metrics for Prometheus.
+///
+/// The format is OpenMetrics, or Prometheus' older text format for clients that do not accept it. While the
+/// database cannot be reached, its gauges keep their last values and `coulomb_database_up` is 0.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -58,12 +60,12 @@ pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
         (String = "application/openmetrics-text"), (String = "text/plain")
     )))
 )]
-pub async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
-    let answer = ask(&app).await;
+pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpResponse {
+    let backlog = backlog(&app).await;
     let m = &app.metrics;
-    m.database_up.set(i64::from(answer.is_ok()));
-    m.database_writable.set(i64::from(answer.as_ref().is_ok_and(|backlog| backlog.writable().is_ok())));
-    if let Ok(backlog) = answer {
+    m.database_up.set(i64::from(backlog.is_ok()));
+    m.database_writable.set(i64::from(backlog.as_ref().is_ok_and(|backlog| backlog.writable().is_ok())));
+    if let Ok(backlog) = backlog {
         m.inbox_pending.set(backlog.pending);
         m.inbox_quarantined.set(backlog.quarantined);
         m.effects_waiting.set(backlog.waiting);
@@ -103,7 +105,7 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// Whether the database can be written, as far as it says and as lately seen.
+    /// Fails when the database is read-only, or had no room at the last write.
     fn writable(&self) -> Result<(), Error> {
         Err(Error::NotWritable(match (self.standby, self.read_only, db::has_no_room()) {
             (true, ..) => "the database is a read-only standby",
@@ -114,25 +116,28 @@ impl Backlog {
     }
 }
 
-/// The state of the inbox, over the connection that is kept for probes.
-async fn ask(app: &web::Data<App>) -> Result<Backlog, Error> {
+/// Reads the backlog, over the connection that is reserved for probes.
+async fn backlog(app: &web::Data<App>) -> Result<Backlog, Error> {
     let now = app.clock.now();
     let asked = app.db.probe(move |conn| {
         diesel::sql_query(
-            "SELECT (SELECT coalesce(sum(deliveries), 0)::bigint
-                 FROM stripe_arrivals) + count(*) FILTER (WHERE quarantined_at IS NULL)
+            "SELECT (SELECT coalesce(sum(deliveries), 0)::bigint FROM stripe_arrivals)
+                        + count(*) FILTER (WHERE quarantined_at IS NULL)
                         + (SELECT count(*) FROM battery_effects_queue) AS pending,
                     count(quarantined_at) AS quarantined,
                     (SELECT count(*) FROM battery_effects_waiting WHERE dismissed_at IS NULL) AS waiting,
                     (SELECT count(*) FROM quota_reservations WHERE state = 'expired') AS lapsed,
                     (SELECT coalesce(sum(events), 0)::bigint FROM unpriced_usage) AS unpriced,
                     extract(epoch FROM $1 - least(
-                        (SELECT received_at FROM stripe_inbox
-                            WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
-                        (SELECT received_at[1] FROM stripe_arrivals ORDER BY arrival_id LIMIT 1)))::bigint
-                            AS oldest_s,
+                        (SELECT received_at
+                         FROM stripe_inbox
+                         WHERE inbox_id = min(q.inbox_id) FILTER (WHERE quarantined_at IS NULL)),
+                        (SELECT received_at[1]
+                         FROM stripe_arrivals
+                         ORDER BY arrival_id
+                         LIMIT 1)))::bigint AS oldest_s,
                     pg_is_in_recovery() AS standby,
-                        current_setting('transaction_read_only')::bool AS read_only
+                    current_setting('transaction_read_only')::bool AS read_only
              FROM stripe_inbox_queue q",
         )
         .bind::<diesel::sql_types::Timestamptz, _>(now)

@@ -1,5 +1,5 @@
-//! What every route shares: request ids and the access log, bodies read within a bound and a deadline, the
-//! caller's key.
+//! What all routes have in common: request ids and the access log, bodies read within a limit and a deadline,
+//! and the caller's key.
 
 pub(crate) mod access;
 
@@ -21,29 +21,31 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
 use diesel::pg::PgConnection;
 use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
-use self::access::{Begun, Told};
+use self::access::{LoggedBody, StartedRequest};
 use super::params;
 use crate::app::App;
 use crate::auth::{self, Principal};
 use crate::connections::Connection;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::json;
 use crate::panics;
 use crate::shares::{Holder, Share, Shares};
 use crate::time::Belief;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Largest body, in bytes, whose answer is not worth packing: an answer is about what was sent, and to start
-/// a packer takes longer than to store an event.
+/// Largest body, in bytes, whose answer is not worth compressing: an answer is about as long as its request,
+/// and starting a compressor takes longer than storing an event.
 const SMALL: u64 = 16 << 10;
 /// Longest path that is logged whole, in bytes.
 const PATH: usize = 1_000;
 
-/// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. Told back in
-/// the answer.
+/// The request's id: the caller's `X-Request-Id` when it is short and plain, else a fresh one. The answer
+/// repeats it.
 #[derive(Clone, Debug)]
 pub struct RequestId(String);
 
@@ -60,8 +62,8 @@ impl RequestId {
         Self(sent.filter(plain).map_or_else(Self::fresh, str::to_owned))
     }
 
-    /// 64 random bits of this process and the request's number in it: random bits for each would be a system
-    /// call for each.
+    /// 64 random bits of this process and the request's number in it: random bits for each request would cost
+    /// a system call each.
     fn fresh() -> String {
         static PROCESS: LazyLock<u64> =
             LazyLock::new(|| getrandom::u64().expect("the system has random numbers"));
@@ -70,26 +72,25 @@ impl RequestId {
     }
 }
 
-/// Marks, among the extensions of a response, that its body is the same bytes for all: no answer holds them
-/// for itself.
+/// An extension of a response: its body is the same bytes for all, so they count for no answer's memory.
 pub struct Shared;
 
-/// Gives each request an id and a span, and writes one access log line for it. A handler that panics is
-/// answered for.
+/// Gives each request an id and a span, writes one access log line for it, and answers where the handler
+/// panics.
 ///
 /// # Errors
 /// Passes on what the service says; [`Error::Panicked`] as the answer to a panic.
 pub async fn observe<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<Told>, actix_web::Error> {
+) -> Result<ServiceResponse<LoggedBody>, actix_web::Error> {
     let app = request.app_data::<web::Data<App>>().cloned();
     let id = RequestId::choose(&request);
     // It is ASCII.
     let path = request.path().get(..PATH).unwrap_or(request.path());
     let span = tracing::info_span!("request", request_id = %id.0, method = %request.method(), path);
     let route = request.match_pattern().unwrap_or_else(|| "(none)".to_owned());
-    let begun = Begun::of(&request);
+    let started = StartedRequest::new(&request);
     if request.method() == Method::POST && access::sent_bytes(&request).is_some_and(|bytes| bytes <= SMALL) {
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
@@ -103,7 +104,7 @@ pub async fn observe<B: MessageBody + 'static>(
     let result = answered.unwrap_or_else(|| Err(panics::panicked().into()));
     let count = |status| {
         if let Some(app) = &app {
-            app.metrics.answered(&*route, status, begun.elapsed());
+            app.metrics.answered(&*route, status, started.elapsed());
         }
     };
     match result {
@@ -112,11 +113,11 @@ pub async fn observe<B: MessageBody + 'static>(
                 response.headers_mut().insert(REQUEST_ID, header);
             }
             count(response.status());
-            Ok(begun.answered(span, &route, response))
+            Ok(started.answered(span, &route, response))
         }
         Err(error) => {
             count(error.as_response_error().status_code());
-            begun.failed(&span, &route, &error);
+            started.failed(&span, &route, &error);
             let mut response = span.in_scope(|| error.error_response());
             if let Some(header) = header {
                 response.headers_mut().insert(REQUEST_ID, header);
@@ -126,8 +127,8 @@ pub async fn observe<B: MessageBody + 'static>(
     }
 }
 
-/// Lets nothing be written while the clock is doubted: entries never change, so a wrong date would stay. It
-/// answers [`Error::ClockJumped`].
+/// Answers [`Error::ClockJumped`] to every request that writes while the clock is doubted: entries never
+/// change, so a wrong date would stay.
 ///
 /// # Errors
 /// Passes on what the service says.
@@ -145,8 +146,8 @@ pub async fn refuse_when_clock_jumped<B: MessageBody>(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// Answers that a path with the NUL character names nothing: PostgreSQL can hold it in no text. Queries are
-/// looked at in [`crate::api::params`], bodies in [`crate::json`], cursors in [`crate::page`].
+/// Answers 404 to a path with the NUL character: no name in the database can have it (see [`crate::text`]).
+/// [`crate::api::params`] checks queries, [`crate::json`] bodies, [`crate::page`] cursors.
 ///
 /// # Errors
 /// Passes on what the service says.
@@ -161,17 +162,17 @@ pub async fn refuse_nul<B: MessageBody>(
     next.call(request).await.map(ServiceResponse::map_into_left_body)
 }
 
-/// How a body is to be read.
+/// Limits for reading a body.
 #[derive(Clone, Copy)]
 pub struct Bounds {
-    /// Bytes of it at most.
+    /// Bytes at most.
     pub limit_bytes: usize,
-    /// Time within which it must have come.
+    /// Time within which the whole body must arrive.
     pub deadline: Duration,
 }
 
 impl Bounds {
-    /// A body of at most `limit_bytes`, in the time that a request may take to come.
+    /// At most `limit_bytes`, within the time that the settings give a request.
     #[must_use]
     pub fn new(app: &App, limit_bytes: u32) -> Self {
         let deadline = Duration::from_secs(u64::from(app.config.request_timeout_s));
@@ -179,21 +180,21 @@ impl Bounds {
     }
 }
 
-/// Memory that bodies share, in KiB: each takes it as it comes, and none more than the share of its holder.
+/// Memory that bodies share, in KiB. A body takes it while it arrives; no holder gets more than its share.
 #[derive(Clone, Copy)]
 pub struct Memory<'a> {
     pub kib: &'a Arc<Shares>,
     /// Whose the body is.
     pub holder: Holder,
-    /// What is answered where there is not enough.
+    /// The error when there is not enough.
     pub full: fn(&'static str) -> Error,
 }
 
-/// Reads a whole body. It gives its memory back when the share is dropped.
+/// Reads a whole body. Dropping the share gives its memory back.
 ///
 /// # Errors
-/// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Malformed`] when the client broke off, and what
-/// [`Memory::full`] says.
+/// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Malformed`] when the client broke off, and
+/// [`Memory::full`].
 pub async fn read_body<S>(
     request: &HttpRequest,
     payload: &mut S,
@@ -210,7 +211,7 @@ where
     Ok((body, place))
 }
 
-/// Reads a whole body, and asks `grow` for room for so many bytes before it keeps them.
+/// Reads a whole body. Calls `grow` with the length so far before it keeps more bytes.
 ///
 /// # Errors
 /// As [`read_body`], and what `grow` says.
@@ -248,11 +249,11 @@ where
     read.map_err(|_| Error::TooSlow(deadline.as_secs()))?
 }
 
-/// Why a body ended before its end.
+/// Why a body broke off.
 fn broken(request: &HttpRequest, error: &PayloadError) -> String {
     let encoding = request.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     match (error, encoding) {
-        // What the unpacker says is about its own insides.
+        // The decompressor's message is about its internals.
         (PayloadError::Io(_) | PayloadError::Incomplete(Some(_)), Some(encoding)) => {
             format!("the body is not whole or not `{}`, as Content-Encoding says", encoding.replace('`', "'"))
         }
@@ -260,8 +261,38 @@ fn broken(request: &HttpRequest, error: &PayloadError) -> String {
     }
 }
 
-/// A command's whole body, within the limits of the settings. It is read once the key is known to be valid.
-pub struct Body(pub Bytes, #[allow(dead_code, reason = "its drop gives the memory back")] Share);
+/// A request's whole body, at most as long as the settings allow. It is read once the key is known to be
+/// valid.
+pub struct Body {
+    pub bytes: Bytes,
+    /// The memory that it takes, given back when this is dropped.
+    _memory: Option<Share>,
+}
+
+impl Body {
+    /// Of a request whose body does not count.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { bytes: Bytes::new(), _memory: None }
+    }
+
+    /// Reads it as JSON, whatever its `Content-Type`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is not JSON; [`Error::Invalid`] names the field that does not fit.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        json::read(&self.bytes)
+    }
+
+    /// As [`Self::read`], of a body that may be left out because all of its fields may.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_optional<T: DeserializeOwned + Default>(&self) -> Result<T, Error> {
+        // Some clients send `null` where they have no body.
+        if matches!(self.bytes.trim_ascii(), b"" | b"null") { Ok(T::default()) } else { self.read() }
+    }
+}
 
 impl FromRequest for Body {
     type Error = Error;
@@ -270,15 +301,23 @@ impl FromRequest for Body {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, mut payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let principal = Principal::from_request(&request, &mut Payload::None).await?;
-            let app = request.app_data::<web::Data<App>>();
-            let app = app.ok_or_else(|| Error::Internal("no App in the server".to_owned()))?;
-            let bounds = Bounds::new(app, app.config.body_limit);
+            let principal = Principal::extract(&request).await?;
+            let app = app_of(&request)?;
+            let bounds = Bounds::new(&app, app.config.body_limit);
             let memory = Memory { kib: &app.body_memory, holder: principal.holder(), full: Error::Busy };
-            let (body, share) = read_body(&request, &mut payload, bounds, memory).await?;
-            Ok(Self(body, share))
+            let (bytes, memory) = read_body(&request, &mut payload, bounds, memory).await?;
+            Ok(Self { bytes, _memory: Some(memory) })
         })
     }
+}
+
+/// The running program's parts.
+///
+/// # Errors
+/// [`Error::Internal`] outside of the server.
+pub(super) fn app_of(request: &HttpRequest) -> Result<web::Data<App>, Error> {
+    let app = request.app_data::<web::Data<App>>();
+    app.cloned().ok_or_else(|| Error::Internal("no App in the server".to_owned()))
 }
 
 impl FromRequest for Principal {
@@ -286,21 +325,22 @@ impl FromRequest for Principal {
     type Future = Either<Ready<Result<Self, Error>>, Pin<Box<dyn Future<Output = Result<Self, Error>>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let Some(app) = request.app_data::<web::Data<App>>() else {
-            return Either::Left(ready(Err(Error::Internal("no App in the server".to_owned()))));
+        let app = match app_of(request) {
+            Ok(app) => app,
+            Err(error) => return Either::Left(ready(Err(error))),
         };
         let Some(key) = bearer(request) else {
             let error = Error::Unauthorized("send an API key: `Authorization: Bearer clb_live_…`");
             return Either::Left(ready(Err(error)));
         };
-        // Told to those who have a key: no handler sees a request with a parameter that nobody reads.
+        // Only bearers of a key are told. No handler sees a request with a parameter that it does not read.
         let named = params::check_names(request);
         if let Some(principal) = app.keyring.get(key, app.clock.now()) {
             known(request);
             access::note_caller(request, &principal);
             return Either::Left(ready(named.map(|()| principal)));
         }
-        let (app, key, request) = (app.clone(), key.to_owned(), request.clone());
+        let (key, request) = (key.to_owned(), request.clone());
         Either::Right(Box::pin(async move {
             let looked_up = looked_up(&request);
             let principal = looked_up.get_or_try_init(|| look_up(&app, &key)).await?.clone();
@@ -311,7 +351,7 @@ impl FromRequest for Principal {
     }
 }
 
-/// Whose key a request carries: asked once, also when its body waits for the answer.
+/// Whose key a request carries. Looked up once, although several extractors ask for it.
 type LookedUp = Rc<OnceCell<Principal>>;
 
 fn looked_up(request: &HttpRequest) -> LookedUp {
@@ -327,7 +367,7 @@ fn looked_up(request: &HttpRequest) -> LookedUp {
 async fn look_up(app: &App, key: &str) -> Result<Principal, Error> {
     auth::check_form(key)?;
     let (text, since, now) = (key.to_owned(), Instant::now(), app.clock.now());
-    // All who were never known share what strangers may take.
+    // Keys that were never valid share what strangers may take.
     let holder = app.keyring.last(key).map_or(Holder::Stranger, |principal| principal.holder());
     let find = move |conn: &mut PgConnection| auth::authenticate(conn, &text, now);
     let (principal, expires_at) = app.db.run_for(holder, RowScope::Platform, find).await?;
@@ -335,7 +375,7 @@ async fn look_up(app: &App, key: &str) -> Result<Principal, Error> {
     Ok(principal)
 }
 
-/// The client has shown who it is: its connection is kept longer than a stranger's.
+/// Notes that the client has shown who it is: its connection is kept longer than a stranger's.
 pub fn known(request: &HttpRequest) {
     request.conn_data::<Rc<Connection>>().inspect(|connection| connection.known());
 }

@@ -1,8 +1,7 @@
-//! The query string of a request, read so that whatever is wrong with it names its parameter.
+//! Reads the query string of a request. Every error names its parameter.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::LazyLock;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
@@ -14,74 +13,59 @@ use serde::de::{
     Visitor,
 };
 use serde::forward_to_deserialize_any;
-use utoipa::OpenApi;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use crate::api::openapi;
 use crate::error::Error;
 use crate::json;
+use crate::text::{NO_NUL, has_nul, strip_nul};
 
-/// Names and values of a query string, in their order.
+/// The names and values of a query string, in their order.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no query string, or has the NUL character, which PostgreSQL can hold in no
-/// text.
+/// [`Error::Invalid`] when it is not a query string, or has the NUL character.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
     let pairs = Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|_| Error::invalid("query", "must be name=value&name=value, percent-encoded"))?
         .into_inner();
-    match pairs.iter().find(|(name, text)| name.contains('\0') || text.contains('\0')) {
-        Some((name, _)) => Err(Error::invalid(name.replace('\0', ""), "must not contain the NUL character")),
+    match pairs.iter().find(|(name, text)| has_nul(name) || has_nul(text)) {
+        Some((name, _)) => Err(Error::invalid(strip_nul(name), NO_NUL)),
         None => Ok(pairs),
     }
 }
 
-/// Names of query parameters by method and path, as the description has them. A list is short: it is searched
-/// through.
-static KNOWN: LazyLock<BTreeMap<(&'static str, String), Vec<String>>> = LazyLock::new(|| {
-    let mut known = BTreeMap::new();
-    for (path, item) in openapi::Api::openapi().paths.paths {
-        let operations = [
-            ("GET", item.get),
-            ("PUT", item.put),
-            ("POST", item.post),
-            ("PATCH", item.patch),
-            ("DELETE", item.delete),
-        ];
-        for (method, operation) in operations {
-            let Some(operation) = operation else { continue };
-            let name = |param| match param {
-                RefOr::T(Parameter { name, parameter_in: ParameterIn::Query, .. }) => Some(name),
-                _ => None,
-            };
-            let names = operation.parameters.unwrap_or_default().into_iter().filter_map(name);
-            known.insert((method, path.clone()), names.collect());
-        }
-    }
-    known
-});
-/// How names begin that stand for many, and where: `dimension.<name>`.
-const MANY: (&str, &str) = ("/v1/usage/daily", "dimension.");
+/// Names of the query parameters of a path's operations, as the description has them. Each path under `/v1`
+/// carries its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct QueryNames(Vec<(Method, Vec<String>)>);
 
-/// Refuses a parameter that the operation does not have, and one that is given twice: what is not understood
-/// must not be ignored. Which there are is read off the description, so that both are the same. Paths outside
-/// of `/v1` are other people's: what their clients add is left alone.
+impl QueryNames {
+    pub(super) fn insert(&mut self, method: Method, names: Vec<String>) {
+        self.0.push((method, names));
+    }
+
+    fn of(&self, method: &Method) -> Option<&[String]> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.0.iter().find(|(of, _)| of == method).map(|(_, names)| &**names)
+    }
+}
+
+/// The one parameter whose name has a free part, and its path: `dimension.<name>`.
+const OPEN_NAME: (&str, &str) = ("/v1/usage/daily", "dimension.");
+
+/// Refuses a parameter that the operation does not have, and one that is given twice: nobody would notice
+/// that a filter was ignored. Paths outside of `/v1` take any: clients of Stripe, OpenMeter and Lago may add
+/// parameters of their own.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the parameter, and those that there are.
 pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
-    let (query, path) = (request.query_string(), request.match_pattern().unwrap_or_default());
-    if query.is_empty() || !path.starts_with("/v1/") {
-        return Ok(());
-    }
-    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
-    let Some((_, known)) = KNOWN.iter().find(|((of, at), _)| *of == method && *at == path) else {
-        return Ok(());
-    };
-    let many = |name: &str| path == MANY.0 && name.len() > MANY.1.len() && name.starts_with(MANY.1);
+    let query = request.query_string();
+    let known = request.app_data::<QueryNames>().and_then(|names| names.of(request.method()));
+    let (false, Some(known)) = (query.is_empty(), known) else { return Ok(()) };
+    let has_open_name = request.match_pattern().is_some_and(|path| path == OPEN_NAME.0);
+    let is_open =
+        |name: &str| has_open_name && name.len() > OPEN_NAME.1.len() && name.starts_with(OPEN_NAME.1);
     let params = Params::parse(query)?;
-    match params.0.into_keys().find(|name| !known.contains(name) && !many(name)) {
+    match params.0.into_keys().find(|name| !known.contains(name) && !is_open(name)) {
         None => Ok(()),
         Some(name) if known.is_empty() => {
             Err(Error::invalid(name, "is no parameter of this route, which has none: leave it out"))
@@ -93,7 +77,7 @@ pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
     }
 }
 
-/// Parameters that nobody has taken yet.
+/// Query parameters that no struct has taken yet.
 #[derive(Debug)]
 pub struct Params(BTreeMap<String, String>);
 
@@ -133,11 +117,11 @@ impl Params {
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first unknown parameter.
-    pub fn done(self) -> Result<(), Error> {
-        match self.0.into_keys().next() {
+    pub fn done(&self) -> Result<(), Error> {
+        match self.0.keys().next() {
             None => Ok(()),
             Some(name) => Err(Error::invalid(
-                name,
+                name.clone(),
                 "is no parameter of this route: leave it out (/docs lists those there are)",
             )),
         }
@@ -153,7 +137,7 @@ impl FromRequest for Params {
     }
 }
 
-/// What is wrong with which parameter.
+/// A parameter, and the rule that it breaks.
 #[derive(Debug)]
 struct Wrong {
     field: String,
@@ -190,7 +174,7 @@ impl serde::de::Error for Wrong {
     }
 }
 
-/// Gives a struct those parameters that it has fields for.
+/// Gives a struct the parameters that it has fields for.
 struct ParameterReader<'a>(&'a mut BTreeMap<String, String>);
 
 impl<'de> Deserializer<'de> for ParameterReader<'_> {
@@ -217,7 +201,7 @@ impl<'de> Deserializer<'de> for ParameterReader<'_> {
     }
 }
 
-/// The parameters of one struct; an error in a value gets the parameter's name here.
+/// The parameters of one struct. An error in a value gets the parameter's name here.
 struct Taken {
     rest: std::vec::IntoIter<(&'static str, Param)>,
     next: Option<(&'static str, Param)>,
@@ -239,7 +223,7 @@ impl<'de> MapAccess<'de> for Taken {
     }
 }
 
-/// One parameter, whose text is read as the type that its field has.
+/// One parameter. Its text is read as the type of its field.
 struct Param(String);
 
 fn wrong<T>(rule: &str) -> Result<T, Wrong> {

@@ -1,7 +1,10 @@
 //! Usage events, meters, rate cards, reads and corrections.
 
+mod answer;
 pub mod correct;
+mod event_body;
 pub mod events;
+mod intake;
 pub mod meters;
 pub mod rates;
 pub mod reads;

@@ -1,5 +1,4 @@
-//! Keys that were lately found valid, so that a request of usage need not ask the database whose key it
-//! carries.
+//! A cache of keys that were valid a moment ago, so that few requests ask the database for their key.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +8,21 @@ use sha2::{Digest, Sha256};
 
 use super::Principal;
 
-/// How long a key is believed without asking again: a key revoked on another replica works here that much
-/// longer.
+/// How long a key counts as valid without another look. A key that another replica revokes works here that
+/// much longer.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(2);
-/// Keys held at most.
+/// Keys in the cache at most.
 const CAPACITY: usize = 10_000;
 
 #[derive(Clone)]
-struct Believed {
+struct CachedKey {
     principal: Principal,
     since: Instant,
     expires_at: Option<DateTime<Utc>>,
 }
 
 /// The keys, by the SHA-256 of their whole text.
-pub struct Keyring(Cache<[u8; 32], Believed>);
+pub struct Keyring(Cache<[u8; 32], CachedKey>);
 
 impl Default for Keyring {
     fn default() -> Self {
@@ -32,27 +31,27 @@ impl Default for Keyring {
 }
 
 impl Keyring {
-    /// Whose key this is, if it was found valid just now.
+    /// Whose key this is, if it was valid at the last look and that was just now.
     #[must_use]
     pub fn get(&self, text: &str, now: DateTime<Utc>) -> Option<Principal> {
-        let held = self.0.get(&digest(text))?;
-        let valid = held.since.elapsed() < BELIEVED_FOR && held.expires_at.is_none_or(|at| now < at);
-        valid.then_some(held.principal)
+        let cached = self.0.get(&digest(text))?;
+        let valid = cached.since.elapsed() < BELIEVED_FOR && cached.expires_at.is_none_or(|at| now < at);
+        valid.then_some(cached.principal)
     }
 
-    /// Who this key was when it was last found valid, however long ago: enough to say whose turn it is to
+    /// Whose key this was at the last look, however long ago. That is enough to decide whose turn it is to
     /// look it up again.
     #[must_use]
     pub fn last(&self, text: &str) -> Option<Principal> {
-        self.0.get(&digest(text)).map(|held| held.principal)
+        self.0.get(&digest(text)).map(|cached| cached.principal)
     }
 
-    /// Remembers a key that was found valid by a look that began at `since`.
+    /// Remembers a key that a look which began at `since` found valid.
     pub fn put(&self, text: &str, principal: &Principal, expires_at: Option<DateTime<Utc>>, since: Instant) {
-        self.0.insert(digest(text), Believed { principal: principal.clone(), since, expires_at });
+        self.0.insert(digest(text), CachedKey { principal: principal.clone(), since, expires_at });
     }
 
-    /// Forgets all: a key was revoked.
+    /// Forgets all keys, because one was revoked.
     pub fn forget(&self) {
         self.0.clear();
     }

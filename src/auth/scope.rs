@@ -100,13 +100,13 @@ impl Principal {
         if self.rows == RowScope::Platform { Ok(()) } else { Err(Error::Forbidden("of a platform key")) }
     }
 
-    /// Whether this is the public or external id of the key's own org.
+    /// True when `name` is the public or external id of the key's own org.
     #[must_use]
     pub fn is_own(&self, name: &str) -> bool {
         [&self.org, &self.external_id].into_iter().flatten().any(|own| own == name)
     }
 
-    /// Who takes a share of what all have to share.
+    /// Whose share of a limited resource a request of this key takes.
     #[must_use]
     pub fn holder(&self) -> Holder {
         match self.rows {
@@ -115,7 +115,16 @@ impl Principal {
         }
     }
 
-    /// The key's own org, 0 for the platform.
+    /// Row id of the one org whose rows the key sees; `None`: it is the platform's and sees everybody's.
+    #[must_use]
+    pub fn own_org_id(&self) -> Option<i64> {
+        match self.rows {
+            RowScope::Platform => None,
+            RowScope::Org(org_id) => Some(org_id),
+        }
+    }
+
+    /// The key's own org, [`PLATFORM`](crate::auth::PLATFORM) for the platform.
     #[must_use]
     pub fn org_id(&self) -> i64 {
         match self.rows {

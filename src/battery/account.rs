@@ -9,8 +9,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::entries::{Entry, Kind};
-use super::grants::{Grant, GrantSource, State};
+use super::entries::{Entry, EntryKind};
+use super::grants::{Grant, GrantSource, GrantState};
 use crate::ids;
 use crate::quantity::Sum;
 
@@ -35,7 +35,7 @@ pub struct Note {
 impl Note {
     /// A note that names the cause alone.
     #[must_use]
-    pub fn of(source: &str) -> Self {
+    pub fn new(source: &str) -> Self {
         Self { source: source.to_owned(), ..Self::default() }
     }
 }
@@ -172,15 +172,15 @@ impl Account {
     pub fn catch_up(&mut self, now: DateTime<Utc>) {
         loop {
             let due = |grant: &Grant| match grant.state {
-                State::Scheduled => Some(grant.effective_at).filter(|_| self.has_room(grant.remaining)),
-                State::Open => grant.expires_at,
-                State::Closed => None,
+                GrantState::Scheduled => Some(grant.effective_at).filter(|_| self.has_room(grant.remaining)),
+                GrantState::Open => grant.expires_at,
+                GrantState::Closed => None,
             };
             let next = self.grants.iter().enumerate().filter_map(|(place, grant)| {
                 due(grant).filter(|at| *at <= now).map(|at| (at, grant.number, place))
             });
             let Some((at, _, place)) = next.min() else { return };
-            if self.grants[place].state == State::Scheduled {
+            if self.grants[place].state == GrantState::Scheduled {
                 self.activate(place, at, None);
             } else {
                 self.lapse(place, at);
@@ -193,7 +193,7 @@ impl Account {
         let debt = (-self.balance).max(Decimal::ZERO);
         let grant = &mut self.grants[place];
         let paid = debt.min(grant.remaining);
-        grant.state = if paid == grant.remaining { State::Closed } else { State::Open };
+        grant.state = if paid == grant.remaining { GrantState::Closed } else { GrantState::Open };
         grant.remaining -= paid;
         grant.burned += paid;
         let (number, amount, source) = (grant.number, grant.amount - grant.clawed, grant.source);
@@ -212,12 +212,12 @@ impl Account {
     fn lapse(&mut self, place: usize, at: DateTime<Utc>) {
         let grant = &mut self.grants[place];
         let (number, lost) = (grant.number, grant.remaining);
-        (grant.remaining, grant.state) = (Decimal::ZERO, State::Closed);
+        (grant.remaining, grant.state) = (Decimal::ZERO, GrantState::Closed);
         grant.lapsed += lost;
-        let note = Note { link: grant.link.clone(), ..Note::of(grant.source.name()) };
+        let note = Note { link: grant.link.clone(), ..Note::new(grant.source.name()) };
         self.touch(number);
         if !lost.is_zero() {
-            self.post(at, Kind::Expiry, -lost, Some(number), vec![(number, lost)], note);
+            self.post(at, EntryKind::Expiry, -lost, Some(number), vec![(number, lost)], note);
         }
     }
 
@@ -263,7 +263,7 @@ impl Account {
             id: ids::fresh("grt"),
             source: new.source,
             key: new.key,
-            state: State::Scheduled,
+            state: GrantState::Scheduled,
             priority: new.priority.unwrap_or(new.source.priority()),
             created_at: now,
             effective_at,
@@ -306,7 +306,7 @@ impl Account {
     fn post(
         &mut self,
         at: DateTime<Utc>,
-        kind: Kind,
+        kind: EntryKind,
         amount: Decimal,
         grant: Option<i64>,
         draws: Vec<(i64, Decimal)>,
@@ -352,7 +352,7 @@ impl Account {
         let remaining: Decimal = self
             .grants
             .iter()
-            .filter(|grant| grant.state != State::Scheduled)
+            .filter(|grant| grant.state != GrantState::Scheduled)
             .map(|grant| grant.remaining)
             .sum();
         let debt = (-self.balance).max(Decimal::ZERO);
@@ -393,8 +393,8 @@ mod tests {
                 actor: None,
             };
             let number = account.grant(grant, now);
-            assert!(account.claw_back(number, taken.into(), Note::of("refund"), now));
-            account.give_back(Kind::Clawback, taken.into(), Some(number), Note::of("refund"), now);
+            assert!(account.claw_back(number, taken.into(), Note::new("refund"), now));
+            account.give_back(EntryKind::Clawback, taken.into(), Some(number), Note::new("refund"), now);
             assert!(account.is_sound() && account.written().is_empty(), "{account:#?}");
             account.catch_up(later);
             assert_eq!(account.balance(), 100.into());

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::account::{Account, draws_json};
 use super::entries::Entry;
-use super::grants::{Grant, GrantSource, State};
+use super::grants::{Grant, GrantSource, GrantState};
 use super::terms::AllTerms;
 use crate::billing::directory::OrgContext;
 use crate::db::prepared::{Prepared, Text as Sql, statement};
@@ -321,7 +321,7 @@ fn grant_of(row: GrantRow) -> Result<Option<Grant>, Error> {
     else {
         return Ok(None);
     };
-    let (source, state) = (GrantSource::parse(&source)?, State::parse(&state)?);
+    let (source, state) = (GrantSource::parse(&source)?, GrantState::parse(&state)?);
     Ok(Some(Grant {
         number,
         id,

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 
 use super::account::{NewGrant, Note};
 use super::accounts::{Accounts, Depth};
-use super::entries::{Entry, Kind};
+use super::entries::{Entry, EntryKind};
 use super::grants::GrantSource;
 use super::reads::grants::{self, Granted, Place};
 use crate::error::Error;
@@ -45,7 +45,7 @@ impl Act<'_> {
         Note {
             reason: Some(self.reason.to_owned()),
             actor: Some(self.actor.to_owned()),
-            ..Note::of("manual")
+            ..Note::new("manual")
         }
     }
 }
@@ -132,7 +132,7 @@ pub fn adjust(
         account.grant(new, now)
     });
     if number.is_none() {
-        account.burn(Kind::Adjustment, -units, act.note(), now);
+        account.burn(EntryKind::Adjustment, -units, act.note(), now);
     }
     let sequence = account.written().last().map(|entry: &Entry| entry.sequence);
     accounts.write(conn)?;

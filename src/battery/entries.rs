@@ -11,8 +11,7 @@ use crate::error::Error;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = EntryKind)]
-pub enum Kind {
+pub enum EntryKind {
     /// Units of a subscription, a pack, a daily allowance.
     Grant,
     /// Units burned by usage.
@@ -29,7 +28,7 @@ pub enum Kind {
     Adjustment,
 }
 
-impl Kind {
+impl EntryKind {
     pub const ALL: [Self; 7] =
         [Self::Grant, Self::Usage, Self::Expiry, Self::Clawback, Self::Refund, Self::Bonus, Self::Adjustment];
 
@@ -69,7 +68,7 @@ pub struct Entry {
     pub sequence: i64,
     /// When; never before the entry before it.
     pub at: DateTime<Utc>,
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Units; below zero they leave the battery.
     pub amount: Decimal,
     /// What the battery holds after it.

@@ -5,13 +5,12 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::entries::Kind;
+use super::entries::EntryKind;
 use crate::error::Error;
 
 /// What a grant comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = GrantSource)]
 pub enum GrantSource {
     /// A paid period (or a trial) of a subscription.
     Subscription,
@@ -64,11 +63,11 @@ impl GrantSource {
 
     /// What the entry is called that adds its units.
     #[must_use]
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> EntryKind {
         match self {
-            Self::Subscription | Self::Purchase | Self::DailyAllowance => Kind::Grant,
-            Self::Bonus => Kind::Bonus,
-            Self::Adjustment => Kind::Adjustment,
+            Self::Subscription | Self::Purchase | Self::DailyAllowance => EntryKind::Grant,
+            Self::Bonus => EntryKind::Bonus,
+            Self::Adjustment => EntryKind::Adjustment,
         }
     }
 }
@@ -76,8 +75,7 @@ impl GrantSource {
 /// Whether a grant may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = GrantState)]
-pub enum State {
+pub enum GrantState {
     /// Not effective yet, and in no balance.
     Scheduled,
     /// May be used.
@@ -86,7 +84,7 @@ pub enum State {
     Closed,
 }
 
-impl State {
+impl GrantState {
     /// Its name in the database and on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -120,7 +118,7 @@ pub struct Grant {
     /// What it is granted for: once an org.
     pub key: String,
     /// Whether it may be used.
-    pub state: State,
+    pub state: GrantState,
     /// Lower is burned first.
     pub priority: i16,
     /// When it was made.

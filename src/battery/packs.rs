@@ -117,9 +117,7 @@ fn check(pack_id: &str, body: &PackBody) -> Result<(), Error> {
             return Err(Error::invalid(field, STRIPE_ID));
         }
     }
-    if body.name.contains('\0') {
-        return Err(Error::invalid("name", "must not contain the NUL character"));
-    }
+    crate::text::no_nul("name", &body.name)?;
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::account::{Account, NewGrant, Note};
-use super::entries::{Entry, Kind};
-use super::grants::{GrantSource, State};
+use super::entries::{Entry, EntryKind};
+use super::grants::{GrantSource, GrantState};
 
 fn at(hours: i64) -> DateTime<Utc> {
     "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().expect("a time") + TimeDelta::hours(hours)
@@ -30,7 +30,7 @@ fn new(source: GrantSource, key: &str, amount: &str, expires: Option<i64>) -> Ne
     }
 }
 
-fn ledger(account: &Account) -> Vec<(i64, Kind, String, String)> {
+fn ledger(account: &Account) -> Vec<(i64, EntryKind, String, String)> {
     account
         .written()
         .iter()
@@ -41,7 +41,7 @@ fn ledger(account: &Account) -> Vec<(i64, Kind, String, String)> {
         .collect()
 }
 
-fn row(sequence: i64, kind: Kind, amount: &str, after: &str) -> (i64, Kind, String, String) {
+fn row(sequence: i64, kind: EntryKind, amount: &str, after: &str) -> (i64, EntryKind, String, String) {
     (sequence, kind, amount.to_owned(), after.to_owned())
 }
 
@@ -52,10 +52,10 @@ fn grants_are_burned_in_their_order() {
     account.grant(new(GrantSource::Purchase, "pack", "50", None), at(0));
     account.grant(new(GrantSource::Subscription, "month", "30", Some(720)), at(0));
     account.allow(at(0).date_naive(), at(24), units("10"), at(0));
-    account.burn(Kind::Usage, units("25"), Note::of("usage"), at(1));
+    account.burn(EntryKind::Usage, units("25"), Note::new("usage"), at(1));
     let draws = &account.written().last().expect("an entry").draws;
     assert_eq!(draws, &[(3, units("10")), (2, units("15"))]);
-    account.burn(Kind::Usage, units("70"), Note::of("usage"), at(2));
+    account.burn(EntryKind::Usage, units("70"), Note::new("usage"), at(2));
     let draws = &account.written().last().expect("an entry").draws;
     assert_eq!(draws, &[(2, units("15")), (1, units("50"))]);
     assert_eq!(account.balance(), units("-5"));
@@ -68,12 +68,12 @@ fn grants_are_burned_in_their_order() {
     assert_eq!(
         ledger(&account),
         [
-            row(1, Kind::Grant, "50", "50"),
-            row(2, Kind::Grant, "30", "80"),
-            row(3, Kind::Grant, "10", "90"),
-            row(4, Kind::Usage, "-25", "65"),
-            row(5, Kind::Usage, "-70", "-5"),
-            row(6, Kind::Bonus, "20", "15"),
+            row(1, EntryKind::Grant, "50", "50"),
+            row(2, EntryKind::Grant, "30", "80"),
+            row(3, EntryKind::Grant, "10", "90"),
+            row(4, EntryKind::Usage, "-25", "65"),
+            row(5, EntryKind::Usage, "-70", "-5"),
+            row(6, EntryKind::Bonus, "20", "15"),
         ]
     );
 }
@@ -85,7 +85,7 @@ fn of_one_priority_the_soonest_to_expire_is_burned_then_the_oldest() {
     account.grant(new(GrantSource::Bonus, "late", "1", Some(20)), at(0));
     account.grant(new(GrantSource::Bonus, "soon, older", "1", Some(10)), at(0));
     account.grant(new(GrantSource::Bonus, "soon, newer", "1", Some(10)), at(1));
-    account.burn(Kind::Usage, units("4"), Note::of("usage"), at(2));
+    account.burn(EntryKind::Usage, units("4"), Note::new("usage"), at(2));
     let order: Vec<i64> =
         account.written().last().expect("an entry").draws.iter().map(|draw| draw.0).collect();
     assert_eq!(order, [3, 4, 2, 1]);
@@ -103,7 +103,12 @@ fn what_is_due_is_written_in_the_order_of_its_times() {
     let times: Vec<_> = account.written().iter().map(|entry| (entry.at, entry.kind)).collect();
     assert_eq!(
         times,
-        [(at(0), Kind::Grant), (at(3), Kind::Bonus), (at(5), Kind::Expiry), (at(8), Kind::Expiry)]
+        [
+            (at(0), EntryKind::Grant),
+            (at(3), EntryKind::Bonus),
+            (at(5), EntryKind::Expiry),
+            (at(8), EntryKind::Expiry)
+        ]
     );
     assert_eq!(account.balance(), Decimal::ZERO);
 }
@@ -113,13 +118,13 @@ fn what_is_due_is_written_in_the_order_of_its_times() {
 fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
     let mut account = Account::empty(1);
     let grant = account.grant(new(GrantSource::Subscription, "month", "100", Some(720)), at(0));
-    account.burn(Kind::Usage, units("60"), Note::of("usage"), at(1));
+    account.burn(EntryKind::Usage, units("60"), Note::new("usage"), at(1));
     account.grant(new(GrantSource::Purchase, "pack", "4", None), at(2));
-    assert!(account.claw_back(grant, units("50"), Note::of("refund"), at(3)));
+    assert!(account.claw_back(grant, units("50"), Note::new("refund"), at(3)));
     assert_eq!(account.balance(), units("-6"));
     assert_eq!(account.granted("month").expect("it").clawed, units("40"));
     // The refund fails: the debt of 6 goes, the grant has its 40 back, the pack its 4.
-    account.give_back(Kind::Clawback, units("50"), Some(grant), Note::of("refund"), at(4));
+    account.give_back(EntryKind::Clawback, units("50"), Some(grant), Note::new("refund"), at(4));
     let month = account.granted("month").expect("it");
     assert_eq!((month.remaining, month.clawed, month.burned), (units("40"), Decimal::ZERO, units("60")));
     assert_eq!(account.granted("pack").expect("it").remaining, units("4"));
@@ -130,16 +135,16 @@ fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
 fn what_comes_back_to_a_grant_that_is_over_lapses() {
     let mut account = Account::empty(1);
     let grant = account.grant(new(GrantSource::Subscription, "month", "100", Some(10)), at(0));
-    account.claw_back(grant, units("30"), Note::of("refund"), at(1));
+    account.claw_back(grant, units("30"), Note::new("refund"), at(1));
     account.catch_up(at(10));
-    account.give_back(Kind::Clawback, units("30"), Some(grant), Note::of("refund"), at(20));
+    account.give_back(EntryKind::Clawback, units("30"), Some(grant), Note::new("refund"), at(20));
     let kinds: Vec<_> = ledger(&account).into_iter().map(|row| (row.1, row.2)).collect();
     let expected = [
-        (Kind::Grant, "100"),
-        (Kind::Clawback, "-30"),
-        (Kind::Expiry, "-70"),
-        (Kind::Clawback, "30"),
-        (Kind::Expiry, "-30"),
+        (EntryKind::Grant, "100"),
+        (EntryKind::Clawback, "-30"),
+        (EntryKind::Expiry, "-70"),
+        (EntryKind::Clawback, "30"),
+        (EntryKind::Expiry, "-30"),
     ];
     assert_eq!(kinds, expected.map(|(kind, amount)| (kind, amount.to_owned())));
 }
@@ -148,11 +153,11 @@ fn what_comes_back_to_a_grant_that_is_over_lapses() {
 fn usage_taken_back_goes_to_what_was_burned_last_and_what_finds_no_room_is_a_grant() {
     let mut account = Account::empty(1);
     account.allow(at(0).date_naive(), at(24), units("10"), at(0));
-    account.burn(Kind::Usage, units("8"), Note::of("usage"), at(1));
+    account.burn(EntryKind::Usage, units("8"), Note::new("usage"), at(1));
     account.catch_up(at(24));
     account.grant(new(GrantSource::Purchase, "pack", "5", None), at(25));
-    account.burn(Kind::Usage, units("2"), Note::of("usage"), at(26));
-    account.use_up(units("-8"), Note::of("usage"), at(27));
+    account.burn(EntryKind::Usage, units("2"), Note::new("usage"), at(26));
+    account.use_up(units("-8"), Note::new("usage"), at(27));
     // The pack has room for 2; the allowance is over; 6 are a grant that does not lapse.
     assert_eq!(account.balance(), units("11"));
     let last = account.grants().last().expect("a grant");
@@ -249,17 +254,17 @@ impl History {
                 self.account.allow(day, end, thousandths(amount), now);
             }
             Deed::Use(amount) => self.admit(thousandths(amount), |account, units| {
-                account.use_up(units, Note::of("usage"), now);
+                account.use_up(units, Note::new("usage"), now);
             })?,
             Deed::TakeBackUsage(amount) => {
-                self.account.use_up(-thousandths(amount), Note::of("usage"), now);
+                self.account.use_up(-thousandths(amount), Note::new("usage"), now);
             }
             Deed::ClawBack { which, share } => {
                 let count = self.account.grants().len().max(1);
                 if let Some(grant) = self.account.grants().get(which % count) {
-                    let (number, scheduled) = (grant.number, grant.state == State::Scheduled);
+                    let (number, scheduled) = (grant.number, grant.state == GrantState::Scheduled);
                     let units = grant.amount * Decimal::new(i64::from(share), 2);
-                    self.account.claw_back(number, units, Note::of("refund"), now);
+                    self.account.claw_back(number, units, Note::new("refund"), now);
                     if !scheduled {
                         self.clawed.push((number, units));
                     }
@@ -267,12 +272,12 @@ impl History {
             }
             Deed::Restore { which } if !self.clawed.is_empty() => {
                 let (number, units) = self.clawed.remove(which % self.clawed.len());
-                self.account.give_back(Kind::Clawback, units, Some(number), Note::of("refund"), now);
+                self.account.give_back(EntryKind::Clawback, units, Some(number), Note::new("refund"), now);
             }
             Deed::Void(which) => {
                 let count = self.account.grants().len().max(1);
                 if let Some(number) = self.account.grants().get(which % count).map(|grant| grant.number) {
-                    self.account.void(number, Note::of("adjustment"), now);
+                    self.account.void(number, Note::new("adjustment"), now);
                 }
             }
             Deed::Reserve(amount) => {
@@ -291,10 +296,10 @@ impl History {
                 // Up to what was set aside is always taken; more must fit.
                 let actual = units * Decimal::new(i64::from(share), 2);
                 if actual <= units {
-                    self.account.use_up(actual, Note::of("reservation"), now);
+                    self.account.use_up(actual, Note::new("reservation"), now);
                 } else {
                     self.admit(actual, |account, units| {
-                        account.use_up(units, Note::of("reservation"), now);
+                        account.use_up(units, Note::new("reservation"), now);
                     })?;
                 }
             }
@@ -330,7 +335,7 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
     };
     let mut remaining: std::collections::BTreeMap<i64, Decimal> = std::collections::BTreeMap::new();
     for entry in account.written() {
-        if entry.kind == Kind::Usage {
+        if entry.kind == EntryKind::Usage {
             let mut open: Vec<i64> = remaining
                 .iter()
                 .filter(|(_, left)| **left > Decimal::ZERO)
@@ -345,7 +350,7 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
         }
         replay(entry, &mut remaining);
     }
-    for grant in account.grants().iter().filter(|grant| grant.state != State::Scheduled) {
+    for grant in account.grants().iter().filter(|grant| grant.state != GrantState::Scheduled) {
         let left = remaining.get(&grant.number).copied().unwrap_or_default();
         prop_assert_eq!(left, grant.remaining, "grant {}", grant.number);
     }
@@ -354,8 +359,8 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
 
 /// What remains of each grant after an entry.
 fn replay(entry: &Entry, remaining: &mut std::collections::BTreeMap<i64, Decimal>) {
-    let makes =
-        entry.amount > Decimal::ZERO && matches!(entry.kind, Kind::Grant | Kind::Bonus | Kind::Adjustment);
+    let makes = entry.amount > Decimal::ZERO
+        && matches!(entry.kind, EntryKind::Grant | EntryKind::Bonus | EntryKind::Adjustment);
     if let (true, Some(number)) = (makes, entry.grant) {
         *remaining.entry(number).or_default() += entry.amount;
     }

@@ -8,8 +8,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::mirror::{self, mirror};
-use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use super::mirror::{self, Mirror, mirror};
+use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 
 mirror! {
@@ -120,16 +121,13 @@ pub struct CreditNoteWithLines {
     pub lines: Vec<CreditNoteLine>,
 }
 
-/// Stores credit notes and replaces their lines.
-pub(super) fn write(
-    conn: &mut PgConnection,
-    rows: &[&CreditNoteWithLines],
-    replaces: bool,
-) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.credit_note, &*row.lines)), replaces)
-}
+impl MirrorRows for CreditNoteWithLines {
+    const TABLES: &'static [&'static str] = &[CreditNote::TABLE, CreditNoteLine::TABLE];
 
-readable!(CreditNote in credit_notes, "credit note", Belongs::By("customer_id"));
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.credit_note, &*row.lines)), replaces)
+    }
+}
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -151,12 +149,16 @@ pub struct CreditNoteFilter {
     pub expand: Vec<ListPart>,
 }
 
-impl read::ListFilter for CreditNoteFilter {
+impl ListFilter for CreditNoteFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "credit_notes.status = {}");
         rows.when(self.invoice.as_deref(), "credit_notes.invoice_id = {}");
         rows.when(self.number.as_deref(), "credit_notes.number = {}");
         rows.when(self.currency.as_deref(), "credit_notes.currency = {}");
+    }
+
+    fn expands_lines(&self) -> bool {
+        !self.expand.is_empty()
     }
 
     fn customer(&self) -> Option<&str> {
@@ -179,44 +181,22 @@ pub struct CreditNoteView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(CreditNoteView, "credit_note");
-
-/// A page of credit notes, newest first, and one more when another page follows.
-///
-/// # Errors
-/// [`Error::Invalid`] when the page is too large for rows with lines.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<CreditNoteFilter>,
-) -> Result<Vec<(Position, CreditNoteView)>, Error> {
-    let lines = !listing.filter.expand.is_empty();
-    if lines {
-        read::check_limit_with_lines(listing.limit)?;
-    }
-    let found = read::list::<CreditNote, _>(conn, listing)?;
-    with_lines(conn, found, lines)
+resource! {
+    CreditNote in credit_notes, CreditNoteView by CreditNoteFilter,
+        name "credit note", objects "credit_note", belongs Belongs::By("customer_id"),
+        lines true, views views
 }
 
-/// One credit note.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CreditNoteView, Error> {
-    let found = read::find::<CreditNote>(conn, lookup)?;
-    let mut views = with_lines(conn, vec![found], lookup.lines)?;
-    views.pop().map(|(_, view)| view).ok_or(Error::NotFound(CreditNote::NAME))
-}
-
-fn with_lines(
+fn views(
     conn: &mut PgConnection,
-    found: Vec<Owned<CreditNote>>,
-    wanted: bool,
-) -> Result<Vec<(Position, CreditNoteView)>, Error> {
+    found: Vec<OwnedRow<CreditNote>>,
+    with_lines: bool,
+) -> Result<Vec<CreditNoteView>, Error> {
     let mut lines =
-        if wanted { Some(read::children::<CreditNote, CreditNoteLine>(conn, &found)?) } else { None };
-    let view = |found: Owned<CreditNote>| {
+        if with_lines { Some(read::children::<CreditNote, CreditNoteLine>(conn, &found)?) } else { None };
+    let view = |found: OwnedRow<CreditNote>| {
         let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
-        (found.position(), CreditNoteView { row: found.row, org: found.org, lines, raw: None })
+        CreditNoteView { row: found.row, org: found.org, lines, raw: found.raw }
     };
     Ok(found.into_iter().map(view).collect())
 }

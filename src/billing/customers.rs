@@ -1,15 +1,13 @@
 //! Customers, their tax ids and their discounts.
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::mirror;
-use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
+use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 mirror! {
     /// A Stripe customer.
@@ -109,8 +107,6 @@ mirror! {
     }
 }
 
-readable!(Customer in customers, "customer", Belongs::By("id"));
-
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -125,7 +121,7 @@ pub struct CustomerFilter {
     pub deleted: Option<bool>,
 }
 
-impl read::ListFilter for CustomerFilter {
+impl ListFilter for CustomerFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.email.as_deref(), "customers.email = {}");
         rows.when(self.currency.as_deref(), "customers.currency = {}");
@@ -147,27 +143,13 @@ pub struct CustomerView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(CustomerView, "customer");
+resource! {
+    Customer in customers, CustomerView by CustomerFilter,
+        name "customer", objects "customer", belongs Belongs::By("id")
+}
 
-impl From<Owned<Customer>> for CustomerView {
-    fn from(found: Owned<Customer>) -> Self {
-        Self { row: found.row, org: found.org, raw: None }
+impl From<OwnedRow<Customer>> for CustomerView {
+    fn from(found: OwnedRow<Customer>) -> Self {
+        Self { row: found.row, org: found.org, raw: found.raw }
     }
-}
-
-/// A page of customers, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<CustomerFilter>,
-) -> Result<Vec<(Position, CustomerView)>, Error> {
-    let found = read::list::<Customer, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One customer.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<CustomerView, Error> {
-    read::find::<Customer>(conn, lookup).map(Into::into)
 }

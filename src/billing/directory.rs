@@ -304,7 +304,7 @@ impl Directory {
             .bind_one::<Timestamptz, _>(as_of.now)
             .bind_one::<Integer, _>(i32::from(as_of.grace_days))
             // PostgreSQL cannot even be asked for NUL.
-            .bind::<Text, _>(names.iter().filter(|name| !name.contains('\0')).cloned().collect())
+            .bind::<Text, _>(names.iter().filter(|name| !crate::text::has_nul(name)).cloned().collect())
             .bind::<BigInt, _>(org_ids.to_vec())
             .load(conn)?;
         rows.into_iter()

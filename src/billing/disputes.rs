@@ -1,15 +1,13 @@
 //! Disputes: money claimed back through the customer's bank.
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::mirror;
-use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
+use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 mirror! {
     /// A dispute of a charge.
@@ -51,8 +49,6 @@ mirror! {
     }
 }
 
-readable!(Dispute in disputes, "dispute", Belongs::ThroughPayment);
-
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -71,7 +67,7 @@ pub struct DisputeFilter {
     pub currency: Option<String>,
 }
 
-impl read::ListFilter for DisputeFilter {
+impl ListFilter for DisputeFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "disputes.status = {}");
         rows.when(self.payment_intent.as_deref(), "disputes.payment_intent_id = {}");
@@ -103,27 +99,13 @@ pub struct DisputeView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(DisputeView, "dispute");
+resource! {
+    Dispute in disputes, DisputeView by DisputeFilter,
+        name "dispute", objects "dispute", belongs Belongs::ThroughPayment
+}
 
-impl From<Owned<Dispute>> for DisputeView {
-    fn from(found: Owned<Dispute>) -> Self {
-        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: None }
+impl From<OwnedRow<Dispute>> for DisputeView {
+    fn from(found: OwnedRow<Dispute>) -> Self {
+        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: found.raw }
     }
-}
-
-/// A page of disputes, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<DisputeFilter>,
-) -> Result<Vec<(Position, DisputeView)>, Error> {
-    let found = read::list::<Dispute, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One dispute.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<DisputeView, Error> {
-    read::find::<Dispute>(conn, lookup).map(Into::into)
 }

@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::directory::Change;
-use super::mirror::{self, mirror};
-use super::read::{self, Belongs, ListPart, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use super::mirror::{self, Mirror, mirror};
+use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 use crate::time::Moment;
 
@@ -179,12 +180,13 @@ pub struct InvoiceWithLines {
     pub lines: Vec<InvoiceLine>,
 }
 
-/// Stores invoices and replaces their lines.
-pub(super) fn write(conn: &mut PgConnection, rows: &[&InvoiceWithLines], replaces: bool) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.invoice, &*row.lines)), replaces)
-}
+impl MirrorRows for InvoiceWithLines {
+    const TABLES: &'static [&'static str] = &[Invoice::TABLE, InvoiceLine::TABLE];
 
-readable!(Invoice in invoices, "invoice", Belongs::By("customer_id"));
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.invoice, &*row.lines)), replaces)
+    }
+}
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -220,7 +222,7 @@ pub struct InvoiceFilter {
     pub expand: Vec<ListPart>,
 }
 
-impl read::ListFilter for InvoiceFilter {
+impl ListFilter for InvoiceFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "invoices.status = {}");
         rows.when(self.subscription.as_deref(), "invoices.subscription_id = {}");
@@ -235,9 +237,13 @@ impl read::ListFilter for InvoiceFilter {
         rows.when(Some(self.deleted.unwrap_or(false)), "invoices.deleted = {}");
     }
 
-    fn picks_few(&self) -> bool {
+    fn selects_few(&self) -> bool {
         (self.issued_from.is_some() && self.issued_before.is_some())
             || (self.paid_from.is_some() && self.paid_before.is_some())
+    }
+
+    fn expands_lines(&self) -> bool {
+        !self.expand.is_empty()
     }
 
     fn customer(&self) -> Option<&str> {
@@ -260,51 +266,29 @@ pub struct InvoiceView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(InvoiceView, "invoice");
-
-/// A page of invoices, newest first, and one more when another page follows.
-///
-/// # Errors
-/// [`Error::Invalid`] when the page is too large for rows with lines.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<InvoiceFilter>,
-) -> Result<Vec<(Position, InvoiceView)>, Error> {
-    let lines = !listing.filter.expand.is_empty();
-    if lines {
-        read::check_limit_with_lines(listing.limit)?;
-    }
-    let found = read::list::<Invoice, _>(conn, listing)?;
-    with_lines(conn, found, lines)
+resource! {
+    Invoice in invoices, InvoiceView by InvoiceFilter,
+        name "invoice", objects "invoice", belongs Belongs::By("customer_id"),
+        lines true, views views
 }
 
-/// One invoice.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<InvoiceView, Error> {
-    let found = read::find::<Invoice>(conn, lookup)?;
-    let mut views = with_lines(conn, vec![found], lookup.lines)?;
-    views.pop().map(|(_, view)| view).ok_or(Error::NotFound(Invoice::NAME))
-}
-
-fn with_lines(
+fn views(
     conn: &mut PgConnection,
-    found: Vec<Owned<Invoice>>,
-    wanted: bool,
-) -> Result<Vec<(Position, InvoiceView)>, Error> {
-    let mut lines = if wanted { Some(read::children::<Invoice, InvoiceLine>(conn, &found)?) } else { None };
+    found: Vec<OwnedRow<Invoice>>,
+    with_lines: bool,
+) -> Result<Vec<InvoiceView>, Error> {
+    let mut lines =
+        if with_lines { Some(read::children::<Invoice, InvoiceLine>(conn, &found)?) } else { None };
     let recorded = paid_by_record(conn, &found)?;
-    let view = |found: Owned<Invoice>| {
+    let view = |found: OwnedRow<Invoice>| {
         let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
-        let position = found.position();
         let mut row = found.row;
         if row.paid_out_of_band.is_none()
             && recorded.contains(&(row.account.clone(), row.livemode, row.id.clone()))
         {
             row.paid_out_of_band = Some(true);
         }
-        (position, InvoiceView { row, org: found.org, lines, raw: None })
+        InvoiceView { row, org: found.org, lines, raw: found.raw }
     };
     Ok(found.into_iter().map(view).collect())
 }
@@ -314,7 +298,7 @@ fn with_lines(
 /// (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
 fn paid_by_record(
     conn: &mut PgConnection,
-    found: &[Owned<Invoice>],
+    found: &[OwnedRow<Invoice>],
 ) -> QueryResult<BTreeSet<(String, bool, String)>> {
     use crate::schema::invoice_payments as p;
     let ids: Vec<&str> = found.iter().map(|found| found.row.id.as_str()).collect();

@@ -9,6 +9,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{AstPass, BoxedSqlQuery, Query, QueryFragment, QueryId, SqlQuery};
 use diesel::sql_types::{Array, Bool, Integer, Text, Untyped};
 
+use super::{MirrorBatch, MirrorRows};
 pub(super) use crate::db::prepared::Column;
 
 /// Account, live mode, object id, and the number within that object for rows which belong to a parent (else
@@ -29,6 +30,14 @@ pub(super) trait Mirror: 'static {
     fn key(&self) -> Key<'_>;
     /// The values of each column over all rows.
     fn columns<'a>(rows: &[&'a Self]) -> Vec<Box<dyn QueryFragment<Pg> + 'a>>;
+
+    /// Stores the rows of a batch.
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch) -> QueryResult<()>
+    where
+        Self: Sized,
+    {
+        upsert(conn, rows)
+    }
 }
 
 /// `INSERT … SELECT FROM UNNEST … ON CONFLICT DO UPDATE`. Its text depends on the table alone, so diesel
@@ -99,22 +108,31 @@ pub(super) fn upsert<'a, M: Mirror>(
     Upsert::<M> { columns: M::columns(&rows), row: PhantomData }.execute(conn).map(|_| ())
 }
 
-/// Stores rows, each with the numbered rows that belong to it, which replace those stored. `replaces`: some
-/// may be stored already.
+impl<M: Mirror> MirrorRows for M {
+    const TABLES: &'static [&'static str] = &[M::TABLE];
+
+    fn write(conn: &mut PgConnection, rows: &[Self], batch: &MirrorBatch, _: bool) -> QueryResult<()> {
+        Mirror::write(conn, rows, batch)
+    }
+}
+
+/// Stores rows, each with the numbered rows that belong to it, which replace those stored. Of equal keys the
+/// last one given counts. `replaces`: some may be stored already.
 pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
     conn: &mut PgConnection,
-    rows: impl Iterator<Item = (&'a P, &'a [M])> + Clone,
+    rows: impl Iterator<Item = (&'a P, &'a [M])>,
     replaces: bool,
 ) -> QueryResult<()> {
-    upsert(conn, rows.clone().map(|(parent, _)| parent))?;
+    let rows: BTreeMap<Key<'a>, (&'a P, &'a [M])> = rows.map(|row| (row.0.key(), row)).collect();
+    upsert(conn, rows.values().map(|(parent, _)| *parent))?;
     if replaces {
-        let kept = |(parent, numbered): (&'a P, &[M])| {
+        let kept = |(parent, numbered): &(&'a P, &'a [M])| {
             let (account, livemode, id, _) = parent.key();
             (account, livemode, id, numbered.len() as i32)
         };
-        trim::<M>(conn, &rows.clone().map(kept).collect::<Vec<_>>())?;
+        trim::<M>(conn, &rows.values().map(kept).collect::<Vec<_>>())?;
     }
-    upsert(conn, rows.flat_map(|(_, numbered)| numbered))
+    upsert(conn, rows.values().flat_map(|(_, numbered)| *numbered))
 }
 
 /// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`:
@@ -176,12 +194,14 @@ fn for_parents<'a>(sql: String, parents: &[Key<'a>]) -> BoxedSqlQuery<'a, Pg, Sq
 }
 
 /// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how
-/// the API shows it.
+/// the API shows it. `guard`: an update replaces only stored rows that fulfil it. `written by`: a function
+/// that stores the rows of a batch where a plain upsert does not do.
 macro_rules! mirror {
     (
         $(#[$doc:meta])*
         $name:ident in $table:ident,
-            key (account, livemode, $id:ident $(, $number:ident)?) $(, guard $guard:literal)? {
+            key (account, livemode, $id:ident $(, $number:ident)?) $(, guard $guard:literal)?
+            $(, written by $write:path)? {
             $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
         }
     ) => {
@@ -215,6 +235,14 @@ macro_rules! mirror {
                     diesel::dsl::SqlTypeOf<crate::schema::$table::$field>, &'a $type,
                 >::new(rows.iter().map(|row| &row.$field).collect()))),*]
             }
+
+            $(fn write(
+                conn: &mut diesel::pg::PgConnection,
+                rows: &[Self],
+                batch: &$crate::billing::MirrorBatch,
+            ) -> diesel::QueryResult<()> {
+                $write(conn, rows, batch)
+            })?
         }
     };
 }

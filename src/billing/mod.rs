@@ -30,50 +30,71 @@ pub mod subscription_periods;
 pub mod subscriptions;
 pub mod trust;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use diesel::prelude::*;
 
-use catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
-use checkout_sessions::CheckoutSession;
-use credit_notes::CreditNoteWithLines;
-use customers::{Customer, CustomerTaxId, Discount};
-use disputes::Dispute;
-use invoices::InvoiceWithLines;
-use mirror::{Mirror, upsert};
-use payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
-use refunds::Refund;
-use subscriptions::SubscriptionWithItems;
+use payments::PaymentKey;
 
-/// Rows to be stored together. Each is the new truth for its key; of equal keys the last one counts.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MirrorBatch {
-    pub customers: Vec<Customer>,
-    /// Tax ids of customers.
-    pub customer_tax_ids: Vec<CustomerTaxId>,
-    pub discounts: Vec<Discount>,
-    /// Subscriptions; their items replace those stored.
-    pub subscriptions: Vec<SubscriptionWithItems>,
-    /// Invoices; their lines replace those stored.
-    pub invoices: Vec<InvoiceWithLines>,
-    pub payment_intents: Vec<PaymentIntent>,
-    /// Charges; refunds that were read from a charge's list and are not in this batch are forgotten.
-    pub charges: Vec<Charge>,
-    pub invoice_payments: Vec<InvoicePayment>,
+/// What one object's snapshot is stored as: a row of a mirror, alone or with the rows that belong to it.
+trait MirrorRows: Sized {
+    /// The tables that it is stored in.
+    const TABLES: &'static [&'static str];
+
+    /// Stores all of these; of equal keys the last one counts. `replaces`: some may be stored already.
+    fn write(conn: &mut PgConnection, rows: &[Self], batch: &MirrorBatch, replaces: bool) -> QueryResult<()>;
+}
+
+/// Declares [`MirrorBatch`]: the rows of each mirror, in the order in which the tables are written.
+macro_rules! mirrors {
+    ($($(#[$doc:meta])* $rows:ident: $row:ty,)*) => {
+        /// Rows to be stored together. Each is the new truth for its key; of equal keys the last one counts.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct MirrorBatch {
+            $($(#[$doc])* pub $rows: Vec<$row>,)*
+            /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it
+            /// commits.
+            pub payment_keys: BTreeSet<PaymentKey>,
+        }
+
+        impl MirrorBatch {
+            fn write_mirrors(&self, conn: &mut PgConnection, replaces: bool) -> QueryResult<()> {
+                $(MirrorRows::write(conn, &self.$rows, self, replaces)?;)*
+                Ok(())
+            }
+        }
+
+        /// Every table of a mirror.
+        pub(crate) fn mirror_tables() -> impl Iterator<Item = &'static str> {
+            [$(<$row as MirrorRows>::TABLES),*].into_iter().flatten().copied()
+        }
+    };
+}
+
+mirrors! {
+    products: catalog::Product,
+    prices: catalog::Price,
+    coupons: catalog::Coupon,
+    promotion_codes: catalog::PromotionCode,
+    tax_rates: catalog::TaxRate,
+    customers: customers::Customer,
+    customer_tax_ids: customers::CustomerTaxId,
+    discounts: customers::Discount,
+    /// Their items replace those stored.
+    subscriptions: subscriptions::SubscriptionWithItems,
+    /// Their lines replace those stored.
+    invoices: invoices::InvoiceWithLines,
+    payment_intents: payments::PaymentIntent,
+    /// A stored refund that was read from a charge's list is deleted when neither the charge nor another row
+    /// of the batch lists it.
+    charges: payments::Charge,
+    invoice_payments: payments::InvoicePayment,
     /// Refunds of both sources.
-    pub refunds: Vec<Refund>,
-    pub disputes: Vec<Dispute>,
-    /// Credit notes; their lines replace those stored.
-    pub credit_notes: Vec<CreditNoteWithLines>,
-    pub checkout_sessions: Vec<CheckoutSession>,
-    pub products: Vec<Product>,
-    pub prices: Vec<Price>,
-    pub coupons: Vec<Coupon>,
-    pub promotion_codes: Vec<PromotionCode>,
-    pub tax_rates: Vec<TaxRate>,
-    /// Payments to recompute after the rows above are stored. The caller holds a lock on each until it
-    /// commits.
-    pub payment_keys: BTreeSet<PaymentKey>,
+    refunds: refunds::Refund,
+    disputes: disputes::Dispute,
+    /// Their lines replace those stored.
+    credit_notes: credit_notes::CreditNoteWithLines,
+    checkout_sessions: checkout_sessions::CheckoutSession,
 }
 
 impl MirrorBatch {
@@ -108,31 +129,10 @@ impl MirrorBatch {
     /// # Errors
     /// What the database answers; the transaction is then to be rolled back.
     pub fn write(&self, conn: &mut PgConnection, replaces: bool) -> QueryResult<()> {
-        upsert(conn, &self.products)?;
-        upsert(conn, &self.prices)?;
-        upsert(conn, &self.coupons)?;
-        upsert(conn, &self.promotion_codes)?;
-        upsert(conn, &self.tax_rates)?;
-        upsert(conn, &self.customers)?;
-        upsert(conn, &self.customer_tax_ids)?;
-        upsert(conn, &self.discounts)?;
         let by_invoice = self.invoices.iter().filter_map(|row| row.invoice.change());
         let changes = self.subscriptions.iter().map(|row| row.subscription.change()).chain(by_invoice);
         directory::changed(conn, changes)?;
-        subscriptions::write(conn, &latest(&self.subscriptions, |row| row.subscription.key()), replaces)?;
-        invoices::write(conn, &latest(&self.invoices, |row| row.invoice.key()), replaces)?;
-        upsert(conn, &self.payment_intents)?;
-        upsert(conn, &self.charges)?;
-        upsert(conn, &self.invoice_payments)?;
-        refunds::write(conn, &self.refunds, &self.charges)?;
-        upsert(conn, &self.disputes)?;
-        credit_notes::write(conn, &latest(&self.credit_notes, |row| row.credit_note.key()), replaces)?;
-        upsert(conn, &self.checkout_sessions)?;
+        self.write_mirrors(conn, replaces)?;
         payments::combine(conn, &self.payment_keys)
     }
-}
-
-/// The last row given of each key, in the order of keys.
-fn latest<'a, T>(rows: &'a [T], key: impl Fn(&'a T) -> mirror::Key<'a>) -> Vec<&'a T> {
-    rows.iter().map(|row| (key(row), row)).collect::<BTreeMap<_, _>>().into_values().collect()
 }

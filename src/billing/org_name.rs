@@ -105,7 +105,7 @@ impl OrgName {
     pub fn row_id(&self, conn: &mut PgConnection) -> Result<i64, Error> {
         match &self.org {
             OrgRef::Own(org_id) => Ok(*org_id),
-            OrgRef::Named(name) if name.contains('\0') => Err(self.unknown()),
+            OrgRef::Named(name) if crate::text::has_nul(name) => Err(self.unknown()),
             OrgRef::Named(name) => {
                 let found = org_refs::table.find(name).select(org_refs::org_id).first(conn).optional()?;
                 found.ok_or_else(|| self.unknown())

@@ -113,7 +113,7 @@ const NAME_LIMIT: usize = 200;
 
 fn check_text(field: &'static str, text: &str) -> Result<(), Error> {
     let length = text.chars().count();
-    if text.trim().is_empty() || length > NAME_LIMIT || text.contains('\0') {
+    if text.trim().is_empty() || length > NAME_LIMIT || crate::text::has_nul(text) {
         return Err(Error::invalid(field, format!("must be 1 to {NAME_LIMIT} characters, and not blank")));
     }
     Ok(())
@@ -138,7 +138,7 @@ fn check_zone(conn: &mut PgConnection, zone: &str) -> Result<(), Error> {
 fn check_metadata(metadata: &serde_json::Map<String, Value>) -> Result<Value, Error> {
     let value = Value::Object(metadata.clone());
     if value.to_string().contains("\\u0000") {
-        return Err(Error::invalid("metadata", "must not contain the NUL character"));
+        return Err(Error::invalid("metadata", crate::text::NO_NUL));
     }
     Ok(value)
 }

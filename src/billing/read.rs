@@ -13,12 +13,13 @@ use chrono::{DateTime, Utc};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_dsl::LoadQuery;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::Mirror;
-use super::trust;
+use super::{raw, trust};
 use crate::error::Error;
 use crate::time::Moment;
 use select::Part;
@@ -88,20 +89,6 @@ pub struct Listing<F> {
     pub limit: i64,
 }
 
-impl<F> Listing<F> {
-    /// The same page, narrowed otherwise.
-    pub(super) fn narrowed_by<G>(&self, filter: G) -> Listing<G> {
-        Listing {
-            org: self.org.clone(),
-            linked: self.linked,
-            basics: self.basics.clone(),
-            filter,
-            after: self.after.clone(),
-            limit: self.limit,
-        }
-    }
-}
-
 /// One object as asked for.
 #[derive(Clone, Debug)]
 pub struct Lookup {
@@ -110,22 +97,34 @@ pub struct Lookup {
     pub id: String,
     /// Which copy of it.
     pub realm: RealmQuery,
-    /// Whether its lines are to be shown.
+    /// Show its lines, too.
     pub lines: bool,
+    /// Show Stripe's own snapshot, too.
+    pub raw: bool,
 }
 
 /// A row's place in its list: newest first, rows without `created` last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Position(Option<Moment>, String, String, bool);
 
-/// Conditions of one kind of object.
+/// The conditions that one kind of object adds to those of every list.
 pub(super) trait ListFilter {
-    /// Adds those on the row itself.
+    /// Adds conditions on the row itself.
     fn narrow(&self, rows: &mut Where);
 
-    /// True when the conditions pick few rows by an index of their own. These are sorted then, where
-    /// otherwise the newest rows are searched for those that fulfil the conditions.
-    fn picks_few(&self) -> bool {
+    /// Adds conditions whose values have to be looked up first.
+    fn narrow_by_lookup(&self, _: &mut PgConnection, _: &mut Where) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// True when the conditions select few rows through an index of their own: the list then sorts those.
+    /// Otherwise it walks the newest rows and keeps those that fulfil the conditions.
+    fn selects_few(&self) -> bool {
+        false
+    }
+
+    /// The rows of the page are to show their lines.
+    fn expands_lines(&self) -> bool {
         false
     }
 
@@ -153,21 +152,56 @@ pub(super) enum Belongs {
     ThroughPayment,
 }
 
-/// A mirrored object that can be listed and looked up; [`readable!`] implements it.
-pub(super) trait Read: Selectable<Pg> {
-    /// The table.
+/// A kind of object that the API lists and shows. One generic handler serves them all; [`resource!`]
+/// implements this trait for the row of a table.
+pub(crate) trait Resource: 'static {
+    /// What narrows its list alone, read from the query string.
+    type Filter: Clone + DeserializeOwned + Send + 'static;
+    /// A row as the API shows it.
+    type View: Serialize + Send + 'static;
+    /// The kinds of Stripe object that a row may come from. The first one also marks the cursors of the list.
+    const OBJECTS: &'static [&'static str];
+    /// Rows belong to customers, so the list takes [`Owners`].
+    const HAS_OWNER: bool;
+    /// A look-up takes `expand=lines`.
+    const HAS_LINES: bool = false;
+
+    /// A page, newest first, and one row more when another page follows. Each row comes with its position.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the page is too large for rows with lines; [`Error::NotFound`] when the filter
+    /// names something that does not exist.
+    fn list(
+        conn: &mut PgConnection,
+        listing: &Listing<Self::Filter>,
+    ) -> Result<Vec<(Position, Self::View)>, Error>;
+
+    /// One object.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it does not exist, or belongs to another org.
+    fn get(conn: &mut PgConnection, lookup: &Lookup) -> Result<Self::View, Error>;
+}
+
+/// A row of a table that [`list`] and [`get`] read; [`resource!`] implements it.
+pub(super) trait ListedRow: Selectable<Pg> {
     const TABLE: &'static str;
-    /// What people call one row.
+    /// What people call one row, in error texts.
     const NAME: &'static str;
-    /// Where the customer is.
     const BELONGS: Belongs;
     /// Account, live mode, id and time of creation.
     fn place(&self) -> (&str, bool, &str, Option<DateTime<Utc>>);
 }
 
-macro_rules! readable {
-    ($type:ident in $table:ident, $name:literal, $belongs:expr) => {
-        impl $crate::billing::read::Read for $type {
+/// Makes the rows of a table a [`Resource`]. `views` turns rows into what the API shows; without it
+/// `From<OwnedRow<…>>` of the view does.
+macro_rules! resource {
+    (
+        $row:ident in $table:ident, $view:ident by $filter:ident,
+            name $name:literal, objects $($object:literal)|+, belongs $belongs:expr
+            $(, lines $has_lines:literal)? $(, views $views:path)?
+    ) => {
+        impl $crate::billing::read::ListedRow for $row {
             const TABLE: &'static str = stringify!($table);
             const NAME: &'static str = $name;
             const BELONGS: $crate::billing::read::Belongs = $belongs;
@@ -176,60 +210,104 @@ macro_rules! readable {
                 (&self.account, self.livemode, &self.id, self.created)
             }
         }
-    };
-}
-pub(super) use readable;
 
-/// A row as the API shows it, which may carry Stripe's own words; [`shown!`] implements it.
-pub(crate) trait Shown: Serialize + Send + 'static {
-    /// The kinds of Stripe object that it mirrors.
-    const OBJECTS: &'static [&'static str];
-    /// Account, live mode and id.
-    fn key(&self) -> (&str, bool, &str);
-    /// Puts Stripe's words in.
-    fn set_raw(&mut self, raw: Option<Box<RawValue>>);
-}
-
-macro_rules! shown {
-    ($view:ident, $($object:literal)|+) => {
-        impl $crate::billing::read::Shown for $view {
+        impl $crate::billing::read::Resource for $row {
+            type Filter = $filter;
+            type View = $view;
             const OBJECTS: &'static [&'static str] = &[$($object),+];
+            const HAS_OWNER: bool = !matches!($belongs, $crate::billing::read::Belongs::ToNobody);
+            $(const HAS_LINES: bool = $has_lines;)?
 
-            fn key(&self) -> (&str, bool, &str) {
-                (&self.row.account, self.row.livemode, &self.row.id)
+            fn list(
+                conn: &mut diesel::pg::PgConnection,
+                listing: &$crate::billing::read::Listing<$filter>,
+            ) -> Result<Vec<($crate::billing::read::Position, $view)>, $crate::error::Error> {
+                $crate::billing::read::list(conn, listing, $crate::billing::read::views!($($views)?))
             }
 
-            fn set_raw(&mut self, raw: Option<Box<serde_json::value::RawValue>>) {
-                self.raw = raw;
+            fn get(
+                conn: &mut diesel::pg::PgConnection,
+                lookup: &$crate::billing::read::Lookup,
+            ) -> Result<$view, $crate::error::Error> {
+                $crate::billing::read::get(conn, lookup, $crate::billing::read::views!($($views)?))
             }
         }
     };
 }
-pub(super) use shown;
+pub(super) use resource;
 
-/// A mirrored row with whom it belongs to.
-pub(super) struct Owned<T> {
+macro_rules! views {
+    () => {
+        |_, rows, _| Ok(rows.into_iter().map(Into::into).collect())
+    };
+    ($views:path) => {
+        $views
+    };
+}
+pub(super) use views;
+
+/// A row, and who owns it.
+pub(super) struct OwnedRow<T> {
     pub(super) row: T,
     /// Stripe's id of the customer.
     pub(super) customer_id: Option<String>,
-    /// Public id of the org.
+    /// Public id of the org that the customer is linked to.
     pub(super) org: Option<String>,
+    /// The Stripe object as it was sent, where the look-up asks for it.
+    pub(super) raw: Option<Box<RawValue>>,
 }
 
-impl<T: Read> Owned<T> {
-    /// Its place in the list.
-    pub(super) fn position(&self) -> Position {
+impl<T: ListedRow> OwnedRow<T> {
+    fn position(&self) -> Position {
         let (account, livemode, id, created) = self.row.place();
         Position(created.map(Moment), id.to_owned(), account.to_owned(), livemode)
     }
 }
 
+/// The columns of a row, its customer's id and its org's public id.
 type Found<T> = (T, Option<String>, Option<String>);
 
-/// The rows of a page and one more, which tells that another page follows.
-pub(super) fn list<T, F>(conn: &mut PgConnection, listing: &Listing<F>) -> Result<Vec<Owned<T>>, Error>
+/// Turns rows into what the API shows, in their order; with lines if the flag is set.
+type Views<T, V> = fn(&mut PgConnection, Vec<OwnedRow<T>>, bool) -> Result<Vec<V>, Error>;
+
+/// [`Resource::list`].
+pub(super) fn list<T, F, V>(
+    conn: &mut PgConnection,
+    listing: &Listing<F>,
+    views: Views<T, V>,
+) -> Result<Vec<(Position, V)>, Error>
 where
-    T: Read,
+    T: ListedRow,
+    F: ListFilter,
+    for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
+{
+    let lines = listing.filter.expands_lines();
+    if lines {
+        check_limit_with_lines(listing.limit)?;
+    }
+    let rows = list_rows(conn, listing)?;
+    let positions: Vec<Position> = rows.iter().map(OwnedRow::position).collect();
+    Ok(positions.into_iter().zip(views(conn, rows, lines)?).collect())
+}
+
+/// [`Resource::get`].
+pub(super) fn get<T, V>(conn: &mut PgConnection, lookup: &Lookup, views: Views<T, V>) -> Result<V, Error>
+where
+    T: ListedRow + Resource,
+    for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
+{
+    let mut found = find(conn, lookup)?;
+    if lookup.raw {
+        let (account, livemode, id, _) = found.row.place();
+        found.raw = raw::snapshot(conn, T::OBJECTS, (account, livemode, id))?;
+    }
+    views(conn, vec![found], lookup.lines)?.pop().ok_or(Error::NotFound(T::NAME))
+}
+
+/// The rows of a page and one more, which shows that another page follows.
+fn list_rows<T, F>(conn: &mut PgConnection, listing: &Listing<F>) -> Result<Vec<OwnedRow<T>>, Error>
+where
+    T: ListedRow,
     F: ListFilter,
     for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
 {
@@ -250,6 +328,7 @@ where
     rows.when(basics.created_from, &format!("{table}.created >= {{}}"));
     rows.when(basics.created_before, &format!("{table}.created < {{}}"));
     listing.filter.narrow(&mut rows);
+    listing.filter.narrow_by_lookup(conn, &mut rows)?;
     if let Some(id) = listing.filter.customer() {
         owners::only::<T>(conn, &mut rows, &owners::Customers::anywhere(id))?;
     }
@@ -265,7 +344,7 @@ where
     if let Some(linked) = listing.linked {
         owners::linked::<T>(&mut rows, linked);
     }
-    let few = listing.filter.picks_few();
+    let few = listing.filter.selects_few();
     let mut found = Vec::new();
     let mut missing = listing.limit + 1;
     for part in Part::after(listing.after.as_ref()) {
@@ -280,11 +359,8 @@ where
     Ok(found)
 }
 
-/// Refuses pages with lines that would be too large.
-///
-/// # Errors
-/// [`Error::Invalid`] above 100 rows.
-pub(super) fn check_limit_with_lines(limit: i64) -> Result<(), Error> {
+/// Refuses pages of more than 100 rows with lines.
+fn check_limit_with_lines(limit: i64) -> Result<(), Error> {
     const MOST: i64 = 100;
     if limit <= MOST {
         return Ok(());
@@ -292,13 +368,10 @@ pub(super) fn check_limit_with_lines(limit: i64) -> Result<(), Error> {
     Err(Error::invalid("limit", format!("must be from 1 to {MOST} with expand=lines")))
 }
 
-/// One object.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(super) fn find<T>(conn: &mut PgConnection, lookup: &Lookup) -> Result<Owned<T>, Error>
+/// The row of one object.
+fn find<T>(conn: &mut PgConnection, lookup: &Lookup) -> Result<OwnedRow<T>, Error>
 where
-    T: Read,
+    T: ListedRow,
     for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
 {
     let (mut rows, table) = (Where::default(), T::TABLE);
@@ -311,22 +384,25 @@ where
     load(conn, Select::own_account_first(rows))?.pop().ok_or(Error::NotFound(T::NAME))
 }
 
-fn load<T>(conn: &mut PgConnection, select: Select<T>) -> Result<Vec<Owned<T>>, Error>
+fn load<T>(conn: &mut PgConnection, select: Select<T>) -> Result<Vec<OwnedRow<T>>, Error>
 where
-    T: Read,
+    T: ListedRow,
     for<'q> Select<T>: LoadQuery<'q, PgConnection, Found<T>>,
 {
     let found: Vec<Found<T>> = select.load(conn)?;
-    Ok(found.into_iter().map(|(row, customer_id, org)| Owned { row, customer_id, org }).collect())
+    Ok(found
+        .into_iter()
+        .map(|(row, customer_id, org)| OwnedRow { row, customer_id, org, raw: None })
+        .collect())
 }
 
 /// The lines or items of these rows, in their order, by the row's place in `parents`.
 pub(super) fn children<T, C>(
     conn: &mut PgConnection,
-    parents: &[Owned<T>],
+    parents: &[OwnedRow<T>],
 ) -> Result<impl Iterator<Item = Vec<C>> + use<T, C>, Error>
 where
-    T: Read,
+    T: ListedRow,
     C: Mirror + Selectable<Pg>,
     for<'q> Children<C>: LoadQuery<'q, PgConnection, C>,
 {

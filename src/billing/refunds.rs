@@ -8,10 +8,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::MirrorBatch;
 use super::mirror::{self, mirror};
 use super::payments::Charge;
-use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
+use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 /// [`Refund::source`] of a refund object.
 pub const FROM_REFUND: &str = "refund";
@@ -22,7 +22,7 @@ mirror! {
     /// A refund of a charge. A refund object always replaces the entry of a charge's list, never the other
     /// way round.
     Refund in refunds, key (account, livemode, id),
-        guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'" {
+        guard " WHERE refunds.source = 'charge' OR excluded.source = 'refund'", written by write {
         /// Connected account, empty for the platform's own.
         account: String,
         /// Live or test mode.
@@ -53,16 +53,16 @@ mirror! {
     }
 }
 
-/// Stores refunds, of one id the refund object before the entry of a charge's list. What the charges given no
-/// longer list is deleted, so that such rows follow from the charge's winning snapshot alone.
-pub(super) fn write(conn: &mut PgConnection, rows: &[Refund], charges: &[Charge]) -> QueryResult<()> {
+/// Of one id the refund object counts, not the entry of a charge's list. Entries that the batch's charges no
+/// longer list are deleted, so that such rows follow from the charge's winning snapshot alone.
+fn write(conn: &mut PgConnection, rows: &[Refund], batch: &MirrorBatch) -> QueryResult<()> {
     let (embedded, objects): (Vec<&Refund>, Vec<&Refund>) =
         rows.iter().partition(|row| row.source == FROM_CHARGE);
-    forget_unlisted(conn, charges, &embedded)?;
+    delete_unlisted(conn, &batch.charges, &embedded)?;
     mirror::upsert(conn, embedded.into_iter().chain(objects))
 }
 
-fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]) -> QueryResult<()> {
+fn delete_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]) -> QueryResult<()> {
     if charges.is_empty() {
         return Ok(());
     }
@@ -83,8 +83,6 @@ fn forget_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]
     .map(|_| ())
 }
 
-readable!(Refund in refunds, "refund", Belongs::ThroughPayment);
-
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -103,7 +101,7 @@ pub struct RefundFilter {
     pub currency: Option<String>,
 }
 
-impl read::ListFilter for RefundFilter {
+impl ListFilter for RefundFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "refunds.status = {}");
         rows.when(self.payment_intent.as_deref(), "refunds.payment_intent_id = {}");
@@ -135,27 +133,13 @@ pub struct RefundView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(RefundView, "refund");
+resource! {
+    Refund in refunds, RefundView by RefundFilter,
+        name "refund", objects "refund", belongs Belongs::ThroughPayment
+}
 
-impl From<Owned<Refund>> for RefundView {
-    fn from(found: Owned<Refund>) -> Self {
-        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: None }
+impl From<OwnedRow<Refund>> for RefundView {
+    fn from(found: OwnedRow<Refund>) -> Self {
+        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: found.raw }
     }
-}
-
-/// A page of refunds, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<RefundFilter>,
-) -> Result<Vec<(Position, RefundView)>, Error> {
-    let found = read::list::<Refund, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One refund.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<RefundView, Error> {
-    read::find::<Refund>(conn, lookup).map(Into::into)
 }

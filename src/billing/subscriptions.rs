@@ -11,9 +11,10 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::directory::{self, Change};
-use super::mirror::{self, mirror};
+use super::mirror::{self, Mirror, mirror};
 use super::plans;
-use super::read::{self, Belongs, Listing, Lookup, Owned, Position, Read, Where, readable, shown};
+use super::read::{self, Belongs, ListFilter, OwnedRow, Where, resource};
+use super::{MirrorBatch, MirrorRows};
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::realm::Realm;
@@ -170,16 +171,13 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
     )
 }
 
-/// Stores subscriptions and replaces their items.
-pub(super) fn write(
-    conn: &mut PgConnection,
-    rows: &[&SubscriptionWithItems],
-    replaces: bool,
-) -> QueryResult<()> {
-    mirror::upsert_with(conn, rows.iter().map(|row| (&row.subscription, &*row.items)), replaces)
-}
+impl MirrorRows for SubscriptionWithItems {
+    const TABLES: &'static [&'static str] = &[Subscription::TABLE, SubscriptionItem::TABLE];
 
-readable!(Subscription in subscriptions, "subscription", Belongs::By("customer_id"));
+    fn write(conn: &mut PgConnection, rows: &[Self], _: &MirrorBatch, replaces: bool) -> QueryResult<()> {
+        mirror::upsert_with(conn, rows.iter().map(|row| (&row.subscription, &*row.items)), replaces)
+    }
+}
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -198,13 +196,6 @@ pub struct SubscriptionFilter {
     pub currency: Option<String>,
 }
 
-/// The filter, with the prices and products that buy the plan asked for: as values, so that PostgreSQL knows
-/// how many items have them.
-struct Narrowed<'a> {
-    filter: &'a SubscriptionFilter,
-    plan: Option<(Vec<String>, Vec<String>)>,
-}
-
 /// SQL: some item has one of these prices, or is of one of these products.
 const BUYS: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
     AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
@@ -214,18 +205,25 @@ const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.accoun
     AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
         AND i.price_id = ANY ({}))";
 
-impl read::ListFilter for Narrowed<'_> {
+impl ListFilter for SubscriptionFilter {
     fn narrow(&self, rows: &mut Where) {
-        rows.when(self.filter.status.as_deref(), "subscriptions.status = {}");
-        rows.when(self.filter.currency.as_deref(), "subscriptions.currency = {}");
-        rows.when(self.filter.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
-        if let Some((prices, products)) = self.plan.clone() {
+        rows.when(self.status.as_deref(), "subscriptions.status = {}");
+        rows.when(self.currency.as_deref(), "subscriptions.currency = {}");
+        rows.when(self.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
+    }
+
+    /// The prices and products that buy the plan are sent as values: PostgreSQL then knows how many items
+    /// have them.
+    fn narrow_by_lookup(&self, conn: &mut PgConnection, rows: &mut Where) -> Result<(), Error> {
+        if let Some(plan) = &self.plan {
+            let (prices, products) = plans::bought_by(conn, plan)?;
             rows.sql(" AND ").with(BUYS, [prices.into(), products.into()]);
         }
+        Ok(())
     }
 
     fn customer(&self) -> Option<&str> {
-        self.filter.customer.as_deref()
+        self.customer.as_deref()
     }
 }
 
@@ -244,37 +242,22 @@ pub struct SubscriptionView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(SubscriptionView, "subscription");
-
-/// A page of subscriptions, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<SubscriptionFilter>,
-) -> Result<Vec<(Position, SubscriptionView)>, Error> {
-    let plan = listing.filter.plan.as_deref().map(|plan| plans::bought_by(conn, plan)).transpose()?;
-    let found = read::list::<Subscription, _>(
-        conn,
-        &listing.narrowed_by(Narrowed { filter: &listing.filter, plan }),
-    )?;
-    with_items(conn, found)
+resource! {
+    Subscription in subscriptions, SubscriptionView by SubscriptionFilter,
+        name "subscription", objects "subscription", belongs Belongs::By("customer_id"), views views
 }
 
-/// One subscription.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<SubscriptionView, Error> {
-    let found = read::find::<Subscription>(conn, lookup)?;
-    with_items(conn, vec![found])?.pop().map(|(_, view)| view).ok_or(Error::NotFound(Subscription::NAME))
-}
-
-fn with_items(
+fn views(
     conn: &mut PgConnection,
-    found: Vec<Owned<Subscription>>,
-) -> Result<Vec<(Position, SubscriptionView)>, Error> {
+    found: Vec<OwnedRow<Subscription>>,
+    _: bool,
+) -> Result<Vec<SubscriptionView>, Error> {
     let items = read::children::<Subscription, SubscriptionItem>(conn, &found)?;
-    let view = |(found, items): (Owned<Subscription>, _)| {
-        (found.position(), SubscriptionView { row: found.row, org: found.org, items, raw: None })
+    let view = |(found, items): (OwnedRow<Subscription>, _)| SubscriptionView {
+        row: found.row,
+        org: found.org,
+        items,
+        raw: found.raw,
     };
     Ok(found.into_iter().zip(items).map(view).collect())
 }

@@ -1,4 +1,4 @@
-//! Asking a running daemon over HTTP.
+//! Asks a running daemon over HTTP.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 /// Longer than the daemon itself waits for its database.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// More than any answer that is asked for.
+/// Bytes of an answer at most.
 const LONGEST: u64 = 64 * 1024;
 
-/// What `GET path` is answered: status and body.
+/// Sends `GET path` and returns status and body.
 ///
 /// # Errors
-/// Nobody answers, or not in HTTP.
+/// When nobody answers, or not in HTTP.
 pub(super) fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let address = reachable(address);
     let failed = |error: std::io::Error| error.to_string();
@@ -32,7 +32,7 @@ fn parse(answer: &str) -> Option<(u16, String)> {
     Some((status, answer.split_once("\r\n\r\n")?.1.trim().to_owned()))
 }
 
-/// A daemon that listens on every address is asked on the loopback one.
+/// The address to connect to: loopback for a daemon that listens on all addresses.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

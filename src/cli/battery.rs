@@ -9,7 +9,7 @@ use super::keys::{actor, record};
 use super::{Failure, open, out};
 use crate::battery::by_hand::{self, ManualGrant};
 use crate::battery::effects::waiting;
-use crate::battery::grants::{GrantSource, State};
+use crate::battery::grants::{GrantSource, GrantState};
 use crate::battery::reads::{balance, entries, grants};
 use crate::battery::upkeep;
 use crate::billing::directory::Directory;
@@ -34,7 +34,7 @@ pub(super) enum BatteryCommand {
     },
     /// Grant units to an org's battery
     Grant(GrantArgs),
-    /// List effects of Stripe's payments that cannot happen yet, oldest first, as JSON lines
+    /// List effects of Stripe's payments that cannot be applied yet, oldest first, as JSON lines
     Waiting {
         /// Only those that wait for this reason, such as no_org or unknown_pack
         #[arg(long)]
@@ -59,16 +59,16 @@ pub(super) struct GrantArgs {
     /// What it comes from: bonus, adjustment or purchase
     #[arg(long, default_value = "bonus", value_parser = source)]
     source: GrantSource,
-    /// Lower is burned first, 0 to 1000; that of the source when left out
+    /// 0 to 1000, lower is burned first; when left out, the priority of the source
     #[arg(long, value_parser = clap::value_parser!(i16).range(0..=1000))]
     priority: Option<i16>,
-    /// From when on it may be used; now when left out
+    /// When it becomes usable; now when left out
     #[arg(long, value_name = "TIME")]
     effective_at: Option<Moment>,
     /// When what remains lapses; never when left out
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Moment>,
-    /// What it is granted for: an org is granted nothing twice under one key
+    /// What it is granted for: an org gets one grant per key
     #[arg(long, value_parser = reason)]
     key: Option<String>,
 }
@@ -104,7 +104,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 let org = OrgName::of_any(org, "org").find(&directory, conn)?;
                 upkeep::post(conn, [org.org_id], now)?;
                 let filter = grants::GrantFilter {
-                    state: vec![State::Open, State::Scheduled],
+                    state: vec![GrantState::Open, GrantState::Scheduled],
                     ..grants::GrantFilter::default()
                 };
                 let live = grants::list(conn, org.org_id, &filter, None, i64::MAX)?;

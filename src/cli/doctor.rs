@@ -1,4 +1,4 @@
-//! `coulomb doctor`: looks at everything that a daemon needs, and says what to do about what is wrong.
+//! `coulomb doctor`: checks everything that a daemon needs, and says how to correct what is wrong.
 
 mod plans;
 
@@ -25,11 +25,11 @@ enum Finding {
     Good(String),
     /// It works, but somebody should know.
     Note(String),
-    /// What is wrong and what to do.
+    /// Says what is wrong and what to do.
     Bad(String),
 }
 
-/// A clock further off than this makes Stripe's signatures fail sooner or later, in seconds.
+/// Seconds. A clock further off makes Stripe's signatures fail sooner or later.
 const CLOCK_SLACK_S: i64 = 60;
 
 pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
@@ -42,14 +42,14 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
     let config = match settings {
         Ok(config) => config,
         Err(error) => {
-            tell(findings)?;
+            print(findings)?;
             return Err(error);
         }
     };
     findings.push(("secrets", secrets(&config)));
     match open::owner(&config) {
         Err(error) if error.is::<Usage>() => {
-            tell(findings)?;
+            print(findings)?;
             return Err(error);
         }
         Err(error) => findings.push((
@@ -57,19 +57,19 @@ pub(super) fn run(own: Config) -> Result<ExitCode, Failure> {
             Finding::Bad(format!("{error}: check DATABASE_URL, or COULOMB_DATA_DIR for the embedded server")),
         )),
         Ok((server, mut conn)) => {
-            look_into(&mut conn, &config, &mut findings);
+            check_database(&mut conn, &config, &mut findings);
             drop(conn);
             drop(server);
         }
     }
-    Ok(ExitCode::from(if tell(findings)? { 3 } else { 0 }))
+    Ok(ExitCode::from(if print(findings)? { 3 } else { 0 }))
 }
 
 type Configured = fn(&mut PgConnection, &Config) -> Result<Finding, Error>;
 type Findings = Vec<(&'static str, Finding)>;
 
-/// Checks what a database holds.
-fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
+/// Runs all checks on the database.
+fn check_database(conn: &mut PgConnection, config: &Config, findings: &mut Findings) {
     let checks: [(&str, Check); 9] = [
         ("database", version),
         ("durability", durability),
@@ -94,8 +94,8 @@ fn look_into(conn: &mut PgConnection, config: &Config, findings: &mut Findings) 
     }
 }
 
-/// Prints what was found; whether any of it is bad.
-fn tell(findings: Findings) -> Result<bool, Failure> {
+/// Prints the findings; true when one is bad.
+fn print(findings: Findings) -> Result<bool, Failure> {
     let mut bad = false;
     for (name, finding) in findings {
         let (mark, text) = match finding {
@@ -111,11 +111,11 @@ fn tell(findings: Findings) -> Result<bool, Failure> {
     Ok(bad)
 }
 
-/// What the running daemon says of itself.
+/// Asks the running daemon.
 fn daemon(daemons: &[Daemon], config: &Config) -> Finding {
     let none = || Finding::Note("none runs on this machine: `coulomb serve` starts one".to_owned());
-    // Without a run file there may still be one where the settings say, or another program.
-    let (address, scheme, told) = match daemons {
+    // Without a run file, a daemon or another program may still listen on the address of the settings.
+    let (address, scheme, name) = match daemons {
         [] if config.listen.port() == 0 => return none(),
         [] => {
             let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
@@ -125,16 +125,16 @@ fn daemon(daemons: &[Daemon], config: &Config) -> Finding {
             }
             (address, scheme, format!("{scheme}://{address}"))
         }
-        [daemon] => (daemon.address, daemon.scheme.as_str(), daemon.told()),
+        [daemon] => (daemon.address, daemon.scheme.as_str(), daemon.description()),
         daemons => {
-            let told: Vec<String> = daemons.iter().map(Daemon::told).collect();
-            return Finding::Note(format!("{} run: {}", daemons.len(), told.join("; ")));
+            let names: Vec<String> = daemons.iter().map(Daemon::description).collect();
+            return Finding::Note(format!("{} run: {}", daemons.len(), names.join("; ")));
         }
     };
     if scheme == "https" {
         return match std::net::TcpStream::connect(ask::reachable(address)) {
-            Ok(_) => Finding::Good(format!("{told}: it listens; /readyz is asked without TLS only")),
-            Err(error) => Finding::Bad(format!("{told}: {error}")),
+            Ok(_) => Finding::Good(format!("{name}: it listens; with TLS this command does not ask /readyz")),
+            Err(error) => Finding::Bad(format!("{name}: {error}")),
         };
     }
     let version = match daemons {
@@ -144,9 +144,9 @@ fn daemon(daemons: &[Daemon], config: &Config) -> Finding {
         _ => String::new(),
     };
     match ask::get(address, "/readyz") {
-        Ok((200, _)) => Finding::Good(format!("{told}: ready{version}")),
-        Ok((status, body)) => Finding::Bad(format!("{told}: not ready ({status}): {body}{version}")),
-        Err(error) => Finding::Bad(format!("{told}: {error}{version}")),
+        Ok((200, _)) => Finding::Good(format!("{name}: ready{version}")),
+        Ok((status, body)) => Finding::Bad(format!("{name}: not ready ({status}): {body}{version}")),
+        Err(error) => Finding::Bad(format!("{name}: {error}{version}")),
     }
 }
 
@@ -201,22 +201,21 @@ fn durability(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(Finding::Good("fsync, full_page_writes, synchronous_commit and data checksums are on".to_owned()))
 }
 
-/// Whose fault an error is, is told by the server's words.
+/// Checks that the server writes errors in English: we tell their kinds by the words.
 fn messages(conn: &mut PgConnection) -> Result<Finding, Error> {
     let language = setting(conn, "lc_messages")?;
     Ok(if is_english(&language) {
-        Finding::Good("the server tells errors in English".to_owned())
+        Finding::Good("the server writes errors in English".to_owned())
     } else {
         Finding::Bad(format!(
-            "the server tells errors in another language ({language}), in which those that pass by \
-                themselves are not known: \
-             have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this user, and restart the \
-             daemon"
+            "the server writes errors in another language ({language}), so the daemon cannot tell which of \
+             them a retry can help: have an administrator run `ALTER ROLE … SET lc_messages = 'C'` for this \
+             user, and restart the daemon"
         ))
     })
 }
 
-/// Whether a locale's messages are those of the source code.
+/// True when PostgreSQL's messages in this locale are the English ones.
 fn is_english(locale: &str) -> bool {
     ["", "C", "POSIX"].contains(&locale)
         || ["C.", "en", "English"].iter().any(|start| locale.starts_with(start))
@@ -227,7 +226,7 @@ fn clock(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(if apart.abs() > CLOCK_SLACK_S {
         Finding::Bad(format!(
             "this machine and the database are {apart} s apart: run NTP on both, or Stripe's signatures will \
-                be refused"
+             be refused"
         ))
     } else {
         Finding::Good(format!("{apart} s from the database's"))
@@ -239,7 +238,7 @@ fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
         Ok(State::Current) => Finding::Good("is this binary's".to_owned()),
         Ok(State::Absent) => Finding::Bad(
             "the database has no tables of Coulomb: is it the daemon's? `coulomb serve` or `coulomb migrate` \
-                make them"
+             creates them"
                 .to_owned(),
         ),
         Ok(State::Behind(lacking)) => Finding::Note(format!(
@@ -272,7 +271,9 @@ struct Backlog {
 
 fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "stripe_inbox_queue")? {
-        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
+        ));
     }
     let backlog: Backlog = diesel::sql_query(
         "SELECT count(*) FILTER (WHERE quarantined_at IS NULL) AS pending,
@@ -283,35 +284,40 @@ fn inbox(conn: &mut PgConnection) -> Result<Finding, Error> {
     Ok(if unfiled > 0 {
         Finding::Bad(format!(
             "{unfiled} acknowledged delivery(ies) cannot be put into the inbox: `coulomb stripe inbox \
-                unfiled` says why"
+             unfiled` says why"
         ))
     } else if backlog.quarantined > 0 {
         let n = backlog.quarantined;
         Finding::Bad(format!(
             "{n} event(s) in quarantine: `coulomb stripe inbox list --state quarantined` says why, `… retry \
-                --quarantined` tries again"
+             --quarantined` tries again"
         ))
     } else {
         Finding::Good(format!("{} event(s) wait to be projected, none is quarantined", backlog.pending))
     })
 }
 
-/// Which of Stripe's realms act, and what of others is mirrored and does nothing.
+/// Says which of Stripe's realms act, and which are mirrored without effect.
 fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "stripe_trust")? {
-        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
+        ));
     }
     let (acting, said) = (trust::load(conn)?, config.trusted());
     if acting != said {
         return Ok(Finding::Note(format!(
-            "{} acts, but the settings say {}: restart the daemon for them to count",
-            told(&acting),
-            told(&said)
+            "{} acts, but the settings say {}: restart the daemon to apply them",
+            describe(&acting),
+            describe(&said)
         )));
     }
     let idle = trust::idle(conn)?;
     if idle.is_empty() {
-        return Ok(Finding::Good(format!("{} acts, and Stripe has told of nothing else", told(&acting))));
+        return Ok(Finding::Good(format!(
+            "{} acts, and Stripe has sent nothing of another realm",
+            describe(&acting)
+        )));
     }
     let idle: Vec<String> = idle
         .iter()
@@ -322,14 +328,14 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
         })
         .collect();
     Ok(Finding::Note(format!(
-        "{} acts; mirrored without any effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS name what \
-            acts",
-        told(&acting),
+        "{} acts; mirrored without effect: {}. COULOMB_STRIPE_MODE and COULOMB_STRIPE_ACCOUNTS say what \
+         acts",
+        describe(&acting),
         idle.join(", ")
     )))
 }
 
-fn told(trusted: &Trusted) -> String {
+fn describe(trusted: &Trusted) -> String {
     let mode = if trusted.livemode() { "live" } else { "test" };
     let connected: Vec<&str> =
         trusted.accounts().iter().map(String::as_str).filter(|account| !account.is_empty()).collect();
@@ -341,27 +347,30 @@ fn told(trusted: &Trusted) -> String {
 
 fn payments(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "battery_effects_waiting")? {
-        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
+        ));
     }
     Ok(match waiting::count(conn)? {
         0 => Finding::Good("every payment has charged its battery".to_owned()),
         n => Finding::Note(format!(
             "{n} effect(s) of payments on batteries wait: `coulomb battery waiting` says for what; link, \
-                name, assign or dismiss them"
+             name, assign or dismiss them"
         )),
     })
 }
 
 fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
     if !is_there(conn, "unpriced_usage")? {
-        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
+        ));
     }
     Ok(match unpriced::standing(conn)? {
         (0, _) => Finding::Good("all usage of meters with rate cards has a price".to_owned()),
         (events, meters) => Finding::Bad(format!(
             "{events} usage event(s) of {} fit no rate and cost nothing: GET /v1/usage/unpriced says which; \
-                give the meter a rate \
-             card (backdated), then `coulomb meter rate-usage`",
+             give the meter a rate card (backdated), then `coulomb meter rate-usage`",
             meters.join(", ")
         )),
     })
@@ -369,15 +378,17 @@ fn prices(conn: &mut PgConnection) -> Result<Finding, Error> {
 
 fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "usage_records")? {
-        return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
+        return Ok(Finding::Note(
+            "not there yet: `coulomb serve` or `coulomb migrate` creates it".to_owned(),
+        ));
     }
     let now = Utc::now();
     let (lacking, strays) = partitions::state(conn, now, config.usage_window_back_days)?;
     let unclosed = partitions::waits_for_closing(conn, config, now)?;
     Ok(if strays {
         Finding::Bad(
-            "usage_partitions.usage_records_default holds rows, which nothing of ours writes: move them into \
-                the month's partition by hand"
+            "usage_partitions.usage_records_default holds rows, which Coulomb never writes there: move them \
+             into the month's partition by hand"
                 .to_owned(),
         )
     } else if let Some(month) = unclosed {
@@ -388,8 +399,8 @@ fn usage(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
         ))
     } else if lacking > 0 {
         Finding::Note(format!(
-            "{lacking} month(s) from the window to {} ahead have no partition: the daemon makes them when it \
-                runs",
+            "{lacking} month(s) from the window to {} ahead have no partition: the daemon creates them when \
+             it runs",
             partitions::AHEAD
         ))
     } else {

@@ -13,7 +13,7 @@ use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, Of, Output, Params, Request, Totals};
+use crate::export::{self, BatteryParams, ExportKind, Output, Params, Request, Totals};
 use crate::time::Clock;
 
 /// What to export.
@@ -21,17 +21,17 @@ use crate::time::Clock;
 pub(super) enum ExportCommand {
     /// Invoices; with --of also their lines, payments or refunds
     ///
-    /// With --out the file appears under its name only when it is whole, and FILE.totals.json beside it holds
-    /// how many rows and which sums per currency it must have. Without --out the rows go to standard output
-    /// and the totals to standard error.
+    /// With --out the file gets its name only when it is complete, and FILE.totals.json beside it holds the
+    /// number of rows and the sums per currency. Without --out the rows go to standard output and the totals
+    /// to standard error.
     Invoices(Box<ExportArgs>),
-    /// Entries of the batteries' ledgers, as `export invoices` writes its rows
+    /// Entries of the batteries' ledgers, written in the same way
     Battery(Box<BatteryArgs>),
 }
 
 #[derive(Args)]
 pub(super) struct ExportArgs {
-    /// The file to write; its extension says the format where --format does not
+    /// The file to write; without --format its extension names the format
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(super) struct ExportArgs {
 
 #[derive(Args)]
 pub(super) struct BatteryArgs {
-    /// The file to write; its extension says the format where --format does not
+    /// The file to write; without --format its extension names the format
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -56,20 +56,20 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         ExportCommand::Invoices(args) => {
             let ExportArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(wrong)?, out)
+            (params.check().map_err(as_usage)?, out)
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(wrong)?, out)
+            (params.check().map_err(as_usage)?, out)
         }
     };
     let target = out.as_deref().map(Target::of).transpose()?;
     let mut database = open::Database::open(config)?;
     let roles = migrate::roles_usable(&mut database.conn)?;
     let conn = &mut database.conn;
-    if request.of == Of::Battery {
-        // What has become due is in the file.
+    if request.of == ExportKind::Battery {
+        // The file includes what has become due until now.
         let now = Clock::system().now();
         while db::once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
@@ -78,7 +78,7 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         Some(Target::Other(path, file)) => {
             let buffered = BufWriter::with_capacity(1 << 20, file);
             write(conn, roles, &request, || Ok(Box::new(buffered)))
-                .map_err(|error| format!("{} was not written whole: {error}", path.display()))?
+                .map_err(|error| format!("{} was not written completely: {error}", path.display()))?
         }
         None => write(conn, roles, &request, || Ok(Box::new(io::stdout())))?,
     };
@@ -86,8 +86,8 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     Ok(())
 }
 
-/// What is asked for cannot be.
-fn wrong(error: Error) -> Failure {
+/// A wrong argument is an error of the command line.
+fn as_usage(error: Error) -> Failure {
     match error {
         Error::Invalid { .. } => Usage::new(error.to_string()),
         error => error.into(),
@@ -96,15 +96,15 @@ fn wrong(error: Error) -> Failure {
 
 /// Where the rows go.
 enum Target {
-    /// A file that is there or will be, links followed.
+    /// A regular file, existing or new, with links followed.
     File(PathBuf),
-    /// A device or a pipe that is there: it is written to, and stays what it is.
+    /// An existing device or pipe, which is written to directly.
     Other(PathBuf, File),
 }
 
 impl Target {
     /// # Errors
-    /// Nothing can be written there, which is found out before anything is read.
+    /// When nothing can be written there. This is checked before anything is read.
     fn of(path: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| Usage::new(format!("{} cannot be written: {error}", path.display()));
         let kind = match fs::metadata(path) {
@@ -123,8 +123,8 @@ impl Target {
     }
 }
 
-/// Writes FILE.part, then gives it its name: a file of that name is always whole. One that is there keeps its
-/// rights.
+/// Writes FILE.part, then renames it, so a file of that name is always complete. An existing file keeps its
+/// permissions.
 fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
     let part = beside(path, ".part");
@@ -144,7 +144,7 @@ fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path)
         Ok(totals)
     });
     let totals = done.inspect_err(|_| {
-        // What is there is of no use; if it cannot be removed, its name says what it is.
+        // The part is useless. If it cannot be removed, its name says what it is.
         drop(fs::remove_file(&part));
     })?;
     eprintln!("{}: {} {}", path.display(), totals.rows, request.of.name());
@@ -179,7 +179,7 @@ fn write<'a>(
     totals
 }
 
-/// A bar is for people who watch.
+/// Draws a bar on a terminal only.
 fn target() -> ProgressDrawTarget {
     if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }

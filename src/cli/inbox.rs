@@ -8,7 +8,7 @@ use super::{Failure, open};
 use crate::config::Config;
 use crate::stripe::inbox::{self, State};
 
-/// What to do with what Stripe sent.
+/// What to do with Stripe's events.
 #[derive(Subcommand)]
 pub(super) enum StripeCommand {
     /// The inbox: Stripe events as received
@@ -20,8 +20,7 @@ pub(super) enum StripeCommand {
 pub(super) enum InboxCommand {
     /// List events, newest first, as JSON lines
     List(ListArgs),
-    /// List deliveries that were acknowledged and are not in the inbox yet, as JSON lines; those that failed
-    /// first
+    /// List acknowledged deliveries that are not in the inbox yet, as JSON lines; failed ones first
     Unfiled {
         /// At most this many
         #[arg(long, default_value_t = 50)]
@@ -37,7 +36,7 @@ pub(super) enum InboxCommand {
         #[arg(long)]
         body: bool,
     },
-    /// Have an event projected again; with --quarantined all that were given up
+    /// Project an event again; with --quarantined, all quarantined ones
     Retry {
         /// Its number in the inbox
         #[arg(required_unless_present = "quarantined")]
@@ -50,7 +49,7 @@ pub(super) enum InboxCommand {
 
 #[derive(Args)]
 pub(super) struct ListArgs {
-    /// Only events that stand there: pending, quarantined, done or needs_fetch
+    /// Only events in this state: pending, quarantined, done or needs_fetch
     #[arg(long)]
     state: Option<State>,
     /// Only events with this id, type or object id

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Failure, open, out};
-use crate::audit;
+use crate::audit::{AuditEntry, Author};
 use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
@@ -17,9 +17,9 @@ use crate::time::Moment;
 /// What to do with keys.
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a key and print it: the only time that it is shown
+    /// Make a key and print it; it is shown only this once
     Create {
-        /// What people call it
+        /// A name for people
         #[arg(long, default_value = "unnamed")]
         name: String,
         /// What it may do, separated by commas: usage:write, usage:backfill, usage:price, usage:read,
@@ -78,23 +78,22 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Who runs this process, as audit log and ledgers name him.
+/// The user who runs this process, as the audit log and ledgers name them.
 pub(super) fn actor() -> String {
     let named = std::env::var("USER").ok().filter(|name| !name.is_empty());
     let user = || format!("uid {}", rustix::process::getuid().as_raw());
     format!("cli:{}", named.unwrap_or_else(user))
 }
 
-/// Writes a command's line in the audit log of the platform, in the name of who runs it.
+/// Writes a command's line in the audit log of the platform, in the name of the user who runs it.
 pub(super) fn record(
     conn: &mut diesel::PgConnection,
-    action: &str,
+    action: &'static str,
     target: &str,
     detail: serde_json::Value,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let entry =
-        audit::Entry { org_id: PLATFORM, at: now, actor: &actor(), action, target, detail, request_id: None };
-    audit::record(conn, &entry)?;
+    let entry = AuditEntry { org_id: PLATFORM, action, target: target.to_owned(), detail };
+    entry.write(conn, &Author { actor: &actor(), at: now, request_id: None })?;
     Ok(())
 }

@@ -40,13 +40,13 @@ pub(super) enum MeterCommand {
     },
     /// Give a meter a rate card: prices from a time on
     ///
-    /// A price for all usage (--unit-cost, --battery-units), or a JSON file with the card as POST
-    /// /v1/meters/{key}/rate_cards takes it.
+    /// Either one price for all usage (--unit-cost, --battery-units), or a JSON file with the card in the
+    /// form of POST /v1/meters/{key}/rate_cards.
     Rate(RateArgs),
-    /// Price usage that had no price when it came, by the rate cards that there are now
+    /// Price usage that had no price when it came, by the current rate cards
     ///
     /// Usage that no rate fitted, or that came before the meter's first card, gets the price of its time.
-    /// What has a price keeps it.
+    /// Usage that has a price keeps it.
     RateUsage(RateUsageArgs),
 }
 
@@ -63,7 +63,7 @@ pub(super) struct RateUsageArgs {
     /// Only usage that occurred before
     #[arg(long, value_name = "TIME")]
     to: Option<Moment>,
-    /// Why, for whoever asks later
+    /// The reason, for people
     #[arg(long)]
     reason: String,
 }
@@ -129,7 +129,7 @@ pub(super) struct RateArgs {
     /// It prices usage that occurs from then on; now when left out
     #[arg(long, value_name = "TIME")]
     valid_from: Option<DateTime<Utc>>,
-    /// Let it start in the past, a year at most: it prices what comes from now on for that time
+    /// Let it start in the past, a year at most: it prices usage of that time that comes from now on
     #[arg(long)]
     backdate: bool,
 }
@@ -196,7 +196,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
     Ok(())
 }
 
-/// Transaction by transaction, until nothing is left that can be priced; a line for each.
+/// Prices usage in one transaction after the other, with a line for each, until nothing is left to price.
 fn rate_usage(
     conn: &mut diesel::PgConnection,
     args: &RateUsageArgs,

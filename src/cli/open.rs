@@ -1,8 +1,7 @@
-//! Reaching the database from a command: the one of the settings, that of a running daemon, or the embedded
-//! one.
+//! Connects a command to the database: that of the settings, that of a running daemon, or the embedded one.
 //!
-//! Only `serve` makes a cluster, and only `serve` and `migrate` change the schema. A command that finds
-//! neither a database nor our tables in it says so: an empty answer would be taken for a true one.
+//! Only `serve` creates a cluster, and only `serve` and `migrate` change the schema. A command that finds no
+//! database, or no tables of ours in it, fails: an empty answer would look like a true one.
 
 use diesel::pg::PgConnection;
 use secrecy::ExposeSecret;
@@ -13,16 +12,16 @@ use crate::db::embedded::{self, Embedded};
 use crate::db::migrate::State;
 use crate::db::{self, migrate};
 
-/// What keeps the server there while a command runs.
+/// The database server that a command uses.
 pub(super) struct Server {
-    /// The embedded server, when it is this process that runs it.
+    /// The embedded server, when this process runs it; dropping it stops the server.
     pub(super) embedded: Option<Embedded>,
     /// Its URL, or that of the settings.
     pub(super) url: String,
     pub(super) owner_url: String,
 }
 
-/// Finds or starts the server, and makes its cluster where there is none.
+/// Finds or starts the server, and creates the embedded cluster if there is none.
 pub(super) fn server(config: &Config) -> Result<Server, Failure> {
     if let Some(url) = &config.database_url {
         let url = url.expose_secret().to_owned();
@@ -44,8 +43,8 @@ fn options(config: &Config) -> Result<embedded::Options, Failure> {
     Ok(options)
 }
 
-/// As [`server`], but uses the embedded server of a daemon that runs on the data directory, and makes no
-/// cluster.
+/// As [`server`], but creates no cluster, and uses the embedded server of a daemon that already runs on the
+/// data directory.
 fn existing_server(config: &Config) -> Result<Server, Failure> {
     if config.database_url.is_none() {
         let data_dir = config.data_dir()?;
@@ -58,14 +57,12 @@ fn existing_server(config: &Config) -> Result<Server, Failure> {
             Ok(false) => {
                 return Err(Usage::new(format!(
                     "no daemon runs here, and {shown} holds no database: set DATABASE_URL, COULOMB_DATA_DIR \
-                        or \
-                     --config to what the daemon has, or start one with `coulomb serve`"
+                     or --config to what the daemon has, or start one with `coulomb serve`"
                 )));
             }
             Err(error) => {
                 return Err(Usage::new(format!(
-                    "{shown} cannot be looked into ({error}): run this as the daemon's user, or set \
-                        DATABASE_URL"
+                    "{shown} cannot be read ({error}): run this as the daemon's user, or set DATABASE_URL"
                 )));
             }
         }
@@ -73,7 +70,7 @@ fn existing_server(config: &Config) -> Result<Server, Failure> {
     server(config)
 }
 
-/// Where the database of the settings is, for people.
+/// Describes where the database is, for people.
 fn place(config: &Config, server: &Server) -> String {
     match &config.database_url {
         Some(_) => format!("the database {}", without_password(&server.url)),
@@ -88,7 +85,7 @@ pub(super) fn owner(config: &Config) -> Result<(Server, PgConnection), Failure> 
     Ok((server, conn))
 }
 
-/// A database of this binary's schema and a connection to it, acting as the platform.
+/// A connection to a database with this binary's schema, as the platform.
 pub(super) struct Database {
     /// The connection; dropped before the server.
     pub(super) conn: PgConnection,
@@ -102,15 +99,15 @@ impl Database {
             State::Current => {}
             State::Absent => {
                 return Err(Usage::new(format!(
-                    "{} has no tables of Coulomb: check DATABASE_URL, COULOMB_DATA_DIR or --config, or have \
-                     `coulomb serve` or `coulomb migrate` make them",
+                    "{} has no tables of Coulomb: check DATABASE_URL, COULOMB_DATA_DIR or --config, or \
+                     create them with `coulomb serve` or `coulomb migrate`",
                     place(config, &server)
                 )));
             }
             State::Behind(lacking) => {
                 return Err(format!(
-                    "{} lacks {} migration(s) of this binary: run `coulomb migrate`, or start this binary's \
-                        daemon",
+                    "{} lacks {} migration(s) of this binary: run `coulomb migrate`, or start this \
+                     binary's daemon",
                     place(config, &server),
                     lacking.len()
                 )

@@ -1,4 +1,4 @@
-//! Standard output of a command: what cannot be written there is an error, and never a panic.
+//! Standard output of a command. A failed write is an error, never a panic.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -8,7 +8,7 @@ use super::Failure;
 /// Writes a line.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// When standard output cannot be written.
 pub(super) fn line(text: impl Display) -> Result<(), Failure> {
     part(format_args!("{text}\n"))
 }
@@ -24,11 +24,11 @@ pub(super) fn part(text: impl Display) -> Result<(), Failure> {
         .map_err(|error| format!("standard output cannot be written: {error}").into())
 }
 
-/// Writes a line about what was done. Whoever cannot read it is told on standard error that it was done, so
-/// that nobody does it twice.
+/// Writes a line about something that was done. When that fails, the error says that it was done, so that
+/// nobody does it twice.
 ///
 /// # Errors
-/// As [`line`], with `done` in its words.
+/// As [`line`]; the text begins with `done`.
 pub(super) fn line_of(done: &str, text: impl Display) -> Result<(), Failure> {
     line(text).map_err(|error| format!("{done}, but {error}").into())
 }

@@ -23,24 +23,25 @@ use crate::time::Clock;
 /// What to do with plans.
 #[derive(Subcommand)]
 pub(super) enum PlansCommand {
-    /// Make the plans what a TOML file says, after showing what that changes
+    /// Set plans as a TOML file says, after showing the changes
     ///
-    /// The file has [[plans]] with an id and what PUT /v1/plans/{id} takes. Where terms or quotas differ from
-    /// a plan's newest version a new version is made; subscriptions keep the one that they bought. Plans that
-    /// the file does not name are left alone.
+    /// The file has [[plans]] with an id and the fields of PUT /v1/plans/{id}. Where terms or quotas differ
+    /// from a plan's newest version, a new version is made; subscriptions keep the version that they bought.
+    /// Plans that the file does not name stay as they are.
     Apply {
         /// The file; `-` reads standard input
         file: PathBuf,
         #[command(flatten)]
         how: How,
     },
-    /// Make plans of the Stripe products whose metadata names one, after showing what that changes
+    /// Set plans from the Stripe products whose metadata names one, after showing the changes
     ///
     /// Metadata of a product: coulomb_plan (key of the plan), battery_units, annual_battery_units,
     /// trial_battery_units, daily_battery, battery_debt_limit, trial_days, feature_<name>. Amounts are those
-    /// of its active monthly and yearly prices. What a product does not say stays as it is.
+    /// of its active monthly and yearly prices. What a product does not say stays as
+    /// it is.
     ImportStripe {
-        /// Products of live mode; when left out, of the mode that acts
+        /// Products of live mode; without it, those of the mode that acts
         #[arg(long)]
         live: bool,
         /// Products of this connected account
@@ -56,7 +57,7 @@ pub(super) struct How {
     /// Do it without asking
     #[arg(long)]
     yes: bool,
-    /// Only say what would change
+    /// Only print what would change
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 }
@@ -75,7 +76,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
             if !others.is_empty() {
                 out::line(format_args!("left alone, for {name} does not name them: {}", others.join(", ")))?;
             }
-            settle(conn, config, &read.plans, how, ("plans.apply", &name))
+            apply(conn, config, &read.plans, how, ("plans.apply", &name))
         }
         PlansCommand::ImportStripe { live, account, how } => {
             let mut database = open::Database::open(config)?;
@@ -87,21 +88,21 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
             }
             if !problems.is_empty() {
                 return Err(
-                    "the metadata above cannot be read: mend it in Stripe; nothing was changed".into()
+                    "the metadata above cannot be read: correct it in Stripe; nothing was changed".into()
                 );
             }
-            settle(conn, config, &definitions, how, ("plans.import", "stripe"))
+            apply(conn, config, &definitions, how, ("plans.import", "stripe"))
         }
     }
 }
 
 /// Shows what would change, asks, and does it.
-fn settle(
+fn apply(
     conn: &mut PgConnection,
     config: &Config,
     definitions: &[PlanDefinition],
     how: How,
-    (action, target): (&str, &str),
+    (action, target): (&'static str, &str),
 ) -> Result<(), Failure> {
     let shown = db::retrying(conn, |conn| plans::changes(conn, definitions))?;
     if shown.is_empty() {
@@ -121,20 +122,20 @@ fn settle(
     db::retrying(conn, |conn| {
         let now = clock.now();
         let done = plans::apply(conn, &directory, definitions, now)?;
-        as_shown(&done, &shown)?;
+        check_as_shown(&done, &shown)?;
         record(conn, action, target, json!({ "changes": done }), now)
     })?;
     out::line_of("the changes were applied", "applied")
 }
 
-/// What was not shown must not be done.
-fn as_shown(done: &[PlanChange], shown: &[PlanChange]) -> Result<(), Error> {
+/// Refuses to make changes that were not shown.
+fn check_as_shown(done: &[PlanChange], shown: &[PlanChange]) -> Result<(), Error> {
     if done == shown {
         return Ok(());
     }
     Err(Error::conflict(
         "plans_changed",
-        "the plans were changed meanwhile: run it again, nothing was changed",
+        "somebody else changed the plans since: run it again, nothing was changed",
     ))
 }
 
@@ -142,7 +143,7 @@ fn confirmed() -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(
-            "there is no terminal to ask at: say --yes to apply this, or --dry-run to only see it".into()
+            "there is no terminal to ask on: say --yes to apply this, or --dry-run to only see it".into()
         );
     }
     out::part("Apply this? [y/N] ")?;

@@ -1,14 +1,14 @@
-//! How far a long command has come.
+//! The progress bar of a long command.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often it is drawn anew while nothing is done: the time goes on.
+/// How often the bar is redrawn without progress, so that its clock keeps running.
 const TICK: Duration = Duration::from_millis(500);
 
-/// On a terminal a bar, otherwise nothing.
+/// A bar on a terminal; elsewhere nothing.
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
@@ -24,14 +24,14 @@ impl Bar {
         Self(bar)
     }
 
-    /// What is being done, and how much of how much is.
+    /// Shows what the command does, and how much of `all` is done.
     pub(super) fn show(&self, what: &'static str, done: u64, all: u64) {
         self.0.set_length(all);
         self.0.set_position(done);
         self.0.set_message(what);
     }
 
-    /// Takes it away.
+    /// Removes the bar.
     pub(super) fn end(&self) {
         self.0.finish_and_clear();
     }

@@ -4,22 +4,22 @@ use clap::Subcommand;
 
 use super::{Failure, Usage, open, out, progress};
 use crate::config::Config;
+use crate::integrity::derived_tables::CountingSettings;
+use crate::integrity::{mirrors, usage};
 use crate::time::Clock;
-use crate::usage::derived_tables::Given;
-use crate::verify;
 
 #[derive(Subcommand)]
 pub(super) enum RebuildCommand {
-    /// Throw the mirrors away and have the daemon project the whole inbox again
+    /// Empty the mirrors, so that the daemon projects the whole inbox again
     Mirrors {
-        /// Do it: without this it only says how many events would be projected
+        /// Do it; without this the command only prints how many events would be projected
         #[arg(long)]
         yes: bool,
     },
-    /// Count daily summaries, unique values and the counters of tiers and quotas anew from the usage records
+    /// Count daily summaries, unique values and the counters of tiers and quotas again from the usage records
     ///
-    /// What says something else is mended and printed. Usage may be written meanwhile: only writers of the
-    /// rows at fault wait. Months whose records are gone by the retention are left as they are.
+    /// It repairs and prints each difference. The daemon may keep writing usage: only writers of wrong rows
+    /// wait. Months whose records the retention has dropped stay as they are.
     Summaries,
 }
 
@@ -27,23 +27,22 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
     let mut database = open::Database::open(config)?;
     match command {
         RebuildCommand::Mirrors { yes: true } => {
-            let events = verify::mirrors::rebuild(&mut database.conn)?;
+            let events = mirrors::rebuild(&mut database.conn)?;
             out::line(format_args!(
                 "the mirrors are empty; {events} events wait to be projected by the daemon"
             ))?;
         }
         RebuildCommand::Mirrors { yes: false } => {
-            let events = verify::mirrors::stored_events(&mut database.conn)?;
+            let events = mirrors::stored_events(&mut database.conn)?;
             return Err(Usage::new(format!(
-                "{events} events would be projected again, and the mirrors be incomplete meanwhile: say \
-                    --yes to \
-                 do it; nothing was changed"
+                "{events} events would be projected again; the mirrors are incomplete meanwhile. Nothing was \
+                 changed. Give --yes to do it"
             )));
         }
         RebuildCommand::Summaries => {
-            let given = Given::new(config, Clock::system().now());
+            let settings = CountingSettings::new(config, Clock::system().now());
             let bar = progress::Bar::new();
-            let report = verify::usage::rebuild(&mut database.conn, given, &mut |what, done, all| {
+            let report = usage::rebuild(&mut database.conn, settings, &mut |what, done, all| {
                 bar.show(what, done, all);
             })?;
             bar.end();
@@ -51,8 +50,8 @@ pub(super) fn run(config: &Config, command: &RebuildCommand) -> Result<(), Failu
                 out::line(difference)?;
             }
             out::line(format_args!(
-                "{} orgs, {} months, {} rows mended",
-                report.orgs, report.months, report.mended
+                "{} orgs, {} months, {} rows repaired",
+                report.orgs, report.months, report.repaired_rows
             ))?;
         }
     }

@@ -1,9 +1,9 @@
-//! The run file: how a command finds the daemon that runs on this machine, and works with its settings.
+//! The run file: with it a command finds the daemon that runs on this machine, and uses its settings.
 //!
-//! The daemon leaves a file named by its process id, holds a lock on it while it lives, and takes it away at
-//! its end. It says where the daemon listens and where its database is, and holds no secret. Settings are
-//! read from where the daemon has them: its settings file and, on Linux, its environment, which only its own
-//! user and root may see.
+//! The daemon writes a file named by its process id, locks it while it lives, and removes it at its end. The
+//! file says where the daemon listens and where its database is; it holds no secret. The command reads the
+//! settings from where the daemon has them: its settings file and, on Linux, its environment, which only the
+//! daemon's user and root may read.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -18,11 +18,11 @@ use super::{Failure, Usage};
 use crate::config::Config;
 use crate::db::embedded;
 
-/// Root's place. Only root can make it, so whoever may write to it was let in by root.
+/// The system's directory. Only root can create it, so root has chosen who may write to it.
 const SYSTEM: &str = if cfg!(target_os = "macos") { "/var/run/coulomb" } else { "/run/coulomb" };
 const EXTENSION: &str = "json";
 
-/// A running daemon, as its run file tells.
+/// A running daemon, as its run file describes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
@@ -37,22 +37,21 @@ pub(super) struct Daemon {
     pub(super) config: Option<PathBuf>,
 }
 
-/// Keeps the run files of this process; they go when it is dropped.
-pub(super) struct Left(Vec<(PathBuf, File)>);
+/// The run files of this process; dropping them removes them.
+pub(super) struct RunFiles(Vec<(PathBuf, File)>);
 
-impl Drop for Left {
+impl Drop for RunFiles {
     fn drop(&mut self) {
         for (path, _lock) in &self.0 {
-            // Without its lock it tells of nobody.
+            // If this fails, the missing lock shows that the file is stale.
             drop(fs::remove_file(path));
         }
     }
 }
 
 impl Daemon {
-    /// Leaves run files for as long as the answer lives: where every user looks, and beside the embedded
-    /// database.
-    pub(super) fn leave(&self, config: &Config) -> Left {
+    /// Writes run files: one where every user looks, and one beside the embedded database.
+    pub(super) fn leave(&self, config: &Config) -> RunFiles {
         let first = runtime_dirs(config).into_iter().next();
         let dirs = first.into_iter().chain(self.data_dir.clone());
         let mut left: Vec<_> = dirs.filter_map(|dir| self.write(&dir).ok()).collect();
@@ -61,18 +60,18 @@ impl Daemon {
         }
         if left.is_empty() {
             tracing::warn!(
-                "no run file could be left: commands need settings of their own; COULOMB_RUN_DIR names a \
-                    place"
+                "no run file could be written, so commands need settings of their own; COULOMB_RUN_DIR \
+                 names a directory for it"
             );
         }
-        Left(left)
+        RunFiles(left)
     }
 
     fn write(&self, dir: &Path) -> io::Result<(PathBuf, File)> {
         fs::create_dir_all(dir)?;
         for (path, file) in files(dir) {
             if file.try_lock().is_ok() {
-                // What a killed daemon left behind.
+                // A killed daemon left this file.
                 drop(fs::remove_file(path));
             }
         }
@@ -84,10 +83,10 @@ impl Daemon {
         Ok((path.clone(), file.persist(&path).map_err(|error| error.error)?))
     }
 
-    /// The daemon's settings, under those of this process's environment.
+    /// The daemon's settings; this process's environment overrides them.
     ///
     /// # Errors
-    /// They cannot be read by this user.
+    /// When this user cannot read them.
     pub(super) fn settings(&self, own: Config) -> Result<Config, Failure> {
         let mut config = match environment(self.pid) {
             Ok(mut env) => {
@@ -106,7 +105,7 @@ impl Daemon {
                 _ => {
                     return Err(Usage::new(format!(
                         "{}: its settings cannot be read ({error}): {ADVICE}",
-                        self.told()
+                        self.description()
                     )));
                 }
             },
@@ -116,11 +115,11 @@ impl Daemon {
             if self.data_dir.as_deref().and_then(embedded::running_url).is_none() {
                 return Err(Usage::new(format!(
                     "{}: its database is not open to this user: {ADVICE}",
-                    self.told()
+                    self.description()
                 )));
             }
         }
-        // A program that another user names is not run.
+        // Runs no program that another user's settings name.
         config.postgres_bin_dir = None;
         tracing::info!(
             pid = self.pid,
@@ -130,8 +129,8 @@ impl Daemon {
         Ok(config)
     }
 
-    /// Which one it is, for people.
-    pub(super) fn told(&self) -> String {
+    /// Describes the daemon, for people.
+    pub(super) fn description(&self) -> String {
         format!(
             "a daemon runs here (process {}, {}://{}, {})",
             self.pid, self.scheme, self.address, self.database
@@ -142,22 +141,21 @@ impl Daemon {
 const ADVICE: &str =
     "run this as the daemon's user or as root, or set DATABASE_URL or --config to what it has";
 
-/// The daemon whose settings a command should work with; none where its own settings say where the database
-/// is.
+/// The daemon whose settings a command should use; `None` when the command's own settings say where the
+/// database is.
 ///
 /// # Errors
-/// Several daemons run.
+/// When several daemons run.
 pub(super) fn find(config: &Config) -> Result<Option<Daemon>, Failure> {
     if config.says_where() {
         return Ok(None);
     }
     let mut found = all(config);
     if found.len() > 1 {
-        let told: Vec<String> = found.iter().map(Daemon::told).collect();
+        let daemons: Vec<String> = found.iter().map(Daemon::description).collect();
         return Err(Usage::new(format!(
-            "several daemons run, so say which one is meant by DATABASE_URL, COULOMB_DATA_DIR or --config: \
-                {}",
-            told.join("; ")
+            "several daemons run: choose one by DATABASE_URL, COULOMB_DATA_DIR or --config: {}",
+            daemons.join("; ")
         )));
     }
     Ok(found.pop())
@@ -180,7 +178,7 @@ pub(super) fn all(config: &Config) -> Vec<Daemon> {
     found.into_values().collect()
 }
 
-/// Whether the file may decide what a command of this user does.
+/// True when the file may decide what a command of this user does.
 fn is_trusted(dir: &Path, file: &File) -> bool {
     let own = rustix::process::geteuid().as_raw();
     dir == Path::new(SYSTEM) || file.metadata().is_ok_and(|meta| meta.uid() == own || meta.uid() == 0)

@@ -12,7 +12,7 @@ use super::running::Daemon;
 use super::{Failure, open};
 use crate::app::App;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
-use crate::battery::effects::skipped;
+use crate::battery::effects::{skipped, waiting};
 use crate::billing::trust;
 use crate::config::{Config, without_password};
 use crate::db::{self, Db, DbOptions, migrate};
@@ -21,10 +21,11 @@ use crate::server;
 use crate::time::Clock;
 use crate::workers::Workers;
 
-/// How far the clocks of daemon and database may be apart at the start. Stripe's signatures may be as old.
+/// How far the clocks of daemon and database may differ at the start: as much as the age of Stripe's
+/// signatures.
 const CLOCKS_APART: TimeDelta = TimeDelta::seconds(300);
 
-/// `file`: the settings file, for those who look for this daemon.
+/// Runs the daemon. `file` is the settings file; the run file names it for commands.
 pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     server::check(&config)?;
     let server = open::server(&config)?;
@@ -78,7 +79,8 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     served
 }
 
-/// Lets the realms act that the settings name. Where others did so far, everything is looked at again.
+/// Lets the realms act that the settings name. If others acted so far, requeues everything that depends on
+/// it.
 fn trust_realms(
     conn: &mut diesel::pg::PgConnection,
     config: &Config,
@@ -88,8 +90,8 @@ fn trust_realms(
         let change = trust::establish(conn, &config.trusted(), now)?;
         match change {
             trust::Change::None => {}
-            trust::Change::Said => skipped::try_waiting_again(conn)?,
-            trust::Change::Other => skipped::look_again(conn)?,
+            trust::Change::Said => waiting::requeue_all(conn)?,
+            trust::Change::Other => skipped::requeue_all(conn)?,
         }
         Ok(change)
     })?;
@@ -101,8 +103,8 @@ fn trust_realms(
 }
 
 /// Refuses to start with a clock far from the database's: entries never change, so a wrong date would stay.
-/// The embedded server has the clock of this machine: whoever runs the daemon alone on another one, to replay
-/// the past, means it.
+/// Not asked of the embedded server, which has this machine's clock: a daemon that runs on a shifted clock,
+/// to replay the past, is meant to.
 fn check_clock(conn: &mut diesel::pg::PgConnection, clock: &Clock) -> Result<(), Failure> {
     let apart = clock.now() - db::server_time(conn)?;
     if apart.abs() < CLOCKS_APART {
@@ -123,7 +125,7 @@ async fn listen(app: &Arc<App>, mut daemon: Daemon, admin_key: Option<&str>) -> 
     let workers = Workers::start(app);
     tracing::info!(%address, data = daemon.database, "listening");
     let _left = daemon.leave(&app.config);
-    say_where(greeting(app, &daemon, admin_key), admin_key.is_some());
+    print_greeting(greeting(app, &daemon, admin_key), admin_key.is_some());
     let drain = Duration::from_secs(u64::from(app.config.drain_s));
     actix_web::rt::spawn(async move {
         ask_to_stop().await;
@@ -137,14 +139,14 @@ async fn listen(app: &Arc<App>, mut daemon: Daemon, admin_key: Option<&str>) -> 
     served.map_err(Into::into)
 }
 
-/// Whether every thread that works has ended.
+/// True once all worker threads have ended.
 static JOINED: AtomicBool = AtomicBool::new(false);
-/// How long threads have to end after the requests have.
+/// How long threads may take to end after the last request.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
-/// How long they have without a database.
+/// How long they may take after that, without a database.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Sees to it that a database that does not answer keeps the daemon from ending no longer than this.
+/// Ends the process after this time, even when the database does not answer.
 fn end_by_force_after(drain: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(drain + ENDED_WITHIN);
@@ -168,7 +170,7 @@ async fn ask_to_stop() {
     }
 }
 
-/// On the first start, makes the key with which all others are made.
+/// On the first start, makes the admin key, with which all other keys are made.
 fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     let mut conn = db::connect(url, roles)?;
     let made = db::retrying(&mut conn, |conn| {
@@ -186,9 +188,8 @@ fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
     made.map_err(|error: Error| error.into())
 }
 
-/// Tells it on standard output, on a thread of its own: the reader may be gone or may not read, and the
-/// daemon runs all the same.
-fn say_where(greeting: String, has_key: bool) {
+/// Writes the greeting to standard output, on a thread of its own: the daemon runs even when nobody reads it.
+fn print_greeting(greeting: String, has_key: bool) {
     let say = move || {
         let mut out = std::io::stdout().lock();
         if let Err(error) = out.write_all(greeting.as_bytes()).and_then(|()| out.flush()) {
@@ -203,7 +204,7 @@ fn say_where(greeting: String, has_key: bool) {
     let _ = std::thread::Builder::new().name("greeting".to_owned()).spawn(say);
 }
 
-/// Where things are; on the first start also the key and three commands that work.
+/// The addresses; on the first start also the admin key and three commands to try.
 fn greeting(app: &App, daemon: &Daemon, admin_key: Option<&str>) -> String {
     let Daemon { scheme, address, database: place, .. } = daemon;
     let base = format!("{scheme}://{address}");
@@ -211,7 +212,7 @@ fn greeting(app: &App, daemon: &Daemon, admin_key: Option<&str>) -> String {
     if app.signing_secrets.is_empty() {
         text += &format!(
             "Stripe webhooks are refused until STRIPE_WEBHOOK_SECRET is set; point Stripe at \
-                {base}/webhooks/stripe.\n"
+             {base}/webhooks/stripe.\n"
         );
     }
     if let Some(key) = admin_key {

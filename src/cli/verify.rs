@@ -9,14 +9,12 @@ use diesel::pg::PgConnection;
 
 use super::progress::Bar;
 use super::{Failure, Usage, open, out};
-use crate::battery::{audit, effects};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
+use crate::integrity::derived_tables::parts::Scope;
+use crate::integrity::{self, Checked};
 use crate::time::Clock;
-use crate::usage::derived_tables::Given;
-use crate::usage::derived_tables::parts::Scope;
-use crate::verify::{mirrors, usage};
 
 #[derive(Args)]
 pub(super) struct VerifyArgs {
@@ -41,71 +39,21 @@ fn day(text: &str) -> Result<NaiveDate, String> {
     day.ok_or_else(|| "write a month as 2026-10, a day as 2026-10-01".to_owned())
 }
 
-/// What was found in a part of the check.
-struct Part {
-    name: &'static str,
-    looked_at: String,
-    differences: Vec<String>,
-}
-
 pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     if args.from.zip(args.to).is_some_and(|(from, to)| from >= to) {
-        return Err(Usage::new("--from must be before --to: nothing was looked at"));
+        return Err(Usage::new("--from must be before --to: nothing was compared"));
     }
     let mut database = open::Database::open(config)?;
     let clock = Clock::system();
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
     let scope = scope(&mut database.conn, &directory, args)?;
     let bar = Bar::new();
-    let conn = &mut database.conn;
-    let mut parts = Vec::new();
-    if scope.is_everything() {
-        let found = mirrors::verify(conn, config.projection_batch, clock.now(), &mut |what, done, all| {
-            bar.show(what, done, all);
-        })?;
-        let waiting = match found.waiting {
-            0 => String::new(),
-            waiting => format!(", {waiting} that wait or are quarantined left out"),
-        };
-        parts.push(Part {
-            name: "mirrors",
-            looked_at: format!(
-                "{} Stripe events replayed{waiting}, {} rows compared",
-                found.events, found.rows
-            ),
-            differences: found.differences,
-        });
-    }
-    let found = usage::verify(conn, Given::new(config, clock.now()), &scope, &mut |what, done, all| {
-        bar.show(what, done, all)
+    let checked = integrity::verify(&mut database.conn, config, &clock, &scope, &mut |what, done, all| {
+        bar.show(what, done, all);
     })?;
-    parts.push(Part {
-        name: "usage",
-        looked_at: format!("{} orgs, {} months counted anew", found.orgs, found.months),
-        differences: found.usage,
-    });
-    parts.push(Part {
-        name: "quotas",
-        looked_at: format!("{} counted quantities of {} orgs", found.slots, found.orgs),
-        differences: found.quotas,
-    });
-    if scope.is_everything() {
-        let found = audit::verify(conn, |done, all| bar.show("batteries", done, all))?;
-        parts.push(Part {
-            name: "batteries",
-            looked_at: format!("{} ledgers added up", found.accounts),
-            differences: found.differences,
-        });
-        let found = effects::verify::verify(conn, |done| bar.show("battery_effects", done, done))?;
-        parts.push(Part {
-            name: "effects",
-            looked_at: format!("{} payments reckoned anew", found.sources),
-            differences: found.differences,
-        });
-    }
     bar.end();
-    tell(&parts, started)
+    print(&checked, started)
 }
 
 fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> Result<Scope, Failure> {
@@ -114,17 +62,17 @@ fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> R
     Ok(Scope { org_id, from: args.from, before: args.to })
 }
 
-/// Differences on standard output, what was looked at on standard error.
-fn tell(parts: &[Part], started: Instant) -> Result<ExitCode, Failure> {
+/// Differences go to standard output, what was compared to standard error.
+fn print(checked: &[Checked], started: Instant) -> Result<ExitCode, Failure> {
     let mut differences = 0;
-    for part in parts {
-        for difference in &part.differences {
+    for check in checked {
+        for difference in &check.differences {
             out::line(difference)?;
         }
-        differences += part.differences.len();
+        differences += check.differences.len();
     }
-    for part in parts {
-        eprintln!("{}: {} differences; {}", part.name, part.differences.len(), part.looked_at);
+    for Checked { check, compared, differences } in checked {
+        eprintln!("{check}: {} differences; {compared}", differences.len());
     }
     eprintln!("{differences} differences in {:.1} s", started.elapsed().as_secs_f64());
     Ok(ExitCode::from(if differences == 0 { 0 } else { 3 }))

@@ -7,13 +7,13 @@ use utoipa::IntoParams;
 
 use super::params::{self, Period, Request};
 use super::query::{Bind, Conditions};
-use super::{Of, Params};
-use crate::battery::Kind;
+use super::{ExportKind, Params};
+use crate::battery::EntryKind;
 use crate::billing::org_name::OrgName;
 use crate::db::Scope;
 use crate::error::Error;
 
-/// Which entries, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first
+/// Which entries to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
 /// instant in UTC.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
@@ -58,17 +58,17 @@ pub struct BatteryParams {
     pub bom: Option<String>,
 }
 
-/// Narrows an export of batteries further.
+/// Narrows an export of batteries.
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
-    /// At or after.
+    /// The first instant.
     pub from: Option<DateTime<Utc>>,
     pub before: Option<DateTime<Utc>>,
-    /// Only of these kinds; empty: of all.
-    pub kinds: Vec<Kind>,
-    /// Only from these sources; empty: from all.
+    /// Only these kinds; empty: all.
+    pub kinds: Vec<EntryKind>,
+    /// Only these sources; empty: all.
     pub sources: Vec<String>,
-    /// Only those of an org that name this grant or draw on it.
+    /// Number of a grant within its org: only entries that name it or draw on it.
     pub grant: Option<i64>,
 }
 
@@ -81,7 +81,7 @@ impl BatteryParams {
         params::named(pairs)
     }
 
-    /// Checks every parameter.
+    /// Checks all parameters.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that breaks a rule.
@@ -94,15 +94,16 @@ impl BatteryParams {
             bom: self.bom.clone(),
             ..Params::default()
         };
-        let kinds = list(&self.kind).map(|name| Kind::named(&name).ok_or(name)).collect::<Result<_, _>>();
+        let kinds =
+            list(&self.kind).map(|name| EntryKind::named(&name).ok_or(name)).collect::<Result<_, _>>();
         let kinds = kinds.map_err(|_| {
-            let known = Kind::ALL.map(Kind::name).join(", ");
+            let known = EntryKind::ALL.map(EntryKind::name).join(", ");
             Error::invalid("kind", format!("must be of {known}"))
         })?;
         let sources = list(&self.source).collect::<Vec<_>>();
         let period = params::period(("from", &self.from), ("to", &self.to))?;
         let entries = Entries { from: period.from, before: period.before, kinds, sources, grant: None };
-        Ok(Request { of: Of::Battery, entries, ..common.check()? })
+        Ok(Request { of: ExportKind::Battery, entries, ..common.check()? })
     }
 }
 
@@ -111,7 +112,7 @@ fn list(text: &Option<String>) -> impl Iterator<Item = String> {
     parts.collect::<Vec<_>>().into_iter()
 }
 
-/// The conditions of a request. `scope` is checked here, and again by row-level security.
+/// The conditions of a request. This checks `scope`; row-level security checks it again.
 pub(super) fn conditions(
     conn: &mut PgConnection,
     request: &Request,
@@ -151,7 +152,7 @@ pub(super) fn conditions(
         let org_id = OrgName::of_any(org, "after").row_id(conn).ok();
         let org_id = org_id.filter(|org_id| own.is_none_or(|own| own == *org_id));
         let org_id =
-            org_id.ok_or_else(|| Error::invalid("after", "names an org that there is none of here"))?;
+            org_id.ok_or_else(|| Error::invalid("after", "names an org that does not exist here"))?;
         conditions.add("(d.org_id, d.sequence) > (?, ?)", [Bind::Number(org_id), Bind::Number(sequence)]);
     }
     Ok(conditions)

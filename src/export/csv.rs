@@ -1,4 +1,5 @@
-//! CSV after RFC 4180: commas, CRLF, UTF-8, quotes only where they are needed. No value is an empty cell.
+//! CSV after RFC 4180: commas, CRLF, UTF-8, quotes only where they are needed. A missing value is an empty
+//! cell.
 //!
 //! Text that a spreadsheet would take for a formula gets a leading apostrophe (OWASP, "CSV Injection").
 
@@ -75,10 +76,9 @@ impl Writer for Csv<'_> {
     }
 }
 
-/// Text that no spreadsheet takes for a formula: with an apostrophe in front where one could. What counts is
-/// the first character that is no space; spreadsheets differ in whether they skip spaces and whether they
-/// know the full-width twins. A semicolon is skipped too: a spreadsheet that takes it for the separator makes
-/// a cell of what follows.
+/// Puts an apostrophe before text that a spreadsheet could take for a formula. The first character counts
+/// that is not a space, since some spreadsheets skip spaces, and some read full-width signs as signs. A
+/// semicolon is skipped, too: where it is the separator, a cell begins after it.
 pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
     let starts_formula = text.starts_with(['\t', '\r', '\n'])
         || text

@@ -1,5 +1,4 @@
-//! JSON lines: one object per row, keys in the order of the columns, every key in every row. Text is as
-//! stored.
+//! JSON lines: one object per row, with all keys in the order of the columns. Text is as stored.
 
 use std::io::Write;
 

@@ -1,13 +1,13 @@
-//! Exports for finance: which rows, in which format, with control totals that the rows must add up to.
+//! Exports for finance: rows in one of four formats, with control totals that the rows must add up to.
 //!
-//! One export is one read-only snapshot: the totals are computed first, then the rows are fetched in pages,
-//! written one by one, added up, and compared. An export that does not add up fails; it never ends as if it
-//! were whole.
+//! One export is one read-only snapshot. PostgreSQL computes the totals first; then the rows are fetched in
+//! pages, written one by one, added up, and compared with the totals. An export that does not add up fails;
+//! it never looks complete.
 
 mod battery;
 pub(crate) mod csv;
 mod jsonl;
-mod of;
+mod kind;
 mod pages;
 mod params;
 mod parquet;
@@ -24,30 +24,29 @@ use diesel::pg::PgConnection;
 use crate::db::{self, Scope};
 use crate::error::Error;
 pub use battery::{BatteryParams, Entries};
-pub use of::Of;
+pub use kind::ExportKind;
 pub use params::{Format, Params, Request};
 use query::Query;
 pub use totals::Totals;
 
 /// Writes rows in one format.
 trait Writer {
-    /// Writes a row: one cell per column.
+    /// Writes a row: one cell for each column.
     fn row(&mut self, cells: &[row::Cell<'_>]) -> Result<(), Error>;
-    /// Writes what comes after the last row. Without it the output is not whole.
+    /// Writes what follows the last row. Without it the output is incomplete.
     fn finish(self: Box<Self>) -> Result<(), Error>;
 }
 
 /// Where an export goes.
 pub type Output<'a> = Box<dyn Write + Send + 'a>;
 
-/// Writes what `request` asks for, as far as `scope` may see it. Before the first row `begin` gets the
-/// control totals and gives the output; `wrote` is told the number of rows so far after each, and may stop it
-/// by an error.
+/// Writes the rows that `request` asks for and `scope` may see. Before the first row, `begin` takes the
+/// control totals and returns the output. After each row, `wrote` takes the number of rows so far, and may
+/// stop the export by an error.
 ///
 /// # Errors
-/// [`Error::Invalid`] or [`Error::NotFound`] for what `request` names and is not there; otherwise when the
-/// database or the output fails, or the rows written do not add up to the totals: then the output is not
-/// whole.
+/// [`Error::Invalid`] or [`Error::NotFound`] when `request` names something that does not exist;
+/// [`Error::Internal`] when the output fails or the rows do not add up: then the output is incomplete.
 pub fn write<'a>(
     conn: &mut PgConnection,
     (scope, roles): (Scope, bool),
@@ -71,7 +70,7 @@ pub fn write<'a>(
     })
 }
 
-/// The control totals of what `request` asks for, without its rows.
+/// The control totals of the rows that `request` asks for.
 ///
 /// # Errors
 /// As [`write`].

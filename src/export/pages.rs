@@ -1,5 +1,5 @@
-//! Rows of a query, page by page: PostgreSQL makes the next page while this one is written, and memory stays
-//! flat.
+//! Fetches the rows of a query page by page. PostgreSQL makes the next page while this one is written, and
+//! memory use stays constant.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::panics;
 
 const CURSOR: &str = "coulomb_export";
-/// What a page may weigh, in bytes: rows with much metadata come in shorter pages.
+/// Bytes of a page, about: rows with much metadata come in shorter pages.
 const PAGE_BYTES: usize = 2 << 20;
 const PAGE_ROWS: usize = 4_000;
 const FIRST_PAGE_ROWS: usize = 250;
@@ -27,7 +27,7 @@ pub(super) fn each_row(
     mut each: impl FnMut(&[Cell<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let columns = query.of.columns();
-    // A slow reader leaves the transaction idle between pages; who bounds that is the output, not the server.
+    // A slow reader leaves the transaction idle between pages. The output limits that time, not the server.
     conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?;
     query.declare_cursor(CURSOR).execute(conn)?;
     thread::scope(|scope| {
@@ -46,7 +46,7 @@ pub(super) fn each_row(
     })
 }
 
-/// Sends pages until there is none, or nobody wants them any more.
+/// Sends pages until there are no more rows, or nobody takes them.
 fn fetch(conn: &mut PgConnection, pages: &SyncSender<Vec<Packed>>) -> Result<(), Error> {
     let mut rows = FIRST_PAGE_ROWS;
     loop {

@@ -1,12 +1,11 @@
-//! What may be asked of an export, and the rules for it. The HTTP query and the command line share this one
-//! list.
+//! The parameters of an export and their rules, one list for the HTTP query and the command line.
 
 use chrono::{DateTime, NaiveTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::Of;
+use super::ExportKind;
 use super::battery::Entries;
 use crate::auth::Principal;
 use crate::billing::exports::Kind;
@@ -14,7 +13,7 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::time::{Day, Moment};
 
-/// Which rows, and how they are written. A time is RFC 3339, or a date such as `2026-01-31` for its first
+/// Which rows to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
 /// instant in UTC.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
@@ -121,10 +120,10 @@ impl Format {
     }
 }
 
-/// Half-open: at or after the first, before the second; `None` is no bound.
+/// A half-open period; `None` is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Period {
-    /// At or after.
+    /// The first instant of the period.
     pub(super) from: Option<DateTime<Utc>>,
     pub(super) before: Option<DateTime<Utc>>,
 }
@@ -132,7 +131,7 @@ pub(super) struct Period {
 /// A checked [`Params`].
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub of: Of,
+    pub of: ExportKind,
     pub format: Format,
     pub(super) issued: Period,
     pub(super) paid: Period,
@@ -151,7 +150,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The same, as far as `principal` may name what it names.
+    /// The same request, if `principal` may name its org.
     ///
     /// # Errors
     /// [`Error::UnknownOrg`] when a key of an org names another.
@@ -160,7 +159,7 @@ impl Request {
         Ok(Self { org, ..self })
     }
 
-    /// The same, of these entries alone.
+    /// The same request, for these entries only.
     #[must_use]
     pub fn narrowed(self, entries: Entries) -> Self {
         Self { entries, ..self }
@@ -168,7 +167,7 @@ impl Request {
 }
 
 impl Params {
-    /// Reads named values. Unknown and repeated names are refused: a typo must not silently widen an export.
+    /// Reads named values. Refuses unknown and repeated names: a typo must not widen an export unnoticed.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the parameter.
@@ -176,7 +175,7 @@ impl Params {
         named(pairs)
     }
 
-    /// Checks every parameter.
+    /// Checks all parameters.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that breaks a rule.
@@ -230,7 +229,7 @@ impl Params {
         };
         not_of_format("header", &self.header, &[Format::Csv])?;
         not_of_format("bom", &self.bom, &[Format::Csv])?;
-        // The other formats have an end of their own: two parts of a file do not make a file.
+        // Files of the other formats have a header and an end, so two parts do not make a whole file.
         not_of_format("after", &self.after, &[Format::Csv, Format::Jsonl])
     }
 
@@ -334,7 +333,7 @@ fn every_realm(text: &Option<String>) -> Result<bool, Error> {
     }
 }
 
-/// An id that could name something.
+/// An id; not empty.
 fn id(name: &'static str, text: &Option<String>) -> Result<Option<String>, Error> {
     match text {
         Some(text) if text.is_empty() => {
@@ -392,7 +391,7 @@ mod tests {
     #[test]
     fn the_defaults_are_all_invoices_as_csv_with_a_header() {
         let request = check("").expect("valid");
-        assert_eq!((request.of, request.format), (Of::Billing(Kind::Invoices), Format::Csv));
+        assert_eq!((request.of, request.format), (ExportKind::Billing(Kind::Invoices), Format::Csv));
         assert!(request.header && !request.bom && request.statuses.is_none());
     }
 }

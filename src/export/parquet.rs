@@ -17,9 +17,9 @@ use super::{Output, Writer, output_failed};
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
-/// Rows of a group: what is held in memory.
+/// Rows of a group. A whole group is in memory.
 const GROUP_ROWS: usize = 5_000;
-/// A group ends early when its text weighs this much, in bytes.
+/// A group ends early when its texts take this many bytes.
 const GROUP_BYTES: usize = 4 << 20;
 
 pub(super) struct Parquet<'a> {

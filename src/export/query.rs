@@ -1,4 +1,4 @@
-//! From a request to SQL: what is wanted, in which order, from where on.
+//! Turns a request into SQL: conditions, order, and the row to continue after.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::{Pg, PgConnection};
@@ -7,7 +7,7 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 
 use super::params::{Period, Request};
-use super::{Of, battery};
+use super::{ExportKind, battery};
 use crate::auth::PLATFORM;
 use crate::billing::exports::{Column, Kind, Type};
 use crate::billing::trust;
@@ -23,7 +23,7 @@ pub(super) enum Bind {
     Number(i64),
 }
 
-/// Conditions, and the values of their placeholders.
+/// SQL conditions, and the values of their placeholders.
 #[derive(Default)]
 pub(super) struct Conditions {
     all: Vec<String>,
@@ -31,7 +31,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Adds a condition in which each `?` stands for the value of its place.
+    /// Adds a condition; each `?` in it stands for the next of the values.
     pub(super) fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
         let mut sql = String::new();
         let mut values = values.into_iter();
@@ -56,16 +56,16 @@ impl Conditions {
     }
 }
 
-/// What is exported, as SQL.
+/// An export as SQL.
 pub(super) struct Query {
-    pub(super) of: Of,
+    pub(super) of: ExportKind,
     conditions: Conditions,
 }
 
 impl Query {
-    /// Resolves what the request names. `scope` is checked here, and again by row-level security.
+    /// Looks up what the request names. This checks `scope`; row-level security checks it again.
     pub(super) fn build(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Self, Error> {
-        let Of::Billing(kind) = request.of else {
+        let ExportKind::Billing(kind) = request.of else {
             return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
         };
         let mut conditions = realm_and_org(conn, request, scope)?;
@@ -93,15 +93,15 @@ impl Query {
         Ok(Self { of: request.of, conditions })
     }
 
-    /// The rows in order, one SQL column for each column of the kind.
+    /// Declares a cursor over the rows in order, with one SQL column for each column of the kind.
     pub(super) fn declare_cursor(&self, name: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns: Vec<&str> = self.of.columns().iter().map(|column| column.sql).collect();
         let order = format!("ORDER BY {}", self.of.order());
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// One row per group (currency, for batteries kind of entry): `name`, the number of rows, and the sums of
-    /// the summed columns as texts.
+    /// Selects one row per group (a currency; for batteries, a kind of entry): its name, the number of rows,
+    /// and the sums of the summed columns as texts.
     pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns = self.of.columns();
         let sum = |column: &Column| match column.holds {
@@ -117,13 +117,12 @@ impl Query {
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let conditions = self.conditions.all.join(" AND ");
-        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.from());
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.from_clause());
         bind(sql, &self.conditions.binds)
     }
 }
 
-/// The conditions that never change for a row: what `after` may name stays to be found when its status
-/// changes.
+/// The conditions that a row fulfils for ever, so that `after` still finds a row whose status has changed.
 fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     if let Some(account) = &request.account {
@@ -156,7 +155,7 @@ fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Re
     Ok(conditions)
 }
 
-/// The place of a row in the order.
+/// A row's place in the order.
 #[derive(QueryableByName)]
 struct Place {
     #[diesel(sql_type = Nullable<Timestamptz>)]
@@ -169,7 +168,7 @@ struct Place {
     livemode: bool,
 }
 
-/// Finds the row that `after` names, and for lines the number of the line.
+/// Finds the row that `after` names; for lines also the number of the line.
 fn find(
     conn: &mut PgConnection,
     kind: Kind,
@@ -183,7 +182,7 @@ fn find(
     if kind == Kind::Lines && number.is_none() {
         return Err(Error::invalid("after", "must be `invoice_id/line_number` of a line, such as in_1/0"));
     }
-    // The document alone: a line is placed by its number, whether or not it is still there.
+    // Looks for the invoice only: the line's number gives its place, even when the line is gone.
     let of = if kind == Kind::Lines { Kind::Invoices } else { kind };
     let mut wanted = conditions.all.clone();
     wanted.push(format!("d.id = ${}", conditions.binds.len() + 1));
@@ -200,12 +199,12 @@ fn find(
         }
         (None, _) => Err(Error::invalid(
             "after",
-            "names no row here: give the id of the last row that arrived whole, as it stands in the export",
+            "names no row here: give the id of the last complete row, as the export shows it",
         )),
     }
 }
 
-/// Rows without a time come last, as PostgreSQL sorts them.
+/// Keeps the rows after this one. Rows without `created` come last, as PostgreSQL sorts them.
 fn add_after(conditions: &mut Conditions, kind: Kind, (place, number): (Place, Option<i64>)) {
     let mut rest = vec![Bind::Text(place.id), Bind::Text(place.account), Bind::Bool(place.livemode)];
     rest.extend(number.map(Bind::Number));

@@ -1,4 +1,4 @@
-//! One row: cells decoded from PostgreSQL's binary form without copies, and their text.
+//! Rows: cells decoded from PostgreSQL's binary form without copies, and their texts.
 
 use chrono::{DateTime, Datelike, Timelike};
 use diesel::deserialize;
@@ -12,7 +12,7 @@ use crate::money::{Major, decimal_places};
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const EPOCH_OF_POSTGRES: i64 = 946_684_800_000_000;
 
-/// A value.
+/// A value in a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cell<'a> {
     Null,
@@ -30,7 +30,7 @@ pub(super) enum Cell<'a> {
     Json(&'a str),
 }
 
-/// A row as it came: for each column the length (-1: null) and the bytes.
+/// A row as PostgreSQL sent it: for each column the length (-1: null) and the bytes.
 pub(super) struct Packed(Vec<u8>);
 
 impl diesel::QueryableByName<Pg> for Packed {
@@ -96,7 +96,7 @@ fn decode(holds: Type, value: Option<&[u8]>, places: Option<u8>) -> Option<Cell<
         Type::Decimal => text().map(Cell::Decimal),
         Type::Json => text().map(Cell::Json),
         Type::Integer | Type::Amount => number().map(Cell::Integer),
-        // Without a currency nobody knows the unit.
+        // Without a currency the unit is unknown.
         Type::Major => {
             number().map(|minor| places.map_or(Cell::Null, |places| Cell::Major(Major { minor, places })))
         }

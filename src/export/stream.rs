@@ -1,4 +1,5 @@
-//! What one thread writes, as the body of a response: in chunks, a bounded number ahead of the client.
+//! Turns what a thread writes into the body of a response. The thread is at most a few chunks ahead of the
+//! client.
 
 use std::io::{self, Write};
 use std::mem;
@@ -10,26 +11,26 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 
-/// Bytes that travel together.
+/// Bytes of a chunk.
 const CHUNK: usize = 64 << 10;
 /// Chunks that may wait for the client.
 const CHUNKS_WAITING: usize = 4;
-/// How long a client may take nothing before it is given up: it holds a snapshot open.
+/// How long a client may take nothing before we give up: its export keeps a snapshot open.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A place to write to from a blocking thread, and the body that comes of it. To be called on a runtime.
+/// A writer for a blocking thread, and the body that it fills. Call this on a runtime.
 pub(crate) fn open() -> (Chunks, impl Stream<Item = io::Result<Bytes>> + use<>) {
     let (parts, arriving) = mpsc::channel(CHUNKS_WAITING);
     (Chunks { parts, runtime: Handle::current(), chunk: Vec::new() }, stream_of(arriving))
 }
 
-/// What travels from the exporting thread to the response.
+/// A message from the exporting thread to the response.
 enum Part {
     Chunk(Bytes),
     End,
 }
 
-/// Gathers bytes into chunks and waits, within reason, until the client takes them.
+/// Gathers bytes into chunks and waits until the client takes them, up to [`PATIENCE`].
 #[derive(Clone)]
 pub(crate) struct Chunks {
     parts: mpsc::Sender<Part>,
@@ -38,13 +39,13 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// Says that this is all: without it the stream breaks off, since an end must be told from a thread that
-    /// died. What was not flushed is not sent.
+    /// Ends the stream. Without it the stream breaks off, so that a dead thread does not look like an end.
+    /// Does not flush.
     pub(crate) fn end(&mut self) {
         drop(self.send(Part::End));
     }
 
-    /// Whether nobody takes the chunks any more.
+    /// True when nobody takes the chunks any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.parts.is_closed()
     }

@@ -1,5 +1,5 @@
-//! Control totals: how many rows, and the sums of their main amounts per currency, so that the other end can
-//! check that nothing is missing.
+//! Control totals: the number of rows and the sums of their main amounts per currency. With them the reader
+//! of an export can check that nothing is missing.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use super::Of;
+use super::ExportKind;
 use super::query::Query;
 use super::row::Cell;
 use crate::billing::exports::{Column, Type};
@@ -20,7 +20,7 @@ use crate::error::Error;
 /// `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`, decimals as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
-    of: Of,
+    of: ExportKind,
     pub rows: u64,
     by_name: BTreeMap<String, Sums>,
 }
@@ -45,7 +45,7 @@ struct TotalsRow {
     sums: Vec<String>,
 }
 
-/// Has PostgreSQL compute the totals of a query.
+/// Lets PostgreSQL compute the totals of a query.
 pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, Error> {
     let mut totals = Totals::none(query.of);
     for row in query.totals().load::<TotalsRow>(conn)? {
@@ -61,8 +61,8 @@ pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, 
 }
 
 impl Totals {
-    /// Of no rows.
-    pub(super) fn none(of: impl Into<Of>) -> Self {
+    /// The totals of no rows.
+    pub(super) fn none(of: impl Into<ExportKind>) -> Self {
         Self { of: of.into(), rows: 0, by_name: BTreeMap::new() }
     }
 
@@ -86,14 +86,14 @@ impl Totals {
         for (sum, (column, cell)) in sums.sums.iter_mut().zip(summed) {
             *sum += match *cell {
                 Cell::Integer(amount) => i128::from(amount),
-                // What cannot be read is missing in the sum, which then differs from the database's.
+                // An unreadable amount is missing in the sum, so the sum differs from the database's.
                 Cell::Decimal(text) => scaled(text, places(column)).unwrap_or(0),
                 _ => 0,
             };
         }
     }
 
-    /// Compares what was written with what had to be.
+    /// Fails when the rows written do not add up to the expected totals.
     pub(super) fn must_be(&self, expected: &Self) -> Result<(), Error> {
         if self == expected {
             return Ok(());
@@ -108,18 +108,18 @@ impl Totals {
     /// As JSON on one line.
     ///
     /// # Errors
-    /// Never in practice: when they cannot be JSON.
+    /// When they cannot be JSON, which does not happen.
     pub fn json(&self) -> Result<String, Error> {
         serde_json::to_string(self).map_err(|error| Error::Internal(error.to_string()))
     }
 
-    /// As JSON for a header: with very many currencies only the number of rows.
+    /// As JSON for a header. With very many currencies it holds the number of rows only.
     ///
     /// # Errors
     /// As [`Totals::json`].
     pub fn header(&self) -> Result<String, Error> {
         let whole = self.json()?;
-        // A currency is ASCII at Stripe; a header must be.
+        // A header must be ASCII; Stripe's currencies are.
         if whole.len() <= HEADER_LIMIT && whole.is_ascii() {
             return Ok(whole);
         }
@@ -127,19 +127,19 @@ impl Totals {
     }
 }
 
-/// Decimal places that sums of a column are kept with: entries of batteries have nine.
+/// Decimal places of a column's sums.
 fn places(column: &Column) -> u32 {
     if column.holds == Type::Decimal { 12 } else { 0 }
 }
 
-/// A decimal's text in units of its last kept place; `None` where it has more places, or is no decimal.
+/// A decimal in units of 10^-`places`; `None` when it has more places, or is not a decimal.
 fn scaled(text: &str, places: u32) -> Option<i128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let missing = usize::try_from(places).ok()?.checked_sub(fraction.len())?;
     format!("{whole}{fraction}{}", "0".repeat(missing)).parse().ok()
 }
 
-/// The text of what [`scaled`] read.
+/// The text of a number that [`scaled`] read.
 fn unscaled(sum: i128, places: u32) -> String {
     let one = 10_u128.pow(places);
     let (whole, fraction) = (sum.unsigned_abs() / one, sum.unsigned_abs() % one);
@@ -164,7 +164,7 @@ impl Serialize for Totals {
 }
 
 /// Sums under the names of their columns.
-struct Named<'a>(Of, &'a Sums);
+struct Named<'a>(ExportKind, &'a Sums);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -172,7 +172,7 @@ impl Serialize for Named<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("rows", &sums.rows)?;
         for (column, sum) in of.columns().iter().filter(|column| column.summed).zip(&sums.sums) {
-            // Digits as they are: a sum may be wider than serde_json's numbers.
+            // Raw digits, since a sum may be larger than serde_json's numbers.
             match places(column) {
                 0 => {
                     let digits = RawValue::from_string(sum.to_string()).map_err(S::Error::custom)?;

@@ -1,8 +1,8 @@
-//! An Excel workbook. Rows go to a temporary file as they come; the workbook is put together from it at the
-//! end.
+//! An Excel workbook. Rows go to a temporary file first, and the workbook is built from it at the end.
 //!
-//! Excel keeps 15 significant digits of a number: what has more is written as text. Text that starts a
-//! formula gets an apostrophe, as in CSV. The same rows give the same bytes: the file's own dates are fixed.
+//! Excel keeps 15 significant digits of a number, so longer ones are written as text. Text that starts a
+//! formula gets an apostrophe, as in CSV. The file's own dates are fixed, so the same rows give the same
+//! bytes.
 
 use std::borrow::Cow;
 
@@ -128,7 +128,7 @@ fn put(
     Ok(())
 }
 
-/// A number where Excel keeps it exactly, else its text.
+/// Writes a number if Excel keeps it exactly, otherwise its text.
 fn put_digits(
     sheet: &mut Worksheet,
     (row, column): (u32, u16),
@@ -144,7 +144,7 @@ fn put_digits(
     Ok(())
 }
 
-/// Text that a cell can hold: cut with an ellipsis where it is too long, without what XML forbids.
+/// Text that fits a cell: too long text is cut with an ellipsis, and what XML forbids is replaced.
 fn fitting(text: &str) -> Cow<'_, str> {
     let text = if text.contains(['\u{fffe}', '\u{ffff}']) {
         Cow::Owned(text.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}"))

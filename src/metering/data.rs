@@ -95,8 +95,8 @@ pub(super) fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, s
     if text.len() > TEXT && text.chars().count() > TEXT {
         return wrong("too_long", "must be at most 200 characters");
     }
-    if text.contains('\0') {
-        return wrong("not_text", "must not contain the NUL character");
+    if crate::text::has_nul(&text) {
+        return wrong("not_text", crate::text::NO_NUL);
     }
     Ok(Some(text))
 }

@@ -13,7 +13,7 @@ mod totals;
 mod write;
 
 pub(crate) use self::burn::{Burn, batch, units};
-pub(crate) use self::keys::{Key, claim, claim_as, is_repeat, key, unclaim};
+pub(crate) use self::keys::{Key, claim, claim_new, is_repeat, key, unclaim};
 pub(crate) use self::locks::lock_rows;
 pub(crate) use self::priced::{Priced, of_periods};
 pub(crate) use self::records::{is_there, month_of};

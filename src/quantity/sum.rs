@@ -153,8 +153,8 @@ impl Sum {
         }
     }
 
-    /// As PostgreSQL stores it: whether it is negative, the weight of the first digit, the decimal places, the
-    /// digits to the base of 10,000, and how many of them count.
+    /// As PostgreSQL stores it: whether it is negative, the weight of the first digit, the decimal places,
+    /// the digits to the base of 10,000, and how many of them count.
     #[must_use]
     pub fn digits(self) -> (bool, i16, u16, [i16; DIGITS], usize) {
         let negative = self.units < 0;

@@ -9,7 +9,6 @@ use diesel::pg::PgConnection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::group_commit::Work;
 use super::limit_status::{
     BatteryStatus, LimitStatus, RequestedUsage, applicable_limits, battery_units, limited_meter,
     no_such_meter,
@@ -22,6 +21,7 @@ use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::catalog;
 use crate::metering::counters::{self, Count, CounterKey};
 use crate::metering::meters::Meter;
@@ -51,12 +51,16 @@ pub struct Verdict {
 
 pub(super) struct CheckWork(pub(super) Arc<QuotaContext>);
 
-impl Work<CheckItems, Vec<Verdict>> for CheckWork {
+impl Work for CheckWork {
+    type Input = CheckItems;
+    type Output = Result<Vec<Verdict>, Error>;
+
     fn run(
-        &self,
-        conn: &mut PgConnection,
-        requests: &[CheckItems],
-    ) -> Result<Vec<Result<Vec<Verdict>, Error>>, Error> {
+        &mut self,
+        session: &mut Session,
+        requests: &mut [CheckItems],
+    ) -> Result<Vec<Self::Output>, Error> {
+        let (conn, requests) = (session.connection()?, &*requests);
         requests.iter().for_each(|request| panics::provoke("quota-reader", || format!("{request:?}")));
         let items = || requests.iter().flatten();
         let orgs = Orgs::find(conn, &self.0.directory, items().map(|(org, _)| org))?;

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::QuotaContext;
 use super::check;
-use super::group_commit::Work;
 use super::limits::{Enforcement, NamedVersion};
 use super::orgs::Orgs;
 use super::rulebook::Rulebook;
@@ -21,6 +20,7 @@ use crate::battery::{Account, Accounts};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::counters::{Count, CounterKey};
 use crate::metering::slots::{PeriodKind, Slot};
 use crate::panics;
@@ -114,12 +114,12 @@ pub struct OrgEntitlements {
 
 pub(super) struct EntitlementWork(pub(super) Arc<QuotaContext>);
 
-impl Work<OrgRef, OrgEntitlements> for EntitlementWork {
-    fn run(
-        &self,
-        conn: &mut PgConnection,
-        refs: &[OrgRef],
-    ) -> Result<Vec<Result<OrgEntitlements, Error>>, Error> {
+impl Work for EntitlementWork {
+    type Input = OrgRef;
+    type Output = Result<OrgEntitlements, Error>;
+
+    fn run(&mut self, session: &mut Session, refs: &mut [OrgRef]) -> Result<Vec<Self::Output>, Error> {
+        let (conn, refs) = (session.connection()?, &*refs);
         refs.iter().for_each(|org| panics::provoke("quota-overviews", || format!("{org:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, refs.iter())?;
         let now = self.0.clock.now();

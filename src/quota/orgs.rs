@@ -7,10 +7,10 @@ use std::sync::Arc;
 use diesel::pg::PgConnection;
 
 use super::QuotaContext;
-use super::group_commit::Work;
 use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgRef;
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::panics;
 
 /// Orgs by their name in the requests, and by row id.
@@ -93,12 +93,16 @@ pub type FoundOrgs = HashMap<OrgRef, Arc<OrgContext>>;
 /// orgs, share a query.
 pub(super) struct OrgLookup(pub(super) Arc<QuotaContext>);
 
-impl Work<Vec<OrgRef>, FoundOrgs> for OrgLookup {
+impl Work for OrgLookup {
+    type Input = Vec<OrgRef>;
+    type Output = Result<FoundOrgs, Error>;
+
     fn run(
-        &self,
-        conn: &mut PgConnection,
-        requests: &[Vec<OrgRef>],
-    ) -> Result<Vec<Result<FoundOrgs, Error>>, Error> {
+        &mut self,
+        session: &mut Session,
+        requests: &mut [Vec<OrgRef>],
+    ) -> Result<Vec<Self::Output>, Error> {
+        let (conn, requests) = (session.connection()?, &*requests);
         requests.iter().for_each(|refs| panics::provoke("org-reader", || format!("{refs:?}")));
         let orgs = Orgs::find(conn, &self.0.directory, requests.iter().flatten())?;
         let found = |refs: &Vec<OrgRef>| {

@@ -13,7 +13,6 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
 use self::batch::{Batch, Decided};
-use super::group_commit::Work;
 use super::limit_status::{BatteryStatus, LimitStatus, RequestedUsage};
 use super::orgs::Orgs;
 use super::reservations::{self, Reservation, ReservationRow};
@@ -23,6 +22,7 @@ use super::{QuotaContext, thresholds};
 use crate::billing::org_name::OrgRef;
 use crate::db::{self, Ended};
 use crate::error::Error;
+use crate::group_commit::{Session, Work};
 use crate::metering::partitions;
 use crate::panics;
 
@@ -108,8 +108,26 @@ type Answers = Vec<Result<ReservationAnswer, Error>>;
 
 pub(super) struct ReservationWork(pub(super) Arc<QuotaContext>);
 
-impl Work<ReservationRequest, ReservationAnswer> for ReservationWork {
-    fn run(&self, conn: &mut PgConnection, requests: &[ReservationRequest]) -> Result<Answers, Error> {
+impl Work for ReservationWork {
+    type Input = ReservationRequest;
+    type Output = Result<ReservationAnswer, Error>;
+
+    fn run(
+        &mut self,
+        session: &mut Session,
+        requests: &mut [ReservationRequest],
+    ) -> Result<Vec<Self::Output>, Error> {
+        self.run_together(session.connection()?, requests)
+    }
+}
+
+impl ReservationWork {
+    /// Runs all requests in one transaction.
+    fn run_together(
+        &self,
+        conn: &mut PgConnection,
+        requests: &[ReservationRequest],
+    ) -> Result<Answers, Error> {
         for _ in 0..STARTS {
             let month = partitions::month_of(self.0.clock.now().date_naive());
             self.0.partitions.ensure(&[month], || self.0.db.serving())?;
@@ -126,13 +144,11 @@ impl Work<ReservationRequest, ReservationAnswer> for ReservationWork {
         }
         Err(CHANGING)
     }
-}
 
-impl ReservationWork {
     fn one_by_one(&self, conn: &mut PgConnection, requests: &[ReservationRequest]) -> Result<Answers, Error> {
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
-            match self.run(conn, std::slice::from_ref(request)) {
+            match self.run_together(conn, std::slice::from_ref(request)) {
                 Ok(one) => answers.extend(one),
                 // Some are committed already.
                 Err(error) if error.is_transient() && !answers.is_empty() => {

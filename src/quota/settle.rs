@@ -91,7 +91,7 @@ impl ClaimedUsage {
         let resolved: Vec<Result<Recorded, Rejection>> =
             usages.iter().map(|usage| resolve(series, catalog, usage, now)).collect();
         let good: Vec<Recorded> = resolved.iter().flatten().cloned().collect();
-        let outcomes = posting::claim(conn, &good)?;
+        let outcomes = posting::claim(conn, &good.iter().collect::<Vec<_>>())?;
         let ours = good.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
         let ours: Vec<&Recorded> = ours.map(|(one, _)| one).collect();
         let mut tiers = posting::Tiers::raise(conn, ours.iter().copied())?;

@@ -8,6 +8,7 @@ use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
 
 use super::json::Json;
+use super::kinds::{self, EffectsMarker};
 use super::shape::{self, ObjectRef};
 use crate::billing::links::{self, Link};
 use crate::billing::markers::{self, Marker};
@@ -15,22 +16,9 @@ use crate::billing::subscription_periods::{self, SeenPeriod};
 use crate::billing::subscriptions::{self, SeenPrice};
 use crate::error::Error;
 
-/// Objects that may have effects on batteries.
-const MARKED: [&str; 9] = [
-    "charge",
-    "checkout.session",
-    "credit_note",
-    "dispute",
-    "invoice",
-    "invoice_payment",
-    "payment_intent",
-    "refund",
-    "subscription",
-];
-
 /// The effects of a batch, gathered before they are written.
 #[derive(Default)]
-pub struct Effects {
+pub(super) struct Effects {
     links: Vec<Link>,
     prices: Vec<SeenPrice>,
     periods: Vec<SeenPeriod>,
@@ -38,19 +26,21 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Takes note of what the winning `snapshot` of `object` causes.
-    pub fn consider(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
+    /// Adds what the winning `snapshot` of an object causes.
+    pub(super) fn add_winner(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
         let marker = |kind: &str, id: &str| Marker {
             realm: object.realm.clone(),
             kind: kind.to_owned(),
             id: id.to_owned(),
         };
-        if MARKED.contains(&object.object) {
-            self.markers.insert(marker(object.object, object.id));
-        }
-        // What a price costs tells how many were bought with it.
-        if object.object == "price" {
-            self.markers.insert(markers::mapping());
+        match kinds::find(object.object).marker {
+            EffectsMarker::None => {}
+            EffectsMarker::Object => {
+                self.markers.insert(marker(object.object, object.id));
+            }
+            EffectsMarker::Mapping => {
+                self.markers.insert(markers::mapping());
+            }
         }
         if let Some(link) = shape::link(object, snapshot) {
             self.markers.insert(marker(markers::CUSTOMER, &link.customer_id));
@@ -58,9 +48,8 @@ impl Effects {
         }
     }
 
-    /// Takes note of what any event of `object` shows, one that is superseded too. `created`: unix second of
-    /// the event.
-    pub fn witness(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
+    /// Adds what any event of an object shows, even one that loses. `created`: the event's unix second.
+    pub(super) fn add_seen(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {
             return;
@@ -72,7 +61,7 @@ impl Effects {
     }
 
     /// Writes them, in the caller's transaction.
-    pub fn write(
+    pub(super) fn write(
         &self,
         conn: &mut PgConnection,
         org_per_customer: bool,

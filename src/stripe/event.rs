@@ -262,7 +262,7 @@ fn digest(bytes: &[u8]) -> String {
 
 /// PostgreSQL text cannot hold NUL.
 fn storable(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+    crate::text::replace_nul(text)
 }
 
 #[cfg(test)]

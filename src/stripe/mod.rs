@@ -1,9 +1,10 @@
 //! What Stripe sends: signature, inbox, which snapshot wins, projection.
 pub mod bodies;
-pub mod effects;
+mod effects;
 pub mod event;
 pub mod inbox;
 pub mod json;
+mod kinds;
 pub mod order;
 pub mod project;
 pub mod shape;

@@ -88,7 +88,7 @@ async fn a_body_that_is_missing_or_wrong_is_said_to_be() {
     assert_eq!(send("/v1/plans/import", b"").await.0, 200);
 }
 
-/// A cursor is checked like any input: one of another list, or of another grouping, names nothing here.
+/// A cursor is checked like any input: one of another list or grouping is refused.
 #[tokio::test]
 async fn a_cursor_belongs_to_its_list() {
     let database = Database::new();
@@ -130,8 +130,7 @@ async fn a_cursor_belongs_to_its_list() {
     }
 }
 
-/// What becomes of a usage event that is sent alone is what becomes of the request; a batch is answered for
-/// each of its events.
+/// The request has the outcome of its only event. A batch has an outcome for each event.
 #[tokio::test]
 async fn an_event_alone_that_is_not_taken_is_a_problem() {
     let database = Database::new();
@@ -199,7 +198,7 @@ async fn an_event_alone_that_is_not_taken_is_a_problem() {
     assert_eq!(told(&answer(binary).await), (404, "unknown_org", "org"));
 }
 
-/// The balance is one figure wherever it is told, whether what is due was written or not.
+/// All answers say the same balance, whether or not what is due was written.
 #[tokio::test]
 async fn a_battery_has_one_balance() {
     let database = Database::new();
@@ -240,7 +239,7 @@ async fn a_battery_has_one_balance() {
     one_figure("607").await;
 }
 
-/// A mistyped name in a filter would look like nothing there, and a lost one in a command like all of them.
+/// With a mistyped name, a list would look empty; without one, a command would mean all orgs.
 #[tokio::test]
 async fn names_of_nothing_are_refused() {
     let database = Database::new();
@@ -284,7 +283,7 @@ async fn a_price_buys_one_thing() {
     assert_eq!(put("/v1/plans/pro", plan("price_2")).await.0, 200);
 }
 
-/// What cannot be unpacked is told in our words.
+/// A body that cannot be unpacked gets a problem in our words.
 #[tokio::test]
 async fn a_body_that_is_not_what_its_encoding_says_is_told() {
     let database = Database::new();

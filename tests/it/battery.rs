@@ -1,252 +1,194 @@
-//! Batteries under usage: what is burned, refused, set aside and given back.
+//! Batteries under usage: it burns units, is refused, sets them aside and gives them back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::objects::{customer, subscription};
+use crate::support::requests::{
+    Request, Usage, amend, debt_limit, grant, meter, org, plan, quota, release, reserve, settle, usage, void,
+};
+use crate::support::world::Setup;
 
-/// A platform with a meter whose usage burns 2 units each, 0.5 where it is cached, and two orgs.
-struct Place {
-    database: Database,
-    daemon: Daemon,
-    key: String,
-}
-
-fn tokens(database: &Database) {
+/// The orgs `acme` and `other` in New York, and the meter `tokens` over the events `llm`: each burns 2 units,
+/// 0.5 where it is cached.
+fn batteries() -> Setup {
     let rates = json!([{ "when": { "cached": "yes" }, "battery_units": "0.5" },
         { "unit_cost": "0.01", "battery_units": "2" }]);
-    database.meter(1, "llm", "sum", "cached", Some(&rates));
+    World::new()
+        .with(org("acme").zone("America/New_York"))
+        .with(org("other").zone("America/New_York"))
+        .with(meter("tokens").event_name("llm").dimensions(["cached"]))
+        .prices(rates)
 }
 
-impl Place {
-    async fn new() -> Self {
-        let database = Database::new();
-        tokens(&database);
-        let daemon = Daemon::start(&database);
-        Self::over(database, daemon).await
-    }
-
-    async fn clocked(clock: &TestClock) -> Self {
-        let database = Database::new();
-        tokens(&database);
-        let daemon = Daemon::clocked(&database, clock);
-        Self::over(database, daemon).await
-    }
-
-    async fn over(database: Database, daemon: Daemon) -> Self {
-        let key = database.key("billing:write,billing:read,usage:read,usage:write", None);
-        for name in ["acme", "other"] {
-            daemon.org(&key, name, "America/New_York").await;
-        }
-        Self { database, daemon, key }
-    }
-
-    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        let (status, answer) = self.daemon.post(path, &self.key, &body).await;
-        (status.as_u16(), answer)
-    }
-
-    fn check(&self) {
-        assert_eq!(self.database.unbalanced(), [] as [String; 0]);
-    }
+/// So many tokens of an org.
+fn tokens(id: &str, org: &str, quantity: i64) -> Usage {
+    usage(org, "llm").id(id).quantity(quantity)
 }
 
-fn event(id: &str, org: &str, value: i64, cached: &str) -> Value {
-    json!({ "id": id, "source": "t", "org": org, "event_name": "llm",
-        "data": { "value": value, "cached": cached } })
+/// So many of them, from a cache.
+fn cached(id: &str, org: &str, quantity: i64) -> Usage {
+    tokens(id, org, quantity).dimension("cached", "yes")
+}
+
+/// Sets so many tokens from a cache aside.
+fn reserve_cached(amount: i64) -> Request {
+    reserve(amount).dimension("cached", "yes")
 }
 
 #[tokio::test]
 async fn a_batch_burns_once_per_org() {
-    let place = Place::new().await;
-    place.database.grant(1, "one", "100");
-    let events = json!([
-        event("1", "acme", 10, "no"),
-        event("2", "acme", 10, "yes"),
-        event("3", "other", 1, "no"),
-        event("1", "acme", 10, "no")
-    ]);
-    assert_eq!(
-        place.daemon.usage(&place.key, &events).await,
-        ["accepted", "accepted", "accepted", "duplicate"]
-    );
+    let world = batteries().with(grant("acme", 100)).start().await;
+    let events =
+        [tokens("1", "acme", 10), cached("2", "acme", 10), tokens("3", "other", 1), tokens("1", "acme", 10)];
+    let told = world.usage(events.clone()).await;
+    assert_eq!(told, ["accepted", "accepted", "accepted", "duplicate"]);
     // 10 × 2 + 10 × 0.5; nobody granted `other` anything, and nothing forbids its debt.
-    assert_eq!(place.database.ledger(1), ["bonus 100 → 100", "usage -25 → 75"]);
-    assert_eq!(place.database.ledger(2), ["usage -2 → -2"]);
-    assert_eq!(place.daemon.usage(&place.key, &events).await, ["duplicate"; 4]);
-    assert_eq!(place.database.ledger(1).len(), 2);
-    place.check();
+    assert_eq!(world.ledger(1), ["bonus 100 → 100", "usage -25 → 75"]);
+    assert_eq!(world.ledger(2), ["usage -2 → -2"]);
+    assert_eq!(world.usage(events).await, ["duplicate"; 4]);
+    assert_eq!(world.ledger(1).len(), 2);
+    world.balances();
 }
 
 #[tokio::test]
 async fn what_the_battery_does_not_hold_is_refused() {
-    let place = Place::new().await;
-    place.database.grant(1, "one", "10");
-    place.database.debt_limit(1, "0");
-    let events = json!([
-        event("1", "acme", 4, "no"),
-        event("2", "acme", 2, "no"),
-        event("3", "acme", 1, "no"),
-        event("4", "acme", 1, "yes"),
-        event("5", "other", 7, "no")
-    ]);
+    let world = batteries().with(grant("acme", 10)).with(debt_limit("acme", 0)).start().await;
+    let events = [
+        tokens("1", "acme", 4),
+        tokens("2", "acme", 2),
+        tokens("3", "acme", 1),
+        cached("4", "acme", 1),
+        tokens("5", "other", 7),
+    ];
     // 8 of 10; 4 are too much, 2 fit exactly, nothing is left for half a unit; the other org has no limit.
     let refused = "data battery_exhausted";
-    let told = place.daemon.usage(&place.key, &events).await;
+    let told = world.usage(events.clone()).await;
     assert_eq!(told, ["accepted", refused, "accepted", refused, "accepted"]);
-    assert_eq!(place.database.ledger(1), ["bonus 10 → 10", "usage -10 → 0"]);
+    assert_eq!(world.ledger(1), ["bonus 10 → 10", "usage -10 → 0"]);
     // What was refused may come again when there is more.
-    place.database.grant(1, "two", "5");
-    let again = place.daemon.usage(&place.key, &events).await;
+    world.send(grant("acme", 5)).await.status(201);
+    let again = world.usage(events).await;
     assert_eq!(again, ["duplicate", "accepted", "duplicate", "accepted", "duplicate"]);
-    place.database.debt_limit(1, "3");
-    assert_eq!(place.daemon.usage(&place.key, &json!([event("6", "acme", 2, "no")])).await, [refused]);
-    assert_eq!(place.daemon.usage(&place.key, &json!([event("7", "acme", 1, "no")])).await, ["accepted"]);
-    assert_eq!(place.database.ledger(1).last().expect("entries"), "usage -2 → -1.5");
-    place.check();
+    world.send(debt_limit("acme", 3)).await.ok();
+    assert_eq!(world.usage([tokens("6", "acme", 2)]).await, [refused]);
+    assert_eq!(world.usage([tokens("7", "acme", 1)]).await, ["accepted"]);
+    assert_eq!(world.ledger(1).last().expect("entries"), "usage -2 → -1.5");
+    world.balances();
 }
 
 #[tokio::test]
 async fn a_reservation_holds_battery_and_quota_in_one() {
-    let place = Place::new().await;
-    place.database.grant(1, "one", "100");
-    place.database.debt_limit(1, "0");
-    let quota =
-        json!({ "org": "acme", "meter": "meter-1", "period": "month", "limit": "45", "enforcement": "hard" });
-    assert_eq!(place.post("/v1/quotas", quota).await.0, 201);
-    let reserve = |amount: i64, cached: &str| {
-        json!({ "org": "acme", "meter": "meter-1", "amount": amount,
-        "dimensions": { "cached": cached } })
-    };
-    let (status, first) = place.post("/v1/quota/reserve", reserve(40, "no")).await;
-    assert_eq!(
-        (status, &first["battery_units"], &first["battery"]["available"]),
-        (201, &json!("80"), &json!("20"))
-    );
+    let world = batteries()
+        .with(grant("acme", 100))
+        .with(debt_limit("acme", 0))
+        .with(quota("45").period("month"))
+        .start()
+        .await;
+    let set_aside = || world.number("SELECT reserved FROM battery_accounts WHERE org_id = 1");
+    let first = world.send(reserve(40)).await.status(201);
+    assert_eq!(first.pick(["battery_units", "battery.available"]), json!(["80", "20"]));
     // The quota has room for 5, the battery for 20 units.
-    let (status, full) = place.post("/v1/quota/reserve", reserve(6, "yes")).await;
-    assert_eq!((status, &full["code"]), (409, &json!("quota_exceeded")));
-    place.database.grant(2, "one", "1");
-    let check = json!({ "items": [reserve(5, "no"), reserve(1, "yes")] });
-    let (_, verdicts) = place.post("/v1/quota/check", check).await;
-    assert_eq!(verdicts["results"][0]["allowed"], true, "{verdicts}");
-    assert_eq!(verdicts["results"][0]["battery"]["available"], "20");
-    let (status, small) = place.post("/v1/quota/reserve", reserve(5, "no")).await;
-    assert_eq!((status, &small["battery"]["available"]), (201, &json!("10")));
+    world.send(reserve_cached(6)).await.refused(409, "quota_exceeded");
+    world.send(grant("other", 1)).await.status(201);
+    let items = [reserve(5).body, reserve_cached(1).body];
+    let verdicts = world.post("/v1/quota/check", json!({ "items": items })).await;
+    let told = verdicts.pick(["results.0.allowed", "results.0.battery.available"]);
+    assert_eq!(told, json!([true, "20"]), "{verdicts}");
+    let small = world.send(reserve(5)).await.status(201);
+    assert_eq!(small.at("battery.available"), "10");
     // Settled by less, the rest is free; the quota is what is left of it.
-    let settle = format!("/v1/quota/{}/settle", first["id"].as_str().expect("an id"));
-    assert_eq!(place.post(&settle, json!({ "amount": "30" })).await.0, 200);
-    assert_eq!(place.post(&settle, json!({ "amount": "30" })).await.0, 200, "a repeat");
-    assert_eq!(place.database.ledger(1), ["bonus 100 → 100", "usage -60 → 40"]);
-    assert_eq!(place.database.number("SELECT reserved FROM battery_accounts WHERE org_id = 1"), 10);
-    let release = format!("/v1/quota/{}/release", small["id"].as_str().expect("an id"));
-    assert_eq!(place.post(&release, json!({})).await.0, 200);
-    assert_eq!(place.database.number("SELECT reserved FROM battery_accounts WHERE org_id = 1"), 0);
+    let settled = world.send(settle(&first.id()).amount("30")).await.status(200);
+    assert_eq!(world.send(settle(&first.id()).amount("30")).await, settled, "a repeat");
+    assert_eq!(world.ledger(1), ["bonus 100 → 100", "usage -60 → 40"]);
+    assert_eq!(set_aside(), 10);
+    world.send(release(&small.id())).await.status(200);
+    assert_eq!(set_aside(), 0);
     // More than was set aside is burned as well, and what the battery does not hold is owed.
-    place.database.execute("DELETE FROM quotas; UPDATE catalog SET version = version + 1");
-    let (_, third) = place.post("/v1/quota/reserve", reserve(15, "no")).await;
-    let settle = format!("/v1/quota/{}/settle", third["id"].as_str().expect("an id"));
-    let (status, settled) = place.post(&settle, json!({ "amount": "21" })).await;
-    assert_eq!((status, &settled["debt"], &settled["overage"]), (200, &json!("2"), &json!("0")), "{settled}");
-    assert_eq!(place.post(&settle, json!({ "amount": "21" })).await.1, settled, "a repeat");
-    assert_eq!(place.database.ledger(1).last().expect("entries"), "usage -42 → -2");
-    let (status, over) = place.post("/v1/quota/reserve", reserve(1, "yes")).await;
-    assert_eq!((status, &over["code"]), (409, &json!("battery_exhausted")), "{over}");
-    place.check();
+    world.execute("DELETE FROM quotas; UPDATE catalog SET version = version + 1");
+    let third = world.reserved(reserve(15)).await;
+    let settled = world.send(settle(&third).amount("21")).await.status(200);
+    assert_eq!(settled.pick(["debt", "overage"]), json!(["2", "0"]), "{settled}");
+    assert_eq!(world.send(settle(&third).amount("21")).await, settled, "a repeat");
+    assert_eq!(world.ledger(1).last().expect("entries"), "usage -42 → -2");
+    world.send(reserve_cached(1)).await.refused(409, "battery_exhausted");
+    world.balances();
 }
 
 #[tokio::test]
 async fn a_reservation_that_expires_gives_its_units_back() {
-    let clock = TestClock::at("2027-05-01T12:00:00Z");
-    let place = Place::clocked(&clock).await;
-    place.database.grant(1, "one", "10");
-    place.database.debt_limit(1, "0");
-    let reserve = |n: i64| json!({ "org": "acme", "meter": "meter-1", "amount": n, "expires_in_s": 60 });
-    assert_eq!(place.post("/v1/quota/reserve", reserve(5)).await.0, 201);
-    assert_eq!(place.post("/v1/quota/reserve", reserve(1)).await.0, 409);
-    let own = event("1", "acme", 1, "no");
-    assert_eq!(place.daemon.usage(&place.key, &json!([own])).await, ["data battery_exhausted"]);
-    clock.turn("2027-05-01T12:01:00Z");
+    let setup = batteries().at("2027-05-01T12:00:00Z").with(grant("acme", 10));
+    let world = setup.with(debt_limit("acme", 0)).start().await;
+    let for_a_minute = |amount: i64| world.send(reserve(amount).with("expires_in_s", 60));
+    for_a_minute(5).await.status(201);
+    for_a_minute(1).await.status(409);
+    let own = tokens("1", "acme", 1);
+    assert_eq!(world.usage([own.clone()]).await, ["data battery_exhausted"]);
+    world.turn("2027-05-01T12:01:00Z");
     // The usage itself ends what is overdue.
-    assert_eq!(place.daemon.usage(&place.key, &json!([own])).await, ["accepted"]);
-    assert_eq!(place.post("/v1/quota/reserve", reserve(4)).await.0, 201);
-    place.check();
+    assert_eq!(world.usage([own]).await, ["accepted"]);
+    for_a_minute(4).await.status(201);
+    world.balances();
 }
 
 #[tokio::test]
 async fn usage_taken_back_gives_its_units_back() {
-    let place = Place::new().await;
-    place.database.grant(1, "one", "100");
-    place.daemon.usage(&place.key, &json!([event("1", "acme", 10, "no"), event("2", "acme", 5, "no")])).await;
-    let void = json!({ "org": "acme", "source": "t", "id": "1", "reason": "a mistake" });
-    let (status, answer) = place.post("/v1/usage/void", void).await;
-    assert_eq!(status, 200, "{answer}");
-    let event = json!({ "event_name": "llm", "data": { "value": 7, "cached": "yes" } });
-    let amended = json!({ "org": "acme", "source": "t", "id": "2", "reason": "a mistake", "event": event });
-    let (status, answer) = place.post("/v1/usage/amend", amended).await;
-    assert_eq!(status, 200, "{answer}");
+    let world = batteries().with(grant("acme", 100)).start().await;
+    world.usage([tokens("1", "acme", 10), tokens("2", "acme", 5)]).await;
+    world.send(void("1")).await.status(200);
+    world.send(amend("2", cached("", "acme", 7))).await.status(200);
     assert_eq!(
-        place.database.ledger(1),
+        world.ledger(1),
         ["bonus 100 → 100", "usage -30 → 70", "refund 20 → 90", "refund 10 → 100", "usage -3.5 → 96.5"]
     );
-    place.check();
+    world.balances();
 }
 
 /// One grant per local day, made when it is first needed, gone with the day; burned before everything else.
 #[tokio::test]
 async fn the_days_allowance_is_there_when_it_is_needed() {
-    let clock = TestClock::at("2027-03-13T15:00:00Z");
-    let place = Place::clocked(&clock).await;
-    place.database.execute(
-        "INSERT INTO plans VALUES ('daily', 'Daily', NULL, true, '{}', now());
-         INSERT INTO plan_versions VALUES ('daily', 1, now(), NULL, NULL, NULL, 0, '{}', 0, NULL, NULL, 8, 0);
-         INSERT INTO plan_stripe_prices VALUES ('price_daily', 'daily');
-         INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
-         VALUES ('', false, 'cus_1', 'acme');
-         INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete,
-             current_period_start, current_period_end)
-             VALUES ('', false, 'sub_1', 'cus_1', 'active', true, '2027-03-01', '2027-04-01');
-         INSERT INTO subscription_items (account, livemode, subscription_id, item_number, id, price_id)
-         VALUES ('', false, 'sub_1', 0, 'si_1', 'price_daily');
-         UPDATE catalog SET version = version + 1; NOTIFY coulomb_orgs",
-    );
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-    let used = async |id: &str, value: i64| {
-        place.daemon.usage(&place.key, &json!([event(id, "acme", value, "no")])).await.remove(0)
-    };
+    let daily = plan("daily").prices(["price_daily"]).with("daily_battery", 8).with("battery_debt_limit", 0);
+    let world = batteries().at("2027-03-13T15:00:00Z").with(daily).start().await;
+    let march =
+        subscription("sub_1").price("price_daily").period("2027-03-01T00:00:00Z", "2027-04-01T00:00:00Z");
+    world.tell([customer("cus_1").org("acme").created_event(), march.created_event()]).await;
+    world.settles().await;
+    let used =
+        async |id: &str, tokens_used: i64| world.usage([tokens(id, "acme", tokens_used)]).await.remove(0);
     assert_eq!(used("1", 3).await, "accepted");
     assert_eq!(used("2", 2).await, "data battery_exhausted");
     assert_eq!(used("3", 1).await, "accepted");
-    assert_eq!(place.database.ledger(1), ["grant 8 → 8", "usage -6 → 2", "usage -2 → 0"]);
+    assert_eq!(world.ledger(1), ["grant 8 → 8", "usage -6 → 2", "usage -2 → 0"]);
     // The day of the change to summer time has 23 hours: it ends at four.
-    clock.turn("2027-03-14T05:00:00Z");
+    world.turn("2027-03-14T05:00:00Z");
     assert_eq!(used("4", 1).await, "accepted");
-    clock.turn("2027-03-15T03:59:59Z");
+    world.turn("2027-03-15T03:59:59Z");
     assert_eq!(used("5", 4).await, "data battery_exhausted");
-    clock.turn("2027-03-15T04:00:00Z");
+    world.turn("2027-03-15T04:00:00Z");
     assert_eq!(used("5", 4).await, "accepted");
-    let ledger = place.database.ledger(1);
-    assert_eq!(ledger[3..], ["grant 8 → 8", "usage -2 → 6", "expiry -6 → 0", "grant 8 → 8", "usage -8 → 0"]);
-    let lapsed =
-        place.database.value("SELECT at AT TIME ZONE 'UTC' FROM battery_entries WHERE kind = 'expiry'");
+    assert_eq!(
+        world.ledger(1)[3..],
+        ["grant 8 → 8", "usage -2 → 6", "expiry -6 → 0", "grant 8 → 8", "usage -8 → 0"]
+    );
+    let lapsed = world.value("SELECT at AT TIME ZONE 'UTC' FROM battery_entries WHERE kind = 'expiry'");
     assert_eq!(lapsed.as_deref(), Some("2027-03-15 04:00:00"));
-    place.check();
+    world.balances();
 }
 
 /// Clients burn one battery to nothing through two daemons, by usage and by reservations: not a unit more
 /// than was granted.
 async fn to_the_last_unit(clients: u64, granted: i64) {
-    let place = Arc::new(Place::new().await);
-    let second = Daemon::start(&place.database);
-    place.database.grant(1, "one", &granted.to_string());
-    place.database.debt_limit(1, "0");
+    let setup = batteries().daemons(2).with(grant("acme", granted));
+    let world = setup.with(debt_limit("acme", 0)).start().await;
+    let bases: [String; 2] = [0, 1].map(|n: usize| world.daemons[n].base.clone());
+    let http = world.daemon().http.clone();
     let (next, admitted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let client = |n: u64| {
-        let (place, next, admitted) = (Arc::clone(&place), Arc::clone(&next), Arc::clone(&admitted));
-        let bases = [place.daemon.base.clone(), second.base.clone()];
-        let http = place.daemon.http.clone();
+        let (next, admitted) = (Arc::clone(&next), Arc::clone(&admitted));
+        let (bases, http, key) = (bases.clone(), http.clone(), world.key.clone());
         async move {
             let mut dice = n * 7919 + 1;
             let mut refused_small = 0;
@@ -258,14 +200,14 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
                 let value = if refused_small > 0 { 1 } else { 1 + (dice >> 33) % 9 };
                 let base = &bases[usize::try_from((dice >> 40) % 2).expect("small")];
                 let post = async |path: String, body: Value| {
-                    let sent = http.post(format!("{base}{path}")).bearer_auth(&place.key).json(&body);
+                    let sent = http.post(format!("{base}{path}")).bearer_auth(&key).json(&body);
                     let response = sent.send().await.expect("an answer");
                     let status = response.status().as_u16();
                     (status, response.json::<Value>().await.expect("JSON"))
                 };
                 if (dice >> 50).is_multiple_of(3) {
-                    let body = json!({ "org": "acme", "meter": "meter-1", "amount": value });
-                    let (status, reservation) = post("/v1/quota/reserve".to_owned(), body).await;
+                    let path = "/v1/quota/reserve".to_owned();
+                    let (status, reservation) = post(path, reserve(value).body).await;
                     if status == 201 {
                         let id = reservation["id"].as_str().expect("an id");
                         let less = value - value / 3;
@@ -277,9 +219,8 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
                     }
                     continue;
                 }
-                let body =
-                    json!([event(&id.to_string(), "acme", i64::try_from(value).expect("small"), "no")]);
-                let (status, answer) = post("/v1/usage".to_owned(), body).await;
+                let used = usage("acme", "llm").id(&id.to_string()).quantity(value);
+                let (status, answer) = post("/v1/usage".to_owned(), json!([used.json()])).await;
                 assert_eq!(status, 200, "{answer}");
                 match answer["results"][0]["status"].as_str() {
                     Some("accepted") => {
@@ -293,9 +234,9 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
     };
     futures_util::future::join_all((0..clients).map(client)).await;
     assert_eq!(i64::try_from(admitted.load(Ordering::Relaxed)).expect("small"), granted);
-    assert_eq!(place.database.number("SELECT balance FROM battery_accounts WHERE org_id = 1"), 0);
-    assert_eq!(place.database.number("SELECT reserved FROM battery_accounts WHERE org_id = 1"), 0);
-    place.check();
+    assert_eq!(world.number("SELECT balance FROM battery_accounts WHERE org_id = 1"), 0);
+    assert_eq!(world.number("SELECT reserved FROM battery_accounts WHERE org_id = 1"), 0);
+    world.balances();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,11 +246,10 @@ async fn a_battery_is_burned_to_its_last_unit_and_no_further() {
 
 #[tokio::test]
 async fn verify_finds_what_does_not_add_up() {
-    let place = Place::new().await;
-    place.database.grant(1, "one", "100");
-    place.daemon.usage(&place.key, &json!([event("1", "acme", 10, "no")])).await;
+    let world = batteries().with(grant("acme", 100)).start().await;
+    world.usage([tokens("1", "acme", 10)]).await;
     let verify = || {
-        let output = place.database.command(&["verify"]).output().expect("runs");
+        let output = world.command(&["verify"]).output().expect("runs");
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
     assert_eq!(verify(), (Some(0), String::new()));
@@ -340,11 +280,11 @@ async fn verify_finds_what_does_not_add_up() {
             &["battery_entries"],
         ),
     ] {
-        place.database.execute(wrong);
+        world.execute(wrong);
         let (status, lines) = verify();
         let tables: Vec<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
         assert_eq!((status, tables.as_slice()), (Some(3), told), "{wrong}: {lines}");
-        place.database.execute(right);
+        world.execute(right);
     }
     assert_eq!(verify(), (Some(0), String::new()));
 }

@@ -2,52 +2,49 @@
 
 use std::time::Duration;
 
+use expect_test::expect;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::battery_reads::{Platform, text};
+use crate::battery_reads::batteries;
 use crate::support::daemon::answer;
-use crate::support::{Daemon, Database};
+use crate::support::requests::{Request, adjust, debt_limit, grant, request};
+use crate::support::rows::{self, PlanRow};
+use crate::support::world::until;
+use crate::support::{Daemon, Database, World};
 
-impl Platform {
+impl World {
     /// Waits until what a query gives is this.
     async fn until(&self, sql: &str, wanted: &str) {
-        for _ in 0..300 {
-            if self.database.value(sql).as_deref() == Some(wanted) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert_eq!(self.database.value(sql).as_deref(), Some(wanted), "{sql}");
+        let what = format!("{sql} gives {wanted}");
+        until(&what, async || self.value(sql).as_deref() == Some(wanted)).await;
     }
 
-    async fn send(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let (status, body) = answer(self.daemon.request(method, path, &self.key).json(body)).await;
-        (status.as_u16(), body)
+    /// Another daemon on the same clock.
+    fn joined_by_another(&mut self) {
+        let other = Daemon::clocked(&self.database, self.clock());
+        self.daemons.push(other);
     }
+}
+
+/// Takes back what remains of a grant.
+fn void(id: &str) -> Request {
+    request(Method::POST, format!("/v1/battery/grants/{id}/void"), json!({ "reason": "mistake" }))
 }
 
 /// Puts orgs on the plan `day`, whose daily allowance is 20 units.
 fn daily(database: &Database, orgs: &[&str]) {
-    database.execute(
-        "INSERT INTO plans (plan_id, name, active, metadata, created_at)
-         VALUES ('day', 'Day', true, '{}', '2026-01-01');
-         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units,
-             daily_battery, battery_debt_limit)
-             VALUES ('day', 1, '2026-01-01', 0, '{}', 0, 20, 100);
-         INSERT INTO plan_stripe_prices (price_id, plan_id) VALUES ('price_day', 'day')",
-    );
+    let day = PlanRow {
+        id: "day",
+        prices: &["price_day"],
+        daily_units: 20,
+        debt_limit: Some(100),
+        ..PlanRow::default()
+    };
+    rows::plan(database, &day);
     for org in orgs {
-        database.execute(&format!(
-            "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
-             VALUES ('', false, 'cus_{org}', '{org}');
-             INSERT INTO subscriptions (account, livemode, id, customer_id, status, items_complete, created)
-                 VALUES ('', false, 'sub_{org}', 'cus_{org}', 'active', true, '2026-01-01');
-             INSERT INTO subscription_items (account, livemode, subscription_id, item_number, price_id)
-                 VALUES ('', false, 'sub_{org}', 0, 'price_day')"
-        ));
+        rows::subscription(database, org, "price_day");
     }
-    database.execute("UPDATE catalog SET version = version + 1; NOTIFY coulomb_orgs");
 }
 
 /// Ledgers whose numbers have gaps, whose balances do not chain, or that differ from account or grants.
@@ -67,304 +64,254 @@ fn unsound(database: &Database) -> i64 {
 
 #[tokio::test]
 async fn a_grant_is_what_was_asked_for_once() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    let body = json!({
-        "org": "acme", "amount": "12.500000001", "source": "purchase", "priority": 7,
-            "effective_at": "2026-03-02T00:00:00Z",
-        "expires_at": "2026-04-01T00:00:00+02:00", "reason": "ticket 5", "key": "ticket-5",
-    });
-    let grant = platform.post("/v1/battery/grants", body.clone(), 201).await;
-    assert!(text(&grant["id"]).starts_with("grt_"));
-    for (field, value) in [
-        ("org", json!("org_acme")),
-        ("source", json!("purchase")),
-        ("key", json!("manual:ticket-5")),
-        ("state", json!("scheduled")),
-        ("priority", json!(7)),
-        ("effective_at", json!("2026-03-02T00:00:00Z")),
-        ("expires_at", json!("2026-03-31T22:00:00Z")),
-        ("amount", json!("12.500000001")),
-        ("remaining", json!("12.500000001")),
-        ("reason", json!("ticket 5")),
-    ] {
-        assert_eq!(grant[field], value, "{field}");
-    }
-    assert_eq!(platform.balance("acme").await, "0");
-    let again = platform.post("/v1/battery/grants", body, 409).await;
-    assert_eq!(again["code"], "already_granted");
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    let asked = grant("acme", "12.500000001")
+        .with("source", "purchase")
+        .with("priority", 7)
+        .with("effective_at", "2026-03-02T00:00:00Z")
+        .with("expires_at", "2026-04-01T00:00:00+02:00")
+        .with("reason", "ticket 5")
+        .with("key", "ticket-5");
+    let made = world.send(asked.clone()).await.status(201);
+    made.shows_without(
+        &["actor", "entries"],
+        expect![[r#"
+        {
+          "amount": "12.500000001", "burned": "0", "created_at": "2026-03-01T00:00:00Z",
+          "effective_at": "2026-03-02T00:00:00Z", "expires_at": "2026-03-31T22:00:00Z",
+          "id": "grt_…", "key": "manual:ticket-5", "lapsed": "0", "link": null, "org": "org_…",
+          "priority": 7, "reason": "ticket 5", "remaining": "12.500000001", "source": "purchase",
+          "state": "scheduled", "taken_back": "0"
+        }"#]],
+    );
+    assert_eq!(world.balance("acme").await, "0");
+    world.send(asked).await.refused(409, "already_granted");
     // Another org may have the same key; a repeat of the request is answered alike.
-    let other = json!({ "org": "bolt", "amount": 3, "reason": "ticket 5", "key": "ticket-5" });
-    let mut answers = Vec::new();
-    for _ in 0..2 {
-        let request = platform.daemon.request(Method::POST, "/v1/battery/grants", &platform.key);
-        answers.push(answer(request.header("Idempotency-Key", "one").json(&other)).await);
-    }
-    assert_eq!(answers[0], answers[1]);
-    assert_eq!((answers[0].0.as_u16(), &answers[0].1["priority"]), (201, &json!(30)));
-    assert_eq!(platform.balance("bolt").await, "3");
-    let logged = platform.database.value(
+    let other = grant("bolt", 3).with("reason", "ticket 5").with("key", "ticket-5");
+    let by_header = || {
+        let request = world.daemon().request(other.method.clone(), &other.path, &world.key);
+        answer(request.header("Idempotency-Key", "one").json(&other.body))
+    };
+    let (first, again) = (by_header().await, by_header().await);
+    assert_eq!(first, again);
+    assert_eq!((first.0.as_u16(), &first.1["priority"]), (201, &json!(30)));
+    assert_eq!(world.balance("bolt").await, "3");
+    let logged = world.value(
         "SELECT string_agg(action || ' ' || (target = detail ->> 'id') || ' ' || (detail ->> 'reason'), ', '
              ORDER BY at, audit_id) FROM audit_log WHERE action LIKE 'battery.%'",
     );
     assert_eq!(logged.as_deref(), Some("battery.grant true ticket 5, battery.grant true ticket 5"));
-    platform.clock.turn("2026-03-02T00:00:00Z");
-    assert_eq!(platform.balance("acme").await, "12.500000001");
-    assert_eq!(unsound(&platform.database), 0);
+    world.turn("2026-03-02T00:00:00Z");
+    assert_eq!(world.balance("acme").await, "12.500000001");
+    assert_eq!(unsound(&world), 0);
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_a_command_names_its_field() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    let whole = json!({ "org": "acme", "amount": "1", "reason": "a test" });
-    for (more, field) in [
-        (json!({ "amount": "0" }), "amount"),
-        (json!({ "amount": "-1" }), "amount"),
-        (json!({ "amount": "0.0000000001" }), "amount"),
-        (json!({ "amount": "1000000000000000" }), "amount"),
-        (json!({ "amount": "many" }), "amount"),
-        (json!({ "source": "subscription" }), "source"),
-        (json!({ "source": "daily_allowance" }), "source"),
-        (json!({ "source": "gift" }), "source"),
-        (json!({ "priority": 1001 }), "priority"),
-        (json!({ "priority": -1 }), "priority"),
-        (json!({ "expires_at": "2026-03-01T00:00:00Z" }), "expires_at"),
-        (
-            json!({ "expires_at": "2026-03-02T00:00:00Z", "effective_at": "2026-03-02T00:00:00Z" }),
-            "expires_at",
-        ),
-        (json!({ "expires_at": "tomorrow" }), "expires_at"),
-        (json!({ "reason": " " }), "reason"),
-        (json!({ "reason": "a\u{0}b" }), "reason"),
-        (json!({ "key": "" }), "key"),
-        (json!({ "colour": "red" }), "colour"),
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    let grant = || grant("acme", "1");
+    let (at, later) = ("2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z");
+    for (command, field) in [
+        (grant().amount("0"), "amount"),
+        (grant().amount("-1"), "amount"),
+        (grant().amount("0.0000000001"), "amount"),
+        (grant().amount("1000000000000000"), "amount"),
+        (grant().amount("many"), "amount"),
+        (grant().with("source", "subscription"), "source"),
+        (grant().with("source", "daily_allowance"), "source"),
+        (grant().with("source", "gift"), "source"),
+        (grant().with("priority", 1001), "priority"),
+        (grant().with("priority", -1), "priority"),
+        (grant().with("expires_at", at), "expires_at"),
+        (grant().with("expires_at", later).with("effective_at", later), "expires_at"),
+        (grant().with("expires_at", "tomorrow"), "expires_at"),
+        (grant().with("reason", " "), "reason"),
+        (grant().with("reason", "a\u{0}b"), "reason"),
+        (grant().with("key", ""), "key"),
+        (grant().with("colour", "red"), "colour"),
+        (adjust("acme", "0"), "amount"),
+        (adjust("acme", "0.0000000001"), "amount"),
+        (adjust("acme", "1").with("reason", ""), "reason"),
+        (adjust("acme", "1").without("reason"), "reason"),
+        (debt_limit("acme", "-1"), "debt_limit"),
+        (debt_limit("acme", "0.0000000001"), "debt_limit"),
+        // A limit forgotten is not "no limit".
+        (debt_limit("acme", "1").without("debt_limit"), "debt_limit"),
     ] {
-        let mut body = whole.clone();
-        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
-        let problem = platform.post("/v1/battery/grants", body, 400).await;
-        assert_eq!(problem["field"], field, "{more}: {problem}");
+        world.send(command).await.names(400, field);
     }
-    for (body, field) in [
-        (json!({ "org": "acme", "amount": "0", "reason": "x" }), "amount"),
-        (json!({ "org": "acme", "amount": "0.0000000001", "reason": "x" }), "amount"),
-        (json!({ "org": "acme", "amount": "1", "reason": "" }), "reason"),
-        (json!({ "org": "acme", "amount": "1" }), "reason"),
-    ] {
-        let problem = platform.post("/v1/battery/adjustments", body, 400).await;
-        assert_eq!(problem["field"], field, "{problem}");
-    }
-    for body in [json!({ "debt_limit": "-1" }), json!({ "debt_limit": "0.0000000001" })] {
-        let (status, problem) = platform.send(Method::PUT, "/v1/battery/settings/acme", &body).await;
-        assert_eq!((status, problem["field"].as_str()), (400, Some("debt_limit")), "{problem}");
-    }
-    // A limit forgotten is not "no limit".
-    let (status, problem) = platform.send(Method::PUT, "/v1/battery/settings/acme", &json!({})).await;
-    assert_eq!((status, problem["field"].as_str()), (400, Some("debt_limit")));
-    platform.post("/v1/battery/grants", json!({ "org": "x", "amount": "1", "reason": "x" }), 404).await;
-    platform.post("/v1/battery/grants/grt_x/void", json!({ "reason": "x" }), 404).await;
-    let own = platform.database.key("billing:write", Some("org_acme"));
-    let reader = platform.database.key("billing:read", None);
-    for (method, path) in [
-        (Method::POST, "/v1/battery/grants"),
-        (Method::POST, "/v1/battery/adjustments"),
-        (Method::POST, "/v1/battery/grants/grt_x/void"),
-        (Method::PUT, "/v1/battery/settings/acme"),
-        (Method::DELETE, "/v1/battery/settings/acme"),
-    ] {
+    world.send(grant().org("x")).await.status(404);
+    world.send(void("grt_x")).await.status(404);
+    assert_eq!(world.number("SELECT count(*) FROM battery_accounts"), 0);
+}
+
+#[tokio::test]
+async fn the_platform_alone_commands_batteries() {
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    let own = world.database.key("billing:write", Some("acme"));
+    let reader = world.database.key("billing:read", None);
+    let delete = request(Method::DELETE, "/v1/battery/settings/acme", json!({}));
+    for command in [grant("acme", "1"), adjust("acme", "1"), void("grt_x"), debt_limit("acme", "1"), delete] {
         for key in [&own, &reader] {
-            let (status, _) = answer(platform.daemon.request(method.clone(), path, key).json(&whole)).await;
-            assert_eq!(status, 403, "{method} {path}");
+            world.by(key).send(command.clone()).await.status(403);
         }
     }
-    assert_eq!(platform.database.number("SELECT count(*) FROM battery_accounts"), 0);
+    assert_eq!(world.number("SELECT count(*) FROM battery_accounts"), 0);
 }
 
 #[tokio::test]
 async fn adjustments_may_bring_debt_and_voids_take_what_remains() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    let first = platform.grant("acme", "10", json!({ "expires_at": "2026-03-05T00:00:00Z" })).await;
-    let second = platform.grant("acme", "5", json!({ "priority": 1 })).await;
-    let scheduled = platform.grant("acme", "8", json!({ "effective_at": "2026-03-03T00:00:00Z" })).await;
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    let first = world.grants(grant("acme", "10").with("expires_at", "2026-03-05T00:00:00Z")).await;
+    let second = world.grants(grant("acme", "5").with("priority", 1)).await;
+    let scheduled = world.grants(grant("acme", "8").with("effective_at", "2026-03-03T00:00:00Z")).await;
     // Priority 1 burns before 30.
-    assert_eq!(platform.adjust("acme", "-7").await, "8");
-    let void = |id: String, expected: u16| {
-        let platform = &platform;
-        async move {
-            platform
-                .post(&format!("/v1/battery/grants/{id}/void"), json!({ "reason": "mistake" }), expected)
-                .await
-        }
-    };
-    let voided = void(first.clone(), 200).await;
-    assert_eq!(
-        [&voided["state"], &voided["remaining"], &voided["burned"], &voided["taken_back"]],
-        ["closed", "0", "2", "8"]
-    );
-    assert_eq!(platform.balance("acme").await, "0");
+    assert_eq!(world.adjusts("-7").await, "8");
+    let voided = world.send(void(&first)).await.status(200);
+    let told = voided.pick(["state", "remaining", "burned", "taken_back"]);
+    assert_eq!(told, json!(["closed", "0", "2", "8"]));
+    assert_eq!(world.balance("acme").await, "0");
     for id in [first, second] {
-        assert_eq!(void(id, 409).await["code"], "nothing_remains");
+        world.send(void(&id)).await.refused(409, "nothing_remains");
     }
     // One that is not effective yet is in no balance: nothing is entered.
-    let entries = platform.get("/v1/battery/entries?org=acme").await["data"].clone();
-    assert_eq!(void(scheduled, 200).await["taken_back"], "8");
-    assert_eq!(platform.get("/v1/battery/entries?org=acme").await["data"], entries);
-    let last = &entries[0];
-    assert_eq!(
-        [&last["kind"], &last["amount"], &last["reason"], &last["source"]],
-        ["adjustment", "-8", "mistake", "manual"]
-    );
-    platform.clock.turn("2026-03-06T00:00:00Z");
-    assert_eq!(platform.balance("acme").await, "0");
-    let body = json!({ "org": "acme", "amount": "-2.5", "reason": "forgotten usage" });
-    let done = platform.post("/v1/battery/adjustments", body, 201).await;
-    assert_eq!(
-        [&done["entry"]["balance_after"], &done["entry"]["draws"], &done["grant"]],
-        [&json!("-2.5"), &json!([]), &Value::Null]
-    );
-    let body = json!({ "org": "acme", "amount": "4", "reason": "made good" });
-    let done = platform.post("/v1/battery/adjustments", body, 201).await;
-    assert_eq!(
-        [&done["entry"]["balance_after"], &done["grant"]["remaining"], &done["grant"]["burned"]],
-        ["1.5", "1.5", "2.5"]
-    );
-    assert_eq!(unsound(&platform.database), 0);
-    let shown: Value =
-        serde_json::from_str(&platform.database.run(&["battery", "show", "--org", "acme", "--entries", "2"]))
-            .expect("JSON");
-    assert_eq!(
-        (
-            &shown["balance"]["balance"],
-            shown["entries"].as_array().map(Vec::len),
-            &shown["grants"][0]["remaining"]
-        ),
-        (&json!("1.5"), Some(2), &json!("1.5"))
-    );
-    let made = platform.database.run(&[
-        "battery",
-        "grant",
-        "--org",
-        "org_bolt",
-        "--amount",
-        "2.5",
-        "--reason",
-        "by hand",
-        "--expires-at",
-        "2999-01-01T00:00:00Z",
-    ]);
+    let entries = world.get("/v1/battery/entries?org=acme").await;
+    assert_eq!(world.send(void(&scheduled)).await.status(200)["taken_back"], "8");
+    assert_eq!(world.get("/v1/battery/entries?org=acme").await, entries);
+    let last = entries.part("data.0").pick(["kind", "amount", "reason", "source"]);
+    assert_eq!(last, json!(["adjustment", "-8", "mistake", "manual"]));
+    world.turn("2026-03-06T00:00:00Z");
+    assert_eq!(world.balance("acme").await, "0");
+    let done = world.send(adjust("acme", "-2.5")).await.status(201);
+    let told = done.pick(["entry.balance_after", "entry.draws", "grant"]);
+    assert_eq!(told, json!(["-2.5", [], null]));
+    let done = world.send(adjust("acme", "4")).await.status(201);
+    let told = done.pick(["entry.balance_after", "grant.remaining", "grant.burned"]);
+    assert_eq!(told, json!(["1.5", "1.5", "2.5"]));
+    assert_eq!(unsound(&world), 0);
+    let shown = world.run(&["battery", "show", "--org", "acme", "--entries", "2"]);
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown["balance"]["balance"], "1.5");
+    assert_eq!(shown["entries"].as_array().map(Vec::len), Some(2));
+    assert_eq!(shown["grants"][0]["remaining"], "1.5");
+}
+
+#[tokio::test]
+async fn the_command_line_grants() {
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    let bolt = world.get("/v1/orgs/bolt").await.id();
+    let what = ["battery", "grant", "--reason", "by hand", "--amount", "2.5"];
+    let made = world.run(&[&what[..], &["--org", &bolt, "--expires-at", "2999-01-01T00:00:00Z"]].concat());
     let made: Value = serde_json::from_str(&made).expect("JSON");
-    assert_eq!([&made["amount"], &made["source"], &made["org"]], ["2.5", "bonus", "org_bolt"]);
+    assert_eq!([&made["amount"], &made["source"], &made["org"]], ["2.5", "bonus", bolt.as_str()]);
     for wrong in ["0", "-1", "x", "0.0000000001", "1000000000000000"] {
         let args = ["battery", "grant", "--org", "bolt", "--reason", "x", &format!("--amount={wrong}")];
-        assert_eq!(
-            platform.database.command(&args).output().expect("runs").status.code(),
-            Some(2),
-            "{wrong}"
-        );
+        let output = world.command(&args).output().expect("runs");
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
     }
 }
 
 #[tokio::test]
 async fn an_orgs_own_debt_limit_comes_before_its_plans() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    daily(&platform.database, &["acme"]);
-    let limit = || async { platform.get("/v1/battery?org=acme").await["debt_limit"].clone() };
-    assert_eq!(limit().await, "100");
-    let version = || platform.database.number("SELECT version FROM catalog");
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
+    daily(&world, &["acme"]);
+    let acme = world.get("/v1/orgs/acme").await.id();
+    let limit = async || world.get("/v1/battery?org=acme").await["debt_limit"].clone();
+    let plans = || world.get("/v1/battery?org=acme");
+    until("the plan's limit is known", async || plans().await["debt_limit"] == "100").await;
+    let version = || world.number("SELECT version FROM catalog");
     let before = version();
-    let put = |limit: Value| {
-        let platform = &platform;
-        async move {
-            platform.send(Method::PUT, "/v1/battery/settings/acme", &json!({ "debt_limit": limit })).await
-        }
-    };
     for own in [json!("0"), json!("7.5"), Value::Null] {
-        let (status, told) = put(own.clone()).await;
-        assert_eq!((status, &told["debt_limit"], &told["org"]), (200, &own, &json!("org_acme")));
+        let told = world.send(debt_limit("acme", own.clone())).await.status(200);
+        assert_eq!(told.pick(["debt_limit", "org"]), json!([own, acme]));
         assert_eq!(limit().await, own);
     }
     // Every replica's terms are of an older version now.
     assert_eq!(version(), before + 3);
-    let (status, _) = platform.send(Method::DELETE, "/v1/battery/settings/acme", &json!({})).await;
-    assert_eq!((status, limit().await), (204, json!("100")));
-    let (status, _) = platform.send(Method::DELETE, "/v1/battery/settings/acme", &json!({})).await;
-    assert_eq!(status, 404);
+    world.delete("/v1/battery/settings/acme").await.status(204);
+    assert_eq!(limit().await, "100");
+    world.delete("/v1/battery/settings/acme").await.status(404);
     assert_eq!(version(), before + 4);
 }
 
 #[tokio::test]
 async fn what_is_due_is_written_though_nobody_comes() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
+    let mut world = batteries("2026-03-01T00:00:00Z").start().await;
     // Two daemons, and more orgs than one batch.
-    let _other = Daemon::clocked(&platform.database, &platform.clock);
-    platform.database.execute(
+    world.joined_by_another();
+    world.execute(
         "INSERT INTO orgs (public_id, name, time_zone, created_at, metadata)
          SELECT 'org_' || n, 'x', 'UTC', now(), '{}' FROM generate_series(1, 450) n;
-         INSERT INTO org_refs SELECT public_id, org_id FROM orgs ON CONFLICT DO NOTHING;
-         INSERT INTO battery_accounts SELECT org_id, 0, 0, 0, 1, NULL, NULL FROM orgs;
+         INSERT INTO org_refs (ref, org_id)
+         SELECT public_id, org_id FROM orgs ON CONFLICT DO NOTHING;
+         INSERT INTO battery_accounts (org_id, balance, reserved, entries, grants, last_at, daily)
+         SELECT org_id, 0, 0, 0, 1, NULL, NULL FROM orgs;
          INSERT INTO battery_grants
+             (org_id, grant_number, grant_id, source, source_key, state, priority, created_at,
+              effective_at, expires_at, amount, remaining, burned, clawed, lapsed)
          SELECT org_id, 1, 'grt_' || org_id, 'bonus', 'k', 'scheduled',
              30, '2026-03-01', '2026-03-02', '2026-03-03', 10, 10, 0, 0, 0 FROM orgs",
     );
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(platform.database.number("SELECT count(*) FROM battery_entries"), 0);
-    platform.clock.turn("2026-03-02T00:00:00Z");
-    platform.until("SELECT count(*) FROM battery_accounts WHERE balance = 10", "452").await;
-    platform.clock.turn("2026-03-03T00:00:00Z");
-    platform.until("SELECT count(*) FROM battery_accounts WHERE balance = 0 AND entries = 2", "452").await;
-    assert_eq!(platform.database.number("SELECT count(*) FROM battery_entries"), 904);
-    assert_eq!(unsound(&platform.database), 0);
+    assert_eq!(world.number("SELECT count(*) FROM battery_entries"), 0);
+    world.turn("2026-03-02T00:00:00Z");
+    world.until("SELECT count(*) FROM battery_accounts WHERE balance = 10", "452").await;
+    world.turn("2026-03-03T00:00:00Z");
+    world.until("SELECT count(*) FROM battery_accounts WHERE balance = 0 AND entries = 2", "452").await;
+    assert_eq!(world.number("SELECT count(*) FROM battery_entries"), 904);
+    assert_eq!(unsound(&world), 0);
     let lapsed =
         "SELECT count(*) FROM battery_entries WHERE (kind, amount, at) = ('expiry', -10, '2026-03-03')";
-    assert_eq!(platform.database.number(lapsed), 452);
+    assert_eq!(world.number(lapsed), 452);
 }
 
 #[tokio::test]
 async fn a_local_day_has_its_allowance_once() {
     // 08:00 in New York, on the day before the clocks go back.
-    let platform = Platform::at("2026-10-31T12:00:00Z");
-    let _other = Daemon::clocked(&platform.database, &platform.clock);
-    daily(&platform.database, &["bolt"]);
-    let days = |wanted: &'static str| {
-        let platform = &platform;
-        async move {
-            let granted = "SELECT string_agg(source_key || ' ' || to_char(expires_at, 'DD HH24:MI'), ', '
-                ORDER BY grant_number)
-                           FROM battery_grants WHERE source = 'daily_allowance'";
-            platform.until(granted, wanted).await;
-        }
+    let mut world = batteries("2026-10-31T12:00:00Z").start().await;
+    world.joined_by_another();
+    daily(&world, &["bolt"]);
+    // Days that were granted, and when they lapse.
+    let granted = async |days: &[&str]| {
+        let granted = "SELECT string_agg(concat(source_key, ' ', to_char(expires_at, 'DD HH24:MI')), ', '
+            ORDER BY grant_number) FROM battery_grants WHERE source = 'daily_allowance'";
+        world.until(granted, &days.join(", ")).await;
     };
-    days("daily:2026-10-31 01 04:00").await;
-    assert_eq!(platform.adjust("bolt", "-5").await, "15");
-    let shown = platform.get("/v1/battery?org=bolt").await;
-    assert_eq!(
-        shown["daily_allowance"],
-        json!({ "day": "2026-10-31", "units": "20", "granted": true, "lapses_at": "2026-11-01T04:00:00Z" })
-    );
-    platform.clock.turn("2026-11-01T03:59:59.999999Z");
-    tokio::time::sleep(Duration::from_millis(1300)).await;
-    assert_eq!(platform.balance("bolt").await, "15");
-    platform.clock.turn("2026-11-01T04:00:00Z");
-    // The day of 25 hours.
-    days("daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00").await;
-    assert_eq!(platform.balance("bolt").await, "20");
-    platform.clock.turn("2026-11-02T04:30:00Z");
-    tokio::time::sleep(Duration::from_millis(1300)).await;
-    days("daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00").await;
-    platform.clock.turn("2026-11-02T05:00:00Z");
-    days("daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00, daily:2026-11-02 03 05:00").await;
+    let days = [
+        "daily:2026-10-31 01 04:00",
+        // The day of 25 hours.
+        "daily:2026-11-01 02 05:00",
+        "daily:2026-11-02 03 05:00",
+        "daily:2026-11-05 06 05:00",
+    ];
+    let a_while = || tokio::time::sleep(Duration::from_millis(1300));
+    granted(&days[..1]).await;
+    let used = world.send(adjust("bolt", "-5")).await.status(201);
+    assert_eq!(used.at("entry.balance_after"), "15");
+    let day =
+        json!({ "day": "2026-10-31", "units": "20", "granted": true, "lapses_at": "2026-11-01T04:00:00Z" });
+    assert_eq!(world.get("/v1/battery?org=bolt").await["daily_allowance"], day);
+    world.turn("2026-11-01T03:59:59.999999Z");
+    a_while().await;
+    assert_eq!(world.balance("bolt").await, "15");
+    world.turn("2026-11-01T04:00:00Z");
+    granted(&days[..2]).await;
+    assert_eq!(world.balance("bolt").await, "20");
+    world.turn("2026-11-02T04:30:00Z");
+    a_while().await;
+    granted(&days[..2]).await;
+    world.turn("2026-11-02T05:00:00Z");
+    granted(&days[..3]).await;
     // Nobody was there for three days: only the running one is granted.
-    platform.clock.turn("2026-11-05T12:00:00Z");
-    days(
-        "daily:2026-10-31 01 04:00, daily:2026-11-01 02 05:00, daily:2026-11-02 03 05:00, daily:2026-11-05 \
-        06 05:00",
-    )
-    .await;
-    tokio::time::sleep(Duration::from_millis(1300)).await;
-    let entries = platform.all("/v1/battery/entries?org=bolt", "data", 3).await;
-    let told: Vec<String> = entries
+    world.turn("2026-11-05T12:00:00Z");
+    granted(&days).await;
+    a_while().await;
+    let entries = world.all("/v1/battery/entries?org=bolt", 3).await;
+    let told = entries
         .iter()
         .rev()
-        .map(|e| format!("{} {} {}", text(&e["at"]), text(&e["kind"]), text(&e["amount"])))
-        .collect();
+        .map(|entry| ["at", "kind", "amount"].map(|field| entry[field].as_str().expect("text")).join(" "));
+    let told: Vec<String> = told.collect();
     assert_eq!(
         told[1..5],
         [
@@ -375,11 +322,11 @@ async fn a_local_day_has_its_allowance_once() {
         ]
     );
     assert_eq!(told.len(), 8);
-    assert_eq!(unsound(&platform.database), 0);
+    assert_eq!(unsound(&world), 0);
     // Who has no such plan has no battery from it.
-    assert_eq!(platform.database.number("SELECT count(*) FROM battery_accounts"), 1);
-    let acme = platform.get("/v1/battery?org=acme").await;
-    assert_eq!([&acme["balance"], &acme["daily_allowance"]], [&json!("0"), &Value::Null]);
+    assert_eq!(world.number("SELECT count(*) FROM battery_accounts"), 1);
+    let acme = world.get("/v1/battery?org=acme").await;
+    assert_eq!(acme.pick(["balance", "daily_allowance"]), json!(["0", null]));
 }
 
 #[test]
@@ -390,7 +337,7 @@ fn eight_at_once_grant_each_org_its_day_once() {
     let database = Database::new();
     let names: Vec<String> = (0..230).map(|n| format!("o{n}")).collect();
     for name in &names {
-        crate::usage_rows::org(&database, name, "Asia/Tokyo");
+        crate::support::rows::org(&database, name, "Asia/Tokyo");
     }
     let entitled: Vec<&str> = names.iter().skip(3).map(String::as_str).collect();
     daily(&database, &entitled);

@@ -1,4 +1,4 @@
-//! What Stripe's payments do to batteries: a table of cases with ledgers reckoned by hand, each in every
+//! What Stripe's payments do to batteries: a table of cases with ledgers worked out by hand, each in every
 //! order, twice, over two daemons.
 
 #[allow(unreachable_pub, reason = "a library to these tests")]
@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 
 use self::build::{Run, month};
 use self::cases::Case;
-use crate::support::{Daemon, Database};
+use crate::support::rows::{self, PlanRow};
+use crate::support::world::Setup;
+use crate::support::{Daemon, Database, World};
 
 /// Every order of so many things where they are few; else some, and the reverse.
 fn orders(things: usize) -> Vec<Vec<usize>> {
@@ -48,20 +50,20 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 
 /// Plans and a pack, and orgs of these names.
 fn furnish(database: &Database, names: &[String]) {
-    database.execute(
-        "INSERT INTO plans VALUES ('basic', 'Basic', NULL, true, '{}', '2020-01-01'), ('pro', 'Pro', NULL,
-             true, '{}', '2020-01-01'), ('free', 'Free', NULL, true, '{}', '2020-01-01');
-         INSERT INTO plan_versions (plan_id, version, created_at, trial_days, features, battery_units,
-             annual_battery_units, trial_battery_units, daily_battery)
-             VALUES ('basic', 1, '2020-01-01', 0, '{}', 1000, 11000, 100, 0), ('pro', 1, '2020-01-01',
-                 0, '{}', 3000, NULL, NULL, 0), ('free', 1, '2020-01-01', 0, '{}', 0, NULL, NULL, 0);
-         INSERT INTO plan_stripe_prices
-         VALUES ('price_basic', 'basic'), ('price_pro', 'pro'), ('price_free', 'free'),
-             ('price_over', 'basic');
-         INSERT INTO battery_packs VALUES ('pack-500', 'Five hundred', 500, NULL, NULL, true, '2020-01-01');
-         INSERT INTO battery_pack_stripe_prices
-         VALUES ('price_pack', 'pack-500'), ('price_addon', 'pack-500')",
-    );
+    let basic = PlanRow {
+        id: "basic",
+        prices: &["price_basic", "price_over"],
+        units: 1000,
+        annual_units: Some(11_000),
+        trial_units: Some(100),
+        ..PlanRow::default()
+    };
+    let pro = PlanRow { id: "pro", prices: &["price_pro"], units: 3000, ..PlanRow::default() };
+    let free = PlanRow { id: "free", prices: &["price_free"], ..PlanRow::default() };
+    for plan in [basic, pro, free] {
+        rows::plan(database, &plan);
+    }
+    rows::pack(database, "pack-500", "500", &["price_pack", "price_addon"]);
     orgs(database, names);
 }
 
@@ -74,6 +76,31 @@ fn orgs(database: &Database, names: &[String]) {
          INSERT INTO org_refs (ref, org_id) SELECT external_id, org_id FROM orgs UNION
          SELECT public_id, org_id FROM orgs"
     ));
+}
+
+/// A platform that sells these plans and the pack to orgs of these names.
+fn shop(names: &[&str]) -> Setup {
+    let database = Database::new();
+    furnish(&database, &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    World::over(database).scopes("admin,billing:read,billing:write")
+}
+
+impl World {
+    /// The balance of the org of that name; nothing where it has no battery.
+    fn balance_of(&self, name: &str) -> String {
+        battery(self, name).0
+    }
+
+    /// Ledgers chain and sum up, and claims, mirrors and ledger agree.
+    #[track_caller]
+    fn effects_are_sound(&self) {
+        assert_eq!((unsound(self), differences(self)), (0, Vec::new()));
+    }
+
+    /// The payments that wait for something.
+    async fn waiting(&self) -> Vec<Value> {
+        self.get("/v1/battery/effects/waiting").await.status(200).rows().to_vec()
+    }
 }
 
 /// Balance and grants of the org of that name.
@@ -121,7 +148,7 @@ async fn effects_are_the_same_in_every_order() {
     // Each place of all orders is delivered and projected before the next one is.
     let mut runs: Vec<(&Case, String, Vec<usize>)> = Vec::new();
     for (n, case) in cases().enumerate() {
-        let events = (case.events)(&Run { tag: "count".to_owned() }).len();
+        let events = (case.events)(&Run::of("count")).len();
         runs.extend(
             orders(events).into_iter().enumerate().map(|(k, order)| (case, format!("o{n}x{k}"), order)),
         );
@@ -207,10 +234,8 @@ async fn effects_are_the_same_when_all_comes_at_once() {
 /// The ledger of one sale in the order in which things happened.
 #[tokio::test]
 async fn entries_name_what_caused_them() {
-    let database = Database::new();
-    furnish(&database, &["one".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let run = Run { tag: "one".to_owned() };
+    let world = shop(&["one"]).start().await;
+    let run = Run::of("one");
     for event in [
         run.customer(),
         run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
@@ -222,10 +247,9 @@ async fn entries_name_what_caused_them() {
         run.refund("2", "a", 400, "succeeded", 0),
         run.dispute("a", "lost", &[-2000], 2),
     ] {
-        daemon.deliver(&event).await;
-        daemon.projected().await;
+        world.tell([event]).await;
     }
-    let entries = database.value(
+    let entries = world.value(
         "SELECT json_agg(json_build_array(kind, trim_scale(amount)::text, source,
         link) ORDER BY sequence) FROM battery_entries",
     );
@@ -241,7 +265,7 @@ async fn entries_name_what_caused_them() {
             ["clawback", "-800", "dispute", of("dispute", "du_one")],
         ])
     );
-    let key = database.value(
+    let key = world.value(
         "SELECT source_key || ' '
         || (expires_at = to_timestamp(0) + interval '1 second' * (SELECT extract(epoch FROM period_end)
         FROM battery_effects)) FROM battery_grants",

@@ -1,6 +1,5 @@
 //! Batteries as they are read: balances now and then, grants, entries, statements, exports.
 
-use chrono::{DateTime, Utc};
 use coulomb::battery::by_hand::{self, Act, ManualGrant};
 use coulomb::battery::grants::GrantSource;
 use coulomb::battery::reads::{balance, entries};
@@ -10,106 +9,57 @@ use coulomb::billing::org_name::OrgName;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Database, TestClock};
-use crate::usage_rows::org;
+use crate::support::requests::{Request, adjust, grant, org};
+use crate::support::world::{Setup, time as at};
+use crate::support::{Database, World, json as fields_of, rows};
 
-/// A platform on a turned clock, and the orgs `acme` (UTC) and `bolt` (New York).
-pub(crate) struct Platform {
-    /// Its database.
-    pub(crate) database: Database,
-    /// Its clock.
-    pub(crate) clock: TestClock,
-    /// A daemon on both.
-    pub(crate) daemon: Daemon,
-    /// A key that may do all of this.
-    pub(crate) key: String,
+/// The orgs `acme` (UTC) and `bolt` (New York), and a key of the platform for batteries.
+pub(crate) fn batteries(time: &str) -> Setup {
+    let setup = World::new().at(time).scopes("billing:write,billing:read");
+    setup.with(org("acme")).with(org("bolt").zone("America/New_York"))
 }
 
-impl Platform {
-    pub(crate) fn at(time: &str) -> Self {
-        let (database, clock) = (Database::new(), TestClock::at(time));
-        org(&database, "acme", "UTC");
-        org(&database, "bolt", "America/New_York");
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key("billing:write,billing:read", None);
-        Self { database, clock, daemon, key }
+impl World {
+    /// A grant, which must be made: its id.
+    pub(crate) async fn grants(&self, grant: Request) -> String {
+        self.send(grant).await.status(201).id()
     }
 
-    /// `POST` that must be answered so.
-    pub(crate) async fn post(&self, path: &str, body: Value, expected: u16) -> Value {
-        let (status, answer) = self.daemon.post(path, &self.key, &body).await;
-        assert_eq!(status.as_u16(), expected, "{path} {body}: {answer}");
-        answer
+    /// An adjustment of `acme` by so many units; the balance after it.
+    pub(crate) async fn adjusts(&self, amount: &str) -> String {
+        self.send(adjust("acme", amount)).await.status(201).text("entry.balance_after")
     }
 
-    /// `GET` that must be answered well.
-    pub(crate) async fn get(&self, path: &str) -> Value {
-        let (status, answer) = self.daemon.get(path, &self.key).await;
-        assert_eq!(status.as_u16(), 200, "{path}: {answer}");
-        answer
-    }
-
-    /// A grant of so many units; its id.
-    pub(crate) async fn grant(&self, org: &str, amount: &str, more: Value) -> String {
-        let mut body = json!({ "org": org, "amount": amount, "reason": "a test" });
-        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
-        let grant = self.post("/v1/battery/grants", body, 201).await;
-        grant["id"].as_str().expect("an id").to_owned()
-    }
-
-    /// An adjustment of so many units; the balance after it.
-    pub(crate) async fn adjust(&self, org: &str, amount: &str) -> String {
-        let body = json!({ "org": org, "amount": amount, "reason": "a test" });
-        let done = self.post("/v1/battery/adjustments", body, 201).await;
-        done["entry"]["balance_after"].as_str().expect("a balance").to_owned()
-    }
-
-    /// What the battery holds.
+    /// What an org's battery has by now.
     pub(crate) async fn balance(&self, org: &str) -> String {
-        text(&self.get(&format!("/v1/battery?org={org}")).await["balance"])
+        self.get(&format!("/v1/battery?org={org}")).await.status(200).text("balance")
     }
 
-    /// All rows of a list, page by page.
-    pub(crate) async fn all(&self, path: &str, field: &str, limit: usize) -> Vec<Value> {
-        let (mut rows, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = self.get(&format!("{path}&limit={limit}{cursor}")).await;
-            let got = page[field].as_array().expect("rows");
-            assert!(got.len() <= limit);
-            rows.extend(got.clone());
-            let Some(next) = page["next"].as_str() else { return rows };
-            cursor = format!("&cursor={next}");
-        }
-    }
-
-    /// A file.
-    pub(crate) async fn download(&self, path: &str, key: &str) -> (Value, Vec<u8>) {
-        let response = self.daemon.request(Method::GET, path, key).send().await.expect("an answer");
+    /// A file, and the totals in its header.
+    async fn download(&self, path: &str, key: &str) -> (Value, Vec<u8>) {
+        let response = self.daemon().request(Method::GET, path, key).send().await.expect("an answer");
         assert_eq!(response.status(), 200, "{path}");
         let told = response.headers()["coulomb-control-totals"].to_str().expect("text").to_owned();
         let body = response.bytes().await.expect("a whole body").to_vec();
         (serde_json::from_str(&told).expect("JSON"), body)
     }
-}
 
-pub(crate) fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
-}
-
-fn at(time: &str) -> DateTime<Utc> {
-    time.parse().expect("a time")
+    /// A file for the platform's key, and the totals in its header.
+    async fn file(&self, path: &str) -> (Value, Vec<u8>) {
+        self.download(path, &self.key).await
+    }
 }
 
 /// Fields of rows, as texts.
 fn fields<const N: usize>(rows: &[Value], names: [&str; N]) -> Vec<[String; N]> {
     let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    rows.iter().map(|row| names.map(|name| show(&row[name]))).collect()
+    rows.iter().map(|row| names.map(|name| show(fields_of::at(row, name)))).collect()
 }
 
 #[test]
 fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     let database = Database::new();
-    org(&database, "acme", "UTC");
+    rows::org(&database, "acme", "UTC");
     let (mut conn, directory) = (database.platform(), Directory::default());
     let acme = OrgName::of_any("acme", "org").find(&directory, &mut conn).expect("an org");
     let new = |amount: i64, effective_at: Option<&str>, expires_at: &str| ManualGrant {
@@ -185,31 +135,32 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
 }
 
 /// A history of `acme`: debt, expiry, an activation, text that would break a careless writer.
-async fn history(platform: &Platform) {
-    platform
-        .grant("acme", "100", json!({ "expires_at": "2026-03-10T00:00:00Z", "reason": "=1+1, \"hello\"" }))
+async fn history() -> World {
+    let odd = grant("acme", "100").with("expires_at", "2026-03-10T00:00:00Z");
+    let bought = grant("acme", "0.5").with("source", "purchase").with("effective_at", "2026-03-05T00:00:00Z");
+    let world = batteries("2026-03-01T00:00:00Z")
+        .with(odd.with("reason", "=1+1, \"hello\""))
+        .with(bought)
+        .with(grant("bolt", "7"))
+        .start()
         .await;
-    platform
-        .grant("acme", "0.5", json!({ "source": "purchase", "effective_at": "2026-03-05T00:00:00Z" }))
-        .await;
-    platform.grant("bolt", "7", json!({})).await;
-    platform.clock.turn("2026-03-02T00:00:00Z");
-    assert_eq!(platform.adjust("acme", "-30").await, "70");
-    platform.clock.turn("2026-03-12T00:00:00Z");
+    world.turn("2026-03-02T00:00:00Z");
+    assert_eq!(world.adjusts("-30").await, "70");
+    world.turn("2026-03-12T00:00:00Z");
     // 70 lapsed on the 10th; half a unit came on the 5th.
-    assert_eq!(platform.adjust("acme", "-2.25").await, "-1.75");
-    platform.clock.turn("2026-04-02T00:00:00Z");
-    assert_eq!(platform.adjust("acme", "10").await, "8.25");
+    assert_eq!(world.adjusts("-2.25").await, "-1.75");
+    world.turn("2026-04-02T00:00:00Z");
+    assert_eq!(world.adjusts("10").await, "8.25");
+    world
 }
 
 #[tokio::test]
 async fn a_statement_adds_up_and_its_pages_are_the_entries() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    history(&platform).await;
-    let march = platform
-        .get("/v1/battery/statement?org=acme&from=2026-03-01T00:00:00Z&to=2026-04-01T00:00:00Z")
-        .await;
-    assert_eq!((text(&march["opening"]), text(&march["closing"])), ("0".to_owned(), "-1.75".to_owned()));
+    let world = history().await;
+    let statement =
+        async |query: &str| world.get(&format!("/v1/battery/statement?org=acme{query}")).await.status(200);
+    let march = statement("&from=2026-03-01T00:00:00Z&to=2026-04-01T00:00:00Z").await;
+    assert_eq!(march.pick(["opening", "closing"]), json!(["0", "-1.75"]));
     assert_eq!(
         march["kinds"],
         json!({
@@ -218,7 +169,7 @@ async fn a_statement_adds_up_and_its_pages_are_the_entries() {
         })
     );
     assert_eq!(
-        fields(march["entries"].as_array().expect("rows"), ["sequence", "kind", "amount", "balance_after"]),
+        fields(march.list("entries"), ["sequence", "kind", "amount", "balance_after"]),
         [
             ["1", "bonus", "100", "100"],
             ["2", "adjustment", "-30", "70"],
@@ -236,40 +187,28 @@ async fn a_statement_adds_up_and_its_pages_are_the_entries() {
         ("2027-03-20T00:00:00Z", "2027-03-21T00:00:00Z", "8.25", "8.25", 0),
         ("2020-03-20T00:00:00Z", "2020-03-21T00:00:00Z", "0", "0", 0),
     ] {
-        let told = platform.get(&format!("/v1/battery/statement?org=acme&from={from}&to={to}")).await;
-        assert_eq!(
-            (text(&told["opening"]), text(&told["closing"]), told["entries"].as_array().map(Vec::len)),
-            (opening.to_owned(), closing.to_owned(), Some(rows)),
-            "{from}"
-        );
+        let told = statement(&format!("&from={from}&to={to}")).await;
+        assert_eq!(told.pick(["opening", "closing"]), json!([opening, closing]), "{from}");
+        assert_eq!(told.list("entries").len(), rows, "{from}");
     }
     // Left out: the running month.
-    let running = platform.get("/v1/battery/statement?org=acme").await;
-    assert_eq!(
-        [&running["from"], &running["to"], &running["opening"], &running["closing"]],
-        [&json!("2026-04-01T00:00:00Z"), &json!("2026-05-01T00:00:00Z"), &json!("-1.75"), &json!("8.25")]
-    );
-    let whole = "/v1/battery/statement?org=acme&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z".to_owned();
-    let paged = platform.all(&whole, "entries", 2).await;
-    let mut listed = platform.all("/v1/battery/entries?org=acme", "data", 4).await;
+    let running = statement("").await.pick(["from", "to", "opening", "closing"]);
+    assert_eq!(running, json!(["2026-04-01T00:00:00Z", "2026-05-01T00:00:00Z", "-1.75", "8.25"]));
+    let year = "/v1/battery/statement?org=acme&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z";
+    let paged = world.on(0).all_of(year, "entries", 2).await;
+    let mut listed = world.all("/v1/battery/entries?org=acme", 4).await;
     listed.reverse();
     assert_eq!(paged, listed);
     assert_eq!(paged.len(), 6);
-    let (status, problem) = platform
-        .daemon
-        .get(
-            "/v1/battery/statement?org=acme&from=2026-03-02T00:00:00Z&to=2026-03-02T00:00:00Z",
-            &platform.key,
-        )
-        .await;
-    assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some("to")));
+    let empty = "?org=acme&from=2026-03-02T00:00:00Z&to=2026-03-02T00:00:00Z";
+    world.get(&format!("/v1/battery/statement{empty}")).await.names(400, "to");
 }
 
 #[tokio::test]
 async fn entries_and_grants_are_narrowed_and_name_each_other() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    history(&platform).await;
-    let grants = platform.all("/v1/battery/grants?org=acme", "data", 2).await;
+    let world = history().await;
+    let get = async |path: &str| world.get(&format!("/v1/battery/{path}")).await.status(200);
+    let grants = world.all("/v1/battery/grants?org=acme", 2).await;
     assert_eq!(
         fields(&grants, ["source", "state", "amount", "remaining", "burned", "taken_back", "lapsed"]),
         [
@@ -278,111 +217,115 @@ async fn entries_and_grants_are_narrowed_and_name_each_other() {
             ["bonus", "closed", "100", "0", "30", "0", "70"],
         ]
     );
-    let id = |n: usize| text(&grants[n]["id"]);
-    let count = |query: &'static str| {
-        let platform = &platform;
-        async move { platform.get(&format!("/v1/battery/{query}")).await["data"].as_array().map(Vec::len) }
-    };
-    assert_eq!(count("grants?org=acme&state=open").await, Some(1));
-    assert_eq!(count("grants?org=acme&source=purchase,bonus").await, Some(2));
-    assert_eq!(count("grants?org=acme&expires_before=2026-03-10T00:00:00.000001Z").await, Some(1));
-    assert_eq!(count("grants?org=acme&expires_before=2026-03-10T00:00:00Z").await, Some(0));
-    assert_eq!(count("entries?org=acme&kind=adjustment").await, Some(3));
-    assert_eq!(count("entries?org=acme&kind=adjustment,expiry&source=manual,bonus").await, Some(3));
-    assert_eq!(count("entries?org=acme&from=2026-03-02T00:00:00Z&to=2026-03-10T00:00:00Z").await, Some(2));
+    for (query, rows) in [
+        ("grants?org=acme&state=open", 1),
+        ("grants?org=acme&source=purchase,bonus", 2),
+        ("grants?org=acme&expires_before=2026-03-10T00:00:00.000001Z", 1),
+        ("grants?org=acme&expires_before=2026-03-10T00:00:00Z", 0),
+        ("entries?org=acme&kind=adjustment", 3),
+        ("entries?org=acme&kind=adjustment,expiry&source=manual,bonus", 3),
+        ("entries?org=acme&from=2026-03-02T00:00:00Z&to=2026-03-10T00:00:00Z", 2),
+    ] {
+        assert_eq!(get(query).await.rows().len(), rows, "{query}");
+    }
     // What made the bonus, used it and ended it.
-    let of_bonus = platform.get(&format!("/v1/battery/entries?org=acme&grant={}", id(2))).await;
+    let [adjustment, purchase, bonus] = [0, 1, 2].map(|n: usize| grants[n]["id"].as_str().expect("an id"));
+    let of_bonus = get(&format!("entries?org=acme&grant={bonus}")).await;
     assert_eq!(
-        fields(of_bonus["data"].as_array().expect("rows"), ["sequence", "kind", "amount"]),
+        fields(of_bonus.rows(), ["sequence", "kind", "amount"]),
         [["4", "expiry", "-70"], ["2", "adjustment", "-30"], ["1", "bonus", "100"]]
     );
-    let shown = platform.get(&format!("/v1/battery/grants/{}", id(2))).await;
-    assert_eq!((&shown["entries"], &shown["amount"]), (&of_bonus["data"], &json!("100")));
+    let shown = get(&format!("grants/{bonus}")).await;
+    assert_eq!(shown.pick(["entries", "amount"]), json!([of_bonus["data"], "100"]));
     // 2.25 burned of half a unit: the rest is debt, which the next grant pays.
-    let burned = platform.get("/v1/battery/entries/5?org=acme").await;
-    assert_eq!(burned["draws"], json!([{ "grant": id(1), "units": "0.5" }]));
-    assert_eq!([&burned["reason"], &burned["source"]], [&json!("a test"), &json!("manual")]);
-    assert!(text(&burned["actor"]).starts_with("key:"));
-    let paid = platform.get("/v1/battery/entries/6?org=acme").await;
-    assert_eq!(
-        (&paid["grant"], &paid["draws"]),
-        (&json!(id(0)), &json!([{ "grant": id(0), "units": "1.75" }]))
-    );
+    let burned = get("entries/5?org=acme").await;
+    let draws = json!([{ "grant": purchase, "units": "0.5" }]);
+    assert_eq!(burned.pick(["draws", "reason", "source"]), json!([draws, "a test", "manual"]));
+    assert!(burned.text("actor").starts_with("key:"));
+    let paid = get("entries/6?org=acme").await;
+    let draws = json!([{ "grant": adjustment, "units": "1.75" }]);
+    assert_eq!(paid.pick(["grant", "draws"]), json!([adjustment, draws]));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_question_about_batteries_is_named() {
+    let world = history().await;
     for (path, status, field) in [
-        ("entries/7?org=acme", 404, None),
-        ("entries/x?org=acme", 404, None),
-        ("entries?org=acme&kind=gift", 400, Some("kind")),
-        ("entries?org=acme&grant=grt_x", 404, None),
-        ("entries?org=acme&colour=red", 400, Some("colour")),
-        ("entries?org=nobody", 404, Some("org")),
-        ("entries", 400, Some("org")),
-        ("grants/grt_x", 404, None),
-        ("grants?org=acme&state=gone", 400, Some("state")),
+        ("/entries/7?org=acme", 404, ""),
+        ("/entries/x?org=acme", 404, ""),
+        ("/entries?org=acme&kind=gift", 400, "kind"),
+        ("/entries?org=acme&grant=grt_x", 404, ""),
+        ("/entries?org=acme&colour=red", 400, "colour"),
+        ("/entries?org=nobody", 404, "org"),
+        ("/entries", 400, "org"),
+        ("/grants/grt_x", 404, ""),
+        ("/grants?org=acme&state=gone", 400, "state"),
+        ("?org=acme&at=2027-01-01T00:00:00Z", 400, "at"),
+        ("?org=acme&at=yesterday", 400, "at"),
+        ("/export?colour=red", 400, "colour"),
+        ("/export?kind=gift", 400, "kind"),
+        ("/export?from=2026-03-02&to=2026-03-02", 400, "to"),
+        ("/export?after=1", 400, "after"),
+        ("/export?after=org_x/1", 400, "after"),
+        ("/export?format=parquet&after=org_acme/1", 400, "after"),
+        ("/export?of=invoices", 400, "of"),
     ] {
-        let (told, problem) = platform.daemon.get(&format!("/v1/battery/{path}"), &platform.key).await;
-        assert_eq!((told.as_u16(), problem["field"].as_str()), (status, field), "{path}");
+        world.get(&format!("/v1/battery{path}")).await.names(status, field);
     }
-    for (query, field) in [("at=2027-01-01T00:00:00Z", "at"), ("at=yesterday", "at")] {
-        let (status, problem) =
-            platform.daemon.get(&format!("/v1/battery?org=acme&{query}"), &platform.key).await;
-        assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some(field)), "{query}");
-    }
-    let then = platform.get("/v1/battery?org=acme&at=2026-03-11T00:00:00Z").await;
-    assert_eq!([&then["balance"], &then["available"]], [&json!("0.5"), &Value::Null]);
+    let then = world.get("/v1/battery?org=acme&at=2026-03-11T00:00:00Z").await;
+    assert_eq!(then.pick(["balance", "available"]), json!(["0.5", null]));
 }
 
 #[tokio::test]
 async fn what_is_due_is_written_before_it_is_read() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
+    let world = batteries("2026-03-01T00:00:00Z").start().await;
     let mut ids = Vec::new();
     for day in 2..8 {
-        let expires_at = format!("2026-03-{day:02}T00:00:00Z");
-        ids.push(platform.grant("acme", "1", json!({ "expires_at": expires_at })).await);
+        let lapses = grant("acme", "1").with("expires_at", format!("2026-03-{day:02}T00:00:00Z"));
+        ids.push(world.grants(lapses).await);
     }
     // Asked at once, sooner than a worker comes by.
-    let turn = |day: u32| platform.clock.turn(&format!("2026-03-{day:02}T00:00:00Z"));
+    let turn = |day: u32| world.turn(&format!("2026-03-{day:02}T00:00:00Z"));
     turn(2);
-    let entries = platform.get("/v1/battery/entries?org=acme").await;
-    assert_eq!([&entries["data"][0]["kind"], &entries["data"][0]["balance_after"]], ["expiry", "5"]);
+    let entries = world.get("/v1/battery/entries?org=acme").await;
+    assert_eq!(entries.pick(["data.0.kind", "data.0.balance_after"]), json!(["expiry", "5"]));
     turn(3);
-    let grants = platform.get("/v1/battery/grants?org=acme&state=closed").await;
-    assert_eq!(grants["data"].as_array().map(Vec::len), Some(2));
+    assert_eq!(world.get("/v1/battery/grants?org=acme&state=closed").await.rows().len(), 2);
     turn(4);
-    let grant = platform.get(&format!("/v1/battery/grants/{}", ids[2])).await;
-    assert_eq!([&grant["lapsed"], &grant["entries"][0]["kind"]], ["1", "expiry"]);
+    let grant = world.get(&format!("/v1/battery/grants/{}", ids[2])).await;
+    assert_eq!(grant.pick(["lapsed", "entries.0.kind"]), json!(["1", "expiry"]));
     turn(5);
-    let statement = platform.get("/v1/battery/statement?org=acme").await;
-    assert_eq!([&statement["closing"], &statement["kinds"]["expiry"]["amount"]], ["2", "-4"]);
+    let statement = world.get("/v1/battery/statement?org=acme").await;
+    assert_eq!(statement.pick(["closing", "kinds.expiry.amount"]), json!(["2", "-4"]));
     turn(6);
-    let (told, _) = platform.download("/v1/battery/export", &platform.key).await;
+    let (told, _) = world.file("/v1/battery/export").await;
     assert_eq!(told["kinds"]["expiry"], json!({ "rows": 5, "amount": "-5" }));
     turn(7);
-    // The balance is reckoned without writing.
-    let held = platform.get("/v1/battery?org=acme").await;
-    assert_eq!([&held["balance"], &held["available"], &held["reserved"]], ["0", "0", "0"]);
+    // The balance is worked out without writing.
+    let held = world.get("/v1/battery?org=acme").await;
+    assert_eq!(held.pick(["balance", "available", "reserved"]), json!(["0", "0", "0"]));
+}
+
+/// The entries of `acme`, oldest first.
+async fn entries_of_acme(world: &World) -> Vec<Value> {
+    let mut entries = world.all("/v1/battery/entries?org=acme", 100).await;
+    entries.reverse();
+    entries
 }
 
 #[tokio::test]
 async fn files_hold_what_the_lists_show() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    history(&platform).await;
-    let mut listed = platform.all("/v1/battery/entries?org=acme", "data", 100).await;
-    listed.reverse();
+    let world = history().await;
+    let listed = entries_of_acme(&world).await;
     let names = ["sequence", "at", "kind", "amount", "balance_after", "source", "draws", "reason", "actor"];
-    let (told, body) = platform.download("/v1/battery/export?format=jsonl", &platform.key).await;
-    let rows: Vec<Value> = String::from_utf8(body)
-        .expect("UTF-8")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    let (acme, bolt): (Vec<Value>, Vec<Value>) =
-        rows.into_iter().partition(|row| row["org_id"] == "org_acme");
+    let (told, body) = world.file("/v1/battery/export?format=jsonl").await;
+    let lines = String::from_utf8(body).expect("UTF-8");
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let acme = &world.get("/v1/orgs/acme").await["id"].clone();
+    let (acme, bolt): (Vec<Value>, Vec<Value>) = rows.partition(|row| row["org_id"] == *acme);
     assert_eq!(fields(&acme, names), fields(&listed, names));
     assert_eq!(acme[0]["grant_id"], listed[0]["grant"]);
-    assert_eq!(
-        (bolt.len(), &bolt[0]["org_external_id"], &bolt[0]["amount"]),
-        (1, &json!("bolt"), &json!("7"))
-    );
+    assert_eq!(fields(&bolt, ["org_external_id", "amount"]), [["bolt", "7"]]);
     assert_eq!(
         told,
         json!({ "of": "battery", "rows": 7, "kinds": {
@@ -390,10 +333,21 @@ async fn files_hold_what_the_lists_show() {
             "expiry": { "rows": 1, "amount": "-70" }, "grant": { "rows": 1, "amount": "0.5" },
         } })
     );
-    assert_eq!(platform.get("/v1/battery/export/totals").await, told);
-    // The list as CSV is the export of the org; text that starts a formula is none.
-    let (_, csv) = platform.download("/v1/battery/entries?org=acme&format=csv", &platform.key).await;
-    let (_, export) = platform.download("/v1/battery/export?org=acme", &platform.key).await;
+    assert_eq!(world.get("/v1/battery/export/totals").await.body, told);
+    for format in ["xlsx", "parquet"] {
+        let (told, file) = world.file(&format!("/v1/battery/export?format={format}")).await;
+        assert_eq!(told["rows"], 7);
+        assert!(file.starts_with(if format == "xlsx" { b"PK" } else { b"PA" }), "{format}");
+    }
+}
+
+/// The list as CSV is the export of the org; text that starts a formula is none.
+#[tokio::test]
+async fn the_list_as_csv_is_the_export() {
+    let world = history().await;
+    let listed = entries_of_acme(&world).await;
+    let (_, csv) = world.file("/v1/battery/entries?org=acme&format=csv").await;
+    let (_, export) = world.file("/v1/battery/export?org=acme").await;
     assert_eq!(csv, export);
     let text = String::from_utf8(csv).expect("UTF-8");
     let mut reader = csv::Reader::from_reader(text.as_bytes());
@@ -407,86 +361,56 @@ async fn files_hold_what_the_lists_show() {
         assert_eq!(serde_json::from_str::<Value>(&record["draws"]).expect("JSON"), entry["draws"]);
     }
     // Filters are those of the list; a broken download goes on.
-    let (told, _) = platform
-        .download("/v1/battery/export?kind=adjustment&from=2026-03-02&to=2026-03-13", &platform.key)
-        .await;
+    let (told, _) = world.file("/v1/battery/export?kind=adjustment&from=2026-03-02&to=2026-03-13").await;
     assert_eq!(told["kinds"], json!({ "adjustment": { "rows": 2, "amount": "-32.25" } }));
     let grant = listed[0]["grant"].as_str().expect("a grant");
-    let (told, _) = platform
-        .download(
-            &format!("/v1/battery/entries?org=acme&format=csv&grant={grant}&kind=expiry"),
-            &platform.key,
-        )
-        .await;
-    assert_eq!(told["rows"], 1);
-    let (_, rest) =
-        platform.download("/v1/battery/export?org=acme&header=false&after=org_acme/4", &platform.key).await;
-    assert_eq!(text.lines().skip(5).map(|line| format!("{line}\r\n")).collect::<String>().into_bytes(), rest);
-    for format in ["xlsx", "parquet"] {
-        let (told, file) =
-            platform.download(&format!("/v1/battery/export?format={format}"), &platform.key).await;
-        assert_eq!(told["rows"], 7);
-        assert!(file.starts_with(if format == "xlsx" { b"PK" } else { b"PA" }), "{format}");
-    }
-    for (query, field) in [
-        ("colour=red", "colour"),
-        ("kind=gift", "kind"),
-        ("from=2026-03-02&to=2026-03-02", "to"),
-        ("after=1", "after"),
-        ("after=org_x/1", "after"),
-        ("format=parquet&after=org_acme/1", "after"),
-        ("of=invoices", "of"),
-    ] {
-        let (status, problem) =
-            platform.daemon.get(&format!("/v1/battery/export?{query}"), &platform.key).await;
-        assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some(field)), "{query}: {problem}");
-    }
+    let path = format!("/v1/battery/entries?org=acme&format=csv&grant={grant}&kind=expiry");
+    assert_eq!(world.file(&path).await.0["rows"], 1);
+    let acme = world.get("/v1/orgs/acme").await.id();
+    let path = format!("/v1/battery/export?org=acme&header=false&after={acme}/4");
+    let rest: String = text.lines().skip(5).map(|line| format!("{line}\r\n")).collect();
+    assert_eq!(rest.into_bytes(), world.file(&path).await.1);
     // The command writes the same file.
-    let printed = platform.database.run(&["export", "battery", "--org", "acme"]);
+    let printed = world.run(&["export", "battery", "--org", "acme"]);
     assert_eq!(printed.into_bytes(), export);
 }
 
 #[tokio::test]
 async fn an_org_reads_its_own_battery_and_no_other() {
-    let platform = Platform::at("2026-03-01T00:00:00Z");
-    history(&platform).await;
-    let grant = platform.get("/v1/battery/grants?org=acme").await["data"][0]["id"].clone();
-    let (acme, bolt) = (
-        platform.database.key("usage:read", Some("org_acme")),
-        platform.database.key("billing:read", Some("org_bolt")),
-    );
-    let ask = |key: String, path: String| {
-        let daemon = &platform.daemon;
-        async move {
-            let (status, answer) = daemon.get(&path, &key).await;
-            (status.as_u16(), answer)
-        }
-    };
-    let own = ask(acme.clone(), "/v1/battery".to_owned()).await;
-    assert_eq!((own.0, &own.1["balance"], &own.1["org"]), (200, &json!("8.25"), &json!("org_acme")));
-    assert_eq!(ask(acme.clone(), "/v1/battery?org=acme".to_owned()).await, own);
+    let world = history().await;
+    let grant = world.get("/v1/battery/grants?org=acme").await.text("data.0.id");
+    let grant = format!("/v1/battery/grants/{grant}");
+    let orgs = [world.get("/v1/orgs/acme").await.id(), world.get("/v1/orgs/bolt").await.id()];
+    let keys = [("usage:read", "acme"), ("billing:read", "bolt"), ("usage:write", "acme")]
+        .map(|(scope, org)| world.database.key(scope, Some(org)));
+    let [acme, bolt, wrong] = keys.each_ref().map(|key| world.by(key));
+    let own = acme.get("/v1/battery").await.status(200);
+    assert_eq!(own.pick(["balance", "org"]), json!(["8.25", orgs[0]]));
+    assert_eq!(acme.get("/v1/battery?org=acme").await, own);
     for path in ["?", "/grants?", "/entries?", "/statement?"] {
-        assert_eq!(ask(bolt.clone(), format!("/v1/battery{path}")).await.0, 200, "{path}");
-        assert_eq!(ask(bolt.clone(), format!("/v1/battery{path}org=acme")).await.0, 404, "{path}");
-        let wrong = platform.database.key("usage:write", Some("org_acme"));
-        assert_eq!(ask(wrong, format!("/v1/battery{path}")).await.0, 403, "{path}");
+        bolt.get(&format!("/v1/battery{path}")).await.status(200);
+        bolt.get(&format!("/v1/battery{path}org=acme")).await.status(404);
+        wrong.get(&format!("/v1/battery{path}")).await.status(403);
     }
-    let grant = format!("/v1/battery/grants/{}", text(&grant));
-    assert_eq!(ask(acme.clone(), grant.clone()).await.0, 200);
-    assert_eq!(ask(bolt.clone(), grant).await.0, 404);
-    assert_eq!(ask(bolt.clone(), "/v1/battery/entries/2".to_owned()).await.0, 404);
-    let entries = ask(bolt.clone(), "/v1/battery/entries".to_owned()).await.1;
-    assert_eq!(fields(entries["data"].as_array().expect("rows"), ["amount"]), [["7"]]);
-    let (told, body) = platform.download("/v1/battery/export?header=false", &bolt).await;
+    acme.get(&grant).await.status(200);
+    bolt.get(&grant).await.status(404);
+    bolt.get("/v1/battery/entries/2").await.status(404);
+    assert_eq!(bolt.get("/v1/battery/entries").await.column("amount"), json!(["7"]));
+    let (told, body) = world.download("/v1/battery/export?header=false", &keys[1]).await;
     assert_eq!((&told["rows"], String::from_utf8_lossy(&body).lines().count()), (&json!(1), 1));
-    assert_eq!(ask(bolt.clone(), "/v1/battery/export?org=acme".to_owned()).await.0, 404);
-    assert_eq!(ask(bolt, "/v1/battery/export?after=org_acme/1".to_owned()).await.0, 400);
-    assert_eq!(ask(acme, "/v1/battery/export".to_owned()).await.0, 403);
-    // What a handler forgets to narrow is hidden by the database.
-    let mut conn = platform.database.platform();
-    let bolt = platform.database.number("SELECT org_id FROM orgs WHERE external_id = 'bolt'");
+    bolt.get("/v1/battery/export?org=acme").await.status(404);
+    bolt.get(&format!("/v1/battery/export?after={}/1", orgs[0])).await.status(400);
+    acme.get("/v1/battery/export").await.status(403);
+}
+
+/// What a handler forgets to narrow is hidden by the database.
+#[tokio::test]
+async fn the_database_shows_an_org_its_own_battery_alone() {
+    use diesel::prelude::*;
+    let world = history().await;
+    let mut conn = world.platform();
+    let bolt = world.number("SELECT org_id FROM orgs WHERE external_id = 'bolt'");
     for table in ["battery_accounts", "battery_grants", "battery_entries"] {
-        use diesel::prelude::*;
         let seen: i64 = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(bolt), true, &|conn| {
             let count = diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!("count(*) FROM {table}"));
             Ok(diesel::select(count).get_result(conn)?)

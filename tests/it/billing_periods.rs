@@ -1,27 +1,27 @@
 //! Billing periods are kept: usage is counted to the period that contained it, whatever became of the
 //! subscription since.
 
-use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{customer, event, subscription};
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::objects::{Object, customer, subscription};
+use crate::support::requests::{Time, meter, org, plan, quota, request, usage};
+use crate::support::world::Setup;
 
-const KEYS: &str = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
+const UPDATED: &str = "customer.subscription.updated";
 
-fn second(text: &str) -> i64 {
-    text.parse::<DateTime<Utc>>().expect("a time").timestamp()
+/// A platform that takes old usage of `tokens`, and an org `acme` in Berlin with a quota by billing period.
+fn platform(time: &str) -> Setup {
+    let scopes = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
+    let setup = World::new().at(time).scopes(scopes).with(meter("tokens"));
+    setup.with(org("acme").zone("Europe/Berlin")).with(quota(1000).period("billing"))
 }
 
-/// A daemon on a clock, an org `acme` with the customer `cus_1`, and a quota by billing period.
-struct House {
-    database: Database,
-    daemon: Daemon,
-    clock: TestClock,
-    key: String,
-    quota: String,
+/// The same, where Stripe has told that `cus_1` is the org's.
+async fn linked(setup: Setup) -> World {
+    let world = setup.start().await;
+    world.deliver(customer("cus_1").org("acme").created_event().at(world.now())).await;
+    world
 }
 
 /// What happens at a time.
@@ -35,83 +35,46 @@ enum Then<'a> {
 }
 
 /// A name, what happens when, and the history in the end.
-type Case<'a> = (&'a str, Vec<(&'a str, Then<'a>)>, Vec<[&'a str; 4]>);
+type Case = (&'static str, Vec<(&'static str, Then<'static>)>, Vec<[&'static str; 4]>);
 
-impl House {
-    async fn at(time: &str) -> Self {
-        Self::on(Database::new(), time).await
-    }
+fn told(status: &str, start: &str, end: &str, ended: Option<&str>) -> Object {
+    let told = subscription("sub_1").status(status).period(start, end);
+    told.with("ended_at", ended.map(|ended| ended.second()))
+}
 
-    async fn on(database: Database, time: &str) -> Self {
-        database.meter(1, "tokens", "sum", "", None);
-        let clock = TestClock::at(time);
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key(KEYS, None);
-        daemon.org(&key, "acme", "Europe/Berlin").await;
-        let quota = json!({ "org": "acme", "meter": "meter-1", "period": "billing", "limit": 1000 });
-        let (status, quota) = daemon.post("/v1/quotas", &key, &quota).await;
-        assert_eq!(status, 201, "{quota}");
-        let quota = quota["id"].as_str().expect("an id").to_owned();
-        let made = event("evt_c", "customer.created", 1, customer("cus_1", Some("acme")));
-        daemon.deliver_at(&made, second(time)).await;
-        Self { database, daemon, clock, key, quota }
-    }
-
-    async fn lives(&self, life: &[(&str, Then<'_>)]) {
-        for (n, (at, then)) in life.iter().enumerate() {
-            self.clock.turn(at);
-            match then {
-                Then::Told(status, start, end, ended) => {
-                    let mut told = subscription("sub_1", "cus_1", status, "price_pro");
-                    let item = &mut told["items"]["data"][0];
-                    item["current_period_start"] = second(start).into();
-                    item["current_period_end"] = second(end).into();
-                    told["ended_at"] = ended.map(second).into();
-                    let told = event(&format!("evt_{n}"), "customer.subscription.updated", second(at), told);
-                    self.daemon.deliver_at(&told, second(at)).await;
-                    self.daemon.projected().await;
-                    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-                }
-                Then::Local(what, body) => {
-                    let path = format!("/v1/orgs/acme/subscription{what}");
-                    let request = self.daemon.request(Method::POST, &path, &self.key).json(body);
-                    let (status, answered) = answer(request).await;
-                    assert!(status.is_success(), "{path}: {status} {answered}");
-                }
-                Then::Used(occurred_at, n_tokens) => {
-                    let used = json!([{ "id": format!("u{n}"), "org": "acme", "event_name": "tokens",
-                        "occurred_at": occurred_at, "data": { "value": n_tokens } }]);
-                    assert_eq!(self.daemon.usage(&self.key, &used).await, ["accepted"], "{occurred_at}");
-                }
+async fn lives(world: &World, life: &[(&str, Then<'_>)]) {
+    for (n, (at, then)) in life.iter().enumerate() {
+        world.turn(at);
+        match then {
+            Then::Told(status, start, end, ended) => {
+                let event = told(status, start, end, *ended).happened(UPDATED);
+                world.tell([event.id(&format!("evt_{n}")).at(*at)]).await;
+                world.settles().await;
             }
-        }
-    }
-
-    /// The quota's history, by pages of one: label, start, end, used.
-    async fn history(&self) -> Vec<[String; 4]> {
-        let (mut rows, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let path = format!("/v1/quotas/{}/history?limit=1{cursor}", self.quota);
-            let (status, page) = self.daemon.get(&path, &self.key).await;
-            assert_eq!(status, 200, "{page}");
-            let text = |row: &Value, field| row[field].as_str().expect("text").to_owned();
-            let page_rows = page["data"].as_array().expect("rows");
-            rows.extend(
-                page_rows.iter().map(|row| ["period", "start", "end", "used"].map(|field| text(row, field))),
-            );
-            match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return rows,
+            Then::Local(what, body) => {
+                let path = format!("/v1/orgs/acme/subscription{what}");
+                world.send(request(reqwest::Method::POST, path, body.clone())).await.ok();
+            }
+            Then::Used(occurred_at, quantity) => {
+                let used = usage("acme", "tokens").at(*occurred_at).quantity(*quantity);
+                world.used(used.id(&format!("u{n}"))).await;
             }
         }
     }
 }
 
+/// The history of the org's quota, by pages of one: label, start, end, used.
+async fn history(world: &World) -> Vec<[String; 4]> {
+    let quota = world.get("/v1/quotas?org=acme").await.text("data.0.id");
+    let rows = world.all(&format!("/v1/quotas/{quota}/history?"), 1).await;
+    let fields = ["period", "start", "end", "used"];
+    rows.iter().map(|row| fields.map(|field| row[field].as_str().expect("text").to_owned())).collect()
+}
+
 /// Lives of subscriptions and what the quota's history says in the end, by hand.
-#[tokio::test]
-async fn usage_is_counted_to_the_period_that_contained_it() {
+fn cases() -> Vec<Case> {
     use Then::{Local, Told, Used};
-    let lives: [Case<'_>; 3] = [
+    vec![
         (
             "every month on the 29th, cancelled at once in the second one",
             vec![
@@ -193,27 +156,29 @@ async fn usage_is_counted_to_the_period_that_contained_it() {
                 ["2026-06-01", "2026-05-31T22:00:00Z", "2026-06-30T22:00:00Z", "8"],
             ],
         ),
-    ];
-    for (name, life, history) in lives {
-        let house = House::at(life[0].0).await;
-        let pro = house.daemon.request(Method::PUT, "/v1/plans/pro", &house.key);
-        assert_eq!(answer(pro.json(&json!({ "name": "Pro" }))).await.0, 200);
-        house.lives(&life).await;
-        let expected: Vec<[String; 4]> = history.iter().map(|row| row.map(str::to_owned)).collect();
-        assert_eq!(house.history().await, expected, "{name}");
+    ]
+}
+
+#[tokio::test]
+async fn usage_is_counted_to_the_period_that_contained_it() {
+    for (name, life, expected) in cases() {
+        let world = linked(platform(life[0].0).with(plan("pro"))).await;
+        lives(&world, &life).await;
+        assert_eq!(history(&world).await, expected, "{name}");
         // Records and counters agree, and so does whoever counts anew.
-        assert_eq!(house.database.unbalanced(), [""; 0], "{name}");
-        house.database.run(&["verify"]);
+        world.balances();
+        world.run(&["verify"]);
     }
 }
 
 /// What the events tell of periods can be told anew, and is compared.
 #[tokio::test]
 async fn periods_and_their_counters_are_verified_and_rebuilt() {
-    let house = House::at("2026-10-20T09:00:00Z").await;
+    let world = linked(platform("2026-10-20T09:00:00Z")).await;
     let months = |start, end| Then::Told("active", start, end, None);
-    house
-        .lives(&[
+    lives(
+        &world,
+        &[
             ("2026-10-20T09:00:01Z", months("2026-10-20T09:00:00Z", "2026-11-20T09:00:00Z")),
             ("2026-11-05T00:00:00Z", Then::Used("2026-11-05T00:00:00Z", 5)),
             // It restarts on the day on which it began a month ago, twice.
@@ -221,37 +186,38 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
             ("2026-11-20T08:00:00Z", Then::Used("2026-11-20T07:30:00Z", 6)),
             ("2026-11-20T11:00:01Z", months("2026-11-20T11:00:00Z", "2026-12-20T11:00:00Z")),
             ("2026-11-20T12:00:00Z", Then::Used("2026-11-20T12:00:00Z", 7)),
-        ])
-        .await;
-    let dump = || house.database.run(&["dump"]);
+        ],
+    )
+    .await;
+    let dump = || world.run(&["dump"]);
     let (before, fails) = (dump(), |what: &str| {
-        let verify = house.database.command(&["verify"]).output().expect("it runs");
+        let verify = world.command(&["verify"]).output().expect("it runs");
         let said = String::from_utf8_lossy(&verify.stdout).into_owned();
         assert!(!verify.status.success() && said.contains(what), "{what}: {said}");
     });
-    house.database.run(&["verify"]);
+    world.run(&["verify"]);
     let period = "WHERE subscription_id = 'sub_1' AND period_start = '2026-11-20T07:00:00Z'";
     for change in [
         format!("UPDATE subscription_periods SET period_end = period_end + interval '1 day' {period}"),
         format!("DELETE FROM subscription_periods {period}"),
         format!("UPDATE subscription_periods SET last_seen = first_seen - interval '1 day' {period}"),
     ] {
-        house.database.execute(&change);
+        world.execute(&change);
         fails("subscription_periods");
-        house.database.run(&["rebuild", "mirrors", "--yes"]);
-        house.daemon.projected().await;
-        house.database.run(&["verify"]);
+        world.run(&["rebuild", "mirrors", "--yes"]);
+        world.daemon().projected().await;
+        world.run(&["verify"]);
     }
     let second = "WHERE began = '2026-11-20T07:00:00Z'";
     for change in [
         format!("UPDATE quota_counters SET used = used + 1 {second}"),
         format!("UPDATE quota_counters SET began = began + interval '1 hour' {second}"),
     ] {
-        house.database.execute(&change);
+        world.execute(&change);
         fails("quota_counters");
-        house.database.run(&["rebuild", "summaries"]);
-        house.database.execute("DELETE FROM quota_counters WHERE used = 0");
-        house.database.run(&["verify"]);
+        world.run(&["rebuild", "summaries"]);
+        world.execute("DELETE FROM quota_counters WHERE used = 0");
+        world.run(&["verify"]);
     }
     assert_eq!(dump(), before);
 }
@@ -259,8 +225,7 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
 /// What is known of periods is the same whatever order their events come in, and however often.
 #[tokio::test]
 async fn periods_are_of_the_set_of_events() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
+    let world = World::new().start().await;
     // A trial, made longer; paid, at another price; the price before again, and a restart in the second of
     // it.
     let told = [
@@ -286,16 +251,12 @@ async fn periods_are_of_the_set_of_events() {
         let again = order.iter().filter(|_| number % 3 == 0).rev();
         for n in order.iter().chain(again) {
             let (created, status, price, start, end) = told[*n];
-            let mut object = subscription(&format!("sub_{number}"), "cus_1", status, price);
-            let item = &mut object["items"]["data"][0];
-            item["current_period_start"] = second(start).into();
-            item["current_period_end"] = second(end).into();
-            let id = format!("evt_{number}_{n}");
-            daemon.deliver(&event(&id, "customer.subscription.updated", created, object)).await;
+            let told = subscription(&format!("sub_{number}")).status(status).price(price).period(start, end);
+            world.deliver(told.happened(UPDATED).id(&format!("evt_{number}_{n}")).at(created)).await;
         }
     }
-    daemon.projected().await;
-    let rows = database.value(
+    world.daemon().projected().await;
+    let rows = world.value(
         "SELECT string_agg(told || ' × ' || number, E'\\n' ORDER BY told) FROM (
              SELECT told, count(*) AS number FROM (
                  SELECT string_agg(concat_ws(' ', price_id, to_char(period_start, 'MM-DD'),
@@ -307,59 +268,44 @@ async fn periods_are_of_the_set_of_events() {
     let expected = "price_a 03-01 03-29 10 20, price_a 03-29 04-29 40 40, price_b 03-29 04-29 30 30, price_a \
         04-02 05-02 40 40 × 120";
     assert_eq!(rows.as_deref(), Some(expected));
-    database.run(&["verify"]);
+    world.run(&["verify"]);
 }
 
 /// Whoever tries the mode that does not act (here: live mode) sees the periods, and no plan; a subscription
 /// that counts ends that.
 #[tokio::test]
 async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
-    let house = House::at("2026-03-10T09:00:00Z").await;
     // It would buy a plan, which what counts later does not.
-    let plan = json!({ "name": "Pro", "stripe_prices": ["price_sold"] });
-    let put = house.daemon.request(Method::PUT, "/v1/plans/pro", &house.key).json(&plan);
-    assert_eq!(answer(put).await.0, 200);
+    let setup = platform("2026-03-10T09:00:00Z").with(plan("pro").prices(["price_sold"]));
+    let world = linked(setup).await;
     let (start, end) = ("2026-03-10T08:00:00Z", "2026-04-10T08:00:00Z");
-    for (kind, mut object) in [
-        ("customer.created", customer("cus_2", Some("acme"))),
-        ("customer.subscription.updated", subscription("sub_2", "cus_2", "active", "price_sold")),
-    ] {
-        object["livemode"] = true.into();
-        if object["object"] == "subscription" {
-            let item = &mut object["items"]["data"][0];
-            item["current_period_start"] = second(start).into();
-            item["current_period_end"] = second(end).into();
-        }
-        let mut told = event(&format!("evt_live_{kind}"), kind, second(start), object);
-        told["livemode"] = true.into();
-        house.daemon.deliver_at(&told, second("2026-03-10T09:00:00Z")).await;
-    }
-    house.daemon.projected().await;
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-    house.lives(&[("2026-03-20T00:00:00Z", Then::Used("2026-03-20T00:00:00Z", 5))]).await;
+    let live = |object: Object, kind: &str| {
+        let event = object.with("livemode", true).happened(kind).at(start);
+        event.id(&format!("evt_live_{kind}")).with("livemode", true)
+    };
+    let sold = subscription("sub_2").customer("cus_2").price("price_sold").period(start, end);
+    let customer = customer("cus_2").org("acme");
+    world.tell([live(customer, "customer.created"), live(sold, UPDATED)]).await;
+    world.settles().await;
+    lives(&world, &[("2026-03-20T00:00:00Z", Then::Used("2026-03-20T00:00:00Z", 5))]).await;
     let row = |start: &str, end: &str, used: &str| [&start[..10], start, end, used].map(str::to_owned);
-    assert_eq!(house.history().await, [row(start, end, "5")]);
-    let (status, org) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
-    assert_eq!(
-        (status.as_u16(), &org["plan"], &org["subscription"]),
-        (200, &json!(null), &json!(null)),
-        "{org}"
-    );
+    assert_eq!(history(&world).await, [row(start, end, "5")]);
+    let entitled = world.get("/v1/orgs/acme/entitlements").await.status(200);
+    assert_eq!(entitled.pick(["plan", "subscription"]), json!([null, null]), "{entitled}");
     // One that acts counts alone from then on, for what happened before, too.
     let (start, end) = ("2026-03-15T00:00:00Z", "2026-04-15T00:00:00Z");
-    house
-        .lives(&[
-            ("2026-03-21T00:00:00Z", Then::Told("active", start, end, None)),
-            ("2026-03-21T00:00:01Z", Then::Used("2026-03-20T00:00:00Z", 2)),
-            ("2026-03-21T00:00:02Z", Then::Used("2026-03-12T00:00:00Z", 7)),
-        ])
-        .await;
+    let later = [
+        ("2026-03-21T00:00:00Z", Then::Told("active", start, end, None)),
+        ("2026-03-21T00:00:01Z", Then::Used("2026-03-20T00:00:00Z", 2)),
+        ("2026-03-21T00:00:02Z", Then::Used("2026-03-12T00:00:00Z", 7)),
+    ];
+    lives(&world, &later).await;
     // What was counted stays. 12 March lies in the month before the first that is known of the one that acts.
     let expected = [
         row(start, end, "2"),
         row("2026-03-10T08:00:00Z", start, "5"),
         row("2026-02-15T00:00:00Z", start, "7"),
     ];
-    assert_eq!(house.history().await, expected);
-    house.database.run(&["verify"]);
+    assert_eq!(history(&world).await, expected);
+    world.run(&["verify"]);
 }

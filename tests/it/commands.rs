@@ -44,7 +44,7 @@ async fn a_failed_command_leaves_nothing_and_may_be_tried_again() {
     assert_eq!(send(json!({ "name": "Acme", "time_zone": "Europe/Berlin" })).await.0, 201);
 }
 
-/// A wrong request is told its field and rule.
+/// The answer to a wrong request names its field and rule.
 #[tokio::test]
 async fn errors_name_the_field() {
     let database = Database::new();

@@ -265,7 +265,8 @@ fn what_was_done_is_said_where_it_cannot_be_shown() {
     database.execute(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
              VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
-         INSERT INTO org_refs SELECT 'acme', org_id FROM orgs",
+         INSERT INTO org_refs (ref, org_id)
+         SELECT 'acme', org_id FROM orgs",
     );
     let into_nothing = |args: &[&str]| {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");

@@ -15,6 +15,7 @@ use coulomb::db;
 use serde_json::{Value, json};
 
 use crate::support::events::purchase;
+use crate::support::rows::{self, PlanRow};
 use crate::support::stripe::signature;
 use crate::support::{Daemon, Database, SECRET};
 
@@ -119,15 +120,10 @@ async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<
 
 /// The org that all customers name, and the plan that their invoices pay for: each charges its battery once.
 fn furnish(database: &Database) {
-    database.execute(
-        "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
-         VALUES ('org_acme', 'acme', 'Acme', 'UTC', now(), '{}');
-         INSERT INTO org_refs SELECT 'acme', org_id FROM orgs;
-         INSERT INTO plans VALUES ('pro', 'Pro', NULL, true, '{}', now());
-         INSERT INTO plan_versions VALUES ('pro', 1, now(), NULL, NULL, NULL, 0, '{}', 100, NULL, NULL, 0, 0);
-         INSERT INTO plan_stripe_prices VALUES ('price_pro', 'pro');
-         UPDATE catalog SET version = version + 1",
-    );
+    rows::org(database, "acme", "UTC");
+    let pro =
+        PlanRow { id: "pro", prices: &["price_pro"], units: 100, debt_limit: Some(0), ..PlanRow::default() };
+    rows::plan(database, &pro);
 }
 
 /// The connected accounts of the campaigns' worlds: all act.

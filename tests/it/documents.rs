@@ -142,6 +142,16 @@ fn tests_named_in_the_architecture_exist() {
     assert!(named >= 15, "only {named} tests named");
 }
 
+/// The test that CONTRIBUTING.md shows is one of ours, word by word.
+#[test]
+fn the_example_of_a_test_is_in_the_tree() {
+    let document = text("CONTRIBUTING.md");
+    let (_, section) = document.split_once("## How to add a test").expect("the section");
+    let (_, code) = section.split_once("```rust\n").expect("an example");
+    let (example, _) = code.split_once("```").expect("its end");
+    assert!(text("tests/it/quota.rs").contains(example), "{example}");
+}
+
 /// Files and directories that ARCHITECTURE.md puts between backquotes are there.
 #[test]
 fn files_named_in_the_architecture_exist() {
@@ -168,7 +178,7 @@ fn files_named_in_the_architecture_exist() {
 /// The documentation page works offline and under a strict policy: API keys are typed into it.
 #[test]
 fn the_docs_page_fetches_nothing_from_elsewhere() {
-    let page = text("src/api/openapi/docs.html");
+    let page = text("src/api/docs/page.html");
     for forbidden in [
         "http://",
         "https://",
@@ -183,7 +193,7 @@ fn the_docs_page_fetches_nothing_from_elsewhere() {
         " onclick",
         " style=\"",
     ] {
-        assert!(!page.contains(forbidden), "docs.html has {forbidden}");
+        assert!(!page.contains(forbidden), "page.html has {forbidden}");
     }
     assert!(page.contains("default-src 'none'"));
 }

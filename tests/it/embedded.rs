@@ -37,7 +37,7 @@ fn start(data_dir: &Path) -> Embedded {
     Embedded::start(&options(data_dir)).unwrap()
 }
 
-/// For tests to which it does not matter what is left.
+/// For tests that do not ask what is left.
 fn start_temporary(data_dir: &Path) -> Embedded {
     Embedded::start(&Options { temporary: true, ..options(data_dir) }).unwrap()
 }
@@ -152,7 +152,7 @@ fn recovers_from_a_killed_postmaster() {
     let embedded = start_temporary(&data_dir);
     execute(embedded.url(), "CREATE TABLE kept (n bigint)");
     let mut busy = PgConnection::establish(embedded.url()).unwrap();
-    execute(embedded.url(), "INSERT INTO kept SELECT generate_series(1, 1000)");
+    execute(embedded.url(), "INSERT INTO kept (n) SELECT generate_series(1, 1000)");
     let before = postmaster(&data_dir);
     // A backend that computes does not notice the death of its postmaster.
     let computing = thread::spawn(move || {

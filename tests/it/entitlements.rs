@@ -1,185 +1,166 @@
 //! What an org is entitled to, in one answer.
 
+use expect_test::expect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::World;
 use crate::support::daemon::answer;
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::requests::{Request, limit, meter, org, plan, quota, reserve, subscribe, usage};
 
-const KEYS: &str = "billing:read,billing:write,usage:read,usage:write";
+const PATH: &str = "/v1/orgs/acme/entitlements";
 
 /// Status, entity tag and body.
-async fn ask(daemon: &Daemon, path: &str, key: &str, tag: Option<&str>) -> (StatusCode, String, String) {
-    let mut request = daemon.request(Method::GET, path, key);
-    if let Some(tag) = tag {
-        request = request.header("If-None-Match", tag);
-    }
+async fn ask(world: &World, tag: Option<&str>) -> (StatusCode, String, String) {
+    let request = world.daemon().request(Method::GET, PATH, &world.key);
+    let request = tag.into_iter().fold(request, |request, tag| request.header("If-None-Match", tag));
     let response = request.send().await.expect("an answer");
-    let tag =
-        response.headers().get("ETag").map(|tag| tag.to_str().expect("text").to_owned()).unwrap_or_default();
+    let tag = response.headers().get("ETag").map_or("", |tag| tag.to_str().expect("text")).to_owned();
     (response.status(), tag, response.text().await.expect("a body"))
+}
+
+/// A plan with a trial, and limits of every kind.
+fn pro() -> Request {
+    plan("pro")
+        .name("Pro")
+        .with("trial_days", 14)
+        .with("features", json!({ "sso": true, "seats": 5 }))
+        .limits([
+            limit(100).meter("work").period("month").with("enforcement", "soft"),
+            limit(Value::Null).meter("work").period("billing"),
+            limit(3).meter("sent").per_subject(),
+        ])
+}
+
+/// An org in Berlin on trial, with a quota of its own, and some usage: 30 of `work` are used and 5 set aside.
+async fn on_trial() -> World {
+    let noon = "2026-03-10T12:00:00Z";
+    let world = World::new()
+        .at(noon)
+        .with(org("acme").zone("Europe/Berlin"))
+        .with(meter("work").dimensions(["model"]))
+        .with(meter("sent").aggregation("count"))
+        .with(pro())
+        .with(quota("50").meter("work").only("model", "a"))
+        .with(subscribe("acme", "pro"))
+        .start()
+        .await;
+    // What is held of the org hears of it within a moment: its billing period begins now.
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let work = usage("acme", "work").quantity(30).dimension("model", "a").at(noon);
+    let sent = usage("acme", "sent").subject("s1").at(noon);
+    assert_eq!(world.usage([work, sent]).await, ["accepted", "accepted"]);
+    world.send(reserve(5).meter("work").dimension("model", "a")).await.ok();
+    world
+}
+
+#[tokio::test]
+async fn an_org_without_a_plan_is_entitled_to_nothing() {
+    let world = World::new().org("acme").start().await;
+    world.get(PATH).await.status(200).shows(expect![[r#"
+        {
+          "battery": {
+            "available": "0", "balance": "0", "daily_allowance": "0", "debt_limit": null,
+            "reserved": "0"
+          },
+          "features": {}, "org": "org_…", "paying": [], "plan": null, "plan_until": null,
+          "quotas": [], "subscription": null
+        }"#]]);
 }
 
 #[tokio::test]
 async fn one_answer_says_all_and_only_news_are_sent() {
-    let database = Database::new();
-    let clock = TestClock::at("2026-03-10T12:00:00Z");
-    let daemon = Daemon::clocked(&database, &clock);
-    let key = database.key(KEYS, None);
-    database.meter(1, "work", "sum", "model", None);
-    database.meter(2, "sent", "count", "", None);
-    let org = daemon.org(&key, "acme", "Europe/Berlin").await;
-    let path = "/v1/orgs/acme/entitlements";
-    let (status, bare) = daemon.get(path, &key).await;
-    assert_eq!(status, 200, "{bare}");
-    assert_eq!(
-        bare,
-        json!({ "org": org, "plan": null, "plan_until": null, "features": {}, "subscription": null,
-            "paying": [], "quotas": [],
-                "battery": { "balance": "0", "reserved": "0", "available": "0", "debt_limit": null,
-                    "daily_allowance": "0" } })
-    );
-    let body = json!({
-        "name": "Pro", "trial_days": 14, "features": { "sso": true, "seats": 5 },
-        "quotas": [{ "meter": "meter-1", "period": "month", "limit": 100, "enforcement": "soft" },
-            { "meter": "meter-1", "period": "billing", "limit": null },
-            { "meter": "meter-2", "period": "day", "limit": 3, "per_subject": true }],
-    });
-    assert_eq!(answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&body)).await.0, 200);
-    let quota = json!({ "org": "acme", "meter": "meter-1", "filter": { "model": "a" }, "period": "day",
-        "limit": "50" });
-    let (_, quota) = daemon.post("/v1/quotas", &key, &quota).await;
-    assert_eq!(daemon.post("/v1/orgs/acme/subscription", &key, &json!({ "plan": "pro" })).await.0, 201);
-    // What is held of the org hears of it within a moment: its billing period begins now.
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-    let used = json!([{ "id": "1", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z",
-        "data": { "value": 30, "model": "a" } },
-        { "id": "2", "org": "acme", "event_name": "sent", "subject": "s1",
-            "occurred_at": "2026-03-10T12:00:00Z", "data": {} }]);
-    assert_eq!(daemon.usage(&key, &used).await, ["accepted", "accepted"]);
-    let reserve = json!({ "org": "acme", "meter": "meter-1", "amount": 5, "dimensions": { "model": "a" } });
-    let (status, reservation) = daemon.post("/v1/quota/reserve", &key, &reserve).await;
-    assert!(status.is_success(), "{reservation}");
-
-    let (status, tag, text) = ask(&daemon, path, &key, None).await;
-    assert_eq!(status, 200, "{text}");
-    let all: Value = serde_json::from_str(&text).expect("JSON");
-    let line = |n: usize, fields: &[&str]| {
-        fields.iter().map(|field| all["quotas"][n][*field].clone()).collect::<Vec<_>>()
-    };
-    assert_eq!(all["plan"], json!({ "id": "pro", "name": "Pro", "version": 1, "default": false }));
-    assert_eq!(
-        (&all["features"], &all["plan_until"]),
-        (&json!({ "sso": true, "seats": 5 }), &json!("2026-03-24T12:00:00Z"))
-    );
-    let sub = &all["subscription"];
-    assert_eq!(
-        (
-            &sub["source"],
-            &sub["status"],
-            &sub["trial_end"],
-            &sub["current_period_end"],
-            &sub["cancel_at_period_end"]
-        ),
-        (
-            &json!("local"),
-            &json!("trial"),
-            &json!("2026-03-24T12:00:00Z"),
-            &json!("2026-03-24T12:00:00Z"),
-            &json!(false)
-        )
-    );
-    assert_eq!(all["quotas"].as_array().map(Vec::len), Some(4), "{all}");
-    let figures = ["meter", "period", "enforcement", "limit", "used", "reserved", "remaining", "resets_at"];
-    assert_eq!(
-        line(0, &figures),
-        [
-            json!("meter-1"),
-            json!("month"),
-            json!("soft"),
-            json!("100"),
-            json!("30"),
-            json!("5"),
-            json!("65"),
-            json!("2026-03-31T22:00:00Z")
-        ]
-    );
-    assert_eq!(
-        line(1, &figures),
-        [
-            json!("meter-1"),
-            json!("billing"),
-            json!("hard"),
-            Value::Null,
-            json!("30"),
-            json!("5"),
-            Value::Null,
-            json!("2026-03-24T12:00:00Z")
-        ]
-    );
-    // Of subjects only the terms; the org's own quota names itself.
-    assert_eq!(
-        line(2, &["meter", "filter", "limit", "used", "quota"]),
-        [json!("meter-1"), json!({ "model": "a" }), json!("50"), json!("30"), quota["id"].clone()]
-    );
-    assert_eq!(
-        line(3, &["meter", "per_subject", "limit", "used", "remaining", "resets_at"]),
-        [json!("meter-2"), json!(true), json!("3"), Value::Null, Value::Null, json!("2026-03-10T23:00:00Z")]
-    );
-
+    let world = on_trial().await;
+    world.get(PATH).await.status(200).shows(expect![[r#"
+        {
+          "battery": {
+            "available": "0", "balance": "0", "daily_allowance": "0", "debt_limit": null,
+            "reserved": "0"
+          },
+          "features": { "seats": 5, "sso": true }, "org": "org_…", "paying": [],
+          "plan": { "default": false, "id": "pro", "name": "Pro", "version": 1 },
+          "plan_until": "2026-03-24T12:00:00Z",
+          "quotas": [
+            {
+              "enforcement": "hard", "filter": {}, "limit": "3", "meter": "sent",
+              "per_subject": true, "period": "day", "quota": null, "remaining": null,
+              "reserved": null, "resets_at": "2026-03-10T23:00:00Z", "used": null
+            },
+            {
+              "enforcement": "soft", "filter": {}, "limit": "100", "meter": "work",
+              "per_subject": false, "period": "month", "quota": null, "remaining": "65",
+              "reserved": "5", "resets_at": "2026-03-31T22:00:00Z", "used": "30"
+            },
+            {
+              "enforcement": "hard", "filter": {}, "limit": null, "meter": "work",
+              "per_subject": false, "period": "billing", "quota": null, "remaining": null,
+              "reserved": "5", "resets_at": "2026-03-24T12:00:00Z", "used": "30"
+            },
+            {
+              "enforcement": "hard", "filter": { "model": "a" }, "limit": "50", "meter": "work",
+              "per_subject": false, "period": "day", "quota": "quo_…", "remaining": "15",
+              "reserved": "5", "resets_at": "2026-03-10T23:00:00Z", "used": "30"
+            }
+          ],
+          "subscription": {
+            "cancel_at": null, "cancel_at_period_end": false,
+            "current_period_end": "2026-03-24T12:00:00Z",
+            "current_period_start": "2026-03-10T12:00:00Z", "id": "lsub_…",
+            "pause_collection": null, "source": "local", "status": "trial",
+            "trial_end": "2026-03-24T12:00:00Z"
+          }
+        }"#]]);
+    let own = world.get("/v1/quotas?org=acme").await;
+    assert_eq!(world.get(PATH).await.at("quotas.3.quota"), own.at("data.0.id"));
     // The same is not sent twice; news are.
-    let (status, same, text) = ask(&daemon, path, &key, Some(&format!("\"old\", {tag}"))).await;
+    let (_, tag, _) = ask(&world, None).await;
+    let (status, same, text) = ask(&world, Some(&format!("\"old\", {tag}"))).await;
     assert_eq!((status.as_u16(), same.as_str(), text.as_str()), (304, tag.as_str(), ""));
-    assert_eq!(ask(&daemon, path, &key, Some("\"old\"")).await.0, 200);
+    assert_eq!(ask(&world, Some("\"old\"")).await.0, 200);
     // What expires by itself counts no longer.
-    clock.turn("2026-03-10T12:06:00Z");
-    let (status, later, text) = ask(&daemon, path, &key, Some(&tag)).await;
+    world.turn("2026-03-10T12:06:00Z");
+    let (status, later, text) = ask(&world, Some(&tag)).await;
     assert!(status == 200 && later != tag && text.contains(r#""reserved":"0""#), "{text}");
-    let more = json!([{ "id": "3", "org": "acme", "event_name": "work", "occurred_at": "2026-03-10T12:00:00Z",
-        "data": { "value": 1, "model": "b" } }]);
-    assert_eq!(daemon.usage(&key, &more).await, ["accepted"]);
-    let (status, _, text) = ask(&daemon, path, &key, Some(&later)).await;
-    assert!(status == 200 && text.contains(r#""used":"31""#), "as of the last acknowledged event: {text}");
+    // As of the last acknowledged event.
+    world.used(usage("acme", "work").dimension("model", "b").at("2026-03-10T12:00:00Z")).await;
+    let (status, _, text) = ask(&world, Some(&later)).await;
+    assert!(status == 200 && text.contains(r#""used":"31""#), "{text}");
+}
+
+#[tokio::test]
+async fn terms_stay_as_bought_until_the_trial_is_over() {
+    let world = on_trial().await;
     // A new version changes nothing for who has the first; its name does.
-    let mut other = body.clone();
-    other["name"] = json!("Pro 2");
-    other["features"] = json!({});
-    other["quotas"] = json!([]);
-    assert_eq!(answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&other)).await.0, 200);
-    let (_, all) = daemon.get(path, &key).await;
-    assert_eq!(
-        (&all["plan"], &all["features"]["sso"]),
-        (&json!({ "id": "pro", "name": "Pro 2", "version": 1, "default": false }), &json!(true))
-    );
-    assert_eq!(all["quotas"].as_array().map(Vec::len), Some(4));
+    let other = pro().name("Pro 2").with("features", json!({})).limits([]);
+    world.send(other).await.status(200);
+    let all = world.get(PATH).await;
+    let renamed = json!({ "id": "pro", "name": "Pro 2", "version": 1, "default": false });
+    assert_eq!(all.pick(["plan", "features.sso"]), json!([renamed, true]));
+    assert_eq!(all.list("quotas").len(), 4);
     // The trial is over: the plan's limits are gone at once, the org's own stays.
-    clock.turn("2026-03-24T12:00:00Z");
-    let (_, all) = daemon.get(path, &key).await;
-    assert_eq!(
-        (&all["plan"], &all["subscription"]["status"], all["quotas"].as_array().map(Vec::len)),
-        (&Value::Null, &json!("expired"), Some(1)),
-        "{all}"
-    );
+    world.turn("2026-03-24T12:00:00Z");
+    let all = world.get(PATH).await;
+    assert_eq!(all.pick(["plan", "subscription.status"]), json!([null, "expired"]));
+    assert_eq!(all.list("quotas").len(), 1, "{all}");
 }
 
 #[tokio::test]
 async fn an_org_asks_for_itself() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = database.key(KEYS, None);
-    let (acme, beta) = (daemon.org(&key, "acme", "UTC").await, daemon.org(&key, "beta", "UTC").await);
-    let own = database.key("usage:read", Some(&acme));
+    let world = World::new().org("acme").org("beta").start().await;
+    let [acme, beta] = [world.get("/v1/orgs/acme").await.id(), world.get("/v1/orgs/beta").await.id()];
+    let [own, billing] = [("usage:read", Some("acme")), ("billing:read", None)]
+        .map(|(scope, org)| world.database.key(scope, org));
+    let of = |name: &str| format!("/v1/orgs/{name}/entitlements");
     for name in [acme.as_str(), "acme"] {
-        let (status, all) = daemon.get(&format!("/v1/orgs/{name}/entitlements"), &own).await;
-        assert_eq!((status.as_u16(), &all["org"]), (200, &json!(acme)));
+        assert_eq!(world.by(&own).get(&of(name)).await.status(200)["org"], acme);
     }
     for name in [beta.as_str(), "beta", "nobody", "%00"] {
-        assert_eq!(daemon.get(&format!("/v1/orgs/{name}/entitlements"), &own).await.0, 404, "{name}");
+        world.by(&own).get(&of(name)).await.status(404);
     }
     for name in ["nobody", "%00"] {
-        assert_eq!(daemon.get(&format!("/v1/orgs/{name}/entitlements"), &key).await.0, 404, "{name}");
+        world.get(&of(name)).await.status(404);
     }
-    let billing = database.key("billing:read", None);
-    assert_eq!(daemon.get("/v1/orgs/acme/entitlements", &billing).await.0, 403);
-    assert_eq!(answer(daemon.http.get(format!("{}/v1/orgs/acme/entitlements", daemon.base))).await.0, 401);
+    world.by(&billing).get(PATH).await.status(403);
+    let daemon = world.daemon();
+    assert_eq!(answer(daemon.http.get(format!("{}{PATH}", daemon.base))).await.0, 401);
 }

@@ -14,7 +14,8 @@ use crate::support::{Daemon, Database};
 const BOOKS: &str = r#"
 INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES
     ('org_a', '=acme', 'Acme', 'UTC', '2026-01-01', '{}'), ('org_b', NULL, 'Bolt', 'UTC', '2026-01-01', '{}');
-INSERT INTO org_refs SELECT public_id, org_id FROM orgs;
+INSERT INTO org_refs (ref, org_id)
+SELECT public_id, org_id FROM orgs;
 INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
 VALUES ('', true, 'cus_a', 'org_a'), ('', true, 'cus_b', 'org_b');
 INSERT INTO invoices (account, livemode, id, customer_id, number, status, currency, subtotal, discount_total,
@@ -239,7 +240,7 @@ async fn the_command_writes_the_same_file_and_its_totals() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 2, "nothing else is left");
 }
 
-/// A file is replaced where it is, with the rights that it had; what is no file is written to, or refused.
+/// A file is replaced where it is, with the rights that it had; anything else is written to, or refused.
 #[test]
 fn an_export_goes_to_what_its_name_names() {
     use std::os::unix::fs::{PermissionsExt, symlink};

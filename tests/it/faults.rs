@@ -107,10 +107,10 @@ impl Place {
     }
 }
 
-/// Within this whoever asks is answered, on a machine that has other things to do, too.
+/// Every request gets its answer within this time, on a busy machine, too.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Waits for what is so soon.
+/// Waits until it is so.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {

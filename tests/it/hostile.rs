@@ -1,5 +1,5 @@
 //! Every operation of the API's description, with hostile values in each parameter, header and field:
-//! whatever is sent, the daemon says what is wrong with it, and says it as a problem.
+//! whatever a client sends, the daemon answers with a problem that says what is wrong.
 
 mod description;
 mod seed;

@@ -35,7 +35,7 @@ async fn an_operator_lists_shows_and_retries() {
     assert_eq!(daemon.get("/v1/stripe/inbox", &billing).await.0, 403);
 }
 
-/// What was acknowledged is filed by whoever projects next, however the daemon that took it ended.
+/// Any daemon files acknowledged deliveries, however the daemon that took them ended.
 #[tokio::test]
 async fn what_arrived_is_filed_by_another_daemon() {
     let database = Database::new();

@@ -55,8 +55,6 @@ mod usage_lives;
 mod usage_reads;
 mod usage_rebuild;
 mod usage_refused;
-#[allow(unreachable_pub, reason = "a library to the tests")]
-mod usage_rows;
 mod usage_storm;
 mod usage_values;
 mod usage_wire;

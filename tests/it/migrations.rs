@@ -33,7 +33,7 @@ fn up_down_up() {
 #[test]
 fn a_newer_database_and_a_changed_migration_are_refused() {
     let database = Database::new();
-    database.execute("INSERT INTO coulomb_migrations VALUES ('99990101000000', 'x')");
+    database.execute("INSERT INTO coulomb_migrations (version, sha256) VALUES ('99990101000000', 'x')");
     let refused = database.command(&["migrate"]).output().expect("runs");
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1));
@@ -144,7 +144,7 @@ fn old_installation() -> Database {
         let sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&up));
         database.execute(&format!(
             "SET search_path = public; BEGIN; {up};
-             INSERT INTO coulomb_migrations VALUES ('{version}', '{sha256}');
+             INSERT INTO coulomb_migrations (version, sha256) VALUES ('{version}', '{sha256}');
              INSERT INTO __diesel_schema_migrations (version) VALUES ('{version}'); COMMIT"
         ));
     }
@@ -152,7 +152,8 @@ fn old_installation() -> Database {
         "SET search_path = public;
          INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
          VALUES ('org_old', 'old', 'Old', 'UTC', now(), '{}');
-         INSERT INTO org_refs SELECT unnest(ARRAY['org_old', 'old']), org_id FROM orgs;
+         INSERT INTO org_refs (ref, org_id)
+         SELECT unnest(ARRAY['org_old', 'old']), org_id FROM orgs;
          SELECT make_usage_partition('2026-01-15')",
     );
     database
@@ -205,7 +206,7 @@ async fn an_installation_in_public_is_moved_with_its_data() {
 async fn a_database_may_be_shared() {
     let database = Database::empty();
     database.execute(
-        "CREATE TABLE public.invoices (theirs text); INSERT INTO public.invoices VALUES ('x');
+        "CREATE TABLE public.invoices (theirs text); INSERT INTO public.invoices (theirs) VALUES ('x');
          CREATE TABLE public.coulomb_readings (theirs text);
          CREATE TABLE public.__diesel_schema_migrations (theirs text)",
     );

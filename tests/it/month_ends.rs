@@ -3,68 +3,68 @@
 
 use serde_json::json;
 
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::requests::{meter, org, usage};
+
+/// A zone, an instant, and its local day.
+const INSTANTS: [(&str, &str, &str); 25] = [
+    ("UTC", "2026-10-31T23:59:59.999999Z", "2026-10-31"),
+    ("UTC", "2026-11-01T00:00:00Z", "2026-11-01"),
+    // A leap second is the next second.
+    ("UTC", "2026-10-31T23:59:60Z", "2026-11-01"),
+    ("UTC", "2026-10-31T23:59:60.5Z", "2026-11-01"),
+    // Finer than what is kept: cut off, so that it does not become the next month.
+    ("UTC", "2026-10-31T23:59:59.9999999Z", "2026-10-31"),
+    ("UTC", "2026-11-01T00:59:59+01:00", "2026-10-31"),
+    ("Europe/Berlin", "2026-10-31T22:59:59.999999Z", "2026-10-31"),
+    ("Europe/Berlin", "2026-10-31T23:00:00Z", "2026-11-01"),
+    // March ends in summer time.
+    ("Europe/Berlin", "2026-03-31T21:59:59.999999Z", "2026-03-31"),
+    ("Europe/Berlin", "2026-03-31T22:00:00Z", "2026-04-01"),
+    ("America/New_York", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
+    ("America/New_York", "2026-11-01T04:00:00Z", "2026-11-01"),
+    // Clocks go back that very night, at two: both one o'clocks are November's.
+    ("America/New_York", "2026-11-01T05:30:00Z", "2026-11-01"),
+    ("America/New_York", "2026-11-01T06:30:00Z", "2026-11-01"),
+    // Midnight comes twice: the first begins the day.
+    ("America/Havana", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
+    ("America/Havana", "2026-11-01T04:00:00Z", "2026-11-01"),
+    ("America/Havana", "2026-11-01T05:00:00Z", "2026-11-01"),
+    ("Asia/Kathmandu", "2026-10-31T18:14:59.999999Z", "2026-10-31"),
+    ("Asia/Kathmandu", "2026-10-31T18:15:00Z", "2026-11-01"),
+    ("Pacific/Kiritimati", "2026-10-31T09:59:59.999999Z", "2026-10-31"),
+    ("Pacific/Kiritimati", "2026-10-31T10:00:00Z", "2026-11-01"),
+    ("Etc/GMT+12", "2026-11-01T11:59:59.999999Z", "2026-10-31"),
+    ("Etc/GMT+12", "2026-11-01T12:00:00Z", "2026-11-01"),
+    // February has 28 days this year.
+    ("Australia/Lord_Howe", "2026-02-28T12:59:59.999999Z", "2026-02-28"),
+    ("Australia/Lord_Howe", "2026-02-28T13:00:00Z", "2026-03-01"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_months_last_second_stays_in_it() {
-    let database = Database::new();
-    let daemon = Daemon::clocked(&database, &TestClock::at("2026-11-26T12:00:00Z"));
-    let key = database.key("usage:write,usage:read,usage:backfill,billing:write,billing:read", None);
     let tiers = json!([{ "tiers": { "mode": "graduated",
         "tiers": [{ "up_to": "1", "unit_cost": "0" }, { "unit_cost": "1" }] } }]);
-    database.meter(1, "work", "sum", "", Some(&tiers));
-    database.slot(1, 1, &json!({}), false, "month");
-    // (zone, instant, its local day)
-    let table = [
-        ("UTC", "2026-10-31T23:59:59.999999Z", "2026-10-31"),
-        ("UTC", "2026-11-01T00:00:00Z", "2026-11-01"),
-        // A leap second is the next second.
-        ("UTC", "2026-10-31T23:59:60Z", "2026-11-01"),
-        ("UTC", "2026-10-31T23:59:60.5Z", "2026-11-01"),
-        // Finer than what is kept: cut off, so that it does not become the next month.
-        ("UTC", "2026-10-31T23:59:59.9999999Z", "2026-10-31"),
-        ("UTC", "2026-11-01T00:59:59+01:00", "2026-10-31"),
-        ("Europe/Berlin", "2026-10-31T22:59:59.999999Z", "2026-10-31"),
-        ("Europe/Berlin", "2026-10-31T23:00:00Z", "2026-11-01"),
-        // March ends in summer time.
-        ("Europe/Berlin", "2026-03-31T21:59:59.999999Z", "2026-03-31"),
-        ("Europe/Berlin", "2026-03-31T22:00:00Z", "2026-04-01"),
-        ("America/New_York", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
-        ("America/New_York", "2026-11-01T04:00:00Z", "2026-11-01"),
-        // Clocks go back that very night, at two: both one o'clocks are November's.
-        ("America/New_York", "2026-11-01T05:30:00Z", "2026-11-01"),
-        ("America/New_York", "2026-11-01T06:30:00Z", "2026-11-01"),
-        // Midnight comes twice: the first begins the day.
-        ("America/Havana", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
-        ("America/Havana", "2026-11-01T04:00:00Z", "2026-11-01"),
-        ("America/Havana", "2026-11-01T05:00:00Z", "2026-11-01"),
-        ("Asia/Kathmandu", "2026-10-31T18:14:59.999999Z", "2026-10-31"),
-        ("Asia/Kathmandu", "2026-10-31T18:15:00Z", "2026-11-01"),
-        ("Pacific/Kiritimati", "2026-10-31T09:59:59.999999Z", "2026-10-31"),
-        ("Pacific/Kiritimati", "2026-10-31T10:00:00Z", "2026-11-01"),
-        ("Etc/GMT+12", "2026-11-01T11:59:59.999999Z", "2026-10-31"),
-        ("Etc/GMT+12", "2026-11-01T12:00:00Z", "2026-11-01"),
-        // February has 28 days this year.
-        ("Australia/Lord_Howe", "2026-02-28T12:59:59.999999Z", "2026-02-28"),
-        ("Australia/Lord_Howe", "2026-02-28T13:00:00Z", "2026-03-01"),
-    ];
-    for (n, (zone, at, day)) in table.iter().enumerate() {
-        let org = format!("org{n}");
-        daemon.org(&key, &org, zone).await;
-        let event = |id: &str, at: &str| {
-            json!({ "id": id, "source": "t", "org": org, "event_name": "work", "occurred_at": at,
-            "data": { "value": 1 } })
-        };
-        assert_eq!(daemon.usage(&key, &event("1", at)).await, ["accepted"], "{zone} {at}");
-        let told = database.value(&format!(
+    let setup = World::new().at("2026-11-26T12:00:00Z");
+    let world = setup
+        .scopes("usage:write,usage:read,usage:backfill,billing:write,billing:read")
+        .with(meter("work"))
+        .prices_since("2026-01-01T00:00:00Z", tiers)
+        .counted("month")
+        .start()
+        .await;
+    for (n, (zone, at, day)) in INSTANTS.iter().enumerate() {
+        let name = format!("org{n}");
+        world.send(org(&name).zone(zone)).await.status(201);
+        world.used(usage(&name, "work").at(*at)).await;
+        let told = world.value(&format!(
             "SELECT concat_ws(' ', r.day, d.day, q.period, k.period, r.own_day)
              FROM usage_records r JOIN orgs o USING (org_id) JOIN daily_summaries d USING (org_id)
              JOIN quota_counters q USING (org_id) JOIN rating_counters k USING (org_id)
-             WHERE external_id = '{org}'"
+             WHERE external_id = '{name}'"
         ));
         let month = format!("{}-01", &day[..7]);
         assert_eq!(told, Some(format!("{day} {day} {month} {month}")), "{zone} {at}");
     }
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
-    database.run(&["verify"]);
+    world.is_sound();
 }

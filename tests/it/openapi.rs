@@ -1,4 +1,4 @@
-//! The API's description is a file of the project: whoever changes the API sees it change, and so does the
+//! The API's description is a file of the project: who changes the API sees the change, and so does the
 //! reviewer.
 
 use crate::support::Database;

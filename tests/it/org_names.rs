@@ -359,7 +359,7 @@ async fn usage_of_an_unknown_org_is_rejected_and_no_other() {
     }
 }
 
-/// What is not understood must not be ignored, and what is said twice has no one meaning.
+/// The daemon ignores no parameter that it does not know, and refuses one that comes twice.
 #[tokio::test]
 async fn no_operation_takes_an_unknown_parameter_or_one_twice() {
     let house = House::new().await;
@@ -400,7 +400,7 @@ async fn no_operation_takes_an_unknown_parameter_or_one_twice() {
 #[test]
 fn commands_take_both_names_of_an_org_and_no_other() {
     let database = Database::new();
-    crate::usage_rows::org(&database, "acme", "UTC");
+    crate::support::rows::org(&database, "acme", "UTC");
     let id = database.value("SELECT public_id AS value FROM orgs").expect("an org");
     let commands: [&[&str]; 5] = [
         &["battery", "show", "--org", "{org}"],

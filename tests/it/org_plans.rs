@@ -3,235 +3,194 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{customer, event, invoice, subscription};
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::answer::Answer;
+use crate::support::objects::{Event, Object, customer, invoice, subscription};
+use crate::support::requests::{
+    Time, check, limit, meter, org, plan, reserve, subscribe, subscription_command,
+};
+use crate::support::world::Setup;
 
-const KEYS: &str = "billing:read,billing:write,usage:read,usage:write";
+const UPDATED: &str = "customer.subscription.updated";
+/// When most of these tests happen, and the month of most subscriptions.
+const NOW: &str = "2026-05-20T12:00:00Z";
+const MONTH: (&str, &str) = ("2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z");
 
-fn second(text: &str) -> i64 {
-    text.parse::<DateTime<Utc>>().expect("a time").timestamp()
+/// A platform with the meter `tokens`, at noon of 20 May.
+fn platform() -> Setup {
+    World::new().at(NOW).meter("tokens")
 }
 
-/// A daemon on a clock, and a key.
-struct House {
-    database: Database,
-    daemon: Daemon,
-    clock: TestClock,
-    key: String,
+async fn entitled(world: &World, org: &str) -> Answer {
+    world.get(&format!("/v1/orgs/{org}/entitlements")).await
 }
 
-impl House {
-    async fn at(time: &str) -> Self {
-        let database = Database::new();
-        database.meter(1, "tokens", "sum", "", None);
-        let clock = TestClock::at(time);
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key(KEYS, None);
-        Self { database, daemon, clock, key }
+/// An org of that name with a customer of its own, and what Stripe tells of that, a second apart.
+async fn told(world: &World, name: &str, events: Vec<Event>) {
+    world.send(org(name)).await.ok();
+    let made = customer(&format!("cus_{name}")).org(name).created_event();
+    let now = world.now();
+    for (second, event) in (0..).zip([made].into_iter().chain(events)) {
+        world.deliver(event.id(&format!("evt_{name}_{second}")).at(now + second)).await;
     }
-
-    async fn ask(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let (status, answered) = answer(self.daemon.request(method, path, &self.key).json(&body)).await;
-        (status.as_u16(), answered)
-    }
-
-    async fn plan(&self, id: &str, body: Value) {
-        let (status, plan) = self.ask(Method::PUT, &format!("/v1/plans/{id}"), body).await;
-        assert_eq!(status, 200, "{plan}");
-    }
-
-    async fn local(&self, org: &str, what: &str, body: Value) -> (u16, Value) {
-        self.ask(Method::POST, &format!("/v1/orgs/{org}/subscription{what}"), body).await
-    }
-
-    async fn entitled(&self, org: &str) -> Value {
-        self.daemon.get(&format!("/v1/orgs/{org}/entitlements"), &self.key).await.1
-    }
-
-    /// An org of that name with a customer of its own, and what Stripe tells of that.
-    async fn told(&self, org: &str, now: &str, events: Vec<(&str, Value)>) {
-        self.daemon.org(&self.key, org, "UTC").await;
-        let made = ("customer.created", customer(&format!("cus_{org}"), Some(org)));
-        for (n, (kind, object)) in [made].into_iter().chain(events).enumerate() {
-            let told = event(&format!("evt_{org}_{n}"), kind, second(now) + n as i64, object);
-            self.daemon.deliver_at(&told, second(now)).await;
-        }
-        self.daemon.projected().await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
-    }
+    world.daemon().projected().await;
+    world.settles().await;
 }
 
-/// A subscription of `org` with items of these prices and periods.
-fn items(org: &str, status: &str, items: &[(&str, &str, &str)]) -> Value {
-    let mut told = subscription(&format!("sub_{org}"), &format!("cus_{org}"), status, "price_pro");
-    let one = told["items"]["data"][0].clone();
-    let items = items.iter().enumerate().map(|(n, (price, start, end))| {
-        let mut item = one.clone();
-        (item["id"], item["price"]["id"]) = (json!(format!("si_{org}_{n}")), json!(price));
-        (item["current_period_start"], item["current_period_end"]) =
-            (second(start).into(), second(end).into());
-        item
-    });
-    told["items"]["data"] = items.collect();
-    told
+/// The subscription of an org for [`MONTH`].
+fn bought(org: &str, status: &str, price: &str) -> Object {
+    let subscription = subscription(&format!("sub_{org}")).customer(&format!("cus_{org}"));
+    subscription.status(status).price(price).period(MONTH.0, MONTH.1)
 }
 
-/// An invoice of that subscription: number, status, when it was issued, when it is due, what remains of
-/// 20.00.
-fn billed(
-    org: &str,
-    n: i32,
-    status: &str,
-    issued: &str,
-    due: Option<&str>,
-    remaining: i64,
-) -> (&'static str, Value) {
-    let mut told = invoice(&format!("in_{org}_{n}"), &format!("cus_{org}"), status, 2000);
-    told["created"] = second(issued).into();
-    told["status_transitions"]["finalized_at"] = second(issued).into();
-    told["due_date"] = due.map(second).into();
-    (told["amount_remaining"], told["amount_paid"]) = (remaining.into(), (2000 - remaining).into());
-    told["parent"]["subscription_details"]["subscription"] = json!(format!("sub_{org}"));
-    ("invoice.updated", told)
+/// An invoice over 20.00 of an org's subscription: its number, its status and when it was issued.
+fn billed(org: &str, n: i32, status: &str, issued: &str) -> Object {
+    invoice(&format!("in_{org}_{n}"))
+        .customer(&format!("cus_{org}"))
+        .bills(&format!("sub_{org}"))
+        .status(status)
+        .issued(issued)
 }
 
-/// An org, its items (price and period), its invoices, and until when it has the plan.
-type Case<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], Vec<(&'a str, Value)>, Option<&'a str>);
+/// An org, its invoices, and until when it has the plan.
+type Case = (&'static str, Vec<Object>, Option<&'static str>);
 
-/// 14 days from when the unpaid invoice was due, reckoned by hand. Now is noon of 20 May.
-#[tokio::test]
-async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
-    let now = "2026-05-20T12:00:00Z";
-    let house = House::at(now).await;
-    house.plan("pro", json!({ "name": "Pro", "stripe_prices": ["price_pro"] })).await;
-    let month = [("price_pro", "2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z")];
-    let open = |org, n, issued| billed(org, n, "open", issued, None, 2000);
-    let cases: [Case<'_>; 8] = [
+/// 14 days from when the unpaid invoice was due, worked out by hand.
+fn unpaid() -> Vec<Case> {
+    let open = |org, n, issued| billed(org, n, "open", issued);
+    let renewed = "2026-05-12T01:00:00Z";
+    vec![
         // The renewal of 12 May was issued an hour later.
-        ("renewal", &month, vec![open("renewal", 1, "2026-05-12T01:00:00Z")], Some("2026-05-26T01:00:00Z")),
+        ("renewal", vec![open("renewal", 1, renewed)], Some("2026-05-26T01:00:00Z")),
         // It is sent, and was due on 19 May.
         (
             "sent",
-            &month,
-            vec![billed("sent", 1, "open", "2026-05-12T01:00:00Z", Some("2026-05-19T01:00:00Z"), 2000)],
+            vec![open("sent", 1, renewed).with("due_date", "2026-05-19T01:00:00Z".second())],
             Some("2026-06-02T01:00:00Z"),
         ),
         // The one before was not paid either: over since 26 April.
-        (
-            "twice",
-            &month,
-            vec![open("twice", 1, "2026-04-12T01:00:00Z"), open("twice", 2, "2026-05-12T01:00:00Z")],
-            None,
-        ),
+        ("twice", vec![open("twice", 1, "2026-04-12T01:00:00Z"), open("twice", 2, renewed)], None),
         // An older one was left open, but what came after it was paid.
         (
             "left",
-            &month,
             vec![
                 open("left", 1, "2026-03-12T01:00:00Z"),
-                billed("left", 2, "paid", "2026-04-12T01:00:00Z", None, 0),
-                open("left", 3, "2026-05-12T01:00:00Z"),
+                billed("left", 2, "paid", "2026-04-12T01:00:00Z"),
+                open("left", 3, renewed),
             ],
             Some("2026-05-26T01:00:00Z"),
         ),
         // A seat that was added on 19 May could not be charged; the month itself is paid.
         (
             "seat",
-            &month,
-            vec![
-                billed("seat", 1, "paid", "2026-05-12T01:00:00Z", None, 0),
-                open("seat", 2, "2026-05-19T11:00:00Z"),
-            ],
+            vec![billed("seat", 1, "paid", renewed), open("seat", 2, "2026-05-19T11:00:00Z")],
             Some("2026-06-02T11:00:00Z"),
         ),
         // What is settled by the customer's balance, void or a draft is not unpaid: by the period then.
         (
             "settled",
-            &month,
             vec![
-                billed("settled", 1, "open", "2026-04-01T00:00:00Z", None, 0),
-                billed("settled", 2, "void", "2026-04-02T00:00:00Z", None, 2000),
-                billed("settled", 3, "draft", "2026-04-03T00:00:00Z", None, 2000),
+                open("settled", 1, "2026-04-01T00:00:00Z").remaining(0),
+                billed("settled", 2, "void", "2026-04-02T00:00:00Z"),
+                billed("settled", 3, "draft", "2026-04-03T00:00:00Z"),
             ],
             Some("2026-05-26T00:00:00Z"),
-        ),
-        // No invoice is known. The plan is paid by the year, an add-on by the month was renewed on 18 May.
-        (
-            "addon",
-            &[
-                ("price_pro", "2025-11-20T00:00:00Z", "2026-11-20T00:00:00Z"),
-                ("price_addon", "2026-05-18T00:00:00Z", "2026-06-18T00:00:00Z"),
-            ],
-            vec![],
-            Some("2026-06-01T00:00:00Z"),
         ),
         // It was given up, and is no less unpaid.
         (
             "given-up",
-            &month,
-            vec![billed("given-up", 1, "uncollectible", "2026-05-07T12:00:00Z", None, 2000)],
+            vec![billed("given-up", 1, "uncollectible", "2026-05-07T12:00:00Z")],
             Some("2026-05-21T12:00:00Z"),
         ),
-    ];
-    for (org, prices, invoices, until) in cases {
-        let subscribed = ("customer.subscription.updated", items(org, "past_due", prices));
-        house.told(org, now, [subscribed].into_iter().chain(invoices).collect()).await;
-        let entitled = house.entitled(org).await;
-        assert_eq!(entitled["plan_until"].as_str(), until, "{org}: {entitled}");
-        assert_eq!(entitled["plan"]["id"].as_str(), until.map(|_| "pro"), "{org}");
-        // The plan's period is that of its item.
-        let subscription = &entitled["subscription"];
-        assert_eq!(subscription["current_period_start"], prices[0].1, "{org}");
-        assert_eq!(subscription["current_period_end"], prices[0].2, "{org}");
-    }
-    // It ends on the instant, and a payment ends it at once.
-    house.clock.turn("2026-05-21T11:59:59Z");
-    assert_eq!(house.entitled("given-up").await["plan"]["id"], "pro");
-    house.clock.turn("2026-05-21T12:00:00Z");
-    assert_eq!(house.entitled("given-up").await["plan"], Value::Null);
+    ]
 }
 
-/// Of several subscriptions the plan of the highest rank counts, and all are listed; a pause is told.
+/// The org has the plan until then, in this period.
+async fn has_pro_until(world: &World, org: &str, until: Option<&str>, (start, end): (&str, &str)) {
+    let entitled = entitled(world, org).await;
+    let told = entitled.pick(["plan_until", "plan.id"]);
+    assert_eq!(told, json!([until, until.map(|_| "pro")]), "{org}: {entitled}");
+    // The plan's period is that of its item.
+    let period = entitled.pick(["subscription.current_period_start", "subscription.current_period_end"]);
+    assert_eq!(period, json!([start, end]), "{org}");
+}
+
+#[tokio::test]
+async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
+    let world = platform().with(plan("pro").prices(["price_pro"])).start().await;
+    for (org, invoices, until) in unpaid() {
+        let subscribed = bought(org, "past_due", "price_pro").happened(UPDATED);
+        let billed = invoices.into_iter().map(|invoice| invoice.happened("invoice.updated"));
+        told(&world, org, [subscribed].into_iter().chain(billed).collect()).await;
+        has_pro_until(&world, org, until, MONTH).await;
+    }
+    // No invoice is known. The plan is paid by the year, an add-on by the month was renewed on 18 May.
+    let year = ("2025-11-20T00:00:00Z", "2026-11-20T00:00:00Z");
+    let addon = bought("addon", "past_due", "price_pro")
+        .period(year.0, year.1)
+        .item("si_addon", "price_addon", "prod_1")
+        .with("items.data.1.current_period_start", "2026-05-18T00:00:00Z".second())
+        .with("items.data.1.current_period_end", "2026-06-18T00:00:00Z".second());
+    told(&world, "addon", vec![addon.happened(UPDATED)]).await;
+    has_pro_until(&world, "addon", Some("2026-06-01T00:00:00Z"), year).await;
+    // It ends on the instant.
+    world.turn("2026-05-21T11:59:59Z");
+    assert_eq!(entitled(&world, "given-up").await.at("plan.id"), "pro");
+    world.turn("2026-05-21T12:00:00Z");
+    assert_eq!(entitled(&world, "given-up").await["plan"], Value::Null);
+}
+
+/// Plans of rank 1, 5 and 5.
+fn ranked() -> Setup {
+    let sold = |id: &str, rank: i32| plan(id).with("rank", rank).prices([&format!("price_{id}")]);
+    platform().with(sold("basic", 1)).with(sold("pro", 5)).with(sold("team", 5))
+}
+
+/// `id plan status` of what an org pays for; local ids are random.
+fn paying(entitled: &Answer) -> Vec<String> {
+    let listed = entitled.list("paying").iter().map(|one| {
+        let [id, plan, status] = ["id", "plan", "status"].map(|field| one[field].as_str().expect("text"));
+        let id = if id.starts_with("lsub_") { "lsub" } else { id };
+        format!("{id} {plan} {status}")
+    });
+    listed.collect()
+}
+
+fn doctor(world: &World) -> String {
+    let doctor = world.command(&["doctor"]).output().expect("it runs");
+    String::from_utf8_lossy(&doctor.stdout).into_owned()
+}
+
+/// Of several subscriptions the plan of the highest rank counts, and all are listed.
 #[tokio::test]
 async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
-    let now = "2026-05-20T12:00:00Z";
-    let house = House::at(now).await;
-    for (plan, rank) in [("basic", 1), ("pro", 5), ("team", 5)] {
-        let body = json!({ "name": plan, "rank": rank, "stripe_prices": [format!("price_{plan}")] });
-        house.plan(plan, body).await;
-    }
-    let month = |price| (price, "2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z");
-    let second_one = |org: &str, status: &str, price| {
-        let mut told = items(org, status, &[month(price)]);
-        told["id"] = json!(format!("sub_{org}_2"));
-        ("customer.subscription.updated", told)
+    let world = ranked().start().await;
+    let first = |org: &str, price| bought(org, "active", price).happened(UPDATED);
+    let second = |org: &str, status: &str, price| {
+        bought(org, status, price).with("id", format!("sub_{org}_2")).happened(UPDATED)
     };
-    let first = |org: &str, price| ("customer.subscription.updated", items(org, "active", &[month(price)]));
     // The better plan counts, also where it began later, is past due, or the other one is local.
-    for (org, events, local, plan, paying) in [
+    for (org, events, local, plan, listed) in [
         ("one", vec![first("one", "price_pro")], None, "pro", vec![]),
         (
             "two",
-            vec![first("two", "price_basic"), second_one("two", "active", "price_pro")],
+            vec![first("two", "price_basic"), second("two", "active", "price_pro")],
             None,
             "pro",
             vec!["sub_two_2 pro active", "sub_two basic active"],
         ),
         (
             "late",
-            vec![first("late", "price_basic"), second_one("late", "past_due", "price_team")],
+            vec![first("late", "price_basic"), second("late", "past_due", "price_team")],
             None,
             "team",
             vec!["sub_late_2 team past_due", "sub_late basic active"],
         ),
         (
             "ended",
-            vec![first("ended", "price_basic"), second_one("ended", "canceled", "price_team")],
+            vec![first("ended", "price_basic"), second("ended", "canceled", "price_team")],
             None,
             "basic",
             vec![],
@@ -252,240 +211,239 @@ async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
             vec!["sub_equal team active", "lsub pro active"],
         ),
     ] {
-        house.told(org, now, events).await;
+        told(&world, org, events).await;
         if let Some(plan) = local {
-            assert_eq!(house.local(org, "", json!({ "plan": plan, "paid": true })).await.0, 201);
+            world.send(subscribe(org, plan).with("paid", true)).await.status(201);
         }
-        let entitled = house.entitled(org).await;
-        assert_eq!(entitled["plan"]["id"], plan, "{org}: {entitled}");
-        let text = |one: &Value, field| one[field].as_str().expect("text").to_owned();
-        let listed = entitled["paying"].as_array().expect("a list").iter().map(|one| {
-            let id = text(one, "id");
-            let id = if id.starts_with("lsub_") { "lsub".to_owned() } else { id };
-            format!("{id} {} {}", text(one, "plan"), text(one, "status"))
-        });
-        assert_eq!(listed.collect::<Vec<_>>(), paying, "{org}");
+        let entitled = entitled(&world, org).await;
+        assert_eq!(entitled.at("plan.id"), plan, "{org}: {entitled}");
+        assert_eq!(paying(&entitled), listed, "{org}");
     }
-    let doctor = house.database.command(&["doctor"]).output().expect("it runs");
-    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let doctor = doctor(&world);
     let found = doctor.lines().find(|line| line.contains(" plans: ")).expect("a line");
     // By the machine's clock, in November, Stripe's grace and the local months are over.
     assert!(found.starts_with("note plans: 1 org(s) have several subscriptions"), "{found}");
     assert!(found.contains("no plan is the default one"), "{found}");
+}
 
-    let mut paused = items("one", "active", &[month("price_pro")]);
-    paused["pause_collection"] = json!({ "behavior": "void", "resumes_at": second("2026-07-01T00:00:00Z") });
-    let told = event("evt_pause", "customer.subscription.updated", second(now) + 60, paused);
-    assert_eq!(house.entitled("one").await["subscription"]["pause_collection"], Value::Null);
-    house.daemon.deliver_at(&told, second(now)).await;
-    house.daemon.projected().await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let entitled = house.entitled("one").await;
-    assert_eq!(entitled["plan"]["id"], "pro", "a pause does not end it");
-    let pause = json!({ "behavior": "void", "resumes_at": "2026-07-01T00:00:00Z" });
-    assert_eq!(entitled["subscription"]["pause_collection"], pause);
+#[tokio::test]
+async fn a_pause_is_told_and_does_not_end_the_plan() {
+    let world = ranked().start().await;
+    let active = bought("one", "active", "price_pro");
+    told(&world, "one", vec![active.clone().happened(UPDATED)]).await;
+    assert_eq!(entitled(&world, "one").await.at("subscription.pause_collection"), &Value::Null);
+    let until = "2026-07-01T00:00:00Z";
+    let pause = json!({ "behavior": "void", "resumes_at": until.second() });
+    let paused = active.with("pause_collection", pause).happened(UPDATED).id("evt_pause");
+    world.tell([paused.at(world.now() + 60)]).await;
+    world.settles().await;
+    let told = entitled(&world, "one").await.pick(["plan.id", "subscription.pause_collection"]);
+    assert_eq!(told, json!(["pro", { "behavior": "void", "resumes_at": until }]));
+}
+
+/// A file of two plans; this one is the default.
+fn plans_file(default: &str) -> String {
+    format!(
+        "[[plans]]\nid = \"free\"\nname = \"Free\"\ndefault = {}\nfeatures = [\"export\", \"sso\"]\n
+         quotas = [{{ meter = \"tokens\", period = \"month\", limit = 3 }}]\n
+         [[plans]]\nid = \"pro\"\nname = \"Pro\"\ndefault = {}\n
+         stripe_prices = [\"price_pro\"]\nfeatures = {{ seats = 5 }}\n",
+        default == "free",
+        default == "pro",
+    )
 }
 
 /// Orgs without a plan have the default one: its limits hold.
 #[tokio::test]
 async fn orgs_without_a_plan_have_the_default_one() {
-    let now = "2026-05-20T12:00:00Z";
-    let house = House::at(now).await;
-    let file = |default: &str| {
-        format!(
-            "[[plans]]\nid = \"free\"\nname = \"Free\"\ndefault = {}\nfeatures = [\"export\", \"sso\"]\n
-             quotas = [{{ meter = \"meter-1\", period = \"month\", limit = 3 }}]\n
-             [[plans]]\nid = \"pro\"\nname = \"Pro\"\ndefault = {}\n
-             stripe_prices = [\"price_pro\"]\nfeatures = {{ seats = 5 }}\n",
-            default == "free",
-            default == "pro",
-        )
-    };
+    let world = platform().start().await;
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("plans.toml");
     let apply = |default: &str| {
-        std::fs::write(&path, file(default)).expect("written");
-        house.database.run(&["plans", "apply", path.to_str().expect("a path"), "--yes"]);
+        std::fs::write(&path, plans_file(default)).expect("written");
+        world.run(&["plans", "apply", path.to_str().expect("a path"), "--yes"]);
     };
     apply("free");
-    let month = [("price_pro", "2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z")];
-    let told = |org, status| vec![("customer.subscription.updated", items(org, status, &month))];
-    house.told("new", now, vec![]).await;
-    house.told("paying", now, told("paying", "active")).await;
-    house.told("cancelled", now, told("cancelled", "canceled")).await;
-    house.told("never", now, told("never", "incomplete_expired")).await;
-    house.told("expired", now, vec![]).await;
-    house.local("expired", "", json!({ "plan": "pro", "trial_days": 1 })).await;
-    assert_eq!(house.entitled("expired").await["plan"]["id"], "pro");
-    house.clock.turn("2026-05-21T12:00:00Z");
-    for org in ["new", "cancelled", "never", "expired"] {
-        let entitled = house.entitled(org).await;
-        assert_eq!(
-            entitled["plan"],
-            json!({ "id": "free", "name": "Free", "version": 1, "default": true }),
-            "{org}"
-        );
-        assert_eq!(entitled["features"], json!(["export", "sso"]), "{org}");
-        let reserve = |amount| json!({ "org": org, "meter": "meter-1", "amount": amount });
-        assert_eq!(house.ask(Method::POST, "/v1/quota/reserve", reserve(4)).await.0, 409, "{org}");
-        assert_eq!(house.ask(Method::POST, "/v1/quota/reserve", reserve(3)).await.0, 201, "{org}");
-        let (_, listed) = house.daemon.get(&format!("/v1/orgs/{org}"), &house.key).await;
-        assert_eq!(listed["plan"], "free", "{org}");
+    for (org, status) in [("paying", "active"), ("cancelled", "canceled"), ("never", "incomplete_expired")] {
+        told(&world, org, vec![bought(org, status, "price_pro").happened(UPDATED)]).await;
     }
-    let paying = house.entitled("paying").await;
-    assert_eq!((&paying["plan"]["default"], &paying["features"]), (&json!(false), &json!({ "seats": 5 })));
+    told(&world, "new", vec![]).await;
+    told(&world, "expired", vec![]).await;
+    world.send(subscribe("expired", "pro").with("trial_days", 1)).await.status(201);
+    assert_eq!(entitled(&world, "expired").await.at("plan.id"), "pro");
+    world.turn("2026-05-21T12:00:00Z");
+    for org in ["new", "cancelled", "never", "expired"] {
+        let told = entitled(&world, org).await.pick(["plan", "features"]);
+        let free = json!({ "id": "free", "name": "Free", "version": 1, "default": true });
+        assert_eq!(told, json!([free, ["export", "sso"]]), "{org}");
+        world.send(reserve(4).org(org)).await.status(409);
+        world.send(reserve(3).org(org)).await.status(201);
+        assert_eq!(world.get(&format!("/v1/orgs/{org}")).await["plan"], "free", "{org}");
+    }
+    let told = entitled(&world, "paying").await.pick(["plan.default", "features"]);
+    assert_eq!(told, json!([false, { "seats": 5 }]));
     // One at most; within a file it may go from one to another.
-    let (status, refused) =
-        house.ask(Method::PUT, "/v1/plans/third", json!({ "name": "Third", "default": true })).await;
-    assert_eq!((status, &refused["code"]), (409, &json!("default_taken")), "{refused}");
+    world.send(plan("third").with("default", true)).await.refused(409, "default_taken");
     apply("pro");
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(house.entitled("new").await["plan"]["id"], "pro");
-    let doctor = house.database.command(&["doctor"]).output().expect("it runs");
-    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    world.settles().await;
+    assert_eq!(entitled(&world, "new").await.at("plan.id"), "pro");
+    let doctor = doctor(&world);
     assert!(doctor.contains("ok   plans: orgs without a plan have `pro`"), "{doctor}");
-    for (features, why) in [(json!("sso"), "a text"), (json!([1]), "numbers")] {
-        let body = json!({ "name": "Free", "features": features });
-        let (status, refused) = house.ask(Method::PUT, "/v1/plans/free", body).await;
-        assert_eq!((status, &refused["field"]), (400, &json!("features")), "{why}: {refused}");
+    // Features are names or an object, neither a text nor numbers.
+    for features in [json!("sso"), json!([1])] {
+        world.send(plan("free").with("features", features)).await.names(400, "features");
     }
 }
 
-/// What was paid for may end before the plan does; who pays late pays for that. A trial is had once.
+/// Ends an org's local subscription at once.
+async fn cancels(world: &World, org: &str) {
+    let at_once = json!({ "at_period_end": false });
+    world.send(subscription_command(org, "cancel", at_once)).await.status(200);
+}
+
+/// What was paid for may end before the plan does; who pays late pays for that.
 #[tokio::test]
 async fn local_subscriptions_have_days_of_grace_and_one_trial() {
-    let house = House::at("2026-03-01T10:00:00Z").await;
-    house.plan("pro", json!({ "name": "Pro", "grace_days": 5, "trial_days": 10 })).await;
-    house.plan("basic", json!({ "name": "Basic", "trial_days": 10 })).await;
-    for org in ["late", "leaves", "trial"] {
-        house.daemon.org(&house.key, org, "UTC").await;
-    }
+    let pro = plan("pro").with("grace_days", 5).with("trial_days", 10);
+    let setup = World::new().at("2026-03-01T10:00:00Z").with(pro);
+    let world = setup.org("late").org("leaves").org("trial").start().await;
     let stands = async |org: &str| {
-        let entitled = house.entitled(org).await;
-        let text = |value: &Value| value.as_str().unwrap_or("none").to_owned();
-        [&entitled["plan"]["id"], &entitled["subscription"]["status"], &entitled["plan_until"]]
-            .map(text)
+        let entitled = entitled(&world, org).await;
+        ["plan.id", "subscription.status", "plan_until"]
+            .map(|path| entitled.at(path).as_str().unwrap_or("none"))
             .join(" ")
     };
+    let at_the_end = || json!({ "at_period_end": true });
     for org in ["late", "leaves"] {
-        assert_eq!(house.local(org, "", json!({ "plan": "pro", "paid": true })).await.0, 201);
+        world.send(subscribe(org, "pro").with("paid", true)).await.status(201);
     }
-    house.local("leaves", "/cancel", json!({ "at_period_end": true })).await;
-    assert_eq!(house.local("trial", "", json!({ "plan": "pro" })).await.0, 201);
+    world.send(subscription_command("leaves", "cancel", at_the_end())).await.ok();
+    world.send(subscribe("trial", "pro")).await.status(201);
     // The trial ends on 11 March, its grace on the 16th.
-    house.clock.turn("2026-03-16T09:59:59Z");
+    world.turn("2026-03-16T09:59:59Z");
     assert_eq!(stands("trial").await, "pro past_due 2026-03-16T10:00:00Z");
-    house.clock.turn("2026-03-16T10:00:00Z");
+    world.turn("2026-03-16T10:00:00Z");
     assert_eq!(stands("trial").await, "none expired none");
-    house.clock.turn("2026-04-01T09:59:59Z");
+    world.turn("2026-04-01T09:59:59Z");
     assert_eq!(stands("late").await, "pro active 2026-04-06T10:00:00Z");
     assert_eq!(stands("leaves").await, "pro active 2026-04-01T10:00:00Z");
-    house.clock.turn("2026-04-01T10:00:00Z");
+    world.turn("2026-04-01T10:00:00Z");
     assert_eq!(stands("late").await, "pro past_due 2026-04-06T10:00:00Z");
     assert_eq!(stands("leaves").await, "none cancelled none");
     // Paid on the third day of grace: from the end of what was paid for, in the period that runs since then.
-    house.clock.turn("2026-04-04T00:00:00Z");
-    let (status, paid) = house.local("late", "/activate", json!({})).await;
-    assert_eq!((status, &paid["valid_until"]), (200, &json!("2026-05-01T10:00:00Z")), "{paid}");
+    world.turn("2026-04-04T00:00:00Z");
+    let paid = world.send(subscription_command("late", "activate", json!({}))).await.status(200);
+    assert_eq!(paid["valid_until"], "2026-05-01T10:00:00Z");
     assert_eq!(stands("late").await, "pro active 2026-05-06T10:00:00Z");
-    let entitled = house.entitled("late").await;
-    assert_eq!(entitled["subscription"]["current_period_start"], "2026-04-01T10:00:00Z");
+    let since = entitled(&world, "late").await.text("subscription.current_period_start");
+    assert_eq!(since, "2026-04-01T10:00:00Z");
     // Cancelled within the next grace: at once, whatever is asked.
-    house.clock.turn("2026-05-02T00:00:00Z");
-    let (status, left) = house.local("late", "/cancel", json!({ "at_period_end": true })).await;
-    assert_eq!((status, &left["ended_at"]), (200, &json!("2026-05-02T00:00:00Z")), "{left}");
+    world.turn("2026-05-02T00:00:00Z");
+    let left = world.send(subscription_command("late", "cancel", at_the_end())).await.status(200);
+    assert_eq!(left["ended_at"], "2026-05-02T00:00:00Z");
     assert_eq!(stands("late").await, "none cancelled none");
-
-    // One trial of each plan, also where it was changed since; another one must be forced.
-    let start = async |org: &str, body: Value| {
-        let (status, answered) = house.local(org, "", body).await;
-        if status == 201 {
-            assert_eq!(house.local(org, "/cancel", json!({ "at_period_end": false })).await.0, 200);
-        }
-        (status, answered["code"].as_str().unwrap_or_default().to_owned())
-    };
-    let used = (409, "trial_used".to_owned());
-    let begun = (201, String::new());
-    assert_eq!(start("trial", json!({ "plan": "pro" })).await, used);
-    assert_eq!(start("trial", json!({ "plan": "pro", "trial_days": 3 })).await, used);
-    assert_eq!(start("trial", json!({ "plan": "pro", "paid": true })).await, begun);
-    assert_eq!(start("trial", json!({ "plan": "pro", "trial_days": 3, "force": true })).await, begun);
-    assert_eq!(start("late", json!({ "plan": "pro" })).await, begun, "it was paid for, but never on trial");
-    assert_eq!(house.local("late", "", json!({ "plan": "basic" })).await.0, 201);
-    assert_eq!(house.local("late", "/change", json!({ "plan": "pro" })).await.0, 200);
-    assert_eq!(house.local("late", "/cancel", json!({ "at_period_end": false })).await.0, 200);
-    assert_eq!(start("late", json!({ "plan": "basic" })).await, used);
-    // One at Stripe counts as well.
-    house.plan("team", json!({ "name": "Team", "trial_days": 10, "stripe_prices": ["price_team"] })).await;
-    let mut tried =
-        items("bought", "canceled", &[("price_team", "2026-04-01T00:00:00Z", "2026-04-11T00:00:00Z")]);
-    tried["trial_start"] = second("2026-04-01T00:00:00Z").into();
-    tried["trial_end"] = second("2026-04-11T00:00:00Z").into();
-    house.told("bought", "2026-05-02T00:00:00Z", vec![("customer.subscription.deleted", tried)]).await;
-    assert_eq!(start("bought", json!({ "plan": "team" })).await, used);
-    assert_eq!(start("bought", json!({ "plan": "basic" })).await, begun);
+    // A trial that has run out was a trial; what was paid for was none.
+    world.send(subscribe("trial", "pro")).await.refused(409, "trial_used");
+    world.send(subscribe("late", "pro")).await.status(201);
 }
 
-/// Two daemons on one database: what one of them is told holds on the other within a second.
+/// One trial of each plan, also where it was changed since; another one must be forced.
+#[tokio::test]
+async fn a_trial_is_had_once() {
+    let on_trial = |id: &str| plan(id).with("trial_days", 10);
+    let world = World::new()
+        .at("2026-05-02T00:00:00Z")
+        .with(on_trial("pro"))
+        .with(on_trial("basic"))
+        .with(on_trial("team").prices(["price_team"]))
+        .org("trial")
+        .org("paid")
+        .start()
+        .await;
+    // Begins one, and ends it at once.
+    let start = async |begun: crate::support::requests::Request, org: &str| {
+        let begun = world.send(begun).await;
+        if begun.status == 201 {
+            cancels(&world, org).await;
+        }
+        begun
+    };
+    start(subscribe("trial", "pro"), "trial").await.status(201);
+    start(subscribe("trial", "pro"), "trial").await.refused(409, "trial_used");
+    let three_days = subscribe("trial", "pro").with("trial_days", 3);
+    start(three_days.clone(), "trial").await.refused(409, "trial_used");
+    start(subscribe("trial", "pro").with("paid", true), "trial").await.status(201);
+    start(three_days.with("force", true), "trial").await.status(201);
+    // It was paid for, but never on trial.
+    start(subscribe("paid", "pro").with("paid", true), "paid").await.status(201);
+    start(subscribe("paid", "pro"), "paid").await.status(201);
+    world.send(subscribe("paid", "basic")).await.status(201);
+    let to_pro = json!({ "plan": "pro" });
+    world.send(subscription_command("paid", "change", to_pro)).await.status(200);
+    cancels(&world, "paid").await;
+    start(subscribe("paid", "basic"), "paid").await.refused(409, "trial_used");
+    // One at Stripe counts as well.
+    let (start_of_trial, end) = ("2026-04-01T00:00:00Z", "2026-04-11T00:00:00Z");
+    let tried = bought("bought", "canceled", "price_team")
+        .period(start_of_trial, end)
+        .with("trial_start", start_of_trial.second())
+        .with("trial_end", end.second());
+    told(&world, "bought", vec![tried.happened("customer.subscription.deleted")]).await;
+    start(subscribe("bought", "team"), "bought").await.refused(409, "trial_used");
+    start(subscribe("bought", "basic"), "bought").await.status(201);
+}
+
+/// Until all daemons say so of whether five tokens fit: how long that takes.
+async fn until_all_say(world: &World, what: &str, fits: bool) -> Duration {
+    let started = Instant::now();
+    loop {
+        let mut said = Vec::new();
+        for number in 0..world.daemons.len() {
+            let verdict = world.on(number).check(check().amount(5)).await;
+            said.push(verdict["allowed"].as_bool().expect("a verdict"));
+        }
+        if said.iter().all(|said| *said == fits) {
+            return started.elapsed();
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{what}: {said:?}");
+    }
+}
+
+/// Two daemons on one database: a change on one of them counts on the other within a second.
 #[tokio::test]
 async fn a_change_counts_within_a_second_on_every_daemon() {
-    let database = Database::new();
-    database.meter(1, "tokens", "sum", "", None);
-    let daemons = [Daemon::start(&database), Daemon::start(&database)];
-    let key = database.key(KEYS, None);
-    for (id, limit, default) in [("free", json!(1), true), ("pro", json!(null), false)] {
-        let quotas = json!([{ "meter": "meter-1", "period": "day", "limit": limit }]);
-        let body = json!({ "name": id, "quotas": quotas, "default": default,
-            "stripe_prices": [format!("price_{id}")] });
-        let put = daemons[0].request(Method::PUT, &format!("/v1/plans/{id}"), &key).json(&body);
-        assert_eq!(answer(put).await.0, 200);
-    }
-    daemons[0].org(&key, "acme", "UTC").await;
-    daemons[0].deliver(&event("evt_c", "customer.created", 1, customer("cus_1", Some("acme")))).await;
-    daemons[0].projected().await;
-    // Whether five tokens fit, as this daemon says.
-    let fits = async |daemon: &Daemon| {
-        let ask = json!({ "items": [{ "org": "acme", "meter": "meter-1", "amount": 5 }] });
-        let (status, answered) = daemon.post("/v1/quota/check", &key, &ask).await;
-        assert_eq!(status, 200, "{answered}");
-        answered["results"][0]["allowed"].as_bool().expect("a verdict")
-    };
+    let sold = |id: &str, most: Value| plan(id).prices([&format!("price_{id}")]).limits([limit(most)]);
+    let free = sold("free", json!(1)).with("default", true);
+    let setup = World::new().daemons(2).with(meter("tokens")).with(free).with(sold("pro", Value::Null));
+    let world = setup.org("acme").start().await;
+    world.tell([customer("cus_1").org("acme").created_event()]).await;
     let mut slow = Vec::new();
-    let mut within = async |what: &str, expected: bool| {
-        let started = Instant::now();
-        loop {
-            let (here, there) = (fits(&daemons[0]).await, fits(&daemons[1]).await);
-            if here == expected && there == expected {
-                break;
-            }
-            assert!(started.elapsed() < Duration::from_secs(10), "{what}: here {here}, there {there}");
-        }
-        if started.elapsed() > Duration::from_secs(1) {
-            slow.push(format!("{what}: {:?}", started.elapsed()));
+    let mut within = async |what: &str, fits: bool| {
+        let took = until_all_say(&world, what, fits).await;
+        if took > Duration::from_secs(1) {
+            slow.push(format!("{what}: {took:?}"));
         }
     };
     within("nothing yet", false).await;
-    let local = async |what: &str, body: Value| {
-        let (status, told) = daemons[0].post(&format!("/v1/orgs/acme/subscription{what}"), &key, &body).await;
-        assert!(status.is_success(), "{told}");
+    let local = async |command: &str, body: Value| {
+        world.send(subscription_command("acme", command, body)).await.ok();
     };
     let stripe = async |n: i64, status: &str| {
-        let told = subscription("sub_1", "cus_1", status, "price_pro");
-        daemons[0].deliver(&event(&format!("evt_{n}"), "customer.subscription.updated", 10 + n, told)).await;
-        daemons[0].projected().await;
+        let event = subscription("sub_1").status(status).happened(UPDATED);
+        world.tell([event.id(&format!("evt_{n}")).at(10 + n)]).await;
     };
     for n in 0..4 {
-        local("", json!({ "plan": "pro", "paid": true })).await;
+        world.send(subscribe("acme", "pro").with("paid", true)).await.ok();
         within("begun", true).await;
-        local("/change", json!({ "plan": "free" })).await;
+        local("change", json!({ "plan": "free" })).await;
         within("changed", false).await;
-        local("/change", json!({ "plan": "pro" })).await;
+        local("change", json!({ "plan": "pro" })).await;
         within("changed back", true).await;
-        local("/cancel", json!({ "at_period_end": false })).await;
+        cancels(&world, "acme").await;
         within("cancelled", false).await;
-        local("/activate", json!({})).await;
+        local("activate", json!({})).await;
         within("activated", true).await;
-        local("/cancel", json!({ "at_period_end": false })).await;
+        cancels(&world, "acme").await;
         within("cancelled again", false).await;
         stripe(2 * n, "active").await;
         within("Stripe: active", true).await;

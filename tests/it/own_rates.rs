@@ -1,27 +1,33 @@
 //! Rate cards of orgs and plans, and tiers by billing period. All values were worked out by hand.
 
-use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{customer, event, subscription};
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::objects::{customer, subscription};
+use crate::support::requests::{
+    Request, amend, close, debt_limit, meter, plan, rate_card, reserve, subscribe, subscription_command,
+    usage, void,
+};
+use crate::support::world::Setup;
 
-const KEYS: &str = "usage:write,usage:read,usage:backfill,usage:price,billing:write,billing:read,admin";
+const SCOPES: &str = "usage:write,usage:read,usage:backfill,usage:price,billing:write,billing:read,admin";
 
-fn second(text: &str) -> i64 {
-    text.parse::<DateTime<Utc>>().expect("a time").timestamp()
+/// The meter `tokens` and the plans `free` (the default), `basic` and `pro`, which the prices `price_basic`
+/// and `price_pro` buy. It is 1 October.
+fn platform() -> Setup {
+    let sold = |id: &str| plan(id).prices([&format!("price_{id}")]).with("rank", 1);
+    World::new()
+        .at("2026-10-01T00:00:00Z")
+        .scopes(SCOPES)
+        .with(meter("tokens").dimensions(["model"]))
+        .with(sold("free").with("default", true).with("rank", 0))
+        .with(sold("basic"))
+        .with(sold("pro"))
 }
 
-/// A daemon on a clock, with the meter `tokens` and the plans `free` (the default), `basic` and `pro`, which
-/// the prices `price_basic` and `price_pro` buy.
-struct House {
-    database: Database,
-    daemon: Daemon,
-    clock: TestClock,
-    key: String,
-    told: std::cell::Cell<u32>,
+/// A card of `tokens` from a day on.
+fn card(since: &str, rates: Value) -> Request {
+    rate_card("tokens", rates).since(format!("2026-{since}T00:00:00Z"))
 }
 
 /// What happens, one after the other.
@@ -39,121 +45,62 @@ enum Step {
 }
 use Step::{Amend, Close, Costs, Use, Void};
 
-impl House {
-    async fn new() -> Self {
-        let database = Database::new();
-        let clock = TestClock::at("2026-10-01T00:00:00Z");
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key(KEYS, None);
-        let house = Self { database, daemon, clock, key, told: std::cell::Cell::new(0) };
-        let meter = json!({ "key": "tokens", "event_name": "tokens", "aggregation": "sum", "value_field": "n",
-            "dimensions": ["model"] });
-        house.post("/v1/meters", &meter, 201).await;
-        for plan in ["free", "basic", "pro"] {
-            let body = json!({ "name": plan, "default": plan == "free", "rank": i32::from(plan != "free"),
-                "stripe_prices": [format!("price_{plan}")] });
-            let put = house.daemon.request(Method::PUT, &format!("/v1/plans/{plan}"), &house.key).json(&body);
-            assert_eq!(answer(put).await.0, 200, "{plan}");
-        }
-        house
-    }
+/// Stripe tells at `at` that the org's subscription has that price for that period.
+async fn told(world: &World, org: &str, at: &str, price: &str, (start, end): (&str, &str)) {
+    world.turn(at);
+    let (cus, sub) = (format!("cus_{org}"), format!("sub_{org}"));
+    let bought =
+        subscription(&sub).customer(&cus).price(price).started("2026-10-15T00:00:00Z").period(start, end);
+    let bought = bought.happened("customer.subscription.updated").id(&format!("evt_{sub}_{at}"));
+    world.tell([customer(&cus).org(org).created_event(), bought.at(at)]).await;
+    world.settles().await;
+}
 
-    async fn post(&self, path: &str, body: &Value, expected: u16) -> Value {
-        let (status, answer) = self.daemon.post(path, &self.key, body).await;
-        assert_eq!(status, expected, "{path} {body}: {answer}");
-        answer
-    }
+async fn costs(world: &World, org: &str) -> String {
+    let path = format!("/v1/usage/daily?org={org}&from=2026-10-01&to=2027-02-01&group_by=meter");
+    let page = world.get(&path).await.status(200);
+    page.at("data.0.cost").as_str().unwrap_or("0").to_owned()
+}
 
-    /// A card from a day on, of whom `of` says.
-    async fn card(&self, of: Value, day: &str, rates: Value) -> Value {
-        let mut body = json!({ "currency": "usd", "rates": rates, "backdate": true,
-            "valid_from": format!("2026-{day}T00:00:00Z") });
-        for (name, value) in of.as_object().into_iter().flatten() {
-            body[name] = value.clone();
-        }
-        self.post("/v1/meters/tokens/rate_cards", &body, 201).await
-    }
+fn cost_of(world: &World, org: &str, id: &str) -> String {
+    let sql = format!(
+        "SELECT trim_scale(sum(r.cost)) FROM usage_records r JOIN orgs o USING (org_id)
+         WHERE o.external_id = '{org}' AND r.event_id = '{id}'"
+    );
+    world.value(&sql).unwrap_or_default()
+}
 
-    /// Stripe tells at `at` that the org's subscription has that price for that period.
-    async fn told(&self, org: &str, at: &str, price: &str, (start, end): (&str, &str)) {
-        self.clock.turn(at);
-        let n = self.told.get();
-        self.told.set(n + 1);
-        let customer_id = format!("cus_{org}");
-        let mut bought = subscription(&format!("sub_{org}"), &customer_id, "active", price);
-        let first = second("2026-10-15T00:00:00Z");
-        (bought["start_date"], bought["created"]) = (first.into(), first.into());
-        let item = &mut bought["items"]["data"][0];
-        item["current_period_start"] = second(start).into();
-        item["current_period_end"] = second(end).into();
-        let made = event(&format!("evt_c{n}"), "customer.created", 1, customer(&customer_id, Some(org)));
-        let kind = "customer.subscription.updated";
-        for told in [made, event(&format!("evt_s{n}"), kind, second(at), bought)] {
-            self.daemon.deliver_at(&told, second(at)).await;
-        }
-        self.daemon.projected().await;
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-    }
-
-    async fn costs(&self, org: &str) -> String {
-        let path = format!("/v1/usage/daily?org={org}&from=2026-10-01&to=2027-02-01&group_by=meter");
-        let (status, page) = self.daemon.get(&path, &self.key).await;
-        assert_eq!(status, 200, "{page}");
-        page["data"][0]["cost"].as_str().unwrap_or("0").to_owned()
-    }
-
-    async fn cost_of(&self, org: &str, id: &str) -> String {
-        let sql = format!(
-            "SELECT trim_scale(sum(r.cost)) FROM usage_records r JOIN orgs o USING (org_id)
-             WHERE o.external_id = '{org}' AND r.event_id = '{id}'"
-        );
-        self.database.value(&sql).unwrap_or_default()
-    }
-
-    async fn run(&self, steps: &[Step]) {
-        for step in steps {
-            match step {
-                Use(id, org, model, at, n, cost) => {
-                    let sent = json!({ "id": id, "source": "t", "org": org, "event_name": "tokens",
-                        "occurred_at": format!("2026-{at}:00:00Z"), "data": { "n": n, "model": model } });
-                    assert_eq!(self.daemon.usage(&self.key, &sent).await, ["accepted"], "{id}");
-                    assert_eq!(self.cost_of(org, id).await, *cost, "{id}: {n} of {model} by {org} on {at}");
-                }
-                Void(org, id) => {
-                    let body = json!({ "org": org, "source": "t", "id": id, "reason": "wrong" });
-                    self.post("/v1/usage/void", &body, 200).await;
-                }
-                Amend(org, id, n) => {
-                    let event = json!({ "event_name": "tokens", "data": { "n": n, "model": "small" } });
-                    let body =
-                        json!({ "org": org, "source": "t", "id": id, "reason": "wrong", "event": event });
-                    self.post("/v1/usage/amend", &body, 200).await;
-                }
-                Close(org, month) => {
-                    self.post("/v1/usage/closings", &json!({ "org": org, "month": month }), 200).await;
-                }
-                Costs(org, cost) => assert_eq!(self.costs(org).await, *cost, "{org} in all"),
+async fn run(world: &World, steps: &[Step]) {
+    for step in steps {
+        match step {
+            Use(id, org, model, at, n, cost) => {
+                let time = format!("2026-{at}:00:00Z");
+                let used = usage(org, "tokens").id(id).at(&*time).quantity(*n).dimension("model", *model);
+                world.used(used).await;
+                assert_eq!(cost_of(world, org, id), *cost, "{id}: {n} of {model} by {org} on {at}");
             }
+            Void(org, id) => drop(world.send(void(id).org(org)).await.status(200)),
+            Amend(org, id, n) => {
+                let by = usage(org, "tokens").quantity(*n).dimension("model", "small");
+                world.send(amend(id, by).org(org)).await.status(200);
+            }
+            Close(org, month) => drop(world.send(close(month).org(org)).await.status(200)),
+            Costs(org, cost) => assert_eq!(costs(world, org).await, *cost, "{org} in all"),
         }
     }
+}
 
-    fn is_sound(&self) {
-        assert_eq!(self.database.unbalanced(), [] as [String; 0]);
-        self.database.run(&["verify"]);
-    }
-
-    /// The counters are what they would be if they were made anew.
-    fn rebuilt(&self) {
-        let all = "SELECT string_agg(concat_ws(' ', org_id, rate_card_id, rate, period, began,
-            trim_scale(quantity)), '; ' ORDER BY org_id, rate_card_id, rate, period, began)
-            FROM rating_counters";
-        let before = self.database.value(all);
-        assert!(before.is_some());
-        self.database.execute("UPDATE rating_counters SET quantity = quantity + 1");
-        self.database.run(&["rebuild", "summaries"]);
-        assert_eq!(self.database.value(all), before);
-        self.is_sound();
-    }
+/// The counters are what they would be if they were made anew.
+fn is_rebuilt_alike(world: &World) {
+    let all = "SELECT string_agg(concat_ws(' ', org_id, rate_card_id, rate, period, began,
+        trim_scale(quantity)), '; ' ORDER BY org_id, rate_card_id, rate, period, began)
+        FROM rating_counters";
+    let before = world.value(all);
+    assert!(before.is_some());
+    world.execute("UPDATE rating_counters SET quantity = quantity + 1");
+    world.run(&["rebuild", "summaries"]);
+    assert_eq!(world.value(all), before);
+    world.is_sound();
 }
 
 /// The first 100 are free, then each costs `price`.
@@ -164,36 +111,36 @@ fn allowance(price: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_priced_by_the_orgs_card_then_its_plans_then_the_meters() {
-    let house = House::new().await;
-    let acme = house.daemon.org(&house.key, "acme", "UTC").await;
-    for org in ["own", "none", "local"] {
-        house.daemon.org(&house.key, org, "UTC").await;
-    }
     let large = |price: &str| json!([{ "when": { "model": "large" }, "unit_cost": price }]);
-    house.clock.turn("2026-10-01T00:00:00Z");
-    house.card(json!({}), "09-01", json!([{ "unit_cost": "0.01" }])).await;
-    house.card(json!({ "plan": "basic" }), "09-01", large("0.009")).await;
-    house.card(json!({ "plan": "pro" }), "09-01", large("0.008")).await;
-    house.card(json!({ "plan": "free" }), "09-01", large("0.02")).await;
-    let own = house.card(json!({ "org": "own" }), "09-01", large("0.005")).await;
-    assert_eq!((&own["plan"], own["org"].as_str().is_some()), (&Value::Null, true));
-    house.card(json!({ "org": "own" }), "11-10", json!([])).await;
+    let world = platform()
+        .org("acme")
+        .org("own")
+        .org("none")
+        .org("local")
+        .with(card("09-01", json!([{ "unit_cost": "0.01" }])))
+        .with(card("09-01", large("0.009")).with("plan", "basic"))
+        .with(card("09-01", large("0.008")).with("plan", "pro"))
+        .with(card("09-01", large("0.02")).with("plan", "free"))
+        .with(card("09-01", large("0.005")).org("own"))
+        .with(card("11-10", json!([])).org("own"))
+        .start()
+        .await;
     // A local subscription: basic from 1 October, pro from 1 November.
-    house.clock.turn("2026-10-01T06:00:00Z");
-    let body = json!({ "plan": "basic", "paid": true });
-    house.post("/v1/orgs/local/subscription", &body, 201).await;
-    house.post("/v1/orgs/local/subscription/activate", &json!({}), 200).await;
-    house.clock.turn("2026-11-01T06:00:00Z");
-    house.post("/v1/orgs/local/subscription/change", &json!({ "plan": "pro" }), 200).await;
+    world.turn("2026-10-01T06:00:00Z");
+    world.send(subscribe("local", "basic").with("paid", true)).await.status(201);
+    world.send(subscription_command("local", "activate", json!({}))).await.status(200);
+    world.turn("2026-11-01T06:00:00Z");
+    world.send(subscription_command("local", "change", json!({ "plan": "pro" }))).await.status(200);
     // Basic from 15 October, pro from 5 November on, within the period.
     let first = ("2026-10-15T00:00:00Z", "2026-11-15T00:00:00Z");
-    house.told("acme", "2026-10-15T00:00:00Z", "price_basic", first).await;
-    house.told("acme", "2026-11-05T09:00:00Z", "price_pro", first).await;
+    told(&world, "acme", "2026-10-15T00:00:00Z", "price_basic", first).await;
+    told(&world, "acme", "2026-11-05T09:00:00Z", "price_pro", first).await;
     let second = ("2026-11-15T00:00:00Z", "2026-12-15T00:00:00Z");
-    house.told("acme", "2026-11-15T00:00:00Z", "price_pro", second).await;
-    house.clock.turn("2026-11-20T12:00:00Z");
-    house
-        .run(&[
+    told(&world, "acme", "2026-11-15T00:00:00Z", "price_pro", second).await;
+    world.turn("2026-11-20T12:00:00Z");
+    run(
+        &world,
+        &[
             // No plan of its own then: the default one.
             Use("a", "acme", "large", "10-14T12", "100", "2"),
             Use("b", "acme", "large", "10-15T12", "100", "0.9"),
@@ -216,66 +163,68 @@ async fn usage_is_priced_by_the_orgs_card_then_its_plans_then_the_meters() {
             Void("acme", "d"),
             Amend("acme", "c", "50"),
             Costs("acme", "5"),
-        ])
+        ],
+    )
+    .await;
+    world.is_sound();
+}
+
+#[tokio::test]
+async fn an_org_reads_its_own_cards_and_those_that_are_no_orgs() {
+    let rates = json!([{ "unit_cost": "0.01" }]);
+    let world = platform()
+        .org("acme")
+        .org("own")
+        .with(card("09-01", rates.clone()))
+        .with(card("09-01", rates.clone()).with("plan", "basic"))
+        .with(card("09-01", rates.clone()).with("plan", "pro"))
+        .with(card("09-01", rates.clone()).with("plan", "free"))
+        .with(card("11-10", json!([])).org("own"))
+        .start()
         .await;
-    house.is_sound();
-    // An org reads its own cards and those that are not an org's.
-    let seen = |org: Option<&str>| {
-        let key = house.database.key("usage:read", org);
-        let house = &house;
-        async move {
-            let (status, page) = house.daemon.get("/v1/meters/tokens/rate_cards?limit=100", &key).await;
-            assert_eq!(status, 200, "{page}");
-            page["data"].as_array().expect("cards").len()
-        }
-    };
-    assert_eq!([seen(None).await, seen(Some(&acme)).await], [6, 4]);
+    let made = world.send(card("09-01", rates).org("own")).await.status(201);
+    assert_eq!((&made["plan"], made["org"].is_string()), (&Value::Null, true));
+    let [all, acme] = [None, Some("acme")].map(|org| world.database.key("usage:read", org));
+    let path = "/v1/meters/tokens/rate_cards?limit=100";
+    assert_eq!(world.by(&all).get(path).await.status(200).rows().len(), 6);
+    assert_eq!(world.by(&acme).get(path).await.status(200).rows().len(), 4);
     for (query, cards) in [("plan=pro", 1), ("org=own", 2), ("org=acme", 0)] {
-        let path = format!("/v1/meters/tokens/rate_cards?{query}");
-        let (status, page) = house.daemon.get(&path, &house.key).await;
-        assert_eq!((status.as_u16(), page["data"].as_array().map(Vec::len)), (200, Some(cards)), "{query}");
+        let page = world.get(&format!("/v1/meters/tokens/rate_cards?{query}")).await.status(200);
+        assert_eq!(page.rows().len(), cards, "{query}");
     }
 }
 
 #[tokio::test]
 async fn cards_of_nobody_are_refused() {
-    let house = House::new().await;
-    house.daemon.org(&house.key, "acme", "UTC").await;
-    for (of, field) in [
-        (json!({ "plan": "prro" }), "plan"),
-        (json!({ "org": "nobody" }), "org"),
-        (json!({ "org": "acme", "plan": "pro" }), "plan"),
-        (json!({ "period": "weekly" }), "period"),
+    let world = platform().org("acme").start().await;
+    let card = || rate_card("tokens", json!([{ "unit_cost": "1" }]));
+    for (status, card, field) in [
+        (400, card().with("plan", "prro"), "plan"),
+        (404, card().org("nobody"), "org"),
+        (400, card().org("acme").with("plan", "pro"), "plan"),
+        (400, card().period("weekly"), "period"),
     ] {
-        let mut body = json!({ "currency": "usd", "rates": [{ "unit_cost": "1" }] });
-        for (name, value) in of.as_object().into_iter().flatten() {
-            body[name] = value.clone();
-        }
-        let (status, problem) = house.daemon.post("/v1/meters/tokens/rate_cards", &house.key, &body).await;
-        assert!(status.is_client_error(), "{of}: {problem}");
-        assert_eq!(problem["field"], field, "{of}: {problem}");
+        world.send(card).await.names(status, field);
     }
     for query in ["plan=prro", "org=nobody"] {
-        let path = format!("/v1/meters/tokens/rate_cards?{query}");
-        assert!(house.daemon.get(&path, &house.key).await.0.is_client_error(), "{query}");
+        let told = world.get(&format!("/v1/meters/tokens/rate_cards?{query}")).await;
+        assert!((400..500).contains(&told.status), "{told}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tiers_are_counted_by_the_billing_period_where_the_card_says_so() {
-    let house = House::new().await;
-    for org in ["acme", "loose"] {
-        house.daemon.org(&house.key, org, "UTC").await;
-    }
-    house.card(json!({ "period": "billing" }), "09-01", allowance("1")).await;
+    let by_period = card("09-01", allowance("1")).period("billing");
+    let world = platform().org("acme").org("loose").with(by_period).start().await;
     let periods =
         [("2026-10-15T00:00:00Z", "2026-11-15T00:00:00Z"), ("2026-11-15T00:00:00Z", "2026-12-15T00:00:00Z")];
     for period in periods {
-        house.told("acme", period.0, "price_pro", period).await;
+        told(&world, "acme", period.0, "price_pro", period).await;
     }
-    house.clock.turn("2026-11-20T12:00:00Z");
-    house
-        .run(&[
+    world.turn("2026-11-20T12:00:00Z");
+    run(
+        &world,
+        &[
             // One period over two months: 60 + 60, of which 100 are free.
             Use("a", "acme", "small", "10-20T12", "60", "0"),
             Use("b", "acme", "small", "11-02T12", "60", "20"),
@@ -291,11 +240,13 @@ async fn tiers_are_counted_by_the_billing_period_where_the_card_says_so() {
             Use("h", "loose", "small", "11-02T12", "60", "0"),
             Use("i", "loose", "small", "11-20T11", "50", "10"),
             Costs("acme", "55"),
-        ])
-        .await;
-    house.is_sound();
-    house
-        .run(&[
+        ],
+    )
+    .await;
+    world.is_sound();
+    run(
+        &world,
+        &[
             // October is closed. The period holds 125 then 65: its 25 are given back, in November.
             Close("acme", "2026-10"),
             Void("acme", "a"),
@@ -305,29 +256,33 @@ async fn tiers_are_counted_by_the_billing_period_where_the_card_says_so() {
             // 125, 60 of which become 10: 75.
             Amend("acme", "b", "10"),
             Costs("acme", "30"),
-        ])
-        .await;
-    house.rebuilt();
+        ],
+    )
+    .await;
+    is_rebuilt_alike(&world);
     for id in ["b", "e", "j", "c", "d", "f"] {
-        house.run(&[Void("acme", id)]).await;
+        run(&world, &[Void("acme", id)]).await;
     }
-    house.run(&[Costs("acme", "0")]).await;
-    house.rebuilt();
+    run(&world, &[Costs("acme", "0")]).await;
+    is_rebuilt_alike(&world);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_plan_goes_on_in_the_tiers() {
-    let house = House::new().await;
-    house.daemon.org(&house.key, "acme", "UTC").await;
-    house.card(json!({ "plan": "basic" }), "09-01", allowance("1")).await;
-    house.card(json!({ "plan": "pro" }), "09-01", allowance("0.5")).await;
+    let world = platform()
+        .org("acme")
+        .with(card("09-01", allowance("1")).with("plan", "basic"))
+        .with(card("09-01", allowance("0.5")).with("plan", "pro"))
+        .start()
+        .await;
     let period = ("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
-    house.told("acme", "2026-11-01T00:00:00Z", "price_basic", period).await;
-    house.told("acme", "2026-11-10T00:00:00Z", "price_pro", period).await;
-    house.told("acme", "2026-11-20T00:00:00Z", "price_basic", period).await;
-    house.clock.turn("2026-11-25T12:00:00Z");
-    house
-        .run(&[
+    told(&world, "acme", "2026-11-01T00:00:00Z", "price_basic", period).await;
+    told(&world, "acme", "2026-11-10T00:00:00Z", "price_pro", period).await;
+    told(&world, "acme", "2026-11-20T00:00:00Z", "price_basic", period).await;
+    world.turn("2026-11-25T12:00:00Z");
+    run(
+        &world,
+        &[
             Use("a", "acme", "small", "11-02T12", "80", "0"),
             // 20 more are free, whatever the plan.
             Use("b", "acme", "small", "11-12T12", "60", "20"),
@@ -342,50 +297,40 @@ async fn a_change_of_plan_goes_on_in_the_tiers() {
             Void("acme", "b"),
             Costs("acme", "10"),
             Use("e", "acme", "small", "11-22T12", "20", "10"),
-        ])
-        .await;
-    house.is_sound();
-    house.rebuilt();
+        ],
+    )
+    .await;
+    world.is_sound();
+    is_rebuilt_alike(&world);
     for id in ["a", "c", "e"] {
-        house.run(&[Void("acme", id)]).await;
+        run(&world, &[Void("acme", id)]).await;
     }
-    house.run(&[Costs("acme", "0")]).await;
-    house.rebuilt();
+    run(&world, &[Costs("acme", "0")]).await;
+    is_rebuilt_alike(&world);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reservations_and_levels_have_the_orgs_own_prices() {
-    let house = House::new().await;
-    for org in ["acme", "other"] {
-        house.daemon.org(&house.key, org, "UTC").await;
-    }
-    let burns = |units: &str| json!([{ "unit_cost": "0", "battery_units": units }]);
-    house.card(json!({}), "09-01", burns("2")).await;
-    house.card(json!({ "org": "acme" }), "09-01", burns("1")).await;
-    house.database.execute(
-        "INSERT INTO battery_settings SELECT org_id, 15, now() FROM orgs WHERE org_id > 0
-         ON CONFLICT DO NOTHING",
-    );
+    let burns = |units: &str| card("09-01", json!([{ "unit_cost": "0", "battery_units": units }]));
+    let costs = |cost: &str| rate_card("seats", json!([{ "unit_cost": cost }])).since("2026-09-01T00:00:00Z");
+    let world = platform()
+        .org("acme")
+        .org("other")
+        .with(burns("2"))
+        .with(burns("1").org("acme"))
+        .with(debt_limit("acme", 15))
+        .with(debt_limit("other", 15))
+        .with(meter("seats").aggregation("level"))
+        .with(costs("3").with("price_by", "peak"))
+        .with(costs("2").org("acme").with("price_by", "average"))
+        .start()
+        .await;
     for (org, status) in [("acme", 201), ("other", 409)] {
-        let body = json!({ "org": org, "meter": "tokens", "amount": 10, "dimensions": { "model": "small" } });
-        let (got, answer) = house.daemon.post("/v1/quota/reserve", &house.key, &body).await;
-        assert_eq!(got, status, "{org}: {answer}");
-    }
-    let seats = json!({ "key": "seats", "event_name": "seats", "aggregation": "level", "value_field": "n" });
-    house.post("/v1/meters", &seats, 201).await;
-    for (of, price) in [(json!({}), "3"), (json!({ "org": "acme" }), "2")] {
-        let mut body = json!({ "currency": "usd", "rates": [{ "unit_cost": price }], "backdate": true,
-            "valid_from": "2026-09-01T00:00:00Z" });
-        body["org"] = of["org"].clone();
-        body["price_by"] = json!(if of["org"].is_null() { "peak" } else { "average" });
-        house.post("/v1/meters/seats/rate_cards", &body, 201).await;
+        world.send(reserve(10).org(org).dimension("model", "small")).await.status(status);
     }
     for (org, cost) in [("acme", "20"), ("other", "30")] {
-        let sent = json!({ "id": org, "org": org, "event_name": "seats", "data": { "n": 10 },
-            "occurred_at": "2026-09-20T00:00:00Z" });
-        assert_eq!(house.daemon.usage(&house.key, &sent).await, ["accepted"]);
+        world.used(usage(org, "seats").quantity(10).at("2026-09-20T00:00:00Z")).await;
         let path = format!("/v1/usage/levels?org={org}&from=2026-09-20T00:00:00Z&to=2026-09-21T00:00:00Z");
-        let (_, page) = house.daemon.get(&path, &house.key).await;
-        assert_eq!(page["data"][0]["cost"], cost, "{page}");
+        assert_eq!(world.get(&path).await.at("data.0.cost"), cost, "{org}");
     }
 }

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use coulomb::config::Config;
 use coulomb::metering::partitions::{self, Known};
 
+use crate::support::rows::{meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{meter, org, put, row};
 
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("a time")
@@ -67,8 +67,8 @@ fn a_missing_partition_is_made_on_demand() {
     assert!(asked);
     org(&database, "acme", "UTC");
     meter(&database, "tokens", "sum", "");
-    put(&database, &row("acme", "tokens", "a", "2025-01-31T23:59:59.999999Z", "1"));
-    put(&database, &row("acme", "tokens", "b", "2025-02-01T00:00:00Z", "1"));
+    put(&database, &record("acme", "tokens", "a", "2025-01-31T23:59:59.999999Z", "1"));
+    put(&database, &record("acme", "tokens", "b", "2025-02-01T00:00:00Z", "1"));
     for month in ["2025_01", "2025_02"] {
         assert_eq!(
             database.number(&format!("SELECT count(*) FROM usage_partitions.usage_records_{month}")),
@@ -101,14 +101,14 @@ fn three_months(database: &Database) {
     for (id, time) in
         [("a", "2026-01-15T00:00:00Z"), ("b", "2026-02-15T00:00:00Z"), ("c", "2026-03-15T00:00:00Z")]
     {
-        put(database, &row("acme", "tokens", id, time, "1"));
+        put(database, &record("acme", "tokens", id, time, "1"));
     }
     // January was closed when this came.
     put(
         database,
-        &crate::usage_rows::Row {
+        &crate::support::rows::RecordRow {
             day: Some("2026-02-20"),
-            ..row("acme", "tokens", "d", "2026-01-20T00:00:00Z", "5")
+            ..record("acme", "tokens", "d", "2026-01-20T00:00:00Z", "5")
         },
     );
     database.run(&["rebuild", "summaries"]);
@@ -132,7 +132,10 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     assert_eq!(retire_all(&database, &config, "2026-04-01T12:00:00Z"), 0);
     // Whoever has not closed a month may still correct it: a clock that is months ahead drops nothing.
     let close = |month: &str| {
-        database.execute(&format!("INSERT INTO usage_closings VALUES (1, '{month}', now(), 'test')"));
+        database.execute(&format!(
+            "INSERT INTO usage_closings (org_id, month, closed_at, actor)
+            VALUES (1, '{month}', now(), 'test')"
+        ));
     };
     close("2025-12-01");
     assert_eq!(retire_all(&database, &config, "2027-12-01T12:00:00Z"), 0);
@@ -205,7 +208,9 @@ async fn doctor_looks_at_partitions() {
     }
     database.execute(
         "INSERT INTO usage_records
-        SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0,
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
+         SELECT 1, 1, '1999-01-01', now(), gen_random_uuid(), 1, NULL, '1999-01-01', NULL, 0, 1, 0,
         0, 'x', '', NULL, NULL",
     );
     assert!(doctor(&database).starts_with("BAD  usage: usage_partitions.usage_records_default holds rows"));

@@ -1,142 +1,130 @@
 //! A change that was acknowledged counts from its answer on, on the daemon that acknowledged it.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{customer, event, subscription};
-use crate::support::{Daemon, Database};
+use crate::support::World;
+use crate::support::objects::{customer, subscription};
+use crate::support::requests::{
+    Request, limit, plan, plan_limits, quota, reserve, subscribe, subscription_command,
+};
+use crate::support::world::Setup;
 
-const KEYS: &str = "billing:read,billing:write,usage:read,usage:write";
-
-/// A daemon with a plan whose limit refuses five tokens, `small`, one that has no limit, `large`, and an org
-/// `acme` on the first.
-struct House {
-    _database: Database,
-    daemon: Daemon,
-    key: String,
+/// An org `acme`, and two plans: the limit of `small` refuses five tokens, `large` has none.
+fn platform() -> Setup {
+    let sold = |id: &str, most: Value| plan(id).prices([&format!("price_{id}")]).limits([limit(most)]);
+    World::new().org("acme").meter("tokens").with(sold("small", json!(1))).with(sold("large", Value::Null))
 }
 
-impl House {
-    async fn new() -> Self {
-        let database = Database::new();
-        database.meter(1, "tokens", "sum", "", None);
-        let daemon = Daemon::start(&database);
-        let key = database.key(KEYS, None);
-        let house = Self { _database: database, daemon, key };
-        for (id, limit) in [("small", json!(1)), ("large", json!(null))] {
-            let quotas = json!([{ "meter": "meter-1", "period": "day", "limit": limit }]);
-            let body = json!({ "name": id, "quotas": quotas, "stripe_prices": [format!("price_{id}")] });
-            house.done(Method::PUT, &format!("/v1/plans/{id}"), body).await;
+/// Whether five tokens can be reserved at this moment.
+async fn reserves(world: &World, org: &str) -> bool {
+    let answer = world.send(reserve(5).org(org)).await;
+    assert!(matches!(answer.status, 201 | 409), "{answer}");
+    answer.status == 201
+}
+
+fn command(command: &str, body: Value) -> Request {
+    subscription_command("acme", command, body)
+}
+
+/// What went by the state before a change, though that was answered.
+struct Late(Vec<String>);
+
+impl Late {
+    fn expects(&mut self, is_so: bool, what: impl Into<String>) {
+        if !is_so {
+            self.0.push(what.into());
         }
-        house.daemon.org(&house.key, "acme", "UTC").await;
-        house
     }
 
-    /// A command, which must succeed.
-    async fn done(&self, method: Method, path: &str, body: Value) -> Value {
-        let (status, answered) = answer(self.daemon.request(method, path, &self.key).json(&body)).await;
-        assert!(status.is_success(), "{path} {body}: {status} {answered}");
-        answered
-    }
-
-    async fn subscription(&self, what: &str, body: Value) {
-        self.done(Method::POST, &format!("/v1/orgs/acme/subscription{what}"), body).await;
-    }
-
-    /// Whether five tokens can be reserved at this moment.
-    async fn reserves(&self, org: &str) -> bool {
-        let body = json!({ "org": org, "meter": "meter-1", "amount": 5 });
-        let (status, answered) = self.daemon.post("/v1/quota/reserve", &self.key, &body).await;
-        assert!(matches!(status.as_u16(), 201 | 409), "{answered}");
-        status == 201
-    }
-
-    async fn entitlements(&self, org: &str) -> Value {
-        self.daemon.get(&format!("/v1/orgs/{org}/entitlements"), &self.key).await.1
+    fn none(self) {
+        assert_eq!(self.0, [""; 0], "these went by what was before");
     }
 }
 
 #[tokio::test]
 async fn a_change_of_plan_counts_from_its_answer_on() {
-    let house = House::new().await;
-    house.subscription("", json!({ "plan": "small", "paid": true })).await;
-    let mut wrong = Vec::new();
+    let world = platform().with(subscribe("acme", "small").with("paid", true)).start().await;
+    let mut late = Late(Vec::new());
     for n in 0..50 {
         let (plan, fits) = if n % 2 == 0 { ("large", true) } else { ("small", false) };
-        house.subscription("/change", json!({ "plan": plan })).await;
-        wrong.extend((house.reserves("acme").await != fits).then(|| format!("{n}: change to {plan}")));
+        world.send(command("change", json!({ "plan": plan }))).await.ok();
+        late.expects(reserves(&world, "acme").await == fits, format!("{n}: change to {plan}"));
     }
-    house.subscription("/change", json!({ "plan": "small" })).await;
+    world.send(command("change", json!({ "plan": "small" }))).await.ok();
     for n in 0..10 {
-        house.subscription("/cancel", json!({ "at_period_end": false })).await;
+        world.send(command("cancel", json!({ "at_period_end": false }))).await.ok();
         // Without a plan nothing limits it.
-        wrong.extend((!house.reserves("acme").await).then(|| format!("{n}: cancel")));
-        house.subscription("/activate", json!({})).await;
-        wrong.extend(house.reserves("acme").await.then(|| format!("{n}: activate")));
+        late.expects(reserves(&world, "acme").await, format!("{n}: cancel"));
+        world.send(command("activate", json!({}))).await.ok();
+        late.expects(!reserves(&world, "acme").await, format!("{n}: activate"));
     }
-    assert_eq!(wrong, [""; 0], "these went by what was before");
+    late.none();
+}
+
+/// A plan whose second version has no limit, and `acme` on the first.
+async fn two_versions() -> World {
+    let world = platform().with(subscribe("acme", "small").with("paid", true)).start().await;
+    world.send(plan("small").limits([limit(Value::Null)])).await.ok();
+    world
+}
+
+fn move_all(from: i64, to: i64) -> Request {
+    let body = json!({ "from": from, "to": to });
+    crate::support::requests::request(reqwest::Method::POST, "/v1/plans/small/move", body)
 }
 
 #[tokio::test]
 async fn a_move_to_another_version_counts_from_its_answer_on() {
-    let house = House::new().await;
-    house.subscription("", json!({ "plan": "small", "paid": true })).await;
-    let free = json!({ "name": "small", "quotas": [{ "meter": "meter-1", "period": "day", "limit": null }] });
-    house.done(Method::PUT, "/v1/plans/small", free).await;
-    let own = house.done(Method::GET, "/v1/orgs/acme/subscription", json!({})).await;
-    let path = format!("/v1/subscriptions/{}/move", own["id"].as_str().expect("an id"));
-    let mut wrong = Vec::new();
+    let world = two_versions().await;
+    let own = world.get("/v1/orgs/acme/subscription").await.id();
+    let mut late = Late(Vec::new());
     for n in 0..10 {
-        house.done(Method::POST, &path, json!({ "version": 2 })).await;
-        wrong.extend((!house.reserves("acme").await).then(|| format!("{n}: one to 2")));
-        house.done(Method::POST, "/v1/plans/small/move", json!({ "from": 2, "to": 1 })).await;
-        wrong.extend(house.reserves("acme").await.then(|| format!("{n}: all to 1")));
+        world.post(&format!("/v1/subscriptions/{own}/move"), json!({ "version": 2 })).await.ok();
+        late.expects(reserves(&world, "acme").await, format!("{n}: one to 2"));
+        world.send(move_all(2, 1)).await.ok();
+        late.expects(!reserves(&world, "acme").await, format!("{n}: all to 1"));
     }
-    // Quotas of a plan's version, of an org, and exemptions, are counted under the catalogue's lock; they
-    // must be as quick.
+    late.none();
+}
+
+/// Quotas of a plan's version and of an org are counted under the catalogue's lock; they must be as quick.
+#[tokio::test]
+async fn a_quota_counts_from_its_answer_on() {
+    let world = two_versions().await;
+    let mut late = Late(Vec::new());
     for n in 0..5 {
-        house.done(Method::POST, "/v1/plans/small/move", json!({ "from": 1, "to": 2 })).await;
-        for (limit, fits) in [(json!(1), false), (json!(null), true)] {
-            let quotas = json!([{ "meter": "meter-1", "period": "day", "limit": limit }]);
-            house.done(Method::PUT, "/v1/plans/small/quotas", json!({ "quotas": quotas })).await;
-            wrong.extend((house.reserves("acme").await != fits).then(|| format!("{n}: quotas of the plan")));
+        world.send(move_all(1, 2)).await.ok();
+        for (most, fits) in [(json!(1), false), (Value::Null, true)] {
+            world.send(plan_limits("small", [limit(most)])).await.ok();
+            late.expects(reserves(&world, "acme").await == fits, format!("{n}: quotas of the plan"));
         }
-        let limit = json!({ "org": "acme", "meter": "meter-1", "period": "day", "limit": 0 });
-        let quota = house.done(Method::POST, "/v1/quotas", limit).await;
-        wrong.extend(house.reserves("acme").await.then(|| format!("{n}: quota of the org")));
-        let path = format!("/v1/quotas/{}", quota["id"].as_str().expect("an id"));
-        house.done(Method::DELETE, &path, json!({})).await;
-        wrong.extend((!house.reserves("acme").await).then(|| format!("{n}: no quota of the org")));
-        house.done(Method::POST, "/v1/plans/small/move", json!({ "from": 2, "to": 1 })).await;
+        let quota = world.send(quota(0)).await.ok().id();
+        late.expects(!reserves(&world, "acme").await, format!("{n}: quota of the org"));
+        world.delete(&format!("/v1/quotas/{quota}")).await.ok();
+        late.expects(reserves(&world, "acme").await, format!("{n}: no quota of the org"));
+        world.send(move_all(2, 1)).await.ok();
     }
-    assert_eq!(wrong, [""; 0], "these went by what was before");
+    late.none();
 }
 
 #[tokio::test]
 async fn a_link_and_a_zone_count_from_their_answer_on() {
-    let house = House::new().await;
-    let other = house.daemon.org(&house.key, "other", "UTC").await;
-    let (_, acme) = house.daemon.get("/v1/orgs?external_id=acme", &house.key).await;
-    let acme = acme["data"][0]["id"].as_str().expect("an id").to_owned();
-    let bought = subscription("sub_1", "cus_1", "active", "price_small");
-    house.daemon.deliver(&event("evt_c", "customer.created", 1, customer("cus_1", None))).await;
-    house.daemon.deliver(&event("evt_1", "customer.subscription.created", 10, bought)).await;
-    house.daemon.projected().await;
-    let mut wrong = Vec::new();
+    let world = platform().org("other").start().await;
+    let bought = subscription("sub_1").price("price_small").created_event().at(10);
+    world.tell([customer("cus_1").created_event().at(1), bought]).await;
+    let mut late = Late(Vec::new());
     for n in 0..10 {
-        let (to, from) = if n % 2 == 0 { (&other, &acme) } else { (&acme, &other) };
-        house.done(Method::PUT, &format!("/v1/orgs/{to}/stripe_customers/cus_1"), json!({})).await;
-        let (gets, loses) = (house.reserves(to).await, house.reserves(from).await);
-        wrong.extend((gets || !loses).then(|| format!("{n}: link")));
+        let (to, from) = if n % 2 == 0 { ("other", "acme") } else { ("acme", "other") };
+        world.put(&format!("/v1/orgs/{to}/stripe_customers/cus_1"), json!({})).await.ok();
+        let (gets, loses) = (reserves(&world, to).await, reserves(&world, from).await);
+        late.expects(!gets && loses, format!("{n}: link"));
     }
-    let resets = |seen: &Value| seen["quotas"][0]["resets_at"].as_str().unwrap_or_default().to_owned();
+    let resets = async || world.get("/v1/orgs/acme/entitlements").await.at("quotas.0.resets_at").clone();
     for n in 0..10 {
-        let before = resets(&house.entitlements(&acme).await);
+        let before = resets().await;
         let zone = if n % 2 == 0 { "Asia/Tokyo" } else { "UTC" };
-        house.done(Method::PATCH, &format!("/v1/orgs/{acme}"), json!({ "time_zone": zone })).await;
-        let after = resets(&house.entitlements(&acme).await);
-        wrong.extend((before == after).then(|| format!("{n}: zone {before}")));
+        world.patch("/v1/orgs/acme", json!({ "time_zone": zone })).await.ok();
+        late.expects(resets().await != before, format!("{n}: zone {before}"));
     }
-    assert_eq!(wrong, [""; 0], "these went by what was before");
+    late.none();
 }

@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use crate::quota::House;
-use crate::support::Daemon;
+use crate::quota::platform;
+use crate::support::requests::quota;
 
 const CLIENTS: u64 = 64;
 /// Operations on one subject, so that each limit is met again and again.
@@ -192,12 +192,10 @@ impl Client {
 }
 
 async fn race(ops: u64) {
-    let house = House::new().await;
-    let other = Daemon::start(&house.database);
-    house.quota(json!(LIMIT), json!({ "per_subject": true })).await;
-    house.quota(json!(null), json!({ "period": "month" })).await;
-    let bases = vec![house.daemon.base.clone(), other.base.clone()];
-    let place = Arc::new(Place { bases, key: house.key.clone(), http: reqwest::Client::new() });
+    let all = quota(Value::Null).period("month");
+    let world = platform().daemons(2).with(quota(LIMIT).per_subject()).with(all).start().await;
+    let bases = world.daemons.iter().map(|daemon| daemon.base.clone()).collect();
+    let place = Arc::new(Place { bases, key: world.key.clone(), http: reqwest::Client::new() });
     let next = Arc::new(AtomicU64::new(0));
     let started = std::time::Instant::now();
     let clients: Vec<_> = (0..CLIENTS)
@@ -233,18 +231,15 @@ async fn race(ops: u64) {
     // Nothing leaks: what was used is what was settled, and what was set aside comes back.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let deadline = std::time::Instant::now() + Duration::from_secs(90);
-    while house.database.number("SELECT count(*) FROM quota_reservations WHERE state = 'open'") > 0 {
+    while world.number("SELECT count(*) FROM quota_reservations WHERE state = 'open'") > 0 {
         assert!(std::time::Instant::now() < deadline, "reservations do not expire");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let total: i64 = settled.values().sum();
-    assert_eq!(
-        house.database.number("SELECT sum(used)::bigint FROM quota_counters WHERE slot_id = 2"),
-        total
-    );
-    assert_eq!(house.database.number("SELECT count(*) FROM quota_counters WHERE reserved <> 0"), 0);
+    assert_eq!(world.number("SELECT sum(used)::bigint FROM quota_counters WHERE slot_id = 2"), total);
+    assert_eq!(world.number("SELECT count(*) FROM quota_counters WHERE reserved <> 0"), 0);
     for (subject, used) in &settled {
-        let stored = house.database.number(&format!(
+        let stored = world.number(&format!(
             "SELECT used::bigint FROM quota_counters WHERE slot_id = 1 AND subject = 's{subject}'"
         ));
         assert_eq!(stored, *used, "subject {subject}");
@@ -252,7 +247,7 @@ async fn race(ops: u64) {
         assert_eq!(over[subject], (*used - LIMIT).max(0), "subject {subject}");
     }
     let kept = i64::try_from(answers["settled"] + answers["over"]).expect("small");
-    assert_eq!(house.database.number("SELECT count(*) FROM usage_keys"), kept);
+    assert_eq!(world.number("SELECT count(*) FROM usage_keys"), kept);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,75 +7,56 @@ use diesel::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{event, invoice, subscription, updated};
-use crate::support::{Daemon, Database};
-use books::{BOOKS, Books, T0, in_realm, intent, list, new, object, refund, three_books};
+use crate::support::World;
+use crate::support::objects::{Event, OCTOBER, Object, invoice, object, price, product, subscription};
+use crate::support::requests::{plan, request};
+use books::{BOOKS, intent, key_of_acme, list, platform, refund, three_books};
 
 #[tokio::test]
 async fn an_org_sees_its_own_books_and_the_platform_all() {
-    let database = Database::new();
-    let books = three_books(&database).await;
-    check_books(&books).await;
+    let world = three_books().await;
+    check_books(&world).await;
     // The code alone, without the database's help.
-    database.execute(
+    world.execute(
         "DO $$ DECLARE relation regclass; BEGIN
          FOR relation IN SELECT oid FROM pg_class WHERE relrowsecurity LOOP
              EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', relation);
          END LOOP; END $$",
     );
-    check_books(&books).await;
+    check_books(&world).await;
 }
 
-async fn check_books((daemon, admin, [(acme, acme_key), (bolt, _)]): &Books) {
+async fn check_books(world: &World) {
+    let [acme, bolt] = [world.get("/v1/orgs/acme").await.id(), world.get("/v1/orgs/bolt").await.id()];
+    let key = key_of_acme(world);
+    let (all, own) = (world.on(0), world.by(&key));
     for (route, prefixes) in BOOKS {
         let of = |customer: &str| {
             let mut ids: Vec<String> = prefixes.iter().map(|prefix| format!("{prefix}{customer}")).collect();
             ids.sort();
             ids
         };
-        assert_eq!(list(daemon, admin, route).await.len(), 3 * prefixes.len(), "{route}");
-        assert_eq!(
-            list(daemon, admin, &format!("{route}?org={acme}")).await,
-            of("cus_a"),
-            "{route} of an org"
-        );
-        assert_eq!(
-            list(daemon, admin, &format!("{route}?linked=false")).await,
-            of("cus_c"),
-            "{route} unlinked"
-        );
-        assert_eq!(
-            list(daemon, admin, &format!("{route}?linked=true")).await.len(),
-            2 * prefixes.len(),
-            "{route} linked"
-        );
-        assert_eq!(list(daemon, acme_key, route).await, of("cus_a"), "{route} with the org's key");
-        let (status, problem) = daemon.get(&format!("/v1/{route}?org={bolt}"), acme_key).await;
-        assert_eq!((status.as_u16(), &problem["field"]), (404, &json!("org")), "{route} of another org");
-        assert_eq!(
-            list(daemon, acme_key, &format!("{route}?linked=false")).await,
-            [""; 0],
-            "{route} of nobody"
-        );
+        assert_eq!(list(all, route).await.len(), 3 * prefixes.len(), "{route}");
+        assert_eq!(list(all, &format!("{route}?org={acme}")).await, of("cus_a"), "{route} of an org");
+        assert_eq!(list(all, &format!("{route}?linked=false")).await, of("cus_c"), "{route} unlinked");
+        let linked = list(all, &format!("{route}?linked=true")).await;
+        assert_eq!(linked.len(), 2 * prefixes.len(), "{route} linked");
+        assert_eq!(list(own, route).await, of("cus_a"), "{route} with the org's key");
+        own.get(&format!("/v1/{route}?org={bolt}")).await.names(404, "org");
+        assert_eq!(list(own, &format!("{route}?linked=false")).await, [""; 0], "{route} of nobody");
         if route != "customers" {
-            assert_eq!(
-                list(daemon, admin, &format!("{route}?customer=cus_b")).await,
-                of("cus_b"),
-                "{route} of a customer"
-            );
+            let its = list(all, &format!("{route}?customer=cus_b")).await;
+            assert_eq!(its, of("cus_b"), "{route} of a customer");
         }
         for (customer, org) in [("cus_a", json!(acme)), ("cus_b", json!(bolt)), ("cus_c", Value::Null)] {
             for id in of(customer) {
                 let path = format!("/v1/{route}/{id}");
-                let (status, found) = daemon.get(&path, admin).await;
-                assert_eq!((status.as_u16(), &found["id"], &found["org"]), (200, &json!(id), &org), "{path}");
+                let found = all.get(&path).await.status(200);
+                assert_eq!(found.pick(["id", "org"]), json!([id, org]), "{path}");
                 if route != "customers" {
                     assert_eq!(found["customer_id"], customer, "{path}");
                 }
-                let own = customer == "cus_a";
-                let (status, _) = daemon.get(&path, acme_key).await;
-                assert_eq!(status, if own { 200 } else { 404 }, "{path} with the key of acme");
+                own.get(&path).await.status(if customer == "cus_a" { 200 } else { 404 });
             }
         }
     }
@@ -84,10 +65,9 @@ async fn check_books((daemon, admin, [(acme, acme_key), (bolt, _)]): &Books) {
 /// The database holds an org to its rows without any filter of the code's.
 #[tokio::test]
 async fn row_level_security_hides_what_a_query_forgets_to() {
-    let database = Database::new();
-    let _books = three_books(&database).await;
-    let acme = database.number("SELECT org_id FROM orgs WHERE external_id = 'acme'");
-    let mut conn = database.owner();
+    let world = three_books().await;
+    let acme = world.number("SELECT org_id FROM orgs WHERE external_id = 'acme'");
+    let mut conn = world.owner();
     conn.batch_execute(&format!("SET ROLE coulomb_org; SET coulomb.org_id = '{acme}'"))
         .expect("takes on the org");
     let tables = [
@@ -108,7 +88,7 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
         ("orgs", 1),
     ];
     for (table, own) in tables {
-        let all = database.number(&format!("SELECT count(*) FROM {table}"));
+        let all = world.number(&format!("SELECT count(*) FROM {table}"));
         assert!(all > own, "{table} holds rows of others");
         let seen: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!(
             "(SELECT count(*) FROM {table})"
@@ -127,64 +107,63 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
 
 #[tokio::test]
 async fn what_is_linked_later_appears_then() {
-    let database = Database::new();
-    let (daemon, admin, [(acme, acme_key), _]) = three_books(&database).await;
-    let link = format!("/v1/orgs/{acme}/stripe_customers/cus_c");
-    let (status, _) = answer(daemon.request(Method::PUT, &link, &admin)).await;
-    assert_eq!(status, 200);
+    let world = three_books().await;
+    let key = key_of_acme(&world);
+    let (all, own) = (world.on(0), world.by(&key));
+    let acme = world.get("/v1/orgs/acme").await.id();
+    let link = "/v1/orgs/acme/stripe_customers/cus_c";
+    world.send(request(Method::PUT, link, Value::Null)).await.status(200);
     for (route, prefixes) in BOOKS {
-        assert_eq!(list(&daemon, &acme_key, route).await.len(), 2 * prefixes.len(), "{route}");
-        assert_eq!(list(&daemon, &admin, &format!("{route}?linked=false")).await, [""; 0], "{route}");
+        assert_eq!(list(own, route).await.len(), 2 * prefixes.len(), "{route}");
+        assert_eq!(list(all, &format!("{route}?linked=false")).await, [""; 0], "{route}");
         let path = format!("/v1/{route}/{}cus_c", prefixes[0]);
-        assert_eq!(daemon.get(&path, &acme_key).await.1["org"], json!(acme), "{path}");
+        assert_eq!(own.get(&path).await["org"], acme, "{path}");
     }
-    answer(daemon.request(Method::DELETE, &link, &admin)).await;
+    world.delete(link).await;
     for (route, prefixes) in BOOKS {
-        assert_eq!(list(&daemon, &acme_key, route).await.len(), prefixes.len(), "{route}");
+        assert_eq!(list(own, route).await.len(), prefixes.len(), "{route}");
     }
+}
+
+/// The event that an object is new, at the second in which it was made.
+fn new(object: Object) -> Event {
+    object.created_event().at(OCTOBER)
+}
+
+/// Invoices, products, prices, subscriptions and a payment that each differ in what lists filter by.
+fn various() -> Vec<Event> {
+    let open = invoice("in_open")
+        .status("open")
+        .total(300)
+        .with("currency", "eur")
+        .created(OCTOBER + 1000)
+        .with("period_start", OCTOBER);
+    let gone = invoice("in_gone").total(1).with("parent", Value::Null);
+    let price = |id: &str, product: &str| price(id, product, 0).with("unit_amount_decimal", "0.25");
+    vec![
+        new(invoice("in_paid").status("paid").total(500)),
+        new(open),
+        gone.happened("invoice.deleted").at(OCTOBER + 5),
+        new(product("prod_1")),
+        new(product("prod_2").with("active", false)),
+        new(price("price_pro", "prod_1")),
+        new(price("price_old", "prod_2").with("active", false)),
+        new(intent("pi_1", "cus_1", "ch_1", Some("in_paid"))),
+        new(subscription("sub_pro")),
+        new(subscription("sub_old").customer("cus_2").status("canceled").price("price_old")),
+        new(refund("re_1", "ch_1", Some("pi_1"))),
+        new(invoice("in_live").customer("cus_9").status("paid").total(7)).realm("acct_9", true),
+    ]
 }
 
 #[tokio::test]
 async fn filters_narrow_a_list() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let admin = database.key("admin", None);
-    let mut open = invoice("in_open", "cus_1", "open", 300);
-    open["currency"] = json!("eur");
-    open["created"] = json!(T0 + 1000);
-    open["period_start"] = json!(T0);
-    let mut gone = invoice("in_gone", "cus_1", "draft", 1);
-    gone["parent"] = Value::Null;
-    let deleted = event("evt_gone", "invoice.deleted", T0 + 5, gone);
-    let product =
-        |id: &str, active: bool| new(object("product", id, json!({ "name": id, "active": active })));
-    let price = |id: &str, product: &str, active: bool| {
-        new(object(
-            "price",
-            id,
-            json!({ "product": product, "active": active, "currency": "usd", "unit_amount_decimal": "0.25",
-                "type": "recurring" }),
-        ))
-    };
-    let events = [
-        new(invoice("in_paid", "cus_1", "paid", 500)),
-        new(open),
-        deleted,
-        product("prod_1", true),
-        product("prod_2", false),
-        price("price_pro", "prod_1", true),
-        price("price_old", "prod_2", false),
-        new(intent("pi_1", "cus_1", "ch_1", Some("in_paid"))),
-        new(subscription("sub_pro", "cus_1", "active", "price_pro")),
-        new(subscription("sub_old", "cus_2", "canceled", "price_old")),
-        new(refund("re_1", "ch_1", Some("pi_1"))),
-        in_realm(new(invoice("in_live", "cus_9", "paid", 7)), "acct_9", true),
-    ];
-    daemon.deliver_all(&events).await;
-    daemon.projected().await;
-    let plan = json!({ "name": "Pro", "active": true, "stripe_prices": ["price_pro"], "metadata": {} });
-    let (status, problem) = answer(daemon.request(Method::PUT, "/v1/plans/pro", &admin).json(&plan)).await;
-    assert_eq!(status, 200, "{problem}");
+    let world = platform().await;
+    for event in various() {
+        world.deliver(event).await;
+    }
+    world.daemon().projected().await;
+    world.send(plan("pro").prices(["price_pro"])).await.status(200);
     let (paid, before) = ("2025-10-09T08:55:00Z", "2025-10-09T08:55:01Z");
     for (path, expected) in [
         ("invoices?status=open", "in_open"),
@@ -222,17 +201,15 @@ async fn filters_narrow_a_list() {
         ("prices?product=prod_2", "price_old"),
         ("prices?active=true&currency=usd", "price_pro"),
     ] {
-        assert_eq!(list(&daemon, &admin, path).await.join(" "), expected, "{path}");
+        assert_eq!(list(world.on(0), path).await.join(" "), expected, "{path}");
     }
-    let (_, found) = daemon.get("/v1/prices/price_pro", &admin).await;
-    assert_eq!((&found["unit_amount_decimal"], &found["type"]), (&json!("0.25"), &json!("recurring")));
+    let found = world.get("/v1/prices/price_pro").await;
+    assert_eq!(found.pick(["unit_amount_decimal", "type"]), json!(["0.25", "recurring"]));
 }
 
 #[tokio::test]
 async fn a_wrong_parameter_is_named() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let admin = database.key("admin", None);
+    let world = platform().await;
     for (path, field) in [
         ("invoices?colour=red", "colour"),
         ("invoices?livemode=1", "livemode"),
@@ -253,28 +230,21 @@ async fn a_wrong_parameter_is_named() {
         ("disputes/dp_1?status=won", "status"),
         ("prices/price_1?account=%00", "account"),
     ] {
-        let (status, problem) = daemon.get(&format!("/v1/{path}"), &admin).await;
-        assert_eq!((status.as_u16(), &problem["field"]), (400, &json!(field)), "{path}: {problem}");
+        world.get(&format!("/v1/{path}")).await.names(400, field);
     }
 }
 
 /// Equal times, ids that exist twice, objects without a time, and rows that come between two pages.
 #[tokio::test]
 async fn pages_meet_every_row_once() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let admin = database.key("admin", None);
-    let mut events = Vec::new();
+    let world = platform().await;
+    let paid = |id: &str| invoice(id).status("paid").total(1);
     for n in 0..7 {
-        events.push(new(invoice(&format!("in_{n}"), "cus_1", "paid", 1)));
-        let mut timeless = invoice(&format!("in_timeless_{n}"), "cus_1", "paid", 1);
-        timeless.as_object_mut().expect("an object").remove("created");
-        events.push(new(timeless));
+        world.deliver(new(paid(&format!("in_{n}")))).await;
+        world.deliver(new(paid(&format!("in_timeless_{n}")).without("created"))).await;
     }
-    events.push(in_realm(new(invoice("in_3", "cus_1", "paid", 1)), "acct_2", false));
-    events.push(in_realm(new(invoice("in_3", "cus_1", "paid", 1)), "", true));
-    daemon.deliver_all(&events).await;
-    daemon.projected().await;
+    let twins = [new(paid("in_3")).realm("acct_2", false), new(paid("in_3")).realm("", true)];
+    world.tell(twins).await;
     for (limit, filter) in [
         (1, ""),
         (2, ""),
@@ -285,20 +255,14 @@ async fn pages_meet_every_row_once() {
     ] {
         let (mut met, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
         loop {
-            let (status, page) =
-                daemon.get(&format!("/v1/invoices?realms=all&limit={limit}{filter}{cursor}"), &admin).await;
-            assert_eq!(status, 200, "{page}");
-            let rows = page["data"].as_array().expect("rows");
-            met.extend(
-                rows.iter().map(|row| format!("{} {} {}", row["id"], row["account"], row["livemode"])),
-            );
+            let path = format!("/v1/invoices?realms=all&limit={limit}{filter}{cursor}");
+            let page = world.get(&path).await.status(200);
+            let rows = page.rows().iter();
+            met.extend(rows.map(|row| format!("{} {} {}", row["id"], row["account"], row["livemode"])));
             pages += 1;
             // Newer than everything: it belongs before the pages already read.
-            let id = format!("in_new_{limit}_{}_{pages}", filter.len());
-            let mut late = invoice(&id, "cus_1", "paid", 1);
-            late["created"] = json!(T0 + 100_000 + pages);
-            daemon.deliver(&new(late)).await;
-            daemon.projected().await;
+            let late = paid(&format!("in_new_{limit}_{}_{pages}", filter.len()));
+            world.tell([new(late.created(OCTOBER + 100_000 + pages))]).await;
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,
@@ -309,92 +273,75 @@ async fn pages_meet_every_row_once() {
         distinct.sort();
         distinct.dedup();
         assert_eq!((met.len(), distinct.len()), (16, 16), "limit {limit}{filter}: {met:?}");
-        assert!(
-            met[8].contains("in_0") && met[9].contains("timeless_6"),
-            "newest first, without a time last: {met:?}"
-        );
+        // Newest first, and those without a time last.
+        assert!(met[8].contains("in_0") && met[9].contains("timeless_6"), "{met:?}");
     }
 }
 
 #[tokio::test]
 async fn expansions_show_what_was_asked_for() {
-    let database = Database::new();
-    let (daemon, admin, [(_, acme_key), _]) = three_books(&database).await;
-    let (_, plain) = daemon.get("/v1/invoices/in_cus_a", &admin).await;
-    assert_eq!((&plain["lines"], &plain["raw"]), (&Value::Null, &Value::Null));
-    let (_, page) = daemon.get("/v1/invoices?expand=lines", &acme_key).await;
-    let line = &page["data"][0]["lines"][0];
-    assert_eq!(
-        (&line["id"], &line["amount"], &line["unit_amount_decimal"]),
-        (&json!("il_in_cus_a"), &json!(500), &json!("500")),
-        "{page}"
-    );
-    let (_, page) = daemon.get("/v1/credit_notes?expand=lines", &admin).await;
-    for note in page["data"].as_array().expect("rows") {
-        assert_eq!(note["lines"][0]["credit_note_id"], note["id"]);
-        assert_eq!(note["lines"][0]["unit_amount_decimal"], "99.5");
-    }
-    let (_, found) = daemon.get("/v1/subscriptions/sub_cus_a", &admin).await;
-    assert_eq!(found["items"][0]["price_id"], "price_pro");
+    let world = three_books().await;
+    let key = key_of_acme(&world);
+    let own = world.by(&key);
+    let plain = world.get("/v1/invoices/in_cus_a").await;
+    assert_eq!(plain.pick(["lines", "raw"]), json!([null, null]));
+    let page = own.get("/v1/invoices?expand=lines").await;
+    let line = ["id", "amount", "unit_amount_decimal"].map(|name| page.at(&format!("data.0.lines.0.{name}")));
+    assert_eq!(json!(line), json!(["il_in_cus_a", 500, "500"]), "{page}");
+    let notes = world.get("/v1/credit_notes?expand=lines").await;
+    assert_eq!(notes.column("lines.0.credit_note_id"), notes.column("id"));
+    assert_eq!(notes.column("lines.0.unit_amount_decimal"), json!(["99.5", "99.5", "99.5"]));
+    let found = world.get("/v1/subscriptions/sub_cus_a").await;
+    assert_eq!(found.at("items.0.price_id"), "price_pro");
+}
 
-    // The winning snapshot, not the last delivered.
-    let paid = invoice("in_cus_a", "cus_a", "paid", 500);
-    let mut later = paid.clone();
-    later["description"] = json!("1.10");
-    daemon
-        .deliver(&updated(
-            "evt_later",
-            "invoice.updated",
-            T0 + 9,
-            later.clone(),
-            json!({ "description": null }),
-        ))
-        .await;
-    daemon
-        .deliver(&updated("evt_older", "invoice.updated", T0 - 9, paid, json!({ "description": "x" })))
-        .await;
-    daemon.projected().await;
-    let (_, found) = daemon.get("/v1/invoices/in_cus_a?expand=raw,lines", &admin).await;
-    assert_eq!(found["raw"], later);
-    assert_eq!(found["lines"][0]["id"], "il_in_cus_a");
+/// The snapshot that counts, not the one that was delivered last.
+#[tokio::test]
+async fn the_raw_object_is_the_winning_snapshot() {
+    let world = three_books().await;
+    let paid = invoice("in_cus_a").customer("cus_a").status("paid").total(500);
+    let later = paid.clone().with("description", "1.10");
+    let updated = |object: Object, second: i64, id: &str, before: Value| {
+        object.happened("invoice.updated").id(id).at(second).before(json!({ "description": before }))
+    };
+    world.tell([updated(later.clone(), OCTOBER + 9, "evt_later", Value::Null)]).await;
+    world.tell([updated(paid, OCTOBER - 9, "evt_older", json!("x"))]).await;
+    let found = world.get("/v1/invoices/in_cus_a?expand=raw,lines").await;
+    assert_eq!(found["raw"], later.json());
+    assert_eq!(found.at("lines.0.id"), "il_in_cus_a");
     for (path, kind) in [
         ("payments/pi_cus_a", "payment_intent"),
         ("payments/bare_cus_a", "charge"),
         ("refunds/re_bare_cus_a", "refund"),
         ("disputes/dp_cus_a", "dispute"),
     ] {
-        let (_, found) = daemon.get(&format!("/v1/{path}?expand=raw"), &admin).await;
-        assert_eq!(found["raw"]["object"], kind, "{path}");
+        let found = world.get(&format!("/v1/{path}?expand=raw")).await;
+        assert_eq!(found.at("raw.object"), kind, "{path}");
     }
-    let (status, problem) = daemon.get("/v1/invoices/in_cus_a?expand=raw", &acme_key).await;
-    assert_eq!(status, 403, "{problem}");
+    let key = key_of_acme(&world);
+    world.by(&key).get("/v1/invoices/in_cus_a?expand=raw").await.status(403);
 }
 
 #[tokio::test]
 async fn an_id_in_several_realms_is_told_apart() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let admin = database.key("admin", None);
-    let price =
-        || new(object("price", "basic", json!({ "product": "prod_1", "active": true, "currency": "usd" })));
+    let world = platform().await;
+    let basic = || {
+        let basic = object("price", "basic").with("product", "prod_1").with("active", true);
+        new(basic.with("currency", "usd"))
+    };
     let realms = [("acct_1", false), ("acct_1", true), ("", false), ("", true)];
-    for (known, (account, livemode)) in realms.into_iter().enumerate() {
-        daemon.deliver(&in_realm(price(), account, livemode)).await;
-        daemon.projected().await;
+    let of = |query: String| {
+        let world = &world;
+        async move { world.get(&format!("/v1/prices/basic{query}")).await.pick(["account", "livemode"]) }
+    };
+    for (known, (account, livemode)) in (1..).zip(realms) {
+        world.tell([basic().realm(account, livemode)]).await;
         // Each realm delivered is preferred to those before.
-        let (_, found) = daemon.get("/v1/prices/basic", &admin).await;
-        assert_eq!(
-            (&found["account"], &found["livemode"]),
-            (&json!(account), &json!(livemode)),
-            "of {} realms",
-            known + 1
-        );
+        assert_eq!(of(String::new()).await, json!([account, livemode]), "of {known} realms");
     }
     for (account, livemode) in realms {
-        let (_, found) =
-            daemon.get(&format!("/v1/prices/basic?account={account}&livemode={livemode}"), &admin).await;
-        assert_eq!((&found["account"], &found["livemode"]), (&json!(account), &json!(livemode)));
+        let query = format!("?account={account}&livemode={livemode}");
+        assert_eq!(of(query).await, json!([account, livemode]));
     }
-    let (status, _) = daemon.get("/v1/prices/basic?account=acct_2", &admin).await;
-    assert_eq!(status, 404);
+    world.get("/v1/prices/basic?account=acct_2").await.status(404);
 }

@@ -3,16 +3,16 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
+use crate::support::rows::{meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{meter, org, put, row};
 
 /// An org with a record in an old month and one in the month that runs.
 fn used(database: &Database) -> String {
     org(database, "acme", "UTC");
     meter(database, "tokens", "sum", "");
-    put(database, &row("acme", "tokens", "old", "2026-01-15T00:00:00Z", "1"));
+    put(database, &record("acme", "tokens", "old", "2026-01-15T00:00:00Z", "1"));
     let now = chrono::Utc::now();
-    put(database, &row("acme", "tokens", "new", &now.to_rfc3339(), "1"));
+    put(database, &record("acme", "tokens", "new", &now.to_rfc3339(), "1"));
     database.run(&["rebuild", "summaries"]);
     now.format("%Y-%m-01").to_string()
 }
@@ -64,7 +64,10 @@ fn the_daemon_changes_nothing_that_stays() {
         assert!(refused.contains(said) && refused.is_empty() == said.is_empty(), "{sql}: {refused}");
     }
     // Closed by the org, it may go.
-    database.execute("INSERT INTO usage_closings SELECT org_id, '2026-01-01', now(), 'test' FROM orgs");
+    database.execute(
+        "INSERT INTO usage_closings (org_id, month, closed_at, actor)
+        SELECT org_id, '2026-01-01', now(), 'test' FROM orgs",
+    );
     assert_eq!(refusal(&mut conn, "SELECT drop_usage_partition('2026-01-01', false)"), "");
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::events::{customer, event};
 use crate::support::{Daemon, Database};
 
-/// With every API connection busy, API requests are told to come back, and webhooks, probes and metrics go
+/// While every API connection is busy, API requests get "come back later"; webhooks, probes and metrics go
 /// on.
 #[tokio::test]
 async fn an_exhausted_pool_sheds_api_requests_only() {

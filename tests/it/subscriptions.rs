@@ -3,100 +3,102 @@
 use std::time::{Duration, Instant};
 
 use coulomb::plans::unit_grants;
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::events::{customer, event, subscription};
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::answer::Answer;
+use crate::support::objects::{Object, customer, subscription};
+use crate::support::requests::{Request, plan, subscribe, subscription_command};
+use crate::support::world::{Setup, until};
+use crate::support::{Daemon, TestClock, World};
 
-const KEYS: &str = "billing:read,billing:write,usage:read,usage:write";
-/// 9 October 2025, 08:53:20 UTC: when the period of every subscription here begins.
-const OCTOBER: i64 = 1_760_000_000;
-
-async fn plan(daemon: &Daemon, key: &str, id: &str, body: Value) {
-    let (status, plan) =
-        answer(daemon.request(Method::PUT, &format!("/v1/plans/{id}"), key).json(&body)).await;
-    assert_eq!(status, 200, "{plan}");
+/// A platform on a clock, and an org `acme`.
+fn platform(time: &str) -> Setup {
+    World::new().at(time).org("acme")
 }
 
-/// A daemon that takes Stripe's events, one on a clock, a key, and an org `acme` with the customer `cus_1`.
-struct House {
-    database: Database,
-    /// Takes Stripe's events, and goes by the real clock.
-    stripe: Option<Daemon>,
-    daemon: Daemon,
-    clock: TestClock,
-    key: String,
-    org: String,
-    events: std::cell::Cell<i64>,
-}
-
-impl House {
-    async fn at(time: &str) -> Self {
-        let database = Database::new();
-        let stripe = Daemon::start(&database);
-        let clock = TestClock::at(time);
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key(KEYS, None);
-        let org = daemon.org(&key, "acme", "UTC").await;
-        stripe.deliver(&event("evt_c", "customer.created", 1, customer("cus_1", Some("acme")))).await;
-        let events = std::cell::Cell::new(0);
-        Self { database, stripe: Some(stripe), daemon, clock, key, org, events }
-    }
-
-    /// Stripe tells of a subscription, each time a second later.
-    async fn tell(&self, object: Value) {
-        let n = self.events.get() + 1;
-        self.events.set(n);
-        let stripe = self.stripe.as_ref().expect("it is there");
-        stripe
-            .deliver(&event(&format!("evt_{n}"), "customer.subscription.updated", OCTOBER + n, object))
-            .await;
-        stripe.projected().await;
-    }
-
-    /// The org's plan and the status of its subscription, the same by both ways of asking.
-    async fn plan(&self) -> (Option<String>, Option<String>) {
-        let (_, org) = self.daemon.get(&format!("/v1/orgs/{}", self.org), &self.key).await;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let read = (text(&org["plan"]), text(&org["subscription"]["status"]));
-        // What is held in memory hears of a change within a moment; what ends by the clock is not believed
-        // past it.
-        let started = Instant::now();
-        loop {
-            let (_, held) = self.daemon.get("/v1/orgs/acme/entitlements", &self.key).await;
-            let held = (text(&held["plan"]["id"]), text(&held["subscription"]["status"]));
-            if held == read {
-                return read;
-            }
-            assert!(started.elapsed() < Duration::from_secs(3), "{held:?} is held, {read:?} is so");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+/// The plan of `acme` and the status of its subscription, the same by both ways of asking.
+async fn stands(world: &World) -> (Option<String>, Option<String>) {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let org = world.get("/v1/orgs/acme").await;
+    let read = (text(&org["plan"]), text(org.at("subscription.status")));
+    // What is held in memory hears of a change within a moment; what ends by the clock is not believed past
+    // it.
+    let started = Instant::now();
+    loop {
+        let entitled = entitled(world).await;
+        let held = (text(entitled.at("plan.id")), text(entitled.at("subscription.status")));
+        if held == read {
+            return read;
         }
+        assert!(started.elapsed() < Duration::from_secs(3), "{held:?} is held, {read:?} is so");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
 
-    async fn command(&self, what: &str, body: Value) -> (u16, Value) {
-        let (status, body) =
-            self.daemon.post(&format!("/v1/orgs/acme/subscription{what}"), &self.key, &body).await;
-        (status.as_u16(), body)
-    }
+async fn entitled(world: &World) -> Answer {
+    world.get("/v1/orgs/acme/entitlements").await
+}
 
-    async fn current(&self) -> Value {
-        self.daemon.get("/v1/orgs/acme/subscription", &self.key).await.1
-    }
+/// The local subscription of `acme`.
+async fn current(world: &World) -> Answer {
+    world.get("/v1/orgs/acme/subscription").await
 }
 
 fn so(plan: Option<&str>, status: &str) -> (Option<String>, Option<String>) {
     (plan.map(str::to_owned), Some(status.to_owned()))
 }
 
+fn command(command: &str, body: Value) -> Request {
+    subscription_command("acme", command, body)
+}
+
+fn cancel(at_period_end: bool) -> Request {
+    command("cancel", json!({ "at_period_end": at_period_end }))
+}
+
+fn activate() -> Request {
+    command("activate", json!({}))
+}
+
+/// Stripe's side: a daemon that goes by the real clock, and takes what Stripe tells of the customer `cus_1`.
+struct Stripe {
+    daemon: Daemon,
+    told: std::cell::Cell<i64>,
+}
+
+impl Stripe {
+    async fn of(world: &World) -> Self {
+        let stripe = Self { daemon: Daemon::start(world), told: std::cell::Cell::new(0) };
+        stripe.daemon.deliver(&customer("cus_1").org("acme").created_event().at(1).json()).await;
+        stripe
+    }
+
+    /// Tells of a subscription, each time a second later.
+    async fn tell(&self, object: Object) {
+        let n = self.told.get() + 1;
+        self.told.set(n);
+        let event = object.happened("customer.subscription.updated").id(&format!("evt_{n}"));
+        self.daemon.deliver(&event.at(crate::support::objects::OCTOBER + n).json()).await;
+        self.daemon.projected().await;
+    }
+
+    async fn is(&self, status: &str) {
+        self.tell(subscription("sub_1").status(status)).await;
+    }
+}
+
+/// A platform in October 2025 that sells `pro` by its price and `team` by its product, and Stripe's side.
+async fn october() -> (World, Stripe) {
+    let team = plan("team").with("stripe_products", json!(["prod_team"]));
+    let setup = platform("2025-10-10T00:00:00Z").with(plan("pro").prices(["price_pro"])).with(team);
+    let world = setup.start().await;
+    let stripe = Stripe::of(&world).await;
+    (world, stripe)
+}
+
 #[tokio::test]
 async fn the_plan_follows_stripe_by_status_items_and_clock() {
-    let house = House::at("2025-10-10T00:00:00Z").await;
-    plan(&house.daemon, &house.key, "pro", json!({ "name": "Pro", "stripe_prices": ["price_pro"] })).await;
-    plan(&house.daemon, &house.key, "team", json!({ "name": "Team", "stripe_products": ["prod_team"] }))
-        .await;
-    let sub = |status: &str| subscription("sub_1", "cus_1", status, "price_pro");
+    let (world, stripe) = october().await;
     for (status, gives) in [
         ("incomplete", None),
         ("trialing", Some("pro")),
@@ -106,251 +108,222 @@ async fn the_plan_follows_stripe_by_status_items_and_clock() {
         ("paused", None),
         ("active", Some("pro")),
     ] {
-        house.tell(sub(status)).await;
-        assert_eq!(house.plan().await, so(gives, status));
+        stripe.is(status).await;
+        assert_eq!(stands(&world).await, so(gives, status));
     }
     // Collection is paused, or it is to end with the period: it goes on.
-    let mut paused = sub("active");
-    paused["pause_collection"] = json!({ "behavior": "void", "resumes_at": null });
-    paused["cancel_at_period_end"] = json!(true);
-    house.tell(paused).await;
-    assert_eq!(house.plan().await, so(Some("pro"), "active"));
+    let paused = json!({ "behavior": "void", "resumes_at": null });
+    let ending = subscription("sub_1").with("pause_collection", paused).with("cancel_at_period_end", true);
+    stripe.tell(ending).await;
+    assert_eq!(stands(&world).await, so(Some("pro"), "active"));
     // The first item that maps counts, by price or by product.
-    let item = |id: &str, price: &str, product: &str| {
-        json!({ "id": id, "object": "subscription_item", "quantity": 3, "created": OCTOBER, "metadata": {},
-            "current_period_start": OCTOBER,
-            "current_period_end": OCTOBER + 2_592_000,
-                "price": { "id": price, "object": "price", "product": product, "currency": "usd" } })
-    };
-    let mut several = sub("active");
-    several["items"]["data"] = json!([
-        item("si_1", "price_seat", "prod_seat"),
-        item("si_2", "price_t", "prod_team"),
-        item("si_3", "price_pro", "prod_1")
-    ]);
-    house.tell(several).await;
-    assert_eq!(house.plan().await, so(Some("team"), "active"));
-    let (_, list) = house.daemon.get("/v1/subscriptions?plan=team", &house.key).await;
-    assert_eq!(list["data"][0]["id"], "sub_1", "by product: {list}");
+    let several = subscription("sub_1")
+        .price("price_seat")
+        .with("items.data.0.price.product", "prod_seat")
+        .item("si_2", "price_t", "prod_team")
+        .item("si_3", "price_pro", "prod_1");
+    stripe.tell(several).await;
+    assert_eq!(stands(&world).await, so(Some("team"), "active"));
+    let by_product = world.get("/v1/subscriptions?plan=team").await;
+    assert_eq!(by_product.at("data.0.id"), "sub_1");
     // Past due: for 14 days from the start of the period, on the instant.
-    house.tell(sub("past_due")).await;
-    assert_eq!(house.plan().await, so(Some("pro"), "past_due"));
-    let (_, entitled) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
-    assert_eq!(entitled["plan_until"], "2025-10-23T08:53:20Z");
-    house.clock.turn("2025-10-23T08:53:19Z");
-    assert_eq!(house.plan().await, so(Some("pro"), "past_due"));
-    house.clock.turn("2025-10-23T08:53:20Z");
-    let (_, entitled) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
-    assert_eq!(entitled["plan"], Value::Null, "at once: {entitled}");
-    assert_eq!(house.plan().await, so(None, "past_due"));
-    house.tell(sub("active")).await;
-    assert_eq!(house.plan().await, so(Some("pro"), "active"));
+    stripe.is("past_due").await;
+    assert_eq!(stands(&world).await, so(Some("pro"), "past_due"));
+    assert_eq!(entitled(&world).await["plan_until"], "2025-10-23T08:53:20Z");
+    world.turn("2025-10-23T08:53:19Z");
+    assert_eq!(stands(&world).await, so(Some("pro"), "past_due"));
+    world.turn("2025-10-23T08:53:20Z");
+    assert_eq!(entitled(&world).await["plan"], Value::Null, "at once");
+    assert_eq!(stands(&world).await, so(None, "past_due"));
+    stripe.is("active").await;
+    assert_eq!(stands(&world).await, so(Some("pro"), "active"));
     // One that gives a plan counts before one that stands better and gives none.
-    house.tell(subscription("sub_2", "cus_1", "active", "price_addon")).await;
-    assert_eq!(house.plan().await, so(Some("pro"), "active"));
-    house.tell(sub("canceled")).await;
-    assert_eq!(house.plan().await, so(None, "active"));
-    house.tell(subscription("sub_2", "cus_1", "incomplete_expired", "price_pro")).await;
-    assert_eq!(house.plan().await.0, None);
-    assert!(house.database.run(&["verify"]).is_empty());
+    stripe.tell(subscription("sub_2").price("price_addon")).await;
+    assert_eq!(stands(&world).await, so(Some("pro"), "active"));
+    stripe.is("canceled").await;
+    assert_eq!(stands(&world).await, so(None, "active"));
+    stripe.tell(subscription("sub_2").status("incomplete_expired")).await;
+    assert_eq!(stands(&world).await.0, None);
+    assert!(world.run(&["verify"]).is_empty());
 }
 
 #[tokio::test]
 async fn the_grace_is_a_setting() {
-    let database = Database::new();
-    let daemon = Daemon::with(&database, &[("COULOMB_PAST_DUE_GRACE_DAYS", "0")]);
-    let key = database.key(KEYS, None);
-    let org = daemon.org(&key, "acme", "UTC").await;
-    plan(&daemon, &key, "pro", json!({ "name": "Pro", "stripe_prices": ["price_pro"] })).await;
-    daemon.deliver(&event("evt_c", "customer.created", 1, customer("cus_1", Some("acme")))).await;
-    daemon
-        .deliver(&event(
-            "evt_1",
-            "customer.subscription.updated",
-            2,
-            subscription("sub_1", "cus_1", "past_due", "price_pro"),
-        ))
-        .await;
-    daemon.projected().await;
-    assert_eq!(daemon.get(&format!("/v1/orgs/{org}"), &key).await.1["plan"], Value::Null);
+    let setup = World::new().setting("COULOMB_PAST_DUE_GRACE_DAYS", "0").org("acme");
+    let world = setup.with(plan("pro").prices(["price_pro"])).start().await;
+    let late = subscription("sub_1").status("past_due").happened("customer.subscription.updated");
+    world.tell([customer("cus_1").org("acme").created_event(), late]).await;
+    assert_eq!(world.get("/v1/orgs/acme").await["plan"], Value::Null);
+}
+
+/// A platform whose plan `pro` has a trial of 14 days; `max` has none, and `old` is sold no more.
+async fn trials() -> World {
+    platform("2026-01-17T10:00:00Z")
+        .with(plan("pro").with("trial_days", 14))
+        .with(plan("max"))
+        .with(plan("old").with("active", false).with("trial_days", 3))
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_local_subscription_is_named() {
+    let world = trials().await;
+    assert_eq!(stands(&world).await, (None, None));
+    current(&world).await.status(404);
+    let pro = || subscribe("acme", "pro");
+    for (request, status, field) in [
+        (subscribe("acme", "none"), 404, ""),
+        (subscribe("acme", "max"), 400, "trial_days"),
+        (pro().with("trial_days", 731), 400, "trial_days"),
+        (pro().with("trial_days", 1).with("paid", true), 400, "trial_days"),
+        (pro().with("interval_months", 0), 400, "interval_months"),
+        (pro().with("interval", "month").with("interval_months", 1), 400, "interval_months"),
+        (pro().with("interval", "week"), 400, "interval"),
+        (subscribe("acme", "p\u{0}"), 400, "plan"),
+        (subscribe("acme", "old"), 409, ""),
+    ] {
+        world.send(request).await.names(status, field);
+    }
+    // None is under way, and there was never one.
+    world.send(cancel(false)).await.status(409);
+    world.send(command("change", json!({ "plan": "pro" }))).await.status(409);
+    world.send(activate()).await.status(404);
+}
+
+/// Both ways of asking tell the same period.
+async fn period(world: &World) -> [String; 2] {
+    let (entitled, shown) = (entitled(world).await, current(world).await);
+    ["current_period_start", "current_period_end"].map(|name| {
+        assert_eq!(shown.text(name), entitled.text(&format!("subscription.{name}")));
+        shown.text(name)
+    })
 }
 
 /// Trial → paid in the trial → extended → changed → lapses → reactivated → cancelled.
 #[tokio::test]
 async fn a_local_subscription_lives_and_comes_back() {
-    let house = House::at("2026-01-17T10:00:00Z").await;
-    plan(&house.daemon, &house.key, "pro", json!({ "name": "Pro", "trial_days": 14 })).await;
-    plan(&house.daemon, &house.key, "max", json!({ "name": "Max" })).await;
-    plan(&house.daemon, &house.key, "old", json!({ "name": "Old", "active": false, "trial_days": 3 })).await;
-    assert_eq!(house.plan().await, (None, None));
-    assert_eq!(house.daemon.get("/v1/orgs/acme/subscription", &house.key).await.0, 404);
-    for (body, status, told) in [
-        (json!({ "plan": "none" }), 404, ""),
-        (json!({ "plan": "max" }), 400, "trial_days"),
-        (json!({ "plan": "pro", "trial_days": 731 }), 400, "trial_days"),
-        (json!({ "plan": "pro", "trial_days": 1, "paid": true }), 400, "trial_days"),
-        (json!({ "plan": "pro", "interval_months": 0 }), 400, "interval_months"),
-        (json!({ "plan": "pro", "interval": "month", "interval_months": 1 }), 400, "interval_months"),
-        (json!({ "plan": "pro", "interval": "week" }), 400, "interval"),
-        (json!({ "plan": "p\u{0}" }), 400, "plan"),
-        (json!({ "plan": "old" }), 409, ""),
-    ] {
-        let (got, problem) = house.command("", body.clone()).await;
-        assert_eq!((got, problem["field"].as_str().unwrap_or_default()), (status, told), "{body} {problem}");
-    }
-    for (what, body) in
-        [("/cancel", json!({ "at_period_end": false })), ("/change", json!({ "plan": "pro" }))]
-    {
-        assert_eq!(house.command(what, body).await.0, 409, "{what}: none is under way");
-    }
-    assert_eq!(house.command("/activate", json!({})).await.0, 404, "there was never one");
+    let world = trials().await;
+    let first = begins_and_is_paid(&world).await;
+    changes_plan(&world).await;
+    lapses(&world).await;
+    comes_back(&world, &first).await;
+    is_cancelled(&world).await;
+    is_moved(&world).await;
+}
 
-    let (status, trial) = house.command("", json!({ "plan": "pro" })).await;
-    assert_eq!(
-        (status, &trial["status"], &trial["valid_until"]),
-        (201, &json!("trial"), &json!("2026-01-31T10:00:00Z")),
-        "{trial}"
-    );
-    assert_eq!(house.plan().await, so(Some("pro"), "trial"));
-    assert_eq!(house.command("", json!({ "plan": "pro" })).await.0, 409, "one is under way");
-    let first = trial["id"].as_str().expect("an id").to_owned();
-    // Paid while on trial: the trial runs on, then the paid month. Then two months more, with the ends of the
-    // months.
-    house.clock.turn("2026-01-20T00:00:00Z");
-    let (_, paid) = house.command("/activate", json!({})).await;
-    assert_eq!(
-        (&paid["id"], &paid["status"], &paid["valid_until"]),
-        (&json!(first), &json!("active"), &json!("2026-02-28T10:00:00Z")),
-        "{paid}"
-    );
-    assert_eq!(
-        (&paid["current_period_start"], &paid["current_period_end"]),
-        (&json!("2026-01-17T10:00:00Z"), &json!("2026-01-31T10:00:00Z"))
-    );
-    let (_, paid) = house.command("/activate", json!({ "periods": 2 })).await;
+/// A trial, which is paid: it runs on, then the paid month. Then two months more, with the ends of the
+/// months.
+async fn begins_and_is_paid(world: &World) -> String {
+    let trial = world.send(subscribe("acme", "pro")).await.status(201);
+    assert_eq!(trial.pick(["status", "valid_until"]), json!(["trial", "2026-01-31T10:00:00Z"]));
+    assert_eq!(stands(world).await, so(Some("pro"), "trial"));
+    // One is under way.
+    world.send(subscribe("acme", "pro")).await.status(409);
+    world.turn("2026-01-20T00:00:00Z");
+    let paid = world.send(activate()).await;
+    let told = paid.pick(["id", "status", "valid_until", "current_period_start", "current_period_end"]);
+    let (begun, ends) = ("2026-01-17T10:00:00Z", "2026-01-31T10:00:00Z");
+    assert_eq!(told, json!([trial["id"], "active", "2026-02-28T10:00:00Z", begun, ends]));
+    let paid = world.send(command("activate", json!({ "periods": 2 }))).await;
     assert_eq!(paid["valid_until"], "2026-04-30T10:00:00Z");
-    let period = || async {
-        let (_, held) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
-        let of = |name: &str| held["subscription"][name].as_str().expect("a time").to_owned();
-        let shown = house.current().await;
-        assert_eq!(shown["current_period_start"], of("current_period_start"));
-        assert_eq!(shown["current_period_end"], of("current_period_end"));
-        (of("current_period_start"), of("current_period_end"))
-    };
-    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(period().await, pair("2026-01-17T10:00:00Z", "2026-01-31T10:00:00Z"));
-    house.clock.turn("2026-01-31T10:00:00Z");
-    assert_eq!(period().await, pair("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z"), "on the instant");
-    house.clock.turn("2026-03-15T00:00:00Z");
-    assert_eq!(period().await, pair("2026-02-28T10:00:00Z", "2026-03-31T10:00:00Z"));
-    assert_eq!(house.plan().await, so(Some("pro"), "active"));
-    // Another plan: at once, in the version of now, in the same periods.
-    plan(&house.daemon, &house.key, "max", json!({ "name": "Max", "features": { "sso": true } })).await;
-    let (status, changed) = house.command("/change", json!({ "plan": "max" })).await;
-    assert_eq!(
-        (status, &changed["plan"], &changed["version"], &changed["valid_until"]),
-        (200, &json!("max"), &json!(2), &json!("2026-04-30T10:00:00Z"))
-    );
-    assert_eq!(house.plan().await, so(Some("max"), "active"));
-    assert_eq!(
-        house.command("/activate", json!({ "until": "2026-04-30T10:00:00Z" })).await.1["field"],
-        "until"
-    );
+    assert_eq!(period(world).await, [begun, ends]);
+    world.turn("2026-01-31T10:00:00Z");
+    assert_eq!(period(world).await, [ends, "2026-02-28T10:00:00Z"], "on the instant");
+    world.turn("2026-03-15T00:00:00Z");
+    assert_eq!(period(world).await, ["2026-02-28T10:00:00Z", "2026-03-31T10:00:00Z"]);
+    assert_eq!(stands(world).await, so(Some("pro"), "active"));
+    trial.id()
+}
+
+/// Another plan: at once, in the version of now, in the same periods.
+async fn changes_plan(world: &World) {
+    world.send(plan("max").with("features.sso", true)).await.ok();
+    let changed = world.send(command("change", json!({ "plan": "max" }))).await.status(200);
+    let told = changed.pick(["plan", "version", "valid_until"]);
+    assert_eq!(told, json!(["max", 2, "2026-04-30T10:00:00Z"]));
+    assert_eq!(stands(world).await, so(Some("max"), "active"));
+    let until_its_end = json!({ "until": "2026-04-30T10:00:00Z" });
+    assert_eq!(world.send(command("activate", until_its_end)).await["field"], "until");
     for body in [
         json!({ "periods": 0 }),
         json!({ "periods": 121 }),
         json!({ "periods": 1, "until": "2027-01-01T00:00:00Z" }),
     ] {
-        assert_eq!(house.command("/activate", body).await.0, 400);
+        world.send(command("activate", body)).await.status(400);
     }
-    // Over on the instant, whether or not anybody has written so.
-    house.clock.turn("2026-04-30T10:00:00Z");
-    let (_, entitled) = house.daemon.get("/v1/orgs/acme/entitlements", &house.key).await;
-    assert_eq!((&entitled["plan"], &entitled["subscription"]["status"]), (&Value::Null, &json!("expired")));
-    assert_eq!(house.plan().await, so(None, "expired"));
-    assert_eq!(house.database.value("SELECT status FROM local_subscriptions").as_deref(), Some("active"));
-    let shown = house.current().await;
-    assert_eq!(
-        (&shown["status"], &shown["ended_at"], &shown["current_period_start"]),
-        (&json!("expired"), &json!("2026-04-30T10:00:00Z"), &json!("2026-03-31T10:00:00Z"))
-    );
-    assert_eq!(house.command("/cancel", json!({ "at_period_end": true })).await.0, 409);
-    // Paid again later: another one, from now, and the old one is history.
-    house.clock.turn("2026-06-01T00:00:00Z");
-    let (status, again) = house.command("/activate", json!({})).await;
-    assert_eq!(
-        (status, &again["plan"], &again["valid_until"]),
-        (200, &json!("max"), &json!("2026-07-01T00:00:00Z")),
-        "{again}"
-    );
+}
+
+/// Over on the instant, whether or not anybody has written so.
+async fn lapses(world: &World) {
+    world.turn("2026-04-30T10:00:00Z");
+    let told = entitled(world).await.pick(["plan", "subscription.status"]);
+    assert_eq!(told, json!([null, "expired"]));
+    assert_eq!(stands(world).await, so(None, "expired"));
+    assert_eq!(world.value("SELECT status FROM local_subscriptions").as_deref(), Some("active"));
+    let told = current(world).await.pick(["status", "ended_at", "current_period_start"]);
+    assert_eq!(told, json!(["expired", "2026-04-30T10:00:00Z", "2026-03-31T10:00:00Z"]));
+    world.send(cancel(true)).await.status(409);
+}
+
+/// Paid again later: another one, from now, and the old one is history.
+async fn comes_back(world: &World, first: &str) {
+    world.turn("2026-06-01T00:00:00Z");
+    let again = world.send(activate()).await.status(200);
+    assert_eq!(again.pick(["plan", "valid_until"]), json!(["max", "2026-07-01T00:00:00Z"]));
     assert_ne!(again["id"], first);
-    let (_, history) = house.daemon.get("/v1/orgs/acme/subscriptions?limit=1", &house.key).await;
-    assert_eq!(history["data"][0]["id"], again["id"]);
-    let next = history["next"].as_str().expect("another page");
-    let (_, history) =
-        house.daemon.get(&format!("/v1/orgs/acme/subscriptions?limit=1&cursor={next}"), &house.key).await;
-    assert_eq!(
-        (&history["data"][0]["id"], &history["data"][0]["status"], &history["next"]),
-        (&json!(first), &json!("expired"), &Value::Null)
-    );
-    let (_, messages) = house.daemon.get("/v1/messages", &house.key).await;
-    assert_eq!(
-        (&messages["data"][0]["type"], &messages["data"][0]["data"]["subscription"]),
-        (&json!("subscription.expired"), &json!(first))
-    );
-    // To be cancelled, paid on after all, cancelled now.
-    assert_eq!(
-        house.command("/cancel", json!({ "at_period_end": true })).await.1["cancel_at_period_end"],
-        true
-    );
-    assert_eq!(house.plan().await, so(Some("max"), "active"));
-    let (_, paid) = house.command("/activate", json!({ "until": "2026-08-15T00:00:00Z" })).await;
-    assert_eq!(
-        (&paid["cancel_at_period_end"], &paid["valid_until"]),
-        (&json!(false), &json!("2026-08-15T00:00:00Z"))
-    );
-    let (_, cancelled) = house.command("/cancel", json!({ "at_period_end": false })).await;
-    assert_eq!(
-        (&cancelled["status"], &cancelled["ended_at"]),
-        (&json!("cancelled"), &json!("2026-06-01T00:00:00Z"))
-    );
-    assert_eq!(house.plan().await, so(None, "cancelled"));
-    assert_eq!(
-        house.command("", json!({ "plan": "max", "paid": true, "interval": "year" })).await.1["valid_until"],
-        "2027-06-01T00:00:00Z"
-    );
-    let (_, moved) =
-        house.daemon.post("/v1/plans/max/move", &house.key, &json!({ "from": 2, "to": 1 })).await;
-    assert_eq!((&moved["moved"], &house.current().await["version"]), (&json!(1), &json!(1)));
-    let id = house.current().await["id"].as_str().expect("an id").to_owned();
-    let path = format!("/v1/subscriptions/{id}/move");
-    assert_eq!(house.daemon.post(&path, &house.key, &json!({ "version": 2 })).await.0, 200);
-    assert_eq!(house.current().await["version"], 2);
-    assert_eq!(house.daemon.post(&path, &house.key, &json!({ "version": 9 })).await.0, 404);
-    assert_eq!(house.daemon.post(&path, &house.key, &json!({ "plan": "pro", "version": 1 })).await.0, 400);
+    let path = "/v1/orgs/acme/subscriptions?limit=1";
+    let newest = world.get(path).await;
+    assert_eq!(newest.at("data.0.id"), &again["id"]);
+    let before = world.get(&format!("{path}&cursor={}", newest.text("next"))).await;
+    let told = before.pick(["data.0.id", "data.0.status", "next"]);
+    assert_eq!(told, json!([first, "expired", null]));
+    let told = world.get("/v1/messages").await.pick(["data.0.type", "data.0.data.subscription"]);
+    assert_eq!(told, json!(["subscription.expired", first]));
+}
+
+/// To be cancelled, paid on after all, cancelled now.
+async fn is_cancelled(world: &World) {
+    assert_eq!(world.send(cancel(true)).await["cancel_at_period_end"], true);
+    assert_eq!(stands(world).await, so(Some("max"), "active"));
+    let paid = world.send(command("activate", json!({ "until": "2026-08-15T00:00:00Z" }))).await;
+    let told = paid.pick(["cancel_at_period_end", "valid_until"]);
+    assert_eq!(told, json!([false, "2026-08-15T00:00:00Z"]));
+    let told = world.send(cancel(false)).await.pick(["status", "ended_at"]);
+    assert_eq!(told, json!(["cancelled", "2026-06-01T00:00:00Z"]));
+    assert_eq!(stands(world).await, so(None, "cancelled"));
+}
+
+/// Another one, of a year, which is moved to other versions of its plan: with all of them, and alone.
+async fn is_moved(world: &World) {
+    let a_year = subscribe("acme", "max").with("paid", true).with("interval", "year");
+    assert_eq!(world.send(a_year).await["valid_until"], "2027-06-01T00:00:00Z");
+    let moved = world.post("/v1/plans/max/move", json!({ "from": 2, "to": 1 })).await;
+    assert_eq!((&moved["moved"], &current(world).await["version"]), (&json!(1), &json!(1)));
+    let path = format!("/v1/subscriptions/{}/move", current(world).await.id());
+    world.post(&path, json!({ "version": 2 })).await.status(200);
+    assert_eq!(current(world).await["version"], 2);
+    world.post(&path, json!({ "version": 9 })).await.status(404);
+    world.post(&path, json!({ "plan": "pro", "version": 1 })).await.status(400);
 }
 
 /// Each period charges the battery once when it begins, the trial with what the plan says of trials.
 #[tokio::test]
 async fn begun_periods_charge_the_battery() {
-    let mut house = House::at("2026-01-17T10:00:00Z").await;
-    // By its clock all of these periods are over, and it would let what they granted lapse.
-    house.stripe = None;
-    let terms =
-        json!({ "name": "Pro", "trial_days": 14, "battery_units": "100", "trial_battery_units": "10" });
-    plan(&house.daemon, &house.key, "pro", terms).await;
-    let org_id = house.database.number("SELECT min(org_id) FROM orgs");
-    let ledger = || house.database.ledger(org_id);
-    house.command("", json!({ "plan": "pro" })).await;
+    let pro =
+        plan("pro").with("trial_days", 14).with("battery_units", "100").with("trial_battery_units", "10");
+    let world = platform("2026-01-17T10:00:00Z").with(pro).start().await;
+    let ledger = || world.ledger(world.number("SELECT min(org_id) FROM orgs"));
+    world.send(subscribe("acme", "pro")).await.ok();
     assert_eq!(ledger(), ["grant 10 → 10"]);
-    house.command("/activate", json!({ "periods": 3 })).await;
+    world.send(command("activate", json!({ "periods": 3 }))).await.ok();
     assert_eq!(ledger().len(), 1, "the paid periods have not begun");
     // A worker sees to it; two of them at once change nothing.
     let charge = |now: &str| {
         let now = now.parse().expect("a time");
         for _ in 0..2 {
-            unit_grants::grant_begun(&mut house.database.platform(), None, now).expect("grants");
+            unit_grants::grant_begun(&mut world.platform(), None, now).expect("grants");
         }
     };
     charge("2026-01-31T09:59:59Z");
@@ -359,73 +332,69 @@ async fn begun_periods_charge_the_battery() {
     assert_eq!(ledger(), ["grant 10 → 10", "expiry -10 → 0", "grant 100 → 100"]);
     charge("2026-03-01T00:00:00Z");
     assert_eq!(ledger()[3..], ["expiry -100 → 0", "grant 100 → 100"]);
-    let ends = house.database.value("SELECT max(expires_at) AT TIME ZONE 'UTC' FROM battery_grants");
+    let ends = world.value("SELECT max(expires_at) AT TIME ZONE 'UTC' FROM battery_grants");
     assert_eq!(ends.as_deref(), Some("2026-03-31 10:00:00"));
-    house.clock.turn("2026-03-05T00:00:00Z");
-    house.command("/cancel", json!({ "at_period_end": false })).await;
+    world.turn("2026-03-05T00:00:00Z");
+    world.send(cancel(false)).await.ok();
     charge("2026-04-01T00:00:00Z");
     assert_eq!(ledger().len(), 5, "none that would have begun after it was cancelled");
-    assert_eq!(house.database.unsound_batteries(), [] as [String; 0]);
+    assert_eq!(world.unsound_batteries(), [] as [String; 0]);
+}
+
+/// In January: `acme` on trial, `beta` to be cancelled when its month ends, `gamma` paid for a year.
+async fn january() -> World {
+    let paid = |org: &str| subscribe(org, "pro").with("paid", true);
+    platform("2026-01-01T00:00:00Z")
+        .org("beta")
+        .org("gamma")
+        .with(plan("pro").with("trial_days", 5))
+        .with(subscribe("acme", "pro"))
+        .with(paid("beta"))
+        .with(subscription_command("beta", "cancel", json!({ "at_period_end": true })))
+        .with(paid("gamma").with("interval", "year"))
+        .start()
+        .await
+}
+
+/// Two daemons begin to work at once, and have written all that is over by their clock.
+async fn catch_up(world: &World, later: &str) -> [Daemon; 2] {
+    let later = TestClock::at(later);
+    let woken = [Daemon::clocked(world, &later), Daemon::clocked(world, &later)];
+    let ended = "SELECT count(*) FROM local_subscriptions WHERE ended_at IS NOT NULL";
+    until("somebody has written that they are over", async || world.number(ended) >= 2).await;
+    woken
 }
 
 #[tokio::test]
 async fn an_idle_daemon_catches_up() {
-    let house = House::at("2026-01-01T00:00:00Z").await;
-    plan(&house.daemon, &house.key, "pro", json!({ "name": "Pro", "trial_days": 5 })).await;
-    house.command("", json!({ "plan": "pro" })).await;
-    let beta = house.daemon.org(&house.key, "beta", "UTC").await;
-    house
-        .daemon
-        .post("/v1/orgs/beta/subscription", &house.key, &json!({ "plan": "pro", "paid": true }))
-        .await;
-    house
-        .daemon
-        .post("/v1/orgs/beta/subscription/cancel", &house.key, &json!({ "at_period_end": true }))
-        .await;
-    house.daemon.org(&house.key, "gamma", "UTC").await;
-    house
-        .daemon
-        .post(
-            "/v1/orgs/gamma/subscription",
-            &house.key,
-            &json!({ "plan": "pro", "paid": true, "interval": "year" }),
-        )
-        .await;
-    // Months later two daemons begin to work at once.
-    let later = TestClock::at("2026-05-01T00:00:00Z");
-    let _woken = [Daemon::clocked(&house.database, &later), Daemon::clocked(&house.database, &later)];
-    let started = Instant::now();
-    while house.database.number("SELECT count(*) FROM local_subscriptions WHERE ended_at IS NOT NULL") < 2 {
-        assert!(started.elapsed() < Duration::from_secs(20), "nobody wrote that they are over");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let world = january().await;
+    let _woken = catch_up(&world, "2026-05-01T00:00:00Z").await;
     let rows =
         "SELECT string_agg(status || ' ' || ended_at::date, ', ' ORDER BY ended_at) FROM local_subscriptions";
-    assert_eq!(house.database.value(rows).as_deref(), Some("expired 2026-01-06, cancelled 2026-02-01"));
-    let told = "SELECT string_agg(type, ', ' ORDER BY type) FROM outbox_messages";
-    assert_eq!(
-        house.database.value(told).as_deref(),
-        Some("subscription.cancelled, subscription.expired"),
-        "each once"
-    );
-    // An org sees its own, and nothing else.
-    let own = house.database.key("billing:read,billing:write,usage:read", Some(&beta));
-    assert_eq!(house.daemon.get("/v1/orgs/beta/subscription", &own).await.1["status"], "cancelled");
-    assert_eq!(
-        house.daemon.get("/v1/orgs/beta/subscriptions", &own).await.1["data"].as_array().map(Vec::len),
-        Some(1)
-    );
-    for path in ["/v1/orgs/acme/subscription", "/v1/orgs/acme/subscriptions"] {
-        assert_eq!(house.daemon.get(path, &own).await.0, 404, "{path}");
-    }
-    assert_eq!(house.daemon.post("/v1/orgs/beta/subscription", &own, &json!({ "plan": "pro" })).await.0, 403);
-    let seen = format!(
-        "SET ROLE coulomb_org; SET coulomb.org_id = '{}'; SELECT 1",
-        house.database.number("SELECT org_id FROM orgs WHERE external_id = 'beta'")
-    );
-    let mut conn = house.database.owner();
-    diesel::connection::SimpleConnection::batch_execute(&mut conn, &seen).expect("takes the role on");
+    assert_eq!(world.value(rows).as_deref(), Some("expired 2026-01-06, cancelled 2026-02-01"));
+    let told = world.value("SELECT string_agg(type, ', ' ORDER BY type) FROM outbox_messages");
+    assert_eq!(told.as_deref(), Some("subscription.cancelled, subscription.expired"), "each once");
+}
+
+/// An org sees its own, and nothing else.
+#[tokio::test]
+async fn an_org_reads_its_own_subscriptions() {
+    use diesel::connection::SimpleConnection;
     use diesel::prelude::*;
+    let world = january().await;
+    let _woken = catch_up(&world, "2026-05-01T00:00:00Z").await;
+    let key = world.database.key("billing:read,billing:write,usage:read", Some("beta"));
+    let own = world.by(&key);
+    assert_eq!(own.get("/v1/orgs/beta/subscription").await["status"], "cancelled");
+    assert_eq!(own.get("/v1/orgs/beta/subscriptions").await.rows().len(), 1);
+    for path in ["/v1/orgs/acme/subscription", "/v1/orgs/acme/subscriptions"] {
+        own.get(path).await.status(404);
+    }
+    own.send(subscribe("beta", "pro")).await.status(403);
+    let beta = world.number("SELECT org_id FROM orgs WHERE external_id = 'beta'");
+    let mut conn = world.owner();
+    conn.batch_execute(&format!("SET ROLE coulomb_org; SET coulomb.org_id = '{beta}'"))
+        .expect("takes the role on");
     let visible: i64 =
         coulomb::schema::local_subscriptions::table.count().get_result(&mut conn).expect("reads");
     assert_eq!(visible, 1);
@@ -433,26 +402,23 @@ async fn an_idle_daemon_catches_up() {
 
 #[tokio::test]
 async fn stripe_counts_before_local() {
-    let house = House::at("2025-10-10T00:00:00Z").await;
-    plan(&house.daemon, &house.key, "pro", json!({ "name": "Pro", "stripe_prices": ["price_pro"] })).await;
-    plan(&house.daemon, &house.key, "local", json!({ "name": "Local" })).await;
-    house.command("", json!({ "plan": "local", "paid": true, "interval": "year" })).await;
-    let seen = || async {
-        let plan = house.plan().await;
-        let (_, org) = house.daemon.get(&format!("/v1/orgs/{}", house.org), &house.key).await;
-        (plan.0.unwrap_or_default(), org["subscription"]["source"].as_str().expect("a source").to_owned())
+    let (world, stripe) = october().await;
+    world.send(plan("local")).await.ok();
+    world.send(subscribe("acme", "local").with("paid", true).with("interval", "year")).await.ok();
+    let counts = async || {
+        let plan = stands(&world).await.0.unwrap_or_default();
+        let source = world.get("/v1/orgs/acme").await.text("subscription.source");
+        [plan, source]
     };
-    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(seen().await, pair("local", "local"));
-    let sub = |status: &str| subscription("sub_1", "cus_1", status, "price_pro");
-    house.tell(sub("incomplete")).await;
-    assert_eq!(seen().await, pair("local", "local"));
-    house.tell(sub("active")).await;
-    assert_eq!(seen().await, pair("pro", "stripe"));
-    house.tell(sub("past_due")).await;
-    assert_eq!(seen().await, pair("pro", "stripe"));
-    house.clock.turn("2025-10-24T00:00:00Z");
-    assert_eq!(seen().await, pair("local", "local"), "the grace is over");
-    house.clock.turn("2026-10-10T00:00:00Z");
-    assert_eq!(seen().await, pair("", "stripe"), "both are over");
+    assert_eq!(counts().await, ["local", "local"]);
+    stripe.is("incomplete").await;
+    assert_eq!(counts().await, ["local", "local"]);
+    stripe.is("active").await;
+    assert_eq!(counts().await, ["pro", "stripe"]);
+    stripe.is("past_due").await;
+    assert_eq!(counts().await, ["pro", "stripe"]);
+    world.turn("2025-10-24T00:00:00Z");
+    assert_eq!(counts().await, ["local", "local"], "the grace is over");
+    world.turn("2026-10-10T00:00:00Z");
+    assert_eq!(counts().await, ["", "stripe"], "both are over");
 }

@@ -1,182 +1,138 @@
 //! Usage: taken once, priced, summed up and counted at the moment of the answer.
 
 use chrono::{Duration, Utc};
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::World;
 use crate::support::daemon::answer;
-use crate::support::{Daemon, Database};
+use crate::support::requests::{Usage, amend, close, limit, meter, plan, usage, void};
+use crate::support::world::Setup;
 
-const KEYS: &str = "usage:write,usage:read,billing:write,billing:read";
-
-fn event(id: &str, value: i64) -> Value {
-    json!({ "id": id, "source": "t", "org": "acme", "event_name": "work",
-        "data": { "value": value, "model": "a" } })
+/// An org `acme` with a priced meter that sums up `work`, and is counted for every org by the month.
+fn acme() -> Setup {
+    World::new()
+        .org("acme")
+        .with(meter("work").dimensions(["model"]))
+        .prices(json!([{ "unit_cost": "0.25", "battery_units": "2" }]))
+        .counted("month")
 }
 
-/// An org `acme` with a meter that sums `work`, and a slot of a month.
-async fn acme(database: &Database, daemon: &Daemon) -> String {
-    let key = database.key(KEYS, None);
-    daemon.org(&key, "acme", "UTC").await;
-    database.meter(1, "work", "sum", "model", Some(&json!([{ "unit_cost": "0.25", "battery_units": "2" }])));
-    database.slot(1, 1, &json!({}), false, "month");
-    key
+/// Usage of `acme`, of the model `a`.
+fn event(id: &str, quantity: i64) -> Usage {
+    usage("acme", "work").id(id).quantity(quantity).dimension("model", "a")
 }
 
 #[tokio::test]
 async fn an_event_counts_once_whatever_its_time() {
-    let database = Database::new();
-    let daemons = [Daemon::start(&database), Daemon::start(&database)];
-    let key = acme(&database, &daemons[0]).await;
-    let mut late = event("1", 5);
-    late["occurred_at"] = json!(Utc::now() - Duration::days(1));
-    assert_eq!(daemons[0].usage(&key, &late).await, ["accepted"]);
-    assert_eq!(daemons[1].usage(&key, &late).await, ["duplicate"]);
+    let world = acme().daemons(2).start().await;
+    let (here, there) = (world.on(0), world.on(1));
+    let late = event("1", 5).at(Utc::now() - Duration::days(1));
+    assert_eq!(here.uses(late.clone()).await, "accepted");
+    assert_eq!(there.uses(late.clone()).await, "duplicate");
     // The same key at another time is another event, and the books keep the first.
-    let mut moved = late.clone();
-    moved["occurred_at"] = json!(Utc::now());
-    assert_eq!(daemons[1].usage(&key, &moved).await, ["conflict"]);
-    let mut other = late.clone();
-    other["data"]["value"] = json!(6);
+    assert_eq!(there.uses(late.clone().at(Utc::now())).await, "conflict");
     // Within a request too: the first of equal keys is stored.
-    let both = json!([event("2", 1), event("2", 1), event("2", 7), other, event("3", 1)]);
-    assert_eq!(
-        daemons[0].usage(&key, &both).await,
-        ["accepted", "duplicate", "conflict", "conflict", "accepted"]
-    );
+    let both = [event("2", 1), event("2", 1), event("2", 7), late.quantity(6), event("3", 1)];
+    assert_eq!(here.usage(both).await, ["accepted", "duplicate", "conflict", "conflict", "accepted"]);
     // Another source is another key.
-    let mut elsewhere = event("1", 5);
-    elsewhere["source"] = json!("u");
-    assert_eq!(daemons[0].usage(&key, &elsewhere).await, ["accepted"]);
-    assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), 12);
-    assert_eq!(
-        database.value("SELECT sum(cost)::numeric(9, 2) FROM daily_summaries").as_deref(),
-        Some("3.00")
-    );
-    assert_eq!(database.number("SELECT sum(battery_units) FROM daily_summaries"), 24);
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    assert_eq!(here.uses(event("1", 5).source("u")).await, "accepted");
+    let sums = "SELECT concat_ws(' ', sum(quantity), sum(cost)::numeric(9, 2), sum(battery_units))
+        FROM daily_summaries";
+    assert_eq!(world.value(sums).as_deref(), Some("12 3.00 24"));
+    world.balances();
 }
 
-/// Many events that are expected to be new are stored in another way than those of which one turns out to be
-/// a repeat.
+/// The daemon stores many events that look new in another way than a batch with a repeat in it.
 #[tokio::test]
 async fn a_large_request_with_a_repeat_in_it_stores_the_rest() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = acme(&database, &daemon).await;
+    let world = acme().start().await;
     let request = |from: i64, to: i64| (from..to).map(|n| event(&n.to_string(), 1)).collect::<Vec<_>>();
-    let all = |outcomes: Vec<String>, wanted: &str| outcomes.iter().filter(|one| *one == wanted).count();
-    assert_eq!(all(daemon.usage(&key, &json!(request(0, 600))).await, "accepted"), 600);
+    let all = |outcomes: &[String], wanted: &str| outcomes.iter().filter(|one| *one == wanted).count();
+    assert_eq!(all(&world.on(0).usage(request(0, 600)).await, "accepted"), 600);
     // One transaction: had the database refused the whole, it would have been taken apart.
-    assert_eq!(database.number("SELECT count(DISTINCT xmin::text) FROM usage_keys"), 1);
+    assert_eq!(world.number("SELECT count(DISTINCT xmin::text) FROM usage_keys"), 1);
     let mut second = request(590, 1200);
     second.push(event("7", 2));
-    let outcomes = daemon.usage(&key, &json!(second)).await;
+    let outcomes = world.on(0).usage(second).await;
     assert_eq!(outcomes.last().map(String::as_str), Some("conflict"));
-    assert_eq!((all(outcomes.clone(), "duplicate"), all(outcomes, "accepted")), (10, 600));
-    assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), 1200);
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    assert_eq!((all(&outcomes, "duplicate"), all(&outcomes, "accepted")), (10, 600));
+    assert_eq!(world.number("SELECT sum(quantity) FROM daily_summaries"), 1200);
+    world.balances();
 }
 
 #[tokio::test]
 async fn a_bad_event_does_not_lose_the_others() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = acme(&database, &daemon).await;
-    let with = |id: &str, field: &str, value: Value| {
-        let mut event = event(id, 1);
-        event[field] = value;
-        event
-    };
-    let events = json!([
-        event("good", 1),
-        with("a", "org", json!("nobody")),
-        with("b", "event_name", json!("unheard")),
-        with("c", "data", json!({ "model": "a" })),
-        with("d", "data", json!({ "value": "1e400000" })),
-        with("e", "data", json!({ "value": 1, "model": { "x": 1 } })),
-        with("f", "occurred_at", json!(Utc::now() - Duration::days(36))),
-        with("g", "occurred_at", json!(Utc::now() + Duration::minutes(6))),
-        with("h", "cost", json!("1")),
-        with("i", "data", json!({ "value": 1, "model": "a\u{0}" })),
-        with("j", "occured_at", json!(Utc::now())),
-        with("s", "source", json!("coulomb:reservation")),
-        7,
-        { "id": "k", "event_name": "work", "data": { "value": 1 } },
-        event("better", 2),
-    ]);
-    assert_eq!(
-        daemon.usage(&key, &events).await,
-        [
-            "accepted",
-            "org unknown_org",
-            "event_name unknown_event_name",
-            "data.value no_value",
-            "data.value too_large",
-            "data.model not_a_scalar",
-            "occurred_at too_old",
-            "occurred_at in_the_future",
-            "cost missing_scope",
-            "data.model not_text",
-            "occured_at unknown_field",
-            "source reserved_source",
-            " not_an_object",
-            "org no_org",
-            "accepted",
-        ]
-    );
-    assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), 3);
-    // What was rejected holds no key: corrected, it is taken.
-    assert_eq!(daemon.usage(&key, &event("c", 4)).await, ["accepted"]);
+    let world = acme().start().await;
+    let with = |id: &str, field: &str, value: Value| (event(id, 1).with(field, value)).json();
+    let events = [
+        (event("good", 1).json(), "accepted"),
+        (with("a", "org", json!("nobody")), "org unknown_org"),
+        (with("b", "event_name", json!("unheard")), "event_name unknown_event_name"),
+        (with("c", "data", json!({ "model": "a" })), "data.value no_value"),
+        (with("d", "data", json!({ "value": "1e400000" })), "data.value too_large"),
+        (with("e", "data", json!({ "value": 1, "model": { "x": 1 } })), "data.model not_a_scalar"),
+        (with("f", "occurred_at", json!(Utc::now() - Duration::days(36))), "occurred_at too_old"),
+        (with("g", "occurred_at", json!(Utc::now() + Duration::minutes(6))), "occurred_at in_the_future"),
+        (with("h", "cost", json!("1")), "cost missing_scope"),
+        (with("i", "data", json!({ "value": 1, "model": "a\u{0}" })), "data.model not_text"),
+        (with("j", "occured_at", json!(Utc::now())), "occured_at unknown_field"),
+        (with("s", "source", json!("coulomb:reservation")), "source reserved_source"),
+        (json!(7), " not_an_object"),
+        (event("k", 1).without("org").json(), "org no_org"),
+        (event("better", 2).json(), "accepted"),
+    ];
+    let (sent, told): (Vec<Value>, Vec<&str>) = events.into_iter().unzip();
+    assert_eq!(world.daemon().usage(&world.key, &json!(sent)).await, told);
+    assert_eq!(world.number("SELECT sum(quantity) FROM daily_summaries"), 3);
+    // A rejected event has no key: corrected, it is taken.
+    world.used(event("c", 4)).await;
+    world.balances();
+}
 
-    let all = "/v1/usage?all_or_nothing=true";
-    for events in [json!([event("x", 1), 7]), json!([event("y", 1), event("c", 5)])] {
-        let (status, answer) = daemon.post(all, &key, &events).await;
-        assert_eq!(
-            (status.as_u16(), &answer["accepted"], &answer["code"]),
-            (422, &json!(0), &json!("not_stored")),
-            "{answer}"
-        );
+#[tokio::test]
+async fn all_or_nothing_stores_nothing_where_one_event_is_bad() {
+    let world = acme().start().await;
+    world.used(event("c", 4)).await;
+    let all = |events: Value| world.post("/v1/usage?all_or_nothing=true", events);
+    for events in [json!([event("x", 1).json(), 7]), json!([event("y", 1).json(), event("c", 5).json()])] {
+        assert_eq!(all(events).await.refused(422, "not_stored")["accepted"], 0);
     }
-    let (status, answer) = daemon.post(all, &key, &json!([event("x", 1), event("c", 4)])).await;
-    assert_eq!((status.as_u16(), &answer["accepted"], &answer["duplicate"]), (200, &json!(1), &json!(1)));
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    let done = all(json!([event("x", 1).json(), event("c", 4).json()])).await.status(200);
+    assert_eq!(done.pick(["accepted", "duplicate"]), json!([1, 1]));
+    world.balances();
 }
 
 #[tokio::test]
 async fn old_usage_and_prices_need_their_scopes() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    acme(&database, &daemon).await;
-    let key = database.key("usage:write,usage:backfill,usage:price", None);
-    let mut old = event("1", 1);
-    old["occurred_at"] = json!("2021-02-03T04:05:06Z");
-    old["cost"] = json!("12.5");
-    assert_eq!(daemon.usage(&key, &old).await, ["accepted"]);
-    assert_eq!(
-        database.value("SELECT day || ' ' || cost::numeric(9, 2) FROM daily_summaries").as_deref(),
-        Some("2021-02-03 12.50")
-    );
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    let world = acme().start().await;
+    let key = world.database.key("usage:write,usage:backfill,usage:price", None);
+    let old = event("1", 1).at("2021-02-03T04:05:06Z").with("cost", "12.5");
+    assert_eq!(world.by(&key).uses(old).await, "accepted");
+    let days = "SELECT day || ' ' || cost::numeric(9, 2) FROM daily_summaries";
+    assert_eq!(world.value(days).as_deref(), Some("2021-02-03 12.50"));
+    world.balances();
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    use std::io::Write;
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(text.as_bytes()).expect("packs");
+    packer.finish().expect("packs")
 }
 
 #[tokio::test]
 async fn every_form_and_packing_is_read() {
-    use std::io::Write;
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = acme(&database, &daemon).await;
+    let world = acme().start().await;
     let post = |content: &'static str, body: Vec<u8>| {
-        daemon.request(Method::POST, "/v1/usage", &key).header("Content-Type", content).body(body)
+        let request = world.daemon().request(Method::POST, "/v1/usage", &world.key);
+        request.header("Content-Type", content).body(body)
     };
+    let text = |id: &str| event(id, 1).json().to_string();
     let cloud = |id: &str| {
-        json!({ "specversion": "1.0", "id": id, "source": "t", "type": "work",
-        "subject": "acme", "data": { "value": 1 } })
-    };
-    let gzip = |text: &str| {
-        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        packer.write_all(text.as_bytes()).expect("packs");
-        packer.finish().expect("packs")
+        json!({ "specversion": "1.0", "id": id, "source": "t", "type": "work", "subject": "acme",
+            "data": { "value": 1 } })
     };
     // `{"id":"z","org":"acme","event_name":"work","data":{"value":1}}` as zstd packs it.
     let zstd = hex::decode(concat!(
@@ -184,23 +140,23 @@ async fn every_form_and_packing_is_read() {
         "616d65223a22776f726b222c2264617461223a7b2276616c7565223a317d7dfd63c546",
     ))
     .expect("hex");
-    let lines = format!("{}\n{}\n", event("l1", 1), event("l2", 1));
+    let lines = format!("{}\n{}\n", text("l1"), text("l2"));
+    let listed = json!({ "events": [event("2", 1).json(), event("3", 1).json()] });
+    let clouds = json!([cloud("c2"), cloud("c3")]);
+    let in_headers =
+        [("specversion", "1.0"), ("id", "b1"), ("source", "t"), ("type", "work"), ("subject", "acme")]
+            .iter()
+            .fold(post("application/json", br#"{"value":1}"#.to_vec()), |request, (name, value)| {
+                request.header(format!("ce-{name}"), *value)
+            });
     let requests = [
-        (post("application/json", event("1", 1).to_string().into()), 1),
-        (post("application/json", json!({ "events": [event("2", 1), event("3", 1)] }).to_string().into()), 2),
+        (post("application/json", text("1").into()), 1),
+        (post("application/json", listed.to_string().into()), 2),
         (post("application/x-ndjson", lines.into()), 2),
         (post("application/cloudevents+json", cloud("c1").to_string().into()), 1),
-        (post("application/cloudevents-batch+json", json!([cloud("c2"), cloud("c3")]).to_string().into()), 2),
-        (
-            post("application/json", br#"{"value":1}"#.to_vec())
-                .header("ce-specversion", "1.0")
-                .header("ce-id", "b1")
-                .header("ce-source", "t")
-                .header("ce-type", "work")
-                .header("ce-subject", "acme"),
-            1,
-        ),
-        (post("application/json", gzip(&event("g", 1).to_string())).header("Content-Encoding", "gzip"), 1),
+        (post("application/cloudevents-batch+json", clouds.to_string().into()), 2),
+        (in_headers, 1),
+        (post("application/json", gzip(&text("g"))).header("Content-Encoding", "gzip"), 1),
         (post("application/json", zstd).header("Content-Encoding", "zstd"), 1),
     ];
     let mut total = 0;
@@ -209,218 +165,183 @@ async fn every_form_and_packing_is_read() {
         assert_eq!((status.as_u16(), &answer["accepted"]), (200, &json!(events)), "{answer}");
         total += events;
     }
-    assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), total);
+    assert_eq!(world.number("SELECT sum(quantity) FROM daily_summaries"), total);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_before_it_takes_memory() {
+    let world = acme().start().await;
+    let packed = |encoding: &'static str, body: Vec<u8>| {
+        let request = world.daemon().request(Method::POST, "/v1/usage", &world.key).body(body);
+        answer(request.header("Content-Type", "application/json").header("Content-Encoding", encoding))
+    };
     // A bomb is refused at the limit, unpacked.
     let bomb = gzip(&" ".repeat(20 << 20));
     assert!(bomb.len() < 100_000);
-    let (status, refused) = answer(post("application/json", bomb).header("Content-Encoding", "gzip")).await;
+    let (status, refused) = packed("gzip", bomb).await;
     assert_eq!((status.as_u16(), refused["code"].as_str()), (413, Some("body_too_large")));
     // And does not even take the memory: a gigabyte of blocks that repeat one byte (RFC 8878, 3.1.1.2).
     let mut bomb = hex::decode("28b52ffd0038").expect("hex");
     (0..8000).for_each(|_| bomb.extend([0x02, 0x00, 0x10, b' ']));
-    let before = daemon.peak_mib();
-    let (status, _) = answer(post("application/json", bomb).header("Content-Encoding", "zstd")).await;
-    assert_eq!(status.as_u16(), 413);
-    if let (Some(before), Some(after)) = (before, daemon.peak_mib()) {
+    let before = world.daemon().peak_mib();
+    assert_eq!(packed("zstd", bomb).await.0, 413);
+    if let (Some(before), Some(after)) = (before, world.daemon().peak_mib()) {
         assert!(after < before + 100, "from {before} to {after} MiB");
     }
-    let many: Vec<Value> = (0..10_001).map(|n| event(&n.to_string(), 1)).collect();
-    let (status, problem) = daemon.post("/v1/usage", &key, &json!(many)).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (413, &json!("too_many_events")));
+    let many = (0..10_001).map(|n| event(&n.to_string(), 1).json()).collect();
+    world.post("/v1/usage", many).await.refused(413, "too_many_events");
 }
 
 #[tokio::test]
 async fn days_are_the_orgs_own() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = acme(&database, &daemon).await;
-    daemon.org(&key, "tokyo", "Asia/Tokyo").await;
-    daemon.org(&key, "lima", "America/Lima").await;
+    use crate::support::requests::org;
+    let (tokyo, lima) = (org("tokyo").zone("Asia/Tokyo"), org("lima").zone("America/Lima"));
+    let world = acme().with(tokyo).with(lima).start().await;
     let yesterday = (Utc::now() - Duration::days(1)).date_naive();
     let at = yesterday.and_hms_opt(16, 0, 0).expect("a time").and_utc();
-    for (org, at) in [("acme", at), ("tokyo", at), ("lima", at - Duration::hours(12))] {
-        let mut event = event("1", 1);
-        event["org"] = json!(org);
-        event["occurred_at"] = json!(at);
-        assert_eq!(daemon.usage(&key, &event).await, ["accepted"]);
+    for (org, at, day) in [
+        ("acme", at, yesterday),
+        ("tokyo", at, yesterday + Duration::days(1)),
+        ("lima", at - Duration::hours(12), yesterday - Duration::days(1)),
+    ] {
+        world.used(event("1", 1).org(org).at(at)).await;
+        let days =
+            format!("SELECT day FROM daily_summaries JOIN orgs USING (org_id) WHERE external_id = '{org}'");
+        assert_eq!(world.value(&days), Some(day.to_string()), "{org}");
     }
-    let day = |org: &str| {
-        database.value(&format!(
-            "SELECT day FROM daily_summaries JOIN orgs USING (org_id) WHERE external_id = '{org}'"
-        ))
-    };
-    assert_eq!(day("acme"), Some(yesterday.to_string()));
-    assert_eq!(day("tokyo"), Some((yesterday + Duration::days(1)).to_string()));
-    assert_eq!(day("lima"), Some((yesterday - Duration::days(1)).to_string()));
 }
 
-/// Every aggregation, in any order and in pieces, and what is left when usage is taken back.
+/// Every aggregation: in any order, in pieces, and after usage is taken back.
 #[tokio::test]
 async fn aggregations_are_of_the_set_and_follow_corrections() {
-    let database = Database::new();
-    let daemons = [Daemon::start(&database), Daemon::start(&database)];
-    let key = database.key(KEYS, None);
-    daemons[0].org(&key, "acme", "UTC").await;
-    for (id, aggregation) in [(1, "sum"), (2, "count"), (3, "max"), (4, "unique"), (5, "latest")] {
-        database.meter(id, "work", aggregation, "", None);
-    }
-    database.slot(1, 1, &json!({}), true, "day");
+    let kinds = ["sum", "count", "max", "unique", "latest"];
+    let by_subject = limit(Value::Null).meter("sum").per_subject();
+    let setup = kinds.into_iter().fold(World::new().org("acme").daemons(2), |setup, kind| {
+        setup.with(meter(kind).event_name("work").aggregation(kind))
+    });
+    let world = setup.with(plan("counts").limits([by_subject])).start().await;
+    let (here, there) = (world.on(0), world.on(1));
     let start = (Utc::now() - Duration::days(2)).date_naive().and_hms_opt(1, 0, 0).expect("a time").and_utc();
-    let values = [4, 9, 2, 9, 5, 1];
-    let order = [3, 0, 5, 1, 4, 2];
-    for n in order {
-        let mut event = event(&n.to_string(), values[n]);
-        event["occurred_at"] = json!(start + Duration::minutes(i64::try_from(n).expect("small")));
-        event["subject"] = json!(format!("s{}", n % 2));
-        assert_eq!(daemons[n % 2].usage(&key, &event).await, ["accepted"]);
+    for (n, value) in [(3, 9), (0, 4), (5, 1), (1, 9), (4, 5), (2, 2)] {
+        let at = start + Duration::minutes(n);
+        let event = event(&n.to_string(), value).at(at).subject(&format!("s{}", n % 2));
+        let caller = if n % 2 == 0 { here } else { there };
+        assert_eq!(caller.uses(event).await, "accepted");
     }
-    let day = |meter: i32| {
-        let sql = format!(
-            "SELECT quantity || '/' || count FROM daily_summaries JOIN usage_series USING (org_id, series_id)
-             WHERE meter_id = {meter}"
-        );
-        database.value(&sql).expect("a day")
+    let day = |kind: &str| {
+        world.value(&format!(
+            "SELECT quantity || '/' || count FROM daily_summaries
+                 JOIN usage_series USING (org_id, series_id) JOIN meters USING (meter_id)
+             WHERE key = '{kind}'"
+        ))
     };
-    let all = || (1..=5).map(day).collect::<Vec<_>>();
-    assert_eq!(all(), ["30/6", "6/6", "9/6", "5/6", "1/6"]);
-    let void = |id: &str| json!({ "org": "acme", "source": "t", "id": id, "reason": "sent by mistake" });
+    let all = || kinds.map(|kind| day(kind).expect("a day")).join(" ");
+    assert_eq!(all(), "30/6 6/6 9/6 5/6 1/6");
     for id in ["1", "5"] {
-        let (status, done) = daemons[0].post("/v1/usage/void", &key, &void(id)).await;
-        assert_eq!((status.as_u16(), &done["correction"]), (200, &json!(1)), "{done}");
+        assert_eq!(here.send(void(id)).await.status(200)["correction"], 1);
     }
-    assert_eq!(all(), ["20/4", "4/4", "9/4", "4/4", "5/4"]);
-    let (status, again) = daemons[1].post("/v1/usage/void", &key, &void("1")).await;
-    assert_eq!((status.as_u16(), again["code"].as_str()), (409, Some("already_voided")));
-    assert_eq!(daemons[1].post("/v1/usage/void", &key, &void("nothing")).await.0, 404);
+    assert_eq!(all(), "20/4 4/4 9/4 4/4 5/4");
+    there.send(void("1")).await.refused(409, "already_voided");
+    there.send(void("nothing")).await.status(404);
     // The other nine is amended to three: maximum and distinct values follow.
-    let mut amend = void("3");
-    amend["event"] = json!({ "event_name": "work", "subject": "s1", "data": { "value": 3 } });
-    let (status, done) = daemons[1].post("/v1/usage/amend", &key, &amend).await;
-    assert_eq!((status.as_u16(), &done["correction"]), (200, &json!(2)), "{done}");
-    assert_eq!(all(), ["14/4", "4/4", "5/4", "4/4", "5/4"]);
+    let three = usage("acme", "work").subject("s1").quantity(3);
+    assert_eq!(there.send(amend("3", three)).await.status(200)["correction"], 2);
+    assert_eq!(all(), "14/4 4/4 5/4 4/4 5/4");
     // And taken back for good: what was sent first is still a duplicate.
-    assert_eq!(daemons[0].post("/v1/usage/void", &key, &void("3")).await.0, 200);
-    assert_eq!(all(), ["11/3", "3/3", "5/3", "3/3", "5/3"]);
-    assert_eq!(database.number("SELECT count(*) FROM usage_corrections"), 5);
-    assert_eq!(database.number("SELECT count(*) FROM usage_records WHERE event_id = '3'"), 20);
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    here.send(void("3")).await.status(200);
+    assert_eq!(all(), "11/3 3/3 5/3 3/3 5/3");
+    assert_eq!(world.number("SELECT count(*) FROM usage_corrections"), 5);
+    assert_eq!(world.number("SELECT count(*) FROM usage_records WHERE event_id = '3'"), 20);
+    world.balances();
 }
 
-/// A month's tiers cost the same however the usage is cut, and what is taken back costs nothing.
+/// A month's tiers cost the same however the usage is cut into events. Voided usage costs nothing.
 #[tokio::test]
 async fn tiers_cost_the_same_in_any_pieces() {
-    let database = Database::new();
-    let daemons = [Daemon::start(&database), Daemon::start(&database)];
-    let key = database.key(KEYS, None);
     let tiers = |mode: &str, tiers: Value| json!([{ "tiers": { "mode": mode, "tiers": tiers } }]);
     let steps = json!([{ "up_to": "10", "unit_cost": "1" },
         { "up_to": "20", "unit_cost": "0.5", "flat_cost": "3" }, { "unit_cost": "0.1" }]);
     let meters = [
         // 10 × 1 + 10 × 0.5 + 3 + 5 × 0.1
-        (1, tiers("graduated", steps.clone()), "18.50"),
+        ("graduated", tiers("graduated", steps.clone()), "18.50"),
         // 25 × 0.1
-        (2, tiers("volume", steps), "2.50"),
+        ("volume", tiers("volume", steps), "2.50"),
         // 3 begun packages of 10
-        (3, tiers("package", json!([{ "unit_cost": "7", "package_size": "10" }])), "21.00"),
+        ("package", tiers("package", json!([{ "unit_cost": "7", "package_size": "10" }])), "21.00"),
     ];
-    for (id, rates, _) in &meters {
-        database.meter(*id, "work", "sum", "", Some(rates));
-    }
+    let setup = meters.iter().fold(World::new().daemons(2), |setup, (key, rates, _)| {
+        setup.with(meter(key).event_name("work")).prices(rates.clone())
+    });
+    let world = setup.org("acme").org("beta").org("gamma").start().await;
     for (org, pieces) in [("acme", vec![25]), ("beta", vec![1; 25]), ("gamma", vec![9, 4, 12])] {
-        daemons[0].org(&key, org, "UTC").await;
-        let events: Vec<Value> = pieces
-            .iter()
-            .enumerate()
-            .map(|(n, value)| {
-                let mut event = event(&n.to_string(), *value);
-                event["org"] = json!(org);
-                event
-            })
-            .collect();
+        let events: Vec<Usage> =
+            (0..).zip(&pieces).map(|(n, piece)| event(&format!("{n}"), *piece).org(org)).collect();
         let (left, right) = events.split_at(events.len() / 2);
-        let sent = [(&daemons[0], left), (&daemons[1], right)];
-        futures_util::future::join_all(
-            sent.into_iter()
-                .filter(|(_, part)| !part.is_empty())
-                .map(|(daemon, part)| daemon.usage(&key, part_of(part))),
-        )
-        .await;
-        let cost = |id: i32| {
-            database.value(&format!(
-                "SELECT sum(cost)::numeric(12, 2) FROM daily_summaries JOIN usage_series
-                     USING (org_id, series_id) JOIN orgs USING (org_id)
-                 WHERE meter_id = {id} AND external_id = '{org}'"
+        let sent = [(world.on(0), left.to_vec()), (world.on(1), right.to_vec())];
+        let some = sent.into_iter().filter(|(_, part)| !part.is_empty());
+        join_all(some.map(|(caller, part)| async move { caller.usage(part).await })).await;
+        let cost = |key: &str| {
+            world.value(&format!(
+                "SELECT sum(cost)::numeric(12, 2) FROM daily_summaries
+                     JOIN usage_series USING (org_id, series_id) JOIN orgs USING (org_id)
+                     JOIN meters USING (meter_id)
+                 WHERE meters.key = '{key}' AND external_id = '{org}'"
             ))
         };
-        for (id, _, expected) in &meters {
-            assert_eq!(cost(*id).as_deref(), Some(*expected), "meter {id} of {org}");
+        for (key, _, expected) in &meters {
+            assert_eq!(cost(key).as_deref(), Some(*expected), "{key} of {org}");
         }
         for n in 0..pieces.len() {
-            let void = json!({ "org": org, "source": "t", "id": n.to_string(), "reason": "all of it" });
-            assert_eq!(daemons[n % 2].post("/v1/usage/void", &key, &void).await.0, 200);
+            world.on(n % 2).send(void(&n.to_string()).org(org)).await.status(200);
         }
-        for (id, ..) in &meters {
-            assert_eq!(cost(*id).as_deref(), Some("0.00"), "meter {id} of {org}, taken back");
+        for (key, ..) in &meters {
+            assert_eq!(cost(key).as_deref(), Some("0.00"), "{key} of {org}, taken back");
         }
     }
-    assert_eq!(database.number("SELECT sum(quantity) FROM rating_counters"), 0);
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
-}
-
-fn part_of(events: &[Value]) -> &'static Value {
-    Box::leak(Box::new(Value::Array(events.to_vec())))
+    assert_eq!(world.number("SELECT sum(quantity) FROM rating_counters"), 0);
+    world.balances();
 }
 
 #[tokio::test]
 async fn a_closed_month_is_left_as_it_is() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let key = acme(&database, &daemon).await;
-    let backfill = database.key("usage:write,usage:backfill", None);
-    let mut old = event("old", 10);
-    old["occurred_at"] = json!("2026-01-15T12:00:00Z");
-    assert_eq!(daemon.usage(&backfill, &old).await, ["accepted"]);
+    let world = acme().start().await;
+    let backfill = world.database.key("usage:write,usage:backfill", None);
+    let january = async |id: &str, quantity: i64, at: &str| {
+        assert_eq!(world.by(&backfill).uses(event(id, quantity).at(at)).await, "accepted");
+    };
+    january("old", 10, "2026-01-15T12:00:00Z").await;
     let today = Utc::now().date_naive();
     let running = today.format("%Y-%m").to_string();
     for month in [running.as_str(), "2026-01-02", "2026-1", "+262142-01", "-200000-01"] {
-        let (status, problem) = daemon.post("/v1/usage/closings", &key, &json!({ "month": month })).await;
-        assert_eq!((status.as_u16(), &problem["field"]), (400, &json!("month")), "{month}: {problem}");
+        world.send(close(month)).await.names(400, "month");
     }
-    assert_eq!(daemon.post("/v1/usage/closings", &key, &json!({ "month": "2026-01-01" })).await.0, 200);
-    assert_eq!(daemon.get("/v1/usage/closings", &key).await.1["data"][0]["month"], "2026-01");
-    let void = json!({ "org": "acme", "source": "t", "id": "old", "reason": "never happened" });
-    assert_eq!(daemon.post("/v1/usage/void", &key, &void).await.0, 200);
-    let mut late = event("late", 4);
-    late["occurred_at"] = json!("2026-01-20T12:00:00Z");
-    assert_eq!(daemon.usage(&backfill, &late).await, ["accepted"]);
+    world.send(close("2026-01-01")).await.status(200);
+    assert_eq!(world.get("/v1/usage/closings").await.at("data.0.month"), "2026-01");
+    world.send(void("old")).await.status(200);
+    january("late", 4, "2026-01-20T12:00:00Z").await;
     let day = |day: &str| {
-        database
-            .number(&format!("SELECT coalesce(sum(quantity), 0) FROM daily_summaries WHERE day = '{day}'"))
+        world.number(&format!("SELECT coalesce(sum(quantity), 0) FROM daily_summaries WHERE day = '{day}'"))
     };
     assert_eq!((day("2026-01-15"), day("2026-01-20"), day(&today.to_string())), (10, 0, 4 - 10));
-    assert_eq!(database.unbalanced(), [] as [String; 0]);
+    world.balances();
 }
 
 #[tokio::test]
 async fn an_org_posts_for_itself_alone() {
-    let database = Database::new();
-    let daemon = Daemon::start(&database);
-    let platform = acme(&database, &daemon).await;
-    let beta = daemon.org(&platform, "beta", "UTC").await;
-    let key = database.key("usage:write,usage:read", Some(&beta));
-    let own = json!({ "id": "1", "event_name": "work", "data": { "value": 1 } });
-    assert_eq!(daemon.usage(&key, &own).await, ["accepted"]);
-    assert_eq!(daemon.usage(&key, &event("2", 1)).await, ["org unknown_org"]);
-    let mut named = own.clone();
-    (named["id"], named["org"]) = (json!("3"), json!("beta"));
-    assert_eq!(daemon.usage(&key, &named).await, ["accepted"]);
-    let void = json!({ "org": "acme", "id": "1", "reason": "not mine" });
-    assert_eq!(daemon.post("/v1/usage/void", &key, &void).await.0, 404);
-    assert_eq!(daemon.post("/v1/usage", &database.key("usage:read", None), &own).await.0, 403);
-    assert_eq!(database.number("SELECT count(DISTINCT org_id) FROM usage_records"), 1);
+    let world = acme().org("beta").start().await;
+    let key = world.key_of("beta");
+    let beta = world.by(&key);
+    let own = |id: &str| event(id, 1).without("org");
+    assert_eq!(beta.uses(own("1")).await, "accepted");
+    assert_eq!(beta.uses(event("2", 1)).await, "org unknown_org");
+    assert_eq!(beta.uses(own("3").org("beta")).await, "accepted");
+    beta.send(void("1")).await.status(404);
+    let reader = world.database.key("usage:read", None);
+    world.by(&reader).post("/v1/usage", own("1").json()).await.status(403);
+    assert_eq!(world.number("SELECT count(DISTINCT org_id) FROM usage_records"), 1);
     // Row-level security hides what a query forgets to filter.
     let seen = "SET ROLE coulomb_org; SET coulomb.org_id = '0'";
-    let mut conn = database.owner();
+    let mut conn = world.owner();
     diesel::connection::SimpleConnection::batch_execute(&mut conn, seen).expect("acts for nobody");
     for table in ["usage_records", "daily_summaries", "usage_series", "quota_counters", "usage_corrections"] {
         use diesel::RunQueryDsl;
@@ -429,43 +350,34 @@ async fn an_org_posts_for_itself_alone() {
     }
 }
 
-/// What one daemon learns another counts by: no usage is counted by an older catalogue than the one
-/// committed.
+/// All daemons use the newest catalogue at once: none counts usage by an older one than the one committed.
 #[tokio::test]
 async fn a_change_of_meters_is_known_everywhere_at_once() {
-    let database = Database::new();
-    let daemons = [Daemon::start(&database), Daemon::start(&database)];
-    let key = acme(&database, &daemons[0]).await;
-    for daemon in &daemons {
-        assert_eq!(daemon.usage(&key, &event(&daemon.base, 1)).await, ["accepted"]);
-    }
-    database.execute(
-        "INSERT INTO rate_cards VALUES (2, 1, 2, '2021-01-01', 'usd', '[{\"unit_cost\": \"100\"}]', now())",
-    );
-    database.slot(2, 1, &json!({ "model": "a" }), true, "day");
-    for daemon in &daemons {
-        assert_eq!(daemon.usage(&key, &event(&format!("{}/2", daemon.base), 1)).await, ["accepted"]);
-    }
-    assert_eq!(
-        database.value("SELECT sum(cost)::numeric(9, 2) FROM usage_records").as_deref(),
-        Some("200.50")
-    );
-    assert_eq!(database.number("SELECT used FROM quota_counters WHERE slot_id = 2"), 2);
+    let world = acme().daemons(2).start().await;
+    let each_counts_one = async |round: &str| {
+        for n in [0, 1] {
+            assert_eq!(world.on(n).uses(event(&format!("{n} {round}"), 1)).await, "accepted");
+        }
+    };
+    each_counts_one("before").await;
+    // By the database: the API of one of them would tell that daemon first.
+    world.card(1, 2, "yesterday", &json!([{ "unit_cost": "100" }]));
+    world.slot(7, 1, &json!({ "model": "a" }), true, "day");
+    each_counts_one("after").await;
+    let cost = "SELECT sum(cost)::numeric(9, 2) FROM usage_records";
+    assert_eq!(world.value(cost).as_deref(), Some("200.50"));
+    assert_eq!(world.number("SELECT used FROM quota_counters WHERE slot_id = 7"), 2);
 }
 
 #[tokio::test]
 async fn too_much_at_once_is_told_to_wait() {
-    let database = Database::new();
-    let daemon = Daemon::with(&database, &[("COULOMB_USAGE_QUEUE", "50"), ("COULOMB_USAGE_MEMORY_MIB", "1")]);
-    let key = acme(&database, &daemon).await;
-    let many = |prefix: usize| json!((0..50).map(|n| event(&format!("{prefix}/{n}"), 1)).collect::<Vec<_>>());
+    let setup = acme().setting("COULOMB_USAGE_QUEUE", "50").setting("COULOMB_USAGE_MEMORY_MIB", "1");
+    let world = setup.start().await;
+    let many = |prefix: usize| (0..50).map(|n| event(&format!("{prefix}/{n}"), 1).json()).collect();
     let bodies: Vec<Value> = (0..40).map(many).collect();
-    let answers = futures_util::future::join_all(
-        bodies.iter().map(|body| daemon.request(Method::POST, "/v1/usage", &key).json(body).send()),
-    )
-    .await;
+    let post = |body| world.daemon().request(Method::POST, "/v1/usage", &world.key).json(body).send();
     let mut stored = 0;
-    for answer in answers {
+    for answer in join_all(bodies.iter().map(post)).await {
         let answer = answer.expect("an answer");
         match answer.status().as_u16() {
             200 => stored += 50,
@@ -474,7 +386,7 @@ async fn too_much_at_once_is_told_to_wait() {
         }
     }
     assert!(stored < 2000, "nobody was told to wait");
-    assert_eq!(database.number("SELECT count(*) FROM usage_records"), stored);
-    let large = json!({ "id": "x".repeat(2 << 20), "event_name": "work" });
-    assert_eq!(daemon.post("/v1/usage", &key, &large).await.0, 429);
+    assert_eq!(world.number("SELECT count(*) FROM usage_records"), stored);
+    let large = usage("acme", "work").id(&"x".repeat(2 << 20)).json();
+    world.post("/v1/usage", large).await.status(429);
 }

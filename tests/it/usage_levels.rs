@@ -1,180 +1,139 @@
-//! Levels: sets and changes in any order, limits on them, what they were over a time. Figures are reckoned by
-//! hand.
+//! Levels: sets and changes in any order, limits on them, what they were over a time. The figures were worked
+//! out by hand.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::{Daemon, Database};
+use crate::support::World;
+use crate::support::answer::Answer;
+use crate::support::requests::{
+    self, Request, Usage, amend, close, meter, rate_card, reserve, settle, usage, void,
+};
+use crate::support::world::Setup;
 
-/// A level meter `seats` (set by `seats`, changed by `by`, told apart by `team`), and an org `acme`.
-struct Place {
-    database: Database,
-    daemon: Daemon,
-    key: String,
+/// An org `acme` and the level meter `seats`: `seats` sets it, `by` changes it, `team` tells it apart.
+fn office() -> Setup {
+    let seats = meter("seats")
+        .event_name("seat")
+        .aggregation("level")
+        .value_field("seats")
+        .with("change_field", "by")
+        .dimensions(["team"]);
+    let scopes = "billing:write,billing:read,usage:read,usage:write,usage:backfill";
+    World::new().scopes(scopes).org("acme").with(seats)
 }
 
-impl Place {
-    async fn new() -> Self {
-        let database = Database::new();
-        let daemon = Daemon::start(&database);
-        let key = database.key("billing:write,billing:read,usage:read,usage:write,usage:backfill", None);
-        daemon.org(&key, "acme", "UTC").await;
-        let meter = json!({ "key": "seats", "event_name": "seat", "aggregation": "level",
-            "value_field": "seats",
-            "change_field": "by", "dimensions": ["team"] });
-        let (status, made) = daemon.post("/v1/meters", &key, &meter).await;
-        assert_eq!(status, 201, "{made}");
-        Self { database, daemon, key }
-    }
-
-    async fn send(&self, events: &[Value]) -> Vec<String> {
-        self.daemon.usage(&self.key, &json!(events)).await
-    }
-
-    async fn quota(&self, limit: i64, more: Value) -> String {
-        let mut body = json!({ "org": "acme", "meter": "seats", "period": "always", "limit": limit });
-        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
-        let (status, quota) = self.daemon.post("/v1/quotas", &self.key, &body).await;
-        assert_eq!(status, 201, "{quota}");
-        quota["id"].as_str().expect("an id").to_owned()
-    }
-
-    /// `used/reserved` of every counter, in the order of slot and subject.
-    fn counters(&self) -> String {
-        let sql = "SELECT string_agg(concat(trim_scale(used), '/', trim_scale(reserved)), ' '
-            ORDER BY slot_id, org_id, subject) FROM quota_counters";
-        self.database.value(sql).unwrap_or_default()
-    }
-
-    async fn levels(&self, query: &str) -> Vec<Value> {
-        let (status, page) = self.daemon.get(&format!("/v1/usage/levels?org=acme{query}"), &self.key).await;
-        assert_eq!(status, 200, "{page}");
-        page["data"].as_array().expect("a page").clone()
-    }
-
-    /// What is told of the one level there is: now, start, end, average, peak.
-    async fn course(&self, from: &str, to: &str) -> [String; 5] {
-        let levels = self.levels(&format!("&from={from}&to={to}")).await;
-        assert_eq!(levels.len(), 1, "{levels:?}");
-        ["level", "start", "end", "average", "peak"]
-            .map(|name| levels[0][name].as_str().expect("text").to_owned())
-    }
-
-    /// Whether the books are what the records say.
-    fn verified(&self) {
-        let output = self.database.command(&["verify"]).output().expect("runs");
-        let told = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
-        assert!(output.status.success(), "{told:?}");
-    }
+/// A quota on the seats there are, whenever they came.
+fn quota(limit: i64) -> Request {
+    requests::quota(limit).meter("seats").period("always")
 }
 
-fn set(id: &str, at: &str, seats: i64) -> Value {
-    json!({ "id": id, "org": "acme", "event_name": "seat", "occurred_at": at, "data": { "seats": seats } })
+fn set(id: &str, at: &str, seats: i64) -> Usage {
+    usage("acme", "seat").id(id).at(at).data(json!({ "seats": seats }))
 }
 
-fn change(id: &str, at: &str, by: i64) -> Value {
-    json!({ "id": id, "org": "acme", "event_name": "seat", "occurred_at": at, "data": { "by": by } })
+fn change(id: &str, at: &str, by: i64) -> Usage {
+    usage("acme", "seat").id(id).at(at).data(json!({ "by": by }))
 }
 
-/// Each in the order of its lines, then backwards, one request an event, then all in one: the same level.
-#[tokio::test]
-async fn levels_follow_from_the_set_of_events() {
-    let table: [(&str, Vec<Value>, &str); 6] = [
-        (
-            "changes",
-            vec![change("a", "2026-10-01T00:00:00Z", 5), change("b", "2026-10-02T00:00:00Z", -2)],
-            "3",
-        ),
+async fn levels(world: &World, query: &str) -> Answer {
+    world.get(&format!("/v1/usage/levels?org=acme{query}")).await.status(200)
+}
+
+/// What the API says of the only level: now, start, end, average, peak.
+async fn course(world: &World, from: &str, to: &str) -> String {
+    let levels = levels(world, &format!("&from={from}&to={to}")).await;
+    assert_eq!(levels.rows().len(), 1, "{levels}");
+    ["level", "start", "end", "average", "peak"].map(|name| levels.text(&format!("data.0.{name}"))).join(" ")
+}
+
+/// `coulomb verify` must find differences in these tables.
+fn is_unsound(world: &World, tables: &[&str]) {
+    let output = world.command(&["verify"]).output().expect("runs");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && tables.iter().all(|table| told.contains(table)), "{told}");
+}
+
+/// Events and the level that they come to.
+fn histories() -> [(&'static str, Vec<Usage>, &'static str); 6] {
+    let (first, second, third) = ("2026-10-01T00:00:00Z", "2026-10-02T00:00:00Z", "2026-10-03T00:00:00Z");
+    [
+        ("changes", vec![change("a", first, 5), change("b", second, -2)], "3"),
         (
             "a set between",
             vec![
-                change("a", "2026-10-01T00:00:00Z", 50),
-                set("b", "2026-10-02T00:00:00Z", 10),
-                change("c", "2026-10-03T00:00:00Z", 4),
+                change("a", first, 50),
+                set("b", second, 10),
+                change("c", third, 4),
                 change("d", "2026-11-03T00:00:00Z", -1),
             ],
             "13",
         ),
         (
             "the last set counts, and the largest of an instant",
-            vec![
-                set("a", "2026-10-02T00:00:00Z", 10),
-                set("b", "2026-10-02T00:00:00Z", 12),
-                set("c", "2026-10-01T00:00:00Z", 99),
-            ],
+            vec![set("a", second, 10), set("b", second, 12), set("c", first, 99)],
             "12",
         ),
-        (
-            "at one instant a change is on top",
-            vec![set("a", "2026-10-02T00:00:00Z", 10), change("b", "2026-10-02T00:00:00Z", 3)],
-            "13",
-        ),
-        ("less than nothing is nothing", vec![change("a", "2026-10-02T00:00:00Z", -3)], "0"),
-        (
-            "until what was missing comes",
-            vec![change("a", "2026-10-02T00:00:00Z", -3), change("b", "2026-10-01T00:00:00Z", 8)],
-            "5",
-        ),
-    ];
-    let place = Place::new().await;
+        ("at one instant a change is on top", vec![set("a", second, 10), change("b", second, 3)], "13"),
+        ("less than nothing is nothing", vec![change("a", second, -3)], "0"),
+        ("until what was missing comes", vec![change("a", second, -3), change("b", first, 8)], "5"),
+    ]
+}
+
+/// Each history in the order of its lines, then backwards, one request an event, then all in one: the same
+/// level.
+#[tokio::test]
+async fn levels_follow_from_the_set_of_events() {
+    let world = office().start().await;
     let mut wanted = Vec::new();
-    for (n, (name, events, level)) in table.into_iter().enumerate() {
+    for (n, (name, events, level)) in histories().into_iter().enumerate() {
         for way in ["in-order", "backwards", "together"] {
             let org = format!("{way}-{n}");
-            place.daemon.org(&place.key, &org, "UTC").await;
-            place.quota(1000, json!({ "org": org })).await;
-            let mut events = events.clone();
-            events.iter_mut().for_each(|event| event["org"] = json!(org));
+            world.send(requests::org(&org)).await.status(201);
+            world.send(quota(1000).org(&org)).await.status(201);
+            let mut events: Vec<_> = events.iter().map(|event| event.clone().org(&org)).collect();
             if way == "backwards" {
                 events.reverse();
             }
             let all = events.len();
-            if way == "together" {
-                assert_eq!(place.send(&events).await, vec!["accepted"; all], "{name}");
+            let parts = if way == "together" {
+                vec![events.clone()]
             } else {
-                for event in &events {
-                    assert_eq!(place.send(std::slice::from_ref(event)).await, ["accepted"], "{name}, {way}");
-                }
+                events.chunks(1).map(<[_]>::to_vec).collect()
+            };
+            for part in parts {
+                let taken = vec!["accepted"; part.len()];
+                assert_eq!(world.on(0).usage(part).await, taken, "{name}, {way}");
             }
-            let path = format!("/v1/usage/levels?org={org}");
-            let (_, page) = place.daemon.get(&path, &place.key).await;
-            assert_eq!(page["data"][0]["level"], level, "{name}, {way}");
+            let page = world.get(&format!("/v1/usage/levels?org={org}")).await;
+            assert_eq!(page.at("data.0.level"), level, "{name}, {way}");
             // Each counts once.
-            assert_eq!(place.send(&events).await, vec!["duplicate"; all], "{name}, {way}");
+            assert_eq!(world.on(0).usage(events).await, vec!["duplicate"; all], "{name}, {way}");
             wanted.push((org, format!("{level}/0")));
         }
     }
-    let counters = || place.counters().split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let once: Vec<String> = wanted.iter().map(|(_, counter)| counter.clone()).collect();
-    assert_eq!(counters(), once);
-    place.verified();
+    let once = wanted.iter().map(|(_, counter)| counter.as_str()).collect::<Vec<_>>().join(" ");
+    assert_eq!(world.counters(), once);
+    world.run(&["verify"]);
     // A quota that is made now begins with what is there.
     for (org, _) in &wanted {
-        place.quota(7, json!({ "org": org, "per_subject": true })).await;
+        world.send(quota(7).org(org).per_subject()).await.status(201);
     }
-    let twice = [once.clone(), once].concat();
-    assert_eq!(counters(), twice);
-    place.verified();
+    let twice = format!("{once} {once}");
+    assert_eq!(world.counters(), twice);
+    world.run(&["verify"]);
     // The books can be made anew.
-    let spoil =
-        "UPDATE usage_levels SET changes = changes + 1, set_at = NULL; UPDATE quota_counters SET used = 77";
-    place.database.execute(spoil);
-    let output = place.database.command(&["verify"]).output().expect("runs");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        !output.status.success() && told.contains("usage_levels") && told.contains("quota_counters"),
-        "{told}"
+    world.execute(
+        "UPDATE usage_levels SET changes = changes + 1, set_at = NULL; UPDATE quota_counters SET used = 77",
     );
-    place.database.run(&["rebuild", "summaries"]);
-    assert_eq!(counters(), twice);
-    place.verified();
+    is_unsound(&world, &["usage_levels", "quota_counters"]);
+    world.run(&["rebuild", "summaries"]);
+    assert_eq!(world.counters(), twice);
+    world.run(&["verify"]);
 }
 
 #[tokio::test]
 async fn an_event_says_one_thing_of_a_level() {
-    let place = Place::new().await;
-    let with = |data: Value| json!([{ "id": "a", "org": "acme", "event_name": "seat", "data": data }]);
+    let world = office().start().await;
     for (data, told) in [
         (json!({ "seats": 5, "by": 1 }), "data.by set_and_change"),
         (json!({ "seats": -5 }), "data.seats negative_usage"),
@@ -182,103 +141,81 @@ async fn an_event_says_one_thing_of_a_level() {
         (json!({ "by": "x" }), "data.by not_a_number"),
         (json!({ "seats": "1e15" }), "data.seats too_large"),
     ] {
-        assert_eq!(place.daemon.usage(&place.key, &with(data.clone())).await, [told], "{data}");
+        assert_eq!(world.usage([usage("acme", "seat").data(data.clone())]).await, [told], "{data}");
     }
-    let most = json!({ "id": "m", "org": "acme", "event_name": "seat", "data": { "by": "999999999999999" } });
-    let more = json!({ "id": "n", "org": "acme", "event_name": "seat", "data": { "by": 1 } });
-    assert_eq!(place.send(&[most, more]).await, ["accepted", "data too_large"]);
-    for (body, field) in [
-        (json!({ "key": "x", "event_name": "x", "aggregation": "level" }), "value_field"),
-        (
-            json!({ "key": "x", "event_name": "x", "aggregation": "sum", "value_field": "v",
-                "change_field": "c" }),
-            "change_field",
-        ),
-        (
-            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v",
-                "change_field": "v" }),
-            "change_field",
-        ),
-        (
-            json!({ "key": "x", "event_name": "x", "aggregation": "level", "value_field": "v",
-                "allows_negative": true }),
-            "allows_negative",
-        ),
+    let by = |by: Value| usage("acme", "seat").data(json!({ "by": by }));
+    let both = [by(json!("999999999999999")), by(json!(1))];
+    assert_eq!(world.usage(both).await, ["accepted", "data too_large"]);
+    let level = meter("x").aggregation("level").value_field("v");
+    for (meter, field) in [
+        (level.clone().without("value_field"), "value_field"),
+        (meter("x").value_field("v").with("change_field", "c"), "change_field"),
+        (level.clone().with("change_field", "v"), "change_field"),
+        (level.with("allows_negative", true), "allows_negative"),
     ] {
-        let (status, answer) = place.daemon.post("/v1/meters", &place.key, &body).await;
-        assert_eq!((status.as_u16(), &answer["field"]), (400, &json!(field)), "{body}");
+        world.send(meter).await.names(400, field);
     }
     for period in ["day", "month", "billing"] {
-        let body = json!({ "org": "acme", "meter": "seats", "period": period, "limit": 1 });
-        let (status, answer) = place.daemon.post("/v1/quotas", &place.key, &body).await;
-        assert_eq!((status.as_u16(), &answer["field"]), (400, &json!("period")), "{answer}");
+        world.send(quota(1).period(period)).await.names(400, "period");
     }
+}
+
+/// An office whose 10 seats are taken, after usage that its limit has refused.
+async fn full_office() -> World {
+    let world = office().with(quota(10).with("refuse_usage", true)).start().await;
+    let (october, november) = ("2026-10-05T00:00:00Z", "2026-11-05T00:00:00Z");
+    assert_eq!(world.usage([set("a", october, 8)]).await, ["accepted"]);
+    // In one batch each depends on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits; a set
+    // to 11 is 2 too many; one to 4 leaves room for 6, of which 7 are too many.
+    let batch = [
+        (change("b", november, 3), "data quota_exceeded"),
+        (change("c", november, -3), "accepted"),
+        (change("d", november, 4), "accepted"),
+        (set("e", "2026-11-06T00:00:00Z", 11), "data quota_exceeded"),
+        (set("f", "2026-11-07T00:00:00Z", 4), "accepted"),
+        (change("g", "2026-11-08T00:00:00Z", 7), "data quota_exceeded"),
+        (change("h", "2026-11-08T00:00:00Z", 6), "accepted"),
+    ];
+    let told = batch.each_ref().map(|(_, told)| *told);
+    assert_eq!(world.usage(batch.map(|(event, _)| event)).await, told);
+    assert_eq!(world.counters(), "10/0");
+    // What comes late behind the last set moves nothing, so nothing is over.
+    let late = [change("late", october, 900), set("late2", november, 900)];
+    assert_eq!(world.usage(late).await, ["accepted"; 2]);
+    assert_eq!(world.counters(), "10/0");
+    world.run(&["verify"]);
+    world
 }
 
 #[tokio::test]
 async fn a_limit_on_a_level_refuses_what_does_not_fit_and_never_resets() {
-    let place = Place::new().await;
-    place.quota(10, json!({ "refuse_usage": true })).await;
-    let october = "2026-10-05T00:00:00Z";
-    assert_eq!(place.send(&[set("a", october, 8)]).await, ["accepted"]);
-    // In one batch each hangs on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits; a set
-    // to 11 is 2 too many; one to 4 leaves room for 6, of which 7 are too many.
-    let november = "2026-11-05T00:00:00Z";
-    let batch = [
-        change("b", november, 3),
-        change("c", november, -3),
-        change("d", november, 4),
-        set("e", "2026-11-06T00:00:00Z", 11),
-        set("f", "2026-11-07T00:00:00Z", 4),
-        change("g", "2026-11-08T00:00:00Z", 7),
-        change("h", "2026-11-08T00:00:00Z", 6),
-    ];
-    let refused = "data quota_exceeded";
-    let told = ["accepted", "accepted", refused, "accepted", refused, "accepted"];
-    assert_eq!(place.send(&batch).await, [&[refused], &told[..]].concat());
-    assert_eq!(place.counters(), "10/0");
-    // What comes late behind the last set moves nothing, so nothing is over.
-    assert_eq!(
-        place.send(&[change("late", october, 900), set("late2", november, 900)]).await,
-        ["accepted"; 2]
-    );
-    assert_eq!(place.counters(), "10/0");
-    place.verified();
+    let world = full_office().await;
+    assert_eq!(world.usage([change("i", "2026-11-09T00:00:00Z", -6)]).await, ["accepted"]);
     // Set aside, settled, and over.
-    assert_eq!(place.send(&[change("i", "2026-11-09T00:00:00Z", -6)]).await, ["accepted"]);
-    let reserve =
-        |id: &str, amount: i64| json!({ "org": "acme", "meter": "seats", "id": id, "amount": amount });
-    let (status, made) = place.daemon.post("/v1/quota/reserve", &place.key, &reserve("r1", 5)).await;
-    assert_eq!((status.as_u16(), &made["quotas"][0]["remaining"]), (201, &json!("1")), "{made}");
-    let (status, over) = place.daemon.post("/v1/quota/reserve", &place.key, &reserve("r2", 2)).await;
-    assert_eq!((status.as_u16(), &over["code"]), (409, &json!("quota_exceeded")));
+    let seats = |amount: i64, id: &str| reserve(amount).meter("seats").id(id);
+    let made = world.send(seats(5, "r1")).await.status(201);
+    assert_eq!(made.at("quotas.0.remaining"), "1");
+    let over = world.send(seats(2, "r2")).await.refused(409, "quota_exceeded");
     assert_eq!(over["resets_at"], "9999-12-31T23:59:59Z");
-    assert_eq!(place.send(&[change("j", "2026-11-10T00:00:00Z", 2)]).await, [refused]);
-    let (status, settled) =
-        place.daemon.post("/v1/quota/r1/settle", &place.key, &json!({ "amount": 8 })).await;
-    assert_eq!((status.as_u16(), &settled["overage"]), (200, &json!("2")), "{settled}");
-    assert_eq!(place.counters(), "12/0");
-    let event = json!({ "event": { "id": "k", "event_name": "seat", "data": { "seats": 3 } } });
-    assert_eq!(place.send(&[change("l", "2026-11-10T00:00:00Z", -4)]).await, ["accepted"]);
-    assert_eq!(place.daemon.post("/v1/quota/reserve", &place.key, &reserve("r3", 2)).await.0, 201);
-    let (status, settled) = place.daemon.post("/v1/quota/r3/settle", &place.key, &event).await;
-    assert_eq!((status.as_u16(), &settled["settled_amount"]), (200, &json!("3")), "{settled}");
-    assert_eq!(place.counters(), "3/0");
-    place.verified();
+    let more = change("j", "2026-11-10T00:00:00Z", 2);
+    assert_eq!(world.usage([more]).await, ["data quota_exceeded"]);
+    assert_eq!(world.send(settle("r1").amount(8)).await.status(200)["overage"], "2");
+    assert_eq!(world.counters(), "12/0");
+    assert_eq!(world.usage([change("l", "2026-11-10T00:00:00Z", -4)]).await, ["accepted"]);
+    world.send(seats(2, "r3")).await.status(201);
+    let event = json!({ "id": "k", "event_name": "seat", "data": { "seats": 3 } });
+    let settled = world.send(settle("r3").with("event", event)).await.status(200);
+    assert_eq!(settled["settled_amount"], "3");
+    assert_eq!(world.counters(), "3/0");
+    world.run(&["verify"]);
 }
 
 #[tokio::test]
 async fn levels_are_told_apart_and_limited_by_team_and_subject() {
-    let place = Place::new().await;
-    place.quota(100, json!({})).await;
-    place.quota(5, json!({ "filter": { "team": "a" }, "refuse_usage": true })).await;
-    place.quota(4, json!({ "per_subject": true })).await;
+    let of_team = quota(5).only("team", "a").with("refuse_usage", true);
+    let world = office().with(quota(100)).with(of_team).with(quota(4).per_subject()).start().await;
     let at = "2026-11-05T00:00:00Z";
-    let of = |mut event: Value, team: &str, subject: &str| {
-        event["data"]["team"] = json!(team);
-        event["subject"] = json!(subject);
-        event
-    };
+    let of = |event: Usage, team: &str, subject: &str| event.dimension("team", team).subject(subject);
     let events = [
         of(set("1", at, 4), "a", "x"),
         of(set("2", at, 3), "b", "x"),
@@ -286,21 +223,18 @@ async fn levels_are_told_apart_and_limited_by_team_and_subject() {
         of(change("4", at, 1), "a", "y"),
         of(set("5", "2026-11-06T00:00:00Z", 1), "b", "x"),
     ];
-    assert_eq!(
-        place.send(&events).await,
-        ["accepted", "accepted", "accepted", "data quota_exceeded", "accepted"]
-    );
+    let told = ["accepted", "accepted", "accepted", "data quota_exceeded", "accepted"];
+    assert_eq!(world.usage(events).await, told);
     // 4 + 1 + 1; of team a 4 + 1; of x 4 + 1, of y 1.
-    assert_eq!(place.counters(), "6/0 5/0 5/0 1/0");
-    assert_eq!(place.levels("&meter=seats").await.len(), 3);
-    assert_eq!(place.levels("&meter=other").await.len(), 0);
-    place.verified();
+    assert_eq!(world.counters(), "6/0 5/0 5/0 1/0");
+    assert_eq!(levels(&world, "&meter=seats").await.rows().len(), 3);
+    assert_eq!(levels(&world, "&meter=other").await.rows().len(), 0);
+    world.run(&["verify"]);
 }
 
 #[tokio::test]
 async fn corrections_leave_the_level_of_what_stands() {
-    let place = Place::new().await;
-    place.quota(1000, json!({})).await;
+    let world = office().with(quota(1000)).start().await;
     let day = |day: u32| format!("2026-10-{day:02}T00:00:00Z");
     let events = [
         change("a", &day(1), 50),
@@ -309,50 +243,35 @@ async fn corrections_leave_the_level_of_what_stands() {
         set("d", &day(4), 20),
         change("e", &day(5), 1),
     ];
-    assert_eq!(place.send(&events).await, ["accepted"; 5]);
-    assert_eq!(place.counters(), "21/0");
-    for (id, level) in [
-        // Behind the last set: nothing. The change on top of it. The last set: 10 + 4 of before. That set
-        // too: 50 + 4.
-        ("a", "21"),
-        ("e", "20"),
-        ("d", "14"),
-    ] {
-        let body = json!({ "org": "acme", "id": id, "reason": "wrong" });
-        assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &body).await.0, 200, "{id}");
-        assert_eq!(place.counters(), format!("{level}/0"), "without {id}");
-        place.verified();
-    }
-    for (id, data, level) in [
-        ("b", json!({ "seats": 30 }), "34"),
-        ("c", json!({ "by": -5 }), "25"),
+    assert_eq!(world.usage(events).await, ["accepted"; 5]);
+    assert_eq!(world.counters(), "21/0");
+    let replaced = |id: &str, data: Value| amend(id, usage("acme", "seat").data(data));
+    for (correction, level) in [
+        // Behind the last set: nothing.
+        (void("a"), "21"),
+        // The change on top of it.
+        (void("e"), "20"),
+        // The last set: 10 + 4 of before.
+        (void("d"), "14"),
+        (replaced("b", json!({ "seats": 30 })), "34"),
+        (replaced("c", json!({ "by": -5 })), "25"),
         // What set it changes it now: -5 and 7.
-        ("b", json!({ "by": 7 }), "2"),
-        ("b", json!({ "seats": 1 }), "0"),
+        (replaced("b", json!({ "by": 7 })), "2"),
+        (replaced("b", json!({ "seats": 1 })), "0"),
+        (void("c"), "1"),
     ] {
-        let body = json!({ "org": "acme", "id": id, "reason": "wrong",
-            "event": { "event_name": "seat", "data": data } });
-        let (status, answer) = place.daemon.post("/v1/usage/amend", &place.key, &body).await;
-        assert_eq!(status, 200, "{id}: {answer}");
-        assert_eq!(place.counters(), format!("{level}/0"), "{id}: {data}");
-        place.verified();
+        let done = world.send(correction).await.status(200);
+        assert_eq!(world.counters(), format!("{level}/0"), "{done}");
+        world.run(&["verify"]);
     }
-    let void = json!({ "org": "acme", "id": "c", "reason": "wrong" });
-    assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
-    assert_eq!(place.counters(), "1/0");
-    place.verified();
 }
 
 #[tokio::test]
 async fn a_level_is_told_and_priced_over_a_time() {
-    let place = Place::new().await;
-    let card = json!({ "currency": "usd", "valid_from": "2026-01-01T00:00:00Z", "backdate": true,
-        "rates": [{ "unit_cost": "2" }] });
-    let (status, made) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &card).await;
-    assert_eq!(status, 201, "{made}");
-    let burning = json!({ "currency": "usd", "rates": [{ "unit_cost": "2", "battery_units": "1" }] });
-    let (status, refused) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &burning).await;
-    assert_eq!((status.as_u16(), &refused["field"]), (400, &json!("rates.0.battery_units")));
+    let prices = |rate: Value| rate_card("seats", json!([rate])).since("2026-01-01T00:00:00Z");
+    let world = office().with(prices(json!({ "unit_cost": "2" }))).start().await;
+    let burning = json!([{ "unit_cost": "2", "battery_units": "1" }]);
+    world.send(rate_card("seats", burning)).await.names(400, "rates.0.battery_units");
     // September has 30 days: 10 for ten days, 40 for five, 25 for fifteen: (100 + 200 + 375) / 30 = 22.5.
     // October: 25 throughout.
     let events = [
@@ -360,40 +279,36 @@ async fn a_level_is_told_and_priced_over_a_time() {
         change("b", "2026-09-11T00:00:00Z", 30),
         set("c", "2026-09-16T00:00:00Z", 25),
     ];
-    assert_eq!(place.send(&events).await, ["accepted"; 3]);
-    let september = ("2026-09-01T00:00:00Z", "2026-10-01T00:00:00Z");
-    let october = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
-    assert_eq!(place.course(september.0, september.1).await, ["25", "10", "25", "22.5", "40"]);
-    assert_eq!(place.course(october.0, october.1).await, ["25", "25", "25", "25", "25"]);
-    assert_eq!(
-        place.course("2026-07-01T00:00:00Z", "2026-08-01T00:00:00Z").await,
-        ["25", "0", "0", "0", "0"]
-    );
-    let query = |by: &str| format!("&from={}&to={}{by}", september.0, september.1);
-    let costs = |levels: &[Value]| [levels[0]["cost"].clone(), levels[0]["currency"].clone()];
-    assert_eq!(costs(&place.levels(&query("")).await), [json!("45"), json!("usd")]);
-    assert_eq!(costs(&place.levels(&query("&price_by=peak")).await), [json!("80"), json!("usd")]);
+    assert_eq!(world.usage(events).await, ["accepted"; 3]);
+    let september = || course(&world, "2026-09-01T00:00:00Z", "2026-10-01T00:00:00Z");
+    assert_eq!(september().await, "25 10 25 22.5 40");
+    assert_eq!(course(&world, "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z").await, "25 25 25 25 25");
+    assert_eq!(course(&world, "2026-07-01T00:00:00Z", "2026-08-01T00:00:00Z").await, "25 0 0 0 0");
+    for (by, cost) in [("", "45"), ("&price_by=peak", "80")] {
+        let query = format!("&from=2026-09-01T00:00:00Z&to=2026-10-01T00:00:00Z{by}");
+        let priced = levels(&world, &query).await;
+        assert_eq!(priced.pick(["data.0.cost", "data.0.currency"]), json!([cost, "usd"]));
+    }
     // A late one: 30 more from 6 to 11 September, and the set at 11 takes its place: 10 × 5 + 40 × 5 + 35 × 5
     // + 375 = 800 / 30.
     let late = [change("late", "2026-09-06T00:00:00Z", 30), set("late2", "2026-09-11T00:00:00Z", 5)];
-    assert_eq!(place.send(&late).await, ["accepted"; 2]);
-    assert_eq!(place.course(september.0, september.1).await, ["25", "10", "25", "26.666666666667", "40"]);
-    let void = json!({ "org": "acme", "id": "late2", "reason": "wrong" });
-    assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
+    assert_eq!(world.usage(late).await, ["accepted"; 2]);
+    assert_eq!(september().await, "25 10 25 26.666666666667 40");
+    world.send(void("late2")).await.status(200);
     // 10 × 5 + 40 × 5 + 70 × 5 + 375 = 975 / 30.
-    assert_eq!(place.course(september.0, september.1).await, ["25", "10", "25", "32.5", "70"]);
-    // One page after the other, and another org's key sees nothing.
-    let other = place.daemon.org(&place.key, "other", "UTC").await;
-    let foreign = place.database.key("usage:read", Some(&other));
-    let (_, page) = place.daemon.get("/v1/usage/levels", &foreign).await;
-    assert_eq!(page["data"], json!([]));
-    assert_eq!(place.daemon.get("/v1/usage/levels?org=acme", &foreign).await.0, 404);
-    let (status, wrong) =
-        place.daemon.get("/v1/usage/levels?org=acme&from=2999-01-01T00:00:00Z", &place.key).await;
-    assert_eq!((status.as_u16(), &wrong["field"]), (400, &json!("to")));
-    let request = place.daemon.request(Method::GET, "/v1/usage/levels?org=acme&price_by=moon", &place.key);
-    assert_eq!(answer(request).await.0, 400);
-    place.verified();
+    assert_eq!(september().await, "25 10 25 32.5 70");
+    world.run(&["verify"]);
+}
+
+#[tokio::test]
+async fn an_org_reads_its_own_levels() {
+    let world = office().org("other").start().await;
+    assert_eq!(world.usage([set("a", "2026-08-20T00:00:00Z", 10)]).await, ["accepted"]);
+    let foreign = world.key_of("other");
+    assert_eq!(world.by(&foreign).get("/v1/usage/levels").await["data"], json!([]));
+    world.by(&foreign).get("/v1/usage/levels?org=acme").await.status(404);
+    world.get("/v1/usage/levels?org=acme&from=2999-01-01T00:00:00Z").await.names(400, "to");
+    world.get("/v1/usage/levels?org=acme&price_by=moon").await.status(400);
 }
 
 /// October has two events, and is closed. What comes for it afterwards, and what takes back or replaces,
@@ -401,67 +316,47 @@ async fn a_level_is_told_and_priced_over_a_time() {
 /// and the late one.
 #[tokio::test]
 async fn a_closed_month_stays_and_its_levels_are_corrected() {
-    let place = Place::new().await;
-    place.quota(1000, json!({})).await;
+    let world = office().with(quota(1000)).start().await;
     let day = |day: u32| format!("2026-10-{day:02}T00:00:00Z");
-    assert_eq!(place.send(&[set("a", &day(2), 10), change("b", &day(3), 4)]).await, ["accepted"; 2]);
-    let closing = json!({ "org": "acme", "month": "2026-10" });
-    let (status, closed) = place.daemon.post("/v1/usage/closings", &place.key, &closing).await;
-    assert_eq!(status, 200, "{closed}");
-    let counts = || {
+    assert_eq!(world.usage([set("a", &day(2), 10), change("b", &day(3), 4)]).await, ["accepted"; 2]);
+    world.send(close("2026-10").org("acme")).await.status(200);
+    // The level, and how many events October and November count.
+    let stands = |expected: &str| {
         let sql = "SELECT concat(sum(count) FILTER (WHERE day < '2026-11-01'), '/',
             sum(count) FILTER (WHERE day >= '2026-11-01')) FROM daily_summaries";
-        place.database.value(sql).unwrap_or_default()
+        let counts = world.value(sql).unwrap_or_default();
+        assert_eq!(format!("{} {counts}", world.counters()), expected);
+        world.run(&["verify"]);
     };
-    let void = json!({ "org": "acme", "id": "b", "reason": "wrong" });
-    assert_eq!(place.daemon.post("/v1/usage/void", &place.key, &void).await.0, 200);
-    assert_eq!((place.counters(), counts()), ("10/0".to_owned(), "2/".to_owned()));
-    place.verified();
-    let event = json!({ "event_name": "seat", "data": { "seats": 30 } });
-    let amend = json!({ "org": "acme", "id": "a", "reason": "wrong", "event": event });
-    let (status, amended) = place.daemon.post("/v1/usage/amend", &place.key, &amend).await;
-    assert_eq!(status, 200, "{amended}");
-    assert_eq!((place.counters(), counts()), ("30/0".to_owned(), "2/1".to_owned()));
-    place.verified();
-    assert_eq!(place.send(&[change("late", &day(5), 2)]).await, ["accepted"]);
-    assert_eq!((place.counters(), counts()), ("32/0".to_owned(), "2/2".to_owned()));
-    place.verified();
+    world.send(void("b")).await.status(200);
+    stands("10/0 2/");
+    world.send(amend("a", usage("acme", "seat").data(json!({ "seats": 30 })))).await.status(200);
+    stands("30/0 2/1");
+    assert_eq!(world.usage([change("late", &day(5), 2)]).await, ["accepted"]);
+    stands("32/0 2/2");
     // By the time of the events, whatever month they were posted to: 30 for three days from the 2nd on, then
     // 32 for three.
-    assert_eq!(place.course(&day(2), &day(8)).await, ["32", "30", "32", "31", "32"]);
-    place
-        .database
-        .execute("DELETE FROM usage_levels; DELETE FROM quota_counters; DELETE FROM daily_summaries");
-    place.database.run(&["rebuild", "summaries"]);
-    assert_eq!((place.counters(), counts()), ("32/0".to_owned(), "2/2".to_owned()));
-    place.verified();
+    assert_eq!(course(&world, &day(2), &day(8)).await, "32 30 32 31 32");
+    world.execute("DELETE FROM usage_levels; DELETE FROM quota_counters; DELETE FROM daily_summaries");
+    world.run(&["rebuild", "summaries"]);
+    stands("32/0 2/2");
 }
 
 /// A level has its price over a time, not when it is reported or set aside.
 #[tokio::test]
 async fn a_level_is_not_refused_for_want_of_a_rate() {
-    let place = Place::new().await;
-    place.quota(100, json!({})).await;
-    let rates = json!([{ "when": { "team": "a" }, "unit_cost": "2" }]);
-    let card =
-        json!({ "currency": "usd", "valid_from": "2026-01-01T00:00:00Z", "backdate": true, "rates": rates });
-    let (status, made) = place.daemon.post("/v1/meters/seats/rate_cards", &place.key, &card).await;
-    assert_eq!(status, 201, "{made}");
-    let refuse = place.daemon.request(Method::PATCH, "/v1/meters/seats", &place.key);
-    let (status, changed) = answer(refuse.json(&json!({ "unpriced": "refuse" }))).await;
-    assert_eq!((status.as_u16(), &changed["unpriced"]), (200, &json!("refuse")), "{changed}");
-    let mut event = set("a", "2026-10-02T00:00:00Z", 10);
-    event["data"]["team"] = json!("b");
-    assert_eq!(place.send(&[event]).await, ["accepted"]);
-    let reserve =
-        json!({ "org": "acme", "meter": "seats", "id": "r", "amount": 5, "dimensions": { "team": "b" } });
-    let (status, made) = place.daemon.post("/v1/quota/reserve", &place.key, &reserve).await;
-    assert_eq!(status, 201, "{made}");
-    assert_eq!(place.counters(), "10/5");
-    let (_, page) = place.daemon.get("/v1/usage/unpriced?org=acme", &place.key).await;
-    assert_eq!(page["data"], json!([]), "{page}");
-    assert_eq!(place.levels("").await[0]["cost"], Value::Null);
-    place.verified();
+    let of_a = json!([{ "when": { "team": "a" }, "unit_cost": "2" }]);
+    let card = rate_card("seats", of_a).since("2026-01-01T00:00:00Z");
+    let world = office().with(quota(100)).with(card).start().await;
+    let changed = world.patch("/v1/meters/seats", json!({ "unpriced": "refuse" })).await.status(200);
+    assert_eq!(changed["unpriced"], "refuse");
+    let of_b = set("a", "2026-10-02T00:00:00Z", 10).dimension("team", "b");
+    assert_eq!(world.usage([of_b]).await, ["accepted"]);
+    world.send(reserve(5).meter("seats").dimension("team", "b")).await.status(201);
+    assert_eq!(world.counters(), "10/5");
+    assert_eq!(world.get("/v1/usage/unpriced?org=acme").await["data"], json!([]));
+    assert_eq!(levels(&world, "").await.at("data.0.cost"), &Value::Null);
+    world.run(&["verify"]);
 }
 
 /// Where the time of the last change is lost, a set that comes late would forget the changes after it.
@@ -469,18 +364,15 @@ async fn a_level_is_not_refused_for_want_of_a_rate() {
 async fn a_rebuilt_level_takes_a_late_set() {
     let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
     for spoil in ["DELETE FROM usage_levels", "UPDATE usage_levels SET changed_at = NULL"] {
-        let place = Place::new().await;
-        place.quota(1000, json!({})).await;
-        assert_eq!(place.send(&[change("a", october, 5), change("b", november, 3)]).await, ["accepted"; 2]);
-        place.database.execute(spoil);
-        let output = place.database.command(&["verify"]).output().expect("runs");
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(!output.status.success() && told.contains("usage_levels"), "{spoil}: {told}");
-        place.database.run(&["rebuild", "summaries"]);
-        place.verified();
+        let world = office().with(quota(1000)).start().await;
+        assert_eq!(world.usage([change("a", october, 5), change("b", november, 3)]).await, ["accepted"; 2]);
+        world.execute(spoil);
+        is_unsound(&world, &["usage_levels"]);
+        world.run(&["rebuild", "summaries"]);
+        world.run(&["verify"]);
         // 10, and the 3 of after it.
-        assert_eq!(place.send(&[set("c", "2026-10-05T00:00:00Z", 10)]).await, ["accepted"]);
-        assert_eq!(place.counters(), "13/0", "{spoil}");
-        place.verified();
+        assert_eq!(world.usage([set("c", "2026-10-05T00:00:00Z", 10)]).await, ["accepted"]);
+        assert_eq!(world.counters(), "13/0", "{spoil}");
+        world.run(&["verify"]);
     }
 }

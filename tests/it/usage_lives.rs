@@ -1,6 +1,6 @@
 //! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and
 //! closings in any order. What all months cost together is what the surviving events cost under the cards of
-//! their time, reckoned here in another way; and the books are what the records say. The same seeds are the
+//! their time, worked out here in another way; and the books are what the records say. The same seeds are the
 //! same lives.
 
 mod levels;
@@ -157,13 +157,8 @@ impl Place {
     }
 
     fn card(&self, id: i32, version: usize, kind: Kind, card: &Card) {
-        self.database.execute(&format!(
-            "INSERT INTO rate_cards
-             VALUES ({id} * 1000 + {version}, {id}, {version}, '{}', 'usd', '{}', now());
-             UPDATE catalog SET version = version + 1",
-            card.valid_from,
-            card.rates(kind)
-        ));
+        let version = i32::try_from(version).expect("few");
+        self.database.card(id, version, &card.valid_from, &card.rates(kind));
     }
 
     fn cost(&self, id: i32) -> Decimal {

@@ -3,8 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Database};
-use crate::usage_rows::{Row, meter, org, put, row};
+use crate::support::answer::Answer;
+use crate::support::objects::{DAY, customer, subscription};
+use crate::support::rows::{RecordRow, meter, org, put, record};
+use crate::support::{Database, World, json as fields, stripe};
 
 /// Two orgs with some usage in two months, counted by `coulomb rebuild summaries`.
 fn books(database: &Database) {
@@ -14,11 +16,11 @@ fn books(database: &Database) {
     meter(database, "seats", "max", "");
     meter(database, "users", "unique", "");
     meter(database, "level", "latest", "");
-    let tokens = |id: &str, at: &str, quantity: &str, member, dimensions| Row {
+    let tokens = |id: &str, at: &str, quantity: &str, member, dimensions| RecordRow {
         member,
         dimensions,
         cost: "0.25",
-        ..row("acme", "tokens", id, at, quantity)
+        ..record("acme", "tokens", id, at, quantity)
     };
     for record in [
         // 23:30 in UTC is the next day in Berlin.
@@ -27,105 +29,86 @@ fn books(database: &Database) {
         tokens("c", "2026-10-01T10:00:00Z", "4", Some("bob"), r#"{"model":"y"}"#),
         tokens("d", "2026-10-02T10:00:00Z", "8", None, "{}"),
         tokens("e", "2026-10-02T11:00:00Z", "16", Some(""), r#"{"model":"x"}"#),
-        Row {
+        RecordRow {
             correction: 1,
             cost: "-0.25",
             ..tokens("c", "2026-10-01T10:00:00Z", "-4", Some("bob"), r#"{"model":"y"}"#)
         },
-        row("acme", "seats", "s1", "2026-10-01T10:00:00Z", "7"),
-        row("acme", "seats", "s2", "2026-10-01T11:00:00Z", "3"),
-        row("acme", "seats", "s3", "2026-10-02T11:00:00Z", "9"),
-        Row { correction: 1, ..row("acme", "seats", "s3", "2026-10-02T11:00:00Z", "-9") },
-        Row { value: Some("u1"), ..row("acme", "users", "u1", "2026-10-01T10:00:00Z", "1") },
-        Row { value: Some("u2"), ..row("acme", "users", "u2", "2026-10-01T11:00:00Z", "1") },
-        Row { value: Some("u1"), ..row("acme", "users", "u3", "2026-10-02T10:00:00Z", "1") },
-        row("acme", "level", "l1", "2026-10-01T10:00:00Z", "50"),
-        row("acme", "level", "l2", "2026-10-02T10:00:00Z", "20"),
-        row("acme", "level", "l3", "2026-10-02T09:00:00Z", "30"),
-        row("other", "tokens", "a", "2026-10-01T10:00:00Z", "1000"),
+        record("acme", "seats", "s1", "2026-10-01T10:00:00Z", "7"),
+        record("acme", "seats", "s2", "2026-10-01T11:00:00Z", "3"),
+        record("acme", "seats", "s3", "2026-10-02T11:00:00Z", "9"),
+        RecordRow { correction: 1, ..record("acme", "seats", "s3", "2026-10-02T11:00:00Z", "-9") },
+        RecordRow { value: Some("u1"), ..record("acme", "users", "u1", "2026-10-01T10:00:00Z", "1") },
+        RecordRow { value: Some("u2"), ..record("acme", "users", "u2", "2026-10-01T11:00:00Z", "1") },
+        RecordRow { value: Some("u1"), ..record("acme", "users", "u3", "2026-10-02T10:00:00Z", "1") },
+        record("acme", "level", "l1", "2026-10-01T10:00:00Z", "50"),
+        record("acme", "level", "l2", "2026-10-02T10:00:00Z", "20"),
+        record("acme", "level", "l3", "2026-10-02T09:00:00Z", "30"),
+        record("other", "tokens", "a", "2026-10-01T10:00:00Z", "1000"),
     ] {
         put(database, &record);
     }
     database.execute(
-        "INSERT INTO rate_cards VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
-        INSERT INTO usage_corrections SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
+        "INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+         VALUES (1, 1, 1, '2020-01-01', 'eur', '[]', now());
+        INSERT INTO usage_corrections (org_id, event_key, correction, at, actor, reason)
+        SELECT org_id, event_key, 1, now(), 'key:test', 'a test'
         FROM usage_records WHERE event_id = 'c' AND correction = 1",
     );
     database.run(&["rebuild", "summaries"]);
 }
 
-fn figures(page: &Value, names: &[&str]) -> Vec<Vec<Value>> {
-    let rows = page["data"].as_array().unwrap_or_else(|| panic!("{page}"));
-    rows.iter()
-        .map(|row| names.iter().map(|name| row.pointer(name).cloned().unwrap_or_default()).collect())
-        .collect()
+/// A platform that reads this usage; the key of the platform does.
+async fn library() -> World {
+    let database = Database::new();
+    books(&database);
+    World::over(database).scopes("usage:read").start().await
+}
+
+/// Fields of all rows: one line for each row.
+fn figures(page: &Answer, paths: &str) -> Vec<String> {
+    let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"));
+    let line = |row| paths.split(' ').map(|path| show(fields::at(row, path))).collect::<Vec<_>>().join(" ");
+    page.rows().iter().map(line).collect()
+}
+
+/// The days of `acme` in September and October.
+async fn days(world: &World, query: &str) -> Answer {
+    world.get(&days_of_acme(query)).await.status(200)
+}
+
+fn days_of_acme(query: &str) -> String {
+    format!("/v1/usage/daily?org=acme&from=2026-09-01&to=2026-11-01&{query}")
 }
 
 #[tokio::test]
 async fn days_are_grouped_filtered_and_rolled_up() {
-    let database = Database::new();
-    books(&database);
-    let daemon = Daemon::start(&database);
-    let key = database.key("usage:read", None);
-    let get = async |query: &str| {
-        let (status, page) = daemon
-            .get(&format!("/v1/usage/daily?org=acme&from=2026-09-01&to=2026-11-01&{query}"), &key)
-            .await;
-        assert_eq!(status, 200, "{query}: {page}");
-        page
-    };
-    let page = get("meter=tokens").await;
+    let world = library().await;
+    let page = days(&world, "meter=tokens").await;
     assert_eq!(
-        figures(&page, &["/day", "/quantity", "/count", "/cost", "/currency"]),
+        figures(&page, "day quantity count cost currency"),
         [
-            [json!("2026-09-30"), json!("1"), json!(1), json!("0.25"), json!("eur")],
-            [json!("2026-10-01"), json!("2.5"), json!(1), json!("0.25"), json!("eur")],
-            [json!("2026-10-02"), json!("24"), json!(2), json!("0.5"), json!("eur")],
+            r#""2026-09-30" "1" 1 "0.25" "eur""#,
+            r#""2026-10-01" "2.5" 1 "0.25" "eur""#,
+            r#""2026-10-02" "24" 2 "0.5" "eur""#,
         ]
     );
-    let page = get("group_by=month,meter").await;
+    let page = days(&world, "group_by=month,meter").await;
     assert_eq!(
-        figures(&page, &["/month", "/meter", "/quantity", "/count"]),
+        figures(&page, "month meter quantity count"),
         [
-            [json!("2026-09"), json!("tokens"), json!("1"), json!(1)],
+            r#""2026-09" "tokens" "1" 1"#,
             // Measured last, by time, not by arrival; the largest that was not taken back; how many different
             // ones.
-            [json!("2026-10"), json!("level"), json!("20"), json!(3)],
-            [json!("2026-10"), json!("seats"), json!("7"), json!(2)],
-            [json!("2026-10"), json!("tokens"), json!("26.5"), json!(3)],
-            [json!("2026-10"), json!("users"), json!("2"), json!(3)],
+            r#""2026-10" "level" "20" 3"#,
+            r#""2026-10" "seats" "7" 2"#,
+            r#""2026-10" "tokens" "26.5" 3"#,
+            r#""2026-10" "users" "2" 3"#,
         ]
     );
-    let page = get("meter=tokens&group_by=member,model").await;
-    let by = figures(&page, &["/member", "/dimensions/model", "/quantity"]);
-    assert_eq!(
-        by,
-        [
-            [json!(null), json!(null), json!("8")],
-            [json!(""), json!("x"), json!("16")],
-            [json!("ann"), json!("x"), json!("3.5")],
-        ]
-    );
-    // The same, row by row.
-    let (mut paged, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = get(&format!("meter=tokens&group_by=member,model&limit=1{cursor}")).await;
-        paged.extend(figures(&page, &["/member", "/dimensions/model", "/quantity"]));
-        let Some(next) = page["next"].as_str() else { break };
-        cursor = format!("&cursor={next}");
-    }
-    assert_eq!(paged, by);
-    for grouping in ["day", "month", "meter", "day,member,model"] {
-        let whole = get(&format!("group_by={grouping}")).await["data"].clone();
-        let (mut paged, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = get(&format!("group_by={grouping}&limit=2{cursor}")).await;
-            paged.extend(page["data"].as_array().expect("rows").clone());
-            let Some(next) = page["next"].as_str() else { break };
-            cursor = format!("&cursor={next}");
-        }
-        assert_eq!(Value::from(paged), whole, "{grouping}");
-    }
+    let page = days(&world, "meter=tokens&group_by=member,model").await;
+    let by_member = figures(&page, "member dimensions.model quantity");
+    assert_eq!(by_member, [r#"null null "8""#, r#""" "x" "16""#, r#""ann" "x" "3.5""#]);
     for (query, told) in [
         ("meter=tokens&dimension.model=x&group_by=meter", json!(["19.5"])),
         ("meter=tokens&member=ann&group_by=meter", json!(["3.5"])),
@@ -134,9 +117,18 @@ async fn days_are_grouped_filtered_and_rolled_up() {
         ("meter=seats&group_by=day", json!(["7"])),
         ("meter=users&group_by=day", json!(["2", "1"])),
     ] {
-        let page = get(query).await;
-        let quantities: Vec<Value> = figures(&page, &["/quantity"]).into_iter().flatten().collect();
-        assert_eq!(Value::from(quantities), told, "{query}");
+        assert_eq!(days(&world, query).await.column("quantity"), told, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_days_have_every_row_once() {
+    let world = library().await;
+    let groupings = ["day", "month", "meter", "day,member,model"].map(|by| (format!("group_by={by}"), 2));
+    let rows = ("meter=tokens&group_by=member,model".to_owned(), 1);
+    for (query, limit) in groupings.into_iter().chain([rows]) {
+        let whole = days(&world, &query).await;
+        assert_eq!(world.all(&days_of_acme(&query), limit).await, whole.rows(), "{query}");
     }
 }
 
@@ -146,18 +138,26 @@ async fn csv_has_every_row() {
     books(&database);
     // More rows than are fetched at a time, and a member that a spreadsheet would calculate.
     database.execute(
-        "INSERT INTO usage_series SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
-         INSERT INTO daily_summaries SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL
+        "INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
+         SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
+         INSERT INTO daily_summaries
+             (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
+         SELECT 1, n, DATE '2026-10-03', n, 1, 0, 0, NULL
          FROM generate_series(1, 2500) AS n;
          INSERT INTO usage_records
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
          SELECT 1, n, '2026-10-03T12:00:00Z', now(), gen_random_uuid(), 1, NULL, DATE '2026-10-03', NULL, 0,
              n, 0, 0, n, '', NULL, NULL
          FROM generate_series(1, 2500) AS n",
     );
-    let daemon = Daemon::start(&database);
-    let key = database.key("usage:read", Some("org_acme"));
+    let world = World::over(database).start().await;
+    let key = world.database.key("usage:read", Some("org_acme"));
     let path = "/v1/usage/daily?from=2026-10-02&to=2026-11-01&meter=tokens&group_by=day,member,model";
-    let ask = |path: &str| daemon.request(Method::GET, path, &key).header("Accept", "text/csv").send();
+    let ask = |path: &str| {
+        let request = world.daemon().request(Method::GET, path, &key);
+        request.header("Accept", "text/csv").send()
+    };
     let answer = ask(path).await.expect("an answer");
     assert_eq!(answer.headers()["content-type"], "text/csv; charset=utf-8");
     let text = answer.text().await.expect("a body");
@@ -178,54 +178,47 @@ async fn csv_has_every_row() {
 
 #[tokio::test]
 async fn an_org_sees_its_own_usage_alone() {
-    let database = Database::new();
-    books(&database);
-    let daemon = Daemon::start(&database);
-    let (own, blind, platform) = (
-        database.key("usage:read", Some("org_acme")),
-        database.key("billing:read", Some("org_acme")),
-        database.key("usage:read", None),
-    );
-    let days = "from=2026-09-01&to=2026-11-01";
+    let world = library().await;
+    let own = world.database.key("usage:read", Some("org_acme"));
+    let blind = world.database.key("billing:read", Some("org_acme"));
+    let (own, blind, platform) = (world.by(&own), world.by(&blind), world.on(0));
     // The daemon holds the other org in memory now.
-    assert_eq!(daemon.get("/v1/usage/current?org=other", &platform).await.0, 200);
-    for (path, key, status, field) in [
-        (format!("/v1/usage/daily?{days}&org=other"), &own, 404, Some("org")),
-        ("/v1/usage/records?org=org_other".to_owned(), &own, 404, Some("org")),
-        ("/v1/usage/current?org=other".to_owned(), &own, 404, Some("org")),
-        (format!("/v1/usage/daily?{days}&org=nobody"), &platform, 404, Some("org")),
-        (format!("/v1/usage/daily?{days}"), &platform, 400, Some("org")),
-        ("/v1/usage/records".to_owned(), &platform, 400, Some("org")),
-        ("/v1/usage/current".to_owned(), &blind, 403, None),
-        ("/v1/usage/daily?from=2026-10-01&to=2026-10-01".to_owned(), &own, 400, Some("to")),
-        ("/v1/usage/daily?from=0001-01-01".to_owned(), &own, 400, Some("to")),
-        ("/v1/usage/daily?from=monday".to_owned(), &own, 400, Some("from")),
-        ("/v1/usage/daily?group_by=colour".to_owned(), &own, 400, Some("group_by")),
-        ("/v1/usage/daily?group_by=day,month".to_owned(), &own, 400, Some("group_by")),
-        ("/v1/usage/daily?dimension.colour=red".to_owned(), &own, 400, Some("dimension.colour")),
-        ("/v1/usage/daily?meter=none".to_owned(), &own, 400, Some("meter")),
-        ("/v1/usage/daily?cursor=abc".to_owned(), &own, 400, Some("cursor")),
-        ("/v1/usage/daily?colour=red".to_owned(), &own, 400, Some("colour")),
-        ("/v1/usage/records?source=x".to_owned(), &own, 400, Some("id")),
-        (
-            "/v1/usage/records?cursor=WyIyMDI2LTEwLTAxVDAwOjAwOjAwWiIsIngiLDEsMF0".to_owned(),
-            &own,
-            400,
-            Some("cursor"),
-        ),
+    platform.get("/v1/usage/current?org=other").await.status(200);
+    for (path, caller, status, field) in [
+        ("daily?from=2026-09-01&to=2026-11-01&org=other", own, 404, "org"),
+        ("records?org=org_other", own, 404, "org"),
+        ("current?org=other", own, 404, "org"),
+        ("daily?from=2026-09-01&to=2026-11-01&org=nobody", platform, 404, "org"),
+        ("daily?from=2026-09-01&to=2026-11-01", platform, 400, "org"),
+        ("records", platform, 400, "org"),
+        ("current", blind, 403, ""),
+        ("daily?from=2026-10-01&to=2026-10-01", own, 400, "to"),
+        ("daily?from=0001-01-01", own, 400, "to"),
+        ("daily?from=monday", own, 400, "from"),
+        ("daily?group_by=colour", own, 400, "group_by"),
+        ("daily?group_by=day,month", own, 400, "group_by"),
+        ("daily?dimension.colour=red", own, 400, "dimension.colour"),
+        ("daily?meter=none", own, 400, "meter"),
+        ("daily?cursor=abc", own, 400, "cursor"),
+        ("daily?colour=red", own, 400, "colour"),
+        ("records?source=x", own, 400, "id"),
+        ("records?cursor=WyIyMDI2LTEwLTAxVDAwOjAwOjAwWiIsIngiLDEsMF0", own, 400, "cursor"),
     ] {
-        let (got, problem) = daemon.get(&path, key).await;
-        assert_eq!((got.as_u16(), problem["field"].as_str()), (status, field), "{path}: {problem}");
+        caller.get(&format!("/v1/usage/{path}")).await.names(status, field);
     }
     // By its own ids, and without one.
     for org in ["", "&org=acme", "&org=org_acme"] {
-        let (_, page) =
-            daemon.get(&format!("/v1/usage/daily?{days}&meter=tokens&group_by=meter{org}"), &own).await;
-        assert_eq!(figures(&page, &["/quantity"]), [[json!("27.5")]], "{org}: {page}");
-        let (_, page) = daemon.get(&format!("/v1/usage/records?limit=500{org}"), &own).await;
-        assert_eq!(page["data"].as_array().map(Vec::len), Some(16), "{page}");
+        let path = "/v1/usage/daily?from=2026-09-01&to=2026-11-01&meter=tokens&group_by=meter";
+        assert_eq!(own.get(&format!("{path}{org}")).await.column("quantity"), json!(["27.5"]), "{org}");
+        assert_eq!(own.get(&format!("/v1/usage/records?limit=500{org}")).await.rows().len(), 16, "{org}");
     }
-    // Row-level security holds even where a query forgets the org.
+}
+
+/// Row-level security holds even where a query forgets the org.
+#[test]
+fn the_database_shows_an_org_its_own_usage_alone() {
+    let database = Database::new();
+    books(&database);
     let mut conn = database.platform();
     let tables = ["usage_records", "daily_summaries", "usage_series", "usage_key_times", "usage_uniques"];
     let seen = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
@@ -249,37 +242,18 @@ async fn an_org_sees_its_own_usage_alone() {
 
 #[tokio::test]
 async fn records_come_newest_first_and_an_event_with_its_history() {
-    let database = Database::new();
-    books(&database);
-    database.execute("UPDATE usage_records SET battery_batch = 9007199254740993 WHERE event_id = 'd'");
-    let daemon = Daemon::start(&database);
-    let key = database.key("usage:read", Some("org_acme"));
-    let get = async |query: &str| {
-        let (status, page) = daemon.get(&format!("/v1/usage/records?{query}"), &key).await;
-        assert_eq!(status, 200, "{query}: {page}");
-        page
-    };
-    let page = get("battery_batch=9007199254740993").await;
+    let world = library().await;
+    world.execute("UPDATE usage_records SET battery_batch = 9007199254740993 WHERE event_id = 'd'");
+    let key = world.database.key("usage:read", Some("org_acme"));
+    let own = world.by(&key);
+    let records = async |query: &str| own.get(&format!("/v1/usage/records?{query}")).await.status(200);
     // A double could not hold it.
-    assert_eq!(page["data"][0]["battery_batch"], "9007199254740993");
-    let page = get("id=c&source=test").await;
+    let page = records("battery_batch=9007199254740993").await;
+    assert_eq!(page.at("data.0.battery_batch"), "9007199254740993");
+    let page = records("id=c&source=test").await;
     assert_eq!(
-        figures(
-            &page,
-            &["/correction", "/quantity", "/reason", "/member", "/dimensions/model", "/day", "/cost"]
-        ),
-        [
-            [
-                json!(1),
-                json!("-4"),
-                json!("a test"),
-                json!("bob"),
-                json!("y"),
-                json!("2026-10-01"),
-                json!("-0.25")
-            ],
-            [json!(0), json!("4"), json!(null), json!("bob"), json!("y"), json!("2026-10-01"), json!("0.25")],
-        ]
+        figures(&page, "correction quantity reason member dimensions.model day cost"),
+        [r#"1 "-4" "a test" "bob" "y" "2026-10-01" "-0.25""#, r#"0 "4" null "bob" "y" "2026-10-01" "0.25""#]
     );
     for (query, ids) in [
         ("id=c", json!([])),
@@ -290,29 +264,17 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
         ("subject=nobody", json!([])),
         ("battery_batch=9007199254740993", json!(["d"])),
         ("battery_batch=9007199254740994", json!([])),
-        ("meter=level,users&to=2026-10-01T10:30:00Z", json!(["u1", "l1"])),
     ] {
-        let page = get(query).await;
-        let mut told: Vec<Value> = figures(&page, &["/id"]).into_iter().flatten().collect();
-        let mut ids = ids.as_array().expect("a list").clone();
-        if query.contains("level") {
-            // Of one instant: in the order of a digest.
-            told.sort_by_key(Value::to_string);
-            ids.sort_by_key(Value::to_string);
-        }
-        assert_eq!(told, ids, "{query}");
+        assert_eq!(records(query).await.column("id"), ids, "{query}");
     }
-    let whole = get("limit=500").await["data"].clone();
-    let (mut paged, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = get(&format!("limit=3{cursor}")).await;
-        paged.extend(page["data"].as_array().expect("rows").clone());
-        let Some(next) = page["next"].as_str() else { break };
-        cursor = format!("&cursor={next}");
-    }
-    assert_eq!(Value::from(paged), whole);
-    let times: Vec<&str> =
-        whole.as_array().expect("rows").iter().filter_map(|row| row["occurred_at"].as_str()).collect();
+    // Of one instant: in the order of a digest.
+    let page = records("meter=level,users&to=2026-10-01T10:30:00Z").await;
+    let mut told = figures(&page, "id");
+    told.sort();
+    assert_eq!(told, [r#""l1""#, r#""u1""#]);
+    let whole = records("limit=500").await;
+    assert_eq!(own.all("/v1/usage/records?org=acme", 3).await, whole.rows());
+    let times = figures(&whole, "occurred_at");
     assert!(times.len() == 16 && times.is_sorted_by(|a, b| a >= b), "{times:?}");
 }
 
@@ -346,44 +308,35 @@ async fn running_periods_say_when_they_begin_and_end() {
     org(&database, "acme", "Asia/Tokyo");
     meter(&database, "tokens", "sum", "");
     let now = chrono::Utc::now();
-    let tokyo = now.with_timezone(&chrono_tz::Asia::Tokyo);
-    let (today, month) = (tokyo.format("%Y-%m-%d").to_string(), tokyo.format("%Y-%m-01").to_string());
-    put(&database, &row("acme", "tokens", "a", &now.to_rfc3339(), "2"));
+    let days_ago = |days| now - chrono::TimeDelta::days(days);
+    let used = |database: &Database, id: &str, days: i64, quantity: &str| {
+        put(database, &record("acme", "tokens", id, &days_ago(days).to_rfc3339(), quantity));
+    };
+    used(&database, "a", 0, "2");
     database.run(&["rebuild", "summaries"]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("usage:read", Some("org_acme"));
-    let (status, current) = daemon.get("/v1/usage/current", &key).await;
-    assert_eq!(status, 200, "{current}");
-    assert_eq!(
-        (&current["day"]["first_day"], &current["month"]["first_day"]),
-        (&json!(today), &json!(month))
-    );
-    assert!(current["day"]["start"].as_str().is_some_and(|start| start.ends_with("T15:00:00Z")), "{current}");
-    for period in ["day", "month"] {
-        assert_eq!(current[period]["usage"][0]["quantity"], "2", "{current}");
-    }
-    assert_eq!(current["billing"], Value::Null);
+    let world = World::over(database).start().await;
+    let key = world.database.key("usage:read", Some("org_acme"));
+    let current = async || world.by(&key).get("/v1/usage/current").await.status(200);
+    let in_tokyo = |days| days_ago(days).with_timezone(&chrono_tz::Asia::Tokyo);
+    let (today, month) = (in_tokyo(0).format("%Y-%m-%d"), in_tokyo(0).format("%Y-%m-01"));
+    let running = current().await;
+    let first_days = running.pick(["day.first_day", "month.first_day", "billing"]);
+    assert_eq!(first_days, json!([today.to_string(), month.to_string(), null]));
+    assert!(running.text("day.start").ends_with("T15:00:00Z"), "{running}");
+    assert_eq!(running.pick(["day.usage.0.quantity", "month.usage.0.quantity"]), json!(["2", "2"]));
     // A subscription whose period began yesterday, in the middle of a day: that day is counted to it as a
     // whole.
-    database.execute(
-        "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
-         VALUES ('', false, 'cus_1', 'acme');
-         INSERT INTO subscriptions (account, livemode, id, customer_id, status, current_period_start,
-             current_period_end, items_complete)
-         VALUES ('', false, 'sub_1', 'cus_1', 'active', now() - interval '1 day', now() + interval '29 days',
-             true);
-         INSERT INTO subscription_periods
-         SELECT '', false, id, '', current_period_start, current_period_end, NULL, 0, now(), now()
-         FROM subscriptions;
-         NOTIFY coulomb_orgs",
-    );
-    put(&database, &row("acme", "tokens", "b", &(now - chrono::TimeDelta::days(1)).to_rfc3339(), "3"));
-    put(&database, &row("acme", "tokens", "c", &(now - chrono::TimeDelta::days(2)).to_rfc3339(), "100"));
-    database.run(&["rebuild", "summaries"]);
+    let second = stripe::now();
+    let bought = subscription("sub_1").created(second).period(second - DAY, second + 29 * DAY);
+    world
+        .tell([customer("cus_1").org("acme").created_event().at(second), bought.created_event().at(second)])
+        .await;
+    used(&world, "b", 1, "3");
+    used(&world, "c", 2, "100");
+    world.run(&["rebuild", "summaries"]);
     tokio::time::sleep(coulomb::billing::directory::HEARD_WITHIN * 2).await;
-    let (_, current) = daemon.get("/v1/usage/current", &key).await;
-    let yesterday = (tokyo - chrono::TimeDelta::days(1)).format("%Y-%m-%d").to_string();
-    assert_eq!(current["billing"]["first_day"], json!(yesterday), "{current}");
-    assert_eq!(current["billing"]["usage"][0]["quantity"], "5", "{current}");
-    assert_eq!(current["day"]["usage"][0]["quantity"], "2", "{current}");
+    let running = current().await;
+    let told = running.pick(["billing.first_day", "billing.usage.0.quantity", "day.usage.0.quantity"]);
+    let yesterday = in_tokyo(1).format("%Y-%m-%d").to_string();
+    assert_eq!(told, json!([yesterday, "5", "2"]), "{running}");
 }

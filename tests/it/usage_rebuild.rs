@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{Row, meter, org, put, row};
 
 /// Usage of every kind of meter, priced by tiers and counted for quotas; the running month and the two
 /// before.
@@ -17,15 +17,17 @@ fn usage(database: &Database) {
     meter(database, "users", "unique", "");
     meter(database, "level", "latest", "");
     database.execute(
-        r#"INSERT INTO rate_cards VALUES (7, 1, 1, '2020-01-01', 'eur',
+        r#"INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+            VALUES (7, 1, 1, '2020-01-01', 'eur',
              '[{"when":{"model":"y"},"unit_cost":"1"},
              {"when":{},"tiers":{"mode":"graduated","tiers":[{"unit_cost":"1"}]}}]', now());
-           INSERT INTO quota_slots
+           INSERT INTO quota_slots (slot_id, meter_id, filter, per_subject, period, everywhere, created_at)
            VALUES (1, 1, '{}', false, 'month', true, now() - interval '70 days'), (2, 1, '{"model":"y"}',
                true, 'day', true, now() - interval '70 days'),
              (3, 2, '{}', false, 'billing', false, now()), (4, 1, '{}', false, 'day', false,
                  now() - interval '70 days');
-           INSERT INTO quota_slot_orgs SELECT 3, org_id FROM orgs WHERE external_id = 'acme'"#,
+           INSERT INTO quota_slot_orgs (slot_id, org_id)
+           SELECT 3, org_id FROM orgs WHERE external_id = 'acme'"#,
     );
     let now = chrono::Utc::now();
     for (n, days) in [0, 0, 1, 2, 40, 70].into_iter().enumerate() {
@@ -33,24 +35,28 @@ fn usage(database: &Database) {
             |hours| (now - chrono::TimeDelta::days(days) - chrono::TimeDelta::minutes(hours)).to_rfc3339();
         let id = |kind: &str| format!("{kind}{n}");
         for record in [
-            Row { card: Some(7), cost: "1.5", ..row("acme", "tokens", &id("t"), &at(1), "10") },
-            Row {
+            RecordRow { card: Some(7), cost: "1.5", ..record("acme", "tokens", &id("t"), &at(1), "10") },
+            RecordRow {
                 card: Some(7),
                 dimensions: r#"{"model":"y"}"#,
                 subject: Some("s1"),
-                ..row("acme", "tokens", &id("y"), &at(2), "3")
+                ..record("acme", "tokens", &id("y"), &at(2), "3")
             },
-            row("acme", "calls", &id("c"), &at(1), "1"),
-            row("acme", "seats", &id("m"), &at(1), "-5"),
-            row("acme", "seats", &id("n"), &at(2), "7"),
-            Row { correction: 1, ..row("acme", "seats", &id("n"), &at(2), "-7") },
-            Row { correction: 2, ..row("acme", "seats", &id("n"), &at(2), "6") },
-            Row { value: Some("ann"), ..row("acme", "users", &id("u"), &at(1), "1") },
-            Row { value: Some("bob"), ..row("acme", "users", &id("v"), &at(2), "1") },
-            Row { value: Some("bob"), correction: 1, ..row("acme", "users", &id("v"), &at(2), "-1") },
-            row("acme", "level", &id("l"), &at(1), "50"),
-            row("acme", "level", &id("k"), &at(3), "60"),
-            row("other", "tokens", &id("t"), &at(1), "1000"),
+            record("acme", "calls", &id("c"), &at(1), "1"),
+            record("acme", "seats", &id("m"), &at(1), "-5"),
+            record("acme", "seats", &id("n"), &at(2), "7"),
+            RecordRow { correction: 1, ..record("acme", "seats", &id("n"), &at(2), "-7") },
+            RecordRow { correction: 2, ..record("acme", "seats", &id("n"), &at(2), "6") },
+            RecordRow { value: Some("ann"), ..record("acme", "users", &id("u"), &at(1), "1") },
+            RecordRow { value: Some("bob"), ..record("acme", "users", &id("v"), &at(2), "1") },
+            RecordRow {
+                value: Some("bob"),
+                correction: 1,
+                ..record("acme", "users", &id("v"), &at(2), "-1")
+            },
+            record("acme", "level", &id("l"), &at(1), "50"),
+            record("acme", "level", &id("k"), &at(3), "60"),
+            record("other", "tokens", &id("t"), &at(1), "1000"),
         ] {
             put(database, &record);
         }
@@ -59,9 +65,9 @@ fn usage(database: &Database) {
     let day: &'static str = now.format("%Y-%m-%d").to_string().leak();
     put(
         database,
-        &Row {
+        &RecordRow {
             day: Some(day),
-            ..row("acme", "tokens", "late", &(now - chrono::TimeDelta::days(70)).to_rfc3339(), "0.5")
+            ..record("acme", "tokens", "late", &(now - chrono::TimeDelta::days(70)).to_rfc3339(), "0.5")
         },
     );
 }
@@ -146,19 +152,23 @@ fn every_difference_is_found_and_mended() {
         ),
         ("DELETE FROM daily_summaries", "daily_summaries"),
         (
-            "INSERT INTO daily_summaries SELECT org_id, series_id, day - 300, 1, 1, 0, 0, NULL
+            "INSERT INTO daily_summaries
+                 (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
+             SELECT org_id, series_id, day - 300, 1, 1, 0, 0, NULL
              FROM daily_summaries",
             "daily_summaries",
         ),
         ("DELETE FROM usage_uniques", "usage_uniques"),
         (
-            "INSERT INTO usage_uniques SELECT org_id, series_id, day, gen_random_uuid() FROM usage_uniques",
+            "INSERT INTO usage_uniques (org_id, series_id, day, value_digest)
+             SELECT org_id, series_id, day, gen_random_uuid() FROM usage_uniques",
             "usage_uniques",
         ),
         ("UPDATE rating_counters SET quantity = -quantity", "rating_counters"),
         ("DELETE FROM rating_counters", "rating_counters"),
         (
-            "INSERT INTO rating_counters SELECT org_id, meter_id, rate_card_id, 0, period, 1
+            "INSERT INTO rating_counters (org_id, meter_id, rate_card_id, rate, period, quantity)
+             SELECT org_id, meter_id, rate_card_id, 0, period, 1
              FROM rating_counters",
             "rating_counters",
         ),
@@ -199,7 +209,11 @@ fn keys_and_records_agree_one_to_one() {
                  WHERE event_id = 't0' AND org_id = 1)",
             "but there is no key of it",
         ),
-        ("INSERT INTO usage_keys VALUES (1, gen_random_uuid(), now(), 1)", "but there is no record of it"),
+        (
+            "INSERT INTO usage_keys (org_id, event_key, occurred_at, content)
+            VALUES (1, gen_random_uuid(), now(), 1)",
+            "but there is no record of it",
+        ),
         (
             "UPDATE usage_keys SET occurred_at = occurred_at + interval '1 s' WHERE org_id = 2",
             "but there is no record of it",
@@ -244,16 +258,17 @@ async fn the_worker_repairs_what_is_wrong() {
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
+    use coulomb::integrity::derived_tables::parts::{Orgs, Part};
+    use coulomb::integrity::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
     use coulomb::metering::periods::Back;
-    use coulomb::usage::derived_tables::parts::{Orgs, Part};
-    use coulomb::usage::derived_tables::{self, DerivedTable, Given, Rules};
     use diesel::prelude::*;
     let database = Database::new();
     org(&database, "acme", "UTC");
     meter(&database, "tokens", "sum", "");
     database.execute(
         "SELECT make_usage_partition('2026-10-01'); INSERT INTO usage_series
-        VALUES (1, 1, 1, NULL, '{}'), (1, 2, 1, 'm', '{}')",
+                 (org_id, series_id, meter_id, member, dimensions)
+             VALUES (1, 1, 1, NULL, '{}'), (1, 2, 1, 'm', '{}')",
     );
     let day = "2026-10-10".parse::<chrono::NaiveDate>().expect("a day");
     let part = Part { orgs: Orgs::one(1), from: day, before: day.succ_opt().expect("a day") };
@@ -280,12 +295,16 @@ fn mending_does_not_race_with_usage() {
                     conn.transaction(|conn| {
                         diesel::sql_query(format!(
                             "INSERT INTO usage_records
+                                 (org_id, series_id, occurred_at, received_at, event_key, meter_id,
+                                  rate_card_id, day, billing_period, correction, quantity, cost,
+                                  battery_units, event_id, source, subject, value)
                              VALUES (1, {series}, '2026-10-10T12:00:00Z', now(), gen_random_uuid(), 1,
                                  NULL, '2026-10-10', NULL, 0, {n}, 1, 0, 'w{writer}-{n}', '', NULL, NULL)"
                         ))
                         .execute(conn)?;
                         diesel::sql_query(format!(
                             "INSERT INTO daily_summaries AS d
+                                 (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
                              VALUES (1, {series}, '2026-10-10', {n}, 1, 1, 0, NULL)
                              ON CONFLICT (org_id, series_id, day)
                              DO UPDATE SET quantity = d.quantity + excluded.quantity, count = d.count + 1,
@@ -299,8 +318,8 @@ fn mending_does_not_race_with_usage() {
         }
         let mut conn = database.platform();
         let as_of = AsOf { now: chrono::Utc::now(), grace_days: 14 };
-        let given = Given { as_of, kept: Back { org: 400, subject: 7 } };
-        let rules = Rules::load(&mut conn, given).expect("rules");
+        let settings = CountingSettings { as_of, kept: Back { org: 400, subject: 7 } };
+        let rules = CountingRules::load(&mut conn, settings).expect("rules");
         let mut damage = database.owner();
         let started = Instant::now();
         for n in 0.. {
@@ -315,7 +334,7 @@ fn mending_does_not_race_with_usage() {
             diesel::sql_query(sql).execute(&mut damage).expect("damaged");
             let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
                 .expect("compared");
-            derived_tables::mend(&mut conn, &rules, DerivedTable::Summaries, part, &found).expect("mended");
+            derived_tables::repair(&mut conn, &rules, DerivedTable::Summaries, part, &found).expect("mended");
             if started.elapsed() > Duration::from_secs(3) {
                 break;
             }

@@ -146,8 +146,10 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
              SELECT 'org_' || n, 'org-' || n, 'Org',
                  (ARRAY['UTC', 'America/New_York', 'Asia/Kolkata'])[1 + n % 3], now(), '{{}}'
              FROM generate_series(0, {ORGS} - 1) n;
-         INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
-         INSERT INTO battery_settings SELECT org_id, 0, now() FROM orgs WHERE org_id % 2 = 0"
+         INSERT INTO org_refs (ref, org_id)
+         SELECT external_id, org_id FROM orgs;
+         INSERT INTO battery_settings (org_id, debt_limit, updated_at)
+         SELECT org_id, 0, now() FROM orgs WHERE org_id % 2 = 0"
     ));
     // Half of the orgs may use no more than they were granted, which is enough: each of their batteries is
     // asked.

@@ -1,42 +1,36 @@
 //! `/v1/battery/effects/ignored`.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use crate::api::battery::effects::Dismissal;
-use crate::api::commands::{self, Answer, Audit};
+use crate::api::commands::{Answer, Command};
 use crate::api::described::{CommandErrors, IdempotencyKey, ReadErrors};
-use crate::api::http::Body;
-use crate::api::params::Params;
-use crate::app::App;
-use crate::auth::{PLATFORM, Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::audit::AuditEntry;
+use crate::auth::{PLATFORM, Scope};
 use crate::battery::effects::ignored::{self, Ignored, IgnoredKind};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
-/// Lists what is ignored: what another product of the same Stripe account sells.
+/// Lists the ignored prices, products and payment links: those of another product of the same Stripe account.
 #[utoipa::path(
     get, path = "/v1/battery/effects/ignored", tag = "battery", params(PageQuery),
     security(("key" = ["admin"])),
     responses((status = 200, description = "A page", body = Page<Ignored>), ReadErrors)
 )]
-pub async fn list(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    let page: PageQuery = params.take()?;
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<(String, String)>("battery_effects_ignored")?);
-    let rows = app.db.run(principal.rows, move |conn| ignored::list(conn, after.clone(), limit + 1)).await?;
-    let place = |rule: &Ignored| (rule.kind.clone(), rule.id.clone());
-    Ok(HttpResponse::Ok().json(Page::of("battery_effects_ignored", rows, limit, place)?))
+pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::Admin)?;
+    let page = read.take_page("battery_effects_ignored")?;
+    let key = |rule: &Ignored| (rule.kind.clone(), rule.id.clone());
+    read.list(page, key, |conn, page| ignored::list(conn, page.after.clone(), page.to_fetch())).await
 }
 
-/// Lets nothing wait that is sold by this price, product or payment link, unless it buys a plan or a pack
-/// here: another product of the same Stripe account sells it. What waits of it already waits no more.
+/// Ignores a price, product or payment link, because another product of the same Stripe account sells it.
+///
+/// Its sales do not wait any more, those that wait now included. A sale that buys a plan or a pack here still
+/// counts.
 #[utoipa::path(
     put, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
     params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),
@@ -44,32 +38,25 @@ pub async fn list(
     request_body = Dismissal, security(("key" = ["admin"])),
     responses((status = 200, description = "The rule", body = Ignored), CommandErrors)
 )]
-pub async fn put(
-    app: web::Data<App>,
-    principal: Principal,
-    path: web::Path<(String, String)>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
+pub(crate) async fn put(command: Command, path: web::Path<(String, String)>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::Admin)?;
     let (kind, id) = path.into_inner();
-    let (kind, why) = (IgnoredKind::parse(&kind)?, commands::parse::<Dismissal>(&body.0)?);
-    let done = commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let rule = ignored::put(conn, kind, &id, &why.reason, now)?;
-        let audit = Audit {
-            org_id: PLATFORM,
-            action: "battery_effect.ignore",
-            target: format!("{}/{id}", kind.name()),
-            detail: json!({ "reason": why.reason }),
-        };
-        Answer::new(StatusCode::OK, &rule, audit)
-    });
-    let answer = done.await?;
-    app.wake.all();
-    Ok(answer)
+    let (kind, why) = (IgnoredKind::parse(&kind)?, command.read::<Dismissal>()?);
+    command
+        .run_and_wake(move |conn, now| {
+            let rule = ignored::put(conn, kind, &id, &why.reason, now)?;
+            let audit = AuditEntry {
+                org_id: PLATFORM,
+                action: "battery_effect.ignore",
+                target: format!("{}/{id}", kind.name()),
+                detail: json!({ "reason": why.reason }),
+            };
+            Answer::new(StatusCode::OK, &rule, audit)
+        })
+        .await
 }
 
-/// Ignores a price, product or payment link no more; what was passed over meanwhile is looked at again.
+/// Stops ignoring a price, product or payment link. Sales that were passed over are checked again.
 #[utoipa::path(
     delete, path = "/v1/battery/effects/ignored/{kind}/{id}", tag = "battery",
     params(("kind" = IgnoredKind, Path, description = "`price`, `product` or `payment_link`"),
@@ -77,23 +64,20 @@ pub async fn put(
     security(("key" = ["admin"])),
     responses((status = 200, description = "The rule that was", body = Ignored), CommandErrors)
 )]
-pub async fn delete(
-    app: web::Data<App>,
-    principal: Principal,
+pub(crate) async fn delete(
+    command: Command,
     path: web::Path<(String, String)>,
-    request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
+    command.principal.require_platform(Scope::Admin)?;
     let (kind, id) = path.into_inner();
     let kind = IgnoredKind::parse(&kind)?;
-    let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
-        let rule = ignored::remove(conn, kind, &id)?;
-        let target = format!("{}/{id}", kind.name());
-        let audit = Audit { org_id: PLATFORM, action: "battery_effect.heed", target, detail: json!({}) };
-        Answer::new(StatusCode::OK, &rule, audit)
-    });
-    let answer = done.await?;
-    app.wake.all();
-    Ok(answer)
+    command
+        .run_and_wake(move |conn, _| {
+            let rule = ignored::remove(conn, kind, &id)?;
+            let target = format!("{}/{id}", kind.name());
+            let audit =
+                AuditEntry { org_id: PLATFORM, action: "battery_effect.heed", target, detail: json!({}) };
+            Answer::new(StatusCode::OK, &rule, audit)
+        })
+        .await
 }

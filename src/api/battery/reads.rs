@@ -1,28 +1,28 @@
-//! `/v1/battery`, its grants, entries and statement: what keys of orgs may read too.
+//! `/v1/battery`, its grants, entries and statement. Keys of orgs may read them, too.
 
 use std::sync::Arc;
 
-use actix_web::http::header::ACCEPT;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{Datelike, Months};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::billing::org_query::OrgQuery;
-use crate::api::described::FindErrors;
-use crate::api::params::Params;
+use crate::api::described::{FindErrors, QueueErrors};
+use crate::api::exports::download::respond;
+use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
-use crate::battery::entries::Kind;
+use crate::battery::entries::EntryKind;
 use crate::battery::reads::balance::{self, Balance};
-use crate::battery::reads::entries::{self, Order, Position, Posted};
+use crate::battery::reads::entries::{self, EntryFilter, Order, Position, Posted};
 use crate::battery::reads::grants::{self, Granted};
 use crate::battery::reads::statement::{self, Statement};
 use crate::battery::upkeep;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::db::Scope as RowScope;
-use crate::error::{Error, Problem};
+use crate::error::Error;
 use crate::export::{BatteryParams, Entries};
 use crate::page::{Page, PageQuery};
 use crate::time::{Moment, day_start};
@@ -30,73 +30,64 @@ use crate::time::{Moment, day_start};
 /// Entries shown with a grant.
 const ENTRIES_OF_GRANT: i64 = 100;
 
-/// Balances are for whoever may read usage and for whoever may read billing.
+/// Balances belong to usage and to billing, so either scope may read them.
 fn require(principal: &Principal) -> Result<(), Error> {
     principal.require(Scope::BillingRead).or_else(|_| principal.require(Scope::UsageRead))
 }
 
-fn own(rows: RowScope) -> Option<i64> {
-    match rows {
-        RowScope::Platform => None,
-        RowScope::Org(org_id) => Some(org_id),
-    }
-}
-
-/// The org that is asked about. What has become due in its battery is written before it is read, so that
-/// grants and entries are what they are at this moment.
-async fn settled(
-    app: &web::Data<App>,
-    principal: &Principal,
-    asked: OrgQuery,
-) -> Result<Arc<OrgContext>, Error> {
-    let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
-    let found = app.db.run(principal.rows, move |conn| {
-        let org = asked.find(&shared.directory, conn, &caller)?;
+/// Finds the org that is asked about. Writes what has become due in its battery first, so that grants and
+/// entries are those of this moment.
+async fn up_to_date_org(read: &ReadRequest, asked: OrgQuery) -> Result<Arc<OrgContext>, Error> {
+    let (org, directory, now) = (asked.name(&read.principal)?, read.directory(), read.app.clock.now());
+    let found = read.run(move |conn| {
+        let org = org.find(&directory, conn)?;
         let due = upkeep::is_due(conn, org.org_id, now)?;
         Ok((org, due))
     });
     let (org, due) = found.await?;
     if due {
-        let org_id = org.org_id;
-        app.db.run(RowScope::Platform, move |conn| upkeep::post(conn, [org_id], now)).await?;
+        post_due(&read.app, org.org_id).await?;
     }
     Ok(org)
 }
 
-/// When.
+/// Writes what has become due in an org's battery.
+async fn post_due(app: &App, org_id: i64) -> Result<(), Error> {
+    let now = app.clock.now();
+    app.db.run(RowScope::Platform, move |conn| upkeep::post(conn, [org_id], now)).await?;
+    Ok(())
+}
+
+/// A moment in the past.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AtQuery {
-    /// A moment in the past: what the battery held then, with all that happened up to that moment and at it.
-    /// Now, when left out.
+    /// Shows the balance at this moment of the past, after all entries up to and including it. Now, when left
+    /// out.
     at: Option<Moment>,
 }
 
-/// Shows what a battery holds: units granted, less what was used, taken back or has lapsed. With `usage:read`
-/// or `billing:read`.
+/// Shows a battery's balance: units granted, less units used, taken back and lapsed.
+///
+/// The key needs `usage:read` or `billing:read`.
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The balance", body = Balance),
-    (status = 429, description = "Too many requests wait: try again", body = Problem,
-    content_type = "application/problem+json"), FindErrors)
+    QueueErrors, FindErrors)
 )]
-pub async fn show(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let (asked, at): (OrgQuery, AtQuery) = (params.take()?, params.take()?);
-    params.done()?;
-    let now = app.clock.now();
-    if at.at.is_some_and(|at| at.0 > now) {
+pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    require(&read.principal)?;
+    let (asked, AtQuery { at }): (OrgQuery, _) = (read.take()?, read.take()?);
+    read.params.done()?;
+    let now = read.app.clock.now();
+    if at.is_some_and(|at| at.0 > now) {
         return Err(Error::invalid("at", "must not be in the future: leave it out for now"));
     }
-    let (shared, caller) = (app.clone(), principal.clone());
-    let found = app.db.run(principal.rows, move |conn| {
-        let org = asked.find(&shared.directory, conn, &caller)?;
-        let past = at.at.map(|at| balance::as_of(conn, &org, at.0)).transpose()?;
+    let (org, directory) = (asked.name(&read.principal)?, read.directory());
+    let found = read.run(move |conn| {
+        let org = org.find(&directory, conn)?;
+        let past = at.map(|at| balance::as_of(conn, &org, at.0)).transpose()?;
         let last_allowance = balance::last_allowance(conn, org.org_id)?;
         Ok((org, past, last_allowance))
     });
@@ -104,7 +95,8 @@ pub async fn show(
     if let Some(past) = past {
         return Ok(HttpResponse::Ok().json(past));
     }
-    let battery = app.quotas.entitlements(principal.holder(), OrgRef::Own(org.org_id)).await?.battery;
+    let battery =
+        read.app.quotas.entitlements(read.principal.holder(), OrgRef::Own(org.org_id)).await?.battery;
     Ok(HttpResponse::Ok().json(balance::now(&org, battery.into(), last_allowance, now)))
 }
 
@@ -114,24 +106,19 @@ pub async fn show(
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<Granted>), FindErrors)
 )]
-pub async fn list_grants(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let (asked, filter, page): (OrgQuery, grants::GrantFilter, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
-    let (limit, before) = (page.limit()?, page.after::<i64>("battery_grants")?);
-    let org_id = settled(&app, &principal, asked).await?.org_id;
-    let rows = app.db.run(principal.rows, move |conn| grants::list(conn, org_id, &filter, before, limit + 1));
-    let page = Page::of("battery_grants", rows.await?, limit, |(place, _)| place.number)?;
-    let data: Vec<Granted> = page.data.into_iter().map(|(_, grant)| grant).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+pub(crate) async fn list_grants(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    require(&read.principal)?;
+    let (asked, filter): (OrgQuery, grants::GrantFilter) = (read.take()?, read.take()?);
+    let page = read.take_page::<i64>("battery_grants")?;
+    let org_id = up_to_date_org(&read, asked).await?.org_id;
+    read.list_keyed(page, move |conn, page| {
+        let found = grants::list(conn, org_id, &filter, page.after, page.to_fetch())?;
+        Ok(found.into_iter().map(|(place, grant)| (place.number, grant)).collect())
+    })
+    .await
 }
 
-/// A grant with what became of it.
+/// A grant with its entries.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = BatteryGrantWithEntries)]
 pub struct GrantWithEntries {
@@ -150,37 +137,28 @@ pub struct GrantWithEntries {
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The grant", body = GrantWithEntries), FindErrors)
 )]
-pub async fn show_grant(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let (id, own, now) = (id.into_inner(), own(principal.rows), app.clock.now());
-    let find = {
-        let id = id.clone();
-        move |conn: &mut diesel::PgConnection| {
-            let (place, _) = grants::find(conn, &id, own)?;
-            Ok((place.org_id, upkeep::is_due(conn, place.org_id, now)?))
-        }
-    };
-    let (org_id, due) = app.db.run(principal.rows, find).await?;
+pub(crate) async fn show_grant(read: ReadRequest, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    require(&read.principal)?;
+    let (id, own, now) = (id.into_inner(), read.principal.own_org_id(), read.app.clock.now());
+    let asked = id.clone();
+    let found = read.run(move |conn| {
+        let (place, _) = grants::find(conn, &asked, own)?;
+        Ok((place.org_id, upkeep::is_due(conn, place.org_id, now)?))
+    });
+    let (org_id, due) = found.await?;
     if due {
-        app.db.run(RowScope::Platform, move |conn| upkeep::post(conn, [org_id], now)).await?;
+        post_due(&read.app, org_id).await?;
     }
-    let found = app.db.run(principal.rows, move |conn| {
+    read.show(move |conn| {
         let (place, grant) = grants::find(conn, &id, own)?;
-        let filter = entries::EntryFilter {
-            grant: Some((place.number, grant.created_at)),
-            ..entries::EntryFilter::default()
-        };
+        let filter = EntryFilter { grant: Some((place.number, grant.created_at)), ..EntryFilter::default() };
         let entries = entries::list(conn, place.org_id, &filter, Order::NewestFirst, None, ENTRIES_OF_GRANT)?;
         Ok(GrantWithEntries { grant, entries })
-    });
-    Ok(HttpResponse::Ok().json(found.await?))
+    })
+    .await
 }
 
-/// How the answer looks.
+/// Format of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = EntriesFormat)]
@@ -198,7 +176,7 @@ pub struct EntryQuery {
     /// Only of these kinds, separated by commas: grant, usage, expiry, clawback, refund, bonus, adjustment.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
-    kind: Vec<Kind>,
+    kind: Vec<EntryKind>,
     /// Only what these sources caused, separated by commas, such as usage or subscription.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
@@ -221,36 +199,26 @@ pub struct EntryQuery {
     responses((status = 200, description = "A page, or all entries as CSV",
     content((Page<Posted> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
-pub async fn list_entries(
-    app: web::Data<App>,
-    principal: Principal,
-    request: HttpRequest,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let (asked, query, page): (OrgQuery, EntryQuery, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
+pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) -> Result<HttpResponse, Error> {
+    require(&read.principal)?;
+    let (asked, query): (OrgQuery, EntryQuery) = (read.take()?, read.take()?);
+    let page: PageQuery = read.take()?;
+    read.params.done()?;
     if query.from.zip(query.to).is_some_and(|(from, to)| from.0 >= to.0) {
         return Err(Error::invalid("to", "must be after `from`"));
     }
-    let (limit, after) = (page.limit()?, page.after::<Position>("battery_entries")?);
-    let org = settled(&app, &principal, asked).await?;
+    let page = page.of::<Position>("battery_entries")?;
+    let org = up_to_date_org(&read, asked).await?;
+    let org_id = org.org_id;
     let grant = match query.grant.clone() {
         None => None,
         Some(id) => {
-            let org_id = org.org_id;
-            let found = app.db.run(principal.rows, move |conn| grants::find(conn, &id, Some(org_id)));
-            let (place, grant) = found.await?;
+            let (place, grant) = read.run(move |conn| grants::find(conn, &id, Some(org_id))).await?;
             Some((place.number, grant.created_at))
         }
     };
-    let accepts_csv = || {
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-        accept.is_some_and(|accept| accept.contains("text/csv"))
-    };
     let (from, to) = (query.from.map(|from| from.0), query.to.map(|to| to.0));
-    if query.format.map_or_else(accepts_csv, |format| format == Format::Csv) {
+    if query.format.map_or_else(|| accepts_csv(&request), |format| format == Format::Csv) {
         let params = BatteryParams { org: Some(org.public_id.to_string()), ..BatteryParams::default() };
         let entries = Entries {
             kinds: query.kind,
@@ -260,84 +228,76 @@ pub async fn list_entries(
             grant: grant.map(|(number, _)| number),
         };
         let wanted = params.check()?.narrowed(entries);
-        return crate::api::exports::invoices::respond(&app, &principal, wanted).await;
+        return respond(&read.app, &read.principal, wanted).await;
     }
-    let filter = entries::EntryFilter { kinds: query.kind, sources: query.source, from, to, grant };
-    let rows = app.db.run(principal.rows, move |conn| {
-        entries::list(conn, org.org_id, &filter, Order::NewestFirst, after, limit + 1)
-    });
-    Ok(HttpResponse::Ok().json(Page::of("battery_entries", rows.await?, limit, Position::of)?))
+    let filter = EntryFilter { kinds: query.kind, sources: query.source, from, to, grant };
+    read.list(page, Position::of, move |conn, page| {
+        entries::list(conn, org_id, &filter, Order::NewestFirst, page.after, page.to_fetch())
+    })
+    .await
 }
 
-/// Shows an entry by its sequence.
+/// Shows an entry by its number in the org.
 #[utoipa::path(
     get, path = "/v1/battery/entries/{sequence}", tag = "battery",
     params(("sequence" = i64, Path, description = "Its number in the org"), OrgQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The entry", body = Posted), FindErrors)
 )]
-pub async fn show_entry(
-    app: web::Data<App>,
-    principal: Principal,
+pub(crate) async fn show_entry(
+    mut read: ReadRequest,
     sequence: web::Path<String>,
-    mut params: Params,
 ) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let asked: OrgQuery = params.take()?;
-    params.done()?;
+    require(&read.principal)?;
+    let asked: OrgQuery = read.take()?;
+    read.params.done()?;
     let sequence: i64 = sequence.parse().map_err(|_| Error::NotFound("entry"))?;
-    let (shared, caller) = (app.clone(), principal.clone());
-    let entry = app.db.run(principal.rows, move |conn| {
-        let org = asked.find(&shared.directory, conn, &caller)?;
+    let (org, directory) = (asked.name(&read.principal)?, read.directory());
+    read.show(move |conn| {
+        let org = org.find(&directory, conn)?;
         entries::find(conn, org.org_id, sequence)
-    });
-    Ok(HttpResponse::Ok().json(entry.await?))
+    })
+    .await
 }
 
-/// Which stretch of time.
+/// The time of the statement.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StatementQuery {
-    /// From then on. Left out: from the beginning of the running local month of the org.
+    /// First instant. Left out: the beginning of the org's current local month.
     from: Option<Moment>,
-    /// Until before then. Left out: until the end of the running local month.
+    /// End, not included. Left out: the end of the org's current local month.
     to: Option<Moment>,
 }
 
-/// Shows a statement: what the battery held before, what happened by kind of entry, and what it held then.
-/// `opening` and the amounts of all kinds make `closing`. The pages are those of the entries, oldest first;
-/// the figures are of all of them.
+/// Shows a statement of a battery: the opening balance, the sums by kind of entry, and the closing balance.
+///
+/// `opening` and the sums of all kinds make `closing`. The pages show the entries, oldest first; the figures
+/// cover all of them.
 #[utoipa::path(
     get, path = "/v1/battery/statement", tag = "battery", params(OrgQuery, StatementQuery, PageQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
     responses((status = 200, description = "The statement", body = Statement), FindErrors)
 )]
-pub async fn show_statement(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    require(&principal)?;
-    let (asked, query, page): (OrgQuery, StatementQuery, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<Position>("battery_statement")?);
-    let org = settled(&app, &principal, asked).await?;
-    let today = org.day(app.clock.now());
+pub(crate) async fn show_statement(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    require(&read.principal)?;
+    let (asked, query): (OrgQuery, StatementQuery) = (read.take()?, read.take()?);
+    let page = read.take_page::<Position>("battery_statement")?;
+    let org = up_to_date_org(&read, asked).await?;
+    let today = org.day(read.app.clock.now());
     let month = today.with_day(1).unwrap_or(today);
     let from = query.from.map_or_else(|| day_start(org.zone, month), |from| from.0);
     let to = query.to.map_or_else(|| day_start(org.zone, month + Months::new(1)), |to| to.0);
     if from >= to {
         return Err(Error::invalid("to", "must be after `from`"));
     }
-    let statement = app.db.run(principal.rows, move |conn| {
+    read.show(move |conn| {
         let (opening, kinds, closing) = statement::figures(conn, org.org_id, (from, to))?;
-        let filter =
-            entries::EntryFilter { from: Some(from), to: Some(to), ..entries::EntryFilter::default() };
-        let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, after, limit + 1)?;
-        let page = Page::of("battery_statement", rows, limit, Position::of)?;
+        let filter = EntryFilter { from: Some(from), to: Some(to), ..EntryFilter::default() };
+        let rows = entries::list(conn, org.org_id, &filter, Order::OldestFirst, page.after, page.to_fetch())?;
+        let Page { data: entries, next } = page.page(rows, Position::of)?;
         let org = org.public_id.to_string();
-        Ok(Statement { org, from, to, opening, kinds, closing, entries: page.data, next: page.next })
-    });
-    Ok(HttpResponse::Ok().json(statement.await?))
+        Ok(Statement { org, from, to, opening, kinds, closing, entries, next })
+    })
+    .await
 }

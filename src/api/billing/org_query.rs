@@ -1,17 +1,13 @@
 //! The org that a request is about, as lists and look-ups of one org's rows take it.
 
-use std::sync::Arc;
-
-use diesel::pg::PgConnection;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::auth::Principal;
-use crate::billing::directory::{Directory, OrgContext};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 
-/// Whose.
+/// Whose rows are meant.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OrgQuery {
@@ -21,16 +17,11 @@ pub struct OrgQuery {
 }
 
 impl OrgQuery {
-    /// The org.
+    /// The org, as far as the caller may name it.
     ///
     /// # Errors
-    /// As [`OrgName::must`] and [`OrgName::find`].
-    pub fn find(
-        &self,
-        directory: &Directory,
-        conn: &mut PgConnection,
-        principal: &Principal,
-    ) -> Result<Arc<OrgContext>, Error> {
-        OrgName::must(principal, self.org.clone(), "org")?.find(directory, conn)
+    /// As [`OrgName::must`].
+    pub fn name(self, principal: &Principal) -> Result<OrgName, Error> {
+        OrgName::must(principal, self.org, "org")
     }
 }

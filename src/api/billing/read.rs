@@ -1,24 +1,17 @@
-//! What the routes over mirrored objects share: parameters in, JSON out.
-
-use std::sync::Arc;
+//! The one handler behind all lists of mirrored objects, and the one behind all look-ups.
 
 use actix_web::{HttpResponse, web};
-use diesel::pg::PgConnection;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::params::Params;
-use crate::app::App;
+use crate::api::reads::ReadRequest;
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
-use crate::billing::raw;
-use crate::billing::read::{Basics, Listing, Lookup, Owners, Position, RealmQuery, Shown};
+use crate::billing::read::{Basics, Listing, Lookup, Owners, RealmQuery, Resource};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
-use crate::page::{Page, PageQuery};
 
-/// What a look-up shows beside the row.
+/// What a look-up can show beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -26,7 +19,7 @@ pub enum Part {
     Raw,
 }
 
-/// What a look-up of an object with lines shows beside the row.
+/// What a look-up of an object with lines can show beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartWithLines {
@@ -63,116 +56,50 @@ fn own_org(principal: &Principal) -> Option<String> {
     }
 }
 
-/// The operation behind a list: rows, each with its place.
-type List<F, V> = fn(&mut PgConnection, &Listing<F>) -> Result<Vec<(Position, V)>, Error>;
-
-/// A page of what belongs to customers.
-pub(super) async fn list<F, V>(
-    app: &web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
-    let owners = params.take()?;
-    list_owned(app, principal, params, owners, work).await
-}
-
-/// A page of the catalogue.
-pub(super) async fn list_catalogue<F, V>(
-    app: &web::Data<App>,
-    principal: Principal,
-    params: Params,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
-    list_owned(app, principal, params, Owners::default(), work).await
-}
-
-async fn list_owned<F, V>(
-    app: &web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-    owners: Owners,
-    work: List<F, V>,
-) -> Result<HttpResponse, Error>
-where
-    F: Clone + DeserializeOwned + Send + 'static,
-    V: Shown,
-{
-    principal.require(Scope::BillingRead)?;
-    let page: PageQuery = params.take()?;
-    let (basics, filter): (Basics, F) = (params.take()?, params.take()?);
-    params.done()?;
-    let limit = page.limit()?;
-    let org = OrgName::of(&principal, owners.org, "org")?;
-    let directory = Arc::clone(&app.directory);
-    let after = page.after(V::OBJECTS[0])?;
-    let listing = Listing { org: None, linked: owners.linked, basics, filter, after, limit };
-    let rows = app.db.run(principal.rows, move |conn| {
+/// `GET /v1/<resources>`: a page.
+pub(super) async fn list<R: Resource>(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    let owners: Owners = if R::HAS_OWNER { read.take()? } else { Owners::default() };
+    read.principal.require(Scope::BillingRead)?;
+    let (basics, filter): (Basics, R::Filter) = (read.take()?, read.take()?);
+    let page = read.take_page(R::OBJECTS[0])?;
+    let (org, directory) = (OrgName::of(&read.principal, owners.org, "org")?, read.directory());
+    read.list_keyed(page, move |conn, page| {
         let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
-        work(conn, &Listing { org: org.map(|org| org.public_id.to_string()), ..listing.clone() })
-    });
-    let rows = rows.await?;
-    let page = Page::of(V::OBJECTS[0], rows, limit, |(position, _)| position.clone())?;
-    let data: Vec<V> = page.data.into_iter().map(|(_, view)| view).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+        let listing = Listing {
+            org: org.map(|org| org.public_id.to_string()),
+            linked: owners.linked,
+            basics: basics.clone(),
+            filter: filter.clone(),
+            after: page.after.clone(),
+            limit: page.limit,
+        };
+        R::list(conn, &listing)
+    })
+    .await
 }
 
-/// One object.
-pub(super) async fn show<V: Shown>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
+/// `GET /v1/<resources>/{id}`: one object.
+pub(super) async fn show<R: Resource>(
+    mut read: ReadRequest,
+    id: web::Path<String>,
 ) -> Result<HttpResponse, Error> {
-    let Expand { expand } = params.take()?;
-    show_parts(app, principal, id, params, false, !expand.is_empty(), work).await
-}
-
-/// One object, with its lines if they are asked for.
-pub(super) async fn show_with_lines<V: Shown>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
-) -> Result<HttpResponse, Error> {
-    let ExpandWithLines { expand } = params.take()?;
-    let (lines, raw) = (expand.contains(&PartWithLines::Lines), expand.contains(&PartWithLines::Raw));
-    show_parts(app, principal, id, params, lines, raw, work).await
-}
-
-async fn show_parts<V: Shown>(
-    app: &web::Data<App>,
-    principal: Principal,
-    id: String,
-    mut params: Params,
-    lines: bool,
-    raw: bool,
-    work: fn(&mut PgConnection, &Lookup) -> Result<V, Error>,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::BillingRead)?;
+    let (lines, raw) = expanded::<R>(&mut read)?;
+    read.principal.require(Scope::BillingRead)?;
     if raw {
-        principal.require_platform(Scope::BillingRead)?;
+        read.principal.require_platform(Scope::BillingRead)?;
     }
-    let realm: RealmQuery = params.take()?;
-    params.done()?;
-    let lookup = Lookup { own: own_org(&principal), id, realm, lines };
-    let found = app.db.run(principal.rows, move |conn| {
-        let mut view = work(conn, &lookup)?;
-        if raw {
-            let snapshot = raw::snapshot(conn, V::OBJECTS, view.key())?;
-            view.set_raw(snapshot);
-        }
-        Ok(view)
-    });
-    Ok(HttpResponse::Ok().json(found.await?))
+    let realm: RealmQuery = read.take()?;
+    read.params.done()?;
+    let lookup = Lookup { own: own_org(&read.principal), id: id.into_inner(), realm, lines, raw };
+    read.show(move |conn| R::get(conn, &lookup)).await
+}
+
+/// What `expand` asks for: the lines, and Stripe's snapshot.
+fn expanded<R: Resource>(read: &mut ReadRequest) -> Result<(bool, bool), Error> {
+    if R::HAS_LINES {
+        let ExpandWithLines { expand } = read.take()?;
+        return Ok((expand.contains(&PartWithLines::Lines), expand.contains(&PartWithLines::Raw)));
+    }
+    let Expand { expand } = read.take()?;
+    Ok((false, !expand.is_empty()))
 }

@@ -2,8 +2,9 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use super::download::{respond, respond_totals};
 use crate::api::described::FindErrors;
-use crate::api::exports::invoices::{pairs, respond, respond_totals};
+use crate::api::params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::battery::upkeep;
@@ -11,12 +12,13 @@ use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::export::{BatteryParams, Request};
 
-/// Batches of what is due that an export waits for at most.
+/// Batches of due entries that an export waits for at most.
 const BATCHES: usize = 1_000;
 
-/// Exports entries of batteries' ledgers as a file, in the order of org and sequence; the same state gives
-/// the same bytes. `Coulomb-Control-Totals` counts and sums the rows that follow, by kind of entry; a
-/// download that fails half-way breaks off, and goes on with `after`.
+/// Exports the entries of batteries' ledgers as a file.
+///
+/// Rows are ordered by org and sequence; the same state gives the same bytes. `Coulomb-Control-Totals` counts
+/// and sums the rows by kind of entry. A download that fails half-way breaks off; `after` continues it.
 #[utoipa::path(
     get, path = "/v1/battery/export", tag = "exports", params(BatteryParams),
     security(("key" = ["billing:read"])),
@@ -34,7 +36,7 @@ const BATCHES: usize = 1_000;
         FindErrors
     )
 )]
-pub async fn export(
+pub(crate) async fn export(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
@@ -45,7 +47,7 @@ pub async fn export(
     respond(&app, &principal, wanted).await
 }
 
-/// Counts and sums what an export with the same parameters holds now, by kind of entry.
+/// Counts and sums the rows of an export with the same parameters, by kind of entry.
 #[utoipa::path(
     get, path = "/v1/battery/export/totals", tag = "exports", params(BatteryParams),
     security(("key" = ["billing:read"])),
@@ -57,7 +59,7 @@ pub async fn export(
         FindErrors
     )
 )]
-pub async fn totals(
+pub(crate) async fn totals(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
@@ -69,10 +71,10 @@ pub async fn totals(
 }
 
 fn asked(request: &HttpRequest) -> Result<Request, Error> {
-    BatteryParams::from_pairs(pairs(request)?)?.check()
+    BatteryParams::from_pairs(params::pairs(request.query_string())?)?.check()
 }
 
-/// Writes what has become due, so that it is in the file.
+/// Writes the entries that have become due, so that the file has them.
 async fn post_due(app: &web::Data<App>) -> Result<(), Error> {
     let now = app.clock.now();
     for _ in 0..BATCHES {

@@ -17,7 +17,7 @@ use crate::auth::Principal;
 use crate::error::{Error, ProblemCode};
 use crate::metering::event::Tally;
 
-/// Requests that went well on these routes are told at `debug`: there are many, and the metrics count them.
+/// Successful requests on these routes are logged at `debug`: there are many, and the metrics count them.
 const QUIET: [&str; 7] = [
     "/webhooks/stripe",
     "/v1/usage",
@@ -28,36 +28,36 @@ const QUIET: [&str; 7] = [
     "/metrics",
 ];
 
-/// Whose key it is.
+/// Whose key the request carries.
 struct Caller {
     key_id: String,
     org: Option<String>,
 }
 
-/// What became of its usage events.
-struct Counted(Tally);
+/// The outcomes of its usage events.
+struct CountedEvents(Tally);
 
-/// Has the line tell whose key it is.
+/// Adds to the line whose key the request carries.
 pub(super) fn note_caller(request: &HttpRequest, principal: &Principal) {
     let caller = Caller { key_id: principal.key_id.clone(), org: principal.org.clone() };
     request.extensions_mut().insert(caller);
 }
 
-/// Has the line tell what became of usage events.
+/// Adds the outcomes of usage events to the line.
 pub(crate) fn note_usage(request: &HttpRequest, tally: Tally) {
-    request.extensions_mut().insert(Counted(tally));
+    request.extensions_mut().insert(CountedEvents(tally));
 }
 
-/// What is known of a request before it is answered.
-pub(super) struct Begun {
+/// What we know of a request before its answer.
+pub(super) struct StartedRequest {
     started: Instant,
     client: Option<IpAddr>,
     bytes: Option<u64>,
     head: bool,
 }
 
-impl Begun {
-    pub(super) fn of(request: &ServiceRequest) -> Self {
+impl StartedRequest {
+    pub(super) fn new(request: &ServiceRequest) -> Self {
         Self {
             started: Instant::now(),
             client: request.peer_addr().map(|address| address.ip()),
@@ -70,15 +70,15 @@ impl Begun {
         self.started.elapsed()
     }
 
-    /// Sees to the line of an answered request.
+    /// Has the answer's body write the line when it ends.
     pub(super) fn answered<B: MessageBody + 'static>(
         self,
         span: Span,
         route: &str,
         response: ServiceResponse<B>,
-    ) -> ServiceResponse<Told> {
+    ) -> ServiceResponse<LoggedBody> {
         let line = self.line(span, route, &response);
-        response.map_body(|_, body| Told {
+        response.map_body(|_, body| LoggedBody {
             body: body.boxed(),
             line: line.map(Box::new),
             bytes: 0,
@@ -89,7 +89,7 @@ impl Begun {
     fn line<B>(&self, span: Span, route: &str, response: &ServiceResponse<B>) -> Option<Line> {
         let status = response.status();
         let request = response.request().extensions();
-        let tally = request.get::<Counted>().map(|counted| counted.0);
+        let tally = request.get::<CountedEvents>().map(|counted| counted.0);
         let refused =
             status.as_u16() >= 400 || tally.is_some_and(|tally| tally.conflict + tally.rejected > 0);
         let quiet = !refused && QUIET.contains(&route);
@@ -108,7 +108,7 @@ impl Begun {
             started: self.started,
             code,
             field: error.and_then(Error::field).map(str::to_owned),
-            // Of other routes the reason may quote what was sent.
+            // On other routes the reason may quote what was sent.
             reason: error.filter(|_| route == "/webhooks/stripe").map(ToString::to_string),
             key_id: caller.map(|caller| caller.key_id.clone()),
             org: caller.and_then(|caller| caller.org.clone()),
@@ -119,7 +119,7 @@ impl Begun {
         })
     }
 
-    /// The line of a request that was answered without a response of ours: it failed on the way.
+    /// Writes the line of a request whose handler failed without a response.
     pub(super) fn failed(&self, span: &Span, route: &str, error: &ActixError) {
         let status = error.as_response_error().status_code();
         let code = error.as_error::<Error>().map(Error::code);
@@ -138,7 +138,7 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// How long the body is that follows, by its header.
+/// The length of the body, as its header says.
 pub(super) fn sent_bytes(request: &ServiceRequest) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -157,20 +157,20 @@ struct Line {
     org: Option<String>,
     client: Option<IpAddr>,
     request_bytes: Option<u64>,
-    /// It has no body, whatever its length says.
+    /// The answer has no body, whatever its length says.
     bodiless: bool,
     tally: Option<Tally>,
 }
 
-/// The body of an answer, which writes the request's line when it goes.
-pub struct Told {
+/// The body of an answer; writes the request's line when it is dropped.
+pub struct LoggedBody {
     body: BoxBody,
     line: Option<Box<Line>>,
     bytes: u64,
     whole: bool,
 }
 
-impl MessageBody for Told {
+impl MessageBody for LoggedBody {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {
@@ -191,7 +191,7 @@ impl MessageBody for Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for LoggedBody {
     fn drop(&mut self) {
         let Some(line) = self.line.take() else { return };
         let whole = self.whole

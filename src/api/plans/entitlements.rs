@@ -4,9 +4,9 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
-use crate::api::described::FindErrors;
-use crate::app::App;
-use crate::auth::{Principal, Scope};
+use crate::api::described::{FindErrors, QueueErrors};
+use crate::api::reads::ReadRequest;
+use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::plans::entitlements::{self, Entitlements};
@@ -21,29 +21,28 @@ pub struct IfNoneMatch {
     if_none_match: Option<String>,
 }
 
-/// Tells what an org is entitled to: its plan with features, its subscription, and every quota with what was
-/// used of it. Fast enough to ask with each request; with `If-None-Match` the answer is 304 as long as
-/// nothing has changed.
+/// Shows what an org is entitled to: its plan with features, its subscription, and each quota with its use.
+///
+/// It is fast enough to be asked with every request. With `If-None-Match` the answer is 304 while nothing has
+/// changed.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/entitlements", tag = "orgs",
     params(("id" = String, Path, description = "Public or external id"), IfNoneMatch),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "All of it", body = Entitlements),
     (status = 304, description = "As it was"),
-        (status = 429, description = "Too many requests wait: try again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         FindErrors)
 )]
-pub async fn show(
-    app: web::Data<App>,
-    principal: Principal,
+pub(crate) async fn show(
+    read: ReadRequest,
     id: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let org = OrgName::must(&principal, Some(id.into_inner()), "id")?;
-    let entitlements = app.quotas.entitlements(principal.holder(), org.into_ref()).await?;
-    let body = serde_json::to_vec(&Entitlements::new(entitlements, app.clock.now()))
+    read.principal.require(Scope::UsageRead)?;
+    let org = OrgName::must(&read.principal, Some(id.into_inner()), "id")?;
+    let entitlements = read.app.quotas.entitlements(read.principal.holder(), org.into_ref()).await?;
+    let body = serde_json::to_vec(&Entitlements::new(entitlements, read.app.clock.now()))
         .map_err(|error| Error::Internal(error.to_string()))?;
     let tag = entitlements::etag(&body);
     let asked = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());

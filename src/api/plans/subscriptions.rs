@@ -1,21 +1,19 @@
 //! `/v1/orgs/{id}/subscription` and `/v1/subscriptions/{id}/move`.
 
-use std::sync::Arc;
-
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::commands::{self, Answer, Audit};
+use crate::api::commands::{Answer, Command};
 use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey};
-use crate::api::http::Body;
 use crate::api::params::Params;
-use crate::app::App;
-use crate::auth::{PLATFORM, Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::audit::AuditEntry;
+use crate::auth::{PLATFORM, Scope};
 use crate::billing::local_subscriptions::{self, Changed, Cursor, LocalSubscription, Paid, Start};
 use crate::billing::moves;
 use crate::billing::org_name::OrgName;
@@ -36,11 +34,11 @@ pub enum Interval {
     Year,
 }
 
-/// A subscription that is to begin.
+/// A subscription to begin.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartBody {
-    /// Key of the plan; its newest version is taken.
+    /// Key of the plan; the subscription gets its newest version.
     pub plan: String,
     /// How long a paid period lasts; a month when left out.
     #[serde(default)]
@@ -53,10 +51,10 @@ pub struct StartBody {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 730)]
     pub trial_days: Option<i32>,
-    /// The first period is paid for: there is no trial.
+    /// True when the first period is paid for, so that there is no trial.
     #[serde(default)]
     pub paid: bool,
-    /// A trial is given although the org had one of the plan before: otherwise it has one of each plan.
+    /// Gives a trial although the org had one of this plan before. Otherwise it gets one of each plan.
     #[serde(default)]
     pub force: bool,
 }
@@ -65,7 +63,7 @@ impl StartBody {
     fn months(&self) -> Result<i32, Error> {
         match (self.interval, self.interval_months) {
             (Some(_), Some(_)) => {
-                Err(Error::invalid("interval_months", "says the same as `interval`: leave one of them out"))
+                Err(Error::invalid("interval_months", "means the same as `interval`: leave one of them out"))
             }
             (_, Some(months)) => Ok(months),
             (Some(Interval::Year), None) => Ok(12),
@@ -88,15 +86,15 @@ impl StartBody {
     }
 }
 
-/// What was paid for.
+/// The time that was paid for.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActivateBody {
-    /// So many intervals more; 1 when left out.
+    /// Number of intervals; 1 when left out.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 120)]
     pub periods: Option<u32>,
-    /// Until then, in place of `periods`.
+    /// End of the paid time, in place of `periods`.
     #[serde(default)]
     pub until: Option<Moment>,
 }
@@ -105,24 +103,22 @@ pub struct ActivateBody {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelBody {
-    /// True: with the end of what was paid for, or of the trial. False: now.
+    /// True: at the end of the paid time, or of the trial. False: now.
     pub at_period_end: bool,
 }
 
-/// What to change.
+/// The plan to change to.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeBody {
-    /// Key of the plan; its newest version is taken.
+    /// Key of the plan; the subscription gets its newest version.
     pub plan: String,
 }
 
-/// A command on an org's subscription.
-async fn command<F>(
-    app: web::Data<App>,
-    principal: Principal,
+/// Runs a command on an org's subscription.
+async fn run<F>(
+    command: Command,
     id: web::Path<String>,
-    (request, body): (HttpRequest, Body),
     (action, detail): (&'static str, Value),
     work: F,
 ) -> Result<HttpResponse, Error>
@@ -131,34 +127,31 @@ where
 {
     let org = OrgName::of_any(id.into_inner(), "id");
     let status = if action == "subscription.start" { StatusCode::CREATED } else { StatusCode::OK };
-    let directory = Arc::clone(&app.directory);
-    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org = org.find(&directory, conn)?;
-        let done = work(conn, org.org_id, now)?;
-        let subscription = subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
-        let (target, detail) = (subscription.id.clone(), detail.clone());
-        Answer::new(status, &subscription, Audit { org_id: org.org_id, action, target, detail })
-    })
-    .await
+    let directory = command.directory();
+    command
+        .run(move |conn, now| {
+            let org = org.find(&directory, conn)?;
+            let done = work(conn, org.org_id, now)?;
+            let subscription =
+                subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
+            let (target, detail) = (subscription.id.clone(), detail.clone());
+            Answer::new(status, &subscription, AuditEntry { org_id: org.org_id, action, target, detail })
+        })
+        .await
 }
 
-/// Begins a subscription of an org that does not pay through Stripe: with a trial, or paid. A Stripe
-/// subscription that gives the org a plan counts before it.
+/// Begins a local subscription, for an org that does not pay through Stripe: with a trial, or paid.
+///
+/// A Stripe subscription that gives the org a plan comes before it.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = StartBody, security(("key" = ["billing:write"])),
     responses((status = 201, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
-pub async fn start(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let sent: StartBody = commands::parse(&body.0)?;
+pub(crate) async fn start(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let sent: StartBody = command.read()?;
     let (months, start) = (sent.months()?, sent.start()?);
     let detail = json!({ "plan": sent.plan, "interval_months": months, "trial_days": sent.trial_days,
         "paid": sent.paid,
@@ -167,27 +160,22 @@ pub async fn start(
     let work = move |conn: &mut PgConnection, org_id, now| {
         local_subscriptions::start(conn, org_id, &plan, months, start, now)
     };
-    command(app, principal, id, (request, body), ("subscription.start", detail), work).await
+    run(command, id, ("subscription.start", detail), work).await
 }
 
-/// Says that a subscription was paid for. One under way goes on from the end of what was paid for (a trial
-/// from its end), and a cancellation that was to come is taken back. Where the last one is over a new one
-/// begins now.
+/// Says that a local subscription was paid for.
+///
+/// The current subscription continues from the end of its paid time (a trial from its end), and a planned
+/// cancellation is taken back. If there is none, a new one begins now.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/activate", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = Option<ActivateBody>, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
-pub async fn activate(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let sent: ActivateBody = commands::parse_optional(&body.0)?;
+pub(crate) async fn activate(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let sent: ActivateBody = command.read_optional()?;
     let paid = match (sent.periods, sent.until) {
         (Some(_), Some(_)) => {
             return Err(Error::invalid("until", "is in place of `periods`: leave one of them out"));
@@ -198,73 +186,57 @@ pub async fn activate(
     let detail = json!({ "periods": sent.periods, "until": sent.until });
     let work =
         move |conn: &mut PgConnection, org_id, now| local_subscriptions::activate(conn, org_id, paid, now);
-    command(app, principal, id, (request, body), ("subscription.activate", detail), work).await
+    run(command, id, ("subscription.activate", detail), work).await
 }
 
-/// Cancels the subscription under way: now, or with the end of what was paid for.
+/// Cancels the current local subscription: now, or at the end of its paid time.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/cancel", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = CancelBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
-pub async fn cancel(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let CancelBody { at_period_end } = commands::parse(&body.0)?;
+pub(crate) async fn cancel(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let CancelBody { at_period_end } = command.read()?;
     let work = move |conn: &mut PgConnection, org_id, now| {
         local_subscriptions::cancel(conn, org_id, at_period_end, now)
     };
     let detail = json!({ "at_period_end": at_period_end });
-    command(app, principal, id, (request, body), ("subscription.cancel", detail), work).await
+    run(command, id, ("subscription.cancel", detail), work).await
 }
 
-/// Puts the subscription under way on another plan, in its newest version; its periods stay.
+/// Moves the current local subscription to another plan, in its newest version. Its periods stay.
 #[utoipa::path(
     post, path = "/v1/orgs/{id}/subscription/change", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
     request_body = ChangeBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), CommandErrors)
 )]
-pub async fn change(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let ChangeBody { plan } = commands::parse(&body.0)?;
+pub(crate) async fn change(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let ChangeBody { plan } = command.read()?;
     let detail = json!({ "plan": plan });
     let work =
         move |conn: &mut PgConnection, org_id, now| local_subscriptions::change(conn, org_id, &plan, now);
-    command(app, principal, id, (request, body), ("subscription.change", detail), work).await
+    run(command, id, ("subscription.change", detail), work).await
 }
 
-/// Shows an org's local subscription: the one under way, else the last one.
+/// Shows an org's local subscription: the current one, or else the last one.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/subscription", tag = "subscriptions",
     params(("id" = String, Path, description = "Public or external id")),
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "The subscription", body = LocalSubscription), FindErrors)
 )]
-pub async fn show(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::BillingRead)?;
-    let (org, now) = (OrgName::must(&principal, Some(id.into_inner()), "id")?, app.clock.now());
-    let found = app.db.run(principal.rows, move |conn| {
+pub(crate) async fn show(read: ReadRequest, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::BillingRead)?;
+    let (org, now) = (OrgName::must(&read.principal, Some(id.into_inner()), "id")?, read.app.clock.now());
+    read.show(move |conn| {
         let org_id = org.row_id(conn)?;
         local_subscriptions::current(conn, org_id, now)
-    });
-    Ok(HttpResponse::Ok().json(found.await?))
+    })
+    .await
 }
 
 /// Lists all local subscriptions that an org has had, newest first.
@@ -274,40 +246,32 @@ pub async fn show(
     security(("key" = ["billing:read"])),
     responses((status = 200, description = "A page", body = Page<LocalSubscription>), FindErrors)
 )]
-pub async fn history(
-    app: web::Data<App>,
-    principal: Principal,
-    id: web::Path<String>,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::BillingRead)?;
-    let page: PageQuery = params.take()?;
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<Cursor>("subscriptions_of_org")?);
-    let (org, now) = (OrgName::must(&principal, Some(id.into_inner()), "id")?, app.clock.now());
-    let found = app.db.run(principal.rows, move |conn| {
+pub(crate) async fn history(mut read: ReadRequest, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::BillingRead)?;
+    let page = read.take_page::<Cursor>("subscriptions_of_org")?;
+    let (org, now) = (OrgName::must(&read.principal, Some(id.into_inner()), "id")?, read.app.clock.now());
+    let key = |row: &LocalSubscription| (Moment(row.created_at), row.id.clone());
+    read.list(page, key, move |conn, page| {
         let org_id = org.row_id(conn)?;
-        local_subscriptions::history(conn, org_id, after.clone(), limit + 1, now)
-    });
-    Ok(HttpResponse::Ok().json(Page::of("subscriptions_of_org", found.await?, limit, |row| {
-        (Moment(row.created_at), row.id.clone())
-    })?))
+        local_subscriptions::history(conn, org_id, page.after.clone(), page.to_fetch(), now)
+    })
+    .await
 }
 
-/// Which version a subscription is to have.
+/// The version that a subscription gets.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MoveSubscription)]
 pub struct MoveBody {
-    /// Key of the plan. For a local subscription it is the one that it has, and may be left out.
+    /// Key of the plan. A local subscription keeps its plan, so it may be left out there.
     #[serde(default)]
     pub plan: Option<String>,
-    /// The version of it.
+    /// Version of the plan.
     #[schema(minimum = 1, maximum = 2147483647)]
     pub version: i32,
 }
 
-/// Which Stripe subscription is meant: the same id may exist in several accounts and in both modes.
+/// Account and mode of the subscription: the same id may exist in several accounts and in both modes.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RealmQuery {
@@ -317,38 +281,35 @@ pub struct RealmQuery {
     livemode: Option<bool>,
 }
 
-/// What was moved.
+/// A moved subscription.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MovedOne {
     /// The subscription.
     pub subscription: String,
     /// The plan; null for a local subscription that was named without it.
     pub plan: Option<String>,
-    /// The version that it has now.
+    /// Its version now.
     pub version: i32,
 }
 
-/// Moves a subscription, of Stripe (`sub_…`) or local (`lsub_…`), to a version of its plan.
+/// Moves a subscription of Stripe (`sub_…`) or a local one (`lsub_…`) to another version of its plan.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{id}/move", tag = "subscriptions",
     params(("id" = String, Path, description = "`sub_…` or `lsub_…`"), RealmQuery, IdempotencyKey),
     request_body = MoveBody, security(("key" = ["billing:write"])),
     responses((status = 200, description = "Done", body = MovedOne), CommandErrors)
 )]
-pub async fn move_one(
-    app: web::Data<App>,
-    principal: Principal,
+pub(crate) async fn move_one(
+    command: Command,
     id: web::Path<String>,
     mut params: Params,
-    request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
+    command.principal.require_platform(Scope::BillingWrite)?;
     let RealmQuery { account, livemode } = params.take()?;
     params.done()?;
     let meant = MeantRealm { account, livemode };
-    let (id, sent): (String, MoveBody) = (id.into_inner(), commands::parse(&body.0)?);
-    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
+    let (id, sent): (String, MoveBody) = (id.into_inner(), command.read()?);
+    command.run(move |conn, now| {
         catalog::begin_change(conn)?;
         let (org_id, realm) = if id.starts_with("lsub_") {
             let org_id = local_subscriptions::move_one(conn, &id, sent.plan.as_deref(), sent.version, now)?;
@@ -362,7 +323,7 @@ pub async fn move_one(
         let (account, livemode) = realm.map(|realm| (realm.account, realm.livemode)).unzip();
         let detail =
             json!({ "account": account, "livemode": livemode, "plan": sent.plan, "version": sent.version });
-        let audit = Audit { org_id, action: "subscription.move", target: id.clone(), detail };
+        let audit = AuditEntry { org_id, action: "subscription.move", target: id.clone(), detail };
         Answer::new(StatusCode::OK, &moved, audit)
     })
     .await

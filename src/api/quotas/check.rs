@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::api::commands;
-use crate::api::described::{CommandErrors, IdempotencyKey};
+use crate::api::described::{CommandErrors, IdempotencyKey, QueueErrors};
 use crate::api::http::Body;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -30,9 +28,9 @@ use crate::quota::reservations::Reservation;
 const MAX_ITEMS: usize = 1000;
 const MAX_DIMENSIONS: usize = 20;
 const TEXT_LIMIT: usize = 200;
-/// How long a reservation may last.
+/// Longest time of a reservation.
 const MAX_DEADLINE: TimeDelta = TimeDelta::days(7);
-/// How long it lasts unless asked otherwise, in seconds.
+/// Its time when the request gives none, in seconds.
 const DEFAULT_DEADLINE_S: i64 = 300;
 
 /// One question.
@@ -44,14 +42,14 @@ pub struct CheckItem {
     pub org: Option<String>,
     /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
-    /// How much; 1 when left out. 0 asks how the org stands.
+    /// The amount; 1 when left out. 0 asks for the state of the limits only.
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Amount>,
     /// Dimensions of the usage.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
-    /// Whom quotas per subject count it to.
+    /// The subject that quotas per subject count it to.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
@@ -66,19 +64,19 @@ pub struct CheckBody {
     pub items: Vec<CheckItem>,
 }
 
-/// Answers, in the order of the questions. Each is as if it were the only one: they do not add up.
+/// Answers, in the order of the questions. Each is answered as if it were the only one.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CheckAnswer {
     /// One for each question.
     pub results: Vec<Verdict>,
 }
 
-/// What is to be set aside.
+/// An amount to reserve.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReserveBody {
-    /// Your id of it, never to be used again: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. A repeat gets the
-    /// same reservation.
+    /// Your id of the reservation: 1 to 100 of A-Z, a-z, 0-9, `-`, `_`, `.`. Never use it for another one; a
+    /// repeat gets the same reservation.
     #[serde(default)]
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,100}$")]
     pub id: Option<String>,
@@ -87,17 +85,17 @@ pub struct ReserveBody {
     pub org: Option<String>,
     /// Key of the meter: one of kind `sum`, `count` or `level`.
     pub meter: String,
-    /// How much, above 0.
+    /// The amount, above 0.
     #[schema(value_type = QuantityAboveZero)]
     pub amount: Amount,
-    /// Dimensions of the usage that is to come.
+    /// Dimensions of the expected usage.
     #[serde(default)]
     pub dimensions: BTreeMap<String, String>,
-    /// Whom quotas per subject count it to.
+    /// The subject that quotas per subject count it to.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub subject: Option<String>,
-    /// Who in the org it is for.
+    /// The member of the org that it is for.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     pub member: Option<String>,
@@ -110,7 +108,7 @@ pub struct ReserveBody {
     pub expires_at: Option<crate::time::Moment>,
 }
 
-/// What takes a reservation's place.
+/// The usage that replaces a reservation.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SettleBody {
@@ -122,14 +120,14 @@ pub struct SettleBody {
     #[serde(default)]
     #[schema(value_type = Option<QuantityFromZero>)]
     pub amount: Option<Amount>,
-    /// The usage event to record instead, in the native form of `POST /v1/usage`; its quantity on the meter
-    /// is the amount.
+    /// The usage event to record instead, in the native form of `POST /v1/usage`. The amount is its quantity
+    /// on the meter.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub event: Option<Box<RawValue>>,
 }
 
-/// Whose reservation is given back.
+/// The org of the reservation to release.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseBody {
@@ -138,35 +136,35 @@ pub struct ReleaseBody {
     pub org: Option<String>,
 }
 
-/// A problem that says which limit does not allow it.
+/// A problem with the limit that refuses the reservation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QuotaExceeded {
     /// The problem; its code is `quota_exceeded`.
     #[serde(flatten)]
     pub problem: Problem,
-    /// How the org stands under that limit.
+    /// The org's state under that limit.
     #[serde(flatten)]
     pub standing: LimitStatus,
 }
 
-/// A problem that says how the battery stands.
+/// A problem with the state of the battery.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BatteryExhausted {
     /// The problem; its code is `battery_exhausted`.
     #[serde(flatten)]
     pub problem: Problem,
-    /// How the battery stands.
+    /// The state of the battery.
     #[serde(flatten)]
     pub battery: BatteryStatus,
 }
 
-/// What does not fit.
+/// Why a reservation does not fit.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum DoesNotFit {
-    /// Under a limit.
+    /// A limit refuses it.
     Quota(QuotaExceeded),
-    /// Into the battery.
+    /// The battery does not hold enough.
     Battery(BatteryExhausted),
 }
 
@@ -203,20 +201,23 @@ fn requested(
     Ok(RequestedUsage { meter, amount, dimensions: dimensions.into_iter().collect(), subject })
 }
 
-/// Says whether amounts could be used now, and how the org stands under each limit. Nothing is set aside.
+/// Says whether amounts could be used now, and the org's state under each limit. Reserves nothing.
 #[utoipa::path(
     post, path = "/v1/quota/check", tag = "quotas", request_body = CheckBody,
     security(("key" = ["usage:read"])),
     responses(
         (status = 200, description = "The answers", body = CheckAnswer),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
-pub async fn check(app: web::Data<App>, principal: Principal, body: Body) -> Result<HttpResponse, Error> {
+pub(crate) async fn check(
+    app: web::Data<App>,
+    principal: Principal,
+    body: Body,
+) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageRead)?;
-    let sent: CheckBody = commands::parse(&body.0)?;
+    let sent: CheckBody = body.read()?;
     if sent.items.is_empty() || sent.items.len() > MAX_ITEMS {
         return Err(Error::invalid("items", format!("must be 1 to {MAX_ITEMS} questions")));
     }
@@ -258,7 +259,10 @@ fn reservation_id(request: &HttpRequest, sent: Option<String>) -> Result<String,
 fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
     let (at, field) = match (body.expires_in_s, body.expires_at) {
         (Some(_), Some(_)) => {
-            return Err(Error::invalid("expires_at", "stands beside `expires_in_s`: leave one of them out"));
+            return Err(Error::invalid(
+                "expires_at",
+                "is given together with `expires_in_s`: leave one of them out",
+            ));
         }
         (None, Some(at)) => (Some(at.0), "expires_at"),
         (seconds, None) => {
@@ -270,8 +274,9 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
         .ok_or_else(|| Error::invalid(field, "must lie in the future, at most 7 days (604800 seconds) ahead"))
 }
 
-/// Sets an amount aside until it is settled, released, or expires. It belongs to the periods of the instant
-/// at which it is made.
+/// Reserves an amount until it is settled, released, or expires.
+///
+/// It counts to the periods in which it is made.
 #[utoipa::path(
     post, path = "/v1/quota/reserve", tag = "quotas", params(IdempotencyKey), request_body = ReserveBody,
     security(("key" = ["usage:write"])),
@@ -282,19 +287,18 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
                 enough (`battery_exhausted`), or the id was used for another one",
             body = DoesNotFit,
             content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
-pub async fn reserve(
+pub(crate) async fn reserve(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: ReserveBody = commands::parse(&body.0)?;
+    let sent: ReserveBody = body.read()?;
     let expires_at = deadline(&sent, app.clock.now())?;
     let id = reservation_id(&request, sent.id)?;
     let org = OrgName::must(&principal, sent.org, "org")?.into_ref();
@@ -314,15 +318,10 @@ fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
     match answer {
         ReservationAnswer::Reservation(reservation) => HttpResponse::build(status).json(reservation),
         ReservationAnswer::Exhausted(battery) => {
-            let problem = Problem {
-                r#type: "about:blank#battery_exhausted".to_owned(),
-                title: "The battery does not hold enough",
-                status: StatusCode::CONFLICT.as_u16(),
-                code: "battery_exhausted".to_owned(),
-                detail: format!("{battery}; nothing was changed"),
-                field: None,
-            };
-            refused(&DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
+            let (code, title) = ("battery_exhausted", "The battery does not hold enough");
+            let detail = format!("{battery}; nothing was changed");
+            let problem = Problem::new(StatusCode::CONFLICT, code, title, detail);
+            refused(code, &DoesNotFit::Battery(BatteryExhausted { problem, battery: *battery }))
         }
         ReservationAnswer::Exceeded(standing) => {
             let left = standing.remaining.map_or(Decimal::ZERO, |left| left.0);
@@ -331,29 +330,23 @@ fn answer(answer: ReservationAnswer, status: StatusCode) -> HttpResponse {
                 standing.meter,
                 standing.resets_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             );
-            let problem = Problem {
-                r#type: "about:blank#quota_exceeded".to_owned(),
-                title: "A quota does not allow it",
-                status: StatusCode::CONFLICT.as_u16(),
-                code: "quota_exceeded".to_owned(),
-                detail,
-                field: None,
-            };
-            refused(&DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
+            let (code, title) = ("quota_exceeded", "A quota does not allow it");
+            let problem = Problem::new(StatusCode::CONFLICT, code, title, detail);
+            refused(code, &DoesNotFit::Quota(QuotaExceeded { problem, standing: *standing }))
         }
     }
 }
 
-fn refused(problem: &DoesNotFit) -> HttpResponse {
-    HttpResponse::Conflict()
-        .insert_header((header::CONTENT_TYPE, "application/problem+json"))
-        .body(serde_json::to_string(problem).unwrap_or_else(|_| json!({}).to_string()))
+fn refused(code: &'static str, problem: &DoesNotFit) -> HttpResponse {
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    Problem::answer(HttpResponse::Conflict(), code, body)
 }
 
-/// Puts usage in a reservation's place and records it, in one transaction. What was used is recorded whatever
-/// the limits say: more than was reserved, or after the reservation ended. The answer tells what of it went
-/// over a limit (`overage`) and what the battery did not hold (`debt`); the next reservation is refused for
-/// it. A repeat gets the same answer.
+/// Replaces a reservation by the actual usage and records that, in one transaction.
+///
+/// The usage is recorded whatever the limits say: when it is more than was reserved, and when the reservation
+/// has ended. The answer says how much went over a limit (`overage`) and how much the battery lacked
+/// (`debt`); they make the next reservation fail. A repeat gets the same answer.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/settle", tag = "quotas",
     params(("id" = String, Path, description = "The reservation")),
@@ -364,26 +357,25 @@ fn refused(problem: &DoesNotFit) -> HttpResponse {
             description = "It was settled with other usage (`already_settled`), or another event is recorded \
                 under the event's key",
             body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
-pub async fn settle(
+pub(crate) async fn settle(
     app: web::Data<App>,
     principal: Principal,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: SettleBody = commands::parse(&body.0)?;
+    let sent: SettleBody = body.read()?;
     if sent.amount.is_some_and(|amount| amount.0 < Decimal::ZERO) {
         return Err(Error::invalid("amount", "must not be negative"));
     }
     if sent.amount.is_some() && sent.event.is_some() {
         return Err(Error::invalid(
             "amount",
-            "stands beside `event`, which has its own: leave one of them out",
+            "is given together with `event`, which has its own: leave one of them out",
         ));
     }
     if sent.event.as_ref().is_some_and(|event| !event.get().starts_with('{')) {
@@ -395,26 +387,25 @@ pub async fn settle(
     app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))
 }
 
-/// Gives a reservation back. Of one that has ended already nothing changes.
+/// Releases a reservation. One that has ended stays as it is.
 #[utoipa::path(
     post, path = "/v1/quota/{id}/release", tag = "quotas",
     params(("id" = String, Path, description = "The reservation")),
     request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        (status = 429, description = "Too many requests wait: try again", body = Problem,
-            content_type = "application/problem+json"),
+        QueueErrors,
         CommandErrors
     )
 )]
-pub async fn release(
+pub(crate) async fn release(
     app: web::Data<App>,
     principal: Principal,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::UsageWrite)?;
-    let sent: ReleaseBody = commands::parse_optional(&body.0)?;
+    let sent: ReleaseBody = body.read_optional()?;
     let org = OrgName::of(&principal, sent.org, "org")?.map(OrgName::into_ref);
     let request = ReservationRequest::Release { org, id: id.into_inner() };
     app.quotas.reservation(principal.holder(), request).await.map(|done| answer(done, StatusCode::OK))

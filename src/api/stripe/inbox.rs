@@ -1,18 +1,17 @@
 //! The operator's routes over the Stripe inbox.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::commands::{self, Answer, Audit};
+use crate::api::commands::{Answer, Command};
 use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey, ReadErrors};
-use crate::api::http::Body;
-use crate::api::params::Params;
-use crate::app::App;
-use crate::auth::{PLATFORM, Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::audit::AuditEntry;
+use crate::auth::{PLATFORM, Scope};
 use crate::error::Error;
 use crate::stripe::inbox::{self, Entry, State, TypeCount, Unfiled};
 
@@ -20,7 +19,7 @@ use crate::stripe::inbox::{self, Entry, State, TypeCount, Unfiled};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only events that stand there.
+    /// Only events in this state.
     state: Option<State>,
     /// Only events with this id, type or object id.
     about: Option<String>,
@@ -43,10 +42,10 @@ pub struct InboxPage {
 /// An event with its body.
 #[derive(Serialize, ToSchema)]
 pub struct InboxEvent {
-    /// Where it stands.
+    /// The event and its state.
     #[serde(flatten)]
     pub entry: Entry,
-    /// How often it was delivered after the first time.
+    /// Number of deliveries after the first.
     pub redeliveries: i64,
     /// The body as received, where it is UTF-8.
     pub body: Option<String>,
@@ -54,7 +53,7 @@ pub struct InboxEvent {
     pub body_base64: Option<String>,
 }
 
-/// Lists the Stripe inbox.
+/// Lists the events of the Stripe inbox, newest first.
 #[utoipa::path(
     get,
     path = "/v1/stripe/inbox",
@@ -63,30 +62,26 @@ pub struct InboxEvent {
     security(("key" = ["admin"])),
     responses((status = 200, description = "A page", body = InboxPage), ReadErrors)
 )]
-pub async fn list(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    let query: ListQuery = params.take()?;
-    params.done()?;
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=500).contains(&limit) {
-        return Err(Error::invalid("limit", "must be from 1 to 500"));
-    }
-    let data = app
-        .db
-        .run(principal.rows, move |conn| {
-            inbox::list(conn, query.state, query.about.as_deref(), query.cursor, limit)
-        })
-        .await?;
+pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::Admin)?;
+    let ListQuery { state, about, limit, cursor } = read.take()?;
+    read.params.done()?;
+    let limit = checked_limit(limit, 500)?;
+    let data = read.run(move |conn| inbox::list(conn, state, about.as_deref(), cursor, limit)).await?;
     let full = i64::try_from(data.len()).is_ok_and(|len| len == limit);
     let next = data.last().map(|entry| entry.inbox_id).filter(|_| full);
     Ok(HttpResponse::Ok().json(InboxPage { data, next }))
 }
 
-/// How many.
+/// 50 when left out.
+fn checked_limit(limit: Option<i64>, most: i64) -> Result<i64, Error> {
+    match limit.unwrap_or(50) {
+        limit if (1..=most).contains(&limit) => Ok(limit),
+        _ => Err(Error::invalid("limit", format!("must be from 1 to {most}"))),
+    }
+}
+
+/// Limits the list of unfiled deliveries.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UnfiledQuery {
@@ -95,10 +90,10 @@ pub struct UnfiledQuery {
     limit: Option<i64>,
 }
 
-/// Lists deliveries that were acknowledged and are not in the inbox yet.
+/// Lists acknowledged deliveries that are not in the inbox yet.
 ///
-/// Normally there are some for a few milliseconds. Those that could not be filed come first, with the reason;
-/// they are tried again, after an hour at most.
+/// Normally a delivery is here for a few milliseconds. Those that could not be filed come first, with the
+/// reason; they are tried again, at least once an hour.
 #[utoipa::path(
     get,
     path = "/v1/stripe/inbox/unfiled",
@@ -107,20 +102,12 @@ pub struct UnfiledQuery {
     security(("key" = ["admin"])),
     responses((status = 200, description = "The deliveries", body = Vec<Unfiled>), ReadErrors)
 )]
-pub async fn unfiled(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    let query: UnfiledQuery = params.take()?;
-    params.done()?;
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=100).contains(&limit) {
-        return Err(Error::invalid("limit", "must be from 1 to 100"));
-    }
-    let deliveries = app.db.run(principal.rows, move |conn| inbox::unfiled(conn, limit)).await?;
-    Ok(HttpResponse::Ok().json(deliveries))
+pub(crate) async fn unfiled(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::Admin)?;
+    let UnfiledQuery { limit } = read.take()?;
+    read.params.done()?;
+    let limit = checked_limit(limit, 100)?;
+    read.show(move |conn| inbox::unfiled(conn, limit)).await
 }
 
 /// Counts the Stripe inbox by type of event.
@@ -132,9 +119,9 @@ pub async fn unfiled(
     responses((status = 200, description = "Counts, most first", body = Vec<TypeCount>),
     ReadErrors)
 )]
-pub async fn types(app: web::Data<App>, principal: Principal) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    Ok(HttpResponse::Ok().json(app.db.run(principal.rows, inbox::count_by_type).await?))
+pub(crate) async fn types(read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::Admin)?;
+    read.show(inbox::count_by_type).await
 }
 
 /// Shows one event with its body.
@@ -146,30 +133,27 @@ pub async fn types(app: web::Data<App>, principal: Principal) -> Result<HttpResp
     security(("key" = ["admin"])),
     responses((status = 200, description = "The event", body = InboxEvent), FindErrors)
 )]
-pub async fn show(
-    app: web::Data<App>,
-    principal: Principal,
-    inbox_id: web::Path<i64>,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    let inbox_id = inbox_id.into_inner();
-    let (entry, bytes, redeliveries) =
-        app.db.run(principal.rows, move |conn| inbox::find(conn, inbox_id)).await?;
-    let (body, body_base64) = match String::from_utf8(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(error) => (None, Some(base64::prelude::BASE64_STANDARD.encode(error.as_bytes()))),
-    };
-    Ok(HttpResponse::Ok().json(InboxEvent { entry, redeliveries, body, body_base64 }))
+pub(crate) async fn show(read: ReadRequest, inbox_id: web::Path<i64>) -> Result<HttpResponse, Error> {
+    read.principal.require_platform(Scope::Admin)?;
+    read.show(move |conn| {
+        let (entry, bytes, redeliveries) = inbox::find(conn, *inbox_id)?;
+        let (body, body_base64) = match String::from_utf8(bytes) {
+            Ok(text) => (Some(text), None),
+            Err(error) => (None, Some(base64::prelude::BASE64_STANDARD.encode(error.as_bytes()))),
+        };
+        Ok(InboxEvent { entry, redeliveries, body, body_base64 })
+    })
+    .await
 }
 
-/// How many are to be projected again.
+/// The number of events to project again.
 #[derive(Serialize, ToSchema)]
 pub struct Retried {
     /// Events.
     retried: usize,
 }
 
-/// Has one event projected again.
+/// Projects one event again.
 #[utoipa::path(
     post,
     path = "/v1/stripe/inbox/{inbox_id}/retry",
@@ -179,31 +163,24 @@ pub struct Retried {
     responses((status = 202, description = "It is on the queue", body = Retried),
     CommandErrors)
 )]
-pub async fn retry(
-    app: web::Data<App>,
-    principal: Principal,
-    inbox_id: web::Path<i64>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
+pub(crate) async fn retry(command: Command, inbox_id: web::Path<i64>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::Admin)?;
     let inbox_id = inbox_id.into_inner();
-    let done = commands::run(&app, &principal, &request, &body.0, move |conn, _| {
-        inbox::retry(conn, inbox_id)?;
-        let audit = Audit {
-            org_id: PLATFORM,
-            action: "stripe_event.retry",
-            target: inbox_id.to_string(),
-            detail: json!({}),
-        };
-        Answer::new(StatusCode::ACCEPTED, &Retried { retried: 1 }, audit)
-    });
-    let answer = done.await?;
-    app.wake.all();
-    Ok(answer)
+    command
+        .run_and_wake(move |conn, _| {
+            inbox::retry(conn, inbox_id)?;
+            let audit = AuditEntry {
+                org_id: PLATFORM,
+                action: "stripe_event.retry",
+                target: inbox_id.to_string(),
+                detail: json!({}),
+            };
+            Answer::new(StatusCode::ACCEPTED, &Retried { retried: 1 }, audit)
+        })
+        .await
 }
 
-/// Has every quarantined event projected again.
+/// Projects all quarantined events again.
 #[utoipa::path(
     post,
     path = "/v1/stripe/inbox/retry",
@@ -213,24 +190,18 @@ pub async fn retry(
     responses((status = 202, description = "They are on the queue", body = Retried),
     CommandErrors)
 )]
-pub async fn retry_all(
-    app: web::Data<App>,
-    principal: Principal,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::Admin)?;
-    let done = commands::run(&app, &principal, &request, &body.0, |conn, _| {
-        let retried = inbox::retry_all(conn)?;
-        let audit = Audit {
-            org_id: PLATFORM,
-            action: "stripe_event.retry_all",
-            target: "quarantine".to_owned(),
-            detail: json!({ "events": retried }),
-        };
-        Answer::new(StatusCode::ACCEPTED, &Retried { retried }, audit)
-    });
-    let answer = done.await?;
-    app.wake.all();
-    Ok(answer)
+pub(crate) async fn retry_all(command: Command) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::Admin)?;
+    command
+        .run_and_wake(|conn, _| {
+            let retried = inbox::retry_all(conn)?;
+            let audit = AuditEntry {
+                org_id: PLATFORM,
+                action: "stripe_event.retry_all",
+                target: "quarantine".to_owned(),
+                detail: json!({ "events": retried }),
+            };
+            Answer::new(StatusCode::ACCEPTED, &Retried { retried }, audit)
+        })
+        .await
 }

@@ -24,8 +24,8 @@ pub struct Received {
 
 /// Takes a Stripe webhook delivery.
 ///
-/// The body is stored as it came before the answer is given; all else happens afterwards. Deliveries of an
-/// event that is already stored are answered alike, and counted.
+/// The body is stored as it came before the answer; all other work happens after it. A repeated delivery of a
+/// stored event gets the same answer, and is counted.
 #[utoipa::path(
     post,
     path = "/webhooks/stripe",
@@ -44,7 +44,7 @@ pub struct Received {
             content_type = "application/problem+json"),
     )
 )]
-pub async fn receive(
+pub(crate) async fn receive(
     app: web::Data<App>,
     request: HttpRequest,
     payload: web::Payload,
@@ -71,7 +71,7 @@ async fn take(app: &App, request: &HttpRequest, payload: web::Payload) -> Result
         Error::Busy(match refused {
             Refused::Full => "more deliveries wait than are allowed to: send it again",
             Refused::Unavailable => "the database is away for the moment: send it again",
-            Refused::Slow => {
+            Refused::Unknown => {
                 "the database is slow, and it is not known whether this was stored: send it again"
             }
         })
@@ -91,7 +91,7 @@ pub async fn verified_body(
     const FULL: Error = Error::Busy("deliveries take as much memory as they may: send it again");
     if app.signing_secrets.is_empty() {
         return Err(Error::NotConfigured(
-            "STRIPE_WEBHOOK_SECRET is not set, so no delivery can be told from a forged one",
+            "STRIPE_WEBHOOK_SECRET is not set, so forged deliveries cannot be recognised",
         ));
     }
     let mut headers = request.headers().get_all(SIGNATURE);
@@ -103,7 +103,7 @@ pub async fn verified_body(
     let grow = |bytes| if memory.grow(bytes) { Ok(()) } else { Err(FULL) };
     let bounds = Bounds::new(app, app.config.webhook_body_limit);
     let body = tokio::select! {
-            body = read_growing(request, &mut payload, bounds, grow) => body?,
+        body = read_growing(request, &mut payload, bounds, grow) => body?,
         () = memory.ended() => return Err(FULL),
     };
     let (now, tolerance) = (app.clock.now().timestamp(), i64::from(app.config.stripe_tolerance_s));

@@ -1,24 +1,29 @@
 //! `/v1/usage/daily`, `/v1/usage/records`, `/v1/usage/current`, `/v1/usage/levels`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
+use actix_web::{HttpRequest, HttpResponse};
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::billing::org_query::OrgQuery;
 use crate::api::described::FindErrors;
-use crate::api::exports::invoices::permit;
-use crate::api::params::Params;
-use crate::app::App;
-use crate::auth::{Principal, Scope};
+use crate::api::exports::download::permit;
+use crate::api::reads::{ReadRequest, accepts_csv};
+use crate::auth::Scope;
+use crate::billing::directory::Directory;
+use crate::billing::org_name::OrgName;
 use crate::db;
 use crate::error::Error;
 use crate::export::csv::neutral;
 use crate::export::stream;
 use crate::metering::levels::list::{self as levels, Level};
+use crate::metering::partitions::month_of;
 use crate::metering::rates::PriceBy;
 use crate::page::{Page, PageQuery};
 use crate::time::{Day, Moment, day_start};
@@ -29,7 +34,7 @@ use crate::usage::summaries::{self, Grouping, Query, Usage};
 /// Days of one query at most.
 const DAYS: i64 = 3_700;
 
-/// How the answer looks.
+/// Format of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -39,7 +44,7 @@ pub enum Format {
     Csv,
 }
 
-/// Which summaries.
+/// Narrows and groups the summaries.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DailyQuery {
@@ -53,7 +58,7 @@ pub struct DailyQuery {
     pub meter: Vec<String>,
     /// Only of this member.
     pub member: Option<String>,
-    /// What rows are made of, separated by commas: `day` or `month`, `member`, names of dimensions
+    /// What to group rows by, separated by commas: `day` or `month`, `member`, names of dimensions
     /// (`dimension.day` for one that is called as one of these). Rows are always of one meter. Left out:
     /// `day`. `meter` alone: one row a meter for all days.
     #[param(style = Form, explode = false, min_items = 1)]
@@ -62,62 +67,59 @@ pub struct DailyQuery {
     pub format: Option<Format>,
 }
 
-/// Lists what was used, by day, from the daily summaries: true as of the last acknowledged usage event.
-/// `dimension.<name>=<value>` narrows it to usage with that value; several such parameters must all hold. In
-/// the order of day (or month), meter, member, dimensions.
+/// Lists usage by day, as of the last acknowledged usage event.
+///
+/// `dimension.<name>=<value>` keeps only usage with that value; of several such parameters all must hold.
+/// Rows are ordered by day (or month), meter, member, dimensions.
 #[utoipa::path(
     get, path = "/v1/usage/daily", tag = "usage", params(OrgQuery, DailyQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page, or all rows as CSV",
     content((Page<Usage> = "application/json"), (String = "text/csv"))), FindErrors)
 )]
-pub async fn daily(
-    app: web::Data<App>,
-    principal: Principal,
-    request: HttpRequest,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let dimensions = params.take_prefixed("dimension.");
-    let (org, asked, page): (OrgQuery, DailyQuery, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
+pub(crate) async fn daily(mut read: ReadRequest, request: HttpRequest) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let dimensions = read.params.take_prefixed("dimension.");
+    let (org, asked): (OrgQuery, DailyQuery) = (read.take()?, read.take()?);
+    let page: PageQuery = read.take()?;
+    read.params.done()?;
     let grouping = Grouping::parse(asked.group_by.as_deref().unwrap_or(&["day".to_owned()]))?;
-    let accepts_csv = || {
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-        accept.is_some_and(|accept| accept.contains("text/csv"))
+    let csv = asked.format.map_or_else(|| accepts_csv(&request), |format| format == Format::Csv);
+    let asked = Asked {
+        org: org.name(&read.principal)?,
+        directory: read.directory(),
+        now: read.app.clock.now(),
+        asked,
+        dimensions,
+        grouping,
     };
-    let csv = asked.format.map_or_else(accepts_csv, |format| format == Format::Csv);
-    let asked = Asked { org, asked, dimensions, grouping };
     if csv {
-        return daily_csv(&app, &principal, asked).await;
+        return daily_csv(&read, asked).await;
     }
-    let list = asked.grouping.list();
-    let (limit, after) = (page.limit()?, page.after(&list)?);
-    let (shared, caller) = (app.clone(), principal.clone());
-    let rows = app.db.run(principal.rows, move |conn| {
-        let query = asked.query(&shared, conn, &caller)?;
-        summaries::list(conn, &query, after.as_ref(), limit + 1)
-    });
-    let page = Page::of(&list, rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<Usage> = page.data.into_iter().map(|(_, usage)| usage).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+    let page = page.of(asked.grouping.list())?;
+    read.list_keyed(page, move |conn, page| {
+        let query = asked.query(conn)?;
+        summaries::list(conn, &query, page.after.as_ref(), page.to_fetch())
+    })
+    .await
 }
 
 /// A query before its org and its days are known.
 #[derive(Clone)]
 struct Asked {
-    org: OrgQuery,
+    org: OrgName,
+    directory: Arc<Directory>,
+    now: DateTime<Utc>,
     asked: DailyQuery,
-    dimensions: std::collections::BTreeMap<String, String>,
+    dimensions: BTreeMap<String, String>,
     grouping: Grouping,
 }
 
 impl Asked {
-    fn query(&self, app: &App, conn: &mut PgConnection, principal: &Principal) -> Result<Query, Error> {
-        let org = self.org.find(&app.directory, conn, principal)?;
-        let today = org.day(app.clock.now());
-        let from = self.asked.from.map_or_else(|| crate::metering::partitions::month_of(today), |day| day.0);
+    fn query(&self, conn: &mut PgConnection) -> Result<Query, Error> {
+        let org = self.org.find(&self.directory, conn)?;
+        let today = org.day(self.now);
+        let from = self.asked.from.map_or_else(|| month_of(today), |day| day.0);
         let before = self.asked.to.map(|day| day.0).or_else(|| today.succ_opt()).unwrap_or(today);
         if from >= before {
             return Err(Error::invalid(
@@ -140,21 +142,17 @@ impl Asked {
     }
 }
 
-/// The rows as CSV. What is wrong with the query is answered before the first of them is sent.
-async fn daily_csv(app: &web::Data<App>, principal: &Principal, asked: Asked) -> Result<HttpResponse, Error> {
-    let permit = permit(app, principal).await?;
-    let (shared, caller, rows) = (app.clone(), principal.clone(), principal.rows);
-    let checked = asked.clone();
-    let query = app
-        .db
-        .run(rows, move |conn| {
-            let query = checked.query(&shared, conn, &caller)?;
-            summaries::list(conn, &query, None, 0)?;
-            Ok(query)
-        })
-        .await?;
+/// Answers with the rows as CSV. A wrong query is answered with a problem, before the first row is sent.
+async fn daily_csv(read: &ReadRequest, asked: Asked) -> Result<HttpResponse, Error> {
+    let permit = permit(&read.app, &read.principal).await?;
+    let query = read.run(move |conn| {
+        let query = asked.query(conn)?;
+        summaries::list(conn, &query, None, 0)?;
+        Ok(query)
+    });
+    let query = query.await?;
     let (out, body) = stream::open();
-    let (db, span) = (app.db.clone(), tracing::Span::current());
+    let (db, rows, span) = (read.app.db.clone(), read.principal.rows, tracing::Span::current());
     tokio::task::spawn_blocking(move || {
         let _entered = span.entered();
         let _permit = permit;
@@ -212,101 +210,83 @@ fn write_csv(conn: &mut PgConnection, query: &Query, out: impl Write) -> Result<
     out.flush().map_err(|error| Error::Internal(format!("the output failed: {error}")))
 }
 
-/// Lists usage records, newest first: what each meter counted of each usage event, and what was taken back or
-/// replaced. `id` with `source` shows all that became of one usage event.
+/// Lists usage records, newest first: what each meter counted of each usage event, and all corrections.
+///
+/// `id` with `source` shows all records of one usage event.
 #[utoipa::path(
     get, path = "/v1/usage/records", tag = "usage", params(OrgQuery, RecordFilter, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Record>), FindErrors)
 )]
-pub async fn list_records(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let (org, filter, page): (OrgQuery, RecordFilter, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after("usage_records")?);
-    let (shared, caller) = (app.clone(), principal.clone());
-    let rows = app.db.run(principal.rows, move |conn| {
-        let org = org.find(&shared.directory, conn, &caller)?;
-        records::list(conn, org.org_id, &filter, after.as_ref(), limit + 1)
-    });
-    let page = Page::of("usage_records", rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<Record> = page.data.into_iter().map(|(_, record)| record).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+pub(crate) async fn list_records(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let (org, filter): (OrgQuery, RecordFilter) = (read.take()?, read.take()?);
+    let page = read.take_page("usage_records")?;
+    let (org, directory) = (org.name(&read.principal)?, read.directory());
+    read.list_keyed(page, move |conn, page| {
+        let org = org.find(&directory, conn)?;
+        records::list(conn, org.org_id, &filter, page.after.as_ref(), page.to_fetch())
+    })
+    .await
 }
 
-/// Shows what was used today, in the running local month, and in the running period of the org's
-/// subscription, per meter.
+/// Shows usage per meter of today, of the current local month, and of the current period of the org's
+/// subscription.
 #[utoipa::path(
     get, path = "/v1/usage/current", tag = "usage", params(OrgQuery), security(("key" = ["usage:read"])),
     responses((status = 200, description = "The running periods", body = Current), FindErrors)
 )]
-pub async fn show_current(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let org: OrgQuery = params.take()?;
-    params.done()?;
-    let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
-    let current = app.db.run(principal.rows, move |conn| {
-        let org = org.find(&shared.directory, conn, &caller)?;
+pub(crate) async fn show_current(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let org = read.take::<OrgQuery>()?.name(&read.principal)?;
+    read.params.done()?;
+    let (directory, now) = (read.directory(), read.app.clock.now());
+    read.show(move |conn| {
+        let org = org.find(&directory, conn)?;
         current::of(conn, &org, now)
-    });
-    Ok(HttpResponse::Ok().json(current.await?))
+    })
+    .await
 }
 
-/// Which levels, over which time.
+/// Narrows the list of levels.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LevelsQuery {
     /// Only of the meter with this key.
     pub meter: Option<String>,
-    /// First instant of the time; the beginning of the running local month when left out.
+    /// First instant of the time; the beginning of the current local month when left out.
     pub from: Option<Moment>,
-    /// The instant after its last; now when left out.
+    /// End of the time, not included; now when left out.
     pub to: Option<Moment>,
-    /// Which figure the price is for, `average` or `peak`; when left out, that which the rate card says.
+    /// The figure that the price is for, `average` or `peak`; when left out, the rate card decides.
     #[serde(default)]
     #[param(inline)]
     pub price_by: Option<PriceBy>,
 }
 
-/// Lists levels: how much there is, and the average, the peak and the cost of a time. They follow from the
-/// events as they are known now: late ones and corrections change what was told of the past.
+/// Lists levels: the current amount, and the average, peak and cost over a time.
+///
+/// They follow from the events known now: late events and corrections change figures of the past.
 #[utoipa::path(
     get, path = "/v1/usage/levels", tag = "usage", params(OrgQuery, LevelsQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<Level>), FindErrors)
 )]
-pub async fn list_levels(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let (org, asked, page): (OrgQuery, LevelsQuery, PageQuery) =
-        (params.take()?, params.take()?, params.take()?);
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after("usage_levels")?);
-    let (shared, caller, now) = (app.clone(), principal.clone(), app.clock.now());
-    let rows = app.db.run(principal.rows, move |conn| {
-        let org = org.find(&shared.directory, conn, &caller)?;
-        let month = crate::metering::partitions::month_of(org.day(now));
+pub(crate) async fn list_levels(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let (org, asked): (OrgQuery, LevelsQuery) = (read.take()?, read.take()?);
+    let page = read.take_page("usage_levels")?;
+    let (org, directory, now) = (org.name(&read.principal)?, read.directory(), read.app.clock.now());
+    read.list_keyed(page, move |conn, page| {
+        let org = org.find(&directory, conn)?;
+        let month = month_of(org.day(now));
         let from = asked.from.map_or_else(|| day_start(org.zone, month), |from| from.0);
         let to = asked.to.map_or(now, |to| to.0);
         if from >= to {
             return Err(Error::invalid("to", "must be after `from`"));
         }
         let query = levels::Query { org, meter: asked.meter.clone(), from, to, price_by: asked.price_by };
-        levels::list(conn, &query, after.as_ref(), limit + 1)
-    });
-    let page = Page::of("usage_levels", rows.await?, limit, |(position, _)| position.clone())?;
-    let data: Vec<Level> = page.data.into_iter().map(|(_, level)| level).collect();
-    Ok(HttpResponse::Ok().json(Page { data, next: page.next }))
+        levels::list(conn, &query, page.after.as_ref(), page.to_fetch())
+    })
+    .await
 }

@@ -3,21 +3,20 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::commands::{self, Answer, Audit};
+use crate::api::commands::{Answer, Command};
 use crate::api::described::{CommandErrors, FindErrors, IdempotencyKey};
-use crate::api::http::Body;
-use crate::api::params::Params;
-use crate::api::quotas::limits::own;
-use crate::app::App;
-use crate::auth::{PLATFORM, Principal, Scope};
+use crate::api::reads::ReadRequest;
+use crate::audit::AuditEntry;
+use crate::auth::{PLATFORM, Scope};
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::unpriced::{self, Position, UnpricedFilter, UnpricedUsage};
 use crate::page::{Page, PageQuery};
+use crate::text::check_line;
 use crate::time::Moment;
 use crate::usage::correct::rate::{self, Later, Rated};
 
@@ -31,48 +30,31 @@ pub struct UnpricedQuery {
     meter: Option<String>,
 }
 
-/// Lists usage that no rate of its meter fits, such as that of a new model: it is recorded, and costs nothing
-/// until it is priced.
+/// Lists usage that no rate of its meter fits, such as that of a new model.
+///
+/// It is recorded, and costs nothing until it is priced.
 #[utoipa::path(
     get, path = "/v1/usage/unpriced", tag = "usage", params(UnpricedQuery, PageQuery),
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "A page", body = Page<UnpricedUsage>), FindErrors)
 )]
-pub async fn list(
-    app: web::Data<App>,
-    principal: Principal,
-    mut params: Params,
-) -> Result<HttpResponse, Error> {
-    principal.require(Scope::UsageRead)?;
-    let (query, page): (UnpricedQuery, PageQuery) = (params.take()?, params.take()?);
-    params.done()?;
-    let (limit, after) = (page.limit()?, page.after::<Position>("unpriced_usage")?);
-    let (shared, caller) = (app.clone(), principal.clone());
-    let rows = app
-        .db
-        .run(principal.rows, move |conn| {
-            let org_id = match query.org.clone() {
-                Some(org) => {
-                    Some(OrgName::must(&caller, Some(org), "org")?.find(&shared.directory, conn)?.org_id)
-                }
-                None => own(caller.rows),
-            };
-            unpriced::list(
-                conn,
-                &UnpricedFilter { org_id, meter: query.meter.clone() },
-                after.as_ref(),
-                limit + 1,
-            )
-        })
-        .await?;
-    Ok(HttpResponse::Ok().json(Page::of("unpriced_usage", rows, limit, UnpricedUsage::position)?))
+pub(crate) async fn list(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    read.principal.require(Scope::UsageRead)?;
+    let (query, page): (UnpricedQuery, _) = (read.take()?, read.take_page::<Position>("unpriced_usage")?);
+    let (org, directory) = (OrgName::of(&read.principal, query.org, "org")?, read.directory());
+    read.list(page, UnpricedUsage::position, move |conn, page| {
+        let org = org.as_ref().map(|org| org.find(&directory, conn)).transpose()?;
+        let filter = UnpricedFilter { org_id: org.map(|org| org.org_id), meter: query.meter.clone() };
+        unpriced::list(conn, &filter, page.after.as_ref(), page.to_fetch())
+    })
+    .await
 }
 
-/// Which usage is to be priced.
+/// The usage to price.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateUsage {
-    /// Only of this org, by public or external id; one org after the other when left out.
+    /// Only of this org, by public or external id; all orgs, one after the other, when left out.
     #[serde(default, deserialize_with = "crate::json::not_null")]
     #[schema(nullable = false)]
     org: Option<String>,
@@ -82,7 +64,7 @@ pub struct RateUsage {
     /// Only usage that occurred before.
     #[serde(default)]
     to: Option<Moment>,
-    /// Why, for whoever asks later.
+    /// The reason, for people.
     #[schema(
         min_length = 1,
         max_length = 500,
@@ -91,12 +73,12 @@ pub struct RateUsage {
     reason: String,
 }
 
-/// Prices usage that had no price when it came, by the rate cards that there are now.
+/// Prices usage that had no price when it came, by the current rate cards.
 ///
 /// Usage that no rate fitted, or that came before the meter had a card, gets the price of its time, in the
-/// tiers of its month; what has a price keeps it. Each event is taken back and put in its place again, and in
-/// a closed month the cost is posted to the open one. A thousand events of one org at most: ask again while
-/// the answer says `more`.
+/// tiers of its month. Usage with a price keeps it. Each event is taken back and replaced; in a closed month
+/// the cost is posted to the open one. One request prices at most a thousand events of one org: repeat it
+/// while the answer says `more`.
 #[utoipa::path(
     post, path = "/v1/meters/{key}/rate_usage", tag = "meters",
     params(("key" = String, Path, description = "Key of the meter"), IdempotencyKey),
@@ -104,37 +86,32 @@ pub struct RateUsage {
     security(("key" = ["billing:write"])),
     responses((status = 200, description = "What was priced", body = Rated), FindErrors, CommandErrors)
 )]
-pub async fn rate_usage(
-    app: web::Data<App>,
-    principal: Principal,
-    key: web::Path<String>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, Error> {
-    principal.require_platform(Scope::BillingWrite)?;
-    let asked: RateUsage = commands::parse(&body.0)?;
-    crate::api::usage::correct::check("reason", &asked.reason, 500)?;
+pub(crate) async fn rate_usage(command: Command, key: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let asked: RateUsage = command.read()?;
+    check_line("reason", &asked.reason, 500)?;
     let (rules, directory, series) =
-        (Arc::clone(&app.rules), Arc::clone(&app.directory), Arc::clone(&app.usage.series));
-    let org = asked.org.map(|org| OrgName::must(&principal, Some(org), "org")).transpose()?;
-    let actor = format!("key:{}", principal.key_id);
-    commands::run(&app, &principal, &request, &body.0, move |conn, now| {
-        let org_id = match &org {
-            Some(org) => Some(org.find(&directory, conn)?.org_id),
-            None => None,
-        };
-        let later = Later {
-            meter: &key,
-            org_id,
-            from: asked.from.map(|at| at.0),
-            before: asked.to.map(|at| at.0),
-            reason: &asked.reason,
-            actor: &actor,
-        };
-        let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
-        let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
-        let audit = Audit { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
-        Answer::new(StatusCode::OK, &rated, audit)
-    })
-    .await
+        (Arc::clone(&command.app.rules), command.directory(), Arc::clone(&command.app.usage.series));
+    let org = asked.org.map(|org| OrgName::must(&command.principal, Some(org), "org")).transpose()?;
+    let actor = command.actor();
+    command
+        .run(move |conn, now| {
+            let org_id = match &org {
+                Some(org) => Some(org.find(&directory, conn)?.org_id),
+                None => None,
+            };
+            let later = Later {
+                meter: &key,
+                org_id,
+                from: asked.from.map(|at| at.0),
+                before: asked.to.map(|at| at.0),
+                reason: &asked.reason,
+                actor: &actor,
+            };
+            let rated = rate::later(conn, (&rules, &series, &directory), &later, now)?;
+            let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
+            let audit = AuditEntry { org_id: PLATFORM, action: "usage.rate", target: key.clone(), detail };
+            Answer::new(StatusCode::OK, &rated, audit)
+        })
+        .await
 }

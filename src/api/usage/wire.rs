@@ -1,5 +1,5 @@
-//! `/api/v1/events` and `/api/v1/events/batch`: what clients of OpenMeter and of Lago send, answered as those
-//! answer.
+//! `/api/v1/events` and `/api/v1/events/batch`: usage from clients of OpenMeter and of Lago, which get the
+//! answers of OpenMeter and Lago.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::api::usage::events::{CloudEvent, EVENTS, Names, apart, body, caller, count, form};
+use crate::api::described::UsageErrors;
+use crate::api::usage::event_body::CloudEvent;
+use crate::api::usage::intake::{EVENTS, EventIds, caller, count, form, read_body, split_ids};
 use crate::app::App;
 use crate::auth::Principal;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::metering::event::lago::{self, LagoEvent, SOURCE};
 use crate::metering::event::{self, Outcome};
 use crate::metering::resolve::{Caller, event_key};
@@ -88,10 +90,10 @@ pub struct LagoAnswer<'a> {
     /// A cost that was set.
     #[schema(value_type = Option<String>)]
     precise_total_amount_cents: Option<&'a RawValue>,
-    /// As they were sent.
+    /// The properties as they were sent.
     #[schema(value_type = Object)]
     properties: Option<&'a RawValue>,
-    /// When it came.
+    /// Time of arrival.
     created_at: String,
 }
 
@@ -109,7 +111,7 @@ pub struct LagoMany<'a> {
     events: Vec<LagoAnswer<'a>>,
 }
 
-/// What Lago says of an event that it does not take.
+/// Lago's answer for an event that it does not take.
 #[derive(Serialize, ToSchema)]
 pub struct LagoRefusal {
     /// 422.
@@ -127,11 +129,11 @@ pub struct LagoRefusal {
 
 /// Takes usage from clients of OpenMeter and of Lago.
 ///
-/// CloudEvents, one or many, are answered as OpenMeter does: 204, whether they are new or known. With a key
-/// of the platform the subject names the org. `{"event": {…}}` is answered as Lago does: 200 with the event,
-/// 422 with `value_already_exist` when its `transaction_id` is known. There the subscription's external id
-/// names the org, the code is the event name, and the source is `lago`. All is stored as by `POST /v1/usage`;
-/// unlike there, an event that no meter counts is refused.
+/// CloudEvents, one or many, get OpenMeter's answer: 204, whether they are new or known. With a key of the
+/// platform, the subject names the org. `{"event": {…}}` gets Lago's answer: 200 with the event, or 422 with
+/// `value_already_exist` when its `transaction_id` is known. There the external id of the subscription names
+/// the org, `code` is the event name, and the source is `lago`. Events are stored as by `POST /v1/usage`,
+/// except that an event which no meter counts is refused.
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "usage", security(("key" = ["usage:write"])),
     request_body(content(
@@ -144,37 +146,26 @@ pub struct LagoRefusal {
         (status = 400,
             description = "The body cannot be read; to OpenMeter's clients: an event was rejected, those \
                 that were not are stored",
-            body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events",
-            body = crate::error::Problem, content_type = "application/problem+json"),
+            body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
+        UsageErrors
     )
 )]
-pub async fn post(
+pub(crate) async fn post(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &principal, &request, payload).await?;
+    let (body, _place) = read_body(&app, &principal, &request, payload).await?;
     if is_cloud(&request) || !lago::is_lago(&body) {
         return openmeter(&app, (principal.holder(), &caller), &request, &body).await;
     }
     let (sent, now) = (lago::one(&body)?, app.clock.now());
     let caller = (principal.holder(), &caller);
     let outcomes =
-        app.usage.take(&app.quotas, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
+        app.usage.accept(&app.quotas, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
     count(&app, &request, &outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
@@ -182,38 +173,27 @@ pub async fn post(
     }
 }
 
-/// Takes a batch of usage from clients of Lago, at most 100 events, all or none of them.
+/// Takes a batch of at most 100 usage events from clients of Lago: all of them or none.
 #[utoipa::path(
     post, path = "/api/v1/events/batch", tag = "usage", security(("key" = ["usage:write"])),
     request_body = LagoBatch,
     responses(
         (status = 200, description = "All are stored and counted", body = LagoMany),
-        (status = 400, description = "The body cannot be read", body = crate::error::Problem,
+        (status = 400, description = "The body cannot be read", body = Problem,
             content_type = "application/problem+json"),
-        (status = 401, description = "No valid key", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 403, description = "The key may not", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit, or has too many events",
-            body = crate::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "One is rejected or known already: nothing was stored",
             body = LagoRefusal),
-        (status = 429, description = "Too much waits: send it again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Not stored: send it again", body = crate::error::Problem,
-            content_type = "application/problem+json"),
+        UsageErrors
     )
 )]
-pub async fn batch(
+pub(crate) async fn batch(
     app: web::Data<App>,
     principal: Principal,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let caller = caller(&principal)?;
-    let (body, _place) = body(&app, &principal, &request, payload).await?;
+    let (body, _place) = read_body(&app, &principal, &request, payload).await?;
     let (sent, now) = (lago::many(&body)?, app.clock.now());
     if sent.is_empty() || sent.len() > BATCH {
         let rule = if sent.is_empty() { "no_events" } else { "too_many_events" };
@@ -221,7 +201,7 @@ pub async fn batch(
     }
     let read = || Ok(sent.iter().map(|event| event.read(now)).collect());
     let options = Options { all_or_nothing: true, new_only: true };
-    let mut outcomes = app.usage.take(&app.quotas, (principal.holder(), &caller), options, read).await?;
+    let mut outcomes = app.usage.accept(&app.quotas, (principal.holder(), &caller), options, read).await?;
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
     let Some((place, first)) = refusals.first_key_value() else {
@@ -244,7 +224,7 @@ fn is_cloud(request: &HttpRequest) -> bool {
         || request.headers().contains_key("ce-specversion")
 }
 
-/// What OpenMeter's clients sent. The same event twice is fine there, whatever it says.
+/// Takes what OpenMeter's clients send. There a repeated event is fine, even with other content.
 async fn openmeter(
     app: &App,
     (holder, caller): (Holder, &Caller),
@@ -252,13 +232,13 @@ async fn openmeter(
     body: &[u8],
 ) -> Result<HttpResponse, Error> {
     let form = form(request.headers());
-    let mut ids = Names::new();
+    let mut ids = EventIds::new();
     let read = || {
         let events;
-        (ids, events) = apart(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
+        (ids, events) = split_ids(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
         Ok(events)
     };
-    let outcomes = app.usage.take(&app.quotas, (holder, caller), Options::default(), read).await?;
+    let outcomes = app.usage.accept(&app.quotas, (holder, caller), Options::default(), read).await?;
     count(app, request, &outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::{Account, Note};
-use crate::battery::entries::Kind;
-use crate::battery::grants::{Grant, GrantSource, State};
+use crate::battery::entries::EntryKind;
+use crate::battery::grants::{Grant, GrantSource, GrantState};
 use crate::ids;
 use crate::quantity::Sum;
 
@@ -32,14 +32,14 @@ impl Account {
             return;
         };
         if units > Decimal::ZERO {
-            self.burn(Kind::Usage, units, note, now);
+            self.burn(EntryKind::Usage, units, note, now);
         } else if units < Decimal::ZERO {
-            self.give_back(Kind::Refund, -units, None, note, now);
+            self.give_back(EntryKind::Refund, -units, None, note, now);
         }
     }
 
     /// Takes units from the grants in burn order; what they do not have becomes debt.
-    pub fn burn(&mut self, kind: Kind, units: Decimal, note: Note, now: DateTime<Utc>) {
+    pub fn burn(&mut self, kind: EntryKind, units: Decimal, note: Note, now: DateTime<Utc>) {
         let mut draws = Vec::new();
         self.draw(units, &mut draws);
         self.post(now, kind, -units, None, draws, note);
@@ -49,7 +49,7 @@ impl Account {
     fn draw(&mut self, units: Decimal, draws: &mut Vec<(i64, Decimal)>) {
         let mut open: Vec<usize> = (0..self.grants.len())
             .filter(|place| {
-                self.grants[*place].state == State::Open && self.grants[*place].remaining > Decimal::ZERO
+                self.grants[*place].state == GrantState::Open && self.grants[*place].remaining > Decimal::ZERO
             })
             .collect();
         open.sort_by_key(|place| self.grants[*place].burn_order());
@@ -63,7 +63,7 @@ impl Account {
             grant.remaining -= taken;
             grant.burned += taken;
             if grant.remaining.is_zero() {
-                grant.state = State::Closed;
+                grant.state = GrantState::Closed;
             }
             left -= taken;
             let number = grant.number;
@@ -75,25 +75,32 @@ impl Account {
     /// Takes back units of a grant: first what remains of it, then what other grants have, then as debt.
     /// Returns false when the grant was not read.
     pub fn claw_back(&mut self, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
-        self.take_from(Kind::Clawback, number, units, note, now)
+        self.take_from(EntryKind::Clawback, number, units, note, now)
     }
 
     /// Takes away what remains of a grant; returns how much.
     pub fn void(&mut self, number: i64, note: Note, now: DateTime<Utc>) -> Option<Decimal> {
         let remaining = self.grants.iter().find(|grant| grant.number == number)?.remaining;
-        self.take_from(Kind::Adjustment, number, remaining, note, now).then_some(remaining)
+        self.take_from(EntryKind::Adjustment, number, remaining, note, now).then_some(remaining)
     }
 
-    fn take_from(&mut self, kind: Kind, number: i64, units: Decimal, note: Note, now: DateTime<Utc>) -> bool {
+    fn take_from(
+        &mut self,
+        kind: EntryKind,
+        number: i64,
+        units: Decimal,
+        note: Note,
+        now: DateTime<Utc>,
+    ) -> bool {
         let Some(place) = self.grants.iter().position(|grant| grant.number == number) else { return false };
-        if self.grants[place].state == State::Scheduled {
+        if self.grants[place].state == GrantState::Scheduled {
             // It is in no balance yet: it just becomes less.
             let grant = &mut self.grants[place];
             let taken = units.min(grant.remaining);
             grant.remaining -= taken;
             grant.clawed += taken;
             if grant.remaining.is_zero() {
-                grant.state = State::Closed;
+                grant.state = GrantState::Closed;
             }
             self.touch(number);
             return true;
@@ -103,7 +110,7 @@ impl Account {
         grant.remaining -= own;
         grant.clawed += own;
         if grant.remaining.is_zero() {
-            grant.state = State::Closed;
+            grant.state = GrantState::Closed;
         }
         let mut draws = if own.is_zero() { Vec::new() } else { vec![(number, own)] };
         self.touch(number);
@@ -118,7 +125,7 @@ impl Account {
     /// grants that were burned last; what none of them has room for is a grant of its own.
     pub fn give_back(
         &mut self,
-        kind: Kind,
+        kind: EntryKind,
         units: Decimal,
         own: Option<i64>,
         note: Note,
@@ -143,7 +150,7 @@ impl Account {
         let mut burned: Vec<usize> = (0..self.grants.len())
             .filter(|place| {
                 let grant = &self.grants[*place];
-                grant.burned > Decimal::ZERO && grant.state != State::Scheduled && !grant.is_over(now)
+                grant.burned > Decimal::ZERO && grant.state != GrantState::Scheduled && !grant.is_over(now)
             })
             .collect();
         burned.sort_by_key(|place| std::cmp::Reverse(self.grants[*place].burn_order()));
@@ -168,14 +175,15 @@ impl Account {
             return Decimal::ZERO;
         };
         // One that was taken back as a whole was closed before its time.
-        let ahead = grant.state == State::Closed && grant.clawed == grant.amount && grant.effective_at > now;
-        if grant.state != State::Scheduled && !ahead {
+        let ahead =
+            grant.state == GrantState::Closed && grant.clawed == grant.amount && grant.effective_at > now;
+        if grant.state != GrantState::Scheduled && !ahead {
             return Decimal::ZERO;
         }
         let given = units.min(grant.clawed);
         grant.clawed -= given;
         grant.remaining += given;
-        grant.state = State::Scheduled;
+        grant.state = GrantState::Scheduled;
         self.touch(number);
         given
     }
@@ -186,7 +194,7 @@ impl Account {
         }
         let grant = &mut self.grants[place];
         grant.remaining += given;
-        grant.state = State::Open;
+        grant.state = GrantState::Open;
         let number = grant.number;
         draws.push((number, -given));
         self.touch(number);
@@ -201,7 +209,7 @@ impl Account {
             id: ids::fresh("grt"),
             source: GrantSource::Adjustment,
             key: format!("given_back:{}", self.sequence + 1),
-            state: State::Open,
+            state: GrantState::Open,
             priority: GrantSource::Adjustment.priority(),
             created_at: now,
             effective_at: now,

@@ -1,5 +1,6 @@
-//! What another product of the same Stripe account sells: prices, products and payment links about which
-//! nothing waits here. What buys a plan or a pack is never ignored. Owns `battery_effects_ignored`.
+//! Ignore rules: prices, products and payment links of another product that sells through the same Stripe
+//! account. Nothing waits here because of them. What buys a plan or a pack is sold here, whatever a rule
+//! says. Owns `battery_effects_ignored`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -7,9 +8,10 @@ use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::skipped;
+use super::{skipped, waiting};
 use crate::error::Error;
 use crate::schema::battery_effects_ignored as t;
+use crate::text::has_nul;
 
 /// What is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,7 +36,7 @@ impl IgnoredKind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind that a caller names so.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is none.
@@ -61,7 +63,7 @@ pub struct Ignored {
     pub created_at: DateTime<Utc>,
 }
 
-/// What is ignored, by kind and id, after `after`.
+/// The rules, in the order of kind and id, after the rule `after`.
 pub fn list(
     conn: &mut PgConnection,
     after: Option<(String, String)>,
@@ -74,7 +76,7 @@ pub fn list(
     Ok(query.load(conn)?)
 }
 
-/// Ignores it from now on, also what waits already; returns the rule.
+/// Makes the rule or replaces its reason, and requeues what waits. Returns the rule.
 ///
 /// # Errors
 /// [`Error::Invalid`] for an id that cannot be Stripe's, and without a reason.
@@ -85,12 +87,10 @@ pub fn put(
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<Ignored, Error> {
-    if id.is_empty() || id.len() > 255 || id.contains('\0') {
+    if id.is_empty() || id.len() > 255 || has_nul(id) {
         return Err(Error::invalid("id", "must be an id of 1 to 255 characters"));
     }
-    if reason.trim().is_empty() || reason.chars().count() > 500 || reason.contains('\0') {
-        return Err(Error::invalid("reason", "must be 1 to 500 characters, and not blank"));
-    }
+    waiting::check_reason(reason)?;
     let rule = diesel::insert_into(t::table)
         .values((t::kind.eq(kind.name()), t::id.eq(id), t::reason.eq(reason), t::created_at.eq(now)))
         .on_conflict((t::kind, t::id))
@@ -98,11 +98,11 @@ pub fn put(
         .set(t::reason.eq(reason))
         .returning(Ignored::as_returning())
         .get_result(conn)?;
-    skipped::try_waiting_again(conn)?;
+    waiting::requeue_all(conn)?;
     Ok(rule)
 }
 
-/// Ignores it no more: what was passed over is looked at again. Returns the rule that was.
+/// Removes the rule, and requeues all payments. Returns the rule.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none.
@@ -112,6 +112,6 @@ pub fn remove(conn: &mut PgConnection, kind: IgnoredKind, id: &str) -> Result<Ig
         .get_result(conn)
         .optional()?;
     let rule = rule.ok_or(Error::NotFound("rule"))?;
-    skipped::look_again(conn)?;
+    skipped::requeue_all(conn)?;
     Ok(rule)
 }

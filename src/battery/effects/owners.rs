@@ -1,4 +1,5 @@
-//! A look at sources without locks: whose they are, and whether anything can come of them. Reads only.
+//! Step 2, sources → owners: the orgs whose batteries the sources may change, so that they can be locked. A
+//! source that can do nothing is left out. Reads only, without locks; step 3 reads everything again.
 
 use std::collections::BTreeSet;
 
@@ -6,77 +7,45 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
-use super::sources::bound;
-use super::{Kind, SaleSource};
+use super::model::{SaleSource, SourceKind};
+use super::sql::{bind_sources, bind_sources_of_one_kind, from_invoices, from_payments};
 use crate::billing::trust::acts;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
-use crate::realm::Realm;
 
-/// Invoices `i` of `k`, and the orgs `r` that their customers are linked to.
-macro_rules! invoices {
-    () => {
-        "FROM unnest(?, ?, ?) AS k (account, livemode, id)
-         LEFT JOIN LATERAL (SELECT * FROM invoices i
-             WHERE i.id = k.id AND i.account IS NOT DISTINCT FROM k.account
-             AND i.livemode IS NOT DISTINCT FROM k.livemode AND NOT i.deleted OFFSET 0) i ON true
-         LEFT JOIN LATERAL (SELECT l.ref FROM stripe_customer_links l
-             WHERE l.account = k.account AND l.livemode = k.livemode
-             AND l.customer_id = i.customer_id OFFSET 0) link ON true
-         LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o WHERE o.ref = link.ref OFFSET 0) r ON true"
-    };
-}
-pub(super) use invoices;
-
-/// Intents `i` and sessions `s` of `k`, and the orgs `r` that they are for.
-macro_rules! payments {
-    () => {
-        "FROM unnest(?, ?, ?, ?) AS k (account, livemode, kind, id)
-         LEFT JOIN LATERAL (SELECT * FROM payment_intents i
-             WHERE k.kind = 'payment_intent' AND i.account = k.account AND i.livemode = k.livemode
-             AND i.id = k.id OFFSET 0) i ON true
-         LEFT JOIN LATERAL (
-            SELECT * FROM (
-                SELECT x.* FROM checkout_sessions x
-                WHERE k.kind = 'payment_intent' AND x.payment_intent_id = k.id
-                    AND x.account IS NOT DISTINCT FROM k.account
-                    AND x.livemode IS NOT DISTINCT FROM k.livemode
-                UNION ALL
-                SELECT x.* FROM checkout_sessions x
-                WHERE k.kind = 'checkout_session' AND x.id = k.id AND x.account = k.account
-                    AND x.livemode = k.livemode) x
-            ORDER BY x.payment_status IN ('paid', 'no_payment_required') DESC NULLS LAST, x.created, x.id
-            LIMIT 1) s ON true
-         CROSS JOIN LATERAL (SELECT coalesce(s.customer_id, i.customer_id)) c (id)
-         CROSS JOIN LATERAL (SELECT coalesce(nullif(s.client_reference_id, ''),
-             nullif(s.metadata->>'org_id', ''), nullif(i.metadata->>'org_id', ''))) given (ref)
-         LEFT JOIN LATERAL (SELECT y.ref FROM stripe_customer_links y
-             WHERE y.account = k.account AND y.livemode = k.livemode AND y.customer_id = c.id OFFSET 0) l
-             ON true
-         LEFT JOIN LATERAL (SELECT o.org_id FROM org_refs o
-             WHERE o.ref = coalesce(l.ref, given.ref) OFFSET 0) r ON true"
-    };
-}
-pub(super) use payments;
-
-/// What was done of the sources `k` before: the org `e` of their claims, what waits `w`.
-macro_rules! done {
+/// Joins what the sources `k` did before: the org of their first effect as `e`, and their waiting lines as
+/// `w`.
+macro_rules! done_before {
     ($kind:literal) => {
         concat!(
-            " LEFT JOIN LATERAL (SELECT y.org_id FROM battery_effects y
-                 WHERE y.source_id = k.id AND y.source_kind = ",
+            "
+             LEFT JOIN LATERAL (
+                 SELECT y.org_id
+                 FROM battery_effects y
+                 WHERE y.source_id = k.id
+                     AND y.source_kind = ",
             $kind,
-            " AND y.account = k.account AND y.livemode = k.livemode ORDER BY y.line LIMIT 1) e ON true
-             LEFT JOIN LATERAL (SELECT true AS waits, min(y.assigned_org) AS org_id
-                 FROM battery_effects_waiting y WHERE y.source_id = k.id AND y.source_kind = ",
+            "
+                     AND y.account = k.account
+                     AND y.livemode = k.livemode
+                 ORDER BY y.line
+                 LIMIT 1) e ON true
+             LEFT JOIN LATERAL (
+                 SELECT true AS waits, min(y.assigned_org) AS org_id
+                 FROM battery_effects_waiting y
+                 WHERE y.source_id = k.id
+                     AND y.source_kind = ",
             $kind,
-            " AND y.account = k.account AND y.livemode = k.livemode HAVING count(*) > 0) w ON true"
+            "
+                     AND y.account = k.account
+                     AND y.livemode = k.livemode
+                 HAVING count(*) > 0) w ON true"
         )
     };
 }
 
 /// Whether the metadata of `$of` names a pack or units.
-macro_rules! opted_in {
+macro_rules! is_opted_in {
     ($of:literal) => {
         concat!(
             "coalesce(",
@@ -88,67 +57,86 @@ macro_rules! opted_in {
     };
 }
 
-type Types = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
+/// The source, its org, whether it can do something, and whether it can do so even if nothing is sold here.
+/// It can if it did something before, or waits, or is paid in a realm that acts.
+type OwnerTypes = (Text, Bool, Text, Text, Nullable<BigInt>, Bool, Bool);
 type OwnerRow = (String, bool, String, String, Option<i64>, bool, bool);
 
-// The org; whether something was paid, done or let wait, in a realm that acts or did; whether something comes
-// of it also where nothing is sold.
-statement!(Invoices -> Types: concat!(
-    "SELECT k.account, k.livemode, 'invoice', k.id, coalesce(e.org_id, w.org_id, r.org_id),
-            (coalesce(i.status = 'paid' OR s.paid, false) OR e.org_id IS NOT NULL OR w.waits IS NOT NULL)
-                AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
-            e.org_id IS NOT NULL OR w.waits IS NOT NULL OR coalesce(s.named, false) ",
-    invoices!(), done!("'invoice'"),
-    " LEFT JOIN LATERAL (SELECT bool_or(y.payment_status = 'paid') AS paid,
-         bool_or(", opted_in!("y"), ") AS named FROM checkout_sessions y
-        WHERE y.invoice_id = k.id AND y.account IS NOT DISTINCT FROM k.account
-            AND y.livemode IS NOT DISTINCT FROM k.livemode) s ON true"));
-statement!(Payments -> Types: concat!(
-    "SELECT k.account, k.livemode, k.kind, k.id, coalesce(e.org_id, w.org_id, r.org_id),
-            (coalesce(s.payment_status IN ('paid', 'no_payment_required'), false)
-                OR coalesce(i.status = 'succeeded', false)
-                    AND (s.id IS NOT NULL
-                    OR ", opted_in!("i"), ") OR \
-                    e.org_id IS NOT NULL OR w.waits IS NOT NULL)
-            AND (e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", acts!("k"), "),
-            e.org_id IS NOT NULL OR w.waits IS NOT NULL OR ", opted_in!("s"), " OR ", opted_in!("i"), " ",
-    payments!(), done!("k.kind")));
+statement!(InvoiceOwners -> OwnerTypes: concat!(
+    "SELECT k.account, k.livemode, 'invoice', k.id,
+         coalesce(e.org_id, w.org_id, r.org_id),
+         (coalesce(i.status = 'paid' OR s.paid, false)
+                 OR e.org_id IS NOT NULL
+                 OR w.waits IS NOT NULL)
+             AND (e.org_id IS NOT NULL
+                 OR w.waits IS NOT NULL
+                 OR ", acts!("k"), "),
+         e.org_id IS NOT NULL
+             OR w.waits IS NOT NULL
+             OR coalesce(s.named, false)
+     ", from_invoices!(), done_before!("'invoice'"), "
+     LEFT JOIN LATERAL (
+         SELECT bool_or(y.payment_status = 'paid') AS paid,
+             bool_or(", is_opted_in!("y"), ") AS named
+         FROM checkout_sessions y
+         WHERE y.invoice_id = k.id
+             AND y.account IS NOT DISTINCT FROM k.account
+             AND y.livemode IS NOT DISTINCT FROM k.livemode) s ON true"));
 
-/// Sources of which something may come.
+statement!(PaymentOwners -> OwnerTypes: concat!(
+    "SELECT k.account, k.livemode, k.kind, k.id,
+         coalesce(e.org_id, w.org_id, r.org_id),
+         (coalesce(s.payment_status IN ('paid', 'no_payment_required'), false)
+                 OR coalesce(i.status = 'succeeded', false)
+                     AND (s.id IS NOT NULL OR ", is_opted_in!("i"), ")
+                 OR e.org_id IS NOT NULL
+                 OR w.waits IS NOT NULL)
+             AND (e.org_id IS NOT NULL
+                 OR w.waits IS NOT NULL
+                 OR ", acts!("k"), "),
+         e.org_id IS NOT NULL
+             OR w.waits IS NOT NULL
+             OR ", is_opted_in!("s"), "
+             OR ", is_opted_in!("i"), "
+     ", from_payments!(), done_before!("k.kind")));
+
+/// Sources that can do something, and the orgs that own them.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// They, in order.
-    pub sources: Vec<SaleSource>,
-    pub orgs: BTreeSet<i64>,
-    /// Kinds of those that were left out as nothing is sold.
-    pub skipped: BTreeSet<&'static str>,
+pub(super) struct Owners {
+    /// In order, also those without an org.
+    pub(super) sources: Vec<SaleSource>,
+    pub(super) orgs: BTreeSet<i64>,
+    /// Kinds of the sources that were left out because nothing is sold here.
+    pub(super) skipped: BTreeSet<&'static str>,
 }
 
-/// Looks at these sources. `sells`: whether there is any plan or pack that could be bought.
-pub(super) fn look(
+/// Finds the owners of these sources. `sells`: whether there is any plan or pack that a payment could buy.
+pub(super) fn find(
     conn: &mut PgConnection,
     sources: &BTreeSet<SaleSource>,
     sells: bool,
-) -> Result<Seen, Error> {
+) -> Result<Owners, Error> {
     let (invoices, payments): (Vec<&SaleSource>, Vec<&SaleSource>) =
-        sources.iter().partition(|source| source.kind == Kind::Invoice);
+        sources.iter().partition(|source| source.kind == SourceKind::Invoice);
     let mut rows: Vec<OwnerRow> = Vec::new();
     if !invoices.is_empty() {
-        rows.extend(bound(Prepared::<Invoices>::new(), &invoices, false).load::<OwnerRow>(conn)?);
+        let statement = Prepared::<InvoiceOwners>::new();
+        rows.extend(bind_sources_of_one_kind(statement, &invoices).load::<OwnerRow>(conn)?);
     }
     if !payments.is_empty() {
-        rows.extend(bound(Prepared::<Payments>::new(), &payments, true).load::<OwnerRow>(conn)?);
+        rows.extend(bind_sources(Prepared::<PaymentOwners>::new(), &payments).load::<OwnerRow>(conn)?);
     }
-    let mut seen = Seen::default();
-    for (account, livemode, kind, id, org_id, _, own) in rows.into_iter().filter(|row| row.5) {
-        let kind = Kind::parse(&kind)?;
-        if sells || own {
-            seen.sources.push(SaleSource { realm: Realm { account, livemode }, kind, id });
-            seen.orgs.extend(org_id);
-        } else {
-            seen.skipped.insert(if kind == Kind::Invoice { "invoice" } else { "checkout_session" });
+    let mut owners = Owners::default();
+    for (account, livemode, kind, id, org_id, can_do, can_do_unsold) in rows {
+        let source = SaleSource::from_columns(account, livemode, &kind, id)?;
+        if can_do && (sells || can_do_unsold) {
+            owners.sources.push(source);
+            owners.orgs.extend(org_id);
+        } else if can_do {
+            let is_invoice = source.kind == SourceKind::Invoice;
+            owners.skipped.insert(if is_invoice { "invoice" } else { "checkout_session" });
         }
     }
-    seen.sources.sort_unstable();
-    Ok(seen)
+    owners.sources.sort_unstable();
+    Ok(owners)
 }

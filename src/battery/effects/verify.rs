@@ -7,8 +7,10 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Numeric, Text};
 use rust_decimal::Decimal;
 
-use super::returns::CauseKind;
-use super::{Kind, SaleSource, apply, facts, model, repeats, sources};
+use super::decide::{repeats, returns};
+use super::model::clawbacks::CauseAmount;
+use super::model::{CauseKind, SaleSource};
+use super::{apply, facts, sources};
 use crate::billing::markers::Marker;
 use crate::error::Error;
 use crate::realm::Realm;
@@ -79,10 +81,7 @@ fn reckon(conn: &mut PgConnection, watch: &mut dyn FnMut(u64)) -> Result<Report,
         watch(report.sources);
         let sources: Result<Vec<SaleSource>, Error> = page
             .into_iter()
-            .map(|row| {
-                let realm = Realm { account: row.account, livemode: row.livemode };
-                Ok(SaleSource { realm, kind: Kind::parse(&row.source_kind)?, id: row.source_id })
-            })
+            .map(|row| SaleSource::from_columns(row.account, row.livemode, &row.source_kind, row.source_id))
             .collect();
         let mut sources = sources?;
         sources.retain(|source| !marked.contains(source));
@@ -107,20 +106,20 @@ fn marked(conn: &mut PgConnection) -> Result<BTreeSet<SaleSource>, Error> {
         after = last.0;
         let marker =
             |(_, account, livemode, kind, id)| Marker { realm: Realm { account, livemode }, kind, id };
-        marked.extend(sources::sources(conn, &page.into_iter().map(marker).collect())?);
+        marked.extend(sources::find(conn, &page.into_iter().map(marker).collect())?);
     }
 }
 
 fn compare(conn: &mut PgConnection, sources: &[SaleSource], report: &mut Report) -> Result<(), Error> {
     let facts = facts::load(conn, sources)?;
-    let repeats = repeats::repeats(facts.iter().map(|(source, facts)| (source, facts, None)));
+    let repeats = repeats::find(facts.iter().map(|(source, facts)| (source, facts, None)));
     let claims = || {
-        let asked = facts.iter().filter(|(_, facts)| !facts.beside);
-        asked.flat_map(|(source, facts)| facts.claims.iter().map(move |claim| (source, facts, claim)))
+        let asked = facts.iter().filter(|(_, facts)| !facts.is_competitor);
+        asked.flat_map(|(source, facts)| facts.effects.iter().map(move |claim| (source, facts, claim)))
     };
     let numbers: BTreeSet<(i64, i64)> =
         claims().filter_map(|(_, _, claim)| Some((claim.org_id, claim.grant?))).collect();
-    let mut book = apply::book(conn, &numbers)?;
+    let mut book = apply::load_clawbacks(conn, &numbers)?;
     let ledger = ledger(conn, &numbers)?;
     for (source, facts, claim) in claims().filter(|(_, _, claim)| claim.units > Decimal::ZERO) {
         let place = (claim.org_id, claim.grant.unwrap_or(0));
@@ -129,30 +128,32 @@ fn compare(conn: &mut PgConnection, sources: &[SaleSource], report: &mut Report)
             report.differences.push(format!("{name}: it names no grant"));
             continue;
         };
-        let stored = counted.taken()?;
-        let settled = model::settled(facts).0;
+        let stored = counted.units()?;
+        let settled = facts.paid().minor;
         if claim.paid != settled {
             report
                 .differences
                 .push(format!("{name}: {} is counted as settled, the mirror says {settled}", claim.paid));
         }
-        let undone = if model::is_undone(facts) { claim.units } else { Decimal::ZERO };
-        if counted.count(CauseKind::Invoice, &source.id, 0, undone)?.is_some() {
+        let undone = if facts.is_reversed() { claim.units } else { Decimal::ZERO };
+        if counted.set_cause(CauseKind::Invoice, &source.id, CauseAmount::from_units(undone))?.is_some() {
             report.differences.push(format!(
                 "{name}: whether anything of the sale is left is not counted as the mirror says"
             ));
         }
         let repeated = repeats.get(source).is_some_and(|lines| lines.contains_key(&claim.line));
         let twice = if repeated { claim.units } else { Decimal::ZERO };
-        if counted.count(CauseKind::Invoice, &apply::period_of(source), 0, twice)?.is_some() {
+        if counted
+            .set_cause(CauseKind::Invoice, &source.repeated_period_cause(), CauseAmount::from_units(twice))?
+            .is_some()
+        {
             report.differences.push(format!(
                 "{name}: whether another invoice stands for its period is not counted as the mirror says"
             ));
         }
-        for cause in &facts.returned {
-            let counted_so =
-                counted.causes.get(&(cause.kind, cause.id.clone())).map_or(0, |(minor, _)| *minor);
-            if counted.count(cause.kind, &cause.id, cause.minor, Decimal::ZERO)?.is_some()
+        for cause in &returns::causes(&facts.returned) {
+            let counted_so = counted.amount_of(cause.kind, &cause.id).minor;
+            if counted.set_cause(cause.kind, &cause.id, CauseAmount::from_money(cause.minor))?.is_some()
                 && counted_so != cause.minor
             {
                 report.differences.push(format!(

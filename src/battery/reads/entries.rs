@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::super::entries::Kind;
+use super::super::entries::EntryKind;
 use super::text;
 use crate::error::Error;
 use crate::schema::{battery_entries, battery_grants};
@@ -22,7 +22,7 @@ use crate::time::Moment;
 #[derive(Clone, Debug, Default)]
 pub struct EntryFilter {
     /// Only of these kinds; empty: of all.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<EntryKind>,
     /// Only from these sources; empty: from all.
     pub sources: Vec<String>,
     /// At or after.
@@ -41,7 +41,7 @@ pub struct Posted {
     /// When; never before the entry before it.
     pub at: DateTime<Utc>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Units, a decimal; below zero they leave the battery.
     pub amount: String,
     /// What the battery holds after it.
@@ -220,7 +220,7 @@ fn posted(conn: &mut PgConnection, org_id: i64, rows: Vec<EntryRow>) -> Result<V
         Ok(Posted {
             sequence,
             at,
-            kind: Kind::parse(&kind)?,
+            kind: EntryKind::parse(&kind)?,
             amount: text(amount),
             balance_after: text(balance_after),
             source,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::grants::{GrantSource, State};
+use super::super::grants::{GrantSource, GrantState};
 use super::text;
 use crate::error::Error;
 use crate::schema::{battery_grants, orgs};
@@ -26,7 +26,7 @@ pub struct GrantFilter {
     /// Only in these states, separated by commas: scheduled, open, closed.
     #[serde(default)]
     #[param(style = Form, explode = false, required = false, min_items = 1)]
-    pub state: Vec<State>,
+    pub state: Vec<GrantState>,
     /// Only those that expire before.
     pub expires_before: Option<Moment>,
 }
@@ -45,7 +45,7 @@ pub struct Granted {
     pub key: String,
     /// Whether it may be used: `scheduled` is not effective yet and in no balance, of `closed` nothing is
     /// left.
-    pub state: State,
+    pub state: GrantState,
     /// Lower is burned first; then what expires soonest, then the oldest.
     pub priority: i16,
     /// When it was made.
@@ -183,7 +183,7 @@ fn granted(row: GrantRow) -> Result<(Place, Granted), Error> {
         org,
         source: GrantSource::parse(&source)?,
         key,
-        state: State::parse(&state)?,
+        state: GrantState::parse(&state)?,
         priority,
         created_at,
         effective_at,

@@ -1,15 +1,11 @@
 //! The catalogue as the API shows it.
 
-use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Price, Product};
-use crate::billing::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
-
-readable!(Product in products, "product", Belongs::ToNobody);
+use crate::billing::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -21,7 +17,7 @@ pub struct ProductFilter {
     pub deleted: Option<bool>,
 }
 
-impl read::ListFilter for ProductFilter {
+impl ListFilter for ProductFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.active, "products.active = {}");
         rows.when(Some(self.deleted.unwrap_or(false)), "products.deleted = {}");
@@ -39,32 +35,16 @@ pub struct ProductView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(ProductView, "product");
+resource! {
+    Product in products, ProductView by ProductFilter,
+        name "product", objects "product", belongs Belongs::ToNobody
+}
 
-impl From<Owned<Product>> for ProductView {
-    fn from(found: Owned<Product>) -> Self {
-        Self { row: found.row, raw: None }
+impl From<OwnedRow<Product>> for ProductView {
+    fn from(found: OwnedRow<Product>) -> Self {
+        Self { row: found.row, raw: found.raw }
     }
 }
-
-/// A page of products, newest first, and one more when another page follows.
-pub(crate) fn list_products(
-    conn: &mut PgConnection,
-    listing: &Listing<ProductFilter>,
-) -> Result<Vec<(Position, ProductView)>, Error> {
-    let found = read::list::<Product, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One product.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find_product(conn: &mut PgConnection, lookup: &Lookup) -> Result<ProductView, Error> {
-    read::find::<Product>(conn, lookup).map(Into::into)
-}
-
-readable!(Price in prices, "price", Belongs::ToNobody);
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -82,7 +62,7 @@ pub struct PriceFilter {
     pub deleted: Option<bool>,
 }
 
-impl read::ListFilter for PriceFilter {
+impl ListFilter for PriceFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.product.as_deref(), "prices.product_id = {}");
         rows.when(self.active, "prices.active = {}");
@@ -103,27 +83,13 @@ pub struct PriceView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(PriceView, "price");
+resource! {
+    Price in prices, PriceView by PriceFilter,
+        name "price", objects "price", belongs Belongs::ToNobody
+}
 
-impl From<Owned<Price>> for PriceView {
-    fn from(found: Owned<Price>) -> Self {
-        Self { row: found.row, raw: None }
+impl From<OwnedRow<Price>> for PriceView {
+    fn from(found: OwnedRow<Price>) -> Self {
+        Self { row: found.row, raw: found.raw }
     }
-}
-
-/// A page of prices, newest first, and one more when another page follows.
-pub(crate) fn list_prices(
-    conn: &mut PgConnection,
-    listing: &Listing<PriceFilter>,
-) -> Result<Vec<(Position, PriceView)>, Error> {
-    let found = read::list::<Price, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One price.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find_price(conn: &mut PgConnection, lookup: &Lookup) -> Result<PriceView, Error> {
-    read::find::<Price>(conn, lookup).map(Into::into)
 }

@@ -1,15 +1,11 @@
 //! Payments as the API shows them.
 
-use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Payment;
-use crate::billing::read::{self, Belongs, Listing, Lookup, Owned, Position, Where, readable, shown};
-use crate::error::Error;
-
-readable!(Payment in payments, "payment", Belongs::LikePayments);
+use crate::billing::read::{Belongs, ListFilter, OwnedRow, Where, resource};
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -28,7 +24,7 @@ pub struct PaymentFilter {
     pub currency: Option<String>,
 }
 
-impl read::ListFilter for PaymentFilter {
+impl ListFilter for PaymentFilter {
     fn narrow(&self, rows: &mut Where) {
         rows.when(self.status.as_deref(), "payments.status = {}");
         rows.when(self.invoice.as_deref(), "payments.invoice_id = {}");
@@ -54,28 +50,14 @@ pub struct PaymentView {
     pub raw: Option<Box<RawValue>>,
 }
 
-shown!(PaymentView, "payment_intent" | "charge" | "invoice_payment");
+resource! {
+    Payment in payments, PaymentView by PaymentFilter,
+        name "payment", objects "payment_intent" | "charge" | "invoice_payment", belongs Belongs::LikePayments
+}
 
-impl From<Owned<Payment>> for PaymentView {
-    fn from(found: Owned<Payment>) -> Self {
+impl From<OwnedRow<Payment>> for PaymentView {
+    fn from(found: OwnedRow<Payment>) -> Self {
         let row = Payment { customer_id: found.customer_id, ..found.row };
-        Self { row, org: found.org, raw: None }
+        Self { row, org: found.org, raw: found.raw }
     }
-}
-
-/// A page of payments, newest first, and one more when another page follows.
-pub(crate) fn list(
-    conn: &mut PgConnection,
-    listing: &Listing<PaymentFilter>,
-) -> Result<Vec<(Position, PaymentView)>, Error> {
-    let found = read::list::<Payment, _>(conn, listing)?;
-    Ok(found.into_iter().map(|found| (found.position(), found.into())).collect())
-}
-
-/// One payment.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is none, or it is another org's.
-pub(crate) fn find(conn: &mut PgConnection, lookup: &Lookup) -> Result<PaymentView, Error> {
-    read::find::<Payment>(conn, lookup).map(Into::into)
 }

@@ -9,7 +9,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::select::{Bind, Where};
-use super::{Belongs, Read};
+use super::{Belongs, ListedRow};
 use crate::error::Error;
 use crate::realm::Realm;
 
@@ -18,7 +18,7 @@ const PAYER: &str = "coalesce(p.customer_id, (SELECT i.customer_id FROM invoices
     WHERE (i.account, i.livemode, i.id) = (p.account, p.livemode, p.invoice_id)))";
 
 /// SQL of the row's customer.
-pub(super) fn customer<T: Read>() -> String {
+pub(super) fn customer<T: ListedRow>() -> String {
     let table = T::TABLE;
     match T::BELONGS {
         Belongs::ToNobody => "NULL".to_owned(),
@@ -33,7 +33,7 @@ pub(super) fn customer<T: Read>() -> String {
 }
 
 /// SQL of the public id of the row's org.
-pub(super) fn org<T: Read>() -> String {
+pub(super) fn org<T: ListedRow>() -> String {
     match T::BELONGS {
         Belongs::ToNobody => "NULL".to_owned(),
         _ => format!(
@@ -48,7 +48,7 @@ pub(super) fn org<T: Read>() -> String {
 }
 
 /// Adds: only rows that are, or are not, linked to an org.
-pub(super) fn linked<T: Read>(rows: &mut Where, linked: bool) {
+pub(super) fn linked<T: ListedRow>(rows: &mut Where, linked: bool) {
     let not = if linked { "" } else { "NOT " };
     rows.sql(&format!(
         " AND {not}EXISTS (SELECT FROM stripe_customer_links l JOIN org_refs r USING (ref)
@@ -114,7 +114,7 @@ fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> Q
 }
 
 /// Adds: only rows of these customers.
-pub(super) fn only<T: Read>(
+pub(super) fn only<T: ListedRow>(
     conn: &mut PgConnection,
     rows: &mut Where,
     customers: &Customers,
@@ -175,7 +175,7 @@ fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
 
 /// Adds: only rows whose payment `p` fulfils the condition, as few payments do. The two ways from a payment
 /// to a row are taken apart, each by its index.
-pub(super) fn through_few_payments<T: Read>(rows: &mut Where, payment: &Where) {
+pub(super) fn through_few_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     let table = T::TABLE;
     let join = format!(
         "SELECT x.account, x.livemode, x.id FROM payments p
@@ -195,7 +195,7 @@ pub(super) fn through_few_payments<T: Read>(rows: &mut Where, payment: &Where) {
 }
 
 /// Adds the same, where many payments fulfil the condition.
-fn through_many_payments<T: Read>(rows: &mut Where, payment: &Where) {
+fn through_many_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     rows.sql(&format!(" AND EXISTS (SELECT FROM payments p WHERE {} AND ", tie(T::TABLE)));
     rows.append(payment).sql(")");
 }

@@ -7,7 +7,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Bool, Nullable, Text, Timestamptz};
 
 use super::super::mirror::Mirror;
-use super::{Position, Read, owners};
+use super::{ListedRow, Position, owners};
 use crate::time::Moment;
 
 /// Conditions that all hold.
@@ -166,7 +166,7 @@ pub(in crate::billing) struct Select<T: Selectable<Pg>> {
     end: String,
 }
 
-impl<T: Read> Select<T> {
+impl<T: ListedRow> Select<T> {
     /// `few`: the conditions pick few rows by an index of their own.
     pub(super) fn newest_first(rows: Where, few: bool, limit: i64) -> Self {
         let table = T::TABLE;
@@ -186,7 +186,7 @@ impl<T: Read> Select<T> {
     }
 }
 
-impl<T: Read> QueryFragment<Pg> for Select<T>
+impl<T: ListedRow> QueryFragment<Pg> for Select<T>
 where
     T::SelectExpression: QueryFragment<Pg>,
 {
@@ -211,7 +211,7 @@ impl<T: Selectable<Pg>> QueryId for Select<T> {
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<T: Read> Query for Select<T>
+impl<T: ListedRow> Query for Select<T>
 where
     T::SelectExpression: Expression,
 {

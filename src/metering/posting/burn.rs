@@ -65,7 +65,7 @@ impl Burn<'_> {
             let account = accounts.get_mut(org_id);
             let account = account.ok_or_else(|| Error::Internal("a battery was not locked".to_owned()))?;
             account.forget_pending();
-            account.use_up(units, Note { batch: Some(batch), ..Note::of("usage") }, self.now);
+            account.use_up(units, Note { batch: Some(batch), ..Note::new("usage") }, self.now);
         }
         accounts.write(conn)
     }

@@ -37,35 +37,39 @@ pub(crate) fn is_repeat(error: &Error) -> bool {
     error.constraint() == Some("usage_keys_pkey")
 }
 
-/// Claims the keys of events, and tells which are new (`Accepted`). Of equal keys the first is.
-pub(crate) fn claim(conn: &mut PgConnection, usage: &[Usage]) -> Result<Vec<Outcome>, Error> {
-    claim_as(conn, usage, false)
+/// Claims the keys of events. New events are `Accepted`; of equal keys the first one is.
+pub(crate) fn claim(conn: &mut PgConnection, usage: &[&Usage]) -> Result<Vec<Outcome>, Error> {
+    let (firsts, places) = distinct(usage);
+    let claims = claim_keys(conn, usage, &firsts)?;
+    outcomes(conn, usage, &firsts, &places, &claims)
 }
 
-pub(crate) fn claim_as(
-    conn: &mut PgConnection,
-    usage: &[Usage],
-    all_new: bool,
-) -> Result<Vec<Outcome>, Error> {
+/// As [`claim`], for events that are expected to be new. Fails when one was stored before: [`is_repeat`].
+pub(crate) fn claim_new(conn: &mut PgConnection, usage: &[&Usage]) -> Result<Vec<Outcome>, Error> {
     let (firsts, places) = distinct(usage);
-    let claims = if all_new {
-        insert_new(conn, usage, &firsts)?;
-        Claims(Vec::new())
-    } else {
-        claim_keys(conn, usage, &firsts)?
-    };
-    let outcome = |(place, (first, one)): (usize, (&usize, &Usage))| match claims.get(*first) {
+    insert_new(conn, usage, &firsts)?;
+    outcomes(conn, usage, &firsts, &places, &Claims(Vec::new()))
+}
+
+fn outcomes(
+    conn: &mut PgConnection,
+    usage: &[&Usage],
+    firsts: &[usize],
+    places: &[usize],
+    claims: &Claims,
+) -> Result<Vec<Outcome>, Error> {
+    let outcome = |(place, (first, one)): (usize, (&usize, &&Usage))| match claims.get(*first) {
         Claimed::Ours if place == firsts[*first] => Outcome::Accepted,
         Claimed::Ours if one.content == usage[firsts[*first]].content => Outcome::Duplicate,
         Claimed::Theirs(content) if one.content == content => Outcome::Duplicate,
         Claimed::Ours | Claimed::Theirs(_) => Outcome::Conflict,
     };
     let mut outcomes: Vec<Outcome> = places.iter().zip(usage).enumerate().map(outcome).collect();
-    let doubted = |place: &usize| {
+    let is_in_doubt = |place: &usize| {
         outcomes[*place] == Outcome::Conflict && matches!(claims.get(places[*place]), Claimed::Theirs(_))
     };
-    let doubted: Vec<usize> = (0..usage.len()).filter(doubted).collect();
-    for place in retold(conn, usage, &doubted)? {
+    let in_doubt: Vec<usize> = (0..usage.len()).filter(is_in_doubt).collect();
+    for place in retold(conn, usage, &in_doubt)? {
         outcomes[place] = Outcome::Duplicate;
     }
     Ok(outcomes)
@@ -73,8 +77,8 @@ pub(crate) fn claim_as(
 
 /// The places of the first event of each key, in the order of the keys; and for each event which of those is
 /// its own.
-fn distinct(usage: &[Usage]) -> (Vec<usize>, Vec<usize>) {
-    let mut order: Vec<(Key, usize)> = usage.iter().map(key).zip(0..).collect();
+fn distinct(usage: &[&Usage]) -> (Vec<usize>, Vec<usize>) {
+    let mut order: Vec<(Key, usize)> = usage.iter().map(|usage| key(usage)).zip(0..).collect();
     order.sort_unstable();
     let mut firsts: Vec<usize> = Vec::with_capacity(usage.len());
     let mut places = vec![0; usage.len()];
@@ -112,7 +116,7 @@ impl Claims {
 }
 
 /// The columns of the keys to be claimed.
-fn columns<'a, Q: Sql>(usage: &[Usage], firsts: &[usize]) -> Prepared<'a, Q> {
+fn columns<'a, Q: Sql>(usage: &[&Usage], firsts: &[usize]) -> Prepared<'a, Q> {
     Prepared::<Q>::new()
         .bind::<BigInt, _>(firsts.iter().map(|place| usage[*place].org.org_id).collect())
         .bind::<SqlUuid, _>(firsts.iter().map(|place| usage[*place].event_key).collect())
@@ -121,7 +125,7 @@ fn columns<'a, Q: Sql>(usage: &[Usage], firsts: &[usize]) -> Prepared<'a, Q> {
 }
 
 /// Stores keys that nobody stored before; fails where somebody did, see [`is_repeat`].
-fn insert_new(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<(), Error> {
+fn insert_new(conn: &mut PgConnection, usage: &[&Usage], firsts: &[usize]) -> Result<(), Error> {
     if firsts.len() < COPIED_FROM {
         columns::<InsertNew>(usage, firsts).execute(conn)?;
         return Ok(());
@@ -133,12 +137,12 @@ fn insert_new(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Res
         binary::field(out, &binary::micros(one.occurred_at).to_be_bytes());
         binary::field(out, &one.content.to_be_bytes());
     };
-    let rows = || firsts.iter().map(|place| &usage[*place]);
+    let rows = || firsts.iter().map(|place| usage[*place]);
     binary::copy!(conn, usage_keys::table, usage_keys::table, rows(), row)?;
     Ok(())
 }
 
-fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Result<Claims, Error> {
+fn claim_keys(conn: &mut PgConnection, usage: &[&Usage], firsts: &[usize]) -> Result<Claims, Error> {
     let claimed = columns::<Claim>(usage, firsts).load::<Key>(conn)?;
     if claimed.len() == firsts.len() {
         return Ok(Claims(Vec::new()));
@@ -146,7 +150,7 @@ fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Res
     // What was claimed comes back in the order in which it was sent.
     let mut ours = claimed.into_iter().peekable();
     let taken: Vec<Key> =
-        firsts.iter().map(|place| key(&usage[*place])).filter(|key| ours.next_if_eq(key).is_none()).collect();
+        firsts.iter().map(|place| key(usage[*place])).filter(|key| ours.next_if_eq(key).is_none()).collect();
     assert!(ours.next().is_none(), "claims come back in the order of their keys");
     let stored: HashMap<Key, i64> = Prepared::<Contents>::new()
         .bind::<BigInt, _>(taken.iter().map(|key| key.0).collect())
@@ -159,7 +163,7 @@ fn claim_keys(conn: &mut PgConnection, usage: &[Usage], firsts: &[usize]) -> Res
         return Err(Error::Internal("a claimed usage key vanished".to_owned()));
     }
     let state = |place: &usize| {
-        stored.get(&key(&usage[*place])).map_or(Claimed::Ours, |content| Claimed::Theirs(*content))
+        stored.get(&key(usage[*place])).map_or(Claimed::Ours, |content| Claimed::Theirs(*content))
     };
     Ok(Claims(firsts.iter().map(state).collect()))
 }

@@ -61,13 +61,13 @@ struct Record {
 /// Of these repeats, those that say what their records say, by their places in `usage`.
 pub(super) fn retold(
     conn: &mut PgConnection,
-    usage: &[Usage],
+    usage: &[&Usage],
     places: &[usize],
 ) -> Result<HashSet<usize>, Error> {
     if places.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut keys: Vec<Key> = places.iter().map(|place| key(&usage[*place])).collect();
+    let mut keys: Vec<Key> = places.iter().map(|place| key(usage[*place])).collect();
     keys.sort_unstable();
     keys.dedup();
     let rows: Vec<Loaded> = Prepared::<Reported>::new()
@@ -93,7 +93,7 @@ pub(super) fn retold(
         });
     }
     let says = |place: &usize| {
-        let one = &usage[*place];
+        let one = usage[*place];
         records.get(&key(one)).is_some_and(|records| is_told(one, records))
     };
     Ok(places.iter().copied().filter(says).collect())

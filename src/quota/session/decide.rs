@@ -167,7 +167,7 @@ impl LockedState<'_> {
     fn burn(&mut self, name: &ReservationName, units: Sum) {
         if let Some(account) = self.accounts.get_mut(name.0) {
             let link = Some(json!({ "object": "reservation", "id": name.1 }));
-            let note = Note { batch: Some(self.batch), link, ..Note::of("reservation") };
+            let note = Note { batch: Some(self.batch), link, ..Note::new("reservation") };
             account.use_up(units, note, self.now);
         }
     }

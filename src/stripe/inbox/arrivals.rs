@@ -1,6 +1,6 @@
 //! Deliveries between their answer and the inbox. Owns the rows of `stripe_arrivals`.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{
@@ -8,6 +8,7 @@ use diesel::sql_types::{
 };
 
 use super::Delivery;
+use crate::backoff;
 use crate::db::prepared::{Prepared, statement};
 use crate::error::Error;
 use crate::panics;
@@ -123,8 +124,8 @@ fn arrivals(mut rows: Vec<ArrivalRow>) -> Vec<Arrival> {
         .collect()
 }
 
-/// Puts off an arrival that could not be filed: of several deliveries each goes on alone, so that only the
-/// culprit waits. The next attempt of one comes after 1, 4, 16, … seconds, at most an hour.
+/// Sets aside an arrival that could not be filed. Several deliveries become an arrival each, so that only the
+/// culprit waits; a single one waits as [`backoff::wait`] says.
 pub fn set_aside(
     conn: &mut PgConnection,
     arrival_id: i64,
@@ -136,11 +137,10 @@ pub fn set_aside(
             if let [_] = deliveries.as_slice() {
                 tracing::error!(arrival_id, attempts, %error, "a delivery of Stripe could not be put into \
                     the inbox");
-                let wait = 4_i64.saturating_pow(u32::from(attempts.unsigned_abs())).min(3600);
                 let failure = Failure {
                     attempts: attempts.saturating_add(1),
-                    next_attempt_at: Some(now + TimeDelta::seconds(wait)),
-                    last_error: Some(error.to_string().replace('\0', "\u{fffd}")),
+                    next_attempt_at: Some(now + backoff::wait(attempts)),
+                    last_error: Some(crate::text::replace_nul(&error.to_string())),
                 };
                 land_after(conn, &deliveries, failure)?;
                 continue;

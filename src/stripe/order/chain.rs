@@ -1,20 +1,20 @@
 //! The snapshots of a group as nodes, the changes between them as edges.
 //!
 //! `previous_attributes` holds the old values of changed keys: nested for hashes, whole for lists, null for a
-//! key that did not exist. Written over the snapshot of its event they give the snapshot before. Source:
+//! key that did not exist. Written over the snapshot of its event, they give the snapshot before. Source:
 //! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings, in
-//! which this equals the snapshot of the event before once nulls are dropped.
+//! which the result equals the snapshot of the event before, once nulls are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
-use super::{Member, rank::is_creation};
+use super::{GroupEvent, rank::is_creation};
 
 /// Changes between numbered nodes.
 pub(super) struct Graph {
-    /// A snapshot of an object that has just been created: no other can come before.
-    pub(super) born: Vec<bool>,
+    /// For each node: a `*.created` event reports it, so no other node can come before it.
+    pub(super) created: Vec<bool>,
     /// How often each change `(from, to)` happened.
     pub(super) edges: BTreeMap<(usize, usize), usize>,
 }
@@ -22,28 +22,28 @@ pub(super) struct Graph {
 impl Graph {
     /// `events` are `(from, to, event type)`; an event without a change has `from == to`.
     ///
-    /// The same change told by two types of event (`refund.updated` and `charge.refund.updated`) happened
-    /// once; told twice by one type it happened twice.
+    /// A change that two types of event report (`refund.updated` and `charge.refund.updated`) happened once. A
+    /// change that one type reports twice happened twice.
     fn new<'a>(nodes: usize, events: impl Iterator<Item = (usize, usize, &'a str)>) -> Self {
-        let mut born = vec![false; nodes];
-        let mut told: HashMap<(usize, usize, &str), usize> = HashMap::new();
+        let mut created = vec![false; nodes];
+        let mut reports: HashMap<(usize, usize, &str), usize> = HashMap::new();
         for (from, to, event_type) in events {
-            born[to] |= is_creation(event_type);
+            created[to] |= is_creation(event_type);
             if from != to {
-                *told.entry((from, to, event_type)).or_default() += 1;
+                *reports.entry((from, to, event_type)).or_default() += 1;
             }
         }
         let mut edges = BTreeMap::new();
-        for ((from, to, _), times) in told {
+        for ((from, to, _), times) in reports {
             let most = edges.entry((from, to)).or_insert(0);
             *most = times.max(*most);
         }
-        Self { born, edges }
+        Self { created, edges }
     }
 
-    /// Changes into and out of each node.
+    /// How many changes enter and leave each node.
     pub(super) fn degrees(&self) -> Vec<(usize, usize)> {
-        let mut degrees = vec![(0, 0); self.born.len()];
+        let mut degrees = vec![(0, 0); self.created.len()];
         for (&(from, to), &times) in &self.edges {
             degrees[from].1 += times;
             degrees[to].0 += times;
@@ -53,35 +53,35 @@ impl Graph {
 
     /// The nodes that may be the last state.
     ///
-    /// A history walks every change once. So of the nodes that hang together the last is the one entered more
-    /// often than left; where there is none, the walk was a circle and ended where it began, which is known
-    /// if the creation is on it. One single `true` is proof, if no event is missing.
+    /// A history walks each change once. So among connected nodes the last one is entered more often than left.
+    /// If there is none, the walk was a circle and ended where it began; the begin is known if the creation is
+    /// on the circle. A single `true` is proof, provided that no event is missing.
     pub(super) fn ends(&self) -> Vec<bool> {
         let (component, degrees) = (self.components(), self.degrees());
-        let count = self.born.len();
-        let (mut entered, mut created) = (vec![false; count], vec![false; count]);
+        let count = self.created.len();
+        let (mut has_end, mut has_creation) = (vec![false; count], vec![false; count]);
         for node in 0..count {
-            entered[component[node]] |= degrees[node].0 > degrees[node].1;
-            created[component[node]] |= self.born[node];
+            has_end[component[node]] |= degrees[node].0 > degrees[node].1;
+            has_creation[component[node]] |= self.created[node];
         }
         (0..count)
             .map(|node| match component[node] {
-                whole if entered[whole] => degrees[node].0 > degrees[node].1,
-                whole if created[whole] => self.born[node],
+                whole if has_end[whole] => degrees[node].0 > degrees[node].1,
+                whole if has_creation[whole] => self.created[node],
                 _ => true,
             })
             .collect()
     }
 
-    /// Is this possible end on a circle of changes of which nobody knows where it began?
+    /// Is this possible end on a circle of changes whose begin nobody knows?
     pub(super) fn circles_through(&self, end: usize) -> bool {
         let (entered, left) = self.degrees()[end];
-        entered == left && left > 0 && !self.born[end]
+        entered == left && left > 0 && !self.created[end]
     }
 
-    /// For each node the least node that it hangs together with.
+    /// For each node the least node that it is connected with.
     fn components(&self) -> Vec<usize> {
-        let mut component: Vec<usize> = (0..self.born.len()).collect();
+        let mut component: Vec<usize> = (0..self.created.len()).collect();
         for &(from, to) in self.edges.keys() {
             let (a, b) = (component[from], component[to]);
             for mark in &mut component {
@@ -101,12 +101,12 @@ pub(super) struct Chain {
     pub(super) nodes: Vec<Value>,
     /// For each event the node that it reports.
     pub(super) node_of: Vec<usize>,
-    /// For each event the node before its change; the same where it tells none.
+    /// For each event the node before its change; the same node where it reports no change.
     pub(super) before_of: Vec<usize>,
 }
 
 impl Chain {
-    pub(super) fn new(events: &[Member]) -> Self {
+    pub(super) fn new(events: &[GroupEvent]) -> Self {
         let mut numbers = HashMap::new();
         let mut nodes = Vec::new();
         let mut number = |snapshot: Value| {
@@ -124,18 +124,18 @@ impl Chain {
                 (from, to)
             })
             .collect();
-        let typed = moves.iter().zip(events).map(|(&(from, to), told)| (from, to, told.event.event_type));
+        let typed = moves.iter().zip(events).map(|(&(from, to), event)| (from, to, event.event.event_type));
         let graph = Graph::new(nodes.len(), typed);
         let (before_of, node_of) = moves.into_iter().unzip();
         Self { graph, nodes, node_of, before_of }
     }
 }
 
-/// The status at the end, where the changes of `status` alone form a chain that leaves no other.
+/// The status at the end of the chain that the changes of `status` alone form; `None` unless it has one end.
 ///
-/// This holds where links of whole snapshots are broken by another field, and it knows that `past_due` may
-/// become `active` again.
-pub(super) fn last_status<'a>(events: &'a [Member]) -> Option<&'a str> {
+/// This works where another field breaks the links between whole snapshots, and it sees `past_due` become
+/// `active` again.
+pub(super) fn last_status<'a>(events: &'a [GroupEvent]) -> Option<&'a str> {
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut number = |status: &'a str| {
         let next = numbers.len();
@@ -176,8 +176,8 @@ fn undo(snapshot: &Value, previous: &Value) -> Value {
     Value::Object(before)
 }
 
-/// Without what does not tell two states apart: nulls and hashes of nothing else, and
-/// `webhooks_delivered_at`, which Stripe sets without an event. Keys come in one order.
+/// Drops what does not distinguish two states: nulls, hashes of nothing but nulls, and
+/// `webhooks_delivered_at`, which Stripe sets without an event. Sorts the keys.
 fn normalise(snapshot: &Value) -> Value {
     let mut normal = match snapshot {
         Value::Object(fields) => Value::Object(
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn normalise_drops_what_tells_nothing() {
+    fn normalise_drops_what_distinguishes_nothing() {
         let value = json!({"b": null, "a": {"c": {"d": null}}, "webhooks_delivered_at": 5,
             "l": [null, {"x": null}], "z": 0});
         assert_eq!(normalise(&value), json!({"l": [null, {}], "z": 0}));
@@ -247,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn one_change_told_by_two_types_happened_once() {
-        let told = [(0, 1, "refund.updated"), (0, 1, "charge.refund.updated"), (1, 0, "refund.updated")];
-        assert_eq!(Graph::new(2, told.into_iter()).edges, [((0, 1), 1), ((1, 0), 1)].into());
-        let told = [(0, 1, "refund.updated"), (0, 1, "refund.updated"), (1, 0, "refund.updated")];
-        assert_eq!(Graph::new(2, told.into_iter()).edges, [((0, 1), 2), ((1, 0), 1)].into());
+    fn a_change_that_two_types_report_happened_once() {
+        let reported = [(0, 1, "refund.updated"), (0, 1, "charge.refund.updated"), (1, 0, "refund.updated")];
+        assert_eq!(Graph::new(2, reported.into_iter()).edges, [((0, 1), 1), ((1, 0), 1)].into());
+        let reported = [(0, 1, "refund.updated"), (0, 1, "refund.updated"), (1, 0, "refund.updated")];
+        assert_eq!(Graph::new(2, reported.into_iter()).edges, [((0, 1), 2), ((1, 0), 1)].into());
     }
 }

@@ -1,37 +1,39 @@
 //! Which snapshot of a Stripe object is its state.
 //!
-//! Stripe delivers events in any order, several of one object share a second, and event ids are not ordered
-//! in time. So the state is a function of the *set* of events, decided by, in this order:
+//! Stripe delivers events in any order, several events of an object share a second, and event ids are not
+//! ordered in time. So the state is a function of the *set* of events. These rules decide, in this order:
 //!
-//! 1. *standing*: a terminal status or a deletion for good beats anything else, whatever the clock says;
-//! 2. `created` of the event. The events equal so far are the *group*; nothing outside it matters any more;
-//! 3. a tombstone;
-//! 4. the chain: `previous_attributes` undone gives the snapshot before, so exact links between the events of
-//!    the group show which snapshots were left again. If one remains, it wins;
-//! 5. where the changes of `status` alone form a chain, the status at its end;
-//! 6. the level of the status in the life of its kind, then the type of event;
-//! 7. the path through all events of the group that contradicts itself least, for links that are not exact;
-//! 8. what tends to grow, then the event id: the choice is then `ambiguous`, and Stripe should be asked.
+//! 1. *Standing*: a terminal status, or a deletion whose id never returns, beats anything else, whatever the
+//!    clock says.
+//! 2. The event's `created`. Events that are equal so far form a *group*; no other event matters any more.
+//! 3. *Deletion*: within the group an event that says that the object is deleted wins.
+//! 4. The *chain*: `previous_attributes` written over a snapshot gives the snapshot before. These links between
+//!    the events of a group show which snapshots were left again. If only one was not, it wins.
+//! 5. The chain of `status` alone: where only the changes of `status` link up, the status at their end.
+//! 6. *Stage*: how far the status is in the life of its kind; then the type of the event.
+//! 7. The *path*: the order of all events of the group in which neighbours differ least. It helps where the
+//!    links are not exact.
+//! 8. A guess: what tends to grow, then the event id. The choice is then *ambiguous*: ask Stripe.
 //!
-//! A change and its reverse within one group, without what came before, are `ambiguous` as well, whatever
-//! decides.
+//! A change and its reverse within one group, without an event from before them, are ambiguous as well,
+//! whichever rule decides.
 //!
-//! The rank of one event ([`rank()`]) carries what needs no comparison. Since 1 and 2 decide alone, a caller
-//! may keep only the winner and its rank, and call [`choose`] for the group when an event with equal standing
-//! and second arrives.
+//! Rules 1 and 2 need no comparison: the [`Rank`] of one event holds what they use. So a caller may keep only
+//! the winner and its rank, and call [`choose`] with the whole group when another event of that group arrives.
 
 mod chain;
 mod difference;
 mod path;
+pub(super) mod progress;
 mod rank;
 
 use serde_json::Value;
 
 use super::json::Json;
 use chain::Chain;
-pub use rank::{Rank, rank};
+pub use rank::{GroupKey, Rank, rank};
 
-/// One stored event of an object, as far as the order depends on it.
+/// An event of an object, as far as the order depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// `id` of the event. The same id twice is the same event.
@@ -46,31 +48,31 @@ pub struct Candidate<'a> {
     pub previous: Option<&'a Json<'a>>,
 }
 
-/// A candidate of the group, with its JSON as what can be changed and compared.
-struct Member<'a> {
-    /// Index of the candidate.
+/// A candidate of the group. Its JSON is a tree that can be changed and compared.
+struct GroupEvent<'a> {
+    /// Index among the candidates.
     index: usize,
     event: &'a Candidate<'a>,
     snapshot: Value,
     previous: Option<Value>,
 }
 
-/// Which candidate holds the state of the object.
+/// Which candidate is the state of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Index of the winner.
     pub winner: usize,
-    /// Nothing but a guess separates the winner from another, differing snapshot: Stripe should be asked.
+    /// Only a guess puts the winner before another snapshot that differs: ask Stripe.
     pub ambiguous: bool,
 }
 
-/// The winner among the events of one object. The answer depends on the set of events alone: their order and
-/// repeats change nothing.
+/// The winner among the events of one object. It depends on the set of events alone: their order and repeats
+/// change nothing.
 ///
 /// # Panics
 /// Where there are no candidates: nothing can win.
 pub fn choose(candidates: &[Candidate]) -> Verdict {
-    // By far the most objects of a transaction have one event in it.
+    // Most objects have one event in a transaction.
     if let [_] = candidates {
         return Verdict { winner: 0, ambiguous: false };
     }
@@ -79,40 +81,41 @@ pub fn choose(candidates: &[Candidate]) -> Verdict {
     if let [winner] = group[..] {
         return Verdict { winner, ambiguous: false };
     }
-    among(&group.into_iter().map(|index| Member::new(index, &candidates[index])).collect::<Vec<_>>())
+    choose_in_group(
+        &group.into_iter().map(|index| GroupEvent::new(index, &candidates[index])).collect::<Vec<_>>(),
+    )
 }
 
-/// [`choose`], for the events of the group.
-fn among(events: &[Member]) -> Verdict {
+/// Rules 4 to 8.
+fn choose_in_group(events: &[GroupEvent]) -> Verdict {
     let chain = Chain::new(events);
 
     // Positions in `events` that may still win; every step keeps at least one.
     let mut left: Vec<usize> = (0..events.len()).collect();
     let ends = chain.graph.ends();
-    narrow(&mut left, |at| ends[chain.node_of[at]]);
+    keep_if_any(&mut left, |at| ends[chain.node_of[at]]);
     if let Some(status) = chain::last_status(events) {
-        narrow(&mut left, |at| chain::status(&events[at].snapshot) == status);
+        keep_if_any(&mut left, |at| chain::status(&events[at].snapshot) == status);
     }
-    let degree = |at: usize| (events[at].event.rank.status, events[at].event.rank.type_rank);
+    let progress = |at: usize| (events[at].event.rank.progress, events[at].event.rank.type_rank);
     if !agree(&chain, &left) {
-        let top = left.iter().map(|&at| degree(at)).max();
-        narrow(&mut left, |at| Some(degree(at)) == top);
+        let top = left.iter().map(|&at| progress(at)).max();
+        keep_if_any(&mut left, |at| Some(progress(at)) == top);
     }
     if !agree(&chain, &left) {
         let mut wanted = vec![false; chain.nodes.len()];
         left.iter().for_each(|&at| wanted[chain.node_of[at]] = true);
         let previous: Vec<_> = events.iter().map(|event| event.previous.as_ref()).collect();
-        let told = difference::told(&chain, &previous);
-        let last = path::last_nodes(&chain, &told, &wanted);
-        narrow(&mut left, |at| last.contains(&chain.node_of[at]));
+        let changed = difference::changed_fields(&chain, &previous);
+        let last = path::last_nodes(&chain, &changed, &wanted);
+        keep_if_any(&mut left, |at| last.contains(&chain.node_of[at]));
     }
     let event_id = |at: usize| events[at].event.event_id;
     let guess = left.iter().max_by_key(|&&at| (growth(&events[at].snapshot), event_id(at)));
     let node = chain.node_of[*guess.expect("no step leaves nothing")];
     let ambiguous = !agree(&chain, &left) || chain.graph.circles_through(node);
 
-    // Several events may report the winning snapshot; which of them stands for it must not depend on their
-    // order.
+    // Several events may report the winning snapshot. Which of them wins must not depend on their order.
     let reports = (0..events.len()).filter(|&at| chain.node_of[at] == node);
     let winner = reports
         .max_by_key(|&at| (events[at].event.rank.type_rank, delivered_at(&events[at].snapshot), event_id(at)))
@@ -120,39 +123,39 @@ fn among(events: &[Member]) -> Verdict {
     Verdict { winner, ambiguous }
 }
 
-impl<'a> Member<'a> {
+impl<'a> GroupEvent<'a> {
     fn new(index: usize, event: &'a Candidate<'a>) -> Self {
         Self { index, event, snapshot: event.snapshot.into(), previous: event.previous.map(Value::from) }
     }
 }
 
-/// The candidates that standing, `created` and tombstone leave, each event once: their indexes, by event id.
+/// Rules 1 to 3: the indexes of the candidates that they leave, each event once, by event id.
 fn group(candidates: &[Candidate]) -> Vec<usize> {
-    let above = |index: usize| {
+    let key = |index: usize| {
         let rank = &candidates[index].rank;
-        (rank.group(), rank.tombstone)
+        (rank.group(), rank.deleted)
     };
-    let top = (0..candidates.len()).map(above).max();
-    let mut group: Vec<usize> = (0..candidates.len()).filter(|&index| Some(above(index)) == top).collect();
+    let top = (0..candidates.len()).map(key).max();
+    let mut group: Vec<usize> = (0..candidates.len()).filter(|&index| Some(key(index)) == top).collect();
     group.sort_unstable_by_key(|&index| (candidates[index].event_id, index));
     group.dedup_by_key(|index| candidates[*index].event_id);
     group
 }
 
-/// Keeps what fits, unless nothing does.
-fn narrow(left: &mut Vec<usize>, fits: impl Fn(usize) -> bool) {
+/// Keeps the events that fit, unless none does.
+fn keep_if_any(left: &mut Vec<usize>, fits: impl Fn(usize) -> bool) {
     if left.iter().any(|&at| fits(at)) {
         left.retain(|&at| fits(at));
     }
 }
 
-/// Do all that are left report the same snapshot?
+/// Do all remaining events report the same snapshot?
 fn agree(chain: &Chain, left: &[usize]) -> bool {
     left.iter().all(|&at| chain.node_of[at] == chain.node_of[left[0]])
 }
 
-/// What mostly grows while an object lives: when its webhooks were delivered, its period, the number of
-/// values it holds. A guess, no evidence.
+/// What mostly grows while an object lives: when its webhooks were delivered, its period, the number of its
+/// values. This is a guess, not evidence.
 fn growth(snapshot: &Value) -> (i64, i64, usize) {
     let period = snapshot["current_period_start"].as_i64().unwrap_or(0);
     (delivered_at(snapshot), period, values(snapshot))

@@ -1,8 +1,8 @@
 //! The likeliest order of a group whose links are not exact.
 //!
-//! Something that `previous_attributes` does not tell may differ between two snapshots in a row. Every other
-//! field still matches best in the true order. So all pieces of chain are laid one behind the other such that
-//! the sum of what differs at the joints is least; the pieces that can then be last are the answer.
+//! Two successive snapshots may differ in a field that `previous_attributes` does not name. The other fields
+//! still match best in the true order. So we join all pieces of the chain in the order in which neighbours
+//! differ least; the answer is the pieces that such an order may end with.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,19 @@ use super::{
     difference::{Cost, difference},
 };
 
-/// More pieces than this are not tried: the work doubles with each. Real groups of even one object per second
-/// have a few.
+/// With more pieces than this we do not search: each piece doubles the work. Real groups have a few.
 const MAX_PIECES: usize = 12;
 
-/// A stretch of exact links, from the node before its first change to the node after its last.
+/// A sequence of exact links, from the node before its first change to the node after its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     from: usize,
     to: usize,
 }
 
-/// The nodes among `wanted` with which an order of least cost ends; empty if there are too many pieces.
-/// `told` are the fields that some event tells to have changed, see [`told`](super::difference::told).
-pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<usize> {
+/// The `wanted` nodes with which an order of least cost ends; empty if there are too many pieces. `changed`
+/// comes from [`changed_fields`](super::difference::changed_fields).
+pub(super) fn last_nodes(chain: &Chain, changed: &Value, wanted: &[bool]) -> Vec<usize> {
     let mut pieces = pieces(chain, |_| false);
     if pieces.len() > MAX_PIECES {
         let degrees = chain.graph.degrees();
@@ -35,7 +34,7 @@ pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<us
     if pieces.is_empty() || pieces.len() > MAX_PIECES {
         return Vec::new();
     }
-    let totals = cheapest_orders(chain, told, &pieces);
+    let totals = cheapest_orders(chain, changed, &pieces);
     let ends = || pieces.iter().zip(&totals).filter(|(piece, _)| wanted[piece.to]);
     let least = ends().map(|(_, &total)| total).min();
     let mut nodes: Vec<usize> =
@@ -45,8 +44,8 @@ pub(super) fn last_nodes(chain: &Chain, told: &Value, wanted: &[bool]) -> Vec<us
     nodes
 }
 
-/// The changes, those joined that meet in an `inner` node (entered once and left once), and the nodes without
-/// a change.
+/// The changes, and the nodes without a change. Changes that meet in an `inner` node, which is entered once and
+/// left once, become one piece.
 fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     let next: BTreeMap<usize, usize> =
         chain.graph.edges.keys().filter(|(from, _)| inner(*from)).copied().collect();
@@ -66,21 +65,22 @@ fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     pieces
 }
 
-/// For each piece the least cost of an order of all pieces that ends with it. The creation, if known, comes
-/// first.
-fn cheapest_orders(chain: &Chain, told: &Value, pieces: &[Piece]) -> Vec<Cost> {
+/// For each piece the least cost of an order that ends with it. If the creation is known, it comes first.
+fn cheapest_orders(chain: &Chain, changed: &Value, pieces: &[Piece]) -> Vec<Cost> {
     let count = pieces.len();
     let joint: Vec<Vec<Cost>> = pieces
         .iter()
-        .map(|e| pieces.iter().map(|f| difference(told, &chain.nodes[e.to], &chain.nodes[f.from])).collect())
+        .map(|e| {
+            pieces.iter().map(|f| difference(changed, &chain.nodes[e.to], &chain.nodes[f.from])).collect()
+        })
         .collect();
-    let born = |piece: &Piece| chain.graph.born[piece.from];
-    let any_born = pieces.iter().any(born);
+    let is_created = |piece: &Piece| chain.graph.created[piece.from];
+    let any_created = pieces.iter().any(is_created);
 
     // best[set][last]: the pieces of `set` (bits) in their cheapest order that ends with `last`.
     let mut best = vec![vec![Cost::MAX; count]; 1 << count];
     for (first, piece) in pieces.iter().enumerate() {
-        if born(piece) || !any_born {
+        if is_created(piece) || !any_created {
             best[1 << first][first] = Cost::default();
         }
     }

@@ -3,7 +3,7 @@
 use super::{ObjectFields, ShapeError};
 use crate::billing::catalog::{Coupon, Price, Product, PromotionCode, TaxRate};
 
-pub(super) fn product(from: ObjectFields<'_>) -> Product {
+pub(in crate::stripe) fn product(from: ObjectFields<'_>) -> Product {
     Product {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -20,7 +20,7 @@ pub(super) fn product(from: ObjectFields<'_>) -> Product {
     }
 }
 
-pub(super) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeError> {
+pub(in crate::stripe) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeError> {
     let recurring = from.at("recurring");
     Ok(Price {
         account: from.object.realm.account.clone(),
@@ -46,7 +46,7 @@ pub(super) fn price(from: ObjectFields<'_>) -> Result<Price, ShapeError> {
     })
 }
 
-pub(super) fn coupon(from: ObjectFields<'_>) -> Result<Coupon, ShapeError> {
+pub(in crate::stripe) fn coupon(from: ObjectFields<'_>) -> Result<Coupon, ShapeError> {
     Ok(Coupon {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -67,7 +67,7 @@ pub(super) fn coupon(from: ObjectFields<'_>) -> Result<Coupon, ShapeError> {
     })
 }
 
-pub(super) fn promotion_code(from: ObjectFields<'_>) -> PromotionCode {
+pub(in crate::stripe) fn promotion_code(from: ObjectFields<'_>) -> PromotionCode {
     PromotionCode {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -85,7 +85,7 @@ pub(super) fn promotion_code(from: ObjectFields<'_>) -> PromotionCode {
     }
 }
 
-pub(super) fn tax_rate(from: ObjectFields<'_>) -> Result<TaxRate, ShapeError> {
+pub(in crate::stripe) fn tax_rate(from: ObjectFields<'_>) -> Result<TaxRate, ShapeError> {
     Ok(TaxRate {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,

@@ -3,7 +3,7 @@
 use super::{ObjectFields, ShapeError};
 use crate::billing::checkout_sessions::CheckoutSession;
 
-pub(super) fn session(from: ObjectFields<'_>) -> Result<CheckoutSession, ShapeError> {
+pub(in crate::stripe) fn session(from: ObjectFields<'_>) -> Result<CheckoutSession, ShapeError> {
     let totals = from.at("total_details");
     let given = from.at("customer_details");
     Ok(CheckoutSession {

@@ -3,7 +3,7 @@
 use super::{ObjectFields, ShapeError};
 use crate::billing::customers::{Customer, CustomerTaxId, Discount};
 
-pub(super) fn customer(from: ObjectFields<'_>) -> Result<Customer, ShapeError> {
+pub(in crate::stripe) fn customer(from: ObjectFields<'_>) -> Result<Customer, ShapeError> {
     // `balance` was called `account_balance` before 2019-10-17.
     let balance = if from.has("balance") { "balance" } else { "account_balance" };
     Ok(Customer {
@@ -29,7 +29,7 @@ pub(super) fn customer(from: ObjectFields<'_>) -> Result<Customer, ShapeError> {
     })
 }
 
-pub(super) fn tax_id(from: ObjectFields<'_>) -> CustomerTaxId {
+pub(in crate::stripe) fn tax_id(from: ObjectFields<'_>) -> CustomerTaxId {
     CustomerTaxId {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -44,7 +44,7 @@ pub(super) fn tax_id(from: ObjectFields<'_>) -> CustomerTaxId {
     }
 }
 
-pub(super) fn discount(from: ObjectFields<'_>) -> Discount {
+pub(in crate::stripe) fn discount(from: ObjectFields<'_>) -> Discount {
     Discount {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,

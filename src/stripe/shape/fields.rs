@@ -17,7 +17,7 @@ const LONGEST_ID: usize = 255;
 /// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is
 /// strict.
 #[derive(Clone, Copy)]
-pub(super) struct ObjectFields<'a> {
+pub(in crate::stripe) struct ObjectFields<'a> {
     pub(super) object: &'a ObjectRef<'a>,
     /// Where it lies in the snapshot, for messages; empty at the top.
     place: &'static str,
@@ -25,7 +25,7 @@ pub(super) struct ObjectFields<'a> {
 }
 
 impl<'a> ObjectFields<'a> {
-    pub(super) fn of(object: &'a ObjectRef<'a>, snapshot: &'a Json<'a>) -> Self {
+    pub(super) fn new(object: &'a ObjectRef<'a>, snapshot: &'a Json<'a>) -> Self {
         Self { object, place: "", value: snapshot }
     }
 
@@ -179,7 +179,7 @@ fn id_of(value: &Json<'_>) -> Option<String> {
 
 /// PostgreSQL stores no NUL, neither in text nor in jsonb.
 fn storable(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+    crate::text::replace_nul(text)
 }
 
 fn storable_json(value: &Json<'_>) -> Value {

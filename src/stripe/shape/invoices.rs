@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use super::{ObjectFields, ShapeError};
 use crate::billing::invoices::{Invoice, InvoiceLine, InvoiceWithLines};
 
-pub(super) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLines, ShapeError> {
+pub(in crate::stripe) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLines, ShapeError> {
     let lines =
         (0..).zip(from.list("lines")).map(|(number, entry)| line(entry, number)).collect::<Result<_, _>>()?;
     let parent = from.at("parent").at("subscription_details");

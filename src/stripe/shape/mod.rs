@@ -2,27 +2,29 @@
 //! version `2025-03-31.basil` and since. The shape itself is looked at, never the version that an event
 //! names.
 
-mod catalog;
-mod checkout;
-mod customers;
+pub(super) mod catalog;
+pub(super) mod checkout;
+pub(super) mod customers;
 mod fields;
-mod invoices;
-mod links;
-mod payments;
-mod returns;
-mod subscriptions;
+pub(super) mod invoices;
+pub(super) mod links;
+pub(super) mod payments;
+pub(super) mod returns;
+pub(super) mod subscriptions;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
-use super::Realm;
 use super::json::Json;
+use super::{Realm, kinds};
 use crate::billing::MirrorBatch;
 use crate::billing::links::Link;
 use crate::billing::payments::PaymentKey;
 use crate::billing::subscription_periods::SeenPeriod;
-use fields::ObjectFields;
+pub(super) use fields::ObjectFields;
 
 /// Which object a snapshot shows.
 #[derive(Clone, Copy, Debug)]
@@ -60,46 +62,24 @@ pub struct ShapeError {
 /// # Errors
 /// An amount that is not a whole number within 64 bits; the batch is left as it was.
 pub fn read(object: &ObjectRef<'_>, snapshot: &Json<'_>, batch: &mut MirrorBatch) -> Result<(), ShapeError> {
-    let from = ObjectFields::of(object, snapshot);
-    match object.object {
-        "customer" => batch.customers.push(customers::customer(from)?),
-        "tax_id" => batch.customer_tax_ids.push(customers::tax_id(from)),
-        "discount" => batch.discounts.push(customers::discount(from)),
-        "subscription" => batch.subscriptions.push(subscriptions::subscription(from)),
-        "invoice" => batch.invoices.push(invoices::invoice(from)?),
-        "payment_intent" => batch.payment_intents.push(payments::payment_intent(from)?),
-        "charge" => {
-            let charge = payments::charge(from)?;
-            batch.refunds.extend(returns::embedded_refunds(from, &charge)?);
-            batch.charges.push(charge);
-        }
-        "invoice_payment" => batch.invoice_payments.push(payments::invoice_payment(from)?),
-        "refund" => batch.refunds.push(returns::refund(from)?),
-        "dispute" => batch.disputes.push(returns::dispute(from)?),
-        "credit_note" => batch.credit_notes.push(returns::credit_note(from)?),
-        "checkout.session" => batch.checkout_sessions.push(checkout::session(from)?),
-        "product" => batch.products.push(catalog::product(from)),
-        "price" => batch.prices.push(catalog::price(from)?),
-        "coupon" => batch.coupons.push(catalog::coupon(from)?),
-        "promotion_code" => batch.promotion_codes.push(catalog::promotion_code(from)),
-        "tax_rate" => batch.tax_rates.push(catalog::tax_rate(from)?),
-        _ => {}
-    }
+    (kinds::find(object.object).shape)(ObjectFields::new(object, snapshot), batch)?;
     batch.payment_keys.extend(payment_keys(object, snapshot));
     Ok(())
 }
 
-/// Keys of the payments that this object takes part in. The caller locks them before it writes a batch.
+/// The payments that this object is a part of. The caller locks them before it writes a batch.
 ///
 /// These are the keys of the snapshot given; [`MirrorBatch::stored_payment_keys`] gives those of the rows it
 /// replaces.
-pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<PaymentKey> {
-    payments::keys(ObjectFields::of(object, snapshot))
+pub fn payment_keys(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> BTreeSet<PaymentKey> {
+    let ids = (kinds::find(object.object).payments)(ObjectFields::new(object, snapshot));
+    let Realm { account, livemode } = object.realm;
+    ids.into_iter().map(|id| PaymentKey { account: account.clone(), livemode: *livemode, id }).collect()
 }
 
 /// What a customer or a checkout session says of the customer's org.
 pub fn link(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Option<Link> {
-    links::link(ObjectFields::of(object, snapshot))
+    (kinds::find(object.object).link)(ObjectFields::new(object, snapshot))
 }
 
 /// Ids of the prices that a snapshot of a subscription shows; of any other object none.
@@ -107,7 +87,7 @@ pub fn subscribed_prices(object: &ObjectRef<'_>, snapshot: &Json<'_>) -> Vec<Str
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::price_ids(ObjectFields::of(object, snapshot))
+    subscriptions::price_ids(ObjectFields::new(object, snapshot))
 }
 
 /// The billing periods that a snapshot of a subscription shows, made by an event of `at`: one for each item;
@@ -116,5 +96,5 @@ pub fn billing_periods(object: &ObjectRef<'_>, snapshot: &Json<'_>, at: DateTime
     if object.object != "subscription" {
         return Vec::new();
     }
-    subscriptions::periods(ObjectFields::of(object, snapshot), at)
+    subscriptions::periods(ObjectFields::new(object, snapshot), at)
 }

@@ -1,39 +1,50 @@
 //! Payment intents, charges, and what ties them to invoices.
 
-use std::collections::BTreeSet;
-
+use super::returns::embedded_refunds;
 use super::{ObjectFields, ShapeError};
-use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent, PaymentKey};
+use crate::billing::MirrorBatch;
+use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent};
 
-/// The payments an object takes part in. An invoice names it in the older shapes only. What was given back
-/// may name the charge alone: whoever writes a charge holds its name, too.
-pub(super) fn keys(from: ObjectFields<'_>) -> Vec<PaymentKey> {
-    let realm = from.object.realm;
-    let key = |id| PaymentKey { account: realm.account.clone(), livemode: realm.livemode, id };
-    let own = (from.object.object == "charge").then(|| from.object.id.to_owned());
-    let ids: BTreeSet<String> = main(from).into_iter().chain(own).collect();
-    ids.into_iter().map(key).collect()
+/// The id of the payment is that of its intent.
+pub(in crate::stripe) fn ids_in_intent(from: ObjectFields<'_>) -> Vec<String> {
+    vec![from.object.id.to_owned()]
 }
 
-fn main(from: ObjectFields<'_>) -> Option<String> {
-    let own = || Some(from.object.id.to_owned());
-    match from.object.object {
-        "payment_intent" => own(),
-        "charge" => from.id("payment_intent").or_else(own),
-        "invoice" => from.id("payment_intent").or_else(|| from.id("charge")),
-        "invoice_payment" => {
-            let payment = from.at("payment");
-            ["payment_intent", "charge", "payment_record"]
-                .into_iter()
-                .find_map(|kind| payment.id(kind))
-                .or_else(own)
-        }
-        "refund" | "dispute" => from.id("payment_intent").or_else(|| from.id("charge")),
-        _ => None,
-    }
+/// Its intent's payment, and its own id: refunds and disputes may name the charge alone, so whoever writes a
+/// charge locks this name, too.
+pub(in crate::stripe) fn ids_in_charge(from: ObjectFields<'_>) -> Vec<String> {
+    from.id("payment_intent").into_iter().chain([from.object.id.to_owned()]).collect()
 }
 
-pub(super) fn payment_intent(from: ObjectFields<'_>) -> Result<PaymentIntent, ShapeError> {
+/// Only the older shapes of an invoice name its payment.
+pub(in crate::stripe) fn ids_in_invoice(from: ObjectFields<'_>) -> Vec<String> {
+    from.id("payment_intent").or_else(|| from.id("charge")).into_iter().collect()
+}
+
+pub(in crate::stripe) fn ids_in_invoice_payment(from: ObjectFields<'_>) -> Vec<String> {
+    let payment = from.at("payment");
+    let kinds = ["payment_intent", "charge", "payment_record"];
+    let named = kinds.into_iter().find_map(|kind| payment.id(kind));
+    vec![named.unwrap_or_else(|| from.object.id.to_owned())]
+}
+
+/// What a refund or a dispute gives back.
+pub(in crate::stripe) fn ids_in_return(from: ObjectFields<'_>) -> Vec<String> {
+    from.id("payment_intent").or_else(|| from.id("charge")).into_iter().collect()
+}
+
+/// A charge, with the refunds that older shapes list in it.
+pub(in crate::stripe) fn add_charge(
+    from: ObjectFields<'_>,
+    batch: &mut MirrorBatch,
+) -> Result<(), ShapeError> {
+    let charge = charge(from)?;
+    batch.refunds.extend(embedded_refunds(from, &charge)?);
+    batch.charges.push(charge);
+    Ok(())
+}
+
+pub(in crate::stripe) fn payment_intent(from: ObjectFields<'_>) -> Result<PaymentIntent, ShapeError> {
     let error = from.at("last_payment_error");
     // Before 2022-11-15 the intent lists its charges, the newest first.
     let newest_charge = || from.list("charges").first().and_then(ObjectFields::own_id);
@@ -68,7 +79,7 @@ fn intent_method(from: ObjectFields<'_>) -> Option<String> {
     chosen.or_else(only)
 }
 
-pub(super) fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
+fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
     let source = from.at("source");
     Ok(Charge {
         account: from.object.realm.account.clone(),
@@ -96,7 +107,7 @@ pub(super) fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
     })
 }
 
-pub(super) fn invoice_payment(from: ObjectFields<'_>) -> Result<InvoicePayment, ShapeError> {
+pub(in crate::stripe) fn invoice_payment(from: ObjectFields<'_>) -> Result<InvoicePayment, ShapeError> {
     let payment = from.at("payment");
     let transitions = from.at("status_transitions");
     Ok(InvoicePayment {

@@ -6,7 +6,7 @@ use crate::billing::disputes::Dispute;
 use crate::billing::payments::Charge;
 use crate::billing::refunds::{FROM_CHARGE, FROM_REFUND, Refund};
 
-pub(super) fn refund(from: ObjectFields<'_>) -> Result<Refund, ShapeError> {
+pub(in crate::stripe) fn refund(from: ObjectFields<'_>) -> Result<Refund, ShapeError> {
     one_refund(from, from.object.id.to_owned(), FROM_REFUND)
 }
 
@@ -41,7 +41,7 @@ fn one_refund(from: ObjectFields<'_>, id: String, source: &str) -> Result<Refund
     })
 }
 
-pub(super) fn dispute(from: ObjectFields<'_>) -> Result<Dispute, ShapeError> {
+pub(in crate::stripe) fn dispute(from: ObjectFields<'_>) -> Result<Dispute, ShapeError> {
     let moved = from.money_sum("balance_transactions", "amount")?;
     let funds_currency = from.list("balance_transactions").first().and_then(|entry| entry.text("currency"));
     Ok(Dispute {
@@ -64,7 +64,7 @@ pub(super) fn dispute(from: ObjectFields<'_>) -> Result<Dispute, ShapeError> {
     })
 }
 
-pub(super) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
+pub(in crate::stripe) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
     let lines = (0..)
         .zip(from.list("lines"))
         .map(|(number, entry)| credit_note_line(entry, number))

@@ -7,7 +7,7 @@ use super::invoices::usage_type;
 use crate::billing::subscription_periods::{Said, SeenPeriod};
 use crate::billing::subscriptions::{Subscription, SubscriptionItem, SubscriptionWithItems};
 
-pub(super) fn subscription(from: ObjectFields<'_>) -> SubscriptionWithItems {
+pub(in crate::stripe) fn subscription(from: ObjectFields<'_>) -> SubscriptionWithItems {
     let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
     // No item's period from one's start to another's end: items may be billed by the month and by the year.

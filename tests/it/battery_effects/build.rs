@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::events::{self, event};
+pub use crate::support::objects::DAY;
+use crate::support::objects::{self, Object, object};
 use crate::support::stripe;
-
-pub const DAY: i64 = 86_400;
 
 /// When the running period of every subscription began: three weeks ago, at a second that is the same for the
 /// whole run.
@@ -41,17 +40,27 @@ pub fn part(price: &'static str, amount: i64, from: i64) -> Line {
 }
 
 impl Run {
+    pub fn of(tag: &str) -> Self {
+        Self { tag: tag.to_owned() }
+    }
+
     pub fn id(&self, name: &str) -> String {
         format!("{name}_{}", self.tag)
     }
 
-    /// An event; its place in time is the day (from [`start`]) and a second within it.
-    pub fn event(&self, name: &str, kind: &str, second: i64, object: Value) -> Value {
-        event(&self.id(&format!("evt_{name}")), kind, start() + second, object)
+    /// An event; its place in time is a second after [`start`].
+    pub fn event(&self, name: &str, kind: &str, second: i64, object: impl Into<Value>) -> Value {
+        let event = objects::object("", "").happened(kind).id(&self.id(&format!("evt_{name}")));
+        event.at(start() + second).with("data.object", object).json()
+    }
+
+    /// An object of the run's customer, which exists since [`start`].
+    fn own(&self, object: Object) -> Object {
+        object.created(start()).customer(&self.id("cus"))
     }
 
     pub fn customer(&self) -> Value {
-        let customer = events::customer(&self.id("cus"), Some(&self.tag));
+        let customer = objects::customer(&self.id("cus")).org(&self.tag);
         self.event("customer", "customer.created", 0, customer)
     }
 
@@ -64,19 +73,19 @@ impl Run {
     pub fn invoice(&self, name: &str, reason: &str, status: &str, day: i64, lines: &[Line]) -> Value {
         let total: i64 = lines.iter().map(|line| line.amount).sum();
         let id = self.id(&format!("in_{name}"));
-        let mut invoice = events::invoice(&id, &self.id("cus"), status, total.max(0));
         let at = start() + day * DAY;
-        invoice["created"] = at.into();
-        invoice["billing_reason"] = reason.into();
         let paid = if status == "paid" { json!(at + 2) } else { Value::Null };
-        invoice["status_transitions"] = json!({ "finalized_at": at, "paid_at": paid });
-        invoice["parent"]["subscription_details"]["subscription"] = self.id("sub").into();
         let lines: Vec<Value> = lines.iter().enumerate().map(|(n, line)| self.line(&id, n, line)).collect();
-        invoice["lines"]["data"] = lines.into();
-        if reason == "manual" {
-            invoice["parent"] = Value::Null;
-        }
-        invoice
+        let invoice = objects::invoice(&id)
+            .customer(&self.id("cus"))
+            .status(status)
+            .total(total.max(0))
+            .created(at)
+            .bills(&self.id("sub"))
+            .with("billing_reason", reason)
+            .with("status_transitions", json!({ "finalized_at": at, "paid_at": paid }))
+            .with("lines.data", lines);
+        if reason == "manual" { invoice.with("parent", Value::Null).json() } else { invoice.json() }
     }
 
     fn line(&self, invoice: &str, n: usize, line: &Line) -> Value {
@@ -88,13 +97,15 @@ impl Run {
             json!({ "type": "subscription_item_details", "subscription_item_details": {
                 "subscription": self.id("sub"), "subscription_item": "si_1", "proration": line.proration } })
         };
-        json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": line.amount,
-            "currency": "usd", "quantity": line.quantity,
-            "description": "A line", "metadata": {},
-            "period": { "start": start() + from * DAY, "end": start() + until * DAY },
-            "pricing": { "type": "price_details",
-                "price_details": { "price": line.price, "product": format!("prod_{}", line.price) } },
-                "parent": parent })
+        let price = json!({ "price": line.price, "product": format!("prod_{}", line.price) });
+        object("line_item", &format!("il_{n}_{invoice}"))
+            .amount(line.amount)
+            .with("quantity", line.quantity)
+            .with("description", "A line")
+            .with("period", json!({ "start": start() + from * DAY, "end": start() + until * DAY }))
+            .with("pricing", json!({ "type": "price_details", "price_details": price }))
+            .with("parent", parent)
+            .json()
     }
 
     /// The invoice of that name in this shape: `more` replaces fields of a paid one.
@@ -108,11 +119,9 @@ impl Run {
 
     /// A price of the product of that name.
     pub fn price(&self, id: &str, usage_type: &str) -> Value {
-        let object = json!({ "id": id, "object": "price", "active": true, "currency": "usd",
-            "product": format!("prod_{id}"), "type": "recurring", "unit_amount": 1,
-            "billing_scheme": "per_unit", "livemode": false, "metadata": {}, "created": start(),
-                "recurring": { "interval": "month", "interval_count": 1, "usage_type": usage_type } });
-        self.event(&format!("price_{id}"), "price.created", 0, object)
+        let price = objects::price(id, &format!("prod_{id}"), 1).created(start());
+        let price = price.with("recurring.usage_type", usage_type);
+        self.event(&format!("price_{id}"), "price.created", 0, price)
     }
 
     /// A credit note of the invoice `of` with these fields.
@@ -126,107 +135,122 @@ impl Run {
 
     /// What ties the intent to the invoice.
     pub fn invoice_payment(&self, name: &str, amount: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("inpay_{name}")), "object": "invoice_payment",
-            "invoice": self.id(&format!("in_{name}")), "status": "paid",
-            "amount_paid": amount, "amount_requested": amount, "currency": "usd", "is_default": true,
-                "created": start(), "livemode": false,
-            "payment": { "type": "payment_intent", "payment_intent": self.id(&format!("pi_{name}")) },
-                "status_transitions": { "paid_at": start() } });
-        self.event(&format!("inpay_{name}"), "invoice_payment.paid", 3, object)
+        let intent = self.id(&format!("pi_{name}"));
+        let payment = object("invoice_payment", &self.id(&format!("inpay_{name}")))
+            .created(start())
+            .status("paid")
+            .with("currency", "usd")
+            .with("invoice", self.id(&format!("in_{name}")))
+            .with("amount_paid", amount)
+            .with("amount_requested", amount)
+            .with("is_default", true)
+            .with("payment", json!({ "type": "payment_intent", "payment_intent": intent }))
+            .with("status_transitions.paid_at", start());
+        self.event(&format!("inpay_{name}"), "invoice_payment.paid", 3, payment)
     }
 
     pub fn intent(&self, name: &str, amount: i64, metadata: &Value) -> Value {
-        let object = json!({ "id": self.id(&format!("pi_{name}")), "object": "payment_intent",
-            "created": start(), "customer": self.id("cus"), "status": "succeeded",
-            "currency": "usd", "amount": amount, "amount_received": amount, "livemode": false,
-                "metadata": metadata, "latest_charge": self.id(&format!("ch_{name}")) });
-        self.event(&format!("pi_{name}"), "payment_intent.succeeded", 4, object)
+        let intent = self.own(objects::payment_intent(&self.id(&format!("pi_{name}"))));
+        let paid = intent.amount(amount).paid_by(&self.id(&format!("ch_{name}"))).metadata(metadata.clone());
+        self.event(&format!("pi_{name}"), "payment_intent.succeeded", 4, paid)
     }
 
     /// The charge of the intent of that name, in the shape of today.
-    pub fn charge(&self, name: &str, amount: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("ch_{name}")), "object": "charge", "created": start(),
-            "customer": self.id("cus"), "status": "succeeded", "captured": true,
-            "currency": "usd", "amount": amount, "amount_captured": amount, "amount_refunded": 0,
-                "livemode": false, "metadata": {}, "payment_intent": self.id(&format!("pi_{name}")) });
-        self.event(&format!("ch_{name}"), "charge.succeeded", 4, object)
+    fn charged(&self, name: &str, amount: i64) -> Object {
+        let charge = self.own(objects::charge(&self.id(&format!("ch_{name}"))));
+        let intent = self.id(&format!("pi_{name}"));
+        charge.amount(amount).with("amount_captured", amount).with("payment_intent", intent)
     }
 
-    /// The charge of that name, of which so much was refunded; the refunds are not listed, as in the shape of
-    /// today.
+    pub fn charge(&self, name: &str, amount: i64) -> Value {
+        self.event(&format!("ch_{name}"), "charge.succeeded", 4, self.charged(name, amount))
+    }
+
+    /// The charge of that name after a refund of so much. It does not list the refunds, as in today's shape.
     pub fn refunded(&self, name: &str, amount: i64, refunded: i64) -> Value {
-        let mut object = self.charge(name, amount)["data"]["object"].clone();
-        object["amount_refunded"] = refunded.into();
-        self.event(&format!("ch_{name}_refunded"), "charge.refunded", 9, object)
+        let charge = self.charged(name, amount).with("amount_refunded", refunded);
+        self.event(&format!("ch_{name}_refunded"), "charge.refunded", 9, charge)
     }
 
     /// A refund of the intent `of`; `second` tells its events apart.
     pub fn refund(&self, name: &str, of: &str, amount: i64, status: &str, second: i64) -> Value {
-        let object = json!({ "id": self.id(&format!("re_{name}")), "object": "refund",
-            "created": start() + 10, "amount": amount, "currency": "usd", "status": status,
-            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")),
-                "metadata": {} });
-        self.event(
-            &format!("re_{name}_{second}"),
-            if second == 0 { "refund.created" } else { "refund.updated" },
-            10 + second,
-            object,
-        )
+        let charge = self.id(&format!("ch_{of}"));
+        let refund = objects::refund(&self.id(&format!("re_{name}")), &charge, amount)
+            .created(start() + 10)
+            .status(status)
+            .with("payment_intent", self.id(&format!("pi_{of}")));
+        let kind = if second == 0 { "refund.created" } else { "refund.updated" };
+        self.event(&format!("re_{name}_{second}"), kind, 10 + second, refund)
     }
 
     /// A dispute of the charge of `of`; `moved` are the movements of funds.
     pub fn dispute(&self, of: &str, status: &str, moved: &[i64], second: i64) -> Value {
-        let moved: Vec<Value> = moved
-            .iter()
-            .map(|amount| json!({ "amount": amount, "currency": "usd", "net": amount }))
-            .collect();
-        let object = json!({ "id": self.id("du"), "object": "dispute", "created": start() + 20,
-            "amount": 2000, "currency": "usd", "status": status, "reason": "fraudulent",
-            "charge": self.id(&format!("ch_{of}")), "payment_intent": self.id(&format!("pi_{of}")),
-                "balance_transactions": moved, "metadata": {}, "livemode": false });
         let kind = match (status, moved.len()) {
             ("won" | "lost" | "warning_closed", _) => "charge.dispute.closed",
             (_, 0) => "charge.dispute.created",
             _ => "charge.dispute.funds_withdrawn",
         };
-        self.event(&format!("du_{second}"), kind, 20 + second, object)
+        let moved = moved.iter().map(|amount| json!({ "amount": amount, "currency": "usd", "net": amount }));
+        let dispute = object("dispute", &self.id("du"))
+            .created(start() + 20)
+            .amount(2000)
+            .status(status)
+            .with("reason", "fraudulent")
+            .with("charge", self.id(&format!("ch_{of}")))
+            .with("payment_intent", self.id(&format!("pi_{of}")))
+            .with("balance_transactions", moved.collect::<Value>());
+        self.event(&format!("du_{second}"), kind, 20 + second, dispute)
     }
 
     /// A credit note of the invoice `of`, naming these refunds.
     pub fn credit_note(&self, of: &str, amount: i64, out_of_band: i64, refunds: &[&str]) -> Value {
-        let refunds: Vec<Value> = refunds
+        let refunds = refunds
             .iter()
-            .map(|name| json!({ "refund": self.id(&format!("re_{name}")), "amount_refunded": amount }))
-            .collect();
-        let object = json!({ "id": self.id("cn"), "object": "credit_note", "created": start() + 30,
-            "invoice": self.id(&format!("in_{of}")), "customer": self.id("cus"),
-            "status": "issued", "type": "post_payment", "currency": "usd", "amount": amount, "total": amount,
-                "subtotal": amount, "out_of_band_amount": out_of_band,
-            "refunds": refunds, "lines": { "object": "list", "data": [], "has_more": false }, "metadata": {},
-                "livemode": false });
-        self.event("cn", "credit_note.created", 30, object)
+            .map(|name| json!({ "refund": self.id(&format!("re_{name}")), "amount_refunded": amount }));
+        let note = objects::credit_note(&self.id("cn"), &self.id(&format!("in_{of}")), amount)
+            .created(start() + 30)
+            .customer(&self.id("cus"))
+            .with("type", "post_payment")
+            .with("subtotal", amount)
+            .with("out_of_band_amount", out_of_band)
+            .with("refunds", refunds.collect::<Value>());
+        self.event("cn", "credit_note.created", 30, note)
     }
 
     /// A checkout session for a single payment.
     pub fn session(&self, status: &str, invoice: Option<&str>, metadata: &Value, second: i64) -> Value {
-        let object = json!({ "id": self.id("cs"), "object": "checkout.session", "created": start(),
-            "mode": "payment", "status": "complete", "payment_status": status,
-            "customer": self.id("cus"), "payment_intent": self.id("pi_x"),
-                "invoice": invoice.map(|name| self.id(&format!("in_{name}"))), "amount_total": 2000,
-            "currency": "usd", "metadata": metadata, "payment_link": null, "livemode": false });
-        let kind = if second == 0 {
-            "checkout.session.completed"
-        } else {
-            "checkout.session.async_payment_succeeded"
+        let session = self
+            .own(object("checkout.session", &self.id("cs")))
+            .status("complete")
+            .metadata(metadata.clone())
+            .with("mode", "payment")
+            .with("payment_status", status)
+            .with("payment_intent", self.id("pi_x"))
+            .with("invoice", invoice.map(|name| self.id(&format!("in_{name}"))))
+            .with("amount_total", 2000)
+            .with("currency", "usd")
+            .with("payment_link", Value::Null);
+        let kind = match second {
+            0 => "checkout.session.completed",
+            _ => "checkout.session.async_payment_succeeded",
         };
-        self.event(&format!("cs_{second}"), kind, 5 + second, object)
+        self.event(&format!("cs_{second}"), kind, 5 + second, session)
+    }
+
+    /// The same of a payment link, which names no pack.
+    pub fn linked(&self, link: &str) -> Value {
+        let mut session = self.session("paid", None, &json!({}), 0);
+        session["data"]["object"]["payment_link"] = link.into();
+        session
     }
 
     pub fn subscription(&self, status: &str, price: &str) -> Value {
-        let mut object = events::subscription(&self.id("sub"), &self.id("cus"), status, price);
-        if status == "trialing" {
-            (object["trial_start"], object["trial_end"]) = (start().into(), (start() + 30 * DAY).into());
-        }
+        let object =
+            objects::subscription(&self.id("sub")).customer(&self.id("cus")).status(status).price(price);
+        let object = match status {
+            "trialing" => object.with("trial_start", start()).with("trial_end", start() + 30 * DAY),
+            _ => object,
+        };
         self.event("sub", "customer.subscription.created", 1, object)
     }
 }

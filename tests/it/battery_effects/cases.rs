@@ -1,4 +1,4 @@
-//! The table of cases, with what must come of them reckoned by hand.
+//! The table of cases, and what must come of them, worked out by hand.
 
 use serde_json::{Value, json};
 

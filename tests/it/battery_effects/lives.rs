@@ -1,4 +1,4 @@
-//! Random lives of one subscription and its invoices against a reckoning of its own: who holds how many
+//! Random lives of one subscription and its invoices against a calculation of its own: who holds how many
 //! units. The rule is one line: of what an invoice granted, the share is held that was settled and did not
 //! come back, less what was unused of it.
 //!

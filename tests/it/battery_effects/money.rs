@@ -1,4 +1,4 @@
-//! More of the table: what sells, what a sale was settled with, and what came back of it, reckoned by hand.
+//! More of the table: what sells, what a sale was settled with, and what came back of it, by hand.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Periods that two invoices sold: granted once, whichever comes first, with what each situation comes to
-//! reckoned by hand.
+//! Periods that two invoices sold: granted once, whichever comes first, and what each situation comes
+//! to, worked out by hand.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::build::{DAY, Line, Run, month, part};
-use super::{battery, differences, furnish, orders, unsound};
+use super::{battery, differences, furnish, orders, shop, unsound};
 use crate::support::{Daemon, Database};
 
 /// What must come of a situation in whatever order.
@@ -276,7 +276,7 @@ async fn a_period_is_granted_once_whichever_invoice_comes_first() {
     let database = Database::new();
     let mut runs: Vec<(&Situation, String, Vec<usize>)> = Vec::new();
     for (n, situation) in SITUATIONS.iter().enumerate() {
-        let events = (situation.events)(&Run { tag: "count".to_owned() }).len();
+        let events = (situation.events)(&Run::of("count")).len();
         let orders = orders(events).into_iter().enumerate();
         runs.extend(orders.map(|(k, order)| (situation, format!("r{n}x{k}"), order)));
     }
@@ -284,7 +284,7 @@ async fn a_period_is_granted_once_whichever_invoice_comes_first() {
     let daemons = [Daemon::start(&database), Daemon::start(&database)];
     let mut steps: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
     for (situation, tag, order) in &runs {
-        let run = Run { tag: tag.clone() };
+        let run = Run::of(tag);
         let events = (situation.events)(&run);
         steps.entry(0).or_default().push(run.customer());
         for (place, event) in order.iter().enumerate() {
@@ -323,7 +323,7 @@ async fn two_invoices_at_once_grant_one_period() {
     let daemons = [Daemon::start(&database), Daemon::start(&database)];
     let mut events = Vec::new();
     for tag in &tags {
-        let run = Run { tag: tag.clone() };
+        let run = Run::of(tag);
         daemons[0].deliver(&run.customer()).await;
         events.push((paid(&run, "a", 0, basic()), paid(&run, "b", 3, basic())));
     }
@@ -343,10 +343,8 @@ async fn two_invoices_at_once_grant_one_period() {
 #[tokio::test]
 async fn the_refund_of_one_of_two_costs_no_other_credit() {
     for days in [(-40, -10), (0, 30)] {
-        let database = Database::new();
-        furnish(&database, &["one".to_owned()]);
-        let daemon = Daemon::start(&database);
-        let run = Run { tag: "one".to_owned() };
+        let world = shop(&["one"]).start().await;
+        let run = Run::of("one");
         let line = || Line { days, ..basic() };
         let running = days.1 > 21;
         for (event, balance) in [
@@ -358,46 +356,39 @@ async fn the_refund_of_one_of_two_costs_no_other_credit() {
             (run.refund("1", "a", 2000, "pending", 0), if running { "1500" } else { "500" }),
             (run.refund("1", "a", 2000, "failed", 1), if running { "1500" } else { "500" }),
         ] {
-            daemon.deliver(&event).await;
-            daemon.projected().await;
-            assert_eq!(battery(&database, "one").0, balance, "{days:?} {}", event["id"]);
+            world.tell([event.clone()]).await;
+            assert_eq!(world.balance_of("one"), balance, "{days:?} {}", event["id"]);
         }
         // The pack itself is whole.
         let pack = ("purchase".to_owned(), "500".to_owned(), "500".to_owned());
-        assert!(battery(&database, "one").1.contains(&pack), "{days:?}");
-        assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
+        assert!(battery(&world, "one").1.contains(&pack), "{days:?}");
+        world.effects_are_sound();
     }
 }
 
-/// Who dismisses a line says that it never counts, and `verify` finds what is counted otherwise.
+/// To dismiss a line means that it never counts; `verify` finds it if it was counted.
 #[tokio::test]
 async fn a_dismissed_repetition_never_counts() {
     for first in ["a", "b"] {
-        let database = Database::new();
-        furnish(&database, &["one".to_owned()]);
-        let daemon = Daemon::start(&database);
-        let run = Run { tag: "one".to_owned() };
-        daemon.deliver(&run.customer()).await;
+        let world = shop(&["one"]).start().await;
+        let run = Run::of("one");
+        world.deliver(run.customer()).await;
         // With "b" first that one had granted before.
         let (a, b) = (paid(&run, "a", 0, basic()), paid(&run, "b", 3, basic()));
         for event in if first == "a" { [&a, &b] } else { [&b, &a] } {
-            daemon.deliver(event).await;
-            daemon.projected().await;
+            world.tell([event.clone()]).await;
         }
         let expected = vec![("in_b_one".to_owned(), "in_a_one".to_owned())];
-        assert_eq!((battery(&database, "one").0.as_str(), waiting(&database, "one")), ("1000", expected));
-        let id = database.number("SELECT waiting_id FROM battery_effects_waiting");
-        let key = database.key("admin,billing:read,billing:write", None);
+        assert_eq!((world.balance_of("one").as_str(), waiting(&world, "one")), ("1000", expected));
+        let id = world.number("SELECT waiting_id FROM battery_effects_waiting");
         let path = format!("/v1/battery/effects/waiting/{id}/dismiss");
-        let (status, _) = daemon.post(&path, &key, &json!({ "reason": "is refunded tomorrow" })).await;
-        assert_eq!(status, 200);
-        daemon.deliver(&voided(&run, "a", 0, basic())).await;
-        daemon.projected().await;
-        assert_eq!(battery(&database, "one").0, "0", "{first} first");
-        assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()), "{first} first");
+        world.post(&path, json!({ "reason": "is refunded tomorrow" })).await.status(200);
+        world.tell([voided(&run, "a", 0, basic())]).await;
+        assert_eq!(world.balance_of("one"), "0", "{first} first");
+        assert_eq!((unsound(&world), differences(&world)), (0, Vec::new()), "{first} first");
         if first == "b" {
-            database.execute("UPDATE battery_returns SET units = 0 WHERE cause_id = 'in_b_one:period'");
-            let found = differences(&database).join("\n");
+            world.execute("UPDATE battery_returns SET units = 0 WHERE cause_id = 'in_b_one:period'");
+            let found = differences(&world).join("\n");
             assert!(found.contains("whether another invoice stands for its period"), "{found}");
         }
     }

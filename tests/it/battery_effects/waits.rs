@@ -1,35 +1,39 @@
 //! Effects that wait, and happen once when what was missing appears.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::build::{Line, Run, month, part, start};
-use super::{battery, differences, furnish, unsound};
-use crate::support::daemon::answer;
-use crate::support::{Daemon, Database};
+use super::{battery, shop};
+use crate::support::World;
+use crate::support::requests::{Request, org, pack, plan, request};
+use crate::support::world::until;
 
+/// One grant of which nothing is used.
 fn one(source: &str, amount: &str) -> Vec<(String, String, String)> {
     vec![(source.to_owned(), amount.to_owned(), amount.to_owned())]
 }
 
-async fn waiting(daemon: &Daemon, key: &str) -> Vec<Value> {
-    let (status, page) = daemon.get("/v1/battery/effects/waiting", key).await;
-    assert_eq!(status, 200, "{page}");
-    page["data"].as_array().expect("rows").clone()
+/// Why payments wait, in the order of their coming.
+async fn reasons(world: &World) -> Vec<String> {
+    world.waiting().await.iter().map(|row| row["reason"].as_str().expect("a reason").to_owned()).collect()
 }
 
-fn reasons(rows: &[Value]) -> Vec<&str> {
-    rows.iter().map(|row| row["reason"].as_str().expect("a reason")).collect()
+/// The session of that run, paid, with this metadata.
+fn paid_session(tag: &str, metadata: Value) -> Value {
+    Run::of(tag).session("paid", None, &metadata, 0)
+}
+
+/// Links a Stripe customer to an org.
+fn link(org: &str, customer: &str) -> Request {
+    let path = format!("/v1/orgs/{org}/stripe_customers/{customer}");
+    request(reqwest::Method::PUT, path, Value::Null)
 }
 
 #[tokio::test]
 async fn what_has_no_org_happens_once_it_has() {
-    let database = Database::new();
-    furnish(&database, &["there".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("admin,billing:read,billing:write", None);
+    let world = shop(&["there"]).start().await;
     let paid = |tag: &str| {
-        let run = Run { tag: tag.to_owned() };
+        let run = Run::of(tag);
         [
             run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
             run.invoice_payment("a", 2000),
@@ -37,326 +41,227 @@ async fn what_has_no_org_happens_once_it_has() {
         ]
     };
     // The customer of the first names an org that is not made yet; of the second there is no word.
-    daemon.deliver_all(&paid("later")).await;
-    daemon.deliver(&Run { tag: "later".to_owned() }.customer()).await;
-    daemon.deliver_all(&paid("silent")).await;
+    world.daemon().deliver_all(&paid("later")).await;
+    world.deliver(Run::of("later").customer()).await;
+    world.daemon().deliver_all(&paid("silent")).await;
     // No customer at all, but the session names an org.
-    let run = Run { tag: "guest".to_owned() };
-    let mut session = run.session("paid", None, &json!({ "battery_pack": "pack-500" }), 0);
+    let mut session = paid_session("guest", json!({ "battery_pack": "pack-500" }));
     session["data"]["object"]["customer"] = Value::Null;
     session["data"]["object"]["client_reference_id"] = "guest".into();
-    daemon.deliver(&session).await;
-    daemon.projected().await;
-    let rows = waiting(&daemon, &key).await;
-    assert_eq!(reasons(&rows), ["no_org"; 3], "{rows:?}");
-    assert_eq!(daemon.metric("coulomb_battery_effects_waiting").await, Some(3));
-    assert!(database.run(&["doctor"]).contains("note payments: 3 effect(s)"));
-    assert_eq!(database.number("SELECT count(*) FROM battery_grants"), 0);
+    world.tell([session]).await;
+    assert_eq!(reasons(&world).await, ["no_org"; 3]);
+    assert_eq!(world.daemon().metric("coulomb_battery_effects_waiting").await, Some(3));
+    assert!(world.run(&["doctor"]).contains("note payments: 3 effect(s)"));
+    assert_eq!(world.number("SELECT count(*) FROM battery_grants"), 0);
     for name in ["later", "guest"] {
-        daemon.org(&key, name, "UTC").await;
+        world.send(org(name)).await.status(201);
     }
-    let there = database.value("SELECT public_id FROM orgs WHERE external_id = 'there'").expect("an org");
-    let path = format!("/v1/orgs/{there}/stripe_customers/cus_silent");
-    let (status, body) = answer(daemon.request(Method::PUT, &path, &key)).await;
-    assert_eq!(status, 200, "{body}");
-    daemon.projected().await;
-    assert_eq!(battery(&database, "later").0, "500");
-    assert_eq!(battery(&database, "there").0, "500");
-    assert_eq!(battery(&database, "guest"), ("500".to_owned(), one("purchase", "500")));
-    assert!(waiting(&daemon, &key).await.is_empty());
+    world.send(link("there", "cus_silent")).await.status(200);
+    world.daemon().projected().await;
+    assert_eq!(world.balance_of("later"), "500");
+    assert_eq!(world.balance_of("there"), "500");
+    assert_eq!(battery(&world, "guest"), ("500".to_owned(), one("purchase", "500")));
+    assert!(world.waiting().await.is_empty());
     // Another org of the customer changes nothing of what was granted, and takes no part in it.
-    let other = database.value("SELECT public_id FROM orgs WHERE external_id = 'guest'").expect("an org");
-    let path = format!("/v1/orgs/{other}/stripe_customers/cus_silent");
-    answer(daemon.request(Method::PUT, &path, &key)).await;
-    daemon.deliver(&Run { tag: "silent".to_owned() }.refund("2", "a", 500, "succeeded", 0)).await;
-    daemon.projected().await;
-    assert_eq!(
-        (battery(&database, "there").0.as_str(), battery(&database, "guest").0.as_str()),
-        ("250", "500")
-    );
-    assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
+    world.send(link("guest", "cus_silent")).await;
+    world.tell([Run::of("silent").refund("2", "a", 500, "succeeded", 0)]).await;
+    assert_eq!([world.balance_of("there"), world.balance_of("guest")], ["250", "500"]);
+    world.effects_are_sound();
+}
+
+/// What `p` bought of a plan that is not made, and three packs that nobody sells: by a link, by a wrong
+/// number of units, and by name.
+async fn sales_of_nothing() -> World {
+    // One projector, so that what waits is listed in the order of its coming.
+    let world = shop(&["p", "q", "r", "s"]).setting("COULOMB_PROJECTORS", "1").start().await;
+    for tag in ["p", "q", "r", "s"] {
+        world.deliver(Run::of(tag).customer()).await;
+    }
+    let both: [Line; 2] = [month("price_new", 2000), month("price_free", 0)];
+    world.deliver(Run::of("p").paid("a", "subscription_create", 0, &both)).await;
+    world.deliver(Run::of("q").linked("plink_1")).await;
+    world.deliver(paid_session("r", json!({ "battery_units": "-4" }))).await;
+    world.deliver(paid_session("s", json!({ "battery_pack": "gone" }))).await;
+    // Nothing was paid, so nothing waits.
+    let pack = json!({ "battery_pack": "pack-500" });
+    world.tell([Run::of("t").session("unpaid", None, &pack, 0)]).await;
+    let waits = ["unknown_price", "unknown_pack", "unknown_pack", "unknown_pack"];
+    assert_eq!(reasons(&world).await, waits);
+    world
+}
+
+/// A pack of 40 units that the payment link sells.
+fn linked_pack() -> Request {
+    pack("linked", "40").with("expires_after_days", 30).with("payment_links", json!(["plink_1"]))
 }
 
 #[tokio::test]
 async fn what_nobody_sells_happens_once_it_is_named() {
-    let database = Database::new();
-    furnish(&database, &["p".to_owned(), "q".to_owned(), "r".to_owned(), "s".to_owned()]);
-    // One projector, so that what waits is listed in the order of its coming.
-    let daemon = Daemon::with(&database, &[("COULOMB_PROJECTORS", "1")]);
-    let key = database.key("admin,billing:read,billing:write", None);
-    let run = |tag: &str| Run { tag: tag.to_owned() };
-    for tag in ["p", "q", "r", "s"] {
-        daemon.deliver(&run(tag).customer()).await;
-    }
-    daemon
-        .deliver(&run("p").paid(
-            "a",
-            "subscription_create",
-            0,
-            &[month("price_new", 2000), month("price_free", 0)],
-        ))
-        .await;
-    let mut by_link = run("q").session("paid", None, &json!({}), 0);
-    by_link["data"]["object"]["payment_link"] = "plink_1".into();
-    daemon.deliver(&by_link).await;
-    daemon.deliver(&run("r").session("paid", None, &json!({ "battery_units": "-4" }), 0)).await;
-    daemon.deliver(&run("s").session("paid", None, &json!({ "battery_pack": "gone" }), 0)).await;
-    // Nothing was paid, so nothing waits.
-    daemon.deliver(&run("t").session("unpaid", None, &json!({ "battery_pack": "pack-500" }), 0)).await;
-    daemon.projected().await;
-    let rows = waiting(&daemon, &key).await;
-    assert_eq!(reasons(&rows), ["unknown_price", "unknown_pack", "unknown_pack", "unknown_pack"], "{rows:?}");
-    assert!(rows[3]["detail"].as_str().expect("a sentence").contains("gone"));
-    let lines = database.run(&["battery", "waiting", "--reason", "unknown_pack"]);
+    let world = sales_of_nothing().await;
+    assert!(world.waiting().await[3]["detail"].as_str().expect("a sentence").contains("gone"));
+    let lines = world.run(&["battery", "waiting", "--reason", "unknown_pack"]);
     assert_eq!(lines.lines().count(), 3, "{lines}");
     // The plan and the pack appear.
-    let plan = json!({ "name": "New", "stripe_prices": ["price_new"] });
-    answer(daemon.request(Method::PUT, "/v1/plans/new", &key).json(&plan)).await;
-    let pack =
-        json!({ "name": "Linked", "units": "40", "expires_after_days": 30, "payment_links": ["plink_1"] });
-    let (status, shown) =
-        answer(daemon.request(Method::PUT, "/v1/battery/packs/linked", &key).json(&pack)).await;
-    assert_eq!(
-        (status.as_u16(), shown["units"].as_str(), &shown["payment_links"]),
-        (200, Some("40"), &json!(["plink_1"])),
-        "{shown}"
-    );
-    daemon.projected().await;
-    assert_eq!(battery(&database, "q"), ("40".to_owned(), one("purchase", "40")));
+    world.send(plan("new").prices(["price_new"])).await.status(200);
+    let shown = world.send(linked_pack()).await.status(200);
+    assert_eq!(shown.pick(["units", "payment_links"]), json!(["40", ["plink_1"]]));
+    world.daemon().projected().await;
+    assert_eq!(battery(&world, "q"), ("40".to_owned(), one("purchase", "40")));
     // The new plan has no units: its payment came to nothing, for good.
-    assert_eq!(battery(&database, "p"), ("0".to_owned(), Vec::new()));
-    database.execute("UPDATE plan_versions SET battery_units = 9 WHERE plan_id = 'new'");
-    daemon.deliver(&run("p").credit_note("a", 1, 0, &[])).await;
-    daemon.projected().await;
-    assert_eq!(battery(&database, "p").0, "0");
+    assert_eq!(battery(&world, "p"), ("0".to_owned(), Vec::new()));
+    world.execute("UPDATE plan_versions SET battery_units = 9 WHERE plan_id = 'new'");
+    world.tell([Run::of("p").credit_note("a", 1, 0, &[])]).await;
+    assert_eq!(world.balance_of("p"), "0");
     // A pack is assigned; the other is dismissed, and stays so.
-    let rows = waiting(&daemon, &key).await;
-    let id = |place: usize| rows[place]["id"].as_i64().expect("a number");
-    let path = |id: i64, verb: &str| format!("/v1/battery/effects/waiting/{id}/{verb}");
-    let (status, problem) = daemon.post(&path(id(0), "assign"), &key, &json!({ "pack": "nope" })).await;
-    assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some("pack")), "{problem}");
-    let (status, _) = daemon.post(&path(id(0), "assign"), &key, &json!({ "pack": "linked" })).await;
-    assert_eq!(status, 202);
-    let (status, _) = daemon.post(&path(id(1), "dismiss"), &key, &json!({ "reason": "a shirt" })).await;
-    assert_eq!(status, 200);
-    answer(daemon.request(Method::PUT, "/v1/battery/packs/gone", &key).json(&pack_of("5"))).await;
-    daemon.projected().await;
-    assert_eq!(battery(&database, "r"), ("40".to_owned(), one("purchase", "40")));
-    assert_eq!(battery(&database, "s"), ("0".to_owned(), Vec::new()));
-    assert!(waiting(&daemon, &key).await.is_empty());
-    let audited = database
-        .value("SELECT json_agg(action ORDER BY audit_id) FROM audit_log WHERE action LIKE 'battery%'")
-        .expect("rows");
-    assert_eq!(
-        audited,
-        r#"["battery_pack.put", "battery_effect.assign", "battery_effect.dismiss", "battery_pack.put"]"#
+    let rows = world.waiting().await;
+    let path = |place: usize, verb: &str| format!("/v1/battery/effects/waiting/{}/{verb}", rows[place]["id"]);
+    world.post(&path(0, "assign"), json!({ "pack": "nope" })).await.names(400, "pack");
+    world.post(&path(0, "assign"), json!({ "pack": "linked" })).await.status(202);
+    world.post(&path(1, "dismiss"), json!({ "reason": "a shirt" })).await.status(200);
+    world.send(pack("gone", "5")).await.status(200);
+    world.daemon().projected().await;
+    assert_eq!(battery(&world, "r"), ("40".to_owned(), one("purchase", "40")));
+    assert_eq!(battery(&world, "s"), ("0".to_owned(), Vec::new()));
+    assert!(world.waiting().await.is_empty());
+    let audited = world.value(
+        "SELECT string_agg(action, ' ' ORDER BY audit_id) FROM audit_log WHERE action LIKE 'battery%'",
     );
-    let (status, _) = daemon.post(&path(id(1), "dismiss"), &key, &json!({ "reason": "again" })).await;
-    assert_eq!(status, 404);
-    assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
-}
-
-fn pack_of(units: &str) -> Value {
-    json!({ "name": "Pack", "units": units })
+    let expected = "battery_pack.put battery_effect.assign battery_effect.dismiss battery_pack.put";
+    assert_eq!(audited.as_deref(), Some(expected));
+    world.post(&path(1, "dismiss"), json!({ "reason": "again" })).await.status(404);
+    world.effects_are_sound();
 }
 
 #[tokio::test]
 async fn packs_are_put_by_the_platform_alone() {
-    let database = Database::new();
-    furnish(&database, &["acme".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("billing:read,billing:write", None);
-    let org = database.value("SELECT public_id FROM orgs").expect("an org");
-    let own = database.key("billing:read", Some(&org));
-    for (field, body) in [
-        ("units", json!({ "name": "P", "units": "0" })),
-        ("units", json!({ "name": "P", "units": "0.0000000001" })),
-        ("name", json!({ "name": " ", "units": "1" })),
-        ("expires_after_days", json!({ "name": "P", "units": "1", "expires_after_days": 0 })),
-        ("stripe_prices.0", json!({ "name": "P", "units": "1", "stripe_prices": ["a\u{0}"] })),
-        ("colour", json!({ "name": "P", "units": "1", "colour": "red" })),
+    let world = shop(&["acme"]).start().await;
+    let key = world.database.key("billing:read", Some("acme"));
+    let own = world.by(&key);
+    for (pack, field) in [
+        (pack("p", "0"), "units"),
+        (pack("p", "0.0000000001"), "units"),
+        (pack("p", "1").name(" "), "name"),
+        (pack("p", "1").with("expires_after_days", 0), "expires_after_days"),
+        (pack("p", "1").prices(["a\u{0}"]), "stripe_prices.0"),
+        (pack("p", "1").with("colour", "red"), "colour"),
     ] {
-        let (status, problem) =
-            answer(daemon.request(Method::PUT, "/v1/battery/packs/p", &key).json(&body)).await;
-        assert_eq!((status.as_u16(), problem["field"].as_str()), (400, Some(field)), "{problem}");
+        world.send(pack).await.names(400, field);
     }
     for price in ["price_basic", "price_pack"] {
-        let body = json!({ "name": "P", "units": "1", "stripe_prices": [price] });
-        let (status, problem) =
-            answer(daemon.request(Method::PUT, "/v1/battery/packs/p", &key).json(&body)).await;
-        assert_eq!((status.as_u16(), problem["code"].as_str()), (409, Some("price_taken")), "{problem}");
+        world.send(pack("p", "1").prices([price])).await.refused(409, "price_taken");
     }
-    let (status, _) =
-        answer(daemon.request(Method::PUT, "/v1/battery/packs/p", &own).json(&pack_of("1"))).await;
-    assert_eq!(status, 403);
-    let (status, page) = daemon.get("/v1/battery/packs?active=true", &own).await;
-    assert_eq!(
-        (status.as_u16(), page["data"][0]["id"].as_str(), page["data"].as_array().map(Vec::len)),
-        (200, Some("pack-500"), Some(1))
-    );
-    let (status, _) = daemon.get("/v1/battery/packs/nope", &own).await;
-    assert_eq!(status, 404);
-    let (status, _) = daemon.get("/v1/battery/effects/waiting", &own).await;
-    assert_eq!(status, 403);
+    own.send(pack("p", "1")).await.status(403);
+    let page = own.get("/v1/battery/packs?active=true").await.status(200);
+    assert_eq!(page.column("id"), json!(["pack-500"]));
+    own.get("/v1/battery/packs/nope").await.status(404);
+    own.get("/v1/battery/effects/waiting").await.status(403);
 }
 
 /// One that fails is parked with its error; its neighbours go on.
 #[tokio::test]
 async fn what_fails_blocks_only_itself() {
-    let database = Database::new();
-    furnish(&database, &["good".to_owned(), "bad".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("admin", None);
+    let world = shop(&["good", "bad"]).start().await;
     // Units that have no place in a decimal.
-    database.execute(
-        "INSERT INTO battery_packs
-        VALUES ('huge', 'Huge', 70000000000000000000000000000, NULL, NULL, true, now())",
-    );
+    crate::support::rows::pack(&world, "huge", "70000000000000000000000000000", &[]);
     for tag in ["good", "bad"] {
-        daemon.deliver(&Run { tag: tag.to_owned() }.customer()).await;
+        world.deliver(Run::of(tag).customer()).await;
     }
-    database.execute("UPDATE battery_effects_queue SET attempts = 4");
-    let bad = Run { tag: "bad".to_owned() }.session(
-        "paid",
-        None,
-        &json!({ "battery_pack": "huge", "quantity": "9" }),
-        0,
-    );
-    let good =
-        Run { tag: "good".to_owned() }.session("paid", None, &json!({ "battery_pack": "pack-500" }), 0);
-    daemon.deliver_all(&[bad, good]).await;
-    let started = std::time::Instant::now();
-    while battery(&database, "good").0 != "500" {
-        assert!(started.elapsed().as_secs() < 20, "the neighbour waits");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    database.execute("UPDATE battery_effects_queue SET attempts = 4, next_attempt_at = NULL");
-    daemon.projected().await;
-    let rows = waiting(&daemon, &key).await;
-    assert_eq!(reasons(&rows), ["failed"], "{rows:?}");
-    assert!(rows[0]["detail"].as_str().expect("a sentence").contains("too large"), "{rows:?}");
-    database.execute("UPDATE battery_packs SET units = 2 WHERE pack_id = 'huge'");
-    let path = format!("/v1/battery/effects/waiting/{}/assign", rows[0]["id"]);
-    daemon.post(&path, &key, &json!({})).await;
-    daemon.projected().await;
-    assert_eq!(battery(&database, "bad").0, "18");
-    assert!(waiting(&daemon, &key).await.is_empty());
+    world.execute("UPDATE battery_effects_queue SET attempts = 4");
+    let bad = paid_session("bad", json!({ "battery_pack": "huge", "quantity": "9" }));
+    let good = paid_session("good", json!({ "battery_pack": "pack-500" }));
+    world.daemon().deliver_all(&[bad, good]).await;
+    until("the neighbour has its units", async || world.balance_of("good") == "500").await;
+    world.execute("UPDATE battery_effects_queue SET attempts = 4, next_attempt_at = NULL");
+    world.daemon().projected().await;
+    assert_eq!(reasons(&world).await, ["failed"]);
+    let row = world.waiting().await.remove(0);
+    assert!(row["detail"].as_str().expect("a sentence").contains("too large"), "{row}");
+    world.execute("UPDATE battery_packs SET units = 2 WHERE pack_id = 'huge'");
+    world.post(&format!("/v1/battery/effects/waiting/{}/assign", row["id"]), json!({})).await.ok();
+    world.daemon().projected().await;
+    assert_eq!(world.balance_of("bad"), "18");
+    assert!(world.waiting().await.is_empty());
 }
 
 /// The two other rules for a change of plan.
 #[tokio::test]
 async fn a_change_of_plan_goes_by_the_setting() {
     for (setting, balance) in [("difference", "3000"), ("none", "1000")] {
-        let database = Database::new();
-        furnish(&database, &["x".to_owned()]);
-        let daemon = Daemon::with(&database, &[("COULOMB_BATTERY_PRORATION", setting)]);
-        let run = Run { tag: "x".to_owned() };
+        let world = shop(&["x"]).setting("COULOMB_BATTERY_PRORATION", setting).start().await;
+        let run = Run::of("x");
+        // Up: 3000 − 1000 more at once. Down again: nothing.
+        let up = [part("price_basic", -1333, 10), part("price_pro", 3333, 10)];
+        let down = [part("price_pro", -1666, 20), part("price_basic", 666, 20)];
         for event in [
             run.customer(),
             run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
-            // Up: 3000 − 1000 more at once. Down again: nothing.
-            run.paid(
-                "b",
-                "subscription_update",
-                10,
-                &[part("price_basic", -1333, 10), part("price_pro", 3333, 10)],
-            ),
-            run.paid(
-                "c",
-                "subscription_update",
-                20,
-                &[part("price_pro", -1666, 20), part("price_basic", 666, 20)],
-            ),
+            run.paid("b", "subscription_update", 10, &up),
+            run.paid("c", "subscription_update", 20, &down),
         ] {
-            daemon.deliver(&event).await;
-            daemon.projected().await;
+            world.tell([event]).await;
         }
-        assert_eq!(battery(&database, "x").0, balance, "{setting}");
-        assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
+        assert_eq!(world.balance_of("x"), balance, "{setting}");
+        world.effects_are_sound();
     }
 }
 
-/// Parts of a period that is over when they are paid move nothing; those of a period that nobody tells of are
-/// reckoned after a day.
+/// Parts of a period that is over when they are paid move nothing; those of a period that nobody tells of
+/// count by days after a day.
 #[tokio::test]
 async fn parts_of_periods() {
-    let database = Database::new();
-    furnish(&database, &["x".to_owned(), "y".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("admin", None);
-    let (x, y) = (Run { tag: "x".to_owned() }, Run { tag: "y".to_owned() });
+    let world = shop(&["x", "y"]).start().await;
+    let (x, y) = (Run::of("x"), Run::of("y"));
     let over = |line: Line| Line { days: (-10, 0), ..line };
-    daemon.deliver_all(&[x.customer(), y.customer()]).await;
-    daemon
-        .deliver(&x.paid(
-            "a",
-            "subscription_cycle",
-            0,
-            &[over(part("price_basic", -600, 0)), over(part("price_pro", 1600, 0)), month("price_pro", 6000)],
-        ))
-        .await;
+    world.daemon().deliver_all(&[x.customer(), y.customer()]).await;
+    let lines =
+        [over(part("price_basic", -600, 0)), over(part("price_pro", 1600, 0)), month("price_pro", 6000)];
+    world.deliver(x.paid("a", "subscription_cycle", 0, &lines)).await;
     let fifteen = Line { days: (15, 30), ..part("price_basic", 1000, 0) };
-    daemon.deliver(&y.paid("b", "subscription_update", 15, &[fifteen])).await;
-    daemon.projected().await;
-    assert_eq!(battery(&database, "x"), ("3000".to_owned(), one("subscription", "3000")));
-    assert_eq!(reasons(&waiting(&daemon, &key).await), ["unknown_period"]);
-    database.execute(
+    world.tell([y.paid("b", "subscription_update", 15, &[fifteen])]).await;
+    assert_eq!(battery(&world, "x"), ("3000".to_owned(), one("subscription", "3000")));
+    assert_eq!(reasons(&world).await, ["unknown_period"]);
+    world.execute(
         "UPDATE battery_effects_waiting
         SET since = since - interval '2 days', next_try = next_try - interval '2 days'",
     );
-    let started = std::time::Instant::now();
-    while battery(&database, "y").1.is_empty() {
-        assert!(started.elapsed().as_secs() < 20, "it waits for ever");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("it waits no more", async || !battery(&world, "y").1.is_empty()).await;
     // 15 days of the month that ends then.
     let end = chrono::DateTime::from_timestamp(start() + 30 * super::build::DAY, 0).expect("a time");
     let days = (end - end.checked_sub_months(chrono::Months::new(1)).expect("a time")).num_days();
     let units = rust_decimal::Decimal::from(15_000) / rust_decimal::Decimal::from(days);
-    assert_eq!(battery(&database, "y").0, units.round_dp(9).normalize().to_string());
-    assert!(waiting(&daemon, &key).await.is_empty());
+    assert_eq!(world.balance_of("y"), units.round_dp(9).normalize().to_string());
+    assert!(world.waiting().await.is_empty());
 }
 
 /// Of a month whose invoice was voided and never paid, the period is known all the same: 500 × 20/30.
 #[tokio::test]
 async fn a_voided_invoice_tells_of_the_period() {
-    let database = Database::new();
-    furnish(&database, &["one".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let run = Run { tag: "one".to_owned() };
-    let object = run.invoice("a", "subscription_cycle", "void", 0, &[month("price_basic", 2000)]);
+    let world = shop(&["one"]).start().await;
+    let run = Run::of("one");
+    let voided = run.invoice("a", "subscription_cycle", "void", 0, &[month("price_basic", 2000)]);
     for event in [
         run.customer(),
-        run.event("a_void", "invoice.voided", 9, object),
+        run.event("a_void", "invoice.voided", 9, voided),
         run.paid("b", "subscription_update", 10, &[part("price_addon", 667, 10)]),
     ] {
-        daemon.deliver(&event).await;
-        daemon.projected().await;
+        world.tell([event]).await;
     }
-    assert_eq!(battery(&database, "one").0, "333.333333333");
-    assert_eq!(database.run(&["battery", "waiting"]), "");
+    assert_eq!(world.balance_of("one"), "333.333333333");
+    assert_eq!(world.run(&["battery", "waiting"]), "");
 }
 
 #[tokio::test]
 async fn a_plan_that_is_paid_for_by_hand_waits() {
-    let database = Database::new();
-    furnish(&database, &["hand".to_owned()]);
-    let daemon = Daemon::start(&database);
-    let key = database.key("admin,billing:read,billing:write", None);
-    let run = Run { tag: "hand".to_owned() };
+    let world = shop(&["hand"]).start().await;
+    let run = Run::of("hand");
     let mut paid = run.paid("h", "manual", 0, &[month("price_basic", 2000)]);
-    let invoice = &mut paid["data"]["object"];
-    invoice["parent"] = Value::Null;
-    invoice["lines"]["data"][0]["parent"] = json!({ "type": "invoice_item_details",
+    paid["data"]["object"]["lines"]["data"][0]["parent"] = json!({ "type": "invoice_item_details",
         "invoice_item_details": { "invoice_item": "ii_1", "proration": false, "subscription": null } });
-    daemon.deliver_all(&[run.customer(), paid, run.invoice_payment("h", 2000)]).await;
-    daemon.projected().await;
-    let rows = waiting(&daemon, &key).await;
-    assert_eq!(reasons(&rows), ["no_subscription"], "{rows:?}");
-    assert_eq!(battery(&database, "hand").0, "0");
-    let path = format!("/v1/battery/effects/waiting/{}/dismiss", rows[0]["id"]);
-    let (status, told) = daemon.post(&path, &key, &json!({ "reason": "granted by hand" })).await;
-    assert_eq!(status, 200, "{told}");
-    assert!(waiting(&daemon, &key).await.is_empty());
-    database.run(&["verify"]);
+    world.tell_at_once([run.customer(), paid, run.invoice_payment("h", 2000)]).await;
+    assert_eq!(reasons(&world).await, ["no_subscription"]);
+    assert_eq!(world.balance_of("hand"), "0");
+    let path = format!("/v1/battery/effects/waiting/{}/dismiss", world.waiting().await[0]["id"]);
+    world.post(&path, json!({ "reason": "granted by hand" })).await.status(200);
+    assert!(world.waiting().await.is_empty());
+    world.run(&["verify"]);
 }

@@ -1,4 +1,4 @@
-//! Extreme prices and quantities: what is too large to be kept exactly is refused by itself, and everybody
+//! Extreme prices and quantities: the daemon refuses alone what it cannot store exactly, and everybody
 //! else goes on.
 
 use std::collections::BTreeMap;

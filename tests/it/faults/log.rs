@@ -205,7 +205,7 @@ async fn nobody_reads_the_greeting() {
     server.works_and_ends(&database, &key).await;
 }
 
-/// Commands too: the exit code is what it was, whoever reads.
+/// Commands too: the exit code does not depend on the reader.
 #[test]
 fn a_command_fails_with_its_own_exit_code() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));

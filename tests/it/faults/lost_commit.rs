@@ -1,4 +1,4 @@
-//! The answer to a commit is lost with the connection: whoever asked is told what is so.
+//! The answer to a commit is lost with the connection: the client still learns what happened.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ fn counts(database: &Database, sql: &str) -> BTreeMap<String, i64> {
     serde_json::from_str(&database.value(&all).expect("a value")).expect("JSON")
 }
 
-/// A client in good faith: what is said not to have been done it sends again. Tells the last answer, `None`
+/// A client in good faith: it sends again what the daemon says it has not done. Tells the last answer, `None`
 /// when it is not known.
 async fn insist(place: &Place, path: &str, body: &Value, doubts: &AtomicU64) -> Option<(u16, Value)> {
     loop {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{BACK_WITHIN, Place, eventually};
 use crate::support::{Database, Server};
 
-/// Makes the database read-only for whoever connects from now on, or takes that back.
+/// Makes the database read-only for new connections, or writable again.
 fn read_only(database: &Database, on: bool) {
     let name = database.value("SELECT current_database()").expect("a name");
     let setting = if on { "on" } else { "off" };

@@ -33,7 +33,7 @@ fn signal(processes: &[i32], signal: Signal) {
     }
 }
 
-/// Asks for everything, of which nothing can be done, and tells how long the slowest answer took.
+/// Asks for everything while nothing can be done; returns how long the slowest answer took.
 async fn refused(place: &Place, n: u32) {
     let begun = Instant::now();
     let answers = place.each(n).await;

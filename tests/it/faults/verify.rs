@@ -9,8 +9,8 @@ use diesel::connection::SimpleConnection;
 use serde_json::json;
 
 use crate::support::events::{customer, event, invoice, purchase};
+use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Daemon, Database};
-use crate::usage_rows::{Row, meter, org, put, row};
 
 fn verify(database: &Database, args: &[&str]) -> Output {
     database.command(&[&["verify"], args].concat()).output().expect("runs")
@@ -37,14 +37,19 @@ fn records_of_one_instant_are_read_a_few_times_each() {
     meter(&database, "tokens", "sum", "");
     database.execute(&format!(
         "SELECT make_usage_partition('2026-10-01');
-         INSERT INTO usage_series SELECT org_id, 1, 1, NULL, '{{}}' FROM orgs;
+         INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
+         SELECT org_id, 1, 1, NULL, '{{}}' FROM orgs;
          INSERT INTO usage_records
+             (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
+              billing_period, correction, quantity, cost, battery_units, event_id, source, subject, value)
          SELECT 1 + n % 4, 1, CASE WHEN n / 4 % 5 = 0 THEN '2026-10-10T12:00Z'
                  ELSE '2026-10-10T00:00Z'::timestamptz + n * interval '1 ms' END,
              now(), md5(n::text)::uuid, 1, NULL, '2026-10-10', NULL, 0, 1, 0, 0, 'e' || n, 'test', NULL, NULL
          FROM generate_series(1, {RECORDS}) n;
-         INSERT INTO usage_keys SELECT org_id, event_key, occurred_at, 1 FROM usage_records;
+         INSERT INTO usage_keys (org_id, event_key, occurred_at, content)
+         SELECT org_id, event_key, occurred_at, 1 FROM usage_records;
          INSERT INTO daily_summaries
+             (org_id, series_id, day, quantity, count, cost, battery_units, latest_at)
          SELECT org_id, 1, '2026-10-10', count(*), count(*), 0, 0, NULL FROM usage_records GROUP BY 1;
          ANALYZE usage_records; ANALYZE usage_keys"
     ));
@@ -150,7 +155,8 @@ async fn nobody_notices() {
     assert_eq!(database.value(catalog), before);
 }
 
-/// Usage, payments and corrections go on all the while: no difference is told that is only of the moment.
+/// Usage, payments and corrections go on all the while: `verify` reports no difference that lasts only a
+/// moment.
 #[tokio::test]
 async fn what_goes_on_is_no_difference() {
     let database = Database::new();
@@ -211,7 +217,10 @@ fn an_org_or_a_range_is_looked_at_alone() {
         for (m, at) in ["2026-09-10T12:00:00Z", "2026-10-10T12:00:00Z"].into_iter().enumerate() {
             put(
                 &database,
-                &Row { dimensions: r#"{"model":"m"}"#, ..row(org, "tokens", &format!("e{n}{m}"), at, "7") },
+                &RecordRow {
+                    dimensions: r#"{"model":"m"}"#,
+                    ..record(org, "tokens", &format!("e{n}{m}"), at, "7")
+                },
             );
         }
     }
@@ -255,7 +264,7 @@ fn keys_and_records_must_match() {
     org(&database, "acme", "UTC");
     meter(&database, "tokens", "sum", "");
     for id in ["a", "b"] {
-        put(&database, &row("acme", "tokens", id, "2026-10-10T12:00:00Z", "7"));
+        put(&database, &record("acme", "tokens", id, "2026-10-10T12:00:00Z", "7"));
     }
     database.run(&["rebuild", "summaries"]);
     assert_eq!(told(&verify(&database, &[])), CLEAN);

@@ -1,10 +1,10 @@
-//! What past periods of a quota say that was made after usage came: what the records say. Values by hand.
+//! A quota that is younger than the usage: its past periods show what the records say. Values by hand.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::daemon::answer;
-use crate::support::{Daemon, Database, TestClock};
+use crate::support::World;
+use crate::support::objects::{customer, subscription};
+use crate::support::requests::{self, Request, Usage, amend, close, meter, plan, quota, usage, void};
 
 const KEYS: &str = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
 
@@ -44,62 +44,49 @@ use Step::{
     Use, Void,
 };
 
-struct House {
-    database: Database,
-    daemon: Daemon,
-    clock: TestClock,
-    key: String,
-}
-
 /// A case: an org, its neighbour and a meter of their own.
 struct Case<'a> {
-    house: &'a House,
+    world: &'a World,
     name: &'a str,
     id: i32,
     counted: Value,
     quotas: [Option<String>; 2],
 }
 
-impl House {
-    fn at(time: &str) -> Self {
-        let database = Database::new();
-        let clock = TestClock::at(time);
-        let daemon = Daemon::clocked(&database, &clock);
-        let key = database.key(KEYS, None);
-        Self { database, daemon, clock, key }
-    }
+async fn world_at(time: &str) -> World {
+    World::new().at(time).scopes(KEYS).start().await
+}
 
-    /// Runs a case; gives the histories in the end, each with its quota.
-    async fn run(&self, id: i32, name: &str, counted: Value, steps: &[Step]) -> Vec<(String, Vec<String>)> {
-        self.database.meter(id, &format!("work{id}"), "sum", "", None);
-        for n in [0, 1] {
-            self.daemon.org(&self.key, &org(id, n), "UTC").await;
-        }
-        let mut case = Case { house: self, name, id, counted, quotas: [None, None] };
-        for step in steps {
-            case.step(step).await;
-        }
-        let mut left = Vec::new();
-        for quota in case.quotas.into_iter().flatten() {
-            let rows = self.history(&quota).await;
-            left.push((quota, rows));
-        }
-        left
+/// Runs a case; returns the quotas with their histories in the end.
+async fn run(
+    world: &World,
+    (id, name): (i32, &str),
+    counted: Value,
+    steps: &[Step],
+) -> Vec<(String, Vec<String>)> {
+    let (meter_key, event_name) = (format!("meter-{id}"), format!("work{id}"));
+    world.send(meter(&meter_key).event_name(&event_name)).await.status(201);
+    for n in [0, 1] {
+        world.send(requests::org(&org(id, n))).await.status(201);
     }
+    let mut case = Case { world, name, id, counted, quotas: [None, None] };
+    for step in steps {
+        case.step(step).await;
+    }
+    let mut left = Vec::new();
+    for quota in case.quotas.into_iter().flatten() {
+        let rows = history(world, &quota).await;
+        left.push((quota, rows));
+    }
+    left
+}
 
-    async fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.daemon.post(path, &self.key, body).await;
-        assert!(status.is_success(), "{path} {body}: {status} {answer}");
-        answer
-    }
-
-    async fn history(&self, quota: &str) -> Vec<String> {
-        let (status, page) = self.daemon.get(&format!("/v1/quotas/{quota}/history"), &self.key).await;
-        assert_eq!(status, 200, "{page}");
-        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
-        let line = |row: &Value| ["period", "subject", "used"].map(|field| text(row, field)).join(" ");
-        page["data"].as_array().expect("rows").iter().map(line).collect()
-    }
+/// `period subject used` of every period of a quota.
+async fn history(world: &World, quota: &str) -> Vec<String> {
+    let page = world.get(&format!("/v1/quotas/{quota}/history")).await.status(200);
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let line = |row: &Value| ["period", "subject", "used"].map(|field| text(row, field)).join(" ");
+    page.rows().iter().map(line).collect()
 }
 
 fn org(id: i32, n: usize) -> String {
@@ -107,86 +94,82 @@ fn org(id: i32, n: usize) -> String {
 }
 
 impl Case<'_> {
-    async fn uses(&self, n: usize, id: &str, at: &str, subject: &str, quantity: i64) {
-        let mut sent = json!({ "id": id, "source": "t", "org": org(self.id, n), "occurred_at": at,
-            "event_name": format!("work{}", self.id), "data": { "value": quantity } });
-        if !subject.is_empty() {
-            sent["subject"] = subject.into();
+    fn org(&self) -> String {
+        org(self.id, 0)
+    }
+
+    fn meter(&self) -> String {
+        format!("meter-{}", self.id)
+    }
+
+    fn usage(&self, n: usize, quantity: i64) -> Usage {
+        usage(&org(self.id, n), &format!("work{}", self.id)).quantity(quantity)
+    }
+
+    /// What the case counts, as a limit that is never met.
+    fn limit(&self) -> Request {
+        let mut request = quota(1_000_000).meter(&self.meter());
+        for (name, value) in self.counted.as_object().into_iter().flatten() {
+            request = request.with(name, value.clone());
         }
-        let answers = self.house.daemon.usage(&self.house.key, &sent).await;
-        assert_eq!(answers, ["accepted"], "{}: {id}", self.name);
+        request
     }
 
     async fn quota(&mut self, n: usize) {
-        let mut body = self.counted.clone();
-        body["org"] = org(self.id, n).into();
-        body["limit"] = 1_000_000.into();
-        body["meter"] = format!("meter-{}", self.id).into();
-        let made = self.house.post("/v1/quotas", &body).await;
-        self.quotas[n] = made["id"].as_str().map(str::to_owned);
+        let made = self.world.send(self.limit().org(&org(self.id, n))).await.ok();
+        self.quotas[n] = Some(made.id());
     }
 
     async fn told(&self, n: usize, rows: &[&str]) {
         let quota = self.quotas[n].as_deref().expect("a quota");
-        assert_eq!(self.house.history(quota).await, rows, "{}: org {n}", self.name);
+        assert_eq!(history(self.world, quota).await, rows, "{}: org {n}", self.name);
     }
 
-    async fn send(&self, method: Method, path: &str, body: &Value) {
-        let request = self.house.daemon.request(method, path, &self.house.key).json(body);
-        let (status, told) = answer(request).await;
-        assert!(status.is_success(), "{path}: {status} {told}");
+    /// Stripe tells of a subscription since 11 October, then of its next period.
+    async fn subscribed(&self) {
+        let (cus, sub) = (format!("cus_{}", self.id), format!("sub_{}", self.id));
+        let org = customer(&cus).org(&self.org()).created_event();
+        let months = [
+            ("first", "2026-10-11T00:00:00Z", "2026-11-11T00:00:00Z"),
+            ("second", "2026-11-11T00:00:00Z", "2026-12-11T00:00:00Z"),
+        ];
+        self.world.tell([org.at(months[0].1)]).await;
+        for (name, start, end) in months {
+            let bought = subscription(&sub).customer(&cus).created(months[0].1).period(start, end);
+            let event = bought.happened("customer.subscription.updated").at(start);
+            self.world.tell([event.id(&format!("evt_{sub}_{name}"))]).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     }
 
     async fn step(&mut self, step: &Step) {
-        let named = |id: &str| json!({ "org": org(self.id, 0), "source": "t", "id": id, "reason": "wrong" });
+        let world = self.world;
         match step {
-            At(time) => self.house.clock.turn(time),
-            Use(id, at, subject, quantity) => self.uses(0, id, at, subject, *quantity).await,
-            Neighbour(id, at, quantity) => self.uses(1, id, at, "", *quantity).await,
-            Void(id) => drop(self.house.post("/v1/usage/void", &named(id)).await),
+            At(time) => world.turn(time),
+            Use(id, at, "", quantity) => world.used(self.usage(0, *quantity).id(id).at(*at)).await,
+            Use(id, at, subject, quantity) => {
+                world.used(self.usage(0, *quantity).id(id).at(*at).subject(subject)).await;
+            }
+            Neighbour(id, at, quantity) => world.used(self.usage(1, *quantity).id(id).at(*at)).await,
+            Void(id) => drop(world.send(void(id).org(&self.org())).await.ok()),
             Amend(id, quantity) => {
-                let mut body = named(id);
-                let event_name = format!("work{}", self.id);
-                body["event"] = json!({ "event_name": event_name, "data": { "value": quantity } });
-                self.house.post("/v1/usage/amend", &body).await;
+                world.send(amend(id, self.usage(0, *quantity)).org(&self.org())).await.ok();
             }
-            Close => {
-                let month = json!({ "org": org(self.id, 0), "month": "2026-10" });
-                self.house.post("/v1/usage/closings", &month).await;
-            }
-            Subscribed => {
-                let (customer, subscription) = (format!("cus_{}", self.id), format!("sub_{}", self.id));
-                self.house.database.execute(&format!(
-                    "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)
-                     VALUES ('', false, '{customer}', '{}');
-                     INSERT INTO subscriptions
-                         (account, livemode, id, customer_id, status, items_complete, created)
-                     VALUES ('', false, '{subscription}', '{customer}', 'active', true, '2026-10-11');
-                     INSERT INTO subscription_periods
-                     SELECT '', false, '{subscription}', '', b, b + interval '1 month', NULL, 0, b, b
-                     FROM (VALUES (timestamptz '2026-10-11Z'), ('2026-11-11Z')) AS p (b);
-                     NOTIFY coulomb_orgs",
-                    org(self.id, 0)
-                ));
-                tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-            }
+            Close => drop(world.send(close("2026-10").org(&self.org())).await.ok()),
+            Subscribed => self.subscribed().await,
             Tokyo => {
-                let path = format!("/v1/orgs/{}", org(self.id, 0));
-                self.send(Method::PATCH, &path, &json!({ "time_zone": "Asia/Tokyo" })).await;
+                let zone = json!({ "time_zone": "Asia/Tokyo" });
+                world.patch(&format!("/v1/orgs/{}", self.org()), zone).await.ok();
             }
             Quota => self.quota(0).await,
             TheirQuota => self.quota(1).await,
             NoQuota => {
                 let quota = self.quotas[0].take().expect("a quota");
-                self.send(Method::DELETE, &format!("/v1/quotas/{quota}"), &json!({})).await;
+                world.delete(&format!("/v1/quotas/{quota}")).await.ok();
             }
             Plan => {
-                let plan = format!("/v1/plans/plan{}", self.id);
-                self.send(Method::PUT, &plan, &json!({ "name": "Plan" })).await;
-                let mut limit = self.counted.clone();
-                limit["meter"] = format!("meter-{}", self.id).into();
-                limit["limit"] = 1_000_000.into();
-                self.send(Method::PUT, &format!("{plan}/quotas"), &json!({ "quotas": [limit] })).await;
+                let limits = [self.limit().without("org")];
+                world.send(plan(&format!("plan{}", self.id)).limits(limits)).await.ok();
             }
             History(rows) => self.told(0, rows).await,
             TheirHistory(rows) => self.told(1, rows).await,
@@ -204,8 +187,7 @@ fn months() -> Value {
     json!({ "period": "month" })
 }
 
-/// Whoever makes a quota sees of its past periods what was used in them, and corrections change that, in
-/// whatever order they come.
+/// A new quota shows what was used in its past periods. Corrections change that, in any order.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
     let used = || [Use("a", OCT_5, "", 100), Use("b", OCT_20, "", 150), Use("c", NOV_3, "", 40)];
@@ -415,40 +397,35 @@ fn lives() -> Vec<(&'static str, Value, Vec<Step>)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn past_periods_say_what_was_used_in_them() {
     for (start, cases) in [("2026-11-26T12:00:00Z", cases()), ("2026-11-05T12:00:00Z", lives())] {
-        let house = House::at(start);
+        let world = world_at(start).await;
         let mut told = Vec::new();
         for (id, (name, counted, steps)) in (1..).zip(cases) {
-            told.extend(house.run(id, name, counted, &steps).await);
+            told.extend(run(&world, (id, name), counted, &steps).await);
         }
-        // No event told of these.
-        house.database.execute(
-            "DELETE FROM subscriptions; DELETE FROM subscription_periods; DELETE FROM stripe_customer_links",
-        );
-        house.database.run(&["verify"]);
+        world.run(&["verify"]);
         // What is kept live is what is counted anew.
-        house.database.execute(
+        world.execute(
             "UPDATE quota_counters SET used = used + 1000 WHERE period >= '2026-10-01' AND subject = ''",
         );
-        house.database.run(&["rebuild", "summaries"]);
+        world.run(&["rebuild", "summaries"]);
         for (quota, rows) in told {
-            assert_eq!(house.history(&quota).await, rows, "{quota}");
+            assert_eq!(history(&world, &quota).await, rows, "{quota}");
         }
-        house.database.run(&["verify"]);
+        world.run(&["verify"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_cleaned_away_is_not_compared() {
-    let house = House::at("2026-11-05T12:00:00Z");
+    let world = world_at("2026-11-05T12:00:00Z").await;
     let steps = [Quota, Use("a", SEP, "", 100), Use("b", SEP, "", 50)];
-    house.run(1, "kept for 40 days", months(), &steps).await;
+    run(&world, (1, "kept for 40 days"), months(), &steps).await;
     // The counter is cleaned away; a correction then makes it anew, at what it alone comes to.
-    house.database.execute("DELETE FROM quota_counters");
-    let void = json!({ "org": org(1, 0), "source": "t", "id": "b", "reason": "wrong" });
-    house.post("/v1/usage/void", &void).await;
-    assert_eq!(house.database.number("SELECT sum(used)::bigint FROM quota_counters"), -50);
+    world.execute("DELETE FROM quota_counters");
+    world.send(void("b").org(&org(1, 0))).await.ok();
+    assert_eq!(world.number("SELECT sum(used)::bigint FROM quota_counters"), -50);
     for (days, ends_well) in [("40", true), ("400", false)] {
-        let mut verify = house.database.command(&["verify"]);
+        let mut verify = world.command(&["verify"]);
         let done = verify.env("COULOMB_QUOTA_RETENTION_DAYS", days).output().expect("it runs");
         assert_eq!(done.status.success(), ends_well, "{days}: {done:?}");
     }

@@ -2,50 +2,58 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
+use expect_test::expect;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{House, exceeded};
+use super::{exceeded, platform};
+use crate::support::World;
 use crate::support::daemon::answer;
+use crate::support::requests::{check, quota, release, reserve, settle};
+
+/// A world in which `tokens` are limited to 100 a day.
+async fn limited() -> World {
+    platform().with(quota(100)).start().await
+}
 
 #[tokio::test]
 async fn a_reservation_is_settled_by_what_was_used() {
-    let house = House::new().await;
-    let quota = house.quota(json!("100"), json!({})).await;
-    let id = house.reserved(json!(60), json!({})).await;
-    let verdict = house.check(json!({ "org": "acme", "meter": "tokens", "amount": "41" })).await;
-    assert_eq!((&verdict["allowed"], &verdict["quotas"][0]["remaining"]), (&json!(false), &json!("40")));
-    assert_eq!(verdict["quotas"][0]["quota"], json!(quota));
-    assert_eq!(house.check(json!({ "org": "acme", "meter": "tokens", "amount": 40 })).await["allowed"], true);
-    let (status, refused) = house.reserve(json!("40.5"), json!({})).await;
-    assert_eq!((status, exceeded(&refused)), (409, ("100", "0", "60", "40")));
-    assert_eq!(refused["quota"], json!(quota));
+    let world = platform().start().await;
+    let quota = world.makes_quota(quota("100")).await;
+    let id = world.reserved(reserve(60)).await;
+    let verdict = world.check(check().amount("41")).await;
+    let told = verdict.pick(["allowed", "quotas.0.remaining", "quotas.0.quota"]);
+    assert_eq!(told, json!([false, "40", quota]));
+    assert_eq!(world.check(check().amount(40)).await["allowed"], true);
+    let refused = world.send(reserve("40.5")).await;
+    assert_eq!(refused["quota"], quota);
+    assert_eq!(exceeded(refused), "100 0 60 40");
 
-    let settle = format!("/v1/quota/{id}/settle");
-    let (status, settled) = house.post(&settle, &json!({ "amount": "25.5" })).await;
-    assert_eq!(
-        (status, &settled["state"], &settled["settled_amount"]),
-        (200, &json!("settled"), &json!("25.5"))
-    );
-    assert_eq!(house.counters(), "25.5/0");
-    // A repeat changes nothing and is told the same; other usage is not taken for a repeat.
-    assert_eq!(house.post(&settle, &json!({ "amount": 25.5 })).await, (200, settled.clone()));
-    assert_eq!(house.post(&format!("/v1/quota/{id}/release"), &json!({})).await, (200, settled));
-    let (status, other) = house.post(&settle, &json!({ "amount": 30 })).await;
-    assert_eq!((status, &other["code"]), (409, &json!("already_settled")));
-    assert_eq!(house.counters(), "25.5/0");
+    let settled = world.send(settle(&id).amount("25.5")).await.status(200);
+    assert_eq!(settled.pick(["state", "settled_amount"]), json!(["settled", "25.5"]));
+    assert_eq!(world.counters(), "25.5/0");
+    // A repeat changes nothing and gets the same answer; other usage is no repeat.
+    assert_eq!(world.send(settle(&id).amount(25.5)).await, settled);
+    assert_eq!(world.send(release(&id)).await, settled);
+    world.send(settle(&id).amount(30)).await.refused(409, "already_settled");
+    assert_eq!(world.counters(), "25.5/0");
+}
 
-    let id = house.reserved(json!(10), json!({})).await;
-    let release = format!("/v1/quota/{id}/release");
-    let (status, released) = house.post(&release, &json!({})).await;
-    assert_eq!((status, &released["state"]), (200, &json!("released")));
-    assert_eq!(house.post(&release, &json!({})).await, (200, released));
-    assert_eq!(house.counters(), "25.5/0");
+#[tokio::test]
+async fn a_released_reservation_may_still_be_settled() {
+    let world = limited().await;
+    let first = world.reserved(reserve(60)).await;
+    world.send(settle(&first).amount("25.5")).await.status(200);
+    let id = world.reserved(reserve(10)).await;
+    let released = world.send(release(&id)).await.status(200);
+    assert_eq!(released["state"], "released");
+    assert_eq!(world.send(release(&id)).await, released);
+    assert_eq!(world.counters(), "25.5/0");
     // It was used all the same, and it fits.
-    assert_eq!(house.post(&format!("/v1/quota/{id}/settle"), &json!({ "amount": 74.5 })).await.0, 200);
-    assert_eq!(house.counters(), "100/0");
-    assert_eq!(house.post("/v1/quota/res_none/settle", &json!({})).await.0, 404);
+    world.send(settle(&id).amount(74.5)).await.status(200);
+    assert_eq!(world.counters(), "100/0");
+    world.send(settle("res_none")).await.status(404);
 }
 
 #[tokio::test]
@@ -66,154 +74,150 @@ async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
         (&[30, 30, 30], &[(0, "0/60", "0"), (99, "99/30", "0"), (3, "102/0", "2")]),
     ];
     for (reserved, settled) in cases {
-        let house = House::new().await;
-        house.quota(json!(100), json!({ "refuse_usage": true })).await;
+        let world = platform().with(quota(100).with("refuse_usage", true)).start().await;
         let mut ids = Vec::new();
         for amount in reserved {
-            ids.push(house.reserved(json!(amount), json!({})).await);
+            ids.push(world.reserved(reserve(*amount)).await);
         }
         for (id, (amount, counters, overage)) in ids.iter().zip(settled) {
-            let settle = format!("/v1/quota/{id}/settle");
-            let (status, told) = house.post(&settle, &json!({ "amount": amount })).await;
-            assert_eq!(
-                (status, &told["overage"], &told["debt"]),
-                (200, &json!(overage), &json!("0")),
-                "{told}"
-            );
-            assert_eq!(house.counters(), *counters, "{reserved:?}, {amount}");
-            assert_eq!(house.post(&settle, &json!({ "amount": amount })).await, (200, told), "a repeat");
+            let told = world.send(settle(id).amount(*amount)).await.status(200);
+            assert_eq!(told.pick(["overage", "debt"]), json!([overage, "0"]), "{told}");
+            assert_eq!(world.counters(), *counters, "{reserved:?}, {amount}");
+            assert_eq!(world.send(settle(id).amount(*amount)).await, told, "a repeat");
         }
-        let used: i64 = settled.iter().map(|(amount, ..)| amount).sum();
         // Promise 8 is about what is admitted beforehand: nothing is any more.
-        assert_eq!(house.reserve(json!(1), json!({})).await.0, 409, "{used} used of 100");
-        let daily = house.database.value("SELECT trim_scale(sum(quantity))::text FROM usage_records");
-        assert_eq!(daily, Some(used.to_string()));
+        world.send(reserve(1)).await.status(409);
+        let used: i64 = settled.iter().map(|(amount, ..)| amount).sum();
+        let recorded = world.value("SELECT trim_scale(sum(quantity))::text FROM usage_records");
+        assert_eq!(recorded, Some(used.to_string()));
     }
 }
 
 #[tokio::test]
 async fn reservations_expire_by_themselves() {
     // The sweeper alone, then whoever looks.
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let id = house.reserved(json!(100), json!({ "expires_in_s": 1 })).await;
-    assert_eq!(house.reserve(json!(1), json!({})).await.0, 409);
+    let world = limited().await;
+    let id = world.reserved(reserve(100).with("expires_in_s", 1)).await;
+    world.send(reserve(1)).await.status(409);
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(house.counters(), "0/0");
-    assert_eq!(house.database.value("SELECT state FROM quota_reservations").as_deref(), Some("expired"));
-    let (status, late) = house.post(&format!("/v1/quota/{id}/release"), &json!({})).await;
-    assert_eq!((status, &late["state"]), (200, &json!("expired")));
+    assert_eq!(world.counters(), "0/0");
+    assert_eq!(world.value("SELECT state FROM quota_reservations").as_deref(), Some("expired"));
+    assert_eq!(world.send(release(&id)).await.status(200)["state"], "expired");
     // As another daemon has left it: nobody has swept it yet.
-    house.reserved(json!(100), json!({ "id": "late", "expires_in_s": 600 })).await;
-    let overdue = "BEGIN; UPDATE quota_reservations SET expires_at = now() - interval '1 s'
-        WHERE reservation_id = 'late';";
-    for look in ["check", "reserve"] {
-        house.database.execute(&format!("{overdue} COMMIT"));
-        let seen = match look {
-            "check" => {
-                house.check(json!({ "org": "acme", "meter": "tokens", "amount": 100 })).await["allowed"]
-                    .clone()
-            }
-            _ => json!(house.reserve(json!(100), json!({})).await.0 == 201),
-        };
-        assert_eq!(seen, true, "{look}");
-    }
-    assert_eq!(house.counters(), "0/100");
+    world.reserved(reserve(100).id("late").with("expires_in_s", 600)).await;
+    let overdue = || {
+        world.execute(
+            "UPDATE quota_reservations SET expires_at = now() - interval '1 s'
+             WHERE reservation_id = 'late'",
+        );
+    };
+    overdue();
+    assert_eq!(world.check(check().amount(100)).await["allowed"], true);
+    overdue();
+    let open = world.reserved(reserve(100)).await;
+    assert_eq!(world.counters(), "0/100");
     // Of the two that lapsed nobody has said what was used.
-    let lapsed = "coulomb_quota_reservations_lapsed";
-    assert_eq!(house.daemon.metric(lapsed).await, Some(2));
+    let lapsed = || world.daemon().metric("coulomb_quota_reservations_lapsed");
+    assert_eq!(lapsed().await, Some(2));
     // It was used after all, beside what is set aside now.
-    let (status, late) = house.post("/v1/quota/late/settle", &json!({ "amount": 70 })).await;
-    assert_eq!((status, &late["state"], &late["overage"]), (200, &json!("settled"), &json!("0")));
-    assert_eq!(house.counters(), "70/100");
-    assert_eq!(house.daemon.metric(lapsed).await, Some(1));
+    let late = world.send(settle("late").amount(70)).await.status(200);
+    assert_eq!(late.pick(["state", "overage"]), json!(["settled", "0"]));
+    assert_eq!(world.counters(), "70/100");
+    assert_eq!(lapsed().await, Some(1));
     // The one that was admitted after it uses all that it set aside: 70 and 100 of 100.
-    let open = house.database.value("SELECT reservation_id FROM quota_reservations WHERE state = 'open'");
-    let (_, told) = house.post(&format!("/v1/quota/{}/settle", open.expect("one")), &json!({})).await;
-    assert_eq!((house.counters().as_str(), &told["overage"]), ("170/0", &json!("70")));
+    let told = world.send(settle(&open)).await;
+    assert_eq!((world.counters().as_str(), &told["overage"]), ("170/0", &json!("70")));
 }
 
 #[tokio::test]
 async fn an_event_settles_as_late_as_it_may_come() {
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    house.reserved(json!(10), json!({ "id": "old", "expires_in_s": 600_000 })).await;
-    house.database.execute("UPDATE quota_reservations SET made_at = now() - interval '6 days'");
-    let event = |at: chrono::DateTime<Utc>, value: &str| {
-        let raw = format!(
-            r#"{{ "event": {{ "id": "e", "event_name": "llm", "occurred_at": "{}",
-                "data": {{ "tokens": {value} }} }} }}"#,
-            at.to_rfc3339()
-        );
-        serde_json::from_str::<Value>(&raw).expect("JSON")
+    let world = limited().await;
+    world.reserved(reserve(10).id("old").with("expires_in_s", 600_000)).await;
+    world.execute("UPDATE quota_reservations SET made_at = now() - interval '6 days'");
+    let by_event = |at: DateTime<Utc>, tokens: i64| {
+        let event =
+            json!({ "id": "e", "event_name": "llm", "occurred_at": at, "data": { "tokens": tokens } });
+        world.send(settle("old").with("event", event))
     };
-    let settle = "/v1/quota/old/settle";
-    let (status, refused) = house.post(settle, &event(Utc::now() - chrono::TimeDelta::days(8), "12")).await;
-    assert_eq!(
-        (status, &refused["field"]),
-        (400, &json!("event.occurred_at")),
-        "long before it was reserved"
-    );
-    let (status, refused) = house.post(settle, &event(Utc::now(), "-5")).await;
-    assert_eq!((status, &refused["field"]), (400, &json!("event.data.tokens")), "{refused}");
-    let (status, settled) = house.post(settle, &event(Utc::now() - chrono::TimeDelta::days(5), "12")).await;
-    assert_eq!((status, &settled["settled_amount"]), (200, &json!("12")), "{settled}");
+    let days_ago = |days| Utc::now() - TimeDelta::days(days);
+    // Long before it was reserved.
+    by_event(days_ago(8), 12).await.names(400, "event.occurred_at");
+    by_event(Utc::now(), -5).await.names(400, "event.data.tokens");
+    assert_eq!(by_event(days_ago(5), 12).await.status(200)["settled_amount"], "12");
 }
 
 #[tokio::test]
 async fn a_reservations_id_makes_it_safe_to_repeat() {
-    let house = House::new().await;
-    house.quota(json!(100), json!({})).await;
-    let first = house.reserve(json!(30), json!({ "id": "r-1" })).await;
-    assert_eq!(first.0, 201, "{}", first.1);
-    assert_eq!(house.reserve(json!(30), json!({ "id": "r-1" })).await, first);
-    let (status, reused) = house.reserve(json!(31), json!({ "id": "r-1" })).await;
-    assert_eq!((status, &reused["code"]), (409, &json!("reservation_id_reused")));
-    assert_eq!(house.counters(), "0/30");
+    let world = limited().await;
+    let first = world.send(reserve(30).id("r-1")).await.status(201);
+    assert_eq!(world.send(reserve(30).id("r-1")).await, first);
+    world.send(reserve(31).id("r-1")).await.refused(409, "reservation_id_reused");
+    assert_eq!(world.counters(), "0/30");
     let by_header = || {
-        let body = json!({ "org": "acme", "meter": "tokens", "amount": 5 });
-        answer(
-            house
-                .daemon
-                .request(Method::POST, "/v1/quota/reserve", &house.key)
-                .header("Idempotency-Key", "a b")
-                .json(&body),
-        )
+        let request = world.daemon().request(Method::POST, "/v1/quota/reserve", &world.key);
+        answer(request.header("Idempotency-Key", "a b").json(&reserve(5).body))
     };
     let answers = futures_util::future::join_all((0..8).map(|_| by_header())).await;
     assert!(
         answers.iter().all(|(status, body)| *status == 201 && body["id"] == answers[0].1["id"]),
         "{answers:?}"
     );
-    assert_eq!(house.counters(), "0/35");
+    assert_eq!(world.counters(), "0/35");
 }
 
 #[tokio::test]
 async fn a_reservation_stays_in_its_period() {
-    let house = House::new().await;
-    let quota = house.quota(json!(100), json!({})).await;
-    let (a, b) = (house.reserved(json!(70), json!({})).await, house.reserved(json!(30), json!({})).await);
+    let world = platform().start().await;
+    let history = format!("/v1/quotas/{}/history", world.makes_quota(quota(100)).await);
+    let (a, b) = (world.reserved(reserve(70)).await, world.reserved(reserve(30)).await);
     // The night passes: what was made today was made yesterday.
-    house.database.execute(
+    world.execute(
         "UPDATE quota_counters SET period = period - 1;
          UPDATE quota_reservations SET held = jsonb_set(held, '{0,2}', to_jsonb((held->0->>2)::date - 1))",
     );
-    let fresh = house.check(json!({ "org": "acme", "meter": "tokens", "amount": 100 })).await;
-    assert_eq!((&fresh["allowed"], &fresh["quotas"][0]["reserved"]), (&json!(true), &json!("0")));
-    house.reserved(json!(80), json!({})).await;
-    assert_eq!(house.counters(), "0/100 0/80");
+    let fresh = world.check(check().amount(100)).await;
+    assert_eq!(fresh.pick(["allowed", "quotas.0.reserved"]), json!([true, "0"]));
+    world.reserved(reserve(80)).await;
+    assert_eq!(world.counters(), "0/100 0/80");
     // It is used today, beside what is set aside today.
-    assert_eq!(house.post(&format!("/v1/quota/{b}/settle"), &json!({ "amount": 20 })).await.0, 200);
-    assert_eq!(house.counters(), "0/70 20/80");
-    assert_eq!(house.post(&format!("/v1/quota/{a}/release"), &json!({})).await.0, 200);
-    assert_eq!(house.counters(), "0/0 20/80");
-    let (_, history) = house.daemon.get(&format!("/v1/quotas/{quota}/history?limit=1"), &house.key).await;
-    assert_eq!((&history["data"][0]["used"], &history["data"][0]["reserved"]), (&json!("20"), &json!("80")));
-    let next = history["next"].as_str().expect("another page");
-    let (_, history) =
-        house.daemon.get(&format!("/v1/quotas/{quota}/history?cursor={next}"), &house.key).await;
+    world.send(settle(&b).amount(20)).await.status(200);
+    assert_eq!(world.counters(), "0/70 20/80");
+    world.send(release(&a)).await.status(200);
+    assert_eq!(world.counters(), "0/0 20/80");
+    let newest = world.get(&format!("{history}?limit=1")).await;
+    assert_eq!(newest.pick(["data.0.used", "data.0.reserved"]), json!(["20", "80"]));
+    let before = world.get(&format!("{history}?cursor={}", newest.text("next"))).await;
     let yesterday = Utc::now().date_naive().pred_opt().expect("a day");
-    assert_eq!(history["data"][0]["period"], json!(yesterday));
-    assert_eq!(history["data"][0]["start"], json!(format!("{yesterday}T00:00:00Z")));
-    assert_eq!((history["data"].as_array().map(Vec::len), &history["next"]), (Some(1), &Value::Null));
+    let told = before.pick(["data.0.period", "data.0.start", "next"]);
+    assert_eq!(told, json!([yesterday, format!("{yesterday}T00:00:00Z"), Value::Null]));
+    assert_eq!(before.rows().len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_says_what_is_set_aside_and_why_no_more_is() {
+    let world = platform().at("2026-11-20T12:00:00Z").with(quota(100)).start().await;
+    world.send(reserve(60).id("mine")).await.status(201).shows(expect![[r#"
+        {
+          "amount": "60", "battery_units": "0", "debt": null, "dimensions": {}, "ended_at": null,
+          "expires_at": "2026-11-20T12:05:00Z", "id": "mine", "made_at": "2026-11-20T12:00:00Z",
+          "member": null, "meter": "tokens", "org": "org_…", "overage": null,
+          "quotas": [
+            {
+              "enforcement": "hard", "exempt": false, "filter": {}, "limit": "100",
+              "meter": "tokens", "period": "day", "plan": null, "quota": "quo_…",
+              "remaining": "40", "reserved": "60", "resets_at": "2026-11-21T00:00:00Z",
+              "subject": null, "used": "0"
+            }
+          ],
+          "settled_amount": null, "state": "open", "subject": null
+        }"#]]);
+    world.send(reserve(50)).await.status(409).shows(expect![[r#"
+        {
+          "code": "quota_exceeded",
+          "detail": "the limit on tokens leaves 40 until 2026-11-21T00:00:00Z; nothing was changed",
+          "enforcement": "hard", "exempt": false, "filter": {}, "limit": "100", "meter": "tokens",
+          "period": "day", "plan": null, "quota": "quo_…", "remaining": "40", "reserved": "60",
+          "resets_at": "2026-11-21T00:00:00Z", "status": 409, "subject": null,
+          "title": "A quota does not allow it", "type": "about:blank#quota_exceeded", "used": "0"
+        }"#]]);
 }

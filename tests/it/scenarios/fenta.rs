@@ -2,133 +2,126 @@
 //! in its midst, the next reservation is refused, the month turns (where the clocks have changed meanwhile)
 //! and it is granted. The invoice is paid and exported.
 
+use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::{Platform, text};
-use crate::support::Daemon;
-use crate::support::events::{event, invoice};
+use super::product;
+use crate::support::objects::{customer, invoice, subscription};
+use crate::support::requests::{
+    Request, Usage, limit, meter, org, plan, rate_card, release, reserve, settle, usage,
+};
+use crate::support::{Daemon, World};
 
-#[tokio::test]
-async fn tokens_run_out_and_come_again_with_the_month() {
-    let studio = Platform::at("2027-03-10T15:00:00Z");
-    // New York: winter time until the 14th.
-    let org = studio.daemon.org(&studio.key, "studio", "America/New_York").await;
-    for (key, event_name, field, unit, dimensions) in [
-        ("llm_tokens", "llm.tokens", "tokens", "tokens", vec!["model", "kind"]),
-        ("render_seconds", "render.done", "seconds", "seconds", vec!["profile"]),
-        ("storage_bytes", "asset.stored", "bytes", "bytes", vec![]),
-    ] {
-        let meter = json!({ "key": key, "event_name": event_name, "aggregation": "sum", "value_field": field,
-            "unit": unit, "dimensions": dimensions });
-        studio.post("/v1/meters", meter, 201).await;
-    }
-    let card = json!({ "currency": "usd", "rates": [
+/// A studio in New York, where it is winter time until the 14th. Its limit of 100,000 tokens a month comes
+/// with the plan that it pays for at Stripe.
+async fn studio() -> World {
+    let meter =
+        |key: &str, event_name: &str, field: &str| meter(key).event_name(event_name).value_field(field);
+    let tokens = json!([
         { "when": { "model": "large", "kind": "prompt" }, "unit_cost": "0.000003" },
         { "when": { "model": "large", "kind": "output" }, "unit_cost": "0.000015" },
         { "unit_cost": "0.000001" },
-    ] });
-    studio.post("/v1/meters/llm_tokens/rate_cards", card, 201).await;
-    let card = json!({ "currency": "usd",
-        "rates": [{ "when": { "profile": "4k" }, "unit_cost": "0.05" }, { "unit_cost": "0.02" }] });
-    studio.post("/v1/meters/render_seconds/rate_cards", card, 201).await;
-    // The limit comes with the plan that the studio pays for at Stripe.
-    let quota = json!({ "meter": "llm_tokens", "period": "month", "limit": "100000", "enforcement": "hard" });
-    let plan = json!({ "name": "Studio", "stripe_prices": ["price_studio"], "quotas": [quota] });
-    studio.put("/v1/plans/studio", plan).await;
-    let at = "2027-03-10T15:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp();
-    let mut customer = crate::support::events::customer("cus_studio", Some(&org));
-    customer["name"] = json!("Studio");
-    let subscription =
-        crate::support::events::subscription("sub_studio", "cus_studio", "active", "price_studio");
-    for (id, kind, object) in
-        [("evt_1", "customer.created", customer), ("evt_2", "customer.subscription.created", subscription)]
-    {
-        studio.daemon.deliver_at(&event(id, kind, 1_760_000_000, object), at).await;
-    }
-    studio.daemon.projected().await;
-    studio.plan_of("studio", Some("studio")).await;
+    ]);
+    let seconds = json!([{ "when": { "profile": "4k" }, "unit_cost": "0.05" }, { "unit_cost": "0.02" }]);
+    let most = limit("100000").meter("llm_tokens").period("month");
+    let world = product("2027-03-10T15:00:00Z")
+        .with(org("studio").zone("America/New_York"))
+        .with(meter("llm_tokens", "llm.tokens", "tokens").dimensions(["model", "kind"]))
+        .with(meter("render_seconds", "render.done", "seconds").dimensions(["profile"]))
+        .with(meter("storage_bytes", "asset.stored", "bytes"))
+        .with(rate_card("llm_tokens", tokens))
+        .with(rate_card("render_seconds", seconds))
+        .with(plan("studio").prices(["price_studio"]).limits([most]))
+        .start()
+        .await;
+    let bought = subscription("sub_studio").customer("cus_studio").price("price_studio");
+    world.tell([customer("cus_studio").org("studio").created_event(), bought.created_event()]).await;
+    world.has_plan("studio", Some("studio")).await;
+    world
+}
 
-    // A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the
-    // reservation.
-    let job = studio.reserve("studio", "llm_tokens", 60_000, json!({}), 201).await;
-    let tokens = |id: &str, kind: &str, count: i64| {
-        json!({ "id": id, "source": "jobs", "org": "studio", "event_name": "llm.tokens", "member": "ana",
-                "data": { "tokens": count, "model": "large", "kind": kind } })
-    };
-    let mut prompt = tokens("job-1/prompt", "prompt", 50_000);
-    prompt.as_object_mut().expect("an object").remove("org");
-    studio.post(&format!("/v1/quota/{}/settle", text(&job, "id")), json!({ "event": prompt }), 200).await;
-    let reported = json!([
+fn job(id: &str, event_name: &str) -> Usage {
+    usage("studio", event_name).source("jobs").id(id)
+}
+
+fn tokens(id: &str, kind: &str, count: i64) -> Usage {
+    let data = json!({ "tokens": count, "model": "large", "kind": kind });
+    job(id, "llm.tokens").with("member", "ana").data(data)
+}
+
+fn reserve_tokens(amount: i64) -> Request {
+    reserve(amount).org("studio").meter("llm_tokens")
+}
+
+#[tokio::test]
+async fn tokens_run_out_and_come_again_with_the_month() {
+    let world = studio().await;
+    jobs_report(&world).await;
+    tokens_run_out_until_the_month_turns(&world).await;
+    the_month_adds_up(&world).await;
+    the_invoice_is_exported(&world).await;
+}
+
+/// A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the
+/// reservation.
+async fn jobs_report(world: &World) {
+    let reservation = world.reserved(reserve_tokens(60_000)).await;
+    let prompt = tokens("job-1/prompt", "prompt", 50_000).without("org");
+    world.send(settle(&reservation).with("event", prompt)).await.status(200);
+    let reported = [
         tokens("job-1/output", "output", 5_000),
         tokens("job-2/prompt", "prompt", 30_000),
         tokens("job-2/output", "output", 10_000),
-        { "id": "job-1/render", "source": "jobs", "org": "studio", "event_name": "render.done",
-            "data": { "seconds": "90.5", "profile": "4k" } },
-        { "id": "job-2/render", "source": "jobs", "org": "studio", "event_name": "render.done",
-            "data": { "seconds": 30, "profile": "hd" } },
-        { "id": "job-1/asset", "source": "jobs", "org": "studio", "event_name": "asset.stored",
-            "data": { "bytes": 7_340_032 } },
-    ]);
-    assert_eq!(studio.daemon.usage(&studio.key, &reported).await, ["accepted"; 6]);
+        job("job-1/render", "render.done").data(json!({ "seconds": "90.5", "profile": "4k" })),
+        job("job-2/render", "render.done").data(json!({ "seconds": 30, "profile": "hd" })),
+        job("job-1/asset", "asset.stored").data(json!({ "bytes": 7_340_032 })),
+    ];
+    assert_eq!(world.usage(reported.clone()).await, ["accepted"; 6]);
     // A retry of all of it changes nothing.
-    assert_eq!(studio.daemon.usage(&studio.key, &reported).await, ["duplicate"; 6]);
+    assert_eq!(world.usage(reported).await, ["duplicate"; 6]);
+}
 
+async fn tokens_run_out_until_the_month_turns(world: &World) {
     // 50,000 + 5,000 + 30,000 + 10,000 = 95,000 of 100,000.
-    studio.clock.turn("2027-03-20T12:00:00Z");
-    let refused = studio.reserve("studio", "llm_tokens", 5_001, json!({}), 409).await;
-    assert_eq!(
-        (
-            text(&refused, "code"),
-            text(&refused, "limit"),
-            text(&refused, "used"),
-            text(&refused, "remaining")
-        ),
-        ("quota_exceeded", "100000", "95000", "5000")
-    );
+    world.turn("2027-03-20T12:00:00Z");
+    let refused = world.send(reserve_tokens(5_001)).await.refused(409, "quota_exceeded");
     // Midnight in New York is at four in summer time.
-    assert_eq!(text(&refused, "resets_at"), "2027-04-01T04:00:00Z");
-    let small = studio.reserve("studio", "llm_tokens", 5_000, json!({}), 201).await;
-    studio.post(&format!("/v1/quota/{}/release", text(&small, "id")), json!({}), 200).await;
+    let told = ["limit", "used", "remaining", "resets_at"].map(|field| refused.text(field));
+    assert_eq!(told, ["100000", "95000", "5000", "2027-04-01T04:00:00Z"]);
+    let small = world.reserved(reserve_tokens(5_000)).await;
+    world.send(release(&small)).await.status(200);
+    world.turn("2027-04-01T03:59:59Z");
+    world.send(reserve_tokens(5_001)).await.status(409);
+    world.turn("2027-04-01T04:00:00Z");
+    world.send(reserve_tokens(5_001)).await.status(201);
+}
 
-    studio.clock.turn("2027-04-01T03:59:59Z");
-    studio.reserve("studio", "llm_tokens", 5_001, json!({}), 409).await;
-    studio.clock.turn("2027-04-01T04:00:00Z");
-    studio.reserve("studio", "llm_tokens", 5_001, json!({}), 201).await;
-
-    // 80,000 × 0.000003 + 15,000 × 0.000015 = 0.24 + 0.225; 90.5 × 0.05 + 30 × 0.02 = 4.525 + 0.6.
-    let month = studio.get("/v1/usage/daily?org=studio&from=2027-03-01&to=2027-04-01&group_by=month").await;
-    let of = |meter: &str| {
-        month["data"].as_array().expect("rows").iter().find(|row| row["meter"] == meter).expect("a row")
-    };
+/// 80,000 × 0.000003 + 15,000 × 0.000015 = 0.24 + 0.225; 90.5 × 0.05 + 30 × 0.02 = 4.525 + 0.6.
+async fn the_month_adds_up(world: &World) {
+    let path = "/v1/usage/daily?org=studio&from=2027-03-01&to=2027-04-01&group_by=month";
+    let month = world.get(path).await.status(200);
+    let decimal = |text: &str| text.parse::<Decimal>().expect("a decimal");
     for (meter, quantity, cost) in [
         ("llm_tokens", "95000", "0.465"),
         ("render_seconds", "120.5", "5.125"),
         ("storage_bytes", "7340032", "0"),
     ] {
-        let decimal = |name: &str| text(of(meter), name).parse::<rust_decimal::Decimal>().expect("a decimal");
-        assert_eq!(decimal("quantity"), quantity.parse().expect("a decimal"), "{meter}");
-        assert_eq!(decimal("cost"), cost.parse().expect("a decimal"), "{meter}");
+        let row = month.rows().iter().find(|row| row["meter"] == meter).expect("a row");
+        let told = ["quantity", "cost"].map(|name| decimal(row[name].as_str().expect("text")));
+        assert_eq!(told, [decimal(quantity), decimal(cost)], "{meter}");
     }
-    assert_eq!(studio.database.unbalanced(), [] as [String; 0]);
+    world.balances();
+}
 
-    // Stripe delivers to a daemon on the clock of the world.
-    let billing = Daemon::start(&studio.database);
-    billing
-        .deliver(&event(
-            "evt_3",
-            "invoice.paid",
-            1_760_000_100,
-            invoice("in_studio", "cus_studio", "paid", 4_900),
-        ))
-        .await;
+/// Stripe delivers to a daemon that goes by the real clock.
+async fn the_invoice_is_exported(world: &World) {
+    let billing = Daemon::start(world);
+    let paid = invoice("in_studio").customer("cus_studio").status("paid").total(4_900);
+    billing.deliver(&paid.happened("invoice.paid").json()).await;
     billing.projected().await;
-    let own = studio.database.key("billing:read", Some(&org));
-    let csv = billing
-        .request(reqwest::Method::GET, "/v1/invoices/export?format=csv", &own)
-        .send()
-        .await
-        .expect("an answer");
-    let csv = csv.text().await.expect("text");
+    let own = world.database.key("billing:read", Some("studio"));
+    let export = billing.request(reqwest::Method::GET, "/v1/invoices/export?format=csv", &own).send().await;
+    let csv = export.expect("an answer").text().await.expect("text");
     assert_eq!(csv.lines().count(), 2, "{csv}");
     assert!(csv.contains("in_studio") && csv.contains("paid") && csv.contains("49.00"), "{csv}");
 }

@@ -1,200 +1,200 @@
-//! A chat product sells a plan and packs. A purchase is told of by many Stripe events, before the product
+//! A chat product sells a plan and packs. Many Stripe events tell of one purchase, before the product
 //! knows the user: the battery is charged once. The day's allowance is burned before the month's units, those
 //! before what was bought. A refund takes back its share. After the cancellation the period runs out.
 
 use serde_json::{Value, json};
 
-use super::{Platform, text};
-use crate::support::events::event;
-
-/// Seconds since 1970.
-fn unix(time: &str) -> i64 {
-    time.parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp()
-}
+use super::product;
+use crate::support::World;
+use crate::support::objects::{self, Event, Object, object, refund};
+use crate::support::requests::{Usage, meter, org, pack, plan, rate_card, usage};
 
 const BOUGHT: &str = "2027-05-10T08:00:00Z";
 const ENDS: &str = "2027-06-10T08:00:00Z";
 
-fn subscription(status: &str, cancel_at_period_end: bool) -> Value {
-    json!({ "id": "sub_mia", "object": "subscription", "created": unix(BOUGHT), "customer": "cus_mia",
-        "status": status, "currency": "usd", "livemode": false,
-        "cancel_at_period_end": cancel_at_period_end, "collection_method": "charge_automatically",
-            "start_date": unix(BOUGHT), "metadata": {},
-        "items": { "object": "list", "has_more": false,
-            "data": [{ "id": "si_mia", "object": "subscription_item", "quantity": 1, "created": unix(BOUGHT),
-            "metadata": {},
-            "current_period_start": unix(BOUGHT), "current_period_end": unix(ENDS),
-            "price": { "id": "price_power", "object": "price", "product": "prod_power", "currency": "usd",
-                "unit_amount": 2000, "recurring": { "interval": "month", "interval_count": 1 } } }] } })
+/// An object of Mia's, made when she bought the plan.
+fn of_mia(object: Object) -> Object {
+    object.customer("cus_mia").created(BOUGHT)
 }
 
-fn session(id: &str, mode: &str, more: Value) -> Value {
-    let mut session = json!({ "id": id, "object": "checkout.session", "created": unix(BOUGHT),
-        "customer": "cus_mia", "client_reference_id": "mia", "mode": mode,
-        "status": "complete", "payment_status": "paid", "currency": "usd", "livemode": false,
-            "metadata": {} });
-    session.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
-    session
+fn subscription(status: &str, cancel_at_period_end: bool) -> Object {
+    of_mia(objects::subscription("sub_mia"))
+        .started(BOUGHT)
+        .status(status)
+        .price("price_power")
+        .period(BOUGHT, ENDS)
+        .with("cancel_at_period_end", cancel_at_period_end)
 }
 
-fn intent(id: &str, amount: i64) -> Value {
-    json!({ "id": id, "object": "payment_intent", "created": unix(BOUGHT), "customer": "cus_mia",
-        "status": "succeeded", "currency": "usd", "amount": amount,
-            "amount_received": amount, "livemode": false, "metadata": {},
-                "latest_charge": format!("ch_{id}") })
+fn session(id: &str, mode: &str) -> Object {
+    of_mia(object("checkout.session", id))
+        .status("complete")
+        .with("client_reference_id", "mia")
+        .with("mode", mode)
+        .with("payment_status", "paid")
+        .with("currency", "usd")
 }
 
-fn charge(intent: &str, amount: i64, refunded: i64) -> Value {
-    json!({ "id": format!("ch_{intent}"), "object": "charge", "created": unix(BOUGHT), "customer": "cus_mia",
-        "payment_intent": intent, "status": "succeeded", "paid": true,
-            "captured": true, "amount": amount, "amount_captured": amount, "amount_refunded": refunded,
-                "refunded": refunded == amount, "currency": "usd", "livemode": false, "metadata": {} })
+fn intent(id: &str, cents: i64) -> Object {
+    of_mia(objects::payment_intent(id)).amount(cents).paid_by(&format!("ch_{id}"))
 }
 
-fn invoice() -> Value {
-    json!({ "id": "in_mia", "object": "invoice", "created": unix(BOUGHT), "customer": "cus_mia",
-        "status": "paid", "currency": "usd", "livemode": false,
-        "billing_reason": "subscription_create", "collection_method": "charge_automatically",
-            "number": "MIA-1", "subtotal": 2000, "total": 2000, "amount_due": 2000,
-        "amount_paid": 2000, "amount_remaining": 0, "period_start": unix(BOUGHT), "period_end": unix(BOUGHT),
-            "metadata": {}, "total_taxes": [], "total_discount_amounts": [],
-        "status_transitions": { "finalized_at": unix(BOUGHT), "paid_at": unix(BOUGHT), "voided_at": null,
-            "marked_uncollectible_at": null },
-        "parent": { "type": "subscription_details", "subscription_details": { "subscription": "sub_mia" } },
-        "lines": { "object": "list", "has_more": false,
-            "data": [{ "id": "il_mia", "object": "line_item", "amount": 2000, "currency": "usd",
-            "description": "Power",
-            "quantity": 1, "livemode": false, "metadata": {},
-                "period": { "start": unix(BOUGHT), "end": unix(ENDS) }, "taxes": [], "discount_amounts": [],
-            "pricing": { "type": "price_details",
-                "price_details": { "price": "price_power", "product": "prod_power" },
-                "unit_amount_decimal": "2000" },
-            "parent": { "type": "subscription_item_details",
-                "subscription_item_details": { "subscription": "sub_mia", "subscription_item": "si_mia",
-                "proration": false } } }] } })
+fn charge(intent: &str, cents: i64, refunded: i64) -> Object {
+    of_mia(objects::charge(&format!("ch_{intent}")))
+        .amount(cents)
+        .with("amount_captured", cents)
+        .with("amount_refunded", refunded)
+        .with("payment_intent", intent)
 }
 
-struct Chat(Platform);
+fn invoice() -> Object {
+    use crate::support::requests::Time;
+    of_mia(objects::invoice("in_mia"))
+        .status("paid")
+        .bills("sub_mia")
+        .with("billing_reason", "subscription_create")
+        .with("status_transitions.paid_at", BOUGHT.second())
+        .with("lines.data.0.period", json!({ "start": BOUGHT.second(), "end": ENDS.second() }))
+        .with("lines.data.0.pricing.price_details.price", "price_power")
+        .with("lines.data.0.parent.subscription_item_details.subscription", "sub_mia")
+}
 
-impl Chat {
-    /// Delivers events about these objects, each twice, the last first.
-    async fn deliver(&self, at: &str, objects: &[(&str, Value)]) {
-        for (n, (kind, object)) in objects.iter().enumerate().rev() {
-            let event = event(&format!("evt_{kind}_{at}_{n}"), kind, unix(at), object.clone());
-            self.0.daemon.deliver_at(&event, unix(at)).await;
-            self.0.daemon.deliver_at(&event, unix(at)).await;
-        }
-        self.0.daemon.projected().await;
+/// The events that tell of one payment.
+fn purchase() -> Vec<Event> {
+    let session = session("cs_plan", "subscription")
+        .with("subscription", "sub_mia")
+        .with("invoice", "in_mia")
+        .with("amount_total", 2000);
+    vec![
+        session.happened("checkout.session.completed"),
+        subscription("active", false).happened("customer.subscription.created"),
+        invoice().happened("invoice.payment_succeeded"),
+        invoice().happened("invoice.paid"),
+        intent("pi_plan", 2000).happened("payment_intent.succeeded"),
+        charge("pi_plan", 2000, 0).happened("charge.succeeded"),
+    ]
+}
+
+/// At that time Stripe delivers these events, each twice, the last first.
+async fn deliver(world: &World, at: &str, events: Vec<Event>) {
+    world.turn(at);
+    for event in events.into_iter().rev() {
+        let id = format!("{}_{at}", event.clone().json()["id"].as_str().expect("an id"));
+        let event = event.id(&id).at(at);
+        world.deliver(event.clone()).await;
+        world.deliver(event).await;
     }
+    world.daemon().projected().await;
+}
 
-    /// Uses tokens of a model; what became of each.
-    async fn use_tokens(&self, events: &[(&str, i64, &str)]) -> Vec<String> {
-        let event = |(id, tokens, cached): &(&str, i64, &str)| {
-            json!({ "id": id, "source": "chat", "org": "mia", "event_name": "api.usage", "member": "u1",
-                    "data": { "tokens": tokens, "model": "gpt", "cached": cached } })
-        };
-        let events: Vec<Value> = events.iter().map(event).collect();
-        self.0.daemon.usage(&self.0.key, &json!(events)).await
-    }
+/// So many tokens of Mia's.
+fn tokens(id: &str, count: i64, cached: &str) -> Usage {
+    let data = json!({ "tokens": count, "model": "gpt", "cached": cached });
+    usage("mia", "api.usage").id(id).source("chat").with("member", "u1").data(data)
+}
 
-    async fn balance(&self) -> String {
-        text(&self.0.get("/v1/battery?org=mia").await, "balance").to_owned()
-    }
+async fn balance(world: &World) -> String {
+    world.get("/v1/battery?org=mia").await.status(200).text("balance")
+}
 
-    fn ledger(&self) -> Vec<String> {
-        self.0.database.ledger(self.0.database.number("SELECT org_id FROM orgs WHERE external_id = 'mia'"))
-    }
+fn ledger(world: &World) -> Vec<String> {
+    world.ledger(world.number("SELECT org_id FROM orgs WHERE external_id = 'mia'"))
+}
+
+async fn waits(world: &World) -> usize {
+    world.get("/v1/battery/effects/waiting").await.status(200).rows().len()
 }
 
 #[tokio::test]
 async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
-    let chat = Chat(Platform::at(BOUGHT));
-    // Five and more events tell of one payment, and the product has not made the user yet.
-    let purchase = [
-        (
-            "checkout.session.completed",
-            session(
-                "cs_plan",
-                "subscription",
-                json!({ "subscription": "sub_mia", "invoice": "in_mia", "amount_total": 2000 }),
-            ),
-        ),
-        ("customer.subscription.created", subscription("active", false)),
-        ("invoice.payment_succeeded", invoice()),
-        ("invoice.paid", invoice()),
-        ("payment_intent.succeeded", intent("pi_plan", 2000)),
-        ("charge.succeeded", charge("pi_plan", 2000, 0)),
-    ];
-    chat.deliver(BOUGHT, &purchase).await;
+    let world = product(BOUGHT).start().await;
+    is_bought_before_the_user_exists(&world).await;
+    the_day_burns_before_the_month(&world).await;
+    a_pack_is_bought_and_half_of_it_refunded(&world).await;
+    the_ledger_says_so(&world);
+    the_period_runs_out(&world).await;
+    // What was used on the first day: 80 units in three messages of one model.
+    let path = "/v1/usage/daily?org=mia&from=2027-05-10&to=2027-05-11&group_by=day";
+    let day = world.get(path).await.status(200);
+    assert_eq!(day.pick(["data.0.battery_units", "data.0.count"]), json!(["80", 3]), "{day}");
+    world.balances();
+}
+
+/// Five and more events tell of one payment, and the product has not made the user yet. It grants once.
+async fn is_bought_before_the_user_exists(world: &World) {
+    deliver(world, BOUGHT, purchase()).await;
     // Nothing is sold, so nothing waits.
-    let waiting = chat.0.get("/v1/battery/effects/waiting").await;
-    assert_eq!(waiting["data"].as_array().map(Vec::len), Some(0), "{waiting}");
-
-    let meter = json!({ "key": "tokens", "event_name": "api.usage", "aggregation": "sum",
-        "value_field": "tokens", "unit": "tokens", "dimensions": ["model", "cached"] });
-    chat.0.post("/v1/meters", meter, 201).await;
-    let card = json!({ "currency": "usd",
-        "rates": [{ "when": { "cached": "yes" }, "battery_units": "0.002" }, { "battery_units": "0.01" }] });
-    chat.0.post("/v1/meters/tokens/rate_cards", card, 201).await;
-    let plan = json!({ "name": "Power",
-        "monthly": { "amount": 2000, "currency": "usd", "stripe_price": "price_power" },
-                       "battery_units": "1000", "daily_battery": "50", "battery_debt_limit": "0",
-                           "features": { "voice": true } });
-    chat.0.put("/v1/plans/power", plan).await;
-    chat.0.put("/v1/battery/packs/boost", json!({ "name": "Boost", "units": "500" })).await;
-    chat.0.daemon.org(&chat.0.key, "mia", "Europe/Berlin").await;
-    chat.0.daemon.projected().await;
-    let waiting = chat.0.get("/v1/battery/effects/waiting").await;
-    assert_eq!(waiting["data"].as_array().map(Vec::len), Some(0), "{waiting}");
-    chat.0.plan_of("mia", Some("power")).await;
+    assert_eq!(waits(world).await, 0);
+    let meter = meter("tokens").event_name("api.usage").value_field("tokens");
+    let rates =
+        json!([{ "when": { "cached": "yes" }, "battery_units": "0.002" }, { "battery_units": "0.01" }]);
+    let monthly = json!({ "amount": 2000, "currency": "usd", "stripe_price": "price_power" });
+    let power = plan("power")
+        .with("monthly", monthly)
+        .with("battery_units", "1000")
+        .with("daily_battery", "50")
+        .with("battery_debt_limit", "0")
+        .with("features.voice", true);
+    for request in [
+        meter.with("unit", "tokens").dimensions(["model", "cached"]),
+        rate_card("tokens", rates),
+        power,
+        pack("boost", "500"),
+        org("mia").zone("Europe/Berlin"),
+    ] {
+        world.send(request).await.ok();
+    }
+    world.daemon().projected().await;
+    assert_eq!(waits(world).await, 0);
+    world.has_plan("mia", Some("power")).await;
     // What the workers did about the day may be there already.
-    let grants: Vec<String> =
-        chat.ledger().into_iter().filter(|line| line.starts_with("grant 1000")).collect();
-    assert_eq!(grants.len(), 1, "{:?}", chat.ledger());
-    chat.deliver(BOUGHT, &purchase).await;
+    let grants = ledger(world).iter().filter(|line| line.starts_with("grant 1000")).count();
+    assert_eq!(grants, 1, "{:?}", ledger(world));
+    deliver(world, BOUGHT, purchase()).await;
+}
 
+async fn the_day_burns_before_the_month(world: &World) {
     // 3,000 × 0.01 = 30 of the day's 50.
-    assert_eq!(chat.use_tokens(&[("a", 3_000, "no")]).await, ["accepted"]);
-    assert_eq!(chat.balance().await, "1020");
+    assert_eq!(world.usage([tokens("a", 3_000, "no")]).await, ["accepted"]);
+    assert_eq!(balance(world).await, "1020");
     // 40 + 5,000 × 0.002 = 50: the day's last 20, and 30 of the month's.
-    assert_eq!(chat.use_tokens(&[("b", 4_000, "no"), ("c", 5_000, "yes")]).await, ["accepted"; 2]);
-    assert_eq!(chat.balance().await, "970");
-    let month = chat.0.get("/v1/battery/grants?org=mia&source=subscription").await;
-    assert_eq!((text(&month["data"][0], "remaining"), text(&month["data"][0], "burned")), ("970", "30"));
-    assert_eq!(text(&month["data"][0], "expires_at"), ENDS);
-
+    let both = [tokens("b", 4_000, "no"), tokens("c", 5_000, "yes")];
+    assert_eq!(world.usage(both).await, ["accepted"; 2]);
+    assert_eq!(balance(world).await, "970");
+    let month = world.get("/v1/battery/grants?org=mia&source=subscription").await.status(200);
+    let told = month.pick(["data.0.remaining", "data.0.burned", "data.0.expires_at"]);
+    assert_eq!(told, json!(["970", "30", ENDS]));
     // The next day has its own 50; 920 of 1,020 go.
-    chat.0.clock.turn("2027-05-11T10:00:00Z");
-    assert_eq!(chat.use_tokens(&[("d", 92_000, "no")]).await, ["accepted"]);
-    assert_eq!(chat.balance().await, "100");
-    assert_eq!(chat.use_tokens(&[("e", 10_100, "no")]).await, ["data battery_exhausted"]);
+    world.turn("2027-05-11T10:00:00Z");
+    assert_eq!(world.usage([tokens("d", 92_000, "no")]).await, ["accepted"]);
+    assert_eq!(balance(world).await, "100");
+    assert_eq!(world.usage([tokens("e", 10_100, "no")]).await, ["data battery_exhausted"]);
+}
 
+async fn a_pack_is_bought_and_half_of_it_refunded(world: &World) {
     // A pack, told of by three events, twice each.
-    let at = "2027-05-11T11:00:00Z";
-    let bought = session(
-        "cs_boost",
-        "payment",
-        json!({ "payment_intent": "pi_boost", "amount_total": 500, "metadata": { "battery_pack": "boost" } }),
-    );
-    let pack = [
-        ("checkout.session.completed", bought),
-        ("payment_intent.succeeded", intent("pi_boost", 500)),
-        ("charge.succeeded", charge("pi_boost", 500, 0)),
+    let bought = session("cs_boost", "payment")
+        .metadata(json!({ "battery_pack": "boost" }))
+        .with("payment_intent", "pi_boost")
+        .with("amount_total", 500);
+    let pack = vec![
+        bought.happened("checkout.session.completed"),
+        intent("pi_boost", 500).happened("payment_intent.succeeded"),
+        charge("pi_boost", 500, 0).happened("charge.succeeded"),
     ];
-    chat.0.clock.turn(at);
-    chat.deliver(at, &pack).await;
-    assert_eq!(chat.balance().await, "600");
+    deliver(world, "2027-05-11T11:00:00Z", pack).await;
+    assert_eq!(balance(world).await, "600");
     // 60 of the month's 100, not of the pack.
-    assert_eq!(chat.use_tokens(&[("f", 6_000, "no")]).await, ["accepted"]);
+    assert_eq!(world.usage([tokens("f", 6_000, "no")]).await, ["accepted"]);
     // Half of the money goes back, and half of the units.
     let at = "2027-05-11T12:00:00Z";
-    chat.0.clock.turn(at);
-    let refund = json!({ "id": "re_boost", "object": "refund", "created": unix(at), "amount": 250,
-        "currency": "usd", "charge": "ch_pi_boost",
-                         "payment_intent": "pi_boost", "status": "succeeded",
-                             "reason": "requested_by_customer", "metadata": {} });
-    chat.deliver(at, &[("refund.created", refund), ("charge.refunded", charge("pi_boost", 500, 250))]).await;
-    let mut ledger = chat.ledger();
+    let half = refund("re_boost", "ch_pi_boost", 250).created(at).with("payment_intent", "pi_boost");
+    let back = charge("pi_boost", 500, 250).happened("charge.refunded");
+    deliver(world, at, vec![half.happened("refund.created"), back]).await;
+}
+
+fn the_ledger_says_so(world: &World) {
+    let mut ledger = ledger(world);
     // The plan gives the day's allowance from the moment at which it is known; the payment's grant follows it
     // or not.
     if ledger[..2] == ["grant 50 → 50", "grant 1000 → 1050"] {
@@ -214,27 +214,22 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
             "clawback -250 → 290",
         ]
     );
+}
 
-    // Cancelled, the plan stays to the end of its period.
-    let at = "2027-05-11T13:00:00Z";
-    chat.0.clock.turn(at);
-    chat.deliver(at, &[("customer.subscription.updated", subscription("active", true))]).await;
-    chat.0.plan_of("mia", Some("power")).await;
-    chat.0.clock.turn(ENDS);
-    chat.deliver(ENDS, &[("customer.subscription.deleted", subscription("canceled", true))]).await;
-    chat.0.plan_of("mia", None).await;
-    // The month's last 40 are gone with it, and so is the day's allowance in time; the pack's 250 stay.
-    let entries = chat.0.get("/v1/battery/entries?org=mia&kind=expiry&source=subscription").await;
-    assert_eq!(text(&entries["data"][0], "amount"), "-40", "{entries}");
-    assert_eq!(text(&entries["data"][0], "at"), ENDS);
-    chat.0.clock.turn("2027-06-11T08:00:00Z");
-    assert_eq!(chat.balance().await, "250");
-    assert_eq!(chat.use_tokens(&[("g", 25_000, "no")]).await, ["accepted"]);
-    assert_eq!(chat.balance().await, "0");
-
-    // What was used on the first day: 80 units in three messages of one model.
-    let day = chat.0.get("/v1/usage/daily?org=mia&from=2027-05-10&to=2027-05-11&group_by=day").await;
-    assert_eq!(text(&day["data"][0], "battery_units"), "80", "{day}");
-    assert_eq!(day["data"][0]["count"], 3);
-    assert_eq!(chat.0.database.unbalanced(), [] as [String; 0]);
+/// Cancelled, the plan stays to the end of its period. The month's last 40 are gone with it, and so is the
+/// day's allowance in time; the pack's 250 stay.
+async fn the_period_runs_out(world: &World) {
+    let ending = subscription("active", true).happened("customer.subscription.updated");
+    deliver(world, "2027-05-11T13:00:00Z", vec![ending]).await;
+    world.has_plan("mia", Some("power")).await;
+    let ended = subscription("canceled", true).happened("customer.subscription.deleted");
+    deliver(world, ENDS, vec![ended]).await;
+    world.has_plan("mia", None).await;
+    let path = "/v1/battery/entries?org=mia&kind=expiry&source=subscription";
+    let lapsed: Value = world.get(path).await.status(200).pick(["data.0.amount", "data.0.at"]);
+    assert_eq!(lapsed, json!(["-40", ENDS]));
+    world.turn("2027-06-11T08:00:00Z");
+    assert_eq!(balance(world).await, "250");
+    assert_eq!(world.usage([tokens("g", 25_000, "no")]).await, ["accepted"]);
+    assert_eq!(balance(world).await, "0");
 }

@@ -30,15 +30,6 @@ impl Database {
         granted.expect("it is granted");
     }
 
-    /// How far below zero an org's battery may be used.
-    pub fn debt_limit(&self, org_id: i64, limit: &str) {
-        self.execute(&format!(
-            "INSERT INTO battery_settings VALUES ({org_id}, {limit}, now()) ON CONFLICT (org_id)
-             DO UPDATE SET debt_limit = excluded.debt_limit;
-             UPDATE catalog SET version = version + 1"
-        ));
-    }
-
     /// The entries of an org's ledger: `kind amount → balance`.
     pub fn ledger(&self, org_id: i64) -> Vec<String> {
         let lines = self.value(&format!(

@@ -34,6 +34,11 @@ impl TestClock {
         *self.0.lock().expect("no panic") = time.parse().expect("a time");
     }
 
+    /// What it shows.
+    pub fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().expect("no panic")
+    }
+
     fn clock(&self) -> Clock {
         let now = Arc::clone(&self.0);
         Clock::from_fn(move || *now.lock().expect("no panic"))

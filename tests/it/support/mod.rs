@@ -1,16 +1,24 @@
-//! What tests are built from: a shared cluster with a database each, daemons, signed deliveries, events.
+//! What tests are built from. Start at [`World`]: it is a database, a daemon and a key. `requests` has the
+//! builders of what tests ask for, `answer` what they say of answers, `objects` Stripe's objects and events.
 
+pub mod answer;
 pub mod battery;
 pub mod cluster;
 pub mod daemon;
 pub mod events;
+pub mod json;
+pub mod objects;
 pub mod proxy;
+pub mod requests;
+pub mod rows;
 pub mod stripe;
 pub mod usage;
+pub mod world;
 
 pub use cluster::{Database, Server};
 pub use daemon::{Daemon, TestClock};
 pub use proxy::Proxy;
+pub use world::World;
 
 /// The signing secret that test daemons know.
 pub const SECRET: &str = "whsec_test";

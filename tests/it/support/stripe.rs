@@ -34,7 +34,7 @@ pub fn signature_at(body: &[u8], t: i64) -> String {
 }
 
 impl Daemon {
-    /// Delivers raw bytes with a header of one's own.
+    /// Delivers raw bytes with this signature header.
     pub async fn deliver_raw(&self, body: Vec<u8>, signature: &[u8]) -> (StatusCode, Value) {
         let header = reqwest::header::HeaderValue::from_bytes(signature).expect("a header");
         let request = self

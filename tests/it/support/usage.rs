@@ -4,6 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Daemon, Database};
 
+/// The statement that makes a version of a meter's rate card.
+fn card(meter_id: i32, version: i32, since: &str, rates: &Value) -> String {
+    format!(
+        "INSERT INTO rate_cards
+             (rate_card_id, meter_id, version, valid_from, currency, rates, created_at)
+         VALUES ({meter_id} * 100 + {version}, {meter_id}, {version}, '{since}', 'usd', '{rates}', now());"
+    )
+}
+
 impl Database {
     /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since
     /// 2020.
@@ -16,30 +25,36 @@ impl Database {
         prices: Option<&Value>,
     ) {
         let field = if aggregation == "count" { "NULL" } else { "'value'" };
-        let card = prices.map_or_else(String::new, |prices| {
-            format!("INSERT INTO rate_cards VALUES ({id}, {id}, 1, '2020-01-01', 'usd', '{prices}', now());")
-        });
+        let card = prices.map_or_else(String::new, |prices| card(id, 1, "2020-01-01", prices));
         // In one transaction: a daemon that reads the new version finds the prices there.
         self.execute(&format!(
-            "INSERT INTO meters VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
+            "INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
+             VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
              INSERT INTO meter_versions
+                 (meter_id, version, name, event_name, value_field, dimensions, created_at)
              VALUES ({id}, 1, 'Meter {id}', '{event_name}', {field}, '{{{dimensions}}}', now());
              {card}
              UPDATE catalog SET version = version + 1"
         ));
     }
 
+    /// A version of a meter's rate card, in force since that time.
+    pub fn card(&self, meter_id: i32, version: i32, since: &str, rates: &Value) {
+        let card = card(meter_id, version, since, rates);
+        self.execute(&format!("{card} UPDATE catalog SET version = version + 1"));
+    }
+
     /// A slot that is counted for every org.
     pub fn slot(&self, id: i32, meter_id: i32, filter: &Value, per_subject: bool, period: &str) {
         self.execute(&format!(
             "INSERT INTO quota_slots
+                 (slot_id, meter_id, filter, per_subject, period, everywhere, created_at)
              VALUES ({id}, {meter_id}, '{filter}', {per_subject}, '{period}', true, now());
              UPDATE catalog SET version = version + 1"
         ));
     }
 
-    /// What does not balance: keys without records, summaries, counters and ledgers that are not the sums of
-    /// the records.
+    /// Finds keys without records, and summaries, counters and ledgers that are not the sums of the records.
     pub fn unbalanced(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 5] = [
             (
@@ -102,7 +117,7 @@ impl Database {
 }
 
 impl Daemon {
-    /// Makes an org, and gives its public id.
+    /// Makes an org; returns its public id.
     pub async fn org(&self, key: &str, external_id: &str, zone: &str) -> String {
         let body = json!({ "name": external_id, "external_id": external_id, "time_zone": zone });
         let (status, org) = self.post("/v1/orgs", key, &body).await;
@@ -110,21 +125,24 @@ impl Daemon {
         org["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Sends usage that must be read as a whole, and gives the statuses of the events. What is sent alone and
-    /// not taken is a problem.
+    /// Sends usage that the daemon must read as a whole; returns the outcome of each event. The answer to a
+    /// single event that was not taken is a problem.
     pub async fn usage(&self, key: &str, events: &Value) -> Vec<String> {
         let (status, answer) = self.post("/v1/usage", key, events).await;
         let refused = events.is_object() && answer["results"][0]["status"] != "accepted";
         assert!(status == 200 || refused && status.is_client_error(), "{status} {answer}");
         let results = answer["results"].as_array().expect("results");
-        results
-            .iter()
-            .map(|one| match one["rule"].as_str() {
-                Some(rule) if one["status"] == "rejected" => {
-                    format!("{} {rule}", one["field"].as_str().expect("a field"))
-                }
-                _ => one["status"].as_str().expect("a status").to_owned(),
-            })
-            .collect()
+        results.iter().map(outcome).collect()
+    }
+}
+
+/// What became of one event: its status, or the field and the rule that it breaks.
+#[track_caller]
+pub fn outcome(result: &Value) -> String {
+    match result["rule"].as_str() {
+        Some(rule) if result["status"] == "rejected" => {
+            format!("{} {rule}", result["field"].as_str().expect("a field"))
+        }
+        _ => result["status"].as_str().unwrap_or_else(|| panic!("no outcome: {result}")).to_owned(),
     }
 }

@@ -1,5 +1,5 @@
 //! Random lives of a level: sets and changes of three subjects at few instants, late and in any order, taken
-//! back and amended, into closed months too. What is told of it is reckoned here instant by instant.
+//! back and amended, into closed months too. The test works out what must be said of it instant by instant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// Compares what is told of a level with what its events come to.
+    /// Compares the level that the API shows with the one that its events come to.
     async fn level_is(&self, org: &str, key: &str, events: &BTreeMap<String, Said>, place: &str) {
         let of = |subject: &str| -> Vec<&Said> {
             events.values().filter(|said| said.stands && said.subject == subject).collect()

@@ -1,14 +1,16 @@
+use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::decide::{line_keys, outcome};
-use super::facts::Facts;
-use super::model::{Outcome, Reason, org_of, settled};
-use super::returns::{CauseKind, Counted, Returned};
-use super::*;
+use super::decide::{decide_source, repeats as found_repeats, returns};
+use super::model::clawbacks::CauseAmount;
+use super::model::facts::{Line, PaidAmount, ReturnedMoney};
+use super::model::{CauseKind, Decision, Facts, GrantClawbacks, SaleSource, SourceKind, WaitReason};
+use crate::config::Proration;
+use crate::realm::Realm;
 
+mod paid;
 mod repeats;
-mod settled;
 mod single;
 mod sold;
 
@@ -24,10 +26,10 @@ fn facts(value: serde_json::Value) -> Facts {
     serde_json::from_value(value).expect("facts")
 }
 
-fn judged(facts: &Facts, kind: Kind) -> Outcome {
+fn decided(facts: &Facts, kind: SourceKind) -> Decision {
     let realm = Realm { account: String::new(), livemode: true };
     let source = SaleSource { realm, kind, id: "x".to_owned() };
-    outcome(&source, facts, Proration::Prorate, at("2026-03-11T00:00:00Z")).expect("reckons")
+    decide_source(&source, facts, Proration::Prorate, at("2026-03-11T00:00:00Z")).expect("fits")
 }
 
 /// A paid invoice of March with one line.
@@ -76,72 +78,72 @@ fn a_line_is_worth_what_its_version_says() {
         (json!({ "plan": { "moved": 1 }, "amount": 0 }), None),
         (json!({ "pack": { "id": "p", "units": "50" }, "quantity": 2 }), Some(("pack", "100"))),
     ] {
-        let outcome = judged(&invoice(&line), Kind::Invoice);
-        let got = outcome.grants.first().map(|grant| (grant.what, grant.units));
+        let decision = decided(&invoice(&line), SourceKind::Invoice);
+        let got = decision.grants.first().map(|grant| (grant.kind.name(), grant.units));
         assert_eq!(got, expected.map(|(what, text)| (what, units(text))), "{line}");
-        assert_eq!(outcome.waits.len(), usize::from(expected.is_none()), "{line}");
+        assert_eq!(decision.waits.len(), usize::from(expected.is_none()), "{line}");
     }
 }
 
 #[test]
 fn what_is_missing_is_waited_for() {
     for (line, reason) in [
-        (json!({ "plan": null }), Reason::UnknownPrice),
-        (json!({}), Reason::UnknownSubscription),
+        (json!({ "plan": null }), WaitReason::UnknownPrice),
+        (json!({}), WaitReason::UnknownSubscription),
         (
             json!({ "plan": { "moved": 1 }, "proration": true, "start": "2026-03-11T00:00:00Z" }),
-            Reason::UnknownPeriod,
+            WaitReason::UnknownPeriod,
         ),
         (
             json!({ "plan": { "moved": 1 }, "proration": true, "amount": -9, "start": "2026-03-11T00:00:00Z",
-                "full": { "start": "2026-03-01T00:00:00Z", "end": "2026-04-01T00:00:00Z" } }),
-            Reason::NoGrant,
+                "full_period": { "start": "2026-03-01T00:00:00Z", "end": "2026-04-01T00:00:00Z" } }),
+            WaitReason::NoGrant,
         ),
     ] {
         let mut facts = invoice(&line);
-        let outcome = judged(&facts, Kind::Invoice);
-        assert_eq!(outcome.waits.iter().map(|wait| wait.reason).collect::<Vec<_>>(), [reason], "{line}");
-        assert!(outcome.grants.is_empty() && outcome.takes.is_empty());
+        let decision = decided(&facts, SourceKind::Invoice);
+        assert_eq!(decision.waits.iter().map(|wait| wait.reason).collect::<Vec<_>>(), [reason], "{line}");
+        assert!(decision.grants.is_empty() && decision.clawbacks.is_empty());
         // After a day it is done without, where that is possible.
         facts.waiting = serde_json::from_value(
             json!([{ "line": "il_1", "since": "2026-03-10T00:00:00Z", "dismissed": false }]),
         )
         .expect("rows");
-        assert_eq!(judged(&facts, Kind::Invoice).waits.is_empty(), reason.passes(), "{line}");
+        assert_eq!(decided(&facts, SourceKind::Invoice).waits.is_empty(), reason.ends_by_itself(), "{line}");
         facts.waiting[0].dismissed = true;
-        assert!(judged(&facts, Kind::Invoice).waits.is_empty(), "{line}");
+        assert!(decided(&facts, SourceKind::Invoice).waits.is_empty(), "{line}");
     }
     let mut nobody = invoice(&json!({ "plan": { "moved": 1 } }));
     nobody.org_id = None;
-    let outcome = judged(&nobody, Kind::Invoice);
-    assert_eq!((outcome.grants.len(), outcome.waits[0].reason), (0, Reason::NoOrg));
+    let decision = decided(&nobody, SourceKind::Invoice);
+    assert_eq!((decision.grants.len(), decision.waits[0].reason), (0, WaitReason::NoOrg));
     nobody.waiting = serde_json::from_value(
         json!([{ "line": "il_1", "since": "2026-03-10T00:00:00Z", "dismissed": false, "org": 5 }]),
     )
     .expect("rows");
-    assert_eq!((org_of(&nobody), judged(&nobody, Kind::Invoice).grants.len()), (Some(5), 1));
+    assert_eq!((nobody.org(), decided(&nobody, SourceKind::Invoice).grants.len()), (Some(5), 1));
 }
 
 #[test]
-fn a_part_of_a_period_is_reckoned_by_time() {
+fn a_part_of_a_period_counts_by_time() {
     let full = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" });
     let part = |amount: i64| {
+        let grant = json!({ "number": 4, "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" });
         json!({ "plan": { "moved": 1 }, "proration": true, "amount": amount, "start": "2026-03-11T00:00:00Z",
-            "end": "2026-03-31T00:00:00Z", "full": full,
-        "holders": [{ "number": 4, "start": "2026-03-01T00:00:00Z", "end": "2026-03-31T00:00:00Z" }] })
+            "end": "2026-03-31T00:00:00Z", "full_period": full, "overlapping_grants": [grant] })
     };
-    let outcome = judged(&invoice(&part(5)), Kind::Invoice);
-    assert_eq!((outcome.grants[0].units, outcome.takes.len()), (units("66.666666667"), 0));
-    let outcome = judged(&invoice(&part(-5)), Kind::Invoice);
+    let decision = decided(&invoice(&part(5)), SourceKind::Invoice);
+    assert_eq!((decision.grants[0].units, decision.clawbacks.len()), (units("66.666666667"), 0));
+    let decision = decided(&invoice(&part(-5)), SourceKind::Invoice);
     assert_eq!(
-        (outcome.takes[0].units, outcome.takes[0].holder, outcome.grants.len()),
+        (decision.clawbacks[0].units, decision.clawbacks[0].grant, decision.grants.len()),
         (units("66.666666667"), Some(4), 0)
     );
     // Paid when the period is over.
     let mut late = invoice(&part(5));
     late.invoice.as_mut().expect("one").paid_at = Some(at("2026-03-31T00:00:00Z"));
-    let outcome = judged(&late, Kind::Invoice);
-    assert!(outcome.grants.is_empty() && outcome.waits.is_empty());
+    let decision = decided(&late, SourceKind::Invoice);
+    assert!(decision.grants.is_empty() && decision.waits.is_empty());
 }
 
 #[test]
@@ -155,30 +157,30 @@ fn a_session_names_its_pack() {
                 "currency": "usd", "named": named } }))
     };
     for (metadata, found, expected) in [
-        (json!({ "battery_pack": "p" }), "pack", Some("50")),
-        (json!({ "battery_pack": "p" }), "linked", None),
-        (json!({ "battery_units": "7.5", "quantity": "2" }), "linked", Some("15")),
-        (json!({ "battery_units": 3 }), "linked", Some("3")),
-        (json!({ "battery_units": "1e3" }), "linked", None),
-        (json!({ "battery_units": "0.0000000001" }), "linked", None),
-        (json!({ "quantity": "0" }), "linked", None),
-        (json!({ "price": "price_1", "quantity": 3 }), "priced", Some("150")),
-        (json!({}), "linked", Some("50")),
+        (json!({ "battery_pack": "p" }), "by_id", Some("50")),
+        (json!({ "battery_pack": "p" }), "by_link", None),
+        (json!({ "battery_units": "7.5", "quantity": "2" }), "by_link", Some("15")),
+        (json!({ "battery_units": 3 }), "by_link", Some("3")),
+        (json!({ "battery_units": "1e3" }), "by_link", None),
+        (json!({ "battery_units": "0.0000000001" }), "by_link", None),
+        (json!({ "quantity": "0" }), "by_link", None),
+        (json!({ "price": "price_1", "quantity": 3 }), "by_price", Some("150")),
+        (json!({}), "by_link", Some("50")),
         (json!({}), "nothing", None),
     ] {
         let facts = session(metadata.clone(), found);
-        let outcome = judged(&facts, Kind::PaymentIntent);
-        let got = outcome.grants.first().map(|grant| grant.units);
+        let decision = decided(&facts, SourceKind::PaymentIntent);
+        let got = decision.grants.first().map(|grant| grant.units);
         assert_eq!(
-            (got, outcome.waits.len()),
+            (got, decision.waits.len()),
             (expected.map(units), usize::from(expected.is_none())),
             "{metadata} {found}"
         );
-        assert_eq!(settled(&facts), (700, Some("usd".to_owned())));
+        assert_eq!(facts.paid(), PaidAmount { minor: 700, currency: Some("usd".to_owned()) });
     }
-    let mut elsewhere = session(json!({ "battery_pack": "p" }), "pack");
+    let mut elsewhere = session(json!({ "battery_pack": "p" }), "by_id");
     elsewhere.owned_elsewhere = true;
-    assert!(judged(&elsewhere, Kind::PaymentIntent).grants.is_empty());
+    assert!(decided(&elsewhere, SourceKind::PaymentIntent).grants.is_empty());
 }
 
 #[test]
@@ -228,16 +230,18 @@ fn returned_money_counts_once() {
         (json!({ "cause": "credit_note", "amount": 5, "status": "issued", "type": "pre_payment" }), 0),
         (json!({ "cause": "credit_note", "amount": 5, "status": "void", "type": "post_payment" }), 0),
     ] {
-        let returned: Returned = serde_json::from_value(object.clone()).expect("an object");
+        let returned: ReturnedMoney = serde_json::from_value(object.clone()).expect("an object");
         assert_eq!(returned.cause().minor, minor, "{object}");
     }
 }
 
 #[test]
 fn lines_without_an_id_of_their_own_are_told_apart() {
-    let line = |id: Option<&str>| facts::Line { id: id.map(str::to_owned), ..facts::Line::default() };
-    let lines = [line(Some("a")), line(Some("a")), line(None), line(None), line(Some("b"))];
-    assert_eq!(line_keys(&lines), ["a", "a#2", "line#1", "line#2", "b"]);
+    let line = |id: Option<&str>| Line { id: id.map(str::to_owned), ..Line::default() };
+    let lines = vec![line(Some("a")), line(Some("a")), line(None), line(None), line(Some("b"))];
+    let facts = Facts { lines, ..Facts::default() };
+    let keys: Vec<String> = facts.keyed_lines().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["a", "a#2", "line#1", "line#2", "b"]);
 }
 
 proptest! {
@@ -251,34 +255,36 @@ proptest! {
     ) {
         let kinds = [CauseKind::Refund, CauseKind::Dispute, CauseKind::CreditNote, CauseKind::Proration];
         let run = |steps: &[(usize, i64, i64)]| {
-            let mut counted = Counted { amount: amount.into(), paid, ..Counted::default() };
+            let mut clawbacks = GrantClawbacks::new(amount.into(), paid);
             let mut sum = rust_decimal::Decimal::ZERO;
             for (n, (kind, minor, units)) in steps.iter().enumerate() {
                 let kind = kinds[*kind];
-                let (minor,
-                    units) = if kind == CauseKind::Proration { (0, (*units).into()) } else { (*minor,
-                    rust_decimal::Decimal::ZERO) };
+                let amount_of_cause = if kind == CauseKind::Proration {
+                    CauseAmount::from_units((*units).into())
+                } else {
+                    CauseAmount::from_money(*minor)
+                };
                 // The same object again and again: only its last state counts.
-                sum += counted.count(kind, &format!("id_{}", n % 2), minor,
-                    units).expect("small").unwrap_or_default();
-                assert!(counted.taken().expect("small") <= amount.into());
+                let id = format!("id_{}", n % 2);
+                sum += clawbacks.set_cause(kind, &id, amount_of_cause).expect("small").unwrap_or_default();
+                assert!(clawbacks.units().expect("small") <= amount.into());
             }
-            assert_eq!(sum, counted.taken().expect("small"));
-            counted
+            assert_eq!(sum, clawbacks.units().expect("small"));
+            clawbacks
         };
         let first = run(&steps);
         // The last states alone, in another order.
         let rest = steps.len();
         steps.rotate_left(rotate % rest);
         let mut other = run(&steps);
-        for ((kind, id), (minor, units)) in first.causes.iter().rev() {
-            other.count(*kind, id, *minor, *units).expect("small");
+        for ((kind, id), amount) in first.causes.iter().rev() {
+            other.set_cause(*kind, id, *amount).expect("small");
         }
         let is_gone = |key: &&_| !first.causes.contains_key(*key);
         let gone: Vec<_> = other.causes.keys().filter(is_gone).cloned().collect();
         for (kind, id) in gone {
-            other.count(kind, &id, 0, rust_decimal::Decimal::ZERO).expect("small");
+            other.set_cause(kind, &id, CauseAmount::default()).expect("small");
         }
-        prop_assert_eq!(first.taken().expect("small"), other.taken().expect("small"));
+        prop_assert_eq!(first.units().expect("small"), other.units().expect("small"));
     }
 }

@@ -1,8 +1,7 @@
-//! Which of several sales of one period counts, by hand-reckoned tables.
+//! Which of several sales of one period counts, by tables that were computed by hand.
 
 use serde_json::{Value, json};
 
-use super::super::repeats::repeats;
 use super::*;
 
 const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
@@ -14,9 +13,9 @@ fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
             "price": "p", "subscription": "sub", "item": "si" }],
         "invoice": { "status": "paid", "total": 2000, "created": MARCH.0, "paid_at": MARCH.0,
             "lines_complete": true },
-        "claims": [{ "line": "il", "org_id": 1, "grant": 1, "units": "100", "what": "subscription",
+        "effects": [{ "line": "il", "org_id": 1, "grant": 1, "units": "100", "what": "subscription",
             "quantity": 1, "start": MARCH.0, "end": MARCH.1 }] });
-    for (at, more) in [("/lines/0", line), ("/invoice", invoice), ("/claims/0", claim)] {
+    for (at, more) in [("/lines/0", line), ("/invoice", invoice), ("/effects/0", claim)] {
         let Value::Object(more) = more else { continue };
         let fields = whole.pointer_mut(at).and_then(Value::as_object_mut).expect("an object");
         fields.extend(more);
@@ -28,11 +27,11 @@ fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
 fn losers(all: &[(&str, &Facts)]) -> Vec<(String, Option<String>)> {
     let source = |id: &str| SaleSource {
         realm: Realm { account: String::new(), livemode: true },
-        kind: Kind::Invoice,
+        kind: SourceKind::Invoice,
         id: id.to_owned(),
     };
     let sources: Vec<(SaleSource, &Facts)> = all.iter().map(|(id, facts)| (source(id), *facts)).collect();
-    let found = repeats(sources.iter().map(|(source, facts)| (source, *facts, None)));
+    let found = found_repeats::find(sources.iter().map(|(source, facts)| (source, *facts, None)));
     found
         .into_iter()
         .flat_map(|(source, lines)| lines.into_values().map(move |by| (source.id.clone(), by)))
@@ -69,11 +68,10 @@ fn what_differs_in_one_fact_is_another_sale() {
 fn the_one_of_which_most_is_held_counts_and_then_the_one_that_was_paid_first() {
     let at = |day: u32| format!("2026-03-{day:02}T00:00:00Z");
     let returned = |mut facts: Facts, minor: i64| {
-        facts.returned = vec![super::super::returns::Cause {
-            kind: CauseKind::Refund,
-            id: "re".to_owned(),
-            created: None,
-            minor,
+        facts.returned = vec![ReturnedMoney {
+            cause: "refund".to_owned(),
+            amount: Some(minor),
+            ..ReturnedMoney::default()
         }];
         facts
     };

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::sold::{MARCH, came_to, line, of};
+use super::sold::{MARCH, effects_of, line, of};
 use super::*;
 
 const FEBRUARY: (&str, &str) = ("2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z");
@@ -21,7 +21,7 @@ fn plain() -> Value {
 fn part(id: &str, amount: i64, quantity: i64, more: Value) -> Value {
     let month = json!({ "start": MARCH.0, "end": REST.1 });
     let holders = json!([{ "number": 1, "start": MARCH.0, "end": REST.1 }]);
-    let mut all = json!({ "proration": true, "full": month, "holders": holders });
+    let mut all = json!({ "proration": true, "full_period": month, "overlapping_grants": holders });
     super::sold::merge(&mut all, more);
     line(id, "flat", amount, quantity, REST, all)
 }
@@ -40,12 +40,12 @@ fn what_asked_for_it_decides_whether_a_period_is_sold() {
     ] {
         let mut facts = of(&[plain()]);
         facts.invoice.as_mut().expect("one").billing_reason = reason.as_str().map(str::to_owned);
-        assert_eq!(came_to(&facts), if sells { vec!["a 100".to_owned()] } else { none() }, "{reason}");
+        assert_eq!(effects_of(&facts), if sells { vec!["a 100".to_owned()] } else { none() }, "{reason}");
     }
     // In a realm that does not act nothing is sold, and nothing waits.
     let mut facts = of(&[plain(), line("b", "shoes", 900, 1, MARCH, json!({ "plan": null }))]);
-    facts.idle = true;
-    assert_eq!(came_to(&facts), none());
+    facts.is_inactive_realm = true;
+    assert_eq!(effects_of(&facts), none());
 }
 
 /// A price of a plan on an invoice that somebody made by hand tells no period.
@@ -69,7 +69,7 @@ fn a_plan_that_is_paid_for_without_a_subscription_waits() {
         let mut facts = of(&[line("a", "flat", amount, 1, MARCH, by_hand(more))]);
         facts.invoice.as_mut().expect("one").billing_reason = Some("manual".to_owned());
         let expected = if waits { vec!["a no_subscription".to_owned()] } else { none() };
-        assert_eq!(came_to(&facts), expected, "{name}");
+        assert_eq!(effects_of(&facts), expected, "{name}");
     }
 }
 
@@ -109,12 +109,12 @@ fn periods_subscriptions_and_claims_tell_sales_apart() {
         ),
     ] {
         let mut facts = of(&lines);
-        facts.claims = claimed
+        facts.effects = claimed
             .map(|line| json!({ "line": line, "org_id": 1, "grant": 1, "units": "100", "what": "x" }))
             .map(|claim| serde_json::from_value(claim).expect("a claim"))
             .into_iter()
             .collect();
-        assert_eq!(came_to(&facts), expected, "{name}");
+        assert_eq!(effects_of(&facts), expected, "{name}");
     }
 }
 
@@ -127,7 +127,7 @@ fn of_a_part_over_nothing_the_words_tell() {
         (json!(null), vec![]),
     ] {
         let facts = of(&[part("a", 0, 1, json!({ "description": words }))]);
-        assert_eq!(came_to(&facts), expected, "{words}");
+        assert_eq!(effects_of(&facts), expected, "{words}");
     }
 }
 
@@ -136,8 +136,8 @@ fn of_a_part_over_nothing_the_words_tell() {
 fn a_part_of_a_short_period_is_told_to_the_second() {
     let half_day = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-01T12:00:00Z" });
     let rest = ("2026-03-01T10:30:00Z", "2026-03-01T12:00:00Z");
-    let part = json!({ "proration": true, "full": half_day });
-    assert_eq!(came_to(&of(&[line("a", "flat", 5, 1, rest, part)])), ["a 12.5"]);
+    let part = json!({ "proration": true, "full_period": half_day });
+    assert_eq!(effects_of(&of(&[line("a", "flat", 5, 1, rest, part)])), ["a 12.5"]);
 }
 
 #[test]
@@ -161,11 +161,11 @@ fn a_change_grants_what_the_setting_says() {
     ] {
         let facts = of(&lines);
         let realm = Realm { account: String::new(), livemode: true };
-        let source = SaleSource { realm, kind: Kind::Invoice, id: "x".to_owned() };
+        let source = SaleSource { realm, kind: SourceKind::Invoice, id: "x".to_owned() };
         let granted = |setting| {
-            let outcome = outcome(&source, &facts, setting, at("2026-03-11T00:00:00Z")).expect("reckons");
-            assert!(outcome.takes.is_empty() && outcome.waits.is_empty(), "{name}");
-            let grants = outcome.grants.iter();
+            let decision = decide_source(&source, &facts, setting, at("2026-03-11T00:00:00Z")).expect("fits");
+            assert!(decision.clawbacks.is_empty() && decision.waits.is_empty(), "{name}");
+            let grants = decision.grants.iter();
             grants.map(|grant| format!("{} {}", grant.line, grant.units.normalize())).collect::<Vec<_>>()
         };
         assert_eq!(granted(Proration::Difference), difference, "{name}");
@@ -177,21 +177,21 @@ fn a_change_grants_what_the_setting_says() {
 fn one_purchase_grants_once_however_it_is_told() {
     let pack = json!({ "id": "p", "units": "50" });
     let session = json!({ "mode": "payment", "payment_status": "paid", "amount_total": 700, "currency": "usd",
-        "named": { "metadata": { "battery_pack": "p" }, "pack": pack } });
+        "named": { "metadata": { "battery_pack": "p" }, "by_id": pack } });
     let once = json!({ "kind": "invoiceitem", "subscription": null, "plan": null, "pack": pack });
     let mut facts = of(&[line("a", "pack", 700, 1, MARCH, once)]);
     facts.session = serde_json::from_value(session).expect("a session");
     // The line of its invoice names the pack, and so does the session.
-    assert_eq!(came_to(&facts), ["a 50"]);
+    assert_eq!(effects_of(&facts), ["a 50"]);
     // The intent or the session was granted before its invoice was known.
     facts.owned_elsewhere = true;
-    assert_eq!(came_to(&facts), none());
+    assert_eq!(effects_of(&facts), none());
     facts.owned_elsewhere = false;
-    facts.claims = serde_json::from_value(
+    facts.effects = serde_json::from_value(
         json!([{ "line": "", "org_id": 1, "grant": 1, "units": "50", "what": "pack" }]),
     )
     .expect("a claim");
-    assert_eq!(came_to(&facts), none());
+    assert_eq!(effects_of(&facts), none());
 }
 
 #[test]
@@ -217,19 +217,19 @@ fn payments_of_another_product_neither_grant_nor_wait() {
         (
             "an intent without opt-in, also where its price is that of a pack",
             json!({ "intent": { "status": "succeeded", "amount_received": 700,
-                "named": named(json!({ "priced": pack })) } }),
+                "named": named(json!({ "by_price": pack })) } }),
             (0, 0),
         ),
         (
             "an intent that names a pack",
             json!({ "intent": { "status": "succeeded", "amount_received": 700,
-                "named": named(json!({ "metadata": { "battery_pack": "p" }, "pack": pack })) } }),
+                "named": named(json!({ "metadata": { "battery_pack": "p" }, "by_id": pack })) } }),
             (1, 0),
         ),
     ] {
         let mut facts = super::facts(facts);
         facts.org_id = Some(1);
-        let outcome = judged(&facts, Kind::PaymentIntent);
-        assert_eq!((outcome.grants.len(), outcome.waits.len()), expected, "{name}");
+        let decision = decided(&facts, SourceKind::PaymentIntent);
+        assert_eq!((decision.grants.len(), decision.waits.len()), expected, "{name}");
     }
 }

@@ -1,4 +1,5 @@
-//! What lines sell, by hand-reckoned tables. March has 31 days here, and the plan 100 units with each period.
+//! What lines sell, by tables that were computed by hand. March has 31 days here, and the plan 100 units with
+//! each period.
 
 use serde_json::{Value, json};
 
@@ -43,16 +44,16 @@ pub(super) fn of(lines: &[Value]) -> Facts {
             "paid_at": "2026-03-01T00:00:00Z", "lines_complete": true } }))
 }
 
-/// Grants as `key units`, then takes as `key -units @holder`, then what waits as `key reason`.
-pub(super) fn came_to(facts: &Facts) -> Vec<String> {
-    let outcome = judged(facts, Kind::Invoice);
-    let grants = outcome.grants.iter().map(|grant| format!("{} {}", grant.line, grant.units.normalize()));
-    let takes = outcome.takes.iter().map(|take| {
-        let holder = take.holder.map(|holder| format!(" @{holder}")).unwrap_or_default();
-        format!("{} -{}{holder}", take.line, take.units.normalize())
+/// Grants as `key units`, then clawbacks as `key -units @grant`, then waiting lines as `key reason`.
+pub(super) fn effects_of(facts: &Facts) -> Vec<String> {
+    let decision = decided(facts, SourceKind::Invoice);
+    let grants = decision.grants.iter().map(|grant| format!("{} {}", grant.line, grant.units.normalize()));
+    let clawbacks = decision.clawbacks.iter().map(|clawback| {
+        let grant = clawback.grant.map(|grant| format!(" @{grant}")).unwrap_or_default();
+        format!("{} -{}{grant}", clawback.line, clawback.units.normalize())
     });
-    let waits = outcome.waits.iter().map(|wait| format!("{} {}", wait.line, wait.reason.name()));
-    grants.chain(takes).chain(waits).collect()
+    let waits = decision.waits.iter().map(|wait| format!("{} {}", wait.line, wait.reason.name()));
+    grants.chain(clawbacks).chain(waits).collect()
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn a_period_is_sold_once_by_the_item_whose_price_buys_the_plan() {
             vec![],
         ),
     ] {
-        assert_eq!(came_to(&of(&lines)), expected, "{name}");
+        assert_eq!(effects_of(&of(&lines)), expected, "{name}");
     }
 }
 
@@ -194,10 +195,10 @@ fn a_period_is_sold_once_by_the_item_whose_price_buys_the_plan() {
 fn a_year_with_monthly_units_is_granted_month_by_month() {
     let year = ("2026-01-31T00:00:00Z", "2027-01-31T00:00:00Z");
     let facts = of(&[line("a", "flat", 20_000, 2, year, json!({}))]);
-    let outcome = judged(&facts, Kind::Invoice);
-    assert_eq!(outcome.grants.len(), 12);
+    let decision = decided(&facts, SourceKind::Invoice);
+    assert_eq!(decision.grants.len(), 12);
     let of = |n: usize| {
-        let grant = &outcome.grants[n];
+        let grant = &decision.grants[n];
         let (start, end) = grant.period.expect("a period");
         (grant.line.as_str(), grant.units, start, end, grant.effective_at)
     };
@@ -210,16 +211,16 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
     // Units for a year are granted at once, and a quarter is a period as any other.
     let annual = json!({ "plan": { "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z",
         "units": "100", "annual": "1300" }] } });
-    assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 20_000, 1, year, annual)])), ["a 1300"]);
+    assert_eq!(effects_of(&super::sold::of(&[line("a", "flat", 20_000, 1, year, annual)])), ["a 1300"]);
     let quarter = ("2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z");
-    assert_eq!(came_to(&super::sold::of(&[line("a", "flat", 6000, 1, quarter, json!({}))])), ["a 100"]);
+    assert_eq!(effects_of(&super::sold::of(&[line("a", "flat", 6000, 1, quarter, json!({}))])), ["a 100"]);
     // What was granted for some of it is not granted again.
     let mut facts = facts;
-    facts.claims = serde_json::from_value(
+    facts.effects = serde_json::from_value(
         json!([{ "line": "a", "org_id": 1, "grant": 1, "units": "200", "what": "subscription" }]),
     )
     .expect("a claim");
-    assert_eq!(came_to(&facts), Vec::<String>::new());
+    assert_eq!(effects_of(&facts), Vec::<String>::new());
 }
 
 #[test]
@@ -232,16 +233,16 @@ fn unused_time_of_a_year_is_taken_month_by_month() {
         { "number": 12, "start": "2027-02-01T00:00:00Z", "end": "2027-03-01T00:00:00Z" },
         { "number": 11, "start": "2027-01-01T00:00:00Z", "end": "2027-02-01T00:00:00Z" },
         { "number": 10, "start": "2026-12-01T00:00:00Z", "end": "2027-01-01T00:00:00Z" } ]);
-    let part = json!({ "proration": true, "full": year, "holders": holders });
+    let part = json!({ "proration": true, "full_period": year, "overlapping_grants": holders });
     assert_eq!(
-        came_to(&of(&[line("a", "flat", -5000, 1, rest, part.clone())])),
+        effects_of(&of(&[line("a", "flat", -5000, 1, rest, part.clone())])),
         ["a -50 @10", "a~2 -100 @11", "a~3 -100 @12"]
     );
     let facts = of(&[line("a", "flat", 5000, 3, rest, part)]);
-    assert_eq!(came_to(&facts), ["a 150", "a~2 300", "a~3 300"]);
+    assert_eq!(effects_of(&facts), ["a 150", "a~2 300", "a~3 300"]);
     // What is bought now may be used now, the months to come when they come.
-    let outcome = judged(&facts, Kind::Invoice);
-    let from: Vec<_> = outcome.grants.iter().map(|grant| grant.effective_at).collect();
+    let decision = decided(&facts, SourceKind::Invoice);
+    let from: Vec<_> = decision.grants.iter().map(|grant| grant.effective_at).collect();
     let (january, february) = (at("2027-01-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
     assert_eq!(from, [None, Some(january), Some(february)]);
 }
@@ -258,7 +259,8 @@ fn packs_are_sold_by_sign_quantity_and_share() {
         merge(&mut all, more);
         line(if amount < 0 { "unused" } else { "new" }, "pack", amount, quantity, time, all)
     };
-    let part = |holders: &Value| json!({ "proration": true, "full": month, "holders": holders });
+    let part =
+        |holders: &Value| json!({ "proration": true, "full_period": month, "overlapping_grants": holders });
     let once = json!({ "kind": "invoiceitem", "subscription": null });
     for (name, lines, expected) in [
         ("once", vec![sold(2000, 3, MARCH, once.clone())], vec!["new 1500"]),
@@ -308,7 +310,7 @@ fn packs_are_sold_by_sign_quantity_and_share() {
             vec!["unused no_grant"],
         ),
     ] {
-        assert_eq!(came_to(&of(&lines)), expected, "{name}");
+        assert_eq!(effects_of(&of(&lines)), expected, "{name}");
     }
 }
 
@@ -331,19 +333,19 @@ fn a_session_sells_as_many_as_its_amount_says() {
         (json!([1000]), json!(null), json!({}), Ok("50")),
     ] {
         let pack = json!({ "id": "p", "units": "50", "prices": prices, "has_price": true });
-        let found = if metadata["battery_pack"].is_null() { "linked" } else { "pack" };
+        let found = if metadata["battery_pack"].is_null() { "by_link" } else { "by_id" };
         let facts = facts(json!({ "org_id": 1,
                 "session": { "mode": "payment", "payment_status": "paid", "amount_subtotal": subtotal,
             "amount_total": 3000, "currency": "usd", "named": { "metadata": metadata, found: pack } } }));
-        let outcome = judged(&facts, Kind::CheckoutSession);
+        let decision = decided(&facts, SourceKind::CheckoutSession);
         let got =
-            outcome.grants.first().map(|grant| grant.units).ok_or_else(|| outcome.waits[0].reason.name());
+            decision.grants.first().map(|grant| grant.units).ok_or_else(|| decision.waits[0].reason.name());
         assert_eq!(got, expected.map(units), "{prices} {subtotal} {metadata}");
     }
 }
 
 #[test]
-fn a_session_sells_when_it_is_settled() {
+fn a_session_sells_when_it_is_paid() {
     let pack = json!({ "id": "p", "units": "50" });
     for (mode, status, intent, expected) in [
         ("payment", "paid", None, Some((50, 2000))),
@@ -351,7 +353,7 @@ fn a_session_sells_when_it_is_settled() {
         ("payment", "unpaid", None, None),
         ("payment", "unpaid", Some(("requires_capture", 0)), None),
         ("payment", "unpaid", Some(("succeeded", 2000)), Some((50, 2000))),
-        // Captured in part: that is what it was settled with.
+        // Captured in part: that is what was paid.
         ("payment", "unpaid", Some(("succeeded", 1200)), Some((50, 1200))),
         ("payment", "unpaid", Some(("canceled", 0)), None),
         ("subscription", "paid", None, None),
@@ -362,9 +364,11 @@ fn a_session_sells_when_it_is_settled() {
         );
         let facts = facts(json!({ "org_id": 1, "intent": intent,
                 "session": { "mode": mode, "payment_status": status, "amount_total": 2000,
-            "currency": "usd", "named": { "metadata": { "battery_pack": "p" }, "pack": pack } } }));
-        let got =
-            judged(&facts, Kind::PaymentIntent).grants.first().map(|grant| (grant.units, settled(&facts).0));
+            "currency": "usd", "named": { "metadata": { "battery_pack": "p" }, "by_id": pack } } }));
+        let got = decided(&facts, SourceKind::PaymentIntent)
+            .grants
+            .first()
+            .map(|grant| (grant.units, facts.paid().minor));
         assert_eq!(
             got,
             expected.map(|(n, paid)| (rust_decimal::Decimal::from(n), paid)),

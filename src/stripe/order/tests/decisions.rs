@@ -58,7 +58,7 @@ fn a_circle_without_its_beginning_is_a_guess() {
 }
 
 #[test]
-fn a_tombstone_wins_its_second_and_a_new_creation_the_next() {
+fn a_deletion_wins_its_second_and_a_new_creation_the_next() {
     let plan = json!({"id": "gold", "amount": 5});
     let gone = || event("evt_a", "plan.deleted", plan.clone(), None);
     let raised =

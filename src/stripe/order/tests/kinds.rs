@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn status_rank(object: &str, snapshot: &Value) -> i64 {
-    rank(object, "x.updated", 0, snapshot).status
+    rank(object, "x.updated", 0, snapshot).progress
 }
 
 /// Each line is a life: `a = b` share a level, every step is strictly above all before.
@@ -169,7 +169,7 @@ fn invoices_without_a_status_are_read_by_their_flags() {
 }
 
 #[test]
-fn a_tombstone_absorbs_unless_the_id_may_return() {
+fn a_deletion_absorbs_unless_the_id_may_return() {
     let gone = json!({"id": "x"});
     for (object, event_type, returns) in [
         ("customer", "customer.deleted", false),
@@ -182,15 +182,15 @@ fn a_tombstone_absorbs_unless_the_id_may_return() {
         ("product", "product.deleted", true),
         ("price", "price.deleted", true),
     ] {
-        let tombstone = rank(object, event_type, 100, &gone);
+        let deletion = rank(object, event_type, 100, &gone);
         let at = |created| rank(object, "x.updated", created, &gone);
-        assert!(at(100) < tombstone, "{object}");
-        assert_eq!(at(101) > tombstone, returns, "{object}");
+        assert!(at(100) < deletion, "{object}");
+        assert_eq!(at(101) > deletion, returns, "{object}");
     }
     let fetched = rank("customer", "", 100, &json!({"id": "cus_1", "deleted": true}));
-    assert_eq!((fetched.standing, fetched.tombstone), (2, true));
+    assert_eq!((fetched.standing, fetched.deleted), (2, true));
     let canceled = rank("subscription", "customer.subscription.deleted", 100, &json!({"status": "canceled"}));
-    assert_eq!((canceled.standing, canceled.tombstone), (1, false));
+    assert_eq!((canceled.standing, canceled.deleted), (1, false));
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! The routes over mirrors of Stripe's objects: each kind is listed and shown, all in the same way.
+//!
+//! To show another kind, implement [`Resource`](crate::billing::read::Resource) for its row, add it here, and
+//! add its `list` and `show` to [`crate::api::routes`].
+
+use actix_web::{HttpResponse, web};
+
+use super::read::{self, Expand, ExpandWithLines};
+use crate::api::described::{FindErrors, ReadErrors};
+use crate::api::reads::ReadRequest;
+use crate::billing::catalog::read::{PriceFilter, PriceView, ProductFilter, ProductView};
+use crate::billing::catalog::{Price, Product};
+use crate::billing::credit_notes::{CreditNote, CreditNoteFilter, CreditNoteView};
+use crate::billing::customers::{Customer, CustomerFilter, CustomerView};
+use crate::billing::disputes::{Dispute, DisputeFilter, DisputeView};
+use crate::billing::invoices::{Invoice, InvoiceFilter, InvoiceView};
+use crate::billing::payments::Payment;
+use crate::billing::payments::read::{PaymentFilter, PaymentView};
+use crate::billing::read::{Basics, Owners, RealmQuery};
+use crate::billing::refunds::{Refund, RefundFilter, RefundView};
+use crate::billing::subscriptions::{Subscription, SubscriptionFilter, SubscriptionView};
+use crate::error::Error;
+use crate::page::{Page, PageQuery};
+
+/// Makes a module with the handlers `list` and `show` of one kind.
+macro_rules! mirror {
+    (
+        $module:ident: $row:ident as $view:ident, tag $tag:literal,
+        #[doc = $list_doc:literal]
+        list $list_path:literal, params ($($param:ident),+), errors $errors:ident,
+        #[doc = $show_doc:literal]
+        show $show_path:literal, params ($expand:ident), answer $answer:literal
+    ) => {
+        pub(crate) mod $module {
+            use super::*;
+
+            #[doc = $list_doc]
+            #[utoipa::path(
+                get, path = $list_path, tag = $tag, params($($param),+, Basics, PageQuery),
+                security(("key" = ["billing:read"])),
+                responses((status = 200, description = "A page", body = Page<$view>), $errors)
+            )]
+            pub(crate) async fn list(read: ReadRequest) -> Result<HttpResponse, Error> {
+                read::list::<$row>(read).await
+            }
+
+            #[doc = $show_doc]
+            #[utoipa::path(
+                get, path = $show_path, tag = $tag,
+                params(("id" = String, Path, description = "Stripe's id"), $expand, RealmQuery),
+                security(("key" = ["billing:read"])),
+                responses((status = 200, description = $answer, body = $view), FindErrors)
+            )]
+            pub(crate) async fn show(
+                read: ReadRequest,
+                id: web::Path<String>,
+            ) -> Result<HttpResponse, Error> {
+                read::show::<$row>(read, id).await
+            }
+        }
+    };
+}
+
+mirror! {
+    customers: Customer as CustomerView, tag "customers",
+    /// Lists customers, newest first.
+    list "/v1/customers", params (CustomerFilter, Owners), errors FindErrors,
+    /// Shows a customer.
+    show "/v1/customers/{id}", params (Expand), answer "The customer"
+}
+
+mirror! {
+    subscriptions: Subscription as SubscriptionView, tag "subscriptions",
+    /// Lists subscriptions, newest first, with their items.
+    list "/v1/subscriptions", params (SubscriptionFilter, Owners), errors FindErrors,
+    /// Shows a subscription.
+    show "/v1/subscriptions/{id}", params (Expand), answer "The subscription"
+}
+
+mirror! {
+    invoices: Invoice as InvoiceView, tag "invoices",
+    /// Lists invoices, newest first.
+    list "/v1/invoices", params (InvoiceFilter, Owners), errors FindErrors,
+    /// Shows an invoice.
+    show "/v1/invoices/{id}", params (ExpandWithLines), answer "The invoice"
+}
+
+mirror! {
+    payments: Payment as PaymentView, tag "payments",
+    /// Lists payments, newest first.
+    list "/v1/payments", params (PaymentFilter, Owners), errors FindErrors,
+    /// Shows a payment.
+    show "/v1/payments/{id}", params (Expand), answer "The payment"
+}
+
+mirror! {
+    refunds: Refund as RefundView, tag "refunds",
+    /// Lists refunds, newest first.
+    list "/v1/refunds", params (RefundFilter, Owners), errors FindErrors,
+    /// Shows a refund.
+    show "/v1/refunds/{id}", params (Expand), answer "The refund"
+}
+
+mirror! {
+    disputes: Dispute as DisputeView, tag "disputes",
+    /// Lists disputes, newest first.
+    list "/v1/disputes", params (DisputeFilter, Owners), errors FindErrors,
+    /// Shows a dispute.
+    show "/v1/disputes/{id}", params (Expand), answer "The dispute"
+}
+
+mirror! {
+    credit_notes: CreditNote as CreditNoteView, tag "credit_notes",
+    /// Lists credit notes, newest first.
+    list "/v1/credit_notes", params (CreditNoteFilter, Owners), errors FindErrors,
+    /// Shows a credit note.
+    show "/v1/credit_notes/{id}", params (ExpandWithLines), answer "The credit note"
+}
+
+mirror! {
+    products: Product as ProductView, tag "catalogue",
+    /// Lists products, newest first.
+    list "/v1/products", params (ProductFilter), errors ReadErrors,
+    /// Shows a product.
+    show "/v1/products/{id}", params (Expand), answer "The product"
+}
+
+mirror! {
+    prices: Price as PriceView, tag "catalogue",
+    /// Lists prices, newest first.
+    list "/v1/prices", params (PriceFilter), errors ReadErrors,
+    /// Shows a price.
+    show "/v1/prices/{id}", params (Expand), answer "The price"
+}

@@ -1,0 +1,60 @@
+//! The tables of columns in the API's description and in `docs/exports.md`.
+
+use utoipa::Modify;
+use utoipa::openapi::OpenApi;
+
+use crate::billing::exports::Kind;
+use crate::export::ExportKind;
+
+/// Adds the tables of columns to the API's description.
+pub struct Columns;
+
+impl Modify for Columns {
+    fn modify(&self, api: &mut OpenApi) {
+        let mut describe = |path: &str, text: &str| {
+            let operation = api.paths.paths.get_mut(path).and_then(|path| path.get.as_mut());
+            if let Some(operation) = operation {
+                operation.description.get_or_insert_default().push_str(text);
+            }
+        };
+        for kind in Kind::ALL {
+            let table = column_table(kind);
+            describe("/v1/invoices/export", &format!("\n\n### Columns of `of={}`\n\n{table}", kind.name()));
+        }
+        describe("/v1/battery/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Battery)));
+    }
+}
+
+/// The columns of a kind as a Markdown table.
+fn column_table(of: impl Into<ExportKind>) -> String {
+    let rows: Vec<String> = of
+        .into()
+        .columns()
+        .iter()
+        .map(|column| {
+            let sum = if column.summed { "yes" } else { "" };
+            format!("| `{}` | {} | {} | {sum} |", column.name, column.holds.unit(), column.meaning)
+        })
+        .collect();
+    format!("| Column | Unit | Meaning | In the control totals |\n|---|---|---|---|\n{}\n", rows.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_for_finance_has_the_columns_of_the_code() {
+        let page = include_str!("../../../docs/exports.md");
+        for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain([ExportKind::Battery]) {
+            let table = column_table(of);
+            assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", of.name());
+        }
+    }
+
+    #[test]
+    fn the_description_has_the_columns() {
+        let text = crate::api::openapi::document();
+        assert!(text.contains("Columns of `of=refunds`") && text.contains("amount_remaining_major"));
+    }
+}

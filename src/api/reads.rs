@@ -1,0 +1,137 @@
+//! Reads: what lists and look-ups have in common.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::ACCEPT;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use diesel::pg::PgConnection;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::http::app_of;
+use crate::api::params::Params;
+use crate::app::App;
+use crate::auth::Principal;
+use crate::billing::directory::Directory;
+use crate::error::Error;
+use crate::page::{PageQuery, PageRequest};
+
+/// A request that reads, by the bearer of a valid key. Whether that key may read it, the handler checks.
+pub struct ReadRequest {
+    pub app: web::Data<App>,
+    pub principal: Principal,
+    /// Query parameters that the handler has not taken yet.
+    pub params: Params,
+}
+
+impl ReadRequest {
+    /// Takes the query parameters that are fields of `T`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the parameter whose value does not fit.
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        self.params.take()
+    }
+
+    /// Takes the page of `list` that is asked for, and refuses the parameters that are left. `K` is the sort
+    /// key of the list's rows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the parameter that does not fit, or that this route does not have.
+    pub fn take_page<K: DeserializeOwned>(&mut self, list: &'static str) -> Result<PageRequest<K>, Error> {
+        let page: PageQuery = self.take()?;
+        self.params.done()?;
+        page.of(list)
+    }
+
+    /// Finds orgs inside the transaction.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.app.directory)
+    }
+
+    /// Runs `work` on the rows that the caller may see.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.app.db.run(self.principal.rows, work).await
+    }
+
+    /// Answers with what `find` finds, as JSON.
+    ///
+    /// # Errors
+    /// Those of `find`.
+    pub async fn show<T: Serialize + Send + 'static>(
+        &self,
+        find: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<HttpResponse, Error> {
+        Ok(HttpResponse::Ok().json(self.run(find).await?))
+    }
+
+    /// Answers with a page of what `fetch` fetches; `key` gives a row's sort key.
+    ///
+    /// # Errors
+    /// Those of `fetch`.
+    pub async fn list<K, T>(
+        &self,
+        page: PageRequest<K>,
+        key: impl Fn(&T) -> K,
+        fetch: impl Fn(&mut PgConnection, &PageRequest<K>) -> Result<Vec<T>, Error> + Send + 'static,
+    ) -> Result<HttpResponse, Error>
+    where
+        K: Serialize + Send + Sync + 'static,
+        T: Serialize + Send + 'static,
+    {
+        let page = Arc::new(page);
+        let wanted = Arc::clone(&page);
+        let rows = self.run(move |conn| fetch(conn, &wanted)).await?;
+        Ok(HttpResponse::Ok().json(page.page(rows, key)?))
+    }
+
+    /// As [`Self::list`], of rows that come with their sort keys.
+    ///
+    /// # Errors
+    /// Those of `fetch`.
+    pub async fn list_keyed<K, T>(
+        &self,
+        page: PageRequest<K>,
+        fetch: impl Fn(&mut PgConnection, &PageRequest<K>) -> Result<Vec<(K, T)>, Error> + Send + 'static,
+    ) -> Result<HttpResponse, Error>
+    where
+        K: Serialize + Clone + Send + Sync + 'static,
+        T: Serialize + Send + 'static,
+    {
+        let page = Arc::new(page);
+        let wanted = Arc::clone(&page);
+        let rows = self.run(move |conn| fetch(conn, &wanted)).await?;
+        Ok(HttpResponse::Ok().json(page.page_of_keyed(rows)?))
+    }
+}
+
+/// True when the `Accept` header asks for CSV.
+#[must_use]
+pub fn accepts_csv(request: &HttpRequest) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/csv"))
+}
+
+impl FromRequest for ReadRequest {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let principal = Principal::extract(&request).await?;
+            let params = Params::parse(request.query_string())?;
+            Ok(Self { app: app_of(&request)?, principal, params })
+        })
+    }
+}

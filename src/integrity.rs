@@ -1,0 +1,119 @@
+//! Promise kept: everything derived can be rebuilt. Each check computes derived rows again from their inputs
+//! and compares them with the stored rows:
+//!
+//! | check | derived | from |
+//! |---|---|---|
+//! | [`mirrors`] | mirrors of Stripe's objects | the inbox |
+//! | [`usage`] | daily summaries, unique values, counters of tiers and quotas, levels, keys | usage records |
+//! | [`batteries`] | balances and grants | ledger entries, usage records |
+//! | [`effects`] | what payments granted | the mirrors |
+//!
+//! [`verify`] runs them all. It changes nothing, blocks nobody and notifies nobody: each comparison reads one
+//! snapshot, so the daemon may go on. [`mirrors::rebuild`] and [`usage::rebuild`] repair; a worker repairs
+//! daily summaries all the time ([`background`]).
+
+pub mod background;
+pub mod batteries;
+pub mod derived_tables;
+pub mod mirrors;
+pub mod usage;
+
+use diesel::pg::PgConnection;
+
+use crate::battery::effects::verify as effects;
+use crate::config::Config;
+use crate::error::Error;
+use crate::time::Clock;
+use derived_tables::CountingSettings;
+use derived_tables::parts::Scope;
+
+/// Receives the progress of a check: the table it reads, how much is done, how much there is.
+pub type Progress<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
+
+/// The result of one check.
+#[derive(Debug)]
+pub struct Checked {
+    pub check: &'static str,
+    /// What was compared, for people.
+    pub compared: String,
+    /// One sentence for each difference; a bounded number.
+    pub differences: Vec<String>,
+}
+
+/// Runs every check that fits the scope: a scope of one org or of some months has usage and quotas only.
+pub fn verify(
+    conn: &mut PgConnection,
+    config: &Config,
+    clock: &Clock,
+    scope: &Scope,
+    progress: Progress<'_>,
+) -> Result<Vec<Checked>, Error> {
+    let mut results = Vec::new();
+    if scope.is_everything() {
+        results.push(check_mirrors(conn, config, clock, progress)?);
+    }
+    results.extend(check_usage(conn, config, clock, scope, progress)?);
+    if scope.is_everything() {
+        results.push(check_batteries(conn, progress)?);
+        results.push(check_effects(conn, progress)?);
+    }
+    Ok(results)
+}
+
+fn check_mirrors(
+    conn: &mut PgConnection,
+    config: &Config,
+    clock: &Clock,
+    progress: Progress<'_>,
+) -> Result<Checked, Error> {
+    let found = mirrors::verify(conn, config.projection_batch, clock.now(), progress)?;
+    let waiting = match found.waiting {
+        0 => String::new(),
+        waiting => format!(", {waiting} that wait or are quarantined left out"),
+    };
+    Ok(Checked {
+        check: "mirrors",
+        compared: format!("{} Stripe events replayed{waiting}, {} rows compared", found.events, found.rows),
+        differences: found.differences,
+    })
+}
+
+fn check_usage(
+    conn: &mut PgConnection,
+    config: &Config,
+    clock: &Clock,
+    scope: &Scope,
+    progress: Progress<'_>,
+) -> Result<[Checked; 2], Error> {
+    let settings = CountingSettings::new(config, clock.now());
+    let found = usage::verify(conn, settings, scope, progress)?;
+    let usage = Checked {
+        check: "usage",
+        compared: format!("{} orgs, {} months counted again", found.orgs, found.months),
+        differences: found.usage,
+    };
+    let quotas = Checked {
+        check: "quotas",
+        compared: format!("{} counted quantities of {} orgs", found.slots, found.orgs),
+        differences: found.quotas,
+    };
+    Ok([usage, quotas])
+}
+
+fn check_batteries(conn: &mut PgConnection, progress: Progress<'_>) -> Result<Checked, Error> {
+    let found = batteries::verify(conn, |done, all| progress("batteries", done, all))?;
+    Ok(Checked {
+        check: "batteries",
+        compared: format!("{} ledgers added up", found.accounts),
+        differences: found.differences,
+    })
+}
+
+fn check_effects(conn: &mut PgConnection, progress: Progress<'_>) -> Result<Checked, Error> {
+    let found = effects::verify(conn, |done| progress("battery_effects", done, done))?;
+    Ok(Checked {
+        check: "effects",
+        compared: format!("{} payments computed again", found.sources),
+        differences: found.differences,
+    })
+}

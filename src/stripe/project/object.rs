@@ -1,0 +1,152 @@
+//! One Stripe object on its way through a transaction.
+
+use super::event::{Event, QueueEntry};
+use crate::stripe::Realm;
+use crate::stripe::order::{self, Candidate, GroupKey};
+use crate::stripe::shape::{ObjectRef, ShapeError};
+
+/// Names one Stripe object. Their order is the order in which transactions lock objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ObjectKey {
+    pub(super) realm: Realm,
+    /// Its kind, such as `invoice`.
+    pub(super) object: String,
+    pub(super) id: String,
+}
+
+impl ObjectKey {
+    pub(super) fn as_ref(&self, deleted: bool) -> ObjectRef<'_> {
+        ObjectRef { realm: &self.realm, object: &self.object, id: &self.id, deleted }
+    }
+}
+
+/// What `stripe_objects` says of an object once it is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StoredWinner {
+    /// This transaction has just inserted the row.
+    New,
+    /// The row names no event, because no event of the object could be read so far.
+    Nobody,
+    Event {
+        inbox_id: i64,
+        group: GroupKey,
+    },
+}
+
+impl StoredWinner {
+    fn group(self) -> Option<GroupKey> {
+        match self {
+            Self::Event { group, .. } => Some(group),
+            Self::New | Self::Nobody => None,
+        }
+    }
+
+    fn is(self, event: &Event<'_>) -> bool {
+        matches!(self, Self::Event { inbox_id, .. } if inbox_id == event.entry.inbox_id)
+    }
+}
+
+/// The event that wins among some events of an object.
+#[derive(Clone, Copy)]
+pub(super) struct Choice<'a> {
+    pub(super) event: &'a Event<'a>,
+    pub(super) ambiguous: bool,
+}
+
+/// An object with all that a transaction finds out about it.
+pub(super) struct ProjectedObject<'a> {
+    pub(super) key: &'a ObjectKey,
+    /// Its events that this transaction claimed; never none.
+    pub(super) events: &'a [&'a Event<'a>],
+    /// The winner among these events alone. A new object is inserted with it.
+    pub(super) first_choice: Choice<'a>,
+    pub(super) stored: StoredWinner,
+    /// Events that were projected before and are in the group of the stored winner. They are loaded only when
+    /// an event of this transaction is in that group, too.
+    pub(super) rivals: &'a [&'a Event<'a>],
+    /// Events that turned out to be unreadable, with the reason. They cannot win.
+    pub(super) rejected: Vec<(QueueEntry, String)>,
+    /// The winner among all of these. `None`: the stored winner beats them, or all are rejected.
+    pub(super) outcome: Option<Choice<'a>>,
+}
+
+impl<'a> ProjectedObject<'a> {
+    fn new(events: &'a [&'a Event<'a>]) -> Option<Self> {
+        let first_choice = winner(events)?;
+        Some(Self {
+            key: first_choice.event.key.as_ref()?,
+            events,
+            first_choice,
+            stored: StoredWinner::New,
+            rivals: &[],
+            rejected: Vec::new(),
+            outcome: None,
+        })
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.stored == StoredWinner::New
+    }
+
+    /// The group of the stored winner, if an event of this transaction is in that group: all events of the
+    /// group must then be compared.
+    pub(super) fn contested_group(&self) -> Option<GroupKey> {
+        let group = self.stored.group()?;
+        self.events.iter().any(|event| event.rank.group() == group).then_some(group)
+    }
+
+    /// Sets the outcome.
+    pub(super) fn choose(&mut self) {
+        let best = if self.rivals.is_empty() && self.rejected.is_empty() {
+            Some(self.first_choice)
+        } else {
+            let all = self.events.iter().chain(self.rivals).copied();
+            winner(&all.filter(|event| !self.is_rejected(event)).collect::<Vec<_>>())
+        };
+        self.outcome = best.filter(|best| self.stored.group() <= Some(best.event.rank.group()));
+    }
+
+    fn is_rejected(&self, event: &Event<'_>) -> bool {
+        self.rejected.iter().any(|(entry, _)| entry.inbox_id == event.entry.inbox_id)
+    }
+
+    /// The winner, unless the mirrors show it already: then only `ambiguous` may change.
+    pub(super) fn new_winner(&self) -> Option<&'a Event<'a>> {
+        let event = self.outcome?.event;
+        // A stored winner that was queued again is among our events, and is to be mirrored again.
+        let is_ours = self.events.iter().any(|own| own.entry.inbox_id == event.entry.inbox_id);
+        (is_ours || !self.stored.is(event)).then_some(event)
+    }
+
+    /// Passes over an event that cannot be read: the outcome is what the other events make of the object.
+    pub(super) fn reject(&mut self, event: &Event<'_>, error: &ShapeError) {
+        self.rejected.push((event.entry, error.to_string()));
+        self.choose();
+    }
+}
+
+/// Chooses among events of one object; there may be none.
+fn winner<'a>(events: &[&'a Event<'a>]) -> Option<Choice<'a>> {
+    let candidates: Vec<Candidate<'_>> = events.iter().map(|event| event.candidate()).collect();
+    let verdict = (!candidates.is_empty()).then(|| order::choose(&candidates))?;
+    Some(Choice { event: events[verdict.winner], ambiguous: verdict.ambiguous })
+}
+
+/// The events that are about an object, in the order of its key.
+pub(super) fn sort_by_object<'a>(events: &'a [Event<'a>]) -> Vec<&'a Event<'a>> {
+    let mut sorted: Vec<&Event<'_>> = events.iter().filter(|event| event.key.is_some()).collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    sorted
+}
+
+/// One [`ProjectedObject`] for each object, in the order of keys.
+pub(super) fn group_by_object<'a>(sorted: &'a [&'a Event<'a>]) -> Vec<ProjectedObject<'a>> {
+    sorted.chunk_by(|a, b| a.key == b.key).filter_map(ProjectedObject::new).collect()
+}
+
+/// The events of one object.
+pub(super) fn events_of<'a, 'b>(sorted: &'b [&'a Event<'a>], key: &ObjectKey) -> &'b [&'a Event<'a>] {
+    let from = sorted.partition_point(|event| event.key.as_ref() < Some(key));
+    let upto = sorted.partition_point(|event| event.key.as_ref() <= Some(key));
+    &sorted[from..upto]
+}
