@@ -3,15 +3,16 @@
 //!
 //! A plan's terms and Stripe prices are `billing`'s, its quotas are `quota`'s; here they are put together, in
 //! one transaction that begins with the catalogue's lock. A body sent to the API, the plans file and the
-//! import from Stripe all come to a [`Wanted`], and [`apply`] makes the difference.
+//! import from Stripe all make a [`PlanDefinition`]; [`apply`] writes what differs from the stored plans.
 
 pub mod body;
-pub mod charge;
+pub mod definition;
 pub mod diff;
 pub mod entitlements;
 pub mod file;
 pub mod import;
 pub mod subscriptions;
+pub mod unit_grants;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -22,22 +23,22 @@ use crate::billing::{local_subscriptions, moves, plans};
 use crate::error::Error;
 use crate::metering::catalog;
 use crate::quota::plan_quotas;
-pub use body::Wanted;
-pub use diff::Change;
+pub use definition::PlanDefinition;
+pub use diff::PlanChange;
 
 /// What applying would change, plan by plan; nothing is written.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is wanted and cannot be, naming plan and field.
-pub fn changes(conn: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<Change>, Error> {
+/// [`Error::Invalid`] for a definition that cannot be, naming plan and field.
+pub fn changes(conn: &mut PgConnection, definitions: &[PlanDefinition]) -> Result<Vec<PlanChange>, Error> {
     let mut changes = Vec::new();
-    for plan in wanted {
-        changes.extend(diff::change(conn, plan).map_err(|error| of_plan(&plan.id, error))?);
+    for plan in definitions {
+        changes.extend(diff::plan_change(conn, plan).map_err(|error| of_plan(&plan.id, error))?);
     }
     Ok(changes)
 }
 
-/// The error, saying which of several plans it is about.
+/// An error about one of several plans: names the plan before the field.
 fn of_plan(id: &str, error: Error) -> Error {
     match error {
         Error::Invalid { field, rule } => Error::invalid(format!("plan {id}: {field}"), rule),
@@ -46,44 +47,44 @@ fn of_plan(id: &str, error: Error) -> Error {
     }
 }
 
-/// Makes plans what is wanted of them, and tells what that changed. Where the terms or quotas differ from
-/// those of the newest version a new one is made. Call it first in the transaction.
+/// Makes plans as they are defined, and returns what changed. Where terms or quotas differ from those of the
+/// newest version, a new version is made. Call it first in the transaction.
 ///
 /// # Errors
 /// As [`changes`]; [`Error::Conflict`] when a price or product buys a plan that is not among these.
 pub fn apply(
     conn: &mut PgConnection,
     directory: &Directory,
-    wanted: &[Wanted],
+    definitions: &[PlanDefinition],
     now: DateTime<Utc>,
-) -> Result<Vec<Change>, Error> {
+) -> Result<Vec<PlanChange>, Error> {
     catalog::begin_change(conn)?;
-    let changes = changes(conn, wanted)?;
-    // What goes from one of them to another is no contradiction.
+    let changes = changes(conn, definitions)?;
+    // A price or product, or the default, may go from one of these plans to another.
     let changed: Vec<&str> = changes.iter().map(|change| change.plan.as_str()).collect();
     plans::release(conn, &changed)?;
     for change in &changes {
-        if let Some(plan) = wanted.iter().find(|plan| plan.id == change.plan) {
+        if let Some(plan) = definitions.iter().find(|plan| plan.id == change.plan) {
             write(conn, directory, plan, change, now).map_err(|error| of_plan(&plan.id, error))?;
         }
     }
     Ok(changes)
 }
 
-/// As [`apply`], of one plan; errors name the field alone.
+/// As [`apply`], for one plan; errors name the field alone.
 ///
 /// # Errors
 /// As [`apply`].
 pub fn put(
     conn: &mut PgConnection,
     directory: &Directory,
-    wanted: &Wanted,
+    definition: &PlanDefinition,
     now: DateTime<Utc>,
-) -> Result<Option<Change>, Error> {
+) -> Result<Option<PlanChange>, Error> {
     catalog::begin_change(conn)?;
-    let change = diff::change(conn, wanted)?;
+    let change = diff::plan_change(conn, definition)?;
     if let Some(change) = &change {
-        write(conn, directory, wanted, change, now)?;
+        write(conn, directory, definition, change, now)?;
     }
     Ok(change)
 }
@@ -91,8 +92,8 @@ pub fn put(
 fn write(
     conn: &mut PgConnection,
     directory: &Directory,
-    plan: &Wanted,
-    change: &Change,
+    plan: &PlanDefinition,
+    change: &PlanChange,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     plans::put(conn, &plan.id, &plan.facts, now)?;

@@ -1,5 +1,5 @@
-//! Quantities on the wire: decimals as strings. What people set (limits, grants, prices) is exact or refused;
-//! what programs measured is rounded to the places that are kept ([`Amount`]).
+//! Quantities on the wire: decimals as strings. A number that people set (limit, grant, price) is exact or it
+//! is refused; one that a program measured is rounded to 12 places ([`Amount`]).
 
 use std::borrow::Cow;
 
@@ -11,14 +11,14 @@ use utoipa::openapi::{RefOr, Schema};
 mod read;
 mod sum;
 
-pub use self::read::{Amount, Unread, rounded, written};
+pub use self::read::{Amount, NumberError, number_text, read_rounded};
 pub use self::sum::Sum;
 
 /// Decimal places of a quantity at most.
 pub const PLACES: u32 = 12;
 /// 10^15. Every single quantity, cost and number of battery units stays below it, whatever its sign. With
-/// [`PLACES`] these are 27 digits, which a decimal (28 digits) holds exactly; no sum of them has a place
-/// beyond a [`Sum`], and none overflows.
+/// [`PLACES`] it has 27 digits at most, which a decimal (28 digits) holds exactly; a [`Sum`] holds all places
+/// of what is added up, and does not overflow.
 pub const LIMIT: Decimal = Decimal::from_parts(2_764_472_320, 232_830, 0, false, 0);
 /// The largest whole number below [`LIMIT`].
 const LARGEST: i64 = 999_999_999_999_999;
@@ -29,8 +29,7 @@ const EXACT_DIGITS: usize = 15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Quantity(pub Decimal);
 
-/// Whether a number is one that a single event, price or grant may have: below [`LIMIT`], with [`PLACES`] at
-/// most.
+/// Whether a single event, price or grant may have this number: below [`LIMIT`], with [`PLACES`] at most.
 #[must_use]
 pub fn is_bounded(number: Decimal) -> bool {
     number.abs() < LIMIT && (number.scale() <= PLACES || number.normalize().scale() <= PLACES)
@@ -62,7 +61,7 @@ impl<'de> Deserialize<'de> for Quantity {
             Text(#[serde(borrow)] Cow<'a, str>),
             Number(serde_json::Number),
         }
-        let exact = match Sent::deserialize(from) {
+        let parsed = match Sent::deserialize(from) {
             Ok(Sent::Text(text)) => Self::parse(&text),
             Ok(Sent::Number(number)) => {
                 let text = number.to_string();
@@ -76,12 +75,12 @@ impl<'de> Deserialize<'de> for Quantity {
             }
             Err(_) => Err("must be a decimal such as \"12.5\""),
         };
-        exact.map_err(serde::de::Error::custom)
+        parsed.map_err(serde::de::Error::custom)
     }
 }
 
 /// A quantity in the API's description: a decimal as a string, or a whole number.
-fn described(text: &str, pattern: &str, least: i64) -> RefOr<Schema> {
+fn number_schema(text: &str, pattern: &str, least: i64) -> RefOr<Schema> {
     let kinds = SchemaType::from_iter([Type::String, Type::Integer]);
     let description = format!("{text}. Answers have a string; a JSON number that is exact is taken too.");
     let object =
@@ -89,7 +88,7 @@ fn described(text: &str, pattern: &str, least: i64) -> RefOr<Schema> {
     object.minimum(Some(least)).maximum(Some(LARGEST)).into()
 }
 
-macro_rules! described {
+macro_rules! number_schemas {
     ($(#[$doc:meta] $name:ident: $text:literal, $pattern:literal, $least:expr;)+) => {
         $(
             #[$doc]
@@ -98,7 +97,7 @@ macro_rules! described {
 
             impl utoipa::PartialSchema for $name {
                 fn schema() -> RefOr<Schema> {
-                    described($text, $pattern, $least)
+                    number_schema($text, $pattern, $least)
                 }
             }
 
@@ -107,7 +106,7 @@ macro_rules! described {
     };
 }
 
-described! {
+number_schemas! {
     /// Describes a [`Quantity`] that is 0 or more.
     QuantityFromZero: "A decimal, 0 or more, of at most 12 places, below \
         10^15", r"^[0-9]{1,15}(\.[0-9]{1,12})?$", 0;
@@ -131,7 +130,7 @@ described! {
 impl utoipa::PartialSchema for Quantity {
     fn schema() -> RefOr<Schema> {
         let text = "A decimal of at most 12 places, below 10^15 either way";
-        described(text, r"^-?[0-9]{1,15}(\.[0-9]{1,12})?$", -LARGEST)
+        number_schema(text, r"^-?[0-9]{1,15}(\.[0-9]{1,12})?$", -LARGEST)
     }
 }
 

@@ -22,8 +22,10 @@ pub mod define;
 pub mod enforce;
 pub mod entitlements;
 pub mod exemptions;
+pub mod history;
 pub mod limit_status;
 pub mod limits;
+pub mod new_limit;
 pub mod orgs;
 pub mod plan_quotas;
 pub mod quotas;
@@ -33,7 +35,6 @@ pub mod rulebook;
 mod session;
 mod settle;
 pub mod thresholds;
-pub mod wanted;
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use crate::integrity::derived_tables::CountingSettings;
 use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::panics;
-use crate::plans::{charge, subscriptions};
+use crate::plans::{subscriptions, unit_grants};
 use crate::quota::{reservation_batch, reservations};
 use crate::stripe::project;
 use crate::threads::Pulse;
@@ -127,7 +127,7 @@ fn keep_local_subscriptions(app: &App, conn: &mut PgConnection) -> Result<Turn, 
     }
     let mut after = None;
     loop {
-        after = charge::grant_begun(conn, after, now)?;
+        after = unit_grants::grant_begun(conn, after, now)?;
         if after.is_none() {
             return Ok(Turn::Rest);
         }

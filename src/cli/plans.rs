@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::db;
 use crate::error::Error;
 use crate::plans::file::PlansFile;
-use crate::plans::{self, Change, Wanted, import};
+use crate::plans::{self, PlanChange, PlanDefinition, import};
 use crate::realm::Realm;
 use crate::time::Clock;
 
@@ -82,7 +82,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
             let mut database = open::Database::open(config)?;
             let conn = &mut database.conn;
             let livemode = live || acting_realms::load(conn)?.livemode();
-            let (wanted, problems) = import::read(conn, &Realm { account, livemode })?;
+            let (definitions, problems) = import::read(conn, &Realm { account, livemode })?;
             for problem in &problems {
                 out::line(problem)?;
             }
@@ -91,7 +91,7 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
                     "the metadata above cannot be read: correct it in Stripe; nothing was changed".into()
                 );
             }
-            apply(conn, config, &wanted, how, ("plans.import", "stripe"))
+            apply(conn, config, &definitions, how, ("plans.import", "stripe"))
         }
     }
 }
@@ -100,11 +100,11 @@ pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure>
 fn apply(
     conn: &mut PgConnection,
     config: &Config,
-    wanted: &[Wanted],
+    definitions: &[PlanDefinition],
     how: How,
     (action, target): (&'static str, &str),
 ) -> Result<(), Failure> {
-    let shown = db::retrying(conn, |conn| plans::changes(conn, wanted))?;
+    let shown = db::retrying(conn, |conn| plans::changes(conn, definitions))?;
     if shown.is_empty() {
         return out::line("nothing to do");
     }
@@ -121,7 +121,7 @@ fn apply(
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
     db::retrying(conn, |conn| {
         let now = clock.now();
-        let done = plans::apply(conn, &directory, wanted, now)?;
+        let done = plans::apply(conn, &directory, definitions, now)?;
         check_as_shown(&done, &shown)?;
         record(conn, action, target, json!({ "changes": done }), now)
     })?;
@@ -129,7 +129,7 @@ fn apply(
 }
 
 /// Refuses to make changes that were not shown.
-fn check_as_shown(done: &[Change], shown: &[Change]) -> Result<(), Error> {
+fn check_as_shown(done: &[PlanChange], shown: &[PlanChange]) -> Result<(), Error> {
     if done == shown {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::event::Rejection;
-use crate::quantity::{self, Unread};
+use crate::quantity::{self, NumberError};
 
 /// Fields of `data` at most.
 const MAX_FIELDS: usize = 100;
@@ -69,10 +69,10 @@ pub(super) fn decimal(name: &str, raw: &RawValue) -> Result<Option<Decimal>, Rej
         return Ok(None);
     }
     let wrong = |rule, detail: &str| Err(Rejection::new(format!("data.{name}"), rule, detail));
-    match quantity::rounded(&quantity::written(raw)) {
+    match quantity::read_rounded(&quantity::number_text(raw)) {
         Ok(number) => Ok(Some(number)),
-        Err(Unread::NotANumber) => wrong("not_a_number", "must be a number, or a string with one"),
-        Err(Unread::TooLarge) => wrong("too_large", "must be less than 10^15 either way"),
+        Err(NumberError::NotANumber) => wrong("not_a_number", "must be a number, or a string with one"),
+        Err(NumberError::TooLarge) => wrong("too_large", "must be less than 10^15 either way"),
     }
 }
 

@@ -1,15 +1,14 @@
-//! A plan as somebody wants it.
+//! The body of `PUT /v1/plans/{id}`, which a table of the plans file has, too.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::billing::plans::{self, Facts, Features, PlanTerms};
+use super::PlanDefinition;
+use crate::billing::plans::{Facts, Features, PlanTerms};
 use crate::error::Error;
 use crate::quantity::{Quantity, QuantityFromZero};
-use crate::quota::define::Counted;
-use crate::quota::limits::Terms;
-use crate::quota::wanted::{NewLimit, limits_of_plan};
+use crate::quota::new_limit::{NewLimit, plan_limits};
 
 /// A price of a plan.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -110,34 +109,10 @@ fn no_features() -> Value {
     Value::Object(Map::new())
 }
 
-/// A plan as it is wanted, checked.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    pub id: String,
-    /// What is the same in all versions.
-    pub facts: Facts,
-    /// What the newest version is to offer.
-    pub terms: PlanTerms,
-    /// Its quotas; `None`: as they are.
-    pub quotas: Option<Vec<(Counted, Terms)>>,
-}
-
-impl Wanted {
-    /// # Errors
-    /// [`Error::Invalid`] naming the field.
-    pub fn check(&self) -> Result<(), Error> {
-        plans::check_id(&self.id)?;
-        self.facts.check()?;
-        self.terms.check()
-    }
-}
-
 impl PlanBody {
-    /// What it asks for.
-    ///
     /// # Errors
     /// [`Error::Invalid`] naming the field.
-    pub fn wanted(self, id: &str) -> Result<Wanted, Error> {
+    pub fn into_definition(self, id: &str) -> Result<PlanDefinition, Error> {
         let (monthly, annual) = (self.monthly, self.annual);
         let mut stripe_prices = self.stripe_prices;
         for price in [&monthly, &annual].into_iter().flatten().filter_map(|price| price.stripe_price.as_ref())
@@ -153,13 +128,13 @@ impl PlanBody {
                 "must not be that of the monthly price: Stripe has a price for each interval",
             ));
         }
-        let currencies = [&monthly, &annual].map(|price| price.as_ref().map(|price| price.currency.clone()));
-        let [ours, theirs] = currencies;
-        if ours.is_some() && theirs.is_some() && ours != theirs {
+        let [monthly_currency, annual_currency] =
+            [&monthly, &annual].map(|price| price.as_ref().map(|price| price.currency.clone()));
+        if monthly_currency.is_some() && annual_currency.is_some() && monthly_currency != annual_currency {
             return Err(Error::invalid("annual.currency", "must be that of the monthly price"));
         }
         let none = Quantity(rust_decimal::Decimal::ZERO);
-        let wanted = Wanted {
+        let definition = PlanDefinition {
             id: id.to_owned(),
             facts: Facts {
                 name: self.name,
@@ -172,7 +147,7 @@ impl PlanBody {
                 stripe_products: self.stripe_products,
             },
             terms: PlanTerms {
-                currency: ours.or(theirs),
+                currency: monthly_currency.or(annual_currency),
                 monthly_amount: monthly.map(|price| price.amount),
                 annual_amount: annual.map(|price| price.amount),
                 trial_days: self.trial_days,
@@ -184,9 +159,9 @@ impl PlanBody {
                 daily_battery: self.daily_battery.unwrap_or(none),
                 battery_debt_limit: self.battery_debt_limit,
             },
-            quotas: self.quotas.map(limits_of_plan).transpose()?,
+            quotas: self.quotas.map(plan_limits).transpose()?,
         };
-        wanted.check()?;
-        Ok(wanted)
+        definition.check()?;
+        Ok(definition)
     }
 }

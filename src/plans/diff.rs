@@ -1,4 +1,4 @@
-//! What differs between a plan as it is and as it is wanted, field by field.
+//! What differs between a stored plan and its definition, field by field.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result as Printed};
@@ -8,11 +8,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::Wanted;
+use super::PlanDefinition;
 use crate::billing::plans::{self, Facts, PlanTerms};
 use crate::error::Error;
-use crate::quota::define::{self, Counted};
-use crate::quota::limits::Terms;
+use crate::quota::define::{self, SlotDefinition};
+use crate::quota::limits::LimitTerms;
 use crate::quota::plan_quotas;
 
 /// A field that differs.
@@ -30,7 +30,8 @@ pub struct FieldChange {
 
 /// A plan that differs from what is wanted.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Change {
+#[schema(as = Change)]
+pub struct PlanChange {
     /// The plan's key.
     pub plan: String,
     /// It is not there yet.
@@ -42,7 +43,7 @@ pub struct Change {
 }
 
 /// A plan for people: what it is called, then a line for each field.
-impl Display for Change {
+impl Display for PlanChange {
     fn fmt(&self, out: &mut Formatter<'_>) -> Printed {
         match (self.is_new, self.new_version) {
             (true, _) => writeln!(out, "+ plan {}: new", self.plan)?,
@@ -92,7 +93,7 @@ fn shared(facts: &Facts) -> FieldValues {
 }
 
 /// What belongs to a version.
-fn versioned(terms: &PlanTerms, quotas: Option<&[(Counted, Terms)]>) -> FieldValues {
+fn versioned(terms: &PlanTerms, quotas: Option<&[(SlotDefinition, LimitTerms)]>) -> FieldValues {
     let mut fields = FieldValues::from([
         ("currency".to_owned(), json!(terms.currency)),
         ("monthly.amount".to_owned(), json!(terms.monthly_amount)),
@@ -116,7 +117,7 @@ fn versioned(terms: &PlanTerms, quotas: Option<&[(Counted, Terms)]>) -> FieldVal
 }
 
 /// `quotas.tokens per month where model=large, per subject`.
-fn quota_name(counted: &Counted) -> String {
+fn quota_name(counted: &SlotDefinition) -> String {
     let mut name = format!("quotas.{} per {}", counted.meter, counted.period.name());
     for (n, (dimension, value)) in counted.filter.iter().enumerate() {
         name += if n == 0 { " where " } else { " and " };
@@ -128,8 +129,8 @@ fn quota_name(counted: &Counted) -> String {
     name
 }
 
-/// Fields that are not alike, by name; null stands for absent.
-fn unlike(old: &FieldValues, new: &FieldValues) -> Vec<FieldChange> {
+/// Fields that differ, by name; null stands for absent.
+fn differences(old: &FieldValues, new: &FieldValues) -> Vec<FieldChange> {
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let value = |fields: &FieldValues, name: &str| fields.get(name).cloned().unwrap_or_default();
     names
@@ -139,61 +140,52 @@ fn unlike(old: &FieldValues, new: &FieldValues) -> Vec<FieldChange> {
         .collect()
 }
 
-/// What making the plan as wanted would change; `None`: nothing.
+/// What the definition changes in the stored plan; `None`: nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what cannot be.
-pub(super) fn change(conn: &mut PgConnection, wanted: &Wanted) -> Result<Option<Change>, Error> {
-    wanted.check()?;
-    check_quotas(conn, wanted)?;
-    let quotas = wanted.quotas.as_deref();
-    let present = match plans::find(conn, &wanted.id) {
+/// [`Error::Invalid`] for a definition that cannot be.
+pub(super) fn plan_change(
+    conn: &mut PgConnection,
+    definition: &PlanDefinition,
+) -> Result<Option<PlanChange>, Error> {
+    definition.check()?;
+    check_quotas(conn, definition)?;
+    let quotas = definition.quotas.as_deref();
+    let (new_facts, new_terms) = (shared(&definition.facts), versioned(&definition.terms, quotas));
+    let stored = match plans::find(conn, &definition.id) {
         Err(Error::NotFound(_)) => {
-            let mut fields = unlike(&FieldValues::new(), &shared(&wanted.facts));
-            fields.extend(unlike(&FieldValues::new(), &versioned(&wanted.terms, quotas)));
-            let plan = wanted.id.clone();
-            return Ok(Some(Change { plan, is_new: true, new_version: Some(1), fields }));
+            let mut fields = differences(&FieldValues::new(), &new_facts);
+            fields.extend(differences(&FieldValues::new(), &new_terms));
+            let plan = definition.id.clone();
+            return Ok(Some(PlanChange { plan, is_new: true, new_version: Some(1), fields }));
         }
         found => found?,
     };
-    let held = match quotas {
+    let version = stored.version;
+    let stored = PlanDefinition::from_plan(stored);
+    // Quotas that the definition leaves out stay, and do not differ.
+    let stored_quotas: Vec<(SlotDefinition, LimitTerms)> = match quotas {
         None => Vec::new(),
-        Some(_) => plan_quotas::list(conn, &wanted.id, present.version)?
+        Some(_) => plan_quotas::list(conn, &definition.id, version)?
             .into_iter()
             .map(|quota| (quota.counted, quota.terms))
             .collect(),
     };
-    let facts = Facts {
-        name: present.name,
-        description: present.description,
-        active: present.active,
-        is_default: present.is_default,
-        rank: present.rank,
-        metadata: if let Value::Object(metadata) = present.metadata { metadata } else { Map::new() },
-        stripe_prices: present.stripe_prices,
-        stripe_products: present.stripe_products,
-    };
-    let mut fields = unlike(&shared(&facts), &shared(&wanted.facts));
-    let terms = unlike(&versioned(&present.terms, Some(&held)), &versioned(&wanted.terms, quotas));
-    let new_version = (!terms.is_empty()).then_some(present.version + 1);
+    let mut fields = differences(&shared(&stored.facts), &new_facts);
+    let terms = differences(&versioned(&stored.terms, Some(&stored_quotas)), &new_terms);
+    let new_version = (!terms.is_empty()).then_some(version + 1);
     fields.extend(terms);
-    let change = Change { plan: wanted.id.clone(), is_new: false, new_version, fields };
+    let change = PlanChange { plan: stored.id, is_new: false, new_version, fields };
     Ok((!change.fields.is_empty()).then_some(change))
 }
 
-/// What quotas count must be something that can be counted, each once.
-fn check_quotas(conn: &mut PgConnection, wanted: &Wanted) -> Result<(), Error> {
-    let quotas = wanted.quotas.as_deref().unwrap_or_default();
-    for (n, (counted, _)) in quotas.iter().enumerate() {
-        define::existing(conn, counted).map_err(|error| match error {
-            Error::Invalid { field, rule } => Error::invalid(format!("quotas.{n}.{field}"), rule),
-            other => other,
-        })?;
-        if quotas[..n].iter().any(|(earlier, _)| earlier == counted) {
-            return Err(Error::invalid(
-                format!("quotas.{n}"),
-                "counts the same as an earlier one: leave one of them out",
-            ));
+/// Each quota must count something that can be counted, and no two the same.
+fn check_quotas(conn: &mut PgConnection, definition: &PlanDefinition) -> Result<(), Error> {
+    let quotas = definition.quotas.as_deref().unwrap_or_default();
+    for (n, (slot, _)) in quotas.iter().enumerate() {
+        define::existing(conn, slot).map_err(|error| plan_quotas::at_place(n, error))?;
+        if quotas[..n].iter().any(|(earlier, _)| earlier == slot) {
+            return Err(plan_quotas::counted_twice(n));
         }
     }
     Ok(())

@@ -96,26 +96,26 @@ impl Entitlements {
 }
 
 fn subscription(org: &Arc<OrgContext>, now: DateTime<Utc>) -> Option<SubscriptionInForce> {
-    let of = org.subscription.clone()?;
-    let period = if of.source == "local" {
-        org.billing_bounds(now).filter(|_| of.period.is_some())
+    let counting = org.subscription.clone()?;
+    let period = if counting.source == "local" {
+        org.billing_bounds(now).filter(|_| counting.period.is_some())
     } else {
-        of.period
+        counting.period
     };
     Some(SubscriptionInForce {
-        id: of.id,
-        source: of.source,
-        status: of.status,
-        trial_end: of.trial_end,
+        id: counting.id,
+        source: counting.source,
+        status: counting.status,
+        trial_end: counting.trial_end,
         current_period_start: period.map(|(start, _)| start),
         current_period_end: period.map(|(_, end)| end),
-        cancel_at_period_end: of.cancel_at_period_end,
-        cancel_at: of.cancel_at,
-        pause_collection: of.pause,
+        cancel_at_period_end: counting.cancel_at_period_end,
+        cancel_at: counting.cancel_at,
+        pause_collection: counting.pause,
     })
 }
 
-/// The entity tag of a body: weak, for what is sent may be compressed.
+/// The entity tag of a body. It is weak, for the answer may be compressed.
 #[must_use]
 pub fn etag(body: &[u8]) -> String {
     format!("W/\"{}\"", hex::encode(&Sha256::digest(body)[..16]))

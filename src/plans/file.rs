@@ -5,20 +5,20 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::body::{PlanBody, Wanted};
+use super::PlanDefinition;
+use super::body::PlanBody;
 use crate::error::Error;
 
-/// What a plans file says. Everything that it may hold has its list here.
+/// The plans of a file, in its order.
 #[derive(Debug)]
 pub struct PlansFile {
-    /// Plans, in the order of the file.
-    pub plans: Vec<Wanted>,
+    pub plans: Vec<PlanDefinition>,
 }
 
-/// The file as it stands; a key that is not known is refused, for it may be a typing error.
+/// The file before its plans are read. An unknown key is refused, for it may be a typing error.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct PlansToml {
     #[serde(default)]
     plans: Vec<toml::Table>,
 }
@@ -29,16 +29,16 @@ impl PlansFile {
     /// # Errors
     /// One sentence that names the plan and the key.
     pub fn read(text: &str) -> Result<Self, String> {
-        let raw: Raw = toml::from_str(text).map_err(|error| match error.span() {
+        let file: PlansToml = toml::from_str(text).map_err(|error| match error.span() {
             Some(span) => {
                 let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
                 format!("line {line}: {}", error.message())
             }
             None => error.message().to_owned(),
         })?;
-        let mut plans: Vec<Wanted> = Vec::new();
-        for (n, table) in (1..).zip(raw.plans) {
-            let plan = plan(n, table)?;
+        let mut plans: Vec<PlanDefinition> = Vec::new();
+        for (n, table) in (1..).zip(file.plans) {
+            let plan = read_plan(n, table)?;
             if plans.iter().any(|earlier| earlier.id == plan.id) {
                 return Err(format!("plan {} is there twice: leave one of them out", plan.id));
             }
@@ -48,11 +48,11 @@ impl PlansFile {
     }
 }
 
-fn plan(n: i32, mut table: toml::Table) -> Result<Wanted, String> {
+fn read_plan(n: i32, mut table: toml::Table) -> Result<PlanDefinition, String> {
     let Some(toml::Value::String(id)) = table.remove("id") else {
         return Err(format!("plan number {n} has no id: give it one such as id = \"pro\""));
     };
-    let mut body = json(toml::Value::Table(table));
+    let mut body = to_json(toml::Value::Table(table));
     if let Some(Value::Array(quotas)) = body.get_mut("quotas") {
         for limit in quotas.iter_mut().filter_map(|quota| quota.get_mut("limit")) {
             if *limit == "unlimited" {
@@ -61,20 +61,20 @@ fn plan(n: i32, mut table: toml::Table) -> Result<Wanted, String> {
         }
     }
     let body: PlanBody = crate::json::read_tree(body).map_err(|error| format!("plan {id}: {error}"))?;
-    body.wanted(&id).map_err(|error: Error| format!("plan {id}: {error}"))
+    body.into_definition(&id).map_err(|error: Error| format!("plan {id}: {error}"))
 }
 
-/// Dates become text.
-fn json(value: toml::Value) -> Value {
+/// The same value as JSON; dates become text.
+fn to_json(value: toml::Value) -> Value {
     match value {
         toml::Value::String(text) => text.into(),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Float(number) => number.into(),
         toml::Value::Boolean(yes) => yes.into(),
         toml::Value::Datetime(at) => at.to_string().into(),
-        toml::Value::Array(list) => list.into_iter().map(json).collect(),
+        toml::Value::Array(list) => list.into_iter().map(to_json).collect(),
         toml::Value::Table(table) => {
-            Value::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect::<Map<_, _>>())
+            Value::Object(table.into_iter().map(|(key, value)| (key, to_json(value))).collect::<Map<_, _>>())
         }
     }
 }

@@ -1,18 +1,16 @@
-//! Plans out of Stripe's products and prices, by what the products' metadata says:
+//! Plans made of Stripe's products and prices, by what the products' metadata says:
 //!
-//! | key | meaning |
-//! | --- | --- |
-//! | `coulomb_plan` | key of the plan that the product sells; without it a product is passed over |
-//! | `battery_units`, `annual_battery_units`, `trial_battery_units` | granted with a paid period, a paid
-//! year, a trial |
-//! | `daily_battery` | granted each local day |
-//! | `battery_debt_limit` | how far below zero the battery may be used; `unlimited`: without limit |
-//! | `trial_days` | days of a trial |
-//! | `feature_<name>` | a feature: `true`, `false` or a number are read as such, anything else is text |
+//! - `coulomb_plan`: key of the plan that the product sells; a product without it is left out.
+//! - `battery_units`, `annual_battery_units`, `trial_battery_units`: granted with a paid period, a paid year,
+//!   a trial.
+//! - `daily_battery`: granted each local day.
+//! - `battery_debt_limit`: how far below zero the battery may be used; `unlimited`: without limit.
+//! - `trial_days`: days of a trial.
+//! - `feature_<name>`: a feature: `true`, `false` or a number are read as such, anything else is text.
 //!
 //! Name, description and `active` are the product's. The monthly and annual amounts are those of its active
-//! recurring prices, of several the product's default price, else the newest. The product and those prices
-//! buy the plan. What the product does not say stays as it is, and no price or feature is taken away.
+//! recurring prices; of several, of the product's default price, else of the newest. The product and those
+//! prices buy the plan. What the product does not say stays as it is, and no price or feature is removed.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +18,16 @@ use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
-use super::Wanted;
+use super::PlanDefinition;
 use crate::billing::catalog::sold::{self, PLAN_KEY, Sold, SoldPrice};
-use crate::billing::plans::{self, Facts, PlanTerms};
+use crate::billing::plans;
 use crate::error::Error;
 use crate::quantity::Quantity;
 use crate::realm::Realm;
 
 /// Metadata that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct MetadataProblem {
     /// `prod_…`
     pub product: String,
     /// Key of its metadata.
@@ -37,26 +35,30 @@ pub struct Problem {
     pub rule: String,
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for MetadataProblem {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "product {}: metadata {}: {}", self.product, self.key, self.rule)
     }
 }
 
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
+impl From<MetadataProblem> for Error {
+    fn from(problem: MetadataProblem) -> Self {
         Self::invalid(format!("{}.metadata.{}", problem.product, problem.key), problem.rule)
     }
 }
 
 /// The plans that the products of a realm sell, and what is wrong with their metadata.
-pub fn read(conn: &mut PgConnection, realm: &Realm) -> Result<(Vec<Wanted>, Vec<Problem>), Error> {
-    let (mut wanted, mut problems) = (Vec::new(), Vec::new());
+pub fn read(
+    conn: &mut PgConnection,
+    realm: &Realm,
+) -> Result<(Vec<PlanDefinition>, Vec<MetadataProblem>), Error> {
+    let (mut definitions, mut problems) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for product in sold::plans(conn, realm)? {
         let plan_id = text(&product.metadata, PLAN_KEY).unwrap_or_default();
         let mut wrong = |key: &str, rule: String| {
-            problems.push(Problem { product: product.product_id.clone(), key: key.to_owned(), rule });
+            let (product, key) = (product.product_id.clone(), key.to_owned());
+            problems.push(MetadataProblem { product, key, rule });
         };
         if let Err(error) = plans::check_id(plan_id) {
             wrong(PLAN_KEY, rule_of(error));
@@ -66,19 +68,19 @@ pub fn read(conn: &mut PgConnection, realm: &Realm) -> Result<(Vec<Wanted>, Vec<
             wrong(PLAN_KEY, format!("is `{plan_id}`, as that of {other}: one product sells a plan"));
             continue;
         }
-        let present = match plans::find(conn, plan_id) {
-            Err(Error::NotFound(_)) => None,
-            found => Some(found?),
+        let stored = match plans::find(conn, plan_id) {
+            Err(Error::NotFound(_)) => PlanDefinition::new(plan_id),
+            found => PlanDefinition::from_plan(found?),
         };
-        let plan = plan(&product, plan_id, present, &mut wrong);
+        let plan = plan_of_product(&product, stored, &mut wrong);
         if let Err(error) = plan.check() {
             let field =
                 if let Error::Invalid { field, .. } = &error { field.to_string() } else { String::new() };
             wrong(&field, rule_of(error));
         }
-        wanted.push(plan);
+        definitions.push(plan);
     }
-    Ok((wanted, problems))
+    Ok((definitions, problems))
 }
 
 fn rule_of(error: Error) -> String {
@@ -92,14 +94,14 @@ fn text<'a>(metadata: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     metadata.get(key).and_then(Value::as_str).map(str::trim)
 }
 
-fn plan(
+/// The stored plan, changed by what the product says.
+fn plan_of_product(
     product: &Sold,
-    plan_id: &str,
-    present: Option<plans::Plan>,
+    stored: PlanDefinition,
     wrong: &mut impl FnMut(&str, String),
-) -> Wanted {
+) -> PlanDefinition {
     let metadata = &product.metadata;
-    let (mut facts, mut terms) = present.map_or_else(|| fresh(plan_id), parts);
+    let PlanDefinition { id, mut facts, mut terms, .. } = stored;
     facts.name = product.name.clone().filter(|name| !name.trim().is_empty()).unwrap_or(facts.name);
     facts.description = product.description.clone().or(facts.description);
     facts.active = product.active;
@@ -144,49 +146,7 @@ fn plan(
         Some((name.to_owned(), feature(value.as_str()?)))
     });
     extend(&mut terms.features, features);
-    Wanted { id: plan_id.to_owned(), facts, terms, quotas: None }
-}
-
-fn fresh(plan_id: &str) -> (Facts, PlanTerms) {
-    let none = Quantity(Decimal::ZERO);
-    let facts = Facts {
-        name: plan_id.to_owned(),
-        description: None,
-        active: true,
-        is_default: false,
-        rank: 0,
-        metadata: Map::new(),
-        stripe_prices: Vec::new(),
-        stripe_products: Vec::new(),
-    };
-    let terms = PlanTerms {
-        currency: None,
-        monthly_amount: None,
-        annual_amount: None,
-        trial_days: 0,
-        grace_days: 0,
-        features: Value::Object(Map::new()),
-        battery_units: none,
-        annual_battery_units: None,
-        trial_battery_units: None,
-        daily_battery: none,
-        battery_debt_limit: None,
-    };
-    (facts, terms)
-}
-
-fn parts(plan: plans::Plan) -> (Facts, PlanTerms) {
-    let facts = Facts {
-        name: plan.name,
-        description: plan.description,
-        active: plan.active,
-        is_default: plan.is_default,
-        rank: plan.rank,
-        metadata: if let Value::Object(metadata) = plan.metadata { metadata } else { Map::new() },
-        stripe_prices: plan.stripe_prices,
-        stripe_products: plan.stripe_products,
-    };
-    (facts, plan.terms)
+    PlanDefinition { id, facts, terms, quotas: None }
 }
 
 fn add(ids: &mut Vec<String>, id: &str) {

@@ -1,4 +1,4 @@
-//! Reading an amount of usage as anybody writes one, rounded to the places that are kept.
+//! Reading an amount of usage in any notation, rounded to 12 places.
 
 use std::borrow::Cow;
 
@@ -15,41 +15,41 @@ const LAST: i64 = -(PLACES as i64);
 
 /// Why a text is no amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum NumberError {
     /// It is no decimal number.
     NotANumber,
     /// It is 10^15 or more, either way.
     TooLarge,
 }
 
-/// The number that a text writes, half-even to [`PLACES`] decimal places; as many digits and whatever
-/// exponent it has. Languages print the double that they computed, with up to 17 digits (`0.1 + 0.2` is
-/// `0.30000000000000004`), so more places than are kept are no mistake of the caller's. What is too large is
-/// refused instead: there is nothing to round it to.
+/// The number that a text has, rounded half-even to [`PLACES`] decimal places. It may have any number of
+/// digits and any exponent. Languages print the double that they computed, with up to 17 digits (`0.1 + 0.2`
+/// is `0.30000000000000004`), so more places than 12 are no mistake of the caller's. A number that is too
+/// large is refused: there is nothing to round it to.
 ///
 /// # Errors
 /// Why it is none.
-pub fn rounded(text: &str) -> Result<Decimal, Unread> {
+pub fn read_rounded(text: &str) -> Result<Decimal, NumberError> {
     let (negative, text) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
     let (mantissa, exponent) = match text.find(['e', 'E']) {
-        Some(at) => (&text[..at], read_exponent(&text[at + 1..]).ok_or(Unread::NotANumber)?),
+        Some(at) => (&text[..at], read_exponent(&text[at + 1..]).ok_or(NumberError::NotANumber)?),
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     if whole.is_empty() && fraction.is_empty() {
-        return Err(Unread::NotANumber);
+        return Err(NumberError::NotANumber);
     }
-    // `kept` counts units of the place `last`, that of its last digit which is not 0.
+    // `kept` counts units of the place `last`, which is that of its last digit other than 0.
     let (mut kept, mut last, mut zeros) = (0_i128, 0_i64, 0_u32);
     let (mut next, mut more) = (0, false);
     let mut place = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
     for byte in whole.bytes().chain(fraction.bytes()) {
         if !byte.is_ascii_digit() {
-            return Err(Unread::NotANumber);
+            return Err(NumberError::NotANumber);
         }
         let digit = byte - b'0';
         place = place.saturating_sub(1);
@@ -58,7 +58,7 @@ pub fn rounded(text: &str) -> Result<Decimal, Unread> {
         } else if digit == 0 {
             zeros = zeros.saturating_add(1);
         } else if place >= WHOLE {
-            return Err(Unread::TooLarge);
+            return Err(NumberError::TooLarge);
         } else {
             // Leading zeros stand before nothing.
             let shift = if kept == 0 { 0 } else { zeros + 1 };
@@ -75,12 +75,12 @@ pub fn rounded(text: &str) -> Result<Decimal, Unread> {
     }
     let signed = if negative { -kept } else { kept };
     let scale = u32::try_from(-last).unwrap_or(0);
-    let number = Decimal::try_from_i128_with_scale(signed, scale).map_err(|_| Unread::TooLarge)?;
+    let number = Decimal::try_from_i128_with_scale(signed, scale).map_err(|_| NumberError::TooLarge)?;
     let number = if scale == PLACES { number.normalize() } else { number };
-    if number.abs() >= LIMIT { Err(Unread::TooLarge) } else { Ok(number) }
+    if number.abs() >= LIMIT { Err(NumberError::TooLarge) } else { Ok(number) }
 }
 
-/// An exponent; one that is out of all bounds at the bound.
+/// An exponent; one beyond 32 bits is cut to the largest.
 fn read_exponent(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -95,9 +95,9 @@ fn read_exponent(text: &str) -> Option<i64> {
     Some(if negative { -size } else { size })
 }
 
-/// What a JSON value writes where a number may stand: the number, or a string with one.
+/// The text of a number in JSON: of a number itself, or of a string that has one.
 #[must_use]
-pub fn written(raw: &RawValue) -> Cow<'_, str> {
+pub fn number_text(raw: &RawValue) -> Cow<'_, str> {
     let text = raw.get();
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
         None => Cow::Borrowed(text),
@@ -106,17 +106,17 @@ pub fn written(raw: &RawValue) -> Cow<'_, str> {
     }
 }
 
-/// An amount of usage on the wire, read by [`rounded`].
+/// An amount of usage on the wire, read by [`read_rounded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amount(pub Decimal);
 
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(from)?;
-        rounded(&written(&raw)).map(Self).map_err(|unread| {
-            serde::de::Error::custom(match unread {
-                Unread::NotANumber => "must be a decimal such as \"12.5\"",
-                Unread::TooLarge => "must be less than 10^15 either way",
+        read_rounded(&number_text(&raw)).map(Self).map_err(|error| {
+            serde::de::Error::custom(match error {
+                NumberError::NotANumber => "must be a decimal such as \"12.5\"",
+                NumberError::TooLarge => "must be less than 10^15 either way",
             })
         })
     }
@@ -163,14 +163,14 @@ mod tests {
             ("0.0000000000070000000000000000000000000000000001", "0.000000000007"),
             ("123456789012345678901234567890e-25", "12345.678901234568"),
         ] {
-            let number = rounded(text);
+            let number = read_rounded(text);
             assert_eq!(number.map(|number| number.to_string()).as_deref(), Ok(kept), "{text}");
         }
     }
 
     #[test]
     fn what_is_too_large_or_no_number_is_refused_by_name() {
-        use Unread::{NotANumber, TooLarge};
+        use NumberError::{NotANumber, TooLarge};
         for (text, why) in [
             ("9007199254740993", TooLarge),
             ("1000000000000000", TooLarge),
@@ -196,7 +196,7 @@ mod tests {
             ("0x10", NotANumber),
             ("٥", NotANumber),
         ] {
-            assert_eq!(rounded(text), Err(why), "{text}");
+            assert_eq!(read_rounded(text), Err(why), "{text}");
         }
     }
 

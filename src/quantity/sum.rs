@@ -1,9 +1,9 @@
 //! Sums that lose no digit.
 //!
-//! A `Decimal` has 28 digits and rounds what does not fit, without a word. A quantity times a price has up to
-//! 24 decimal places, and no usage is too small to cost. So costs and battery units, and whatever is added up
-//! in memory and then written, are kept here: as a whole number of 10^-12, and what is below that as a whole
-//! number of 10^-24. Columns that hold them are `numeric` without a scale, which takes all of it.
+//! A `Decimal` has 28 digits and silently rounds what does not fit. A quantity times a price has up to 24
+//! decimal places, and the smallest usage has its cost, too. So costs, battery units and totals in memory are
+//! a [`Sum`]: a whole number of 10^-12, and the rest as a whole number of 10^-24. Their columns are `numeric`
+//! without a scale, which stores every digit.
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -15,15 +15,16 @@ use rust_decimal::Decimal;
 
 use super::{LIMIT, PLACES};
 
-/// 10^12, what one is made of.
+/// 10^12: so many units are 1.
 const ONE: i128 = 1_000_000_000_000;
-/// Digits to the base of 10,000 after the point: those of 10^-12, and those of 10^-24.
+/// PostgreSQL writes a `numeric` in digits to this base.
+const BASE: i128 = 10_000;
+/// Such digits after the point: of a number of 10^-12, and of one of 10^-24.
 const GROUPS: i16 = 3;
 const FINE_GROUPS: i16 = 6;
-const BASE: i128 = 10_000;
-/// Decimal places at most: those of a quantity and of a price.
+/// Decimal places at most: those of a quantity and those of a price together.
 const FINE_PLACES: u32 = 24;
-/// Digits to the base of 10,000 that a sum has at most: 27 decimal ones before the point, 24 after it.
+/// Digits to that base that a sum has at most: 27 decimal ones before the point, 24 after it.
 const DIGITS: usize = 14;
 
 /// A sum of quantities, costs or battery units, exact.
@@ -34,27 +35,26 @@ const DIGITS: usize = 14;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromSqlRow, AsExpression)]
 #[diesel(sql_type = Numeric)]
 pub struct Sum {
-    /// Whole numbers of 10^-12, rounded down.
+    /// Whole number of 10^-12, rounded down.
     units: i128,
-    /// What is left of it: whole numbers of 10^-24, at least 0 and below 10^12.
+    /// The rest, a whole number of 10^-24: at least 0 and below 10^12.
     fine: i64,
 }
 
 impl Sum {
     pub const ZERO: Self = Self { units: 0, fine: 0 };
 
-    /// Whole numbers of 10^-12.
-    const fn of(units: i128) -> Self {
+    /// From a whole number of 10^-12.
+    const fn from_units(units: i128) -> Self {
         Self { units, fine: 0 }
     }
 
-    /// Whole numbers of 10^-24.
-    fn of_fine(fine: i128) -> Self {
+    /// From a whole number of 10^-24.
+    fn from_fine(fine: i128) -> Self {
         let rest = i64::try_from(fine.rem_euclid(ONE)).unwrap_or_default();
         Self { units: fine.div_euclid(ONE), fine: rest }
     }
 
-    /// Whether it is nothing.
     #[must_use]
     pub fn is_zero(self) -> bool {
         self == Self::ZERO
@@ -75,29 +75,29 @@ impl Sum {
         if let Some(missing) = PLACES.checked_sub(quantity.scale() + price.scale())
             && let Some(product) = quantity.mantissa().checked_mul(price.mantissa())
         {
-            return product.checked_mul(10_i128.pow(missing)).map(Self::of);
+            return product.checked_mul(10_i128.pow(missing)).map(Self::from_units);
         }
         Self::from(quantity).times(price)
     }
 
-    /// As often as a price says, exact; `None` when that is beyond what a sum holds. Neither has more than 12
-    /// decimal places.
+    /// The sum times a price, exact; `None` when it is beyond what a sum holds. Both have at most 12 decimal
+    /// places.
     #[must_use]
     pub fn times(self, price: Decimal) -> Option<Self> {
         debug_assert!(self.fine == 0, "{self:?} has more than {PLACES} places");
         let price = Self::from(price).units;
         if let Some(product) = self.units.checked_mul(price) {
-            return Some(Self::of_fine(product));
+            return Some(Self::from_fine(product));
         }
         // (a + b) × (c + d), of which b and d are below one.
         let (a, b) = (self.units.div_euclid(ONE), self.units.rem_euclid(ONE));
         let (c, d) = (price.div_euclid(ONE), price.rem_euclid(ONE));
-        let Self { units: rest, fine } = Self::of_fine(b * d);
+        let Self { units: rest, fine } = Self::from_fine(b * d);
         let units = a.checked_mul(price)?.checked_add(b.checked_mul(c)?)?.checked_add(rest)?;
         Some(Self { units, fine })
     }
 
-    /// How many packages of `size` it takes to hold it; a begun one is a whole one.
+    /// How many packages of `size` it fills; a package that is begun counts as a whole one.
     #[must_use]
     pub fn packages(self, size: Decimal) -> Option<Decimal> {
         let size = Self::from(size).units;
@@ -116,13 +116,13 @@ impl Sum {
     /// decimal.
     #[must_use]
     pub fn rounded_up(self) -> Option<Decimal> {
-        Self::of(self.units.saturating_add(i128::from(self.fine > 0))).exact()
+        Self::from_units(self.units.saturating_add(i128::from(self.fine > 0))).exact()
     }
 
-    /// The whole numbers of 10^-12 in it, rounded down, and what is left: from 0 to below 10^-12.
+    /// The number rounded down to 12 places, and the rest: at least 0 and below 10^-12.
     #[must_use]
     pub fn split(self) -> (Self, Self) {
-        (Self::of(self.units), Self { units: 0, fine: self.fine })
+        (Self::from_units(self.units), Self { units: 0, fine: self.fine })
     }
 
     /// The same number as a decimal; `None` when it has too many digits for one.
@@ -140,7 +140,7 @@ impl Sum {
         Decimal::try_from_i128_with_scale(rest, places).ok()
     }
 
-    /// The number to show: as a decimal, to as many places as that has room for.
+    /// The number for people: a decimal, cut to as many places as a decimal has room for.
     #[must_use]
     pub fn shown(self) -> Decimal {
         let whole = self.units.checked_mul(ONE).and_then(|units| units.checked_add(i128::from(self.fine)));
@@ -153,8 +153,8 @@ impl Sum {
         }
     }
 
-    /// As PostgreSQL has it: negative or not, the weight of the first digit, the decimal places, and the
-    /// digits to the base of 10,000 (the first of them, and how many).
+    /// As PostgreSQL stores it: whether it is negative, the weight of the first digit, the decimal places,
+    /// the digits to the base of 10,000, and how many of them count.
     #[must_use]
     pub fn digits(self) -> (bool, i16, u16, [i16; DIGITS], usize) {
         let negative = self.units < 0;
@@ -211,16 +211,16 @@ impl From<Decimal> for Sum {
     fn from(part: Decimal) -> Self {
         let part = if part.scale() > PLACES { part.normalize() } else { part };
         let Some(missing) = PLACES.checked_sub(part.scale()) else {
-            // What a product has left: up to 24 places, of few digits.
+            // The rest of a product: up to 24 places, few digits.
             return match FINE_PLACES.checked_sub(part.scale()) {
                 Some(missing) => match part.mantissa().checked_mul(10_i128.pow(missing)) {
-                    Some(fine) => Self::of_fine(fine),
+                    Some(fine) => Self::from_fine(fine),
                     None => Self::from(part.round_dp(PLACES)),
                 },
                 None => Self::from(part.round_dp(FINE_PLACES)),
             };
         };
-        Self::of(part.mantissa().saturating_mul(10_i128.pow(missing)))
+        Self::from_units(part.mantissa().saturating_mul(10_i128.pow(missing)))
     }
 }
 
@@ -261,7 +261,7 @@ impl std::ops::Neg for Sum {
 
     fn neg(self) -> Self {
         if self.fine == 0 {
-            return Self::of(self.units.saturating_neg());
+            return Self::from_units(self.units.saturating_neg());
         }
         let fine = i64::try_from(ONE - i128::from(self.fine)).unwrap_or_default();
         Self { units: (-1_i128).saturating_sub(self.units), fine }
@@ -337,12 +337,12 @@ mod tests {
         let largest = decimal("999999999999999.999999999999");
         let mut sum = Sum::ZERO;
         (0..10_000).for_each(|_| sum += largest);
-        assert_eq!(sum, Sum::of(9_999_999_999_999_999_999_999_999_990_000));
+        assert_eq!(sum, Sum::from_units(9_999_999_999_999_999_999_999_999_990_000));
         assert_eq!(sum.exact(), Some(decimal("9999999999999999999.99999999")));
         sum += decimal("0.000000000001");
         assert_eq!(sum.exact(), None);
         assert_eq!(sum.shown(), decimal("9999999999999999999.999999990"));
-        assert_eq!(sum - Sum::from(decimal("0.000000000001")) - Sum::of(sum.units - 1), Sum::ZERO);
+        assert_eq!(sum - Sum::from(decimal("0.000000000001")) - Sum::from_units(sum.units - 1), Sum::ZERO);
     }
 
     #[test]
@@ -377,7 +377,7 @@ mod tests {
             assert_eq!(Sum::from_numeric(&of_decimal), Some(sum), "{text}, as a decimal writes it");
             assert_eq!(sum.exact(), Some(decimal(text)), "{text}");
         }
-        let large = Sum::of(9_999_999_999_999_999_999_999_999_990_001);
+        let large = Sum::from_units(9_999_999_999_999_999_999_999_999_990_001);
         assert_eq!(Sum::from_numeric(&large.to_numeric()), Some(large));
         let beyond = PgNumeric::Positive { weight: 8, scale: 0, digits: vec![1] };
         let precise = PgNumeric::Positive { weight: -7, scale: 25, digits: vec![1000] };
@@ -386,10 +386,10 @@ mod tests {
 
     #[test]
     fn it_stays_at_its_end() {
-        let mut sum = Sum::of(i128::MAX);
+        let mut sum = Sum::from_units(i128::MAX);
         sum += Decimal::MAX.round();
-        assert_eq!(sum, Sum::of(i128::MAX));
-        assert_eq!(Sum::of(i128::MIN) - decimal("1"), Sum::of(i128::MIN));
+        assert_eq!(sum, Sum::from_units(i128::MAX));
+        assert_eq!(Sum::from_units(i128::MIN) - decimal("1"), Sum::from_units(i128::MIN));
         assert!(sum.shown() > decimal("100000000000000000000000000"));
     }
 

@@ -9,7 +9,6 @@ use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
 use super::limit_status::{ApplicableLimit, BatteryStatus, LimitStatus};
-use super::limits::Limit;
 use super::reservations::{self, ReservationRow};
 use super::rulebook::Rulebook;
 use super::session::{LockedState, UsageClaimed};
@@ -124,7 +123,8 @@ fn refused_by_quota(
     key: &CounterKey,
     added: Decimal,
 ) -> Option<LimitStatus> {
-    let limit = rules.limits.of(demand.org, key.slot_id).filter(|limit| Limit::refusing(limit).is_some())?;
+    let limit =
+        rules.limits.limit(demand.org, key.slot_id).filter(|limit| limit.refusing_limit().is_some())?;
     let exempt = rules.limits.is_exempt(key.org_id, key.slot_id, demand.subject);
     if exempt || added <= Decimal::ZERO {
         return None;

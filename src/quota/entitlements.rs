@@ -159,7 +159,7 @@ fn limited_slots<'a>(
         slots
             .iter()
             .filter(counts)
-            .filter(|slot| rules.limits.of(org, slot.slot_id).is_some())
+            .filter(|slot| rules.limits.limit(org, slot.slot_id).is_some())
             .map(move |slot| (meter, slot))
     })
 }
@@ -182,7 +182,7 @@ impl EntitledQuota {
         counts: &BTreeMap<CounterKey, Count>,
         now: DateTime<Utc>,
     ) -> Option<Self> {
-        let limit = rules.limits.of(org, slot.slot_id)?;
+        let limit = rules.limits.limit(org, slot.slot_id)?;
         let key = counter(slot, org, now);
         let count = (!slot.per_subject).then(|| counts.get(&key).copied().unwrap_or_default());
         let remaining = limit.terms.limit.zip(count).map(|(limit, count)| Quantity(count.remaining(limit.0)));

@@ -1,4 +1,4 @@
-//! Exemptions: subjects that limits do not hold. Owns `quota_exemptions`.
+//! Exemptions: subjects that a limit leaves out. Owns `quota_exemptions`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -6,15 +6,14 @@ use diesel::prelude::*;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::define::{self, Counted};
-use super::quotas::{CountedRow, counted_of};
+use super::define::{self, SlotDefinition, SlotDefinitionRow};
 use crate::error::Error;
 use crate::ids;
 use crate::metering::catalog;
 use crate::schema::{meters, orgs, quota_exemptions, quota_slots};
 
-/// A subject of an org that limits on this do not hold, whether they are the org's own or its plan's. Its
-/// usage is counted all the same, the org's counter included.
+/// A subject that the limits on this leave out, the org's own and its plan's. Its usage is counted all the
+/// same, at the org's counter, too.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Exemption {
     /// `qex_…`
@@ -23,7 +22,7 @@ pub struct Exemption {
     pub org: String,
     /// What is counted.
     #[serde(flatten)]
-    pub counted: Counted,
+    pub counted: SlotDefinition,
     /// Who is exempt.
     pub subject: String,
     /// Why.
@@ -39,12 +38,12 @@ pub struct Exemption {
 pub fn create(
     conn: &mut PgConnection,
     org_id: i64,
-    counted: &Counted,
+    definition: &SlotDefinition,
     (subject, reason): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<String, Error> {
     catalog::begin_change(conn)?;
-    let slot_id = define::existing(conn, counted)?.ok_or_else(|| {
+    let slot_id = define::existing(conn, definition)?.ok_or_else(|| {
         Error::invalid(
             "meter",
             "no quota of an org or plan counts this meter with this filter, per_subject and period",
@@ -81,7 +80,7 @@ pub fn list(
     after: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Exemption>, Error> {
-    type ExemptionRow = ((String, String), CountedRow, (String, String, DateTime<Utc>));
+    type ExemptionRow = ((String, String), SlotDefinitionRow, (String, String, DateTime<Utc>));
     let mut query = quota_exemptions::table
         .inner_join(orgs::table.on(orgs::org_id.eq(quota_exemptions::org_id)))
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(quota_exemptions::slot_id)))
@@ -106,7 +105,14 @@ pub fn list(
     let rows: Vec<ExemptionRow> = query.load(conn)?;
     rows.into_iter()
         .map(|((id, org), counted, (subject, reason, created_at))| {
-            Ok(Exemption { id, org, counted: counted_of(counted)?, subject, reason, created_at })
+            Ok(Exemption {
+                id,
+                org,
+                counted: SlotDefinition::from_row(counted)?,
+                subject,
+                reason,
+                created_at,
+            })
         })
         .collect()
 }

@@ -118,7 +118,7 @@ pub(super) struct ApplicableLimit<'a> {
 impl ApplicableLimit<'_> {
     /// The quantity that this usage must not exceed.
     fn hard_limit(&self) -> Option<Decimal> {
-        self.limit.filter(|_| !self.exempt).and_then(Limit::hard)
+        self.limit.filter(|_| !self.exempt).and_then(Limit::hard_limit)
     }
 
     /// Whether `more` beside what is counted fits.
@@ -202,7 +202,7 @@ pub(super) fn applicable_limits<'a>(
         .map(|slot| ApplicableLimit {
             key: CounterKey::new(slot, org.org_id, subject, day, billing),
             slot: Arc::clone(slot),
-            limit: rules.limits.of(org, slot.slot_id),
+            limit: rules.limits.limit(org, slot.slot_id),
             exempt: rules.limits.is_exempt(org.org_id, slot.slot_id, subject),
         })
         .collect()

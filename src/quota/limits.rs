@@ -1,4 +1,4 @@
-//! Limits: which ones hold for an org. The half of the rulebook beside the catalogue.
+//! Limits: which ones hold for an org. They and the catalogue are the rulebook.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -46,13 +46,14 @@ impl Enforcement {
 }
 
 /// Limit, enforcement, `refuse_usage` and thresholds, as `quotas` and `plan_quotas` have them.
-pub(super) type TermsRow = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
+pub(super) type LimitTermsRow = (Option<Decimal>, String, bool, Vec<Option<Decimal>>);
 
 /// How much, and what then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Terms {
+#[schema(as = Terms)]
+pub struct LimitTerms {
     /// The limit; null: no limit. 0 allows nothing.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "must_be_given")]
     #[schema(required)]
     pub limit: Option<Quantity>,
     /// `hard` when left out.
@@ -68,8 +69,8 @@ pub struct Terms {
     pub thresholds: Vec<Quantity>,
 }
 
-/// An `Option` that must be written, so that "no limit" is never a field forgotten.
-pub(super) fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
+/// A field that may be null and must be given, so that "no limit" is never a forgotten field.
+pub(super) fn must_be_given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Quantity>, D::Error> {
     Option::deserialize(from)
 }
 
@@ -77,7 +78,7 @@ fn hard() -> Enforcement {
     Enforcement::Hard
 }
 
-impl Terms {
+impl LimitTerms {
     /// # Errors
     /// [`Error::Invalid`] naming the field.
     pub fn check(&mut self) -> Result<(), Error> {
@@ -103,7 +104,9 @@ impl Terms {
     }
 
     /// The terms that a row of `quotas` or `plan_quotas` has.
-    pub(super) fn from_row((limit, enforcement, refuse_usage, thresholds): TermsRow) -> Result<Self, Error> {
+    pub(super) fn from_row(
+        (limit, enforcement, refuse_usage, thresholds): LimitTermsRow,
+    ) -> Result<Self, Error> {
         Ok(Self {
             limit: limit.map(Quantity),
             enforcement: Enforcement::parse(&enforcement)?,
@@ -140,35 +143,36 @@ impl LimitSource {
 #[derive(Clone, Debug)]
 pub struct Limit {
     pub source: LimitSource,
-    pub terms: Terms,
+    pub terms: LimitTerms,
 }
 
 impl Limit {
     /// The quantity that must not be exceeded.
     #[must_use]
-    pub fn hard(&self) -> Option<Decimal> {
+    pub fn hard_limit(&self) -> Option<Decimal> {
         self.terms.limit.filter(|_| self.terms.enforcement == Enforcement::Hard).map(|limit| limit.0)
     }
 
     /// The quantity over which reported usage is refused.
     #[must_use]
-    pub fn refusing(&self) -> Option<Decimal> {
-        self.hard().filter(|_| self.terms.refuse_usage)
+    pub fn refusing_limit(&self) -> Option<Decimal> {
+        self.hard_limit().filter(|_| self.terms.refuse_usage)
     }
 }
 
 /// Every limit and exemption, and the terms of every plan: the part of the rulebook that limits usage.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// What plans and orgs say of batteries.
     pub battery: AllTerms,
-    of_org: HashMap<(i64, i32), Limit>,
-    /// By plan, version and slot.
-    of_plan: HashMap<String, BTreeMap<(i32, i32), Limit>>,
+    /// By org and slot.
+    org_limits: HashMap<(i64, i32), Limit>,
+    /// By plan, then by version and slot.
+    plan_limits: HashMap<String, BTreeMap<(i32, i32), Limit>>,
     refusing_orgs: HashSet<i64>,
     refusing_plans: HashSet<String>,
+    /// Exempt subjects by org and slot.
     exempt: HashMap<(i64, i32), HashSet<String>>,
-    /// By plan and version.
+    /// By plan, then by version.
     plans: HashMap<String, BTreeMap<i32, Arc<NamedVersion>>>,
 }
 
@@ -188,9 +192,9 @@ impl Limits {
 
     /// The limit that holds for an org on a slot: its own quota, else its plan's, else none.
     #[must_use]
-    pub fn of(&self, org: &OrgContext, slot_id: i32) -> Option<&Limit> {
-        let of_plan = || self.of_plan.get(org.plan.as_deref()?)?.get(&(org.plan_version, slot_id));
-        self.of_org.get(&(org.org_id, slot_id)).or_else(of_plan)
+    pub fn limit(&self, org: &OrgContext, slot_id: i32) -> Option<&Limit> {
+        let of_plan = || self.plan_limits.get(org.plan.as_deref()?)?.get(&(org.plan_version, slot_id));
+        self.org_limits.get(&(org.org_id, slot_id)).or_else(of_plan)
     }
 
     /// Whether limits on a slot leave out this subject of the org.
@@ -234,7 +238,7 @@ impl Limits {
     }
 
     fn read_quotas(&mut self, conn: &mut PgConnection) -> Result<(), Error> {
-        let rows: Vec<(i64, i32, String, TermsRow)> = quotas::table
+        let rows: Vec<(i64, i32, String, LimitTermsRow)> = quotas::table
             .select((
                 quotas::org_id,
                 quotas::slot_id,
@@ -243,17 +247,17 @@ impl Limits {
             ))
             .load(conn)?;
         for (org_id, slot_id, quota_id, terms) in rows {
-            let limit = Limit { source: LimitSource::Quota(quota_id), terms: Terms::from_row(terms)? };
-            if limit.refusing().is_some() {
+            let limit = Limit { source: LimitSource::Quota(quota_id), terms: LimitTerms::from_row(terms)? };
+            if limit.refusing_limit().is_some() {
                 self.refusing_orgs.insert(org_id);
             }
-            self.of_org.insert((org_id, slot_id), limit);
+            self.org_limits.insert((org_id, slot_id), limit);
         }
         Ok(())
     }
 
     fn read_plan_quotas(&mut self, conn: &mut PgConnection) -> Result<(), Error> {
-        let rows: Vec<(String, (i32, i32), TermsRow)> = plan_quotas::table
+        let rows: Vec<(String, (i32, i32), LimitTermsRow)> = plan_quotas::table
             .select((
                 plan_quotas::plan_id,
                 (plan_quotas::version, plan_quotas::slot_id),
@@ -266,11 +270,12 @@ impl Limits {
             ))
             .load(conn)?;
         for (plan, slot, terms) in rows {
-            let limit = Limit { source: LimitSource::Plan(plan.clone()), terms: Terms::from_row(terms)? };
-            if limit.refusing().is_some() {
+            let limit =
+                Limit { source: LimitSource::Plan(plan.clone()), terms: LimitTerms::from_row(terms)? };
+            if limit.refusing_limit().is_some() {
                 self.refusing_plans.insert(plan.clone());
             }
-            self.of_plan.entry(plan).or_default().insert(slot, limit);
+            self.plan_limits.entry(plan).or_default().insert(slot, limit);
         }
         Ok(())
     }

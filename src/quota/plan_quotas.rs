@@ -9,9 +9,8 @@ use diesel::sql_types::{Integer, Text};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::define::{self, Counted, For};
-use super::limits::{Terms, TermsRow};
-use super::quotas::{CountedRow, counted_of};
+use super::define::{self, SlotDefinition, SlotDefinitionRow, SlotOrgs};
+use super::limits::{LimitTerms, LimitTermsRow};
 use crate::billing::directory::Directory;
 use crate::error::Error;
 use crate::metering::catalog;
@@ -22,15 +21,14 @@ use crate::schema::{meters, plan_quotas, quota_slots};
 pub struct PlanQuota {
     /// What is counted.
     #[serde(flatten)]
-    pub counted: Counted,
+    pub counted: SlotDefinition,
     /// How much, and what then.
     #[serde(flatten)]
-    pub terms: Terms,
+    pub terms: LimitTerms,
 }
 
-/// Puts the whole list of quotas of a version of a plan in place of the one before: for everybody who has
-/// that version. What is counted for them is counted for every org, so that a change of plan changes the
-/// limit alone.
+/// Replaces the whole list of quotas of a version of a plan, for every org that has the version. What they
+/// limit is counted for every org, so that a change of plan changes the limit alone.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the place in the list.
@@ -38,7 +36,7 @@ pub fn put(
     conn: &mut PgConnection,
     directory: &Directory,
     (plan_id, version): (&str, i32),
-    list: &[(Counted, Terms)],
+    list: &[(SlotDefinition, LimitTerms)],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     catalog::begin_change(conn)?;
@@ -46,17 +44,11 @@ pub fn put(
         plan_quotas::table.filter(plan_quotas::plan_id.eq(plan_id)).filter(plan_quotas::version.eq(version));
     diesel::delete(old).execute(conn)?;
     let mut taken = BTreeSet::new();
-    for (n, (counted, terms)) in list.iter().enumerate() {
-        let here = |error| match error {
-            Error::Invalid { field, rule } => Error::invalid(format!("quotas.{n}.{field}"), rule),
-            other => other,
-        };
-        let slot_id = define::define(conn, directory, counted, For::Everybody, now).map_err(here)?;
+    for (n, (definition, terms)) in list.iter().enumerate() {
+        let slot_id = define::define(conn, directory, definition, SlotOrgs::All, now)
+            .map_err(|error| at_place(n, error))?;
         if !taken.insert(slot_id) {
-            return Err(Error::invalid(
-                format!("quotas.{n}"),
-                "counts the same as an earlier one: leave one of them out",
-            ));
+            return Err(counted_twice(n));
         }
         diesel::insert_into(plan_quotas::table)
             .values((
@@ -73,12 +65,27 @@ pub fn put(
     Ok(())
 }
 
+/// An error about the quota at this place in the list of a plan: names the place before the field.
+pub fn at_place(n: usize, error: Error) -> Error {
+    match error {
+        Error::Invalid { field, rule } => Error::invalid(format!("quotas.{n}.{field}"), rule),
+        other => other,
+    }
+}
+
+/// A plan has one quota on a slot.
+#[must_use]
+pub fn counted_twice(n: usize) -> Error {
+    Error::invalid(format!("quotas.{n}"), "counts the same as an earlier one: leave one of them out")
+}
+
 /// Gives a version of a plan the quotas of another one, as they are now.
 pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> QueryResult<()> {
     diesel::sql_query(
         "INSERT INTO plan_quotas (plan_id, version, slot_id, limit_quantity, enforcement, refuse_usage,
              thresholds)
-         SELECT plan_id, $3, slot_id, limit_quantity, enforcement, refuse_usage, thresholds FROM plan_quotas
+         SELECT plan_id, $3, slot_id, limit_quantity, enforcement, refuse_usage, thresholds
+         FROM plan_quotas
          WHERE plan_id = $1 AND version = $2",
     )
     .bind::<Text, _>(plan_id)
@@ -90,7 +97,7 @@ pub fn copy(conn: &mut PgConnection, plan_id: &str, (from, to): (i32, i32)) -> Q
 
 /// Quotas of a version of a plan, in the order in which what they count was defined.
 pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<PlanQuota>, Error> {
-    let rows: Vec<(CountedRow, TermsRow)> = plan_quotas::table
+    let rows: Vec<(SlotDefinitionRow, LimitTermsRow)> = plan_quotas::table
         .inner_join(quota_slots::table.on(quota_slots::slot_id.eq(plan_quotas::slot_id)))
         .inner_join(meters::table.on(meters::meter_id.eq(quota_slots::meter_id)))
         .filter(plan_quotas::plan_id.eq(plan_id))
@@ -106,9 +113,8 @@ pub fn list(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<Vec<
             ),
         ))
         .load(conn)?;
-    rows.into_iter()
-        .map(|(counted, terms)| {
-            Ok(PlanQuota { counted: counted_of(counted)?, terms: Terms::from_row(terms)? })
-        })
-        .collect()
+    let quota = |(counted, terms)| {
+        Ok(PlanQuota { counted: SlotDefinition::from_row(counted)?, terms: LimitTerms::from_row(terms)? })
+    };
+    rows.into_iter().map(quota).collect()
 }

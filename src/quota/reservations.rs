@@ -21,8 +21,7 @@ use crate::quantity::Quantity;
 /// What has become of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(as = ReservationState)]
-pub enum State {
+pub enum ReservationState {
     /// Its amount is set aside.
     Open,
     /// Usage took its place.
@@ -33,7 +32,7 @@ pub enum State {
     Expired,
 }
 
-impl State {
+impl ReservationState {
     fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -63,7 +62,7 @@ pub(super) struct ReservationRow {
     pub member: Option<String>,
     /// The counters at which the amount is set aside, in their order.
     pub counters: Vec<CounterKey>,
-    pub state: State,
+    pub state: ReservationState,
     pub made_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -95,7 +94,7 @@ impl ReservationRow {
 
     /// Open, but past its deadline.
     pub(super) fn is_overdue(&self, now: DateTime<Utc>) -> bool {
-        self.state == State::Open && self.expires_at <= now
+        self.state == ReservationState::Open && self.expires_at <= now
     }
 
     /// The reservation as callers see it.
@@ -145,7 +144,7 @@ pub struct Reservation {
     /// Who in the org it is for.
     pub member: Option<String>,
     /// What has become of it.
-    pub state: State,
+    pub state: ReservationState,
     /// When it was made; it belongs to the periods of that instant.
     pub made_at: DateTime<Utc>,
     /// When it expires by itself.
@@ -274,7 +273,7 @@ impl StoredCounter {
     }
 }
 
-fn row_of((names, what, state, beyond): ReservationColumns) -> Result<ReservationRow, Error> {
+fn row((names, what, state, beyond): ReservationColumns) -> Result<ReservationRow, Error> {
     let (org_id, id, meter_id, meter) = names;
     let (amount, dimensions, subject, member, held) = what;
     let (state, made_at, expires_at, ended_at, settled, battery_units) = state;
@@ -282,7 +281,7 @@ fn row_of((names, what, state, beyond): ReservationColumns) -> Result<Reservatio
     let dimensions: BTreeMap<String, String> = serde_json::from_value(dimensions).map_err(broken)?;
     let counters: Vec<StoredCounter> = serde_json::from_value(held).map_err(broken)?;
     let counters = counters.into_iter().map(|counter| counter.key(org_id)).collect();
-    let (dimensions, state) = (dimensions.into_iter().collect(), State::parse(&state)?);
+    let (dimensions, state) = (dimensions.into_iter().collect(), ReservationState::parse(&state)?);
     Ok(ReservationRow {
         org_id,
         id,
@@ -315,7 +314,7 @@ pub(super) fn named(
         .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
         .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
-    rows.into_iter().map(row_of).collect()
+    rows.into_iter().map(row).collect()
 }
 
 /// Open reservations of these orgs that are past their deadline, not locked; the longest overdue first, a
@@ -329,7 +328,7 @@ pub(super) fn overdue(
         .bind::<BigInt, _>(org_ids.iter().copied().collect::<Vec<_>>())
         .bind_one::<Timestamptz, _>(now)
         .load(conn)?;
-    rows.into_iter().map(row_of).collect()
+    rows.into_iter().map(row).collect()
 }
 
 /// As [`overdue`], of every org.
@@ -339,7 +338,7 @@ pub(super) fn overdue_anywhere(
 ) -> Result<Vec<ReservationRow>, Error> {
     let rows: Vec<ReservationColumns> =
         Prepared::<OverdueAnywhere>::new().bind_one::<Timestamptz, _>(now).load(conn)?;
-    rows.into_iter().map(row_of).collect()
+    rows.into_iter().map(row).collect()
 }
 
 /// Locks reservations in the order of their names and reads them as they are now. The caller has locked their
@@ -355,7 +354,7 @@ pub(super) fn lock(
         .bind::<BigInt, _>(names.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
         .bind::<Text, _>(names.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .load(conn)?;
-    rows.into_iter().map(|row| row_of(row).map(|row| (row.name(), row))).collect()
+    rows.into_iter().map(|columns| row(columns).map(|row| (row.name(), row))).collect()
 }
 
 /// Stores new reservations; false when another transaction has made one of them meanwhile.

@@ -27,7 +27,7 @@ pub fn write_messages<'a>(
     let mut messages = Vec::new();
     for MovedCounter { key, used, .. } in moved.iter().filter(|moved| moved.added > Sum::ZERO) {
         let Some(org) = org(key.org_id) else { continue };
-        let Some(limit) = rules.limits.of(org, key.slot_id) else { continue };
+        let Some(limit) = rules.limits.limit(org, key.slot_id) else { continue };
         let Some((meter, slot)) = rules.slot(key.slot_id) else { continue };
         for percent in reached(limit, *used) {
             messages.extend(message(org, (meter, slot), limit, percent, (key, *used)));

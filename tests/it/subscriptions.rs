@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coulomb::plans::charge;
+use coulomb::plans::unit_grants;
 use serde_json::{Value, json};
 
 use crate::support::answer::Answer;
@@ -323,7 +323,7 @@ async fn begun_periods_charge_the_battery() {
     let charge = |now: &str| {
         let now = now.parse().expect("a time");
         for _ in 0..2 {
-            charge::grant_begun(&mut world.platform(), None, now).expect("grants");
+            unit_grants::grant_begun(&mut world.platform(), None, now).expect("grants");
         }
     };
     charge("2026-01-31T09:59:59Z");

@@ -17,7 +17,7 @@ use crate::billing::plans::{self, Plan, PlanVersion};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
 use crate::plans::body::PlanBody;
-use crate::plans::diff::Change;
+use crate::plans::diff::PlanChange;
 use crate::plans::import;
 use crate::quota::plan_quotas::{self, PlanQuota};
 use crate::realm::Realm;
@@ -122,10 +122,10 @@ pub(crate) async fn versions(read: ReadRequest, id: web::Path<String>) -> Result
 pub(crate) async fn put(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
     let (id, plan): (String, PlanBody) = (id.into_inner(), command.read()?);
-    let (wanted, directory) = (plan.wanted(&id)?, command.directory());
+    let (definition, directory) = (plan.into_definition(&id)?, command.directory());
     command
         .run(move |conn, now| {
-            let detail = json!({ "change": crate::plans::put(conn, &directory, &wanted, now)? });
+            let detail = json!({ "change": crate::plans::put(conn, &directory, &definition, now)? });
             let audit = AuditEntry { org_id: PLATFORM, action: "plan.put", target: id.clone(), detail };
             Answer::new(StatusCode::OK, &view(conn, &id)?, audit)
         })
@@ -194,7 +194,7 @@ pub struct Imported {
     /// True when the changes were made; false for a dry run.
     pub applied: bool,
     /// Plans that differ; none: nothing to do.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PlanChange>,
 }
 
 /// Makes or changes plans from Stripe products whose metadata has `coulomb_plan`, the key of the plan.
@@ -217,14 +217,14 @@ pub(crate) async fn import(command: Command) -> Result<HttpResponse, Error> {
                 .livemode
                 .map_or_else(|| acting_realms::load(conn).map(|acting| acting.livemode()), Ok)?;
             let realm = Realm { account: sent.account.clone(), livemode };
-            let (wanted, problems) = import::read(conn, &realm)?;
+            let (definitions, problems) = import::read(conn, &realm)?;
             if let Some(problem) = problems.into_iter().next() {
                 return Err(problem.into());
             }
             let changes = if sent.dry_run {
-                crate::plans::changes(conn, &wanted)?
+                crate::plans::changes(conn, &definitions)?
             } else {
-                crate::plans::apply(conn, &directory, &wanted, now)?
+                crate::plans::apply(conn, &directory, &definitions, now)?
             };
             let detail = json!({ "livemode": livemode, "account": sent.account, "dry_run": sent.dry_run,
             "changes": changes });

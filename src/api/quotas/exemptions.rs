@@ -18,7 +18,7 @@ use crate::billing::org_name::OrgName;
 use crate::error::Error;
 use crate::metering::slots::PeriodKind;
 use crate::page::{Page, PageQuery};
-use crate::quota::define::Counted;
+use crate::quota::define::SlotDefinition;
 use crate::quota::exemptions::{self, Exemption};
 
 /// An exemption to make. Meter, filter, per_subject and period name the limits, as in a quota.
@@ -83,7 +83,7 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
     check_text("subject", &sent.subject)?;
     check_text("reason", &sent.reason)?;
     let NewExemption { org, meter, filter, per_subject, period, subject, reason } = sent;
-    let counted = Counted { meter, filter, per_subject, period };
+    let counted = SlotDefinition { meter, filter, per_subject, period };
     let org = OrgName::of_any(org, "org");
     command
         .run(move |conn, now| {

@@ -17,9 +17,10 @@ use crate::error::Error;
 use crate::metering::catalog;
 use crate::metering::periods::CountedDays;
 use crate::page::{Page, PageQuery};
+use crate::quota::history::{self, HistoryCursor, PeriodUsage};
+use crate::quota::new_limit::{NewLimit, plan_limits};
 use crate::quota::plan_quotas::{self, PlanQuota};
-use crate::quota::quotas::{self, HistoryCursor, PeriodUsage, Quota, QuotaFilter, QuotaPatch};
-use crate::quota::wanted::{NewLimit, limits_of_plan};
+use crate::quota::quotas::{self, Quota, QuotaFilter, QuotaPatch};
 
 /// Narrows the list of quotas.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -152,7 +153,7 @@ pub(crate) async fn history(mut read: ReadRequest, id: web::Path<String>) -> Res
     let key = |row: &PeriodUsage| row.cursor.clone();
     read.list(page, key, move |conn, page| {
         let (subject, page) = (query.subject.as_deref(), (page.after.clone(), page.to_fetch()));
-        quotas::history(conn, &directory, (&id, own), subject, page, (kept, now))
+        history::history(conn, &directory, (&id, own), subject, page, (kept, now))
     })
     .await
 }
@@ -187,7 +188,7 @@ pub struct PlanQuotas {
 pub(crate) async fn put_plan(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
     let (id, sent): (String, PlanQuotasBody) = (id.into_inner(), command.read()?);
-    let list = limits_of_plan(sent.quotas)?;
+    let list = plan_limits(sent.quotas)?;
     let directory = command.directory();
     command
         .run(move |conn, now| {

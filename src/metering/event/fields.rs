@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::parse::{EventReader, Parsed};
 use super::{Cost, Rejection, UsageEvent};
-use crate::quantity::{self, Unread};
+use crate::quantity::{self, NumberError};
 use crate::time::Moment;
 
 /// Characters of an id, a source, a name, a member or a subject at most.
@@ -138,11 +138,11 @@ fn time(text: &str) -> Result<DateTime<Utc>, Rejection> {
 }
 
 pub(super) fn cost(raw: &RawValue) -> Result<Decimal, Rejection> {
-    quantity::rounded(&quantity::written(raw)).map_err(|unread| match unread {
-        Unread::NotANumber => {
+    quantity::read_rounded(&quantity::number_text(raw)).map_err(|error| match error {
+        NumberError::NotANumber => {
             Rejection::new("cost", "not_a_number", "must be a number, or a string with one")
         }
-        Unread::TooLarge => Rejection::new("cost", "too_large", "must be less than 10^15 either way"),
+        NumberError::TooLarge => Rejection::new("cost", "too_large", "must be less than 10^15 either way"),
     })
 }
 

@@ -15,7 +15,7 @@ use crate::quota::limit_status::{
 };
 use crate::quota::orgs::Orgs;
 use crate::quota::reservation_batch::{NewReservation, ReservationAnswer};
-use crate::quota::reservations::{Beyond, ReservationName, ReservationRow, State};
+use crate::quota::reservations::{Beyond, ReservationName, ReservationRow, ReservationState};
 use crate::quota::settle::{KeyClaim, SettlingUsage};
 
 impl LockedState<'_> {
@@ -53,7 +53,7 @@ impl LockedState<'_> {
         let battery = self.accounts.get(org.org_id).filter(|_| !units.is_zero());
         let debt_limit = self.rules.limits.battery.debt_limit(org);
         let battery = battery.map(|account| BatteryStatus::new(account, debt_limit, units));
-        let row = self.row_of(&name)?;
+        let row = self.reservation(&name)?;
         Ok(ReservationAnswer::Reservation(Box::new(row.shown(&org.public_id, quotas.collect(), battery))))
     }
 
@@ -94,7 +94,7 @@ impl LockedState<'_> {
             subject: usage.subject.clone(),
             member: member.clone(),
             counters: limits.iter().map(|limit| limit.key.clone()).collect(),
-            state: State::Open,
+            state: ReservationState::Open,
             made_at: self.now,
             expires_at: *expires_at,
             ended_at: None,
@@ -109,8 +109,8 @@ impl LockedState<'_> {
         name: &ReservationName,
         orgs: &Orgs,
     ) -> Result<ReservationAnswer, Error> {
-        if self.row_of(name)?.state == State::Open {
-            self.end(name, State::Released, None);
+        if self.reservation(name)?.state == ReservationState::Open {
+            self.end(name, ReservationState::Released, None);
         }
         self.answer(name, orgs)
     }
@@ -123,8 +123,8 @@ impl LockedState<'_> {
         usage: &SettlingUsage<'_>,
         claim: &KeyClaim,
     ) -> Result<(ReservationAnswer, bool), Error> {
-        let row = self.row_of(name)?;
-        let is_settled = row.state == State::Settled;
+        let row = self.reservation(name)?;
+        let is_settled = row.state == ReservationState::Settled;
         match claim {
             KeyClaim::Rejected(why) => Err(Error::invalid(why.field.clone(), why.detail.clone())),
             KeyClaim::Conflict | KeyClaim::New { .. } if is_settled => Err(settled_otherwise()),
@@ -158,7 +158,7 @@ impl LockedState<'_> {
     }
 
     fn end_settled(&mut self, name: &ReservationName, quantity: Decimal, beyond: Beyond) {
-        self.end(name, State::Settled, Some(quantity));
+        self.end(name, ReservationState::Settled, Some(quantity));
         if let Some(row) = self.reservations.get_mut(name) {
             row.beyond = Some(beyond);
         }
@@ -179,7 +179,7 @@ impl LockedState<'_> {
     fn overage(&self, usage: &SettlingUsage<'_>, counters: &[(CounterKey, Decimal)]) -> Decimal {
         let limits = &self.rules.limits;
         let over = counters.iter().filter_map(|(key, added)| {
-            let limit = limits.of(&usage.org, key.slot_id)?.terms.limit?;
+            let limit = limits.limit(&usage.org, key.slot_id)?.terms.limit?;
             let subject = Some(key.subject.as_str()).filter(|subject| !subject.is_empty()).or(usage.subject);
             let exempt = limits.is_exempt(key.org_id, key.slot_id, subject);
             let beyond = (self.count(key).used + *added - limit.0).max(Sum::ZERO).min(Sum::from(*added));
@@ -200,19 +200,19 @@ impl LockedState<'_> {
         name: &ReservationName,
         orgs: &Orgs,
     ) -> Result<ReservationAnswer, Error> {
-        let row = self.row_of(name)?;
-        if row.state == State::Settled {
+        let row = self.reservation(name)?;
+        if row.state == ReservationState::Settled {
             return self.answer(name, orgs);
         }
         Err(no_such_meter("meter", &row.meter))
     }
 
-    fn row_of(&self, name: &ReservationName) -> Result<&ReservationRow, Error> {
+    fn reservation(&self, name: &ReservationName) -> Result<&ReservationRow, Error> {
         self.reservations.get(name).ok_or(Error::NotFound("reservation"))
     }
 
     fn answer(&self, name: &ReservationName, orgs: &Orgs) -> Result<ReservationAnswer, Error> {
-        let row = self.row_of(name)?;
+        let row = self.reservation(name)?;
         let org = orgs.by_id(row.org_id).ok_or(Error::NotFound("org"))?;
         Ok(ReservationAnswer::Reservation(Box::new(row.shown(&org.public_id, Vec::new(), None))))
     }

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::metering::counters::{self, Count, CounterKey, MovedCounter};
 use crate::metering::posting;
 use crate::quota::limit_status::BatteryStatus;
-use crate::quota::reservations::{self, ReservationName, ReservationRow, State};
+use crate::quota::reservations::{self, ReservationName, ReservationRow, ReservationState};
 use crate::quota::rulebook::Rulebook;
 
 pub(in crate::quota) struct LockedState<'a> {
@@ -55,7 +55,7 @@ impl<'a> LockedState<'a> {
         let mut state = Self { rules, now, batch, counts, changes, reservations, accounts, new, ended };
         let overdue = state.reservations.values().filter(|row| row.is_overdue(now));
         for name in overdue.map(ReservationRow::name).collect::<Vec<_>>() {
-            state.end(&name, State::Expired, None);
+            state.end(&name, ReservationState::Expired, None);
         }
         Some(state)
     }
@@ -108,9 +108,9 @@ impl<'a> LockedState<'a> {
     }
 
     /// Ends a reservation. If it was open, what it set aside leaves its counters and its battery.
-    pub(super) fn end(&mut self, name: &ReservationName, state: State, settled: Option<Decimal>) {
+    pub(super) fn end(&mut self, name: &ReservationName, state: ReservationState, settled: Option<Decimal>) {
         let Some(row) = self.reservations.get_mut(name) else { return };
-        let was_open = row.state == State::Open;
+        let was_open = row.state == ReservationState::Open;
         (row.state, row.ended_at, row.settled) = (state, Some(self.now), settled);
         let (counters, amount, battery_units) = (row.counters.clone(), row.amount, row.battery_units);
         if was_open {

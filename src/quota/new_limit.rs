@@ -1,12 +1,13 @@
-//! Limits as somebody wants them, for an org or a plan.
+//! Limits as a request or a plans file gives them, for an org or a plan.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::define::Counted;
-use super::limits::{self, Enforcement, Terms};
+use super::define::SlotDefinition;
+use super::limits::{self, Enforcement, LimitTerms};
+use super::plan_quotas::at_place;
 use crate::error::Error;
 use crate::metering::slots::PeriodKind;
 use crate::quantity::{Percent, Quantity, QuantityFromZero};
@@ -29,7 +30,7 @@ pub struct NewLimit {
     /// How long a counter runs.
     pub period: PeriodKind,
     /// The limit; null: no limit. 0 allows nothing.
-    #[serde(deserialize_with = "limits::given")]
+    #[serde(deserialize_with = "limits::must_be_given")]
     #[schema(required, value_type = Option<QuantityFromZero>)]
     pub limit: Option<Quantity>,
     /// `hard` (when left out): what does not fit is refused. `soft`: it is recorded as overage.
@@ -51,34 +52,28 @@ impl NewLimit {
     ///
     /// # Errors
     /// [`Error::Invalid`] for terms that contradict each other.
-    pub fn split(self) -> Result<(Option<String>, Counted, Terms), Error> {
+    pub fn split(self) -> Result<(Option<String>, SlotDefinition, LimitTerms), Error> {
         let Self { org, meter, filter, per_subject, period, limit, enforcement, refuse_usage, thresholds } =
             self;
         let enforcement = enforcement.unwrap_or(Enforcement::Hard);
-        let mut terms = Terms { limit, enforcement, refuse_usage, thresholds };
+        let mut terms = LimitTerms { limit, enforcement, refuse_usage, thresholds };
         terms.check()?;
-        Ok((org, Counted { meter, filter, per_subject, period }, terms))
+        Ok((org, SlotDefinition { meter, filter, per_subject, period }, terms))
     }
 }
 
-/// The limits of a plan as they are put, checked.
+/// The limits of a plan, checked.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the place in the list.
-pub fn limits_of_plan(limits: Vec<NewLimit>) -> Result<Vec<(Counted, Terms)>, Error> {
+pub fn plan_limits(limits: Vec<NewLimit>) -> Result<Vec<(SlotDefinition, LimitTerms)>, Error> {
     if limits.len() > 100 {
         return Err(Error::invalid("quotas", "must be at most 100"));
     }
-    let split = |(n, limit): (usize, NewLimit)| {
-        let at = |field: &str| format!("quotas.{n}.{field}");
-        let (org, counted, terms) = limit.split().map_err(|error| match error {
-            Error::Invalid { field, rule } => Error::invalid(at(&field), rule),
-            other => other,
-        })?;
-        match org {
-            None => Ok((counted, terms)),
-            Some(_) => Err(Error::invalid(at("org"), "is not for plans: leave it out")),
-        }
+    let of_plan = |limit: NewLimit| match limit.split()? {
+        (None, definition, terms) => Ok((definition, terms)),
+        (Some(_), ..) => Err(Error::invalid("org", "is not for plans: leave it out")),
     };
-    limits.into_iter().enumerate().map(split).collect()
+    let checked = |(n, limit)| of_plan(limit).map_err(|error| at_place(n, error));
+    limits.into_iter().enumerate().map(checked).collect()
 }

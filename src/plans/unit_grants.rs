@@ -1,4 +1,4 @@
-//! What local subscriptions charge the battery with: the units of their plan, once for each period.
+//! Battery units for local subscriptions: those of their plan, granted once for each period.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +16,20 @@ use crate::error::Error;
 /// Subscriptions looked at in one transaction.
 const BATCH: i64 = 200;
 
-/// Grants what these periods are owed, in the caller's transaction. Those that are over, or were granted
+/// Grants the units of these periods, in the caller's transaction. Periods that are over, or were granted
 /// before, are left out. Returns how many were granted.
 pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Result<usize, Error> {
-    let present: Vec<&Owed> = owed.iter().filter(|owed| owed.period_end > now).collect();
-    if present.is_empty() {
+    let running: Vec<&Owed> = owed.iter().filter(|owed| owed.period_end > now).collect();
+    if running.is_empty() {
         return Ok(0);
     }
     let terms = AllTerms::load(conn)?;
     let mut due: BTreeMap<i64, Vec<(Owed, Decimal)>> = BTreeMap::new();
-    for owed in present {
+    for owed in running {
         let Some(terms) = terms.of_version(&owed.plan_id, owed.version) else { continue };
         let units = units(terms, owed);
         if units > Decimal::ZERO {
-            let portion = if is_monthly(terms, owed) { month_of(owed, now) } else { owed.clone() };
+            let portion = if is_monthly(terms, owed) { running_month(owed, now) } else { owed.clone() };
             due.entry(owed.org_id).or_default().push((portion, units));
         }
     }
@@ -60,14 +60,14 @@ pub fn grant(conn: &mut PgConnection, owed: &[Owed], now: DateTime<Utc>) -> Resu
     Ok(granted)
 }
 
-/// Whether a year is granted month by month, as a yearly subscription at Stripe is: its plan has units for a
-/// month alone.
+/// Whether a year is granted month by month: its plan has units for a month alone. A yearly subscription at
+/// Stripe does the same.
 fn is_monthly(terms: &Terms, owed: &Owed) -> bool {
     !owed.trial && owed.interval_months >= 12 && terms.annual_units.is_none()
 }
 
-/// The month of a period that is under way, counted from its start.
-fn month_of(owed: &Owed, now: DateTime<Utc>) -> Owed {
+/// The running month of a period, counted from the period's start.
+fn running_month(owed: &Owed, now: DateTime<Utc>) -> Owed {
     let nth = |n: u32| owed.period_start.checked_add_months(Months::new(n)).unwrap_or(owed.period_end);
     let n = (0..).take_while(|n| nth(*n) < owed.period_end && nth(*n) <= now).last().unwrap_or(0);
     Owed { period_start: nth(n), period_end: nth(n + 1).min(owed.period_end), ..owed.clone() }
@@ -82,8 +82,8 @@ fn units(terms: &Terms, owed: &Owed) -> Decimal {
     instead.unwrap_or(terms.units)
 }
 
-/// Grants what periods that began meanwhile are owed, of the subscriptions after `after` (org, id); tells
-/// where to go on, or that all were looked at.
+/// Grants the units of periods that began meanwhile, for some subscriptions after `after` (org, id). Returns
+/// the last one, to go on after it; `None`: there are no more.
 pub fn grant_begun(
     conn: &mut PgConnection,
     after: Option<Name>,

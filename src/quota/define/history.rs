@@ -1,0 +1,137 @@
+//! Filling in the counters of a new slot from the records.
+//!
+//! Whoever makes a quota for an org sees its past periods (`/v1/quotas/{id}/history`), and expects of them
+//! what was really used (as Lago's `past_usage` and OpenMeter's entitlement history say it); and a void of
+//! last month's event would leave an empty counter below zero. So past periods are filled in, too,
+//! [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees past periods of what plans limit, and there may be many orgs: of
+//! those only the running period is filled in.
+//!
+//! So these counters of a slot are true, and `verify` compares them: of an org that has had a quota on it
+//! (`quota_slot_orgs`) those of the last [`CountedDays::BY_FIRST_QUOTA`] days at least; of any org for which it counts,
+//! those from the period in which the slot was made.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Date, Integer, Jsonb, Timestamptz};
+
+use super::{SlotDefinition, StoredSlot};
+use crate::billing::directory::{Directory, OrgContext};
+use crate::error::Error;
+use crate::metering::periods::{CountedDays, Period};
+use crate::metering::slots::PeriodKind;
+
+pub(super) struct SlotHistory<'a> {
+    pub(super) slot: StoredSlot,
+    pub(super) meter_id: i32,
+    pub(super) definition: &'a SlotDefinition,
+    pub(super) now: DateTime<Utc>,
+}
+
+/// Which periods are filled in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FilledPeriods {
+    /// Past ones and the running one (and those ahead: usage may be, a little).
+    All,
+    /// Those before the one in which the slot was made.
+    BeforeSlot,
+    /// The one in which the slot was made, and those after it: of a new slot the running one.
+    SinceSlot,
+}
+
+/// Nothing is counted to this day.
+const FAR: NaiveDate = NaiveDate::from_ymd_opt(9999, 1, 1).expect("a date");
+
+impl SlotHistory<'_> {
+    /// The first days of the periods of an org that are filled in, `[from, before)`.
+    fn labels(&self, org: &OrgContext, periods: FilledPeriods) -> (NaiveDate, NaiveDate) {
+        let SlotDefinition { period, per_subject, .. } = *self.definition;
+        let first = CountedDays::BY_FIRST_QUOTA.first_label(period, per_subject, org, self.now);
+        let made = Period::at(period, org, self.slot.created_at).label;
+        match periods {
+            FilledPeriods::All => (first, FAR),
+            FilledPeriods::BeforeSlot => (first, made),
+            FilledPeriods::SinceSlot => (first.max(made), FAR),
+        }
+    }
+
+    /// Sets the counters of these orgs to what was recorded.
+    pub(super) fn fill(
+        &self,
+        conn: &mut PgConnection,
+        directory: &Directory,
+        org_ids: &[i64],
+        periods: FilledPeriods,
+    ) -> Result<(), Error> {
+        let orgs: Vec<(String, Arc<OrgContext>)> = directory.load(conn, &[], org_ids)?;
+        let labels: Vec<_> = orgs.iter().map(|(_, org)| (org.org_id, self.labels(org, periods))).collect();
+        let Some(earliest) = labels.iter().map(|(_, (from, _))| *from).min() else { return Ok(()) };
+        // Days are local, and a billing period begins by UTC.
+        let earliest = earliest.checked_sub_days(Days::new(2)).unwrap_or(earliest);
+        diesel::sql_query(self.sql())
+            .bind::<Array<BigInt>, _>(labels.iter().map(|(org_id, _)| *org_id).collect::<Vec<_>>())
+            .bind::<Array<Date>, _>(labels.iter().map(|(_, (from, _))| *from).collect::<Vec<_>>())
+            .bind::<Array<Date>, _>(labels.iter().map(|(_, (_, before))| *before).collect::<Vec<_>>())
+            .bind::<Integer, _>(self.slot.slot_id)
+            .bind::<Integer, _>(self.meter_id)
+            .bind::<Jsonb, _>(self.definition.filter_json())
+            .bind::<Timestamptz, _>(earliest.and_time(NaiveTime::MIN).and_utc())
+            .execute(conn)?;
+        Ok(())
+    }
+
+    /// Daily summaries have neither subject nor billing period; those are read from the records.
+    fn sql(&self) -> String {
+        let from_records = self.definition.per_subject || self.definition.period == PeriodKind::Billing;
+        // A quota counts usage to its own day (`own_day`), wherever it was posted.
+        let table = if from_records {
+            "(SELECT *, coalesce(own_day, day) AS own
+              FROM usage_records
+              WHERE org_id = ANY ($1) AND meter_id = $5 AND occurred_at >= $7
+              UNION ALL
+              SELECT *, coalesce(own_day, day) AS own
+              FROM usage_records
+              WHERE org_id = ANY ($1) AND meter_id = $5 AND occurred_at < $7 AND moved)"
+        } else {
+            "(SELECT org_id, series_id, day AS own, quantity
+              FROM daily_summaries
+              WHERE org_id = ANY ($1) AND day >= ($7 AT TIME ZONE 'UTC')::date
+              UNION ALL
+              SELECT org_id, series_id, day, -quantity
+              FROM usage_records
+              WHERE org_id = ANY ($1) AND own_day IS NOT NULL
+              UNION ALL
+              SELECT org_id, series_id, own_day, quantity
+              FROM usage_records
+              WHERE org_id = ANY ($1) AND own_day IS NOT NULL)"
+        };
+        let subject = if self.definition.per_subject { "coalesce(u.subject, '')" } else { "''::text" };
+        let label = match self.definition.period {
+            PeriodKind::Day => "u.own",
+            PeriodKind::Month => "date_trunc('month', u.own)::date",
+            PeriodKind::Billing => "coalesce(u.billing_period, date_trunc('month', u.own)::date)",
+            PeriodKind::Always => "k.since",
+        };
+        let began = match self.definition.period {
+            PeriodKind::Day | PeriodKind::Month | PeriodKind::Always => "timestamptz 'epoch'",
+            PeriodKind::Billing => "coalesce(u.billing_start, 'epoch')",
+        };
+        let (table, quantity) = match self.definition.period {
+            PeriodKind::Always => ("usage_levels", "greatest(u.set_value + u.changes, 0)"),
+            _ => (table, "u.quantity"),
+        };
+        format!(
+            "INSERT INTO quota_counters AS c (org_id, slot_id, subject, period, began, used, reserved)
+             SELECT u.org_id, $4, {subject}, {label}, {began}, sum({quantity}), 0
+             FROM unnest($1, $2, $3) AS k (org_id, since, before)
+             JOIN usage_series s ON s.org_id = k.org_id
+             JOIN {table} u ON u.org_id = s.org_id AND u.series_id = s.series_id
+                 AND {label} >= k.since AND {label} < k.before
+             WHERE s.meter_id = $5 AND s.dimensions @> $6
+             GROUP BY 1, 2, 3, 4, 5
+             ON CONFLICT (org_id, slot_id, subject, period, began) DO UPDATE SET used = excluded.used"
+        )
+    }
+}
