@@ -73,8 +73,12 @@ pub struct AtQuery {
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = Balance),
-    FindErrors)
+    responses(
+        (status = 200, description = "The balance", body = Balance),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        FindErrors
+    )
 )]
 pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;
