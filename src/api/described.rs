@@ -52,21 +52,6 @@ errors!(
     503 Busy "Overload, or the database cannot be reached: try again"
 );
 errors!(
-    /// Errors of a request with usage events.
-    UsageErrors:
-    401 Unauthorized "No valid key",
-    403 Forbidden "The key lacks the scope",
-    408 TooSlow "The body came too slowly",
-    413 TooLarge "The body is over the limit, or has too many events",
-    429 TooMany "Too many requests wait: send it again",
-    503 Busy "Nothing was stored: send it again"
-);
-errors!(
-    /// Errors of a request that waits in the queue of quotas.
-    QueueErrors:
-    429 TooMany "Too many requests wait: try again"
-);
-errors!(
     /// Errors of a command.
     CommandErrors:
     400 Invalid "The request breaks a rule",

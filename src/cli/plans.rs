@@ -143,7 +143,7 @@ fn confirmed() -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(
-            "there is no terminal to ask on: say --yes to apply this, or --dry-run to only see it".into()
+            "there is no terminal to ask at: say --yes to apply this, or --dry-run to only see it".into()
         );
     }
     out::part("Apply this? [y/N] ")?;

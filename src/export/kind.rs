@@ -31,7 +31,7 @@ impl ExportKind {
     }
 
     /// The SQL after `FROM`.
-    pub(super) fn from_clause(self) -> &'static str {
+    pub(super) fn tables(self) -> &'static str {
         match self {
             Self::Billing(kind) => kind.from(),
             Self::Battery => battery::FROM,

@@ -117,7 +117,7 @@ impl Query {
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let conditions = self.conditions.all.join(" AND ");
-        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.from_clause());
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.tables());
         bind(sql, &self.conditions.binds)
     }
 }

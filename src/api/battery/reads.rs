@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::billing::org_query::OrgQuery;
-use crate::api::described::{FindErrors, QueueErrors};
+use crate::api::described::FindErrors;
 use crate::api::exports::download::respond;
 use crate::api::reads::{ReadRequest, accepts_csv};
 use crate::app::App;
@@ -22,7 +22,7 @@ use crate::battery::upkeep;
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
 use crate::db::Scope as RowScope;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::export::{BatteryParams, Entries};
 use crate::page::{Page, PageQuery};
 use crate::time::{Moment, day_start};
@@ -73,8 +73,12 @@ pub struct AtQuery {
 #[utoipa::path(
     get, path = "/v1/battery", tag = "battery", params(OrgQuery, AtQuery),
     security(("key" = ["usage:read"]), ("key" = ["billing:read"])),
-    responses((status = 200, description = "The balance", body = BatteryBalance),
-    QueueErrors, FindErrors)
+    responses(
+        (status = 200, description = "The balance", body = BatteryBalance),
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
+        FindErrors
+    )
 )]
 pub(crate) async fn show(mut read: ReadRequest) -> Result<HttpResponse, Error> {
     require(&read.principal)?;

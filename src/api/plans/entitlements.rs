@@ -4,11 +4,11 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::IntoParams;
 
-use crate::api::described::{FindErrors, QueueErrors};
+use crate::api::described::FindErrors;
 use crate::api::reads::ReadRequest;
 use crate::auth::Scope;
 use crate::billing::org_name::OrgName;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::plans::entitlements::{self, Entitlements};
 
 /// The header that asks for news only.
@@ -31,7 +31,8 @@ pub struct IfNoneMatch {
     security(("key" = ["usage:read"])),
     responses((status = 200, description = "All of it", body = Entitlements),
     (status = 304, description = "As it was"),
-        QueueErrors,
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         FindErrors)
 )]
 pub(crate) async fn show(

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::api::described::{CommandErrors, IdempotencyKey, QueueErrors};
+use crate::api::described::{CommandErrors, IdempotencyKey};
 use crate::api::http::Body;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
@@ -207,7 +207,8 @@ fn requested(
     security(("key" = ["usage:read"])),
     responses(
         (status = 200, description = "The answers", body = CheckAnswer),
-        QueueErrors,
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -287,7 +288,8 @@ fn deadline(body: &ReserveBody, now: DateTime<Utc>) -> Result<DateTime<Utc>, Err
                 enough (`battery_exhausted`), or the id was used for another one",
             body = DoesNotFit,
             content_type = "application/problem+json"),
-        QueueErrors,
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -357,7 +359,8 @@ fn refused(code: &'static str, problem: &DoesNotFit) -> HttpResponse {
             description = "It was settled with other usage (`already_settled`), or another event is recorded \
                 under the event's key",
             body = Problem, content_type = "application/problem+json"),
-        QueueErrors,
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]
@@ -394,7 +397,8 @@ pub(crate) async fn settle(
     request_body = Option<ReleaseBody>, security(("key" = ["usage:write"])),
     responses(
         (status = 200, description = "The reservation", body = Reservation),
-        QueueErrors,
+        (status = 429, description = "Too many requests wait: try again", body = Problem,
+            content_type = "application/problem+json"),
         CommandErrors
     )
 )]

@@ -7,7 +7,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{self, NotStored, Taken};
 use super::event_body::{CloudEvent, OneOrMany};
 use super::intake::{self, EVENTS, EventIds, split_ids};
-use crate::api::described::UsageErrors;
 use crate::api::http::access::note_usage;
 use crate::api::params::Params;
 use crate::app::App;
@@ -75,7 +74,16 @@ pub enum Results {
             description = "`all_or_nothing`, and one is rejected or in conflict: nothing is stored \
                 (`not_stored`)",
             body = NotStored, content_type = "application/problem+json"),
-        UsageErrors
+        (status = 401, description = "No valid key", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits: send it again", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn post(

@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::api::described::UsageErrors;
 use crate::api::usage::event_body::CloudEvent;
 use crate::api::usage::intake::{EVENTS, EventIds, caller, count, form, read_body, split_ids};
 use crate::app::App;
@@ -149,7 +148,18 @@ pub struct LagoRefusal {
                 that were not are stored",
             body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "To Lago's clients: it was not stored", body = LagoRefusal),
-        UsageErrors
+        (status = 401, description = "No valid key", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "The key may not", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits: send it again", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn post(
@@ -184,7 +194,18 @@ pub(crate) async fn post(
             content_type = "application/problem+json"),
         (status = 422, description = "One is rejected or known already: nothing was stored",
             body = LagoRefusal),
-        UsageErrors
+        (status = 401, description = "No valid key", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 403, description = "The key may not", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit, or has too many events", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits: send it again", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not stored: send it again", body = Problem,
+            content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn batch(

@@ -25,8 +25,8 @@ pub(super) fn look(conn: &mut PgConnection, config: &Config) -> Result<Finding, 
     let default = match plans::default_plan(conn)? {
         Some(plan) => format!("orgs without a plan have `{plan}`"),
         None => {
-            "no plan is the default, so orgs without a plan (new, cancelled, expired, never paid) have no \
-                 limits of a plan: mark one with `default = true` in the plans file"
+            "no plan is the default one, so orgs without a plan (new, cancelled, expired, never paid) have \
+                 no limits of a plan: mark one with `default = true` in the plans file"
                 .to_owned()
         }
     };
