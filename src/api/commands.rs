@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::audit;
 use crate::auth::Principal;
 use crate::billing::directory::{self, Stale};
-use crate::db::{Decided, Evidence};
+use crate::db::{Evidence, WithEvidence};
 use crate::error::Error;
 use crate::json;
 use crate::schema::idempotency_keys;
@@ -94,11 +94,11 @@ where
     let (org_id, now) = (principal.org_id(), app.clock.now());
     let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
     let told = Arc::clone(&changed);
-    let done = app.db.run_decided(principal.holder(), move |conn| {
+    let done = app.db.run_with_evidence(principal.holder(), move |conn| {
         if let Some(key) = &key
             && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
         {
-            return Ok(Decided { value: replay(stored, &request_sha256)?, evidence: None });
+            return Ok(WithEvidence { value: replay(stored, &request_sha256)?, evidence: None });
         }
         let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
         *told.lock().unwrap_or_else(PoisonError::into_inner) = stale;
@@ -119,7 +119,7 @@ where
             keep(conn, org_id, key, answer.status, &kept)?;
         }
         let evidence: Box<Evidence<'static>> = Box::new(move |conn| Ok(written.is_there(conn)?));
-        Ok(Decided { value: (answer.status, text, false), evidence: Some(evidence) })
+        Ok(WithEvidence { value: (answer.status, text, false), evidence: Some(evidence) })
     });
     let done = done.await;
     // Whether or not the outcome is known: what was acknowledged counts from the answer on.

@@ -15,7 +15,7 @@ use super::entries::Entry;
 use super::grants::{Grant, GrantSource, State};
 use super::terms::AllTerms;
 use crate::billing::directory::OrgContext;
-use crate::db::prepared::{Prepared, Text as Sql, statement};
+use crate::db::prepared::{Prepared, StatementText as Sql, statement};
 use crate::error::Error;
 use crate::quantity::Sum;
 

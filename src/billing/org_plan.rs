@@ -225,7 +225,7 @@ pub(super) use micros;
 /// of grace, the names, the row ids. A subscription that grants nothing has no period.
 pub(super) struct Contexts;
 
-impl crate::db::prepared::Text for Contexts {
+impl crate::db::prepared::StatementText for Contexts {
     const SQL: &'static str = concat!(
         "WITH ",
         clock!("?", "?"),

@@ -251,7 +251,7 @@ fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
 }
 
 fn roles(conn: &mut PgConnection) -> Result<Finding, Error> {
-    Ok(if migrate::roles_usable(conn)? {
+    Ok(if migrate::roles_are_usable(conn)? {
         Finding::Good("the daemon does not own its tables; row-level security holds".to_owned())
     } else {
         Finding::Note(
@@ -301,7 +301,7 @@ fn realms(conn: &mut PgConnection, config: &Config) -> Result<Finding, Error> {
     if !is_there(conn, "stripe_trust")? {
         return Ok(Finding::Note("not there yet: `coulomb serve` or `coulomb migrate` makes it".to_owned()));
     }
-    let (acting, said) = (trust::load(conn)?, config.trusted());
+    let (acting, said) = (trust::load(conn)?, config.trusted_realms());
     if acting != said {
         return Ok(Finding::Note(format!(
             "{} acts, but the settings say {}: restart the daemon for them to count",

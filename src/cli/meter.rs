@@ -163,7 +163,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 allows_negative: args.allows_negative,
                 unpriced: if args.refuse_unpriced { Unpriced::Refuse } else { Unpriced::Record },
             };
-            let meter = db::once(conn, |conn| {
+            let meter = db::run_once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;
                 let detail =
                     serde_json::to_value(&meter).map_err(|error| Error::Internal(error.to_string()))?;
@@ -182,7 +182,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
         MeterCommand::Rate(args) => {
             let key = args.key.clone();
             let new = card(args)?;
-            let card = db::once(conn, |conn| {
+            let card = db::run_once(conn, |conn| {
                 let card = rates::create(conn, &key, &new, now)?;
                 let detail = json!(card);
                 record(conn, "rate_card.create", &key, detail, now)?;
@@ -218,7 +218,7 @@ fn rate_usage(
         actor: &actor,
     };
     loop {
-        let rated = db::once(conn, |conn| {
+        let rated = db::run_once(conn, |conn| {
             let rated = rate::later(conn, (&held, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             record(conn, "usage.rate", &args.key, detail, now)?;

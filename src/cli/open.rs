@@ -8,7 +8,7 @@ use diesel::pg::PgConnection;
 use secrecy::ExposeSecret;
 
 use super::{Failure, Usage};
-use crate::config::{Config, without_password};
+use crate::config::{Config, describe_database};
 use crate::db::embedded::{self, Embedded};
 use crate::db::migrate::State;
 use crate::db::{self, migrate};
@@ -76,7 +76,7 @@ fn existing_server(config: &Config) -> Result<Server, Failure> {
 /// Where the database of the settings is, for people.
 fn place(config: &Config, server: &Server) -> String {
     match &config.database_url {
-        Some(_) => format!("the database {}", without_password(&server.url)),
+        Some(_) => format!("the database {}", describe_database(&server.url)),
         None => "the embedded database".to_owned(),
     }
 }
@@ -84,7 +84,7 @@ fn place(config: &Config, server: &Server) -> String {
 /// A connection that may migrate.
 pub(super) fn owner(config: &Config) -> Result<(Server, PgConnection), Failure> {
     let server = existing_server(config)?;
-    let conn = db::establish(&server.owner_url)?;
+    let conn = db::connect_as_login(&server.owner_url)?;
     Ok((server, conn))
 }
 
@@ -117,8 +117,8 @@ impl Database {
                 .into());
             }
         }
-        let roles = migrate::roles_usable(&mut owner)?;
-        let conn = db::connect(&server.url, roles)?;
+        let roles = migrate::roles_are_usable(&mut owner)?;
+        let conn = db::connect_as_command(&server.url, roles)?;
         Ok(Self { conn, _server: server })
     }
 }

@@ -103,7 +103,7 @@ fn settle(
     how: How,
     (action, target): (&str, &str),
 ) -> Result<(), Failure> {
-    let shown = db::retrying(conn, |conn| plans::changes(conn, wanted))?;
+    let shown = db::run_with_retries(conn, |conn| plans::changes(conn, wanted))?;
     if shown.is_empty() {
         return out::line("nothing to do");
     }
@@ -118,7 +118,7 @@ fn settle(
     }
     let clock = Clock::system();
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
-    db::retrying(conn, |conn| {
+    db::run_with_retries(conn, |conn| {
         let now = clock.now();
         let done = plans::apply(conn, &directory, wanted, now)?;
         as_shown(&done, &shown)?;

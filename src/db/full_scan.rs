@@ -1,4 +1,4 @@
-//! A pass over many rows, as whoever checks everything makes it.
+//! Queries that read all rows, as `coulomb verify` needs them.
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
@@ -6,9 +6,8 @@ use diesel::prelude::*;
 
 use crate::error::Error;
 
-/// On both of a small machine's processors, with memory that does not grow with the rows, and by hashing
-/// alone. To look for the counterpart of each row, or to merge by a part of the key, takes for ever where
-/// many rows are alike in it.
+/// Two workers, for both processors of a small machine. Memory that does not grow with the rows. Hash joins
+/// only: where many rows have the same key, a nested loop or a merge join takes far too long.
 const SETTINGS: &str = "SET LOCAL work_mem = '32MB';
     SET LOCAL hash_mem_multiplier = 2;
     SET LOCAL max_parallel_workers_per_gather = 2;
@@ -16,21 +15,21 @@ const SETTINGS: &str = "SET LOCAL work_mem = '32MB';
     SET LOCAL enable_mergejoin = off;
     SET LOCAL jit = off";
 
-/// Has the rest of the transaction work so.
-pub fn begin(conn: &mut PgConnection) -> QueryResult<()> {
+/// Sets PostgreSQL's planner for full scans, until the transaction ends.
+pub fn configure(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute(SETTINGS)
 }
 
-/// Looks, in a transaction that sees one state of the database and changes nothing.
+/// Runs `read` in a read-only transaction over one snapshot, with the planner set for full scans.
 ///
 /// # Errors
-/// When the database or the look fails.
-pub fn over<T>(
+/// The error of `read`.
+pub fn in_snapshot<T>(
     conn: &mut PgConnection,
-    look: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
+    read: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        begin(conn)?;
-        look(conn)
+        configure(conn)?;
+        read(conn)
     })
 }

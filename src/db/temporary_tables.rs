@@ -1,25 +1,26 @@
-//! A connection that works apart: what it writes is in temporary tables, which nobody else sees. So it locks
-//! no names that others lock, and tells nobody of what has changed. Statements that do either ask whether it
-//! is so ([`together`]).
+//! A connection that computes in temporary tables, which nobody else sees.
+//!
+//! Such a connection must not lock names that others lock, nor notify anybody of its changes. SQL that locks
+//! or notifies asks [`on_shared_tables`] first.
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
-/// SQL: whether the connection works on what others see.
-macro_rules! together {
+/// SQL: true unless the connection works in temporary tables.
+macro_rules! on_shared_tables {
     () => {
-        "current_setting('coulomb.apart', true) IS DISTINCT FROM 'on'"
+        "current_setting('coulomb.temporary_tables', true) IS DISTINCT FROM 'on'"
     };
 }
-pub(crate) use together;
+pub(crate) use on_shared_tables;
 
-/// From now on the connection works apart.
+/// Marks the connection: it works in temporary tables from now on.
 pub fn begin(conn: &mut PgConnection) -> QueryResult<()> {
-    conn.batch_execute("SET coulomb.apart = 'on'")
+    conn.batch_execute("SET coulomb.temporary_tables = 'on'")
 }
 
-/// From now on it does not.
+/// Takes the mark of [`begin`] away.
 pub fn end(conn: &mut PgConnection) -> QueryResult<()> {
-    conn.batch_execute("RESET coulomb.apart")
+    conn.batch_execute("RESET coulomb.temporary_tables")
 }

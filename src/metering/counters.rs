@@ -109,7 +109,7 @@ statement!(Change -> Untyped:
       WHERE (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 
 /// Binds the five columns of the keys.
-fn keyed<'a, S: crate::db::prepared::Text>(
+fn keyed<'a, S: crate::db::prepared::StatementText>(
     keys: impl Iterator<Item = &'a CounterKey> + Clone,
 ) -> Prepared<'a, S> {
     Prepared::new()

@@ -76,7 +76,7 @@ impl Known {
 /// (transient).
 pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error> {
     for month in missing(conn, months)? {
-        if crate::db::retrying(conn, |conn| make(conn, month))? {
+        if crate::db::run_with_retries(conn, |conn| make(conn, month))? {
             let month = month.format("%Y-%m").to_string();
             tracing::warn!(
                 month,
@@ -95,7 +95,7 @@ pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error
 pub fn keep_ahead(conn: &mut PgConnection, now: DateTime<Utc>, back_days: u16) -> Result<usize, Error> {
     let mut made = 0;
     for month in missing(conn, &wanted(now, back_days))? {
-        if crate::db::retrying(conn, |conn| make(conn, month))? {
+        if crate::db::run_with_retries(conn, |conn| make(conn, month))? {
             made += 1;
             tracing::info!(month = month.format("%Y-%m").to_string(), "made a partition of usage_records");
         }
@@ -170,7 +170,7 @@ pub fn retire(
         }
         forget_keys(conn, month)?;
     }
-    let records = crate::db::retrying(conn, |conn| take_away(conn, month, mode, now))?;
+    let records = crate::db::run_with_retries(conn, |conn| take_away(conn, month, mode, now))?;
     let (month_name, mode) = (month.format("%Y-%m").to_string(), mode_name(mode));
     tracing::info!(month = month_name, mode, records, "took away usage records older than the retention");
     Ok(Some(month))

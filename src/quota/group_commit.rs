@@ -13,7 +13,7 @@ use crate::db::Db;
 use crate::error::Error;
 use crate::panics;
 use crate::shares::{Holder, Shares};
-use crate::threads::{Pulse, Threads};
+use crate::threads::{Heartbeat, Threads};
 
 /// Requests of one transaction, at most.
 const BATCH: usize = 512;
@@ -58,7 +58,9 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
         let jobs = Arc::new(Mutex::new(jobs));
         let threads = (0..workers).map(|n| {
             let (db, jobs, work) = (db.clone(), Arc::clone(&jobs), Arc::clone(&work));
-            let body = move |pulse: &Pulse| pulse.go_on(|| drain(&db, &jobs, &*work, pulse));
+            let body = move |heartbeat: &Heartbeat| {
+                heartbeat.run_again_after_panic(|| drain(&db, &jobs, &*work, heartbeat))
+            };
             threads.spawn(name, n, LONGEST, body)
         });
         let threads = Mutex::new(threads.collect());
@@ -91,10 +93,15 @@ impl<J: Send + 'static, A: Send + 'static> Lane<J, A> {
     }
 }
 
-fn drain<J, A>(db: &Db, jobs: &Mutex<mpsc::Receiver<Waiting<J, A>>>, work: &impl Work<J, A>, pulse: &Pulse) {
+fn drain<J, A>(
+    db: &Db,
+    jobs: &Mutex<mpsc::Receiver<Waiting<J, A>>>,
+    work: &impl Work<J, A>,
+    heartbeat: &Heartbeat,
+) {
     let mut conn = None;
     while let Some(batch) = next_batch(jobs) {
-        let _turn = pulse.turn();
+        let _turn = heartbeat.begin_turn();
         let (batch, answers): (Vec<J>, Vec<_>) = batch.into_iter().unzip();
         match attempt(db, &mut conn, &batch, work) {
             Ok(done) => {
@@ -168,9 +175,9 @@ fn run<J, A>(
 ) -> Result<Vec<Answer<A>>, Error> {
     let conn = match &mut *held {
         Some(conn) => conn,
-        none => none.insert(db.serving()?),
+        none => none.insert(db.connect_serving_thread()?),
     };
-    let done = panics::catch(|| work.run(conn, jobs));
+    let done = panics::catch_as_error(|| work.run(conn, jobs));
     if done.as_ref().is_err_and(Error::is_panic) {
         *held = None;
     }

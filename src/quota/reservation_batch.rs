@@ -22,7 +22,7 @@ use super::{Rulebook, thresholds};
 use crate::battery::{Accounts, Depth};
 use crate::billing::directory::OrgContext;
 use crate::billing::org_name::OrgRef;
-use crate::db::{self, Ended};
+use crate::db::{self, TransactionError};
 use crate::error::Error;
 use crate::metering::catalog::{self, Catalog};
 use crate::metering::counters::{self, CounterKey};
@@ -112,15 +112,17 @@ impl Work<Job, Done> for Desk {
     fn run(&self, conn: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Result<Done, Error>>, Error> {
         for _ in 0..STARTS {
             let month = partitions::month_of(self.0.clock.now().date_naive());
-            self.0.partitions.ensure(&[month], || self.0.db.serving())?;
+            self.0.partitions.ensure(&[month], || self.0.db.connect_serving_thread())?;
             let orgs = Orgs::find(conn, &self.0.directory, jobs.iter().filter_map(Job::org))?;
-            match db::attempt(conn, |conn| self.transact(conn, jobs, orgs)) {
+            match db::try_once(conn, |conn| self.transact(conn, jobs, orgs)) {
                 Ok(done) => return Ok(done),
-                Err(Ended::Unsure(..)) => return Err(Error::OutcomeUnknown),
-                Err(Ended::Failed(Stop::Stale)) => self.0.refresh(conn)?,
-                Err(Ended::Failed(Stop::Raced)) => {}
-                Err(Ended::Failed(Stop::Singly)) => return self.singly(conn, jobs),
-                Err(Ended::Failed(Stop::Failed(error))) => return Err(db::told(conn, error)),
+                Err(TransactionError::OutcomeUnknown(..)) => return Err(Error::OutcomeUnknown),
+                Err(TransactionError::Failed(Stop::Stale)) => self.0.refresh(conn)?,
+                Err(TransactionError::Failed(Stop::Raced)) => {}
+                Err(TransactionError::Failed(Stop::Singly)) => return self.singly(conn, jobs),
+                Err(TransactionError::Failed(Stop::Failed(error))) => {
+                    return Err(db::as_connection_error(conn, error));
+                }
             }
         }
         Err(Error::Busy("the catalogue changes all the time: try again in a second"))
@@ -199,7 +201,7 @@ impl Desk {
             }
         }
         let counts = counters::lock(conn, &keys)?;
-        jobs.iter().for_each(|job| panics::provoke("quota-writer", || format!("{job:?}")));
+        jobs.iter().for_each(|job| panics::panic_if_test_asks("quota-writer", || format!("{job:?}")));
         let mut names: BTreeSet<Name> = rows.iter().map(ReservationRow::name).collect();
         names.extend(of_job.iter().flatten().cloned());
         let locked = reservations::lock(conn, &names)?;

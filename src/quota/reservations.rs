@@ -191,7 +191,7 @@ macro_rules! columns {
 }
 
 struct Named;
-impl crate::db::prepared::Text for Named {
+impl crate::db::prepared::StatementText for Named {
     // An org of 0 stands for any.
     const SQL: &'static str = concat!(
         columns!(),
@@ -202,7 +202,7 @@ impl crate::db::prepared::Text for Named {
 }
 
 struct Overdue;
-impl crate::db::prepared::Text for Overdue {
+impl crate::db::prepared::StatementText for Overdue {
     const SQL: &'static str = concat!(
         columns!(),
         "FROM quota_reservations r WHERE r.state = 'open' AND r.org_id = ANY (?) AND r.expires_at <= ?
@@ -212,7 +212,7 @@ impl crate::db::prepared::Text for Overdue {
 }
 
 struct Lock;
-impl crate::db::prepared::Text for Lock {
+impl crate::db::prepared::StatementText for Lock {
     const SQL: &'static str = concat!(
         columns!(),
         "FROM quota_reservations r JOIN unnest(?, ?) AS k (o, i) ON (r.org_id, r.reservation_id) = (k.o, k.i)

@@ -78,7 +78,7 @@ impl Step {
 /// When the database is away or locks were lost: nothing has changed then, and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<Step, Error> {
     let mut taken = Taken::default();
-    match conn.transaction(|conn| panics::catch(|| attempt(conn, options, &mut taken, now))) {
+    match conn.transaction(|conn| panics::catch_as_error(|| attempt(conn, options, &mut taken, now))) {
         Err(error) if error.is_transient() => Err(error),
         Err(error) if taken.arrivals.is_empty() && taken.queued.is_empty() => Err(error),
         Err(_) => one_by_one(conn, options, &taken, now),
@@ -113,7 +113,7 @@ fn attempt(
 
 fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inbox::Filing<'a>> {
     let deliveries = arrivals.iter().flat_map(|arrival| &arrival.deliveries);
-    deliveries.clone().for_each(|one| panics::provoke("filing", || &*one.body));
+    deliveries.clone().for_each(|one| panics::panic_if_test_asks("filing", || &*one.body));
     inbox::file(conn, deliveries)
 }
 
@@ -128,7 +128,7 @@ fn one_by_one(
     let mut all = Step::default();
     let mut claimed = taken.queued.clone();
     for arrival_id in &taken.arrivals {
-        let filed = conn.transaction(|conn| panics::catch(|| file_alone(conn, *arrival_id)));
+        let filed = conn.transaction(|conn| panics::catch_as_error(|| file_alone(conn, *arrival_id)));
         match filed {
             Ok((claims, repeated)) => {
                 claimed.extend(claims);
@@ -172,7 +172,7 @@ fn attempt_one(
     now: DateTime<Utc>,
 ) -> Result<Step, Error> {
     conn.transaction(|conn| {
-        panics::catch(|| {
+        panics::catch_as_error(|| {
             let rows = claim::one(conn, inbox_id)?;
             let events: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
             project(conn, options, &events, now)
@@ -327,7 +327,7 @@ fn mirror(
     effects: &mut Effects,
 ) -> Result<(), ShapeError> {
     let object = key.as_ref(event.rank.tombstone);
-    panics::provoke("projector", || event.snapshot.to_string());
+    panics::panic_if_test_asks("projector", || event.snapshot.to_string());
     shape::read(&object, &event.snapshot, batch)?;
     effects.consider(&object, &event.snapshot);
     Ok(())

@@ -85,11 +85,11 @@ impl Ingest {
         let queue = Arc::new(Queue::new(config.usage_batch as usize));
         let threads = (0..writers).map(|n| {
             let (db, parts, queue) = (db.clone(), Arc::clone(parts), Arc::clone(&queue));
-            threads.spawn("usage-writer", n, PATIENCE, move |pulse| {
+            threads.spawn("usage-writer", n, PATIENCE, move |heartbeat| {
                 let _end = queue.writer();
                 let (trust, kept) = (Trust::default(), HashSet::new());
                 let mut writer = Writer { db, parts, conn: None, trust, kept };
-                pulse.go_on(|| writer.drain(&queue, pulse));
+                heartbeat.run_again_after_panic(|| writer.drain(&queue, heartbeat));
             })
         });
         let threads = Mutex::new(threads.collect());
@@ -169,7 +169,7 @@ impl Ingest {
             return Ok(catalog);
         }
         let parts = Arc::clone(&quotas.parts);
-        quotas.parts.db.run_plain(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
+        quotas.parts.db.with_connection(move |conn| parts.refreshed(conn).map(|(catalog, _)| catalog)).await
     }
 
     fn resolve(

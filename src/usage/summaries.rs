@@ -295,7 +295,7 @@ fn usage(query: &Query, meters: &[Meter], row: SummaryRow) -> Result<(Position, 
     let grouping = &query.grouping;
     let usage = Usage {
         day: row.time.filter(|_| grouping.time == Some(Time::Day)),
-        month: row.time.filter(|_| grouping.time == Some(Time::Month)).map(Month::of),
+        month: row.time.filter(|_| grouping.time == Some(Time::Month)).map(Month::containing),
         meter: meter.key.clone(),
         unit: meter.unit.clone(),
         aggregation,

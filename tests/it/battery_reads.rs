@@ -487,7 +487,7 @@ async fn an_org_reads_its_own_battery_and_no_other() {
     let bolt = platform.database.number("SELECT org_id FROM orgs WHERE external_id = 'bolt'");
     for table in ["battery_accounts", "battery_grants", "battery_entries"] {
         use diesel::prelude::*;
-        let seen: i64 = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(bolt), true, &|conn| {
+        let seen: i64 = coulomb::db::run_in_scope(&mut conn, coulomb::db::Scope::Org(bolt), true, &|conn| {
             let count = diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!("count(*) FROM {table}"));
             Ok(diesel::select(count).get_result(conn)?)
         })

@@ -272,7 +272,7 @@ pub async fn post(
 /// Counts what became of a request's events.
 pub(super) fn count(app: &App, request: &HttpRequest, outcomes: &[Outcome]) {
     let tally = Tally::of(outcomes);
-    app.metrics.usage(tally);
+    app.metrics.count_usage(tally);
     note_usage(request, tally);
 }
 

@@ -147,7 +147,9 @@ fn turn<T: Take>(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>)
             taken = take::<T>(conn, options.batch, now)?;
         }
         ids = taken.iter().map(|marker| marker.effect_id).collect();
-        panics::catch(|| if T::WAKES { wake(conn, &taken) } else { work(conn, options, &taken, now) })
+        panics::catch_as_error(
+            || if T::WAKES { wake(conn, &taken) } else { work(conn, options, &taken, now) },
+        )
     });
     match done {
         Ok(()) => Ok(ids.len()),
@@ -172,7 +174,7 @@ fn alone(
     let done = conn.transaction(|conn| {
         look_up(conn)?;
         let taken = take_one(conn, effect_id)?;
-        panics::catch(|| if wakes { wake(conn, &taken) } else { work(conn, options, &taken, now) })
+        panics::catch_as_error(|| if wakes { wake(conn, &taken) } else { work(conn, options, &taken, now) })
     });
     match done {
         Err(error) if error.is_transient() => Err(error),
@@ -209,7 +211,7 @@ statement!(TakeWakers -> TakenTypes: take!(""));
 statement!(TakeOthers -> TakenTypes: take!("NOT"));
 
 /// Which markers are taken.
-trait Take: crate::db::prepared::Text<Row = TakenTypes> {
+trait Take: crate::db::prepared::StatementText<Row = TakenTypes> {
     /// Whether they are about what others wait for, and not about payments.
     const WAKES: bool;
 }
@@ -301,7 +303,7 @@ fn work(
     if taken.is_empty() {
         return Ok(());
     }
-    taken.iter().for_each(|one| panics::provoke("effects", || &*one.object_id));
+    taken.iter().for_each(|one| panics::panic_if_test_asks("effects", || &*one.object_id));
     let markers: BTreeSet<Marker> = taken.iter().map(Taken::marker).collect();
     diesel::sql_query("SELECT pg_advisory_xact_lock_shared($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
     waiting::unpark(conn, &markers)?;

@@ -101,7 +101,7 @@ pub(super) fn sources(
 }
 
 /// Binds sources as columns.
-pub(super) fn bound<'a, Q: crate::db::prepared::Text>(
+pub(super) fn bound<'a, Q: crate::db::prepared::StatementText>(
     statement: Prepared<'a, Q>,
     sources: &[&'a SaleSource],
     kinds: bool,

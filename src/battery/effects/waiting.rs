@@ -283,7 +283,7 @@ impl<'a> Waits<'a> {
 }
 
 /// Binds keys as columns.
-fn keyed<'a, Q: crate::db::prepared::Text>(
+fn keyed<'a, Q: crate::db::prepared::StatementText>(
     statement: Prepared<'a, Q>,
     keys: impl Iterator<Item = &'a Key<'a>> + Clone,
 ) -> Prepared<'a, Q> {

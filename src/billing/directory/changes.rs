@@ -14,8 +14,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text, Untyped};
 use serde::{Deserialize, Serialize};
 
-use crate::db::apart::together;
 use crate::db::prepared::{Prepared, statement};
+use crate::db::temporary_tables::on_shared_tables;
 
 /// The channel on which changes are told.
 const CHANNEL: &str = "coulomb_orgs";
@@ -40,7 +40,7 @@ pub enum Change {
 }
 
 statement!(Tell -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
-    WHERE ", together!()));
+    WHERE ", on_shared_tables!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
     SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s
@@ -89,7 +89,7 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
 /// that works apart tells nobody.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
-    conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
+    conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", on_shared_tables!()))
 }
 
 /// Tells every daemon, when the caller's transaction commits, what has changed; nothing where there is

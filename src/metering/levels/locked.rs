@@ -169,7 +169,9 @@ fn key(usage: &Usage, metered: &Metered) -> Key {
     (usage.org.org_id, metered.series.series_id, usage.subject.as_deref().unwrap_or_default().to_owned())
 }
 
-fn keyed<'a, Q: crate::db::prepared::Text>(keys: impl Iterator<Item = &'a Key> + Clone) -> Prepared<'a, Q> {
+fn keyed<'a, Q: crate::db::prepared::StatementText>(
+    keys: impl Iterator<Item = &'a Key> + Clone,
+) -> Prepared<'a, Q> {
     Prepared::new()
         .bind::<BigInt, _>(keys.clone().map(|key| key.0).collect())
         .bind::<BigInt, _>(keys.clone().map(|key| key.1).collect())

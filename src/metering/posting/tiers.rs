@@ -14,7 +14,7 @@ use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Timestamptz, U
 use smallvec::SmallVec;
 
 use super::priced::{self, OfPeriod};
-use crate::db::prepared::{Prepared, Text, statement};
+use crate::db::prepared::{Prepared, StatementText, statement};
 use crate::error::Error;
 use crate::metering::event::Rejection;
 use crate::metering::periods::Period;
@@ -228,7 +228,7 @@ pub(crate) fn is_alone(metered: &Metered, place: usize, period: Period) -> bool 
 }
 
 /// Binds the six columns of the keys.
-fn keyed<'a, Q: Text>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
+fn keyed<'a, Q: StatementText>(sums: &BTreeMap<Tier, Sum>) -> Prepared<'a, Q> {
     Prepared::new()
         .bind::<BigInt, _>(sums.keys().map(|tier| tier.0).collect())
         .bind::<Integer, _>(sums.keys().map(|tier| tier.1).collect())

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::{Delivery, arrivals, filing};
 use crate::answers::{self, Ticket};
-use crate::db::{self, Db, Lost};
+use crate::db::{self, CommitSession, Db};
 use crate::error::Error;
 use crate::panics;
-use crate::threads::{Pulse, Threads};
+use crate::threads::{Heartbeat, Threads};
 use crate::wake::Wake;
 
 /// Deliveries that share one commit at most, and their bytes: bounds the memory of a burst.
@@ -72,9 +72,9 @@ impl InboxWriter {
         let jobs = Arc::new(Mutex::new(jobs));
         let threads = (0..writers).map(|n| {
             let (db, jobs, wake) = (db.clone(), Arc::clone(&jobs), Arc::clone(wake));
-            threads.spawn("inbox-writer", n, LONGEST, move |pulse| {
+            threads.spawn("inbox-writer", n, LONGEST, move |heartbeat| {
                 let mut writer = Writer { db, conn: None };
-                pulse.go_on(|| writer.drain(&jobs, &wake, pulse));
+                heartbeat.run_again_after_panic(|| writer.drain(&jobs, &wake, heartbeat));
             })
         });
         let threads = Mutex::new(threads.collect());
@@ -117,12 +117,12 @@ struct Writer {
 }
 
 impl Writer {
-    fn drain(&mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake, pulse: &Pulse) {
+    fn drain(&mut self, jobs: &Mutex<mpsc::Receiver<Job>>, wake: &Wake, heartbeat: &Heartbeat) {
         // After a panic it may be within a transaction.
         self.conn = None;
         let away = AtomicBool::new(false);
         while let Some(batch) = next_batch(jobs) {
-            let _turn = pulse.turn();
+            let _turn = heartbeat.begin_turn();
             let (deliveries, tickets): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             match self.store(&deliveries, &away) {
                 Err(error) if error.is_panic() && deliveries.len() > 1 => {
@@ -164,20 +164,20 @@ impl Writer {
     fn try_store(&mut self, deliveries: &[Delivery]) -> Result<(), Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            none => none.insert(self.db.serving()?),
+            none => none.insert(self.db.connect_serving_thread()?),
         };
         // One statement is a transaction of its own.
-        let lost = Lost::with(conn);
-        let landed = panics::catch(|| Ok(arrivals::land(conn, deliveries)?));
+        let lost = CommitSession::of_connection(conn);
+        let landed = panics::catch_as_error(|| Ok(arrivals::land(conn, deliveries)?));
         let Err(error) = landed else { return Ok(()) };
         if error.is_panic() {
             self.conn = None;
             return Err(error);
         }
-        let error = db::told(conn, error);
+        let error = db::as_connection_error(conn, error);
         let Some(first) = deliveries.first().filter(|_| error.is_disconnected()) else { return Err(error) };
         self.conn = None;
-        let found = self.db.decide(lost, &|conn| is_there(conn, first));
+        let found = self.db.was_committed(lost, &|conn| is_there(conn, first));
         if found? { Ok(()) } else { Err(error) }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn store(
     };
     let now = rules.parts.clock.now();
     let mut outcomes = claim_as(conn, usage, rules.all_new)?;
-    usage.iter().for_each(|one| panics::provoke("usage-writer", || &*one.event_id));
+    usage.iter().for_each(|one| panics::panic_if_test_asks("usage-writer", || &*one.event_id));
     let claimed = accepted(&outcomes);
     let mut tiers = Tiers::raise(conn, chosen(usage, &claimed))?;
     let mut levels = Levels::lock(conn, chosen(usage, &claimed))?;

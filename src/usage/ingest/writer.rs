@@ -13,7 +13,7 @@ use super::Options;
 use super::queue::Queue;
 use super::store::{self, Rules, Stored};
 use crate::answers::{Batch, Ticket};
-use crate::db::{self, Db, Ended, Lost};
+use crate::db::{self, CommitSession, Db, TransactionError};
 use crate::error::Error;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::posting::{self, Key, month_of};
@@ -22,7 +22,7 @@ use crate::metering::series::{self, Series};
 use crate::panics;
 use crate::quota::Rulebook;
 use crate::shares::Share;
-use crate::threads::Pulse;
+use crate::threads::Heartbeat;
 
 /// Of fewer events the way of claiming makes no difference.
 const TRUSTED_FROM: usize = 16;
@@ -87,12 +87,12 @@ impl Trust {
 
 impl Writer {
     /// Stores what comes until the queue is closed and empty.
-    pub(super) fn drain(&mut self, queue: &Queue<Job>, pulse: &Pulse) {
+    pub(super) fn drain(&mut self, queue: &Queue<Job>, heartbeat: &Heartbeat) {
         // After a panic it may be within a transaction.
         self.conn = None;
         let away = AtomicBool::new(false);
         while let Some((batch, storing)) = queue.take() {
-            let _turn = pulse.turn();
+            let _turn = heartbeat.begin_turn();
             // Requests that an older catalogue resolved go back to be resolved again.
             let version = batch.iter().map(|job| job.version).max().unwrap_or_default();
             let (mut batch, stale): (Vec<Job>, Vec<Job>) =
@@ -198,7 +198,7 @@ impl Writer {
 
     /// Does `work`. After a panic, nothing is known of the connection, and another one takes its place.
     fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        let done = panics::catch(|| work(self));
+        let done = panics::catch_as_error(|| work(self));
         if done.as_ref().is_err_and(Error::is_panic) {
             self.conn = None;
         }
@@ -208,7 +208,7 @@ impl Writer {
     fn connection(&mut self) -> Result<&mut PgConnection, Error> {
         match &mut self.conn {
             Some(conn) => Ok(conn),
-            none => Ok(none.insert(self.db.serving()?)),
+            none => Ok(none.insert(self.db.connect_serving_thread()?)),
         }
     }
 
@@ -220,32 +220,32 @@ impl Writer {
     fn try_store(&mut self, version: i64, usage: &mut [Usage], options: Options) -> Result<Stored, Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            none => none.insert(self.db.serving()?),
+            none => none.insert(self.db.connect_serving_thread()?),
         };
         let mut months: Vec<_> = usage.iter().map(|one| month_of(one.occurred_at)).collect();
         months.sort_unstable();
         months.dedup();
-        self.parts.partitions.ensure(&months, || self.db.serving())?;
+        self.parts.partitions.ensure(&months, || self.db.connect_serving_thread())?;
         let all_new = self.trust.next(usage.len());
         let rules = Rules { parts: &self.parts, version, options, all_new };
         match prepare_and_store(conn, &rules, usage) {
-            Err(Ended::Failed(error)) if all_new && posting::is_repeat(&error) => {
+            Err(TransactionError::Failed(error)) if all_new && posting::is_repeat(&error) => {
                 self.trust.disappointed();
                 self.try_store(version, usage, options)
             }
             // Another replica dropped or detached what this one believed to be there.
-            Err(Ended::Failed(error)) if error.to_string().contains("usage_partitions.") => {
+            Err(TransactionError::Failed(error)) if error.to_string().contains("usage_partitions.") => {
                 self.parts.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
-            Err(Ended::Failed(error)) => Err(db::told(conn, error)),
-            Err(Ended::Unsure(stored, lost)) => self.decided(stored, lost, usage),
+            Err(TransactionError::Failed(error)) => Err(db::as_connection_error(conn, error)),
+            Err(TransactionError::OutcomeUnknown(stored, lost)) => self.decided(stored, lost, usage),
             Ok(stored) => Ok(stored),
         }
     }
 
     /// What storing came to whose commit was not answered.
-    fn decided(&mut self, stored: Stored, lost: Lost, usage: &[Usage]) -> Result<Stored, Error> {
+    fn decided(&mut self, stored: Stored, lost: CommitSession, usage: &[Usage]) -> Result<Stored, Error> {
         self.conn = None;
         let Stored::Done(outcomes) = stored else { return Ok(stored) };
         let mut new = usage.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
@@ -254,7 +254,7 @@ impl Writer {
             return Ok(Stored::Done(outcomes));
         };
         let (key, times) = (posting::key(one), (one.occurred_at, one.received_at));
-        if self.db.decide(lost, &move |conn| posting::is_there(conn, key, times))? {
+        if self.db.was_committed(lost, &move |conn| posting::is_there(conn, key, times))? {
             Ok(Stored::Done(outcomes))
         } else {
             Err(Error::Busy("the connection went away before the commit"))
@@ -399,9 +399,9 @@ fn prepare_and_store(
     conn: &mut PgConnection,
     rules: &Rules<'_>,
     usage: &mut [Usage],
-) -> Result<Stored, Ended<Stored>> {
-    series::store(conn, usage.iter().flat_map(series_of)).map_err(Ended::Failed)?;
-    db::attempt(conn, |conn| store::store(conn, rules, usage))
+) -> Result<Stored, TransactionError<Stored>> {
+    series::store(conn, usage.iter().flat_map(series_of)).map_err(TransactionError::Failed)?;
+    db::try_once(conn, |conn| store::store(conn, rules, usage))
 }
 
 fn series_of(usage: &Usage) -> impl Iterator<Item = &Arc<Series>> {
