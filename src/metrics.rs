@@ -116,6 +116,14 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register_all(mut self) -> Self {
+        self.register_requests();
+        self.register_state();
+        self.register_process();
+        self
+    }
+
+    /// Registers the counters of requests, deliveries and events.
+    fn register_requests(&mut self) {
         let r = &mut self.registry;
         r.register("http_requests", "Answers by route and status", self.answers.clone());
         r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.answer_time_s.clone());
@@ -135,6 +143,11 @@ impl Metrics {
             "Usage events by outcome: accepted, duplicate, conflict, rejected",
             self.usage.clone(),
         );
+    }
+
+    /// Registers the state of the inbox, batteries, reservations, usage and the pool.
+    fn register_state(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "stripe_inbox_pending",
             "Stripe events stored but not yet projected, and effects of events that have not happened yet",
@@ -172,6 +185,11 @@ impl Metrics {
             "Rows of daily summaries and unique values that differed from their usage records",
             self.usage_summaries_repaired.clone(),
         );
+    }
+
+    /// Registers the threads, the panics, the log, and whether the database works.
+    fn register_process(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "worker_alive",
             "1 while a thread has not ended and its current turn does not hang",
@@ -206,7 +224,6 @@ impl Metrics {
             "1 while the database accepts writes: no standby, not read-only, disk not full lately",
             self.database_writable.clone(),
         );
-        self
     }
 
     pub fn count_answer(&self, route: impl Into<String>, status: StatusCode, elapsed: Duration) {
