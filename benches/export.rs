@@ -1,7 +1,8 @@
-//! How long an export takes beside `psql \copy` of the same query, and how much the daemon grows meanwhile.
+//! Compares an export with `psql \copy` of the same query, and measures how much memory the daemon needs for
+//! it.
 //!
-//! One daemon, its PostgreSQL and the client share the machine. Run it with `cargo bench --bench export`; the
-//! number of invoices can be given: `-- 100000`. Needs `psql` in the PATH.
+//! One daemon, its PostgreSQL and the client share the machine. Run it with `cargo bench --bench export`;
+//! `-- 100000` sets the number of invoices. Needs `psql` in the PATH.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -77,8 +78,8 @@ fn psql(url: &str, query: &str, file: &Path) -> Duration {
     started.elapsed()
 }
 
-/// The columns of the export from the same tables in the same order; major units as they are stored, in minor
-/// ones.
+/// The export's columns from the same tables in the same order. Amounts are in minor units, as they are
+/// stored.
 fn same_query() -> String {
     let kind = Kind::Invoices;
     let columns: Vec<String> =
@@ -92,7 +93,7 @@ fn same_query() -> String {
     query.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Invoices of 20,000 customers, one org each, as a subscription business has them.
+/// Inserts typical invoices of subscriptions, of 20,000 customers with one org each.
 fn fill(url: &str, rows: u32) {
     let sql = format!(
         "INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
@@ -163,11 +164,10 @@ impl Daemon {
         Self { child, base, runtime }
     }
 
-    /// Downloads an export to `file`: how long it took, and by how many bytes the daemon's peak was above its
-    /// start.
+    /// Downloads an export to `file`. Returns the duration, and by how many bytes the daemon's memory grew.
     fn export(&self, key: &str, format: &str, file: &Path) -> (Duration, u64) {
         let proc = Path::new("/proc").join(self.child.id().to_string());
-        // Linux: sets the peak back to what is resident now.
+        // Linux: resets the peak to the present memory.
         std::fs::write(proc.join("clear_refs"), "5").expect("resets the peak");
         let before = resident(&proc, "VmRSS:");
         let started = Instant::now();
@@ -186,7 +186,7 @@ impl Daemon {
     }
 }
 
-/// A line of `/proc/PID/status`, in bytes.
+/// A value of `/proc/PID/status`, in bytes.
 fn resident(proc: &Path, line: &str) -> u64 {
     let status = std::fs::read_to_string(proc.join("status")).expect("readable");
     let value = status.lines().find_map(|text| text.strip_prefix(line)).expect("the line");

@@ -1,12 +1,14 @@
-//! How fast usage is taken, as ratios within one run.
+//! Measures how fast usage is accepted, as ratios within one run.
 //!
-//! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are drawn evenly and by Zipf's
+//! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are chosen evenly and by Zipf's
 //! law. Each event has one record, one daily summary and one quota counter, and is priced by a rate card.
+//!
 //! Baselines: raw binary COPY of the same rows by two connections into a copy of the table without indexes; a
-//! route that only reads and checks what was sent; the same server with one transaction for each request.
-//! `cargo bench --bench usage` runs all; `-- ORGS EVENTS` sets the sizes, `-- --fill N` puts N rows and keys
-//! there first and compares the rate before and after; `-- --hot` burns batteries: one org's alone, beside
-//! the same stream over 10,000 orgs.
+//! route that only reads and checks the request; the same server with one transaction for each request.
+//!
+//! `cargo bench --bench usage` runs all. `-- ORGS EVENTS` sets the sizes. `-- --fill N` first inserts N rows
+//! and keys, and compares the rate before and after. `-- --hot` burns batteries: of one org alone, compared
+//! with the same stream over 10,000 orgs.
 
 #[path = "support/raw_copy.rs"]
 mod raw_copy;
@@ -31,9 +33,9 @@ use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
 use support::{Load, Postgres, load};
 
-/// Connections that send requests of 1,000 events. Not many more may wait at a time.
-const THOUSANDS: usize = 96;
-/// Requests that are sent before it is the other kind's turn.
+/// Connections that send requests of 1,000 events. The queue of usage has no room for many more.
+const CONNECTIONS_OF_1000: usize = 96;
+/// Number of requests of one kind before the other kind follows.
 const SLICE: usize = 5_000;
 
 fn main() {
@@ -57,7 +59,7 @@ fn main() {
     });
 }
 
-/// The daemon, with the baseline's route.
+/// Runs the daemon with the baseline's route.
 fn serve() {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
     let config = Config::load(None).expect("settings");
@@ -83,7 +85,7 @@ fn serve() {
     });
 }
 
-/// What `POST /v1/usage` does before it stores anything, and an answer of the same size.
+/// Does what `POST /v1/usage` does before it stores anything, with an answer of the same size.
 async fn parse_only(
     app: web::Data<App>,
     principal: Principal,
@@ -131,7 +133,7 @@ impl Drop for Server {
 
 /// A migrated database with orgs, a priced meter, a quota slot and a key.
 fn prepare(postgres: &Postgres, orgs: usize) -> String {
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     migrate::run(&mut conn).expect("migrates");
     conn.batch_execute(&format!(
         r#"INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
@@ -157,7 +159,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
     auth::create(&mut conn, &new, chrono::Utc::now()).expect("a key").1
 }
 
-/// How orgs are drawn.
+/// How the org of an event is chosen.
 #[derive(Clone, Copy)]
 enum Orgs {
     Even,
@@ -165,7 +167,7 @@ enum Orgs {
     Zipf,
 }
 
-/// Requests of `size` events, `events` in all.
+/// Requests of `size` events each, together `events` events.
 fn requests(path: &str, key: &str, orgs: (Orgs, usize), events: usize, size: usize) -> Vec<Vec<u8>> {
     let mut draw = Draw::new(orgs);
     let now = chrono::Utc::now();
@@ -216,10 +218,10 @@ fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Draws numbers, the same in every run.
+/// Pseudo-random numbers, the same in every run.
 struct Draw {
     state: u64,
-    /// Sums of the orgs' shares.
+    /// Cumulative shares of the orgs.
     shares: Vec<f64>,
 }
 
@@ -267,7 +269,7 @@ async fn compare((orgs, events): (usize, usize)) {
         checkpoint(&postgres);
         let raw = raw_copy::rate(&postgres, events);
         println!("raw COPY, 2 connections             {raw:>9.0} rows/s");
-        for (size, connections) in [(10_000, 9), (1000, THOUSANDS), (100, 64)] {
+        for (size, connections) in [(10_000, 9), (1000, CONNECTIONS_OF_1000), (100, 64)] {
             let sent = requests("/v1/usage", &key, draw, events, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("requests of {size}"), &taken, size);
@@ -280,9 +282,9 @@ async fn compare((orgs, events): (usize, usize)) {
     println!("\nDaemon's memory at its highest: {} MiB", server.peak_mib());
 }
 
-/// The latency of a quota check beside that of `/healthz`, both asked at the same rate.
+/// Compares the latency of a quota check with that of `/healthz`, at the same rate.
 async fn checks(postgres: &Postgres, server: &Server, key: &str, orgs: usize) {
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     conn.batch_execute(
         "INSERT INTO quotas SELECT org_id, 'quo_' || org_id, 1, 1000000000, 'hard', false, '{}', now(), now()
          FROM orgs;
@@ -303,7 +305,7 @@ async fn checks(postgres: &Postgres, server: &Server, key: &str, orgs: usize) {
     print("quota checks, as fast as may be", &fastest, 1);
     for share in [0.25, 0.5, 0.75] {
         let rate = fastest.rate() * share;
-        // By turns, so that what disturbs the machine for a while disturbs both.
+        // Alternate, so that a disturbance of the machine affects both.
         let (mut alive, mut asked) = (Load::default(), Load::default());
         for (health, checks) in health.chunks(SLICE).zip(checks.chunks(SLICE)) {
             alive.add(load(&server.address, health, 64, Some(rate)).await);
@@ -327,22 +329,22 @@ async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, u
     print("single events", &taken, 1);
     println!("  of parsed only: {:.2}", taken.rate() / parsed.rate());
     checkpoint(postgres);
-    let apart = Server::start(postgres, &[("COULOMB_USAGE_BATCH", "1"), ("COULOMB_USAGE_WRITERS", "8")]);
-    load(&apart.address, &requests("/v1/usage", key, draw, 500, 1), CONNECTIONS, None).await;
+    let unbatched = Server::start(postgres, &[("COULOMB_USAGE_BATCH", "1"), ("COULOMB_USAGE_WRITERS", "8")]);
+    load(&unbatched.address, &requests("/v1/usage", key, draw, 500, 1), CONNECTIONS, None).await;
     let alone =
-        load(&apart.address, &requests("/v1/usage", key, draw, events / 5, 1), CONNECTIONS, None).await;
+        load(&unbatched.address, &requests("/v1/usage", key, draw, events / 5, 1), CONNECTIONS, None).await;
     print("a transaction for each", &alone, 1);
     println!("  together they are {:.2} x as fast", taken.rate() / alone.rate());
     checkpoint(postgres);
 }
 
-/// What one org takes that uses everything, to what 10,000 take together: with batteries that may be
-/// overdrawn, and with batteries that are asked whether they hold enough.
+/// Compares the rate of one org alone with that of 10,000 orgs together: with batteries that may be
+/// overdrawn, and with batteries that must hold enough.
 async fn hot(events: usize) {
     const SPREAD: usize = 10_000;
     let postgres = Postgres::start();
     let key = prepare(&postgres, SPREAD);
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     conn.batch_execute(
         r#"UPDATE rate_cards SET rates
              = '[{"when":{"model":"m-1"},"unit_cost":"0.000003","battery_units":"0.1"},
@@ -369,7 +371,7 @@ async fn hot(events: usize) {
         println!("\nWith {name}");
         let spread = (Orgs::Even, SPREAD);
         load(&server.address, &requests("/v1/usage", &key, spread, 50_000, 1000), 8, None).await;
-        for (size, connections) in [(1000, THOUSANDS), (100, 64), (1, 256)] {
+        for (size, connections) in [(1000, CONNECTIONS_OF_1000), (100, 64), (1, 256)] {
             let events = if size == 1 { events / 4 } else { events };
             checkpoint(&postgres);
             let even =
@@ -388,7 +390,7 @@ async fn hot(events: usize) {
     println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
 }
 
-/// The rate in requests of 1,000 and alone over 1,000,000 rows and keys, then over `rows`.
+/// Measures requests of 1,000 events and of one event, with 1,000,000 stored rows and keys, then with `rows`.
 async fn filled((orgs, events): (usize, usize), rows: u64) {
     let mut before = Vec::new();
     for there in [1_000_000, rows] {
@@ -399,7 +401,7 @@ async fn filled((orgs, events): (usize, usize), rows: u64) {
         let draw = (Orgs::Even, orgs);
         load(&server.address, &requests("/v1/usage", &key, draw, 100_000, 1000), 8, None).await;
         checkpoint(&postgres);
-        for (n, (size, connections)) in [(1000, THOUSANDS), (1, 256)].into_iter().enumerate() {
+        for (n, (size, connections)) in [(1000, CONNECTIONS_OF_1000), (1, 256)].into_iter().enumerate() {
             let sent = requests("/v1/usage", &key, draw, if size == 1 { events / 4 } else { events }, size);
             let taken = load(&server.address, &sent, connections, None).await;
             print(&format!("{there} rows, requests of {size}"), &taken, size);
@@ -413,12 +415,12 @@ async fn filled((orgs, events): (usize, usize), rows: u64) {
     }
 }
 
-/// Puts rows, keys, summaries and counters there, spread over the orgs and the running month; indexes are
-/// built afterwards.
+/// Inserts rows, keys, summaries and counters, spread over the orgs and the running month; then builds
+/// indexes.
 fn fill(postgres: &Postgres, rows: u64) {
     let started = Instant::now();
     let month = chrono::Utc::now().format("%Y_%m");
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     conn.batch_execute(&format!(
         "CREATE TABLE usage_partitions.usage_records_{month} (LIKE usage_records INCLUDING DEFAULTS
              INCLUDING CONSTRAINTS);
@@ -437,7 +439,7 @@ fn fill(postgres: &Postgres, rows: u64) {
                 rows / 2 * n,
                 rows / 2 * (n + 1)
             );
-            let mut conn = db::establish(&url).expect("connects");
+            let mut conn = db::connect_as_login(&url).expect("connects");
             conn.batch_execute(&format!(
                 "SET synchronous_commit = off;
                  INSERT INTO usage_partitions.usage_records_{month}
@@ -470,10 +472,7 @@ fn fill(postgres: &Postgres, rows: u64) {
         next = chrono::Utc::now()
             .date_naive()
             .checked_add_months(chrono::Months::new(1))
-            .expect(
-                "a \
-            month"
-            )
+            .expect("a month")
             .format("%Y-%m-01T00:00:00Z"),
     ))
     .expect("indexes");
@@ -481,7 +480,7 @@ fn fill(postgres: &Postgres, rows: u64) {
 }
 
 fn checkpoint(postgres: &Postgres) {
-    db::establish(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
+    db::connect_as_login(&postgres.url).expect("connects").batch_execute("CHECKPOINT").expect("a checkpoint");
 }
 
 fn print(name: &str, load: &Load, size: usize) {

@@ -1,9 +1,9 @@
-//! How fast everything is checked: `coulomb verify` over many usage records, a fifth of them in one instant.
+//! Measures `coulomb verify` over many usage records, a fifth of them at one instant.
 //!
-//! The baseline is one pass of PostgreSQL over the same records that sums one column. Memory is the highest
-//! that the command and one process of the server held of their own. `cargo bench --bench verify` takes a
-//! million records of 500 orgs; `-- --records N` and `--orgs N` set others. Ten million need about 5 GB in
-//! the temporary directory.
+//! The baseline is one query of PostgreSQL that sums one column of the same records. Memory is the largest
+//! private memory of the command and of one process of the server. `cargo bench --bench verify` uses a
+//! million records of 500 orgs; `-- --records N` and `--orgs N` set other numbers. Ten million need about 5
+//! GB in the temporary directory.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -15,10 +15,10 @@ use coulomb::db::{self, migrate};
 use diesel::connection::SimpleConnection;
 use support::Postgres;
 
-/// Makes the records and the books that belong to them.
+/// Inserts the records and the tables derived from them.
 const RECORDS: &str = include_str!("verify/records.sql");
-/// How often memory is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often memory is measured.
+const MEMORY_CHECK: Duration = Duration::from_millis(200);
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -28,10 +28,10 @@ fn main() {
     };
     let (records, orgs) = (number("--records", 1_000_000), number("--orgs", 500));
     let postgres = Postgres::start();
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     migrate::run(&mut conn).expect("migrates");
     let sql = RECORDS.replace(":records", &records.to_string()).replace(":orgs", &orgs.to_string());
-    // One statement at a time, each committed: all in one transaction would keep the server from its upkeep.
+    // Commit each statement: one long transaction would prevent the server's vacuum.
     for statement in sql.split(";\n").filter(|statement| !statement.trim().is_empty()) {
         conn.batch_execute(statement).expect("the records");
     }
@@ -50,8 +50,7 @@ fn main() {
     }
 }
 
-/// How long it took, and the memory in MiB that the command and a process of the server held at their
-/// highest.
+/// The duration, and the largest memory in MiB of the command and of one process of the server.
 fn verify(postgres: &Postgres) -> (Duration, u64, u64) {
     let started = Instant::now();
     let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"))
@@ -71,7 +70,7 @@ fn verify(postgres: &Postgres) -> (Duration, u64, u64) {
         for pid in servers_of(postgres) {
             servers = servers.max(kib(&pid, "RssAnon:"));
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(MEMORY_CHECK);
     };
     assert!(status.success(), "verify found differences, or failed: {status}");
     (started.elapsed(), own / 1024, servers / 1024)
@@ -85,13 +84,13 @@ fn servers_of(postgres: &Postgres) -> Vec<String> {
         pid: String,
     }
     use diesel::RunQueryDsl;
-    let Ok(mut conn) = db::establish(&postgres.url) else { return Vec::new() };
+    let Ok(mut conn) = db::connect_as_login(&postgres.url) else { return Vec::new() };
     let pids =
         diesel::sql_query("SELECT pid::text AS pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()");
     pids.load::<Pid>(&mut conn).unwrap_or_default().into_iter().map(|row| row.pid).collect()
 }
 
-/// A line of a process's status, where the system tells.
+/// A value of `/proc/PID/status`, in KiB; 0 if the system does not show it.
 fn kib(pid: &str, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let value = status.lines().find_map(|text| text.strip_prefix(line));

@@ -1,8 +1,8 @@
-//! How fast deliveries are acknowledged and projected, as ratios within one run.
+//! Measures how fast deliveries are acknowledged and projected, as ratios within one run.
 //!
 //! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same
-//! server that reads the body and checks the signature, and does nothing else. Run it with `cargo bench
-//! --bench webhooks`; the number of requests of a phase can be given: `-- 40000`.
+//! server that only reads the body and checks the signature. Run it with `cargo bench --bench webhooks`;
+//! `-- 40000` sets the number of requests of a phase.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -40,10 +40,10 @@ fn main() {
     runtime.block_on(run(requests));
 }
 
-/// The daemon, with the baseline's route.
+/// Runs the daemon with the baseline's route.
 fn serve() {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
-    migrate::run(&mut db::establish(&url).expect("connects")).expect("migrates");
+    migrate::run(&mut db::connect_as_login(&url).expect("connects")).expect("migrates");
     let config = Config::load(None).expect("settings");
     let db = Db::new(DbOptions {
         url,
@@ -110,7 +110,7 @@ impl Drop for Server {
 async fn run(requests: usize) {
     let postgres = Postgres::start();
     let server = Server::start(&postgres, &[]);
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     let address = server.address.as_str();
     println!("{requests} requests a phase, {CONNECTIONS} connections, {BODY_BYTES}-byte bodies");
 
@@ -119,14 +119,14 @@ async fn run(requests: usize) {
     print("signature only", &signature);
 
     load(address, &deliveries("/webhooks/stripe", "warm", 2000), CONNECTIONS, None).await;
-    drained(&mut conn).await;
+    wait_until_projected(&mut conn).await;
     let sent = deliveries("/webhooks/stripe", "ack", requests);
     let started = Instant::now();
     let acknowledged = load(address, &sent, CONNECTIONS, None).await;
     print("acknowledged", &acknowledged);
     println!("  of the signature-only rate: {:.2}", acknowledged.rate() / signature.rate());
     let left = pending(&mut conn);
-    drained(&mut conn).await;
+    wait_until_projected(&mut conn).await;
     let projected = requests as f64 / started.elapsed().as_secs_f64();
     println!(
         "projected           {projected:>9.0}/s from the first delivery of the burst to the last projection; \
@@ -138,7 +138,7 @@ async fn run(requests: usize) {
     let paced =
         load(address, &deliveries("/webhooks/stripe", "paced", requests), CONNECTIONS, Some(rate)).await;
     print("at 70 % of that", &paced);
-    drained(&mut conn).await;
+    wait_until_projected(&mut conn).await;
 
     // A burst, then a steady trickle at a tenth of the acknowledged rate: the backlog must shrink under it.
     load(address, &deliveries("/webhooks/stripe", "burst", requests), CONNECTIONS, None).await;
@@ -151,7 +151,7 @@ async fn run(requests: usize) {
         "  backlog of the burst: {before} before, {after} after {:.1} s of trickle",
         at.elapsed().as_secs_f64()
     );
-    drained(&mut conn).await;
+    wait_until_projected(&mut conn).await;
 }
 
 fn print(name: &str, load: &Load) {
@@ -171,8 +171,8 @@ struct Count {
     count: i64,
 }
 
-/// What is stored and not projected. Over one connection: to start a server process takes from what is
-/// measured.
+/// Counts stored events that are not projected yet. Always over the same connection: starting a server
+/// process each time would disturb the measurement.
 fn pending(conn: &mut PgConnection) -> i64 {
     use diesel::RunQueryDsl;
     diesel::sql_query(
@@ -185,12 +185,12 @@ fn pending(conn: &mut PgConnection) -> i64 {
     .count
 }
 
-async fn drained(conn: &mut PgConnection) {
-    // Seldom, as counting takes from it, too.
+async fn wait_until_projected(conn: &mut PgConnection) {
+    // Not often, because counting disturbs the measurement too.
     while pending(conn) > 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Each phase starts alike: no checkpoint of the phase before in its midst.
+    // Every phase starts in the same state: no checkpoint of the previous phase happens in it.
     conn.batch_execute("CHECKPOINT").expect("a checkpoint");
 }
 
@@ -221,8 +221,7 @@ fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An `invoice.paid` with one line, as long as Stripe's usually are; what differs from event to event stands
-/// in capitals.
+/// An `invoice.paid` with one line, of the usual length. Parts in capitals differ from event to event.
 fn template() -> String {
     let line = serde_json::json!({ "id": "il_UNIQUE", "object": "line_item", "amount": 2000,
         "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
@@ -255,7 +254,7 @@ fn template() -> String {
         "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
         "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
             "data": { "object": invoice } });
-    // The rest of a real invoice is fields that nobody here reads.
+    // The other fields of a real invoice are not read by Coulomb.
     let filler = [
         "account_tax_ids",
         "amount_shipping",

@@ -1,4 +1,4 @@
-//! The running program's parts, for the daemon and for tests alike.
+//! The parts of the running program, for the daemon and for tests.
 
 use std::sync::Arc;
 
@@ -22,47 +22,47 @@ use crate::time::Clock;
 use crate::usage::ingest::Ingest;
 use crate::wake::Wake;
 
-/// Everything that a request may need.
+/// Everything that requests and workers use. Its owner shares it by `Arc`.
 pub struct App {
     pub config: Config,
     pub clock: Clock,
     pub db: Db,
     pub metrics: Metrics,
-    /// The way into the Stripe inbox.
+    /// Stores webhook deliveries.
     pub inbox: InboxWriter,
-    /// Secrets that Stripe may sign with.
+    /// Secrets with which Stripe may sign a webhook.
     pub signing_secrets: SigningSecrets,
     /// The daemon's own threads.
     pub threads: Threads,
     pub wake: Arc<Wake>,
-    /// API keys, believed for two seconds.
+    /// A cache of API keys, each valid for two seconds.
     pub keyring: Keyring,
-    /// Orgs, held for a second.
+    /// A cache of orgs.
     pub directory: Arc<Directory>,
     /// How usage is counted, and what limits it.
     pub rules: Arc<RulebookCache>,
     /// The way in for usage.
     pub usage: Ingest,
-    /// Memory for bodies of usage, in KiB.
+    /// Memory for the bodies of usage requests, in KiB.
     pub usage_memory: Arc<Shares>,
-    /// Memory for bodies of other requests with a key, in KiB.
+    /// Memory for the bodies of other requests with a key, in KiB.
     pub body_memory: Arc<Shares>,
-    /// Memory for bodies of deliveries.
+    /// Memory for the bodies of webhooks, in bytes.
     pub delivery_memory: Arc<Bodies>,
     /// Partitions of usage records that are known to be there.
     pub partitions: Arc<KnownPartitions>,
     /// Where the look at past days has come to.
     pub summary_repair: SummaryRepair,
-    /// The way to ask about quotas.
+    /// Answers requests about quotas.
     pub quotas: Quotas,
-    /// Where the daily allowances of batteries have come to.
+    /// How far the daily allowances of batteries have been granted.
     pub allowances: Allowances,
-    /// Places for exports: each holds a database connection of its own.
+    /// Places for exports; each export uses a database connection of its own.
     pub exports: Arc<Shares>,
 }
 
 impl App {
-    /// Puts the parts together over a migrated database.
+    /// Creates all parts and starts their threads. The database must be migrated.
     #[must_use]
     pub fn new(config: Config, clock: Clock, db: Db) -> Self {
         let wake = Arc::new(Wake::default());
@@ -126,7 +126,7 @@ impl App {
         }
     }
 
-    /// By what time and rule the plans of orgs are told.
+    /// The time and the rules by which an org's plan is determined now.
     #[must_use]
     pub fn as_of(&self) -> AsOf {
         self.directory.as_of()

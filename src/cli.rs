@@ -135,7 +135,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    panics::report();
+    panics::install_hook();
     let code = begin(cli);
     logging::flush();
     code
@@ -189,7 +189,7 @@ fn load_and_run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    logging::say(error);
+    logging::print_line(error);
     ExitCode::from(code)
 }
 
@@ -247,7 +247,7 @@ fn migrate(config: &Config, plan: bool, revert: Option<usize>, destroy: Option<&
 
 fn show_config(config: &Config) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    for setting in config.shown() {
+    for setting in config.list() {
         let doc = setting.doc.lines().map(str::trim).collect::<Vec<_>>().join(" ");
         writeln!(
             out,

@@ -1,6 +1,7 @@
 //! Coulomb: a billing and metering daemon, one binary beside one PostgreSQL.
 //!
-//! `ARCHITECTURE.md` tells how a webhook, a usage batch and an export walk through these modules.
+//! `ARCHITECTURE.md` describes the modules, and the way of a webhook, a usage batch and an export through
+//! them.
 
 pub mod api;
 pub mod app;
@@ -40,6 +41,5 @@ pub mod text;
 pub mod threads;
 pub mod time;
 pub mod usage;
-
 pub mod wake;
 pub mod workers;

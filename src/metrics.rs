@@ -1,4 +1,5 @@
-//! Prometheus metrics. What the database knows is asked when the metrics are read.
+//! Prometheus metrics. `api/health.rs` reads values that are in the database when somebody asks for the
+//! metrics.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
@@ -14,64 +15,65 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::metering::event::Tally;
-use crate::threads::State;
+use crate::threads::ThreadState;
 
-/// Labels of an answer.
+/// Labels of an HTTP answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Route {
+struct AnswerLabels {
     route: String,
     status: u16,
 }
 
-/// A thread of ours.
+/// Label of one of the daemon's threads.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Worker {
+struct WorkerLabel {
     worker: String,
 }
 
-/// What becomes of webhook deliveries, of projected Stripe events, and of usage events.
-const DELIVERIES: [&str; 2] = ["stored", "refused"];
-const PROJECTED: [&str; 5] = ["applied", "superseded", "without_object", "failed", "repeated"];
-const USAGE: [&str; 4] = ["accepted", "duplicate", "conflict", "rejected"];
+/// Possible outcomes of webhook deliveries, of projected Stripe events, and of usage events.
+const DELIVERY_OUTCOMES: [&str; 2] = ["stored", "refused"];
+const PROJECTION_OUTCOMES: [&str; 5] = ["applied", "superseded", "without_object", "failed", "repeated"];
+const USAGE_OUTCOMES: [&str; 4] = ["accepted", "duplicate", "conflict", "rejected"];
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// How something ended.
+/// Label of a counter by outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
-    answers: Family<Route, Counter>,
-    seconds: Family<Route, Histogram>,
-    deliveries: Family<Outcome, Counter>,
-    projected: Family<Outcome, Counter>,
-    usage: Family<Outcome, Counter>,
-    alive: Family<Worker, Gauge>,
-    last_turn_s: Family<Worker, Seconds>,
-    turn_s: Family<Worker, Seconds>,
-    /// Stripe events stored, not yet projected, quarantined ones left out, and markers of effects that have
-    /// not happened.
+    answers: Family<AnswerLabels, Counter>,
+    answer_time_s: Family<AnswerLabels, Histogram>,
+    deliveries: Family<OutcomeLabel, Counter>,
+    projected: Family<OutcomeLabel, Counter>,
+    usage: Family<OutcomeLabel, Counter>,
+    worker_alive: Family<WorkerLabel, Gauge>,
+    worker_last_turn_s: Family<WorkerLabel, Seconds>,
+    worker_turn_s: Family<WorkerLabel, Seconds>,
+    /// Stripe events that are stored but not yet projected, without quarantined ones; plus effects of events
+    /// that have not happened yet.
     pub inbox_pending: Gauge,
-    /// Age of the oldest of them.
+    /// Age in seconds of the oldest Stripe event that is not yet projected.
     pub inbox_oldest_s: Gauge,
     pub inbox_quarantined: Gauge,
-    /// Effects of Stripe's payments that wait for an org, a price or a pack.
+    /// Stripe payments whose effect on a battery waits for an org, a price or a pack.
     pub effects_waiting: Gauge,
-    /// Reservations that lapsed and that nobody has settled, as long as they are remembered.
+    /// Reservations of the last 35 days that lapsed and that nobody has settled.
     pub reservations_lapsed: Gauge,
-    /// Usage events that no rate of their meter fits.
+    /// Usage events for which their meter has no matching rate.
     pub usage_unpriced: Gauge,
     /// API connections in use.
     pub pool_in_use: Gauge,
     /// 1 while the database answers.
     pub database_up: Gauge,
-    /// 1 while it can be written: it is no standby, not read-only, and had room lately.
+    /// 1 while the database accepts writes: it is no standby, not read-only, and its disk was not full
+    /// lately.
     pub database_writable: Gauge,
-    /// Rows of daily summaries and unique values that did not say what their records say.
+    /// Rows of daily summaries and unique values that differed from their usage records.
     pub usage_summaries_repaired: Counter,
 }
 
@@ -80,13 +82,15 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Registry::with_prefix("coulomb"),
             answers: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
+            answer_time_s: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.0005, 2.0, 16))
+            }),
             deliveries: Family::default(),
             projected: Family::default(),
             usage: Family::default(),
-            alive: Family::default(),
-            last_turn_s: Family::default(),
-            turn_s: Family::default(),
+            worker_alive: Family::default(),
+            worker_last_turn_s: Family::default(),
+            worker_turn_s: Family::default(),
             inbox_pending: Gauge::default(),
             inbox_oldest_s: Gauge::default(),
             inbox_quarantined: Gauge::default(),
@@ -98,23 +102,31 @@ impl Default for Metrics {
             database_writable: Gauge::default(),
             usage_summaries_repaired: Counter::default(),
         };
-        // A counter that appears with its first count hides that count from `increase`.
+        // Every counter starts at 0: Prometheus' `increase` does not see the first count of a new counter.
         for (family, outcomes) in [
-            (&metrics.deliveries, &DELIVERIES[..]),
-            (&metrics.projected, &PROJECTED),
-            (&metrics.usage, &USAGE),
+            (&metrics.deliveries, &DELIVERY_OUTCOMES[..]),
+            (&metrics.projected, &PROJECTION_OUTCOMES),
+            (&metrics.usage, &USAGE_OUTCOMES),
         ] {
-            outcomes.iter().for_each(|outcome| drop(family.get_or_create(&Outcome { outcome })));
+            outcomes.iter().for_each(|outcome| drop(family.get_or_create(&OutcomeLabel { outcome })));
         }
-        metrics.registered()
+        metrics.register_all()
     }
 }
 
 impl Metrics {
-    fn registered(mut self) -> Self {
+    fn register_all(mut self) -> Self {
+        self.register_requests();
+        self.register_state();
+        self.register_process();
+        self
+    }
+
+    /// Registers the counters of requests, deliveries and events.
+    fn register_requests(&mut self) {
         let r = &mut self.registry;
         r.register("http_requests", "Answers by route and status", self.answers.clone());
-        r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.seconds.clone());
+        r.register_with_unit("http_request", "Time to answer", Unit::Seconds, self.answer_time_s.clone());
         r.register(
             "stripe_deliveries",
             "Webhook deliveries by outcome: stored, refused",
@@ -123,7 +135,7 @@ impl Metrics {
         r.register(
             "stripe_projected",
             "Projected Stripe events by outcome: applied, superseded, without_object, failed; repeated: \
-                deliveries of events that were there",
+                deliveries of events that were stored before",
             self.projected.clone(),
         );
         r.register(
@@ -131,25 +143,30 @@ impl Metrics {
             "Usage events by outcome: accepted, duplicate, conflict, rejected",
             self.usage.clone(),
         );
+    }
+
+    /// Registers the state of the inbox, batteries, reservations, usage and the pool.
+    fn register_state(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "stripe_inbox_pending",
-            "Stripe events stored, not yet projected, and effects of them that have not happened",
+            "Stripe events stored but not yet projected, and effects of events that have not happened yet",
             self.inbox_pending.clone(),
         );
         r.register_with_unit(
             "stripe_inbox_oldest",
-            "Age of the oldest Stripe event not yet projected",
+            "Age of the oldest Stripe event that is not yet projected",
             Unit::Seconds,
             self.inbox_oldest_s.clone(),
         );
         r.register(
             "stripe_inbox_quarantined",
-            "Stripe events whose projection was given up until retried by hand",
+            "Stripe events whose projection failed too often; they wait for a retry by hand",
             self.inbox_quarantined.clone(),
         );
         r.register(
             "battery_effects_waiting",
-            "Effects of Stripe's payments on batteries that wait for an org, a price or a pack",
+            "Stripe payments whose effect on a battery waits for an org, a price or a pack",
             self.effects_waiting.clone(),
         );
         r.register(
@@ -159,105 +176,108 @@ impl Metrics {
         );
         r.register(
             "usage_unpriced_events",
-            "Usage events that no rate of their meter fits: they cost nothing until they are priced",
+            "Usage events for which their meter has no matching rate: they cost nothing until priced",
             self.usage_unpriced.clone(),
         );
         r.register("pool_connections_in_use", "API database connections in use", self.pool_in_use.clone());
         r.register(
             "usage_summaries_repaired",
-            "Rows of daily summaries and unique values that did not say what their records say",
+            "Rows of daily summaries and unique values that differed from their usage records",
             self.usage_summaries_repaired.clone(),
         );
+    }
+
+    /// Registers the threads, the panics, the log, and whether the database works.
+    fn register_process(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "worker_alive",
-            "1 while a thread has not ended and its turn takes no longer than it may",
-            self.alive.clone(),
+            "1 while a thread has not ended and its current turn does not hang",
+            self.worker_alive.clone(),
         );
         r.register_with_unit(
             "worker_last_turn_age",
-            "Time since the end of a thread's last turn; those that wait for requests have turns only with \
-                them",
+            "Time since the end of a thread's last turn; a thread that serves requests has no turns \
+                without requests",
             Unit::Seconds,
-            self.last_turn_s.clone(),
+            self.worker_last_turn_s.clone(),
         );
         r.register_with_unit(
             "worker_turn",
-            "How long the present turn of a thread has taken; 0 while it rests",
+            "How long the current turn of a thread has taken; 0 while it rests",
             Unit::Seconds,
-            self.turn_s.clone(),
+            self.worker_turn_s.clone(),
         );
         r.register(
             "panics",
-            "Panics by kind of thread: faults in Coulomb that its log tells more about",
-            crate::panics::count(),
+            "Panics by kind of thread: bugs in Coulomb; the log has more about each",
+            crate::panics::counter(),
         );
         r.register(
             "log_lines_dropped",
-            "Log lines that found no reader, no room on the disk, or too many lines before them",
-            crate::logging::dropped(),
+            "Log lines lost because nobody read them, the disk was full, or too many lines waited",
+            crate::logging::dropped_lines(),
         );
         r.register("database_up", "1 while the database answers", self.database_up.clone());
         r.register(
             "database_writable",
-            "1 while the database can be written: no standby, not read-only, with room lately",
+            "1 while the database accepts writes: no standby, not read-only, disk not full lately",
             self.database_writable.clone(),
         );
-        self
     }
 
-    /// Counts an answer.
-    pub fn answered(&self, route: impl Into<String>, status: StatusCode, elapsed: Duration) {
-        let labels = Route { route: route.into(), status: status.as_u16() };
+    pub fn count_answer(&self, route: impl Into<String>, status: StatusCode, elapsed: Duration) {
+        let labels = AnswerLabels { route: route.into(), status: status.as_u16() };
         self.answers.get_or_create(&labels).inc();
-        self.seconds.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        self.answer_time_s.get_or_create(&labels).observe(elapsed.as_secs_f64());
     }
 
-    /// Counts a webhook delivery.
-    pub fn delivered(&self, outcome: &'static str) {
-        self.deliveries.get_or_create(&Outcome { outcome }).inc();
+    /// Counts a webhook delivery; `outcome` is `stored` or `refused`.
+    pub fn count_delivery(&self, outcome: &'static str) {
+        self.deliveries.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Counts projected Stripe events.
-    pub fn projected(&self, outcome: &'static str, events: u64) {
-        self.projected.get_or_create(&Outcome { outcome }).inc_by(events);
+    /// Counts projected Stripe events; see [`PROJECTION_OUTCOMES`].
+    pub fn count_projected(&self, outcome: &'static str, events: u64) {
+        self.projected.get_or_create(&OutcomeLabel { outcome }).inc_by(events);
     }
 
-    /// Counts usage events by what became of them.
-    pub fn usage(&self, tally: Tally) {
+    /// Counts usage events by outcome.
+    pub fn count_usage(&self, tally: Tally) {
         let counts = [tally.accepted, tally.duplicate, tally.conflict, tally.rejected];
-        for (outcome, count) in USAGE.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
-            self.usage.get_or_create(&Outcome { outcome }).inc_by(count);
+        for (outcome, count) in USAGE_OUTCOMES.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+            self.usage.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
     }
 
-    /// Shows how each of the daemon's threads is.
-    pub fn threads(&self, states: &[State]) {
+    /// Sets the metrics of the daemon's threads.
+    pub fn set_threads(&self, states: &[ThreadState]) {
         for state in states {
-            let worker = Worker { worker: state.name.clone() };
-            self.alive.get_or_create(&worker).set(i64::from(state.alive));
-            self.last_turn_s.get_or_create(&worker).set(state.since.as_secs_f64());
-            self.turn_s.get_or_create(&worker).set(state.turn.as_secs_f64());
+            let worker = WorkerLabel { worker: state.name.clone() };
+            self.worker_alive.get_or_create(&worker).set(i64::from(state.alive));
+            self.worker_last_turn_s.get_or_create(&worker).set(state.since_last_turn.as_secs_f64());
+            self.worker_turn_s.get_or_create(&worker).set(state.current_turn.as_secs_f64());
         }
     }
 
-    /// The text exposition (OpenMetrics 1.0).
+    /// All metrics in the OpenMetrics 1.0 text format.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render_openmetrics(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
 
-    /// The older text format of Prometheus (0.0.4), in which a counter's own name ends in `_total`.
+    /// All metrics in Prometheus' older text format (0.0.4): there a counter's name itself ends in `_total`.
     #[must_use]
-    pub fn render_classic(&self) -> String {
-        let text = self.render();
-        let describes = |line: &str| -> Option<String> {
+    pub fn render_prometheus_text(&self) -> String {
+        let text = self.render_openmetrics();
+        let counter_name = |line: &str| -> Option<String> {
             let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;
             Some(name.to_owned())
         };
-        let counters: HashSet<String> = text.lines().filter_map(describes).collect();
+        let counters: HashSet<String> = text.lines().filter_map(counter_name).collect();
         let mut classic = String::with_capacity(text.len());
         for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
             let mut words = line.splitn(4, ' ');

@@ -1,4 +1,4 @@
-//! What the benchmarks share: a PostgreSQL of their own, and a load generator on one thread.
+//! Shared parts of the benchmarks: a PostgreSQL server, and a load generator on one thread.
 
 #![allow(dead_code, unreachable_pub, reason = "a library to the benchmarks, each of which uses its part")]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A private PostgreSQL, fsync on, that goes with this value.
+/// A PostgreSQL server with fsync on; it stops when this value is dropped.
 pub struct Postgres {
     /// URL of its database.
     pub url: String,
@@ -42,10 +42,10 @@ impl Drop for Postgres {
     }
 }
 
-/// What a run of requests came to.
+/// The result of a run of requests.
 #[derive(Default)]
 pub struct Load {
-    /// Answered 2xx.
+    /// Number of answers 2xx.
     pub good: usize,
     pub bad: usize,
     /// From the first request to the last answer.
@@ -55,7 +55,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Good answers a second.
+    /// Good answers per second.
     pub fn rate(&self) -> f64 {
         self.good as f64 / self.elapsed.as_secs_f64()
     }
@@ -76,9 +76,9 @@ impl Load {
     }
 }
 
-/// Sends `requests` (whole HTTP/1.1 messages) over `connections` kept-alive connections. With `rate` (a
-/// second), each is sent at its appointed time and its latency counted from then (open loop); without, as
-/// fast as answers come (closed loop).
+/// Sends `requests` (whole HTTP/1.1 messages) over `connections` kept-alive connections. With `rate` (per
+/// second), each is sent at its planned time, and its latency counts from then (open loop). Without it,
+/// requests are sent as fast as answers arrive (closed loop).
 pub async fn load(address: &str, requests: &[Vec<u8>], connections: usize, rate: Option<f64>) -> Load {
     let next = AtomicUsize::new(0);
     let started = Instant::now();
@@ -123,7 +123,7 @@ async fn worker(
     }
 }
 
-/// Reads one answer that has a Content-Length; true when it is 2xx.
+/// Reads one answer that has a Content-Length; returns whether it is 2xx.
 async fn answered(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
     let mut filled = 0;
     loop {

@@ -12,19 +12,19 @@ use diesel::prelude::*;
 use super::support::Postgres;
 
 diesel::table! {
-    /// Where raw rows go.
+    /// The table that raw rows are copied into.
     bench_raw (org_id) {
         /// The first of its columns.
         org_id -> BigInt,
     }
 }
 
-/// Rows a second of binary COPY of stored rows into a copy of the table without indexes, 1,000 rows a commit.
+/// Rows per second of that COPY, with 1,000 rows per commit.
 pub(crate) fn rate(postgres: &Postgres, rows: usize) -> f64 {
-    let mut conn = db::establish(&postgres.url).expect("connects");
+    let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     conn.batch_execute("DROP TABLE IF EXISTS bench_raw; CREATE TABLE bench_raw (LIKE usage_records)")
         .expect("a table");
-    // A partitioned table cannot be copied from: one of the same name comes first in the search path.
+    // COPY cannot read a partitioned table. So read a temporary one of the same name, which is found first.
     conn.batch_execute("CREATE TEMP TABLE usage_records AS SELECT * FROM coulomb.usage_records LIMIT 100000")
         .expect("a copy");
     let mut bytes = Vec::new();
@@ -41,7 +41,7 @@ pub(crate) fn rate(postgres: &Postgres, rows: usize) -> f64 {
         .map(|_| {
             let (url, batches) = (postgres.url.clone(), Arc::clone(&batches));
             std::thread::spawn(move || {
-                let mut conn = db::establish(&url).expect("connects");
+                let mut conn = db::connect_as_login(&url).expect("connects");
                 for batch in batches.iter().cycle().take(each) {
                     diesel::copy_from(bench_raw::table)
                         .from_raw_data(Raw, |out| {
@@ -74,7 +74,7 @@ impl diesel::pg::CopyTarget for Raw {
     }
 }
 
-/// The rows of a binary COPY as several of `size` rows.
+/// Splits the rows of a binary COPY into several of `size` rows.
 fn split(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
     let (head, mut rest) = bytes.split_at(19);
     let mut batches = Vec::new();

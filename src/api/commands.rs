@@ -27,7 +27,7 @@ use crate::app::App;
 use crate::audit::{AuditEntry, Author};
 use crate::auth::Principal;
 use crate::billing::directory::{self, Directory, Stale};
-use crate::db::{Decided, Evidence};
+use crate::db::{Evidence, WithEvidence};
 use crate::error::Error;
 use crate::schema::idempotency_keys;
 
@@ -120,11 +120,11 @@ impl Command {
         let (org_id, now) = (self.principal.org_id(), self.app.clock.now());
         let changed = Arc::new(Mutex::new(Stale::Orgs(BTreeSet::new())));
         let gathered = Arc::clone(&changed);
-        let done = self.app.db.run_decided(self.principal.holder(), move |conn| {
+        let done = self.app.db.run_with_evidence(self.principal.holder(), move |conn| {
             if let Some(key) = &key
                 && let Some(stored) = claim(conn, org_id, key, &request_sha256, now)?
             {
-                return Ok(Decided { value: replay(stored, &request_sha256)?, evidence: None });
+                return Ok(WithEvidence { value: replay(stored, &request_sha256)?, evidence: None });
             }
             let (answer, stale) = directory::gathered(conn, |conn| work(conn, now))?;
             *gathered.lock().unwrap_or_else(PoisonError::into_inner) = stale;
@@ -137,7 +137,7 @@ impl Command {
                 keep(conn, org_id, key, answer.status, &kept)?;
             }
             let evidence: Box<Evidence<'static>> = Box::new(move |conn| Ok(written.is_there(conn)?));
-            Ok(Decided { value: (answer.status, text, false), evidence: Some(evidence) })
+            Ok(WithEvidence { value: (answer.status, text, false), evidence: Some(evidence) })
         });
         let done = done.await;
         // Even where the outcome is unknown: what was acknowledged counts from the answer on.

@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable};
 use crate::app::App;
 use crate::db;
 use crate::error::{Error, Problem};
-use crate::time::Belief;
+use crate::time::ClockState;
 
 /// How long a probe waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub(crate) async fn healthz() -> HttpResponse {
     )
 )]
 pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
-    if let Belief::Doubted(jump) = app.clock.belief() {
+    if let ClockState::Jumped(jump) = app.clock.state() {
         return Err(Error::ClockJumped(jump.num_seconds()));
     }
     backlog(&app).await?.writable()?;
@@ -74,12 +74,12 @@ pub(crate) async fn metrics(app: web::Data<App>, request: HttpRequest) -> HttpRe
         m.inbox_oldest_s.set(backlog.oldest_s.unwrap_or(0));
     }
     m.pool_in_use.set(i64::from(app.db.load().0));
-    m.threads(&app.threads.states());
+    m.set_threads(&app.threads.states());
     let accepted = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (content_type, text) = if accepted.contains("application/openmetrics-text") {
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", m.render())
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", m.render_openmetrics())
     } else {
-        ("text/plain; version=0.0.4; charset=utf-8", m.render_classic())
+        ("text/plain; version=0.0.4; charset=utf-8", m.render_prometheus_text())
     };
     HttpResponse::Ok().content_type(content_type).body(text)
 }
@@ -107,7 +107,7 @@ struct Backlog {
 impl Backlog {
     /// Fails when the database is read-only, or had no room at the last write.
     fn writable(&self) -> Result<(), Error> {
-        Err(Error::NotWritable(match (self.standby, self.read_only, db::has_no_room()) {
+        Err(Error::NotWritable(match (self.standby, self.read_only, db::disk_was_full_lately()) {
             (true, ..) => "the database is a read-only standby",
             (_, true, _) => "the database is read-only",
             (.., true) => "the database has no room left on its disk",

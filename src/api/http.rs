@@ -35,7 +35,7 @@ use crate::error::Error;
 use crate::json;
 use crate::panics;
 use crate::shares::{Holder, Share, Shares};
-use crate::time::Belief;
+use crate::time::ClockState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Largest body, in bytes, whose answer is not worth compressing: an answer is about as long as its request,
@@ -97,14 +97,14 @@ pub async fn observe<B: MessageBody + 'static>(
     let header = HeaderValue::from_str(&id.0).ok();
     request.extensions_mut().insert(id);
     let answering = async {
-        panics::provoke("http", || request.path().to_owned());
+        panics::panic_if_test_asks("http", || request.path().to_owned());
         next.call(request).await
     };
-    let answered = panics::caught_in(answering).instrument(span.clone()).await;
-    let result = answered.unwrap_or_else(|| Err(panics::panicked().into()));
+    let answered = panics::catch_in_task(answering).instrument(span.clone()).await;
+    let result = answered.unwrap_or_else(|| Err(panics::last_panic_error().into()));
     let count = |status| {
         if let Some(app) = &app {
-            app.metrics.answered(&*route, status, started.elapsed());
+            app.metrics.count_answer(&*route, status, started.elapsed());
         }
     };
     match result {
@@ -138,7 +138,7 @@ pub async fn refuse_when_clock_jumped<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     if !request.method().is_safe()
         && let Some(app) = request.app_data::<web::Data<App>>()
-        && let Belief::Doubted(jump) = app.clock.belief()
+        && let ClockState::Jumped(jump) = app.clock.state()
     {
         let refused = Error::ClockJumped(jump.num_seconds()).error_response();
         return Ok(request.into_response(refused.map_into_right_body()));
@@ -243,9 +243,9 @@ where
         Ok(rest.map_or(first, BytesMut::freeze))
     };
     let connection = request.conn_data::<Rc<Connection>>();
-    connection.inspect(|connection| connection.awaits_body());
+    connection.inspect(|connection| connection.on_body_wait());
     let read = tokio::time::timeout(deadline, read).await;
-    connection.inspect(|connection| connection.works());
+    connection.inspect(|connection| connection.on_work());
     read.map_err(|_| Error::TooSlow(deadline.as_secs()))?
 }
 
@@ -370,14 +370,14 @@ async fn look_up(app: &App, key: &str) -> Result<Principal, Error> {
     // Keys that were never valid share what strangers may take.
     let holder = app.keyring.last(key).map_or(Holder::Stranger, |principal| principal.holder());
     let find = move |conn: &mut PgConnection| auth::authenticate(conn, &text, now);
-    let (principal, expires_at) = app.db.run_for(holder, RowScope::Platform, find).await?;
+    let (principal, expires_at) = app.db.run_for_holder(holder, RowScope::Platform, find).await?;
     app.keyring.put(key, &principal, expires_at, since);
     Ok(principal)
 }
 
 /// Notes that the client has shown who it is: its connection is kept longer than a stranger's.
 pub fn known(request: &HttpRequest) {
-    request.conn_data::<Rc<Connection>>().inspect(|connection| connection.known());
+    request.conn_data::<Rc<Connection>>().inspect(|connection| connection.mark_known());
 }
 
 fn bearer(request: &HttpRequest) -> Option<&str> {

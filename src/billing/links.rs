@@ -124,7 +124,7 @@ impl<'a> Watch<'a> {
         Ok(directory::changed(conn, refs.cloned().map(Change::Ref))?)
     }
 
-    fn bound<Q: crate::db::prepared::Text>(&self) -> Prepared<'a, Q> {
+    fn bound<Q: crate::db::prepared::StatementText>(&self) -> Prepared<'a, Q> {
         Prepared::new()
             .bind::<Text, _>(self.keys.iter().map(|key| key.0).collect())
             .bind::<Bool, _>(self.keys.iter().map(|key| key.1).collect())

@@ -226,7 +226,7 @@ pub(super) use micros;
 /// the names, the row ids. A subscription that gives no plan has no period.
 pub(super) struct Contexts;
 
-impl crate::db::prepared::Text for Contexts {
+impl crate::db::prepared::StatementText for Contexts {
     const SQL: &'static str = concat!(
         "WITH ",
         clock!("?", "?"),

@@ -136,7 +136,7 @@ pub(super) fn run(config: &Config, command: BatteryCommand) -> Result<(), Failur
                 reason: args.reason,
                 key: args.key,
             };
-            let grant = db::once(conn, |conn| {
+            let grant = db::run_once(conn, |conn| {
                 let org_id = OrgName::of_any(args.org, "org").find(&directory, conn)?.org_id;
                 let grant = by_hand::grant(conn, org_id, &new, &actor(), now)?;
                 record(conn, "battery.grant", &grant.id, json!(grant), now)?;

@@ -250,7 +250,7 @@ fn schema(conn: &mut PgConnection) -> Result<Finding, Error> {
 }
 
 fn roles(conn: &mut PgConnection) -> Result<Finding, Error> {
-    Ok(if migrate::roles_usable(conn)? {
+    Ok(if migrate::roles_are_usable(conn)? {
         Finding::Good("the daemon does not own its tables; row-level security holds".to_owned())
     } else {
         Finding::Note(

@@ -66,12 +66,12 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     };
     let target = out.as_deref().map(Target::of).transpose()?;
     let mut database = open::Database::open(config)?;
-    let roles = migrate::roles_usable(&mut database.conn)?;
+    let roles = migrate::roles_are_usable(&mut database.conn)?;
     let conn = &mut database.conn;
     if request.of == ExportKind::Battery {
         // The file includes what has become due until now.
         let now = Clock::system().now();
-        while db::once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
+        while db::run_once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
     let totals = match target {
         Some(Target::File(path)) => return to_file(conn, roles, &request, &path),

@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
         KeyCommand::Create { name, scopes, org, expires_at } => {
             let directory = Directory::default();
             let expires_at = expires_at.map(|at| at.0);
-            let (id, key) = db::once(conn, |conn| {
+            let (id, key) = db::run_once(conn, |conn| {
                 let org = org.map(|org| OrgName::of_any(org, "--org").find(&directory, conn)).transpose()?;
                 let org_id = org.as_ref().map_or(PLATFORM, |org| org.org_id);
                 let new = NewKey { org_id, name, scopes, expires_at };
@@ -70,7 +70,7 @@ pub(super) fn run(config: &Config, command: KeyCommand) -> Result<(), Failure> {
                 out::line(serde_json::to_string(&crate::api::keys::KeyView::from(key))?)?;
             }
         }
-        KeyCommand::Revoke { id } => db::once(conn, |conn| {
+        KeyCommand::Revoke { id } => db::run_once(conn, |conn| {
             auth::revoke(conn, &id, now)?;
             record(conn, "api_key.revoke", &id, json!({}), now)
         })?,

@@ -164,7 +164,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
                 allows_negative: args.allows_negative,
                 unpriced: if args.refuse_unpriced { Unpriced::Refuse } else { Unpriced::Record },
             };
-            let meter = db::once(conn, |conn| {
+            let meter = db::run_once(conn, |conn| {
                 let meter = meters::create(conn, &new, now)?;
                 let detail =
                     serde_json::to_value(&meter).map_err(|error| Error::Internal(error.to_string()))?;
@@ -183,7 +183,7 @@ pub(super) fn run(config: &Config, command: MeterCommand) -> Result<(), Failure>
         MeterCommand::Rate(args) => {
             let key = args.key.clone();
             let new = card(args)?;
-            let card = db::once(conn, |conn| {
+            let card = db::run_once(conn, |conn| {
                 let card = rates::create(conn, &key, &new, now)?;
                 let detail = json!(card);
                 record(conn, "rate_card.create", &key, detail, now)?;
@@ -219,7 +219,7 @@ fn rate_usage(
         actor: &actor,
     };
     loop {
-        let rated = db::once(conn, |conn| {
+        let rated = db::run_once(conn, |conn| {
             let rated = late_pricing::price_late(conn, (&rules, &series, &directory), &later, now)?;
             let detail = serde_json::to_value(&rated).map_err(|error| Error::Internal(error.to_string()))?;
             record(conn, "usage.rate", &args.key, detail, now)?;

@@ -7,7 +7,7 @@ use diesel::pg::PgConnection;
 use secrecy::ExposeSecret;
 
 use super::{Failure, Usage};
-use crate::config::{Config, without_password};
+use crate::config::{Config, describe_database};
 use crate::db::embedded::{self, Embedded};
 use crate::db::migrate::State;
 use crate::db::{self, migrate};
@@ -73,7 +73,7 @@ fn existing_server(config: &Config) -> Result<Server, Failure> {
 /// Describes where the database is, for people.
 fn place(config: &Config, server: &Server) -> String {
     match &config.database_url {
-        Some(_) => format!("the database {}", without_password(&server.url)),
+        Some(_) => format!("the database {}", describe_database(&server.url)),
         None => "the embedded database".to_owned(),
     }
 }
@@ -81,7 +81,7 @@ fn place(config: &Config, server: &Server) -> String {
 /// A connection that may migrate.
 pub(super) fn owner(config: &Config) -> Result<(Server, PgConnection), Failure> {
     let server = existing_server(config)?;
-    let conn = db::establish(&server.owner_url)?;
+    let conn = db::connect_as_login(&server.owner_url)?;
     Ok((server, conn))
 }
 
@@ -114,8 +114,8 @@ impl Database {
                 .into());
             }
         }
-        let roles = migrate::roles_usable(&mut owner)?;
-        let conn = db::connect(&server.url, roles)?;
+        let roles = migrate::roles_are_usable(&mut owner)?;
+        let conn = db::connect_as_command(&server.url, roles)?;
         Ok(Self { conn, _server: server })
     }
 }

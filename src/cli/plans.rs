@@ -104,7 +104,7 @@ fn apply(
     how: How,
     (action, target): (&'static str, &str),
 ) -> Result<(), Failure> {
-    let shown = db::retrying(conn, |conn| plans::changes(conn, definitions))?;
+    let shown = db::run_with_retries(conn, |conn| plans::changes(conn, definitions))?;
     if shown.is_empty() {
         return out::line("nothing to do");
     }
@@ -119,7 +119,7 @@ fn apply(
     }
     let clock = Clock::system();
     let directory = Directory::new(clock.clone(), config.past_due_grace_days);
-    db::retrying(conn, |conn| {
+    db::run_with_retries(conn, |conn| {
         let now = clock.now();
         let done = plans::apply(conn, &directory, definitions, now)?;
         check_as_shown(&done, &shown)?;

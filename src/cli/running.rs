@@ -93,7 +93,7 @@ impl Daemon {
                 env.extend(std::env::vars().filter(|(name, value)| {
                     !value.is_empty() && (name.starts_with("COULOMB_") || name.starts_with("STRIPE_"))
                 }));
-                Config::load_with(&env, self.config.as_deref())?
+                Config::load_with_env(&env, self.config.as_deref())?
             }
             Err(error) => match &self.data_dir {
                 // Not every system shows a process's environment.
@@ -147,7 +147,7 @@ const ADVICE: &str =
 /// # Errors
 /// When several daemons run.
 pub(super) fn find(config: &Config) -> Result<Option<Daemon>, Failure> {
-    if config.says_where() {
+    if config.names_a_database() {
         return Ok(None);
     }
     let mut found = all(config);
@@ -192,7 +192,7 @@ fn runtime_dirs(config: &Config) -> Vec<PathBuf> {
     let system = PathBuf::from(SYSTEM);
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let own = own.map(|dir| dir.join("coulomb"));
-    if crate::config::running_as_root() || rustix::fs::access(&system, rustix::fs::Access::WRITE_OK).is_ok() {
+    if crate::config::is_root() || rustix::fs::access(&system, rustix::fs::Access::WRITE_OK).is_ok() {
         return [Some(system), own].into_iter().flatten().collect();
     }
     [own, Some(system)].into_iter().flatten().collect()

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::auth::{self, NewKey, PLATFORM, Scope};
 use crate::battery::effects::{skipped, waiting};
 use crate::billing::acting_realms;
-use crate::config::{Config, without_password};
+use crate::config::{Config, describe_database};
 use crate::db::{self, Db, DbOptions, migrate};
 use crate::error::Error;
 use crate::server;
@@ -29,7 +29,7 @@ const CLOCKS_APART: TimeDelta = TimeDelta::seconds(300);
 pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     server::check(&config)?;
     let server = open::server(&config)?;
-    let mut owner = db::establish(&server.owner_url)?;
+    let mut owner = db::connect_as_login(&server.owner_url)?;
     let migrated = migrate::run(&mut owner)?;
     if !migrated.applied.is_empty() {
         tracing::info!(applied = migrated.applied.join(", "), "migrated");
@@ -54,7 +54,7 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     let app = Arc::new(App::new(config, clock, db));
     let data_dir = server.embedded.as_ref().map(|embedded| embedded.data_dir().to_owned());
     let place = data_dir.as_ref().map_or_else(
-        || without_password(&server.url),
+        || describe_database(&server.url),
         |data_dir| format!("{} (embedded PostgreSQL)", data_dir.display()),
     );
     let daemon = Daemon {
@@ -86,7 +86,7 @@ fn trust_realms(
     config: &Config,
     now: chrono::DateTime<Utc>,
 ) -> Result<(), Failure> {
-    let change = db::retrying(conn, |conn| {
+    let change = db::run_with_retries(conn, |conn| {
         let change = acting_realms::establish(conn, &config.acting_realms(), now)?;
         match change {
             acting_realms::ActingChange::None => {}
@@ -150,7 +150,7 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 fn end_by_force_after(drain: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(drain + ENDED_WITHIN);
-        db::close();
+        db::close_connections();
         std::thread::sleep(LEFT_WITHIN);
         if !JOINED.load(Ordering::SeqCst) {
             tracing::error!("threads that do not end are left behind");
@@ -172,8 +172,8 @@ async fn ask_to_stop() {
 
 /// On the first start, makes the admin key, with which all other keys are made.
 fn first_key(url: &str, roles: bool) -> Result<Option<String>, Failure> {
-    let mut conn = db::connect(url, roles)?;
-    let made = db::retrying(&mut conn, |conn| {
+    let mut conn = db::connect_as_command(url, roles)?;
+    let made = db::run_with_retries(&mut conn, |conn| {
         if !auth::none_yet(conn)? {
             return Ok(None);
         }

@@ -1,39 +1,39 @@
-//! Database URLs: whether they can be read at all, and how they are shown.
+//! Checks database URLs, and shows them without their password.
 //!
-//! libpq repeats what it cannot read, and that may be a part of the password. So nothing goes to libpq that
-//! it could misread: a URL whose parts are plain, or `key=value` pairs.
+//! libpq's errors repeat text that it cannot parse, and that may be a part of the password. So libpq gets
+//! only text that it parses as we do: a URL with properly encoded parts, or `key=value` pairs.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// The parts of a URL, as libpq takes them apart.
-struct Parts<'a> {
-    /// `user:password`, encoded.
+/// The parts of a URL, split as libpq does.
+struct UrlParts<'a> {
+    /// `user:password`, percent-encoded.
     user: &'a str,
     hosts: &'a str,
     database: &'a str,
     options: &'a str,
 }
 
-/// The parts; `None` where the text is no URL of PostgreSQL.
-fn parts(url: &str) -> Option<Parts<'_>> {
+/// `None` if the text is not a URL of PostgreSQL.
+fn split_url(url: &str) -> Option<UrlParts<'_>> {
     let rest = SCHEMES.iter().find_map(|scheme| url.strip_prefix(scheme))?;
     let user_end = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
     let (user, rest) = user_end.map_or(("", rest), |at| (&rest[..at], &rest[at + 1..]));
     let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
     let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
-    Some(Parts { user, hosts, database, options })
+    Some(UrlParts { user, hosts, database, options })
 }
 
-/// Checks it without connecting; the error continues the sentence "DATABASE_URL …" and shows nothing of the
-/// value.
+/// Checks the text without connecting. The error continues the sentence "DATABASE_URL …" and repeats no part
+/// of the value.
 pub(super) fn check(text: &str) -> Result<(), &'static str> {
     let text = text.trim();
-    let Some(parts) = parts(text) else {
+    let Some(parts) = split_url(text) else {
         return if text.contains("://") || !text.contains('=') {
             Err("must begin with postgres:// or postgresql://")
         } else {
-            pairs(text).map(drop)
+            split_pairs(text).map(drop)
         };
     };
     if parts.hosts.contains('@') {
@@ -48,7 +48,7 @@ pub(super) fn check(text: &str) -> Result<(), &'static str> {
     }) {
         return Err("has a % that is not followed by two hexadecimal digits: in a password write % as %25");
     }
-    if !parts.hosts.split(',').all(has_a_port_that_is_a_number) {
+    if !parts.hosts.split(',').all(has_valid_port) {
         return Err("has a port that is not a number");
     }
     if !parts.options.is_empty() && !parts.options.split('&').all(|option| option.matches('=').count() == 1) {
@@ -57,14 +57,14 @@ pub(super) fn check(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn has_a_port_that_is_a_number(host: &str) -> bool {
+fn has_valid_port(host: &str) -> bool {
     let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
     let Some((_, port)) = after.split_once(':') else { return true };
     port.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// The pairs of a connection string such as `host=/run/postgresql dbname='my db'`.
-fn pairs(text: &str) -> Result<Vec<(String, String)>, &'static str> {
+/// Splits a connection string such as `host=/run/postgresql dbname='my db'`.
+fn split_pairs(text: &str) -> Result<Vec<(String, String)>, &'static str> {
     const WRONG: &str =
         "is neither a postgres:// URL nor a list of NAME=VALUE: put a value with blanks in '…'";
     let mut pairs = Vec::new();
@@ -75,7 +75,7 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, &'static str> {
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
             return Err(WRONG);
         }
-        let (value, left) = pair_value(after.trim_start()).ok_or(WRONG)?;
+        let (value, left) = split_value(after.trim_start()).ok_or(WRONG)?;
         if name == "port" && !value.split(',').all(|port| port.is_empty() || port.parse::<u16>().is_ok()) {
             return Err("has a port that is not a number");
         }
@@ -85,8 +85,8 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, &'static str> {
     Ok(pairs)
 }
 
-/// A value at the start of `text`, and what follows it; `None` where a quote is not closed.
-fn pair_value(text: &str) -> Option<(String, &str)> {
+/// The value at the start of `text`, and the text after it; `None` if a quote is not closed.
+fn split_value(text: &str) -> Option<(String, &str)> {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
     let mut chars = text.char_indices().skip(usize::from(quoted));
@@ -101,52 +101,61 @@ fn pair_value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-/// Where the database is, for people: no password, no user, no options.
+/// The database's name and host, for people: without password, user and options.
 #[must_use]
-pub fn without_password(url: &str) -> String {
-    if let Some(parts) = parts(url) {
-        let (hosts, database) = (decoded(parts.hosts), decoded(parts.database));
-        return format!("{} at {}", or(&database, "the database"), or(&hosts, "this machine"));
+pub fn describe_database(url: &str) -> String {
+    if let Some(parts) = split_url(url) {
+        let (hosts, database) = (percent_decoded(parts.hosts), percent_decoded(parts.database));
+        return format!(
+            "{} at {}",
+            or_default(&database, "the database"),
+            or_default(&hosts, "this machine")
+        );
     }
-    let pairs = pairs(url).unwrap_or_default();
-    let named = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value);
-    format!("{} at {}", or(named("dbname"), "the database"), or(named("host"), "this machine"))
+    let pairs = split_pairs(url).unwrap_or_default();
+    let value_of =
+        |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value);
+    format!(
+        "{} at {}",
+        or_default(value_of("dbname"), "the database"),
+        or_default(value_of("host"), "this machine")
+    )
 }
 
-fn or<'a>(text: &'a str, other: &'a str) -> &'a str {
-    if text.is_empty() { other } else { text }
+fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
 }
 
-/// Takes every form of the URL's password out of a message.
+/// Replaces the URL's password in a message, encoded and decoded.
 #[must_use]
-pub fn redact(url: &str, message: &str) -> String {
+pub fn redact_password(url: &str, message: &str) -> String {
     let mut secrets = vec![url.to_owned()];
-    match parts(url) {
+    match split_url(url) {
         Some(parts) => {
             if let Some((_, password)) = parts.user.split_once(':') {
-                secrets.extend([password.to_owned(), decoded(password)]);
+                secrets.extend([password.to_owned(), percent_decoded(password)]);
             }
             for option in parts.options.split('&') {
                 if let Some((_, value)) = option.split_once('=').filter(|(name, _)| name.contains("password"))
                 {
-                    secrets.extend([value.to_owned(), decoded(value)]);
+                    secrets.extend([value.to_owned(), percent_decoded(value)]);
                 }
             }
         }
         None => {
-            let pairs = pairs(url).unwrap_or_default();
+            let pairs = split_pairs(url).unwrap_or_default();
             secrets.extend(
                 pairs.into_iter().filter(|(name, _)| name.contains("password")).map(|(_, value)| value),
             );
         }
     }
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    // A password of one or two characters cannot be told from the words around it.
+    // One or two characters occur in many words: replacing them would make the message unreadable.
     let secrets = secrets.iter().filter(|secret| secret.len() > 2);
     secrets.fold(message.to_owned(), |message, secret| message.replace(secret.as_str(), "…"))
 }
 
-fn decoded(text: &str) -> String {
+fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -170,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libpq_can_read_is_taken() {
+    fn addresses_that_libpq_can_parse_are_accepted() {
         for url in [
             "postgres://coulomb:p%40ss@db.example:5432/coulomb?sslmode=verify-full&sslrootcert=/etc/ca.crt",
             "postgresql:///coulomb?host=/run/postgresql",
@@ -185,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libpq_would_repeat_is_refused_without_its_text() {
+    fn addresses_that_libpq_would_repeat_are_refused_without_their_text() {
         for url in [
             "mysql://u:hunter2@h/db",
             "hunter2",
@@ -205,10 +214,10 @@ mod tests {
     #[test]
     fn a_password_is_not_shown() {
         let url = "postgres://coulomb:p%40ssword@db.example:5432/books?sslpassword=other";
-        assert_eq!(without_password(url), "books at db.example:5432");
+        assert_eq!(describe_database(url), "books at db.example:5432");
         let message = format!("cannot use {url}, p@ssword, p%40ssword, other");
-        assert_eq!(redact(url, &message), "cannot use …, …, …, …");
-        assert_eq!(without_password("host=h dbname=d password=x"), "d at h");
-        assert_eq!(redact("host=h password=hunter2", "no hunter2"), "no …");
+        assert_eq!(redact_password(url, &message), "cannot use …, …, …, …");
+        assert_eq!(describe_database("host=h dbname=d password=x"), "d at h");
+        assert_eq!(redact_password("host=h password=hunter2", "no hunter2"), "no …");
     }
 }

@@ -1,8 +1,8 @@
-//! What `COULOMB_LOG` may say. The filter itself would take a misspelled level for the name of a target.
+//! Checks `COULOMB_LOG`. The log filter itself would read a misspelled level as the name of a target.
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// Checks every part; the error continues the sentence "COULOMB_LOG …".
+/// Checks every part. The error continues the sentence "COULOMB_LOG …".
 pub(super) fn check(text: &str) -> Result<(), String> {
     for part in text.split(',').map(str::trim) {
         let level =

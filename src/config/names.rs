@@ -1,19 +1,21 @@
-//! Which names are settings. A misspelled one must not silently leave a default in force.
+//! The names of all settings. A misspelled name is refused: the default would silently stay in force.
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, NAMES, file_key};
+use super::sources::file_key;
+use super::{ConfigError, NAMES};
 
-/// Names with our prefix that are no settings: the settings file, what tests and benchmarks read, and by
-/// which scripts call the daemon and its API.
-const OTHERS: [&str; 5] =
+/// Names with our prefix that are not settings: the path of the settings file, and names that tests,
+/// benchmarks and scripts use.
+const OTHER_NAMES: [&str; 5] =
     ["COULOMB_CONFIG", "COULOMB_STRIPE_EVENTS", "COULOMB_BIN", "COULOMB_URL", "COULOMB_KEY"];
-const TESTS: &str = "COULOMB_TEST_";
+/// Prefix of names that tests use.
+const TEST_PREFIX: &str = "COULOMB_TEST_";
 
 /// This process's environment.
 ///
 /// # Errors
-/// One of our names has a value that is not UTF-8.
+/// The value of one of our names is not UTF-8.
 pub(super) fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
     let mut env = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
@@ -29,16 +31,16 @@ pub(super) fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
     Ok(env)
 }
 
-/// Refuses a name with our prefix that nothing reads.
+/// Checks that every name with our prefix is known.
 ///
 /// # Errors
-/// Names it, and the setting that is most like it.
+/// An unknown name, and the setting with the most similar name.
 pub(super) fn check(env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     let unknown = env.iter().find(|(name, value)| {
         name.starts_with("COULOMB_")
             && !is_setting(name)
-            && !OTHERS.contains(&name.as_str())
-            && !name.starts_with(TESTS)
+            && !OTHER_NAMES.contains(&name.as_str())
+            && !name.starts_with(TEST_PREFIX)
             && !is_service_link(name, value)
     });
     match unknown {
@@ -51,7 +53,7 @@ pub(super) fn check(env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
 }
 
 /// Whether the settings file may have this key.
-pub(super) fn in_file(key: &str) -> bool {
+pub(super) fn is_file_key(key: &str) -> bool {
     file_keys().any(|known| known == key)
 }
 
@@ -59,29 +61,31 @@ fn is_setting(name: &str) -> bool {
     env_names().any(|known| known == name)
 }
 
+/// All setting names in the environment, with the `<NAME>_FILE` of secrets.
 fn env_names() -> impl Iterator<Item = String> {
     let files = NAMES.iter().filter(|(_, secret)| *secret).map(|(name, _)| format!("{name}_FILE"));
     NAMES.iter().map(|(name, _)| (*name).to_owned()).chain(files)
 }
 
-/// The keys of the settings file.
+/// All keys that the settings file may have.
 pub(super) fn file_keys() -> impl Iterator<Item = String> {
     env_names().map(|name| file_key(&name))
 }
 
-/// "did you mean …?", where a known name is like it.
+/// "did you mean …?" if a known name is similar, else where to find all names.
 pub(super) fn hint(name: &str, known: impl Iterator<Item = String>) -> String {
-    // What all names have in common says nothing.
-    let own = |name: &str| name.strip_prefix("COULOMB_").unwrap_or(name).to_owned();
-    let likeness = |known: &String| strsim::jaro_winkler(&own(name), &own(known));
-    let nearest = known.max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-    match nearest.filter(|nearest| likeness(nearest) > 0.8) {
+    // The prefix is common to all names, so it does not count.
+    let without_prefix = |name: &str| name.strip_prefix("COULOMB_").unwrap_or(name).to_owned();
+    let similarity = |known: &String| strsim::jaro_winkler(&without_prefix(name), &without_prefix(known));
+    let nearest = known.max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
+    match nearest.filter(|nearest| similarity(nearest) > 0.8) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => "`coulomb config` lists them".to_owned(),
     }
 }
 
-/// Kubernetes sets these for a service called `coulomb` or `coulomb-…`, Docker for a link of that name.
+/// Whether Kubernetes set this variable, for a service called `coulomb` or `coulomb-…`, or Docker, for a link
+/// of that name.
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str, value: &str) -> bool {
     let scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
@@ -101,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_of_services_are_no_settings() {
+    fn variables_of_service_links_are_ignored() {
         for (name, value) in [
             ("COULOMB_SERVICE_HOST", "10.0.0.1"),
             ("COULOMB_SERVICE_PORT", "8080"),

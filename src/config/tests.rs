@@ -1,3 +1,6 @@
+use secrecy::ExposeSecret;
+
+use super::sources::parse_file;
 use super::*;
 
 fn load(env: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
@@ -111,9 +114,9 @@ fn every_mistake_is_one_sentence_that_names_the_setting() {
     }
 }
 
-/// What `deploy/env.example` leaves empty does not win over a file of secrets or the settings file.
+/// An empty value, as in `deploy/env.example`, does not win over a secret file or the settings file.
 #[test]
-fn an_empty_value_is_none() {
+fn an_empty_value_counts_as_unset() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("secret");
     std::fs::write(&path, "whsec_from_file\n").expect("writes");
@@ -132,6 +135,6 @@ fn secrets_split_at_commas_and_are_hidden() {
     let config = load(&[("STRIPE_WEBHOOK_SECRET", "whsec_a, whsec_b")], "").expect("loads");
     let secrets: Vec<_> = config.stripe_webhook_secret.iter().map(ExposeSecret::expose_secret).collect();
     assert_eq!(secrets, ["whsec_a", "whsec_b"]);
-    let shown = format!("{config:?} {:?}", config.shown());
+    let shown = format!("{config:?} {:?}", config.list());
     assert!(!shown.contains("whsec_a"), "{shown}");
 }

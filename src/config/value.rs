@@ -1,4 +1,4 @@
-//! How a setting's text becomes its type, and how it is shown.
+//! Parses a setting's text into its type, and shows it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 
 /// A type that a setting can have.
-pub(super) trait Value: Sized {
-    /// Secrets are hidden when shown and may come from a file.
+pub(super) trait SettingValue: Sized {
+    /// A secret is hidden by `show` and may come from a file.
     const SECRET: bool = false;
-    /// Reads the text; the error continues the sentence "NAME …".
+    /// Parses the text. The error continues a sentence that begins with the setting's name.
     fn parse(text: &str) -> Result<Self, String>;
-    /// For `coulomb config`.
+    /// The value as `coulomb config` prints it.
     fn show(&self) -> String;
 }
 
@@ -25,7 +25,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl Value for LogFormat {
+impl SettingValue for LogFormat {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -40,15 +40,16 @@ impl Value for LogFormat {
     }
 }
 
-/// What becomes of usage records that are older than the retention.
+/// What happens to usage records that are older than the retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetentionMode {
-    /// Their partition is taken out of the table and kept.
+    /// Their partition is detached from the table and kept.
     Detach,
+    /// Their partition is deleted.
     Drop,
 }
 
-impl Value for RetentionMode {
+impl SettingValue for RetentionMode {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "detach" => Ok(Self::Detach),
@@ -65,15 +66,15 @@ impl Value for RetentionMode {
 /// What a change of plan within a period does to the battery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proration {
-    /// The new plan's units for what is left of the period, less those of the old plan.
+    /// Adds the new plan's units for the rest of the period, and takes the old plan's units for it back.
     Prorate,
-    /// What the new plan has more for a whole period, at once.
+    /// Adds at once what the new plan has more for a whole period.
     Difference,
-    /// Nothing before the next period.
+    /// Changes nothing before the next period.
     None,
 }
 
-impl Value for Proration {
+impl SettingValue for Proration {
     fn parse(text: &str) -> Result<Self, String> {
         match text.trim() {
             "prorate" => Ok(Self::Prorate),
@@ -88,14 +89,14 @@ impl Value for Proration {
     }
 }
 
-/// Stripe's mode.
+/// The Stripe mode that has effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StripeMode {
     Live,
     Test,
 }
 
-impl Value for StripeMode {
+impl SettingValue for StripeMode {
     fn parse(text: &str) -> Result<Self, String> {
         match text.trim() {
             "live" => Ok(Self::Live),
@@ -109,8 +110,8 @@ impl Value for StripeMode {
     }
 }
 
-/// Ids of connected accounts.
-impl Value for Vec<String> {
+/// Ids of connected Stripe accounts, separated by commas.
+impl SettingValue for Vec<String> {
     fn parse(text: &str) -> Result<Self, String> {
         let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
         ids.map(|id| match id.strip_prefix("acct_") {
@@ -134,7 +135,7 @@ impl Value for Vec<String> {
 
 macro_rules! whole_numbers {
     ($($type:ty),+) => { $(
-        impl Value for $type {
+        impl SettingValue for $type {
             fn parse(text: &str) -> Result<Self, String> {
                 text.trim().parse().map_err(|_| format!("is `{text}`, but must be a whole number from 0 to \
                     {}", Self::MAX))
@@ -148,7 +149,7 @@ macro_rules! whole_numbers {
 }
 whole_numbers!(u16, u32);
 
-impl Value for bool {
+impl SettingValue for bool {
     fn parse(text: &str) -> Result<Self, String> {
         match text.trim() {
             "true" | "1" => Ok(true),
@@ -162,7 +163,7 @@ impl Value for bool {
     }
 }
 
-impl Value for SocketAddr {
+impl SettingValue for SocketAddr {
     fn parse(text: &str) -> Result<Self, String> {
         text.trim()
             .parse()
@@ -174,7 +175,7 @@ impl Value for SocketAddr {
     }
 }
 
-impl Value for String {
+impl SettingValue for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
     }
@@ -184,7 +185,7 @@ impl Value for String {
     }
 }
 
-impl Value for Option<PathBuf> {
+impl SettingValue for Option<PathBuf> {
     fn parse(text: &str) -> Result<Self, String> {
         Ok((!text.is_empty()).then(|| PathBuf::from(text)))
     }
@@ -194,7 +195,7 @@ impl Value for Option<PathBuf> {
     }
 }
 
-impl Value for Option<SecretString> {
+impl SettingValue for Option<SecretString> {
     const SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -207,7 +208,7 @@ impl Value for Option<SecretString> {
     }
 }
 
-impl Value for Vec<SecretString> {
+impl SettingValue for Vec<SecretString> {
     const SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -221,7 +222,7 @@ impl Value for Vec<SecretString> {
     }
 }
 
-/// A scalar, or an array of scalars joined by commas; `None` for anything deeper.
+/// A TOML scalar as text, or an array of scalars joined by commas; `None` for any other value.
 pub(super) fn from_toml(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),

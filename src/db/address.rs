@@ -1,10 +1,9 @@
-//! The address of a database with bounds on how long its connections may be silent. libpq waits for ever
-//! unless it is told.
+//! Adds timeouts to the address of a database: without them libpq waits for ever.
 
-/// What is asked of each connection unless its address, or libpq's variable of the environment, says
-/// otherwise. A host that is gone is noticed within eight seconds: by what was sent and not acknowledged, or
-/// by a probe where nothing is sent.
-const BOUNDS: [(&str, &str); 6] = [
+/// Parameters for each connection, unless its address or libpq's environment variable sets them. They notice
+/// a dead host within eight seconds: data that it does not acknowledge, or, when nothing is sent, a keepalive
+/// probe that it does not answer.
+const TIMEOUTS: [(&str, &str); 6] = [
     ("connect_timeout", "3"),
     ("keepalives", "1"),
     ("keepalives_idle", "4"),
@@ -12,19 +11,23 @@ const BOUNDS: [(&str, &str); 6] = [
     ("keepalives_count", "2"),
     ("tcp_user_timeout", "6000"),
 ];
-/// The only one of them that libpq takes from the environment, too (libpq manual, "Environment Variables").
+/// The only one that libpq also reads from the environment (libpq manual, "Environment Variables").
 const FROM_ENVIRONMENT: (&str, &str) = ("connect_timeout", "PGCONNECT_TIMEOUT");
 
-/// `address`, a URL or `key=value` pairs, with our bounds where it names none.
+/// Adds our timeouts to `address` (a URL or `key=value` pairs), except those that it sets itself.
 #[must_use]
-pub(super) fn bounded(address: &str) -> String {
+pub(super) fn with_timeouts(address: &str) -> String {
     let from_environment = std::env::var_os(FROM_ENVIRONMENT.1).is_some();
     let wanted = |named: &[String]| {
         let missing = |(name, _): &(&str, &str)| {
-            let told_elsewhere = from_environment && *name == FROM_ENVIRONMENT.0;
-            !told_elsewhere && !named.iter().any(|one| one == name)
+            let in_environment = from_environment && *name == FROM_ENVIRONMENT.0;
+            !in_environment && !named.iter().any(|one| one == name)
         };
-        BOUNDS.into_iter().filter(missing).map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        TIMEOUTS
+            .into_iter()
+            .filter(missing)
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
     };
     let url = ["postgresql://", "postgres://"].iter().find_map(|scheme| address.strip_prefix(scheme));
     if let Some(rest) = url {
@@ -50,8 +53,8 @@ pub(super) fn bounded(address: &str) -> String {
     }
 }
 
-/// What follows the question mark of a URL, after its scheme. One in the password is none
-/// (`conninfo_uri_parse_options`).
+/// The part of a URL after its question mark; `rest` is the URL without its scheme. A question mark in the
+/// password does not count (as in libpq's `conninfo_uri_parse_options`).
 fn parameters(rest: &str) -> Option<&str> {
     let after_credentials = match rest.find(['@', '/']) {
         Some(at) if rest[at..].starts_with('@') => &rest[at + 1..],
@@ -60,8 +63,8 @@ fn parameters(rest: &str) -> Option<&str> {
     after_credentials.split_once('?').map(|(_, parameters)| parameters)
 }
 
-/// The keys of `key=value` pairs, with values quoted or not; `None` where it is something else
-/// (`conninfo_parse`).
+/// The keys of `key=value` pairs, whose values may be quoted; `None` if the text is not such a list (as in
+/// libpq's `conninfo_parse`).
 fn keys(text: &str) -> Option<Vec<String>> {
     let mut keys = Vec::new();
     let mut rest = text.trim_start();
@@ -89,22 +92,22 @@ mod tests {
         &keepalives_count=2&tcp_user_timeout=6000";
 
     #[test]
-    fn an_address_gets_the_bounds_that_it_does_not_name() {
-        assert_eq!(bounded("postgresql://a/b"), format!("postgresql://a/b?{ALL}"));
-        assert_eq!(bounded("postgres://u:p?w@a/b"), format!("postgres://u:p?w@a/b?{ALL}"));
+    fn an_address_gets_the_timeouts_that_it_does_not_set() {
+        assert_eq!(with_timeouts("postgresql://a/b"), format!("postgresql://a/b?{ALL}"));
+        assert_eq!(with_timeouts("postgres://u:p?w@a/b"), format!("postgres://u:p?w@a/b?{ALL}"));
         assert_eq!(
-            bounded("postgres://a/b?sslmode=require"),
+            with_timeouts("postgres://a/b?sslmode=require"),
             format!("postgres://a/b?sslmode=require&{ALL}")
         );
-        assert_eq!(bounded("postgres://?host=/run"), format!("postgres://?host=/run&{ALL}"));
-        let own = bounded("postgres://a/b?keepalives=0&connect_timeout=30");
+        assert_eq!(with_timeouts("postgres://?host=/run"), format!("postgres://?host=/run&{ALL}"));
+        let own = with_timeouts("postgres://a/b?keepalives=0&connect_timeout=30");
         assert!(
             own.starts_with("postgres://a/b?keepalives=0&connect_timeout=30&keepalives_idle=4&"),
             "{own}"
         );
         assert!(!own.contains("keepalives=1") && !own.contains("connect_timeout=3&"), "{own}");
-        let pairs = bounded(r"host=a password='it\'s = tcp_user_timeout=1' connect_timeout = 9");
+        let pairs = with_timeouts(r"host=a password='it\'s = tcp_user_timeout=1' connect_timeout = 9");
         assert!(pairs.contains("tcp_user_timeout=6000") && !pairs.contains("connect_timeout=3"), "{pairs}");
-        assert_eq!(bounded("no address"), "no address");
+        assert_eq!(with_timeouts("no address"), "no address");
     }
 }

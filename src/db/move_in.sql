@@ -1,5 +1,6 @@
--- Moves an installation that began in the schema public into a schema of its own. Only what the applied
--- migrations made is ours: others may keep tables in public, of the same names as our later ones.
+-- Moves an installation from the schema public into the schema coulomb. Only tables that the applied
+-- migrations have created are ours: other programs may have tables in public with the names of our later
+-- tables.
 CREATE SCHEMA IF NOT EXISTS coulomb;
 DO $$
 DECLARE
@@ -43,7 +44,7 @@ BEGIN
         ALTER FUNCTION public.make_usage_partition (date) SET SCHEMA coulomb;
         ALTER FUNCTION public.drop_usage_partition (date, boolean) SET SCHEMA coulomb;
     END IF;
-    -- The daemon's roles had been given every table in public.
+    -- Older versions granted the daemon's roles every table in public.
     FOR relation IN
         SELECT format('REVOKE ALL ON public.%I FROM %I', c.relname, r.rolname)
         FROM pg_class c, pg_roles r
@@ -53,7 +54,7 @@ BEGIN
         EXECUTE relation;
     END LOOP;
 END $$;
--- Another program that uses diesel may keep its migrations in the same table.
+-- Another program that uses diesel may list its migrations in the same table.
 CREATE TABLE coulomb.__diesel_schema_migrations (LIKE public.__diesel_schema_migrations INCLUDING ALL);
 INSERT INTO coulomb.__diesel_schema_migrations
 SELECT d.* FROM public.__diesel_schema_migrations d JOIN public.coulomb_migrations USING (version);
@@ -65,5 +66,5 @@ DO $$ BEGIN
     END IF;
 END $$;
 ALTER TABLE public.coulomb_migrations SET SCHEMA coulomb;
--- A binary from before the move looks here, and sees that the database is newer than itself.
+-- An older binary looks here, and sees that the database is newer than itself.
 CREATE VIEW public.coulomb_migrations AS SELECT version, sha256 FROM coulomb.coulomb_migrations;

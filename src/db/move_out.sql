@@ -1,4 +1,4 @@
--- Puts everything back into public, where a binary from before the schema of our own looks for it.
+-- Moves everything back into public, where an older binary looks for it.
 DROP VIEW IF EXISTS public.coulomb_migrations;
 DO $$
 DECLARE

@@ -1,5 +1,5 @@
-//! Statements over whole columns that PostgreSQL plans once per connection: diesel plans `sql_query` anew
-//! each time.
+//! Prepared statements whose parameters are whole columns. PostgreSQL plans them once per connection;
+//! diesel's `sql_query` would have them planned at every call.
 
 use std::marker::PhantomData;
 
@@ -16,7 +16,6 @@ pub struct Column<ST, T> {
 }
 
 impl<ST, T> Column<ST, T> {
-    /// A column of these values.
     pub fn new(values: Vec<T>) -> Self {
         Self { values, sql_type: PhantomData }
     }
@@ -33,28 +32,28 @@ where
     }
 }
 
-/// The text of a statement.
-pub trait Text: 'static {
-    /// SQL with a `?` for each column that is bound.
+/// The text of a statement; [`statement`] declares one.
+pub trait StatementText: 'static {
+    /// SQL with a `?` for each parameter.
     const SQL: &'static str;
-    /// The types of a row that it gives back; `Untyped` for none.
+    /// SQL types of a returned row; `Untyped` if the statement returns none.
     type Row;
 }
 
-/// A statement with its columns bound in the order of the `?`.
+/// A statement with its parameters, bound in the order of the `?`.
 pub struct Prepared<'a, Q> {
-    columns: Vec<Box<dyn QueryFragment<Pg> + 'a>>,
+    parameters: Vec<Box<dyn QueryFragment<Pg> + 'a>>,
     text: PhantomData<Q>,
 }
 
-impl<'a, Q: Text> Prepared<'a, Q> {
-    /// The statement without its columns.
+impl<'a, Q: StatementText> Prepared<'a, Q> {
+    /// The statement without parameters.
     #[must_use]
     pub fn new() -> Self {
-        Self { columns: Vec::new(), text: PhantomData }
+        Self { parameters: Vec::new(), text: PhantomData }
     }
 
-    /// Binds the next column.
+    /// Binds a column, as an array, to the next `?`.
     #[must_use]
     pub fn bind<ST, T>(mut self, values: Vec<T>) -> Self
     where
@@ -63,13 +62,13 @@ impl<'a, Q: Text> Prepared<'a, Q> {
         Pg: HasSqlType<Array<ST>>,
         Vec<T>: ToSql<Array<ST>, Pg>,
     {
-        self.columns.push(Box::new(Column::<ST, T>::new(values)));
+        self.parameters.push(Box::new(Column::<ST, T>::new(values)));
         self
     }
 }
 
-impl<'a, Q: Text> Prepared<'a, Q> {
-    /// Binds a single value.
+impl<'a, Q: StatementText> Prepared<'a, Q> {
+    /// Binds a single value to the next `?`.
     #[must_use]
     pub fn bind_one<ST, T>(mut self, value: T) -> Self
     where
@@ -77,17 +76,17 @@ impl<'a, Q: Text> Prepared<'a, Q> {
         T: ToSql<ST, Pg> + 'a,
         Pg: HasSqlType<ST>,
     {
-        self.columns.push(Box::new(One::<ST, T> { value, sql_type: PhantomData }));
+        self.parameters.push(Box::new(SingleValue::<ST, T> { value, sql_type: PhantomData }));
         self
     }
 }
 
-struct One<ST, T> {
+struct SingleValue<ST, T> {
     value: T,
     sql_type: PhantomData<ST>,
 }
 
-impl<ST, T> QueryFragment<Pg> for One<ST, T>
+impl<ST, T> QueryFragment<Pg> for SingleValue<ST, T>
 where
     T: ToSql<ST, Pg>,
     Pg: HasSqlType<ST>,
@@ -97,43 +96,43 @@ where
     }
 }
 
-impl<Q: Text> Default for Prepared<'_, Q> {
+impl<Q: StatementText> Default for Prepared<'_, Q> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<Q: Text> QueryFragment<Pg> for Prepared<'_, Q> {
+impl<Q: StatementText> QueryFragment<Pg> for Prepared<'_, Q> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut columns = self.columns.iter();
+        let mut parameters = self.parameters.iter();
         for (index, piece) in Q::SQL.split('?').enumerate() {
             if index > 0 {
-                let column = columns.next().expect("every `?` has its column");
-                column.walk_ast(out.reborrow())?;
+                let parameter = parameters.next().expect("every `?` has its parameter");
+                parameter.walk_ast(out.reborrow())?;
             }
             out.push_sql(piece);
         }
-        assert!(columns.next().is_none(), "every column has its `?`");
+        assert!(parameters.next().is_none(), "every parameter has its `?`");
         Ok(())
     }
 }
 
-impl<Q: Text> QueryId for Prepared<'_, Q> {
+impl<Q: StatementText> QueryId for Prepared<'_, Q> {
     type QueryId = Prepared<'static, Q>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<Q: Text> Query for Prepared<'_, Q> {
+impl<Q: StatementText> Query for Prepared<'_, Q> {
     type SqlType = Q::Row;
 }
 
-impl<Q: Text> RunQueryDsl<PgConnection> for Prepared<'_, Q> {}
+impl<Q: StatementText> RunQueryDsl<PgConnection> for Prepared<'_, Q> {}
 
 /// Declares the text of a [`Prepared`] statement.
 macro_rules! statement {
     ($name:ident -> $row:ty: $sql:expr) => {
         struct $name;
-        impl $crate::db::prepared::Text for $name {
+        impl $crate::db::prepared::StatementText for $name {
             const SQL: &'static str = $sql;
             type Row = $row;
         }

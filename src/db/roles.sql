@@ -1,25 +1,25 @@
--- Who may do what, applied after every migration (idempotent).
--- The owner migrates. `coulomb_platform` is the daemon: it may not change what must never change.
--- `coulomb_org` answers one org: it reads, under row-level security, what `coulomb.org_id` names.
+-- The rights of the daemon's roles, applied after every migration (idempotent).
+-- The owner migrates. `coulomb_platform` is the daemon: it may not change rows that must never change.
+-- `coulomb_org` answers one org: row-level security shows it only rows of the org in `coulomb.org_id`.
 GRANT USAGE ON SCHEMA coulomb TO coulomb_platform, coulomb_org;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA coulomb TO coulomb_platform;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA coulomb TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON stripe_inbox, stripe_inbox_redeliveries, audit_log FROM coulomb_platform;
--- Arrivals may be locked and put off, not altered.
+-- Arrivals may be locked and postponed, but not changed.
 REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
 GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries
     FROM coulomb_platform;
--- A version, once written, stays: a change is a new version.
+-- Versions never change: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
--- Orgs, keys and grants are not deleted; of a key only its end may be written, of a grant only what is left
--- of it.
+-- Orgs, keys and grants are not deleted. Of a key only its end may change, of a grant only what remains of
+-- it.
 REVOKE UPDATE, DELETE, TRUNCATE ON orgs, api_keys, battery_grants FROM coulomb_platform;
 GRANT UPDATE (name, time_zone, metadata) ON orgs TO coulomb_platform;
 GRANT UPDATE (revoked_at) ON api_keys TO coulomb_platform;
 GRANT UPDATE (state, remaining, burned, clawed, lapsed) ON battery_grants TO coulomb_platform;
--- COPY is refused where row-level security is in force: usage is copied into the partitions themselves,
--- which only the daemon sees.
+-- PostgreSQL refuses COPY into a table under row-level security. So usage is copied into the partitions
+-- themselves, which only the daemon sees.
 REVOKE INSERT ON usage_records FROM coulomb_platform;
 GRANT USAGE ON SCHEMA usage_partitions TO coulomb_platform;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA usage_partitions TO coulomb_platform;
@@ -41,11 +41,11 @@ DECLARE
     relation text;
     rule text;
     own_org constant text := 'org_id = current_setting(''coulomb.org_id'')::bigint';
-    -- Neither this nor the rule of the links names the row that is asked about in its subquery: each
-    -- is computed once a statement.
+    -- The subqueries of this rule and of the rule of the links do not refer to the row itself. So PostgreSQL
+    -- computes each only once a statement.
     own_customer constant text := '(%1$I.account, %1$I.livemode, %1$I.customer_id) IN '
         '(SELECT l.account, l.livemode, l.customer_id FROM stripe_customer_links l)';
-    -- What names only its charge belongs to the payment of that charge, whatever the payment is called.
+    -- A row that names only its charge belongs to the payment of that charge, whatever the payment's id is.
     own_payment constant text :=
         'EXISTS (SELECT FROM payments p WHERE p.account = %1$I.account AND p.livemode = %1$I.livemode '
         'AND (p.id = %1$I.payment_intent_id '

@@ -1,29 +1,30 @@
-//! The sockets of this process that lead to a database. Neither libpq's handle nor its descriptor can be had
-//! through diesel, and only a descriptor of our own can end a wait in libpq: so the socket is found among all
-//! that are open, and duplicated.
+//! Finds the socket of a new database connection, and duplicates it.
+//!
+//! Diesel gives access neither to libpq's handle nor to its descriptor. But only with a descriptor of our own
+//! can we end a wait in libpq. So the socket is found as the one among all open sockets that is new.
 
 use std::os::fd::OwnedFd;
 
-/// A connection's socket, open as long as this is.
+/// A duplicate of a connection's socket; the socket stays open as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Socket(OwnedFd);
 
 impl Socket {
-    /// Ends whatever waits on it, on both sides: as if the server had closed it.
+    /// Shuts it for both sides, as if the server had closed it; whoever waits on it returns.
     pub(super) fn shut(&self) {
-        // It may have ended by itself.
+        // It fails if the socket is closed already.
         let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
     }
 
-    /// Whether there is something to read on it.
+    /// Whether bytes have arrived that nobody has read.
     pub(super) fn has_unread(&self) -> bool {
         rustix::io::ioctl_fionread(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 }
 
-/// The sockets that are open at a moment.
+/// The names of the sockets that were open at one moment; empty outside of Linux.
 #[derive(Debug, Default)]
-pub(super) struct Open(#[cfg(target_os = "linux")] std::collections::HashSet<String>);
+pub(super) struct OpenSockets(#[cfg(target_os = "linux")] std::collections::HashSet<String>);
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -38,22 +39,22 @@ mod linux {
 
     use sendfd::SendWithFd;
 
-    use super::{Open, Socket};
+    use super::{OpenSockets, Socket};
 
-    impl Open {
-        /// Those that are open now.
+    impl OpenSockets {
+        /// The sockets that are open now.
         pub(in crate::db) fn now() -> Self {
             Self(sockets().into_iter().map(|(_, name)| name).collect())
         }
 
-        /// Those opened since that lead to a database.
-        pub(in crate::db) fn since(&self) -> Vec<Socket> {
+        /// Duplicates of the sockets that were opened since then and lead to a database.
+        pub(in crate::db) fn new_since(&self) -> Vec<Socket> {
             let new = sockets().into_iter().filter(|(_, name)| !self.0.contains(name));
             new.filter_map(|(number, _)| duplicate(number)).filter(leads_to_a_database).map(Socket).collect()
         }
     }
 
-    /// Descriptor and name of every open socket; the name is its own as long as it lives.
+    /// Descriptor and name of every open socket; the name is unique as long as the socket exists.
     fn sockets() -> Vec<(RawFd, String)> {
         let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
         let socket = |entry: std::fs::DirEntry| {
@@ -64,7 +65,7 @@ mod linux {
         entries.filter_map(|entry| socket(entry.ok()?)).collect()
     }
 
-    /// A descriptor of our own for the same socket: it travels to ourselves, which is the way that needs no
+    /// A second descriptor for the same socket. We send the first one to ourselves, because that needs no
     /// `unsafe`.
     fn duplicate(number: RawFd) -> Option<OwnedFd> {
         let (here, there) = UnixStream::pair().ok()?;
@@ -80,7 +81,8 @@ mod linux {
         })
     }
 
-    /// By the name of a server's socket file, or by the bound on silence that our connections alone have.
+    /// Recognises a database by the name of its socket file, or by `tcp_user_timeout`, which only our
+    /// database connections set.
     fn leads_to_a_database(socket: &OwnedFd) -> bool {
         let Ok(Some(peer)) = getpeername(socket) else { return false };
         if peer.address_family() != AddressFamily::UNIX {
@@ -93,13 +95,13 @@ mod linux {
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Open {
+impl OpenSockets {
     pub(in crate::db) fn now() -> Self {
         Self::default()
     }
 
-    /// Elsewhere the system's own bounds must do.
-    pub(in crate::db) fn since(&self) -> Vec<Socket> {
+    /// Outside of Linux only the system's own timeouts apply.
+    pub(in crate::db) fn new_since(&self) -> Vec<Socket> {
         Vec::new()
     }
 }

@@ -1,8 +1,9 @@
-//! Transactions, and what becomes of them when the answer to their COMMIT is lost.
+//! Transactions, also those whose answer to COMMIT is lost.
 //!
-//! Then nobody knows whether it was done, and it may not simply be run again. [`committed`] tells this case
-//! apart; [`decide`] finds out: it ends the old session at the server, if it is still there, and looks for
-//! something that the transaction wrote.
+//! In that case nobody knows whether the transaction was committed, and it must not simply run again.
+//! [`try_once`] returns [`TransactionError::OutcomeUnknown`] for it. [`was_committed`] finds the outcome: it
+//! ends the old session at the server, if that still exists, and looks for something that the transaction
+//! wrote.
 
 use std::time::{Duration, Instant};
 
@@ -13,124 +14,126 @@ use diesel::r2d2::R2D2Connection;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::Bool;
 
-use super::watch::{self, Patience, Session};
-use super::{Scope, act_for};
+use super::watch::{self, Session, Silence};
+use super::{Scope, prepare, restrict_to_scope, session_limits};
 use crate::error::Error;
 
-/// How long is looked for the outcome of a commit.
-const DECIDED_WITHIN: Duration = Duration::from_secs(3);
-/// Between two looks.
-const APART: Duration = Duration::from_millis(50);
-/// Runs of a transaction that lost a race.
-const RUNS: u32 = 3;
+/// How long [`was_committed`] looks for the outcome.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause between two attempts to find it.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(50);
+/// How often a transaction runs at most when it loses a race.
+const MAX_RUNS: u32 = 3;
 
-/// Why a transaction gave no value.
+/// Why a transaction did not succeed for certain.
 #[derive(Debug)]
-pub enum Ended<T, E = Error> {
-    /// Nothing of it was done.
+pub enum TransactionError<T, E = Error> {
+    /// It was not committed.
     Failed(E),
-    /// The connection was lost while it was being committed. It would have given this.
-    Unsure(T, Lost),
+    /// The connection was lost during COMMIT. Has the value that the transaction returned.
+    OutcomeUnknown(T, CommitSession),
 }
 
-impl<T> Ended<T> {
-    /// What a caller is told who cannot find out.
+impl<T> TransactionError<T> {
+    /// The error for a caller that has no evidence to look for.
     pub fn into_error(self) -> Error {
         match self {
             Self::Failed(error) => error,
-            Self::Unsure(..) => Error::OutcomeUnknown,
+            Self::OutcomeUnknown(..) => Error::OutcomeUnknown,
         }
     }
 }
 
-/// The session of a transaction whose outcome is not known.
+/// The server's session of a transaction whose outcome is unknown.
 #[derive(Clone, Copy, Debug)]
-pub struct Lost(Option<Session>);
+pub struct CommitSession(Option<Session>);
 
-impl Lost {
-    /// For a statement that is a transaction of its own: asked before it is sent.
+impl CommitSession {
+    /// The session of this connection. For a single statement that commits itself: call it before that
+    /// statement, because afterwards the connection may be lost.
     #[must_use]
-    pub fn with(conn: &mut PgConnection) -> Self {
+    pub fn of_connection(conn: &mut PgConnection) -> Self {
         Self(watch::session(conn))
     }
 }
 
-/// Looks for what a transaction wrote, on another connection.
+/// Looks on another connection for something that the transaction wrote; `true` if it is there.
 pub type Evidence<'a> = dyn Fn(&mut PgConnection) -> Result<bool, Error> + 'a;
 
-/// One transaction, run once, that tells a lost commit from all else.
+/// Runs one transaction once, and distinguishes a lost commit from every other error.
 ///
 /// # Errors
-/// See [`Ended`].
-pub fn attempt<T, E: From<DieselError>>(
+/// See [`TransactionError`].
+pub fn try_once<T, E: From<DieselError>>(
     conn: &mut PgConnection,
     work: impl FnOnce(&mut PgConnection) -> Result<T, E>,
-) -> Result<T, Ended<T, E>> {
+) -> Result<T, TransactionError<T, E>> {
     type Manager = <PgConnection as Connection>::TransactionManager;
     let session = watch::session(conn);
-    Manager::begin_transaction(conn).map_err(|error| Ended::Failed(error.into()))?;
+    Manager::begin_transaction(conn).map_err(|error| TransactionError::Failed(error.into()))?;
     match work(conn) {
         Ok(value) => match Manager::commit_transaction(conn) {
             Ok(()) => Ok(value),
-            // The server refused: it is rolled back.
-            Err(error) if !conn.is_broken() => Err(Ended::Failed(error.into())),
+            // The server refused to commit: the transaction is rolled back.
+            Err(error) if !conn.is_broken() => Err(TransactionError::Failed(error.into())),
             Err(error) => {
                 tracing::warn!(%error, "the connection was lost while a transaction was being committed");
-                Err(Ended::Unsure(value, Lost(session)))
+                Err(TransactionError::OutcomeUnknown(value, CommitSession(session)))
             }
         },
         Err(error) => match Manager::rollback_transaction(conn) {
-            Ok(()) | Err(DieselError::BrokenTransactionManager) => Err(Ended::Failed(error)),
-            Err(error) => Err(Ended::Failed(error.into())),
+            Ok(()) | Err(DieselError::BrokenTransactionManager) => Err(TransactionError::Failed(error)),
+            Err(error) => Err(TransactionError::Failed(error.into())),
         },
     }
 }
 
-/// One transaction, run once.
+/// Runs one transaction once.
 ///
 /// # Errors
-/// What `work` says, after a rollback; [`Error::OutcomeUnknown`] when the connection was lost while it was
-/// being committed.
-pub fn once<T>(
+/// The error of `work`, after a rollback; [`Error::OutcomeUnknown`] if the connection was lost during COMMIT.
+pub fn run_once<T>(
     conn: &mut PgConnection,
     work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    attempt(conn, work).map_err(|ended| told(conn, ended.into_error()))
+    try_once(conn, work).map_err(|error| as_connection_error(conn, error.into_error()))
 }
 
-/// One transaction, run again (at most three times) when it lost a race for locks; never when it is not known
-/// whether it was committed.
+/// Runs one transaction, up to three times if it loses a race for locks; never again if its outcome is
+/// unknown.
 ///
 /// # Errors
-/// As [`once`].
-pub fn retrying<T>(
+/// As [`run_once`].
+pub fn run_with_retries<T>(
     conn: &mut PgConnection,
     work: impl Fn(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    attempts(conn, work).map_err(Ended::into_error)
+    try_with_retries(conn, work).map_err(TransactionError::into_error)
 }
 
-/// As [`retrying`], with the value of a transaction whose outcome is not known.
+/// As [`run_with_retries`], but returns the value of a transaction whose outcome is unknown.
 ///
 /// # Errors
-/// See [`Ended`].
-pub fn attempts<T>(
+/// See [`TransactionError`].
+pub fn try_with_retries<T>(
     conn: &mut PgConnection,
     work: impl Fn(&mut PgConnection) -> Result<T, Error>,
-) -> Result<T, Ended<T>> {
+) -> Result<T, TransactionError<T>> {
     let mut runs = 1;
     loop {
-        match attempt(conn, &work) {
-            Err(Ended::Failed(error)) if runs < RUNS && error.is_lost_race() => runs += 1,
-            Err(Ended::Failed(error)) => return Err(Ended::Failed(told(conn, error))),
+        match try_once(conn, &work) {
+            Err(TransactionError::Failed(error)) if runs < MAX_RUNS && error.is_lost_race() => runs += 1,
+            Err(TransactionError::Failed(error)) => {
+                return Err(TransactionError::Failed(as_connection_error(conn, error)));
+            }
             result => return result,
         }
     }
 }
 
-/// An error of a connection that is lost is told as one, whatever its words are.
+/// Turns an error of a broken connection into a "connection closed" error, whatever the error's text is.
 #[must_use]
-pub fn told(conn: &mut PgConnection, error: Error) -> Error {
+pub fn as_connection_error(conn: &mut PgConnection, error: Error) -> Error {
     match error {
         Error::Database(_) if !error.is_disconnected() && conn.is_broken() => {
             let info = Box::new(error.to_string());
@@ -140,53 +143,53 @@ pub fn told(conn: &mut PgConnection, error: Error) -> Error {
     }
 }
 
-/// One transaction in `scope` on a connection that the caller has.
+/// Runs one transaction in `scope` on the caller's connection.
 ///
 /// # Errors
-/// As [`retrying`].
-pub fn scoped<T>(
+/// As [`run_with_retries`].
+pub fn run_in_scope<T>(
     conn: &mut PgConnection,
     scope: Scope,
     roles: bool,
     work: &dyn Fn(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    retrying(conn, |conn| {
-        act_for(conn, scope, roles)?;
+    run_with_retries(conn, |conn| {
+        restrict_to_scope(conn, scope, roles)?;
         work(conn)
     })
 }
 
-/// One read-only transaction in `scope` over a single snapshot, for what takes many statements to read. It is
-/// not run again.
+/// Runs one read-only transaction in `scope` over a single snapshot: several statements read the same state.
+/// It is not retried.
 ///
 /// # Errors
-/// What `work` says.
-pub fn snapshot<T>(
+/// The error of `work`.
+pub fn read_snapshot<T>(
     conn: &mut PgConnection,
     scope: Scope,
     roles: bool,
     work: impl FnOnce(&mut PgConnection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     conn.build_transaction().repeatable_read().read_only().run(|conn| {
-        act_for(conn, scope, roles)?;
+        restrict_to_scope(conn, scope, roles)?;
         work(conn)
     })
 }
 
-/// Finds out whether a transaction was committed. The old session is ended first, so that what is not there
-/// will not come.
+/// Finds out whether a transaction was committed. It first ends the old session: evidence that is missing
+/// then cannot appear later.
 ///
 /// # Errors
-/// [`Error::OutcomeUnknown`] when it cannot be found out in time.
-pub(super) fn decide(
+/// [`Error::OutcomeUnknown`] if the outcome cannot be found in time.
+pub(super) fn was_committed(
     address: &str,
     roles: bool,
-    Lost(session): Lost,
+    CommitSession(session): CommitSession,
     evidence: &Evidence<'_>,
 ) -> Result<bool, Error> {
-    let begun = Instant::now();
+    let began = Instant::now();
     loop {
-        match look(address, roles, session, evidence) {
+        match find_outcome(address, roles, session, evidence) {
             Ok(Some(committed)) => {
                 tracing::info!(committed, "the outcome of a commit was found");
                 return Ok(committed);
@@ -194,41 +197,41 @@ pub(super) fn decide(
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "the outcome of a commit cannot be looked for"),
         }
-        if begun.elapsed() > DECIDED_WITHIN {
+        if began.elapsed() > OUTCOME_TIMEOUT {
             return Err(Error::OutcomeUnknown);
         }
-        std::thread::sleep(APART);
+        std::thread::sleep(OUTCOME_PAUSE);
     }
 }
 
 #[derive(QueryableByName)]
-struct Standby {
+struct RecoveryRow {
     #[diesel(sql_type = Bool)]
-    recovery: bool,
+    in_recovery: bool,
 }
 
-/// Whether it was committed; `None` while that may still change.
-fn look(
+/// Whether the transaction was committed; `None` while that may still change.
+fn find_outcome(
     address: &str,
     roles: bool,
     session: Option<Session>,
     evidence: &Evidence<'_>,
 ) -> Result<Option<bool>, Error> {
-    let patience = Patience { silence: DECIDED_WITHIN, asked: false };
-    let conn = &mut watch::connect(address, patience)?;
-    // A standby may not have been told of it yet.
-    let standby: Standby = diesel::sql_query("SELECT pg_is_in_recovery() AS recovery").get_result(conn)?;
-    if standby.recovery {
+    let silence = Silence { limit: OUTCOME_TIMEOUT, ask_server: false };
+    let conn = &mut watch::connect(address, silence)?;
+    // A standby may not have received the commit yet.
+    let row: RecoveryRow = diesel::sql_query("SELECT pg_is_in_recovery() AS in_recovery").get_result(conn)?;
+    if row.in_recovery {
         return Ok(None);
     }
     let ended = match session {
         Some(session) => {
-            watch::end(conn, session)?;
-            !watch::is_there(conn, session)?
+            watch::terminate(conn, session)?;
+            !watch::exists(conn, session)?
         }
         None => false,
     };
-    super::prepare(conn, super::PROBES, roles)?;
+    prepare(conn, session_limits::PROBES, roles)?;
     let found = evidence(conn)?;
     Ok((found || ended).then_some(found))
 }

@@ -54,7 +54,7 @@ pub fn write<'a>(
     begin: impl FnOnce(&Totals) -> Result<Output<'a>, Error>,
     mut wrote: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Totals, Error> {
-    db::snapshot(conn, scope, roles, |conn| {
+    db::read_snapshot(conn, scope, roles, |conn| {
         let query = Query::build(conn, request, scope)?;
         let expected = totals::compute(conn, &query)?;
         let mut writer = writer(request, expected.rows, begin(&expected)?)?;
@@ -79,7 +79,7 @@ pub fn totals(
     (scope, roles): (Scope, bool),
     request: &Request,
 ) -> Result<Totals, Error> {
-    db::snapshot(conn, scope, roles, |conn| {
+    db::read_snapshot(conn, scope, roles, |conn| {
         let query = Query::build(conn, request, scope)?;
         totals::compute(conn, &query)
     })

@@ -11,7 +11,7 @@ use super::{NotDone, Session, Settings, Work};
 use crate::db::Db;
 use crate::error::Error;
 use crate::shares::{Holder, Share, Shares};
-use crate::threads::{Pulse, Threads};
+use crate::threads::{Heartbeat, Threads};
 
 /// A turn of a thread that takes longer is taken for a fault.
 const LONGEST_TURN: Duration = Duration::from_secs(120);
@@ -44,9 +44,9 @@ impl<W: Work> Batcher<W> {
             let queue = Arc::clone(&queue);
             let session = Session::new(db.clone());
             let mut worker = Worker { name, work: work(), session, retry, is_away: false };
-            threads.spawn(name, n, LONGEST_TURN, move |pulse| {
+            threads.spawn(name, n, LONGEST_TURN, move |heartbeat| {
                 let _worker = queue.register_worker();
-                pulse.go_on(|| worker.serve(&queue, pulse));
+                heartbeat.run_again_after_panic(|| worker.serve(&queue, heartbeat));
             })
         };
         let threads = Mutex::new((0..settings.threads).map(start).collect());
@@ -114,12 +114,12 @@ struct Worker<W> {
 
 impl<W: Work> Worker<W> {
     /// Runs batches until the queue is closed and empty.
-    fn serve(&mut self, queue: &Queue<Waiting<W>>, pulse: &Pulse) {
+    fn serve(&mut self, queue: &Queue<Waiting<W>>, heartbeat: &Heartbeat) {
         // After a panic the connection may be inside a transaction.
         self.session.close();
         self.is_away = false;
         while let Some((batch, in_work)) = queue.take() {
-            let _turn = pulse.turn();
+            let _turn = heartbeat.begin_turn();
             let (mut inputs, mut senders) =
                 (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
             let mut places = Vec::new();

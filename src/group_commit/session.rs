@@ -30,7 +30,7 @@ impl Session {
     pub fn connection(&mut self) -> Result<&mut PgConnection, Error> {
         match &mut self.conn {
             Some(conn) => Ok(conn),
-            none => Ok(none.insert(self.db.serving()?)),
+            none => Ok(none.insert(self.db.connect_serving_thread()?)),
         }
     }
 
@@ -48,7 +48,7 @@ impl Session {
     /// # Errors
     /// Those of `work`, or [`Error::Panicked`].
     pub fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        let result = panics::catch(|| work(self));
+        let result = panics::catch_as_error(|| work(self));
         if result.as_ref().is_err_and(Error::is_panic) {
             self.close();
         }

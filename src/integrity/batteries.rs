@@ -4,7 +4,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
-use crate::db::pass;
+use crate::db::full_scan;
 use crate::error::Error;
 
 /// Differences reported for each rule, at most.
@@ -96,7 +96,7 @@ pub struct Report {
 /// Checks all rules in one snapshot; usage may be written meanwhile. `progress` receives the number of rules
 /// done and of all rules.
 pub fn verify(conn: &mut PgConnection, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
-    pass::over(conn, |conn| {
+    full_scan::in_snapshot(conn, |conn| {
         let accounts: i64 = crate::schema::battery_accounts::table.count().get_result(conn)?;
         let mut report = Report { accounts: accounts.unsigned_abs(), differences: Vec::new() };
         for (done, rule) in (0..).zip(RULES) {

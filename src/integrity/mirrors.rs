@@ -2,8 +2,8 @@
 //! inbox again into shadow tables, and both are compared row by row.
 //!
 //! The shadows are temporary tables with the names of the mirrors. They come first in the search path of this
-//! one connection, whose notifications nobody hears ([`apart`]). The daemon may project more events
-//! meanwhile: they are replayed too, and the comparison reads both sides in one snapshot.
+//! one connection, whose notifications nobody hears ([`temporary_tables`]). The daemon may project more
+//! events meanwhile: they are replayed too, and the comparison reads both sides in one snapshot.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use serde_json::Value;
 
 use super::Progress;
-use crate::db::{apart, pass};
+use crate::db::{full_scan, temporary_tables};
 use crate::error::Error;
 use crate::stripe::project;
 
@@ -52,10 +52,10 @@ pub fn verify(
     now: DateTime<Utc>,
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
-    apart::begin(conn)?;
+    temporary_tables::begin(conn)?;
     let report = replay(conn, batch, now, progress);
     // Later statements of this connection must not read the shadows as mirrors.
-    let cleaned = conn.batch_execute("DISCARD TEMP").and_then(|()| apart::end(conn));
+    let cleaned = conn.batch_execute("DISCARD TEMP").and_then(|()| temporary_tables::end(conn));
     let report = report?;
     cleaned?;
     Ok(report)
@@ -91,7 +91,7 @@ fn replay(
         project_all(conn, &options, now, &mut |_| {})?;
         project_failed(conn, &options, now)?;
         progress("mirrors", report.events, report.events);
-        pass::begin(conn)?;
+        full_scan::configure(conn)?;
         report.waiting = count(conn, "coulomb.stripe_inbox_queue")?;
         report.differences = failed(conn)?;
         for table in project::tables() {

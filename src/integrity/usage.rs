@@ -5,7 +5,7 @@ use diesel::pg::PgConnection;
 use super::Progress;
 use super::derived_tables::parts::{self, Part, Scope, SizedPart};
 use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable, Difference};
-use crate::db::pass;
+use crate::db::full_scan;
 use crate::error::Error;
 use crate::metering::partitions;
 
@@ -102,7 +102,7 @@ fn while_records_stay<T>(
     mut compare: impl FnMut(&mut PgConnection, &CountingRules) -> Result<Vec<T>, Error>,
 ) -> Result<Vec<T>, Error> {
     loop {
-        let (first_whole_day, found) = pass::over(conn, |conn| {
+        let (first_whole_day, found) = full_scan::in_snapshot(conn, |conn| {
             let rules = CountingRules::load(conn, settings)?;
             Ok((rules.first_whole_day, compare(conn, &rules)?))
         })?;
@@ -131,7 +131,9 @@ pub fn rebuild(
     for (table, SizedPart { part, records }) in tables {
         progress(table.sql_name(), done, all);
         // Most orgs are right. One pass finds the others, and these are repaired one by one.
-        for org_id in pass::over(conn, |conn| derived_tables::orgs_that_differ(conn, &rules, table, part))? {
+        for org_id in
+            full_scan::in_snapshot(conn, |conn| derived_tables::orgs_that_differ(conn, &rules, table, part))?
+        {
             let part = part.of_org(org_id);
             let is_whole =
                 matches!(table, DerivedTable::Levels | DerivedTable::Quotas | DerivedTable::Unpriced);
@@ -152,8 +154,9 @@ fn repair(
     report: &mut Report,
 ) -> Result<(), Error> {
     for _ in 0..TRIES {
-        let found =
-            pass::over(conn, |conn| derived_tables::differences(conn, rules, table, part, REPAIRED_ROWS))?;
+        let found = full_scan::in_snapshot(conn, |conn| {
+            derived_tables::differences(conn, rules, table, part, REPAIRED_ROWS)
+        })?;
         let is_last = found.len() < REPAIRED_ROWS;
         report.usage.extend(found.iter().take(REPORTED).map(|difference| sentence(table, difference)));
         if !found.is_empty() {

@@ -1,5 +1,5 @@
-//! An event as one line of JSON: time, level, target, its own fields, then those of the request that it
-//! belongs to.
+//! Writes a log event as one line of JSON: time, level, target, the event's fields, then the fields of its
+//! request.
 
 use std::fmt::{self, Debug, Display, Write};
 
@@ -11,14 +11,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes events. `tracing-subscriber`'s own writes a span twice, and the paths of the machine that built a
-/// library.
-pub(super) struct Json;
+/// Writes events. The JSON format of `tracing-subscriber` writes a span twice, and writes source paths of the
+/// build machine.
+pub(super) struct JsonLines;
 
 /// Writes fields as `,"name":value`.
-pub(super) struct Members;
+pub(super) struct JsonFields;
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for JsonLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -29,12 +29,12 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut members = Visitor::default();
-        event.record(&mut members);
+        let mut fields_json = FieldVisitor::default();
+        event.record(&mut fields_json);
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
-        let target = members.target.as_deref().unwrap_or_else(|| event.metadata().target());
+        let target = fields_json.target.as_deref().unwrap_or_else(|| event.metadata().target());
         write!(writer, r#"{{"timestamp":"{time}","level":"{}","target":"#, event.metadata().level())?;
-        write!(writer, "{}{}", quoted(target), members.text)?;
+        write!(writer, "{}{}", quoted(target), fields_json.text)?;
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
                 writer.write_str(&fields.fields)?;
@@ -44,24 +44,24 @@ where
     }
 }
 
-impl<'w> FormatFields<'w> for Members {
+impl<'w> FormatFields<'w> for JsonFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut members = Visitor::default();
-        fields.record(&mut members);
-        writer.write_str(&members.text)
+        let mut fields_json = FieldVisitor::default();
+        fields.record(&mut fields_json);
+        writer.write_str(&fields_json.text)
     }
 }
 
 #[derive(Default)]
-struct Visitor {
+struct FieldVisitor {
     text: String,
-    /// Where a record of the `log` crate comes from.
+    /// The target of a record of the `log` crate.
     target: Option<String>,
 }
 
-impl Visitor {
-    fn member(&mut self, field: &Field, value: impl Display) {
-        // The others say where in a library's source it was written.
+impl FieldVisitor {
+    fn write_field(&mut self, field: &Field, value: impl Display) {
+        // These fields have places in a library's source, of no use to operators.
         if !field.name().starts_with("log.") {
             // Writing to a String cannot fail.
             let _ = write!(self.text, ",{}:{value}", quoted(field.name()));
@@ -69,38 +69,38 @@ impl Visitor {
     }
 }
 
-impl Visit for Visitor {
+impl Visit for FieldVisitor {
     fn record_f64(&mut self, field: &Field, value: f64) {
         let number = serde_json::Number::from_f64(value);
-        self.member(field, number.map_or_else(|| "null".to_owned(), |number| number.to_string()));
+        self.write_field(field, number.map_or_else(|| "null".to_owned(), |number| number.to_string()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.member(field, value);
+        self.write_field(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.member(field, value);
+        self.write_field(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field, value);
+        self.write_field(field, value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "log.target" {
             self.target = Some(value.to_owned());
         }
-        self.member(field, quoted(value));
+        self.write_field(field, quoted(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.member(field, quoted(&format!("{value:?}")));
+        self.write_field(field, quoted(&format!("{value:?}")));
     }
 }
 
 fn quoted(text: &str) -> String {
-    // A string always serialises.
+    // Serialising a string cannot fail.
     serde_json::to_string(text).unwrap_or_default()
 }
 
@@ -114,9 +114,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("no panic").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -128,27 +128,27 @@ mod tests {
     }
 
     fn lines(log: impl FnOnce()) -> Vec<Value> {
-        let kept = Kept::default();
-        let output = kept.clone();
+        let captured = Captured::default();
+        let output = captured.clone();
         let subscriber = tracing_subscriber::fmt()
-            .event_format(Json)
-            .fmt_fields(Members)
+            .event_format(JsonLines)
+            .fmt_fields(JsonFields)
             .with_writer(move || output.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, log);
-        let text = String::from_utf8(kept.0.lock().expect("no panic").clone()).expect("UTF-8");
+        let text = String::from_utf8(captured.0.lock().expect("no panic").clone()).expect("UTF-8");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     #[test]
     fn an_event_is_one_line_with_its_span_once() {
         let hostile = "a\"b\n{\"level\":\"ERROR\"}\u{1b}[31m\r\n";
-        let mut told = lines(|| {
+        let mut written = lines(|| {
             let _span = tracing::info_span!("request", request_id = "r1", path = hostile).entered();
             tracing::info!(n = 1, f = 0.5, ok = true, text = %hostile, wrong = f64::NAN, "said");
         });
-        let mut line = told.pop().expect("a line");
-        assert!(told.is_empty());
+        let mut line = written.pop().expect("a line");
+        assert!(written.is_empty());
         let time = line.as_object_mut().expect("an object").remove("timestamp").expect("a time");
         assert!(time.as_str().is_some_and(|time| time.ends_with('Z') && time.len() == 27), "{time}");
         let target = "coulomb::logging::json::tests";

@@ -1,9 +1,9 @@
-//! Lines on standard error that nobody has to wait for.
+//! Writes lines to standard error without making anybody wait.
 //!
-//! Threads put whole lines into a bounded buffer, and one thread writes them. A line that finds no room, or
-//! that cannot be written, is dropped and counted: a reader that is gone or does not read, a full disk or a
-//! closed terminal must never fail or stop those who log. `tracing-appender` would do for a slow reader; but
-//! it does not count lines whose writing fails.
+//! Threads put whole lines into a bounded buffer, and one thread writes them. A line is dropped and counted
+//! if the buffer is full or the write fails. So a slow or missing reader, a full disk or a closed terminal
+//! never stops a thread that logs. `tracing-appender` handles a slow reader too, but does not count lines
+//! whose write fails.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -16,18 +16,18 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Bytes that may wait while others are being written.
+/// Size of the buffer in bytes, without the lines that are being written.
 const CAPACITY: usize = 1 << 20;
-/// Pause before another attempt, when the output takes nothing for the moment.
-const RETRY: Duration = Duration::from_millis(10);
+/// Pause before the next attempt when the output would block.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// The lines of this process. The thread starts with the first line.
+/// The lines of this process. The writing thread starts with the first line.
 static LINES: LazyLock<&'static Lines> = LazyLock::new(|| {
     let lines: &'static Lines = Box::leak(Box::default());
-    // Standard error itself has a lock, and whoever waits for a reader would hold it.
+    // A descriptor of our own: `io::stderr` has a lock, which we would hold while we wait for the reader.
     if let Ok(out) = io::stderr().as_fd().try_clone_to_owned() {
         let thread = thread::Builder::new().name("log-writer".to_owned());
-        // Without the thread lines fill the buffer and are then dropped.
+        // If the thread does not start, lines fill the buffer and are then dropped.
         let _ = thread.spawn(move || lines.write_to(&mut File::from(out)));
     }
     lines
@@ -36,41 +36,41 @@ static LINES: LazyLock<&'static Lines> = LazyLock::new(|| {
 #[derive(Default)]
 struct Lines {
     buffer: Mutex<Buffer>,
-    /// Told when lines were put in, and when all were written.
+    /// Notified when lines arrive, and when all lines are written.
     changed: Condvar,
     dropped: Counter,
-    /// Of `dropped`, how many were told of.
-    told: AtomicU64,
+    /// How many of the dropped lines the log has reported.
+    reported: AtomicU64,
 }
 
 #[derive(Default)]
 struct Buffer {
     waiting: Vec<u8>,
-    /// Lines that were taken out are being written.
-    writing: bool,
+    /// Whether lines that left the buffer are being written.
+    is_writing: bool,
 }
 
-/// Counts the lines that were dropped.
-pub fn dropped() -> Counter {
+/// Counter of the dropped lines, for the metrics.
+pub fn dropped_lines() -> Counter {
     LINES.dropped.clone()
 }
 
-/// Puts a line, which ends in a newline, behind those that wait; drops it where they leave no room.
-pub(super) fn put(line: &[u8]) {
-    LINES.put(line);
+/// Puts a line, which ends in a newline, into the buffer; drops it if the buffer is full.
+pub(super) fn enqueue(line: &[u8]) {
+    LINES.enqueue(line);
 }
 
-/// Waits until what was put in is written, but no longer than `patience`: the reader may never read.
-pub(super) fn flush(patience: Duration) {
-    LINES.flush(patience);
+/// Waits until all lines are written, but no longer than `timeout`: perhaps nobody reads them.
+pub(super) fn flush(timeout: Duration) {
+    LINES.flush(timeout);
 }
 
-/// Where `tracing` writes each event, in one piece.
+/// The output that `tracing` writes to, each event in one call.
 pub(super) struct Output;
 
 impl Write for Output {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        put(&one_line(event));
+        enqueue(&one_line(event));
         Ok(event.len())
     }
 
@@ -84,22 +84,22 @@ impl Lines {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, line: &[u8]) {
+    fn enqueue(&self, line: &[u8]) {
         let mut buffer = self.buffer();
         if buffer.waiting.len() + line.len() > CAPACITY {
-            self.dropped.inc_by(count(line));
+            self.dropped.inc_by(count_lines(line));
             return;
         }
         buffer.waiting.extend_from_slice(line);
-        if !buffer.writing {
+        if !buffer.is_writing {
             self.changed.notify_all();
         }
     }
 
-    fn flush(&self, patience: Duration) {
-        let until = Instant::now() + patience;
+    fn flush(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
         let mut buffer = self.buffer();
-        while buffer.writing || !buffer.waiting.is_empty() {
+        while buffer.is_writing || !buffer.waiting.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -109,30 +109,30 @@ impl Lines {
     }
 
     fn write_to(&self, out: &mut impl Write) {
-        let (mut lines, mut torn) = (Vec::new(), false);
+        let (mut lines, mut is_cut) = (Vec::new(), false);
         loop {
             lines.clear();
             let mut buffer = self.buffer();
-            buffer.writing = false;
+            buffer.is_writing = false;
             self.changed.notify_all();
             while buffer.waiting.is_empty() {
                 buffer = self.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
             }
             std::mem::swap(&mut buffer.waiting, &mut lines);
-            buffer.writing = true;
+            buffer.is_writing = true;
             drop(buffer);
-            let lost = write(out, &lines, &mut torn);
+            let lost = write_lines(out, &lines, &mut is_cut);
             self.dropped.inc_by(lost);
             if lost == 0 {
-                self.tell_of_dropped();
+                self.report_dropped();
             }
         }
     }
 
-    /// Says how many lines are missing above, once lines can be written again.
-    fn tell_of_dropped(&self) {
+    /// Logs how many lines were dropped since the last report. Called when lines can be written again.
+    fn report_dropped(&self) {
         let dropped = self.dropped.get();
-        let lines = dropped - self.told.swap(dropped, Ordering::Relaxed);
+        let lines = dropped - self.reported.swap(dropped, Ordering::Relaxed);
         if lines > 0 {
             tracing::warn!(
                 lines,
@@ -142,30 +142,30 @@ impl Lines {
     }
 }
 
-/// Writes as much as it can, and returns how many lines could not be written. `torn`: the last line that was
-/// written lacks its end.
-fn write(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> u64 {
-    let mut end_first = std::mem::take(torn);
+/// Writes as much as possible; returns how many lines could not be written. `is_cut`: the last written line
+/// has no newline yet; the next call ends it first.
+fn write_lines(out: &mut impl Write, lines: &[u8], is_cut: &mut bool) -> u64 {
+    let mut newline_first = std::mem::take(is_cut);
     let mut left = lines;
     while !left.is_empty() {
-        let piece = if end_first { b"\n" } else { left };
+        let piece = if newline_first { b"\n" } else { left };
         match out.write(piece) {
-            Ok(0) => return count(left),
-            Ok(_) if end_first => end_first = false,
+            Ok(0) => return count_lines(left),
+            Ok(_) if newline_first => newline_first = false,
             Ok(written) => left = &left[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_PAUSE),
             Err(_) => {
                 let written = lines.len() - left.len();
-                *torn = if written == 0 { end_first } else { lines[written - 1] != b'\n' };
-                return count(left);
+                *is_cut = if written == 0 { newline_first } else { lines[written - 1] != b'\n' };
+                return count_lines(left);
             }
         }
     }
     0
 }
 
-/// An event as one line: a newline in what a stranger sent must not begin another.
+/// Escapes newlines inside an event: text from a stranger must not forge another log line.
 fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
     let text = event.strip_suffix(b"\n").unwrap_or(event);
     if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -179,8 +179,8 @@ fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(escaped.chain(b"\n").copied().collect())
 }
 
-/// How many lines end in these bytes.
-fn count(lines: &[u8]) -> u64 {
+/// The number of newlines.
+fn count_lines(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
@@ -188,7 +188,7 @@ fn count(lines: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// An output with room for so many bytes.
+    /// An output with room for a number of bytes.
     struct Disk(Vec<u8>, usize);
 
     impl Write for Disk {
@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn a_line_that_was_cut_off_is_ended_before_the_next() {
-        let (mut disk, mut torn) = (Disk(Vec::new(), 7), false);
-        assert_eq!(write(&mut disk, b"one\ntwo three\nfour\n", &mut torn), 2);
-        assert_eq!(write(&mut disk, b"five\n", &mut torn), 1);
+        let (mut disk, mut is_cut) = (Disk(Vec::new(), 7), false);
+        assert_eq!(write_lines(&mut disk, b"one\ntwo three\nfour\n", &mut is_cut), 2);
+        assert_eq!(write_lines(&mut disk, b"five\n", &mut is_cut), 1);
         disk.1 = 100;
-        assert_eq!(write(&mut disk, b"six\n", &mut torn), 0);
+        assert_eq!(write_lines(&mut disk, b"six\n", &mut is_cut), 0);
         assert_eq!(String::from_utf8_lossy(&disk.0), "one\ntwo\nsix\n");
     }
 
@@ -223,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_counted() {
+    fn lines_beyond_the_buffer_are_dropped_and_counted() {
         let lines = Lines::default();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
-        (0..CAPACITY / 1024 + 5).for_each(|_| lines.put(&line));
+        (0..CAPACITY / 1024 + 5).for_each(|_| lines.enqueue(&line));
         assert_eq!((lines.dropped.get(), lines.buffer().waiting.len()), (5, CAPACITY));
-        let begun = Instant::now();
+        let began = Instant::now();
         lines.flush(Duration::from_millis(20));
-        assert!(begun.elapsed() >= Duration::from_millis(20), "nobody writes them");
+        assert!(began.elapsed() >= Duration::from_millis(20), "nobody writes them");
     }
 }

@@ -78,7 +78,7 @@ pub fn list(conn: &mut PgConnection, limit: i64) -> Result<Vec<Closing>, Error> 
         .load(conn)?;
     let shown = rows.into_iter().map(|(org, month, closed_at, actor)| Closing {
         org,
-        month: Month::of(month),
+        month: Month::containing(month),
         closed_at,
         actor,
     });

@@ -108,7 +108,7 @@ statement!(Change -> Untyped:
       WHERE (c.org_id, c.slot_id, c.subject, c.period, c.began) = (t.o, t.s, t.j, t.p, t.b)");
 
 /// Binds the five columns of the keys.
-fn bind_keys<'a, S: crate::db::prepared::Text>(
+fn bind_keys<'a, S: crate::db::prepared::StatementText>(
     keys: impl Iterator<Item = &'a CounterKey> + Clone,
 ) -> Prepared<'a, S> {
     Prepared::new()

@@ -70,7 +70,7 @@ impl KnownPartitions {
 /// Transient when readers delay the attaching of a partition for some seconds.
 pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error> {
     for month in missing(conn, months)? {
-        if crate::db::retrying(conn, |conn| create(conn, month))? {
+        if crate::db::run_with_retries(conn, |conn| create(conn, month))? {
             let month = month.format("%Y-%m").to_string();
             tracing::warn!(
                 month,
@@ -86,7 +86,7 @@ pub fn ensure(conn: &mut PgConnection, months: &[NaiveDate]) -> Result<(), Error
 pub fn create_ahead(conn: &mut PgConnection, now: DateTime<Utc>, back_days: u16) -> Result<usize, Error> {
     let mut created = 0;
     for month in missing(conn, &expected_months(now, back_days))? {
-        if crate::db::retrying(conn, |conn| create(conn, month))? {
+        if crate::db::run_with_retries(conn, |conn| create(conn, month))? {
             created += 1;
             tracing::info!(month = month.format("%Y-%m").to_string(), "created a partition of usage_records");
         }
@@ -161,7 +161,7 @@ pub fn remove_oldest(
         }
         delete_keys(conn, month)?;
     }
-    let records = crate::db::retrying(conn, |conn| remove(conn, month, mode, now))?;
+    let records = crate::db::run_with_retries(conn, |conn| remove(conn, month, mode, now))?;
     let (month_name, mode) = (month.format("%Y-%m").to_string(), mode_name(mode));
     tracing::info!(
         month = month_name,

@@ -156,7 +156,7 @@ fn insert<'a>(
     Ok(new)
 }
 
-fn bind<'a, Q: crate::db::prepared::Text>(
+fn bind<'a, Q: crate::db::prepared::StatementText>(
     statement: Prepared<'a, Q>,
     series: &[&'a Arc<Series>],
 ) -> Prepared<'a, Q> {

@@ -20,7 +20,7 @@ use super::rulebook::{CHANGING, Rulebook};
 use super::session::{CatalogLocked, UsageClaimed};
 use super::{QuotaContext, thresholds};
 use crate::billing::org_name::OrgRef;
-use crate::db::{self, Ended};
+use crate::db::{self, TransactionError};
 use crate::error::Error;
 use crate::group_commit::{Session, Work};
 use crate::metering::partitions;
@@ -130,16 +130,18 @@ impl ReservationWork {
     ) -> Result<Answers, Error> {
         for _ in 0..STARTS {
             let month = partitions::month_of(self.0.clock.now().date_naive());
-            self.0.partitions.ensure(&[month], || self.0.db.serving())?;
+            self.0.partitions.ensure(&[month], || self.0.db.connect_serving_thread())?;
             let named = requests.iter().filter_map(ReservationRequest::org);
             let orgs = Orgs::find(conn, &self.0.directory, named)?;
-            match db::attempt(conn, |conn| self.transact(conn, requests, orgs)) {
+            match db::try_once(conn, |conn| self.transact(conn, requests, orgs)) {
                 Ok(answers) => return Ok(answers),
-                Err(Ended::Unsure(..)) => return Err(Error::OutcomeUnknown),
-                Err(Ended::Failed(Rollback::StaleRules)) => drop(self.0.rules.refresh(conn)?),
-                Err(Ended::Failed(Rollback::Raced)) => {}
-                Err(Ended::Failed(Rollback::OneByOne)) => return self.one_by_one(conn, requests),
-                Err(Ended::Failed(Rollback::Failed(error))) => return Err(db::told(conn, error)),
+                Err(TransactionError::OutcomeUnknown(..)) => return Err(Error::OutcomeUnknown),
+                Err(TransactionError::Failed(Rollback::StaleRules)) => drop(self.0.rules.refresh(conn)?),
+                Err(TransactionError::Failed(Rollback::Raced)) => {}
+                Err(TransactionError::Failed(Rollback::OneByOne)) => return self.one_by_one(conn, requests),
+                Err(TransactionError::Failed(Rollback::Failed(error))) => {
+                    return Err(db::as_connection_error(conn, error));
+                }
             }
         }
         Err(CHANGING)
@@ -172,7 +174,9 @@ impl ReservationWork {
         let settlements = batch.settlements();
         let (locked, usage) = locked.claim_usage(conn, (&rules, &self.0.series), &settlements.usage, now)?;
         let locked = locked.lock_counters(conn, &batch.counters(usage.claims()))?;
-        requests.iter().for_each(|request| panics::provoke("quota-writer", || format!("{request:?}")));
+        requests
+            .iter()
+            .for_each(|request| panics::panic_if_test_asks("quota-writer", || format!("{request:?}")));
         let locked = locked.lock_reservations(conn, &batch.reservations())?;
         let battery_users = batch.battery_users(locked.orgs_with_units(), &settlements, usage.claims());
         let mut state =

@@ -194,7 +194,7 @@ macro_rules! columns {
 }
 
 struct Named;
-impl crate::db::prepared::Text for Named {
+impl crate::db::prepared::StatementText for Named {
     const SQL: &'static str = concat!(
         columns!(),
         "FROM unnest(?, ?) AS k (o, i)
@@ -219,19 +219,19 @@ macro_rules! overdue {
 }
 
 struct Overdue;
-impl crate::db::prepared::Text for Overdue {
+impl crate::db::prepared::StatementText for Overdue {
     const SQL: &'static str = overdue!(" AND r.org_id = ANY (?)");
     type Row = ReservationTypes;
 }
 
 struct OverdueAnywhere;
-impl crate::db::prepared::Text for OverdueAnywhere {
+impl crate::db::prepared::StatementText for OverdueAnywhere {
     const SQL: &'static str = overdue!("");
     type Row = ReservationTypes;
 }
 
 struct Lock;
-impl crate::db::prepared::Text for Lock {
+impl crate::db::prepared::StatementText for Lock {
     const SQL: &'static str = concat!(
         columns!(),
         "FROM quota_reservations r

@@ -1,5 +1,4 @@
-//! Requests and their answers as a connection sees them: when one begins and ends, and what it holds until
-//! its client has it.
+//! Tells the connection when a request begins and ends, and how many bytes of its answer wait for the client.
 
 use std::error::Error as StdError;
 use std::pin::Pin;
@@ -17,26 +16,27 @@ use crate::api::http::Shared;
 use crate::connections::Connection;
 use crate::error::Error;
 
-/// Bytes of an answer that are handed over at once: what a client does not take is not copied either.
+/// How many bytes of an answer go to the HTTP library at once. It copies only these, so an answer that a
+/// client does not receive is not copied as a whole.
 const SLICE: usize = 16 << 10;
 
-/// Tells the connection when a request has come and when its answer is written, and lets an answer go out in
-/// slices.
+/// Middleware: tells the connection when a request has come and when its answer is written, and sends the
+/// answer in slices. On a spare connection it refuses most requests.
 ///
 /// # Errors
-/// Passes on what the service says.
-pub(super) async fn watch<B: MessageBody + 'static>(
+/// The error of the service.
+pub(super) async fn report_to_connection<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<Answer>, actix_web::Error> {
-    let under_way = request.conn_data::<Rc<Connection>>().map(UnderWay::begin);
-    let spare = under_way.as_ref().is_some_and(|under_way| under_way.connection.is_spare());
-    if spare && !has_room_always(request.path()) {
+    let in_progress = request.conn_data::<Rc<Connection>>().map(RequestInProgress::new);
+    let spare = in_progress.as_ref().is_some_and(|request| request.connection.is_spare());
+    if spare && !is_always_answered(request.path()) {
         let busy = Error::Busy("as many connections as allowed are open: try again in a second");
         let mut response = busy.error_response();
         response.head_mut().set_connection_type(ConnectionType::Close);
         let response = request.into_response(response);
-        return Ok(response.map_body(|_, body| Answer::new(Content::Stream(body), under_way)));
+        return Ok(response.map_body(|_, body| Answer::new(Content::Stream(body), in_progress)));
     }
     let response = next.call(request).await?;
     let shared = response.response().extensions().contains::<Shared>();
@@ -48,62 +48,63 @@ pub(super) async fn watch<B: MessageBody + 'static>(
                 Err(body) => Content::Stream(body.boxed()),
             },
         };
-        Answer::new(content, under_way)
+        Answer::new(content, in_progress)
     }))
 }
 
-/// What is answered on the spare connections, too.
-fn has_room_always(path: &str) -> bool {
+/// Whether this path is answered on spare connections too.
+fn is_always_answered(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/metrics" | "/webhooks/stripe")
 }
 
-/// A request is under way, until this goes.
-struct UnderWay {
+/// A request in progress; dropping it means that its answer is written or given up.
+struct RequestInProgress {
     connection: Rc<Connection>,
     /// Bytes of the answer that the connection holds.
     held: usize,
 }
 
-impl UnderWay {
-    fn begin(connection: &Rc<Connection>) -> Self {
-        connection.begin();
+impl RequestInProgress {
+    fn new(connection: &Rc<Connection>) -> Self {
+        connection.on_request();
         Self { connection: Rc::clone(connection), held: 0 }
     }
 
-    fn hold(&mut self, bytes: usize) {
+    fn hold_answer(&mut self, bytes: usize) {
         self.held = bytes;
-        self.connection.hold(bytes);
+        self.connection.add_held(bytes);
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
-        self.connection.release(self.held);
-        self.connection.end();
+        self.connection.release_held(self.held);
+        self.connection.on_answered();
     }
 }
 
 /// The body of an answer.
 pub(super) struct Answer {
     content: Content,
-    _under_way: Option<UnderWay>,
+    _in_progress: Option<RequestInProgress>,
 }
 
 enum Content {
-    /// `shared`: all answers to this route are the same bytes, which no connection holds for itself.
+    /// `shared`: all answers of this route are the same bytes in memory, so they do not count for a
+    /// connection.
     Whole { left: Bytes, shared: bool },
-    /// Comes as it is taken.
+    /// Produced while the client receives it.
     Stream(BoxBody),
 }
 
 impl Answer {
-    fn new(content: Content, mut under_way: Option<UnderWay>) -> Self {
-        if let (Content::Whole { left, shared: false }, Some(under_way)) = (&content, &mut under_way)
+    fn new(content: Content, mut in_progress: Option<RequestInProgress>) -> Self {
+        if let (Content::Whole { left, shared: false }, Some(in_progress)) = (&content, &mut in_progress)
             && left.len() > SLICE
         {
-            under_way.hold(left.len());
+            in_progress.hold_answer(left.len());
         }
-        Self { content, _under_way: under_way }
+        Self { content, _in_progress: in_progress }
     }
 }
 
@@ -122,14 +123,14 @@ impl MessageBody for Answer {
         match &mut this.content {
             Content::Whole { left, .. } if left.is_empty() => Poll::Ready(None),
             Content::Whole { left, .. } => {
-                // Its memory goes as a whole, with the last slice.
+                // All slices share one allocation, which is freed with the last slice.
                 Poll::Ready(Some(Ok(left.split_to(left.len().min(SLICE)))))
             }
             Content::Stream(body) => Pin::new(body).poll_next(cx),
         }
     }
 
-    /// Short ones are packed, or written, in one piece.
+    /// Gives a short answer away in one piece, so that it can be compressed.
     fn try_into_bytes(mut self) -> Result<Bytes, Self> {
         match &mut self.content {
             Content::Whole { left, .. } if left.len() <= SLICE => Ok(std::mem::take(left)),

@@ -1,4 +1,4 @@
-//! What a connection's bytes pass through: TCP or TLS, watched.
+//! The byte stream of a connection, TCP or TLS. It reports to the [`Connection`] what arrives and leaves.
 
 use std::io;
 use std::pin::Pin;
@@ -11,29 +11,30 @@ use tokio_rustls::server::TlsStream;
 
 use crate::connections::Connection;
 
-/// The bytes of a connection.
 pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The same, telling the connection what comes and whether its client takes what is sent.
-pub(super) struct Watched {
+/// A stream that tells its connection when bytes arrive, and whether the client receives what we send.
+pub(super) struct WatchedStream {
     pub(super) wire: Wire,
     pub(super) connection: Rc<Connection>,
 }
 
-impl Watched {
-    fn told<T>(&self, result: Poll<T>, done: impl FnOnce(&Connection, &T)) -> Poll<T> {
+impl WatchedStream {
+    /// Reports the result of a write to the connection: `done` if it succeeded, else a stall.
+    fn report<T>(&self, result: Poll<T>, done: impl FnOnce(&Connection, &T)) -> Poll<T> {
         match &result {
             Poll::Ready(value) => done(&self.connection, value),
-            Poll::Pending => self.connection.stalls(),
+            Poll::Pending => self.connection.on_stalled(),
         }
         result
     }
 }
 
-macro_rules! pass {
+/// Calls the method of the inner stream.
+macro_rules! forward {
     ($wire:expr, $method:ident, $cx:expr $(, $argument:expr)?) => {
         match $wire {
             Wire::Plain(stream) => Pin::new(stream).$method($cx $(, $argument)?),
@@ -42,35 +43,35 @@ macro_rules! pass {
     };
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = pass!(&mut self.wire, poll_read, cx, buffer);
+        let read = forward!(&mut self.wire, poll_read, cx, buffer);
         let bytes = buffer.filled().len() - before;
         if bytes > 0 {
-            self.connection.received(bytes);
+            self.connection.on_received(bytes);
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = pass!(&mut self.wire, poll_write, cx, bytes);
-        self.told(written, |connection, _| connection.progresses())
+        let written = forward!(&mut self.wire, poll_write, cx, bytes);
+        self.report(written, |connection, _| connection.on_progress())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = pass!(&mut self.wire, poll_flush, cx);
-        self.told(flushed, |connection, _| connection.flushed())
+        let flushed = forward!(&mut self.wire, poll_flush, cx);
+        self.report(flushed, |connection, _| connection.on_flushed())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let closed = pass!(&mut self.wire, poll_shutdown, cx);
-        self.told(closed, |_, _| {})
+        let closed = forward!(&mut self.wire, poll_shutdown, cx);
+        self.report(closed, |_, _| {})
     }
 }

@@ -87,7 +87,7 @@ pub fn tables() -> Vec<&'static str> {
 /// When the database is away or locks were lost: nothing has changed then, and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<StepCounts, Error> {
     let mut taken = Taken::default();
-    match conn.transaction(|conn| panics::catch(|| project_next(conn, options, &mut taken, now))) {
+    match conn.transaction(|conn| panics::catch_as_error(|| project_next(conn, options, &mut taken, now))) {
         Ok(counts) => Ok(counts),
         Err(error) if error.is_transient() || taken.is_empty() => Err(error),
         Err(_) => one_by_one::project(conn, options, &taken, now),
@@ -129,7 +129,7 @@ fn project_next(
 /// Moves arrivals into the inbox.
 fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inbox::Filing<'a>> {
     let deliveries = arrivals.iter().flat_map(|arrival| &arrival.deliveries);
-    deliveries.clone().for_each(|one| panics::provoke("filing", || &*one.body));
+    deliveries.clone().for_each(|one| panics::panic_if_test_asks("filing", || &*one.body));
     inbox::file(conn, deliveries)
 }
 
@@ -172,7 +172,7 @@ fn shape(objects: &mut [ProjectedObject<'_>]) -> (MirrorBatch, Effects) {
             effects.add_seen(&object.key.as_ref(false), &event.snapshot, event.rank.created);
         }
         while let Some(event) = object.new_winner() {
-            panics::provoke("projector", || event.snapshot.to_string());
+            panics::panic_if_test_asks("projector", || event.snapshot.to_string());
             let named = object.key.as_ref(event.rank.deleted);
             match shape::read(&named, &event.snapshot, &mut batch) {
                 Ok(()) => {

@@ -300,7 +300,7 @@ fn usage(
     let grouping = &query.grouping;
     let usage = UsageSummary {
         day: row.time.filter(|_| grouping.time == Some(TimeUnit::Day)),
-        month: row.time.filter(|_| grouping.time == Some(TimeUnit::Month)).map(Month::of),
+        month: row.time.filter(|_| grouping.time == Some(TimeUnit::Month)).map(Month::containing),
         meter: meter.key.clone(),
         unit: meter.unit.clone(),
         aggregation,

@@ -350,7 +350,7 @@ fn eight_at_once_grant_each_org_its_day_once() {
                     let (mut conn, allowances) = (database.platform(), Allowances::default());
                     let terms = AllTerms::load(&mut conn).expect("terms");
                     while let Some(step) = allowances.next(&mut conn, now).expect("a step") {
-                        let reached = coulomb::db::retrying(&mut conn, |conn| {
+                        let reached = coulomb::db::run_with_retries(&mut conn, |conn| {
                             upkeep::grant(conn, &Directory::default(), &terms, step, now)
                         });
                         allowances.done(step, reached.expect("grants"));

@@ -411,7 +411,7 @@ async fn the_database_shows_an_org_its_own_battery_alone() {
     let mut conn = world.platform();
     let bolt = world.number("SELECT org_id FROM orgs WHERE external_id = 'bolt'");
     for table in ["battery_accounts", "battery_grants", "battery_entries"] {
-        let seen: i64 = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(bolt), true, &|conn| {
+        let seen: i64 = coulomb::db::run_in_scope(&mut conn, coulomb::db::Scope::Org(bolt), true, &|conn| {
             let count = diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!("count(*) FROM {table}"));
             Ok(diesel::select(count).get_result(conn)?)
         })

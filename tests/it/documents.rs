@@ -87,14 +87,14 @@ fn settings_named_in_the_documents_exist() {
 fn alerts_are_about_metrics_that_exist() {
     let metrics = coulomb::metrics::Metrics::default();
     // Those of answers and threads are told once there are some.
-    metrics.answered("/", actix_web::http::StatusCode::OK, std::time::Duration::ZERO);
-    metrics.threads(&[coulomb::threads::State {
+    metrics.count_answer("/", actix_web::http::StatusCode::OK, std::time::Duration::ZERO);
+    metrics.set_threads(&[coulomb::threads::ThreadState {
         name: "projector-0".to_owned(),
         alive: true,
-        turn: std::time::Duration::ZERO,
-        since: std::time::Duration::ZERO,
+        current_turn: std::time::Duration::ZERO,
+        since_last_turn: std::time::Duration::ZERO,
     }]);
-    let text_form = metrics.render();
+    let text_form = metrics.render_openmetrics();
     let known: BTreeSet<&str> =
         text_form.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let alerts = text("deploy/prometheus-alerts.yml");

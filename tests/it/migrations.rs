@@ -105,7 +105,7 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
         .expect("locks");
     let url = database.url.clone();
     let migrating = std::thread::spawn(move || {
-        let mut owner = coulomb::db::establish(&url).expect("the database answers");
+        let mut owner = coulomb::db::connect_as_login(&url).expect("the database answers");
         migrate::run(&mut owner).map(|done| done.roles).map_err(|error| error.to_string())
     });
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'battery_settings'::regclass";

@@ -221,7 +221,7 @@ fn the_database_shows_an_org_its_own_usage_alone() {
     books(&database);
     let mut conn = database.platform();
     let tables = ["usage_records", "daily_summaries", "usage_series", "usage_key_times", "usage_uniques"];
-    let seen = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
+    let seen = coulomb::db::run_in_scope(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
         use diesel::prelude::*;
         tables
             .iter()
@@ -233,7 +233,7 @@ fn the_database_shows_an_org_its_own_usage_alone() {
             .collect::<Result<Vec<_>, _>>()
     });
     assert_eq!(seen.expect("readable"), [0; 5]);
-    let keys = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
+    let keys = coulomb::db::run_in_scope(&mut conn, coulomb::db::Scope::Org(2), true, &|conn| {
         use diesel::connection::SimpleConnection;
         Ok(conn.batch_execute("SELECT FROM usage_keys LIMIT 1")?)
     });
@@ -290,7 +290,7 @@ fn partitions_that_are_not_asked_for_are_left_out() {
     let database = Database::new();
     books(&database);
     let mut conn = database.platform();
-    let plan = coulomb::db::scoped(&mut conn, coulomb::db::Scope::Org(1), true, &|conn| {
+    let plan = coulomb::db::run_in_scope(&mut conn, coulomb::db::Scope::Org(1), true, &|conn| {
         let sql = "EXPLAIN SELECT * FROM usage_records r
             WHERE r.org_id = 1 AND r.occurred_at >= '2026-10-01' AND r.occurred_at < '2026-11-01'
             ORDER BY r.org_id DESC, r.occurred_at DESC, r.event_key DESC, r.meter_id DESC, r.correction DESC

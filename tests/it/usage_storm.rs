@@ -246,7 +246,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
         "{events} events, {daemon_kills} kills of daemons, {postgres_kills} of PostgreSQL, in {:?}",
         started.elapsed()
     );
-    while db::establish(&url).is_err() {
+    while db::connect_as_login(&url).is_err() {
         assert!(started.elapsed() < Duration::from_secs(1200), "PostgreSQL does not come back");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -58,7 +58,7 @@ pub(super) async fn respond_totals(
     let (permit, db, rows) = (permit(app, principal).await?, app.db.clone(), principal.rows);
     let counted = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        crate::export::totals(&mut db.exporting()?, (rows, db.has_roles()), &wanted)
+        crate::export::totals(&mut db.connect_export()?, (rows, db.has_roles()), &wanted)
     });
     let totals = counted.await.map_err(|error| Error::Internal(format!("an export failed: {error}")))??;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(totals))
@@ -94,7 +94,7 @@ async fn start(
         let _permit = permit;
         let mut sender = Some(sender);
         let mut end = out.clone();
-        let written = db.exporting().and_then(|mut conn| {
+        let written = db.connect_export().and_then(|mut conn| {
             let gone = || output_failed("the client has gone");
             let begin = |totals: &Totals| match sender.take().map(|sender| sender.send(Ok(totals.clone()))) {
                 Some(Ok(())) => Ok(Box::new(out) as Output<'_>),

@@ -50,7 +50,7 @@ pub(crate) async fn receive(
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
     let result = take(&app, &request, payload).await;
-    app.metrics.delivered(if result.is_ok() { "stored" } else { "refused" });
+    app.metrics.count_delivery(if result.is_ok() { "stored" } else { "refused" });
     result.map(|()| HttpResponse::Ok().json(Received { received: true }))
 }
 

@@ -24,7 +24,7 @@ pub(super) const EVENTS: usize = 10_000;
 /// Counts the outcomes in the metrics, and has the access log tell them.
 pub(super) fn count(app: &App, request: &HttpRequest, outcomes: &[Outcome]) {
     let tally = Tally::from_outcomes(outcomes);
-    app.metrics.usage(tally);
+    app.metrics.count_usage(tally);
     note_usage(request, tally);
 }
 

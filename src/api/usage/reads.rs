@@ -157,8 +157,8 @@ async fn daily_csv(read: &ReadRequest, asked: Asked) -> Result<HttpResponse, Err
         let _entered = span.entered();
         let _permit = permit;
         let mut end = out.clone();
-        let written = db.exporting().and_then(|mut conn| {
-            db::snapshot(&mut conn, rows, db.has_roles(), |conn| write_csv(conn, &query, out))
+        let written = db.connect_export().and_then(|mut conn| {
+            db::read_snapshot(&mut conn, rows, db.has_roles(), |conn| write_csv(conn, &query, out))
         });
         match written {
             Ok(()) => end.end(),

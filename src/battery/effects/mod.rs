@@ -95,7 +95,7 @@ fn work_on_payments(
     markers: &BTreeSet<Marker>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    markers.iter().for_each(|marker| panics::provoke("effects", || &*marker.id));
+    markers.iter().for_each(|marker| panics::panic_if_test_asks("effects", || &*marker.id));
     lock::share(conn)?;
     waiting::unpark(conn, markers)?;
     skipped::walk(conn, markers)?;

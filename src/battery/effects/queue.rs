@@ -114,7 +114,7 @@ fn work_on(conn: &mut PgConnection, taken: &[QueuedMarker], work: &Work<'_>) -> 
         return Ok(());
     }
     let markers: BTreeSet<Marker> = taken.iter().map(QueuedMarker::to_marker).collect();
-    panics::catch(|| work(conn, &markers))
+    panics::catch_as_error(|| work(conn, &markers))
 }
 
 /// Every look-up here has its index. Statements are planned once and used for long: a table that was empty at

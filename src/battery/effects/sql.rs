@@ -3,7 +3,7 @@
 use diesel::sql_types::{Bool, Text};
 
 use super::model::SaleSource;
-use crate::db::prepared::{Prepared, Text as Statement};
+use crate::db::prepared::{Prepared, StatementText as Statement};
 
 /// Joins, to each row of `$of`, the rows `x` of `$table` for which `$by` is the row's id.
 ///

@@ -14,8 +14,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text, Untyped};
 use serde::{Deserialize, Serialize};
 
-use crate::db::apart::together;
 use crate::db::prepared::{Prepared, statement};
+use crate::db::temporary_tables::on_shared_tables;
 
 const CHANNEL: &str = "coulomb_orgs";
 /// With more changes than this in a transaction, every org is announced as changed.
@@ -39,7 +39,7 @@ pub enum Change {
 }
 
 statement!(Notify -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
-    WHERE ", together!()));
+    WHERE ", on_shared_tables!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
     SELECT unnest(?) AS ref UNION ALL
     SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s
@@ -88,7 +88,7 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
 /// works apart announces nothing.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
-    conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", together!()))
+    conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", on_shared_tables!()))
 }
 
 /// Announces changes to every daemon, with the caller's commit.

@@ -1,4 +1,4 @@
-//! Under which account the server runs. PostgreSQL refuses root, so root hands it to another user.
+//! The account that runs the server. PostgreSQL refuses to run as root, so root runs it as another user.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -17,16 +17,18 @@ pub(super) struct User {
     pub(super) gid: u32,
 }
 
-/// The account of the server: this process's own, or a user that root steps down to.
+/// The account of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Account {
+    /// The account of this process.
     Own { uid: u32 },
+    /// This process is root, and runs the server as another user.
     Other(User),
 }
 
 impl Account {
-    /// Decides for a data directory: whoever owns the cluster or the directory already; for root with nothing
-    /// there yet `postgres`, else `nobody`.
+    /// The account for a data directory: the owner of the cluster or of the directory. If this process is
+    /// root and neither exists: `postgres`, else `nobody`.
     pub(super) fn for_data(data_dir: &Path) -> Result<Account> {
         let own = rustix::process::geteuid().as_raw();
         let pgdata = data_dir.join("pgdata");
@@ -35,8 +37,7 @@ impl Account {
             return match owner {
                 Some(owner) if owner.uid() != own => Err(EmbeddedError::new(format!(
                     "{} belongs to the user with id {}, so run coulomb as this user or set COULOMB_DATA_DIR \
-                        to \
-                     another directory",
+                     to another directory",
                     pgdata.display(),
                     owner.uid()
                 ))),
@@ -49,8 +50,7 @@ impl Account {
             || {
                 EmbeddedError::new(
                     "PostgreSQL does not run as root and there is no user `postgres` or `nobody` to run it \
-                        as: \
-                     create one, or start coulomb as an ordinary user",
+                     as: create one, or start coulomb as an ordinary user",
                 )
             },
         )
@@ -63,16 +63,16 @@ impl Account {
         }
     }
 
-    /// Makes the command run under this account. Supplementary groups are dropped by the standard library
-    /// when root changes the user.
+    /// Makes the command run under this account. When root changes the user, the standard library also drops
+    /// the supplementary groups.
     pub(super) fn apply(&self, command: &mut Command) {
         if let Account::Other(user) = self {
             command.uid(user.uid).gid(user.gid);
         }
     }
 
-    /// Hands a file or directory over to the account.
-    pub(super) fn own(&self, path: &Path) -> Result<()> {
+    /// Makes the account the owner of a file or directory.
+    pub(super) fn make_owner_of(&self, path: &Path) -> Result<()> {
         match self {
             Account::Own { .. } => Ok(()),
             Account::Other(user) => chown(path, Some(user.uid), Some(user.gid))
@@ -80,15 +80,16 @@ impl Account {
         }
     }
 
-    /// Checks that the account gets through to the directory: a parent with mode 0700 stops it.
-    pub(super) fn reaches(&self, dir: &Path) -> Result<()> {
+    /// Checks that the account can enter the directory: a parent with mode 0700 would prevent it.
+    pub(super) fn check_access(&self, dir: &Path) -> Result<()> {
         let Account::Other(user) = self else { return Ok(()) };
         let mut probe = Command::new("/bin/sh");
         probe.args(["-c", ":"]).current_dir(dir).stdin(Stdio::null());
         self.apply(&mut probe);
         match probe.status() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let closed = dir.ancestors().filter(|at| fs::metadata(at).is_ok_and(|at| !enters(user, &at)));
+                let closed =
+                    dir.ancestors().filter(|at| fs::metadata(at).is_ok_and(|at| !can_enter(user, &at)));
                 let closed = closed.last().unwrap_or(dir);
                 Err(EmbeddedError::new(format!(
                     "the user {}, who runs PostgreSQL because root may not, cannot enter {}: set \
@@ -97,13 +98,13 @@ impl Account {
                     closed.display()
                 )))
             }
-            // No shell to ask with: the server will say so itself.
+            // Without a shell we cannot check: the server itself will fail with a clear error.
             _ => Ok(()),
         }
     }
 }
 
-fn enters(user: &User, dir: &Metadata) -> bool {
+fn can_enter(user: &User, dir: &Metadata) -> bool {
     let shift = match dir {
         dir if dir.uid() == user.uid => 6,
         dir if dir.gid() == user.gid => 3,
@@ -112,12 +113,12 @@ fn enters(user: &User, dir: &Metadata) -> bool {
     dir.mode() >> shift & 1 == 1
 }
 
-/// Picks the user from the text of `/etc/passwd`.
+/// Chooses the user from the text of `/etc/passwd`: the owner (uid, gid) of the data, else a usual name.
 fn choose(passwd: &str, owner: Option<(u32, u32)>) -> Option<User> {
     let users: Vec<User> = passwd.lines().filter_map(parse).collect();
     if let Some((uid, gid)) = owner {
-        let known = users.into_iter().find(|user| user.uid == uid);
-        return known.or_else(|| Some(User { name: uid.to_string(), uid, gid }));
+        let named = users.into_iter().find(|user| user.uid == uid);
+        return named.or_else(|| Some(User { name: uid.to_string(), uid, gid }));
     }
     ["postgres", "_postgres", "nobody"]
         .iter()
@@ -125,7 +126,7 @@ fn choose(passwd: &str, owner: Option<(u32, u32)>) -> Option<User> {
         .cloned()
 }
 
-/// `name:password:uid:gid:…`, passwd(5). macOS writes the ids of `nobody` as -2.
+/// Parses a line `name:password:uid:gid:…`, see passwd(5). macOS writes the ids of `nobody` as -2.
 fn parse(line: &str) -> Option<User> {
     let mut fields = line.split(':');
     let name = fields.next()?.to_owned();
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_owner_of_what_is_there() {
+    fn keeps_the_owner_of_existing_data() {
         assert_eq!(
             choose(USERS, Some((1000, 5))).unwrap(),
             User { name: "alice".into(), uid: 1000, gid: 1001 }

@@ -1,4 +1,4 @@
-//! The cluster in the data directory: makes it, and knows where its parts lie.
+//! The cluster in the data directory: creates it, and knows where its files are.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
@@ -10,15 +10,15 @@ use sha2::{Digest, Sha256};
 use super::account::Account;
 use super::find::Binaries;
 use super::stop::Stop;
-use super::{EmbeddedError, Result, cannot, orphan, say, settings, tool};
+use super::{EmbeddedError, Result, cannot, orphan, print_line, settings, tool};
 
-/// The role, a superuser, and the database.
+/// The name of the role (a superuser) and of the database.
 pub(super) const NAME: &str = "coulomb";
 /// Longest socket directory, in bytes. A socket's path has 104 bytes on macOS and 108 on Linux (`sun_path`,
 /// with the final NUL), and "/.s.PGSQL.5432" takes 14.
-const LONGEST: usize = 104 - 1 - 14;
+const LONGEST_SOCKET_DIR: usize = 104 - 1 - 14;
 
-/// A cluster that exists and is not necessarily running.
+/// A cluster that exists; its server may be stopped.
 pub(super) struct Cluster {
     pub(super) account: Account,
     pub(super) binaries: Binaries,
@@ -28,32 +28,33 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Opens the cluster of a data directory whose lock is held; makes it where there is none.
+    /// Opens the cluster of a data directory; creates it if there is none. The caller has the directory's
+    /// lock.
     pub(super) fn open(
         data_dir: &Path,
         (account, binaries): (Account, Binaries),
         temporary: bool,
         stop: &Stop,
     ) -> Result<Cluster> {
-        account.reaches(data_dir)?;
+        account.check_access(data_dir)?;
         let pgdata = data_dir.join("pgdata");
-        let made = pgdata.join("PG_VERSION").exists();
-        let password = password(&data_dir.join("password"), made)?;
+        let exists = pgdata.join("PG_VERSION").exists();
+        let password = password(&data_dir.join("password"), exists)?;
         let socket_dir = socket_dir(data_dir, &std::env::temp_dir());
         let cluster = Cluster { account, binaries, pgdata, socket_dir, password };
-        if !made {
-            cluster.make(data_dir, temporary, stop)?;
+        if !exists {
+            cluster.create(data_dir, temporary, stop)?;
         }
         cluster.make_socket_dir()?;
         Ok(cluster)
     }
 
-    /// A libpq URL of the role `coulomb` for one of the cluster's databases.
+    /// A URL for libpq: one of the cluster's databases, as the role `coulomb`.
     pub(super) fn url(&self, database: &str) -> String {
         url(&self.socket_dir, &self.password, database)
     }
 
-    /// Writes the defaults for this machine.
+    /// Writes `coulomb.conf`, the default settings for this machine.
     pub(super) fn configure(&self) -> Result<()> {
         let mut try_lz4 = self.binaries.command("postgres", &self.account);
         try_lz4.arg("-D").arg(&self.pgdata).args(["-c", "wal_compression=lz4", "-C", "wal_compression"]);
@@ -64,12 +65,12 @@ impl Cluster {
             return Ok(());
         }
         fs::write(&path, text).map_err(cannot("write", &path))?;
-        self.account.own(&path)
+        self.account.make_owner_of(&path)
     }
 
-    /// Makes the cluster beside its place and moves it there when it is whole, so that a crash in the middle
+    /// Creates the cluster in `pgdata.partial`, and renames it when it is complete. So a crash in between
     /// leaves nothing that looks like a cluster.
-    fn make(&self, data_dir: &Path, temporary: bool, stop: &Stop) -> Result<()> {
+    fn create(&self, data_dir: &Path, temporary: bool, stop: &Stop) -> Result<()> {
         match fs::remove_dir(&self.pgdata) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 return Err(EmbeddedError::new(format!(
@@ -80,7 +81,7 @@ impl Cluster {
             }
             _ => {}
         }
-        say(format_args!(
+        print_line(format_args!(
             "making a PostgreSQL {} cluster in {}",
             self.binaries.version.text,
             self.pgdata.display()
@@ -89,13 +90,13 @@ impl Cluster {
         orphan::end_initdb(&partial, &self.account)?;
         remove_all(&partial)?;
         make_private(&partial)?;
-        self.account.own(&partial)?;
-        // initdb reads it as another user, who cannot read the real one.
+        self.account.make_owner_of(&partial)?;
+        // A copy, because initdb may run as another user, who cannot read the original.
         let pwfile = data_dir.join("pgdata.pwfile");
         write_private(&pwfile, &self.password)?;
-        self.account.own(&pwfile)?;
+        self.account.make_owner_of(&pwfile)?;
         let mut initdb = self.binaries.command("initdb", &self.account);
-        // Its working directory tells what it works on, should this guard be killed meanwhile.
+        // If this guard is killed now, the next one finds initdb by its working directory.
         initdb
             .current_dir(&partial)
             .arg("-D")
@@ -106,7 +107,7 @@ impl Cluster {
         initdb.args(["--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=scram-sha-256"]);
         initdb.arg("--no-instructions");
         if temporary {
-            // No crash of the machine is survived anyway. The server itself runs as it always does.
+            // A temporary cluster need not survive a crash of the machine. The server itself syncs as always.
             initdb.arg("--no-sync");
         }
         let made = tool::must("making the PostgreSQL cluster", &mut initdb, Some(stop));
@@ -116,7 +117,7 @@ impl Cluster {
         let initial = fs::read_to_string(&conf).map_err(cannot("read", &conf))?;
         let mut own = settings::postgresql_conf(&initial);
         if temporary {
-            // The daemons of all tests share it, and those in the tests' own process stay to its end.
+            // All tests share it, and daemons inside the test process run until its end.
             own.push_str("max_connections = 400\n");
         }
         fs::write(&conf, own).map_err(cannot("write", &conf))?;
@@ -125,7 +126,8 @@ impl Cluster {
         File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(cannot("write", data_dir))
     }
 
-    /// The directory of the socket: existing ones must be ours, as the temporary directory is everybody's.
+    /// Creates the directory of the socket. An existing one must be ours: in the temporary directory anybody
+    /// could have created it.
     fn make_socket_dir(&self) -> Result<()> {
         let dir = &self.socket_dir;
         match fs::symlink_metadata(dir) {
@@ -139,13 +141,13 @@ impl Cluster {
             ))),
             Err(_) => {
                 make_private(dir)?;
-                self.account.own(dir)
+                self.account.make_owner_of(dir)
             }
         }
     }
 }
 
-/// Makes the data directory, if need be, and returns its canonical path.
+/// Creates the data directory if it is missing; returns its canonical path.
 pub(super) fn make_data_dir(dir: &Path) -> Result<PathBuf> {
     if !dir.exists() {
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -153,7 +155,7 @@ pub(super) fn make_data_dir(dir: &Path) -> Result<PathBuf> {
         }
         make_private(dir)?;
         if rustix::process::geteuid().is_root() {
-            // The server's user has to get through to the directories that are its own.
+            // The server's user must be able to reach its own directories inside.
             fs::set_permissions(dir, Permissions::from_mode(0o711)).map_err(cannot("open", dir))?;
         }
     }
@@ -167,12 +169,12 @@ pub(super) fn make_data_dir(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The major version that made the cluster, if there is one.
+/// The major version of PostgreSQL that created the cluster; `None` if there is no cluster.
 pub(super) fn major(data_dir: &Path) -> Option<u32> {
     fs::read_to_string(data_dir.join("pgdata/PG_VERSION")).ok()?.trim().parse().ok()
 }
 
-/// Removes a directory tree or a file, if it is there.
+/// Removes a directory tree or a file, if it exists.
 pub(super) fn remove_all(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(at) if at.is_dir() => fs::remove_dir_all(path),
@@ -186,7 +188,7 @@ fn make_private(dir: &Path) -> Result<()> {
     DirBuilder::new().mode(0o700).create(dir).map_err(cannot("create", dir))
 }
 
-/// Replaces a file as a whole, readable by its owner alone.
+/// Replaces a file as a whole. Only its owner may read it.
 fn write_private(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(cannot("write to", dir))?;
@@ -196,15 +198,15 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     file.persist(path).map(drop).map_err(|error| cannot("write", path)(error.error))
 }
 
-/// Reads the password, or invents one for a cluster that is still to be made.
-fn password(path: &Path, cluster_made: bool) -> Result<String> {
+/// Reads the password; makes a new one if the cluster does not exist yet.
+fn password(path: &Path, cluster_exists: bool) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.is_empty() => return Ok(text),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(cannot("read", path)(error)),
     }
-    if cluster_made {
+    if cluster_exists {
         return Err(EmbeddedError::new(format!(
             "{} is missing: put the password of the cluster's role `{NAME}` back there from a backup",
             path.display()
@@ -218,13 +220,15 @@ fn password(path: &Path, cluster_made: bool) -> Result<String> {
     Ok(password)
 }
 
-/// `run` in the data directory where a socket's path may be that long, else one in the temporary directory.
-/// Always the same for the same data directory: URLs outlive the guard.
+/// The directory of the socket: `run` in the data directory, or a directory in the temporary directory if the
+/// path would be too long. Always the same for one data directory, because URLs are used longer than a guard
+/// lives.
 pub(super) fn socket_dir(data_dir: &Path, temp: &Path) -> PathBuf {
     let fits = |dir: &Path| {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(byte);
-        // The setting is a list: commas, quotes and blanks would have to be quoted.
-        dir.as_os_str().len() <= LONGEST && dir.as_os_str().as_encoded_bytes().iter().all(plain)
+        // PostgreSQL's setting is a list, in which commas, quotes and blanks would need quotes.
+        let needs_no_quotes = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(byte);
+        dir.as_os_str().len() <= LONGEST_SOCKET_DIR
+            && dir.as_os_str().as_encoded_bytes().iter().all(needs_no_quotes)
     };
     let own = data_dir.join("run");
     if fits(&own) {
@@ -242,9 +246,9 @@ pub(super) fn url(socket_dir: &Path, password: &str, database: &str) -> String {
 }
 
 fn percent_encode(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
-        .map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| if is_unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
 }
 
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!(socket_dir(Path::new("/srv/c"), temp), Path::new("/srv/c/run"));
         let long = format!("/srv/{}", "x".repeat(100));
         let dir = socket_dir(Path::new(&long), temp);
-        assert!(dir.starts_with("/tmp") && dir.as_os_str().len() <= LONGEST, "{dir:?}");
+        assert!(dir.starts_with("/tmp") && dir.as_os_str().len() <= LONGEST_SOCKET_DIR, "{dir:?}");
         assert_eq!(dir, socket_dir(Path::new(&long), temp));
         assert_ne!(dir, socket_dir(Path::new("/srv/my data"), temp));
         assert!(socket_dir(Path::new("/srv/a,b"), Path::new(&long)).starts_with("/tmp"));

@@ -9,19 +9,19 @@ use std::process::Command;
 use super::account::Account;
 use super::{EmbeddedError, Result, tool};
 
-/// The oldest major version that will do.
+/// The oldest supported major version.
 pub(super) const OLDEST: u32 = 15;
 
-/// A directory with `postgres` and `initdb` in it, of one version.
+/// A directory with the programs `postgres` and `initdb` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Binaries {
     pub(super) dir: PathBuf,
     pub(super) version: Version,
-    /// Where the programs find shared libraries that the system does not have.
+    /// Directories of shared libraries that the system does not have.
     pub(super) libraries: Vec<PathBuf>,
 }
 
-/// A version as `postgres --version` tells it: "15.18".
+/// A version as `postgres --version` prints it, such as "15.18".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) major: u32,
@@ -30,7 +30,7 @@ pub(super) struct Version {
 }
 
 impl Binaries {
-    /// A command of this installation, to be run as the account with nothing of our own environment.
+    /// A command of this installation. It runs as `account`, without our own environment variables.
     pub(super) fn command(&self, program: &str, account: &Account) -> Command {
         let mut command = Command::new(self.dir.join(program));
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").current_dir("/");
@@ -44,10 +44,8 @@ impl Binaries {
     }
 }
 
-/// Finds the newest usable version, or the one of an existing cluster where that is given. `None` if this
-/// machine has none at all.
-///
-/// `unpacked` are the roots of packages that [`super::install`] has unpacked earlier.
+/// Finds the newest usable version, or version `cluster` if it is given. `None` if this machine has no
+/// PostgreSQL server. `unpacked`: roots of packages that [`super::install`] has unpacked before.
 pub(super) fn find(
     bin_dir: Option<&Path>,
     cluster: Option<u32>,
@@ -59,8 +57,7 @@ pub(super) fn find(
             let only = probe(dir, account, vec![]).ok_or_else(|| {
                 EmbeddedError::new(format!(
                     "postgres_bin_dir is {}, but `postgres` and `initdb` cannot be run from there: correct \
-                        it, or \
-                     leave it out to have them searched for",
+                     it, or leave it out to have them searched for",
                     dir.display()
                 ))
             })?;
@@ -68,7 +65,7 @@ pub(super) fn find(
         }
         None => {
             let mut dirs: Vec<(PathBuf, Vec<PathBuf>)> = vec![];
-            for dir in places().into_iter().filter_map(|dir| real(&dir)) {
+            for dir in places().into_iter().filter_map(|dir| resolve_links(&dir)) {
                 if !dirs.iter().any(|(known, _)| *known == dir) {
                     dirs.push((dir, vec![]));
                 }
@@ -80,7 +77,7 @@ pub(super) fn find(
     choose(found, cluster)
 }
 
-/// Of what was found: the major version of the cluster, else the newest; the first of equals.
+/// Chooses the cluster's major version, else the newest; of equal versions the first.
 fn choose(mut found: Vec<Binaries>, cluster: Option<u32>) -> Result<Option<Binaries>> {
     if found.is_empty() {
         return Ok(None);
@@ -95,8 +92,7 @@ fn choose(mut found: Vec<Binaries>, cluster: Option<u32>) -> Result<Option<Binar
             None => Err(EmbeddedError::new(format!(
                 "the cluster was made by PostgreSQL {major}, which is not here (found: {versions}): install \
                  PostgreSQL {major} and start again, or move the data to the other version with pg_upgrade \
-                 or \
-                 pg_dump"
+                 or pg_dump"
             ))),
         };
     }
@@ -104,13 +100,12 @@ fn choose(mut found: Vec<Binaries>, cluster: Option<u32>) -> Result<Option<Binar
         newest if newest.version.major >= OLDEST => Ok(Some(newest)),
         _ => Err(EmbeddedError::new(format!(
             "PostgreSQL {OLDEST} or newer is needed (found: {versions}): install it, or set DATABASE_URL to \
-                a \
-             server that runs elsewhere"
+             a server that runs elsewhere"
         ))),
     }
 }
 
-/// Where installations put their programs, best first.
+/// Directories where programs are usually installed, best first.
 fn places() -> Vec<PathBuf> {
     let mut places: Vec<PathBuf> =
         env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
@@ -131,14 +126,14 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
-/// The directory the programs really lie in: `/usr/local/bin/postgres` is often a link.
-fn real(dir: &Path) -> Option<PathBuf> {
+/// The directory that contains the programs themselves: `/usr/local/bin/postgres` is often a link.
+fn resolve_links(dir: &Path) -> Option<PathBuf> {
     let postgres = dir.join("postgres").canonicalize().ok()?;
     let target = postgres.parent()?;
     [target, dir].into_iter().find(|dir| dir.join("initdb").exists()).map(Path::to_path_buf)
 }
 
-/// The programs below the root of unpacked Debian packages, and the libraries that came along.
+/// The program directories below the root of unpacked Debian packages, with the directories of libraries.
 pub(super) fn unpacked_dirs(root: &Path) -> Vec<(PathBuf, Vec<PathBuf>)> {
     let mut libraries = vec![];
     for parent in [root.join("usr/lib"), root.join("lib")] {
@@ -158,6 +153,7 @@ fn children(parent: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The programs in `dir`, if they run.
 fn probe(dir: &Path, account: &Account, libraries: Vec<PathBuf>) -> Option<Binaries> {
     let version = Version { major: 0, minor: 0, text: String::new() };
     let mut binaries = Binaries { dir: std::path::absolute(dir).ok()?, version, libraries };
@@ -169,7 +165,7 @@ fn probe(dir: &Path, account: &Account, libraries: Vec<PathBuf>) -> Option<Binar
     Some(binaries)
 }
 
-/// "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", also "… 19beta2".
+/// Parses "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", also "… 19beta2".
 fn parse(line: &str) -> Option<Version> {
     let text = line.trim().strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
@@ -223,7 +219,7 @@ mod tests {
             fs::write(root.join("lib/bin").join(program), "").unwrap();
         }
         std::os::unix::fs::symlink(root.join("lib/bin/postgres"), root.join("bin/postgres")).unwrap();
-        assert_eq!(real(&root.join("bin")), Some(root.join("lib/bin")));
-        assert_eq!(real(&root), None);
+        assert_eq!(resolve_links(&root.join("bin")), Some(root.join("lib/bin")));
+        assert_eq!(resolve_links(&root), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The guard: a process of its own that runs the server for as long as its parent lives.
+//! The guard: a separate process that runs the server as long as its parent, the daemon, lives.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -14,18 +14,18 @@ use super::account::Account;
 use super::cluster::{self, Cluster, NAME};
 use super::find::{self, Binaries};
 use super::log::Log;
-use super::server::{Mode, Server};
+use super::server::{Server, StopMode};
 use super::stop::Stop;
-use super::{EmbeddedError, Result, cannot, install, orphan, say};
+use super::{EmbeddedError, Result, cannot, install, orphan, print_line};
 
-/// How long a guard is waited for whose daemon is there, and is gone.
-const LIVING: Duration = Duration::from_secs(2);
-const DYING: Duration = Duration::from_secs(60);
+/// How long to wait for another guard to give up the lock: while its daemon lives, and after its daemon died.
+const WAIT_DAEMON_ALIVE: Duration = Duration::from_secs(2);
+const WAIT_DAEMON_DEAD: Duration = Duration::from_secs(60);
 
 /// The options of the hidden command `coulomb postgres`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GuardArgs {
-    /// Directory of the private cluster; created if absent
+    /// Directory of the embedded cluster; created if missing
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Delete the data directory after the stop
@@ -39,7 +39,7 @@ pub struct GuardArgs {
     pub no_install: bool,
 }
 
-/// The one line on standard output: the server is ready, or why not.
+/// The one line that the guard writes to standard output: the server is ready, or why not.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
@@ -47,7 +47,7 @@ pub(super) enum Report {
     Failed { error: String },
 }
 
-/// Runs the server until standard input ends or SIGTERM, SIGINT or SIGHUP comes, then stops it.
+/// Runs the server until standard input ends or SIGTERM, SIGINT or SIGHUP arrives, then stops it.
 ///
 /// Writes one line of JSON to standard output: `url`, `data_dir`, `version` and the `pid` of the postmaster
 /// once the server accepts connections, or `error`. A server that dies is started again, under the same URL.
@@ -66,7 +66,7 @@ fn guard(args: &GuardArgs, stop: &Stop) -> Result<()> {
     let data_dir = cluster::make_data_dir(&args.data_dir)?;
     let (lock, parent_before) = lock(&data_dir)?;
     if args.temporary {
-        // The same daemon still uses what a killed guard of its own has left.
+        // If the same daemon's earlier guard was killed, the daemon still uses its data.
         claim_temporary(&data_dir, parent_before == Some(parent_id()))?;
     }
     let result = serve(args, &data_dir, stop);
@@ -97,8 +97,8 @@ fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
         version: cluster.binaries.version.text.clone(),
         pid: server.pid(),
     });
-    // Nobody misses a checkpoint of data that is deleted next.
-    let mode = if args.temporary { Mode::Immediate } else { Mode::Fast };
+    // The data is deleted next, so it needs no checkpoint.
+    let mode = if args.temporary { StopMode::Immediate } else { StopMode::Fast };
     let stopped = match keep_running(server, &cluster, &log, stop)? {
         Some(server) => server.stop(mode),
         None => Ok(()),
@@ -109,7 +109,7 @@ fn serve(args: &GuardArgs, data_dir: &Path, stop: &Stop) -> Result<()> {
     stopped
 }
 
-/// Who runs the server, and what there is to run; an installation may bring both.
+/// The account and the programs of the server; an installation may add both.
 fn programs(args: &GuardArgs, data_dir: &Path) -> Result<(Account, Option<Binaries>)> {
     let account = Account::for_data(data_dir)?;
     let unpacked = install::unpacked(data_dir);
@@ -117,7 +117,7 @@ fn programs(args: &GuardArgs, data_dir: &Path) -> Result<(Account, Option<Binari
     Ok((account, found))
 }
 
-/// Starts the server again whenever it dies, until the stop is requested. Returns the one that runs then.
+/// Starts the server again whenever it dies, until a stop is requested. Returns the server that runs then.
 fn keep_running(mut server: Server, cluster: &Cluster, log: &Log, stop: &Stop) -> Result<Option<Server>> {
     let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(5));
     let mut delay = shortest;
@@ -127,7 +127,7 @@ fn keep_running(mut server: Server, cluster: &Cluster, log: &Log, stop: &Stop) -
             stop.sleep(Duration::from_secs(1));
             continue;
         };
-        say(format_args!(
+        print_line(format_args!(
             "PostgreSQL (process {}) ended ({status}), starting it again; its log is {}",
             server.pid(),
             log.path().display()
@@ -141,19 +141,19 @@ fn keep_running(mut server: Server, cluster: &Cluster, log: &Log, stop: &Stop) -
             }
             match Server::start(cluster, log, stop) {
                 Ok(server) => break server,
-                Err(error) => say(error),
+                Err(error) => print_line(error),
             }
             stop.pause(delay);
             delay = (delay * 2).min(longest);
         };
         since = Instant::now();
-        say(format_args!("PostgreSQL runs again (process {})", server.pid()));
+        print_line(format_args!("PostgreSQL runs again (process {})", server.pid()));
     }
     Ok(Some(server))
 }
 
-/// Takes the data directory for this guard. The kernel gives the lock up when the guard ends, however it
-/// ends. Also returns the parent of the guard before.
+/// Locks the data directory for this guard. The kernel releases the lock when the guard ends, in whatever
+/// way. Also returns the parent of the previous guard.
 fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
     let path = data_dir.join("coulomb.lock");
     let mut file = OpenOptions::new()
@@ -164,22 +164,21 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
         .mode(0o600)
         .open(&path)
         .map_err(cannot("open", &path))?;
-    let (locked, holder) = patiently(&mut file);
+    let (locked, holder) = lock_with_patience(&mut file);
     let (guard, daemon) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
     match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             return Err(EmbeddedError::new(format!(
                 "the data directory {} is in use by another coulomb (process {daemon}, with the database \
-                    guard \
-                 {guard}): stop it, or set COULOMB_DATA_DIR to another directory",
+                 guard {guard}): stop it, or set COULOMB_DATA_DIR to another directory",
                 data_dir.display()
             )));
         }
         Err(TryLockError::Error(error)) => return Err(cannot("lock", &path)(error)),
     }
     let this = format!("{} {}\n", process::id(), parent_id());
-    // Written before it is cut: whoever reads meanwhile finds a holder.
+    // Write first, then truncate: a concurrent reader always finds a holder.
     file.rewind()
         .and_then(|()| file.write_all(this.as_bytes()))
         .and_then(|()| file.set_len(this.len() as u64))
@@ -187,17 +186,18 @@ fn lock(data_dir: &Path) -> Result<(File, Option<u32>)> {
     Ok((file, daemon.parse().ok()))
 }
 
-/// Tries to lock. A guard whose daemon was killed is about to stop: it is waited for, so that a daemon may be
-/// started again at once. Also returns what the file says of the holder.
-fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String) {
+/// Tries to lock, and waits for a guard whose daemon was killed, because it stops soon: so a new daemon can
+/// be started at once. Also returns the file's text, which names the holder.
+fn lock_with_patience(file: &mut File) -> (std::result::Result<(), TryLockError>, String) {
     let started = Instant::now();
     loop {
         let locked = file.try_lock();
         let mut holder = String::new();
         let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
         let daemon = holder.trim().split_once(' ').and_then(|(_, daemon)| daemon.parse().ok());
-        // One that has just been killed may still be there, as a zombie that nobody has waited for.
-        let patience = if daemon.is_some_and(orphan::is_there) { LIVING } else { DYING };
+        // A daemon that was just killed may still exist as a zombie, so wait a little even then.
+        let patience =
+            if daemon.is_some_and(orphan::process_exists) { WAIT_DAEMON_ALIVE } else { WAIT_DAEMON_DEAD };
         if !matches!(locked, Err(TryLockError::WouldBlock)) || started.elapsed() > patience {
             return (locked, holder);
         }
@@ -205,8 +205,8 @@ fn patiently(file: &mut File) -> (std::result::Result<(), TryLockError>, String)
     }
 }
 
-/// Marks a directory as one to be deleted; refuses one that holds something of value. What an earlier
-/// temporary cluster has left is removed, unless it is to be resumed.
+/// Marks a directory for deletion; refuses one that contains other files. Removes what an earlier temporary
+/// cluster has left, unless `resume`.
 fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     let marker = data_dir.join("temporary");
     if marker.exists() && resume {
@@ -227,7 +227,7 @@ fn claim_temporary(data_dir: &Path, resume: bool) -> Result<()> {
     cluster::remove_all(&data_dir.join("password"))
 }
 
-/// The parent may be gone; then nobody wants the line.
+/// Writes the report. If the parent has ended, nobody reads it, and that is no error.
 fn report(report: &Report) {
     if let Ok(line) = serde_json::to_string(report) {
         let mut out = io::stdout().lock();

@@ -1,4 +1,4 @@
-//! The daemon's side: starts the guard, listens for its word, and starts it again when it dies.
+//! The daemon's side: starts the guard, reads its report, and starts another guard when it dies.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -13,13 +13,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::guard::Report;
-use super::{EmbeddedError, Options, Result, say};
+use super::{EmbeddedError, Options, Result, print_line};
 use crate::panics;
 
-/// Longest wait for a guard that was told to stop; its own bounds add up to less.
-const STOP: Duration = Duration::from_secs(60);
+/// How long to wait for the guard to stop; the guard's own time limits add up to less.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running private cluster; dropping it stops it.
+/// A running embedded server; dropping it stops the server.
 pub struct Embedded {
     url: String,
     data_dir: PathBuf,
@@ -27,7 +27,7 @@ pub struct Embedded {
     ended: Mutex<Receiver<Result<()>>>,
 }
 
-/// What the handle and the thread that watches the guard both know.
+/// State that the handle and the thread that watches the guard share.
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
@@ -39,21 +39,21 @@ struct State {
     /// The write end of the pipe that keeps the guard alive.
     pipe: Option<ChildStdin>,
     guard: Option<Pid>,
-    /// Told when the stop is requested.
+    /// Closed when the stop is requested, which wakes the watching thread.
     wake: Option<Sender<()>>,
 }
 
 impl Embedded {
-    /// Starts the private server and returns when it accepts connections.
+    /// Starts the embedded server and returns when it accepts connections.
     ///
-    /// Looks for the programs of PostgreSQL 15 or newer, installs them where there are none and
-    /// [`Options::install`] allows it, makes the cluster if the directory is empty, and recovers it after a
-    /// crash. As root the server runs as the owner of the data, else `postgres`, else `nobody`.
+    /// It searches the programs of PostgreSQL 15 or newer, installs them if there are none and
+    /// [`Options::install`] allows it, creates the cluster if the directory is empty, and recovers it after a
+    /// crash. If we are root, the server runs as the owner of the data, else `postgres`, else `nobody`.
     ///
     /// # Errors
-    /// A sentence that says what to do: the directory is in use or out of reach, there are no programs, or of
-    /// another major version than the cluster, a tool of PostgreSQL failed, or the server would not keep what
-    /// it commits.
+    /// A sentence that says what to do: the directory is in use or not accessible, the programs are missing
+    /// or have another major version than the cluster, a tool of PostgreSQL failed, or the server's settings
+    /// could lose commits.
     pub fn start(options: &Options) -> Result<Embedded> {
         let program = match &options.program {
             Some(program) => program.clone(),
@@ -73,16 +73,16 @@ impl Embedded {
                 return Err(EmbeddedError::new(error));
             }
         };
-        let (tell_end, ended) = mpsc::channel();
+        let (end_sender, ended) = mpsc::channel();
         let (wake, woken) = mpsc::channel();
         shared.lock().wake = Some(wake);
         let watched = shared.clone();
         let same_url = url.clone();
         let watch = move || {
             loop {
-                // After a panic it waits for the same guard again, which may have ended meanwhile.
-                match panics::caught(|| watched.watch(&mut guard, &options, &same_url, &woken)) {
-                    Some(ended) => break drop(tell_end.send(ended)),
+                // After a panic, watch the same guard again; it may have ended meanwhile.
+                match panics::catch_as_none(|| watched.watch(&mut guard, &options, &same_url, &woken)) {
+                    Some(ended) => break drop(end_sender.send(ended)),
                     None => thread::sleep(Duration::from_secs(1)),
                 }
             }
@@ -93,8 +93,8 @@ impl Embedded {
         Ok(Embedded { url, data_dir, shared, ended: Mutex::new(ended) })
     }
 
-    /// The URL, for libpq, of the role `coulomb` on the database `coulomb`. The role is a superuser of this
-    /// private cluster. The URL holds the password and stays the same over restarts.
+    /// The URL for libpq: the database `coulomb` as the role `coulomb`, a superuser of this cluster. It
+    /// contains the password, and stays the same after restarts.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -104,10 +104,10 @@ impl Embedded {
         &self.data_dir
     }
 
-    /// Stops the server: open transactions are rolled back, clients disconnected. Returns when it has ended.
+    /// Stops the server: it rolls back open transactions and disconnects clients. Returns when it has ended.
     ///
     /// # Errors
-    /// When the server or its guard did not end well; it is stopped nevertheless, by force.
+    /// The server or its guard did not end properly; it is then stopped by force.
     pub fn stop(self) -> Result<()> {
         self.end()
     }
@@ -123,7 +123,7 @@ impl Embedded {
             state.wake = None;
         }
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        match ended.recv_timeout(STOP) {
+        match ended.recv_timeout(STOP_TIMEOUT) {
             Ok(result) => result,
             Err(RecvTimeoutError::Disconnected) => Ok(()),
             Err(RecvTimeoutError::Timeout) => {
@@ -137,7 +137,7 @@ impl Embedded {
 }
 
 impl fmt::Debug for Embedded {
-    /// Without the URL, which holds the password.
+    /// Without the URL, because it contains the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Embedded").field("data_dir", &self.data_dir).finish_non_exhaustive()
     }
@@ -146,7 +146,7 @@ impl fmt::Debug for Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            say(error);
+            print_line(error);
         }
     }
 }
@@ -156,8 +156,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a guard and waits for its word. The pipe is kept from the first moment on, so that a stop is
-    /// heard even while the server still starts.
+    /// Starts a guard and waits for its report. The pipe is stored at once, so that a stop works even while
+    /// the server still starts.
     fn start_guard(&self, options: &Options) -> Result<(Child, Report)> {
         let mut command = Command::new(options.program.as_deref().unwrap_or(Path::new("coulomb")));
         command.arg("postgres").arg("--data-dir").arg(&options.data_dir);
@@ -170,7 +170,8 @@ impl Shared {
         if !options.install {
             command.arg("--no-install");
         }
-        // A group of its own: Ctrl-C on a terminal reaches the daemon, which drains first and then stops it.
+        // A process group of its own: Ctrl-C on a terminal must reach only the daemon, which finishes its
+        // requests first and then stops the guard.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut guard = command.spawn().map_err(|error| {
             EmbeddedError::new(format!(
@@ -199,8 +200,8 @@ impl Shared {
         }
     }
 
-    /// Waits for the guard's end. Unless it was told to stop, another one takes its place: it stops the
-    /// server that the first one left behind and starts it again.
+    /// Waits until the guard ends. Unless a stop was requested, starts another guard, which stops the server
+    /// that the first guard has left, and starts it again.
     fn watch(&self, guard: &mut Child, options: &Options, url: &str, woken: &Receiver<()>) -> Result<()> {
         let mut delay = Duration::from_millis(50);
         loop {

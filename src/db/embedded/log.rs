@@ -1,4 +1,4 @@
-//! The server's log: what it writes on standard error, in two files of bounded size.
+//! The server's log: its standard error, in two files of limited size.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -10,14 +10,14 @@ use std::thread;
 
 use crate::panics;
 
-/// Size in bytes at which a log file is put aside. One older file is kept.
-const FULL: u64 = 10 * 1024 * 1024;
-/// How many last lines are held for error messages.
-const HELD: usize = 12;
-/// Longest piece of a line handled at once, in bytes.
-const LINE: u64 = 64 * 1024;
+/// Size in bytes at which the log file is renamed to `….1`. Only one older file is kept.
+const LARGEST_FILE: u64 = 10 * 1024 * 1024;
+/// How many last lines are kept for error messages.
+const KEPT_LINES: usize = 12;
+/// A longer line is handled in pieces of this size, in bytes.
+const LONGEST_PIECE: u64 = 64 * 1024;
 
-/// A log that several servers, one after the other, write to.
+/// The log of all servers that a guard runs, one after the other.
 #[derive(Clone)]
 pub(super) struct Log(Arc<Mutex<Inner>>);
 
@@ -43,13 +43,13 @@ impl Log {
         inner.last.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// Forgets the last lines: what follows is said by another server.
-    pub(super) fn forget(&self) {
+    /// Forgets the last lines, because another server starts.
+    pub(super) fn forget_last_lines(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).last.clear();
     }
 
-    /// Copies a stream to its end. A disk that refuses the log does not stop the reading: a full pipe would
-    /// halt the server.
+    /// Copies a stream to the log, until the stream ends. It goes on reading even if the disk is full: a full
+    /// pipe would block the server.
     pub(super) fn follow(&self, stream: impl Read + Send + 'static) -> thread::JoinHandle<()> {
         let log = self.clone();
         thread::spawn(move || {
@@ -57,9 +57,9 @@ impl Log {
             let mut line = Vec::new();
             loop {
                 line.clear();
-                match (&mut stream).take(LINE).read_until(b'\n', &mut line) {
-                    // Nothing may end the reading.
-                    Ok(1..) => drop(panics::caught(|| {
+                match (&mut stream).take(LONGEST_PIECE).read_until(b'\n', &mut line) {
+                    // Not even a panic may end the reading.
+                    Ok(1..) => drop(panics::catch_as_none(|| {
                         log.0.lock().unwrap_or_else(PoisonError::into_inner).add(&line);
                     })),
                     Ok(0) | Err(_) => return,
@@ -71,16 +71,16 @@ impl Log {
 
 impl Inner {
     fn add(&mut self, line: &[u8]) {
-        if self.last.len() == HELD {
+        if self.last.len() == KEPT_LINES {
             self.last.pop_front();
         }
         self.last.push_back(String::from_utf8_lossy(line).trim_end().to_owned());
-        if self.size >= FULL {
+        if self.size >= LARGEST_FILE {
             self.file = None;
             let _ = fs::rename(&self.path, older(&self.path));
         }
         if self.file.is_none() {
-            // Statements of clients may stand in it, so it is for its owner alone.
+            // The log may contain statements of clients, so only its owner may read it.
             self.file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path).ok();
             self.size = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
         }
@@ -106,11 +106,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("postgres.log");
         let log = Log::new(path.clone());
-        let lines = std::io::repeat(b'x').take(3 * FULL + FULL / 2);
+        let lines = std::io::repeat(b'x').take(3 * LARGEST_FILE + LARGEST_FILE / 2);
         log.follow(lines).join().unwrap();
         log.follow(&b"first\nlast\n"[..]).join().unwrap();
         let sizes: Vec<u64> = [&path, &older(&path)].map(|path| fs::metadata(path).unwrap().len()).into();
-        assert!(sizes.iter().all(|size| (1..=FULL + LINE).contains(size)), "{sizes:?}");
+        assert!(sizes.iter().all(|size| (1..=LARGEST_FILE + LONGEST_PIECE).contains(size)), "{sizes:?}");
         assert!(log.last_lines().ends_with("first\nlast"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }

@@ -1,20 +1,20 @@
-//! A private PostgreSQL server, for whoever gives no database URL.
+//! The embedded PostgreSQL server, for installations without a database URL.
 //!
-//! The daemon does not start the server itself but a *guard* (`coulomb postgres …`, see [`run_guard`]), which
-//! holds the read end of a pipe. When the daemon is gone, even by `kill -9`, the pipe ends and the guard
-//! stops the server. The guard also starts the server again when it dies, and [`Embedded`] does so for the
-//! guard.
+//! The daemon does not start the server itself. It starts a *guard* (`coulomb postgres …`, see
+//! [`run_guard`]), which reads from a pipe. When the daemon ends, even by `kill -9`, the pipe ends, and the
+//! guard stops the server. When the server dies, the guard starts it again. When the guard dies, [`Embedded`]
+//! starts another one.
 //!
-//! What lies in the data directory:
+//! The data directory contains:
 //!
 //! | Path | What |
 //! |---|---|
-//! | `coulomb.lock` | held by the guard; the process ids of guard and daemon |
+//! | `coulomb.lock` | locked by the guard; has the process ids of guard and daemon |
 //! | `password` | of the role `coulomb`, mode 0600 |
-//! | `pgdata/` | the cluster; `pgdata.partial/` while it is being made |
-//! | `cache/` | PostgreSQL itself, where it was downloaded and the user has no home |
-//! | `run/` | the Unix socket, if the path is short enough for one |
-//! | `daemon-*.json` | tells commands of the running daemon (`cli/running.rs`) |
+//! | `pgdata/` | the cluster; named `pgdata.partial/` until `initdb` has finished |
+//! | `cache/` | PostgreSQL itself, if it was downloaded and the user has no home directory |
+//! | `run/` | the Unix socket, if the path is short enough for a socket |
+//! | `daemon-*.json` | tells commands where the daemon runs (`cli/running.rs`) |
 //! | `temporary` | marks a directory that is deleted after the stop |
 //! | `postgres.log`, `postgres.log.1` | the server's log, at most 10 MiB each |
 
@@ -36,36 +36,36 @@ mod tool;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use crate::logging::say;
+use crate::logging::print_line;
 
 pub use guard::{GuardArgs, run_guard};
 pub use handle::Embedded;
 pub use running::{has_cluster, running_url};
 
-/// How to run the private server.
+/// How to run the embedded server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Everything the server keeps lies here. Created if absent.
+    /// The directory for everything the server stores. Created if missing.
     pub data_dir: PathBuf,
-    /// The directory of `postgres` and `initdb`. `None` searches the usual places.
+    /// The directory of `postgres` and `initdb`. `None`: search the usual places.
     pub bin_dir: Option<PathBuf>,
-    /// Delete the data directory after the stop. It must be absent or empty at first.
+    /// Whether to delete the data directory after the stop. It must be missing or empty at the start.
     pub temporary: bool,
-    /// Whether PostgreSQL may be installed where none is found.
+    /// Whether PostgreSQL may be installed if it is not found.
     pub install: bool,
-    /// The `coulomb` executable that serves as the guard. `None` is the running one.
+    /// The `coulomb` executable to run as the guard. `None`: the running one.
     pub program: Option<PathBuf>,
 }
 
 impl Options {
-    /// The defaults: search for binaries, install them where there are none, keep the data.
+    /// The defaults: search for binaries, install them if there are none, keep the data.
     pub fn new(data_dir: impl Into<PathBuf>) -> Options {
         Options { data_dir: data_dir.into(), bin_dir: None, temporary: false, install: true, program: None }
     }
 }
 
-/// Why the private server does not run: a sentence for people, naming what to do, and where a tool
-/// of PostgreSQL failed its last lines.
+/// Why the embedded server does not run: a sentence for people that says what to do. If a tool of PostgreSQL
+/// failed, its last lines follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct EmbeddedError(String);
@@ -78,7 +78,7 @@ impl EmbeddedError {
     }
 }
 
-/// Builds the error of a file operation: "cannot create /srv/x: No space left on device".
+/// Makes the error of a file operation, such as "cannot create /srv/x: No space left on device".
 fn cannot(what: impl fmt::Display, path: &Path) -> impl FnOnce(io::Error) -> EmbeddedError {
     move |error| EmbeddedError(format!("cannot {what} {}: {error}", path.display()))
 }

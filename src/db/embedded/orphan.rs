@@ -1,6 +1,6 @@
-//! Processes that an earlier guard or a killed postmaster left behind on our cluster.
+//! Ends processes that an earlier guard or a killed postmaster has left on our cluster.
 //!
-//! Whoever calls this holds the lock of the data directory, so whatever still runs there runs for nobody.
+//! The caller has the lock of the data directory, so nobody uses a process that still runs there.
 
 use std::fs;
 use std::path::Path;
@@ -10,30 +10,30 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::account::Account;
-use super::{EmbeddedError, Result, say};
+use super::{EmbeddedError, Result, print_line};
 
-/// Ends them: the postmaster by an immediate shutdown, what remains by force. Crash recovery follows at the
-/// next start, and no commit is lost.
+/// Ends the server's processes: the postmaster by an immediate shutdown, the rest by force. The next start
+/// recovers, and no commit is lost.
 pub(super) fn end(pgdata: &Path, account: &Account) -> Result<()> {
     let file = pgdata.join("postmaster.pid");
     let postmaster = fs::read_to_string(&file).ok().and_then(|text| pid(text.lines().next()?));
-    let living = |pid| living(pgdata, account, pid);
-    if living(postmaster).is_empty() {
-        // The server takes any process with this id for a postmaster, even one that merely got the number
-        // after a reboot. Nothing runs here, so the file says nothing.
+    let running = |pid| running_in(pgdata, account, pid);
+    if running(postmaster).is_empty() {
+        // A starting server would think that any process with this id is a postmaster, even one that got the
+        // number after a reboot. No server runs here, so the file is outdated.
         if postmaster.is_some_and(exists) && cfg!(target_os = "linux") {
             let _ = fs::remove_file(&file);
         }
         return Ok(());
     }
-    if let Some(postmaster) = postmaster.filter(|pid| living(Some(*pid)).contains(pid)) {
-        say(format_args!(
+    if let Some(postmaster) = postmaster.filter(|pid| running(Some(*pid)).contains(pid)) {
+        print_line(format_args!(
             "stopping the PostgreSQL server (process {}) that an earlier coulomb left behind",
             postmaster.as_raw_nonzero()
         ));
         let _ = kill_process(postmaster, Signal::QUIT);
         let until = Instant::now() + Duration::from_secs(10);
-        while !living(Some(postmaster)).is_empty() {
+        while !running(Some(postmaster)).is_empty() {
             if Instant::now() > until {
                 break;
             }
@@ -43,8 +43,7 @@ pub(super) fn end(pgdata: &Path, account: &Account) -> Result<()> {
     kill(pgdata, account, postmaster)
 }
 
-/// Ends what an `initdb` of a killed guard still does: a directory that is not a cluster yet has nothing to
-/// lose.
+/// Ends the `initdb` of a killed guard. The directory is not a cluster yet, so nothing can be lost.
 pub(super) fn end_initdb(partial: &Path, account: &Account) -> Result<()> {
     kill(partial, account, None)
 }
@@ -52,18 +51,18 @@ pub(super) fn end_initdb(partial: &Path, account: &Account) -> Result<()> {
 fn kill(dir: &Path, account: &Account, postmaster: Option<Pid>) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        // One that dies may just have started another one.
-        let living = living(dir, account, postmaster);
-        let Some(first) = living.first() else { return Ok(()) };
+        // Look again each time: a process may have started another one just before it died.
+        let running = running_in(dir, account, postmaster);
+        let Some(first) = running.first() else { return Ok(()) };
         if Instant::now() > until {
             return Err(EmbeddedError::new(format!(
                 "a PostgreSQL process still runs on {} and does not end (process {}): end it, then start \
-                    again",
+                 again",
                 dir.display(),
                 first.as_raw_nonzero()
             )));
         }
-        for pid in living {
+        for pid in running {
             let _ = kill_process(pid, Signal::KILL);
         }
         thread::sleep(Duration::from_millis(10));
@@ -75,8 +74,8 @@ fn pid(text: &str) -> Option<Pid> {
     Pid::from_raw(text.trim().parse::<i32>().ok()?.abs())
 }
 
-/// Whether a process of that number is there.
-pub(super) fn is_there(pid: i32) -> bool {
+/// Whether a process with this number exists.
+pub(super) fn process_exists(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(exists)
 }
 
@@ -84,10 +83,11 @@ fn exists(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }
 
-/// All server processes on the cluster, and `initdb`: each has the data as its working directory.
+/// The server processes on the cluster, and `initdb`: the working directory of each is the data directory.
 #[cfg(target_os = "linux")]
-fn living(dir: &Path, account: &Account, _postmaster: Option<Pid>) -> Vec<Pid> {
-    // The account asks, not root: in a container root may not look at the processes of others, see ptrace(2).
+fn running_in(dir: &Path, account: &Account, _postmaster: Option<Pid>) -> Vec<Pid> {
+    // The server's account runs this: in a container root may not inspect other users' processes, see
+    // ptrace(2).
     let mut ask = std::process::Command::new("/bin/sh");
     ask.args(["-c", "for p in /proc/[0-9]*; do [ $p/cwd -ef \"$1\" ] && echo ${p#/proc/}; done; :", "sh"]);
     ask.arg(dir).env_clear().current_dir("/").stdin(std::process::Stdio::null());
@@ -100,9 +100,9 @@ fn living(dir: &Path, account: &Account, _postmaster: Option<Pid>) -> Vec<Pid> {
     String::from_utf8_lossy(&output).lines().filter_map(pid).filter(is_server).collect()
 }
 
-/// The postmaster alone: its command line names the data.
+/// The postmaster only: its command line contains the data directory.
 #[cfg(not(target_os = "linux"))]
-fn living(pgdata: &Path, _account: &Account, postmaster: Option<Pid>) -> Vec<Pid> {
+fn running_in(pgdata: &Path, _account: &Account, postmaster: Option<Pid>) -> Vec<Pid> {
     let Some(pid) = postmaster else { return vec![] };
     let number = pid.as_raw_nonzero().to_string();
     let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &number]).output();
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn only_servers_in_the_directory_are_meant() {
+    fn only_servers_in_the_directory_are_ended() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().canonicalize().unwrap();
-        // Somebody's shell that stands in the directory, and something that bears the name `postgres`.
+        // A shell of somebody in this directory, and a process with the name `postgres`.
         let sleep =
             |program: &Path| std::process::Command::new(program).arg("60").current_dir(&dir).spawn().unwrap();
         fs::copy("/bin/sleep", dir.join("postgres")).unwrap();

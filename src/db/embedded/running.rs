@@ -1,11 +1,11 @@
-//! Finding a server that another process runs on a data directory, so that commands can reach it.
+//! Finds the embedded server that another process runs, so that commands can use it.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 
 use super::cluster;
 
-/// The URL of the server that runs on `data_dir`, when one does: its guard holds the lock.
+/// The URL of the server that runs on `data_dir`; `None` if none runs, that is, if no guard has the lock.
 #[must_use]
 pub fn running_url(data_dir: &Path) -> Option<String> {
     let data_dir = data_dir.canonicalize().ok()?;
@@ -18,10 +18,10 @@ pub fn running_url(data_dir: &Path) -> Option<String> {
     Some(cluster::url(&cluster::socket_dir(&data_dir, &std::env::temp_dir()), &password, cluster::NAME))
 }
 
-/// Whether a cluster lies in `data_dir`.
+/// Whether `data_dir` contains a cluster.
 ///
 /// # Errors
-/// When this user may not look into the directory.
+/// This user may not read the directory.
 pub fn has_cluster(data_dir: &Path) -> std::io::Result<bool> {
     data_dir.join("pgdata/PG_VERSION").try_exists()
 }

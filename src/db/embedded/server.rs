@@ -1,4 +1,5 @@
-//! The running server: starts it, waits until it accepts, checks that it keeps what it commits, stops it.
+//! The server process: starts it, waits until it accepts connections, checks that commits are durable, stops
+//! it.
 
 use std::fs;
 use std::process::{Child, ExitStatus, Stdio};
@@ -12,23 +13,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::cluster::{Cluster, NAME};
 use super::log::Log;
 use super::stop::Stop;
-use super::{EmbeddedError, Result, orphan, say, settings};
-use crate::db::address::bounded;
+use super::{EmbeddedError, Result, orphan, print_line, settings};
+use crate::db::address::with_timeouts;
 
-/// How long a server that is not ready yet is looked at again.
-const POLL: Duration = Duration::from_millis(10);
-/// How long open transactions are rolled back and a checkpoint is written before the server is stopped
-/// without.
-const FAST: Duration = Duration::from_secs(30);
-/// How long the server has for the stop without a checkpoint before it is killed.
-const IMMEDIATE: Duration = Duration::from_secs(10);
+/// Pause between two checks whether the server is ready.
+const READY_CHECK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a fast stop (rollback of open transactions, then a checkpoint) may take before an immediate stop.
+const FAST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an immediate stop (without a checkpoint) may take before the server is killed.
+const IMMEDIATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How to stop: a commit is safe in each case.
+/// How to stop the server. No mode loses a commit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Roll back what is open and write a checkpoint.
+pub(super) enum StopMode {
+    /// Roll back open transactions and write a checkpoint.
     Fast,
-    /// Leave everything to crash recovery at the next start.
+    /// Stop at once; the next start recovers as after a crash.
     Immediate,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the server on the cluster and returns once it accepts and has been checked.
+    /// Starts the server on the cluster. Returns when it accepts connections and has passed the checks.
     pub(super) fn start(cluster: &Cluster, log: &Log, stop: &Stop) -> Result<Server> {
         orphan::end(&cluster.pgdata, &cluster.account)?;
         cluster.configure()?;
-        log.forget();
+        log.forget_last_lines();
         let mut command = cluster.binaries.command("postgres", &cluster.account);
         command.envs(KEEP_MEMORY);
         command.arg("-D").arg(&cluster.pgdata).args(settings::fixed(&cluster.socket_dir));
@@ -59,19 +59,19 @@ impl Server {
         match server.wait_until_ready(cluster, log, stop).and_then(|()| check(cluster)) {
             Ok(()) => Ok(server),
             Err(error) => {
-                let _ = server.stop(Mode::Fast);
+                let _ = server.stop(StopMode::Fast);
                 Err(error)
             }
         }
     }
 
-    /// Waits as long as the server lives: recovery after a crash takes its time.
+    /// Waits as long as the server process lives: recovery after a crash may take long.
     fn wait_until_ready(&mut self, cluster: &Cluster, log: &Log, stop: &Stop) -> Result<()> {
         let started = Instant::now();
-        let mut told = false;
+        let mut is_announced = false;
         loop {
             if let Some(status) = self.exited()? {
-                // Its last words may still be in the pipe.
+                // Its last lines may still be in the pipe.
                 self.log.take().map(JoinHandle::join);
                 return Err(EmbeddedError::new(format!(
                     "PostgreSQL did not start ({status}); the end of {}:\n{}",
@@ -85,15 +85,15 @@ impl Server {
             if self.says_ready(cluster) {
                 return Ok(());
             }
-            if !told && started.elapsed() > Duration::from_secs(10) {
-                told = true;
-                say(format_args!("PostgreSQL is still starting, see {}", log.path().display()));
+            if !is_announced && started.elapsed() > Duration::from_secs(10) {
+                is_announced = true;
+                print_line(format_args!("PostgreSQL is still starting, see {}", log.path().display()));
             }
-            stop.sleep(POLL);
+            stop.sleep(READY_CHECK_PAUSE);
         }
     }
 
-    /// The postmaster writes its state into the eighth line of its file, as `pg_ctl` relies on, too
+    /// The postmaster writes its state to the eighth line of `postmaster.pid`; `pg_ctl` reads it there too
     /// (`LOCK_FILE_LINE_PM_STATUS` in pidfile.h).
     fn says_ready(&self, cluster: &Cluster) -> bool {
         let file = fs::read_to_string(cluster.pgdata.join("postmaster.pid")).unwrap_or_default();
@@ -106,15 +106,16 @@ impl Server {
         self.child.id()
     }
 
-    /// How the postmaster ended, if it did.
+    /// The exit status of the postmaster, if it has ended.
     pub(super) fn exited(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().map_err(|error| EmbeddedError::new(format!("cannot watch PostgreSQL: {error}")))
     }
 
-    /// Stops the server, harder if it takes too long.
-    pub(super) fn stop(mut self, mode: Mode) -> Result<()> {
-        if mode == Mode::Immediate || !self.end(Signal::INT, FAST)? {
-            let _ = self.end(Signal::QUIT, IMMEDIATE)? || self.end(Signal::KILL, IMMEDIATE)?;
+    /// Stops the server, by stronger means if it takes too long.
+    pub(super) fn stop(mut self, mode: StopMode) -> Result<()> {
+        if mode == StopMode::Immediate || !self.end(Signal::INT, FAST_TIMEOUT)? {
+            let _ =
+                self.end(Signal::QUIT, IMMEDIATE_TIMEOUT)? || self.end(Signal::KILL, IMMEDIATE_TIMEOUT)?;
         }
         match self.exited()? {
             Some(_) => Ok(()),
@@ -122,10 +123,10 @@ impl Server {
         }
     }
 
-    /// Sends a signal and waits for the end: whether it came in time.
+    /// Sends a signal and waits for the end; returns whether the server ended in time.
     fn end(&mut self, signal: Signal, at_most: Duration) -> Result<bool> {
         let until = Instant::now() + at_most;
-        // Not reaped yet, so the number is still this server's.
+        // We have not waited for the process yet, so its number still belongs to this server.
         if self.exited()?.is_some() {
             return Ok(true);
         }
@@ -150,10 +151,10 @@ struct Setting {
     setting: String,
 }
 
-/// Asks the server itself whether a commit is durable and damage is noticed, and makes the database if it is
-/// not there yet.
+/// Asks the server itself whether commits are durable and damaged pages are noticed. Creates the database if
+/// it is missing.
 fn check(cluster: &Cluster) -> Result<()> {
-    let mut connection = match PgConnection::establish(&bounded(&cluster.url(NAME))) {
+    let mut connection = match PgConnection::establish(&with_timeouts(&cluster.url(NAME))) {
         Err(error) if error.to_string().contains(&format!("database \"{NAME}\" does not exist")) => {
             let mut first = connect(cluster, "postgres")?;
             diesel::sql_query(format!("CREATE DATABASE {NAME}"))
@@ -174,17 +175,16 @@ fn check(cluster: &Cluster) -> Result<()> {
         None => Err(EmbeddedError::new("PostgreSQL does not tell whether it keeps what it commits")),
         Some(Setting { name, setting }) => Err(EmbeddedError::new(format!(
             "PostgreSQL runs with {name} = {setting} on {}, which coulomb refuses because acknowledged data \
-                could \
-             be lost: turn it on (data_checksums with pg_checksums --enable, synchronous_commit also for the \
-             role and the database)",
+             could be lost: turn it on (data_checksums with pg_checksums --enable, synchronous_commit also \
+             for the role and the database)",
             cluster.pgdata.display()
         ))),
     }
 }
 
-/// Batches of usage and webhooks are messages of megabytes. glibc gives what they took back to the system
-/// after each, and has every page cleared again for the next, unless told otherwise (mallopt(3)); other C
-/// libraries know none of these.
+/// Lets glibc keep freed memory (mallopt(3)). Batches of usage and webhooks are messages of megabytes; by
+/// default glibc returns their memory to the system each time, which then clears every page again for the
+/// next batch. Other C libraries ignore these variables.
 const KEEP_MEMORY: [(&str, &str); 3] = [
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "67108864"),
@@ -192,7 +192,7 @@ const KEEP_MEMORY: [(&str, &str); 3] = [
 ];
 
 fn connect(cluster: &Cluster, database: &str) -> Result<PgConnection> {
-    PgConnection::establish(&bounded(&cluster.url(database))).map_err(refused)
+    PgConnection::establish(&with_timeouts(&cluster.url(database))).map_err(refused)
 }
 
 fn refused(error: ConnectionError) -> EmbeddedError {

@@ -1,12 +1,12 @@
-//! The server's settings: what is fixed on its command line, and defaults the operator may overrule.
+//! The server's settings: fixed ones on its command line, and defaults that the operator may change.
 
 use std::fs;
 use std::path::Path;
 
 const MIB: u64 = 1024 * 1024;
 
-/// The text that replaces the `postgresql.conf` of `initdb`. Its choice of shared memory stays: it has tried
-/// what works on this machine.
+/// The text that replaces the `postgresql.conf` of `initdb`. Only the kind of shared memory stays: `initdb`
+/// has tested which kind works on this machine.
 pub(super) fn postgresql_conf(of_initdb: &str) -> String {
     let memory =
         of_initdb.lines().find(|line| line.starts_with("dynamic_shared_memory_type")).unwrap_or_default();
@@ -14,27 +14,27 @@ pub(super) fn postgresql_conf(of_initdb: &str) -> String {
         "# The private PostgreSQL server of coulomb.\n\
          # Defaults for this machine, written anew at every start:\n\
          include_if_exists 'coulomb.conf'\n\
-         # Settings below overrule them. Durability, sockets, logging and the time zone are fixed by \
+         # Settings below override them. Durability, sockets, logging and the time zone are fixed by \
          coulomb.\n\
          {memory}\n"
     )
 }
 
-/// Settings that neither a file nor ALTER SYSTEM can overrule: the command line wins.
+/// Settings that neither a file nor ALTER SYSTEM can change, because the command line wins.
 pub(super) fn fixed(socket_dir: &Path) -> Vec<String> {
     let mut arguments = vec![];
     let sockets = format!("unix_socket_directories={}", socket_dir.display());
     for setting in [
-        // An acknowledgement is a commit only if a commit is on the disk.
+        // We acknowledge after a commit, so a commit must be on the disk.
         "fsync=on",
         "full_page_writes=on",
         "synchronous_commit=on",
-        // Reachable through the socket alone, by its owner alone.
+        // Only the socket's owner can connect, and only through the socket.
         "listen_addresses=",
         "port=5432",
         &sockets,
         "unix_socket_permissions=0700",
-        // The guard reads standard error and bounds the log.
+        // The guard reads standard error and limits the size of the log.
         "logging_collector=off",
         "log_destination=stderr",
         "log_line_prefix=%m [%p] %q%u %a ",
@@ -46,9 +46,9 @@ pub(super) fn fixed(socket_dir: &Path) -> Vec<String> {
     arguments
 }
 
-/// The text of `coulomb.conf` for a machine with so many bytes of memory.
+/// The text of `coulomb.conf` for a machine with `memory` bytes.
 pub(super) fn defaults(memory: u64, lz4: bool) -> String {
-    // An eighth: usage finds its keys in an index of all that ever came.
+    // An eighth of the memory: usage looks its keys up in an index of all keys.
     let shared_buffers = (memory / 8 / MIB).clamp(128, 2048);
     let cache = (memory / 2 / MIB).max(256);
     let wal_compression = if lz4 { "lz4" } else { "on" };
@@ -65,8 +65,8 @@ pub(super) fn defaults(memory: u64, lz4: bool) -> String {
     )
 }
 
-/// Bytes of memory this process may use: of the machine, or of the control group if that is less.
-/// 1 GiB where neither is told.
+/// Bytes of memory that this process may use: of the machine, or of the control group if that is less. 1 GiB
+/// if neither is known.
 pub(super) fn memory() -> u64 {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];

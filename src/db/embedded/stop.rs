@@ -1,4 +1,4 @@
-//! When the guard has to stop: its parent is gone, or it was told to by a signal.
+//! When the guard must stop: its parent has ended, or a signal has arrived.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EmbeddedError, Result};
 
-/// A request to stop that any thread may make and every wait of the guard hears.
+/// A request to stop. Any thread may make it, and it ends every wait of the guard.
 #[derive(Clone, Default)]
 pub(super) struct Stop(Arc<(Mutex<State>, Condvar)>);
 
@@ -21,7 +21,7 @@ struct State {
 }
 
 impl Stop {
-    /// Requests the stop on the end of standard input, SIGTERM, SIGINT or SIGHUP.
+    /// From now on the end of standard input, SIGTERM, SIGINT or SIGHUP requests the stop.
     pub(super) fn listen() -> Result<Stop> {
         let stop = Stop::default();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,7 +29,7 @@ impl Stop {
             .build()
             .map_err(|error| EmbeddedError::new(format!("cannot listen for signals: {error}")))?;
         let signals = {
-            // The handlers must stand before the first child is started: its exit is one of the signals.
+            // Install the handlers before the first child starts: its exit is one of the signals.
             let _inside = runtime.enter();
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::child()]
                 .map(signal)

@@ -1,4 +1,4 @@
-//! Runs a tool of PostgreSQL or of the system to its end, and keeps its last lines for the error.
+//! Runs a tool of PostgreSQL or of the system until it ends; keeps its last lines for an error message.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -11,13 +11,13 @@ use super::{EmbeddedError, Result};
 /// How many bytes of output are kept, from the end.
 const KEPT: u64 = 256 * 1024;
 
-/// What a tool wrote on both streams, its end at most.
+/// The output of a tool on both streams, at most its last [`KEPT`] bytes.
 pub(super) struct Output {
     pub(super) success: bool,
     pub(super) text: String,
 }
 
-/// Runs the command. A requested stop kills the tool; without `stop` it runs to its end.
+/// Runs the command. A requested stop kills the tool; without `stop` it always runs to its end.
 pub(super) fn run(command: &mut Command, stop: Option<&Stop>) -> io::Result<Output> {
     let mut capture = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(capture.try_clone()?).stderr(capture.try_clone()?);
@@ -43,7 +43,7 @@ pub(super) fn run(command: &mut Command, stop: Option<&Stop>) -> io::Result<Outp
     Ok(Output { success: status.success(), text: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
-/// Like [`run`], but a failure of the tool is an error that says what failed and how.
+/// As [`run`], but a failure of the tool is an error that says what failed and how.
 pub(super) fn must(what: &str, command: &mut Command, stop: Option<&Stop>) -> Result<String> {
     match run(command, stop) {
         Ok(Output { success: true, text }) => Ok(text),
@@ -55,7 +55,7 @@ pub(super) fn must(what: &str, command: &mut Command, stop: Option<&Stop>) -> Re
     }
 }
 
-/// The last lines that say something.
+/// The last `count` lines that are not empty.
 pub(super) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("\n")

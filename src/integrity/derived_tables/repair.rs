@@ -23,7 +23,7 @@ pub fn repair(
     differences: &[Difference],
 ) -> Result<usize, Error> {
     let rows: Vec<&str> = differences.iter().map(|difference| difference.key.as_str()).collect();
-    crate::db::retrying(conn, |conn| {
+    crate::db::run_with_retries(conn, |conn| {
         let Some(sides) = table.expected(conn, rules, part)? else { return Ok(0) };
         if table == DerivedTable::Uniques {
             repair_uniques(conn, &sides, &rows)

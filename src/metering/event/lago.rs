@@ -132,7 +132,7 @@ fn time(raw: &RawValue) -> Result<DateTime<Utc>, Rejection> {
     micros
         .and_then(|micros| i64::try_from(micros.trunc()).ok())
         .and_then(DateTime::from_timestamp_micros)
-        .and_then(Moment::within_span)
+        .and_then(Moment::from_instant)
         .map(|at| at.0)
         .ok_or_else(|| {
             Rejection::new(

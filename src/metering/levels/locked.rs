@@ -173,7 +173,7 @@ fn key(usage: &Usage, metered: &Metered) -> Key {
     (usage.org.org_id, metered.series.series_id, usage.subject.as_deref().unwrap_or_default().to_owned())
 }
 
-fn bind_keys<'a, Q: crate::db::prepared::Text>(
+fn bind_keys<'a, Q: crate::db::prepared::StatementText>(
     keys: impl Iterator<Item = &'a Key> + Clone,
 ) -> Prepared<'a, Q> {
     Prepared::new()

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::binary;
 use super::repeats::find_repeats;
-use crate::db::prepared::{Prepared, Text as Sql, statement};
+use crate::db::prepared::{Prepared, StatementText as Sql, statement};
 use crate::error::Error;
 use crate::metering::event::Outcome;
 use crate::metering::usage::Usage;

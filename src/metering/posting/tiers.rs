@@ -13,7 +13,7 @@ use diesel::sql_types::{BigInt, Date, Integer, Numeric, SmallInt, Timestamptz, U
 use smallvec::SmallVec;
 
 use super::priced_usage::{MeterPeriod, read_priced};
-use crate::db::prepared::{Prepared, Text, statement};
+use crate::db::prepared::{Prepared, StatementText, statement};
 use crate::error::Error;
 use crate::metering::event::Rejection;
 use crate::metering::periods::Period;
@@ -231,7 +231,7 @@ pub(crate) fn is_only_card(metered: &Metered, card: usize, period: Period) -> bo
 }
 
 /// Binds the six columns of the keys.
-fn bind_keys<'a, Q: Text>(sums: &BTreeMap<TierKey, Sum>) -> Prepared<'a, Q> {
+fn bind_keys<'a, Q: StatementText>(sums: &BTreeMap<TierKey, Sum>) -> Prepared<'a, Q> {
     Prepared::new()
         .bind::<BigInt, _>(sums.keys().map(|tier| tier.0).collect())
         .bind::<Integer, _>(sums.keys().map(|tier| tier.1).collect())

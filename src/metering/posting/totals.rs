@@ -142,7 +142,7 @@ fn add_uniques(conn: &mut PgConnection, uniques: &BTreeSet<(Day, Uuid)>) -> Resu
 
 fn write_days<Q>(conn: &mut PgConnection, days: Vec<(Day, DayTotals)>) -> Result<(), Error>
 where
-    Q: crate::db::prepared::Text<Row = Untyped>,
+    Q: crate::db::prepared::StatementText<Row = Untyped>,
 {
     if days.is_empty() {
         return Ok(());

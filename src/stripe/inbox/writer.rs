@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use diesel::pg::PgConnection;
 
 use super::{Delivery, arrivals, filing};
-use crate::db::{self, Db, Lost};
+use crate::db::{self, CommitSession, Db};
 use crate::error::Error;
 use crate::group_commit::{BatchBounds, Batcher, NotDone, Retry, Session, Settings, Work};
 use crate::shares::Holder;
@@ -124,12 +124,12 @@ impl Work for Arrivals {
 fn store(session: &mut Session, deliveries: &[Delivery]) -> Result<(), Error> {
     let conn = session.connection()?;
     // The INSERT is a transaction of its own.
-    let lost = Lost::with(conn);
+    let lost = CommitSession::of_connection(conn);
     let Err(error) = arrivals::land(conn, deliveries) else { return Ok(()) };
-    let error = db::told(conn, error.into());
+    let error = db::as_connection_error(conn, error.into());
     let Some(first) = deliveries.first().filter(|_| error.is_disconnected()) else { return Err(error) };
     session.close();
-    if session.db().decide(lost, &|conn| is_there(conn, first))? { Ok(()) } else { Err(error) }
+    if session.db().was_committed(lost, &|conn| is_there(conn, first))? { Ok(()) } else { Err(error) }
 }
 
 /// Whether this very delivery is there: it arrived, or was filed meanwhile.

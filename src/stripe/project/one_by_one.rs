@@ -24,7 +24,7 @@ pub(super) fn project(
     let mut counts = StepCounts::default();
     let mut entries = taken.queued.clone();
     for arrival_id in &taken.arrivals {
-        let filed = conn.transaction(|conn| panics::catch(|| file(conn, *arrival_id)));
+        let filed = conn.transaction(|conn| panics::catch_as_error(|| file(conn, *arrival_id)));
         match filed {
             Ok((new, repeated)) => {
                 entries.extend(new);
@@ -68,7 +68,7 @@ fn project_one(
     now: DateTime<Utc>,
 ) -> Result<StepCounts, Error> {
     conn.transaction(|conn| {
-        panics::catch(|| {
+        panics::catch_as_error(|| {
             let rows = queue::claim_one(conn, inbox_id)?;
             let events: Vec<Event<'_>> = rows.iter().map(Event::from).collect();
             super::project(conn, options, &events, now)

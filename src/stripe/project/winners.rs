@@ -8,8 +8,8 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Untyped};
 
 use super::object::{Choice, ObjectKey, ProjectedObject, StoredWinner};
 use crate::billing::payments::PaymentKey;
-use crate::db::apart::together;
-use crate::db::prepared::{Prepared, Text as Sql, statement};
+use crate::db::prepared::{Prepared, StatementText as Sql, statement};
+use crate::db::temporary_tables::on_shared_tables;
 use crate::error::Error;
 use crate::stripe::order::GroupKey;
 
@@ -119,7 +119,7 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
          FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name)
              ORDER BY 1) AS l
          WHERE ",
-        together!()
+        on_shared_tables!()
     ))
     .bind::<Array<Text>, _>(names)
     .execute(conn)?;

@@ -89,7 +89,7 @@ impl<'a> ObjectFields<'a> {
             Json::Str(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
             _ => return None,
         };
-        Moment::within_span(time).map(|at| at.0)
+        Moment::from_instant(time).map(|at| at.0)
     }
 
     /// An amount in minor units.

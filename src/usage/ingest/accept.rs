@@ -134,7 +134,7 @@ impl Ingest {
             return Ok(rules);
         }
         let context = Arc::clone(&quotas.context);
-        quotas.context.db.run_plain(move |conn| context.rules.refresh(conn)).await
+        quotas.context.db.with_connection(move |conn| context.rules.refresh(conn)).await
     }
 
     fn resolve(

@@ -16,7 +16,7 @@ use self::halving::by_halves;
 use self::optimism::Optimism;
 use self::transaction::{Rules, store};
 use super::batch::{Options, PendingEvent, Request};
-use crate::db::{self, Ended, Lost};
+use crate::db::{self, CommitSession, TransactionError};
 use crate::error::Error;
 use crate::group_commit::Session;
 use crate::metering::event::Outcome;
@@ -133,7 +133,7 @@ impl Committer {
             let mut months: Vec<_> = events.iter().map(|event| month_of(event.usage.occurred_at)).collect();
             months.sort_unstable();
             months.dedup();
-            self.context.partitions.ensure(&months, || session.db().serving())?;
+            self.context.partitions.ensure(&months, || session.db().connect_serving_thread())?;
             let expects_new = self.optimism.expects_new(events.len());
             match self.run_transaction(session, terms, events, expects_new) {
                 Err(error) if expects_new && posting::is_repeat(&error) => {
@@ -155,17 +155,19 @@ impl Committer {
         let conn = session.connection()?;
         // Series first, in transactions of their own: nobody should wait for them.
         if let Err(error) = series::store(conn, series_of(events)) {
-            return Err(db::told(conn, error));
+            return Err(db::as_connection_error(conn, error));
         }
         let rules = self.rules(terms, expects_new);
-        match db::attempt(conn, |conn| store(conn, &rules, events)) {
+        match db::try_once(conn, |conn| store(conn, &rules, events)) {
             // Another replica dropped or detached a partition that this one believed to be there.
-            Err(Ended::Failed(error)) if error.to_string().contains("usage_partitions.") => {
+            Err(TransactionError::Failed(error)) if error.to_string().contains("usage_partitions.") => {
                 self.context.partitions.forget();
                 Err(Error::Busy("a partition went away"))
             }
-            Err(Ended::Failed(error)) => Err(db::told(conn, error)),
-            Err(Ended::Unsure(committed, lost)) => find_outcome(session, committed, lost, events),
+            Err(TransactionError::Failed(error)) => Err(db::as_connection_error(conn, error)),
+            Err(TransactionError::OutcomeUnknown(committed, lost)) => {
+                find_outcome(session, committed, lost, events)
+            }
             Ok(committed) => Ok(committed),
         }
     }
@@ -244,7 +246,7 @@ fn only_rejections(result: Result<Committed, Error>) -> Result<Committed, Error>
 fn find_outcome(
     session: &mut Session,
     committed: Committed,
-    lost: Lost,
+    lost: CommitSession,
     events: &[&mut PendingEvent],
 ) -> Result<Committed, Error> {
     session.close();
@@ -256,7 +258,7 @@ fn find_outcome(
     };
     let usage = &event.usage;
     let (key, times) = (posting::key(usage), (usage.occurred_at, usage.received_at));
-    if session.db().decide(lost, &move |conn| posting::record_exists(conn, key, times))? {
+    if session.db().was_committed(lost, &move |conn| posting::record_exists(conn, key, times))? {
         Ok(committed)
     } else {
         Err(Error::Busy("the connection went away before the commit"))

@@ -133,12 +133,12 @@ impl Database {
 
     /// A connection as the owner.
     pub fn owner(&self) -> PgConnection {
-        db::establish(&self.url).expect("the database answers")
+        db::connect_as_login(&self.url).expect("the database answers")
     }
 
     /// A connection as the daemon's workers have it.
     pub fn platform(&self) -> PgConnection {
-        db::connect(&self.url, true).expect("the database answers")
+        db::connect_as_command(&self.url, true).expect("the database answers")
     }
 
     /// One value out of one row, as text.

@@ -106,7 +106,7 @@ impl Daemon {
 
     /// As [`Daemon::clocked`], with a clock that the daemon watches for jumps, as it does its machine's.
     pub fn watching(database: &Database, clock: &TestClock) -> Self {
-        Self::on_clock(database, clock.clock().watched())
+        Self::on_clock(database, clock.clock().watched_for_jumps())
     }
 
     fn on_clock(database: &Database, clock: Clock) -> Self {
@@ -118,7 +118,7 @@ impl Daemon {
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
-        acting_realms::establish(&mut database.owner(), &config.acting_realms(), clock.now())
+        trust::establish(&mut database.owner(), &config.trusted_realms(), clock.now())
             .expect("one mode acts");
         let db = Db::new(DbOptions {
             url: database.url.clone(),

@@ -9,7 +9,7 @@ use diesel::sql_types::{Bool, Nullable, Text, Timestamptz, Untyped};
 
 use crate::battery::effects::model::{Facts, GRACE, LineWait, SaleSource, SourceDecision};
 use crate::billing::markers::Marker;
-use crate::db::prepared::{Prepared, Text as Statement, statement};
+use crate::db::prepared::{Prepared, StatementText as Statement, statement};
 use crate::error::Error;
 
 /// Reason and line of a marker that failed.

@@ -75,7 +75,7 @@ fn claim_keys(
 ) -> Result<Vec<Outcome>, Error> {
     let usage: Vec<&Usage> = events.iter().map(|event| &event.usage).collect();
     let outcomes = if expects_new { claim_new(conn, &usage)? } else { claim(conn, &usage)? };
-    usage.iter().for_each(|usage| panics::provoke("usage-writer", || &*usage.event_id));
+    usage.iter().for_each(|usage| panics::panic_if_test_asks("usage-writer", || &*usage.event_id));
     Ok(outcomes)
 }
 

@@ -1,15 +1,15 @@
-//! What a change of the schema would destroy, found by making the change and taking it back.
+//! Finds the data that a change of the schema would destroy: makes the change, compares, rolls it back.
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
-use super::migrate::MigrateError;
+use super::MigrateError;
 
-/// A column, or a table as a whole where the name of the column is left out.
+/// A column of a table; without `attribute`, the whole table.
 #[derive(QueryableByName, Clone, PartialEq, Eq)]
-struct Part {
+struct TablePart {
     #[diesel(sql_type = Text)]
     relation: String,
     #[diesel(sql_type = Nullable<Text>)]
@@ -17,52 +17,52 @@ struct Part {
 }
 
 #[derive(QueryableByName)]
-struct Count {
+struct RowCount {
     #[diesel(sql_type = BigInt)]
     count: i64,
 }
 
 #[derive(QueryableByName)]
-struct Name {
+struct DatabaseName {
     #[diesel(sql_type = Text)]
     name: String,
 }
 
-/// Tables with a row that a migration wrote, and bookkeeping: nobody's data.
-const OURS: &str = "'catalog', 'coulomb_migrations', '__diesel_schema_migrations'";
+/// Tables without user data: one row that a migration wrote, or the list of migrations.
+const WITHOUT_USER_DATA: &str = "'catalog', 'coulomb_migrations', '__diesel_schema_migrations'";
 
-/// The database's name.
-pub(super) fn database(conn: &mut PgConnection) -> QueryResult<String> {
-    let name: Name = diesel::sql_query("SELECT current_database()::text AS name").get_result(conn)?;
+/// The name of the connected database.
+pub(super) fn database_name(conn: &mut PgConnection) -> QueryResult<String> {
+    let name: DatabaseName = diesel::sql_query("SELECT current_database()::text AS name").get_result(conn)?;
     Ok(name.name)
 }
 
-/// What of it `change` destroys, such as "3 orgs": largest first, empty where nothing is lost. Nothing is
-/// kept of the change. The tables concerned stay locked until the caller's transaction ends.
-pub(super) fn of(
+/// Lists what `change` would destroy, such as "3 orgs", largest first; empty if nothing would be lost. The
+/// change itself is rolled back. The tables that it removes stay locked until the caller's transaction ends.
+pub(super) fn preview(
     conn: &mut PgConnection,
     change: impl FnOnce(&mut PgConnection) -> Result<(), MigrateError>,
 ) -> Result<Vec<String>, MigrateError> {
     let before = parts(conn)?;
     let mut after = Vec::new();
-    let tried = conn.transaction(|conn| {
+    let result = conn.transaction(|conn| {
         change(conn)?;
         after = parts(conn)?;
         Err::<(), MigrateError>(diesel::result::Error::RollbackTransaction.into())
     });
-    match tried {
+    match result {
         Err(MigrateError::Database(diesel::result::Error::RollbackTransaction)) => {}
         Err(error) => return Err(error),
         Ok(()) => {}
     }
     let mut lost = Vec::new();
-    let gone = before.iter().filter(|part| !after.contains(part));
-    for part in gone.clone() {
-        let table_goes = gone.clone().any(|gone| gone.relation == part.relation && gone.attribute.is_none());
-        if part.attribute.is_some() && table_goes {
+    let removed = before.iter().filter(|part| !after.contains(part));
+    for part in removed.clone() {
+        let is_table = |other: &TablePart| other.relation == part.relation && other.attribute.is_none();
+        if part.attribute.is_some() && removed.clone().any(is_table) {
             continue;
         }
-        let count = count(conn, part)?;
+        let count = count_values(conn, part)?;
         if count > 0 {
             let column = part.attribute.as_ref().map_or_else(String::new, |column| format!(" ({column})"));
             lost.push((count, format!("{count} {}{column}", part.relation)));
@@ -72,12 +72,13 @@ pub(super) fn of(
     Ok(lost.into_iter().map(|(_, text)| text).collect())
 }
 
-fn count(conn: &mut PgConnection, part: &Part) -> QueryResult<i64> {
+/// The table's rows, or the column's values that are not NULL. Locks the table.
+fn count_values(conn: &mut PgConnection, part: &TablePart) -> QueryResult<i64> {
     let table = quoted(&part.relation);
     conn.batch_execute(&format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))?;
-    let what = part.attribute.as_ref().map_or_else(|| "*".to_owned(), |column| quoted(column));
-    let count: Count =
-        diesel::sql_query(format!("SELECT count({what}) AS count FROM {table}")).get_result(conn)?;
+    let counted = part.attribute.as_ref().map_or_else(|| "*".to_owned(), |column| quoted(column));
+    let count: RowCount =
+        diesel::sql_query(format!("SELECT count({counted}) AS count FROM {table}")).get_result(conn)?;
     Ok(count.count)
 }
 
@@ -85,7 +86,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn parts(conn: &mut PgConnection) -> QueryResult<Vec<Part>> {
+fn parts(conn: &mut PgConnection) -> QueryResult<Vec<TablePart>> {
     diesel::sql_query(format!(
         "SELECT c.relname::text AS relation, a.attname::text AS attribute
          FROM pg_class c
@@ -94,7 +95,7 @@ fn parts(conn: &mut PgConnection) -> QueryResult<Vec<Part>> {
              UNION ALL SELECT NULL
          ) a ON true
          WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
-             AND NOT c.relispartition AND c.relname NOT IN ({OURS})"
+             AND NOT c.relispartition AND c.relname NOT IN ({WITHOUT_USER_DATA})"
     ))
     .load(conn)
 }
