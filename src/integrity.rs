@@ -15,12 +15,12 @@
 pub mod background;
 pub mod batteries;
 pub mod derived_tables;
+pub mod effects;
 pub mod mirrors;
 pub mod usage;
 
 use diesel::pg::PgConnection;
 
-use crate::battery::effects::verify as effects;
 use crate::config::Config;
 use crate::error::Error;
 use crate::time::Clock;

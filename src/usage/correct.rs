@@ -95,7 +95,7 @@ pub fn amend(
     let caller = Caller { org_id: Some(correction.org.org_id), backfill: true, price: may_set_cost };
     let window =
         Window { back: chrono::Duration::zero(), horizon: None, ahead: chrono::Duration::days(36_500) };
-    let resolver = Resolver { catalog: catalog, series, caller, window, now };
+    let resolver = Resolver { catalog, series, caller, window, now };
     let event = UsageEvent { occurred_at: Some(stored.occurred_at), ..event.clone() };
     let mut new = resolver.resolve(&event, correction.org).map_err(invalid)?;
     new.correction = stored.correction + 2;

@@ -14,7 +14,7 @@ mod waits;
 
 use std::collections::BTreeMap;
 
-use coulomb::battery::effects::verify;
+use coulomb::integrity::effects;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ fn unsound(database: &Database) -> i64 {
 
 /// Differences between claims, mirrors and ledger.
 fn differences(database: &Database) -> Vec<String> {
-    verify::verify(&mut database.platform(), |_| {}).expect("verifies").differences
+    effects::verify(&mut database.platform(), |_| {}).expect("verifies").differences
 }
 
 #[tokio::test]

@@ -260,7 +260,7 @@ fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
     use coulomb::integrity::derived_tables::parts::{Orgs, Part};
     use coulomb::integrity::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
-    use coulomb::metering::periods::Back;
+    use coulomb::metering::periods::CountedDays;
     use diesel::prelude::*;
     let database = Database::new();
     org(&database, "acme", "UTC");
@@ -318,7 +318,7 @@ fn mending_does_not_race_with_usage() {
         }
         let mut conn = database.platform();
         let as_of = AsOf { now: chrono::Utc::now(), grace_days: 14 };
-        let settings = CountingSettings { as_of, kept: Back { org: 400, subject: 7 } };
+        let settings = CountingSettings { as_of, kept: CountedDays { org: 400, subject: 7 } };
         let rules = CountingRules::load(&mut conn, settings).expect("rules");
         let mut damage = database.owner();
         let started = Instant::now();

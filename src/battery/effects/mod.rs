@@ -15,7 +15,7 @@
 //!
 //! A step uses the steps before it, and the types that all share in [`model`]; SQL that several steps share
 //! is in [`sql`]. Beside the pipeline: [`skipped`] remembers payments while nothing is sold here, [`ignored`]
-//! holds what another product of the same Stripe account sells, and [`verify`] checks the result.
+//! holds what another product of the same Stripe account sells, and `integrity/effects.rs` checks the result.
 //!
 //! **The order of events does not matter.** Facts are read after the commit of the mirrors, and under the
 //! lock of the battery. So the transaction that has the lock last has seen everything.
@@ -27,20 +27,19 @@
 //! two transactions may decide it at once, and the older decision may be stored last. But the change that
 //! makes the difference has a marker of its own, which is still to come.
 
-mod apply;
-mod decide;
-mod facts;
+pub(crate) mod apply;
+pub(crate) mod decide;
+pub(crate) mod facts;
 pub mod ignored;
 mod lock;
-mod model;
+pub(crate) mod model;
 mod owners;
 mod queue;
 pub mod skipped;
-mod sources;
+pub(crate) mod sources;
 mod sql;
 #[cfg(test)]
 mod tests;
-pub mod verify;
 pub mod waiting;
 
 use std::collections::BTreeSet;

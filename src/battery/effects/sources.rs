@@ -117,7 +117,7 @@ statement!(FindSources -> (Text, Bool, Text, Text): concat!(
      WHERE id IS NOT NULL"));
 
 /// The sources that these markers are about.
-pub(super) fn find(
+pub(crate) fn find(
     conn: &mut PgConnection,
     markers: &BTreeSet<Marker>,
 ) -> Result<BTreeSet<SaleSource>, Error> {

@@ -92,7 +92,7 @@ async fn a_zone_moves_the_ends_of_a_period_and_not_its_count() {
 /// Counters are kept as long as somebody may ask for them.
 #[tokio::test]
 async fn old_periods_are_forgotten() {
-    use coulomb::metering::counters::{Oldest, forget_old};
+    use coulomb::metering::counters::{CounterHorizon, delete_old};
     let world = platform().with(quota(100)).with(quota(100).per_subject()).start().await;
     world.execute(
         "INSERT INTO quota_counters (org_id, slot_id, subject, period, used, reserved)
@@ -101,8 +101,8 @@ async fn old_periods_are_forgotten() {
     );
     let mut conn = world.platform();
     let ago = |days: u64| Utc::now().date_naive() - chrono::Days::new(days);
-    let oldest = Oldest { org: ago(400), subject: ago(7), billing: ago(1500) };
-    while forget_old(&mut conn, oldest).expect("works") > 0 {}
+    let oldest = CounterHorizon { org: ago(400), subject: ago(7), billing: ago(1500) };
+    while delete_old(&mut conn, oldest).expect("works") > 0 {}
     let left = |slot: i32, reserved: i32| {
         world.number(&format!(
             "SELECT max(current_date - period)::bigint FROM quota_counters

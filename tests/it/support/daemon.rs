@@ -118,7 +118,7 @@ impl Daemon {
         ]);
         let config =
             Config::from_sources(&|name| settings.get(name).cloned(), &BTreeMap::new()).expect("settings");
-        trust::establish(&mut database.owner(), &config.trusted_realms(), clock.now())
+        acting_realms::establish(&mut database.owner(), &config.acting_realms(), clock.now())
             .expect("one mode acts");
         let db = Db::new(DbOptions {
             url: database.url.clone(),

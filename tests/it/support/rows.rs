@@ -1,7 +1,7 @@
 //! What stands in the database, row by row: usage for tests of what reads it or counts it anew, and plans and
 //! packs that were sold before today. Whatever can be had through the API is had there.
 
-use coulomb::usage::records::event_key;
+use coulomb::metering::digest::event_key;
 
 use super::Database;
 
