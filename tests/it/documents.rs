@@ -113,33 +113,52 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     dirs.iter().flat_map(|dir| sources(dir)).chain(files).collect()
 }
 
-/// ARCHITECTURE.md names the test that holds each promise: `file::test` or `dir::file::test`, or the test
-/// alone for one below `src`.
+/// The documents that name files and tests between backquotes.
+fn design_documents() -> Vec<String> {
+    let pages = fs::read_dir(root().join("docs/design")).expect("a directory");
+    let pages = pages.map(|page| page.expect("a page").file_name().into_string().expect("a name"));
+    let mut documents: Vec<String> = pages.map(|page| format!("docs/design/{page}")).collect();
+    documents.push("ARCHITECTURE.md".to_owned());
+    documents
+}
+
+/// The text of the test file that a module path names, such as `webhooks` or `faults::log`. A file in a
+/// folder may be named without its folder.
+fn test_file(module: &str) -> Option<String> {
+    let end = format!("/{}.rs", module.replace("::", "/"));
+    let files = sources(&root().join("tests/it"));
+    let file = files.iter().find(|file| file.to_string_lossy().ends_with(&end))?;
+    fs::read_to_string(file).ok()
+}
+
+/// The documents name tests as `file::test` or `dir::file::test`; ARCHITECTURE.md names a unit test by its
+/// name alone.
 #[test]
 fn tests_named_in_the_architecture_exist() {
-    let document = text("ARCHITECTURE.md");
-    let (_, rest) = document.split_once("## The promises").expect("the section");
-    let (section, _) = rest.split_once("\n## ").expect("a section after it");
     let units: String =
         sources(&root().join("src")).iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
-    let mut named = 0;
-    for word in section.split('`').skip(1).step_by(2) {
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        let file = |module: &str| format!("tests/it/{}.rs", module.replace("::", "/"));
-        let there = match word.rsplit_once("::") {
-            Some((module, test))
-                if plain(&module.replace("::", "_")) && root().join(file(module)).exists() =>
-            {
-                text(&file(module)).contains(&format!("fn {test}("))
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    for document in design_documents() {
+        let whole = text(&document);
+        let promises = whole.split_once("## The promises").map_or("", |(_, promises)| promises);
+        let mut named = 0;
+        for word in whole.split('`').skip(1).step_by(2) {
+            let Some((module, test)) = word.rsplit_once("::") else { continue };
+            if !is_name(&module.replace("::", "_")) || !is_name(test) {
+                continue;
             }
+            let Some(file) = test_file(module) else { continue };
+            assert!(file.contains(&format!("fn {test}(")), "{document} names the test {word}");
+            named += 1;
+        }
+        for word in promises.split('`').skip(1).step_by(2) {
             // Sentences of a name are tests; single words are tables and columns.
-            None if plain(word) && word.matches('_').count() >= 2 => units.contains(&format!("fn {word}(")),
-            _ => continue,
-        };
-        assert!(there, "ARCHITECTURE.md names the test {word}, which is not there");
-        named += 1;
+            if is_name(word) && word.matches('_').count() >= 2 {
+                assert!(units.contains(&format!("fn {word}(")), "{document} names the test {word}");
+            }
+        }
+        assert!(document != "ARCHITECTURE.md" || named >= 30, "only {named} tests named");
     }
-    assert!(named >= 15, "only {named} tests named");
 }
 
 /// The test that CONTRIBUTING.md shows is one of ours, word by word.
@@ -152,25 +171,28 @@ fn the_example_of_a_test_is_in_the_tree() {
     assert!(text("tests/it/quota.rs").contains(example), "{example}");
 }
 
-/// Files and directories that ARCHITECTURE.md puts between backquotes are there.
+/// Files and directories that the documents put between backquotes are there.
 #[test]
 fn files_named_in_the_architecture_exist() {
-    for word in text("ARCHITECTURE.md").split('`').skip(1).step_by(2) {
-        let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
-        if is_file && !word.contains(['*', ' ']) {
-            let there = [
-                "",
-                "src/",
-                "src/stripe/",
-                "src/export/",
-                "src/usage/",
-                "src/quota/",
-                "src/battery/",
-                "src/battery/effects/",
-            ]
-            .iter()
-            .any(|base| root().join(base).join(word).exists());
-            assert!(there, "ARCHITECTURE.md names {word}, which is not there");
+    let bases = [
+        "",
+        "src/",
+        "src/stripe/",
+        "src/export/",
+        "src/usage/",
+        "src/usage/ingest/",
+        "src/quota/",
+        "src/battery/",
+        "src/battery/effects/",
+        "src/api/",
+    ];
+    for document in design_documents() {
+        for word in text(&document).split('`').skip(1).step_by(2) {
+            let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
+            if is_file && !word.contains(['*', ' ']) {
+                let is_there = bases.iter().any(|base| root().join(base).join(word).exists());
+                assert!(is_there, "{document} names {word}, which is not there");
+            }
         }
     }
 }

@@ -1,14 +1,16 @@
-//! Filling in the counters of a new slot from the records.
+//! Fills the counters of a new slot in from the records.
 //!
-//! Whoever makes a quota for an org sees its past periods (`/v1/quotas/{id}/history`), and expects of them
-//! what was really used (as Lago's `past_usage` and OpenMeter's entitlement history say it); and a void of
-//! last month's event would leave an empty counter below zero. So past periods are filled in, too,
-//! [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees past periods of what plans limit, and there may be many orgs: of
-//! those only the running period is filled in.
+//! A quota shows its past periods (`/v1/quotas/{id}/history`), and people expect there what was really used,
+//! as Lago's `past_usage` and OpenMeter's entitlement history show it. An empty counter would also become
+//! negative when an event of last month is voided. So the past periods of a quota are filled in,
+//! [`CountedDays::BY_FIRST_QUOTA`] days back. Nobody sees past periods of a plan's limit, and a plan may have
+//! many orgs: there only the running period is filled in.
 //!
-//! So these counters of a slot are true, and `verify` compares them: of an org that has had a quota on it
-//! (`quota_slot_orgs`) those of the last [`CountedDays::BY_FIRST_QUOTA`] days at least; of any org for which it counts,
-//! those from the period in which the slot was made.
+//! So these counters of a slot are right, and `verify` compares them:
+//!
+//! - of an org that has or had a quota on the slot (`quota_slot_orgs`): those of the last
+//!   [`CountedDays::BY_FIRST_QUOTA`] days at least;
+//! - of any org that the slot counts: those from the period in which the slot was made.
 
 use std::sync::Arc;
 

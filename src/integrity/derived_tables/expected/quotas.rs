@@ -88,7 +88,8 @@ fn expected(rules: &CountingRules, part: Part, compared: &ComparedSlots, slots: 
         from: compared.first.min(compared.first_by_subject).min(END_OF_TIME),
         before: END_OF_TIME,
     };
-    // The query groups by subject only where a slot counts subjects: there may be as many subjects as records.
+    // The query groups by subject only where a slot counts subjects: there may be as many subjects as
+    // records.
     let subject = if compared.first_by_subject >= END_OF_TIME {
         "NULL::text".to_owned()
     } else {
