@@ -87,7 +87,7 @@ const WORKERS: &[Worker] = &[
         threads: |_| 1,
         interval: Duration::from_secs(1),
         woken_by_inbox: false,
-        turn: tasks::end_lapsed_reservations,
+        turn: tasks::end_overdue_reservations,
     },
     Worker {
         name: "local-subscriptions",

@@ -46,8 +46,8 @@ impl GrantSource {
         found.ok_or_else(|| Error::Internal(format!("a grant has the source {name}")))
     }
 
-    /// The default priority of its grants. The lowest burns first: what expires soonest goes first, what was
-    /// paid for extra goes last.
+    /// The default priority of its grants. The lowest number burns first: daily allowances first, bought
+    /// packs last.
     #[must_use]
     pub fn priority(self) -> i16 {
         match self {

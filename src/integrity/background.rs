@@ -2,9 +2,9 @@
 //!
 //! A transaction stores usage together with its sums, so a crash makes no difference. A fault of the program,
 //! a person in the database or a damaged page can, and nothing reports those. So the worker goes through all
-//! orgs, round after round: each round compares the last [`RECENT`] days and one of [`OLDER`] older days.
-//! The first round after a start takes a random one. Only one daemon works at a time; it works shortly and
-//! rests [`RESTS`] times as long.
+//! orgs, round after round. Each round compares the last [`RECENT_DAYS`] days, and one in
+//! [`ROUNDS_PER_OLD_DAY`] of the older days; the first round after a start takes a random share. Only one
+//! daemon works at a time; it works shortly and rests [`REST_FACTOR`] times as long.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -20,31 +20,32 @@ use super::derived_tables::parts::{Orgs, Part};
 use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable};
 use crate::error::Error;
 
-/// An older day is compared in one of so many rounds.
-const OLDER: i32 = 32;
+/// Each older day is compared once in so many rounds.
+const ROUNDS_PER_OLD_DAY: i32 = 32;
 /// Days that every round compares: a time zone may be a day ahead of UTC or behind it.
-const RECENT: u64 = 3;
-/// How long a turn works before it rests: a request may have to wait as long for a processor.
-const WORK: Duration = Duration::from_millis(20);
-/// A turn rests so many times as long as it worked.
-const RESTS: u32 = 20;
+const RECENT_DAYS: u64 = 3;
+/// How long a turn works before it rests. Short, because a request may have to wait this long for a
+/// processor.
+const TURN_LENGTH: Duration = Duration::from_millis(20);
+/// A turn rests this many times the time that it worked.
+const REST_FACTOR: u32 = 20;
 /// The least time from the start of one round to the next.
-const ROUND: Duration = Duration::from_secs(300);
+const SHORTEST_ROUND: Duration = Duration::from_secs(300);
 /// A day that takes longer is left to `coulomb rebuild summaries`.
-const LONGEST: &str = "SET LOCAL statement_timeout = '60s'";
+const DAY_TIMEOUT_SQL: &str = "SET LOCAL statement_timeout = '60s'";
 /// Rows of a day repaired in one transaction.
-const ROWS: usize = 1_000;
+const ROWS_PER_REPAIR: usize = 1_000;
 /// Rows of a day reported in the log.
-const LOGGED: usize = 10;
-/// Advisory lock of the one connection that works.
+const ROWS_LOGGED: usize = 10;
+/// Key of the advisory lock that lets only one daemon repair.
 const LOCK: i64 = 2_685_665;
 
 /// The repair of daily summaries, and where its round is.
 #[derive(Default)]
-pub struct SummaryRepair(Mutex<State>);
+pub struct SummaryRepair(Mutex<RepairState>);
 
 #[derive(Default)]
-struct State {
+struct RepairState {
     round: Option<i32>,
     orgs: VecDeque<i64>,
     days: VecDeque<Part>,
@@ -75,17 +76,17 @@ impl SummaryRepair {
         }
         let rules = CountingRules::load(conn, settings)?;
         let mut turn = Turn::default();
-        while started.elapsed() < WORK {
+        while started.elapsed() < TURN_LENGTH {
             let Some(part) = state.next(conn, &rules, settings.as_of.now)? else { return Ok(turn) };
             turn.days += 1;
             turn.repaired += repair_day(conn, &rules, part)?;
         }
-        turn.rest = Some(started.elapsed() * RESTS);
+        turn.rest = Some(started.elapsed() * REST_FACTOR);
         Ok(turn)
     }
 }
 
-impl State {
+impl RepairState {
     /// The next day to compare; `None`: none until the next round.
     fn next(
         &mut self,
@@ -101,11 +102,11 @@ impl State {
                 self.days = days(conn, rules, org_id, self.round.unwrap_or_default(), now)?;
                 continue;
             }
-            if self.begun.is_some_and(|begun| begun.elapsed() < ROUND) {
+            if self.begun.is_some_and(|begun| begun.elapsed() < SHORTEST_ROUND) {
                 return Ok(None);
             }
             self.begun = Some(Instant::now());
-            self.round = Some(self.round.map_or_else(random_round, |round| (round + 1) % OLDER));
+            self.round = Some(self.round.map_or_else(random_round, |round| (round + 1) % ROUNDS_PER_OLD_DAY));
             self.orgs = derived_tables::orgs_with_usage(conn)?.into();
         }
     }
@@ -115,7 +116,7 @@ fn random_round() -> i32 {
     let mut byte = [0];
     // Without randomness every start begins with the same round: no harm.
     let _ = getrandom::fill(&mut byte);
-    i32::from(byte[0]) % OLDER
+    i32::from(byte[0]) % ROUNDS_PER_OLD_DAY
 }
 
 fn has_lock(conn: &mut PgConnection) -> Result<bool, Error> {
@@ -149,7 +150,7 @@ fn days(
         day: NaiveDate,
     }
     let today = now.date_naive();
-    let recent = today.checked_sub_days(Days::new(RECENT - 1)).unwrap_or(today);
+    let recent = today.checked_sub_days(Days::new(RECENT_DAYS - 1)).unwrap_or(today);
     // The days with summaries, one step in the index each; and the recent days, with summaries or not.
     let rows: Vec<Day> = diesel::sql_query(
         "WITH RECURSIVE d (day) AS (
@@ -164,7 +165,7 @@ fn days(
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Date, _>(recent)
-    .bind::<Integer, _>(OLDER)
+    .bind::<Integer, _>(ROUNDS_PER_OLD_DAY)
     .bind::<Integer, _>(round)
     .bind::<Integer, _>((today.num_days_from_ce() - recent.num_days_from_ce()) + 1)
     .load(conn)?;
@@ -181,13 +182,13 @@ pub fn repair_day(conn: &mut PgConnection, rules: &CountingRules, part: Part) ->
     let mut repaired = 0;
     for table in [DerivedTable::Uniques, DerivedTable::Summaries] {
         let found = conn.transaction(|conn| {
-            conn.batch_execute(LONGEST)?;
-            derived_tables::differences(conn, rules, table, part, ROWS)
+            conn.batch_execute(DAY_TIMEOUT_SQL)?;
+            derived_tables::differences(conn, rules, table, part, ROWS_PER_REPAIR)
         })?;
         if found.is_empty() {
             continue;
         }
-        for difference in found.iter().take(LOGGED) {
+        for difference in found.iter().take(ROWS_LOGGED) {
             tracing::warn!(table = table.sql_name(), %difference, "a summary differs from its records");
         }
         let mended = derived_tables::repair(conn, rules, table, part, &found)?;

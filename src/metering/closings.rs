@@ -1,4 +1,5 @@
-//! Closed months. Usage that arrives for one later is posted to an open month. Owns `usage_closings`.
+//! Closes and lists months. Owns `usage_closings`. Where usage of a closed month is posted, `posting_day` of
+//! `metering/resolve.rs` decides.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;

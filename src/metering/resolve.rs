@@ -1,5 +1,5 @@
-//! Makes of a usage event as it was sent what will be written: its org, key, day, and a quantity for each
-//! meter that counts it. Pure: one event under one catalogue gives the same rows, always.
+//! Turns a received usage event into what will be written: its org, key and day, and a quantity for each
+//! meter that counts it. Pure: one event under one catalogue always gives the same rows.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Resolver<'_> {
             names_time: event.occurred_at.is_some(),
             occurred_at,
             received_at: self.now,
-            day: self.open_day(org, occurred_at),
+            day: self.posting_day(org, occurred_at),
             own_day: org.day(occurred_at),
             billing_period: org.billing_period(occurred_at),
             event_id: event.id.as_ref().into(),
@@ -149,7 +149,7 @@ impl Resolver<'_> {
 
     /// The local day that usage of `at` is posted to.
     #[must_use]
-    pub fn open_day(&self, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
+    pub fn posting_day(&self, org: &OrgContext, at: DateTime<Utc>) -> NaiveDate {
         posting_day(self.catalog, org, org.day(at), self.now)
     }
 

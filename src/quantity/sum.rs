@@ -15,16 +15,17 @@ use rust_decimal::Decimal;
 
 use super::{LIMIT, PLACES};
 
-/// 10^12: so many units are 1.
+/// The number 1 in units of 10^-12.
 const ONE: i128 = 1_000_000_000_000;
 /// PostgreSQL writes a `numeric` in digits to this base.
 const BASE: i128 = 10_000;
-/// Such digits after the point: of a number of 10^-12, and of one of 10^-24.
+/// Digits to this base after the point: 3 for 12 decimal places, 6 for 24.
 const GROUPS: i16 = 3;
 const FINE_GROUPS: i16 = 6;
 /// Decimal places at most: those of a quantity and those of a price together.
 const FINE_PLACES: u32 = 24;
-/// Digits to that base that a sum has at most: 27 decimal ones before the point, 24 after it.
+/// Digits to this base of the longest sum: 27 decimal digits before the point, which may begin within a digit
+/// to this base, and 24 after it.
 const DIGITS: usize = 14;
 
 /// A sum of quantities, costs or battery units, exact.
@@ -60,7 +61,7 @@ impl Sum {
         self == Self::ZERO
     }
 
-    /// Whether a single event may have so much: below 10^15 either way, whatever its places.
+    /// Whether one event may have this amount: between -10^15 and 10^15, with any number of decimal places.
     #[must_use]
     pub fn is_bounded(self) -> bool {
         let limit = Self::from(LIMIT);
@@ -140,7 +141,7 @@ impl Sum {
         Decimal::try_from_i128_with_scale(rest, places).ok()
     }
 
-    /// The number for people: a decimal, cut to as many places as a decimal has room for.
+    /// The number as people see it: a decimal. Places that do not fit are cut off.
     #[must_use]
     pub fn shown(self) -> Decimal {
         let whole = self.units.checked_mul(ONE).and_then(|units| units.checked_add(i128::from(self.fine)));

@@ -25,7 +25,7 @@ pub struct Quota {
     /// What is counted.
     #[serde(flatten)]
     pub counted: SlotDefinition,
-    /// How much, and what then.
+    /// The limit, and what happens when usage reaches it.
     #[serde(flatten)]
     pub terms: LimitTerms,
     /// When it was made.
@@ -65,7 +65,8 @@ pub type QuotaKey = (i64, i32);
 /// Makes a quota; returns its public id.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a bad field; [`Error::Conflict`] when the org has a quota on the same.
+/// [`Error::Invalid`] for a bad field; [`Error::Conflict`] when the org already has a
+/// quota on the same slot.
 pub fn create(
     conn: &mut PgConnection,
     directory: &Directory,
@@ -116,7 +117,7 @@ pub struct QuotaFilter {
 /// Quotas by id, at most `limit`, each with the row ids of its org and slot.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a meter that there is not: a mistyped key would look like a meter without quotas.
+/// [`Error::Invalid`] when the meter does not exist: an empty list would hide a mistyped key.
 pub fn list(
     conn: &mut PgConnection,
     filter: &QuotaFilter,
@@ -160,7 +161,7 @@ pub fn list(
         .collect()
 }
 
-/// One quota, with the row ids of its org and slot; `org_id` keeps to one org's.
+/// One quota, with the row ids of its org and slot. With `org_id`: only if it is that org's.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none, or it is not yours.

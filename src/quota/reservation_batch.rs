@@ -194,7 +194,7 @@ impl ReservationWork {
 
 /// Ends overdue reservations of all orgs, a bounded number; returns how many.
 pub fn end_overdue(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<usize, Error> {
-    // To end one takes no rules.
+    // Ending a reservation needs no rules.
     let rules = Rulebook::default();
     conn.transaction(|conn| {
         let overdue = reservations::overdue_anywhere(conn, now)?;

@@ -122,8 +122,8 @@ impl ReservationsLocked {
     }
 
     /// Locks the batteries of `orgs`, grants them today's allowance, and locks the batteries of the locked
-    /// reservations. `None`: a reservation, made since the caller chose what to lock, has set something aside
-    /// at a counter or battery that is not locked.
+    /// reservations. `None`: after the caller chose what to lock, a new reservation was made on a counter or
+    /// battery that is not locked.
     pub(super) fn lock_batteries<'a, 'o>(
         self,
         conn: &mut PgConnection,

@@ -234,7 +234,7 @@ fn event_of_reservation(resolver: &Resolver<'_>, usage: &SettlingUsage<'_>) -> R
         names_time: false,
         occurred_at: resolver.now,
         received_at: resolver.now,
-        day: resolver.open_day(org, resolver.now),
+        day: resolver.posting_day(org, resolver.now),
         own_day: org.day(resolver.now),
         billing_period: org.billing_period(resolver.now),
         event_id: usage.reservation.into(),

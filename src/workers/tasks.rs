@@ -44,7 +44,7 @@ pub(super) fn update_local_subscriptions(app: &App, conn: &mut PgConnection) -> 
 }
 
 /// Ends reservations whose time is over.
-pub(super) fn end_lapsed_reservations(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+pub(super) fn end_overdue_reservations(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let ended = reservation_batch::end_overdue(conn, app.clock.now())?;
     Ok(if ended == 0 { NextTurn::AfterInterval } else { NextTurn::AtOnce })
 }
@@ -104,7 +104,8 @@ pub(super) fn delete_quota_periods(app: &App, conn: &mut PgConnection) -> Result
 /// Projects a batch of Stripe events, then their effects on batteries.
 pub(super) fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
     let began = Instant::now();
-    // While webhooks wait: half the batch. Turn and pause get shorter together, so the share of time stays.
+    // While webhooks wait, a turn takes half the batch. The pause follows the length of the turn, so
+    // projectors keep their share of the time.
     let divisor = if app.inbox.is_pressed() { 2 } else { 1 };
     let options = project::Options {
         batch: (app.config.projection_batch / divisor).max(1),

@@ -20,12 +20,14 @@
 //! **The order of events does not matter.** Facts are read after the commit of the mirrors, and under the
 //! lock of the battery. So the transaction that has the lock last has seen everything.
 //!
-//! **No waiting line is forgotten.** A marker of what payments may miss (a link, an org, a mapping, a
-//! subscription) is worked on in a short transaction of its own, which holds the [`lock`] of effects alone;
-//! payments share that lock. So the former sees every line that waits for it, and payments that come later
-//! see what it stands for. The same holds for [`skipped`] payments. A source without an org locks no battery:
-//! two transactions may decide it at once, and the older decision may be stored last. But the change that
-//! makes the difference has a marker of its own, which is still to come.
+//! **No waiting line is forgotten.** Payments may wait for a link, an org, a mapping or a subscription. The
+//! marker of such an object is handled in a short transaction of its own, which takes the [`lock`] of effects
+//! alone; payments take it shared. So this transaction sees every line that waits for the object, and
+//! payments after it see the object. The same holds for [`skipped`] payments.
+//!
+//! A source without an org locks no battery. So two transactions may decide it at once, and the older
+//! decision may be stored last. That does no harm: the change between them has a marker, which is handled
+//! later.
 
 pub(crate) mod apply;
 pub(crate) mod decide;
@@ -103,7 +105,7 @@ fn work_on_payments(
     if sources.is_empty() {
         return Ok(());
     }
-    // A source that can do nothing yet has a marker to come.
+    // A source that cannot do anything yet gets another marker later.
     let sells = skipped::is_anything_sold(conn)?;
     let owners = owners::find(conn, &sources, sells)?;
     skipped::note(conn, &owners.skipped, now)?;

@@ -96,7 +96,7 @@ impl Cluster {
         write_private(&pwfile, &self.password)?;
         self.account.make_owner_of(&pwfile)?;
         let mut initdb = self.binaries.command("initdb", &self.account);
-        // If this guard is killed now, the next one finds initdb by its working directory.
+        // The next guard finds initdb by this working directory, and ends it, if this guard is killed now.
         initdb
             .current_dir(&partial)
             .arg("-D")

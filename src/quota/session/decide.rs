@@ -68,7 +68,7 @@ impl LockedState<'_> {
     ) -> Result<Option<ReservationAnswer>, Error> {
         if let Some(over) = limits.iter().find(|limit| !limit.fits(self.count(&limit.key), amount)) {
             let status = over.status(meter, org, self.count(&over.key));
-            let no_limit = || Error::Internal("a limit refused that is not there".to_owned());
+            let no_limit = || Error::Internal("the counter that refused has no limit".to_owned());
             return Ok(Some(ReservationAnswer::Exceeded(Box::new(status.ok_or_else(no_limit)?))));
         }
         let battery = self.exhausted(org, units);
@@ -174,8 +174,8 @@ impl LockedState<'_> {
 
     /// Of usage that is about to be counted, how much goes over the limit that it exceeds the most.
     ///
-    /// What was used is counted whatever the limits say: refused it would be free, as nobody can take use
-    /// back. Limits decide on what is reserved or reported, before it is used.
+    /// Usage is counted beyond the limits, too. If it were refused, the customer would have used it for free.
+    /// Limits decide what may be reserved or reported, before it is used.
     fn overage(&self, usage: &SettlingUsage<'_>, counters: &[(CounterKey, Decimal)]) -> Decimal {
         let limits = &self.rules.limits;
         let over = counters.iter().filter_map(|(key, added)| {
@@ -194,7 +194,7 @@ impl LockedState<'_> {
         (units - balance).max(Decimal::ZERO)
     }
 
-    /// Answers a settlement whose meter no longer counts: that of a settled reservation is a repeat.
+    /// Answers a settlement whose meter is archived. When the reservation is settled already, it is a repeat.
     pub(in crate::quota) fn settle_without_meter(
         &self,
         name: &ReservationName,

@@ -68,7 +68,7 @@ pub fn file<'a>(
     }
     assert!(new.next().is_none(), "new events come back in the order of their keys");
     filing.repeated = repeats.len();
-    count(conn, &repeats)?;
+    insert_repeats(conn, &repeats)?;
     filing.new.sort_unstable_by_key(|filed| filed.inbox_id);
     Ok(filing)
 }
@@ -123,7 +123,7 @@ fn insert(
         .load(conn)
 }
 
-fn count(conn: &mut PgConnection, repeats: &[(Envelope, DateTime<Utc>)]) -> QueryResult<()> {
+fn insert_repeats(conn: &mut PgConnection, repeats: &[(Envelope, DateTime<Utc>)]) -> QueryResult<()> {
     if repeats.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! Accepting a request: its events are read and resolved by the catalogue, until they are stored by the
-//! version of it that is in force.
+//! Accepts a request: reads its events, resolves them by the catalogue, and submits them. When the catalogue
+//! changes meanwhile, it does so again.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl TimeBounds {
 /// The way in for usage. Dropping it lets the threads finish what waits.
 pub struct Ingest {
     batcher: Batcher<Committer>,
-    /// Places for events, each taken until its request has its reply.
+    /// Places for events. A request keeps the places of its events until it has its reply.
     places: Arc<Shares>,
     /// Lets one request at a time read a newer catalogue.
     refreshing: tokio::sync::Mutex<()>,
@@ -88,14 +88,14 @@ impl Ingest {
     }
 
     /// Accepts the events that `read` returns, and returns what became of each, in their order; those that
-    /// `read` rejected stay rejected. When this returns, every accepted event is durable. `read` is called
-    /// again when the catalogue has changed meanwhile, so that nobody keeps the events while they wait: the
-    /// request's body is smaller.
+    /// `read` rejected stay rejected. When this returns, every accepted event is durable. If the catalogue
+    /// changes meanwhile, `read` is called again: a request that waits keeps only its body, which is smaller
+    /// than its events.
     ///
     /// # Errors
     /// [`Error::TooMany`] when too much waits, [`Error::Busy`] when the database is away and nothing was
-    /// stored, [`Error::OutcomeUnknown`] when that is not known: the request must be sent again. And the
-    /// errors of `read`.
+    /// stored, [`Error::OutcomeUnknown`] when nobody knows whether something was stored: send the request
+    /// again. Also every error of `read`.
     pub async fn accept<'a>(
         &self,
         quotas: &Quotas,
@@ -111,7 +111,7 @@ impl Ingest {
             let events = read()?;
             let orgs = EventOrgs::find(quotas, (holder, caller), &events).await?;
             let resolved = self.resolve(quotas, &rules.catalog, caller, &events, &orgs);
-            // The catalogue rejects one: another replica may have changed it.
+            // Our catalogue rejects an event. It may be old: another replica may have changed the catalogue.
             let rejects = events.iter().zip(&resolved).any(|(event, usage)| event.is_ok() && usage.is_err());
             if rejects && current_version(quotas).await? != rules.version() {
                 rules = self.refresh(quotas, rules.version()).await?;
@@ -157,7 +157,8 @@ impl Ingest {
         events.iter().enumerate().map(resolve).collect()
     }
 
-    /// Commits the events that are not rejected, unless the request wants all or nothing and one is.
+    /// Commits the events that were not rejected. If the request wants all or nothing and one was rejected,
+    /// commits none.
     async fn commit(
         &self,
         catalog_version: i64,

@@ -5,8 +5,8 @@ use crate::battery::effects::model::{CauseKind, ClawbackCause};
 
 /// The causes of these returns, oldest first.
 ///
-/// Money that a credit note returns by a refund counts once: as the refund where it is mirrored, as the
-/// charge where that reports it, else as the credit note.
+/// A credit note may return money by a refund. That money counts once: as the refund, if it is mirrored; else
+/// as the charge, if the charge reports it; else as the credit note.
 #[must_use]
 pub(crate) fn causes(returned: &[ReturnedMoney]) -> Vec<ClawbackCause> {
     let mut causes: Vec<ClawbackCause> = returned.iter().map(ReturnedMoney::cause).collect();

@@ -23,10 +23,8 @@ pub(super) fn by_halves(
         (Err(error), [event]) if error.is_panic() => match commit(&mut [&mut **event]) {
             Err(error) if error.is_panic() => {
                 let event_id = &event.usage.event_id;
-                tracing::error!(%error, ?event_id, "a usage event that we fail on is rejected");
-                let detail =
-                    "we fail on this event, and on no other one sent with it: the operator's log says where";
-                Ok(not_storable(detail))
+                tracing::error!(%error, ?event_id, "a usage event on which the daemon panics is rejected");
+                Ok(not_storable("the server fails on this event: the operator's log says where"))
             }
             result => result,
         },
@@ -50,7 +48,7 @@ fn not_storable(detail: &str) -> Committed {
 }
 
 /// Commits events but those that burn the battery of this org, which has no room for them. All of these are
-/// rejected at once: halving would let the events of one org keep the thread from everybody else's.
+/// rejected at once: halving takes long, and one org's events would block all others.
 fn without_burning(
     events: &mut [&mut PendingEvent],
     org_id: i64,
