@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::time::Clock;
 use derived_tables::CountingSettings;
-use derived_tables::parts::Scope;
+use derived_tables::parts::CheckedRange;
 
 /// Receives the progress of a check: the table it reads, how much is done, how much there is.
 pub type Progress<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
@@ -45,7 +45,7 @@ pub fn verify(
     conn: &mut PgConnection,
     config: &Config,
     clock: &Clock,
-    scope: &Scope,
+    scope: &CheckedRange,
     progress: Progress<'_>,
 ) -> Result<Vec<Checked>, Error> {
     let mut results = Vec::new();
@@ -82,7 +82,7 @@ fn check_usage(
     conn: &mut PgConnection,
     config: &Config,
     clock: &Clock,
-    scope: &Scope,
+    scope: &CheckedRange,
     progress: Progress<'_>,
 ) -> Result<[Checked; 2], Error> {
     let settings = CountingSettings::new(config, clock.now());

@@ -13,7 +13,7 @@ use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, ExportKind, Output, Params, Request, Totals};
+use crate::export::{self, BatteryParams, ExportKind, Output, ExportParams, ExportRequest, Totals};
 use crate::time::Clock;
 
 /// What to export.
@@ -35,7 +35,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    params: Params,
+    params: ExportParams,
 }
 
 #[derive(Args)]
@@ -125,7 +125,7 @@ impl Target {
 
 /// Writes FILE.part, then renames it, so a file of that name is always complete. An existing file keeps its
 /// permissions.
-fn to_file(conn: &mut PgConnection, roles: bool, request: &Request, path: &Path) -> Result<(), Failure> {
+fn to_file(conn: &mut PgConnection, roles: bool, request: &ExportRequest, path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
     let part = beside(path, ".part");
     let rights = fs::metadata(path).ok().map(|found| found.permissions());
@@ -160,7 +160,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 fn write<'a>(
     conn: &mut PgConnection,
     roles: bool,
-    request: &Request,
+    request: &ExportRequest,
     open: impl FnOnce() -> Result<Output<'a>, Error>,
 ) -> Result<Totals, Error> {
     let bar = ProgressBar::with_draw_target(None, target());

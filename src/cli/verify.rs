@@ -12,7 +12,7 @@ use super::{Failure, Usage, open, out};
 use crate::billing::directory::Directory;
 use crate::billing::org_name::OrgName;
 use crate::config::Config;
-use crate::integrity::derived_tables::parts::Scope;
+use crate::integrity::derived_tables::parts::CheckedRange;
 use crate::integrity::{self, Checked};
 use crate::time::Clock;
 
@@ -56,10 +56,10 @@ pub(super) fn run(config: &Config, args: &VerifyArgs) -> Result<ExitCode, Failur
     print(&checked, started)
 }
 
-fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> Result<Scope, Failure> {
+fn scope(conn: &mut PgConnection, directory: &Directory, args: &VerifyArgs) -> Result<CheckedRange, Failure> {
     let named = args.org.clone().map(|org| OrgName::of_any(org, "--org"));
     let org_id = named.map(|org| org.find(directory, conn)).transpose()?.map(|org| org.org_id);
-    Ok(Scope { org_id, from: args.from, before: args.to })
+    Ok(CheckedRange { org_id, from: args.from, before: args.to })
 }
 
 /// Differences go to standard output, what was compared to standard error.

@@ -5,9 +5,9 @@ use diesel::pg::PgConnection;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::params::{self, Period, Request};
+use super::params::{self, ExportRange, ExportRequest};
 use super::query::{Bind, Conditions};
-use super::{ExportKind, Params};
+use super::{ExportKind, ExportParams};
 use crate::battery::EntryKind;
 use crate::billing::org_name::OrgName;
 use crate::db::Scope;
@@ -73,7 +73,7 @@ pub struct Entries {
 }
 
 impl BatteryParams {
-    /// Reads named values, as [`Params::from_pairs`] does.
+    /// Reads named values, as [`ExportParams::from_pairs`] does.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the parameter.
@@ -85,14 +85,14 @@ impl BatteryParams {
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that breaks a rule.
-    pub fn check(&self) -> Result<Request, Error> {
-        let common = Params {
+    pub fn check(&self) -> Result<ExportRequest, Error> {
+        let common = ExportParams {
             format: self.format.clone(),
             org: self.org.clone(),
             after: self.after.clone(),
             header: self.header.clone(),
             bom: self.bom.clone(),
-            ..Params::default()
+            ..ExportParams::default()
         };
         let kinds =
             list(&self.kind).map(|name| EntryKind::named(&name).ok_or(name)).collect::<Result<_, _>>();
@@ -103,7 +103,7 @@ impl BatteryParams {
         let sources = list(&self.source).collect::<Vec<_>>();
         let period = params::period(("from", &self.from), ("to", &self.to))?;
         let entries = Entries { from: period.from, before: period.before, kinds, sources, grant: None };
-        Ok(Request { of: ExportKind::Battery, entries, ..common.check()? })
+        Ok(ExportRequest { of: ExportKind::Battery, entries, ..common.check()? })
     }
 }
 
@@ -115,7 +115,7 @@ fn list(text: &Option<String>) -> impl Iterator<Item = String> {
 /// The conditions of a request. This checks `scope`; row-level security checks it again.
 pub(super) fn conditions(
     conn: &mut PgConnection,
-    request: &Request,
+    request: &ExportRequest,
     scope: Scope,
 ) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
@@ -132,7 +132,7 @@ pub(super) fn conditions(
         conditions.add("d.org_id = ?", [Bind::Number(org_id)]);
     }
     let entries = &request.entries;
-    conditions.add_period("d.at", Period { from: entries.from, before: entries.before });
+    conditions.add_period("d.at", ExportRange { from: entries.from, before: entries.before });
     if !entries.kinds.is_empty() {
         let kinds = entries.kinds.iter().map(|kind| kind.name().to_owned()).collect();
         conditions.add("d.kind = ANY (?)", [Bind::Texts(kinds)]);

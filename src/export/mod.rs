@@ -25,7 +25,7 @@ use crate::db::{self, Scope};
 use crate::error::Error;
 pub use battery::{BatteryParams, Entries};
 pub use kind::ExportKind;
-pub use params::{Format, Params, Request};
+pub use params::{Format, ExportParams, ExportRequest};
 use query::Query;
 pub use totals::Totals;
 
@@ -50,7 +50,7 @@ pub type Output<'a> = Box<dyn Write + Send + 'a>;
 pub fn write<'a>(
     conn: &mut PgConnection,
     (scope, roles): (Scope, bool),
-    request: &Request,
+    request: &ExportRequest,
     begin: impl FnOnce(&Totals) -> Result<Output<'a>, Error>,
     mut wrote: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Totals, Error> {
@@ -77,7 +77,7 @@ pub fn write<'a>(
 pub fn totals(
     conn: &mut PgConnection,
     (scope, roles): (Scope, bool),
-    request: &Request,
+    request: &ExportRequest,
 ) -> Result<Totals, Error> {
     db::read_snapshot(conn, scope, roles, |conn| {
         let query = Query::build(conn, request, scope)?;
@@ -85,7 +85,7 @@ pub fn totals(
     })
 }
 
-fn writer<'a>(request: &Request, rows: u64, out: Output<'a>) -> Result<Box<dyn Writer + 'a>, Error> {
+fn writer<'a>(request: &ExportRequest, rows: u64, out: Output<'a>) -> Result<Box<dyn Writer + 'a>, Error> {
     let columns = request.of.columns();
     Ok(match request.format {
         Format::Csv => Box::new(csv::Csv::new(out, columns, request.header, request.bom)?),

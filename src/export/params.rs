@@ -18,7 +18,7 @@ use crate::time::{Day, Moment};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub struct Params {
+pub struct ExportParams {
     /// What: invoices, lines (of invoices), payments or refunds; invoices when left out
     #[arg(long, value_name = "KIND")]
     #[param(pattern = "^(invoices|lines|payments|refunds)$")]
@@ -122,20 +122,20 @@ impl Format {
 
 /// A half-open period; `None` is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Period {
+pub(super) struct ExportRange {
     /// The first instant of the period.
     pub(super) from: Option<DateTime<Utc>>,
     pub(super) before: Option<DateTime<Utc>>,
 }
 
-/// A checked [`Params`].
+/// A checked [`ExportParams`].
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct ExportRequest {
     pub of: ExportKind,
     pub format: Format,
-    pub(super) issued: Period,
-    pub(super) paid: Period,
-    pub(super) created: Period,
+    pub(super) issued: ExportRange,
+    pub(super) paid: ExportRange,
+    pub(super) created: ExportRange,
     pub(super) statuses: Option<Vec<String>>,
     pub(super) currencies: Option<Vec<String>>,
     pub(super) org: Option<OrgName>,
@@ -149,7 +149,7 @@ pub struct Request {
     pub entries: Entries,
 }
 
-impl Request {
+impl ExportRequest {
     /// The same request, if `principal` may name its org.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Request {
     }
 }
 
-impl Params {
+impl ExportParams {
     /// Reads named values. Refuses unknown and repeated names: a typo must not widen an export unnoticed.
     ///
     /// # Errors
@@ -179,11 +179,11 @@ impl Params {
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that breaks a rule.
-    pub fn check(&self) -> Result<Request, Error> {
+    pub fn check(&self) -> Result<ExportRequest, Error> {
         let kind = choice("of", self.of.as_deref().unwrap_or("invoices"), &Kind::ALL, Kind::name)?;
         let format = choice("format", self.format.as_deref().unwrap_or("csv"), &Format::ALL, Format::name)?;
         self.refuse_inapplicable(kind, format)?;
-        Ok(Request {
+        Ok(ExportRequest {
             of: kind.into(),
             format,
             issued: period(("issued_from", &self.issued_from), ("issued_before", &self.issued_before))?,
@@ -293,8 +293,8 @@ type Given<'a> = (&'static str, &'a Option<String>);
 pub(super) fn period(
     (from_name, from): Given<'_>,
     (before_name, before): Given<'_>,
-) -> Result<Period, Error> {
-    let period = Period { from: instant(from_name, from)?, before: instant(before_name, before)? };
+) -> Result<ExportRange, Error> {
+    let period = ExportRange { from: instant(from_name, from)?, before: instant(before_name, before)? };
     match (period.from, period.before) {
         (Some(from), Some(before)) if from >= before => {
             Err(Error::invalid(before_name, format!("must be after {from_name}: the period is empty")))
@@ -347,9 +347,9 @@ fn id(name: &'static str, text: &Option<String>) -> Result<Option<String>, Error
 mod tests {
     use super::*;
 
-    fn check(query: &str) -> Result<Request, String> {
+    fn check(query: &str) -> Result<ExportRequest, String> {
         let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Params::from_pairs(query.split('&').filter_map(pair)).and_then(|params| params.check()).map_err(
+        ExportParams::from_pairs(query.split('&').filter_map(pair)).and_then(|params| params.check()).map_err(
             |error| match error {
                 Error::Invalid { field, .. } => field.into_owned(),
                 other => panic!("{other}"),

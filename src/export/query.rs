@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 
-use super::params::{Period, Request};
+use super::params::{ExportRange, ExportRequest};
 use super::{ExportKind, battery};
 use crate::auth::PLATFORM;
 use crate::billing::acting_realms;
@@ -47,7 +47,7 @@ impl Conditions {
         self.all.push(sql);
     }
 
-    pub(super) fn add_period(&mut self, column: &str, period: Period) {
+    pub(super) fn add_period(&mut self, column: &str, period: ExportRange) {
         for (sign, time) in [(">=", period.from), ("<", period.before)] {
             if let Some(time) = time {
                 self.add(&format!("{column} {sign} ?"), [Bind::Time(time)]);
@@ -64,7 +64,7 @@ pub(super) struct Query {
 
 impl Query {
     /// Looks up what the request names. This checks `scope`; row-level security checks it again.
-    pub(super) fn build(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Self, Error> {
+    pub(super) fn build(conn: &mut PgConnection, request: &ExportRequest, scope: Scope) -> Result<Self, Error> {
         let ExportKind::Billing(kind) = request.of else {
             return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
         };
@@ -123,7 +123,7 @@ impl Query {
 }
 
 /// The conditions that a row fulfils for ever, so that `after` still finds a row whose status has changed.
-fn realm_and_org(conn: &mut PgConnection, request: &Request, scope: Scope) -> Result<Conditions, Error> {
+fn realm_and_org(conn: &mut PgConnection, request: &ExportRequest, scope: Scope) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     if let Some(account) = &request.account {
         conditions.add("d.account = ?", [Bind::Text(account.clone())]);

@@ -3,7 +3,7 @@
 use diesel::pg::PgConnection;
 
 use super::Progress;
-use super::derived_tables::parts::{self, Part, Scope, SizedPart};
+use super::derived_tables::parts::{self, Part, CheckedRange, SizedPart};
 use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable, Difference};
 use crate::db::full_scan;
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub struct Report {
 
 impl Report {
     /// An empty report of this scope.
-    fn of_scope(conn: &mut PgConnection, scope: &Scope) -> Result<Self, Error> {
+    fn of_scope(conn: &mut PgConnection, scope: &CheckedRange) -> Result<Self, Error> {
         let orgs = as_u64(derived_tables::orgs(conn, scope.orgs())?.len());
         Ok(Self { orgs, months: parts::months(conn, scope)?, ..Self::default() })
     }
@@ -47,7 +47,7 @@ impl Report {
 pub fn verify(
     conn: &mut PgConnection,
     settings: CountingSettings,
-    scope: &Scope,
+    scope: &CheckedRange,
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
     let rules = CountingRules::load(conn, settings)?;
@@ -79,7 +79,7 @@ pub fn verify(
 fn comparisons(
     conn: &mut PgConnection,
     rules: &CountingRules,
-    scope: &Scope,
+    scope: &CheckedRange,
 ) -> Result<Vec<(DerivedTable, SizedPart)>, Error> {
     let mut all = Vec::new();
     for part in parts::by_days(conn, rules, scope)? {
@@ -122,7 +122,7 @@ pub fn rebuild(
     settings: CountingSettings,
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
-    let (mut rules, scope) = (CountingRules::load(conn, settings)?, Scope::default());
+    let (mut rules, scope) = (CountingRules::load(conn, settings)?, CheckedRange::default());
     rules.past_counters = true;
     let tables = comparisons(conn, &rules, &scope)?;
     let mut report = Report::of_scope(conn, &scope)?;

@@ -70,12 +70,12 @@ pub(super) struct ReservationRow {
     /// Set aside of the battery.
     pub battery_units: Decimal,
     /// `None`: it is not settled.
-    pub beyond: Option<Beyond>,
+    pub beyond: Option<Overrun>,
 }
 
 /// What a settlement used beyond the limits and the battery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Beyond {
+pub(super) struct Overrun {
     /// Of its quantity, beyond the limit that it went beyond the most.
     pub overage: Decimal,
     /// Of its battery units, those that the battery did not have.
@@ -298,7 +298,7 @@ fn row((names, what, state, beyond): ReservationColumns) -> Result<ReservationRo
         ended_at,
         settled,
         battery_units,
-        beyond: beyond.0.zip(beyond.1).map(|(overage, debt)| Beyond { overage, debt }),
+        beyond: beyond.0.zip(beyond.1).map(|(overage, debt)| Overrun { overage, debt }),
     })
 }
 

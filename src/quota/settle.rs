@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::metering::catalog::Catalog;
 use crate::metering::counters::CounterKey;
 use crate::metering::digest::event_key;
-use crate::metering::event::{self, Form, Outcome, Rejection};
+use crate::metering::event::{self, BodyFormat, Outcome, Rejection};
 use crate::metering::levels::{CHANGE, Levels};
 use crate::metering::meters::{Aggregation, Meter};
 use crate::metering::resolve::{Caller, Resolver, Window, priced};
@@ -195,7 +195,7 @@ fn resolve(
     let Some(event) = usage.event else {
         return event_of_reservation(&resolver, usage);
     };
-    let read = event::parse(event.get().as_bytes(), &Form::Json, 1, false);
+    let read = event::parse(event.get().as_bytes(), &BodyFormat::Json, 1, false);
     let read = read.ok().and_then(|mut read| read.events.pop());
     let event = read
         .map_or_else(|| Err(Rejection::new("", "malformed", "must be one usage event")), |read| read.event);

@@ -45,7 +45,7 @@ pub struct Envelope {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 #[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
-struct Raw<'a, D> {
+struct RawEnvelope<'a, D> {
     #[serde(borrow)]
     id: Scalar<'a>,
     #[serde(borrow)]
@@ -93,7 +93,7 @@ fn read(body: &[u8]) -> Option<Envelope> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
-    if let Ok(raw) = serde_json::from_str::<Raw<'_, Data<'_>>>(text) {
+    if let Ok(raw) = serde_json::from_str::<RawEnvelope<'_, Data<'_>>>(text) {
         return Some(light(raw, body));
     }
     // A field twice: JSON allows it, the strict reader does not. The last one counts, as in most readers.
@@ -102,7 +102,7 @@ fn read(body: &[u8]) -> Option<Envelope> {
     serde_json::from_str(&tidy).ok().map(|raw| light(raw, body))
 }
 
-fn light(mut raw: Raw<'_, Data<'_>>, body: &[u8]) -> Envelope {
+fn light(mut raw: RawEnvelope<'_, Data<'_>>, body: &[u8]) -> Envelope {
     let object = raw.data.0.take().and_then(|data| data.object.0);
     envelope(&raw, object, body)
 }
@@ -147,9 +147,9 @@ struct Snapshots<'a> {
 #[must_use]
 pub fn open(body: &[u8]) -> Opened<'_> {
     // serde would read an array as a struct, field by field.
-    let raw = looks_like_one(body).then(|| json::read::<Raw<'_, Snapshots<'_>>>(without_bom(body)));
+    let raw = looks_like_one(body).then(|| json::read::<RawEnvelope<'_, Snapshots<'_>>>(without_bom(body)));
     let Some(Ok(mut raw)) = raw else {
-        let envelope = read(body).unwrap_or_else(|| light(Raw::default(), body));
+        let envelope = read(body).unwrap_or_else(|| light(RawEnvelope::default(), body));
         let contents = contents(body, envelope.object_id.is_some());
         return Opened { envelope, contents };
     };
@@ -203,7 +203,7 @@ pub fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-fn envelope<D>(raw: &Raw<'_, D>, object: Option<Object<'_>>, body: &[u8]) -> Envelope {
+fn envelope<D>(raw: &RawEnvelope<'_, D>, object: Option<Object<'_>>, body: &[u8]) -> Envelope {
     let event_id = raw.id.text().filter(|id| !id.is_empty()).map(name);
     let event_type = raw.r#type.text().unwrap_or_default();
     let thin = object.is_none() && raw.object.text() == Some("v2.core.event");

@@ -13,4 +13,4 @@ mod event_orgs;
 mod reply;
 
 pub use self::accept::Ingest;
-pub use self::batch::Options;
+pub use self::batch::IngestOptions;

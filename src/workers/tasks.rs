@@ -123,7 +123,7 @@ pub(super) fn project_inbox(app: &App, conn: &mut PgConnection) -> Result<NextTu
         app.metrics.count_projected(outcome, events);
     }
     // Effects of these events, and effects that other projectors or commands have left.
-    let options = effects::Options { batch: EFFECTS_BATCH, proration: app.config.battery_proration };
+    let options = effects::EffectOptions { batch: EFFECTS_BATCH, proration: app.config.battery_proration };
     let (mut effects, mut full) = (0_u64, true);
     // Stop after about as many effects as these events can have.
     while full && effects <= 2 * step.taken() {

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::page::{Page, PageQuery};
 
 /// Makes a module with the handlers `list` and `show` of one kind.
-macro_rules! mirror {
+macro_rules! mirror_routes {
     (
         $module:ident: $row:ident as $view:ident, tag $tag:literal,
         #[doc = $list_doc:literal]
@@ -61,7 +61,7 @@ macro_rules! mirror {
     };
 }
 
-mirror! {
+mirror_routes! {
     customers: Customer as CustomerView, tag "customers",
     /// Lists customers, newest first.
     list "/v1/customers", params (CustomerFilter, Owners), errors FindErrors,
@@ -69,7 +69,7 @@ mirror! {
     show "/v1/customers/{id}", params (Expand), answer "The customer"
 }
 
-mirror! {
+mirror_routes! {
     subscriptions: Subscription as SubscriptionView, tag "subscriptions",
     /// Lists subscriptions, newest first, with their items.
     list "/v1/subscriptions", params (SubscriptionFilter, Owners), errors FindErrors,
@@ -77,7 +77,7 @@ mirror! {
     show "/v1/subscriptions/{id}", params (Expand), answer "The subscription"
 }
 
-mirror! {
+mirror_routes! {
     invoices: Invoice as InvoiceView, tag "invoices",
     /// Lists invoices, newest first.
     list "/v1/invoices", params (InvoiceFilter, Owners), errors FindErrors,
@@ -85,7 +85,7 @@ mirror! {
     show "/v1/invoices/{id}", params (ExpandWithLines), answer "The invoice"
 }
 
-mirror! {
+mirror_routes! {
     payments: Payment as PaymentView, tag "payments",
     /// Lists payments, newest first.
     list "/v1/payments", params (PaymentFilter, Owners), errors FindErrors,
@@ -93,7 +93,7 @@ mirror! {
     show "/v1/payments/{id}", params (Expand), answer "The payment"
 }
 
-mirror! {
+mirror_routes! {
     refunds: Refund as RefundView, tag "refunds",
     /// Lists refunds, newest first.
     list "/v1/refunds", params (RefundFilter, Owners), errors FindErrors,
@@ -101,7 +101,7 @@ mirror! {
     show "/v1/refunds/{id}", params (Expand), answer "The refund"
 }
 
-mirror! {
+mirror_routes! {
     disputes: Dispute as DisputeView, tag "disputes",
     /// Lists disputes, newest first.
     list "/v1/disputes", params (DisputeFilter, Owners), errors FindErrors,
@@ -109,7 +109,7 @@ mirror! {
     show "/v1/disputes/{id}", params (Expand), answer "The dispute"
 }
 
-mirror! {
+mirror_routes! {
     credit_notes: CreditNote as CreditNoteView, tag "credit_notes",
     /// Lists credit notes, newest first.
     list "/v1/credit_notes", params (CreditNoteFilter, Owners), errors FindErrors,
@@ -117,7 +117,7 @@ mirror! {
     show "/v1/credit_notes/{id}", params (ExpandWithLines), answer "The credit note"
 }
 
-mirror! {
+mirror_routes! {
     products: Product as ProductView, tag "catalogue",
     /// Lists products, newest first.
     list "/v1/products", params (ProductFilter), errors ReadErrors,
@@ -125,7 +125,7 @@ mirror! {
     show "/v1/products/{id}", params (Expand), answer "The product"
 }
 
-mirror! {
+mirror_routes! {
     prices: Price as PriceView, tag "catalogue",
     /// Lists prices, newest first.
     list "/v1/prices", params (PriceFilter), errors ReadErrors,

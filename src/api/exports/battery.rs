@@ -10,7 +10,7 @@ use crate::auth::{Principal, Scope};
 use crate::battery::upkeep;
 use crate::db::Scope as RowScope;
 use crate::error::Error;
-use crate::export::{BatteryParams, Request};
+use crate::export::{BatteryParams, ExportRequest};
 
 /// Batches of due entries that an export waits for at most.
 const BATCHES: usize = 1_000;
@@ -70,7 +70,7 @@ pub(crate) async fn totals(
     respond_totals(&app, &principal, wanted).await
 }
 
-fn asked(request: &HttpRequest) -> Result<Request, Error> {
+fn asked(request: &HttpRequest) -> Result<ExportRequest, Error> {
     BatteryParams::from_pairs(params::pairs(request.query_string())?)?.check()
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::export::{Format, Output, Request, Totals, output_failed, stream};
+use crate::export::{Format, Output, ExportRequest, Totals, output_failed, stream};
 use crate::shares::Share;
 
 /// How long an export waits for a place. The one before it frees its place a moment after its last byte.
@@ -30,7 +30,7 @@ const CONTROL_TOTALS: HeaderName = HeaderName::from_static("coulomb-control-tota
 pub(crate) async fn respond(
     app: &App,
     principal: &Principal,
-    wanted: Request,
+    wanted: ExportRequest,
 ) -> Result<HttpResponse, Error> {
     let wanted = wanted.within(principal)?;
     let (format, name) = (wanted.format, wanted.of.name());
@@ -52,7 +52,7 @@ pub(crate) async fn respond(
 pub(super) async fn respond_totals(
     app: &App,
     principal: &Principal,
-    wanted: Request,
+    wanted: ExportRequest,
 ) -> Result<HttpResponse, Error> {
     let wanted = wanted.within(principal)?;
     let (permit, db, rows) = (permit(app, principal).await?, app.db.clone(), principal.rows);
@@ -83,7 +83,7 @@ pub(crate) async fn permit(app: &App, principal: &Principal) -> Result<Share, Er
 async fn start(
     app: &App,
     principal: &Principal,
-    wanted: Request,
+    wanted: ExportRequest,
 ) -> Result<(Totals, impl Stream<Item = io::Result<Bytes>> + use<>), Error> {
     let (permit, db, rows) = (permit(app, principal).await?, app.db.clone(), principal.rows);
     let (sender, totals) = oneshot::channel();

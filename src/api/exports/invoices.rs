@@ -8,14 +8,14 @@ use crate::api::params;
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::error::Error;
-use crate::export::{Params, Request};
+use crate::export::{ExportParams, ExportRequest};
 
 /// Exports invoices, their lines, payments or refunds as a file.
 ///
 /// Rows are ordered by `created`, then `id`; the same state gives the same bytes. `Coulomb-Control-Totals`
 /// counts and sums the rows. A download that fails half-way breaks off; `after` continues it.
 #[utoipa::path(
-    get, path = "/v1/invoices/export", tag = "exports", params(Params), security(("key" = ["billing:read"])),
+    get, path = "/v1/invoices/export", tag = "exports", params(ExportParams), security(("key" = ["billing:read"])),
     responses(
         (status = 200, description = "The rows", headers(
             ("Coulomb-Control-Totals" = String,
@@ -42,7 +42,7 @@ pub(crate) async fn export(
 
 /// Counts and sums the rows of an export with the same parameters, per currency, in minor units.
 #[utoipa::path(
-    get, path = "/v1/invoices/export/totals", tag = "exports", params(Params),
+    get, path = "/v1/invoices/export/totals", tag = "exports", params(ExportParams),
     security(("key" = ["billing:read"])),
     responses(
         (status = 200,
@@ -61,6 +61,6 @@ pub(crate) async fn totals(
     respond_totals(&app, &principal, asked(&request)?).await
 }
 
-fn asked(request: &HttpRequest) -> Result<Request, Error> {
-    Params::from_pairs(params::pairs(request.query_string())?)?.check()
+fn asked(request: &HttpRequest) -> Result<ExportRequest, Error> {
+    ExportParams::from_pairs(params::pairs(request.query_string())?)?.check()
 }

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{Error, Problem};
 use crate::metering::event::{self, Outcome, Tally};
-use crate::usage::ingest::Options;
+use crate::usage::ingest::IngestOptions;
 
 /// How to store usage, and what to answer.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -106,7 +106,7 @@ pub(crate) async fn post(
         alone = sent.is_single;
         Ok(events)
     };
-    let options = Options { all_or_nothing: query.all_or_nothing, new_only: false };
+    let options = IngestOptions { all_or_nothing: query.all_or_nothing, new_only: false };
     let outcomes = app.usage.accept(&app.quotas, (principal.holder(), &caller), options, read).await?;
     let problem = |outcome: &Outcome| matches!(outcome, Outcome::Conflict | Outcome::Rejected(_));
     if options.all_or_nothing && outcomes.iter().any(problem) {

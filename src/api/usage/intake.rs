@@ -14,7 +14,7 @@ use crate::api::http::{self, Bounds, Memory};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::error::Error;
-use crate::metering::event::{self, Form, Outcome, Parsed, Tally};
+use crate::metering::event::{self, BodyFormat, Outcome, ParsedEvent, Tally};
 use crate::metering::resolve::Caller;
 use crate::shares::Share;
 
@@ -82,17 +82,17 @@ fn sliced(chunk: Result<web::Bytes, PayloadError>) -> Vec<Result<web::Bytes, Pay
 }
 
 /// The form of the body, as its headers say.
-pub(super) fn form(headers: &HeaderMap) -> Form {
+pub(super) fn form(headers: &HeaderMap) -> BodyFormat {
     if headers.contains_key("ce-specversion") {
         let attributes = headers.iter().filter_map(|(name, value)| {
             Some((name.as_str().strip_prefix("ce-")?.to_owned(), value.to_str().ok()?.to_owned()))
         });
-        return Form::Binary(attributes.collect());
+        return BodyFormat::Binary(attributes.collect());
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match content_type.split(';').next().unwrap_or_default().trim() {
-        "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => Form::Lines,
-        _ => Form::Json,
+        "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => BodyFormat::Lines,
+        _ => BodyFormat::Json,
     }
 }
 
@@ -101,6 +101,6 @@ pub(super) type EventIds<'a> = Vec<Cow<'a, str>>;
 type Events<'a> = Vec<Result<event::UsageEvent<'a>, event::Rejection>>;
 
 /// Splits parsed events into their ids and the events.
-pub(super) fn split_ids(parsed: Vec<Parsed<'_>>) -> (EventIds<'_>, Events<'_>) {
+pub(super) fn split_ids(parsed: Vec<ParsedEvent<'_>>) -> (EventIds<'_>, Events<'_>) {
     parsed.into_iter().map(|one| (one.id, one.event)).unzip()
 }

@@ -23,7 +23,7 @@ use crate::metering::event::{self, Outcome};
 use crate::metering::resolve::Caller;
 use crate::quantity::Quantity;
 use crate::shares::Holder;
-use crate::usage::ingest::Options;
+use crate::usage::ingest::IngestOptions;
 
 /// Events of a batch at most, as in Lago.
 const BATCH: usize = 100;
@@ -176,7 +176,7 @@ pub(crate) async fn post(
     let (sent, now) = (lago::one(&body)?, app.clock.now());
     let caller = (principal.holder(), &caller);
     let outcomes =
-        app.usage.accept(&app.quotas, caller, Options::default(), || Ok(vec![sent.read(now)])).await?;
+        app.usage.accept(&app.quotas, caller, IngestOptions::default(), || Ok(vec![sent.read(now)])).await?;
     count(&app, &request, &outcomes);
     match outcomes.first().and_then(refusal) {
         None => Ok(HttpResponse::Ok().json(LagoOne { event: answer(&sent, now)? })),
@@ -222,7 +222,7 @@ pub(crate) async fn batch(
         return Ok(refused(json!({ "events": [rule] }), format!("send 1 to {BATCH} events")));
     }
     let read = || Ok(sent.iter().map(|event| event.read(now)).collect());
-    let options = Options { all_or_nothing: true, new_only: true };
+    let options = IngestOptions { all_or_nothing: true, new_only: true };
     let mut outcomes = app.usage.accept(&app.quotas, (principal.holder(), &caller), options, read).await?;
     let refusals: BTreeMap<usize, Refusal> =
         outcomes.iter().enumerate().filter_map(|(place, outcome)| Some((place, refusal(outcome)?))).collect();
@@ -260,7 +260,7 @@ async fn openmeter(
         (ids, events) = split_ids(event::parse(body, &form, EVENTS, caller.org_id.is_none())?.events);
         Ok(events)
     };
-    let outcomes = app.usage.accept(&app.quotas, (holder, caller), Options::default(), read).await?;
+    let outcomes = app.usage.accept(&app.quotas, (holder, caller), IngestOptions::default(), read).await?;
     count(app, request, &outcomes);
     let mut rejected =
         outcomes.iter().zip(&ids).enumerate().filter_map(|(place, (outcome, id))| match outcome {

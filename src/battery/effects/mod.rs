@@ -57,7 +57,7 @@ use crate::error::Error;
 use crate::panics;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct EffectOptions {
     /// How many markers one transaction takes at most.
     pub batch: u32,
     /// What a change of plan within a period does.
@@ -69,7 +69,7 @@ pub struct Options {
 /// # Errors
 /// Only when the database is away or locks were lost. Then nothing has changed, and the next call tries
 /// again.
-pub fn run_batch(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<usize, Error> {
+pub fn run_batch(conn: &mut PgConnection, options: &EffectOptions, now: DateTime<Utc>) -> Result<usize, Error> {
     let prerequisites =
         queue::run_batch(conn, MarkerGroup::Prerequisites, options.batch, now, &work_on_prerequisites)?;
     let payments = queue::run_batch(conn, MarkerGroup::Payments, options.batch, now, &|conn, markers| {
@@ -92,7 +92,7 @@ fn work_on_prerequisites(conn: &mut PgConnection, markers: &BTreeSet<Marker>) ->
 /// The pipeline.
 fn work_on_payments(
     conn: &mut PgConnection,
-    options: &Options,
+    options: &EffectOptions,
     markers: &BTreeSet<Marker>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {

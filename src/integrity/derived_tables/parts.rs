@@ -90,7 +90,7 @@ impl Part {
 
 /// What a check compares: everything, or one org, or some days.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Scope {
+pub struct CheckedRange {
     pub org_id: Option<i64>,
     /// From this local day on.
     pub from: Option<NaiveDate>,
@@ -98,7 +98,7 @@ pub struct Scope {
     pub before: Option<NaiveDate>,
 }
 
-impl Scope {
+impl CheckedRange {
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.org_id.is_none() && self.from.is_none() && self.before.is_none()
@@ -129,7 +129,7 @@ struct OfOrg {
 pub fn by_days(
     conn: &mut PgConnection,
     rules: &CountingRules,
-    scope: &Scope,
+    scope: &CheckedRange,
 ) -> Result<Vec<SizedPart>, Error> {
     let Some((first, last)) = span(conn, scope)? else { return Ok(Vec::new()) };
     let whole = rules.first_whole_day.unwrap_or(NaiveDate::MIN);
@@ -159,7 +159,7 @@ pub fn by_days(
 }
 
 /// The orgs of the scope in parts, all days each. Parts of `quotas` have at most [`ORGS`] orgs.
-pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Vec<SizedPart>, Error> {
+pub fn by_org(conn: &mut PgConnection, scope: &CheckedRange, quotas: bool) -> Result<Vec<SizedPart>, Error> {
     let from = scope.from.unwrap_or(NaiveDate::MIN);
     let before = scope.before.unwrap_or(NaiveDate::MAX);
     let orgs = by_orgs(conn, scope, None, if quotas { ORGS } else { usize::MAX })?;
@@ -170,7 +170,7 @@ pub fn by_org(conn: &mut PgConnection, scope: &Scope, quotas: bool) -> Result<Ve
 }
 
 /// How many months of the scope have records.
-pub fn months(conn: &mut PgConnection, scope: &Scope) -> Result<u64, Error> {
+pub fn months(conn: &mut PgConnection, scope: &CheckedRange) -> Result<u64, Error> {
     let from = scope.from.map_or(NaiveDate::MIN, month_of);
     let before = scope.before.unwrap_or(NaiveDate::MAX);
     let sizes = sizes(conn, scope)?;
@@ -181,7 +181,7 @@ pub fn months(conn: &mut PgConnection, scope: &Scope) -> Result<u64, Error> {
 /// gap between them.
 fn by_orgs(
     conn: &mut PgConnection,
-    scope: &Scope,
+    scope: &CheckedRange,
     within: Option<Part>,
     most: usize,
 ) -> Result<Vec<(Orgs, u64)>, Error> {
@@ -231,7 +231,7 @@ fn by_orgs(
 }
 
 /// The first and the last local day to which records or derived rows of the scope may be counted.
-fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, NaiveDate)>, Error> {
+fn span(conn: &mut PgConnection, scope: &CheckedRange) -> Result<Option<(NaiveDate, NaiveDate)>, Error> {
     #[derive(QueryableByName)]
     struct Span {
         #[diesel(sql_type = Nullable<Date>)]
@@ -268,7 +268,7 @@ fn span(conn: &mut PgConnection, scope: &Scope) -> Result<Option<(NaiveDate, Nai
 }
 
 /// About the number of records of each month.
-fn sizes(conn: &mut PgConnection, scope: &Scope) -> Result<BTreeMap<NaiveDate, u64>, Error> {
+fn sizes(conn: &mut PgConnection, scope: &CheckedRange) -> Result<BTreeMap<NaiveDate, u64>, Error> {
     #[derive(QueryableByName)]
     struct OfMonth {
         #[diesel(sql_type = Date)]

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-use super::parse::{EventReader, Parsed};
+use super::parse::{EventReader, ParsedEvent};
 use super::{Cost, Rejection, UsageEvent};
 use crate::quantity::{self, NumberError};
 use crate::time::Moment;
@@ -66,12 +66,12 @@ impl<'a> EventFields<'a> {
         Ok(Some(text))
     }
 
-    pub(super) fn finish(self, reader: EventReader) -> Parsed<'a> {
+    pub(super) fn finish(self, reader: EventReader) -> ParsedEvent<'a> {
         let (id, source) = (self.text("id"), self.text("source"));
         let known = |text: &Result<Option<Cow<'a, str>>, Rejection>| {
             text.as_ref().ok().and_then(Clone::clone).unwrap_or_default()
         };
-        Parsed { id: known(&id), source: known(&source), event: self.event(id, source, reader) }
+        ParsedEvent { id: known(&id), source: known(&source), event: self.event(id, source, reader) }
     }
 
     fn event(
@@ -151,7 +151,7 @@ pub(super) fn binary<'a>(
     attributes: &'a [(String, String)],
     data: &'a RawValue,
     reader: EventReader,
-) -> Parsed<'a> {
+) -> ParsedEvent<'a> {
     let attribute = |name: &'static str| -> Result<Option<Cow<'a, str>>, Rejection> {
         let value = attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         value.map(|text| check(name, text).map(|()| Cow::Borrowed(text))).transpose()
@@ -178,5 +178,5 @@ pub(super) fn binary<'a>(
         Ok(event)
     };
     let known = |name| attribute(name).ok().flatten().unwrap_or_default();
-    Parsed { id: known("id"), source: known("source"), event: event() }
+    ParsedEvent { id: known("id"), source: known("source"), event: event() }
 }

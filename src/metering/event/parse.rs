@@ -14,7 +14,7 @@ use crate::json;
 
 /// How a body holds its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum BodyFormat {
     /// One event, an array, or `{"events": […]}`. An event with a `specversion` is a CloudEvent.
     Json,
     /// One event a line.
@@ -26,7 +26,7 @@ pub enum Form {
 
 /// One event of a body, with its id and source as far as they could be read.
 #[derive(Debug)]
-pub struct Parsed<'a> {
+pub struct ParsedEvent<'a> {
     /// Empty when there is none.
     pub id: Cow<'a, str>,
     /// Empty when there is none.
@@ -37,7 +37,7 @@ pub struct Parsed<'a> {
 /// The events of a body.
 #[derive(Debug)]
 pub struct ParsedBody<'a> {
-    pub events: Vec<Parsed<'a>>,
+    pub events: Vec<ParsedEvent<'a>>,
     /// One event that was not sent as a batch: its outcome is the outcome of the request.
     pub is_single: bool,
 }
@@ -49,14 +49,14 @@ pub struct ParsedBody<'a> {
 /// [`Error::Malformed`] when the body is no JSON; [`Error::Invalid`] when it has too many events.
 pub fn parse<'a>(
     body: &'a [u8],
-    form: &'a Form,
+    form: &'a BodyFormat,
     limit: usize,
     subject_names_org: bool,
 ) -> Result<ParsedBody<'a>, Error> {
     let reader = EventReader { subject_names_org };
     match form {
-        Form::Json => any(text(body)?, reader, limit),
-        Form::Lines => {
+        BodyFormat::Json => any(text(body)?, reader, limit),
+        BodyFormat::Lines => {
             let lines = text(body)?.lines().filter(|line| !line.trim().is_empty());
             let events = lines.map(|line| {
                 one(line, reader).unwrap_or_else(|_| {
@@ -69,14 +69,14 @@ pub fn parse<'a>(
             });
             bounded(events.take(limit + 1).collect(), limit).map(batch)
         }
-        Form::Binary(attributes) => {
+        BodyFormat::Binary(attributes) => {
             let data: &RawValue = serde_json::from_str(text(body)?).map_err(malformed)?;
             Ok(ParsedBody { events: vec![binary(attributes, data, reader)], is_single: true })
         }
     }
 }
 
-fn batch(events: Vec<Parsed<'_>>) -> ParsedBody<'_> {
+fn batch(events: Vec<ParsedEvent<'_>>) -> ParsedBody<'_> {
     ParsedBody { events, is_single: false }
 }
 
@@ -88,7 +88,7 @@ fn malformed(error: serde_json::Error) -> Error {
     json::unreadable(&error)
 }
 
-fn bounded(events: Vec<Parsed<'_>>, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
+fn bounded(events: Vec<ParsedEvent<'_>>, limit: usize) -> Result<Vec<ParsedEvent<'_>>, Error> {
     if events.len() > limit {
         return Err(Error::TooManyEvents(limit));
     }
@@ -115,7 +115,7 @@ fn any(body: &str, reader: EventReader, limit: usize) -> Result<ParsedBody<'_>, 
     Ok(ParsedBody { events: vec![event], is_single: true })
 }
 
-fn many(array: &str, reader: EventReader, limit: usize) -> Result<Vec<Parsed<'_>>, Error> {
+fn many(array: &str, reader: EventReader, limit: usize) -> Result<Vec<ParsedEvent<'_>>, Error> {
     let mut json = serde_json::Deserializer::from_str(array);
     let events =
         json.deserialize_seq(ArrayVisitor { reader, limit }).map_err(|error| match error.classify() {
@@ -126,7 +126,7 @@ fn many(array: &str, reader: EventReader, limit: usize) -> Result<Vec<Parsed<'_>
     bounded(events, limit)
 }
 
-fn one(body: &str, reader: EventReader) -> Result<Parsed<'_>, serde_json::Error> {
+fn one(body: &str, reader: EventReader) -> Result<ParsedEvent<'_>, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(body);
     let event = reader.deserialize(&mut json)?;
     json.end()?;
@@ -139,7 +139,7 @@ struct ArrayVisitor {
 }
 
 impl<'de> Visitor<'de> for ArrayVisitor {
-    type Value = Vec<Parsed<'de>>;
+    type Value = Vec<ParsedEvent<'de>>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("an array of events")
@@ -164,23 +164,23 @@ pub(super) struct EventReader {
 }
 
 impl<'de> DeserializeSeed<'de> for EventReader {
-    type Value = Parsed<'de>;
+    type Value = ParsedEvent<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Parsed<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<ParsedEvent<'de>, D::Error> {
         json.deserialize_any(self)
     }
 }
 
 macro_rules! not_an_object {
     ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Parsed<'de>, E> {
+        $(fn $visit<E>(self, _: $type) -> Result<ParsedEvent<'de>, E> {
             Ok(no_object())
         })*
     };
 }
 
 impl<'de> Visitor<'de> for EventReader {
-    type Value = Parsed<'de>;
+    type Value = ParsedEvent<'de>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("an event")
@@ -188,16 +188,16 @@ impl<'de> Visitor<'de> for EventReader {
 
     not_an_object! { visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str }
 
-    fn visit_unit<E>(self) -> Result<Parsed<'de>, E> {
+    fn visit_unit<E>(self) -> Result<ParsedEvent<'de>, E> {
         Ok(no_object())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Parsed<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ParsedEvent<'de>, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(no_object())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ParsedEvent<'de>, A::Error> {
         let mut fields = EventFields::default();
         while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
             let value: &'de RawValue = map.next_value()?;
@@ -211,12 +211,12 @@ impl<'de> Visitor<'de> for EventReader {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn no_object<'a>() -> Parsed<'a> {
+fn no_object<'a>() -> ParsedEvent<'a> {
     rejected(Rejection::new("", "not_an_object", "an event is a JSON object"))
 }
 
-fn rejected<'a>(rejection: Rejection) -> Parsed<'a> {
-    Parsed { id: Cow::Borrowed(""), source: Cow::Borrowed(""), event: Err(rejection) }
+fn rejected<'a>(rejection: Rejection) -> ParsedEvent<'a> {
+    ParsedEvent { id: Cow::Borrowed(""), source: Cow::Borrowed(""), event: Err(rejection) }
 }
 
 #[cfg(test)]
@@ -224,8 +224,8 @@ mod tests {
     use super::*;
 
     fn rules(body: &str) -> Vec<String> {
-        let events = parse(body.as_bytes(), &Form::Json, 3, true).expect("JSON").events;
-        let rule = |one: Parsed<'_>| match one.event {
+        let events = parse(body.as_bytes(), &BodyFormat::Json, 3, true).expect("JSON").events;
+        let rule = |one: ParsedEvent<'_>| match one.event {
             Ok(event) => format!("{}/{}/{}", event.id, event.event_name, event.org.unwrap_or_default()),
             Err(rejection) => format!("{} {}", rejection.field, rejection.rule),
         };
@@ -292,7 +292,7 @@ mod tests {
             (four, false),
             (r#"{"events":7}"#, false),
         ] {
-            let error = parse(body.as_bytes(), &Form::Json, 3, true).expect_err("refused");
+            let error = parse(body.as_bytes(), &BodyFormat::Json, 3, true).expect_err("refused");
             assert_eq!(matches!(error, Error::Malformed(_)), malformed, "{body}: {error}");
         }
     }
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn lines_are_read_one_by_one() {
         let body = b"{\"id\":\"1\",\"type\":\"x\"}\n\nnonsense\r\n{\"id\":\"3\",\"type\":\"x\"}";
-        let events = parse(body, &Form::Lines, 3, true).expect("lines").events;
+        let events = parse(body, &BodyFormat::Lines, 3, true).expect("lines").events;
         let ids: Vec<&str> = events.iter().map(|one| one.id.as_ref()).collect();
         assert_eq!(ids, ["1", "", "3"]);
         assert_eq!(events[1].event.as_ref().expect_err("refused").rule, "malformed");
@@ -310,7 +310,7 @@ mod tests {
     fn binary_mode_takes_its_attributes_from_headers() {
         let attributes =
             [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "x"), ("subject", "a")];
-        let form = Form::Binary(attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect());
+        let form = BodyFormat::Binary(attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect());
         let events = parse(br#"{"n":1}"#, &form, 3, true).expect("JSON").events;
         let event = events[0].event.as_ref().expect("an event");
         assert_eq!((event.org.as_deref(), event.data.expect("data").get()), (Some("a"), r#"{"n":1}"#));

@@ -15,7 +15,7 @@ use crate::quota::limit_status::{
 };
 use crate::quota::orgs::Orgs;
 use crate::quota::reservation_batch::{NewReservation, ReservationAnswer};
-use crate::quota::reservations::{Beyond, ReservationName, ReservationRow, ReservationState};
+use crate::quota::reservations::{Overrun, ReservationName, ReservationRow, ReservationState};
 use crate::quota::settle::{KeyClaim, SettlingUsage};
 
 impl LockedState<'_> {
@@ -138,12 +138,12 @@ impl LockedState<'_> {
             KeyClaim::Duplicate { quantity } => {
                 if !is_settled {
                     // The usage is counted already.
-                    self.end_settled(name, *quantity, Beyond::default());
+                    self.end_settled(name, *quantity, Overrun::default());
                 }
                 Ok((self.answer(name, orgs)?, false))
             }
             KeyClaim::New { quantity, counters, units } => {
-                let beyond = Beyond {
+                let beyond = Overrun {
                     overage: self.overage(usage, counters),
                     debt: self.debt(name.0, units.rounded_up().unwrap_or(Decimal::MAX)),
                 };
@@ -157,7 +157,7 @@ impl LockedState<'_> {
         }
     }
 
-    fn end_settled(&mut self, name: &ReservationName, quantity: Decimal, beyond: Beyond) {
+    fn end_settled(&mut self, name: &ReservationName, quantity: Decimal, beyond: Overrun) {
         self.end(name, ReservationState::Settled, Some(quantity));
         if let Some(row) = self.reservations.get_mut(name) {
             row.beyond = Some(beyond);

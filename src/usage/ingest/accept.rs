@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::batch::{self, Options, PendingEvent, Request};
-use super::commit::{Committed, Committer};
+use super::batch::{self, IngestOptions, PendingEvent, PendingRequest};
+use super::commit::{CommitResult, Committer};
 use super::event_orgs::EventOrgs;
 use super::reply;
 use crate::config::Config;
@@ -100,7 +100,7 @@ impl Ingest {
         &self,
         quotas: &Quotas,
         (holder, caller): (Holder, &Caller),
-        options: Options,
+        options: IngestOptions,
         mut read: impl FnMut() -> Result<Vec<Result<UsageEvent<'a>, Rejection>>, Error>,
     ) -> Result<Vec<Outcome>, Error> {
         let mut rules = quotas.context.rules.get();
@@ -119,8 +119,8 @@ impl Ingest {
             }
             drop((events, orgs));
             match self.commit(rules.version(), holder, resolved, options).await? {
-                Committed::Outcomes(outcomes) => return Ok(outcomes),
-                Committed::OldCatalog => rules = self.refresh(quotas, rules.version()).await?,
+                CommitResult::Outcomes(outcomes) => return Ok(outcomes),
+                CommitResult::OldCatalog => rules = self.refresh(quotas, rules.version()).await?,
             }
         }
         Err(Error::Busy("the meters change faster than usage can be counted: send it again in a second"))
@@ -164,8 +164,8 @@ impl Ingest {
         catalog_version: i64,
         holder: Holder,
         resolved: Vec<Result<Usage, Rejection>>,
-        options: Options,
-    ) -> Result<Committed, Error> {
+        options: IngestOptions,
+    ) -> Result<CommitResult, Error> {
         let mut events = Vec::with_capacity(resolved.len());
         let mut rejections: Vec<Option<Rejection>> = Vec::with_capacity(resolved.len());
         for usage in resolved {
@@ -174,14 +174,14 @@ impl Ingest {
         }
         let is_refused = options.all_or_nothing && events.len() < rejections.len();
         let committed = if events.is_empty() || is_refused {
-            Committed::Outcomes(vec![Outcome::Accepted; events.len()])
+            CommitResult::Outcomes(vec![Outcome::Accepted; events.len()])
         } else {
-            let request = Request { events, catalog_version, options };
+            let request = PendingRequest { events, catalog_version, options };
             self.batcher.submit(holder, request).await.map_err(reply::error)?
         };
         Ok(match committed {
-            Committed::Outcomes(outcomes) => Committed::Outcomes(reply::merge(rejections, outcomes)),
-            Committed::OldCatalog => Committed::OldCatalog,
+            CommitResult::Outcomes(outcomes) => CommitResult::Outcomes(reply::merge(rejections, outcomes)),
+            CommitResult::OldCatalog => CommitResult::OldCatalog,
         })
     }
 }

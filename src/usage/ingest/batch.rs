@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Committed, Committer};
+use super::commit::{CommitResult, Committer};
 use super::reply;
 use crate::config::Config;
 use crate::error::Error;
@@ -17,7 +17,7 @@ const GATHERING: Gathering =
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct IngestOptions {
     /// Store nothing when one event is rejected or in conflict.
     pub all_or_nothing: bool,
     /// With `all_or_nothing`: store nothing when one event was stored before, either.
@@ -25,11 +25,11 @@ pub struct Options {
 }
 
 /// The events of a request that were not rejected. Its weight is their number.
-pub(super) struct Request {
+pub(super) struct PendingRequest {
     pub(super) events: Vec<PendingEvent>,
     /// Version of the catalogue that resolved them.
     pub(super) catalog_version: i64,
-    pub(super) options: Options,
+    pub(super) options: IngestOptions,
 }
 
 /// An event on its way to the database.
@@ -53,20 +53,20 @@ pub(super) fn settings(config: &Config, places: Arc<Shares>) -> Settings {
 }
 
 impl Work for Committer {
-    type Input = Request;
-    type Output = Committed;
+    type Input = PendingRequest;
+    type Output = CommitResult;
 
-    fn run(&mut self, session: &mut Session, requests: &mut [Request]) -> Result<Vec<Committed>, Error> {
+    fn run(&mut self, session: &mut Session, requests: &mut [PendingRequest]) -> Result<Vec<CommitResult>, Error> {
         let version = requests.iter().map(|request| request.catalog_version).max().unwrap_or_default();
         let committed = self.commit(session, version, requests)?;
         Ok(reply::split(committed, version, requests))
     }
 
-    fn weight(request: &Request) -> usize {
+    fn weight(request: &PendingRequest) -> usize {
         request.events.len()
     }
 
-    fn goes_alone(request: &Request) -> bool {
+    fn goes_alone(request: &PendingRequest) -> bool {
         request.options.all_or_nothing
     }
 }

@@ -15,7 +15,7 @@ use diesel::result::Error as DieselError;
 use self::halving::by_halves;
 use self::optimism::Optimism;
 use self::transaction::{Rules, store};
-use super::batch::{Options, PendingEvent, Request};
+use super::batch::{IngestOptions, PendingEvent, PendingRequest};
 use crate::db::{self, CommitSession, TransactionError};
 use crate::error::Error;
 use crate::group_commit::Session;
@@ -26,7 +26,7 @@ use crate::quota::QuotaContext;
 
 /// What became of events.
 #[derive(Debug)]
-pub(super) enum Committed {
+pub(super) enum CommitResult {
     /// One outcome for each event, in their order.
     Outcomes(Vec<Outcome>),
     /// The events were resolved by an older catalogue than the one in force. Nothing was stored.
@@ -43,7 +43,7 @@ pub(super) struct Committer {
 #[derive(Clone, Copy)]
 struct Terms {
     catalog_version: i64,
-    options: Options,
+    options: IngestOptions,
 }
 
 impl Committer {
@@ -56,9 +56,9 @@ impl Committer {
         &mut self,
         session: &mut Session,
         catalog_version: i64,
-        requests: &mut [Request],
-    ) -> Result<Committed, Error> {
-        let mut options = Options::default();
+        requests: &mut [PendingRequest],
+    ) -> Result<CommitResult, Error> {
+        let mut options = IngestOptions::default();
         let mut events: Vec<&mut PendingEvent> = Vec::new();
         for request in requests.iter_mut().filter(|request| request.catalog_version == catalog_version) {
             // A request that wants all or nothing comes alone.
@@ -78,12 +78,12 @@ impl Committer {
         session: &mut Session,
         terms: Terms,
         events: &mut [&mut PendingEvent],
-    ) -> Result<Committed, Error> {
+    ) -> Result<CommitResult, Error> {
         let all = events.len();
         let mut committed = by_halves(events, &mut |part| {
             let committed = self.commit_together(session, terms, part)?;
             // What follows may fail, and the whole batch run again.
-            if let Committed::Outcomes(outcomes) = &committed
+            if let CommitResult::Outcomes(outcomes) = &committed
                 && part.len() < all
             {
                 for (event, outcome) in part.iter_mut().zip(outcomes) {
@@ -92,7 +92,7 @@ impl Committer {
             }
             Ok(committed)
         })?;
-        if let Committed::Outcomes(outcomes) = &mut committed {
+        if let CommitResult::Outcomes(outcomes) = &mut committed {
             for (event, outcome) in events.iter().zip(outcomes) {
                 if event.is_committed && *outcome == Outcome::Duplicate {
                     *outcome = Outcome::Accepted;
@@ -107,7 +107,7 @@ impl Committer {
         session: &mut Session,
         terms: Terms,
         events: &mut [&mut PendingEvent],
-    ) -> Result<Committed, Error> {
+    ) -> Result<CommitResult, Error> {
         let committed = match self.commit_together(session, terms, events) {
             Err(error) if error.is_about_data() => {
                 session.guarded(|session| self.find_faults(session, terms, events))
@@ -128,7 +128,7 @@ impl Committer {
         session: &mut Session,
         terms: Terms,
         events: &mut [&mut PendingEvent],
-    ) -> Result<Committed, Error> {
+    ) -> Result<CommitResult, Error> {
         session.guarded(|session| {
             let mut months: Vec<_> = events.iter().map(|event| month_of(event.usage.occurred_at)).collect();
             months.sort_unstable();
@@ -151,7 +151,7 @@ impl Committer {
         terms: Terms,
         events: &mut [&mut PendingEvent],
         expects_new: bool,
-    ) -> Result<Committed, Error> {
+    ) -> Result<CommitResult, Error> {
         let conn = session.connection()?;
         // Series first, in transactions of their own: nobody should wait for them.
         if let Err(error) = series::store(conn, series_of(events)) {
@@ -188,8 +188,8 @@ impl Committer {
         session: &mut Session,
         terms: Terms,
         events: &mut [&mut PendingEvent],
-    ) -> Result<Committed, Error> {
-        let rules = self.rules(Terms { options: Options::default(), ..terms }, false);
+    ) -> Result<CommitResult, Error> {
+        let rules = self.rules(Terms { options: IngestOptions::default(), ..terms }, false);
         only_rejections(rolled_back(session, |conn| {
             by_halves(events, &mut |part| {
                 conn.transaction(|conn| {
@@ -206,8 +206,8 @@ impl Committer {
         session: &mut Session,
         terms: Terms,
         events: &mut [&mut PendingEvent],
-    ) -> Result<Committed, Error> {
-        let rules = self.rules(Terms { options: Options::default(), ..terms }, false);
+    ) -> Result<CommitResult, Error> {
+        let rules = self.rules(Terms { options: IngestOptions::default(), ..terms }, false);
         rolled_back(session, |conn| {
             series::store_within(conn, series_of(events))?;
             store(conn, &rules, events)
@@ -218,8 +218,8 @@ impl Committer {
 /// Does `work` in a transaction that is rolled back.
 fn rolled_back(
     session: &mut Session,
-    work: impl FnOnce(&mut PgConnection) -> Result<Committed, Error>,
-) -> Result<Committed, Error> {
+    work: impl FnOnce(&mut PgConnection) -> Result<CommitResult, Error>,
+) -> Result<CommitResult, Error> {
     let mut result = Err(Error::Busy("the connection went away"));
     let _rolled_back = session.connection()?.transaction::<(), Error, _>(|conn| {
         result = work(conn);
@@ -230,9 +230,9 @@ fn rolled_back(
 
 /// After a trial that stored nothing: without a rejection there is no reason to store nothing, so the events
 /// must be committed after all.
-fn only_rejections(result: Result<Committed, Error>) -> Result<Committed, Error> {
+fn only_rejections(result: Result<CommitResult, Error>) -> Result<CommitResult, Error> {
     match result {
-        Ok(Committed::Outcomes(outcomes))
+        Ok(CommitResult::Outcomes(outcomes))
             if !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))) =>
         {
             Err(Error::Busy("what could not be stored can be now"))
@@ -245,12 +245,12 @@ fn only_rejections(result: Result<Committed, Error>) -> Result<Committed, Error>
 /// alone wrote.
 fn find_outcome(
     session: &mut Session,
-    committed: Committed,
+    committed: CommitResult,
     lost: CommitSession,
     events: &[&mut PendingEvent],
-) -> Result<Committed, Error> {
+) -> Result<CommitResult, Error> {
     session.close();
-    let Committed::Outcomes(outcomes) = &committed else { return Ok(committed) };
+    let CommitResult::Outcomes(outcomes) = &committed else { return Ok(committed) };
     let mut new = events.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
     // Without an event that left a record the transaction wrote nothing new.
     let Some((event, _)) = new.find(|(event, _)| !event.usage.metered.is_empty()) else {

@@ -1,23 +1,23 @@
 //! From the outcomes of a batch to the reply of each request.
 
-use super::batch::Request;
-use super::commit::Committed;
+use super::batch::PendingRequest;
+use super::commit::CommitResult;
 use crate::error::Error;
 use crate::group_commit::NotDone;
 use crate::metering::event::{Outcome, Rejection};
 
 /// What became of each request of a batch, by what became of all their events. Requests that an older
 /// catalogue than `version` resolved had no part in it.
-pub(super) fn split(committed: Committed, version: i64, requests: &[Request]) -> Vec<Committed> {
+pub(super) fn split(committed: CommitResult, version: i64, requests: &[PendingRequest]) -> Vec<CommitResult> {
     let mut outcomes = match committed {
-        Committed::Outcomes(outcomes) => Some(outcomes.into_iter()),
-        Committed::OldCatalog => None,
+        CommitResult::Outcomes(outcomes) => Some(outcomes.into_iter()),
+        CommitResult::OldCatalog => None,
     };
-    let reply = |request: &Request| match &mut outcomes {
+    let reply = |request: &PendingRequest| match &mut outcomes {
         Some(outcomes) if request.catalog_version == version => {
-            Committed::Outcomes(outcomes.by_ref().take(request.events.len()).collect())
+            CommitResult::Outcomes(outcomes.by_ref().take(request.events.len()).collect())
         }
-        _ => Committed::OldCatalog,
+        _ => CommitResult::OldCatalog,
     };
     requests.iter().map(reply).collect()
 }

@@ -8,7 +8,7 @@ use super::{ChangedCause, Posting, store};
 use crate::battery::effects::model::clawbacks::CauseAmount;
 use crate::battery::effects::model::facts::{LineEffect, PaidAmount};
 use crate::battery::effects::model::{
-    CauseKind, ClawbackCause, EffectKind, LineClawback, SaleSource, SourceDecision,
+    CauseKind, ClawbackCause, EffectKind, UnusedTimeClawback, SaleSource, SourceDecision,
 };
 use crate::battery::{Account, EntryKind, Note};
 use crate::error::Error;
@@ -71,7 +71,7 @@ impl Posting {
         account: &mut Account,
         source: &SaleSource,
         paid: &PaidAmount,
-        clawback: &LineClawback,
+        clawback: &UnusedTimeClawback,
     ) -> Result<(), Error> {
         let key = source.grant_key(&clawback.line);
         let cause = (CauseKind::Proration, key.as_str());

@@ -12,7 +12,7 @@ use super::offers::{Offer, Portion};
 use super::sales;
 use crate::battery::effects::model::facts::{Line, LineEffect, Period};
 use crate::battery::effects::model::line_keys::portion_key;
-use crate::battery::effects::model::{LineClawback, LineWait, WaitReason};
+use crate::battery::effects::model::{UnusedTimeClawback, LineWait, WaitReason};
 use crate::config::Proration;
 use crate::error::Error;
 
@@ -110,7 +110,7 @@ impl Decider<'_> {
             self.wait(key, Some(line), WaitReason::NoGrant, detail);
             return;
         }
-        let clawback = |(n, (period, units)): (usize, Portion)| LineClawback {
+        let clawback = |(n, (period, units)): (usize, Portion)| UnusedTimeClawback {
             line: portion_key(key, n),
             grant: line.grant_holding(period),
             moves: false,
@@ -131,7 +131,7 @@ impl Decider<'_> {
         let period = effect.start.or(line.start).zip(effect.end.or(line.end));
         let grant = period.and_then(|(start, end)| line.grant_holding(Period { start, end }));
         let Some(grant) = grant.filter(|grant| effect.grant != Some(*grant)) else { return };
-        self.decision.clawbacks.push(LineClawback {
+        self.decision.clawbacks.push(UnusedTimeClawback {
             line: effect.line.clone(),
             grant: Some(grant),
             moves: true,

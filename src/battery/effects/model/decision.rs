@@ -33,7 +33,7 @@ pub(crate) struct Decision {
     /// New grants. A grant of zero units records that its line was decided.
     pub(crate) grants: Vec<LineGrant>,
     /// Unused time of plans and packs.
-    pub(crate) clawbacks: Vec<LineClawback>,
+    pub(crate) clawbacks: Vec<UnusedTimeClawback>,
     pub(crate) waits: Vec<LineWait>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) enum Expiry {
 
 /// A clawback of unused time for one line.
 #[derive(Clone, Debug)]
-pub(crate) struct LineClawback {
+pub(crate) struct UnusedTimeClawback {
     /// Key of the line.
     pub(crate) line: String,
     /// The grant that holds these units now; `None`: nothing is clawed back.

@@ -1,6 +1,6 @@
 //! Finding the event that cannot be stored: by halves, until it is alone and is rejected.
 
-use super::Committed;
+use super::CommitResult;
 use crate::error::Error;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::posting;
@@ -10,8 +10,8 @@ use crate::usage::ingest::batch::PendingEvent;
 /// the other, and so on. An event that is alone and at fault is rejected.
 pub(super) fn by_halves(
     events: &mut [&mut PendingEvent],
-    commit: &mut impl FnMut(&mut [&mut PendingEvent]) -> Result<Committed, Error>,
-) -> Result<Committed, Error> {
+    commit: &mut impl FnMut(&mut [&mut PendingEvent]) -> Result<CommitResult, Error>,
+) -> Result<CommitResult, Error> {
     match (commit(events), events) {
         (Err(Error::BatteryFull { org_id }), events) => without_burning(events, org_id, commit),
         (Err(error), [event]) if error.is_about_data() => {
@@ -31,20 +31,20 @@ pub(super) fn by_halves(
         (Err(error), events) if error.is_about_data() || error.is_panic() => {
             let (left, right) = events.split_at_mut(events.len() / 2);
             match (by_halves(left, commit)?, by_halves(right, commit)?) {
-                (Committed::Outcomes(mut left), Committed::Outcomes(right)) => {
+                (CommitResult::Outcomes(mut left), CommitResult::Outcomes(right)) => {
                     left.extend(right);
-                    Ok(Committed::Outcomes(left))
+                    Ok(CommitResult::Outcomes(left))
                 }
                 // What the first half stored is then found as stored before.
-                _ => Ok(Committed::OldCatalog),
+                _ => Ok(CommitResult::OldCatalog),
             }
         }
         (result, _) => result,
     }
 }
 
-fn not_storable(detail: &str) -> Committed {
-    Committed::Outcomes(vec![Outcome::Rejected(Rejection::new("data", "not_storable", detail))])
+fn not_storable(detail: &str) -> CommitResult {
+    CommitResult::Outcomes(vec![Outcome::Rejected(Rejection::new("data", "not_storable", detail))])
 }
 
 /// Commits events but those that burn the battery of this org, which has no room for them. All of these are
@@ -52,8 +52,8 @@ fn not_storable(detail: &str) -> Committed {
 fn without_burning(
     events: &mut [&mut PendingEvent],
     org_id: i64,
-    commit: &mut impl FnMut(&mut [&mut PendingEvent]) -> Result<Committed, Error>,
-) -> Result<Committed, Error> {
+    commit: &mut impl FnMut(&mut [&mut PendingEvent]) -> Result<CommitResult, Error>,
+) -> Result<CommitResult, Error> {
     let burns =
         |event: &PendingEvent| event.usage.org.org_id == org_id && !posting::units(&event.usage).is_zero();
     let burning: Vec<bool> = events.iter().map(|event| burns(event)).collect();
@@ -66,8 +66,8 @@ fn without_burning(
         Vec::new()
     } else {
         match by_halves(&mut others, commit)? {
-            Committed::Outcomes(outcomes) => outcomes,
-            Committed::OldCatalog => return Ok(Committed::OldCatalog),
+            CommitResult::Outcomes(outcomes) => outcomes,
+            CommitResult::OldCatalog => return Ok(CommitResult::OldCatalog),
         }
     }
     .into_iter();
@@ -75,5 +75,5 @@ fn without_burning(
     let full = Outcome::Rejected(Rejection::new("data", "amount_too_large", detail));
     let outcomes = burning.iter().map(|burns| if *burns { Some(full.clone()) } else { committed.next() });
     let outcomes: Option<Vec<Outcome>> = outcomes.collect();
-    outcomes.map(Committed::Outcomes).ok_or_else(|| Error::Internal("an event has no outcome".to_owned()))
+    outcomes.map(CommitResult::Outcomes).ok_or_else(|| Error::Internal("an event has no outcome".to_owned()))
 }

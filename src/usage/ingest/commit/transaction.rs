@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use diesel::pg::PgConnection;
 
-use super::Committed;
+use super::CommitResult;
 use super::refusals::Refusals;
 use crate::battery::Depth;
 use crate::billing::directory::OrgContext;
@@ -19,14 +19,14 @@ use crate::metering::posting::{self, Burn, Tiers, claim, claim_new, unclaim, wri
 use crate::metering::usage::Usage;
 use crate::panics;
 use crate::quota::{QuotaContext, thresholds};
-use crate::usage::ingest::batch::{Options, PendingEvent};
+use crate::usage::ingest::batch::{IngestOptions, PendingEvent};
 
 /// How events are stored.
 pub(super) struct Rules<'a> {
     pub(super) context: &'a QuotaContext,
     /// Version of the catalogue that resolved them.
     pub(super) catalog_version: i64,
-    pub(super) options: Options,
+    pub(super) options: IngestOptions,
     /// Expect that none was stored before. One that was fails the transaction: [`posting::is_repeat`].
     pub(super) expects_new: bool,
 }
@@ -36,11 +36,11 @@ pub(super) fn store(
     conn: &mut PgConnection,
     rules: &Rules<'_>,
     events: &mut [&mut PendingEvent],
-) -> Result<Committed, Error> {
+) -> Result<CommitResult, Error> {
     let version = catalog::lock_shared(conn)?;
     let is_same = version == rules.catalog_version;
     let Some(rulebook) = rules.context.rules.at(version).filter(|_| is_same) else {
-        return Ok(Committed::OldCatalog);
+        return Ok(CommitResult::OldCatalog);
     };
     let now = rules.context.clock.now();
     let mut outcomes = claim_keys(conn, events, rules.expects_new)?;
@@ -54,7 +54,7 @@ pub(super) fn store(
     if rules.options.all_or_nothing && outcomes.iter().any(|outcome| fails_all(outcome, rules.options)) {
         unclaim(conn, chosen(events, &accepted(&outcomes)).map(posting::key).collect())?;
         Tiers::lower(conn, chosen(events, &claimed))?;
-        return Ok(Committed::Outcomes(outcomes));
+        return Ok(CommitResult::Outcomes(outcomes));
     }
     let stored = accepted(&outcomes);
     let refused: Vec<bool> = claimed.iter().zip(&stored).map(|(claimed, stored)| claimed & !stored).collect();
@@ -65,7 +65,7 @@ pub(super) fn store(
     levels.write(conn)?;
     let orgs: HashMap<i64, &OrgContext> = new.iter().map(|usage| (usage.org.org_id, &*usage.org)).collect();
     thresholds::write_messages(conn, &rulebook, |org_id| orgs.get(&org_id).copied(), &moved, now)?;
-    Ok(Committed::Outcomes(outcomes))
+    Ok(CommitResult::Outcomes(outcomes))
 }
 
 fn claim_keys(
@@ -80,7 +80,7 @@ fn claim_keys(
 }
 
 /// Whether an event with this outcome keeps the whole request from being stored.
-fn fails_all(outcome: &Outcome, options: Options) -> bool {
+fn fails_all(outcome: &Outcome, options: IngestOptions) -> bool {
     match outcome {
         Outcome::Accepted => false,
         Outcome::Duplicate => options.new_only,
