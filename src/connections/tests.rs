@@ -5,7 +5,7 @@ fn connections(at_most: usize, held_at_most: usize) -> Arc<Connections> {
     Arc::new(Connections::new(at_most, held_at_most, WaitLimits { head: long, idle: long, answer: long }))
 }
 
-/// As if the connection had waited since this time.
+/// Pretends that the connection has waited since this time.
 fn wait_since(connection: &Connection, ms: u64) {
     connection.shared.waits_since_ms.store(ms, Ordering::Relaxed);
 }

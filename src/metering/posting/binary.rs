@@ -128,7 +128,7 @@ pub(super) fn amount(out: &mut Vec<u8>, number: Sum) {
 mod tests {
     use super::*;
 
-    /// Header values and digits as PostgreSQL 15's `numeric_send` gives them for these numbers.
+    /// The header values and digits come from `numeric_send` of PostgreSQL 15.
     #[test]
     fn numerics_are_as_postgresql_sends_them() {
         for (number, ndigits, weight, sign, scale, digits) in [
