@@ -1,4 +1,4 @@
-//! Migrations: up, down and up again; refused where the database is newer or was changed.
+//! Migrations: up, down and up again; refused where the database is newer or a migration was changed.
 
 use coulomb::db::migrate;
 
@@ -47,7 +47,7 @@ fn a_newer_database_and_a_changed_migration_are_refused() {
     assert!(told.contains("another text than this binary has"), "{told}");
 }
 
-/// Daemons that start together on an empty database do not trip over each other.
+/// Daemons that start together on an empty database do not disturb each other.
 #[test]
 fn many_migrate_at_once() {
     let database = Database::empty();
@@ -91,13 +91,15 @@ fn a_wrong_setting_is_one_sentence() {
 fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     use diesel::connection::SimpleConnection;
     let database = Database::new();
-    // As a version before had them; what is as it should be is left alone, and locks nothing.
+    // State of an older version. The migration changes only what differs, and locks nothing else.
     database.execute("COMMENT ON TABLE coulomb_migrations IS 'other rights'");
-    // A wait is looked at once, after this time: a busy machine must have come to the second lock by then.
+    // PostgreSQL checks a wait for deadlock once, after this time. A busy machine must reach the second lock
+    // by then.
     let name = database.value("SELECT current_database()").expect("a name");
     database.execute(&format!("ALTER DATABASE {name} SET deadlock_timeout = '5s'"));
     let mut reader = database.owner();
-    // Policies of quotas come before those of battery_settings. Who is checked for deadlocks is the other.
+    // The migration locks policies of quotas before those of battery_settings. PostgreSQL checks the other
+    // session.
     reader
         .batch_execute(
             "SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE",
@@ -118,7 +120,7 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     assert!(migrate::run(&mut database.owner()).expect("it waits for nobody").roles);
 }
 
-/// A database as a binary from before the schema `coulomb` left it: everything in `public`.
+/// A database from a binary older than the schema `coulomb`: everything is in `public`.
 fn old_installation() -> Database {
     let database = Database::empty();
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
@@ -181,7 +183,7 @@ async fn an_installation_in_public_is_moved_with_its_data() {
     assert_eq!(shape(&database), shape(&Database::new()), "as one that began in the schema");
     assert_eq!(database.value("SELECT make_usage_partition('2026-01-15')").as_deref(), Some("false"));
     assert_eq!(database.value("SELECT make_usage_partition('2025-01-15')").as_deref(), Some("true"));
-    // The older binary looks into public, and must see that the database is newer than itself.
+    // The older binary reads `public`, and must see there that the database is newer.
     let newest = "SELECT max(version) FROM public.coulomb_migrations";
     assert!(database.value(newest).expect("a version").as_str() > "20261121001500");
     drop(daemon);
@@ -201,7 +203,7 @@ async fn an_installation_in_public_is_moved_with_its_data() {
     assert_eq!(database.value("SELECT name FROM orgs").as_deref(), Some("Old"));
 }
 
-/// Other programs in the same database keep their tables, whatever they are called, and we have ours.
+/// Other programs in the same database keep their tables, of whatever name, and we have ours.
 #[tokio::test]
 async fn a_database_may_be_shared() {
     let database = Database::empty();

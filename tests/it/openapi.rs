@@ -1,5 +1,5 @@
-//! The API's description is a file of the project: who changes the API sees the change, and so does the
-//! reviewer.
+//! The API's description is a file in the repository, so that authors and reviewers see each change of the
+//! API.
 
 use crate::support::Database;
 

@@ -1,4 +1,4 @@
-//! A machine's clock that jumps: nothing gets a wrong date, and nothing is deleted by it.
+//! The machine's clock jumps: no row gets a wrong date, and nothing is deleted because of it.
 
 use serde_json::json;
 
@@ -56,7 +56,7 @@ fn a_start_far_from_the_clock_of_the_database_is_refused() {
     assert!(told.contains("ahead of the database's"), "{told}");
 }
 
-/// The library that shifts the clock of one process, where it is installed.
+/// A library that shifts the clock of one process, where it is installed.
 fn faketime() -> Option<String> {
     let path = |machine: &str| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1");
     ["x86_64", "aarch64"].map(path).into_iter().find(|path| std::path::Path::new(path).exists())

@@ -1,4 +1,4 @@
-//! The answer to a commit is lost with the connection: the client still learns what happened.
+//! The answer to a commit is lost with the connection: the client still learns the outcome.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use super::Place;
 use crate::support::Database;
 use crate::support::stripe::signature;
 
-/// Commits lost of a thousand.
+/// Lost commits of a thousand.
 const LOST: u32 = 150;
 
-/// How often each of many names is there, by a query of names.
+/// How often each name occurs in a query that returns names.
 fn counts(database: &Database, sql: &str) -> BTreeMap<String, i64> {
     let all = format!(
         "SELECT coalesce(json_object_agg(name, times), '{{}}') FROM ({sql} GROUP BY 1) AS t (name, times)"
@@ -20,8 +20,8 @@ fn counts(database: &Database, sql: &str) -> BTreeMap<String, i64> {
     serde_json::from_str(&database.value(&all).expect("a value")).expect("JSON")
 }
 
-/// A client in good faith: it sends again what the daemon says it has not done. Tells the last answer, `None`
-/// when it is not known.
+/// A careful client: it sends again what the daemon says it has not done. Returns the last answer, or `None`
+/// when the outcome is unknown.
 async fn insist(place: &Place, path: &str, body: &Value, doubts: &AtomicU64) -> Option<(u16, Value)> {
     loop {
         let (status, answer) = place.post(path, body).await;
@@ -96,7 +96,7 @@ async fn usage_is_told_as_it_was_stored() {
                 );
             }
             for i in 0..10 {
-                // Here a repeat would be refused.
+                // A repeat of these commands would be refused.
                 let event = json!({ "event": {
                     "transaction_id": format!("lago-{n}-{i}"), "external_subscription_id": "acme",
                         "code": "work",
@@ -199,7 +199,7 @@ async fn reservations_are_told_as_they_are() {
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }
 
-/// Where the database cannot be asked, the answer says that nobody knows, and how to find out.
+/// If the database cannot be asked, the answer says that the outcome is unknown, and how to find out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_can_find_out_is_said_to_be_unknown() {
     let place = Place::new(&[("COULOMB_DATABASE_SILENCE_MS", "1000")]).await;
@@ -224,7 +224,7 @@ async fn what_nobody_can_find_out_is_said_to_be_unknown() {
         assert_eq!((status, &answer["code"]), (503, &json!("outcome_unknown")), "{answer}");
         assert!(answer["detail"].as_str().is_some_and(|told| told.contains("again")), "{answer}");
         place.until_each_done(10 + round).await;
-        // Asked again, it is there once, whether the commit had arrived or not.
+        // Sent again, it is stored once, whether or not the commit had arrived.
         let (status, answer) = place.post(path, &body).await;
         assert!(matches!(status, 200 | 201 | 409), "{status} {answer}");
         assert_eq!(place.database.number(&there), 1, "{name}");

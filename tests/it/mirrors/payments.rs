@@ -130,7 +130,7 @@ fn a_payment_depends_on_the_set_of_its_objects() {
     assert_eq!(together, expected);
 }
 
-/// Status, received, refunded, invoice, failure and the second it was paid, for some sets of objects.
+/// Status, received, refunded, invoice, failure and payment time, for some sets of objects.
 #[test]
 fn what_a_subset_says() {
     let merge = |mut object: Value, changes: Value| {
