@@ -1,8 +1,8 @@
 //! Measures how fast the daemon acknowledges and projects deliveries, as ratios within one run.
 //!
 //! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same
-//! server that only reads the body and checks the signature. Run it with `cargo bench --bench webhooks`; `--
-//! 40000` sets the number of requests of a phase.
+//! server that only reads the body and checks the signature. Run it with `cargo bench --bench webhooks`;
+//! `-- 40000` sets the number of requests of a phase.
 
 #[path = "support/mod.rs"]
 mod support;

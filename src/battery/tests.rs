@@ -344,7 +344,12 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
             let drawn: Vec<i64> = entry.draws.iter().map(|draw| draw.0).collect();
             prop_assert_eq!(&open[..drawn.len()], &drawn[..], "{:?}", entry);
             for (number, units) in &entry.draws[..drawn.len().saturating_sub(1)] {
-                prop_assert_eq!(remaining[number], *units, "all but the last are emptied: {:?}", entry);
+                prop_assert_eq!(
+                    remaining[number],
+                    *units,
+                    "all but the last grant must be empty: {:?}",
+                    entry
+                );
             }
         }
         replay(entry, &mut remaining);

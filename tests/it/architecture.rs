@@ -84,7 +84,7 @@ fn no_modules_go_in_a_circle() {
         .filter(|(module, used, _)| left.contains(module.as_str()) && left.contains(used.as_str()))
         .map(|(module, used, file)| format!("{module} uses {used} in {file}"))
         .collect();
-    assert!(in_circles.is_empty(), "these lead to a circle:\n{in_circles:#?}");
+    assert!(in_circles.is_empty(), "these modules are in a circle:\n{in_circles:#?}");
 }
 
 /// Which modules must not use which others, where the test of circles would not find it.
@@ -110,7 +110,7 @@ fn dependencies_point_one_way() {
     let uses = uses();
     let broken: Vec<String> =
         uses.iter().filter(is_broken).map(|(_, used, file)| format!("{file} uses {used}")).collect();
-    assert_eq!(broken, [""; 0], "these know what they must not");
+    assert_eq!(broken, [""; 0], "these modules use others that they must not use");
 }
 
 /// The domain knows nothing of HTTP. The file of an export's stream may name it.
@@ -134,7 +134,7 @@ fn the_domain_knows_no_http() {
             }
         }
     }
-    assert_eq!(knows, [""; 0], "these know of HTTP");
+    assert_eq!(knows, [""; 0], "these modules use HTTP");
 }
 
 /// No line is longer than 110 columns. rustfmt does not check comments, strings and SQL.

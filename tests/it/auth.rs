@@ -85,7 +85,7 @@ async fn an_org_sees_only_itself() {
     let seen: i64 = coulomb::schema::orgs::table.count().get_result(&mut conn).expect("counts");
     let keys: i64 = coulomb::schema::api_keys::table.count().get_result(&mut conn).expect("counts");
     assert_eq!((seen, keys), (1, 1));
-    assert!(conn.batch_execute("SELECT * FROM stripe_inbox").is_err(), "the inbox is not an org's to read");
+    assert!(conn.batch_execute("SELECT * FROM stripe_inbox").is_err(), "an org may not read the inbox");
 }
 
 /// A key of an org cannot have the platform's rights.

@@ -69,7 +69,7 @@ fn a_database_without_our_tables_is_said_to_be_so() {
     database.run(&["migrate", "--plan"]);
     let relations = "SELECT count(*) FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace
         WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))";
-    assert_eq!(database.number(relations), 0, "looking makes nothing");
+    assert_eq!(database.number(relations), 0, "these commands create nothing");
 }
 
 #[test]
@@ -116,7 +116,11 @@ async fn commands_work_on_the_running_daemon() {
     let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
     assert!(code == Some(2) && told.contains("several daemons run"), "{told}");
     drop(second);
-    assert_eq!(ran(&mut elsewhere(&["key", "list"], home.path())).0, Some(0), "a killed one does not count");
+    assert_eq!(
+        ran(&mut elsewhere(&["key", "list"], home.path())).0,
+        Some(0),
+        "the run file of a killed daemon does not count"
+    );
     daemon.stop();
     let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
     assert!(code == Some(2) && told.contains("no daemon runs here"), "{told}");

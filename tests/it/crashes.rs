@@ -203,9 +203,9 @@ async fn campaign(worlds: usize, kills: usize) {
             )
         })
         .collect();
-    assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox, and done");
+    assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox and projected");
     let end = run(&["dump"]);
-    assert!(end == calm, "the end differs from that of an undisturbed run");
+    assert!(end == calm, "the result differs from that of a run without kills");
     let granted =
         |line: &&str| line.contains(r#""kind":"battery_grant""#) && line.contains(r#""amount":"100""#);
     assert_eq!(end.lines().filter(granted).count(), worlds, "each purchase charges the battery once");

@@ -51,7 +51,7 @@ async fn only_the_orgs_that_changed_are_read_again() {
         ids.push(daemon.org(&key, name, "UTC").await);
     }
     let mut held = Listener::of(&database, &["a", "b", "c"]);
-    assert_eq!(held.dropped(), "", "nothing was told");
+    assert_eq!(held.dropped(), "", "no notification came");
 
     // Links: new ones, one that stays, one that moves to another org, and a command that overrides it.
     daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_a", Some("a")))).await;
@@ -59,13 +59,13 @@ async fn only_the_orgs_that_changed_are_read_again() {
     assert_eq!(held.dropped(), "a");
     daemon.deliver(&event("evt_2", "customer.updated", 2, customer("cus_a", Some("a")))).await;
     daemon.projected().await;
-    assert_eq!(held.dropped(), "", "it is linked as before");
+    assert_eq!(held.dropped(), "", "its link did not change");
     daemon.deliver(&event("evt_3", "customer.created", 1, customer("cus_b", Some("a")))).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "a");
     daemon.deliver(&event("evt_4", "customer.updated", 2, customer("cus_b", Some("b")))).await;
     daemon.projected().await;
-    assert_eq!(held.dropped(), "a b", "who loses a customer, and who gets one");
+    assert_eq!(held.dropped(), "a b", "the org that loses the customer and the org that gets it");
     let path = format!("/v1/orgs/{}/stripe_customers/cus_b", ids[2]);
     answer(daemon.request(Method::PUT, &path, &key)).await;
     assert_eq!(held.dropped(), "b c");
@@ -95,9 +95,9 @@ async fn only_the_orgs_that_changed_are_read_again() {
     assert_eq!(held.dropped(), "b");
     let plan = json!({ "name": "Pro", "stripe_prices": ["price_pro"] });
     answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&plan)).await;
-    assert_eq!(held.dropped(), "a b c", "what is bought concerns all");
+    assert_eq!(held.dropped(), "a b c", "a change of plans concerns all orgs");
     database.execute("NOTIFY coulomb_orgs, 'of a later release'");
-    assert_eq!(held.dropped(), "a b c", "what is not understood may concern anybody");
+    assert_eq!(held.dropped(), "a b c", "an unknown notification may concern any org");
 }
 
 /// Two transactions write a link and a subscription and do not see each other. Whichever commits last, the
@@ -149,9 +149,9 @@ async fn what_is_in_use_is_renewed_ahead() {
     database.execute("UPDATE orgs SET time_zone = 'Asia/Tokyo'");
     held.directory.listen(&mut held.conn).expect("listens");
     let zone = |held: &Listener, name: &str| held.directory.by_ref(name).expect("held").zone.to_string();
-    assert_eq!(zone(&held, "a"), "UTC", "asked for, and believed");
+    assert_eq!(zone(&held, "a"), "UTC", "requested and still valid");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "UTC");
-    assert!(!held.directory.renew(&mut held.conn).expect("reads"), "no more is left");
+    assert!(!held.directory.renew(&mut held.conn).expect("reads"), "nothing else is due");
     held.directory.listen(&mut held.conn).expect("listens");
     assert_eq!(zone(&held, "a"), "Asia/Tokyo");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "Asia/Tokyo");

@@ -191,7 +191,7 @@ fn files_named_in_the_architecture_exist() {
             let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
             if is_file && !word.contains(['*', ' ']) {
                 let is_there = bases.iter().any(|base| root().join(base).join(word).exists());
-                assert!(is_there, "{document} names {word}, which is not there");
+                assert!(is_there, "{document} names {word}, which does not exist");
             }
         }
     }
@@ -242,5 +242,5 @@ fn the_description_holds_what_it_names() {
         .into_iter()
         .filter(|name| name.strip_prefix('#').and_then(|at| description.pointer(at)).is_none())
         .collect();
-    assert!(dangling.is_empty(), "named and not there: {dangling:?}");
+    assert!(dangling.is_empty(), "referenced but missing: {dangling:?}");
 }

@@ -95,7 +95,7 @@ fn keeps_its_data_over_a_restart() {
     assert!(try_value(&url, "1").is_err());
 
     let again = start(&data_dir);
-    assert_eq!(again.url(), url, "the address outlives a restart");
+    assert_eq!(again.url(), url, "the address stays the same after a restart");
     assert_eq!(value(&url, "SELECT word FROM kept"), "Grüße");
     assert_eq!(again.data_dir(), data_dir.canonicalize().unwrap());
 }
@@ -176,7 +176,7 @@ fn replaces_a_killed_guard() {
         execute(embedded.url(), "CREATE TABLE kept AS SELECT 1 AS n");
         let (killed, orphan) = (guard(&data_dir), postmaster(&data_dir));
         kill_process(killed, Signal::KILL).unwrap();
-        eventually("another guard serves", Duration::from_secs(20), || {
+        eventually("the server has another guard", Duration::from_secs(20), || {
             guard(&data_dir) != killed
                 && is_gone(orphan)
                 && try_value(embedded.url(), "SELECT n FROM kept").is_ok_and(|n| n == "1")

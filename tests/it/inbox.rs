@@ -69,7 +69,7 @@ async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     let wait = async |sql: &str, number: i64| {
         let started = std::time::Instant::now();
         while database.number(sql) != number {
-            assert!(started.elapsed().as_secs() < 60, "{sql} does not become {number}");
+            assert!(started.elapsed().as_secs() < 60, "{sql} does not reach {number}");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };

@@ -114,10 +114,10 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     while database.number(waits) == 0 {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    reader.batch_execute("LOCK TABLE quotas IN ACCESS SHARE MODE; COMMIT").expect("the other one gives way");
+    reader.batch_execute("LOCK TABLE quotas IN ACCESS SHARE MODE; COMMIT").expect("the migration gives way");
     assert_eq!(migrating.join().expect("no panic"), Ok(true));
     reader.batch_execute("BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE").expect("locks");
-    assert!(migrate::run(&mut database.owner()).expect("it waits for nobody").roles);
+    assert!(migrate::run(&mut database.owner()).expect("it waits for no lock").roles);
 }
 
 /// A database from a binary older than the schema `coulomb`: everything is in `public`.
@@ -180,7 +180,7 @@ async fn an_installation_in_public_is_moved_with_its_data() {
         database.value(OURS_IN_PUBLIC).as_deref(),
         Some("__diesel_schema_migrations r, coulomb_migrations v, customers_of_others r")
     );
-    assert_eq!(shape(&database), shape(&Database::new()), "as one that began in the schema");
+    assert_eq!(shape(&database), shape(&Database::new()), "like a database that began in the schema");
     assert_eq!(database.value("SELECT make_usage_partition('2026-01-15')").as_deref(), Some("false"));
     assert_eq!(database.value("SELECT make_usage_partition('2025-01-15')").as_deref(), Some("true"));
     // The older binary reads `public`, and must see there that the database is newer.
@@ -196,7 +196,11 @@ async fn an_installation_in_public_is_moved_with_its_data() {
     );
     database.run(&["migrate", "--revert", &steps, "--destroy-data-of", &name]);
     assert_eq!(database.value("SELECT name FROM public.orgs").as_deref(), Some("Old"));
-    assert_eq!(database.value("SELECT to_regnamespace('coulomb')"), None, "all is back where it was");
+    assert_eq!(
+        database.value("SELECT to_regnamespace('coulomb')"),
+        None,
+        "everything is where it was before"
+    );
     let made = "SELECT public.make_usage_partition('2024-01-15')";
     assert_eq!(database.value(made).as_deref(), Some("true"));
     database.run(&["migrate"]);
@@ -226,7 +230,7 @@ async fn a_database_may_be_shared() {
     let mentions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'coulomb'::regnamespace
         AND (prosrc ~ 'public[.]'
             OR 'public' = ANY (regexp_split_to_array(array_to_string(proconfig, ','), '[ ,=]+')))";
-    assert_eq!(database.number(mentions), 0, "no function looks into public");
+    assert_eq!(database.number(mentions), 0, "no function uses public");
 }
 
 #[test]

@@ -11,6 +11,6 @@ fn the_description_is_the_committed_one() {
     let committed = std::fs::read_to_string(file).unwrap_or_default();
     assert!(
         generated == committed,
-        "the API has changed: `cargo run -- openapi > docs/openapi.json`, and look at the difference"
+        "the API has changed: `cargo run -- openapi > docs/openapi.json`, then read the diff"
     );
 }

@@ -142,10 +142,7 @@ fn operations(api: &Value) -> Vec<Operation> {
             assert!(places.len() < 2, "{name} names several orgs");
             let Some((place, field)) = places.pop() else { continue };
             let body = bodies.remove(name.as_str());
-            assert!(
-                body.is_some() || method == Method::GET,
-                "{name} names an org: say in `bodies` what it is sent"
-            );
+            assert!(body.is_some() || method == Method::GET, "{name} names an org: add its body to `bodies`");
             found.push(Operation { method, path: path.clone(), place, field, body });
         }
     }

@@ -55,7 +55,7 @@ fn a_missing_partition_is_made_on_demand() {
         }
     });
     assert_eq!(names(&database), "2025_01 2025_02");
-    known.ensure(&months, || panic!("what is known needs no connection")).expect("known");
+    known.ensure(&months, || panic!("a known partition needs no connection")).expect("known");
     known.forget();
     let mut asked = false;
     known

@@ -37,7 +37,7 @@ impl Late {
     }
 
     fn none(self) {
-        assert_eq!(self.0, [""; 0], "these went by what was before");
+        assert_eq!(self.0, [""; 0], "these answers used the state before the change");
     }
 }
 

@@ -233,7 +233,7 @@ async fn buyers_keep_the_version_that_they_bought() {
     let updated = "customer.subscription.updated";
     tell(bought("between", "paused").happened(updated).id("evt_p").at(OCTOBER + 40 * DAY)).await;
     let moved = world.post("/v1/plans/pro/move", json!({ "from": 1, "to": 2 })).await.status(200);
-    assert_eq!(moved["moved"], 2, "the paused one too");
+    assert_eq!(moved["moved"], 2, "the paused subscription moves too");
     tell(bought("between", "active").happened(updated).id("evt_r").at(OCTOBER + 41 * DAY)).await;
     assert_eq!(versions(&world, orgs).await, [2, 2, 2]);
     assert!(world.run(&["verify"]).is_empty());

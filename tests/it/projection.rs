@@ -180,7 +180,7 @@ async fn poison_blocks_only_itself() {
     assert_eq!(daemon.deliver_raw(unreadable.into(), header.as_bytes()).await.0, 200);
     let set_aside =
         "SELECT count(*) FROM stripe_inbox_queue WHERE last_error LIKE 'the body cannot be read%'";
-    until("it does not pass for an event without an object", async || world.number(set_aside) == 1).await;
+    until("it must not count as an event without an object", async || world.number(set_aside) == 1).await;
     // A manual retry fails again, and the other events stay as they are.
     assert!(world.run(&["stripe", "inbox", "retry", "--quarantined"]).ends_with("on the queue\n"));
     let body = world.run(&["stripe", "inbox", "show", &listed["inbox_id"].to_string(), "--body"]);
@@ -205,7 +205,7 @@ async fn verify_finds_what_was_changed_and_rebuild_mends_it() {
     }
     world.run(&["rebuild", "mirrors", "--yes"]);
     let queued = || world.number("SELECT count(*) FROM stripe_inbox_queue");
-    until("all is projected again", async || queued() == 0).await;
+    until("everything is projected again", async || queued() == 0).await;
     assert_eq!(world.run(&["dump"]), before);
     assert!(world.run(&["verify"]).is_empty());
 }

@@ -139,7 +139,7 @@ async fn subjects_have_their_own_limit_and_some_have_none() {
     let verdict = world.check(check().subject("u1").amount(90)).await;
     assert_eq!(verdict.pick(["allowed", "quotas.0.exempt"]), json!([true, true]));
     takes(90, "u1").await.status(201);
-    assert_eq!(world.counters(), "0/105 0/10 0/0 0/115", "it is counted all the same");
+    assert_eq!(world.counters(), "0/105 0/10 0/0 0/115", "the usage is still counted");
     for id in [of_subjects, of_the_org] {
         world.delete(&format!("/v1/quota_exemptions/{id}")).await.status(204);
     }

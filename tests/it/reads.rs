@@ -89,7 +89,7 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
     ];
     for (table, own) in tables {
         let all = world.number(&format!("SELECT count(*) FROM {table}"));
-        assert!(all > own, "{table} holds rows of others");
+        assert!(all > own, "{table} has rows of others");
         let seen: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!(
             "(SELECT count(*) FROM {table})"
         )))
@@ -98,10 +98,7 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
         assert_eq!(seen, own, "{table}");
     }
     for table in ["stripe_inbox", "stripe_objects"] {
-        assert!(
-            conn.batch_execute(&format!("SELECT FROM {table}")).is_err(),
-            "{table} is not an org's to read"
-        );
+        assert!(conn.batch_execute(&format!("SELECT FROM {table}")).is_err(), "an org may not read {table}");
     }
 }
 

@@ -29,7 +29,7 @@ async fn stands(world: &World) -> (Option<String>, Option<String>) {
         if held == read {
             return read;
         }
-        assert!(started.elapsed() < Duration::from_secs(3), "{held:?} is held, {read:?} is so");
+        assert!(started.elapsed() < Duration::from_secs(3), "memory has {held:?}, the database {read:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -228,7 +228,7 @@ async fn begins_and_is_paid(world: &World) -> String {
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(period(world).await, [begun, ends]);
     world.turn("2026-01-31T10:00:00Z");
-    assert_eq!(period(world).await, [ends, "2026-02-28T10:00:00Z"], "on the instant");
+    assert_eq!(period(world).await, [ends, "2026-02-28T10:00:00Z"], "exactly at its end");
     world.turn("2026-03-15T00:00:00Z");
     assert_eq!(period(world).await, ["2026-02-28T10:00:00Z", "2026-03-31T10:00:00Z"]);
     assert_eq!(stands(world).await, so(Some("pro"), "active"));
@@ -335,7 +335,7 @@ async fn begun_periods_charge_the_battery() {
     world.turn("2026-03-05T00:00:00Z");
     world.send(cancel(false)).await.ok();
     charge("2026-04-01T00:00:00Z");
-    assert_eq!(ledger().len(), 5, "none that would have begun after it was cancelled");
+    assert_eq!(ledger().len(), 5, "no period that begins after the cancellation");
     assert_eq!(world.unsound_batteries(), [] as [String; 0]);
 }
 
@@ -360,7 +360,7 @@ async fn catch_up(world: &World, later: &str) -> [Daemon; 2] {
     let later = TestClock::at(later);
     let woken = [Daemon::clocked(world, &later), Daemon::clocked(world, &later)];
     let ended = "SELECT count(*) FROM local_subscriptions WHERE ended_at IS NOT NULL";
-    until("somebody has written that they are over", async || world.number(ended) >= 2).await;
+    until("a worker has written that they are over", async || world.number(ended) >= 2).await;
     woken
 }
 
@@ -419,5 +419,5 @@ async fn stripe_counts_before_local() {
     world.turn("2025-10-24T00:00:00Z");
     assert_eq!(counts().await, ["local", "local"], "the grace is over");
     world.turn("2026-10-10T00:00:00Z");
-    assert_eq!(counts().await, ["", "stripe"], "both are over");
+    assert_eq!(counts().await, ["", "stripe"], "both have ended");
 }

@@ -123,7 +123,7 @@ async fn usage_that_no_rate_fits_is_seen() {
     world.is_sound();
     world.execute("UPDATE unpriced_usage SET events = events + 1");
     let verified = world.command(&["verify"]).output().expect("runs");
-    assert!(!verified.status.success(), "verify does not see it");
+    assert!(!verified.status.success(), "verify does not find it");
     world.run(&["rebuild", "summaries"]);
     world.is_sound();
 }

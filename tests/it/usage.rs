@@ -211,7 +211,7 @@ async fn days_are_the_orgs_own() {
     }
 }
 
-/// Every aggregation: in any order, in pieces, and after usage is taken back.
+/// Every aggregation: in any order, in pieces, and after voids and amendments.
 #[tokio::test]
 async fn aggregations_are_of_the_set_and_follow_corrections() {
     let kinds = ["sum", "count", "max", "unique", "latest"];
@@ -295,7 +295,7 @@ async fn tiers_cost_the_same_in_any_pieces() {
             world.on(n % 2).send(void(&n.to_string()).org(org)).await.status(200);
         }
         for (key, ..) in &meters {
-            assert_eq!(cost(key).as_deref(), Some("0.00"), "{key} of {org}, taken back");
+            assert_eq!(cost(key).as_deref(), Some("0.00"), "{key} of {org}, voided");
         }
     }
     assert_eq!(world.number("SELECT sum(quantity) FROM rating_counters"), 0);
@@ -385,7 +385,7 @@ async fn too_much_at_once_is_told_to_wait() {
             other => panic!("{other}"),
         }
     }
-    assert!(stored < 2000, "nobody was told to wait");
+    assert!(stored < 2000, "no request was told to wait");
     assert_eq!(world.number("SELECT count(*) FROM usage_records"), stored);
     let large = usage("acme", "work").id(&"x".repeat(2 << 20)).json();
     world.post("/v1/usage", large).await.status(429);

@@ -284,7 +284,7 @@ impl Place {
                 self.post("/v1/usage/void", &json!({ "org": org, "source": "t", "id": id, "reason": "all" }))
                     .await;
             }
-            assert_eq!(self.cost(id), Decimal::ZERO, "{kind:?}, amid {amid}, seed {seed}: all taken back");
+            assert_eq!(self.cost(id), Decimal::ZERO, "{kind:?}, amid {amid}, seed {seed}: everything voided");
         }
     }
 

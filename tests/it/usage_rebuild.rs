@@ -325,7 +325,7 @@ fn mending_does_not_race_with_usage() {
         for n in 0.. {
             let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
                 .expect("compared");
-            assert!(found.is_empty(), "found what nobody damaged: {found:?}");
+            assert!(found.is_empty(), "found differences without damage: {found:?}");
             let sql = if n % 2 == 0 {
                 "UPDATE daily_summaries SET quantity = quantity + 1"
             } else {

@@ -2,8 +2,8 @@
 //! test kills them again and again, and their PostgreSQL too. Acknowledged usage is in the books once, and
 //! nothing else is.
 //!
-//! The full run (1,000,000 events, 50 kills of daemons, 10 of PostgreSQL) takes minutes: `cargo test --test
-//! it usage_storm -- --ignored`.
+//! The full run (1,000,000 events, 50 kills of daemons, 10 of PostgreSQL) takes minutes:
+//! `cargo test --test it usage_storm -- --ignored`.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -278,7 +278,7 @@ fn check(database: &Database, stream: &Stream, events: usize, told: &HashMap<usi
         assert_eq!((*kept > 0, *refused > 0), (ours, !ours), "event {n}, place {place} of the stream");
         conflicts += usize::from(!ours);
     }
-    println!("{} stored, {conflicts} conflicts told", stored.len());
+    println!("{} stored, {conflicts} conflicts", stored.len());
     assert!(conflicts > events / 100, "the stream has conflicts");
 }
 

@@ -187,7 +187,7 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
     let needs_fetch = || world.run(&["stripe", "inbox", "list", "--state", "needs_fetch"]);
     assert!(needs_fetch().contains("evt_e"), "{}", needs_fetch());
     world.tell([paid(100)]).await;
-    assert_eq!(needs_fetch(), "", "its twin has come");
+    assert_eq!(needs_fetch(), "", "the full event has arrived");
 }
 
 #[tokio::test]

@@ -192,7 +192,7 @@ fn what_nobody_waits_for_leaves_nothing() {
     assert!(waits(&mut reply, &bell));
     assert_eq!(Arc::strong_count(&bell), 2);
     drop(reply);
-    assert_eq!(Arc::strong_count(&bell), 1, "the waker goes with who waited");
+    assert_eq!(Arc::strong_count(&bell), 1, "the waker is dropped with its receiver");
     let (read_late, mut late) = reply_channel();
     let (never_read, unread) = reply_channel();
     let mut replies = Replies::new();
@@ -200,8 +200,8 @@ fn what_nobody_waits_for_leaves_nothing() {
         replies.push(sender, Arc::clone(&value));
     }
     replies.send();
-    assert_eq!((bell.rung(), Arc::strong_count(&value)), (0, 3), "those that may still be read are kept");
-    assert!(matches!(now(&mut late), Some(Ok(_))), "answered before anybody looked");
+    assert_eq!((bell.rung(), Arc::strong_count(&value)), (0, 3), "replies that may still be read are kept");
+    assert!(matches!(now(&mut late), Some(Ok(_))), "answered before the first poll");
     drop(unread);
     assert_eq!(Arc::strong_count(&value), 1);
 }

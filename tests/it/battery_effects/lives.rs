@@ -413,7 +413,7 @@ async fn lives(seed: u64, count: usize) {
         let apart = (balance - expected).abs();
         assert!(
             apart <= Decimal::new(5, 9),
-            "seed {seed}, life {name}: {balance} are held, {expected} should be"
+            "seed {seed}, life {name}: the balance is {balance}, not {expected}"
         );
         let waits = database.number(&format!(
             "SELECT count(*) FROM battery_effects_waiting
@@ -421,7 +421,7 @@ async fn lives(seed: u64, count: usize) {
         ));
         // If the grant was voided after the time was taken from it, nothing waits either.
         let waits = usize::try_from(waits).expect("few");
-        assert!(waits <= homeless, "seed {seed}, life {name}: {waits} wait, {homeless} find no grant");
+        assert!(waits <= homeless, "seed {seed}, life {name}: {waits} wait, but {homeless} find no grant");
     }
     assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()), "seed {seed}");
     let others = database.number(

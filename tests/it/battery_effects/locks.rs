@@ -14,7 +14,7 @@ async fn until_blocked(database: &Database, sql: &str) {
         "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%{sql}%'"
     );
-    until(&format!("somebody waits at {sql}"), async || database.number(&count) > 0).await;
+    until(&format!("a statement waits at {sql}"), async || database.number(&count) > 0).await;
 }
 
 /// A daemon that skips a payment records that before anybody works on the first mapping, however long it

@@ -48,7 +48,7 @@ async fn what_is_not_named_is_mirrored_and_does_nothing() {
         let entitled = world.get(&format!("/v1/orgs/{name}/entitlements")).await;
         assert_eq!(entitled["plan"], Value::Null, "{name}");
     }
-    assert_eq!(world.run(&["battery", "waiting"]), "", "nothing waits for what does not act");
+    assert_eq!(world.run(&["battery", "waiting"]), "", "no payment of a realm that does not act waits");
     // Left out, unless the request asks for them.
     for (path, rows) in [
         ("/v1/invoices", 0),

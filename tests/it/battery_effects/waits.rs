@@ -170,7 +170,7 @@ async fn what_fails_blocks_only_itself() {
     let bad = paid_session("bad", json!({ "battery_pack": "huge", "quantity": "9" }));
     let good = paid_session("good", json!({ "battery_pack": "pack-500" }));
     world.daemon().deliver_all(&[bad, good]).await;
-    until("the neighbour has its units", async || world.balance_of("good") == "500").await;
+    until("the other org has its units", async || world.balance_of("good") == "500").await;
     world.execute("UPDATE battery_effects_queue SET attempts = 4, next_attempt_at = NULL");
     world.daemon().projected().await;
     assert_eq!(reasons(&world).await, ["failed"]);
@@ -224,7 +224,7 @@ async fn parts_of_periods() {
         "UPDATE battery_effects_waiting
         SET since = since - interval '2 days', next_try = next_try - interval '2 days'",
     );
-    until("it waits no more", async || !battery(&world, "y").1.is_empty()).await;
+    until("it no longer waits", async || !battery(&world, "y").1.is_empty()).await;
     // 15 days of the month that ends then.
     let end = chrono::DateTime::from_timestamp(start() + 30 * super::build::DAY, 0).expect("a time");
     let days = (end - end.checked_sub_months(chrono::Months::new(1)).expect("a time")).num_days();

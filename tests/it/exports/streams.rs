@@ -121,7 +121,7 @@ async fn an_export_that_loses_its_database_does_not_end_as_if_it_were_whole() {
                 end => break end,
             }
         };
-        assert!(end.is_err(), "{query} ended as if it were whole");
+        assert!(end.is_err(), "{query} ended like a complete file");
     }
 }
 

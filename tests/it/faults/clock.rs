@@ -27,7 +27,7 @@ async fn nothing_is_written_while_the_clock_is_doubted() {
         .header("Stripe-Signature", signature(body.as_bytes()))
         .body(body);
     assert_eq!(answer(delivery).await.1["code"], "clock_jumped");
-    assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200, "reading goes on");
+    assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200, "reads continue");
     let (status, problem) = answer(daemon.http.get(format!("{}/readyz", daemon.base))).await;
     assert_eq!((status.as_u16(), problem["code"].as_str()), (503, Some("clock_jumped")), "{problem}");
 

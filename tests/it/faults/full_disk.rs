@@ -49,7 +49,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_database_loses_nothing() {
     let Some(disk) = SmallDisk::mount("disk", 256) else {
-        println!("not shown: this user may not mount a small file system");
+        println!("skipped: this user may not mount a small file system");
         return;
     };
     let server = Server::start_in(&disk.path().join("server"));

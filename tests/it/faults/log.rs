@@ -85,7 +85,7 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!(ended.code(), Some(0));
-        assert_eq!(database.number("SELECT count(*) FROM customers"), 1, "what was delivered was projected");
+        assert_eq!(database.number("SELECT count(*) FROM customers"), 1, "the delivery was projected");
     }
 }
 
@@ -121,7 +121,7 @@ async fn the_reader_goes_away() {
     drop(log);
     let begun = Instant::now();
     while server.dropped().await == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "lines are lost, and not counted");
+        assert!(begun.elapsed() < Duration::from_secs(60), "lost lines were not counted");
     }
     server.works_and_ends(&database, &key).await;
 }
@@ -142,7 +142,7 @@ async fn the_reader_never_reads() {
         for answer in futures_util::future::join_all(asked).await {
             assert_eq!(answer.expect("an answer").status(), 404);
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the buffer has no end");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the buffer has no limit");
     }
     // Once a reader comes, the lines are whole, and say how many are missing.
     let reader = std::thread::spawn(move || {

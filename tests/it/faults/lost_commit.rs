@@ -60,16 +60,16 @@ async fn commands_are_told_as_they_ended() {
         futures_util::future::join_all((0..6).map(client)).await.into_iter().flatten().collect();
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 5 && undone > 5, "{done} commits were lost when done, {undone} before");
+    assert!(done > 5 && undone > 5, "{done} done commits lost their answer, {undone} never arrived");
     let there = counts(&place.database, "SELECT name, count(*) FROM orgs WHERE name LIKE 'org %'");
     for (name, certain) in told {
         let times = there.get(&name).copied().unwrap_or_default();
         assert!(
             if certain { times == 1 } else { times <= 1 },
-            "{name} is there {times} times, told {certain}"
+            "{name} is stored {times} times, reported {certain}"
         );
     }
-    assert_eq!(doubts.into_inner(), 0, "the database could be asked each time");
+    assert_eq!(doubts.into_inner(), 0, "the daemon could ask the database each time");
     let entries = "SELECT count(*) FROM audit_log WHERE action = 'org.create'";
     assert_eq!(place.database.number(entries), place.database.number("SELECT count(*) FROM orgs"));
 }
@@ -92,7 +92,7 @@ async fn usage_is_told_as_it_was_stored() {
                 let all = answer["results"].as_array().expect("results");
                 assert!(
                     all.iter().all(|one| one["status"] == "accepted"),
-                    "sent once, told as new: {answer}"
+                    "sent once, reported as new: {answer}"
                 );
             }
             for i in 0..10 {
@@ -111,8 +111,8 @@ async fn usage_is_told_as_it_was_stored() {
     futures_util::future::join_all((0..4).map(client)).await;
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
-    assert_eq!(doubts.into_inner(), 0, "the database could be asked each time");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
+    assert_eq!(doubts.into_inner(), 0, "the daemon could ask the database each time");
     assert_eq!(place.database.number("SELECT count(*) FROM usage_records"), 4 * (25 * 20 + 10));
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }
@@ -140,7 +140,7 @@ async fn webhooks_are_stored_once_for_each_delivery() {
     futures_util::future::join_all((0..6).map(client)).await;
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
     place.daemon.projected().await;
     assert_eq!(place.database.number("SELECT count(*) FROM stripe_inbox"), 240);
     let (repeats, again) =
@@ -191,10 +191,10 @@ async fn reservations_are_told_as_they_are() {
     let held: i64 = futures_util::future::join_all((0..4).map(client)).await.into_iter().sum();
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
-    assert_eq!(doubts.into_inner(), 0, "a repeat finds what was done each time");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
+    assert_eq!(doubts.into_inner(), 0, "a repeat always finds the first result");
     let open = place.database.number("SELECT count(*) FROM quota_reservations WHERE state = 'open'");
-    assert_eq!(open, held, "what was told to be held is held, and nothing else");
+    assert_eq!(open, held, "exactly the reported reservations exist");
     assert_eq!(place.database.number("SELECT count(*) FROM quota_reservations"), 120);
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }

@@ -27,7 +27,7 @@ fn panicking(database: &Database, wanted: &str) -> Daemon {
 
 async fn panics(daemon: &Daemon, thread: &str) -> i64 {
     let name = format!("coulomb_panics_total{{thread=\"{thread}\"}}");
-    daemon.metric(&name).await.unwrap_or_else(|| panic!("{name} is not there"))
+    daemon.metric(&name).await.unwrap_or_else(|| panic!("{name} is missing"))
 }
 
 async fn is_ready(daemon: &Daemon) {

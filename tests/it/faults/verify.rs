@@ -142,7 +142,7 @@ async fn nobody_notices() {
     while child.try_wait().expect("a child").is_none() {
         if started.elapsed() > Duration::from_secs(60) {
             let _ = child.kill();
-            panic!("it waits for a lock of projectors");
+            panic!("verify waits for a lock of projectors");
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -204,5 +204,5 @@ fn an_object_that_changes_its_payment_leaves_the_old_one() {
     outside["payment"] = json!({"type": "payment_record", "payment_record": "pr_2"});
     write(conn, batch(&[outside]));
     let ids: Vec<_> = stored(conn).into_iter().map(|row| row.id).collect();
-    assert_eq!(ids, ["pi_1", "pi_2", "pr_2"], "no object speaks of pr_1 any more");
+    assert_eq!(ids, ["pi_1", "pi_2", "pr_2"], "no object names pr_1 any more");
 }

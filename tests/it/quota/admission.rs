@@ -42,7 +42,7 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
     let Some(Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
     let told = (why.used.0, why.reserved.0, why.remaining.map(|left| left.0));
     assert_eq!(told, (60.into(), 3.into(), Some(37.into())));
-    assert_eq!(world.counters(), "0/3 0/3", "to decide changes nothing");
+    assert_eq!(world.counters(), "0/3 0/3", "a decision changes nothing");
     // An expired reservation no longer counts, and is ended.
     let later = now + chrono::TimeDelta::hours(2);
     let (verdicts, _) = enforce(&mut conn, &rules, &demands[1..2], &mut (), later).expect("decides");

@@ -110,7 +110,7 @@ async fn old_periods_are_forgotten() {
         ))
     };
     assert_eq!((left(1, 0), left(2, 0)), (400, 0));
-    assert_eq!((left(1, 1), left(2, 1)), (495, 495), "what is set aside stays");
+    assert_eq!((left(1, 1), left(2, 1)), (495, 495), "reservations stay");
 }
 
 /// The subscription's period, and a month while there is no subscription.

@@ -194,7 +194,7 @@ impl World {
 
     /// The world's test clock.
     pub fn clock(&self) -> &TestClock {
-        self.clock.as_ref().expect("a clock to turn: say `at`")
+        self.clock.as_ref().expect("a test clock: use `at`")
     }
 
     /// The world's time, in seconds since 1970.
@@ -379,7 +379,7 @@ impl Caller<'_> {
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let started = Instant::now();
     while !is_so().await {
-        assert!(started.elapsed() < Duration::from_secs(30), "not so after half a minute: {what}");
+        assert!(started.elapsed() < Duration::from_secs(30), "not true after half a minute: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -165,7 +165,7 @@ fn invoices_without_a_status_are_read_by_their_flags() {
     assert_eq!(life.map(|rank| rank.standing), [0, 0, 1]);
     assert_eq!(flags(false, true, true), flags(false, true, false));
     let later = rank("invoice", "invoice.updated", 9, &json!({"status": "open", "paid": true}));
-    assert_eq!(later.standing, 0, "the status counts where there is one");
+    assert_eq!(later.standing, 0, "the status counts if there is one");
 }
 
 #[test]

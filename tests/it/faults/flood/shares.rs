@@ -84,7 +84,7 @@ async fn a_flood_of_reads_leaves_connections_for_others() {
         blocker.batch_execute("COMMIT").expect("unlocks");
     };
     let (blocked, ()) = join(blocked, beside).await;
-    assert!(blocked.iter().all(|(status, _)| *status == 200), "they waited for their turns");
+    assert!(blocked.iter().all(|(status, _)| *status == 200), "they waited and succeeded");
 }
 
 /// An export that the client does not read uses a place of its own key, not of another's, and ends by itself.
@@ -116,5 +116,5 @@ async fn untaken_exports_leave_places_for_others_and_end() {
         assert!(started.elapsed() < Duration::from_secs(60), "{again}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(untaken.bytes().await.is_err(), "it broke off");
+    assert!(untaken.bytes().await.is_err(), "the export broke off");
 }
