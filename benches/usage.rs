@@ -85,7 +85,7 @@ fn serve() {
     });
 }
 
-/// Does what `POST /v1/usage` does before it stores anything, with an answer of the same size.
+/// Does the work of `POST /v1/usage` before storing, with an answer of the same size.
 async fn parse_only(
     app: web::Data<App>,
     principal: Principal,

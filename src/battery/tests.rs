@@ -178,7 +178,7 @@ fn a_day_has_one_allowance() {
     assert_eq!(account.balance(), units("10"));
 }
 
-/// What may happen to a battery.
+/// Operations on a battery.
 #[derive(Clone, Debug)]
 enum Deed {
     Wait(i64),

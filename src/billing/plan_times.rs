@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn usage_has_the_plan_of_its_time() {
-        // Pro from 10 March; on 20 March, within the period, max; renewed on 10 April.
+        // Pro from 10 March, max from 20 March (within the period), renewed on 10 April.
         let upgrade = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "03-15T00:00"),
             known("max", "03-10T00:00", "04-10T00:00", "03-20T12:00", "04-09T00:00"),

@@ -43,7 +43,7 @@ fn orders(things: usize) -> Vec<Vec<usize>> {
     all
 }
 
-/// Both tables.
+/// The cases of both tables.
 fn cases() -> impl Iterator<Item = &'static Case> {
     cases::CASES.iter().chain(money::CASES)
 }
@@ -273,7 +273,7 @@ async fn entries_name_what_caused_them() {
     assert_eq!(key.as_deref(), Some("test/invoice:in_a_one:il_0_in_a_one true"));
 }
 
-/// Adds to every time in an event.
+/// Adds seconds to every time in an event.
 fn shift(value: &mut Value, by: i64) {
     match value {
         Value::Number(number) => {

@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Fields of rows, as texts.
+/// Fields of rows, as text.
 fn fields<const N: usize>(rows: &[Value], names: [&str; N]) -> Vec<[String; N]> {
     let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     rows.iter().map(|row| names.map(|name| show(fields_of::at(row, name)))).collect()

@@ -10,7 +10,7 @@ use crate::support::world::Setup;
 
 const UPDATED: &str = "customer.subscription.updated";
 
-/// A platform that takes old usage of `tokens`, and an org `acme` in Berlin with a quota by billing period.
+/// A platform that accepts old usage of `tokens`, and an org `acme` in Berlin with a quota by billing period.
 fn platform(time: &str) -> Setup {
     let scopes = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
     let setup = World::new().at(time).scopes(scopes).with(meter("tokens"));

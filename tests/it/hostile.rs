@@ -19,7 +19,7 @@ use self::description::{Operation, marked, operations, places, sample};
 use self::seed::Seed;
 use crate::support::{Daemon, Database};
 
-/// Requests under way at once.
+/// Requests in flight at once.
 const AT_ONCE: usize = 16;
 /// Words of parsers, libraries and the database, which no answer may contain.
 const FOREIGN_WORDS: [&str; 15] = [

@@ -7,7 +7,7 @@ use crate::support::World;
 use crate::support::requests::{Time, meter, org, plan, quota, subscribe, usage};
 use crate::support::world::{Setup, time};
 
-/// A platform that takes old usage of `tokens`.
+/// A platform that accepts old usage of `tokens`.
 fn platform(time: &str) -> Setup {
     let scopes = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
     World::new().at(time).scopes(scopes).with(meter("tokens"))

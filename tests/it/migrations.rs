@@ -64,7 +64,7 @@ fn many_migrate_at_once() {
     });
 }
 
-/// A wrong setting ends the start with one sentence that names it.
+/// A wrong setting stops the start with one sentence that names it.
 #[test]
 fn a_wrong_setting_is_one_sentence() {
     let database = Database::new();

@@ -253,7 +253,7 @@ fn plans_file(default: &str) -> String {
     )
 }
 
-/// Orgs without a plan have the default one: its limits hold.
+/// Orgs without a plan have the default one: its limits apply.
 #[tokio::test]
 async fn orgs_without_a_plan_have_the_default_one() {
     let world = platform().start().await;

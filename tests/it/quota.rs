@@ -156,7 +156,7 @@ async fn an_org_asks_for_itself_only() {
     let mine = reserve(10).without("org").id("mine");
     let acme = world.get("/v1/orgs/acme").await.id();
     assert_eq!(own.send(mine.clone()).await.status(201)["org"], acme);
-    // The same id of another org is another reservation.
+    // The same id in another org is another reservation.
     foreign.send(settle("mine")).await.status(404);
     foreign.send(mine).await.status(201);
     let release = "/v1/quota/mine/release";

@@ -11,7 +11,7 @@ use crate::support::requests::{Request, plan, subscribe, subscription_command};
 use crate::support::world::{Setup, until};
 use crate::support::{Daemon, TestClock, World};
 
-/// A platform on a clock, and an org `acme`.
+/// A platform on a test clock, and an org `acme`.
 fn platform(time: &str) -> Setup {
     World::new().at(time).org("acme")
 }
@@ -375,7 +375,7 @@ async fn an_idle_daemon_catches_up() {
     assert_eq!(told.as_deref(), Some("subscription.cancelled, subscription.expired"), "each once");
 }
 
-/// An org sees its own, and nothing else.
+/// An org sees only its own subscriptions.
 #[tokio::test]
 async fn an_org_reads_its_own_subscriptions() {
     use diesel::connection::SimpleConnection;

@@ -228,7 +228,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
             if kill * postgres_kills / kills != (kill + 1) * postgres_kills / kills {
                 pair.kill_postgres();
             } else {
-                // The first daemon takes its PostgreSQL with it.
+                // When the first daemon is killed, its PostgreSQL goes too.
                 let n = usize::from(kill % 4 != 0);
                 pair.kill(n);
                 tokio::task::block_in_place(|| pair.revive(n));

@@ -38,10 +38,10 @@ fn native(id: &str, value: &str) -> String {
     format!(r#"{{"id":"{id}","org":"acme","event_name":"e","data":{{"value":{value}}}}}"#)
 }
 
-/// An event of -3 as CloudEvents write it.
+/// An event of -3 in CloudEvents form.
 const CLOUD_EVENT: &str =
     r#"{"specversion":"1.0","id":"c","source":"s","type":"e","subject":"acme","data":{"value":-3}}"#;
-/// An event of -3 as Lago's clients write it.
+/// An event of -3 in the form of Lago's clients.
 const LAGO_EVENT: &str =
     r#"{"transaction_id":"l","external_subscription_id":"acme","code":"e","properties":{"value":-3}}"#;
 

@@ -243,7 +243,7 @@ async fn an_orgs_key_reports_for_its_own_org_alone() {
     let cloud = json!([{ "specversion": "1.0", "id": "1", "source": "s", "type": "prompt", "subject": "acme",
         "data": { "tokens": 1 } }]);
     assert_eq!(daemon.post("/api/v1/events", &key, &cloud).await.0, 204);
-    // Under an org's own key the subject is a subject.
+    // With an org's own key, `subject` names a subject and not the org.
     let orgs = "SELECT string_agg(DISTINCT external_id, ',') FROM usage_records JOIN orgs USING (org_id)";
     assert_eq!(database.value(orgs).as_deref(), Some("beta"));
     assert_eq!(database.number("SELECT count(*) FROM usage_records WHERE subject = 'acme'"), 1);

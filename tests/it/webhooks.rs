@@ -43,7 +43,7 @@ struct Delivery {
     status: u16,
 }
 
-/// `body` with every kind of header.
+/// `body` with every kind of signature header.
 fn deliveries(body: &str) -> Vec<Delivery> {
     let t = now();
     let by = |secret: &str, t: i64| v1(secret, t, body.as_bytes());

@@ -161,7 +161,7 @@ mod tests {
                 assert!(beyond || out == expected, "{number}, as an amount");
             }
         }
-        // The largest cost with all its places: 15 digits before the point and 24 after it.
+        // The largest cost, with all decimal places: 15 digits before the point and 24 after it.
         let sum = Sum::product(
             "999999999999999.999999999999".parse().expect("a number"),
             "0.999999999999".parse().expect("a number"),

@@ -12,7 +12,7 @@ use super::build::{DAY, Run, start};
 use super::{differences, furnish, unsound};
 use crate::support::{Daemon, Database};
 
-/// A generator that gives the same numbers each time.
+/// Pseudo-random numbers from a seed.
 struct Dice(u64);
 
 impl Dice {

@@ -360,7 +360,7 @@ async fn the_refund_of_one_of_two_costs_no_other_credit() {
             world.tell([event.clone()]).await;
             assert_eq!(world.balance_of("one"), balance, "{days:?} {}", event["id"]);
         }
-        // The pack itself is whole.
+        // The grant of the pack is untouched.
         let pack = ("purchase".to_owned(), "500".to_owned(), "500".to_owned());
         assert!(battery(&world, "one").1.contains(&pack), "{days:?}");
         world.effects_are_sound();

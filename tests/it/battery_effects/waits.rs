@@ -8,7 +8,7 @@ use crate::support::World;
 use crate::support::requests::{Request, org, pack, plan, request};
 use crate::support::world::until;
 
-/// One grant of which nothing is used.
+/// One grant that is still unused.
 fn one(source: &str, amount: &str) -> Vec<(String, String, String)> {
     vec![(source.to_owned(), amount.to_owned(), amount.to_owned())]
 }
@@ -183,7 +183,7 @@ async fn what_fails_blocks_only_itself() {
     assert!(world.waiting().await.is_empty());
 }
 
-/// The two other rules for a change of plan.
+/// The two other settings for a change of plan.
 #[tokio::test]
 async fn a_change_of_plan_goes_by_the_setting() {
     for (setting, balance) in [("difference", "3000"), ("none", "1000")] {

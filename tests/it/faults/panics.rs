@@ -261,7 +261,7 @@ async fn of_a_database_task_rolls_back() {
     let database = Database::new();
     let key = database.key("admin", None);
     let daemon = panicking(&database, "blocking:boom");
-    // More often than there are connections.
+    // More panics than the pool has connections.
     for _ in 0..12 {
         let (status, told) =
             daemon.post("/v1/orgs", &key, &json!({ "name": "boom", "external_id": "boom" })).await;

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-/// One operation.
 pub(super) struct Operation {
     pub(super) method: String,
     pub(super) path: String,
@@ -15,7 +14,6 @@ pub(super) struct Operation {
     pub(super) responses: Vec<(u16, Vec<String>)>,
 }
 
-/// All of them.
 pub(super) fn operations(api: &Value) -> Vec<Operation> {
     let paths = api["paths"].as_object().expect("paths");
     let mut operations = Vec::new();
@@ -120,7 +118,7 @@ pub(super) fn sample(
     }
 }
 
-/// Where values stand in a body, each as a path of keys.
+/// Where values are in a body, each as a path of keys.
 pub(super) fn places(api: &Value, schema: &Value, depth: usize) -> Vec<Vec<String>> {
     let schema = concrete(api, schema);
     let mut found = Vec::new();

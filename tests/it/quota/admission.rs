@@ -1,4 +1,4 @@
-//! Usage over a limit that refuses it.
+//! Usage above a limit that refuses usage.
 
 use chrono::Utc;
 use coulomb::billing::directory::Directory;

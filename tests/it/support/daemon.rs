@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{Database, SECRET};
 
-/// A clock that a test turns.
+/// A clock that the test sets.
 pub struct TestClock(Arc<Mutex<DateTime<Utc>>>);
 
 impl TestClock {
@@ -208,7 +208,7 @@ impl Daemon {
     }
 }
 
-/// Sends a request; status and JSON (null when there is no body).
+/// Sends a request; returns status and JSON (null without a body).
 pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.expect("an answer");
     let status = response.status();

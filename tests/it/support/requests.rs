@@ -120,7 +120,7 @@ pub fn grant(org: &str, amount: impl Into<Value>) -> Request {
     post("/v1/battery/grants", json!({ "org": org, "amount": amount, "reason": "a test" }))
 }
 
-/// How far below zero an org's battery may be used.
+/// How far an org's battery may go below zero.
 pub fn debt_limit(org: &str, limit: impl Into<Value>) -> Request {
     let limit: Value = limit.into();
     request(Method::PUT, format!("/v1/battery/settings/{org}"), json!({ "debt_limit": limit }))

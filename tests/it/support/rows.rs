@@ -67,7 +67,7 @@ pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str
     ));
 }
 
-/// Stores a record, its series, its key and its partition.
+/// Stores a record with its series, key and partition.
 pub fn put(database: &Database, row: &RecordRow) {
     let key = event_key("test", &row.id);
     let RecordRow { org, meter, id, at, quantity, dimensions, cost, correction, .. } = row;

@@ -106,12 +106,12 @@ impl Setup {
         self
     }
 
-    /// An org of that external id, in UTC.
+    /// An org with this external id, in UTC.
     pub fn org(self, external_id: &str) -> Self {
         self.with(requests::org(external_id))
     }
 
-    /// A meter that sums up the `value` of events of the same name.
+    /// A meter that sums the `value` of events of the same name.
     pub fn meter(self, key: &str) -> Self {
         self.with(requests::meter(key))
     }

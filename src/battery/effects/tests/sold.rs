@@ -202,7 +202,7 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
         let (start, end) = grant.period.expect("a period");
         (grant.line.as_str(), grant.units, start, end, grant.effective_at)
     };
-    // Now is 11 March.
+    // It is 11 March.
     assert_eq!(of(0), ("a", units("200"), at(year.0), at("2026-02-28T00:00:00Z"), None));
     assert_eq!(of(1), ("a~2", units("200"), at("2026-02-28T00:00:00Z"), at("2026-03-31T00:00:00Z"), None));
     let april = at("2026-03-31T00:00:00Z");

@@ -1,4 +1,4 @@
-//! Properties over random histories of an invented kind that can go back and forth.
+//! Properties over random histories of an invented kind whose status can change back.
 
 use proptest::{prelude::*, sample::Index};
 use serde_json::json;
@@ -38,7 +38,7 @@ pub(super) fn changes(before: &Value, after: &Value) -> Option<Value> {
     (!changed.is_empty()).then_some(Value::Object(changed))
 }
 
-/// All events of a history in their true order, none missing.
+/// All events of a history in their true order.
 fn history(steps: &[Step], seed: u64) -> Vec<Stored> {
     let mut state = json!({"id": "sub_1", "status": "active", "plain": 0, "nested": {"deep": null},
         "list": [], "metadata": {}});
