@@ -98,8 +98,8 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     let name = database.value("SELECT current_database()").expect("a name");
     database.execute(&format!("ALTER DATABASE {name} SET deadlock_timeout = '5s'"));
     let mut reader = database.owner();
-    // The migration locks policies of quotas before those of battery_settings. PostgreSQL checks the other
-    // session.
+    // The migration locks quotas before battery_settings, the reader the other way round. The reader's check
+    // for deadlocks comes too late, so the migration finds the deadlock and gives way.
     reader
         .batch_execute(
             "SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE",
