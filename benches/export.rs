@@ -78,8 +78,7 @@ fn psql(url: &str, query: &str, file: &Path) -> Duration {
     started.elapsed()
 }
 
-/// The export's columns from the same tables in the same order. Amounts are in minor units, as they are
-/// stored.
+/// The export's columns from the same tables in the same order. Amounts are in minor units, as stored.
 fn same_query() -> String {
     let kind = Kind::Invoices;
     let columns: Vec<String> =
@@ -167,7 +166,7 @@ impl Daemon {
     /// Downloads an export to `file`. Returns the duration, and by how many bytes the daemon's memory grew.
     fn export(&self, key: &str, format: &str, file: &Path) -> (Duration, u64) {
         let proc = Path::new("/proc").join(self.child.id().to_string());
-        // Linux: resets the peak to the present memory.
+        // Linux: sets the peak to the present memory.
         std::fs::write(proc.join("clear_refs"), "5").expect("resets the peak");
         let before = resident(&proc, "VmRSS:");
         let started = Instant::now();

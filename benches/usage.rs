@@ -1,13 +1,13 @@
-//! Measures how fast usage is accepted, as ratios within one run.
+//! Measures how fast the daemon accepts usage, as ratios within one run.
 //!
 //! One daemon, its PostgreSQL (fsync on) and the load share the machine. Orgs are chosen evenly and by Zipf's
-//! law. Each event has one record, one daily summary and one quota counter, and is priced by a rate card.
+//! law. Each event has one record, one daily summary and one quota counter, and a rate card prices it.
 //!
 //! Baselines: raw binary COPY of the same rows by two connections into a copy of the table without indexes; a
 //! route that only reads and checks the request; the same server with one transaction for each request.
 //!
 //! `cargo bench --bench usage` runs all. `-- ORGS EVENTS` sets the sizes. `-- --fill N` first inserts N rows
-//! and keys, and compares the rate before and after. `-- --hot` burns batteries: of one org alone, compared
+//! and keys, and compares the rate before and after. `-- --hot` burns batteries: it compares one org alone
 //! with the same stream over 10,000 orgs.
 
 #[path = "support/raw_copy.rs"]
@@ -33,9 +33,9 @@ use coulomb::workers::Workers;
 use diesel::connection::SimpleConnection;
 use support::{Load, Postgres, load};
 
-/// Connections that send requests of 1,000 events. The queue of usage has no room for many more.
+/// Connections that send requests of 1,000 events. The usage queue has no room for many more.
 const CONNECTIONS_OF_1000: usize = 96;
-/// Number of requests of one kind before the other kind follows.
+/// Requests of one kind before the other kind has its turn.
 const SLICE: usize = 5_000;
 
 fn main() {
@@ -85,7 +85,7 @@ fn serve() {
     });
 }
 
-/// Does what `POST /v1/usage` does before it stores anything, with an answer of the same size.
+/// Does the work of `POST /v1/usage` before storing, with an answer of the same size.
 async fn parse_only(
     app: web::Data<App>,
     principal: Principal,
@@ -116,7 +116,7 @@ impl Server {
         Self { child, address: address.trim().to_owned() }
     }
 
-    /// Resident memory of the daemon at its highest, in MiB.
+    /// Peak resident memory of the daemon, in MiB.
     fn peak_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -159,7 +159,7 @@ fn prepare(postgres: &Postgres, orgs: usize) -> String {
     auth::create(&mut conn, &new, chrono::Utc::now()).expect("a key").1
 }
 
-/// How the org of an event is chosen.
+/// How to choose the org of an event.
 #[derive(Clone, Copy)]
 enum Orgs {
     Even,
@@ -167,7 +167,7 @@ enum Orgs {
     Zipf,
 }
 
-/// Requests of `size` events each, together `events` events.
+/// Requests of `size` events each, `events` events in all.
 fn requests(path: &str, key: &str, orgs: (Orgs, usize), events: usize, size: usize) -> Vec<Vec<u8>> {
     let mut draw = Draw::new(orgs);
     let now = chrono::Utc::now();
@@ -305,7 +305,7 @@ async fn checks(postgres: &Postgres, server: &Server, key: &str, orgs: usize) {
     print("quota checks, as fast as may be", &fastest, 1);
     for share in [0.25, 0.5, 0.75] {
         let rate = fastest.rate() * share;
-        // Alternate, so that a disturbance of the machine affects both.
+        // Take turns, so that a disturbance of the machine affects both.
         let (mut alive, mut asked) = (Load::default(), Load::default());
         for (health, checks) in health.chunks(SLICE).zip(checks.chunks(SLICE)) {
             alive.add(load(&server.address, health, 64, Some(rate)).await);
@@ -338,8 +338,8 @@ async fn singles(postgres: &Postgres, server: &Server, key: &str, draw: (Orgs, u
     checkpoint(postgres);
 }
 
-/// Compares the rate of one org alone with that of 10,000 orgs together: with batteries that may be
-/// overdrawn, and with batteries that must hold enough.
+/// Compares the rate of one org alone with that of 10,000 orgs together: first with batteries that may go
+/// below zero, then with batteries that may not.
 async fn hot(events: usize) {
     const SPREAD: usize = 10_000;
     let postgres = Postgres::start();
@@ -390,7 +390,8 @@ async fn hot(events: usize) {
     println!("Daemon's memory at its highest: {} MiB", server.peak_mib());
 }
 
-/// Measures requests of 1,000 events and of one event, with 1,000,000 stored rows and keys, then with `rows`.
+/// Measures requests of 1,000 events and of one event: first with 1,000,000 stored rows and keys, then with
+/// `rows`.
 async fn filled((orgs, events): (usize, usize), rows: u64) {
     let mut before = Vec::new();
     for there in [1_000_000, rows] {

@@ -2,8 +2,8 @@
 //!
 //! The baseline is one query of PostgreSQL that sums one column of the same records. Memory is the largest
 //! private memory of the command and of one process of the server. `cargo bench --bench verify` uses a
-//! million records of 500 orgs; `-- --records N` and `--orgs N` set other numbers. Ten million need about 5
-//! GB in the temporary directory.
+//! million records of 500 orgs; `-- --records N` and `--orgs N` set other numbers. Ten million records need
+//! about 5 GB in the temporary directory.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -17,7 +17,7 @@ use support::Postgres;
 
 /// Inserts the records and the tables derived from them.
 const RECORDS: &str = include_str!("verify/records.sql");
-/// How often memory is measured.
+/// Time between two measurements of memory.
 const MEMORY_CHECK: Duration = Duration::from_millis(200);
 
 fn main() {
@@ -31,7 +31,7 @@ fn main() {
     let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     migrate::run(&mut conn).expect("migrates");
     let sql = RECORDS.replace(":records", &records.to_string()).replace(":orgs", &orgs.to_string());
-    // Commit each statement: one long transaction would prevent the server's vacuum.
+    // Commit each statement: one long transaction would prevent vacuum.
     for statement in sql.split(";\n").filter(|statement| !statement.trim().is_empty()) {
         conn.batch_execute(statement).expect("the records");
     }
@@ -76,7 +76,7 @@ fn verify(postgres: &Postgres) -> (Duration, u64, u64) {
     (started.elapsed(), own / 1024, servers / 1024)
 }
 
-/// The processes of the server that work for somebody.
+/// The server's processes that serve a client.
 fn servers_of(postgres: &Postgres) -> Vec<String> {
     #[derive(diesel::QueryableByName)]
     struct Pid {

@@ -1,4 +1,4 @@
-//! Measures how fast deliveries are acknowledged and projected, as ratios within one run.
+//! Measures how fast the daemon acknowledges and projects deliveries, as ratios within one run.
 //!
 //! One daemon, its PostgreSQL (fsync on) and the load share the machine. The baseline is a route of the same
 //! server that only reads the body and checks the signature. Run it with `cargo bench --bench webhooks`;
@@ -140,7 +140,7 @@ async fn run(requests: usize) {
     print("at 70 % of that", &paced);
     wait_until_projected(&mut conn).await;
 
-    // A burst, then a steady trickle at a tenth of the acknowledged rate: the backlog must shrink under it.
+    // First a burst, then a tenth of the acknowledged rate: the backlog must shrink meanwhile.
     load(address, &deliveries("/webhooks/stripe", "burst", requests), CONNECTIONS, None).await;
     let (before, at) = (pending(&mut conn), Instant::now());
     let trickle = deliveries("/webhooks/stripe", "trickle", requests / 3);
@@ -171,8 +171,8 @@ struct Count {
     count: i64,
 }
 
-/// Counts stored events that are not projected yet. Always over the same connection: starting a server
-/// process each time would disturb the measurement.
+/// Counts stored events that are not projected yet. It keeps one connection: starting a server process each
+/// time would disturb the measurement.
 fn pending(conn: &mut PgConnection) -> i64 {
     use diesel::RunQueryDsl;
     diesel::sql_query(
@@ -186,11 +186,11 @@ fn pending(conn: &mut PgConnection) -> i64 {
 }
 
 async fn wait_until_projected(conn: &mut PgConnection) {
-    // Not often, because counting disturbs the measurement too.
+    // Ask seldom, because counting disturbs the measurement too.
     while pending(conn) > 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Every phase starts in the same state: no checkpoint of the previous phase happens in it.
+    // Every phase starts in the same state: no checkpoint of the previous phase falls into it.
     conn.batch_execute("CHECKPOINT").expect("a checkpoint");
 }
 
@@ -221,7 +221,7 @@ fn deliveries(path: &str, phase: &str, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An `invoice.paid` with one line, of the usual length. Parts in capitals differ from event to event.
+/// An `invoice.paid` with one line, of the usual length. The parts in capitals differ between events.
 fn template() -> String {
     let line = serde_json::json!({ "id": "il_UNIQUE", "object": "line_item", "amount": 2000,
         "currency": "usd", "description": "1 × Pro (at $20.00 / month)", "quantity": 1,
@@ -254,7 +254,7 @@ fn template() -> String {
         "created": "CREATED", "livemode": false, "api_version": "2025-11-17.clover",
         "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
             "data": { "object": invoice } });
-    // The other fields of a real invoice are not read by Coulomb.
+    // Other fields of a real invoice, which Coulomb does not read.
     let filler = [
         "account_tax_ids",
         "amount_shipping",

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A PostgreSQL server with fsync on; it stops when this value is dropped.
+/// A PostgreSQL server with fsync on. Dropping this value stops it.
 pub struct Postgres {
-    /// URL of its database.
     pub url: String,
     guard: Child,
 }
@@ -60,7 +59,7 @@ impl Load {
         self.good as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Adds another run, which came after this one.
+    /// Adds a later run.
     pub fn add(&mut self, other: Self) {
         self.good += other.good;
         self.bad += other.bad;
@@ -69,7 +68,7 @@ impl Load {
         self.latencies.sort_unstable();
     }
 
-    /// The latency that `share` of the requests stayed within, in milliseconds.
+    /// The latency in milliseconds that this share of the requests did not exceed.
     pub fn quantile_ms(&self, share: f64) -> f64 {
         let at = ((self.latencies.len() as f64 * share) as usize).min(self.latencies.len().saturating_sub(1));
         self.latencies.get(at).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
@@ -77,8 +76,8 @@ impl Load {
 }
 
 /// Sends `requests` (whole HTTP/1.1 messages) over `connections` kept-alive connections. With `rate` (per
-/// second), each is sent at its planned time, and its latency counts from then (open loop). Without it,
-/// requests are sent as fast as answers arrive (closed loop).
+/// second), each request goes out at its planned time, and its latency counts from that time (open loop).
+/// Without `rate`, the next request goes out when an answer arrives (closed loop).
 pub async fn load(address: &str, requests: &[Vec<u8>], connections: usize, rate: Option<f64>) -> Load {
     let next = AtomicUsize::new(0);
     let started = Instant::now();

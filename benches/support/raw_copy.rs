@@ -12,9 +12,9 @@ use diesel::prelude::*;
 use super::support::Postgres;
 
 diesel::table! {
-    /// The table that raw rows are copied into.
+    /// The table into which the rows are copied.
     bench_raw (org_id) {
-        /// The first of its columns.
+        /// Its first column.
         org_id -> BigInt,
     }
 }
@@ -24,7 +24,7 @@ pub(crate) fn rate(postgres: &Postgres, rows: usize) -> f64 {
     let mut conn = db::connect_as_login(&postgres.url).expect("connects");
     conn.batch_execute("DROP TABLE IF EXISTS bench_raw; CREATE TABLE bench_raw (LIKE usage_records)")
         .expect("a table");
-    // COPY cannot read a partitioned table. So read a temporary one of the same name, which is found first.
+    // COPY cannot read a partitioned table. A temporary table of the same name hides it.
     conn.batch_execute("CREATE TEMP TABLE usage_records AS SELECT * FROM coulomb.usage_records LIMIT 100000")
         .expect("a copy");
     let mut bytes = Vec::new();
@@ -74,7 +74,7 @@ impl diesel::pg::CopyTarget for Raw {
     }
 }
 
-/// Splits the rows of a binary COPY into several of `size` rows.
+/// Splits the rows of one binary COPY into several COPYs of `size` rows.
 fn split(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
     let (head, mut rest) = bytes.split_at(19);
     let mut batches = Vec::new();

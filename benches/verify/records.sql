@@ -1,6 +1,5 @@
 -- Inserts :records usage records of :orgs orgs over the last 80 days, a fifth of them at one instant, and the
--- tables derived from them. The derived tables are computed by statements of their own, not by those that are
--- measured.
+-- tables derived from them. These statements compute the derived tables; they differ from the measured ones.
 
 INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
 SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'UTC', now(), '{}' FROM generate_series(1, :orgs) n;
@@ -21,7 +20,7 @@ SELECT make_usage_partition(month::date)
 FROM generate_series(date_trunc('month', now() - interval '80 days'), now() + interval '1 month',
     '1 month') month;
 
--- For each org ten series of tokens, and one series of each other meter.
+-- For each org: ten series of tokens, and one series of each other meter.
 INSERT INTO usage_series
 SELECT o.org_id, meter_id * 100 + model, meter_id, NULL, jsonb_build_object('model', 'm-' || model)
 FROM orgs o, meters, generate_series(0, 9) model WHERE meter_id = 1 OR model = 0;

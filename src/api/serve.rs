@@ -106,7 +106,7 @@ mod tests {
 
     const METHODS: [Method; 5] = [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE];
 
-    /// Methods by path, as the description has them.
+    /// The methods of each path, as the description lists them.
     fn described() -> BTreeMap<String, BTreeSet<String>> {
         let document: Value = serde_json::from_str(&openapi::document()).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
@@ -117,8 +117,8 @@ mod tests {
         paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect()
     }
 
-    /// Every described operation is served under its own path, and the path has no other methods. So the
-    /// description is complete, and no pattern takes the requests for another path.
+    /// The server has every described operation under its own path, and no other methods there. So the
+    /// description is complete, and no route catches the requests for another path.
     #[actix_web::test]
     async fn what_is_served_is_what_is_described() {
         let service = init_service(actix_web::App::new().configure(configure)).await;

@@ -384,7 +384,8 @@ pub(super) fn draws_json(draws: &[(i64, Decimal)]) -> Value {
 mod tests {
     use super::*;
 
-    /// A scheduled grant is in no balance: a clawback from it leaves no entry, and neither does its return.
+    /// No balance includes a scheduled grant, so a clawback from it writes no entry, and its return writes
+    /// none.
     #[test]
     fn a_scheduled_grant_gets_back_what_was_taken_from_it() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");

@@ -1,4 +1,4 @@
-//! Accounts against a model that keeps nothing but lots, and against themselves: any history adds up.
+//! Compares accounts with a model that keeps only lots, and checks that any history adds up.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ fn row(sequence: i64, kind: EntryKind, amount: &str, after: &str) -> (i64, Entry
     (sequence, kind, amount.to_owned(), after.to_owned())
 }
 
-/// The day's allowance first, then the subscription's month, then what was bought; the debt at the end.
+/// First the day's allowance, then the subscription's month, then what was bought; debt comes last.
 #[test]
 fn grants_are_burned_in_their_order() {
     let mut account = Account::empty(1);
@@ -59,7 +59,7 @@ fn grants_are_burned_in_their_order() {
     let draws = &account.new_entries().last().expect("an entry").draws;
     assert_eq!(draws, &[(2, units("15")), (1, units("50"))]);
     assert_eq!(account.balance(), units("-5"));
-    // The debt is paid first.
+    // A grant pays the debt first.
     account.grant(new(GrantSource::Bonus, "bonus", "20", None), at(3));
     assert_eq!(
         (account.balance(), account.granted("bonus").expect("it").remaining),
@@ -91,7 +91,7 @@ fn of_one_priority_the_soonest_to_expire_is_burned_then_the_oldest() {
     assert_eq!(order, [3, 4, 2, 1]);
 }
 
-/// An expiry is written with the time when it was due, however late that is.
+/// An expiry has the time when it was due, however late it is written.
 #[test]
 fn what_is_due_is_written_in_the_order_of_its_times() {
     let mut account = Account::empty(1);
@@ -113,7 +113,7 @@ fn what_is_due_is_written_in_the_order_of_its_times() {
     assert_eq!(account.balance(), Decimal::ZERO);
 }
 
-/// 100 granted, 60 burned, half of the money returned: 50 are taken back, 40 of them from the grant itself.
+/// 100 granted, 60 burned, half of the money returned: 50 go back, 40 of them from the grant itself.
 #[test]
 fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
     let mut account = Account::empty(1);
@@ -123,7 +123,7 @@ fn a_claw_back_takes_from_the_grant_then_from_others_then_as_debt() {
     assert!(account.claw_back(grant, units("50"), Note::new("refund"), at(3)));
     assert_eq!(account.balance(), units("-6"));
     assert_eq!(account.granted("month").expect("it").clawed, units("40"));
-    // The refund fails: the debt of 6 goes, the grant has its 40 back, the pack its 4.
+    // The refund fails: the debt of 6 goes away, the grant gets its 40 back, the pack its 4.
     account.give_back(EntryKind::Clawback, units("50"), Some(grant), Note::new("refund"), at(4));
     let month = account.granted("month").expect("it");
     assert_eq!((month.remaining, month.clawed, month.burned), (units("40"), Decimal::ZERO, units("60")));
@@ -170,7 +170,7 @@ fn a_day_has_one_allowance() {
     let day = at(0).date_naive();
     account.grant_allowance(day, at(24), units("10"), at(0));
     account.grant_allowance(day, at(24), units("10"), at(5));
-    // A zone further west has yesterday.
+    // In a zone further west it is still yesterday.
     account.grant_allowance(day.pred_opt().expect("a day"), at(30), units("10"), at(6));
     assert_eq!(account.balance(), units("10"));
     account.catch_up(at(25));
@@ -178,7 +178,7 @@ fn a_day_has_one_allowance() {
     assert_eq!(account.balance(), units("10"));
 }
 
-/// What may happen to a battery.
+/// Operations on a battery.
 #[derive(Clone, Debug)]
 enum Deed {
     Wait(i64),
@@ -212,7 +212,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-/// A history as it runs: the account, open reservations, what was clawed back of which grant.
+/// A history in progress: the account, its open reservations, and the clawbacks of each grant.
 struct History {
     account: Account,
     now: i64,
@@ -293,7 +293,7 @@ impl History {
             Deed::Settle { which, share } if !self.held.is_empty() => {
                 let units = self.held.remove(which % self.held.len());
                 self.account.release(units);
-                // Up to what was set aside is always taken; more must fit.
+                // A settlement up to the reserved amount always succeeds; more must fit.
                 let actual = units * Decimal::new(i64::from(share), 2);
                 if actual <= units {
                     self.account.burn_usage(actual, Note::new("reservation"), now);
@@ -312,7 +312,7 @@ impl History {
         Ok(())
     }
 
-    /// Does it if it fits, and then nothing is below the debt limit.
+    /// Runs the operation if it fits; then the balance is not below the debt limit.
     fn admit(
         &mut self,
         units: Decimal,
@@ -326,8 +326,7 @@ impl History {
     }
 }
 
-/// Entries that draw on grants take the first in burn order of those that have anything: replayed from the
-/// entries alone.
+/// Each entry draws on grants in burn order, skipping empty ones. The check replays the entries alone.
 fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
     let order = |number: &i64| {
         let grant = account.grants().iter().find(|grant| grant.number == *number).expect("it is there");
@@ -345,7 +344,12 @@ fn burn_order_is_respected(account: &Account) -> Result<(), TestCaseError> {
             let drawn: Vec<i64> = entry.draws.iter().map(|draw| draw.0).collect();
             prop_assert_eq!(&open[..drawn.len()], &drawn[..], "{:?}", entry);
             for (number, units) in &entry.draws[..drawn.len().saturating_sub(1)] {
-                prop_assert_eq!(remaining[number], *units, "all but the last are emptied: {:?}", entry);
+                prop_assert_eq!(
+                    remaining[number],
+                    *units,
+                    "all but the last grant must be empty: {:?}",
+                    entry
+                );
             }
         }
         replay(entry, &mut remaining);
@@ -380,7 +384,7 @@ proptest! {
             account: Account::empty(1), now: 0, debt_limit: Decimal::new(debt_limit, 3), held: Vec::new(),
                 clawed: Vec::new(),
         };
-        // What the balance was after each deed.
+        // The balance after each operation.
         let mut moments: Vec<(DateTime<Utc>, Decimal)> = Vec::new();
         for (n, deed) in deeds.iter().enumerate() {
             history.run(n, deed)?;
@@ -399,7 +403,8 @@ proptest! {
             prop_assert!(n == 0 || entries[n - 1].at <= entry.at);
         }
         prop_assert_eq!(history.account.balance(), sum);
-        // As of a moment: the last entry at or before it, which is what a replay up to there says.
+        // The balance at a moment is that of the last entry at or before it. A replay up to the moment gives
+        // the same.
         for (n, (moment, balance)) in moments.iter().enumerate() {
             if moments.get(n + 1).is_none_or(|(next, _)| next > moment) {
                 let last = entries.iter().rev().find(|entry| entry.at <= *moment);

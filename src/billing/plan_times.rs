@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn usage_has_the_plan_of_its_time() {
-        // Pro from 10 March; on 20 March, within the period, max; renewed on 10 April.
+        // Pro from 10 March, max from 20 March (within the period), renewed on 10 April.
         let upgrade = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "03-15T00:00"),
             known("max", "03-10T00:00", "04-10T00:00", "03-20T12:00", "04-09T00:00"),
@@ -180,22 +180,22 @@ mod tests {
             ("04-10T00:00", "max"),
         ];
         has(std::slice::from_ref(&upgrade), "max", &cases);
-        // While it goes on the present counts: its grace may be over.
+        // While it continues, its present plan counts: its grace may be over.
         has(std::slice::from_ref(&upgrade), "free", &[("04-15T00:00", "free"), ("03-15T00:00", "pro")]);
-        // It ended on 1 May: what was before is pro's and max's, whatever the org has now.
+        // It ended on 1 May: the time before belongs to pro and max, whatever plan the org has now.
         let ended = SubscriptionHistory { ended: Some(at("05-01T00:00")), goes_on: false, ..upgrade };
         has(
             std::slice::from_ref(&ended),
             "free",
             &[("03-15T00:00", "pro"), ("04-30T23:59", "max"), ("05-01T00:00", "free")],
         );
-        // A change that begins with a period counts from its start, though the event comes a little later.
+        // A change at the start of a period counts from that start, though its event is a little later.
         let scheduled = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "04-01T00:00"),
             known("max", "04-10T00:00", "05-10T00:00", "04-10T00:07", "04-20T00:00"),
         ]);
         has(&[scheduled], "max", &[("04-09T23:59", "pro"), ("04-10T00:00", "max")]);
-        // There and back within a period.
+        // To another plan and back within a period.
         let back = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "03-25T00:00"),
             known("max", "03-10T00:00", "04-10T00:00", "03-15T00:00", "03-15T00:00"),
@@ -231,7 +231,7 @@ mod tests {
                 ("03-02T00:00", "free"),
             ],
         );
-        // A local one that was basic, from 10 to 15 February plus, then pro.
+        // A local subscription: first basic, plus from 10 to 15 February, then pro.
         let changed = SubscriptionHistory {
             local_periods: vec![LocalPeriods {
                 start: at("02-01T00:00"),
@@ -252,7 +252,7 @@ mod tests {
                 ("02-28T23:59", "pro"),
             ],
         );
-        // Nothing is known: the plan that it has.
+        // No history is known: the org's present plan counts.
         has(&[], "given", &[("02-05T00:00", "given")]);
     }
 }

@@ -5,7 +5,7 @@ fn connections(at_most: usize, held_at_most: usize) -> Arc<Connections> {
     Arc::new(Connections::new(at_most, held_at_most, WaitLimits { head: long, idle: long, answer: long }))
 }
 
-/// As if the connection had waited since this time.
+/// Pretends that the connection has waited since this time.
 fn wait_since(connection: &Connection, ms: u64) {
     connection.shared.waits_since_ms.store(ms, Ordering::Relaxed);
 }
@@ -61,7 +61,7 @@ fn connections_with_unread_answers_are_closed_when_memory_is_used_up() {
     let open: Vec<_> = (0..4).map(|_| all.open().expect("in")).inspect(|one| one.on_request()).collect();
     for (n, one) in open.iter().enumerate() {
         one.add_held(40);
-        assert!(!is_closed(one), "they are being written");
+        assert!(!is_closed(one), "answers in progress keep their connections");
         if n < 2 {
             one.on_stalled();
             wait_since(one, 10 - n as u64);

@@ -261,7 +261,7 @@ mod tests {
     const PER_BATCH: Duration = Duration::from_millis(2);
     const LARGE: usize = 500;
 
-    /// A queue with inputs of these weights, named by their places.
+    /// A queue with inputs of these weights, each named by its position.
     fn queue_of(max_weight: usize, inputs: &[(usize, bool)]) -> Queue<usize> {
         let gathering =
             Gathering { from: LARGE, per_batch: PER_BATCH, per_weight: Duration::from_micros(10) };
@@ -323,7 +323,7 @@ mod tests {
         assert!(queue.take().is_none());
     }
 
-    /// Seconds may pass on a busy machine; what is shorter than it should be shows at once.
+    /// On a busy machine seconds may pass, so only a wait that is too short counts as a failure.
     #[test]
     fn while_others_store_a_smaller_batch_waits_for_more() {
         let queue = queue_of(1_000_000, &[(400_000, false)]);
@@ -354,7 +354,7 @@ mod tests {
             drop(first);
             assert_eq!(next.join().expect("no panic"), Some(vec![1, 2]));
         });
-        // By its own time it would have been four seconds.
+        // Its own time limit would be four seconds.
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
         queue.push(3, A, 1_000_000, false).expect("it is open");
@@ -363,7 +363,7 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(queue.take().expect("a batch").0, [4]);
         assert!(begun.elapsed() >= PER_BATCH, "{:?}", begun.elapsed());
-        // What goes alone waits for nobody, and nobody for few.
+        // An input that goes alone does not wait for more, and small batches do not wait for it.
         queue.push(5, A, 10, true).expect("it is open");
         assert_eq!(queue.take().expect("a batch").0, [5]);
         let queue = queue_of(1_000_000, &[(LARGE - 1, true), (1, false), (1, false)]);

@@ -188,7 +188,7 @@ fn count_lines(lines: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// An output with room for a number of bytes.
+    /// An output with room for only this number of bytes.
     struct Disk(Vec<u8>, usize);
 
     impl Write for Disk {

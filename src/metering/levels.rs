@@ -133,7 +133,7 @@ pub fn states(valid_records: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Seconds, whether it sets the level, value.
+    /// Seconds; whether the event sets the level; value.
     type TestEvent = (i64, bool, i64);
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -173,7 +173,7 @@ mod tests {
             ("and the sign is kept", &[(2, false, -5), (1, false, 8)], 3),
         ];
         for (name, events, level) in table {
-            // In every order of coming, up to a few.
+            // Every order of arrival, for a few events.
             let mut order: Vec<TestEvent> = events.to_vec();
             for _ in 0..order.len().max(1) {
                 assert_eq!(state_after(&order).level(), Sum::from(Decimal::from(level)), "{name}: {order:?}");

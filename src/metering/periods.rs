@@ -123,7 +123,7 @@ mod tests {
             ("Europe/Berlin", "2026-03-29", "2026-03-28T23:00:00Z", 23),
             ("Europe/Berlin", "2026-10-25", "2026-10-24T22:00:00Z", 25),
             ("America/New_York", "2026-03-08", "2026-03-08T05:00:00Z", 23),
-            // Midnight is skipped: the day begins at one o'clock.
+            // There is no midnight: the day begins at one o'clock.
             ("Africa/Cairo", "2026-04-24", "2026-04-23T22:00:00Z", 23),
             ("America/Santiago", "2026-09-06", "2026-09-06T04:00:00Z", 23),
             // Midnight comes twice: the day before is the long one.
@@ -139,7 +139,7 @@ mod tests {
                 "{zone} {label}"
             );
         }
-        // A day that was left out begins and ends with the change.
+        // A day that the zone skipped begins and ends at the change.
         let apia = "Pacific/Apia".parse().expect("a zone");
         assert_eq!(day_start(apia, day("2011-12-30")), day_start(apia, day("2011-12-31")));
     }

@@ -135,7 +135,7 @@ mod tests {
                 "tiers": [{ "unit_cost": "7", "package_size": "1.5", "flat_cost": "2" }] } }))
     }
 
-    /// By hand, from nothing.
+    /// Computed by hand, from an empty month.
     #[test]
     fn a_months_quantity_costs_what_its_tiers_say() {
         let table: [(Rate, &[(&str, &str)]); 3] = [
@@ -145,7 +145,7 @@ mod tests {
                     ("0", "0"),
                     ("0.5", "0.5"),
                     ("10", "10"),
-                    // Above ten the second tier is reached: its flat cost, and half a unit's price for each.
+                    // Above ten units the second tier begins: its flat cost, and its price for half a unit.
                     ("10.5", "13.25"),
                     ("20", "18"),
                     ("25", "18.5"),
@@ -154,7 +154,7 @@ mod tests {
             ),
             (
                 volume(),
-                // At twenty-one all of it costs a tenth, so more can cost less.
+                // At twenty-one every unit costs a tenth, so more units can cost less.
                 &[("0", "0"), ("10", "10"), ("10.5", "8.25"), ("20", "13"), ("21", "2.1"), ("-3", "0")],
             ),
             (
@@ -180,13 +180,13 @@ mod tests {
             // 2 × 1, the flat 3, 5 × 0.5
             (graduated(), "8", "7", "7.5"),
             (graduated(), "20", "5", "0.5"),
-            // 13 in all, of which 10 were paid
+            // 13 in all, of which 10 are paid already
             (volume(), "10", "10", "3"),
-            // 2.1 in all, and 13 were paid
+            // 2.1 in all, and 13 are paid already
             (volume(), "20", "1", "-10.9"),
             (package(), "1", "0.5", "0"),
             (package(), "1.5", "0.5", "7"),
-            // Taken back below nothing
+            // Voids take the month below zero
             (graduated(), "4", "-9", "-4"),
         ] {
             let got = cost(&rate, Sum::from(decimal(before)), decimal(quantity));
@@ -194,16 +194,16 @@ mod tests {
         }
     }
 
-    /// By hand: what one event costs is kept to the last place, and many of them come to what their sum
-    /// costs.
+    /// Computed by hand: an event's cost keeps every decimal place, so many small events cost as much as one
+    /// event of their sum.
     #[test]
     fn nothing_is_too_small_to_cost() {
         for (price, quantity, one, million) in [
-            // 0.09 a GB, five bytes.
+            // 0.09 per GB, five bytes.
             ("0.00000000009", "5", "0.00000000045", "0.00045"),
             ("0.0000000004", "1", "0.0000000004", "0.0004"),
             ("0.0000000006", "1", "0.0000000006", "0.0006"),
-            // Less than the twelfth place.
+            // Less than the twelfth decimal place.
             ("0.000000000001", "0.4", "0.0000000000004", "0.0000004"),
             ("0.000000123457", "0.000001", "0.000000000000123457", "0.000000123457"),
             ("0.00000015", "7", "0.00000105", "1.05"),
@@ -220,8 +220,8 @@ mod tests {
         }
     }
 
-    /// Extreme prices and quantities, and a month that has gone far: there is a cost below the limit, or
-    /// none, and no panic.
+    /// Extreme prices and quantities, also late in a month: the cost is below the limit, or there is none.
+    /// Nothing panics.
     #[test]
     fn what_is_too_large_has_no_cost() {
         const LARGEST: &str = "999999999999999.999999999999";
@@ -302,7 +302,7 @@ mod tests {
         )
     }
 
-    /// Prices that do not come out even.
+    /// Prices with many decimal places.
     fn crooked(mode: TierMode) -> Rate {
         let tiers = match mode {
             TierMode::Package => {

@@ -148,7 +148,7 @@ mod tests {
             ("1e-999999999999999999999", "0"),
             ("100020003000", "100020003000"),
             ("0.000010020003", "0.000010020003"),
-            // The half goes to the even neighbour, anything more goes up.
+            // A half rounds to the even neighbour, anything above it rounds up.
             ("0.0000000000005", "0"),
             ("0.0000000000015", "0.000000000002"),
             ("0.0000000000025", "0.000000000002"),

@@ -332,7 +332,7 @@ mod tests {
         text.parse().expect("a decimal")
     }
 
-    /// Ten thousand of the largest have 31 digits; a decimal would drop the last three of them.
+    /// The sum of ten thousand of the largest has 31 digits; a decimal would drop the last three.
     #[test]
     fn a_batch_of_the_largest_loses_no_digit() {
         let largest = decimal("999999999999999.999999999999");
@@ -394,7 +394,7 @@ mod tests {
         assert!(sum.shown() > decimal("100000000000000000000000000"));
     }
 
-    /// By hand: what a product has left of 10^-12 is kept, carried and borrowed.
+    /// Computed by hand: the part of a product below 10^-12 is kept, carried and borrowed.
     #[test]
     fn products_are_exact() {
         for (quantity, price, product) in [
@@ -413,8 +413,8 @@ mod tests {
             let numeric = made.expect("small").to_numeric();
             assert_eq!(Sum::from_numeric(&numeric), made, "{quantity} × {price}");
         }
-        // (10^15 − 10^-12)²: 10^30 − 2000 + 10^-24 is beyond 10^26; times a thousand of the smallest it is
-        // not.
+        // (10^15 − 10^-12)² = 10^30 − 2000 + 10^-24 is above the limit of 10^26; a thousand times the
+        // smallest is not.
         let largest = decimal("999999999999999.999999999999");
         assert_eq!(Sum::product(largest, largest), None);
         let tiny = Sum::product(largest, decimal("0.000000000001")).expect("small");

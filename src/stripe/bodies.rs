@@ -124,7 +124,7 @@ mod tests {
         assert!(is_there(&short) && !is_there(&long) && is_there(&longer));
         assert!(!long.grow(SHORT + 2), "it has gone");
         assert!(new.grow(4 * SHORT) && !is_there(&longer) && !is_there(&short));
-        // What is known to be Stripe's stays.
+        // A body with a valid signature stays.
         assert!(new.keep());
         let last = bodies.begin();
         assert!(!last.grow(1));

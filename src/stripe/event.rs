@@ -333,7 +333,7 @@ mod tests {
         assert!(contents.unreadable.is_some() && contents.snapshot.is_null());
         let broken = open(b"{\"id\":}");
         assert!(broken.contents.unreadable.is_some() && broken.envelope.event_id.starts_with("sha256:"));
-        // No object at all is nothing unreadable.
+        // An event without an object is not unreadable.
         assert_eq!(open(br#"{"id":"evt_1"}"#).contents.unreadable, None);
         let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(256));
         assert!(open(long.as_bytes()).envelope.event_id.starts_with("sha256:"));

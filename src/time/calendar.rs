@@ -175,7 +175,7 @@ mod tests {
         ] {
             let read = text.parse::<Moment>().ok().map(|at| at.0);
             assert_eq!(read.map(|at| at.to_rfc3339()).as_deref(), instant, "{text}");
-            // Counted in seconds or taken as a day, it is the same instant.
+            // Counted in seconds or as a day, it is the same instant.
             let day = read.map(|at| at.date_naive());
             let counted =
                 read.and_then(|at| DateTime::from_timestamp(at.timestamp(), 0)).map(|at| at.date_naive());

@@ -88,13 +88,13 @@ fn is_near(one: TimeDelta, other: TimeDelta) -> bool {
 mod tests {
     use super::*;
 
-    /// Steps of (uptime in seconds, seconds that the clock is ahead of it, expected state).
+    /// Steps of (uptime in seconds, seconds by which the clock is ahead of it, expected state).
     #[test]
     fn a_jump_is_not_trusted_until_it_is_over_or_has_stayed() {
         let jumped = |seconds| ClockState::Jumped(TimeDelta::seconds(seconds));
         let month = 40 * 86_400;
         let cases: &[&[(u64, i64, ClockState)]] = &[
-            // Without a jump, and corrected by less than a minute between two checks.
+            // No jump: corrected by less than a minute between two checks.
             &[(0, 0, ClockState::Running), (10, 30, ClockState::Running), (20, 80, ClockState::Running)],
             // Ahead for twelve seconds.
             &[

@@ -1,4 +1,4 @@
-//! How requests are answered that the daemon does not take: in its own words, as problems.
+//! Requests that the daemon does not accept: the answer is a problem in our own words.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::daemon::answer;
 use crate::support::{Daemon, Database, TestClock};
 
-/// What a problem says.
+/// Status, code and field of a problem.
 fn told((status, problem): &(StatusCode, Value)) -> (u16, &str, &str) {
     let text = |name: &str| problem[name].as_str().unwrap_or_default();
     (status.as_u16(), text("code"), text("field"))
@@ -84,11 +84,11 @@ async fn a_body_that_is_missing_or_wrong_is_said_to_be() {
         let refused = send("/v1/orgs", body).await;
         assert_eq!(told(&refused), expected, "{refused:?}");
     }
-    // Where every field may be left out, so may the body.
+    // A body whose fields are all optional may be missing.
     assert_eq!(send("/v1/plans/import", b"").await.0, 200);
 }
 
-/// A cursor is checked like any input: one of another list or grouping is refused.
+/// The daemon checks a cursor like any input: it refuses one of another list or grouping.
 #[tokio::test]
 async fn a_cursor_belongs_to_its_list() {
     let database = Database::new();
@@ -130,7 +130,7 @@ async fn a_cursor_belongs_to_its_list() {
     }
 }
 
-/// The request has the outcome of its only event. A batch has an outcome for each event.
+/// A request with one event has the status of its outcome. A batch lists an outcome for each event.
 #[tokio::test]
 async fn an_event_alone_that_is_not_taken_is_a_problem() {
     let database = Database::new();
@@ -149,7 +149,7 @@ async fn an_event_alone_that_is_not_taken_is_a_problem() {
         event
     };
     assert_eq!(daemon.post("/v1/usage", &key, &event("1", 5)).await.0, 200);
-    // A duplicate is no problem.
+    // A duplicate is not a problem.
     let (status, again) = daemon.post("/v1/usage", &key, &event("1", 5)).await;
     assert_eq!((status.as_u16(), &again["duplicate"]), (200, &json!(1)));
     let limit =
@@ -184,7 +184,7 @@ async fn an_event_alone_that_is_not_taken_is_a_problem() {
     assert_eq!(answer(settings).await.0, 200);
     let exhausted = daemon.post("/v1/usage", &key, &event("3", 1)).await;
     assert_eq!(told(&exhausted), (409, "battery_exhausted", "data"), "{exhausted:?}");
-    // CloudEvents, single and in binary mode, are sent alone too.
+    // Single CloudEvents and those in binary mode are requests with one event too.
     let cloud = json!({ "specversion": "1.0", "id": "4", "source": "s", "type": "mlm", "subject": "acme" });
     let single = daemon.request(Method::POST, "/v1/usage", &key).body(cloud.to_string());
     let single = answer(single.header("Content-Type", "application/cloudevents+json")).await;
@@ -198,7 +198,7 @@ async fn an_event_alone_that_is_not_taken_is_a_problem() {
     assert_eq!(told(&answer(binary).await), (404, "unknown_org", "org"));
 }
 
-/// All answers say the same balance, whether or not what is due was written.
+/// All answers show the same balance, whether or not a worker has written what is due.
 #[tokio::test]
 async fn a_battery_has_one_balance() {
     let database = Database::new();
@@ -228,7 +228,7 @@ async fn a_battery_has_one_balance() {
         }
         assert_eq!(battery["balance"], expected, "{battery}");
     };
-    // The allowance of a plan that began within the day is in it, though not written yet.
+    // The balance includes the allowance of a plan that began today, though it is not written yet.
     clock.turn("2026-10-01T10:00:05Z");
     one_figure("137").await;
     clock.turn("2026-10-01T11:30:00Z");
@@ -239,7 +239,7 @@ async fn a_battery_has_one_balance() {
     one_figure("607").await;
 }
 
-/// With a mistyped name, a list would look empty; without one, a command would mean all orgs.
+/// A mistyped name must not give an empty list, or make a command act on all orgs.
 #[tokio::test]
 async fn names_of_nothing_are_refused() {
     let database = Database::new();
@@ -261,7 +261,7 @@ async fn names_of_nothing_are_refused() {
     assert_eq!(database.number("SELECT count(*) FROM usage_closings"), 0);
 }
 
-/// A Stripe price buys one thing, of one interval, and has a name that Stripe can have given.
+/// A Stripe price buys one thing, has one interval, and its id has Stripe's form.
 #[tokio::test]
 async fn a_price_buys_one_thing() {
     let database = Database::new();
@@ -283,7 +283,7 @@ async fn a_price_buys_one_thing() {
     assert_eq!(put("/v1/plans/pro", plan("price_2")).await.0, 200);
 }
 
-/// A body that cannot be unpacked gets a problem in our words.
+/// A body that cannot be unpacked is answered with a problem.
 #[tokio::test]
 async fn a_body_that_is_not_what_its_encoding_says_is_told() {
     let database = Database::new();

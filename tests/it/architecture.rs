@@ -1,4 +1,4 @@
-//! The house's rules about who may know whom, read off the sources.
+//! The rules of the architecture, checked in the sources.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,8 +22,8 @@ fn files_below(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     files
 }
 
-/// What the modules at the top of `src/` use of each other, tests left out: module, module that it uses, a
-/// file that does.
+/// Which top-level modules of `src/` use which others, tests left out: module, module that it uses, a file
+/// that does.
 fn uses() -> Vec<(String, String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let top = |file: &Path| {
@@ -60,14 +60,14 @@ fn uses() -> Vec<(String, String, String)> {
     uses
 }
 
-/// Whoever reads a module needs those below it alone. So no module leads back to itself, however long the way
-/// is.
+/// To understand a module you read only the modules below it. So no module may lead back to itself, over any
+/// number of others.
 #[test]
 fn no_modules_go_in_a_circle() {
     let uses = uses();
     assert!(uses.iter().any(|(module, used, _)| (module.as_str(), used.as_str()) == ("usage", "metering")));
     let mut left: BTreeSet<&str> = uses.iter().map(|(module, ..)| module.as_str()).collect();
-    // Who uses none of those that are left is in no circle, nor is whom none of them uses.
+    // A module that uses none of the rest, or that none of the rest uses, is in no circle.
     loop {
         let is_use = |by: &str, used: &str| uses.iter().any(|one| (&*one.0, &*one.1) == (by, used));
         let is_free = |module: &&str| {
@@ -84,10 +84,10 @@ fn no_modules_go_in_a_circle() {
         .filter(|(module, used, _)| left.contains(module.as_str()) && left.contains(used.as_str()))
         .map(|(module, used, file)| format!("{module} uses {used} in {file}"))
         .collect();
-    assert!(in_circles.is_empty(), "these lead to a circle:\n{in_circles:#?}");
+    assert!(in_circles.is_empty(), "these modules are in a circle:\n{in_circles:#?}");
 }
 
-/// What must stay below what, where no circle would tell it.
+/// Which modules must not use which others, where the test of circles would not find it.
 #[test]
 fn dependencies_point_one_way() {
     let below = [
@@ -110,10 +110,10 @@ fn dependencies_point_one_way() {
     let uses = uses();
     let broken: Vec<String> =
         uses.iter().filter(is_broken).map(|(_, used, file)| format!("{file} uses {used}")).collect();
-    assert_eq!(broken, [""; 0], "these know what they must not");
+    assert_eq!(broken, [""; 0], "these modules use others that they must not use");
 }
 
-/// The domain knows nothing of HTTP; what a stream of an export is, its file says.
+/// The domain knows nothing of HTTP. The file of an export's stream may name it.
 #[test]
 fn the_domain_knows_no_http() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -134,11 +134,10 @@ fn the_domain_knows_no_http() {
             }
         }
     }
-    assert_eq!(knows, [""; 0], "these know of HTTP");
+    assert_eq!(knows, [""; 0], "these modules use HTTP");
 }
 
-/// A line is read at one look: 110 columns, as `rustfmt.toml` says, also where rustfmt does not look
-/// (comments, strings, SQL).
+/// No line is longer than 110 columns. rustfmt does not check comments, strings and SQL.
 #[test]
 fn no_line_is_longer_than_110_columns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! Keys: who may do what, and that nobody else may.
+//! API keys: what each may do, and that it may do nothing else.
 
 use reqwest::Method;
 use serde_json::json;
@@ -57,8 +57,8 @@ async fn what_is_no_key_is_refused() {
     assert_eq!(daemon.get("/nowhere", &good).await.1["code"], "no_route");
 }
 
-/// One org never sees another: the code says 404, and the database shows no row even where the code would not
-/// look.
+/// One org never sees another: the code answers 404, and the database shows no row even if the code forgets
+/// to filter.
 #[tokio::test]
 async fn an_org_sees_only_itself() {
     use diesel::connection::SimpleConnection;
@@ -85,10 +85,10 @@ async fn an_org_sees_only_itself() {
     let seen: i64 = coulomb::schema::orgs::table.count().get_result(&mut conn).expect("counts");
     let keys: i64 = coulomb::schema::api_keys::table.count().get_result(&mut conn).expect("counts");
     assert_eq!((seen, keys), (1, 1));
-    assert!(conn.batch_execute("SELECT * FROM stripe_inbox").is_err(), "the inbox is not an org's to read");
+    assert!(conn.batch_execute("SELECT * FROM stripe_inbox").is_err(), "an org may not read the inbox");
 }
 
-/// A key made for an org cannot be the platform's.
+/// A key of an org cannot have the platform's rights.
 #[tokio::test]
 async fn an_org_key_is_never_admin() {
     let database = Database::new();

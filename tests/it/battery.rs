@@ -1,4 +1,4 @@
-//! Batteries under usage: it burns units, is refused, sets them aside and gives them back.
+//! Batteries and usage: usage burns units, is refused, reserves units and releases them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +12,8 @@ use crate::support::requests::{
 };
 use crate::support::world::Setup;
 
-/// The orgs `acme` and `other` in New York, and the meter `tokens` over the events `llm`: each burns 2 units,
-/// 0.5 where it is cached.
+/// The orgs `acme` and `other` in New York, and the meter `tokens` over the events `llm`: each token burns 2
+/// units, a cached one 0.5.
 fn batteries() -> Setup {
     let rates = json!([{ "when": { "cached": "yes" }, "battery_units": "0.5" },
         { "unit_cost": "0.01", "battery_units": "2" }]);
@@ -24,17 +24,17 @@ fn batteries() -> Setup {
         .prices(rates)
 }
 
-/// So many tokens of an org.
+/// An amount of tokens of an org.
 fn tokens(id: &str, org: &str, quantity: i64) -> Usage {
     usage(org, "llm").id(id).quantity(quantity)
 }
 
-/// So many of them, from a cache.
+/// An amount of cached tokens.
 fn cached(id: &str, org: &str, quantity: i64) -> Usage {
     tokens(id, org, quantity).dimension("cached", "yes")
 }
 
-/// Sets so many tokens from a cache aside.
+/// Reserves an amount of cached tokens.
 fn reserve_cached(amount: i64) -> Request {
     reserve(amount).dimension("cached", "yes")
 }
@@ -46,7 +46,7 @@ async fn a_batch_burns_once_per_org() {
         [tokens("1", "acme", 10), cached("2", "acme", 10), tokens("3", "other", 1), tokens("1", "acme", 10)];
     let told = world.usage(events.clone()).await;
     assert_eq!(told, ["accepted", "accepted", "accepted", "duplicate"]);
-    // 10 × 2 + 10 × 0.5; nobody granted `other` anything, and nothing forbids its debt.
+    // 10 × 2 + 10 × 0.5. `other` has no grant, and nothing forbids its debt.
     assert_eq!(world.ledger(1), ["bonus 100 → 100", "usage -25 → 75"]);
     assert_eq!(world.ledger(2), ["usage -2 → -2"]);
     assert_eq!(world.usage(events).await, ["duplicate"; 4]);
@@ -64,12 +64,12 @@ async fn what_the_battery_does_not_hold_is_refused() {
         cached("4", "acme", 1),
         tokens("5", "other", 7),
     ];
-    // 8 of 10; 4 are too much, 2 fit exactly, nothing is left for half a unit; the other org has no limit.
+    // 8 of 10: 4 are too much, 2 fit exactly, half a unit does not fit any more. The other org has no limit.
     let refused = "data battery_exhausted";
     let told = world.usage(events.clone()).await;
     assert_eq!(told, ["accepted", refused, "accepted", refused, "accepted"]);
     assert_eq!(world.ledger(1), ["bonus 10 → 10", "usage -10 → 0"]);
-    // What was refused may come again when there is more.
+    // A refused event may come again when there are more units.
     world.send(grant("acme", 5)).await.status(201);
     let again = world.usage(events).await;
     assert_eq!(again, ["duplicate", "accepted", "duplicate", "accepted", "duplicate"]);
@@ -100,14 +100,14 @@ async fn a_reservation_holds_battery_and_quota_in_one() {
     assert_eq!(told, json!([true, "20"]), "{verdicts}");
     let small = world.send(reserve(5)).await.status(201);
     assert_eq!(small.at("battery.available"), "10");
-    // Settled by less, the rest is free; the quota is what is left of it.
+    // Settled with less: the rest is free.
     let settled = world.send(settle(&first.id()).amount("30")).await.status(200);
     assert_eq!(world.send(settle(&first.id()).amount("30")).await, settled, "a repeat");
     assert_eq!(world.ledger(1), ["bonus 100 → 100", "usage -60 → 40"]);
     assert_eq!(set_aside(), 10);
     world.send(release(&small.id())).await.status(200);
     assert_eq!(set_aside(), 0);
-    // More than was set aside is burned as well, and what the battery does not hold is owed.
+    // More than the reserved amount is burned as well, and the part without units becomes debt.
     world.execute("DELETE FROM quotas; UPDATE catalog SET version = version + 1");
     let third = world.reserved(reserve(15)).await;
     let settled = world.send(settle(&third).amount("21")).await.status(200);
@@ -128,7 +128,7 @@ async fn a_reservation_that_expires_gives_its_units_back() {
     let own = tokens("1", "acme", 1);
     assert_eq!(world.usage([own.clone()]).await, ["data battery_exhausted"]);
     world.turn("2027-05-01T12:01:00Z");
-    // The usage itself ends what is overdue.
+    // Usage itself ends expired reservations.
     assert_eq!(world.usage([own]).await, ["accepted"]);
     for_a_minute(4).await.status(201);
     world.balances();
@@ -147,7 +147,8 @@ async fn usage_taken_back_gives_its_units_back() {
     world.balances();
 }
 
-/// One grant per local day, made when it is first needed, gone with the day; burned before everything else.
+/// One grant for each local day. It is made when first needed, ends with the day, and burns before all
+/// others.
 #[tokio::test]
 async fn the_days_allowance_is_there_when_it_is_needed() {
     let daily = plan("daily").prices(["price_daily"]).with("daily_battery", 8).with("battery_debt_limit", 0);
@@ -162,7 +163,7 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
     assert_eq!(used("2", 2).await, "data battery_exhausted");
     assert_eq!(used("3", 1).await, "accepted");
     assert_eq!(world.ledger(1), ["grant 8 → 8", "usage -6 → 2", "usage -2 → 0"]);
-    // The day of the change to summer time has 23 hours: it ends at four.
+    // The day of the change to summer time has 23 hours: it ends at four o'clock UTC.
     world.turn("2027-03-14T05:00:00Z");
     assert_eq!(used("4", 1).await, "accepted");
     world.turn("2027-03-15T03:59:59Z");
@@ -178,8 +179,8 @@ async fn the_days_allowance_is_there_when_it_is_needed() {
     world.balances();
 }
 
-/// Clients burn one battery to nothing through two daemons, by usage and by reservations: not a unit more
-/// than was granted.
+/// Clients burn a battery until it is empty through two daemons, by usage and by reservations: together they
+/// get exactly the granted units.
 async fn to_the_last_unit(clients: u64, granted: i64) {
     let setup = batteries().daemons(2).with(grant("acme", granted));
     let world = setup.with(debt_limit("acme", 0)).start().await;
@@ -192,8 +193,7 @@ async fn to_the_last_unit(clients: u64, granted: i64) {
         async move {
             let mut dice = n * 7919 + 1;
             let mut refused_small = 0;
-            // The smallest amount being refused a few times over, with nothing set aside, means that nothing
-            // is left.
+            // When the smallest amount is refused a few times and nothing is reserved, nothing is left.
             while refused_small < 5 {
                 dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let id = next.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What operators do to batteries, and what time does.
+//! Commands of operators on batteries, and what happens to batteries with time.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::world::until;
 use crate::support::{Daemon, Database, World};
 
 impl World {
-    /// Waits until what a query gives is this.
+    /// Waits until the query gives this value.
     async fn until(&self, sql: &str, wanted: &str) {
         let what = format!("{sql} gives {wanted}");
         until(&what, async || self.value(sql).as_deref() == Some(wanted)).await;
@@ -27,7 +27,7 @@ impl World {
     }
 }
 
-/// Takes back what remains of a grant.
+/// Voids the rest of a grant.
 fn void(id: &str) -> Request {
     request(Method::POST, format!("/v1/battery/grants/{id}/void"), json!({ "reason": "mistake" }))
 }
@@ -47,7 +47,8 @@ fn daily(database: &Database, orgs: &[&str]) {
     }
 }
 
-/// Ledgers whose numbers have gaps, whose balances do not chain, or that differ from account or grants.
+/// Ledgers with gaps in their numbers, with balances that do not chain, or that differ from account or
+/// grants.
 fn unsound(database: &Database) -> i64 {
     database.number(
         "SELECT (SELECT count(*)
@@ -86,7 +87,7 @@ async fn a_grant_is_what_was_asked_for_once() {
     );
     assert_eq!(world.balance("acme").await, "0");
     world.send(asked).await.refused(409, "already_granted");
-    // Another org may have the same key; a repeat of the request is answered alike.
+    // Another org may use the same key; a repeated request gets the same answer.
     let other = grant("bolt", 3).with("reason", "ticket 5").with("key", "ticket-5");
     let by_header = || {
         let request = world.daemon().request(other.method.clone(), &other.path, &world.key);
@@ -135,7 +136,7 @@ async fn what_is_wrong_with_a_command_names_its_field() {
         (adjust("acme", "1").without("reason"), "reason"),
         (debt_limit("acme", "-1"), "debt_limit"),
         (debt_limit("acme", "0.0000000001"), "debt_limit"),
-        // A limit forgotten is not "no limit".
+        // A missing limit does not mean "no limit".
         (debt_limit("acme", "1").without("debt_limit"), "debt_limit"),
     ] {
         world.send(command).await.names(400, field);
@@ -165,7 +166,7 @@ async fn adjustments_may_bring_debt_and_voids_take_what_remains() {
     let first = world.grants(grant("acme", "10").with("expires_at", "2026-03-05T00:00:00Z")).await;
     let second = world.grants(grant("acme", "5").with("priority", 1)).await;
     let scheduled = world.grants(grant("acme", "8").with("effective_at", "2026-03-03T00:00:00Z")).await;
-    // Priority 1 burns before 30.
+    // Priority 1 burns before priority 30.
     assert_eq!(world.adjusts("-7").await, "8");
     let voided = world.send(void(&first)).await.status(200);
     let told = voided.pick(["state", "remaining", "burned", "taken_back"]);
@@ -174,7 +175,7 @@ async fn adjustments_may_bring_debt_and_voids_take_what_remains() {
     for id in [first, second] {
         world.send(void(&id)).await.refused(409, "nothing_remains");
     }
-    // One that is not effective yet is in no balance: nothing is entered.
+    // No balance includes a grant that is not effective yet, so no entry is written.
     let entries = world.get("/v1/battery/entries?org=acme").await;
     assert_eq!(world.send(void(&scheduled)).await.status(200)["taken_back"], "8");
     assert_eq!(world.get("/v1/battery/entries?org=acme").await, entries);
@@ -226,7 +227,7 @@ async fn an_orgs_own_debt_limit_comes_before_its_plans() {
         assert_eq!(told.pick(["debt_limit", "org"]), json!([own, acme]));
         assert_eq!(limit().await, own);
     }
-    // Every replica's terms are of an older version now.
+    // Every replica now has an older version of the terms.
     assert_eq!(version(), before + 3);
     world.delete("/v1/battery/settings/acme").await.status(204);
     assert_eq!(limit().await, "100");
@@ -237,7 +238,7 @@ async fn an_orgs_own_debt_limit_comes_before_its_plans() {
 #[tokio::test]
 async fn what_is_due_is_written_though_nobody_comes() {
     let mut world = batteries("2026-03-01T00:00:00Z").start().await;
-    // Two daemons, and more orgs than one batch.
+    // Two daemons, and more orgs than fit one batch.
     world.joined_by_another();
     world.execute(
         "INSERT INTO orgs (public_id, name, time_zone, created_at, metadata)
@@ -271,7 +272,7 @@ async fn a_local_day_has_its_allowance_once() {
     let mut world = batteries("2026-10-31T12:00:00Z").start().await;
     world.joined_by_another();
     daily(&world, &["bolt"]);
-    // Days that were granted, and when they lapse.
+    // The days that have a grant, and when each grant ends.
     let granted = async |days: &[&str]| {
         let granted = "SELECT string_agg(concat(source_key, ' ', to_char(expires_at, 'DD HH24:MI')), ', '
             ORDER BY grant_number) FROM battery_grants WHERE source = 'daily_allowance'";
@@ -302,7 +303,7 @@ async fn a_local_day_has_its_allowance_once() {
     granted(&days[..2]).await;
     world.turn("2026-11-02T05:00:00Z");
     granted(&days[..3]).await;
-    // Nobody was there for three days: only the running one is granted.
+    // Nothing ran for three days: only the running day gets a grant.
     world.turn("2026-11-05T12:00:00Z");
     granted(&days).await;
     a_while().await;
@@ -323,7 +324,7 @@ async fn a_local_day_has_its_allowance_once() {
     );
     assert_eq!(told.len(), 8);
     assert_eq!(unsound(&world), 0);
-    // Who has no such plan has no battery from it.
+    // An org without such a plan has no battery from it.
     assert_eq!(world.number("SELECT count(*) FROM battery_accounts"), 1);
     let acme = world.get("/v1/battery?org=acme").await;
     assert_eq!(acme.pick(["balance", "daily_allowance"]), json!(["0", null]));
@@ -341,7 +342,7 @@ fn eight_at_once_grant_each_org_its_day_once() {
     }
     let entitled: Vec<&str> = names.iter().skip(3).map(String::as_str).collect();
     daily(&database, &entitled);
-    // A day later in Tokyo: the 2nd of March.
+    // A day later in Tokyo: 2 March.
     for now in ["2026-02-28T18:00:00Z", "2026-03-01T15:00:00Z"] {
         let now = now.parse().expect("a time");
         std::thread::scope(|scope| {

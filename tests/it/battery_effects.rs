@@ -1,5 +1,5 @@
-//! What Stripe's payments do to batteries: a table of cases with ledgers worked out by hand, each in every
-//! order, twice, over two daemons.
+//! What Stripe's payments do to batteries: a table of cases with ledgers computed by hand. Each case runs in
+//! every order, with repeats, over two daemons.
 
 #[allow(unreachable_pub, reason = "a library to these tests")]
 mod build;
@@ -24,7 +24,7 @@ use crate::support::rows::{self, PlanRow};
 use crate::support::world::Setup;
 use crate::support::{Daemon, Database, World};
 
-/// Every order of so many things where they are few; else some, and the reverse.
+/// Every order of `things` things if there are few; else some orders and the reverse.
 fn orders(things: usize) -> Vec<Vec<usize>> {
     assert!(things <= 5, "all orders of {things}");
     let mut all = vec![Vec::new()];
@@ -43,12 +43,12 @@ fn orders(things: usize) -> Vec<Vec<usize>> {
     all
 }
 
-/// Both tables.
+/// The cases of both tables.
 fn cases() -> impl Iterator<Item = &'static Case> {
     cases::CASES.iter().chain(money::CASES)
 }
 
-/// Plans and a pack, and orgs of these names.
+/// Plans, a pack, and orgs of these names.
 fn furnish(database: &Database, names: &[String]) {
     let basic = PlanRow {
         id: "basic",
@@ -78,7 +78,7 @@ fn orgs(database: &Database, names: &[String]) {
     ));
 }
 
-/// A platform that sells these plans and the pack to orgs of these names.
+/// A platform that sells these plans and the pack, with orgs of these names.
 fn shop(names: &[&str]) -> Setup {
     let database = Database::new();
     furnish(&database, &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
@@ -86,12 +86,12 @@ fn shop(names: &[&str]) -> Setup {
 }
 
 impl World {
-    /// The balance of the org of that name; nothing where it has no battery.
+    /// The balance of an org; nothing if it has no battery.
     fn balance_of(&self, name: &str) -> String {
         battery(self, name).0
     }
 
-    /// Ledgers chain and sum up, and claims, mirrors and ledger agree.
+    /// Ledgers chain and add up, and claims, mirrors and ledger agree.
     #[track_caller]
     fn effects_are_sound(&self) {
         assert_eq!((unsound(self), differences(self)), (0, Vec::new()));
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// Balance and grants of the org of that name.
+/// Balance and grants of an org.
 fn battery(database: &Database, name: &str) -> (String, Vec<(String, String, String)>) {
     let text = |sql: &str| database.value(sql).unwrap_or_default();
     let org = format!("(SELECT org_id FROM orgs WHERE external_id = '{name}')");
@@ -116,12 +116,12 @@ fn battery(database: &Database, name: &str) -> (String, Vec<(String, String, Str
     (balance, grants)
 }
 
-/// The balance of a case: one that nothing was ever granted to may have an account or not.
+/// The balance of a case. An org that never got a grant may have an account or none.
 fn balance_of(told: &str) -> &str {
     if told.is_empty() { "0" } else { told }
 }
 
-/// Ledgers that do not chain, or do not sum up to their balance.
+/// Ledgers that do not chain, or do not add up to their balance.
 fn unsound(database: &Database) -> i64 {
     database.number(
         "SELECT count(*) FROM battery_accounts a LEFT JOIN LATERAL (
@@ -145,7 +145,7 @@ fn differences(database: &Database) -> Vec<String> {
 #[tokio::test]
 async fn effects_are_the_same_in_every_order() {
     let database = Database::new();
-    // Each place of all orders is delivered and projected before the next one is.
+    // All runs deliver and project their first event, then all their second, and so on.
     let mut runs: Vec<(&Case, String, Vec<usize>)> = Vec::new();
     for (n, case) in cases().enumerate() {
         let events = (case.events)(&Run::of("count")).len();
@@ -162,7 +162,7 @@ async fn effects_are_the_same_in_every_order() {
         for (place, event) in order.iter().enumerate() {
             steps.entry(place + 1).or_default().push(events[*event].clone());
         }
-        // Where the link is no part of the order it is there before.
+        // Where the case does not include the link as an event, it exists before.
         if !events.iter().any(|event| event["type"] == "customer.created") {
             steps.entry(0).or_default().push(run.customer());
         }
@@ -190,7 +190,7 @@ async fn effects_are_the_same_in_every_order() {
     assert_eq!(database.run(&["battery", "waiting"]), "");
 }
 
-/// The same events all at once: nothing is projected between them on purpose.
+/// The same events, all at once: the test does not wait for the projection between them.
 #[tokio::test]
 async fn effects_are_the_same_when_all_comes_at_once() {
     let database = Database::new();
@@ -207,7 +207,7 @@ async fn effects_are_the_same_when_all_comes_at_once() {
             events
         })
         .collect();
-    // Mixed, the same way each time.
+    // Mixed, in the same way in every run.
     events.sort_by_key(|event| {
         let id = event["id"].as_str().expect("an id");
         id.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)))
@@ -231,7 +231,7 @@ async fn effects_are_the_same_when_all_comes_at_once() {
     assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
 }
 
-/// The ledger of one sale in the order in which things happened.
+/// The ledger of one sale, in the order of the events.
 #[tokio::test]
 async fn entries_name_what_caused_them() {
     let world = shop(&["one"]).start().await;
@@ -242,7 +242,7 @@ async fn entries_name_what_caused_them() {
         run.invoice_payment("a", 2000),
         run.refund("1", "a", 500, "succeeded", 0),
         run.refund("1", "a", 500, "failed", 1),
-        // The charge tells first of another one; the refund itself then moves nothing more.
+        // The charge shows another refund first; the refund's own event then changes nothing.
         run.refunded("a", 2000, 900),
         run.refund("2", "a", 400, "succeeded", 0),
         run.dispute("a", "lost", &[-2000], 2),
@@ -273,7 +273,7 @@ async fn entries_name_what_caused_them() {
     assert_eq!(key.as_deref(), Some("test/invoice:in_a_one:il_0_in_a_one true"));
 }
 
-/// Adds to every time in an event.
+/// Adds seconds to every time in an event.
 fn shift(value: &mut Value, by: i64) {
     match value {
         Value::Number(number) => {
@@ -305,7 +305,7 @@ async fn a_whole_purchase_charges_once_in_any_order() {
         let mut events = crate::support::events::purchase();
         for event in &mut events {
             shift(event, by);
-            // Each in an account of its own, so that the ids may be the same.
+            // Each purchase is in its own account, so the ids may be the same.
             event["account"] = json!(format!("acct_{n}"));
             if event["type"] == "customer.created" {
                 event["data"]["object"]["metadata"]["org_id"] = json!(tag);

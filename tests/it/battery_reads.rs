@@ -1,4 +1,4 @@
-//! Batteries as they are read: balances now and then, grants, entries, statements, exports.
+//! Reads of batteries: balances now and at earlier times, grants, entries, statements, exports.
 
 use coulomb::battery::by_hand::{self, Act, ManualGrant};
 use coulomb::battery::grants::GrantSource;
@@ -20,17 +20,17 @@ pub(crate) fn batteries(time: &str) -> Setup {
 }
 
 impl World {
-    /// A grant, which must be made: its id.
+    /// Makes a grant, which must succeed; returns its id.
     pub(crate) async fn grants(&self, grant: Request) -> String {
         self.send(grant).await.status(201).id()
     }
 
-    /// An adjustment of `acme` by so many units; the balance after it.
+    /// Adjusts the balance of `acme` by this many units; returns the balance after it.
     pub(crate) async fn adjusts(&self, amount: &str) -> String {
         self.send(adjust("acme", amount)).await.status(201).text("entry.balance_after")
     }
 
-    /// What an org's battery has by now.
+    /// The present balance of an org.
     pub(crate) async fn balance(&self, org: &str) -> String {
         self.get(&format!("/v1/battery?org={org}")).await.status(200).text("balance")
     }
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Fields of rows, as texts.
+/// Fields of rows, as text.
 fn fields<const N: usize>(rows: &[Value], names: [&str; N]) -> Vec<[String; N]> {
     let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     rows.iter().map(|row| names.map(|name| show(fields_of::at(row, name)))).collect()
@@ -79,7 +79,7 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     grant(&new(50, Some("2026-03-05T00:00:00Z"), "2026-03-20T00:00:00Z"), first);
     let act = Act { actor: "test", reason: "a test" };
     by_hand::adjust(&mut conn, acme.org_id, (-30).into(), act, at("2026-03-02T00:00:00Z")).expect("burns");
-    // Nobody comes by from then on.
+    // No worker runs from then on.
     let history = [
         ("2026-02-28T23:59:59.999999Z", 0),
         ("2026-03-01T00:00:00Z", 100),
@@ -134,7 +134,7 @@ fn a_past_moment_is_the_same_whether_or_not_it_was_written() {
     );
 }
 
-/// A history of `acme`: debt, expiry, an activation, text that would break a careless writer.
+/// A history of `acme`: debt, expiry, an activation, and text that needs escaping.
 async fn history() -> World {
     let odd = grant("acme", "100").with("expires_at", "2026-03-10T00:00:00Z");
     let bought = grant("acme", "0.5").with("source", "purchase").with("effective_at", "2026-03-05T00:00:00Z");
@@ -147,7 +147,7 @@ async fn history() -> World {
     world.turn("2026-03-02T00:00:00Z");
     assert_eq!(world.adjusts("-30").await, "70");
     world.turn("2026-03-12T00:00:00Z");
-    // 70 lapsed on the 10th; half a unit came on the 5th.
+    // 70 expired on the 10th; half a unit came on the 5th.
     assert_eq!(world.adjusts("-2.25").await, "-1.75");
     world.turn("2026-04-02T00:00:00Z");
     assert_eq!(world.adjusts("10").await, "8.25");
@@ -178,7 +178,7 @@ async fn a_statement_adds_up_and_its_pages_are_the_entries() {
             ["5", "adjustment", "-2.25", "-1.75"],
         ]
     );
-    // Half-open: what happens at the end is the next statement's.
+    // Half-open: an entry at the end belongs to the next statement.
     for (from, to, opening, closing, rows) in [
         ("2026-03-02T00:00:00Z", "2026-03-05T00:00:00Z", "100", "70", 1),
         ("2026-03-05T00:00:00Z", "2026-03-10T00:00:00Z", "70", "70.5", 1),
@@ -191,7 +191,7 @@ async fn a_statement_adds_up_and_its_pages_are_the_entries() {
         assert_eq!(told.pick(["opening", "closing"]), json!([opening, closing]), "{from}");
         assert_eq!(told.list("entries").len(), rows, "{from}");
     }
-    // Left out: the running month.
+    // The running month is left out.
     let running = statement("").await.pick(["from", "to", "opening", "closing"]);
     assert_eq!(running, json!(["2026-04-01T00:00:00Z", "2026-05-01T00:00:00Z", "-1.75", "8.25"]));
     let year = "/v1/battery/statement?org=acme&from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z";
@@ -228,7 +228,7 @@ async fn entries_and_grants_are_narrowed_and_name_each_other() {
     ] {
         assert_eq!(get(query).await.rows().len(), rows, "{query}");
     }
-    // What made the bonus, used it and ended it.
+    // The entries that made the bonus, used it and ended it.
     let [adjustment, purchase, bonus] = [0, 1, 2].map(|n: usize| grants[n]["id"].as_str().expect("an id"));
     let of_bonus = get(&format!("entries?org=acme&grant={bonus}")).await;
     assert_eq!(
@@ -237,7 +237,7 @@ async fn entries_and_grants_are_narrowed_and_name_each_other() {
     );
     let shown = get(&format!("grants/{bonus}")).await;
     assert_eq!(shown.pick(["entries", "amount"]), json!([of_bonus["data"], "100"]));
-    // 2.25 burned of half a unit: the rest is debt, which the next grant pays.
+    // 2.25 burned with half a unit left: the rest is debt, which the next grant pays.
     let burned = get("entries/5?org=acme").await;
     let draws = json!([{ "grant": purchase, "units": "0.5" }]);
     assert_eq!(burned.pick(["draws", "reason", "source"]), json!([draws, "a test", "manual"]));
@@ -284,7 +284,7 @@ async fn what_is_due_is_written_before_it_is_read() {
         let lapses = grant("acme", "1").with("expires_at", format!("2026-03-{day:02}T00:00:00Z"));
         ids.push(world.grants(lapses).await);
     }
-    // Asked at once, sooner than a worker comes by.
+    // Ask at once, before a worker runs.
     let turn = |day: u32| world.turn(&format!("2026-03-{day:02}T00:00:00Z"));
     turn(2);
     let entries = world.get("/v1/battery/entries?org=acme").await;
@@ -301,7 +301,7 @@ async fn what_is_due_is_written_before_it_is_read() {
     let (told, _) = world.file("/v1/battery/export").await;
     assert_eq!(told["kinds"]["expiry"], json!({ "rows": 5, "amount": "-5" }));
     turn(7);
-    // The balance is worked out without writing.
+    // The balance is computed without writing.
     let held = world.get("/v1/battery?org=acme").await;
     assert_eq!(held.pick(["balance", "available", "reserved"]), json!(["0", "0", "0"]));
 }
@@ -341,7 +341,7 @@ async fn files_hold_what_the_lists_show() {
     }
 }
 
-/// The list as CSV is the export of the org; text that starts a formula is none.
+/// The list as CSV equals the org's export; text that would start a formula is escaped.
 #[tokio::test]
 async fn the_list_as_csv_is_the_export() {
     let world = history().await;
@@ -360,7 +360,7 @@ async fn the_list_as_csv_is_the_export() {
         assert_eq!(record["grant_id"], entry["grant"].as_str().unwrap_or_default());
         assert_eq!(serde_json::from_str::<Value>(&record["draws"]).expect("JSON"), entry["draws"]);
     }
-    // Filters are those of the list; a broken download goes on.
+    // The filters are those of the list; a broken download can continue.
     let (told, _) = world.file("/v1/battery/export?kind=adjustment&from=2026-03-02&to=2026-03-13").await;
     assert_eq!(told["kinds"], json!({ "adjustment": { "rows": 2, "amount": "-32.25" } }));
     let grant = listed[0]["grant"].as_str().expect("a grant");
@@ -403,7 +403,7 @@ async fn an_org_reads_its_own_battery_and_no_other() {
     acme.get("/v1/battery/export").await.status(403);
 }
 
-/// What a handler forgets to narrow is hidden by the database.
+/// Even if a handler forgets to filter, the database hides other orgs' rows.
 #[tokio::test]
 async fn the_database_shows_an_org_its_own_battery_alone() {
     use diesel::prelude::*;

@@ -1,5 +1,5 @@
-//! Billing periods are kept: usage is counted to the period that contained it, whatever became of the
-//! subscription since.
+//! Billing periods are stored: usage counts to the period that contained it, whatever happened to the
+//! subscription later.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,14 @@ use crate::support::world::Setup;
 
 const UPDATED: &str = "customer.subscription.updated";
 
-/// A platform that takes old usage of `tokens`, and an org `acme` in Berlin with a quota by billing period.
+/// A platform that accepts old usage of `tokens`, and an org `acme` in Berlin with a quota by billing period.
 fn platform(time: &str) -> Setup {
     let scopes = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
     let setup = World::new().at(time).scopes(scopes).with(meter("tokens"));
     setup.with(org("acme").zone("Europe/Berlin")).with(quota(1000).period("billing"))
 }
 
-/// The same, where Stripe has told that `cus_1` is the org's.
+/// The same, where Stripe has sent that `cus_1` belongs to the org.
 async fn linked(setup: Setup) -> World {
     let world = setup.start().await;
     world.deliver(customer("cus_1").org("acme").created_event().at(world.now())).await;
@@ -26,15 +26,15 @@ async fn linked(setup: Setup) -> World {
 
 /// What happens at a time.
 enum Then<'a> {
-    /// Stripe tells of `sub_1`: status, period, when it ended.
+    /// An event of Stripe about `sub_1`: status, period, when it ended.
     Told(&'a str, &'a str, &'a str, Option<&'a str>),
     /// A command on the local subscription.
     Local(&'a str, Value),
-    /// So much usage of then.
+    /// Usage at a time.
     Used(&'a str, i64),
 }
 
-/// A name, what happens when, and the history in the end.
+/// A name, what happens when, and the history at the end.
 type Case = (&'static str, Vec<(&'static str, Then<'static>)>, Vec<[&'static str; 4]>);
 
 fn told(status: &str, start: &str, end: &str, ended: Option<&str>) -> Object {
@@ -63,7 +63,7 @@ async fn lives(world: &World, life: &[(&str, Then<'_>)]) {
     }
 }
 
-/// The history of the org's quota, by pages of one: label, start, end, used.
+/// The history of the org's quota, read one row a page: label, start, end, used.
 async fn history(world: &World) -> Vec<[String; 4]> {
     let quota = world.get("/v1/quotas?org=acme").await.text("data.0.id");
     let rows = world.all(&format!("/v1/quotas/{quota}/history?"), 1).await;
@@ -71,7 +71,7 @@ async fn history(world: &World) -> Vec<[String; 4]> {
     rows.iter().map(|row| fields.map(|field| row[field].as_str().expect("text").to_owned())).collect()
 }
 
-/// Lives of subscriptions and what the quota's history says in the end, by hand.
+/// Lives of subscriptions and the quota's history at the end, computed by hand.
 fn cases() -> Vec<Case> {
     use Then::{Local, Told, Used};
     vec![
@@ -99,7 +99,7 @@ fn cases() -> Vec<Case> {
                     ),
                 ),
                 ("2026-03-10T13:00:00Z", Used("2026-03-10T11:00:00Z", 3)),
-                // It is on no plan any more: a calendar month.
+                // It has no plan any more: a calendar month.
                 ("2026-03-11T00:00:00Z", Used("2026-03-11T00:00:00Z", 4)),
             ],
             vec![
@@ -165,13 +165,13 @@ async fn usage_is_counted_to_the_period_that_contained_it() {
         let world = linked(platform(life[0].0).with(plan("pro"))).await;
         lives(&world, &life).await;
         assert_eq!(history(&world).await, expected, "{name}");
-        // Records and counters agree, and so does whoever counts anew.
+        // Records and counters agree, and a rebuild gives the same.
         world.balances();
         world.run(&["verify"]);
     }
 }
 
-/// What the events tell of periods can be told anew, and is compared.
+/// The periods that the events show can be rebuilt, and are compared.
 #[tokio::test]
 async fn periods_and_their_counters_are_verified_and_rebuilt() {
     let world = linked(platform("2026-10-20T09:00:00Z")).await;
@@ -181,7 +181,7 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
         &[
             ("2026-10-20T09:00:01Z", months("2026-10-20T09:00:00Z", "2026-11-20T09:00:00Z")),
             ("2026-11-05T00:00:00Z", Then::Used("2026-11-05T00:00:00Z", 5)),
-            // It restarts on the day on which it began a month ago, twice.
+            // A month after its start it restarts twice on one day.
             ("2026-11-20T07:00:01Z", months("2026-11-20T07:00:00Z", "2026-12-20T07:00:00Z")),
             ("2026-11-20T08:00:00Z", Then::Used("2026-11-20T07:30:00Z", 6)),
             ("2026-11-20T11:00:01Z", months("2026-11-20T11:00:00Z", "2026-12-20T11:00:00Z")),
@@ -222,12 +222,12 @@ async fn periods_and_their_counters_are_verified_and_rebuilt() {
     assert_eq!(dump(), before);
 }
 
-/// What is known of periods is the same whatever order their events come in, and however often.
+/// The known periods are the same in any order of the events, and with repeats.
 #[tokio::test]
 async fn periods_are_of_the_set_of_events() {
     let world = World::new().start().await;
-    // A trial, made longer; paid, at another price; the price before again, and a restart in the second of
-    // it.
+    // A trial, extended; then paid, at another price; then the old price again, and a restart in the same
+    // second.
     let told = [
         (10, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-15T00:00:00Z"),
         (20, "trialing", "price_a", "2026-03-01T00:00:00Z", "2026-03-29T00:00:00Z"),
@@ -247,7 +247,7 @@ async fn periods_are_of_the_set_of_events() {
     }
     assert_eq!(orders.len(), 120);
     for (number, order) in orders.iter().enumerate() {
-        // Every third is told twice.
+        // Every third event comes twice.
         let again = order.iter().filter(|_| number % 3 == 0).rev();
         for n in order.iter().chain(again) {
             let (created, status, price, start, end) = told[*n];
@@ -271,11 +271,11 @@ async fn periods_are_of_the_set_of_events() {
     world.run(&["verify"]);
 }
 
-/// Whoever tries the mode that does not act (here: live mode) sees the periods, and no plan; a subscription
-/// that counts ends that.
+/// A mode that does not act (here live mode) gives its orgs billing periods and no plan. It stops when a
+/// subscription that acts exists.
 #[tokio::test]
 async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
-    // It would buy a plan, which what counts later does not.
+    // Its price would buy a plan; the price of the later one does not.
     let setup = platform("2026-03-10T09:00:00Z").with(plan("pro").prices(["price_sold"]));
     let world = linked(setup).await;
     let (start, end) = ("2026-03-10T08:00:00Z", "2026-04-10T08:00:00Z");
@@ -292,7 +292,7 @@ async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
     assert_eq!(history(&world).await, [row(start, end, "5")]);
     let entitled = world.get("/v1/orgs/acme/entitlements").await.status(200);
     assert_eq!(entitled.pick(["plan", "subscription"]), json!([null, null]), "{entitled}");
-    // One that acts counts alone from then on, for what happened before, too.
+    // From then on only the subscription that acts counts, also for earlier usage.
     let (start, end) = ("2026-03-15T00:00:00Z", "2026-04-15T00:00:00Z");
     let later = [
         ("2026-03-21T00:00:00Z", Then::Told("active", start, end, None)),
@@ -300,7 +300,7 @@ async fn a_mode_that_does_not_act_gives_periods_to_who_has_no_other() {
         ("2026-03-21T00:00:02Z", Then::Used("2026-03-12T00:00:00Z", 7)),
     ];
     lives(&world, &later).await;
-    // What was counted stays. 12 March lies in the month before the first that is known of the one that acts.
+    // Stored counters stay. 12 March is in the month before the first known period of the acting one.
     let expected = [
         row(start, end, "2"),
         row("2026-03-10T08:00:00Z", start, "5"),

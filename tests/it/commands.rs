@@ -1,4 +1,4 @@
-//! Commands: once per key, with an audit entry, all or nothing.
+//! Commands: each key runs once, with an audit entry, completely or not at all.
 
 use reqwest::Method;
 use serde_json::json;
@@ -44,7 +44,7 @@ async fn a_failed_command_leaves_nothing_and_may_be_tried_again() {
     assert_eq!(send(json!({ "name": "Acme", "time_zone": "Europe/Berlin" })).await.0, 201);
 }
 
-/// The answer to a wrong request names its field and rule.
+/// A wrong request's answer names the field and the rule.
 #[tokio::test]
 async fn errors_name_the_field() {
     let database = Database::new();

@@ -1,4 +1,4 @@
-//! The command line: which database a command works on, what it refuses, how it ends.
+//! The command line: which database a command uses, what it refuses, how it ends.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -13,7 +13,7 @@ use crate::support::{Daemon, Database};
 
 const COULOMB: &str = env!("CARGO_BIN_EXE_coulomb");
 
-/// A command in a shell that knows nothing of the daemon.
+/// A command in a shell without the daemon's settings.
 fn elsewhere(args: &[&str], home: &Path) -> Command {
     let mut command = Command::new(COULOMB);
     command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -69,7 +69,7 @@ fn a_database_without_our_tables_is_said_to_be_so() {
     database.run(&["migrate", "--plan"]);
     let relations = "SELECT count(*) FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace
         WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))";
-    assert_eq!(database.number(relations), 0, "looking makes nothing");
+    assert_eq!(database.number(relations), 0, "these commands create nothing");
 }
 
 #[test]
@@ -100,7 +100,7 @@ async fn commands_work_on_the_running_daemon() {
     let password = database.url.split(['@', ':']).nth(2).expect("a password");
     assert!(!text.contains(password) && text.contains("\"pid\""), "{text}");
 
-    // A user who may not see the daemon's settings hears what to do.
+    // A user who may not read the daemon's settings is told what to do.
     if rustix::process::geteuid().is_root() {
         let copy = home.path().join("coulomb");
         std::fs::copy(COULOMB, &copy).expect("copies");
@@ -116,7 +116,11 @@ async fn commands_work_on_the_running_daemon() {
     let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
     assert!(code == Some(2) && told.contains("several daemons run"), "{told}");
     drop(second);
-    assert_eq!(ran(&mut elsewhere(&["key", "list"], home.path())).0, Some(0), "a killed one does not count");
+    assert_eq!(
+        ran(&mut elsewhere(&["key", "list"], home.path())).0,
+        Some(0),
+        "the run file of a killed daemon does not count"
+    );
     daemon.stop();
     let (code, _, told) = ran(&mut elsewhere(&["key", "list"], home.path()));
     assert!(code == Some(2) && told.contains("no daemon runs here"), "{told}");
@@ -140,7 +144,7 @@ fn a_revert_destroys_data_only_by_name() {
     assert_eq!(database.value("SELECT to_regclass('api_keys')"), None);
 }
 
-/// A column is data as much as a table is.
+/// A revert warns of the columns that it drops, as it does of tables.
 #[test]
 fn a_revert_sees_the_columns_that_go() {
     let database = Database::new();
@@ -191,7 +195,7 @@ fn misspelled_settings_are_refused() {
             assert!(told.contains(sentence), "{told}");
         }
     }
-    // What Kubernetes sets for a service of our name.
+    // Kubernetes sets such a variable for a service of our name.
     let (code, _, told) = ran(database.command(&["config"]).env("COULOMB_PORT", "tcp://10.0.0.1:8080"));
     assert_eq!(code, Some(0), "{told}");
 }
@@ -258,7 +262,7 @@ async fn a_key_that_has_expired_is_not_made() {
     assert_eq!(database.number("SELECT count(*) FROM api_keys"), 1);
 }
 
-/// Where the answer cannot be written, what was done is said with what names it, and nothing panics.
+/// If standard output cannot be written, standard error says what was done and its id, and nothing panics.
 #[test]
 fn what_was_done_is_said_where_it_cannot_be_shown() {
     let database = Database::new();
@@ -305,7 +309,7 @@ async fn nothing_is_reverted_under_a_daemon() {
     assert!(code == Some(0) && out.starts_with("took back"), "{out}{said}");
 }
 
-/// Ranges that hold nothing and files that are too few are said to be so.
+/// Empty ranges and too few files are refused with a reason.
 #[test]
 fn what_cannot_be_meant_is_refused() {
     let database = Database::new();

@@ -1,8 +1,7 @@
-//! `kill -9` of daemon, of PostgreSQL, of both, at random moments under load: what was acknowledged is there,
-//! and is projected once.
+//! `kill -9` of the daemon, of PostgreSQL and of both, at random moments under load: every acknowledged
+//! delivery is stored, and projected once.
 //!
-//! The campaign of full size (20,000 deliveries, 30 kills) takes minutes: `cargo test --test it crashes --
-//! --ignored`.
+//! The full run (20,000 deliveries, 30 kills) takes minutes: `cargo test --test it crashes -- --ignored`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +18,7 @@ use crate::support::rows::{self, PlanRow};
 use crate::support::stripe::signature;
 use crate::support::{Daemon, Database, SECRET};
 
-/// A daemon on an embedded PostgreSQL of its own, that can be killed and started again at the same address.
+/// A daemon with its own embedded PostgreSQL. Tests kill it and start it again at the same address.
 struct Embedded {
     dir: tempfile::TempDir,
     address: String,
@@ -30,7 +29,7 @@ impl Embedded {
     fn start() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a directory");
-        // As root the server runs as another user, who must get through.
+        // As root, the server runs as another user, who must reach the directory.
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("ours");
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
@@ -73,7 +72,7 @@ impl Embedded {
     }
 }
 
-/// The deliveries of `worlds` purchases, each in an account of its own, every third one twice.
+/// The deliveries of `worlds` purchases, each in its own account, every third delivery twice.
 fn deliveries(worlds: usize) -> Vec<Value> {
     let mut all = Vec::new();
     for world in 0..worlds {
@@ -85,12 +84,12 @@ fn deliveries(worlds: usize) -> Vec<Value> {
             all.push(event);
         }
     }
-    // Far apart in the set, close in time: neighbours are of different worlds.
+    // Deliveries that follow each other are far apart in the set, so they belong to different worlds.
     let stride = 7919 % all.len().max(1);
     (0..all.len()).map(|n| all[(n * stride) % all.len()].clone()).collect()
 }
 
-/// Sends everything, each until it is acknowledged, as Stripe does. Returns the ids acknowledged.
+/// Sends every delivery until it is acknowledged, as Stripe does. Returns the acknowledged ids.
 async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<String> {
     let (next, acknowledged) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
     let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("a client");
@@ -118,7 +117,8 @@ async fn send(base: &str, deliveries: &[Value], sent: &AtomicUsize) -> BTreeSet<
     acknowledged.into_inner().expect("no panic")
 }
 
-/// The org that all customers name, and the plan that their invoices pay for: each charges its battery once.
+/// The org that all customers name, and the plan that their invoices pay for: each purchase charges the
+/// battery once.
 fn furnish(database: &Database) {
     rows::org(database, "acme", "UTC");
     let pro =
@@ -126,7 +126,7 @@ fn furnish(database: &Database) {
     rows::plan(database, &pro);
 }
 
-/// The connected accounts of the campaigns' worlds: all act.
+/// The connected accounts of the worlds: all act.
 fn accounts() -> &'static str {
     static ACCOUNTS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     ACCOUNTS.get_or_init(|| (0..2_000).map(|n| format!("acct_{n}")).collect::<Vec<_>>().join(","))
@@ -153,7 +153,7 @@ async fn campaign(worlds: usize, kills: usize) {
         let mut random = 0x9e37_79b9_u64;
         for kill in 0..kills {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Spread over the deliveries, so that every kill hits a loaded daemon.
+            // The kills are spread over the deliveries, so that each hits a busy daemon.
             let until = deliveries.len() * (kill + 1) / (kills + 2);
             while sent.load(Ordering::Relaxed) < until {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -203,9 +203,9 @@ async fn campaign(worlds: usize, kills: usize) {
             )
         })
         .collect();
-    assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox, and done");
+    assert_eq!(stored, acknowledged, "every acknowledged event is in the inbox and projected");
     let end = run(&["dump"]);
-    assert!(end == calm, "the end differs from that of an undisturbed run");
+    assert!(end == calm, "the result differs from that of a run without kills");
     let granted =
         |line: &&str| line.contains(r#""kind":"battery_grant""#) && line.contains(r#""amount":"100""#);
     assert_eq!(end.lines().filter(granted).count(), worlds, "each purchase charges the battery once");
@@ -213,7 +213,7 @@ async fn campaign(worlds: usize, kills: usize) {
     assert!(is_gone_after_stop(&mut embedded));
 }
 
-/// Stopping the daemon stops its PostgreSQL.
+/// When the daemon stops, its PostgreSQL stops too.
 fn is_gone_after_stop(embedded: &mut Embedded) -> bool {
     let pid_file = embedded.dir.path().join("data/pgdata/postmaster.pid");
     embedded.daemon().stop() == Some(0) && !Path::new(&pid_file).exists()

@@ -1,4 +1,4 @@
-//! What a daemon holds in memory of orgs, and when it no longer believes it.
+//! The orgs that a daemon has in memory, and when it reads them again.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::daemon::answer;
 use crate::support::events::{customer, event, subscription};
 use crate::support::{Daemon, Database};
 
-/// A directory that holds the orgs of these names, and the connection on which it listens.
+/// A directory with the orgs of these names, and the connection on which it listens.
 struct Listener {
     directory: Directory,
     conn: PgConnection,
@@ -29,7 +29,7 @@ impl Listener {
         listener
     }
 
-    /// The orgs that are no longer believed after what was told; all are read again then.
+    /// The orgs that notifications have dropped from memory; reads all orgs again afterwards.
     fn dropped(&mut self) -> String {
         self.directory.listen(&mut self.conn).expect("listens");
         let gone = |name: &&String| self.directory.by_ref(name).is_none();
@@ -40,7 +40,7 @@ impl Listener {
     }
 }
 
-/// A change of one org does not make a daemon read all of them again.
+/// A change of one org does not make a daemon read all orgs again.
 #[tokio::test]
 async fn only_the_orgs_that_changed_are_read_again() {
     let database = Database::new();
@@ -51,28 +51,28 @@ async fn only_the_orgs_that_changed_are_read_again() {
         ids.push(daemon.org(&key, name, "UTC").await);
     }
     let mut held = Listener::of(&database, &["a", "b", "c"]);
-    assert_eq!(held.dropped(), "", "nothing was told");
+    assert_eq!(held.dropped(), "", "no notification came");
 
-    // Links: new ones, one that stays, one that goes elsewhere, and a word that beats it.
+    // Links: new ones, one that stays, one that moves to another org, and a command that overrides it.
     daemon.deliver(&event("evt_1", "customer.created", 1, customer("cus_a", Some("a")))).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "a");
     daemon.deliver(&event("evt_2", "customer.updated", 2, customer("cus_a", Some("a")))).await;
     daemon.projected().await;
-    assert_eq!(held.dropped(), "", "it is linked as before");
+    assert_eq!(held.dropped(), "", "its link did not change");
     daemon.deliver(&event("evt_3", "customer.created", 1, customer("cus_b", Some("a")))).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "a");
     daemon.deliver(&event("evt_4", "customer.updated", 2, customer("cus_b", Some("b")))).await;
     daemon.projected().await;
-    assert_eq!(held.dropped(), "a b", "who loses a customer, and who gets one");
+    assert_eq!(held.dropped(), "a b", "the org that loses the customer and the org that gets it");
     let path = format!("/v1/orgs/{}/stripe_customers/cus_b", ids[2]);
     answer(daemon.request(Method::PUT, &path, &key)).await;
     assert_eq!(held.dropped(), "b c");
     answer(daemon.request(Method::DELETE, &path, &key)).await;
     assert_eq!(held.dropped(), "b c");
 
-    // Subscriptions, of a customer that is linked and of one that is not.
+    // Subscriptions of a customer with a link and of one without.
     for (n, (id, of, dropped)) in
         [("sub_a", "cus_a", "a"), ("sub_b", "cus_b", "b"), ("sub_n", "cus_n", "")].into_iter().enumerate()
     {
@@ -85,7 +85,7 @@ async fn only_the_orgs_that_changed_are_read_again() {
     daemon.deliver(&event("evt_s9", "customer.subscription.updated", 11, past_due)).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "a", "its price is the same");
-    // The customer is linked when its subscription has long been there.
+    // The customer gets its link long after its subscription.
     daemon.deliver(&event("evt_5", "customer.created", 20, customer("cus_n", Some("c")))).await;
     daemon.projected().await;
     assert_eq!(held.dropped(), "c");
@@ -95,13 +95,13 @@ async fn only_the_orgs_that_changed_are_read_again() {
     assert_eq!(held.dropped(), "b");
     let plan = json!({ "name": "Pro", "stripe_prices": ["price_pro"] });
     answer(daemon.request(Method::PUT, "/v1/plans/pro", &key).json(&plan)).await;
-    assert_eq!(held.dropped(), "a b c", "what is bought concerns all");
+    assert_eq!(held.dropped(), "a b c", "a change of plans concerns all orgs");
     database.execute("NOTIFY coulomb_orgs, 'of a later release'");
-    assert_eq!(held.dropped(), "a b c", "what is not understood may concern anybody");
+    assert_eq!(held.dropped(), "a b c", "an unknown notification may concern any org");
 }
 
-/// A link and a subscription are written by transactions that do not see each other's; whichever commits
-/// last, the org has the plan.
+/// Two transactions write a link and a subscription and do not see each other. Whichever commits last, the
+/// org has the plan.
 #[tokio::test]
 async fn a_link_and_a_subscription_that_are_written_at_once_reach_the_org() {
     let database = Database::new();
@@ -117,7 +117,7 @@ async fn a_link_and_a_subscription_that_are_written_at_once_reach_the_org() {
     let bought = |held: &Listener| held.directory.by_ref("a").expect("held").plan.clone();
     let mut slow = database.platform();
 
-    // The subscription is written before its link is there, and committed after that was heard of.
+    // The subscription is written before the link exists, and commits after the link's notification.
     slow.batch_execute("BEGIN; UPDATE subscriptions SET status = 'active'").expect("writes");
     let subscribed = Change::Subscription(String::new(), false, "sub_1".to_owned());
     directory::changed(&mut slow, [subscribed]).expect("tells");
@@ -130,7 +130,7 @@ async fn a_link_and_a_subscription_that_are_written_at_once_reach_the_org() {
     assert_eq!(bought(&held).as_deref(), Some("pro"));
 }
 
-/// What is in use is read again before it is too old to be believed, so that no request waits for it.
+/// A daemon reads orgs in use again before they are too old, so no request waits for the read.
 #[tokio::test]
 async fn what_is_in_use_is_renewed_ahead() {
     let database = Database::new();
@@ -145,13 +145,13 @@ async fn what_is_in_use_is_renewed_ahead() {
     let mut held = Listener::of(&database, &["a", "b", "c"]);
     held.directory = Directory::new(Clock::system(), 14).renewed_from(Duration::ZERO);
     held.dropped();
-    // Nobody is told.
+    // No notification is sent.
     database.execute("UPDATE orgs SET time_zone = 'Asia/Tokyo'");
     held.directory.listen(&mut held.conn).expect("listens");
     let zone = |held: &Listener, name: &str| held.directory.by_ref(name).expect("held").zone.to_string();
-    assert_eq!(zone(&held, "a"), "UTC", "asked for, and believed");
+    assert_eq!(zone(&held, "a"), "UTC", "requested and still valid");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "UTC");
-    assert!(!held.directory.renew(&mut held.conn).expect("reads"), "no more is left");
+    assert!(!held.directory.renew(&mut held.conn).expect("reads"), "nothing else is due");
     held.directory.listen(&mut held.conn).expect("listens");
     assert_eq!(zone(&held, "a"), "Asia/Tokyo");
     assert_eq!(held.directory.by_id(b).expect("held").zone.to_string(), "Asia/Tokyo");

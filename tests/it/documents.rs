@@ -1,4 +1,4 @@
-//! What the documents and examples name is there.
+//! The files, tests and settings that documents and examples name exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +50,7 @@ fn example_settings_are_known() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The example's values are said to be the defaults.
+/// The example says that its values are the defaults.
 #[test]
 fn example_file_holds_the_defaults() {
     let file = root().join("deploy/coulomb.toml.example");
@@ -61,11 +61,11 @@ fn example_file_holds_the_defaults() {
     assert_eq!(values(&["--config", file.to_str().expect("UTF-8"), "config"]), values(&["config"]));
 }
 
-/// Names such as `COULOMB_LISTEN` in the documents are settings.
+/// Every name such as `COULOMB_LISTEN` in the documents is a setting.
 #[test]
 fn settings_named_in_the_documents_exist() {
     let (mut known, _) = settings();
-    // Of the command line, the tests and the examples themselves.
+    // Names of the command line, the tests and the examples themselves.
     known.extend(["COULOMB_CONFIG", "COULOMB_STRIPE_EVENTS"].map(str::to_owned));
     for file in [
         "README.md",
@@ -86,7 +86,7 @@ fn settings_named_in_the_documents_exist() {
 #[test]
 fn alerts_are_about_metrics_that_exist() {
     let metrics = coulomb::metrics::Metrics::default();
-    // Those of answers and threads are told once there are some.
+    // Metrics of answers and threads appear with the first answer and thread.
     metrics.count_answer("/", actix_web::http::StatusCode::OK, std::time::Duration::ZERO);
     metrics.set_threads(&[coulomb::threads::ThreadState {
         name: "projector-0".to_owned(),
@@ -122,8 +122,8 @@ fn design_documents() -> Vec<String> {
     documents
 }
 
-/// The text of the test file that a module path names, such as `webhooks` or `faults::log`. A file in a
-/// folder may be named without its folder.
+/// The text of the test file of a module path, such as `webhooks` or `faults::log`. The folder of a file may
+/// be left out.
 fn test_file(module: &str) -> Option<String> {
     let end = format!("/{}.rs", module.replace("::", "/"));
     let files = sources(&root().join("tests/it"));
@@ -152,7 +152,7 @@ fn tests_named_in_the_architecture_exist() {
             named += 1;
         }
         for word in promises.split('`').skip(1).step_by(2) {
-            // Sentences of a name are tests; single words are tables and columns.
+            // Names of several words are tests; single words are tables and columns.
             if is_name(word) && word.matches('_').count() >= 2 {
                 assert!(units.contains(&format!("fn {word}(")), "{document} names the test {word}");
             }
@@ -161,7 +161,7 @@ fn tests_named_in_the_architecture_exist() {
     }
 }
 
-/// The test that CONTRIBUTING.md shows is one of ours, word by word.
+/// The test in CONTRIBUTING.md equals the one in the tree, word by word.
 #[test]
 fn the_example_of_a_test_is_in_the_tree() {
     let document = text("CONTRIBUTING.md");
@@ -171,7 +171,7 @@ fn the_example_of_a_test_is_in_the_tree() {
     assert!(text("tests/it/quota.rs").contains(example), "{example}");
 }
 
-/// Files and directories that the documents put between backquotes are there.
+/// The files and directories that documents name between backquotes exist.
 #[test]
 fn files_named_in_the_architecture_exist() {
     let bases = [
@@ -191,13 +191,13 @@ fn files_named_in_the_architecture_exist() {
             let is_file = [".rs", ".sql", ".html", "/"].iter().any(|end| word.ends_with(end));
             if is_file && !word.contains(['*', ' ']) {
                 let is_there = bases.iter().any(|base| root().join(base).join(word).exists());
-                assert!(is_there, "{document} names {word}, which is not there");
+                assert!(is_there, "{document} names {word}, which does not exist");
             }
         }
     }
 }
 
-/// The documentation page works offline and under a strict policy: API keys are typed into it.
+/// The documentation page works offline and under a strict policy, because users type API keys into it.
 #[test]
 fn the_docs_page_fetches_nothing_from_elsewhere() {
     let page = text("src/api/docs/page.html");
@@ -220,7 +220,7 @@ fn the_docs_page_fetches_nothing_from_elsewhere() {
     assert!(page.contains("default-src 'none'"));
 }
 
-/// Every `$ref` of the description is in it: generators and the documentation page resolve them.
+/// The description contains every `$ref` that it names: generators and the documentation page resolve them.
 #[test]
 fn the_description_holds_what_it_names() {
     fn refs<'a>(value: &'a serde_json::Value, found: &mut BTreeSet<&'a str>) {
@@ -242,5 +242,5 @@ fn the_description_holds_what_it_names() {
         .into_iter()
         .filter(|name| name.strip_prefix('#').and_then(|at| description.pointer(at)).is_none())
         .collect();
-    assert!(dangling.is_empty(), "named and not there: {dangling:?}");
+    assert!(dangling.is_empty(), "referenced but missing: {dangling:?}");
 }

@@ -1,4 +1,4 @@
-//! The private PostgreSQL server: it starts, keeps what was committed, and goes when its daemon goes.
+//! The private PostgreSQL server: it starts, keeps committed data, and stops with its daemon.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-/// Names a data directory to [`holds_a_cluster_until_killed`].
+/// The environment variable that names a data directory for [`holds_a_cluster_until_killed`].
 const HELD: &str = "COULOMB_TEST_HELD_DIR";
 
 #[derive(QueryableByName)]
@@ -22,7 +22,7 @@ struct Value {
     value: String,
 }
 
-/// A directory for a cluster; its parents let another user through, as the server's may be another one.
+/// A directory for a cluster. Another user may enter its parents, as the server may run as another user.
 fn scratch() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
@@ -37,7 +37,7 @@ fn start(data_dir: &Path) -> Embedded {
     Embedded::start(&options(data_dir)).unwrap()
 }
 
-/// For tests that do not ask what is left.
+/// For tests that do not check what is left behind.
 fn start_temporary(data_dir: &Path) -> Embedded {
     Embedded::start(&Options { temporary: true, ..options(data_dir) }).unwrap()
 }
@@ -59,7 +59,7 @@ fn execute(url: &str, sql: &str) {
     diesel::sql_query(sql).execute(&mut connection).unwrap();
 }
 
-/// The process id of the postmaster, as its file tells.
+/// The process id of the postmaster, from its file.
 fn postmaster(data_dir: &Path) -> Pid {
     let file = fs::read_to_string(data_dir.join("pgdata/postmaster.pid")).unwrap();
     Pid::from_raw(file.lines().next().unwrap().trim().parse().unwrap()).unwrap()
@@ -95,7 +95,7 @@ fn keeps_its_data_over_a_restart() {
     assert!(try_value(&url, "1").is_err());
 
     let again = start(&data_dir);
-    assert_eq!(again.url(), url, "the address outlives a restart");
+    assert_eq!(again.url(), url, "the address stays the same after a restart");
     assert_eq!(value(&url, "SELECT word FROM kept"), "Grüße");
     assert_eq!(again.data_dir(), data_dir.canonicalize().unwrap());
 }
@@ -154,7 +154,7 @@ fn recovers_from_a_killed_postmaster() {
     let mut busy = PgConnection::establish(embedded.url()).unwrap();
     execute(embedded.url(), "INSERT INTO kept (n) SELECT generate_series(1, 1000)");
     let before = postmaster(&data_dir);
-    // A backend that computes does not notice the death of its postmaster.
+    // A busy backend does not notice that its postmaster died.
     let computing = thread::spawn(move || {
         diesel::sql_query("SELECT count(*) AS value FROM generate_series(1, 100000000000)").execute(&mut busy)
     });
@@ -176,7 +176,7 @@ fn replaces_a_killed_guard() {
         execute(embedded.url(), "CREATE TABLE kept AS SELECT 1 AS n");
         let (killed, orphan) = (guard(&data_dir), postmaster(&data_dir));
         kill_process(killed, Signal::KILL).unwrap();
-        eventually("another guard serves", Duration::from_secs(20), || {
+        eventually("the server has another guard", Duration::from_secs(20), || {
             guard(&data_dir) != killed
                 && is_gone(orphan)
                 && try_value(embedded.url(), "SELECT n FROM kept").is_ok_and(|n| n == "1")
@@ -187,7 +187,7 @@ fn replaces_a_killed_guard() {
     }
 }
 
-/// Not a test by itself: [`the_server_goes_with_a_killed_daemon`] runs it as another process, and kills it.
+/// Not a test by itself: [`the_server_goes_with_a_killed_daemon`] runs it as another process and kills it.
 #[test]
 #[ignore = "run by another test"]
 fn holds_a_cluster_until_killed() {
@@ -291,7 +291,7 @@ fn root_hears_which_directory_is_closed_to_the_server() {
 #[test]
 fn temporary_leaves_nothing_behind() {
     let dir = scratch();
-    // Too long for a socket, so that the one in the temporary directory is looked at as well.
+    // The path is too long for a socket, so the daemon also looks in the temporary directory.
     let data_dir = dir.path().join("x".repeat(100));
     let embedded = start_temporary(&data_dir);
     let socket_dir = PathBuf::from(value(embedded.url(), "current_setting('unix_socket_directories')"));

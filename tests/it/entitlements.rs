@@ -1,4 +1,4 @@
-//! What an org is entitled to, in one answer.
+//! All entitlements of an org in one answer.
 
 use expect_test::expect;
 use reqwest::{Method, StatusCode};
@@ -32,7 +32,7 @@ fn pro() -> Request {
         ])
 }
 
-/// An org in Berlin on trial, with a quota of its own, and some usage: 30 of `work` are used and 5 set aside.
+/// An org in Berlin on trial, with its own quota and some usage: of `work`, 30 are used and 5 reserved.
 async fn on_trial() -> World {
     let noon = "2026-03-10T12:00:00Z";
     let world = World::new()
@@ -45,7 +45,7 @@ async fn on_trial() -> World {
         .with(subscribe("acme", "pro"))
         .start()
         .await;
-    // What is held of the org hears of it within a moment: its billing period begins now.
+    // The daemon's memory hears of the org's new billing period within a moment.
     tokio::time::sleep(std::time::Duration::from_millis(400)).await;
     let work = usage("acme", "work").quantity(30).dimension("model", "a").at(noon);
     let sent = usage("acme", "sent").subject("s1").at(noon);
@@ -112,16 +112,16 @@ async fn one_answer_says_all_and_only_news_are_sent() {
         }"#]]);
     let own = world.get("/v1/quotas?org=acme").await;
     assert_eq!(world.get(PATH).await.at("quotas.3.quota"), own.at("data.0.id"));
-    // The same is not sent twice; news are.
+    // An unchanged answer is not sent twice; a changed one is.
     let (_, tag, _) = ask(&world, None).await;
     let (status, same, text) = ask(&world, Some(&format!("\"old\", {tag}"))).await;
     assert_eq!((status.as_u16(), same.as_str(), text.as_str()), (304, tag.as_str(), ""));
     assert_eq!(ask(&world, Some("\"old\"")).await.0, 200);
-    // What expires by itself counts no longer.
+    // An expired reservation no longer counts.
     world.turn("2026-03-10T12:06:00Z");
     let (status, later, text) = ask(&world, Some(&tag)).await;
     assert!(status == 200 && later != tag && text.contains(r#""reserved":"0""#), "{text}");
-    // As of the last acknowledged event.
+    // The answer includes the last acknowledged event.
     world.used(usage("acme", "work").dimension("model", "b").at("2026-03-10T12:00:00Z")).await;
     let (status, _, text) = ask(&world, Some(&later)).await;
     assert!(status == 200 && text.contains(r#""used":"31""#), "{text}");
@@ -130,14 +130,14 @@ async fn one_answer_says_all_and_only_news_are_sent() {
 #[tokio::test]
 async fn terms_stay_as_bought_until_the_trial_is_over() {
     let world = on_trial().await;
-    // A new version changes nothing for who has the first; its name does.
+    // A new version changes nothing for an org on the first; the plan's new name does.
     let other = pro().name("Pro 2").with("features", json!({})).limits([]);
     world.send(other).await.status(200);
     let all = world.get(PATH).await;
     let renamed = json!({ "id": "pro", "name": "Pro 2", "version": 1, "default": false });
     assert_eq!(all.pick(["plan", "features.sso"]), json!([renamed, true]));
     assert_eq!(all.list("quotas").len(), 4);
-    // The trial is over: the plan's limits are gone at once, the org's own stays.
+    // The trial is over: the plan's limits end at once, the org's own limit stays.
     world.turn("2026-03-24T12:00:00Z");
     let all = world.get(PATH).await;
     assert_eq!(all.pick(["plan", "subscription.status"]), json!([null, "expired"]));

@@ -1,4 +1,4 @@
-//! Exports: every format says what the database says, twice the same, to its owner only, and never a part as
+//! Exports: every format has what the database has, twice the same, only for its owner, and never a part as
 //! if it were whole.
 
 mod formats;
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::support::{Daemon, Database};
 
-/// Two orgs with a customer each, a customer without an org, and documents of all kinds: ties in `created`,
-/// none at all, several currencies, accounts and modes, text that would break a careless writer.
+/// Two orgs with a customer each, and a customer without an org. Documents of all kinds: equal and missing
+/// `created`, several currencies, accounts and modes, text that needs escaping.
 const BOOKS: &str = r#"
 INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata) VALUES
     ('org_a', '=acme', 'Acme', 'UTC', '2026-01-01', '{}'), ('org_b', NULL, 'Bolt', 'UTC', '2026-01-01', '{}');
@@ -58,7 +58,7 @@ fn books() -> Database {
     database
 }
 
-/// Asks for an export; it must begin well.
+/// Starts an export; the first answer must succeed.
 async fn download(daemon: &Daemon, key: &str, query: &str) -> Response {
     let response =
         daemon.request(Method::GET, &format!("/v1/invoices/export?realms=all&{query}"), key).send().await;
@@ -180,7 +180,7 @@ async fn an_org_sees_its_own_and_nothing_else() {
     assert_eq!(status(platform, "/v1/invoices/export?org=org_x").await, 404);
     assert_eq!(status(database.key("usage:read", None), "/v1/invoices/export").await, 403);
     assert_eq!(status(database.key("usage:read", None), "/v1/invoices/export/totals").await, 403);
-    // A row of another org gives no place to go on from.
+    // A row of another org is no place from which to continue.
     let foreign = database
         .value("SELECT id FROM invoices WHERE customer_id = 'cus_b' AND livemode AND NOT deleted LIMIT 1");
     let (status, problem) =
@@ -240,7 +240,8 @@ async fn the_command_writes_the_same_file_and_its_totals() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 2, "nothing else is left");
 }
 
-/// A file is replaced where it is, with the rights that it had; anything else is written to, or refused.
+/// An existing file is replaced and keeps its permissions; the command writes to anything else, or refuses
+/// it.
 #[test]
 fn an_export_goes_to_what_its_name_names() {
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,5 +1,5 @@
-//! Faults of the world around the daemon, each against the built binary: nothing acknowledged is lost or
-//! doubled, the daemon is back within ten seconds of the fault's end, and SIGTERM ends it throughout.
+//! Faults around the built binary: nothing acknowledged is lost or doubled, the daemon works again within ten
+//! seconds of the fault's end, and SIGTERM always ends it.
 
 mod amounts;
 mod clock;
@@ -22,10 +22,10 @@ use crate::support::events::{customer, event};
 use crate::support::stripe::signature;
 use crate::support::{Daemon, Database, Proxy};
 
-/// Within this the daemon works again after a fault's end, on a machine that has other things to do, too.
+/// Time within which the daemon works again after a fault's end; longer than promised, for busy machines.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 
-/// A daemon that reaches its database through a network that a test breaks; an org `acme`, a meter and a
+/// A daemon that reaches its database through a network that a test breaks, with an org `acme`, a meter and a
 /// slot.
 struct Place {
     database: Database,
@@ -62,8 +62,8 @@ impl Place {
         (status.as_u16(), answer)
     }
 
-    /// Webhook, usage, command, check and reservation at once; statuses in this order. `n` tells them from
-    /// others.
+    /// Sends a webhook, usage, a command, a check and a reservation at once; returns the statuses in this
+    /// order. `n` makes their ids unique.
     async fn each(&self, n: u32) -> [u16; 5] {
         let event = event(
             &format!("evt_{n}"),
@@ -85,7 +85,7 @@ impl Place {
         [webhook, usage, command, check, reserve]
     }
 
-    /// Sends all of [`Place::each`] until each has been done.
+    /// Sends all of [`Place::each`] until all succeed.
     async fn until_each_done(&self, n: u32) {
         let begun = Instant::now();
         while self.each(n).await != [200, 200, 201, 200, 201] {
@@ -93,8 +93,7 @@ impl Place {
         }
     }
 
-    /// Sends until it is answered with this status; meanwhile 503 alone may be said, and not that it may have
-    /// been done.
+    /// Sends until the answer has this status. Until then the answer must be 503, and not `outcome_unknown`.
     async fn until_done(&self, path: &str, body: &Value, status: u16) {
         loop {
             let (told, answer) = self.post(path, body).await;
@@ -107,10 +106,10 @@ impl Place {
     }
 }
 
-/// Every request gets its answer within this time, on a busy machine, too.
+/// Every request gets its answer within this time, also on a busy machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {

@@ -1,5 +1,5 @@
-//! Every operation of the API's description, with hostile values in each parameter, header and field:
-//! whatever a client sends, the daemon answers with a problem that says what is wrong.
+//! Every operation of the API's description, with hostile values in each parameter, header and field: the
+//! daemon always answers with a problem that says what is wrong.
 
 mod description;
 mod seed;
@@ -19,9 +19,9 @@ use self::description::{Operation, marked, operations, places, sample};
 use self::seed::Seed;
 use crate::support::{Daemon, Database};
 
-/// Requests under way at once.
+/// Requests in flight at once.
 const AT_ONCE: usize = 16;
-/// Words of parsers, libraries and the database that no answer may have.
+/// Words of parsers, libraries and the database, which no answer may contain.
 const FOREIGN_WORDS: [&str; 15] = [
     "invalid type",
     "invalid value",
@@ -40,9 +40,9 @@ const FOREIGN_WORDS: [&str; 15] = [
     "parse",
 ];
 
-/// A request that is to be refused, or at least not to be failed on.
+/// A request that the daemon must refuse, or at least answer without an internal error.
 struct Attempt {
-    /// What is tried, for people.
+    /// A description for people.
     told: String,
     method: String,
     url: String,
@@ -65,7 +65,7 @@ impl Sweep<'_> {
         })
     }
 
-    /// A request that fits, with this in the query.
+    /// A valid request, with this query.
     fn fitting(&self, operation: &Operation, query: &str) -> Attempt {
         let org = operation.query.iter().any(|name| name == "org") && !query.starts_with("org=");
         let query = match (org, query) {
@@ -142,8 +142,8 @@ impl Sweep<'_> {
             const MARKER: &str = "@@@";
             for (n, place) in places(self.api, schema, 3).into_iter().enumerate() {
                 let text = marked(fitting.clone(), &place, MARKER).to_string();
-                // Below the first level one value in three, each place beginning with another: together all
-                // are tried.
+                // Below the first level each place gets every third value, starting at another one: together
+                // they try all.
                 let step = if place.len() == 1 { 1 } else { 3 };
                 for value in values::json().into_iter().skip(n % step).step_by(step) {
                     let body = text.replace(&format!("\"{MARKER}\""), &value).into_bytes();
@@ -154,7 +154,7 @@ impl Sweep<'_> {
         attempts
     }
 
-    /// Sends it; what is wrong with the answer.
+    /// Sends it; returns what is wrong with the answer.
     async fn send(&self, operation: &Operation, attempt: Attempt) -> Option<String> {
         let method = Method::from_bytes(attempt.method.as_bytes()).expect("a method");
         let mut request = self.daemon.http.request(method, format!("{}{}", self.daemon.base, attempt.url));
@@ -184,13 +184,13 @@ impl Sweep<'_> {
 
 /// What is wrong with an answer.
 fn judge(operation: &Operation, status: u16, kind: &str, text: &str) -> Option<String> {
-    // A path of another shape is another route.
+    // A path of another shape belongs to another route.
     let other_route =
         matches!(status, 404 | 405) && (text.contains("no_route") || text.contains("method_not_allowed"));
     let Some((_, kinds)) = operation.responses.iter().find(|(known, _)| *known == status) else {
         return (!other_route).then(|| "is not described".to_owned());
     };
-    // A busy machine may keep the database from answering a probe in time, which is what it is there to say.
+    // On a busy machine a readiness probe may rightly report that the database is slow.
     let probe = operation.path == "/readyz" && status == 503;
     if status >= 500 && !probe && !text.contains("not_configured") {
         return Some("is a failure".to_owned());
@@ -202,7 +202,7 @@ fn judge(operation: &Operation, status: u16, kind: &str, text: &str) -> Option<S
     if let Some(word) = FOREIGN_WORDS.iter().find(|word| text.contains(*word)) {
         return Some(format!("speaks of `{word}`"));
     }
-    // Lago's clients are answered in Lago's words.
+    // Lago's clients get errors in Lago's form.
     let problem =
         kind == "application/problem+json" || (status == 422 && kinds.iter().any(|known| known == kind));
     let code =
@@ -221,7 +221,7 @@ fn short(text: &str) -> String {
     text.chars().take(160).collect()
 }
 
-/// Cursors of every list as the daemon gives them, and what a forger makes of them.
+/// Cursors of every list as the daemon gives them, and forged ones made from them.
 async fn cursors(daemon: &Daemon, seed: &Seed, operations: &[Operation]) -> Vec<String> {
     let mut found = Vec::new();
     for operation in
@@ -256,7 +256,7 @@ async fn cursors(daemon: &Daemon, seed: &Seed, operations: &[Operation]) -> Vec<
     found
 }
 
-/// The key of a cursor with a value in the place of each of its leaves in turn.
+/// The cursor's key, with the value in place of each leaf in turn.
 fn forged(key: &Value, value: &str) -> Vec<String> {
     fn leaves(value: &Value, at: &mut Vec<String>, found: &mut Vec<String>) {
         match value {
@@ -275,7 +275,7 @@ fn forged(key: &Value, value: &str) -> Vec<String> {
     }
     let mut places = Vec::new();
     leaves(key, &mut Vec::new(), &mut places);
-    // The first is the name of the list.
+    // The first leaf is the name of the list.
     let forge = |place: &String| {
         let mut forged = key.clone();
         *forged.pointer_mut(place).expect("a leaf") = "@@@".into();

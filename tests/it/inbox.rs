@@ -1,4 +1,4 @@
-//! The operator's routes over the inbox, and that its rows never change.
+//! The operator's routes for the inbox; the rows of the inbox never change.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ async fn an_operator_lists_shows_and_retries() {
     assert_eq!(daemon.get("/v1/stripe/inbox", &billing).await.0, 403);
 }
 
-/// Any daemon files acknowledged deliveries, however the daemon that took them ended.
+/// Any daemon files acknowledged deliveries, even if the daemon that received them crashed.
 #[tokio::test]
 async fn what_arrived_is_filed_by_another_daemon() {
     let database = Database::new();
@@ -53,7 +53,7 @@ async fn what_arrived_is_filed_by_another_daemon() {
     assert_eq!(database.number("SELECT count(*) FROM customers"), 3);
 }
 
-/// A delivery that the inbox cannot hold waits, and its neighbours go on.
+/// A delivery that does not fit the inbox waits, and the others continue.
 #[tokio::test]
 async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     let database = Database::new();
@@ -69,14 +69,14 @@ async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     let wait = async |sql: &str, number: i64| {
         let started = std::time::Instant::now();
         while database.number(sql) != number {
-            assert!(started.elapsed().as_secs() < 60, "{sql} does not become {number}");
+            assert!(started.elapsed().as_secs() < 60, "{sql} does not reach {number}");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
     wait("SELECT count(*) FROM customers", 15).await;
     wait("SELECT count(*) FROM stripe_arrivals WHERE attempts > 0", 1).await;
     assert_eq!(daemon.metric("coulomb_stripe_inbox_pending").await, Some(1));
-    // Whoever looks is told which, and why.
+    // The command lists which delivery, and why.
     let listed = database.run(&["stripe", "inbox", "unfiled"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("one line of JSON");
     assert_eq!(
@@ -100,7 +100,7 @@ async fn a_delivery_that_cannot_be_filed_blocks_nobody() {
     assert_eq!(database.run(&["stripe", "inbox", "unfiled"]), "");
 }
 
-/// Inbox and audit rows are inserted, never changed: the daemon's own role may not.
+/// Inbox and audit rows are only inserted: the daemon's own role may not change them.
 #[tokio::test]
 async fn the_daemon_cannot_change_what_must_not_change() {
     use diesel::connection::SimpleConnection;

@@ -36,7 +36,7 @@ async fn unlink(world: &World, what: &str) -> Answer {
 #[tokio::test]
 async fn links_come_in_any_order_and_the_strongest_counts() {
     let world = World::new().start().await;
-    // The customer names an org that does not exist yet; a session names another.
+    // The customer names an org that does not exist yet; a checkout session names another.
     world
         .tell([
             customer("cus_1").org("acme").created_event().at(1),
@@ -50,15 +50,15 @@ async fn links_come_in_any_order_and_the_strongest_counts() {
     assert_eq!(customers(&acme), ["cus_1", "cus_2"]);
     let late = world.send(org("late")).await.status(201);
     assert_eq!(customers(&late), [""; 0]);
-    // An explicit word beats both, and can be taken back.
+    // A link by the API beats both, and can be removed.
     let path = "late/stripe_customers/cus_1";
     assert_eq!(customers(&link(&world, path).await.status(200)), ["cus_1"]);
     assert_eq!(customers(&unlink(&world, path).await), [""; 0]);
     assert!(world.run(&["verify"]).is_empty());
 }
 
-/// A link over the API belongs to one realm, which the request names or the mirrors know. The answer says
-/// which customers are not known. `verify` finds nothing.
+/// A link by the API belongs to one realm: the request names it or the mirrors show it. The answer marks
+/// unknown customers. `verify` finds nothing.
 #[tokio::test]
 async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
     let world = World::new().org("acme").org("bolt").start().await;
@@ -73,7 +73,7 @@ async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
     ] {
         link(&world, &format!("acme/stripe_customers/{what}")).await.names(400, field);
     }
-    // Nobody has heard of it: the mode must be told, and the answer says so.
+    // The customer is unknown: the request must name the mode, and the answer says that it is unknown.
     let customer_of = |account: &str, id: &str, known: bool| {
         let livemode = false;
         json!({ "account": account, "livemode": livemode, "id": id, "known": known })
@@ -83,20 +83,20 @@ async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
     assert_eq!(org.pick(["external_id", "customers"]), json!(["acme", [far]]));
     // A link is an input: nothing is derived from it yet.
     assert!(world.run(&["verify"]).is_empty());
-    // What does not act is linked to nobody.
+    // Links in a realm that does not act are refused.
     for what in ["cus_far?livemode=true", "cus_far?livemode=false&account=acct_stranger"] {
         link(&world, &format!("acme/stripe_customers/{what}")).await.refused(409, "realm_not_trusted");
     }
-    // Stripe tells of a customer in test mode, where it is then meant.
+    // Stripe sends a customer in test mode; the link then means that one.
     world.tell([customer("cus_1").created_event().at(1)]).await;
     let known = customer_of("", "cus_1", true);
     let org = link(&world, "acme/stripe_customers/cus_1").await.status(200);
     assert_eq!(org["customers"], json!([known, far]));
-    // In another account it is another customer, of whom nobody has heard.
+    // In another account the same id is another customer, which is unknown.
     let org = link(&world, "acme/stripe_customers/cus_1?account=acct_1&livemode=false").await;
     let unheard = customer_of("acct_1", "cus_1", false);
     assert_eq!(org["customers"], json!([known, unheard, far]));
-    // What is taken back must be there, and which of two is meant must be told.
+    // To remove a link it must exist, and the request must say which of two it means.
     unlink(&world, "acme/stripe_customers/cus_1").await.names(400, "account");
     for what in ["bolt/stripe_customers/cus_far", "acme/stripe_customers/cus_none"] {
         unlink(&world, what).await.status(404);
@@ -109,15 +109,15 @@ async fn a_link_over_the_api_is_of_one_realm_and_says_whom_nobody_knows() {
         let org = unlink(&world, &format!("acme/stripe_customers/{what}")).await.status(200);
         assert_eq!(org["customers"], left, "{what}");
     }
-    // Links that were taken back leave nothing to compare.
+    // `verify` has nothing to compare for removed links.
     assert!(world.run(&["verify"]).is_empty());
     unlink(&world, "acme/stripe_customers/cus_far").await.status(404);
 }
 
-/// The org's plan through all eight statuses of Stripe.
+/// The org's plan in all eight statuses of Stripe.
 #[tokio::test]
 async fn the_plan_follows_the_subscription() {
-    // Its period began long ago.
+    // The subscription's period began long ago.
     let setup = World::new().setting("COULOMB_PAST_DUE_GRACE_DAYS", "36500").org("acme");
     let world = setup.with(plan("pro").prices(["price_pro"])).start().await;
     world.deliver(customer("cus_1").org("acme").created_event().at(1)).await;

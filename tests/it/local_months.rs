@@ -1,4 +1,4 @@
-//! Local days and months through changes of the clocks and of an org's zone.
+//! Local days and months across changes of the clocks and of an org's zone.
 
 use chrono::TimeDelta;
 use serde_json::json;
@@ -7,24 +7,24 @@ use crate::support::World;
 use crate::support::requests::{Time, meter, org, plan, quota, subscribe, usage};
 use crate::support::world::{Setup, time};
 
-/// A platform that takes old usage of `tokens`.
+/// A platform that accepts old usage of `tokens`.
 fn platform(time: &str) -> Setup {
     let scopes = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
     World::new().at(time).scopes(scopes).with(meter("tokens"))
 }
 
-/// An org with a quota of that period; gives the quota's id.
+/// An org with a quota by this period; returns the quota's id.
 async fn limited(world: &World, name: &str, zone: &str, period: &str) -> String {
     world.send(org(name).zone(zone)).await.status(201);
     world.send(quota(1000).org(name).period(period)).await.status(201).id()
 }
 
-/// Usage at an instant, which is its id, too.
+/// Usage at an instant, which is also its id.
 async fn uses(world: &World, org: &str, at: &str, quantity: i64) {
     world.used(usage(org, "tokens").id(at).at(at).quantity(quantity)).await;
 }
 
-/// Label, start, end and use of each period, newest first.
+/// Label, start, end and used amount of each period, newest first.
 async fn history(world: &World, quota: &str) -> Vec<[String; 4]> {
     let page = world.get(&format!("/v1/quotas/{quota}/history")).await.status(200);
     let fields = ["period", "start", "end", "used"];
@@ -35,13 +35,13 @@ async fn moves(world: &World, org: &str, zone: &str) {
     world.patch(&format!("/v1/orgs/{org}"), json!({ "time_zone": zone })).await.status(200);
 }
 
-/// A name, a zone, what period, its label, its first and last instant, and the first one after it.
+/// A name, a zone, the kind of period, its label, its first and last instant, and the first one after it.
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
-/// Months and days in which the clocks are changed.
+/// Months and days in which the clocks change.
 const CASES: [Case; 8] = [
-    // 23 hours short, and 25 long: 29 March and 25 October.
+    // 29 March has 23 hours, 25 October 25.
     (
         "spring",
         "Europe/Berlin",
@@ -69,7 +69,7 @@ const CASES: [Case; 8] = [
         "2026-10-25T22:59:59.999999Z",
         "2026-10-25T23:00:00Z",
     ),
-    // The first day of the month is that of the change, at two o'clock; the month's end lies in winter.
+    // The clocks change on the first day of the month, at two o'clock; the month ends in winter time.
     (
         "new-york",
         "America/New_York",
@@ -79,7 +79,7 @@ const CASES: [Case; 8] = [
         "2026-12-01T04:59:59.999999Z",
         "2026-12-01T05:00:00Z",
     ),
-    // There midnight comes twice on that day: the month begins with the first.
+    // Midnight comes twice on that day: the month begins with the first one.
     (
         "havana",
         "America/Havana",
@@ -89,7 +89,7 @@ const CASES: [Case; 8] = [
         "2026-12-01T04:59:59.999999Z",
         "2026-12-01T05:00:00Z",
     ),
-    // 24 April has no midnight: it begins at one o'clock, an hour after 23 April's last.
+    // 24 April has no midnight: it begins at one o'clock, right after the last instant of 23 April.
     (
         "cairo",
         "Africa/Cairo",
@@ -99,7 +99,7 @@ const CASES: [Case; 8] = [
         "2026-04-24T20:59:59.999999Z",
         "2026-04-24T21:00:00Z",
     ),
-    // Half an hour: 5 April.
+    // The clocks change by half an hour, on 5 April.
     (
         "lord-howe",
         "Australia/Lord_Howe",
@@ -109,7 +109,7 @@ const CASES: [Case; 8] = [
         "2026-04-30T13:29:59.999999Z",
         "2026-04-30T13:30:00Z",
     ),
-    // Never any change, and a quarter off.
+    // The clocks never change; the offset has a quarter of an hour.
     (
         "kathmandu",
         "Asia/Kathmandu",
@@ -121,7 +121,7 @@ const CASES: [Case; 8] = [
     ),
 ];
 
-/// 1 is used at the last instant before, 2 at the first one, 4 at the last one, 8 at the first one after.
+/// Used: 1 at the last instant before the period, 2 at its first, 4 at its last, 8 at the first one after it.
 #[tokio::test]
 async fn months_and_days_begin_and_end_where_the_clocks_say() {
     let world = platform("2026-12-31T12:00:00Z").start().await;
@@ -140,7 +140,7 @@ async fn months_and_days_begin_and_end_where_the_clocks_say() {
     world.run(&["verify"]);
 }
 
-/// What was counted stays where it was counted; what comes after a change of zone is counted by the new one.
+/// Counted usage keeps its period; usage after a change of zone counts by the new zone.
 #[tokio::test]
 async fn a_new_zone_goes_on_in_the_same_local_month() {
     let world = platform("2026-10-10T12:00:00Z").with(plan("pro")).start().await;
@@ -152,18 +152,18 @@ async fn a_new_zone_goes_on_in_the_same_local_month() {
         moves(&world, org, "America/Los_Angeles").await;
         uses(&world, org, "2026-10-10T12:00:01Z", 3).await;
     }
-    // Midnight of 1 October and of 1 November, both in summer there.
+    // Midnight of 1 October and of 1 November, both in summer time.
     let october = ["2026-10-01", "2026-10-01T07:00:00Z", "2026-11-01T07:00:00Z", "8"];
     assert_eq!(history(&world, &quota).await, [october]);
-    // A subscription's period is no matter of zones.
+    // A subscription's period does not depend on zones.
     let paid = ["2026-10-10", "2026-10-10T12:00:00Z", "2026-11-10T12:00:00Z", "8"];
     assert_eq!(history(&world, &billing).await, [paid]);
-    // The last hours of October there: November has begun in Berlin.
+    // In Los Angeles it is still October; in Berlin November has begun.
     world.turn("2026-11-01T06:00:00Z");
     uses(&world, "acme", "2026-11-01T05:59:00Z", 10).await;
     moves(&world, "acme", "Europe/Berlin").await;
     uses(&world, "acme", "2026-11-01T05:59:01Z", 20).await;
-    // Late usage is counted by the zone that the org has when it comes.
+    // Late usage counts by the zone that the org has when it arrives.
     uses(&world, "acme", "2026-10-31T22:59:59Z", 40).await;
     uses(&world, "acme", "2026-10-31T23:00:00Z", 80).await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What the log and the metrics tell.
+//! What the log and the metrics show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -30,7 +30,7 @@ impl Logged {
         Self { daemon: Daemon::spawn(command), log }
     }
 
-    /// Ends it; its whole log.
+    /// Ends it; returns its whole log.
     fn text(mut self) -> String {
         assert_eq!(self.daemon.stop(), Some(0));
         std::fs::read_to_string(self.log.path()).expect("UTF-8")
@@ -43,7 +43,7 @@ impl Logged {
             .collect()
     }
 
-    /// Sends bytes; what comes back until the connection is closed.
+    /// Sends bytes; returns everything until the connection closes.
     fn send_raw(&self, bytes: &[u8]) -> String {
         let mut stream =
             TcpStream::connect(self.daemon.base.trim_start_matches("http://")).expect("connects");
@@ -77,7 +77,7 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     assert_eq!(daemon.get("/v1/meters/none", &key).await.0, 404);
     assert_eq!(daemon.get("/v1/keys", &own).await.0, 403);
     assert_eq!(daemon.get("/nowhere", "clb_live_wrong").await.0, 404);
-    // Successful ones are for `debug`: only what was refused is told.
+    // Only refused requests are logged; successful ones appear at `debug`.
     let call = |id: &str, name: &str| json!({ "id": id, "source": "s", "event_name": name });
     daemon.usage(&own, &json!([call("1", "call")])).await;
     daemon.usage(&own, &json!([call("1", "call"), call("2", "call"), call("3", "unknown")])).await;
@@ -126,8 +126,8 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     assert!(line["reason"].as_str().is_some_and(|reason| reason.len() > 10), "{line}");
 }
 
-/// What strangers send is no fault of ours, forges no line, and no line tells of the machine that built the
-/// daemon.
+/// Bad input from outside is no error of the daemon and forges no line, and no line shows paths of the
+/// machine that built the daemon.
 #[tokio::test]
 async fn strangers_write_no_errors_and_no_lines() {
     for format in ["json", "pretty"] {
@@ -160,7 +160,7 @@ async fn strangers_write_no_errors_and_no_lines() {
     }
 }
 
-/// Every metric is there from the start, with its help; `promtool` agrees where it is installed.
+/// Every metric exists from the start, with its help; `promtool` agrees where it is installed.
 #[tokio::test]
 async fn metrics_exist_from_the_start() {
     let database = Database::new();
@@ -171,7 +171,7 @@ async fn metrics_exist_from_the_start() {
         let content_type = answer.headers()["content-type"].to_str().expect("text").to_owned();
         (content_type, answer.text().await.expect("text"))
     };
-    // The first answer is counted once it is given.
+    // An answer is counted after it is sent.
     ask("*/*").await;
     let (content_type, classic) = ask("text/plain").await;
     assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");

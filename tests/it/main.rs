@@ -1,4 +1,4 @@
-//! One test binary: real daemons over a real PostgreSQL, asked over real HTTP.
+//! One test binary: real daemons over a real PostgreSQL, called over real HTTP.
 
 #![recursion_limit = "256"]
 

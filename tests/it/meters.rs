@@ -1,5 +1,5 @@
-//! Meters and rate cards: versioned, never silently changed, refused with a sentence where they would
-//! mislead.
+//! Meters and rate cards: they have versions, change only by commands, and a misleading one is refused with a
+//! reason.
 
 use chrono::{Duration, Utc};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ fn platform() -> Setup {
     World::new().scopes(SCOPES).org("acme")
 }
 
-/// A meter of `tokens` by model and by whether they came from a cache.
+/// A meter of `tokens` by model and by whether they were cached.
 fn tokens() -> Request {
     meter("tokens")
         .name("Tokens")
@@ -50,7 +50,7 @@ async fn a_meter_is_versioned_and_what_it_counted_stays() {
     let five = |id: &str| prompt(id, json!({ "tokens": 5, "all": 9, "model": "a" }));
     assert_eq!(world.on(0).uses(five("0")).await, "accepted");
     assert_eq!(world.on(1).uses(five("1")).await, "accepted");
-    // The other daemon counts by the new version at once.
+    // The other daemon counts with the new version at once.
     let path = "/v1/meters/tokens";
     let all = json!({ "value_field": "all", "dimensions": ["model"] });
     assert_eq!(world.patch(path, all).await.status(200)["version"], 2);
@@ -127,7 +127,7 @@ async fn a_meter_that_would_mislead_is_refused() {
     world.get("/v1/meters?colour=red").await.status(400);
     world.patch("/v1/meters/nothing", json!({})).await.status(404);
     assert_eq!(world.number("SELECT count(*) FROM meters"), 0);
-    // What was refused did not turn the catalogue.
+    // A refused command did not change the catalogue's version.
     assert_eq!(world.number("SELECT version FROM catalog"), 1);
 }
 
@@ -155,7 +155,7 @@ async fn a_card_prices_what_comes_after_it_by_dimensions_and_time() {
         world.used(prompt(id, data).with("occurred_at", days_ago(days))).await;
     };
     send("before", json!({ "tokens": 1, "model": "a" }), 5).await;
-    // The general rate first: it is stored last.
+    // The request has the general rate first; it is stored last.
     let rates = json!([
         { "unit_cost": "0.1" },
         { "when": { "model": "a" }, "unit_cost": 2.5, "battery_units": 3 },
@@ -164,7 +164,7 @@ async fn a_card_prices_what_comes_after_it_by_dimensions_and_time() {
     let made = world.send(rate_card("tokens", rates).since(days_ago(10))).await.status(201);
     let told = ["version", "rates.0.unit_cost", "rates.1.unit_cost", "rates.2.unit_cost", "rates.3"];
     assert_eq!(made.pick(told), json!([1, "0.5", "2.5", "0.1", null]));
-    // What is stored keeps its price, which was none.
+    // Stored usage keeps its price, which was none.
     assert_eq!(cost(), "0");
     send("a", json!({ "tokens": 2, "model": "a" }), 5).await;
     send("cached", json!({ "tokens": 2, "model": "a", "cached": true }), 5).await;
@@ -172,7 +172,7 @@ async fn a_card_prices_what_comes_after_it_by_dimensions_and_time() {
     send("earlier", json!({ "tokens": 2, "model": "b" }), 11).await;
     assert_eq!(cost(), "6.2");
     assert_eq!(world.number("SELECT sum(battery_units) FROM usage_records"), 6);
-    // From two days ago on nothing has a price.
+    // From two days ago, nothing has a price.
     world.send(rate_card("tokens", json!([])).since(days_ago(2))).await.status(201);
     send("now", json!({ "tokens": 2, "model": "a" }), 1).await;
     send("late", json!({ "tokens": 2, "model": "b" }), 3).await;
@@ -235,7 +235,7 @@ async fn a_card_fits_the_meter_and_the_cards_before_it() {
         let card = rate_card(aggregation, json!([{ "unit_cost": "1" }]));
         world.send(card).await.refused(409, "meter_not_additive");
     }
-    // A dimension that a price or a quota asks for stays.
+    // A dimension that a price or a quota uses cannot be removed.
     let drop = || world.patch("/v1/meters/tokens", json!({ "dimensions": ["cached"] }));
     drop().await.refused(409, "dimension_in_use");
     world.send(costs("1")).await.status(201);
@@ -268,7 +268,7 @@ async fn the_command_line_makes_shows_and_prices_meters() {
     assert_eq!(cards.iter().map(|card| &card["version"]).collect::<Vec<_>>(), [2, 1]);
     let listed: Value = serde_json::from_str(world.run(&["meter", "list"]).trim()).expect("one line");
     assert_eq!(listed["key"], "tokens");
-    // A running daemon counts by it.
+    // A running daemon counts with it.
     world.used(prompt("1", json!({ "tokens": 3, "model": "a" }))).await;
     assert_eq!(world.number("SELECT sum(cost) FROM usage_records"), 12);
     let actors = "SELECT count(*) FROM audit_log

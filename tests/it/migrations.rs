@@ -1,4 +1,4 @@
-//! Migrations: up, down and up again; refused where the database is newer or was changed.
+//! Migrations: up, down and up again; refused where the database is newer or a migration was changed.
 
 use coulomb::db::migrate;
 
@@ -47,7 +47,7 @@ fn a_newer_database_and_a_changed_migration_are_refused() {
     assert!(told.contains("another text than this binary has"), "{told}");
 }
 
-/// Daemons that start together on an empty database do not trip over each other.
+/// Daemons that start together on an empty database do not disturb each other.
 #[test]
 fn many_migrate_at_once() {
     let database = Database::empty();
@@ -64,7 +64,7 @@ fn many_migrate_at_once() {
     });
 }
 
-/// A wrong setting ends the start with one sentence that names it.
+/// A wrong setting stops the start with one sentence that names it.
 #[test]
 fn a_wrong_setting_is_one_sentence() {
     let database = Database::new();
@@ -91,13 +91,15 @@ fn a_wrong_setting_is_one_sentence() {
 fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     use diesel::connection::SimpleConnection;
     let database = Database::new();
-    // As a version before had them; what is as it should be is left alone, and locks nothing.
+    // State of an older version. The migration changes only what differs, and locks nothing else.
     database.execute("COMMENT ON TABLE coulomb_migrations IS 'other rights'");
-    // A wait is looked at once, after this time: a busy machine must have come to the second lock by then.
+    // PostgreSQL checks a wait for deadlock once, after this time. A busy machine must reach the second lock
+    // by then.
     let name = database.value("SELECT current_database()").expect("a name");
     database.execute(&format!("ALTER DATABASE {name} SET deadlock_timeout = '5s'"));
     let mut reader = database.owner();
-    // Policies of quotas come before those of battery_settings. Who is checked for deadlocks is the other.
+    // The migration locks quotas before battery_settings, the reader the other way round. The reader's check
+    // for deadlocks comes too late, so the migration finds the deadlock and gives way.
     reader
         .batch_execute(
             "SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE",
@@ -112,13 +114,13 @@ fn roles_are_applied_beside_whoever_locks_tables_in_another_order() {
     while database.number(waits) == 0 {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    reader.batch_execute("LOCK TABLE quotas IN ACCESS SHARE MODE; COMMIT").expect("the other one gives way");
+    reader.batch_execute("LOCK TABLE quotas IN ACCESS SHARE MODE; COMMIT").expect("the migration gives way");
     assert_eq!(migrating.join().expect("no panic"), Ok(true));
     reader.batch_execute("BEGIN; LOCK TABLE battery_settings IN ACCESS SHARE MODE").expect("locks");
-    assert!(migrate::run(&mut database.owner()).expect("it waits for nobody").roles);
+    assert!(migrate::run(&mut database.owner()).expect("it waits for no lock").roles);
 }
 
-/// A database as a binary from before the schema `coulomb` left it: everything in `public`.
+/// A database from a binary older than the schema `coulomb`: everything is in `public`.
 fn old_installation() -> Database {
     let database = Database::empty();
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
@@ -178,10 +180,10 @@ async fn an_installation_in_public_is_moved_with_its_data() {
         database.value(OURS_IN_PUBLIC).as_deref(),
         Some("__diesel_schema_migrations r, coulomb_migrations v, customers_of_others r")
     );
-    assert_eq!(shape(&database), shape(&Database::new()), "as one that began in the schema");
+    assert_eq!(shape(&database), shape(&Database::new()), "like a database that began in the schema");
     assert_eq!(database.value("SELECT make_usage_partition('2026-01-15')").as_deref(), Some("false"));
     assert_eq!(database.value("SELECT make_usage_partition('2025-01-15')").as_deref(), Some("true"));
-    // The older binary looks into public, and must see that the database is newer than itself.
+    // The older binary reads `public`, and must see there that the database is newer.
     let newest = "SELECT max(version) FROM public.coulomb_migrations";
     assert!(database.value(newest).expect("a version").as_str() > "20261121001500");
     drop(daemon);
@@ -194,14 +196,18 @@ async fn an_installation_in_public_is_moved_with_its_data() {
     );
     database.run(&["migrate", "--revert", &steps, "--destroy-data-of", &name]);
     assert_eq!(database.value("SELECT name FROM public.orgs").as_deref(), Some("Old"));
-    assert_eq!(database.value("SELECT to_regnamespace('coulomb')"), None, "all is back where it was");
+    assert_eq!(
+        database.value("SELECT to_regnamespace('coulomb')"),
+        None,
+        "everything is where it was before"
+    );
     let made = "SELECT public.make_usage_partition('2024-01-15')";
     assert_eq!(database.value(made).as_deref(), Some("true"));
     database.run(&["migrate"]);
     assert_eq!(database.value("SELECT name FROM orgs").as_deref(), Some("Old"));
 }
 
-/// Other programs in the same database keep their tables, whatever they are called, and we have ours.
+/// Other programs in the same database keep their tables, of whatever name, and we have ours.
 #[tokio::test]
 async fn a_database_may_be_shared() {
     let database = Database::empty();
@@ -224,7 +230,7 @@ async fn a_database_may_be_shared() {
     let mentions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'coulomb'::regnamespace
         AND (prosrc ~ 'public[.]'
             OR 'public' = ANY (regexp_split_to_array(array_to_string(proconfig, ','), '[ ,=]+')))";
-    assert_eq!(database.number(mentions), 0, "no function looks into public");
+    assert_eq!(database.number(mentions), 0, "no function uses public");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The last second of a month is the month's, and the first of the next is not: in every zone, whatever the
-//! clocks do that night.
+//! The last second of a month belongs to the month, and the first of the next does not: in every zone, also
+//! when the clocks change that night.
 
 use serde_json::json;
 
@@ -10,10 +10,10 @@ use crate::support::requests::{meter, org, usage};
 const INSTANTS: [(&str, &str, &str); 25] = [
     ("UTC", "2026-10-31T23:59:59.999999Z", "2026-10-31"),
     ("UTC", "2026-11-01T00:00:00Z", "2026-11-01"),
-    // A leap second is the next second.
+    // A leap second counts as the next second.
     ("UTC", "2026-10-31T23:59:60Z", "2026-11-01"),
     ("UTC", "2026-10-31T23:59:60.5Z", "2026-11-01"),
-    // Finer than what is kept: cut off, so that it does not become the next month.
+    // More precise than what is stored: cut off, so that it does not move into the next month.
     ("UTC", "2026-10-31T23:59:59.9999999Z", "2026-10-31"),
     ("UTC", "2026-11-01T00:59:59+01:00", "2026-10-31"),
     ("Europe/Berlin", "2026-10-31T22:59:59.999999Z", "2026-10-31"),
@@ -23,10 +23,10 @@ const INSTANTS: [(&str, &str, &str); 25] = [
     ("Europe/Berlin", "2026-03-31T22:00:00Z", "2026-04-01"),
     ("America/New_York", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
     ("America/New_York", "2026-11-01T04:00:00Z", "2026-11-01"),
-    // Clocks go back that very night, at two: both one o'clocks are November's.
+    // The clocks go back that night at two: both one o'clocks belong to November.
     ("America/New_York", "2026-11-01T05:30:00Z", "2026-11-01"),
     ("America/New_York", "2026-11-01T06:30:00Z", "2026-11-01"),
-    // Midnight comes twice: the first begins the day.
+    // Midnight comes twice: the first one begins the day.
     ("America/Havana", "2026-11-01T03:59:59.999999Z", "2026-10-31"),
     ("America/Havana", "2026-11-01T04:00:00Z", "2026-11-01"),
     ("America/Havana", "2026-11-01T05:00:00Z", "2026-11-01"),

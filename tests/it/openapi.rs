@@ -1,5 +1,5 @@
-//! The API's description is a file of the project: who changes the API sees the change, and so does the
-//! reviewer.
+//! The API's description is a file in the repository, so that authors and reviewers see each change of the
+//! API.
 
 use crate::support::Database;
 
@@ -11,6 +11,6 @@ fn the_description_is_the_committed_one() {
     let committed = std::fs::read_to_string(file).unwrap_or_default();
     assert!(
         generated == committed,
-        "the API has changed: `cargo run -- openapi > docs/openapi.json`, and look at the difference"
+        "the API has changed: `cargo run -- openapi > docs/openapi.json`, then read the diff"
     );
 }

@@ -1,6 +1,6 @@
-//! Every operation that names an org takes its id and its external id, says 404 to a name that nobody has,
-//! and tells a key of an org nothing of others. Which operations those are is read off the API's description,
-//! so that a new one is asked too.
+//! Every operation that names an org takes its id and its external id, answers 404 to an unknown name, and
+//! shows an org's key nothing of other orgs. The test finds these operations in the API's description, so it
+//! covers new ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Database};
 
-/// An external id that has to be written with care in a path.
+/// An external id that must be encoded in a path.
 const EXTERNAL: &str = "acme/eu 1";
 const UNKNOWN: &str = "nobody";
 const EVERYTHING: &str = "admin,usage:write,usage:backfill,usage:price,usage:read,billing:read,billing:write";
@@ -31,7 +31,7 @@ struct Operation {
     place: Place,
     /// The field that a problem names.
     field: String,
-    /// The words that a body must have beside the org.
+    /// The fields that the body needs beside the org.
     body: Option<Value>,
 }
 
@@ -41,8 +41,8 @@ impl Operation {
     }
 }
 
-/// Operations whose body has a field `org` that is another thing: a plan's quotas are nobody's, and refuse
-/// it; of usage each event is rejected by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
+/// Operations whose body has a field `org` with another meaning. A plan's quotas refuse it, as they belong to
+/// no org. Usage rejects each event by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
 const NO_ORG: [&str; 5] = [
     "PUT /v1/plans/{id}",
     "PUT /v1/plans/{id}/quotas",
@@ -56,7 +56,7 @@ fn with(mut all: Value, more: Value) -> Value {
     all
 }
 
-/// What a command is sent beside the org. A new one that names an org must be given here.
+/// The body of each command beside the org. Every new command that names an org needs an entry here.
 fn bodies() -> BTreeMap<&'static str, Value> {
     let limit = json!({ "meter": "meter-1", "period": "day", "limit": 5 });
     let mut exemption = with(limit.clone(), json!({ "subject": "s-{n}", "reason": "why" }));
@@ -74,7 +74,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         ("DELETE /v1/battery/settings/{org}", json!({})),
         ("POST /v1/battery/adjustments", json!({ "amount": "1", "reason": "why" })),
         ("POST /v1/battery/grants", json!({ "amount": "1", "reason": "why" })),
-        // There is none of this number: what names it is looked at first.
+        // No effect has this number: the org is looked up first.
         ("POST /v1/battery/effects/waiting/{id}/assign", json!({})),
         ("POST /v1/keys", json!({ "name": "k", "scopes": ["usage:read"] })),
         ("POST /v1/quota/check", json!({ "items": [{ "meter": "meter-1", "org": "{org}" }] })),
@@ -91,7 +91,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     ])
 }
 
-/// Where a schema has a field `org`, as a problem names it.
+/// The path of a schema's field `org`, in the form that a problem uses.
 fn field_of(api: &Value, schema: &Value, at: &str, seen: &BTreeSet<String>) -> Option<String> {
     let mut seen = seen.clone();
     let schema = match schema["$ref"].as_str() {
@@ -142,10 +142,7 @@ fn operations(api: &Value) -> Vec<Operation> {
             assert!(places.len() < 2, "{name} names several orgs");
             let Some((place, field)) = places.pop() else { continue };
             let body = bodies.remove(name.as_str());
-            assert!(
-                body.is_some() || method == Method::GET,
-                "{name} names an org: say in `bodies` what it is sent"
-            );
+            assert!(body.is_some() || method == Method::GET, "{name} names an org: add its body to `bodies`");
             found.push(Operation { method, path: path.clone(), place, field, body });
         }
     }
@@ -162,7 +159,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(letter).collect()
 }
 
-/// A daemon with two orgs that have a bit of everything.
+/// A daemon with two orgs that have some of everything.
 struct House {
     _database: Database,
     daemon: Daemon,
@@ -181,7 +178,7 @@ impl House {
         let platform = database.key(EVERYTHING, None);
         let org = daemon.org(&platform, EXTERNAL, "UTC").await;
         daemon.org(&platform, "other", "UTC").await;
-        // The command line takes either name, too.
+        // The command line takes both names too.
         let of_org = database.key(OF_AN_ORG, Some(EXTERNAL));
         let text = daemon.http.get(format!("{}/openapi.json", daemon.base)).send().await.expect("an answer");
         let api = serde_json::from_str(&text.text().await.expect("a body")).expect("JSON");
@@ -206,7 +203,7 @@ impl House {
         answered
     }
 
-    /// Sends an operation with this name of an org; status and text.
+    /// Sends an operation with this name of an org; returns status and text.
     async fn send(&self, operation: &Operation, key: &str, name: &str) -> (StatusCode, String) {
         let n = self.number.get() + 1;
         self.number.set(n);
@@ -262,7 +259,7 @@ impl House {
     }
 }
 
-/// Whether the answer is that there is no such org, in the form that all have.
+/// Whether the answer says that the org is unknown, in the form that all operations share.
 fn is_unknown(operation: &Operation, (status, text): &(StatusCode, String)) -> bool {
     let problem: Value = serde_json::from_str(text).unwrap_or_default();
     *status == 404 && problem["code"] == "not_found" && problem["field"] == operation.field.as_str()
@@ -278,7 +275,7 @@ async fn every_operation_takes_both_names_of_an_org_and_no_other() {
         let wanted = operation.name();
         for name in [house.org.as_str(), EXTERNAL] {
             let answer = house.send(operation, &house.platform, name).await;
-            // What is there already is a contradiction: the org was found. There is no effect to assign.
+            // A conflict with existing data is fine too: the org was found. There is no effect to assign.
             let fine = answer.0.is_success()
                 || answer.0 == 409 && wanted.starts_with("POST /v1/orgs")
                 || answer.0 == 404 && wanted.contains("effects") && !is_unknown(operation, &answer);
@@ -293,8 +290,8 @@ async fn every_operation_takes_both_names_of_an_org_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A key of an org may call its org by both names. What others are called, and whether anybody is, it is not
-/// told.
+/// A key of an org may name its org by both names. It learns neither the names of other orgs nor whether they
+/// exist.
 #[tokio::test]
 async fn a_key_of_an_org_is_told_nothing_of_other_names() {
     let house = House::new().await;
@@ -323,7 +320,7 @@ async fn a_key_of_an_org_is_told_nothing_of_other_names() {
     assert!(asked > 20, "{asked} were asked");
 }
 
-/// Usage that names an unknown org is rejected, event by event, in the words of whose wire it is.
+/// Usage of an unknown org is rejected for each event, in the form of the wire format.
 #[tokio::test]
 async fn usage_of_an_unknown_org_is_rejected_and_no_other() {
     let house = House::new().await;
@@ -359,7 +356,7 @@ async fn usage_of_an_unknown_org_is_rejected_and_no_other() {
     }
 }
 
-/// The daemon ignores no parameter that it does not know, and refuses one that comes twice.
+/// The daemon refuses unknown parameters, and parameters that come twice.
 #[tokio::test]
 async fn no_operation_takes_an_unknown_parameter_or_one_twice() {
     let house = House::new().await;
@@ -391,7 +388,7 @@ async fn no_operation_takes_an_unknown_parameter_or_one_twice() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Those whose names begin as many do are known.
+    // Parameters with a known prefix are accepted.
     let path = format!("/v1/usage/daily?org={}&dimension.model=m", house.org);
     assert_eq!(house.daemon.get(&path, &house.platform).await.0, 200);
 }

@@ -1,5 +1,5 @@
-//! Which plan an org has, and until when: by unpaid invoices, by the rank of several plans, by default, and
-//! by days of grace.
+//! Which plan an org has, and until when: with unpaid invoices, with several plans of different ranks, with a
+//! default plan, and with days of grace.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::requests::{
 use crate::support::world::Setup;
 
 const UPDATED: &str = "customer.subscription.updated";
-/// When most of these tests happen, and the month of most subscriptions.
+/// The time of most tests, and the month of most subscriptions.
 const NOW: &str = "2026-05-20T12:00:00Z";
 const MONTH: (&str, &str) = ("2026-05-12T00:00:00Z", "2026-06-12T00:00:00Z");
 
@@ -27,7 +27,7 @@ async fn entitled(world: &World, org: &str) -> Answer {
     world.get(&format!("/v1/orgs/{org}/entitlements")).await
 }
 
-/// An org of that name with a customer of its own, and what Stripe tells of that, a second apart.
+/// An org of this name with its own customer, and Stripe's events about it, a second apart.
 async fn told(world: &World, name: &str, events: Vec<Event>) {
     world.send(org(name)).await.ok();
     let made = customer(&format!("cus_{name}")).org(name).created_event();
@@ -57,22 +57,22 @@ fn billed(org: &str, n: i32, status: &str, issued: &str) -> Object {
 /// An org, its invoices, and until when it has the plan.
 type Case = (&'static str, Vec<Object>, Option<&'static str>);
 
-/// 14 days from when the unpaid invoice was due, worked out by hand.
+/// 14 days from the due time of the unpaid invoice, computed by hand.
 fn unpaid() -> Vec<Case> {
     let open = |org, n, issued| billed(org, n, "open", issued);
     let renewed = "2026-05-12T01:00:00Z";
     vec![
         // The renewal of 12 May was issued an hour later.
         ("renewal", vec![open("renewal", 1, renewed)], Some("2026-05-26T01:00:00Z")),
-        // It is sent, and was due on 19 May.
+        // It is sent to the customer, and was due on 19 May.
         (
             "sent",
             vec![open("sent", 1, renewed).with("due_date", "2026-05-19T01:00:00Z".second())],
             Some("2026-06-02T01:00:00Z"),
         ),
-        // The one before was not paid either: over since 26 April.
+        // The one before was not paid either: the grace ended on 26 April.
         ("twice", vec![open("twice", 1, "2026-04-12T01:00:00Z"), open("twice", 2, renewed)], None),
-        // An older one was left open, but what came after it was paid.
+        // An older one is open, but a later one was paid.
         (
             "left",
             vec![
@@ -82,13 +82,13 @@ fn unpaid() -> Vec<Case> {
             ],
             Some("2026-05-26T01:00:00Z"),
         ),
-        // A seat that was added on 19 May could not be charged; the month itself is paid.
+        // A seat was added on 19 May and could not be charged; the month itself is paid.
         (
             "seat",
             vec![billed("seat", 1, "paid", renewed), open("seat", 2, "2026-05-19T11:00:00Z")],
             Some("2026-06-02T11:00:00Z"),
         ),
-        // What is settled by the customer's balance, void or a draft is not unpaid: by the period then.
+        // Invoices settled by the customer's balance, void or draft are not unpaid: then the period decides.
         (
             "settled",
             vec![
@@ -98,7 +98,7 @@ fn unpaid() -> Vec<Case> {
             ],
             Some("2026-05-26T00:00:00Z"),
         ),
-        // It was given up, and is no less unpaid.
+        // Given up invoices are still unpaid.
         (
             "given-up",
             vec![billed("given-up", 1, "uncollectible", "2026-05-07T12:00:00Z")],
@@ -112,7 +112,7 @@ async fn has_pro_until(world: &World, org: &str, until: Option<&str>, (start, en
     let entitled = entitled(world, org).await;
     let told = entitled.pick(["plan_until", "plan.id"]);
     assert_eq!(told, json!([until, until.map(|_| "pro")]), "{org}: {entitled}");
-    // The plan's period is that of its item.
+    // The plan's period is that of the item that buys it.
     let period = entitled.pick(["subscription.current_period_start", "subscription.current_period_end"]);
     assert_eq!(period, json!([start, end]), "{org}");
 }
@@ -126,7 +126,7 @@ async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
         told(&world, org, [subscribed].into_iter().chain(billed).collect()).await;
         has_pro_until(&world, org, until, MONTH).await;
     }
-    // No invoice is known. The plan is paid by the year, an add-on by the month was renewed on 18 May.
+    // No invoice is known. The plan is paid by the year; a monthly add-on was renewed on 18 May.
     let year = ("2025-11-20T00:00:00Z", "2026-11-20T00:00:00Z");
     let addon = bought("addon", "past_due", "price_pro")
         .period(year.0, year.1)
@@ -135,7 +135,7 @@ async fn grace_runs_from_when_the_unpaid_invoice_was_due() {
         .with("items.data.1.current_period_end", "2026-06-18T00:00:00Z".second());
     told(&world, "addon", vec![addon.happened(UPDATED)]).await;
     has_pro_until(&world, "addon", Some("2026-06-01T00:00:00Z"), year).await;
-    // It ends on the instant.
+    // It ends at this instant.
     world.turn("2026-05-21T11:59:59Z");
     assert_eq!(entitled(&world, "given-up").await.at("plan.id"), "pro");
     world.turn("2026-05-21T12:00:00Z");
@@ -148,7 +148,7 @@ fn ranked() -> Setup {
     platform().with(sold("basic", 1)).with(sold("pro", 5)).with(sold("team", 5))
 }
 
-/// `id plan status` of what an org pays for; local ids are random.
+/// `id plan status` of an org's paid subscriptions; local ids are random.
 fn paying(entitled: &Answer) -> Vec<String> {
     let listed = entitled.list("paying").iter().map(|one| {
         let [id, plan, status] = ["id", "plan", "status"].map(|field| one[field].as_str().expect("text"));
@@ -163,7 +163,7 @@ fn doctor(world: &World) -> String {
     String::from_utf8_lossy(&doctor.stdout).into_owned()
 }
 
-/// Of several subscriptions the plan of the highest rank counts, and all are listed.
+/// Of several subscriptions the plan with the highest rank counts, and all are listed.
 #[tokio::test]
 async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
     let world = ranked().start().await;
@@ -171,7 +171,7 @@ async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
     let second = |org: &str, status: &str, price| {
         bought(org, status, price).with("id", format!("sub_{org}_2")).happened(UPDATED)
     };
-    // The better plan counts, also where it began later, is past due, or the other one is local.
+    // The higher plan counts, even if it began later, is past due, or the other one is local.
     for (org, events, local, plan, listed) in [
         ("one", vec![first("one", "price_pro")], None, "pro", vec![]),
         (
@@ -202,7 +202,7 @@ async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
             "pro",
             vec!["lsub pro active", "sub_local basic active"],
         ),
-        // Of the same rank Stripe's counts.
+        // Of equal ranks, the subscription of Stripe counts.
         (
             "equal",
             vec![first("equal", "price_team")],
@@ -221,7 +221,7 @@ async fn the_highest_rank_counts_and_who_pays_twice_is_listed() {
     }
     let doctor = doctor(&world);
     let found = doctor.lines().find(|line| line.contains(" plans: ")).expect("a line");
-    // By the machine's clock, in November, Stripe's grace and the local months are over.
+    // The command uses the machine's clock (November), when Stripe's grace and the local months are over.
     assert!(found.starts_with("note plans: 1 org(s) have several subscriptions"), "{found}");
     assert!(found.contains("no plan is the default one"), "{found}");
 }
@@ -241,7 +241,7 @@ async fn a_pause_is_told_and_does_not_end_the_plan() {
     assert_eq!(told, json!(["pro", { "behavior": "void", "resumes_at": until }]));
 }
 
-/// A file of two plans; this one is the default.
+/// A file of two plans; `default` names the default one.
 fn plans_file(default: &str) -> String {
     format!(
         "[[plans]]\nid = \"free\"\nname = \"Free\"\ndefault = {}\nfeatures = [\"export\", \"sso\"]\n
@@ -253,7 +253,7 @@ fn plans_file(default: &str) -> String {
     )
 }
 
-/// Orgs without a plan have the default one: its limits hold.
+/// Orgs without a plan have the default one: its limits apply.
 #[tokio::test]
 async fn orgs_without_a_plan_have_the_default_one() {
     let world = platform().start().await;
@@ -282,14 +282,14 @@ async fn orgs_without_a_plan_have_the_default_one() {
     }
     let told = entitled(&world, "paying").await.pick(["plan.default", "features"]);
     assert_eq!(told, json!([false, { "seats": 5 }]));
-    // One at most; within a file it may go from one to another.
+    // At most one default; within a file it may move from one plan to another.
     world.send(plan("third").with("default", true)).await.refused(409, "default_taken");
     apply("pro");
     world.settles().await;
     assert_eq!(entitled(&world, "new").await.at("plan.id"), "pro");
     let doctor = doctor(&world);
     assert!(doctor.contains("ok   plans: orgs without a plan have `pro`"), "{doctor}");
-    // Features are names or an object, neither a text nor numbers.
+    // Features are a list of names or an object, not a text or numbers.
     for features in [json!("sso"), json!([1])] {
         world.send(plan("free").with("features", features)).await.names(400, "features");
     }
@@ -301,7 +301,7 @@ async fn cancels(world: &World, org: &str) {
     world.send(subscription_command(org, "cancel", at_once)).await.status(200);
 }
 
-/// What was paid for may end before the plan does; who pays late pays for that.
+/// The paid time may end before the plan does; a late payment then starts at the end of the paid time.
 #[tokio::test]
 async fn local_subscriptions_have_days_of_grace_and_one_trial() {
     let pro = plan("pro").with("grace_days", 5).with("trial_days", 10);
@@ -330,24 +330,24 @@ async fn local_subscriptions_have_days_of_grace_and_one_trial() {
     world.turn("2026-04-01T10:00:00Z");
     assert_eq!(stands("late").await, "pro past_due 2026-04-06T10:00:00Z");
     assert_eq!(stands("leaves").await, "none cancelled none");
-    // Paid on the third day of grace: from the end of what was paid for, in the period that runs since then.
+    // Paid on the third day of grace: from the end of the paid time, in the period that runs since then.
     world.turn("2026-04-04T00:00:00Z");
     let paid = world.send(subscription_command("late", "activate", json!({}))).await.status(200);
     assert_eq!(paid["valid_until"], "2026-05-01T10:00:00Z");
     assert_eq!(stands("late").await, "pro active 2026-05-06T10:00:00Z");
     let since = entitled(&world, "late").await.text("subscription.current_period_start");
     assert_eq!(since, "2026-04-01T10:00:00Z");
-    // Cancelled within the next grace: at once, whatever is asked.
+    // Cancelled within the next grace: it ends at once, even if the request says at the end of the period.
     world.turn("2026-05-02T00:00:00Z");
     let left = world.send(subscription_command("late", "cancel", at_the_end())).await.status(200);
     assert_eq!(left["ended_at"], "2026-05-02T00:00:00Z");
     assert_eq!(stands("late").await, "none cancelled none");
-    // A trial that has run out was a trial; what was paid for was none.
+    // An ended trial counts as a trial; a paid subscription does not.
     world.send(subscribe("trial", "pro")).await.refused(409, "trial_used");
     world.send(subscribe("late", "pro")).await.status(201);
 }
 
-/// One trial of each plan, also where it was changed since; another one must be forced.
+/// One trial for each plan, also if it was changed since; another one needs `force`.
 #[tokio::test]
 async fn a_trial_is_had_once() {
     let on_trial = |id: &str| plan(id).with("trial_days", 10);
@@ -360,7 +360,7 @@ async fn a_trial_is_had_once() {
         .org("paid")
         .start()
         .await;
-    // Begins one, and ends it at once.
+    // Begins a subscription, and ends it at once.
     let start = async |begun: crate::support::requests::Request, org: &str| {
         let begun = world.send(begun).await;
         if begun.status == 201 {
@@ -374,7 +374,7 @@ async fn a_trial_is_had_once() {
     start(three_days.clone(), "trial").await.refused(409, "trial_used");
     start(subscribe("trial", "pro").with("paid", true), "trial").await.status(201);
     start(three_days.with("force", true), "trial").await.status(201);
-    // It was paid for, but never on trial.
+    // It was paid, but never on trial.
     start(subscribe("paid", "pro").with("paid", true), "paid").await.status(201);
     start(subscribe("paid", "pro"), "paid").await.status(201);
     world.send(subscribe("paid", "basic")).await.status(201);
@@ -382,7 +382,7 @@ async fn a_trial_is_had_once() {
     world.send(subscription_command("paid", "change", to_pro)).await.status(200);
     cancels(&world, "paid").await;
     start(subscribe("paid", "basic"), "paid").await.refused(409, "trial_used");
-    // One at Stripe counts as well.
+    // A trial at Stripe counts as well.
     let (start_of_trial, end) = ("2026-04-01T00:00:00Z", "2026-04-11T00:00:00Z");
     let tried = bought("bought", "canceled", "price_team")
         .period(start_of_trial, end)
@@ -393,7 +393,7 @@ async fn a_trial_is_had_once() {
     start(subscribe("bought", "basic"), "bought").await.status(201);
 }
 
-/// Until all daemons say so of whether five tokens fit: how long that takes.
+/// Waits until all daemons agree whether five tokens fit; returns how long that took.
 async fn until_all_say(world: &World, what: &str, fits: bool) -> Duration {
     let started = Instant::now();
     loop {
@@ -409,7 +409,7 @@ async fn until_all_say(world: &World, what: &str, fits: bool) -> Duration {
     }
 }
 
-/// Two daemons on one database: a change on one of them counts on the other within a second.
+/// Two daemons on one database: a change on one counts on the other within a second.
 #[tokio::test]
 async fn a_change_counts_within_a_second_on_every_daemon() {
     let sold = |id: &str, most: Value| plan(id).prices([&format!("price_{id}")]).limits([limit(most)]);

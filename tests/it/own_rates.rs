@@ -1,4 +1,4 @@
-//! Rate cards of orgs and plans, and tiers by billing period. All values were worked out by hand.
+//! Rate cards of orgs and plans, and tiers by billing period. All values were computed by hand.
 
 use serde_json::{Value, json};
 
@@ -30,22 +30,22 @@ fn card(since: &str, rates: Value) -> Request {
     rate_card("tokens", rates).since(format!("2026-{since}T00:00:00Z"))
 }
 
-/// What happens, one after the other.
+/// Steps of a case, in order.
 enum Step {
-    /// Usage of an id, an org, a model, a time and a quantity, and what it costs.
+    /// Usage: id, org, model, time, quantity, and the expected cost.
     Use(&'static str, &'static str, &'static str, &'static str, &'static str, &'static str),
-    /// It is taken back.
+    /// Voids the event of this org and id.
     Void(&'static str, &'static str),
-    /// It is replaced by this quantity.
+    /// Amends the event to this quantity.
     Amend(&'static str, &'static str, &'static str),
-    /// The month is closed for the org.
+    /// Closes the month for the org.
     Close(&'static str, &'static str),
-    /// What all months of the org cost by now.
+    /// The cost of all months of the org so far.
     Costs(&'static str, &'static str),
 }
 use Step::{Amend, Close, Costs, Use, Void};
 
-/// Stripe tells at `at` that the org's subscription has that price for that period.
+/// Stripe sends at `at` that the org's subscription has this price in this period.
 async fn told(world: &World, org: &str, at: &str, price: &str, (start, end): (&str, &str)) {
     world.turn(at);
     let (cus, sub) = (format!("cus_{org}"), format!("sub_{org}"));
@@ -90,7 +90,7 @@ async fn run(world: &World, steps: &[Step]) {
     }
 }
 
-/// The counters are what they would be if they were made anew.
+/// A rebuild gives the same counters.
 fn is_rebuilt_alike(world: &World) {
     let all = "SELECT string_agg(concat_ws(' ', org_id, rate_card_id, rate, period, began,
         trim_scale(quantity)), '; ' ORDER BY org_id, rate_card_id, rate, period, began)
@@ -131,7 +131,7 @@ async fn usage_is_priced_by_the_orgs_card_then_its_plans_then_the_meters() {
     world.send(subscription_command("local", "activate", json!({}))).await.status(200);
     world.turn("2026-11-01T06:00:00Z");
     world.send(subscription_command("local", "change", json!({ "plan": "pro" }))).await.status(200);
-    // Basic from 15 October, pro from 5 November on, within the period.
+    // Basic from 15 October; pro from 5 November, within the period.
     let first = ("2026-10-15T00:00:00Z", "2026-11-15T00:00:00Z");
     told(&world, "acme", "2026-10-15T00:00:00Z", "price_basic", first).await;
     told(&world, "acme", "2026-11-05T09:00:00Z", "price_pro", first).await;
@@ -141,17 +141,17 @@ async fn usage_is_priced_by_the_orgs_card_then_its_plans_then_the_meters() {
     run(
         &world,
         &[
-            // No plan of its own then: the default one.
+            // It has no plan of its own yet: the default plan.
             Use("a", "acme", "large", "10-14T12", "100", "2"),
             Use("b", "acme", "large", "10-15T12", "100", "0.9"),
-            // What the plan does not price is priced by the meter.
+            // The plan's card has no rate for it, so the meter's card prices it.
             Use("c", "acme", "small", "10-15T12", "100", "1"),
             Use("d", "acme", "large", "11-05T08", "100", "0.9"),
             Use("e", "acme", "large", "11-05T09", "100", "0.8"),
             Use("f", "acme", "large", "11-20T11", "100", "0.8"),
             Use("g", "own", "large", "10-20T12", "100", "0.5"),
             Use("h", "own", "small", "10-20T12", "100", "1"),
-            // Its own prices have ended: those of the default plan.
+            // The org's own prices have ended: the default plan's prices.
             Use("i", "own", "large", "11-11T12", "100", "2"),
             Use("j", "none", "large", "11-11T12", "100", "2"),
             Use("k", "none", "small", "11-11T12", "100", "1"),
@@ -159,7 +159,7 @@ async fn usage_is_priced_by_the_orgs_card_then_its_plans_then_the_meters() {
             Use("m", "local", "large", "11-01T05", "100", "0.9"),
             Use("n", "local", "large", "11-01T06", "100", "0.8"),
             Costs("acme", "6.4"),
-            // What was priced by a card is given back by it.
+            // A void gives back the cost by the card that priced the event.
             Void("acme", "d"),
             Amend("acme", "c", "50"),
             Costs("acme", "5"),
@@ -228,13 +228,13 @@ async fn tiers_are_counted_by_the_billing_period_where_the_card_says_so() {
             // One period over two months: 60 + 60, of which 100 are free.
             Use("a", "acme", "small", "10-20T12", "60", "0"),
             Use("b", "acme", "small", "11-02T12", "60", "20"),
-            // The next one begins anew, in the same month.
+            // The next period begins at zero, in the same month.
             Use("c", "acme", "small", "11-15T00", "90", "0"),
             Use("d", "acme", "small", "11-16T12", "30", "20"),
-            // Late usage stands in its own period: 120 + 5.
+            // Late usage counts in its own period: 120 + 5.
             Use("e", "acme", "small", "11-14T23", "5", "5"),
             Costs("acme", "45"),
-            // While there is no billing period it is the local month: before it, and of an org without one.
+            // Without a billing period the local month counts: before the period, and for an org without one.
             Use("f", "acme", "small", "10-02T12", "110", "10"),
             Use("g", "loose", "small", "10-20T12", "60", "0"),
             Use("h", "loose", "small", "11-02T12", "60", "0"),
@@ -247,13 +247,13 @@ async fn tiers_are_counted_by_the_billing_period_where_the_card_says_so() {
     run(
         &world,
         &[
-            // October is closed. The period holds 125 then 65: its 25 are given back, in November.
+            // October is closed. The period has 125, then 65: its 25 are given back, in November.
             Close("acme", "2026-10"),
             Void("acme", "a"),
             Costs("acme", "30"),
-            // 65 + 60 = 125 again, by what was posted to the closed month's day.
+            // 65 + 60 = 125 again: the tiers count the whole period, though October is closed.
             Use("j", "acme", "small", "10-21T12", "60", "25"),
-            // 125, 60 of which become 10: 75.
+            // Of 125, 60 become 10: 75.
             Amend("acme", "b", "10"),
             Costs("acme", "30"),
         ],
@@ -286,14 +286,13 @@ async fn a_change_of_plan_goes_on_in_the_tiers() {
             Use("a", "acme", "small", "11-02T12", "80", "0"),
             // 20 more are free, whatever the plan.
             Use("b", "acme", "small", "11-12T12", "60", "20"),
-            // Basic again: it stands at 140.
+            // Basic again: the period is at 140.
             Use("c", "acme", "small", "11-21T12", "10", "10"),
             Use("d", "acme", "small", "11-13T12", "10", "5"),
-            // Of what pro priced one is taken back: it stood behind basic's first 80, and gives back what it
-            // cost.
+            // One of pro's events is voided: the event came after basic's first 80, and gives back its cost.
             Void("acme", "d"),
             Costs("acme", "30"),
-            // The other one too; basic goes on at 90.
+            // The other one too; basic continues at 90.
             Void("acme", "b"),
             Costs("acme", "10"),
             Use("e", "acme", "small", "11-22T12", "20", "10"),

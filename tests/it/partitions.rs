@@ -1,4 +1,4 @@
-//! A partition for each month: made ahead and on demand, taken away by the retention.
+//! A partition for each month: made in advance and on demand, removed by the retention.
 
 use chrono::{DateTime, Utc};
 use coulomb::config::Config;
@@ -43,7 +43,7 @@ fn the_worker_keeps_three_months_ahead() {
     assert_eq!(names(&database), "2026_10 2026_11 2026_12 2027_01 2027_02 2027_03");
 }
 
-/// Many at once make each partition once, and a record goes into it.
+/// Many writers at once make each partition once, and the record goes into it.
 #[test]
 fn a_missing_partition_is_made_on_demand() {
     let database = Database::new();
@@ -55,7 +55,7 @@ fn a_missing_partition_is_made_on_demand() {
         }
     });
     assert_eq!(names(&database), "2025_01 2025_02");
-    known.ensure(&months, || panic!("what is known needs no connection")).expect("known");
+    known.ensure(&months, || panic!("a known partition needs no connection")).expect("known");
     known.forget();
     let mut asked = false;
     known
@@ -77,7 +77,7 @@ fn a_missing_partition_is_made_on_demand() {
     }
 }
 
-/// A reader that stays holds up neither usage nor other readers for longer than the bound.
+/// A long reader delays neither usage nor other readers for longer than the limit.
 #[test]
 fn making_one_gives_way_to_readers() {
     use diesel::connection::SimpleConnection;
@@ -103,7 +103,7 @@ fn three_months(database: &Database) {
     {
         put(database, &record("acme", "tokens", id, time, "1"));
     }
-    // January was closed when this came.
+    // January was closed when this event came.
     put(
         database,
         &crate::support::rows::RecordRow {
@@ -128,9 +128,9 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     let books = database.run(&["dump"]);
     assert_eq!(books.matches("daily_summary").count(), 4, "{books}");
     let config = retention("2", "drop");
-    // On the first of the month a clock may still be behind.
+    // On the first of the month a clock may still be in the old month.
     assert_eq!(retire_all(&database, &config, "2026-04-01T12:00:00Z"), 0);
-    // Whoever has not closed a month may still correct it: a clock that is months ahead drops nothing.
+    // An open month can still be corrected: a clock that is months ahead drops nothing.
     let close = |month: &str| {
         database.execute(&format!(
             "INSERT INTO usage_closings (org_id, month, closed_at, actor)
@@ -154,7 +154,7 @@ fn old_months_are_dropped_with_their_keys_and_the_books_stay() {
     );
     let horizon = partitions::horizon(config.usage_retention_months, at("2026-04-02T12:00:00Z"));
     assert_eq!(horizon, Some(at("2026-02-01T00:00:00Z")));
-    // What was counted from them stays, and is not taken for a fault.
+    // The counted values of dropped records stay, and `verify` does not report them.
     assert_eq!(database.run(&["verify"]), "");
     database.run(&["rebuild", "summaries"]);
     assert_eq!(database.run(&["dump"]), books);

@@ -1,4 +1,4 @@
-//! A change that was acknowledged counts from its answer on, on the daemon that acknowledged it.
+//! An acknowledged change counts from its answer on, on the daemon that acknowledged it.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn platform() -> Setup {
     World::new().org("acme").meter("tokens").with(sold("small", json!(1))).with(sold("large", Value::Null))
 }
 
-/// Whether five tokens can be reserved at this moment.
+/// Whether five tokens can be reserved now.
 async fn reserves(world: &World, org: &str) -> bool {
     let answer = world.send(reserve(5).org(org)).await;
     assert!(matches!(answer.status, 201 | 409), "{answer}");
@@ -26,7 +26,7 @@ fn command(command: &str, body: Value) -> Request {
     subscription_command("acme", command, body)
 }
 
-/// What went by the state before a change, though that was answered.
+/// Answers that still used the state before an acknowledged change.
 struct Late(Vec<String>);
 
 impl Late {
@@ -37,7 +37,7 @@ impl Late {
     }
 
     fn none(self) {
-        assert_eq!(self.0, [""; 0], "these went by what was before");
+        assert_eq!(self.0, [""; 0], "these answers used the state before the change");
     }
 }
 
@@ -53,7 +53,7 @@ async fn a_change_of_plan_counts_from_its_answer_on() {
     world.send(command("change", json!({ "plan": "small" }))).await.ok();
     for n in 0..10 {
         world.send(command("cancel", json!({ "at_period_end": false }))).await.ok();
-        // Without a plan nothing limits it.
+        // Without a plan there is no limit.
         late.expects(reserves(&world, "acme").await, format!("{n}: cancel"));
         world.send(command("activate", json!({}))).await.ok();
         late.expects(!reserves(&world, "acme").await, format!("{n}: activate"));
@@ -87,7 +87,7 @@ async fn a_move_to_another_version_counts_from_its_answer_on() {
     late.none();
 }
 
-/// Quotas of a plan's version and of an org are counted under the catalogue's lock; they must be as quick.
+/// Changes of quotas of a plan version and of an org hold the catalogue's lock; they must be as quick.
 #[tokio::test]
 async fn a_quota_counts_from_its_answer_on() {
     let world = two_versions().await;

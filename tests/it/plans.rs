@@ -1,4 +1,4 @@
-//! Plans: their versions and who keeps which, the plans file, the import from Stripe.
+//! Plans: their versions and which orgs keep which, the plans file, the import from Stripe.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -37,7 +37,7 @@ fn output(database: &Database, args: &[&str], input: &str) -> (bool, String, Str
 #[tokio::test]
 async fn other_terms_make_a_new_version() {
     let world = platform().start().await;
-    // What was a plan before there were versions still is one.
+    // A plan from before there were versions is still a plan.
     let put = world.send(plan("pro").name("Pro")).await.status(200);
     assert_eq!(put.pick(["version", "battery_units"]), json!([1, "0"]));
     let month = limit(10).period("month").with("thresholds", json!([80, 100]));
@@ -83,19 +83,19 @@ async fn other_terms_make_a_new_version() {
           "version": 2
         }"#]],
     );
-    // The same again, told otherwise, is the same.
+    // The same terms, written in another way, make no new version.
     let otherwise = month.with("limit", "10.0").with("thresholds", json!([100, "80"]));
     let again = pro.clone().with("battery_units", 1000.5).limits([day, otherwise]);
     assert_eq!(world.send(again).await["version"], 2);
-    // What all versions share makes none, nor does leaving the quotas out.
+    // A field that all versions share makes no new version, and neither does leaving out the quotas.
     let renamed = pro.name("Professional");
     let put = world.send(renamed.clone()).await;
     assert_eq!(put.pick(["version", "name"]), json!([2, "Professional"]));
-    // A feature more is a version more, and the quotas come along.
+    // One more feature makes a new version, which keeps the quotas.
     let more = renamed.with("features.sla", "99.9");
     let put = world.send(more.clone()).await;
     assert_eq!((&put["version"], put.list("quotas").len()), (&json!(3), 2), "{put}");
-    // In place: for everybody on the newest version, and for nobody else.
+    // In place: for every org on the newest version, and for no other.
     world.send(plan_limits("pro", [limit(99).period("month")])).await.status(200);
     let versions = world.get("/v1/plans/pro/versions").await;
     let told = versions.list("versions").iter().map(|version| {
@@ -104,7 +104,7 @@ async fn other_terms_make_a_new_version() {
     });
     assert_eq!(told.collect::<Value>(), json!([[3, 14, 1], [2, 14, 2], [1, 0, 0]]));
     assert_eq!(versions.at("versions.0.quotas.0.limit"), "99");
-    // Other quotas are other terms.
+    // Other quotas make a new version.
     assert_eq!(world.send(more.limits([])).await["version"], 4);
 }
 
@@ -146,7 +146,7 @@ async fn what_is_wrong_with_a_plan_is_named() {
     for id in ["Pro", "a%20b"] {
         world.send(plan(id)).await.status(400);
     }
-    // Nothing is left of what failed.
+    // A failed command leaves nothing behind.
     world.get("/v1/plans/pro").await.status(404);
     world.get("/v1/plans/pro/versions").await.status(404);
     world.post("/v1/plans/pro/move", json!({ "from": 1, "to": 2 })).await.status(404);
@@ -175,12 +175,12 @@ async fn versions(world: &World, orgs: [&str; 3]) -> [i64; 3] {
     versions
 }
 
-/// What Stripe says of the subscription of the org of that name.
+/// The subscription of this org, as Stripe sends it.
 fn bought(org: &str, status: &str) -> Object {
     subscription(&format!("sub_{org}")).customer(&format!("cus_{org}")).status(status)
 }
 
-/// Two versions, the second of November, and three buyers: the last one bought it after that.
+/// Two versions, the second from November, and three buyers; the last one bought after that.
 async fn two_versions() -> (World, Daemon) {
     let terms = |most: i64| {
         let quota = limit(most).period("month");
@@ -190,7 +190,7 @@ async fn two_versions() -> (World, Daemon) {
     let world = setup.with(terms(10)).start().await;
     world.turn("2025-11-01T00:00:00Z");
     assert_eq!(world.send(terms(20)).await["version"], 2);
-    // It goes by the real clock.
+    // This daemon uses the real clock.
     let stripe = Daemon::start(&world);
     for (org, second) in [("before", OCTOBER), ("between", OCTOBER + 10 * DAY), ("after", OCTOBER + 30 * DAY)]
     {
@@ -201,7 +201,7 @@ async fn two_versions() -> (World, Daemon) {
     (world, stripe)
 }
 
-/// What each buyer has, whatever order the events come in, until it is moved.
+/// Each buyer keeps its version in any order of the events, until it is moved.
 #[tokio::test]
 async fn buyers_keep_the_version_that_they_bought() {
     let (world, stripe) = two_versions().await;
@@ -211,15 +211,15 @@ async fn buyers_keep_the_version_that_they_bought() {
         stripe.projected().await;
     };
     assert_eq!(versions(&world, orgs).await, [1, 1, 2]);
-    // An event of before, which comes late and is superseded: it had the price then already.
+    // An earlier event that comes late and loses: it shows that the price is older.
     let late = bought("after", "incomplete").created_event().id("evt_late");
     tell(late.at(OCTOBER + 20 * DAY)).await;
     assert_eq!(versions(&world, orgs).await, [1, 1, 1]);
     assert_eq!(world.number("SELECT count(*) FROM subscription_prices"), 3);
-    // Limits are those of the version.
+    // The limits are those of the version.
     let most = async |org: &str| world.check(check().org(org)).await.at("quotas.0.limit").clone();
     assert_eq!(most("before").await, "10");
-    // Moved alone, and back; then all that are left.
+    // First one is moved, and back; then all the others.
     let to = |version: i64| {
         let body = json!({ "plan": "pro", "version": version });
         world.post("/v1/subscriptions/sub_before/move", body)
@@ -233,7 +233,7 @@ async fn buyers_keep_the_version_that_they_bought() {
     let updated = "customer.subscription.updated";
     tell(bought("between", "paused").happened(updated).id("evt_p").at(OCTOBER + 40 * DAY)).await;
     let moved = world.post("/v1/plans/pro/move", json!({ "from": 1, "to": 2 })).await.status(200);
-    assert_eq!(moved["moved"], 2, "the paused one too");
+    assert_eq!(moved["moved"], 2, "the paused subscription moves too");
     tell(bought("between", "active").happened(updated).id("evt_r").at(OCTOBER + 41 * DAY)).await;
     assert_eq!(versions(&world, orgs).await, [2, 2, 2]);
     assert!(world.run(&["verify"]).is_empty());
@@ -255,7 +255,7 @@ async fn what_cannot_be_moved_is_named() {
     }
 }
 
-/// What is derived can be derived anew; a wrong time is found.
+/// Derived times can be rebuilt, and `verify` finds a wrong one.
 #[tokio::test]
 async fn the_times_of_purchases_are_verified_and_rebuilt() {
     let (world, stripe) = two_versions().await;
@@ -313,7 +313,8 @@ async fn a_file_says_what_the_plans_are() {
     assert!(ok && told.ends_with("applied\n"), "{told}{error}");
     assert_eq!(world.number("SELECT count(*) FROM audit_log WHERE action = 'plans.apply'"), 1);
     assert_eq!(apply(FILE, "--yes").1, "nothing to do\n");
-    // Terms make a version, the rest does not; what goes from one plan to another is no contradiction.
+    // Changed terms make a version, other changes do not. A product may move from one plan to another in a
+    // file.
     let sold = "battery_units = \"1000\"\nstripe_products = [\"prod_pro\"]";
     let other = FILE
         .replace("limit = 100", "limit = 200")
@@ -336,13 +337,13 @@ async fn a_file_says_what_the_plans_are() {
     assert_eq!(world.value("SELECT plan_id FROM plan_stripe_products").as_deref(), Some("free"));
     assert_eq!(world.number("SELECT count(*) FROM plan_versions"), 3);
     assert_eq!(world.number("SELECT sum(limit_quantity) FROM plan_quotas WHERE version = 1"), 100);
-    // What the file does not name is left alone, and said.
+    // A plan that the file does not name stays unchanged, and the output says so.
     let (ok, told, _) = apply("[[plans]]\nid = \"new\"\nname = \"New\"\n", "--yes");
     let left = "left alone, for - does not name them: free, pro\n+ plan new: new\n";
     assert!(ok && told.starts_with(left), "{told}");
 }
 
-/// One plan that is wrong keeps the others of the file from being applied.
+/// If one plan is wrong, no plan of the file is applied.
 #[tokio::test]
 async fn a_file_is_applied_as_a_whole_or_not_at_all() {
     let world = platform().with(plan("pro").prices(["price_m"])).start().await;
@@ -362,7 +363,7 @@ async fn a_file_is_applied_as_a_whole_or_not_at_all() {
     assert_eq!(world.number("SELECT count(*) FROM plans"), 1, "all or nothing");
 }
 
-/// The product `prod_1` at that second, with what it says of a plan.
+/// The product `prod_1` at this second, with this metadata about a plan.
 fn told(id: &str, second: i64, metadata: Value) -> Event {
     let event = product(id).metadata(metadata).happened("product.updated").at(second);
     event.id(&format!("evt_{id}_{second}"))
@@ -372,7 +373,7 @@ fn made(price: Object, second: i64) -> Event {
     price.created(second).created_event().at(second)
 }
 
-/// What the metadata of `prod_1` says.
+/// The metadata of `prod_1`.
 fn terms() -> Value {
     json!({ "coulomb_plan": "pro", "battery_units": "1000.5", "daily_battery": "5",
         "battery_debt_limit": "10", "trial_days": "7",
@@ -425,7 +426,7 @@ async fn plans_come_out_of_stripe() {
     assert_eq!(import(&world, json!({})).await["changes"], json!([]));
     assert_eq!(world.run(&["plans", "import-stripe", "--yes"]), "nothing to do\n");
     assert_eq!(world.run(&["plans", "import-stripe", "--live", "--yes"]), "nothing to do\n");
-    // What the product says no longer stays; what it says otherwise is a version.
+    // Terms that the product no longer names stay; changed ones make a version.
     let mut other = terms();
     other["daily_battery"] = json!("6");
     other.as_object_mut().expect("an object").remove("trial_days");
@@ -436,7 +437,7 @@ async fn plans_come_out_of_stripe() {
     assert_eq!(world.get("/v1/plans/pro").await["trial_days"], 7);
 }
 
-/// What cannot be read names product, key and rule, and nothing is done.
+/// If the metadata cannot be read, the answer names product, key and rule, and nothing is done.
 #[tokio::test]
 async fn a_plan_of_stripe_that_cannot_be_read_is_named() {
     let world = shop().await;

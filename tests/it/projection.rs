@@ -1,5 +1,4 @@
-//! Projection: the set of events decides, not their order, nor how many daemons there are, nor how often they
-//! come.
+//! Projection: only the set of events decides, not their order, their repeats, or the number of daemons.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +9,7 @@ use crate::support::objects::{Event, Object, customer, invoice, product, subscri
 use crate::support::world::until;
 use crate::support::{Daemon, Database, World};
 
-/// Deterministic numbers for shuffles.
+/// Pseudo-random numbers for shuffles, the same in every run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -62,7 +61,8 @@ async fn a_line_that_a_later_event_has_no_more_is_gone() {
     assert_eq!(lines(), 1);
 }
 
-/// 300 shuffles with repeats, over HTTP, eight at once, to two daemons on one database: one canonical dump.
+/// 300 shuffles with repeats, over HTTP, eight at once, to two daemons on one database: all give the same
+/// dump.
 #[tokio::test]
 async fn order_repeats_and_replicas_do_not_matter() {
     let database = Database::new();
@@ -71,7 +71,7 @@ async fn order_repeats_and_replicas_do_not_matter() {
         Daemon::with(&database, &[("COULOMB_PROJECTORS", "2"), ("COULOMB_PROJECTION_BATCH", "2")]),
     ];
     let mut numbers = Numbers(7);
-    // Each shuffle is a world of its own: the same objects in an account of their own.
+    // Each shuffle is a world of its own: the same objects in another account.
     for world in 0..300 {
         let mut events: Vec<Value> =
             purchase().into_iter().flat_map(|event| [event.clone(), event]).collect();
@@ -109,8 +109,8 @@ async fn order_repeats_and_replicas_do_not_matter() {
     assert!(database.run(&["verify"]).is_empty());
 }
 
-/// Changes of one second that are projected one after another, in the wrong order: each choice weighs all
-/// events of that second.
+/// Changes of one second that are projected one by one, in the wrong order: each choice considers all events
+/// of that second.
 #[tokio::test]
 async fn a_second_is_weighed_as_a_whole() {
     let with = |email: Option<&str>, phone: Option<&str>, id: &str| {
@@ -151,7 +151,7 @@ async fn a_deleted_customer_stays_deleted_and_a_recreated_product_lives() {
     assert_eq!(world.value("SELECT name || ' ' || deleted FROM products").as_deref(), Some("new false"));
 }
 
-/// An event that cannot be projected is tried again, then quarantined with its error, and blocks nobody.
+/// An event that cannot be projected is tried again, then quarantined with its error, and holds up no other.
 #[tokio::test]
 async fn poison_blocks_only_itself() {
     let world = World::new().setting("COULOMB_PROJECTION_ATTEMPTS", "2").start().await;
@@ -173,21 +173,21 @@ async fn poison_blocks_only_itself() {
     assert!(listed["last_error"].as_str().expect("an error").contains("`total`"), "{listed}");
     let doctor = world.command(&["doctor"]).output().expect("runs");
     assert_eq!(doctor.status.code(), Some(3), "{}", String::from_utf8_lossy(&doctor.stdout));
-    // A number that no reader can hold, in a field that nobody reads.
+    // A number too large for any reader, in a field that nothing reads.
     let unreadable = r#"{"id":"evt_big","type":"invoice.paid","created":1,
         "data":{"object":{"id":"in_3","object":"invoice","x":1e999}}}"#;
     let header = crate::support::stripe::signature(unreadable.as_bytes());
     assert_eq!(daemon.deliver_raw(unreadable.into(), header.as_bytes()).await.0, 200);
     let set_aside =
         "SELECT count(*) FROM stripe_inbox_queue WHERE last_error LIKE 'the body cannot be read%'";
-    until("it does not pass for an event without an object", async || world.number(set_aside) == 1).await;
-    // Another try, by hand: it fails again, and its neighbours stay as they are.
+    until("it must not count as an event without an object", async || world.number(set_aside) == 1).await;
+    // A manual retry fails again, and the other events stay as they are.
     assert!(world.run(&["stripe", "inbox", "retry", "--quarantined"]).ends_with("on the queue\n"));
     let body = world.run(&["stripe", "inbox", "show", &listed["inbox_id"].to_string(), "--body"]);
     assert_eq!(serde_json::from_str::<Value>(&body).expect("the body"), poison.json());
 }
 
-/// What the projection derives can be rebuilt, and a difference is found.
+/// A rebuild restores what the projection derives, and `verify` finds a difference.
 #[tokio::test]
 async fn verify_finds_what_was_changed_and_rebuild_mends_it() {
     let world = World::new().start().await;
@@ -205,13 +205,12 @@ async fn verify_finds_what_was_changed_and_rebuild_mends_it() {
     }
     world.run(&["rebuild", "mirrors", "--yes"]);
     let queued = || world.number("SELECT count(*) FROM stripe_inbox_queue");
-    until("all is projected again", async || queued() == 0).await;
+    until("everything is projected again", async || queued() == 0).await;
     assert_eq!(world.run(&["dump"]), before);
     assert!(world.run(&["verify"]).is_empty());
 }
 
-/// The subscription's own status decides, not the type of the event, and a terminal one absorbs what comes
-/// later.
+/// The subscription's own status decides, not the event's type. After a terminal status no other one counts.
 #[tokio::test]
 async fn status_comes_from_the_object_and_terminal_ones_absorb() {
     let world = World::new().start().await;

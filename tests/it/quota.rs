@@ -1,5 +1,5 @@
-//! Quotas: limits, who has which, and whom they concern. `quota/` has their periods, their reservations, what
-//! they refuse, and their history.
+//! Quotas: their limits, and which orgs and subjects they apply to. `quota/` has their periods, their
+//! reservations, what they refuse, and their history.
 
 mod admission;
 mod history;
@@ -15,8 +15,8 @@ use crate::support::requests::{
 };
 use crate::support::world::{Setup, time};
 
-/// A platform with the meters `tokens` (sum, by `model`), `calls` (count) and `peak` (max), all of them over
-/// the events `llm`, and the org `acme`.
+/// A platform with the meters `tokens` (sum, by `model`), `calls` (count) and `peak` (max) over the events
+/// `llm`, and the org `acme`.
 pub(crate) fn platform() -> Setup {
     World::new()
         .org("acme")
@@ -26,19 +26,19 @@ pub(crate) fn platform() -> Setup {
 }
 
 impl World {
-    /// A quota, which must be made: its id.
+    /// Makes a quota, which must succeed; returns its id.
     pub(crate) async fn makes_quota(&self, quota: crate::support::requests::Request) -> String {
         self.send(quota).await.status(201).id()
     }
 
-    /// Reserves so much and settles all of it.
+    /// Reserves this amount and settles all of it.
     async fn settles_all_of(&self, amount: i64) {
         let id = self.reserved(reserve(amount)).await;
         self.send(settle(&id)).await.status(200);
     }
 }
 
-/// `limit used reserved remaining` of a refusal, which lasts until some later time.
+/// `limit used reserved remaining` of a refusal. Its `resets_at` must be in the future.
 fn exceeded(refused: Answer) -> String {
     let refused = refused.refused(409, "quota_exceeded");
     assert!(time(&refused.text("resets_at")) > chrono::Utc::now());
@@ -59,7 +59,7 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn limits_are_told_from_none_and_from_nothing() {
     let world = platform().start().await;
-    // Nothing limits it.
+    // There is no limit.
     let verdict = world.check(check().amount(1e14)).await;
     assert_eq!(verdict.pick(["allowed", "quotas"]), json!([true, []]));
     let path = format!("/v1/quotas/{}", world.makes_quota(quota(0)).await);
@@ -69,7 +69,7 @@ async fn limits_are_told_from_none_and_from_nothing() {
     assert_eq!(changed["limit"], Value::Null);
     let verdict = world.check(check()).await;
     assert_eq!(verdict.pick(["allowed", "quotas.0.remaining"]), json!([true, null]));
-    // What is left out stays.
+    // Fields that the request leaves out stay.
     let changed = world.patch(&path, json!({ "enforcement": "soft" })).await;
     assert_eq!(changed.pick(["limit", "enforcement"]), json!([null, "soft"]));
     world.patch(&path, json!({ "limit": "5" })).await.ok();
@@ -104,7 +104,7 @@ async fn a_change_of_plan_changes_the_limit_and_not_the_count() {
         let verdict = world.check(check()).await;
         verdict.pick(["quotas.0.plan", "quotas.0.limit", "quotas.0.used"])
     };
-    // Without a plan there is no limit, but it is counted.
+    // Without a plan there is no limit, but usage is counted.
     world.settles_all_of(7).await;
     assert_eq!(stands().await, json!([null, null, null]));
     on(1, "free").await;
@@ -133,13 +133,13 @@ async fn subjects_have_their_own_limit_and_some_have_none() {
     let of_subjects = world.send(exempt("u1").with("per_subject", true)).await.status(201).id();
     world.send(exempt("u1").with("per_subject", true)).await.refused(409, "already_exempt");
     takes(5, "u1").await.status(201);
-    // The org's limit still holds.
+    // The org's limit still applies.
     takes(1, "u1").await.status(409);
     let of_the_org = world.send(exempt("u1").with("per_subject", false)).await.id();
     let verdict = world.check(check().subject("u1").amount(90)).await;
     assert_eq!(verdict.pick(["allowed", "quotas.0.exempt"]), json!([true, true]));
     takes(90, "u1").await.status(201);
-    assert_eq!(world.counters(), "0/105 0/10 0/0 0/115", "it is counted all the same");
+    assert_eq!(world.counters(), "0/105 0/10 0/0 0/115", "the usage is still counted");
     for id in [of_subjects, of_the_org] {
         world.delete(&format!("/v1/quota_exemptions/{id}")).await.status(204);
     }
@@ -156,7 +156,7 @@ async fn an_org_asks_for_itself_only() {
     let mine = reserve(10).without("org").id("mine");
     let acme = world.get("/v1/orgs/acme").await.id();
     assert_eq!(own.send(mine.clone()).await.status(201)["org"], acme);
-    // The same id of another org is another reservation.
+    // The same id in another org is another reservation.
     foreign.send(settle("mine")).await.status(404);
     foreign.send(mine).await.status(201);
     let release = "/v1/quota/mine/release";

@@ -1,5 +1,5 @@
-//! A quota is never oversold, whatever races: many clients on two daemons, checked against a log that the
-//! clients keep.
+//! A quota is never oversold in any race: many clients on two daemons, checked against a log that the clients
+//! keep.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::quota::platform;
 use crate::support::requests::quota;
 
 const CLIENTS: u64 = 64;
-/// Operations on one subject, so that each limit is met again and again.
+/// Operations on one subject, enough to reach each limit many times.
 const OPS_A_SUBJECT: u64 = 400;
 const LIMIT: i64 = 100;
 
-/// What a client knows for certain: from `at` on, so much more (or less) of a subject's limit is taken.
+/// A fact that a client knows for certain: from `at` on, `by` more (or less) of a subject's limit is taken.
 struct Entry {
     at: DateTime<Utc>,
     subject: u64,
     by: i64,
 }
 
-/// Numbers that look random, the same in every run.
+/// Pseudo-random numbers, the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -48,7 +48,7 @@ struct Held {
 struct Client {
     log: Vec<Entry>,
     settled: BTreeMap<u64, i64>,
-    /// What settlements were told that they used over the limit.
+    /// The overage that answers to settlements have reported.
     over: BTreeMap<u64, i64>,
     answers: HashMap<&'static str, u64>,
 }
@@ -60,7 +60,8 @@ struct Place {
 }
 
 impl Place {
-    /// Sends until it is answered: an overloaded daemon may be asked again, what it did is done once.
+    /// Sends until there is an answer: an overloaded daemon may be asked again, because every operation runs
+    /// once.
     async fn post(&self, dice: &mut Dice, path: &str, body: &Value) -> (u16, Value) {
         loop {
             let base = &self.bases[usize::try_from(dice.roll(2)).expect("small")];
@@ -100,7 +101,7 @@ impl Client {
                     let at = usize::try_from(dice.roll(held.len() as u64)).expect("small");
                     let one = held.swap_remove(at);
                     if kind == 6 {
-                        // Left to expire.
+                        // Let it expire.
                         self.expire(&one);
                     } else if kind == 7 {
                         self.release(&place, &mut dice, &one).await;
@@ -151,7 +152,7 @@ impl Client {
         Some(Held { id: id.to_owned(), subject, amount, expires_at })
     }
 
-    /// What is surely held ends with the deadline, or earlier when its end was asked for.
+    /// A reservation surely exists until its deadline, or until the client asked to end it.
     fn gone(&mut self, one: &Held, asked: DateTime<Utc>) {
         self.log.push(Entry { at: one.expires_at.min(asked), subject: one.subject, by: -one.amount });
     }
@@ -169,9 +170,8 @@ impl Client {
         self.count("released");
     }
 
-    /// Settles by less than was reserved or as much, and now and then by more, which is recorded whatever the
-    /// limit says. What was admitted beforehand is no more than what was reserved, and nothing once the
-    /// reservation may have lapsed.
+    /// Settles less than was reserved or the same, and sometimes more, which is recorded whatever the limit.
+    /// Only the reserved amount counts as admitted before, and nothing once the reservation may have expired.
     async fn settle(&mut self, place: &Place, dice: &mut Dice, one: Held) {
         let sides = u64::try_from(one.amount + 1).expect("small");
         let more = if dice.roll(8) == 0 { dice.roll(60) } else { 0 };
@@ -216,8 +216,8 @@ async fn race(ops: u64) {
         assert!(answers.get(what).is_some_and(|n| *n > 0), "nothing was {what}: {answers:?}");
     }
 
-    // At every moment what is surely held and what was surely used fit; of what happens at once, endings
-    // count first.
+    // At every moment, surely reserved and surely used amounts together fit the limit. Of simultaneous
+    // entries, endings come first.
     log.sort_by_key(|entry| (entry.at, entry.by));
     let (mut taken, mut most) = (BTreeMap::<u64, i64>::new(), 0);
     for entry in &log {
@@ -226,9 +226,9 @@ async fn race(ops: u64) {
         most = most.max(*taken);
         assert!(*taken <= LIMIT, "subject {} had {taken} of {LIMIT} admitted at {}", entry.subject, entry.at);
     }
-    assert!(most > LIMIT * 9 / 10, "the limit was never near: {most}");
+    assert!(most > LIMIT * 9 / 10, "no subject came near the limit: {most}");
 
-    // Nothing leaks: what was used is what was settled, and what was set aside comes back.
+    // Nothing is lost: the used amount is what was settled, and reserved amounts come back.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let deadline = std::time::Instant::now() + Duration::from_secs(90);
     while world.number("SELECT count(*) FROM quota_reservations WHERE state = 'open'") > 0 {
@@ -243,7 +243,7 @@ async fn race(ops: u64) {
             "SELECT used::bigint FROM quota_counters WHERE slot_id = 1 AND subject = 's{subject}'"
         ));
         assert_eq!(stored, *used, "subject {subject}");
-        // All that went over was told, once.
+        // All overage was reported exactly once.
         assert_eq!(over[subject], (*used - LIMIT).max(0), "subject {subject}");
     }
     let kept = i64::try_from(answers["settled"] + answers["over"]).expect("small");

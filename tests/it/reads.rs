@@ -1,4 +1,4 @@
-//! What finance reads: filters, pages, look-ups, and whose rows a key may see.
+//! What finance reads: filters, pages, look-ups, and which rows a key may see.
 
 mod books;
 
@@ -16,7 +16,7 @@ use books::{BOOKS, intent, key_of_acme, list, platform, refund, three_books};
 async fn an_org_sees_its_own_books_and_the_platform_all() {
     let world = three_books().await;
     check_books(&world).await;
-    // The code alone, without the database's help.
+    // Tests the code without the database's row-level security.
     world.execute(
         "DO $$ DECLARE relation regclass; BEGIN
          FOR relation IN SELECT oid FROM pg_class WHERE relrowsecurity LOOP
@@ -62,7 +62,7 @@ async fn check_books(world: &World) {
     }
 }
 
-/// The database holds an org to its rows without any filter of the code's.
+/// The database shows an org only its rows, even if the code does not filter.
 #[tokio::test]
 async fn row_level_security_hides_what_a_query_forgets_to() {
     let world = three_books().await;
@@ -89,7 +89,7 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
     ];
     for (table, own) in tables {
         let all = world.number(&format!("SELECT count(*) FROM {table}"));
-        assert!(all > own, "{table} holds rows of others");
+        assert!(all > own, "{table} has rows of others");
         let seen: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!(
             "(SELECT count(*) FROM {table})"
         )))
@@ -98,10 +98,7 @@ async fn row_level_security_hides_what_a_query_forgets_to() {
         assert_eq!(seen, own, "{table}");
     }
     for table in ["stripe_inbox", "stripe_objects"] {
-        assert!(
-            conn.batch_execute(&format!("SELECT FROM {table}")).is_err(),
-            "{table} is not an org's to read"
-        );
+        assert!(conn.batch_execute(&format!("SELECT FROM {table}")).is_err(), "an org may not read {table}");
     }
 }
 
@@ -125,12 +122,12 @@ async fn what_is_linked_later_appears_then() {
     }
 }
 
-/// The event that an object is new, at the second in which it was made.
+/// The event that an object was created, at the second of its creation.
 fn new(object: Object) -> Event {
     object.created_event().at(OCTOBER)
 }
 
-/// Invoices, products, prices, subscriptions and a payment that each differ in what lists filter by.
+/// Invoices, products, prices, subscriptions and a payment, each different in a field that lists filter by.
 fn various() -> Vec<Event> {
     let open = invoice("in_open")
         .status("open")
@@ -234,7 +231,7 @@ async fn a_wrong_parameter_is_named() {
     }
 }
 
-/// Equal times, ids that exist twice, objects without a time, and rows that come between two pages.
+/// Equal times, ids that exist twice, objects without a time, and rows that arrive between two pages.
 #[tokio::test]
 async fn pages_meet_every_row_once() {
     let world = platform().await;
@@ -260,7 +257,7 @@ async fn pages_meet_every_row_once() {
             let rows = page.rows().iter();
             met.extend(rows.map(|row| format!("{} {} {}", row["id"], row["account"], row["livemode"])));
             pages += 1;
-            // Newer than everything: it belongs before the pages already read.
+            // Newer than everything: it belongs before the pages that were read.
             let late = paid(&format!("in_new_{limit}_{}_{pages}", filter.len()));
             world.tell([new(late.created(OCTOBER + 100_000 + pages))]).await;
             match page["next"].as_str() {
@@ -295,7 +292,7 @@ async fn expansions_show_what_was_asked_for() {
     assert_eq!(found.at("items.0.price_id"), "price_pro");
 }
 
-/// The snapshot that counts, not the one that was delivered last.
+/// The winning snapshot, not the one that was delivered last.
 #[tokio::test]
 async fn the_raw_object_is_the_winning_snapshot() {
     let world = three_books().await;
@@ -336,7 +333,7 @@ async fn an_id_in_several_realms_is_told_apart() {
     };
     for (known, (account, livemode)) in (1..).zip(realms) {
         world.tell([basic().realm(account, livemode)]).await;
-        // Each realm delivered is preferred to those before.
+        // Each realm in turn comes before those delivered earlier.
         assert_eq!(of(String::new()).await, json!([account, livemode]), "of {known} realms");
     }
     for (account, livemode) in realms {

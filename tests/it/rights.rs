@@ -1,4 +1,4 @@
-//! What the database itself refuses to the daemon's role and to the role of an org.
+//! What the database itself refuses to the roles of the daemon and of an org.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use crate::support::rows::{meter, org, put, record};
 use crate::support::{Daemon, Database};
 
-/// An org with a record in an old month and one in the month that runs.
+/// An org with a record in an old month and one in the running month.
 fn used(database: &Database) -> String {
     org(database, "acme", "UTC");
     meter(database, "tokens", "sum", "");
@@ -18,7 +18,7 @@ fn used(database: &Database) -> String {
 }
 
 fn refusal(conn: &mut PgConnection, sql: &str) -> String {
-    // What is not refused is taken back.
+    // A statement that is not refused is rolled back.
     let done = conn.transaction(|conn| {
         conn.batch_execute(sql)?;
         Err::<(), _>(diesel::result::Error::RollbackTransaction)
@@ -29,7 +29,7 @@ fn refusal(conn: &mut PgConnection, sql: &str) -> String {
     }
 }
 
-/// Each with a part of what the database says; empty: it is allowed.
+/// Each statement with a part of the database's error; empty: it is allowed.
 #[test]
 fn the_daemon_changes_nothing_that_stays() {
     let database = Database::new();
@@ -63,7 +63,7 @@ fn the_daemon_changes_nothing_that_stays() {
         let refused = refusal(&mut conn, sql);
         assert!(refused.contains(said) && refused.is_empty() == said.is_empty(), "{sql}: {refused}");
     }
-    // Closed by the org, it may go.
+    // The org has closed the month, so it may be dropped.
     database.execute(
         "INSERT INTO usage_closings (org_id, month, closed_at, actor)
         SELECT org_id, '2026-01-01', now(), 'test' FROM orgs",
@@ -71,7 +71,7 @@ fn the_daemon_changes_nothing_that_stays() {
     assert_eq!(refusal(&mut conn, "SELECT drop_usage_partition('2026-01-01', false)"), "");
 }
 
-/// A login that inherits an org's role sees what it names, and nothing where it names nothing.
+/// A login that inherits an org's role sees the org that it names, and nothing if it names none.
 #[tokio::test]
 async fn a_login_that_inherits_an_orgs_role_sees_no_other_orgs_keys() {
     let database = Database::new();

@@ -1,5 +1,4 @@
-//! What the products that use Coulomb do with it, step by step, each figure worked out by hand. The test
-//! turns the time.
+//! What products do with Coulomb, step by step, with figures computed by hand. The test turns the clock.
 
 mod cloudwa;
 mod fenta;
@@ -10,7 +9,7 @@ use crate::support::World;
 use crate::support::requests::subscribe;
 use crate::support::world::{Setup, until};
 
-/// A product's platform on a clock, with a key that may do all.
+/// A product's platform on a test clock, with a key that may do everything.
 fn product(time: &str) -> Setup {
     let scopes = "admin,billing:write,billing:read,usage:read,usage:write,usage:backfill";
     World::new().at(time).scopes(scopes)
@@ -23,7 +22,7 @@ impl World {
         self.has_plan(org, Some(plan)).await;
     }
 
-    /// Waits until the org is on this plan for every part of the daemon.
+    /// Waits until every part of the daemon knows that the org is on this plan.
     async fn has_plan(&self, org: &str, plan: Option<&str>) {
         let path = format!("/v1/orgs/{org}/entitlements");
         let is_on = async || self.get(&path).await.status(200).at("plan.id").as_str() == plan;

@@ -1,4 +1,4 @@
-//! `src/schema.rs` is what the migrations make: `.ci/schema-drift` runs this.
+//! `src/schema.rs` equals what the migrations make: `.ci/schema-drift` runs this.
 
 use std::collections::BTreeMap;
 
@@ -26,10 +26,10 @@ struct Column {
     nullable: bool,
 }
 
-/// Tables without a primary key, and what `schema.rs` says in its place: diesel knows no table without one.
+/// Tables without a primary key, and the key that `schema.rs` declares: diesel requires one.
 const KEYLESS: &[(&str, &str)] = &[("usage_records", "org_id, occurred_at, event_key, meter_id, correction")];
 
-/// Bookkeeping of the migrations themselves and partitions have no block in `schema.rs`.
+/// The migrations' own tables and partitions have no block in `schema.rs`.
 const COLUMNS: &str = "SELECT c.relname::text AS table,
         ARRAY(SELECT k.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS n (attnum, place)
               JOIN pg_attribute k ON k.attnum = n.attnum AND k.attrelid = c.oid
@@ -41,7 +41,7 @@ const COLUMNS: &str = "SELECT c.relname::text AS table,
           AND c.relname NOT IN ('__diesel_schema_migrations', 'coulomb_migrations')
     ORDER BY c.relname, a.attnum";
 
-/// What the database holds, in diesel's words.
+/// The database's tables, in diesel's words.
 fn in_database(database: &Database) -> Tables {
     let columns: Vec<Column> =
         diesel::sql_query(COLUMNS).load(&mut database.owner()).expect("the catalogue answers");
@@ -69,7 +69,7 @@ fn diesel_type(udt: &str) -> String {
     }
 }
 
-/// What `schema.rs` says: its `diesel::table!` blocks, with names as the database has them.
+/// The `diesel::table!` blocks of `schema.rs`, with the database's names.
 fn in_schema_rs(text: &str) -> Tables {
     let mut tables = Tables::new();
     for block in text.split("diesel::table! {").skip(1) {
@@ -95,7 +95,7 @@ fn in_schema_rs(text: &str) -> Tables {
     tables
 }
 
-/// One line for each thing that only one side has or has otherwise.
+/// One line for each thing that only one side has, or that differs.
 fn differences(ours: &Tables, theirs: &Tables) -> Vec<String> {
     let mut found = Vec::new();
     for table in ours.keys().chain(theirs.keys().filter(|table| !ours.contains_key(*table))) {
@@ -134,7 +134,7 @@ fn schema_rs_is_what_the_migrations_make() {
     );
 }
 
-/// Every table may be joined with every other, as `print-schema` has it.
+/// Every table may be joined with every other, as in the output of `print-schema`.
 #[test]
 fn schema_rs_lets_all_tables_meet() {
     let (_, list) = GENERATED.split_once("allow_tables_to_appear_in_same_query!(").expect("the list");
@@ -148,7 +148,7 @@ fn schema_rs_lets_all_tables_meet() {
     assert_eq!(named, in_schema_rs(GENERATED).into_keys().collect::<Vec<_>>());
 }
 
-/// The comparison sees each kind of change.
+/// The comparison finds each kind of change.
 #[test]
 fn schema_drift_is_seen() {
     for (change, told) in [

@@ -8,8 +8,7 @@ use serde_json::json;
 use crate::support::events::{customer, event};
 use crate::support::{Daemon, Database};
 
-/// While every API connection is busy, API requests get "come back later"; webhooks, probes and metrics go
-/// on.
+/// While every API connection is busy, API requests get 503; webhooks, probes and metrics continue.
 #[tokio::test]
 async fn an_exhausted_pool_sheds_api_requests_only() {
     let database = Database::new();
@@ -39,7 +38,7 @@ async fn an_exhausted_pool_sheds_api_requests_only() {
     assert_eq!(status, 200);
 }
 
-/// SIGTERM: the request under way is answered, then the daemon ends well.
+/// SIGTERM: the daemon answers the running request, then ends with code 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_drains() {
     let database = Database::new();
@@ -79,7 +78,7 @@ async fn every_answer_carries_the_request_id() {
     );
 }
 
-/// Packing a short answer would take longer than the work that it tells of.
+/// Compressing a short answer would take longer than the work that it reports.
 #[tokio::test]
 async fn answers_to_short_reports_are_not_packed() {
     let database = Database::new();
@@ -97,7 +96,7 @@ async fn answers_to_short_reports_are_not_packed() {
     assert_eq!(encoding(&list.send().await.expect("an answer")).expect("packed"), "gzip");
 }
 
-/// HTTPS with a certificate of one's own.
+/// HTTPS with a given certificate.
 #[tokio::test]
 async fn tls_when_a_certificate_is_set() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -147,7 +146,7 @@ async fn tls_when_a_certificate_is_set() {
     assert!(daemon.base.starts_with("https://"));
 }
 
-/// The daemon keeps answering and catches up after its database was away.
+/// The daemon keeps answering while its database is away, and catches up afterwards.
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
     let database = Database::new();

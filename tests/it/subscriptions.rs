@@ -1,4 +1,4 @@
-//! An org's plan: as its Stripe subscription goes, by the clock, and by local subscriptions.
+//! An org's plan: by its Stripe subscription, by the clock, and by local subscriptions.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,17 @@ use crate::support::requests::{Request, plan, subscribe, subscription_command};
 use crate::support::world::{Setup, until};
 use crate::support::{Daemon, TestClock, World};
 
-/// A platform on a clock, and an org `acme`.
+/// A platform on a test clock, and an org `acme`.
 fn platform(time: &str) -> Setup {
     World::new().at(time).org("acme")
 }
 
-/// The plan of `acme` and the status of its subscription, the same by both ways of asking.
+/// The plan of `acme` and the status of its subscription; both routes must agree.
 async fn stands(world: &World) -> (Option<String>, Option<String>) {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let org = world.get("/v1/orgs/acme").await;
     let read = (text(&org["plan"]), text(org.at("subscription.status")));
-    // What is held in memory hears of a change within a moment; what ends by the clock is not believed past
-    // it.
+    // Memory hears of a change within a moment, and does not use a plan beyond its end by the clock.
     let started = Instant::now();
     loop {
         let entitled = entitled(world).await;
@@ -30,7 +29,7 @@ async fn stands(world: &World) -> (Option<String>, Option<String>) {
         if held == read {
             return read;
         }
-        assert!(started.elapsed() < Duration::from_secs(3), "{held:?} is held, {read:?} is so");
+        assert!(started.elapsed() < Duration::from_secs(3), "memory has {held:?}, the database {read:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -60,7 +59,7 @@ fn activate() -> Request {
     command("activate", json!({}))
 }
 
-/// Stripe's side: a daemon that goes by the real clock, and takes what Stripe tells of the customer `cus_1`.
+/// Stripe's side: a daemon on the real clock that receives events of the customer `cus_1`.
 struct Stripe {
     daemon: Daemon,
     told: std::cell::Cell<i64>,
@@ -73,7 +72,7 @@ impl Stripe {
         stripe
     }
 
-    /// Tells of a subscription, each time a second later.
+    /// Sends the subscription, a second later each time.
     async fn tell(&self, object: Object) {
         let n = self.told.get() + 1;
         self.told.set(n);
@@ -111,12 +110,12 @@ async fn the_plan_follows_stripe_by_status_items_and_clock() {
         stripe.is(status).await;
         assert_eq!(stands(&world).await, so(gives, status));
     }
-    // Collection is paused, or it is to end with the period: it goes on.
+    // Collection is paused, or it will end with the period: the plan continues.
     let paused = json!({ "behavior": "void", "resumes_at": null });
     let ending = subscription("sub_1").with("pause_collection", paused).with("cancel_at_period_end", true);
     stripe.tell(ending).await;
     assert_eq!(stands(&world).await, so(Some("pro"), "active"));
-    // The first item that maps counts, by price or by product.
+    // The first item that buys a plan counts, by price or by product.
     let several = subscription("sub_1")
         .price("price_seat")
         .with("items.data.0.price.product", "prod_seat")
@@ -126,7 +125,7 @@ async fn the_plan_follows_stripe_by_status_items_and_clock() {
     assert_eq!(stands(&world).await, so(Some("team"), "active"));
     let by_product = world.get("/v1/subscriptions?plan=team").await;
     assert_eq!(by_product.at("data.0.id"), "sub_1");
-    // Past due: for 14 days from the start of the period, on the instant.
+    // Past due: exactly 14 days from the start of the period.
     stripe.is("past_due").await;
     assert_eq!(stands(&world).await, so(Some("pro"), "past_due"));
     assert_eq!(entitled(&world).await["plan_until"], "2025-10-23T08:53:20Z");
@@ -137,7 +136,7 @@ async fn the_plan_follows_stripe_by_status_items_and_clock() {
     assert_eq!(stands(&world).await, so(None, "past_due"));
     stripe.is("active").await;
     assert_eq!(stands(&world).await, so(Some("pro"), "active"));
-    // One that gives a plan counts before one that stands better and gives none.
+    // A subscription with a plan counts before one with a better status and no plan.
     stripe.tell(subscription("sub_2").price("price_addon")).await;
     assert_eq!(stands(&world).await, so(Some("pro"), "active"));
     stripe.is("canceled").await;
@@ -156,7 +155,7 @@ async fn the_grace_is_a_setting() {
     assert_eq!(world.get("/v1/orgs/acme").await["plan"], Value::Null);
 }
 
-/// A platform whose plan `pro` has a trial of 14 days; `max` has none, and `old` is sold no more.
+/// A platform whose plan `pro` has a trial of 14 days; `max` has none, and `old` is no longer sold.
 async fn trials() -> World {
     platform("2026-01-17T10:00:00Z")
         .with(plan("pro").with("trial_days", 14))
@@ -185,13 +184,13 @@ async fn what_is_wrong_with_a_local_subscription_is_named() {
     ] {
         world.send(request).await.names(status, field);
     }
-    // None is under way, and there was never one.
+    // No subscription is active, and there has never been one.
     world.send(cancel(false)).await.status(409);
     world.send(command("change", json!({ "plan": "pro" }))).await.status(409);
     world.send(activate()).await.status(404);
 }
 
-/// Both ways of asking tell the same period.
+/// Both routes show the same period.
 async fn period(world: &World) -> [String; 2] {
     let (entitled, shown) = (entitled(world).await, current(world).await);
     ["current_period_start", "current_period_end"].map(|name| {
@@ -200,7 +199,7 @@ async fn period(world: &World) -> [String; 2] {
     })
 }
 
-/// Trial → paid in the trial → extended → changed → lapses → reactivated → cancelled.
+/// Trial → paid in the trial → extended → changed → expired → reactivated → cancelled.
 #[tokio::test]
 async fn a_local_subscription_lives_and_comes_back() {
     let world = trials().await;
@@ -212,13 +211,12 @@ async fn a_local_subscription_lives_and_comes_back() {
     is_moved(&world).await;
 }
 
-/// A trial, which is paid: it runs on, then the paid month. Then two months more, with the ends of the
-/// months.
+/// A trial is paid: it continues, then the paid month begins. Then two months more, at the ends of months.
 async fn begins_and_is_paid(world: &World) -> String {
     let trial = world.send(subscribe("acme", "pro")).await.status(201);
     assert_eq!(trial.pick(["status", "valid_until"]), json!(["trial", "2026-01-31T10:00:00Z"]));
     assert_eq!(stands(world).await, so(Some("pro"), "trial"));
-    // One is under way.
+    // A subscription is active already.
     world.send(subscribe("acme", "pro")).await.status(409);
     world.turn("2026-01-20T00:00:00Z");
     let paid = world.send(activate()).await;
@@ -230,14 +228,14 @@ async fn begins_and_is_paid(world: &World) -> String {
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(period(world).await, [begun, ends]);
     world.turn("2026-01-31T10:00:00Z");
-    assert_eq!(period(world).await, [ends, "2026-02-28T10:00:00Z"], "on the instant");
+    assert_eq!(period(world).await, [ends, "2026-02-28T10:00:00Z"], "exactly at its end");
     world.turn("2026-03-15T00:00:00Z");
     assert_eq!(period(world).await, ["2026-02-28T10:00:00Z", "2026-03-31T10:00:00Z"]);
     assert_eq!(stands(world).await, so(Some("pro"), "active"));
     trial.id()
 }
 
-/// Another plan: at once, in the version of now, in the same periods.
+/// Another plan: at once, in its newest version, in the same periods.
 async fn changes_plan(world: &World) {
     world.send(plan("max").with("features.sso", true)).await.ok();
     let changed = world.send(command("change", json!({ "plan": "max" }))).await.status(200);
@@ -255,7 +253,7 @@ async fn changes_plan(world: &World) {
     }
 }
 
-/// Over on the instant, whether or not anybody has written so.
+/// It ends exactly at this time, whether or not a worker has written it.
 async fn lapses(world: &World) {
     world.turn("2026-04-30T10:00:00Z");
     let told = entitled(world).await.pick(["plan", "subscription.status"]);
@@ -267,7 +265,7 @@ async fn lapses(world: &World) {
     world.send(cancel(true)).await.status(409);
 }
 
-/// Paid again later: another one, from now, and the old one is history.
+/// Paid again later: a new subscription from now, and the old one is history.
 async fn comes_back(world: &World, first: &str) {
     world.turn("2026-06-01T00:00:00Z");
     let again = world.send(activate()).await.status(200);
@@ -283,7 +281,7 @@ async fn comes_back(world: &World, first: &str) {
     assert_eq!(told, json!(["subscription.expired", first]));
 }
 
-/// To be cancelled, paid on after all, cancelled now.
+/// First to be cancelled, then paid after all, then cancelled at once.
 async fn is_cancelled(world: &World) {
     assert_eq!(world.send(cancel(true)).await["cancel_at_period_end"], true);
     assert_eq!(stands(world).await, so(Some("max"), "active"));
@@ -295,7 +293,7 @@ async fn is_cancelled(world: &World) {
     assert_eq!(stands(world).await, so(None, "cancelled"));
 }
 
-/// Another one, of a year, which is moved to other versions of its plan: with all of them, and alone.
+/// Another one, for a year. It is moved to another version with all others, then alone.
 async fn is_moved(world: &World) {
     let a_year = subscribe("acme", "max").with("paid", true).with("interval", "year");
     assert_eq!(world.send(a_year).await["valid_until"], "2027-06-01T00:00:00Z");
@@ -308,7 +306,7 @@ async fn is_moved(world: &World) {
     world.post(&path, json!({ "plan": "pro", "version": 1 })).await.status(400);
 }
 
-/// Each period charges the battery once when it begins, the trial with what the plan says of trials.
+/// Each period charges the battery once when it begins; a trial charges the plan's units for trials.
 #[tokio::test]
 async fn begun_periods_charge_the_battery() {
     let pro =
@@ -319,7 +317,7 @@ async fn begun_periods_charge_the_battery() {
     assert_eq!(ledger(), ["grant 10 → 10"]);
     world.send(command("activate", json!({ "periods": 3 }))).await.ok();
     assert_eq!(ledger().len(), 1, "the paid periods have not begun");
-    // A worker sees to it; two of them at once change nothing.
+    // A worker does it; two workers at once do it once.
     let charge = |now: &str| {
         let now = now.parse().expect("a time");
         for _ in 0..2 {
@@ -337,11 +335,12 @@ async fn begun_periods_charge_the_battery() {
     world.turn("2026-03-05T00:00:00Z");
     world.send(cancel(false)).await.ok();
     charge("2026-04-01T00:00:00Z");
-    assert_eq!(ledger().len(), 5, "none that would have begun after it was cancelled");
+    assert_eq!(ledger().len(), 5, "no period that begins after the cancellation");
     assert_eq!(world.unsound_batteries(), [] as [String; 0]);
 }
 
-/// In January: `acme` on trial, `beta` to be cancelled when its month ends, `gamma` paid for a year.
+/// In January: `acme` is on trial, `beta` will be cancelled at the end of its month, `gamma` has paid for a
+/// year.
 async fn january() -> World {
     let paid = |org: &str| subscribe(org, "pro").with("paid", true);
     platform("2026-01-01T00:00:00Z")
@@ -356,12 +355,12 @@ async fn january() -> World {
         .await
 }
 
-/// Two daemons begin to work at once, and have written all that is over by their clock.
+/// Two daemons start at once; waits until they have written everything that is over by their clock.
 async fn catch_up(world: &World, later: &str) -> [Daemon; 2] {
     let later = TestClock::at(later);
     let woken = [Daemon::clocked(world, &later), Daemon::clocked(world, &later)];
     let ended = "SELECT count(*) FROM local_subscriptions WHERE ended_at IS NOT NULL";
-    until("somebody has written that they are over", async || world.number(ended) >= 2).await;
+    until("a worker has written that they are over", async || world.number(ended) >= 2).await;
     woken
 }
 
@@ -376,7 +375,7 @@ async fn an_idle_daemon_catches_up() {
     assert_eq!(told.as_deref(), Some("subscription.cancelled, subscription.expired"), "each once");
 }
 
-/// An org sees its own, and nothing else.
+/// An org sees only its own subscriptions.
 #[tokio::test]
 async fn an_org_reads_its_own_subscriptions() {
     use diesel::connection::SimpleConnection;
@@ -420,5 +419,5 @@ async fn stripe_counts_before_local() {
     world.turn("2025-10-24T00:00:00Z");
     assert_eq!(counts().await, ["local", "local"], "the grace is over");
     world.turn("2026-10-10T00:00:00Z");
-    assert_eq!(counts().await, ["", "stripe"], "both are over");
+    assert_eq!(counts().await, ["", "stripe"], "both have ended");
 }

@@ -1,5 +1,4 @@
-//! Usage without a price: seen, refused where the meter says so, priced later. Values were worked out by
-//! hand.
+//! Usage without a price: reported, refused if the meter says so, priced later. Values were computed by hand.
 
 use expect_test::expect;
 use serde_json::{Value, json};
@@ -22,28 +21,28 @@ fn by_model(key: &str) -> Request {
     meter(key).dimensions(["model"])
 }
 
-/// A card from the beginning of the year on.
+/// A card from the start of the year.
 fn card(meter: &str, rates: Value) -> Request {
     rate_card(meter, rates).since("2026-01-01T00:00:00Z")
 }
 
-/// Prices that fit the model `large` alone.
+/// Prices only for the model `large`.
 fn large_alone() -> Request {
     card("tokens", json!([{ "when": { "model": "large" }, "unit_cost": "0.01" }]))
 }
 
-/// Usage of a model, in the morning of that day.
+/// Usage of a model, on the morning of that day.
 fn used(id: &str, name: &str, model: &str, quantity: &str, day: &str) -> Usage {
     let at = format!("{day}T10:00:00Z");
     usage("acme", name).id(id).at(&*at).quantity(quantity).dimension("model", model)
 }
 
-/// So many tokens of a model, without a time.
+/// An amount of tokens of a model, without a time.
 fn instead(quantity: i64, model: &str) -> Usage {
     usage("acme", "tokens").quantity(quantity).dimension("model", model)
 }
 
-/// Prices what has no price yet.
+/// Prices all usage that has no price yet.
 async fn rate(world: &World) -> Answer {
     let body = json!({ "org": "acme", "reason": "a new model" });
     world.send(request(reqwest::Method::POST, "/v1/meters/tokens/rate_usage", body)).await.status(200)
@@ -61,7 +60,7 @@ async fn cost(world: &World, meter: &str, month: &str) -> String {
     format!("{} {} {}", row.text("cost"), row.text("quantity"), row["count"])
 }
 
-/// Three events of models that no rate fits: two of `v2`, one of `v3`.
+/// Three events of models without a rate: two of `v2`, one of `v3`.
 async fn new_models() -> World {
     let world = platform()
         .with(by_model("tokens"))
@@ -71,7 +70,7 @@ async fn new_models() -> World {
         .with(card("free", json!([])))
         .start()
         .await;
-    // What costs nothing on purpose, or has never had a price, is no news.
+    // Usage that is free on purpose, or of a meter that never had a price, is not reported.
     for (name, model) in [("tokens", "large"), ("free", "x"), ("plain", "x")] {
         world.used(used(name, name, model, "1000", "2026-11-20")).await;
     }
@@ -105,7 +104,7 @@ async fn usage_that_no_rate_fits_is_seen() {
           "next": null
         }"#]]);
     assert_eq!(world.daemon().metric("coulomb_usage_unpriced_events").await, Some(3));
-    // One message for each kind, however many members and events there are.
+    // One message for each kind, whatever the number of members and events.
     let messages = world.get("/v1/messages").await;
     let told = messages.rows().iter().filter(|message| message["type"] == "usage.unpriced");
     let mut models: Vec<&str> =
@@ -118,13 +117,13 @@ async fn usage_that_no_rate_fits_is_seen() {
     let doctor = world.command(&["doctor"]).output().expect("runs");
     let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(told.contains("BAD  prices: 3 usage event(s) of tokens"), "{told}");
-    // What is taken back is not counted.
+    // Voided usage is not counted.
     world.send(void("c")).await.status(200);
     assert_eq!(unpriced(&world).await.rows().len(), 1);
     world.is_sound();
     world.execute("UPDATE unpriced_usage SET events = events + 1");
     let verified = world.command(&["verify"]).output().expect("runs");
-    assert!(!verified.status.success(), "verify does not see it");
+    assert!(!verified.status.success(), "verify does not find it");
     world.run(&["rebuild", "summaries"]);
     world.is_sound();
 }
@@ -141,18 +140,18 @@ async fn an_org_sees_nothing_of_what_another_has_unpriced() {
 async fn a_meter_may_refuse_what_no_rate_fits() {
     let world = platform().with(by_model("tokens").with("unpriced", "refuse")).start().await;
     let tokens = |id: &str, model: &str| used(id, "tokens", model, "1", "2026-11-20");
-    // There is nothing to be fitted yet.
+    // There is no card yet, so no rate can be missing.
     assert_eq!(world.uses(tokens("0", "v2")).await, "accepted");
     world.send(large_alone()).await.status(201);
     assert_eq!(world.uses(tokens("1", "large")).await, "accepted");
     assert_eq!(world.uses(tokens("2", "v2")).await, "data unpriced");
-    // Its cost is said by the caller.
+    // The caller gives the cost.
     assert_eq!(world.uses(tokens("3", "v2").with("cost", "7")).await, "accepted");
-    // An amendment takes no price away; what had none may be amended as it is.
+    // An amendment cannot remove a price; an event without a price can be amended without one.
     world.send(amend("1", instead(1, "v2"))).await.names(400, "event.data");
     world.send(amend("1", instead(2, "large"))).await.status(200);
     world.send(amend("0", instead(3, "v2"))).await.status(200);
-    // 2 at 0.01, what the caller said, and 3 for nothing.
+    // 2 at 0.01, the caller's cost, and 3 at zero.
     assert_eq!(cost(&world, "tokens", "2026-11").await, "7.02 6 3");
     world.send(reserve("5").dimension("model", "v2")).await.names(400, "dimensions");
     let meter = world.patch("/v1/meters/tokens", json!({ "unpriced": "record" })).await.status(200);
@@ -162,7 +161,7 @@ async fn a_meter_may_refuse_what_no_rate_fits() {
     world.is_sound();
 }
 
-/// What was priced later costs what it would have cost at once, in the tiers of its month, and once.
+/// Usage priced later costs once what it would have cost at first, in the tiers of its month.
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_priced_later() {
     let calls = by_model("calls").event_name("tokens").aggregation("count");
@@ -186,8 +185,8 @@ async fn usage_is_priced_later() {
     let rates = json!([{ "when": { "model": "large" }, "unit_cost": "5" }, v2]);
     world.send(card("tokens", rates)).await.status(201);
     let rated = rate(&world).await;
-    // October: 100 + 30 × 0.5 = 115, posted to November; November's own 30. Of v3 there is no price yet. 160
-    // × 0.5 units.
+    // October: 100 + 30 × 0.5 = 115, posted to November; November's own 30. v3 has no price yet. 160 × 0.5
+    // units.
     let told = rated.pick(["events", "cost", "battery_units", "more"]);
     assert_eq!(told, json!([3, "145", "80", false]), "{rated}");
     assert_eq!(cost(&world, "tokens", "2026-10").await, "0.1 145 4");
@@ -195,7 +194,7 @@ async fn usage_is_priced_later() {
     assert_eq!(world.get("/v1/battery?org=acme").await["balance"], "920");
     assert_eq!(unpriced(&world).await.rows().len(), 1);
     assert_eq!(rate(&world).await["events"], 0);
-    // What it was priced at is given back, and the other meter's record with it.
+    // A void gives back the later price, also on the other meter.
     for id in ["3", "2"] {
         world.send(void(id)).await.status(200);
     }
@@ -205,14 +204,14 @@ async fn usage_is_priced_later() {
     world.send(amend("5", instead(110, "v2"))).await.status(200);
     assert_eq!(cost(&world, "tokens", "2026-11").await, "105 -20 -1");
     world.is_sound();
-    // By the command line, all orgs: v3 has a price now.
+    // On the command line, for all orgs: v3 has a price now.
     world.send(card("tokens", json!([{ "unit_cost": "2" }]))).await.status(201);
     world.run(&["meter", "rate-usage", "tokens", "--reason", "v3 has a price"]);
     assert_eq!(cost(&world, "tokens", "2026-11").await, "115 -20 -1");
     world.is_sound();
 }
 
-/// A meter's first card may be backdated, and what came before it be priced.
+/// A meter's first card may begin in the past, and earlier usage can then be priced.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_before_the_first_card_is_priced_later() {
     let world = platform().with(by_model("tokens")).start().await;

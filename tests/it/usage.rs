@@ -1,4 +1,4 @@
-//! Usage: taken once, priced, summed up and counted at the moment of the answer.
+//! Usage: stored once, and priced, summed and counted when the answer comes.
 
 use chrono::{Duration, Utc};
 use futures_util::future::join_all;
@@ -10,7 +10,7 @@ use crate::support::daemon::answer;
 use crate::support::requests::{Usage, amend, close, limit, meter, plan, usage, void};
 use crate::support::world::Setup;
 
-/// An org `acme` with a priced meter that sums up `work`, and is counted for every org by the month.
+/// An org `acme` with a priced meter that sums `work`, counted by the month for every org.
 fn acme() -> Setup {
     World::new()
         .org("acme")
@@ -31,9 +31,9 @@ async fn an_event_counts_once_whatever_its_time() {
     let late = event("1", 5).at(Utc::now() - Duration::days(1));
     assert_eq!(here.uses(late.clone()).await, "accepted");
     assert_eq!(there.uses(late.clone()).await, "duplicate");
-    // The same key at another time is another event, and the books keep the first.
+    // The same key with another time is a conflict, and the first stays.
     assert_eq!(there.uses(late.clone().at(Utc::now())).await, "conflict");
-    // Within a request too: the first of equal keys is stored.
+    // The same within a request: the first of equal keys is stored.
     let both = [event("2", 1), event("2", 1), event("2", 7), late.quantity(6), event("3", 1)];
     assert_eq!(here.usage(both).await, ["accepted", "duplicate", "conflict", "conflict", "accepted"]);
     // Another source is another key.
@@ -44,14 +44,14 @@ async fn an_event_counts_once_whatever_its_time() {
     world.balances();
 }
 
-/// The daemon stores many events that look new in another way than a batch with a repeat in it.
+/// Many new events are stored in a quick way. A batch with a repeat uses another way.
 #[tokio::test]
 async fn a_large_request_with_a_repeat_in_it_stores_the_rest() {
     let world = acme().start().await;
     let request = |from: i64, to: i64| (from..to).map(|n| event(&n.to_string(), 1)).collect::<Vec<_>>();
     let all = |outcomes: &[String], wanted: &str| outcomes.iter().filter(|one| *one == wanted).count();
     assert_eq!(all(&world.on(0).usage(request(0, 600)).await, "accepted"), 600);
-    // One transaction: had the database refused the whole, it would have been taken apart.
+    // One transaction: if the database had refused the batch, the daemon would have split it.
     assert_eq!(world.number("SELECT count(DISTINCT xmin::text) FROM usage_keys"), 1);
     let mut second = request(590, 1200);
     second.push(event("7", 2));
@@ -86,7 +86,7 @@ async fn a_bad_event_does_not_lose_the_others() {
     let (sent, told): (Vec<Value>, Vec<&str>) = events.into_iter().unzip();
     assert_eq!(world.daemon().usage(&world.key, &json!(sent)).await, told);
     assert_eq!(world.number("SELECT sum(quantity) FROM daily_summaries"), 3);
-    // A rejected event has no key: corrected, it is taken.
+    // A rejected event has no key: corrected, it is accepted.
     world.used(event("c", 4)).await;
     world.balances();
 }
@@ -175,12 +175,12 @@ async fn a_body_that_is_too_large_is_refused_before_it_takes_memory() {
         let request = world.daemon().request(Method::POST, "/v1/usage", &world.key).body(body);
         answer(request.header("Content-Type", "application/json").header("Content-Encoding", encoding))
     };
-    // A bomb is refused at the limit, unpacked.
+    // A compression bomb is refused at the limit for unpacked bodies.
     let bomb = gzip(&" ".repeat(20 << 20));
     assert!(bomb.len() < 100_000);
     let (status, refused) = packed("gzip", bomb).await;
     assert_eq!((status.as_u16(), refused["code"].as_str()), (413, Some("body_too_large")));
-    // And does not even take the memory: a gigabyte of blocks that repeat one byte (RFC 8878, 3.1.1.2).
+    // It does not even take memory: a gigabyte of blocks that repeat one byte (RFC 8878, 3.1.1.2).
     let mut bomb = hex::decode("28b52ffd0038").expect("hex");
     (0..8000).for_each(|_| bomb.extend([0x02, 0x00, 0x10, b' ']));
     let before = world.daemon().peak_mib();
@@ -211,7 +211,7 @@ async fn days_are_the_orgs_own() {
     }
 }
 
-/// Every aggregation: in any order, in pieces, and after usage is taken back.
+/// Every aggregation: in any order, in pieces, and after voids and amendments.
 #[tokio::test]
 async fn aggregations_are_of_the_set_and_follow_corrections() {
     let kinds = ["sum", "count", "max", "unique", "latest"];
@@ -247,7 +247,7 @@ async fn aggregations_are_of_the_set_and_follow_corrections() {
     let three = usage("acme", "work").subject("s1").quantity(3);
     assert_eq!(there.send(amend("3", three)).await.status(200)["correction"], 2);
     assert_eq!(all(), "14/4 4/4 5/4 4/4 5/4");
-    // And taken back for good: what was sent first is still a duplicate.
+    // A voided event stays voided: sent again, it is a duplicate.
     here.send(void("3")).await.status(200);
     assert_eq!(all(), "11/3 3/3 5/3 3/3 5/3");
     assert_eq!(world.number("SELECT count(*) FROM usage_corrections"), 5);
@@ -255,7 +255,7 @@ async fn aggregations_are_of_the_set_and_follow_corrections() {
     world.balances();
 }
 
-/// A month's tiers cost the same however the usage is cut into events. Voided usage costs nothing.
+/// A month's tiers cost the same for any division of the usage into events. Voided usage costs nothing.
 #[tokio::test]
 async fn tiers_cost_the_same_in_any_pieces() {
     let tiers = |mode: &str, tiers: Value| json!([{ "tiers": { "mode": mode, "tiers": tiers } }]);
@@ -266,7 +266,7 @@ async fn tiers_cost_the_same_in_any_pieces() {
         ("graduated", tiers("graduated", steps.clone()), "18.50"),
         // 25 × 0.1
         ("volume", tiers("volume", steps), "2.50"),
-        // 3 begun packages of 10
+        // 3 started packages of 10
         ("package", tiers("package", json!([{ "unit_cost": "7", "package_size": "10" }])), "21.00"),
     ];
     let setup = meters.iter().fold(World::new().daemons(2), |setup, (key, rates, _)| {
@@ -295,7 +295,7 @@ async fn tiers_cost_the_same_in_any_pieces() {
             world.on(n % 2).send(void(&n.to_string()).org(org)).await.status(200);
         }
         for (key, ..) in &meters {
-            assert_eq!(cost(key).as_deref(), Some("0.00"), "{key} of {org}, taken back");
+            assert_eq!(cost(key).as_deref(), Some("0.00"), "{key} of {org}, voided");
         }
     }
     assert_eq!(world.number("SELECT sum(quantity) FROM rating_counters"), 0);
@@ -339,7 +339,7 @@ async fn an_org_posts_for_itself_alone() {
     let reader = world.database.key("usage:read", None);
     world.by(&reader).post("/v1/usage", own("1").json()).await.status(403);
     assert_eq!(world.number("SELECT count(DISTINCT org_id) FROM usage_records"), 1);
-    // Row-level security hides what a query forgets to filter.
+    // Row-level security hides rows even if a query forgets to filter.
     let seen = "SET ROLE coulomb_org; SET coulomb.org_id = '0'";
     let mut conn = world.owner();
     diesel::connection::SimpleConnection::batch_execute(&mut conn, seen).expect("acts for nobody");
@@ -350,7 +350,7 @@ async fn an_org_posts_for_itself_alone() {
     }
 }
 
-/// All daemons use the newest catalogue at once: none counts usage by an older one than the one committed.
+/// All daemons use the newest catalogue at once: none counts with an older one than the committed one.
 #[tokio::test]
 async fn a_change_of_meters_is_known_everywhere_at_once() {
     let world = acme().daemons(2).start().await;
@@ -360,7 +360,7 @@ async fn a_change_of_meters_is_known_everywhere_at_once() {
         }
     };
     each_counts_one("before").await;
-    // By the database: the API of one of them would tell that daemon first.
+    // By SQL: the API would tell its own daemon first.
     world.card(1, 2, "yesterday", &json!([{ "unit_cost": "100" }]));
     world.slot(7, 1, &json!({ "model": "a" }), true, "day");
     each_counts_one("after").await;
@@ -385,7 +385,7 @@ async fn too_much_at_once_is_told_to_wait() {
             other => panic!("{other}"),
         }
     }
-    assert!(stored < 2000, "nobody was told to wait");
+    assert!(stored < 2000, "no request was told to wait");
     assert_eq!(world.number("SELECT count(*) FROM usage_records"), stored);
     let large = usage("acme", "work").id(&"x".repeat(2 << 20)).json();
     world.post("/v1/usage", large).await.status(429);

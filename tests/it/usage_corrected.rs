@@ -1,4 +1,4 @@
-//! What corrections, closed months and price changes come to: cases with values that were worked out by hand.
+//! What corrections, closed months and price changes lead to: cases with values computed by hand.
 
 mod changes;
 mod closed;
@@ -11,24 +11,24 @@ use crate::support::requests::{Usage, amend, close, org, usage, void};
 
 const SCOPES: &str = "usage:write,usage:read,usage:backfill,usage:price,billing:write,billing:read";
 
-/// A name, the prices in the beginning, and what happens.
+/// A name, the first prices, and the steps.
 type Case = (&'static str, Value, Vec<Step>);
 
-/// What happens in a case, one after the other.
+/// Steps of a case, in order.
 enum Step {
-    /// Usage of an id, a day and a quantity.
+    /// Usage: id, day, quantity.
     Use(&'static str, &'static str, &'static str),
-    /// It is taken back.
+    /// Voids the event.
     Void(&'static str),
-    /// It is replaced by this quantity.
+    /// Amends the event to this quantity.
     Amend(&'static str, &'static str),
-    /// October is closed.
+    /// Closes October.
     Close,
     /// A new rate card from this time on.
     Card(&'static str, Value),
-    /// The costs of October and November by now.
+    /// The costs of October and November so far.
     Cost(&'static str, &'static str),
-    /// What the counters of October and November hold by now.
+    /// The counters of October and November so far.
     Used(&'static str, &'static str),
 }
 use Step::{Amend, Card, Close, Cost, Use, Used, Void};
@@ -37,7 +37,7 @@ async fn november() -> World {
     World::new().at("2026-11-26T12:00:00Z").scopes(SCOPES).start().await
 }
 
-/// A case: a meter and an org of its own.
+/// A case, with its own meter and org.
 struct Place<'a> {
     world: &'a World,
     id: i32,
@@ -120,25 +120,25 @@ async fn run(cases: &[Case]) -> World {
     world
 }
 
-/// A void gives back what the event was charged: rated in its own month, posted to that or, where it is
-/// closed, to the open one.
+/// A void gives back the event's charge: rated in its own month, and posted there or, if that is closed, to
+/// the open month.
 #[tokio::test(flavor = "multi_thread")]
 async fn corrections_are_rated_where_they_belong_and_posted_where_it_is_open() {
     run(&closed::cases()).await;
 }
 
-/// A price change within a month goes on in the tiers where the month stands; nothing is free twice.
+/// After a price change within a month, the tiers continue at the month's quantity; nothing is free twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_change_goes_on_in_the_tiers() {
     let world = run(&changes::cases()).await;
-    // The counters are what the records say, also when they are made anew.
+    // The counters are what the records say; a rebuild gives the same.
     world.execute("DELETE FROM rating_counters");
     world.run(&["rebuild", "summaries"]);
     world.is_sound();
 }
 
-/// What does not add up has nothing to give back: a closed month stays as it was told, and the open one has
-/// its own values alone.
+/// Maxima, latest and distinct values have no amount to give back: a closed month keeps its values, and the
+/// open one has only its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_add_up_stays_in_a_closed_month() {
     const OCT: &str = "2026-10-27";
@@ -149,12 +149,12 @@ async fn what_does_not_add_up_stays_in_a_closed_month() {
         ("max", vec![Use("1", OCT, "10"), Use("2", OCT, "7"), Close, Void("1")], "10 of 2", "none"),
         ("latest", vec![Use("1", OCT, "10"), Close, Void("1")], "10 of 1", "none"),
         ("unique", vec![Use("1", OCT, "10"), Use("2", OCT, "7"), Close, Void("1")], "2 of 2", "none"),
-        // What comes to the open month counts by itself, on the very day of the void.
+        // Usage of the open month counts by itself, even on the day of the void.
         ("max", vec![Use("1", OCT, "10"), Close, Void("1"), Use("2", today, "3")], "10 of 1", "3 of 1"),
         ("max", vec![Use("2", today, "3"), Use("1", OCT, "10"), Close, Void("1")], "10 of 1", "3 of 1"),
         ("latest", vec![Use("1", OCT, "10"), Close, Void("1"), Use("2", today, "3")], "10 of 1", "3 of 1"),
         ("unique", vec![Use("1", OCT, "10"), Use("2", today, "10"), Close, Void("1")], "1 of 1", "1 of 1"),
-        // An amendment is what comes late: posted to today, and taken back from there.
+        // An amendment counts as late usage: it is posted to today, and can be voided there.
         ("max", vec![Use("1", OCT, "10"), Close, Amend("1", "4")], "10 of 1", "4 of 1"),
         ("unique", vec![Use("1", OCT, "10"), Close, Amend("1", "4"), Void("1")], "1 of 1", "none"),
     ];

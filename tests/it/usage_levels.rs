@@ -1,5 +1,4 @@
-//! Levels: sets and changes in any order, limits on them, what they were over a time. The figures were worked
-//! out by hand.
+//! Levels: sets and changes in any order, limits on them, and their values over a time. Computed by hand.
 
 use serde_json::{Value, json};
 
@@ -10,7 +9,7 @@ use crate::support::requests::{
 };
 use crate::support::world::Setup;
 
-/// An org `acme` and the level meter `seats`: `seats` sets it, `by` changes it, `team` tells it apart.
+/// An org `acme` and the level meter `seats`: `seats` sets the level, `by` changes it, `team` is a dimension.
 fn office() -> Setup {
     let seats = meter("seats")
         .event_name("seat")
@@ -22,7 +21,7 @@ fn office() -> Setup {
     World::new().scopes(scopes).org("acme").with(seats)
 }
 
-/// A quota on the seats there are, whenever they came.
+/// A quota on the present seats, whenever they were added.
 fn quota(limit: i64) -> Request {
     requests::quota(limit).meter("seats").period("always")
 }
@@ -39,7 +38,7 @@ async fn levels(world: &World, query: &str) -> Answer {
     world.get(&format!("/v1/usage/levels?org=acme{query}")).await.status(200)
 }
 
-/// What the API says of the only level: now, start, end, average, peak.
+/// The org's only level in the API: now, start, end, average, peak.
 async fn course(world: &World, from: &str, to: &str) -> String {
     let levels = levels(world, &format!("&from={from}&to={to}")).await;
     assert_eq!(levels.rows().len(), 1, "{levels}");
@@ -53,7 +52,7 @@ fn is_unsound(world: &World, tables: &[&str]) {
     assert!(!output.status.success() && tables.iter().all(|table| told.contains(table)), "{told}");
 }
 
-/// Events and the level that they come to.
+/// Events and the resulting level.
 fn histories() -> [(&'static str, Vec<Usage>, &'static str); 6] {
     let (first, second, third) = ("2026-10-01T00:00:00Z", "2026-10-02T00:00:00Z", "2026-10-03T00:00:00Z");
     [
@@ -79,8 +78,8 @@ fn histories() -> [(&'static str, Vec<Usage>, &'static str); 6] {
     ]
 }
 
-/// Each history in the order of its lines, then backwards, one request an event, then all in one: the same
-/// level.
+/// Each history in the order of its lines, then backwards, one event in each request, then all in one: the
+/// same level.
 #[tokio::test]
 async fn levels_follow_from_the_set_of_events() {
     let world = office().start().await;
@@ -114,14 +113,14 @@ async fn levels_follow_from_the_set_of_events() {
     let once = wanted.iter().map(|(_, counter)| counter.as_str()).collect::<Vec<_>>().join(" ");
     assert_eq!(world.counters(), once);
     world.run(&["verify"]);
-    // A quota that is made now begins with what is there.
+    // A new quota begins with the present level.
     for (org, _) in &wanted {
         world.send(quota(7).org(org).per_subject()).await.status(201);
     }
     let twice = format!("{once} {once}");
     assert_eq!(world.counters(), twice);
     world.run(&["verify"]);
-    // The books can be made anew.
+    // The books can be rebuilt.
     world.execute(
         "UPDATE usage_levels SET changes = changes + 1, set_at = NULL; UPDATE quota_counters SET used = 77",
     );
@@ -160,13 +159,13 @@ async fn an_event_says_one_thing_of_a_level() {
     }
 }
 
-/// An office whose 10 seats are taken, after usage that its limit has refused.
+/// An office whose 10 seats are taken. Its limit has refused some usage.
 async fn full_office() -> World {
     let world = office().with(quota(10).with("refuse_usage", true)).start().await;
     let (october, november) = ("2026-10-05T00:00:00Z", "2026-11-05T00:00:00Z");
     assert_eq!(world.usage([set("a", october, 8)]).await, ["accepted"]);
-    // In one batch each depends on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits; a set
-    // to 11 is 2 too many; one to 4 leaves room for 6, of which 7 are too many.
+    // In one batch each event depends on those before it: 8 + 3 is refused, a removal makes room, 5 + 4 fits.
+    // A set to 11 is 2 too many; a set to 4 leaves room for 6, so 7 are too many.
     let batch = [
         (change("b", november, 3), "data quota_exceeded"),
         (change("c", november, -3), "accepted"),
@@ -179,7 +178,7 @@ async fn full_office() -> World {
     let told = batch.each_ref().map(|(_, told)| *told);
     assert_eq!(world.usage(batch.map(|(event, _)| event)).await, told);
     assert_eq!(world.counters(), "10/0");
-    // What comes late behind the last set moves nothing, so nothing is over.
+    // A late event before the last set does not change the level, so it exceeds nothing.
     let late = [change("late", october, 900), set("late2", november, 900)];
     assert_eq!(world.usage(late).await, ["accepted"; 2]);
     assert_eq!(world.counters(), "10/0");
@@ -191,7 +190,7 @@ async fn full_office() -> World {
 async fn a_limit_on_a_level_refuses_what_does_not_fit_and_never_resets() {
     let world = full_office().await;
     assert_eq!(world.usage([change("i", "2026-11-09T00:00:00Z", -6)]).await, ["accepted"]);
-    // Set aside, settled, and over.
+    // Reserved, settled, and above the limit.
     let seats = |amount: i64, id: &str| reserve(amount).meter("seats").id(id);
     let made = world.send(seats(5, "r1")).await.status(201);
     assert_eq!(made.at("quotas.0.remaining"), "1");
@@ -247,15 +246,15 @@ async fn corrections_leave_the_level_of_what_stands() {
     assert_eq!(world.counters(), "21/0");
     let replaced = |id: &str, data: Value| amend(id, usage("acme", "seat").data(data));
     for (correction, level) in [
-        // Behind the last set: nothing.
+        // Before the last set: nothing changes.
         (void("a"), "21"),
-        // The change on top of it.
+        // The change after it.
         (void("e"), "20"),
-        // The last set: 10 + 4 of before.
+        // The last set: 10 + 4 from before.
         (void("d"), "14"),
         (replaced("b", json!({ "seats": 30 })), "34"),
         (replaced("c", json!({ "by": -5 })), "25"),
-        // What set it changes it now: -5 and 7.
+        // The event that set the level now changes it: -5 and 7.
         (replaced("b", json!({ "by": 7 })), "2"),
         (replaced("b", json!({ "seats": 1 })), "0"),
         (void("c"), "1"),
@@ -289,8 +288,8 @@ async fn a_level_is_told_and_priced_over_a_time() {
         let priced = levels(&world, &query).await;
         assert_eq!(priced.pick(["data.0.cost", "data.0.currency"]), json!([cost, "usd"]));
     }
-    // A late one: 30 more from 6 to 11 September, and the set at 11 takes its place: 10 × 5 + 40 × 5 + 35 × 5
-    // + 375 = 800 / 30.
+    // Late events: 30 more from 6 to 11 September, then the set at 11 replaces the level: 10 × 5 + 40 × 5 +
+    // 35 × 5 + 375 = 800 / 30.
     let late = [change("late", "2026-09-06T00:00:00Z", 30), set("late2", "2026-09-11T00:00:00Z", 5)];
     assert_eq!(world.usage(late).await, ["accepted"; 2]);
     assert_eq!(september().await, "25 10 25 26.666666666667 40");
@@ -311,9 +310,8 @@ async fn an_org_reads_its_own_levels() {
     world.get("/v1/usage/levels?org=acme&price_by=moon").await.status(400);
 }
 
-/// October has two events, and is closed. What comes for it afterwards, and what takes back or replaces,
-/// moves the level at once; October's summary goes on counting its two events, November has the amendment
-/// and the late one.
+/// October has two events, and is closed. Later events, voids and amendments for October change the level at
+/// once. October's summary still counts its two events; November counts the amendment and the late event.
 #[tokio::test]
 async fn a_closed_month_stays_and_its_levels_are_corrected() {
     let world = office().with(quota(1000)).start().await;
@@ -334,15 +332,15 @@ async fn a_closed_month_stays_and_its_levels_are_corrected() {
     stands("30/0 2/1");
     assert_eq!(world.usage([change("late", &day(5), 2)]).await, ["accepted"]);
     stands("32/0 2/2");
-    // By the time of the events, whatever month they were posted to: 30 for three days from the 2nd on, then
-    // 32 for three.
+    // By the time of the events, whatever month they were posted to: 30 for three days from the 2nd, then 32
+    // for three days.
     assert_eq!(course(&world, &day(2), &day(8)).await, "32 30 32 31 32");
     world.execute("DELETE FROM usage_levels; DELETE FROM quota_counters; DELETE FROM daily_summaries");
     world.run(&["rebuild", "summaries"]);
     stands("32/0 2/2");
 }
 
-/// A level has its price over a time, not when it is reported or set aside.
+/// A level is priced over a time, not when it is reported or reserved.
 #[tokio::test]
 async fn a_level_is_not_refused_for_want_of_a_rate() {
     let of_a = json!([{ "when": { "team": "a" }, "unit_cost": "2" }]);
@@ -359,7 +357,7 @@ async fn a_level_is_not_refused_for_want_of_a_rate() {
     world.run(&["verify"]);
 }
 
-/// Where the time of the last change is lost, a set that comes late would forget the changes after it.
+/// If the time of the last change were lost, a late set would ignore the changes after it.
 #[tokio::test]
 async fn a_rebuilt_level_takes_a_late_set() {
     let (october, november) = ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z");
@@ -370,7 +368,7 @@ async fn a_rebuilt_level_takes_a_late_set() {
         is_unsound(&world, &["usage_levels"]);
         world.run(&["rebuild", "summaries"]);
         world.run(&["verify"]);
-        // 10, and the 3 of after it.
+        // 10, and the 3 after it.
         assert_eq!(world.usage([set("c", "2026-10-05T00:00:00Z", 10)]).await, ["accepted"]);
         assert_eq!(world.counters(), "13/0", "{spoil}");
         world.run(&["verify"]);

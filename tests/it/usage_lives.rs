@@ -1,7 +1,7 @@
 //! Random lives of an org's usage: events of any day, late ones, price changes, voids, amendments and
-//! closings in any order. What all months cost together is what the surviving events cost under the cards of
-//! their time, worked out here in another way; and the books are what the records say. The same seeds are the
-//! same lives.
+//! closings in any order. The test computes in another way what the remaining events cost under the cards of
+//! their time. All months together must cost that, and the books must equal the records. The same seed gives
+//! the same life.
 
 mod levels;
 
@@ -16,7 +16,7 @@ use crate::support::{Daemon, Database, TestClock};
 /// Steps of a life.
 const STEPS: u64 = 40;
 
-/// Numbers that a seed decides (SplitMix64).
+/// Pseudo-random numbers from a seed (SplitMix64).
 struct Chance(u64);
 
 impl Chance {
@@ -28,7 +28,7 @@ impl Chance {
         (z ^ (z >> 31)) % bound
     }
 
-    /// Up to `bound`, with so many decimal places.
+    /// Up to `bound`, with this many decimal places.
     fn decimal(&mut self, bound: u64, places: u32) -> Decimal {
         Decimal::new(i64::try_from(1 + self.below(bound * 10_u64.pow(places))).expect("small"), places)
     }
@@ -42,7 +42,7 @@ enum Kind {
     Package,
 }
 
-/// A rate card: from a day on; two prices and a bound, of which each kind takes what it needs.
+/// A rate card: its first day, and two prices and a bound, of which each kind uses what it needs.
 #[derive(Clone, Debug)]
 struct Card {
     valid_from: String,
@@ -65,7 +65,7 @@ impl Card {
         }
     }
 
-    /// What a month costs.
+    /// The cost of a month.
     fn total(&self, kind: Kind, quantity: Decimal) -> Decimal {
         let above = quantity > self.bound;
         if quantity.is_zero() {
@@ -82,16 +82,16 @@ impl Card {
     }
 }
 
-/// What was priced of a month, and what that cost, by card. Where two cards with tiers price a month, each
-/// event goes on where the month stands by all of them; a void gives back what its card charged, less what
-/// that card's tiers cost without the event, from where the cards before it end.
+/// A month's priced quantity and its cost, by card. If two cards with tiers price a month, each event starts
+/// at the quantity of both together. A void gives back the card's charge, less what the card's tiers cost
+/// without the event, starting where the cards before it end.
 #[derive(Default)]
 struct Month {
     cards: BTreeMap<(String, usize), (Decimal, Decimal)>,
 }
 
 impl Month {
-    /// What a card's tiers cost between two places of a month.
+    /// What a card's tiers cost between two quantities of a month.
     fn between(card: &Card, kind: Kind, from: Decimal, to: Decimal) -> Decimal {
         card.total(kind, to) - card.total(kind, from)
     }
@@ -106,8 +106,8 @@ impl Month {
         own.1 += Self::between(&cards[card], kind, from, from + quantity);
     }
 
-    /// Tells where the event had stood: where its card ends without it, if what that charged is what its
-    /// tiers cost; else where the month does.
+    /// Returns where the event's place was: at the end of its card without it, if the card charged exactly
+    /// what its tiers cost; else at the end of the month.
     fn gives_back(&mut self, cards: &[Card], card: usize, kind: Kind, quantity: Decimal) -> Decimal {
         let key = (cards[card].valid_from.clone(), card);
         let before: Decimal = self.cards.range(..key.clone()).map(|(_, (quantity, _))| quantity).sum();
@@ -119,7 +119,7 @@ impl Month {
     }
 }
 
-/// An event as it counts.
+/// The present state of an event.
 struct Event {
     month: u64,
     card: usize,
@@ -144,7 +144,7 @@ impl Place {
         Self { database, daemon, key, clock, ticks: AtomicU64::new(0) }
     }
 
-    /// Batches of one microsecond are told apart by chance alone, so time goes on.
+    /// Chance decides the order of batches of one microsecond, so time moves on.
     fn tick(&self) {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
         self.clock.turn(&format!("2026-11-26T12:00:{:02}.{:06}Z", ticks / 1_000_000, ticks % 1_000_000));
@@ -169,8 +169,8 @@ impl Place {
         sum.expect("a sum").parse().expect("a decimal")
     }
 
-    /// Lives a life on an org and a meter of its own, with meters of the other aggregations beside it.
-    /// `amid`: prices change within months, too.
+    /// Runs a life on its own org and meter, beside meters of the other aggregations. `amid`: prices change
+    /// within months, too.
     async fn live(&self, id: i32, kind: Kind, amid: bool, seed: u64) {
         let mut chance = Chance(seed);
         let (org, event_name) = (format!("org{id}"), format!("work{id}"));
@@ -199,7 +199,7 @@ impl Place {
                     bound: Decimal::from(10 + chance.below(90)),
                 };
                 cards.push(card);
-                // Of a month that had usage already two cards would price it.
+                // In a month that already has usage, two cards would price it.
                 if !amid && step > 0 && events.values().any(|event| event.month >= month) {
                     cards.pop();
                 } else {
@@ -260,7 +260,7 @@ impl Place {
         let charged: Decimal =
             months.values().flat_map(|month| month.cards.values()).map(|(_, cost)| cost).sum();
         assert_eq!(self.cost(id), charged.normalize(), "{kind:?}, amid {amid}, seed {seed}: by each month");
-        // Where no month has two cards it is what the month costs, whatever came in which order.
+        // If no month has two cards, the sum is the cost of the months, in any order of the steps.
         if kind == Kind::Flat || !amid {
             let mut months: BTreeMap<(u64, usize), Decimal> = BTreeMap::new();
             for event in events.values().filter(|event| event.stands) {
@@ -278,17 +278,17 @@ impl Place {
             counted.normalize(),
             "seed {seed}"
         );
-        // A life that ends has cost nothing: whatever was charged is given back, in whatever order.
+        // When everything is voided, the cost is zero: every charge is given back, in any order.
         if seed.is_multiple_of(2) {
             for (id, _) in events.iter().filter(|(_, event)| event.stands) {
                 self.post("/v1/usage/void", &json!({ "org": org, "source": "t", "id": id, "reason": "all" }))
                     .await;
             }
-            assert_eq!(self.cost(id), Decimal::ZERO, "{kind:?}, amid {amid}, seed {seed}: all taken back");
+            assert_eq!(self.cost(id), Decimal::ZERO, "{kind:?}, amid {amid}, seed {seed}: everything voided");
         }
     }
 
-    /// Rows of books, but those of zeros.
+    /// Rows of the books, without rows of zeros.
     fn books(&self) -> BTreeSet<String> {
         let rows = self.database.value(
             "SELECT string_agg(row, chr(10)) FROM (
@@ -318,7 +318,7 @@ impl Place {
             self.level(id, seed).await;
             id += 10;
         }
-        // Slots that are made in a life counted all of it.
+        // Makes slots old enough to have counted the whole life.
         self.database.execute("UPDATE quota_slots SET created_at = '2026-01-01'");
         assert_eq!(self.database.unbalanced(), [] as [String; 0]);
         self.database.run(&["verify"]);
@@ -339,7 +339,7 @@ async fn what_survives_is_what_is_charged() {
     Place::new().lives(1..3).await;
 }
 
-/// As above, for long: `cargo test --test it usage_lives -- --ignored`.
+/// As above, with many more lives: `cargo test --test it usage_lives -- --ignored`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn what_survives_is_what_is_charged_in_many_lives() {

@@ -1,4 +1,4 @@
-//! What was used, as it is asked for.
+//! Reads of usage.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn books(database: &Database) {
         ..record("acme", "tokens", id, at, quantity)
     };
     for record in [
-        // 23:30 in UTC is the next day in Berlin.
+        // Berlin is two hours ahead: `a` is at 23:30 on 30 September, `b` on 1 October.
         tokens("a", "2026-09-30T21:30:00Z", "1", Some("ann"), r#"{"model":"x"}"#),
         tokens("b", "2026-09-30T22:30:00Z", "2.50", Some("ann"), r#"{"model":"x"}"#),
         tokens("c", "2026-10-01T10:00:00Z", "4", Some("bob"), r#"{"model":"y"}"#),
@@ -58,7 +58,7 @@ fn books(database: &Database) {
     database.run(&["rebuild", "summaries"]);
 }
 
-/// A platform that reads this usage; the key of the platform does.
+/// A platform that reads this usage with the platform's key.
 async fn library() -> World {
     let database = Database::new();
     books(&database);
@@ -98,8 +98,8 @@ async fn days_are_grouped_filtered_and_rolled_up() {
         figures(&page, "month meter quantity count"),
         [
             r#""2026-09" "tokens" "1" 1"#,
-            // Measured last, by time, not by arrival; the largest that was not taken back; how many different
-            // ones.
+            // The last measurement by its own time, not by arrival; the largest that was not voided; the
+            // number of different values.
             r#""2026-10" "level" "20" 3"#,
             r#""2026-10" "seats" "7" 2"#,
             r#""2026-10" "tokens" "26.5" 3"#,
@@ -113,7 +113,7 @@ async fn days_are_grouped_filtered_and_rolled_up() {
         ("meter=tokens&dimension.model=x&group_by=meter", json!(["19.5"])),
         ("meter=tokens&member=ann&group_by=meter", json!(["3.5"])),
         ("meter=tokens&member=ann&dimension.model=y&group_by=meter", json!([])),
-        // What was taken back leaves no row.
+        // A voided event leaves no row.
         ("meter=seats&group_by=day", json!(["7"])),
         ("meter=users&group_by=day", json!(["2", "1"])),
     ] {
@@ -136,7 +136,7 @@ async fn pages_of_days_have_every_row_once() {
 async fn csv_has_every_row() {
     let database = Database::new();
     books(&database);
-    // More rows than are fetched at a time, and a member that a spreadsheet would calculate.
+    // More rows than one fetch reads, and a member that a spreadsheet would take for a formula.
     database.execute(
         "INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
          SELECT 1, n, 1, '=' || n, '{}' FROM generate_series(1, 2500) AS n;
@@ -182,7 +182,7 @@ async fn an_org_sees_its_own_usage_alone() {
     let own = world.database.key("usage:read", Some("org_acme"));
     let blind = world.database.key("billing:read", Some("org_acme"));
     let (own, blind, platform) = (world.by(&own), world.by(&blind), world.on(0));
-    // The daemon holds the other org in memory now.
+    // The daemon has the other org in memory now.
     platform.get("/v1/usage/current?org=other").await.status(200);
     for (path, caller, status, field) in [
         ("daily?from=2026-09-01&to=2026-11-01&org=other", own, 404, "org"),
@@ -206,7 +206,7 @@ async fn an_org_sees_its_own_usage_alone() {
     ] {
         caller.get(&format!("/v1/usage/{path}")).await.names(status, field);
     }
-    // By its own ids, and without one.
+    // By the org's own ids, and without one.
     for org in ["", "&org=acme", "&org=org_acme"] {
         let path = "/v1/usage/daily?from=2026-09-01&to=2026-11-01&meter=tokens&group_by=meter";
         assert_eq!(own.get(&format!("{path}{org}")).await.column("quantity"), json!(["27.5"]), "{org}");
@@ -214,7 +214,7 @@ async fn an_org_sees_its_own_usage_alone() {
     }
 }
 
-/// Row-level security holds even where a query forgets the org.
+/// Row-level security works even if a query forgets the org.
 #[test]
 fn the_database_shows_an_org_its_own_usage_alone() {
     let database = Database::new();
@@ -247,7 +247,7 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
     let key = world.database.key("usage:read", Some("org_acme"));
     let own = world.by(&key);
     let records = async |query: &str| own.get(&format!("/v1/usage/records?{query}")).await.status(200);
-    // A double could not hold it.
+    // A double cannot store this number.
     let page = records("battery_batch=9007199254740993").await;
     assert_eq!(page.at("data.0.battery_batch"), "9007199254740993");
     let page = records("id=c&source=test").await;
@@ -267,7 +267,7 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
     ] {
         assert_eq!(records(query).await.column("id"), ids, "{query}");
     }
-    // Of one instant: in the order of a digest.
+    // Records of one instant come in the order of a digest.
     let page = records("meter=level,users&to=2026-10-01T10:30:00Z").await;
     let mut told = figures(&page, "id");
     told.sort();
@@ -278,7 +278,7 @@ async fn records_come_newest_first_and_an_event_with_its_history() {
     assert!(times.len() == 16 && times.is_sorted_by(|a, b| a >= b), "{times:?}");
 }
 
-/// What a page of records needs of the partitions: only those of the time that it asks for.
+/// A page of records reads only the partitions of the time that it asks for.
 #[test]
 fn partitions_that_are_not_asked_for_are_left_out() {
     use diesel::prelude::*;
@@ -324,8 +324,7 @@ async fn running_periods_say_when_they_begin_and_end() {
     assert_eq!(first_days, json!([today.to_string(), month.to_string(), null]));
     assert!(running.text("day.start").ends_with("T15:00:00Z"), "{running}");
     assert_eq!(running.pick(["day.usage.0.quantity", "month.usage.0.quantity"]), json!(["2", "2"]));
-    // A subscription whose period began yesterday, in the middle of a day: that day is counted to it as a
-    // whole.
+    // A subscription whose period began yesterday, in the middle of a day: the whole day counts to it.
     let second = stripe::now();
     let bought = subscription("sub_1").created(second).period(second - DAY, second + 29 * DAY);
     world

@@ -1,12 +1,12 @@
-//! The books of usage are counted anew from the records: by `rebuild summaries`, by `verify`, and by the
-//! worker that looks again.
+//! The books of usage are counted again from the records: by `rebuild summaries`, by `verify`, and by the
+//! worker.
 
 use std::time::{Duration, Instant};
 
 use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Daemon, Database};
 
-/// Usage of every kind of meter, priced by tiers and counted for quotas; the running month and the two
+/// Usage of every kind of meter, priced by tiers and counted for quotas; in the running month and the two
 /// before.
 fn usage(database: &Database) {
     org(database, "acme", "America/New_York");
@@ -61,7 +61,7 @@ fn usage(database: &Database) {
             put(database, &record);
         }
     }
-    // Its month was closed when it came: it is counted to a day far from its own.
+    // Its month was closed when it came: it counts on a day far from its own.
     let day: &'static str = now.format("%Y-%m-%d").to_string().leak();
     put(
         database,
@@ -112,8 +112,8 @@ fn the_books_are_what_the_records_say() {
             "SELECT trim_scale(sum(used)) FROM quota_counters WHERE org_id = 1 AND slot_id = {slot}"
         ))
     };
-    // What is past is counted as far as the slot goes back; per subject for a week; nothing where no org is
-    // on the slot.
+    // Past periods are counted from when the slot was made; for subjects, the last week; nothing if no org
+    // uses the slot.
     assert_eq!((used(1).as_deref(), used(2).as_deref()), (Some("78.5"), Some("12")));
     assert_eq!(used(4), None);
     assert_eq!(
@@ -191,7 +191,7 @@ fn every_difference_is_found_and_mended() {
         assert_eq!(verify(&database), (Some(0), String::new()), "after {damage}");
         assert_eq!(database.run(&["dump"]), before, "after {damage}");
     }
-    // What is reserved is nobody's business here.
+    // Reserved amounts are not rebuilt here.
     database.execute("UPDATE quota_counters SET reserved = 4, used = used + 1");
     database.run(&["rebuild", "summaries"]);
     assert_eq!(database.number("SELECT count(*) FROM quota_counters WHERE reserved <> 4"), 0);
@@ -229,7 +229,7 @@ fn keys_and_records_agree_one_to_one() {
     }
 }
 
-/// The daemon looks again, says what it found, and counts it.
+/// The worker checks, logs what it found, and counts it.
 #[tokio::test]
 async fn the_worker_repairs_what_is_wrong() {
     let database = Database::new();
@@ -253,8 +253,8 @@ async fn the_worker_repairs_what_is_wrong() {
     assert_eq!(verify(&database), (Some(0), String::new()));
 }
 
-/// Usage is written all the while: nothing is repaired that is right, and what is wrong is repaired without
-/// losing what comes.
+/// Usage is written all the time: the repair changes nothing that is right, and repairs what is wrong without
+/// losing new usage.
 #[test]
 fn mending_does_not_race_with_usage() {
     use coulomb::billing::org_plan::AsOf;
@@ -274,7 +274,7 @@ fn mending_does_not_race_with_usage() {
     let part = Part { orgs: Orgs::one(1), from: day, before: day.succ_opt().expect("a day") };
     let stop = std::sync::atomic::AtomicBool::new(false);
     let ordering = std::sync::atomic::Ordering::SeqCst;
-    /// Ends the writers when the test fails, too.
+    /// Stops the writers, also when the test fails.
     struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
     impl Drop for Ends<'_> {
         fn drop(&mut self) {
@@ -291,7 +291,7 @@ fn mending_does_not_race_with_usage() {
                 while !stop.load(ordering) {
                     n += 1;
                     let series = n % 2 + 1;
-                    // As ingest does: the record, then the summary, in one transaction.
+                    // Like the daemon: the record, then the summary, in one transaction.
                     conn.transaction(|conn| {
                         diesel::sql_query(format!(
                             "INSERT INTO usage_records
@@ -325,7 +325,7 @@ fn mending_does_not_race_with_usage() {
         for n in 0.. {
             let found = derived_tables::differences(&mut conn, &rules, DerivedTable::Summaries, part, 100)
                 .expect("compared");
-            assert!(found.is_empty(), "found what nobody damaged: {found:?}");
+            assert!(found.is_empty(), "found differences without damage: {found:?}");
             let sql = if n % 2 == 0 {
                 "UPDATE daily_summaries SET quantity = quantity + 1"
             } else {

@@ -1,4 +1,4 @@
-//! Usage that the database refuses: an event is at fault only if others could be stored.
+//! The database refuses usage: an event is at fault only if other events can be stored.
 
 use serde_json::json;
 
@@ -17,16 +17,16 @@ fn events(number: usize) -> Vec<Usage> {
 #[tokio::test]
 async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
     let world = acme().await;
-    // As many as are expected to be new, and stored in the quick way.
+    // Events that are expected to be new, so they are stored in the quick way.
     let events = events(40);
-    // One against a check, one out of range.
+    // One violates a check, one is out of range.
     world.execute(
         "ALTER TABLE usage_records ADD CONSTRAINT test CHECK (event_id <> '17');
          CREATE INDEX test ON
              usage_records (((CASE event_id WHEN '23' THEN 3000000000 ELSE 1 END)::integer))",
     );
     let at_fault = |n: usize| n == 17 || n == 23;
-    // All or nothing: told which are at fault, and nothing is stored.
+    // All or nothing: the answer names the bad events, and nothing is stored.
     let all = events.iter().cloned().map(Usage::json).collect();
     let answer = world.post("/v1/usage?all_or_nothing=true", all).await.refused(422, "not_stored");
     for (n, told) in answer.list("results").iter().enumerate() {
@@ -41,7 +41,7 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
         assert_eq!(told, if at_fault(n) { "data not_storable" } else { "accepted" }, "event {n}");
     }
     assert_eq!(world.number("SELECT sum(quantity) FROM daily_summaries"), 38);
-    // Their keys were given back.
+    // Their keys are free again.
     world.execute("ALTER TABLE usage_records DROP CONSTRAINT test; DROP INDEX test");
     for (n, told) in world.on(0).usage(events.clone()).await.iter().enumerate() {
         assert_eq!(told, if at_fault(n) { "accepted" } else { "duplicate" }, "event {n}");
@@ -49,8 +49,7 @@ async fn an_event_that_the_database_cannot_hold_is_refused_alone() {
     world.balances();
 }
 
-/// A sender drops an event that was rejected. Where the database is at fault, the answer must let it try
-/// again.
+/// A client drops a rejected event. If the database is at fault, the answer must let the client try again.
 #[tokio::test]
 async fn a_fault_of_the_database_rejects_no_event() {
     let world = acme().await;
@@ -63,8 +62,7 @@ async fn a_fault_of_the_database_rejects_no_event() {
     refused().await;
     world.execute("GRANT INSERT ON usage_keys TO coulomb_platform");
 
-    // A server that has become a standby takes no writes; another connection may reach the one that took
-    // over.
+    // A server that has become a standby accepts no writes; another connection may reach the new primary.
     let name = world.value("SELECT current_database()").expect("a name");
     world.execute(&format!(
         "ALTER DATABASE {name} SET default_transaction_read_only = on;

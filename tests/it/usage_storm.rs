@@ -1,8 +1,8 @@
-//! A stream of usage, retried, repeated, out of order, cut and merged anew, through two daemons that are
-//! killed all the while, and their PostgreSQL too: what was acknowledged is in the books once, and nothing
-//! else is.
+//! A stream of usage, retried, repeated, mixed, cut into batches in different ways, through two daemons. The
+//! test kills them again and again, and their PostgreSQL too. Acknowledged usage is in the books once, and
+//! nothing else is.
 //!
-//! The whole campaign (1,000,000 events, 50 kills of daemons, 10 of PostgreSQL) takes minutes:
+//! The full run (1,000,000 events, 50 kills of daemons, 10 of PostgreSQL) takes minutes:
 //! `cargo test --test it usage_storm -- --ignored`.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use crate::support::{Daemon, Database};
 const CLIENTS: usize = 16;
 const ORGS: usize = 40;
 
-/// A daemon that runs PostgreSQL, one that uses it, both at fixed addresses.
+/// A daemon that runs PostgreSQL and one that uses it, both at fixed addresses.
 struct Pair {
     dir: tempfile::TempDir,
     addresses: [String; 2],
@@ -47,7 +47,7 @@ impl Pair {
         self.dir.path().join("data")
     }
 
-    /// Starts a daemon again, as its supervisor would: over and over while its database is away.
+    /// Starts a daemon again, as its supervisor would: repeatedly while its database is away.
     fn revive(&mut self, n: usize) {
         self.daemons[n] = std::iter::repeat_with(|| {
             let daemon = self.command(n).and_then(Daemon::try_spawn);
@@ -70,7 +70,7 @@ impl Pair {
             .env("COULOMB_DATA_DIR", self.data())
             .env("COULOMB_RUN_DIR", self.data());
         command.env("COULOMB_LISTEN", &self.addresses[n]).env("COULOMB_LOG", "off");
-        // The stream lies months back, and its counters are to be compared.
+        // The stream is months old, and the test compares its counters.
         command.env("COULOMB_QUOTA_SUBJECT_RETENTION_DAYS", "400");
         if n == 1 {
             command.env("DATABASE_URL", embedded::running_url(&self.data())?);
@@ -92,7 +92,7 @@ impl Pair {
     }
 }
 
-/// One event of the stream. Those from `distinct` on repeat an earlier one, every third of them with other
+/// One event of the stream. From number `distinct` on, events repeat an earlier one, every third with other
 /// content.
 struct Stream {
     distinct: usize,
@@ -100,7 +100,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Which event the n-th of the stream is, and whether its content is another.
+    /// Which event the n-th of the stream is, and whether its content differs.
     fn which(&self, n: usize) -> (usize, bool) {
         if n < self.distinct {
             (n, false)
@@ -111,7 +111,7 @@ impl Stream {
 
     fn event(&self, n: usize) -> Value {
         let (n, other) = self.which(n);
-        // Five days around the turn of a month, many at its very seconds.
+        // Five days around the end of a month, many in its first and last seconds.
         let offset =
             if n.is_multiple_of(10) { 172_799 + (n / 10 % 3) as i64 } else { (n as i64 * 7919) % 432_000 };
         let at = self.start + chrono::Duration::seconds(offset);
@@ -151,8 +151,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
          INSERT INTO battery_settings (org_id, debt_limit, updated_at)
          SELECT org_id, 0, now() FROM orgs WHERE org_id % 2 = 0"
     ));
-    // Half of the orgs may use no more than they were granted, which is enough: each of their batteries is
-    // asked.
+    // Half of the orgs may use only what they were granted, which is enough: so the daemon checks each of
+    // their batteries.
     for org_id in (2..=ORGS as i64).step_by(2) {
         database.grant(org_id, "first", "1000");
         database.grant(org_id, "second", "1000000000");
@@ -161,7 +161,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     let distinct = events * 9 / 10;
     let stream = Stream { distinct, start: "2026-03-30T00:00:00Z".parse().expect("a time") };
     let (next, done, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    // Per event: how often it was answered as stored, and as a conflict.
+    // For each event: how often the answer was "stored", and how often "conflict".
     let told: Mutex<HashMap<usize, (u32, u32)>> = Mutex::new(HashMap::new());
     let addresses = pair.addresses.clone();
     let client = |client: usize| {
@@ -177,8 +177,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
                 if from >= events {
                     return;
                 }
-                // Far apart in the stream, close in time: neighbours come in any order, repeats before what
-                // they repeat.
+                // Events sent together are far apart in the stream: they come in any order, repeats also
+                // before the event that they repeat.
                 let places: Vec<usize> =
                     (from..(from + size).min(events)).map(|n| n * 104_729 % events).collect();
                 let body =
@@ -189,8 +189,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
                     let request =
                         http.post(format!("http://{address}/v1/usage")).bearer_auth(key).body(body.clone());
                     match request.send().await {
-                        // One answer in twenty is lost on its way, and the request is sent again, to
-                        // whichever daemon.
+                        // One answer in twenty is lost, and the request is sent again, to either daemon.
                         Ok(answer) if answer.status() == 200 && !(random >> 50).is_multiple_of(20) => {
                             if let Ok(answer) = answer.json::<Value>().await {
                                 break answer;
@@ -229,7 +228,7 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
             if kill * postgres_kills / kills != (kill + 1) * postgres_kills / kills {
                 pair.kill_postgres();
             } else {
-                // The first daemon takes its PostgreSQL with it.
+                // When the first daemon is killed, its PostgreSQL goes too.
                 let n = usize::from(kill % 4 != 0);
                 pair.kill(n);
                 tokio::task::block_in_place(|| pair.revive(n));
@@ -253,8 +252,8 @@ async fn campaign(events: usize, daemon_kills: usize, postgres_kills: usize) {
     check(&database, &stream, events, &told.into_inner().expect("no panic"));
 }
 
-/// Every event of the stream was answered; each key is stored once, with the content of one that was answered
-/// as stored.
+/// Every event of the stream has an answer; each key is stored once, with content that an answer called
+/// stored.
 fn check(database: &Database, stream: &Stream, events: usize, told: &HashMap<usize, (u32, u32)>) {
     assert_eq!(told.len(), events, "every event was answered");
     assert_eq!(database.number("SELECT count(*) FROM usage_keys"), stream.distinct as i64);
@@ -279,7 +278,7 @@ fn check(database: &Database, stream: &Stream, events: usize, told: &HashMap<usi
         assert_eq!((*kept > 0, *refused > 0), (ours, !ours), "event {n}, place {place} of the stream");
         conflicts += usize::from(!ours);
     }
-    println!("{} stored, {conflicts} conflicts told", stored.len());
+    println!("{} stored, {conflicts} conflicts", stored.len());
     assert!(conflicts > events / 100, "the stream has conflicts");
 }
 

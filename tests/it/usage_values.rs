@@ -1,5 +1,5 @@
-//! What values of usage are taken, how they are kept, and which differences in writing make no difference.
-//! Tables of situations, their figures worked out by hand.
+//! Which values of usage are accepted, how they are stored, and which differences in notation do not matter.
+//! The tables were computed by hand.
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,12 +9,12 @@ use crate::support::daemon::answer;
 use crate::support::requests::{Usage, amend, meter, reserve, settle, usage, void};
 use crate::support::world::{Caller, Setup};
 
-/// The content types of the doors.
+/// The content types of the routes for usage.
 const JSON: &str = "application/json";
 const CLOUD: &str = "application/cloudevents+json";
 
 /// An org `acme`, and the meter `tokens`: the sum over the events `e`, by `tier`. Its key may report usage
-/// and set no prices.
+/// but set no prices.
 fn sums() -> Setup {
     World::new().org("acme").with(meter("tokens").event_name("e").dimensions(["tier"]))
 }
@@ -24,7 +24,7 @@ fn priced() -> Setup {
     sums().prices(json!([{ "unit_cost": "2", "battery_units": "1" }]))
 }
 
-/// A key that may set prices, too.
+/// A key that may also set prices.
 fn pricing_key(world: &World) -> String {
     world.database.key("usage:write,usage:price", None)
 }
@@ -33,15 +33,15 @@ fn sum(world: &World) -> Option<String> {
     world.value("SELECT trim_scale(sum(quantity))::text FROM daily_summaries")
 }
 
-/// An event with a value as it is written here.
+/// An event whose value is written exactly so.
 fn native(id: &str, value: &str) -> String {
     format!(r#"{{"id":"{id}","org":"acme","event_name":"e","data":{{"value":{value}}}}}"#)
 }
 
-/// An event of -3 as CloudEvents write it.
+/// An event of -3 in CloudEvents form.
 const CLOUD_EVENT: &str =
     r#"{"specversion":"1.0","id":"c","source":"s","type":"e","subject":"acme","data":{"value":-3}}"#;
-/// An event of -3 as Lago's clients write it.
+/// An event of -3 in the form of Lago's clients.
 const LAGO_EVENT: &str =
     r#"{"transaction_id":"l","external_subscription_id":"acme","code":"e","properties":{"value":-3}}"#;
 
@@ -49,12 +49,12 @@ const LAGO_EVENT: &str =
 async fn values_below_zero_are_refused_by_name_on_every_door() {
     let world = priced().start().await;
     let (own, pricing) = (world.on(0), pricing_key(&world));
-    // Whoever may set prices may not either, where the meter does not say so.
+    // A key that may set prices is refused too, if the meter does not allow negative usage.
     let values = [(own, "-5000"), (own, "-0.000000000001"), (own, "\"-1\""), (own, "-1e3")];
     for (caller, value) in values.into_iter().chain([(world.by(&pricing), "-1")]) {
         assert_eq!(caller.uses_text(&native("a", value)).await, "data.value negative_usage", "{value}");
     }
-    // What rounds to nothing is nothing, and so is minus nothing.
+    // A value that rounds to zero is zero, and so is minus zero.
     for (id, value) in [("z1", "-0"), ("z2", "-0.0000000000004"), ("z3", "\"-0.0\"")] {
         assert_eq!(own.uses_text(&native(id, value)).await, "accepted", "{value}");
     }
@@ -80,7 +80,7 @@ async fn values_below_zero_are_refused_by_name_on_every_door() {
     assert_eq!(world.ledger(1), ["usage -7 → -7"]);
 }
 
-/// An event of -3 is refused on every door but that of usage, which takes it from who may set prices.
+/// Every route except `/v1/usage` refuses an event of -3.
 async fn refuse_less_than_nothing(own: Caller<'_>, pricing: Caller<'_>) {
     let lago = format!(r#"{{"event":{LAGO_EVENT}}}"#);
     let amend = r#"{"org":"acme","id":"a","reason":"x","event":{"event_name":"e","data":{"value":-3}}}"#;
@@ -109,15 +109,15 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
     let pricing = world.by(&key);
     assert_eq!(own.uses_text(&native("a", "8")).await, "accepted");
     assert_eq!(own.uses_text(&native("b", "-3")).await, "data.value negative_usage");
-    // On the other doors likewise; and a settlement, which sets no price, never takes it.
+    // The other routes refuse it as well; so does a settlement, which cannot set prices.
     world.reserved(reserve(1).id("r")).await;
     refuse_less_than_nothing(own, pricing).await;
     assert_eq!(pricing.uses_text(&native("b", "-3")).await, "accepted");
-    // 8 - 3 units at 2 each; the battery burned 8, and usage gives it nothing back.
+    // 8 - 3 units at 2 each. The battery burned 8, and negative usage gives nothing back.
     let totals = "SELECT concat(trim_scale(sum(quantity)), ' ', trim_scale(sum(cost))) FROM daily_summaries";
     assert_eq!(world.value(totals).as_deref(), Some("5 10"));
     assert_eq!(world.ledger(1), ["bonus 10 → 10", "usage -8 → 2"]);
-    // Taken back, it is as if it had not been reported.
+    // Voided, it counts as never reported.
     world.send(void("b").without("source")).await.status(200);
     assert_eq!(world.value(totals).as_deref(), Some("8 16"));
     assert_eq!(world.ledger(1), ["bonus 10 → 10", "usage -8 → 2"]);
@@ -127,8 +127,8 @@ async fn a_meter_may_take_values_below_zero_from_who_may_set_prices() {
     }
 }
 
-/// The ledger has 12 places, a quantity times its units 24. What is below the last place is burned when there
-/// is enough of it, and nothing is lost: 0.4 of it each time.
+/// The ledger has 12 decimal places, a quantity times its units 24. Parts below the last place are carried
+/// until they reach it, so nothing is lost: here 0.4 of it each time.
 #[tokio::test]
 async fn what_is_too_small_for_the_ledger_is_carried() {
     let rates = json!([{ "unit_cost": "0", "battery_units": "0.000000000001" }]);
@@ -138,7 +138,7 @@ async fn what_is_too_small_for_the_ledger_is_carried() {
     for (id, entry) in [
         ("a", None),
         ("b", None),
-        // 1.2, of which 0.2 are left.
+        // 1.2, of which 0.2 remain.
         ("c", Some("usage -0.000000000001 → 9.999999999999")),
         ("d", None),
         ("e", Some("usage -0.000000000001 → 9.999999999998")),
@@ -147,8 +147,8 @@ async fn what_is_too_small_for_the_ledger_is_carried() {
         ledger.extend(entry);
         assert_eq!(world.ledger(1), ledger, "{id}");
     }
-    // 2 are burned, and nothing is left. Of 1.6 one is given back and 0.6 are left; of 1.2 0.2; of 0.8 the
-    // other is given back.
+    // 2 are burned, and nothing remains. At 1.6 one is given back and 0.6 remain; at 1.2, 0.2 remain; at 0.8
+    // the other one is given back.
     for (id, entry) in [
         ("a", Some("refund 0.000000000001 → 9.999999999999")),
         ("b", None),
@@ -209,7 +209,7 @@ async fn amounts_and_costs_are_taken_as_languages_print_them() {
     assert_eq!(text("/v1/quota/reserve", reserve).await.status(201)["amount"], "0.3");
     let settle = r#"{"event":{"id":"s","event_name":"e","data":{"value":12.345678901234567}}}"#;
     assert_eq!(text("/v1/quota/r/settle", settle).await["settled_amount"], "12.345678901235");
-    // A cost that is set, in minor units too.
+    // A cost given by the caller, also in minor units.
     let key = pricing_key(&world);
     let pricing = world.by(&key);
     let event = r#"{"id":"m","org":"acme","event_name":"e","cost":0.30000000000000004,"data":{"value":1}}"#;
@@ -239,7 +239,7 @@ async fn the_largest_values_of_a_batch_add_up_exactly() {
     world.balances();
 }
 
-/// A name, an event, what repeats it, and what differs from it.
+/// A name, an event, the texts that repeat it, and the texts that differ from it.
 const CONTENTS: [(&str, &str, &[&str], &[&str]); 6] = [
     (
         "numbers",
@@ -318,7 +318,7 @@ async fn the_same_content_is_a_repeat_however_it_is_written() {
             };
             assert_eq!(pricing.uses_text(&event(first)).await, "accepted", "{name}");
             if old {
-                // As an older version has left it: a digest of the text.
+                // As an older version stored it: a digest of the text.
                 world.execute("UPDATE usage_keys SET content = content + 1");
             }
             let same = same.iter().map(|sent| (sent, "duplicate"));
@@ -328,7 +328,7 @@ async fn the_same_content_is_a_repeat_however_it_is_written() {
         }
     }
     assert_eq!(world.number("SELECT count(*) FROM usage_uniques"), 1);
-    // In one batch, and where all or nothing is asked for: the known one is known, the new one is new.
+    // In one batch, also with all or nothing: the known event is a duplicate, the new one is new.
     let known = r#"{"data":{"tier":1.0,"value":12e2},"org":"acme","event_name":"e","id":"false-0"}"#;
     let again = r#"{"id":"fresh","org":"acme","event_name":"e","data":{"value":5.0,"more":[]}}"#;
     let body = format!("[{known},{},{again}]", native("fresh", "5"));
@@ -345,7 +345,7 @@ async fn a_repeat_stays_one_when_meters_change() {
         r#"{"id":"1","org":"acme","event_name":"e","data":{"value":5,"tier":"a","region":"eu","pages":3}}"#;
     let other = event.replace(r#""tier":"a""#, r#""tier":"b""#);
     assert_eq!(own.uses_text(event).await, "accepted");
-    // Another dimension, then another meter of the same events.
+    // Another dimension, then another meter over the same events.
     world.patch("/v1/meters/tokens", json!({ "dimensions": ["tier", "region"] })).await.status(200);
     assert_eq!(own.uses_text(event).await, "duplicate");
     world.send(meter("pages").event_name("e").value_field("pages")).await.status(201);

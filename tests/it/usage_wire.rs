@@ -1,5 +1,5 @@
-//! What clients of OpenMeter and of Lago send is taken, and answered as they expect it. The fixtures are
-//! requests as `@openmeter/sdk` 1.0.0-beta.232 and `lago-python-client` 1.55.0 put them on the wire.
+//! Requests of OpenMeter's and Lago's clients are accepted, and answered as the clients expect. The fixtures
+//! are requests that `@openmeter/sdk` 1.0.0-beta.232 and `lago-python-client` 1.55.0 sent.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ async fn acme(database: &Database, daemon: &Daemon) -> String {
     key
 }
 
-/// Sends a captured request, byte for byte but for its key. Status, content type and body.
+/// Sends a captured request, unchanged except for its key. Returns status, content type and body.
 fn replay(daemon: &Daemon, key: &str, name: &str) -> (u16, String, Value) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/fixtures/usage/{name}.http"));
     let request = std::fs::read_to_string(file).expect("a fixture");
@@ -54,8 +54,7 @@ fn replay(daemon: &Daemon, key: &str, name: &str) -> (u16, String, Value) {
     }
 }
 
-/// The body, unpacked, once all of it has come. The clients ask for gzip, and get it where the answer is
-/// long.
+/// The whole body, unpacked. The clients ask for gzip, and get it when the answer is long.
 fn whole_body(head: &str, sent: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if header(head, "transfer-encoding").is_some() {
@@ -105,7 +104,7 @@ async fn openmeters_requests_are_answered_as_openmeter_does() {
     let (status, kind, problem) = replay(&daemon, &key, "openmeter-unknown");
     assert_eq!((status, kind.as_str()), (400, "application/problem+json"));
     assert_eq!(problem["field"], "event_name", "{problem}");
-    // Of many the good ones are stored, and the problem names the bad one.
+    // Of several events the good ones are stored, and the problem names the bad one.
     let event = |id: &str, tokens: Value| {
         json!({ "specversion": "1.0", "id": id, "source": "s", "type": "prompt",
         "subject": "acme", "data": { "tokens": tokens } })
@@ -119,7 +118,7 @@ async fn openmeters_requests_are_answered_as_openmeter_does() {
     );
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("the other events are stored")));
     assert_eq!(database.number("SELECT count(*) FROM usage_records WHERE source = 's'"), 2);
-    // The same key with other content is fine there; it changes nothing.
+    // OpenMeter accepts the same key with other content; it changes nothing.
     let again = daemon.request(reqwest::Method::POST, "/api/v1/events", &key).json(&event("1", json!(7)));
     assert_eq!(again.send().await.expect("an answer").status().as_u16(), 204);
     assert_eq!(database.number("SELECT sum(quantity) FROM usage_records WHERE source = 's'"), 4);
@@ -159,7 +158,7 @@ async fn lagos_requests_are_answered_as_lago_does() {
     let (status, _, answer) = replay(&daemon, &key, "lago-batch");
     assert_eq!((status, answer["events"].as_array().map(Vec::len)), (200, Some(2)), "{answer}");
     assert_eq!(answer["events"][1]["transaction_id"], "lago-3");
-    // One is known, so the other is not stored either.
+    // One event is known, so the other is not stored either.
     let known = taken(json!({ "1": { "transaction_id": ["value_already_exist"] } }));
     assert_eq!(refused("lago-batch-duplicate"), known);
     assert_eq!(stored(&database), "lago/lago-1=100 lago/lago-2=20 lago/lago-3=3.5");
@@ -244,13 +243,13 @@ async fn an_orgs_key_reports_for_its_own_org_alone() {
     let cloud = json!([{ "specversion": "1.0", "id": "1", "source": "s", "type": "prompt", "subject": "acme",
         "data": { "tokens": 1 } }]);
     assert_eq!(daemon.post("/api/v1/events", &key, &cloud).await.0, 204);
-    // Under an org's own key the subject is a subject.
+    // With an org's own key, `subject` names a subject and not the org.
     let orgs = "SELECT string_agg(DISTINCT external_id, ',') FROM usage_records JOIN orgs USING (org_id)";
     assert_eq!(database.value(orgs).as_deref(), Some("beta"));
     assert_eq!(database.number("SELECT count(*) FROM usage_records WHERE subject = 'acme'"), 1);
 }
 
-/// What a script prints, run against the daemon.
+/// The output of a script, run against the daemon.
 fn run(mut command: Command, daemon: &Daemon, key: &str) -> String {
     let output =
         command.env("BASE", &daemon.base).env("KEY", key).env("ORG", "acme").output().expect("it runs");
@@ -268,7 +267,7 @@ async fn openmeters_own_sdk_reports_usage() {
     let daemon = Daemon::start(&database);
     let key = acme(&database, &daemon).await;
     let mut node = Command::new("node");
-    // A module given so is resolved from the working directory.
+    // Node resolves modules of inline code from the working directory.
     node.current_dir(dir).args(["--input-type=module", "-e", include_str!("fixtures/usage/openmeter.mjs")]);
     let said = run(node, &daemon, &key);
     let expected = [

@@ -1,4 +1,4 @@
-//! Deliveries: which ones the daemon accepts or refuses, and that it acknowledges none before the commit.
+//! Deliveries: which ones the daemon accepts or refuses. It acknowledges none before the commit.
 
 use serde_json::json;
 
@@ -7,12 +7,12 @@ use crate::support::stripe::{now, signature, v1};
 use crate::support::world::until;
 use crate::support::{Database, SECRET, World, recorded_events};
 
-/// An invoice over so much that is paid.
+/// A paid invoice over this amount.
 fn paid(total: i64) -> Event {
     invoice("in_1").status("paid").total(total).happened("invoice.paid").id("evt_1").at(1)
 }
 
-/// The signature table: each header against what must come of it.
+/// The signature table: each header with the expected result.
 #[tokio::test]
 async fn signatures_are_accepted_or_refused_as_documented() {
     let world = World::new().setting("STRIPE_WEBHOOK_SECRET", "whsec_old, whsec_test").start().await;
@@ -23,7 +23,7 @@ async fn signatures_are_accepted_or_refused_as_documented() {
         let (got, answer) = daemon.deliver_raw(body.into_bytes(), &header).await;
         assert_eq!(got, status, "{name}: {answer}");
         daemon.projected().await;
-        // What is refused is not stored.
+        // A refused delivery is not stored.
         assert_eq!(stored(&world) - before, i64::from(status == 200), "{name}");
         if status == 400 {
             assert_eq!(answer["code"], "invalid_signature", "{name}: {answer}");
@@ -35,7 +35,7 @@ async fn signatures_are_accepted_or_refused_as_documented() {
     assert_eq!(no_header.headers()["content-type"], "application/problem+json");
 }
 
-/// A header and a body, and the status that must come of it.
+/// A header and a body, and the expected status.
 struct Delivery {
     name: &'static str,
     header: Vec<u8>,
@@ -43,7 +43,7 @@ struct Delivery {
     status: u16,
 }
 
-/// `body` with every kind of header.
+/// `body` with every kind of signature header.
 fn deliveries(body: &str) -> Vec<Delivery> {
     let t = now();
     let by = |secret: &str, t: i64| v1(secret, t, body.as_bytes());
@@ -87,14 +87,14 @@ fn deliveries(body: &str) -> Vec<Delivery> {
     whole.chain([Delivery { name: "re-serialised body", header, body: reserialised, status: 400 }]).collect()
 }
 
-/// Deliveries in the inbox, repeats too.
+/// The number of deliveries in the inbox, repeats included.
 fn stored(database: &Database) -> i64 {
     database.number(
         "SELECT (SELECT count(*) FROM stripe_inbox) + (SELECT count(*) FROM stripe_inbox_redeliveries)",
     )
 }
 
-/// The `stripe` package of PyPI signs, or refuses, as we do: its `WebhookSignature` is the reference.
+/// PyPI's package `stripe` accepts and refuses the same signatures: its `WebhookSignature` is the reference.
 #[tokio::test]
 async fn the_stripe_package_signs_what_is_accepted() {
     let sign = "import stripe,sys,time\nbody=sys.argv[1]\nt=int(time.time())\n\
@@ -143,7 +143,7 @@ async fn accounts_and_modes_never_mix() {
     assert_eq!(rows.as_deref(), Some(" false 1,  true 2, acct_a false 3, acct_b true 4"));
 }
 
-/// Bodies that are no JSON object are refused; one that only looks like it is stored, and set aside.
+/// A body that is not a JSON object is refused; one that only looks like it is stored, and set aside.
 async fn refuse_what_is_no_event(world: &World) {
     let deliver = async |body: &str| {
         let signature = signature(body.as_bytes());
@@ -187,7 +187,7 @@ async fn a_body_that_is_no_event_is_refused_and_an_odd_event_is_kept() {
     let needs_fetch = || world.run(&["stripe", "inbox", "list", "--state", "needs_fetch"]);
     assert!(needs_fetch().contains("evt_e"), "{}", needs_fetch());
     world.tell([paid(100)]).await;
-    assert_eq!(needs_fetch(), "", "its twin has come");
+    assert_eq!(needs_fetch(), "", "the full event has arrived");
 }
 
 #[tokio::test]
@@ -218,8 +218,8 @@ async fn without_a_secret_nothing_is_taken() {
     assert_eq!((status.as_u16(), answer["code"].as_str()), (503, Some("not_configured")));
 }
 
-/// Recorded events of real Stripe accounts, in both generations of shapes: all taken, none quarantined, and
-/// the purchase is right.
+/// Recorded events of real Stripe accounts, in both generations of shapes: all are accepted, none is
+/// quarantined, and the purchase is right.
 #[tokio::test]
 async fn recorded_events_are_all_taken() {
     let Some(dir) = recorded_events() else { return };

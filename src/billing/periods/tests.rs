@@ -1,4 +1,4 @@
-//! Histories of subscriptions, and which period contains an instant. All figures are computed by hand.
+//! Histories of subscriptions, and which period contains an instant. All figures were computed by hand.
 
 use super::*;
 use crate::billing::history::KnownPeriod;
@@ -8,7 +8,7 @@ fn at(text: &str) -> At {
     text.parse().expect("a time")
 }
 
-/// A period of the first item, whose price buys a plan; events of its start and of `last_seen` show it.
+/// A period of the first item, whose price buys a plan. The events of its start and of `last_seen` show it.
 fn known(start: &str, end: &str) -> KnownPeriod {
     let (start, end) = (at(start), at(end));
     KnownPeriod { start, end, item_number: 0, first_seen: start, last_seen: start, rank: Some(0), plan: None }
@@ -35,7 +35,7 @@ fn lies(histories: &[SubscriptionHistory], cases: &[(&str, Option<(&str, &str)>)
 
 #[test]
 fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
-    // Every month from 31 January; February is known.
+    // Every month from 31 January; only February is known.
     let mut history = stripe("2026-01-31T10:00", vec![known("2026-02-28T10:00", "2026-03-31T10:00")]);
     history.anchor = Some(at("2026-01-31T10:00"));
     let cases = [
@@ -47,10 +47,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ("2028-02-29T10:00", Some(("2028-02-29T10:00", "2028-03-31T10:00"))),
     ];
     lies(std::slice::from_ref(&history), &cases);
-    // Without the anchor the 31st is told by the period's end.
+    // Without the anchor the period's end shows that the day is the 31st.
     history.anchor = None;
     lies(&[history], &cases);
-    // Every quarter from 30 November: what comes after February is the 30th again.
+    // Every quarter from 30 November: the period after February begins on the 30th again.
     let mut quarterly = stripe("2025-11-30", vec![known("2025-11-30", "2026-02-28")]);
     quarterly.anchor = Some(at("2025-11-30"));
     lies(
@@ -61,7 +61,7 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
             ("2026-05-30", Some(("2026-05-30", "2026-08-30"))),
         ],
     );
-    // The 29th, in a year that has no such day in February.
+    // The 29th, in a year without a 29 February.
     let mut history = stripe("2026-12-29", vec![known("2027-01-29", "2027-02-28")]);
     history.anchor = Some(at("2026-12-29"));
     lies(
@@ -95,7 +95,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
             ("2026-07-10", Some(("2026-07-04T15:00", "2026-07-11T15:00"))),
         ],
     );
-    // A trial of ten days, then paid months; renewals were missed in between.
+    // A trial of ten days, then paid months; no events of some renewals arrived.
     let history = stripe(
         "2026-03-01T08:00",
         vec![
@@ -113,7 +113,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
             ("2026-02-20", None),
         ],
     );
-    // A trial that was made longer: the later event tells its end.
+    // The trial was extended: the later event has its end.
     let mut longer = known("2026-03-01", "2026-03-15");
     (longer.end, longer.last_seen) = (at("2026-03-29"), at("2026-03-10"));
     let mut sold = known("2026-03-01", "2026-03-15");
@@ -125,7 +125,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
 fn periods_end_with_their_subscription() {
     let month = || vec![known("2026-10-26T09:00", "2026-11-26T09:00")];
     let within = Some(("2026-10-26T09:00", "2026-11-26T09:00"));
-    // Cancelled with its period, and at once in the middle of it.
+    // Cancelled at the end of its period, and at once in the middle of it.
     let cancelled = |ended: &str| SubscriptionHistory {
         ended: Some(at(ended)),
         goes_on: false,
@@ -139,19 +139,19 @@ fn periods_end_with_their_subscription() {
         &[cancelled("2026-11-03T12:00")],
         &[("2026-11-03T11:59", Some(("2026-10-26T09:00", "2026-11-03T12:00"))), ("2026-11-03T12:00", None)],
     );
-    // It will end: with the period, or in the middle of the next one.
+    // It will end: at the end of this period, or in the middle of the next one.
     let ending = SubscriptionHistory { ends_with_period: true, ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None)]);
     let ending = SubscriptionHistory { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-12-05T23:59", Some(("2026-11-26T09:00", "2026-12-06"))), ("2026-12-06", None)]);
-    // It is not paid for any more, and has not ended: only what was known holds.
+    // It is unpaid and has not ended: only the known periods count.
     let unpaid = SubscriptionHistory { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
     lies(&[unpaid], &[("2026-11-26T08:59", within), ("2026-11-26T09:00", None)]);
 }
 
 #[test]
 fn the_plans_item_tells_the_period() {
-    // An add-on by the year stands before the plan by the month, and buys no plan.
+    // A yearly add-on comes before the monthly plan in the list, and buys no plan.
     let addon = KnownPeriod { rank: None, ..known("2026-01-10", "2027-01-10") };
     let plan = |start, end| KnownPeriod { item_number: 1, ..known(start, end) };
     let history = stripe(
@@ -163,7 +163,7 @@ fn the_plans_item_tells_the_period() {
     let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
     let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(&[history], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
-    // It was taken out before the other one came.
+    // It was removed before the other one came.
     let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
     let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(
@@ -173,7 +173,7 @@ fn the_plans_item_tells_the_period() {
             ("2026-06-10", Some(("2026-05-20", "2026-06-20"))),
         ],
     );
-    // No item buys a plan: the first one.
+    // No item buys a plan: the first item counts.
     let other = KnownPeriod { rank: None, ..plan("2026-05-20", "2026-06-20") };
     lies(&[stripe("2026-01-10", vec![addon, other])], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
 }
@@ -205,11 +205,11 @@ fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
             ("2026-03-15", Some(("2026-03-01", "2026-04-01"))),
             ("2026-04-11T05:59", Some(("2026-04-01", "2026-05-01"))),
             ("2026-04-11T06:00", Some(("2026-04-11T06:00", "2026-04-21"))),
-            // The lower one goes on in its own period.
+            // The lower plan continues in its own period.
             ("2026-04-30", Some(("2026-04-01", "2026-05-01"))),
             ("2026-05-01", Some(("2026-04-25", "2026-05-09"))),
             ("2026-06-08", Some(("2026-05-09", "2026-06-09"))),
-            // It was paid for to a day within a month.
+            // It was paid up to a day in the middle of a month.
             ("2026-07-19", Some(("2026-07-09", "2026-07-20"))),
             ("2026-07-20", None),
         ],

@@ -41,7 +41,7 @@ fn now<T>(reply: &mut Reply<T>) -> Option<Result<T, NoReply>> {
     }
 }
 
-/// As [`waits`], for the task that asks.
+/// Like [`waits`], inside the task that asks.
 async fn begins<T>(reply: &mut Reply<T>) -> bool {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *reply).poll(context).is_pending())).await
 }
@@ -68,7 +68,7 @@ fn a_batch_is_answered_in_order_on_a_thread_as_it_serves_http() {
             let senders = senders.clone();
             spawn_local(async move {
                 let mut reply = reply;
-                // The sender goes when somebody waits.
+                // Drops the sender while a receiver waits.
                 assert!(begins(&mut reply).await);
                 senders.send(sender).expect("a writer");
                 tell.send(reply.await).expect("counted");
@@ -153,7 +153,7 @@ fn a_ticket_dropped_unanswered_ends_the_wait() {
     let (dropped, mut reply) = reply_channel::<u8>();
     let bell = Arc::<Bell>::default();
     assert!(waits(&mut reply, &bell));
-    // As a writer that panics does.
+    // As when a writer panics.
     thread::spawn(move || {
         let _held = dropped;
         std::panic::resume_unwind(Box::new(()));
@@ -192,7 +192,7 @@ fn what_nobody_waits_for_leaves_nothing() {
     assert!(waits(&mut reply, &bell));
     assert_eq!(Arc::strong_count(&bell), 2);
     drop(reply);
-    assert_eq!(Arc::strong_count(&bell), 1, "the waker goes with who waited");
+    assert_eq!(Arc::strong_count(&bell), 1, "the waker is dropped with its receiver");
     let (read_late, mut late) = reply_channel();
     let (never_read, unread) = reply_channel();
     let mut replies = Replies::new();
@@ -200,8 +200,8 @@ fn what_nobody_waits_for_leaves_nothing() {
         replies.push(sender, Arc::clone(&value));
     }
     replies.send();
-    assert_eq!((bell.rung(), Arc::strong_count(&value)), (0, 3), "those that may still be read are kept");
-    assert!(matches!(now(&mut late), Some(Ok(_))), "answered before anybody looked");
+    assert_eq!((bell.rung(), Arc::strong_count(&value)), (0, 3), "replies that may still be read are kept");
+    assert!(matches!(now(&mut late), Some(Ok(_))), "answered before the first poll");
     drop(unread);
     assert_eq!(Arc::strong_count(&value), 1);
 }
@@ -209,7 +209,7 @@ fn what_nobody_waits_for_leaves_nothing() {
 #[test]
 fn a_runtime_that_is_gone_or_stands_still_loses_nobody() {
     let bell = Arc::<Bell>::default();
-    // Tasks of a runtime that share their wait with somebody elsewhere.
+    // Tasks of a runtime that share their wait with a task elsewhere.
     let wait = |runtime: &Runtime| {
         let bell = Arc::clone(&bell);
         let wait = async move {
@@ -228,19 +228,19 @@ fn a_runtime_that_is_gone_or_stands_still_loses_nobody() {
         replies.send();
         received
     };
-    // Nothing runs there when the message comes; then it ends.
+    // No task runs on this runtime when the message comes; then the runtime ends.
     let still = single();
     let held = reply(wait(&still));
     assert_eq!(bell.rung(), 0);
     drop(still);
     assert_eq!(bell.rung(), 2);
-    // It has ended when the message comes.
+    // The runtime has ended when the message comes.
     let over = single();
     let waiting = wait(&over);
     drop(over);
     let more = reply(waiting);
     assert_eq!(bell.rung(), 4);
-    // Two runtimes take turns on this thread, each with a mailbox of its own.
+    // Two runtimes take turns on this thread, each with its own mailbox.
     let (one, two) = (single(), single());
     let (in_one, in_two) = (wait(&one), wait(&two));
     let most = [reply(in_one), reply(in_two)];
@@ -248,7 +248,7 @@ fn a_runtime_that_is_gone_or_stands_still_loses_nobody() {
     assert_eq!(bell.rung(), 6);
     one.block_on(async { tokio::spawn(yield_now()).await.expect("runs") });
     assert_eq!(bell.rung(), 8);
-    // Who waits outside a task does so without the runtime.
+    // Outside a task the wait does not use the runtime.
     let _entered = one.enter();
     let mut outside = [reply_channel(), reply_channel()];
     assert!(outside.iter_mut().all(|(_, reply)| waits(reply, &bell)));

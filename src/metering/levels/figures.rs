@@ -77,7 +77,7 @@ fn divide(sum: i128, by: i128) -> Option<Decimal> {
 mod tests {
     use super::*;
 
-    /// Days of June 2026, at hours.
+    /// A day of June 2026 at an hour.
     fn at(day: u32, hour: u32) -> DateTime<Utc> {
         format!("2026-06-{day:02}T{hour:02}:00:00Z").parse().expect("a time")
     }
@@ -107,9 +107,9 @@ mod tests {
             ("a third of nothing", vec![set(5, 0, 1), set(5, 1, 0)], ["0", "0", "0.004166666667", "1"]),
             ("what comes at the end is not in it", vec![set(11, 0, 50)], ["0", "0", "0", "0"]),
             ("late ones in any order", vec![change(2, 0, 10), set(1, 0, 20)], ["20", "30", "29", "30"]),
-            // Two days below zero count as none, then 5 - 3 for eight: 16 / 10.
+            // Two days below zero count as zero, then 5 - 3 for eight days: 16 / 10.
             ("below zero is nothing", vec![change(1, 0, -3), change(3, 0, 5)], ["0", "2", "1.6", "2"]),
-            // At one instant only what it ends at holds.
+            // Of several values at one instant only the last counts.
             (
                 "up and down at once",
                 vec![set(1, 0, 7), change(4, 0, 9), change(4, 0, -9)],

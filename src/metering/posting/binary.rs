@@ -128,7 +128,7 @@ pub(super) fn amount(out: &mut Vec<u8>, number: Sum) {
 mod tests {
     use super::*;
 
-    /// Header values and digits as PostgreSQL 15's `numeric_send` gives them for these numbers.
+    /// The header values and digits come from `numeric_send` of PostgreSQL 15.
     #[test]
     fn numerics_are_as_postgresql_sends_them() {
         for (number, ndigits, weight, sign, scale, digits) in [
@@ -161,7 +161,7 @@ mod tests {
                 assert!(beyond || out == expected, "{number}, as an amount");
             }
         }
-        // The largest cost with all its places: 15 digits before the point and 24 after it.
+        // The largest cost, with all decimal places: 15 digits before the point and 24 after it.
         let sum = Sum::product(
             "999999999999999.999999999999".parse().expect("a number"),
             "0.999999999999".parse().expect("a number"),

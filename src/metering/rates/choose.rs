@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    /// The meter's cards 1 (January) and 2 (March), pro's 3 (February), the org's 4 (from April to June, when
-    /// 5 without rates ends it).
+    /// The meter's cards are 1 (January) and 2 (March), pro's card is 3 (February), and the org's card is 4
+    /// (from April to June, when card 5 without rates ends it).
     #[test]
     fn the_orgs_own_card_counts_before_its_plans_and_that_before_the_meters() {
         let mut cards = [
@@ -117,7 +117,8 @@ mod tests {
             card(5, Owner::Org(7), "06-01"),
         ];
         cards.sort_by(|one, other| one.order().cmp(&other.order()));
-        // Version of the card that prices usage for which these versions have a rate.
+        // The last column is the version of the card that prices usage for which the listed versions have a
+        // rate.
         for (at, plan, with_rate, version) in [
             ("01-15", None, &[1, 2, 3, 4][..], Some(1)),
             ("01-15", Some("pro"), &[1, 2, 3, 4], Some(1)),
@@ -125,12 +126,12 @@ mod tests {
             ("02-15", Some("max"), &[1, 2, 3, 4], Some(1)),
             ("03-15", None, &[1, 2, 3, 4], Some(2)),
             ("04-15", Some("pro"), &[1, 2, 3, 4], Some(4)),
-            // A model that the org's card does not name.
+            // The org's card does not name this model.
             ("04-15", Some("pro"), &[1, 2, 3], Some(3)),
             ("04-15", Some("pro"), &[2], Some(2)),
             ("06-15", Some("pro"), &[1, 2, 3, 4], Some(3)),
             ("06-15", None, &[1, 2, 3, 4], Some(2)),
-            // None has a rate: it is the meter's card that lacks one.
+            // No card has a rate: the meter's card is the one that lacks it.
             ("04-15", Some("pro"), &[], Some(2)),
         ] {
             let at = format!("2026-{at}T00:00:00Z").parse().expect("a time");

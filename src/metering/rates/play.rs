@@ -148,10 +148,10 @@ mod tests {
         for (month, playing, alone) in [
             ("2026-01-01", &[1][..], &[1][..]),
             ("2026-03-01", &[3, 1], &[]),
-            // What came in March for March may have been priced by card 2, made and replaced within it; in
-            // May it cannot.
+            // Usage of March that arrived in March may have the price of card 2, which was made and replaced
+            // in March. Usage that arrives in May cannot.
             ("2026-05-01", &[3], &[3]),
-            // In a zone ahead of UTC, July's first hours are June's last.
+            // In a zone ahead of UTC, July begins during the last hours of June.
             ("2026-06-01", &[4, 3], &[]),
             ("2026-09-01", &[4], &[4]),
         ] {
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// A card of the plan pro by billing period from 10 March, another from 1 June; the meter's of January.
+    /// Plan pro's cards by billing period, from 10 March and from 1 June; the meter's card of January.
     #[test]
     fn a_billing_period_has_the_cards_that_price_any_of_it() {
         let billing = |n, valid_from| RateCard {
@@ -183,10 +183,10 @@ mod tests {
             card(1, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
         ];
         for (day, began, playing) in [
-            // The second may come before the period ends.
+            // Card 3 may begin before the period ends.
             ("2026-04-02", Some("2026-03-20T08:00:00Z"), &[3, 2, 1][..]),
             ("2026-06-15", Some("2026-06-01T00:00:00Z"), &[3, 1]),
-            // Without a billing period they count by the month.
+            // Without a billing period usage counts by the month.
             ("2026-04-02", None, &[2, 1]),
         ] {
             let day: NaiveDate = day.parse().expect("a day");

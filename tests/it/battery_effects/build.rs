@@ -1,4 +1,4 @@
-//! Stripe's objects around a payment, with times that lie about the present.
+//! Stripe's objects around a payment, with times around the present.
 
 use serde_json::{Value, json};
 
@@ -6,16 +6,16 @@ pub use crate::support::objects::DAY;
 use crate::support::objects::{self, Object, object};
 use crate::support::stripe;
 
-/// When the running period of every subscription began: three weeks ago, at a second that is the same for the
-/// whole run.
+/// Start of the running period of every subscription: three weeks ago. The second is the same for the whole
+/// test run.
 pub fn start() -> i64 {
     static START: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
     *START.get_or_init(|| stripe::now() - 21 * DAY)
 }
 
-/// One run of a case: ids and times of its own.
+/// One run of a case, with its own ids and times.
 pub struct Run {
-    /// What all ids of the run end in.
+    /// The end of all ids of the run.
     pub tag: String,
 }
 
@@ -34,7 +34,7 @@ pub fn month(price: &'static str, amount: i64) -> Line {
     Line { price, amount, quantity: 1, days: (0, 30), proration: false }
 }
 
-/// A part of the running month.
+/// A part of the running month, `from` days after its start.
 pub fn part(price: &'static str, amount: i64, from: i64) -> Line {
     Line { price, amount, quantity: 1, days: (from, 30), proration: true }
 }
@@ -48,13 +48,13 @@ impl Run {
         format!("{name}_{}", self.tag)
     }
 
-    /// An event; its place in time is a second after [`start`].
+    /// An event that happened `second` seconds after [`start`].
     pub fn event(&self, name: &str, kind: &str, second: i64, object: impl Into<Value>) -> Value {
         let event = objects::object("", "").happened(kind).id(&self.id(&format!("evt_{name}")));
         event.at(start() + second).with("data.object", object).json()
     }
 
-    /// An object of the run's customer, which exists since [`start`].
+    /// An object of the run's customer, created at [`start`].
     fn own(&self, object: Object) -> Object {
         object.created(start()).customer(&self.id("cus"))
     }
@@ -108,7 +108,7 @@ impl Run {
             .json()
     }
 
-    /// The invoice of that name in this shape: `more` replaces fields of a paid one.
+    /// The invoice in this shape: `more` replaces fields of a paid one.
     pub fn settled(&self, name: &str, lines: &[Line], second: i64, more: &Value) -> Value {
         let mut invoice = self.invoice(name, "subscription_create", "paid", 0, lines);
         for (field, value) in more.as_object().expect("an object") {
@@ -117,7 +117,7 @@ impl Run {
         self.event(&format!("{name}_{second}"), "invoice.paid", second, invoice)
     }
 
-    /// A price of the product of that name.
+    /// A price of this product.
     pub fn price(&self, id: &str, usage_type: &str) -> Value {
         let price = objects::price(id, &format!("prod_{id}"), 1).created(start());
         let price = price.with("recurring.usage_type", usage_type);
@@ -133,7 +133,7 @@ impl Run {
         event
     }
 
-    /// What ties the intent to the invoice.
+    /// The object that ties the intent to the invoice.
     pub fn invoice_payment(&self, name: &str, amount: i64) -> Value {
         let intent = self.id(&format!("pi_{name}"));
         let payment = object("invoice_payment", &self.id(&format!("inpay_{name}")))
@@ -155,7 +155,7 @@ impl Run {
         self.event(&format!("pi_{name}"), "payment_intent.succeeded", 4, paid)
     }
 
-    /// The charge of the intent of that name, in the shape of today.
+    /// The charge of the intent of this name, in today's shape.
     fn charged(&self, name: &str, amount: i64) -> Object {
         let charge = self.own(objects::charge(&self.id(&format!("ch_{name}"))));
         let intent = self.id(&format!("pi_{name}"));
@@ -166,13 +166,13 @@ impl Run {
         self.event(&format!("ch_{name}"), "charge.succeeded", 4, self.charged(name, amount))
     }
 
-    /// The charge of that name after a refund of so much. It does not list the refunds, as in today's shape.
+    /// The charge after a refund of this amount. As in today's shape, it does not list its refunds.
     pub fn refunded(&self, name: &str, amount: i64, refunded: i64) -> Value {
         let charge = self.charged(name, amount).with("amount_refunded", refunded);
         self.event(&format!("ch_{name}_refunded"), "charge.refunded", 9, charge)
     }
 
-    /// A refund of the intent `of`; `second` tells its events apart.
+    /// A refund of the intent `of`; `second` makes the ids of its events differ.
     pub fn refund(&self, name: &str, of: &str, amount: i64, status: &str, second: i64) -> Value {
         let charge = self.id(&format!("ch_{of}"));
         let refund = objects::refund(&self.id(&format!("re_{name}")), &charge, amount)
@@ -183,7 +183,7 @@ impl Run {
         self.event(&format!("re_{name}_{second}"), kind, 10 + second, refund)
     }
 
-    /// A dispute of the charge of `of`; `moved` are the movements of funds.
+    /// A dispute of the charge of `of`; `moved` has the movements of funds.
     pub fn dispute(&self, of: &str, status: &str, moved: &[i64], second: i64) -> Value {
         let kind = match (status, moved.len()) {
             ("won" | "lost" | "warning_closed", _) => "charge.dispute.closed",
@@ -202,7 +202,7 @@ impl Run {
         self.event(&format!("du_{second}"), kind, 20 + second, dispute)
     }
 
-    /// A credit note of the invoice `of`, naming these refunds.
+    /// A credit note of the invoice `of` that names these refunds.
     pub fn credit_note(&self, of: &str, amount: i64, out_of_band: i64, refunds: &[&str]) -> Value {
         let refunds = refunds
             .iter()
@@ -237,7 +237,7 @@ impl Run {
         self.event(&format!("cs_{second}"), kind, 5 + second, session)
     }
 
-    /// The same of a payment link, which names no pack.
+    /// The session of a payment link, which names no pack.
     pub fn linked(&self, link: &str) -> Value {
         let mut session = self.session("paid", None, &json!({}), 0);
         session["data"]["object"]["payment_link"] = link.into();

@@ -1,15 +1,15 @@
-//! The table of cases, and what must come of them, worked out by hand.
+//! The table of cases with their expected results, computed by hand.
 
 use serde_json::{Value, json};
 
 use super::build::{self, Line, Run, month, part};
 
-/// What must come of a case in whatever order.
+/// A case, and its result in any order of the events.
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) events: fn(&Run) -> Vec<Value>,
     pub(super) balance: &'static str,
-    /// Source, amount and what remains, sorted.
+    /// Source, amount and remaining units, sorted.
     pub(super) grants: &'static [(&'static str, &'static str, &'static str)],
 }
 
@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "upgrade after ten days of thirty",
-        // Of basic 1000 × 20/30 are unused, of pro 3000 × 20/30 are new.
+        // Of basic, 1000 × 20/30 are unused; of pro, 3000 × 20/30 are new.
         events: |run| {
             vec![
                 run.customer(),
@@ -171,8 +171,8 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "more seats, and more again",
-        // 1000, then a third in all is unused of one seat and new of two, then a sixth of two seats is unused
-        // and new of four.
+        // First 1000. Then a third in all is unused of one seat and new of two. Then a sixth is unused of two
+        // seats and new of four.
         events: |run| {
             let two = |amount, from| Line { quantity: 2, ..part("price_basic", amount, from) };
             let four = |amount, from| Line { quantity: 4, ..part("price_basic", amount, from) };
@@ -202,14 +202,14 @@ pub(super) const CASES: &[Case] = &[
                 run.refund("3", "a", 999, "pending", 0),
             ]
         },
-        // One minor unit of 2000 is left.
+        // One minor unit of 2000 remains.
         balance: "0.5",
         grants: &[("subscription", "1000", "0.5")],
     },
     Case {
         name: "refund of an upgraded period",
-        // 666.666666667 are unused time; what was paid for basic came back as a whole: no more than the grant
-        // is taken.
+        // 666.666666667 are unused time. The whole payment for basic came back, but no more than the grant is
+        // taken.
         events: |run| {
             vec![
                 run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),
@@ -297,7 +297,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "credit note with its refund, and more outside Stripe",
-        // 800 by the refund, 200 beside it.
+        // 800 with the refund, 200 outside it.
         events: |run| {
             vec![
                 run.paid("a", "subscription_create", 0, &[month("price_basic", 2000)]),

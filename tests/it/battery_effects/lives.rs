@@ -1,6 +1,6 @@
-//! Random lives of one subscription and its invoices against a calculation of its own: who holds how many
-//! units. The rule is one line: of what an invoice granted, the share is held that was settled and did not
-//! come back, less what was unused of it.
+//! Random lives of one subscription and its invoices, compared with a separate calculation of how many units
+//! each org has. The rule is one line: of what an invoice granted, the org keeps the share that was settled
+//! and did not come back, less the unused part of it.
 //!
 //! `cargo test --test it lives -- --ignored` runs many more of them.
 
@@ -12,7 +12,7 @@ use super::build::{DAY, Run, start};
 use super::{differences, furnish, unsound};
 use crate::support::{Daemon, Database};
 
-/// A generator that gives the same numbers each time.
+/// Pseudo-random numbers from a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -48,7 +48,7 @@ impl Good {
         }
     }
 
-    /// What a month of one costs, in minor units.
+    /// The price of a month of one, in minor units.
     fn cost(self) -> i64 {
         match self {
             Self::Basic => 2000,
@@ -57,7 +57,7 @@ impl Good {
         }
     }
 
-    /// Units of what is left of a month of so many.
+    /// Units of the remaining part of a month, for this many.
     fn units(self, quantity: i64, left: i64) -> Decimal {
         let of_one = match self {
             Self::Basic => 1000,
@@ -68,18 +68,18 @@ impl Good {
     }
 }
 
-/// What of an invoice grants or takes, and the money.
+/// What an invoice grants and takes, and its money.
 struct Invoice {
-    /// The day from which on it pays for the month.
+    /// The first day of the month for which it pays.
     day: i64,
-    /// Units that it grants, each line apart.
+    /// Units that it grants, for each line.
     grants: Vec<(Good, Decimal)>,
-    /// Units of unused time that it takes from the grants that hold them.
+    /// Units of unused time that it takes from the grants of that good.
     unused: Vec<(Good, Decimal)>,
     money: Money,
 }
 
-/// How an invoice was settled, and what came back.
+/// How an invoice was settled, and how much came back.
 #[derive(Clone, Copy)]
 struct Money {
     settled: i64,
@@ -97,8 +97,8 @@ impl Money {
     }
 }
 
-/// A life: what Stripe tells of it, what is held in the end, and how much unused time finds nobody to take it
-/// from.
+/// A life: Stripe's events about it, the units that the org has at the end, and how much unused time finds no
+/// grant to take it from.
 struct Life {
     events: Vec<Value>,
     held: Decimal,
@@ -121,7 +121,7 @@ impl Teller<'_> {
         days: (i64, i64),
         part: bool,
     ) -> Value {
-        // An item keeps its name when its price changes.
+        // An item keeps its id when its price changes.
         let item = if matches!(price, "price_basic" | "price_pro") { "plan" } else { price };
         json!({ "id": format!("il_{n}_{invoice}"), "object": "line_item", "amount": amount, "currency": "usd",
             "quantity": quantity, "description": "A line",
@@ -134,7 +134,7 @@ impl Teller<'_> {
                     "proration": part } } })
     }
 
-    /// An invoice of these lines, how it was settled, and what came back.
+    /// An invoice with these lines, how it was settled, and how much came back.
     fn invoice(&mut self, name: &str, day: i64, lines: Vec<Value>, may_be_undone: bool) -> Money {
         let asked: i64 = lines.iter().map(|line| line["amount"].as_i64().expect("an amount")).sum();
         let coupon = if asked > 0 && self.dice.one_in(4) { self.dice.within(0, asked + 1) } else { 0 };
@@ -181,7 +181,7 @@ impl Teller<'_> {
         Money { settled, returned: returned.min(settled), undone: voided || emptied }
     }
 
-    /// Refunds, credit notes and disputes; what they come to.
+    /// Refunds, credit notes and disputes; returns their sum.
     fn returns(&mut self, name: &str, at: i64, mut by_card: i64, mut otherwise: i64) -> i64 {
         let mut returned = 0;
         self.events.push(self.run.invoice_payment(name, by_card));
@@ -263,10 +263,10 @@ fn life(run: &Run, dice: &mut Dice) -> Life {
     }
     let changes = teller.dice.within(0, 4);
     let lines = teller.month("a", plan, seats, packs);
-    // Changes need a month that they are a part of.
+    // A change needs a month that it belongs to.
     let twice = teller.dice.one_in(4);
     let mut money = teller.invoice("a", 0, lines, changes == 0 || twice);
-    // The same month on another invoice: the one of which most is held counts.
+    // The same month on another invoice: the one with the most units left counts.
     if twice {
         let lines = teller.month("z", plan, seats, packs);
         let other = teller.invoice("z", 1, lines, changes == 0 || !money.undone);
@@ -279,7 +279,7 @@ fn life(run: &Run, dice: &mut Dice) -> Life {
         grants.push((Good::Pack, Good::Pack.units(packs, 30)));
     }
     let mut invoices = vec![Invoice { day: 0, grants, unused: Vec::new(), money }];
-    // Each some days after the other: of the plan or its seats, of the packs, of both.
+    // Some days apart: changes of the plan or its seats, of the packs, of both.
     let mut day = 0;
     for n in 0..changes {
         day += teller.dice.within(1, 9);
@@ -308,7 +308,7 @@ fn life(run: &Run, dice: &mut Dice) -> Life {
 }
 
 impl Teller<'_> {
-    /// The lines of a month: overage of the one before, seats (in two tiers or one line), packs.
+    /// The lines of a month: overage of the month before, seats (in two tiers or one line), packs.
     fn month(&mut self, name: &str, plan: Good, seats: i64, packs: i64) -> Vec<Value> {
         let (mut lines, id) = (Vec::new(), self.run.id(&format!("in_{name}")));
         if self.dice.one_in(2) {
@@ -324,7 +324,7 @@ impl Teller<'_> {
         lines
     }
 
-    /// From so many of the one to so many of the other, for the rest of the month.
+    /// Changes a number of one good into a number of another, for the rest of the month.
     fn change(
         &self,
         name: &str,
@@ -340,15 +340,15 @@ impl Teller<'_> {
         if after > 0 {
             lines.push(self.line((&id, lines.len()), new.price(), remaining, after, (day, 30), true));
         }
-        // Of packs a credit adds nothing; a plan is another one also where it is cheaper.
+        // For packs a credit adds nothing. A plan is another plan even if it is cheaper.
         if after > 0 && (new != Good::Pack || remaining > unused) {
             invoice.grants.push((new, new.units(after, left)));
         }
     }
 }
 
-/// Units held: of each grant what was settled and did not come back, less what is unused of it: whoever
-/// changes something takes the unused time from the latest grant of it. And how many find none.
+/// The units that the org has: of each grant, the settled part that did not come back, less its unused part.
+/// A change takes unused time from the latest grant of the good. Also returns how many changes find no grant.
 fn held(invoices: &[Invoice]) -> (Decimal, usize) {
     let mut unused: Vec<Vec<Decimal>> =
         invoices.iter().map(|invoice| vec![Decimal::ZERO; invoice.grants.len()]).collect();
@@ -413,15 +413,15 @@ async fn lives(seed: u64, count: usize) {
         let apart = (balance - expected).abs();
         assert!(
             apart <= Decimal::new(5, 9),
-            "seed {seed}, life {name}: {balance} are held, {expected} should be"
+            "seed {seed}, life {name}: the balance is {balance}, not {expected}"
         );
         let waits = database.number(&format!(
             "SELECT count(*) FROM battery_effects_waiting
              WHERE reason = 'no_grant' AND customer_id = 'cus_{name}'"
         ));
-        // Where the grant was voided after the time was taken from it, nothing waits either.
+        // If the grant was voided after the time was taken from it, nothing waits either.
         let waits = usize::try_from(waits).expect("few");
-        assert!(waits <= homeless, "seed {seed}, life {name}: {waits} wait, {homeless} find no grant");
+        assert!(waits <= homeless, "seed {seed}, life {name}: {waits} wait, but {homeless} find no grant");
     }
     assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()), "seed {seed}");
     let others = database.number(
@@ -435,7 +435,7 @@ async fn whatever_a_subscription_lives_through_its_units_are_those_that_were_pai
     lives(20_261_127, 60).await;
 }
 
-/// Many more of the same.
+/// Many more lives.
 #[tokio::test]
 #[ignore = "takes minutes"]
 async fn lives_of_many_seeds() {

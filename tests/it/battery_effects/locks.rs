@@ -1,4 +1,4 @@
-//! One of two daemons is held up in the middle of its work on purpose.
+//! The test stops one of two daemons in the middle of its work.
 
 use diesel::connection::SimpleConnection;
 
@@ -8,22 +8,23 @@ use super::skipped::{empty_shop, new_plan};
 use crate::support::world::until;
 use crate::support::{Daemon, Database};
 
-/// Waits until a statement that contains this waits for a lock.
+/// Waits until a statement that contains this text waits for a lock.
 async fn until_blocked(database: &Database, sql: &str) {
     let count = format!(
         "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%{sql}%'"
     );
-    until(&format!("somebody waits at {sql}"), async || database.number(&count) > 0).await;
+    until(&format!("a statement waits at {sql}"), async || database.number(&count) > 0).await;
 }
 
-/// Whoever passes a payment over tells so before the first mapping is worked on, however long it takes.
+/// A daemon that skips a payment records that before anybody works on the first mapping, however long it
+/// takes.
 #[tokio::test]
 async fn the_first_mapping_waits_for_those_who_have_not_seen_it() {
     let mut world = empty_shop(&["slow".to_owned()]).start().await;
     let run = Run::of("slow");
     world.tell([run.customer()]).await;
-    // It has seen that nothing is sold, and cannot write it down.
+    // The daemon has seen that nothing is sold, and cannot write that yet.
     let mut held = world.platform();
     held.batch_execute("BEGIN; INSERT INTO battery_effects_skipped (kind, since) VALUES ('invoice', now())")
         .expect("writes");
@@ -38,7 +39,7 @@ async fn the_first_mapping_waits_for_those_who_have_not_seen_it() {
     assert_eq!(world.balance_of("slow"), "1000");
 }
 
-/// What a daemon applies it has read with the accounts locked, however long it waited for them.
+/// A daemon reads what it applies while it has the accounts locked, however long it waited for the lock.
 #[tokio::test]
 async fn whoever_locks_last_sees_all() {
     let world = shop(&["first", "second"]).start().await;
@@ -50,7 +51,7 @@ async fn whoever_locks_last_sees_all() {
     }
     world.tell([runs[1].refund("1", "a", 1000, "succeeded", 0)]).await;
     assert_eq!(world.balance_of("second"), "500");
-    // It is to look at both again, and waits for the first.
+    // It looks at both again, and waits for the first.
     let mut held = world.platform();
     held.batch_execute("BEGIN; SELECT FROM battery_accounts ORDER BY org_id LIMIT 1 FOR UPDATE")
         .expect("locks");

@@ -1,4 +1,4 @@
-//! More of the table: what sells, what a sale was settled with, and what came back of it, by hand.
+//! More of the table: what sells, how a sale was settled, and what came back. Computed by hand.
 
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a recurring pack, 1 to 3 after a third",
-        // Of one pack 500 × 20/30 are unused, of three 1500 × 20/30 are new.
+        // Of one pack, 500 × 20/30 are unused; of three packs, 1500 × 20/30 are new.
         events: |run| {
             let three = Line { quantity: 3, ..part("price_addon", 4000, 10) };
             vec![

@@ -1,4 +1,4 @@
-//! Which realms act, which sales are ignored, how many packs were bought, and what payments say.
+//! Which realms act, which sales are ignored, how many packs were bought, and what payments show.
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ fn of_account(mut event: Value, account: &str) -> Value {
     event
 }
 
-/// A database with a purchase of `ours` in test mode and one of `theirs` in a connected account, and a daemon
-/// to which neither acts: it acts in live mode.
+/// A database with a purchase of `ours` in test mode and one of `theirs` in a connected account. Neither
+/// realm acts: the daemon acts in live mode.
 async fn foreign_purchases() -> World {
     let database = Database::new();
     furnish(&database, &["ours".to_owned(), "theirs".to_owned()]);
@@ -38,8 +38,8 @@ async fn foreign_purchases() -> World {
     world
 }
 
-/// Purchases of test mode where live mode acts, and of a connected account that nobody named, do nothing.
-/// Lists, sums and exports leave them out.
+/// Only live mode acts, so purchases in test mode and in an unnamed connected account do nothing. Lists, sums
+/// and exports leave them out.
 #[tokio::test]
 async fn what_is_not_named_is_mirrored_and_does_nothing() {
     let world = foreign_purchases().await;
@@ -48,8 +48,8 @@ async fn what_is_not_named_is_mirrored_and_does_nothing() {
         let entitled = world.get(&format!("/v1/orgs/{name}/entitlements")).await;
         assert_eq!(entitled["plan"], Value::Null, "{name}");
     }
-    assert_eq!(world.run(&["battery", "waiting"]), "", "nothing waits for what does not act");
-    // Left out, unless it is asked for.
+    assert_eq!(world.run(&["battery", "waiting"]), "", "no payment of a realm that does not act waits");
+    // Left out, unless the request asks for them.
     for (path, rows) in [
         ("/v1/invoices", 0),
         ("/v1/invoices?livemode=false", 1),
@@ -79,14 +79,14 @@ async fn what_is_not_named_is_mirrored_and_does_nothing() {
     assert!(line.starts_with("note"), "{line}");
 }
 
-/// Ends the world's daemon and starts one with other settings; waits until that has worked off the inbox.
+/// Ends the world's daemon and starts one with other settings. Waits until that one has an empty inbox.
 async fn restarted(world: &mut World, settings: &[(&str, &str)]) {
     assert_eq!(world.daemons[0].stop(), Some(0));
     world.daemons[0] = Daemon::with(&world.database, settings);
     world.daemon().projected().await;
 }
 
-/// Named, a realm acts, also for what came before. What was granted stays when it does not act any more.
+/// A realm that the settings name acts, also for earlier payments. Its grants stay when it no longer acts.
 #[tokio::test]
 async fn a_realm_that_is_named_acts_for_what_came_before() {
     let mut world = foreign_purchases().await;
@@ -95,10 +95,10 @@ async fn a_realm_that_is_named_acts_for_what_came_before() {
     assert_eq!(balances(&world), ["1000", ""]);
     let entitled = world.get("/v1/orgs/ours/entitlements").await;
     assert_eq!(entitled.at("plan.id"), "basic", "{entitled}");
-    // And the connected account, once it is named.
+    // The connected account too, once the settings name it.
     restarted(&mut world, &[("COULOMB_STRIPE_ACCOUNTS", "acct_far")]).await;
     assert_eq!(balances(&world), ["1000", "1000000"]);
-    // Money that comes back of what was granted still counts.
+    // A refund of a granted payment still counts.
     restarted(&mut world, TEST_ONLY).await;
     let refund = Run::of("theirs").refund("1", "x", 25, "succeeded", 0);
     world.tell([of_account(refund, "acct_far")]).await;
@@ -108,7 +108,7 @@ async fn a_realm_that_is_named_acts_for_what_came_before() {
     assert!(verify.env("COULOMB_STRIPE_ACCOUNTS", "").output().expect("runs").status.success());
 }
 
-/// Why payments wait, sorted: deliveries are worked on in any order.
+/// Why payments wait, sorted: the daemon handles deliveries in any order.
 async fn reasons(world: &World) -> Vec<String> {
     let rows = world.waiting().await;
     let mut reasons: Vec<_> =
@@ -117,8 +117,7 @@ async fn reasons(world: &World) -> Vec<String> {
     reasons
 }
 
-/// A rule says once that another product of the account is not ours: nothing of it waits. Without the rule
-/// it does.
+/// A rule ignores another product of the account, so none of its payments wait. Without the rule they do.
 #[tokio::test]
 async fn what_another_product_sells_is_ignored_by_rule() {
     let world = shop(&["i", "j"]).start().await;
@@ -140,7 +139,7 @@ async fn what_another_product_sells_is_ignored_by_rule() {
     for what in ["product/prod_price_shirts", "payment_link/plink_shirts", "product/prod_price_basic"] {
         assert_eq!(rule(what).await.status(200)["reason"], "the shop");
     }
-    // What waits already, and what is still to come. What buys something here is never ignored.
+    // Payments that wait already, and later ones. A payment that buys something here is never ignored.
     world.tell(bought("j")).await;
     assert_eq!(reasons(&world).await, Vec::<String>::new());
     assert_eq!([world.balance_of("i"), world.balance_of("j")], ["1000", "1000"]);
@@ -157,7 +156,8 @@ async fn what_another_product_sells_is_ignored_by_rule() {
     world.effects_are_sound();
 }
 
-/// Five by payment link: told by the price once that is known; else it waits, and an operator says how many.
+/// Five packs by payment link: the price says how many once it is known; else the payment waits for an
+/// operator.
 #[tokio::test]
 async fn as_many_packs_are_granted_as_were_bought() {
     let world = shop(&["u", "v", "w"]).start().await;
@@ -193,7 +193,7 @@ async fn as_many_packs_are_granted_as_were_bought() {
 
 type Events = fn(&Run) -> Vec<Value>;
 
-/// A name, the events beside the payment, and what the payment then says: refunded so much, disputed.
+/// A name, the events beside the payment, and what the payment then shows: refunded amount, disputed.
 const COMES_BACK: [(&str, Events, (i64, bool)); 9] = [
     ("a refund alone", |run| vec![run.refund("1", "x", 500, "succeeded", 0)], (500, false)),
     ("one that is under way", |run| vec![run.refund("1", "x", 500, "pending", 0)], (500, false)),
@@ -224,7 +224,7 @@ const COMES_BACK: [(&str, Events, (i64, bool)); 9] = [
     ("an inquiry", |run| vec![run.dispute("x", "warning_needs_response", &[], 1)], (0, false)),
 ];
 
-/// The payment of that run says so.
+/// The payment of this run shows this.
 async fn payment_says(world: &World, tag: &str, (refunded, disputed): (i64, bool)) {
     let payment = world.get(&format!("/v1/payments/pi_x_{tag}")).await.status(200);
     assert_eq!(payment.pick(["amount_refunded", "disputed"]), json!([refunded, disputed]), "{payment}");
@@ -235,7 +235,7 @@ async fn total_in_dollars(world: &World, of: &str, field: &str) -> Value {
     totals.at(&format!("currencies.usd.{field}")).clone()
 }
 
-/// What a payment says of what was given back and disputed, with and without events of its charge.
+/// How much of a payment was refunded and disputed, with and without events of its charge.
 #[tokio::test]
 async fn payments_know_what_came_back_by_refunds_and_disputes() {
     let world = World::new().scopes("billing:read").start().await;
@@ -248,7 +248,7 @@ async fn payments_know_what_came_back_by_refunds_and_disputes() {
         let run = Run::of(&format!("y{n}"));
         let mut events = events(&run);
         events.push(run.intent("x", 2000, &json!({})));
-        // Of half of them the payment comes first.
+        // For half of them the payment comes first.
         if n % 2 == 0 {
             events.reverse();
         }
@@ -256,7 +256,7 @@ async fn payments_know_what_came_back_by_refunds_and_disputes() {
             world.deliver(event).await;
         }
     }
-    // A refund that names its charge alone, before and after the charge.
+    // A refund that names only its charge, before and after the charge.
     let (before, after) = (Run::of("before"), Run::of("after"));
     world.tell([charge_alone(&before)]).await;
     let paid = |run: &Run| [run.intent("x", 2000, &json!({})), run.charge("x", 2000)];
@@ -276,7 +276,7 @@ async fn payments_know_what_came_back_by_refunds_and_disputes() {
     assert!(world.run(&["verify"]).is_empty());
 }
 
-/// A payment that was made outside Stripe, and the invoice that it pays. A preview is no invoice.
+/// A payment outside Stripe, and the invoice that it pays. A preview is not an invoice.
 #[tokio::test]
 async fn payments_outside_stripe_pay_their_invoice() {
     let world = World::new().scopes("billing:read").start().await;

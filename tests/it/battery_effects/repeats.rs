@@ -1,5 +1,5 @@
-//! Periods that two invoices sold: granted once, whichever comes first, and what each situation comes
-//! to, worked out by hand.
+//! Two invoices that sold the same period: it is granted once, whichever comes first. The results were
+//! computed by hand.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::build::{DAY, Line, Run, month, part};
 use super::{battery, differences, furnish, orders, shop, unsound};
 use crate::support::{Daemon, Database};
 
-/// What must come of a situation in whatever order.
+/// Invoices, and the result in any order of their events.
 struct Situation {
     name: &'static str,
     events: fn(&Run) -> Vec<Value>,
@@ -19,7 +19,7 @@ struct Situation {
     waits: &'static [(&'static str, &'static str)],
 }
 
-/// The invoice of that name, paid on that day, of one line.
+/// A paid invoice of one line, paid on this day.
 fn paid(run: &Run, name: &str, day: i64, line: Line) -> Value {
     run.paid(name, "subscription_cycle", day, &[line])
 }
@@ -29,7 +29,7 @@ fn voided(run: &Run, name: &str, day: i64, line: Line) -> Value {
     run.event(&format!("{name}_void"), "invoice.voided", 15 * DAY, object)
 }
 
-/// So much of the invoice goes back to the balance.
+/// A credit note that returns this amount of the invoice to the balance.
 fn credited(run: &Run, of: &str, amount: i64) -> Value {
     let mut note = run.note(of, amount, &json!({ "post_payment_amount": amount, "pre_payment_amount": 0 }));
     note["id"] = run.id(&format!("evt_cn_{of}")).into();
@@ -45,7 +45,7 @@ fn year() -> Line {
     Line { days: (0, 365), ..month("price_pro", 20_000) }
 }
 
-/// To the plan with 3000 units, after ten days of thirty.
+/// A change to the plan with 3000 units, after ten of thirty days.
 fn upgrade(run: &Run) -> Value {
     let lines = [part("price_basic", -1333, 10), part("price_pro", 3333, 10)];
     run.paid("c", "subscription_update", 10, &lines)
@@ -198,7 +198,7 @@ const SITUATIONS: &[Situation] = &[
     },
     Situation {
         name: "an upgrade takes the unused time from the one that counts",
-        // Of 1000 of basic 20/30 are unused, of 3000 of pro 20/30 are new.
+        // Of 1000 of basic, 20/30 are unused; of 3000 of pro, 20/30 are new.
         events: |run| vec![paid(run, "a", 0, basic()), paid(run, "b", 3, basic()), upgrade(run)],
         balance: "2333.333333333",
         waits: &[("b", "a")],
@@ -246,7 +246,7 @@ const SITUATIONS: &[Situation] = &[
     },
     Situation {
         name: "a year of monthly units, and the first invoice voided",
-        // The second month is yet to come.
+        // The second month is still to come.
         events: |run| vec![paid(run, "a", 0, year()), paid(run, "b", 3, year()), voided(run, "a", 0, year())],
         balance: "3000",
         waits: &[],
@@ -259,7 +259,7 @@ const SITUATIONS: &[Situation] = &[
     },
 ];
 
-/// Invoices of the org of that name that wait, and for which one.
+/// Invoices of this org that wait, and the invoice for which each waits.
 fn waiting(database: &Database, tag: &str) -> Vec<(String, String)> {
     let rows = database.value(&format!(
         "SELECT json_agg(json_build_array(source_id,
@@ -314,7 +314,7 @@ async fn a_period_is_granted_once_whichever_invoice_comes_first() {
     assert_eq!(others, 0);
 }
 
-/// Two invoices of one period, worked on by two daemons at once.
+/// Two daemons handle two invoices of one period at once.
 #[tokio::test]
 async fn two_invoices_at_once_grant_one_period() {
     let database = Database::new();
@@ -339,7 +339,8 @@ async fn two_invoices_at_once_grant_one_period() {
     assert_eq!((unsound(&database), differences(&database)), (0, Vec::new()));
 }
 
-/// The period is over, its units have lapsed or were used: the refund of one of two takes nothing else.
+/// The period is over and its units have ended or were used: refunding one of the two invoices takes nothing
+/// else.
 #[tokio::test]
 async fn the_refund_of_one_of_two_costs_no_other_credit() {
     for days in [(-40, -10), (0, 30)] {
@@ -359,21 +360,21 @@ async fn the_refund_of_one_of_two_costs_no_other_credit() {
             world.tell([event.clone()]).await;
             assert_eq!(world.balance_of("one"), balance, "{days:?} {}", event["id"]);
         }
-        // The pack itself is whole.
+        // The grant of the pack is untouched.
         let pack = ("purchase".to_owned(), "500".to_owned(), "500".to_owned());
         assert!(battery(&world, "one").1.contains(&pack), "{days:?}");
         world.effects_are_sound();
     }
 }
 
-/// To dismiss a line means that it never counts; `verify` finds it if it was counted.
+/// A dismissed line never counts; `verify` reports it if it does.
 #[tokio::test]
 async fn a_dismissed_repetition_never_counts() {
     for first in ["a", "b"] {
         let world = shop(&["one"]).start().await;
         let run = Run::of("one");
         world.deliver(run.customer()).await;
-        // With "b" first that one had granted before.
+        // With "b" first, "b" granted the period.
         let (a, b) = (paid(&run, "a", 0, basic()), paid(&run, "b", 3, basic()));
         for event in if first == "a" { [&a, &b] } else { [&b, &a] } {
             world.tell([event.clone()]).await;

@@ -1,4 +1,4 @@
-//! Payments while nothing is sold: they leave nothing, and count once something is.
+//! Payments while nothing is sold: they leave nothing behind, and count once something is sold.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ pub(super) fn new_plan(price: &str) -> Request {
     plan("new").prices([price]).with("battery_units", "1000")
 }
 
-/// A platform that sells nothing to orgs of these names.
+/// A platform that sells nothing, with orgs of these names.
 pub(super) fn empty_shop(names: &[String]) -> Setup {
     let database = Database::new();
     orgs(&database, names);
@@ -39,11 +39,11 @@ async fn what_is_paid_while_nothing_is_sold_counts_once_something_is() {
     ];
     let customers = tags.map(|tag| Run::of(tag).customer());
     world.tell_at_once(customers.into_iter().chain(events)).await;
-    // Units that are named need no pack.
+    // A payment that names its units needs no pack.
     assert_eq!(world.balance_of("units"), "25");
     assert_eq!(world.number("SELECT count(*) FROM battery_effects_waiting"), 0);
     assert_eq!(world.number("SELECT count(*) FROM battery_grants"), 1);
-    // More than a page of invoices, some before and some after those that count.
+    // More invoices than one page, some before and some after those that count.
     world.execute(
         "INSERT INTO invoices SELECT (jsonb_populate_record(i, jsonb_build_object('id', p || n))).*
          FROM invoices i, generate_series(1, 1100) n, unnest(ARRAY['in_a', 'in_zz']) p
@@ -53,7 +53,7 @@ async fn what_is_paid_while_nothing_is_sold_counts_once_something_is() {
     world.daemon().projected().await;
     assert_eq!([world.balance_of("plan"), world.balance_of("last")], ["800", "1000"]);
     assert_eq!(world.number("SELECT count(*) FROM battery_effects_skipped"), 0);
-    // The rest waits as ever, and the pack comes later.
+    // The rest waits as usual, and the pack comes later.
     let reasons = world
         .value("SELECT string_agg(reason || ' ' || source_id, ', ' ORDER BY 1) FROM battery_effects_waiting");
     assert_eq!(reasons.as_deref(), Some("unknown_pack pi_x_pack"));
@@ -64,7 +64,7 @@ async fn what_is_paid_while_nothing_is_sold_counts_once_something_is() {
     world.effects_are_sound();
 }
 
-/// The plan is made, and taken away, and made again while payments come to two daemons.
+/// While payments come to two daemons, the plan is made, removed and made again.
 #[tokio::test]
 async fn nothing_is_passed_over_when_something_comes_to_be_sold_meanwhile() {
     let tags: Vec<String> = (0..240).map(|n| format!("t{n}")).collect();

@@ -1,4 +1,4 @@
-//! Effects that wait, and happen once when what was missing appears.
+//! Effects that wait, and happen once when the missing part appears.
 
 use serde_json::{Value, json};
 
@@ -8,17 +8,17 @@ use crate::support::World;
 use crate::support::requests::{Request, org, pack, plan, request};
 use crate::support::world::until;
 
-/// One grant of which nothing is used.
+/// One grant that is still unused.
 fn one(source: &str, amount: &str) -> Vec<(String, String, String)> {
     vec![(source.to_owned(), amount.to_owned(), amount.to_owned())]
 }
 
-/// Why payments wait, in the order of their coming.
+/// Why payments wait, in the order in which they came.
 async fn reasons(world: &World) -> Vec<String> {
     world.waiting().await.iter().map(|row| row["reason"].as_str().expect("a reason").to_owned()).collect()
 }
 
-/// The session of that run, paid, with this metadata.
+/// The paid session of this run, with this metadata.
 fn paid_session(tag: &str, metadata: Value) -> Value {
     Run::of(tag).session("paid", None, &metadata, 0)
 }
@@ -40,11 +40,11 @@ async fn what_has_no_org_happens_once_it_has() {
             run.refund("1", "a", 1000, "succeeded", 0),
         ]
     };
-    // The customer of the first names an org that is not made yet; of the second there is no word.
+    // The first customer names an org that does not exist yet; for the second no event came.
     world.daemon().deliver_all(&paid("later")).await;
     world.deliver(Run::of("later").customer()).await;
     world.daemon().deliver_all(&paid("silent")).await;
-    // No customer at all, but the session names an org.
+    // There is no customer, but the session names an org.
     let mut session = paid_session("guest", json!({ "battery_pack": "pack-500" }));
     session["data"]["object"]["customer"] = Value::Null;
     session["data"]["object"]["client_reference_id"] = "guest".into();
@@ -62,17 +62,17 @@ async fn what_has_no_org_happens_once_it_has() {
     assert_eq!(world.balance_of("there"), "500");
     assert_eq!(battery(&world, "guest"), ("500".to_owned(), one("purchase", "500")));
     assert!(world.waiting().await.is_empty());
-    // Another org of the customer changes nothing of what was granted, and takes no part in it.
+    // Moving the customer to another org does not move what was granted.
     world.send(link("guest", "cus_silent")).await;
     world.tell([Run::of("silent").refund("2", "a", 500, "succeeded", 0)]).await;
     assert_eq!([world.balance_of("there"), world.balance_of("guest")], ["250", "500"]);
     world.effects_are_sound();
 }
 
-/// What `p` bought of a plan that is not made, and three packs that nobody sells: by a link, by a wrong
+/// `p` bought a plan that does not exist. The others bought packs that are not sold: by a link, with a wrong
 /// number of units, and by name.
 async fn sales_of_nothing() -> World {
-    // One projector, so that what waits is listed in the order of its coming.
+    // One projector, so that the list has the payments in the order in which they came.
     let world = shop(&["p", "q", "r", "s"]).setting("COULOMB_PROJECTORS", "1").start().await;
     for tag in ["p", "q", "r", "s"] {
         world.deliver(Run::of(tag).customer()).await;
@@ -107,12 +107,12 @@ async fn what_nobody_sells_happens_once_it_is_named() {
     assert_eq!(shown.pick(["units", "payment_links"]), json!(["40", ["plink_1"]]));
     world.daemon().projected().await;
     assert_eq!(battery(&world, "q"), ("40".to_owned(), one("purchase", "40")));
-    // The new plan has no units: its payment came to nothing, for good.
+    // The new plan has no units: its payment grants nothing, finally.
     assert_eq!(battery(&world, "p"), ("0".to_owned(), Vec::new()));
     world.execute("UPDATE plan_versions SET battery_units = 9 WHERE plan_id = 'new'");
     world.tell([Run::of("p").credit_note("a", 1, 0, &[])]).await;
     assert_eq!(world.balance_of("p"), "0");
-    // A pack is assigned; the other is dismissed, and stays so.
+    // One pack is assigned; the other is dismissed and stays so.
     let rows = world.waiting().await;
     let path = |place: usize, verb: &str| format!("/v1/battery/effects/waiting/{}/{verb}", rows[place]["id"]);
     world.post(&path(0, "assign"), json!({ "pack": "nope" })).await.names(400, "pack");
@@ -157,11 +157,11 @@ async fn packs_are_put_by_the_platform_alone() {
     own.get("/v1/battery/effects/waiting").await.status(403);
 }
 
-/// One that fails is parked with its error; its neighbours go on.
+/// An effect that fails is parked with its error; the others continue.
 #[tokio::test]
 async fn what_fails_blocks_only_itself() {
     let world = shop(&["good", "bad"]).start().await;
-    // Units that have no place in a decimal.
+    // More units than a decimal can hold.
     crate::support::rows::pack(&world, "huge", "70000000000000000000000000000", &[]);
     for tag in ["good", "bad"] {
         world.deliver(Run::of(tag).customer()).await;
@@ -170,7 +170,7 @@ async fn what_fails_blocks_only_itself() {
     let bad = paid_session("bad", json!({ "battery_pack": "huge", "quantity": "9" }));
     let good = paid_session("good", json!({ "battery_pack": "pack-500" }));
     world.daemon().deliver_all(&[bad, good]).await;
-    until("the neighbour has its units", async || world.balance_of("good") == "500").await;
+    until("the other org has its units", async || world.balance_of("good") == "500").await;
     world.execute("UPDATE battery_effects_queue SET attempts = 4, next_attempt_at = NULL");
     world.daemon().projected().await;
     assert_eq!(reasons(&world).await, ["failed"]);
@@ -183,7 +183,7 @@ async fn what_fails_blocks_only_itself() {
     assert!(world.waiting().await.is_empty());
 }
 
-/// The two other rules for a change of plan.
+/// The two other settings for a change of plan.
 #[tokio::test]
 async fn a_change_of_plan_goes_by_the_setting() {
     for (setting, balance) in [("difference", "3000"), ("none", "1000")] {
@@ -205,8 +205,8 @@ async fn a_change_of_plan_goes_by_the_setting() {
     }
 }
 
-/// Parts of a period that is over when they are paid move nothing; those of a period that nobody tells of
-/// count by days after a day.
+/// Parts of a period that is over when they are paid change nothing. Parts of an unknown period wait a day,
+/// then count by days.
 #[tokio::test]
 async fn parts_of_periods() {
     let world = shop(&["x", "y"]).start().await;
@@ -224,7 +224,7 @@ async fn parts_of_periods() {
         "UPDATE battery_effects_waiting
         SET since = since - interval '2 days', next_try = next_try - interval '2 days'",
     );
-    until("it waits no more", async || !battery(&world, "y").1.is_empty()).await;
+    until("it no longer waits", async || !battery(&world, "y").1.is_empty()).await;
     // 15 days of the month that ends then.
     let end = chrono::DateTime::from_timestamp(start() + 30 * super::build::DAY, 0).expect("a time");
     let days = (end - end.checked_sub_months(chrono::Months::new(1)).expect("a time")).num_days();
@@ -233,7 +233,7 @@ async fn parts_of_periods() {
     assert!(world.waiting().await.is_empty());
 }
 
-/// Of a month whose invoice was voided and never paid, the period is known all the same: 500 × 20/30.
+/// The invoice of the month was voided and never paid, but it shows the period: 500 × 20/30.
 #[tokio::test]
 async fn a_voided_invoice_tells_of_the_period() {
     let world = shop(&["one"]).start().await;

@@ -1,4 +1,4 @@
-//! What each format holds, read back by other programs' readers.
+//! The contents of each format, read by other programs' readers.
 
 use std::io::{Cursor, Read};
 
@@ -28,7 +28,7 @@ async fn the_same_state_gives_the_same_bytes() {
     }
 }
 
-/// The rows as PostgreSQL writes them, with the apostrophes of CSV.
+/// The rows as PostgreSQL writes them, with CSV's apostrophes.
 fn from_sql(database: &Database, kind: Kind) -> Vec<Vec<String>> {
     let cell = |column: &Column| match column.holds {
         Type::Time => {
@@ -71,7 +71,7 @@ async fn every_cell_is_what_the_database_holds() {
     }
 }
 
-/// CSV is checked against the database above; here the other formats are checked against CSV, cell by cell.
+/// Another test compares CSV with the database; this one compares the other formats with CSV, cell by cell.
 #[tokio::test]
 async fn all_formats_say_the_same() {
     let database = books();
@@ -94,7 +94,7 @@ async fn all_formats_say_the_same() {
     }
 }
 
-/// The apostrophes that CSV has and the raw formats have not.
+/// Removes the apostrophes, which CSV has and the raw formats do not have.
 fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let raw = |cell: &String| cell.strip_prefix('\'').unwrap_or(cell).to_owned();
     rows.iter().map(|row| row.iter().map(raw).collect()).collect()
@@ -129,7 +129,7 @@ fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
     range.rows().map(|row| row.iter().map(cell).collect()).collect()
 }
 
-/// CSV's cells as Excel shows them: times as days, numbers without zeros at the end.
+/// CSV's cells as Excel shows them: times as days, numbers without trailing zeros.
 fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let cell = |(column, cell): (&String, &String)| {
         if let Ok(time) = chrono::DateTime::parse_from_rfc3339(cell) {

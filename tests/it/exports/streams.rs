@@ -1,4 +1,4 @@
-//! Long downloads: how they go on, how they break off, what they hold.
+//! Long downloads: how they continue, how they break off, which connections they use.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use reqwest::Method;
 use super::{books, bytes, download};
 use crate::support::{Daemon, Database};
 
-/// Some 60 MB of invoices: more than sockets and channels hold together.
+/// About 60 MB of invoices, more than the sockets and channels buffer.
 fn heavy_books() -> Database {
     let mut database = Database::new();
     database.realms = ("live", "");
@@ -65,7 +65,7 @@ async fn a_download_goes_on_where_it_broke_off() {
     assert_eq!([&whole[..start], &rest].concat(), whole);
 }
 
-/// The length of the header and the first `rows` rows: a line ends at a CRLF outside quotes.
+/// The length of the header and the first `rows` rows; a row ends at a CRLF outside quotes.
 fn csv_until_row(csv: &[u8], rows: usize) -> usize {
     let mut quoted = false;
     let ends = csv.iter().enumerate().filter(|(at, byte)| {
@@ -121,7 +121,7 @@ async fn an_export_that_loses_its_database_does_not_end_as_if_it_were_whole() {
                 end => break end,
             }
         };
-        assert!(end.is_err(), "{query} ended as if it were whole");
+        assert!(end.is_err(), "{query} ended like a complete file");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Extreme prices and quantities: the daemon refuses alone what it cannot store exactly, and everybody
-//! else goes on.
+//! Extreme prices and quantities: the daemon refuses only what it cannot store exactly, and everything else
+//! continues.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ fn event(org: &str, id: impl std::fmt::Display, name: &str, value: &str) -> Valu
     json!({ "id": id.to_string(), "source": "t", "org": org, "event_name": name, "data": { "value": value } })
 }
 
-/// Orgs `acme` and `other`, and a meter that costs nothing.
+/// The orgs `acme` and `other`, and a meter without a price.
 async fn ready(database: &Database, daemon: &Daemon) -> String {
     let key = database.key(KEYS, None);
     daemon.org(&key, "acme", "UTC").await;
@@ -23,15 +23,14 @@ async fn ready(database: &Database, daemon: &Daemon) -> String {
     key
 }
 
-/// How often there is which outcome.
+/// How often each outcome occurs.
 fn counts(outcomes: &[String]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     outcomes.iter().for_each(|outcome| *counts.entry(outcome.as_str()).or_default() += 1);
     counts
 }
 
-/// Each price with each quantity, many in a request: the sums of what is sent lie far beyond what a decimal
-/// holds.
+/// Each price with each quantity, many in a request: the sums go far beyond a decimal.
 #[tokio::test]
 async fn no_price_and_no_quantity_stops_the_writers() {
     let database = Database::new();
@@ -77,7 +76,7 @@ async fn no_price_and_no_quantity_stops_the_writers() {
         assert_eq!(daemon.usage(&key, &alone).await, ["accepted"]);
     }
     assert_eq!(database.unbalanced(), [] as [String; 0]);
-    // What was stored can be taken back or amended, or a clear answer says why not.
+    // Stored events can be voided or amended, or a clear answer says why not.
     let stored = database.value(
         "SELECT jsonb_agg(jsonb_build_object('id', event_id, 'name', event_name))
          FROM usage_records JOIN meter_versions USING (meter_id)
@@ -103,8 +102,7 @@ async fn no_price_and_no_quantity_stops_the_writers() {
     assert_eq!(daemon.usage(&key, &event("other", "last", "plain", "1")).await, ["accepted"]);
 }
 
-/// A decimal of the program has 28 digits, and these sums have 31: whatever is added up must be what
-/// PostgreSQL's own sum is.
+/// Rust's decimals have 28 digits, and these sums have 31: every sum must equal PostgreSQL's.
 #[tokio::test]
 async fn sums_of_the_largest_are_exact_to_the_last_digit() {
     let database = Database::new();
@@ -119,7 +117,7 @@ async fn sums_of_the_largest_are_exact_to_the_last_digit() {
     events.push(event("acme", "small", "work", "0.000000000001"));
     events.extend((0..200).map(|n| event("acme", format!("t{n}"), "steps", LARGEST)));
     let outcomes = daemon.usage(&key, &json!(events)).await;
-    // A month's quantity is priced exactly, however many digits it has: that of 200 of the largest has 30.
+    // A month's quantity is priced exactly, with any number of digits: 200 of the largest have 30.
     assert_eq!(counts(&outcomes), [("accepted", 9_201)].into());
     let of_work = "SELECT sum(quantity) FROM usage_records WHERE meter_id = 2";
     let sum = "8999999999999999999.999999991001";
@@ -134,8 +132,8 @@ async fn sums_of_the_largest_are_exact_to_the_last_digit() {
     database.run(&["verify"]);
 }
 
-/// A battery holds, owes and sets aside less than 10^16. Whoever would bring it over is refused, all at once;
-/// the rest of the batch is stored in one more transaction.
+/// A battery's balance, debt and reservations stay below 10^16. The daemon refuses all events that would
+/// exceed it at once, and stores the rest of the batch in one more transaction.
 #[tokio::test]
 async fn a_full_battery_refuses_what_burns_it_and_nothing_else() {
     const MUCH: &str = "999999999999999";
@@ -149,7 +147,7 @@ async fn a_full_battery_refuses_what_burns_it_and_nothing_else() {
     let outcomes = daemon.usage(&key, &json!(events)).await;
     assert_eq!(counts(&outcomes), [("accepted", 40), ("data amount_too_large", 500)].into());
     assert_eq!(database.number("SELECT count(DISTINCT xmin::text) FROM usage_keys"), 1);
-    // What fits is taken; the keys of what was refused are free.
+    // What fits is stored; the keys of refused events are free again.
     for n in 0..10 {
         assert_eq!(daemon.usage(&key, &event("acme", n, "work", MUCH)).await, ["accepted"], "{n}");
     }
@@ -159,7 +157,7 @@ async fn a_full_battery_refuses_what_burns_it_and_nothing_else() {
     assert_eq!((status.as_u16(), answer["code"].as_str()), (422, Some("not_stored")), "{answer}");
     let void = json!({ "org": "acme", "source": "t", "id": "3", "reason": "wrong" });
     assert_eq!(daemon.post("/v1/usage/void", &key, &void).await.0, 200);
-    // Nor may more be set aside or granted, and neither stops anything.
+    // Larger reservations and grants are refused too, and nothing stops.
     for (path, org, body) in [
         ("/v1/quota/reserve", "other", json!({ "meter": "meter-2", "amount": MUCH })),
         ("/v1/battery/grants", "acme", json!({ "amount": MUCH, "source": "bonus", "reason": "much" })),

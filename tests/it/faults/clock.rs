@@ -1,4 +1,4 @@
-//! A machine's clock that jumps: nothing gets a wrong date, and nothing is deleted by it.
+//! The machine's clock jumps: no row gets a wrong date, and nothing is deleted because of it.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ async fn nothing_is_written_while_the_clock_is_doubted() {
         .header("Stripe-Signature", signature(body.as_bytes()))
         .body(body);
     assert_eq!(answer(delivery).await.1["code"], "clock_jumped");
-    assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200, "reading goes on");
+    assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200, "reads continue");
     let (status, problem) = answer(daemon.http.get(format!("{}/readyz", daemon.base))).await;
     assert_eq!((status.as_u16(), problem["code"].as_str()), (503, Some("clock_jumped")), "{problem}");
 
@@ -56,7 +56,7 @@ fn a_start_far_from_the_clock_of_the_database_is_refused() {
     assert!(told.contains("ahead of the database's"), "{told}");
 }
 
-/// The library that shifts the clock of one process, where it is installed.
+/// A library that shifts the clock of one process, where it is installed.
 fn faketime() -> Option<String> {
     let path = |machine: &str| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1");
     ["x86_64", "aarch64"].map(path).into_iter().find(|path| std::path::Path::new(path).exists())

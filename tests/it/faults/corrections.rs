@@ -1,5 +1,5 @@
-//! Corrections of one org while others send usage: nobody waits for them who need not, and all books stay the
-//! sums of the records.
+//! Corrections of one org while others send usage: only requests that must wait for a correction wait, and
+//! all books stay the sums of the records.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn amend(id: impl std::fmt::Display, value: i64) -> Value {
     body
 }
 
-/// Writers of usage hold the catalogue shared, as this transaction does for as long as it is open.
+/// Writers of usage lock the catalogue in shared mode, as this open transaction does.
 #[tokio::test]
 async fn a_correction_waits_for_no_writer_of_other_usage() {
     let database = Database::new();
@@ -52,8 +52,8 @@ async fn a_correction_waits_for_no_writer_of_other_usage() {
     );
 }
 
-/// Fifty thousand events of one instant, and corrections of them by several connections: a correction looks
-/// up its event alone, and the single events of another org are taken, every one.
+/// Fifty thousand events of one instant, and several connections that correct them: a correction looks up
+/// only its own event, and every single event of another org is accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
     let database = Database::new();
@@ -79,7 +79,7 @@ async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
         for n in from..from + 15 {
             loop {
                 let (status, answer) = daemon.post("/v1/usage/void", &own, &void(n)).await;
-                // An org that asks for much at once may be told to ask again.
+                // An org that sends too much at once may get 503.
                 if status != 503 {
                     assert_eq!(status, 200, "{answer}");
                     break;
@@ -105,7 +105,7 @@ async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
     );
     assert_eq!(database.number("SELECT sum(quantity) FROM daily_summaries"), 50_000 - 8 * 15 + 60);
     assert_eq!(database.unbalanced(), [] as [String; 0]);
-    // Of all the events of the instant, the records of one are read.
+    // The correction reads the records of only one of all events of the instant.
     database.execute(
         "ANALYZE usage_records;
          CREATE FUNCTION plan(query text) RETURNS text LANGUAGE plpgsql AS $$
@@ -126,7 +126,7 @@ async fn corrections_among_many_events_of_an_instant_hold_up_nobody() {
     assert!(plan.contains("Index") && !plan.contains("Removed by"), "{plan}");
 }
 
-/// Usage and corrections of it by two daemons at once, on the same series, days, tiers, quotas and battery.
+/// Two daemons handle usage and its corrections at once, on the same series, days, tiers, quotas and battery.
 #[tokio::test(flavor = "multi_thread")]
 async fn corrections_race_with_usage_and_the_books_are_the_records() {
     let database = Database::new();
@@ -148,7 +148,7 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
     database.slot(2, 1, &json!({}), true, "day");
     database.grant(1, "start", "5000");
     let start = Utc::now() - chrono::Duration::minutes(30);
-    // Few values and few instants, so that what is taken back is often what counts.
+    // Few values and few instants, so that voided events often are the ones that count.
     let made = |n: i64| {
         let mut event = event("acme", n, n % 7 - 3);
         event["occurred_at"] = json!(start + chrono::Duration::seconds(n % 11));
@@ -173,7 +173,7 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
     };
     tokio::join!(work(0), work(1), work(2), work(3), work(4), work(5));
     assert_eq!(database.unbalanced(), [] as [String; 0]);
-    // Meters that do not add up, from what stands.
+    // Meters that do not add up, computed from the remaining events.
     let wrong = database.value(
         "WITH standing AS (
              SELECT series_id, day, aggregation, quantity, value, occurred_at
@@ -197,7 +197,7 @@ async fn corrections_race_with_usage_and_the_books_are_the_records() {
     database.run(&["verify"]);
 }
 
-/// Where all of a day was taken back, what comes next counts, also below zero.
+/// When all events of a day are voided, the next one counts, also below zero.
 #[tokio::test]
 async fn a_day_that_was_emptied_begins_anew() {
     let database = Database::new();
@@ -225,7 +225,7 @@ async fn a_day_that_was_emptied_begins_anew() {
     database.run(&["verify"]);
 }
 
-/// The number of a correction has 15 bits.
+/// A correction's number has 15 bits.
 #[tokio::test]
 async fn an_event_is_not_amended_beyond_what_can_be_numbered() {
     let database = Database::new();

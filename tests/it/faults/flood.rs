@@ -1,5 +1,6 @@
-//! Clients that take too much: connections, memory, time, places. Health and webhooks are answered meanwhile,
-//! memory stays bounded, others' requests go on, and all is as before when they are gone.
+//! Clients that take too many connections, too much memory, time or space in queues. Meanwhile health checks
+//! and webhooks are answered, memory stays bounded, other clients' requests succeed. Afterwards all is as
+//! before.
 
 mod bodies;
 mod connections;

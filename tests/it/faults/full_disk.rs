@@ -7,11 +7,11 @@ use std::time::Instant;
 use super::{ANSWERED_WITHIN, Place, eventually};
 use crate::support::{Database, Server};
 
-/// A small file system of its own; it goes when this is dropped.
+/// A small file system; dropping this unmounts it.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`: this user may not mount.
+    /// `None` if this user may not mount.
     fn mount(name: &str, mebibytes: u32) -> Option<Self> {
         let dir = std::env::temp_dir().join(format!("coulomb-it-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
@@ -24,7 +24,7 @@ impl SmallDisk {
         None
     }
 
-    /// Takes all the room that is left.
+    /// Fills the rest of the disk.
     fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = std::fs::File::create(&path).expect("a file");
@@ -45,11 +45,11 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Needs the right to mount, which root has; else there is nothing to show.
+/// Needs the right to mount, which root has; else the test is skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_database_loses_nothing() {
     let Some(disk) = SmallDisk::mount("disk", 256) else {
-        println!("not shown: this user may not mount a small file system");
+        println!("skipped: this user may not mount a small file system");
         return;
     };
     let server = Server::start_in(&disk.path().join("server"));
@@ -59,7 +59,7 @@ async fn a_full_disk_of_the_database_loses_nothing() {
     let (mut stored, mut refused, mut n) = (1, 0, 1);
     let begun = Instant::now();
     while refused < 20 {
-        // A batch that needs room for its rows soon.
+        // A batch that needs disk space for its rows.
         let events: Vec<_> = (0..500).map(|k| place.event(&format!("{n}-{k}"), 1)).collect();
         let asked = Instant::now();
         let (status, answer) = place.post("/v1/usage", &serde_json::json!(events)).await;
@@ -73,7 +73,7 @@ async fn a_full_disk_of_the_database_loses_nothing() {
         assert!(begun.elapsed().as_secs() < 180, "{stored} events were stored, the disk is not full");
         n += 1;
     }
-    // A restart of the daemon in want of room ends by SIGTERM, too.
+    // SIGTERM ends a restarting daemon too while the disk is full.
     std::fs::remove_file(filler).expect("removed");
     place.until_each_done(n).await;
     stored += 1;

@@ -1,5 +1,5 @@
-//! A log that cannot be written fails nothing: requests are answered truly, webhooks and usage are stored,
-//! the metric counts the lines that were dropped, and SIGTERM ends the daemon.
+//! A log that cannot be written makes no request fail: answers are correct, webhooks and usage are stored,
+//! the metric counts dropped lines, and SIGTERM ends the daemon.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use crate::support::events::{customer, event};
 use crate::support::stripe::signature;
 use crate::support::{Database, SECRET};
 
-/// A daemon whose standard output and error are the test's to choose, so its address is known before.
+/// A daemon whose standard output and error the test chooses; so its address must be known before.
 struct Server {
     child: Child,
     base: String,
@@ -61,7 +61,7 @@ impl Server {
         line.expect("the metric is there").parse().expect("a number")
     }
 
-    /// A webhook, usage and a command are done and answered so; then SIGTERM ends it with 0.
+    /// A webhook, usage and a command succeed; then SIGTERM ends the daemon with code 0.
     async fn works_and_ends(mut self, database: &Database, key: &str) {
         let delivery = event("evt_1", "customer.created", 1, customer("cus_1", None)).to_string();
         let sent = self.http.post(format!("{}/webhooks/stripe", self.base));
@@ -85,7 +85,7 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!(ended.code(), Some(0));
-        assert_eq!(database.number("SELECT count(*) FROM customers"), 1, "what was delivered was projected");
+        assert_eq!(database.number("SELECT count(*) FROM customers"), 1, "the delivery was projected");
     }
 }
 
@@ -121,7 +121,7 @@ async fn the_reader_goes_away() {
     drop(log);
     let begun = Instant::now();
     while server.dropped().await == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "lines are lost, and not counted");
+        assert!(begun.elapsed() < Duration::from_secs(60), "lost lines were not counted");
     }
     server.works_and_ends(&database, &key).await;
 }
@@ -134,8 +134,7 @@ async fn the_reader_never_reads() {
     })
     .await;
     let mut log = server.child.stderr.take().expect("piped");
-    // The pipe holds 64 KiB, the daemon a mebibyte and as much again; each request writes a line with its
-    // path.
+    // The pipe buffers 64 KiB and the daemon two mebibytes. Each request writes a line with its path.
     let long = "x".repeat(900);
     let begun = Instant::now();
     while server.dropped().await == 0 {
@@ -143,9 +142,9 @@ async fn the_reader_never_reads() {
         for answer in futures_util::future::join_all(asked).await {
             assert_eq!(answer.expect("an answer").status(), 404);
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the buffer has no end");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the buffer has no limit");
     }
-    // Once somebody reads, the lines are whole, and say how many are missing.
+    // Once a reader comes, the lines are whole, and say how many are missing.
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
         log.read_to_string(&mut text).expect("text");
@@ -205,7 +204,7 @@ async fn nobody_reads_the_greeting() {
     server.works_and_ends(&database, &key).await;
 }
 
-/// Commands too: the exit code does not depend on the reader.
+/// The exit code of a command does not depend on its reader either.
 #[test]
 fn a_command_fails_with_its_own_exit_code() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coulomb"));

@@ -1,4 +1,4 @@
-//! The answer to a commit is lost with the connection: the client still learns what happened.
+//! The answer to a commit is lost with the connection: the client still learns the outcome.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use super::Place;
 use crate::support::Database;
 use crate::support::stripe::signature;
 
-/// Commits lost of a thousand.
+/// Lost commits of a thousand.
 const LOST: u32 = 150;
 
-/// How often each of many names is there, by a query of names.
+/// How often each name occurs in a query that returns names.
 fn counts(database: &Database, sql: &str) -> BTreeMap<String, i64> {
     let all = format!(
         "SELECT coalesce(json_object_agg(name, times), '{{}}') FROM ({sql} GROUP BY 1) AS t (name, times)"
@@ -20,8 +20,8 @@ fn counts(database: &Database, sql: &str) -> BTreeMap<String, i64> {
     serde_json::from_str(&database.value(&all).expect("a value")).expect("JSON")
 }
 
-/// A client in good faith: it sends again what the daemon says it has not done. Tells the last answer, `None`
-/// when it is not known.
+/// A careful client: it sends again what the daemon says it has not done. Returns the last answer, or `None`
+/// when the outcome is unknown.
 async fn insist(place: &Place, path: &str, body: &Value, doubts: &AtomicU64) -> Option<(u16, Value)> {
     loop {
         let (status, answer) = place.post(path, body).await;
@@ -60,16 +60,16 @@ async fn commands_are_told_as_they_ended() {
         futures_util::future::join_all((0..6).map(client)).await.into_iter().flatten().collect();
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 5 && undone > 5, "{done} commits were lost when done, {undone} before");
+    assert!(done > 5 && undone > 5, "{done} done commits lost their answer, {undone} never arrived");
     let there = counts(&place.database, "SELECT name, count(*) FROM orgs WHERE name LIKE 'org %'");
     for (name, certain) in told {
         let times = there.get(&name).copied().unwrap_or_default();
         assert!(
             if certain { times == 1 } else { times <= 1 },
-            "{name} is there {times} times, told {certain}"
+            "{name} is stored {times} times, reported {certain}"
         );
     }
-    assert_eq!(doubts.into_inner(), 0, "the database could be asked each time");
+    assert_eq!(doubts.into_inner(), 0, "the daemon could ask the database each time");
     let entries = "SELECT count(*) FROM audit_log WHERE action = 'org.create'";
     assert_eq!(place.database.number(entries), place.database.number("SELECT count(*) FROM orgs"));
 }
@@ -92,11 +92,11 @@ async fn usage_is_told_as_it_was_stored() {
                 let all = answer["results"].as_array().expect("results");
                 assert!(
                     all.iter().all(|one| one["status"] == "accepted"),
-                    "sent once, told as new: {answer}"
+                    "sent once, reported as new: {answer}"
                 );
             }
             for i in 0..10 {
-                // Here a repeat would be refused.
+                // A repeat of these commands would be refused.
                 let event = json!({ "event": {
                     "transaction_id": format!("lago-{n}-{i}"), "external_subscription_id": "acme",
                         "code": "work",
@@ -111,8 +111,8 @@ async fn usage_is_told_as_it_was_stored() {
     futures_util::future::join_all((0..4).map(client)).await;
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
-    assert_eq!(doubts.into_inner(), 0, "the database could be asked each time");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
+    assert_eq!(doubts.into_inner(), 0, "the daemon could ask the database each time");
     assert_eq!(place.database.number("SELECT count(*) FROM usage_records"), 4 * (25 * 20 + 10));
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }
@@ -140,7 +140,7 @@ async fn webhooks_are_stored_once_for_each_delivery() {
     futures_util::future::join_all((0..6).map(client)).await;
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
     place.daemon.projected().await;
     assert_eq!(place.database.number("SELECT count(*) FROM stripe_inbox"), 240);
     let (repeats, again) =
@@ -191,15 +191,15 @@ async fn reservations_are_told_as_they_are() {
     let held: i64 = futures_util::future::join_all((0..4).map(client)).await.into_iter().sum();
     place.proxy.lose_commits(0);
     let (done, undone) = place.proxy.lost();
-    assert!(done > 2 && undone > 2, "{done} commits were lost when done, {undone} before");
-    assert_eq!(doubts.into_inner(), 0, "a repeat finds what was done each time");
+    assert!(done > 2 && undone > 2, "{done} done commits lost their answer, {undone} never arrived");
+    assert_eq!(doubts.into_inner(), 0, "a repeat always finds the first result");
     let open = place.database.number("SELECT count(*) FROM quota_reservations WHERE state = 'open'");
-    assert_eq!(open, held, "what was told to be held is held, and nothing else");
+    assert_eq!(open, held, "exactly the reported reservations exist");
     assert_eq!(place.database.number("SELECT count(*) FROM quota_reservations"), 120);
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 }
 
-/// Where the database cannot be asked, the answer says that nobody knows, and how to find out.
+/// If the database cannot be asked, the answer says that the outcome is unknown, and how to find out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_can_find_out_is_said_to_be_unknown() {
     let place = Place::new(&[("COULOMB_DATABASE_SILENCE_MS", "1000")]).await;
@@ -224,7 +224,7 @@ async fn what_nobody_can_find_out_is_said_to_be_unknown() {
         assert_eq!((status, &answer["code"]), (503, &json!("outcome_unknown")), "{answer}");
         assert!(answer["detail"].as_str().is_some_and(|told| told.contains("again")), "{answer}");
         place.until_each_done(10 + round).await;
-        // Asked again, it is there once, whether the commit had arrived or not.
+        // Sent again, it is stored once, whether or not the commit had arrived.
         let (status, answer) = place.post(path, &body).await;
         assert!(matches!(status, 200 | 201 | 409), "{status} {answer}");
         assert_eq!(place.database.number(&there), 1, "{name}");

@@ -1,8 +1,7 @@
-//! A panic in each kind of thread: its neighbours are served, the thread goes on, only what causes the panic
-//! is refused or set aside, and nothing that was acknowledged is lost or counted twice.
+//! A panic in each kind of thread: other requests are served, the thread continues, only the input that
+//! causes the panic is refused or set aside, and nothing acknowledged is lost or counted twice.
 //!
-//! `TEST_PANIC=<place>:<text>` makes a build with debug assertions panic at a place, on what contains the
-//! text.
+//! `TEST_PANIC=<place>:<text>` makes a debug build panic at the place when the input contains the text.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +14,12 @@ use crate::support::events::{customer, event, invoice, purchase};
 use crate::support::stripe::signature;
 use crate::support::{Daemon, Database};
 
-/// A daemon that panics there, with one thread of each kind.
+/// A daemon that panics at this place, with one thread of each kind.
 fn panicking(database: &Database, wanted: &str) -> Daemon {
     let one =
         ["COULOMB_USAGE_WRITERS", "COULOMB_INBOX_WRITERS", "COULOMB_QUOTA_WRITERS", "COULOMB_PROJECTORS"];
     let mut settings = vec![("TEST_PANIC", wanted), ("COULOMB_PROJECTION_ATTEMPTS", "1")];
-    // On a busy machine many at once may wait long for a connection.
+    // On a busy machine many requests at once may wait long for a connection.
     settings.push(("COULOMB_POOL_WAIT_MS", "30000"));
     settings.extend(one.map(|setting| (setting, "1")));
     Daemon::with(database, &settings)
@@ -28,7 +27,7 @@ fn panicking(database: &Database, wanted: &str) -> Daemon {
 
 async fn panics(daemon: &Daemon, thread: &str) -> i64 {
     let name = format!("coulomb_panics_total{{thread=\"{thread}\"}}");
-    daemon.metric(&name).await.unwrap_or_else(|| panic!("{name} is not there"))
+    daemon.metric(&name).await.unwrap_or_else(|| panic!("{name} is missing"))
 }
 
 async fn is_ready(daemon: &Daemon) {
@@ -60,7 +59,7 @@ async fn of_a_usage_writer_refuses_the_one_event() {
     let refused = "data not_storable";
     assert_eq!(daemon.usage(&key, &batch).await, ["accepted", "accepted", refused, "accepted"]);
     assert_eq!(panics(&daemon, "usage-writer").await, 4, "of the batch, of its half, alone, and once more");
-    // Whoever shares its commit is stored, too.
+    // Events in the same commit are stored too.
     let (ids, together): (Vec<String>, Vec<Value>) = (0..20)
         .map(|n| if n == 7 { "boom-7".to_owned() } else { format!("n-{n}") })
         .map(|id| {
@@ -73,7 +72,7 @@ async fn of_a_usage_writer_refuses_the_one_event() {
         let expected = if id.starts_with("boom") { "rejected" } else { "accepted" };
         assert_eq!(taken["results"][0]["status"], expected, "{id}: {taken}");
     }
-    // All or nothing: the culprit is named, and nothing is stored.
+    // All or nothing: the answer names the bad event, and nothing is stored.
     let whole = json!([call("x"), call("boom"), call("y")]);
     let (status, told) = daemon.post("/v1/usage?all_or_nothing=true&results=problems", &key, &whole).await;
     assert_eq!(
@@ -81,7 +80,7 @@ async fn of_a_usage_writer_refuses_the_one_event() {
         (422, &json!("not_stored"), &json!(1))
     );
     assert_eq!(told["results"].as_array().map(Vec::len), Some(1), "{told}");
-    // What was acknowledged is there, once.
+    // Acknowledged events are stored once.
     assert_eq!(
         daemon.usage(&key, &json!([call("a"), call("n-3"), call("x")])).await,
         ["duplicate", "duplicate", "accepted"]
@@ -110,7 +109,7 @@ async fn of_an_inbox_writer_refuses_the_one_delivery() {
     daemon.projected().await;
     assert_eq!(database.number("SELECT count(*) FROM customers"), 19);
     assert_eq!(daemon.stop(), Some(0));
-    // Stripe sends it again, to a version that can.
+    // Stripe sends it again, to a version that can handle it.
     let daemon = Daemon::start(&database);
     assert_eq!(deliver(&daemon, "boom").await.0, 200);
     daemon.projected().await;
@@ -228,7 +227,7 @@ async fn of_a_worker_ends_its_turn() {
     let key = database.key("admin", None);
     for worker in ["reservation-sweeper", "org-listener", "usage-refresh"] {
         let daemon = panicking(&database, &format!("{worker}:turn"));
-        // Its turns come with growing rests: it goes on.
+        // The pauses between its turns grow, and it continues.
         until(worker, async || panics(&daemon, worker).await >= 2).await;
         assert_eq!(daemon.get("/v1/orgs", &key).await.0, 200);
         is_ready(&daemon).await;
@@ -262,7 +261,7 @@ async fn of_a_database_task_rolls_back() {
     let database = Database::new();
     let key = database.key("admin", None);
     let daemon = panicking(&database, "blocking:boom");
-    // More often than there are connections.
+    // More panics than the pool has connections.
     for _ in 0..12 {
         let (status, told) =
             daemon.post("/v1/orgs", &key, &json!({ "name": "boom", "external_id": "boom" })).await;

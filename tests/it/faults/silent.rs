@@ -1,4 +1,4 @@
-//! Connections to the database on which nothing comes any more, and which nobody closes.
+//! Connections to the database on which nothing arrives any more, and which no side closes.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ async fn connections_that_fall_silent_are_given_up() {
     assert_eq!(database.number("SELECT count(*) FROM stripe_inbox"), 3);
     assert_eq!(database.number("SELECT count(*) FROM quota_reservations"), 3);
     assert_eq!(database.unbalanced(), [] as [String; 0]);
-    // What the daemon lost hold of does not stay at the server.
+    // Sessions that the daemon has given up do not stay on the server.
     let idle =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
     eventually("no transaction is left open", || database.number(idle) == 0).await;

@@ -1,4 +1,4 @@
-//! A database that answers and cannot be written.
+//! A database that answers and accepts no writes.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ fn read_only(database: &Database, on: bool) {
     ));
 }
 
-/// Waits until `/readyz` says it.
+/// Waits until `/readyz` gives this reason.
 async fn until_unready(place: &Place, wanted: &str) {
     let begun = Instant::now();
     loop {
@@ -29,7 +29,7 @@ async fn until_unready(place: &Place, wanted: &str) {
     }
 }
 
-/// The last line that a daemon leaves when it cannot start.
+/// The last line of output of a daemon that cannot start.
 fn refused_start(database: &Database) -> String {
     let started =
         database.command(&["serve"]).env("COULOMB_LISTEN", "127.0.0.1:0").output().expect("it runs");
@@ -38,7 +38,7 @@ fn refused_start(database: &Database) -> String {
     said.lines().last().unwrap_or_default().to_owned()
 }
 
-/// A server that follows another, until it is made the primary.
+/// A standby server, until it is made the primary.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_not_ready_until_it_is_the_primary() {
     let server = Server::start("-standby");
@@ -48,7 +48,7 @@ async fn a_standby_is_not_ready_until_it_is_the_primary() {
     until_unready(&place, "the database is a read-only standby: nothing can be stored").await;
     assert_eq!(place.daemon.metric("coulomb_database_writable").await, Some(0));
     assert_eq!(place.post("/v1/usage", &place.event("u1", 1)).await.0, 503);
-    // What only reads goes on.
+    // Reads continue.
     assert_eq!(place.daemon.get("/v1/orgs/acme", &place.key).await.0, 200);
     assert_eq!(
         refused_start(&place.database),
@@ -76,7 +76,7 @@ async fn a_read_only_database_is_not_ready() {
     assert_eq!(place.daemon.metric("coulomb_database_up").await, Some(1));
     assert_eq!(place.daemon.metric("coulomb_database_writable").await, Some(0));
     assert_eq!(place.post("/v1/usage", &place.event("1", 1)).await.0, 503);
-    // Nothing is migrated there, and a start says so.
+    // The daemon does not migrate a standby, and says so at the start.
     assert_eq!(
         refused_start(&place.database),
         "coulomb: DATABASE_URL names a database that is read-only, but Coulomb has to write: name the \

@@ -1,4 +1,5 @@
-//! A database that makes callers wait: stopped, its tables locked, all its connections taken.
+//! A database that makes callers wait: it is stopped, its tables are locked, or all its connections are
+//! taken.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{ANSWERED_WITHIN, Place, eventually};
 use crate::support::{Daemon, Database, Server};
 
-/// A server whose processes stand still; they go on when this is dropped.
+/// A server with stopped processes; dropping this continues them.
 struct Stopped(Vec<i32>);
 
 impl Stopped {
@@ -33,7 +34,7 @@ fn signal(processes: &[i32], signal: Signal) {
     }
 }
 
-/// Asks for everything while nothing can be done; returns how long the slowest answer took.
+/// Sends every kind of request while none can succeed; returns the time of the slowest answer.
 async fn refused(place: &Place, n: u32) {
     let begun = Instant::now();
     let answers = place.each(n).await;
@@ -64,7 +65,7 @@ async fn stops_for(time: Duration) {
     assert_eq!(database.number("SELECT count(*) FROM quota_reservations"), times);
     assert_eq!(database.unbalanced(), [] as [String; 0]);
 
-    // Every connection taken, after those of the daemon broke.
+    // All connections are taken, after the daemon's own broke.
     let mut taken = Vec::new();
     database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -84,7 +85,7 @@ async fn stops_for(time: Duration) {
     place.until_each_done(n).await;
     assert_eq!(place.database.unbalanced(), [] as [String; 0]);
 
-    // SIGTERM ends it meanwhile.
+    // SIGTERM ends the daemon meanwhile.
     let stopped = Stopped::all(&server);
     let begun = Instant::now();
     place.daemon.stop();

@@ -1,5 +1,4 @@
-//! `coulomb verify` beside a daemon at work: it ends, finds nothing that is only of the moment, and disturbs
-//! nobody.
+//! `coulomb verify` beside a busy daemon: it ends, reports no momentary differences, and disturbs no request.
 
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,7 @@ fn verify(database: &Database, args: &[&str]) -> Output {
     database.command(&[&["verify"], args].concat()).output().expect("runs")
 }
 
-/// Exit code and differences; where it failed, why.
+/// The exit code, and the differences or the error.
 fn told(output: &Output) -> (Option<i32>, String) {
     let code = output.status.code();
     let of = if code == Some(1) { &output.stderr } else { &output.stdout };
@@ -25,8 +24,8 @@ fn told(output: &Output) -> (Option<i32>, String) {
 
 const CLEAN: (Option<i32>, String) = (Some(0), String::new());
 
-/// Batches without a time of their own put all of their events into one instant. To look for the counterpart
-/// of each among all of them reads their number squared.
+/// Events without a time get their batch's time, so many are of one instant. Looking for each event's record
+/// among all of them would read the square of their number.
 #[test]
 fn records_of_one_instant_are_read_a_few_times_each() {
     const RECORDS: i64 = 20_000;
@@ -60,7 +59,7 @@ fn records_of_one_instant_are_read_a_few_times_each() {
              WHERE schemaname = 'usage_partitions' OR relname = 'usage_keys'",
         )
     };
-    // What a session has read is told when it ends.
+    // A session publishes its statistics when it ends.
     let settled = |before: i64| {
         let started = Instant::now();
         while read() == before && started.elapsed() < Duration::from_secs(20) {
@@ -74,15 +73,14 @@ fn records_of_one_instant_are_read_a_few_times_each() {
     assert!((1..20).contains(&each), "each record was read {each} times");
 }
 
-/// An event that cannot be projected leaves nothing behind, also where it was the first to tell of its
-/// object.
+/// An event that cannot be projected leaves nothing behind, even if it was the first about its object.
 #[tokio::test]
 async fn what_is_quarantined_is_no_difference() {
     let database = Database::new();
     let daemon = Daemon::with(&database, &[("COULOMB_PROJECTION_ATTEMPTS", "1")]);
     let mut unreadable = event("evt_bad", "invoice.paid", 20, invoice("in_1", "cus_1", "paid", 100));
     unreadable["data"]["object"]["total"] = json!(1e300);
-    // A table that refuses an event puts it back as a whole.
+    // A table that refuses an event: the whole event is queued again.
     database.execute("ALTER TABLE invoices ADD CONSTRAINT refused CHECK (id <> 'in_2')");
     let refused = event("evt_refused", "invoice.paid", 20, invoice("in_2", "cus_1", "paid", 100));
     daemon.deliver_all(&[unreadable, refused]).await;
@@ -105,13 +103,13 @@ async fn what_is_quarantined_is_no_difference() {
     let output = verify(&database, &[]);
     assert_eq!(told(&output), CLEAN);
     assert!(String::from_utf8_lossy(&output.stderr).contains("2 that wait or are quarantined left out"));
-    // Tried again: what can be projected now is, the rest is set aside once more.
+    // After a retry the good events are projected, and the rest is quarantined again.
     database.execute("ALTER TABLE invoices DROP CONSTRAINT refused");
     database.run(&["stripe", "inbox", "retry", "--quarantined"]);
     quarantined(1).await;
     assert_eq!(database.number("SELECT count(*) FROM invoices WHERE id = 'in_2'"), 1);
     assert_eq!(told(&verify(&database, &[])), CLEAN);
-    // A later event takes the object of the one that failed, which then is past.
+    // A later event wins the object of the failed one, which then no longer matters.
     daemon.deliver(&event("evt_later", "invoice.updated", 30, invoice("in_1", "cus_1", "paid", 100))).await;
     daemon.projected().await;
     database.run(&["stripe", "inbox", "retry", "--quarantined"]);
@@ -119,7 +117,7 @@ async fn what_is_quarantined_is_no_difference() {
     assert_eq!(told(&verify(&database, &[])), CLEAN);
 }
 
-/// Nobody hears of it, and nobody waits for it or is waited for.
+/// `verify` sends no notification, waits for no lock and blocks no transaction.
 #[tokio::test]
 async fn nobody_notices() {
     let database = Database::new();
@@ -144,7 +142,7 @@ async fn nobody_notices() {
     while child.try_wait().expect("a child").is_none() {
         if started.elapsed() > Duration::from_secs(60) {
             let _ = child.kill();
-            panic!("it waits for a lock of projectors");
+            panic!("verify waits for a lock of projectors");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -155,8 +153,7 @@ async fn nobody_notices() {
     assert_eq!(database.value(catalog), before);
 }
 
-/// Usage, payments and corrections go on all the while: `verify` reports no difference that lasts only a
-/// moment.
+/// Usage, payments and corrections continue all the time: `verify` reports no momentary difference.
 #[tokio::test]
 async fn what_goes_on_is_no_difference() {
     let database = Database::new();
@@ -205,7 +202,7 @@ async fn what_goes_on_is_no_difference() {
     assert_eq!(found, vec![CLEAN; 4]);
 }
 
-/// One org, or one stretch of time, and each difference by row and field.
+/// For one org or one range of time, each difference is listed by row and field.
 #[test]
 fn an_org_or_a_range_is_looked_at_alone() {
     let database = Database::new();
@@ -257,7 +254,7 @@ fn an_org_or_a_range_is_looked_at_alone() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("2026-10"), "it shows how to write it");
 }
 
-/// A key whose record is gone, and a record whose key is.
+/// A key without its record, and a record without its key.
 #[test]
 fn keys_and_records_must_match() {
     let database = Database::new();

@@ -1,21 +1,19 @@
-//! The operations of the API's description, with one request for each that fits it.
+//! The operations of the API's description, with one valid request for each.
 
 use serde_json::{Map, Value, json};
 
-/// One operation.
 pub(super) struct Operation {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) path_params: Vec<String>,
     pub(super) query: Vec<String>,
     pub(super) headers: Vec<String>,
-    /// Schemas of its body by content type.
+    /// Schemas of the body by content type.
     pub(super) bodies: Vec<(String, Value)>,
-    /// Status to the content types that it may have.
+    /// Possible statuses, each with its content types.
     pub(super) responses: Vec<(u16, Vec<String>)>,
 }
 
-/// All of them.
 pub(super) fn operations(api: &Value) -> Vec<Operation> {
     let paths = api["paths"].as_object().expect("paths");
     let mut operations = Vec::new();
@@ -47,7 +45,7 @@ pub(super) fn operations(api: &Value) -> Vec<Operation> {
     operations
 }
 
-/// The schema that a reference names, or itself.
+/// The referenced schema, or the schema itself.
 fn resolved<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
         Some(name) => resolved(api, api.pointer(&name[1..]).expect("a component")),
@@ -55,7 +53,7 @@ fn resolved<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// Alternatives: the first that is not null stands for all.
+/// Of several alternatives, takes the first that is not null.
 fn concrete<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     let schema = resolved(api, schema);
     for list in ["oneOf", "anyOf"] {
@@ -67,7 +65,7 @@ fn concrete<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     schema
 }
 
-/// Properties of an object, those of its parts included.
+/// Properties of an object and of its parts (`allOf`).
 fn properties(api: &Value, schema: &Value) -> (Map<String, Value>, Vec<String>) {
     let schema = concrete(api, schema);
     let mut all = schema["properties"].as_object().cloned().unwrap_or_default();
@@ -83,7 +81,7 @@ fn properties(api: &Value, schema: &Value) -> (Map<String, Value>, Vec<String>) 
     (all, required)
 }
 
-/// A value that fits, of what must be there alone. `known` has values for names.
+/// A valid value with only the required fields. `known` has values for some names.
 pub(super) fn sample(
     api: &Value,
     name: &str,
@@ -120,7 +118,7 @@ pub(super) fn sample(
     }
 }
 
-/// Where values stand in a body, each as a path of keys.
+/// Where values are in a body, each as a path of keys.
 pub(super) fn places(api: &Value, schema: &Value, depth: usize) -> Vec<Vec<String>> {
     let schema = concrete(api, schema);
     let mut found = Vec::new();
@@ -145,7 +143,7 @@ pub(super) fn places(api: &Value, schema: &Value, depth: usize) -> Vec<Vec<Strin
     found
 }
 
-/// `body` with a marker at a place; what lies on the way is made.
+/// `body` with a marker at a place; missing objects on the way are made.
 pub(super) fn marked(mut body: Value, place: &[String], marker: &str) -> Value {
     let mut at = &mut body;
     for key in place {

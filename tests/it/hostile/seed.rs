@@ -1,4 +1,4 @@
-//! A database in which most ids of requests name something, so that hostile values come as far as they can.
+//! A database in which most requested ids exist, so that hostile values get past the first checks.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,11 +7,11 @@ use crate::support::daemon::answer;
 use crate::support::events::{customer, event, invoice, purchase, subscription};
 use crate::support::{Daemon, Database};
 
-/// What there is.
+/// The ids in the database.
 pub(super) struct Seed {
-    /// A key that may do everything.
+    /// A key with all rights.
     pub(super) key: String,
-    /// Cursors as the daemon gives them, and forged ones.
+    /// Cursors from the daemon, and forged ones.
     pub(super) cursors: Vec<String>,
     acme: String,
     quota: String,
@@ -20,7 +20,6 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    /// Makes it.
     pub(super) async fn make(database: &Database, daemon: &Daemon) -> Self {
         let key = database.key("admin", None);
         let send = async |method: Method, path: &str, body: Value| -> Value {
@@ -107,7 +106,7 @@ impl Seed {
         known.to_owned()
     }
 
-    /// The value of a field in a body, where its name says what it is.
+    /// The value of a body's field, where its name shows what it means.
     pub(super) fn field(&self, path: &str, name: &str) -> Option<Value> {
         Some(match name {
             "org" => json!("acme"),

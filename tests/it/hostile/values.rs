@@ -1,6 +1,6 @@
-//! What a careless or a hostile caller sends.
+//! Values that a careless or hostile caller sends.
 
-/// Times and days that no calendar has, or no program can hold.
+/// Times and days that exist in no calendar, or that no program can store.
 pub(super) const TIMES: [&str; 14] = [
     "-200000-01-01T00:00:00Z",
     "+262142-12-31T23:59:59Z",
@@ -18,7 +18,7 @@ pub(super) const TIMES: [&str; 14] = [
     "9999-12-31",
 ];
 
-/// Texts, as they are before they are put into a URL or a body.
+/// Texts, before they are encoded for a URL or a body.
 pub(super) fn texts() -> Vec<String> {
     let plain = [
         "",
@@ -46,7 +46,7 @@ pub(super) fn texts() -> Vec<String> {
     plain.iter().chain(&TIMES).map(|text| (*text).to_owned()).chain([long()]).collect()
 }
 
-/// A text that does not pack, longer than an entry of an index may be.
+/// A text that does not compress, longer than an index entry may be.
 pub(super) fn long() -> String {
     let mut state = 7_u64;
     let mut next = || {
@@ -56,10 +56,10 @@ pub(super) fn long() -> String {
     (0..6_000).map(|_| next()).collect()
 }
 
-/// Pieces of a URL that are written as they are.
+/// Pieces of a URL, already encoded.
 pub(super) const ENCODED: [&str; 8] = ["%", "%zz", "%ff", "%c0%80", "%ed%a0%80", "%00", "a%2Fb", "%2e%2e"];
 
-/// Values in a body, as they are written there.
+/// Values in a body, as JSON text.
 pub(super) fn json() -> Vec<String> {
     let raw = [
         "null",
@@ -99,7 +99,7 @@ pub(super) fn json() -> Vec<String> {
         .collect()
 }
 
-/// Bodies that are no object.
+/// Bodies that are not a JSON object.
 pub(super) fn bodies() -> Vec<Vec<u8>> {
     let raw: [&[u8]; 16] = [
         b"",

@@ -1,4 +1,4 @@
-//! Mirrors as a real PostgreSQL stores them.
+//! Mirrors in a real PostgreSQL.
 
 mod payments;
 mod rows;
@@ -34,7 +34,7 @@ fn batch(snapshots: &[Value]) -> MirrorBatch {
     batch
 }
 
-/// Writes as the projection does: what the stored rows name is recomputed as well.
+/// Writes as the projection does: payments that stored rows name are recomputed too.
 fn write(conn: &mut PgConnection, mut batch: MirrorBatch) {
     conn.transaction(|conn| {
         let stored = batch.stored_payment_keys(conn)?;

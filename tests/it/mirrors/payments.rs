@@ -130,7 +130,7 @@ fn a_payment_depends_on_the_set_of_its_objects() {
     assert_eq!(together, expected);
 }
 
-/// Status, received, refunded, invoice, failure and the second it was paid, for some sets of objects.
+/// Status, received, refunded, invoice, failure and payment time, for some sets of objects.
 #[test]
 fn what_a_subset_says() {
     let merge = |mut object: Value, changes: Value| {
@@ -204,5 +204,5 @@ fn an_object_that_changes_its_payment_leaves_the_old_one() {
     outside["payment"] = json!({"type": "payment_record", "payment_record": "pr_2"});
     write(conn, batch(&[outside]));
     let ids: Vec<_> = stored(conn).into_iter().map(|row| row.id).collect();
-    assert_eq!(ids, ["pi_1", "pi_2", "pr_2"], "no object speaks of pr_1 any more");
+    assert_eq!(ids, ["pi_1", "pi_2", "pr_2"], "no object names pr_1 any more");
 }

@@ -34,7 +34,7 @@ fn fixtures() -> Vec<Value> {
     files.iter().map(|file| serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()).collect()
 }
 
-/// Every column of every table comes back as it was read, also when written again.
+/// Every column of every table reads back unchanged, also after a second write.
 #[test]
 fn rows_come_back_as_they_were_read() {
     let (_database, conn) = &mut database();

@@ -1,4 +1,4 @@
-//! Usage over a limit that refuses it.
+//! Usage above a limit that refuses usage.
 
 use chrono::Utc;
 use coulomb::billing::directory::Directory;
@@ -37,13 +37,13 @@ async fn usage_over_a_refusing_limit_is_not_admitted() {
         .collect();
     let (verdicts, _) = enforce(&mut conn, &rules, &demands, &mut (), now).expect("decides");
     let refused: Vec<bool> = verdicts.iter().map(Option::is_some).collect();
-    // 60, then 38 is too much beside the 3 set aside, 37 fits exactly.
+    // 60 fits, then 38 is too much with the 3 reserved, 37 fits exactly.
     assert_eq!(refused, [false, true, false, true, false, false, false]);
     let Some(Refusal::Quota(why)) = &verdicts[1] else { panic!("refused") };
     let told = (why.used.0, why.reserved.0, why.remaining.map(|left| left.0));
     assert_eq!(told, (60.into(), 3.into(), Some(37.into())));
-    assert_eq!(world.counters(), "0/3 0/3", "to decide changes nothing");
-    // What is overdue counts no longer, and is ended.
+    assert_eq!(world.counters(), "0/3 0/3", "a decision changes nothing");
+    // An expired reservation no longer counts, and is ended.
     let later = now + chrono::TimeDelta::hours(2);
     let (verdicts, _) = enforce(&mut conn, &rules, &demands[1..2], &mut (), later).expect("decides");
     assert!(verdicts[0].is_none());

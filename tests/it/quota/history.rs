@@ -1,4 +1,4 @@
-//! A quota that is younger than the usage: its past periods show what the records say. Values by hand.
+//! A quota that is newer than the usage: its past periods show what the records say. Computed by hand.
 
 use serde_json::{Value, json};
 
@@ -8,35 +8,35 @@ use crate::support::requests::{self, Request, Usage, amend, close, meter, plan, 
 
 const KEYS: &str = "billing:read,billing:write,usage:read,usage:write,usage:backfill";
 
-/// What happens in a case, one after the other.
+/// Steps of a case, in order.
 enum Step {
-    /// The clock is turned to this time.
+    /// Turns the clock to this time.
     At(&'static str),
-    /// Usage of an id, a time, a subject and a quantity.
+    /// Usage: id, time, subject, quantity.
     Use(&'static str, &'static str, &'static str, i64),
-    /// As `Use`, of another org, which is the first case's neighbour.
+    /// Like `Use`, for the neighbour, another org of the case.
     Neighbour(&'static str, &'static str, i64),
-    /// It is taken back.
+    /// Voids the event.
     Void(&'static str),
-    /// It is replaced by this quantity.
+    /// Amends the event to this quantity.
     Amend(&'static str, i64),
-    /// October is closed.
+    /// Closes October.
     Close,
-    /// Stripe's subscription has periods from the 11th to the 11th, from October on.
+    /// Stripe's subscription has periods from the 11th to the 11th, beginning in October.
     Subscribed,
     /// The org moves to Tokyo.
     Tokyo,
-    /// A quota of the org is made on what the case counts.
+    /// Makes a quota of the org on the case's slot.
     Quota,
-    /// It is taken away.
+    /// Deletes the quota.
     NoQuota,
-    /// A quota of the neighbour.
+    /// Makes a quota of the neighbour.
     TheirQuota,
-    /// A plan limits it, so that it is counted for everybody.
+    /// A plan has a limit on the slot, so the slot is counted for every org.
     Plan,
-    /// The history by now: first day, subject and use.
+    /// The expected history now: first day, subject, used amount.
     History(&'static [&'static str]),
-    /// As `History`, of the neighbour.
+    /// Like `History`, for the neighbour.
     TheirHistory(&'static [&'static str]),
 }
 use Step::{
@@ -44,7 +44,7 @@ use Step::{
     Use, Void,
 };
 
-/// A case: an org, its neighbour and a meter of their own.
+/// A case with its own org, neighbour and meter.
 struct Case<'a> {
     world: &'a World,
     name: &'a str,
@@ -57,7 +57,7 @@ async fn world_at(time: &str) -> World {
     World::new().at(time).scopes(KEYS).start().await
 }
 
-/// Runs a case; returns the quotas with their histories in the end.
+/// Runs a case; returns the quotas and their final histories.
 async fn run(
     world: &World,
     (id, name): (i32, &str),
@@ -106,7 +106,7 @@ impl Case<'_> {
         usage(&org(self.id, n), &format!("work{}", self.id)).quantity(quantity)
     }
 
-    /// What the case counts, as a limit that is never met.
+    /// The case's slot, with a limit that is never reached.
     fn limit(&self) -> Request {
         let mut request = quota(1_000_000).meter(&self.meter());
         for (name, value) in self.counted.as_object().into_iter().flatten() {
@@ -125,7 +125,7 @@ impl Case<'_> {
         assert_eq!(history(self.world, quota).await, rows, "{}: org {n}", self.name);
     }
 
-    /// Stripe tells of a subscription since 11 October, then of its next period.
+    /// Stripe sends a subscription that began on 11 October, then its next period.
     async fn subscribed(&self) {
         let (cus, sub) = (format!("cus_{}", self.id), format!("sub_{}", self.id));
         let org = customer(&cus).org(&self.org()).created_event();
@@ -207,7 +207,7 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
             steps
         }),
         (
-            // Posted to November, but October's.
+            // Posted to November; it belongs to October.
             "months, taken back before, when October was closed",
             months(),
             after(vec![
@@ -233,7 +233,7 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
             ]),
         ),
         (
-            // By UTC it was October.
+            // In UTC it was still October.
             "months of another zone",
             months(),
             vec![
@@ -263,8 +263,8 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
             ],
         ),
         (
-            // Counters of subjects are kept for seven days after their period. A correction of what is older
-            // makes one anew, which is not shown.
+            // Counters of subjects are kept for seven days after their period. A correction of older usage
+            // makes a new counter, which the history does not show.
             "days of subjects",
             json!({ "period": "day", "per_subject": true }),
             vec![
@@ -292,7 +292,7 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
             ],
         ),
         (
-            // 400 days before are the 22nd of October 2025; what is older is not kept.
+            // 400 days ago is 22 October 2025; older periods are not kept.
             "more than a year",
             months(),
             vec![
@@ -307,7 +307,8 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
             ],
         ),
         (
-            // What plans limit is counted from the running period on, until the org has a quota of its own.
+            // Usage that only plans limit is counted from the running period on, until the org has its own
+            // quota.
             "counted for everybody before",
             months(),
             after(vec![
@@ -350,12 +351,12 @@ fn cases() -> Vec<(&'static str, Value, Vec<Step>)> {
     ]
 }
 
-/// Cases in which time goes on.
+/// Cases in which the clock moves.
 fn lives() -> Vec<(&'static str, Value, Vec<Step>)> {
     let by_subject = || json!({ "period": "month", "per_subject": true });
     vec![
         (
-            // Shown until the seventh day of the month after.
+            // Shown until the seventh day of the next month.
             "a month of subjects that is over",
             by_subject(),
             vec![
@@ -372,8 +373,8 @@ fn lives() -> Vec<(&'static str, Value, Vec<Step>)> {
             ],
         ),
         (
-            // The slot was made in November for one org, and is everybody's in December: the neighbour's
-            // counters are true from November on, and all of them when it has a quota.
+            // The slot was made in November for one org, and counts for every org from December: the
+            // neighbour's counters are right from November on, and all of them once it has a quota.
             "everybody's when it was one org's",
             months(),
             vec![
@@ -403,7 +404,7 @@ async fn past_periods_say_what_was_used_in_them() {
             told.extend(run(&world, (id, name), counted, &steps).await);
         }
         world.run(&["verify"]);
-        // What is kept live is what is counted anew.
+        // A rebuild gives the same as counting live.
         world.execute(
             "UPDATE quota_counters SET used = used + 1000 WHERE period >= '2026-10-01' AND subject = ''",
         );
@@ -420,7 +421,7 @@ async fn what_was_cleaned_away_is_not_compared() {
     let world = world_at("2026-11-05T12:00:00Z").await;
     let steps = [Quota, Use("a", SEP, "", 100), Use("b", SEP, "", 50)];
     run(&world, (1, "kept for 40 days"), months(), &steps).await;
-    // The counter is cleaned away; a correction then makes it anew, at what it alone comes to.
+    // The counter is cleaned up; a correction then makes a new one with only its own amount.
     world.execute("DELETE FROM quota_counters");
     world.send(void("b").org(&org(1, 0))).await.ok();
     assert_eq!(world.number("SELECT sum(used)::bigint FROM quota_counters"), -50);

@@ -1,4 +1,4 @@
-//! Periods of quotas: when they begin and end, and what was used in them before anybody limited it.
+//! Periods of quotas: when they begin and end, and what was used in them before the limit existed.
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::support::requests::{Request, check, limit, plan, plan_limits, quota, 
 use crate::support::world::time;
 use crate::support::{World, stripe};
 
-/// When the period of the first quota that concerns `acme` ends.
+/// When the period of the first quota of `acme` ends.
 async fn resets(world: &World) -> DateTime<Utc> {
     time(&world.check(check()).await.text("quotas.0.resets_at"))
 }
@@ -38,7 +38,7 @@ async fn a_new_slot_counts_what_was_used_already() {
     let large = check().dimension("model", "large").subject("u1");
     assert_eq!(used(large).await, ["345", "340", "5", "345"]);
     assert_eq!(used(check().dimension("model", "small")).await, ["345", "40", "345"]);
-    // A plan's slot is filled in for every org; the org's own of the same kind is the same slot.
+    // A plan's slot is counted for every org; the org's own quota of the same kind uses the same slot.
     world.send(plan("pro")).await.ok();
     let put = world.send(plan_limits("pro", [limit(10).only("model", "small")])).await.status(200);
     assert_eq!(put.at("quotas.0.limit"), "10");
@@ -61,7 +61,7 @@ async fn thresholds_are_told_once_a_period() {
     world.settles_all_of(1).await;
     world.settles_all_of(49).await;
     assert_eq!(told().await, ["100", "50", "80"]);
-    // Another period is told anew.
+    // Another period has messages of its own.
     world.execute(
         "UPDATE quota_counters SET period = period - 1; UPDATE outbox_messages
         SET dedupe_key = replace(dedupe_key, current_date::text, (current_date - 1)::text)",
@@ -82,14 +82,14 @@ async fn a_zone_moves_the_ends_of_a_period_and_not_its_count() {
     world.patch("/v1/orgs/acme", json!({ "time_zone": "Asia/Tokyo" })).await.ok();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let after = resets(&world).await;
-    // In the first and last hours of a month the two zones are in different ones.
+    // During the first and last hours of a month the two zones are in different months.
     if Utc::now().date_naive().month() == (Utc::now() + chrono::TimeDelta::hours(9)).date_naive().month() {
         assert_eq!(world.check(check()).await.at("quotas.0.used"), "60");
         assert_eq!(before - after, chrono::TimeDelta::hours(9));
     }
 }
 
-/// Counters are kept as long as somebody may ask for them.
+/// Counters are kept as long as a request may ask for them.
 #[tokio::test]
 async fn old_periods_are_forgotten() {
     use coulomb::metering::counters::{CounterHorizon, delete_old};
@@ -110,10 +110,10 @@ async fn old_periods_are_forgotten() {
         ))
     };
     assert_eq!((left(1, 0), left(2, 0)), (400, 0));
-    assert_eq!((left(1, 1), left(2, 1)), (495, 495), "what is set aside stays");
+    assert_eq!((left(1, 1), left(2, 1)), (495, 495), "reservations stay");
 }
 
-/// The subscription's period, and a month while there is none.
+/// The subscription's period, and a month while there is no subscription.
 #[tokio::test]
 async fn a_billing_period_follows_the_subscription() {
     let world = platform().with(quota(100).period("billing")).start().await;

@@ -1,4 +1,4 @@
-//! What is set aside: settled, given back, expired.
+//! Reservations: settled, released, expired.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn a_reservation_is_settled_by_what_was_used() {
     let settled = world.send(settle(&id).amount("25.5")).await.status(200);
     assert_eq!(settled.pick(["state", "settled_amount"]), json!(["settled", "25.5"]));
     assert_eq!(world.counters(), "25.5/0");
-    // A repeat changes nothing and gets the same answer; other usage is no repeat.
+    // A repeat changes nothing and gets the same answer; other usage is not a repeat.
     assert_eq!(world.send(settle(&id).amount(25.5)).await, settled);
     assert_eq!(world.send(release(&id)).await, settled);
     world.send(settle(&id).amount(30)).await.refused(409, "already_settled");
@@ -50,7 +50,7 @@ async fn a_released_reservation_may_still_be_settled() {
     assert_eq!(released["state"], "released");
     assert_eq!(world.send(release(&id)).await, released);
     assert_eq!(world.counters(), "25.5/0");
-    // It was used all the same, and it fits.
+    // The amount was used, and it fits.
     world.send(settle(&id).amount(74.5)).await.status(200);
     assert_eq!(world.counters(), "100/0");
     world.send(settle("res_none")).await.status(404);
@@ -58,18 +58,18 @@ async fn a_released_reservation_may_still_be_settled() {
 
 #[tokio::test]
 async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
-    // Reserved one after the other under a limit of 100, then settled in that order: the counters after each,
-    // and what of it went over.
+    // Amounts reserved in order under a limit of 100, then settled in that order: the amount, the counters
+    // after it, and the part above the limit.
     type Case = (&'static [i64], &'static [(i64, &'static str, &'static str)]);
     let cases: [Case; 5] = [
         // 60 reserved, 130 used.
         (&[60], &[(130, "130/0", "30")]),
-        // The second's 40 stay set aside; the first goes over nothing, used alone, and the second over all
-        // that is left.
+        // The second one's 40 stay reserved. The first used nothing above the limit; the second exceeds it by
+        // 1.
         (&[50, 40], &[(61, "61/40", "0"), (40, "101/0", "1")]),
-        // Once over, all of what follows is over.
+        // Above the limit, every further amount is overage.
         (&[50, 50], &[(150, "150/50", "50"), (20, "170/0", "20")]),
-        // Exactly at the limit nothing is over.
+        // Exactly at the limit there is no overage.
         (&[1], &[(100, "100/0", "0")]),
         (&[30, 30, 30], &[(0, "0/60", "0"), (99, "99/30", "0"), (3, "102/0", "2")]),
     ];
@@ -85,7 +85,7 @@ async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
             assert_eq!(world.counters(), *counters, "{reserved:?}, {amount}");
             assert_eq!(world.send(settle(id).amount(*amount)).await, told, "a repeat");
         }
-        // Promise 8 is about what is admitted beforehand: nothing is any more.
+        // Promise 8 is about usage that asks first: no more is admitted now.
         world.send(reserve(1)).await.status(409);
         let used: i64 = settled.iter().map(|(amount, ..)| amount).sum();
         let recorded = world.value("SELECT trim_scale(sum(quantity))::text FROM usage_records");
@@ -95,7 +95,7 @@ async fn what_was_used_is_recorded_beyond_the_reservation_and_the_limit() {
 
 #[tokio::test]
 async fn reservations_expire_by_themselves() {
-    // The sweeper alone, then whoever looks.
+    // First only the sweeper ends it, then also the next request that looks.
     let world = limited().await;
     let id = world.reserved(reserve(100).with("expires_in_s", 1)).await;
     world.send(reserve(1)).await.status(409);
@@ -103,7 +103,7 @@ async fn reservations_expire_by_themselves() {
     assert_eq!(world.counters(), "0/0");
     assert_eq!(world.value("SELECT state FROM quota_reservations").as_deref(), Some("expired"));
     assert_eq!(world.send(release(&id)).await.status(200)["state"], "expired");
-    // As another daemon has left it: nobody has swept it yet.
+    // An expired reservation that nothing has swept yet, as another daemon may leave it.
     world.reserved(reserve(100).id("late").with("expires_in_s", 600)).await;
     let overdue = || {
         world.execute(
@@ -116,15 +116,15 @@ async fn reservations_expire_by_themselves() {
     overdue();
     let open = world.reserved(reserve(100)).await;
     assert_eq!(world.counters(), "0/100");
-    // Of the two that lapsed nobody has said what was used.
+    // For the two that expired, nobody has reported what was used.
     let lapsed = || world.daemon().metric("coulomb_quota_reservations_lapsed");
     assert_eq!(lapsed().await, Some(2));
-    // It was used after all, beside what is set aside now.
+    // It was used after all, beside what is reserved now.
     let late = world.send(settle("late").amount(70)).await.status(200);
     assert_eq!(late.pick(["state", "overage"]), json!(["settled", "0"]));
     assert_eq!(world.counters(), "70/100");
     assert_eq!(lapsed().await, Some(1));
-    // The one that was admitted after it uses all that it set aside: 70 and 100 of 100.
+    // The one admitted after it uses all of its reservation: 70 and 100 of 100.
     let told = world.send(settle(&open)).await;
     assert_eq!((world.counters().as_str(), &told["overage"]), ("170/0", &json!("70")));
 }
@@ -170,7 +170,7 @@ async fn a_reservation_stays_in_its_period() {
     let world = platform().start().await;
     let history = format!("/v1/quotas/{}/history", world.makes_quota(quota(100)).await);
     let (a, b) = (world.reserved(reserve(70)).await, world.reserved(reserve(30)).await);
-    // The night passes: what was made today was made yesterday.
+    // Midnight passes: today's reservations become yesterday's.
     world.execute(
         "UPDATE quota_counters SET period = period - 1;
          UPDATE quota_reservations SET held = jsonb_set(held, '{0,2}', to_jsonb((held->0->>2)::date - 1))",
@@ -179,7 +179,7 @@ async fn a_reservation_stays_in_its_period() {
     assert_eq!(fresh.pick(["allowed", "quotas.0.reserved"]), json!([true, "0"]));
     world.reserved(reserve(80)).await;
     assert_eq!(world.counters(), "0/100 0/80");
-    // It is used today, beside what is set aside today.
+    // It is used today, beside today's reservations.
     world.send(settle(&b).amount(20)).await.status(200);
     assert_eq!(world.counters(), "0/70 20/80");
     world.send(release(&a)).await.status(200);

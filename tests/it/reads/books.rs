@@ -1,4 +1,4 @@
-//! Books of customers, to be read.
+//! Objects of customers, for tests of reads.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(super) fn refund(id: &str, charge: &str, intent: Option<&str>) -> Object {
     objects::refund(id, charge, 100).with("payment_intent", intent)
 }
 
-/// Everything of one customer. Its money comes in by an intent, by a bare charge, and outside Stripe.
+/// All objects of one customer. Its money comes by an intent, by a bare charge, and outside Stripe.
 pub(super) fn books(customer_id: &str, org: Option<&str>) -> [Event; 12] {
     let id = |prefix: &str| format!("{prefix}_{customer_id}");
     let line = json!({ "id": id("cnli"), "object": "credit_note_line_item", "type": "custom_line_item",
@@ -55,7 +55,7 @@ pub(super) fn books(customer_id: &str, org: Option<&str>) -> [Event; 12] {
     .map(|object| object.created_event().at(objects::OCTOBER))
 }
 
-/// What [`books`] makes, by route.
+/// The ids that [`books`] makes, by route.
 pub(super) const BOOKS: [(&str, &[&str]); 7] = [
     ("customers", &[""]),
     ("subscriptions", &["sub_"]),
@@ -76,12 +76,12 @@ pub(super) async fn list(caller: Caller<'_>, path: &str) -> Vec<String> {
     ids
 }
 
-/// A platform and a key that may do all.
+/// A platform and a key that may do everything.
 pub(super) async fn platform() -> World {
     World::new().scopes("admin").start().await
 }
 
-/// Two orgs and a customer without one, with the same books each.
+/// Two orgs and a customer without one, each with the same objects.
 pub(super) async fn three_books() -> World {
     let world = World::new().scopes("admin").org("acme").org("bolt").start().await;
     for (customer, org) in [("cus_a", Some("acme")), ("cus_b", Some("bolt")), ("cus_c", None)] {

@@ -1,5 +1,5 @@
-//! A tenant with two providers of AI, one limited and one unlimited: the limited one stops at its limit, the
-//! other goes on. One tenant can never read another.
+//! A tenant with two AI providers, one limited and one unlimited: the limited one stops at its limit, the
+//! other continues. One tenant can never read another.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::product;
 use crate::support::World;
 use crate::support::requests::{Request, Usage, check, limit, meter, org, plan, usage};
 
-/// Calls of AI are counted by provider and model. The tenants `shop` and `rival` are in Jakarta; `shop` has 5
+/// AI calls are counted by provider and model. The tenants `shop` and `rival` are in Jakarta; `shop` has 5
 /// calls a month to `openai`, and any number to `deepseek`.
 async fn cloud() -> World {
     let of = |provider: &str, most: Value| {
@@ -15,7 +15,7 @@ async fn cloud() -> World {
         limit.with("refuse_usage", !most.is_null())
     };
     let calls = meter("ai_calls").event_name("ai.call").aggregation("count");
-    // What the product kept as 0, unlimited, is a limit of null here.
+    // The product stored "unlimited" as 0; here it is a limit of null.
     let business = plan("business").limits([of("openai", json!("5")), of("deepseek", Value::Null)]);
     let world = product("2027-05-05T10:00:00Z")
         .with(org("shop").zone("Asia/Jakarta"))
@@ -28,7 +28,7 @@ async fn cloud() -> World {
     world
 }
 
-/// A call of the org whose key reports it.
+/// A call. The key that reports it names the org.
 fn call(n: usize, provider: &str) -> Usage {
     let call = usage("", "ai.call").id(&format!("{provider}-{n}")).without("org").without("source");
     call.data(json!({ "provider": provider, "model": "m" }))
@@ -50,17 +50,17 @@ async fn a_limited_provider_stops_and_an_unlimited_one_goes_on() {
     let calls: Vec<Usage> = (0..8).flat_map(|n| [call(n, "openai"), call(n, "deepseek")]).collect();
     let told = shop.usage(calls).await;
     let of = |provider: usize| told.iter().skip(provider).step_by(2).map(String::as_str).collect::<Vec<_>>();
-    // Just the excess is refused, in the order in which it came.
+    // Only the excess is refused, in the order of arrival.
     assert_eq!(of(0), [vec!["accepted"; 5], vec!["data quota_exceeded"; 3]].concat());
     assert_eq!(of(1), vec!["accepted"; 8]);
-    // What was refused holds no key, and is refused again; what was taken is a repeat.
+    // A refused call has no key and is refused again; an accepted one is a duplicate.
     let again = [call(7, "openai"), call(0, "openai")];
     assert_eq!(shop.usage(again).await, ["data quota_exceeded", "duplicate"]);
     let [limited, unlimited] =
         [check_calls("openai"), check_calls("deepseek")].map(|check| shop.check(check.org("shop")));
     assert_eq!(limited.await["allowed"], false);
     assert_eq!(unlimited.await.pick(["allowed", "quotas.0.limit"]), json!([true, null]));
-    // The month turns in Jakarta, at 17:00 UTC.
+    // The month ends in Jakarta, at 17:00 UTC.
     world.turn("2027-05-31T16:59:59Z");
     assert_eq!(shop.uses(call(20, "openai")).await, "data quota_exceeded");
     world.turn("2027-05-31T17:00:00Z");

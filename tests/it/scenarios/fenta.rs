@@ -1,6 +1,6 @@
-//! A studio's jobs post prompt tokens, output tokens, render seconds and storage. The month's tokens run out
-//! in its midst, the next reservation is refused, the month turns (where the clocks have changed meanwhile)
-//! and it is granted. The invoice is paid and exported.
+//! A studio's jobs report prompt tokens, output tokens, render seconds and storage. The month's tokens run
+//! out in the middle of the month, and the next reservation is refused. When the next month begins (after a
+//! change of the clocks) it is accepted. The invoice is paid and exported.
 
 use rust_decimal::Decimal;
 use serde_json::json;
@@ -12,8 +12,8 @@ use crate::support::requests::{
 };
 use crate::support::{Daemon, World};
 
-/// A studio in New York, where it is winter time until the 14th. Its limit of 100,000 tokens a month comes
-/// with the plan that it pays for at Stripe.
+/// A studio in New York, where winter time ends on the 14th. Its limit of 100,000 tokens a month comes from
+/// the plan that it pays for at Stripe.
 async fn studio() -> World {
     let meter =
         |key: &str, event_name: &str, field: &str| meter(key).event_name(event_name).value_field(field);
@@ -62,8 +62,7 @@ async fn tokens_run_out_and_come_again_with_the_month() {
     the_invoice_is_exported(&world).await;
 }
 
-/// A job sets 60,000 aside and uses 50,000 prompt and 5,000 output tokens; what it reports settles the
-/// reservation.
+/// A job reserves 60,000 and uses 50,000 prompt and 5,000 output tokens; its report settles the reservation.
 async fn jobs_report(world: &World) {
     let reservation = world.reserved(reserve_tokens(60_000)).await;
     let prompt = tokens("job-1/prompt", "prompt", 50_000).without("org");
@@ -85,7 +84,7 @@ async fn tokens_run_out_until_the_month_turns(world: &World) {
     // 50,000 + 5,000 + 30,000 + 10,000 = 95,000 of 100,000.
     world.turn("2027-03-20T12:00:00Z");
     let refused = world.send(reserve_tokens(5_001)).await.refused(409, "quota_exceeded");
-    // Midnight in New York is at four in summer time.
+    // In summer time, midnight in New York is at four o'clock UTC.
     let told = ["limit", "used", "remaining", "resets_at"].map(|field| refused.text(field));
     assert_eq!(told, ["100000", "95000", "5000", "2027-04-01T04:00:00Z"]);
     let small = world.reserved(reserve_tokens(5_000)).await;
@@ -113,7 +112,7 @@ async fn the_month_adds_up(world: &World) {
     world.balances();
 }
 
-/// Stripe delivers to a daemon that goes by the real clock.
+/// Stripe delivers to a daemon on the real clock.
 async fn the_invoice_is_exported(world: &World) {
     let billing = Daemon::start(world);
     let paid = invoice("in_studio").customer("cus_studio").status("paid").total(4_900);

@@ -1,6 +1,6 @@
-//! Three messages a day to a number: the fourth to the same number is refused, another number passes, one on
-//! the white list always passes, after local midnight the count starts again, and counters older than seven
-//! days are gone.
+//! Three messages a day to each number: the fourth to the same number is refused, another number passes, and
+//! a number on the white list always passes. After local midnight the count starts again, and counters older
+//! than seven days are deleted.
 
 use super::product;
 use crate::support::answer::Answer;
@@ -8,8 +8,8 @@ use crate::support::requests::{exempt, limit, meter, org, plan, reserve, settle}
 use crate::support::world::until;
 use crate::support::{Daemon, World};
 
-/// A tenant in Jakarta, at half past eleven at night, whose plan has three messages a day to a number; its
-/// own phone, +62-800, has any number.
+/// A tenant in Jakarta, at half past eleven at night. Its plan has three messages a day to each number; its
+/// own phone, +62-800, has no limit.
 async fn gateway() -> World {
     let three = limit("3").meter("messages").per_subject();
     let world = product("2027-02-03T16:30:00Z")
@@ -24,7 +24,7 @@ async fn gateway() -> World {
     world
 }
 
-/// Sends a message if a place for it can be set aside: it then takes the place.
+/// Sends a message if a place for it can be reserved, and uses the place.
 async fn send(world: &World, number: &str) -> Answer {
     let made = world.send(reserve(1).org("tenant").meter("messages").subject(number)).await;
     if made.status == 201 {
@@ -64,12 +64,12 @@ async fn three_messages_a_day_to_a_number() {
     assert_eq!((quantity("2027-02-03"), quantity("2027-02-04")), (Some("9"), Some("3")), "{days}");
     world.balances();
 
-    // A daemon that starts when the counters are old clears them away, and keeps the usage.
+    // A daemon that starts when the counters are old deletes them, and keeps the usage.
     let counters = || world.number("SELECT count(*) FROM quota_counters WHERE subject <> ''");
     assert_eq!(counters(), 4);
     world.turn("2027-02-12T01:00:00Z");
     let _fresh = Daemon::clocked(&world, world.clock());
-    // Those of the third are gone, that of the fourth is kept.
+    // The counters of the third are deleted, that of the fourth is kept.
     until("old counters are gone", async || counters() == 1).await;
     assert_eq!(world.number("SELECT count(*) FROM usage_records"), 12);
 }

@@ -1,6 +1,6 @@
-//! A chat product sells a plan and packs. Many Stripe events tell of one purchase, before the product
-//! knows the user: the battery is charged once. The day's allowance is burned before the month's units, those
-//! before what was bought. A refund takes back its share. After the cancellation the period runs out.
+//! A chat product sells a plan and packs. Many Stripe events are about one purchase, before the product knows
+//! the user: the battery is charged once. The day's allowance burns before the month's units, and those
+//! before the packs. A refund takes back its share. After the cancellation the period runs to its end.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::support::requests::{Usage, meter, org, pack, plan, rate_card, usage};
 const BOUGHT: &str = "2027-05-10T08:00:00Z";
 const ENDS: &str = "2027-06-10T08:00:00Z";
 
-/// An object of Mia's, made when she bought the plan.
+/// An object of Mia, created when she bought the plan.
 fn of_mia(object: Object) -> Object {
     object.customer("cus_mia").created(BOUGHT)
 }
@@ -59,7 +59,7 @@ fn invoice() -> Object {
         .with("lines.data.0.parent.subscription_item_details.subscription", "sub_mia")
 }
 
-/// The events that tell of one payment.
+/// The events of one payment.
 fn purchase() -> Vec<Event> {
     let session = session("cs_plan", "subscription")
         .with("subscription", "sub_mia")
@@ -75,7 +75,7 @@ fn purchase() -> Vec<Event> {
     ]
 }
 
-/// At that time Stripe delivers these events, each twice, the last first.
+/// Stripe delivers these events at that time, each twice, the last first.
 async fn deliver(world: &World, at: &str, events: Vec<Event>) {
     world.turn(at);
     for event in events.into_iter().rev() {
@@ -87,7 +87,7 @@ async fn deliver(world: &World, at: &str, events: Vec<Event>) {
     world.daemon().projected().await;
 }
 
-/// So many tokens of Mia's.
+/// An amount of Mia's tokens.
 fn tokens(id: &str, count: i64, cached: &str) -> Usage {
     let data = json!({ "tokens": count, "model": "gpt", "cached": cached });
     usage("mia", "api.usage").id(id).source("chat").with("member", "u1").data(data)
@@ -120,7 +120,7 @@ async fn a_purchase_charges_the_battery_once_and_usage_burns_it_in_order() {
     world.balances();
 }
 
-/// Five and more events tell of one payment, and the product has not made the user yet. It grants once.
+/// Five and more events are about one payment, and the product has not made the user yet. It grants once.
 async fn is_bought_before_the_user_exists(world: &World) {
     deliver(world, BOUGHT, purchase()).await;
     // Nothing is sold, so nothing waits.
@@ -147,7 +147,7 @@ async fn is_bought_before_the_user_exists(world: &World) {
     world.daemon().projected().await;
     assert_eq!(waits(world).await, 0);
     world.has_plan("mia", Some("power")).await;
-    // What the workers did about the day may be there already.
+    // Workers may already have written the day's grant.
     let grants = ledger(world).iter().filter(|line| line.starts_with("grant 1000")).count();
     assert_eq!(grants, 1, "{:?}", ledger(world));
     deliver(world, BOUGHT, purchase()).await;
@@ -164,7 +164,7 @@ async fn the_day_burns_before_the_month(world: &World) {
     let month = world.get("/v1/battery/grants?org=mia&source=subscription").await.status(200);
     let told = month.pick(["data.0.remaining", "data.0.burned", "data.0.expires_at"]);
     assert_eq!(told, json!(["970", "30", ENDS]));
-    // The next day has its own 50; 920 of 1,020 go.
+    // The next day has its own 50; 920 of 1,020 are burned.
     world.turn("2027-05-11T10:00:00Z");
     assert_eq!(world.usage([tokens("d", 92_000, "no")]).await, ["accepted"]);
     assert_eq!(balance(world).await, "100");
@@ -172,7 +172,7 @@ async fn the_day_burns_before_the_month(world: &World) {
 }
 
 async fn a_pack_is_bought_and_half_of_it_refunded(world: &World) {
-    // A pack, told of by three events, twice each.
+    // A pack with three events, twice each.
     let bought = session("cs_boost", "payment")
         .metadata(json!({ "battery_pack": "boost" }))
         .with("payment_intent", "pi_boost")
@@ -184,7 +184,7 @@ async fn a_pack_is_bought_and_half_of_it_refunded(world: &World) {
     ];
     deliver(world, "2027-05-11T11:00:00Z", pack).await;
     assert_eq!(balance(world).await, "600");
-    // 60 of the month's 100, not of the pack.
+    // 60 of the month's 100, and none of the pack.
     assert_eq!(world.usage([tokens("f", 6_000, "no")]).await, ["accepted"]);
     // Half of the money goes back, and half of the units.
     let at = "2027-05-11T12:00:00Z";
@@ -195,8 +195,8 @@ async fn a_pack_is_bought_and_half_of_it_refunded(world: &World) {
 
 fn the_ledger_says_so(world: &World) {
     let mut ledger = ledger(world);
-    // The plan gives the day's allowance from the moment at which it is known; the payment's grant follows it
-    // or not.
+    // The day's allowance begins when the daemon knows the plan; the payment's grant may come before or after
+    // it.
     if ledger[..2] == ["grant 50 → 50", "grant 1000 → 1050"] {
         ledger.splice(..2, ["grant 1000 → 1000", "grant 50 → 1050"].map(str::to_owned));
     }
@@ -216,8 +216,8 @@ fn the_ledger_says_so(world: &World) {
     );
 }
 
-/// Cancelled, the plan stays to the end of its period. The month's last 40 are gone with it, and so is the
-/// day's allowance in time; the pack's 250 stay.
+/// A cancelled plan stays to the end of its period. The month's last 40 and the day's allowance end with it;
+/// the pack's 250 stay.
 async fn the_period_runs_out(world: &World) {
     let ending = subscription("active", true).happened("customer.subscription.updated");
     deliver(world, "2027-05-11T13:00:00Z", vec![ending]).await;

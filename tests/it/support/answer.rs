@@ -1,4 +1,4 @@
-//! What the daemon answered, and what tests say of it.
+//! The daemon's answers, and what tests check in them.
 
 use std::ops::Index;
 
@@ -8,17 +8,16 @@ use serde_json::Value;
 
 use super::json;
 
-/// Status and body of an answer. It knows what was asked, so that a failure tells.
+/// Status and body of an answer. It keeps the request, so that a failing test can show it.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The status code.
     pub status: u16,
-    /// The JSON; null where there is no body.
+    /// The JSON; null without a body.
     pub body: Value,
     asked: String,
 }
 
-/// The same answer, whatever was asked.
+/// Equal status and body, whatever the request was.
 impl PartialEq for Answer {
     fn eq(&self, other: &Self) -> bool {
         (self.status, &self.body) == (other.status, &other.body)
@@ -26,38 +25,38 @@ impl PartialEq for Answer {
 }
 
 impl Answer {
-    /// The answer to what was `asked`.
+    /// The answer to the request `asked`.
     pub fn new(asked: String, (status, body): (StatusCode, Value)) -> Self {
         Self { status: status.as_u16(), body, asked }
     }
 
-    /// A part of it, as if that had been the answer.
+    /// A part of the body, as an answer of its own.
     pub fn part(&self, path: &str) -> Self {
         Self { body: self.at(path).clone(), ..self.clone() }
     }
 
-    /// It must be a success.
+    /// The status must be a success.
     #[track_caller]
     pub fn ok(self) -> Self {
         assert!((200..300).contains(&self.status), "{self}");
         self
     }
 
-    /// It must have this status.
+    /// The answer must have this status.
     #[track_caller]
     pub fn status(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self}");
         self
     }
 
-    /// It must be a problem with this status and code.
+    /// The answer must be a problem with this status and code.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str) -> Self {
         assert_eq!((self.status, self["code"].as_str()), (status, Some(code)), "{self}");
         self
     }
 
-    /// It must be a problem with this status, and name this field; `""`: no field.
+    /// The answer must be a problem with this status that names this field; `""`: no field.
     #[track_caller]
     pub fn names(self, status: u16, field: &str) -> Self {
         let named = self["field"].as_str().unwrap_or_default();
@@ -65,24 +64,24 @@ impl Answer {
         self
     }
 
-    /// The body must read so: see [`json::shown`].
+    /// The body must equal this text: see [`json::shown`].
     #[track_caller]
     pub fn shows(&self, expected: Expect) {
         expected.assert_eq(&json::shown(&self.body));
     }
 
-    /// As [`Answer::shows`], without the fields of these names, wherever they are.
+    /// Like [`Answer::shows`], without the fields of these names at any depth.
     #[track_caller]
     pub fn shows_without(&self, names: &[&str], expected: Expect) {
         expected.assert_eq(&json::shown(&json::without(&self.body, names)));
     }
 
-    /// What stands at a path such as `quotas.0.limit`; null where nothing does.
+    /// The value at a path such as `quotas.0.limit`; null if there is none.
     pub fn at(&self, path: &str) -> &Value {
         json::at(&self.body, path)
     }
 
-    /// What stands at these paths, as a JSON list.
+    /// The values at these paths, as a JSON list.
     pub fn pick<const N: usize>(&self, paths: [&str; N]) -> Value {
         paths.map(|path| self.at(path).clone()).to_vec().into()
     }
@@ -93,7 +92,6 @@ impl Answer {
         self.at(path).as_str().unwrap_or_else(|| panic!("no text at {path}: {self}")).to_owned()
     }
 
-    /// Its id.
     #[track_caller]
     pub fn id(&self) -> String {
         self.text("id")

@@ -1,4 +1,4 @@
-//! Batteries to burn, and their books.
+//! Batteries with units for tests, and their books.
 
 use coulomb::battery::{Accounts, Depth, GrantSource, NewGrant};
 use diesel::Connection;
@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use super::Database;
 
 impl Database {
-    /// Grants units to an org by row id, as a bonus that does not lapse.
+    /// Grants units to an org (by row id), as a bonus that never expires.
     pub fn grant(&self, org_id: i64, key: &str, units: &str) {
         let (now, amount) = (chrono::Utc::now(), units.parse::<Decimal>().expect("a decimal"));
         let mut conn = self.platform();
@@ -40,7 +40,7 @@ impl Database {
         lines.unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// What is wrong with the batteries' books.
+    /// Errors in the batteries' books.
     pub fn unsound_batteries(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 7] = [
             (

@@ -1,7 +1,7 @@
-//! One PostgreSQL for all tests, a fresh database for each.
+//! One PostgreSQL for all tests, and a fresh database for each test.
 //!
-//! The server is the daemon's own embedded one. It ends, and its directory goes, when this process ends in
-//! whatever way: its guard waits for the end of its standard input, which this process holds.
+//! The server is the daemon's own embedded one. It stops, and its directory is deleted, when this process
+//! ends in any way: its guard waits for the end of its standard input, which this process keeps open.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,25 +13,24 @@ use coulomb::db::{self, migrate};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
-/// A server that ends, with its directory, when this is dropped or this process ends.
+/// A server. It stops and its directory is deleted when this is dropped or this process ends.
 pub struct Server {
-    /// Its URL.
     pub url: String,
-    /// Where its data lie.
+    /// Its data directory.
     pub dir: PathBuf,
-    /// Held open: its end is the server's.
+    /// When this closes, the server stops.
     _stdin: ChildStdin,
 }
 
 const TEMPLATE: &str = "coulomb_template";
 
 impl Server {
-    /// A server with nothing in it; `name` tells it from others.
+    /// An empty server; `name` makes its directory unique.
     pub fn start(name: &str) -> Self {
         Self::start_in(&std::env::temp_dir().join(format!("coulomb-it-{}{name}", std::process::id())))
     }
 
-    /// A server with nothing in it, whose data lie in `dir`.
+    /// An empty server with its data in `dir`.
     #[allow(clippy::zombie_processes, reason = "it ends with this process, or soon after this is dropped")]
     pub fn start_in(dir: &Path) -> Self {
         let dir = dir.to_owned();
@@ -54,14 +53,13 @@ impl Server {
         Self { url, dir, _stdin: guard.stdin.take().expect("piped") }
     }
 
-    /// Starts it again as a standby that has nobody to follow.
+    /// Starts it again as a standby without a primary.
     pub fn becomes_standby(&self) {
         std::fs::write(self.dir.join("pgdata/standby.signal"), "").expect("written");
         let postmaster = rustix::process::Pid::from_raw(self.processes()[0]).expect("a process");
         rustix::process::kill_process(postmaster, rustix::process::Signal::INT).expect("it ends");
     }
 
-    /// Its processes.
     pub fn processes(&self) -> Vec<i32> {
         let file = std::fs::read_to_string(self.dir.join("pgdata/postmaster.pid")).expect("it runs");
         let postmaster = file.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("a process");
@@ -96,14 +94,14 @@ fn named(url: &str, database: &str) -> String {
 
 /// A test's own database.
 pub struct Database {
-    /// Its URL, as the owner.
+    /// Its URL for the owner.
     pub url: String,
     name: String,
-    /// The mode and the connected accounts that act: most events of the tests are those of test mode.
+    /// The mode and the connected accounts that act. Most events of the tests are in test mode.
     pub realms: (&'static str, &'static str),
 }
 
-/// Those of most tests.
+/// The realms of most tests.
 const REALMS: (&str, &str) = ("test", "acct_1,acct_2,acct_9");
 
 impl Database {
@@ -112,12 +110,12 @@ impl Database {
         Self::create(&format!("TEMPLATE {TEMPLATE}"))
     }
 
-    /// A database with nothing in it.
+    /// An empty database.
     pub fn empty() -> Self {
         Self::create("TEMPLATE template0")
     }
 
-    /// A database that somebody else runs, and keeps.
+    /// A database that another server runs; dropping this keeps it.
     pub fn at(url: &str) -> Self {
         Self { url: url.to_owned(), name: String::new(), realms: REALMS }
     }
@@ -131,17 +129,17 @@ impl Database {
         Self { url: named(&cluster.url, &name), name, realms: REALMS }
     }
 
-    /// A connection as the owner.
+    /// A connection of the owner.
     pub fn owner(&self) -> PgConnection {
         db::connect_as_login(&self.url).expect("the database answers")
     }
 
-    /// A connection as the daemon's workers have it.
+    /// A connection like those of the daemon's workers.
     pub fn platform(&self) -> PgConnection {
         db::connect_as_command(&self.url, true).expect("the database answers")
     }
 
-    /// One value out of one row, as text.
+    /// The only value of a query's row, as text.
     pub fn value(&self, sql: &str) -> Option<String> {
         #[derive(QueryableByName)]
         struct Row {
@@ -152,7 +150,7 @@ impl Database {
         diesel::sql_query(sql).get_result::<Row>(&mut self.owner()).expect("the query runs").value
     }
 
-    /// As [`Database::value`], a number.
+    /// Like [`Database::value`], as a number.
     pub fn number(&self, sql: &str) -> i64 {
         self.value(sql).expect("a value").parse().expect("a number")
     }
@@ -162,7 +160,7 @@ impl Database {
         self.owner().batch_execute(sql).expect("the statements run");
     }
 
-    /// Where this database's daemons leave their run files: nobody else finds them.
+    /// The directory for run files of this database's daemons; no other test uses it.
     pub fn run_dir(&self) -> std::path::PathBuf {
         let name = if self.name.is_empty() { "other" } else { &self.name };
         cluster().dir.join("daemons").join(name)
@@ -177,7 +175,7 @@ impl Database {
         command
     }
 
-    /// What a `coulomb` command prints; it must succeed.
+    /// The output of a `coulomb` command, which must succeed.
     pub fn run(&self, args: &[&str]) -> String {
         let output = self.command(args).output().expect("the coulomb binary runs");
         assert!(output.status.success(), "coulomb {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -191,7 +189,7 @@ impl Drop for Database {
             return;
         }
         let Ok(mut conn) = PgConnection::establish(&cluster().url) else { return };
-        // Whatever is left goes with the cluster.
+        // If this fails, the database goes with the server.
         let _ = conn.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
     }
 }

@@ -1,4 +1,4 @@
-//! A running daemon, as a user starts it.
+//! A running daemon, started as a user starts it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -20,21 +20,20 @@ use serde_json::Value;
 
 use super::{Database, SECRET};
 
-/// A clock that a test turns.
+/// A clock that the test sets.
 pub struct TestClock(Arc<Mutex<DateTime<Utc>>>);
 
 impl TestClock {
-    /// A clock that stands at this time (RFC 3339).
+    /// A clock that shows this time (RFC 3339) until the test turns it.
     pub fn at(time: &str) -> Self {
         Self(Arc::new(Mutex::new(time.parse().expect("a time"))))
     }
 
-    /// Turns it.
+    /// Sets it to this time.
     pub fn turn(&self, time: &str) {
         *self.0.lock().expect("no panic") = time.parse().expect("a time");
     }
 
-    /// What it shows.
     pub fn now(&self) -> DateTime<Utc> {
         *self.0.lock().expect("no panic")
     }
@@ -45,14 +44,13 @@ impl TestClock {
     }
 }
 
-/// A daemon of its own process, or within this one; it ends when it is dropped.
+/// A daemon in its own process or in this one; it ends when this is dropped.
 pub struct Daemon {
     child: Option<Child>,
-    /// Of a daemon within this process.
+    /// Only of a daemon in this process.
     server: Option<ServerHandle>,
     /// `http://127.0.0.1:…`
     pub base: String,
-    /// Sends requests.
     pub http: reqwest::Client,
 }
 
@@ -62,7 +60,7 @@ impl Daemon {
         Self::with(database, &[])
     }
 
-    /// As [`Daemon::start`], with further settings.
+    /// Like [`Daemon::start`], with further settings.
     pub fn with(database: &Database, settings: &[(&str, &str)]) -> Self {
         let mut command = database.command(&["serve"]);
         command.env("STRIPE_WEBHOOK_SECRET", SECRET).env("COULOMB_LISTEN", "127.0.0.1:0");
@@ -70,12 +68,12 @@ impl Daemon {
         Self::spawn(command)
     }
 
-    /// Runs `command`, waits until it listens.
+    /// Runs `command` and waits until it listens.
     pub fn spawn(command: Command) -> Self {
         Self::try_spawn(command).expect("the daemon listens")
     }
 
-    /// As [`Daemon::spawn`]; `None` when it ends instead, as it does where its database is away.
+    /// Like [`Daemon::spawn`]; `None` if the daemon ends instead, as it does while its database is away.
     pub fn try_spawn(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the coulomb binary runs");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -86,12 +84,12 @@ impl Daemon {
             return None;
         };
         let base = listens.split(' ').next().expect("an address").to_owned();
-        // The greeting must not fill the pipe.
+        // Read the rest of the output, so that the pipe never fills.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Self { child: Some(child), server: None, base, http: reqwest::Client::new() })
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills it at once, like a crash.
     pub fn kill(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
@@ -99,12 +97,12 @@ impl Daemon {
         }
     }
 
-    /// A daemon in this process, on a clock that the test turns.
+    /// A daemon in this process, on a test clock.
     pub fn clocked(database: &Database, clock: &TestClock) -> Self {
         Self::on_clock(database, clock.clock())
     }
 
-    /// As [`Daemon::clocked`], with a clock that the daemon watches for jumps, as it does its machine's.
+    /// Like [`Daemon::clocked`], but the daemon watches the clock for jumps, like that of a machine.
     pub fn watching(database: &Database, clock: &TestClock) -> Self {
         Self::on_clock(database, clock.clock().watched_for_jumps())
     }
@@ -137,7 +135,7 @@ impl Daemon {
                 let workers = Workers::start(&app);
                 told.send((address, server.handle())).expect("the test waits");
                 server.await.expect("serves");
-                // What went on beside later tests would ask for a database that is gone, over and over.
+                // Workers of a finished test would ask for their dropped database again and again.
                 workers.stop();
                 app.inbox.stop();
                 app.usage.stop();
@@ -153,7 +151,7 @@ impl Daemon {
         }
     }
 
-    /// The most memory that its process has held, in MiB, where the system tells.
+    /// Peak memory of its process in MiB, where the system shows it.
     pub fn peak_mib(&self) -> Option<u64> {
         let pid = self.child.as_ref()?.id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -161,14 +159,13 @@ impl Daemon {
         Some(line.trim().split(' ').next()?.parse::<u64>().ok()? / 1024)
     }
 
-    /// Asks it to stop, and waits; the exit code.
+    /// Asks it to stop and waits; returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let child = self.child.as_mut().expect("a process of its own");
         let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         child.wait().expect("it ends").code()
     }
 
-    /// A request with `key`.
     pub fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(key)
     }
@@ -196,7 +193,7 @@ impl Daemon {
         line.parse().ok()
     }
 
-    /// Waits until the inbox is projected.
+    /// Waits until every event of the inbox is projected.
     pub async fn projected(&self) {
         let started = Instant::now();
         while self.metric("coulomb_database_up").await != Some(1)
@@ -211,7 +208,7 @@ impl Daemon {
     }
 }
 
-/// Sends a request; status and JSON (null when there is no body).
+/// Sends a request; returns status and JSON (null without a body).
 pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.expect("an answer");
     let status = response.status();
@@ -227,7 +224,7 @@ pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
-        // It is told at once; whoever waits for the future waits for the end.
+        // The server gets the command at once. Only awaiting the future would wait for the end.
         drop(self.server.take().map(|server| server.stop(false)));
     }
 }

@@ -1,4 +1,4 @@
-//! Whole Stripe events by their positions, and the events of a purchase; [`super::objects`] has the builders.
+//! Whole Stripe events by position, and the events of a purchase; [`super::objects`] has the builders.
 
 use serde_json::{Value, json};
 
@@ -25,8 +25,8 @@ pub fn invoice(id: &str, customer: &str, status: &str, total: i64) -> Value {
     objects::invoice(id).customer(customer).status(status).total(total).json()
 }
 
-/// The eight events of a purchase: subscription, invoice and payment from incomplete to active, within three
-/// seconds.
+/// The eight events of a purchase within three seconds: subscription, invoice and payment from incomplete to
+/// active.
 pub fn purchase() -> Vec<Value> {
     let customer = objects::customer("cus_1").org("acme");
     let invoice = |status| objects::invoice("in_1").status(status);

@@ -1,8 +1,8 @@
-//! JSON for tests: fields by their paths, and a text of a value that a test can quote.
+//! JSON for tests: fields by path, and values as text that a test can quote.
 
 use serde_json::{Map, Value};
 
-/// The place at `path` in `value`: names and list positions, joined by dots. It is made where it is missing.
+/// The place at `path` in `value`: names and list positions, joined by dots. Missing objects are made.
 pub fn place<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
     path.split('.').fold(value, |value, step| match value {
         Value::Array(list) => &mut list[step.parse::<usize>().expect("a position in a list")],
@@ -10,7 +10,7 @@ pub fn place<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
     })
 }
 
-/// What stands at `path` in `value`, as for [`place`]; null where nothing does.
+/// The value at `path`, as for [`place`]; null if there is none.
 pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     path.split('.').fold(value, |value, step| match (value, step.parse::<usize>()) {
         (Value::Array(list), Ok(position)) => list.get(position).unwrap_or(&Value::Null),
@@ -18,8 +18,8 @@ pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     })
 }
 
-/// `value` as a text to compare: as many fields on a line as fit, in the order of the alphabet, and
-/// random ids as `org_…`, because each run has others.
+/// `value` as text to compare: as many fields on a line as fit, in alphabetical order. Random ids become
+/// `org_…`, because they differ in each run.
 pub fn shown(value: &Value) -> String {
     let mut text = String::new();
     write(&mut text, value, 0);
@@ -83,7 +83,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// A text; of a random id (`org_019ac…`) only its kind.
+/// A text; a random id (`org_019ac…`) is cut to its prefix.
 fn without_chance(text: &str) -> String {
     match text.rsplit_once('_') {
         Some((kind, id)) if id.len() >= 20 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
@@ -93,7 +93,7 @@ fn without_chance(text: &str) -> String {
     }
 }
 
-/// `value` without the fields of these names, wherever they are.
+/// `value` without the fields of these names at any depth.
 pub fn without(value: &Value, names: &[&str]) -> Value {
     match value {
         Value::Object(fields) => {

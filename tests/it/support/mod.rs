@@ -1,5 +1,5 @@
-//! What tests are built from. Start at [`World`]: it is a database, a daemon and a key. `requests` has the
-//! builders of what tests ask for, `answer` what they say of answers, `objects` Stripe's objects and events.
+//! Parts for tests. Start at [`World`]: a database, a daemon and a key. `requests` has builders of requests,
+//! `answer` checks answers, `objects` has Stripe's objects and events.
 
 pub mod answer;
 pub mod battery;
@@ -20,11 +20,10 @@ pub use daemon::{Daemon, TestClock};
 pub use proxy::Proxy;
 pub use world::World;
 
-/// The signing secret that test daemons know.
+/// The signing secret of test daemons.
 pub const SECRET: &str = "whsec_test";
 
-/// Stripe's recorded events, where this checkout has them beside it; says so and gives `None` where it does
-/// not.
+/// Directory of recorded Stripe events, if there is one; else says so and returns `None`.
 pub fn recorded_events() -> Option<std::path::PathBuf> {
     let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/stripe-events");
     let dir = std::env::var_os("COULOMB_STRIPE_EVENTS").map_or_else(beside, Into::into);

@@ -6,22 +6,22 @@ use serde_json::{Value, json};
 use super::json::place;
 use super::requests::Time;
 
-/// When every object was made that does not say otherwise: 9 October 2025, 08:53:20 UTC.
+/// The time at which objects are created by default: 9 October 2025, 08:53:20 UTC.
 pub const OCTOBER: i64 = 1_760_000_000;
 /// A day in seconds.
 pub const DAY: i64 = 86_400;
 
-/// An object as Stripe shows it.
+/// A Stripe object.
 #[derive(Clone, Debug)]
 pub struct Object(Value);
 
-/// An object of this kind, in test mode, with nothing but what all have.
+/// An object of this kind in test mode, with only the fields that all objects have.
 pub fn object(kind: &str, id: &str) -> Object {
     let body = json!({ "id": id, "object": kind, "created": OCTOBER, "livemode": false, "metadata": {} });
     Object(body)
 }
 
-/// A customer of nobody.
+/// A customer without an org.
 pub fn customer(id: &str) -> Object {
     object("customer", id).with("name", format!("Customer {id}")).with("email", Value::Null)
 }
@@ -44,7 +44,7 @@ pub fn subscription(id: &str) -> Object {
         .with("items", json!({ "object": "list", "has_more": false, "data": [item] }))
 }
 
-/// A draft of `cus_1`'s invoice over 20.00 for `sub_1`: one line, of `price_pro`.
+/// A draft invoice of `cus_1` over 20.00 for `sub_1`: one line, with `price_pro`.
 pub fn invoice(id: &str) -> Object {
     let of_item = json!({ "subscription": "sub_1", "subscription_item": "si_1", "proration": false });
     let line = json!({ "id": format!("il_{id}"), "object": "line_item", "currency": "usd",
@@ -70,7 +70,7 @@ pub fn invoice(id: &str) -> Object {
         .total(2000)
 }
 
-/// What `cus_1` is to pay: 20.00, for which there is no charge yet.
+/// An intent over 20.00 of `cus_1`, still without a charge.
 pub fn payment_intent(id: &str) -> Object {
     object("payment_intent", id)
         .customer("cus_1")
@@ -80,7 +80,7 @@ pub fn payment_intent(id: &str) -> Object {
         .with("latest_charge", Value::Null)
 }
 
-/// A charge of 20.00 that `cus_1` has paid.
+/// A paid charge of 20.00 of `cus_1`.
 pub fn charge(id: &str) -> Object {
     object("charge", id)
         .customer("cus_1")
@@ -91,12 +91,12 @@ pub fn charge(id: &str) -> Object {
         .with("amount_refunded", 0)
 }
 
-/// A refund of so much of a charge.
+/// A refund of this amount of a charge.
 pub fn refund(id: &str, charge: &str, amount: i64) -> Object {
     object("refund", id).status("succeeded").amount(amount).with("charge", charge)
 }
 
-/// A credit note over so much of an invoice of `cus_1`.
+/// A credit note over this amount of an invoice of `cus_1`.
 pub fn credit_note(id: &str, invoice: &str, amount: i64) -> Object {
     object("credit_note", id)
         .customer("cus_1")
@@ -107,7 +107,7 @@ pub fn credit_note(id: &str, invoice: &str, amount: i64) -> Object {
         .with("lines", json!({ "object": "list", "has_more": false, "data": [] }))
 }
 
-/// A product that is sold.
+/// An active product.
 pub fn product(id: &str) -> Object {
     object("product", id)
         .with("name", format!("Product {id}"))
@@ -115,7 +115,7 @@ pub fn product(id: &str) -> Object {
         .with("default_price", Value::Null)
 }
 
-/// A price of a product: so much a month.
+/// A price of a product: this amount each month.
 pub fn price(id: &str, product: &str, amount: i64) -> Object {
     object("price", id)
         .with("product", product)
@@ -129,13 +129,13 @@ pub fn price(id: &str, product: &str, amount: i64) -> Object {
 }
 
 impl Object {
-    /// Sets a field; a path such as `items.data.0.quantity` names one within another.
+    /// Sets a field; a path such as `items.data.0.quantity` names a nested one.
     pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
         *place(&mut self.0, path) = value.into();
         self
     }
 
-    /// Leaves a field out.
+    /// Removes a field.
     pub fn without(mut self, field: &str) -> Self {
         self.0.as_object_mut().expect("an object").remove(field);
         self
@@ -163,7 +163,7 @@ impl Object {
         self.with("metadata.org_id", org)
     }
 
-    /// The status, and what an invoice says elsewhere because of it.
+    /// The status, and the other fields of an invoice that depend on it.
     pub fn status(self, status: &str) -> Self {
         let object = self.with("status", status);
         if object.0["object"] != "invoice" {
@@ -185,14 +185,14 @@ impl Object {
             .pays()
     }
 
-    /// Of an invoice: all of it is paid, or nothing, as its status says.
+    /// Of an invoice: pays everything or nothing, by its status.
     fn pays(self) -> Self {
         let total = self.0["total"].as_i64().unwrap_or_default();
         let paid = if self.0["status"] == "paid" { total } else { 0 };
         self.with("amount_paid", paid).with("amount_remaining", total - paid)
     }
 
-    /// Of an open invoice: so much remains to be paid.
+    /// Of an open invoice: this amount remains to be paid.
     pub fn remaining(self, cents: i64) -> Self {
         let total = self.0["total"].as_i64().expect("a total");
         self.with("amount_remaining", cents).with("amount_paid", total - cents)
@@ -203,13 +203,13 @@ impl Object {
         self.with("parent.subscription_details.subscription", subscription)
     }
 
-    /// Of an invoice: it was issued then.
+    /// Of an invoice: when it was issued.
     pub fn issued(self, time: impl Time) -> Self {
         let second = time.second();
         self.with("created", second).with("status_transitions.finalized_at", second)
     }
 
-    /// Of an intent: it was paid by this charge.
+    /// Of an intent: the charge that paid it.
     pub fn paid_by(self, charge: &str) -> Self {
         let amount = self.0["amount"].clone();
         self.status("succeeded").with("amount_received", amount).with("latest_charge", charge)
@@ -220,7 +220,7 @@ impl Object {
         self.with("items.data.0.price.id", id)
     }
 
-    /// Of a subscription: it began then.
+    /// Of a subscription: when it began.
     pub fn started(self, time: impl Time) -> Self {
         let second = time.second();
         self.with("created", second).with("start_date", second)
@@ -232,7 +232,7 @@ impl Object {
             .with("items.data.0.current_period_end", end.second())
     }
 
-    /// Of a subscription: one more item, as the first but for its price and product.
+    /// Of a subscription: adds an item like the first one, with this price and product.
     pub fn item(mut self, id: &str, price: &str, product: &str) -> Self {
         let items = place(&mut self.0, "items.data").as_array_mut().expect("items");
         let mut item = items[0].clone();
@@ -248,7 +248,7 @@ impl Object {
         self.with("recurring", recurring)
     }
 
-    /// The event of this kind about it, at the second after [`OCTOBER`].
+    /// An event of this kind about the object, one second after [`OCTOBER`].
     pub fn happened(self, kind: &str) -> Event {
         let id = format!("evt_{}_{kind}", self.0["id"].as_str().expect("an id"));
         let request = json!({ "id": null, "idempotency_key": null });
@@ -257,7 +257,7 @@ impl Object {
             "data": { "object": self.0 } }))
     }
 
-    /// The event that it is new.
+    /// The event that the object was created.
     pub fn created_event(self) -> Event {
         let kind = match self.0["object"].as_str().expect("a kind") {
             "subscription" => "customer.subscription.created".to_owned(),
@@ -268,7 +268,6 @@ impl Object {
         self.happened(&kind)
     }
 
-    /// As JSON.
     pub fn json(self) -> Value {
         self.0
     }
@@ -279,7 +278,7 @@ impl Object {
 pub struct Event(Value);
 
 impl Event {
-    /// Sets a field; a path such as `data.object.total` names one within another.
+    /// Sets a field; a path such as `data.object.total` names a nested one.
     pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
         *place(&mut self.0, path) = value.into();
         self
@@ -299,13 +298,12 @@ impl Event {
         self.with("data.previous_attributes", previous)
     }
 
-    /// It comes from another account or mode, with an id of that realm.
+    /// The event comes from another account or mode, with an id of that realm.
     pub fn realm(self, account: &str, livemode: bool) -> Self {
         let id = format!("{}{account}{livemode}", self.0["id"].as_str().expect("an id"));
         self.with("id", id).with("account", account).with("livemode", livemode)
     }
 
-    /// As JSON.
     pub fn json(self) -> Value {
         self.0
     }

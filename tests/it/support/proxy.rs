@@ -1,5 +1,4 @@
-//! A network between daemon and database that a test breaks: a proxy that reads PostgreSQL's messages as they
-//! pass.
+//! A network between daemon and database that a test breaks: a proxy that reads PostgreSQL's messages.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,7 +14,7 @@ const READY: u8 = b'Z';
 
 /// A proxy on loopback; it runs until the process ends.
 pub struct Proxy {
-    /// The URL of the database through it.
+    /// URL of the database through the proxy.
     pub url: String,
     network: Arc<Network>,
 }
@@ -23,16 +22,16 @@ pub struct Proxy {
 #[derive(Default)]
 struct Network {
     connections: AtomicU64,
-    /// What passes on connections up to this number is swallowed, and they stay open.
+    /// Drops messages on connections up to this number; the connections stay open.
     silent: AtomicU64,
-    /// New connections are, too.
+    /// Drops messages on new connections too.
     all_silent: AtomicBool,
-    /// The commit of what holds this is lost, and the whole network with it.
+    /// The commit of a transaction that contains this text is lost, and the whole network with it.
     vanishes_with: Mutex<Option<String>>,
-    /// Of so many commits in a thousand the answer is lost with the connection.
+    /// Of a thousand commits, this many lose their answer and the connection.
     lost: AtomicU32,
     dice: AtomicU64,
-    /// Commits that were done and not answered, and such that never arrived.
+    /// Lost commits that the server did, and those that never reached it.
     done: AtomicU64,
     undone: AtomicU64,
 }
@@ -58,29 +57,29 @@ impl Proxy {
         Self { url: format!("postgresql://{credentials}@127.0.0.1:{port}/{name}?sslmode=disable"), network }
     }
 
-    /// From now on nothing passes on the connections that there are. They stay open; new ones work.
+    /// From now on, drops all messages on present connections. They stay open; new ones work.
     pub fn silence(&self) {
         self.network.silent.store(self.network.connections.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// Whether nothing passes on new connections either.
+    /// Whether to drop messages on new connections too.
     pub fn silence_all(&self, silent: bool) {
         self.network.all_silent.store(silent, Ordering::SeqCst);
         self.silence();
     }
 
-    /// Loses so many of a thousand commits, about half of them before they reach the server.
+    /// Loses this many of a thousand commits, about half of them before they reach the server.
     pub fn lose_commits(&self, of_a_thousand: u32) {
         self.network.lost.store(of_a_thousand, Ordering::SeqCst);
     }
 
-    /// Loses the commit of the transaction that writes `text`, and with it the network: nobody can be asked
-    /// what became of it.
+    /// Loses the commit of the transaction that writes `text`, and the whole network with it: the daemon
+    /// cannot find out the outcome.
     pub fn vanish_with(&self, text: &str) {
         *self.network.vanishing() = Some(text.to_owned());
     }
 
-    /// Commits that were lost: done, and not done.
+    /// Lost commits: done, and not done.
     pub fn lost(&self) -> (u64, u64) {
         (self.network.done.load(Ordering::SeqCst), self.network.undone.load(Ordering::SeqCst))
     }
@@ -91,17 +90,17 @@ impl Network {
         self.vanishes_with.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a message holds what the network vanishes with.
+    /// Whether a message contains the text of [`Proxy::vanish_with`].
     fn marks(&self, message: &[u8]) -> bool {
         self.vanishing().as_ref().is_some_and(|text| holds(message, text))
     }
 
-    /// Whether this commit is to be lost.
+    /// Whether to lose this commit.
     fn loses(&self, is_marked: bool) -> bool {
         is_marked || self.roll(1000) < u64::from(self.lost.load(Ordering::SeqCst))
     }
 
-    /// A commit was lost.
+    /// Notes a lost commit.
     fn lost(&self, count: &AtomicU64, is_marked: bool) {
         if is_marked {
             *self.vanishing() = None;
@@ -114,7 +113,7 @@ impl Network {
         connection <= self.silent.load(Ordering::SeqCst) || self.all_silent.load(Ordering::SeqCst)
     }
 
-    /// A number that looks random, below `sides`.
+    /// A pseudo-random number below `sides`.
     fn roll(&self, sides: u64) -> u64 {
         let n = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
         let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -122,7 +121,7 @@ impl Network {
     }
 }
 
-/// One connection: a thread each way.
+/// Serves one connection, with a thread for each direction.
 fn pass(network: &Arc<Network>, client: TcpStream, server: UnixStream) {
     let connection = network.connections.fetch_add(1, Ordering::SeqCst) + 1;
     let losing = Arc::new(AtomicBool::new(false));
@@ -176,7 +175,7 @@ fn pass(network: &Arc<Network>, client: TcpStream, server: UnixStream) {
                 break;
             }
         }
-        // What is silent tells nobody that the server went.
+        // On a silent connection the client does not see that the server closed.
         while network.is_silent(connection) {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -185,10 +184,10 @@ fn pass(network: &Arc<Network>, client: TcpStream, server: UnixStream) {
     });
 }
 
-/// What a client sent on a connection.
+/// What the client has sent on a connection.
 #[derive(Default)]
 struct Seen {
-    /// Its statements are transactions of their own: it stores arrivals.
+    /// It stores arrivals, where each statement is its own transaction.
     lands: bool,
     executes: bool,
 }
@@ -210,7 +209,7 @@ fn holds(message: &[u8], text: &str) -> bool {
     message.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
-/// The next message, as it came.
+/// The next message, unchanged.
 fn message(from: &mut impl Read, untyped: bool) -> std::io::Result<Vec<u8>> {
     let head = if untyped { 4 } else { 5 };
     let mut message = vec![0; head];

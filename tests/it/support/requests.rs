@@ -1,7 +1,7 @@
 //! Requests by named fields: `quota(100).period("month")`, `usage("acme", "tokens").quantity(5)`.
 //!
-//! Each starts with what most tests need, and `with` sets any other field. The org is `acme` and the meter
-//! `tokens` until a request says otherwise.
+//! Each request starts with the values that most tests need, and `with` sets any other field. By default the
+//! org is `acme` and the meter `tokens`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,17 +14,16 @@ use super::json::place;
 /// A request with a JSON body.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `POST` for most.
     pub method: Method,
     /// Path and query.
     pub path: String,
-    /// The body; null: none.
+    /// The body; null for none.
     pub body: Value,
-    /// Where in the body the fields stand.
+    /// The path of the fields within the body.
     root: &'static str,
 }
 
-/// A request of one's own.
+/// A request without a builder.
 pub fn request(method: Method, path: impl Into<String>, body: Value) -> Request {
     Request { method, path: path.into(), body, root: "" }
 }
@@ -38,7 +37,7 @@ pub fn org(external_id: &str) -> Request {
     post("/v1/orgs", json!({ "name": external_id, "external_id": external_id, "time_zone": "UTC" }))
 }
 
-/// A new meter of that key: the sum of `value` over the events of the same name.
+/// A new meter with this key: the sum of `value` over the events of the same name.
 pub fn meter(key: &str) -> Request {
     let body = json!({ "key": key, "event_name": key, "aggregation": "sum", "value_field": "value" });
     post("/v1/meters", body)
@@ -49,18 +48,18 @@ pub fn rate_card(meter: &str, rates: Value) -> Request {
     post(format!("/v1/meters/{meter}/rate_cards"), json!({ "currency": "usd", "rates": rates }))
 }
 
-/// A quota of so much a day.
+/// A quota by the day.
 pub fn quota(limit: impl Into<Value>) -> Request {
     let limit: Value = limit.into();
     post("/v1/quotas", json!({ "org": "acme", "meter": "tokens", "period": "day", "limit": limit }))
 }
 
-/// A limit of a day among those of a plan: a quota that names no org.
+/// A limit by the day in a plan: a quota that names no org.
 pub fn limit(limit: impl Into<Value>) -> Request {
     quota(limit).without("org")
 }
 
-/// Frees a subject from a quota of a day.
+/// Exempts a subject from a quota by the day.
 pub fn exempt(subject: &str) -> Request {
     let body = json!({ "org": "acme", "meter": "tokens", "period": "day", "subject": subject,
         "reason": "support" });
@@ -73,33 +72,33 @@ pub fn check() -> Request {
     Request { root: "items.0.", ..post("/v1/quota/check", items) }
 }
 
-/// Sets so much aside.
+/// Reserves an amount.
 pub fn reserve(amount: impl Into<Value>) -> Request {
     let amount: Value = amount.into();
     post("/v1/quota/reserve", json!({ "org": "acme", "meter": "tokens", "amount": amount }))
 }
 
-/// Ends a reservation: all of it was used, unless an amount or an event says otherwise.
+/// Settles a reservation: all of it was used, unless an amount or an event says otherwise.
 pub fn settle(id: &str) -> Request {
     post(format!("/v1/quota/{id}/settle"), json!({}))
 }
 
-/// Ends a reservation: nothing of it was used.
+/// Releases a reservation: nothing of it was used.
 pub fn release(id: &str) -> Request {
     post(format!("/v1/quota/{id}/release"), json!({}))
 }
 
-/// A plan, put in place.
+/// Creates or changes a plan (`PUT`).
 pub fn plan(id: &str) -> Request {
     request(Method::PUT, format!("/v1/plans/{id}"), json!({ "name": id }))
 }
 
-/// The limits of a plan, in the place of those it has.
+/// Replaces the limits of a plan.
 pub fn plan_limits<const N: usize>(id: &str, limits: [Request; N]) -> Request {
     request(Method::PUT, format!("/v1/plans/{id}/quotas"), json!({})).limits(limits)
 }
 
-/// Begins a local subscription, on trial unless it says that it is paid.
+/// Begins a local subscription: a trial, unless `paid` is set.
 pub fn subscribe(org: &str, plan: &str) -> Request {
     post(format!("/v1/orgs/{org}/subscription"), json!({ "plan": plan }))
 }
@@ -109,7 +108,7 @@ pub fn subscription_command(org: &str, command: &str, body: Value) -> Request {
     post(format!("/v1/orgs/{org}/subscription/{command}"), body)
 }
 
-/// A pack of units that may be bought, put in place.
+/// Creates or changes a pack of units (`PUT`).
 pub fn pack(id: &str, units: impl Into<Value>) -> Request {
     let units: Value = units.into();
     request(Method::PUT, format!("/v1/battery/packs/{id}"), json!({ "name": id, "units": units }))
@@ -121,42 +120,42 @@ pub fn grant(org: &str, amount: impl Into<Value>) -> Request {
     post("/v1/battery/grants", json!({ "org": org, "amount": amount, "reason": "a test" }))
 }
 
-/// How far below zero an org's battery may be used.
+/// How far an org's battery may go below zero.
 pub fn debt_limit(org: &str, limit: impl Into<Value>) -> Request {
     let limit: Value = limit.into();
     request(Method::PUT, format!("/v1/battery/settings/{org}"), json!({ "debt_limit": limit }))
 }
 
-/// Adds units to an org's battery, or takes them away.
+/// Adds units to an org's battery, or takes units from it.
 pub fn adjust(org: &str, amount: impl Into<Value>) -> Request {
     let amount: Value = amount.into();
     post("/v1/battery/adjustments", json!({ "org": org, "amount": amount, "reason": "a test" }))
 }
 
-/// Takes an event of the source `t` back.
+/// Voids an event of the source `t`.
 pub fn void(id: &str) -> Request {
     post("/v1/usage/void", json!({ "org": "acme", "source": "t", "id": id, "reason": "a mistake" }))
 }
 
-/// Replaces an event of the source `t`.
+/// Amends an event of the source `t`.
 pub fn amend(id: &str, by: Usage) -> Request {
     let event = by.without("id").without("source").without("org").json();
     post("/v1/usage/amend", void(id).with("event", event).body)
 }
 
-/// Closes a month such as `2026-10`, for all orgs unless it names one.
+/// Closes a month such as `2026-10`, for all orgs or for the org that it names.
 pub fn close(month: &str) -> Request {
     post("/v1/usage/closings", json!({ "month": month }))
 }
 
 impl Request {
-    /// Sets a field; a path such as `monthly.amount` names one within another.
+    /// Sets a field; a path such as `monthly.amount` names a nested one.
     pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
         *place(&mut self.body, &format!("{}{path}", self.root)) = value.into();
         self
     }
 
-    /// Leaves a field out.
+    /// Removes a field.
     pub fn without(mut self, field: &str) -> Self {
         self.body.as_object_mut().expect("an object").remove(field);
         self
@@ -191,7 +190,7 @@ impl Request {
         self.with("amount", amount)
     }
 
-    /// An id of one's own, which makes it safe to repeat.
+    /// An id, which makes the request safe to repeat.
     pub fn id(self, id: &str) -> Self {
         self.with("id", id)
     }
@@ -200,7 +199,7 @@ impl Request {
         self.with(&format!("dimensions.{name}"), value)
     }
 
-    /// Counts only usage with this dimension.
+    /// Counts only usage with this value of the dimension.
     pub fn only(self, dimension: &str, value: &str) -> Self {
         self.with(&format!("filter.{dimension}"), value)
     }
@@ -210,7 +209,7 @@ impl Request {
         self.with("time_zone", zone)
     }
 
-    /// Of a meter: what it is about.
+    /// Of a meter: how it aggregates.
     pub fn aggregation(self, aggregation: &str) -> Self {
         let request = self.with("aggregation", aggregation);
         if aggregation == "count" { request.without("value_field") } else { request }
@@ -226,7 +225,7 @@ impl Request {
         self.with("value_field", name)
     }
 
-    /// Of a meter: the dimensions by which it tells usage apart.
+    /// Of a meter: its dimensions.
     pub fn dimensions<const N: usize>(self, names: [&str; N]) -> Self {
         self.with("dimensions", names.to_vec())
     }
@@ -241,7 +240,7 @@ impl Request {
         self.with("quotas", limits.map(|limit| limit.body).to_vec())
     }
 
-    /// Of a rate card: from this time on, even where that is over.
+    /// Of a rate card: its start, also in the past.
     pub fn since(self, time: impl Into<Value>) -> Self {
         self.with("valid_from", time).with("backdate", true)
     }
@@ -251,7 +250,7 @@ impl Request {
 #[derive(Clone, Debug)]
 pub struct Usage(Value);
 
-/// One unit of usage of an org, now, from the source `t`, with an id that nothing else has.
+/// One unit of usage of an org, now, from the source `t`, with a unique id.
 pub fn usage(org: &str, event_name: &str) -> Usage {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let id = format!("usage-{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -259,13 +258,13 @@ pub fn usage(org: &str, event_name: &str) -> Usage {
 }
 
 impl Usage {
-    /// Sets a field; a path such as `data.model` names one within another.
+    /// Sets a field; a path such as `data.model` names a nested one.
     pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
         *place(&mut self.0, path) = value.into();
         self
     }
 
-    /// Leaves a field out.
+    /// Removes a field.
     pub fn without(mut self, field: &str) -> Self {
         self.0.as_object_mut().expect("an object").remove(field);
         self
@@ -305,7 +304,7 @@ impl Usage {
         self.with("occurred_at", time.rfc3339())
     }
 
-    /// What is sent.
+    /// The JSON to send.
     pub fn json(self) -> Value {
         self.0
     }
@@ -317,12 +316,10 @@ impl From<Usage> for Value {
     }
 }
 
-/// A point in time, as tests write it: RFC 3339, seconds since 1970, or a time of chrono's.
+/// A point in time: RFC 3339, seconds since 1970, or a time of chrono's.
 pub trait Time {
-    /// As RFC 3339.
     fn rfc3339(&self) -> String;
 
-    /// As seconds since 1970.
     fn second(&self) -> i64 {
         self.rfc3339().parse::<DateTime<Utc>>().expect("a time").timestamp()
     }

@@ -1,11 +1,11 @@
-//! What stands in the database, row by row: usage for tests of what reads it or counts it anew, and plans and
-//! packs that were sold before today. Whatever can be had through the API is had there.
+//! Rows that tests write by SQL: usage for tests of reads and rebuilds, and plans and packs sold before
+//! today. Everything that the API can make is made by the API.
 
 use coulomb::metering::digest::event_key;
 
 use super::Database;
 
-/// A record, in the words of its table.
+/// A usage record with the columns of its table.
 #[derive(Clone)]
 pub struct RecordRow {
     pub org: &'static str,
@@ -45,7 +45,7 @@ fn text(value: Option<&str>) -> String {
     value.map_or_else(|| "NULL".to_owned(), |value| format!("'{value}'"))
 }
 
-/// An org by its external id; its public id is `org_` and that.
+/// An org by its external id; its public id adds the prefix `org_`.
 pub fn org(database: &Database, name: &str, zone: &str) {
     database.execute(&format!(
         "WITH o AS (INSERT INTO orgs (public_id, external_id, name, time_zone, created_at, metadata)
@@ -55,7 +55,7 @@ pub fn org(database: &Database, name: &str, zone: &str) {
     ));
 }
 
-/// A meter; `dimensions` separated by commas.
+/// A meter; `dimensions` are separated by commas.
 pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str) {
     database.execute(&format!(
         "WITH m AS (INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
@@ -67,7 +67,7 @@ pub fn meter(database: &Database, key: &str, aggregation: &str, dimensions: &str
     ));
 }
 
-/// Stores a record, its series, its key and its partition.
+/// Stores a record with its series, key and partition.
 pub fn put(database: &Database, row: &RecordRow) {
     let key = event_key("test", &row.id);
     let RecordRow { org, meter, id, at, quantity, dimensions, cost, correction, .. } = row;
@@ -97,7 +97,7 @@ pub fn put(database: &Database, row: &RecordRow) {
     ));
 }
 
-/// A plan that has been sold since 2020; the API makes those of today.
+/// A plan sold since 2020; the API can only make one from today.
 #[derive(Clone, Copy, Default)]
 pub struct PlanRow {
     pub id: &'static str,
@@ -107,7 +107,7 @@ pub struct PlanRow {
     pub units: i64,
     pub annual_units: Option<i64>,
     pub trial_units: Option<i64>,
-    /// Units of each day, and how far below zero the battery may be used.
+    /// Units of each day, and how far the battery may go below zero.
     pub daily_units: i64,
     pub debt_limit: Option<i64>,
 }
@@ -131,7 +131,7 @@ pub fn plan(database: &Database, plan: &PlanRow) {
     ));
 }
 
-/// Stores a pack of so many units that has been sold since 2020, and its prices.
+/// Stores a pack of units that has been sold since 2020, and its prices.
 pub fn pack(database: &Database, id: &str, units: &str, prices: &[&str]) {
     let prices = prices.join("','");
     database.execute(&format!(
@@ -142,7 +142,7 @@ pub fn pack(database: &Database, id: &str, units: &str, prices: &[&str]) {
     ));
 }
 
-/// Stores an active subscription of an org to a price, as Stripe's events leave it.
+/// Stores an active subscription of an org to a price, as the projection writes it.
 pub fn subscription(database: &Database, org: &str, price: &str) {
     database.execute(&format!(
         "INSERT INTO stripe_customer_links (account, livemode, customer_id, api_ref)

@@ -1,4 +1,4 @@
-//! Stripe's side: signs and delivers.
+//! Stripe's side: signs and delivers events.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,7 +45,7 @@ impl Daemon {
         super::daemon::answer(request).await
     }
 
-    /// Delivers an event as Stripe does; it must be answered 200.
+    /// Delivers an event as Stripe does; the answer must be 200.
     pub async fn deliver(&self, event: &Value) {
         let body = event.to_string().into_bytes();
         let header = signature(&body);
@@ -53,7 +53,7 @@ impl Daemon {
         assert_eq!(status, 200, "{answer}");
     }
 
-    /// As [`Daemon::deliver`], at unix second `at` of a turned clock.
+    /// Like [`Daemon::deliver`], at unix second `at` of a test clock.
     pub async fn deliver_at(&self, event: &Value, at: i64) {
         let body = event.to_string().into_bytes();
         let header = signature_at(&body, at);

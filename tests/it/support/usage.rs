@@ -1,10 +1,10 @@
-//! Orgs, meters and slots to send usage to, and the books that must balance.
+//! Orgs, meters and slots for usage, and the books that must balance.
 
 use serde_json::{Value, json};
 
 use super::{Daemon, Database};
 
-/// The statement that makes a version of a meter's rate card.
+/// The SQL for a version of a meter's rate card.
 fn card(meter_id: i32, version: i32, since: &str, rates: &Value) -> String {
     format!(
         "INSERT INTO rate_cards
@@ -14,8 +14,7 @@ fn card(meter_id: i32, version: i32, since: &str, rates: &Value) -> String {
 }
 
 impl Database {
-    /// A meter, as the operator's commands would make it. `prices` are the rates of a card in force since
-    /// 2020.
+    /// A meter as the operator's commands make it. `prices` are the rates of a card in force since 2020.
     pub fn meter(
         &self,
         id: i32,
@@ -26,7 +25,7 @@ impl Database {
     ) {
         let field = if aggregation == "count" { "NULL" } else { "'value'" };
         let card = prices.map_or_else(String::new, |prices| card(id, 1, "2020-01-01", prices));
-        // In one transaction: a daemon that reads the new version finds the prices there.
+        // In one transaction: a daemon that reads the new version must find the prices.
         self.execute(&format!(
             "INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
              VALUES ({id}, 'meter-{id}', '{aggregation}', 'units', now());
@@ -38,7 +37,7 @@ impl Database {
         ));
     }
 
-    /// A version of a meter's rate card, in force since that time.
+    /// A version of a meter's rate card, in force from this time on.
     pub fn card(&self, meter_id: i32, version: i32, since: &str, rates: &Value) {
         let card = card(meter_id, version, since, rates);
         self.execute(&format!("{card} UPDATE catalog SET version = version + 1"));
@@ -54,7 +53,8 @@ impl Database {
         ));
     }
 
-    /// Finds keys without records, and summaries, counters and ledgers that are not the sums of the records.
+    /// Finds keys without records, and summaries, counters and ledgers that differ from the sums of the
+    /// records.
     pub fn unbalanced(&self) -> Vec<String> {
         const CHECKS: [(&str, &str); 5] = [
             (
@@ -81,7 +81,7 @@ impl Database {
             ),
             (
                 "records and counters",
-                // Those of levels are no sums.
+                // Counters of levels are not sums.
                 "SELECT count(*) FROM (SELECT c.* FROM quota_counters c JOIN quota_slots q USING (slot_id)
                      WHERE used <> 0 AND q.period <> 'always') c FULL JOIN (
                      SELECT r.org_id, q.slot_id, CASE WHEN q.per_subject THEN coalesce(r.subject, '') ELSE ''
@@ -125,8 +125,8 @@ impl Daemon {
         org["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Sends usage that the daemon must read as a whole; returns the outcome of each event. The answer to a
-    /// single event that was not taken is a problem.
+    /// Sends usage that the daemon must be able to read; returns each event's outcome. The answer to a single
+    /// event that was not accepted is a problem.
     pub async fn usage(&self, key: &str, events: &Value) -> Vec<String> {
         let (status, answer) = self.post("/v1/usage", key, events).await;
         let refused = events.is_object() && answer["results"][0]["status"] != "accepted";
@@ -136,7 +136,7 @@ impl Daemon {
     }
 }
 
-/// What became of one event: its status, or the field and the rule that it breaks.
+/// The outcome of one event: its status, or the field and the rule that it breaks.
 #[track_caller]
 pub fn outcome(result: &Value) -> String {
     match result["rule"].as_str() {

@@ -1,4 +1,4 @@
-//! A world for a test: a database of its own, daemons on it, and a key that may do what most tests do.
+//! A world for a test: its own database, daemons on it, and a key with the rights that most tests need.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -14,10 +14,10 @@ use super::requests::{Request, Time, Usage};
 use super::usage::outcome;
 use super::{Daemon, Database, TestClock, requests, stripe};
 
-/// What the key of a world may do, unless it says otherwise.
+/// The default scopes of a world's key.
 const SCOPES: &str = "billing:write,billing:read,usage:read,usage:write";
 
-/// What a world begins with; [`Setup::start`] makes it so.
+/// A world before it starts; [`Setup::start`] builds it.
 pub struct Setup {
     database: Database,
     settings: Vec<(String, String)>,
@@ -25,24 +25,23 @@ pub struct Setup {
     clock: Option<TestClock>,
     scopes: String,
     daemons: usize,
-    /// The last org and meter that were named: those of the quotas after them.
+    /// The last org and meter that were named; later quotas are for them.
     last: (String, String),
 }
 
 /// A database, daemons on it, and a key of the platform.
 ///
-/// It is its [`Database`], too: `world.number("SELECT …")`, `world.run(&["verify"])`.
+/// It derefs to its [`Database`]: `world.number("SELECT …")`, `world.run(&["verify"])`.
 pub struct World {
     /// At least one.
     pub daemons: Vec<Daemon>,
-    /// A key of the platform.
     pub key: String,
-    /// Its database. It goes last: the daemons need it.
+    /// It is dropped last, because the daemons need it.
     pub database: Database,
     clock: Option<TestClock>,
 }
 
-/// A key, as it asks one of the daemons.
+/// A key and the daemon that it calls.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
     daemon: &'a Daemon,
@@ -50,13 +49,13 @@ pub struct Caller<'a> {
 }
 
 impl World {
-    /// An empty one, still to be described: `World::new().org("acme").meter("tokens").start().await`.
+    /// An empty world to describe further: `World::new().org("acme").meter("tokens").start().await`.
     #[expect(clippy::new_ret_no_self, reason = "it reads as a sentence that ends with `start`")]
     pub fn new() -> Setup {
         Self::over(Database::new())
     }
 
-    /// One over a database in which there is something already.
+    /// A world over a database that already has data.
     pub fn over(database: Database) -> Setup {
         Setup {
             database,
@@ -71,19 +70,19 @@ impl World {
 }
 
 impl Setup {
-    /// A setting of its daemons.
+    /// Adds a setting of its daemons.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The test turns the clock, and it stands at this time. The daemons run within this process then.
+    /// Uses a test clock that shows this time. The daemons then run within this process.
     pub fn at(mut self, time: &str) -> Self {
         self.clock = Some(TestClock::at(time));
         self
     }
 
-    /// So many daemons on one database.
+    /// Starts this many daemons on the database.
     pub fn daemons(mut self, number: usize) -> Self {
         self.daemons = number;
         self
@@ -95,7 +94,7 @@ impl Setup {
         self
     }
 
-    /// What is asked for at the beginning, and must be done.
+    /// A request to send at the start, which must succeed.
     pub fn with(mut self, request: Request) -> Self {
         let named = |field: &str| request.body[field].as_str().map(str::to_owned);
         match request.path.as_str() {
@@ -107,17 +106,17 @@ impl Setup {
         self
     }
 
-    /// An org of that external id, in UTC.
+    /// An org with this external id, in UTC.
     pub fn org(self, external_id: &str) -> Self {
         self.with(requests::org(external_id))
     }
 
-    /// A meter that sums up the `value` of events of the same name.
+    /// A meter that sums the `value` of events of the same name.
     pub fn meter(self, key: &str) -> Self {
         self.with(requests::meter(key))
     }
 
-    /// A quota of so much a day, of the last org and meter.
+    /// A quota by the day, of the last org and meter.
     pub fn quota(self, limit: impl Into<Value>) -> Self {
         let (org, meter) = self.last.clone();
         self.with(requests::quota(limit).org(&org).meter(&meter))
@@ -129,20 +128,19 @@ impl Setup {
         self.prices_since(now - TimeDelta::days(90), rates)
     }
 
-    /// Prices of the last meter in US dollars, in force since then.
+    /// Prices of the last meter in US dollars, in force since this time.
     pub fn prices_since(self, time: impl Time, rates: Value) -> Self {
         let card = requests::rate_card(&self.last.1, rates).since(time.rfc3339());
         self.with(card)
     }
 
-    /// Counts the last meter for every org: a plan that nobody has limits it, to nothing.
+    /// Counts the last meter for every org: a plan that no org has names it without a limit.
     pub fn counted(self, period: &str) -> Self {
         let limit = requests::limit(Value::Null).meter(&self.last.1).period(period);
         let plan = requests::plan(&format!("counts-{}-{}", self.last.1, period)).limits([limit]);
         self.with(plan)
     }
 
-    /// Makes it.
     pub async fn start(self) -> World {
         let database = self.database;
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -169,17 +167,17 @@ impl Deref for World {
 }
 
 impl World {
-    /// Its first daemon.
+    /// The first daemon.
     pub fn daemon(&self) -> &Daemon {
         &self.daemons[0]
     }
 
-    /// Its key, as it asks the daemon of that number.
+    /// The world's key, calling the daemon of this number.
     pub fn on(&self, number: usize) -> Caller<'_> {
         Caller { daemon: &self.daemons[number], key: &self.key }
     }
 
-    /// Another key, as it asks the first daemon.
+    /// Another key, calling the first daemon.
     pub fn by<'a>(&'a self, key: &'a str) -> Caller<'a> {
         Caller { daemon: self.daemon(), key }
     }
@@ -189,62 +187,56 @@ impl World {
         self.database.key(SCOPES, Some(org))
     }
 
-    /// Turns its clock.
+    /// Turns the world's clock.
     pub fn turn(&self, time: &str) {
         self.clock().turn(time);
     }
 
-    /// Its clock, which the test turns.
+    /// The world's test clock.
     pub fn clock(&self) -> &TestClock {
-        self.clock.as_ref().expect("a clock to turn: say `at`")
+        self.clock.as_ref().expect("a test clock: use `at`")
     }
 
-    /// The time by its clock, in seconds since 1970.
+    /// The world's time, in seconds since 1970.
     pub fn now(&self) -> i64 {
         self.clock.as_ref().map_or_else(stripe::now, |clock| clock.now().timestamp())
     }
 
-    /// Asks for something.
     pub async fn send(&self, request: Request) -> Answer {
         self.on(0).send(request).await
     }
 
-    /// `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.on(0).get(path).await
     }
 
-    /// `POST`.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.on(0).post(path, body).await
     }
 
-    /// `PUT`.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.on(0).put(path, body).await
     }
 
-    /// `PATCH`.
     pub async fn patch(&self, path: &str, body: Value) -> Answer {
         self.on(0).patch(path, body).await
     }
 
-    /// `DELETE`.
     pub async fn delete(&self, path: &str) -> Answer {
         self.on(0).delete(path).await
     }
 
-    /// Reports events in one request: what became of each, see [`Daemon::usage`].
+    /// Reports events in one request; returns each event's outcome, see [`Daemon::usage`].
     pub async fn usage<const N: usize>(&self, events: [Usage; N]) -> Vec<String> {
         self.on(0).usage(events).await
     }
 
-    /// Reports one event alone: what became of it.
+    /// Reports one event alone; returns its outcome.
     pub async fn uses(&self, event: Usage) -> String {
         self.on(0).uses(event).await
     }
 
-    /// Reports one event, which must be taken.
+    /// Reports one event, which must be accepted.
     pub async fn used(&self, event: Usage) {
         assert_eq!(self.uses(event.clone()).await, "accepted", "{event:?}");
     }
@@ -254,29 +246,29 @@ impl World {
         self.on(0).check(check).await
     }
 
-    /// All rows of a list, `limit` a page; the path has a query already.
+    /// All rows of a list, `limit` in each page; the path must have a query already.
     pub async fn all(&self, path: &str, limit: usize) -> Vec<Value> {
         self.on(0).all(path, limit).await
     }
 
-    /// Sets something aside, which must be possible: the reservation's id.
+    /// Reserves an amount, which must succeed; returns the reservation's id.
     pub async fn reserved(&self, reserve: Request) -> String {
         self.send(reserve).await.status(201).id()
     }
 
-    /// Stripe delivers an event, by the world's clock; it is acknowledged.
+    /// Delivers an event by the world's clock; it must be acknowledged.
     pub async fn deliver(&self, event: impl Into<Value>) {
         self.daemon().deliver_at(&event.into(), self.now()).await;
     }
 
-    /// Stripe delivers events, eight at once, and the daemon works off all of them.
+    /// Delivers events, eight at once, and waits until the daemon has projected them.
     pub async fn tell_at_once(&self, events: impl IntoIterator<Item = impl Into<Value>>) {
         let events: Vec<Value> = events.into_iter().map(Into::into).collect();
         self.daemon().deliver_all(&events).await;
         self.daemon().projected().await;
     }
 
-    /// Stripe delivers events one after the other, and the daemon works off all of them.
+    /// Delivers events one after the other, and waits until the daemon has projected them.
     pub async fn tell(&self, events: impl IntoIterator<Item = impl Into<Value>>) {
         for event in events {
             self.deliver(event).await;
@@ -284,7 +276,7 @@ impl World {
         self.daemon().projected().await;
     }
 
-    /// Until caches have heard of a change.
+    /// Waits until caches have heard of a change.
     pub async fn settles(&self) {
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
@@ -302,7 +294,7 @@ impl World {
         assert_eq!(self.unbalanced(), [] as [String; 0]);
     }
 
-    /// As [`World::balances`]; and `coulomb verify` must find nothing.
+    /// Like [`World::balances`]; and `coulomb verify` must find nothing.
     #[track_caller]
     pub fn is_sound(&self) {
         self.balances();
@@ -311,7 +303,6 @@ impl World {
 }
 
 impl Caller<'_> {
-    /// Asks for something.
     pub async fn send(&self, request: Request) -> Answer {
         let asked = format!("{} {} {}", request.method, request.path, request.body);
         let sent = self.daemon.request(request.method, &request.path, self.key);
@@ -319,59 +310,54 @@ impl Caller<'_> {
         Answer::new(asked, answer(sent).await)
     }
 
-    /// `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(requests::request(Method::GET, path, Value::Null)).await
     }
 
-    /// `POST`.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.send(requests::request(Method::POST, path, body)).await
     }
 
-    /// `PUT`.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.send(requests::request(Method::PUT, path, body)).await
     }
 
-    /// `PATCH`.
     pub async fn patch(&self, path: &str, body: Value) -> Answer {
         self.send(requests::request(Method::PATCH, path, body)).await
     }
 
-    /// `DELETE`.
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(requests::request(Method::DELETE, path, Value::Null)).await
     }
 
-    /// `POST` of a text as it stands.
+    /// `POST` of a text, unchanged.
     pub async fn post_text(&self, path: &str, content_type: &str, text: &str) -> Answer {
         let request = self.daemon.request(Method::POST, path, self.key).header("Content-Type", content_type);
         Answer::new(format!("POST {path} {text}"), answer(request.body(text.to_owned())).await)
     }
 
-    /// Reports one event, written as it stands: what became of it.
+    /// Reports one event, written exactly so; returns its outcome.
     pub async fn uses_text(&self, text: &str) -> String {
         outcome(self.post_text("/v1/usage", "application/json", text).await.at("results.0"))
     }
 
-    /// Reports events in one request: what became of each, see [`Daemon::usage`].
+    /// Reports events in one request; returns each event's outcome, see [`Daemon::usage`].
     pub async fn usage(&self, events: impl IntoIterator<Item = Usage>) -> Vec<String> {
         let events: Vec<Value> = events.into_iter().map(Usage::json).collect();
         self.daemon.usage(self.key, &json!(events)).await
     }
 
-    /// Reports one event alone: what became of it.
+    /// Reports one event alone; returns its outcome.
     pub async fn uses(&self, event: Usage) -> String {
         self.daemon.usage(self.key, &event.json()).await.remove(0)
     }
 
-    /// All rows of a list, `limit` a page; the path has a query already.
+    /// All rows of a list, `limit` in each page; the path must have a query already.
     pub async fn all(&self, path: &str, limit: usize) -> Vec<Value> {
         self.all_of(path, "data", limit).await
     }
 
-    /// As [`Caller::all`], where the rows stand in another field.
+    /// Like [`Caller::all`], with the rows in another field.
     pub async fn all_of(&self, path: &str, field: &str, limit: usize) -> Vec<Value> {
         let (mut rows, mut cursor) = (Vec::new(), String::new());
         loop {
@@ -389,16 +375,15 @@ impl Caller<'_> {
     }
 }
 
-/// Asks again until it is so, for half a minute at most.
+/// Asks again until the condition is true, for half a minute at most.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let started = Instant::now();
     while !is_so().await {
-        assert!(started.elapsed() < Duration::from_secs(30), "not so after half a minute: {what}");
+        assert!(started.elapsed() < Duration::from_secs(30), "not true after half a minute: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// The time of a text.
 pub fn time(text: &str) -> DateTime<Utc> {
     text.parse().unwrap_or_else(|_| panic!("no time: {text}"))
 }

@@ -14,9 +14,9 @@ const AFTER: &str = "2026-11-15";
 pub(super) fn cases() -> Vec<Case> {
     vec![
         (
-            // 60 at 1; 40 × 2 and 20 × 1; 60 at 0.5, for the month stands at 120. The last is taken back as
-            // what the first card charged for 120 less its price of 60; 10 more stand at 120 again, although
-            // that card counts in no month any more.
+            // 60 at 1; 40 × 2 and 20 × 1; 60 at 0.5, because the month is at 120. Voiding the last gives back
+            // the first card's cost of 120 less its price of 60. 10 more are at 120 again, although that card
+            // counts in no month any more.
             "amended under a card that was replaced since",
             graduated(),
             vec![
@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // As before, but nothing was replaced: the counter says the same as the records.
+            // As before, but no card was replaced: the counter equals the records.
             "amended under a card that counts still",
             graduated(),
             vec![
@@ -46,7 +46,8 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 10 of the later 90 are free, 80 at 0.12. The first cost nothing, so nothing is given back.
+            // 10 of the later 90 are free, 80 cost 0.12. The first ones cost nothing, so nothing is given
+            // back.
             "the allowance is the month's",
             free("0.1"),
             vec![
@@ -75,7 +76,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 110: 10 at 0.1. Amended to 120 it stands where it stood: 20 at 0.1.
+            // 110: 10 at 0.1. Amended to 120, the event keeps its place: 20 at 0.1.
             "an amendment stands where the event stood",
             free("0.1"),
             vec![
@@ -90,7 +91,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // The month stands at 140 when the late 10 come: 10 at the old 0.1.
+            // The month is at 140 when the late 10 come: 10 at the old 0.1.
             "late usage of the time before",
             free("0.1"),
             vec![
@@ -105,7 +106,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 90 at a flat 0.2 are 18; the month stands at 90, so 10 are free and 20 cost 0.12.
+            // 90 at a flat 0.2 are 18; the month is at 90, so 10 are free and 20 cost 0.12.
             "from a flat price to tiers",
             json!([{ "unit_cost": "0.2" }]),
             vec![
@@ -127,7 +128,7 @@ pub(super) fn cases() -> Vec<Case> {
                 Cost("0", "4"),
                 Card("2026-11-18T00:00:00Z", free("0.12")),
                 Use("3", "2026-11-19", "5"),
-                // The month stands at 110.
+                // The month is at 110.
                 Cost("0", "4.6"),
             ],
         ),
@@ -148,7 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 95 in packages of ten: 70; then the month is in its tenth package, and 6 more begin the
+            // 95 in packages of ten: 70. Then the month is in its tenth package, and 6 more start the
             // eleventh.
             "packages",
             package(),

@@ -55,7 +55,8 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 80 at 1; then 20 at 1 and 30 at 0.5. Without the first October would have cost 50: 65 less.
+            // 80 at 1; then 20 at 1 and 30 at 0.5. Without the first event October would have cost 50: 65
+            // less.
             "graduated, closed, the first of two",
             graduated(),
             vec![
@@ -71,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 150 would have cost 125, 140 cost 120
+            // 150 would cost 125, 140 cost 120
             "graduated, amended",
             graduated(),
             vec![Use("1", OCT, "150"), Close, Amend("1", "140"), Cost("125", "-5"), Used("140", "0")],
@@ -92,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // 60 and 50 are 110: 44 + 3. Without the 50 they had cost 60: 13 more.
+            // 60 and 50 are 110: 44 + 3. Without the 50 they would cost 60: 13 more.
             "volume, closed",
             volume(),
             vec![
@@ -152,7 +153,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         (
-            // Late usage is rated in its month, which stood at 90: 10 at 1, 10 at 0.5.
+            // Late usage is rated in its month, which was at 90: 10 at 1, 10 at 0.5.
             "late usage of a closed month",
             graduated(),
             vec![

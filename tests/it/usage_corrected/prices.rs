@@ -11,7 +11,7 @@ pub(super) fn graduated() -> Value {
     tiers("graduated", json!([{ "up_to": "100", "unit_cost": "1" }, { "unit_cost": "0.5" }]))
 }
 
-/// Twice as dear.
+/// Twice the price.
 pub(super) fn dearer() -> Value {
     tiers("graduated", json!([{ "up_to": "100", "unit_cost": "2" }, { "unit_cost": "1" }]))
 }
@@ -21,12 +21,12 @@ pub(super) fn free(price: &str) -> Value {
     tiers("graduated", json!([{ "up_to": "100", "unit_cost": "0" }, { "unit_cost": price }]))
 }
 
-/// Up to 100 all of it at 1, above that all of it at 0.4, and 3 beside.
+/// Up to 100, every unit costs 1; above that, every unit costs 0.4, and 3 flat.
 pub(super) fn volume() -> Value {
     tiers("volume", json!([{ "up_to": "100", "unit_cost": "1" }, { "unit_cost": "0.4", "flat_cost": "3" }]))
 }
 
-/// 7 for every begun ten.
+/// 7 for every started package of ten.
 pub(super) fn package() -> Value {
     tiers("package", json!([{ "unit_cost": "7", "package_size": "10" }]))
 }

@@ -1,5 +1,5 @@
-//! Random lives of a level: sets and changes of three subjects at few instants, late and in any order, taken
-//! back and amended, into closed months too. The test works out what must be said of it instant by instant.
+//! Random lives of a level: sets and changes of three subjects at few instants, late and in any order, voided
+//! and amended, also in closed months. The test computes the expected level for each instant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::{Chance, Place};
 const STEPS: u64 = 50;
 const SUBJECTS: [&str; 3] = ["", "u1", "u2"];
 
-/// An event as it counts.
+/// The present state of an event.
 #[derive(Clone, Debug)]
 struct Said {
     at: DateTime<Utc>,
@@ -36,7 +36,7 @@ impl Said {
         Self { subject, ..said }.anew(chance)
     }
 
-    /// Something else said of the same instant.
+    /// Another value for the same instant.
     fn anew(self, chance: &mut Chance) -> Self {
         let (sets, value) = (chance.below(3) == 0, chance.decimal(40, 3));
         let less = !sets && chance.below(2) == 0;
@@ -54,7 +54,7 @@ impl Said {
     }
 }
 
-/// How much there is, by the last set of these and the changes from it on: what is below zero is nothing.
+/// The level: the last of these sets and the changes from it on. Below zero counts as zero.
 fn level<'a>(events: impl Iterator<Item = &'a Said> + Clone) -> Decimal {
     let last = events.clone().filter(|event| event.sets).map(|event| (event.at, event.value)).max();
     let counts = |event: &&Said| !event.sets && last.is_none_or(|(at, _)| event.at >= at);
@@ -62,7 +62,7 @@ fn level<'a>(events: impl Iterator<Item = &'a Said> + Clone) -> Decimal {
     (last.map_or(Decimal::ZERO, |(_, value)| value) + changes).max(Decimal::ZERO)
 }
 
-/// Start, end, average and peak over `[from, to)`: the level of each span in which nothing happens.
+/// Start, end, average and peak over `[from, to)`, from the level of each span without events.
 fn course(events: &[&Said], from: DateTime<Utc>, to: DateTime<Utc>) -> [Decimal; 4] {
     let within = events.iter().map(|event| event.at).filter(|at| *at > from && *at < to);
     let edges: Vec<DateTime<Utc>> = BTreeSet::from_iter(within.chain([from, to])).into_iter().collect();
@@ -80,7 +80,7 @@ fn course(events: &[&Said], from: DateTime<Utc>, to: DateTime<Utc>) -> [Decimal;
 }
 
 impl Place {
-    /// Lives a level's life on an org and a meter of its own.
+    /// Runs the life of a level on its own org and meter.
     pub(super) async fn level(&self, id: i32, seed: u64) {
         let mut chance = Chance(seed);
         let (org, key) = (format!("org{id}"), format!("level{id}"));
@@ -96,7 +96,7 @@ impl Place {
         let (mut events, mut closed): (BTreeMap<String, Said>, u32) = (BTreeMap::new(), 8);
         for step in 0..STEPS {
             if step == STEPS / 2 {
-                // It begins with what is there.
+                // It begins with the present level.
                 self.post("/v1/quotas", &quota(true)).await;
             }
             let named = |id: &str| json!({ "org": org, "source": "t", "id": id, "reason": "wrong" });
@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// Compares the level that the API shows with the one that its events come to.
+    /// Compares the level in the API with the level that the events give.
     async fn level_is(&self, org: &str, key: &str, events: &BTreeMap<String, Said>, place: &str) {
         let of = |subject: &str| -> Vec<&Said> {
             events.values().filter(|said| said.stands && said.subject == subject).collect()
@@ -155,7 +155,7 @@ impl Place {
             ("2026-09-01T00:00:00Z", "2026-10-01T00:00:00Z"),
             ("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"),
             ("2026-11-01T00:00:00Z", "2026-11-26T12:00:00Z"),
-            // At, just before and just after instants at which something may have happened.
+            // At, just before and just after instants at which events may have happened.
             ("2026-09-10T00:00:00Z", "2026-10-13T12:00:00Z"),
             ("2026-09-30T23:59:59Z", "2026-10-01T00:00:01Z"),
             ("2026-08-01T00:00:00Z", "2026-09-01T00:00:00Z"),

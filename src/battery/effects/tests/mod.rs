@@ -62,7 +62,7 @@ fn a_line_is_worth_what_its_version_says() {
     let mirrored = json!({ "trial_start": null, "trial_end": null });
     let trial = json!({ "trial_start": "2026-03-01T00:00:00Z", "trial_end": "2026-04-01T00:00:00Z" });
     for (line, expected) in [
-        // Nothing of the subscription is known, and it may have been bought before version 2.
+        // We know nothing of the subscription, and it may have been bought before version 2.
         (json!({}), None),
         (json!({ "mirrored": mirrored }), Some(("subscription", "200"))),
         (json!({ "plan": { "since": "2026-02-01T00:00:00Z" } }), Some(("subscription", "100"))),
@@ -104,7 +104,7 @@ fn what_is_missing_is_waited_for() {
         let decision = decided(&facts, SourceKind::Invoice);
         assert_eq!(decision.waits.iter().map(|wait| wait.reason).collect::<Vec<_>>(), [reason], "{line}");
         assert!(decision.grants.is_empty() && decision.clawbacks.is_empty());
-        // After a day it is done without, where that is possible.
+        // After a day the decision does not wait for it any more, where it can do without it.
         facts.waiting = serde_json::from_value(
             json!([{ "line": "il_1", "since": "2026-03-10T00:00:00Z", "dismissed": false }]),
         )
@@ -139,7 +139,7 @@ fn a_part_of_a_period_counts_by_time() {
         (decision.clawbacks[0].units, decision.clawbacks[0].grant, decision.grants.len()),
         (units("66.666666667"), Some(4), 0)
     );
-    // Paid when the period is over.
+    // Paid after the end of the period.
     let mut late = invoice(&part(5));
     late.invoice.as_mut().expect("one").paid_at = Some(at("2026-03-31T00:00:00Z"));
     let decision = decided(&late, SourceKind::Invoice);
@@ -208,7 +208,7 @@ fn returned_money_counts_once() {
             5,
         ),
         (json!({ "cause": "dispute", "amount": 5, "status": "needs_response", "funds_withdrawn": 0 }), 0),
-        // As much as was disputed, as 3 of another currency cannot be compared with 5.
+        // The disputed amount: 3 of another currency cannot be compared with 5.
         (
             json!({ "cause": "dispute", "amount": 5, "status": "under_review", "currency": "usd",
                 "funds_currency": "eur", "funds_withdrawn": 3 }),
@@ -245,7 +245,7 @@ fn lines_without_an_id_of_their_own_are_told_apart() {
 }
 
 proptest! {
-    /// Whatever the order, the pieces taken sum to the same, and never to more than the grant.
+    /// In any order, the clawbacks have the same sum, and never more than the grant.
     #[test]
     fn clawbacks_do_not_depend_on_order(
         paid in 0_i64..5000,
@@ -264,7 +264,7 @@ proptest! {
                 } else {
                     CauseAmount::from_money(*minor)
                 };
-                // The same object again and again: only its last state counts.
+                // The same two objects repeatedly: only the last state of each counts.
                 let id = format!("id_{}", n % 2);
                 sum += clawbacks.set_cause(kind, &id, amount_of_cause).expect("small").unwrap_or_default();
                 assert!(clawbacks.units().expect("small") <= amount.into());
@@ -273,7 +273,7 @@ proptest! {
             clawbacks
         };
         let first = run(&steps);
-        // The last states alone, in another order.
+        // Only the last states, in another order.
         let rest = steps.len();
         steps.rotate_left(rotate % rest);
         let mut other = run(&steps);

@@ -1,4 +1,4 @@
-//! What was paid for a sale, and what of it was returned, by tables that were computed by hand.
+//! What was paid for a sale, and how much of it came back. The tables were computed by hand.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn paid_is_what_the_buyer_gave_in_any_form() {
         (json!({ "status": "paid", "total": 2000, "amount_paid": 2000 }), 2000, false),
         (json!({ "status": "paid", "total": 2000, "amount_paid": 0 }), 2000, false),
         (json!({ "status": "paid", "total": 2000, "amount_paid": 500 }), 2000, false),
-        // 5.00 were taken off before, as the invoice says, as the credit note says, as both do.
+        // 5.00 were taken off before the payment: the invoice says so, the credit note says so, both do.
         (json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 500 }), 1500, false),
         (
             json!({ "status": "paid", "total": 2000, "amount_paid": 1500, "reduced": 0,
@@ -25,10 +25,10 @@ fn paid_is_what_the_buyer_gave_in_any_form() {
             1500,
             false,
         ),
-        // Emptied before: nothing was sold. Free by a coupon: something was.
+        // All of it was taken off: nothing was sold. Free by a coupon: something was sold.
         (json!({ "status": "paid", "total": 2000, "amount_paid": 0, "reduced": 2000 }), 0, true),
         (json!({ "status": "paid", "total": 0, "amount_paid": 0 }), 0, false),
-        // A net credit.
+        // The invoice is negative.
         (json!({ "status": "paid", "total": -1333, "amount_paid": 0 }), 0, false),
         (json!({ "status": "void", "total": 2000, "amount_paid": 2000 }), 2000, true),
         // Shapes without a total.
@@ -57,7 +57,7 @@ fn money_that_came_back_counts_once() {
     for (name, returned, total) in [
         ("to the balance alone", vec![note(1500, json!(0), 0)], 1500),
         ("refund and balance", vec![note(2000, json!(800), 800), refund(800, "succeeded")], 2000),
-        // The credit note counts for its refund until the refund is mirrored.
+        // The credit note counts instead of its refund until the refund is mirrored.
         ("the refund is not known", vec![note(2000, json!(800), 0)], 2000),
         (
             "only the charge reports the refund",
@@ -70,7 +70,7 @@ fn money_that_came_back_counts_once() {
             1100,
         ),
         ("the refund has failed since", vec![note(2000, json!(800), 800), refund(800, "failed")], 1200),
-        // Older notes name a refund without its amount: as much as the refund is of, once that is known.
+        // Older notes name a refund without its amount. They count with the refund's amount once it is known.
         ("an older note", vec![note(2000, json!(null), 800), refund(800, "succeeded")], 2000),
         (
             "mixed: 5 of what was due, 5 of what was paid",

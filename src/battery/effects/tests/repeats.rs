@@ -1,4 +1,4 @@
-//! Which of several sales of one period counts, by tables that were computed by hand.
+//! Which of several sales of one period counts. The tables were computed by hand.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const MARCH: (&str, &str) = ("2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z");
 
-/// An invoice that has granted 100 units for March, with these fields of its line, of itself, of its claim.
+/// An invoice that has granted 100 units for March, with these fields of its line, invoice and claim.
 fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
     let mut whole = json!({ "org_id": 1,
         "lines": [{ "id": "il", "amount": 2000, "quantity": 1, "start": MARCH.0, "end": MARCH.1,
@@ -23,7 +23,7 @@ fn sold(line: Value, invoice: Value, claim: Value) -> Facts {
     facts(whole)
 }
 
-/// The names of those that do not count, each with the one that does.
+/// Names of the sales that do not count, each with the sale that counts.
 fn losers(all: &[(&str, &Facts)]) -> Vec<(String, Option<String>)> {
     let source = |id: &str| SaleSource {
         realm: Realm { account: String::new(), livemode: true },
@@ -79,16 +79,16 @@ fn the_one_of_which_most_is_held_counts_and_then_the_one_that_was_paid_first() {
     let lost = |name: &str, by: &str| vec![(name.to_owned(), Some(by.to_owned()))];
     assert_eq!(losers(&[("x", &paid(5)), ("y", &paid(4))]), lost("x", "y"));
     assert_eq!(losers(&[("x", &paid(5)), ("y", &paid(5))]), lost("y", "x"));
-    // Half of 100 units, less than three quarters of them, and more than a quarter.
+    // Half of the 100 units is left: less than three quarters, more than a quarter.
     let half = returned(paid(5), 1000);
     assert_eq!(losers(&[("x", &half), ("y", &returned(paid(6), 500))]), lost("x", "y"));
     assert_eq!(losers(&[("x", &half), ("y", &returned(paid(4), 1500))]), lost("y", "x"));
-    // Nothing of it is left: unused time is not taken from it, and nobody needs to know.
+    // It has nothing left, so no unused time is taken from it, and no operator needs to know.
     assert_eq!(losers(&[("x", &half), ("y", &returned(paid(4), 2000))]), vec![("y".to_owned(), None)]);
-    // A trial is less than what is paid for.
+    // A paid sale counts before a trial.
     let trial = sold(Value::Null, json!({ "total": 0 }), json!({ "units": "10" }));
     assert_eq!(losers(&[("x", &trial), ("y", &half)]), lost("x", "y"));
-    // Who has been dismissed loses, also alone.
+    // A dismissed sale loses, even when it is alone.
     let mut dismissed = paid(1);
     dismissed.waiting =
         serde_json::from_value(json!([{ "line": "il", "since": at(2), "dismissed": true }])).expect("rows");

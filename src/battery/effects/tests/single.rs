@@ -1,5 +1,5 @@
-//! What one fact of a sale decides that no line tells: its realm, its reason, what was claimed before, the
-//! words of a line over nothing, the setting for changes.
+//! What facts beside the lines decide: the realm, the invoice's reason, earlier claims, the text of a line
+//! over zero, the setting for plan changes.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn plain() -> Value {
     line("a", "flat", 2000, 1, MARCH, json!({}))
 }
 
-/// A part of a month of 30 days, which grant 1 holds.
+/// A part of a month of 30 days, for which grant 1 exists.
 fn part(id: &str, amount: i64, quantity: i64, more: Value) -> Value {
     let month = json!({ "start": MARCH.0, "end": REST.1 });
     let holders = json!([{ "number": 1, "start": MARCH.0, "end": REST.1 }]);
@@ -42,13 +42,13 @@ fn what_asked_for_it_decides_whether_a_period_is_sold() {
         facts.invoice.as_mut().expect("one").billing_reason = reason.as_str().map(str::to_owned);
         assert_eq!(effects_of(&facts), if sells { vec!["a 100".to_owned()] } else { none() }, "{reason}");
     }
-    // In a realm that does not act nothing is sold, and nothing waits.
+    // In a realm that does not act, nothing is sold and nothing waits.
     let mut facts = of(&[plain(), line("b", "shoes", 900, 1, MARCH, json!({ "plan": null }))]);
     facts.is_inactive_realm = true;
     assert_eq!(effects_of(&facts), none());
 }
 
-/// A price of a plan on an invoice that somebody made by hand tells no period.
+/// On an invoice made by hand, a plan's price has no period.
 #[test]
 fn a_plan_that_is_paid_for_without_a_subscription_waits() {
     let by_hand = |more: Value| {
@@ -131,7 +131,7 @@ fn of_a_part_over_nothing_the_words_tell() {
     }
 }
 
-/// Of less than a day: an hour and a half of twelve are an eighth.
+/// A period of less than a day: an hour and a half of twelve hours is an eighth.
 #[test]
 fn a_part_of_a_short_period_is_told_to_the_second() {
     let half_day = json!({ "start": "2026-03-01T00:00:00Z", "end": "2026-03-01T12:00:00Z" });
@@ -181,9 +181,9 @@ fn one_purchase_grants_once_however_it_is_told() {
     let once = json!({ "kind": "invoiceitem", "subscription": null, "plan": null, "pack": pack });
     let mut facts = of(&[line("a", "pack", 700, 1, MARCH, once)]);
     facts.session = serde_json::from_value(session).expect("a session");
-    // The line of its invoice names the pack, and so does the session.
+    // Both the invoice's line and the session name the pack.
     assert_eq!(effects_of(&facts), ["a 50"]);
-    // The intent or the session was granted before its invoice was known.
+    // The intent or the session granted it before we knew its invoice.
     facts.owned_elsewhere = true;
     assert_eq!(effects_of(&facts), none());
     facts.owned_elsewhere = false;

@@ -1,5 +1,5 @@
-//! What lines sell, by tables that were computed by hand. March has 31 days here, and the plan 100 units with
-//! each period.
+//! What lines sell. The tables were computed by hand. The month is March, which has 31 days, and the plan has
+//! 100 units in each period.
 
 use serde_json::{Value, json};
 
@@ -202,19 +202,19 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
         let (start, end) = grant.period.expect("a period");
         (grant.line.as_str(), grant.units, start, end, grant.effective_at)
     };
-    // Now is 11 March.
+    // It is 11 March.
     assert_eq!(of(0), ("a", units("200"), at(year.0), at("2026-02-28T00:00:00Z"), None));
     assert_eq!(of(1), ("a~2", units("200"), at("2026-02-28T00:00:00Z"), at("2026-03-31T00:00:00Z"), None));
     let april = at("2026-03-31T00:00:00Z");
     assert_eq!(of(2), ("a~3", units("200"), april, at("2026-04-30T00:00:00Z"), Some(april)));
     assert_eq!(of(11).3, at(year.1));
-    // Units for a year are granted at once, and a quarter is a period as any other.
+    // The plan's units for a year are granted at once, and a quarter is an ordinary period.
     let annual = json!({ "plan": { "versions": [{ "version": 1, "created_at": "2026-01-01T00:00:00Z",
         "units": "100", "annual": "1300" }] } });
     assert_eq!(effects_of(&super::sold::of(&[line("a", "flat", 20_000, 1, year, annual)])), ["a 1300"]);
     let quarter = ("2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z");
     assert_eq!(effects_of(&super::sold::of(&[line("a", "flat", 6000, 1, quarter, json!({}))])), ["a 100"]);
-    // What was granted for some of it is not granted again.
+    // Months that have a grant already get no second one.
     let mut facts = facts;
     facts.effects = serde_json::from_value(
         json!([{ "line": "a", "org_id": 1, "grant": 1, "units": "200", "what": "subscription" }]),
@@ -226,7 +226,7 @@ fn a_year_with_monthly_units_is_granted_month_by_month() {
 #[test]
 fn unused_time_of_a_year_is_taken_month_by_month() {
     // From 16 March, the middle of a month of 31 days that begins on the 1st: 15.5 days of March (rounded to
-    // hours), then April on.
+    // hours), then April and later.
     let year = json!({ "start": "2026-03-01T00:00:00Z", "end": "2027-03-01T00:00:00Z" });
     let rest = ("2026-12-16T12:00:00Z", "2027-03-01T00:00:00Z");
     let holders = json!([
@@ -240,7 +240,7 @@ fn unused_time_of_a_year_is_taken_month_by_month() {
     );
     let facts = of(&[line("a", "flat", 5000, 3, rest, part)]);
     assert_eq!(effects_of(&facts), ["a 150", "a~2 300", "a~3 300"]);
-    // What is bought now may be used now, the months to come when they come.
+    // The running month's units may be used now, those of later months when they begin.
     let decision = decided(&facts, SourceKind::Invoice);
     let from: Vec<_> = decision.grants.iter().map(|grant| grant.effective_at).collect();
     let (january, february) = (at("2027-01-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
@@ -314,7 +314,7 @@ fn packs_are_sold_by_sign_quantity_and_share() {
     }
 }
 
-/// A session about a pack of 50 units, whose event says so much of the amount and metadata.
+/// A session about a pack of 50 units. Its event has this amount and metadata.
 #[test]
 fn a_session_sells_as_many_as_its_amount_says() {
     for (prices, subtotal, metadata, expected) in [
@@ -325,7 +325,7 @@ fn a_session_sells_as_many_as_its_amount_says() {
         (json!([1000, 500]), json!(1000), json!({}), Err("unknown_quantity")),
         (json!([1000, 500]), json!(1000), json!({ "quantity": 2 }), Ok("100")),
         (json!([1000, 700]), json!(1400), json!({}), Ok("100")),
-        // The buyer changed what the link was made with.
+        // The buyer changed the quantity that the link had.
         (json!([1000]), json!(3000), json!({ "quantity": "1" }), Ok("150")),
         (json!(null), json!(3000), json!({}), Err("unknown_quantity")),
         (json!(null), json!(3000), json!({ "quantity": "3" }), Ok("150")),
@@ -353,7 +353,7 @@ fn a_session_sells_when_it_is_paid() {
         ("payment", "unpaid", None, None),
         ("payment", "unpaid", Some(("requires_capture", 0)), None),
         ("payment", "unpaid", Some(("succeeded", 2000)), Some((50, 2000))),
-        // Captured in part: that is what was paid.
+        // Captured in part: only that part is paid.
         ("payment", "unpaid", Some(("succeeded", 1200)), Some((50, 1200))),
         ("payment", "unpaid", Some(("canceled", 0)), None),
         ("subscription", "paid", None, None),

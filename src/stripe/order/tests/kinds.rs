@@ -1,4 +1,4 @@
-//! What one event tells: the life of each kind, as a table.
+//! What single events say: the life of each kind, as a table.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ fn status_rank(object: &str, snapshot: &Value) -> i64 {
     rank(object, "x.updated", 0, snapshot).progress
 }
 
-/// Each line is a life: `a = b` share a level, every step is strictly above all before.
+/// Each line is a life: in `a = b` both have the same level, and every next step is above all steps before.
 #[test]
 fn statuses_rank_in_the_order_of_a_life() {
     for (object, life) in [
@@ -108,7 +108,7 @@ fn within_a_status_growing_amounts_rank_later() {
     }
 }
 
-/// Nothing that Stripe or anyone else writes into an amount may move a snapshot to another level.
+/// No value of an amount may move a snapshot to another level.
 #[test]
 fn absurd_numbers_stay_within_their_status() {
     for amount in
@@ -165,7 +165,7 @@ fn invoices_without_a_status_are_read_by_their_flags() {
     assert_eq!(life.map(|rank| rank.standing), [0, 0, 1]);
     assert_eq!(flags(false, true, true), flags(false, true, false));
     let later = rank("invoice", "invoice.updated", 9, &json!({"status": "open", "paid": true}));
-    assert_eq!(later.standing, 0, "the status counts where there is one");
+    assert_eq!(later.standing, 0, "the status counts if there is one");
 }
 
 #[test]

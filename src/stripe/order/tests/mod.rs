@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// An event that owns its parts.
+/// An event with owned parts.
 #[derive(Clone, Debug)]
 struct Stored {
     id: String,
@@ -50,12 +50,12 @@ fn winner(object: &str, events: &[Stored]) -> (usize, bool) {
     (verdict.winner, verdict.ambiguous)
 }
 
-/// Hash-like: says nothing about time.
+/// Looks like a hash: its order says nothing about time.
 fn event_id(seed: u64) -> String {
     format!("evt_{:016x}", mix(seed))
 }
 
-/// A bijection that scatters (splitmix64).
+/// A bijection that scatters its values (splitmix64).
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

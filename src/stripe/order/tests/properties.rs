@@ -1,14 +1,15 @@
-//! Properties over random histories of an invented kind that can go back and forth.
+//! Properties over random histories of an invented kind whose status can change back.
 
 use proptest::{prelude::*, sample::Index};
 use serde_json::json;
 
 use super::*;
 
-/// One change: field, new value; does a second type of event report it; how many seconds later.
+/// One change: its field, the new value, whether a second type of event reports it, and how many seconds
+/// later.
 type Step = (usize, u8, bool, i64);
 
-/// An object with a flat, a nested and a list field, a status that may return, and one that ends it all.
+/// An object with a flat, a nested and a list field, a status that may come back, and a final status.
 fn written(state: &Value, field: usize, value: u8) -> Value {
     let mut next = state.clone();
     match field {
@@ -21,7 +22,8 @@ fn written(state: &Value, field: usize, value: u8) -> Value {
     next
 }
 
-/// `previous_attributes` from `before` to `after`: old values of what differs, hashes opened, lists whole.
+/// `previous_attributes` from `before` to `after`: the old values of changed fields; objects are compared
+/// field by field, lists as a whole.
 pub(super) fn changes(before: &Value, after: &Value) -> Option<Value> {
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         return (before != after).then(|| before.clone());
@@ -36,7 +38,7 @@ pub(super) fn changes(before: &Value, after: &Value) -> Option<Value> {
     (!changed.is_empty()).then_some(Value::Object(changed))
 }
 
-/// All events of a history in their true order, none missing.
+/// All events of a history in their true order.
 fn history(steps: &[Step], seed: u64) -> Vec<Stored> {
     let mut state = json!({"id": "sub_1", "status": "active", "plain": 0, "nested": {"deep": null},
         "list": [], "metadata": {}});
@@ -72,13 +74,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((0..5_usize, 0..12_u8, any::<bool>(), later), 0..14)
 }
 
-/// Drops events, repeats events and mixes them; deterministic in its arguments.
+/// Drops events, repeats events and mixes them; the arguments decide the result.
 fn delivered(events: &[Stored], picks: &[Index]) -> Vec<Stored> {
     picks.iter().map(|pick| pick.get(events).clone()).collect()
 }
 
-/// What a projector does: keeps the winner and its rank, and looks at a group again only when an event joins
-/// it.
+/// Works like a projector: it keeps the winner and its rank, and chooses again only when an event joins the
+/// group.
 fn fold(object: &str, events: &[Stored]) -> String {
     let rank_of = |event: &Stored| rank(object, &event.event_type, event.created, &event.snapshot);
     let mut best: Option<(Rank, String)> = None;
@@ -102,8 +104,9 @@ fn fold(object: &str, events: &[Stored]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// With every event at hand the last state wins, however often the object went back and forth within its
-    /// last second. Only a circle that closes within that second is left open, and never silently.
+    /// When every event is there, the last state wins, however often the object changed back and forth in its
+    /// last second. Only a circle that closes within that second stays undecided, and then the result is
+    /// marked as a guess.
     #[test]
     fn complete_evidence_finds_the_last_state(steps in steps(), seed in any::<u64>(),
         shuffle in any::<u64>()) {
@@ -125,8 +128,8 @@ proptest! {
         }
     }
 
-    /// Any part of a history, with repeats: the winner depends on the set alone, and keeping winner and rank
-    /// finds the same.
+    /// For any part of a history, with repeats, only the set of events decides the winner. Keeping winner and
+    /// rank finds the same one.
     #[test]
     fn the_set_decides(
         steps in steps(),

@@ -1,4 +1,5 @@
-//! Bodies that come slowly, or never end: they take memory as they come, and no more than a share of it.
+//! Bodies that come slowly or never end: they take memory only for bytes that arrived, and only up to a
+//! share.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::connections::{connect, lives, send, wait_until_closed};
 use crate::support::{Daemon, Database};
 
-/// Begins a request with a body of four megabytes, and sends `part` of them.
+/// Begins a request with a body of four megabytes, and sends `part` of it.
 fn begin(daemon: &Daemon, head: &str, part: usize) -> TcpStream {
     let socket = connect(daemon);
     let head = format!("{head}\r\nHost: a\r\nContent-Length: 4194304\r\n\r\n");
@@ -17,7 +18,7 @@ fn begin(daemon: &Daemon, head: &str, part: usize) -> TcpStream {
     socket
 }
 
-/// Bodies that nobody signed take no more memory than deliveries may, and what Stripe signed is taken beside
+/// Unsigned bodies together take no more memory than deliveries may, and signed ones are accepted beside
 /// them.
 #[tokio::test]
 async fn unsigned_deliveries_have_a_bound_together() {
@@ -32,7 +33,7 @@ async fn unsigned_deliveries_have_a_bound_together() {
     for round in 0..5 {
         lives(&daemon, &format!("round_{round}")).await;
     }
-    // There is room for two of them; the others were told so.
+    // There is room for two of them; the others got an answer and were closed.
     wait_until_closed(&sockets, 118);
     if let (Some(before), Some(after)) = (before, daemon.peak_mib()) {
         assert!(after < before + 100, "from {before} to {after} MiB");
@@ -40,7 +41,7 @@ async fn unsigned_deliveries_have_a_bound_together() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// Slow bodies of one org leave memory for another's, and a stranger's are not read at all.
+/// Slow bodies of one org leave memory for another org. The daemon does not read bodies of unknown callers.
 #[tokio::test]
 async fn slow_bodies_of_one_org_leave_room_for_others() {
     let database = Database::new();
@@ -65,7 +66,7 @@ async fn slow_bodies_of_one_org_leave_room_for_others() {
             format!("POST {route} HTTP/1.1\r\nAuthorization: Bearer {}", slow.replace("live_", "live_0"));
         sockets.extend((0..20).map(|_| begin(&daemon, &stranger, 3 << 20)));
     }
-    // Time for what was sent to be read, as far as it is.
+    // Gives the daemon time to read what was sent.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let event = |n: usize| json!({ "id": format!("{n}"), "event_name": "work", "data": {} });
     for n in 0..5 {

@@ -1,4 +1,4 @@
-//! Connections that are held: by heads that do not end, by answers that nobody takes.
+//! Clients that keep connections busy: with heads that never end, or by not reading answers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::support::events::{customer, event};
 use crate::support::{Daemon, Database};
 
-/// How long a test waits for what must come.
+/// How long a test waits for an event that must come.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A socket of a client that we write by hand.
+/// A client socket to which the test writes by hand.
 pub(super) fn connect(daemon: &Daemon) -> TcpStream {
     let address: SocketAddr = daemon.base.trim_start_matches("http://").parse().expect("an address");
     let socket = TcpStream::connect(address).expect("it listens");
@@ -21,12 +21,12 @@ pub(super) fn connect(daemon: &Daemon) -> TcpStream {
     socket
 }
 
-/// Sends as much as the system takes; a server that has closed the connection is no fault here.
+/// Sends as much as the system accepts. It is no failure if the server has closed the connection.
 pub(super) fn send(mut socket: &TcpStream, bytes: &[u8]) -> bool {
     socket.write_all(bytes).is_ok()
 }
 
-/// Whether the server has closed the connection, after everything that it sent was read.
+/// Whether the server has closed the connection, after reading everything that it sent.
 pub(super) fn is_closed(mut socket: &TcpStream) -> bool {
     socket.set_nonblocking(true).expect("it can");
     let mut buffer = vec![0; 64 << 10];
@@ -42,7 +42,7 @@ pub(super) fn is_closed(mut socket: &TcpStream) -> bool {
     closed
 }
 
-/// Waits until so many of the sockets are closed.
+/// Waits until at least this many of the sockets are closed.
 pub(super) fn wait_until_closed(sockets: &[TcpStream], at_least: usize) {
     let started = Instant::now();
     loop {
@@ -55,14 +55,14 @@ pub(super) fn wait_until_closed(sockets: &[TcpStream], at_least: usize) {
     }
 }
 
-/// What has to be answered whatever happens, on connections of its own.
+/// Probes and a delivery, which must succeed at any time, on connections of their own.
 pub(super) async fn lives(daemon: &Daemon, round: &str) {
     let fresh = reqwest::Client::builder().timeout(LONG).build().expect("a client");
     for probe in ["healthz", "readyz", "metrics"] {
         let begun = Instant::now();
         loop {
             let answer = fresh.get(format!("{}/{probe}", daemon.base)).send().await.expect(probe);
-            // A machine that is busy otherwise may let the database answer late: that is told, and passes.
+            // On a busy machine the database may answer late. Then `/readyz` says so for a moment.
             if probe != "readyz" || answer.status() != 503 || begun.elapsed() > LONG {
                 assert_eq!(answer.status(), 200, "{probe}");
                 break;
@@ -79,7 +79,7 @@ pub(super) async fn lives(daemon: &Daemon, round: &str) {
 
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Sockets that ask once, begin a second request, and wait: more than there may be connections.
+/// More sockets than the limit. Each sends one request, begins a second, and waits.
 #[tokio::test]
 async fn nobody_is_shut_out_by_connections_that_are_held() {
     let database = Database::new();
@@ -94,11 +94,11 @@ async fn nobody_is_shut_out_by_connections_that_are_held() {
             socket
         })
         .collect();
-    // The bound is the process's, not a thread's. While four times as many come at once as there may be,
-    // nobody is sure of a place; as soon as they have come, everybody is.
+    // The limit is for the process, not for a thread. While four times as many connections arrive, a new
+    // client may find no place; once they have arrived, it always does.
     wait_until_closed(&sockets, sockets.len() - 50);
     lives(&daemon, "held").await;
-    // Whoever comes takes the place of one of them.
+    // Each new client takes the place of one of them.
     for round in 0..5 {
         lives(&daemon, &format!("round_{round}")).await;
     }
@@ -109,7 +109,7 @@ async fn nobody_is_shut_out_by_connections_that_are_held() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The head of a second request that comes a byte at a time ends as that of a first one does.
+/// If the head of a second request comes a byte at a time, it times out like that of a first one.
 #[tokio::test]
 async fn a_head_that_drips_ends_on_every_request() {
     let database = Database::new();
@@ -119,14 +119,14 @@ async fn a_head_that_drips_ends_on_every_request() {
         assert!(send(&socket, before) && send(&socket, b"GET /healthz HTTP/1.1\r\nX: "));
         let started = Instant::now();
         while !is_closed(&socket) {
-            assert!(started.elapsed() < LONG, "it drips for ever");
+            assert!(started.elapsed() < LONG, "the head never times out");
             send(&socket, b"a");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
 
-/// Answers that nobody takes: their copies stay small, and their connections end.
+/// Answers that the client does not read: their copies stay small, and their connections end.
 #[tokio::test]
 async fn answers_that_nobody_takes_end() {
     let database = Database::new();
@@ -139,7 +139,7 @@ async fn answers_that_nobody_takes_end() {
     let sockets: Vec<TcpStream> = (0..250).map(|_| connect(&daemon)).collect();
     sockets.iter().for_each(|socket| assert!(send(socket, &request)));
     lives(&daemon, "untaken").await;
-    // All are given up, and nobody was sent all that he asked for.
+    // The server has closed all of them, and none got all of its answers.
     std::thread::sleep(Duration::from_secs(5));
     for mut socket in sockets {
         let mut taken = Vec::new();
@@ -155,14 +155,14 @@ async fn answers_that_nobody_takes_end() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// Answers of one's own, each another: together they have a bound, however long each may be left.
+/// Different answers for each client: together they have a bound, whatever the time limit of each.
 #[tokio::test]
 async fn untaken_answers_have_a_bound_together() {
     let database = Database::new();
     let settings = [("COULOMB_ANSWER_TIMEOUT_S", "600"), ("COULOMB_ANSWER_MEMORY_MIB", "4")];
     let daemon = Daemon::with(&database, &settings);
     let key = database.key("usage:write", None);
-    // Each event is refused with a sentence or two: over a megabyte.
+    // Each event is refused with a sentence or two, over a megabyte in all.
     let body = json!(vec![json!({ "id": "a".repeat(200) }); 5_000]).to_string();
     let head = format!(
         "POST /v1/usage HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n",
@@ -172,7 +172,7 @@ async fn untaken_answers_have_a_bound_together() {
     for socket in &sockets {
         assert!(send(socket, head.as_bytes()));
         send(socket, body.as_bytes());
-        // Let it be answered.
+        // Waits for the first byte of the answer.
         let mut byte = [0];
         assert!(socket.peek(&mut byte).is_ok());
     }
@@ -181,8 +181,8 @@ async fn untaken_answers_have_a_bound_together() {
     lives(&daemon, "after").await;
 }
 
-/// The description is made once: asked again it is the same, packed for who wants it, and not sent to who has
-/// it.
+/// The description is made once: it is the same at the next request, compressed on request, and not sent to a
+/// client that has it.
 #[tokio::test]
 async fn the_description_is_made_once_and_shown_in_no_frame() {
     let database = Database::new();

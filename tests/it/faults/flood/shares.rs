@@ -1,4 +1,4 @@
-//! One org that sends, asks and exports as much as it can: another's requests go on beside it.
+//! One org sends, asks and exports as much as it can: another org's requests continue beside it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,8 +29,7 @@ fn event(id: &str) -> Value {
     json!({ "id": id, "event_name": "work", "data": {} })
 }
 
-/// Batches of one org on many connections, while storing takes its time: a single event of another has its
-/// place.
+/// Batches of one org on many connections, while storing is slow: another org's single event has its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_usage_leaves_places_for_others() {
     let settings = [("COULOMB_USAGE_QUEUE", "4000"), ("COULOMB_USAGE_BATCH", "1000")];
@@ -50,7 +49,7 @@ async fn a_flood_of_usage_leaves_places_for_others() {
         status => panic!("{status}"),
     };
     let beside = async {
-        // Four thousand places have no room for more than four of them.
+        // Four thousand places have room for only four of the batches.
         while refused.load(Ordering::Relaxed) < 10 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -67,7 +66,7 @@ async fn a_flood_of_usage_leaves_places_for_others() {
     assert_eq!(database.number("SELECT count(*) FROM usage_records"), taken * 1_000 + 1);
 }
 
-/// Requests of one org that wait for the database leave connections for another's.
+/// Requests of one org that wait for the database leave connections for another org.
 #[tokio::test]
 async fn a_flood_of_reads_leaves_connections_for_others() {
     let settings = [("COULOMB_POOL_SIZE", "4"), ("COULOMB_POOL_WAIT_MS", "20000")];
@@ -85,10 +84,10 @@ async fn a_flood_of_reads_leaves_connections_for_others() {
         blocker.batch_execute("COMMIT").expect("unlocks");
     };
     let (blocked, ()) = join(blocked, beside).await;
-    assert!(blocked.iter().all(|(status, _)| *status == 200), "they waited for their turns");
+    assert!(blocked.iter().all(|(status, _)| *status == 200), "they waited and succeeded");
 }
 
-/// An export that nobody takes holds a place of its key's, not another's, and ends by itself.
+/// An export that the client does not read uses a place of its own key, not of another's, and ends by itself.
 #[tokio::test]
 async fn untaken_exports_leave_places_for_others_and_end() {
     let database = Database::new();
@@ -107,7 +106,7 @@ async fn untaken_exports_leave_places_for_others_and_end() {
     assert_eq!(untaken.status(), 200);
     assert_eq!(export(&flood).await.expect("an answer").status(), 503);
     assert_eq!(export(&other).await.expect("an answer").status(), 200);
-    // It is given up, and its place is free.
+    // The daemon closes it, and its place is free.
     let started = std::time::Instant::now();
     loop {
         let again = export(&flood).await.expect("an answer").status();
@@ -117,5 +116,5 @@ async fn untaken_exports_leave_places_for_others_and_end() {
         assert!(started.elapsed() < Duration::from_secs(60), "{again}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(untaken.bytes().await.is_err(), "it broke off");
+    assert!(untaken.bytes().await.is_err(), "the export broke off");
 }
