@@ -4,10 +4,10 @@
 //! keeps the earlier plan, even if it is reported late: a customer who upgrades in the middle of a month pays
 //! the old plan up to that day and the new one from then on (<https://github.com/mattermost/docs/pull/4966>).
 //!
-//! The facts: the subscription items that events showed, each with its period and the first and last event
-//! that showed it; the plans of a local subscription; the default plan. Before the first subscription and
-//! between two of them the org had the default plan. While a subscription goes on, and after the last one, it
-//! has its present plan.
+//! It is computed from these facts: the subscription items that events showed, each with its period and the
+//! first and last event that showed it; the plans of a local subscription; the default plan. Before the first
+//! subscription, and between two of them, the org had the default plan. While a subscription goes on, and
+//! after the last one, the org has its present plan.
 
 use std::sync::Arc;
 
@@ -34,14 +34,14 @@ struct PlanTime {
 }
 
 impl PlanTimes {
-    /// The plans of all subscriptions that an org has or had, and the default plan.
+    /// From all subscriptions that an org has or had, and the default plan.
     #[must_use]
     pub(super) fn new(histories: &[SubscriptionHistory], by_default: Option<Arc<str>>) -> Self {
         Self { times: history::spans_by_precedence(histories, times_of).into(), by_default }
     }
 
-    /// The plan at an instant. `present` is the plan that the org has now; an unpaid subscription that goes
-    /// on may no longer give its own.
+    /// The plan at an instant. `present` is the plan that the org has now. It counts while a subscription
+    /// goes on: if that is unpaid, it may no longer give its own plan.
     #[must_use]
     pub fn at<'a>(&'a self, at: At, present: Option<&'a str>) -> Option<&'a str> {
         let next = self.times.partition_point(|time| time.from <= at);
@@ -76,12 +76,13 @@ fn times_of(history: &SubscriptionHistory) -> Vec<PlanTime> {
     let known = history.buying();
     for (n, one) in known.iter().enumerate() {
         let Some(plan) = &one.plan else { continue };
-        // The first plan of a period counts from its start, a later one from the first event that shows it.
+        // The first plan of a period counts from the period's start, a later plan from the first event that
+        // shows it.
         let is_first = n == 0 || known[n - 1].start != one.start;
         let from = if is_first { one.start } else { one.first_seen.max(one.start) };
         starts.push((from, Arc::clone(plan)));
-        // The subscription came back to an earlier plan of this period. Events do not show exactly when, so
-        // the earlier plan counts again from its last event on.
+        // The subscription may have returned to an earlier plan of this period. Events do not show exactly
+        // when, so the earlier plan counts again from its last event on.
         let is_last = known.get(n + 1).is_none_or(|next| next.start != one.start);
         let back = known[..n].iter().filter(|other| other.start == one.start);
         let back = back.max_by_key(|other| other.last_seen).filter(|back| back.last_seen > one.last_seen);
@@ -180,22 +181,22 @@ mod tests {
             ("04-10T00:00", "max"),
         ];
         has(std::slice::from_ref(&upgrade), "max", &cases);
-        // While it goes on the present counts: its grace may be over.
+        // While it goes on, the present plan counts: its grace may be over.
         has(std::slice::from_ref(&upgrade), "free", &[("04-15T00:00", "free"), ("03-15T00:00", "pro")]);
-        // It ended on 1 May: what was before is pro's and max's, whatever the org has now.
+        // It ended on 1 May: before that the org had pro, then max, whatever it has now.
         let ended = SubscriptionHistory { ended: Some(at("05-01T00:00")), goes_on: false, ..upgrade };
         has(
             std::slice::from_ref(&ended),
             "free",
             &[("03-15T00:00", "pro"), ("04-30T23:59", "max"), ("05-01T00:00", "free")],
         );
-        // A change that begins with a period counts from its start, though the event comes a little later.
+        // The plan changes where a period begins: max counts from there, though its event comes later.
         let scheduled = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "04-01T00:00"),
             known("max", "04-10T00:00", "05-10T00:00", "04-10T00:07", "04-20T00:00"),
         ]);
         has(&[scheduled], "max", &[("04-09T23:59", "pro"), ("04-10T00:00", "max")]);
-        // There and back within a period.
+        // From pro to max and back within a period.
         let back = stripe(vec![
             known("pro", "03-10T00:00", "04-10T00:00", "03-10T00:00", "03-25T00:00"),
             known("max", "03-10T00:00", "04-10T00:00", "03-15T00:00", "03-15T00:00"),
@@ -231,7 +232,7 @@ mod tests {
                 ("03-02T00:00", "free"),
             ],
         );
-        // A local one that was basic, from 10 to 15 February plus, then pro.
+        // A local subscription: basic until 10 February, plus until 15 February, then pro.
         let changed = SubscriptionHistory {
             local_periods: vec![LocalPeriods {
                 start: at("02-01T00:00"),
@@ -252,7 +253,7 @@ mod tests {
                 ("02-28T23:59", "pro"),
             ],
         );
-        // Nothing is known: the plan that it has.
+        // Without any subscription the present plan counts.
         has(&[], "given", &[("02-05T00:00", "given")]);
     }
 }

@@ -47,10 +47,10 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
         ("2028-02-29T10:00", Some(("2028-02-29T10:00", "2028-03-31T10:00"))),
     ];
     lies(std::slice::from_ref(&history), &cases);
-    // Without the anchor the 31st is told by the period's end.
+    // Without the anchor the end of the period shows that it is the 31st.
     history.anchor = None;
     lies(&[history], &cases);
-    // Every quarter from 30 November: what comes after February is the 30th again.
+    // Every quarter from 30 November: after February the periods begin on the 30th again.
     let mut quarterly = stripe("2025-11-30", vec![known("2025-11-30", "2026-02-28")]);
     quarterly.anchor = Some(at("2025-11-30"));
     lies(
@@ -75,7 +75,7 @@ fn an_anchor_on_the_last_days_is_clamped_and_not_forgotten() {
 }
 
 #[test]
-fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
+fn known_periods_count_even_after_the_subscription_changed() {
     // Months, then years from 5 March; then a restart on 20 June, and weeks from then.
     let history = stripe(
         "2026-01-05",
@@ -113,7 +113,7 @@ fn what_a_subscription_was_is_not_reckoned_from_what_it_is() {
             ("2026-02-20", None),
         ],
     );
-    // A trial that was made longer: the later event tells its end.
+    // A trial that was made longer: the later event has its end.
     let mut longer = known("2026-03-01", "2026-03-15");
     (longer.end, longer.last_seen) = (at("2026-03-29"), at("2026-03-10"));
     let mut sold = known("2026-03-01", "2026-03-15");
@@ -144,7 +144,7 @@ fn periods_end_with_their_subscription() {
     lies(&[ending], &[("2026-11-26T08:30", within), ("2026-11-26T09:00", None)]);
     let ending = SubscriptionHistory { until: Some(at("2026-12-06")), ..stripe("2026-10-26T09:00", month()) };
     lies(&[ending], &[("2026-12-05T23:59", Some(("2026-11-26T09:00", "2026-12-06"))), ("2026-12-06", None)]);
-    // It is not paid for any more, and has not ended: only what was known holds.
+    // Nobody pays any more, and it has not ended: only the known periods count.
     let unpaid = SubscriptionHistory { goes_on: false, ..stripe("2026-10-26T09:00", month()) };
     lies(&[unpaid], &[("2026-11-26T08:59", within), ("2026-11-26T09:00", None)]);
 }
@@ -163,7 +163,7 @@ fn the_plans_item_tells_the_period() {
     let yearly = KnownPeriod { last_seen: at("2026-06-20"), ..known("2026-01-10", "2027-01-10") };
     let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(&[history], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
-    // It was taken out before the other one came.
+    // The first item was removed before the other one was added.
     let yearly = KnownPeriod { last_seen: at("2026-04-01"), ..known("2026-01-10", "2027-01-10") };
     let history = stripe("2026-01-10", vec![yearly, plan("2026-05-20", "2026-06-20")]);
     lies(
@@ -173,7 +173,7 @@ fn the_plans_item_tells_the_period() {
             ("2026-06-10", Some(("2026-05-20", "2026-06-20"))),
         ],
     );
-    // No item buys a plan: the first one.
+    // No item buys a plan: the first item counts.
     let other = KnownPeriod { rank: None, ..plan("2026-05-20", "2026-06-20") };
     lies(&[stripe("2026-01-10", vec![addon, other])], &[("2026-06-10", Some(("2026-01-10", "2027-01-10")))]);
 }
@@ -205,11 +205,11 @@ fn of_several_subscriptions_the_higher_rank_counts_and_each_keeps_its_own() {
             ("2026-03-15", Some(("2026-03-01", "2026-04-01"))),
             ("2026-04-11T05:59", Some(("2026-04-01", "2026-05-01"))),
             ("2026-04-11T06:00", Some(("2026-04-11T06:00", "2026-04-21"))),
-            // The lower one goes on in its own period.
+            // The subscription of lower rank goes on in its own period.
             ("2026-04-30", Some(("2026-04-01", "2026-05-01"))),
             ("2026-05-01", Some(("2026-04-25", "2026-05-09"))),
             ("2026-06-08", Some(("2026-05-09", "2026-06-09"))),
-            // It was paid for to a day within a month.
+            // The paid time ends within a month.
             ("2026-07-19", Some(("2026-07-09", "2026-07-20"))),
             ("2026-07-20", None),
         ],
