@@ -19,7 +19,7 @@ fn check(header: &str) -> Result<i64, SignatureError> {
 
 #[test]
 fn known_answer() {
-    // Worked out with `openssl dgst -sha256 -hmac whsec_test` over `1700000000.{"id":"evt_1"}`.
+    // Computed with `openssl dgst -sha256 -hmac whsec_test` over `1700000000.{"id":"evt_1"}`.
     let header = b"t=1700000000,v1=c89214b5b5da833daed6f0b8c5bb6bd58cea9022bd80ccc78230f3942d632925";
     assert_eq!(verify(header, br#"{"id":"evt_1"}"#, &["whsec_test"], 1_700_000_000, 300), Ok(1_700_000_000));
 }

@@ -8,7 +8,7 @@ fn event(id: &str, event_type: &str, snapshot: Value, previous: Option<Value>) -
     Stored { id: id.into(), event_type: event_type.into(), created: 100, snapshot, previous }
 }
 
-/// The id of the winner and whether it was a guess, the same for both orders of the events.
+/// The id of the winner, and whether it was a guess; it is the same for both orders of the events.
 fn verdict(object: &str, mut events: Vec<Stored>) -> (String, bool) {
     let (at, ambiguous) = winner(object, &events);
     let id = events[at].id.clone();
@@ -94,7 +94,7 @@ fn without_told_changes_the_snapshot_furthest_from_the_creation_is_last() {
     assert_eq!(verdict("product", vec![born, near, far]), known("evt_a"));
 }
 
-/// Many changes and one broken link: the exact stretches are laid end to end.
+/// Many changes and one broken link: the two exact pieces are joined.
 #[test]
 fn long_chains_with_a_broken_link_are_still_put_together() {
     let step = |at: i64| {

@@ -1,4 +1,4 @@
-//! What one event tells: the life of each kind, as a table.
+//! What one event shows: the life of each kind, as a table.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ fn status_rank(object: &str, snapshot: &Value) -> i64 {
     rank(object, "x.updated", 0, snapshot).progress
 }
 
-/// Each line is a life: `a = b` share a level, every step is strictly above all before.
+/// Each line is a life: `a = b` have the same rank; every step ranks above all steps before it.
 #[test]
 fn statuses_rank_in_the_order_of_a_life() {
     for (object, life) in [
@@ -108,7 +108,7 @@ fn within_a_status_growing_amounts_rank_later() {
     }
 }
 
-/// Nothing that Stripe or anyone else writes into an amount may move a snapshot to another level.
+/// No amount, whoever wrote it, may move a snapshot to another stage.
 #[test]
 fn absurd_numbers_stay_within_their_status() {
     for amount in

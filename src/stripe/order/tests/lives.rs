@@ -1,5 +1,5 @@
-//! Whole lives within one second, as Stripe tells them: with exact links, and with ids and times rewritten
-//! from event to event, so that `previous_attributes` no longer fits the snapshot before.
+//! Whole lives within one second, as Stripe reports them: with exact links; and with ids and times rewritten
+//! in each event, so that `previous_attributes` does not fit the snapshot before.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::{properties::changes, *};
 /// Any time, in unix seconds.
 const T: i64 = 1_763_400_000;
 
-/// A life under construction. Strings that begin with `~` are ids, great numbers are times.
+/// Builds the events of a life. Strings that begin with `~` are ids, large numbers are times.
 struct Life {
     object: &'static str,
     state: Value,
@@ -20,7 +20,7 @@ impl Life {
         Self { object, state, events: Vec::new() }.says(event_type)
     }
 
-    /// An event that tells the state and no change.
+    /// Adds an event that reports the state and no change.
     fn says(mut self, event_type: &str) -> Self {
         self.events.push(Stored {
             id: String::new(),
@@ -32,7 +32,7 @@ impl Life {
         self
     }
 
-    /// A change with its `previous_attributes`.
+    /// Adds a change with its `previous_attributes`.
     fn updates(self, event_type: &str, patch: Value) -> Self {
         let before = self.state.clone();
         let mut life = self.jumps(event_type, patch);
@@ -40,7 +40,7 @@ impl Life {
         life
     }
 
-    /// A change that no `previous_attributes` tell.
+    /// Adds a change without `previous_attributes`.
     fn jumps(mut self, event_type: &str, patch: Value) -> Self {
         merge(&mut self.state, patch);
         self.says(event_type)
@@ -62,7 +62,7 @@ impl Life {
         (told.collect(), order)
     }
 
-    /// How many of `tries` tellings end in another state than the true one.
+    /// How many of `tries` versions of [`Life::told`] end in another state than the true one.
     fn misses(&self, batches: u64, tries: u64) -> u64 {
         let wrong = |seed: &u64| {
             let (events, order) = self.told(*seed, batches);
@@ -364,7 +364,7 @@ fn exact_links_always_find_the_true_end() {
     for life in all() {
         assert_eq!(life.misses(1, 25), 0, "{}", name(&life));
     }
-    // Told apart by times alone, so nothing could be asked of it once they are rewritten.
+    // Only times distinguish these states, so this life is not tested with rewritten times.
     let mut renewals = subscription("active");
     for month in 1..6 {
         let patch = json!({"current_period_start": T + month, "current_period_end": T + month + 1,
@@ -386,7 +386,7 @@ fn rewritten_ids_and_times_do_not_hide_the_true_end() {
     }
 }
 
-/// Every order of eight events of an invoice and its subscription gives one state of each.
+/// Every order of eight events of an invoice and its subscription gives the same state of both.
 #[test]
 fn eight_events_in_any_of_40320_orders_give_one_result() {
     let invoice = json!({"status": "draft", "customer": "cus_1", "total": 0});

@@ -50,7 +50,7 @@ fn winner(object: &str, events: &[Stored]) -> (usize, bool) {
     (verdict.winner, verdict.ambiguous)
 }
 
-/// Hash-like: says nothing about time.
+/// An id that, like Stripe's, says nothing about time.
 fn event_id(seed: u64) -> String {
     format!("evt_{:016x}", mix(seed))
 }

@@ -1,11 +1,11 @@
-//! Properties over random histories of an invented kind that can go back and forth.
+//! Properties over random histories of an invented kind whose state can change back and forth.
 
 use proptest::{prelude::*, sample::Index};
 use serde_json::json;
 
 use super::*;
 
-/// One change: field, new value; does a second type of event report it; how many seconds later.
+/// One change: field, new value, whether a second type of event reports it, how many seconds later it is.
 type Step = (usize, u8, bool, i64);
 
 /// An object with a flat, a nested and a list field, a status that may return, and one that ends it all.
@@ -21,7 +21,7 @@ fn written(state: &Value, field: usize, value: u8) -> Value {
     next
 }
 
-/// `previous_attributes` from `before` to `after`: old values of what differs, hashes opened, lists whole.
+/// `previous_attributes` of a change: the old values of what differs, nested for hashes, whole for lists.
 pub(super) fn changes(before: &Value, after: &Value) -> Option<Value> {
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         return (before != after).then(|| before.clone());
@@ -72,7 +72,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((0..5_usize, 0..12_u8, any::<bool>(), later), 0..14)
 }
 
-/// Drops events, repeats events and mixes them; deterministic in its arguments.
+/// Drops events, repeats events and mixes them. The arguments alone decide how.
 fn delivered(events: &[Stored], picks: &[Index]) -> Vec<Stored> {
     picks.iter().map(|pick| pick.get(events).clone()).collect()
 }
@@ -102,8 +102,8 @@ fn fold(object: &str, events: &[Stored]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// With every event at hand the last state wins, however often the object went back and forth within its
-    /// last second. Only a circle that closes within that second is left open, and never silently.
+    /// If no event is missing, the last state wins, however often the object changed back and forth in its
+    /// last second. Only if that second is a circle may another state win, and then the choice is ambiguous.
     #[test]
     fn complete_evidence_finds_the_last_state(steps in steps(), seed in any::<u64>(),
         shuffle in any::<u64>()) {
@@ -125,8 +125,8 @@ proptest! {
         }
     }
 
-    /// Any part of a history, with repeats: the winner depends on the set alone, and keeping winner and rank
-    /// finds the same.
+    /// For any part of a history, with repeats: the winner depends only on the set, and a projector that
+    /// keeps only the winner and its rank finds the same winner.
     #[test]
     fn the_set_decides(
         steps in steps(),

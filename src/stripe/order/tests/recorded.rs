@@ -1,4 +1,4 @@
-//! A real purchase, if the recordings are at hand: fifteen events of one second in their true order.
+//! A real purchase, if there are recordings: fifteen events of one second, in their true order.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 

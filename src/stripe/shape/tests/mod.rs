@@ -1,5 +1,5 @@
-//! Every kind in both generations, field by field, from fixtures written for this; then the rules that hold
-//! for any kind; then whatever real events lie beside the project.
+//! Every kind in both generations, field by field, from fixtures; then rules for all kinds; then real events,
+//! if the directory beside the project has some.
 
 mod invoices;
 mod payments;
@@ -28,7 +28,7 @@ fn realm() -> Realm {
     Realm { account: "acct_1".to_owned(), livemode: true }
 }
 
-/// Reads a snapshot as what its fields `object` and `id` say it is.
+/// Reads a snapshot of the object that its fields `object` and `id` name.
 fn try_read(snapshot: &Value, deleted: bool) -> Result<MirrorBatch, ShapeError> {
     let realm = realm();
     let field = |name: &str| snapshot[name].as_str().unwrap_or_default();
@@ -53,7 +53,7 @@ fn at(seconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
 }
 
-/// Payment ids that a batch recomputes.
+/// Ids of the payments that a batch recomputes.
 fn payment_ids(batch: &MirrorBatch) -> Vec<&str> {
     batch.payment_keys.iter().map(|key| &*key.id).collect()
 }

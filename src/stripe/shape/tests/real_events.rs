@@ -17,7 +17,7 @@ fn json_files(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// How many objects of its kind a batch holds; none for kinds without a mirror.
+/// How many objects of this kind a batch has; `None` for a kind without a mirror.
 fn count(batch: &MirrorBatch, kind: &str) -> Option<usize> {
     Some(match kind {
         "customer" => batch.customers.len(),
@@ -63,7 +63,7 @@ fn every_real_object_reads() {
     assert!(mirrored > 30, "only {mirrored} of {} files hold an object with a mirror", files.len());
 }
 
-/// What must be there in any real object, else a generation of shapes is not understood.
+/// Checks fields that every real object has. If one is missing, we read some generation of shapes wrongly.
 fn whole(batch: &MirrorBatch, file: &Path) {
     let file = file.display();
     for read in &batch.invoices {

@@ -67,7 +67,7 @@ fn disputes() {
         metadata: json!({"m": "1"}),
     };
     assert_eq!(read_live(fixture!("dispute")).disputes, [expected]);
-    // Unexpanded transactions do not tell what was withdrawn.
+    // Transactions that are not expanded do not show the amount withdrawn.
     let ids = json!({"object": "dispute", "id": "du_2", "balance_transactions": ["txn_1"]});
     let batch = read_live(ids);
     assert_eq!((batch.disputes[0].funds_withdrawn, batch.disputes[0].funds_net), (None, None));
@@ -102,7 +102,7 @@ fn credit_notes_before_basil() {
         metadata: json!({"c": "n"}),
         pre_payment_amount: Some(0),
         post_payment_amount: Some(1_101),
-        // It names a refund alone.
+        // It names a refund, but not its amount.
         refund_amount: None,
         balance_amount: None,
     };
@@ -137,7 +137,7 @@ fn credit_notes_since_basil() {
     assert_eq!((&line.type_, line.unit_amount_decimal), (&text("custom_line_item"), None));
 }
 
-/// Refund, balance and outside parts sum up to the part after the payment.
+/// The part after the payment is the sum of refund, balance and what was given back outside Stripe.
 #[test]
 fn the_parts_of_a_credit_note() {
     for (note, before, after, refund, balance) in [
@@ -159,7 +159,7 @@ fn the_parts_of_a_credit_note() {
             Some(200),
             Some(300),
         ),
-        // A payment that was made outside Stripe is given back there, too.
+        // A payment that was made outside Stripe is given back outside Stripe, too.
         (
             json!({"type": "post_payment", "total": 600,
                 "refunds": [{"refund": null, "amount_refunded": 100, "type": "payment_record_refund"}]}),

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::{ObjectRef, at, fixture, read, read_live, realm, text, try_read};
 use crate::billing::MirrorBatch;
 
-/// Sets what a JSON pointer names.
+/// Sets the value at a JSON pointer.
 fn with(mut snapshot: Value, pointer: &str, value: Value) -> Value {
     *snapshot.pointer_mut(pointer).unwrap_or_else(|| panic!("the fixture has no {pointer}")) = value;
     snapshot

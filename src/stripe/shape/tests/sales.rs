@@ -174,7 +174,7 @@ fn subscriptions_with_a_period_of_their_own() {
 fn subscriptions_whose_items_have_the_periods() {
     let batch = read_live(fixture!("subscription_new"));
     let [read] = &*batch.subscriptions else { panic!("{batch:?}") };
-    // As Stripe had it before items had periods of their own: that which ends first.
+    // As it was before items had periods of their own: the period that ends first.
     assert_eq!(read.subscription.current_period_start, at(1_750_000_100));
     assert_eq!(read.subscription.current_period_end, at(1_752_600_000));
     assert_eq!(read.subscription.currency, text("eur"));
