@@ -128,7 +128,7 @@ pub(super) fn spans_by_precedence<S: Span>(
     all
 }
 
-/// The pieces of a span that lie outside `[taken_from, taken_to)`.
+/// The pieces of a span outside `[taken_from, taken_to)`.
 fn outside<S: Span>(span: S, (taken_from, taken_to): (At, At)) -> Vec<S> {
     let (from, to) = span.bounds();
     if to <= taken_from || taken_to <= from {

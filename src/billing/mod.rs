@@ -54,8 +54,8 @@ macro_rules! mirrors {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct MirrorBatch {
             $($(#[$doc])* pub $rows: Vec<$row>,)*
-            /// Payments to recompute after the rows above are stored. The caller holds a lock on each until
-            /// it commits.
+            /// Payments to recompute after the rows above are stored. The caller has locked each of them
+            /// until it commits.
             pub payment_keys: BTreeSet<PaymentKey>,
         }
 

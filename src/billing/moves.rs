@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::realm::{Realm, RealmSelector, UnclearRealm};
 use crate::schema::{subscription_moves, subscriptions};
 
-/// Moves a Stripe subscription to a version of a plan. It has this version while it is on the plan, whatever
-/// version it bought.
+/// Moves a Stripe subscription to a version of a plan. While it is on this plan, it has that version instead
+/// of the one that it bought.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such subscription, or the plan has no such version.

@@ -150,8 +150,8 @@ fn periods_end_with_their_subscription() {
 }
 
 #[test]
-fn the_plans_item_tells_the_period() {
-    // An add-on by the year stands before the plan by the month, and buys no plan.
+fn the_item_that_buys_the_plan_decides_the_period() {
+    // The first item is a yearly add-on, which buys no plan; the second is the monthly plan.
     let addon = KnownPeriod { rank: None, ..known("2026-01-10", "2027-01-10") };
     let plan = |start, end| KnownPeriod { item_number: 1, ..known(start, end) };
     let history = stripe(
