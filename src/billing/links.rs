@@ -63,8 +63,9 @@ pub fn write(
             LinkSource::Session { .. } => None,
         })
         .collect();
-    let says = |link: &&&Link| !matches!(link.source, LinkSource::Session { org: None, .. });
-    let watch = Watch::begin(conn, links.iter().filter(says).map(|link| (&link.realm, &*link.customer_id)))?;
+    let names_an_org = |link: &&&Link| !matches!(link.source, LinkSource::Session { org: None, .. });
+    let watch =
+        Watch::begin(conn, links.iter().filter(names_an_org).map(|link| (&link.realm, &*link.customer_id)))?;
     write_metadata(conn, &metadata)?;
     for link in &links {
         if let LinkSource::Session { org: Some(org), key } = &link.source {

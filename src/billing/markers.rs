@@ -50,8 +50,8 @@ pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &st
 
 /// Marks names that belong to an org from now on.
 pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'a str>) -> QueryResult<()> {
-    let of = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
-    let markers: Vec<Marker> = names.into_iter().map(of).collect();
+    let marker = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
+    let markers: Vec<Marker> = names.into_iter().map(marker).collect();
     write(conn, &markers)
 }
 

@@ -165,9 +165,9 @@ pub fn ensure(
     name: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let there: bool =
+    let is_there: bool =
         diesel::select(diesel::dsl::exists(org_refs::table.find(external_id))).get_result(conn)?;
-    if there {
+    if is_there {
         return Ok(());
     }
     let name: String = name.chars().take(NAME_LIMIT).collect();
@@ -183,7 +183,7 @@ fn insert(
     now: DateTime<Utc>,
 ) -> Result<(i64, String), Error> {
     let public_id = ids::fresh("org");
-    let taken = |error: Error| match error.constraint() {
+    let conflict = |error: Error| match error.constraint() {
         Some("orgs_external_id_key" | "org_refs_pkey") => Error::conflict(
             "external_id_taken",
             "another org has this external_id: use that org, or another id",
@@ -201,13 +201,16 @@ fn insert(
         ))
         .returning(orgs::org_id)
         .get_result(conn)
-        .map_err(|error| taken(error.into()))?;
+        .map_err(|error| conflict(error.into()))?;
     let refs: Vec<_> = [Some(public_id.as_str()), external_id]
         .into_iter()
         .flatten()
         .map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id)))
         .collect();
-    diesel::insert_into(org_refs::table).values(refs).execute(conn).map_err(|error| taken(error.into()))?;
+    diesel::insert_into(org_refs::table)
+        .values(refs)
+        .execute(conn)
+        .map_err(|error| conflict(error.into()))?;
     markers::org_named(conn, [Some(public_id.as_str()), external_id].into_iter().flatten())?;
     Ok((org_id, public_id))
 }
@@ -341,7 +344,7 @@ pub fn pay_several_times(
     limit: i64,
 ) -> QueryResult<(i64, Vec<String>)> {
     #[derive(QueryableByName)]
-    struct Paying {
+    struct PayingOrg {
         #[diesel(sql_type = BigInt)]
         number: i64,
         #[diesel(sql_type = Text)]
@@ -354,7 +357,7 @@ pub fn pay_several_times(
         with_plan!(),
         ") o WHERE paying IS NOT NULL ORDER BY org_id LIMIT $3"
     );
-    let rows: Vec<Paying> = diesel::sql_query(SQL)
+    let rows: Vec<PayingOrg> = diesel::sql_query(SQL)
         .bind::<Timestamptz, _>(as_of.now)
         .bind::<Integer, _>(i32::from(as_of.grace_days))
         .bind::<BigInt, _>(limit)

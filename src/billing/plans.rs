@@ -77,8 +77,8 @@ pub struct Facts {
 /// # Errors
 /// [`Error::Invalid`] when it cannot.
 pub fn check_id(plan_id: &str) -> Result<(), Error> {
-    let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(key) {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(is_allowed) {
         return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
     }
     // `/v1/plans/import` is a route of its own.
@@ -150,7 +150,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
                 _ => error,
             }
         })?;
-    let taken = |error: diesel::result::Error| {
+    let conflict = |error: diesel::result::Error| {
         let error = Error::from(error);
         match error.constraint() {
             Some("plan_stripe_prices_pkey") => {
@@ -168,13 +168,13 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
         .iter()
         .map(|price| (plan_stripe_prices::price_id.eq(price), plan_stripe_prices::plan_id.eq(plan_id)))
         .collect();
-    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(taken)?;
+    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(conflict)?;
     let products: Vec<_> = facts
         .stripe_products
         .iter()
         .map(|id| (plan_stripe_products::product_id.eq(id), plan_stripe_products::plan_id.eq(plan_id)))
         .collect();
-    diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(taken)?;
+    diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(conflict)?;
     directory::all_changed(conn)?;
     markers::mapping_changed(conn)?;
     Ok(())
@@ -263,16 +263,16 @@ fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Er
         .select((plan_stripe_products::plan_id, plan_stripe_products::product_id))
         .load(conn)?;
     let mut versions = versions::newest(conn, &ids)?;
-    let of = |all: &[(String, String)], plan_id: &str| {
-        all.iter().filter(|(id, _)| id == plan_id).map(|(_, bought)| bought.clone()).collect()
+    let bought_by = |all: &[(String, String)], plan_id: &str| {
+        all.iter().filter(|(id, _)| id == plan_id).map(|(_, stripe_id)| stripe_id.clone()).collect()
     };
-    let whole = |row: PlanRow| {
+    let plan_of = |row: PlanRow| {
         let newest = versions
             .remove(&row.plan_id)
             .ok_or_else(|| Error::Internal(format!("plan {} has no version", row.plan_id)))?;
         Ok(Plan {
-            stripe_prices: of(&prices, &row.plan_id),
-            stripe_products: of(&products, &row.plan_id),
+            stripe_prices: bought_by(&prices, &row.plan_id),
+            stripe_products: bought_by(&products, &row.plan_id),
             id: row.plan_id,
             name: row.name,
             description: row.description,
@@ -285,5 +285,5 @@ fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Er
             terms: newest.terms,
         })
     };
-    rows.into_iter().map(whole).collect()
+    rows.into_iter().map(plan_of).collect()
 }

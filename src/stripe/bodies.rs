@@ -71,9 +71,9 @@ impl Memory {
         let more = bytes.saturating_sub(before);
         while state.taken + more > self.all.at_most {
             let others = || state.arriving.iter().filter(|(id, other)| **id != self.id && other.bytes > 0);
-            let goes = others().find(|(_, other)| other.bytes > SHORT).or_else(|| others().next());
-            let Some(goes) = goes.map(|(id, _)| *id) else { return false };
-            if let Some(other) = state.arriving.remove(&goes) {
+            let dropped = others().find(|(_, other)| other.bytes > SHORT).or_else(|| others().next());
+            let Some(dropped) = dropped.map(|(id, _)| *id) else { return false };
+            if let Some(other) = state.arriving.remove(&dropped) {
                 state.taken -= other.bytes;
                 other.ended.notify_one();
             }

@@ -86,8 +86,8 @@ impl PlanTerms {
                 return Err(Error::invalid(field, "must be 0 or more, in minor units"));
             }
         }
-        let letters = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
-        if !self.currency.as_ref().is_none_or(letters) {
+        let is_code = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
+        if !self.currency.as_ref().is_none_or(is_code) {
             return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
         }
         for (field, units) in [
@@ -104,12 +104,12 @@ impl PlanTerms {
         if !(0..=365).contains(&self.grace_days) {
             return Err(Error::invalid("grace_days", "must be from 0 to 365"));
         }
-        let number = match &self.features {
+        let feature_count = match &self.features {
             Value::Object(named) => Some(named.len()),
             Value::Array(listed) => listed.iter().all(Value::is_string).then_some(listed.len()),
             _ => None,
         };
-        match number {
+        match feature_count {
             Some(..=200) => Ok(()),
             Some(_) => Err(Error::invalid("features", "must be at most 200")),
             None => Err(Error::invalid("features", "must be an object, or a list of names")),
@@ -244,9 +244,9 @@ pub fn newest_version(conn: &mut PgConnection, plan_id: &str) -> Result<i32, Err
 /// # Errors
 /// [`Error::NotFound`] when it has not.
 pub fn check_version(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<(), Error> {
-    let there = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
-    let there: bool = diesel::select(there).get_result(conn)?;
-    if there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
+    let exists = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
+    let is_there: bool = diesel::select(exists).get_result(conn)?;
+    if is_there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
 }
 
 /// For how many days a local subscription keeps this version of a plan after its paid time has ended.

@@ -210,9 +210,9 @@ pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i
 /// # Errors
 /// [`Error::NotFound`] when there is no such entry.
 pub fn retry(conn: &mut PgConnection, inbox_id: i64) -> Result<(), Error> {
-    let there: bool =
+    let is_there: bool =
         diesel::select(diesel::dsl::exists(stripe_inbox::table.find(inbox_id))).get_result(conn)?;
-    if !there {
+    if !is_there {
         return Err(Error::NotFound("Stripe event"));
     }
     diesel::sql_query(

@@ -134,6 +134,6 @@ impl<'a> From<Filed<'a>> for Event<'a> {
 /// not an object: Stripe does not store it, and nobody can fetch it
 /// (<https://docs.stripe.com/api/invoices/create_preview>).
 fn key(realm: Realm, named: Option<(String, String)>) -> Option<ObjectKey> {
-    let real = |(object, id): &(String, String)| object != "invoice" || !id.starts_with("upcoming_");
-    named.filter(real).map(|(object, id)| ObjectKey { realm, object, id })
+    let is_stored = |(object, id): &(String, String)| object != "invoice" || !id.starts_with("upcoming_");
+    named.filter(is_stored).map(|(object, id)| ObjectKey { realm, object, id })
 }
