@@ -1,13 +1,13 @@
-//! Which realms of Stripe act: one mode, our own account, and the connected accounts that the settings name.
-//! Owns `stripe_trust`.
+//! Which realms of Stripe act. A realm acts if it has the mode that the settings name, and is our own account
+//! or a connected account that they name. Owns `stripe_trust`.
 //!
-//! What happens in any other realm (test purchases beside live ones, connected accounts whose metadata is not
-//! ours) is mirrored, but links, grants and changes nothing. Lists, sums and exports leave it out unless the
-//! request asks for it. A Connect endpoint with the live secret also gets the test events of connected
-//! accounts (<https://docs.stripe.com/connect/webhooks>).
+//! Objects of any other realm (test purchases beside live ones, connected accounts whose metadata is not
+//! ours) are mirrored, but they link no customer, grant no units and change no plan. Lists, sums and exports
+//! leave them out unless the request asks for them. A Connect endpoint with the live secret also gets the
+//! test events of connected accounts (<https://docs.stripe.com/connect/webhooks>).
 //!
-//! A daemon writes its settings into the row when it starts, and every statement reads the row. So all
-//! daemons of a database agree.
+//! A daemon writes its settings into the table's only row when it starts, and every statement reads that row.
+//! So all daemons of a database agree.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -51,7 +51,7 @@ pub enum ShownRealms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActingChange {
     None,
-    /// No settings were stored before, and all realms acted. No realm acts that did not act.
+    /// No settings were stored before. So every realm acted, and no realm begins to act now.
     First,
     Other,
 }
@@ -65,8 +65,8 @@ pub fn load(conn: &mut PgConnection) -> QueryResult<ActingRealms> {
     }))
 }
 
-/// Lets these realms act and no others, in the caller's transaction. From then on customers of other realms
-/// belong to no org.
+/// Stores which realms act, in the caller's transaction. From then on customers of other realms belong to no
+/// org.
 pub fn establish(
     conn: &mut PgConnection,
     acting: &ActingRealms,
@@ -107,12 +107,15 @@ struct IdleRealmRow {
     objects: i64,
 }
 
-/// The realms that do not act and that events have come from, with the number of objects mirrored of each.
+/// The realms that do not act but have sent events, each with the number of its mirrored objects.
 pub fn idle(conn: &mut PgConnection) -> QueryResult<Vec<(Realm, i64)>> {
     let rows: Vec<IdleRealmRow> = diesel::sql_query(concat!(
-        "SELECT o.account, o.livemode, count(*) AS objects FROM stripe_objects o WHERE NOT ",
+        "SELECT o.account, o.livemode, count(*) AS objects
+         FROM stripe_objects o
+         WHERE NOT ",
         acts!("o"),
-        " GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
+        " GROUP BY 1, 2
+         ORDER BY 3 DESC, 1, 2"
     ))
     .load(conn)?;
     Ok(rows

@@ -1,10 +1,10 @@
 //! A cache of what usage and quotas need to know of an org: its zone, its plan, its billing periods.
 //!
-//! Whoever changes any of it announces the change ([`changed`]) in the same transaction. Every daemon gets
-//! the message after the commit and reads the orgs again when it needs them. A daemon that cannot listen
-//! trusts no entry for longer than a second. An entry that ends by itself (a grace, a local subscription)
-//! counts only until that instant. Entries in use are read again before they are too old, so no request waits
-//! for that.
+//! A transaction that changes any of these announces the change ([`changed`]). Every daemon gets the message
+//! after the commit and reads the org again when it needs it. A daemon that cannot listen uses no entry for
+//! longer than a second. If a plan will end by itself (a grace, a local subscription), its entry counts only
+//! until that instant. The daemon reads entries in use again before they are too old, so no request waits for
+//! that.
 
 mod changes;
 
@@ -31,15 +31,15 @@ use crate::db::prepared::Prepared;
 use crate::error::Error;
 use crate::time::{Clock, day_start};
 
-/// How often a daemon listens. After this time at the latest a change of plan, subscription or zone counts on
-/// every replica.
+/// How often a daemon listens. A change of plan, subscription or zone counts on every replica after this time
+/// at the latest.
 pub const HEARD_WITHIN: Duration = Duration::from_millis(250);
-/// How long an entry counts when the daemon has not listened for as long.
+/// If the daemon has not listened for this long, an entry counts no longer than this.
 const FRESH_UNLISTENED: Duration = Duration::from_secs(1);
 /// How long an entry counts at most.
 const FRESH_FOR: Duration = Duration::from_secs(60);
-/// The age from which an entry in use is read again. It is up to two thirds more, depending on the org, so
-/// that entries that were read together are not read again together.
+/// The age from which an entry in use is read again. For some orgs it is up to two thirds more, so that
+/// entries that were read together are not read again together.
 const RENEWED_FROM: Duration = Duration::from_secs(30);
 /// Orgs that one statement reads again.
 const RENEWED: usize = 500;
@@ -61,11 +61,10 @@ pub struct OrgContext {
     pub plan_version: i32,
     /// It has the default plan, because no subscription gives it one.
     pub by_default: bool,
-    /// When the plan ends by itself: a grace is over, or a local subscription.
+    /// When the plan ends by itself, because a grace or a local subscription is over.
     pub plan_until: Option<DateTime<Utc>>,
-    /// The billing periods of its subscriptions.
     pub periods: BillingPeriods,
-    /// The plans that it had.
+    /// Which plan it had at an instant.
     pub plan_times: PlanTimes,
     /// The subscription that counts, whether or not it gives a plan.
     pub subscription: Option<Subscribed>,
@@ -78,24 +77,25 @@ pub struct OrgContext {
     as_of_change: u64,
 }
 
-/// The subscription of an org that counts.
+/// The subscription that counts for an org.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribed {
     /// Stripe's id, or `lsub_…`.
     pub id: String,
     /// `stripe` or `local`.
     pub source: String,
-    /// As Stripe says it; of a local one: trial, active, past_due (its grace runs), expired or cancelled.
+    /// Stripe's status; for a local subscription: trial, active, past_due (its grace runs), expired or
+    /// cancelled.
     pub status: String,
-    /// End of its trial, also of a past one.
+    /// End of its trial, even if that is in the past.
     pub trial_end: Option<DateTime<Utc>>,
     /// Whether it ends with its period.
     pub cancel_at_period_end: bool,
     /// When it will be canceled.
     pub cancel_at: Option<DateTime<Utc>>,
-    /// Its invoices are not collected meanwhile.
+    /// While it is paused, Stripe does not collect its invoices.
     pub pause: Option<Pause>,
-    /// The present period of the item that buys the plan; `None`: it gives nothing.
+    /// `[start, end)` of the present period of the item that buys the plan; `None`: it gives no plan.
     pub period: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
@@ -122,7 +122,7 @@ pub struct Paying {
 }
 
 impl OrgContext {
-    /// Whether this is its public or external id.
+    /// Whether `name` is its public or external id.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
         *self.public_id == *name || self.external_id.as_deref() == Some(name)
@@ -147,7 +147,7 @@ impl OrgContext {
         self.plan_times.at(at, self.plan.as_deref())
     }
 
-    /// When the billing period began that contains an instant; `None`: the org had no subscription then.
+    /// The start of the billing period that contains an instant; `None`: the org had no subscription then.
     #[must_use]
     pub fn billing_period(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.billing_bounds(at).map(|(start, _)| start)
@@ -246,14 +246,14 @@ impl Directory {
         Some(context)
     }
 
-    /// Drops what was read of these orgs before now, after a commit that changes them. The daemon that makes
-    /// a change calls this before it answers, and so need not wait for its own message.
+    /// Makes the entries of these orgs stale, after a commit that changes the orgs. The daemon that makes a
+    /// change calls this before it answers, so it need not wait for its own message.
     pub fn forget(&self, stale: &Stale) {
         self.change_log.write().unwrap_or_else(PoisonError::into_inner).record(stale);
     }
 
-    /// Takes the messages that have come on this connection. A connection that did not listen yet may have
-    /// missed some.
+    /// Takes the messages that this connection has received. If the connection did not listen before, it may
+    /// have missed some: then every entry becomes stale.
     pub fn listen(&self, conn: &mut PgConnection) -> Result<(), Error> {
         let began = changes::listen(conn)?;
         let messages = conn.notifications_iter().collect::<QueryResult<Vec<_>>>();
@@ -272,7 +272,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Reads entries in use again that will soon be too old, a bounded number. Returns whether more are left.
+    /// Of the entries in use that will soon be too old, reads some again. Returns whether more are left.
     pub fn renew(&self, conn: &mut PgConnection) -> Result<bool, Error> {
         let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<String> = aging.names.extract_if(|_| true).take(RENEWED).collect();
@@ -298,13 +298,13 @@ impl Directory {
         names: &[String],
         org_ids: &[i64],
     ) -> Result<Vec<(String, Arc<OrgContext>)>, Error> {
-        // Taken before the read, so a change in the meantime makes the entry stale.
+        // Take the number before the read, so that a change during the read makes the entry stale.
         let as_of_change = self.change_log.read().unwrap_or_else(PoisonError::into_inner).number;
         let as_of = self.as_of();
         let rows: Vec<OrgRow> = Prepared::<Contexts>::new()
             .bind_one::<Timestamptz, _>(as_of.now)
             .bind_one::<Integer, _>(i32::from(as_of.grace_days))
-            // PostgreSQL cannot even be asked for NUL.
+            // PostgreSQL refuses a text with NUL, and no org can have such a name.
             .bind::<Text, _>(names.iter().filter(|name| !crate::text::has_nul(name)).cloned().collect())
             .bind::<BigInt, _>(org_ids.to_vec())
             .load(conn)?;

@@ -1,7 +1,6 @@
-//! What finance can take out: for each kind of row its columns, the tables they come from and the order of
-//! rows.
+//! What finance can export: for each kind of row its columns, its tables and its order.
 //!
-//! `docs/exports.md` and the API's description are made from these tables.
+//! `docs/exports.md` and the API's description are made from these definitions.
 
 mod columns;
 
@@ -25,7 +24,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 4] = [Self::Invoices, Self::Lines, Self::Payments, Self::Refunds];
 
-    /// Its name on the wire.
+    /// Its name in requests and answers.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// The columns of a row, in order.
+    /// The columns of a row, in the order of the file.
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
@@ -52,7 +51,7 @@ impl Kind {
     pub fn statuses(self) -> &'static [&'static str] {
         match self {
             Self::Invoices | Self::Lines => &["draft", "open", "paid", "void", "uncollectible"],
-            // Of payment intents, charges and invoice payments: see `payments`.
+            // A payment has the status of its payment intent, charge or invoice payment: see `payments`.
             Self::Payments => &[
                 "requires_payment_method",
                 "requires_confirmation",
@@ -68,8 +67,8 @@ impl Kind {
         }
     }
 
-    /// `FROM …`: the rows, with who is billed. `d` is the document whose time, status and realm count;
-    /// `o` is the org, absent when the customer has none. Each join finds at most one row.
+    /// SQL after `FROM`: the rows, and the org billed. `d` is the document whose time, status and realm
+    /// count. `o` is the org, null when the customer has none. No join but that of the lines adds rows.
     #[must_use]
     pub fn from(self) -> &'static str {
         match self {
@@ -95,8 +94,8 @@ impl Kind {
             Self::Refunds => {
                 "refunds d
                  LEFT JOIN payments p
-                     ON (p.account, p.livemode, p.id) = (d.account, d.livemode,
-                     coalesce(d.payment_intent_id, d.charge_id))
+                     ON (p.account, p.livemode, p.id)
+                         = (d.account, d.livemode, coalesce(d.payment_intent_id, d.charge_id))
                  LEFT JOIN stripe_customer_links k
                      ON (k.account, k.livemode, k.customer_id) = (p.account, p.livemode, p.customer_id)
                  LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
@@ -104,12 +103,12 @@ impl Kind {
         }
     }
 
-    /// The customer of a row, in terms of [`Kind::from`].
+    /// SQL: the customer of a row of [`Kind::from`].
     pub(crate) fn customer(self) -> &'static str {
         if self == Self::Refunds { "p.customer_id" } else { "d.customer_id" }
     }
 
-    /// What is never exported.
+    /// SQL: the condition for rows of [`Kind::from`] to be exported at all.
     pub(crate) fn kept(self) -> &'static str {
         match self {
             Self::Invoices | Self::Lines => "NOT d.deleted",
@@ -117,8 +116,8 @@ impl Kind {
         }
     }
 
-    /// The order of rows, which no two rows share. Its start is an index of each table, so that rows stream
-    /// without a sort.
+    /// SQL after `ORDER BY`: no two rows have the same place. Each table has an index that begins like this,
+    /// so PostgreSQL streams rows without a sort.
     #[must_use]
     pub fn order(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What is known of the subscriptions that an org has or had. Billing periods ([`super::periods`]) and plans
-//! ([`super::plan_times`]) at any instant follow from it.
+//! What we know of the subscriptions that an org has or had. From it the org's billing period
+//! ([`super::periods`]) and plan ([`super::plan_times`]) at any instant are computed.
 
 mod read;
 
@@ -12,7 +12,7 @@ pub(super) use read::read;
 
 type At = DateTime<Utc>;
 
-/// A period that events showed an item of a Stripe subscription with.
+/// A period of an item of a Stripe subscription, as events showed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KnownPeriod {
     pub(super) start: At,
@@ -20,30 +20,30 @@ pub(super) struct KnownPeriod {
     pub(super) end: At,
     /// The item's place in the subscription's list.
     pub(super) item_number: i32,
-    /// The earliest event that shows it.
+    /// When the earliest event that shows it was made.
     pub(super) first_seen: At,
-    /// The latest event that shows it.
+    /// When the latest event that shows it was made.
     pub(super) last_seen: At,
-    /// Rank of the plan that its item buys; `None`: it buys none.
+    /// Rank of the plan that the item buys; `None`: it buys none.
     pub(super) rank: Option<i32>,
     pub(super) plan: Option<Arc<str>>,
 }
 
-/// Successive periods of a local subscription: whole months from `start`, cut at `end`.
+/// Successive periods of a local subscription: whole intervals from `start`; the last one ends at `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LocalPeriods {
     pub(super) start: At,
     pub(super) end: At,
-    /// Months of each; `None`: it is one period.
+    /// Months of each period; `None`: it is one period.
     pub(super) months: Option<i64>,
 }
 
 /// One subscription: its periods, and the plans that it gave.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SubscriptionHistory {
-    /// Of a Stripe subscription, in any order.
+    /// Periods of a Stripe subscription, in any order.
     pub(super) known_periods: Vec<KnownPeriod>,
-    /// Reference point of its cycle.
+    /// Stripe's `billing_cycle_anchor`: periods begin at whole intervals from it.
     pub(super) anchor: Option<At>,
     pub(super) started: Option<At>,
     pub(super) ended: Option<At>,
@@ -53,29 +53,29 @@ pub(super) struct SubscriptionHistory {
     pub(super) until: Option<At>,
     /// It ends with its last known period.
     pub(super) ends_with_period: bool,
-    /// Of a local subscription.
+    /// Periods of a local subscription.
     pub(super) local_periods: Vec<LocalPeriods>,
-    /// The plan of a local subscription.
+    /// The plan that a local subscription has now.
     pub(super) plan: Option<Arc<str>>,
-    /// The plans that it had before, the oldest first, each with until when.
+    /// The plans that a local subscription had before, the oldest first, each with its end.
     pub(super) earlier_plans: Vec<(Arc<str>, At)>,
-    /// Where subscriptions overlap, the one with the greater precedence counts: rank of the plan, then Stripe
-    /// before local, then the later one.
+    /// Where subscriptions overlap, the one with the greater precedence counts: rank of the plan, whether it
+    /// is Stripe's, when it was created.
     pub(super) precedence: (Option<i32>, bool, Option<At>),
 }
 
 impl SubscriptionHistory {
-    /// `[start, end)` of the periods of the item that buys the plan; if none does, of the first item. Of
-    /// several such items the first in the list counts, as it does for the plan.
+    /// `[start, end)` of the periods of the item that buys the plan; if no item does, of the first item. If
+    /// several items buy a plan, the first in the list counts, as it does for the plan.
     pub(super) fn plan_periods(&self) -> Vec<(At, At)> {
         let mut shown = self.shown();
-        // Of one start the latest event tells the end.
+        // If events give a period different ends, the latest event counts.
         shown.sort_by_key(|known| (known.start, Reverse(known.last_seen), known.item_number));
         shown.dedup_by_key(|known| known.start);
         shown.into_iter().map(|known| (known.start, known.end)).collect()
     }
 
-    /// The periods of items that buy a plan, by their start and the first event that shows them.
+    /// The periods of items that buy a plan, ordered by start, then by the first event that shows them.
     pub(super) fn buying(&self) -> Vec<&KnownPeriod> {
         let mut shown: Vec<&KnownPeriod> =
             self.shown().into_iter().filter(|known| known.plan.is_some()).collect();
@@ -91,7 +91,7 @@ impl SubscriptionHistory {
         let hides = |one: &KnownPeriod, other: &KnownPeriod| {
             one.item_number < other.item_number
                 && (one.start..one.end).contains(&other.start)
-                // They were in the list together.
+                // The two items were in the list at the same time.
                 && one.first_seen <= other.last_seen
                 && other.first_seen <= one.last_seen
         };
@@ -103,14 +103,14 @@ impl SubscriptionHistory {
 /// Something that is true during `[from, to)`.
 pub(super) trait Span: Clone {
     fn bounds(&self) -> (At, At);
-    /// The same, from a later instant on.
+    /// The span with a later start.
     fn starting_at(self, from: At) -> Self;
-    /// The same, up to an earlier instant.
+    /// The span with an earlier end.
     fn ending_at(self, to: At) -> Self;
 }
 
-/// The spans of all subscriptions, in order of time. Where two subscriptions overlap, the one with the
-/// greater precedence keeps the time, and the other's span is cut.
+/// The spans of all subscriptions, in the order of time. Where two subscriptions overlap, the one with the
+/// greater precedence keeps its span, and the other's span loses that time.
 pub(super) fn spans_by_precedence<S: Span>(
     histories: &[SubscriptionHistory],
     spans: impl Fn(&SubscriptionHistory) -> Vec<S>,
@@ -128,7 +128,7 @@ pub(super) fn spans_by_precedence<S: Span>(
     all
 }
 
-/// The pieces of a span that lie outside `[taken_from, taken_to)`.
+/// The pieces of a span outside `[taken_from, taken_to)`.
 fn outside<S: Span>(span: S, (taken_from, taken_to): (At, At)) -> Vec<S> {
     let (from, to) = span.bounds();
     if to <= taken_from || taken_to <= from {

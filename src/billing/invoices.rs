@@ -164,8 +164,8 @@ mirror! {
 }
 
 impl Invoice {
-    /// Announces that its subscription has changed: its unpaid invoices decide until when `past_due` keeps
-    /// the plan.
+    /// The change that this invoice means for its subscription: unpaid invoices decide how long `past_due`
+    /// keeps the plan. A draft means none.
     pub(super) fn change(&self) -> Option<Change> {
         let subscription_id =
             self.subscription_id.clone().filter(|_| self.status.as_deref() != Some("draft"))?;
@@ -294,8 +294,8 @@ fn views(
     Ok(found.into_iter().map(view).collect())
 }
 
-/// The invoices that were paid, at least in part, outside Stripe and recorded there: newer shapes of an
-/// invoice do not say so
+/// The invoices with a payment, of all or a part, that was made outside Stripe and recorded there. Newer
+/// shapes of an invoice do not say so
 /// (<https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property>).
 fn paid_by_record(
     conn: &mut PgConnection,

@@ -1,9 +1,9 @@
 //! Which org a Stripe customer belongs to.
 //!
 //! A link names its org by a *ref*: the org's public id or its external id. The ref is resolved when the link
-//! is read, so customer, session, org and link may come in any order. The strongest source counts: a call of
-//! the API, then the customer's `metadata.org_id`, then `client_reference_id` of its latest checkout session,
-//! then the org made for the customer.
+//! is read, so customer, session, org and link may come in any order. A link may have several sources, and
+//! the first of these counts: a call of the API, the customer's `metadata.org_id`, `client_reference_id` of
+//! its latest checkout session, the org created for the customer.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub struct Link {
     pub realm: Realm,
     pub customer_id: String,
     pub source: LinkSource,
-    /// The name of an org that is made for the customer.
+    /// The name for an org that is created for the customer.
     pub name: Option<String>,
 }
 
@@ -41,20 +41,19 @@ pub enum LinkSource {
     Session {
         /// `client_reference_id`.
         org: Option<String>,
-        /// Orders the sessions of a customer.
+        /// Greater for a later session of the customer.
         key: String,
     },
 }
 
-/// Writes the links of a batch. With `org_per_customer`, makes an org for each customer that names none.
+/// Writes the links of a batch. `org_per_customer`: creates an org for each customer that names none.
 pub fn write(
     conn: &mut PgConnection,
     links: &[Link],
     org_per_customer: bool,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // In key order, so that two batches never wait for each other in a circle. The customer itself comes
-    // before its sessions.
+    // In key order, so that two batches never deadlock.
     let mut links: Vec<&Link> = links.iter().collect();
     links.sort_by(|a, b| (&a.realm, &a.customer_id).cmp(&(&b.realm, &b.customer_id)));
     let metadata: Vec<(&Link, Option<&String>)> = links
@@ -64,8 +63,9 @@ pub fn write(
             LinkSource::Session { .. } => None,
         })
         .collect();
-    let says = |link: &&&Link| !matches!(link.source, LinkSource::Session { org: None, .. });
-    let watch = Watch::begin(conn, links.iter().filter(says).map(|link| (&link.realm, &*link.customer_id)))?;
+    let names_an_org = |link: &&&Link| !matches!(link.source, LinkSource::Session { org: None, .. });
+    let watch =
+        Watch::begin(conn, links.iter().filter(names_an_org).map(|link| (&link.realm, &*link.customer_id)))?;
     write_metadata(conn, &metadata)?;
     for link in &links {
         if let LinkSource::Session { org: Some(org), key } = &link.source {
@@ -82,15 +82,16 @@ pub fn write(
 
 statement!(Make -> Untyped: concat!(
     "INSERT INTO stripe_customer_links (account, livemode, customer_id, trusted)
-     SELECT k.account, k.livemode, k.customer_id,
-         ", acts!("k"), " FROM unnest(?, ?, ?) AS k (account,
-         livemode, customer_id) ON CONFLICT DO NOTHING"));
+     SELECT k.account, k.livemode, k.customer_id, ", acts!("k"), "
+     FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
+     ON CONFLICT DO NOTHING"));
 statement!(Refs -> Nullable<Text>: "SELECT coalesce(l.ref, l.idle_ref)
     FROM unnest(?, ?, ?) AS k (account, livemode, customer_id)
     JOIN stripe_customer_links l USING (account, livemode, customer_id)
-    ORDER BY account, livemode, customer_id FOR UPDATE OF l");
+    ORDER BY account, livemode, customer_id
+    FOR UPDATE OF l");
 
-/// Watches links while they are written: the orgs that lose or get a customer are announced as changed.
+/// Watches links while they are written. Then it announces that the orgs changed that lost or got a customer.
 struct Watch<'a> {
     /// Account, live mode and customer, in the order in which links are locked.
     keys: BTreeSet<(&'a str, bool, &'a str)>,
@@ -99,7 +100,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Locks the links. Missing ones are inserted.
+    /// Inserts links that are missing, and locks all of them.
     fn begin(
         conn: &mut PgConnection,
         customers: impl Iterator<Item = (&'a Realm, &'a str)>,
@@ -113,7 +114,7 @@ impl<'a> Watch<'a> {
         Ok(watch)
     }
 
-    /// Announces what has changed since.
+    /// Announces what has changed since [`Watch::begin`].
     fn end(self, conn: &mut PgConnection) -> Result<(), Error> {
         if self.keys.is_empty() {
             return Ok(());
@@ -124,6 +125,7 @@ impl<'a> Watch<'a> {
         Ok(directory::changed(conn, refs.cloned().map(Change::Ref))?)
     }
 
+    /// A statement with the keys bound.
     fn bound<Q: crate::db::prepared::StatementText>(&self) -> Prepared<'a, Q> {
         Prepared::new()
             .bind::<Text, _>(self.keys.iter().map(|key| key.0).collect())
@@ -137,12 +139,11 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
         return Ok(());
     }
     diesel::sql_query(concat!(
-        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref,
-            trusted)
+        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, metadata_ref, trusted)
          SELECT k.*, ",
         acts!("k"),
-        " FROM unnest($1::text[], $2::boolean[], $3::text[],
-             $4::text[]) AS k (account, livemode, customer_id, metadata_ref)
+        " FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[])
+             AS k (account, livemode, customer_id, metadata_ref)
          ON CONFLICT (account, livemode, customer_id) DO UPDATE SET metadata_ref = excluded.metadata_ref
          WHERE l.metadata_ref IS DISTINCT FROM excluded.metadata_ref"
     ))
@@ -158,12 +159,12 @@ fn write_metadata(conn: &mut PgConnection, links: &[(&Link, Option<&String>)]) -
 
 fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> Result<(), Error> {
     diesel::sql_query(concat!(
-        "INSERT INTO stripe_customer_links AS l (account, livemode, customer_id, session_ref,
-            session_key, trusted)
+        "INSERT INTO stripe_customer_links AS l
+             (account, livemode, customer_id, session_ref, session_key, trusted)
          SELECT k.*, ",
         acts!("k"),
-        " FROM (VALUES ($1, $2, $3, $4, $5)) AS k (account, livemode,
-             customer_id, session_ref, session_key)
+        " FROM (VALUES ($1, $2, $3, $4, $5))
+             AS k (account, livemode, customer_id, session_ref, session_key)
          ON CONFLICT (account, livemode, customer_id)
          DO UPDATE SET session_ref = excluded.session_ref, session_key = excluded.session_key
          WHERE l.session_key IS NULL OR l.session_key <= excluded.session_key"
@@ -177,7 +178,7 @@ fn write_session(conn: &mut PgConnection, link: &Link, org: &str, key: &str) -> 
     Ok(())
 }
 
-/// One org for a customer without any other ref, known by the customer's id.
+/// Creates an org for a customer that no other source links to an org. Its external id is the customer's id.
 fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Result<(), Error> {
     let own = t::table.find((&link.realm.account, link.realm.livemode, &link.customer_id));
     let (named, acts): (Option<String>, bool) = own.select((t::ref_, t::trusted)).first(conn)?;
@@ -194,7 +195,7 @@ fn make_own_org(conn: &mut PgConnection, link: &Link, now: DateTime<Utc>) -> Res
     Ok(())
 }
 
-/// Realms in which an event named a customer: the customer itself, or an object of the customer.
+/// Realms in which an event showed the customer, or an object of the customer.
 pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
         "SELECT account, livemode FROM customers WHERE id = $1
@@ -208,10 +209,12 @@ pub fn realms_of(conn: &mut PgConnection, customer_id: &str) -> Result<Vec<Realm
     Ok(rows.into_iter().map(RealmRow::realm).collect())
 }
 
-/// Realms in which a call of the API links a customer to an org.
+/// Realms in which a call of the API has linked the customer to the org.
 pub fn linked_in(conn: &mut PgConnection, org_id: i64, customer_id: &str) -> Result<Vec<Realm>, Error> {
     let rows: Vec<RealmRow> = diesel::sql_query(
-        "SELECT l.account, l.livemode FROM org_refs r JOIN stripe_customer_links l ON l.ref = r.ref
+        "SELECT l.account, l.livemode
+         FROM org_refs r
+         JOIN stripe_customer_links l ON l.ref = r.ref
          WHERE r.org_id = $1 AND l.customer_id = $2 AND l.api_ref IS NOT NULL",
     )
     .bind::<BigInt, _>(org_id)
@@ -234,12 +237,13 @@ impl RealmRow {
     }
 }
 
-/// Links a customer to an org by a call of the API, which beats every other source; returns the realm. A
-/// selector that names no realm selects the one in which the customer is known. For an unknown customer it
-/// must name the mode.
+/// Links a customer to an org by a call of the API, and returns the realm. This source counts before all
+/// others. A selector that names no realm selects the one in which the customer is known. For an unknown
+/// customer it must name the mode.
 ///
-/// # Errors [`Error::Invalid`] for a text that cannot be the id of a customer, and when customers of several
-/// realms fit; [`Error::Conflict`] in a realm that does not act.
+/// # Errors
+/// [`Error::Invalid`] for a text that cannot be the id of a customer, and when customers of several realms
+/// fit; [`Error::Conflict`] in a realm that does not act.
 pub fn link(
     conn: &mut PgConnection,
     selector: &RealmSelector,
@@ -268,10 +272,11 @@ pub fn link(
     Ok(realm)
 }
 
-/// Removes the link that a call of the API made, and returns the realm. Metadata and sessions count again.
+/// Removes the link that a call of the API made, and returns the realm. Then metadata and sessions count
+/// again.
 ///
 /// # Errors
-/// [`Error::NotFound`] when no call of the API made such a link; [`Error::Invalid`] as [`link`].
+/// [`Error::NotFound`] when no call of the API made such a link; [`Error::Invalid`] as in [`link`].
 pub fn unlink(
     conn: &mut PgConnection,
     selector: &RealmSelector,
@@ -288,7 +293,7 @@ pub fn unlink(
 }
 
 /// # Errors
-/// [`Error::Invalid`] for ids that cannot be Stripe's.
+/// [`Error::Invalid`] for an id that Stripe cannot have given.
 fn check_ids(selector: &RealmSelector, customer_id: &str) -> Result<(), Error> {
     if !is_id(customer_id, "cus_") {
         let rule = "must be the id of a Stripe customer: `cus_` with letters and digits after it";
@@ -302,13 +307,13 @@ fn check_ids(selector: &RealmSelector, customer_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stripe's ids are at most 255 characters.
+/// Whether a text may be an id of Stripe's with this prefix. Stripe's ids have at most 255 characters.
 fn is_id(text: &str, prefix: &str) -> bool {
     let rest = text.strip_prefix(prefix).filter(|rest| !rest.is_empty() && text.len() <= 255);
     rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
-/// Asks the caller for what is missing to select one realm.
+/// The error that asks for what is missing to select one realm.
 #[must_use]
 pub fn which(unclear: UnclearRealm) -> Error {
     match unclear {

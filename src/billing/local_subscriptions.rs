@@ -2,8 +2,8 @@
 //! `local_subscriptions`.
 //!
 //! A subscription is over after `valid_until` and the days of grace that its plan gives (none if it was
-//! cancelled), even if no worker has written so yet. An org has at most one subscription that is not over.
-//! One that is over never comes back; a new one takes its place. A payment within the days of grace pays from
+//! cancelled), even if no worker has recorded that yet. An org has at most one subscription that is not over.
+//! One that is over never comes back: a new one takes its place. A payment within the days of grace pays from
 //! `valid_until` on.
 //!
 //! Paid periods are whole intervals from `period_start`. A trial runs from `created_at` to `trial_end`; a
@@ -33,31 +33,31 @@ const MAX_PERIODS: u32 = 120;
 /// How a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With a trial of so many days; an org has one of a plan.
+    /// With a trial of so many days. An org gets only one trial of a plan.
     Trial(i32),
-    /// With a trial, whether or not it had one before; of so many days, or as many as the plan says.
+    /// With a trial even if the org had one before. `None`: as many days as the plan says.
     ForcedTrial(Option<i32>),
     /// With a paid interval.
     Paid,
 }
 
-/// Up to when it is paid for.
+/// How long a payment pays for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paid {
-    /// For so many intervals more.
+    /// So many more intervals.
     Periods(u32),
     Until(DateTime<Utc>),
 }
 
-/// The result of a command on a subscription: its state, and its periods for which battery units are owed,
-/// each once under the key `local:{subscription_id}:{period_start}`.
+/// The result of a command on a subscription.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// The subscription as it is now.
     pub subscription: LocalSubscription,
-    /// Its periods that have begun.
+    /// Its periods that have begun. For each of them battery units are owed once, under the key
+    /// `local:{subscription_id}:{period_start}`.
     pub owed: Vec<Owed>,
-    /// The one before it, when the command found it over and wrote so.
+    /// The subscription before it, if this command was the first to find it over.
     pub ended: Option<LocalSubscription>,
 }
 
@@ -67,7 +67,7 @@ fn changed(conn: &mut PgConnection, row: LocalSubscriptionRow, now: DateTime<Utc
     Ok(Changed { subscription: row.shown(now), owed, ended: None })
 }
 
-/// The newest version of a plan that is offered.
+/// The plan with its newest version, if the plan is still offered.
 fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error> {
     let plan = plans::find(conn, plan_id)?;
     if !plan.active {
@@ -79,8 +79,8 @@ fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error>
 /// Begins a subscription. `start`: `None` for a trial of as many days as the plan says.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when one is under way already or the
-/// plan is no longer offered, or the org had a trial of it, [`Error::Invalid`] for a bad field.
+/// [`Error::NotFound`] when there is no such plan; [`Error::Conflict`] when the plan is no longer offered, or
+/// the org has a subscription already or had a trial of the plan; [`Error::Invalid`] for a bad field.
 pub fn start(
     conn: &mut PgConnection,
     org_id: i64,
@@ -122,7 +122,7 @@ pub fn start(
     Ok(done)
 }
 
-/// The org had a trial of the plan before, local or at Stripe.
+/// Whether the org had a trial of the plan before, local or at Stripe.
 fn had_trial(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Had {
@@ -132,14 +132,16 @@ fn had_trial(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> QueryResult
     let had: Had = diesel::sql_query(
         "SELECT EXISTS (SELECT FROM local_subscriptions
              WHERE org_id = $1 AND trial_end IS NOT NULL AND $2 IN (trial_plan_id, plan_id))
-         OR EXISTS (SELECT FROM org_refs r JOIN stripe_customer_links l USING (ref)
+         OR EXISTS (SELECT FROM org_refs r
+             JOIN stripe_customer_links l USING (ref)
              JOIN subscriptions s
                  ON (s.account, s.livemode, s.customer_id) = (l.account, l.livemode, l.customer_id)
              JOIN subscription_periods p
                  ON (p.account, p.livemode, p.subscription_id) = (s.account, s.livemode, s.id)
              LEFT JOIN plan_stripe_prices by_price ON by_price.price_id = p.price_id
              LEFT JOIN plan_stripe_products by_product ON by_product.product_id = p.product_id
-             WHERE r.org_id = $1 AND s.trial_start IS NOT NULL
+             WHERE r.org_id = $1
+                 AND s.trial_start IS NOT NULL
                  AND coalesce(by_price.plan_id, by_product.plan_id) = $2) AS had",
     )
     .bind::<BigInt, _>(org_id)
@@ -200,13 +202,13 @@ fn in_range(at: Option<DateTime<Utc>>) -> Result<DateTime<Utc>, Error> {
         .ok_or_else(|| Error::invalid("until", "must be before the year 10000"))
 }
 
-/// The one that was under way when it was last written, held until the transaction ends.
+/// Locks the subscription whose stored status says that it is not over. It may be over by now.
 fn lock_open(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<LocalSubscriptionRow>> {
     let open = t::table.filter(t::org_id.eq(org_id)).filter(t::status.eq_any(["trial", "active"]));
     open.select(LocalSubscriptionRow::as_select()).for_update().first(conn).optional()
 }
 
-/// The one that is under way now, held until the transaction ends.
+/// Locks the subscription that is not over at `now`.
 fn lock_running(
     conn: &mut PgConnection,
     org_id: i64,
@@ -221,7 +223,7 @@ fn lock_running(
     })
 }
 
-/// Writes that the one under way is over, when it is.
+/// If the stored subscription is over at `now`, records that and returns it.
 fn end_if_over(
     conn: &mut PgConnection,
     org_id: i64,
@@ -249,13 +251,13 @@ fn write(conn: &mut PgConnection, row: &LocalSubscriptionRow, now: DateTime<Utc>
         .map(drop)
 }
 
-/// Records a payment. The current subscription goes on from the end of its paid time, a trial from its end; a
-/// planned cancellation is undone. If the last subscription is over, a new one begins now, with the newest
-/// version of its plan.
+/// Records a payment. It pays from the end of the time that is paid for already, or from the end of the
+/// trial. A planned cancellation is undone. If the last subscription is over, a new one begins now, with the
+/// newest version of its plan.
 ///
 /// # Errors
-/// [`Error::NotFound`] when the org never had one, [`Error::Conflict`] when the plan of one that is over is
-/// no longer offered, [`Error::Invalid`] for a bad field.
+/// [`Error::NotFound`] when the org never had a subscription; [`Error::Conflict`] when the last one is over
+/// and its plan is no longer offered; [`Error::Invalid`] for a bad field.
 pub fn activate(
     conn: &mut PgConnection,
     org_id: i64,
@@ -298,10 +300,10 @@ pub fn activate(
     Ok(done)
 }
 
-/// Cancels the one under way: at once, or with the end of what was paid for.
+/// Cancels the org's subscription: at once, or at the end of the time that is paid for.
 ///
 /// # Errors
-/// [`Error::Conflict`] when none is under way.
+/// [`Error::Conflict`] when the org has no subscription that is not over.
 pub fn cancel(
     conn: &mut PgConnection,
     org_id: i64,
@@ -309,7 +311,7 @@ pub fn cancel(
     now: DateTime<Utc>,
 ) -> Result<Changed, Error> {
     let mut row = lock_running(conn, org_id, now)?;
-    // In the days of grace the period has ended already.
+    // In the days of grace the paid time has ended already: then it is cancelled at once.
     if at_period_end && row.valid_until > now {
         row.cancel_at_period_end = true;
     } else {
@@ -320,11 +322,11 @@ pub fn cancel(
     changed(conn, row, now)
 }
 
-/// Puts the one under way on another plan, in its newest version; its periods stay.
+/// Puts the org's subscription on another plan, in its newest version. The periods stay.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such plan, [`Error::Conflict`] when none is under way or the plan is
-/// no longer offered.
+/// [`Error::NotFound`] when there is no such plan; [`Error::Conflict`] when the org has no subscription that
+/// is not over, or the plan is no longer offered.
 pub fn change(
     conn: &mut PgConnection,
     org_id: i64,
@@ -346,11 +348,12 @@ pub fn change(
     changed(conn, row, now)
 }
 
-/// Puts a subscription on a version of its plan (`plan`: which that must be); gives the row id of its org.
+/// Puts a subscription on another version of its plan, and returns the row id of its org. `plan`: the plan
+/// that the caller expects.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such subscription or version; [`Error::Invalid`] when its plan is
-/// another one.
+/// [`Error::NotFound`] when there is no such subscription or version; [`Error::Invalid`] when its plan is not
+/// the expected one.
 pub fn move_one(
     conn: &mut PgConnection,
     subscription_id: &str,
@@ -375,7 +378,7 @@ pub fn move_one(
     Ok(org_id)
 }
 
-/// Puts every subscription under way that has version `from` of a plan on version `to`; returns how many.
+/// Puts every open subscription on version `from` of a plan on version `to`; returns how many.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the plan has no such version.

@@ -1,5 +1,5 @@
-//! Markers: changes that may have effects beyond the mirrors. Owns `battery_effects_queue`. A change writes
-//! its markers in its transaction; whoever works on effects takes them after the commit.
+//! Markers: each names a change that may have effects on batteries. Owns `battery_effects_queue`. A change
+//! writes its markers in its own transaction; the worker of effects takes them after the commit.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -8,11 +8,11 @@ use diesel::sql_types::{Bool, Text, Untyped};
 use crate::db::prepared::{Prepared, statement};
 use crate::realm::Realm;
 
-/// A customer's org may be another.
+/// A customer may belong to another org now.
 pub const CUSTOMER: &str = "customer";
-/// An org may have got this name.
+/// This name belongs to an org from now on.
 pub const ORG: &str = "org";
-/// Prices may buy something else.
+/// Prices may buy something else now.
 pub const MAPPING: &str = "mapping";
 
 /// One change.
@@ -24,8 +24,8 @@ pub struct Marker {
     pub id: String,
 }
 
-statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemode, kind, object_id) SELECT *
-    FROM unnest(?, ?, ?, ?)");
+statement!(Write -> Untyped: "INSERT INTO battery_effects_queue (account, livemode, kind, object_id)
+    SELECT * FROM unnest(?, ?, ?, ?)");
 
 /// Writes markers in the caller's transaction.
 pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a Marker>) -> QueryResult<()> {
@@ -42,7 +42,7 @@ pub fn write<'a>(conn: &mut PgConnection, markers: impl IntoIterator<Item = &'a 
     Ok(())
 }
 
-/// Marks a customer whose org may be another.
+/// Marks a customer that may belong to another org now.
 pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &str) -> QueryResult<()> {
     let marker = Marker { realm: realm.clone(), kind: CUSTOMER.to_owned(), id: customer_id.to_owned() };
     write(conn, [&marker])
@@ -50,12 +50,12 @@ pub fn customer_changed(conn: &mut PgConnection, realm: &Realm, customer_id: &st
 
 /// Marks names that belong to an org from now on.
 pub fn org_named<'a>(conn: &mut PgConnection, names: impl IntoIterator<Item = &'a str>) -> QueryResult<()> {
-    let of = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
-    let markers: Vec<Marker> = names.into_iter().map(of).collect();
+    let marker = |name: &str| Marker { realm: nowhere(), kind: ORG.to_owned(), id: name.to_owned() };
+    let markers: Vec<Marker> = names.into_iter().map(marker).collect();
     write(conn, &markers)
 }
 
-/// Marks that plans, their versions or packs have changed, so that prices may buy something else.
+/// Marks that plans, their versions or packs have changed, so that prices may buy something else now.
 pub fn mapping_changed(conn: &mut PgConnection) -> QueryResult<()> {
     write(conn, [&mapping()])
 }
@@ -66,6 +66,7 @@ pub fn mapping() -> Marker {
     Marker { realm: nowhere(), kind: MAPPING.to_owned(), id: String::new() }
 }
 
+/// The realm of markers that concern no realm alone.
 fn nowhere() -> Realm {
     Realm { account: String::new(), livemode: true }
 }

@@ -1,5 +1,5 @@
-//! Stores rows of any mirror. Each column travels as one array, so a batch of any size is one prepared
-//! statement.
+//! Stores rows of any mirror. Each column is sent as one array, so one prepared statement stores a batch of
+//! any size.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use diesel::sql_types::{Array, Bool, Integer, Text, Untyped};
 use super::{MirrorBatch, MirrorRows};
 pub(super) use crate::db::prepared::Column;
 
-/// Account, live mode, object id, and the number within that object (0 for a row that has no parent).
+/// Account, live mode, id of the object, and the row's number within that object (0 for the object itself).
 pub(super) type Key<'a> = (&'a str, bool, &'a str, i32);
 
 /// A row of a mirror table; [`mirror!`] implements it.
@@ -22,7 +22,7 @@ pub(super) trait Mirror: 'static {
     const KEY: &'static [&'static str];
     /// Every column of the row, in the order of [`Mirror::columns`].
     const COLUMNS: &'static [&'static str];
-    /// SQL: which stored rows an update may replace; empty: any.
+    /// SQL: the condition for a stored row to be replaced; empty: always.
     const GUARD: &'static str = "";
     /// The primary key of this row.
     fn key(&self) -> Key<'_>;
@@ -92,8 +92,8 @@ impl<M> Query for Upsert<'_, M> {
 
 impl<M> RunQueryDsl<PgConnection> for Upsert<'_, M> {}
 
-/// Stores rows, sorted by key, so that two writers lock in the same order. Of equal keys the last one given
-/// counts.
+/// Stores rows in the order of their keys, so that two writers lock in the same order. If two rows have the
+/// same key, the last one counts.
 pub(super) fn upsert<'a, M: Mirror>(
     conn: &mut PgConnection,
     rows: impl IntoIterator<Item = &'a M>,
@@ -114,8 +114,9 @@ impl<M: Mirror> MirrorRows for M {
     }
 }
 
-/// Stores rows, each with the numbered rows that belong to it, which replace those stored. Of equal keys the
-/// last one given counts. `replaces`: some may be stored already.
+/// Stores rows, each with the numbered rows that belong to it. The numbered rows replace all that are stored
+/// for their parent. If two parents have the same key, the last one counts. `replaces`: some parents may be
+/// stored already.
 pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
     conn: &mut PgConnection,
     rows: impl Iterator<Item = (&'a P, &'a [M])>,
@@ -133,15 +134,15 @@ pub(super) fn upsert_with<'a, P: Mirror, M: Mirror>(
     upsert(conn, rows.values().flat_map(|(_, numbered)| *numbered))
 }
 
-/// Deletes the rows of `M` numbered from `kept` on, for each parent `(account, livemode, parent id, kept)`:
-/// the rest of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
+/// For each parent `(account, livemode, parent id, kept)`, deletes the rows of `M` with the number `kept` or
+/// more: the rest of an older, longer list. Lists seldom become shorter, so it looks before it deletes.
 fn trim<M: Mirror>(conn: &mut PgConnection, parents: &[Key<'_>]) -> QueryResult<()> {
     if parents.is_empty() {
         return Ok(());
     }
     let [_, _, parent, number] = M::KEY else { unreachable!("only numbered rows belong to a parent") };
     let table = M::TABLE;
-    // OFFSET 0 keeps the planner at one index lookup for each parent, also before it has statistics.
+    // OFFSET 0 makes the planner use one index lookup for each parent, even before it has statistics.
     let longer: Vec<Parent> = for_parents(
         format!(
             "SELECT p.account, p.livemode, p.id, p.kept
@@ -192,8 +193,8 @@ fn for_parents<'a>(sql: String, parents: &[Key<'a>]) -> BoxedSqlQuery<'a, Pg, Sq
 }
 
 /// Declares the row of a mirror table: a struct whose fields are the table's columns, how to store it and how
-/// the API shows it. `guard`: an update replaces only stored rows that fulfil it. `written by`: a function
-/// that stores the rows of a batch where a plain upsert does not do.
+/// the API shows it. `guard`: an update replaces only stored rows that fulfil this condition. `written by`: a
+/// function that stores the rows of a batch, where a plain upsert is not enough.
 macro_rules! mirror {
     (
         $(#[$doc:meta])*

@@ -1,6 +1,6 @@
-//! What finance knows: customers, subscriptions, invoices, payments and what was returned.
+//! What finance knows: customers, subscriptions, invoices, payments, refunds, disputes and credit notes.
 //!
-//! The tables here mirror Stripe objects. A row follows from the winning snapshot of its object alone.
+//! The tables here mirror Stripe objects. Only the winning snapshot of an object decides what its row says.
 
 pub mod acting_realms;
 pub mod catalog;
@@ -36,24 +36,26 @@ use diesel::prelude::*;
 
 use payments::PaymentKey;
 
-/// What one object's snapshot is stored as: a row of a mirror, alone or with the rows that belong to it.
+/// The rows that one snapshot becomes: a row of a mirror, alone or with the rows that belong to it.
 trait MirrorRows: Sized {
-    /// The tables that it is stored in.
+    /// The tables of these rows.
     const TABLES: &'static [&'static str];
 
-    /// Stores all of these; of equal keys the last one counts. `replaces`: some may be stored already.
+    /// Stores all `rows`. If two have the same key, the last one counts. `replaces`: some may be stored
+    /// already.
     fn write(conn: &mut PgConnection, rows: &[Self], batch: &MirrorBatch, replaces: bool) -> QueryResult<()>;
 }
 
 /// Declares [`MirrorBatch`]: the rows of each mirror, in the order in which the tables are written.
 macro_rules! mirrors {
     ($($(#[$doc:meta])* $rows:ident: $row:ty,)*) => {
-        /// Rows to be stored together. Each is the new truth for its key; of equal keys the last one counts.
+        /// Rows to store together. A row replaces the stored row with the same key. If two rows of the batch
+        /// have the same key, the last one counts.
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct MirrorBatch {
             $($(#[$doc])* pub $rows: Vec<$row>,)*
-            /// Payments to recompute after the rows above are stored. The caller holds a lock on each until
-            /// it commits.
+            /// Payments to recompute after the rows above are stored. The caller has locked each of them
+            /// until it commits.
             pub payment_keys: BTreeSet<PaymentKey>,
         }
 
@@ -85,11 +87,11 @@ mirrors! {
     /// Their lines replace those stored.
     invoices: invoices::InvoiceWithLines,
     payment_intents: payments::PaymentIntent,
-    /// A stored refund that was read from a charge's list is deleted when neither the charge nor another row
-    /// of the batch lists it.
+    /// A stored refund that came from a charge's list is deleted, unless a charge of the batch still lists
+    /// it.
     charges: payments::Charge,
     invoice_payments: payments::InvoicePayment,
-    /// Refunds of both sources.
+    /// Refund objects, and entries of charges' lists.
     refunds: refunds::Refund,
     disputes: disputes::Dispute,
     /// Their lines replace those stored.
@@ -98,23 +100,16 @@ mirrors! {
 }
 
 impl MirrorBatch {
-    /// The payments that rows of this batch take part in as they are stored now. An object may change its
-    /// payment (an invoice gets another intent): lock and add these keys as well, so that the old payment is
-    /// recomputed.
+    /// The payments that the objects of this batch belong to as they are stored now. An object may move to
+    /// another payment (an invoice gets another intent). So lock and add these keys as well: then the old
+    /// payment is recomputed, too.
     ///
-    /// Ask while the objects themselves are locked.
-    ///
-    /// # Errors
-    /// What the database answers.
+    /// Call it while the objects themselves are locked.
     pub fn stored_payment_keys(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
         payments::stored_keys(conn, &self.invoices, &self.charges, &self.invoice_payments)
     }
 
-    /// The payments of the charges that refunds and disputes of this batch name alone, as far as these are
-    /// stored.
-    ///
-    /// # Errors
-    /// What the database answers.
+    /// The payments of stored charges whose refunds or disputes in this batch name the charge, but no intent.
     pub fn payments_of_charges(&self, conn: &mut PgConnection) -> QueryResult<BTreeSet<PaymentKey>> {
         if self.refunds.is_empty() && self.disputes.is_empty() {
             return Ok(BTreeSet::new());
@@ -122,12 +117,12 @@ impl MirrorBatch {
         payments::of_charges(conn, self.payment_keys.iter())
     }
 
-    /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. Tables are written in a
-    /// fixed order and rows in the order of their keys, so that two writers do not wait for each other in a
-    /// circle. `replaces`: some of it may be there already, with more lines than now.
+    /// Stores all rows inside the caller's transaction and recomputes `payment_keys`. It writes the tables in
+    /// a fixed order and rows in the order of their keys, so that two writers never deadlock. `replaces`:
+    /// some objects may be stored already, with more lines than now.
     ///
     /// # Errors
-    /// What the database answers; the transaction is then to be rolled back.
+    /// When the database fails: the caller rolls back.
     pub fn write(&self, conn: &mut PgConnection, replaces: bool) -> QueryResult<()> {
         let by_invoice = self.invoices.iter().filter_map(|row| row.invoice.change());
         let changes = self.subscriptions.iter().map(|row| row.subscription.change()).chain(by_invoice);

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::realm::{Realm, RealmSelector, UnclearRealm};
 use crate::schema::{subscription_moves, subscriptions};
 
-/// Moves a Stripe subscription to a version of a plan. It keeps that version while it is on the plan,
-/// whichever version was sold when it was bought.
+/// Moves a Stripe subscription to a version of a plan. While it is on this plan, it has that version instead
+/// of the one that it bought.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such subscription, or the plan has no such version.
@@ -64,7 +64,7 @@ const ALL: &str = concat!(
     clock!("$1", "$2"),
     " INSERT INTO subscription_moves AS m (account, livemode, subscription_id, plan_id, version, moved_at)
      SELECT s.account, s.livemode, s.id, p.plan_id, $5, clock.now FROM ",
-    // Paused and unpaid ones move, too, because they may come back.
+    // Paused and unpaid subscriptions move, too: they may become active again.
     stripe_plans!("subscriptions s", "s.status NOT IN ('canceled', 'incomplete_expired')"),
     " WHERE p.plan_id = $3 AND p.version = $4
      ON CONFLICT (account, livemode, subscription_id, plan_id)

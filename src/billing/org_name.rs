@@ -1,8 +1,8 @@
-//! How requests name an org. Every operation on an org comes through here: it accepts the id (`org_…`) and
-//! the external id, and an unknown name is not found, with the field that named it.
+//! How requests name an org. Every operation on an org uses this module: it accepts the id (`org_…`) and the
+//! external id. For an unknown name it returns an error with the field that has the name.
 //!
-//! A name from an org's key is compared with that org's own names alone. So neither the answer nor its time
-//! shows whether another name exists.
+//! A request with an org's key may name only that org: the name is compared with that org's own names, never
+//! looked up. So neither the answer nor its time shows whether another org has the name.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::schema::org_refs;
 
-/// An org, as requests that share a batch name it.
+/// An org, as requests of one batch name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OrgRef {
     /// The key's own org, by row id.
@@ -33,12 +33,12 @@ pub struct OrgName {
 }
 
 impl OrgName {
-    /// A name from someone who may name any org.
+    /// A name from somebody who may name any org.
     pub fn of_any(name: impl Into<String>, field: impl Into<Cow<'static, str>>) -> Self {
         Self { org: OrgRef::Named(name.into()), field: field.into() }
     }
 
-    /// The same, if `principal` may name it.
+    /// This name, if `principal` may use it.
     ///
     /// # Errors
     /// [`Error::UnknownOrg`] when a key of an org names anything but its own org.
@@ -71,10 +71,10 @@ impl OrgName {
         }
     }
 
-    /// As [`OrgName::of`], for requests that must have an org.
+    /// Like [`OrgName::of`], for requests that need an org.
     ///
     /// # Errors
-    /// Also [`Error::Invalid`] when a key of the platform names none.
+    /// As [`OrgName::of`]; also [`Error::Invalid`] when a key of the platform names no org.
     pub fn must(
         principal: &Principal,
         name: Option<String>,
@@ -119,7 +119,7 @@ impl OrgName {
         Error::UnknownOrg(self.field.clone())
     }
 
-    /// For requests that share a batch.
+    /// The name without its field, for a batch of requests.
     #[must_use]
     pub fn into_ref(self) -> OrgRef {
         self.org

@@ -126,7 +126,7 @@ fn check_zone(conn: &mut PgConnection, zone: &str) -> Result<(), Error> {
             .sql(")"),
     )
     .get_result(conn)?;
-    // The daemon reckons with its own tables of zones.
+    // The daemon computes with its own table of zones, so both must know the zone.
     if known && zone.parse::<chrono_tz::Tz>().is_ok() {
         Ok(())
     } else {
@@ -134,7 +134,7 @@ fn check_zone(conn: &mut PgConnection, zone: &str) -> Result<(), Error> {
     }
 }
 
-/// PostgreSQL's jsonb cannot hold NUL.
+/// Refuses NUL, which PostgreSQL's jsonb cannot store.
 fn check_metadata(metadata: &serde_json::Map<String, Value>) -> Result<Value, Error> {
     let value = Value::Object(metadata.clone());
     if value.to_string().contains("\\u0000") {
@@ -143,7 +143,7 @@ fn check_metadata(metadata: &serde_json::Map<String, Value>) -> Result<Value, Er
     Ok(value)
 }
 
-/// Makes an org and returns its row id and public id.
+/// Creates an org and returns its row id and public id.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when the external id is taken.
@@ -158,16 +158,16 @@ pub fn create(conn: &mut PgConnection, new: &NewOrg, now: DateTime<Utc>) -> Resu
     insert(conn, &new.name, new.external_id.as_deref(), zone, &check_metadata(&new.metadata)?, now)
 }
 
-/// The org with this external id, made when it is not there.
+/// Creates an org with this external id, unless an org has that name already.
 pub fn ensure(
     conn: &mut PgConnection,
     external_id: &str,
     name: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let there: bool =
+    let is_there: bool =
         diesel::select(diesel::dsl::exists(org_refs::table.find(external_id))).get_result(conn)?;
-    if there {
+    if is_there {
         return Ok(());
     }
     let name: String = name.chars().take(NAME_LIMIT).collect();
@@ -183,7 +183,7 @@ fn insert(
     now: DateTime<Utc>,
 ) -> Result<(i64, String), Error> {
     let public_id = ids::fresh("org");
-    let taken = |error: Error| match error.constraint() {
+    let conflict = |error: Error| match error.constraint() {
         Some("orgs_external_id_key" | "org_refs_pkey") => Error::conflict(
             "external_id_taken",
             "another org has this external_id: use that org, or another id",
@@ -201,19 +201,20 @@ fn insert(
         ))
         .returning(orgs::org_id)
         .get_result(conn)
-        .map_err(|error| taken(error.into()))?;
+        .map_err(|error| conflict(error.into()))?;
     let refs: Vec<_> = [Some(public_id.as_str()), external_id]
         .into_iter()
         .flatten()
         .map(|name| (org_refs::ref_.eq(name.to_owned()), org_refs::org_id.eq(org_id)))
         .collect();
-    diesel::insert_into(org_refs::table).values(refs).execute(conn).map_err(|error| taken(error.into()))?;
+    diesel::insert_into(org_refs::table)
+        .values(refs)
+        .execute(conn)
+        .map_err(|error| conflict(error.into()))?;
     markers::org_named(conn, [Some(public_id.as_str()), external_id].into_iter().flatten())?;
     Ok((org_id, public_id))
 }
 
-/// Changes an org.
-///
 /// # Errors
 /// [`Error::Invalid`] for a bad field.
 pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<(), Error> {
@@ -237,19 +238,19 @@ pub fn update(conn: &mut PgConnection, org_id: i64, patch: &OrgPatch) -> Result<
     Ok(())
 }
 
-/// What a list of orgs may be narrowed by.
+/// Which orgs a list shows: those that fulfil every condition given.
 #[derive(Clone, Debug, Default)]
 pub struct OrgFilter {
-    /// Only the org of this row id.
+    /// Row id.
     pub org_id: Option<i64>,
-    /// Only this external id.
     pub external_id: Option<String>,
-    /// Only orgs on this plan.
+    /// Id of the plan that the org has now.
     pub plan: Option<String>,
-    /// Made at or after.
+    /// Included.
     pub created_from: Option<DateTime<Utc>>,
+    /// Not included.
     pub created_before: Option<DateTime<Utc>>,
-    /// Only those that come after this one in the list: its `created_at` and row id.
+    /// The last org of the page before: its `created_at` and row id.
     pub after: Option<(DateTime<Utc>, i64)>,
 }
 
@@ -281,10 +282,10 @@ struct OrgRow {
     metadata: Value,
 }
 
-/// Orgs, newest first, at most `limit`, each with its row id.
+/// Orgs with their row ids, newest first, at most `limit`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a plan that there is not. When the database fails.
+/// [`Error::Invalid`] when the filter names an unknown plan.
 pub fn list(
     conn: &mut PgConnection,
     filter: &OrgFilter,
@@ -304,10 +305,13 @@ pub fn list(
         with_plan!(),
         ") o
          WHERE ($1::bigint IS NULL OR org_id = $1)
-           AND ($2::text IS NULL OR external_id = $2) AND ($3::text IS NULL OR plan_id = $3)
-           AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-           AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
-         ORDER BY created_at DESC, org_id DESC LIMIT $8"
+             AND ($2::text IS NULL OR external_id = $2)
+             AND ($3::text IS NULL OR plan_id = $3)
+             AND ($4::timestamptz IS NULL OR created_at >= $4)
+             AND ($5::timestamptz IS NULL OR created_at < $5)
+             AND ($6::timestamptz IS NULL OR (created_at, org_id) < ($6, $7))
+         ORDER BY created_at DESC, org_id DESC
+         LIMIT $8"
     );
     let rows: Vec<OrgWithPlanRow> = diesel::sql_query(SQL)
         .bind::<Nullable<BigInt>, _>(filter.org_id)
@@ -325,23 +329,22 @@ pub fn list(
     Ok(rows.into_iter().map(|row| (row.org.org_id, org_of(row, &mut customers))).collect())
 }
 
-/// One org.
-///
 /// # Errors
-/// [`Error::NotFound`] when there is none.
+/// [`Error::NotFound`] when there is no such org.
 pub fn find(conn: &mut PgConnection, org_id: i64, as_of: AsOf) -> Result<Org, Error> {
     let filter = OrgFilter { org_id: Some(org_id), ..OrgFilter::default() };
     list(conn, &filter, 1, as_of)?.pop().map(|(_, org)| org).ok_or(Error::NotFound("org"))
 }
 
-/// How many orgs have several subscriptions that give a plan, and the public ids of some, at most `limit`.
+/// How many orgs have more than one subscription that gives a plan, and the public ids of at most `limit` of
+/// them.
 pub fn pay_several_times(
     conn: &mut PgConnection,
     as_of: AsOf,
     limit: i64,
 ) -> QueryResult<(i64, Vec<String>)> {
     #[derive(QueryableByName)]
-    struct Paying {
+    struct PayingOrg {
         #[diesel(sql_type = BigInt)]
         number: i64,
         #[diesel(sql_type = Text)]
@@ -354,7 +357,7 @@ pub fn pay_several_times(
         with_plan!(),
         ") o WHERE paying IS NOT NULL ORDER BY org_id LIMIT $3"
     );
-    let rows: Vec<Paying> = diesel::sql_query(SQL)
+    let rows: Vec<PayingOrg> = diesel::sql_query(SQL)
         .bind::<Timestamptz, _>(as_of.now)
         .bind::<Integer, _>(i32::from(as_of.grace_days))
         .bind::<BigInt, _>(limit)

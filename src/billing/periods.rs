@@ -1,11 +1,10 @@
 //! Billing periods of an org: which one contains an instant. Pure.
 //!
-//! Periods are facts. Events and commands show the periods that a subscription had, and an instant belongs to
-//! the period that contains it, even after the subscription has changed, restarted or ended. Where no period
-//! is known it is computed by Stripe's rule: whole intervals from the anchor, whose day is clamped to the
-//! month's last one (31 January, 28 February, 31 March;
-//! <https://docs.stripe.com/billing/subscriptions/billing-cycle>). A subscription has no period before its
-//! start and after its end.
+//! Events and commands show the periods that a subscription had. An instant belongs to the period that
+//! contains it, even after the subscription has changed, restarted or ended. Where no period is known, it is
+//! computed by Stripe's rule: whole intervals from the anchor; where a month has no such day, its last day
+//! (31 January, 28 February, 31 March; <https://docs.stripe.com/billing/subscriptions/billing-cycle>). A
+//! subscription has no period before its start or after its end.
 
 use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
 
@@ -13,11 +12,12 @@ use super::history::{self, LocalPeriods, Span, SubscriptionHistory};
 
 type At = DateTime<Utc>;
 
-/// The billing periods of an org in memory: periods that follow each other by one rule are one stretch.
+/// The billing periods of an org, in the order of time. Successive periods that one rule gives are one
+/// stretch, to save memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillingPeriods(Box<[Stretch]>);
 
-/// The instants `[from, to)` of some successive periods of one subscription, which follow by one rule.
+/// The time `[from, to)` of successive periods of one subscription that one rule gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stretch {
     from: At,
@@ -29,7 +29,7 @@ struct Stretch {
     cycle: Cycle,
 }
 
-/// Where periods begin: at whole steps from an anchor.
+/// Where periods begin: whole steps from an anchor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cycle {
     anchor: At,
@@ -45,7 +45,7 @@ enum Step {
 }
 
 impl BillingPeriods {
-    /// The periods of all subscriptions that an org has or had.
+    /// From all subscriptions that an org has or had.
     #[must_use]
     pub(super) fn new(histories: &[SubscriptionHistory]) -> Self {
         Self(history::spans_by_precedence(histories, stretches).into())
@@ -82,9 +82,9 @@ impl Span for Stretch {
 }
 
 impl Cycle {
-    /// The cycle that a period belongs to: whole months from the anchor if it fits them, else from its start,
-    /// else back from its end (28 February to 31 March is a month from the 31st). If nothing fits, the
-    /// period's own length.
+    /// The cycle that a period belongs to: whole months from the anchor, if that fits the period; else whole
+    /// months from its start; else from its end (28 February to 31 March is a month of a cycle on the 31st).
+    /// If nothing fits, each step is as long as the period.
     fn of_period(anchor: Option<At>, start: At, end: At) -> Self {
         let months = months_between(start, end);
         let fits = |anchor: At| {
@@ -121,7 +121,7 @@ impl Cycle {
     /// The period `[start, end)` that contains an instant.
     fn around(&self, at: At) -> Option<(At, At)> {
         let (start, end) = (self.nth(0)?, self.nth(1)?);
-        // Estimate by the length, then step to the exact place.
+        // Estimate `n` from the length of a period, then step to the exact one.
         let mut n = (at - start).num_seconds().div_euclid((end - start).num_seconds().max(1));
         while self.nth(n)? > at {
             n -= 1;
@@ -150,7 +150,8 @@ fn stretches(history: &SubscriptionHistory) -> Vec<Stretch> {
     all
 }
 
-/// Known periods in order, each up to the next one. Before, between and after them, periods are computed.
+/// Known periods in order. Each rule holds until the next known period begins: so the periods before, between
+/// and after known ones are computed.
 fn stripe_stretches(history: &SubscriptionHistory) -> Vec<Stretch> {
     let known = history.plan_periods();
     let (Some(first), Some(last)) = (known.first(), known.last()) else { return Vec::new() };
@@ -165,7 +166,7 @@ fn stripe_stretches(history: &SubscriptionHistory) -> Vec<Stretch> {
     for (n, (start, end)) in known.iter().enumerate() {
         let next = known.get(n + 1).map_or(ends, |next| next.0);
         match all.last_mut() {
-            // It follows by the same rule.
+            // The same rule gives this period, too.
             Some(before) if before.to == *start && before.cycle.around(*start) == Some((*start, *end)) => {
                 (before.to, before.ceil) = (next, next);
             }

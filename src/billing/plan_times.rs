@@ -4,10 +4,10 @@
 //! keeps the earlier plan, even if it is reported late: a customer who upgrades in the middle of a month pays
 //! the old plan up to that day and the new one from then on (<https://github.com/mattermost/docs/pull/4966>).
 //!
-//! The facts: the subscription items that events showed, each with its period and the first and last event
-//! that showed it; the plans of a local subscription; the default plan. Before the first subscription and
-//! between two of them the org had the default plan. While a subscription goes on, and after the last one, it
-//! has its present plan.
+//! It is computed from these facts: the subscription items that events showed, each with its period and the
+//! first and last event that showed it; the plans of a local subscription; the default plan. Before the first
+//! subscription, and between two of them, the org had the default plan. While a subscription goes on, and
+//! after the last one, the org has its present plan.
 
 use std::sync::Arc;
 
@@ -34,14 +34,14 @@ struct PlanTime {
 }
 
 impl PlanTimes {
-    /// The plans of all subscriptions that an org has or had, and the default plan.
+    /// From all subscriptions that an org has or had, and the default plan.
     #[must_use]
     pub(super) fn new(histories: &[SubscriptionHistory], by_default: Option<Arc<str>>) -> Self {
         Self { times: history::spans_by_precedence(histories, times_of).into(), by_default }
     }
 
-    /// The plan at an instant. `present` is the plan that the org has now; an unpaid subscription that goes
-    /// on may no longer give its own.
+    /// The plan at an instant. `present` is the plan that the org has now. It counts while a subscription
+    /// goes on: if that is unpaid, it may no longer give its own plan.
     #[must_use]
     pub fn at<'a>(&'a self, at: At, present: Option<&'a str>) -> Option<&'a str> {
         let next = self.times.partition_point(|time| time.from <= at);
@@ -76,12 +76,13 @@ fn times_of(history: &SubscriptionHistory) -> Vec<PlanTime> {
     let known = history.buying();
     for (n, one) in known.iter().enumerate() {
         let Some(plan) = &one.plan else { continue };
-        // The first plan of a period counts from its start, a later one from the first event that shows it.
+        // The first plan of a period counts from the period's start, a later plan from the first event that
+        // shows it.
         let is_first = n == 0 || known[n - 1].start != one.start;
         let from = if is_first { one.start } else { one.first_seen.max(one.start) };
         starts.push((from, Arc::clone(plan)));
-        // The subscription came back to an earlier plan of this period. Events do not show exactly when, so
-        // the earlier plan counts again from its last event on.
+        // The subscription may have returned to an earlier plan of this period. Events do not show exactly
+        // when, so the earlier plan counts again from its last event on.
         let is_last = known.get(n + 1).is_none_or(|next| next.start != one.start);
         let back = known[..n].iter().filter(|other| other.start == one.start);
         let back = back.max_by_key(|other| other.last_seen).filter(|back| back.last_seen > one.last_seen);

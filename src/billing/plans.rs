@@ -1,8 +1,8 @@
-//! Plans: what an org can be on, what each version of them offers, and the Stripe prices and products that
-//! buy them.
+//! Plans: what orgs can buy, the versions of each plan, and the Stripe prices and products that buy it.
 //!
-//! Name, description and the prices of a plan are the plan's; its terms belong to a version, which never
-//! changes. Whoever bought one keeps it until it is moved ([`super::moves`]).
+//! A plan has a name, a description and prices; these may change. Its terms belong to a version, and a
+//! version never changes. A subscription keeps the version that it bought until somebody moves it
+//! ([`super::moves`]).
 
 mod versions;
 
@@ -54,34 +54,34 @@ pub struct Plan {
     pub terms: PlanTerms,
 }
 
-/// What of a plan is the same in all of its versions.
+/// What all versions of a plan have in common.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
-    /// What people call it.
     pub name: String,
     pub description: Option<String>,
     /// Whether it is still offered.
     pub active: bool,
     /// Whether orgs without a plan have it.
     pub is_default: bool,
-    /// Of several plans that an org pays for the one of the highest rank counts.
+    /// If an org pays for several plans, the one with the highest rank counts.
     pub rank: i32,
-    /// Whatever is kept with it.
     pub metadata: Map<String, Value>,
     /// Stripe prices that buy it.
     pub stripe_prices: Vec<String>,
-    /// Stripe products any price of which buys it.
+    /// Stripe products; any price of such a product buys the plan.
     pub stripe_products: Vec<String>,
 }
 
+/// Checks that a text can be the id of a plan.
+///
 /// # Errors
-/// [`Error::Invalid`] when it cannot be the key of a plan.
+/// [`Error::Invalid`] when it cannot.
 pub fn check_id(plan_id: &str) -> Result<(), Error> {
-    let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(key) {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if plan_id.is_empty() || plan_id.len() > 64 || !plan_id.chars().all(is_allowed) {
         return Err(Error::invalid("id", "must be 1 to 64 of a-z, 0-9, `-`, `_`, `.`"));
     }
-    // A route of its own has that place.
+    // `/v1/plans/import` is a route of its own.
     if plan_id == "import" {
         return Err(Error::invalid("id", "must not be `import`"));
     }
@@ -90,7 +90,7 @@ pub fn check_id(plan_id: &str) -> Result<(), Error> {
 
 impl Facts {
     /// # Errors
-    /// [`Error::Invalid`] naming the field.
+    /// [`Error::Invalid`] names the field that is wrong.
     pub fn check(&self) -> Result<(), Error> {
         if self.name.trim().is_empty() || self.name.chars().count() > 200 {
             return Err(Error::invalid("name", "must be 1 to 200 characters, and not blank"));
@@ -106,18 +106,19 @@ impl Facts {
     }
 }
 
-/// What [`is_stripe_id`] asks of an id.
+/// The rule of [`is_stripe_id`], as an error text.
 pub const STRIPE_ID: &str =
     "must be ids as Stripe writes them: 1 to 255 ASCII letters, digits and signs, without spaces";
 
-/// Whether a text may be the id of a Stripe object. Prices that were made as plans have names of their
-/// seller's choice; none has what a placeholder such as `price_…` has.
+/// Whether a text may be the id of a Stripe object. It need not begin with `price_`: for a price that was
+/// created as a plan the seller chose the id. But `…`, as in the placeholder `price_…`, is in no id.
 #[must_use]
 pub fn is_stripe_id(id: &str) -> bool {
     (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Makes the plan, or replaces what is the same in all of its versions. A new plan needs a version with it.
+/// Creates the plan, or replaces what all of its versions have in common. The caller adds a version to a new
+/// plan in the same transaction.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad field, [`Error::Conflict`] when a price or product buys another plan already.
@@ -149,7 +150,7 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
                 _ => error,
             }
         })?;
-    let taken = |error: diesel::result::Error| {
+    let conflict = |error: diesel::result::Error| {
         let error = Error::from(error);
         match error.constraint() {
             Some("plan_stripe_prices_pkey") => {
@@ -167,20 +168,19 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
         .iter()
         .map(|price| (plan_stripe_prices::price_id.eq(price), plan_stripe_prices::plan_id.eq(plan_id)))
         .collect();
-    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(taken)?;
+    diesel::insert_into(plan_stripe_prices::table).values(prices).execute(conn).map_err(conflict)?;
     let products: Vec<_> = facts
         .stripe_products
         .iter()
         .map(|id| (plan_stripe_products::product_id.eq(id), plan_stripe_products::plan_id.eq(plan_id)))
         .collect();
-    diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(taken)?;
+    diesel::insert_into(plan_stripe_products::table).values(products).execute(conn).map_err(conflict)?;
     directory::all_changed(conn)?;
     markers::mapping_changed(conn)?;
     Ok(())
 }
 
-/// Takes the prices and products from these plans, and being the default one, so that they may be given to
-/// others of them.
+/// Takes prices, products and the mark `default` away from these plans, so that another plan may get them.
 pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
     diesel::delete(plan_stripe_prices::table.filter(plan_stripe_prices::plan_id.eq_any(plan_ids)))
         .execute(conn)?;
@@ -192,17 +192,17 @@ pub fn release(conn: &mut PgConnection, plan_ids: &[&str]) -> QueryResult<()> {
     Ok(())
 }
 
-/// The plan that orgs without one have; `None`: there is none.
+/// The plan of orgs that no subscription gives a plan; `None`: no plan is the default one.
 pub fn default_plan(conn: &mut PgConnection) -> QueryResult<Option<String>> {
     plans::table.filter(plans::is_default).select(plans::plan_id).first(conn).optional()
 }
 
-/// Ids of all plans.
+/// Ids of all plans, in order.
 pub fn ids(conn: &mut PgConnection) -> QueryResult<Vec<String>> {
     plans::table.order(plans::plan_id).select(plans::plan_id).load(conn)
 }
 
-/// Plans by id, those after `after`, at most `limit`.
+/// Plans in the order of ids, from the one after `after` on, at most `limit`.
 pub fn list(
     conn: &mut PgConnection,
     active: Option<bool>,
@@ -220,10 +220,8 @@ pub fn list(
     complete(conn, rows)
 }
 
-/// One plan.
-///
 /// # Errors
-/// [`Error::NotFound`] when there is none.
+/// [`Error::NotFound`] when there is no such plan.
 pub fn find(conn: &mut PgConnection, plan_id: &str) -> Result<Plan, Error> {
     let row: Option<PlanRow> = plans::table.find(plan_id).first(conn).optional()?;
     complete(conn, row.into_iter().collect())?.pop().ok_or(Error::NotFound("plan"))
@@ -251,7 +249,7 @@ struct PlanRow {
     is_default: bool,
 }
 
-/// Adds prices, products and the newest version.
+/// Adds to each row its prices, its products and its newest version.
 fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.plan_id.as_str()).collect();
     let prices: Vec<(String, String)> = plan_stripe_prices::table
@@ -265,16 +263,16 @@ fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Er
         .select((plan_stripe_products::plan_id, plan_stripe_products::product_id))
         .load(conn)?;
     let mut versions = versions::newest(conn, &ids)?;
-    let of = |all: &[(String, String)], plan_id: &str| {
-        all.iter().filter(|(id, _)| id == plan_id).map(|(_, bought)| bought.clone()).collect()
+    let bought_by = |all: &[(String, String)], plan_id: &str| {
+        all.iter().filter(|(id, _)| id == plan_id).map(|(_, stripe_id)| stripe_id.clone()).collect()
     };
-    let whole = |row: PlanRow| {
+    let plan_of = |row: PlanRow| {
         let newest = versions
             .remove(&row.plan_id)
             .ok_or_else(|| Error::Internal(format!("plan {} has no version", row.plan_id)))?;
         Ok(Plan {
-            stripe_prices: of(&prices, &row.plan_id),
-            stripe_products: of(&products, &row.plan_id),
+            stripe_prices: bought_by(&prices, &row.plan_id),
+            stripe_products: bought_by(&products, &row.plan_id),
             id: row.plan_id,
             name: row.name,
             description: row.description,
@@ -287,5 +285,5 @@ fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Er
             terms: newest.terms,
         })
     };
-    rows.into_iter().map(whole).collect()
+    rows.into_iter().map(plan_of).collect()
 }

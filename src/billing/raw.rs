@@ -1,4 +1,4 @@
-//! The Stripe object as it was sent: the snapshot that a mirrored row was read from.
+//! The Stripe object as Stripe sent it: the snapshot that a mirrored row was read from.
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -24,18 +24,21 @@ struct Data {
     object: Box<RawValue>,
 }
 
-/// The winning snapshot of an object, as Stripe sent it. `objects` are the kinds that it may be of; the first
-/// one found counts. `None` if no event is about the object itself, such as a refund that only its charge
-/// lists.
+/// The winning snapshot of an object, as Stripe sent it. `objects`: the kinds of object that may have this
+/// id; the first kind found counts. `None` if no event is about the object itself, such as a refund that only
+/// its charge lists.
 pub(crate) fn snapshot(
     conn: &mut PgConnection,
     objects: &[&str],
     (account, livemode, id): (&str, bool, &str),
 ) -> Result<Option<Box<RawValue>>, Error> {
     let found: Option<Body> = diesel::sql_query(
-        "SELECT i.body FROM stripe_objects o JOIN stripe_inbox i USING (inbox_id)
+        "SELECT i.body
+         FROM stripe_objects o
+         JOIN stripe_inbox i USING (inbox_id)
          WHERE o.account = $1 AND o.livemode = $2 AND o.object_id = $3 AND o.object = ANY ($4)
-         ORDER BY array_position($4, o.object) LIMIT 1",
+         ORDER BY array_position($4, o.object)
+         LIMIT 1",
     )
     .bind::<Text, _>(account)
     .bind::<Bool, _>(livemode)

@@ -1,8 +1,8 @@
 //! How the API reads the mirrors: filters, pages and look-ups, the same for every kind of object.
 //!
-//! A row's org is found through its customer: `stripe_customer_links` → `org_refs` → `orgs`. A row that is
-//! not linked belongs to no org, and only keys of the platform see it. It appears in the org's lists as soon
-//! as the link does.
+//! The org of a row is found through the row's customer: `stripe_customer_links` → `org_refs` → `orgs`. If
+//! the customer is not linked, the row belongs to no org, and only keys of the platform see it. Once the
+//! customer is linked, the row is in the org's lists.
 
 mod owners;
 mod select;
@@ -75,9 +75,9 @@ pub enum ListPart {
 /// The page of a list that a request asks for.
 #[derive(Clone, Debug)]
 pub struct Listing<F> {
-    /// Public id of the org whose rows are listed; `None`: every org's.
+    /// Public id of the org whose rows are listed; `None`: the rows of every org and of none.
     pub org: Option<String>,
-    /// Only what is (true) or is not (false) linked to an org.
+    /// Only rows that are (true) or are not (false) linked to an org.
     pub linked: Option<bool>,
     pub basics: Basics,
     pub filter: F,
@@ -89,18 +89,20 @@ pub struct Listing<F> {
 /// The object that a request asks for.
 #[derive(Clone, Debug)]
 pub struct Lookup {
-    /// Public id of the org whose key asks: it sees no other org's objects. `None`: a key of the platform.
+    /// Public id of the org whose key the request has: it sees no other org's objects. `None`: a key of the
+    /// platform.
     pub own: Option<String>,
     pub id: String,
-    /// Which copy of it.
+    /// Which copy of the id, if several realms have it.
     pub realm: RealmQuery,
-    /// Show its lines, too.
+    /// Whether to show the object's lines.
     pub lines: bool,
-    /// Show Stripe's own snapshot, too.
+    /// Whether to show the object as Stripe sent it.
     pub raw: bool,
 }
 
-/// A row's place in its list: newest first, rows without `created` last.
+/// A row's place in its list: `created`, id, account, live mode. The newest come first, rows without
+/// `created` last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Position(Option<Moment>, String, String, bool);
 
@@ -109,18 +111,18 @@ pub(super) trait ListFilter {
     /// Adds conditions on the row itself.
     fn narrow(&self, rows: &mut Where);
 
-    /// Adds conditions whose values have to be looked up first.
+    /// Adds conditions that need a look-up in other tables first.
     fn narrow_by_lookup(&self, _: &mut PgConnection, _: &mut Where) -> Result<(), Error> {
         Ok(())
     }
 
-    /// True when the conditions select few rows through an index of their own: the list then sorts those.
-    /// Otherwise it walks the newest rows and keeps those that fulfil the conditions.
+    /// True when the conditions select few rows through an index of their own: then the list sorts these
+    /// rows. Otherwise it walks the rows from the newest on and keeps those that fulfil the conditions.
     fn selects_few(&self) -> bool {
         false
     }
 
-    /// The rows of the page are to show their lines.
+    /// Whether the rows of the page show their lines.
     fn expands_lines(&self) -> bool {
         false
     }
@@ -139,31 +141,32 @@ pub(super) trait ListFilter {
 /// How a row belongs to a customer.
 #[derive(Clone, Copy)]
 pub(super) enum Belongs {
-    /// It does not: the catalogue.
+    /// It belongs to none: the catalogue.
     ToNobody,
-    /// The column with the customer's id.
+    /// This column has the customer's id.
     By(&'static str),
-    /// The column `customer_id`, else the customer of the invoice that the payment pays.
+    /// The column `customer_id` has it; if it is null, the customer of the invoice that the payment pays.
     LikePayments,
-    /// The customer of its payment: that of its intent or, if it names no intent, of its charge.
+    /// Through the payment of the intent that the row names, or, if it names none, of its charge.
     ThroughPayment,
 }
 
 /// A kind of object that the API lists and shows. One generic handler serves them all; [`resource!`]
 /// implements this trait for the row of a table.
 pub(crate) trait Resource: 'static {
-    /// What narrows its list alone, read from the query string.
+    /// The conditions of its own list, read from the query string.
     type Filter: Clone + DeserializeOwned + Send + 'static;
     /// A row as the API shows it.
     type View: Serialize + Send + 'static;
     /// The kinds of Stripe object that a row may come from. The first one also marks the cursors of the list.
     const OBJECTS: &'static [&'static str];
-    /// Rows belong to customers, so the list takes [`Owners`].
+    /// Whether rows belong to customers, so that the list takes [`Owners`].
     const HAS_OWNER: bool;
-    /// A look-up takes `expand=lines`.
+    /// Whether a look-up takes `expand=lines`.
     const HAS_LINES: bool = false;
 
-    /// A page, newest first, and one row more when another page follows. Each row comes with its position.
+    /// The rows of a page, newest first, each with its position. There is one row more than the page holds if
+    /// another page follows.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the page is too large for rows with lines; [`Error::NotFound`] when the filter
@@ -173,25 +176,23 @@ pub(crate) trait Resource: 'static {
         listing: &Listing<Self::Filter>,
     ) -> Result<Vec<(Position, Self::View)>, Error>;
 
-    /// One object.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] when it does not exist, or belongs to another org.
+    /// [`Error::NotFound`] when the object does not exist, or belongs to another org.
     fn get(conn: &mut PgConnection, lookup: &Lookup) -> Result<Self::View, Error>;
 }
 
 /// A row of a table that [`list`] and [`get`] read; [`resource!`] implements it.
 pub(super) trait ListedRow: Selectable<Pg> {
     const TABLE: &'static str;
-    /// What people call one row, in error texts.
+    /// The name of one row in error texts.
     const NAME: &'static str;
     const BELONGS: Belongs;
     /// Account, live mode, id and time of creation.
     fn place(&self) -> (&str, bool, &str, Option<DateTime<Utc>>);
 }
 
-/// Makes the rows of a table a [`Resource`]. `views` turns rows into what the API shows; without it
-/// `From<OwnedRow<…>>` of the view does.
+/// Implements [`Resource`] for the rows of a table. `views`: the function that turns rows into what the API
+/// shows. Without it, the view's `From<OwnedRow<…>>` does that.
 macro_rules! resource {
     (
         $row:ident in $table:ident, $view:ident by $filter:ident,
@@ -243,14 +244,14 @@ macro_rules! views {
 }
 pub(super) use views;
 
-/// A row, and who owns it.
+/// A row with its customer and org.
 pub(super) struct OwnedRow<T> {
     pub(super) row: T,
     /// Stripe's id of the customer.
     pub(super) customer_id: Option<String>,
     /// Public id of the org that the customer is linked to.
     pub(super) org: Option<String>,
-    /// The Stripe object as it was sent, where the look-up asks for it.
+    /// The object as Stripe sent it, if the look-up asks for it.
     pub(super) raw: Option<Box<RawValue>>,
 }
 
@@ -264,7 +265,7 @@ impl<T: ListedRow> OwnedRow<T> {
 /// The columns of a row, its customer's id and its org's public id.
 type Found<T> = (T, Option<String>, Option<String>);
 
-/// Turns rows into what the API shows, in their order; with lines if the flag is set.
+/// Turns rows into what the API shows, in the same order. The flag: with lines.
 type Views<T, V> = fn(&mut PgConnection, Vec<OwnedRow<T>>, bool) -> Result<Vec<V>, Error>;
 
 /// [`Resource::list`].

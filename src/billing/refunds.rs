@@ -1,4 +1,4 @@
-//! Refunds: money returned.
+//! Refunds: money given back to the payer.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -53,8 +53,9 @@ mirror! {
     }
 }
 
-/// Of one id the refund object counts, not the entry of a charge's list. Entries that the batch's charges no
-/// longer list are deleted, so that such rows follow from the charge's winning snapshot alone.
+/// Stores refunds. If a refund object and an entry of a charge's list have the same id, the object counts.
+/// Entries that the charges of the batch no longer list are deleted: only the winning snapshot of a charge
+/// decides which entries exist.
 fn write(conn: &mut PgConnection, rows: &[Refund], batch: &MirrorBatch) -> QueryResult<()> {
     let (embedded, objects): (Vec<&Refund>, Vec<&Refund>) =
         rows.iter().partition(|row| row.source == FROM_CHARGE);
@@ -67,11 +68,12 @@ fn delete_unlisted(conn: &mut PgConnection, charges: &[Charge], kept: &[&Refund]
         return Ok(());
     }
     diesel::sql_query(
-        "DELETE FROM refunds r USING UNNEST($1, $2, $3) AS c (account, livemode, id)
+        "DELETE FROM refunds r
+         USING UNNEST($1, $2, $3) AS c (account, livemode, id)
          WHERE r.charge_id = c.id AND r.account = c.account AND r.livemode = c.livemode
              AND r.source = 'charge'
-           AND NOT EXISTS (SELECT FROM UNNEST($4, $5, $6) AS k (account, livemode, id)
-                           WHERE k.account = r.account AND k.livemode = r.livemode AND k.id = r.id)",
+             AND NOT EXISTS (SELECT FROM UNNEST($4, $5, $6) AS k (account, livemode, id)
+                 WHERE k.account = r.account AND k.livemode = r.livemode AND k.id = r.id)",
     )
     .bind::<Array<Text>, _>(charges.iter().map(|row| &*row.account).collect::<Vec<_>>())
     .bind::<Array<Bool>, _>(charges.iter().map(|row| row.livemode).collect::<Vec<_>>())

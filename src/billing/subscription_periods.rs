@@ -1,7 +1,7 @@
-//! The billing periods that Stripe's events show subscriptions with. Owns `subscription_periods`.
+//! The billing periods of subscriptions that Stripe's events show. Owns `subscription_periods`.
 //!
-//! A row is a function of the set of events that show the period: their order does not matter. A later change
-//! of the subscription deletes no period, because usage of that period may still come.
+//! A row depends only on the set of events that show the period, not on their order. A later change of the
+//! subscription deletes no period, because usage of that period may still arrive.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ use crate::realm::Realm;
 pub struct SeenPeriod {
     pub realm: Realm,
     pub subscription_id: String,
-    /// The item's price; empty: it names none.
+    /// The item's price; empty if the item names none.
     pub price_id: String,
-    /// When the period began.
+    /// Start of the period.
     pub start: DateTime<Utc>,
     pub details: PeriodDetails,
-    /// When the event was made.
+    /// When Stripe created the event.
     pub at: DateTime<Utc>,
 }
 
@@ -39,30 +39,32 @@ pub struct PeriodDetails {
 
 statement!(Seen -> (Text, Bool, Text):
     "INSERT INTO subscription_periods AS p (account, livemode, subscription_id, price_id, period_start,
-         period_end, item_number,
-         product_id, first_seen, last_seen)
+         period_end, item_number, product_id, first_seen, last_seen)
      SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
      ON CONFLICT (account, livemode, subscription_id, price_id, period_start) DO UPDATE SET
-         (period_end, item_number, product_id) = (SELECT n.e, n.i, n.p FROM (VALUES
-             (p.last_seen, p.period_end, p.item_number, p.product_id),
-             (excluded.last_seen, excluded.period_end, excluded.item_number, excluded.product_id)) AS n (t,
-                 e, i, p)
-             ORDER BY n.t DESC, n.e DESC, n.i DESC, coalesce(n.p, '') DESC LIMIT 1),
+         (period_end, item_number, product_id) = (
+             SELECT n.e, n.i, n.p
+             FROM (VALUES
+                 (p.last_seen, p.period_end, p.item_number, p.product_id),
+                 (excluded.last_seen, excluded.period_end, excluded.item_number, excluded.product_id))
+                 AS n (t, e, i, p)
+             ORDER BY n.t DESC, n.e DESC, n.i DESC, coalesce(n.p, '') DESC
+             LIMIT 1),
          first_seen = least(p.first_seen, excluded.first_seen),
-             last_seen = greatest(p.last_seen, excluded.last_seen)
+         last_seen = greatest(p.last_seen, excluded.last_seen)
      WHERE excluded.first_seen < p.first_seen
          OR (excluded.last_seen, excluded.period_end, excluded.item_number, coalesce(excluded.product_id, ''))
              > (p.last_seen, p.period_end, p.item_number, coalesce(p.product_id, ''))
      RETURNING account, livemode, subscription_id");
 
-/// The events of one period: the earliest, and the latest with what it says.
+/// The events of one period: the time of the earliest; the time of the latest, and what it says.
 struct PeriodEvents<'a> {
     first: DateTime<Utc>,
     last: (DateTime<Utc>, &'a PeriodDetails),
 }
 
-/// Writes the periods that events show. Of events of one second the one with the later end counts. The caller
-/// holds locks on the subscriptions.
+/// Writes the periods that events show. If two events of one second differ, the one with the later end
+/// counts. The caller has locked the subscriptions.
 pub fn write(conn: &mut PgConnection, seen: &[SeenPeriod]) -> QueryResult<()> {
     let mut shown: BTreeMap<(&Realm, &str, &str, DateTime<Utc>), PeriodEvents<'_>> = BTreeMap::new();
     for one in seen {

@@ -112,7 +112,7 @@ mirror! {
 }
 
 impl Subscription {
-    /// Announces that it has changed.
+    /// The change to announce when this row is written.
     pub(super) fn change(&self) -> Change {
         Change::Subscription(self.account.clone(), self.livemode, self.id.clone())
     }
@@ -142,10 +142,10 @@ statement!(Seen -> PriceKey:
      SELECT a, l, s, i, t FROM unnest(?, ?, ?, ?, ?) AS n (a, l, s, i, t)
      ON CONFLICT (account, livemode, subscription_id, price_id) DO UPDATE SET since = excluded.since
      WHERE excluded.since < p.since
-      RETURNING account, livemode, subscription_id, price_id");
+     RETURNING account, livemode, subscription_id, price_id");
 
 /// Writes since when subscriptions have had their prices: the time of the earliest event that shows the
-/// price. The order of events does not matter. The caller holds locks on the subscriptions.
+/// price. So the order of events does not matter. The caller has locked the subscriptions.
 pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<()> {
     let mut earliest: BTreeMap<(&Realm, &str, &str), DateTime<Utc>> = BTreeMap::new();
     for price in seen {
@@ -164,7 +164,7 @@ pub fn write_prices(conn: &mut PgConnection, seen: &[SeenPrice]) -> QueryResult<
         .bind::<Text, _>(keys.map(|(_, _, price)| *price).collect::<Vec<_>>())
         .bind::<Timestamptz, _>(earliest.values().copied().collect::<Vec<_>>())
         .load(conn)?;
-    // Another time may mean another version of the plan.
+    // With another time the subscription may have bought another version of the plan.
     directory::changed(
         conn,
         changed.into_iter().map(|(account, livemode, id, _)| Change::Subscription(account, livemode, id)),
@@ -197,12 +197,16 @@ pub struct SubscriptionFilter {
 }
 
 /// SQL: some item has one of these prices, or is of one of these products.
-const BUYS: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
-    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
+const BUYS: &str = "EXISTS (SELECT FROM subscription_items i
+    WHERE i.account = subscriptions.account
+        AND i.livemode = subscriptions.livemode
+        AND i.subscription_id = subscriptions.id
         AND (i.price_id = ANY ({}) OR i.product_id = ANY ({})))";
 /// SQL: some item has one of these prices.
-const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i WHERE i.account = subscriptions.account
-    AND i.livemode = subscriptions.livemode AND i.subscription_id = subscriptions.id
+const HAS_PRICE: &str = "EXISTS (SELECT FROM subscription_items i
+    WHERE i.account = subscriptions.account
+        AND i.livemode = subscriptions.livemode
+        AND i.subscription_id = subscriptions.id
         AND i.price_id = ANY ({}))";
 
 impl ListFilter for SubscriptionFilter {
@@ -212,8 +216,8 @@ impl ListFilter for SubscriptionFilter {
         rows.when(self.price.as_ref().map(|price| vec![price.clone()]), HAS_PRICE);
     }
 
-    /// The prices and products that buy the plan are sent as values: PostgreSQL then knows how many items
-    /// have them.
+    /// Sends the prices and products that buy the plan as values: then PostgreSQL knows how many items have
+    /// them.
     fn narrow_by_lookup(&self, conn: &mut PgConnection, rows: &mut Where) -> Result<(), Error> {
         if let Some(plan) = &self.plan {
             let (prices, products) = plans::bought_by(conn, plan)?;

@@ -13,7 +13,7 @@ use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, ExportKind, Output, ExportParams, ExportRequest, Totals};
+use crate::export::{self, BatteryParams, ExportKind, ExportParams, ExportRequest, Output, Totals};
 use crate::time::Clock;
 
 /// What to export.
@@ -125,7 +125,12 @@ impl Target {
 
 /// Writes FILE.part, then renames it, so a file of that name is always complete. An existing file keeps its
 /// permissions.
-fn to_file(conn: &mut PgConnection, roles: bool, request: &ExportRequest, path: &Path) -> Result<(), Failure> {
+fn to_file(
+    conn: &mut PgConnection,
+    roles: bool,
+    request: &ExportRequest,
+    path: &Path,
+) -> Result<(), Failure> {
     let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
     let part = beside(path, ".part");
     let rights = fs::metadata(path).ok().map(|found| found.permissions());

@@ -25,7 +25,7 @@ use crate::db::{self, Scope};
 use crate::error::Error;
 pub use battery::{BatteryParams, Entries};
 pub use kind::ExportKind;
-pub use params::{Format, ExportParams, ExportRequest};
+pub use params::{ExportParams, ExportRequest, Format};
 use query::Query;
 pub use totals::Totals;
 

@@ -64,7 +64,11 @@ pub(super) struct Query {
 
 impl Query {
     /// Looks up what the request names. This checks `scope`; row-level security checks it again.
-    pub(super) fn build(conn: &mut PgConnection, request: &ExportRequest, scope: Scope) -> Result<Self, Error> {
+    pub(super) fn build(
+        conn: &mut PgConnection,
+        request: &ExportRequest,
+        scope: Scope,
+    ) -> Result<Self, Error> {
         let ExportKind::Billing(kind) = request.of else {
             return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
         };
@@ -123,7 +127,11 @@ impl Query {
 }
 
 /// The conditions that a row fulfils for ever, so that `after` still finds a row whose status has changed.
-fn realm_and_org(conn: &mut PgConnection, request: &ExportRequest, scope: Scope) -> Result<Conditions, Error> {
+fn realm_and_org(
+    conn: &mut PgConnection,
+    request: &ExportRequest,
+    scope: Scope,
+) -> Result<Conditions, Error> {
     let mut conditions = Conditions::default();
     if let Some(account) = &request.account {
         conditions.add("d.account = ?", [Bind::Text(account.clone())]);

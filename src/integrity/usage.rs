@@ -3,7 +3,7 @@
 use diesel::pg::PgConnection;
 
 use super::Progress;
-use super::derived_tables::parts::{self, Part, CheckedRange, SizedPart};
+use super::derived_tables::parts::{self, CheckedRange, Part, SizedPart};
 use super::derived_tables::{self, CountingRules, CountingSettings, DerivedTable, Difference};
 use crate::db::full_scan;
 use crate::error::Error;

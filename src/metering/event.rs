@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-pub use self::parse::{BodyFormat, ParsedEvent, ParsedBody, parse};
+pub use self::parse::{BodyFormat, ParsedBody, ParsedEvent, parse};
 
 /// A usage event, borrowed from the request's body.
 #[derive(Clone, Debug)]

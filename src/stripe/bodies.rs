@@ -1,13 +1,13 @@
-//! Memory for the bodies of deliveries. We know who sends one only when all of it is there, so strangers can
-//! take memory, too. When memory runs out, the body that has been arriving longest is dropped, long ones
-//! first. Stripe's bodies arrive within milliseconds.
+//! Memory for the bodies of deliveries. We can check who sent a body only when all of it has arrived. So
+//! strangers can take memory, too. When the memory is full, the body that has been arriving for the longest
+//! time is dropped, long bodies before short ones. Stripe's bodies arrive within milliseconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// A body up to this size is dropped only when no longer one can be.
+/// A body up to this many bytes is short: it is dropped only if no longer one is arriving.
 const SHORT: usize = 64 << 10;
 
 /// The memory that all bodies share.
@@ -19,7 +19,7 @@ pub struct Bodies {
 #[derive(Default)]
 struct State {
     taken: usize,
-    /// In the order in which they began.
+    /// By number, in the order in which they began to arrive.
     arriving: BTreeMap<u64, Arriving>,
     next: u64,
 }
@@ -30,7 +30,7 @@ struct Arriving {
 }
 
 impl Bodies {
-    /// So many bytes.
+    /// `at_most`: bytes that all bodies together may take.
     #[must_use]
     pub fn new(at_most: usize) -> Arc<Self> {
         Arc::new(Self { at_most, state: Mutex::default() })
@@ -40,7 +40,7 @@ impl Bodies {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A body begins to arrive.
+    /// Registers a body that begins to arrive. It takes no memory yet.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Memory {
         let ended = Arc::new(Notify::new());
@@ -52,17 +52,18 @@ impl Bodies {
     }
 }
 
-/// The memory of one body; dropping it frees the memory.
+/// The memory of one body. Dropping this frees it.
 pub struct Memory {
     all: Arc<Bodies>,
     id: u64,
-    /// Bytes that are the body's until it is dropped.
+    /// Bytes that no other body can take away any more.
     kept: usize,
     ended: Arc<Notify>,
 }
 
 impl Memory {
-    /// Takes memory until it is `bytes`, others' where there is not enough. False: this one has to go.
+    /// Takes memory until this body has `bytes`. If there is not enough, it takes the memory of other bodies.
+    /// False: this body must be dropped.
     #[must_use]
     pub fn grow(&self, bytes: usize) -> bool {
         let mut state = self.all.state();
@@ -70,9 +71,9 @@ impl Memory {
         let more = bytes.saturating_sub(before);
         while state.taken + more > self.all.at_most {
             let others = || state.arriving.iter().filter(|(id, other)| **id != self.id && other.bytes > 0);
-            let goes = others().find(|(_, other)| other.bytes > SHORT).or_else(|| others().next());
-            let Some(goes) = goes.map(|(id, _)| *id) else { return false };
-            if let Some(other) = state.arriving.remove(&goes) {
+            let dropped = others().find(|(_, other)| other.bytes > SHORT).or_else(|| others().next());
+            let Some(dropped) = dropped.map(|(id, _)| *id) else { return false };
+            if let Some(other) = state.arriving.remove(&dropped) {
                 state.taken -= other.bytes;
                 other.ended.notify_one();
             }
@@ -84,12 +85,13 @@ impl Memory {
         true
     }
 
-    /// Returns when its memory was given to others.
+    /// Returns when another body has taken the memory.
     pub async fn ended(&self) {
         self.ended.notified().await;
     }
 
-    /// Its sender is known: nobody takes it any more. False: it is too late.
+    /// The sender is known to be Stripe: from now on no other body takes the memory away. False: another body
+    /// has taken it already.
     #[must_use]
     pub fn keep(&mut self) -> bool {
         let own = self.all.state().arriving.remove(&self.id);

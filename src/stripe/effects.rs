@@ -1,5 +1,5 @@
-//! What a projected object causes beyond its own mirror: the link between a Stripe customer and its org,
-//! since when a subscription has had its prices, its billing periods, and a marker for the effects on
+//! What the projection writes for an object beside its mirror: the link between a Stripe customer and its
+//! org, since when a subscription has had its prices, its billing periods, and a marker for the effects on
 //! batteries (see [`markers`]).
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// Adds what the winning `snapshot` of an object causes.
+    /// Adds the effects of the winning `snapshot` of an object.
     pub(super) fn add_winner(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>) {
         let marker = |kind: &str, id: &str| Marker {
             realm: object.realm.clone(),
@@ -48,7 +48,7 @@ impl Effects {
         }
     }
 
-    /// Adds what any event of an object shows, even one that loses. `created`: the event's unix second.
+    /// Adds what an event of an object shows, whether or not it wins. `created`: the event's unix second.
     pub(super) fn add_seen(&mut self, object: &ObjectRef<'_>, snapshot: &Json<'_>, created: i64) {
         let Some(at) = DateTime::from_timestamp(created, 0).filter(|at| (1..=9999).contains(&at.year()))
         else {

@@ -1,9 +1,8 @@
-//! The envelope of a Stripe event: the few fields that we need, read tolerantly. The raw bytes keep
-//! everything else.
+//! The envelope of a Stripe event: the few fields that we need. The inbox keeps the raw bytes for all others.
 //!
-//! No field is required, and no type is taken for granted: `request` may be a string, `api_version` null,
-//! `created` an RFC 3339 text (v2 events), ids may lack their prefix. Only a body that is not a JSON object
-//! is no event.
+//! No field is required, and a field may have any type: `request` may be a string, `api_version` null,
+//! `created` an RFC 3339 text (v2 events), an id without its prefix. Only a body that is not a JSON object is
+//! not an event.
 
 use std::borrow::Cow;
 
@@ -18,16 +17,16 @@ mod lenient;
 
 use lenient::{LenientObject, Scalar};
 
-/// What the inbox keeps beside the bytes.
+/// What the inbox stores of an event beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     pub realm: Realm,
-    /// The event's id. An event without one gets `sha256:` and the digest of its body; an id longer than
-    /// Stripe's becomes `sha256:` and its digest.
+    /// The event's id. An event without an id gets `sha256:` and the digest of its body. An id that is longer
+    /// than Stripe's is replaced by `sha256:` and its digest.
     pub event_id: String,
     /// Such as `invoice.paid`; empty when absent.
     pub event_type: String,
-    /// The API version of its shapes, as the event claims.
+    /// The API version of its shapes, as the event says.
     pub api_version: Option<String>,
     /// Unix seconds; 0 when absent.
     pub created: i64,
@@ -35,13 +34,13 @@ pub struct Envelope {
     pub object: Option<String>,
     /// Id of `data.object`.
     pub object_id: Option<String>,
-    /// A v2 event: it names an object instead of holding it.
+    /// A v2 event: it names an object, but does not have its snapshot.
     pub thin: bool,
-    /// `snapshot_event` of a thin event: the full event of the same change.
+    /// `snapshot_event` of a thin event: the id of the full event of the same change.
     pub twin_event_id: Option<String>,
 }
 
-/// The fields of an envelope. A field of an unexpected type reads as absent, and the others are still read.
+/// The fields of an envelope. A field of an unexpected type counts as absent; the others are still read.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 #[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
@@ -85,7 +84,7 @@ struct Object<'a> {
     customer: Scalar<'a>,
 }
 
-/// Reads the envelope alone, for a body that cannot be read whole: it skips a number that no reader can
+/// Reads only the envelope, for a body that cannot be read as a whole: it skips a number that no reader can
 /// represent. `None` when the body is not a JSON object.
 fn read(body: &[u8]) -> Option<Envelope> {
     let text = std::str::from_utf8(without_bom(body)).ok()?;
@@ -96,7 +95,7 @@ fn read(body: &[u8]) -> Option<Envelope> {
     if let Ok(raw) = serde_json::from_str::<RawEnvelope<'_, Data<'_>>>(text) {
         return Some(light(raw, body));
     }
-    // A field twice: JSON allows it, the strict reader does not. The last one counts, as in most readers.
+    // JSON allows a field twice, the derived reader does not. The last one counts, as in most readers.
     let value: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
     let tidy = value.to_string();
     serde_json::from_str(&tidy).ok().map(|raw| light(raw, body))
@@ -107,23 +106,22 @@ fn light(mut raw: RawEnvelope<'_, Data<'_>>, body: &[u8]) -> Envelope {
     envelope(&raw, object, body)
 }
 
-/// An event with what it says of its object.
+/// An event, read.
 #[derive(Debug)]
 pub struct Opened<'a> {
-    /// What the inbox keeps beside the bytes.
     pub envelope: Envelope,
-    /// What the body holds.
     pub contents: Contents<'a>,
 }
 
-/// The object of an event.
+/// What an event says of its object.
 #[derive(Debug, Default)]
 pub struct Contents<'a> {
     /// `data.object`; null when there is none.
     pub snapshot: Json<'a>,
     /// `data.previous_attributes`.
     pub previous: Option<Json<'a>>,
-    /// Why the body cannot be read. An unreadable body must not pass for an event without an object.
+    /// Why the body cannot be read. Without this, an unreadable body would look like an event without an
+    /// object.
     pub unreadable: Option<String>,
 }
 
@@ -142,8 +140,8 @@ struct Snapshots<'a> {
     previous_attributes: Option<Tree<'a>>,
 }
 
-/// Reads a stored body whole, usually in one pass. A body that is no event keeps its place: it gets an id and
-/// nothing else.
+/// Reads a whole body, usually in one pass. A body that is not an event still gets an envelope: with an id,
+/// and nothing else.
 #[must_use]
 pub fn open(body: &[u8]) -> Opened<'_> {
     // serde would read an array as a struct, field by field.
@@ -165,8 +163,8 @@ pub fn open(body: &[u8]) -> Opened<'_> {
     Opened { envelope, contents: Contents::new(snapshot, previous_attributes) }
 }
 
-/// The object of a stored body. `named`: the envelope names an object, so a body that cannot be read is an
-/// error.
+/// The contents of a stored body. `named`: its envelope names an object. Then a body without `data.object`
+/// counts as unreadable, too.
 #[must_use]
 pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     #[derive(Deserialize)]
@@ -184,13 +182,14 @@ pub fn contents(body: &[u8], named: bool) -> Contents<'_> {
     match json::read::<Body<'_>>(without_bom(body)) {
         Ok(Body { data }) => Contents::new(data.object.0, data.previous_attributes),
         Err(error) => {
-            let told = named || !error.is_data();
-            Contents { unreadable: told.then(|| error.to_string()), ..Contents::default() }
+            // An error of data: it is JSON, but has no object. Without a named object that is fine.
+            let is_unreadable = named || !error.is_data();
+            Contents { unreadable: is_unreadable.then(|| error.to_string()), ..Contents::default() }
         }
     }
 }
 
-/// Cheap check: starts with `{`, ends with `}`. Real parsing happens after Stripe has its answer.
+/// A cheap check: the body starts with `{` and ends with `}`. It is parsed after Stripe has its answer.
 #[must_use]
 pub fn looks_like_one(body: &[u8]) -> bool {
     let text = without_bom(body).trim_ascii();
@@ -226,7 +225,8 @@ fn envelope<D>(raw: &RawEnvelope<'_, D>, object: Option<Object<'_>>, body: &[u8]
     }
 }
 
-/// An object's id. An entitlement summary has none: there is one per customer.
+/// An object's id. An entitlement summary has no id; its customer's id serves, because each customer has only
+/// one.
 fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
     let id = object.id.text().or_else(|| match kind {
         Some("entitlements.active_entitlement_summary") => object.customer.text(),
@@ -235,8 +235,8 @@ fn object_key(kind: Option<&str>, object: &Object<'_>) -> Option<String> {
     id.filter(|id| !id.is_empty()).map(name)
 }
 
-/// Old fixtures leave out `object`; then the event type names the kind (`invoice.paid` → `invoice`,
-/// `customer.subscription.created` → `subscription`).
+/// The kind of object that an event type names (`invoice.paid` → `invoice`, `customer.subscription.created` →
+/// `subscription`), for old events without `object`.
 fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     let (kind, _) = event_type.rsplit_once('.')?;
     Some(match kind {
@@ -250,7 +250,8 @@ fn kind_of_type(event_type: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Stripe's ids have at most 255 characters. An index may not hold a longer one, so it becomes its digest.
+/// An id as we store it. Stripe's ids have at most 255 characters. A longer one might not fit into an index,
+/// so its digest replaces it.
 fn name(text: &str) -> String {
     if text.chars().count() > 255 { digest(text.as_bytes()) } else { storable(text) }
 }
@@ -259,7 +260,7 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// PostgreSQL text cannot hold NUL.
+/// Replaces NUL, which PostgreSQL cannot store in a text.
 fn storable(text: &str) -> String {
     crate::text::replace_nul(text)
 }

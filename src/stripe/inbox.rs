@@ -1,9 +1,9 @@
 //! The inbox: Stripe events as received.
 //!
 //! A delivery *arrives* ([`land`]): the deliveries of one commit become one row of `stripe_arrivals`, and
-//! then Stripe is answered. A projector *files* it ([`file`]): its event becomes a row of `stripe_inbox`,
-//! which never changes. An event that is there already adds a row to `stripe_inbox_redeliveries` instead. All
-//! slow work, such as looking for repeats, happens after Stripe has its answer.
+//! then Stripe gets its answer. A projector *files* the delivery ([`file`]): its event becomes a row of
+//! `stripe_inbox`, which never changes. If the event is there already, a row of `stripe_inbox_redeliveries`
+//! is added instead. All slow work, such as looking for repeats, happens after Stripe has its answer.
 
 mod arrivals;
 mod filing;
@@ -19,7 +19,7 @@ pub use operator::{Entry, State, TypeCount, count_by_type, find, list, retry, re
 pub use unfiled::{Unfiled, count_failed, unfiled};
 pub use writer::{InboxWriter, Refused};
 
-/// A delivery whose signature held.
+/// A delivery with a valid signature.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The `Stripe-Signature` header, for audit.

@@ -1,24 +1,24 @@
-//! JSON as a tree that borrows its texts from the input: a Stripe object has a hundred fields, and we read
-//! some.
+//! JSON as a tree that borrows its texts from the input: a Stripe object has a hundred fields, and we need
+//! only some of them.
 
 use serde::{Deserialize, Deserializer};
 pub use serde_json_borrow::Value as Json;
 
-/// A field of an object; null if it has none. If a field stands twice the last one counts, as in
-/// [`serde_json::Value`]; the tree's own `get` would find the first.
+/// A field of an object; null if the object has no such field. If the object has it twice, the last one
+/// counts, as in [`serde_json::Value`]; the tree's own `get` would find the first.
 #[must_use]
 pub fn field<'a>(json: &'a Json<'a>, name: &str) -> &'a Json<'a> {
     static NOTHING: Json<'_> = Json::Null;
     let Json::Object(fields) = json else { return &NOTHING };
-    // Most names differ in their length or at their ends, which is told without a call.
+    // Most names differ in their length or at their ends. Comparing these first needs no call.
     let ends = |text: &str| (text.len(), text.bytes().next(), text.bytes().next_back());
     let wanted = ends(name);
     let found = fields.as_vec().iter().rev().find(|(other, _)| ends(other) == wanted && **other == *name);
     found.map_or(&NOTHING, |(_, value)| value)
 }
 
-/// A tree as the field of a struct that derives its reader: this wants `'de` to outlive `'a`, where [`Json`]
-/// itself wants them equal.
+/// A tree as a field of a struct that derives `Deserialize`. The derived code needs `'de: 'a`, but [`Json`]
+/// itself needs the two lifetimes to be equal.
 #[derive(Debug, Default)]
 pub struct Tree<'a>(pub Json<'a>);
 
@@ -28,11 +28,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Tree<'a> {
     }
 }
 
-/// Reads JSON. The check for UTF-8 comes first, because that is cheaper than at each text. A text that is not
-/// UTF-8 may still be readable where nobody looks at the bad place.
+/// Reads JSON. It checks once that all of the input is UTF-8, which is cheaper than a check of each text.
+/// Input that is not UTF-8 is read nevertheless: that works if `T` does not need the bad text.
 ///
 /// # Errors
-/// When it is no JSON, or not of the shape of `T`.
+/// When the input is not JSON, or does not fit `T`.
 pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
     match std::str::from_utf8(json) {
         Ok(text) => serde_json::from_str(text),
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// The projection and a dump must see the same event.
+    /// The projection and `serde_json::Value` must read the same event in the same way.
     #[test]
     fn of_a_field_given_twice_the_last_one_counts() {
         let text = r#"{"a": 1, "b": {"c": "x", "d": [{"e": 1, "f": 2, "e": 3}], "c": "y"},

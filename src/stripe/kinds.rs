@@ -1,5 +1,5 @@
-//! What sets one kind of Stripe object apart from another: one entry of [`KINDS`] each. Whoever mirrors
-//! another kind adds an entry here.
+//! The kinds of Stripe objects, and how they differ: each kind is one entry of [`KINDS`]. To mirror another
+//! kind, add an entry.
 
 use super::json::Json;
 use super::order::progress::{self, Progress, Ranking};
@@ -11,27 +11,27 @@ use crate::billing::links::Link;
 pub(super) struct Kind {
     /// The value of the field `object`.
     pub(super) name: &'static str,
-    /// Adds the rows of a snapshot to the batch, or nothing when it fails.
+    /// Adds the rows of a snapshot to the batch. On an error it adds nothing.
     pub(super) shape: fn(ObjectFields<'_>, &mut MirrorBatch) -> Result<(), ShapeError>,
     /// How far a snapshot has come in the life of its kind.
     pub(super) ranking: Ranking,
-    /// Ids of the payments that the object is a part of.
+    /// Ids of the payments that the object belongs to.
     pub(super) payments: fn(ObjectFields<'_>) -> Vec<String>,
-    /// Which org the object says that a customer belongs to.
+    /// The org of a customer, if the object names it.
     pub(super) link: fn(ObjectFields<'_>) -> Option<Link>,
     pub(super) marker: EffectsMarker,
-    /// A deleted object may come back under its id, because the account chooses the id (the parameter `id` in
-    /// <https://docs.stripe.com/api>). `discount` had no id of its own before 2020.
+    /// Whether a deleted object's id may name a new object, because the account chooses the id (the parameter
+    /// `id` in <https://docs.stripe.com/api>). True of `discount`, too: it had no id of its own before 2020.
     pub(super) id_may_return: bool,
 }
 
-/// Which marker a change leaves for the effects on batteries.
+/// The marker that a change writes for the effects on batteries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EffectsMarker {
     None,
-    /// One that names the object.
+    /// Names the object.
     Object,
-    /// One that says that prices may buy something else: what a price costs decides how many units it buys.
+    /// Says that prices may buy something else now: the amount of a price decides how many units it buys.
     Mapping,
 }
 
@@ -41,7 +41,7 @@ impl Kind {
     }
 }
 
-/// A kind without a mirror, of which no status is known.
+/// A kind without a mirror whose statuses we do not know.
 const UNKNOWN: Kind = Kind {
     name: "",
     shape: |_, _| Ok(()),
@@ -216,7 +216,7 @@ static KINDS: &[Kind] = &[
         shape: |from, batch| push(&mut batch.tax_rates, shape::catalog::tax_rate(from)?),
         ..UNKNOWN
     },
-    // Kinds without a mirror: the order alone knows them.
+    // Kinds without a mirror: only the order of events needs them.
     Kind { name: "plan", id_may_return: true, ..UNKNOWN },
     Kind { name: "sku", id_may_return: true, ..UNKNOWN },
     Kind { name: "setup_intent", ranking: Ranking::Custom(progress::intent), ..UNKNOWN },

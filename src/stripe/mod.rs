@@ -1,4 +1,6 @@
-//! What Stripe sends: signature, inbox, which snapshot wins, projection.
+//! What Stripe sends, in the order of its journey: the signature is checked, the inbox stores the event, the
+//! order chooses the winning snapshot, the projection writes it into the mirrors.
+
 pub mod bodies;
 mod effects;
 pub mod event;

@@ -1,13 +1,13 @@
 //! The projection: it turns stored Stripe events into the state of their objects.
 //!
-//! One transaction claims a batch of events and takes each of their objects through these steps, one function
-//! each: lock, choose, shape, write, record. Any number of workers on any number of replicas may do this at
-//! once: they claim with SKIP LOCKED, and an object's lock serialises the events of that object. The order of
-//! events does not matter, because the choice is a function of the set.
+//! One transaction claims a batch of events and takes their objects through these steps, one function each:
+//! lock, choose, shape, write, record. Any number of workers on any number of replicas may do this at once:
+//! they claim with SKIP LOCKED, and the lock on an object lets only one worker at a time project it. The
+//! order of events does not matter, because the choice depends only on the set of events.
 //!
-//! A batch that fails is split ([`one_by_one`]): each event goes alone, so only the culprit fails. A failed
-//! event is tried again later and quarantined in the end; its neighbours and the other events of its object
-//! go on.
+//! If a batch fails, each of its events is projected alone ([`one_by_one`]), so only the faulty one fails. A
+//! failed event is tried again later, and quarantined after too many attempts. The other events of the batch
+//! and of its object are projected meanwhile.
 
 mod event;
 mod object;
@@ -34,15 +34,15 @@ pub use queue::requeue_everything;
 /// How a projector works.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Events in a transaction, at most.
+    /// Most events in a transaction.
     pub batch: u32,
-    /// An event that failed this often is quarantined.
+    /// After so many failed attempts an event is quarantined.
     pub attempts: u16,
     /// Create an org for each customer that names none.
     pub org_per_customer: bool,
 }
 
-/// How many events a step took, by what became of them.
+/// How many events a step took, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCounts {
     /// Their snapshot won, and the mirrors changed.
@@ -52,7 +52,7 @@ pub struct StepCounts {
     /// They name no object.
     pub without_object: u64,
     pub failed: u64,
-    /// Deliveries of events that the inbox held already.
+    /// Deliveries of events that were in the inbox already.
     pub repeated: u64,
 }
 
@@ -72,7 +72,7 @@ impl StepCounts {
     }
 }
 
-/// The tables that follow from the events alone, in alphabetical order: `rebuild` empties them.
+/// The tables that are computed from the events alone, in alphabetical order. `rebuild` empties them.
 #[must_use]
 pub fn tables() -> Vec<&'static str> {
     let mut tables: Vec<&str> = billing::mirror_tables().collect();
@@ -81,10 +81,11 @@ pub fn tables() -> Vec<&'static str> {
     tables
 }
 
-/// Projects the next events; counts none when none wait.
+/// Projects the next events. The counts are 0 when no event waits.
 ///
 /// # Errors
-/// When the database is away or locks were lost: nothing has changed then, and the next call tries again.
+/// When the database cannot be reached, or another transaction made this one fail. Then nothing has changed,
+/// and the next call tries again.
 pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> Result<StepCounts, Error> {
     let mut taken = Taken::default();
     match conn.transaction(|conn| panics::catch_as_error(|| project_next(conn, options, &mut taken, now))) {
@@ -94,7 +95,7 @@ pub fn step(conn: &mut PgConnection, options: &Options, now: DateTime<Utc>) -> R
     }
 }
 
-/// What a transaction took. If it fails, these go [`one_by_one`].
+/// What a transaction took. If it fails, these are projected [`one_by_one`].
 #[derive(Default)]
 struct Taken {
     /// Numbers of arrivals.
@@ -126,7 +127,7 @@ fn project_next(
     Ok(StepCounts { repeated: u64::try_from(filing.repeated).unwrap_or(u64::MAX), ..counts })
 }
 
-/// Moves arrivals into the inbox.
+/// Files arrivals into the inbox.
 fn file<'a>(conn: &mut PgConnection, arrivals: &'a [Arrival]) -> QueryResult<inbox::Filing<'a>> {
     let deliveries = arrivals.iter().flat_map(|arrival| &arrival.deliveries);
     deliveries.clone().for_each(|one| panics::panic_if_test_asks("filing", || &*one.body));
@@ -156,7 +157,7 @@ fn project(
     Ok(count(events, &objects, &failures))
 }
 
-/// Gives each object the stored events of its group, and chooses its winner among all of them.
+/// Gives each object its rivals, and chooses the winner among all of its events.
 fn choose<'a>(objects: &mut [ProjectedObject<'a>], rivals: &'a [&'a Event<'a>]) {
     for object in objects {
         object.rivals = object::events_of(rivals, object.key);
@@ -186,7 +187,7 @@ fn shape(objects: &mut [ProjectedObject<'_>]) -> (MirrorBatch, Effects) {
     (batch, effects)
 }
 
-/// Writes the mirrors. Several objects make up a payment, so whoever changes one of them locks the payment.
+/// Writes the mirrors. A payment is computed from several objects, so it locks the payments of all of them.
 fn write(
     conn: &mut PgConnection,
     objects: &[ProjectedObject<'_>],
@@ -223,7 +224,7 @@ fn count(events: &[Event<'_>], objects: &[ProjectedObject<'_>], failures: &[Fail
     let without_object =
         len(events.iter().filter(|event| event.key.is_none() && event.unreadable.is_none()).count());
     let applied = len(objects.iter().filter(|object| object.new_winner().is_some()).count());
-    // A rival may fail, too, but it is no event of this batch.
+    // A rival may fail, too, but it is not an event of this batch.
     let is_of_batch = |failure: &&Failure| events.iter().any(|event| failure.is_of(&event.entry));
     let failed = len(failures.iter().filter(is_of_batch).count());
     StepCounts {

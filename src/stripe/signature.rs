@@ -1,32 +1,34 @@
-//! The `Stripe-Signature` header: did Stripe, knowing our secret, send exactly these bytes lately?
+//! The `Stripe-Signature` header. It proves that somebody who knows our secret, so Stripe, sent exactly these
+//! bytes a short time ago.
 //!
-//! The header reads `t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=…]`; each `v1` is HMAC-SHA256 over
-//! `"{t}.{body}"` with the endpoint's `whsec_…` secret, prefix included. While a secret is rolled Stripe
-//! signs with the old and the new one. Source: <https://docs.stripe.com/webhooks#verify-manually>.
+//! The header reads `t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=…]`. Each `v1` is HMAC-SHA256 over
+//! `"{t}.{body}"`; the key is the endpoint's secret with its prefix `whsec_`. While somebody replaces a
+//! secret, Stripe signs with the old and the new one. Source:
+//! <https://docs.stripe.com/webhooks#verify-manually>.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// How far `t` may be from our clock, in seconds, unless a setting says otherwise. Stripe's own libraries use
-/// the same.
+/// How far `t` may be from our clock, in seconds, if no setting says otherwise. Stripe's own libraries use
+/// the same value.
 pub const DEFAULT_TOLERANCE_SECONDS: i64 = 300;
 
 /// The most `v1` signatures a header may carry. Stripe sends one for each active secret of the endpoint, so
 /// one or two.
 pub const MAX_SIGNATURES: usize = 16;
 
-/// Bytes of an HMAC-SHA256.
+/// Length of an HMAC-SHA256 in bytes.
 const MAC_LEN: usize = 32;
 
-/// Why a delivery is not accepted as Stripe's. All of these are answered 400.
+/// Why a delivery is not accepted as Stripe's. The answer is always 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no secret to check against.
+    /// No secret is configured.
     #[error("no Stripe signing secret is configured: set the endpoint's whsec_… secret")]
     NoSecret,
-    /// A byte outside ASCII.
+    /// The header has a byte outside ASCII.
     #[error(
         "the Stripe-Signature header holds bytes outside ASCII: pass the header on exactly as Stripe sent it"
     )]
@@ -44,13 +46,13 @@ pub enum SignatureError {
         "t= in the Stripe-Signature header is not a number of seconds: pass it on exactly as Stripe sent it"
     )]
     BadTimestamp,
-    /// Two `t` that are not the same text: which of them was signed is not for the sender to leave open.
+    /// There are two `t` with different texts, so it is not clear which one was signed.
     #[error("the Stripe-Signature header has two different t=: send one delivery with one header")]
     TwoTimestamps,
     /// There is no `v1`.
     #[error("the Stripe-Signature header has no v1= signature: pass it on exactly as Stripe sent it")]
     NoSignature,
-    /// There are `v1`, and none is 64 hexadecimal digits.
+    /// There are `v1`, but none is 64 hexadecimal digits.
     #[error(
         "v1= in the Stripe-Signature header is not 64 hexadecimal digits: pass it on exactly as Stripe sent \
          it"
@@ -61,7 +63,7 @@ pub enum SignatureError {
         "the Stripe-Signature header has more than {MAX_SIGNATURES} v1= signatures: send it as Stripe made it"
     )]
     TooManySignatures,
-    /// Signed longer ago than tolerated; both in seconds.
+    /// Signed too long ago.
     #[error(
         "signed {age} s ago, more than the tolerated {tolerance} s: check this machine's clock, or let \
          Stripe send it again"
@@ -72,7 +74,7 @@ pub enum SignatureError {
         /// Seconds tolerated.
         tolerance: u64,
     },
-    /// Signed further in the future than tolerated; both in seconds.
+    /// Signed too far in the future.
     #[error(
         "signed {ahead} s in the future, more than the tolerated {tolerance} s: check this machine's clock"
     )]
@@ -90,15 +92,15 @@ pub enum SignatureError {
     Mismatch,
 }
 
-/// The active secrets of one endpoint, each with its HMAC key schedule worked out once.
+/// The active secrets of one endpoint. The HMAC key schedule of each is computed once.
 #[derive(Clone)]
 pub struct SigningSecrets {
     keys: Vec<Hmac<Sha256>>,
 }
 
 impl SigningSecrets {
-    /// Takes the secrets as Stripe shows them (`whsec_…`, the prefix is part of the key). Blank ones are left
-    /// out: anyone can sign with an empty key.
+    /// Takes the secrets as Stripe shows them (`whsec_…`; the prefix is part of the key). Blank ones are left
+    /// out, because everybody can sign with an empty key.
     pub fn new(secrets: &[impl AsRef<[u8]>]) -> Self {
         let keys = secrets
             .iter()
@@ -109,18 +111,18 @@ impl SigningSecrets {
         Self { keys }
     }
 
-    /// Whether there is no secret to check against.
+    /// Whether no secret is configured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// Checks one delivery: `header` is the value of `Stripe-Signature`, `body` the raw bytes received.
-    /// Answers `t`, the second of signing; see [`verify`] for the rule.
+    /// Returns `t`, the unix second of signing; see [`verify`] for the rule.
     ///
     /// # Errors
-    /// Each way to fail is a variant of [`SignatureError`]. The clock is compared before the MAC is worked
-    /// out, so a replay of an old delivery costs little.
+    /// Each way to fail is a variant of [`SignatureError`]. The clock is compared before the MAC is computed,
+    /// so a replay of an old delivery costs little.
     pub fn verify(
         &self,
         header: &[u8],
@@ -139,8 +141,8 @@ impl SigningSecrets {
             mac.update(b".");
             mac.update(body);
             for signature in &header.signatures[..header.count] {
-                // The body is hashed once for each secret; the clone and the constant-time comparison are the
-                // small part.
+                // The body is hashed once for each secret. Compared with that, the clone and the
+                // constant-time comparison cost little.
                 if mac.clone().verify_slice(signature).is_ok() {
                     return Ok(header.t);
                 }
@@ -156,11 +158,11 @@ impl fmt::Debug for SigningSecrets {
     }
 }
 
-/// Checks a `Stripe-Signature` header against the raw body and answers `t`, the unix second of signing.
+/// Checks a `Stripe-Signature` header against the raw body and returns `t`, the unix second of signing.
 ///
-/// Any `v1` may match any of `secrets`; other schemes (`v0`, unknown names) are ignored; hexadecimal digits
-/// may be of either case. `t` and the clock may differ by `tolerance_seconds` either way (less than zero
-/// counts as zero). For many deliveries keep a [`SigningSecrets`] instead.
+/// It is enough that one `v1` fits one of `secrets`. Other schemes (`v0`, unknown names) are ignored, and so
+/// is the case of hexadecimal digits. `t` may be up to `tolerance_seconds` before or after the clock (less
+/// than zero counts as zero). For many deliveries keep a [`SigningSecrets`] instead.
 ///
 /// # Errors
 /// Each way to fail is a variant of [`SignatureError`].
@@ -174,9 +176,9 @@ pub fn verify(
     SigningSecrets::new(secrets).verify(header, body, now_unix_seconds, tolerance_seconds)
 }
 
-/// The parts of a header that count.
+/// The parts of a header that the check uses.
 struct Header<'a> {
-    /// `t` as sent: the MAC is over this text, not over the number.
+    /// `t` as sent: Stripe signs this text, not the number.
     t_text: &'a [u8],
     t: i64,
     signatures: [[u8; MAC_LEN]; MAX_SIGNATURES],
@@ -203,7 +205,7 @@ impl<'a> Header<'a> {
                 b"v1" if seen == MAX_SIGNATURES => return Err(SignatureError::TooManySignatures),
                 b"v1" => {
                     seen += 1;
-                    // One unreadable signature does not spoil another that is good.
+                    // Skip a signature that cannot be read: another one may fit.
                     if hex::decode_to_slice(value, &mut signatures[count]).is_ok() {
                         count += 1;
                     }
@@ -230,7 +232,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Digits only: no sign, no space, nothing that another reader could take for another number.
+/// Accepts digits only: no sign and no space, which other programs may read as another number.
 fn parse_seconds(text: &[u8]) -> Option<i64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;

@@ -11,6 +11,7 @@ mod batch;
 mod commit;
 mod event_orgs;
 mod reply;
+mod request;
 
 pub use self::accept::Ingest;
-pub use self::batch::IngestOptions;
+pub use self::request::IngestOptions;

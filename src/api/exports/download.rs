@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::export::{Format, Output, ExportRequest, Totals, output_failed, stream};
+use crate::export::{ExportRequest, Format, Output, Totals, output_failed, stream};
 use crate::shares::Share;
 
 /// How long an export waits for a place. The one before it frees its place a moment after its last byte.

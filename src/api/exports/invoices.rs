@@ -15,7 +15,8 @@ use crate::export::{ExportParams, ExportRequest};
 /// Rows are ordered by `created`, then `id`; the same state gives the same bytes. `Coulomb-Control-Totals`
 /// counts and sums the rows. A download that fails half-way breaks off; `after` continues it.
 #[utoipa::path(
-    get, path = "/v1/invoices/export", tag = "exports", params(ExportParams), security(("key" = ["billing:read"])),
+    get, path = "/v1/invoices/export", tag = "exports", params(ExportParams),
+    security(("key" = ["billing:read"])),
     responses(
         (status = 200, description = "The rows", headers(
             ("Coulomb-Control-Totals" = String,

@@ -69,7 +69,11 @@ pub struct EffectOptions {
 /// # Errors
 /// Only when the database is away or locks were lost. Then nothing has changed, and the next call tries
 /// again.
-pub fn run_batch(conn: &mut PgConnection, options: &EffectOptions, now: DateTime<Utc>) -> Result<usize, Error> {
+pub fn run_batch(
+    conn: &mut PgConnection,
+    options: &EffectOptions,
+    now: DateTime<Utc>,
+) -> Result<usize, Error> {
     let prerequisites =
         queue::run_batch(conn, MarkerGroup::Prerequisites, options.batch, now, &work_on_prerequisites)?;
     let payments = queue::run_batch(conn, MarkerGroup::Payments, options.batch, now, &|conn, markers| {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::realm::Realm;
 use crate::schema::{prices, products};
 
-/// The key of a product's metadata that names the plan.
+/// The metadata key of a product whose value is the id of the plan.
 pub const PLAN_KEY: &str = "coulomb_plan";
 
 /// A product with the recurring prices at which it can be bought.
@@ -23,7 +23,7 @@ pub struct Sold {
     /// Whether it can be bought.
     pub active: bool,
     pub metadata: Map<String, Value>,
-    /// Active recurring prices for a quantity: the default one first, then the newest.
+    /// Active recurring prices, without metered ones: the default price first, then the newest.
     pub prices: Vec<SoldPrice>,
 }
 
@@ -32,11 +32,10 @@ pub struct Sold {
 pub struct SoldPrice {
     /// `price_…`
     pub price_id: String,
-    /// Product that it prices.
     product_id: Option<String>,
-    /// Currency, lower case.
+    /// Lower case.
     pub currency: Option<String>,
-    /// Price of one in minor units, when it is whole.
+    /// Price of one in minor units; `None` if it is not whole.
     pub unit_amount: Option<i64>,
     /// `day`, `week`, `month` or `year`.
     pub interval: Option<String>,
@@ -45,7 +44,7 @@ pub struct SoldPrice {
 }
 
 impl SoldPrice {
-    /// Months between two bills, where they are whole.
+    /// Months between two bills; `None` if they are not whole.
     #[must_use]
     pub fn months(&self) -> Option<i32> {
         let each = match self.interval.as_deref()? {
@@ -57,7 +56,7 @@ impl SoldPrice {
     }
 }
 
-/// Products of a realm whose metadata names a plan, by id; those deleted at Stripe are left out.
+/// Products of a realm whose metadata names a plan, in the order of ids, without those deleted at Stripe.
 pub fn plans(conn: &mut PgConnection, realm: &Realm) -> QueryResult<Vec<Sold>> {
     type ProductRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>, Value);
     let rows: Vec<ProductRow> = products::table
@@ -97,7 +96,7 @@ pub fn plans(conn: &mut PgConnection, realm: &Realm) -> QueryResult<Vec<Sold>> {
         let own = all.iter().map(|(_, price)| price);
         let mut prices: Vec<SoldPrice> =
             own.filter(|price| price.product_id.as_ref() == Some(&product_id)).cloned().collect();
-        // Stable: the rest stay newest first.
+        // The sort is stable: the other prices stay newest first.
         prices.sort_by_key(|price| Some(&price.price_id) != default.as_ref());
         Sold {
             product_id,

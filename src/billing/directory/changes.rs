@@ -1,8 +1,9 @@
-//! Changes of orgs: announced in the transaction that makes them, received by every daemon after its commit.
+//! Changes of orgs. The transaction that makes a change announces it, and every daemon receives the message
+//! after the commit.
 //!
-//! A message names the changed row; the receiver looks up its org. Two transactions may write a link and a
-//! subscription at once, and neither sees the other's row. When the later message arrives, both have
-//! committed.
+//! A message names the changed row, and the receiver looks up its org. The sender could not: two transactions
+//! may write a link and a subscription at once, and neither sees the other's row. When the later message
+//! arrives, both have committed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -20,13 +21,13 @@ use crate::db::temporary_tables::on_shared_tables;
 const CHANNEL: &str = "coulomb_orgs";
 /// With more changes than this in a transaction, every org is announced as changed.
 const MOST_CHANGES: usize = 500;
-/// Longest message in bytes; PostgreSQL sends less than 8,000.
+/// Longest message in bytes. PostgreSQL's limit is just below 8,000.
 const LONGEST: usize = 4000;
-/// Orgs whose last change is remembered.
+/// For how many orgs a daemon remembers the last change.
 const REMEMBERED: usize = 10_000;
 
-/// A change of something that an org's entry is made of. A message that this release does not understand
-/// counts as a change of every org.
+/// A change of something that an org's entry is made from. A message that this release cannot read counts as
+/// a change of every org.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -41,21 +42,24 @@ pub enum Change {
 statement!(Notify -> Untyped: concat!("SELECT pg_notify(?, message) FROM unnest(?) AS m (message)
     WHERE ", on_shared_tables!()));
 statement!(Concerned -> BigInt: "SELECT DISTINCT r.org_id FROM (
-    SELECT unnest(?) AS ref UNION ALL
-    SELECT coalesce(l.ref, l.idle_ref) FROM unnest(?, ?, ?) AS c (account, livemode, id) JOIN subscriptions s
-        USING (account, livemode, id)
-    JOIN stripe_customer_links l USING (account, livemode, customer_id)) n JOIN org_refs r USING (ref)");
+    SELECT unnest(?) AS ref
+    UNION ALL
+    SELECT coalesce(l.ref, l.idle_ref)
+    FROM unnest(?, ?, ?) AS c (account, livemode, id)
+    JOIN subscriptions s USING (account, livemode, id)
+    JOIN stripe_customer_links l USING (account, livemode, customer_id)) n
+    JOIN org_refs r USING (ref)");
 
 thread_local! {
-    /// The messages that the work of [`gathered`] has sent so far on this thread; `None` outside of it.
+    /// The messages that this thread has sent during [`gathered`]; `None` outside of it.
     static GATHERED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` and returns, beside its result, the orgs that it announced as changed. One thread runs a
+/// Runs `work` and returns its result and the orgs that it announced as changed. One thread runs a
 /// transaction from begin to end, so the messages of this thread are those of the transaction.
 ///
 /// # Errors
-/// When the database fails; what `work` says is its own.
+/// Those of `work`, and when the database fails.
 pub fn gathered<T, E: From<diesel::result::Error>>(
     conn: &mut PgConnection,
     work: impl FnOnce(&mut PgConnection) -> Result<T, E>,
@@ -85,7 +89,7 @@ fn gather<'a>(messages: impl IntoIterator<Item = &'a str>) {
 }
 
 /// Announces to every daemon, with the caller's commit, that every org may have changed. A connection that
-/// works apart announces nothing.
+/// works on temporary tables announces nothing.
 pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
     gather([""]);
     conn.batch_execute(&format!("SELECT pg_notify('{CHANNEL}', '') WHERE {}", on_shared_tables!()))
@@ -94,7 +98,7 @@ pub fn all_changed(conn: &mut PgConnection) -> QueryResult<()> {
 /// Announces changes to every daemon, with the caller's commit.
 pub fn changed(conn: &mut PgConnection, changes: impl IntoIterator<Item = Change>) -> QueryResult<()> {
     let changes: BTreeSet<Change> = changes.into_iter().take(MOST_CHANGES + 1).collect();
-    // Of such enums every value serialises.
+    // Every value of this enum can be serialised.
     let messages: Vec<String> =
         changes.iter().map(|change| serde_json::to_string(change).unwrap_or_default()).collect();
     if messages.len() > MOST_CHANGES || messages.iter().any(|message| message.len() > LONGEST) {
@@ -143,7 +147,7 @@ pub(super) fn stale<'a>(
     Ok(Stale::Orgs(orgs))
 }
 
-/// Starts to listen on a connection; false: it listened already.
+/// Lets a connection listen; false: it listened already.
 pub(super) fn listen(conn: &mut PgConnection) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Count {
@@ -172,7 +176,7 @@ pub(super) struct ChangeLog {
 }
 
 impl ChangeLog {
-    /// No change has come since an entry was read at this number.
+    /// Whether no change has come since the number was this one.
     pub(super) fn is_current(&self, org_id: i64, number: u64) -> bool {
         number >= self.all && self.orgs.get(&org_id).is_none_or(|changed| number >= *changed)
     }

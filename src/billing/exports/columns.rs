@@ -1,4 +1,4 @@
-//! The columns of each kind of row: name, where it comes from, meaning, unit.
+//! The columns of each kind of row: name, SQL, meaning, unit.
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,9 +7,9 @@ pub enum Type {
     Integer,
     /// An amount in minor units of the row's `currency`.
     Amount,
-    /// The amount of the same name without `_major`, in major units.
+    /// An amount in major units: the column of the same name without `_major` has it in minor units.
     Major,
-    /// A number with decimal places, as exact text.
+    /// A number with decimal places, exact, as text.
     Decimal,
     Boolean,
     /// An instant in UTC.
@@ -18,7 +18,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// Its unit and form, for people.
+    /// Its unit or form, for the documentation.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -34,16 +34,15 @@ impl Type {
     }
 }
 
-/// One column.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
-    /// Its name, stable.
+    /// Never changes: files of other programs depend on it.
     pub name: &'static str,
     pub holds: Type,
     pub meaning: &'static str,
     /// Whether the control totals have its sum.
     pub summed: bool,
-    /// Where it comes from, in terms of [`super::Kind::from`].
+    /// SQL over the rows of [`super::Kind::from`].
     pub sql: &'static str,
 }
 
@@ -145,8 +144,9 @@ pub(super) const INVOICES: &[Column] = &[
     boolean(
         "paid_out_of_band",
         "coalesce(d.paid_out_of_band, \
-             EXISTS (SELECT FROM invoice_payments y WHERE y.invoice_id = d.id AND y.account = d.account \
-            AND y.livemode = d.livemode AND y.status = 'paid' AND y.payment_record_id IS NOT NULL))",
+             EXISTS (SELECT FROM invoice_payments y \
+                 WHERE y.invoice_id = d.id AND y.account = d.account AND y.livemode = d.livemode \
+                 AND y.status = 'paid' AND y.payment_record_id IS NOT NULL))",
         "Paid outside Stripe, as it says itself or a record of that payment does",
     ),
     boolean("lines_complete", "d.lines_complete", "False when Stripe sent only some of its lines"),
@@ -237,8 +237,8 @@ pub(super) const PAYMENTS: &[Column] = &[
     METADATA,
 ];
 
-/// Of a refund that failed or was canceled the money is back
-/// (<https://docs.stripe.com/refunds#failed-refunds>).
+/// SQL: the amount of a refund; 0 if it failed or was canceled, because Stripe then returns the money to the
+/// account (<https://docs.stripe.com/refunds#failed-refunds>).
 const RETURNED: &str = "CASE WHEN d.status IN ('failed', 'canceled') THEN 0 ELSE d.amount END";
 
 pub(super) const REFUNDS: &[Column] = &[
@@ -284,6 +284,7 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn a_column_has_the_name_of_what_it_holds() {
         for column in Kind::ALL.iter().flat_map(|kind| kind.columns()) {

@@ -15,7 +15,7 @@ use crate::error::Error;
 struct UnixMicros(i64);
 
 impl UnixMicros {
-    /// The instant, or the latest that there is.
+    /// The instant; the latest one possible if the number is out of range.
     fn at(self) -> At {
         At::from_timestamp_micros(self.0).unwrap_or(At::MAX_UTC)
     }
@@ -37,13 +37,13 @@ struct StripeJson {
     until: Option<UnixMicros>,
     ends_with_period: bool,
     goes_on: bool,
-    /// Of the mode that does not act (`COULOMB_STRIPE_MODE`).
+    /// It is in the mode that does not act (`COULOMB_STRIPE_MODE`).
     idle: bool,
     /// Null: no event showed a period.
     prices: Option<Vec<PricePeriods>>,
 }
 
-/// The periods of items of one price, as columns.
+/// The periods of items of one price: one array for each column.
 #[derive(Deserialize)]
 struct PricePeriods {
     rank: Option<i32>,
@@ -95,12 +95,11 @@ struct LocalJson {
 
 /// The periods and plans of an org; `json` is `None` if it never had a subscription.
 ///
-/// Subscriptions of the mode that does not act give no plan. Their periods count only while the org has no
-/// other subscription: whoever tries Coulomb with Stripe's test mode sees periods, but neither plan nor
-/// money.
+/// A subscription in the mode that does not act gives no plan. Its periods count only if the org has no other
+/// subscription: somebody who tries Coulomb with Stripe's test mode sees periods, but neither plan nor money.
 ///
 /// # Errors
-/// When the text is not of [`org_plan`](crate::billing::org_plan)'s making.
+/// When the text does not come from [`org_plan`](crate::billing::org_plan).
 pub(in crate::billing) fn read(
     json: Option<&str>,
     by_default: Option<Arc<str>>,
@@ -157,8 +156,8 @@ impl From<StripeJson> for SubscriptionHistory {
 }
 
 impl From<LocalJson> for SubscriptionHistory {
-    /// A trial from its creation, then whole intervals up to the end of what is paid for and of the days of
-    /// grace: a late payment pays for those days.
+    /// The trial begins when the subscription is created. Then whole intervals follow until the days of grace
+    /// are over: a late payment pays for those days.
     fn from(row: LocalJson) -> Self {
         let (created, valid_until) = (row.created.at(), row.valid_until.at());
         let trial_end = row.trial_end.map_or(created, UnixMicros::at);

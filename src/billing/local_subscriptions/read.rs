@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::schema::{local_subscriptions as t, orgs};
 use crate::time::Moment;
 
-/// A subscription that a worker found over.
+/// A subscription that [`end_due`] has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Row id of the org.
@@ -23,13 +23,14 @@ pub struct Ended {
     pub subscription: LocalSubscription,
 }
 
+/// The org's subscription that began last. Only this one can be open.
 pub(super) fn last(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<LocalSubscriptionRow>> {
     let newest =
         t::table.filter(t::org_id.eq(org_id)).order((t::created_at.desc(), t::subscription_id.desc()));
     newest.select(LocalSubscriptionRow::as_select()).first(conn).optional()
 }
 
-/// The one under way, else the last one.
+/// The org's subscription that began last, over or not.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the org never had one.
@@ -37,10 +38,10 @@ pub fn current(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Resu
     last(conn, org_id)?.map(|row| row.shown(now)).ok_or(Error::NotFound("subscription"))
 }
 
-/// Where a page of the history goes on: when the last one given began, and its id.
+/// The last subscription of a page: when it began, and its id. The next page goes on after it.
 pub type Cursor = (Moment, String);
 
-/// All of an org, newest first, at most `limit`.
+/// Subscriptions of an org, newest first, at most `limit`.
 pub fn history(
     conn: &mut PgConnection,
     org_id: i64,
@@ -61,23 +62,27 @@ pub fn history(
     Ok(rows.into_iter().map(|row| row.shown(now)).collect())
 }
 
-/// Writes which subscriptions are over, at most `limit` of them, and tells them. Any number of daemons may do
-/// so at once.
+/// Ends subscriptions that are over, at most `limit`, and returns them. Several daemons may do so at once.
 pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Ended>, Error> {
     let rows: Vec<LocalSubscriptionRow> = diesel::sql_query(format!(
         "UPDATE local_subscriptions l
-         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired'
-             END, ended_at = due.over_at, updated_at = $1
-         FROM (SELECT l.org_id, l.subscription_id, {over_at} AS over_at FROM local_subscriptions l
+         SET status = CASE WHEN cancel_at_period_end THEN 'cancelled' ELSE 'expired' END,
+             ended_at = due.over_at,
+             updated_at = $1
+         FROM (SELECT l.org_id, l.subscription_id, {over_at} AS over_at
+               FROM local_subscriptions l
                WHERE l.status IN ('trial', 'active') AND l.valid_until <= $1 AND {over_at} <= $1
-               ORDER BY l.valid_until LIMIT $2 FOR UPDATE SKIP LOCKED) due
-         WHERE (l.org_id, l.subscription_id) = (due.org_id, due.subscription_id) RETURNING l.*",
+               ORDER BY l.valid_until
+               LIMIT $2
+               FOR UPDATE SKIP LOCKED) due
+         WHERE (l.org_id, l.subscription_id) = (due.org_id, due.subscription_id)
+         RETURNING l.*",
         over_at = over_at!(),
     ))
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(limit)
     .load(conn)?;
-    // Mostly nothing is, and then no other table need be held.
+    // Mostly none is over. Then no other table is read or locked.
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,12 +100,13 @@ pub fn end_due(conn: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
     Ok(ended.collect())
 }
 
-/// A subscription by its org's row id and its own id.
+/// Names a subscription: the row id of its org, and its own id.
 pub type Name = (i64, String);
 
-/// Periods that have begun of the subscriptions under way after `after` (org, id), at most `limit`
-/// subscriptions, and where to go on. Which of them were granted their units already is for the caller to
-/// know: a period is owed once, under `local:{subscription_id}:{period_start}`.
+/// The periods that have begun, of at most `limit` subscriptions that are paid for or on trial, from the one
+/// after `after` on. Also returns the last of these subscriptions, to go on from. A period may have got its
+/// units already: they are owed once, under `local:{subscription_id}:{period_start}`, and the caller sees to
+/// that.
 pub fn owed(
     conn: &mut PgConnection,
     after: Option<(i64, &str)>,

@@ -1,4 +1,4 @@
-//! One local subscription: its periods, how it stands at a time, and what is owed for it.
+//! One local subscription: its periods, its status at an instant, and the periods it is owed units for.
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 use diesel::prelude::*;
@@ -46,11 +46,10 @@ pub struct Owed {
     /// The plan that the subscription has now.
     pub plan_id: String,
     pub version: i32,
-    /// A trial, or a paid period.
+    /// Whether the period is the trial; else it is paid for.
     pub trial: bool,
-    /// When the period began.
     pub period_start: DateTime<Utc>,
-    /// When it ends: short of a whole interval where it was paid for to a day within.
+    /// Before the end of a whole interval if the payment was for less.
     pub period_end: DateTime<Utc>,
     /// Months that a whole paid period lasts.
     pub interval_months: i32,
@@ -76,18 +75,18 @@ pub(super) struct LocalSubscriptionRow {
 }
 
 impl LocalSubscriptionRow {
-    /// Whether it was under way when it was last written.
+    /// Whether the stored status says that it is not over.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.status.as_str(), "trial" | "active")
     }
 
-    /// When it is over, if nothing is paid: after the days of grace, unless it was cancelled.
+    /// When it is over if nobody pays: after the days of grace; a cancelled one has none.
     pub(super) fn over_at(&self) -> DateTime<Utc> {
         let grace = if self.cancel_at_period_end { 0 } else { self.grace_days };
         self.valid_until + TimeDelta::days(i64::from(grace))
     }
 
-    /// The status at `now`, whoever has written it.
+    /// The status at `now`, whether or not it is stored yet.
     pub(super) fn status_at(&self, now: DateTime<Utc>) -> &str {
         match self.is_open() && self.over_at() <= now {
             true if self.cancel_at_period_end => "cancelled",
@@ -97,12 +96,13 @@ impl LocalSubscriptionRow {
         }
     }
 
+    /// When paid period `n` begins, counted from 0.
     pub(super) fn nth(&self, n: u32) -> Option<DateTime<Utc>> {
         let months = u32::try_from(self.interval_months).ok()?.checked_mul(n)?;
         self.period_start.checked_add_months(Months::new(months))
     }
 
-    /// Its periods in order: of each, whether it is the trial, and `[start, end)`.
+    /// Its periods in order. Each: whether it is the trial, and `[start, end)`.
     pub(super) fn periods(&self) -> Vec<(bool, DateTime<Utc>, DateTime<Utc>)> {
         let mut periods = Vec::new();
         let trial_end = self.trial_end.unwrap_or(self.created_at);
@@ -118,7 +118,7 @@ impl LocalSubscriptionRow {
         periods
     }
 
-    /// The periods of it that had begun by `now`, before it ended.
+    /// The periods that had begun by `now`, and before it ended.
     pub(super) fn owed(&self, now: DateTime<Utc>) -> Vec<Owed> {
         let begun = |start: &DateTime<Utc>| *start <= now && self.ended_at.is_none_or(|ended| *start < ended);
         let owed = |(trial, period_start, period_end)| Owed {
@@ -134,10 +134,11 @@ impl LocalSubscriptionRow {
         self.periods().into_iter().filter(|(_, start, _)| begun(start)).map(owed).collect()
     }
 
+    /// The subscription at `now`, as the API shows it.
     pub(super) fn shown(self, now: DateTime<Utc>) -> LocalSubscription {
         let status = self.status_at(now).to_owned();
         let until = self.ended_at.unwrap_or(self.valid_until).min(now);
-        // Of equal ends the later one: a period that begins now is the present one.
+        // A period that begins at this instant is the present one, not the period that ends at it.
         let present = self.periods().into_iter().rfind(|(_, start, _)| *start <= until);
         let (_, start, end) = present.filter(|(_, start, _)| *start < self.valid_until).unwrap_or((
             false,
@@ -162,8 +163,8 @@ impl LocalSubscriptionRow {
         }
     }
 
-    /// So many intervals on. Counted from the start where what was paid for ends with an interval: 31
-    /// January, 28 February, 31 March.
+    /// The end of the paid time after `periods` more intervals. If the paid time ends with an interval, they
+    /// are counted from `period_start`: 31 January, 28 February, 31 March.
     pub(super) fn extended(&self, periods: u32) -> Option<DateTime<Utc>> {
         let whole = (0..).map_while(|n| Some((n, self.nth(n)?))).find(|(_, end)| *end >= self.valid_until);
         match whole {

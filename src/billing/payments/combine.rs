@@ -1,4 +1,4 @@
-//! Computes payments from the objects stored.
+//! Computes payments from the stored objects.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use diesel::sql_types::{Array, Bool, Text};
 use super::{Charge, InvoicePayment, PaymentKey};
 use crate::billing::invoices::InvoiceWithLines;
 
-/// Any evidence that money moved outweighs an object that does not say so yet: the objects of one payment
+/// Money has moved if one object of the payment says so, even if another does not say so yet: the objects
 /// arrive in any order. A succeeded charge that is not captured has only reserved the money.
 ///
-/// Each ORDER BY begins with an expression that no index has: the planner, which has no statistics of a new
-/// table, would else walk the index on `created` through the whole table instead of looking the key up.
+/// Each ORDER BY begins with an expression that no index has. Otherwise the planner, which has no statistics
+/// of a new table, might walk the index on `created` through the whole table instead of looking up the key.
 const COMBINE: &str = "\
 INSERT INTO payments (account, livemode, id, payment_intent_id, charge_id, invoice_payment_id, invoice_id,
     customer_id, status, amount, amount_received, amount_refunded, currency, payment_method_type,
@@ -64,8 +64,8 @@ LEFT JOIN LATERAL (
 ) ip ON true
 LEFT JOIN LATERAL (
     SELECT i.id FROM invoices i
-    WHERE coalesce(i.payment_intent_id, i.charge_id) = k.id AND i.account = k.account \
-        AND i.livemode = k.livemode
+    WHERE coalesce(i.payment_intent_id, i.charge_id) = k.id
+      AND i.account = k.account AND i.livemode = k.livemode
     ORDER BY i.created IS NULL, i.created, i.id LIMIT 1
 ) invoice ON true
 CROSS JOIN LATERAL (
@@ -75,13 +75,15 @@ CROSS JOIN LATERAL (
     SELECT charge.captured, charge.captured OR coalesce(pi.status = 'succeeded', false)
         OR coalesce(ip.status = 'paid', false) AS moved
 ) money
--- What the charge tells may be older than its refunds: of those that are known, they themselves tell.
+-- The charge's amount may be older than its refunds. So the stored refunds count, and of the charge's amount
+-- only what goes beyond them.
 CROSS JOIN LATERAL (
     SELECT CASE WHEN money.captured THEN coalesce(ch.amount_refunded, 0) ELSE 0 END AS told
 ) charged
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(r.amount), 0)::bigint AS known,
-        coalesce(sum(r.amount) FILTER (WHERE r.status IS NULL OR r.status NOT IN ('failed', 'canceled')), \
+        coalesce(
+            sum(r.amount) FILTER (WHERE r.status IS NULL OR r.status NOT IN ('failed', 'canceled')),
             0)::bigint AS live
     FROM (
         SELECT * FROM refunds r WHERE r.payment_intent_id = k.id
@@ -102,7 +104,7 @@ ON CONFLICT (account, livemode, id) DO UPDATE SET
     description = excluded.description, metadata = excluded.metadata,
     outside_stripe = excluded.outside_stripe";
 
-/// What no object speaks of any more, because an object changed its payment.
+/// Deletes payments that no object belongs to any more, because an object moved to another payment.
 const FORGET: &str = "\
 DELETE FROM payments USING UNNEST($1, $2, $3) AS k (account, livemode, id)
 WHERE payments.account = k.account AND payments.livemode = k.livemode AND payments.id = k.id
@@ -128,7 +130,7 @@ SELECT t.account, t.livemode, coalesce(t.payment_intent_id, t.charge_id, t.payme
 FROM UNNEST($7, $8, $9) AS k (account, livemode, id)
 JOIN invoice_payments t ON t.account = k.account AND t.livemode = k.livemode AND t.id = k.id";
 
-/// The payments of charges: what was given back may name the charge alone.
+/// The payments of charges: a refund or dispute may name the charge, but no intent.
 const OF_CHARGES: &str = "\
 SELECT t.account, t.livemode, t.payment_intent_id AS id
 FROM UNNEST($1, $2, $3) AS k (account, livemode, id)
@@ -145,7 +147,8 @@ struct StoredKey {
     id: String,
 }
 
-/// The payments of those of the keys that are charges with an intent.
+/// For keys that are ids of charges: the payments of these charges, if the charges are stored and have an
+/// intent.
 pub(in crate::billing) fn of_charges<'a>(
     conn: &mut PgConnection,
     keys: impl Iterator<Item = &'a PaymentKey> + Clone,
@@ -168,7 +171,7 @@ impl From<StoredKey> for PaymentKey {
     }
 }
 
-/// Recomputes these payments from the objects stored. The caller holds a lock on each key.
+/// Recomputes these payments from the stored objects. The caller has locked each key.
 pub(in crate::billing) fn combine(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>) -> QueryResult<()> {
     if keys.is_empty() {
         return Ok(());
@@ -186,7 +189,7 @@ pub(in crate::billing) fn combine(conn: &mut PgConnection, keys: &BTreeSet<Payme
     Ok(())
 }
 
-/// The payments that the stored rows of these objects take part in.
+/// The payments that these objects belong to as they are stored now.
 pub(in crate::billing) fn stored_keys(
     conn: &mut PgConnection,
     invoices: &[InvoiceWithLines],

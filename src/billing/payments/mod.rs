@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::mirror::mirror;
 pub(super) use combine::{combine, of_charges, stored_keys};
 
-/// A money movement. Several Stripe objects take part in one; all writers of these objects hold a lock on the
-/// key, so that the payment can be recomputed from what is stored.
+/// Names a money movement. It is computed from several Stripe objects. Whoever writes one of them locks this
+/// key, so that nobody recomputes the payment from half of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PaymentKey {
     /// Connected account, empty for the platform's own.
@@ -141,21 +141,21 @@ mirror! {
 }
 
 impl PaymentIntent {
-    /// The payment this intent is.
+    /// Id of the payment: every intent is one.
     pub fn payment_id(&self) -> &str {
         &self.id
     }
 }
 
 impl Charge {
-    /// The payment this charge belongs to.
+    /// Id of the payment that the charge belongs to.
     pub fn payment_id(&self) -> &str {
         self.payment_intent_id.as_deref().unwrap_or(&self.id)
     }
 }
 
 impl InvoicePayment {
-    /// The payment this object ties to an invoice.
+    /// Id of the payment that this object ties to an invoice.
     pub fn payment_id(&self) -> &str {
         let named = [&self.payment_intent_id, &self.charge_id, &self.payment_record_id];
         named.into_iter().find_map(|id| id.as_deref()).unwrap_or(&self.id)

@@ -47,7 +47,7 @@ pub struct PlanTerms {
     pub battery_debt_limit: Option<Quantity>,
 }
 
-/// What features look like: an object of feature to whatever it means, or a list of names.
+/// The schema of features: an object from feature to whatever it means, or a list of names.
 pub struct Features;
 
 impl PartialSchema for Features {
@@ -74,7 +74,7 @@ pub struct PlanVersion {
 
 impl PlanTerms {
     /// # Errors
-    /// [`Error::Invalid`] naming the field.
+    /// [`Error::Invalid`] names the field that is wrong.
     pub fn check(&self) -> Result<(), Error> {
         if !(0..=730).contains(&self.trial_days) {
             return Err(Error::invalid("trial_days", "must be from 0 to 730"));
@@ -86,8 +86,8 @@ impl PlanTerms {
                 return Err(Error::invalid(field, "must be 0 or more, in minor units"));
             }
         }
-        let letters = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
-        if !self.currency.as_ref().is_none_or(letters) {
+        let is_code = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
+        if !self.currency.as_ref().is_none_or(is_code) {
             return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
         }
         for (field, units) in [
@@ -104,12 +104,12 @@ impl PlanTerms {
         if !(0..=365).contains(&self.grace_days) {
             return Err(Error::invalid("grace_days", "must be from 0 to 365"));
         }
-        let number = match &self.features {
+        let feature_count = match &self.features {
             Value::Object(named) => Some(named.len()),
             Value::Array(listed) => listed.iter().all(Value::is_string).then_some(listed.len()),
             _ => None,
         };
-        match number {
+        match feature_count {
             Some(..=200) => Ok(()),
             Some(_) => Err(Error::invalid("features", "must be at most 200")),
             None => Err(Error::invalid("features", "must be an object, or a list of names")),
@@ -117,8 +117,8 @@ impl PlanTerms {
     }
 }
 
-/// Makes the next version of a plan, and gives its number. The caller keeps others from doing so at the same
-/// time.
+/// Adds the next version of a plan and returns its number. The caller's lock keeps others from adding one at
+/// the same time.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad field.
@@ -191,7 +191,7 @@ impl VersionRow {
     }
 }
 
-/// The newest version of each of these plans.
+/// The newest version of each of these plans, by plan id.
 pub(super) fn newest(
     conn: &mut PgConnection,
     plan_ids: &[&str],
@@ -229,7 +229,7 @@ pub fn all_versions(conn: &mut PgConnection) -> QueryResult<Vec<(String, String,
     Ok(named.collect())
 }
 
-/// The newest version of a plan.
+/// The number of a plan's newest version.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such plan.
@@ -239,15 +239,17 @@ pub fn newest_version(conn: &mut PgConnection, plan_id: &str) -> Result<i32, Err
     newest.ok_or(Error::NotFound("plan"))
 }
 
+/// Checks that the plan has this version.
+///
 /// # Errors
-/// [`Error::NotFound`] when the plan has no such version.
+/// [`Error::NotFound`] when it has not.
 pub fn check_version(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<(), Error> {
-    let there = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
-    let there: bool = diesel::select(there).get_result(conn)?;
-    if there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
+    let exists = diesel::dsl::exists(plan_versions::table.find((plan_id, version)));
+    let is_there: bool = diesel::select(exists).get_result(conn)?;
+    if is_there { Ok(()) } else { Err(Error::NotFound("version of a plan")) }
 }
 
-/// For so many days a local subscription keeps that version of a plan after what was paid for.
+/// For how many days a local subscription keeps this version of a plan after its paid time has ended.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the plan has no such version.

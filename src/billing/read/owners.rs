@@ -37,9 +37,12 @@ pub(super) fn org<T: ListedRow>() -> String {
     match T::BELONGS {
         Belongs::ToNobody => "NULL".to_owned(),
         _ => format!(
-            "(SELECT o.public_id FROM stripe_customer_links l JOIN org_refs r USING (ref) JOIN orgs o
-                 USING (org_id)
-              WHERE l.account = {table}.account AND l.livemode = {table}.livemode
+            "(SELECT o.public_id
+              FROM stripe_customer_links l
+              JOIN org_refs r USING (ref)
+              JOIN orgs o USING (org_id)
+              WHERE l.account = {table}.account
+                  AND l.livemode = {table}.livemode
                   AND l.customer_id = {customer})",
             table = T::TABLE,
             customer = customer::<T>()
@@ -51,15 +54,17 @@ pub(super) fn org<T: ListedRow>() -> String {
 pub(super) fn linked<T: ListedRow>(rows: &mut Where, linked: bool) {
     let not = if linked { "" } else { "NOT " };
     rows.sql(&format!(
-        " AND {not}EXISTS (SELECT FROM stripe_customer_links l JOIN org_refs r USING (ref)
-          WHERE l.account = {table}.account AND l.livemode = {table}.livemode
+        " AND {not}EXISTS (SELECT FROM stripe_customer_links l
+          JOIN org_refs r USING (ref)
+          WHERE l.account = {table}.account
+              AND l.livemode = {table}.livemode
               AND l.customer_id = {customer})",
         table = T::TABLE,
         customer = customer::<T>()
     ));
 }
 
-/// Ids of customers or invoices by realm; `None`: in any realm.
+/// Ids of customers or invoices by realm. The key `None`: in any realm.
 #[derive(Debug, Default)]
 pub(super) struct Customers(BTreeMap<Option<Realm>, Vec<String>>);
 
@@ -79,7 +84,7 @@ impl Customers {
                 let sql = format!("{alias}.account = {{}} AND {alias}.livemode = {{}} AND ");
                 any.with(&sql, [account.into(), (*livemode).into()]);
             }
-            // With one id an index on it also gives the order.
+            // With `=` instead of `ANY`, an index on the id also gives the order.
             match ids.as_slice() {
                 [id] => any.with(&format!("{alias}.{column} = {{}})"), [id.into()]),
                 ids => any.with(&format!("{alias}.{column} = ANY ({{}}))"), [Bind::Texts(ids.to_vec())]),
@@ -93,20 +98,24 @@ impl Customers {
 /// The customers linked to the org with this public id.
 pub(super) fn customers_of(conn: &mut PgConnection, org: &str) -> QueryResult<Customers> {
     let query = Where::new(
-        "SELECT l.account, l.livemode, l.customer_id FROM orgs o JOIN org_refs r USING (org_id)
-         JOIN stripe_customer_links l USING (ref) WHERE o.public_id = {}",
+        "SELECT l.account, l.livemode, l.customer_id
+         FROM orgs o
+         JOIN org_refs r USING (org_id)
+         JOIN stripe_customer_links l USING (ref)
+         WHERE o.public_id = {}",
         [org.into()],
     );
     keys(conn, query)
 }
 
-/// Invoices of these customers that are paid by a payment without a customer of its own.
+/// Invoices of these customers that a payment pays which names no customer.
 fn invoices_paid_namelessly(conn: &mut PgConnection, customers: &Customers) -> QueryResult<Customers> {
     let mut query = Where::default();
     query
         .sql(
-            "SELECT DISTINCT i.account, i.livemode, i.id FROM payments p JOIN invoices i
-             ON i.account = p.account AND i.livemode = p.livemode AND i.id = p.invoice_id
+            "SELECT DISTINCT i.account, i.livemode, i.id
+             FROM payments p
+             JOIN invoices i ON i.account = p.account AND i.livemode = p.livemode AND i.id = p.invoice_id
              WHERE p.customer_id IS NULL AND ",
         )
         .append(&customers.named_by("i", "customer_id"));
@@ -153,7 +162,7 @@ fn paid_by(conn: &mut PgConnection, alias: &str, customers: &Customers) -> Resul
     Ok(any)
 }
 
-/// SQL that ties a payment `p` to a row of the table.
+/// SQL: the condition that the payment `p` is that of a row of the table.
 fn tie(table: &str) -> String {
     format!(
         "p.account = {table}.account AND p.livemode = {table}.livemode
@@ -162,7 +171,8 @@ fn tie(table: &str) -> String {
     )
 }
 
-/// With more payments than this, it is cheaper to search the newest refunds than to collect and sort theirs.
+/// With more payments than this, searching the newest refunds is cheaper than collecting and sorting the
+/// refunds of these payments.
 const FEW: i64 = 10_000;
 
 fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
@@ -172,8 +182,8 @@ fn at_most_few(conn: &mut PgConnection, payment: &Where) -> QueryResult<bool> {
     HandWritten::<BigInt>(query, PhantomData).get_result(conn).map(|count: i64| count <= FEW)
 }
 
-/// Adds the condition: only rows whose payment `p` fulfils `payment`, where few payments do. The two ways
-/// from a payment to a row are read separately, each through its index.
+/// Adds the condition: only rows whose payment `p` fulfils `payment`, where few payments do. A row names its
+/// payment by intent or by charge: the two are read separately, each through its index.
 pub(super) fn through_few_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     let table = T::TABLE;
     let join = format!(
@@ -199,7 +209,7 @@ fn through_many_payments<T: ListedRow>(rows: &mut Where, payment: &Where) {
     rows.append(payment).sql(")");
 }
 
-/// A query written by hand, with columns of these types. PostgreSQL plans it for its values each time.
+/// A query in SQL text, with columns of the types `ST`. PostgreSQL plans it for its values each time.
 struct HandWritten<ST>(Where, PhantomData<ST>);
 
 impl<ST> QueryFragment<Pg> for HandWritten<ST> {

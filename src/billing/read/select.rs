@@ -1,4 +1,4 @@
-//! The SQL of reading a mirror.
+//! The SQL that reads a mirror.
 
 use diesel::dsl::SqlTypeOf;
 use diesel::pg::{Pg, PgConnection};
@@ -10,7 +10,7 @@ use super::super::mirror::Mirror;
 use super::{ListedRow, Position, owners};
 use crate::time::Moment;
 
-/// Conditions joined by AND.
+/// A piece of SQL with its values, mostly conditions that each begin with AND.
 #[derive(Clone, Debug, Default)]
 pub(in crate::billing) struct Where(Vec<Piece>);
 
@@ -25,7 +25,6 @@ enum Piece {
 pub(in crate::billing) enum Bind {
     Text(String),
     Texts(Vec<String>),
-    /// A yes or no.
     Flag(bool),
     At(Moment),
 }
@@ -119,17 +118,18 @@ impl QueryFragment<Pg> for Where {
     }
 }
 
-/// A part of a list. Rows without `created` come after all others. Read separately, each part is in the order
-/// of an index.
+/// A part of a list. Rows without `created` come after all others. The parts are read separately, because
+/// each is then in the order of an index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Rows with `created`.
     Dated,
+    /// Rows without.
     Undated,
 }
 
 impl Part {
-    /// The parts that a page after `place` may show.
+    /// The parts that the page after `place` may show.
     pub(super) fn after(place: Option<&Position>) -> &'static [Self] {
         match place {
             Some(Position(None, ..)) => &[Self::Undated],
@@ -157,7 +157,7 @@ impl Part {
 
 /// Rows of a mirror, each with its customer's id and its org's public id.
 ///
-/// Never a prepared statement: the plan must fit the values, and each set of filters has a text of its own.
+/// It is never a prepared statement: the plan must fit the values, and each set of filters has its own text.
 pub(in crate::billing) struct Select<T: Selectable<Pg>> {
     columns: T::SelectExpression,
     rows: Where,
@@ -168,8 +168,8 @@ impl<T: ListedRow> Select<T> {
     /// `few`: the conditions select few rows through an index of their own.
     pub(super) fn newest_first(rows: Where, few: bool, limit: i64) -> Self {
         let table = T::TABLE;
-        // PostgreSQL does not know that invoices are issued soon after their creation: it would walk the
-        // index on creation in search of an old month. No index has this expression.
+        // PostgreSQL does not know that invoices are issued soon after their creation. So it would walk the
+        // index on `created` from the newest row to an old month. No index has this expression.
         let created = if few { "created + interval '0'" } else { "created" };
         let end = format!(
             " ORDER BY {table}.{created} DESC, {table}.id DESC, {table}.account DESC, {table}.livemode DESC
@@ -218,7 +218,7 @@ where
 
 impl<T: Selectable<Pg>> RunQueryDsl<PgConnection> for Select<T> {}
 
-/// The numbered rows of some parents.
+/// A query for the numbered rows of some parents.
 pub(in crate::billing) struct Children<C: Selectable<Pg>> {
     columns: C::SelectExpression,
     accounts: Vec<String>,
@@ -253,8 +253,11 @@ where
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.ids)?;
         out.push_sql(&format!(
-            ") AS p (account, livemode, id) JOIN {table} ON {table}.account = p.account
-             AND {table}.livemode = p.livemode AND {table}.{parent} = p.id ORDER BY {table}.{number}"
+            ") AS p (account, livemode, id)
+             JOIN {table} ON {table}.account = p.account
+                 AND {table}.livemode = p.livemode
+                 AND {table}.{parent} = p.id
+             ORDER BY {table}.{number}"
         ));
         Ok(())
     }

@@ -310,7 +310,8 @@ mod tests {
     fn binary_mode_takes_its_attributes_from_headers() {
         let attributes =
             [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "x"), ("subject", "a")];
-        let form = BodyFormat::Binary(attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect());
+        let form =
+            BodyFormat::Binary(attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect());
         let events = parse(br#"{"n":1}"#, &form, 3, true).expect("JSON").events;
         let event = events[0].event.as_ref().expect("an event");
         assert_eq!((event.org.as_deref(), event.data.expect("data").get()), (Some("a"), r#"{"n":1}"#));

@@ -1,4 +1,4 @@
-//! Reads JSON of unexpected types in one pass over the text: a value of the wrong type reads as absent.
+//! Reads JSON whose values may have any type, in one pass. A value of an unexpected type counts as absent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use chrono::DateTime;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A value that is neither object nor array; `Other` for a value that nobody needs.
+/// A value that is neither an object nor an array. `Other`: any value that nobody needs.
 #[derive(Default)]
 pub(super) enum Scalar<'a> {
     Text(Cow<'a, str>),
@@ -93,7 +93,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
     }
 }
 
-/// The fields of an object; `None` where there is none.
+/// The fields of an object; `None` if the value is not an object.
 pub(super) struct LenientObject<T>(pub(super) Option<T>);
 
 impl<T> Default for LenientObject<T> {

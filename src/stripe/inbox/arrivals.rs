@@ -1,4 +1,4 @@
-//! Deliveries between their answer and the inbox. Owns the rows of `stripe_arrivals`.
+//! Deliveries that Stripe has an answer for, but that are not in the inbox yet. Owns `stripe_arrivals`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -19,7 +19,7 @@ pub struct Arrival {
     pub arrival_id: i64,
     /// Failed attempts to file it.
     pub attempts: i16,
-    /// What arrived, in order.
+    /// In the order in which they arrived.
     pub deliveries: Vec<Delivery>,
 }
 
@@ -29,23 +29,27 @@ type RowTypes = (BigInt, SmallInt, Array<Timestamptz>, Array<Text>, Array<Nullab
 statement!(Land -> Untyped: "INSERT INTO stripe_arrivals (deliveries, received_at, signatures, user_agents, \
     bodies, attempts, next_attempt_at, last_error) \
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
-// The largest of the next arrivals is a guess of how many arrivals make the wanted number of deliveries.
+// How many arrivals make up the wanted number of deliveries? The statement assumes that each arrival has as
+// many as the largest of the next 64.
 statement!(Take -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
-    SELECT arrival_id FROM stripe_arrivals WHERE next_attempt_at IS NULL OR next_attempt_at <= ?
+    SELECT arrival_id FROM stripe_arrivals
+    WHERE next_attempt_at IS NULL OR next_attempt_at <= ?
     ORDER BY arrival_id
     LIMIT (SELECT greatest(1, ? / greatest(1, max(deliveries)))
         FROM (SELECT deliveries FROM stripe_arrivals ORDER BY arrival_id LIMIT 64) AS next)
     FOR UPDATE SKIP LOCKED))
     RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
 statement!(TakeThese -> RowTypes: "DELETE FROM stripe_arrivals WHERE arrival_id = ANY (ARRAY (
-    SELECT arrival_id FROM stripe_arrivals WHERE arrival_id = ANY (?) ORDER BY arrival_id
+    SELECT arrival_id FROM stripe_arrivals
+    WHERE arrival_id = ANY (?)
+    ORDER BY arrival_id
     FOR UPDATE SKIP LOCKED))
     RETURNING arrival_id, attempts, received_at, signatures, user_agents, bodies");
 
 /// Stores deliveries in one row. They are durable when it returns, unless the caller has a transaction open.
 ///
 /// # Errors
-/// When the database fails: nothing is known to be stored, and the call may be repeated.
+/// When the database fails: they may or may not be stored, and the caller may try again.
 pub fn land(conn: &mut PgConnection, deliveries: &[Delivery]) -> QueryResult<()> {
     land_after(conn, deliveries, FilingFailure::default())
 }
@@ -56,7 +60,7 @@ struct IsThere {
     there: bool,
 }
 
-/// Whether this very delivery is the first of an arrival.
+/// Whether an arrival begins with exactly this delivery.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     diesel::sql_query(
         "SELECT EXISTS (SELECT FROM stripe_arrivals
@@ -68,7 +72,7 @@ pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryRes
     .map(|found| found.there)
 }
 
-/// Failed attempts to file a delivery.
+/// What we know of failed attempts to file a delivery.
 #[derive(Default)]
 struct FilingFailure {
     attempts: i16,
@@ -92,8 +96,8 @@ fn land_after(conn: &mut PgConnection, deliveries: &[Delivery], failure: FilingF
         .map(drop)
 }
 
-/// Takes the oldest arrivals that no other transaction has locked, at least one and about `deliveries`
-/// deliveries. The caller's commit deletes them.
+/// Takes the oldest arrivals that no other transaction has locked, with about `deliveries` deliveries. It
+/// takes one arrival at least, if there is any. The caller's commit deletes them.
 pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> QueryResult<Vec<Arrival>> {
     let rows = Prepared::<Take>::new()
         .bind_one::<Timestamptz, _>(now)
@@ -102,7 +106,7 @@ pub fn take(conn: &mut PgConnection, deliveries: u32, now: DateTime<Utc>) -> Que
     Ok(arrivals(rows))
 }
 
-/// Takes these arrivals, unless another transaction has locked them.
+/// Takes these arrivals, without those that another transaction has locked.
 pub fn take_these(conn: &mut PgConnection, ids: &[i64]) -> QueryResult<Vec<Arrival>> {
     Ok(arrivals(Prepared::<TakeThese>::new().bind::<BigInt, _>(ids.to_vec()).load::<ArrivalRow>(conn)?))
 }
@@ -123,8 +127,8 @@ fn arrivals(mut rows: Vec<ArrivalRow>) -> Vec<Arrival> {
         .collect()
 }
 
-/// Sets aside an arrival that could not be filed. Several deliveries become an arrival each, so that only the
-/// culprit waits; a single one waits as [`backoff::wait`] says.
+/// Puts back an arrival that could not be filed. If it has several deliveries, each becomes an arrival of its
+/// own, so that only the faulty one waits. A single delivery waits as long as [`backoff::wait`] says.
 pub fn set_aside(
     conn: &mut PgConnection,
     arrival_id: i64,

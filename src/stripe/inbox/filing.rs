@@ -1,4 +1,4 @@
-//! From the arrivals into the inbox. Owns the rows of `stripe_inbox` and `stripe_inbox_redeliveries`.
+//! Files arrivals into the inbox. Owns `stripe_inbox` and `stripe_inbox_redeliveries`.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -17,29 +17,32 @@ pub struct Filed<'a> {
     pub opened: Opened<'a>,
 }
 
-/// What filing did with deliveries.
+/// The result of [`file`].
 #[derive(Debug, Default)]
 pub struct Filing<'a> {
+    /// Events that are new in the inbox.
     pub new: Vec<Filed<'a>>,
-    /// How many repeated an event of the inbox; they are counted.
+    /// Number of deliveries whose event was there already.
     pub repeated: usize,
 }
 
 // Rows in key order, so that two transactions with the same events do not deadlock.
 statement!(File -> (BigInt, Text, Bool, Text): "INSERT INTO stripe_inbox (account, livemode, event_id, \
-    event_type, api_version, created, object, \
-    object_id, thin, twin_event_id, signature, user_agent, received_at, body) SELECT * \
-    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-    ON CONFLICT (account, livemode, event_id) DO NOTHING RETURNING inbox_id, account, livemode, event_id");
+    event_type, api_version, created, object, object_id, thin, twin_event_id, signature, user_agent, \
+    received_at, body) \
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+    ON CONFLICT (account, livemode, event_id) DO NOTHING \
+    RETURNING inbox_id, account, livemode, event_id");
 statement!(Repeat -> Untyped: "INSERT INTO stripe_inbox_redeliveries (inbox_id, received_at) \
-    SELECT i.inbox_id, d.received_at FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
+    SELECT i.inbox_id, d.received_at \
+    FROM unnest(?, ?, ?, ?) AS d (account, livemode, event_id, received_at) \
     JOIN stripe_inbox i USING (account, livemode, event_id)");
 
-/// Files deliveries in the caller's transaction. If several hold one event, the first is the new one. The
-/// result borrows from their bodies.
+/// Files deliveries in the caller's transaction. If several have the same event, the first one is filed and
+/// the others are repeats. The result borrows from the bodies.
 ///
 /// # Errors
-/// When the database fails or cannot store one of them.
+/// When the database fails, or cannot store one of them.
 pub fn file<'a>(
     conn: &mut PgConnection,
     deliveries: impl IntoIterator<Item = &'a Delivery>,
@@ -66,7 +69,7 @@ pub fn file<'a>(
             None => repeats.push((opened.envelope, delivery.received_at)),
         }
     }
-    assert!(new.next().is_none(), "new events come back in the order of their keys");
+    assert!(new.next().is_none(), "INSERT returns new events in the order of their keys");
     filing.repeated = repeats.len();
     insert_repeats(conn, &repeats)?;
     filing.new.sort_unstable_by_key(|filed| filed.inbox_id);
@@ -79,7 +82,7 @@ struct IsThere {
     there: bool,
 }
 
-/// Whether this very delivery was filed, as an event or as a repeat.
+/// Whether exactly this delivery was filed, as a new event or as a repeat.
 pub(super) fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> QueryResult<bool> {
     let envelope = event::open(&delivery.body).envelope;
     diesel::sql_query(

@@ -1,4 +1,4 @@
-//! What an operator asks of the inbox: what lies there, why, and another try.
+//! The inbox for operators: lists events with their state and last error, and has them projected again.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -146,13 +146,16 @@ impl From<InboxRow> for Entry {
 }
 
 const SELECT: &str = "SELECT i.inbox_id, i.account, i.livemode, i.event_id, i.event_type, i.api_version,
-    i.created, i.object, i.object_id,
-    i.received_at, q.attempts, q.next_attempt_at, q.last_error, q.quarantined_at, i.thin
-        AND NOT EXISTS (SELECT FROM stripe_inbox t
-    WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id)) AS needs_fetch
-    FROM stripe_inbox i LEFT JOIN stripe_inbox_queue q USING (inbox_id)";
+        i.created, i.object, i.object_id, i.received_at,
+        q.attempts, q.next_attempt_at, q.last_error, q.quarantined_at,
+        i.thin AND NOT EXISTS (SELECT FROM stripe_inbox t
+            WHERE (t.account, t.livemode, t.event_id) = (i.account, i.livemode, i.twin_event_id))
+            AS needs_fetch
+    FROM stripe_inbox i
+    LEFT JOIN stripe_inbox_queue q USING (inbox_id)";
 
-/// Newest first, below `before`; `state` and `needle` (an event id, object id or event type) narrow it.
+/// Entries, the newest first, with an `inbox_id` below `before`, at most `limit`. `needle`: only those with
+/// this event id, object id or event type.
 pub fn list(
     conn: &mut PgConnection,
     state: Option<State>,
@@ -183,7 +186,7 @@ pub fn list(
     Ok(rows.into_iter().map(Entry::from).collect())
 }
 
-/// The entry, its body as received, and how often it was delivered again.
+/// The entry, its body as received, and the number of repeated deliveries.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such entry.
@@ -202,14 +205,14 @@ pub fn find(conn: &mut PgConnection, inbox_id: i64) -> Result<(Entry, Vec<u8>, i
     Ok((row.into(), body, redeliveries))
 }
 
-/// Has the event projected again, whether it was done, is waiting or was given up.
+/// Puts the event on the queue to be projected again, whatever its state is.
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such entry.
 pub fn retry(conn: &mut PgConnection, inbox_id: i64) -> Result<(), Error> {
-    let there: bool =
+    let is_there: bool =
         diesel::select(diesel::dsl::exists(stripe_inbox::table.find(inbox_id))).get_result(conn)?;
-    if !there {
+    if !is_there {
         return Err(Error::NotFound("Stripe event"));
     }
     diesel::sql_query(
@@ -221,7 +224,7 @@ pub fn retry(conn: &mut PgConnection, inbox_id: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives every quarantined event another series of attempts; returns how many.
+/// Lets every quarantined event be tried again, from the first attempt on; returns how many there were.
 pub fn retry_all(conn: &mut PgConnection) -> Result<usize, Error> {
     Ok(diesel::update(stripe_inbox_queue::table.filter(stripe_inbox_queue::quarantined_at.is_not_null()))
         .set((
@@ -232,11 +235,14 @@ pub fn retry_all(conn: &mut PgConnection) -> Result<usize, Error> {
         .execute(conn)?)
 }
 
-/// Stored events by type, most first.
+/// The number of stored events of each type, the greatest first.
 pub fn count_by_type(conn: &mut PgConnection) -> Result<Vec<TypeCount>, Error> {
     Ok(diesel::sql_query(
         "SELECT i.event_type, count(*) AS stored, count(q.quarantined_at) AS quarantined
-         FROM stripe_inbox i LEFT JOIN stripe_inbox_queue q USING (inbox_id) GROUP BY 1 ORDER BY 2 DESC, 1",
+         FROM stripe_inbox i
+         LEFT JOIN stripe_inbox_queue q USING (inbox_id)
+         GROUP BY 1
+         ORDER BY 2 DESC, 1",
     )
     .load(conn)?)
 }

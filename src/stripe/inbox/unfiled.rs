@@ -1,4 +1,4 @@
-//! What an operator sees of deliveries that Stripe has an answer for and that are not in the inbox yet.
+//! Deliveries that Stripe has an answer for, but that are not in the inbox yet, as an operator sees them.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -50,7 +50,7 @@ struct UnfiledRow {
 
 /// At most `limit` unfiled deliveries: those that failed first, then the oldest.
 pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Error> {
-    // Every arrival has a delivery, so `limit` arrivals suffice.
+    // Every arrival has at least one delivery, so `limit` arrivals are enough.
     let rows: Vec<UnfiledRow> = diesel::sql_query(
         "SELECT a.arrival_id, d.received_at, d.body, a.attempts, a.next_attempt_at, a.last_error
          FROM (SELECT * FROM stripe_arrivals ORDER BY attempts = 0, arrival_id LIMIT $1) a,
@@ -75,7 +75,7 @@ pub fn unfiled(conn: &mut PgConnection, limit: i64) -> Result<Vec<Unfiled>, Erro
     Ok(rows.into_iter().map(seen).collect())
 }
 
-/// How many deliveries could not be filed so far.
+/// Number of arrivals with a failed attempt to file them.
 pub fn count_failed(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(stripe_arrivals::table.filter(stripe_arrivals::attempts.gt(0)).count().get_result(conn)?)
 }

@@ -1,4 +1,4 @@
-//! The way into the inbox: deliveries that arrive during a commit share the next one.
+//! Stores deliveries as they arrive. Deliveries that arrive during a commit share the next commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,15 +13,15 @@ use crate::shares::Holder;
 use crate::threads::Threads;
 use crate::wake::Wake;
 
-/// Bounds the memory of a burst; the weight of a delivery is its bytes.
+/// Most deliveries of one commit, and most bytes of their bodies: this bounds the memory that a burst takes.
 const BATCH: BatchBounds = BatchBounds { inputs: 256, weight: 8 << 20 };
-/// From so many deliveries without a reply on, replying goes before projecting what is stored.
+/// With so many deliveries that wait for a reply, replies go before the projection of stored events.
 const MANY: usize = 32;
 
-/// The way into the inbox. Dropping it lets the threads finish what waits.
+/// Stores deliveries. When it is dropped, its threads still store those that wait.
 pub struct InboxWriter {
     batcher: Batcher<Arrivals>,
-    /// Deliveries without a reply.
+    /// Number of deliveries without a reply.
     unanswered: AtomicUsize,
 }
 
@@ -41,26 +41,26 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Why a delivery was not stored. Stripe must send it again.
+/// Why [`InboxWriter::store`] cannot say that a delivery is stored. Stripe must send it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Too many deliveries wait.
     Full,
-    /// The database is away, or it fails on this delivery.
+    /// The database cannot be reached, or refuses this delivery.
     Unavailable,
-    /// It is not known whether it was stored.
+    /// The delivery may or may not be stored.
     Unknown,
 }
 
 impl InboxWriter {
-    /// Starts so many threads over a queue of `capacity` deliveries. Each commit wakes the projectors.
+    /// Starts `writers` threads. At most `capacity` deliveries wait for them. Each commit wakes projectors.
     #[must_use]
     pub fn start(db: &Db, threads: &Threads, writers: usize, capacity: usize, wake: &Arc<Wake>) -> Self {
         let settings = Settings {
             name: "inbox-writer",
             threads: writers,
             capacity,
-            // All deliveries are Stripe's.
+            // All deliveries are Stripe's, so there is nobody to share the queue with.
             places: None,
             batch: BATCH,
             gathering: None,
@@ -70,16 +70,16 @@ impl InboxWriter {
         Self { batcher, unanswered: AtomicUsize::new(0) }
     }
 
-    /// Whether so many deliveries wait for their reply that other work should let them go first.
+    /// Whether so many deliveries wait for a reply that other work should wait for them.
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed) >= MANY
     }
 
-    /// Stores a delivery; returns when it is durable.
+    /// Stores a delivery and returns when it is durable.
     ///
     /// # Errors
-    /// [`Refused`]: it may or may not have been stored, and must be sent again.
+    /// [`Refused`]: it may or may not be stored, and Stripe must send it again.
     pub async fn store(&self, delivery: Delivery) -> Result<(), Refused> {
         let _unanswered = Unanswered::new(&self.unanswered);
         self.batcher.submit(Holder::Platform, delivery).await.map_err(|not_done| match not_done {
@@ -87,13 +87,13 @@ impl InboxWriter {
             NotDone::Stopping | NotDone::Away => Refused::Unavailable,
             NotDone::Unknown => Refused::Unknown,
             NotDone::Failed(error) => {
-                tracing::error!(%error, "a delivery was not stored, Stripe will send it again");
+                tracing::error!(%error, "a delivery of Stripe was not stored: Stripe will send it again");
                 Refused::Unavailable
             }
         })
     }
 
-    /// Takes no more deliveries, writes those that wait, ends the threads.
+    /// Accepts no more deliveries, stores those that wait, and ends the threads.
     pub fn stop(&self) {
         self.batcher.stop();
     }
@@ -132,7 +132,7 @@ fn store(session: &mut Session, deliveries: &[Delivery]) -> Result<(), Error> {
     if session.db().was_committed(lost, &|conn| is_there(conn, first))? { Ok(()) } else { Err(error) }
 }
 
-/// Whether this very delivery is there: it arrived, or was filed meanwhile.
+/// Whether exactly this delivery is stored: it has arrived, or is filed by now.
 fn is_there(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool, Error> {
     Ok(arrivals::is_there(conn, delivery)? || filing::is_there(conn, delivery)?)
 }

@@ -1,9 +1,9 @@
 //! The snapshots of a group as nodes, the changes between them as edges.
 //!
-//! `previous_attributes` holds the old values of changed keys: nested for hashes, whole for lists, null for a
-//! key that did not exist. Written over the snapshot of its event, they give the snapshot before. Source:
-//! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings, in
-//! which the result equals the snapshot of the event before, once nulls are dropped.
+//! `previous_attributes` has the old values of changed keys: nested for hashes, whole for lists, null for a
+//! key that did not exist. Written over the snapshot of its event, they give the snapshot before. Sources:
+//! <https://docs.stripe.com/api/events/object#event_object-data-previous_attributes>, and real recordings: in
+//! them the result equals the snapshot of the event before, except for nulls.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ use super::{GroupEvent, rank::is_creation};
 
 /// Changes between numbered nodes.
 pub(super) struct Graph {
-    /// For each node: a `*.created` event reports it, so no other node can come before it.
+    /// For each node: whether a `*.created` event reports it, so that no other node can come before it.
     pub(super) created: Vec<bool>,
     /// How often each change `(from, to)` happened.
     pub(super) edges: BTreeMap<(usize, usize), usize>,
@@ -53,9 +53,10 @@ impl Graph {
 
     /// The nodes that may be the last state.
     ///
-    /// A history walks each change once. So among connected nodes the last one is entered more often than
-    /// left. If there is none, the walk was a circle and ended where it began; the begin is known if the
-    /// creation is on the circle. A single `true` is proof, provided that no event is missing.
+    /// A history goes through each change once. So among connected nodes, changes enter the last one more
+    /// often than they leave it. If there is no such node, the history went in a circle and ended where it
+    /// began; we know that place if the creation is on the circle. A single `true` is proof if no event is
+    /// missing.
     pub(super) fn ends(&self) -> Vec<bool> {
         let (component, degrees) = (self.components(), self.degrees());
         let count = self.created.len();
@@ -73,13 +74,13 @@ impl Graph {
             .collect()
     }
 
-    /// Is this possible end on a circle of changes whose begin nobody knows?
+    /// Whether this possible end is on a circle of changes whose first node is not known.
     pub(super) fn circles_through(&self, end: usize) -> bool {
         let (entered, left) = self.degrees()[end];
         entered == left && left > 0 && !self.created[end]
     }
 
-    /// For each node the least node that it is connected with.
+    /// For each node the node of the lowest number that it is connected with.
     fn components(&self) -> Vec<usize> {
         let mut component: Vec<usize> = (0..self.created.len()).collect();
         for &(from, to) in self.edges.keys() {
@@ -97,11 +98,11 @@ impl Graph {
 /// A group of events with the graph of its snapshots.
 pub(super) struct Chain {
     pub(super) graph: Graph,
-    /// Normalised snapshot of each node.
+    /// The normalised snapshot of each node.
     pub(super) nodes: Vec<Value>,
     /// For each event the node that it reports.
     pub(super) node_of: Vec<usize>,
-    /// For each event the node before its change; the same node where it reports no change.
+    /// For each event the node before its change; the node itself if it reports no change.
     pub(super) before_of: Vec<usize>,
 }
 
@@ -131,10 +132,10 @@ impl Chain {
     }
 }
 
-/// The status at the end of the chain that the changes of `status` alone form; `None` unless it has one end.
+/// The status at the end of the chain that only the changes of `status` form; `None` unless it has one end.
 ///
-/// This works where another field breaks the links between whole snapshots, and it sees `past_due` become
-/// `active` again.
+/// This works even if another field breaks the links between whole snapshots, and it notices that `past_due`
+/// became `active` again.
 pub(super) fn last_status<'a>(events: &'a [GroupEvent]) -> Option<&'a str> {
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut number = |status: &'a str| {
@@ -176,7 +177,7 @@ fn undo(snapshot: &Value, previous: &Value) -> Value {
     Value::Object(before)
 }
 
-/// Drops what does not distinguish two states: nulls, hashes of nothing but nulls, and
+/// Drops what does not distinguish two states: nulls, hashes that have only nulls, and
 /// `webhooks_delivered_at`, which Stripe sets without an event. Sorts the keys.
 fn normalise(snapshot: &Value) -> Value {
     let mut normal = match snapshot {
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(normalise(&value), json!({"l": [null, {}], "z": 0}));
     }
 
-    /// Edges as `AB`, the creation as `>A`; the expected ends as letters.
+    /// A walk is a list of edges such as `AB`; `>A` is the creation. The expected ends are letters.
     #[test]
     fn ends_of_walks() {
         for (walk, expected) in [

@@ -1,4 +1,4 @@
-//! How much two snapshots differ that ought to be equal.
+//! How much two snapshots differ that should be equal.
 
 use std::ops::Add;
 
@@ -6,14 +6,15 @@ use serde_json::{Map, Value};
 
 use super::chain::Chain;
 
-/// How many fields differ, the weightier count first. A list counts as one field, as in
+/// How many fields differ, the more important count first. A list counts as one field, as in
 /// `previous_attributes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cost {
-    /// Fields that some event of the group changed, if the changes explain all their values or the difference
-    /// is more than another name or time. A field that no event changed differs for a reason that says
-    /// nothing about order.
+    /// Of these, the fields that some event of the group changed. A field counts only if the changes explain
+    /// all of its values, or if the two values differ by more than a name or time. If no event changed a
+    /// field, its difference says nothing about the order.
     changed: u32,
+    /// All fields that differ.
     fields: u32,
 }
 
@@ -33,9 +34,9 @@ impl Add for Cost {
     }
 }
 
-/// The fields that the events of a group changed (`previous`: the `previous_attributes` of each), as nested
-/// hashes with a flag at each changed field. `true`: the changes explain every value that the snapshots have
-/// there. `false`: some snapshot has a value that no change led from or to.
+/// The fields that the events of a group changed (`previous`: the `previous_attributes` of each event), as
+/// nested hashes with a flag at each changed field. `true`: each value that the snapshots have there is the
+/// old or the new value of a change. `false`: some snapshot has another value there.
 pub(super) fn changed_fields(chain: &Chain, previous: &[Option<&Value>]) -> Value {
     let mut changed = nothing();
     previous.iter().flatten().for_each(|previous| mark(&mut changed, previous));
@@ -62,7 +63,7 @@ fn mark(changed: &mut Value, previous: &Value) {
     }
 }
 
-/// Replaces each flag by what `explained` says of its path.
+/// Replaces each flag by the result of `explained` for its path.
 fn explain(changed: &mut Value, path: &mut Vec<String>, explained: &impl Fn(&[String]) -> bool) {
     match changed {
         Value::Object(fields) => {
@@ -111,7 +112,7 @@ fn fields(changed: &Value, a: &Map<String, Value>, b: &Map<String, Value>) -> Co
     both.chain(only_b).fold(Cost::default(), Cost::add)
 }
 
-/// Equal except for names and times?
+/// Whether two values are equal except for names and times.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b)),
@@ -122,8 +123,8 @@ fn alike(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// An id, an address, a text or a time: it may differ although the object is in the same state. Stripe's own
-/// terms, such as `past_due`, are lower case and are no names.
+/// Whether a value is an id, an address, a text or a time: it may differ although the object is in the same
+/// state. Stripe's own terms, such as `past_due`, are lower case; they are not names.
 fn is_name(value: &Value) -> bool {
     match value {
         Value::String(text) => !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),

@@ -1,26 +1,27 @@
 //! Which snapshot of a Stripe object is its state.
 //!
 //! Stripe delivers events in any order, several events of an object share a second, and event ids are not
-//! ordered in time. So the state is a function of the *set* of events. These rules decide, in this order:
+//! ordered in time. So the state depends only on the *set* of events. These rules decide, one after another:
 //!
-//! 1. *Standing*: a terminal status, or a deletion whose id never returns, beats anything else, whatever the
-//!    clock says.
-//! 2. The event's `created`. Events that are equal so far form a *group*; no other event matters any more.
-//! 3. *Deletion*: within the group an event that says that the object is deleted wins.
+//! 1. *Standing*: a terminal status, or a deletion whose id never returns, wins before anything else, even if
+//!    another event is later.
+//! 2. The event's `created`: the latest wins. Events that are equal so far form a *group*; no event outside
+//!    the group can win.
+//! 3. *Deletion*: within the group, an event that says that the object is deleted wins.
 //! 4. The *chain*: `previous_attributes` written over a snapshot gives the snapshot before. These links
-//!    between the events of a group show which snapshots were left again. If only one was not, it wins.
-//! 5. The chain of `status` alone: where only the changes of `status` link up, the status at their end.
+//!    between the events of a group show which snapshots another one followed. If only one had no successor,
+//!    it wins.
+//! 5. The chain of `status`: if only the changes of `status` form a chain, the status at its end wins.
 //! 6. *Stage*: how far the status is in the life of its kind; then the type of the event.
-//! 7. The *path*: the order of all events of the group in which neighbours differ least. It helps where the
+//! 7. The *path*: the order of all events of the group in which neighbours differ least. This helps where the
 //!    links are not exact.
-//! 8. A guess: what tends to grow, then the event id. The choice is then *ambiguous*: ask Stripe.
+//! 8. A guess: what mostly grows, then the event id. The choice is then *ambiguous*: ask Stripe.
 //!
-//! A change and its reverse within one group, without an event from before them, are ambiguous as well,
+//! If a group has a change and its reverse, but no event from before them, the choice is ambiguous, too,
 //! whichever rule decides.
 //!
-//! Rules 1 and 2 need no comparison: the [`Rank`] of one event holds what they use. So a caller may keep only
-//! the winner and its rank, and call [`choose`] with the whole group when another event of that group
-//! arrives.
+//! Rules 1 and 2 need only the [`Rank`] of each event. So a caller may keep the winner and its rank, and call
+//! [`choose`] with the whole group only when another event of that group arrives.
 
 mod chain;
 mod difference;
@@ -34,14 +35,14 @@ use super::json::Json;
 use chain::Chain;
 pub use rank::{GroupKey, Rank, rank};
 
-/// An event of an object, as far as the order depends on it.
+/// The parts of an event that the order depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// `id` of the event. The same id twice is the same event.
     pub event_id: &'a str,
     /// `type` of the event, such as `invoice.paid`.
     pub event_type: &'a str,
-    /// What [`rank()`] makes of it.
+    /// The result of [`rank()`].
     pub rank: Rank,
     /// `data.object`.
     pub snapshot: &'a Json<'a>,
@@ -49,7 +50,7 @@ pub struct Candidate<'a> {
     pub previous: Option<&'a Json<'a>>,
 }
 
-/// A candidate of the group. Its JSON is a tree that can be changed and compared.
+/// A candidate of the group. Its JSON is owned, so that it can be changed and compared.
 struct GroupEvent<'a> {
     /// Index among the candidates.
     index: usize,
@@ -63,17 +64,17 @@ struct GroupEvent<'a> {
 pub struct Verdict {
     /// Index of the winner.
     pub winner: usize,
-    /// Only a guess puts the winner before another snapshot that differs: ask Stripe.
+    /// Only a guess decides between the winner and a snapshot that differs: ask Stripe.
     pub ambiguous: bool,
 }
 
-/// The winner among the events of one object. It depends on the set of events alone: their order and repeats
+/// The winner among the events of one object. It depends only on the set of events: their order and repeats
 /// change nothing.
 ///
 /// # Panics
-/// Where there are no candidates: nothing can win.
+/// When there are no candidates.
 pub fn choose(candidates: &[Candidate]) -> Verdict {
-    // Most objects have one event in a transaction.
+    // In a transaction most objects have one event.
     if let [_] = candidates {
         return Verdict { winner: 0, ambiguous: false };
     }
@@ -91,7 +92,7 @@ pub fn choose(candidates: &[Candidate]) -> Verdict {
 fn choose_in_group(events: &[GroupEvent]) -> Verdict {
     let chain = Chain::new(events);
 
-    // Positions in `events` that may still win; every step keeps at least one.
+    // Positions in `events` that may still win. Every step keeps at least one.
     let mut left: Vec<usize> = (0..events.len()).collect();
     let ends = chain.graph.ends();
     keep_if_any(&mut left, |at| ends[chain.node_of[at]]);
@@ -113,10 +114,10 @@ fn choose_in_group(events: &[GroupEvent]) -> Verdict {
     }
     let event_id = |at: usize| events[at].event.event_id;
     let guess = left.iter().max_by_key(|&&at| (growth(&events[at].snapshot), event_id(at)));
-    let node = chain.node_of[*guess.expect("no step leaves nothing")];
+    let node = chain.node_of[*guess.expect("every step keeps at least one event")];
     let ambiguous = !agree(&chain, &left) || chain.graph.circles_through(node);
 
-    // Several events may report the winning snapshot. Which of them wins must not depend on their order.
+    // Several events may report the winning snapshot. The choice among them must not depend on their order.
     let reports = (0..events.len()).filter(|&at| chain.node_of[at] == node);
     let winner = reports
         .max_by_key(|&at| (events[at].event.rank.type_rank, delivered_at(&events[at].snapshot), event_id(at)))
@@ -130,7 +131,8 @@ impl<'a> GroupEvent<'a> {
     }
 }
 
-/// Rules 1 to 3: the indexes of the candidates that they leave, each event once, by event id.
+/// Rules 1 to 3: the indexes of the candidates that may still win, each event once, in the order of event
+/// ids.
 fn group(candidates: &[Candidate]) -> Vec<usize> {
     let key = |index: usize| {
         let rank = &candidates[index].rank;
@@ -150,13 +152,13 @@ fn keep_if_any(left: &mut Vec<usize>, fits: impl Fn(usize) -> bool) {
     }
 }
 
-/// Do all remaining events report the same snapshot?
+/// Whether all remaining events report the same snapshot.
 fn agree(chain: &Chain, left: &[usize]) -> bool {
     left.iter().all(|&at| chain.node_of[at] == chain.node_of[left[0]])
 }
 
-/// What mostly grows while an object lives: when its webhooks were delivered, its period, the number of its
-/// values. This is a guess, not evidence.
+/// What mostly grows during an object's life: when its webhooks were delivered, the start of its period, the
+/// number of its values. This is a guess, not evidence.
 fn growth(snapshot: &Value) -> (i64, i64, usize) {
     let period = snapshot["current_period_start"].as_i64().unwrap_or(0);
     (delivered_at(snapshot), period, values(snapshot))

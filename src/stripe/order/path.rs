@@ -1,8 +1,8 @@
-//! The likeliest order of a group whose links are not exact.
+//! The most likely order of a group whose links are not exact.
 //!
 //! Two successive snapshots may differ in a field that `previous_attributes` does not name. The other fields
 //! still match best in the true order. So we join all pieces of the chain in the order in which neighbours
-//! differ least; the answer is the pieces that such an order may end with.
+//! differ least. The result is the pieces that can be last in such an order.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{
     difference::{Cost, difference},
 };
 
-/// With more pieces than this we do not search: each piece doubles the work. Real groups have a few.
+/// With more pieces than this we do not search, because each piece doubles the work. Real groups have few.
 const MAX_PIECES: usize = 12;
 
 /// A sequence of exact links, from the node before its first change to the node after its last.
@@ -23,8 +23,8 @@ struct Piece {
     to: usize,
 }
 
-/// The `wanted` nodes with which an order of least cost ends; empty if there are too many pieces. `changed`
-/// comes from [`changed_fields`](super::difference::changed_fields).
+/// The `wanted` nodes that can be last in an order of least cost; none if there are too many pieces.
+/// `changed` comes from [`changed_fields`](super::difference::changed_fields).
 pub(super) fn last_nodes(chain: &Chain, changed: &Value, wanted: &[bool]) -> Vec<usize> {
     let mut pieces = pieces(chain, |_| false);
     if pieces.len() > MAX_PIECES {
@@ -44,8 +44,8 @@ pub(super) fn last_nodes(chain: &Chain, changed: &Value, wanted: &[bool]) -> Vec
     nodes
 }
 
-/// The changes, and the nodes without a change. Changes that meet in an `inner` node, which is entered once
-/// and left once, become one piece.
+/// One piece for each change, and one for each node without a change. Two changes that meet in an `inner`
+/// node, which one change enters and one leaves, become one piece.
 fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     let next: BTreeMap<usize, usize> =
         chain.graph.edges.keys().filter(|(from, _)| inner(*from)).copied().collect();
@@ -65,7 +65,8 @@ fn pieces(chain: &Chain, inner: impl Fn(usize) -> bool) -> Vec<Piece> {
     pieces
 }
 
-/// For each piece the least cost of an order that ends with it. If the creation is known, it comes first.
+/// For each piece the least cost of an order of all pieces that ends with it. If the creation is known, it
+/// comes first.
 fn cheapest_orders(chain: &Chain, changed: &Value, pieces: &[Piece]) -> Vec<Cost> {
     let count = pieces.len();
     let joint: Vec<Vec<Cost>> = pieces
@@ -77,7 +78,7 @@ fn cheapest_orders(chain: &Chain, changed: &Value, pieces: &[Piece]) -> Vec<Cost
     let is_created = |piece: &Piece| chain.graph.created[piece.from];
     let any_created = pieces.iter().any(is_created);
 
-    // best[set][last]: the pieces of `set` (bits) in their cheapest order that ends with `last`.
+    // best[set][last]: the cost of the cheapest order of the pieces of `set` (bits) that ends with `last`.
     let mut best = vec![vec![Cost::MAX; count]; 1 << count];
     for (first, piece) in pieces.iter().enumerate() {
         if is_created(piece) || !any_created {

@@ -1,24 +1,24 @@
 //! How far a snapshot has come in the life of its kind.
 //!
-//! The statuses of a life stand in stages. A later stage beats everything within an earlier one.
+//! Each status belongs to a stage. A snapshot of a later stage ranks above every one of an earlier stage.
 
 use crate::stripe::json::{Json, field};
 
 /// How far a snapshot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::stripe) struct Progress {
-    /// Nothing but another end of the life can follow.
+    /// The life has ended: only another terminal status or a deletion can follow.
     pub(in crate::stripe) terminal: bool,
-    /// Comparable within one kind; 0 where nothing is known. The stage is in the high bits, growing amounts
-    /// and counts are below.
+    /// Comparable within one kind; 0 if nothing is known. The high bits are the stage, the others amounts and
+    /// counts that grow.
     pub(in crate::stripe) value: i64,
 }
 
-/// By what the snapshots of a kind are compared.
+/// How the snapshots of a kind are compared.
 #[derive(Clone, Copy)]
 pub(in crate::stripe) enum Ranking {
     Stages {
-        /// Statuses in the order of a life. Those of one stage exclude each other.
+        /// Statuses in the order of a life. An object has at most one status of each stage in its life.
         stages: &'static [&'static [&'static str]],
         last_is_terminal: bool,
         /// What grows while the status stays.
@@ -28,7 +28,7 @@ pub(in crate::stripe) enum Ranking {
 }
 
 impl Ranking {
-    /// The status is all there is, and none is terminal.
+    /// A ranking by status alone; no status is terminal.
     pub(in crate::stripe) const fn stages(stages: &'static [&'static [&'static str]]) -> Self {
         Self::Stages { stages, last_is_terminal: false, within_stage: nothing }
     }
@@ -53,10 +53,10 @@ pub(in crate::stripe) fn nothing(_: &Json<'_>) -> i64 {
     0
 }
 
-/// Within a status more attempts, then more money paid, is later: neither shrinks.
+/// Within a status, more attempts is later, then more money paid: neither becomes less.
 ///
-/// Before API version 2018-11-08 there is no `status` but `paid`, `closed` and `forgiven`. A closed invoice
-/// could be opened again, so that is not terminal.
+/// Before API version 2018-11-08 an invoice has the flags `paid`, `closed` and `forgiven` instead of a
+/// `status`. Somebody could open a closed invoice again, so closed is not terminal.
 pub(in crate::stripe) fn invoice(snapshot: &Json<'_>) -> Progress {
     let stage = match field(snapshot, "status").as_str() {
         Some("draft") => 1,
@@ -74,8 +74,8 @@ pub(in crate::stripe) fn invoice(snapshot: &Json<'_>) -> Progress {
     Progress { terminal: stage == 4, value: at(stage, attempts << 40 | paid) }
 }
 
-/// An intent goes back to `requires_payment_method` when an attempt fails, so the number of attempts comes
-/// first. The names with `source` are those before API version 2019-02-11.
+/// An intent returns to `requires_payment_method` when an attempt fails, so the number of attempts counts
+/// before the status. Statuses with `source` in their name are from before API version 2019-02-11.
 pub(in crate::stripe) fn intent(snapshot: &Json<'_>) -> Progress {
     let stage = match text(snapshot, "status") {
         "requires_payment_method" | "requires_source" => 1,
@@ -92,7 +92,8 @@ pub(in crate::stripe) fn intent(snapshot: &Json<'_>) -> Progress {
     Progress { terminal: stage == 6, value: at(attempts.min(MAX_STAGE), stage) }
 }
 
-/// Captured, then more refunded. The oldest charges have no `status` that fits, but `paid`.
+/// Within a status, captured is later, then more money refunded. The oldest charges have no status of these,
+/// but the flag `paid`.
 pub(in crate::stripe) fn charge(snapshot: &Json<'_>) -> Progress {
     let stage = match text(snapshot, "status") {
         "pending" => 1,
@@ -119,7 +120,7 @@ pub(in crate::stripe) fn session_is_settled(snapshot: &Json<'_>) -> i64 {
 const STAGE_SHIFT: u32 = 56;
 const MAX_STAGE: i64 = (1 << (63 - STAGE_SHIFT)) - 1;
 
-/// `stage` counts first, then `amount`.
+/// The value that compares by `stage` first, then by `amount`.
 fn at(stage: i64, amount: i64) -> i64 {
     stage << STAGE_SHIFT | amount.clamp(0, (1 << STAGE_SHIFT) - 1)
 }
@@ -132,7 +133,7 @@ fn flag(snapshot: &Json<'_>, key: &str) -> Option<bool> {
     field(snapshot, key).as_bool()
 }
 
-/// A count or amount; what is missing or below zero counts as none.
+/// A count or amount; 0 if it is missing or below zero.
 fn number(snapshot: &Json<'_>, key: &str) -> i64 {
     field(snapshot, key).as_i64().unwrap_or(0).max(0)
 }

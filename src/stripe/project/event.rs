@@ -12,18 +12,18 @@ use crate::stripe::inbox::Filed;
 use crate::stripe::json::Json;
 use crate::stripe::order::{self, Candidate, Rank};
 
-/// An event by its number, and what the queue knows of it.
+/// What the queue knows of an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueEntry {
     pub(super) inbox_id: i64,
     /// Attempts that failed.
     pub(super) attempts: i16,
-    /// The queue has a row of it.
+    /// Whether the queue has a row for it.
     pub(super) queued: bool,
 }
 
 impl QueueEntry {
-    /// Of an event that was filed just now: it needs no row unless it fails.
+    /// For an event that was filed just now: it needs no row on the queue unless it fails.
     pub(super) fn new(inbox_id: i64) -> Self {
         Self { inbox_id, attempts: 0, queued: false }
     }
@@ -32,7 +32,7 @@ impl QueueEntry {
 /// An event of the inbox, read for the projection. It borrows the body.
 pub(super) struct Event<'a> {
     pub(super) entry: QueueEntry,
-    /// The object that it is about; `None` where it names none.
+    /// The object that it is about; `None` if it names none.
     pub(super) key: Option<ObjectKey>,
     pub(super) rank: Rank,
     /// Why its body cannot be read.
@@ -130,9 +130,10 @@ impl<'a> From<Filed<'a>> for Event<'a> {
     }
 }
 
-/// The preview of an invoice (`upcoming_…`, since 2025-03-31) is no object: Stripe makes it for the moment,
-/// and nobody can ask for it again (<https://docs.stripe.com/api/invoices/create_preview>).
+/// The key of the object that an event names. The preview of an invoice (`upcoming_…`, since 2025-03-31) is
+/// not an object: Stripe does not store it, and nobody can fetch it
+/// (<https://docs.stripe.com/api/invoices/create_preview>).
 fn key(realm: Realm, named: Option<(String, String)>) -> Option<ObjectKey> {
-    let real = |(object, id): &(String, String)| object != "invoice" || !id.starts_with("upcoming_");
-    named.filter(real).map(|(object, id)| ObjectKey { realm, object, id })
+    let is_stored = |(object, id): &(String, String)| object != "invoice" || !id.starts_with("upcoming_");
+    named.filter(is_stored).map(|(object, id)| ObjectKey { realm, object, id })
 }

@@ -1,11 +1,11 @@
-//! One Stripe object on its way through a transaction.
+//! One Stripe object during a transaction.
 
 use super::event::{Event, QueueEntry};
 use crate::stripe::Realm;
 use crate::stripe::order::{self, Candidate, GroupKey};
 use crate::stripe::shape::{ObjectRef, ShapeError};
 
-/// Names one Stripe object. Their order is the order in which transactions lock objects.
+/// Names one Stripe object. Transactions lock objects in the order of these keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ObjectKey {
     pub(super) realm: Realm,
@@ -20,12 +20,12 @@ impl ObjectKey {
     }
 }
 
-/// What `stripe_objects` says of an object once it is locked.
+/// The winner that `stripe_objects` has for an object when it is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoredWinner {
     /// This transaction has just inserted the row.
     New,
-    /// The row names no event, because no event of the object could be read so far.
+    /// The row names no event: so far no event of the object could be read.
     Nobody,
     Event {
         inbox_id: i64,
@@ -53,20 +53,20 @@ pub(super) struct Choice<'a> {
     pub(super) ambiguous: bool,
 }
 
-/// An object with all that a transaction finds out about it.
+/// An object, and what a transaction knows of it so far.
 pub(super) struct ProjectedObject<'a> {
     pub(super) key: &'a ObjectKey,
-    /// Its events that this transaction claimed; never none.
+    /// Its events that this transaction claimed, at least one.
     pub(super) events: &'a [&'a Event<'a>],
     /// The winner among these events alone. A new object is inserted with it.
     pub(super) first_choice: Choice<'a>,
     pub(super) stored: StoredWinner,
-    /// Events that were projected before and are in the group of the stored winner. They are loaded only when
+    /// Events that were projected before and are in the group of the stored winner. They are loaded only if
     /// an event of this transaction is in that group, too.
     pub(super) rivals: &'a [&'a Event<'a>],
-    /// Events that turned out to be unreadable, with the reason. They cannot win.
+    /// Events that cannot be read, with the reason. They cannot win.
     pub(super) rejected: Vec<(QueueEntry, String)>,
-    /// The winner among all of these. `None`: the stored winner beats them, or all are rejected.
+    /// The winner among `events` and `rivals`. `None`: the stored winner ranks higher, or all are rejected.
     pub(super) outcome: Option<Choice<'a>>,
 }
 
@@ -88,14 +88,14 @@ impl<'a> ProjectedObject<'a> {
         self.stored == StoredWinner::New
     }
 
-    /// The group of the stored winner, if an event of this transaction is in that group: all events of the
-    /// group must then be compared.
+    /// The group of the stored winner, if an event of this transaction is in that group: then all events of
+    /// the group must be compared.
     pub(super) fn contested_group(&self) -> Option<GroupKey> {
         let group = self.stored.group()?;
         self.events.iter().any(|event| event.rank.group() == group).then_some(group)
     }
 
-    /// Sets the outcome.
+    /// Computes the outcome.
     pub(super) fn choose(&mut self) {
         let best = if self.rivals.is_empty() && self.rejected.is_empty() {
             Some(self.first_choice)
@@ -110,29 +110,29 @@ impl<'a> ProjectedObject<'a> {
         self.rejected.iter().any(|(entry, _)| entry.inbox_id == event.entry.inbox_id)
     }
 
-    /// The winner, unless the mirrors show it already: then only `ambiguous` may change.
+    /// The winner, if the mirrors do not show it yet. If they do, only `ambiguous` may change.
     pub(super) fn new_winner(&self) -> Option<&'a Event<'a>> {
         let event = self.outcome?.event;
-        // A stored winner that was queued again is among our events, and is to be mirrored again.
+        // If somebody queued the stored winner again, it is among our events and is mirrored again.
         let is_ours = self.events.iter().any(|own| own.entry.inbox_id == event.entry.inbox_id);
         (is_ours || !self.stored.is(event)).then_some(event)
     }
 
-    /// Passes over an event that cannot be read: the outcome is what the other events make of the object.
+    /// Excludes an event that cannot be read, and chooses again among the others.
     pub(super) fn reject(&mut self, event: &Event<'_>, error: &ShapeError) {
         self.rejected.push((event.entry, error.to_string()));
         self.choose();
     }
 }
 
-/// Chooses among events of one object; there may be none.
+/// Chooses among events of one object; `None` if there are none.
 fn winner<'a>(events: &[&'a Event<'a>]) -> Option<Choice<'a>> {
     let candidates: Vec<Candidate<'_>> = events.iter().map(|event| event.candidate()).collect();
     let verdict = (!candidates.is_empty()).then(|| order::choose(&candidates))?;
     Some(Choice { event: events[verdict.winner], ambiguous: verdict.ambiguous })
 }
 
-/// The events that are about an object, in the order of its key.
+/// The events that are about an object, in the order of the objects' keys.
 pub(super) fn sort_by_object<'a>(events: &'a [Event<'a>]) -> Vec<&'a Event<'a>> {
     let mut sorted: Vec<&Event<'_>> = events.iter().filter(|event| event.key.is_some()).collect();
     sorted.sort_by(|a, b| a.key.cmp(&b.key));
@@ -144,7 +144,7 @@ pub(super) fn group_by_object<'a>(sorted: &'a [&'a Event<'a>]) -> Vec<ProjectedO
     sorted.chunk_by(|a, b| a.key == b.key).filter_map(ProjectedObject::new).collect()
 }
 
-/// The events of one object.
+/// The events of one object. `sorted`: see [`sort_by_object`].
 pub(super) fn events_of<'a, 'b>(sorted: &'b [&'a Event<'a>], key: &ObjectKey) -> &'b [&'a Event<'a>] {
     let from = sorted.partition_point(|event| event.key.as_ref() < Some(key));
     let upto = sorted.partition_point(|event| event.key.as_ref() <= Some(key));

@@ -1,4 +1,4 @@
-//! A batch that failed as a whole: its events go alone, so only the culprit fails.
+//! A batch that failed as a whole: each of its events is projected alone, so only the faulty one fails.
 
 use chrono::{DateTime, Utc};
 use diesel::Connection;
@@ -14,7 +14,8 @@ use crate::stripe::inbox;
 /// Files the arrivals, then projects each event in a transaction of its own.
 ///
 /// # Errors
-/// When the database is away or locks were lost. What is done by then stays done.
+/// When the database cannot be reached, or another transaction made this one fail. What is done by then stays
+/// done.
 pub(super) fn project(
     conn: &mut PgConnection,
     options: &Options,
@@ -51,8 +52,8 @@ pub(super) fn project(
     Ok(counts)
 }
 
-/// Moves an arrival's events into the inbox and puts them on the queue. Returns the new events, and how many
-/// deliveries repeated an event of the inbox.
+/// Files an arrival into the inbox and puts its new events on the queue. Returns these, and the number of
+/// deliveries whose event was in the inbox already.
 fn file(conn: &mut PgConnection, arrival_id: i64) -> Result<(Vec<QueueEntry>, usize), Error> {
     let arrival = inbox::take_these(conn, &[arrival_id])?;
     let filing = super::file(conn, &arrival)?;

@@ -1,4 +1,4 @@
-//! `stripe_inbox_queue`: claiming events, taking them off, and writing down failures.
+//! `stripe_inbox_queue`: claims events, takes them off, and records failures.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
@@ -10,8 +10,8 @@ use super::object::{ObjectKey, ProjectedObject};
 use crate::backoff;
 use crate::error::Error;
 
-/// The oldest events whose time has come. They are locked until the transaction ends; events that another
-/// transaction has locked are passed over.
+/// Claims the oldest events that may be tried now: locks them until the transaction ends. It skips events
+/// that another transaction has locked.
 pub(super) fn claim_next(
     conn: &mut PgConnection,
     limit: u32,
@@ -19,31 +19,40 @@ pub(super) fn claim_next(
 ) -> QueryResult<Vec<StoredEvent>> {
     diesel::sql_query(
         "WITH claimed AS MATERIALIZED (
-             SELECT inbox_id, attempts FROM stripe_inbox_queue
+             SELECT inbox_id, attempts
+             FROM stripe_inbox_queue
              WHERE quarantined_at IS NULL AND (next_attempt_at IS NULL OR next_attempt_at <= $1)
-             ORDER BY inbox_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+             ORDER BY inbox_id
+             LIMIT $2
+             FOR UPDATE SKIP LOCKED)
          SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
-         FROM claimed JOIN stripe_inbox USING (inbox_id) ORDER BY inbox_id",
+         FROM claimed
+         JOIN stripe_inbox USING (inbox_id)
+         ORDER BY inbox_id",
     )
     .bind::<Timestamptz, _>(now)
     .bind::<BigInt, _>(i64::from(limit))
     .load(conn)
 }
 
-/// One event by its number, unless another transaction has locked it.
+/// Claims one event; none if another transaction has locked it.
 pub(super) fn claim_one(conn: &mut PgConnection, inbox_id: i64) -> QueryResult<Vec<StoredEvent>> {
     diesel::sql_query(
-        "WITH claimed AS MATERIALIZED (SELECT inbox_id, attempts FROM stripe_inbox_queue WHERE inbox_id = $1
+        "WITH claimed AS MATERIALIZED (
+             SELECT inbox_id, attempts
+             FROM stripe_inbox_queue
+             WHERE inbox_id = $1
              FOR UPDATE SKIP LOCKED)
          SELECT inbox_id, attempts, account, livemode, event_id, event_type, created, object, object_id, body
-         FROM claimed JOIN stripe_inbox USING (inbox_id)",
+         FROM claimed
+         JOIN stripe_inbox USING (inbox_id)",
     )
     .bind::<BigInt, _>(inbox_id)
     .load(conn)
 }
 
-/// The stored events with which events of this transaction compete: those of the contested groups, without
-/// our `own`. Read by second; what has another standing loses by its rank.
+/// The stored events of contested groups, without `own`, the events of this transaction. It selects by
+/// `created` alone; an event of the same second with another standing loses by its rank.
 pub(super) fn load_rivals(
     conn: &mut PgConnection,
     objects: &[ProjectedObject<'_>],
@@ -57,8 +66,8 @@ pub(super) fn load_rivals(
     diesel::sql_query(
         "SELECT inbox_id, 0::smallint AS attempts, account, livemode, event_id, event_type, created, object,
              object_id, body
-         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[]) AS k (account,
-             livemode, object, object_id, created)
+         FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bigint[])
+             AS k (account, livemode, object, object_id, created)
          JOIN stripe_inbox i USING (account, livemode, object, object_id, created)
          WHERE inbox_id <> ALL ($6)
              AND NOT EXISTS (SELECT FROM stripe_inbox_queue q WHERE q.inbox_id = i.inbox_id)",
@@ -80,7 +89,7 @@ pub(super) fn enqueue(conn: &mut PgConnection, entries: &[QueueEntry]) -> QueryR
         .map(drop)
 }
 
-/// Takes the events off the queue, except for the failures, which wait for their next attempt.
+/// Takes the events off the queue, except those that failed: they wait for their next attempt.
 pub(super) fn finish(conn: &mut PgConnection, events: &[Event<'_>], failures: &[Failure]) -> QueryResult<()> {
     let failed = |event: &&Event<'_>| failures.iter().any(|failure| failure.is_of(&event.entry));
     let done: Vec<i64> = events
@@ -107,8 +116,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Another failed attempt at `entry`. The next one waits as [`backoff::wait`] says; after `limit`
-    /// attempts the event is quarantined.
+    /// Another failed attempt to project the event. The next attempt waits as long as [`backoff::wait`] says;
+    /// after `limit` attempts the event is quarantined.
     pub(super) fn new(entry: &QueueEntry, limit: u16, now: DateTime<Utc>, error: String) -> Self {
         let attempts = entry.attempts.saturating_add(1);
         let given_up = i32::from(attempts) >= i32::from(limit);

@@ -13,7 +13,7 @@ use crate::db::temporary_tables::on_shared_tables;
 use crate::error::Error;
 use crate::stripe::order::GroupKey;
 
-/// The row that an object is to have; by default that of an object without a winner.
+/// The row to store for an object; by default, for an object without a winner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WinnerRow {
     inbox_id: Option<i64>,
@@ -37,25 +37,27 @@ impl From<Choice<'_>> for WinnerRow {
 }
 
 statement!(Insert -> (Text, Bool, Text, Text): "INSERT INTO stripe_objects (account, livemode, object,
-    object_id, inbox_id, standing, created, ambiguous, deleted)
-    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+        object_id, inbox_id, standing, created, ambiguous, deleted)
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO NOTHING
     RETURNING account, livemode, object, object_id");
-statement!(Lock -> (BigInt, Nullable<BigInt>, SmallInt, BigInt): "SELECT k.place, o.inbox_id, o.standing,
-    o.created
+statement!(Lock -> (BigInt, Nullable<BigInt>, SmallInt, BigInt): "
+    SELECT k.place, o.inbox_id, o.standing, o.created
     FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS k (account, livemode, object, object_id, place)
     JOIN stripe_objects o USING (account, livemode, object, object_id)
-    ORDER BY o.account, o.livemode, o.object, o.object_id FOR UPDATE OF o");
+    ORDER BY o.account, o.livemode, o.object, o.object_id
+    FOR UPDATE OF o");
 statement!(Record -> Untyped: "UPDATE stripe_objects o
     SET inbox_id = k.inbox_id, standing = k.standing, created = k.created, ambiguous = k.ambiguous,
-    deleted = k.deleted
-    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS k (account, livemode, object, object_id, inbox_id, standing,
-        created, ambiguous, deleted)
+        deleted = k.deleted
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?)
+        AS k (account, livemode, object, object_id, inbox_id, standing, created, ambiguous, deleted)
     WHERE (o.account, o.livemode, o.object, o.object_id) = (k.account, k.livemode, k.object, k.object_id)");
 
-/// Locks the objects and reads each one's stored winner. An object without a row gets one with its first
-/// choice, which is right unless that event turns out to be unreadable.
+/// Locks the objects and reads the stored winner of each. An object without a row gets one with its first
+/// choice, which is right unless that event cannot be read.
 ///
-/// The objects come in the order of their keys, so two transactions never wait for each other in a circle.
+/// The objects must be in the order of their keys, so that two transactions never deadlock.
 pub(super) fn lock(conn: &mut PgConnection, objects: &mut [ProjectedObject<'_>]) -> QueryResult<()> {
     if objects.is_empty() {
         return Ok(());
@@ -67,14 +69,14 @@ pub(super) fn lock(conn: &mut PgConnection, objects: &mut [ProjectedObject<'_>])
         .iter_mut()
         .filter(|object| inserted.next_if(|row| names(row, object.key)).is_none())
         .collect();
-    assert!(inserted.next().is_none(), "rows come back in the order of their keys");
+    assert!(inserted.next().is_none(), "INSERT returns rows in the order of their keys");
     if known.is_empty() {
         return Ok(());
     }
     let keys = known.iter().map(|object| object.key);
     let locked = with_keys::<Lock>(keys).load::<(i64, Option<i64>, i16, i64)>(conn)?;
     for (place, inbox_id, standing, created) in locked {
-        let place = usize::try_from(place - 1).expect("places count from 1");
+        let place = usize::try_from(place - 1).expect("WITH ORDINALITY counts from 1");
         let group = GroupKey { standing, created };
         known[place].stored =
             inbox_id.map_or(StoredWinner::Nobody, |inbox_id| StoredWinner::Event { inbox_id, group });
@@ -106,17 +108,19 @@ fn with_rows<'a, Q: Sql>(rows: &[(&'a ObjectKey, WinnerRow)]) -> Prepared<'a, Q>
         .bind::<Bool, _>(values().map(|row| row.deleted).collect::<Vec<_>>())
 }
 
-/// Locks the payments until the transaction ends, by name: a payment may have no row yet.
+/// Locks the payments until the transaction ends. It locks their names, because a payment may have no row
+/// yet.
 pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
     }
     let names: Vec<String> =
         keys.iter().map(|key| format!("payment {} {} {}", key.account, key.livemode, key.id)).collect();
-    // Sorted by the hash that is locked, so that everybody takes the locks in the same order.
+    // Sorted by the hash that is locked, so that all transactions take the locks in the same order.
     diesel::sql_query(concat!(
         "SELECT pg_advisory_xact_lock(lock)
-         FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock FROM unnest($1::text[]) AS n (name)
+         FROM (SELECT DISTINCT hashtextextended(name, 0) AS lock
+             FROM unnest($1::text[]) AS n (name)
              ORDER BY 1) AS l
          WHERE ",
         on_shared_tables!()
@@ -126,14 +130,14 @@ pub(super) fn lock_payments(conn: &mut PgConnection, keys: &BTreeSet<PaymentKey>
     Ok(())
 }
 
-/// Writes the outcomes down. A new object has its first choice already.
+/// Records the outcomes. The row of a new object has its first choice already.
 pub(super) fn record(conn: &mut PgConnection, objects: &[ProjectedObject<'_>]) -> QueryResult<()> {
     let changed: Vec<(&ObjectKey, WinnerRow)> = objects
         .iter()
         .filter_map(|object| {
             let outcome = object.outcome.map(WinnerRow::from);
             let row = if object.is_new() {
-                // Without an outcome none of its events can be read, so nobody has won.
+                // Without an outcome, none of its events can be read: no event has won.
                 Some(outcome.unwrap_or_default()).filter(|row| *row != object.first_choice.into())
             } else {
                 outcome

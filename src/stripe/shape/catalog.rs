@@ -73,7 +73,7 @@ pub(in crate::stripe) fn promotion_code(from: ObjectFields<'_>) -> PromotionCode
         livemode: from.object.realm.livemode,
         id: from.object.id.to_owned(),
         code: from.text("code"),
-        // Since 2025-09-30 the coupon lies in `promotion`.
+        // Since 2025-09-30 the coupon is in `promotion`.
         coupon_id: from.id("coupon").or_else(|| from.at("promotion").id("coupon")),
         customer_id: from.id("customer"),
         active: from.flag("active"),

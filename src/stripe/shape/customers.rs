@@ -52,7 +52,7 @@ pub(in crate::stripe) fn discount(from: ObjectFields<'_>) -> Discount {
         customer_id: from.id("customer"),
         subscription_id: from.id("subscription"),
         invoice_id: from.id("invoice"),
-        // Since 2025-09-30 the coupon lies in `source`.
+        // Since 2025-09-30 the coupon is in `source`.
         coupon_id: from.id("coupon").or_else(|| from.at("source").id("coupon")),
         promotion_code_id: from.id("promotion_code"),
         starts_at: from.time("start"),

@@ -1,4 +1,4 @@
-//! Reads single fields out of a snapshot, whatever Stripe put there.
+//! Reads single fields of a snapshot, whatever Stripe put there.
 
 use std::str::FromStr;
 
@@ -10,16 +10,16 @@ use super::{Json, ObjectRef, ShapeError};
 use crate::stripe::json;
 use crate::time::Moment;
 
-/// Longest id Stripe gives out, in bytes (<https://docs.stripe.com/upgrades>); an index could not hold a page
-/// of text.
+/// Length of Stripe's longest ids in bytes (<https://docs.stripe.com/upgrades>). A much longer text would not
+/// fit into an index.
 const LONGEST_ID: usize = 255;
 
-/// A JSON object inside a snapshot. Missing fields and those of a wrong type read as absent; only money is
-/// strict.
+/// A JSON object inside a snapshot. A field that is missing or of the wrong type counts as absent; only
+/// amounts and percentages of the wrong type are errors.
 #[derive(Clone, Copy)]
 pub(in crate::stripe) struct ObjectFields<'a> {
     pub(super) object: &'a ObjectRef<'a>,
-    /// Where it lies in the snapshot, for messages; empty at the top.
+    /// The field of the snapshot that contains it, for error texts; empty at the top.
     place: &'static str,
     value: &'a Json<'a>,
 }
@@ -37,7 +37,7 @@ impl<'a> ObjectFields<'a> {
         !self.get(field).is_null()
     }
 
-    /// The object within `field`; reads as empty when it is absent or only an id.
+    /// The object in `field`; an empty one if there is none, or only an id.
     pub(super) fn at(&self, field: &'static str) -> Self {
         Self { place: field, value: self.get(field), ..*self }
     }
@@ -49,7 +49,7 @@ impl<'a> ObjectFields<'a> {
         entries.into_iter().flatten().map(|value| Self { place: field, value, ..*self }).collect()
     }
 
-    /// Whether a Stripe list is all there.
+    /// Whether the snapshot has all entries of a Stripe list.
     pub(super) fn list_complete(&self, field: &'static str) -> bool {
         let list = self.get(field);
         list.is_array()
@@ -60,12 +60,12 @@ impl<'a> ObjectFields<'a> {
         self.get(field).as_str().map(storable)
     }
 
-    /// An id, of the object itself where Stripe expanded it.
+    /// An id; where Stripe expanded it into the object, the object's id.
     pub(super) fn id(&self, field: &str) -> Option<String> {
         id_of(self.get(field))
     }
 
-    /// The id when this entry itself is an id or an object.
+    /// The id of this entry, which is an id or an object itself.
     pub(super) fn own_id(&self) -> Option<String> {
         id_of(self.value)
     }
@@ -82,7 +82,7 @@ impl<'a> ObjectFields<'a> {
         self.integer(field)?.try_into().ok()
     }
 
-    /// Seconds since 1970 as Stripe sends them, or RFC 3339; years 1 to 9999.
+    /// An instant: unix seconds, as Stripe sends them, or RFC 3339; only of the years 1 to 9999.
     pub(super) fn time(&self, field: &str) -> Option<DateTime<Utc>> {
         let time = match self.get(field) {
             Json::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
@@ -103,7 +103,7 @@ impl<'a> ObjectFields<'a> {
         }
     }
 
-    /// The sum of `amount` over a list; absent when there is no list, or when an entry does not tell.
+    /// The sum of `amount` over a list; `None` if there is no list, or an entry has no amount.
     pub(super) fn money_sum(
         &self,
         list: &'static str,
@@ -122,8 +122,8 @@ impl<'a> ObjectFields<'a> {
         Ok(Some(sum))
     }
 
-    /// A price in minor units with decimal places, sent as text. A JSON fraction is refused: it may be
-    /// rounded already.
+    /// A price in minor units with decimal places, which Stripe sends as text. A JSON number with a fraction
+    /// is refused: it may be rounded already.
     pub(super) fn money_decimal(&self, field: &'static str) -> Result<Option<Decimal>, ShapeError> {
         let value = self.get(field);
         let decimal = match value {
@@ -149,13 +149,13 @@ impl<'a> ObjectFields<'a> {
         decimal.map(Some).ok_or_else(|| self.error(field, value, "a number"))
     }
 
-    /// An object as it is, such as an address.
+    /// An object as Stripe sent it, such as an address.
     pub(super) fn json(&self, field: &str) -> Option<Value> {
         let value = self.get(field);
         value.is_object().then(|| storable_json(value))
     }
 
-    /// Metadata: always an object.
+    /// The metadata; an empty object if there is none.
     pub(super) fn metadata(&self) -> Value {
         self.json("metadata").unwrap_or_else(|| Value::Object(Map::new()))
     }
@@ -177,7 +177,7 @@ fn id_of(value: &Json<'_>) -> Option<String> {
     (!id.is_empty() && id.len() <= LONGEST_ID).then(|| storable(id))
 }
 
-/// PostgreSQL stores no NUL, neither in text nor in jsonb.
+/// Replaces NUL, which PostgreSQL stores neither in text nor in jsonb.
 fn storable(text: &str) -> String {
     crate::text::replace_nul(text)
 }

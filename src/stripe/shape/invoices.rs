@@ -1,5 +1,5 @@
 //! Invoices and their lines. `2025-03-31.basil` moved the subscription into `parent`, prices into `pricing`,
-//! taxes into `taxes`, and payments out of the invoice altogether.
+//! taxes into `taxes`, and payments out of the invoice, into invoice payments.
 
 use rust_decimal::Decimal;
 
@@ -61,8 +61,8 @@ pub(in crate::stripe) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLi
     Ok(InvoiceWithLines { invoice, lines })
 }
 
-/// Before 2018 an invoice had three flags instead of a status. Closed and unpaid was never to be collected
-/// again.
+/// The status. Before 2018 an invoice had three flags instead. Closed and unpaid meant that Stripe would not
+/// collect it any more.
 fn status(from: ObjectFields<'_>) -> Option<String> {
     let derived = || {
         let is = |flag| from.flag(flag) == Some(true);
@@ -78,7 +78,8 @@ fn status(from: ObjectFields<'_>) -> Option<String> {
     from.text("status").or_else(|| derived().map(str::to_owned))
 }
 
-/// Due, paid and remaining. The shapes before 2018 know only what is due, and whether all of it is paid.
+/// The amounts due, paid and remaining. Shapes before 2018 have only the amount due, and whether all of it is
+/// paid.
 fn amounts(from: ObjectFields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
     let due = from.money("amount_due")?;
     let settled = from.flag("paid").filter(|_| !from.has("status"));
@@ -88,7 +89,7 @@ fn amounts(from: ObjectFields<'_>) -> Result<[Option<i64>; 3], ShapeError> {
     Ok([due, paid, from.money("amount_remaining")?.or_else(remaining)])
 }
 
-/// Inclusive and exclusive taxes together, as `tax` had them before basil.
+/// The sum of inclusive and exclusive taxes, which was the field `tax` before basil.
 fn tax_total(from: ObjectFields<'_>) -> Result<Option<i64>, ShapeError> {
     Ok(match from.money("tax")? {
         Some(tax) => Some(tax),
@@ -146,12 +147,13 @@ fn line(from: ObjectFields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeEr
     })
 }
 
-/// Whether a price, or a plan of the older shapes, counts what is bought or what was used.
+/// `licensed` (counts what is bought) or `metered` (counts what was used), as a price, or a plan of older
+/// shapes, says.
 pub(super) fn usage_type(price: ObjectFields<'_>) -> Option<String> {
     price.at("recurring").text("usage_type").or_else(|| price.text("usage_type"))
 }
 
-/// The price or plan inside a line, before basil.
+/// The price or plan that a line contains in shapes before basil.
 fn old_price<'a>(line: ObjectFields<'a>) -> ObjectFields<'a> {
     line.at(if line.has("price") { "price" } else { "plan" })
 }

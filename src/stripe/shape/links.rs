@@ -1,4 +1,4 @@
-//! What Stripe objects say of the org behind a customer.
+//! The org of a customer, as Stripe objects name it.
 
 use super::fields::ObjectFields;
 use crate::billing::links::{Link, LinkSource};
@@ -20,7 +20,7 @@ pub(in crate::stripe) fn from_session(from: ObjectFields<'_>) -> Option<Link> {
         customer_id: from.id("customer")?,
         source: LinkSource::Session {
             org: org(from.text("client_reference_id")),
-            // Later sessions count more; the id decides within a second.
+            // The later session counts; of two in one second, the one with the greater id.
             key: format!("{:012} {}", from.integer("created").unwrap_or(0), from.object.id),
         },
         name: None,

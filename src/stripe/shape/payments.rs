@@ -1,17 +1,17 @@
-//! Payment intents, charges, and what ties them to invoices.
+//! Payment intents, charges and invoice payments.
 
 use super::returns::embedded_refunds;
 use super::{ObjectFields, ShapeError};
 use crate::billing::MirrorBatch;
 use crate::billing::payments::{Charge, InvoicePayment, PaymentIntent};
 
-/// The id of the payment is that of its intent.
+/// The id of an intent is the id of its payment.
 pub(in crate::stripe) fn ids_in_intent(from: ObjectFields<'_>) -> Vec<String> {
     vec![from.object.id.to_owned()]
 }
 
-/// Its intent's payment, and its own id: refunds and disputes may name the charge alone, so whoever writes a
-/// charge locks this name, too.
+/// The payment of the charge's intent, and the charge's own id: refunds and disputes may name only the
+/// charge, so a writer of the charge must lock this id, too.
 pub(in crate::stripe) fn ids_in_charge(from: ObjectFields<'_>) -> Vec<String> {
     from.id("payment_intent").into_iter().chain([from.object.id.to_owned()]).collect()
 }
@@ -28,7 +28,7 @@ pub(in crate::stripe) fn ids_in_invoice_payment(from: ObjectFields<'_>) -> Vec<S
     vec![named.unwrap_or_else(|| from.object.id.to_owned())]
 }
 
-/// What a refund or a dispute gives back.
+/// The payment that a refund or dispute gives back.
 pub(in crate::stripe) fn ids_in_return(from: ObjectFields<'_>) -> Vec<String> {
     from.id("payment_intent").or_else(|| from.id("charge")).into_iter().collect()
 }
@@ -95,7 +95,7 @@ fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
         currency: from.text("currency"),
         captured: from.flag("captured"),
         refunded: from.flag("refunded"),
-        // Older shapes have no flag but name the dispute.
+        // Older shapes have no flag; they name the dispute.
         disputed: from.flag("disputed").or_else(|| from.has("dispute").then_some(true)),
         payment_method_type: from.at("payment_method_details").text("type").or_else(|| source.text("object")),
         failure_code: from.text("failure_code"),

@@ -1,4 +1,4 @@
-//! Money on its way back: refunds, disputes, credit notes.
+//! Refunds, disputes and credit notes.
 
 use super::{ObjectFields, ShapeError};
 use crate::billing::credit_notes::{CreditNote, CreditNoteLine, CreditNoteWithLines};
@@ -10,7 +10,7 @@ pub(in crate::stripe) fn refund(from: ObjectFields<'_>) -> Result<Refund, ShapeE
     one_refund(from, from.object.id.to_owned(), FROM_REFUND)
 }
 
-/// The refunds listed in a charge, as API versions before 2022-11-15 send it.
+/// The refunds in a charge's list, which API versions before 2022-11-15 send.
 pub(super) fn embedded_refunds(from: ObjectFields<'_>, charge: &Charge) -> Result<Vec<Refund>, ShapeError> {
     let mut refunds = Vec::new();
     for entry in from.list("refunds") {
@@ -112,15 +112,19 @@ pub(in crate::stripe) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNot
     Ok(CreditNoteWithLines { credit_note, lines })
 }
 
-/// What a credit note reduces and gives back, in minor units.
+/// The amounts of a credit note, in minor units.
 ///
-/// Refund, credit to the balance and what was returned outside Stripe make up the part after the payment
-/// (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>); since 2025-05-28 a
-/// note of type `mixed` has a part before it, too. Older notes are of one type as a whole.
+/// The part after the payment is the sum of refunds, credit to the balance, and what was given back outside
+/// Stripe (<https://docs.stripe.com/changelog/2019-12-03/post-payment-credit-note-requirement>). Since
+/// 2025-05-28 a note of type `mixed` has a part before the payment, too; other notes have only one part.
 struct CreditNoteParts {
+    /// Takes off the amount that was still due.
     before: Option<i64>,
+    /// Gives back of the amount that was paid.
     after: Option<i64>,
+    /// Of `after`, by refunds at Stripe.
     refund: Option<i64>,
+    /// Of `after`, to the customer's credit balance.
     balance: Option<i64>,
 }
 
@@ -137,7 +141,7 @@ impl CreditNoteParts {
         for entry in from.list("refunds") {
             match (entry.money("amount_refunded")?, entry.id("refund")) {
                 (Some(amount), Some(_)) => refund = refund.and_then(|sum| sum.checked_add(amount)),
-                // Of a payment that was made outside Stripe.
+                // It gives back a payment that was made outside Stripe.
                 (Some(amount), None) => elsewhere = elsewhere.saturating_add(amount),
                 (None, _) => refund = None,
             }
@@ -152,7 +156,7 @@ impl CreditNoteParts {
     }
 }
 
-/// Taxes, under the newer name where there is one.
+/// The sum of taxes, from the field with the `newer` name if the snapshot has it.
 fn tax(from: ObjectFields<'_>, newer: &'static str) -> Result<Option<i64>, ShapeError> {
     from.money_sum(if from.has(newer) { newer } else { "tax_amounts" }, "amount")
 }

@@ -10,7 +10,7 @@ use crate::billing::subscriptions::{Subscription, SubscriptionItem, Subscription
 pub(in crate::stripe) fn subscription(from: ObjectFields<'_>) -> SubscriptionWithItems {
     let entries = entries(from);
     let items: Vec<_> = (0..).zip(&entries).map(|(number, entry)| item(from, *entry, number)).collect();
-    // No item's period from one's start to another's end: items may be billed by the month and by the year.
+    // Start and end must be of one item, because items may be billed by the month and by the year.
     let periods =
         items.iter().filter_map(|item| Some((item.current_period_end?, item.current_period_start?)));
     let period = periods.min_by_key(|(end, start)| (*end, std::cmp::Reverse(*start)));
@@ -52,7 +52,7 @@ pub(super) fn price_ids(from: ObjectFields<'_>) -> Vec<String> {
     entries(from).into_iter().filter_map(price_id).collect()
 }
 
-/// The period of each item: its own, or, before `basil`, that of the subscription.
+/// The period of each item: its own, or, in shapes before `basil`, that of the subscription.
 pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeriod> {
     let status = from.text("status");
     if !matches!(status.as_deref(), Some("trialing" | "active" | "past_due" | "canceled")) {
@@ -73,7 +73,7 @@ pub(super) fn periods(from: ObjectFields<'_>, at: DateTime<Utc>) -> Vec<SeenPeri
     (0..).zip(entries(from)).filter_map(seen).collect()
 }
 
-/// The items; a subscription may name one plan and have no list.
+/// The items. A subscription may name one plan and have no list: then it is its own only item.
 fn entries(from: ObjectFields<'_>) -> Vec<ObjectFields<'_>> {
     let listed = from.list("items");
     if listed.is_empty() && from.has("plan") { vec![from] } else { listed }
@@ -88,7 +88,7 @@ fn price_id(entry: ObjectFields<'_>) -> Option<String> {
     entry.id("price").or_else(|| entry.id("plan"))
 }
 
-/// `entry` is an item, or the subscription itself (`from`), which then stands for its only item.
+/// Reads one of [`entries`]: an item, or the subscription itself.
 fn item(from: ObjectFields<'_>, entry: ObjectFields<'_>, item_number: i32) -> SubscriptionItem {
     let listed = entry.text("object").as_deref() != Some("subscription");
     SubscriptionItem {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::batch::{self, IngestOptions, PendingEvent, PendingRequest};
+use super::batch;
 use super::commit::{CommitResult, Committer};
 use super::event_orgs::EventOrgs;
 use super::reply;
+use super::request::{IngestOptions, PendingEvent, PendingRequest};
 use crate::config::Config;
 use crate::db::{Db, Scope};
 use crate::error::Error;

@@ -5,39 +5,15 @@ use std::time::Duration;
 
 use super::commit::{CommitResult, Committer};
 use super::reply;
+use super::request::PendingRequest;
 use crate::config::Config;
 use crate::error::Error;
 use crate::group_commit::{BatchBounds, Gathering, Retry, Session, Settings, Work};
-use crate::metering::usage::Usage;
 use crate::shares::Shares;
 
 /// The more events a batch has the less each costs, so threads wait for more while others run large batches.
 const GATHERING: Gathering =
     Gathering { from: 500, per_batch: Duration::from_millis(2), per_weight: Duration::from_micros(10) };
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct IngestOptions {
-    /// Store nothing when one event is rejected or in conflict.
-    pub all_or_nothing: bool,
-    /// With `all_or_nothing`: store nothing when one event was stored before, either.
-    pub new_only: bool,
-}
-
-/// The events of a request that were not rejected. Its weight is their number.
-pub(super) struct PendingRequest {
-    pub(super) events: Vec<PendingEvent>,
-    /// Version of the catalogue that resolved them.
-    pub(super) catalog_version: i64,
-    pub(super) options: IngestOptions,
-}
-
-/// An event on its way to the database.
-pub(super) struct PendingEvent {
-    pub(super) usage: Usage,
-    /// An earlier attempt at this batch has committed it, so it is new and no repeat.
-    pub(super) is_committed: bool,
-}
 
 /// How usage is batched, by the daemon's settings. Each event takes one of `places`.
 pub(super) fn settings(config: &Config, places: Arc<Shares>) -> Settings {
@@ -56,7 +32,11 @@ impl Work for Committer {
     type Input = PendingRequest;
     type Output = CommitResult;
 
-    fn run(&mut self, session: &mut Session, requests: &mut [PendingRequest]) -> Result<Vec<CommitResult>, Error> {
+    fn run(
+        &mut self,
+        session: &mut Session,
+        requests: &mut [PendingRequest],
+    ) -> Result<Vec<CommitResult>, Error> {
         let version = requests.iter().map(|request| request.catalog_version).max().unwrap_or_default();
         let committed = self.commit(session, version, requests)?;
         Ok(reply::split(committed, version, requests))

@@ -15,7 +15,7 @@ use diesel::result::Error as DieselError;
 use self::halving::by_halves;
 use self::optimism::Optimism;
 use self::transaction::{Rules, store};
-use super::batch::{IngestOptions, PendingEvent, PendingRequest};
+use super::request::{IngestOptions, PendingEvent, PendingRequest};
 use crate::db::{self, CommitSession, TransactionError};
 use crate::error::Error;
 use crate::group_commit::Session;

@@ -1,7 +1,7 @@
 //! From the outcomes of a batch to the reply of each request.
 
-use super::batch::PendingRequest;
 use super::commit::CommitResult;
+use super::request::PendingRequest;
 use crate::error::Error;
 use crate::group_commit::NotDone;
 use crate::metering::event::{Outcome, Rejection};

@@ -8,7 +8,7 @@ use super::{ChangedCause, Posting, store};
 use crate::battery::effects::model::clawbacks::CauseAmount;
 use crate::battery::effects::model::facts::{LineEffect, PaidAmount};
 use crate::battery::effects::model::{
-    CauseKind, ClawbackCause, EffectKind, UnusedTimeClawback, SaleSource, SourceDecision,
+    CauseKind, ClawbackCause, EffectKind, SaleSource, SourceDecision, UnusedTimeClawback,
 };
 use crate::battery::{Account, EntryKind, Note};
 use crate::error::Error;

@@ -12,7 +12,7 @@ use super::offers::{Offer, Portion};
 use super::sales;
 use crate::battery::effects::model::facts::{Line, LineEffect, Period};
 use crate::battery::effects::model::line_keys::portion_key;
-use crate::battery::effects::model::{UnusedTimeClawback, LineWait, WaitReason};
+use crate::battery::effects::model::{LineWait, UnusedTimeClawback, WaitReason};
 use crate::config::Proration;
 use crate::error::Error;
 

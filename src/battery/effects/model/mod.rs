@@ -7,7 +7,9 @@ pub(crate) mod line_keys;
 pub(crate) mod source;
 
 pub(crate) use clawbacks::{CauseKind, ClawbackCause, GrantClawbacks};
-pub(crate) use decision::{Decision, EffectKind, Expiry, UnusedTimeClawback, LineGrant, LineWait, WaitReason};
+pub(crate) use decision::{
+    Decision, EffectKind, Expiry, LineGrant, LineWait, UnusedTimeClawback, WaitReason,
+};
 pub(crate) use decision::{RepeatedLines, SourceDecision};
 pub(crate) use facts::Facts;
 pub(crate) use source::{SaleSource, SourceKind};

@@ -4,7 +4,7 @@ use super::CommitResult;
 use crate::error::Error;
 use crate::metering::event::{Outcome, Rejection};
 use crate::metering::posting;
-use crate::usage::ingest::batch::PendingEvent;
+use crate::usage::ingest::request::PendingEvent;
 
 /// Commits events together by `commit`. Where an event is at fault, the two halves are committed one after
 /// the other, and so on. An event that is alone and at fault is rejected.

@@ -17,7 +17,7 @@ use crate::metering::usage::Usage;
 use crate::quantity::Quantity;
 use crate::quota::enforce::{AdmittedSoFar, Demand, Refusal, enforce};
 use crate::quota::rulebook::Rulebook;
-use crate::usage::ingest::batch::PendingEvent;
+use crate::usage::ingest::request::PendingEvent;
 
 /// Why each refused event is refused.
 #[derive(Default)]

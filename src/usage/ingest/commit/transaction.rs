@@ -19,7 +19,7 @@ use crate::metering::posting::{self, Burn, Tiers, claim, claim_new, unclaim, wri
 use crate::metering::usage::Usage;
 use crate::panics;
 use crate::quota::{QuotaContext, thresholds};
-use crate::usage::ingest::batch::{IngestOptions, PendingEvent};
+use crate::usage::ingest::request::{IngestOptions, PendingEvent};
 
 /// How events are stored.
 pub(super) struct Rules<'a> {
