@@ -122,13 +122,14 @@ fn design_documents() -> Vec<String> {
     documents
 }
 
-/// The text of the test file of a module path, such as `webhooks` or `faults::log`. The folder of a file may
-/// be left out.
-fn test_file(module: &str) -> Option<String> {
+/// The text of the test files that a module path names, such as `webhooks` or `faults::log`. A file in a
+/// folder may be named without its folder, so several files may have the name.
+fn test_files(module: &str) -> Option<String> {
     let end = format!("/{}.rs", module.replace("::", "/"));
     let files = sources(&root().join("tests/it"));
-    let file = files.iter().find(|file| file.to_string_lossy().ends_with(&end))?;
-    fs::read_to_string(file).ok()
+    let named = files.iter().filter(|file| file.to_string_lossy().ends_with(&end));
+    let texts: String = named.filter_map(|file| fs::read_to_string(file).ok()).collect();
+    (!texts.is_empty()).then_some(texts)
 }
 
 /// The documents name tests as `file::test` or `dir::file::test`; ARCHITECTURE.md names a unit test by its
@@ -147,8 +148,8 @@ fn tests_named_in_the_architecture_exist() {
             if !is_name(&module.replace("::", "_")) || !is_name(test) {
                 continue;
             }
-            let Some(file) = test_file(module) else { continue };
-            assert!(file.contains(&format!("fn {test}(")), "{document} names the test {word}");
+            let Some(files) = test_files(module) else { continue };
+            assert!(files.contains(&format!("fn {test}(")), "{document} names the test {word}");
             named += 1;
         }
         for word in promises.split('`').skip(1).step_by(2) {
