@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod db;
+pub mod documents;
 pub mod dump;
 pub mod error;
 pub mod export;
