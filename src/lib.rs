@@ -21,6 +21,7 @@ pub mod export;
 pub mod group_commit;
 pub mod ids;
 pub mod integrity;
+pub mod invoicing;
 pub mod json;
 pub mod logging;
 pub mod metering;

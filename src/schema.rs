@@ -1,6 +1,45 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
+    account_allocations (org_id, currency, allocation) {
+        org_id -> Int8,
+        currency -> Text,
+        allocation -> Int8,
+        credit_sequence -> Int8,
+        debit_sequence -> Int8,
+        amount -> Int8,
+        at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    account_entries (org_id, currency, sequence) {
+        org_id -> Int8,
+        currency -> Text,
+        sequence -> Int8,
+        seller_id -> Text,
+        kind -> Text,
+        document_id -> Text,
+        amount -> Int8,
+        balance_after -> Int8,
+        day -> Date,
+        belongs_to -> Nullable<Date>,
+        occurred_at -> Timestamptz,
+        created_at -> Timestamptz,
+        description -> Text,
+    }
+}
+
+diesel::table! {
+    accounts (org_id, currency) {
+        org_id -> Int8,
+        currency -> Text,
+        last_sequence -> Int8,
+        balance -> Int8,
+    }
+}
+
+diesel::table! {
     api_keys (org_id, key_id) {
         org_id -> Int8,
         key_id -> Text,
@@ -199,6 +238,18 @@ diesel::table! {
     battery_settings (org_id) {
         org_id -> Int8,
         debt_limit -> Nullable<Numeric>,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    billing_profiles (org_id) {
+        org_id -> Int8,
+        seller_id -> Text,
+        party -> Jsonb,
+        terms -> Jsonb,
+        automatic -> Bool,
+        created_at -> Timestamptz,
         updated_at -> Timestamptz,
     }
 }
@@ -427,6 +478,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    document_numbers (seller_id, kind, year) {
+        seller_id -> Text,
+        kind -> Text,
+        year -> Int4,
+        last -> Int8,
+    }
+}
+
+diesel::table! {
     idempotency_keys (org_id, idempotency_key) {
         org_id -> Int8,
         idempotency_key -> Text,
@@ -485,6 +545,18 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         canceled_at -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    invoiced_periods (org_id, subscription_id, what, period_start) {
+        org_id -> Int8,
+        subscription_id -> Text,
+        what -> Text,
+        period_start -> Timestamptz,
+        period_end -> Timestamptz,
+        invoice_id -> Text,
+        paid_for_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -583,6 +655,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    org_coupons (org_id, code) {
+        org_id -> Int8,
+        code -> Text,
+        applied_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+        uses -> Int4,
+    }
+}
+
+diesel::table! {
     org_refs (ref_) {
         #[sql_name = "ref"]
         ref_ -> Text,
@@ -615,6 +697,185 @@ diesel::table! {
 }
 
 diesel::table! {
+    own_coupons (code) {
+        code -> Text,
+        name -> Text,
+        percent -> Nullable<Numeric>,
+        amount -> Nullable<Int8>,
+        currency -> Nullable<Text>,
+        max_uses -> Nullable<Int8>,
+        uses -> Int8,
+        first_invoices -> Nullable<Int4>,
+        minimum_amount -> Nullable<Int8>,
+        plans -> Array<Nullable<Text>>,
+        valid_from -> Nullable<Timestamptz>,
+        valid_until -> Nullable<Timestamptz>,
+        active -> Bool,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    own_credit_note_lines (org_id, credit_note_id, line_number) {
+        org_id -> Int8,
+        credit_note_id -> Text,
+        line_number -> Int4,
+        invoice_id -> Text,
+        amount -> Int8,
+        net -> Int8,
+        tax -> Int8,
+    }
+}
+
+diesel::table! {
+    own_credit_notes (org_id, credit_note_id) {
+        org_id -> Int8,
+        credit_note_id -> Text,
+        invoice_id -> Text,
+        seller_id -> Text,
+        currency -> Text,
+        number -> Text,
+        series_year -> Int4,
+        series_number -> Int8,
+        reason -> Text,
+        created_at -> Timestamptz,
+        issue_date -> Date,
+        net_total -> Int8,
+        tax_total -> Int8,
+        total -> Int8,
+        content -> Text,
+        content_sha256 -> Bytea,
+    }
+}
+
+diesel::table! {
+    own_invoice_lines (org_id, invoice_id, line_number) {
+        org_id -> Int8,
+        invoice_id -> Text,
+        line_number -> Int4,
+        kind -> Text,
+        description -> Text,
+        quantity -> Numeric,
+        unit -> Nullable<Text>,
+        unit_price -> Numeric,
+        base_quantity -> Numeric,
+        amount -> Int8,
+        discount -> Int8,
+        net -> Int8,
+        tax -> Int8,
+        tax_rate_id -> Text,
+        tax_category -> Text,
+        tax_percent -> Numeric,
+        plan_id -> Nullable<Text>,
+        period_start -> Nullable<Timestamptz>,
+        period_end -> Nullable<Timestamptz>,
+        meter_id -> Nullable<Int4>,
+        rate_card_id -> Nullable<Int4>,
+        cost -> Numeric,
+        computed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    own_invoices (org_id, invoice_id) {
+        org_id -> Int8,
+        invoice_id -> Text,
+        seller_id -> Text,
+        currency -> Text,
+        subscription_id -> Nullable<Text>,
+        reason -> Text,
+        created_at -> Timestamptz,
+        finalize_at -> Nullable<Timestamptz>,
+        waits -> Nullable<Text>,
+        draft -> Jsonb,
+        number -> Nullable<Text>,
+        series_year -> Nullable<Int4>,
+        series_number -> Nullable<Int8>,
+        finalized_at -> Nullable<Timestamptz>,
+        issue_date -> Nullable<Date>,
+        due_date -> Nullable<Date>,
+        period_start -> Nullable<Timestamptz>,
+        period_end -> Nullable<Timestamptz>,
+        subtotal -> Int8,
+        discount_total -> Int8,
+        net_total -> Int8,
+        tax_total -> Int8,
+        total -> Int8,
+        amount_paid -> Int8,
+        amount_credited -> Int8,
+        amount_written_off -> Int8,
+        paid_at -> Nullable<Timestamptz>,
+        voided_at -> Nullable<Timestamptz>,
+        reminders -> Int4,
+        content -> Nullable<Text>,
+        content_sha256 -> Nullable<Bytea>,
+        status -> Text,
+    }
+}
+
+diesel::table! {
+    own_payments (org_id, payment_id) {
+        org_id -> Int8,
+        payment_id -> Text,
+        seller_id -> Text,
+        processor -> Text,
+        reference -> Text,
+        currency -> Text,
+        amount -> Int8,
+        fee -> Nullable<Int8>,
+        method -> Nullable<Text>,
+        card_brand -> Nullable<Text>,
+        card_last4 -> Nullable<Text>,
+        payment_account_id -> Nullable<Text>,
+        paid_at -> Timestamptz,
+        created_at -> Timestamptz,
+        details -> Jsonb,
+        amount_refunded -> Int8,
+        amount_reversed -> Int8,
+    }
+}
+
+diesel::table! {
+    own_refunds (org_id, refund_id) {
+        org_id -> Int8,
+        refund_id -> Text,
+        payment_id -> Text,
+        kind -> Text,
+        reference -> Nullable<Text>,
+        currency -> Text,
+        amount -> Int8,
+        reason -> Text,
+        refunded_at -> Timestamptz,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    own_tax_rates (tax_rate_id) {
+        tax_rate_id -> Text,
+        name -> Text,
+        category -> Text,
+        percent -> Numeric,
+        exemption_reason -> Nullable<Text>,
+        exemption_code -> Nullable<Text>,
+        active -> Bool,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    payment_accounts (payment_account_id) {
+        payment_account_id -> Text,
+        seller_id -> Text,
+        currency -> Nullable<Text>,
+        processor -> Nullable<Text>,
+        shown -> Bool,
+        details -> Jsonb,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     payment_intents (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -633,6 +894,15 @@ diesel::table! {
         canceled_at -> Nullable<Timestamptz>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    payment_references (processor, reference) {
+        processor -> Text,
+        reference -> Text,
+        org_id -> Int8,
+        own_id -> Text,
     }
 }
 
@@ -660,6 +930,17 @@ diesel::table! {
         description -> Nullable<Text>,
         metadata -> Jsonb,
         outside_stripe -> Bool,
+    }
+}
+
+diesel::table! {
+    pending_lines (org_id, pending_line_id) {
+        org_id -> Int8,
+        pending_line_id -> Text,
+        currency -> Text,
+        line -> Jsonb,
+        created_at -> Timestamptz,
+        invoice_id -> Nullable<Text>,
     }
 }
 
@@ -705,6 +986,7 @@ diesel::table! {
         daily_battery -> Numeric,
         battery_debt_limit -> Nullable<Numeric>,
         grace_days -> Int4,
+        prices -> Jsonb,
     }
 }
 
@@ -718,6 +1000,7 @@ diesel::table! {
         created_at -> Timestamptz,
         rank -> Int4,
         is_default -> Bool,
+        for_org -> Nullable<Text>,
     }
 }
 
@@ -901,6 +1184,17 @@ diesel::table! {
         failure_reason -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+    }
+}
+
+diesel::table! {
+    sellers (seller_id) {
+        seller_id -> Text,
+        party -> Jsonb,
+        settings -> Jsonb,
+        is_default -> Bool,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
     }
 }
 
@@ -1209,6 +1503,9 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
+    account_allocations,
+    account_entries,
+    accounts,
     api_keys,
     audit_log,
     battery_accounts,
@@ -1224,6 +1521,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     battery_packs,
     battery_returns,
     battery_settings,
+    billing_profiles,
     catalog,
     charges,
     checkout_sessions,
@@ -1235,18 +1533,32 @@ diesel::allow_tables_to_appear_in_same_query!(
     daily_summaries,
     discounts,
     disputes,
+    document_numbers,
     idempotency_keys,
     invoice_lines,
     invoice_payments,
+    invoiced_periods,
     invoices,
     local_subscriptions,
     meter_versions,
     meters,
+    org_coupons,
     org_refs,
     orgs,
     outbox_messages,
+    own_coupons,
+    own_credit_note_lines,
+    own_credit_notes,
+    own_invoice_lines,
+    own_invoices,
+    own_payments,
+    own_refunds,
+    own_tax_rates,
+    payment_accounts,
     payment_intents,
+    payment_references,
     payments,
+    pending_lines,
     plan_quotas,
     plan_stripe_prices,
     plan_stripe_products,
@@ -1264,6 +1576,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     rate_cards,
     rating_counters,
     refunds,
+    sellers,
     stripe_arrivals,
     stripe_customer_links,
     stripe_inbox,

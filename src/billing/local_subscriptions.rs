@@ -21,7 +21,7 @@ use super::directory::{self, Change};
 use super::plans;
 use crate::error::Error;
 use crate::ids;
-use crate::schema::local_subscriptions as t;
+use crate::schema::{local_subscriptions as t, orgs};
 use read::last;
 pub use read::{Cursor, Ended, Name, current, end_due, history, owed};
 use row::LocalSubscriptionRow;
@@ -67,11 +67,17 @@ fn changed(conn: &mut PgConnection, row: LocalSubscriptionRow, now: DateTime<Utc
     Ok(Changed { subscription: row.shown(now), owed, ended: None })
 }
 
-/// The plan with its newest version, if the plan is still offered.
-fn offered(conn: &mut PgConnection, plan_id: &str) -> Result<plans::Plan, Error> {
+/// The plan with its newest version, if the plan is still offered to the org.
+fn offered(conn: &mut PgConnection, org_id: i64, plan_id: &str) -> Result<plans::Plan, Error> {
     let plan = plans::find(conn, plan_id)?;
     if !plan.active {
         return Err(Error::conflict("plan_inactive", "this plan is no longer offered: name another one"));
+    }
+    if let Some(only) = &plan.org {
+        let public_id: String = orgs::table.find(org_id).select(orgs::public_id).first(conn)?;
+        if public_id != *only {
+            return Err(Error::conflict("plan_of_another_org", "this plan is for another org alone"));
+        }
     }
     Ok(plan)
 }
@@ -92,7 +98,7 @@ pub fn start(
     if !(1..=36).contains(&interval_months) {
         return Err(Error::invalid("interval_months", "must be from 1 to 36"));
     }
-    let plan = offered(conn, plan_id)?;
+    let plan = offered(conn, org_id, plan_id)?;
     let (start, forced) = match start {
         None => (Start::Trial(plan.terms.trial_days), false),
         Some(Start::ForcedTrial(days)) => (Start::Trial(days.unwrap_or(plan.terms.trial_days)), true),
@@ -274,7 +280,7 @@ pub fn activate(
         Some(row) => row,
         None => {
             let last = last(conn, org_id)?.ok_or(Error::NotFound("subscription"))?;
-            let plan = offered(conn, &last.plan_id)?;
+            let plan = offered(conn, org_id, &last.plan_id)?;
             let mut row = insert(conn, org_id, &plan, last.interval_months, None, now)?;
             // Nothing is paid for yet.
             row.valid_until = now;
@@ -333,7 +339,7 @@ pub fn change(
     plan_id: &str,
     now: DateTime<Utc>,
 ) -> Result<Changed, Error> {
-    let plan = offered(conn, plan_id)?;
+    let plan = offered(conn, org_id, plan_id)?;
     let mut row = lock_running(conn, org_id, now)?;
     if row.plan_id != plan.id {
         let had = serde_json::json!([{ "plan": row.plan_id, "until": now.timestamp_micros() }]);

@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 
 use super::{directory, markers};
 use crate::error::Error;
-use crate::schema::{plan_stripe_prices, plan_stripe_products, plans};
+use crate::schema::{orgs, plan_stripe_prices, plan_stripe_products, plans};
 pub use versions::{
-    Features, PlanTerms, PlanVersion, add_version, all_versions, check_version, grace_days, newest_version,
+    Features, PlanPrice, PlanPrices, PlanTerms, PlanVersion, add_version, all_versions, check_version, grace_days, newest_version,
     versions,
 };
 
@@ -38,6 +38,9 @@ pub struct Plan {
     pub is_default: bool,
     /// Of several plans that an org pays for the one of the highest rank counts.
     pub rank: i32,
+    /// The only org that may have it, by public id; null: every org may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
     /// Whatever you keep with it.
     #[schema(value_type = Object)]
     pub metadata: Value,
@@ -65,6 +68,8 @@ pub struct Facts {
     pub is_default: bool,
     /// If an org pays for several plans, the one with the highest rank counts.
     pub rank: i32,
+    /// The only org that may have it, by public id.
+    pub org: Option<String>,
     pub metadata: Map<String, Value>,
     /// Stripe prices that buy it.
     pub stripe_prices: Vec<String>,
@@ -126,12 +131,14 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
     check_id(plan_id)?;
     facts.check()?;
     release(conn, &[plan_id])?;
+    facts.org.as_deref().map(|org| check_org(conn, org)).transpose()?;
     let values = (
         plans::name.eq(&facts.name),
         plans::description.eq(&facts.description),
         plans::active.eq(facts.active),
         plans::is_default.eq(facts.is_default),
         plans::rank.eq(facts.rank),
+        plans::for_org.eq(&facts.org),
         plans::metadata.eq(Value::Object(facts.metadata.clone())),
     );
     diesel::insert_into(plans::table)
@@ -178,6 +185,13 @@ pub fn put(conn: &mut PgConnection, plan_id: &str, facts: &Facts, now: DateTime<
     directory::all_changed(conn)?;
     markers::mapping_changed(conn)?;
     Ok(())
+}
+
+/// Checks that the org exists that a plan is for.
+fn check_org(conn: &mut PgConnection, org: &str) -> Result<(), Error> {
+    let exists = diesel::dsl::exists(orgs::table.filter(orgs::public_id.eq(org)));
+    let is_there: bool = diesel::select(exists).get_result(conn)?;
+    if is_there { Ok(()) } else { Err(Error::invalid("org", "must be the id (`org_…`) of an org here")) }
 }
 
 /// Takes prices, products and the mark `default` away from these plans, so that another plan may get them.
@@ -247,6 +261,7 @@ struct PlanRow {
     created_at: DateTime<Utc>,
     rank: i32,
     is_default: bool,
+    for_org: Option<String>,
 }
 
 /// Adds to each row its prices, its products and its newest version.
@@ -279,6 +294,7 @@ fn complete(conn: &mut PgConnection, rows: Vec<PlanRow>) -> Result<Vec<Plan>, Er
             active: row.active,
             is_default: row.is_default,
             rank: row.rank,
+            org: row.for_org,
             metadata: row.metadata,
             created_at: row.created_at,
             version: newest.version,

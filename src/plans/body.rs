@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::PlanDefinition;
-use crate::billing::plans::{Facts, Features, PlanTerms};
+use crate::billing::plans::{Facts, Features, PlanPrice, PlanPrices, PlanTerms};
 use crate::error::Error;
 use crate::quantity::{Quantity, QuantityFromZero};
 use crate::quota::new_limit::{NewLimit, plan_limits};
@@ -26,7 +26,7 @@ pub struct PriceBody {
 }
 
 /// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `default`,
-/// `rank`, `metadata`, `stripe_prices` and `stripe_products` differs from the newest version, a new version
+/// `rank`, `org`, `metadata`, `stripe_prices` and `stripe_products` differs from the newest version, a new version
 /// is made, and whoever bought an earlier one keeps that.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +47,9 @@ pub struct PlanBody {
     /// Of several plans that an org pays for the one of the highest rank counts; 0 when left out.
     #[serde(default)]
     pub rank: i32,
+    /// The only org that may have it, by public id (`org_…`).
+    #[serde(default)]
+    pub org: Option<String>,
     /// Whatever you keep with it.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -63,6 +66,10 @@ pub struct PlanBody {
     /// Price of a year.
     #[serde(default)]
     pub annual: Option<PriceBody>,
+    /// Prices in further currencies, and the least that usage costs: by currency.
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, PlanPrice>)]
+    pub prices: PlanPrices,
     /// Days of a trial; 0: none.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 730)]
@@ -142,6 +149,7 @@ impl PlanBody {
                 active: self.active,
                 is_default: self.is_default,
                 rank: self.rank,
+                org: self.org,
                 metadata: self.metadata,
                 stripe_prices,
                 stripe_products: self.stripe_products,
@@ -150,6 +158,7 @@ impl PlanBody {
                 currency: monthly_currency.or(annual_currency),
                 monthly_amount: monthly.map(|price| price.amount),
                 annual_amount: annual.map(|price| price.amount),
+                prices: self.prices,
                 trial_days: self.trial_days,
                 grace_days: self.grace_days,
                 features: self.features,

@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
-use crate::billing::plans::{self, Facts, Plan, PlanTerms};
+use crate::billing::plans::{self, Facts, Plan, PlanPrices, PlanTerms};
 use crate::error::Error;
 use crate::quantity::Quantity;
 use crate::quota::define::SlotDefinition;
@@ -30,6 +30,7 @@ impl PlanDefinition {
             active: true,
             is_default: false,
             rank: 0,
+            org: None,
             metadata: Map::new(),
             stripe_prices: Vec::new(),
             stripe_products: Vec::new(),
@@ -38,6 +39,7 @@ impl PlanDefinition {
             currency: None,
             monthly_amount: None,
             annual_amount: None,
+            prices: PlanPrices::new(),
             trial_days: 0,
             grace_days: 0,
             features: Value::Object(Map::new()),
@@ -58,6 +60,7 @@ impl PlanDefinition {
             active: plan.active,
             is_default: plan.is_default,
             rank: plan.rank,
+            org: plan.org,
             metadata: if let Value::Object(metadata) = plan.metadata { metadata } else { Map::new() },
             stripe_prices: plan.stripe_prices,
             stripe_products: plan.stripe_products,

@@ -85,6 +85,7 @@ fn shared(facts: &Facts) -> FieldValues {
         ("active".to_owned(), json!(facts.active)),
         ("default".to_owned(), json!(facts.is_default)),
         ("rank".to_owned(), json!(facts.rank)),
+        ("org".to_owned(), json!(facts.org)),
         ("stripe_prices".to_owned(), sorted(&facts.stripe_prices)),
         ("stripe_products".to_owned(), sorted(&facts.stripe_products)),
     ]);
@@ -98,6 +99,7 @@ fn versioned(terms: &PlanTerms, quotas: Option<&[(SlotDefinition, LimitTerms)]>)
         ("currency".to_owned(), json!(terms.currency)),
         ("monthly.amount".to_owned(), json!(terms.monthly_amount)),
         ("annual.amount".to_owned(), json!(terms.annual_amount)),
+        ("prices".to_owned(), json!(terms.prices)),
         ("trial_days".to_owned(), json!(terms.trial_days)),
         ("grace_days".to_owned(), json!(terms.grace_days)),
         ("battery_units".to_owned(), json!(terms.battery_units)),

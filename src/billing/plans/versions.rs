@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{
@@ -28,6 +28,9 @@ pub struct PlanTerms {
     pub monthly_amount: Option<i64>,
     /// Price of a year in minor units of the currency.
     pub annual_amount: Option<i64>,
+    /// Prices in further currencies, and the least that usage costs, by currency.
+    #[serde(skip_serializing_if = "PlanPrices::is_empty")]
+    pub prices: PlanPrices,
     /// Days of a trial; 0: none.
     pub trial_days: i32,
     /// For so many days a local subscription keeps the plan after what was paid for.
@@ -45,6 +48,27 @@ pub struct PlanTerms {
     pub daily_battery: Quantity,
     /// How far below zero the battery may be used; null: without limit.
     pub battery_debt_limit: Option<Quantity>,
+}
+
+/// Prices of a plan, by currency (three lower-case letters).
+pub type PlanPrices = BTreeMap<String, PlanPrice>;
+
+/// What a plan costs in one currency, in its minor units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanPrice {
+    /// Price of a month.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub monthly: Option<i64>,
+    /// Price of a year.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub annual: Option<i64>,
+    /// What usage of a period costs at least; what lacks is a line of the invoice.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    pub usage_minimum: Option<i64>,
 }
 
 /// The schema of features: an object from feature to whatever it means, or a list of names.
@@ -73,6 +97,31 @@ pub struct PlanVersion {
 }
 
 impl PlanTerms {
+    /// What a period of so many months costs in a currency; `None`: the plan has no price for it. A year is
+    /// twelve months at the annual price, where there is one; other periods are sums of months.
+    #[must_use]
+    pub fn fee(&self, currency: &str, months: i32) -> Option<i64> {
+        let price = self.price(currency);
+        let times = |amount: i64, count: i32| amount.checked_mul(i64::from(count));
+        match price.annual {
+            Some(annual) if months % 12 == 0 => times(annual, months / 12),
+            _ => times(price.monthly?, months),
+        }
+    }
+
+    /// Its prices in a currency.
+    #[must_use]
+    pub fn price(&self, currency: &str) -> PlanPrice {
+        let further = self.prices.get(currency).copied().unwrap_or_default();
+        let is_main = self.currency.as_deref() == Some(currency);
+        let main = |amount: Option<i64>| amount.filter(|_| is_main);
+        PlanPrice {
+            monthly: further.monthly.or(main(self.monthly_amount)),
+            annual: further.annual.or(main(self.annual_amount)),
+            usage_minimum: further.usage_minimum,
+        }
+    }
+
     /// # Errors
     /// [`Error::Invalid`] names the field that is wrong.
     pub fn check(&self) -> Result<(), Error> {
@@ -86,9 +135,19 @@ impl PlanTerms {
                 return Err(Error::invalid(field, "must be 0 or more, in minor units"));
             }
         }
+        for (currency, price) in &self.prices {
+            let amounts = [price.monthly, price.annual, price.usage_minimum];
+            if amounts.into_iter().flatten().any(|amount| amount < 0) {
+                let rule = format!("of `{currency}` must be 0 or more, in minor units");
+                return Err(Error::invalid("prices", rule));
+            }
+        }
         let is_code = |code: &String| code.len() == 3 && code.bytes().all(|b| b.is_ascii_lowercase());
         if !self.currency.as_ref().is_none_or(is_code) {
             return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
+        }
+        if !self.prices.keys().all(is_code) {
+            return Err(Error::invalid("prices", "must be by currency: three lower-case letters such as usd"));
         }
         for (field, units) in [
             ("battery_units", Some(self.battery_units)),
@@ -132,6 +191,7 @@ pub fn add_version(
     let versions = plan_versions::table.filter(plan_versions::plan_id.eq(plan_id));
     let newest: Option<i32> = versions.select(diesel::dsl::max(plan_versions::version)).first(conn)?;
     let version = newest.unwrap_or(0) + 1;
+    let prices = serde_json::to_value(&terms.prices).map_err(|error| Error::Internal(error.to_string()))?;
     diesel::insert_into(plan_versions::table)
         .values((
             (plan_versions::plan_id.eq(plan_id), plan_versions::version.eq(version)),
@@ -139,6 +199,7 @@ pub fn add_version(
             plan_versions::currency.eq(&terms.currency),
             plan_versions::monthly_amount.eq(terms.monthly_amount),
             plan_versions::annual_amount.eq(terms.annual_amount),
+            plan_versions::prices.eq(prices),
             plan_versions::trial_days.eq(terms.trial_days),
             plan_versions::grace_days.eq(terms.grace_days),
             plan_versions::features.eq(&terms.features),
@@ -170,6 +231,7 @@ struct VersionRow {
     daily_battery: Decimal,
     battery_debt_limit: Option<Decimal>,
     grace_days: i32,
+    prices: Value,
 }
 
 impl VersionRow {
@@ -178,6 +240,8 @@ impl VersionRow {
             currency: self.currency,
             monthly_amount: self.monthly_amount,
             annual_amount: self.annual_amount,
+            // Only checked prices are stored.
+            prices: serde_json::from_value(self.prices).unwrap_or_default(),
             trial_days: self.trial_days,
             grace_days: self.grace_days,
             features: self.features,
