@@ -2,3 +2,9 @@
 //! they owe.
 
 pub mod amounts;
+pub mod checks;
+pub mod coupons;
+pub mod payment_accounts;
+pub mod profiles;
+pub mod sellers;
+pub mod tax_rates;

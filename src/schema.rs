@@ -498,6 +498,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    invoice_items (org_id, item_id) {
+        org_id -> Int8,
+        item_id -> Text,
+        currency -> Text,
+        line -> Jsonb,
+        created_at -> Timestamptz,
+        invoice_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     invoice_lines (account, livemode, invoice_id, line_number) {
         account -> Text,
         livemode -> Bool,
@@ -735,16 +746,28 @@ diesel::table! {
         seller_id -> Text,
         currency -> Text,
         number -> Text,
-        series_year -> Int4,
-        series_number -> Int8,
         reason -> Text,
         created_at -> Timestamptz,
         issue_date -> Date,
         net_total -> Int8,
         tax_total -> Int8,
         total -> Int8,
+    }
+}
+
+diesel::table! {
+    own_documents (org_id, document_id) {
+        org_id -> Int8,
+        document_id -> Text,
+        kind -> Text,
+        seller_id -> Text,
+        series_year -> Int4,
+        series_number -> Int8,
+        number -> Text,
+        issue_date -> Date,
         content -> Text,
         content_sha256 -> Bytea,
+        created_at -> Timestamptz,
     }
 }
 
@@ -789,8 +812,6 @@ diesel::table! {
         waits -> Nullable<Text>,
         draft -> Jsonb,
         number -> Nullable<Text>,
-        series_year -> Nullable<Int4>,
-        series_number -> Nullable<Int8>,
         finalized_at -> Nullable<Timestamptz>,
         issue_date -> Nullable<Date>,
         due_date -> Nullable<Date>,
@@ -807,8 +828,6 @@ diesel::table! {
         paid_at -> Nullable<Timestamptz>,
         voided_at -> Nullable<Timestamptz>,
         reminders -> Int4,
-        content -> Nullable<Text>,
-        content_sha256 -> Nullable<Bytea>,
         status -> Text,
     }
 }
@@ -930,17 +949,6 @@ diesel::table! {
         description -> Nullable<Text>,
         metadata -> Jsonb,
         outside_stripe -> Bool,
-    }
-}
-
-diesel::table! {
-    pending_lines (org_id, pending_line_id) {
-        org_id -> Int8,
-        pending_line_id -> Text,
-        currency -> Text,
-        line -> Jsonb,
-        created_at -> Timestamptz,
-        invoice_id -> Nullable<Text>,
     }
 }
 
@@ -1535,6 +1543,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     disputes,
     document_numbers,
     idempotency_keys,
+    invoice_items,
     invoice_lines,
     invoice_payments,
     invoiced_periods,
@@ -1549,6 +1558,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     own_coupons,
     own_credit_note_lines,
     own_credit_notes,
+    own_documents,
     own_invoice_lines,
     own_invoices,
     own_payments,
@@ -1558,7 +1568,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     payment_intents,
     payment_references,
     payments,
-    pending_lines,
     plan_quotas,
     plan_stripe_prices,
     plan_stripe_products,

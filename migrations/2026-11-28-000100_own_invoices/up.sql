@@ -116,8 +116,6 @@ CREATE TABLE own_invoices (
     waits text,
     draft jsonb NOT NULL,
     number text,
-    series_year integer,
-    series_number bigint,
     finalized_at timestamptz,
     issue_date date,
     due_date date,
@@ -134,8 +132,6 @@ CREATE TABLE own_invoices (
     paid_at timestamptz,
     voided_at timestamptz,
     reminders integer NOT NULL DEFAULT 0,
-    content text,
-    content_sha256 bytea,
     status text NOT NULL GENERATED ALWAYS AS (CASE
         WHEN finalized_at IS NULL THEN 'draft'
         WHEN voided_at IS NOT NULL THEN 'void'
@@ -144,8 +140,6 @@ CREATE TABLE own_invoices (
         ELSE 'paid' END) STORED,
     PRIMARY KEY (org_id, invoice_id),
     CHECK ((finalized_at IS NULL) = (number IS NULL)),
-    CHECK ((finalized_at IS NULL) = (content IS NULL)),
-    CHECK ((content IS NULL) = (content_sha256 IS NULL)),
     CHECK (net_total + tax_total = total)
 );
 CREATE INDEX own_invoices_created ON own_invoices (created_at, invoice_id);
@@ -153,13 +147,31 @@ CREATE INDEX own_invoices_id ON own_invoices (invoice_id);
 CREATE INDEX own_invoices_due ON own_invoices (finalize_at) WHERE finalized_at IS NULL;
 CREATE INDEX own_invoices_open ON own_invoices (org_id, currency, due_date) WHERE status = 'open';
 CREATE INDEX own_invoices_overdue ON own_invoices (due_date) WHERE status = 'open';
-CREATE INDEX own_invoices_series ON own_invoices (seller_id, series_year, series_number);
 COMMENT ON COLUMN own_invoices.reason IS 'why it was made: subscription, manual, import';
 COMMENT ON COLUMN own_invoices.finalize_at IS 'when the clock finalises the draft; null: by hand';
 COMMENT ON COLUMN own_invoices.waits IS 'why the draft cannot be finalised, as a code';
 COMMENT ON COLUMN own_invoices.draft IS 'what people changed about it: note, terms, reference';
 COMMENT ON COLUMN own_invoices.amount_paid IS 'by payments and earlier credit: a function of the allocations';
-COMMENT ON COLUMN own_invoices.content IS 'the document as canonical JSON; never changes';
+
+-- What was issued, word for word. Rows never change.
+CREATE TABLE own_documents (
+    org_id bigint NOT NULL,
+    document_id text COLLATE "C" NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('invoice', 'credit_note')),
+    seller_id text COLLATE "C" NOT NULL,
+    series_year integer NOT NULL,
+    series_number bigint NOT NULL CHECK (series_number >= 0),
+    number text NOT NULL,
+    issue_date date NOT NULL,
+    content text NOT NULL,
+    content_sha256 bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (org_id, document_id)
+);
+CREATE INDEX own_documents_series ON own_documents (seller_id, kind, series_year, series_number);
+CREATE INDEX own_documents_number ON own_documents (number);
+COMMENT ON COLUMN own_documents.series_number IS '0: imported with a number of its own';
+COMMENT ON COLUMN own_documents.content IS 'the document as JSON';
 
 CREATE TABLE own_invoice_lines (
     org_id bigint NOT NULL,
@@ -207,17 +219,17 @@ CREATE INDEX invoiced_periods_invoice ON invoiced_periods (org_id, invoice_id);
 COMMENT ON COLUMN invoiced_periods.paid_for_at
     IS 'when the payment of the invoice extended the subscription by the period; once';
 
--- Lines that the next draft of the org takes.
-CREATE TABLE pending_lines (
+-- Lines that somebody added. Those without an invoice are taken by the next draft of the org.
+CREATE TABLE invoice_items (
     org_id bigint NOT NULL,
-    pending_line_id text COLLATE "C" NOT NULL,
+    item_id text COLLATE "C" NOT NULL,
     currency text NOT NULL,
     line jsonb NOT NULL,
     created_at timestamptz NOT NULL,
     invoice_id text COLLATE "C",
-    PRIMARY KEY (org_id, pending_line_id)
+    PRIMARY KEY (org_id, item_id)
 );
-CREATE INDEX pending_lines_open ON pending_lines (org_id, currency) WHERE invoice_id IS NULL;
+CREATE INDEX invoice_items_invoice ON invoice_items (org_id, currency, invoice_id);
 
 CREATE TABLE own_credit_notes (
     org_id bigint NOT NULL,
@@ -226,23 +238,18 @@ CREATE TABLE own_credit_notes (
     seller_id text COLLATE "C" NOT NULL,
     currency text NOT NULL,
     number text NOT NULL,
-    series_year integer NOT NULL,
-    series_number bigint NOT NULL,
     reason text NOT NULL,
     created_at timestamptz NOT NULL,
     issue_date date NOT NULL,
     net_total bigint NOT NULL,
     tax_total bigint NOT NULL,
     total bigint NOT NULL,
-    content text NOT NULL,
-    content_sha256 bytea NOT NULL,
     PRIMARY KEY (org_id, credit_note_id),
     CHECK (net_total + tax_total = total)
 );
 CREATE INDEX own_credit_notes_created ON own_credit_notes (created_at, credit_note_id);
 CREATE INDEX own_credit_notes_id ON own_credit_notes (credit_note_id);
 CREATE INDEX own_credit_notes_invoice ON own_credit_notes (org_id, invoice_id);
-CREATE INDEX own_credit_notes_series ON own_credit_notes (seller_id, series_year, series_number);
 
 CREATE TABLE own_credit_note_lines (
     org_id bigint NOT NULL,

@@ -10,6 +10,11 @@ REVOKE UPDATE, TRUNCATE ON stripe_arrivals FROM coulomb_platform;
 GRANT UPDATE (attempts, next_attempt_at) ON stripe_arrivals TO coulomb_platform;
 REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closings, battery_entries
     FROM coulomb_platform;
+-- What was issued and what was booked never changes. Of a payment only what went back may change.
+REVOKE UPDATE, DELETE, TRUNCATE ON own_documents, own_credit_notes, own_credit_note_lines, own_payments,
+    own_refunds, account_entries, account_allocations, payment_references FROM coulomb_platform;
+GRANT UPDATE (amount_refunded, amount_reversed) ON own_payments TO coulomb_platform;
+REVOKE DELETE, TRUNCATE ON accounts, document_numbers FROM coulomb_platform;
 -- Versions never change: a change is a new version.
 REVOKE UPDATE, DELETE, TRUNCATE ON meter_versions, rate_cards, plan_versions FROM coulomb_platform;
 -- Orgs, keys and grants are not deleted. Of a key only its end may change, of a grant only what remains of
@@ -34,6 +39,7 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     stripe_objects, idempotency_keys,
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
+    document_numbers, payment_references, sellers, payment_accounts, own_coupons, own_tax_rates,
     coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
@@ -71,6 +77,11 @@ BEGIN
         ('local_subscriptions', own_org), ('battery_accounts', own_org), ('battery_grants', own_org),
         ('battery_entries', own_org),
         ('battery_settings', own_org), ('battery_returns', own_org),
+        ('billing_profiles', own_org), ('org_coupons', own_org), ('own_invoices', own_org),
+        ('own_documents', own_org), ('own_invoice_lines', own_org), ('invoiced_periods', own_org),
+        ('invoice_items', own_org), ('own_credit_notes', own_org), ('own_credit_note_lines', own_org),
+        ('own_payments', own_org), ('own_refunds', own_org), ('accounts', own_org),
+        ('account_entries', own_org), ('account_allocations', own_org),
         ('stripe_customer_links', 'ref = ANY (ARRAY(SELECT r.ref FROM org_refs r))'),
         ('customers', replace(own_customer, '%1$I.customer_id', '%1$I.id')),
         ('customer_tax_ids', own_customer), ('discounts', own_customer),
