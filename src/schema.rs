@@ -560,10 +560,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    invoiced_periods (org_id, subscription_id, what, period_start) {
+    invoiced_periods (org_id, subscription_id, what, currency, period_start) {
         org_id -> Int8,
         subscription_id -> Text,
         what -> Text,
+        currency -> Text,
         period_start -> Timestamptz,
         period_end -> Timestamptz,
         invoice_id -> Text,
@@ -794,7 +795,8 @@ diesel::table! {
         period_end -> Nullable<Timestamptz>,
         meter_id -> Nullable<Int4>,
         rate_card_id -> Nullable<Int4>,
-        cost -> Numeric,
+        rate_place -> Nullable<Int4>,
+        cost -> Nullable<Numeric>,
         computed_at -> Timestamptz,
     }
 }

@@ -195,12 +195,15 @@ CREATE TABLE own_invoice_lines (
     period_end timestamptz,
     meter_id integer,
     rate_card_id integer,
+    rate_place integer,
     cost numeric CHECK (scale(cost) IS NOT NULL),
     computed_at timestamptz NOT NULL,
     PRIMARY KEY (org_id, invoice_id, line_number)
 );
 CREATE INDEX own_invoice_lines_usage ON own_invoice_lines (org_id, meter_id, period_start)
     WHERE kind = 'usage';
+COMMENT ON COLUMN own_invoice_lines.rate_place
+    IS 'which rate of the card, from 1; 0: a level, or a price that came with the usage';
 COMMENT ON COLUMN own_invoice_lines.cost IS 'of a usage line: what the records cost, not rounded';
 
 -- What was invoiced of each period of a local subscription: a period is invoiced once.
@@ -208,11 +211,12 @@ CREATE TABLE invoiced_periods (
     org_id bigint NOT NULL,
     subscription_id text COLLATE "C" NOT NULL,
     what text COLLATE "C" NOT NULL CHECK (what IN ('fee', 'usage')),
+    currency text NOT NULL,
     period_start timestamptz NOT NULL,
     period_end timestamptz NOT NULL,
     invoice_id text COLLATE "C" NOT NULL,
     paid_for_at timestamptz,
-    PRIMARY KEY (org_id, subscription_id, what, period_start),
+    PRIMARY KEY (org_id, subscription_id, what, currency, period_start),
     CHECK (period_start < period_end)
 );
 CREATE INDEX invoiced_periods_invoice ON invoiced_periods (org_id, invoice_id);

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::schema::{orgs, plan_stripe_prices, plan_stripe_products, plans};
 pub use versions::{
     Features, PlanPrice, PlanPrices, PlanTerms, PlanVersion, add_version, all_versions, check_version, grace_days, newest_version,
-    versions,
+    terms_of, versions,
 };
 
 /// A plan, with its newest version.

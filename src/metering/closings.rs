@@ -57,6 +57,15 @@ pub fn close(
     Ok(())
 }
 
+/// The last month closed for this org, by its first day. The caller holds the catalogue's lock, so that it
+/// stays the last one.
+pub fn last_closed(conn: &mut PgConnection, org_id: i64) -> QueryResult<Option<NaiveDate>> {
+    usage_closings::table
+        .filter(usage_closings::org_id.eq_any([0, org_id]))
+        .select(diesel::dsl::max(usage_closings::month))
+        .first(conn)
+}
+
 /// Whether a month is closed for every org that has usage in it.
 pub fn is_closed_by_all(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<bool> {
     diesel::select(diesel::dsl::sql::<Bool>("usage_month_is_closed(").bind::<Date, _>(month).sql(")"))

@@ -31,6 +31,7 @@ use rust_decimal::Decimal;
 use crate::quantity::Sum;
 
 use self::figures::{LevelFigures, level_figures};
+pub(crate) use self::list::costs;
 pub(crate) use self::locked::Levels;
 pub(crate) use self::locked::take_back;
 

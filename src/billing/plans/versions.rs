@@ -293,6 +293,21 @@ pub fn all_versions(conn: &mut PgConnection) -> QueryResult<Vec<(String, String,
     Ok(named.collect())
 }
 
+/// The name of a plan, and what one of its versions offers.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such version.
+pub fn terms_of(conn: &mut PgConnection, plan_id: &str, version: i32) -> Result<(String, PlanTerms), Error> {
+    let found: Option<(String, VersionRow)> = plan_versions::table
+        .find((plan_id, version))
+        .inner_join(plans::table.on(plans::plan_id.eq(plan_versions::plan_id)))
+        .select((plans::name, VersionRow::as_select()))
+        .first(conn)
+        .optional()?;
+    let (name, row) = found.ok_or(Error::NotFound("version of a plan"))?;
+    Ok((name, row.version().terms))
+}
+
 /// The number of a plan's newest version.
 ///
 /// # Errors

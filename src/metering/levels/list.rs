@@ -50,6 +50,9 @@ pub struct Level {
     pub cost: Option<Quantity>,
     /// Currency of the cost, ISO 4217.
     pub currency: Option<String>,
+    /// The figure that was priced.
+    #[serde(skip)]
+    pub priced: Option<Quantity>,
 }
 
 /// The position of a level in the list: series and subject.
@@ -127,8 +130,9 @@ pub fn list(
             .map_err(|error| Error::Internal(format!("usage series {}: {error}", row.series_id)))?;
         let cost = priced(cards, query, &dimensions, (average, peak)).map_err(|()| too_large())?;
         let level = Level {
-            currency: cost.as_ref().map(|(_, currency)| currency.clone()),
-            cost: cost.map(|(cost, _)| Quantity(cost)),
+            priced: cost.as_ref().map(|priced| Quantity(priced.quantity)),
+            currency: cost.as_ref().map(|priced| priced.currency.clone()),
+            cost: cost.map(|priced| Quantity(priced.cost)),
             meter: row.key,
             unit: row.unit,
             member: row.member,
@@ -143,6 +147,44 @@ pub fn list(
         levels.push(((row.series_id, row.subject), level));
     }
     Ok(levels)
+}
+
+/// What a level costs over a time.
+pub(crate) struct LevelCost {
+    /// Key of the meter.
+    pub(crate) meter: String,
+    pub(crate) currency: String,
+    /// The figure that was priced: the average or the peak.
+    pub(crate) quantity: Decimal,
+    /// In major units, not rounded to minor units.
+    pub(crate) cost: Decimal,
+}
+
+/// What the levels of an org cost over `[from, to)`; levels without a price are left out.
+///
+/// # Errors
+/// [`Error::Conflict`] when the sums of a level are too large to be exact.
+pub(crate) fn costs(
+    conn: &mut PgConnection,
+    org: &Arc<OrgContext>,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
+) -> Result<Vec<LevelCost>, Error> {
+    const PAGE: i64 = 500;
+    let query = LevelQuery { org: Arc::clone(org), meter: None, from, to, price_by: None };
+    let (mut costs, mut after) = (Vec::new(), None);
+    loop {
+        let page = list(conn, &query, after.as_ref(), PAGE)?;
+        let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+        after = page.last().map(|(position, _)| position.clone());
+        for (_, level) in page {
+            if let (Some(cost), Some(currency), Some(quantity)) = (level.cost, level.currency, level.priced) {
+                costs.push(LevelCost { meter: level.meter, currency, quantity: quantity.0, cost: cost.0 });
+            }
+        }
+        if is_last {
+            return Ok(costs);
+        }
+    }
 }
 
 /// The cards of a meter that may price usage of the org, in the order of precedence.
@@ -160,7 +202,7 @@ fn priced(
     query: &LevelQuery,
     dimensions: &BTreeMap<String, String>,
     (average, peak): (Decimal, Decimal),
-) -> Result<Option<(Decimal, String)>, ()> {
+) -> Result<Option<Priced>, ()> {
     let dimensions: Vec<(String, String)> = dimensions.clone().into_iter().collect();
     let last = query.to - TimeDelta::microseconds(1);
     let price = choose::price(cards.iter(), &dimensions, query.org.plan_at(last), last);
@@ -170,7 +212,14 @@ fn priced(
         Some(PriceBy::Average) | None => average,
     };
     let cost = rating::cost(&card.rates[rate], Sum::ZERO, quantity).ok_or(())?;
-    Ok(Some((cost.shown(), card.currency.clone())))
+    Ok(Some(Priced { quantity, cost: cost.shown(), currency: card.currency.clone() }))
+}
+
+/// A figure with its price.
+struct Priced {
+    quantity: Decimal,
+    cost: Decimal,
+    currency: String,
 }
 
 /// The events that make the figures: from the last set at or before the beginning of the time on.
