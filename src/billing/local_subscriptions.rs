@@ -23,7 +23,10 @@ use crate::error::Error;
 use crate::ids;
 use crate::schema::{local_subscriptions as t, orgs};
 use read::last;
-pub use read::{Cursor, Ended, Name, current, end_due, history, owed};
+pub use read::{
+    Cursor, Ended, Name, NextPeriod, charged_periods, current, end_due, history, next_period, owed,
+    present_period,
+};
 use row::LocalSubscriptionRow;
 pub use row::{LocalSubscription, Owed};
 

@@ -17,8 +17,8 @@ use super::{directory, markers};
 use crate::error::Error;
 use crate::schema::{orgs, plan_stripe_prices, plan_stripe_products, plans};
 pub use versions::{
-    Features, PlanPrice, PlanPrices, PlanTerms, PlanVersion, add_version, all_versions, check_version, grace_days, newest_version,
-    terms_of, versions,
+    Features, PlanPrice, PlanPrices, PlanTerms, PlanVersion, add_version, all_versions, check_version,
+    grace_days, newest_version, terms_of, versions,
 };
 
 /// A plan, with its newest version.

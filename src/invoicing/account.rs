@@ -216,12 +216,7 @@ impl Account {
         self.open_entries(conn, "e.amount > 0", "debit_sequence")
     }
 
-    fn open_entries(
-        &self,
-        conn: &mut PgConnection,
-        side: &str,
-        column: &str,
-    ) -> QueryResult<Vec<OpenEntry>> {
+    fn open_entries(&self, conn: &mut PgConnection, side: &str, column: &str) -> QueryResult<Vec<OpenEntry>> {
         let sql = format!(
             "SELECT e.sequence, e.kind, e.document_id, e.description,
                     (abs(e.amount) - coalesce(a.allocated, 0))::bigint AS open

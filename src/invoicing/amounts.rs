@@ -230,20 +230,18 @@ fn take_off(
             *by_group.entry(lines[i].tax).or_default() += off;
         }
         let new = by_group.into_iter().filter(|(_, amount)| *amount != 0);
-        allowances
-            .extend(new.map(|(group, amount)| AllowanceAmounts { discount: place, group, amount, net: amount }));
+        allowances.extend(new.map(|(group, amount)| AllowanceAmounts {
+            discount: place,
+            group,
+            amount,
+            net: amount,
+        }));
     }
     allowances
 }
 
 /// Shares the discount without tax of one rate among the allowances of the rate.
-fn share_net(
-    allowances: &mut [AllowanceAmounts],
-    group: TaxGroup,
-    net: i64,
-    tax: Fraction,
-    inclusive: bool,
-) {
+fn share_net(allowances: &mut [AllowanceAmounts], group: TaxGroup, net: i64, tax: Fraction, inclusive: bool) {
     if !inclusive {
         return;
     }

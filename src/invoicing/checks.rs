@@ -89,7 +89,10 @@ pub(super) fn check_party(party: &Party) -> Result<(), Error> {
     if let Some(country) = &address.country
         && (country.len() != 2 || !country.bytes().all(|byte| byte.is_ascii_uppercase()))
     {
-        return Err(Error::invalid("address.country", "must be two capital letters (ISO 3166-1), such as DE"));
+        return Err(Error::invalid(
+            "address.country",
+            "must be two capital letters (ISO 3166-1), such as DE",
+        ));
     }
     if let Some(email) = &party.email
         && !email.contains('@')

@@ -144,7 +144,12 @@ impl CouponBody {
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field.
-pub fn put(conn: &mut PgConnection, code: &str, body: &CouponBody, now: DateTime<Utc>) -> Result<Coupon, Error> {
+pub fn put(
+    conn: &mut PgConnection,
+    code: &str,
+    body: &CouponBody,
+    now: DateTime<Utc>,
+) -> Result<Coupon, Error> {
     if !(1..=50).contains(&code.len()) || !code.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::invalid("code", "must be 1 to 50 visible ASCII characters"));
     }
@@ -154,7 +159,10 @@ pub fn put(conn: &mut PgConnection, code: &str, body: &CouponBody, now: DateTime
         (t::amount.eq(body.amount), t::currency.eq(&body.currency), t::max_uses.eq(body.max_uses)),
         (t::first_invoices.eq(body.first_invoices), t::minimum_amount.eq(body.minimum_amount)),
         t::plans.eq(body.plans.iter().map(|plan| Some(plan.as_str())).collect::<Vec<_>>()),
-        (t::valid_from.eq(body.valid_from.map(|at| at.0)), t::valid_until.eq(body.valid_until.map(|at| at.0))),
+        (
+            t::valid_from.eq(body.valid_from.map(|at| at.0)),
+            t::valid_until.eq(body.valid_until.map(|at| at.0)),
+        ),
         t::active.eq(body.active),
     );
     diesel::insert_into(t::table)
@@ -252,7 +260,8 @@ pub fn apply(
         let detail = "this coupon is not active, is over, or was used as often as it may be";
         return Err(Error::conflict("coupon_unusable", detail));
     }
-    let values = (org_coupons::org_id.eq(org_id), org_coupons::code.eq(code), org_coupons::applied_at.eq(now));
+    let values =
+        (org_coupons::org_id.eq(org_id), org_coupons::code.eq(code), org_coupons::applied_at.eq(now));
     diesel::insert_into(org_coupons::table)
         .values(values)
         .on_conflict((org_coupons::org_id, org_coupons::code))

@@ -129,13 +129,10 @@ pub(super) fn compute(
         waits = waits.or(usage_lines::unpriced(conn, basis.org.org_id, charged.period)?);
     }
     let subtotal = lines.iter().map(|line| line.amount).fold(0_i64, i64::saturating_add);
-    let fitting =
-        coupons::usable(conn, basis.org.org_id, (&basis.currency, subtotal), now, lock)?;
+    let fitting = coupons::usable(conn, basis.org.org_id, (&basis.currency, subtotal), now, lock)?;
     let discounts: Vec<Discount> = fitting.iter().map(|coupon| discount(coupon, &lines)).collect();
-    let priced: Vec<PricedLine> = lines
-        .iter()
-        .map(|line| PricedLine { amount: line.amount, tax: line.tax_rate.group() })
-        .collect();
+    let priced: Vec<PricedLine> =
+        lines.iter().map(|line| PricedLine { amount: line.amount, tax: line.tax_rate.group() }).collect();
     let amounts = amounts::compute(&priced, &discounts, basis.terms.tax_inclusive())?;
     if amounts.totals.total < 0 || amounts.totals.net < 0 {
         waits = Some("total_below_zero");
@@ -146,9 +143,8 @@ pub(super) fn compute(
 /// What a coupon takes off: of the fees of its plans, or of every line.
 fn discount(coupon: &Coupon, lines: &[DraftLine]) -> Discount {
     let plans = &coupon.body.plans;
-    let fits = |line: &DraftLine| {
-        plans.is_empty() || line.plan.as_ref().is_some_and(|plan| plans.contains(plan))
-    };
+    let fits =
+        |line: &DraftLine| plans.is_empty() || line.plan.as_ref().is_some_and(|plan| plans.contains(plan));
     let places = lines.iter().enumerate().filter(|(_, line)| fits(line)).map(|(place, _)| place);
     Discount { off: coupon.off(), lines: places.collect() }
 }
@@ -168,7 +164,8 @@ fn fee_line(
 
 /// The error for a plan without a price in a currency.
 pub(super) fn no_price(plan: &str, currency: &str) -> Error {
-    let detail = format!("the plan `{plan}` has no price in {currency} for this interval: add one to the plan");
+    let detail =
+        format!("the plan `{plan}` has no price in {currency} for this interval: add one to the plan");
     Error::conflict("plan_has_no_price", detail)
 }
 

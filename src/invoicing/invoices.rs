@@ -76,6 +76,13 @@ pub(super) fn lock(conn: &mut PgConnection, org_id: i64, invoice: &str) -> Resul
     row.first(conn).optional()?.ok_or(Error::NotFound("invoice"))
 }
 
+/// # Errors
+/// [`Error::NotFound`] when the org has no such invoice.
+pub(super) fn find(conn: &mut PgConnection, org_id: i64, invoice: &str) -> Result<InvoiceRow, Error> {
+    let row = t::table.find((org_id, invoice)).select(InvoiceRow::as_select());
+    row.first(conn).optional()?.ok_or(Error::NotFound("invoice"))
+}
+
 /// The org and the currency of an invoice, which tell its account. `own`: the only org that the caller may
 /// see.
 ///

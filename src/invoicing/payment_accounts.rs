@@ -75,7 +75,10 @@ impl PaymentAccountBody {
             checks::check_currency("currency", currency)?;
         }
         if self.iban.as_deref().is_some_and(|iban| !is_iban(iban)) {
-            return Err(Error::invalid("iban", "must be an IBAN without spaces whose check digits are right"));
+            return Err(Error::invalid(
+                "iban",
+                "must be an IBAN without spaces whose check digits are right",
+            ));
         }
         Ok(())
     }
@@ -105,8 +108,7 @@ pub fn put(
 ) -> Result<PaymentAccount, Error> {
     checks::check_id(id)?;
     body.check()?;
-    sellers::find(conn, &body.seller)
-        .map_err(|_| Error::invalid("seller", "must be the key of a seller"))?;
+    sellers::find(conn, &body.seller).map_err(|_| Error::invalid("seller", "must be the key of a seller"))?;
     let details = serde_json::to_value(body).map_err(|error| Error::Internal(error.to_string()))?;
     let values = (
         (t::seller_id.eq(&body.seller), t::currency.eq(&body.currency), t::processor.eq(&body.processor)),

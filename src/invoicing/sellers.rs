@@ -148,7 +148,12 @@ impl SellerBody {
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field; [`Error::Conflict`] when another seller is the default one.
-pub fn put(conn: &mut PgConnection, id: &str, body: &SellerBody, now: DateTime<Utc>) -> Result<Seller, Error> {
+pub fn put(
+    conn: &mut PgConnection,
+    id: &str,
+    body: &SellerBody,
+    now: DateTime<Utc>,
+) -> Result<Seller, Error> {
     checks::check_id(id)?;
     body.check()?;
     if let Some(rate) = &body.settings.tax_rate {

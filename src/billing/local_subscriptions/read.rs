@@ -126,3 +126,100 @@ pub fn owed(
     let last = rows.last().map(|row| (row.org_id, row.subscription_id.clone()));
     Ok((rows.iter().flat_map(|row| row.owed(now)).collect(), last))
 }
+
+/// A period of a local subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextPeriod {
+    /// `lsub_…`
+    pub subscription_id: String,
+    pub plan_id: String,
+    pub version: i32,
+    /// Months that a whole period lasts.
+    pub months: i32,
+    pub start: DateTime<Utc>,
+    pub end: DateTime<Utc>,
+    /// Whether the subscription goes on by itself: it is neither over nor cancelled.
+    pub goes_on: bool,
+    /// When it is over if nobody pays.
+    pub over_at: DateTime<Utc>,
+}
+
+/// The period that the next payment pays for: from the end of the paid time or of the trial on; from `now` on
+/// if the last subscription is over. `None`: the org never had a subscription.
+///
+/// # Errors
+/// [`Error::Internal`] when its end is beyond all calendars.
+pub fn next_period(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Option<NextPeriod>, Error> {
+    let Some(mut row) = last(conn, org_id)? else { return Ok(None) };
+    let is_over = !row.is_open() || row.over_at() <= now;
+    let over_at = row.over_at();
+    if is_over {
+        (row.period_start, row.valid_until) = (now, now);
+    } else if row.status == "trial" {
+        row.period_start = row.valid_until;
+    }
+    let end = row.extended(1).ok_or_else(|| Error::Internal("a period without an end".to_owned()))?;
+    Ok(Some(NextPeriod {
+        start: row.valid_until,
+        end,
+        goes_on: !is_over && !row.cancel_at_period_end,
+        over_at,
+        subscription_id: row.subscription_id,
+        plan_id: row.plan_id,
+        version: row.version,
+        months: row.interval_months,
+    }))
+}
+
+/// The paid period of the org's subscription that contains `now`. `None`: there is none.
+pub fn present_period(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Option<NextPeriod>, Error> {
+    let all = charged_periods(conn, org_id, now)?;
+    Ok(all.into_iter().rev().find(|period| period.start <= now && now < period.end))
+}
+
+/// The periods of all subscriptions of an org that usage is charged for and that had begun by `now`, oldest
+/// first: the paid ones, and the days of grace after the last one if nobody paid for them. A trial is free.
+pub fn charged_periods(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<NextPeriod>, Error> {
+    let rows: Vec<LocalSubscriptionRow> = t::table
+        .filter(t::org_id.eq(org_id))
+        .order((t::created_at, t::subscription_id))
+        .select(LocalSubscriptionRow::as_select())
+        .load(conn)?;
+    let mut periods = Vec::new();
+    for row in rows {
+        let over_at = row.ended_at.unwrap_or_else(|| row.over_at());
+        let mut own: Vec<(DateTime<Utc>, DateTime<Utc>)> = row
+            .periods()
+            .into_iter()
+            .filter(|(trial, start, _)| !trial && *start <= now && *start < over_at)
+            .map(|(_, start, end)| (start, end.min(over_at)))
+            .collect();
+        let is_over = !row.is_open() || over_at <= now;
+        if is_over && row.valid_until < over_at && !own.is_empty() {
+            own.push((row.valid_until, over_at));
+        }
+        periods.extend(own.into_iter().map(|(start, end)| NextPeriod {
+            subscription_id: row.subscription_id.clone(),
+            plan_id: row.plan_id.clone(),
+            version: row.version,
+            months: row.interval_months,
+            start,
+            end,
+            goes_on: !is_over,
+            over_at,
+        }));
+    }
+    Ok(periods)
+}

@@ -147,7 +147,10 @@ impl PlanTerms {
             return Err(Error::invalid("currency", "must be three lower-case letters such as usd"));
         }
         if !self.prices.keys().all(is_code) {
-            return Err(Error::invalid("prices", "must be by currency: three lower-case letters such as usd"));
+            return Err(Error::invalid(
+                "prices",
+                "must be by currency: three lower-case letters such as usd",
+            ));
         }
         for (field, units) in [
             ("battery_units", Some(self.battery_units)),

@@ -56,7 +56,8 @@ pub fn credit(lines: &[CreditableLine], inclusive: bool) -> Result<CreditAmounts
         let tax = tax_on(before, group.percent, inclusive) - tax_on(before - sum, group.percent, inclusive);
         let part = tax_fraction(group.percent, inclusive);
         for ((&i, &credit), tax) in members.iter().zip(&credits).zip(share(tax, &credits, part)) {
-            computed[i] = LineAmounts { discount: 0, net: if inclusive { credit - tax } else { credit }, tax };
+            computed[i] =
+                LineAmounts { discount: 0, net: if inclusive { credit - tax } else { credit }, tax };
         }
         taxes.push(TaxAmounts { group, base: if inclusive { sum - tax } else { sum }, tax });
     }

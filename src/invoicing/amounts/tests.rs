@@ -29,12 +29,12 @@ fn sums(lines: &[PricedLine], discounts: &[Discount], inclusive: bool) -> [i64; 
 #[test]
 fn lines_are_rounded_once() {
     for (quantity, price, base, places, amount) in [
-        ("2.25", "64.22", "1", 2, 14450),      // 144.495: half goes up
-        ("-2.25", "64.22", "1", 2, -14450),    // and what is given back is what was charged
+        ("2.25", "64.22", "1", 2, 14450),   // 144.495: half goes up
+        ("-2.25", "64.22", "1", 2, -14450), // and what is given back is what was charged
         ("16", "348.35", "1", 2, 557_360),
         ("1234567", "0.40", "1000000", 2, 49), // 0.4938: a price below a cent keeps its digits
         ("1250000", "0.40", "1000000", 2, 50),
-        ("3", "0.005", "1", 2, 2),             // 0.015
+        ("3", "0.005", "1", 2, 2), // 0.015
         ("1", "0.5", "1", 0, 1),
         ("1.005", "1", "1", 3, 1005),
         ("0.000000000001", "1000000000000", "1", 2, 100),
@@ -110,7 +110,8 @@ fn partial_credit_notes_add_up_to_the_invoice() {
     let mut credited = 0;
     let mut taxes = Vec::new();
     for _ in 0..3 {
-        let lines = [CreditableLine { number: 1, tax: standard("21"), charged: 3333, credited, credit: 1111 }];
+        let lines =
+            [CreditableLine { number: 1, tax: standard("21"), charged: 3333, credited, credit: 1111 }];
         taxes.push(credit(&lines, false).expect("creditable").totals.tax);
         credited += 1111;
     }

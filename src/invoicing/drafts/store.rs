@@ -238,10 +238,16 @@ pub(crate) fn store(
                 (l::quantity.eq(line.quantity), l::unit.eq(&line.unit), l::unit_price.eq(line.unit_price)),
                 (l::base_quantity.eq(line.base_quantity), l::amount.eq(line.amount)),
                 (l::discount.eq(amounts.discount), l::net.eq(amounts.net), l::tax.eq(amounts.tax)),
-                (l::tax_rate_id.eq(&line.tax_rate.id), l::tax_category.eq(line.tax_rate.body.category.code())),
+                (
+                    l::tax_rate_id.eq(&line.tax_rate.id),
+                    l::tax_category.eq(line.tax_rate.body.category.code()),
+                ),
                 (l::tax_percent.eq(line.tax_rate.body.percent.0), l::plan_id.eq(&line.plan)),
                 (l::period_start.eq(line.from), l::period_end.eq(line.to)),
-                (l::meter_id.eq(usage.map(|usage| usage.meter_id)), l::cost.eq(usage.map(|usage| usage.cost))),
+                (
+                    l::meter_id.eq(usage.map(|usage| usage.meter_id)),
+                    l::cost.eq(usage.map(|usage| usage.cost)),
+                ),
                 l::rate_card_id.eq(usage.map(|usage| usage.rate_card_id)),
                 l::rate_place.eq(usage.map(|usage| usage.rate_place)),
                 l::computed_at.eq(now),

@@ -1,0 +1,44 @@
+//! What follows when an invoice is paid: the local subscription goes on for the periods that it sold.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use super::invoices::InvoiceRow;
+use crate::billing::directory::OrgContext;
+use crate::billing::local_subscriptions::{self, Paid};
+use crate::error::Error;
+use crate::plans::subscriptions;
+use crate::schema::invoiced_periods as p;
+
+/// Extends the org's local subscription by each period whose fee the invoice sold, once, if the invoice is
+/// paid. If the subscription is over by now, a new one begins now.
+///
+/// When the payment is reversed later, the invoice is open again, and the subscription stays as it is: an
+/// operator decides.
+pub(super) fn follow(
+    conn: &mut PgConnection,
+    org: &Arc<OrgContext>,
+    invoice: &InvoiceRow,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    // What a credit note took back as a whole was not sold, though it asks for nothing any more.
+    let is_sold = invoice.amount_paid > 0 || invoice.total == 0;
+    if invoice.status != "paid" || !is_sold {
+        return Ok(());
+    }
+    let sold = p::table
+        .filter(p::org_id.eq(org.org_id).and(p::invoice_id.eq(&invoice.invoice_id)))
+        .filter(p::what.eq("fee").and(p::paid_for_at.is_null()));
+    let fees: i64 = sold.count().get_result(conn)?;
+    if fees == 0 {
+        return Ok(());
+    }
+    diesel::update(sold).set(p::paid_for_at.eq(now)).execute(conn)?;
+    let periods = Paid::Periods(u32::try_from(fees).unwrap_or(1));
+    let done = local_subscriptions::activate(conn, org.org_id, periods, now)?;
+    subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
+    Ok(())
+}
