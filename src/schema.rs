@@ -620,6 +620,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    issued_numbers (seller_id, number) {
+        seller_id -> Text,
+        number -> Text,
+        org_id -> Int8,
+        document_id -> Text,
+    }
+}
+
+diesel::table! {
     local_subscriptions (org_id, subscription_id) {
         org_id -> Int8,
         subscription_id -> Text,
@@ -1550,6 +1559,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     invoice_payments,
     invoiced_periods,
     invoices,
+    issued_numbers,
     local_subscriptions,
     meter_versions,
     meters,

@@ -9,7 +9,7 @@ use diesel::prelude::*;
 
 use super::account::{Account, EntryKind, NewEntry, OpenEntry};
 use super::amounts::TaxGroup;
-use super::drafts::{self, Basis, Computed, DraftTexts};
+use super::drafts::{self, Basis, Computed, CouponUse, DraftTexts};
 use super::invoices::{self, InvoiceRow};
 use super::lines::DraftLine;
 use super::numbers;
@@ -38,7 +38,7 @@ pub(super) fn finalise(
         return Ok(row);
     }
     let basis = drafts::load(conn, org, &row)?;
-    let computed = drafts::compute(conn, &basis, now, true)?;
+    let computed = drafts::compute(conn, &basis, now, CouponUse::Final)?;
     check(&computed)?;
     drafts::store(conn, (org.org_id, invoice), &computed, now)?;
     let texts: DraftTexts = serde_json::from_value(row.draft.clone())
