@@ -59,6 +59,7 @@ endpoints! {
     plans::subscriptions::move_one,
     plans::subscriptions::show,
     plans::subscriptions::start,
+    plans::subscriptions::import,
     plans::subscriptions::activate,
     plans::subscriptions::cancel,
     plans::subscriptions::change,
