@@ -193,7 +193,6 @@ fn period_lines(
     usual: Option<&TaxRate>,
 ) -> Result<Vec<DraftLine>, Error> {
     let (period, currency) = (charged.period, basis.currency.as_str());
-    // Without a tax rate nothing can be charged; without usage nothing has to be.
     let Some(tax_rate) = usual else { return Err(no_tax_rate()) };
     let mut lines = usage_lines::usage_lines(conn, &basis.org, (period, currency), &basis.invoice, tax_rate)?;
     if charged.is_late {
