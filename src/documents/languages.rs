@@ -27,6 +27,9 @@ static LANGUAGES: LazyLock<BTreeMap<&str, Language>> = LazyLock::new(|| {
     FILES.iter().map(|(code, text)| (*code, read(text))).collect()
 });
 
+/// It is as wide as a digit, and no line breaks after it.
+const MINUS: &str = "\u{2212}";
+
 /// Codes of the languages that documents can have, in alphabetical order.
 pub fn codes() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(code, _)| *code)
@@ -75,7 +78,7 @@ macro_rules! labels {
 }
 
 labels! {
-    invoice credit_note draft from bill_to number issue_date due_date supply customer_reference purchase_order
+    invoice credit_note draft bill_to issue_date due_date supply customer_reference purchase_order
     corrects of_date reason vat_id tax_number registration_number email phone contact position description
     quantity unit_price per tax amount subtotal discount net total_tax included_tax total credited due
     credit_total tax_table tax_base tax_amount tax_inclusive zero_rated exempt reverse_charge intra_community
@@ -162,7 +165,7 @@ impl Language {
 }
 
 fn split_sign(number: &str) -> (&'static str, &str) {
-    number.strip_prefix('-').map_or(("", number), |digits| ("-", digits))
+    number.strip_prefix('-').map_or(("", number), |digits| (MINUS, digits))
 }
 
 #[cfg(test)]
@@ -205,17 +208,17 @@ mod tests {
     fn money_has_the_places_of_its_currency_and_the_manner_of_its_language() {
         for (code, minor, currency, expected) in [
             ("en", 123_456_789, "usd", "$1,234,567.89"),
-            ("en", -500, "eur", "-€5.00"),
+            ("en", -500, "eur", "−€5.00"),
             ("en", 44_311_200, "idr", "IDR_443,112.00"),
             ("en", 999, "jpy", "JPY_999"),
             ("en", 1_234_567, "kwd", "KWD_1,234.567"),
             ("de", 123_456, "eur", "1.234,56_€"),
-            ("de", -5, "EUR", "-0,05_€"),
+            ("de", -5, "EUR", "−0,05_€"),
             ("de", 12_345, "chf", "123,45_CHF"),
             ("fr", 123_456_789, "eur", "1~234~567,89_€"),
             ("es", 100_000, "eur", "1.000,00_€"),
             ("id", 44_311_200, "idr", "IDR_443.112,00"),
-            ("de", i64::MIN, "eur", "-92.233.720.368.547.758,08_€"),
+            ("de", i64::MIN, "eur", "−92.233.720.368.547.758,08_€"),
         ] {
             let text = Language::of(code).unwrap().money(minor, currency);
             assert_eq!(visible(&text), expected, "{code} {minor} {currency}");
@@ -230,7 +233,7 @@ mod tests {
             ("1234567.000000000001", "1,234,567.000000000001"),
             ("1000.500", "1,000.5"),
             ("0.00", "0"),
-            ("-0.5", "-0.5"),
+            ("-0.5", "−0.5"),
             ("79228162514264337593543950335", "79,228,162,514,264,337,593,543,950,335"),
         ] {
             assert_eq!(en.number(decimal(number)), expected);

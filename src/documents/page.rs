@@ -217,9 +217,7 @@ impl Writer<'_> {
             let date = labels.of_date.replace("{date}", &self.language.date(invoice.issue_date));
             format!("{} {date}", invoice.number)
         });
-        let number = document.number.as_deref().unwrap_or(&labels.draft);
         [
-            Some(Fact::new(&labels.number, number)),
             Some(Fact::new(&labels.issue_date, self.language.date(document.issue_date))),
             Fact::some(&labels.supply, supply.as_deref()),
             Fact::some(&labels.due_date, due_date.as_deref()),
