@@ -3,6 +3,7 @@
 
 mod formats;
 mod streams;
+mod workbooks;
 
 use reqwest::{Method, Response};
 use serde_json::Value;
