@@ -52,16 +52,17 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
         extension.map(str::to_owned)
     };
+    let now = Clock::system().now();
     let (request, out) = match command {
         ExportCommand::Invoices(args) => {
             let ExportArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
         }
     };
     let target = out.as_deref().map(Target::of).transpose()?;
@@ -70,7 +71,6 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     let conn = &mut database.conn;
     if request.of == ExportKind::Battery {
         // The file includes what has become due until now.
-        let now = Clock::system().now();
         while db::run_once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
     let totals = match target {

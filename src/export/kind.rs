@@ -33,7 +33,7 @@ impl ExportKind {
     /// The SQL after `FROM`.
     pub(super) fn tables(self) -> &'static str {
         match self {
-            Self::Billing(kind) => kind.from(),
+            Self::Billing(kind) => kind.definition().from,
             Self::Battery => battery::FROM,
         }
     }
@@ -41,7 +41,7 @@ impl ExportKind {
     /// The SQL after `ORDER BY`.
     pub(super) fn order(self) -> &'static str {
         match self {
-            Self::Billing(kind) => kind.order(),
+            Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
         }
     }

@@ -6,10 +6,12 @@
 
 use std::borrow::Cow;
 
+use chrono::DateTime;
 use rust_xlsxwriter::{DocProperties, ExcelDateTime, Format, Workbook, Worksheet, XlsxError};
 
 use super::csv::neutral;
 use super::row::Cell;
+use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
@@ -29,6 +31,7 @@ pub(super) struct Xlsx<'a> {
     columns: &'static [Column],
     sheets: usize,
     next_row: u32,
+    zone: Zone,
     formats: Formats,
 }
 
@@ -43,7 +46,7 @@ impl<'a> Xlsx<'a> {
         out: Output<'a>,
         name: &'static str,
         columns: &'static [Column],
-        rows: u64,
+        (rows, zone): (u64, Zone),
     ) -> Result<Self, Error> {
         let mut workbook = Workbook::new();
         let epoch = ExcelDateTime::from_ymd(2000, 1, 1).map_err(output_failed)?;
@@ -53,7 +56,7 @@ impl<'a> Xlsx<'a> {
         let places = ["0", "0.0", "0.00", "0.000"].map(|form| Format::new().set_num_format(form));
         let time = Format::new().set_num_format("yyyy-mm-dd hh:mm:ss");
         let formats = Formats { header: Format::new().set_bold(), time, places };
-        let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, formats };
+        let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, zone, formats };
         xlsx.add_sheet().map_err(output_failed)?;
         Ok(xlsx)
     }
@@ -88,7 +91,7 @@ impl<'a> Xlsx<'a> {
         }
         let sheet = self.workbook.worksheet_from_index(self.sheets - 1)?;
         for (index, cell) in (0..).zip(cells) {
-            put(sheet, (self.next_row, index), cell, &self.formats)?;
+            put(sheet, (self.next_row, index), cell, (&self.formats, self.zone))?;
         }
         self.next_row += 1;
         Ok(())
@@ -127,7 +130,7 @@ fn put(
     sheet: &mut Worksheet,
     (row, column): (u32, u16),
     cell: &Cell<'_>,
-    formats: &Formats,
+    (formats, zone): (&Formats, Zone),
 ) -> Result<(), XlsxError> {
     match *cell {
         Cell::Null => {}
@@ -141,7 +144,10 @@ fn put(
             sheet.write_boolean(row, column, flag)?;
         }
         Cell::Time(micros) => {
-            let days = micros as f64 / MICROS_OF_DAY + UNIX_EPOCH;
+            // A cell has no offset: it shows what the clocks of the zone showed.
+            let ahead_s = DateTime::from_timestamp_micros(micros).and_then(|at| zone.ahead_s(at));
+            let shown = micros + i64::from(ahead_s.unwrap_or(0)) * 1_000_000;
+            let days = shown as f64 / MICROS_OF_DAY + UNIX_EPOCH;
             sheet.write_number_with_format(row, column, days, &formats.time)?;
         }
         Cell::Integer(number) => put_digits(sheet, (row, column), &number.to_string(), &formats.places[0])?,

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read};
 
 use calamine::{Data, Reader, Xlsx};
-use coulomb::billing::exports::{Column, Kind, Type};
+use coulomb::billing::exports::{Column, Definition, Kind, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use reqwest::Method;
@@ -44,13 +44,9 @@ fn from_sql(database: &Database, kind: Kind) -> Vec<Vec<String>> {
     };
     let cells: Vec<String> =
         kind.columns().iter().map(|column| format!("coalesce({}, '')", cell(column))).collect();
-    let kept = if matches!(kind, Kind::Invoices | Kind::Lines) { "NOT d.deleted" } else { "true" };
-    let sql = format!(
-        "SELECT json_agg(ARRAY[{}] ORDER BY {}) FROM {} WHERE {kept}",
-        cells.join(", "),
-        kind.order(),
-        kind.from()
-    );
+    let Definition { order, from, kept, .. } = kind.definition();
+    let sql =
+        format!("SELECT json_agg(ARRAY[{}] ORDER BY {order}) FROM {from} WHERE {kept}", cells.join(", "));
     serde_json::from_str(&database.value(&sql).expect("rows")).expect("rows of texts")
 }
 
@@ -117,7 +113,7 @@ fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
     std::iter::once(columns.to_vec()).chain(text.lines().map(row)).collect()
 }
 
-fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
+pub(super) fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
     let mut book: Xlsx<_> = calamine::open_workbook_from_rs(Cursor::new(bytes)).expect("a workbook");
     assert_eq!(book.sheet_names(), [sheet]);
     let range = book.worksheet_range(sheet).expect("a sheet");
