@@ -3,9 +3,14 @@
 //! A new kind is one [`Definition`] and one entry of [`Kind`]. `docs/exports.md`, the API's description and
 //! the rules of the parameters are made from these definitions.
 
+#[macro_use]
+mod joins;
 mod columns;
+mod credit_notes;
+mod customers;
 mod invoices;
 mod payments;
+mod returns;
 
 use serde::Serialize;
 
@@ -22,6 +27,11 @@ pub enum Kind {
     /// Payments: one row per movement of money.
     Payments,
     Refunds,
+    CreditNotes,
+    CreditNoteLines,
+    Disputes,
+    /// Customers at Stripe, those deleted there, too.
+    Customers,
 }
 
 /// What an export of a kind is made of. All SQL is over the rows of `from`.
@@ -88,7 +98,16 @@ impl Filters {
 const BY_CREATED: &str = "d.created, d.id, d.account, d.livemode";
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Invoices, Self::Lines, Self::Payments, Self::Refunds];
+    pub const ALL: [Self; 8] = [
+        Self::Invoices,
+        Self::Lines,
+        Self::Payments,
+        Self::Refunds,
+        Self::CreditNotes,
+        Self::CreditNoteLines,
+        Self::Disputes,
+        Self::Customers,
+    ];
 
     #[must_use]
     pub fn definition(self) -> &'static Definition {
@@ -96,7 +115,11 @@ impl Kind {
             Self::Invoices => &invoices::INVOICES,
             Self::Lines => &invoices::LINES,
             Self::Payments => &payments::PAYMENTS,
-            Self::Refunds => &payments::REFUNDS,
+            Self::Refunds => &returns::REFUNDS,
+            Self::CreditNotes => &credit_notes::CREDIT_NOTES,
+            Self::CreditNoteLines => &credit_notes::CREDIT_NOTE_LINES,
+            Self::Disputes => &returns::DISPUTES,
+            Self::Customers => &customers::CUSTOMERS,
         }
     }
 

@@ -14,6 +14,7 @@ mod parquet;
 mod query;
 mod row;
 pub(crate) mod stream;
+mod sum;
 mod totals;
 mod xlsx;
 mod zone;

@@ -22,19 +22,23 @@ pub(super) use values::{boolean, choice, every_realm, given, id, named, parts, p
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct ExportParams {
-    /// What: invoices, lines (of invoices), payments or refunds; invoices when left out
+    /// What: invoices, lines (of invoices), payments, refunds, credit_notes, credit_note_lines, disputes or
+    /// customers; invoices when left out
     #[arg(long, value_name = "KIND")]
-    #[param(pattern = "^(invoices|lines|payments|refunds)$")]
+    #[param(
+        pattern = "^(invoices|lines|payments|refunds|credit_notes|credit_note_lines|disputes|customers)$"
+    )]
     pub of: Option<String>,
     /// csv, jsonl, xlsx or parquet; csv when left out
     #[arg(long)]
     #[param(pattern = "^(csv|jsonl|xlsx|parquet)$")]
     pub format: Option<String>,
-    /// Invoices and lines: issued (`finalized_at`) at or after this time
+    /// Issued at or after this time: invoices by `finalized_at`, credit notes by `effective_at`, else
+    /// `created`; lines as their document
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_from: Option<String>,
-    /// Invoices and lines: issued before this time
+    /// Issued before this time
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub issued_before: Option<String>,
@@ -46,7 +50,7 @@ pub struct ExportParams {
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub paid_before: Option<String>,
-    /// Made (`created`; for lines their invoice) at or after this time
+    /// Made (`created`; for lines their document) at or after this time
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_from: Option<String>,
@@ -54,7 +58,8 @@ pub struct ExportParams {
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub created_before: Option<String>,
-    /// Due at or after this time: invoices (`due_at`; for lines their invoice)
+    /// Due at or after this time: invoices by `due_at` (lines as their invoice), disputes by
+    /// `evidence_due_by`
     #[arg(long, value_name = "TIME")]
     #[param(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$")]
     pub due_from: Option<String>,
@@ -66,18 +71,19 @@ pub struct ExportParams {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[param(pattern = "^(true|false)$")]
     pub overdue: Option<String>,
-    /// Only this status, or several separated by commas; for lines that of their invoice
+    /// Only this status, or several separated by commas; for lines that of their document
     #[arg(long)]
     pub status: Option<String>,
-    /// Void invoices: exclude, include or only; include when left out
+    /// Void invoices or credit notes: exclude, include or only; include when left out
     #[arg(long)]
     #[param(pattern = "^(exclude|include|only)$")]
     pub void: Option<String>,
-    /// Only the invoice with this number; for lines that of their invoice
+    /// Only with this number: that of the invoice or credit note; for lines of their document, for
+    /// payments, refunds and disputes of the invoice paid
     #[arg(long)]
     #[param(min_length = 1)]
     pub number: Option<String>,
-    /// Invoices and lines: only of this Stripe subscription (`sub_…`)
+    /// Only of this Stripe subscription (`sub_…`): that of the invoice, or of the line where it has one
     #[arg(long)]
     #[param(min_length = 1)]
     pub subscription: Option<String>,
@@ -384,10 +390,12 @@ mod tests {
             ("of=payments&void=only", "void"),
             ("overdue=1", "overdue"),
             ("of=refunds&overdue=true", "overdue"),
-            ("of=refunds&number=N-1", "number"),
+            ("of=customers&number=N-1", "number"),
+            ("of=customers&status=paid", "status"),
+            ("of=credit_notes&overdue=true", "overdue"),
             ("of=refunds&due_from=2026-01-01", "due_from"),
             ("due_from=2026-02-01&due_before=2026-01-01", "due_before"),
-            ("of=refunds&subscription=sub_1", "subscription"),
+            ("of=customers&subscription=sub_1", "subscription"),
         ] {
             assert_eq!(check(query).expect_err(query), name, "{query}");
         }

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 
+use super::kind::Grouping;
 use super::params::{ExportRange, ExportRequest, Void};
 use super::{ExportKind, battery};
 use crate::auth::PLATFORM;
@@ -89,19 +90,24 @@ impl Query {
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// Selects one row per group (a currency; for batteries, a kind of entry): its name, the number of rows,
-    /// and the sums of the summed columns as texts.
-    pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    /// Selects one row per account, mode and group of a grouping: the number of rows, and the sums of the
+    /// grouping's columns as texts.
+    pub(super) fn totals(&self, grouping: &Grouping) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns = self.of.columns();
         let sum = |column: &Column| match column.holds {
             Type::Decimal => format!("coalesce(sum(({})::numeric), 0)::text", column.sql),
             _ => format!("coalesce(sum({}), 0)::text", column.sql),
         };
-        let sums: Vec<String> = columns.iter().filter(|column| column.summed).map(sum).collect();
-        let (by, _) = self.of.summed_by();
-        let name = columns.iter().find(|column| column.name == by).map_or("NULL", |column| column.sql);
-        let select = format!("SELECT {name} AS name, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
-        self.bound(&select, "GROUP BY 1")
+        let sums: Vec<String> = columns.iter().filter(|column| grouping.sums(column)).map(sum).collect();
+        let sql = |name: &str| columns.iter().find(|column| column.name == name).map(|column| column.sql);
+        let name = sql(grouping.by).unwrap_or("NULL");
+        let realm =
+            if self.of.has_realms() { "d.account, d.livemode" } else { "'' AS account, true AS livemode" };
+        let select = format!(
+            "SELECT {realm}, {name} AS name, count(*) AS rows, ARRAY[{}]::text[] AS sums",
+            sums.join(", ")
+        );
+        self.bound(&select, "GROUP BY 1, 2, 3")
     }
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {

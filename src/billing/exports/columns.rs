@@ -5,7 +5,7 @@
 pub enum Type {
     Text,
     Integer,
-    /// An amount in minor units of the row's `currency`.
+    /// An amount in minor units of the row's `currency`, unless its meaning names another column.
     Amount,
     /// An amount in major units: the column of the same name without `_major` has it in minor units.
     Major,
@@ -93,6 +93,38 @@ pub(super) const ACCOUNT: Column =
 pub(super) const LIVEMODE: Column = boolean("livemode", "d.livemode", "False for Stripe's test mode");
 pub(super) const CURRENCY: Column =
     text("currency", "d.currency", "ISO 4217 code, lower case, of the amounts in this row");
+/// The taxes of a line, of the rows `x` and `n` of `taxes_of_line!`.
+pub(super) const TAX_PERCENTAGES: Column = text(
+    "tax_percentages",
+    "x.tax_percentages",
+    "Percentages of the taxes, separated by semicolons; empty where one is not known",
+);
+pub(super) const TAXABLE_AMOUNT: Column = amount(
+    "taxable_amount",
+    "x.taxable_amount",
+    "What the taxes are computed of; empty where it is not known, or differs between taxes",
+);
+pub(super) const TAX_BEHAVIOR: Column = text(
+    "tax_behavior",
+    "x.tax_behavior",
+    "inclusive: the amount contains the tax; exclusive: it does not; mixed: some taxes are contained",
+);
+pub(super) const TAXABILITY_REASON: Column = text(
+    "taxability_reason",
+    "x.taxability_reason",
+    "Why it is taxed so: standard_rated, reverse_charge, not_collecting, …",
+);
+pub(super) const REVERSE_CHARGE_OF_LINE: Column = boolean(
+    "reverse_charge",
+    "x.reverse_charge",
+    "Whether the customer owes the tax; empty where the line says nothing of taxes",
+);
+pub(super) const TAXES: Column = column(
+    Type::Json,
+    "taxes",
+    "n.taxes::text",
+    "The taxes, a list of `{amount, taxable_amount, inclusive, reason, rate_id, percentage}`",
+);
 pub(super) const METADATA: Column =
     column(Type::Json, "metadata", "d.metadata::text", "Metadata at Stripe, an object of texts");
 
@@ -131,6 +163,8 @@ mod tests {
             let named = [
                 source.to_owned(),
                 format!("invoice_{source}"),
+                format!("credit_note_{source}"),
+                format!("payment_{source}"),
                 source.replace("public_", ""),
                 format!("{source}_requested"),
             ];

@@ -1,8 +1,9 @@
 //! The exports of invoices and of their lines.
 
 use super::columns::{
-    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, Type, amount, boolean,
-    column, integer, major, summed, text, time,
+    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, REVERSE_CHARGE_OF_LINE,
+    TAX_BEHAVIOR, TAX_PERCENTAGES, TAXABILITY_REASON, TAXABLE_AMOUNT, TAXES, Type, amount, boolean, column,
+    integer, major, summed, text, time,
 };
 use super::{BY_CREATED, Definition, Filters, Kind};
 
@@ -22,10 +23,7 @@ const INVOICE_FILTERS: Filters = Filters {
 pub(super) static INVOICES: Definition = Definition {
     name: "invoices",
     columns: INVOICE_COLUMNS,
-    from: "invoices d
-        LEFT JOIN stripe_customer_links k
-            ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-        LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id",
+    from: concat!("invoices d", org_of!("d.customer_id")),
     kept: "NOT d.deleted",
     order: BY_CREATED,
     lines_of: None,
@@ -35,11 +33,12 @@ pub(super) static INVOICES: Definition = Definition {
 pub(super) static LINES: Definition = Definition {
     name: "lines",
     columns: LINE_COLUMNS,
-    from: "invoices d
-        JOIN invoice_lines n ON (n.account, n.livemode, n.invoice_id) = (d.account, d.livemode, d.id)
-        LEFT JOIN stripe_customer_links k
-            ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-        LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id",
+    from: concat!(
+        "invoices d
+        JOIN invoice_lines n ON (n.account, n.livemode, n.invoice_id) = (d.account, d.livemode, d.id)",
+        taxes_of_line!(),
+        org_of!("d.customer_id")
+    ),
     kept: "NOT d.deleted",
     order: "d.created, d.id, d.account, d.livemode, n.line_number",
     lines_of: Some(Kind::Invoices),
@@ -116,6 +115,22 @@ const INVOICE_COLUMNS: &[Column] = &[
     text("description", "d.description", "Memo shown to the customer"),
     METADATA,
     ORG_NAME,
+    text("customer_country", "(d.customer_address ->> 'country')", "Country of the address on the invoice"),
+    text("customer_tax_exempt", "d.customer_tax_exempt", "none, exempt or reverse, when it was issued"),
+    text(
+        "customer_tax_ids",
+        "(SELECT string_agg(concat_ws(' ', t.tax ->> 'type', t.tax ->> 'value'), '; ' ORDER BY t.place) \
+             FROM jsonb_array_elements(d.customer_tax_ids) WITH ORDINALITY t (tax, place))",
+        "Tax ids on the invoice, each with its type: `eu_vat DE123456789; …`",
+    ),
+    boolean(
+        "reverse_charge",
+        "(d.customer_tax_exempt = 'reverse' \
+             OR EXISTS (SELECT FROM invoice_lines n \
+                 WHERE (n.account, n.livemode, n.invoice_id) = (d.account, d.livemode, d.id) \
+                 AND n.taxes @> '[{\"reason\": \"reverse_charge\"}]'))",
+        "Whether the customer owes the tax: by `customer_tax_exempt`, or by the taxes of a line",
+    ),
 ];
 
 const LINE_COLUMNS: &[Column] = &[
@@ -165,4 +180,10 @@ const LINE_COLUMNS: &[Column] = &[
     ),
     column(Type::Json, "metadata", "n.metadata::text", "Metadata of the line at Stripe, an object of texts"),
     ORG_NAME,
+    TAX_PERCENTAGES,
+    TAXABLE_AMOUNT,
+    TAX_BEHAVIOR,
+    TAXABILITY_REASON,
+    REVERSE_CHARGE_OF_LINE,
+    TAXES,
 ];

@@ -1,4 +1,4 @@
-//! The exports of payments and refunds.
+//! The export of payments.
 
 use super::columns::{
     ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, amount, boolean, major,
@@ -9,10 +9,13 @@ use super::{BY_CREATED, Definition, Filters};
 pub(super) static PAYMENTS: Definition = Definition {
     name: "payments",
     columns: PAYMENT_COLUMNS,
-    from: "payments d
-        LEFT JOIN stripe_customer_links k
-            ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-        LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id",
+    from: concat!(
+        "payments d
+        LEFT JOIN invoices i ON (i.account, i.livemode, i.id) = (d.account, d.livemode, d.invoice_id)
+        LEFT JOIN charges c ON (c.account, c.livemode, c.id) = (d.account, d.livemode, d.charge_id)",
+        // Where only an invoice payment is known, the invoice tells who pays.
+        org_of!("coalesce(d.customer_id, i.customer_id)")
+    ),
     kept: "true",
     order: BY_CREATED,
     lines_of: None,
@@ -30,28 +33,10 @@ pub(super) static PAYMENTS: Definition = Definition {
             "failed",
         ],
         currency: Some("d.currency"),
+        number: Some("i.number"),
+        subscription: Some("i.subscription_id"),
         paid: Some("d.paid_at"),
-        ..Filters::of_customer("d.customer_id")
-    },
-};
-
-pub(super) static REFUNDS: Definition = Definition {
-    name: "refunds",
-    columns: REFUND_COLUMNS,
-    from: "refunds d
-        LEFT JOIN payments p
-            ON (p.account, p.livemode, p.id)
-                = (d.account, d.livemode, coalesce(d.payment_intent_id, d.charge_id))
-        LEFT JOIN stripe_customer_links k
-            ON (k.account, k.livemode, k.customer_id) = (p.account, p.livemode, p.customer_id)
-        LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id",
-    kept: "true",
-    order: BY_CREATED,
-    lines_of: None,
-    filters: Filters {
-        statuses: &["pending", "requires_action", "succeeded", "failed", "canceled"],
-        currency: Some("d.currency"),
-        ..Filters::of_customer("p.customer_id")
+        ..Filters::of_customer("coalesce(d.customer_id, i.customer_id)")
     },
 };
 
@@ -62,7 +47,7 @@ const PAYMENT_COLUMNS: &[Column] = &[
     LIVEMODE,
     text("id", "d.id", "Id of the payment intent, else of the charge, else of the invoice payment"),
     text("status", "d.status", "succeeded once money moved, else the status at Stripe"),
-    text("customer_id", "d.customer_id", "Stripe customer who pays"),
+    text("customer_id", "coalesce(d.customer_id, i.customer_id)", "Stripe customer who pays, or is billed"),
     text("invoice_id", "d.invoice_id", "Invoice paid"),
     text("payment_intent_id", "d.payment_intent_id", "Payment intent"),
     text("charge_id", "d.charge_id", "Charge that counts: the one that succeeded, else the latest"),
@@ -87,30 +72,11 @@ const PAYMENT_COLUMNS: &[Column] = &[
     text("description", "d.description", "Text given with it"),
     METADATA,
     ORG_NAME,
-];
-
-/// SQL: the amount of a refund; 0 if it failed or was canceled, because Stripe then returns the money to the
-/// account (<https://docs.stripe.com/refunds#failed-refunds>).
-const RETURNED: &str = "CASE WHEN d.status IN ('failed', 'canceled') THEN 0 ELSE d.amount END";
-
-const REFUND_COLUMNS: &[Column] = &[
-    ORG_ID,
-    ORG_EXTERNAL_ID,
-    ACCOUNT,
-    LIVEMODE,
-    text("id", "d.id", "Stripe's id (`re_…`, `pyr_…`)"),
-    text("status", "d.status", "pending, requires_action, succeeded, failed or canceled"),
-    text("customer_id", "p.customer_id", "Stripe customer of the payment"),
-    text("invoice_id", "p.invoice_id", "Invoice of the payment"),
-    text("payment_intent_id", "d.payment_intent_id", "Payment intent refunded"),
-    text("charge_id", "d.charge_id", "Charge refunded"),
-    CURRENCY,
-    summed("amount", RETURNED, "Amount given back: 0 of a refund that failed or was canceled"),
-    amount("amount_requested", "d.amount", "Amount of the refund, whatever became of it"),
-    major("amount_major", RETURNED, "`amount`"),
-    text("reason", "d.reason", "duplicate, fraudulent, requested_by_customer or expired_uncaptured_charge"),
-    text("failure_reason", "d.failure_reason", "Why it failed"),
-    time("created", "d.created", "When it was made"),
-    METADATA,
-    ORG_NAME,
+    text("invoice_number", "i.number", "Number of the invoice paid"),
+    text("card_brand", "c.card_brand", "Brand of the card, as Stripe writes it: visa, …"),
+    text("last4", "c.last4", "Last four digits of the card or bank account"),
+    text("balance_transaction_id", "c.balance_transaction_id", "Entry of the balance at Stripe (`txn_…`)"),
+    amount("fee", "c.fee", "Stripe's fee, in `net_currency`; empty where Stripe has not told it"),
+    amount("net", "c.net", "What remains after the fee, in `net_currency`; empty as `fee` is"),
+    text("net_currency", "c.net_currency", "Currency that Stripe pays out in"),
 ];

@@ -1,8 +1,12 @@
 //! What the parameters keep: by due date, number, subscription, void documents, and days of a time zone.
 
-use super::{bytes, rows};
-use crate::support::World;
+use std::collections::BTreeSet;
+
+use coulomb::billing::exports::Kind;
+
+use super::{books, bytes, rows};
 use crate::support::objects::invoice;
+use crate::support::{Daemon, World};
 
 /// Five invoices of 15 November 2026, at noon of the 20th.
 async fn five_invoices() -> World {
@@ -100,7 +104,8 @@ async fn every_bad_value_is_named() {
         ("of=refunds&overdue=true", "overdue"),
         ("of=payments&due_from=2026-01-01", "due_from"),
         ("of=refunds&void=only", "void"),
-        ("of=refunds&subscription=sub_1", "subscription"),
+        ("of=customers&subscription=sub_1", "subscription"),
+        ("of=customers&number=N-1", "number"),
     ] {
         let path = format!("/v1/invoices/export?{query}");
         world.get(&path).await.names(400, field);
@@ -110,13 +115,12 @@ async fn every_bad_value_is_named() {
 
 #[tokio::test]
 async fn the_name_of_the_org_stands_beside_its_ids() {
-    let database = super::books();
-    let daemon = crate::support::Daemon::start(&database);
+    let database = books();
+    let daemon = Daemon::start(&database);
     let key = database.key("billing:read", None);
-    for of in ["invoices", "lines", "payments", "refunds"] {
+    for of in Kind::ALL.map(Kind::name) {
         let all = rows(&bytes(&daemon, &key, &format!("of={of}")).await);
-        let names: std::collections::BTreeSet<_> =
-            all.iter().map(|row| (&*row["org_id"], &*row["org_name"])).collect();
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), [("", ""), ("org_a", "Acme"), ("org_b", "Bolt")]);
+        let names: BTreeSet<_> = all.iter().map(|row| (&*row["org_id"], &*row["org_name"])).collect();
+        assert_eq!(Vec::from_iter(names), [("", ""), ("org_a", "Acme"), ("org_b", "Bolt")], "{of}");
     }
 }

@@ -42,6 +42,9 @@ async fn a_download_goes_on_where_it_broke_off() {
         ("lines", &["invoice_id", "line_number"]),
         ("payments", &["id"]),
         ("refunds", &["id"]),
+        ("credit_notes", &["id"]),
+        ("credit_note_lines", &["credit_note_id", "line_number"]),
+        ("disputes", &["id"]),
     ] {
         let whole = bytes(&daemon, &key, &format!("of={of}&format=jsonl")).await;
         let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
