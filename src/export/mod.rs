@@ -12,6 +12,7 @@ mod pages;
 mod params;
 mod parquet;
 mod query;
+mod record;
 mod row;
 pub(crate) mod stream;
 mod sum;
@@ -29,6 +30,7 @@ pub use battery::{BatteryParams, Entries};
 pub use kind::ExportKind;
 pub use params::{ExportParams, ExportRequest, Format};
 use query::Query;
+pub use record::{Ended, record};
 pub use totals::Totals;
 
 /// Writes rows in one format.

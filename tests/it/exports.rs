@@ -1,6 +1,7 @@
 //! Exports: every format has what the database has, twice the same, only for its owner, and never a part as
 //! if it were whole.
 
+mod audit;
 mod filters;
 mod formats;
 mod kinds;

@@ -44,7 +44,7 @@ pub(crate) async fn export(
     principal.require(Scope::BillingRead)?;
     let wanted = asked(&app, &request)?;
     post_due(&app).await?;
-    respond(&app, &principal, wanted).await
+    respond(&app, &principal, &request, wanted).await
 }
 
 /// Counts and sums the rows of an export with the same parameters, by kind of entry.

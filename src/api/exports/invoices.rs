@@ -38,7 +38,7 @@ pub(crate) async fn export(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    respond(&app, &principal, asked(&app, &request)?).await
+    respond(&app, &principal, &request, asked(&app, &request)?).await
 }
 
 /// Counts and sums the rows of an export with the same parameters, per currency, in minor units.
