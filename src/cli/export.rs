@@ -8,12 +8,14 @@ use clap::{Args, Subcommand};
 use diesel::pg::PgConnection;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::keys::actor;
 use super::{Failure, Usage, open};
+use crate::audit::Author;
 use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, ExportKind, ExportParams, ExportRequest, Output, Totals};
+use crate::export::{self, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals};
 use crate::time::Clock;
 
 /// What to export.
@@ -52,16 +54,17 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
         extension.map(str::to_owned)
     };
+    let now = Clock::system().now();
     let (request, out) = match command {
         ExportCommand::Invoices(args) => {
             let ExportArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
         }
     };
     let target = out.as_deref().map(Target::of).transpose()?;
@@ -70,7 +73,6 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     let conn = &mut database.conn;
     if request.of == ExportKind::Battery {
         // The file includes what has become due until now.
-        let now = Clock::system().now();
         while db::run_once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
     let totals = match target {
@@ -169,19 +171,37 @@ fn write<'a>(
     open: impl FnOnce() -> Result<Output<'a>, Error>,
 ) -> Result<Totals, Error> {
     let bar = ProgressBar::with_draw_target(None, target());
+    let mut began = false;
+    let mut written = 0;
     let begin = |totals: &Totals| {
+        began = true;
         bar.set_length(totals.rows);
         let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} rows, {eta} left");
         bar.set_style(style.map_err(|error| Error::Internal(error.to_string()))?);
         open()
     };
     let wrote = |rows| {
+        written = rows;
         bar.set_position(rows);
         Ok(())
     };
     let totals = export::write(conn, (Scope::Platform, roles), request, begin, wrote);
     bar.finish_and_clear();
-    totals
+    let totals = totals.and_then(|totals| {
+        record(conn, request, Ended::Complete(&totals))?;
+        Ok(totals)
+    });
+    totals.inspect_err(|error| {
+        if began && let Err(error) = record(conn, request, Ended::BrokenOff(written, error)) {
+            eprintln!("coulomb: the audit log does not have this export: {error}");
+        }
+    })
+}
+
+/// Writes the audit entry of an export, in the name of the user who runs it.
+fn record(conn: &mut PgConnection, request: &ExportRequest, ended: Ended<'_>) -> Result<(), Error> {
+    let author = Author { actor: &actor(), at: Clock::system().now(), request_id: None };
+    export::record(conn, Scope::Platform, request, &author, ended)
 }
 
 /// Draws a bar on a terminal only.

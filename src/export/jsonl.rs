@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::row::{Cell, push_integer, push_time};
+use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::Column;
 use crate::error::Error;
@@ -11,15 +12,16 @@ pub(super) struct Jsonl<'a> {
     out: Output<'a>,
     /// `{"org_id":`, `,"org_external_id":`, …
     keys: Vec<String>,
+    zone: Zone,
     line: Vec<u8>,
 }
 
 impl<'a> Jsonl<'a> {
-    pub(super) fn new(out: Output<'a>, columns: &[Column]) -> Self {
+    pub(super) fn new(out: Output<'a>, columns: &[Column], zone: Zone) -> Self {
         let key = |(index, column): (usize, &Column)| {
             format!("{}\"{}\":", if index == 0 { '{' } else { ',' }, column.name)
         };
-        Self { out, keys: columns.iter().enumerate().map(key).collect(), line: Vec::new() }
+        Self { out, keys: columns.iter().enumerate().map(key).collect(), zone, line: Vec::new() }
     }
 }
 
@@ -40,7 +42,7 @@ impl Writer for Jsonl<'_> {
                 Cell::Major(major) => write!(line, "\"{major}\"").map_err(output_failed)?,
                 Cell::Time(micros) => {
                     line.push(b'"');
-                    push_time(line, micros);
+                    push_time(line, micros, self.zone);
                     line.push(b'"');
                 }
             }
@@ -63,7 +65,7 @@ mod tests {
     #[test]
     fn a_row_is_one_line_of_json() {
         let mut out = Vec::new();
-        let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4]));
+        let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4], Zone::UTC));
         writer
             .row(&[
                 Cell::Text("=\"\n\u{7f}"),

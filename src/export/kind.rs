@@ -33,7 +33,7 @@ impl ExportKind {
     /// The SQL after `FROM`.
     pub(super) fn tables(self) -> &'static str {
         match self {
-            Self::Billing(kind) => kind.from(),
+            Self::Billing(kind) => kind.definition().from,
             Self::Battery => battery::FROM,
         }
     }
@@ -41,17 +41,40 @@ impl ExportKind {
     /// The SQL after `ORDER BY`.
     pub(super) fn order(self) -> &'static str {
         match self {
-            Self::Billing(kind) => kind.order(),
+            Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
         }
     }
 
-    /// The column that groups the sums, and the name of the groups.
-    pub(super) fn summed_by(self) -> (&'static str, &'static str) {
+    /// How the control totals group the rows. There is one grouping at least, and each has every row.
+    pub(super) fn groupings(self) -> &'static [Grouping] {
         match self {
-            Self::Billing(_) => ("currency", "currencies"),
-            Self::Battery => ("kind", "kinds"),
+            Self::Billing(_) => &[Grouping { name: "currencies", by: "currency", only: &[] }],
+            Self::Battery => &[Grouping { name: "kinds", by: "kind", only: &[] }],
         }
+    }
+
+    /// Whether the rows are of accounts and modes at Stripe, with the columns `account` and `livemode`.
+    pub(super) fn has_realms(self) -> bool {
+        matches!(self, Self::Billing(_))
+    }
+}
+
+/// A grouping of the control totals.
+#[derive(Debug)]
+pub(super) struct Grouping {
+    /// Its name in the totals.
+    pub(super) name: &'static str,
+    /// The column whose texts name the groups.
+    pub(super) by: &'static str,
+    /// The summed columns that it sums up; empty: all.
+    pub(super) only: &'static [&'static str],
+}
+
+impl Grouping {
+    /// Whether it sums up this column.
+    pub(super) fn sums(&self, column: &Column) -> bool {
+        column.summed && (self.only.is_empty() || self.only.contains(&column.name))
     }
 }
 
