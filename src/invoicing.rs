@@ -16,6 +16,7 @@ mod paid;
 pub mod payment_accounts;
 pub mod payments;
 pub mod profiles;
+pub mod reads;
 pub mod sellers;
 mod settle;
 pub mod shown;
