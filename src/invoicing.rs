@@ -20,6 +20,7 @@ pub mod plan_change;
 pub mod profiles;
 pub mod reminders;
 pub mod run;
+pub mod reads;
 pub mod sellers;
 mod settle;
 pub mod shown;
