@@ -130,6 +130,8 @@ endpoints! {
     // Exports
     exports::invoices::export,
     exports::invoices::totals,
+    exports::usage::export,
+    exports::usage::totals,
 
     // Mirrors of Stripe's objects
     billing::mirrors::customers::list,
