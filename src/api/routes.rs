@@ -131,6 +131,8 @@ endpoints! {
     // Exports
     exports::invoices::export,
     exports::invoices::totals,
+    exports::usage::export,
+    exports::usage::totals,
 
     // Invoices of our own
     invoicing::settings::sellers::list,

@@ -15,7 +15,9 @@ use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals};
+use crate::export::{
+    self, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals, UsageParams,
+};
 use crate::time::Clock;
 
 /// What to export.
@@ -29,6 +31,8 @@ pub(super) enum ExportCommand {
     Invoices(Box<ExportArgs>),
     /// Entries of the batteries' ledgers, written in the same way
     Battery(Box<BatteryArgs>),
+    /// Usage by day or month of all orgs; with --columns focus as FinOps tools read it (FOCUS 1.2)
+    Usage(Box<UsageArgs>),
 }
 
 #[derive(Args)]
@@ -49,6 +53,15 @@ pub(super) struct BatteryArgs {
     params: BatteryParams,
 }
 
+#[derive(Args)]
+pub(super) struct UsageArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: UsageParams,
+}
+
 pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure> {
     let format_of = |out: &Option<PathBuf>| {
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
@@ -63,6 +76,11 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::Usage(args) => {
+            let UsageArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
             (params.check(now).map_err(as_usage)?, out)
         }

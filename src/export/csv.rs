@@ -8,7 +8,7 @@ use std::io::Write;
 
 use ::csv::{Terminator, WriterBuilder};
 
-use super::row::{Cell, push_integer, push_time};
+use super::row::{Cell, push_day, push_integer, push_time};
 use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::Column;
@@ -61,6 +61,10 @@ impl Writer for Csv<'_> {
                 }
                 Cell::Major(major) => {
                     write!(self.scratch, "{major}").map_err(output_failed)?;
+                    &self.scratch
+                }
+                Cell::Day(days) => {
+                    push_day(&mut self.scratch, days);
                     &self.scratch
                 }
                 Cell::Time(micros) => {

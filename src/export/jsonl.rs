@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::row::{Cell, push_integer, push_time};
+use super::row::{Cell, push_day, push_integer, push_time};
 use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::Column;
@@ -40,6 +40,11 @@ impl Writer for Jsonl<'_> {
                 Cell::Boolean(flag) => line.extend_from_slice(if flag { b"true" } else { b"false" }),
                 Cell::Integer(number) => push_integer(line, number),
                 Cell::Major(major) => write!(line, "\"{major}\"").map_err(output_failed)?,
+                Cell::Day(days) => {
+                    line.push(b'"');
+                    push_day(line, days);
+                    line.push(b'"');
+                }
                 Cell::Time(micros) => {
                     line.push(b'"');
                     push_time(line, micros, self.zone);

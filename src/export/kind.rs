@@ -1,7 +1,9 @@
-//! What an export can hold: rows of billing, or entries of batteries.
+//! What an export can hold: rows of billing, entries of batteries, or usage.
 
 use crate::battery::exports as battery;
 use crate::billing::exports::{Column, Kind};
+use crate::usage::exports::{self as usage, UsageColumns};
+use crate::usage::summaries::TimeUnit;
 
 /// The kind of an export's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +11,8 @@ pub enum ExportKind {
     Billing(Kind),
     /// Entries of batteries' ledgers.
     Battery,
+    /// Usage of each day or month.
+    Usage(TimeUnit, UsageColumns),
 }
 
 impl ExportKind {
@@ -18,6 +22,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.name(),
             Self::Battery => battery::NAME,
+            Self::Usage(_, columns) => columns.name(),
         }
     }
 
@@ -27,14 +32,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.columns(),
             Self::Battery => battery::COLUMNS,
-        }
-    }
-
-    /// The SQL after `FROM`.
-    pub(super) fn tables(self) -> &'static str {
-        match self {
-            Self::Billing(kind) => kind.definition().from,
-            Self::Battery => battery::FROM,
+            Self::Usage(_, columns) => columns.columns(),
         }
     }
 
@@ -43,6 +41,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
+            Self::Usage(..) => usage::ORDER,
         }
     }
 
@@ -51,6 +50,14 @@ impl ExportKind {
         match self {
             Self::Billing(_) => &[Grouping { name: "currencies", by: "currency", only: &[] }],
             Self::Battery => &[Grouping { name: "kinds", by: "kind", only: &[] }],
+            // Costs of different meters add up, their quantities do not.
+            Self::Usage(_, UsageColumns::Plain) => &[
+                Grouping { name: "currencies", by: "currency", only: &["cost"] },
+                Grouping { name: "meters", by: "meter", only: &["quantity", "count", "battery_units"] },
+            ],
+            Self::Usage(_, UsageColumns::Focus) => {
+                &[Grouping { name: "currencies", by: "BillingCurrency", only: &[] }]
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod row;
 pub(crate) mod stream;
 mod sum;
 mod totals;
+mod usage;
 mod xlsx;
 mod zone;
 
@@ -32,6 +33,7 @@ pub use params::{ExportParams, ExportRequest, Format};
 use query::Query;
 pub use record::{Ended, record};
 pub use totals::Totals;
+pub use usage::{UsageParams, UsageRows};
 
 /// Writes rows in one format.
 trait Writer {

@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 
 use super::ExportKind;
 use super::battery::Entries;
+use super::usage::UsageRows;
 use super::zone::Zone;
 use crate::auth::Principal;
 use crate::billing::exports::{Filters, Kind};
@@ -214,6 +215,8 @@ pub struct ExportRequest {
     pub(super) header: bool,
     pub(super) bom: bool,
     pub entries: Entries,
+    /// Of usage: its rows.
+    pub(super) usage: Option<UsageRows>,
     /// The parameters as they were given.
     pub(super) given: Map<String, Value>,
 }
@@ -280,6 +283,7 @@ impl ExportParams {
             header: boolean("header", &self.header)?.unwrap_or(true),
             bom: boolean("bom", &self.bom)?.unwrap_or(false),
             entries: Entries::default(),
+            usage: None,
             given: given(self)?,
         })
     }

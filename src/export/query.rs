@@ -1,15 +1,16 @@
 //! Turns a request into SQL: conditions, order, and the row to continue after.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
 use super::kind::Grouping;
 use super::params::{ExportRange, ExportRequest, Void};
-use super::{ExportKind, battery};
+use super::{ExportKind, battery, usage};
 use crate::auth::PLATFORM;
+use crate::battery::exports::FROM;
 use crate::billing::acting_realms;
 use crate::billing::exports::{Column, Filters, Kind, Type};
 use crate::db::Scope;
@@ -22,6 +23,8 @@ pub(super) enum Bind {
     Bool(bool),
     Time(DateTime<Utc>),
     Number(i64),
+    Numbers(Vec<i32>),
+    Day(NaiveDate),
 }
 
 /// SQL conditions, and the values of their placeholders.
@@ -34,9 +37,15 @@ pub(super) struct Conditions {
 impl Conditions {
     /// Adds a condition; each `?` in it stands for the next of the values.
     pub(super) fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
+        let sql = self.numbered(condition, values);
+        self.all.push(sql);
+    }
+
+    /// SQL with numbers in the place of each `?`, which stand for the values.
+    pub(super) fn numbered(&mut self, text: &str, values: impl IntoIterator<Item = Bind>) -> String {
         let mut sql = String::new();
         let mut values = values.into_iter();
-        for part in condition.split_inclusive('?') {
+        for part in text.split_inclusive('?') {
             match part.strip_suffix('?') {
                 Some(text) => {
                     self.binds.extend(values.next());
@@ -45,7 +54,7 @@ impl Conditions {
                 None => sql.push_str(part),
             }
         }
-        self.all.push(sql);
+        sql
     }
 
     pub(super) fn add_period(&mut self, column: &str, period: ExportRange) {
@@ -60,6 +69,8 @@ impl Conditions {
 /// An export as SQL.
 pub(super) struct Query {
     pub(super) of: ExportKind,
+    /// SQL after `FROM`.
+    tables: String,
     conditions: Conditions,
 }
 
@@ -70,8 +81,20 @@ impl Query {
         request: &ExportRequest,
         scope: Scope,
     ) -> Result<Self, Error> {
-        let ExportKind::Billing(kind) = request.of else {
-            return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
+        let of = request.of;
+        let kind = match (of, &request.usage) {
+            (ExportKind::Billing(kind), _) => kind,
+            (ExportKind::Usage(unit, columns), Some(rows)) => {
+                let (tables, conditions) = usage::conditions(conn, (request, rows), (unit, columns), scope)?;
+                return Ok(Self { of, tables, conditions });
+            }
+            (ExportKind::Usage(..), None) => {
+                return Err(Error::Internal("an export of usage without its rows".to_owned()));
+            }
+            (ExportKind::Battery, _) => {
+                let conditions = battery::conditions(conn, request, scope)?;
+                return Ok(Self { of, tables: FROM.to_owned(), conditions });
+            }
         };
         let mut conditions = realm_and_org(conn, request, scope)?;
         let after = request.after.as_deref().map(|after| find(conn, kind, &conditions, after)).transpose()?;
@@ -80,7 +103,7 @@ impl Query {
         if let Some(key) = after {
             add_after(&mut conditions, kind, key);
         }
-        Ok(Self { of: request.of, conditions })
+        Ok(Self { of, tables: kind.definition().from.to_owned(), conditions })
     }
 
     /// Declares a cursor over the rows in order, with one SQL column for each column of the kind.
@@ -112,7 +135,7 @@ impl Query {
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let conditions = self.conditions.all.join(" AND ");
-        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.tables());
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.tables);
         bind(sql, &self.conditions.binds)
     }
 }
@@ -268,6 +291,8 @@ fn bind(sql: String, binds: &[Bind]) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
             Bind::Bool(flag) => query.bind::<Bool, _>(*flag),
             Bind::Time(time) => query.bind::<Timestamptz, _>(*time),
             Bind::Number(number) => query.bind::<BigInt, _>(*number),
+            Bind::Numbers(numbers) => query.bind::<Array<Integer>, _>(numbers.clone()),
+            Bind::Day(day) => query.bind::<Date, _>(*day),
         };
     }
     query

@@ -1,6 +1,6 @@
 //! Rows: cells decoded from PostgreSQL's binary form without copies, and their texts.
 
-use chrono::{DateTime, Datelike, TimeDelta, Timelike};
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Timelike};
 use diesel::deserialize;
 use diesel::pg::Pg;
 use diesel::row::{Field, NamedRow, Row};
@@ -12,6 +12,8 @@ use crate::money::{MajorUnits, decimal_places};
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const EPOCH_OF_POSTGRES: i64 = 946_684_800_000_000;
+/// Days from 1970 to 2000, where PostgreSQL's days begin.
+const EPOCH_DAY_OF_POSTGRES: i32 = 10_957;
 
 /// A value in a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +29,8 @@ pub(super) enum Cell<'a> {
     Boolean(bool),
     /// Microseconds since 1970, UTC.
     Time(i64),
+    /// Days since 1 January 1970.
+    Day(i32),
     /// A JSON object's text.
     Json(&'a str),
 }
@@ -102,6 +106,10 @@ fn decode(holds: Type, value: Option<&[u8]>, places: Option<u8>) -> Option<Cell<
             .map(|minor| places.map_or(Cell::Null, |places| Cell::Major(MajorUnits { minor, places }))),
         Type::Boolean => value.first().map(|byte| Cell::Boolean(*byte != 0)),
         Type::Time => number()?.checked_add(EPOCH_OF_POSTGRES).map(Cell::Time),
+        Type::Day => {
+            let days = i32::from_be_bytes(value.try_into().ok()?);
+            days.checked_add(EPOCH_DAY_OF_POSTGRES).map(Cell::Day)
+        }
     }
 }
 
@@ -133,6 +141,14 @@ pub(super) fn push_time(out: &mut Vec<u8>, micros: i64, zone: Zone) {
     }
 }
 
+/// Appends a day, as `2026-01-31`.
+pub(super) fn push_day(out: &mut Vec<u8>, days: i32) {
+    let Some(day) = NaiveDate::from_epoch_days(days) else { return };
+    push_digits(out, day.year().unsigned_abs(), 4, b"-");
+    push_digits(out, day.month(), 2, b"-");
+    push_digits(out, day.day(), 2, b"");
+}
+
 /// Appends the last `digits` digits of a number, then `end`.
 fn push_digits(out: &mut Vec<u8>, number: u32, digits: u32, end: &[u8]) {
     for place in (0..digits).rev() {
@@ -162,6 +178,16 @@ mod tests {
             push_time(&mut out, micros, Zone::UTC);
             assert_eq!(String::from_utf8(out).expect("ascii"), text);
         }
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (days, text) in [(0, "1970-01-01"), (20_512, "2026-02-28"), (-719_162, "0001-01-01")] {
+            let mut out = Vec::new();
+            push_day(&mut out, days);
+            assert_eq!(String::from_utf8(out).expect("ascii"), text);
+        }
+        assert_eq!(decode(Type::Day, Some(&0_i32.to_be_bytes()), None), Some(Cell::Day(10_957)));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(super) struct Xlsx<'a> {
 struct Formats {
     header: Format,
     time: Format,
+    day: Format,
     places: [Format; 4],
 }
 
@@ -55,7 +56,8 @@ impl<'a> Xlsx<'a> {
         workbook.use_zip_large_file(rows > 500_000);
         let places = ["0", "0.0", "0.00", "0.000"].map(|form| Format::new().set_num_format(form));
         let time = Format::new().set_num_format("yyyy-mm-dd hh:mm:ss");
-        let formats = Formats { header: Format::new().set_bold(), time, places };
+        let day = Format::new().set_num_format("yyyy-mm-dd");
+        let formats = Formats { header: Format::new().set_bold(), time, day, places };
         let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, zone, formats };
         xlsx.add_sheet().map_err(output_failed)?;
         Ok(xlsx)
@@ -115,7 +117,7 @@ fn width(column: &Column) -> f64 {
     let is_id = column.name == "id" || column.name.ends_with("_id");
     let cells: usize = match column.holds {
         Type::Boolean => 8,
-        Type::Integer => 10,
+        Type::Integer | Type::Day => 10,
         Type::Amount | Type::Major | Type::Decimal => 14,
         Type::Time => 19,
         Type::Text if is_id => 28,
@@ -142,6 +144,10 @@ fn put(
         }
         Cell::Boolean(flag) => {
             sheet.write_boolean(row, column, flag)?;
+        }
+        Cell::Day(days) => {
+            let days = f64::from(days) + UNIX_EPOCH;
+            sheet.write_number_with_format(row, column, days, &formats.day)?;
         }
         Cell::Time(micros) => {
             // A cell has no offset: it shows what the clocks of the zone showed.

@@ -7,6 +7,7 @@ mod formats;
 mod kinds;
 mod realms;
 mod streams;
+mod usage;
 mod workbooks;
 
 use coulomb::billing::exports::Kind;

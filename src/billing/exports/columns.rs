@@ -14,6 +14,8 @@ pub enum Type {
     Boolean,
     /// An instant in UTC.
     Time,
+    /// A day of a calendar.
+    Day,
     Json,
 }
 
@@ -29,6 +31,7 @@ impl Type {
             Self::Decimal => "decimal",
             Self::Boolean => "true, false",
             Self::Time => "time, UTC",
+            Self::Day => "day",
             Self::Json => "JSON",
         }
     }

@@ -90,7 +90,7 @@ async fn all_formats_say_the_same() {
 }
 
 /// Removes the apostrophes, which CSV has and the raw formats do not have.
-fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+pub(super) fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let raw = |cell: &String| canonical(cell.strip_prefix('\'').unwrap_or(cell));
     rows.iter().map(|row| row.iter().map(raw).collect()).collect()
 }
@@ -103,7 +103,7 @@ fn canonical(cell: &str) -> String {
     }
 }
 
-fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
+pub(super) fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     let cell = |value: &Value| match value {
         Value::Null => String::new(),
@@ -131,10 +131,13 @@ pub(super) fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
 }
 
 /// CSV's cells as Excel shows them: times as days, numbers without trailing zeros.
-fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+pub(super) fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let cell = |(column, cell): (&String, &String)| {
         if let Ok(time) = chrono::DateTime::parse_from_rfc3339(cell) {
             return format!("{:.5}", time.timestamp() as f64 / 86_400.0 + 25_569.0);
+        }
+        if let Ok(day) = cell.parse::<chrono::NaiveDate>() {
+            return format!("{:.5}", f64::from(day.to_epoch_days()) + 25_569.0);
         }
         if column.ends_with("_major") && cell.contains('.') {
             return cell.trim_end_matches('0').trim_end_matches('.').to_owned();
@@ -145,7 +148,7 @@ fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     rows.iter().map(named).collect()
 }
 
-fn from_parquet(bytes: Vec<u8>) -> Vec<Vec<String>> {
+pub(super) fn from_parquet(bytes: Vec<u8>) -> Vec<Vec<String>> {
     let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).expect("a Parquet file");
     let schema = file.metadata().file_metadata().schema();
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
@@ -154,6 +157,7 @@ fn from_parquet(bytes: Vec<u8>) -> Vec<Vec<String>> {
         Field::Str(text) => canonical(text),
         Field::Long(number) => number.to_string(),
         Field::Bool(flag) => flag.to_string(),
+        Field::Date(days) => chrono::NaiveDate::from_epoch_days(*days).expect("in range").to_string(),
         Field::TimestampMicros(micros) => chrono::DateTime::from_timestamp_micros(*micros)
             .expect("in range")
             .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
