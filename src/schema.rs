@@ -441,6 +441,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    debtor_numbers (org_id) {
+        org_id -> Int8,
+        number -> Int4,
+    }
+}
+
+diesel::table! {
     discounts (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -672,6 +679,17 @@ diesel::table! {
         unit -> Text,
         created_at -> Timestamptz,
         archived_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    month_manifests (month) {
+        month -> Date,
+        content -> Text,
+        content_sha256 -> Bytea,
+        public_key -> Nullable<Bytea>,
+        signature -> Nullable<Bytea>,
+        created_at -> Timestamptz,
     }
 }
 
@@ -1550,6 +1568,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     customer_tax_ids,
     customers,
     daily_summaries,
+    debtor_numbers,
     discounts,
     disputes,
     document_numbers,
@@ -1563,6 +1582,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     local_subscriptions,
     meter_versions,
     meters,
+    month_manifests,
     org_coupons,
     org_refs,
     orgs,
