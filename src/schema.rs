@@ -448,6 +448,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    debtor_numbers (org_id) {
+        org_id -> Int8,
+        number -> Int4,
+    }
+}
+
+diesel::table! {
     discounts (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -684,6 +691,17 @@ diesel::table! {
         unit -> Text,
         created_at -> Timestamptz,
         archived_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    month_manifests (month) {
+        month -> Date,
+        content -> Text,
+        content_sha256 -> Bytea,
+        public_key -> Nullable<Bytea>,
+        signature -> Nullable<Bytea>,
+        created_at -> Timestamptz,
     }
 }
 
@@ -1562,6 +1580,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     customer_tax_ids,
     customers,
     daily_summaries,
+    debtor_numbers,
     discounts,
     disputes,
     document_numbers,
@@ -1575,6 +1594,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     local_subscriptions,
     meter_versions,
     meters,
+    month_manifests,
     org_coupons,
     org_refs,
     orgs,
