@@ -163,6 +163,9 @@ impl ListedInvoice {
             description: None,
             customer_name: None,
             customer_email: None,
+            customer_address: None,
+            customer_tax_exempt: None,
+            customer_tax_ids: None,
             lines_complete: true,
             created: Some(self.created_at),
             deleted: false,
@@ -228,6 +231,8 @@ fn shown_line(
         proration: Some(line.kind == "proration"),
         discount_amount: Some(line.discount),
         tax_amount: Some(line.tax),
+        taxes: Some(json!([{ "amount": line.tax, "rate_id": line.tax_rate_id,
+            "percentage": line.tax_percent }])),
         metadata: json!({}),
         usage_type: match line.kind.as_str() {
             "fee" => Some("licensed".to_owned()),
