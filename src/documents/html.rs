@@ -198,7 +198,8 @@ mod tests {
             Beispiel GmbH
             Rechnung 2026-00042 · Seite
             von
-        "#]].assert_eq(&words(&page));
+        "#]]
+        .assert_eq(&words(&page));
     }
 
     #[test]
@@ -260,7 +261,8 @@ mod tests {
             Beispiel GmbH
             Credit note 2026-C0008 · Page
             of
-        "#]].assert_eq(&words(&page));
+        "#]]
+        .assert_eq(&words(&page));
     }
 
     #[test]
