@@ -132,6 +132,7 @@ endpoints! {
     exports::invoices::totals,
 
     // Invoices of our own
+    invoicing::apply::apply,
     invoicing::settings::sellers::list,
     invoicing::settings::sellers::show,
     invoicing::settings::sellers::put,

@@ -6,6 +6,7 @@ pub mod battery;
 pub mod cluster;
 pub mod daemon;
 pub mod events;
+pub mod invoicing;
 pub mod json;
 pub mod objects;
 pub mod proxy;
