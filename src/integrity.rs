@@ -7,11 +7,13 @@
 //! | [`usage`] | daily summaries, unique values, counters of tiers and quotas, levels, keys | usage records |
 //! | [`batteries`] | balances and grants | ledger entries, usage records |
 //! | [`effects`] | what payments granted | the mirrors |
+//! | `accounts` | states of own invoices, balances, numbers | account entries, documents |
 //!
 //! [`verify`] runs them all. It changes nothing, blocks nobody and notifies nobody: each comparison reads one
 //! snapshot, so the daemon may go on. [`mirrors::rebuild`] and [`usage::rebuild`] repair; a worker repairs
 //! daily summaries all the time ([`background`]).
 
+mod accounts;
 pub mod background;
 pub mod batteries;
 pub mod derived_tables;
@@ -56,6 +58,7 @@ pub fn verify(
     if scope.is_everything() {
         results.push(check_batteries(conn, progress)?);
         results.push(check_effects(conn, progress)?);
+        results.push(check_accounts(conn)?);
     }
     Ok(results)
 }
@@ -114,6 +117,15 @@ fn check_effects(conn: &mut PgConnection, progress: Progress<'_>) -> Result<Chec
     Ok(Checked {
         check: "effects",
         compared: format!("{} payments computed again", found.sources),
+        differences: found.differences,
+    })
+}
+
+fn check_accounts(conn: &mut PgConnection) -> Result<Checked, Error> {
+    let found = accounts::verify(conn)?;
+    Ok(Checked {
+        check: "accounts",
+        compared: format!("{} accounts added up, {} documents read", found.accounts, found.documents),
         differences: found.differences,
     })
 }

@@ -11,6 +11,7 @@ pub(crate) mod backoff;
 pub mod battery;
 pub mod billing;
 pub mod cli;
+pub mod closing;
 pub mod config;
 pub mod connections;
 pub mod db;

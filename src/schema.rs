@@ -284,6 +284,12 @@ diesel::table! {
         description -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        card_brand -> Nullable<Text>,
+        last4 -> Nullable<Text>,
+        balance_transaction_id -> Nullable<Text>,
+        fee -> Nullable<Int8>,
+        net -> Nullable<Int8>,
+        net_currency -> Nullable<Text>,
     }
 }
 
@@ -350,6 +356,7 @@ diesel::table! {
         unit_amount_decimal -> Nullable<Numeric>,
         discount_amount -> Nullable<Int8>,
         tax_amount -> Nullable<Int8>,
+        taxes -> Nullable<Jsonb>,
     }
 }
 
@@ -441,6 +448,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    debtor_numbers (org_id) {
+        org_id -> Int8,
+        number -> Int4,
+    }
+}
+
+diesel::table! {
     discounts (account, livemode, id) {
         account -> Text,
         livemode -> Bool,
@@ -474,6 +488,7 @@ diesel::table! {
         funds_currency -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        funds_reinstated -> Nullable<Int8>,
     }
 }
 
@@ -534,6 +549,7 @@ diesel::table! {
         tax_amount -> Nullable<Int8>,
         metadata -> Jsonb,
         usage_type -> Nullable<Text>,
+        taxes -> Nullable<Jsonb>,
     }
 }
 
@@ -616,6 +632,18 @@ diesel::table! {
         created -> Nullable<Timestamptz>,
         deleted -> Bool,
         metadata -> Jsonb,
+        customer_address -> Nullable<Jsonb>,
+        customer_tax_exempt -> Nullable<Text>,
+        customer_tax_ids -> Nullable<Jsonb>,
+    }
+}
+
+diesel::table! {
+    issued_numbers (seller_id, number) {
+        seller_id -> Text,
+        number -> Text,
+        org_id -> Int8,
+        document_id -> Text,
     }
 }
 
@@ -663,6 +691,17 @@ diesel::table! {
         unit -> Text,
         created_at -> Timestamptz,
         archived_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    month_manifests (month) {
+        month -> Date,
+        content -> Text,
+        content_sha256 -> Bytea,
+        public_key -> Nullable<Bytea>,
+        signature -> Nullable<Bytea>,
+        created_at -> Timestamptz,
     }
 }
 
@@ -1541,6 +1580,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     customer_tax_ids,
     customers,
     daily_summaries,
+    debtor_numbers,
     discounts,
     disputes,
     document_numbers,
@@ -1550,9 +1590,11 @@ diesel::allow_tables_to_appear_in_same_query!(
     invoice_payments,
     invoiced_periods,
     invoices,
+    issued_numbers,
     local_subscriptions,
     meter_versions,
     meters,
+    month_manifests,
     org_coupons,
     org_refs,
     orgs,

@@ -97,6 +97,13 @@ const WORKERS: &[Worker] = &[
         turn: tasks::update_local_subscriptions,
     },
     Worker {
+        name: "billing-run",
+        threads: |_| 1,
+        interval: Duration::from_secs(5),
+        woken_by_inbox: false,
+        turn: tasks::run_billing,
+    },
+    Worker {
         name: "battery-upkeep",
         threads: |_| 1,
         interval: Duration::from_secs(1),

@@ -71,6 +71,15 @@ CREATE TABLE document_numbers (
     PRIMARY KEY (seller_id, kind, year)
 );
 
+-- A number of a seller names one document, also one that another system issued.
+CREATE TABLE issued_numbers (
+    seller_id text COLLATE "C" NOT NULL,
+    number text COLLATE "C" NOT NULL,
+    org_id bigint NOT NULL,
+    document_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (seller_id, number)
+);
+
 -- A payment of a processor is recorded once, whatever org it is said to be of.
 CREATE TABLE payment_references (
     processor text COLLATE "C" NOT NULL,
@@ -220,6 +229,7 @@ CREATE TABLE invoiced_periods (
     CHECK (period_start < period_end)
 );
 CREATE INDEX invoiced_periods_invoice ON invoiced_periods (org_id, invoice_id);
+COMMENT ON COLUMN invoiced_periods.invoice_id IS 'empty: there was nothing to charge';
 COMMENT ON COLUMN invoiced_periods.paid_for_at
     IS 'when the payment of the invoice extended the subscription by the period; once';
 

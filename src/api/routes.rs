@@ -59,6 +59,7 @@ endpoints! {
     plans::subscriptions::move_one,
     plans::subscriptions::show,
     plans::subscriptions::start,
+    plans::subscriptions::import,
     plans::subscriptions::activate,
     plans::subscriptions::cancel,
     plans::subscriptions::change,
@@ -130,6 +131,8 @@ endpoints! {
     // Exports
     exports::invoices::export,
     exports::invoices::totals,
+    exports::usage::export,
+    exports::usage::totals,
 
     // Invoices of our own
     invoicing::apply::apply,

@@ -9,6 +9,7 @@
 //! Paid periods are whole intervals from `period_start`. A trial runs from `created_at` to `trial_end`; a
 //! payment during the trial pays for periods from its end on.
 
+mod import;
 mod read;
 mod row;
 
@@ -22,6 +23,7 @@ use super::plans;
 use crate::error::Error;
 use crate::ids;
 use crate::schema::{local_subscriptions as t, orgs};
+pub use import::{ImportedSubscription, import};
 use read::last;
 pub use read::{
     Cursor, Ended, Name, NextPeriod, charged_periods, current, end_due, history, next_period, owed,

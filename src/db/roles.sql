@@ -12,7 +12,8 @@ REVOKE UPDATE, DELETE, TRUNCATE ON usage_records, usage_corrections, usage_closi
     FROM coulomb_platform;
 -- What was issued and what was booked never changes. Of a payment only what went back may change.
 REVOKE UPDATE, DELETE, TRUNCATE ON own_documents, own_credit_notes, own_credit_note_lines, own_payments,
-    own_refunds, account_entries, account_allocations, payment_references FROM coulomb_platform;
+    own_refunds, account_entries, account_allocations, payment_references, issued_numbers, month_manifests,
+    debtor_numbers FROM coulomb_platform;
 GRANT UPDATE (amount_refunded, amount_reversed) ON own_payments TO coulomb_platform;
 REVOKE DELETE, TRUNCATE ON accounts, document_numbers FROM coulomb_platform;
 -- Versions never change: a change is a new version.
@@ -39,8 +40,8 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     stripe_objects, idempotency_keys,
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
-    document_numbers, payment_references, sellers, payment_accounts, own_coupons, own_tax_rates,
-    coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
+    document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons, own_tax_rates,
+    month_manifests, debtor_numbers, coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
 DECLARE

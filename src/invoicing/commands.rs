@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
-use super::drafts::{self, Basis, ChargedPeriod, DraftTexts, FeePeriod, NewDraft};
+use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, FeePeriod, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
 use super::usage_lines::UsagePeriod;
@@ -135,7 +135,7 @@ pub fn create(
     }
     let row = invoices::lock(conn, org.org_id, &id)?;
     let basis = drafts::load(conn, org, &row)?;
-    let computed = drafts::compute(conn, &basis, now, false)?;
+    let computed = drafts::compute(conn, &basis, now, CouponUse::Preview)?;
     drafts::store(conn, (org.org_id, &id), &computed, now)?;
     if body.finalize {
         finalising::finalise(conn, org, &id, now)?;
@@ -182,7 +182,7 @@ pub fn preview(
         terms,
         currency,
     };
-    let computed = drafts::compute(conn, &basis, now, false)?;
+    let computed = drafts::compute(conn, &basis, now, CouponUse::Preview)?;
     finalising::document(conn, &basis, &computed, &DraftTexts::default(), now)
 }
 
@@ -356,7 +356,7 @@ pub fn document(
     let row = invoices::find(conn, org.org_id, id)?;
     let texts = serde_json::from_value(row.draft.clone()).unwrap_or_default();
     let basis = drafts::load(conn, org, &row)?;
-    let computed = drafts::compute(conn, &basis, now, false)?;
+    let computed = drafts::compute(conn, &basis, now, CouponUse::Preview)?;
     finalising::document(conn, &basis, &computed, &texts, now)
 }
 

@@ -25,7 +25,7 @@ use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::text::check_line;
 pub(super) use store::{
-    NewDraft, claim_period, delete, insert, is_invoiced, load, periods_of, recompute, release_periods, store,
+    NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute, store,
 };
 
 /// What people write on an invoice.
@@ -106,7 +106,18 @@ pub(super) struct Computed {
     pub(super) waits: Option<&'static str>,
 }
 
-/// Computes a draft. `lock`: hold its coupons locked, because it is finalised now.
+/// How a computation treats coupons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CouponUse {
+    /// As they are now; nothing is used.
+    Preview,
+    /// Locked until the caller commits, because the draft is finalised now.
+    Final,
+    /// None: the prices are after discounts.
+    Without,
+}
+
+/// Computes a draft.
 ///
 /// # Errors
 /// [`Error::Conflict`] when a price or a tax rate is missing.
@@ -114,7 +125,7 @@ pub(super) fn compute(
     conn: &mut PgConnection,
     basis: &Basis,
     now: DateTime<Utc>,
-    lock: bool,
+    coupon_use: CouponUse,
 ) -> Result<Computed, Error> {
     let usual = basis.terms.tax_rate().map(|id| tax_rates::find(conn, id)).transpose()?;
     let (mut lines, mut waits) = (Vec::new(), None);
@@ -129,7 +140,12 @@ pub(super) fn compute(
         waits = waits.or(usage_lines::unpriced(conn, basis.org.org_id, charged.period)?);
     }
     let subtotal = lines.iter().map(|line| line.amount).fold(0_i64, i64::saturating_add);
-    let fitting = coupons::usable(conn, basis.org.org_id, (&basis.currency, subtotal), now, lock)?;
+    let fits = (basis.currency.as_str(), subtotal);
+    let fitting = match coupon_use {
+        CouponUse::Without => Vec::new(),
+        CouponUse::Preview => coupons::usable(conn, basis.org.org_id, fits, now, false)?,
+        CouponUse::Final => coupons::usable(conn, basis.org.org_id, fits, now, true)?,
+    };
     let discounts: Vec<Discount> = fitting.iter().map(|coupon| discount(coupon, &lines)).collect();
     let priced: Vec<PricedLine> =
         lines.iter().map(|line| PricedLine { amount: line.amount, tax: line.tax_rate.group() }).collect();
@@ -177,7 +193,6 @@ fn period_lines(
     usual: Option<&TaxRate>,
 ) -> Result<Vec<DraftLine>, Error> {
     let (period, currency) = (charged.period, basis.currency.as_str());
-    // Without a tax rate nothing can be charged; without usage nothing has to be.
     let Some(tax_rate) = usual else { return Err(no_tax_rate()) };
     let mut lines = usage_lines::usage_lines(conn, &basis.org, (period, currency), &basis.invoice, tax_rate)?;
     if charged.is_late {

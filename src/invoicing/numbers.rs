@@ -1,4 +1,5 @@
-//! Numbers of documents, and the documents as they were issued. Owns `document_numbers` and `own_documents`.
+//! Numbers of documents, and the documents as they were issued. Owns `document_numbers`,
+//! `issued_numbers` and `own_documents`.
 //!
 //! A number is taken in the transaction that finalises the document, under the lock of its series, which is
 //! the last lock of all. When that transaction fails, the number was never taken: so a series has no gap, and
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::sellers::Seller;
 use crate::documents::content::{Document, DocumentKind};
 use crate::error::Error;
-use crate::schema::own_documents as t;
+use crate::schema::{issued_numbers, own_documents as t};
 
 /// A place in a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,20 @@ pub(super) fn keep(
 ) -> Result<(), Error> {
     let content = serde_json::to_string(document).map_err(|error| Error::Internal(error.to_string()))?;
     let digest = Sha256::digest(&content).to_vec();
+    use issued_numbers as n;
+    diesel::insert_into(n::table)
+        .values((
+            (n::seller_id.eq(seller), n::number.eq(&place.text)),
+            (n::org_id.eq(org_id), n::document_id.eq(&document.id)),
+        ))
+        .execute(conn)
+        .map_err(|error| {
+            let error = Error::from(error);
+            match error.constraint() {
+                Some("issued_numbers_pkey") => taken(),
+                _ => error,
+            }
+        })?;
     diesel::insert_into(t::table)
         .values((
             (t::org_id.eq(org_id), t::document_id.eq(&document.id), t::kind.eq(kind_name(document.kind))),
@@ -80,6 +95,21 @@ pub(super) fn keep(
         ))
         .execute(conn)?;
     Ok(())
+}
+
+/// The error for a number that another document has.
+pub(super) fn taken() -> Error {
+    Error::conflict("number_taken", "another document of this seller has this number")
+}
+
+/// The org and the id of the document with a number.
+pub(super) fn holder(
+    conn: &mut PgConnection,
+    seller: &str,
+    number: &str,
+) -> QueryResult<Option<(i64, String)>> {
+    use issued_numbers as n;
+    n::table.find((seller, number)).select((n::org_id, n::document_id)).first(conn).optional()
 }
 
 /// A document as it was issued.

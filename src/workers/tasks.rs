@@ -12,6 +12,7 @@ use crate::battery::{effects, upkeep};
 use crate::db;
 use crate::error::Error;
 use crate::integrity::derived_tables::CountingSettings;
+use crate::invoicing::{reminders, run};
 use crate::metering::counters;
 use crate::metering::{catalog, partitions};
 use crate::plans::{subscriptions, unit_grants};
@@ -41,6 +42,16 @@ pub(super) fn update_local_subscriptions(app: &App, conn: &mut PgConnection) -> 
             return Ok(NextTurn::AfterInterval);
         }
     }
+}
+
+/// Drafts and finalises invoices whose time has come, and writes reminders.
+pub(super) fn run_billing(app: &App, conn: &mut PgConnection) -> Result<NextTurn, Error> {
+    let now = app.clock.now();
+    let mut after = 0;
+    while run::make_drafts(conn, &app.directory, &mut after, now)? {}
+    let more_drafts = run::finalise_due(conn, &app.directory, now)?;
+    let reminded = db::run_once(conn, |conn| reminders::remind(conn, now))?;
+    Ok(if more_drafts || reminded > 0 { NextTurn::AtOnce } else { NextTurn::AfterInterval })
 }
 
 /// Ends reservations whose time is over.

@@ -51,6 +51,7 @@ mod subscriptions;
 mod unpriced;
 mod usage;
 mod usage_corrected;
+mod usage_invoices;
 mod usage_levels;
 mod usage_lives;
 mod usage_reads;

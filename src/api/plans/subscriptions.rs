@@ -14,10 +14,13 @@ use crate::api::params::Params;
 use crate::api::reads::ReadRequest;
 use crate::audit::AuditEntry;
 use crate::auth::{PLATFORM, Scope};
-use crate::billing::local_subscriptions::{self, Changed, Cursor, LocalSubscription, Paid, Start};
+use crate::billing::local_subscriptions::{
+    self, Changed, Cursor, ImportedSubscription, LocalSubscription, Paid, Start,
+};
 use crate::billing::moves;
 use crate::billing::org_name::OrgName;
 use crate::error::Error;
+use crate::invoicing::plan_change;
 use crate::metering::catalog;
 use crate::page::{Page, PageQuery};
 use crate::plans::subscriptions;
@@ -217,9 +220,88 @@ pub(crate) async fn change(command: Command, id: web::Path<String>) -> Result<Ht
     command.principal.require_platform(Scope::BillingWrite)?;
     let ChangeBody { plan } = command.read()?;
     let detail = json!({ "plan": plan });
-    let work =
-        move |conn: &mut PgConnection, org_id, now| local_subscriptions::change(conn, org_id, &plan, now);
+    let directory = command.directory();
+    let work = move |conn: &mut PgConnection, org_id, now| {
+        let org = directory.find(conn, org_id)?;
+        plan_change::change(conn, &org, &plan, now)
+    };
     run(command, id, ("subscription.change", detail), work).await
+}
+
+/// A subscription that another system kept.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ImportedSubscription)]
+pub struct ImportBody {
+    /// Key of the plan; it gets its newest version.
+    pub plan: String,
+    /// Months that a paid period lasts; 1 when left out.
+    #[serde(default = "one_month")]
+    #[schema(minimum = 1, maximum = 36)]
+    pub interval_months: i32,
+    /// When it began. An org has one subscription that began at an instant.
+    pub started_at: Moment,
+    /// End of its trial, past or to come: the org has used up its trial of the plan.
+    #[serde(default)]
+    pub trial_end: Option<Moment>,
+    /// From when on its paid periods are counted; from the end of the trial or the beginning when left out.
+    #[serde(default)]
+    pub paid_from: Option<Moment>,
+    /// Until when it is paid for. This or `trial_end`.
+    #[serde(default)]
+    pub paid_until: Option<Moment>,
+    /// When it was cancelled, if that ended it before the paid time was over.
+    #[serde(default)]
+    pub cancelled_at: Option<Moment>,
+    /// Whether it ends with the paid time.
+    #[serde(default)]
+    pub cancel_at_period_end: bool,
+}
+
+fn one_month() -> i32 {
+    1
+}
+
+/// Imports a local subscription of another system, with its dates. One that began at the same instant is
+/// there already and stays as it is (200).
+#[utoipa::path(
+    post, path = "/v1/orgs/{id}/subscription/import", tag = "subscriptions",
+    params(("id" = String, Path, description = "Public or external id"), IdempotencyKey),
+    request_body = ImportBody, security(("key" = ["billing:write"])),
+    responses(
+        (status = 201, description = "The subscription", body = LocalSubscription),
+        (status = 200, description = "It was there already", body = LocalSubscription),
+        CommandErrors
+    )
+)]
+pub(crate) async fn import(command: Command, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let sent: ImportBody = command.read()?;
+    let (org, directory) = (OrgName::of_any(id.into_inner(), "id"), command.directory());
+    let asked = ImportedSubscription {
+        plan: sent.plan,
+        interval_months: sent.interval_months,
+        started_at: sent.started_at.0,
+        trial_end: sent.trial_end.map(|at| at.0),
+        paid_from: sent.paid_from.map(|at| at.0),
+        paid_until: sent.paid_until.map(|at| at.0),
+        cancelled_at: sent.cancelled_at.map(|at| at.0),
+        cancel_at_period_end: sent.cancel_at_period_end,
+    };
+    command
+        .run(move |conn, now| {
+            let org = org.find(&directory, conn)?;
+            let (subscription, is_new) = local_subscriptions::import(conn, org.org_id, &asked, now)?;
+            let detail = json!({ "plan": asked.plan, "started_at": asked.started_at });
+            let audit = AuditEntry {
+                org_id: org.org_id,
+                action: "subscription.import",
+                target: subscription.id.clone(),
+                detail,
+            };
+            Answer::new(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &subscription, audit)
+        })
+        .await
 }
 
 /// Shows an org's local subscription: the current one, or else the last one.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 
-use super::{Basis, ChargedPeriod, Computed, DraftTexts, FeePeriod, compute, item_bodies};
+use super::{Basis, ChargedPeriod, Computed, CouponUse, DraftTexts, FeePeriod, compute, item_bodies};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::ids;
 use crate::invoicing::invoices::InvoiceRow;
-use crate::invoicing::lines::{self, DraftLine};
+use crate::invoicing::lines;
 use crate::invoicing::profiles;
 use crate::invoicing::sellers;
 use crate::invoicing::usage_lines::UsagePeriod;
@@ -82,7 +82,7 @@ pub(crate) fn is_invoiced(
 }
 
 /// Takes back what [`claim_period`] said of an invoice: another one may have the periods.
-pub(crate) fn release_periods(conn: &mut PgConnection, org_id: i64, invoice: &str) -> QueryResult<usize> {
+fn release_periods(conn: &mut PgConnection, org_id: i64, invoice: &str) -> QueryResult<usize> {
     diesel::delete(p::table.filter(p::org_id.eq(org_id).and(p::invoice_id.eq(invoice)))).execute(conn)
 }
 
@@ -105,7 +105,7 @@ struct PeriodRow {
 }
 
 /// The fees and the usage periods that an invoice has, with the plans that the subscriptions have now.
-pub(crate) fn periods_of(
+fn periods_of(
     conn: &mut PgConnection,
     org_id: i64,
     invoice: &str,
@@ -158,9 +158,9 @@ fn late_periods(
              p.period_end
          FROM invoiced_periods p
          JOIN local_subscriptions s USING (org_id, subscription_id)
-         JOIN own_invoices i USING (org_id, invoice_id)
+         LEFT JOIN own_invoices i USING (org_id, invoice_id)
          WHERE p.org_id = $1 AND p.currency = $2 AND p.what = 'usage' AND p.period_start < $3
-             AND i.finalized_at IS NOT NULL AND i.voided_at IS NULL
+             AND (p.invoice_id = '' OR i.finalized_at IS NOT NULL AND i.voided_at IS NULL)
          ORDER BY p.period_start DESC LIMIT $4",
     )
     .bind::<BigInt, _>(org_id)
@@ -208,7 +208,7 @@ pub(crate) fn recompute(
     row: &InvoiceRow,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let computed = load(conn, org, row).and_then(|basis| compute(conn, &basis, now, false));
+    let computed = load(conn, org, row).and_then(|basis| compute(conn, &basis, now, CouponUse::Preview));
     match computed {
         Ok(computed) => store(conn, (org.org_id, &row.invoice_id), &computed, now),
         Err(Error::Conflict { code, .. }) => {
@@ -265,6 +265,20 @@ pub(crate) fn store(
             (t::period_start.eq(starts), t::period_end.eq(ends), t::waits.eq(computed.waits)),
         ))
         .execute(conn)?;
+    Ok(())
+}
+
+/// Deletes a draft that has nothing to charge and does not wait. Its periods stay marked, with no invoice:
+/// usage of them that comes late is charged with a later period.
+pub(crate) fn drop_if_empty(conn: &mut PgConnection, org_id: i64, invoice: &str) -> Result<(), Error> {
+    let lines: i64 =
+        l::table.filter(l::org_id.eq(org_id).and(l::invoice_id.eq(invoice))).count().get_result(conn)?;
+    let draft = t::table.find((org_id, invoice)).filter(t::waits.is_null().and(t::finalized_at.is_null()));
+    if lines == 0 && diesel::delete(draft).execute(conn)? == 1 {
+        diesel::update(p::table.filter(p::org_id.eq(org_id).and(p::invoice_id.eq(invoice))))
+            .set(p::invoice_id.eq(""))
+            .execute(conn)?;
+    }
     Ok(())
 }
 
