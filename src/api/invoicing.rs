@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::invoicing::invoices as stored;
 
 pub(crate) mod account;
+pub(crate) mod apply;
 pub(crate) mod credit_notes;
 pub(crate) mod documents;
 pub(crate) mod invoices;

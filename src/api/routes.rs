@@ -135,6 +135,7 @@ endpoints! {
     exports::usage::totals,
 
     // Invoices of our own
+    invoicing::apply::apply,
     invoicing::settings::sellers::list,
     invoicing::settings::sellers::show,
     invoicing::settings::sellers::put,

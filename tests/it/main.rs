@@ -25,6 +25,7 @@ mod exports;
 mod faults;
 mod hostile;
 mod inbox;
+mod invoicing;
 mod links;
 mod local_months;
 mod logs;

@@ -101,7 +101,7 @@ impl ListedNote {
             number: Some(self.number),
             status: Some("issued".to_owned()),
             type_: None,
-            reason: None,
+            reason: Some(self.reason.clone()),
             memo: Some(self.reason),
             currency: Some(self.currency),
             amount: Some(self.total),
