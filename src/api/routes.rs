@@ -9,7 +9,7 @@
 //! `/v1/plans/{id}`).
 
 use super::endpoint::endpoints;
-use super::{battery, billing, exports, health, keys, plans, quotas, stripe, usage};
+use super::{battery, billing, closings, exports, health, keys, plans, quotas, stripe, usage};
 
 endpoints! {
     // Asked most often
@@ -131,6 +131,13 @@ endpoints! {
     // Exports
     exports::invoices::export,
     exports::invoices::totals,
+
+    // Closed months, and journals
+    closings::list,
+    closings::close,
+    closings::show,
+    closings::export,
+    closings::journals::show,
 
     // Mirrors of Stripe's objects
     billing::mirrors::customers::list,
