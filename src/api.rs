@@ -11,6 +11,7 @@ mod endpoint;
 pub mod exports;
 pub mod health;
 pub mod http;
+pub mod invoicing;
 pub mod keys;
 pub mod openapi;
 pub mod params;

@@ -18,6 +18,7 @@ pub mod payment_accounts;
 pub mod payments;
 pub mod plan_change;
 pub mod profiles;
+pub mod reads;
 pub mod reminders;
 pub mod run;
 pub mod sellers;

@@ -22,6 +22,8 @@ use crate::{api, battery, billing, metering};
         battery::effects::ignored::IgnoredKind,
         billing::acting_realms::ShownRealms,
         billing::read::ListPart,
+        billing::read::Origin,
+        api::invoicing::documents::Format,
         api::billing::read::Part,
         api::billing::read::PartWithLines,
         api::usage::reads::Format,

@@ -16,6 +16,7 @@ use crate::api::params::Params;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::billing::directory::Directory;
+use crate::db::Scope as RowScope;
 use crate::error::Error;
 use crate::page::{PageQuery, PageRequest};
 
@@ -62,6 +63,18 @@ impl ReadRequest {
         work: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.app.db.run(self.principal.rows, work).await
+    }
+
+    /// Runs `work` with the rights of the platform: what it reads belongs to one org that the caller may see,
+    /// but is made of tables that orgs may not read (sellers, tax rates, coupons).
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn run_as_platform<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.app.db.run_for_holder(self.principal.holder(), RowScope::Platform, work).await
     }
 
     /// Answers with what `find` finds, as JSON.

@@ -9,7 +9,7 @@
 //! `/v1/plans/{id}`).
 
 use super::endpoint::endpoints;
-use super::{battery, billing, closings, exports, health, keys, plans, quotas, stripe, usage};
+use super::{battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage};
 
 endpoints! {
     // Asked most often
@@ -139,21 +139,59 @@ endpoints! {
     closings::export,
     closings::journals::show,
 
-    // Mirrors of Stripe's objects
+    // Invoices of our own
+    invoicing::settings::sellers::list,
+    invoicing::settings::sellers::show,
+    invoicing::settings::sellers::put,
+    invoicing::settings::tax_rates::list,
+    invoicing::settings::tax_rates::show,
+    invoicing::settings::tax_rates::put,
+    invoicing::settings::coupons::list,
+    invoicing::settings::coupons::show,
+    invoicing::settings::coupons::put,
+    invoicing::settings::payment_accounts::list,
+    invoicing::settings::payment_accounts::show,
+    invoicing::settings::payment_accounts::put,
+    invoicing::profiles::show,
+    invoicing::profiles::put,
+    invoicing::profiles::list_coupons,
+    invoicing::profiles::put_coupon,
+    invoicing::profiles::delete_coupon,
+    invoicing::items::list,
+    invoicing::items::create,
+    invoicing::items::delete,
+    invoicing::invoices::create,
+    invoicing::invoices::update,
+    invoicing::invoices::delete,
+    invoicing::invoices::finalize,
+    invoicing::invoices::void,
+    invoicing::invoices::write_off,
+    invoicing::invoices::preview,
+    invoicing::documents::of_invoice,
+    invoicing::documents::of_credit_note,
+    invoicing::credit_notes::create,
+    invoicing::payments::record,
+    invoicing::payments::refund,
+    invoicing::payments::reverse,
+    invoicing::account::show,
+    invoicing::account::show_statement,
+    invoicing::account::adjust,
+
+    // Mirrors of Stripe's objects, some beside our own
     billing::mirrors::customers::list,
     billing::mirrors::customers::show,
     billing::mirrors::subscriptions::list,
     billing::mirrors::subscriptions::show,
-    billing::mirrors::invoices::list,
-    billing::mirrors::invoices::show,
-    billing::mirrors::payments::list,
-    billing::mirrors::payments::show,
-    billing::mirrors::refunds::list,
-    billing::mirrors::refunds::show,
+    invoicing::lists::invoices::list,
+    invoicing::lists::invoices::show,
+    invoicing::lists::payments::list,
+    invoicing::lists::payments::show,
+    invoicing::lists::refunds::list,
+    invoicing::lists::refunds::show,
     billing::mirrors::disputes::list,
     billing::mirrors::disputes::show,
-    billing::mirrors::credit_notes::list,
-    billing::mirrors::credit_notes::show,
+    invoicing::lists::credit_notes::list,
+    invoicing::lists::credit_notes::show,
     billing::mirrors::products::list,
     billing::mirrors::products::show,
     billing::mirrors::prices::list,

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::mirror::{self, Mirror, mirror};
-use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::read::{self, Belongs, ListFilter, ListPart, Origin, OwnedRow, Where, resource};
 use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 
@@ -172,6 +172,8 @@ pub struct CreditNoteView {
     /// The row.
     #[serde(flatten)]
     pub row: CreditNote,
+    /// Stripe, or our own.
+    pub origin: Origin,
     /// Public id of the org that its customer is linked to; null while it is not.
     pub org: Option<String>,
     /// Its lines; null unless they are asked for.
@@ -196,7 +198,7 @@ fn views(
         if with_lines { Some(read::children::<CreditNote, CreditNoteLine>(conn, &found)?) } else { None };
     let view = |found: OwnedRow<CreditNote>| {
         let lines = lines.as_mut().map(|lines| lines.next().unwrap_or_default());
-        CreditNoteView { row: found.row, org: found.org, lines, raw: found.raw }
+        CreditNoteView { row: found.row, origin: Origin::Stripe, org: found.org, lines, raw: found.raw }
     };
     Ok(found.into_iter().map(view).collect())
 }

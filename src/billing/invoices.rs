@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::directory::Change;
 use super::mirror::{self, Mirror, mirror};
-use super::read::{self, Belongs, ListFilter, ListPart, OwnedRow, Where, resource};
+use super::read::{self, Belongs, ListFilter, ListPart, Origin, OwnedRow, Where, resource};
 use super::{MirrorBatch, MirrorRows};
 use crate::error::Error;
 use crate::time::Moment;
@@ -258,6 +258,8 @@ pub struct InvoiceView {
     /// The row.
     #[serde(flatten)]
     pub row: Invoice,
+    /// Stripe, or our own.
+    pub origin: Origin,
     /// Public id of the org that its customer is linked to; null while it is not.
     pub org: Option<String>,
     /// Its lines; null unless they are asked for.
@@ -289,7 +291,7 @@ fn views(
         {
             row.paid_out_of_band = Some(true);
         }
-        InvoiceView { row, org: found.org, lines, raw: found.raw }
+        InvoiceView { row, origin: Origin::Stripe, org: found.org, lines, raw: found.raw }
     };
     Ok(found.into_iter().map(view).collect())
 }

@@ -64,6 +64,16 @@ pub struct RealmQuery {
     pub livemode: Option<bool>,
 }
 
+/// Where an object comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Mirrored from Stripe.
+    Stripe,
+    /// Made or recorded here.
+    Own,
+}
+
 /// What may be shown inside the rows of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -103,8 +113,22 @@ pub struct Lookup {
 
 /// A row's place in its list: `created`, id, account, live mode. The newest come first, rows without
 /// `created` last.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position(Option<Moment>, String, String, bool);
+
+impl Position {
+    /// The place of a row of our own account.
+    #[must_use]
+    pub fn of_own(created: DateTime<Utc>, id: &str, livemode: bool) -> Self {
+        Self(Some(Moment(created)), id.to_owned(), String::new(), livemode)
+    }
+
+    /// When the row was created, and its id; `None`: it has no `created`, and comes last.
+    #[must_use]
+    pub fn created_and_id(&self) -> Option<(DateTime<Utc>, &str)> {
+        self.0.map(|at| (at.0, self.1.as_str()))
+    }
+}
 
 /// The conditions that one kind of object adds to those of every list.
 pub(super) trait ListFilter {
@@ -358,7 +382,10 @@ where
 }
 
 /// Refuses pages of more than 100 rows with lines.
-fn check_limit_with_lines(limit: i64) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::Invalid`] naming `limit`.
+pub(crate) fn check_limit_with_lines(limit: i64) -> Result<(), Error> {
     const MOST: i64 = 100;
     if limit <= MOST {
         return Ok(());

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::MirrorBatch;
 use super::mirror::{self, mirror};
 use super::payments::Charge;
-use super::read::{Belongs, ListFilter, OwnedRow, Where, resource};
+use super::read::{Belongs, ListFilter, Origin, OwnedRow, Where, resource};
 
 /// [`Refund::source`] of a refund object.
 pub const FROM_REFUND: &str = "refund";
@@ -128,6 +128,8 @@ pub struct RefundView {
     pub row: Refund,
     /// Customer whose payment it was; null while the payment is not known.
     pub customer_id: Option<String>,
+    /// Stripe, or our own.
+    pub origin: Origin,
     /// Public id of the org that its customer is linked to; null while it is not.
     pub org: Option<String>,
     /// The Stripe object as it was sent; null unless it is asked for.
@@ -142,6 +144,12 @@ resource! {
 
 impl From<OwnedRow<Refund>> for RefundView {
     fn from(found: OwnedRow<Refund>) -> Self {
-        Self { row: found.row, org: found.org, customer_id: found.customer_id, raw: found.raw }
+        Self {
+            row: found.row,
+            origin: Origin::Stripe,
+            org: found.org,
+            customer_id: found.customer_id,
+            raw: found.raw,
+        }
     }
 }

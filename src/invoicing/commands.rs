@@ -306,6 +306,9 @@ pub fn add_item(
         return lines::add_item(conn, org.org_id, (currency, None), item, now);
     };
     let (_, row) = invoices::lock_with_account(conn, invoice, now)?;
+    if row.org_id != org.org_id {
+        return Err(Error::NotFound("invoice"));
+    }
     row.must_be_draft()?;
     if currency.is_some_and(|currency| currency != row.currency) {
         return Err(Error::invalid("currency", "must be that of the invoice"));

@@ -25,7 +25,7 @@ use crate::ids;
 use crate::schema::{own_payments as t, payment_references};
 use crate::text::check_line;
 use crate::time::Moment;
-pub use back::{OwnRefund, RefundBody, RefundKind, give_back, refunds_of};
+pub use back::{OwnRefund, RefundBody, RefundKind, get_refund, give_back, refunds_of};
 
 /// A payment to record.
 #[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]

@@ -1,23 +1,19 @@
 //! The routes over mirrors of Stripe's objects: each kind is listed and shown, all in the same way.
 //!
 //! To show another kind, implement [`Resource`](crate::billing::read::Resource) for its row, add it here, and
-//! add its `list` and `show` to [`crate::api::routes`].
+//! add its `list` and `show` to [`crate::api::routes`]. Kinds of which there are our own objects, too, are in
+//! [`crate::api::invoicing::lists`].
 
 use actix_web::{HttpResponse, web};
 
-use super::read::{self, Expand, ExpandWithLines};
+use super::read::{self, Expand};
 use crate::api::described::{FindErrors, ReadErrors};
 use crate::api::reads::ReadRequest;
 use crate::billing::catalog::read::{PriceFilter, PriceView, ProductFilter, ProductView};
 use crate::billing::catalog::{Price, Product};
-use crate::billing::credit_notes::{CreditNote, CreditNoteFilter, CreditNoteView};
 use crate::billing::customers::{Customer, CustomerFilter, CustomerView};
 use crate::billing::disputes::{Dispute, DisputeFilter, DisputeView};
-use crate::billing::invoices::{Invoice, InvoiceFilter, InvoiceView};
-use crate::billing::payments::Payment;
-use crate::billing::payments::read::{PaymentFilter, PaymentView};
 use crate::billing::read::{Basics, Owners, RealmQuery};
-use crate::billing::refunds::{Refund, RefundFilter, RefundView};
 use crate::billing::subscriptions::{Subscription, SubscriptionFilter, SubscriptionView};
 use crate::error::Error;
 use crate::page::{Page, PageQuery};
@@ -78,43 +74,11 @@ mirror_routes! {
 }
 
 mirror_routes! {
-    invoices: Invoice as InvoiceView, tag "invoices",
-    /// Lists invoices, newest first.
-    list "/v1/invoices", params (InvoiceFilter, Owners), errors FindErrors,
-    /// Shows an invoice.
-    show "/v1/invoices/{id}", params (ExpandWithLines), answer "The invoice"
-}
-
-mirror_routes! {
-    payments: Payment as PaymentView, tag "payments",
-    /// Lists payments, newest first.
-    list "/v1/payments", params (PaymentFilter, Owners), errors FindErrors,
-    /// Shows a payment.
-    show "/v1/payments/{id}", params (Expand), answer "The payment"
-}
-
-mirror_routes! {
-    refunds: Refund as RefundView, tag "refunds",
-    /// Lists refunds, newest first.
-    list "/v1/refunds", params (RefundFilter, Owners), errors FindErrors,
-    /// Shows a refund.
-    show "/v1/refunds/{id}", params (Expand), answer "The refund"
-}
-
-mirror_routes! {
     disputes: Dispute as DisputeView, tag "disputes",
     /// Lists disputes, newest first.
     list "/v1/disputes", params (DisputeFilter, Owners), errors FindErrors,
     /// Shows a dispute.
     show "/v1/disputes/{id}", params (Expand), answer "The dispute"
-}
-
-mirror_routes! {
-    credit_notes: CreditNote as CreditNoteView, tag "credit_notes",
-    /// Lists credit notes, newest first.
-    list "/v1/credit_notes", params (CreditNoteFilter, Owners), errors FindErrors,
-    /// Shows a credit note.
-    show "/v1/credit_notes/{id}", params (ExpandWithLines), answer "The credit note"
 }
 
 mirror_routes! {

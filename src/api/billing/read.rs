@@ -1,15 +1,18 @@
-//! The one handler behind all lists of mirrored objects, and the one behind all look-ups.
+//! The one handler behind all lists of mirrored objects, and the one behind all look-ups. Some show our own
+//! objects beside Stripe's.
 
 use actix_web::{HttpResponse, web};
-use serde::Deserialize;
+use diesel::pg::PgConnection;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::reads::ReadRequest;
 use crate::auth::{Principal, Scope};
 use crate::billing::org_name::OrgName;
-use crate::billing::read::{Basics, Listing, Lookup, Owners, RealmQuery, Resource};
+use crate::billing::read::{Basics, Listing, Lookup, Origin, Owners, Position, RealmQuery, Resource};
 use crate::db::Scope as RowScope;
 use crate::error::Error;
+use crate::invoicing::reads::{self, TwoOrigins};
 
 /// What a look-up can show beside the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
@@ -49,6 +52,15 @@ pub struct ExpandWithLines {
     expand: Vec<PartWithLines>,
 }
 
+/// Which origin a list is of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OriginQuery {
+    /// `stripe`: only what is mirrored from Stripe; `own`: only what was made or recorded here. Both when left
+    /// out. Our own have no customer and no connected account, and the mode that acts.
+    origin: Option<Origin>,
+}
+
 fn own_org(principal: &Principal) -> Option<String> {
     match principal.rows {
         RowScope::Platform => None,
@@ -56,8 +68,23 @@ fn own_org(principal: &Principal) -> Option<String> {
     }
 }
 
-/// `GET /v1/<resources>`: a page.
-pub(super) async fn list<R: Resource>(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+/// `GET /v1/<resources>`: a page of Stripe's objects.
+pub(super) async fn list<R: Resource>(read: ReadRequest) -> Result<HttpResponse, Error> {
+    list_by::<R>(read, R::list).await
+}
+
+/// As [`list`], of both origins.
+pub(in crate::api) async fn list_both<R: TwoOrigins>(mut read: ReadRequest) -> Result<HttpResponse, Error> {
+    let OriginQuery { origin } = read.take()?;
+    list_by::<R>(read, move |conn, listing| reads::list::<R>(conn, listing, origin)).await
+}
+
+async fn list_by<R: Resource>(
+    mut read: ReadRequest,
+    fetch: impl Fn(&mut PgConnection, &Listing<R::Filter>) -> Result<Vec<(Position, R::View)>, Error>
+    + Send
+    + 'static,
+) -> Result<HttpResponse, Error> {
     let owners: Owners = if R::HAS_OWNER { read.take()? } else { Owners::default() };
     read.principal.require(Scope::BillingRead)?;
     let (basics, filter): (Basics, R::Filter) = (read.take()?, read.take()?);
@@ -73,15 +100,31 @@ pub(super) async fn list<R: Resource>(mut read: ReadRequest) -> Result<HttpRespo
             after: page.after.clone(),
             limit: page.limit,
         };
-        R::list(conn, &listing)
+        fetch(conn, &listing)
     })
     .await
 }
 
-/// `GET /v1/<resources>/{id}`: one object.
+/// `GET /v1/<resources>/{id}`: one of Stripe's objects.
 pub(super) async fn show<R: Resource>(
+    read: ReadRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    show_by::<R, _>(read, id, R::get).await
+}
+
+/// As [`show`], of both origins.
+pub(in crate::api) async fn show_both<R: TwoOrigins>(
+    read: ReadRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    show_by::<R, _>(read, id, reads::get::<R>).await
+}
+
+async fn show_by<R: Resource, T: Serialize + Send + 'static>(
     mut read: ReadRequest,
     id: web::Path<String>,
+    find: fn(&mut PgConnection, &Lookup) -> Result<T, Error>,
 ) -> Result<HttpResponse, Error> {
     let (lines, raw) = expanded::<R>(&mut read)?;
     read.principal.require(Scope::BillingRead)?;
@@ -91,7 +134,7 @@ pub(super) async fn show<R: Resource>(
     let realm: RealmQuery = read.take()?;
     read.params.done()?;
     let lookup = Lookup { own: own_org(&read.principal), id: id.into_inner(), realm, lines, raw };
-    read.show(move |conn| R::get(conn, &lookup)).await
+    read.show(move |conn| find(conn, &lookup)).await
 }
 
 /// What `expand` asks for: the lines, and Stripe's snapshot.

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Payment;
-use crate::billing::read::{Belongs, ListFilter, OwnedRow, Where, resource};
+use crate::billing::read::{Belongs, ListFilter, Origin, OwnedRow, Where, resource};
 
 /// Narrows the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -43,6 +43,8 @@ pub struct PaymentView {
     /// The row.
     #[serde(flatten)]
     pub row: Payment,
+    /// Stripe, or our own.
+    pub origin: Origin,
     /// Public id of the org that its customer is linked to; null while it is not.
     pub org: Option<String>,
     /// The Stripe object as it was sent; null unless it is asked for.
@@ -58,6 +60,6 @@ resource! {
 impl From<OwnedRow<Payment>> for PaymentView {
     fn from(found: OwnedRow<Payment>) -> Self {
         let row = Payment { customer_id: found.customer_id, ..found.row };
-        Self { row, org: found.org, raw: found.raw }
+        Self { row, origin: Origin::Stripe, org: found.org, raw: found.raw }
     }
 }

@@ -138,7 +138,7 @@ pub fn give_back(
     let debit = account.enter(conn, &seller, &entry)?;
     let touched = pay_out(conn, &mut account, &row, kind, (debit, amount))?;
     refresh_all(conn, org, &account, &touched, now)?;
-    Ok((get(conn, org.org_id, &id)?, true))
+    Ok((get_refund(conn, org.org_id, &id)?, true))
 }
 
 /// Finds what the money comes from, and returns the invoices that ask for it again.
@@ -185,7 +185,7 @@ fn claim(
     }
     let holder: (i64, String) =
         r::table.find((&payment.processor, reference)).select((r::org_id, r::own_id)).first(conn)?;
-    let there = if holder.0 == payment.org_id { get(conn, holder.0, &holder.1).ok() } else { None };
+    let there = if holder.0 == payment.org_id { get_refund(conn, holder.0, &holder.1).ok() } else { None };
     let is_same = |there: &OwnRefund| {
         there.payment == payment.payment_id && body.amount.is_none_or(|_| there.amount == amount)
     };
@@ -250,7 +250,11 @@ macro_rules! shown {
     };
 }
 
-fn get(conn: &mut PgConnection, org_id: i64, refund: &str) -> Result<OwnRefund, Error> {
+/// A refund or reversal of an org.
+///
+/// # Errors
+/// [`Error::NotFound`] when the org has none with this id.
+pub fn get_refund(conn: &mut PgConnection, org_id: i64, refund: &str) -> Result<OwnRefund, Error> {
     let row: Option<RefundRow> = t::table.find((org_id, refund)).select(shown!()).first(conn).optional()?;
     row.map(read).ok_or(Error::NotFound("refund"))
 }
