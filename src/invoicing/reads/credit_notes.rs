@@ -158,6 +158,7 @@ fn lines(
             unit_amount_decimal: None,
             discount_amount: Some(0),
             tax_amount: Some(tax),
+            taxes: None,
         };
         lines.entry((org_id, note)).or_default().push(line);
     }
