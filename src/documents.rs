@@ -11,5 +11,6 @@ pub mod languages;
 mod page;
 pub mod pdf;
 mod samples;
+pub mod xml;
 
-pub use self::error::Error;
+pub use self::error::{Error, Problem};

@@ -126,6 +126,7 @@ impl Language {
         self.numbers.percent.replace("{number}", &self.number(percent))
     }
 
+    /// A day, such as `3 May 2026`.
     #[must_use]
     pub fn date(&self, date: NaiveDate) -> String {
         let pattern = &self.dates;

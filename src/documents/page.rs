@@ -165,7 +165,7 @@ impl Writer<'_> {
 
     /// An amount that is taken away.
     fn taken(&self, minor: i64) -> String {
-        self.money(-minor)
+        self.money(minor.saturating_neg())
     }
 
     /// Days, both included; one day if they are the same.
@@ -338,4 +338,77 @@ impl Writer<'_> {
 fn in_fours(iban: &str) -> String {
     let letters: Vec<char> = iban.chars().filter(|letter| !letter.is_whitespace()).collect();
     letters.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::documents::samples;
+
+    fn names(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.insert(name.clone());
+                    if name != "labels" {
+                        names(value, found);
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_manual_of_templates_names_every_field() {
+        let manual = include_str!("../../docs/templates.md");
+        let mut found = BTreeSet::new();
+        for document in samples::documents() {
+            names(&serde_json::to_value(Page::of(&document).unwrap()).unwrap(), &mut found);
+        }
+        let missing: Vec<&String> =
+            found.iter().filter(|name| !manual.contains(&format!("`{name}`"))).collect();
+        assert_eq!(missing, [""; 0], "docs/templates.md does not name them");
+    }
+
+    #[test]
+    fn addresses_name_their_countries_only_if_these_are_two() {
+        let mut document = samples::invoice("en");
+        let page = Page::of(&document).unwrap();
+        assert_eq!(page.seller.address, ["Hafenstraße 7", "20457 Hamburg", "DE"]);
+        assert_eq!(page.buyer.address, ["12 rue de l’Exemple", "75011 Paris", "FR"]);
+        document.buyer.address.country = Some("DE".to_owned());
+        assert_eq!(Page::of(&document).unwrap().seller.address, ["Hafenstraße 7", "20457 Hamburg"]);
+    }
+
+    #[test]
+    fn accounts_stand_only_where_something_is_to_be_paid() {
+        let mut document = samples::invoice("en");
+        assert_eq!(Page::of(&document).unwrap().accounts.len(), 2);
+        document.totals.due = 0;
+        let page = Page::of(&document).unwrap();
+        assert!(page.accounts.is_empty() && page.payment_reference.is_none());
+    }
+
+    #[test]
+    fn sums_of_prices_with_tax_say_how_much_tax_is_in_them() {
+        let mut document = samples::invoice("en");
+        let rows = |document: &Document| {
+            let page = Page::of(document).unwrap();
+            let rows = page.totals.iter().map(|row| format!("{} {}", row.label, row.value));
+            rows.collect::<Vec<_>>().join("; ")
+        };
+        let credit = "Paid from credit: 2026-C0007 −€7.77";
+        let before = "Subtotal €73.94; Discount −€5.39";
+        let net = "Total without tax €68.55; Tax €9.22; Total €77.77";
+        assert_eq!(rows(&document), format!("{before}; {net}; {credit}"));
+        document.tax_inclusive = true;
+        let gross = "Total €77.77; Total without tax €68.55; Included tax €9.22";
+        assert_eq!(rows(&document), format!("{before}; {gross}; {credit}"));
+    }
 }

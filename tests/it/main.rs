@@ -18,6 +18,7 @@ mod commands_line;
 mod crashes;
 mod directory;
 mod documents;
+mod documents_rendered;
 mod embedded;
 mod entitlements;
 mod exports;

@@ -20,7 +20,7 @@ fn decimal(text: &str) -> Decimal {
 }
 
 /// A document in the making.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Sale {
     document: Document,
     /// Percent and name of discounts on all lines.
@@ -244,7 +244,7 @@ fn shared(whole: i64, weights: &[i64]) -> Vec<i64> {
     let sum: i64 = weights.iter().sum();
     let part = |weight: &i64| match sum {
         0 => 0,
-        _ => rounded(Decimal::from(whole) * Decimal::from(*weight) / Decimal::from(sum)),
+        _ => i64::try_from(i128::from(whole) * i128::from(*weight) / i128::from(sum)).expect("a part"),
     };
     let mut parts: Vec<i64> = weights.iter().map(part).collect();
     let rest = whole - parts.iter().sum::<i64>();

@@ -5,6 +5,8 @@ pub mod answer;
 pub mod battery;
 pub mod cluster;
 pub mod daemon;
+pub mod documents;
+pub mod en16931;
 pub mod events;
 pub mod invoicing;
 pub mod json;
