@@ -49,11 +49,8 @@ pub(crate) async fn apply(command: Command, mut params: Params) -> Result<HttpRe
     let wanted: BillingFile = command.read()?;
     command
         .run(move |conn, now| {
-            let changes = if dry_run {
-                file::changes(conn, &wanted, now)?
-            } else {
-                file::apply(conn, &wanted, now)?
-            };
+            let changes =
+                if dry_run { file::changes(conn, &wanted, now)? } else { file::apply(conn, &wanted, now)? };
             let detail = json!({ "dry_run": dry_run, "changes": changes });
             let (action, target) = ("invoicing.apply", String::new());
             let audit = AuditEntry { org_id: PLATFORM, action, target, detail };

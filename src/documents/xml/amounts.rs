@@ -9,9 +9,9 @@ use crate::money::decimal_places;
 
 /// Decimal places of every amount (the rules BR-DEC-…).
 const PLACES: u8 = 2;
-/// How far quantity × price may be from the amount of a line, in major units. PEPPOL-EN16931-R120 allows twice
-/// as much.
-const TOLERANCE: Decimal = Decimal::from_parts(1, 0, 0, false, 2);
+/// How far quantity × price may be from the amount of a line, in major units: what rounding to two places
+/// takes. PEPPOL-EN16931-R120 allows 0.02.
+const TOLERANCE: Decimal = Decimal::from_parts(5, 0, 0, false, 3);
 /// Decimal places of a price that follows from an amount: the first of these that is exact enough.
 const PRICE_PLACES: [u32; 5] = [6, 10, 14, 18, 22];
 

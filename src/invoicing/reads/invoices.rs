@@ -170,6 +170,9 @@ impl ListedInvoice {
             created: Some(self.created_at),
             deleted: false,
             metadata: json!({}),
+            customer_address: None,
+            customer_tax_exempt: None,
+            customer_tax_ids: None,
         }
     }
 }
@@ -239,6 +242,7 @@ fn shown_line(
             "usage" => Some("metered".to_owned()),
             _ => None,
         },
+        taxes: None,
     }
 }
 
