@@ -16,4 +16,3 @@ pub mod journal;
 pub mod manifest;
 pub mod month;
 pub mod postings;
-pub mod signing;

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::booked::next_month;
 use super::manifest::{self, Heading, Previous};
 use super::month::{self, ManifestRow};
-use super::signing::{self, SigningKey};
 use crate::error::Error;
 use crate::metering::partitions;
+use crate::signing::{self, SigningKey};
 use crate::time::Month;
 
 /// Differences reported for a month, at most.

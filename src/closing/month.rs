@@ -17,11 +17,11 @@ use utoipa::ToSchema;
 use super::booked::next_month;
 use super::debtors;
 use super::manifest::{self, Heading, Previous};
-use super::signing::SigningKey;
 use crate::auth::PLATFORM;
 use crate::config::Config;
 use crate::error::Error;
 use crate::schema::{month_manifests as t, usage_closings};
+use crate::signing::SigningKey;
 use crate::time::Month;
 
 /// How manifests are made here.

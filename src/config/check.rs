@@ -3,7 +3,7 @@
 use secrecy::ExposeSecret;
 
 use super::{Config, ConfigError, database_url, log_filter};
-use crate::closing::signing;
+use crate::signing;
 
 impl Config {
     /// # Errors

@@ -1,4 +1,4 @@
-//! Signatures of manifests: Ed25519 (RFC 8032). The only file that uses `ring`.
+//! Ed25519 signatures (RFC 8032). The only file that uses `ring`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
