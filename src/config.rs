@@ -232,6 +232,9 @@ settings! {
     tls_cert: Option<PathBuf> = "COULOMB_TLS_CERT", "";
     /// File with the private key (PEM) of the certificate.
     tls_key: Option<PathBuf> = "COULOMB_TLS_KEY", "";
+    /// File with the template of documents (`docs/templates.md`) in place of the built-in one. It is read and
+    /// checked when the daemon starts.
+    invoice_template: Option<PathBuf> = "COULOMB_INVOICE_TEMPLATE", "";
     /// What is logged, as `level` or `target=level,…` (error, warn, info, debug, trace).
     log: String = "COULOMB_LOG", "info";
     /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.
