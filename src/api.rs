@@ -3,6 +3,7 @@
 
 pub mod battery;
 pub mod billing;
+pub mod closings;
 pub mod commands;
 pub mod described;
 mod docs;

@@ -2,10 +2,12 @@
 
 mod ask;
 mod battery;
+mod close;
 mod doctor;
 mod export;
 mod inbox;
 mod invoicing;
+mod journal;
 mod keys;
 mod meter;
 mod open;
@@ -123,6 +125,13 @@ enum Command {
     /// Write invoices, their lines, payments or refunds, or entries of batteries to a file for finance
     #[command(subcommand)]
     Export(export::ExportCommand),
+    /// Close a month for usage and money, and make its signed manifest
+    ///
+    /// All months before it are closed too. What comes later is posted to the open month. Closing again
+    /// changes nothing; it makes a manifest that is missing.
+    Close(close::CloseArgs),
+    /// Write a month's double entries for bookkeeping: hledger, Beancount, DATEV or CSV
+    Journal(journal::JournalArgs),
     /// Print the OpenAPI description of the API
     Openapi,
     /// Print a completion script for a shell
@@ -218,6 +227,8 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
         Command::Verify(args) => return verify::run(config, &args),
         Command::Rebuild(command) => rebuild::run(config, &command)?,
         Command::Export(command) => export::run(config, command)?,
+        Command::Close(args) => close::run(config, &args)?,
+        Command::Journal(args) => journal::run(config, &args)?,
         Command::Serve
         | Command::Config
         | Command::Doctor

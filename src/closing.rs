@@ -7,9 +7,12 @@
 //! ([`journal`]) turn entries into double entries.
 
 pub mod accounts_file;
-pub mod booked;
+mod booked;
 pub mod chart;
+pub mod check;
 mod debtors;
+pub mod exports;
 pub mod journal;
+pub mod manifest;
 pub mod month;
 pub mod postings;

@@ -235,6 +235,14 @@ settings! {
     /// File with the template of documents (`docs/templates.md`) in place of the built-in one. It is read and
     /// checked when the daemon starts.
     invoice_template: Option<PathBuf> = "COULOMB_INVOICE_TEMPLATE", "";
+    /// Ed25519 private key that signs the manifests of closed months: PEM (PKCS#8) or its 32 bytes in
+    /// hexadecimal or base64. Unset: manifests have digests, and no signature.
+    closing_key: Option<SecretString> = "COULOMB_CLOSING_KEY", "";
+    /// Public keys that signed manifests before, in hexadecimal, separated by commas. With one, or with
+    /// `COULOMB_CLOSING_KEY`, `coulomb verify` accepts no other key.
+    closing_old_keys: String = "COULOMB_CLOSING_OLD_KEYS", "";
+    /// TOML file that says which accounts of the bookkeeping journals use. Unset: built-in names.
+    journal_accounts: Option<PathBuf> = "COULOMB_JOURNAL_ACCOUNTS", "";
     /// What is logged, as `level` or `target=level,…` (error, warn, info, debug, trace).
     log: String = "COULOMB_LOG", "info";
     /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.

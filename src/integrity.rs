@@ -8,6 +8,7 @@
 //! | [`batteries`] | balances and grants | ledger entries, usage records |
 //! | [`effects`] | what payments granted | the mirrors |
 //! | `accounts` | states of own invoices, balances, numbers | account entries, documents |
+//! | `closings` | manifests of closed months | usage records, documents, account entries |
 //!
 //! [`verify`] runs them all. It changes nothing, blocks nobody and notifies nobody: each comparison reads one
 //! snapshot, so the daemon may go on. [`mirrors::rebuild`] and [`usage::rebuild`] repair; a worker repairs
@@ -22,7 +23,9 @@ pub mod mirrors;
 pub mod usage;
 
 use diesel::pg::PgConnection;
+use secrecy::ExposeSecret;
 
+use crate::closing::check::{self, TrustedKeys};
 use crate::config::Config;
 use crate::error::Error;
 use crate::time::Clock;
@@ -59,6 +62,7 @@ pub fn verify(
         results.push(check_batteries(conn, progress)?);
         results.push(check_effects(conn, progress)?);
         results.push(check_accounts(conn)?);
+        results.push(check_closings(conn, config)?);
     }
     Ok(results)
 }
@@ -128,4 +132,23 @@ fn check_accounts(conn: &mut PgConnection) -> Result<Checked, Error> {
         compared: format!("{} accounts added up, {} documents read", found.accounts, found.documents),
         differences: found.differences,
     })
+}
+
+fn check_closings(conn: &mut PgConnection, config: &Config) -> Result<Checked, Error> {
+    let key = config.closing_key.as_ref().map(ExposeSecret::expose_secret);
+    let found = check::verify(conn, &TrustedKeys::new(key, &config.closing_old_keys)?)?;
+    let mut compared = format!("{} closed months computed again", found.months);
+    for (count, what) in [
+        (found.unsigned, "without a signature".to_owned()),
+        (found.without_usage, "whose usage records are gone".to_owned()),
+        (
+            found.changed_mirrors.len(),
+            format!("of which Stripe's objects changed since ({})", found.changed_mirrors.join(", ")),
+        ),
+    ] {
+        if count > 0 {
+            compared += &format!(", {count} {what}");
+        }
+    }
+    Ok(Checked { check: "closings", compared, differences: found.differences })
 }

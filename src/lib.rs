@@ -39,6 +39,7 @@ pub mod realm;
 pub mod schema;
 pub mod server;
 pub mod shares;
+pub mod signing;
 pub mod stripe;
 pub mod text;
 pub mod threads;

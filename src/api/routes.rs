@@ -9,7 +9,7 @@
 //! `/v1/plans/{id}`).
 
 use super::endpoint::endpoints;
-use super::{battery, billing, exports, health, invoicing, keys, plans, quotas, stripe, usage};
+use super::{battery, billing, closings, exports, health, invoicing, keys, plans, quotas, stripe, usage};
 
 endpoints! {
     // Asked most often
@@ -133,6 +133,13 @@ endpoints! {
     exports::invoices::totals,
     exports::usage::export,
     exports::usage::totals,
+
+    // Closed months, and journals
+    closings::list,
+    closings::close,
+    closings::show,
+    closings::export,
+    closings::journals::show,
 
     // Invoices of our own
     invoicing::apply::apply,

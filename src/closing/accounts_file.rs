@@ -5,11 +5,13 @@
 //! `{payment_account}`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
 use crate::documents::content::TaxCategory;
+use crate::error::Error;
 
 /// Which accounts there are.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -165,6 +167,16 @@ impl AccountsFile {
         Ok(file)
     }
 
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], one sentence that names the file.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let refused = |what: String| Error::invalid("accounts", format!("{}: {what}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+        Self::read(&text).map_err(refused)
+    }
+
     fn check(&self) -> Result<(), String> {
         const KINDS: [&str; 5] = ["fee", "usage", "minimum", "proration", "item"];
         for (n, rule) in self.revenue.iter().enumerate() {
@@ -225,7 +237,7 @@ impl DatevSettings {
         if !(4..=8).contains(&self.account_length) {
             return Err("datev.account_length must be 4 to 8".to_owned());
         }
-        let year_start = format!("2024-{}", self.year_start);
+        let year_start = format!("2023-{}", self.year_start);
         if self.year_start.len() != 5 || year_start.parse::<chrono::NaiveDate>().is_err() {
             return Err("datev.year_start must be a month and a day, such as \"01-01\"".to_owned());
         }

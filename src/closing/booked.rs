@@ -82,7 +82,7 @@ pub(super) fn next_month(month: NaiveDate) -> NaiveDate {
 ///
 /// # Errors
 /// Those of `each`; [`Error::Internal`] when a document is missing or cannot be read.
-pub fn each(
+pub(super) fn each(
     conn: &mut PgConnection,
     month: NaiveDate,
     seller: Option<&str>,

@@ -1,11 +1,98 @@
-//! Closes months.
+//! Closes months and makes their manifests. Owns `month_manifests`.
+//!
+//! Closing a month and making its manifest are two transactions. The first is short and makes the month a
+//! fixed set; the second reads it, while new usage and new entries go on. When the second does not happen,
+//! closing again makes up for it. When two make it at once, the first to commit wins, and the other shows that
+//! one.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::sql_types::{Date, Nullable};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::booked::next_month;
+use super::debtors;
+use super::manifest::{self, Heading, Previous};
 use crate::auth::PLATFORM;
-use crate::schema::usage_closings;
+use crate::config::Config;
+use crate::error::Error;
+use crate::schema::{month_manifests as t, usage_closings};
+use crate::signing::SigningKey;
+use crate::time::Month;
+
+/// How manifests are made here.
+pub struct Maker {
+    /// Signs them; `None`: they are not signed.
+    pub key: Option<SigningKey>,
+    /// Our own Stripe account (empty) and the connected ones that act.
+    pub accounts: Vec<String>,
+    pub actor: String,
+    pub now: DateTime<Utc>,
+}
+
+impl Maker {
+    /// As the settings say.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the key is malformed, which starting with it would have refused.
+    pub fn new(config: &Config, actor: String, now: DateTime<Utc>) -> Result<Self, Error> {
+        let read = |key: &SecretString| SigningKey::read(key.expose_secret());
+        let key = config.closing_key.as_ref().map(read).transpose();
+        let key = key.map_err(|problem| Error::Internal(format!("COULOMB_CLOSING_KEY {problem}")))?;
+        Ok(Self { key, accounts: config.acting_realms().accounts().to_vec(), actor, now })
+    }
+}
+
+/// A stored manifest.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = MonthManifest)]
+pub struct StoredManifest {
+    /// The month.
+    pub month: Month,
+    /// When the manifest was made.
+    pub created_at: DateTime<Utc>,
+    /// SHA-256 of `text`, in hexadecimal.
+    pub sha256: String,
+    /// Ed25519 public key, in hexadecimal; null: there was no key.
+    pub public_key: Option<String>,
+    /// Ed25519 signature of `text`, in hexadecimal.
+    pub signature: Option<String>,
+    /// The manifest, word for word.
+    pub text: String,
+    /// The same as JSON.
+    #[schema(value_type = Object)]
+    pub manifest: Value,
+}
+
+/// A manifest in a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ListedManifest {
+    /// The month.
+    pub month: Month,
+    /// When the manifest was made.
+    pub created_at: DateTime<Utc>,
+    /// SHA-256 of its text, in hexadecimal.
+    pub sha256: String,
+    /// Ed25519 public key, in hexadecimal; null: there was no key.
+    pub public_key: Option<String>,
+    /// Ed25519 signature of its text, in hexadecimal.
+    pub signature: Option<String>,
+}
+
+/// A row of `month_manifests`.
+#[derive(Clone, Debug, Queryable)]
+pub(super) struct ManifestRow {
+    pub(super) month: NaiveDate,
+    pub(super) content: String,
+    pub(super) content_sha256: Vec<u8>,
+    pub(super) public_key: Option<Vec<u8>>,
+    pub(super) signature: Option<Vec<u8>>,
+    pub(super) created_at: DateTime<Utc>,
+}
 
 /// When a month was closed for every org; `None`: it is open.
 pub(super) fn closed_at(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<Option<DateTime<Utc>>> {
@@ -14,4 +101,131 @@ pub(super) fn closed_at(conn: &mut PgConnection, month: NaiveDate) -> QueryResul
         .filter(usage_closings::org_id.eq(PLATFORM).and(usage_closings::month.ge(month)))
         .select(diesel::dsl::min(usage_closings::closed_at))
         .first(conn)
+}
+
+/// Makes the manifests of a closed month and of the months before it that have none, from the first month
+/// with any record or entry on. Returns that of the month.
+///
+/// # Errors
+/// [`Error::Conflict`] when the month is open, or before the first manifest.
+pub fn complete(conn: &mut PgConnection, month: Month, maker: &Maker) -> Result<StoredManifest, Error> {
+    let wanted = month.first_day();
+    if closed_at(conn, wanted)?.is_none() {
+        return Err(Error::conflict("month_is_open", "this month is open: close it first"));
+    }
+    let last: Option<NaiveDate> = t::table.select(diesel::dsl::max(t::month)).first(conn)?;
+    let mut next = match last {
+        Some(last) => next_month(last),
+        None => first_month(conn)?.map_or(wanted, |first| first.min(wanted)),
+    };
+    while next <= wanted {
+        make(conn, next, maker)?;
+        next = next_month(next);
+    }
+    find(conn, month)
+}
+
+/// The first month that has anything.
+fn first_month(conn: &mut PgConnection) -> QueryResult<Option<NaiveDate>> {
+    #[derive(QueryableByName)]
+    struct First {
+        #[diesel(sql_type = Nullable<Date>)]
+        month: Option<NaiveDate>,
+    }
+    let first: First = diesel::sql_query(
+        "SELECT date_trunc('month', least((SELECT min(day) FROM account_entries),
+             (SELECT min(day) FROM daily_summaries))::timestamp)::date AS month",
+    )
+    .get_result(conn)?;
+    Ok(first.month)
+}
+
+/// Makes a manifest. The manifest of the month before is there.
+fn make(conn: &mut PgConnection, month: NaiveDate, maker: &Maker) -> Result<(), Error> {
+    let made = conn.build_transaction().repeatable_read().read_only().run(|conn| {
+        let Some(closed_at) = closed_at(conn, month)? else {
+            return Err(Error::Internal(format!("{month} is open, yet a later month is closed")));
+        };
+        let previous = t::table.filter(t::month.lt(month)).order(t::month.desc());
+        let previous: Option<(NaiveDate, Vec<u8>)> =
+            previous.select((t::month, t::content_sha256)).first(conn).optional()?;
+        let heading = Heading {
+            month,
+            closed_at,
+            created_at: maker.now,
+            actor: maker.actor.clone(),
+            previous: previous.map(|(month, digest)| Previous {
+                month: Month::containing(month).to_string(),
+                sha256: hex::encode(digest),
+            }),
+            signed_by: maker.key.as_ref().map(|key| hex::encode(key.public())),
+            accounts: maker.accounts.clone(),
+        };
+        manifest::compute(conn, heading)
+    })?;
+    crate::panics::panic_if_test_asks("manifest", || "between closing and manifest");
+    let text = manifest::text(&made)?;
+    conn.transaction(|conn| {
+        let row = (
+            (t::month.eq(month), t::content.eq(&text), t::content_sha256.eq(manifest::digest(&text))),
+            t::public_key.eq(maker.key.as_ref().map(SigningKey::public)),
+            t::signature.eq(maker.key.as_ref().map(|key| key.sign(&text))),
+            t::created_at.eq(maker.now),
+        );
+        let inserted = diesel::insert_into(t::table).values(row).on_conflict_do_nothing().execute(conn)?;
+        if inserted == 1 {
+            debtors::assign(conn)?;
+        }
+        Ok(())
+    })
+}
+
+/// The manifest of a month.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none.
+pub fn find(conn: &mut PgConnection, month: Month) -> Result<StoredManifest, Error> {
+    let row: Option<ManifestRow> = t::table.find(month.first_day()).first(conn).optional()?;
+    let row = row.ok_or(Error::NotFound("manifest of a closed month"))?;
+    let broken = |error| Error::Internal(format!("the manifest of {month} is no JSON: {error}"));
+    Ok(StoredManifest {
+        month,
+        created_at: row.created_at,
+        sha256: hex::encode(row.content_sha256),
+        public_key: row.public_key.map(hex::encode),
+        signature: row.signature.map(hex::encode),
+        manifest: serde_json::from_str(&row.content).map_err(broken)?,
+        text: row.content,
+    })
+}
+
+/// All manifests, the first month first.
+pub(super) fn rows(conn: &mut PgConnection) -> QueryResult<Vec<ManifestRow>> {
+    t::table.order(t::month).load(conn)
+}
+
+/// All manifests, the latest first.
+pub fn list(conn: &mut PgConnection) -> QueryResult<Vec<ListedManifest>> {
+    type Listed = (NaiveDate, DateTime<Utc>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+    let rows: Vec<Listed> = t::table
+        .order(t::month.desc())
+        .select((t::month, t::created_at, t::content_sha256, t::public_key, t::signature))
+        .load(conn)?;
+    let shown = |(month, created_at, digest, public_key, signature): Listed| ListedManifest {
+        month: Month::containing(month),
+        created_at,
+        sha256: hex::encode(digest),
+        public_key: public_key.map(hex::encode),
+        signature: signature.map(hex::encode),
+    };
+    Ok(rows.into_iter().map(shown).collect())
+}
+
+/// Refuses a month that has no manifest: only those of closed months stay as they are.
+///
+/// # Errors
+/// [`Error::NotFound`]
+pub fn must_have_manifest(conn: &mut PgConnection, month: Month) -> Result<(), Error> {
+    let there = diesel::select(diesel::dsl::exists(t::table.find(month.first_day()))).get_result(conn)?;
+    if there { Ok(()) } else { Err(Error::NotFound("manifest of a closed month")) }
 }

@@ -3,6 +3,7 @@
 use secrecy::ExposeSecret;
 
 use super::{Config, ConfigError, database_url, log_filter};
+use crate::signing;
 
 impl Config {
     /// # Errors
@@ -23,6 +24,7 @@ impl Config {
             return self.error("COULOMB_QUOTA_RETENTION_DAYS", "must be at least 35");
         }
         self.check_not_zero()?;
+        self.check_closing_keys()?;
         if self.webhook_body_limit > self.webhook_memory_mib.saturating_mul(1 << 20) {
             return self.error(
                 "COULOMB_WEBHOOK_MEMORY_MIB",
@@ -43,6 +45,18 @@ impl Config {
 
     fn error(&self, name: &str, problem: &str) -> Result<(), ConfigError> {
         Err(self.sources[name].error(problem))
+    }
+
+    fn check_closing_keys(&self) -> Result<(), ConfigError> {
+        if let Some(key) = &self.closing_key
+            && let Err(problem) = signing::SigningKey::read(key.expose_secret())
+        {
+            return self.error("COULOMB_CLOSING_KEY", problem);
+        }
+        match signing::read_public_keys(&self.closing_old_keys) {
+            Ok(_) => Ok(()),
+            Err(problem) => self.error("COULOMB_CLOSING_OLD_KEYS", problem),
+        }
     }
 
     fn check_database_urls(&self) -> Result<(), ConfigError> {

@@ -139,8 +139,8 @@ const DAYS: &str = "SELECT t.org_id, t.series_id, t.day, t.day + 1 AS day_after,
         t.battery_units
     FROM daily_summaries t WHERE t.day >= ? AND t.day < ?";
 
-/// SQL: the months of each series, summed up as the list of usage does it: see [`super::summaries`]. Different
-/// values of a month are counted again, since those of its days overlap.
+/// SQL: the months of each series, summed up as the list of usage does it: see [`super::summaries`]. The
+/// different values of a month are counted again, since those of its days overlap.
 const MONTHS: &str = "SELECT g.org_id, g.series_id, g.month AS day,
         (g.month + interval '1 month')::date AS day_after,
         CASE g.aggregation WHEN 'unique' THEN (SELECT count(DISTINCT u.value_digest) FROM usage_uniques u

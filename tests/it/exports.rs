@@ -6,6 +6,7 @@ mod filters;
 mod formats;
 mod kinds;
 mod realms;
+mod returns;
 mod streams;
 mod usage;
 mod workbooks;

@@ -13,6 +13,7 @@ mod battery_commands;
 mod battery_effects;
 mod battery_reads;
 mod billing_periods;
+mod closing;
 mod commands;
 mod commands_line;
 mod crashes;

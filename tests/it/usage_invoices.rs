@@ -48,7 +48,7 @@ impl World {
         self.get(&format!("/v1/invoices/{newest}?expand=lines")).await.ok().at("").clone()
     }
 
-    async fn pays(&self, amount: i64) {
+    async fn pays_bank(&self, amount: i64) {
         let payment = json!({ "org": "acme", "amount": amount, "currency": "usd", "processor": "bank",
             "reference": format!("{}-{amount}", self.now()) });
         self.post("/v1/payments", payment).await.status(201);
@@ -125,7 +125,7 @@ async fn every_price_is_a_line_and_late_usage_is_on_the_next_invoice() {
     world.turn("2026-11-02T00:00:02Z");
     let first = world.billing_run(1, "open").await;
     assert_eq!([&first["net_total"], &first["tax_total"], &first["total"]], [3875, 775, 4650]);
-    world.pays(4650).await;
+    world.pays_bank(4650).await;
 
     // What comes later, or is taken back, is on the next one.
     world.used(usage("acme", "tokens").quantity(50_000).dimension("model", "large").at(&*at("31"))).await;
@@ -195,7 +195,7 @@ async fn a_change_of_plan_charges_the_days_that_are_left() {
     let world = billed(World::new()).await;
     world.turn("2026-11-02T00:00:02Z");
     world.billing_run(1, "open").await;
-    world.pays(1200).await;
+    world.pays_bank(1200).await;
     // 20 of 30 days are left: 10.00 x 20 / 30 = 6.67 back, 30.00 x 20 / 30 = 20.00.
     world.turn("2026-11-11T08:00:00Z");
     world.send(subscription_command("acme", "change", json!({ "plan": "pro" }))).await.ok();

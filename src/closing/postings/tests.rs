@@ -23,24 +23,25 @@ pub(in crate::closing) fn document(
     inclusive: bool,
 ) -> Document {
     let day = NaiveDate::from_ymd_opt(2026, 10, 5).expect("a day");
-    let line = |((n, &(kind, tax, amount)), own): ((i32, _), &amounts::LineAmounts)| Line {
-        number: n,
-        kind,
-        description: "a line".to_owned(),
-        quantity: Decimal::ONE,
-        unit: None,
-        unit_price: Decimal::ONE,
-        base_quantity: Decimal::ONE,
-        amount,
-        discount: own.discount,
-        net: own.net,
-        tax: own.tax,
-        tax_category: tax.category,
-        // Stored with more digits than the subtotal.
-        tax_percent: tax.percent + Decimal::new(0, 2),
-        from: None,
-        to: None,
-    };
+    let line =
+        |((n, &(kind, tax, amount)), own): ((i32, &(LineKind, TaxGroup, i64)), &amounts::LineAmounts)| Line {
+            number: n,
+            kind,
+            description: "a line".to_owned(),
+            quantity: Decimal::ONE,
+            unit: None,
+            unit_price: Decimal::ONE,
+            base_quantity: Decimal::ONE,
+            amount,
+            discount: own.discount,
+            net: own.net,
+            tax: own.tax,
+            tax_category: tax.category,
+            // Stored with more digits than the subtotal.
+            tax_percent: tax.percent + Decimal::new(0, 2),
+            from: None,
+            to: None,
+        };
     Document {
         id: "inv_1".to_owned(),
         kind,

@@ -1,0 +1,71 @@
+//! `coulomb close`
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::json;
+
+use super::keys::{actor, record};
+use super::{Failure, Usage, open, out};
+use crate::auth::PLATFORM;
+use crate::closing::exports::{self, ClosedRows};
+use crate::closing::month::{self, Maker, StoredManifest};
+use crate::config::Config;
+use crate::db;
+use crate::metering::closings;
+use crate::time::{Clock, Month};
+
+#[derive(Args)]
+pub(super) struct CloseArgs {
+    /// The month, such as 2026-10
+    #[arg(required_unless_present = "show")]
+    month: Option<Month>,
+    /// Close nothing: print the manifest of this closed month
+    #[arg(long, value_name = "MONTH", conflicts_with = "month")]
+    show: Option<Month>,
+    /// With --show: print rows of the month instead, as CSV: usage, documents or entries
+    #[arg(long, value_name = "KIND", requires = "show")]
+    of: Option<String>,
+}
+
+pub(super) fn run(config: &Config, args: &CloseArgs) -> Result<(), Failure> {
+    let of = args
+        .of
+        .as_deref()
+        .map(ClosedRows::parse)
+        .transpose()
+        .map_err(|error| Usage::new(error.to_string()))?;
+    let mut database = open::Database::open(config)?;
+    let conn = &mut database.conn;
+    if let (Some(month), Some(of)) = (args.show, of) {
+        month::must_have_manifest(conn, month)?;
+        let mut rows = std::io::BufWriter::new(std::io::stdout().lock());
+        conn.build_transaction()
+            .repeatable_read()
+            .read_only()
+            .run(|conn| exports::write(conn, of, month.first_day(), &mut rows))?;
+        rows.flush()?;
+        return Ok(());
+    }
+    if let Some(month) = args.show {
+        return print(&month::find(conn, month)?);
+    }
+    let Some(month) = args.month else { return Err(Usage::new("say which month to close, such as 2026-10")) };
+    let now = Clock::system().now();
+    db::run_once(conn, |conn| {
+        closings::close(conn, PLATFORM, month, &actor(), now)?;
+        record(conn, "month.close", &month.to_string(), json!({ "month": month }), now)
+    })?;
+    let manifest = month::complete(conn, month, &Maker::new(config, actor(), now)?)?;
+    if manifest.signature.is_none() {
+        eprintln!(
+            "{month} is closed; its manifest is not signed, for COULOMB_CLOSING_KEY is not set: keep its \
+             SHA-256 elsewhere"
+        );
+    }
+    print(&manifest)
+}
+
+fn print(manifest: &StoredManifest) -> Result<(), Failure> {
+    out::line(serde_json::to_string_pretty(manifest)?)
+}
