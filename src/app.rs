@@ -8,12 +8,13 @@ use crate::billing::directory::Directory;
 use crate::billing::org_plan::AsOf;
 use crate::config::Config;
 use crate::db::Db;
+use crate::documents::html::Template;
 use crate::integrity::background::SummaryRepair;
 use crate::metering::partitions::KnownPartitions;
 use crate::metrics::Metrics;
 use crate::quota::rulebook::RulebookCache;
 use crate::quota::{QuotaContext, Quotas};
-use crate::shares::Shares;
+use crate::shares::{Shares, Turns};
 use crate::stripe::bodies::Bodies;
 use crate::stripe::inbox::InboxWriter;
 use crate::stripe::signature::SigningSecrets;
@@ -59,7 +60,14 @@ pub struct App {
     pub allowances: Allowances,
     /// Places for exports; each export uses a database connection of its own.
     pub exports: Arc<Shares>,
+    /// How documents look.
+    pub template: Template,
+    /// Turns to have a document made into a page.
+    pub pages: Turns,
 }
+
+/// Documents that one key or org has made into pages at once.
+const PAGES: usize = 2;
 
 impl App {
     /// Creates all parts and starts their threads. The database must be migrated.
@@ -123,7 +131,15 @@ impl App {
             quotas,
             allowances: Allowances::default(),
             exports,
+            template: Template::default(),
+            pages: Turns::new(PAGES),
         }
+    }
+
+    /// With another look of documents.
+    #[must_use]
+    pub fn with_template(self, template: Template) -> Self {
+        Self { template, ..self }
     }
 
     /// The time and the rules by which an org's plan is determined now.

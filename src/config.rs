@@ -232,6 +232,9 @@ settings! {
     tls_cert: Option<PathBuf> = "COULOMB_TLS_CERT", "";
     /// File with the private key (PEM) of the certificate.
     tls_key: Option<PathBuf> = "COULOMB_TLS_KEY", "";
+    /// File with the template of documents (`docs/templates.md`) in place of the built-in one. It is read and
+    /// checked when the daemon starts.
+    invoice_template: Option<PathBuf> = "COULOMB_INVOICE_TEMPLATE", "";
     /// Ed25519 private key that signs the manifests of closed months: PEM (PKCS#8) or its 32 bytes in
     /// hexadecimal or base64. Unset: manifests have digests, and no signature.
     closing_key: Option<SecretString> = "COULOMB_CLOSING_KEY", "";

@@ -27,6 +27,7 @@ use crate::api::{http, serve};
 use crate::app::App;
 use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, SPARE};
+use crate::documents::html::Template;
 use crate::error::Error;
 use crate::json;
 
@@ -50,6 +51,22 @@ pub enum ServeError {
     /// The certificate or the key cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+/// The look of documents that the settings name; `None`: the built-in one.
+///
+/// # Errors
+/// Names the setting whose file cannot be used, and why.
+pub fn template(config: &Config) -> Result<Option<Template>, ConfigError> {
+    let Some(path) = &config.invoice_template else { return Ok(None) };
+    let unusable = |why: String| ConfigError {
+        name: "COULOMB_INVOICE_TEMPLATE".to_owned(),
+        problem: format!("names {}, which cannot be used: {why}", path.display()),
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    let template = Template::parse(&text).map_err(|error| unusable(error.to_string()))?;
+    template.check().map_err(|error| unusable(error.to_string()))?;
+    Ok(Some(template))
 }
 
 /// Checks that [`bind`] will succeed: the address is free, and certificate and key can be used. The daemon

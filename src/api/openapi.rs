@@ -24,6 +24,7 @@ use crate::{api, battery, billing, metering};
         billing::read::ListPart,
         billing::read::Origin,
         api::invoicing::documents::Format,
+        api::invoicing::documents::Profile,
         api::billing::read::Part,
         api::billing::read::PartWithLines,
         api::usage::reads::Format,

@@ -28,6 +28,7 @@ const CLOCKS_APART: TimeDelta = TimeDelta::seconds(300);
 /// Runs the daemon. `file` is the settings file; the run file names it for commands.
 pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
     server::check(&config)?;
+    let template = server::template(&config).map_err(server::ServeError::from)?;
     let server = open::server(&config)?;
     let mut owner = db::connect_as_login(&server.owner_url)?;
     let migrated = migrate::run(&mut owner)?;
@@ -51,7 +52,11 @@ pub(super) fn run(config: Config, file: Option<&Path>) -> Result<(), Failure> {
         silence: Duration::from_millis(u64::from(config.database_silence_ms)),
         roles: migrated.roles,
     });
-    let app = Arc::new(App::new(config, clock, db));
+    let app = App::new(config, clock, db);
+    let app = Arc::new(match template {
+        Some(template) => app.with_template(template),
+        None => app,
+    });
     let data_dir = server.embedded.as_ref().map(|embedded| embedded.data_dir().to_owned());
     let place = data_dir.as_ref().map_or_else(
         || describe_database(&server.url),

@@ -68,7 +68,9 @@ impl Sweep<'_> {
     /// A valid request, with this query.
     fn fitting(&self, operation: &Operation, query: &str) -> Attempt {
         let org = operation.query.iter().any(|name| name == "org") && !query.starts_with("org=");
+        let currency = operation.path.ends_with("/statement") && operation.path.starts_with("/v1/orgs/");
         let query = match (org, query) {
+            (_, query) if currency && !query.starts_with("currency=") => format!("?currency=usd&{query}"),
             (true, query) => format!("?org=acme&{query}"),
             (false, "") => String::new(),
             (false, query) => format!("?{query}"),
@@ -234,7 +236,8 @@ async fn cursors(daemon: &Daemon, seed: &Seed, operations: &[Operation]) -> Vec<
             if !more.is_empty() && operation.path != "/v1/usage/daily" {
                 continue;
             }
-            let (status, page) = daemon.get(&format!("{path}?limit=1{org}{more}"), &seed.key).await;
+            let currency = if path.ends_with("/account/statement") { "&currency=usd" } else { "" };
+            let (status, page) = daemon.get(&format!("{path}?limit=1{org}{more}{currency}"), &seed.key).await;
             assert_eq!(status, 200, "{path}: {page}");
             let Some(cursor) = page["next"].as_str() else { continue };
             found.push(cursor.to_owned());

@@ -2,6 +2,8 @@
 
 mod coupons;
 mod documents;
+mod file;
+mod forms;
 mod lists;
 mod notes;
 mod numbers;

@@ -17,6 +17,10 @@ pub(super) struct Seed {
     quota: String,
     grant: String,
     reservation: String,
+    invoice: String,
+    payment: String,
+    credit_note: String,
+    refund: String,
 }
 
 impl Seed {
@@ -80,13 +84,48 @@ impl Seed {
             json!({ "org": "acme", "meter": "tokens", "amount": "5", "subject": "a", "expires_in_s": 600 });
         let reservation = text(&send(Method::POST, "/v1/quota/reserve", reserve).await["id"]);
         mirrors(daemon).await;
-        Self { key, cursors: Vec::new(), acme, quota, grant, reservation }
+        let mut ids = Vec::new();
+        let mut last = (String::new(), String::new());
+        for (path, body) in settings_of_invoices() {
+            send(Method::PUT, path, body).await;
+        }
+        for n in 1..3 {
+            let item = json!({ "description": "work", "unit_price": "10" });
+            send(Method::POST, "/v1/orgs/acme/invoice_items", item.clone()).await;
+            let invoice = json!({ "org": "acme", "items": [item], "take_items": false, "finalize": true });
+            let invoice = text(&send(Method::POST, "/v1/invoices", invoice).await["id"]);
+            let payment = json!({ "org": "acme", "amount": 500, "currency": "usd", "processor": "paypal",
+                "reference": format!("seed-{n}") });
+            let payment = text(&send(Method::POST, "/v1/payments", payment).await["id"]);
+            let note =
+                json!({ "invoice": invoice, "reason": "why", "lines": [{ "line": 1, "amount": 100 }] });
+            let note = text(&send(Method::POST, "/v1/credit_notes", note).await["id"]);
+            let back = json!({ "amount": 100, "reason": "why" });
+            let back = text(&send(Method::POST, &format!("/v1/payments/{payment}/refund"), back).await["id"]);
+            last = (invoice, payment);
+            ids = vec![note, back];
+        }
+        let (invoice, payment) = last;
+        let [credit_note, refund] = ids.try_into().expect("two");
+        Self {
+            key,
+            cursors: Vec::new(),
+            acme,
+            quota,
+            grant,
+            reservation,
+            invoice,
+            payment,
+            credit_note,
+            refund,
+        }
     }
 
     /// The value of a path parameter.
     pub(super) fn path(&self, path: &str, name: &str) -> String {
         let known = match (path, name) {
             (_, "key") => "tokens",
+            (_, "code") => "ONE",
             (_, "org") => "acme",
             (_, "customer_id") => "cus_1",
             (_, "inbox_id" | "sequence") => "1",
@@ -99,8 +138,13 @@ impl Seed {
             (path, _) if path.starts_with("/v1/battery/effects/") => "1",
             (path, _) if path.starts_with("/v1/customers/") => "cus_1",
             (path, _) if path.starts_with("/v1/subscriptions/") => "sub_1",
-            (path, _) if path.starts_with("/v1/invoices/") => "in_1",
-            (path, _) if path.starts_with("/v1/payments/") => "pi_1",
+            (path, _) if path.starts_with("/v1/invoices/") => &self.invoice,
+            (path, _) if path.starts_with("/v1/payments/") => &self.payment,
+            (path, _) if path.starts_with("/v1/credit_notes/") => &self.credit_note,
+            (path, _) if path.starts_with("/v1/refunds/") => &self.refund,
+            (path, _) if path.starts_with("/v1/sellers/") => "one",
+            (path, _) if path.starts_with("/v1/tax_rates/") => "one",
+            (path, _) if path.starts_with("/v1/payment_accounts/") => "one",
             _ => "some_1",
         };
         known.to_owned()
@@ -114,7 +158,11 @@ impl Seed {
             "plan" => json!("pro"),
             "event_name" | "type" => json!("llm.call"),
             "reason" => json!("why"),
+            "amount" if is_money(path) => json!(1),
             "amount" | "units" | "limit" | "debt_limit" => json!("1"),
+            "percent" => json!("5"),
+            "seller" => json!("one"),
+            "invoice" => json!(self.invoice),
             "currency" => json!("usd"),
             "scopes" => json!(["usage:read"]),
             "month" => json!("2026-01"),
@@ -125,6 +173,32 @@ impl Seed {
             _ => return None,
         })
     }
+}
+
+/// Whether the path takes amounts of money, which are whole numbers.
+fn is_money(path: &str) -> bool {
+    path.starts_with("/v1/payments") || path.ends_with("/account/adjustments")
+}
+
+/// Two of each, for invoices of our own.
+fn settings_of_invoices() -> Vec<(&'static str, Value)> {
+    let party = json!({ "name": "somebody" });
+    let rate = json!({ "name": "VAT", "category": "S", "percent": "5" });
+    let coupon = json!({ "name": "C", "percent": "5" });
+    let account = json!({ "seller": "one", "name": "bank", "shown": true });
+    let seller = |is_default: bool| json!({ "party": party, "settings": { "tax_rate": "one" }, "default": is_default });
+    vec![
+        ("/v1/tax_rates/one", rate.clone()),
+        ("/v1/tax_rates/two", rate),
+        ("/v1/sellers/one", seller(true)),
+        ("/v1/sellers/two", seller(false)),
+        ("/v1/coupons/ONE", coupon.clone()),
+        ("/v1/coupons/TWO", coupon),
+        ("/v1/payment_accounts/one", account.clone()),
+        ("/v1/payment_accounts/two", account),
+        ("/v1/orgs/acme/billing", json!({ "party": party, "currency": "usd", "automatic": false })),
+        ("/v1/orgs/acme/coupons/ONE", json!({})),
+    ]
 }
 
 async fn mirrors(daemon: &Daemon) {
