@@ -5,7 +5,7 @@ pub mod journals;
 
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -124,7 +124,11 @@ pub(crate) async fn show(read: ReadRequest, month: web::Path<String>) -> Result<
         FindErrors
     )
 )]
-pub(crate) async fn export(mut read: ReadRequest, month: web::Path<String>) -> Result<HttpResponse, Error> {
+pub(crate) async fn export(
+    mut read: ReadRequest,
+    request: HttpRequest,
+    month: web::Path<String>,
+) -> Result<HttpResponse, Error> {
     read.principal.require_platform(Scope::BillingRead)?;
     let asked: ClosedExportQuery = read.take()?;
     read.params.done()?;
@@ -135,5 +139,5 @@ pub(crate) async fn export(mut read: ReadRequest, month: web::Path<String>) -> R
         content_type: "text/csv; charset=utf-8",
         write: Arc::new(move |conn, out| exports::write(conn, of, month.first_day(), out).map(drop)),
     };
-    download::respond(&read, file).await
+    download::respond(&read, &request, file).await
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use diesel::pg::PgConnection;
 use serde_json::json;
 
 use super::keys::{actor, record};
@@ -38,14 +39,7 @@ pub(super) fn run(config: &Config, args: &CloseArgs) -> Result<(), Failure> {
     let mut database = open::Database::open(config)?;
     let conn = &mut database.conn;
     if let (Some(month), Some(of)) = (args.show, of) {
-        month::must_have_manifest(conn, month)?;
-        let mut rows = std::io::BufWriter::new(std::io::stdout().lock());
-        conn.build_transaction()
-            .repeatable_read()
-            .read_only()
-            .run(|conn| exports::write(conn, of, month.first_day(), &mut rows))?;
-        rows.flush()?;
-        return Ok(());
+        return export(conn, month, of);
     }
     if let Some(month) = args.show {
         return print(&month::find(conn, month)?);
@@ -64,6 +58,21 @@ pub(super) fn run(config: &Config, args: &CloseArgs) -> Result<(), Failure> {
         );
     }
     print(&manifest)
+}
+
+/// Writes rows of a closed month to standard output. The audit log gets an entry first.
+fn export(conn: &mut PgConnection, month: Month, of: ClosedRows) -> Result<(), Failure> {
+    let manifest = month::find(conn, month)?;
+    let detail = json!({ "of": of.name(), "sha256": manifest.manifest[of.name()]["sha256"] });
+    db::run_once(conn, |conn| {
+        record(conn, "month.export", &month.to_string(), detail.clone(), Clock::system().now())
+    })?;
+    let mut rows = std::io::BufWriter::new(std::io::stdout().lock());
+    conn.build_transaction()
+        .repeatable_read()
+        .read_only()
+        .run(|conn| exports::write(conn, of, month.first_day(), &mut rows))?;
+    Ok(rows.flush()?)
 }
 
 fn print(manifest: &StoredManifest) -> Result<(), Failure> {
