@@ -86,8 +86,8 @@ fn same_query() -> String {
     let query = format!(
         "SELECT {} FROM {} WHERE NOT d.deleted ORDER BY {}",
         columns.join(", "),
-        kind.from(),
-        kind.order()
+        kind.definition().from,
+        kind.definition().order
     );
     query.split_whitespace().collect::<Vec<_>>().join(" ")
 }

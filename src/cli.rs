@@ -6,6 +6,7 @@ mod close;
 mod doctor;
 mod export;
 mod inbox;
+mod invoicing;
 mod journal;
 mod keys;
 mod meter;
@@ -93,6 +94,9 @@ enum Command {
     /// Set plans from a file, or from Stripe's products
     #[command(subcommand)]
     Plans(plans::PlansCommand),
+    /// Set sellers, tax rates, coupons and billing profiles of our own invoices from a file
+    #[command(subcommand)]
+    Invoicing(invoicing::InvoicingCommand),
     /// Show an org's battery, and grant it units
     #[command(subcommand)]
     Battery(battery::BatteryCommand),
@@ -211,6 +215,7 @@ fn run(command: Command, config: &Config) -> Result<ExitCode, Failure> {
         Command::Key(command) => keys::run(config, command)?,
         Command::Meter(command) => meter::run(config, command)?,
         Command::Plans(command) => plans::run(config, command)?,
+        Command::Invoicing(command) => invoicing::run(config, command)?,
         Command::Battery(command) => battery::run(config, command)?,
         Command::Stripe(command) => inbox::run(config, command)?,
         Command::Dump => {

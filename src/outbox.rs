@@ -24,7 +24,7 @@ pub struct Message {
     /// Public id of the org that it concerns.
     pub org: String,
     /// What it reports: `quota.threshold_reached`, `usage.unpriced`, `subscription.expired`,
-    /// `subscription.cancelled`.
+    /// `subscription.cancelled`, `invoice.finalized`, `invoice.paid`, `invoice.reminder`.
     pub r#type: String,
     /// When it was written.
     pub created_at: DateTime<Utc>,

@@ -284,6 +284,12 @@ diesel::table! {
         description -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        card_brand -> Nullable<Text>,
+        last4 -> Nullable<Text>,
+        balance_transaction_id -> Nullable<Text>,
+        fee -> Nullable<Int8>,
+        net -> Nullable<Int8>,
+        net_currency -> Nullable<Text>,
     }
 }
 
@@ -350,6 +356,7 @@ diesel::table! {
         unit_amount_decimal -> Nullable<Numeric>,
         discount_amount -> Nullable<Int8>,
         tax_amount -> Nullable<Int8>,
+        taxes -> Nullable<Jsonb>,
     }
 }
 
@@ -481,6 +488,7 @@ diesel::table! {
         funds_currency -> Nullable<Text>,
         created -> Nullable<Timestamptz>,
         metadata -> Jsonb,
+        funds_reinstated -> Nullable<Int8>,
     }
 }
 
@@ -541,6 +549,7 @@ diesel::table! {
         tax_amount -> Nullable<Int8>,
         metadata -> Jsonb,
         usage_type -> Nullable<Text>,
+        taxes -> Nullable<Jsonb>,
     }
 }
 
@@ -623,6 +632,9 @@ diesel::table! {
         created -> Nullable<Timestamptz>,
         deleted -> Bool,
         metadata -> Jsonb,
+        customer_address -> Nullable<Jsonb>,
+        customer_tax_exempt -> Nullable<Text>,
+        customer_tax_ids -> Nullable<Jsonb>,
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod correct;
 pub mod current;
+pub mod exports;
 
 pub mod ingest;
 pub mod records;

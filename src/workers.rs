@@ -99,7 +99,7 @@ const WORKERS: &[Worker] = &[
     Worker {
         name: "billing-run",
         threads: |_| 1,
-        interval: Duration::from_secs(30),
+        interval: Duration::from_secs(5),
         woken_by_inbox: false,
         turn: tasks::run_billing,
     },

@@ -205,7 +205,7 @@ CREATE TABLE own_invoice_lines (
     meter_id integer,
     rate_card_id integer,
     rate_place integer,
-    cost numeric CHECK (scale(cost) IS NOT NULL),
+    cost numeric CHECK (cost IS NULL OR scale(cost) IS NOT NULL),
     computed_at timestamptz NOT NULL,
     PRIMARY KEY (org_id, invoice_id, line_number)
 );

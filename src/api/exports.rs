@@ -4,3 +4,4 @@ pub mod battery;
 pub mod columns;
 pub mod download;
 pub mod invoices;
+pub mod usage;

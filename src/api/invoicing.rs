@@ -9,15 +9,16 @@ use crate::billing::directory::{Directory, OrgContext};
 use crate::error::Error;
 use crate::invoicing::invoices as stored;
 
-pub(crate) mod account;
-pub(crate) mod credit_notes;
-pub(crate) mod documents;
-pub(crate) mod invoices;
-pub(crate) mod items;
-pub(crate) mod lists;
-pub(crate) mod payments;
-pub(crate) mod profiles;
-pub(crate) mod settings;
+pub mod account;
+pub mod apply;
+pub mod credit_notes;
+pub mod documents;
+pub mod invoices;
+pub mod items;
+pub mod lists;
+pub mod payments;
+pub mod profiles;
+pub mod settings;
 
 /// The org of an invoice. `own`: the only org that the caller may see.
 ///

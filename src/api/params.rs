@@ -48,8 +48,9 @@ impl QueryNames {
     }
 }
 
-/// The one parameter whose name has a free part, and its path: `dimension.<name>`.
-const OPEN_NAME: (&str, &str) = ("/v1/usage/daily", "dimension.");
+/// The one parameter whose name has a free part, `dimension.<name>`, and the paths that take it.
+const OPEN_NAME: &str = "dimension.";
+const PATHS_WITH_OPEN_NAME: [&str; 3] = ["/v1/usage/daily", "/v1/usage/export", "/v1/usage/export/totals"];
 
 /// Refuses a parameter that the operation does not have, and one that is given twice: nobody would notice
 /// that a filter was ignored. Paths outside of `/v1` take any: clients of Stripe, OpenMeter and Lago may add
@@ -61,9 +62,9 @@ pub fn check_names(request: &HttpRequest) -> Result<(), Error> {
     let query = request.query_string();
     let known = request.app_data::<QueryNames>().and_then(|names| names.of(request.method()));
     let (false, Some(known)) = (query.is_empty(), known) else { return Ok(()) };
-    let has_open_name = request.match_pattern().is_some_and(|path| path == OPEN_NAME.0);
-    let is_open =
-        |name: &str| has_open_name && name.len() > OPEN_NAME.1.len() && name.starts_with(OPEN_NAME.1);
+    let has_open_name =
+        request.match_pattern().is_some_and(|path| PATHS_WITH_OPEN_NAME.contains(&path.as_str()));
+    let is_open = |name: &str| has_open_name && name.len() > OPEN_NAME.len() && name.starts_with(OPEN_NAME);
     let params = Params::parse(query)?;
     match params.0.into_keys().find(|name| !known.contains(name) && !is_open(name)) {
         None => Ok(()),

@@ -131,6 +131,8 @@ endpoints! {
     // Exports
     exports::invoices::export,
     exports::invoices::totals,
+    exports::usage::export,
+    exports::usage::totals,
 
     // Closed months, and journals
     closings::list,
@@ -140,6 +142,7 @@ endpoints! {
     closings::journals::show,
 
     // Invoices of our own
+    invoicing::apply::apply,
     invoicing::settings::sellers::list,
     invoicing::settings::sellers::show,
     invoicing::settings::sellers::put,

@@ -53,6 +53,7 @@ pub const COLUMNS: &[Column] = &[
     text("link_id", "d.link ->> 'id'", "Id of that object"),
     text("reason", "d.reason", "Why, where a person made it"),
     text("actor", "d.actor", "Who made it"),
+    text("org_name", "o.name", "The org's name"),
 ];
 
 /// SQL: `FROM …`. Each join finds at most one row.

@@ -110,6 +110,10 @@ mirror! {
         discount_amount: Option<i64>,
         /// Sum of the taxes on the line.
         tax_amount: Option<i64>,
+        /// The taxes, a list of `{amount, taxable_amount, inclusive, reason, rate_id, percentage}`; null
+        /// where the snapshot says nothing of taxes. `percentage` is null where it names the rate alone.
+        #[schema(value_type = Option<Vec<Object>>)]
+        taxes: Option<Value>,
     }
 }
 

@@ -46,6 +46,8 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// Withdrawn and reinstated, in minor units of `funds_currency`; absent as `funds_withdrawn` is.
+        funds_reinstated: Option<i64>,
     }
 }
 

@@ -1,8 +1,16 @@
-//! What finance can export: for each kind of row its columns, its tables and its order.
+//! What finance can export: for each kind of row its columns, its tables, its order, and what narrows it.
 //!
-//! `docs/exports.md` and the API's description are made from these definitions.
+//! A new kind is one [`Definition`] and one entry of [`Kind`]. `docs/exports.md`, the API's description and
+//! the rules of the parameters are made from these definitions.
 
+#[macro_use]
+mod joins;
 mod columns;
+mod credit_notes;
+mod customers;
+mod invoices;
+mod payments;
+mod returns;
 
 use serde::Serialize;
 
@@ -10,7 +18,7 @@ pub use columns::{Column, Type};
 
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Invoices that were not deleted at Stripe.
     Invoices,
@@ -19,110 +27,111 @@ pub enum Kind {
     /// Payments: one row per movement of money.
     Payments,
     Refunds,
+    CreditNotes,
+    CreditNoteLines,
+    Disputes,
+    /// Customers at Stripe, those deleted there, too.
+    Customers,
 }
 
+/// What an export of a kind is made of. All SQL is over the rows of `from`.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name in requests and answers.
+    pub name: &'static str,
+    /// The columns of a row, in the order of the file.
+    pub columns: &'static [Column],
+    /// SQL after `FROM`: the rows, and the org billed. `d` is the document whose time and realm count. `o` is
+    /// the org, null when the customer has none. No join but that of lines adds rows.
+    pub from: &'static str,
+    /// SQL: the condition for a row to be exported at all.
+    pub kept: &'static str,
+    /// SQL after `ORDER BY`: no two rows have the same place. Each table has an index that begins like this,
+    /// so PostgreSQL streams rows without a sort.
+    pub order: &'static str,
+    /// The kind of the documents whose lines these rows are.
+    pub lines_of: Option<Kind>,
+    pub filters: Filters,
+}
+
+/// What the parameters of a request narrow, as SQL. `None`: the parameter does not apply to the kind.
+#[derive(Debug)]
+pub struct Filters {
+    /// The statuses that `d.status` can have; empty: there is no status.
+    pub statuses: &'static [&'static str],
+    pub currency: Option<&'static str>,
+    /// The customer at Stripe.
+    pub customer: &'static str,
+    pub subscription: Option<&'static str>,
+    /// The number that the customer sees.
+    pub number: Option<&'static str>,
+    /// When the document was issued.
+    pub issued: Option<&'static str>,
+    pub paid: Option<&'static str>,
+    /// Until when somebody has to act.
+    pub due: Option<&'static str>,
+    /// Whether `d` is late at the time `?`.
+    pub overdue: Option<&'static str>,
+    /// Whether `d` is void.
+    pub void: Option<&'static str>,
+}
+
+impl Filters {
+    /// Nothing but the customer applies.
+    const fn of_customer(customer: &'static str) -> Self {
+        Self {
+            statuses: &[],
+            currency: None,
+            customer,
+            subscription: None,
+            number: None,
+            issued: None,
+            paid: None,
+            due: None,
+            overdue: None,
+            void: None,
+        }
+    }
+}
+
+/// The order of documents.
+const BY_CREATED: &str = "d.created, d.id, d.account, d.livemode";
+
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Invoices, Self::Lines, Self::Payments, Self::Refunds];
+    pub const ALL: [Self; 8] = [
+        Self::Invoices,
+        Self::Lines,
+        Self::Payments,
+        Self::Refunds,
+        Self::CreditNotes,
+        Self::CreditNoteLines,
+        Self::Disputes,
+        Self::Customers,
+    ];
+
+    #[must_use]
+    pub fn definition(self) -> &'static Definition {
+        match self {
+            Self::Invoices => &invoices::INVOICES,
+            Self::Lines => &invoices::LINES,
+            Self::Payments => &payments::PAYMENTS,
+            Self::Refunds => &returns::REFUNDS,
+            Self::CreditNotes => &credit_notes::CREDIT_NOTES,
+            Self::CreditNoteLines => &credit_notes::CREDIT_NOTE_LINES,
+            Self::Disputes => &returns::DISPUTES,
+            Self::Customers => &customers::CUSTOMERS,
+        }
+    }
 
     /// Its name in requests and answers.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Invoices => "invoices",
-            Self::Lines => "lines",
-            Self::Payments => "payments",
-            Self::Refunds => "refunds",
-        }
+        self.definition().name
     }
 
     /// The columns of a row, in the order of the file.
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
-        match self {
-            Self::Invoices => columns::INVOICES,
-            Self::Lines => columns::LINES,
-            Self::Payments => columns::PAYMENTS,
-            Self::Refunds => columns::REFUNDS,
-        }
-    }
-
-    /// The statuses that rows of this kind (for lines: their invoices) can have.
-    #[must_use]
-    pub fn statuses(self) -> &'static [&'static str] {
-        match self {
-            Self::Invoices | Self::Lines => &["draft", "open", "paid", "void", "uncollectible"],
-            // A payment has the status of its payment intent, charge or invoice payment: see `payments`.
-            Self::Payments => &[
-                "requires_payment_method",
-                "requires_confirmation",
-                "requires_action",
-                "processing",
-                "requires_capture",
-                "canceled",
-                "succeeded",
-                "pending",
-                "failed",
-            ],
-            Self::Refunds => &["pending", "requires_action", "succeeded", "failed", "canceled"],
-        }
-    }
-
-    /// SQL after `FROM`: the rows, and the org billed. `d` is the document whose time, status and realm
-    /// count. `o` is the org, null when the customer has none. No join but that of the lines adds rows.
-    #[must_use]
-    pub fn from(self) -> &'static str {
-        match self {
-            Self::Invoices => {
-                "invoices d
-                 LEFT JOIN stripe_customer_links k
-                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-                 LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
-            }
-            Self::Lines => {
-                "invoices d
-                 JOIN invoice_lines n ON (n.account, n.livemode, n.invoice_id) = (d.account, d.livemode, d.id)
-                 LEFT JOIN stripe_customer_links k
-                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-                 LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
-            }
-            Self::Payments => {
-                "payments d
-                 LEFT JOIN stripe_customer_links k
-                     ON (k.account, k.livemode, k.customer_id) = (d.account, d.livemode, d.customer_id)
-                 LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
-            }
-            Self::Refunds => {
-                "refunds d
-                 LEFT JOIN payments p
-                     ON (p.account, p.livemode, p.id)
-                         = (d.account, d.livemode, coalesce(d.payment_intent_id, d.charge_id))
-                 LEFT JOIN stripe_customer_links k
-                     ON (k.account, k.livemode, k.customer_id) = (p.account, p.livemode, p.customer_id)
-                 LEFT JOIN org_refs f ON f.ref = k.ref LEFT JOIN orgs o ON o.org_id = f.org_id"
-            }
-        }
-    }
-
-    /// SQL: the customer of a row of [`Kind::from`].
-    pub(crate) fn customer(self) -> &'static str {
-        if self == Self::Refunds { "p.customer_id" } else { "d.customer_id" }
-    }
-
-    /// SQL: the condition for rows of [`Kind::from`] to be exported at all.
-    pub(crate) fn kept(self) -> &'static str {
-        match self {
-            Self::Invoices | Self::Lines => "NOT d.deleted",
-            Self::Payments | Self::Refunds => "true",
-        }
-    }
-
-    /// SQL after `ORDER BY`: no two rows have the same place. Each table has an index that begins like this,
-    /// so PostgreSQL streams rows without a sort.
-    #[must_use]
-    pub fn order(self) -> &'static str {
-        match self {
-            Self::Lines => "d.created, d.id, d.account, d.livemode, n.line_number",
-            _ => "d.created, d.id, d.account, d.livemode",
-        }
+        self.definition().columns
     }
 }

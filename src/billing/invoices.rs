@@ -105,6 +105,14 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// The customer's address when it was issued, as Stripe gives it.
+        #[schema(value_type = Option<Object>)]
+        customer_address: Option<Value>,
+        /// `none`, `exempt` or `reverse`, when it was issued.
+        customer_tax_exempt: Option<String>,
+        /// The customer's tax ids when it was issued, a list of `{type, value}`.
+        #[schema(value_type = Option<Vec<Object>>)]
+        customer_tax_ids: Option<Value>,
     }
 }
 
@@ -160,6 +168,10 @@ mirror! {
         metadata: Value,
         /// `licensed` or `metered`, where the snapshot holds the price; newer ones name it alone.
         usage_type: Option<String>,
+        /// The taxes, a list of `{amount, taxable_amount, inclusive, reason, rate_id, percentage}`; null
+        /// where the snapshot says nothing of taxes. `percentage` is null where it names the rate alone.
+        #[schema(value_type = Option<Vec<Object>>)]
+        taxes: Option<Value>,
     }
 }
 

@@ -8,12 +8,16 @@ use clap::{Args, Subcommand};
 use diesel::pg::PgConnection;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::keys::actor;
 use super::{Failure, Usage, open};
+use crate::audit::Author;
 use crate::battery::upkeep;
 use crate::config::Config;
 use crate::db::{self, Scope, migrate};
 use crate::error::Error;
-use crate::export::{self, BatteryParams, ExportKind, ExportParams, ExportRequest, Output, Totals};
+use crate::export::{
+    self, BatteryParams, Ended, ExportKind, ExportParams, ExportRequest, Output, Totals, UsageParams,
+};
 use crate::time::Clock;
 
 /// What to export.
@@ -27,6 +31,8 @@ pub(super) enum ExportCommand {
     Invoices(Box<ExportArgs>),
     /// Entries of the batteries' ledgers, written in the same way
     Battery(Box<BatteryArgs>),
+    /// Usage by day or month of all orgs; with --columns focus as FinOps tools read it (FOCUS 1.2)
+    Usage(Box<UsageArgs>),
 }
 
 #[derive(Args)]
@@ -47,21 +53,36 @@ pub(super) struct BatteryArgs {
     params: BatteryParams,
 }
 
+#[derive(Args)]
+pub(super) struct UsageArgs {
+    /// The file to write; without --format its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    params: UsageParams,
+}
+
 pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure> {
     let format_of = |out: &Option<PathBuf>| {
         let extension = out.as_deref().and_then(Path::extension).and_then(|extension| extension.to_str());
         extension.map(str::to_owned)
     };
+    let now = Clock::system().now();
     let (request, out) = match command {
         ExportCommand::Invoices(args) => {
             let ExportArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
         }
         ExportCommand::Battery(args) => {
             let BatteryArgs { out, mut params } = *args;
             params.format = params.format.or_else(|| format_of(&out));
-            (params.check().map_err(as_usage)?, out)
+            (params.check(now).map_err(as_usage)?, out)
+        }
+        ExportCommand::Usage(args) => {
+            let UsageArgs { out, mut params } = *args;
+            params.format = params.format.or_else(|| format_of(&out));
+            (params.check(now).map_err(as_usage)?, out)
         }
     };
     let target = out.as_deref().map(Target::of).transpose()?;
@@ -70,7 +91,6 @@ pub(super) fn run(config: &Config, command: ExportCommand) -> Result<(), Failure
     let conn = &mut database.conn;
     if request.of == ExportKind::Battery {
         // The file includes what has become due until now.
-        let now = Clock::system().now();
         while db::run_once(conn, |conn| upkeep::post_due(conn, now))? > 0 {}
     }
     let totals = match target {
@@ -169,19 +189,37 @@ fn write<'a>(
     open: impl FnOnce() -> Result<Output<'a>, Error>,
 ) -> Result<Totals, Error> {
     let bar = ProgressBar::with_draw_target(None, target());
+    let mut began = false;
+    let mut written = 0;
     let begin = |totals: &Totals| {
+        began = true;
         bar.set_length(totals.rows);
         let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} rows, {eta} left");
         bar.set_style(style.map_err(|error| Error::Internal(error.to_string()))?);
         open()
     };
     let wrote = |rows| {
+        written = rows;
         bar.set_position(rows);
         Ok(())
     };
     let totals = export::write(conn, (Scope::Platform, roles), request, begin, wrote);
     bar.finish_and_clear();
-    totals
+    let totals = totals.and_then(|totals| {
+        record(conn, request, Ended::Complete(&totals))?;
+        Ok(totals)
+    });
+    totals.inspect_err(|error| {
+        if began && let Err(error) = record(conn, request, Ended::BrokenOff(written, error)) {
+            eprintln!("coulomb: the audit log does not have this export: {error}");
+        }
+    })
+}
+
+/// Writes the audit entry of an export, in the name of the user who runs it.
+fn record(conn: &mut PgConnection, request: &ExportRequest, ended: Ended<'_>) -> Result<(), Error> {
+    let author = Author { actor: &actor(), at: Clock::system().now(), request_id: None };
+    export::record(conn, Scope::Platform, request, &author, ended)
 }
 
 /// Draws a bar on a terminal only.

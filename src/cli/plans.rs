@@ -56,10 +56,10 @@ pub(super) enum PlansCommand {
 pub(super) struct How {
     /// Do it without asking
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Only print what would change
     #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 pub(super) fn run(config: &Config, command: PlansCommand) -> Result<(), Failure> {
@@ -139,7 +139,8 @@ fn check_as_shown(done: &[PlanChange], shown: &[PlanChange]) -> Result<(), Error
     ))
 }
 
-fn confirmed() -> Result<bool, Failure> {
+/// Asks at the terminal whether to go on.
+pub(super) fn confirmed() -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(
@@ -152,7 +153,8 @@ fn confirmed() -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn text(file: &Path) -> Result<String, Failure> {
+/// The text of a file; `-` is standard input.
+pub(super) fn text(file: &Path) -> Result<String, Failure> {
     if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text)?;

@@ -14,7 +14,7 @@ use crate::db::Scope;
 use crate::error::Error;
 
 /// Which entries to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
-/// instant in UTC.
+/// instant in `time_zone`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams, clap::Args)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -43,6 +43,10 @@ pub struct BatteryParams {
     /// Only entries from this source, or several separated by commas
     #[arg(long)]
     pub source: Option<String>,
+    /// IANA time zone of dates in the filters, and of times in the rows; UTC when left out
+    #[arg(long, value_name = "ZONE")]
+    #[param(min_length = 1)]
+    pub time_zone: Option<String>,
     /// csv and jsonl: go on after the entry `org_id/sequence`, the last one that arrived whole
     #[arg(long, value_name = "ENTRY")]
     #[param(pattern = "^.+/[0-9]{1,18}$")]
@@ -81,17 +85,18 @@ impl BatteryParams {
         params::named(pairs)
     }
 
-    /// Checks all parameters.
+    /// Checks all parameters. `now` is when the export is asked for.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that breaks a rule.
-    pub fn check(&self) -> Result<ExportRequest, Error> {
+    pub fn check(&self, now: DateTime<Utc>) -> Result<ExportRequest, Error> {
         let common = ExportParams {
             format: self.format.clone(),
             org: self.org.clone(),
             after: self.after.clone(),
             header: self.header.clone(),
             bom: self.bom.clone(),
+            time_zone: self.time_zone.clone(),
             ..ExportParams::default()
         };
         let kinds =
@@ -101,15 +106,15 @@ impl BatteryParams {
             Error::invalid("kind", format!("must be of {known}"))
         })?;
         let sources = list(&self.source).collect::<Vec<_>>();
-        let period = params::period(("from", &self.from), ("to", &self.to))?;
+        let common = common.check(now)?;
+        let period = params::period(("from", &self.from), ("to", &self.to), common.zone)?;
         let entries = Entries { from: period.from, before: period.before, kinds, sources, grant: None };
-        Ok(ExportRequest { of: ExportKind::Battery, entries, ..common.check()? })
+        Ok(ExportRequest { of: ExportKind::Battery, entries, given: params::given(self)?, ..common })
     }
 }
 
 fn list(text: &Option<String>) -> impl Iterator<Item = String> {
-    let parts = text.iter().flat_map(|text| text.split(',')).map(|part| part.trim().to_owned());
-    parts.collect::<Vec<_>>().into_iter()
+    text.as_deref().map(params::parts).unwrap_or_default().into_iter()
 }
 
 /// The conditions of a request. This checks `scope`; row-level security checks it again.

@@ -8,13 +8,15 @@ use std::io::Write;
 
 use ::csv::{Terminator, WriterBuilder};
 
-use super::row::{Cell, push_integer, push_time};
+use super::row::{Cell, push_day, push_integer, push_time};
+use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::Column;
 use crate::error::Error;
 
 pub(super) struct Csv<'a> {
     out: ::csv::Writer<Output<'a>>,
+    zone: Zone,
     scratch: Vec<u8>,
 }
 
@@ -22,8 +24,8 @@ impl<'a> Csv<'a> {
     pub(super) fn new(
         mut out: Output<'a>,
         columns: &[Column],
-        header: bool,
-        bom: bool,
+        zone: Zone,
+        (header, bom): (bool, bool),
     ) -> Result<Self, Error> {
         if bom {
             out.write_all("\u{feff}".as_bytes()).map_err(output_failed)?;
@@ -33,7 +35,7 @@ impl<'a> Csv<'a> {
         if header {
             out.write_record(columns.iter().map(|column| column.name)).map_err(output_failed)?;
         }
-        Ok(Self { out, scratch: Vec::new() })
+        Ok(Self { out, zone, scratch: Vec::new() })
     }
 }
 
@@ -61,8 +63,12 @@ impl Writer for Csv<'_> {
                     write!(self.scratch, "{major}").map_err(output_failed)?;
                     &self.scratch
                 }
+                Cell::Day(days) => {
+                    push_day(&mut self.scratch, days);
+                    &self.scratch
+                }
                 Cell::Time(micros) => {
-                    push_time(&mut self.scratch, micros);
+                    push_time(&mut self.scratch, micros, self.zone);
                     &self.scratch
                 }
             };
@@ -123,7 +129,8 @@ mod tests {
     fn csv(header: bool, bom: bool, rows: &[&[Cell<'_>]]) -> String {
         let mut out = Vec::new();
         let mut writer: Box<Csv<'_>> = Box::new(
-            Csv::new(Box::new(&mut out), &Kind::Invoices.columns()[..2], header, bom).expect("starts"),
+            Csv::new(Box::new(&mut out), &Kind::Invoices.columns()[..2], Zone::UTC, (header, bom))
+                .expect("starts"),
         );
         for row in rows {
             writer.row(row).expect("writes");

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use super::row::{Cell, push_integer, push_time};
+use super::row::{Cell, push_day, push_integer, push_time};
+use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::Column;
 use crate::error::Error;
@@ -11,15 +12,16 @@ pub(super) struct Jsonl<'a> {
     out: Output<'a>,
     /// `{"org_id":`, `,"org_external_id":`, …
     keys: Vec<String>,
+    zone: Zone,
     line: Vec<u8>,
 }
 
 impl<'a> Jsonl<'a> {
-    pub(super) fn new(out: Output<'a>, columns: &[Column]) -> Self {
+    pub(super) fn new(out: Output<'a>, columns: &[Column], zone: Zone) -> Self {
         let key = |(index, column): (usize, &Column)| {
             format!("{}\"{}\":", if index == 0 { '{' } else { ',' }, column.name)
         };
-        Self { out, keys: columns.iter().enumerate().map(key).collect(), line: Vec::new() }
+        Self { out, keys: columns.iter().enumerate().map(key).collect(), zone, line: Vec::new() }
     }
 }
 
@@ -38,9 +40,14 @@ impl Writer for Jsonl<'_> {
                 Cell::Boolean(flag) => line.extend_from_slice(if flag { b"true" } else { b"false" }),
                 Cell::Integer(number) => push_integer(line, number),
                 Cell::Major(major) => write!(line, "\"{major}\"").map_err(output_failed)?,
+                Cell::Day(days) => {
+                    line.push(b'"');
+                    push_day(line, days);
+                    line.push(b'"');
+                }
                 Cell::Time(micros) => {
                     line.push(b'"');
-                    push_time(line, micros);
+                    push_time(line, micros, self.zone);
                     line.push(b'"');
                 }
             }
@@ -63,7 +70,7 @@ mod tests {
     #[test]
     fn a_row_is_one_line_of_json() {
         let mut out = Vec::new();
-        let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4]));
+        let mut writer = Box::new(Jsonl::new(Box::new(&mut out), &Kind::Invoices.columns()[..4], Zone::UTC));
         writer
             .row(&[
                 Cell::Text("=\"\n\u{7f}"),

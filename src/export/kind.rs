@@ -1,7 +1,9 @@
-//! What an export can hold: rows of billing, or entries of batteries.
+//! What an export can hold: rows of billing, entries of batteries, or usage.
 
 use crate::battery::exports as battery;
 use crate::billing::exports::{Column, Kind};
+use crate::usage::exports::{self as usage, UsageColumns};
+use crate::usage::summaries::TimeUnit;
 
 /// The kind of an export's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +11,8 @@ pub enum ExportKind {
     Billing(Kind),
     /// Entries of batteries' ledgers.
     Battery,
+    /// Usage of each day or month.
+    Usage(TimeUnit, UsageColumns),
 }
 
 impl ExportKind {
@@ -18,6 +22,7 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.name(),
             Self::Battery => battery::NAME,
+            Self::Usage(_, columns) => columns.name(),
         }
     }
 
@@ -27,31 +32,56 @@ impl ExportKind {
         match self {
             Self::Billing(kind) => kind.columns(),
             Self::Battery => battery::COLUMNS,
-        }
-    }
-
-    /// The SQL after `FROM`.
-    pub(super) fn tables(self) -> &'static str {
-        match self {
-            Self::Billing(kind) => kind.from(),
-            Self::Battery => battery::FROM,
+            Self::Usage(_, columns) => columns.columns(),
         }
     }
 
     /// The SQL after `ORDER BY`.
     pub(super) fn order(self) -> &'static str {
         match self {
-            Self::Billing(kind) => kind.order(),
+            Self::Billing(kind) => kind.definition().order,
             Self::Battery => battery::ORDER,
+            Self::Usage(..) => usage::ORDER,
         }
     }
 
-    /// The column that groups the sums, and the name of the groups.
-    pub(super) fn summed_by(self) -> (&'static str, &'static str) {
+    /// How the control totals group the rows. There is one grouping at least, and each has every row.
+    pub(super) fn groupings(self) -> &'static [Grouping] {
         match self {
-            Self::Billing(_) => ("currency", "currencies"),
-            Self::Battery => ("kind", "kinds"),
+            Self::Billing(_) => &[Grouping { name: "currencies", by: "currency", only: &[] }],
+            Self::Battery => &[Grouping { name: "kinds", by: "kind", only: &[] }],
+            // Costs of different meters add up, their quantities do not.
+            Self::Usage(_, UsageColumns::Plain) => &[
+                Grouping { name: "currencies", by: "currency", only: &["cost"] },
+                Grouping { name: "meters", by: "meter", only: &["quantity", "count", "battery_units"] },
+            ],
+            Self::Usage(_, UsageColumns::Focus) => {
+                &[Grouping { name: "currencies", by: "BillingCurrency", only: &[] }]
+            }
         }
+    }
+
+    /// Whether the rows are of accounts and modes at Stripe, with the columns `account` and `livemode`.
+    pub(super) fn has_realms(self) -> bool {
+        matches!(self, Self::Billing(_))
+    }
+}
+
+/// A grouping of the control totals.
+#[derive(Debug)]
+pub(super) struct Grouping {
+    /// Its name in the totals.
+    pub(super) name: &'static str,
+    /// The column whose texts name the groups.
+    pub(super) by: &'static str,
+    /// The summed columns that it sums up; empty: all.
+    pub(super) only: &'static [&'static str],
+}
+
+impl Grouping {
+    /// Whether it sums up this column.
+    pub(super) fn sums(&self, column: &Column) -> bool {
+        column.summed && (self.only.is_empty() || self.only.contains(&column.name))
     }
 }
 

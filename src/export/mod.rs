@@ -12,10 +12,14 @@ mod pages;
 mod params;
 mod parquet;
 mod query;
+mod record;
 mod row;
 pub(crate) mod stream;
+mod sum;
 mod totals;
+mod usage;
 mod xlsx;
+mod zone;
 
 use std::io::Write;
 
@@ -27,7 +31,9 @@ pub use battery::{BatteryParams, Entries};
 pub use kind::ExportKind;
 pub use params::{ExportParams, ExportRequest, Format};
 use query::Query;
+pub use record::{Ended, record};
 pub use totals::Totals;
+pub use usage::{UsageParams, UsageRows};
 
 /// Writes rows in one format.
 trait Writer {
@@ -86,11 +92,11 @@ pub fn totals(
 }
 
 fn writer<'a>(request: &ExportRequest, rows: u64, out: Output<'a>) -> Result<Box<dyn Writer + 'a>, Error> {
-    let columns = request.of.columns();
+    let (columns, zone) = (request.of.columns(), request.zone);
     Ok(match request.format {
-        Format::Csv => Box::new(csv::Csv::new(out, columns, request.header, request.bom)?),
-        Format::Jsonl => Box::new(jsonl::Jsonl::new(out, columns)),
-        Format::Xlsx => Box::new(xlsx::Xlsx::new(out, request.of.name(), columns, rows)?),
+        Format::Csv => Box::new(csv::Csv::new(out, columns, zone, (request.header, request.bom))?),
+        Format::Jsonl => Box::new(jsonl::Jsonl::new(out, columns, zone)),
+        Format::Xlsx => Box::new(xlsx::Xlsx::new(out, request.of.name(), columns, (rows, zone))?),
         Format::Parquet => Box::new(parquet::Parquet::new(out, request.of.name(), columns)?),
     })
 }

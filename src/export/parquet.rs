@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ::parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, TimeUnit, Type as Physical};
-use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int64Type};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int32Type, Int64Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
@@ -37,6 +37,7 @@ struct Buffer {
 
 enum Values {
     Numbers(Vec<i64>),
+    Days(Vec<i32>),
     Flags(Vec<bool>),
     Texts(Vec<u8>, Vec<Range<usize>>),
 }
@@ -69,6 +70,10 @@ impl<'a> Parquet<'a> {
                 Values::Numbers(numbers) => {
                     column.typed::<Int64Type>().write_batch(numbers, defined, None)?;
                     numbers.clear();
+                }
+                Values::Days(days) => {
+                    column.typed::<Int32Type>().write_batch(days, defined, None)?;
+                    days.clear();
                 }
                 Values::Flags(flags) => {
                     column.typed::<BoolType>().write_batch(flags, defined, None)?;
@@ -116,6 +121,7 @@ impl Buffer {
     fn of(holds: Type) -> Self {
         let values = match holds {
             Type::Integer | Type::Amount | Type::Time => Values::Numbers(Vec::new()),
+            Type::Day => Values::Days(Vec::new()),
             Type::Boolean => Values::Flags(Vec::new()),
             Type::Text | Type::Major | Type::Decimal | Type::Json => Values::Texts(Vec::new(), Vec::new()),
         };
@@ -127,6 +133,7 @@ impl Buffer {
         match (&mut self.values, *cell) {
             (_, Cell::Null) => {}
             (Values::Numbers(numbers), Cell::Integer(number) | Cell::Time(number)) => numbers.push(number),
+            (Values::Days(days), Cell::Day(day)) => days.push(day),
             (Values::Flags(flags), Cell::Boolean(flag)) => flags.push(flag),
             (Values::Texts(bytes, ranges), Cell::Text(text) | Cell::Decimal(text) | Cell::Json(text)) => {
                 ranges.push(bytes.len()..bytes.len() + text.len());
@@ -145,7 +152,7 @@ impl Buffer {
     fn weight(&self) -> usize {
         match &self.values {
             Values::Texts(bytes, _) => bytes.len(),
-            Values::Numbers(_) | Values::Flags(_) => 0,
+            Values::Numbers(_) | Values::Days(_) | Values::Flags(_) => 0,
         }
     }
 }
@@ -160,6 +167,7 @@ fn field(column: &Column) -> Result<Schema, ParquetError> {
         Type::Text | Type::Major | Type::Decimal => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
         Type::Json => (Physical::BYTE_ARRAY, Some(LogicalType::Json)),
         Type::Integer | Type::Amount => (Physical::INT64, None),
+        Type::Day => (Physical::INT32, Some(LogicalType::Date)),
         Type::Boolean => (Physical::BOOLEAN, None),
         Type::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
     };

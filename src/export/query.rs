@@ -1,16 +1,18 @@
 //! Turns a request into SQL: conditions, order, and the row to continue after.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::params::{ExportRange, ExportRequest};
-use super::{ExportKind, battery};
+use super::kind::Grouping;
+use super::params::{ExportRange, ExportRequest, Void};
+use super::{ExportKind, battery, usage};
 use crate::auth::PLATFORM;
+use crate::battery::exports::FROM;
 use crate::billing::acting_realms;
-use crate::billing::exports::{Column, Kind, Type};
+use crate::billing::exports::{Column, Filters, Kind, Type};
 use crate::db::Scope;
 use crate::error::Error;
 
@@ -21,6 +23,8 @@ pub(super) enum Bind {
     Bool(bool),
     Time(DateTime<Utc>),
     Number(i64),
+    Numbers(Vec<i32>),
+    Day(NaiveDate),
 }
 
 /// SQL conditions, and the values of their placeholders.
@@ -33,9 +37,15 @@ pub(super) struct Conditions {
 impl Conditions {
     /// Adds a condition; each `?` in it stands for the next of the values.
     pub(super) fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Bind>) {
+        let sql = self.numbered(condition, values);
+        self.all.push(sql);
+    }
+
+    /// SQL with numbers in the place of each `?`, which stand for the values.
+    pub(super) fn numbered(&mut self, text: &str, values: impl IntoIterator<Item = Bind>) -> String {
         let mut sql = String::new();
         let mut values = values.into_iter();
-        for part in condition.split_inclusive('?') {
+        for part in text.split_inclusive('?') {
             match part.strip_suffix('?') {
                 Some(text) => {
                     self.binds.extend(values.next());
@@ -44,7 +54,7 @@ impl Conditions {
                 None => sql.push_str(part),
             }
         }
-        self.all.push(sql);
+        sql
     }
 
     pub(super) fn add_period(&mut self, column: &str, period: ExportRange) {
@@ -59,6 +69,8 @@ impl Conditions {
 /// An export as SQL.
 pub(super) struct Query {
     pub(super) of: ExportKind,
+    /// SQL after `FROM`.
+    tables: String,
     conditions: Conditions,
 }
 
@@ -69,32 +81,29 @@ impl Query {
         request: &ExportRequest,
         scope: Scope,
     ) -> Result<Self, Error> {
-        let ExportKind::Billing(kind) = request.of else {
-            return Ok(Self { of: request.of, conditions: battery::conditions(conn, request, scope)? });
+        let of = request.of;
+        let kind = match (of, &request.usage) {
+            (ExportKind::Billing(kind), _) => kind,
+            (ExportKind::Usage(unit, columns), Some(rows)) => {
+                let (tables, conditions) = usage::conditions(conn, (request, rows), (unit, columns), scope)?;
+                return Ok(Self { of, tables, conditions });
+            }
+            (ExportKind::Usage(..), None) => {
+                return Err(Error::Internal("an export of usage without its rows".to_owned()));
+            }
+            (ExportKind::Battery, _) => {
+                let conditions = battery::conditions(conn, request, scope)?;
+                return Ok(Self { of, tables: FROM.to_owned(), conditions });
+            }
         };
         let mut conditions = realm_and_org(conn, request, scope)?;
         let after = request.after.as_deref().map(|after| find(conn, kind, &conditions, after)).transpose()?;
-        conditions.add(kind.kept(), []);
-        conditions.add_period("d.created", request.created);
-        if matches!(kind, Kind::Invoices | Kind::Lines) {
-            conditions.add_period("d.finalized_at", request.issued);
-        }
-        if kind != Kind::Refunds {
-            conditions.add_period("d.paid_at", request.paid);
-        }
-        if let Some(statuses) = &request.statuses {
-            conditions.add("d.status = ANY (?)", [Bind::Texts(statuses.clone())]);
-        }
-        if let Some(currencies) = &request.currencies {
-            conditions.add("d.currency = ANY (?)", [Bind::Texts(currencies.clone())]);
-        }
-        if let Some(customer) = &request.customer {
-            conditions.add(&format!("{} = ?", kind.customer()), [Bind::Text(customer.clone())]);
-        }
+        conditions.add(kind.definition().kept, []);
+        narrow(&mut conditions, &kind.definition().filters, request);
         if let Some(key) = after {
             add_after(&mut conditions, kind, key);
         }
-        Ok(Self { of: request.of, conditions })
+        Ok(Self { of, tables: kind.definition().from.to_owned(), conditions })
     }
 
     /// Declares a cursor over the rows in order, with one SQL column for each column of the kind.
@@ -104,25 +113,65 @@ impl Query {
         self.bound(&format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT {}", columns.join(", ")), &order)
     }
 
-    /// Selects one row per group (a currency; for batteries, a kind of entry): its name, the number of rows,
-    /// and the sums of the summed columns as texts.
-    pub(super) fn totals(&self) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    /// Selects one row per account, mode and group of a grouping: the number of rows, and the sums of the
+    /// grouping's columns as texts.
+    pub(super) fn totals(&self, grouping: &Grouping) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let columns = self.of.columns();
         let sum = |column: &Column| match column.holds {
             Type::Decimal => format!("coalesce(sum(({})::numeric), 0)::text", column.sql),
             _ => format!("coalesce(sum({}), 0)::text", column.sql),
         };
-        let sums: Vec<String> = columns.iter().filter(|column| column.summed).map(sum).collect();
-        let (by, _) = self.of.summed_by();
-        let name = columns.iter().find(|column| column.name == by).map_or("NULL", |column| column.sql);
-        let select = format!("SELECT {name} AS name, count(*) AS rows, ARRAY[{}] AS sums", sums.join(", "));
-        self.bound(&select, "GROUP BY 1")
+        let sums: Vec<String> = columns.iter().filter(|column| grouping.sums(column)).map(sum).collect();
+        let sql = |name: &str| columns.iter().find(|column| column.name == name).map(|column| column.sql);
+        let name = sql(grouping.by).unwrap_or("NULL");
+        let realm =
+            if self.of.has_realms() { "d.account, d.livemode" } else { "'' AS account, true AS livemode" };
+        let select = format!(
+            "SELECT {realm}, {name} AS name, count(*) AS rows, ARRAY[{}]::text[] AS sums",
+            sums.join(", ")
+        );
+        self.bound(&select, "GROUP BY 1, 2, 3")
     }
 
     fn bound(&self, select: &str, end: &str) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
         let conditions = self.conditions.all.join(" AND ");
-        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.of.tables());
+        let sql = format!("{select} FROM {} WHERE {conditions} {end}", self.tables);
         bind(sql, &self.conditions.binds)
+    }
+}
+
+/// The conditions of the parameters. One that does not apply to the kind was refused before.
+fn narrow(conditions: &mut Conditions, filters: &Filters, request: &ExportRequest) {
+    conditions.add_period("d.created", request.created);
+    for (column, period) in
+        [(filters.issued, request.issued), (filters.paid, request.paid), (filters.due, request.due)]
+    {
+        if let Some(column) = column {
+            conditions.add_period(column, period);
+        }
+    }
+    if let (Some(overdue), Some(wanted)) = (filters.overdue, request.overdue) {
+        let is = if wanted { "IS TRUE" } else { "IS NOT TRUE" };
+        conditions.add(&format!("({overdue}) {is}"), [Bind::Time(request.now)]);
+    }
+    match (filters.void, request.void) {
+        (None, _) | (_, Void::Include) => {}
+        (Some(void), Void::Exclude) => conditions.add(&format!("({void}) IS NOT TRUE"), []),
+        (Some(void), Void::Only) => conditions.add(void, []),
+    }
+    for (column, texts) in [(Some("d.status"), &request.statuses), (filters.currency, &request.currencies)] {
+        if let (Some(column), Some(texts)) = (column, texts) {
+            conditions.add(&format!("{column} = ANY (?)"), [Bind::Texts(texts.clone())]);
+        }
+    }
+    for (column, text) in [
+        (Some(filters.customer), &request.customer),
+        (filters.subscription, &request.subscription),
+        (filters.number, &request.number),
+    ] {
+        if let (Some(column), Some(text)) = (column, text) {
+            conditions.add(&format!("{column} = ?"), [Bind::Text(text.clone())]);
+        }
     }
 }
 
@@ -183,20 +232,23 @@ fn find(
     conditions: &Conditions,
     after: &str,
 ) -> Result<(Place, Option<i64>), Error> {
-    let (id, number) = match (kind, after.rsplit_once('/')) {
-        (Kind::Lines, Some((id, number))) => (id, number.parse().ok()),
-        _ => (after, None),
+    // Of a line it looks for the document only: its number gives its place, even when the line is gone.
+    let (of, id, number) = match kind.definition().lines_of {
+        None => (kind, after, None),
+        Some(documents) => {
+            let place = after.rsplit_once('/').and_then(|(id, number)| Some((id, number.parse().ok()?)));
+            let (id, number): (&str, i64) = place.ok_or_else(|| {
+                let rule = "must be the document's id and the line's number, such as in_1/0";
+                Error::invalid("after", rule)
+            })?;
+            (documents, id, Some(number))
+        }
     };
-    if kind == Kind::Lines && number.is_none() {
-        return Err(Error::invalid("after", "must be `invoice_id/line_number` of a line, such as in_1/0"));
-    }
-    // Looks for the invoice only: the line's number gives its place, even when the line is gone.
-    let of = if kind == Kind::Lines { Kind::Invoices } else { kind };
     let mut wanted = conditions.all.clone();
     wanted.push(format!("d.id = ${}", conditions.binds.len() + 1));
     let sql = format!(
         "SELECT d.created, d.id, d.account, d.livemode FROM {} WHERE {} LIMIT 2",
-        of.from(),
+        of.definition().from,
         wanted.join(" AND ")
     );
     let mut found: Vec<Place> = bind(sql, &conditions.binds).bind::<Text, _>(id.to_owned()).load(conn)?;
@@ -216,7 +268,7 @@ fn find(
 fn add_after(conditions: &mut Conditions, kind: Kind, (place, number): (Place, Option<i64>)) {
     let mut rest = vec![Bind::Text(place.id), Bind::Text(place.account), Bind::Bool(place.livemode)];
     rest.extend(number.map(Bind::Number));
-    let order = kind.order();
+    let order = kind.definition().order;
     let marks = if number.is_some() { "?, ?, ?, ?" } else { "?, ?, ?" };
     match place.created {
         Some(created) => {
@@ -239,6 +291,8 @@ fn bind(sql: String, binds: &[Bind]) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
             Bind::Bool(flag) => query.bind::<Bool, _>(*flag),
             Bind::Time(time) => query.bind::<Timestamptz, _>(*time),
             Bind::Number(number) => query.bind::<BigInt, _>(*number),
+            Bind::Numbers(numbers) => query.bind::<Array<Integer>, _>(numbers.clone()),
+            Bind::Day(day) => query.bind::<Date, _>(*day),
         };
     }
     query

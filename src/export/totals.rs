@@ -1,35 +1,51 @@
-//! Control totals: the number of rows and the sums of their main amounts per currency. With them the reader
-//! of an export can check that nothing is missing.
+//! Control totals: the number of rows and the sums of their main columns, per currency (or kind of entry,
+//! or meter). With them the reader of an export can check that nothing is missing.
+//!
+//! Money of different accounts and modes at Stripe is never summed up together.
 
 use std::collections::BTreeMap;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use super::ExportKind;
+use super::kind::Grouping;
 use super::query::Query;
 use super::row::Cell;
+use super::sum::ExactSum;
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
 
 /// Count and sums of some rows. As JSON:
 /// `{"of":"invoices","rows":2,"currencies":{"eur":{"rows":2,"total":300,…}}}`, sums in minor units; rows
-/// without a currency are under `""`. Of batteries:
-/// `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`, decimals as texts.
+/// without a currency are under `""`. Rows of several accounts or modes at Stripe:
+/// `{"of":"invoices","rows":3,"realms":[{"account":"","livemode":true,"rows":2,"currencies":{…}},…]}`. Of
+/// batteries: `{"of":"battery","rows":2,"kinds":{"bonus":{"rows":2,"amount":"12.5"}}}`, decimals as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Totals {
     of: ExportKind,
     pub rows: u64,
-    by_name: BTreeMap<String, Sums>,
+    /// In the order of [`RealmTotals::place`]. Kinds without accounts and modes have one at most.
+    realms: Vec<RealmTotals>,
+}
+
+/// The totals of an account and mode at Stripe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RealmTotals {
+    account: String,
+    livemode: bool,
+    rows: u64,
+    /// For each grouping of the kind: the groups by name.
+    groupings: Vec<BTreeMap<String, GroupTotals>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Sums {
+struct GroupTotals {
     rows: u64,
-    /// In the order of the summed columns. Wider than a column, so that no sum overflows.
-    sums: Vec<i128>,
+    /// In the order of the columns that the grouping sums up.
+    sums: Vec<ExactSum>,
 }
 
 /// The longest header that proxies pass on by default is about 4 KiB, all headers together 8 KiB.
@@ -37,6 +53,10 @@ const HEADER_LIMIT: usize = 3_500;
 
 #[derive(QueryableByName)]
 struct TotalsRow {
+    #[diesel(sql_type = Text)]
+    account: String,
+    #[diesel(sql_type = Bool)]
+    livemode: bool,
     #[diesel(sql_type = Nullable<Text>)]
     name: Option<String>,
     #[diesel(sql_type = BigInt)]
@@ -48,14 +68,19 @@ struct TotalsRow {
 /// Lets PostgreSQL compute the totals of a query.
 pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, Error> {
     let mut totals = Totals::none(query.of);
-    for row in query.totals().load::<TotalsRow>(conn)? {
-        let rows = u64::try_from(row.rows).unwrap_or(0);
-        let summed = query.of.columns().iter().filter(|column| column.summed);
-        let sums = summed.zip(&row.sums).map(|(column, sum)| scaled(sum, places(column)));
-        let sums = sums.collect::<Option<_>>();
-        let sums = sums.ok_or_else(|| Error::Internal(format!("sums cannot be read: {:?}", row.sums)))?;
-        totals.rows += rows;
-        totals.by_name.insert(row.name.unwrap_or_default(), Sums { rows, sums });
+    for (number, grouping) in query.of.groupings().iter().enumerate() {
+        for row in query.totals(grouping).load::<TotalsRow>(conn)? {
+            let rows = u64::try_from(row.rows).unwrap_or(0);
+            let sums = row.sums.iter().map(|sum| ExactSum::parse(sum)).collect::<Option<_>>();
+            let sums = sums.ok_or_else(|| Error::Internal(format!("sums cannot be read: {:?}", row.sums)))?;
+            let realm = totals.realm(&row.account, row.livemode);
+            realm.groupings[number].insert(row.name.unwrap_or_default(), GroupTotals { rows, sums });
+            // Each grouping has every row once.
+            if number == 0 {
+                realm.rows += rows;
+                totals.rows += rows;
+            }
+        }
     }
     Ok(totals)
 }
@@ -63,34 +88,51 @@ pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, 
 impl Totals {
     /// The totals of no rows.
     pub(super) fn none(of: impl Into<ExportKind>) -> Self {
-        Self { of: of.into(), rows: 0, by_name: BTreeMap::new() }
+        Self { of: of.into(), rows: 0, realms: Vec::new() }
     }
 
     /// Adds a row.
     pub(super) fn add(&mut self, cells: &[Cell<'_>]) {
         let columns = self.of.columns();
-        let (by, _) = self.of.summed_by();
-        let name = columns.iter().zip(cells).find_map(|(column, cell)| match cell {
-            Cell::Text(name) if column.name == by => Some(*name),
-            _ => None,
-        });
-        let name = name.unwrap_or("");
-        if !self.by_name.contains_key(name) {
-            let sums = vec![0; columns.iter().filter(|column| column.summed).count()];
-            self.by_name.insert(name.to_owned(), Sums { rows: 0, sums });
-        }
+        let cell = |name: &str| columns.iter().zip(cells).find(|(column, _)| column.name == name);
+        let text = |name: &str| match cell(name) {
+            Some((_, Cell::Text(text))) => *text,
+            _ => "",
+        };
+        let livemode = !matches!(cell("livemode"), Some((_, Cell::Boolean(false))));
         self.rows += 1;
-        let Some(sums) = self.by_name.get_mut(name) else { return };
-        sums.rows += 1;
-        let summed = columns.iter().zip(cells).filter(|(column, _)| column.summed);
-        for (sum, (column, cell)) in sums.sums.iter_mut().zip(summed) {
-            *sum += match *cell {
-                Cell::Integer(amount) => i128::from(amount),
-                // An unreadable amount is missing in the sum, so the sum differs from the database's.
-                Cell::Decimal(text) => scaled(text, places(column)).unwrap_or(0),
-                _ => 0,
-            };
+        let groupings = self.of.groupings();
+        let realm = self.realm(text("account"), livemode);
+        realm.rows += 1;
+        for (grouping, groups) in groupings.iter().zip(&mut realm.groupings) {
+            let name = text(grouping.by);
+            if !groups.contains_key(name) {
+                let sums = vec![ExactSum::default(); summed(columns, grouping).count()];
+                groups.insert(name.to_owned(), GroupTotals { rows: 0, sums });
+            }
+            let Some(group) = groups.get_mut(name) else { continue };
+            group.rows += 1;
+            let summed = columns.iter().zip(cells).filter(|(column, _)| grouping.sums(column));
+            for (sum, (_, cell)) in group.sums.iter_mut().zip(summed) {
+                *sum += match *cell {
+                    Cell::Integer(amount) => amount.into(),
+                    // An unreadable amount is missing in the sum, so the sum differs from the database's.
+                    Cell::Decimal(text) => ExactSum::parse(text).unwrap_or_default(),
+                    _ => ExactSum::default(),
+                };
+            }
         }
+    }
+
+    fn realm(&mut self, account: &str, livemode: bool) -> &mut RealmTotals {
+        let place = self.realms.binary_search_by(|realm| realm.place().cmp(&(!livemode, account)));
+        let place = place.unwrap_or_else(|place| {
+            let groupings = self.of.groupings().iter().map(|_| BTreeMap::new()).collect();
+            let realm = RealmTotals { account: account.to_owned(), livemode, rows: 0, groupings };
+            self.realms.insert(place, realm);
+            place
+        });
+        &mut self.realms[place]
     }
 
     /// Fails when the rows written do not add up to the expected totals.
@@ -127,58 +169,82 @@ impl Totals {
     }
 }
 
-/// Decimal places of a column's sums.
-fn places(column: &Column) -> u32 {
-    if column.holds == Type::Decimal { 12 } else { 0 }
-}
-
-/// A decimal in units of 10^-`places`; `None` when it has more places, or is not a decimal.
-fn scaled(text: &str, places: u32) -> Option<i128> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let missing = usize::try_from(places).ok()?.checked_sub(fraction.len())?;
-    format!("{whole}{fraction}{}", "0".repeat(missing)).parse().ok()
-}
-
-/// The text of a number that [`scaled`] read.
-fn unscaled(sum: i128, places: u32) -> String {
-    let one = 10_u128.pow(places);
-    let (whole, fraction) = (sum.unsigned_abs() / one, sum.unsigned_abs() % one);
-    let sign = if sum < 0 { "-" } else { "" };
-    let digits = format!("{fraction:0places$}", places = places as usize);
-    match digits.trim_end_matches('0') {
-        "" => format!("{sign}{whole}"),
-        digits => format!("{sign}{whole}.{digits}"),
+impl RealmTotals {
+    /// Its place in the order: live mode first, the platform's own account first.
+    fn place(&self) -> (bool, &str) {
+        (!self.livemode, &self.account)
     }
+}
+
+/// The columns that a grouping sums up.
+fn summed<'a>(columns: &'a [Column], grouping: &'a Grouping) -> impl Iterator<Item = &'a Column> {
+    columns.iter().filter(|column| grouping.sums(column))
 }
 
 impl Serialize for Totals {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(3))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("of", self.of.name())?;
         map.serialize_entry("rows", &self.rows)?;
-        let named: BTreeMap<&str, Named<'_>> =
-            self.by_name.iter().map(|(name, sums)| (name.as_str(), Named(self.of, sums))).collect();
-        map.serialize_entry(self.of.summed_by().1, &named)?;
+        match &*self.realms {
+            [] => {
+                for grouping in self.of.groupings() {
+                    map.serialize_entry(grouping.name, &BTreeMap::<String, u64>::new())?;
+                }
+            }
+            [only] => serialize_groups(&mut map, self.of, only)?,
+            realms => {
+                let realms: Vec<OfRealm<'_>> = realms.iter().map(|realm| OfRealm(self.of, realm)).collect();
+                map.serialize_entry("realms", &realms)?;
+            }
+        }
+        map.end()
+    }
+}
+
+fn serialize_groups<M: SerializeMap>(
+    map: &mut M,
+    of: ExportKind,
+    realm: &RealmTotals,
+) -> Result<(), M::Error> {
+    for (grouping, groups) in of.groupings().iter().zip(&realm.groupings) {
+        let groups: BTreeMap<&str, OfGroup<'_>> =
+            groups.iter().map(|(name, group)| (name.as_str(), OfGroup(of, grouping, group))).collect();
+        map.serialize_entry(grouping.name, &groups)?;
+    }
+    Ok(())
+}
+
+/// One of several accounts and modes.
+struct OfRealm<'a>(ExportKind, &'a RealmTotals);
+
+impl Serialize for OfRealm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(of, realm) = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("account", &realm.account)?;
+        map.serialize_entry("livemode", &realm.livemode)?;
+        map.serialize_entry("rows", &realm.rows)?;
+        serialize_groups(&mut map, *of, realm)?;
         map.end()
     }
 }
 
 /// Sums under the names of their columns.
-struct Named<'a>(ExportKind, &'a Sums);
+struct OfGroup<'a>(ExportKind, &'a Grouping, &'a GroupTotals);
 
-impl Serialize for Named<'_> {
+impl Serialize for OfGroup<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(of, sums) = self;
+        let Self(of, grouping, group) = self;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("rows", &sums.rows)?;
-        for (column, sum) in of.columns().iter().filter(|column| column.summed).zip(&sums.sums) {
-            // Raw digits, since a sum may be larger than serde_json's numbers.
-            match places(column) {
-                0 => {
-                    let digits = RawValue::from_string(sum.to_string()).map_err(S::Error::custom)?;
-                    map.serialize_entry(column.name, &digits)?;
-                }
-                places => map.serialize_entry(column.name, &unscaled(*sum, places))?,
+        map.serialize_entry("rows", &group.rows)?;
+        for (column, sum) in summed(of.columns(), grouping).zip(&group.sums) {
+            if column.holds == Type::Decimal {
+                map.serialize_entry(column.name, &sum.to_string())?;
+            } else {
+                // Raw digits, since a sum may be larger than serde_json's numbers.
+                let digits = RawValue::from_string(sum.to_string()).map_err(S::Error::custom)?;
+                map.serialize_entry(column.name, &digits)?;
             }
         }
         map.end()
@@ -186,79 +252,4 @@ impl Serialize for Named<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::billing::exports::Kind;
-
-    fn refund(currency: Option<&'static str>, amount: i64) -> Vec<Cell<'static>> {
-        let columns = Kind::Refunds.columns();
-        columns
-            .iter()
-            .map(|column| match column.name {
-                "currency" => currency.map_or(Cell::Null, Cell::Text),
-                "amount" => Cell::Integer(amount),
-                _ => Cell::Null,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn sums_are_per_currency_and_wider_than_a_column() {
-        let mut totals = Totals::none(Kind::Refunds);
-        for row in [refund(Some("eur"), i64::MAX), refund(Some("eur"), i64::MAX), refund(None, -3)] {
-            totals.add(&row);
-        }
-        assert_eq!(
-            totals.json().expect("json"),
-            concat!(
-                r#"{"of":"refunds","rows":3,"currencies":{"":{"rows":1,"amount":-3},"#,
-                r#""eur":{"rows":2,"amount":18446744073709551614}}}"#
-            )
-        );
-    }
-
-    #[test]
-    fn a_missing_row_and_a_wrong_amount_are_noticed() {
-        let mut expected = Totals::none(Kind::Refunds);
-        expected.add(&refund(Some("eur"), 5));
-        assert!(Totals::none(Kind::Refunds).must_be(&expected).is_err());
-        let mut written = Totals::none(Kind::Refunds);
-        written.add(&refund(Some("eur"), 4));
-        assert!(written.must_be(&expected).is_err());
-        assert!(expected.clone().must_be(&expected).is_ok());
-    }
-
-    #[test]
-    fn a_header_stays_short() {
-        let mut totals = Totals::none(Kind::Refunds);
-        for code in 0..200 {
-            let mut row = refund(Some("eur"), 1);
-            let name: &'static str = Box::leak(format!("c{code:03}").into_boxed_str());
-            for (column, cell) in Kind::Refunds.columns().iter().zip(&mut row) {
-                if column.name == "currency" {
-                    *cell = Cell::Text(name);
-                }
-            }
-            totals.add(&row);
-        }
-        assert_eq!(totals.header().expect("json"), r#"{"of":"refunds","rows":200}"#);
-    }
-
-    #[test]
-    fn decimals_are_summed_exactly() {
-        for (text, shown) in [
-            ("0", "0"),
-            ("12.5", "12.5"),
-            ("-0.000000000001", "-0.000000000001"),
-            ("999999999999999.999999999", "999999999999999.999999999"),
-            ("-7", "-7"),
-        ] {
-            assert_eq!(scaled(text, 12).map(|sum| unscaled(sum, 12)).as_deref(), Some(shown));
-        }
-        assert_eq!(
-            scaled("0.1", 12).expect("read") + scaled("0.2", 12).expect("read"),
-            scaled("0.3", 12).expect("read")
-        );
-        assert_eq!((scaled("0.0000000000001", 12), scaled("NaN", 12), scaled("1.5", 0)), (None, None, None));
-    }
-}
+mod tests;

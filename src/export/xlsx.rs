@@ -6,10 +6,12 @@
 
 use std::borrow::Cow;
 
+use chrono::DateTime;
 use rust_xlsxwriter::{DocProperties, ExcelDateTime, Format, Workbook, Worksheet, XlsxError};
 
 use super::csv::neutral;
 use super::row::Cell;
+use super::zone::Zone;
 use super::{Output, Writer, output_failed};
 use crate::billing::exports::{Column, Type};
 use crate::error::Error;
@@ -29,11 +31,14 @@ pub(super) struct Xlsx<'a> {
     columns: &'static [Column],
     sheets: usize,
     next_row: u32,
+    zone: Zone,
     formats: Formats,
 }
 
 struct Formats {
+    header: Format,
     time: Format,
+    day: Format,
     places: [Format; 4],
 }
 
@@ -42,7 +47,7 @@ impl<'a> Xlsx<'a> {
         out: Output<'a>,
         name: &'static str,
         columns: &'static [Column],
-        rows: u64,
+        (rows, zone): (u64, Zone),
     ) -> Result<Self, Error> {
         let mut workbook = Workbook::new();
         let epoch = ExcelDateTime::from_ymd(2000, 1, 1).map_err(output_failed)?;
@@ -51,8 +56,9 @@ impl<'a> Xlsx<'a> {
         workbook.use_zip_large_file(rows > 500_000);
         let places = ["0", "0.0", "0.00", "0.000"].map(|form| Format::new().set_num_format(form));
         let time = Format::new().set_num_format("yyyy-mm-dd hh:mm:ss");
-        let formats = Formats { time, places };
-        let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, formats };
+        let day = Format::new().set_num_format("yyyy-mm-dd");
+        let formats = Formats { header: Format::new().set_bold(), time, day, places };
+        let mut xlsx = Self { out, workbook, name, columns, sheets: 0, next_row: 0, zone, formats };
         xlsx.add_sheet().map_err(output_failed)?;
         Ok(xlsx)
     }
@@ -65,22 +71,29 @@ impl<'a> Xlsx<'a> {
         sheet.set_name(if self.sheets == 1 { name.to_owned() } else { format!("{name} {}", self.sheets) })?;
         sheet.set_freeze_panes(1, 0)?;
         for (index, column) in (0..).zip(self.columns) {
-            if column.holds == Type::Time {
-                sheet.set_column_width(index, 19)?;
-            }
-            sheet.write_string(0, index, column.name)?;
+            sheet.set_column_width(index, width(column))?;
+            sheet.write_string_with_format(0, index, column.name, &self.formats.header)?;
         }
         self.next_row = 1;
         Ok(())
     }
 
+    /// Ends a sheet: the header row filters the rows below it.
+    fn end_sheet(&mut self) -> Result<(), XlsxError> {
+        let last_column = u16::try_from(self.columns.len().saturating_sub(1)).unwrap_or(u16::MAX);
+        let sheet = self.workbook.worksheet_from_index(self.sheets - 1)?;
+        sheet.autofilter(0, 0, self.next_row - 1, last_column)?;
+        Ok(())
+    }
+
     fn add_row(&mut self, cells: &[Cell<'_>]) -> Result<(), XlsxError> {
         if self.next_row == SHEET_ROWS {
+            self.end_sheet()?;
             self.add_sheet()?;
         }
         let sheet = self.workbook.worksheet_from_index(self.sheets - 1)?;
         for (index, cell) in (0..).zip(cells) {
-            put(sheet, (self.next_row, index), cell, &self.formats)?;
+            put(sheet, (self.next_row, index), cell, (&self.formats, self.zone))?;
         }
         self.next_row += 1;
         Ok(())
@@ -93,16 +106,33 @@ impl Writer for Xlsx<'_> {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), Error> {
+        self.end_sheet().map_err(output_failed)?;
         self.workbook.save_to_writer(&mut self.out).map_err(output_failed)?;
         self.out.flush().map_err(output_failed)
     }
+}
+
+/// The width of a column, in characters. The name and the arrow of its filter are never cut.
+fn width(column: &Column) -> f64 {
+    let is_id = column.name == "id" || column.name.ends_with("_id");
+    let cells: usize = match column.holds {
+        Type::Boolean => 8,
+        Type::Integer | Type::Day => 10,
+        Type::Amount | Type::Major | Type::Decimal => 14,
+        Type::Time => 19,
+        Type::Text if is_id => 28,
+        Type::Text => 18,
+        Type::Json => 30,
+    };
+    let name = column.name.len() + 4;
+    f64::from(u8::try_from(cells.max(name)).unwrap_or(u8::MAX))
 }
 
 fn put(
     sheet: &mut Worksheet,
     (row, column): (u32, u16),
     cell: &Cell<'_>,
-    formats: &Formats,
+    (formats, zone): (&Formats, Zone),
 ) -> Result<(), XlsxError> {
     match *cell {
         Cell::Null => {}
@@ -115,8 +145,15 @@ fn put(
         Cell::Boolean(flag) => {
             sheet.write_boolean(row, column, flag)?;
         }
+        Cell::Day(days) => {
+            let days = f64::from(days) + UNIX_EPOCH;
+            sheet.write_number_with_format(row, column, days, &formats.day)?;
+        }
         Cell::Time(micros) => {
-            let days = micros as f64 / MICROS_OF_DAY + UNIX_EPOCH;
+            // A cell has no offset: it shows what the clocks of the zone showed.
+            let ahead_s = DateTime::from_timestamp_micros(micros).and_then(|at| zone.ahead_s(at));
+            let shown = micros + i64::from(ahead_s.unwrap_or(0)) * 1_000_000;
+            let days = shown as f64 / MICROS_OF_DAY + UNIX_EPOCH;
             sheet.write_number_with_format(row, column, days, &formats.time)?;
         }
         Cell::Integer(number) => put_digits(sheet, (row, column), &number.to_string(), &formats.places[0])?,

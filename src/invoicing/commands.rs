@@ -122,6 +122,8 @@ pub fn create(
     let id = drafts::insert(conn, &draft, now)?;
     if let Some(next) = &next {
         let key = (next.subscription_id.as_str(), "fee", currency.as_str());
+        // The clock does not invoice a period again whose invoice somebody declared void; people may.
+        drafts::release_void(conn, org.org_id, key, next.start)?;
         if !drafts::claim_period(conn, org.org_id, key, (next.start, next.end), &id)? {
             let detail = "another invoice has the fee of the next period: pay that one, or delete its draft";
             return Err(Error::conflict("period_invoiced", detail));

@@ -25,7 +25,7 @@ use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::text::check_line;
 pub(super) use store::{
-    NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute, store,
+    NewDraft, claim_period, delete, drop_if_empty, insert, is_invoiced, load, recompute, release_void, store,
 };
 
 /// What people write on an invoice.
@@ -193,7 +193,6 @@ fn period_lines(
     usual: Option<&TaxRate>,
 ) -> Result<Vec<DraftLine>, Error> {
     let (period, currency) = (charged.period, basis.currency.as_str());
-    // Without a tax rate nothing can be charged; without usage nothing has to be.
     let Some(tax_rate) = usual else { return Err(no_tax_rate()) };
     let mut lines = usage_lines::usage_lines(conn, &basis.org, (period, currency), &basis.invoice, tax_rate)?;
     if charged.is_late {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use serde_json::json;
 
 use super::account::{Account, EntryKind, NewEntry, OpenEntry};
 use super::amounts::TaxGroup;
@@ -17,9 +18,10 @@ use super::profiles::Terms;
 use super::{coupons, paid, payment_accounts, settle};
 use crate::billing::directory::OrgContext;
 use crate::documents::content::{
-    Allowance, AppliedCredit, Document, DocumentKind, Line, Party, TaxSubtotal, Totals,
+    Allowance, AppliedCredit, Document, DocumentKind, Line, TaxSubtotal, Totals,
 };
 use crate::error::Error;
+use crate::outbox::{self, NewMessage};
 use crate::schema::own_invoices as t;
 
 /// Finalises a draft: computes it a last time, gives it a number, books it, and lets earlier credit pay it.
@@ -61,8 +63,27 @@ pub(super) fn finalise(
     book(conn, &mut account, &basis.terms, &document, now)?;
     settle::pay_with_credits(conn, &mut account, invoice, &credits, document.totals.total)?;
     let row = invoices::refresh(conn, &account, invoice)?;
+    outbox::write(conn, vec![message(org, &row)], now)?;
     paid::follow(conn, org, &row, now)?;
     Ok(row)
+}
+
+/// The message that an invoice is issued.
+fn message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
+    NewMessage {
+        org_id: org.org_id,
+        kind: "invoice.finalized",
+        dedupe_key: format!("invoice:{}:finalized", invoice.invoice_id),
+        data: json!({
+            "org": &*org.public_id,
+            "invoice": invoice.invoice_id,
+            "number": invoice.number,
+            "currency": invoice.currency,
+            "total": invoice.total,
+            "amount_remaining": invoice.open(),
+            "due_date": invoice.due_date,
+        }),
+    }
 }
 
 /// Refuses a draft that cannot be an invoice.
@@ -129,7 +150,7 @@ pub(super) fn document(
     texts: &DraftTexts,
     now: DateTime<Utc>,
 ) -> Result<Document, Error> {
-    let Terms { seller, profile } = &basis.terms;
+    let Terms { seller, profile, .. } = &basis.terms;
     let settings = &seller.body.settings;
     let zone = seller.zone();
     let lines: Vec<Line> = (1..)
@@ -151,7 +172,7 @@ pub(super) fn document(
         language: basis.terms.language().to_owned(),
         tax_inclusive: basis.terms.tax_inclusive(),
         seller: seller.body.party.clone(),
-        buyer: buyer(&profile.party, &basis.org),
+        buyer: profile.party.clone(),
         buyer_reference: own(&texts.buyer_reference, &profile.buyer_reference),
         purchase_order: own(&texts.purchase_order, &profile.purchase_order),
         invoice: None,
@@ -171,10 +192,6 @@ pub(super) fn document(
 pub(super) fn due_date(issued: NaiveDate, terms_days: i32) -> NaiveDate {
     let days = u64::try_from(terms_days).unwrap_or(0);
     issued.checked_add_days(Days::new(days)).unwrap_or(issued)
-}
-
-fn buyer(party: &Party, _org: &OrgContext) -> Party {
-    party.clone()
 }
 
 fn shown_line(

@@ -21,16 +21,14 @@ pub(super) struct InvoiceRow {
     pub(super) invoice_id: String,
     pub(super) seller_id: String,
     pub(super) currency: String,
-    pub(super) created_at: DateTime<Utc>,
-    pub(super) finalize_at: Option<DateTime<Utc>>,
     pub(super) draft: Value,
     pub(super) number: Option<String>,
-    pub(super) issue_date: Option<NaiveDate>,
-    pub(super) discount_total: i64,
+    pub(super) due_date: Option<NaiveDate>,
     pub(super) total: i64,
     pub(super) amount_paid: i64,
     pub(super) amount_credited: i64,
     pub(super) amount_written_off: i64,
+    pub(super) paid_at: Option<DateTime<Utc>>,
     pub(super) status: String,
 }
 

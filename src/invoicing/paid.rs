@@ -5,11 +5,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use serde_json::json;
 
 use super::invoices::InvoiceRow;
 use crate::billing::directory::OrgContext;
 use crate::billing::local_subscriptions::{self, Paid};
 use crate::error::Error;
+use crate::outbox::{self, NewMessage};
 use crate::plans::subscriptions;
 use crate::schema::invoiced_periods as p;
 
@@ -29,6 +31,7 @@ pub(super) fn follow(
     if invoice.status != "paid" || !is_sold {
         return Ok(());
     }
+    outbox::write(conn, vec![paid_message(org, invoice)], now)?;
     let sold = p::table
         .filter(p::org_id.eq(org.org_id).and(p::invoice_id.eq(&invoice.invoice_id)))
         .filter(p::what.eq("fee").and(p::paid_for_at.is_null()));
@@ -41,4 +44,22 @@ pub(super) fn follow(
     let done = local_subscriptions::activate(conn, org.org_id, periods, now)?;
     subscriptions::write_consequences(conn, (org.org_id, &org.public_id), done, now)?;
     Ok(())
+}
+
+/// The message that an invoice is paid. One that is open again after a refund may be paid a second time.
+fn paid_message(org: &OrgContext, invoice: &InvoiceRow) -> NewMessage {
+    let paid_at = invoice.paid_at.map_or(0, |at| at.timestamp_micros());
+    NewMessage {
+        org_id: org.org_id,
+        kind: "invoice.paid",
+        dedupe_key: format!("invoice:{}:paid:{paid_at}", invoice.invoice_id),
+        data: json!({
+            "org": &*org.public_id,
+            "invoice": invoice.invoice_id,
+            "number": invoice.number,
+            "currency": invoice.currency,
+            "total": invoice.total,
+            "paid_at": invoice.paid_at,
+        }),
+    }
 }

@@ -70,6 +70,8 @@ pub struct Profile {
 pub struct Terms {
     pub seller: Seller,
     pub profile: ProfileBody,
+    /// Since when the org has a billing profile. What ended before was billed elsewhere.
+    pub since: DateTime<Utc>,
 }
 
 impl Terms {
@@ -131,9 +133,13 @@ pub fn put(
 ) -> Result<Profile, Error> {
     body.check()?;
     let seller = seller_of(conn, body)?;
-    if let Some(rate) = &body.tax_rate {
-        tax_rates::active(conn, rate, "tax_rate")?;
-    }
+    let rate = body.tax_rate.as_ref().or(seller.body.settings.tax_rate.as_ref());
+    let rate = rate.ok_or_else(|| {
+        let rule = "must be the key of a tax rate, as the seller's settings name none; where there is no tax, \
+            use a rate of category O or Z";
+        Error::invalid("tax_rate", rule)
+    })?;
+    tax_rates::active(conn, rate, "tax_rate")?;
     let json = |error: serde_json::Error| Error::Internal(error.to_string());
     let values = (
         (t::seller_id.eq(&seller.id), t::party.eq(serde_json::to_value(&body.party).map_err(json)?)),
@@ -182,5 +188,5 @@ pub fn terms(conn: &mut PgConnection, org_id: i64) -> Result<Terms, Error> {
         error => error,
     })?;
     let seller_id: String = t::table.find(org_id).select(t::seller_id).first(conn)?;
-    Ok(Terms { seller: sellers::find(conn, &seller_id)?, profile: profile.body })
+    Ok(Terms { seller: sellers::find(conn, &seller_id)?, profile: profile.body, since: profile.created_at })
 }

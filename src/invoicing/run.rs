@@ -62,15 +62,22 @@ fn due_orgs(conn: &mut PgConnection, after: i64, now: DateTime<Utc>) -> QueryRes
              LEFT JOIN LATERAL (SELECT max(p.period_end) AS until FROM invoiced_periods p
                  WHERE p.org_id = s.org_id AND p.subscription_id = s.subscription_id AND p.what = 'usage') u
                  ON true
+             CROSS JOIN LATERAL (SELECT greatest(age(b.created_at, s.period_start), '0') AS before) a
+             CROSS JOIN LATERAL (SELECT coalesce(
+                 u.until + make_interval(months => s.interval_months),
+                 s.period_start + make_interval(months => s.interval_months * (1
+                     + (extract(year FROM a.before) * 12 + extract(month FROM a.before))::integer
+                         / s.interval_months))) AS next_end) n
              WHERE s.org_id = b.org_id AND (
                  s.status IN ('trial', 'active') AND NOT s.cancel_at_period_end
                      AND s.valid_until <= $2 + make_interval(days => (e.settings ->> 'advance_days')::integer)
                      AND NOT EXISTS (SELECT FROM invoiced_periods p
                          WHERE p.org_id = s.org_id AND p.subscription_id = s.subscription_id
                              AND p.what = 'fee' AND p.period_start >= s.valid_until)
-                 OR s.status <> 'trial' AND coalesce(u.until, s.period_start)
-                     < least(s.ended_at, s.valid_until, $2)
-                 OR s.ended_at > coalesce(u.until, s.period_start) AND s.valid_until > s.period_start))
+                 OR s.valid_until > coalesce(s.trial_end, s.created_at)
+                     AND coalesce(s.ended_at, s.valid_until) > b.created_at
+                     AND coalesce(u.until, s.period_start) < coalesce(s.ended_at, s.valid_until)
+                     AND least(n.next_end, s.valid_until, s.ended_at) <= $2))
          ORDER BY b.org_id LIMIT $3",
     )
     .bind::<BigInt, _>(after)
@@ -115,7 +122,9 @@ fn due(
     };
     let mut usage = Vec::new();
     for period in local_subscriptions::charged_periods(conn, org.org_id, now)? {
-        if period.end <= now && !is_claimed(conn, org.org_id, &period, "usage", currency)? {
+        // What ended before the org was billed here was billed elsewhere.
+        let is_ours = period.end > terms.since;
+        if is_ours && period.end <= now && !is_claimed(conn, org.org_id, &period, "usage", currency)? {
             usage.push(period);
         }
     }

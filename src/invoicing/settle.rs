@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use diesel::pg::PgConnection;
 
-use super::account::{Account, EntryKind, OpenEntry, Side};
+use super::account::{Account, EntryKind, OpenEntry, Side, StandingAllocation};
 use crate::error::Error;
 
 /// Lets credits, oldest first, pay up to `total` of an invoice that was just booked.
@@ -51,19 +51,19 @@ pub(super) fn pay_oldest(
 }
 
 /// Takes up to `amount` back from what a credit pays, or from what pays a debt: the newest first, and only
-/// from the kinds in `kinds`. Returns the documents of the other side that were touched, and how much was
+/// where `may` accepts the other side. Returns the documents of the other side that were touched, and how much was
 /// taken back.
 pub(super) fn take_back(
     conn: &mut PgConnection,
     account: &mut Account,
     side: Side,
     amount: i64,
-    kinds: &[EntryKind],
+    may: impl Fn(&StandingAllocation) -> bool,
 ) -> Result<(BTreeSet<String>, i64), Error> {
     let (mut left, mut touched) = (amount, BTreeSet::new());
     for standing in account.allocated(conn, side)? {
         let part = standing.amount.min(left);
-        if part <= 0 || !kinds.iter().any(|kind| kind.name() == standing.kind) {
+        if part <= 0 || !may(&standing) {
             continue;
         }
         let pair = match side {

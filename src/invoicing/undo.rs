@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
-use super::account::{Account, EntryKind, NewEntry, OpenEntry, Side};
+use super::account::{Account, EntryKind, NewEntry, OpenEntry, Side, StandingAllocation};
 use super::invoices::{self, InvoiceRow};
 use super::sellers;
 use super::{coupons, numbers, settle};
@@ -41,9 +41,10 @@ pub(super) fn void(
     let debit = account.entry_of(conn, EntryKind::Invoice, invoice)?;
     let missing = amount - row.open();
     if missing > 0 {
-        let money =
-            [EntryKind::Payment, EntryKind::Adjustment, EntryKind::OpeningBalance, EntryKind::CreditNote];
-        settle::take_back(conn, &mut account, Side::ToDebt(debit), missing, &money)?;
+        // Its own credit notes took a part of it back, and that stays.
+        let notes = notes_on(conn, org.org_id, invoice)?;
+        let is_money = |credit: &StandingAllocation| !notes.contains(&credit.document_id);
+        settle::take_back(conn, &mut account, Side::ToDebt(debit), missing, is_money)?;
     }
     let credit = enter(conn, &mut account, &row, EntryKind::Void, -amount, now)?;
     if amount > 0 {
@@ -62,6 +63,14 @@ pub(super) fn credited_by_notes(conn: &mut PgConnection, org_id: i64, invoice: &
     let notes = own_credit_notes::table
         .filter(own_credit_notes::org_id.eq(org_id).and(own_credit_notes::invoice_id.eq(invoice)));
     notes.select(diesel::dsl::sql::<BigInt>("coalesce(sum(total), 0)::bigint")).first(conn)
+}
+
+/// Ids of the credit notes on an invoice.
+fn notes_on(conn: &mut PgConnection, org_id: i64, invoice: &str) -> QueryResult<Vec<String>> {
+    own_credit_notes::table
+        .filter(own_credit_notes::org_id.eq(org_id).and(own_credit_notes::invoice_id.eq(invoice)))
+        .select(own_credit_notes::credit_note_id)
+        .load(conn)
 }
 
 /// Gives up what an open invoice still asks for. It may still be paid: then that is taken back.
@@ -97,7 +106,8 @@ pub(super) fn recover(
     now: DateTime<Utc>,
 ) -> Result<i64, Error> {
     let debit = account.entry_of(conn, EntryKind::Invoice, &row.invoice_id)?;
-    let (_, part) = settle::take_back(conn, account, Side::ToDebt(debit), amount, &[EntryKind::WriteOff])?;
+    let is_given_up = |credit: &StandingAllocation| credit.kind == EntryKind::WriteOff.name();
+    let (_, part) = settle::take_back(conn, account, Side::ToDebt(debit), amount, is_given_up)?;
     if part > 0 {
         let recovery = enter(conn, account, row, EntryKind::Recovery, part, now)?;
         let is_given_up = |credit: &OpenEntry| {

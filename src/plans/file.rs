@@ -29,13 +29,7 @@ impl PlansFile {
     /// # Errors
     /// One sentence that names the plan and the key.
     pub fn read(text: &str) -> Result<Self, String> {
-        let file: PlansToml = toml::from_str(text).map_err(|error| match error.span() {
-            Some(span) => {
-                let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
-                format!("line {line}: {}", error.message())
-            }
-            None => error.message().to_owned(),
-        })?;
+        let file: PlansToml = toml::from_str(text).map_err(|error| mistake(text, &error))?;
         let mut plans: Vec<PlanDefinition> = Vec::new();
         for (n, table) in (1..).zip(file.plans) {
             let plan = read_plan(n, table)?;
@@ -46,6 +40,26 @@ impl PlansFile {
         }
         Ok(Self { plans })
     }
+}
+
+/// A mistake in a TOML text as a sentence with its line.
+fn mistake(text: &str, error: &toml::de::Error) -> String {
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("line {line}: {}", error.message())
+        }
+        None => error.message().to_owned(),
+    }
+}
+
+/// Reads a TOML text as the same tree in JSON; dates become text.
+///
+/// # Errors
+/// One sentence that names the line.
+pub(crate) fn read_toml(text: &str) -> Result<Value, String> {
+    let table: toml::Table = toml::from_str(text).map_err(|error| mistake(text, &error))?;
+    Ok(to_json(toml::Value::Table(table)))
 }
 
 fn read_plan(n: i32, mut table: toml::Table) -> Result<PlanDefinition, String> {

@@ -70,6 +70,13 @@ impl FromStr for Moment {
 #[schema(value_type = String, format = Date, examples("2026-10-01"))]
 pub struct Day(pub NaiveDate);
 
+impl Day {
+    /// 1 January of the year 1.
+    pub const FIRST: NaiveDate = NaiveDate::from_ymd_opt(1, 1, 1).unwrap();
+    /// 31 December of the year 9999.
+    pub const LAST: NaiveDate = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap();
+}
+
 impl FromStr for Day {
     type Err = &'static str;
 

@@ -240,6 +240,27 @@ pub fn each(
     }
 }
 
+/// Row ids of the meters with these keys (none: of all). Checks that they exist, and have these dimensions.
+///
+/// # Errors
+/// [`Error::Invalid`] for an unknown meter or dimension.
+pub fn meter_ids(
+    conn: &mut PgConnection,
+    keys: &[String],
+    dimensions: &BTreeMap<String, String>,
+) -> Result<Vec<i32>, Error> {
+    let query = SummaryQuery {
+        org_id: 0,
+        from: NaiveDate::MIN,
+        before: NaiveDate::MIN,
+        meters: keys.to_vec(),
+        member: None,
+        dimensions: dimensions.clone(),
+        grouping: Grouping::default(),
+    };
+    Ok(meters(conn, &query)?.into_iter().map(|meter| meter.meter_id).collect())
+}
+
 /// The meters of the query. Checks its names of meters and dimensions.
 fn meters(conn: &mut PgConnection, query: &SummaryQuery) -> Result<Vec<MeterRow>, Error> {
     let meters: Vec<MeterRow> = diesel::sql_query(

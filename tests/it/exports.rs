@@ -1,9 +1,17 @@
 //! Exports: every format has what the database has, twice the same, only for its owner, and never a part as
 //! if it were whole.
 
+mod audit;
+mod filters;
 mod formats;
+mod kinds;
+mod realms;
+mod returns;
 mod streams;
+mod usage;
+mod workbooks;
 
+use coulomb::billing::exports::Kind;
 use reqwest::{Method, Response};
 use serde_json::Value;
 
@@ -49,6 +57,40 @@ INSERT INTO refunds (account, livemode, id, source, payment_intent_id, amount, c
     created)
 SELECT account, livemode, 're_' || id, 'refund', id, amount_refunded, currency, 'succeeded', '-duplicate',
     created FROM payments;
+INSERT INTO customers (account, livemode, id, name, email, currency, balance, tax_exempt, country, address,
+    created, deleted, metadata)
+SELECT CASE WHEN n = 4 THEN 'acct_1' ELSE '' END, n <> 3, 'cus_' || substr('abcaxz', n, 1), '=Customer ' || n,
+    n || '@example.org', (ARRAY['eur', 'usd', 'jpy', 'kwd', NULL, 'eur'])[n], -100 * n,
+    (ARRAY['none', 'exempt', 'reverse'])[1 + n % 3], 'DE', '{"city": "Köln", "country": "DE"}',
+    CASE WHEN n <> 5 THEN '2026-01-01'::timestamptz + n * interval '1 day' END, n = 6, '{}'
+FROM generate_series(1, 6) n;
+INSERT INTO customer_tax_ids (account, livemode, id, customer_id, type, value, country, verification_status,
+    created, deleted)
+SELECT '', true, 'txi_' || n, 'cus_a', 'eu_vat', 'DE' || n, 'DE', 'verified', '2026-01-01', n = 2
+FROM generate_series(1, 3) n;
+INSERT INTO charges (account, livemode, id, payment_intent_id, customer_id, card_brand, last4, fee, net,
+    net_currency, metadata)
+SELECT account, livemode, 'ch_' || id, id, customer_id, 'visa', '0042', 30, amount - 30, 'eur', '{}'
+FROM payments WHERE currency = 'eur';
+UPDATE payments SET charge_id = 'ch_' || id WHERE currency = 'eur';
+UPDATE invoice_lines SET taxes = '[{"amount": 1, "taxable_amount": 5, "inclusive": false, "rate_id": "txr_1",
+    "percentage": "19", "reason": "standard_rated"}]' WHERE line_number = 1;
+INSERT INTO credit_notes (account, livemode, id, invoice_id, customer_id, number, status, type, reason,
+    currency, subtotal, tax_total, total, pre_payment_amount, post_payment_amount, refund_ids, lines_complete,
+    created, metadata)
+SELECT account, livemode, 'cn_' || id, id, customer_id, number || '-CN', CASE WHEN total % 3 = 0 THEN 'void'
+    ELSE 'issued' END, 'pre_payment', 'order_change', currency, subtotal, tax_total, total, total, 0,
+    '["re_1"]', true, created, metadata FROM invoices WHERE status = 'open' AND NOT deleted;
+INSERT INTO credit_note_lines (account, livemode, credit_note_id, line_number, id, type, amount, quantity,
+    description, tax_amount, taxes)
+SELECT account, livemode, id, line, 'cnli_' || line, 'invoice_line_item', subtotal / 2, 1, '-line', 19,
+    CASE WHEN line = 1 THEN '[{"amount": 19, "inclusive": true, "rate_id": "txr_1"}]'::jsonb END
+FROM credit_notes, generate_series(0, 1) line;
+INSERT INTO disputes (account, livemode, id, charge_id, payment_intent_id, amount, currency, status, reason,
+    evidence_due_by, funds_withdrawn, funds_net, funds_currency, funds_reinstated, created, metadata)
+SELECT account, livemode, 'du_' || id, charge_id, CASE WHEN charge_id IS NULL THEN id END, amount, currency,
+    'needs_response', 'fraudulent', '2026-03-01', amount, -amount - 1500, 'eur', 0, created, '{}'
+FROM payments;
 "#;
 
 fn books() -> Database {
@@ -91,6 +133,10 @@ async fn the_totals_are_those_of_the_database_and_of_the_rows() {
         ),
         ("of=payments", "payments", "amount_received"),
         ("of=refunds", "refunds", "amount"),
+        ("of=credit_notes", "credit_notes", "total"),
+        ("of=credit_notes&void=only", "credit_notes WHERE status = 'void'", "total"),
+        ("of=disputes", "disputes", "amount"),
+        ("of=customers", "customers", "balance"),
         (
             "status=paid,void&currency=EUR",
             "invoices WHERE NOT deleted AND status IN ('paid', 'void') AND currency = 'eur'",
@@ -136,7 +182,9 @@ async fn the_totals_are_those_of_the_database_and_of_the_rows() {
                 "SELECT coalesce(sum({column}), 0) FROM {table}{} {of} = '{currency}'",
                 if table.contains("WHERE") { " AND" } else { " WHERE" }
             ));
-            assert_eq!(told["currencies"][currency][amount].as_i64().unwrap_or(0), sum, "{query} {currency}");
+            let told = told["realms"].as_array().map_or(std::slice::from_ref(&told), Vec::as_slice);
+            let told = told.iter().map(|realm| realm["currencies"][currency][amount].as_i64().unwrap_or(0));
+            assert_eq!(told.sum::<i64>(), sum, "{query} {currency}");
             let written: i64 = rows
                 .iter()
                 .filter(|row| row["currency"] == currency)
@@ -156,11 +204,11 @@ async fn an_org_sees_its_own_and_nothing_else() {
     let daemon = Daemon::start(&database);
     let own = database.key("billing:read", Some("org_a"));
     let platform = database.key("billing:read", None);
-    for of in ["invoices", "lines", "payments", "refunds"] {
+    for of in Kind::ALL.map(Kind::name) {
+        let customer = if of == "customers" { "id" } else { "customer_id" };
         let seen = rows(&bytes(&daemon, &own, &format!("of={of}")).await);
         assert!(
-            !seen.is_empty()
-                && seen.iter().all(|row| row["org_id"] == "org_a" && row["customer_id"] == "cus_a"),
+            !seen.is_empty() && seen.iter().all(|row| row["org_id"] == "org_a" && row[customer] == "cus_a"),
             "{of}"
         );
         let asked = bytes(&daemon, &platform, &format!("of={of}&org=org_a")).await;

@@ -1,5 +1,6 @@
 //! What products do with Coulomb, step by step, with figures computed by hand. The test turns the clock.
 
+mod blazz;
 mod cloudwa;
 mod fenta;
 mod gateway;

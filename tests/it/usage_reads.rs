@@ -9,7 +9,7 @@ use crate::support::rows::{RecordRow, meter, org, put, record};
 use crate::support::{Database, World, json as fields, stripe};
 
 /// Two orgs with some usage in two months, counted by `coulomb rebuild summaries`.
-fn books(database: &Database) {
+pub(crate) fn books(database: &Database) {
     org(database, "acme", "Europe/Berlin");
     org(database, "other", "UTC");
     meter(database, "tokens", "sum", "model");

@@ -231,8 +231,8 @@ pub(crate) async fn list_entries(mut read: ReadRequest, request: HttpRequest) ->
             before: to,
             grant: grant.map(|(number, _)| number),
         };
-        let wanted = params.check()?.narrowed(entries);
-        return respond(&read.app, &read.principal, wanted).await;
+        let wanted = params.check(read.app.clock.now())?.narrowed(entries);
+        return respond(&read.app, &read.principal, &request, wanted).await;
     }
     let filter = EntryFilter { kinds: query.kind, sources: query.source, from, to, grant };
     read.list(page, Position::from_entry, move |conn, page| {

@@ -42,9 +42,9 @@ pub(crate) async fn export(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = asked(&request)?;
+    let wanted = asked(&app, &request)?;
     post_due(&app).await?;
-    respond(&app, &principal, wanted).await
+    respond(&app, &principal, &request, wanted).await
 }
 
 /// Counts and sums the rows of an export with the same parameters, by kind of entry.
@@ -65,13 +65,13 @@ pub(crate) async fn totals(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    let wanted = asked(&request)?;
+    let wanted = asked(&app, &request)?;
     post_due(&app).await?;
     respond_totals(&app, &principal, wanted).await
 }
 
-fn asked(request: &HttpRequest) -> Result<ExportRequest, Error> {
-    BatteryParams::from_pairs(params::pairs(request.query_string())?)?.check()
+fn asked(app: &App, request: &HttpRequest) -> Result<ExportRequest, Error> {
+    BatteryParams::from_pairs(params::pairs(request.query_string())?)?.check(app.clock.now())
 }
 
 /// Writes the entries that have become due, so that the file has them.

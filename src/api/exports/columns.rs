@@ -5,6 +5,8 @@ use utoipa::openapi::OpenApi;
 
 use crate::billing::exports::Kind;
 use crate::export::ExportKind;
+use crate::usage::exports::UsageColumns;
+use crate::usage::summaries::TimeUnit;
 
 /// Adds the tables of columns to the API's description.
 pub struct Columns;
@@ -22,8 +24,18 @@ impl Modify for Columns {
             describe("/v1/invoices/export", &format!("\n\n### Columns of `of={}`\n\n{table}", kind.name()));
         }
         describe("/v1/battery/export", &format!("\n\n### Columns\n\n{}", column_table(ExportKind::Battery)));
+        for (title, of) in USAGE {
+            let table = column_table(of);
+            describe("/v1/usage/export", &format!("\n\n### Columns of {title}\n\n{table}"));
+        }
     }
 }
+
+/// The exports of usage, with what their columns are called in the documentation.
+const USAGE: [(&str, ExportKind); 2] = [
+    ("usage", ExportKind::Usage(TimeUnit::Day, UsageColumns::Plain)),
+    ("`columns=focus`", ExportKind::Usage(TimeUnit::Day, UsageColumns::Focus)),
+];
 
 /// The columns of a kind as a Markdown table.
 fn column_table(of: impl Into<ExportKind>) -> String {
@@ -46,7 +58,8 @@ mod tests {
     #[test]
     fn the_page_for_finance_has_the_columns_of_the_code() {
         let page = include_str!("../../../docs/exports.md");
-        for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain([ExportKind::Battery]) {
+        let usage = USAGE.map(|(_, of)| of);
+        for of in Kind::ALL.map(ExportKind::Billing).into_iter().chain([ExportKind::Battery]).chain(usage) {
             let table = column_table(of);
             assert!(page.contains(&table), "docs/exports.md lacks this table of {}:\n{table}", of.name());
         }

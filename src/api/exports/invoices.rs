@@ -38,7 +38,7 @@ pub(crate) async fn export(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    respond(&app, &principal, asked(&request)?).await
+    respond(&app, &principal, &request, asked(&app, &request)?).await
 }
 
 /// Counts and sums the rows of an export with the same parameters, per currency, in minor units.
@@ -59,9 +59,9 @@ pub(crate) async fn totals(
     request: HttpRequest,
 ) -> Result<HttpResponse, Error> {
     principal.require(Scope::BillingRead)?;
-    respond_totals(&app, &principal, asked(&request)?).await
+    respond_totals(&app, &principal, asked(&app, &request)?).await
 }
 
-fn asked(request: &HttpRequest) -> Result<ExportRequest, Error> {
-    ExportParams::from_pairs(params::pairs(request.query_string())?)?.check()
+fn asked(app: &App, request: &HttpRequest) -> Result<ExportRequest, Error> {
+    ExportParams::from_pairs(params::pairs(request.query_string())?)?.check(app.clock.now())
 }

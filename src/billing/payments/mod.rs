@@ -101,6 +101,18 @@ mirror! {
         /// Metadata, an object.
         #[schema(value_type = Object)]
         metadata: Value,
+        /// Brand of the card, as Stripe writes it.
+        card_brand: Option<String>,
+        /// Last four digits of the card or bank account.
+        last4: Option<String>,
+        /// Entry of the balance at Stripe, `txn_…`.
+        balance_transaction_id: Option<String>,
+        /// Stripe's fee, in minor units of `net_currency`; absent when the snapshot has only the entry's id.
+        fee: Option<i64>,
+        /// What remains after the fee, in minor units of `net_currency`; absent as the fee is.
+        net: Option<i64>,
+        /// Currency of settlement, which may differ from `currency`.
+        net_currency: Option<String>,
     }
 }
 

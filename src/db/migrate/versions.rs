@@ -48,6 +48,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("2026-11-27-040002", include_str!("../../../migrations/2026-11-27-040002_levels/up.sql")),
     ("2026-11-27-050001", include_str!("../../../migrations/2026-11-27-050001_own_rate_cards/up.sql")),
     ("2026-11-28-000100", include_str!("../../../migrations/2026-11-28-000100_own_invoices/up.sql")),
+    ("2026-11-28-000200", include_str!("../../../migrations/2026-11-28-000200_finance_columns/up.sql")),
     ("2026-11-28-000300", include_str!("../../../migrations/2026-11-28-000300_month_manifests/up.sql")),
 ];
 

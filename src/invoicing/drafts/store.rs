@@ -70,6 +70,27 @@ pub(crate) fn claim_period(
     Ok(claimed == 1)
 }
 
+/// Forgets that a void invoice had a period, so that another one may have it.
+pub(crate) fn release_void(
+    conn: &mut PgConnection,
+    org_id: i64,
+    (subscription, what, currency): (&str, &str, &str),
+    start: DateTime<Utc>,
+) -> QueryResult<usize> {
+    diesel::sql_query(
+        "DELETE FROM invoiced_periods p USING own_invoices i
+         WHERE p.org_id = $1 AND p.subscription_id = $2 AND p.what = $3 AND p.currency = $4
+             AND p.period_start = $5 AND p.paid_for_at IS NULL
+             AND (i.org_id, i.invoice_id) = (p.org_id, p.invoice_id) AND i.voided_at IS NOT NULL",
+    )
+    .bind::<BigInt, _>(org_id)
+    .bind::<Text, _>(subscription)
+    .bind::<Text, _>(what)
+    .bind::<Text, _>(currency)
+    .bind::<Timestamptz, _>(start)
+    .execute(conn)
+}
+
 /// Whether an invoice has the fee or the usage of a period.
 pub(crate) fn is_invoiced(
     conn: &mut PgConnection,

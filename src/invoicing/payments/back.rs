@@ -18,7 +18,7 @@ use super::{PaymentRow, find, refresh_all};
 use crate::billing::directory::OrgContext;
 use crate::error::Error;
 use crate::ids;
-use crate::invoicing::account::{Account, EntryKind, NewEntry, Side};
+use crate::invoicing::account::{Account, EntryKind, NewEntry, Side, StandingAllocation};
 use crate::invoicing::{sellers, settle};
 use crate::schema::{own_payments, own_refunds as t, payment_references};
 use crate::text::check_line;
@@ -156,8 +156,8 @@ fn pay_out(
         let notes = EntryKind::CreditNote.name();
         left -= settle::pay_from(conn, account, debit, left, |open| open.kind == notes)?;
     }
-    let paid = [EntryKind::Invoice];
-    let (touched, freed) = settle::take_back(conn, account, Side::FromCredit(credit), left, &paid)?;
+    let is_invoice = |paid: &StandingAllocation| paid.kind == EntryKind::Invoice.name();
+    let (touched, freed) = settle::take_back(conn, account, Side::FromCredit(credit), left, is_invoice)?;
     if freed > 0 {
         account.allocate(conn, (credit, debit), freed)?;
     }

@@ -101,7 +101,7 @@ impl ListedNote {
             number: Some(self.number),
             status: Some("issued".to_owned()),
             type_: None,
-            reason: None,
+            reason: Some(self.reason.clone()),
             memo: Some(self.reason),
             currency: Some(self.currency),
             amount: Some(self.total),
@@ -158,6 +158,7 @@ fn lines(
             unit_amount_decimal: None,
             discount_amount: Some(0),
             tax_amount: Some(tax),
+            taxes: None,
         };
         lines.entry((org_id, note)).or_default().push(line);
     }

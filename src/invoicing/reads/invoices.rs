@@ -163,10 +163,16 @@ impl ListedInvoice {
             description: None,
             customer_name: None,
             customer_email: None,
+            customer_address: None,
+            customer_tax_exempt: None,
+            customer_tax_ids: None,
             lines_complete: true,
             created: Some(self.created_at),
             deleted: false,
             metadata: json!({}),
+            customer_address: None,
+            customer_tax_exempt: None,
+            customer_tax_ids: None,
         }
     }
 }
@@ -228,12 +234,15 @@ fn shown_line(
         proration: Some(line.kind == "proration"),
         discount_amount: Some(line.discount),
         tax_amount: Some(line.tax),
+        taxes: Some(json!([{ "amount": line.tax, "rate_id": line.tax_rate_id,
+            "percentage": line.tax_percent }])),
         metadata: json!({}),
         usage_type: match line.kind.as_str() {
             "fee" => Some("licensed".to_owned()),
             "usage" => Some("metered".to_owned()),
             _ => None,
         },
+        taxes: None,
     }
 }
 

@@ -2,8 +2,9 @@
 //! taxes into `taxes`, and payments out of the invoice, into invoice payments.
 
 use rust_decimal::Decimal;
+use serde_json::{Value, json};
 
-use super::{ObjectFields, ShapeError};
+use super::{ObjectFields, ShapeError, taxes};
 use crate::billing::invoices::{Invoice, InvoiceLine, InvoiceWithLines};
 
 pub(in crate::stripe) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLines, ShapeError> {
@@ -57,6 +58,9 @@ pub(in crate::stripe) fn invoice(from: ObjectFields<'_>) -> Result<InvoiceWithLi
         created: from.time("created").or_else(|| from.time("date")),
         deleted: from.object.deleted,
         metadata: from.metadata(),
+        customer_address: from.json("customer_address"),
+        customer_tax_exempt: from.text("customer_tax_exempt"),
+        customer_tax_ids: customer_tax_ids(from),
     };
     Ok(InvoiceWithLines { invoice, lines })
 }
@@ -113,7 +117,6 @@ fn line(from: ObjectFields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeEr
     // The oldest shapes give the subscription or the invoice item as the line's id.
     let named = |prefix: &str| from.own_id().filter(|id| id.starts_with(prefix));
     let price = from.at("pricing").at("price_details");
-    let taxes = if from.has("taxes") { "taxes" } else { "tax_amounts" };
     Ok(InvoiceLine {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -141,10 +144,18 @@ fn line(from: ObjectFields<'_>, line_number: i32) -> Result<InvoiceLine, ShapeEr
             .or_else(|| named("ii_")),
         proration: from.flag("proration").or_else(|| details.flag("proration")),
         discount_amount: from.money_sum("discount_amounts", "amount")?,
-        tax_amount: from.money_sum(taxes, "amount")?,
+        tax_amount: from.money_sum(taxes::list_of(from), "amount")?,
         metadata: from.metadata(),
         usage_type: usage_type(old_price(from)),
+        taxes: taxes::of_line(from)?,
     })
+}
+
+/// The tax ids on the document; `None` if there is no list.
+fn customer_tax_ids(from: ObjectFields<'_>) -> Option<Value> {
+    let tax_id =
+        |entry: &ObjectFields<'_>| json!({ "type": entry.text("type"), "value": entry.text("value") });
+    from.has("customer_tax_ids").then(|| from.list("customer_tax_ids").iter().map(tax_id).collect())
 }
 
 /// `licensed` (counts what is bought) or `metered` (counts what was used), as a price, or a plan of older

@@ -11,6 +11,7 @@ pub(super) mod links;
 pub(super) mod payments;
 pub(super) mod returns;
 pub(super) mod subscriptions;
+mod taxes;
 #[cfg(test)]
 mod tests;
 

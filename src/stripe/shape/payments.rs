@@ -79,8 +79,40 @@ fn intent_method(from: ObjectFields<'_>) -> Option<String> {
     chosen.or_else(only)
 }
 
+/// The kinds of payment method that show last digits, and the field that has them
+/// (<https://docs.stripe.com/api/charges/object#charge_object-payment_method_details>).
+const LAST4: [(&str, &str); 14] = [
+    ("card", "last4"),
+    ("card_present", "last4"),
+    ("interac_present", "last4"),
+    ("sepa_debit", "last4"),
+    ("us_bank_account", "last4"),
+    ("ach_debit", "last4"),
+    ("acss_debit", "last4"),
+    ("au_becs_debit", "last4"),
+    ("bacs_debit", "last4"),
+    ("nz_bank_account", "last4"),
+    ("kr_card", "last4"),
+    ("bancontact", "iban_last4"),
+    ("ideal", "iban_last4"),
+    ("sofort", "iban_last4"),
+];
+
+/// Brand and last digits of the card or account. Before 2018 the charge has the card as its source.
+fn brand_and_last4(from: ObjectFields<'_>) -> (Option<String>, Option<String>) {
+    let details = from.at("payment_method_details");
+    let source = from.at("source");
+    match LAST4.iter().find(|(kind, _)| details.has(kind)) {
+        Some((kind, last4)) => (details.at(kind).text("brand"), details.at(kind).text(last4)),
+        None => (source.text("brand"), source.text("last4")),
+    }
+}
+
 fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
     let source = from.at("source");
+    let (card_brand, last4) = brand_and_last4(from);
+    // Mostly only an id, since webhooks expand nothing.
+    let settled = from.at("balance_transaction");
     Ok(Charge {
         account: from.object.realm.account.clone(),
         livemode: from.object.realm.livemode,
@@ -104,6 +136,12 @@ fn charge(from: ObjectFields<'_>) -> Result<Charge, ShapeError> {
         description: from.text("description"),
         created: from.time("created"),
         metadata: from.metadata(),
+        card_brand,
+        last4,
+        balance_transaction_id: from.id("balance_transaction"),
+        fee: settled.money("fee")?,
+        net: settled.money("net")?,
+        net_currency: settled.text("currency"),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Refunds, disputes and credit notes.
 
-use super::{ObjectFields, ShapeError};
+use super::{ObjectFields, ShapeError, taxes};
 use crate::billing::credit_notes::{CreditNote, CreditNoteLine, CreditNoteWithLines};
 use crate::billing::disputes::Dispute;
 use crate::billing::payments::Charge;
@@ -61,7 +61,22 @@ pub(in crate::stripe) fn dispute(from: ObjectFields<'_>) -> Result<Dispute, Shap
         funds_currency,
         created: from.time("created"),
         metadata: from.metadata(),
+        funds_reinstated: reinstated(from)?,
     })
+}
+
+/// What came back of the money withdrawn for a dispute; `None` if there is no list, or an entry has no
+/// amount.
+fn reinstated(from: ObjectFields<'_>) -> Result<Option<i64>, ShapeError> {
+    if !from.has("balance_transactions") {
+        return Ok(None);
+    }
+    let mut sum = 0_i64;
+    for entry in from.list("balance_transactions") {
+        let Some(amount) = entry.money("amount")? else { return Ok(None) };
+        sum = sum.saturating_add(amount.max(0));
+    }
+    Ok(Some(sum))
 }
 
 pub(in crate::stripe) fn credit_note(from: ObjectFields<'_>) -> Result<CreditNoteWithLines, ShapeError> {
@@ -179,5 +194,6 @@ fn credit_note_line(from: ObjectFields<'_>, line_number: i32) -> Result<CreditNo
             None => from.money_sum("discount_amounts", "amount")?,
         },
         tax_amount: tax(from, "taxes")?,
+        taxes: taxes::of_line(from)?,
     })
 }

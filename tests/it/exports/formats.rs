@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read};
 
 use calamine::{Data, Reader, Xlsx};
-use coulomb::billing::exports::{Column, Kind, Type};
+use coulomb::billing::exports::{Column, Definition, Kind, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use reqwest::Method;
@@ -12,14 +12,12 @@ use serde_json::Value;
 use super::{books, bytes, download, rows};
 use crate::support::{Daemon, Database};
 
-const ALL: [&str; 4] = ["invoices", "lines", "payments", "refunds"];
-
 #[tokio::test]
 async fn the_same_state_gives_the_same_bytes() {
     let database = books();
     let daemon = Daemon::start(&database);
     let key = database.key("billing:read", None);
-    for of in ALL {
+    for of in Kind::ALL.map(Kind::name) {
         for format in ["csv", "jsonl", "xlsx", "parquet"] {
             let query = format!("of={of}&format={format}");
             let (first, second) = (bytes(&daemon, &key, &query).await, bytes(&daemon, &key, &query).await);
@@ -35,7 +33,8 @@ fn from_sql(database: &Database, kind: Kind) -> Vec<Vec<String>> {
             format!("to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')", column.sql)
         }
         Type::Major => format!(
-            "CASE d.currency WHEN 'jpy' THEN {0}::text WHEN 'kwd' THEN round({0} / 1000.0, 3)::text
+            "CASE coalesce(d.currency, '') WHEN '' THEN NULL WHEN 'jpy' THEN {0}::text
+                 WHEN 'kwd' THEN round({0} / 1000.0, 3)::text
                  ELSE round({0} / 100.0, 2)::text END",
             column.sql
         ),
@@ -44,13 +43,9 @@ fn from_sql(database: &Database, kind: Kind) -> Vec<Vec<String>> {
     };
     let cells: Vec<String> =
         kind.columns().iter().map(|column| format!("coalesce({}, '')", cell(column))).collect();
-    let kept = if matches!(kind, Kind::Invoices | Kind::Lines) { "NOT d.deleted" } else { "true" };
-    let sql = format!(
-        "SELECT json_agg(ARRAY[{}] ORDER BY {}) FROM {} WHERE {kept}",
-        cells.join(", "),
-        kind.order(),
-        kind.from()
-    );
+    let Definition { order, from, kept, .. } = kind.definition();
+    let sql =
+        format!("SELECT json_agg(ARRAY[{}] ORDER BY {order}) FROM {from} WHERE {kept}", cells.join(", "));
     serde_json::from_str(&database.value(&sql).expect("rows")).expect("rows of texts")
 }
 
@@ -77,7 +72,7 @@ async fn all_formats_say_the_same() {
     let database = books();
     let daemon = Daemon::start(&database);
     let key = database.key("billing:read", None);
-    for of in ALL {
+    for of in Kind::ALL.map(Kind::name) {
         let csv = bytes(&daemon, &key, &format!("of={of}")).await;
         let expected: Vec<Vec<String>> = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -95,18 +90,24 @@ async fn all_formats_say_the_same() {
 }
 
 /// Removes the apostrophes, which CSV has and the raw formats do not have.
-fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
-    let raw = |cell: &String| cell.strip_prefix('\'').unwrap_or(cell).to_owned();
+pub(super) fn plain(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    let raw = |cell: &String| canonical(cell.strip_prefix('\'').unwrap_or(cell));
     rows.iter().map(|row| row.iter().map(raw).collect()).collect()
 }
 
-fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
+/// JSON without spaces and with sorted keys; anything else as it is.
+fn canonical(cell: &str) -> String {
+    match serde_json::from_str::<Value>(cell) {
+        Ok(value) if value.is_object() || value.is_array() => value.to_string(),
+        _ => cell.to_owned(),
+    }
+}
+
+pub(super) fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     let cell = |value: &Value| match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
-        // PostgreSQL puts a space after a colon.
-        Value::Object(_) => value.to_string().replace("\":", "\": "),
         value => value.to_string(),
     };
     let row = |line: &str| {
@@ -117,7 +118,7 @@ fn from_jsonl(bytes: &[u8], columns: &[String]) -> Vec<Vec<String>> {
     std::iter::once(columns.to_vec()).chain(text.lines().map(row)).collect()
 }
 
-fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
+pub(super) fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
     let mut book: Xlsx<_> = calamine::open_workbook_from_rs(Cursor::new(bytes)).expect("a workbook");
     assert_eq!(book.sheet_names(), [sheet]);
     let range = book.worksheet_range(sheet).expect("a sheet");
@@ -130,10 +131,13 @@ fn from_xlsx(bytes: Vec<u8>, sheet: &str) -> Vec<Vec<String>> {
 }
 
 /// CSV's cells as Excel shows them: times as days, numbers without trailing zeros.
-fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+pub(super) fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let cell = |(column, cell): (&String, &String)| {
         if let Ok(time) = chrono::DateTime::parse_from_rfc3339(cell) {
             return format!("{:.5}", time.timestamp() as f64 / 86_400.0 + 25_569.0);
+        }
+        if let Ok(day) = cell.parse::<chrono::NaiveDate>() {
+            return format!("{:.5}", f64::from(day.to_epoch_days()) + 25_569.0);
         }
         if column.ends_with("_major") && cell.contains('.') {
             return cell.trim_end_matches('0').trim_end_matches('.').to_owned();
@@ -144,15 +148,16 @@ fn as_excel(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     rows.iter().map(named).collect()
 }
 
-fn from_parquet(bytes: Vec<u8>) -> Vec<Vec<String>> {
+pub(super) fn from_parquet(bytes: Vec<u8>) -> Vec<Vec<String>> {
     let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).expect("a Parquet file");
     let schema = file.metadata().file_metadata().schema();
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     let cell = |field: &Field| match field {
         Field::Null => String::new(),
-        Field::Str(text) => text.clone(),
+        Field::Str(text) => canonical(text),
         Field::Long(number) => number.to_string(),
         Field::Bool(flag) => flag.to_string(),
+        Field::Date(days) => chrono::NaiveDate::from_epoch_days(*days).expect("in range").to_string(),
         Field::TimestampMicros(micros) => chrono::DateTime::from_timestamp_micros(*micros)
             .expect("in range")
             .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
@@ -199,8 +204,11 @@ async fn amounts_are_exact_in_minor_and_major_units() {
     let told = response.headers()["coulomb-control-totals"].to_str().expect("text").to_owned();
     let jpy = rows(&response.bytes().await.expect("a body"));
     assert!(jpy.iter().all(|row| row["total_major"] == "9223372036854775807"));
-    let sum = i128::from(i64::MAX) * jpy.len() as i128;
-    assert!(told.contains(&format!("\"total\":{sum},")), "{told}");
+    for realm in [("", "true"), ("acct_1", "true")] {
+        let count = jpy.iter().filter(|row| (&*row["account"], &*row["livemode"]) == realm).count();
+        let sum = i128::from(i64::MAX) * count as i128;
+        assert!(count > 1 && told.contains(&format!("\"total\":{sum},")), "{realm:?} {told}");
+    }
     let sheet = from_xlsx(bytes(&daemon, &key, "currency=jpy&format=xlsx").await, "invoices");
     assert!(sheet[1..].iter().all(|row| row.contains(&i64::MAX.to_string())), "rounded");
 }

@@ -8,7 +8,7 @@ use super::{books, bytes, download};
 use crate::support::{Daemon, Database};
 
 /// About 60 MB of invoices, more than the sockets and channels buffer.
-fn heavy_books() -> Database {
+pub(super) fn heavy_books() -> Database {
     let mut database = Database::new();
     database.realms = ("live", "");
     database.execute(
@@ -24,7 +24,7 @@ fn heavy_books() -> Database {
 const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE '%coulomb_export%' AND pid <> pg_backend_pid()";
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < Duration::from_secs(30), "not within half a minute: {what}");
@@ -42,6 +42,9 @@ async fn a_download_goes_on_where_it_broke_off() {
         ("lines", &["invoice_id", "line_number"]),
         ("payments", &["id"]),
         ("refunds", &["id"]),
+        ("credit_notes", &["id"]),
+        ("credit_note_lines", &["credit_note_id", "line_number"]),
+        ("disputes", &["id"]),
     ] {
         let whole = bytes(&daemon, &key, &format!("of={of}&format=jsonl")).await;
         let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();

@@ -209,6 +209,11 @@ impl Object {
         self.with("created", second).with("status_transitions.finalized_at", second)
     }
 
+    /// Of an invoice: when it is due.
+    pub fn due(self, time: impl Time) -> Self {
+        self.with("due_date", time.second())
+    }
+
     /// Of an intent: the charge that paid it.
     pub fn paid_by(self, charge: &str) -> Self {
         let amount = self.0["amount"].clone();

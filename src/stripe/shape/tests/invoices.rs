@@ -56,6 +56,9 @@ fn before_basil() {
         created: at(1_600_000_000),
         deleted: false,
         metadata: json!({"po": "77"}),
+        customer_address: Some(json!({"city": "Köln", "country": "DE"})),
+        customer_tax_exempt: text("reverse"),
+        customer_tax_ids: Some(json!([{"type": "eu_vat", "value": "DE123456789"}])),
     };
     assert_eq!(only(&batch).invoice, expected);
     assert_eq!(payment_ids(&batch), ["pi_1"]);
@@ -88,6 +91,12 @@ fn lines_before_basil() {
         tax_amount: Some(1_000),
         metadata: json!({"seat": "yes"}),
         usage_type: None,
+        taxes: Some(json!([
+            { "amount": 950, "taxable_amount": 9_500, "inclusive": false, "reason": "standard_rated",
+              "rate_id": "txr_1", "percentage": "10" },
+            { "amount": 50, "taxable_amount": null, "inclusive": true, "reason": null, "rate_id": null,
+              "percentage": null },
+        ])),
     };
     let second = InvoiceLine {
         line_number: 1,
@@ -108,6 +117,7 @@ fn lines_before_basil() {
         discount_amount: Some(0),
         tax_amount: Some(0),
         metadata: json!({}),
+        taxes: Some(json!([])),
         ..first.clone()
     };
     assert_eq!(only(&batch).lines, [first, second]);
@@ -126,6 +136,11 @@ fn since_basil() {
     assert_eq!((&invoice.payment_intent_id, &invoice.charge_id), (&None, &None));
     assert_eq!((invoice.finalized_at, invoice.due_at), (at(1_750_000_009), at(1_752_600_000)));
     assert!(!invoice.lines_complete, "has_more");
+    assert_eq!((&invoice.customer_address, &invoice.customer_tax_ids), (&None, &None));
+    let taxes = lines[0].taxes.as_ref().expect("taxes");
+    let first = json!({ "amount": 2_000, "taxable_amount": 10_000, "inclusive": false,
+        "reason": "standard_rated", "rate_id": "txr_2", "percentage": null });
+    assert_eq!((&taxes[0], &taxes[1]["inclusive"]), (&first, &json!(true)));
     assert_eq!(payment_ids(&batch), [] as [&str; 0]);
 
     let [tokens, setup] = &**lines else { panic!("{lines:?}") };

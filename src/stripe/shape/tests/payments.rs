@@ -73,6 +73,12 @@ fn charges() {
         description: text("Gold"),
         created: at(1_467_800_003),
         metadata: json!({}),
+        card_brand: text("Visa"),
+        last4: text("4242"),
+        balance_transaction_id: text("txn_0"),
+        fee: None,
+        net: None,
+        net_currency: None,
     };
     let batch = read_live(fixture!("charge_2016"));
     assert_eq!(batch.charges, [old]);
@@ -99,10 +105,26 @@ fn charges() {
         description: None,
         created: at(1_750_000_032),
         metadata: json!({"x": "y"}),
+        card_brand: text("visa"),
+        last4: text("4242"),
+        balance_transaction_id: text("txn_9"),
+        fee: Some(378),
+        net: Some(11_622),
+        net_currency: text("usd"),
     };
     let batch = read_live(fixture!("charge_new"));
     assert_eq!(batch.charges, [new]);
     assert_eq!((payment_ids(&batch), batch.refunds.len()), (vec!["ch_2", "pi_2"], 0));
+}
+
+#[test]
+fn last_digits_of_bank_accounts() {
+    for (kind, field) in [("sepa_debit", "last4"), ("ideal", "iban_last4")] {
+        let charge = json!({ "id": "py_1", "object": "charge",
+            "payment_method_details": { "type": kind, kind: { field: "3000" } } });
+        let batch = read_live(charge);
+        assert_eq!((&batch.charges[0].last4, &batch.charges[0].card_brand), (&text("3000"), &None), "{kind}");
+    }
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn disputes() {
         funds_currency: text("eur"),
         created: at(1_600_000_060),
         metadata: json!({"m": "1"}),
+        funds_reinstated: Some(400),
     };
     assert_eq!(read_live(fixture!("dispute")).disputes, [expected]);
     // Transactions that are not expanded do not show the withdrawn amount.
@@ -120,6 +121,8 @@ fn credit_notes_before_basil() {
         unit_amount_decimal: Some(Decimal::new(10_505, 1)),
         discount_amount: Some(50),
         tax_amount: Some(100),
+        taxes: Some(json!([{ "amount": 100, "taxable_amount": null, "inclusive": null, "reason": null,
+            "rate_id": null, "percentage": null }])),
     };
     let expected = CreditNoteWithLines { credit_note, lines: vec![line] };
     assert_eq!(read_live(fixture!("credit_note_old")).credit_notes, [expected]);
