@@ -8,12 +8,10 @@ use serde_json::json;
 
 use super::keys::{actor, record};
 use super::{Failure, Usage, open, out};
-use crate::auth::PLATFORM;
 use crate::closing::exports::{self, ClosedRows};
 use crate::closing::month::{self, Maker, StoredManifest};
 use crate::config::Config;
 use crate::db;
-use crate::metering::closings;
 use crate::time::{Clock, Month};
 
 #[derive(Args)]
@@ -44,16 +42,18 @@ pub(super) fn run(config: &Config, args: &CloseArgs) -> Result<(), Failure> {
     if let Some(month) = args.show {
         return print(&month::find(conn, month)?);
     }
-    let Some(month) = args.month else { return Err(Usage::new("say which month to close, such as 2026-10")) };
+    let Some(wanted) = args.month else {
+        return Err(Usage::new("say which month to close, such as 2026-10"));
+    };
     let now = Clock::system().now();
     db::run_once(conn, |conn| {
-        closings::close(conn, PLATFORM, month, &actor(), now)?;
-        record(conn, "month.close", &month.to_string(), json!({ "month": month }), now)
+        month::close(conn, wanted, &actor(), now)?;
+        record(conn, "month.close", &wanted.to_string(), json!({ "month": wanted }), now)
     })?;
-    let manifest = month::complete(conn, month, &Maker::new(config, actor(), now)?)?;
+    let manifest = month::complete(conn, wanted, &Maker::new(config, actor(), now)?)?;
     if manifest.signature.is_none() {
         eprintln!(
-            "{month} is closed; its manifest is not signed, for COULOMB_CLOSING_KEY is not set: keep its \
+            "{wanted} is closed; its manifest is not signed, for COULOMB_CLOSING_KEY is not set: keep its \
              SHA-256 elsewhere"
         );
     }
