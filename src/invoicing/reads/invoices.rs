@@ -170,9 +170,6 @@ impl ListedInvoice {
             created: Some(self.created_at),
             deleted: false,
             metadata: json!({}),
-            customer_address: None,
-            customer_tax_exempt: None,
-            customer_tax_ids: None,
         }
     }
 }
@@ -242,7 +239,6 @@ fn shown_line(
             "usage" => Some("metered".to_owned()),
             _ => None,
         },
-        taxes: None,
     }
 }
 

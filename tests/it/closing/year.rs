@@ -22,11 +22,10 @@ impl Random {
 async fn month(world: &World, org: &str, random: &mut Random, n: &mut u32) {
     let price = |random: &mut Random| format!("{}.{:02}", random.below(400), random.below(100));
     let rates = ["vat19", "vat7", "reverse"];
-    let mut lines = vec![("proration", price(random), "vat19")];
-    for _ in 0..=random.below(2) {
-        let rate = rates[usize::try_from(random.below(3)).expect("small")];
-        lines.push(("item", price(random), rate));
-    }
+    let mut lines: Vec<(&str, String, &str)> = (0..=random.below(2))
+        .map(|_| ("item", price(random), rates[usize::try_from(random.below(3)).expect("small")]))
+        .collect();
+    lines.push(("proration", price(random), "vat19"));
     let lines: Vec<(&str, &str, &str)> =
         lines.iter().map(|(kind, price, rate)| (*kind, price.as_str(), *rate)).collect();
     let made = world.send(invoice(org, &lines)).await.status(201);
