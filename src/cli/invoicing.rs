@@ -19,9 +19,9 @@ use crate::time::Clock;
 pub(super) enum InvoicingCommand {
     /// Set sellers, tax rates, coupons, payment accounts and billing profiles as a TOML file says
     ///
-    /// The file has tables [sellers.<key>], [tax_rates.<key>], [coupons.<code>], [payment_accounts.<key>] and
-    /// [orgs.<id or external id>] with the fields of their PUT requests. It shows the changes and asks. All of
-    /// them are made, or none. What the file does not name stays as it is.
+    /// The file has tables [sellers.<key>], [tax_rates.<key>], [coupons.<code>], [payment_accounts.<key>]
+    /// and [orgs.<id or external id>] with the fields of their PUT requests. It shows the changes and asks.
+    /// All of them are made, or none. What the file does not name stays as it is.
     Apply {
         /// The file; `-` reads standard input
         file: PathBuf,

@@ -1,5 +1,5 @@
-//! The billing file: sellers, tax rates, coupons, payment accounts and billing profiles in one TOML file, each
-//! with what its `PUT` takes. All of it is applied, or nothing.
+//! The billing file: sellers, tax rates, coupons, payment accounts and billing profiles in one TOML file,
+//! each with what its `PUT` takes. All of it is applied, or nothing.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result as Printed};

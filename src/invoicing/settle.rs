@@ -51,8 +51,8 @@ pub(super) fn pay_oldest(
 }
 
 /// Takes up to `amount` back from what a credit pays, or from what pays a debt: the newest first, and only
-/// where `may` accepts the other side. Returns the documents of the other side that were touched, and how much was
-/// taken back.
+/// where `may` accepts the other side. Returns the documents of the other side that were touched, and how
+/// much was taken back.
 pub(super) fn take_back(
     conn: &mut PgConnection,
     account: &mut Account,

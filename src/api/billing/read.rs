@@ -56,8 +56,8 @@ pub struct ExpandWithLines {
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OriginQuery {
-    /// `stripe`: only what is mirrored from Stripe; `own`: only what was made or recorded here. Both when left
-    /// out. Our own have no customer and no connected account, and the mode that acts.
+    /// `stripe`: only what is mirrored from Stripe; `own`: only what was made or recorded here. Both when
+    /// left out. Our own have no customer and no connected account, and the mode that acts.
     origin: Option<Origin>,
 }
 

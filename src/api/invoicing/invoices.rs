@@ -162,8 +162,8 @@ pub struct PreviewQuery {
     currency: Option<String>,
 }
 
-/// Shows what the next invoice of an org says if it is made now: the fee of the next period, usage so far, and
-/// the items that wait. Nothing is stored, and no coupon is used.
+/// Shows what the next invoice of an org says if it is made now: the fee of the next period, usage so far,
+/// and the items that wait. Nothing is stored, and no coupon is used.
 #[utoipa::path(
     get, path = "/v1/orgs/{id}/invoices/preview", tag = "invoices",
     params(("id" = String, Path, description = "Public or external id of the org"), PreviewQuery),

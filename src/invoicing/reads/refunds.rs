@@ -35,8 +35,8 @@ impl From<RefundView> for AnyRefund {
     }
 }
 
-/// A refund or reversal that was recorded here, as a look-up shows it: the fields of Stripe's refunds, and its
-/// own.
+/// A refund or reversal that was recorded here, as a look-up shows it: the fields of Stripe's refunds, and
+/// its own.
 #[derive(Debug, ToSchema)]
 pub struct OwnRefundView {
     /// The fields that refunds of both origins have.

@@ -186,7 +186,8 @@ fn settings_of_invoices() -> Vec<(&'static str, Value)> {
     let rate = json!({ "name": "VAT", "category": "S", "percent": "5" });
     let coupon = json!({ "name": "C", "percent": "5" });
     let account = json!({ "seller": "one", "name": "bank", "shown": true });
-    let seller = |is_default: bool| json!({ "party": party, "settings": { "tax_rate": "one" }, "default": is_default });
+    let settings = json!({ "tax_rate": "one" });
+    let seller = |first: bool| json!({ "party": party, "settings": settings, "default": first });
     vec![
         ("/v1/tax_rates/one", rate.clone()),
         ("/v1/tax_rates/two", rate),

@@ -38,9 +38,9 @@ async fn world() -> (World, String) {
         .with("party.email", "billing@blazz.example")
         .with("party.phone", "+49 30 1")
         .with("party.contact", "Billing")
-        .with("party.electronic_address", json!({ "scheme": "EM", "id": "billing@blazz.example" }));
+        .with("party.electronic_address", json!({ "scheme": "9930", "id": "DE123456789" }));
     let buyer = billing("acme")
-        .with("party.electronic_address", json!({ "scheme": "EM", "id": "in@acme.example" }))
+        .with("party.electronic_address", json!({ "scheme": "9930", "id": "DE987654321" }))
         .with("buyer_reference", "04011000-12345-34");
     let account = crate::support::requests::request(
         Method::PUT,

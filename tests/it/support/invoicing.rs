@@ -1,6 +1,7 @@
 //! Requests about invoices of our own, and what must always be true of their books.
 //!
-//! By default the seller is `blazz`, the org `acme`, the currency euro, and there is no tax (the rate `zero`).
+//! By default the seller is `blazz`, the org `acme`, the currency euro, and there is no tax (the rate
+//! `zero`).
 
 use reqwest::Method;
 use serde_json::{Value, json};
