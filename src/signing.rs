@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-const FORM: &str = "must be an Ed25519 private key: PEM (PKCS#8), as `openssl genpkey -algorithm ed25519` writes \
+const FORM: &str = "must be an Ed25519 private key: PEM (PKCS#8), as `openssl genpkey -algorithm ed25519` \
+    writes \
     it, or its 32 bytes in hexadecimal or base64";
 
 /// A private key.

@@ -6,15 +6,16 @@ SELECT 'org_' || n, 'customer-' || n, 'Customer ' || n, 'UTC', now(), '{}' FROM 
 INSERT INTO org_refs SELECT external_id, org_id FROM orgs;
 INSERT INTO meters (meter_id, key, aggregation, unit, created_at)
 SELECT n, 'meter-' || n, 'sum', 'unit', now() FROM generate_series(1, 19) n;
-INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at, org_id, period)
+INSERT INTO rate_cards (rate_card_id, meter_id, version, valid_from, currency, rates, created_at, org_id,
+    period)
 SELECT n, n, 1, '2020-01-01', 'usd', '[{"unit_cost": "0.01"}]', now(), 0, 'month'
 FROM generate_series(1, 19) n;
 INSERT INTO usage_series (org_id, series_id, meter_id, member, dimensions)
 SELECT org_id, meter_id, meter_id, NULL, '{}' FROM orgs, meters;
 SELECT make_usage_partition(month::date)
 FROM generate_series(date_trunc('month', now() - interval '1 month'), now(), '1 month') month;
-INSERT INTO usage_records (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id, day,
-    correction, quantity, cost, battery_units, event_id, source, moved, pricing)
+INSERT INTO usage_records (org_id, series_id, occurred_at, received_at, event_key, meter_id, rate_card_id,
+    day, correction, quantity, cost, battery_units, event_id, source, moved, pricing)
 SELECT org_id, meter_id, at, at, gen_random_uuid(), meter_id, meter_id, at::date, 0, 100 + meter_id,
     (100 + meter_id) * 0.01, 0, 'event-' || day, 'bench', false, 0
 FROM orgs, meters, generate_series(1, 5) day,
@@ -35,8 +36,8 @@ SELECT org_id, 'shop', '{"name": "Customer"}',
     '{"party": {"name": "Customer"}, "currency": "usd", "automatic": true}', true,
     now() - interval '70 days', now()
 FROM orgs;
-INSERT INTO local_subscriptions (org_id, subscription_id, plan_id, version, status, interval_months, created_at,
-    updated_at, period_start, valid_until, cancel_at_period_end, grace_days)
+INSERT INTO local_subscriptions (org_id, subscription_id, plan_id, version, status, interval_months,
+    created_at, updated_at, period_start, valid_until, cancel_at_period_end, grace_days)
 SELECT org_id, 'lsub_' || org_id, 'basic', 1, 'active', 1, start, start, start, start + interval '1 month',
     false, 60
 FROM orgs, LATERAL (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'

@@ -225,7 +225,8 @@ fn check_name(place: &str, name: &str, format: JournalFormat) -> Result<(), Erro
             refuse("must be a number of an account")
         }
         JournalFormat::Beancount if !name.contains('{') && !is_beancount(name) => refuse(
-            "must begin with Assets, Liabilities, Equity, Income or Expenses and have parts such as `:Tax-19`",
+            "must begin with Assets, Liabilities, Equity, Income or Expenses and have parts such as \
+             `:Tax-19`",
         ),
         JournalFormat::Hledger | JournalFormat::Csv
             if name.is_empty()

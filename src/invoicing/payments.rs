@@ -308,7 +308,8 @@ fn pay_named(
         let wanted = named.amount.unwrap_or_else(|| asked.min(left));
         if wanted > asked || wanted > left {
             let detail = format!(
-                "invoice {} asks for {asked}, and {left} is left of the payment: name less, or leave amounts out",
+                "invoice {} asks for {asked}, and {left} is left of the payment: name less, or leave \
+                 amounts out",
                 named.invoice
             );
             return Err(Error::conflict("too_much_for_invoice", detail));

@@ -135,8 +135,8 @@ pub fn put(
     let seller = seller_of(conn, body)?;
     let rate = body.tax_rate.as_ref().or(seller.body.settings.tax_rate.as_ref());
     let rate = rate.ok_or_else(|| {
-        let rule = "must be the key of a tax rate, as the seller's settings name none; where there is no tax, \
-            use a rate of category O or Z";
+        let rule = "must be the key of a tax rate, as the seller's settings name none; where there is no \
+            tax, use a rate of category O or Z";
         Error::invalid("tax_rate", rule)
     })?;
     tax_rates::active(conn, rate, "tax_rate")?;

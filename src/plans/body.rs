@@ -26,8 +26,8 @@ pub struct PriceBody {
 }
 
 /// A plan as it is put: the whole of it. Where anything but `name`, `description`, `active`, `default`,
-/// `rank`, `org`, `metadata`, `stripe_prices` and `stripe_products` differs from the newest version, a new version
-/// is made, and whoever bought an earlier one keeps that.
+/// `rank`, `org`, `metadata`, `stripe_prices` and `stripe_products` differs from the newest version, a new
+/// version is made, and whoever bought an earlier one keeps that.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanBody {

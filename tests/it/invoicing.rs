@@ -4,6 +4,7 @@ mod coupons;
 mod documents;
 mod file;
 mod forms;
+mod kills;
 mod lists;
 mod notes;
 mod numbers;

@@ -44,6 +44,7 @@ mod plans;
 mod projection;
 mod quota;
 mod quota_race;
+mod random_invoices;
 mod reads;
 mod rights;
 mod scenarios;

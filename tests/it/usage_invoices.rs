@@ -45,7 +45,7 @@ impl World {
         })
         .await;
         let newest = self.get(path).await.ok().rows()[0]["id"].as_str().expect("an id").to_owned();
-        self.get(&format!("/v1/invoices/{newest}?expand=lines")).await.ok().at("").clone()
+        self.get(&format!("/v1/invoices/{newest}?expand=lines")).await.ok().body
     }
 
     async fn pays_bank(&self, amount: i64) {
