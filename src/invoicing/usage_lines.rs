@@ -107,7 +107,7 @@ fn uninvoiced_records(
                 AND m.aggregation <> 'level'
                 AND i.finalized_at IS NOT NULL AND i.voided_at IS NULL AND i.invoice_id <> $5
             GROUP BY 1, 2, 3)
-         SELECT meter_id, rate_card_id, rate_place, m.key AS meter, m.unit,
+         SELECT m.meter_id, rate_card_id, rate_place, m.key AS meter, m.unit,
              c.rates -> (rate_place - 1) AS rate,
              round(coalesce(p.quantity, 0) - coalesce(d.quantity, 0), {PLACES}) AS quantity,
              round(coalesce(p.cost, 0) - coalesce(d.cost, 0), {PLACES}) AS cost
