@@ -5,7 +5,7 @@ pub mod journals;
 
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -19,7 +19,6 @@ use crate::auth::{PLATFORM, Scope};
 use crate::closing::exports::{self, ClosedRows};
 use crate::closing::month::{self, ListedManifest, Maker, StoredManifest};
 use crate::error::Error;
-use crate::metering::closings;
 use crate::page::Page;
 use crate::time::Month;
 
@@ -59,14 +58,14 @@ pub(super) fn named(month: &str) -> Result<Month, Error> {
 pub(crate) async fn close(command: Command) -> Result<HttpResponse, Error> {
     command.principal.require_platform(Scope::BillingWrite)?;
     let asked: CloseMonthBody = command.read()?;
-    let (month, actor) = (asked.month, command.actor());
+    let (asked, actor) = (asked.month, command.actor());
     let closer = actor.clone();
     command
         .run(move |conn, now| {
-            closings::close(conn, PLATFORM, month, &closer, now)?;
-            let detail = json!({ "month": month });
+            month::close(conn, asked, &closer, now)?;
+            let detail = json!({ "month": asked });
             let audit =
-                AuditEntry { org_id: PLATFORM, action: "month.close", target: month.to_string(), detail };
+                AuditEntry { org_id: PLATFORM, action: "month.close", target: asked.to_string(), detail };
             Ok(Answer::done(audit))
         })
         .await?;
@@ -76,7 +75,7 @@ pub(crate) async fn close(command: Command) -> Result<HttpResponse, Error> {
     let (permit, db) = (permit(app, &command.principal).await?, app.db.clone());
     let made = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        month::complete(&mut db.connect_export()?, month, &maker)
+        month::complete(&mut db.connect_export()?, asked, &maker)
     });
     let manifest = made.await.map_err(|error| Error::Internal(format!("a closing failed: {error}")))??;
     Ok(HttpResponse::Ok().json(manifest))
@@ -124,7 +123,11 @@ pub(crate) async fn show(read: ReadRequest, month: web::Path<String>) -> Result<
         FindErrors
     )
 )]
-pub(crate) async fn export(mut read: ReadRequest, month: web::Path<String>) -> Result<HttpResponse, Error> {
+pub(crate) async fn export(
+    mut read: ReadRequest,
+    request: HttpRequest,
+    month: web::Path<String>,
+) -> Result<HttpResponse, Error> {
     read.principal.require_platform(Scope::BillingRead)?;
     let asked: ClosedExportQuery = read.take()?;
     read.params.done()?;
@@ -135,5 +138,5 @@ pub(crate) async fn export(mut read: ReadRequest, month: web::Path<String>) -> R
         content_type: "text/csv; charset=utf-8",
         write: Arc::new(move |conn, out| exports::write(conn, of, month.first_day(), out).map(drop)),
     };
-    download::respond(&read, file).await
+    download::respond(&read, &request, file).await
 }

@@ -3,16 +3,15 @@
 use std::io::Write;
 
 use clap::Args;
+use diesel::pg::PgConnection;
 use serde_json::json;
 
 use super::keys::{actor, record};
 use super::{Failure, Usage, open, out};
-use crate::auth::PLATFORM;
 use crate::closing::exports::{self, ClosedRows};
 use crate::closing::month::{self, Maker, StoredManifest};
 use crate::config::Config;
 use crate::db;
-use crate::metering::closings;
 use crate::time::{Clock, Month};
 
 #[derive(Args)]
@@ -38,32 +37,42 @@ pub(super) fn run(config: &Config, args: &CloseArgs) -> Result<(), Failure> {
     let mut database = open::Database::open(config)?;
     let conn = &mut database.conn;
     if let (Some(month), Some(of)) = (args.show, of) {
-        month::must_have_manifest(conn, month)?;
-        let mut rows = std::io::BufWriter::new(std::io::stdout().lock());
-        conn.build_transaction()
-            .repeatable_read()
-            .read_only()
-            .run(|conn| exports::write(conn, of, month.first_day(), &mut rows))?;
-        rows.flush()?;
-        return Ok(());
+        return export(conn, month, of);
     }
     if let Some(month) = args.show {
         return print(&month::find(conn, month)?);
     }
-    let Some(month) = args.month else { return Err(Usage::new("say which month to close, such as 2026-10")) };
+    let Some(wanted) = args.month else {
+        return Err(Usage::new("say which month to close, such as 2026-10"));
+    };
     let now = Clock::system().now();
     db::run_once(conn, |conn| {
-        closings::close(conn, PLATFORM, month, &actor(), now)?;
-        record(conn, "month.close", &month.to_string(), json!({ "month": month }), now)
+        month::close(conn, wanted, &actor(), now)?;
+        record(conn, "month.close", &wanted.to_string(), json!({ "month": wanted }), now)
     })?;
-    let manifest = month::complete(conn, month, &Maker::new(config, actor(), now)?)?;
+    let manifest = month::complete(conn, wanted, &Maker::new(config, actor(), now)?)?;
     if manifest.signature.is_none() {
         eprintln!(
-            "{month} is closed; its manifest is not signed, for COULOMB_CLOSING_KEY is not set: keep its \
+            "{wanted} is closed; its manifest is not signed, for COULOMB_CLOSING_KEY is not set: keep its \
              SHA-256 elsewhere"
         );
     }
     print(&manifest)
+}
+
+/// Writes rows of a closed month to standard output. The audit log gets an entry first.
+fn export(conn: &mut PgConnection, month: Month, of: ClosedRows) -> Result<(), Failure> {
+    let manifest = month::find(conn, month)?;
+    let detail = json!({ "of": of.name(), "sha256": manifest.manifest[of.name()]["sha256"] });
+    db::run_once(conn, |conn| {
+        record(conn, "month.export", &month.to_string(), detail.clone(), Clock::system().now())
+    })?;
+    let mut rows = std::io::BufWriter::new(std::io::stdout().lock());
+    conn.build_transaction()
+        .repeatable_read()
+        .read_only()
+        .run(|conn| exports::write(conn, of, month.first_day(), &mut rows))?;
+    Ok(rows.flush()?)
 }
 
 fn print(manifest: &StoredManifest) -> Result<(), Failure> {

@@ -5,12 +5,15 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
 
+use super::keys::record;
 use super::{Failure, Usage, open};
 use crate::closing::accounts_file::AccountsFile;
 use crate::closing::chart::Receivables;
 use crate::closing::journal::{self, JournalFormat, JournalOutput, JournalRequest};
 use crate::config::Config;
+use crate::db;
 use crate::error::Error;
 use crate::time::{Clock, Month};
 
@@ -48,6 +51,8 @@ pub(super) fn run(config: &Config, args: &JournalArgs) -> Result<(), Failure> {
     let mut database = open::Database::open(config)?;
     let now = Clock::system().now();
     let conn = &mut database.conn;
+    let detail = json!({ "format": args.format, "seller": args.seller });
+    db::run_once(conn, |conn| record(conn, "journal.export", &args.month.to_string(), detail.clone(), now))?;
     let mut write = |out: JournalOutput<'_>| {
         let mut snapshot = conn.build_transaction().repeatable_read().read_only();
         snapshot.run(|conn| journal::write(conn, &request, now, out)).map_err(as_usage)

@@ -350,3 +350,21 @@ fn skr(datev: &DatevSettings) -> AccountsFile {
         datev: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{is_beancount, part};
+
+    #[test]
+    fn any_text_becomes_a_part_of_a_name() {
+        for (text, expected) in
+            [("bank_transfer", "Bank-transfer"), ("5.5", "5-5"), ("Überweisung", "X-berweisung"), ("", "X")]
+        {
+            assert_eq!(part(text), expected);
+            assert!(is_beancount(&format!("Assets:{}", part(text))), "{text}");
+        }
+        for wrong in ["Assets", "Debtors:A", "Assets:a", "Assets::A", "Assets:A_B", "Assets:"] {
+            assert!(!is_beancount(wrong), "{wrong}");
+        }
+    }
+}

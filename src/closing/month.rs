@@ -20,6 +20,7 @@ use super::manifest::{self, Heading, Previous};
 use crate::auth::PLATFORM;
 use crate::config::Config;
 use crate::error::Error;
+use crate::metering::closings;
 use crate::schema::{month_manifests as t, usage_closings};
 use crate::signing::SigningKey;
 use crate::time::Month;
@@ -103,21 +104,33 @@ pub(super) fn closed_at(conn: &mut PgConnection, month: NaiveDate) -> QueryResul
         .first(conn)
 }
 
+/// Closes a month and all months before it, for every org.
+///
+/// # Errors
+/// [`Error::Invalid`] when it has not ended in every time zone; [`Error::Conflict`] when nothing was recorded
+/// until its end: manifests begin with the first month that has anything.
+pub fn close(conn: &mut PgConnection, month: Month, actor: &str, now: DateTime<Utc>) -> Result<(), Error> {
+    closings::close(conn, PLATFORM, month, actor, now)?;
+    if first_month(conn)?.is_none_or(|first| first > month.first_day()) {
+        let detail = "nothing was recorded in this month or before it: close a later one";
+        return Err(Error::conflict("month_is_empty", detail));
+    }
+    Ok(())
+}
+
 /// Makes the manifests of a closed month and of the months before it that have none, from the first month
 /// with any record or entry on. Returns that of the month.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the month is open, or before the first manifest.
+/// [`Error::Conflict`] when the month is open; [`Error::NotFound`] when it is before the first manifest.
 pub fn complete(conn: &mut PgConnection, month: Month, maker: &Maker) -> Result<StoredManifest, Error> {
     let wanted = month.first_day();
     if closed_at(conn, wanted)?.is_none() {
         return Err(Error::conflict("month_is_open", "this month is open: close it first"));
     }
     let last: Option<NaiveDate> = t::table.select(diesel::dsl::max(t::month)).first(conn)?;
-    let mut next = match last {
-        Some(last) => next_month(last),
-        None => first_month(conn)?.map_or(wanted, |first| first.min(wanted)),
-    };
+    let first = first_month(conn)?.unwrap_or(wanted);
+    let mut next = last.map_or(first, next_month);
     while next <= wanted {
         make(conn, next, maker)?;
         next = next_month(next);

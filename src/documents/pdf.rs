@@ -214,7 +214,10 @@ mod tests {
 
     #[test]
     fn a_picture_may_stand_in_the_template() {
-        let dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+        let dot = concat!(
+            "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk",
+            "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+        );
         let template =
             format!("<img src=\"data:image/png;base64,{dot}\" width=\"50\"><p>{{{{ title }}}}</p>");
         let bytes = pdf(&samples::invoice("en"), &Template::parse(&template).unwrap()).unwrap();

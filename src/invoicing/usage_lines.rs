@@ -107,14 +107,14 @@ fn uninvoiced_records(
                 AND m.aggregation <> 'level'
                 AND i.finalized_at IS NOT NULL AND i.voided_at IS NULL AND i.invoice_id <> $5
             GROUP BY 1, 2, 3)
-         SELECT m.meter_id, rate_card_id, rate_place, m.key AS meter, m.unit,
-             c.rates -> (rate_place - 1) AS rate,
+         SELECT meter_id, rate_card_id, rate_place, m.key AS meter, m.unit,
+             (SELECT c.rates -> (rate_place - 1) FROM rate_cards c
+              WHERE c.rate_card_id = coalesce(p.rate_card_id, d.rate_card_id)) AS rate,
              round(coalesce(p.quantity, 0) - coalesce(d.quantity, 0), {PLACES}) AS quantity,
              round(coalesce(p.cost, 0) - coalesce(d.cost, 0), {PLACES}) AS cost
          FROM priced p FULL JOIN invoiced d USING (meter_id, rate_card_id, rate_place)
          JOIN meters m USING (meter_id)
          JOIN ({METER_CURRENCIES}) k USING (meter_id)
-         LEFT JOIN rate_cards c USING (rate_card_id)
          WHERE k.currency = $4
          ORDER BY m.key, rate_card_id, rate_place"
     ))

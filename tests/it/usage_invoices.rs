@@ -183,16 +183,15 @@ async fn usage_without_a_price_keeps_its_invoice_waiting() {
     world.post("/v1/meters/calls/rate_usage", json!({ "reason": "new price" })).await.ok();
     let priced = world.post(&finalize, json!({})).await.ok();
     // 10.00 + 2 x 0.25 = 10.50; + 20 % = 12.60
-    assert_eq!(
-        priced.pick(["status", "total", "waits"]),
-        json!({ "status": "open", "total": 1260, "waits": null })
-    );
+    assert_eq!(priced.pick(["status", "total", "waits"]), json!(["open", 1260, null]));
     world.is_sound();
 }
 
 #[tokio::test]
 async fn a_change_of_plan_charges_the_days_that_are_left() {
     let world = billed(World::new()).await;
+    world.turn("2026-11-01T00:00:01Z");
+    world.billing_run(1, "draft").await;
     world.turn("2026-11-02T00:00:02Z");
     world.billing_run(1, "open").await;
     world.pays_bank(1200).await;

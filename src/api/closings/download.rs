@@ -4,14 +4,18 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName};
+use actix_web::{HttpRequest, HttpResponse};
 use diesel::pg::PgConnection;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::api::exports::download::permit;
+use crate::api::http::RequestId;
 use crate::api::reads::ReadRequest;
+use crate::audit::{AuditEntry, Author};
+use crate::auth::PLATFORM;
 use crate::db;
 use crate::error::Error;
 use crate::export::stream;
@@ -28,10 +32,18 @@ pub(super) struct File {
     pub(super) write: Arc<dyn Fn(&mut PgConnection, Write2<'_>) -> Result<(), Error> + Send + Sync>,
 }
 
+/// Answers with a file. Its audit entry is stored before the first byte leaves.
+///
 /// # Errors
 /// Those of `write`; [`Error::Busy`] when no place for an export is free.
-pub(super) async fn respond(read: &ReadRequest, file: File) -> Result<HttpResponse, Error> {
+pub(super) async fn respond(
+    read: &ReadRequest,
+    request: &HttpRequest,
+    file: File,
+) -> Result<HttpResponse, Error> {
     let permit = permit(&read.app, &read.principal).await?;
+    let (actor, request_id) = (format!("key:{}", read.principal.key_id), RequestId::of(request));
+    let (now, name) = (read.app.clock.now(), file.name.clone());
     let (db, rows, write) = (read.app.db.clone(), read.principal.rows, file.write);
     let (sender, digest) = oneshot::channel();
     let (out, body) = stream::open();
@@ -46,9 +58,16 @@ pub(super) async fn respond(read: &ReadRequest, file: File) -> Result<HttpRespon
             db::read_snapshot(&mut conn, rows, db.has_roles(), |conn| {
                 let mut digest = Digesting(Sha256::new());
                 write(conn, &mut digest)?;
+                let digest = hex::encode(digest.0.finalize());
+                let detail = json!({ "file": name, "sha256": digest });
+                let entry =
+                    AuditEntry { org_id: PLATFORM, action: "month.export", target: name.clone(), detail };
+                let author = Author { actor: &actor, at: now, request_id: Some(&request_id) };
+                // On another connection, for this one only reads.
+                entry.write(&mut db.connect_export()?, &author)?;
                 if let Some(sender) = sender.take() {
                     // The client may have gone; then the first write fails.
-                    drop(sender.send(Ok(hex::encode(digest.0.finalize()))));
+                    drop(sender.send(Ok(digest)));
                 }
                 write(conn, &mut out)
             })

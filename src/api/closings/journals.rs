@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -46,12 +46,16 @@ pub struct JournalQuery {
         FindErrors
     )
 )]
-pub(crate) async fn show(mut read: ReadRequest, month: web::Path<String>) -> Result<HttpResponse, Error> {
+pub(crate) async fn show(
+    mut read: ReadRequest,
+    request: HttpRequest,
+    month: web::Path<String>,
+) -> Result<HttpResponse, Error> {
     read.principal.require_platform(Scope::BillingRead)?;
     let asked: JournalQuery = read.take()?;
     read.params.done()?;
     let file = read.app.config.journal_accounts.as_deref();
-    let request = JournalRequest {
+    let wanted = JournalRequest {
         month: named(&month)?,
         format: JournalFormat::parse(&asked.format)?,
         seller: asked.seller,
@@ -60,9 +64,9 @@ pub(crate) async fn show(mut read: ReadRequest, month: web::Path<String>) -> Res
     };
     let now = read.app.clock.now();
     let file = download::File {
-        name: request.format.file_name(request.month),
-        content_type: request.format.content_type(),
-        write: Arc::new(move |conn, out| journal::write(conn, &request, now, Box::new(out)).map(drop)),
+        name: wanted.format.file_name(wanted.month),
+        content_type: wanted.format.content_type(),
+        write: Arc::new(move |conn, out| journal::write(conn, &wanted, now, Box::new(out)).map(drop)),
     };
-    download::respond(&read, file).await
+    download::respond(&read, &request, file).await
 }

@@ -1,7 +1,7 @@
 //! Beancount's format (<https://beancount.github.io/docs/beancount_language_syntax.html>).
 //!
 //! A file opens no account, because two files that open the same one could not be read together. A plugin of
-//! Beancount opens accounts where they are used first.
+//! Beancount opens accounts where they are used first. A file that includes several needs the plugin itself.
 
 use super::{
     BookedEntry, Frame, JournalOutput, JournalWriter, PlacedPosting, belongs_to, code, output_failed, title,

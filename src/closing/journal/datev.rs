@@ -212,3 +212,32 @@ fn year_start(month_and_day: &str, month: NaiveDate) -> NaiveDate {
     let this = start(month.year()).filter(|start| *start <= month);
     this.or_else(|| start(month.year() - 1)).unwrap_or(month)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_is_in_the_financial_year_that_began_last() {
+        let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
+        for (start, month, expected) in [
+            ("01-01", "2026-01-01", "2026-01-01"),
+            ("01-01", "2026-12-01", "2026-01-01"),
+            ("07-01", "2026-06-01", "2025-07-01"),
+            ("07-01", "2026-07-01", "2026-07-01"),
+        ] {
+            assert_eq!(year_start(start, day(month)), day(expected), "{start} {month}");
+        }
+    }
+
+    #[test]
+    fn amounts_have_a_comma_and_two_places() {
+        for (minor, currency, expected) in
+            [(5, "eur", "0,05"), (123_456, "usd", "1234,56"), (500, "jpy", "500,00")]
+        {
+            assert_eq!(money(decimal(minor, currency).expect("two places")).expect("small"), expected);
+        }
+        assert!(decimal(1, "kwd").is_err(), "three places");
+        assert!(money(decimal(1_000_000_000_000, "eur").expect("two places")).is_err(), "eleven digits");
+    }
+}

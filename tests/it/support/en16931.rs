@@ -20,7 +20,7 @@ pub fn python() -> Option<String> {
 }
 
 /// Checks e-invoices (name and XML: UBL, or CII of the profile EN 16931) in one Python process, and returns
-/// what failed, each with the name of its document. `None`: Python lacks the packages, and nothing was checked.
+/// what failed, each with the name of its document. `None`: Python lacks the packages; nothing was checked.
 pub fn failures(documents: impl IntoIterator<Item = (String, String)> + Send) -> Option<Vec<String>> {
     let python = python()?;
     let mut child = Command::new(python)
