@@ -126,7 +126,7 @@ pub fn line_amount(quantity: Decimal, price: Decimal, base: Decimal, places: u8)
         return Err(Error::invalid("base_quantity", "must be above 0"));
     }
     let amount = i64::try_from(divide(numerator, denominator)).map_err(|_| too_large())?;
-    if amount.abs() > MAX_AMOUNT { Err(too_large()) } else { Ok(amount) }
+    if amount.unsigned_abs() > MAX_AMOUNT.unsigned_abs() { Err(too_large()) } else { Ok(amount) }
 }
 
 /// An amount in major units, rounded to minor units of a currency with so many decimal places.

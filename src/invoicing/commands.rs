@@ -374,7 +374,7 @@ pub fn adjust(
 ) -> Result<(String, i64), Error> {
     check_line("reason", &body.reason, 200)?;
     checks::check_currency("currency", &body.currency)?;
-    if body.amount == 0 || body.amount.abs() > amounts::MAX_AMOUNT {
+    if body.amount == 0 || body.amount.unsigned_abs() > amounts::MAX_AMOUNT.unsigned_abs() {
         return Err(Error::invalid("amount", "must not be 0; below 0 it is credit for the org"));
     }
     if body.at.is_some_and(|at| at.0 > now) {

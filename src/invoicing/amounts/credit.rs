@@ -31,7 +31,7 @@ pub type CreditAmounts = Amounts;
 pub fn credit(lines: &[CreditableLine], inclusive: bool) -> Result<CreditAmounts, Error> {
     for line in lines {
         let (left, credit) = (line.charged - line.credited, line.credit);
-        if credit.signum() * left.signum() < 0 || credit.abs() > left.abs() {
+        if credit.signum() * left.signum() < 0 || credit.unsigned_abs() > left.unsigned_abs() {
             let number = line.number;
             let rule = format!("of line {number} is more than what is left of it, which is {left}");
             return Err(Error::invalid("amount", rule));

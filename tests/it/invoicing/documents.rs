@@ -124,3 +124,42 @@ async fn an_item_is_of_the_org_of_its_invoice() {
     assert_eq!(world.number("SELECT count(*) FROM invoice_items"), 1);
     assert_eq!(world.get(&format!("/v1/invoices/{draft}")).await["total"], 1000);
 }
+
+/// The preview has the fee of the next period, usage so far at its price, and the items that wait. 40 tokens
+/// at 0.25 are 10.00.
+#[tokio::test]
+async fn a_preview_shows_the_next_invoice_with_usage() {
+    let pro =
+        crate::support::requests::plan("pro").with("monthly.amount", 3000).with("monthly.currency", "usd");
+    let world = World::new()
+        .at("2026-10-10T12:00:00Z")
+        .invoiced("acme")
+        .with(billing("acme").currency("usd"))
+        .with(pro)
+        .with(crate::support::requests::subscribe("acme", "pro").with("paid", true))
+        .meter("tokens")
+        .prices(json!([{ "unit_cost": "0.25" }]))
+        .with(item("acme", "7"))
+        .start()
+        .await;
+    world.turn("2026-10-11T12:00:00Z");
+    world
+        .used(crate::support::requests::usage("acme", "tokens").quantity(40).at("2026-10-11T00:00:00Z"))
+        .await;
+    let preview = world.get("/v1/orgs/acme/invoices/preview").await.status(200);
+    let told: Vec<Value> = preview
+        .list("lines")
+        .iter()
+        .map(|line| json!([line["kind"], line["quantity"], line["unit_price"], line["amount"]]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!(["fee", "1", "30", 3000]),
+            json!(["item", "1", "7", 700]),
+            json!(["usage", "40", "0.25", 1000]),
+        ]
+    );
+    assert_eq!(preview.pick(["totals.total", "number"]), json!([4700, null]));
+    assert_eq!(world.number("SELECT count(*) FROM own_invoices"), 0);
+}
