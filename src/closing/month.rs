@@ -2,8 +2,8 @@
 //!
 //! Closing a month and making its manifest are two transactions. The first is short and makes the month a
 //! fixed set; the second reads it, while new usage and new entries go on. When the second does not happen,
-//! closing again makes up for it. When two make it at once, the first to commit wins, and the other shows that
-//! one.
+//! closing again makes up for it. When two make it at once, the first to commit wins, and the other shows
+//! that one.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::pg::PgConnection;
