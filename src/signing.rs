@@ -5,8 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 const FORM: &str = "must be an Ed25519 private key: PEM (PKCS#8), as `openssl genpkey -algorithm ed25519` \
-    writes \
-    it, or its 32 bytes in hexadecimal or base64";
+    writes it, or its 32 bytes in hexadecimal or base64";
 
 /// A private key.
 pub struct SigningKey(Ed25519KeyPair);
@@ -73,8 +72,8 @@ mod tests {
     /// RFC 8032, 7.1, test 1: seed, public key, signature of nothing.
     const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
     const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
-    const SIGNATURE: &str = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc6\
-        1e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
+    const SIGNATURE: &str = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33b\
+        acc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
 
     #[test]
     fn every_form_of_a_key_signs_alike() {

@@ -224,10 +224,9 @@ fn check_name(place: &str, name: &str, format: JournalFormat) -> Result<(), Erro
         JournalFormat::Datev if !name.bytes().all(|byte| byte.is_ascii_digit()) || name.is_empty() => {
             refuse("must be a number of an account")
         }
-        JournalFormat::Beancount if !name.contains('{') && !is_beancount(name) => refuse(
-            "must begin with Assets, Liabilities, Equity, Income or Expenses and have parts such as \
-             `:Tax-19`",
-        ),
+        JournalFormat::Beancount if !name.contains('{') && !is_beancount(name) => {
+            refuse("must begin with Assets, Liabilities, Equity, Income or Expenses and go on as `:Tax-19`")
+        }
         JournalFormat::Hledger | JournalFormat::Csv
             if name.is_empty()
                 || name.trim() != name

@@ -40,8 +40,8 @@ pub struct MeterTotal {
 pub fn meters(conn: &mut PgConnection, month: NaiveDate) -> QueryResult<Vec<MeterTotal>> {
     diesel::sql_query(
         r#"SELECT m.key AS meter, m.aggregation, m.unit, count(*) AS records,
-             CASE WHEN m.aggregation IN ('sum', 'count')
-                 THEN trim_scale(sum(r.quantity))::text END AS quantity,
+             CASE WHEN m.aggregation IN ('sum', 'count') THEN trim_scale(sum(r.quantity))::text END
+                 AS quantity,
              k.currency, trim_scale(sum(r.cost))::text AS cost
          FROM (SELECT meter_id, rate_card_id, quantity, cost FROM usage_records
                WHERE own_day IS NULL AND day >= $1 AND day < $2

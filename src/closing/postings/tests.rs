@@ -161,10 +161,7 @@ proptest! {
         inclusive: bool,
     ) {
         let lines: Vec<(LineKind, TaxGroup, i64)> =
-            lines
-                .into_iter()
-                .map(|(kind, rate, amount)| (KINDS[kind], group([19, 7, 0][rate]), amount))
-                .collect();
+            lines.into_iter().map(|(kind, rate, sum)| (KINDS[kind], group([19, 7, 0][rate]), sum)).collect();
         let priced: Vec<PricedLine> =
             lines.iter().map(|&(_, tax, amount)| PricedLine { amount, tax }).collect();
         let discounts: Vec<Discount> = (off > 0)

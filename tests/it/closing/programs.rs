@@ -47,7 +47,7 @@ names = sys.argv[1:]
 with tempfile.NamedTemporaryFile('w', suffix='.beancount', delete=False) as main:
     # Beancount runs the plugins of the main file only.
     if len(names) > 1:
-        main.write('plugin \"beancount.plugins.auto_accounts\"\n')
+        main.write('plugin \"beancount.plugins.auto_accounts\"\\n')
     main.write(''.join('include \"%s\"\\n' % name for name in names))
 entries, errors, _ = loader.load_file(main.name if len(names) > 1 else names[0])
 if errors:
