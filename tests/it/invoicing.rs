@@ -79,7 +79,7 @@ async fn a_month_is_invoiced_paid_by_paypal_and_goes_on_once() {
 
     let path = "/v1/orgs/acme/account/statement?currency=idr&from=2026-11-01&before=2026-12-01";
     let statement = world.get(path).await.status(200);
-    assert_eq!(statement.pick(["opening", "closing", "next"]), json!([0, 0, null]));
+    assert_eq!(statement.pick(["opening_balance", "closing_balance", "next"]), json!([0, 0, null]));
     let told: Vec<Value> = statement.list("entries").to_vec();
     let told: Vec<Value> = told
         .iter()

@@ -2,7 +2,6 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use chrono::{Datelike, Months};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -52,9 +51,9 @@ pub(crate) async fn show(read: ReadRequest, id: web::Path<String>) -> Result<Htt
 pub struct StatementQuery {
     /// Three lower-case letters.
     currency: String,
-    /// First day of the books. Left out: the first day of this month in the org's time zone.
+    /// First day of the books, in the seller's zone. Left out: from the first entry on.
     from: Option<Day>,
-    /// Day after the last one. Left out: the first day of the next month.
+    /// Day after the last one. Left out: up to the last entry.
     before: Option<Day>,
 }
 
@@ -80,22 +79,13 @@ pub(crate) async fn show_statement(
     read.principal.require(Scope::BillingRead)?;
     let query: StatementQuery = read.take()?;
     let page = read.take_page::<EntryPlace>("account_statement")?;
-    let (name, directory, now) = (
-        OrgName::must(&read.principal, Some(id.into_inner()), "id")?,
-        read.directory(),
-        read.app.clock.now(),
-    );
+    let days = Days { from: query.from.map(|day| day.0), before: query.before.map(|day| day.0) };
+    if days.from.zip(days.before).is_some_and(|(from, before)| from >= before) {
+        return Err(Error::invalid("before", "must be after `from`"));
+    }
+    let (name, directory) = (OrgName::must(&read.principal, Some(id.into_inner()), "id")?, read.directory());
     read.show(move |conn| {
         let org = name.find(&directory, conn)?;
-        let today = org.day(now);
-        let month = today.with_day(1).unwrap_or(today);
-        let days = Days {
-            from: query.from.map_or(month, |day| day.0),
-            before: query.before.map_or(month + Months::new(1), |day| day.0),
-        };
-        if days.from >= days.before {
-            return Err(Error::invalid("before", "must be after `from`"));
-        }
         statement::statement(conn, (org.org_id, &org.public_id), &query.currency, days, &page)
     })
     .await

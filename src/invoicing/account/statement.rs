@@ -63,28 +63,29 @@ fn wrong_account(org_id: i64, currency: &str) -> Error {
     Error::Internal(format!("the account of org {org_id} in {currency} does not add up"))
 }
 
-/// Days of the books: `[from, before)`.
+/// Days of the books: `[from, before)`; `None`: from the first entry on, or up to the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Days {
-    pub from: NaiveDate,
-    pub before: NaiveDate,
+    pub from: Option<NaiveDate>,
+    pub before: Option<NaiveDate>,
 }
 
-/// An account over days of the books: `opening` and the amounts of all entries make `closing`.
+/// An account over days of the books: `opening_balance` and the amounts of all entries make
+/// `closing_balance`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AccountStatement {
     /// Public id of the org.
     pub org: String,
     /// ISO 4217, lower case. Amounts are in its minor units.
     pub currency: String,
-    /// First day.
-    pub from: NaiveDate,
-    /// Day after the last one.
-    pub before: NaiveDate,
+    /// First day; null: that of the first entry.
+    pub from: Option<NaiveDate>,
+    /// Day after the last one; null: no entry is left out.
+    pub before: Option<NaiveDate>,
     /// What the org owed before the first day; below 0 it had credit.
-    pub opening: i64,
+    pub opening_balance: i64,
     /// What it owed after the last day.
-    pub closing: i64,
+    pub closing_balance: i64,
     /// A page of the entries, in the order of their days.
     pub entries: Vec<StatementEntry>,
     /// `cursor` of the next page; null on the last.
@@ -161,8 +162,8 @@ pub fn statement(
 ) -> Result<AccountStatement, Error> {
     let figures: Figures = diesel::sql_query(
         "SELECT coalesce(max(e.sequence), 0) AS last,
-             coalesce(sum(e.amount) FILTER (WHERE e.day < $3), 0)::bigint AS opening,
-             coalesce(sum(e.amount) FILTER (WHERE e.day < $4), 0)::bigint AS closing,
+             coalesce(sum(e.amount) FILTER (WHERE e.day < coalesce($3, '-infinity')), 0)::bigint AS opening,
+             coalesce(sum(e.amount) FILTER (WHERE e.day < coalesce($4, 'infinity')), 0)::bigint AS closing,
              coalesce(sum(e.amount), 0) = coalesce(max(a.balance), 0)
                  AND count(e.sequence) = coalesce(max(a.last_sequence), 0) AS adds_up
          FROM accounts a LEFT JOIN account_entries e USING (org_id, currency)
@@ -170,8 +171,8 @@ pub fn statement(
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(currency)
-    .bind::<Date, _>(days.from)
-    .bind::<Date, _>(days.before)
+    .bind::<Nullable<Date>, _>(days.from)
+    .bind::<Nullable<Date>, _>(days.before)
     .get_result(conn)?;
     if !figures.adds_up {
         return Err(wrong_account(org_id, currency));
@@ -183,8 +184,8 @@ pub fn statement(
         currency: currency.to_owned(),
         from: days.from,
         before: days.before,
-        opening: figures.opening,
-        closing: figures.closing,
+        opening_balance: figures.opening,
+        closing_balance: figures.closing,
         entries,
         next,
     })
@@ -198,27 +199,28 @@ fn entries(
     figures: &Figures,
     page: &PageRequest<EntryPlace>,
 ) -> QueryResult<Vec<StatementEntry>> {
-    let EntryPlace(Day(day), sequence) = page.after.unwrap_or(EntryPlace(Day(days.from), 0));
+    let (day, sequence) =
+        page.after.map_or((None, 0), |EntryPlace(Day(day), sequence)| (Some(day), sequence));
     diesel::sql_query(
         "SELECT s.*, coalesce(i.number, n.number) AS number
          FROM (SELECT e.sequence, e.day, e.belongs_to, e.kind, e.document_id AS document, e.description,
                    e.amount, e.occurred_at, e.created_at,
                    ($5 + sum(e.amount) OVER (ORDER BY e.day, e.sequence))::bigint AS balance_after
                FROM account_entries e
-               WHERE e.org_id = $1 AND e.currency = $2 AND e.day >= $3 AND e.day < $4
-                   AND e.sequence <= $6) s
+               WHERE e.org_id = $1 AND e.currency = $2 AND e.sequence <= $6
+                   AND e.day >= coalesce($3, '-infinity') AND e.day < coalesce($4, 'infinity')) s
          LEFT JOIN own_invoices i ON i.org_id = $1 AND i.invoice_id = s.document
          LEFT JOIN own_credit_notes n ON n.org_id = $1 AND n.credit_note_id = s.document
-         WHERE (s.day, s.sequence) > ($7, $8)
+         WHERE (s.day, s.sequence) > (coalesce($7, '-infinity'), $8)
          ORDER BY s.day, s.sequence LIMIT $9",
     )
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(currency)
-    .bind::<Date, _>(days.from)
-    .bind::<Date, _>(days.before)
+    .bind::<Nullable<Date>, _>(days.from)
+    .bind::<Nullable<Date>, _>(days.before)
     .bind::<BigInt, _>(figures.opening)
     .bind::<BigInt, _>(figures.last)
-    .bind::<Date, _>(day)
+    .bind::<Nullable<Date>, _>(day)
     .bind::<BigInt, _>(sequence)
     .bind::<BigInt, _>(page.to_fetch())
     .load(conn)

@@ -193,10 +193,10 @@ async fn a_statement_is_in_the_order_of_days() {
     {
         world.send(payment("acme", amount).with("paid_at", at)).await.status(201);
     }
-    let path = "/v1/orgs/acme/account/statement?currency=eur";
+    let path = "/v1/orgs/acme/account/statement?currency=eur&from=2026-10-01&before=2026-11-01";
     let whole = world.get(path).await.status(200);
     assert_eq!(
-        whole.pick(["from", "before", "opening", "closing"]),
+        whole.pick(["from", "before", "opening_balance", "closing_balance"]),
         json!(["2026-10-01", "2026-11-01", -1000, 6500])
     );
     let told = |rows: &[Value]| -> Vec<Value> {
@@ -212,7 +212,13 @@ async fn a_statement_is_in_the_order_of_days() {
         assert_eq!(told(&world.on(0).all_of(path, "entries", limit).await), expected);
     }
     let none = world.get("/v1/orgs/acme/account/statement?currency=usd").await.status(200);
-    assert_eq!(none.pick(["opening", "closing", "entries"]), json!([0, 0, []]));
+    assert_eq!(none.pick(["opening_balance", "closing_balance", "entries"]), json!([0, 0, []]));
+    // Without days it is the whole account.
+    let path = "/v1/orgs/acme/account/statement?currency=eur";
+    let all = world.get(path).await.status(200);
+    assert_eq!(all.pick(["from", "opening_balance", "closing_balance"]), json!([null, 0, 6500]));
+    assert_eq!(all.list("entries").len(), 4, "{all}");
+    assert_eq!(all.at("entries.0.balance_after"), -1000);
     world.get(&format!("{path}&from=2026-10-02&before=2026-10-02")).await.names(400, "before");
     world.get("/v1/orgs/acme/account/statement").await.names(400, "currency");
     world

@@ -10,8 +10,11 @@ pub fn place<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
     })
 }
 
-/// The value at `path`, as for [`place`]; null if there is none.
+/// The value at `path`, as for [`place`]; null if there is none. The empty path is the value itself.
 pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    if path.is_empty() {
+        return value;
+    }
     path.split('.').fold(value, |value, step| match (value, step.parse::<usize>()) {
         (Value::Array(list), Ok(position)) => list.get(position).unwrap_or(&Value::Null),
         (value, _) => &value[step],
