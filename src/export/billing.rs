@@ -55,8 +55,8 @@ pub(super) fn parts(
     Ok(sources.into_iter().map(part).collect())
 }
 
-/// An origin, what its rows are made of, and the conditions that a row fulfils for ever, so that `after` still
-/// finds a row whose status has changed.
+/// An origin, what its rows are made of, and the conditions that a row fulfils for ever, so that `after`
+/// still finds a row whose status has changed.
 type Source = (Origin, &'static Definition, Conditions);
 
 /// What rows of an origin are made of; `None`: it has no such kind.
