@@ -39,6 +39,14 @@ macro_rules! acts {
 }
 pub(crate) use acts;
 
+/// SQL: whether the mode that acts is the live mode.
+macro_rules! acting_mode {
+    () => {
+        "coalesce((SELECT r.livemode FROM stripe_trust r), true)"
+    };
+}
+pub(crate) use acting_mode;
+
 /// Which realms a list or export shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,7 +1,8 @@
 //! What finance can export: for each kind of row its columns, its tables, its order, and what narrows it.
 //!
 //! A new kind is one [`Definition`] and one entry of [`Kind`]. `docs/exports.md`, the API's description and
-//! the rules of the parameters are made from these definitions.
+//! the rules of the parameters are made from these definitions, which are of Stripe's objects. Our own
+//! objects have definitions of the same columns with other SQL (`crate::invoicing::exports`).
 
 #[macro_use]
 mod joins;
@@ -46,8 +47,8 @@ pub struct Definition {
     pub from: &'static str,
     /// SQL: the condition for a row to be exported at all.
     pub kept: &'static str,
-    /// SQL after `ORDER BY`: no two rows have the same place. Each table has an index that begins like this,
-    /// so PostgreSQL streams rows without a sort.
+    /// SQL after `ORDER BY`, which begins with `d.created, d.id`: no two rows have the same place. Each table
+    /// has an index that begins like this, so PostgreSQL streams rows without a sort.
     pub order: &'static str,
     /// The kind of the documents whose lines these rows are.
     pub lines_of: Option<Kind>,
@@ -55,6 +56,7 @@ pub struct Definition {
 }
 
 /// What the parameters of a request narrow, as SQL. `None`: the parameter does not apply to the kind.
+/// `customer`, `subscription` and `number` may be `ANY (…)` of an array.
 #[derive(Debug)]
 pub struct Filters {
     /// The statuses that `d.status` can have; empty: there is no status.
@@ -78,7 +80,7 @@ pub struct Filters {
 
 impl Filters {
     /// Nothing but the customer applies.
-    const fn of_customer(customer: &'static str) -> Self {
+    pub(crate) const fn of_customer(customer: &'static str) -> Self {
         Self {
             statuses: &[],
             currency: None,
@@ -95,7 +97,7 @@ impl Filters {
 }
 
 /// The order of documents.
-const BY_CREATED: &str = "d.created, d.id, d.account, d.livemode";
+pub(crate) const BY_CREATED: &str = "d.created, d.id, d.account, d.livemode";
 
 impl Kind {
     pub const ALL: [Self; 8] = [

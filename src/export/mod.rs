@@ -5,6 +5,7 @@
 //! it never looks complete.
 
 mod battery;
+mod billing;
 pub(crate) mod csv;
 mod jsonl;
 mod kind;

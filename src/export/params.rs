@@ -14,7 +14,9 @@ use super::zone::Zone;
 use crate::auth::Principal;
 use crate::billing::exports::{Filters, Kind};
 use crate::billing::org_name::OrgName;
+use crate::billing::read::Origin;
 use crate::error::Error;
+use crate::invoicing::exports as own;
 pub(super) use values::{boolean, choice, every_realm, given, id, named, parts, period, zone};
 
 /// Which rows to write, and how. A time is RFC 3339, or a date such as `2026-01-31` for its first
@@ -30,6 +32,10 @@ pub struct ExportParams {
         pattern = "^(invoices|lines|payments|refunds|credit_notes|credit_note_lines|disputes|customers)$"
     )]
     pub of: Option<String>,
+    /// stripe: what is mirrored from Stripe; own: what was made or recorded here; all: both, and the default
+    #[arg(long)]
+    #[param(pattern = "^(stripe|own|all)$")]
+    pub origin: Option<String>,
     /// csv, jsonl, xlsx or parquet; csv when left out
     #[arg(long)]
     #[param(pattern = "^(csv|jsonl|xlsx|parquet)$")]
@@ -84,7 +90,7 @@ pub struct ExportParams {
     #[arg(long)]
     #[param(min_length = 1)]
     pub number: Option<String>,
-    /// Only of this Stripe subscription (`sub_…`): that of the invoice, or of the line where it has one
+    /// Only of this subscription (`sub_…`, `lsub_…`): that of the invoice, or of the line where it has one
     #[arg(long)]
     #[param(min_length = 1)]
     pub subscription: Option<String>,
@@ -192,6 +198,8 @@ pub(super) struct ExportRange {
 pub struct ExportRequest {
     pub of: ExportKind,
     pub format: Format,
+    /// `None`: of both origins.
+    pub(super) origin: Option<Origin>,
     pub(super) issued: ExportRange,
     pub(super) paid: ExportRange,
     pub(super) created: ExportRange,
@@ -262,6 +270,7 @@ impl ExportParams {
         Ok(ExportRequest {
             of: kind.into(),
             format,
+            origin: self.origin()?,
             issued: dates(("issued_from", &self.issued_from), ("issued_before", &self.issued_before))?,
             paid: dates(("paid_from", &self.paid_from), ("paid_before", &self.paid_before))?,
             created: dates(("created_from", &self.created_from), ("created_before", &self.created_before))?,
@@ -306,15 +315,18 @@ impl ExportParams {
             ("currency", &self.currency, |has| has.currency.is_some()),
         ];
         for (name, given, applies) in rules {
-            if given.is_some() && !applies(&kind.definition().filters) {
-                let fitting = Kind::ALL.iter().filter(|kind| applies(&kind.definition().filters));
-                let fitting: Vec<&str> = fitting.map(|kind| kind.name()).collect();
-                let rule =
-                    format!("applies to {} only: leave it out for {}", fitting.join(", "), kind.name());
-                return Err(Error::invalid(name, rule));
-            }
+            refuse_unless(name, given, kind, |kind| applies(&kind.definition().filters))?;
         }
-        Ok(())
+        refuse_unless("origin", &self.origin, kind, |kind| own::definition(kind).is_some())
+    }
+
+    fn origin(&self) -> Result<Option<Origin>, Error> {
+        match self.origin.as_deref() {
+            None | Some("all") => Ok(None),
+            Some("stripe") => Ok(Some(Origin::Stripe)),
+            Some("own") => Ok(Some(Origin::Own)),
+            Some(_) => Err(Error::invalid("origin", "must be one of stripe, own, all")),
+        }
     }
 
     fn refuse_of_format(&self, format: Format) -> Result<(), Error> {
@@ -354,6 +366,22 @@ impl ExportParams {
             Err(Error::invalid("currency", "must be ISO 4217 codes of three letters such as eur"))
         }
     }
+}
+
+/// Refuses a parameter that does not apply to the kind.
+fn refuse_unless(
+    name: &'static str,
+    given: &Option<String>,
+    kind: Kind,
+    applies: impl Fn(Kind) -> bool,
+) -> Result<(), Error> {
+    if given.is_none() || applies(kind) {
+        return Ok(());
+    }
+    let fitting = Kind::ALL.into_iter().filter(|kind| applies(*kind));
+    let fitting: Vec<&str> = fitting.map(Kind::name).collect();
+    let rule = format!("applies to {} only: leave it out for {}", fitting.join(", "), kind.name());
+    Err(Error::invalid(name, rule))
 }
 
 #[cfg(test)]

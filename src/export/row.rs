@@ -62,6 +62,20 @@ impl Packed {
         self.0.len()
     }
 
+    /// Its place among rows of several parts, which follows its cells: rows without `created` come last, and
+    /// ids are in the order of their bytes. `None`: the row is broken.
+    pub(super) fn place(&self, columns: usize) -> Option<(bool, i64, &[u8])> {
+        let mut rest = self.0.as_slice();
+        for _ in 0..columns {
+            take(&mut rest)?;
+        }
+        let created = match take(&mut rest)? {
+            Some(value) => Some(i64::from_be_bytes(value.try_into().ok()?)),
+            None => None,
+        };
+        Some((created.is_none(), created.unwrap_or(0), take(&mut rest)??))
+    }
+
     /// Decodes the cells into `cells`.
     pub(super) fn unpack<'a>(&'a self, columns: &[Column], cells: &mut Vec<Cell<'a>>) -> Result<(), Error> {
         cells.clear();

@@ -68,13 +68,16 @@ struct TotalsRow {
 /// Lets PostgreSQL compute the totals of a query.
 pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, Error> {
     let mut totals = Totals::none(query.of);
-    for (number, grouping) in query.of.groupings().iter().enumerate() {
-        for row in query.totals(grouping).load::<TotalsRow>(conn)? {
+    let groupings = query.of.groupings().iter().enumerate();
+    for ((number, grouping), part) in
+        groupings.flat_map(|grouping| query.parts.iter().map(move |part| (grouping, part)))
+    {
+        for row in query.totals(grouping, part).load::<TotalsRow>(conn)? {
             let rows = u64::try_from(row.rows).unwrap_or(0);
             let sums = row.sums.iter().map(|sum| ExactSum::parse(sum)).collect::<Option<_>>();
             let sums = sums.ok_or_else(|| Error::Internal(format!("sums cannot be read: {:?}", row.sums)))?;
             let realm = totals.realm(&row.account, row.livemode);
-            realm.groupings[number].insert(row.name.unwrap_or_default(), GroupTotals { rows, sums });
+            realm.groupings[number].entry(row.name.unwrap_or_default()).or_default().add(rows, sums);
             // Each grouping has every row once.
             if number == 0 {
                 realm.rows += rows;
@@ -83,6 +86,17 @@ pub(super) fn compute(conn: &mut PgConnection, query: &Query) -> Result<Totals, 
         }
     }
     Ok(totals)
+}
+
+impl GroupTotals {
+    /// Adds rows of another part of the export.
+    fn add(&mut self, rows: u64, sums: Vec<ExactSum>) {
+        self.rows += rows;
+        self.sums.resize(sums.len(), ExactSum::default());
+        for (sum, more) in self.sums.iter_mut().zip(sums) {
+            *sum += more;
+        }
+    }
 }
 
 impl Totals {

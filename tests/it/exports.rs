@@ -5,6 +5,7 @@ mod audit;
 mod filters;
 mod formats;
 mod kinds;
+mod origins;
 mod realms;
 mod returns;
 mod streams;

@@ -96,6 +96,9 @@ pub(super) const ACCOUNT: Column =
 pub(super) const LIVEMODE: Column = boolean("livemode", "d.livemode", "False for Stripe's test mode");
 pub(super) const CURRENCY: Column =
     text("currency", "d.currency", "ISO 4217 code, lower case, of the amounts in this row");
+/// The last column of each kind that our own objects have, too.
+pub(super) const ORIGIN: Column =
+    text("origin", "'stripe'::text", "stripe: mirrored from Stripe; own: made or recorded here");
 /// The taxes of a line, of the rows `x` and `n` of `taxes_of_line!`.
 pub(super) const TAX_PERCENTAGES: Column = text(
     "tax_percentages",

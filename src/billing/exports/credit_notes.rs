@@ -1,9 +1,9 @@
 //! The exports of credit notes and of their lines.
 
 use super::columns::{
-    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, REVERSE_CHARGE_OF_LINE,
-    TAX_BEHAVIOR, TAX_PERCENTAGES, TAXABILITY_REASON, TAXABLE_AMOUNT, TAXES, Type, boolean, column, integer,
-    major, summed, text, time,
+    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, ORIGIN,
+    REVERSE_CHARGE_OF_LINE, TAX_BEHAVIOR, TAX_PERCENTAGES, TAXABILITY_REASON, TAXABLE_AMOUNT, TAXES, Type,
+    boolean, column, integer, major, summed, text, time,
 };
 use super::{BY_CREATED, Definition, Filters, Kind};
 
@@ -55,11 +55,15 @@ const CREDIT_NOTE_COLUMNS: &[Column] = &[
     ORG_NAME,
     ACCOUNT,
     LIVEMODE,
-    text("id", "d.id", "Stripe's id (`cn_…`)"),
+    text("id", "d.id", "Stripe's id (`cn_…`), or that of our own (`cn_…`)"),
     text("number", "d.number", "Number shown to the customer"),
     text("status", "d.status", "issued or void"),
     text("type", "d.type", "pre_payment, post_payment or mixed"),
-    text("reason", "d.reason", "duplicate, fraudulent, order_change or product_unsatisfactory"),
+    text(
+        "reason",
+        "d.reason",
+        "duplicate, fraudulent, order_change or product_unsatisfactory; of our own any text",
+    ),
     text("invoice_id", "d.invoice_id", "Invoice that it reduces"),
     text("invoice_number", "i.number", "Number of that invoice"),
     text("customer_id", "d.customer_id", "Stripe customer credited"),
@@ -97,6 +101,7 @@ const CREDIT_NOTE_COLUMNS: &[Column] = &[
     text("pdf", "d.pdf", "Link to the document"),
     text("memo", "d.memo", "Text shown to the customer"),
     METADATA,
+    ORIGIN,
 ];
 
 const CREDIT_NOTE_LINE_COLUMNS: &[Column] = &[
@@ -136,4 +141,5 @@ const CREDIT_NOTE_LINE_COLUMNS: &[Column] = &[
     TAXES,
     time("credit_note_created", "d.created", "When the credit note was made"),
     time("credit_note_effective_at", "d.effective_at", "Date on the credit note"),
+    ORIGIN,
 ];

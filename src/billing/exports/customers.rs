@@ -1,8 +1,8 @@
 //! The export of customers.
 
 use super::columns::{
-    ACCOUNT, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, Type, boolean, column, major,
-    summed, text, time,
+    ACCOUNT, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, ORIGIN, Type, boolean, column,
+    major, summed, text, time,
 };
 use super::{BY_CREATED, Definition, Filters};
 
@@ -22,7 +22,7 @@ const CUSTOMER_COLUMNS: &[Column] = &[
     ORG_NAME,
     ACCOUNT,
     LIVEMODE,
-    text("id", "d.id", "Stripe's id (`cus_…`)"),
+    text("id", "d.id", "Stripe's id (`cus_…`); of our own that of the org (`org_…`)"),
     text("name", "d.name", "Full name, or name of the business"),
     text("email", "d.email", "E-mail address"),
     text("phone", "d.phone", "Phone number"),
@@ -37,7 +37,7 @@ const CUSTOMER_COLUMNS: &[Column] = &[
         "(SELECT string_agg(concat_ws(' ', t.type, t.value), '; ' ORDER BY t.created, t.id) \
              FROM customer_tax_ids t \
              WHERE (t.account, t.livemode, t.customer_id) = (d.account, d.livemode, d.id) AND NOT t.deleted)",
-        "All tax ids, each with its type: `eu_vat DE123456789; …`",
+        "All tax ids, each with its type: `eu_vat DE123456789; …`; of our own `vat_id`, `tax_number`",
     ),
     column(
         Type::Json,
@@ -53,11 +53,16 @@ const CUSTOMER_COLUMNS: &[Column] = &[
     text("tax_exempt", "d.tax_exempt", "none, exempt, or reverse: the customer owes the tax"),
     boolean("reverse_charge", "(d.tax_exempt = 'reverse')", "Whether `tax_exempt` is reverse"),
     text("currency", "d.currency", "Currency that the customer is charged in, lower case; empty until then"),
-    summed("balance", "d.balance", "Balance: below zero it is credit for the next invoice"),
+    summed(
+        "balance",
+        "d.balance",
+        "Balance without what invoices ask for: below zero it is credit for the next invoice",
+    ),
     major("balance_major", "d.balance", "`balance`"),
     boolean("delinquent", "d.delinquent", "Whether the latest charge or invoice failed"),
     time("created", "d.created", "When it was made"),
     boolean("deleted", "d.deleted", "Whether it was deleted at Stripe"),
     text("description", "d.description", "Text of the account's staff"),
     METADATA,
+    ORIGIN,
 ];

@@ -1,9 +1,9 @@
 //! The exports of invoices and of their lines.
 
 use super::columns::{
-    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, REVERSE_CHARGE_OF_LINE,
-    TAX_BEHAVIOR, TAX_PERCENTAGES, TAXABILITY_REASON, TAXABLE_AMOUNT, TAXES, Type, amount, boolean, column,
-    integer, major, summed, text, time,
+    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, ORIGIN,
+    REVERSE_CHARGE_OF_LINE, TAX_BEHAVIOR, TAX_PERCENTAGES, TAXABILITY_REASON, TAXABLE_AMOUNT, TAXES, Type,
+    amount, boolean, column, integer, major, summed, text, time,
 };
 use super::{BY_CREATED, Definition, Filters, Kind};
 
@@ -54,7 +54,7 @@ const INVOICE_COLUMNS: &[Column] = &[
     ORG_EXTERNAL_ID,
     ACCOUNT,
     LIVEMODE,
-    text("id", "d.id", "Stripe's id (`in_…`)"),
+    text("id", "d.id", "Stripe's id (`in_…`), or that of our own (`inv_…`)"),
     text("number", "d.number", "Number shown to the customer; drafts have none"),
     text("status", "d.status", "draft, open, paid, void or uncollectible"),
     text("customer_id", "d.customer_id", "Stripe customer billed"),
@@ -131,6 +131,7 @@ const INVOICE_COLUMNS: &[Column] = &[
                  AND n.taxes @> '[{\"reason\": \"reverse_charge\"}]'))",
         "Whether the customer owes the tax: by `customer_tax_exempt`, or by the taxes of a line",
     ),
+    ORIGIN,
 ];
 
 const LINE_COLUMNS: &[Column] = &[
@@ -186,4 +187,5 @@ const LINE_COLUMNS: &[Column] = &[
     TAXABILITY_REASON,
     REVERSE_CHARGE_OF_LINE,
     TAXES,
+    ORIGIN,
 ];

@@ -1,8 +1,8 @@
 //! The exports of money that goes back: refunds and disputes.
 
 use super::columns::{
-    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, amount, boolean, major,
-    summed, text, time,
+    ACCOUNT, CURRENCY, Column, LIVEMODE, METADATA, ORG_EXTERNAL_ID, ORG_ID, ORG_NAME, ORIGIN, amount,
+    boolean, major, summed, text, time,
 };
 use super::{BY_CREATED, Definition, Filters};
 
@@ -60,7 +60,7 @@ const REFUND_COLUMNS: &[Column] = &[
     ORG_EXTERNAL_ID,
     ACCOUNT,
     LIVEMODE,
-    text("id", "d.id", "Stripe's id (`re_…`, `pyr_…`)"),
+    text("id", "d.id", "Stripe's id (`re_…`, `pyr_…`), or that of our own (`rfd_…`)"),
     text("status", "d.status", "pending, requires_action, succeeded, failed or canceled"),
     text("customer_id", "coalesce(p.customer_id, i.customer_id)", "Stripe customer of the payment"),
     text("invoice_id", "p.invoice_id", "Invoice of the payment"),
@@ -70,12 +70,17 @@ const REFUND_COLUMNS: &[Column] = &[
     summed("amount", RETURNED, "Amount given back: 0 of a refund that failed or was canceled"),
     amount("amount_requested", "d.amount", "Amount of the refund, whatever became of it"),
     major("amount_major", RETURNED, "`amount`"),
-    text("reason", "d.reason", "duplicate, fraudulent, requested_by_customer or expired_uncaptured_charge"),
+    text(
+        "reason",
+        "d.reason",
+        "duplicate, fraudulent, requested_by_customer or expired_uncaptured_charge; of our own any text",
+    ),
     text("failure_reason", "d.failure_reason", "Why it failed"),
     time("created", "d.created", "When it was made"),
     METADATA,
     ORG_NAME,
     text("invoice_number", "i.number", "Number of the invoice of the payment"),
+    ORIGIN,
 ];
 
 const DISPUTE_COLUMNS: &[Column] = &[

@@ -40,6 +40,8 @@ fn every_mistake_names_its_parameter() {
         ("of=refunds&due_from=2026-01-01", "due_from"),
         ("due_from=2026-02-01&due_before=2026-01-01", "due_before"),
         ("of=customers&subscription=sub_1", "subscription"),
+        ("origin=ours", "origin"),
+        ("of=disputes&origin=all", "origin"),
     ] {
         assert_eq!(check(query).expect_err(query), name, "{query}");
     }
