@@ -164,6 +164,7 @@ endpoints! {
     invoicing::items::create,
     invoicing::items::delete,
     invoicing::invoices::create,
+    invoicing::invoices::import,
     invoicing::invoices::update,
     invoicing::invoices::delete,
     invoicing::invoices::finalize,

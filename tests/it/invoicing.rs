@@ -6,6 +6,7 @@ mod file;
 mod forms;
 mod kills;
 mod lists;
+mod moving_in;
 mod notes;
 mod numbers;
 mod payments;

@@ -22,14 +22,17 @@ use crate::export::stream;
 
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("coulomb-content-sha256");
 
-type Write2<'a> = &'a mut (dyn Write + Send);
+/// Where a file goes.
+type Output<'a> = &'a mut (dyn Write + Send);
+/// Writes a file over one snapshot.
+type WriteFile = dyn Fn(&mut PgConnection, Output<'_>) -> Result<(), Error> + Send + Sync;
 
 /// A file to answer with.
 pub(super) struct File {
     pub(super) name: String,
     pub(super) content_type: &'static str,
     /// Writes it; the same bytes each time over one snapshot.
-    pub(super) write: Arc<dyn Fn(&mut PgConnection, Write2<'_>) -> Result<(), Error> + Send + Sync>,
+    pub(super) write: Arc<WriteFile>,
 }
 
 /// Answers with a file. Its audit entry is stored before the first byte leaves.

@@ -19,6 +19,7 @@ use crate::billing::org_name::OrgName;
 use crate::documents::content::Document;
 use crate::error::{Error, Problem};
 use crate::invoicing::commands::{self, DraftPatch, InvoiceBody};
+use crate::invoicing::imports::{self, ImportBody};
 use crate::invoicing::shown::OwnInvoice;
 
 /// Makes an invoice: a draft, unless `finalize` is set.
@@ -38,6 +39,32 @@ pub(crate) async fn create(command: Command) -> Result<HttpResponse, Error> {
             let detail = json!({ "number": invoice.number, "total": invoice.total,
                 "currency": invoice.currency, "renewal": body.renewal });
             Answer::new(StatusCode::CREATED, &invoice, audit(&org, "invoice.create", &invoice.id, detail))
+        })
+        .await
+}
+
+/// Imports an invoice that another system issued, with its number and dates. One that is there already stays
+/// as it is (200). Its payments are recorded as any payment, with the time at which they were made.
+#[utoipa::path(
+    post, path = "/v1/invoices/import", tag = "invoices", params(IdempotencyKey), request_body = ImportBody,
+    security(("key" = ["billing:write"])),
+    responses(
+        (status = 201, description = "The invoice", body = OwnInvoice),
+        (status = 200, description = "It was there already", body = OwnInvoice),
+        CommandErrors
+    )
+)]
+pub(crate) async fn import(command: Command) -> Result<HttpResponse, Error> {
+    command.principal.require_platform(Scope::BillingWrite)?;
+    let body: ImportBody = command.read()?;
+    let (name, directory) = (OrgName::of_any(body.org.clone(), "org"), command.directory());
+    command
+        .run(move |conn, now| {
+            let org = name.find(&directory, conn)?;
+            let (invoice, is_new) = imports::import(conn, &org, &body, now)?;
+            let detail = json!({ "number": body.number, "total": body.total, "issue_date": body.issue_date });
+            let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+            Answer::new(status, &invoice, audit(&org, "invoice.import", &invoice.id, detail))
         })
         .await
 }
