@@ -41,8 +41,8 @@ REVOKE ALL ON usage_keys, stripe_arrivals, stripe_inbox, stripe_inbox_queue, str
     rating_counters, quota_slot_orgs, usage_months_gone, battery_effects_queue, battery_effects,
         battery_effects_ignored, battery_effects_skipped, battery_effects_waiting,
     document_numbers, issued_numbers, payment_references, sellers, payment_accounts, own_coupons,
-    own_tax_rates, month_manifests, debtor_numbers, coulomb_migrations, __diesel_schema_migrations
-    FROM coulomb_org;
+    own_tax_rates, month_manifests, debtor_numbers,
+    coulomb_migrations, __diesel_schema_migrations FROM coulomb_org;
 
 DO $$
 DECLARE
