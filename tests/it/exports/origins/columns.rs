@@ -226,7 +226,7 @@ async fn own_money_and_credit_notes_have_the_columns_of_stripes() {
 /// What a credit note does not take off its invoice is credit, as a part of a payment that pays nothing is.
 #[tokio::test]
 async fn credit_of_an_account_is_a_customers_balance() {
-    let world = World::new().invoiced("acme").start().await;
+    let world = World::new().at("2026-10-10T12:00:00Z").invoiced("acme").start().await;
     let [first, second] = [world.invoiced("acme", "100").await, world.invoiced("acme", "20").await];
     world.send(payment("acme", 6000).for_invoices([&first])).await.status(201);
     world.send(credit_note(&first)).await.status(201);
@@ -239,16 +239,26 @@ async fn credit_of_an_account_is_a_customers_balance() {
         exported(&world, "").await.into_iter().map(|row| (row["id"].clone(), row)).collect();
     has(&paid[&first], [("status", "paid"), ("post_payment_credit_notes_amount", "6000")]);
     has(&paid[&second], [("status", "open"), ("amount_remaining", "2000")]);
-    // A payment of two invoices names no one, and is found by the number of each.
-    let two = world.send(payment("acme", 2000)).await.status(201).id();
-    let more = world.invoiced("acme", "30").await;
-    let both = world.send(payment("acme", 1000).for_invoices([&more])).await.status(201).id();
-    world.send(reversal(&both, 400)).await.status(201);
-    let payments = exported(&world, &format!("of=payments&number={}", paid[&second]["number"])).await;
-    assert_eq!(payments.iter().map(|row| &*row["id"]).collect::<Vec<_>>(), [&two]);
+    // Of the next 100.00 the credit pays 60.00. A payment pays 10.00 of them, of which 4.00 are taken back.
+    let third = world.invoiced("acme", "100").await;
+    let bounced = world.send(payment("acme", 1000).for_invoices([&third])).await.status(201).id();
+    world.send(reversal(&bounced, 400)).await.status(201);
     let refunds = exported(&world, "of=refunds").await;
-    has(&refunds[0], [("amount", "400"), ("reason", "bounced"), ("invoice_id", &more)]);
+    has(&refunds[0], [("amount", "400"), ("reason", "bounced"), ("invoice_id", &third)]);
+    // One payment pays the 20.00 and 30.00 of the 34.00 that are open. It names no single invoice.
+    let two = payment("acme", 5000).for_invoices([&second, &third]);
+    let two = world.send(two).await.status(201).id();
+    let number = |id: &str| paid.get(id).map_or("INV-2026-000003", |row| &row["number"]).to_owned();
+    for (invoice, expected) in [(&first, 1), (&second, 1), (&third, 2)] {
+        let found = exported(&world, &format!("of=payments&number={}", number(invoice))).await;
+        assert_eq!(found.len(), expected, "{}", number(invoice));
+    }
     let payments = exported(&world, "of=payments").await;
-    let reversed = payments.iter().find(|row| row["id"] == both).expect("the payment");
-    has(reversed, [("disputed", "true"), ("payment_method_type", "paypal"), ("fee", ""), ("net", "")]);
+    let paid_by = |id: &str| payments.iter().find(|row| row["id"] == id).expect("the payment");
+    let numbers = format!("{}; {}", number(&second), number(&third));
+    has(paid_by(&two), [("invoice_id", ""), ("invoice_number", &numbers), ("disputed", "false")]);
+    has(
+        paid_by(&bounced),
+        [("disputed", "true"), ("payment_method_type", "paypal"), ("fee", ""), ("net", "")],
+    );
 }
