@@ -8,7 +8,7 @@ pub mod commands;
 pub mod coupons;
 pub mod credit_notes;
 mod drafts;
-pub(crate) mod exports;
+pub mod exports;
 pub mod file;
 mod finalise;
 pub mod imports;

@@ -15,7 +15,8 @@ mod payments;
 use crate::billing::exports::{Column, Definition, Kind, Type};
 
 /// The rows of a kind of our own; `None`: we have none.
-pub(crate) fn definition(kind: Kind) -> Option<&'static Definition> {
+#[must_use]
+pub fn definition(kind: Kind) -> Option<&'static Definition> {
     match kind {
         Kind::Invoices => Some(&invoices::INVOICES),
         Kind::Lines => Some(&lines::LINES),

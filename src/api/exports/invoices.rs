@@ -10,7 +10,7 @@ use crate::auth::{Principal, Scope};
 use crate::error::Error;
 use crate::export::{ExportParams, ExportRequest};
 
-/// Exports invoices, their lines, payments or refunds as a file.
+/// Exports invoices, their lines, payments or refunds as a file: Stripe's and our own.
 ///
 /// Rows are ordered by `created`, then `id`; the same state gives the same bytes. `Coulomb-Control-Totals`
 /// counts and sums the rows. A download that fails half-way breaks off; `after` continues it.

@@ -5,6 +5,7 @@ mod filters;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coulomb::billing::exports::{Definition, Kind};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -222,6 +223,39 @@ async fn pages_of_both_origins_are_merged() {
     );
     let ids: Vec<&str> = all.iter().map(|row| &*row["id"]).collect();
     assert_eq!(Some(ids.join(" ")), expected);
+}
+
+/// An index gives our own rows their order, so that they stream. Of the lines of one invoice only some are
+/// sorted at a time.
+#[tokio::test]
+async fn own_rows_are_streamed_without_a_sort() {
+    let database = crate::support::Database::new();
+    database.execute(
+        "CREATE FUNCTION plan(query text) RETURNS text LANGUAGE plpgsql AS $$
+         DECLARE line text; plan text := '';
+         BEGIN
+             PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
+             FOR line IN EXECUTE 'EXPLAIN (COSTS off) ' || query
+             LOOP plan := plan || line || E'\n'; END LOOP;
+             RETURN plan;
+         END $$",
+    );
+    for (kind, index) in [
+        (Kind::Invoices, "own_invoices_created"),
+        (Kind::Lines, "own_invoices_created"),
+        (Kind::Payments, "own_payments_created"),
+        (Kind::Refunds, "own_refunds_created"),
+        (Kind::CreditNotes, "own_credit_notes_created"),
+        (Kind::CreditNoteLines, "own_credit_notes_created"),
+    ] {
+        let Definition { columns, from, order, .. } =
+            coulomb::invoicing::exports::definition(kind).expect("own rows");
+        let columns: Vec<&str> = columns.iter().map(|column| column.sql).collect();
+        let sql = format!("SELECT {} FROM {from} ORDER BY {order}", columns.join(", "));
+        let plan = database.value(&format!("SELECT plan($sql${sql}$sql$)")).expect("a plan");
+        assert!(plan.contains(&format!("using {index} on")), "{}: {plan}", kind.name());
+        assert!(!plan.starts_with("Sort"), "{}: {plan}", kind.name());
+    }
 }
 
 /// A workbook has what CSV has, and the command writes the same file.
