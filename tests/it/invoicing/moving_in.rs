@@ -41,7 +41,7 @@ async fn past_invoices_keep_their_numbers_and_dates() {
 
     // 119.00 − 119.00 + 119.00 − 20.00 = 99.00, each on its day; the opening credit pays a part of R-78.
     let statement = world.get("/v1/orgs/acme/account/statement?currency=eur").await.ok();
-    assert_eq!(statement["closing"], 9_900);
+    assert_eq!(statement["closing_balance"], 9_900);
     let days: Vec<&str> =
         statement.list("entries").iter().filter_map(|entry| entry["day"].as_str()).collect();
     assert_eq!(days, ["2026-08-15", "2026-08-20", "2026-09-15", "2026-11-20"]);
@@ -59,7 +59,8 @@ async fn a_subscription_comes_with_its_history() {
     let plan = json!({ "name": "Pro", "trial_days": 14, "grace_days": 3,
         "monthly": { "amount": 1000, "currency": "eur" } });
     world.put("/v1/plans/pro", plan).await.ok();
-    let past = json!({ "plan": "pro", "started_at": "2026-01-10T08:00:00Z", "trial_end": "2026-01-24T08:00:00Z",
+    let past = json!({ "plan": "pro", "started_at": "2026-01-10T08:00:00Z",
+        "trial_end": "2026-01-24T08:00:00Z",
         "paid_until": "2026-03-24T08:00:00Z" });
     let past = world.send(subscription(past)).await.status(201);
     // It was over with the days of grace.

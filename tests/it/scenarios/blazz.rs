@@ -82,7 +82,7 @@ impl World {
         let entries = shown.list("entries").iter().map(|entry| {
             (entry["kind"].as_str().unwrap_or_default().to_owned(), entry["amount"].as_i64().unwrap_or(0))
         });
-        (entries.collect(), shown.at("closing").as_i64().expect("a balance"))
+        (entries.collect(), shown.at("closing_balance").as_i64().expect("a balance"))
     }
 }
 
