@@ -7,18 +7,18 @@ use crate::support::requests::{Request, request};
 use crate::support::world::{Setup, World};
 
 /// Deterministic: the key of RFC 8032, 7.1, test 1.
-pub const KEY: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+pub(super) const KEY: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 
-pub fn put(path: impl Into<String>, body: Value) -> Request {
+pub(super) fn put(path: impl Into<String>, body: Value) -> Request {
     request(Method::PUT, path.into(), body)
 }
 
-pub fn post(path: impl Into<String>, body: Value) -> Request {
+pub(super) fn post(path: impl Into<String>, body: Value) -> Request {
     request(Method::POST, path.into(), body)
 }
 
 /// The billing profile of an org that buys in a currency.
-pub fn profile(org: &str, currency: &str) -> Request {
+pub(super) fn profile(org: &str, currency: &str) -> Request {
     let party = json!({ "name": format!("{org} Śląsk; \"GmbH\""),
         "address": { "line1": "Street 2", "postal_code": "80331", "city": "Munich", "country": "DE" } });
     put(
@@ -28,7 +28,7 @@ pub fn profile(org: &str, currency: &str) -> Request {
 }
 
 /// A finalised invoice of lines: kind, price in major units, key of the tax rate.
-pub fn invoice(org: &str, lines: &[(&str, &str, &str)]) -> Request {
+pub(super) fn invoice(org: &str, lines: &[(&str, &str, &str)]) -> Request {
     let line = |&(kind, price, rate): &(&str, &str, &str)| {
         // A price below 0 is a quantity below 0.
         let (quantity, price) = price.strip_prefix('-').map_or(("1", price), |price| ("-1", price));
@@ -39,14 +39,14 @@ pub fn invoice(org: &str, lines: &[(&str, &str, &str)]) -> Request {
     post("/v1/invoices", json!({ "org": org, "items": items, "finalize": true }))
 }
 
-pub fn payment(org: &str, currency: &str, amount: i64, reference: &str) -> Request {
+pub(super) fn payment(org: &str, currency: &str, amount: i64, reference: &str) -> Request {
     let body = json!({ "org": org, "amount": amount, "currency": currency, "processor": "paypal",
         "reference": reference });
     post("/v1/payments", body)
 }
 
 /// A seller with two tax rates and reverse charge, and these orgs with their currencies.
-pub fn sellers(orgs: &[(&str, &str)]) -> Setup {
+pub(super) fn sellers(orgs: &[(&str, &str)]) -> Setup {
     let rate = |category: &str, percent: &str| {
         let reason = (category == "AE").then_some("Reverse charge");
         json!({ "name": "VAT", "category": category, "percent": percent, "exemption_reason": reason })
@@ -70,14 +70,14 @@ pub fn sellers(orgs: &[(&str, &str)]) -> Setup {
 }
 
 /// Ids of the month's documents.
-pub struct Books {
-    pub paid: String,
-    pub open: String,
-    pub payment: String,
+pub(super) struct Books {
+    pub(super) paid: String,
+    pub(super) open: String,
+    pub(super) payment: String,
 }
 
 /// March: every kind of entry, in three currencies, and usage.
-pub async fn march(world: &World) -> Books {
+pub(super) async fn march(world: &World) -> Books {
     let id = async |request: Request| world.send(request).await.status(201).id();
     let paid = id(invoice("acme", &[("item", "100.00", "vat19"), ("proration", "49.99", "vat7")])).await;
     let first = payment("acme", "eur", 20_000, "PAY-1").with("fee", 250);
@@ -108,12 +108,12 @@ pub async fn march(world: &World) -> Books {
 }
 
 /// The orgs of [`march`].
-pub fn orgs() -> Setup {
+pub(super) fn orgs() -> Setup {
     sellers(&[("acme", "eur"), ("bolt", "eur"), ("yen", "jpy"), ("usa", "usd")])
 }
 
 /// A file of a closed month, or a journal: its bytes.
-pub async fn file(world: &World, path: &str) -> Vec<u8> {
+pub(super) async fn file(world: &World, path: &str) -> Vec<u8> {
     let response = world.daemon().request(Method::GET, path, &world.key).send().await.expect("an answer");
     let (status, digest) = (response.status(), response.headers().get("Coulomb-Content-SHA256").cloned());
     let bytes = response.bytes().await.expect("a body").to_vec();
@@ -123,13 +123,13 @@ pub async fn file(world: &World, path: &str) -> Vec<u8> {
     bytes
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(Sha256::digest(bytes))
 }
 
 /// What `coulomb verify` finds, line by line.
-pub fn differences(world: &World, settings: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn differences(world: &World, settings: &[(&str, &str)]) -> Vec<String> {
     let output = world.command(&["verify"]).envs(settings.iter().copied()).output().expect("it runs");
     let found: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     let wanted = if found.is_empty() { 0 } else { 3 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// Sums by account and currency, as decimals.
-pub type Sums = BTreeMap<(String, String), String>;
+pub(super) type Sums = BTreeMap<(String, String), String>;
 
 fn python() -> Command {
     Command::new(std::env::var("COULOMB_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned()))
@@ -38,7 +38,7 @@ fn sums(text: &str) -> Sums {
 }
 
 /// Beancount must accept the files together; returns the sums of its accounts.
-pub fn beancount(files: &[&Path]) -> Option<Sums> {
+pub(super) fn beancount(files: &[&Path]) -> Option<Sums> {
     const SCRIPT: &str = "
 import sys, tempfile, collections
 from beancount import loader
@@ -67,7 +67,7 @@ for (account, currency), amount in sorted(sums.items()):
 }
 
 /// hledger must accept the files together, strictly; returns the sums of its accounts.
-pub fn hledger(files: &[&Path]) -> Option<Sums> {
+pub(super) fn hledger(files: &[&Path]) -> Option<Sums> {
     if Command::new("hledger").arg("--version").output().is_err() {
         println!("skipped: no hledger");
         return None;
@@ -90,7 +90,7 @@ pub fn hledger(files: &[&Path]) -> Option<Sums> {
 }
 
 /// A reader of DATEV's format must accept a batch; returns the sums of its accounts in the books' currency.
-pub fn datev(file: &Path) -> Option<Sums> {
+pub(super) fn datev(file: &Path) -> Option<Sums> {
     const MODULE: &str = "mloda.community.feature_groups.experimental.german_ledger.datev";
     const SCRIPT: &str = "
 import sys, collections
@@ -109,13 +109,13 @@ for account, amount in sorted(sums.items()):
 }
 
 /// The sum of an account in thousandths; none is 0.
-pub fn of(sums: &Sums, account: &str, currency: &str) -> i64 {
+pub(super) fn of(sums: &Sums, account: &str, currency: &str) -> i64 {
     let sum = sums.get(&(account.to_owned(), currency.to_owned()));
     sum.map_or(0, |sum| thousandths(sum.parse().unwrap_or_else(|_| panic!("a number: {sum}"))))
 }
 
 /// Sums have three decimal places at most.
-pub fn thousandths(sum: f64) -> i64 {
+pub(super) fn thousandths(sum: f64) -> i64 {
     #[expect(clippy::cast_possible_truncation, reason = "sums of tests are small")]
     let whole = (sum * 1_000.0).round() as i64;
     whole
