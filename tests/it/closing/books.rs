@@ -71,9 +71,9 @@ pub(super) fn sellers(orgs: &[(&str, &str)]) -> Setup {
 
 /// Ids of the month's documents.
 pub(super) struct Books {
-    pub paid: String,
-    pub open: String,
-    pub payment: String,
+    pub(super) paid: String,
+    pub(super) open: String,
+    pub(super) payment: String,
 }
 
 /// March: every kind of entry, in three currencies, and usage.

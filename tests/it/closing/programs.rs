@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// Sums by account and currency, as decimals.
-pub type Sums = BTreeMap<(String, String), String>;
+pub(super) type Sums = BTreeMap<(String, String), String>;
 
 fn python() -> Command {
     Command::new(std::env::var("COULOMB_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned()))
