@@ -43,7 +43,9 @@ impl Operation {
 
 /// Operations whose body has a field `org` with another meaning. A plan's quotas refuse it, as they belong to
 /// no org. Usage rejects each event by itself, see `usage_of_an_unknown_org_is_rejected_and_no_other`.
-const NO_ORG: [&str; 5] = [
+const NO_ORG: [&str; 6] = [
+    // Its table `orgs` has names as keys: `invoicing::file` tests them.
+    "POST /v1/invoicing/apply",
     "PUT /v1/plans/{id}",
     "PUT /v1/plans/{id}/quotas",
     "POST /v1/usage",
@@ -61,6 +63,11 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let limit = json!({ "meter": "meter-1", "period": "day", "limit": 5 });
     let mut exemption = with(limit.clone(), json!({ "subject": "s-{n}", "reason": "why" }));
     exemption.as_object_mut().expect("an object").remove("limit");
+    let imported_subscription = json!({ "plan": "pro", "started_at": "2020-01-01T00:00:00Z",
+        "paid_until": "2020-02-01T00:00:00Z" });
+    let lines = json!([{ "description": "work", "unit_price": "0" }]);
+    let imported_invoice =
+        json!({ "number": "n-{n}", "issue_date": "2020-01-01", "total": 0, "lines": lines });
     let amended = json!({ "event_name": "tokens", "data": { "value": 2 } });
     BTreeMap::from([
         ("PATCH /v1/orgs/{id}", json!({})),
@@ -70,6 +77,22 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         ("POST /v1/orgs/{id}/subscription/activate", json!({})),
         ("POST /v1/orgs/{id}/subscription/cancel", json!({ "at_period_end": true })),
         ("POST /v1/orgs/{id}/subscription/change", json!({ "plan": "pro" })),
+        ("POST /v1/orgs/{id}/subscription/import", imported_subscription),
+        ("PUT /v1/orgs/{id}/billing", json!({ "party": { "name": "A" }, "currency": "eur" })),
+        ("PUT /v1/orgs/{id}/coupons/{code}", json!({})),
+        ("DELETE /v1/orgs/{id}/coupons/{code}", json!({})),
+        ("POST /v1/orgs/{id}/invoice_items", json!({ "description": "work", "unit_price": "1" })),
+        ("DELETE /v1/orgs/{id}/invoice_items/{item}", json!({})),
+        (
+            "POST /v1/orgs/{id}/account/adjustments",
+            json!({ "amount": -1, "currency": "eur", "reason": "why" }),
+        ),
+        ("POST /v1/invoices", json!({ "items": [] })),
+        ("POST /v1/invoices/import", imported_invoice),
+        (
+            "POST /v1/payments",
+            json!({ "amount": 1, "currency": "eur", "processor": "p", "reference": "p-{n}" }),
+        ),
         ("PUT /v1/battery/settings/{org}", json!({ "debt_limit": "0" })),
         ("DELETE /v1/battery/settings/{org}", json!({})),
         ("POST /v1/battery/adjustments", json!({ "amount": "1", "reason": "why" })),
@@ -184,17 +207,36 @@ impl House {
         let api = serde_json::from_str(&text.text().await.expect("a body")).expect("JSON");
         let house =
             Self { _database: database, daemon, platform, of_org, api, org, number: std::cell::Cell::new(0) };
+        for (path, body) in [
+            ("/v1/tax_rates/zero", json!({ "name": "VAT", "category": "Z", "percent": "0" })),
+            (
+                "/v1/sellers/shop",
+                json!({ "party": { "name": "Shop" }, "settings": { "tax_rate": "zero" }, "default": true }),
+            ),
+            ("/v1/coupons/C", json!({ "name": "C", "percent": "10" })),
+        ] {
+            house.put(path, body).await;
+        }
+        for org in [EXTERNAL, "other"] {
+            let billing = json!({ "party": { "name": org }, "currency": "eur", "automatic": false });
+            house.put(&format!("/v1/orgs/{}/billing", encoded(org)), billing).await;
+        }
         house.done("/v1/battery/grants", json!({ "org": house.org, "amount": "5", "reason": "why" })).await;
         let limit = json!({ "org": house.org, "meter": "meter-1", "period": "day", "limit": 1000 });
         house.done("/v1/quotas", limit).await;
         for org in [EXTERNAL, "other"] {
             let body = json!({ "plan": "pro", "paid": true });
-            let put = house.daemon.request(Method::PUT, "/v1/plans/pro", &house.platform);
-            let (status, _) = crate::support::daemon::answer(put.json(&json!({ "name": "Pro" }))).await;
-            assert_eq!(status, 200);
+            let price = json!({ "amount": 1000, "currency": "eur" });
+            house.put("/v1/plans/pro", json!({ "name": "Pro", "monthly": price })).await;
             house.done(&format!("/v1/orgs/{}/subscription", encoded(org)), body).await;
         }
         house
+    }
+
+    async fn put(&self, path: &str, body: Value) {
+        let put = self.daemon.request(Method::PUT, path, &self.platform).json(&body);
+        let (status, answered) = crate::support::daemon::answer(put).await;
+        assert!(status.is_success(), "{path}: {answered}");
     }
 
     async fn done(&self, path: &str, body: Value) -> Value {
@@ -224,7 +266,10 @@ impl House {
             let put = put.json(&json!({ "debt_limit": "0" })).send().await.expect("an answer");
             assert!(put.status().is_success());
         }
-        if wanted.starts_with("DELETE /v1/orgs") {
+        if wanted.starts_with("DELETE /v1/orgs/{id}/coupons") {
+            self.put(&format!("/v1/orgs/{}/coupons/C", self.org), json!({})).await;
+        }
+        if wanted.starts_with("DELETE /v1/orgs/{id}/stripe_customers") {
             let path = format!("/v1/orgs/{}/stripe_customers/cus_1?livemode=false", self.org);
             let put =
                 self.daemon.request(Method::PUT, &path, &self.platform).send().await.expect("an answer");
@@ -237,18 +282,23 @@ impl House {
         }
         path = path
             .replace("{key}", "meter-1")
+            .replace("{code}", "C")
+            .replace("{item}", "item_1")
             .replace("{customer_id}", "cus_1?livemode=false")
             .replace("{sequence}", "1");
         if operation.place == Place::Query {
             path = format!("{path}?org={}", encoded(name));
+        }
+        if path.ends_with("/account/statement") {
+            path += "?currency=eur";
         }
         let mut request = self.daemon.request(operation.method.clone(), &path, key);
         if let Some(body) = &operation.body {
             let text = body.to_string().replace("{n}", &n.to_string());
             let mut body: Value = serde_json::from_str(&text).expect("JSON");
             if operation.place == Place::Body {
-                match body.get_mut("items") {
-                    Some(items) => items[0]["org"] = json!(name),
+                match operation.field.strip_prefix("items.0.") {
+                    Some(field) => body["items"][0][field] = json!(name),
                     None => body["org"] = json!(name),
                 }
             }
@@ -275,10 +325,12 @@ async fn every_operation_takes_both_names_of_an_org_and_no_other() {
         let wanted = operation.name();
         for name in [house.org.as_str(), EXTERNAL] {
             let answer = house.send(operation, &house.platform, name).await;
-            // A conflict with existing data is fine too: the org was found. There is no effect to assign.
+            // A conflict with existing data is fine too: the org was found. There is no effect to assign, and
+            // no item to delete.
+            let is_of_nothing = wanted.contains("effects") || wanted.contains("{item}");
             let fine = answer.0.is_success()
                 || answer.0 == 409 && wanted.starts_with("POST /v1/orgs")
-                || answer.0 == 404 && wanted.contains("effects") && !is_unknown(operation, &answer);
+                || answer.0 == 404 && is_of_nothing && !is_unknown(operation, &answer);
             wrong.extend((!fine).then(|| format!("{wanted} of {name}: {answer:?}")));
         }
         for name in [UNKNOWN, "org_0000000000000000"] {
