@@ -26,8 +26,8 @@ use crate::schema::{local_subscriptions as t, orgs};
 pub use import::{ImportedSubscription, import};
 use read::last;
 pub use read::{
-    Cursor, Ended, Name, NextPeriod, charged_periods, current, end_due, history, next_period, owed,
-    present_period,
+    Cursor, Ended, Name, NextPeriod, SubscriptionPeriod, charged_periods, current, end_due, history,
+    next_period, owed, present_period,
 };
 use row::LocalSubscriptionRow;
 pub use row::{LocalSubscription, Owed};

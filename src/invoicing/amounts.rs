@@ -2,10 +2,10 @@
 //!
 //! Rules, with their sources:
 //! - A line is quantity × price ÷ base quantity, rounded once to the currency's minor unit. Half goes away
-//!   from zero, as people round (EN 16931-1, 6.5.11 leaves the rounding to the seller).
+//!   from zero, as people round, so that what is given back is what was charged.
 //! - Discounts come in the order in which coupons were applied, each on what the ones before left. Each is
 //!   rounded once and shared among the lines by largest remainder.
-//! - Tax is computed once per category and rate, on the sum of its lines after discounts (EN 16931-1,
+//! - Tax is computed once per category and rate, on the sum of its lines after discounts (EN 16931, rule
 //!   BR-CO-17), never per line: lines of 55.55 and 11.11 at 23 % have 15.33 of tax, not 15.34. The lines show
 //!   shares of it by largest remainder, so that the column adds up.
 //! - With prices that include the tax, the gross amount is fixed and the tax is what is not net:
@@ -135,6 +135,13 @@ pub fn line_amount(quantity: Decimal, price: Decimal, base: Decimal, places: u8)
 /// As [`line_amount`].
 pub fn minor_units(amount: Decimal, places: u8) -> Result<i64, Error> {
     line_amount(amount, Decimal::ONE, Decimal::ONE, places)
+}
+
+/// The part of a fee for the days that are left of a period, `days` of `all`. Days are those of the seller's
+/// zone, as people count them on an invoice.
+pub(super) fn prorated(fee: i64, days: i64, all: i64) -> i64 {
+    let part = Fraction { numerator: i128::from(days), denominator: i128::from(all.max(1)) };
+    narrow(part.of(fee))
 }
 
 /// The tax on an amount of one category and rate.

@@ -9,13 +9,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
-use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, FeePeriod, NewDraft};
+use super::drafts::{self, Basis, ChargedPeriod, CouponUse, DraftTexts, NewDraft};
 use super::lines::{self, InvoiceItem, ItemBody};
 use super::shown::{self, OwnInvoice};
-use super::usage_lines::UsagePeriod;
 use super::{amounts, checks, finalise as finalising, invoices, numbers, payments, profiles, settle, undo};
 use crate::billing::directory::OrgContext;
-use crate::billing::local_subscriptions::{self, NextPeriod};
+use crate::billing::local_subscriptions::{self, SubscriptionPeriod};
 use crate::documents::content::Document;
 use crate::error::Error;
 use crate::ids;
@@ -146,8 +145,12 @@ pub fn create(
 }
 
 /// The next period of the org's local subscription.
-fn next_period(conn: &mut PgConnection, org_id: i64, now: DateTime<Utc>) -> Result<NextPeriod, Error> {
-    local_subscriptions::next_period(conn, org_id, now)?.ok_or_else(|| {
+fn next_period(
+    conn: &mut PgConnection,
+    org_id: i64,
+    now: DateTime<Utc>,
+) -> Result<SubscriptionPeriod, Error> {
+    local_subscriptions::next_period(conn, org_id, now)?.map(|next| next.period).ok_or_else(|| {
         Error::conflict("no_subscription", "this org never had a local subscription: begin one first")
     })
 }
@@ -167,17 +170,12 @@ pub fn preview(
     let currency = currency.unwrap_or_else(|| terms.profile.currency.clone());
     checks::check_currency("currency", &currency)?;
     let next = local_subscriptions::next_period(conn, org.org_id, now)?;
-    let fees = next.iter().filter(|next| next.goes_on && terms.profile.currency == currency);
-    let usage = local_subscriptions::present_period(conn, org.org_id, now)?.map(|present| ChargedPeriod {
-        subscription_id: present.subscription_id,
-        plan_id: present.plan_id,
-        version: present.version,
-        period: UsagePeriod { start: present.start, end: present.end },
-        is_late: false,
-    });
+    let fees = next.filter(|next| next.goes_on && terms.profile.currency == currency);
+    let usage = local_subscriptions::present_period(conn, org.org_id, now)?;
+    let usage = usage.map(|period| ChargedPeriod { period, is_late: false });
     let basis = Basis {
         org: Arc::clone(org),
-        fees: fees.map(fee_of).collect(),
+        fees: fees.map(|next| next.period).into_iter().collect(),
         usage: usage.into_iter().collect(),
         items: drafts::item_bodies(conn, org.org_id, &currency, None)?,
         invoice: "preview".to_owned(),
@@ -186,18 +184,6 @@ pub fn preview(
     };
     let computed = drafts::compute(conn, &basis, now, CouponUse::Preview)?;
     finalising::document(conn, &basis, &computed, &DraftTexts::default(), now)
-}
-
-/// The fee of a period.
-pub(super) fn fee_of(next: &NextPeriod) -> FeePeriod {
-    FeePeriod {
-        subscription_id: next.subscription_id.clone(),
-        plan_id: next.plan_id.clone(),
-        version: next.version,
-        months: next.months,
-        start: next.start,
-        end: next.end,
-    }
 }
 
 /// Changes a draft.

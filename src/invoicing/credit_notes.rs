@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::account::{Account, EntryKind, NewEntry};
 use super::amounts::{self, Amounts, CreditableLine, TaxGroup};
-use super::finalise::{credited_taxes, undivided};
+use super::finalise::credited_taxes;
 use super::invoices::{self, InvoiceRow};
 use super::sellers::{self, Seller};
 use super::{numbers, paid};
@@ -191,7 +191,7 @@ fn document(
         lines: lines.collect(),
         allowances: Vec::new(),
         taxes: credited_taxes(invoice, &computed.taxes),
-        totals: undivided(computed.totals),
+        totals: computed.totals,
         credits: Vec::new(),
         payment_accounts: Vec::new(),
         terms: None,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,8 +17,9 @@ use super::coupons::{self, Coupon};
 use super::lines::{self, DraftLine, ItemBody, no_tax_rate};
 use super::profiles::Terms;
 use super::tax_rates::{self, TaxRate};
-use super::usage_lines::{self, UsagePeriod};
+use super::usage_lines;
 use crate::billing::directory::OrgContext;
+use crate::billing::local_subscriptions::SubscriptionPeriod;
 use crate::billing::plans;
 use crate::documents::content::LineKind;
 use crate::error::Error;
@@ -60,25 +60,11 @@ impl DraftTexts {
     }
 }
 
-/// The fee of a period of a local subscription.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FeePeriod {
-    pub(super) subscription_id: String,
-    pub(super) plan_id: String,
-    pub(super) version: i32,
-    pub(super) months: i32,
-    pub(super) start: DateTime<Utc>,
-    pub(super) end: DateTime<Utc>,
-}
-
-/// A period whose usage is charged, with the plan that may ask for a minimum.
+/// A period whose usage is charged. Its plan may ask for a minimum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ChargedPeriod {
-    pub(super) subscription_id: String,
-    pub(super) plan_id: String,
-    pub(super) version: i32,
-    pub(super) period: UsagePeriod,
-    /// A period that was invoiced before: only what came late counts, and no minimum.
+    pub(super) period: SubscriptionPeriod,
+    /// It was invoiced before: only what came late counts, and no minimum.
     pub(super) is_late: bool,
 }
 
@@ -90,7 +76,8 @@ pub(super) struct Basis {
     pub(super) currency: String,
     /// The draft's id.
     pub(super) invoice: String,
-    pub(super) fees: Vec<FeePeriod>,
+    /// Periods whose fee is charged.
+    pub(super) fees: Vec<SubscriptionPeriod>,
     pub(super) usage: Vec<ChargedPeriod>,
     pub(super) items: Vec<ItemBody>,
 }
@@ -137,7 +124,7 @@ pub(super) fn compute(
     }
     for charged in &basis.usage {
         lines.extend(period_lines(conn, basis, charged, usual.as_ref())?);
-        waits = waits.or(usage_lines::unpriced(conn, basis.org.org_id, charged.period)?);
+        waits = waits.or(usage_lines::unpriced(conn, basis.org.org_id, &charged.period)?);
     }
     let subtotal = lines.iter().map(|line| line.amount).fold(0_i64, i64::saturating_add);
     let fits = (basis.currency.as_str(), subtotal);
@@ -167,7 +154,7 @@ fn discount(coupon: &Coupon, lines: &[DraftLine]) -> Discount {
 
 fn fee_line(
     conn: &mut PgConnection,
-    fee: &FeePeriod,
+    fee: &SubscriptionPeriod,
     currency: &str,
     usual: Option<&TaxRate>,
 ) -> Result<DraftLine, Error> {
@@ -192,28 +179,19 @@ fn period_lines(
     charged: &ChargedPeriod,
     usual: Option<&TaxRate>,
 ) -> Result<Vec<DraftLine>, Error> {
-    let (period, currency) = (charged.period, basis.currency.as_str());
+    let (period, currency) = (&charged.period, basis.currency.as_str());
     let Some(tax_rate) = usual else { return Err(no_tax_rate()) };
     let mut lines = usage_lines::usage_lines(conn, &basis.org, (period, currency), &basis.invoice, tax_rate)?;
     if charged.is_late {
         return Ok(lines);
     }
-    let (name, terms) = plans::terms_of(conn, &charged.plan_id, charged.version)?;
+    let (name, terms) = plans::terms_of(conn, &period.plan_id, period.version)?;
     let used: i64 = lines.iter().map(|line| line.amount).sum();
     if let Some(least) = terms.price(currency).usage_minimum.filter(|least| *least > used) {
         let line = DraftLine::piece(LineKind::Minimum, name, (least - used, currency), tax_rate.clone());
         lines.push(DraftLine { from: Some(period.start), to: Some(period.end), ..line });
     }
     Ok(lines)
-}
-
-/// The part of a fee for the days that are left of a period, rounded: `days` of `of`.
-///
-/// Days are those of the seller's zone, as people count them on an invoice.
-pub(super) fn prorated(fee: i64, days: i64, of: i64) -> i64 {
-    let part = Decimal::from(fee) * Decimal::from(days) / Decimal::from(of.max(1));
-    let rounded = part.round_dp_with_strategy(0, rust_decimal::RoundingStrategy::MidpointAwayFromZero);
-    i64::try_from(rounded).unwrap_or(fee)
 }
 
 /// The items of a draft.

@@ -17,9 +17,7 @@ use super::numbers;
 use super::profiles::Terms;
 use super::{coupons, paid, payment_accounts, settle};
 use crate::billing::directory::OrgContext;
-use crate::documents::content::{
-    Allowance, AppliedCredit, Document, DocumentKind, Line, TaxSubtotal, Totals,
-};
+use crate::documents::content::{Allowance, AppliedCredit, Document, DocumentKind, Line, TaxSubtotal};
 use crate::error::Error;
 use crate::outbox::{self, NewMessage};
 use crate::schema::own_invoices as t;
@@ -261,9 +259,4 @@ pub(super) fn credited_taxes(invoice: &Document, taxes: &[super::amounts::TaxAmo
         Some(TaxSubtotal { base: tax.base, tax: tax.tax, ..on_invoice.clone() })
     });
     named.collect()
-}
-
-/// The totals of a document whose whole sum is due.
-pub(super) fn undivided(totals: Totals) -> Totals {
-    Totals { credited: 0, due: totals.total, ..totals }
 }

@@ -10,11 +10,12 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use rust_decimal::Decimal;
 
-use super::drafts::{self, no_price, prorated};
+use super::amounts::prorated;
+use super::drafts::{self, no_price};
 use super::lines::{self, ItemBody};
 use super::profiles::{self, Terms};
 use crate::billing::directory::OrgContext;
-use crate::billing::local_subscriptions::{self, Changed, NextPeriod};
+use crate::billing::local_subscriptions::{self, Changed, SubscriptionPeriod};
 use crate::billing::plans;
 use crate::documents::content::LineKind;
 use crate::error::Error;
@@ -63,7 +64,7 @@ pub fn change(
 }
 
 /// The part of a fee for the days of a period that are left.
-fn rest_of(fee: i64, period: &NextPeriod, terms: &Terms, now: DateTime<Utc>) -> i64 {
+fn rest_of(fee: i64, period: &SubscriptionPeriod, terms: &Terms, now: DateTime<Utc>) -> i64 {
     let day = |at| terms.seller.day(at);
     let (start, end, today) = (day(period.start), day(period.end), day(now));
     prorated(fee, (end - today).num_days().max(0), (end - start).num_days())

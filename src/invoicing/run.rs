@@ -14,10 +14,9 @@ use diesel::sql_types::{BigInt, Text, Timestamptz};
 use super::account::Account;
 use super::drafts::{self, DraftTexts, NewDraft};
 use super::profiles::{self, Terms};
-use super::usage_lines::{self, UsagePeriod};
-use super::{finalise, invoices, lines};
+use super::{finalise, invoices, lines, usage_lines};
 use crate::billing::directory::{Directory, OrgContext};
-use crate::billing::local_subscriptions::{self, NextPeriod};
+use crate::billing::local_subscriptions::{self, SubscriptionPeriod};
 use crate::db;
 use crate::error::Error;
 
@@ -89,8 +88,8 @@ fn due_orgs(conn: &mut PgConnection, after: i64, now: DateTime<Utc>) -> QueryRes
 
 /// What an org is to be invoiced now.
 struct Due {
-    fee: Option<NextPeriod>,
-    usage: Vec<NextPeriod>,
+    fee: Option<SubscriptionPeriod>,
+    usage: Vec<SubscriptionPeriod>,
 }
 
 fn make_drafts_of(conn: &mut PgConnection, org: &Arc<OrgContext>, now: DateTime<Utc>) -> Result<(), Error> {
@@ -115,9 +114,9 @@ fn due(
 ) -> Result<Due, Error> {
     let advance = TimeDelta::days(i64::from(terms.seller.body.settings.advance_days));
     let fee = local_subscriptions::next_period(conn, org.org_id, now)?
-        .filter(|next| next.goes_on && next.start <= now + advance);
+        .filter(|next| next.goes_on && next.period.start <= now + advance);
     let fee = match fee {
-        Some(next) if !is_claimed(conn, org.org_id, &next, "fee", currency)? => Some(next),
+        Some(next) if !is_claimed(conn, org.org_id, &next.period, "fee", currency)? => Some(next.period),
         _ => None,
     };
     let mut usage = Vec::new();
@@ -134,7 +133,7 @@ fn due(
 fn is_claimed(
     conn: &mut PgConnection,
     org_id: i64,
-    period: &NextPeriod,
+    period: &SubscriptionPeriod,
     what: &str,
     currency: &str,
 ) -> QueryResult<bool> {
@@ -144,7 +143,6 @@ fn is_claimed(
 fn other_currencies(conn: &mut PgConnection, org_id: i64, due: &Due, main: &str) -> QueryResult<Vec<String>> {
     let mut currencies = Vec::new();
     for period in &due.usage {
-        let period = UsagePeriod { start: period.start, end: period.end };
         currencies.extend(usage_lines::currencies(conn, org_id, period, main)?);
     }
     currencies.sort();

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Nullable, Numeric, Text, Timestamptz};
@@ -19,6 +18,7 @@ use super::amounts::minor_units;
 use super::lines::{DraftLine, UsageSource};
 use super::tax_rates::TaxRate;
 use crate::billing::directory::OrgContext;
+use crate::billing::local_subscriptions::SubscriptionPeriod;
 use crate::documents::content::LineKind;
 use crate::error::Error;
 use crate::metering::levels;
@@ -27,13 +27,6 @@ use crate::money::decimal_places;
 
 /// Places of quantities and costs on lines.
 const PLACES: u32 = 12;
-
-/// A period, `[start, end)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UsagePeriod {
-    pub(super) start: DateTime<Utc>,
-    pub(super) end: DateTime<Utc>,
-}
 
 /// Usage of one price in a period that no invoice has yet.
 #[derive(Clone, Debug, QueryableByName)]
@@ -65,7 +58,7 @@ const METER_CURRENCIES: &str = "SELECT DISTINCT ON (meter_id) meter_id, currency
 pub(super) fn usage_lines(
     conn: &mut PgConnection,
     org: &Arc<OrgContext>,
-    (period, currency): (UsagePeriod, &str),
+    (period, currency): (&SubscriptionPeriod, &str),
     invoice: &str,
     tax_rate: &TaxRate,
 ) -> Result<Vec<DraftLine>, Error> {
@@ -78,7 +71,7 @@ pub(super) fn usage_lines(
 fn uninvoiced_records(
     conn: &mut PgConnection,
     org_id: i64,
-    (period, currency): (UsagePeriod, &str),
+    (period, currency): (&SubscriptionPeriod, &str),
     invoice: &str,
 ) -> Result<Vec<UninvoicedUsage>, Error> {
     let found = diesel::sql_query(format!(
@@ -131,7 +124,7 @@ fn uninvoiced_records(
 fn uninvoiced_levels(
     conn: &mut PgConnection,
     org: &Arc<OrgContext>,
-    (period, currency): (UsagePeriod, &str),
+    (period, currency): (&SubscriptionPeriod, &str),
     invoice: &str,
 ) -> Result<Vec<UninvoicedUsage>, Error> {
     let mut by_meter: BTreeMap<String, (Decimal, Decimal)> = BTreeMap::new();
@@ -169,7 +162,7 @@ fn uninvoiced_levels(
 
 fn line(
     usage: UninvoicedUsage,
-    period: UsagePeriod,
+    period: &SubscriptionPeriod,
     currency: &str,
     tax_rate: &TaxRate,
 ) -> Result<DraftLine, Error> {
@@ -224,7 +217,7 @@ fn price_of(usage: &UninvoicedUsage) -> (Decimal, Decimal, Decimal) {
 pub(super) fn currencies(
     conn: &mut PgConnection,
     org_id: i64,
-    period: UsagePeriod,
+    period: &SubscriptionPeriod,
     main: &str,
 ) -> QueryResult<Vec<String>> {
     #[derive(QueryableByName)]
@@ -251,7 +244,7 @@ pub(super) fn currencies(
 pub(super) fn unpriced(
     conn: &mut PgConnection,
     org_id: i64,
-    period: UsagePeriod,
+    period: &SubscriptionPeriod,
 ) -> QueryResult<Option<&'static str>> {
     #[derive(QueryableByName)]
     struct Found {

@@ -129,19 +129,24 @@ pub fn owed(
 
 /// A period of a local subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextPeriod {
+pub struct SubscriptionPeriod {
     /// `lsub_…`
     pub subscription_id: String,
+    /// The plan that the subscription has now.
     pub plan_id: String,
     pub version: i32,
     /// Months that a whole period lasts.
     pub months: i32,
     pub start: DateTime<Utc>,
     pub end: DateTime<Utc>,
+}
+
+/// The period that the next payment pays for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextPeriod {
+    pub period: SubscriptionPeriod,
     /// Whether the subscription goes on by itself: it is neither over nor cancelled.
     pub goes_on: bool,
-    /// When it is over if nobody pays.
-    pub over_at: DateTime<Utc>,
 }
 
 /// The period that the next payment pays for: from the end of the paid time or of the trial on; from `now` on
@@ -156,23 +161,27 @@ pub fn next_period(
 ) -> Result<Option<NextPeriod>, Error> {
     let Some(mut row) = last(conn, org_id)? else { return Ok(None) };
     let is_over = !row.is_open() || row.over_at() <= now;
-    let over_at = row.over_at();
     if is_over {
         (row.period_start, row.valid_until) = (now, now);
     } else if row.status == "trial" {
         row.period_start = row.valid_until;
     }
     let end = row.extended(1).ok_or_else(|| Error::Internal("a period without an end".to_owned()))?;
-    Ok(Some(NextPeriod {
-        start: row.valid_until,
-        end,
-        goes_on: !is_over && !row.cancel_at_period_end,
-        over_at,
-        subscription_id: row.subscription_id,
-        plan_id: row.plan_id,
-        version: row.version,
-        months: row.interval_months,
-    }))
+    let goes_on = !is_over && !row.cancel_at_period_end;
+    Ok(Some(NextPeriod { period: row.period(row.valid_until, end), goes_on }))
+}
+
+impl LocalSubscriptionRow {
+    fn period(&self, start: DateTime<Utc>, end: DateTime<Utc>) -> SubscriptionPeriod {
+        SubscriptionPeriod {
+            subscription_id: self.subscription_id.clone(),
+            plan_id: self.plan_id.clone(),
+            version: self.version,
+            months: self.interval_months,
+            start,
+            end,
+        }
+    }
 }
 
 /// The paid period of the org's subscription that contains `now`. `None`: there is none.
@@ -180,7 +189,7 @@ pub fn present_period(
     conn: &mut PgConnection,
     org_id: i64,
     now: DateTime<Utc>,
-) -> Result<Option<NextPeriod>, Error> {
+) -> Result<Option<SubscriptionPeriod>, Error> {
     let all = charged_periods(conn, org_id, now)?;
     Ok(all.into_iter().rev().find(|period| period.start <= now && now < period.end))
 }
@@ -191,7 +200,7 @@ pub fn charged_periods(
     conn: &mut PgConnection,
     org_id: i64,
     now: DateTime<Utc>,
-) -> Result<Vec<NextPeriod>, Error> {
+) -> Result<Vec<SubscriptionPeriod>, Error> {
     let rows: Vec<LocalSubscriptionRow> = t::table
         .filter(t::org_id.eq(org_id))
         .order((t::created_at, t::subscription_id))
@@ -200,7 +209,7 @@ pub fn charged_periods(
     let mut periods = Vec::new();
     for row in rows {
         let over_at = row.ended_at.unwrap_or_else(|| row.over_at());
-        let mut own: Vec<(DateTime<Utc>, DateTime<Utc>)> = row
+        let mut own: Vec<_> = row
             .periods()
             .into_iter()
             .filter(|(trial, start, _)| !trial && *start <= now && *start < over_at)
@@ -210,16 +219,7 @@ pub fn charged_periods(
         if is_over && row.valid_until < over_at && !own.is_empty() {
             own.push((row.valid_until, over_at));
         }
-        periods.extend(own.into_iter().map(|(start, end)| NextPeriod {
-            subscription_id: row.subscription_id.clone(),
-            plan_id: row.plan_id.clone(),
-            version: row.version,
-            months: row.interval_months,
-            start,
-            end,
-            goes_on: !is_over,
-            over_at,
-        }));
+        periods.extend(own.into_iter().map(|(start, end)| row.period(start, end)));
     }
     Ok(periods)
 }

@@ -7,15 +7,15 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
 
-use super::{Basis, ChargedPeriod, Computed, CouponUse, DraftTexts, FeePeriod, compute, item_bodies};
+use super::{Basis, ChargedPeriod, Computed, CouponUse, DraftTexts, compute, item_bodies};
 use crate::billing::directory::OrgContext;
+use crate::billing::local_subscriptions::SubscriptionPeriod;
 use crate::error::Error;
 use crate::ids;
 use crate::invoicing::invoices::InvoiceRow;
 use crate::invoicing::lines;
 use crate::invoicing::profiles;
 use crate::invoicing::sellers;
-use crate::invoicing::usage_lines::UsagePeriod;
 use crate::schema::{invoiced_periods as p, own_invoice_lines as l, own_invoices as t};
 
 /// A draft to make.
@@ -125,12 +125,25 @@ struct PeriodRow {
     period_end: DateTime<Utc>,
 }
 
+impl PeriodRow {
+    fn period(self) -> SubscriptionPeriod {
+        SubscriptionPeriod {
+            subscription_id: self.subscription_id,
+            plan_id: self.plan_id,
+            version: self.version,
+            months: self.interval_months,
+            start: self.period_start,
+            end: self.period_end,
+        }
+    }
+}
+
 /// The fees and the usage periods that an invoice has, with the plans that the subscriptions have now.
 fn periods_of(
     conn: &mut PgConnection,
     org_id: i64,
     invoice: &str,
-) -> QueryResult<(Vec<FeePeriod>, Vec<ChargedPeriod>)> {
+) -> QueryResult<(Vec<SubscriptionPeriod>, Vec<ChargedPeriod>)> {
     let rows: Vec<PeriodRow> = diesel::sql_query(
         "SELECT p.what, p.subscription_id, s.plan_id, s.version, s.interval_months, p.period_start,
              p.period_end
@@ -140,27 +153,9 @@ fn periods_of(
     .bind::<BigInt, _>(org_id)
     .bind::<Text, _>(invoice)
     .load(conn)?;
-    let (mut fees, mut usage) = (Vec::new(), Vec::new());
-    for row in rows {
-        if row.what == "fee" {
-            fees.push(FeePeriod {
-                subscription_id: row.subscription_id,
-                plan_id: row.plan_id,
-                version: row.version,
-                months: row.interval_months,
-                start: row.period_start,
-                end: row.period_end,
-            });
-        } else {
-            usage.push(ChargedPeriod {
-                subscription_id: row.subscription_id,
-                plan_id: row.plan_id,
-                version: row.version,
-                period: UsagePeriod { start: row.period_start, end: row.period_end },
-                is_late: false,
-            });
-        }
-    }
+    let (fees, usage): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.what == "fee");
+    let fees = fees.into_iter().map(PeriodRow::period).collect();
+    let usage = usage.into_iter().map(|row| ChargedPeriod { period: row.period(), is_late: false }).collect();
     Ok((fees, usage))
 }
 
@@ -189,13 +184,7 @@ fn late_periods(
     .bind::<Timestamptz, _>(before)
     .bind::<Integer, _>(LATE_PERIODS)
     .load(conn)?;
-    let late = rows.into_iter().rev().map(|row| ChargedPeriod {
-        subscription_id: row.subscription_id,
-        plan_id: row.plan_id,
-        version: row.version,
-        period: UsagePeriod { start: row.period_start, end: row.period_end },
-        is_late: true,
-    });
+    let late = rows.into_iter().rev().map(|row| ChargedPeriod { period: row.period(), is_late: true });
     Ok(late.collect())
 }
 
